@@ -1,0 +1,46 @@
+#!/bin/bash
+# Installs what the tests need on Debian when run as root, else says what to
+# install. With --qemu also what DMSNAP_KERNEL=qemu needs.
+set -euo pipefail
+
+packages=(
+	user-mode-linux      # the test kernel
+	busybox-static lvm2 dmsetup thin-provisioning-tools udev
+	e2fsprogs xfsprogs btrfs-progs
+)
+if [ "${1-}" = --qemu ]; then
+	packages+=(qemu-system-x86)
+elif [ $# -gt 0 ]; then
+	echo "usage: hack/deps.sh [--qemu]" >&2
+	exit 2
+fi
+
+if ! command -v go >/dev/null; then
+	wanted=$(sed -n 's/^go //p' "$(dirname "$0")/../go.mod")
+	echo "hack/deps.sh: go is not in PATH: install Go $wanted or newer, see https://go.dev/doc/install" >&2
+	exit 1
+fi
+
+missing=()
+for p in "${packages[@]}"; do
+	if ! command -v dpkg-query >/dev/null ||
+		[ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" != installed ]; then
+		missing+=("$p")
+	fi
+done
+[ ${#missing[@]} -eq 0 ] && exit
+
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+	echo "hack/deps.sh: missing packages; on Debian, as root:" >&2
+	echo "  apt-get install --no-install-recommends ${missing[*]}" >&2
+	exit 1
+fi
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+export DEBIAN_FRONTEND=noninteractive
+echo "hack/deps.sh: installing ${missing[*]}" >&2
+if ! { apt-get update -qq && apt-get install -y -qq -o DPkg::Lock::Timeout=300 --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 </dev/null; then
+	cat "$log" >&2
+	echo "hack/deps.sh: the installation failed" >&2
+	exit 1
+fi

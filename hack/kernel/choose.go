@@ -1,0 +1,62 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+)
+
+// choose returns the kernel to use: host, uml or qemu.
+func choose(kernel string) (string, error) {
+	switch kernel {
+	case "host":
+		if err := hostUsable(); err != nil {
+			return "", fmt.Errorf("the host's kernel cannot be used: %w", err)
+		}
+		return kernel, nil
+	case "uml", "qemu":
+		return kernel, nil
+	case "auto":
+		host := hostUsable()
+		if host == nil {
+			return "host", nil
+		}
+		if _, err := exec.LookPath(umlBinary); err == nil {
+			return "uml", nil
+		}
+		if _, err := exec.LookPath(qemuBinary); err == nil {
+			return "qemu", nil
+		}
+		return "", fmt.Errorf("no test kernel: the host's cannot be used (%w), and neither the Debian package "+
+			"user-mode-linux nor qemu-system-x86 is installed: run hack/deps.sh", host)
+	}
+	return "", fmt.Errorf("kernel %q is not host, uml, qemu or auto", kernel)
+}
+
+// environment returns the command's environment: the runner's own, with the
+// variables in set, and with what a command can rely on.
+func environment(set ...string) []string {
+	have := map[string]bool{}
+	for _, kv := range set {
+		name, _, _ := strings.Cut(kv, "=")
+		have[name] = true
+	}
+	env := set
+	for _, kv := range os.Environ() {
+		name, _, _ := strings.Cut(kv, "=")
+		if !have[name] {
+			have[name] = true
+			env = append(env, kv)
+		}
+	}
+	for name, value := range map[string]string{
+		"HOME": "/root",
+		"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+	} {
+		if !have[name] {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
+}

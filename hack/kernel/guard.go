@@ -1,0 +1,129 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A guard is a process between the runner and the kernel. It ends the kernel
+// with all its processes, and removes the run's directory, when the kernel
+// ends or the runner does, even by SIGKILL: nothing outlives a run.
+//
+// The runner holds one end of a pipe, the leash, and the guard reads the other.
+type guard struct {
+	*exec.Cmd
+	leash *os.File
+}
+
+// newGuard returns the guard that will run argv. The files pass become the
+// descriptors 3 and up of argv's process; those in hold stay open in the guard
+// until that process has ended.
+func newGuard(dir *runDir, argv []string, pass, hold []*os.File) (*guard, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	end, leash, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	args := append([]string{"guard", dir.path, strconv.Itoa(len(pass)), strconv.Itoa(len(hold))}, argv...)
+	cmd := exec.Command(self, args...)
+	cmd.ExtraFiles = append(append([]*os.File{end}, pass...), hold...)
+	// Away from the signals of the terminal, which are the runner's.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	return &guard{cmd, leash}, nil
+}
+
+// Start starts the guard, which starts the process.
+func (g *guard) Start() error {
+	defer func() {
+		for _, f := range g.ExtraFiles {
+			f.Close()
+		}
+	}()
+	return g.Cmd.Start()
+}
+
+// end ends the process as a power cut would. The guard ends when all is gone.
+func (g *guard) end() { g.leash.Close() }
+
+// guardMain is the guard's own main; args are what newGuard has given it. It
+// returns the exit code of the process.
+func guardMain(args []string) (int, error) {
+	dir := args[0]
+	defer os.RemoveAll(dir)
+	passed, err := strconv.Atoi(args[1])
+	if err != nil {
+		return exitFailed, err
+	}
+	held, err := strconv.Atoi(args[2])
+	if err != nil {
+		return exitFailed, err
+	}
+	const first = 3
+	for fd := first; fd <= first+passed+held; fd++ {
+		unix.CloseOnExec(fd)
+	}
+	leash := os.NewFile(first, "leash")
+	cmd := exec.Command(args[3], args[4:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	for i := range passed {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, os.NewFile(uintptr(first+1+i), "passed"))
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	// Pdeathsig follows the thread, and the helper processes of User Mode Linux
+	// become ours when its main process has died.
+	runtime.LockOSThread()
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return exitFailed, err
+	}
+	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	quit := make(chan os.Signal, 1)
+	signal.Notify(quit, syscall.SIGQUIT)
+	if err := cmd.Start(); err != nil {
+		return exitFailed, err
+	}
+	group := -cmd.Process.Pid
+	var cut atomic.Bool
+	go func() {
+		_, _ = io.Copy(io.Discard, leash)
+		cut.Store(true)
+		_ = unix.Kill(group, unix.SIGKILL)
+	}()
+	go func() {
+		for range quit {
+			_ = unix.Kill(cmd.Process.Pid, unix.SIGQUIT)
+		}
+	}()
+	err = cmd.Wait()
+	_ = unix.Kill(group, unix.SIGKILL)
+	for {
+		_, e := unix.Wait4(group, nil, 0, nil)
+		if errors.Is(e, unix.ECHILD) {
+			break
+		}
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		status := exit.Sys().(syscall.WaitStatus)
+		if status.Signaled() && !cut.Load() {
+			return 128 + int(status.Signal()), fmt.Errorf("ended by a signal: %v", status.Signal())
+		}
+		return status.ExitStatus(), nil
+	}
+	if err != nil {
+		return exitFailed, err
+	}
+	return 0, nil
+}

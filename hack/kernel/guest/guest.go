@@ -1,0 +1,118 @@
+// Package guest is the first process of the test kernel: it makes the root
+// writable, loads modules, runs one command and powers off.
+package guest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/hack/kernel/wire"
+)
+
+// Main is the life of the first process. It does not return.
+func Main() {
+	if err := serve(); err != nil {
+		fmt.Fprintln(os.Stderr, "testkernel:", err)
+	}
+	// Usually the runner has ended the guest by now: it knows all it needs.
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	select {}
+}
+
+// serve does what the configuration says; its errors are those that cannot be
+// told to the runner.
+func serve() error {
+	data, err := os.ReadFile(os.Getenv(ConfigVar))
+	if err != nil {
+		return fmt.Errorf("reading the guest's configuration: %w", err)
+	}
+	var cfg Config
+	if err := json.Unmarshal(data, &cfg); err != nil {
+		return fmt.Errorf("reading the guest's configuration: %w", err)
+	}
+	if err := early(cfg); err != nil {
+		return err
+	}
+	line, err := openSerial(cfg.Channel)
+	if err != nil {
+		return err
+	}
+	code := 125
+	if err = prepare(cfg); err != nil {
+		err = fmt.Errorf("preparing the test kernel: %w", err)
+	} else {
+		code, err = runCommand(cfg, line)
+	}
+	if cfg.Sync {
+		err = errors.Join(err, syncDisks())
+	}
+	if err != nil {
+		if err := line.Write(wire.Stderr, []byte("testkernel: "+err.Error()+"\n")); err != nil {
+			return err
+		}
+	}
+	return line.Write(wire.Exit, []byte{byte(code)})
+}
+
+// early makes the host's file system and the way to the runner usable.
+func early(cfg Config) error {
+	if err := loadFrom(cfg.EarlyModuleRoot, cfg.EarlyModules); err != nil {
+		return err
+	}
+	for _, m := range cfg.EarlyMounts {
+		if err := m.do(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func prepare(cfg Config) error {
+	if err := makeRoot(cfg.HostRoot, cfg.Shares); err != nil {
+		return err
+	}
+	// First, since some modules ask for others when they are loaded.
+	if err := offerModules(cfg); err != nil {
+		return err
+	}
+	if err := loadFrom(cfg.ModuleRoot, cfg.Modules); err != nil {
+		return err
+	}
+	if err := loopbackUp(); err != nil {
+		return fmt.Errorf("setting up the lo interface: %w", err)
+	}
+	return configureLVM()
+}
+
+func loopbackUp() error {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(s)
+	ifr, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	ifr.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, ifr)
+}
+
+// syncDisks brings to the disks what is still in memory. A suspended
+// device-mapper device with dirty pages would hold it up for ever, so it has
+// a time limit.
+func syncDisks() error {
+	done := make(chan struct{})
+	go func() { unix.Sync(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-time.After(10 * time.Second):
+		return errors.New("not all that was written is on the disks, sync does not end: is a device left suspended?")
+	}
+}

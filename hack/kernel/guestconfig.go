@@ -1,0 +1,62 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/csi-dmsnap/csi-dmsnap/hack/kernel/guest"
+)
+
+// guestConfig returns what the guest is told whichever the kernel is, and
+// puts its first process, this same program, into dir.
+func guestConfig(opts options, dir *runDir, disks []string) (guest.Config, error) {
+	cwd, err := os.Getwd()
+	if err != nil {
+		return guest.Config{}, err
+	}
+	set := []string{
+		"DMSNAP_TEST_DISKS=" + strings.Join(disks, ","),
+		"DM_DISABLE_UDEV=1",
+	}
+	if opts.share != "" {
+		set = append(set, "DMSNAP_SHARE="+opts.share)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return guest.Config{}, err
+	}
+	init := dir.file("init")
+	// A link to the file, where that can be, stays the same when the next build
+	// replaces it.
+	if os.Link(self, init) != nil {
+		if err := os.Symlink(self, init); err != nil {
+			return guest.Config{}, err
+		}
+	}
+	return guest.Config{
+		Argv:     opts.argv,
+		Env:      environment(set...),
+		Dir:      cwd,
+		Modules:  opts.modules,
+		Modprobe: init,
+		Sync:     slices.ContainsFunc(opts.disks, func(d disk) bool { return d.path != "" }),
+	}, nil
+}
+
+// shares returns the directories of the host that the guest may write to.
+func shares(opts options) []string {
+	if opts.share == "" {
+		return opts.outputs
+	}
+	return append(opts.outputs, opts.share)
+}
+
+func writeJSON(file string, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, data, 0o600)
+}

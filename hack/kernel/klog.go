@@ -1,0 +1,43 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+)
+
+// kernelLog keeps the end of what the kernel prints, to be shown when it fails.
+type kernelLog struct {
+	mu   sync.Mutex
+	buf  []byte
+	live bool
+}
+
+const kernelLogBytes = 256 << 10
+
+// Write takes what the kernel has printed.
+func (l *kernelLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.live {
+		os.Stderr.Write(p)
+	}
+	l.buf = append(l.buf, p...)
+	if len(l.buf) > 2*kernelLogBytes {
+		l.buf = append([]byte(nil), l.buf[len(l.buf)-kernelLogBytes:]...)
+	}
+	return len(p), nil
+}
+
+// show prints the log, unless it has been printed as it came.
+func (l *kernelLog) show(w io.Writer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.live {
+		return
+	}
+	text := bytes.ReplaceAll(l.buf, []byte("\r\n"), []byte("\n"))
+	fmt.Fprintf(w, "testkernel: kernel log:\n%s\ntestkernel: end of the kernel log\n", bytes.TrimRight(text, "\n"))
+}

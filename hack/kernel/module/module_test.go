@@ -1,0 +1,124 @@
+package module
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func tree(t *testing.T, files map[string]string) (*Tree, string) {
+	t.Helper()
+	dir := t.TempDir()
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, dir
+}
+
+const dep = `k/dm-mod.ko:
+k/dm-bufio.ko.xz: k/dm-mod.ko
+k/dm-snapshot.ko: k/dm-bufio.ko.xz k/dm-mod.ko
+k/a.ko: k/b.ko
+k/b.ko: k/a.ko
+k/c.ko: k/gone.ko
+`
+
+func TestOrder(t *testing.T) {
+	m, dir := tree(t, map[string]string{"modules.dep": dep, "modules.builtin": "kernel/drivers/block/loop.ko\n"})
+	for _, c := range []struct{ names, want []string }{
+		{[]string{"dm-snapshot"}, []string{"k/dm-mod.ko", "k/dm-bufio.ko.xz", "k/dm-snapshot.ko"}},
+		{[]string{"dm_bufio", "dm-mod", "dm-snapshot"}, []string{"k/dm-mod.ko", "k/dm-bufio.ko.xz", "k/dm-snapshot.ko"}},
+		{[]string{"loop"}, nil},
+		{nil, nil},
+	} {
+		got, err := m.Order(c.names...)
+		for i := range got {
+			got[i] = strings.TrimPrefix(got[i], dir+"/")
+		}
+		if err != nil || !reflect.DeepEqual(got, c.want) {
+			t.Errorf("Order(%q) = %q, %v; want %q", c.names, got, err, c.want)
+		}
+	}
+	for _, name := range []string{"a", "c", "dm-nothing"} {
+		if got, err := m.Order(name); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("Order(%q) = %q, %v; want an error that names it", name, got, err)
+		}
+	}
+}
+
+func TestLoadAlias(t *testing.T) {
+	m, _ := tree(t, map[string]string{
+		"modules.dep":     dep,
+		"modules.builtin": "kernel/fs/xfs/xfs.ko\n",
+		"modules.alias":   "alias fs-xfs xfs\nalias devname:mapper/control dm_nothing\nalias char-major-10-* xfs\n",
+	})
+	// Built-in modules load without doing anything; the others name what they tried.
+	for _, alias := range []string{"xfs", "fs-xfs", "char-major-10-236"} {
+		if err := m.LoadAlias(alias); err != nil {
+			t.Errorf("LoadAlias(%q): %v", alias, err)
+		}
+	}
+	for alias, want := range map[string]string{"devname:mapper/control": "dm_nothing", "fs-none": "fs-none"} {
+		if err := m.LoadAlias(alias); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("LoadAlias(%q): %v, want an error about %s", alias, err, want)
+		}
+	}
+}
+
+// TestScan compares what the modules say themselves with what depmod made of it.
+func TestScan(t *testing.T) {
+	found, _ := filepath.Glob("/usr/lib/uml/modules/*/modules.dep")
+	if len(found) == 0 {
+		t.Skip("no modules to read: the package user-mode-linux is not installed, see hack/deps.sh")
+	}
+	full, err := Open(filepath.Dir(found[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := []string{"dm-snapshot", "dm-mirror", "dm-thin-pool", "dm-raid"}
+	want, err := full.Order(names...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bare := t.TempDir()
+	for _, file := range want {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(bare, filepath.Base(file)), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := Open(bare)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := m.Order(names...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != len(want) {
+		t.Errorf("by the modules: %q\nby depmod: %q", got, want)
+	}
+	place := map[string]int{}
+	for i, file := range got {
+		place[filepath.Base(file)] = i + 1
+	}
+	for name, needs := range full.depends {
+		at := place[filepath.Base(full.files[name])]
+		for _, n := range needs {
+			if at > 0 && place[filepath.Base(full.files[n])] >= at {
+				t.Errorf("%s is loaded before %s, which it needs", name, n)
+			}
+		}
+	}
+}

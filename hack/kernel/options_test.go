@@ -1,0 +1,92 @@
+package main
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+func TestParseSize(t *testing.T) {
+	for in, want := range map[string]size.Bytes{
+		"4096": 4096, "1k": size.KiB, "512K": 512 * size.KiB, "3M": 3 * size.MiB, "64G": 64 * size.GiB, "2T": 2 * size.TiB,
+	} {
+		if got, err := parseSize(in); err != nil || got != want {
+			t.Errorf("parseSize(%q) = %v, %v; want %v", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"", "G", "0", "0G", "-1G", "1.5G", "1GB", "1 G", "99999999T", "x"} {
+		if got, err := parseSize(in); err == nil {
+			t.Errorf("parseSize(%q) = %v, want an error", in, got)
+		}
+	}
+}
+
+func TestParseDisks(t *testing.T) {
+	for in, want := range map[string][]disk{
+		"":                   nil,
+		"none":               nil,
+		"1G":                 {{"", size.GiB}},
+		"1M,/a b/c:d.img:2G": {{"", size.MiB}, {"/a b/c:d.img", 2 * size.GiB}},
+	} {
+		if got, err := parseDisks(in); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("parseDisks(%q) = %v, %v; want %v", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"1G,", ",", ":1G", "a.img", "a.img:", "1000", "1G;1G"} {
+		if got, err := parseDisks(in); err == nil {
+			t.Errorf("parseDisks(%q) = %v, want an error", in, got)
+		}
+	}
+}
+
+func TestParseOptions(t *testing.T) {
+	env := func(list ...string) func(string) string {
+		return func(name string) string {
+			for _, kv := range list {
+				if v, ok := strings.CutPrefix(kv, name+"="); ok {
+					return v
+				}
+			}
+			return ""
+		}
+	}
+	o, err := parseOptions([]string{"run", "--", "cmd", "--kernel", "x"}, env())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.kernel != "auto" || o.memory != size.GiB || len(o.disks) != 2 || o.timeout != 15*time.Minute ||
+		!reflect.DeepEqual(o.argv, []string{"cmd", "--kernel", "x"}) || !reflect.DeepEqual(o.modules, defaultModules) {
+		t.Errorf("defaults: %+v", o)
+	}
+
+	set := env("DMSNAP_KERNEL=uml", "DMSNAP_MEM=2G", "DMSNAP_DISKS=64G", "DMSNAP_MODULES=dm-raid,overlay",
+		"DMSNAP_TIMEOUT=3s", "DMSNAP_SHARE=/", "DMSNAP_CPUS=3")
+	o, err = parseOptions([]string{"exec", "/tmp/p.test", "-test.v", "-test.coverprofile=/tmp/w/c.out", "-test.gocoverdir=/tmp/g"}, set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.kernel != "uml" || o.memory != 2*size.GiB || !reflect.DeepEqual(o.disks, []disk{{"", 64 * size.GiB}}) ||
+		o.timeout != 3*time.Second || o.share != "/" || o.cpus != 3 || len(o.argv) != 4 ||
+		!reflect.DeepEqual(o.modules[len(defaultModules):], []string{"dm-raid", "overlay"}) ||
+		!reflect.DeepEqual(o.outputs, []string{"/tmp/w", "/tmp/g"}) {
+		t.Errorf("by environment: %+v", o)
+	}
+
+	o, err = parseOptions([]string{"run", "-mem", "3G", "-timeout", "0", "cmd"}, set)
+	if err != nil || o.memory != 3*size.GiB || o.timeout != 0 {
+		t.Errorf("flags over environment: %+v, %v", o, err)
+	}
+
+	for _, args := range [][]string{
+		{}, {"run"}, {"exec"}, {"walk", "x"}, {"run", "-mem", "much", "x"}, {"run", "-disks", "1", "x"},
+		{"run", "-timeout", "15", "x"}, {"run", "-timeout", "-1s", "x"}, {"run", "-cpus", "0", "x"},
+		{"run", "-share", "/no/such/directory", "x"}, {"run", "-share", "/etc/passwd", "x"},
+	} {
+		if o, err := parseOptions(args, env()); err == nil {
+			t.Errorf("parseOptions(%q) = %+v, want an error", args, o)
+		}
+	}
+}

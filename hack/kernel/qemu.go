@@ -1,0 +1,167 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/hack/kernel/guest"
+	"github.com/csi-dmsnap/csi-dmsnap/hack/kernel/module"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+const (
+	qemuBinary = "qemu-system-x86_64"
+	// Each takes one of the 32 slots of the virtual bus.
+	qemuMaxDisks = 16
+	// Where the modules are in the initial root file system.
+	earlyModules = "/modules"
+)
+
+// The modules by which the guest reaches the host and its disks.
+var qemuModules = []string{"virtio_pci", "virtio_blk", "virtio_console", "9pnet_virtio", "9p", "overlay"}
+
+func runQEMU(opts options, dir *runDir) (int, error) {
+	if _, err := exec.LookPath(qemuBinary); err != nil {
+		return exitFailed, fmt.Errorf("%w: install the Debian package qemu-system-x86 (hack/deps.sh --qemu)", err)
+	}
+	if len(opts.disks) > qemuMaxDisks {
+		return exitFailed, fmt.Errorf("%d scratch disks: with QEMU there are at most %d", len(opts.disks), qemuMaxDisks)
+	}
+	kernel, err := fetchKernel()
+	if err != nil {
+		return exitFailed, err
+	}
+	images, hold, err := makeDisks(opts.disks, dir)
+	if err != nil {
+		return exitFailed, err
+	}
+	accel := []string{"-accel", "tcg,thread=multi", "-cpu", "max"}
+	if kvmWorks(kernel.image) {
+		accel = []string{"-accel", "kvm", "-cpu", "host"}
+	}
+	argv := append([]string{qemuBinary}, accel...)
+	argv = append(argv,
+		"-nodefaults", "-display", "none", "-no-reboot",
+		"-m", strconv.FormatUint(uint64(opts.memory/size.MiB), 10)+"M", "-smp", strconv.Itoa(opts.cpus),
+		"-kernel", kernel.image, "-initrd", dir.file("initramfs"),
+		"-append", "console=ttyS0 panic=-1 "+guest.ConfigVar+"=/config.json",
+		"-chardev", "stdio,id=log,signal=off", "-serial", "chardev:log",
+		"-device", "virtio-serial-pci", "-chardev", "socket,id=line,fd=3", "-device", "virtserialport,chardev=line",
+	)
+	argv = append(argv, share("root", "/", true)...)
+	var devices []string
+	for i, image := range images {
+		id := "disk" + strconv.Itoa(i)
+		argv = append(argv, "-drive", "if=none,format=raw,discard=unmap,id="+id+",file="+image,
+			"-device", "virtio-blk-pci,drive="+id)
+		devices = append(devices, "/dev/vd"+string(rune('a'+i)))
+	}
+	cfg, err := guestConfig(opts, dir, devices)
+	if err != nil {
+		return exitFailed, err
+	}
+	const how = "trans=virtio,version=9p2000.L,msize=512000,"
+	cfg.EarlyModuleRoot, cfg.EarlyModules = earlyModules, qemuModules
+	cfg.HostRoot = "/host"
+	cfg.EarlyMounts = []guest.Mount{
+		{Source: "proc", Target: "/proc", Type: "proc"},
+		{Source: "devtmpfs", Target: "/dev", Type: "devtmpfs"},
+		{Source: "root", Target: cfg.HostRoot, Type: "9p", Data: how + "cache=loose"},
+	}
+	cfg.Channel = "/dev/vport0p1"
+	cfg.ModuleRoot = kernel.modules
+	for i, path := range shares(opts) {
+		tag := "share" + strconv.Itoa(i)
+		argv = append(argv, share(tag, path, false)...)
+		cfg.Shares = append(cfg.Shares, guest.Mount{Source: tag, Target: path, Type: "9p", Data: how + "cache=mmap"})
+	}
+	if err := writeInitramfs(dir, kernel, cfg); err != nil {
+		return exitFailed, fmt.Errorf("making the initial root file system: %w", err)
+	}
+	line, guestEnd, err := socketPair()
+	if err != nil {
+		return exitFailed, err
+	}
+	g, err := newGuard(dir, argv, []*os.File{guestEnd}, hold)
+	if err != nil {
+		return exitFailed, err
+	}
+	log := &kernelLog{live: opts.verbose}
+	g.Stdout, g.Stderr = log, log
+	return (&session{opts: opts, guard: g, log: log, line: line}).run()
+}
+
+// share returns the options that show a directory to the guest.
+func share(tag, path string, readOnly bool) []string {
+	option := "local,id=" + tag + ",security_model=none,multidevs=remap,path=" + strings.ReplaceAll(path, ",", ",,")
+	if readOnly {
+		option += ",readonly=on"
+	}
+	return []string{"-fsdev", option, "-device", "virtio-9p-pci,fsdev=" + tag + ",mount_tag=" + tag}
+}
+
+// writeInitramfs writes the first root file system: this program, what it is
+// told, and the modules with which it reaches the host's file system.
+func writeInitramfs(dir *runDir, kernel debKernel, cfg guest.Config) error {
+	root := filepath.Join(kernel.modules, kernel.release)
+	tree, err := module.Open(root)
+	if err != nil {
+		return err
+	}
+	files, err := tree.Order(cfg.EarlyModules...)
+	if err != nil {
+		return err
+	}
+	var archive cpio
+	for _, file := range append(files, filepath.Join(root, "modules.builtin")) {
+		rel, err := filepath.Rel(kernel.modules, file)
+		if err != nil {
+			return err
+		}
+		if err := archive.addFile(earlyModules[1:]+"/"+rel, file); err != nil {
+			return err
+		}
+	}
+	if err := archive.addFile("init", cfg.Modprobe); err != nil {
+		return err
+	}
+	data, err := json.Marshal(cfg)
+	if err != nil {
+		return err
+	}
+	archive.add("config.json", data)
+	return os.WriteFile(dir.file("initramfs"), archive.bytes(), 0o600)
+}
+
+// kvmWorks says whether a kernel gets as far as its first line with KVM: the
+// device may be there and not work.
+func kvmWorks(image string) bool {
+	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	f.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, qemuBinary, "-accel", "kvm", "-cpu", "host", "-nodefaults", "-display", "none", "-no-reboot",
+		"-m", "256M", "-kernel", image, "-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1", "-serial", "stdio")
+	out, err := cmd.StdoutPipe()
+	if err != nil || cmd.Start() != nil {
+		return false
+	}
+	works := false
+	for lines := bufio.NewScanner(out); !works && lines.Scan(); {
+		works = strings.Contains(lines.Text(), "Linux version")
+	}
+	cancel()
+	_ = cmd.Wait()
+	return works
+}

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// TestQEMU does in one boot, which is slow without KVM, what the tests on User
+// Mode Linux do in many.
+func TestQEMU(t *testing.T) {
+	if os.Getenv("DMSNAP_KERNEL") != "qemu" {
+		t.Skip("not asked for by DMSNAP_KERNEL=qemu: it takes some 10 s, and the first time fetches a kernel")
+	}
+	share := t.TempDir()
+	kept := filepath.Join(t.TempDir(), "kept.img")
+	cmd := command(t, "qemu", "run", "--cpus", "2", "--disks", "64M,"+kept+":96M", "--share", share,
+		"--modules", "dm-thin-pool", "--", "sh", "-c", `
+		echo "$1" $(nproc)
+		for d in $(echo $DMSNAP_TEST_DISKS | tr , ' '); do blockdev --getsize64 $d; done
+		dmsetup targets | grep -c -E '^(snapshot|thin) '
+		dmsetup create z --table '0 8 zero' && dmsetup table z
+		mkfs.ext4 -q /dev/vda && mount /dev/vda /mnt && ls /mnt
+		printf mark > /dev/vdb
+		touch /usr/written && echo result > $DMSNAP_SHARE/out
+		echo to stderr >&2
+		exit 7`, "name", "two words")
+	got := finish(t, cmd)
+	want := result{
+		stdout: "two words 2\n67108864\n100663296\n2\n0 8 zero \nlost+found\n",
+		stderr: "to stderr\n",
+		code:   7,
+	}
+	if got != want {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+	if out, err := os.ReadFile(filepath.Join(share, "out")); err != nil || string(out) != "result\n" {
+		t.Errorf("the shared directory has %q, %v", out, err)
+	}
+	if disk, err := os.ReadFile(kept); err != nil || string(disk[:4]) != "mark" {
+		t.Errorf("what was written to the kept disk is not on it (%v)", err)
+	}
+}
+
+func TestCpio(t *testing.T) {
+	if _, err := exec.LookPath("busybox"); err != nil {
+		t.Skip("busybox, which reads the archive, is not installed, see hack/deps.sh")
+	}
+	var c cpio
+	files := map[string]string{"init": "x", "a/b/c": "four", "a/b/empty": "", "a/d": "12345"}
+	for name, data := range files {
+		c.add(name, []byte(data))
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "archive"), c.bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", "-c", "busybox cpio -i <archive")
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for name, want := range files {
+		if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != want {
+			t.Errorf("%s: %q, %v; want %q", name, got, err, want)
+		}
+	}
+}

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"debug/buildinfo"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/hack/kernel/guest"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+const (
+	umlBinary  = "linux.uml"
+	umlModules = "/usr/lib/uml/modules"
+	// The driver's limit (MAX_DEV of ubd).
+	umlMaxDisks = 16
+)
+
+func runUML(opts options, dir *runDir) (int, error) {
+	kernel, err := exec.LookPath(umlBinary)
+	if err != nil {
+		return exitFailed, fmt.Errorf("%w: install the Debian package user-mode-linux (hack/deps.sh)", err)
+	}
+	if len(opts.disks) > umlMaxDisks {
+		return exitFailed, fmt.Errorf("%d scratch disks: User Mode Linux has at most %d", len(opts.disks), umlMaxDisks)
+	}
+	if raceBuilt(opts.argv[0]) {
+		return exitFailed, fmt.Errorf("%s is built with -race, which needs addresses that User Mode Linux "+
+			"does not have (above 512 GiB): leave -race out, or use DMSNAP_KERNEL=host or qemu", opts.argv[0])
+	}
+	images, locks, err := makeDisks(opts.disks, dir)
+	if err != nil {
+		return exitFailed, err
+	}
+	var devices, words []string
+	for i, image := range images {
+		devices = append(devices, "/dev/ubd"+string(rune('a'+i)))
+		words = append(words, fmt.Sprintf("ubd%dd=%s", i, image))
+	}
+	cfg, err := guestConfig(opts, dir, devices)
+	if err != nil {
+		return exitFailed, err
+	}
+	cfg.EarlyModuleRoot, cfg.EarlyModules = umlModules, []string{"overlay"}
+	cfg.HostRoot = "/"
+	cfg.Channel = "/dev/ttyS0"
+	cfg.ModuleRoot = umlModules
+	for _, path := range shares(opts) {
+		cfg.Shares = append(cfg.Shares, guest.Mount{Source: "none", Target: path, Type: "hostfs", Data: path})
+	}
+	if err := writeJSON(dir.file("config.json"), cfg); err != nil {
+		return exitFailed, err
+	}
+	line, guestEnd, err := socketPair()
+	if err != nil {
+		return exitFailed, err
+	}
+	log := &kernelLog{live: opts.verbose}
+	argv := slices.Concat([]string{kernel}, words, []string{
+		"mem=" + strconv.FormatUint(uint64(opts.memory/size.KiB), 10) + "K",
+		"root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro",
+		"init=" + dir.file("init"),
+		guest.ConfigVar + "=" + dir.file("config.json"),
+		"uml_dir=" + dir.path, "umid=uml",
+		"con=null", "con0=null,fd:1", "ssl=null", "ssl0=fd:3",
+		"panic=-1", "noreboot", "printk.time=1",
+	})
+	if !slices.ContainsFunc(opts.modules, func(m string) bool { return strings.Contains(m, "raid") }) {
+		// Half of the boot time goes into measuring which RAID 6 code is fastest.
+		argv = append(argv, "initcall_blacklist=raid6_select_algo")
+	}
+	env, err := umlEnvironment(opts.memory)
+	if err != nil {
+		return exitFailed, err
+	}
+	g, err := newGuard(dir, argv, []*os.File{guestEnd}, locks)
+	if err != nil {
+		return exitFailed, err
+	}
+	g.Stdout, g.Stderr = log, log
+	g.Env = env
+	// A kernel that panics aborts; its core would be as large as its memory.
+	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
+	return (&session{opts: opts, guard: g, log: log, line: line}).run()
+}
+
+// raceBuilt says whether the file is a Go program with the race detector.
+func raceBuilt(file string) bool {
+	info, err := buildinfo.ReadFile(file)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(info.Settings, func(s debug.BuildSetting) bool {
+		return s.Key == "-race" && s.Value == "true"
+	})
+}
+
+// umlEnvironment is the kernel's own environment. It says where the file is to
+// be that the kernel uses as its memory: in memory where that has room for it
+// and lets it be executed, as containers often do not.
+func umlEnvironment(memory size.Bytes) ([]string, error) {
+	for _, dir := range []string{"/dev/shm", "/tmp", "/var/tmp"} {
+		var fs unix.Statfs_t
+		if unix.Statfs(dir, &fs) != nil || fs.Flags&unix.ST_NOEXEC != 0 ||
+			size.Bytes(fs.Bavail)*size.Bytes(fs.Bsize) < memory || unix.Access(dir, unix.W_OK) != nil {
+			continue
+		}
+		env := slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "TMPDIR=") })
+		return append(env, "TMPDIR="+dir), nil
+	}
+	return nil, fmt.Errorf("none of /dev/shm, /tmp and /var/tmp has %v free and allows execution, "+
+		"for the memory of the test kernel", memory)
+}
