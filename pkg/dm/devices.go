@@ -1,0 +1,181 @@
+package dm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Udev is the flags that a uevent carries to udev's device-mapper rules, in the
+// high 16 bits of the cookie. The bits 0x100 to 0x8000 belong to the subsystem
+// that owns the device, such as LVM. No flags at all make an event whose origin
+// udev does not know: it then treats the device as at the event before.
+type Udev uint16
+
+// Flags for udev's rules (DM_UDEV_* of libdevmapper.h without the suffix FLAG).
+const (
+	UdevDisableDM        Udev = 1 << iota // no /dev/mapper link
+	UdevDisableSubsystem                  // no links of the subsystem, such as /dev/VG/LV
+	UdevDisableDisk                       // no /dev/disk links, no scan for file systems
+	UdevDisableOther                      // no other rules
+	UdevLowPriority                       // other devices' /dev/disk links win over this one's
+	UdevDisableFallback                   // libdevmapper makes no nodes itself
+	UdevPrimarySource                     // the event comes from the device's owner
+)
+
+func (u Udev) cookie() uint32 { return uint32(u) << 16 }
+
+// Info is the state of a device.
+type Info struct {
+	Name, UUID      string
+	Device          Device
+	OpenCount       int    // mounts, processes and other devices' live or loaded tables
+	EventNr         uint32 // counts the device's events, see Watcher
+	Targets         int    // segments of the live table
+	Suspended       bool
+	ReadOnly        bool
+	Live            bool // has a live table
+	Loaded          bool // has a table in the inactive slot
+	DeferredRemove  bool // goes when it is closed
+	InternalSuspend bool // suspended by the kernel for its own purposes
+}
+
+// Create makes a device without a table. The UUID may be empty. The error is
+// ErrExists if another device has the name or the UUID.
+func (c *Client) Create(name, uuid string) (Info, error) {
+	if err := checkName(name); err != nil {
+		return Info{}, &Error{opCreate.name, name, err}
+	}
+	rep, err := c.call(context.Background(), opCreate, request{name: name, uuid: uuid})
+	return rep.info, err
+}
+
+// checkName refuses names for new devices that the kernel refuses, or that some
+// kernels refuse and that would clash in /dev/mapper.
+func checkName(name string) error {
+	switch {
+	case name == "":
+		return errors.New("name is empty")
+	case strings.Contains(name, "/"):
+		return errors.New("name has a slash")
+	case name == "control" || name == "." || name == "..":
+		return errors.New("name is reserved")
+	}
+	return nil
+}
+
+// Load puts t into the device's inactive slot, in the place of a table that is
+// there. It takes effect when the device is resumed. With ro the device becomes
+// read-only then.
+func (c *Client) Load(name string, t Table, ro bool) error {
+	data, err := encodeTable(t)
+	if err != nil {
+		return &Error{opLoad.name, name, err}
+	}
+	r := request{name: name, targets: uint32(len(t)), data: data}
+	if ro {
+		r.flags |= flagReadOnly
+	}
+	_, err = c.call(context.Background(), opLoad, r)
+	return err
+}
+
+// Clear empties the device's inactive slot.
+func (c *Client) Clear(name string) error {
+	_, err := c.call(context.Background(), opClear, request{name: name})
+	return err
+}
+
+// SuspendOptions choose what Suspend does before it holds I/O back. The zero
+// value freezes a mounted file system and waits until all I/O is done.
+type SuspendOptions struct {
+	SkipLockFS bool // do not freeze the file system
+	NoFlush    bool // targets that can may put I/O in flight aside instead of completing it
+}
+
+// Suspend completes the I/O that is under way and holds back what comes, until
+// Resume. Suspending a suspended device does nothing.
+//
+// When ctx ends, a Suspend that waits for I/O in flight is interrupted and the
+// device goes on as before. What cannot be interrupted is the freezing of the
+// file system: there the kernel waits, however long, for running writers and
+// for the write-back of dirty data. If ctx ends meanwhile, and the kernel then
+// suspends the device all the same, Suspend empties the inactive slot, so as
+// not to swap in a table whose moment has gone, and resumes the device. In all
+// these cases the error is the cause of ctx's end. After an error Suspend has
+// therefore not left the device suspended, unless the error says that this
+// resume failed.
+func (c *Client) Suspend(ctx context.Context, name string, o SuspendOptions) error {
+	fail := func(err error) error { return &Error{opSuspend.name, name, err} }
+	if ctx.Err() != nil {
+		return fail(context.Cause(ctx))
+	}
+	look := opInfo
+	look.name = opSuspend.name
+	rep, err := c.call(context.Background(), look, request{name: name})
+	if err != nil || rep.info.Suspended {
+		return err
+	}
+	r := request{name: name, flags: flagSuspend}
+	if o.SkipLockFS {
+		r.flags |= flagSkipLockFS
+	}
+	if o.NoFlush {
+		r.flags |= flagNoFlush
+	}
+	if _, err := c.call(ctx, opSuspend, r); err != nil || ctx.Err() == nil {
+		return err
+	}
+	err = c.Clear(name)
+	if err == nil {
+		err = c.Resume(name, 0)
+	}
+	if err != nil {
+		return fail(fmt.Errorf("%w; the device was suspended too late and is still suspended: %w", context.Cause(ctx), err))
+	}
+	return fail(context.Cause(ctx))
+}
+
+// Resume makes a loaded table the live one and lets I/O go on. A running device
+// is suspended for the swap, with freeze and flush and for as long as that takes:
+// Suspend it first to bound the wait. Resuming a device that runs and has no
+// loaded table does nothing.
+func (c *Client) Resume(name string, udev Udev) error {
+	_, err := c.call(context.Background(), opResume, request{name: name, cookie: udev.cookie()})
+	return err
+}
+
+// Remove removes the device and its tables. The error is ErrBusy while it is
+// open: it then stays as it is, removal is never deferred to the last close.
+func (c *Client) Remove(name string, udev Udev) error {
+	_, err := c.call(context.Background(), opRemove, request{name: name, cookie: udev.cookie()})
+	return err
+}
+
+// Rename gives the device another name. The error is ErrExists if another
+// device has it.
+func (c *Client) Rename(old, new string, udev Udev) error {
+	if err := checkName(new); err != nil {
+		return &Error{opRename.name, old, fmt.Errorf("new name %q: %w", new, err)}
+	}
+	data, err := encodeString(new, nameLen)
+	if err != nil {
+		return &Error{opRename.name, old, fmt.Errorf("new name %q: %w", new, err)}
+	}
+	_, err = c.call(context.Background(), opRename, request{name: old, cookie: udev.cookie(), data: data})
+	return err
+}
+
+// SetUUID gives a UUID to a device that has none.
+func (c *Client) SetUUID(name, uuid string) error {
+	data, err := encodeString(uuid, uuidLen)
+	if uuid == "" {
+		err = errors.New("is empty")
+	}
+	if err != nil {
+		return &Error{opSetUUID.name, name, fmt.Errorf("UUID %q: %w", uuid, err)}
+	}
+	_, err = c.call(context.Background(), opSetUUID, request{name: name, flags: flagUUID, data: data})
+	return err
+}

@@ -1,0 +1,95 @@
+//go:build kernel
+
+package dm_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+)
+
+// From nothing to a device that can be opened, and back.
+func ExampleClient() {
+	c, err := dm.Open()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	info, err := c.Create("example", "")
+	if err != nil {
+		log.Fatal(err)
+	}
+	table := dm.Table{
+		{Start: 0, Length: 2048, Target: dm.Zero{}},
+		{Start: 2048, Length: 8, Target: dm.ErrorTarget{}},
+	}
+	if err := c.Load("example", table, false); err != nil {
+		log.Fatal(err)
+	}
+	if err := c.Resume("example", dm.UdevPrimarySource); err != nil {
+		log.Fatal(err)
+	}
+	path, err := c.EnsureNode(context.Background(), "example", info.Device)
+	if err != nil {
+		log.Fatal(err)
+	}
+	live, err := c.Table("example")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(path)
+	fmt.Println(live)
+
+	if err := c.Remove("example", dm.UdevPrimarySource); err != nil {
+		log.Fatal(err)
+	}
+	if err := c.RemoveNode("example"); err != nil {
+		log.Fatal(err)
+	}
+	_, err = c.Info("example")
+	fmt.Println(errors.Is(err, dm.ErrNotFound), err)
+	// Output:
+	// /dev/mapper/example
+	// 0 2048 zero
+	// 2048 8 error
+	// true device-mapper: info example: not found: no such device or address
+}
+
+// Another table for a device in use: I/O waits, but not for more than a second.
+func ExampleClient_Suspend() {
+	c, err := dm.Open()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Create("example", ""); err != nil {
+		log.Fatal(err)
+	}
+	defer c.Remove("example", dm.UdevPrimarySource)
+	swap := func(t dm.Table) error {
+		if err := c.Load("example", t, false); err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if err := c.Suspend(ctx, "example", dm.SuspendOptions{}); err != nil {
+			return errors.Join(err, c.Clear("example"))
+		}
+		return c.Resume("example", dm.UdevPrimarySource)
+	}
+	for _, target := range []dm.Target{dm.ErrorTarget{}, dm.Zero{}} {
+		if err := swap(dm.Table{{Length: 2048, Target: target}}); err != nil {
+			log.Print(err)
+			return
+		}
+		table, err := c.Table("example")
+		fmt.Println(table, err)
+	}
+	// Output:
+	// 0 2048 error <nil>
+	// 0 2048 zero <nil>
+}

@@ -1,0 +1,92 @@
+package dm
+
+import (
+	"context"
+	"os"
+	"runtime"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// ioctl makes one ioctl on the control device. It returns an errno, or the
+// cause of ctx's end if that interrupted it.
+func (k control) ioctl(ctx context.Context, nr uint32, b []byte) error {
+	// _IOWR(0xfd, nr, struct dm_ioctl)
+	cmd := uintptr(3<<30 | headerLen<<16 | 0xfd<<8 | nr)
+	var errno unix.Errno
+	closed := k.conn.Control(func(fd uintptr) {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if ctx.Done() == nil {
+			defer blockSignals()()
+		} else {
+			defer interruptAtEnd(ctx, b)()
+		}
+		for {
+			_, _, errno = unix.Syscall(unix.SYS_IOCTL, fd, cmd, uintptr(unsafe.Pointer(&b[0])))
+			if errno != unix.EINTR || ctx.Err() != nil {
+				return
+			}
+		}
+	})
+	switch {
+	case closed != nil:
+		return closed
+	case ctx.Err() != nil && (errno == unix.EINTR || errno == unix.ENXIO):
+		return context.Cause(ctx)
+	case errno != 0:
+		return errno
+	}
+	return nil
+}
+
+// blockSignals keeps signals from the calling thread until the returned function
+// is called. The Go runtime sends signals to its threads at any time, and
+// kernels up to 6.10 (but for late stable releases) drop the new table of a
+// resume that is interrupted while it suspends the device for the swap.
+func blockSignals() (restore func()) {
+	var all, old unix.Sigset_t
+	for i := range all.Val {
+		all.Val[i] = ^all.Val[i]
+	}
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &all, &old); err != nil {
+		return func() {}
+	}
+	return func() { _ = unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil) }
+}
+
+// interruptAtEnd makes the ioctl that the calling thread is about to do with b,
+// on a device chosen by name, give up when ctx ends. The returned function must
+// be called after it on the same thread.
+//
+// It sends the thread SIGURG, which the Go runtime handles and otherwise
+// ignores, again and again, since one that comes just before the ioctl would be
+// lost. Some kernels then return EINTR. Others restart the ioctl, as the
+// runtime's handlers ask for: it reads the request anew and, as the name in it
+// has been blanked, ends with ENXIO.
+func interruptAtEnd(ctx context.Context, b []byte) (stop func()) {
+	pid, tid := os.Getpid(), unix.Gettid()
+	returned, finished := make(chan struct{}), make(chan struct{})
+	cancel := context.AfterFunc(ctx, func() {
+		defer close(finished)
+		b[offName] = 0
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for {
+			_ = unix.Tgkill(pid, tid, unix.SIGURG)
+			select {
+			case <-returned:
+				return
+			case <-tick.C:
+			}
+		}
+	})
+	return func() {
+		if !cancel() {
+			close(returned)
+			<-finished
+		}
+	}
+}

@@ -1,0 +1,238 @@
+package dm
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// operation is one ioctl of <linux/dm-ioctl.h>, or one use of it.
+type operation struct {
+	nr      uint32
+	name    string
+	reasons map[unix.Errno]error // what an errno means here
+	refusal error                // what any other errno means here
+}
+
+var (
+	lookup = map[unix.Errno]error{unix.ENXIO: ErrNotFound}
+	naming = map[unix.Errno]error{unix.ENXIO: ErrNotFound, unix.EBUSY: ErrExists}
+
+	opVersion       = operation{nr: 0, name: "version"}
+	opList          = operation{nr: 2, name: "list devices"}
+	opCreate        = operation{nr: 3, name: "create", reasons: map[unix.Errno]error{unix.EBUSY: ErrExists}}
+	opRemove        = operation{nr: 4, name: "remove", reasons: map[unix.Errno]error{unix.ENXIO: ErrNotFound, unix.EBUSY: ErrBusy}}
+	opRename        = operation{nr: 5, name: "rename", reasons: naming}
+	opSetUUID       = operation{nr: 5, name: "set UUID of", reasons: map[unix.Errno]error{unix.ENXIO: ErrNotFound, unix.EBUSY: ErrExists, unix.EINVAL: errUUIDSet}}
+	opSuspend       = operation{nr: 6, name: "suspend", reasons: lookup}
+	opResume        = operation{nr: 6, name: "resume", reasons: lookup, refusal: errTable}
+	opInfo          = operation{nr: 7, name: "info", reasons: lookup}
+	opLoad          = operation{nr: 9, name: "load table of", refusal: errTable}
+	opClear         = operation{nr: 10, name: "clear loaded table of", reasons: lookup}
+	opDeps          = operation{nr: 11, name: "dependencies of", reasons: lookup}
+	opTable         = operation{nr: 12, name: "table of", reasons: lookup}
+	opStatus        = operation{nr: 12, name: "status of", reasons: lookup}
+	opTargets       = operation{nr: 13, name: "list targets"}
+	opMessage       = operation{nr: 14, name: "message to", reasons: lookup, refusal: errMessage}
+	opArm           = operation{nr: 16, name: "arm events"}
+	opTargetVersion = operation{nr: 17, name: "version of target", reasons: map[unix.Errno]error{unix.EINVAL: ErrNotFound}}
+)
+
+// Flags of struct dm_ioctl.
+const (
+	flagReadOnly        = 1 << 0
+	flagSuspend         = 1 << 1
+	flagStatusTable     = 1 << 4
+	flagActivePresent   = 1 << 5
+	flagInactivePresent = 1 << 6
+	flagBufferFull      = 1 << 8
+	flagSkipLockFS      = 1 << 10
+	flagNoFlush         = 1 << 11
+	flagQueryInactive   = 1 << 12
+	flagUUID            = 1 << 14
+	flagDataOut         = 1 << 16
+	flagDeferredRemove  = 1 << 17
+	flagInternalSuspend = 1 << 18
+)
+
+// Layout of struct dm_ioctl: offsets of its fields, its length and the lengths
+// of its strings, each with the terminating NUL.
+const (
+	offDataSize    = 12
+	offDataStart   = 16
+	offTargetCount = 20
+	offOpenCount   = 24
+	offFlags       = 28
+	offEventNr     = 32
+	offDev         = 40
+	offName        = 48
+	offUUID        = 176
+	headerLen      = 312
+
+	nameLen = 128
+	uuidLen = 129
+)
+
+// The buffer for answers begins with answerRoom bytes behind the header and
+// doubles until the answer fits. No answer is expected to reach maxRoom.
+const (
+	answerRoom = 16 << 10
+	maxRoom    = 256 << 20
+)
+
+// request is what goes to the kernel. At most one of name, uuid and dev may
+// choose the device.
+type request struct {
+	name    string
+	uuid    string
+	dev     Device
+	flags   uint32
+	cookie  uint32 // event_nr as input
+	targets uint32
+	data    []byte
+	answers bool // the kernel puts data behind the header
+}
+
+// device tells the request's device in error messages.
+func (r *request) device() string {
+	switch {
+	case r.name != "":
+		return r.name
+	case r.uuid != "":
+		return r.uuid
+	case r.dev != Device{}:
+		return r.dev.String()
+	}
+	return ""
+}
+
+// check refuses strings that do not fit their fields, which the kernel would
+// see cut short.
+func (r *request) check() error {
+	switch {
+	case len(r.name) >= nameLen:
+		return fmt.Errorf("name has %d bytes, device-mapper takes at most %d", len(r.name), nameLen-1)
+	case len(r.uuid) >= uuidLen:
+		return fmt.Errorf("UUID has %d bytes, device-mapper takes at most %d", len(r.uuid), uuidLen-1)
+	case bytes.IndexByte([]byte(r.name+r.uuid), 0) >= 0:
+		return errors.New("name or UUID has a NUL byte")
+	}
+	return nil
+}
+
+// encode writes struct dm_ioctl and the data behind it. The version sent is
+// 4.0.0, the oldest that has the request: kernels refuse versions newer than
+// their own.
+func (r *request) encode(room int) []byte {
+	b := make([]byte, headerLen+max(len(r.data), room))
+	o := binary.NativeEndian
+	o.PutUint32(b, 4)
+	o.PutUint32(b[offDataSize:], uint32(len(b)))
+	o.PutUint32(b[offDataStart:], headerLen)
+	o.PutUint32(b[offTargetCount:], r.targets)
+	o.PutUint32(b[offFlags:], r.flags)
+	o.PutUint32(b[offEventNr:], r.cookie)
+	o.PutUint64(b[offDev:], r.dev.encode())
+	copy(b[offName:], r.name)
+	copy(b[offUUID:], r.uuid)
+	copy(b[headerLen:], r.data)
+	return b
+}
+
+// reply is what the kernel answered.
+type reply struct {
+	version Version
+	info    Info
+	flags   uint32
+	data    []byte // what is behind the header
+}
+
+func decodeReply(b []byte) (reply, error) {
+	if len(b) < headerLen {
+		return reply{}, errShort
+	}
+	o := binary.NativeEndian
+	flags := o.Uint32(b[offFlags:])
+	start, end := uint64(o.Uint32(b[offDataStart:])), uint64(o.Uint32(b[offDataSize:]))
+	var data []byte
+	if start < end {
+		if end > uint64(len(b)) {
+			return reply{}, errShort
+		}
+		data = b[start:end]
+	}
+	return reply{
+		version: Version{o.Uint32(b), o.Uint32(b[4:]), o.Uint32(b[8:])},
+		info: Info{
+			Name:            cString(b[offName : offName+nameLen]),
+			UUID:            cString(b[offUUID : offUUID+uuidLen]),
+			Device:          decodeDevice(o.Uint64(b[offDev:])),
+			OpenCount:       int(int32(o.Uint32(b[offOpenCount:]))),
+			EventNr:         o.Uint32(b[offEventNr:]),
+			Targets:         int(o.Uint32(b[offTargetCount:])),
+			Suspended:       flags&flagSuspend != 0,
+			ReadOnly:        flags&flagReadOnly != 0,
+			Live:            flags&flagActivePresent != 0,
+			Loaded:          flags&flagInactivePresent != 0,
+			DeferredRemove:  flags&flagDeferredRemove != 0,
+			InternalSuspend: flags&flagInternalSuspend != 0,
+		},
+		flags: flags,
+		data:  data,
+	}, nil
+}
+
+// control is an open /dev/mapper/control.
+type control struct {
+	file *os.File
+	conn syscall.RawConn
+}
+
+func newControl(path string) (control, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return control{}, err
+	}
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return control{}, errors.Join(err, f.Close())
+	}
+	return control{f, conn}, nil
+}
+
+// call is the only way to an ioctl. An operation with a context that can end is
+// interrupted when it ends; all others run until the kernel is done.
+func (k control) call(ctx context.Context, op operation, r request) (reply, error) {
+	fail := func(err error) (reply, error) { return reply{}, &Error{op.name, r.device(), err} }
+	if err := r.check(); err != nil {
+		return fail(err)
+	}
+	room := 0
+	if r.answers {
+		room = answerRoom
+	}
+	for ; room <= maxRoom; room *= 2 {
+		b := r.encode(room)
+		if err := k.ioctl(ctx, op.nr, b); err != nil {
+			var errno unix.Errno
+			if errors.As(err, &errno) {
+				err = op.explain(errno)
+			}
+			return fail(err)
+		}
+		rep, err := decodeReply(b)
+		if err != nil {
+			return fail(err)
+		}
+		if rep.flags&flagBufferFull == 0 || !r.answers {
+			return rep, nil
+		}
+	}
+	return fail(fmt.Errorf("answer is longer than %d bytes", maxRoom))
+}

@@ -1,0 +1,154 @@
+package dm
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// Info returns the state of the device with the name, or ErrNotFound.
+func (c *Client) Info(name string) (Info, error) { return c.info(request{name: name}) }
+
+// InfoByUUID returns the state of the device with the UUID, or ErrNotFound.
+func (c *Client) InfoByUUID(uuid string) (Info, error) { return c.info(request{uuid: uuid}) }
+
+// InfoByDevice returns the state of the device with the number, or ErrNotFound
+// if it is not a mapped device.
+func (c *Client) InfoByDevice(d Device) (Info, error) { return c.info(request{dev: d}) }
+
+func (c *Client) info(r request) (Info, error) {
+	rep, err := c.call(context.Background(), opInfo, r)
+	return rep.info, err
+}
+
+// Table returns the live table. It is empty if the device has none.
+func (c *Client) Table(name string) (Table, error) {
+	t, _, err := c.table(name, 0)
+	return t, err
+}
+
+// LoadedTable returns the table in the inactive slot. It is nil if the slot is
+// empty.
+func (c *Client) LoadedTable(name string) (Table, error) {
+	t, info, err := c.table(name, flagQueryInactive)
+	if !info.Loaded {
+		t = nil
+	}
+	return t, err
+}
+
+func (c *Client) table(name string, flags uint32) (Table, Info, error) {
+	fail := func(err error) (Table, Info, error) { return nil, Info{}, &Error{opTable.name, name, err} }
+	rep, err := c.call(context.Background(), opTable, request{name: name, flags: flags | flagStatusTable, answers: true})
+	if err != nil {
+		return nil, Info{}, err
+	}
+	specs, err := decodeSpecs(rep.data, rep.info.Targets)
+	if err != nil {
+		return fail(err)
+	}
+	t := make(Table, 0, len(specs))
+	for _, s := range specs {
+		target, err := ParseTarget(s.typ, s.params)
+		if err != nil {
+			return fail(err)
+		}
+		t = append(t, Segment{s.start, s.length, target})
+	}
+	return t, rep.info, nil
+}
+
+// TargetStatus is the status of one segment of the live table.
+type TargetStatus struct {
+	Start, Length size.Sectors
+	Type          string // of the target
+	Status        Status
+}
+
+// Status returns the status of each segment of the live table.
+func (c *Client) Status(name string) ([]TargetStatus, error) {
+	fail := func(err error) ([]TargetStatus, error) { return nil, &Error{opStatus.name, name, err} }
+	rep, err := c.call(context.Background(), opStatus, request{name: name, answers: true})
+	if err != nil {
+		return nil, err
+	}
+	specs, err := decodeSpecs(rep.data, rep.info.Targets)
+	if err != nil {
+		return fail(err)
+	}
+	all := make([]TargetStatus, 0, len(specs))
+	for _, s := range specs {
+		status, err := ParseStatus(s.typ, s.params)
+		if err != nil {
+			return fail(err)
+		}
+		all = append(all, TargetStatus{s.start, s.length, s.typ, status})
+	}
+	return all, nil
+}
+
+// Deps returns the devices that the live table uses, each once.
+func (c *Client) Deps(name string) ([]Device, error) {
+	rep, err := c.call(context.Background(), opDeps, request{name: name, answers: true})
+	if err != nil {
+		return nil, err
+	}
+	deps, err := decodeDeps(rep.data)
+	if err != nil {
+		return nil, &Error{opDeps.name, name, err}
+	}
+	return deps, nil
+}
+
+// ListEntry is what List tells of a device.
+type ListEntry struct {
+	Name, UUID string
+	Device     Device
+	EventNr    uint32
+}
+
+// List returns all devices.
+func (c *Client) List() ([]ListEntry, error) {
+	rep, err := c.call(context.Background(), opList, request{flags: flagUUID, answers: true})
+	if err != nil {
+		return nil, err
+	}
+	records, err := decodeList(rep.data)
+	if err != nil {
+		return nil, &Error{opList.name, "", err}
+	}
+	entries := make([]ListEntry, 0, len(records))
+	for _, r := range records {
+		if !r.uuidKnown {
+			// Kernels before 5.13 do not list UUIDs.
+			info, err := c.InfoByDevice(r.Device)
+			if errors.Is(err, ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			r.UUID = info.UUID
+		}
+		entries = append(entries, r.ListEntry)
+	}
+	return entries, nil
+}
+
+// Message sends msg to the target at sector, or to the device itself if msg
+// begins with "@", and returns the answer, if any. A message with a long answer
+// may be sent several times, until the answer fits into the buffer.
+func (c *Client) Message(name string, sector size.Sectors, msg string) (string, error) {
+	text, err := encodeString(msg, maxRoom)
+	if err != nil {
+		return "", &Error{opMessage.name, name, err}
+	}
+	data := append(binary.NativeEndian.AppendUint64(nil, uint64(sector)), text...)
+	rep, err := c.call(context.Background(), opMessage, request{name: name, data: data, answers: true})
+	if err != nil || rep.flags&flagDataOut == 0 {
+		return "", err
+	}
+	return cString(rep.data), nil
+}
