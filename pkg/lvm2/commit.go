@@ -1,0 +1,198 @@
+package lvm2
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// description is what metadata says wrote it.
+const description = "Write from csi-dmsnap."
+
+// Commit writes vg, a changed Clone of what Read returned, with the next seqno
+// to every metadata area that is in use. The caller holds the volume group's
+// exclusive lock, since before that Read. On success vg is what the next Read
+// returns and must not be changed any more; on an error vg is as it was.
+//
+// The volume group changes at one instant: when the first header that commits
+// the new text is on disk. An area that fails after that is out of date, which
+// every reader sees by its seqno; it is named in Problems and the next commit
+// rewrites it. Commit is then a success. If the first headers fail, the old ones
+// are put back and Commit fails; what is on disk then, the next Read tells.
+// Once it writes, the end of ctx does not stop it.
+//
+// Errors, all before the first write: ErrConflict (not a Clone of what is on
+// disk), ErrInvalid (Validate), ErrMetadataFull, ErrMissingPV, ErrReadOnly and
+// those of Read.
+func (s *Store) Commit(ctx context.Context, vg *VG) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("commit volume group %s: %w", s.name, context.Cause(ctx))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.commit(vg, s.areas); err != nil {
+		return fmt.Errorf("commit volume group %s: %w", s.name, err)
+	}
+	return nil
+}
+
+func (s *Store) commit(vg *VG, areas []*metadataArea) error {
+	switch {
+	case s.vg == nil:
+		return fmt.Errorf("it must be read first: %w", ErrConflict)
+	case vg.ID != s.vg.ID || vg.Name != s.vg.Name || vg.Seqno != s.vg.Seqno:
+		return fmt.Errorf("seqno %d of %v is not what was read last, seqno %d of %v: %w", vg.Seqno, vg.ID, s.vg.Seqno, s.vg.ID, ErrConflict)
+	}
+	if err := vg.checkWritable(s.host); err != nil {
+		return err
+	}
+	if err := s.unchanged(); err != nil {
+		return err
+	}
+	w, err := newWriter(s.host, vg, areas, s.buffer)
+	if err != nil {
+		return err
+	}
+	s.buffer = w.text
+	late, err := w.write()
+	if err != nil {
+		return err
+	}
+	vg.Seqno++
+	vg.source = w.source
+	s.vg, s.id, s.seqno = vg, vg.ID, vg.Seqno
+	s.areas = areas
+	s.problems = late
+	for _, a := range areas {
+		if a.bad {
+			s.problems = append(s.problems, a.err)
+		}
+	}
+	return nil
+}
+
+// writer is one commit.
+type writer struct {
+	text   []byte // with the NUL, zeroes up to the next sector behind it
+	source source
+	areas  []*metadataArea
+	slots  []slot // where the text goes in each area
+}
+
+// newWriter checks everything that can be checked before the first write. It
+// puts the text into buffer if that is large enough.
+func newWriter(h Host, vg *VG, areas []*metadataArea, buffer []byte) (*writer, error) {
+	if err := vg.validate(); err != nil {
+		return nil, err
+	}
+	w := &writer{}
+	if cap(buffer) == 0 {
+		buffer = alignedBuffer(vg.source.size + 64*size.KiB)
+	}
+	text := vg.appendText(buffer[:0], vg.Seqno+1, Stamp{description, h.hostname(), time.Now()})
+	text = append(text, 0)
+	length := size.Bytes(len(text))
+	w.source = source{checksum(text), length}
+	w.text = append(text, make([]byte, length.RoundUp(textAlign)-length)...)
+	for _, a := range areas {
+		if !a.inUse() {
+			continue
+		}
+		slot, err := a.header.place(length, w.source.crc)
+		if err != nil {
+			return nil, fmt.Errorf("device %s: %w", a.dev.path, err)
+		}
+		w.areas, w.slots = append(w.areas, a), append(w.slots, slot)
+	}
+	if len(w.areas) == 0 {
+		return nil, fmt.Errorf("none of its metadata areas is in use: %w: vgchange --vgmetadatacopies all uses them", ErrDamaged)
+	}
+	return w, nil
+}
+
+// write runs the steps; each is on all disks before the next begins. It returns
+// the areas that were left behind.
+func (w *writer) write() (late []error, err error) {
+	if err := errors.Join(w.each(w.writeText)...); err != nil {
+		return nil, err
+	}
+	precommit := w.each(func(i int) error {
+		h := w.areas[i].header
+		h.precommit = w.slots[i]
+		return w.writeHeader(i, h.encode())
+	})
+	if err := errors.Join(precommit...); err != nil {
+		return nil, errors.Join(err, w.revert())
+	}
+	committed := w.each(func(i int) error {
+		h := w.areas[i].header
+		h.committed, h.precommit = w.slots[i], slot{}
+		return w.writeHeader(i, h.encode())
+	})
+	for i, err := range committed {
+		if err != nil {
+			late = append(late, fmt.Errorf("device %s has old metadata, the next change rewrites it: %w", w.areas[i].dev.path, err))
+			continue
+		}
+		w.areas[i].header.committed, w.areas[i].header.precommit = w.slots[i], slot{}
+	}
+	if len(late) == len(w.areas) {
+		return nil, errors.Join(errors.Join(late...), w.revert())
+	}
+	return late, nil
+}
+
+// revert puts the old headers back.
+func (w *writer) revert() error {
+	return errors.Join(w.each(func(i int) error {
+		h := w.areas[i].header
+		h.precommit = slot{}
+		return w.writeHeader(i, h.encode())
+	})...)
+}
+
+func (w *writer) writeText(i int) error {
+	a := w.areas[i]
+	rest := w.text
+	for _, part := range a.header.split(w.slots[i].offset, size.Bytes(len(w.text))) {
+		if err := a.dev.write(rest[:part.size], part.offset); err != nil {
+			return err
+		}
+		rest = rest[part.size:]
+	}
+	return a.dev.sync()
+}
+
+func (w *writer) writeHeader(i int, b []byte) error {
+	a := w.areas[i]
+	buffer := alignedBuffer(mdaHeaderSize)
+	copy(buffer, b)
+	a.raw = nil // unknown until it is on disk: makes the next Read look again
+	if err := a.dev.write(buffer, a.where.offset); err != nil {
+		return err
+	}
+	if err := a.dev.sync(); err != nil {
+		return err
+	}
+	a.raw = b
+	return nil
+}
+
+// each runs step for all areas at once: they are on different disks as a rule.
+func (w *writer) each(step func(i int) error) []error {
+	errs := make([]error, len(w.areas))
+	if len(w.areas) == 1 {
+		errs[0] = step(0)
+		return errs
+	}
+	var wg sync.WaitGroup
+	for i := range w.areas {
+		wg.Go(func() { errs[i] = step(i) })
+	}
+	wg.Wait()
+	return errs
+}

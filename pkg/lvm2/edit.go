@@ -1,0 +1,197 @@
+package lvm2
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Range is a run of extents of a physical volume.
+type Range struct {
+	PV           int // index in VG.PVs
+	Start, Count Extents
+}
+
+// Add puts a new logical volume at the end of the volume group. The LV must not
+// be changed afterwards. Errors: ErrExists, ErrInvalid.
+func (vg *VG) Add(lv *LV) error {
+	if vg.byID[lv.ID] != nil {
+		return fmt.Errorf("volume group %s: a logical volume with id %v: %w", vg.Name, lv.ID, ErrExists)
+	}
+	if err := vg.seal(lv); err != nil {
+		return err
+	}
+	vg.LVs = append(vg.LVs, lv)
+	vg.byName[lv.Name], vg.byID[lv.ID] = lv, lv
+	return nil
+}
+
+// Replace puts lv in the place of the logical volume with the same id; the name
+// may differ. The LV must not be changed afterwards. Errors: ErrNotFound,
+// ErrExists (name), ErrInvalid, ErrLocked, ErrForeignSegment.
+func (vg *VG) Replace(lv *LV) error {
+	old := vg.byID[lv.ID]
+	if old == nil {
+		return fmt.Errorf("volume group %s: logical volume %s with id %v: %w", vg.Name, lv.Name, lv.ID, ErrNotFound)
+	}
+	if err := vg.checkEditable(old); err != nil {
+		return err
+	}
+	delete(vg.byName, old.Name)
+	if err := vg.seal(lv); err != nil {
+		vg.byName[old.Name] = old
+		return err
+	}
+	vg.LVs[slices.Index(vg.LVs, old)] = lv
+	vg.byName[lv.Name], vg.byID[lv.ID] = lv, lv
+	return nil
+}
+
+// Remove takes the logical volume with this id out of the volume group. Errors:
+// ErrNotFound, ErrLocked, ErrForeignSegment.
+func (vg *VG) Remove(id ID) error {
+	lv := vg.byID[id]
+	if lv == nil {
+		return fmt.Errorf("volume group %s: logical volume with id %v: %w", vg.Name, id, ErrNotFound)
+	}
+	if err := vg.checkEditable(lv); err != nil {
+		return err
+	}
+	i := slices.Index(vg.LVs, lv)
+	vg.LVs = slices.Delete(vg.LVs, i, i+1)
+	delete(vg.byName, lv.Name)
+	delete(vg.byID, id)
+	return nil
+}
+
+// checkEditable refuses to touch what lvm2 is working on, or what is not understood.
+func (vg *VG) checkEditable(lv *LV) error {
+	if slices.Contains(lv.Status, statusLocked) || slices.Contains(lv.Status, statusPVMove) {
+		return fmt.Errorf("logical volume %s/%s: %w by pvmove: wait until it is done", vg.Name, lv.Name, ErrLocked)
+	}
+	for i := range lv.Segments {
+		s := &lv.Segments[i]
+		if s.Type != TypeStriped && s.Type != TypeSnapshot {
+			return fmt.Errorf("logical volume %s/%s: %w %q: change it with the lvm2 tools", vg.Name, lv.Name, ErrForeignSegment, s.Type)
+		}
+	}
+	if slices.Contains(vg.merging, lv.Name) {
+		return fmt.Errorf("logical volume %s/%s: %w by lvconvert --merge: wait until it is done", vg.Name, lv.Name, ErrLocked)
+	}
+	return nil
+}
+
+// seal checks a logical volume by itself and fixes its text.
+func (vg *VG) seal(lv *LV) error {
+	if vg.byName[lv.Name] != nil {
+		return fmt.Errorf("volume group %s: logical volume %s: %w", vg.Name, lv.Name, ErrExists)
+	}
+	if err := vg.checkNewLV(lv); err != nil {
+		return fmt.Errorf("volume group %s: logical volume %s: %w", vg.Name, lv.Name, err)
+	}
+	if lv.text == "" {
+		lv.text = lv.encode(vg.PVs)
+	}
+	return nil
+}
+
+func (vg *VG) checkNewLV(lv *LV) error {
+	if _, err := ParseID(string(lv.ID)); err != nil {
+		return err
+	}
+	hidden := len(lv.Segments) == 1 && lv.Segments[0].Type == TypeSnapshot
+	if !hidden {
+		if err := CheckLVName(vg.Name, lv.Name); err != nil {
+			return err
+		}
+	} else if digits, ok := strings.CutPrefix(lv.Name, TypeSnapshot); !ok || digits == "" || strings.Trim(digits, "0123456789") != "" {
+		return fmt.Errorf("the link of a snapshot to its origin must be named snapshot and a number: %w", ErrInvalid)
+	}
+	if len(lv.Segments) == 0 {
+		return fmt.Errorf("it has no segments: %w", ErrInvalid)
+	}
+	for _, tag := range lv.Tags {
+		if err := CheckTag(tag); err != nil {
+			return err
+		}
+	}
+	if err := checkStatus("logical volume "+lv.Name, lv.Status, lvStatusWords); err != nil {
+		return err
+	}
+	lv.sortSegments()
+	for i := range lv.Segments {
+		s := &lv.Segments[i]
+		if err := s.checkShape(len(vg.PVs)); err != nil {
+			return fmt.Errorf("segment %d: %w", i+1, err)
+		}
+	}
+	return nil
+}
+
+// checkShape checks what encode and Validate rely on.
+func (s *Segment) checkShape(pvs int) error {
+	switch {
+	case s.Type == TypeStriped && len(s.Stripes) > 0 && s.Snapshot == nil:
+	case s.Type == TypeSnapshot && len(s.Stripes) == 0 && s.Snapshot != nil:
+	default:
+		return fmt.Errorf("type %q does not fit its stripes or snapshot: %w", s.Type, ErrInvalid)
+	}
+	if s.Start > maxExtents || s.Count > maxExtents {
+		return fmt.Errorf("%d extents at %d are more than LVM2 counts: %w", s.Count, s.Start, ErrInvalid)
+	}
+	for _, stripe := range s.Stripes {
+		if stripe.PV >= pvs || stripe.Start > maxExtents {
+			return fmt.Errorf("a stripe begins at extent %d of physical volume %d: %w", stripe.Start, stripe.PV, ErrInvalid)
+		}
+	}
+	return nil
+}
+
+// Free returns the extents that can be given out, sorted by physical volume and
+// start. What a segment of an unknown type may use counts as used; a missing or
+// not allocatable physical volume has none.
+func (vg *VG) Free() []Range {
+	used := vg.used(func(*Segment) bool { return true })
+	var free []Range
+	i := 0
+	for n, pv := range vg.PVs {
+		next := Extents(0)
+		add := func(end Extents) {
+			if end > next && pv.Allocatable() {
+				free = append(free, Range{n, next, end - next})
+			}
+		}
+		for ; i < len(used) && used[i].area.pv == n; i++ {
+			a := used[i].area
+			add(min(a.start, pv.PECount))
+			next = max(next, a.start+a.count)
+		}
+		add(pv.PECount)
+	}
+	return free
+}
+
+// use is an area and the logical volume that it belongs to.
+type use struct {
+	area area
+	lv   *LV
+}
+
+// used returns the areas of the segments that keep selects, sorted.
+func (vg *VG) used(keep func(*Segment) bool) []use {
+	all := make([]use, 0, len(vg.LVs))
+	for _, lv := range vg.LVs {
+		for i := range lv.Segments {
+			if s := &lv.Segments[i]; keep(s) {
+				for a := range s.used {
+					all = append(all, use{a, lv})
+				}
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b use) int {
+		return cmp.Or(cmp.Compare(a.area.pv, b.area.pv), cmp.Compare(a.area.start, b.area.start))
+	})
+	return all
+}

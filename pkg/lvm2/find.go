@@ -1,0 +1,221 @@
+package lvm2
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// finder collects physical volumes and finds out which volume group they are.
+type finder struct {
+	disks    []*disk
+	opened   []*device // closed again by close
+	problems []error
+}
+
+func (f *finder) close() {
+	for _, d := range f.opened {
+		d.file.Close()
+	}
+}
+
+// add looks at a device. One that is open already is used as it is: closing a
+// device that was open for writing makes udev probe it.
+func (f *finder) add(path string, open map[identity]*device) {
+	d, err := f.openOnce(path, open)
+	var p *disk
+	if d != nil {
+		p, err = inspect(d)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		f.problems = append(f.problems, err)
+	}
+	if p != nil {
+		f.disks = append(f.disks, p)
+	}
+}
+
+// openOnce returns nil for a device that was added before under another path.
+func (f *finder) openOnce(path string, open map[identity]*device) (*device, error) {
+	if info, err := os.Stat(path); err == nil {
+		id, err := identify(info)
+		if err == nil && open[id] != nil {
+			if f.seen(id) {
+				return nil, nil
+			}
+			return open[id], nil
+		}
+	}
+	d, err := openDevice(path, os.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	if f.seen(d.id) {
+		return nil, d.file.Close()
+	}
+	f.opened = append(f.opened, d)
+	return d, nil
+}
+
+func (f *finder) seen(id identity) bool {
+	return slices.ContainsFunc(f.disks, func(p *disk) bool { return p.device.id == id })
+}
+
+// areas calls yield for every metadata area.
+func (f *finder) areas(yield func(*metadataArea) bool) {
+	for _, p := range f.disks {
+		for _, a := range p.areas {
+			if !yield(a) {
+				return
+			}
+		}
+	}
+}
+
+// newest returns, for each volume group id, the area with its newest good text:
+// a volume group's name is what that one says, an older one may be from before a
+// rename.
+func (f *finder) newest() map[ID]*metadataArea {
+	best := map[ID]*metadataArea{}
+	for a := range f.areas {
+		if a.text == nil || a.about.id == "" {
+			continue
+		}
+		if b := best[a.about.id]; b == nil || a.about.seqno > b.about.seqno {
+			best[a.about.id] = a
+		}
+	}
+	return best
+}
+
+// group returns the volume group of that name and the devices of its physical
+// volumes.
+func (f *finder) group(name string, id ID, open map[identity]*device) (*VG, []*disk, error) {
+	for {
+		known, problems := len(f.disks), f.problems
+		vg, err := f.vg(name, id)
+		if err != nil {
+			return nil, nil, err
+		}
+		members, err := f.members(vg, open)
+		if err != nil || len(f.disks) == known {
+			return vg, members, err
+		}
+		// A device that only the metadata knew of may have newer metadata.
+		f.problems = problems
+	}
+}
+
+// vg returns the volume group of that name, which must have the given id if
+// one is given.
+func (f *finder) vg(name string, id ID) (*VG, error) {
+	var chosen *metadataArea
+	others := []error{}
+	for vgID, a := range f.newest() {
+		switch {
+		case a.about.name != name:
+		case id != "" && vgID != id:
+			others = append(others, fmt.Errorf("volume group %v has its name now", vgID))
+		case chosen != nil:
+			return nil, fmt.Errorf("%v and %v: %w: rename one of them with vgrename and its id", chosen.about.id, vgID, ErrDuplicateVG)
+		default:
+			chosen = a
+		}
+	}
+	for a := range f.areas {
+		if a.err != nil && (chosen == nil || a.about.id == "" || a.about.id == chosen.about.id) {
+			f.problems = append(f.problems, a.err)
+		}
+	}
+	if chosen == nil {
+		f.problems = append(f.problems, others...)
+		return nil, f.notFound()
+	}
+	if err := f.consistent(chosen); err != nil {
+		return nil, err
+	}
+	vg, err := ParseVG(chosen.text)
+	if err != nil {
+		return nil, fmt.Errorf("device %s: %w", chosen.dev.path, err)
+	}
+	vg.source = source{chosen.header.committed.crc, chosen.header.committed.size}
+	return vg, nil
+}
+
+// notFound tells a volume group that does not exist from one that may be hidden
+// behind damage.
+func (f *finder) notFound() error {
+	if err := errors.Join(f.problems...); errors.Is(err, ErrDamaged) {
+		return fmt.Errorf("no good metadata of it on the devices given: %w: vgcfgrestore or vgck --updatemetadata may repair it", err)
+	}
+	return fmt.Errorf("no device given belongs to it: %w", errors.Join(append(f.problems, ErrNotFound)...))
+}
+
+// consistent refuses to choose among texts that contradict each other.
+func (f *finder) consistent(chosen *metadataArea) error {
+	for a := range f.areas {
+		if a.about.id != chosen.about.id {
+			continue
+		}
+		mine, its := chosen.header.committed, a.header.committed
+		switch {
+		case a.text == nil && a.about.seqno > chosen.about.seqno:
+			return fmt.Errorf("device %s has the newest metadata, seqno %d, and it is damaged; %s has seqno %d: %w: vgck --updatemetadata takes the older", a.dev.path, a.about.seqno, chosen.dev.path, chosen.about.seqno, ErrDamaged)
+		case a.text == nil:
+		case a.about.seqno == chosen.about.seqno && (its.crc != mine.crc || its.size != mine.size):
+			return fmt.Errorf("devices %s and %s have different metadata of the same seqno %d: %w: vgck --updatemetadata repairs it", chosen.dev.path, a.dev.path, a.about.seqno, ErrDamaged)
+		case a.about.seqno < chosen.about.seqno:
+			f.problems = append(f.problems, fmt.Errorf("device %s has old metadata of volume group %s, seqno %d instead of %d: the next change rewrites it", a.dev.path, chosen.about.name, a.about.seqno, chosen.about.seqno))
+		}
+	}
+	return nil
+}
+
+// members finds the devices of the physical volumes and enters their paths into vg.
+func (f *finder) members(vg *VG, open map[identity]*device) ([]*disk, error) {
+	var members []*disk
+	for _, pv := range vg.PVs {
+		p, err := f.disk(pv.ID)
+		if p == nil && err == nil && filepath.IsAbs(pv.hint) {
+			// Not among the devices given, such as one that vgextend added.
+			f.add(pv.hint, open)
+			p, err = f.disk(pv.ID)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if p == nil {
+			f.problems = append(f.problems, pv.notFound())
+			continue
+		}
+		for _, a := range p.areas {
+			if a.text != nil && a.about.id != vg.ID {
+				return nil, fmt.Errorf("device %s is a physical volume of it but has metadata of volume group %s (%v): %w", p.path, a.about.name, a.about.id, ErrDamaged)
+			}
+		}
+		if end := vg.Offset(pv, pv.PECount).Bytes(); end > p.size {
+			f.problems = append(f.problems, fmt.Errorf("device %s has %d bytes, its physical volume %d", p.path, p.size, end))
+		}
+		pv.Device = p.path
+		members = append(members, p)
+	}
+	return members, nil
+}
+
+// disk returns the device with a physical volume id, nil if there is none.
+func (f *finder) disk(id ID) (*disk, error) {
+	var found *disk
+	for _, p := range f.disks {
+		if p.label.id != id {
+			continue
+		}
+		if found != nil {
+			return nil, fmt.Errorf("devices %s and %s are both physical volume %v: %w: remove one, or give it another id with vgimportclone", found.path, p.path, id, ErrDuplicatePV)
+		}
+		found = p
+	}
+	return found, nil
+}

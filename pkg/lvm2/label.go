@@ -1,0 +1,112 @@
+package lvm2
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// Where a physical volume's label is: in one of the first four sectors.
+const (
+	labelSectors    = 4
+	labelSector     = 1 // where lvm2 puts it, and we
+	labelHeader     = 32
+	labelMagic      = "LABELONE"
+	labelType       = "LVM2 001"
+	labelAreas      = labelHeader + idLength + 8
+	labelExtVersion = 2
+	labelUsed       = 1 // the physical volume is in a volume group
+)
+
+// extent of a device, in bytes.
+type region struct{ offset, size size.Bytes }
+
+// label is the label of a physical volume.
+type label struct {
+	id       ID
+	size     size.Bytes // of the device
+	data     []region   // the last may have size 0: to the end of the device
+	metadata []region
+	used     bool // in a volume group; lvm2 notes it since 2.02.99
+}
+
+// findLabel looks for a label in the first sectors of a device. It returns nil
+// if there is none, and an error if there is one that lvm2 would not take.
+func findLabel(b []byte) (*label, error) {
+	for n := range labelSectors {
+		s := b[n*size.SectorBytes : (n+1)*size.SectorBytes]
+		if string(s[:8]) != labelMagic || string(s[24:32]) != labelType || binary.LittleEndian.Uint64(s[8:]) != uint64(n) {
+			continue
+		}
+		if binary.LittleEndian.Uint32(s[16:]) != checksum(s[20:]) {
+			return nil, fmt.Errorf("the LVM2 label in sector %d has a wrong checksum: %w", n, ErrDamaged)
+		}
+		l, err := decodeLabel(s)
+		if err != nil {
+			return nil, fmt.Errorf("the LVM2 label in sector %d: %w", n, err)
+		}
+		return l, nil
+	}
+	return nil, nil
+}
+
+func decodeLabel(s []byte) (*label, error) {
+	if binary.LittleEndian.Uint32(s[20:]) != labelHeader {
+		return nil, fmt.Errorf("its header is not at byte %d: %w", labelHeader, ErrDamaged)
+	}
+	id, err := ParseID(string(s[labelHeader : labelHeader+idLength]))
+	if err != nil {
+		return nil, fmt.Errorf("%v: %w", err, ErrDamaged)
+	}
+	l := &label{id: id, size: size.Bytes(binary.LittleEndian.Uint64(s[labelHeader+idLength:]))}
+	rest := s[labelAreas:]
+	if l.data, rest, err = decodeRegions(rest); err != nil {
+		return nil, err
+	}
+	if l.metadata, rest, err = decodeRegions(rest); err != nil {
+		return nil, err
+	}
+	l.used = len(rest) >= 8 && binary.LittleEndian.Uint32(rest) > 0 && binary.LittleEndian.Uint32(rest[4:])&labelUsed != 0
+	return l, nil
+}
+
+// decodeRegions reads a list that ends with 16 zero bytes.
+func decodeRegions(b []byte) (list []region, rest []byte, err error) {
+	for len(b) >= 16 {
+		r := region{size.Bytes(binary.LittleEndian.Uint64(b)), size.Bytes(binary.LittleEndian.Uint64(b[8:]))}
+		b = b[16:]
+		if r.offset == 0 {
+			return list, b, nil
+		}
+		list = append(list, r)
+	}
+	return nil, nil, fmt.Errorf("a list of areas has no end: %w", ErrDamaged)
+}
+
+// encode returns the label as it stands in sector labelSector.
+func (l *label) encode() []byte {
+	s := make([]byte, 0, size.SectorBytes)
+	s = append(s, labelMagic...)
+	s = binary.LittleEndian.AppendUint64(s, labelSector)
+	s = binary.LittleEndian.AppendUint32(s, 0)
+	s = binary.LittleEndian.AppendUint32(s, labelHeader)
+	s = append(s, labelType...)
+	s = append(s, l.id...)
+	s = binary.LittleEndian.AppendUint64(s, uint64(l.size))
+	for _, list := range [][]region{l.data, l.metadata} {
+		for _, r := range append(list[:len(list):len(list)], region{}) {
+			s = binary.LittleEndian.AppendUint64(s, uint64(r.offset))
+			s = binary.LittleEndian.AppendUint64(s, uint64(r.size))
+		}
+	}
+	s = binary.LittleEndian.AppendUint32(s, labelExtVersion)
+	flags := uint32(0)
+	if l.used {
+		flags = labelUsed
+	}
+	s = binary.LittleEndian.AppendUint32(s, flags)
+	s = s[:size.SectorBytes]
+	binary.LittleEndian.PutUint32(s[16:], checksum(s[20:]))
+	return s
+}

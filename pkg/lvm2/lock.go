@@ -1,0 +1,147 @@
+package lvm2
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// LockMode is how a lock is held.
+type LockMode int
+
+// Shared is for readers, Exclusive for whoever changes metadata or devices.
+const (
+	Shared    LockMode = unix.LOCK_SH
+	Exclusive LockMode = unix.LOCK_EX
+)
+
+// The names of lvm2's lock files.
+const (
+	vgLockPrefix = "V_"
+	globalLock   = "P_global"
+	auxSuffix    = ":aux"
+)
+
+// Lock is a lock that lvm2's tools respect, as this package respects theirs.
+// Locks exclude each other inside one process too.
+type Lock struct {
+	path string
+	file *os.File
+}
+
+// LockVG locks a volume group by its name. It waits until it has the lock or ctx
+// ends. What was read before the lock was held may be out of date.
+func (h Host) LockVG(ctx context.Context, name string, mode LockMode) (*Lock, error) {
+	if err := CheckVGName(name); err != nil {
+		return nil, err
+	}
+	return h.lock(ctx, vgLockPrefix+name, mode)
+}
+
+// LockGlobal takes lvm2's lock on the set of volume groups and physical volumes.
+// Whoever needs both takes it before that of a volume group.
+func (h Host) LockGlobal(ctx context.Context, mode LockMode) (*Lock, error) {
+	return h.lock(ctx, globalLock, mode)
+}
+
+// lock follows lib/locking/lvm-flock.c: everyone passes through an auxiliary
+// lock. A writer keeps it while it waits for the lock itself, so that new
+// readers queue up behind the writer.
+func (h Host) lock(ctx context.Context, name string, mode LockMode) (*Lock, error) {
+	if err := os.MkdirAll(h.lockDir(), 0o700); err != nil {
+		return nil, fmt.Errorf("make lvm2's lock directory: %w", err)
+	}
+	path := filepath.Join(h.lockDir(), name)
+	aux, err := acquire(ctx, path+auxSuffix, Exclusive)
+	if err != nil {
+		return nil, err
+	}
+	if mode == Shared {
+		aux.release()
+		return acquire(ctx, path, mode)
+	}
+	l, err := acquire(ctx, path, mode)
+	aux.release()
+	return l, err
+}
+
+// Intervals between attempts to get a lock: a commit of ours is over in
+// milliseconds, a command of lvm2 in tenths of a second.
+const (
+	firstWait = 200 * time.Microsecond
+	lastWait  = 20 * time.Millisecond
+)
+
+// acquire gets an flock on the file at path. It polls, because a Go program
+// cannot interrupt a blocking flock when ctx ends.
+func acquire(ctx context.Context, path string, mode LockMode) (*Lock, error) {
+	for wait := firstWait; ; wait = min(2*wait, lastWait) {
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("wait for lvm2's lock %s: %w", path, context.Cause(ctx))
+		}
+		l, err := try(path, mode)
+		if l != nil {
+			return l, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// try returns nil if another process has the lock.
+func try(path string, mode LockMode) (*Lock, error) {
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o777)
+		if err != nil {
+			return nil, err
+		}
+		l := &Lock{path, f}
+		err = unix.Flock(int(f.Fd()), int(mode)|unix.LOCK_NB)
+		if err == nil && l.current() {
+			return l, nil
+		}
+		f.Close()
+		switch {
+		case errors.Is(err, unix.EWOULDBLOCK):
+			return nil, nil
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return nil, err
+		}
+		// The file was unlinked by whoever released it: lock the new one.
+	}
+}
+
+// current reports whether the locked file is still the one at the path.
+func (l *Lock) current() bool {
+	mine, err1 := l.file.Stat()
+	there, err2 := os.Stat(l.path)
+	return err1 == nil && err2 == nil && os.SameFile(mine, there)
+}
+
+// release drops the lock, and the file if nobody else waits for it.
+func (l *Lock) release() error {
+	if unix.Flock(int(l.file.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && l.current() {
+		os.Remove(l.path)
+	}
+	return l.file.Close()
+}
+
+// Unlock releases the lock.
+func (l *Lock) Unlock() error {
+	// A shared lock must go before release tries the exclusive one, or two
+	// readers that leave at once would both keep the file.
+	err := unix.Flock(int(l.file.Fd()), unix.LOCK_UN)
+	return errors.Join(err, l.release())
+}

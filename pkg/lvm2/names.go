@@ -1,0 +1,99 @@
+package lvm2
+
+import (
+	"fmt"
+	"strings"
+)
+
+// LVM2's limits on names, in bytes.
+const (
+	maxName   = 127
+	maxDMName = 127 // DM_NAME_LEN less the NUL
+	maxTag    = 1024
+)
+
+// longestLayer is the longest suffix lvm2 puts on a device of an origin or snapshot.
+const longestLayer = "real"
+
+// reservedParts must not occur in the name of a logical volume: lvm2 makes
+// hidden volumes of such names.
+var reservedParts = []string{
+	"_cdata", "_cmeta", "_corig", "_cpool", "_cvol", "_wcorig", "_mimage", "_mlog", "_rimage", "_rmeta",
+	"_tdata", "_tmeta", "_vdata", "_imeta", "_iorig", "_pmspare", "_vorigin",
+}
+
+// CheckVGName reports whether name may be the name of a volume group.
+func CheckVGName(name string) error { return checkName("volume group", name) }
+
+// CheckLVName reports whether a logical volume of this name can be created in
+// the volume group: LVM2's alphabet, its reserved names, and the room that the
+// device-mapper name needs once hyphens are doubled and -real is appended.
+func CheckLVName(vg, lv string) error {
+	if err := checkName("logical volume", lv); err != nil {
+		return err
+	}
+	for _, prefix := range []string{"snapshot", "pvmove"} {
+		if strings.HasPrefix(lv, prefix) {
+			return fmt.Errorf("logical volume name %q begins with the reserved word %q: %w", lv, prefix, ErrInvalid)
+		}
+	}
+	for _, part := range reservedParts {
+		if strings.Contains(lv, part) {
+			return fmt.Errorf("logical volume name %q contains the reserved word %q: %w", lv, part, ErrInvalid)
+		}
+	}
+	if len(vg)+len(lv)+3 > maxName {
+		return fmt.Errorf("logical volume name %q and volume group name %q are together longer than %d bytes: %w", lv, vg, maxName-3, ErrInvalid)
+	}
+	if n := len(DMName(vg, lv, longestLayer)); n > maxDMName {
+		return fmt.Errorf("logical volume name %q needs a device name of %d bytes (hyphens count twice), %d are possible: %w", lv, n, maxDMName, ErrInvalid)
+	}
+	return nil
+}
+
+func checkName(what, name string) error {
+	if name == "" || name == "." || name == ".." || name[0] == '-' {
+		return fmt.Errorf("%s name %q is empty, a dot, or begins with a hyphen: %w", what, name, ErrInvalid)
+	}
+	if len(name) > maxName {
+		return fmt.Errorf("%s name %.20q… has %d bytes, %d are possible: %w", what, name, len(name), maxName, ErrInvalid)
+	}
+	for i := 0; i < len(name); i++ {
+		if c := name[i]; !isAlnum(c) && strings.IndexByte("._+-", c) < 0 {
+			return fmt.Errorf("%s name %q has the character %q, letters, digits and ._+- are possible: %w", what, name, c, ErrInvalid)
+		}
+	}
+	return nil
+}
+
+// CheckTag reports whether tag may be a tag of a volume group or logical volume.
+func CheckTag(tag string) error {
+	if tag == "" || len(tag) > maxTag {
+		return fmt.Errorf("tag %.20q has %d bytes, 1 to %d are possible: %w", tag, len(tag), maxTag, ErrInvalid)
+	}
+	for i := 0; i < len(tag); i++ {
+		if c := tag[i]; !isAlnum(c) && strings.IndexByte("_+.-/=!:&#", c) < 0 {
+			return fmt.Errorf("tag %q has the character %q, letters, digits and _+.-/=!:&# are possible: %w", tag, c, ErrInvalid)
+		}
+	}
+	return nil
+}
+
+// DMName returns the device-mapper name of a logical volume's device: hyphens in
+// both names are doubled. Layer is empty, "real" or "cow".
+func DMName(vg, lv, layer string) string {
+	name := strings.ReplaceAll(vg, "-", "--") + "-" + strings.ReplaceAll(lv, "-", "--")
+	if layer != "" {
+		name += "-" + layer
+	}
+	return name
+}
+
+// DMUUID returns the device-mapper uuid of a logical volume's device.
+func DMUUID(vg, lv ID, layer string) string {
+	uuid := "LVM-" + string(vg) + string(lv)
+	if layer != "" {
+		uuid += "-" + layer
+	}
+	return uuid
+}

@@ -1,0 +1,189 @@
+package lvm2
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+)
+
+// Store is an open volume group: its name and the devices of its physical
+// volumes. It may be used by several goroutines.
+type Store struct {
+	host  Host
+	name  string
+	paths []string // devices that may be physical volumes of it
+
+	mu       sync.Mutex
+	open     map[identity]*device
+	id       ID              // of the volume group, once it was read
+	seqno    uint64          // the highest that was read or committed
+	vg       *VG             // as last read or committed; nil: read it again
+	areas    []*metadataArea // of its physical volumes
+	problems []error
+	buffer   []byte // the last text written, to be overwritten by the next
+}
+
+// OpenVG finds a volume group among the devices and reads it, under a shared
+// lock of its own: the caller must not hold an exclusive one. Devices that
+// belong to something else, or that do not exist, are passed over. Errors:
+// ErrNotFound, ErrDamaged, ErrDuplicateVG, and those of Read.
+func OpenVG(ctx context.Context, h Host, name string, devices []string) (*Store, error) {
+	lock, err := h.LockVG(ctx, name, Shared)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Unlock()
+	s := &Store{host: h, name: name, paths: devices, open: map[identity]*device{}}
+	if _, err := s.Read(ctx); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Name returns the volume group's name.
+func (s *Store) Name() string { return s.name }
+
+// Close closes the devices. The Store can be used again, it opens them anew.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.close()
+}
+
+func (s *Store) close() error {
+	var errs []error
+	for id, d := range s.open {
+		errs = append(errs, d.file.Close())
+		delete(s.open, id)
+	}
+	s.vg, s.areas = nil, nil
+	return errors.Join(errs...)
+}
+
+// Problems returns what Read and Commit met that did not stop them: a metadata
+// area that is damaged or out of date while others are good, a device that is
+// missing.
+func (s *Store) Problems() []error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.problems
+}
+
+// Read returns the volume group as it is on disk; the caller holds its lock, a
+// shared one is enough. It returns the VG of the last Read or Commit if nothing
+// changed since, which costs one small read per metadata area. The VG must not
+// be changed: Clone it. Errors: ErrNotFound (removed or renamed), ErrDamaged,
+// ErrUnknownStatus, ErrDuplicatePV, ErrDuplicateVG, ErrExported, ErrShared,
+// ErrForeignSystemID. A volume group with a missing physical volume can be read.
+func (s *Store) Read(ctx context.Context) (*VG, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("read volume group %s: %w", s.name, context.Cause(ctx))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.vg != nil && s.complete() && s.unchanged() == nil {
+		return s.vg, nil
+	}
+	if err := s.load(); err != nil {
+		s.close()
+		return nil, fmt.Errorf("read volume group %s: %w", s.name, err)
+	}
+	return s.vg, nil
+}
+
+func (s *Store) complete() bool {
+	for _, pv := range s.vg.PVs {
+		if pv.Device == "" {
+			return false
+		}
+	}
+	return true
+}
+
+// unchanged reports whether the metadata areas are as they were last seen.
+func (s *Store) unchanged() error {
+	for _, a := range s.areas {
+		raw, err := a.readHeader()
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(raw, a.raw) {
+			return fmt.Errorf("metadata area of %s: %w", a.dev.path, ErrConflict)
+		}
+	}
+	return nil
+}
+
+// load reads everything anew.
+func (s *Store) load() error {
+	found := &finder{}
+	defer found.close()
+	for _, path := range s.paths {
+		found.add(path, s.open)
+	}
+	vg, members, err := found.group(s.name, s.id, s.open)
+	if err != nil {
+		return err
+	}
+	if err := vg.checkUsable(s.host); err != nil {
+		return err
+	}
+	// vgcfgrestore may go back; a copy that cannot be read must not.
+	if vg.Seqno < s.seqno && len(found.problems) > 0 {
+		return fmt.Errorf("the newest readable metadata has seqno %d, but %d was here before: %w: %w", vg.Seqno, s.seqno, ErrDamaged, errors.Join(found.problems...))
+	}
+	if err := s.adopt(found, members); err != nil {
+		return err
+	}
+	if s.vg == nil || !sameText(s.vg, vg) {
+		s.vg = vg
+	}
+	s.id, s.seqno = vg.ID, vg.Seqno
+	s.problems = found.problems
+	return nil
+}
+
+// adopt keeps the members' devices open for writing, and no others.
+func (s *Store) adopt(found *finder, members []*disk) error {
+	keep := map[identity]bool{}
+	s.areas = nil
+	for _, p := range members {
+		keep[p.device.id] = true
+		if s.open[p.device.id] == nil {
+			d, err := openDevice(p.path, os.O_RDWR)
+			if err != nil {
+				return err
+			}
+			s.open[d.id] = d
+		}
+		for _, a := range p.areas {
+			a.dev = s.open[p.device.id]
+			a.text = nil
+			s.areas = append(s.areas, a)
+		}
+	}
+	for id, d := range s.open {
+		if !keep[id] {
+			d.file.Close()
+			delete(s.open, id)
+		}
+	}
+	return nil
+}
+
+// sameText reports whether two readings gave the same metadata and devices.
+func sameText(a, b *VG) bool {
+	if a.source != b.source || len(a.PVs) != len(b.PVs) {
+		return false
+	}
+	for i := range a.PVs {
+		if a.PVs[i].Device != b.PVs[i].Device {
+			return false
+		}
+	}
+	return true
+}

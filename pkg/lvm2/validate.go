@@ -1,0 +1,158 @@
+package lvm2
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+)
+
+// maxSeqno is the last generation: LVM2 counts in 32 bits, and a seqno is never reused.
+const maxSeqno = 1<<32 - 2
+
+// Validate checks what lvm2 checks before and after a commit, so that nothing
+// is written that it could not read again: names, ids, tags, gapless segments
+// inside their physical volumes, no extent used twice, snapshots whose origin
+// and store exist. Error: ErrInvalid.
+func (vg *VG) Validate() error {
+	if err := vg.validate(); err != nil {
+		return fmt.Errorf("volume group %s: %w", vg.Name, err)
+	}
+	return nil
+}
+
+func (vg *VG) validate() error {
+	if err := CheckVGName(vg.Name); err != nil {
+		return err
+	}
+	if _, err := ParseID(string(vg.ID)); err != nil {
+		return err
+	}
+	if vg.Seqno > maxSeqno {
+		return fmt.Errorf("seqno %d is beyond LVM2's 32 bits: %w", vg.Seqno, ErrInvalid)
+	}
+	for _, tag := range vg.Tags {
+		if err := CheckTag(tag); err != nil {
+			return err
+		}
+	}
+	if err := vg.validatePVs(); err != nil {
+		return err
+	}
+	if err := vg.validateLVs(); err != nil {
+		return err
+	}
+	return vg.validateOverlap()
+}
+
+func (vg *VG) validatePVs() error {
+	ids, keys := map[ID]bool{}, map[string]bool{}
+	if vg.MaxPV > 0 && uint64(len(vg.PVs)) > vg.MaxPV {
+		return fmt.Errorf("%d physical volumes are more than max_pv %d: %w", len(vg.PVs), vg.MaxPV, ErrInvalid)
+	}
+	for _, pv := range vg.PVs {
+		if ids[pv.ID] || keys[pv.key] {
+			return fmt.Errorf("physical volume %s (%v) stands there twice: %w", pv.key, pv.ID, ErrInvalid)
+		}
+		ids[pv.ID], keys[pv.key] = true, true
+	}
+	return nil
+}
+
+func (vg *VG) validateLVs() error {
+	if len(vg.byName) != len(vg.LVs) || len(vg.byID) != len(vg.LVs) {
+		return fmt.Errorf("two logical volumes have the same name or id: %w", ErrInvalid)
+	}
+	visible := uint64(0)
+	for _, lv := range vg.LVs {
+		// max_lv counts a snapshot by its visible link, not by its hidden store.
+		if slices.Contains(lv.Status, StatusVisible) {
+			visible++
+		}
+		if err := checkName("logical volume", lv.Name); err != nil {
+			return err
+		}
+		if err := vg.validateSegments(lv); err != nil {
+			return fmt.Errorf("logical volume %s: %w", lv.Name, err)
+		}
+	}
+	if vg.MaxLV > 0 && visible > vg.MaxLV {
+		return fmt.Errorf("%d logical volumes are more than max_lv %d: %w", visible, vg.MaxLV, ErrInvalid)
+	}
+	return nil
+}
+
+func (vg *VG) validateSegments(lv *LV) error {
+	next := Extents(0)
+	for i := range lv.Segments {
+		s := &lv.Segments[i]
+		if s.Count == 0 || s.Start != next {
+			return fmt.Errorf("segment %d is empty or does not begin at extent %d, where the one before it ends: %w", i+1, next, ErrInvalid)
+		}
+		next += s.Count
+		if n := Extents(len(s.Stripes)); n > 0 && s.Count%n != 0 {
+			return fmt.Errorf("segment %d: %d extents do not divide into %d stripes: %w", i+1, s.Count, n, ErrInvalid)
+		}
+		if len(s.Stripes) > 1 && s.StripeSize == 0 {
+			return fmt.Errorf("segment %d has several stripes but no stripe size: %w", i+1, ErrInvalid)
+		}
+		if err := vg.validateReferences(lv, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (vg *VG) validateReferences(lv *LV, s *Segment) error {
+	for _, stripe := range s.Stripes {
+		if stripe.PV < 0 {
+			if target := vg.byName[stripe.LV]; target == nil || target == lv {
+				return fmt.Errorf("it is mapped to %q, which does not exist: %w", stripe.LV, ErrInvalid)
+			}
+			continue
+		}
+		pv := vg.PVs[stripe.PV]
+		if end := stripe.Start + s.Count/Extents(len(s.Stripes)); end > pv.PECount {
+			return fmt.Errorf("it ends at extent %d of %s, which has %d: %w", end, pv.key, pv.PECount, ErrInvalid)
+		}
+	}
+	if s.Snapshot == nil {
+		return nil
+	}
+	if vg.byName[s.Snapshot.Origin] == nil {
+		return fmt.Errorf("its origin %q does not exist: %w", s.Snapshot.Origin, ErrInvalid)
+	}
+	if vg.byName[s.Snapshot.COWStore] == nil {
+		return fmt.Errorf("its store %q does not exist: %w", s.Snapshot.COWStore, ErrInvalid)
+	}
+	if c := s.Snapshot.ChunkSize; c == 0 || c&(c-1) != 0 {
+		return fmt.Errorf("its chunk size of %d sectors is not a power of two: %w", c, ErrInvalid)
+	}
+	return nil
+}
+
+// validateOverlap looks at striped segments only: how much the others use is a guess.
+func (vg *VG) validateOverlap() error {
+	used := vg.used(func(s *Segment) bool { return s.Type == TypeStriped })
+	for i := 1; i < len(used); i++ {
+		a, b := used[i-1], used[i]
+		if a.area.pv == b.area.pv && a.area.start+a.area.count > b.area.start {
+			return fmt.Errorf("extent %d of %s is used by logical volumes %s and %s: %w",
+				b.area.start, vg.PVs[b.area.pv].key, a.lv.Name, b.lv.Name, ErrInvalid)
+		}
+	}
+	return nil
+}
+
+// newKey returns a name for a physical volume that the volume group does not have yet.
+func (vg *VG) newKey() string {
+	taken := map[string]bool{}
+	for _, pv := range vg.PVs {
+		taken[pv.key] = true
+	}
+	for n := 0; ; n++ {
+		// A logical volume of this name would be hidden by the physical volume's.
+		if key := "pv" + strconv.Itoa(n); !taken[key] && vg.byName[key] == nil {
+			return key
+		}
+	}
+}
