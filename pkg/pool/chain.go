@@ -1,0 +1,202 @@
+package pool
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+)
+
+// stack puts a frozen layer's device over the next newer one's: its store
+// holds what changed between the two cuts, the rest is read from above. Both
+// devices are read-only, nothing may write to a frozen store.
+func (p *Pool) stack(ctx context.Context, v *view, l, newer *layer) error {
+	above, err := p.find(p.device(v, newer.lv, "", udevSnapshot))
+	if err != nil {
+		return err
+	}
+	if above == nil {
+		return fmt.Errorf("snapshot %s of %s: the newer one it reads through has no device", l.lv.Name, newer.lv.Name)
+	}
+	store, err := p.linearTable(v, l.lv)
+	if err != nil {
+		return err
+	}
+	cow, d := p.device(v, l.lv, layerCOW, udevCOW), p.device(v, l.lv, "", udevSnapshot)
+	existed, err := p.find(cow)
+	if err != nil {
+		return err
+	}
+	// A store that was live stays writable below its device until both go.
+	cowDev, pending, err := p.ensure(cow, store, existed == nil || existed.ReadOnly)
+	if err != nil {
+		return err
+	}
+	if pending {
+		if err := p.start(ctx, cow); err != nil {
+			return err
+		}
+	}
+	_, pending, err = p.ensure(d, whole(l.length, dm.Snapshot{
+		Origin: above.Device, COW: cowDev, Persistence: dm.Persistent, Chunk: l.chunk,
+	}), true)
+	if err != nil || !pending {
+		return err
+	}
+	if info, err := p.find(d); err == nil && info != nil && info.Live && !info.Suspended {
+		limited, cancel := context.WithTimeout(ctx, windowLimit)
+		defer cancel()
+		if err := p.dm.Suspend(limited, d.name, dm.SuspendOptions{SkipLockFS: true}); err != nil {
+			return err
+		}
+	}
+	return p.start(ctx, d)
+}
+
+// chainUp makes the content of layer l readable and returns its device's path.
+func (p *Pool) chainUp(ctx context.Context, v *view, o *volume, l *layer) (string, error) {
+	live := o.live()
+	if live == nil {
+		return "", fmt.Errorf("snapshot %s: %w: its volume %s has no live layer", l.lv.Name, ErrPrecondition, o.lv.Name)
+	}
+	top, err := p.find(p.device(v, o.lv, "", udevVisible))
+	if err != nil {
+		return "", err
+	}
+	if top != nil {
+		if err := p.up(ctx, v, o); err != nil {
+			return "", err
+		}
+	} else {
+		// Nothing writes to the volume: its own device is not needed.
+		table, err := p.linearTable(v, o.lv)
+		if err != nil {
+			return "", err
+		}
+		_, _, fresh, err := p.base(ctx, v, o, live, table)
+		if err != nil {
+			return "", err
+		}
+		if fresh {
+			if err := p.start(ctx, p.device(v, live.lv, "", udevSnapshot)); err != nil {
+				return "", err
+			}
+		}
+	}
+	newer := live
+	for i := len(o.layers) - 2; i >= 0 && newer.lv.ID != l.lv.ID; i-- {
+		if err := p.stack(ctx, v, o.layers[i], newer); err != nil {
+			return "", err
+		}
+		newer = o.layers[i]
+	}
+	d := p.device(v, l.lv, "", udevSnapshot)
+	info, err := p.find(d)
+	if err != nil {
+		return "", err
+	}
+	if info == nil {
+		return "", fmt.Errorf("snapshot %s: %w: not in the history of %s", l.lv.Name, ErrPrecondition, o.lv.Name)
+	}
+	return p.dm.EnsureNode(ctx, info.Name, info.Device)
+}
+
+// chainDown removes the devices of frozen layers that nobody has open, oldest
+// first since they are stacked; and if the volume itself is not active, the rest.
+func (p *Pool) chainDown(ctx context.Context, v *view, o *volume) error {
+	for _, l := range o.layers {
+		if l.snap != nil {
+			break
+		}
+		d := p.device(v, l.lv, "", udevSnapshot)
+		info, err := p.find(d)
+		if err != nil {
+			return err
+		}
+		if info != nil && info.OpenCount > 0 {
+			return nil // somebody reads it, and so needs all newer ones
+		}
+		// Without a device, too: an interruption may have left its store's.
+		if err := p.takeDown(ctx, d, p.device(v, l.lv, layerCOW, udevCOW)); err != nil {
+			return err
+		}
+	}
+	top, err := p.find(p.device(v, o.lv, "", udevVisible))
+	if err != nil || top != nil {
+		return err
+	}
+	if live := o.live(); live != nil {
+		d := p.device(v, live.lv, "", udevSnapshot)
+		info, err := p.find(d)
+		if err != nil {
+			return err
+		}
+		if info != nil && info.OpenCount > 0 {
+			return nil
+		}
+		if err := p.takeDown(ctx, d, p.device(v, live.lv, layerCOW, udevCOW)); err != nil {
+			return err
+		}
+	}
+	return p.takeDown(ctx, p.device(v, o.lv, layerReal, udevReal))
+}
+
+// down takes the volume's device away, and what lies below it if nobody reads a
+// snapshot. ErrInUse if the volume is open.
+func (p *Pool) down(ctx context.Context, v *view, o *volume) error {
+	vol := p.device(v, o.lv, "", udevVisible)
+	info, err := p.find(vol)
+	if err != nil {
+		return err
+	}
+	if info != nil {
+		if info.Suspended { // by a process that died
+			if err := p.dm.Resume(info.Name, vol.udev); err != nil {
+				return err
+			}
+		}
+		if err := p.removeDevice(ctx, info.Name, vol.udev); err != nil {
+			return fmt.Errorf("volume %s: %w", o.lv.Name, err)
+		}
+	}
+	return p.chainDown(ctx, v, o)
+}
+
+// intact checks that l and every newer layer down to the live one still hold
+// their content. A lost one poisons those that read through it without a word
+// from the kernel, so all must be asked.
+func (p *Pool) intact(v *view, o *volume, l *layer) error {
+	for _, x := range append([]*layer{l}, o.after(l)...) {
+		if x.lost {
+			return fmt.Errorf("snapshot %s: %w: the store of %s overflowed, or one that it reads through was removed", l.lv.Name, ErrLost, x.lv.Name)
+		}
+		info, err := p.find(p.device(v, x.lv, "", udevSnapshot))
+		if err != nil {
+			return err
+		}
+		if info == nil {
+			continue
+		}
+		status, err := p.snapshotStatus(info.Name)
+		if err != nil {
+			return err
+		}
+		if status.Invalid || status.Overflow {
+			return fmt.Errorf("snapshot %s: %w: the kernel dropped the store of %s", l.lv.Name, ErrLost, x.lv.Name)
+		}
+	}
+	return nil
+}
+
+func (p *Pool) snapshotStatus(name string) (dm.SnapshotStatus, error) {
+	all, err := p.dm.Status(name)
+	if err != nil {
+		return dm.SnapshotStatus{}, err
+	}
+	for _, s := range all {
+		if st, ok := s.Status.(dm.SnapshotStatus); ok {
+			return st, nil
+		}
+	}
+	return dm.SnapshotStatus{}, fmt.Errorf("device %s: no snapshot target in its table", name)
+}

@@ -1,0 +1,92 @@
+package pool
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// Config describes one pool.
+type Config struct {
+	Name        string     // at most 24 bytes of [a-z0-9.-], beginning with a letter or digit
+	VolumeGroup string     // the LVM2 volume group; Name if empty
+	Devices     []string   // globs of block devices
+	Create      bool       // initialise the blank ones of Devices
+	File        string     // instead of Devices: a sparse file behind a loop device, for evaluation
+	Size        size.Bytes // of File when it is made
+
+	Chunk        size.Bytes // of new snapshots' stores, a power of two; 16 KiB if 0
+	FirstStore   size.Bytes // of a new snapshot's store; if 0 a tenth of the volume, from 64 MiB to 4 GiB
+	LayerReserve uint       // percent of the pool that volumes leave to snapshots; 5 if 0
+}
+
+// Options are what is per machine rather than per pool.
+type Options struct {
+	RunDir string    // directory of the pools' locks; /run/csi-dmsnap if empty
+	LVM    lvm2.Host // where LVM2 keeps its locks and hints; its defaults if empty
+}
+
+const (
+	defaultRunDir  = "/run/csi-dmsnap"
+	defaultChunk   = 16 * size.KiB
+	defaultReserve = 5
+)
+
+func (c Config) withDefaults() Config {
+	if c.VolumeGroup == "" {
+		c.VolumeGroup = c.Name
+	}
+	if c.Chunk == 0 {
+		c.Chunk = defaultChunk
+	}
+	if c.LayerReserve == 0 {
+		c.LayerReserve = defaultReserve
+	}
+	return c
+}
+
+func (o Options) withDefaults() Options {
+	if o.RunDir == "" {
+		o.RunDir = defaultRunDir
+	}
+	if o.LVM.Hostname == "" {
+		o.LVM.Hostname, _ = os.Hostname() // only informs people
+	}
+	return o
+}
+
+var poolName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,23}$`)
+
+// Check returns an error that says what is wrong with the configuration.
+func (c Config) Check() error {
+	if !poolName.MatchString(c.Name) {
+		return fmt.Errorf("%w: pool name %q: 1 to 24 of a-z, 0-9, dot and hyphen, beginning with a letter or digit", ErrInvalid, c.Name)
+	}
+	if c.VolumeGroup != "" {
+		if err := lvm2.CheckVGName(c.VolumeGroup); err != nil {
+			return fmt.Errorf("%w: pool %s: %w", ErrInvalid, c.Name, err)
+		}
+	}
+	if c.File != "" && len(c.Devices) > 0 {
+		return fmt.Errorf("%w: pool %s: give devices or a file, not both", ErrInvalid, c.Name)
+	}
+	if c.Create && len(c.Devices) == 0 {
+		return fmt.Errorf("%w: pool %s: create needs devices", ErrInvalid, c.Name)
+	}
+	if c.File != "" && c.Size == 0 {
+		return fmt.Errorf("%w: pool %s: a file needs a size", ErrInvalid, c.Name)
+	}
+	if c.LayerReserve > 90 {
+		return fmt.Errorf("%w: pool %s: a reserve of %d percent leaves no room for volumes", ErrInvalid, c.Name, c.LayerReserve)
+	}
+	if c.Chunk != 0 {
+		if err := cow.CheckChunk(c.Chunk); err != nil {
+			return fmt.Errorf("%w: pool %s: %w", ErrInvalid, c.Name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,408 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// Layers of LVM2's device names: of a volume with a snapshot the device that
+// has its blocks, and of a snapshot the device that has its store.
+const (
+	layerReal = "real"
+	layerCOW  = "cow"
+)
+
+// Udev flags that LVM2 sends with each kind of device, so that its rules treat
+// ours alike: hidden devices are neither scanned nor linked.
+const (
+	udevVisible  = dm.UdevPrimarySource
+	udevReal     = dm.UdevPrimarySource | dm.UdevDisableSubsystem | dm.UdevDisableDisk | dm.UdevDisableOther
+	udevSnapshot = dm.UdevPrimarySource | dm.UdevLowPriority
+	udevCOW      = udevReal | dm.UdevLowPriority
+)
+
+const (
+	windowLimit = 10 * time.Second       // a volume is never kept suspended longer than this
+	busyLimit   = 3 * time.Second        // how long a device may stay open in passing, as by a scan of udev
+	removeLimit = 500 * time.Millisecond // the same where the group's lock is held
+	busyPause   = 20 * time.Millisecond
+)
+
+// device is one dm device that the metadata calls for.
+type device struct {
+	name, uuid string
+	udev       dm.Udev
+}
+
+func (p *Pool) device(v *view, lv *lvm2.LV, layer string, udev dm.Udev) device {
+	return device{name: lvm2.DMName(v.vg.Name, lv.Name, layer), uuid: lvm2.DMUUID(v.vg.ID, lv.ID, layer), udev: udev}
+}
+
+// find returns the kernel's device with d's UUID, which survives renames; nil if there is none.
+func (p *Pool) find(d device) (*dm.Info, error) {
+	info, err := p.dm.InfoByUUID(d.uuid)
+	if errors.Is(err, dm.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &info, nil
+}
+
+// linearTable maps lv onto its physical volumes.
+func (p *Pool) linearTable(v *view, lv *lvm2.LV) (dm.Table, error) {
+	if !linear(lv) {
+		return nil, fmt.Errorf("logical volume %s/%s is not linear: %w", v.vg.Name, lv.Name, ErrPrecondition)
+	}
+	var t dm.Table
+	for _, s := range lv.Segments {
+		pv := v.vg.PVs[s.Stripes[0].PV]
+		dev, err := dm.DeviceOf(pv.Device)
+		if err != nil {
+			return nil, fmt.Errorf("%w: physical volume %s of %s/%s: %w", ErrUnavailable, pv.ID, v.vg.Name, lv.Name, err)
+		}
+		t = append(t, dm.Segment{
+			Start: sectors(v, s.Start), Length: sectors(v, s.Count),
+			Target: dm.Linear{Device: dev, Offset: pv.PEStart + sectors(v, s.Stripes[0].Start)},
+		})
+	}
+	return t, nil
+}
+
+func sectors(v *view, n lvm2.Extents) size.Sectors { return size.Sectors(n) * v.vg.ExtentSize }
+
+func whole(length size.Sectors, t dm.Target) dm.Table {
+	return dm.Table{{Start: 0, Length: length, Target: t}}
+}
+
+// ensure makes d with the given table live if it is absent, and loads the
+// table into its inactive slot if it has another one. It reports the device
+// and whether it needs a resume to take the table in use.
+func (p *Pool) ensure(d device, table dm.Table, readOnly bool) (dm.Device, bool, error) {
+	info, err := p.find(d)
+	if err != nil {
+		return dm.Device{}, false, err
+	}
+	if info == nil {
+		made, err := p.dm.Create(d.name, d.uuid)
+		if err != nil {
+			return dm.Device{}, false, err
+		}
+		if err := p.dm.Load(d.name, table, readOnly); err != nil {
+			return dm.Device{}, false, errors.Join(err, p.dm.Remove(d.name, d.udev))
+		}
+		return made.Device, true, nil
+	}
+	if info.Loaded {
+		// Left by an interrupted change. The kernel refuses a second snapshot
+		// on the same store even where it would take the first one's place.
+		if err := p.dm.Clear(info.Name); err != nil {
+			return dm.Device{}, false, err
+		}
+	}
+	if info.Live {
+		live, err := p.dm.Table(info.Name)
+		if err != nil {
+			return dm.Device{}, false, err
+		}
+		if live.Equal(table) && info.ReadOnly == readOnly {
+			return info.Device, info.Suspended, nil
+		}
+	}
+	return info.Device, true, p.dm.Load(info.Name, table, readOnly)
+}
+
+// start resumes d and makes its node.
+func (p *Pool) start(ctx context.Context, d device) error {
+	if err := p.dm.Resume(d.name, d.udev); err != nil {
+		return err
+	}
+	return p.node(ctx, d)
+}
+
+// node sees to it that d's node is in /dev/mapper.
+func (p *Pool) node(ctx context.Context, d device) error {
+	info, err := p.dm.Info(d.name)
+	if err != nil {
+		return err
+	}
+	_, err = p.dm.EnsureNode(ctx, d.name, info.Device)
+	return err
+}
+
+// up makes the kernel's devices of o what the metadata says, from whatever
+// state an earlier change or an interruption left them in: the volume's device
+// over plain extents, or the four devices of the kernel's snapshot document.
+// It works on a volume in use; whatever happens, nothing stays suspended.
+func (p *Pool) up(ctx context.Context, v *view, o *volume) (err error) {
+	vol := p.device(v, o.lv, "", udevVisible)
+	top, err := p.find(vol)
+	if err != nil {
+		return err
+	}
+	if top != nil && top.Suspended {
+		// A former process died between suspend and resume.
+		defer func() { err = errors.Join(err, p.dm.Resume(top.Name, vol.udev)) }()
+	}
+	table, err := p.linearTable(v, o.lv)
+	if err != nil {
+		return err
+	}
+	length := table.Length()
+	live := o.live()
+	if live == nil {
+		return p.plain(ctx, v, o, vol, top, table)
+	}
+	realDev, realPending, fresh, err := p.base(ctx, v, o, live, table)
+	if err != nil {
+		return err
+	}
+	_, volPending, err := p.ensure(vol, whole(length, dm.SnapshotOrigin{Origin: realDev}), readOnlyLV(o.lv))
+	if err != nil {
+		return err
+	}
+	if !realPending && !fresh && !volPending {
+		_, err := p.dm.EnsureNode(ctx, vol.name, top.Device)
+		return err
+	}
+	if err := p.window(ctx, v, o, live, top, realPending, fresh); err != nil {
+		return err
+	}
+	return p.settleOlder(ctx, v, o, live)
+}
+
+func readOnlyLV(lv *lvm2.LV) bool { return !slices.Contains(lv.Status, lvm2.StatusWrite) }
+
+// base brings up what is below a volume with a live layer: its blocks, the
+// store, and the snapshot, the latter loaded only. realPending says that the
+// blocks have a longer table loaded, fresh that the snapshot is not in use yet.
+func (p *Pool) base(ctx context.Context, v *view, o *volume, live *layer, table dm.Table) (realDev dm.Device, realPending, fresh bool, err error) {
+	base := p.device(v, o.lv, layerReal, udevReal)
+	existed, err := p.find(base)
+	if err != nil {
+		return
+	}
+	if realDev, realPending, err = p.ensure(base, table, readOnlyLV(o.lv)); err != nil {
+		return
+	}
+	if existed == nil || !existed.Live {
+		if err = p.start(ctx, base); err != nil {
+			return
+		}
+		realPending = false
+	}
+	store, err := p.linearTable(v, live.lv)
+	if err != nil {
+		return
+	}
+	cow := p.device(v, live.lv, layerCOW, udevCOW)
+	cowDev, cowPending, err := p.ensure(cow, store, false)
+	if err != nil {
+		return
+	}
+	if cowPending { // the kernel reads the store's size at each allocation: growth counts at once
+		if err = p.start(ctx, cow); err != nil {
+			return
+		}
+	}
+	_, fresh, err = p.ensure(p.device(v, live.lv, "", udevSnapshot), whole(live.length, dm.Snapshot{
+		Origin: realDev, COW: cowDev, Persistence: dm.Persistent, Chunk: live.chunk,
+	}), false)
+	return
+}
+
+// window swaps tables while the volume is held still. Only ioctls are inside.
+// The order is the kernel's: the snapshot before its origin, and the origin
+// last, because resuming it computes how writes are split.
+func (p *Pool) window(ctx context.Context, v *view, o *volume, live *layer, top *dm.Info, realPending, fresh bool) (err error) {
+	vol, base, snap := p.device(v, o.lv, "", udevVisible), p.device(v, o.lv, layerReal, udevReal), p.device(v, live.lv, "", udevSnapshot)
+	inUse := top != nil && top.Live
+	if inUse && fresh {
+		syncMounted(ctx, top.Device) // most of what the freeze would have to write
+	}
+	limited, cancel := context.WithTimeout(ctx, windowLimit)
+	defer cancel()
+	began := time.Now()
+	if inUse && !top.Suspended {
+		// Only a cut must find the file system frozen.
+		if err := p.dm.Suspend(limited, vol.name, dm.SuspendOptions{SkipLockFS: !fresh}); err != nil {
+			return fmt.Errorf("suspending %s: %w", vol.name, err)
+		}
+	}
+	var steps error
+	if fresh {
+		steps = p.dm.Resume(snap.name, snap.udev)
+	}
+	if realPending && steps == nil {
+		steps = p.dm.Resume(base.name, base.udev)
+	}
+	if steps != nil && inUse {
+		// The old table goes on: a new one over a snapshot that failed would not be copied from.
+		steps = errors.Join(steps, p.dm.Clear(vol.name))
+	}
+	if steps == nil || inUse {
+		steps = errors.Join(steps, p.dm.Resume(vol.name, vol.udev))
+	}
+	held := time.Since(began)
+	if steps != nil {
+		return steps
+	}
+	if inUse {
+		klog.FromContext(ctx).V(2).Info("Volume was held", "volume", o.lv.Name, "for", held)
+	}
+	return errors.Join(p.node(ctx, snap), p.node(ctx, vol))
+}
+
+// settleOlder makes every layer that was live before read through the next
+// newer one: its device goes if nobody has it open, else it gets a new table.
+func (p *Pool) settleOlder(ctx context.Context, v *view, o *volume, live *layer) error {
+	newer := live
+	for i := len(o.layers) - 2; i >= 0; i-- {
+		l := o.layers[i]
+		d := p.device(v, l.lv, "", udevSnapshot)
+		info, err := p.find(d)
+		if err != nil {
+			return err
+		}
+		if info == nil {
+			break // older ones are stacked on this one
+		}
+		if info.OpenCount == 0 {
+			if err := p.takeDown(ctx, d, p.device(v, l.lv, layerCOW, udevCOW)); err != nil {
+				return err
+			}
+			break
+		}
+		if err := p.stack(ctx, v, l, newer); err != nil {
+			return err
+		}
+		newer = l
+	}
+	return nil
+}
+
+// plain makes the volume's device a linear one and removes what a former
+// snapshot left.
+func (p *Pool) plain(ctx context.Context, v *view, o *volume, vol device, top *dm.Info, table dm.Table) error {
+	_, pending, err := p.ensure(vol, table, readOnlyLV(o.lv))
+	if err != nil {
+		return err
+	}
+	if top != nil && top.Live && pending && !top.Suspended {
+		limited, cancel := context.WithTimeout(ctx, windowLimit)
+		defer cancel()
+		if err := p.dm.Suspend(limited, vol.name, dm.SuspendOptions{SkipLockFS: true}); err != nil {
+			return fmt.Errorf("suspending %s: %w", vol.name, errors.Join(err, p.dm.Clear(vol.name)))
+		}
+	}
+	if err := p.start(ctx, vol); err != nil {
+		return err
+	}
+	return p.dropSnapshots(ctx, v, o)
+}
+
+// dropSnapshots removes the devices over the volume's -real device, with their stores, and then that.
+func (p *Pool) dropSnapshots(ctx context.Context, v *view, o *volume) error {
+	base := p.device(v, o.lv, layerReal, udevReal)
+	info, err := p.find(base)
+	if err != nil || info == nil {
+		return err
+	}
+	users, err := p.usersOf(info.Device)
+	if err != nil {
+		return err
+	}
+	for _, u := range users {
+		// The snapshot's UUID ends in its own id; with "-cow" it is its store's.
+		if err := p.takeDown(ctx, device{name: u.Name, uuid: u.UUID, udev: udevSnapshot}, p.storeOf(u.UUID)); err != nil {
+			return err
+		}
+	}
+	return p.takeDown(ctx, base)
+}
+
+func (p *Pool) storeOf(uuid string) device {
+	d := device{uuid: uuid + "-" + layerCOW, udev: udevCOW}
+	if info, err := p.find(d); err == nil && info != nil {
+		d.name = info.Name
+	}
+	return d
+}
+
+// usersOf lists the devices whose table names dev.
+func (p *Pool) usersOf(dev dm.Device) ([]dm.ListEntry, error) {
+	all, err := p.dm.List()
+	if err != nil {
+		return nil, err
+	}
+	var users []dm.ListEntry
+	for _, e := range all {
+		deps, err := p.dm.Deps(e.Name)
+		if errors.Is(err, dm.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range deps {
+			if d == dev {
+				users = append(users, e)
+				break
+			}
+		}
+	}
+	return users, nil
+}
+
+// takeDown removes devices in the given order, those that exist.
+func (p *Pool) takeDown(ctx context.Context, devices ...device) error {
+	for _, d := range devices {
+		info, err := p.find(d)
+		if err != nil {
+			return err
+		}
+		if info == nil {
+			continue
+		}
+		if err := p.removeDevice(ctx, info.Name, d.udev); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeDevice removes a device that nobody holds, waiting a little for those
+// who look at every new device in passing.
+func (p *Pool) removeDevice(ctx context.Context, name string, udev dm.Udev) error {
+	deadline := time.Now().Add(removeLimit)
+	for {
+		err := p.dm.Remove(name, udev)
+		if err == nil {
+			return p.dm.RemoveNode(name)
+		}
+		if errors.Is(err, dm.ErrNotFound) {
+			return nil
+		}
+		if !errors.Is(err, dm.ErrBusy) {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%w: %w: something has the device open, see dmsetup info %s and lsof", ErrInUse, err, name)
+		}
+		select {
+		case <-time.After(busyPause):
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", err, context.Cause(ctx))
+		}
+	}
+}

@@ -1,0 +1,112 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// ExpandVolume grows a volume to at least required bytes and at most limit (0:
+// no limit), in whole extents; one that is large enough stays as it is. It works
+// while the volume is in use and while it has snapshots, which keep their size.
+// The extents are on the disk's metadata when it returns, and in the kernel's
+// tables if the volume is active. What a block volume gains is wiped first
+// (*PendingError meanwhile).
+//
+// Errors: ErrNotFound, ErrOutOfRange, ErrNoSpace, ErrPrecondition.
+func (p *Pool) ExpandVolume(ctx context.Context, lv string, required, limit size.Bytes) (Volume, error) {
+	if limit != 0 && limit < required {
+		return Volume{}, fmt.Errorf("%w: the limit %v is below the size %v", ErrOutOfRange, limit, required)
+	}
+	for {
+		wiped := p.wiper.freed()
+		vol, err := run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (Volume, error) { return p.expand(ctx, lv, required, limit) })
+		var wiping *PendingError
+		if !errors.As(err, &wiping) || !wiping.wiping {
+			return vol, err
+		}
+		p.wiper.wake()
+		select {
+		case <-wiped:
+		case <-ctx.Done():
+			return Volume{}, err
+		}
+	}
+}
+
+func (p *Pool) expand(ctx context.Context, lv string, required, limit size.Bytes) (Volume, error) {
+	var wiping *PendingError
+	err := p.do(ctx, &change{what: "expand volume " + lv, edit: func(t *edit) error {
+		o, err := t.source(lv)
+		if err != nil {
+			return err
+		}
+		have := o.lv.Size()
+		if limit != 0 && t.bytesOf(o.lv) > limit {
+			return fmt.Errorf("%w: volume %s/%s has %v already, over the limit %v", ErrOutOfRange, t.vg.Name, lv, t.bytesOf(o.lv), limit)
+		}
+		want, err := t.extentsFor(max(required, 1), limit, 0)
+		if err != nil || want <= have {
+			return err
+		}
+		if err := p.checkRoom(t.view, want-have); err != nil {
+			return err
+		}
+		ranges, err := t.growth(o.lv, want-have, lowEnd)
+		if err != nil {
+			return err
+		}
+		unknown := logicalOutside(t.clean, have, ranges)
+		if o.mode == Block && len(unknown) > 0 {
+			// The device may be in use: it must not show them for a moment.
+			if ranges, err = t.cleanExtents(want - have); err != nil {
+				return err
+			}
+			if ranges == nil {
+				wiping = &PendingError{wiping: true, What: "wiping extents to expand volume " + lv, Total: uint64(size.Bytes(want-have) * t.extent())}
+				return nil // committed: the extents to wipe
+			}
+			unknown = nil
+		}
+		c := o.lv.Clone()
+		c.Segments = appendExtents(c.Segments, ranges...)
+		if all := o.unknown.union(unknown); len(all) > 0 {
+			c.Tags = setTag(c.Tags, tagUnknown, all.String())
+		}
+		return t.put(c)
+	}, act: func(ctx context.Context, v *view) error {
+		if o := v.volumeByLV(lv); o != nil {
+			return p.settle(ctx, v, o)
+		}
+		return nil
+	}})
+	if err != nil {
+		return Volume{}, err
+	}
+	if wiping != nil {
+		return Volume{}, wiping
+	}
+	return p.Volume(ctx, lv)
+}
+
+// cleanExtents picks n wiped extents. If there are not enough it turns the
+// missing number of others into trash, for the wiper, and returns nil.
+func (t *edit) cleanExtents(n lvm2.Extents) ([]lvm2.Range, error) {
+	free := newRangeSet(t.vg.Free()...)
+	clean := t.clean.intersect(free)
+	if clean.size() >= n {
+		return pieces(clean, n, lowEnd), nil
+	}
+	id := lvm2.NewID()
+	trash := &lvm2.LV{
+		Name: trashPrefix + string(id), ID: id, Status: []string{lvm2.StatusRead, lvm2.StatusWrite, lvm2.StatusVisible}, Flags: slices.Clone(handsOff),
+		Tags: []string{tag(tagRole, roleTrash)}, CreationTime: time.Now(),
+	}
+	trash.Segments = appendExtents(nil, pieces(free.subtract(clean), n-clean.size(), lowEnd)...)
+	return nil, t.put(trash)
+}

@@ -1,0 +1,219 @@
+package pool
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// place chooses where new extents go.
+type place int
+
+const (
+	lowEnd  place = iota // volumes: from the start of the disks
+	highEnd              // COW stores: from the end, so that volumes stay in one piece
+)
+
+// allocate picks n free extents: in one piece where they are wiped, else in
+// wiped pieces if no single piece would do, else wherever there is room.
+func (v *view) allocate(n lvm2.Extents, at place) ([]lvm2.Range, error) {
+	free := newRangeSet(v.vg.Free()...)
+	if free.size() < n {
+		return nil, fmt.Errorf("%w: volume group %s has %d free extents of %v, %d are needed", ErrNoSpace, v.vg.Name, free.size(), v.extent(), n)
+	}
+	clean := v.clean.intersect(free)
+	if r, ok := onePiece(clean, n, at); ok {
+		return []lvm2.Range{r}, nil
+	}
+	if r, ok := onePiece(free, n, at); ok {
+		return []lvm2.Range{r}, nil
+	}
+	if clean.size() >= n {
+		return pieces(clean, n, at), nil
+	}
+	return pieces(free, n, at), nil
+}
+
+// onePiece returns n extents in one piece, the lowest or highest there is.
+func onePiece(s rangeSet, n lvm2.Extents, at place) (lvm2.Range, bool) {
+	if at == highEnd {
+		for _, r := range slices.Backward(s) {
+			if r.Count >= n {
+				return lvm2.Range{PV: r.PV, Start: r.Start + r.Count - n, Count: n}, true
+			}
+		}
+		return lvm2.Range{}, false
+	}
+	for _, r := range s {
+		if r.Count >= n {
+			return lvm2.Range{PV: r.PV, Start: r.Start, Count: n}, true
+		}
+	}
+	return lvm2.Range{}, false
+}
+
+// pieces returns n extents of s from one end of it.
+func pieces(s rangeSet, n lvm2.Extents, at place) []lvm2.Range {
+	var out []lvm2.Range
+	take := func(r lvm2.Range) {
+		k := min(n, r.Count)
+		if at == highEnd {
+			r.Start += r.Count - k
+		}
+		r.Count = k
+		out = append(out, r)
+		n -= k
+	}
+	if at == highEnd {
+		for i := len(s) - 1; i >= 0 && n > 0; i-- {
+			take(s[i])
+		}
+		return out
+	}
+	for i := 0; i < len(s) && n > 0; i++ {
+		take(s[i])
+	}
+	return out
+}
+
+// growth picks n more extents for lv, where its last segment goes on if it can.
+func (v *view) growth(lv *lvm2.LV, n lvm2.Extents, at place) ([]lvm2.Range, error) {
+	free := newRangeSet(v.vg.Free()...)
+	if last := lv.Segments[len(lv.Segments)-1]; len(last.Stripes) == 1 {
+		end := last.Stripes[0].Start + last.Count
+		for _, r := range free {
+			if r.PV == last.Stripes[0].PV && r.Start == end && r.Count >= n {
+				return []lvm2.Range{{PV: r.PV, Start: end, Count: n}}, nil
+			}
+		}
+	}
+	return v.allocate(n, at)
+}
+
+// appendExtents adds ranges to the end of segments, joining what is adjacent as LVM2 does.
+func appendExtents(segments []lvm2.Segment, ranges ...lvm2.Range) []lvm2.Segment {
+	out := slices.Clone(segments)
+	var start lvm2.Extents
+	for _, s := range out {
+		start += s.Count
+	}
+	for _, r := range ranges {
+		if n := len(out); n > 0 && len(out[n-1].Stripes) == 1 &&
+			out[n-1].Stripes[0].PV == r.PV && out[n-1].Stripes[0].Start+out[n-1].Count == r.Start {
+			out[n-1].Count += r.Count
+		} else {
+			out = append(out, lvm2.Segment{Start: start, Count: r.Count, Type: lvm2.TypeStriped, Stripes: []lvm2.Stripe{{PV: r.PV, Start: r.Start}}})
+		}
+		start += r.Count
+	}
+	return out
+}
+
+// physical returns the physical extents of lv in the order of its logical ones.
+// Only linear segments on physical volumes occur in LVs of ours.
+func physical(lv *lvm2.LV) []lvm2.Range {
+	out := make([]lvm2.Range, 0, len(lv.Segments))
+	for _, s := range lv.Segments {
+		out = append(out, lvm2.Range{PV: s.Stripes[0].PV, Start: s.Stripes[0].Start, Count: s.Count})
+	}
+	return out
+}
+
+// linear says whether every segment of lv is a plain piece of a physical volume.
+func linear(lv *lvm2.LV) bool {
+	return len(lv.Segments) > 0 && !slices.ContainsFunc(lv.Segments, func(s lvm2.Segment) bool {
+		return s.Type != lvm2.TypeStriped || len(s.Stripes) != 1 || s.Stripes[0].PV < 0
+	})
+}
+
+// logicalOutside returns which logical extents of an LV made of ranges, the
+// first of which has number start, do not lie in known.
+func logicalOutside(known rangeSet, start lvm2.Extents, ranges []lvm2.Range) rangeSet {
+	var out []lvm2.Range
+	for _, r := range ranges {
+		for _, u := range newRangeSet(r).subtract(known) {
+			out = append(out, lvm2.Range{Start: start + u.Start - r.Start, Count: u.Count})
+		}
+		start += r.Count
+	}
+	return newRangeSet(out...)
+}
+
+// physicalOf maps logical extents of lv to physical ones, in order.
+func physicalOf(lv *lvm2.LV, logical rangeSet) []lvm2.Range {
+	var out []lvm2.Range
+	for _, l := range logical {
+		for _, s := range lv.Segments {
+			lo, hi := max(l.Start, s.Start), min(l.Start+l.Count, s.Start+s.Count)
+			if lo < hi {
+				out = append(out, lvm2.Range{PV: s.Stripes[0].PV, Start: s.Stripes[0].Start + lo - s.Start, Count: hi - lo})
+			}
+		}
+	}
+	return out
+}
+
+// The group remembers in tags which free extents we wiped. LVM2 may use and
+// free extents without telling, but it raises the generation number when it
+// does: the tags hold for the generation that they name and for no other.
+const (
+	maxCleanTag  = 900 // bytes of ranges in one tag
+	maxCleanTags = 8
+)
+
+func readClean(vg *lvm2.VG) rangeSet {
+	var all rangeSet
+	for _, t := range vg.Tags {
+		rest, ours := strings.CutPrefix(t, tagPrefix+tagClean+"=")
+		if !ours {
+			continue
+		}
+		text, err := decodeTag(rest)
+		if err != nil {
+			return nil
+		}
+		seqno, ranges, _ := strings.Cut(text, "/")
+		n, err := strconv.ParseUint(seqno, 10, 64)
+		if err != nil || n != vg.Seqno {
+			return nil
+		}
+		s, err := parseRangeSet(ranges)
+		if err != nil {
+			return nil
+		}
+		all = append(all, s...)
+	}
+	return newRangeSet(all...).intersect(newRangeSet(vg.Free()...))
+}
+
+// writeClean puts the set into the group's tags for the generation that the
+// next commit makes. When it does not fit, the smallest pieces are forgotten.
+func writeClean(vg *lvm2.VG, clean rangeSet) {
+	tags := dropTags(vg.Tags, tagClean)
+	seqno := strconv.FormatUint(vg.Seqno+1, 10)
+	bySize := slices.Clone(clean)
+	slices.SortStableFunc(bySize, func(a, b lvm2.Range) int { return int(int64(b.Count) - int64(a.Count)) })
+	text := ""
+	written := 0
+	flush := func() {
+		if text != "" {
+			tags = append(tags, tag(tagClean, seqno+text))
+			written++
+		}
+		text = ""
+	}
+	for _, r := range bySize {
+		if len(text) > maxCleanTag {
+			flush()
+		}
+		if written == maxCleanTags {
+			break
+		}
+		text += "/" + rangeSet{r}.String()
+	}
+	flush()
+	vg.Tags = tags
+}

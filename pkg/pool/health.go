@@ -1,0 +1,56 @@
+package pool
+
+import (
+	"context"
+	"fmt"
+)
+
+// Health returns what is wrong with a volume; ErrNotFound.
+func (p *Pool) Health(_ context.Context, lv string) ([]Condition, error) {
+	v, err := p.latest()
+	if err != nil {
+		return []Condition{{Inaccessible, "PoolUnavailable", err.Error()}}, nil
+	}
+	o := v.volumeByLV(lv)
+	if o == nil || o.deleted {
+		return nil, fmt.Errorf("volume %s/%s: %w", p.vgName, lv, ErrNotFound)
+	}
+	var out []Condition
+	for _, s := range o.lv.Segments {
+		if len(s.Stripes) == 1 && s.Stripes[0].PV >= 0 && v.vg.PVs[s.Stripes[0].PV].Missing() {
+			out = append(out, Condition{Inaccessible, "DeviceMissing",
+				fmt.Sprintf("physical volume %s of volume group %s is missing", v.vg.PVs[s.Stripes[0].PV].ID, v.vg.Name)})
+			break
+		}
+	}
+	for _, l := range o.layers {
+		if l.named && v.describeSnapshot(l).Lost {
+			out = append(out, Condition{Degraded, "SnapshotLost", fmt.Sprintf("snapshot %s is lost: its store or a newer snapshot's was full, or lvremove took one away; delete it and take a new one", l.name)})
+		}
+	}
+	if l := o.live(); l != nil && !l.lost {
+		if s, err := p.snapshotStatus(p.device(v, l.lv, "", udevSnapshot).name); err == nil && s.Total > 0 && s.Used*100 >= s.Total*lowAt {
+			out = append(out, Condition{Degraded, "SnapshotSpaceLow",
+				fmt.Sprintf("the store of the newest snapshot is %d%% full (%v of %v)", s.Used*100/s.Total, s.Used.Bytes(), s.Total.Bytes())})
+		}
+	}
+	return out, nil
+}
+
+// PoolHealth returns what is wrong with the pool.
+func (p *Pool) PoolHealth(context.Context) []Condition {
+	v, err := p.latest()
+	if err != nil {
+		return []Condition{{Inaccessible, "PoolUnavailable", err.Error()}}
+	}
+	var out []Condition
+	for _, pv := range v.vg.PVs {
+		if pv.Missing() {
+			out = append(out, Condition{Inaccessible, "DeviceMissing", fmt.Sprintf("physical volume %s of volume group %s is missing", pv.ID, v.vg.Name)})
+		}
+	}
+	for _, s := range v.strange {
+		out = append(out, Condition{Degraded, "UnknownTags", s})
+	}
+	return out
+}

@@ -1,0 +1,571 @@
+//go:build kernel
+
+package pool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// testDisks returns the scratch disks, blank.
+func testDisks(t *testing.T) []string {
+	t.Helper()
+	disks := strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")
+	if disks[0] == "" {
+		t.Fatal("DMSNAP_TEST_DISKS names no scratch disk: run these tests by hack/testkernel")
+	}
+	for _, d := range disks {
+		f, err := os.OpenFile(d, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		end, err := f.Seek(0, 2)
+		if err == nil {
+			err = zeroRange(f, 0, size.Bytes(end))
+		}
+		f.Close()
+		if err != nil {
+			t.Fatalf("blanking %s: %v", d, err)
+		}
+	}
+	return disks
+}
+
+// testPool opens a new pool on the first scratch disk. At the test's end the
+// group must be in order for LVM2, and nothing of it stays.
+func testPool(t *testing.T, change func(*Config)) *Pool {
+	t.Helper()
+	c := Config{Name: "pool", VolumeGroup: "vg" + strings.ToLower(strings.NewReplacer("/", "", "_", "").Replace(t.Name())), Devices: testDisks(t)[:1], Create: true, FirstStore: 8 * size.MiB}
+	if change != nil {
+		change(&c)
+	}
+	p := openPool(t, c)
+	t.Cleanup(func() {
+		vgck(t, c.VolumeGroup)
+		if out, err := exec.Command("vgremove", "-ff", "-y", c.VolumeGroup).CombinedOutput(); err != nil {
+			t.Errorf("vgremove: %v\n%s", err, out)
+		}
+	})
+	return p
+}
+
+func openPool(t *testing.T, c Config) *Pool {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	p, err := Open(ctx, c, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Errorf("closing the pool: %v", err)
+		}
+	})
+	return p
+}
+
+// vgck fails the test unless LVM2 finds nothing to complain about.
+func vgck(t *testing.T, vg string) {
+	t.Helper()
+	if out, err := exec.Command("vgck", vg).CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("vgck %s: %v\n%s", vg, err, out)
+	}
+}
+
+func must[T any](v T, err error) func(*testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+func ok(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// directBuffer returns n bytes that O_DIRECT accepts, for the life of the test.
+func directBuffer(t *testing.T, n size.Bytes) []byte {
+	t.Helper()
+	b, err := unix.Mmap(-1, 0, int(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	ok(t, err)
+	t.Cleanup(func() { unix.Munmap(b) })
+	return b
+}
+
+var ioBuffers = map[*testing.T][]byte{}
+
+// ioBuffer is one buffer for all transfers of a test.
+func ioBuffer(t *testing.T) []byte {
+	b := ioBuffers[t]
+	if b == nil {
+		b = directBuffer(t, 4*size.MiB)
+		ioBuffers[t] = b
+		t.Cleanup(func() { delete(ioBuffers, t) })
+	}
+	return b
+}
+
+func readDevice(t *testing.T, path string, length size.Bytes) []byte {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
+	ok(t, err)
+	defer f.Close()
+	b, out := ioBuffer(t), make([]byte, 0, length)
+	for len(out) < int(length) {
+		n, err := f.ReadAt(b[:min(len(b), int(length)-len(out))], int64(len(out)))
+		ok(t, err)
+		out = append(out, b[:n]...)
+	}
+	return out
+}
+
+func writeDevice(t *testing.T, path string, off int64, data []byte) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_DIRECT, 0)
+	ok(t, err)
+	defer f.Close()
+	b := ioBuffer(t)
+	_, err = f.WriteAt(b[:copy(b, data)], off)
+	ok(t, err)
+}
+
+// waitIdle waits until all trash is wiped and free again.
+func waitIdle(t *testing.T, p *Pool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		v := must(p.latest())(t)
+		if len(v.trash) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d deleted logical volumes are still not wiped", len(v.trash))
+		}
+	}
+}
+
+// devicesOf lists the group's devices with their tables, in dmsetup's form.
+func devicesOf(t *testing.T, p *Pool) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	prefix := strings.ReplaceAll(p.vgName, "-", "--") + "-"
+	for _, e := range must(p.dm.List())(t) {
+		if name, ours := strings.CutPrefix(e.Name, prefix); ours {
+			out[name] = strings.TrimSpace(must(p.dm.Table(e.Name))(t).String())
+		}
+	}
+	return out
+}
+
+func TestFourDevices(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 64 * size.MiB, Mode: Block}))(t)
+	if n := len(devicesOf(t, p)); n != 0 {
+		t.Errorf("a volume that nobody uses has %d devices", n)
+	}
+	path := must(p.Activate(ctx, v.LV))(t)
+	if tables := devicesOf(t, p); len(tables) != 1 || !strings.HasPrefix(tables["base"], "0 131072 linear ") {
+		t.Errorf("an active volume: %v", tables)
+	}
+	before := bytes.Repeat([]byte("old content "), 4096/4)[:4096]
+	writeDevice(t, path, 0, before)
+	for i, name := range []string{"snap1", "snap2", "snap3"} {
+		s := must(p.CreateSnapshot(ctx, name, v.LV))(t)
+		again := must(p.CreateSnapshot(ctx, name, v.LV))(t)
+		if again != s {
+			t.Errorf("asked again for %s: %+v, the first time %+v", name, again, s)
+		}
+		tables := devicesOf(t, p)
+		real, cow := must(p.dm.Info(p.vgName+"-base-real"))(t), must(p.dm.Info(p.vgName+"-"+name+"-cow"))(t)
+		want := map[string]string{
+			"base":        fmt.Sprintf("0 131072 snapshot-origin %v", real.Device),
+			name:          fmt.Sprintf("0 131072 snapshot %v %v P 32", real.Device, cow.Device),
+			"base-real":   tables["base-real"],
+			name + "-cow": tables[name+"-cow"],
+		}
+		if fmt.Sprint(tables) != fmt.Sprint(want) || !strings.Contains(tables["base-real"], " linear ") || !strings.Contains(tables[name+"-cow"], " linear ") {
+			t.Errorf("after %d snapshots there are\n%v, want\n%v", i+1, tables, want)
+		}
+		writeDevice(t, path, 0, bytes.Repeat([]byte{byte('a' + i)}, 4096))
+	}
+	// Every snapshot has its own content, the newest and those below it.
+	for i, name := range []string{"snap1", "snap2", "snap3"} {
+		r := must(p.CreateVolume(ctx, VolumeSpec{Name: "restored-" + name, Mode: Block, Source: Source{FromSnapshot, name}}))(t)
+		got := readDevice(t, must(p.Activate(ctx, r.LV))(t), 4096)
+		want := before
+		if i > 0 {
+			want = bytes.Repeat([]byte{byte('a' + i - 1)}, 4096)
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("restored %s begins with %q, want %q", name, got[:16], want[:16])
+		}
+		ok(t, p.Deactivate(ctx, r.LV))
+		ok(t, p.DeleteVolume(ctx, r.LV))
+	}
+	if n := len(devicesOf(t, p)); n != 4 {
+		t.Errorf("after the restores there are %v", devicesOf(t, p))
+	}
+	// The middle one first: it must stay below for the oldest.
+	for _, name := range []string{"snap2", "snap1", "snap3"} {
+		ok(t, p.DeleteSnapshot(ctx, name))
+	}
+	waitIdle(t, p)
+	if tables := devicesOf(t, p); len(tables) != 1 || !strings.HasPrefix(tables["base"], "0 131072 linear ") {
+		t.Errorf("without snapshots: %v", tables)
+	}
+	ok(t, p.Deactivate(ctx, v.LV))
+	ok(t, p.DeleteVolume(ctx, v.LV))
+	waitIdle(t, p)
+	if c := must(p.latest())(t); len(c.vg.LVs) != 0 || len(devicesOf(t, p)) != 0 {
+		t.Errorf("left: %d logical volumes, devices %v", len(c.vg.LVs), devicesOf(t, p))
+	}
+}
+
+// TestHistories compares every snapshot's bytes with a model in memory while
+// volumes are written, cut, grown, deleted and restored in random order, with
+// the pool closed and opened in between.
+func TestHistories(t *testing.T) {
+	const block = 4096
+	ctx := context.Background()
+	c := Config{Name: "pool", VolumeGroup: "vghistories", Devices: testDisks(t)[:1], Create: true, FirstStore: 4 * size.MiB}
+	p := openPool(t, c)
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	type snapshot struct {
+		lv      string
+		content []byte
+	}
+	type vol struct {
+		lv, path  string
+		content   []byte
+		snapshots []snapshot
+	}
+	var vols []*vol
+	for i := range 2 {
+		v := must(p.CreateVolume(ctx, VolumeSpec{Name: fmt.Sprintf("v%d", i), Size: 16 * size.MiB, Mode: Block}))(t)
+		vols = append(vols, &vol{lv: v.LV, path: must(p.Activate(ctx, v.LV))(t), content: make([]byte, 16*size.MiB)})
+	}
+	check := func(s snapshot, what string) {
+		t.Helper()
+		n := fmt.Sprintf("check-%d", r.Uint32())
+		cp := must(p.CreateVolume(ctx, VolumeSpec{Name: n, Mode: Block, Source: Source{FromSnapshot, s.lv}}))(t)
+		got := readDevice(t, must(p.Activate(ctx, cp.LV))(t), cp.Size)
+		if !bytes.Equal(got[:len(s.content)], s.content) {
+			for i := 0; i < len(s.content); i += block {
+				if !bytes.Equal(got[i:i+block], s.content[i:i+block]) {
+					t.Fatalf("seed %d: %s: snapshot %s has wrong bytes at block %d", seed, what, s.lv, i/block)
+				}
+			}
+		}
+		ok(t, p.Deactivate(ctx, cp.LV))
+		ok(t, p.DeleteVolume(ctx, cp.LV))
+	}
+	for step := range 120 {
+		v := vols[r.IntN(len(vols))]
+		switch k := r.IntN(20); {
+		case k < 9:
+			for range 1 + r.IntN(20) {
+				data := bytes.Repeat([]byte{byte(r.Uint32()), byte(step)}, block/2)
+				off := r.IntN(len(v.content)/block) * block
+				writeDevice(t, v.path, int64(off), data)
+				copy(v.content[off:], data)
+			}
+		case k < 13 && len(v.snapshots) < 6:
+			s := must(p.CreateSnapshot(ctx, fmt.Sprintf("s%d", step), v.lv))(t)
+			v.snapshots = append(v.snapshots, snapshot{s.LV, bytes.Clone(v.content)})
+		case k < 15 && len(v.snapshots) > 0:
+			i := r.IntN(len(v.snapshots))
+			ok(t, p.DeleteSnapshot(ctx, v.snapshots[i].lv))
+			v.snapshots = append(v.snapshots[:i:i], v.snapshots[i+1:]...)
+		case k < 17 && len(v.snapshots) > 0:
+			check(v.snapshots[r.IntN(len(v.snapshots))], fmt.Sprintf("step %d", step))
+		case k == 17 && len(v.content) < int(40*size.MiB):
+			grown := must(p.ExpandVolume(ctx, v.lv, size.Bytes(len(v.content))+4*size.MiB, 0))(t)
+			v.content = append(v.content, make([]byte, int(grown.Size)-len(v.content))...)
+		case k == 18:
+			ok(t, p.Deactivate(ctx, v.lv))
+			v.path = must(p.Activate(ctx, v.lv))(t)
+		case k == 19:
+			ok(t, p.Close())
+			p = openPool(t, c)
+		}
+	}
+	for _, v := range vols {
+		if got := readDevice(t, v.path, size.Bytes(len(v.content))); !bytes.Equal(got, v.content) {
+			t.Errorf("seed %d: volume %s has wrong bytes", seed, v.lv)
+		}
+		for _, s := range v.snapshots {
+			check(s, "at the end")
+		}
+		ok(t, p.Deactivate(ctx, v.lv))
+		ok(t, p.DeleteVolume(ctx, v.lv)) // snapshots outlive their volume
+		for _, s := range v.snapshots {
+			check(s, "after its volume")
+			ok(t, p.DeleteSnapshot(ctx, s.lv))
+		}
+	}
+	waitIdle(t, p)
+	if v := must(p.latest())(t); len(v.vg.LVs) != 0 || len(devicesOf(t, p)) != 0 {
+		t.Errorf("left: %d logical volumes, devices %v", len(v.vg.LVs), devicesOf(t, p))
+	}
+	vgck(t, c.VolumeGroup)
+}
+
+// TestEarlierOwner proves that a new block volume shows nothing of what lay on
+// its extents before: of a deleted volume, and of a disk's former life.
+func TestEarlierOwner(t *testing.T) {
+	ctx := context.Background()
+	secret := bytes.Repeat([]byte("SECRET! "), int(4*size.MiB)/8)
+	var vgDisk string
+	p := testPool(t, func(c *Config) {
+		vgDisk = c.Devices[0]
+		f, err := os.OpenFile(vgDisk, os.O_WRONLY, 0)
+		ok(t, err)
+		for off := 36 * size.MiB; off < 200*size.MiB; off += 4 * size.MiB {
+			_, err := f.WriteAt(secret, int64(off))
+			ok(t, err)
+		}
+		ok(t, f.Sync())
+		f.Close()
+	})
+	clean := func(name string, length size.Bytes) {
+		t.Helper()
+		v := must(p.CreateVolume(ctx, VolumeSpec{Name: name, Size: length, Mode: Block}))(t)
+		path := must(p.Activate(ctx, v.LV))(t)
+		if got := readDevice(t, path, length); !bytes.Equal(got, make([]byte, length)) {
+			t.Errorf("%s shows an earlier owner's bytes at %d", name, bytes.Index(got, []byte("SECRET!")))
+		}
+		for off := size.Bytes(0); off < length; off += 4 * size.MiB {
+			writeDevice(t, path, int64(off), secret)
+		}
+		must(p.CreateSnapshot(ctx, "s-"+name, v.LV))(t)
+		writeDevice(t, path, 0, make([]byte, 4*size.MiB)) // so that the store has secrets too
+		ok(t, p.DeleteSnapshot(ctx, "s-"+name))
+		grown := must(p.ExpandVolume(ctx, v.LV, length+32*size.MiB, 0))(t)
+		if got := readDevice(t, path, grown.Size)[length:]; !bytes.Equal(got, make([]byte, len(got))) {
+			t.Errorf("%s grew over an earlier owner's bytes", name)
+		}
+		ok(t, p.Deactivate(ctx, v.LV))
+		ok(t, p.DeleteVolume(ctx, v.LV))
+	}
+	clean("first", 96*size.MiB)
+	clean("second", 128*size.MiB)
+	waitIdle(t, p)
+	clean("third", 160*size.MiB)
+}
+
+func TestRoom(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	c := must(p.Capacity(ctx))(t)
+	if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "big", Size: c.MaxVolume + 1, Mode: Block}); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("more than MaxVolume: %v", err)
+	}
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "all", Size: c.MaxVolume, Mode: Block}))(t)
+	if left := must(p.Capacity(ctx))(t); left.MaxVolume != 0 {
+		t.Errorf("with all taken, %v can still be created", left.MaxVolume)
+	}
+	if _, err := p.ExpandVolume(ctx, v.LV, v.Size+1, 0); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("expanding in a full pool: %v", err)
+	}
+	must(p.CreateSnapshot(ctx, "in-reserve", v.LV))(t) // that is what the reserve is for
+	ok(t, p.DeleteSnapshot(ctx, "in-reserve"))
+	ok(t, p.DeleteVolume(ctx, v.LV))
+	// Its room is there as soon as it is wiped; creation waits for that.
+	must(p.CreateVolume(ctx, VolumeSpec{Name: "all", Size: c.MaxVolume, Mode: Block}))(t)
+}
+
+func TestInUse(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	f := must(os.Open(path))(t)
+	for name, err := range map[string]error{"delete": p.DeleteVolume(ctx, v.LV), "deactivate": p.Deactivate(ctx, v.LV)} {
+		if !errors.Is(err, ErrInUse) {
+			t.Errorf("%s of an open volume: %v", name, err)
+		}
+	}
+	if len(devicesOf(t, p)) != 1 || must(p.Volume(ctx, v.LV))(t) != v {
+		t.Errorf("a refused delete changed something")
+	}
+	f.Close()
+	ok(t, p.DeleteVolume(ctx, v.LV))
+	ok(t, p.DeleteVolume(ctx, v.LV))
+	if _, err := p.Volume(ctx, v.LV); !errors.Is(err, ErrNotFound) {
+		t.Errorf("after the delete: %v", err)
+	}
+}
+
+// TestSecondProcess: one engine per pool; the second waits for the first.
+func TestSecondProcess(t *testing.T) {
+	p := testPool(t, nil)
+	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	if q, err := Open(ctx, p.config, Options{}); !errors.Is(err, ErrUnavailable) {
+		t.Fatalf("a second engine: %v, %v", q, err)
+	}
+	ok(t, p.Close())
+	openPool(t, p.config)
+}
+
+// TestInterruptedCut: a process that dies between a cut's commit and its
+// ioctls, or inside the window, leaves the cut to its successor.
+func TestInterruptedCut(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	for i, at := range []string{"committed", "suspended"} {
+		first := fmt.Sprintf("s%d", 2*i)
+		writeDevice(t, path, 0, bytes.Repeat([]byte{byte('0' + i)}, 4096))
+		must(p.CreateSnapshot(ctx, first, v.LV))(t)
+		writeDevice(t, path, 0, bytes.Repeat([]byte{byte('A' + i)}, 4096))
+		ok(t, p.do(ctx, &change{what: "half a cut", edit: func(e *edit) error {
+			_, err := p.cut(e, e.volumeByLV(v.LV), fmt.Sprintf("s%d", 2*i+1))
+			return err
+		}}))
+		if at == "suspended" {
+			ok(t, p.dm.Suspend(ctx, p.vgName+"-v", dm.SuspendOptions{}))
+		}
+		ok(t, p.Close())
+		p = openPool(t, p.config)
+		writeDevice(t, path, 0, bytes.Repeat([]byte{byte('a' + i)}, 4096))
+		r := must(p.CreateVolume(ctx, VolumeSpec{Name: fmt.Sprintf("r%d", i), Mode: Block, Source: Source{FromSnapshot, first}}))(t)
+		if got := readDevice(t, must(p.Activate(ctx, r.LV))(t), 4096)[0]; got != byte('0'+i) {
+			t.Errorf("%s: the snapshot before the interrupted cut has %q", at, got)
+		}
+		ok(t, p.Deactivate(ctx, r.LV))
+		if n := len(devicesOf(t, p)); n != 4 {
+			t.Errorf("%s: devices %v", at, devicesOf(t, p))
+		}
+	}
+	ok(t, p.Deactivate(ctx, v.LV))
+}
+
+// TestCutUnderReader cuts again and again while an older snapshot is being
+// read: its device must move below the new layer without the reader noticing.
+func TestCutUnderReader(t *testing.T) {
+	const length = 16 * size.MiB
+	ctx := context.Background()
+	p := testPool(t, nil)
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: length, Mode: Block}))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	content := make([]byte, length)
+	r := rand.New(rand.NewPCG(7, 7))
+	write := func() {
+		for range 40 {
+			data := bytes.Repeat([]byte{byte(r.Uint32())}, 4096)
+			off := r.IntN(len(content)/4096) * 4096
+			writeDevice(t, path, int64(off), data)
+			copy(content[off:], data)
+		}
+	}
+	type open struct {
+		dev  string
+		f    *os.File
+		want []byte
+	}
+	var readers []open
+	for i := range 5 {
+		write()
+		s := must(p.CreateSnapshot(ctx, fmt.Sprintf("s%d", i), v.LV))(t)
+		want := bytes.Clone(content)
+		write()
+		var dev string
+		ok(t, p.do(ctx, &change{what: "open a snapshot", act: func(ctx context.Context, w *view) (err error) {
+			l := w.snapshotByLV(s.LV)
+			dev, err = p.chainUp(ctx, w, w.volumes[l.of], l)
+			return err
+		}}))
+		readers = append(readers, open{dev, must(os.OpenFile(dev, os.O_RDONLY|unix.O_DIRECT, 0))(t), want})
+		for j, o := range readers {
+			if got := readDevice(t, o.dev, length); !bytes.Equal(got, o.want) {
+				t.Fatalf("after cut %d: snapshot %d has wrong bytes", i, j)
+			}
+		}
+	}
+	if n := len(devicesOf(t, p)); n != 2+2*5 {
+		t.Errorf("with five snapshots open there are %d devices: %v", n, devicesOf(t, p))
+	}
+	for _, o := range readers {
+		o.f.Close()
+	}
+	must(p.CreateSnapshot(ctx, "last", v.LV))(t)
+	ok(t, p.Close())
+	p = openPool(t, p.config) // a new process takes down what nobody reads
+	if n := len(devicesOf(t, p)); n != 4 {
+		t.Errorf("with no snapshot open there are %d devices: %v", n, devicesOf(t, p))
+	}
+	ok(t, p.Deactivate(ctx, v.LV))
+}
+
+// TestFullStore: when a store is full and the pool too, the volume goes on, and
+// the snapshot and the older ones are reported lost, for good.
+func TestFullStore(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.FirstStore = 4 * size.MiB })
+	fill := must(p.Capacity(ctx))(t).MaxVolume - 64*size.MiB
+	must(p.CreateVolume(ctx, VolumeSpec{Name: "fill", Size: fill, Mode: Block}))(t)
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 64 * size.MiB, Mode: Block}))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	must(p.CreateSnapshot(ctx, "older", v.LV))(t)
+	writeDevice(t, path, 0, bytes.Repeat([]byte{1}, 4096))
+	must(p.CreateSnapshot(ctx, "newer", v.LV))(t)
+	for i := range int64(16) {
+		writeDevice(t, path, i<<22, bytes.Repeat([]byte{byte(i + 2)}, 1<<22))
+	}
+	for deadline := time.Now().Add(20 * time.Second); !must(p.Snapshot(ctx, "older"))(t).Lost; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the loss was not recorded")
+		}
+	}
+	if got := readDevice(t, path, v.Size)[v.Size-1]; got != 17 {
+		t.Errorf("the volume ends with %d", got)
+	}
+	if h := must(p.Health(ctx, v.LV))(t); len(h) != 2 || h[0].Reason != "SnapshotLost" {
+		t.Errorf("health: %v", h)
+	}
+	ok(t, p.Deactivate(ctx, v.LV))
+	ok(t, p.Close())
+	p = openPool(t, p.config)
+	for _, s := range must(p.Snapshots(ctx))(t) {
+		if !s.Lost {
+			t.Errorf("after a restart snapshot %s is not lost", s.LV)
+		}
+		if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, Source: Source{FromSnapshot, s.LV}}); !errors.Is(err, ErrLost) {
+			t.Errorf("restoring the lost snapshot %s: %v", s.LV, err)
+		}
+	}
+	path = must(p.Activate(ctx, v.LV))(t)
+	ok(t, p.DeleteSnapshot(ctx, "older"))
+	ok(t, p.DeleteSnapshot(ctx, "newer"))
+	waitIdle(t, p)
+	s := must(p.CreateSnapshot(ctx, "again", v.LV))(t)
+	writeDevice(t, path, 0, make([]byte, 4096))
+	if s.Lost || must(p.Snapshot(ctx, "again"))(t).Lost {
+		t.Error("a new snapshot is lost too")
+	}
+	ok(t, p.Deactivate(ctx, v.LV))
+}

@@ -1,0 +1,62 @@
+package pool
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+const (
+	maxLVName   = 59 // so that a CSI id with node and pool fits 128 bytes
+	maxCSIName  = 128
+	trashPrefix = "dmsnap-trash-"
+)
+
+// lvName chooses the name of a new logical volume for a CSI name: the name
+// itself where LVM2 allows it and nobody has it or is still known by it, else a
+// readable part of it with a hash, else that with a number.
+func (v *view) lvName(csi string) (string, error) {
+	if csi == "" || len(csi) > maxCSIName {
+		return "", fmt.Errorf("%w: a name has 1 to %d bytes, this one %d", ErrInvalid, maxCSIName, len(csi))
+	}
+	name := csi
+	if rest, reserved := strings.CutPrefix(name, "snapshot"); reserved {
+		name = "snap" + rest // LVM2 keeps names that begin with "snapshot" for itself
+	}
+	if len(name) > maxLVName-4 || strings.HasPrefix(name, trashPrefix) || lvm2.CheckLVName(v.vg.Name, name) != nil {
+		name = hashed(csi)
+	}
+	if err := lvm2.CheckLVName(v.vg.Name, name); err != nil {
+		return "", fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	base := name
+	for n := 2; v.vg.LV(name) != nil || v.sources[name]; n++ {
+		name = fmt.Sprintf("%s-%d", base, n)
+	}
+	return name, nil
+}
+
+// hashed returns the letters and digits that csi begins with and a hash of all of it.
+func hashed(csi string) string {
+	var b strings.Builder
+	for i := 0; i < len(csi) && b.Len() < 24; i++ {
+		if c := csi[i]; 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' {
+			b.WriteByte(c)
+		}
+	}
+	sum := sha256.Sum256([]byte(csi))
+	return "dmsnap-" + b.String() + "-" + hex.EncodeToString(sum[:8])
+}
+
+// hiddenName returns a free name for the hidden LV that joins a snapshot's
+// store to its origin, numbered as LVM2 does.
+func (v *view) hiddenName() string {
+	for n := 0; ; n++ {
+		if name := fmt.Sprintf("snapshot%d", n); v.vg.LV(name) == nil {
+			return name
+		}
+	}
+}

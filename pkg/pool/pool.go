@@ -1,0 +1,156 @@
+// Package pool is the engine: volumes and snapshots on one LVM2 volume group.
+// It decides which extents and layers there are (package lvm2 writes that to
+// the disks) and keeps device-mapper in line with it (package dm).
+//
+// A change is committed to the metadata first and then carried out in the
+// kernel, so that an interruption at any point is repaired by bringing the
+// kernel in line with the metadata: recovery only rolls forward.
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// refreshPause is how often the metadata is read anew without a reason of ours,
+// to see what LVM2's own commands changed.
+const refreshPause = 2 * time.Second
+
+// Pool is an open pool. Its methods may be called concurrently.
+type Pool struct {
+	name   string
+	vgName string
+	config Config
+	host   lvm2.Host
+	dm     *dm.Client
+	store  *lvm2.Store // used by the committer only
+	log    klog.Logger
+	unhold func() error // releases the pool's lock
+	fresh  bool         // the group's extents all hold zeroes, it was just made on a new file
+
+	ctx     context.Context // ends when the pool is closed
+	cancel  context.CancelFunc
+	changes chan *change
+	stopped chan struct{}         // closed when the committer has ended
+	current atomic.Pointer[view]  // of the last read or commit
+	broken  atomic.Pointer[error] // why the last read failed, if it did
+	keys    keyed
+	wiper   *wiper
+	copies  *copies
+	scrubs  scrubs
+
+	unsettled sync.Map // lvm2.ID of volumes whose devices could not be brought in line
+	attended  sync.Map // lvm2.ID of volumes that the monitor is busy with
+
+	mu     sync.Mutex
+	closed bool
+	work   sync.WaitGroup // operations and background loops
+}
+
+// Open takes the pool's lock, waiting for it as long as ctx lives; makes the
+// volume group or adopts an existing one; and repairs what an interruption left.
+func Open(ctx context.Context, c Config, o Options) (*Pool, error) {
+	c, o = c.withDefaults(), o.withDefaults()
+	if err := c.Check(); err != nil {
+		return nil, err
+	}
+	p := &Pool{
+		name: c.Name, vgName: c.VolumeGroup, config: c, host: o.LVM,
+		log:     klog.FromContext(ctx).WithValues("pool", c.Name),
+		changes: make(chan *change), stopped: make(chan struct{}),
+		keys: keyed{held: map[string]chan struct{}{}}, scrubs: scrubs{jobs: map[string]*scrubJob{}},
+	}
+	p.ctx, p.cancel = context.WithCancel(klog.NewContext(context.Background(), p.log))
+	p.copies = &copies{pool: p, jobs: map[string]*copyJob{}}
+	p.wiper = newWiper(p)
+	if err := p.open(ctx, o); err != nil {
+		p.cancel()
+		return nil, fmt.Errorf("opening pool %s: %w", c.Name, errors.Join(err, p.release()))
+	}
+	go p.commitLoop()
+	if err := p.repair(ctx); err != nil {
+		return nil, fmt.Errorf("opening pool %s: %w", c.Name, errors.Join(err, p.Close()))
+	}
+	p.background(p.wiper.loop)
+	p.background(p.monitor)
+	return p, nil
+}
+
+// open gets hold of all that the pool needs from the machine.
+func (p *Pool) open(ctx context.Context, o Options) (err error) {
+	if p.unhold, err = hold(ctx, o.RunDir, p.vgName); err != nil {
+		return err
+	}
+	if p.dm, err = dm.Open(); err != nil {
+		return err
+	}
+	for _, target := range []string{"linear", "snapshot", "snapshot-origin"} {
+		if _, err := p.dm.TargetVersion(target); err != nil {
+			return fmt.Errorf("the kernel has no device-mapper target %s (module dm-snapshot): %w", target, err)
+		}
+	}
+	p.store, err = p.openGroup(ctx)
+	return err
+}
+
+// Name returns the pool's name.
+func (p *Pool) Name() string { return p.name }
+
+// begin registers a piece of background work; false once the pool is closed.
+func (p *Pool) begin() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
+	}
+	p.work.Add(1)
+	return true
+}
+
+func (p *Pool) background(loop func(context.Context)) {
+	if p.begin() {
+		go func() {
+			defer p.work.Done()
+			loop(p.ctx)
+		}()
+	}
+}
+
+// Close ends background work and releases the pool's lock. Devices stay as they
+// are: pods go on using them.
+func (p *Pool) Close() error {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil
+	}
+	p.closed = true
+	p.mu.Unlock()
+	p.cancel()
+	<-p.stopped
+	p.work.Wait()
+	return p.release()
+}
+
+func (p *Pool) release() error {
+	var errs []error
+	if p.store != nil {
+		errs = append(errs, p.store.Close())
+	}
+	if p.dm != nil {
+		errs = append(errs, p.dm.Close())
+	}
+	if p.unhold != nil {
+		errs = append(errs, p.unhold())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,128 @@
+package pool
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// rangeSet is a set of physical extents: sorted, not overlapping, not touching.
+type rangeSet []lvm2.Range
+
+func compareRanges(a, b lvm2.Range) int {
+	if a.PV != b.PV {
+		return a.PV - b.PV
+	}
+	if a.Start < b.Start {
+		return -1
+	}
+	if a.Start > b.Start {
+		return 1
+	}
+	return 0
+}
+
+// newRangeSet sorts ranges and joins those that touch or overlap.
+func newRangeSet(ranges ...lvm2.Range) rangeSet {
+	sorted := slices.Clone(ranges)
+	slices.SortFunc(sorted, compareRanges)
+	var out rangeSet
+	for _, r := range sorted {
+		if r.Count == 0 {
+			continue
+		}
+		if n := len(out); n > 0 && out[n-1].PV == r.PV && r.Start <= out[n-1].Start+out[n-1].Count {
+			out[n-1].Count = max(out[n-1].Start+out[n-1].Count, r.Start+r.Count) - out[n-1].Start
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// size returns the number of extents in the set.
+func (s rangeSet) size() lvm2.Extents {
+	var n lvm2.Extents
+	for _, r := range s {
+		n += r.Count
+	}
+	return n
+}
+
+// union returns the extents of either set.
+func (s rangeSet) union(t rangeSet) rangeSet { return newRangeSet(append(slices.Clone(s), t...)...) }
+
+// intersect returns the extents of both sets.
+func (s rangeSet) intersect(t rangeSet) rangeSet {
+	var out rangeSet
+	for i, j := 0, 0; i < len(s) && j < len(t); {
+		a, b := s[i], t[j]
+		if a.PV == b.PV {
+			lo, hi := max(a.Start, b.Start), min(a.Start+a.Count, b.Start+b.Count)
+			if lo < hi {
+				out = append(out, lvm2.Range{PV: a.PV, Start: lo, Count: hi - lo})
+			}
+		}
+		if a.PV < b.PV || a.PV == b.PV && a.Start+a.Count < b.Start+b.Count {
+			i++
+		} else {
+			j++
+		}
+	}
+	return out
+}
+
+// subtract returns the extents of s that are not in t.
+func (s rangeSet) subtract(t rangeSet) rangeSet {
+	var out rangeSet
+	j := 0
+	for _, r := range s {
+		for j < len(t) && (t[j].PV < r.PV || t[j].PV == r.PV && t[j].Start+t[j].Count <= r.Start) {
+			j++
+		}
+		for k := j; k < len(t) && t[k].PV == r.PV && t[k].Start < r.Start+r.Count; k++ {
+			if t[k].Start > r.Start {
+				out = append(out, lvm2.Range{PV: r.PV, Start: r.Start, Count: t[k].Start - r.Start})
+			}
+			end := min(t[k].Start+t[k].Count, r.Start+r.Count)
+			r.Count -= end - r.Start
+			r.Start = end
+		}
+		if r.Count > 0 {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// String prints the set as "PV.START+COUNT/…", numbers in base 36.
+func (s rangeSet) String() string {
+	parts := make([]string, len(s))
+	for i, r := range s {
+		parts[i] = strconv.Itoa(r.PV) + "." + strconv.FormatUint(uint64(r.Start), 36) + "+" + strconv.FormatUint(uint64(r.Count), 36)
+	}
+	return strings.Join(parts, "/")
+}
+
+// parseRangeSet is the inverse of String.
+func parseRangeSet(text string) (rangeSet, error) {
+	if text == "" {
+		return nil, nil
+	}
+	var out []lvm2.Range
+	for _, part := range strings.Split(text, "/") {
+		pv, rest, ok1 := strings.Cut(part, ".")
+		start, count, ok2 := strings.Cut(rest, "+")
+		p, err1 := strconv.ParseUint(pv, 10, 16)
+		a, err2 := strconv.ParseUint(start, 36, 62)
+		n, err3 := strconv.ParseUint(count, 36, 62)
+		if !ok1 || !ok2 || err1 != nil || err2 != nil || err3 != nil {
+			return nil, fmt.Errorf("extent range %q is not PV.START+COUNT", part)
+		}
+		out = append(out, lvm2.Range{PV: int(p), Start: lvm2.Extents(a), Count: lvm2.Extents(n)})
+	}
+	return newRangeSet(out...), nil
+}

@@ -1,0 +1,116 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// repair brings the kernel in line with the metadata after an interruption at
+// any point, and picks up work that was under way.
+func (p *Pool) repair(ctx context.Context) error {
+	var unfinished []string
+	err := p.do(ctx, &change{what: "repair volume group " + p.vgName, edit: func(t *edit) error {
+		if p.fresh {
+			t.wiped, t.changed = newRangeSet(t.vg.Free()...), true
+		}
+		for _, o := range t.volumes {
+			// A crash cannot leave such layers behind; LVM2's lvremove of a snapshot can.
+			if k := len(o.layers) - len(t.needed(o)); k > 0 {
+				if err := t.discard(storesOf(o.layers[:k])...); err != nil {
+					return err
+				}
+			}
+			if o.deleted && len(t.needed(o)) == 0 {
+				if err := t.discard(o.lv); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}, act: func(ctx context.Context, v *view) error {
+		for _, s := range v.strange {
+			p.log.Info("Left alone, its tags make no sense", "what", s)
+		}
+		var errs []error
+		for _, o := range v.volumes {
+			if o.copyOf != "" && !o.deleted {
+				unfinished = append(unfinished, o.lv.Name)
+			}
+			if err := p.settle(ctx, v, o); err != nil {
+				errs = append(errs, fmt.Errorf("volume %s: %w", o.lv.Name, err))
+				continue
+			}
+			if err := p.chainDown(ctx, v, o); err != nil {
+				errs = append(errs, fmt.Errorf("history of volume %s: %w", o.lv.Name, err))
+			}
+		}
+		errs = append(errs, p.sweep(ctx, v))
+		if err := errors.Join(errs...); err != nil {
+			// One volume in a bad state must not keep the others from being served.
+			p.log.Error(err, "Repair left something undone; it is tried again when the volume is used")
+		}
+		return nil
+	}})
+	if err != nil {
+		return err
+	}
+	for _, lv := range unfinished {
+		p.copies.start(lv)
+	}
+	return nil
+}
+
+// sweep removes the devices of logical volumes that are trash, top ones first,
+// unless somebody has them open.
+func (p *Pool) sweep(ctx context.Context, v *view) error {
+	if len(v.trash) == 0 {
+		return nil
+	}
+	gone := map[string]bool{}
+	for _, lv := range v.trash {
+		gone[string(lv.ID)] = true
+	}
+	all, err := p.dm.List()
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, e := range all {
+		if id, _, ok := splitUUID(v.vg.ID, e.UUID); ok && gone[id] {
+			names = append(names, e.Name)
+		}
+	}
+	for progress := true; progress && len(names) > 0; {
+		progress = false
+		var left []string
+		for _, name := range names {
+			info, err := p.dm.Info(name)
+			if err != nil || info.OpenCount > 0 {
+				left = append(left, name)
+				continue
+			}
+			if err := p.removeDevice(ctx, name, udevReal); err != nil {
+				return err
+			}
+			progress = true
+		}
+		names = left
+	}
+	if len(names) > 0 {
+		p.log.Info("Devices of deleted logical volumes are open, their space stays in use", "devices", names)
+	}
+	return nil
+}
+
+// splitUUID takes a dm UUID of LVM2 apart: the LV's id and the layer.
+func splitUUID(vg lvm2.ID, uuid string) (lv, layer string, ok bool) {
+	rest, ok := strings.CutPrefix(uuid, lvm2.DMUUID(vg, "", ""))
+	if !ok || len(rest) < 32 {
+		return "", "", false
+	}
+	return rest[:32], strings.TrimPrefix(rest[32:], "-"), true
+}

@@ -1,0 +1,161 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+const holdPause = 100 * time.Millisecond
+
+// hold takes the exclusive right to run a pool's engine on this machine. Two
+// would each think that devices and unfinished work of the other are leftovers.
+func hold(ctx context.Context, dir, vg string) (release func() error, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, vg+".lock")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f.Close, nil // closing releases
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return nil, errors.Join(fmt.Errorf("locking %s: %w", path, err), f.Close())
+		}
+		select {
+		case <-time.After(holdPause):
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("%w: another process runs this pool and holds %s: %w", ErrUnavailable, path, context.Cause(ctx)), f.Close())
+		}
+	}
+}
+
+// openGroup finds the pool's volume group, or makes it where the configuration says so.
+func (p *Pool) openGroup(ctx context.Context) (*lvm2.Store, error) {
+	create, devices := p.config.Create, []string(nil)
+	if p.config.File != "" {
+		loop, fresh, err := attachFile(p.config.File, p.config.Size)
+		if err != nil {
+			return nil, err
+		}
+		create, devices, p.fresh = true, []string{loop}, fresh
+	}
+	for _, glob := range p.config.Devices {
+		found, err := filepath.Glob(glob)
+		if err != nil {
+			return nil, fmt.Errorf("%w: device pattern %q: %w", ErrInvalid, glob, err)
+		}
+		devices = append(devices, found...)
+	}
+	slices.Sort(devices)
+	devices = slices.Compact(devices)
+	candidates, err := p.blockDevices()
+	if err != nil {
+		return nil, err
+	}
+	candidates = append(candidates, devices...)
+	store, err := lvm2.OpenVG(ctx, p.host, p.vgName, candidates)
+	if !errors.Is(err, lvm2.ErrNotFound) {
+		if err != nil {
+			return nil, unavailable(err)
+		}
+		if create {
+			p.extendGroup(ctx, store, devices)
+		}
+		return store, nil
+	}
+	if !create {
+		return nil, fmt.Errorf("%w: no volume group %s on this machine; create it with vgcreate, or give blank devices and create: true", ErrUnavailable, p.vgName)
+	}
+	if len(devices) == 0 {
+		return nil, fmt.Errorf("%w: no device matches %s", ErrUnavailable, strings.Join(p.config.Devices, " "))
+	}
+	if err := lvm2.CreateVG(ctx, p.host, p.vgName, devices, lvm2.CreateOptions{}); err != nil {
+		return nil, unavailable(err)
+	}
+	p.log.Info("Created volume group", "volumeGroup", p.vgName, "devices", devices)
+	store, err = lvm2.OpenVG(ctx, p.host, p.vgName, append(candidates, devices...))
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	return store, nil
+}
+
+// extendGroup adds those of the configured devices that are blank. One that
+// holds something is left alone: it must not keep the pool from being served.
+func (p *Pool) extendGroup(ctx context.Context, store *lvm2.Store, devices []string) {
+	ours, err := p.physicalVolumes(ctx, store)
+	if err != nil {
+		p.log.Error(err, "The volume group was not extended")
+		return
+	}
+	for _, d := range devices {
+		if slices.Contains(ours, d) {
+			continue
+		}
+		if err := store.Extend(ctx, []string{d}); err != nil {
+			p.log.Error(err, "A device that matches the configuration was not added to the volume group", "device", d)
+			continue
+		}
+		p.log.Info("Added a device to the volume group", "volumeGroup", p.vgName, "device", d)
+	}
+}
+
+// physicalVolumes lists the devices that the group has.
+func (p *Pool) physicalVolumes(ctx context.Context, store *lvm2.Store) (devices []string, err error) {
+	lock, err := p.host.LockVG(ctx, p.vgName, lvm2.Shared)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	vg, err := store.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, pv := range vg.PVs {
+		devices = append(devices, pv.Device)
+	}
+	return devices, nil
+}
+
+// blockDevices lists the machine's block devices that may be physical volumes.
+// LVM2's own logical volumes are not, and suspended devices would hang whoever
+// reads them.
+func (p *Pool) blockDevices() ([]string, error) {
+	entries, err := os.ReadDir("/sys/class/block")
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, e := range entries {
+		dir := filepath.Join("/sys/class/block", e.Name())
+		if uuid, err := os.ReadFile(filepath.Join(dir, "dm", "uuid")); err == nil && strings.HasPrefix(string(uuid), "LVM-") {
+			continue
+		}
+		if s, err := os.ReadFile(filepath.Join(dir, "dm", "suspended")); err == nil && strings.TrimSpace(string(s)) != "0" {
+			continue
+		}
+		if n, err := os.ReadFile(filepath.Join(dir, "size")); err != nil || strings.TrimSpace(string(n)) == "0" {
+			continue
+		}
+		path := filepath.Join("/dev", strings.ReplaceAll(e.Name(), "!", "/"))
+		if _, err := os.Stat(path); err == nil {
+			out = append(out, path)
+		}
+	}
+	return out, nil
+}

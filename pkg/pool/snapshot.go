@@ -1,0 +1,276 @@
+package pool
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// A new store has these sizes at least and at most, if none is configured.
+const (
+	leastStore = 64 * size.MiB
+	mostStore  = 4 * size.GiB
+)
+
+// CreateSnapshot takes a snapshot of the volume, or finds the one of that
+// name. The volume may be in use: its file system is frozen for the moment of
+// the cut, so the snapshot is clean. A new layer becomes the volume's live one;
+// the former newest reads through it from now on.
+//
+// Errors: ErrConflict (the name is another volume's snapshot), ErrNotFound,
+// ErrNoSpace, ErrPrecondition, *PendingError (the volume is still being copied).
+func (p *Pool) CreateSnapshot(ctx context.Context, name, volumeLV string) (Snapshot, error) {
+	return run(ctx, p, []string{nameKey(name), lvKey(volumeLV)}, func(ctx context.Context) (Snapshot, error) {
+		var id lvm2.ID
+		err := p.do(ctx, &change{what: fmt.Sprintf("create snapshot %q of volume %s", name, volumeLV), edit: func(t *edit) error {
+			if l := t.snapshots[name]; l != nil {
+				if of := t.volumes[l.of].lv.Name; of != volumeLV {
+					return fmt.Errorf("%w: snapshot %q is of volume %s", ErrConflict, name, of)
+				}
+				id = l.lv.ID
+				return nil
+			}
+			o, err := t.source(volumeLV)
+			if err != nil {
+				return err
+			}
+			l, err := p.cut(t, o, name)
+			if err != nil {
+				return err
+			}
+			id = l.ID
+			return nil
+		}, act: func(ctx context.Context, v *view) error {
+			// Also for a snapshot that exists: its cut may have been
+			// committed and then interrupted.
+			return p.settle(ctx, v, v.volumes[v.layers[id].of])
+		}})
+		if err != nil {
+			return Snapshot{}, err
+		}
+		v, err := p.latest()
+		if err != nil {
+			return Snapshot{}, err
+		}
+		l := v.layers[id]
+		if l == nil {
+			return Snapshot{}, fmt.Errorf("snapshot %q: %w: removed by somebody else", name, ErrNotFound)
+		}
+		return v.describeSnapshot(l), nil
+	})
+}
+
+// settle brings the kernel's devices of a volume in line with the metadata if
+// it has any. If that fails the monitor tries again.
+func (p *Pool) settle(ctx context.Context, v *view, o *volume) error {
+	top, err := p.find(p.device(v, o.lv, "", udevVisible))
+	if err == nil && top != nil {
+		err = p.up(ctx, v, o)
+	}
+	if err != nil {
+		p.unsettled.Store(o.lv.ID, true)
+	} else {
+		p.unsettled.Delete(o.lv.ID)
+	}
+	return err
+}
+
+// usable finds the volume of that LV name, complete and not deleted.
+func (v *view) usable(lv string) (*volume, error) {
+	o := v.volumeByLV(lv)
+	switch {
+	case o == nil || o.deleted:
+		return nil, fmt.Errorf("volume %s/%s: %w", v.vg.Name, lv, ErrNotFound)
+	case o.copyOf != "":
+		return nil, &PendingError{What: fmt.Sprintf("copying into volume %s/%s", v.vg.Name, lv)}
+	}
+	return o, nil
+}
+
+// source finds the volume of that LV name as something to take a snapshot of.
+func (v *view) source(lv string) (*volume, error) {
+	o, err := v.usable(lv)
+	if err == nil && o.foreignCow {
+		err = fmt.Errorf("volume %s/%s: %w: it has snapshots that LVM2 made", v.vg.Name, lv, ErrPrecondition)
+	}
+	return o, err
+}
+
+// cut adds a new newest layer to o's history; name is the snapshot's, or "" for
+// a layer that only an internal copy reads. The store's first chunk is zeroed
+// before the metadata can name it a snapshot's, or the kernel would take what
+// lies there for exceptions.
+func (p *Pool) cut(t *edit, o *volume, name string) (*lvm2.LV, error) {
+	length := t.bytesOf(o.lv)
+	chunk := p.config.Chunk
+	ranges, err := t.allocate(p.firstStore(t.view, length, chunk), highEnd)
+	if err != nil {
+		return nil, err
+	}
+	first := lvm2.Range{PV: ranges[0].PV, Start: ranges[0].Start}
+	if err := p.zero(p.ctx, t.view, first, chunk); err != nil {
+		return nil, fmt.Errorf("zeroing the first chunk of a new COW store: %w", err)
+	}
+	csi := name
+	if csi == "" {
+		csi = "clone-of-" + o.lv.Name
+	}
+	lvName, err := t.lvName(csi)
+	if err != nil {
+		return nil, err
+	}
+	order := uint64(1)
+	if k := len(o.layers); k > 0 {
+		order = o.layers[k-1].order + 1
+		if o.live() == nil {
+			order++ // the gap says that the newest was removed and the older ones are lost
+		}
+	}
+	now := time.Now()
+	lv := &lvm2.LV{
+		Name: lvName, ID: lvm2.NewID(), Status: []string{lvm2.StatusRead, lvm2.StatusWrite}, CreationTime: now, CreationHost: p.host.Hostname,
+		Segments: appendExtents(nil, ranges...),
+		Tags: []string{
+			tag(tagRole, roleLayer), tag(tagOf, string(o.lv.ID)), tag(tagOrder, strconv.FormatUint(order, 10)),
+			tag(tagCreated, strconv.FormatInt(now.UnixNano(), 10)),
+			tag(tagLength, strconv.FormatUint(uint64(length.Sectors()), 10)),
+			tag(tagChunk, strconv.FormatUint(uint64(chunk.Sectors()), 10)),
+		},
+	}
+	if name != "" {
+		lv.Tags = append(lv.Tags, tag(tagName, name))
+	}
+	if len(o.unknown) > 0 {
+		lv.Tags = append(lv.Tags, tag(tagUnknown))
+	}
+	if former := o.live(); former != nil {
+		if err := t.freeze(former); err != nil {
+			return nil, err
+		}
+	}
+	hidden := &lvm2.LV{
+		Name: t.hiddenName(), ID: lvm2.NewID(), Status: []string{lvm2.StatusRead, lvm2.StatusWrite, lvm2.StatusVisible}, CreationTime: now, CreationHost: p.host.Hostname,
+		Segments: []lvm2.Segment{{
+			Count: o.lv.Size(), Type: lvm2.TypeSnapshot,
+			Snapshot: &lvm2.SnapshotSegment{ChunkSize: chunk.Sectors(), Origin: o.lv.Name, COWStore: lvName},
+		}},
+	}
+	if err := t.put(lv); err != nil {
+		return nil, err
+	}
+	return lv, t.put(hidden)
+}
+
+// freeze makes the live layer a plain logical volume that LVM2 will neither
+// write nor activate.
+func (t *edit) freeze(l *layer) error {
+	if err := t.remove(l.snap.ID); err != nil {
+		return err
+	}
+	c := l.lv.Clone()
+	c.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
+	c.Flags = slices.Clone(handsOff)
+	return t.put(c)
+}
+
+// firstStore is the size a new layer's store starts with: enough for what a
+// fast writer can do until the monitor sees it, which large volumes do more of.
+// Where little is free it takes that, down to the least size.
+func (p *Pool) firstStore(v *view, origin, chunk size.Bytes) lvm2.Extents {
+	most := cow.LargestUseful(origin, chunk)
+	if p.config.FirstStore != 0 {
+		return v.extents(min(most, p.config.FirstStore))
+	}
+	want := v.extents(min(most, mostStore, max(leastStore, origin/10)))
+	return max(v.extents(min(most, leastStore)), min(want, newRangeSet(v.vg.Free()...).size()))
+}
+
+// DeleteSnapshot deletes a snapshot; nil if there is none. The call returns at
+// once; the layer stays as long as an older snapshot or a copy reads through it.
+func (p *Pool) DeleteSnapshot(ctx context.Context, lv string) error {
+	v, err := p.latest()
+	if err != nil {
+		return err
+	}
+	l := v.snapshotByLV(lv)
+	if l == nil {
+		return nil
+	}
+	_, err = run(ctx, p, []string{lvKey(v.volumes[l.of].lv.Name)}, func(ctx context.Context) (none struct{}, err error) {
+		var touched *volume
+		return none, p.do(ctx, &change{what: "delete snapshot " + lv, edit: func(t *edit) error {
+			l := t.snapshotByLV(lv)
+			if l == nil {
+				return nil
+			}
+			touched = t.volumes[l.of]
+			c := l.lv.Clone()
+			c.Tags = dropTags(c.Tags, tagName)
+			if err := t.put(c); err != nil {
+				return err
+			}
+			return t.prune(l)
+		}, act: func(ctx context.Context, v *view) error {
+			p.wiper.wake()
+			if touched == nil {
+				return nil
+			}
+			return p.retire(ctx, v, touched)
+		}})
+	})
+	return err
+}
+
+// retire takes down the devices of layers that are not in o's history any more.
+// before is the volume as it was.
+func (p *Pool) retire(ctx context.Context, v *view, before *volume) error {
+	if o := v.volumes[before.lv.ID]; o != nil {
+		if err := p.settle(ctx, v, o); err != nil {
+			return err
+		}
+	}
+	return p.sweep(ctx, v)
+}
+
+// Snapshot returns the snapshot of that LV name; ErrNotFound.
+func (p *Pool) Snapshot(_ context.Context, lv string) (Snapshot, error) {
+	v, err := p.latest()
+	if err != nil {
+		return Snapshot{}, err
+	}
+	l := v.snapshotByLV(lv)
+	if l == nil {
+		return Snapshot{}, fmt.Errorf("snapshot %s/%s: %w", p.vgName, lv, ErrNotFound)
+	}
+	return v.describeSnapshot(l), nil
+}
+
+// Snapshots returns all snapshots, sorted by LV name.
+func (p *Pool) Snapshots(context.Context) ([]Snapshot, error) {
+	v, err := p.latest()
+	if err != nil {
+		return nil, err
+	}
+	var out []Snapshot
+	for _, l := range v.snapshots {
+		out = append(out, v.describeSnapshot(l))
+	}
+	slices.SortFunc(out, func(a, b Snapshot) int { return strings.Compare(a.LV, b.LV) })
+	return out, nil
+}
+
+func (v *view) describeSnapshot(l *layer) Snapshot {
+	o := v.volumes[l.of]
+	s := Snapshot{Name: l.name, LV: l.lv.Name, Volume: o.lv.Name, Size: l.length.Bytes(), Created: l.created, Lost: l.lost}
+	for _, newer := range o.after(l) {
+		s.Lost = s.Lost || newer.lost
+	}
+	return s
+}

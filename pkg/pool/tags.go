@@ -1,0 +1,136 @@
+package pool
+
+import (
+	"fmt"
+	"strings"
+)
+
+// tagPrefix marks every tag of ours. LVM2 allows [A-Za-z0-9_+.-/=!:&#] in tags.
+const tagPrefix = "dmsnap:"
+
+// Keys of our tags, written dmsnap:KEY or dmsnap:KEY=VALUE.
+const (
+	tagRole        = "role"        // volume, layer or trash: the logical volume is ours
+	tagName        = "name"        // the CSI name
+	tagMode        = "mode"        // a volume's Mode
+	tagFS          = "fs"          // the file system type of a volume
+	tagUnformatted = "unformatted" // the volume never had a file system: the only ones that are formatted
+	tagReadOnly    = "readonly"    // made for readers only
+	tagSource      = "source"      // KIND/LV that the content came from
+	tagCopy        = "copy"        // id of the layer whose content is still being copied into the volume
+	tagUnknown     = "unknown"     // extents of the volume that may hold an earlier owner's bytes
+	tagDeleted     = "deleted"     // the volume was deleted; its blocks stay for its snapshots
+	tagOf          = "of"          // id of the volume that a layer belongs to
+	tagOrder       = "order"       // place of a layer in its volume's history
+	tagCreated     = "created"     // time of the cut, nanoseconds since 1970
+	tagLength      = "length"      // sectors of the volume at the cut
+	tagChunk       = "chunk"       // sectors of a chunk of a layer's store
+	tagLost        = "lost"        // the layer's content is gone
+	tagClean       = "clean"       // on the group: free extents that we wiped, valid for one metadata generation
+)
+
+// encodeTag maps any string into the alphabet of LVM2's tags: letters, digits
+// and _+.-/ stay, every other byte becomes = and two hex digits.
+func encodeTag(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; plainInTag(c) {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "=%02x", c)
+		}
+	}
+	return b.String()
+}
+
+func plainInTag(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("_+.-/", c) >= 0
+}
+
+// decodeTag is the inverse of encodeTag. It refuses what encodeTag never writes,
+// so that two tags never mean the same string.
+func decodeTag(s string) (string, error) {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		switch {
+		case plainInTag(c):
+		case c == '=' && i+2 < len(s):
+			hi, lo := unhex(s[i+1]), unhex(s[i+2])
+			if hi < 0 || lo < 0 || plainInTag(byte(hi<<4|lo)) {
+				return "", fmt.Errorf("tag value %q: bad escape at %d", s, i)
+			}
+			c = byte(hi<<4 | lo)
+			i += 2
+		default:
+			return "", fmt.Errorf("tag value %q: unexpected byte at %d", s, i)
+		}
+		b.WriteByte(c)
+	}
+	return b.String(), nil
+}
+
+func unhex(c byte) int {
+	switch {
+	case '0' <= c && c <= '9':
+		return int(c - '0')
+	case 'a' <= c && c <= 'f':
+		return int(c-'a') + 10
+	}
+	return -1
+}
+
+// properties are the decoded tags of one logical volume.
+type properties map[string]string
+
+// readProperties decodes those of tags that are ours.
+func readProperties(tags []string) (properties, error) {
+	p := properties{}
+	for _, t := range tags {
+		rest, ours := strings.CutPrefix(t, tagPrefix)
+		if !ours {
+			continue
+		}
+		key, value, _ := strings.Cut(rest, "=")
+		v, err := decodeTag(value)
+		if err != nil {
+			return nil, err
+		}
+		if _, twice := p[key]; twice {
+			return nil, fmt.Errorf("tag %s%s is given twice", tagPrefix, key)
+		}
+		p[key] = v
+	}
+	return p, nil
+}
+
+// tag returns the tag that says key without a value, or with one.
+func tag(key string, value ...string) string {
+	if len(value) == 0 {
+		return tagPrefix + key
+	}
+	return tagPrefix + key + "=" + encodeTag(value[0])
+}
+
+// setTag returns tags with ours of that key replaced by the given value.
+func setTag(tags []string, key string, value ...string) []string {
+	return append(dropTags(tags, key), tag(key, value...))
+}
+
+// dropTags returns a copy of tags without ours of those keys.
+func dropTags(tags []string, keys ...string) []string {
+	out := make([]string, 0, len(tags)+1)
+next:
+	for _, t := range tags {
+		if rest, ours := strings.CutPrefix(t, tagPrefix); ours {
+			key, _, _ := strings.Cut(rest, "=")
+			for _, k := range keys {
+				if k == key {
+					continue next
+				}
+			}
+		}
+		out = append(out, t)
+	}
+	return out
+}

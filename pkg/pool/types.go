@@ -1,0 +1,90 @@
+package pool
+
+import (
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// Mode tells how a volume is used.
+type Mode string
+
+// The two ways to use a volume.
+const (
+	Filesystem Mode = "filesystem"
+	Block      Mode = "block"
+)
+
+// SourceKind tells what a volume was made from.
+type SourceKind string
+
+// What a volume can be made from.
+const (
+	FromNothing  SourceKind = ""
+	FromSnapshot SourceKind = "snapshot"
+	FromVolume   SourceKind = "volume"
+)
+
+// Source is the content that a volume started with.
+type Source struct {
+	Kind SourceKind
+	LV   string // name of the snapshot's or volume's logical volume
+}
+
+// VolumeSpec is what CreateVolume is asked for.
+type VolumeSpec struct {
+	Name     string     // the CSI name: any string of at most 128 bytes
+	Size     size.Bytes // at least this; rounded up to whole extents; 0 takes the source's size or 1 GiB
+	Limit    size.Bytes // at most this; 0 means no limit
+	Mode     Mode
+	FSType   string // file system to make, for mode Filesystem: ext4, xfs or btrfs
+	ReadOnly bool   // only readers will ever use it: its device is read-only
+	Source   Source
+}
+
+// Volume is a volume of the pool.
+type Volume struct {
+	Name      string // the CSI name
+	LV        string // the logical volume's name: with node and pool it identifies the volume
+	Size      size.Bytes
+	Mode      Mode
+	FSType    string
+	ReadOnly  bool
+	Source    Source
+	Formatted bool // a file system was made, or came with the content; never format again
+	Copied    bool // was made from a source: it may carry the source's file system identity
+}
+
+// Snapshot is a snapshot of a volume.
+type Snapshot struct {
+	Name    string     // the CSI name
+	LV      string     // the logical volume's name of its layer
+	Volume  string     // the logical volume's name of the volume it was taken of
+	Size    size.Bytes // size of the volume when the snapshot was cut
+	Created time.Time
+	Lost    bool // the content is gone (ErrLost)
+}
+
+// Capacity is the pool's room for new volumes.
+type Capacity struct {
+	Total     size.Bytes // all extents of the pool
+	Free      size.Bytes // what new volumes may take: wiped free extents less the reserve for layers
+	MaxVolume size.Bytes // the largest volume that can be created now
+}
+
+// Severity of a Condition.
+type Severity string
+
+// The severities of CSI 1.13's volume health.
+const (
+	Degraded     Severity = "degraded"
+	Inaccessible Severity = "inaccessible"
+	DataLoss     Severity = "data loss"
+)
+
+// Condition is one thing that is wrong with a volume or a pool.
+type Condition struct {
+	Severity Severity
+	Reason   string // CamelCase, for programs: SnapshotLost, SnapshotSpaceLow, DeviceMissing
+	Message  string
+}

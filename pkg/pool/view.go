@@ -1,0 +1,315 @@
+package pool
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// Roles of our logical volumes.
+const (
+	roleVolume = "volume"
+	roleLayer  = "layer"
+	roleTrash  = "trash"
+)
+
+// volume is a logical volume of role volume with its history.
+type volume struct {
+	lv         *lvm2.LV
+	name       string
+	mode       Mode
+	fs         string
+	formatted  bool
+	readOnly   bool
+	source     Source
+	copyOf     lvm2.ID  // the layer still being copied from, "" when complete
+	unknown    rangeSet // logical extents that may hold an earlier owner's bytes
+	deleted    bool
+	layers     []*layer // oldest first
+	foreignCow bool     // has snapshots that are not ours
+}
+
+// layer is a logical volume of role layer: one COW store.
+type layer struct {
+	lv      *lvm2.LV
+	of      lvm2.ID
+	name    string // CSI name of the snapshot, if named
+	named   bool
+	order   uint64
+	created time.Time
+	length  size.Sectors
+	chunk   size.Sectors
+	lost    bool
+	unknown bool     // the volume had unknown extents at the cut
+	snap    *lvm2.LV // the hidden LV with the snapshot segment: the layer is live
+}
+
+// live returns the layer into which the kernel copies originals, or nil.
+func (v *volume) live() *layer {
+	if n := len(v.layers); n > 0 && v.layers[n-1].snap != nil {
+		return v.layers[n-1]
+	}
+	return nil
+}
+
+// after returns the layers newer than l, oldest first.
+func (v *volume) after(l *layer) []*layer {
+	for i, x := range v.layers {
+		if x.lv.ID == l.lv.ID {
+			return v.layers[i+1:]
+		}
+	}
+	return nil
+}
+
+// view is what one generation of the group's metadata means to us.
+type view struct {
+	vg        *lvm2.VG
+	volumes   map[lvm2.ID]*volume
+	layers    map[lvm2.ID]*layer
+	named     map[string]*volume // by CSI name, deleted ones excepted
+	snapshots map[string]*layer  // by CSI name
+	trash     []*lvm2.LV
+	strange   []string         // what carries our tags and makes no sense, for people
+	clean     rangeSet         // free extents that are known to hold zeroes
+	decoded   map[*lvm2.LV]any // what each LV was decoded to: *volume, *layer, trashed, foreign or error
+	pinned    map[lvm2.ID]bool // layers that an unfinished copy reads
+	sources   map[string]bool  // LV names that other volumes name as their source
+}
+
+type (
+	trashed struct{}
+	foreign struct{}
+)
+
+// newView decodes vg. LVs that prev decoded already are not decoded again.
+func newView(vg *lvm2.VG, prev *view) *view {
+	n := len(vg.LVs)
+	v := &view{
+		vg: vg, volumes: make(map[lvm2.ID]*volume, n), layers: map[lvm2.ID]*layer{},
+		named: make(map[string]*volume, n), snapshots: map[string]*layer{},
+		decoded: make(map[*lvm2.LV]any, n), pinned: map[lvm2.ID]bool{}, sources: map[string]bool{},
+	}
+	var hidden []*lvm2.LV
+	byName := map[string]*layer{}
+	for _, lv := range vg.LVs {
+		if s := snapshotSegment(lv); s != nil {
+			hidden = append(hidden, lv)
+		}
+		d, known := any(nil), false
+		if prev != nil {
+			d, known = prev.decoded[lv]
+		}
+		if !known {
+			d = decode(lv)
+		}
+		v.decoded[lv] = d
+		switch d := d.(type) {
+		case *volume:
+			c := *d // a view owns its links
+			v.volumes[lv.ID] = &c
+			if !c.deleted {
+				v.named[c.name] = &c
+			}
+			if c.copyOf != "" {
+				v.pinned[c.copyOf] = true
+			}
+			if c.source.LV != "" {
+				v.sources[c.source.LV] = true
+			}
+		case *layer:
+			c := *d
+			v.layers[lv.ID] = &c
+			byName[lv.Name] = &c
+			if c.named {
+				v.snapshots[c.name] = &c
+			}
+		case trashed:
+			v.trash = append(v.trash, lv)
+		case error:
+			v.strange = append(v.strange, fmt.Sprintf("logical volume %s/%s: %v", vg.Name, lv.Name, d))
+		}
+	}
+	v.link(hidden, byName)
+	v.clean = readClean(vg)
+	return v
+}
+
+// link joins layers to their volumes.
+func (v *view) link(hidden []*lvm2.LV, byName map[string]*layer) {
+	for _, h := range hidden {
+		s := snapshotSegment(h)
+		if l := byName[s.COWStore]; l != nil {
+			l.snap = h
+		} else if o := v.vg.LV(s.Origin); o != nil && v.volumes[o.ID] != nil {
+			v.volumes[o.ID].foreignCow = true
+		}
+	}
+	for id, l := range v.layers {
+		o := v.volumes[l.of]
+		if o == nil {
+			v.strange = append(v.strange, fmt.Sprintf("layer %s/%s: its volume %s is not in the group; if that is no mistake remove the layer with lvremove", v.vg.Name, l.lv.Name, l.of))
+			delete(v.layers, id)
+			if l.named {
+				delete(v.snapshots, l.name)
+			}
+			continue
+		}
+		o.layers = append(o.layers, l)
+	}
+	for _, o := range v.volumes {
+		slices.SortFunc(o.layers, func(a, b *layer) int { return int(int64(a.order) - int64(b.order)) })
+		o.findLoss()
+	}
+}
+
+// findLoss marks the layers that read through one that LVM2's lvremove took out
+// of the history: the newest is live, and the orders are without a gap, unless
+// that happened.
+func (v *volume) findLoss() {
+	whole := v.live() != nil
+	for i, l := range slices.Backward(v.layers) {
+		if i+1 < len(v.layers) {
+			whole = whole && v.layers[i+1].order == l.order+1
+		}
+		l.lost = l.lost || !whole
+	}
+}
+
+func snapshotSegment(lv *lvm2.LV) *lvm2.SnapshotSegment {
+	if len(lv.Segments) == 1 {
+		return lv.Segments[0].Snapshot
+	}
+	return nil
+}
+
+// decode reads the tags of lv into a *volume, a *layer, trashed, foreign or an error.
+func decode(lv *lvm2.LV) any {
+	p, err := readProperties(lv.Tags)
+	if err != nil {
+		return err
+	}
+	if len(p) == 0 {
+		return foreign{}
+	}
+	r := tagReader{p: p}
+	switch role := p[tagRole]; role {
+	case roleTrash:
+		return trashed{}
+	case roleVolume:
+		v := &volume{
+			lv: lv, name: p[tagName], mode: Mode(p[tagMode]), fs: p[tagFS],
+			formatted: !r.has(tagUnformatted), readOnly: r.has(tagReadOnly), deleted: r.has(tagDeleted),
+			copyOf: r.id(tagCopy, false), unknown: r.ranges(tagUnknown),
+		}
+		if kind, from, ok := strings.Cut(p[tagSource], "/"); ok {
+			v.source = Source{Kind: SourceKind(kind), LV: from}
+		}
+		if v.mode != Filesystem && v.mode != Block {
+			r.fail(tagMode)
+		}
+		if r.err != nil {
+			return r.err
+		}
+		return v
+	case roleLayer:
+		l := &layer{
+			lv: lv, of: r.id(tagOf, true), name: p[tagName], named: r.has(tagName), order: r.number(tagOrder),
+			created: time.Unix(0, int64(r.number(tagCreated))), length: size.Sectors(r.number(tagLength)),
+			chunk: size.Sectors(r.number(tagChunk)), lost: r.has(tagLost), unknown: r.has(tagUnknown),
+		}
+		if r.err != nil {
+			return r.err
+		}
+		return l
+	default:
+		return fmt.Errorf("tag %s: unknown role %q", tag(tagRole), role)
+	}
+}
+
+// tagReader reads values and keeps the first error.
+type tagReader struct {
+	p   properties
+	err error
+}
+
+func (r *tagReader) fail(key string) {
+	if r.err == nil {
+		r.err = fmt.Errorf("tag %s: bad value %q", tag(key), r.p[key])
+	}
+}
+
+func (r *tagReader) has(key string) bool { _, ok := r.p[key]; return ok }
+
+func (r *tagReader) number(key string) uint64 {
+	n, err := strconv.ParseUint(r.p[key], 10, 63)
+	if err != nil {
+		r.fail(key)
+	}
+	return n
+}
+
+func (r *tagReader) id(key string, required bool) lvm2.ID {
+	if !required && !r.has(key) {
+		return ""
+	}
+	id, err := lvm2.ParseID(r.p[key])
+	if err != nil {
+		r.fail(key)
+	}
+	return id
+}
+
+func (r *tagReader) ranges(key string) rangeSet {
+	s, err := parseRangeSet(r.p[key])
+	if err != nil {
+		r.fail(key)
+	}
+	return s
+}
+
+// needed returns the layers of v that must stay: named ones, ones that a copy
+// reads, and every layer newer than one of these, because older layers read
+// through newer ones.
+func (v *view) needed(o *volume) []*layer {
+	for i, l := range o.layers {
+		if l.named || v.pinned[l.lv.ID] {
+			return o.layers[i:]
+		}
+	}
+	return nil
+}
+
+// volumeByLV finds a volume by the name of its logical volume.
+func (v *view) volumeByLV(name string) *volume {
+	if lv := v.vg.LV(name); lv != nil {
+		return v.volumes[lv.ID]
+	}
+	return nil
+}
+
+// snapshotByLV finds a named layer by the name of its logical volume.
+func (v *view) snapshotByLV(name string) *layer {
+	if lv := v.vg.LV(name); lv != nil {
+		if l := v.layers[lv.ID]; l != nil && l.named {
+			return l
+		}
+	}
+	return nil
+}
+
+// extent is the group's extent size.
+func (v *view) extent() size.Bytes { return v.vg.ExtentSize.Bytes() }
+
+// extents returns how many extents hold b bytes.
+func (v *view) extents(b size.Bytes) lvm2.Extents {
+	return lvm2.Extents(b.RoundUp(v.extent()) / v.extent())
+}
+
+// bytesOf returns the size of lv in bytes.
+func (v *view) bytesOf(lv *lvm2.LV) size.Bytes { return size.Bytes(lv.Size()) * v.extent() }
