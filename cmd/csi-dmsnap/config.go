@@ -1,0 +1,132 @@
+package main
+
+import (
+	"fmt"
+	"math/big"
+	"os"
+	"path/filepath"
+	"regexp"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// configFile is the file given by --config.
+type configFile struct {
+	Pools []poolConfig `json:"pools"`
+}
+
+// poolConfig is one pool in it: a volume group on devices, or on a file.
+type poolConfig struct {
+	Name        string   `json:"name"`
+	VolumeGroup string   `json:"volumeGroup"`
+	Devices     []string `json:"devices"`
+	Create      bool     `json:"create"`
+	File        string   `json:"file"`
+	Size        string   `json:"size"`
+
+	ChunkSize           string `json:"chunkSize"`
+	FirstStoreSize      string `json:"firstStoreSize"`
+	LayerReservePercent uint   `json:"layerReservePercent"`
+}
+
+// readConfig reads and checks the configuration file. Its errors name the file
+// and what in it is wrong.
+func readConfig(path string) ([]pool.Config, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration: %w", err)
+	}
+	configs, err := parseConfig(text)
+	if err != nil {
+		return nil, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	return configs, nil
+}
+
+func parseConfig(text []byte) ([]pool.Config, error) {
+	var file configFile
+	if err := yaml.UnmarshalStrict(text, &file); err != nil {
+		return nil, err
+	}
+	if len(file.Pools) == 0 {
+		return nil, fmt.Errorf("no pools are listed")
+	}
+	var configs []pool.Config
+	seen := map[string]bool{}
+	for _, entry := range file.Pools {
+		c, err := entry.config()
+		if err != nil {
+			return nil, fmt.Errorf("pool %q: %w", entry.Name, err)
+		}
+		for _, key := range []string{"name " + c.Name, "volume group " + c.VolumeGroup} {
+			if seen[key] {
+				return nil, fmt.Errorf("pool %q: another pool has the %s", c.Name, key)
+			}
+			seen[key] = true
+		}
+		configs = append(configs, c)
+	}
+	return configs, nil
+}
+
+func (p poolConfig) config() (pool.Config, error) {
+	c := pool.Config{Name: p.Name, VolumeGroup: p.VolumeGroup, Devices: p.Devices, Create: p.Create, File: p.File, LayerReserve: p.LayerReservePercent}
+	if c.VolumeGroup == "" {
+		c.VolumeGroup = c.Name
+	}
+	for _, glob := range p.Devices {
+		if _, err := filepath.Match(glob, ""); err != nil || !filepath.IsAbs(glob) {
+			return c, fmt.Errorf("device %q is not an absolute path or pattern", glob)
+		}
+	}
+	switch {
+	case p.File != "" && !filepath.IsAbs(p.File):
+		return c, fmt.Errorf("file %q is not an absolute path", p.File)
+	case p.File == "" && p.Size != "":
+		return c, fmt.Errorf("a size belongs to a file; devices have their own")
+	}
+	for _, q := range []struct {
+		key, text string
+		value     *size.Bytes
+	}{
+		{"size", p.Size, &c.Size}, {"chunkSize", p.ChunkSize, &c.Chunk}, {"firstStoreSize", p.FirstStoreSize, &c.FirstStore},
+	} {
+		if q.text == "" {
+			continue
+		}
+		var err error
+		if *q.value, err = parseQuantity(q.text); err != nil {
+			return c, fmt.Errorf("%s: %w", q.key, err)
+		}
+	}
+	return c, c.Check()
+}
+
+var quantity = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?)([kMGTP]?|[KMGTP]i)$`)
+
+// factors are the suffixes of Kubernetes' quantities, as far as they make
+// sense for a disk.
+var factors = map[string]int64{
+	"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15,
+	"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50,
+}
+
+// parseQuantity reads a number of bytes such as 20Gi, 1.5T or 1073741824.
+func parseQuantity(s string) (size.Bytes, error) {
+	part := quantity.FindStringSubmatch(s)
+	if part == nil {
+		return 0, fmt.Errorf("%q is not a number with one of the suffixes Ki, Mi, Gi, Ti, Pi, k, M, G, T, P", s)
+	}
+	n, ok := new(big.Rat).SetString(part[1])
+	if !ok {
+		return 0, fmt.Errorf("%q is not a number", s)
+	}
+	n.Mul(n, new(big.Rat).SetInt64(factors[part[2]]))
+	if !n.IsInt() || !n.Num().IsInt64() || n.Sign() == 0 {
+		return 0, fmt.Errorf("%q is not a whole number of bytes between 1 and 2^63", s)
+	}
+	return size.Bytes(n.Num().Int64()), nil
+}

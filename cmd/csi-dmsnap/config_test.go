@@ -1,0 +1,94 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+func TestReadConfig(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config.yaml")
+	text := `
+pools:
+- name: fast
+  volumeGroup: vg_fast
+  devices: [/dev/nvme*n1, "/dev/disk/by-id/wwn-0x5"]
+  create: true
+- name: adopted
+  chunkSize: 64Ki
+  firstStoreSize: 1Gi
+  layerReservePercent: 10
+- name: trial
+  file: /var/lib/csi-dmsnap/trial.img
+  size: 20Gi
+`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := readConfig(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []pool.Config{
+		{Name: "fast", VolumeGroup: "vg_fast", Devices: []string{"/dev/nvme*n1", "/dev/disk/by-id/wwn-0x5"}, Create: true},
+		{Name: "adopted", VolumeGroup: "adopted", Chunk: 64 * size.KiB, FirstStore: size.GiB, LayerReserve: 10},
+		{Name: "trial", VolumeGroup: "trial", File: "/var/lib/csi-dmsnap/trial.img", Size: 20 * size.GiB},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if _, err := readConfig(path + "x"); err == nil || !strings.Contains(err.Error(), path+"x") {
+		t.Errorf("missing file: %v", err)
+	}
+}
+
+func TestParseConfigRefuses(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                            "no pools",
+		"pools: []":                   "no pools",
+		"pool: []":                    "unknown field",
+		"pools: [":                    "yaml",
+		"pools: [{device: x}]":        "unknown field",
+		"pools: [{name: a, name: b}]": "already set",
+		"pools: [{volumeGroup: vg}]":  "name",
+		"pools: [{name: Fast}]":       "name",
+		"pools: [{name: " + strings.Repeat("a", 25) + "}]":               "name",
+		"pools: [{name: a, volumeGroup: -vg}]":                           "-vg",
+		"pools: [{name: a, volumeGroup: a/b}]":                           "a/b",
+		"pools: [{name: a}, {name: a, volumeGroup: b}]":                  "another pool",
+		"pools: [{name: a}, {name: b, volumeGroup: a}]":                  "another pool",
+		"pools: [{name: a, devices: [sda]}]":                             "absolute",
+		`pools: [{name: a, devices: ["/dev/[sd"]}]`:                      "pattern",
+		"pools: [{name: a, create: true}]":                               "devices",
+		"pools: [{name: a, file: x.img, size: 1Gi}]":                     "absolute",
+		"pools: [{name: a, file: /x.img}]":                               "size",
+		"pools: [{name: a, size: 1Gi}]":                                  "file",
+		"pools: [{name: a, file: /x.img, size: 1Gi, devices: [/dev/a]}]": "not both",
+		"pools: [{name: a, chunkSize: 1x}]":                              "chunkSize",
+		"pools: [{name: a, chunkSize: 5000}]":                            "chunk",
+		"pools: [{name: a, layerReservePercent: 95}]":                    "reserve",
+		"pools: [{name: a, file: /x.img, size: 1gb}]":                    "1gb",
+	} {
+		if c, err := parseConfig([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %+v, error %v, want one with %q", text, c, err, want)
+		}
+	}
+}
+
+func TestParseQuantity(t *testing.T) {
+	for text, want := range map[string]size.Bytes{
+		"1": 1, "512Ki": 512 * size.KiB, "1.5Gi": 1536 * size.MiB, "20Gi": 20 * size.GiB, "2T": 2e12,
+		"7k": 7000, "8191Pi": 8191 << 50, "0.5Ki": 512,
+		"": 0, "0": 0, "0Gi": 0, "-1Gi": 0, "1gi": 0, "1K": 0, "1.5": 0, "1e3": 0, "Gi": 0, "1 Gi": 0, "8192Pi": 0, "0x10": 0, ".5Gi": 0,
+	} {
+		got, err := parseQuantity(text)
+		if got != want || (err == nil) != (want != 0) {
+			t.Errorf("%q: %d, %v; want %d", text, got, err, want)
+		}
+	}
+}

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/driver"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+)
+
+// nodeFlags are the flags of the node role.
+type nodeFlags struct {
+	config, endpoint, nodeName, kubeletDir string
+}
+
+func nodeCommand() *cobra.Command {
+	var f nodeFlags
+	cmd := &cobra.Command{
+		Use:   "node",
+		Short: "Serve CSI for the pools of this node",
+		Long: `Serve the CSI Identity, Controller and Node services for the pools of this
+node on a unix socket. Needs root, device-mapper, and in PATH: mount, blkid and
+the tools of the file systems used (e2fsprogs, xfsprogs, btrfs-progs).
+
+On SIGTERM it ends what it is doing and exits; volumes in use are not touched.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runNode(cmd.Context(), f) },
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.config, "config", "/etc/csi-dmsnap/config.yaml", "YAML file that lists the pools")
+	flags.StringVar(&f.endpoint, "endpoint", "unix:///var/lib/kubelet/plugins/"+driver.Name+"/csi.sock", "socket to serve at")
+	flags.StringVar(&f.nodeName, "node-name", "", "name of this node in the cluster (required)")
+	flags.StringVar(&f.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "the kubelet's root directory; no path outside of it is touched")
+	if err := cmd.MarkFlagRequired("node-name"); err != nil {
+		panic(err) // the flag is defined above
+	}
+	return cmd
+}
+
+func runNode(ctx context.Context, f nodeFlags) (err error) {
+	configs, err := readConfig(f.config)
+	if err != nil {
+		return err
+	}
+	var pools []*pool.Pool
+	defer func() {
+		for _, p := range pools {
+			err = errors.Join(err, p.Close())
+		}
+	}()
+	for _, c := range configs {
+		klog.InfoS("Opening pool", "pool", c.Name)
+		p, err := pool.Open(ctx, c, pool.Options{})
+		if err != nil {
+			return fmt.Errorf("open pool %s: %w", c.Name, err)
+		}
+		pools = append(pools, p)
+	}
+	d, err := driver.New(driver.Options{
+		NodeName: f.nodeName, KubeletDir: f.kubeletDir, Version: buildVersion(), Pools: pools,
+	})
+	if err != nil {
+		return err
+	}
+	return d.Serve(ctx, f.endpoint)
+}

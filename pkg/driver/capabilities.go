@@ -1,0 +1,105 @@
+package driver
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+)
+
+const defaultFSType = filesystem.Ext4
+
+// usage is what one or several volume capabilities ask for.
+type usage struct {
+	mode         pool.Mode
+	fsType       string   // empty if the capability leaves it open
+	mountFlags   []string // of a single capability
+	readOnly     bool     // by readers only
+	multiNode    bool     // by readers on several nodes
+	singleWriter bool     // at one target path only
+}
+
+// parseUsage checks one capability. Errors: INVALID_ARGUMENT.
+func parseUsage(c *csi.VolumeCapability) (usage, error) {
+	var u usage
+	switch {
+	case c == nil:
+		return u, invalid("no volume capability is given")
+	case c.GetBlock() != nil:
+		u.mode = pool.Block
+	case c.GetMount() != nil:
+		u.mode = pool.Filesystem
+		u.fsType = c.GetMount().GetFsType()
+		u.mountFlags = c.GetMount().GetMountFlags()
+	default:
+		return u, invalid("the volume capability has no access type: mount or block")
+	}
+	if u.fsType != "" && !filesystem.Supported(u.fsType) {
+		return u, invalid("file system %q is not supported: ext4, xfs or btrfs", u.fsType)
+	}
+	switch mode := c.GetAccessMode().GetMode(); mode {
+	case csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER,
+		csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER:
+	case csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER:
+		u.singleWriter = true
+	case csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY:
+		u.readOnly = true
+	case csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY:
+		u.readOnly, u.multiNode = true, true
+	case csi.VolumeCapability_AccessMode_UNKNOWN:
+		return u, invalid("the volume capability has no access mode")
+	default:
+		return u, invalid("access mode %s is not supported: a volume can be written on its node only", mode)
+	}
+	return u, nil
+}
+
+// parseUsages checks the capabilities of one volume: all of one access type
+// and file system, and read-only only if all of them are.
+func parseUsages(list []*csi.VolumeCapability) (usage, error) {
+	if len(list) == 0 {
+		return usage{}, invalid("no volume capabilities are given")
+	}
+	all := usage{readOnly: true}
+	for _, c := range list {
+		u, err := parseUsage(c)
+		if err != nil {
+			return usage{}, err
+		}
+		if cmp.Or(all.mode, u.mode) != u.mode {
+			return usage{}, invalid("one volume cannot be both a file system and a block device")
+		}
+		if u.fsType != "" && cmp.Or(all.fsType, u.fsType) != u.fsType {
+			return usage{}, invalid("one volume cannot have both %s and %s", all.fsType, u.fsType)
+		}
+		all.mode, all.fsType = u.mode, cmp.Or(u.fsType, all.fsType)
+		all.readOnly = all.readOnly && u.readOnly
+		all.multiNode = all.multiNode || u.multiNode
+		all.singleWriter = all.singleWriter || u.singleWriter
+	}
+	return all, nil
+}
+
+// mismatch says what of a usage a volume cannot offer; empty if nothing.
+func (u usage) mismatch(v pool.Volume) string {
+	switch {
+	case u.mode != v.Mode:
+		return "the volume was made as " + string(v.Mode) + ", not " + string(u.mode)
+	case u.fsType != "" && v.FSType != "" && u.fsType != v.FSType:
+		return "the volume has " + v.FSType + ", not " + u.fsType
+	case v.ReadOnly && !u.readOnly:
+		return "the volume was made for readers only"
+	case u.multiNode && !v.Copied:
+		return "MULTI_NODE_READER_ONLY needs a volume made from a snapshot or volume"
+	}
+	return ""
+}
+
+// mountReadOnly tells whether the mounts of a volume are read-only whatever a
+// request's own flag says.
+func (u usage) mountReadOnly(v pool.Volume) bool {
+	return u.readOnly || v.ReadOnly || slices.Contains(u.mountFlags, "ro")
+}

@@ -1,0 +1,112 @@
+package driver
+
+import (
+	"context"
+	"errors"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+)
+
+// CreateSnapshot cuts a snapshot of a volume, mounted or not. It is idempotent
+// by name: a repeated call returns the first snapshot and its time.
+func (d *Driver) CreateSnapshot(ctx context.Context, r *csi.CreateSnapshotRequest) (*csi.CreateSnapshotResponse, error) {
+	if err := checkName(r.GetName()); err != nil {
+		return nil, err
+	}
+	if r.GetSourceVolumeId() == "" {
+		return nil, invalid("no source volume id is given")
+	}
+	if err := checkParameters(r.GetParameters()); err != nil {
+		return nil, err
+	}
+	p, i, err := d.locate(r.GetSourceVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	if err := d.reachable(r.GetAccessibilityRequirements()); err != nil {
+		return nil, err
+	}
+	s, err := p.CreateSnapshot(ctx, r.GetName(), i.lv)
+	if err != nil {
+		return nil, err
+	}
+	return &csi.CreateSnapshotResponse{Snapshot: d.snapshot(p, s)}, nil
+}
+
+// snapshot describes a snapshot to the container orchestrator.
+func (d *Driver) snapshot(p *pool.Pool, s pool.Snapshot) *csi.Snapshot {
+	return &csi.Snapshot{
+		SnapshotId:         d.id(p, s.LV),
+		SourceVolumeId:     d.id(p, s.Volume),
+		SizeBytes:          int64(s.Size),
+		CreationTime:       timestamppb.New(s.Created),
+		ReadyToUse:         !s.Lost,
+		AccessibleTopology: []*csi.Topology{d.topology()},
+	}
+}
+
+// DeleteSnapshot deletes a snapshot, also one that is read from: what reads it
+// keeps its content.
+func (d *Driver) DeleteSnapshot(ctx context.Context, r *csi.DeleteSnapshotRequest) (*csi.DeleteSnapshotResponse, error) {
+	if r.GetSnapshotId() == "" {
+		return nil, invalid("no snapshot id is given")
+	}
+	p, i, err := d.locate(r.GetSnapshotId())
+	if errors.Is(err, errNotOurs) {
+		return &csi.DeleteSnapshotResponse{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := p.DeleteSnapshot(ctx, i.lv); err != nil {
+		return nil, err
+	}
+	return &csi.DeleteSnapshotResponse{}, nil
+}
+
+// ListSnapshots returns the snapshots of all pools, of one volume, or one
+// snapshot, page by page.
+func (d *Driver) ListSnapshots(ctx context.Context, r *csi.ListSnapshotsRequest) (*csi.ListSnapshotsResponse, error) {
+	var all []*csi.ListSnapshotsResponse_Entry
+	for _, p := range d.pools {
+		snapshots, err := p.Snapshots(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range snapshots {
+			e := d.snapshot(p, s)
+			if want := r.GetSnapshotId(); want != "" && want != e.GetSnapshotId() {
+				continue
+			}
+			if want := r.GetSourceVolumeId(); want != "" && want != e.GetSourceVolumeId() {
+				continue
+			}
+			all = append(all, &csi.ListSnapshotsResponse_Entry{Snapshot: e})
+		}
+	}
+	page, next, err := paginate(d, all, func(e *csi.ListSnapshotsResponse_Entry) string { return e.GetSnapshot().GetSnapshotId() },
+		r.GetStartingToken(), r.GetMaxEntries())
+	if err != nil {
+		return nil, err
+	}
+	return &csi.ListSnapshotsResponse{Entries: page, NextToken: next}, nil
+}
+
+// GetSnapshot returns one snapshot.
+func (d *Driver) GetSnapshot(ctx context.Context, r *csi.GetSnapshotRequest) (*csi.GetSnapshotResponse, error) {
+	if r.GetSnapshotId() == "" {
+		return nil, invalid("no snapshot id is given")
+	}
+	p, i, err := d.locate(r.GetSnapshotId())
+	if err != nil {
+		return nil, err
+	}
+	s, err := p.Snapshot(ctx, i.lv)
+	if err != nil {
+		return nil, err
+	}
+	return &csi.GetSnapshotResponse{Snapshot: d.snapshot(p, s)}, nil
+}

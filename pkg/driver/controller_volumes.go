@@ -1,0 +1,237 @@
+package driver
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"path/filepath"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+)
+
+// CreateVolume makes a volume, empty or with the content of a snapshot or of
+// another volume. It is idempotent by name.
+func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
+	if err := checkName(r.GetName()); err != nil {
+		return nil, err
+	}
+	use, err := parseUsages(r.GetVolumeCapabilities())
+	if err != nil {
+		return nil, err
+	}
+	if len(r.GetMutableParameters()) > 0 {
+		return nil, invalid("there are no mutable parameters")
+	}
+	p, err := d.poolFor(r.GetParameters())
+	if err != nil {
+		return nil, err
+	}
+	spec := pool.VolumeSpec{Name: r.GetName(), Mode: use.mode, FSType: use.fsType, ReadOnly: use.readOnly}
+	if spec.Size, spec.Limit, err = capacityRange(r.GetCapacityRange()); err != nil {
+		return nil, err
+	}
+	if err := d.reachable(r.GetAccessibilityRequirements()); err != nil {
+		return nil, err
+	}
+	if err := d.takenElsewhere(ctx, p, spec.Name); err != nil {
+		return nil, err
+	}
+	if spec.Source, err = d.source(p, r.GetVolumeContentSource()); err != nil {
+		return nil, err
+	}
+	if use.multiNode && spec.Source.Kind == pool.FromNothing {
+		return nil, invalid("MULTI_NODE_READER_ONLY needs a content source: nobody could write the volume")
+	}
+	if spec.Mode == pool.Filesystem {
+		if err := prepareSpec(ctx, p, &spec); err != nil {
+			return nil, err
+		}
+	}
+	v, err := p.CreateVolume(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return &csi.CreateVolumeResponse{Volume: d.volume(p, v)}, nil
+}
+
+// prepareSpec chooses the file system if the request leaves it open, and makes
+// an empty volume large enough for it.
+func prepareSpec(ctx context.Context, p *pool.Pool, spec *pool.VolumeSpec) error {
+	if spec.FSType == "" {
+		spec.FSType = cmp.Or(sourceFSType(ctx, p, spec.Source), defaultFSType)
+	}
+	if spec.Source.Kind != pool.FromNothing {
+		return nil // at least as large as its source
+	}
+	least := filesystem.MinimumSize(spec.FSType)
+	if spec.Limit != 0 && spec.Limit < least {
+		return outOfRange("%s needs at least %v", spec.FSType, least)
+	}
+	if spec.Size != 0 {
+		spec.Size = max(spec.Size, least)
+	}
+	return nil
+}
+
+// sourceFSType is the file system that a volume's content has, or "" if that
+// cannot be told.
+func sourceFSType(ctx context.Context, p *pool.Pool, s pool.Source) string {
+	lv := s.LV
+	if s.Kind == pool.FromSnapshot {
+		snapshot, err := p.Snapshot(ctx, lv)
+		if err != nil {
+			return ""
+		}
+		lv = snapshot.Volume
+	}
+	v, err := p.Volume(ctx, lv)
+	if err != nil {
+		return ""
+	}
+	return v.FSType
+}
+
+// source translates a content source, which must be in the volume's own pool.
+func (d *Driver) source(p *pool.Pool, s *csi.VolumeContentSource) (pool.Source, error) {
+	var name string
+	var kind pool.SourceKind
+	switch {
+	case s == nil:
+		return pool.Source{}, nil
+	case s.GetSnapshot() != nil:
+		name, kind = s.GetSnapshot().GetSnapshotId(), pool.FromSnapshot
+	case s.GetVolume() != nil:
+		name, kind = s.GetVolume().GetVolumeId(), pool.FromVolume
+	}
+	if name == "" {
+		return pool.Source{}, invalid("the content source names neither a snapshot nor a volume")
+	}
+	from, i, err := d.locate(name)
+	if err != nil {
+		return pool.Source{}, err
+	}
+	if from != p {
+		return pool.Source{}, invalid("the source is in pool %s: a volume in pool %s cannot be made from it", from.Name(), p.Name())
+	}
+	return pool.Source{Kind: kind, LV: i.lv}, nil
+}
+
+// takenElsewhere refuses a name that a volume of another pool has: a repeated
+// request must not make a second volume because its parameters changed.
+func (d *Driver) takenElsewhere(ctx context.Context, p *pool.Pool, name string) error {
+	for _, other := range d.pools {
+		if other == p {
+			continue
+		}
+		volumes, err := other.Volumes(ctx)
+		if err != nil {
+			return err
+		}
+		for _, v := range volumes {
+			if v.Name == name {
+				return conflict("volume %q exists in pool %s", name, other.Name())
+			}
+		}
+	}
+	return nil
+}
+
+// volume describes a volume to the container orchestrator.
+func (d *Driver) volume(p *pool.Pool, v pool.Volume) *csi.Volume {
+	r := &csi.Volume{
+		VolumeId:           d.id(p, v.LV),
+		CapacityBytes:      int64(v.Size),
+		AccessibleTopology: []*csi.Topology{d.topology()},
+	}
+	switch v.Source.Kind {
+	case pool.FromSnapshot:
+		r.ContentSource = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
+			Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: d.id(p, v.Source.LV)},
+		}}
+	case pool.FromVolume:
+		r.ContentSource = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
+			Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: d.id(p, v.Source.LV)},
+		}}
+	}
+	return r
+}
+
+// DeleteVolume deletes a volume; its snapshots outlive it. FAILED_PRECONDITION
+// while it is staged or otherwise in use.
+func (d *Driver) DeleteVolume(ctx context.Context, r *csi.DeleteVolumeRequest) (*csi.DeleteVolumeResponse, error) {
+	if r.GetVolumeId() == "" {
+		return nil, invalid("no volume id is given")
+	}
+	p, i, err := d.locate(r.GetVolumeId())
+	if errors.Is(err, errNotOurs) {
+		return &csi.DeleteVolumeResponse{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	// A mounted file system keeps its device open, which the pool sees; a bind
+	// mount of a block device does not.
+	mounts, err := filesystem.Mounts()
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range mounts {
+		if filepath.Base(m.Mountpoint) == i.String() && d.inside(m.Mountpoint) {
+			return nil, precondition("volume %s is staged at %s", i, m.Mountpoint)
+		}
+	}
+	if err := p.DeleteVolume(ctx, i.lv); err != nil {
+		return nil, err
+	}
+	return &csi.DeleteVolumeResponse{}, nil
+}
+
+// ControllerExpandVolume grows a volume, in use or not, with snapshots or
+// without. A file system is grown by NodeExpandVolume, or when it is staged.
+func (d *Driver) ControllerExpandVolume(ctx context.Context, r *csi.ControllerExpandVolumeRequest) (*csi.ControllerExpandVolumeResponse, error) {
+	if r.GetVolumeId() == "" || r.GetCapacityRange() == nil {
+		return nil, invalid("a volume id and a capacity range are needed")
+	}
+	required, limit, err := capacityRange(r.GetCapacityRange())
+	if err != nil {
+		return nil, err
+	}
+	p, i, err := d.locate(r.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	if err := d.offers(ctx, p, i, r.GetVolumeCapability()); err != nil {
+		return nil, err
+	}
+	v, err := p.ExpandVolume(ctx, i.lv, required, limit)
+	if err != nil {
+		return nil, noRoomIsOutOfRange(err)
+	}
+	return &csi.ControllerExpandVolumeResponse{
+		CapacityBytes:         int64(v.Size),
+		NodeExpansionRequired: v.Mode == pool.Filesystem && !v.ReadOnly,
+	}, nil
+}
+
+// offers checks the optional capability of an expansion: INVALID_ARGUMENT if
+// the volume does not have it.
+func (d *Driver) offers(ctx context.Context, p *pool.Pool, i id, c *csi.VolumeCapability) error {
+	if c == nil {
+		return nil
+	}
+	use, err := parseUsage(c)
+	if err != nil {
+		return err
+	}
+	v, err := p.Volume(ctx, i.lv)
+	if err != nil {
+		return err
+	}
+	if why := use.mismatch(v); why != "" {
+		return invalid("volume %s: %s", i, why)
+	}
+	return nil
+}

@@ -1,0 +1,130 @@
+// Package driver is the node role's CSI plugin: the Identity, Controller and
+// Node services of CSI 1.13 in front of the pools of one node. It is thin: it
+// checks requests, maps them to the pools and to file systems, and their
+// errors to gRPC codes.
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+)
+
+// Name is the driver's name in Kubernetes objects.
+const Name = "dmsnap.csi-dmsnap.github.io"
+
+// TopologyKey is the key of the label that has the short form of a node's name.
+const TopologyKey = "topology." + Name + "/node"
+
+// Options are what a driver serves.
+type Options struct {
+	NodeName   string // as the container orchestrator calls this node
+	KubeletDir string // all staging and target paths lie below; /var/lib/kubelet if empty
+	Version    string // of this program, for GetPluginInfo
+	Pools      []*pool.Pool
+}
+
+// Driver serves CSI for one node.
+type Driver struct {
+	csi.UnimplementedIdentityServer
+	csi.UnimplementedControllerServer
+	csi.UnimplementedNodeServer
+
+	nodeName   string
+	node       string // short form of nodeName, in ids and topology
+	kubeletDir string // without symbolic links
+	version    string
+	pools      []*pool.Pool
+	running    operations
+}
+
+// New checks the options and returns a driver; Serve makes it listen.
+func New(o Options) (*Driver, error) {
+	if len(o.NodeName) > 256 || !only(o.NodeName, ".-") {
+		return nil, fmt.Errorf("node name %q: 1 to 256 letters, digits, dots and hyphens", o.NodeName)
+	}
+	if len(o.Pools) == 0 {
+		return nil, errors.New("no pool to serve")
+	}
+	if o.KubeletDir == "" {
+		o.KubeletDir = "/var/lib/kubelet"
+	}
+	dir, err := filepath.EvalSymlinks(o.KubeletDir)
+	if err != nil {
+		return nil, fmt.Errorf("kubelet directory: %w", err)
+	}
+	return &Driver{
+		nodeName:   o.NodeName,
+		node:       shortNode(o.NodeName),
+		kubeletDir: dir,
+		version:    o.Version,
+		pools:      o.Pools,
+		running:    operations{names: map[string]string{}},
+	}, nil
+}
+
+// errNotOurs: the id was not made by this driver on any node, so what it names
+// does not exist.
+var errNotOurs = errors.New("not an id of this driver")
+
+// locate finds the pool of a volume or snapshot id. Errors: errNotOurs, and
+// NOT_FOUND for a well-formed id of another node or of a pool that is not
+// configured here.
+func (d *Driver) locate(s string) (*pool.Pool, id, error) {
+	i, ok := parseID(s)
+	if !ok {
+		return nil, id{}, fmt.Errorf("%q: %w", s, errNotOurs)
+	}
+	if i.node != d.node {
+		return nil, id{}, notFound("%s is on node %s, this is node %s", s, i.node, d.node)
+	}
+	p := d.pool(i.pool)
+	if p == nil {
+		return nil, id{}, notFound("%s is in pool %s, which is not configured on node %s", s, i.pool, d.node)
+	}
+	return p, i, nil
+}
+
+// pool returns the pool of that name, or nil.
+func (d *Driver) pool(name string) *pool.Pool {
+	for _, p := range d.pools {
+		if p.Name() == name {
+			return p
+		}
+	}
+	return nil
+}
+
+// id returns the id of a volume or snapshot.
+func (d *Driver) id(p *pool.Pool, lv string) string {
+	return id{node: d.node, pool: p.Name(), lv: lv}.String()
+}
+
+// topology is where everything of this node is accessible from.
+func (d *Driver) topology() *csi.Topology {
+	return &csi.Topology{Segments: map[string]string{TopologyKey: d.node}}
+}
+
+// includes tells whether a topology contains this node. One that does not
+// name our key does not restrict us.
+func (d *Driver) includes(t *csi.Topology) bool {
+	node, ok := t.GetSegments()[TopologyKey]
+	return !ok || node == d.node
+}
+
+// reachable checks a request's accessibility requirements.
+func (d *Driver) reachable(r *csi.TopologyRequirement) error {
+	for _, t := range r.GetRequisite() {
+		if d.includes(t) {
+			return nil
+		}
+	}
+	if len(r.GetRequisite()) == 0 {
+		return nil
+	}
+	return exhausted("the accessibility requirements do not include this node, %s", d.node)
+}

@@ -1,0 +1,139 @@
+package driver
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+)
+
+var volumeSeverity = map[pool.Severity]csi.VolumeHealthErrorType{
+	pool.Degraded:     csi.VolumeHealthErrorType_DEGRADED,
+	pool.Inaccessible: csi.VolumeHealthErrorType_INACCESSIBLE,
+	pool.DataLoss:     csi.VolumeHealthErrorType_DATA_LOSS,
+}
+
+// merge joins the conditions of one severity and reason: CSI allows one each.
+func merge(conditions []pool.Condition) []pool.Condition {
+	var out []pool.Condition
+next:
+	for _, c := range conditions {
+		for i := range out {
+			if out[i].Severity == c.Severity && out[i].Reason == c.Reason {
+				out[i].Message += "; " + c.Message
+				continue next
+			}
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+func volumeHealth(id string, conditions []pool.Condition) *csi.VolumeHealth {
+	h := &csi.VolumeHealth{VolumeId: id}
+	for _, c := range merge(conditions) {
+		h.HealthStatuses = append(h.HealthStatuses, &csi.VolumeHealth_VolumeHealthEntry{
+			Status: volumeSeverity[c.Severity], Reason: c.Reason, Message: c.Message,
+		})
+	}
+	return h
+}
+
+// ControllerGetVolumeHealth tells what is wrong with a volume.
+func (d *Driver) ControllerGetVolumeHealth(ctx context.Context, r *csi.ControllerGetVolumeHealthRequest) (*csi.ControllerGetVolumeHealthResponse, error) {
+	if r.GetVolumeId() == "" {
+		return nil, invalid("no volume id is given")
+	}
+	p, i, err := d.locate(r.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	conditions, err := p.Health(ctx, i.lv)
+	if err != nil {
+		return nil, err
+	}
+	return &csi.ControllerGetVolumeHealthResponse{VolumeHealth: volumeHealth(r.GetVolumeId(), conditions)}, nil
+}
+
+// ControllerListVolumeHealth returns the volumes with which something is wrong.
+func (d *Driver) ControllerListVolumeHealth(ctx context.Context, r *csi.ControllerListVolumeHealthRequest) (*csi.ControllerListVolumeHealthResponse, error) {
+	var all []*csi.VolumeHealth
+	for _, p := range d.pools {
+		volumes, err := p.Volumes(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range volumes {
+			conditions, err := p.Health(ctx, v.LV)
+			if err != nil || len(conditions) == 0 {
+				continue // an error here: it was deleted meanwhile
+			}
+			all = append(all, volumeHealth(d.id(p, v.LV), conditions))
+		}
+	}
+	page, next, err := paginate(d, all, (*csi.VolumeHealth).GetVolumeId, r.GetStartingToken(), r.GetMaxEntries())
+	if err != nil {
+		return nil, err
+	}
+	return &csi.ControllerListVolumeHealthResponse{Entries: page, NextToken: next}, nil
+}
+
+// NodeGetVolumeHealth tells what is wrong with a volume, and with its file
+// system where it is staged or published.
+func (d *Driver) NodeGetVolumeHealth(ctx context.Context, r *csi.NodeGetVolumeHealthRequest) (*csi.NodeGetVolumeHealthResponse, error) {
+	if r.GetVolumeId() == "" {
+		return nil, invalid("no volume id is given")
+	}
+	p, i, err := d.locate(r.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	conditions, err := p.Health(ctx, i.lv)
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range []string{r.GetVolumePublishPath(), r.GetStagingTargetPath()} {
+		if path == "" {
+			continue
+		}
+		// Not there is no fault: the orchestrator may have failed to get there.
+		if m, err := filesystem.MountAt(filepath.Clean(path)); err != nil || m == nil {
+			continue
+		}
+		if _, err := filesystem.UsageOf(path); err != nil {
+			conditions = append(conditions, pool.Condition{
+				Severity: pool.Inaccessible, Reason: "FilesystemUnreachable", Message: err.Error(),
+			})
+		}
+	}
+	return &csi.NodeGetVolumeHealthResponse{VolumeHealth: volumeHealth(r.GetVolumeId(), conditions)}, nil
+}
+
+// NodeGetStorageHealth tells what is wrong with the pools of this node.
+func (d *Driver) NodeGetStorageHealth(ctx context.Context, _ *csi.NodeGetStorageHealthRequest) (*csi.NodeGetStorageHealthResponse, error) {
+	var all []pool.Condition
+	for _, p := range d.pools {
+		for _, c := range p.PoolHealth(ctx) {
+			c.Message = fmt.Sprintf("pool %s: %s", p.Name(), c.Message)
+			if c.Severity == pool.DataLoss {
+				c.Severity = pool.Degraded // of a backend there is no worse that is not "unreachable"
+			}
+			all = append(all, c)
+		}
+	}
+	r := &csi.NodeGetStorageHealthResponse{}
+	for _, c := range merge(all) {
+		h := &csi.NodeGetStorageHealthResponse_StorageBackendHealth{
+			Status: csi.StorageHealthErrorType_STORAGE_DEGRADED, Reason: c.Reason, Message: c.Message,
+		}
+		if c.Severity == pool.Inaccessible {
+			h.Status = csi.StorageHealthErrorType_STORAGE_UNREACHABLE
+		}
+		r.BackendHealth = append(r.BackendHealth, h)
+	}
+	return r, nil
+}

@@ -1,0 +1,102 @@
+package driver
+
+import (
+	"context"
+	"path"
+	"runtime/debug"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"k8s.io/klog/v2"
+)
+
+// Verbosity of log lines: successful changes, successful reads, whole requests.
+const (
+	logChanges  = 2
+	logReads    = 4
+	logRequests = 5
+)
+
+var requests atomic.Uint64
+
+// intercept surrounds every request: one operation per volume at a time, a
+// logger that knows the request, errors with gRPC codes, and no panic that
+// takes the other requests with it.
+func (d *Driver) intercept(ctx context.Context, request any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (reply any, err error) {
+	method, begin := path.Base(info.FullMethod), time.Now()
+	log := klog.FromContext(ctx).WithValues("request", strconv.FormatUint(requests.Add(1), 36), "method", method)
+	if key, value := subject(request); value != "" {
+		log = log.WithValues(key, value)
+	}
+	log.V(logRequests).Info("Request", "content", withoutSecrets{request})
+	names := changes(request)
+	defer func() {
+		if p := recover(); p != nil {
+			log.Error(nil, "Panic", "cause", p, "stack", string(debug.Stack()))
+			err = status.Errorf(codes.Internal, "%s: internal error: %v", method, p)
+		}
+		took := time.Since(begin).Round(time.Microsecond)
+		switch {
+		case err != nil:
+			reply = nil
+			log.Info("Failed", "code", status.Code(err).String(), "err", status.Convert(err).Message(), "took", took)
+		case len(names) > 0:
+			log.V(logChanges).Info("Done", "took", took)
+		default:
+			log.V(logReads).Info("Done", "took", took)
+		}
+	}()
+	end, err := d.running.begin(method, names)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	reply, err = handle(klog.NewContext(ctx, log), request)
+	return reply, toStatus(err)
+}
+
+// subject returns what a request is about, for the log.
+func subject(request any) (key, value string) {
+	switch r := request.(type) {
+	case interface{ GetVolumeId() string }:
+		return "volume", r.GetVolumeId()
+	case *csi.CreateSnapshotRequest:
+		return "volume", r.GetSourceVolumeId()
+	case interface{ GetSnapshotId() string }:
+		return "snapshot", r.GetSnapshotId()
+	case interface{ GetName() string }:
+		return "name", r.GetName()
+	}
+	return "", ""
+}
+
+// withoutSecrets prints a request without the fields that the specification
+// marks as secret.
+type withoutSecrets struct{ request any }
+
+func (w withoutSecrets) String() string {
+	m, ok := w.request.(proto.Message)
+	if !ok {
+		return ""
+	}
+	m = proto.Clone(m)
+	m.ProtoReflect().Range(func(f protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
+		if proto.GetExtension(f.Options(), csi.E_CsiSecret).(bool) {
+			m.ProtoReflect().Clear(f)
+		}
+		return true
+	})
+	text, err := protojson.Marshal(m)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}

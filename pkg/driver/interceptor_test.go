@@ -1,0 +1,81 @@
+package driver
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+)
+
+func TestIntercept(t *testing.T) {
+	d := &Driver{running: operations{names: map[string]string{}}}
+	call := func(request any, handle func() (any, error)) (any, error) {
+		return d.intercept(t.Context(), request, &grpc.UnaryServerInfo{FullMethod: "/csi.v1.Node/Method"},
+			func(context.Context, any) (any, error) { return handle() })
+	}
+	ok := func() (any, error) { return "reply", nil }
+	stage := &csi.NodeStageVolumeRequest{VolumeId: "v1"}
+
+	if reply, err := call(stage, ok); reply != "reply" || err != nil {
+		t.Errorf("plain call: %v, %v", reply, err)
+	}
+	reply, err := call(stage, func() (any, error) { return "half", fmt.Errorf("stage: %w", pool.ErrInUse) })
+	if reply != nil || status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("error: %v, %v", reply, err)
+	}
+	reply, err = call(stage, func() (any, error) { panic("boom") })
+	if reply != nil || status.Code(err) != codes.Internal || !strings.Contains(err.Error(), "boom") {
+		t.Errorf("panic: %v, %v", reply, err)
+	}
+
+	// While one changes v1, others of v1 are refused and the rest is served.
+	_, err = call(&csi.NodePublishVolumeRequest{VolumeId: "v1"}, func() (any, error) {
+		for _, c := range []struct {
+			request any
+			want    codes.Code
+		}{
+			{&csi.NodeUnstageVolumeRequest{VolumeId: "v1"}, codes.Aborted},
+			{&csi.DeleteVolumeRequest{VolumeId: "v1"}, codes.Aborted},
+			{&csi.ControllerExpandVolumeRequest{VolumeId: "v1"}, codes.Aborted},
+			{&csi.NodeExpandVolumeRequest{VolumeId: "v1"}, codes.Aborted},
+			{&csi.NodeUnpublishVolumeRequest{VolumeId: "v1"}, codes.Aborted},
+			{&csi.CreateSnapshotRequest{SourceVolumeId: "v1", Name: "s"}, codes.Aborted},
+			{&csi.NodeGetVolumeStatsRequest{VolumeId: "v1"}, codes.OK},
+			{&csi.NodeStageVolumeRequest{VolumeId: "v2"}, codes.OK},
+			{&csi.CreateVolumeRequest{Name: "v1"}, codes.OK},
+			{&csi.DeleteSnapshotRequest{SnapshotId: "v1"}, codes.OK},
+		} {
+			if _, err := call(c.request, ok); status.Code(err) != c.want {
+				t.Errorf("%T while v1 is being changed: %v, want %v", c.request, err, c.want)
+			}
+		}
+		return nil, nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	// A refused request has not taken part of what it wanted.
+	if _, err := call(&csi.CreateSnapshotRequest{SourceVolumeId: "v1", Name: "s"}, ok); err != nil {
+		t.Error(err)
+	}
+	if len(d.running.names) != 0 {
+		t.Errorf("left over: %v", d.running.names)
+	}
+}
+
+func TestWithoutSecrets(t *testing.T) {
+	r := &csi.NodeStageVolumeRequest{VolumeId: "v1", Secrets: map[string]string{"key": "hidden"}}
+	if text := (withoutSecrets{r}).String(); !strings.Contains(text, "v1") || strings.Contains(text, "hidden") {
+		t.Error(text)
+	}
+	if r.GetSecrets()["key"] != "hidden" {
+		t.Error("the request itself was changed")
+	}
+}

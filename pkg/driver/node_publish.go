@@ -1,0 +1,143 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+)
+
+// NodePublishVolume binds a staged volume to a target path.
+func (d *Driver) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
+	if r.GetVolumeId() == "" || r.GetTargetPath() == "" {
+		return nil, invalid("a volume id and a target path are needed")
+	}
+	use, err := parseUsage(r.GetVolumeCapability())
+	if err != nil {
+		return nil, err
+	}
+	if r.GetStagingTargetPath() == "" {
+		return nil, precondition("no staging target path is given: stage the volume first")
+	}
+	p, i, err := d.locate(r.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	target, err := d.ownPath(r.GetTargetPath())
+	if err != nil {
+		return nil, err
+	}
+	source, err := d.ownPath(r.GetStagingTargetPath())
+	if err != nil {
+		return nil, err
+	}
+	v, err := p.Volume(ctx, i.lv)
+	if err != nil {
+		return nil, err
+	}
+	if why := use.mismatch(v); why != "" {
+		return nil, precondition("volume %s: %s", i, why)
+	}
+	if v.Mode == pool.Block {
+		source = blockFile(source, i)
+	}
+	m, err := filesystem.MountAt(source)
+	if err != nil {
+		return nil, err
+	}
+	if m == nil {
+		return nil, precondition("volume %s is not staged at %s", i, r.GetStagingTargetPath())
+	}
+	device, err := p.Activate(ctx, i.lv) // it is active: this is its path
+	if err != nil {
+		return nil, err
+	}
+	if own, err := filesystem.MountedFrom(m, device); err != nil {
+		return nil, err
+	} else if !own {
+		return nil, precondition("%s is a mount of something else than volume %s: %s %s", source, i, m.Source, m.Root)
+	}
+
+	readOnly := r.GetReadonly() || use.mountReadOnly(v)
+	present, err := filesystem.MountAt(target)
+	if err != nil {
+		return nil, err
+	}
+	if present != nil {
+		if !filesystem.SameContent(present, m) || filesystem.HasOption(present, "ro") != readOnly {
+			return nil, conflict("%s is a mount already, of %s %s with the options %s", target, present.Source, present.Root, present.Options)
+		}
+		return &csi.NodePublishVolumeResponse{}, nil
+	}
+	if use.singleWriter {
+		others, err := d.otherMounts(m, target)
+		if err != nil {
+			return nil, err
+		}
+		if len(others) > 0 {
+			return nil, precondition("volume %s has one writer only and is published at %v", i, others)
+		}
+	}
+	if err := publish(source, target, v.Mode, readOnly, use.mountFlags); err != nil {
+		return nil, err
+	}
+	return &csi.NodePublishVolumeResponse{}, nil
+}
+
+// publish makes the target and binds source to it.
+func publish(source, target string, mode pool.Mode, readOnly bool, flags []string) error {
+	if err := os.MkdirAll(filepath.Dir(target), 0o750); err != nil {
+		return err
+	}
+	var err error
+	if mode == pool.Block {
+		err = createFile(target)
+	} else {
+		err = os.Mkdir(target, 0o750)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := filesystem.Bind(source, target, readOnly, flags); err != nil {
+		return errors.Join(err, os.Remove(target))
+	}
+	return nil
+}
+
+// NodeUnpublishVolume removes a target path and what is mounted there. The
+// volume itself may be gone.
+func (d *Driver) NodeUnpublishVolume(_ context.Context, r *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
+	if r.GetVolumeId() == "" || r.GetTargetPath() == "" {
+		return nil, invalid("a volume id and a target path are needed")
+	}
+	if _, _, err := d.locate(r.GetVolumeId()); err != nil {
+		return nil, err
+	}
+	target, err := d.ownPath(r.GetTargetPath())
+	if err != nil {
+		return nil, err
+	}
+	for {
+		m, err := filesystem.MountAt(target)
+		if err != nil {
+			return nil, err
+		}
+		if m == nil {
+			break
+		}
+		if err := filesystem.Unmount(target); err != nil {
+			return nil, err
+		}
+	}
+	// Only what publish made: a directory with something in it stays.
+	if err := os.Remove(target); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return &csi.NodeUnpublishVolumeResponse{}, nil
+}

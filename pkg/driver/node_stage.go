@@ -1,0 +1,203 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+)
+
+// NodeStageVolume activates a volume's device and mounts its file system at
+// the staging path, after making one if there never was one and growing it if
+// the device has grown. The device of a block volume is bound to a file there.
+func (d *Driver) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
+	if r.GetVolumeId() == "" || r.GetStagingTargetPath() == "" {
+		return nil, invalid("a volume id and a staging target path are needed")
+	}
+	use, err := parseUsage(r.GetVolumeCapability())
+	if err != nil {
+		return nil, err
+	}
+	p, i, err := d.locate(r.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	staging, err := d.ownPath(r.GetStagingTargetPath())
+	if err != nil {
+		return nil, err
+	}
+	v, err := p.Volume(ctx, i.lv)
+	if err != nil {
+		return nil, err
+	}
+	if why := use.mismatch(v); why != "" {
+		return nil, precondition("volume %s: %s", i, why)
+	}
+	path, err := p.Activate(ctx, i.lv)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(staging, 0o750); err != nil {
+		return nil, err
+	}
+	// From here on the caller's patience does not matter: a mkfs that is killed
+	// at every deadline would never end.
+	ctx = context.WithoutCancel(ctx)
+	if v.Mode == pool.Block {
+		err = stageBlock(path, blockFile(staging, i), use.mountReadOnly(v))
+	} else {
+		device := filesystem.Device{Path: path, Type: v.FSType, ReadOnly: v.ReadOnly, Copy: v.Copied}
+		err = stageFilesystem(ctx, p, v, i, device, staging, use)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &csi.NodeStageVolumeResponse{}, nil
+}
+
+// staged checks a mount that is at the staging path already. ALREADY_EXISTS if
+// it is not what is asked for.
+func staged(device, at string, readOnly bool) (bool, error) {
+	m, err := filesystem.MountAt(at)
+	if m == nil || err != nil {
+		return false, err
+	}
+	own, err := filesystem.MountedFrom(m, device)
+	switch {
+	case err != nil:
+		return false, err
+	case !own:
+		return false, conflict("%s is a mount of something else: %s %s", at, m.Source, m.Root)
+	case filesystem.HasOption(m, "ro") != readOnly:
+		return false, conflict("the volume is staged at %s with the options %s", at, m.Options)
+	}
+	return true, nil
+}
+
+func stageBlock(device, file string, readOnly bool) error {
+	if done, err := staged(device, file, readOnly); done || err != nil {
+		return err
+	}
+	if err := createFile(file); err != nil {
+		return err
+	}
+	return filesystem.Bind(device, file, readOnly, nil)
+}
+
+// createFile makes the empty file that a device node is bound to.
+func createFile(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+func stageFilesystem(ctx context.Context, p *pool.Pool, v pool.Volume, i id, device filesystem.Device, staging string, use usage) error {
+	readOnly := use.mountReadOnly(v)
+	done, err := staged(device.Path, staging, readOnly)
+	if err != nil {
+		return err
+	}
+	grow := done && !readOnly // an earlier call may have been cut off before
+	if !done {
+		if err := prepare(ctx, p, v, device); err != nil {
+			return err
+		}
+		if err := device.SetIdentity(i.String()); err != nil {
+			return err
+		}
+		needs, err := device.NeedsGrow()
+		if err != nil {
+			return err
+		}
+		if err := device.Mount(staging, readOnly, use.mountFlags); err != nil {
+			return err
+		}
+		grow = needs && !readOnly
+	}
+	if !grow {
+		return nil
+	}
+	return device.Grow(ctx, staging)
+}
+
+// prepare sees to it that the device has the volume's file system. One is made
+// only if the volume's own record says that there never was one, and the record
+// is changed before anybody can write: nothing that was used is ever formatted.
+func prepare(ctx context.Context, p *pool.Pool, v pool.Volume, device filesystem.Device) error {
+	found, err := filesystem.Probe(ctx, device.Path)
+	if err != nil {
+		return err
+	}
+	switch {
+	case v.Formatted && found == "":
+		return fmt.Errorf("%w: volume %s had a file system, or was copied from something, but %s has none; it will not be formatted",
+			filesystem.ErrContent, v.LV, device.Path)
+	case found != "" && found != device.Type:
+		return fmt.Errorf("%w: volume %s must have %s, %s has %s", filesystem.ErrContent, v.LV, device.Type, device.Path, found)
+	case v.Formatted:
+		return nil
+	case v.ReadOnly:
+		return precondition("volume %s is read-only and has no file system", v.LV)
+	}
+	// One of the right type that is not on record is what an interrupted call
+	// left, perhaps unfinished.
+	klog.FromContext(ctx).Info("Making a file system", "device", device.Path, "type", device.Type)
+	if err := filesystem.Format(ctx, device.Path, device.Type); err != nil {
+		return err
+	}
+	return p.SetFormatted(ctx, v.LV)
+}
+
+// NodeUnstageVolume undoes NodeStageVolume, and what of it there is.
+func (d *Driver) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
+	if r.GetVolumeId() == "" || r.GetStagingTargetPath() == "" {
+		return nil, invalid("a volume id and a staging target path are needed")
+	}
+	p, i, err := d.locate(r.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	staging, err := d.ownPath(r.GetStagingTargetPath())
+	if err != nil {
+		return nil, err
+	}
+	file := blockFile(staging, i)
+	for _, at := range []string{file, staging} {
+		m, err := filesystem.MountAt(at)
+		if err != nil {
+			return nil, err
+		}
+		if m == nil {
+			continue
+		}
+		others, err := d.otherMounts(m)
+		if err != nil {
+			return nil, err
+		}
+		if len(others) > 0 {
+			return nil, precondition("volume %s is still published at %v", i, others)
+		}
+		if err := filesystem.Unmount(at); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err := p.Deactivate(ctx, i.lv); err != nil {
+		return nil, err
+	}
+	return &csi.NodeUnstageVolumeResponse{}, nil
+}

@@ -1,0 +1,131 @@
+package driver
+
+import (
+	"context"
+	"os"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+)
+
+// NodeGetVolumeStats returns how full a staged or published volume is; of a
+// block volume its size.
+func (d *Driver) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeStatsRequest) (*csi.NodeGetVolumeStatsResponse, error) {
+	if r.GetVolumeId() == "" || r.GetVolumePath() == "" {
+		return nil, invalid("a volume id and a volume path are needed")
+	}
+	p, i, err := d.locate(r.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	v, err := p.Volume(ctx, i.lv)
+	if err != nil {
+		return nil, err
+	}
+	m, err := mountOf(i, r.GetVolumePath())
+	if err != nil {
+		return nil, err
+	}
+	if m == nil {
+		return nil, notFound("volume %s is not at %s", i, r.GetVolumePath())
+	}
+	if v.Mode == pool.Block {
+		total, err := filesystem.DeviceSize(m.Mountpoint)
+		if err != nil {
+			return nil, err
+		}
+		return &csi.NodeGetVolumeStatsResponse{Usage: []*csi.VolumeUsage{
+			{Unit: csi.VolumeUsage_BYTES, Total: int64(total)},
+		}}, nil
+	}
+	u, err := filesystem.UsageOf(m.Mountpoint)
+	if err != nil {
+		return nil, err
+	}
+	s := &csi.NodeGetVolumeStatsResponse{Usage: []*csi.VolumeUsage{
+		{Unit: csi.VolumeUsage_BYTES, Total: int64(u.Total), Used: int64(u.Used), Available: int64(u.Available)},
+	}}
+	if u.Inodes > 0 {
+		s.Usage = append(s.Usage, &csi.VolumeUsage{
+			Unit: csi.VolumeUsage_INODES, Total: int64(u.Inodes), Used: int64(u.InodesUsed), Available: int64(u.InodesFree),
+		})
+	}
+	return s, nil
+}
+
+// NodeExpandVolume grows the file system of a staged or published volume to
+// its device. The device has been grown by ControllerExpandVolume; where that
+// was not called, the same is done here.
+func (d *Driver) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRequest) (*csi.NodeExpandVolumeResponse, error) {
+	if r.GetVolumeId() == "" || r.GetVolumePath() == "" {
+		return nil, invalid("a volume id and a volume path are needed")
+	}
+	required, limit, err := capacityRange(r.GetCapacityRange())
+	if err != nil {
+		return nil, err
+	}
+	p, i, err := d.locate(r.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	if err := d.offers(ctx, p, i, r.GetVolumeCapability()); err != nil {
+		return nil, err
+	}
+	m, err := mountOf(i, r.GetVolumePath())
+	if err != nil {
+		return nil, err
+	}
+	v, err := p.Volume(ctx, i.lv)
+	if err != nil {
+		return nil, err
+	}
+	// Of a block volume any path that exists will do, there is nothing to mount.
+	if _, err := os.Stat(r.GetVolumePath()); m == nil && (err != nil || v.Mode != pool.Block) {
+		return nil, notFound("volume %s is not at %s", i, r.GetVolumePath())
+	}
+	v, err = p.ExpandVolume(ctx, i.lv, required, limit)
+	if err != nil {
+		return nil, noRoomIsOutOfRange(err)
+	}
+	if v.Mode == pool.Filesystem && !v.ReadOnly {
+		path, err := p.Activate(ctx, i.lv) // it is active: this is its path
+		if err != nil {
+			return nil, err
+		}
+		if own, err := filesystem.MountedFrom(m, path); err != nil {
+			return nil, err
+		} else if !own {
+			return nil, notFound("volume %s is not at %s, %s is", i, r.GetVolumePath(), m.Source)
+		}
+		at, err := writable(m.Mountpoint)
+		if err != nil {
+			return nil, err
+		}
+		device := filesystem.Device{Path: path, Type: v.FSType}
+		if err := device.Grow(context.WithoutCancel(ctx), at); err != nil {
+			return nil, err
+		}
+	}
+	return &csi.NodeExpandVolumeResponse{CapacityBytes: int64(v.Size)}, nil
+}
+
+// writable returns a mount point of what is mounted at path that can be
+// written: a volume may be published read-only while its staging mount is not.
+func writable(path string) (string, error) {
+	m, err := filesystem.MountAt(path)
+	if err != nil || m == nil {
+		return "", err
+	}
+	mounts, err := filesystem.Mounts()
+	if err != nil {
+		return "", err
+	}
+	for _, o := range mounts {
+		if filesystem.SameContent(m, o) && !filesystem.HasOption(o, "ro") {
+			return o.Mountpoint, nil
+		}
+	}
+	return "", precondition("the file system at %s is mounted read-only everywhere", path)
+}

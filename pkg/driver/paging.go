@@ -1,0 +1,32 @@
+package driver
+
+import (
+	"slices"
+	"strings"
+)
+
+// paginate cuts a page out of a listing. The entries are sorted by id and the
+// token is the id of the last entry of the page before, so that a page is right
+// whatever was made or deleted in between. Errors: ABORTED for a token that no
+// listing of this node has given.
+func paginate[E any](d *Driver, all []E, idOf func(E) string, token string, limit int32) (page []E, next string, err error) {
+	if limit < 0 {
+		return nil, "", invalid("max_entries is negative: %d", limit)
+	}
+	slices.SortFunc(all, func(a, b E) int { return strings.Compare(idOf(a), idOf(b)) })
+	if token != "" {
+		if i, ok := parseID(token); !ok || i.node != d.node {
+			return nil, "", aborted("starting_token %q is not one that this node gave: start again", token)
+		}
+		begin, found := slices.BinarySearchFunc(all, token, func(e E, id string) int { return strings.Compare(idOf(e), id) })
+		if found {
+			begin++
+		}
+		all = all[begin:]
+	}
+	if limit > 0 && int(limit) < len(all) {
+		all = all[:limit]
+		next = idOf(all[limit-1])
+	}
+	return all, next, nil
+}

@@ -1,0 +1,55 @@
+package driver
+
+import (
+	"slices"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+func TestPaginate(t *testing.T) {
+	d := &Driver{node: "n"}
+	self := func(s string) string { return s }
+	ids := func(lvs ...string) (list []string) {
+		for _, lv := range lvs {
+			list = append(list, id{node: "n", pool: "p", lv: lv}.String())
+		}
+		return list
+	}
+	page := func(all []string, token string, limit int32, want []string) string {
+		t.Helper()
+		got, next, err := paginate(d, slices.Clone(all), self, token, limit)
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("from %q: %v, %v; want %v", token, got, err, want)
+		}
+		return next
+	}
+	all := ids("d", "b", "a", "c", "e")
+	if next := page(all, "", 0, ids("a", "b", "c", "d", "e")); next != "" {
+		t.Errorf("token %q after the last page", next)
+	}
+	next := page(all, "", 2, ids("a", "b"))
+	// Entries come and go between the pages; the last one of the first page too.
+	changed := ids("a1", "b1", "c", "d", "e")
+	next = page(changed, next, 2, ids("b1", "c"))
+	if next = page(changed, next, 2, ids("d", "e")); next != "" {
+		t.Errorf("token %q after the last page", next)
+	}
+	page(ids("a"), ids("z")[0], 2, nil)
+	page(nil, "", 2, nil)
+
+	for _, c := range []struct {
+		token string
+		limit int32
+		want  codes.Code
+	}{
+		{"invalid-token", 0, codes.Aborted},
+		{id{node: "other", pool: "p", lv: "a"}.String(), 0, codes.Aborted},
+		{"", -1, codes.InvalidArgument},
+	} {
+		if _, _, err := paginate(d, all, self, c.token, c.limit); status.Code(err) != c.want {
+			t.Errorf("token %q, limit %d: %v, want %v", c.token, c.limit, err, c.want)
+		}
+	}
+}

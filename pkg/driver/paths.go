@@ -1,0 +1,99 @@
+package driver
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
+)
+
+// inside tells whether a path without symbolic links is below the kubelet directory.
+func (d *Driver) inside(path string) bool {
+	rest, ok := strings.CutPrefix(path, strings.TrimSuffix(d.kubeletDir, "/")+"/")
+	return ok && rest != ""
+}
+
+// ownPath checks a staging or target path and returns it without symbolic
+// links. Mounts are made and files removed there as root, so whoever can put a
+// symbolic link into it must not lead us out of the kubelet directory. Errors:
+// INVALID_ARGUMENT.
+func (d *Driver) ownPath(path string) (string, error) {
+	if !filepath.IsAbs(path) || slices.Contains(strings.Split(path, "/"), "..") {
+		return "", invalid("path %q is not absolute or contains ..", path)
+	}
+	path = filepath.Clean(path)
+	parent, err := resolve(filepath.Dir(path))
+	if err != nil {
+		return "", invalid("path %s: %v", path, err)
+	}
+	real := filepath.Join(parent, filepath.Base(path))
+	if !d.inside(real) {
+		return "", invalid("path %s leads to %s, outside of the kubelet directory %s", path, real, d.kubeletDir)
+	}
+	info, err := os.Lstat(real)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return "", invalid("path %s: %v", path, err)
+	case info.Mode()&fs.ModeSymlink != 0:
+		return "", invalid("path %s is a symbolic link", path)
+	}
+	return real, nil
+}
+
+// resolve follows the symbolic links in the part of a path that exists.
+func resolve(path string) (string, error) {
+	real, err := filepath.EvalSymlinks(path)
+	if !errors.Is(err, fs.ErrNotExist) || path == "/" {
+		return real, err
+	}
+	if _, err := os.Lstat(path); err == nil {
+		return "", errors.New("a symbolic link in it leads nowhere")
+	}
+	parent, err := resolve(filepath.Dir(path))
+	return filepath.Join(parent, filepath.Base(path)), err
+}
+
+// blockFile is where a block volume's device is bound in its staging
+// directory. The volume's id in the name lets the mount table tell for ever
+// which volume is staged, whatever device number it gets.
+func blockFile(staging string, i id) string {
+	return filepath.Join(staging, i.String())
+}
+
+// mountOf returns the mount of a volume that a staging or publish path stands
+// for, or nil.
+func mountOf(i id, path string) (*mountinfo.Info, error) {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil || !filepath.IsAbs(real) {
+		return nil, nil
+	}
+	m, err := filesystem.MountAt(real)
+	if m != nil || err != nil {
+		return m, err
+	}
+	return filesystem.MountAt(blockFile(real, i))
+}
+
+// otherMounts returns the mount points of what m shows, besides m and the
+// given ones, below the kubelet directory.
+func (d *Driver) otherMounts(m *mountinfo.Info, besides ...string) ([]string, error) {
+	mounts, err := filesystem.Mounts()
+	if err != nil {
+		return nil, err
+	}
+	var list []string
+	for _, o := range mounts {
+		if filesystem.SameContent(m, o) && o.Mountpoint != m.Mountpoint &&
+			d.inside(o.Mountpoint) && !slices.Contains(besides, o.Mountpoint) {
+			list = append(list, o.Mountpoint)
+		}
+	}
+	return list, nil
+}

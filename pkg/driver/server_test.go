@@ -1,0 +1,99 @@
+package driver
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+)
+
+func TestServe(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "csi.sock")
+	// A socket that a killed process left.
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false)
+	stale.Close()
+
+	d, err := New(Options{NodeName: "n1", KubeletDir: dir, Version: "v0.0.1", Pools: []*pool.Pool{nil}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- d.Serve(ctx, "unix://"+path) }()
+
+	conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	wait, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	info, err := csi.NewIdentityClient(conn).GetPluginInfo(wait, &csi.GetPluginInfoRequest{}, grpc.WaitForReady(true))
+	if err != nil || info.GetName() != Name || info.GetVendorVersion() != "v0.0.1" {
+		t.Fatalf("GetPluginInfo: %v, %v", info, err)
+	}
+	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("socket: %v, %v", st.Mode(), err)
+	}
+	if err := d.Serve(ctx, path); err == nil {
+		t.Error("a second server took the socket of a living one")
+	}
+	stop()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the server does not stop")
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Error("the socket is still there")
+	}
+}
+
+func TestListenRefuses(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := listen(file); err == nil {
+		t.Error("listens in place of a file")
+	}
+	if got, err := os.ReadFile(file); string(got) != "content" {
+		t.Errorf("the file was changed: %q, %v", got, err)
+	}
+	for _, endpoint := range []string{"", "csi.sock", "unix://csi.sock", "tcp://127.0.0.1:1"} {
+		if path, err := socketPath(endpoint); err == nil {
+			t.Errorf("endpoint %q became %q", endpoint, path)
+		}
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	pools := []*pool.Pool{nil}
+	for name, o := range map[string]Options{
+		"no node name":   {KubeletDir: "/", Pools: pools},
+		"node name":      {NodeName: "a:b", KubeletDir: "/", Pools: pools},
+		"no pools":       {NodeName: "n1", KubeletDir: "/"},
+		"no kubelet dir": {NodeName: "n1", KubeletDir: "/does/not/exist", Pools: pools},
+	} {
+		if _, err := New(o); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}

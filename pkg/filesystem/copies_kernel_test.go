@@ -1,0 +1,164 @@
+//go:build kernel
+
+package filesystem
+
+import (
+	"errors"
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// freeze stops writes to a mounted file system as a device-mapper suspend does.
+func freeze(t *testing.T, dir string, request uint) {
+	t.Helper()
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.IoctlSetInt(int(f.Fd()), request, 0); err != nil {
+		t.Fatalf("freeze or thaw %s: %v", dir, err)
+	}
+}
+
+const fifreeze, fithaw = 0xc0045877, 0xc0045878
+
+// source makes a mounted file system with a file in it and a copy of the
+// device, taken while it was mounted and frozen.
+func source(t *testing.T, fs string) (src Device, dir string, copied Device) {
+	t.Helper()
+	list := disks(t, 2)
+	length := max(MinimumSize(fs), 64*size.MiB)
+	src = Device{Path: mapped(t, "src", linear(length, list[0], 0)), Type: fs}
+	copied = Device{Path: mapped(t, "copy", linear(length, list[1], 0)), Type: fs, Copy: true}
+	wipe(t, src.Path)
+	if err := Format(t.Context(), src.Path, fs); err != nil {
+		t.Fatal(err)
+	}
+	dir = mounted(t, src, false)
+	write(t, dir, "as it was")
+	freeze(t, dir, fifreeze)
+	cloneDevice(t, src.Path, copied.Path)
+	freeze(t, dir, fithaw)
+	write(t, dir, "as it is")
+	return src, dir, copied
+}
+
+func TestWritableCopyBesideSource(t *testing.T) {
+	for _, fs := range fileSystems {
+		t.Run(fs, func(t *testing.T) {
+			_, dir, copied := source(t, fs)
+			for range 2 { // the second time nothing is left to do
+				if err := copied.SetIdentity("copy"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			at := mounted(t, copied, false)
+			expect(t, at, "as it was")
+			write(t, at, "my own")
+			expect(t, dir, "as it is")
+			unmount(t, at)
+
+			// A copy of the copy, beside both.
+			second := Device{Path: mapped(t, "second", linear(max(MinimumSize(fs), 64*size.MiB), disks(t, 2)[1], 512*size.MiB)), Type: fs, Copy: true}
+			cloneDevice(t, copied.Path, second.Path)
+			if err := second.SetIdentity("second copy"); err != nil {
+				t.Fatal(err)
+			}
+			at = mounted(t, copied, false)
+			at2 := mounted(t, second, false)
+			expect(t, at, "my own")
+			expect(t, at2, "my own")
+			write(t, at2, "another")
+			expect(t, at, "my own")
+			if fs == Btrfs {
+				unmount(t, at2)
+				tool(t, "btrfs", "check", "--readonly", second.Path)
+			}
+		})
+	}
+}
+
+func TestReadOnlyCopyBesideSource(t *testing.T) {
+	for _, fs := range fileSystems {
+		t.Run(fs, func(t *testing.T) {
+			src, dir, copied := source(t, fs)
+			table := linear(max(MinimumSize(fs), 64*size.MiB), disks(t, 2)[1], 0)
+			reload(t, "copy", table, "--readonly")
+			copied.ReadOnly = true
+			if err := copied.SetIdentity("copy"); err != nil {
+				t.Fatal(err)
+			}
+			if fs == Btrfs {
+				if err := copied.Mount(t.TempDir(), true, nil); !errors.Is(err, ErrDuplicate) {
+					t.Fatalf("mount beside its source: %v", err)
+				}
+				unmount(t, dir)
+				at := mounted(t, copied, true)
+				expect(t, at, "as it was")
+				if err := src.Mount(dir, false, nil); !errors.Is(err, ErrDuplicate) {
+					t.Fatalf("mount of the source beside its copy: %v", err)
+				}
+				again := mounted(t, copied, true)
+				expect(t, again, "as it was")
+				return
+			}
+			at := mounted(t, copied, false)
+			expect(t, at, "as it was")
+			if err := os.WriteFile(at+"/new", nil, 0o600); !errors.Is(err, unix.EROFS) {
+				t.Errorf("write to a read-only copy: %v", err)
+			}
+			expect(t, dir, "as it is")
+			unmount(t, dir)
+			if err := src.Mount(dir, false, nil); err != nil {
+				t.Errorf("source beside its read-only copy: %v", err)
+			}
+		})
+	}
+}
+
+// A file system whose journal or log is not empty can be mounted from a device
+// that takes no writes.
+func TestReadOnlyDirtyJournal(t *testing.T) {
+	for _, fs := range fileSystems {
+		t.Run(fs, func(t *testing.T) {
+			list := disks(t, 2)
+			length := max(64*size.MiB, MinimumSize(fs))
+			src := Device{Path: mapped(t, "src", linear(length, list[0], 0)), Type: fs}
+			wipe(t, src.Path)
+			if err := Format(t.Context(), src.Path, fs); err != nil {
+				t.Fatal(err)
+			}
+			dir := mounted(t, src, false)
+			write(t, dir, "before")
+			unix.Sync()
+			f, err := os.Create(dir + "/new")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.WriteString("x"); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.Sync(); err != nil { // into the journal or log
+				t.Fatal(err)
+			}
+			f.Close()
+			copied := Device{Path: mapped(t, "copy", linear(length, list[1], 0)), Type: fs, Copy: true}
+			cloneDevice(t, src.Path, copied.Path)
+			unmount(t, dir)
+			reload(t, "copy", linear(length, list[1], 0), "--readonly")
+			if err := unix.Mount(copied.Path, t.TempDir(), fs, unix.MS_RDONLY, ""); err == nil {
+				t.Fatal("the journal is empty, the test proves nothing")
+			}
+			copied.ReadOnly = true
+			at := mounted(t, copied, true)
+			if fs != XFS { // its log holds what sync wrote, and only a freeze empties it
+				expect(t, at, "before")
+			}
+		})
+	}
+}

@@ -1,0 +1,31 @@
+package filesystem
+
+import (
+	"context"
+	"fmt"
+)
+
+// Format makes a file system on the whole device, over whatever is there: only
+// the caller can know that nothing of value is. The discard that mkfs would do
+// is left out, the device is expected to be wiped.
+func Format(ctx context.Context, device, fsType string) error {
+	var err error
+	switch fsType {
+	case Ext4:
+		// The inode tables are initialised by the kernel after the mount;
+		// here it would take minutes on a large device. No blocks are kept for
+		// root: a volume has no system processes to save.
+		_, err = run(ctx, "mkfs.ext4", "-q", "-F", "-m", "0",
+			"-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", device)
+	case XFS:
+		_, err = run(ctx, "mkfs.xfs", "-q", "-f", "-K", device)
+	case Btrfs:
+		_, err = run(ctx, "mkfs.btrfs", "-q", "-f", "-K", device)
+	default:
+		err = fmt.Errorf("unknown file system %q", fsType)
+	}
+	if err != nil {
+		return fmt.Errorf("make %s on %s: %w", fsType, device, err)
+	}
+	return nil
+}

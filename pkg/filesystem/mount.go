@@ -1,0 +1,174 @@
+package filesystem
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+	mountutils "k8s.io/mount-utils"
+)
+
+// Mount mounts the file system at target with the given mount(8) options, and
+// with those that the device needs: read-only where the device is, without
+// journal recovery there, and without the check for unique UUIDs for a copy.
+func (d Device) Mount(target string, readOnly bool, options []string) error {
+	options = slices.Clone(options)
+	if readOnly || d.ReadOnly {
+		options = append(options, "ro")
+	}
+	switch {
+	case d.Type == XFS && d.Copy:
+		options = append(options, "nouuid")
+	case d.Type == Btrfs:
+		if err := d.checkDuplicate(); err != nil {
+			return fmt.Errorf("mount %s at %s: %w", d.Path, target, err)
+		}
+	}
+	if d.ReadOnly {
+		// Recovery would have to write; a snapshot is taken of a frozen file
+		// system, whose content is complete without it.
+		switch d.Type {
+		case Ext4:
+			options = append(options, "noload")
+		case XFS:
+			options = append(options, "norecovery")
+		case Btrfs:
+			options = append(options, "rescue=nologreplay")
+		}
+	}
+	mounter := mountutils.Mounter{}
+	if err := mounter.Mount(d.Path, target, d.Type, options); err != nil {
+		return fmt.Errorf("mount %s at %s: %w", d.Path, target, err)
+	}
+	return nil
+}
+
+// bindFlags are the mount options that belong to a mount point, not to the
+// file system: the only ones in which a bind mount can differ.
+var bindFlags = map[string]uintptr{
+	"ro":         unix.MS_RDONLY,
+	"nosuid":     unix.MS_NOSUID,
+	"nodev":      unix.MS_NODEV,
+	"noexec":     unix.MS_NOEXEC,
+	"noatime":    unix.MS_NOATIME,
+	"nodiratime": unix.MS_NODIRATIME,
+	"relatime":   unix.MS_RELATIME,
+}
+
+// Bind makes source, a directory or a file, appear at target, which must exist
+// and be of the same kind. Of options those of the mount point are applied;
+// those of the file system belong to its first mount. What the mount of source
+// forbids stays forbidden.
+func Bind(source, target string, readOnly bool, options []string) error {
+	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind %s at %s: %w", source, target, err)
+	}
+	if err := restrict(target, readOnly, options); err != nil {
+		return errors.Join(fmt.Errorf("bind %s at %s: %w", source, target, err), Unmount(target))
+	}
+	return nil
+}
+
+// restrict adds flags to a bind mount: the kernel ignores them in the first call.
+func restrict(target string, readOnly bool, options []string) error {
+	var flags uintptr
+	for _, o := range options {
+		flags |= bindFlags[o]
+	}
+	if readOnly {
+		flags |= unix.MS_RDONLY
+	}
+	if flags == 0 {
+		return nil
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(target, &st); err != nil {
+		return err
+	}
+	// A remount sets all flags anew (but for those of access times).
+	const keep = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	flags |= uintptr(st.Flags) & keep
+	return unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|flags, "")
+}
+
+// Unmount removes the topmost mount at target; nothing mounted there is no
+// error. A symbolic link is not followed. Errors: ErrBusy.
+func Unmount(target string) error {
+	err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
+	switch {
+	case err == nil, errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
+		return nil
+	case errors.Is(err, unix.EBUSY):
+		return fmt.Errorf("unmount %s: %w", target, ErrBusy)
+	}
+	return fmt.Errorf("unmount %s: %w", target, err)
+}
+
+// Mounts returns the mounts that this process sees, each above what it covers.
+func Mounts() ([]*mountinfo.Info, error) {
+	mounts, err := mountinfo.GetMounts(nil)
+	if err != nil {
+		return nil, fmt.Errorf("read the mount table: %w", err)
+	}
+	slices.Reverse(mounts)
+	return mounts, nil
+}
+
+// MountAt returns what is mounted at exactly path, which must be free of
+// symbolic links, or nil.
+func MountAt(path string) (*mountinfo.Info, error) {
+	mounts, err := Mounts()
+	if err != nil {
+		return nil, err
+	}
+	if i := slices.IndexFunc(mounts, func(m *mountinfo.Info) bool { return m.Mountpoint == path }); i >= 0 {
+		return mounts[i], nil
+	}
+	return nil, nil
+}
+
+// SameContent tells whether two mounts show the same file or directory of the
+// same file system.
+func SameContent(a, b *mountinfo.Info) bool {
+	return a.Major == b.Major && a.Minor == b.Minor && a.Root == b.Root
+}
+
+// HasOption tells whether a mount point has an option of its own, such as "ro".
+func HasOption(m *mountinfo.Info, option string) bool {
+	return slices.Contains(strings.Split(m.Options, ","), option)
+}
+
+// MountedFrom tells whether m is the mount of a device's file system, or a
+// bind mount of the device node itself.
+func MountedFrom(m *mountinfo.Info, device string) (bool, error) {
+	want, err := deviceNumber(device)
+	if err != nil {
+		return false, err
+	}
+	if unix.Mkdev(uint32(m.Major), uint32(m.Minor)) == want {
+		return true, nil
+	}
+	// btrfs has device numbers of its own, and the mount of a device node has
+	// those of the file system that the node lies on.
+	for _, path := range []string{m.Source, m.Mountpoint} {
+		if number, err := deviceNumber(path); err == nil && number == want {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// deviceNumber returns the number of the block device at path.
+func deviceNumber(path string) (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return 0, fmt.Errorf("stat %s: %w", path, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return 0, fmt.Errorf("%s is not a block device", path)
+	}
+	return st.Rdev, nil
+}

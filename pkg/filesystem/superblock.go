@@ -1,0 +1,63 @@
+package filesystem
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// errNoSuperblock: the file system's magic number is not where it must be.
+var errNoSuperblock = errors.New("no superblock found")
+
+// superblockSize is the length of the file system that the superblock on r
+// describes. Offsets: the kernel's fs/ext4/ext4.h, fs/xfs/libxfs/xfs_format.h
+// and include/uapi/linux/btrfs_tree.h.
+func superblockSize(r io.ReaderAt, fsType string) (size.Bytes, error) {
+	at := map[string]int64{Ext4: 1024, XFS: 0, Btrfs: btrfsSuperOffset}[fsType]
+	sb := make([]byte, 1024)
+	if _, err := r.ReadAt(sb, at); err != nil {
+		return 0, err
+	}
+	little, big := binary.LittleEndian, binary.BigEndian
+	switch {
+	case fsType == Ext4 && little.Uint16(sb[0x38:]) == 0xef53:
+		blocks := uint64(little.Uint32(sb[4:]))
+		if little.Uint32(sb[0x60:])&0x80 != 0 { // the feature "64bit"
+			blocks |= uint64(little.Uint32(sb[0x150:])) << 32
+		}
+		return size.Bytes(blocks << (10 + little.Uint32(sb[0x18:])&0xf)), nil
+	case fsType == XFS && bytes.HasPrefix(sb, []byte("XFSB")):
+		return size.Bytes(big.Uint64(sb[8:]) * uint64(big.Uint32(sb[4:]))), nil
+	case fsType == Btrfs && bytes.Equal(sb[0x40:0x48], btrfsMagic):
+		return size.Bytes(little.Uint64(sb[0x70:])), nil
+	}
+	return 0, errNoSuperblock
+}
+
+// growSlack is what a file system may leave unused at the end of its device:
+// no file system uses a last allocation group that is too small.
+const growSlack = 4 * size.MiB
+
+// NeedsGrow tells whether the device is larger than its file system, which
+// must not be mounted: a mounted one's superblock on disk may be old.
+func (d Device) NeedsGrow() (bool, error) {
+	f, err := os.Open(d.Path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	length, err := DeviceSize(d.Path)
+	if err != nil {
+		return false, err
+	}
+	used, err := superblockSize(f, d.Type)
+	if err != nil {
+		return false, fmt.Errorf("read %s superblock of %s: %w", d.Type, d.Path, err)
+	}
+	return length >= used+growSlack, nil
+}
