@@ -26,7 +26,7 @@ var codeOf = []struct {
 	{pool.ErrInvalid, codes.InvalidArgument},
 	{pool.ErrInUse, codes.FailedPrecondition},
 	{pool.ErrPrecondition, codes.FailedPrecondition},
-	{pool.ErrLost, codes.DataLoss},
+	{pool.ErrLost, codes.FailedPrecondition},
 	{pool.ErrUnavailable, codes.Unavailable},
 	{filesystem.ErrContent, codes.FailedPrecondition},
 	{filesystem.ErrDuplicate, codes.FailedPrecondition},

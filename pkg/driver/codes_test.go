@@ -27,7 +27,7 @@ func TestToStatus(t *testing.T) {
 		{wrap(pool.ErrInvalid), codes.InvalidArgument},
 		{wrap(pool.ErrInUse), codes.FailedPrecondition},
 		{wrap(pool.ErrPrecondition), codes.FailedPrecondition},
-		{wrap(pool.ErrLost), codes.DataLoss},
+		{wrap(pool.ErrLost), codes.FailedPrecondition},
 		{wrap(pool.ErrUnavailable), codes.Unavailable},
 		{wrap(&pool.PendingError{What: "copying"}), codes.Aborted},
 		{wrap(filesystem.ErrContent), codes.FailedPrecondition},

@@ -79,19 +79,17 @@ func prepareSpec(ctx context.Context, p *pool.Pool, spec *pool.VolumeSpec) error
 // sourceFSType is the file system that a volume's content has, or "" if that
 // cannot be told.
 func sourceFSType(ctx context.Context, p *pool.Pool, s pool.Source) string {
-	lv := s.LV
-	if s.Kind == pool.FromSnapshot {
-		snapshot, err := p.Snapshot(ctx, lv)
-		if err != nil {
-			return ""
+	switch s.Kind {
+	case pool.FromSnapshot:
+		if snapshot, err := p.Snapshot(ctx, s.LV); err == nil {
+			return snapshot.FSType
 		}
-		lv = snapshot.Volume
+	case pool.FromVolume:
+		if v, err := p.Volume(ctx, s.LV); err == nil {
+			return v.FSType
+		}
 	}
-	v, err := p.Volume(ctx, lv)
-	if err != nil {
-		return ""
-	}
-	return v.FSType
+	return ""
 }
 
 // source translates a content source, which must be in the volume's own pool.

@@ -1,19 +1,12 @@
 package pool
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"fmt"
-	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -78,8 +71,15 @@ func (p *Pool) waitClosed(ctx context.Context, lv string) error {
 		if err != nil || info == nil || info.OpenCount == 0 {
 			return err
 		}
+		at, err := mountPoint(info.Device)
+		if err != nil {
+			return err
+		}
+		if at != "" {
+			return fmt.Errorf("volume %s/%s: %w: it is mounted at %s", v.vg.Name, lv, ErrInUse, at)
+		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("volume %s/%s: %w: its device %s is open %d times (mounted, or held by a process or another device)",
+			return fmt.Errorf("volume %s/%s: %w: its device %s is open %d times, by a process, another device or a mount elsewhere",
 				v.vg.Name, lv, ErrInUse, info.Name, info.OpenCount)
 		}
 		select {
@@ -172,6 +172,9 @@ func (p *Pool) scrubNow(ctx context.Context, lv string, j *scrubJob) error {
 	if o == nil || len(o.unknown) == 0 {
 		return nil
 	}
+	if !linear(o.lv) {
+		return fmt.Errorf("volume %s/%s is not wiped: %w: it is not linear, as while pvmove moves it", v.vg.Name, lv, ErrPrecondition)
+	}
 	if info, err := p.find(p.device(v, o.lv, "", udevVisible)); err != nil {
 		return err
 	} else if info != nil && info.OpenCount > 0 {
@@ -200,9 +203,13 @@ func (p *Pool) scrubNow(ctx context.Context, lv string, j *scrubJob) error {
 	}
 	zeroed := o.unknown
 	return p.do(ctx, &change{what: "record that volume " + lv + " was wiped", edit: func(t *edit) error {
+		was := o.lv
 		o := t.volumeByLV(lv)
 		if o == nil {
 			return nil
+		}
+		if !sameExtents(v.vg, was, t.vg, o.lv) {
+			return fmt.Errorf("volume %s/%s: %w: LVM2 moved or resized it while it was wiped", t.vg.Name, lv, ErrPrecondition)
 		}
 		c := o.lv.Clone()
 		c.Tags = dropTags(c.Tags, tagUnknown)
@@ -211,32 +218,4 @@ func (p *Pool) scrubNow(ctx context.Context, lv string, j *scrubJob) error {
 		}
 		return t.put(c)
 	}})
-}
-
-// syncMounted writes back the file system on dev, if it is mounted where we can
-// see it, so that the freeze that follows has little left to do.
-func syncMounted(ctx context.Context, dev dm.Device) {
-	table, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return
-	}
-	want := dev.String()
-	for lines := bufio.NewScanner(bytes.NewReader(table)); lines.Scan(); {
-		fields := strings.Fields(lines.Text())
-		if len(fields) < 5 || fields[2] != want {
-			continue
-		}
-		f, err := os.Open(unescapeMount(fields[4]))
-		if err != nil {
-			continue
-		}
-		_ = unix.Syncfs(int(f.Fd())) // the freeze writes what this could not
-		f.Close()
-		return
-	}
-}
-
-// unescapeMount undoes the kernel's octal escapes of blanks in mount points.
-func unescapeMount(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }

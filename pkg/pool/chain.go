@@ -142,8 +142,12 @@ func (p *Pool) chainDown(ctx context.Context, v *view, o *volume) error {
 }
 
 // down takes the volume's device away, and what lies below it if nobody reads a
-// snapshot. ErrInUse if the volume is open.
+// snapshot. ErrInUse if the volume is open. Snapshots that LVM2 made need all of
+// it: then it stays.
 func (p *Pool) down(ctx context.Context, v *view, o *volume) error {
+	if o.foreignCow {
+		return nil
+	}
 	vol := p.device(v, o.lv, "", udevVisible)
 	info, err := p.find(vol)
 	if err != nil {

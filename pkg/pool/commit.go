@@ -35,7 +35,7 @@ type edit struct {
 func (t *edit) put(lv *lvm2.LV) error {
 	t.changed = true
 	if t.vg.LVByID(lv.ID) != nil {
-		return t.vg.Replace(lv)
+		return inTheWay(t.vg.Replace(lv))
 	}
 	return t.vg.Add(lv)
 }
@@ -43,7 +43,16 @@ func (t *edit) put(lv *lvm2.LV) error {
 // remove takes a logical volume out of the group.
 func (t *edit) remove(id lvm2.ID) error {
 	t.changed = true
-	return t.vg.Remove(id)
+	return inTheWay(t.vg.Remove(id))
+}
+
+// inTheWay marks the errors that last as long as something of LVM2's does: a
+// running pvmove or merge, or a conversion to another segment type.
+func inTheWay(err error) error {
+	if errors.Is(err, lvm2.ErrLocked) || errors.Is(err, lvm2.ErrForeignSegment) {
+		return fmt.Errorf("%w: %w", ErrPrecondition, err)
+	}
+	return err
 }
 
 // do hands c to the committer and waits until it is on the disk and in the

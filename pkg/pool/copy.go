@@ -27,6 +27,7 @@ const (
 // that its content is copied from; a clone cuts an internal layer of its source.
 func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) {
 	var name string
+	var made bool
 	var cutOf lvm2.ID
 	err := p.do(ctx, &change{what: fmt.Sprintf("create volume %q from %s %s", spec.Name, spec.Source.Kind, spec.Source.LV), edit: func(t *edit) error {
 		if o, err := t.existing(spec); err != nil || o != nil {
@@ -67,7 +68,7 @@ func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) 
 		c := lv.Clone()
 		c.Tags = setTag(c.Tags, tagCopy, string(layerID))
 		c.Flags = slices.Clone(handsOff)
-		name = lv.Name
+		name, made = lv.Name, true
 		return t.put(c)
 	}, act: func(ctx context.Context, v *view) error {
 		if cutOf == "" {
@@ -78,7 +79,9 @@ func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	p.copies.start(name)
+	if made {
+		p.copies.start(name)
+	}
 	return name, nil
 }
 
@@ -250,7 +253,7 @@ func (p *Pool) waitForCopy(ctx context.Context, lv string) error {
 
 // copyInto copies the layer named in lv's metadata into it and marks it finished.
 func (p *Pool) copyInto(ctx context.Context, lv string, j *copyJob) error {
-	var from, to string
+	var from, to *os.File
 	var length size.Bytes
 	var clean bool
 	what := "copy into volume " + lv
@@ -265,12 +268,28 @@ func (p *Pool) copyInto(ctx context.Context, lv string, j *copyJob) error {
 		}
 		return o, l, v.volumes[l.of], nil
 	}
-	err := p.do(ctx, &change{what: what, act: func(ctx context.Context, v *view) error {
+	v, err := p.latest()
+	if err != nil {
+		return err
+	}
+	_, _, source, err := find(v)
+	if err != nil {
+		return err
+	}
+	// The history's devices belong to whoever works on the source volume.
+	locked := func(c *change) error {
+		_, err := run(p.ctx, p, []string{lvKey(source.lv.Name)}, func(ctx context.Context) (none struct{}, err error) {
+			return none, p.do(ctx, c)
+		})
+		return err
+	}
+	err = locked(&change{what: what, act: func(ctx context.Context, v *view) error {
 		o, l, source, err := find(v)
 		if err != nil {
 			return err
 		}
-		if from, err = p.chainUp(ctx, v, source, l); err != nil {
+		path, err := p.chainUp(ctx, v, source, l)
+		if err != nil {
 			return err
 		}
 		if err := p.intact(v, source, l); err != nil {
@@ -280,16 +299,22 @@ func (p *Pool) copyInto(ctx context.Context, lv string, j *copyJob) error {
 		if err := p.up(ctx, v, o); err != nil {
 			return err
 		}
-		to = p.dm.Node(p.device(v, o.lv, "", udevVisible).name)
-		return nil
+		// Open from here on, so that nobody takes the chain for unused.
+		if from, err = os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0); err != nil {
+			return err
+		}
+		to, err = os.OpenFile(p.dm.Node(p.device(v, o.lv, "", udevVisible).name), os.O_WRONLY|unix.O_DIRECT, 0)
+		return err
 	}})
 	if err == nil {
 		j.total.Store(uint64(length))
 		j.done.Store(0)
 		err = copyDevice(ctx, from, to, length, clean, &j.done)
 	}
+	from.Close()
+	to.Close()
 	if err != nil {
-		return errors.Join(err, p.do(p.ctx, &change{what: what, act: func(ctx context.Context, v *view) error {
+		return errors.Join(err, locked(&change{what: what, act: func(ctx context.Context, v *view) error {
 			o, _, source, err := find(v)
 			if err != nil {
 				return nil
@@ -301,7 +326,7 @@ func (p *Pool) copyInto(ctx context.Context, lv string, j *copyJob) error {
 		return err
 	}
 	var before *volume
-	return p.do(p.ctx, &change{what: what, edit: func(t *edit) error {
+	return locked(&change{what: what, edit: func(t *edit) error {
 		o, l, source, err := find(t.view)
 		if err != nil {
 			return err
@@ -342,17 +367,7 @@ func (p *Pool) copyInto(ctx context.Context, lv string, j *copyJob) error {
 
 // copyDevice copies length bytes past the page cache. Zeroes are not written
 // where the target is known to hold zeroes.
-func copyDevice(ctx context.Context, from, to string, length size.Bytes, clean bool, done *atomic.Uint64) error {
-	src, err := os.OpenFile(from, os.O_RDONLY|unix.O_DIRECT, 0)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	dst, err := os.OpenFile(to, os.O_WRONLY|unix.O_DIRECT, 0)
-	if err != nil {
-		return err
-	}
-	defer dst.Close()
+func copyDevice(ctx context.Context, src, dst *os.File, length size.Bytes, clean bool, done *atomic.Uint64) error {
 	// An anonymous mapping is page-aligned, as O_DIRECT needs it.
 	buf, err := unix.Mmap(-1, 0, int(copyBlock), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
@@ -366,11 +381,11 @@ func copyDevice(ctx context.Context, from, to string, length size.Bytes, clean b
 		}
 		b := buf[:min(copyBlock, length-off)]
 		if _, err := io.ReadFull(io.NewSectionReader(src, int64(off), int64(len(b))), b); err != nil {
-			return fmt.Errorf("reading %s at %d: %w", from, off, err)
+			return fmt.Errorf("reading %s at %d: %w", src.Name(), off, err)
 		}
 		if !clean || string(b) != string(zeroes[:len(b)]) {
 			if _, err := dst.WriteAt(b, int64(off)); err != nil {
-				return fmt.Errorf("writing %s at %d: %w", to, off, err)
+				return fmt.Errorf("writing %s at %d: %w", dst.Name(), off, err)
 			}
 		}
 		off += size.Bytes(len(b))

@@ -129,6 +129,14 @@ func linear(lv *lvm2.LV) bool {
 	})
 }
 
+// sameExtents says whether two logical volumes are the same pieces of the same
+// physical volumes. x is of group a, y of b: LVM2 renumbers physical volumes.
+func sameExtents(a *lvm2.VG, x *lvm2.LV, b *lvm2.VG, y *lvm2.LV) bool {
+	return linear(x) && linear(y) && slices.EqualFunc(physical(x), physical(y), func(r, s lvm2.Range) bool {
+		return a.PVs[r.PV].ID == b.PVs[s.PV].ID && r.Start == s.Start && r.Count == s.Count
+	})
+}
+
 // logicalOutside returns which logical extents of an LV made of ranges, the
 // first of which has number start, do not lie in known.
 func logicalOutside(known rangeSet, start lvm2.Extents, ranges []lvm2.Range) rangeSet {

@@ -100,6 +100,9 @@ func (v *view) source(lv string) (*volume, error) {
 	if err == nil && o.foreignCow {
 		err = fmt.Errorf("volume %s/%s: %w: it has snapshots that LVM2 made", v.vg.Name, lv, ErrPrecondition)
 	}
+	if err == nil && !linear(o.lv) {
+		err = fmt.Errorf("volume %s/%s: %w: it is not linear, as while pvmove moves it", v.vg.Name, lv, ErrPrecondition)
+	}
 	return o, err
 }
 
@@ -268,7 +271,7 @@ func (p *Pool) Snapshots(context.Context) ([]Snapshot, error) {
 
 func (v *view) describeSnapshot(l *layer) Snapshot {
 	o := v.volumes[l.of]
-	s := Snapshot{Name: l.name, LV: l.lv.Name, Volume: o.lv.Name, Size: l.length.Bytes(), Created: l.created, Lost: l.lost}
+	s := Snapshot{Name: l.name, LV: l.lv.Name, Volume: o.lv.Name, Mode: o.mode, FSType: o.fs, Size: l.length.Bytes(), Created: l.created, Lost: l.lost}
 	for _, newer := range o.after(l) {
 		s.Lost = s.Lost || newer.lost
 	}

@@ -60,6 +60,8 @@ type Snapshot struct {
 	Name    string     // the CSI name
 	LV      string     // the logical volume's name of its layer
 	Volume  string     // the logical volume's name of the volume it was taken of
+	Mode    Mode       // of that volume
+	FSType  string     // of that volume
 	Size    size.Bytes // size of the volume when the snapshot was cut
 	Created time.Time
 	Lost    bool // the content is gone (ErrLost)

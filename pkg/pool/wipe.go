@@ -126,7 +126,7 @@ func (w *wiper) loop(ctx context.Context) {
 func (w *wiper) round(ctx context.Context, v *view) error {
 	p := w.pool
 	began := time.Now()
-	wiped := map[lvm2.ID]lvm2.Extents{} // from the end of each
+	wiped := map[*lvm2.LV]lvm2.Extents{} // from the end of each
 	var failed error
 	for _, lv := range v.trash {
 		if time.Since(began) > wipeCommit || len(wiped) == wipeLVs {
@@ -134,6 +134,10 @@ func (w *wiper) round(ctx context.Context, v *view) error {
 		}
 		if err := p.noDevices(ctx, v, lv); err != nil {
 			failed = err // one that is open must not keep others from being wiped
+			continue
+		}
+		if !linear(lv) {
+			failed = fmt.Errorf("deleted logical volume %s/%s is not wiped: %w: pvmove or something like it is at work on it", v.vg.Name, lv.Name, ErrPrecondition)
 			continue
 		}
 		step := max(1, v.extents(zeroStep))
@@ -145,15 +149,15 @@ func (w *wiper) round(ctx context.Context, v *view) error {
 				}
 			}
 			left -= n
-			wiped[lv.ID] += n
+			wiped[lv] += n
 		}
 	}
 	if len(wiped) == 0 {
 		return failed
 	}
 	err := p.do(ctx, &change{what: "free wiped extents", edit: func(t *edit) error {
-		for id, n := range wiped {
-			if err := t.shorten(id, n); err != nil {
+		for lv, n := range wiped {
+			if err := t.shorten(v.vg, lv, n); err != nil {
 				return err
 			}
 		}
@@ -165,16 +169,17 @@ func (w *wiper) round(ctx context.Context, v *view) error {
 	return errors.Join(err, failed)
 }
 
-// shorten frees the last n extents of a piece of trash, which were wiped.
-func (t *edit) shorten(id lvm2.ID, n lvm2.Extents) error {
-	lv := t.vg.LVByID(id)
-	if _, ok := t.decoded[lv].(trashed); lv == nil || !ok {
-		return nil // somebody else removed it
+// shorten frees the last n extents of a piece of trash, which were wiped where
+// it was when it was the given LV of the given group.
+func (t *edit) shorten(group *lvm2.VG, wiped *lvm2.LV, n lvm2.Extents) error {
+	lv := t.vg.LVByID(wiped.ID)
+	if _, ok := t.decoded[lv].(trashed); lv == nil || !ok || !sameExtents(group, wiped, t.vg, lv) {
+		return nil // LVM2 removed or moved it meanwhile
 	}
 	length := lv.Size()
 	t.wiped = t.wiped.union(newRangeSet(physicalOf(lv, rangeSet{{Start: length - n, Count: n}})...))
 	if n == length {
-		return t.remove(id)
+		return t.remove(lv.ID)
 	}
 	c := lv.Clone()
 	c.Segments = nil

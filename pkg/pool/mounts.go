@@ -1,0 +1,56 @@
+package pool
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+)
+
+// mountPoint returns where the file system on dev is mounted, as far as this
+// process sees; "" if it is not.
+func mountPoint(dev dm.Device) (string, error) {
+	found, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		own := m.Major == int(dev.Major) && m.Minor == int(dev.Minor)
+		if m.FSType == "btrfs" { // its mounts have device numbers of their own
+			source, err := dm.DeviceOf(m.Source)
+			own = err == nil && source == dev
+		}
+		return !own, own
+	})
+	if err != nil {
+		return "", fmt.Errorf("reading the mount table: %w", err)
+	}
+	if len(found) == 0 {
+		return "", nil
+	}
+	return found[0].Mountpoint, nil
+}
+
+// syncMounted writes back the file system on dev, if it is mounted, so that the
+// freeze that follows has little left to do. For btrfs it is more than that:
+// suspending its device does not freeze it, so what a snapshot of it has is
+// what this wrote, and a consistent part of what came after.
+func syncMounted(ctx context.Context, dev dm.Device) {
+	at, err := mountPoint(dev)
+	if err == nil && at != "" {
+		err = syncfs(at)
+	}
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "The file system was not written back before the cut", "device", dev.String())
+	}
+}
+
+func syncfs(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd())))
+}
