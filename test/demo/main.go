@@ -1,0 +1,134 @@
+// Command demo drives the life of a volume through the CSI socket, on a real
+// kernel, and says what it does. Every claim is checked; the first that does
+// not hold ends it with exit code 1.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+const (
+	group   = "volumeGroup" // the names of the kernel's document
+	gib     = int64(1) << 30
+	fsType  = "ext4"
+	timeout = 5 * time.Minute
+)
+
+func main() {
+	driver := flag.String("driver", "bin/csi-dmsnap", "the driver's binary")
+	flag.Parse()
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	dir, err := os.MkdirTemp("", "dmsnap-demo-")
+	if err != nil {
+		fail("%v", err)
+	}
+	d := &demo{ctx: ctx, dir: dir}
+	stop := d.start(*driver, strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")[0])
+	d.run()
+	stop()
+	fmt.Printf("\nAll %d checks held.\n", d.checks)
+}
+
+// demo is a running demonstration.
+type demo struct {
+	ctx        context.Context
+	dir        string
+	conn       *grpc.ClientConn
+	controller csi.ControllerClient
+	node       csi.NodeClient
+	steps      int
+	checks     int
+}
+
+func fail(format string, args ...any) {
+	fmt.Printf("\n  FAILED: "+format+"\n", args...)
+	os.Exit(1)
+}
+
+// say begins a step.
+func (d *demo) say(format string, args ...any) {
+	d.steps++
+	fmt.Printf("\n%d. %s\n", d.steps, fmt.Sprintf(format, args...))
+}
+
+// check reports a claim and ends the demonstration if it does not hold.
+func (d *demo) check(holds bool, format string, args ...any) {
+	claim := fmt.Sprintf(format, args...)
+	if !holds {
+		fail("%s", claim)
+	}
+	d.checks++
+	fmt.Printf("   ✓ %s\n", claim)
+}
+
+// must ends the demonstration on an error.
+func must[T any](v T, err error) T {
+	if err != nil {
+		fail("%v", err)
+	}
+	return v
+}
+
+// show runs a command as a person would and prints what it prints.
+func show(command string) string {
+	fmt.Printf("\n   # %s\n", command)
+	out, err := exec.Command("sh", "-c", command).CombinedOutput()
+	for _, line := range strings.Split(strings.TrimRight(string(out), "\n"), "\n") {
+		fmt.Printf("   %s\n", line)
+	}
+	if err != nil {
+		fail("%s: %v", command, err)
+	}
+	return string(out)
+}
+
+// start makes a pool of the disk, starts the driver and connects to it.
+func (d *demo) start(driver, disk string) (stop func()) {
+	if disk == "" {
+		fail("no scratch disk: run this by hack/demo")
+	}
+	kernel := strings.TrimSpace(string(must(os.ReadFile("/proc/sys/kernel/osrelease"))))
+	fmt.Printf("Kernel %s, scratch disk %s.\n", kernel, disk)
+	d.say("Start the driver with a pool on the blank disk")
+	config, socket := filepath.Join(d.dir, "config.yaml"), filepath.Join(d.dir, "csi.sock")
+	text := fmt.Sprintf("pools:\n- name: fast\n  volumeGroup: %s\n  devices: [%s]\n  create: true\n  chunkSize: 8Ki\n  firstStoreSize: 100Mi\n", group, disk)
+	must(0, os.WriteFile(config, []byte(text), 0o600))
+	args := []string{"node", "--config", config, "--endpoint", "unix://" + socket, "--node-name", "demo", "--kubelet-dir", d.dir}
+	fmt.Printf("   csi-dmsnap %s\n   with\n      %s\n", strings.Join(args, " "), strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n      "))
+	log := must(os.Create(filepath.Join(d.dir, "driver.log")))
+	cmd := exec.Command(driver, args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	must(0, cmd.Start())
+	d.conn = must(grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials())))
+	d.controller, d.node = csi.NewControllerClient(d.conn), csi.NewNodeClient(d.conn)
+	identity := csi.NewIdentityClient(d.conn)
+	ready := false
+	for wait, end := d.ctx, time.Now().Add(30*time.Second); !ready && time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		r, err := identity.Probe(wait, &csi.ProbeRequest{})
+		ready = err == nil && (r.GetReady() == nil || r.GetReady().GetValue())
+	}
+	if !ready {
+		text, _ := os.ReadFile(log.Name())
+		fail("the driver does not get ready; its log:\n%s", text)
+	}
+	info := must(identity.GetPluginInfo(d.ctx, &csi.GetPluginInfoRequest{}))
+	d.check(info.GetName() == "dmsnap.csi-dmsnap.github.io", "the driver answers on its socket: %s %s", info.GetName(), info.GetVendorVersion())
+	return func() {
+		d.say("Stop the driver")
+		must(0, cmd.Process.Signal(os.Interrupt))
+		err := cmd.Wait()
+		d.check(err == nil, "it ended in good order")
+	}
+}
