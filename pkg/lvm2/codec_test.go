@@ -1,3 +1,5 @@
+//go:build !kernel
+
 package lvm2
 
 import (
@@ -220,12 +222,18 @@ func roundTrip(t *testing.T, text []byte) {
 func TestMutations(t *testing.T) {
 	for _, text := range [][]byte{golden(t, "disk.txt"), []byte(foreign)} {
 		for i := range text {
-			roundTrip(t, slices.Delete(bytes.Clone(text), i, i+1))
 			const characters = `0"{}[=,#\/ a-.`
+			c := characters[i/3%len(characters)]
 			changed := bytes.Clone(text)
-			changed[i] = characters[i%len(characters)]
+			switch i % 3 {
+			case 0:
+				changed[i] = c
+			case 1:
+				changed = slices.Delete(changed, i, i+1)
+			case 2:
+				changed = slices.Insert(changed, i, c)
+			}
 			roundTrip(t, changed)
-			roundTrip(t, slices.Insert(bytes.Clone(text), i, characters[i/3%len(characters)]))
 		}
 	}
 }

@@ -1,9 +1,12 @@
+//go:build !kernel
+
 package lvm2
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 
@@ -73,8 +76,11 @@ func (f *faultyFile) WriteAt(b []byte, at int64) (int, error) {
 }
 
 func (f *faultyFile) Sync() error {
-	_, err := f.faults.next()
-	return err
+	part, err := f.faults.next()
+	if part < 1 {
+		return err
+	}
+	return errors.Join(err, f.diskFile.Sync())
 }
 
 func (s *Store) inject(f *faults) {
@@ -86,6 +92,48 @@ func (s *Store) inject(f *faults) {
 			d.file = &faultyFile{d.file, f}
 		}
 	}
+}
+
+// volatileFile is a disk whose cache forgets what was not flushed when the power
+// goes.
+type volatileFile struct {
+	diskFile
+	unflushed []before
+}
+
+// before is what a write replaced.
+type before struct {
+	at      int64
+	content []byte
+}
+
+func (f *volatileFile) WriteAt(b []byte, at int64) (int, error) {
+	old := alignedBuffer(size.Bytes(len(b)))
+	if _, err := f.ReadAt(old, at); err != nil {
+		return 0, err
+	}
+	f.unflushed = append(f.unflushed, before{at, old})
+	return f.diskFile.WriteAt(b, at)
+}
+
+func (f *volatileFile) Sync() error {
+	f.unflushed = nil
+	return f.diskFile.Sync()
+}
+
+// powerCut loses all that was not flushed, or the oldest of it only: a disk
+// keeps no order by itself.
+func (f *volatileFile) powerCut(all bool) error {
+	lost := f.unflushed
+	if !all && len(lost) > 1 {
+		lost = lost[:1]
+	}
+	for _, w := range slices.Backward(lost) {
+		if _, err := f.diskFile.WriteAt(w.content, w.at); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Whatever write or flush of a commit fails or is the last before a crash,
@@ -125,9 +173,22 @@ func commitFault(t *testing.T, kind fault, n int) (came bool) {
 		t.Fatal(err)
 	}
 	f := &faults{n: n, kind: kind}
+	var caches []*volatileFile
+	for _, d := range s.open {
+		cache := &volatileFile{diskFile: d.file}
+		d.file = cache
+		caches = append(caches, cache)
+	}
 	s.inject(f)
 	err := s.Commit(context.Background(), next)
 	s.inject(nil)
+	for i, cache := range caches {
+		if !f.done || f.crash() {
+			if err := cache.powerCut(n%2 == i%2); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	if f.done && !f.crash() {
 		// We go on living: what Commit said is what we and everybody else see.
 		want := before.Seqno

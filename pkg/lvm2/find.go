@@ -13,7 +13,8 @@ import (
 type finder struct {
 	disks    []*disk
 	opened   []*device // closed again by close
-	problems []error
+	failed   []error   // devices that could not be read
+	problems []error   // what is wrong with the volume group that was found
 }
 
 func (f *finder) close() {
@@ -31,7 +32,7 @@ func (f *finder) add(path string, open map[identity]*device) {
 		p, err = inspect(d)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		f.problems = append(f.problems, err)
+		f.failed = append(f.failed, err)
 	}
 	if p != nil {
 		f.disks = append(f.disks, p)
@@ -95,7 +96,8 @@ func (f *finder) newest() map[ID]*metadataArea {
 // volumes.
 func (f *finder) group(name string, id ID, open map[identity]*device) (*VG, []*disk, error) {
 	for {
-		known, problems := len(f.disks), f.problems
+		known := len(f.disks)
+		f.problems = nil
 		vg, err := f.vg(name, id)
 		if err != nil {
 			return nil, nil, err
@@ -105,7 +107,6 @@ func (f *finder) group(name string, id ID, open map[identity]*device) (*VG, []*d
 			return vg, members, err
 		}
 		// A device that only the metadata knew of may have newer metadata.
-		f.problems = problems
 	}
 }
 
@@ -113,25 +114,18 @@ func (f *finder) group(name string, id ID, open map[identity]*device) (*VG, []*d
 // one is given.
 func (f *finder) vg(name string, id ID) (*VG, error) {
 	var chosen *metadataArea
-	others := []error{}
 	for vgID, a := range f.newest() {
 		switch {
 		case a.about.name != name:
 		case id != "" && vgID != id:
-			others = append(others, fmt.Errorf("volume group %v has its name now", vgID))
+			f.problems = append(f.problems, fmt.Errorf("volume group %v has its name now", vgID))
 		case chosen != nil:
 			return nil, fmt.Errorf("%v and %v: %w: rename one of them with vgrename and its id", chosen.about.id, vgID, ErrDuplicateVG)
 		default:
 			chosen = a
 		}
 	}
-	for a := range f.areas {
-		if a.err != nil && (chosen == nil || a.about.id == "" || a.about.id == chosen.about.id) {
-			f.problems = append(f.problems, a.err)
-		}
-	}
 	if chosen == nil {
-		f.problems = append(f.problems, others...)
 		return nil, f.notFound()
 	}
 	if err := f.consistent(chosen); err != nil {
@@ -148,10 +142,19 @@ func (f *finder) vg(name string, id ID) (*VG, error) {
 // notFound tells a volume group that does not exist from one that may be hidden
 // behind damage.
 func (f *finder) notFound() error {
-	if err := errors.Join(f.problems...); errors.Is(err, ErrDamaged) {
+	errs := append(f.problems, f.failed...)
+	newest := f.newest()
+	for a := range f.areas {
+		// What a damaged text says its name is may be the damage; an id that is
+		// good elsewhere is another volume group's.
+		if a.err != nil && newest[a.about.id] == nil {
+			errs = append(errs, a.err)
+		}
+	}
+	if err := errors.Join(errs...); errors.Is(err, ErrDamaged) {
 		return fmt.Errorf("no good metadata of it on the devices given: %w: vgcfgrestore or vgck --updatemetadata may repair it", err)
 	}
-	return fmt.Errorf("no device given belongs to it: %w", errors.Join(append(f.problems, ErrNotFound)...))
+	return fmt.Errorf("no device given belongs to it: %w", errors.Join(append(errs, ErrNotFound)...))
 }
 
 // consistent refuses to choose among texts that contradict each other.
@@ -188,10 +191,13 @@ func (f *finder) members(vg *VG, open map[identity]*device) ([]*disk, error) {
 			return nil, err
 		}
 		if p == nil {
-			f.problems = append(f.problems, pv.notFound())
+			f.problems = append(append(f.problems, pv.notFound()), f.failed...)
 			continue
 		}
 		for _, a := range p.areas {
+			if a.err != nil {
+				f.problems = append(f.problems, a.err)
+			}
 			if a.text != nil && a.about.id != vg.ID {
 				return nil, fmt.Errorf("device %s is a physical volume of it but has metadata of volume group %s (%v): %w", p.path, a.about.name, a.about.id, ErrDamaged)
 			}
@@ -209,13 +215,14 @@ func (f *finder) members(vg *VG, open map[identity]*device) ([]*disk, error) {
 func (f *finder) disk(id ID) (*disk, error) {
 	var found *disk
 	for _, p := range f.disks {
-		if p.label.id != id {
-			continue
-		}
-		if found != nil {
+		switch {
+		case p.label.id != id:
+		case found == nil || p.above(found.device):
+			found = p
+		case found.above(p.device):
+		default:
 			return nil, fmt.Errorf("devices %s and %s are both physical volume %v: %w: remove one, or give it another id with vgimportclone", found.path, p.path, id, ErrDuplicatePV)
 		}
-		found = p
 	}
 	return found, nil
 }

@@ -7,7 +7,9 @@ import (
 	"os"
 )
 
-// Host is what LVM2 has per machine and not per volume group.
+// Host is what LVM2 has per machine and not per volume group. In a container
+// these are the machine's own files and directories, mounted into it: a private
+// lock directory would exclude nobody.
 type Host struct {
 	LockDir     string // lvm2's global/locking_dir; default /run/lock/lvm
 	Hints       string // lvm2's hints file; default /run/lvm/hints

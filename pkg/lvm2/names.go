@@ -68,8 +68,16 @@ func checkName(what, name string) error {
 
 // CheckTag reports whether tag may be a tag of a volume group or logical volume.
 func CheckTag(tag string) error {
-	if tag == "" || len(tag) > maxTag {
-		return fmt.Errorf("tag %.20q has %d bytes, 1 to %d are possible: %w", tag, len(tag), maxTag, ErrInvalid)
+	if len(tag) > maxTag {
+		return fmt.Errorf("tag %.20q… has %d bytes, %d are possible: %w", tag, len(tag), maxTag, ErrInvalid)
+	}
+	return checkTagText(tag)
+}
+
+// checkTagText leaves the length aside: lvm2's commands let longer tags pass.
+func checkTagText(tag string) error {
+	if tag == "" {
+		return fmt.Errorf("a tag is empty: %w", ErrInvalid)
 	}
 	for i := 0; i < len(tag); i++ {
 		if c := tag[i]; !isAlnum(c) && strings.IndexByte("_+.-/=!:&#", c) < 0 {

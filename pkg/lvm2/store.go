@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 )
 
@@ -43,9 +44,6 @@ func OpenVG(ctx context.Context, h Host, name string, devices []string) (*Store,
 	}
 	return s, nil
 }
-
-// Name returns the volume group's name.
-func (s *Store) Name() string { return s.name }
 
 // Close closes the devices. The Store can be used again, it opens them anew.
 func (s *Store) Close() error {
@@ -118,11 +116,24 @@ func (s *Store) unchanged() error {
 	return nil
 }
 
-// load reads everything anew.
+// load reads everything anew: from the devices known to have it if that is
+// enough, else from all that may.
 func (s *Store) load() error {
+	var known []string
+	for _, d := range s.open {
+		known = append(known, d.path)
+	}
+	slices.Sort(known)
+	if len(known) > 0 && s.loadFrom(known) == nil && s.complete() {
+		return nil
+	}
+	return s.loadFrom(s.paths)
+}
+
+func (s *Store) loadFrom(paths []string) error {
 	found := &finder{}
 	defer found.close()
-	for _, path := range s.paths {
+	for _, path := range paths {
 		found.add(path, s.open)
 	}
 	vg, members, err := found.group(s.name, s.id, s.open)
@@ -136,7 +147,7 @@ func (s *Store) load() error {
 	if vg.Seqno < s.seqno && len(found.problems) > 0 {
 		return fmt.Errorf("the newest readable metadata has seqno %d, but %d was here before: %w: %w", vg.Seqno, s.seqno, ErrDamaged, errors.Join(found.problems...))
 	}
-	if err := s.adopt(found, members); err != nil {
+	if err := s.adopt(members); err != nil {
 		return err
 	}
 	if s.vg == nil || !sameText(s.vg, vg) {
@@ -148,7 +159,7 @@ func (s *Store) load() error {
 }
 
 // adopt keeps the members' devices open for writing, and no others.
-func (s *Store) adopt(found *finder, members []*disk) error {
+func (s *Store) adopt(members []*disk) error {
 	keep := map[identity]bool{}
 	s.areas = nil
 	for _, p := range members {

@@ -31,7 +31,7 @@ func (vg *VG) validate() error {
 		return fmt.Errorf("seqno %d is beyond LVM2's 32 bits: %w", vg.Seqno, ErrInvalid)
 	}
 	for _, tag := range vg.Tags {
-		if err := CheckTag(tag); err != nil {
+		if err := checkTagText(tag); err != nil {
 			return err
 		}
 	}
