@@ -117,10 +117,12 @@ func newWriter(h Host, vg *VG, areas []*metadataArea, buffer []byte) (*writer, e
 // write runs the steps; each is on all disks before the next begins. It returns
 // the areas that were left behind.
 func (w *writer) write() (late []error, err error) {
-	if err := errors.Join(w.each(w.writeText)...); err != nil {
-		return nil, err
-	}
+	// The precommit slot is never read back by lvm2 2.03, it says only that the
+	// area can be written: it needs no flush between the text and itself.
 	precommit := w.each(func(i int) error {
+		if err := w.writeText(i); err != nil {
+			return err
+		}
 		h := w.areas[i].header
 		h.precommit = w.slots[i]
 		return w.writeHeader(i, h.encode())
@@ -164,7 +166,7 @@ func (w *writer) writeText(i int) error {
 		}
 		rest = rest[part.size:]
 	}
-	return a.dev.sync()
+	return nil
 }
 
 func (w *writer) writeHeader(i int, b []byte) error {

@@ -142,8 +142,8 @@ func TestCommitFaults(t *testing.T) {
 	for _, kind := range []fault{failsBefore, failsAfter, crashBefore, crashInside, crashAfter} {
 		for n := 1; ; n++ {
 			if !commitFault(t, kind, n) {
-				// Text, precommit and commit with a flush each, on two areas.
-				if n <= 3*2*2 {
+				// Text and precommit, flush, commit, flush: on two areas.
+				if n <= 5*2 {
 					t.Errorf("%s: a commit has only %d writes and flushes", kind, n-1)
 				}
 				break

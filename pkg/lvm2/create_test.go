@@ -43,7 +43,7 @@ func (f *freshDisks) inject(faults *faults) {
 // A crash of CreateVG leaves a volume group, or devices with which the same call
 // goes on.
 func TestCreateCrash(t *testing.T) {
-	everyCrash(t, 2*4+2*6, func(t *testing.T, name string, f *faults) {
+	everyCrash(t, 2*4+2*5, func(t *testing.T, name string, f *faults) {
 		h := testHost(t)
 		disks := blankDisks(t, 2, 2*size.MiB)
 		vg := newVG("vg", uint64(small.ExtentSize.Sectors()), nil, nil, "")
@@ -72,7 +72,7 @@ func TestCreateCrash(t *testing.T) {
 // A crash of Extend leaves the volume group as it was, or extended; the same
 // call goes on.
 func TestExtendCrash(t *testing.T) {
-	everyCrash(t, 4+2*6, func(t *testing.T, name string, f *faults) {
+	everyCrash(t, 4+2*5, func(t *testing.T, name string, f *faults) {
 		h := testHost(t)
 		disks := blankDisks(t, 2, 2*size.MiB)
 		s := createVG(t, h, disks[:1], small)

@@ -49,6 +49,9 @@ func (p *Pool) PoolHealth(context.Context) []Condition {
 			out = append(out, Condition{Inaccessible, "DeviceMissing", fmt.Sprintf("physical volume %s of volume group %s is missing", pv.ID, v.vg.Name)})
 		}
 	}
+	for _, problem := range p.store.Problems() {
+		out = append(out, Condition{Degraded, "MetadataDegraded", problem.Error()})
+	}
 	for _, s := range v.strange {
 		out = append(out, Condition{Degraded, "UnknownTags", s})
 	}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
@@ -104,7 +105,9 @@ func (p *Pool) extendGroup(ctx context.Context, store *lvm2.Store, devices []str
 		return
 	}
 	for _, d := range devices {
-		if slices.Contains(ours, d) {
+		// A pattern may match links: what counts is the device behind them.
+		dev, err := dm.DeviceOf(d)
+		if err == nil && slices.Contains(ours, dev) {
 			continue
 		}
 		if err := store.Extend(ctx, []string{d}); err != nil {
@@ -116,7 +119,7 @@ func (p *Pool) extendGroup(ctx context.Context, store *lvm2.Store, devices []str
 }
 
 // physicalVolumes lists the devices that the group has.
-func (p *Pool) physicalVolumes(ctx context.Context, store *lvm2.Store) (devices []string, err error) {
+func (p *Pool) physicalVolumes(ctx context.Context, store *lvm2.Store) (devices []dm.Device, err error) {
 	lock, err := p.host.LockVG(ctx, p.vgName, lvm2.Shared)
 	if err != nil {
 		return nil, err
@@ -127,7 +130,9 @@ func (p *Pool) physicalVolumes(ctx context.Context, store *lvm2.Store) (devices 
 		return nil, err
 	}
 	for _, pv := range vg.PVs {
-		devices = append(devices, pv.Device)
+		if dev, err := dm.DeviceOf(pv.Device); err == nil {
+			devices = append(devices, dev)
+		}
 	}
 	return devices, nil
 }

@@ -133,11 +133,7 @@ func (w *wiper) round(ctx context.Context, v *view) error {
 			break
 		}
 		if err := p.noDevices(ctx, v, lv); err != nil {
-			failed = err // one that is open must not keep others from being wiped
-			continue
-		}
-		if !linear(lv) {
-			failed = fmt.Errorf("deleted logical volume %s/%s is not wiped: %w: pvmove or something like it is at work on it", v.vg.Name, lv.Name, ErrPrecondition)
+			failed = err // one that is in the way must not keep others from being wiped
 			continue
 		}
 		step := max(1, v.extents(zeroStep))
@@ -190,8 +186,13 @@ func (t *edit) shorten(group *lvm2.VG, wiped *lvm2.LV, n lvm2.Extents) error {
 }
 
 // noDevices makes sure that no device over lv's extents is left, which an
-// interrupted delete may have left behind.
+// interrupted delete may have left behind, or pvmove, which activates what it
+// moves. Devices are removed under the group's lock only: LVM2 may be about to
+// resume one.
 func (p *Pool) noDevices(ctx context.Context, v *view, lv *lvm2.LV) error {
+	if !linear(lv) {
+		return fmt.Errorf("deleted logical volume %s/%s is not wiped: %w: pvmove or something like it is at work on it", v.vg.Name, lv.Name, ErrPrecondition)
+	}
 	for _, layer := range []string{"", layerCOW, layerReal} {
 		d := p.device(v, lv, layer, udevReal)
 		info, err := p.find(d)
@@ -204,7 +205,12 @@ func (p *Pool) noDevices(ctx context.Context, v *view, lv *lvm2.LV) error {
 		if info.OpenCount > 0 {
 			return fmt.Errorf("deleted logical volume %s/%s is not wiped: %w: its device %s is open", v.vg.Name, lv.Name, ErrInUse, info.Name)
 		}
-		if err := p.removeDevice(ctx, info.Name, d.udev); err != nil {
+		if err := p.do(ctx, &change{what: "remove device " + info.Name, act: func(ctx context.Context, v *view) error {
+			if now := v.vg.LVByID(lv.ID); now != nil && !linear(now) {
+				return fmt.Errorf("deleted logical volume %s/%s: %w: pvmove began to move it", v.vg.Name, lv.Name, ErrPrecondition)
+			}
+			return p.takeDown(ctx, d)
+		}}); err != nil {
 			return err
 		}
 	}
