@@ -26,3 +26,38 @@ func TestCheckChunk(t *testing.T) {
 		}
 	}
 }
+
+// The numbers are from the status of snapshots on a 6.1 kernel.
+func TestUsedSectors(t *testing.T) {
+	for _, c := range []struct {
+		chunk      size.Bytes
+		exceptions uint64
+		want       size.Sectors
+	}{
+		{4 * size.KiB, 0, 16},
+		{4 * size.KiB, 1, 24},
+		{4 * size.KiB, 255, 2056},
+		{4 * size.KiB, 256, 2072}, // with the second area, which is empty
+		{4 * size.KiB, 257, 2080},
+		{4 * size.KiB, 512, 4128},
+		{64 * size.KiB, 0, 256},
+		{64 * size.KiB, 4096, (1 + 4097 + 1) * 128},
+		{size.SectorBytes, 32, 35},
+	} {
+		if got := UsedSectors(c.chunk, c.exceptions); got != c.want {
+			t.Errorf("%d exceptions in chunks of %v use %d sectors, want %d", c.exceptions, c.chunk, got, c.want)
+		}
+	}
+}
+
+// A full store of the largest useful size has used no more than that.
+func TestUsedFitsLargestUseful(t *testing.T) {
+	for chunk := MinChunk; chunk <= MaxChunk; chunk *= 2 {
+		for _, chunks := range []uint64{1, 255, 256, 257, 4095, 4096, 32768, 100000} {
+			used, largest := UsedSectors(chunk, chunks), LargestUseful(size.Bytes(chunks)*chunk, chunk).Sectors()
+			if used > largest {
+				t.Errorf("%d chunks of %v use %d sectors, more than the largest useful %d", chunks, chunk, used, largest)
+			}
+		}
+	}
+}

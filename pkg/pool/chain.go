@@ -37,24 +37,27 @@ func (p *Pool) stack(ctx context.Context, v *view, l, newer *layer) error {
 			return err
 		}
 	}
+	before, err := p.find(d)
+	if err != nil {
+		return err
+	}
 	_, pending, err = p.ensure(d, whole(l.length, dm.Snapshot{
 		Origin: above.Device, COW: cowDev, Persistence: dm.Persistent, Chunk: l.chunk,
 	}), true)
 	if err != nil || !pending {
 		return err
 	}
-	if info, err := p.find(d); err == nil && info != nil && info.Live && !info.Suspended {
-		limited, cancel := context.WithTimeout(ctx, windowLimit)
-		defer cancel()
-		if err := p.dm.Suspend(limited, d.name, dm.SuspendOptions{SkipLockFS: true}); err != nil {
-			return err
-		}
+	if before == nil || !before.Live {
+		return p.start(ctx, d)
 	}
-	return p.start(ctx, d)
+	return p.swap(ctx, d, before.Suspended, dm.SuspendOptions{SkipLockFS: true}, func() error { return nil })
 }
 
 // chainUp makes the content of layer l readable and returns its device's path.
 func (p *Pool) chainUp(ctx context.Context, v *view, o *volume, l *layer) (string, error) {
+	if why := o.theirs(); why != "" {
+		return "", fmt.Errorf("snapshot %s: %w: of volume %s %s", l.lv.Name, ErrPrecondition, o.lv.Name, why)
+	}
 	live := o.live()
 	if live == nil {
 		return "", fmt.Errorf("snapshot %s: %w: its volume %s has no live layer", l.lv.Name, ErrPrecondition, o.lv.Name)
@@ -73,11 +76,11 @@ func (p *Pool) chainUp(ctx context.Context, v *view, o *volume, l *layer) (strin
 		if err != nil {
 			return "", err
 		}
-		_, _, fresh, err := p.base(ctx, v, o, live, table)
+		b, err := p.base(ctx, v, o, live, table)
 		if err != nil {
 			return "", err
 		}
-		if fresh {
+		if b.idle {
 			if err := p.start(ctx, p.device(v, live.lv, "", udevSnapshot)); err != nil {
 				return "", err
 			}
@@ -108,8 +111,7 @@ func (p *Pool) chainDown(ctx context.Context, v *view, o *volume) error {
 		if l.snap != nil {
 			break
 		}
-		d := p.device(v, l.lv, "", udevSnapshot)
-		info, err := p.find(d)
+		info, err := p.find(p.device(v, l.lv, "", udevSnapshot))
 		if err != nil {
 			return err
 		}
@@ -117,7 +119,7 @@ func (p *Pool) chainDown(ctx context.Context, v *view, o *volume) error {
 			return nil // somebody reads it, and so needs all newer ones
 		}
 		// Without a device, too: an interruption may have left its store's.
-		if err := p.takeDown(ctx, d, p.device(v, l.lv, layerCOW, udevCOW)); err != nil {
+		if err := p.layerDown(ctx, v, l); err != nil {
 			return err
 		}
 	}
@@ -126,15 +128,14 @@ func (p *Pool) chainDown(ctx context.Context, v *view, o *volume) error {
 		return err
 	}
 	if live := o.live(); live != nil {
-		d := p.device(v, live.lv, "", udevSnapshot)
-		info, err := p.find(d)
+		info, err := p.find(p.device(v, live.lv, "", udevSnapshot))
 		if err != nil {
 			return err
 		}
 		if info != nil && info.OpenCount > 0 {
 			return nil
 		}
-		if err := p.takeDown(ctx, d, p.device(v, live.lv, layerCOW, udevCOW)); err != nil {
+		if err := p.layerDown(ctx, v, live); err != nil {
 			return err
 		}
 	}
@@ -142,10 +143,9 @@ func (p *Pool) chainDown(ctx context.Context, v *view, o *volume) error {
 }
 
 // down takes the volume's device away, and what lies below it if nobody reads a
-// snapshot. ErrInUse if the volume is open. Snapshots that LVM2 made need all of
-// it: then it stays.
+// snapshot. ErrInUse if the volume is open. What LVM2 has made of it stays.
 func (p *Pool) down(ctx context.Context, v *view, o *volume) error {
-	if o.foreignCow {
+	if o.theirs() != "" {
 		return nil
 	}
 	vol := p.device(v, o.lv, "", udevVisible)

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"sync"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -20,8 +18,10 @@ type change struct {
 	what string                                   // for messages: "create volume pvc-1"
 	edit func(t *edit) error                      // may be nil: nothing changes on the disk
 	act  func(ctx context.Context, v *view) error // may be nil: nothing changes in the kernel
+	fast bool                                     // a store fills: not behind slow acts of other volumes
 	done chan error
 	ctx  context.Context
+	held bool // the edit is on the disk, or there was nothing to write
 }
 
 // edit is what a change may alter. What a failing edit did is dropped.
@@ -55,86 +55,141 @@ func inTheWay(err error) error {
 	return err
 }
 
-// do hands c to the committer and waits until it is on the disk and in the
-// kernel. If ctx ends first, c still runs if it has begun.
+// do carries out c: it is on the disk and in the kernel when do returns nil. If
+// ctx ends first, c still runs if it has begun.
 func (p *Pool) do(ctx context.Context, c *change) error {
+	err := p.submit(ctx, c)
+	var loss *unrecordedLoss
+	if errors.As(err, &loss) {
+		// What c has committed stands; the kernel follows once the loss is on the disk.
+		if err = p.submit(ctx, loss.record()); err == nil {
+			again := *c
+			if c.held {
+				again.edit = nil
+			}
+			err = p.submit(ctx, &again)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.what, err)
+	}
+	return nil
+}
+
+// submit hands c to the committer and waits for its end.
+func (p *Pool) submit(ctx context.Context, c *change) error {
 	c.done, c.ctx = make(chan error, 1), ctx
+	queue := p.changes
+	if c.fast {
+		queue = p.urgent
+	}
 	select {
-	case p.changes <- c:
+	case queue <- c:
 	case <-ctx.Done():
-		return fmt.Errorf("%s: waiting for pool %s: %w", c.what, p.name, context.Cause(ctx))
+		return fmt.Errorf("waiting for pool %s: %w", p.name, context.Cause(ctx))
 	case <-p.ctx.Done():
-		return fmt.Errorf("%s: pool %s is closed: %w", c.what, p.name, ErrUnavailable)
+		return fmt.Errorf("pool %s is closed: %w", p.name, ErrUnavailable)
 	}
 	select {
 	case err := <-c.done:
-		if err != nil {
-			return fmt.Errorf("%s: %w", c.what, err)
-		}
-		return nil
+		return err
 	case <-p.stopped:
-		return fmt.Errorf("%s: pool %s was closed: %w", c.what, p.name, ErrUnavailable)
+		return fmt.Errorf("pool %s was closed: %w", p.name, ErrUnavailable)
 	}
 }
 
-// commitLoop owns the group's metadata. All changes that wait are written as
-// one commit.
+// lockLimit is how long LVM2's own commands wait for us while our changes
+// overlap without a pause.
+const lockLimit = 5 * time.Second
+
+// committer owns the group's metadata and LVM2's lock on it. All changes that
+// wait are written as one commit. The lock is held until the kernel has
+// followed, but further changes do not wait for that: one volume that takes
+// long to suspend does not hold up the others.
+type committer struct {
+	*Pool
+	lock   *lvm2.Lock // nil: not held
+	since  time.Time  // when it was taken
+	acting int        // acts that run
+	ended  chan struct{}
+}
+
 func (p *Pool) commitLoop() {
 	defer close(p.stopped)
+	c := committer{Pool: p, ended: make(chan struct{})}
 	for {
+		changes := p.changes
+		if c.lock != nil && time.Since(c.since) > lockLimit {
+			changes = nil // until the lock was free for a moment
+		}
 		select {
-		case c := <-p.changes:
-			p.batch(c)
+		case first := <-p.urgent:
+			c.batch(first, p.urgent)
+		case first := <-changes:
+			c.batch(first, changes)
+		case <-c.ended:
+			c.acting--
 		case <-p.ctx.Done():
+			for ; c.acting > 0; c.acting-- {
+				<-c.ended
+			}
+			c.release()
 			return
 		}
+		if c.acting == 0 {
+			c.release()
+		}
 	}
 }
 
-// batch runs first and every change that came meanwhile.
-func (p *Pool) batch(first *change) {
-	lock, err := p.host.LockVG(p.ctx, p.vgName, lvm2.Exclusive)
-	if err != nil {
-		first.done <- unavailable(err)
+func (c *committer) release() {
+	if c.lock == nil {
 		return
 	}
-	waiting := append([]*change{first}, p.drain()...)
-	v, err := p.read()
-	if err != nil {
-		for _, c := range waiting {
-			c.done <- err
+	if err := c.lock.Unlock(); err != nil {
+		c.log.Error(err, "Releasing the volume group's lock", "volumeGroup", c.vgName)
+	}
+	c.lock = nil
+}
+
+// batch commits first and every change that waits in queue, and begins their acts.
+func (c *committer) batch(first *change, queue <-chan *change) {
+	if c.lock == nil {
+		lock, err := c.host.LockVG(c.ctx, c.vgName, lvm2.Exclusive)
+		if err != nil {
+			first.done <- unavailable(err)
+			return
 		}
-		p.unlock(lock)
+		c.lock, c.since = lock, time.Now()
+	}
+	waiting := append([]*change{first}, drain(queue)...)
+	v, err := c.read()
+	if err != nil {
+		for _, w := range waiting {
+			w.done <- err
+		}
 		return
 	}
-	v, todo := p.edit(v, waiting)
-	var acts sync.WaitGroup
-	for _, c := range todo {
-		acts.Add(1)
+	v, todo := c.edit(v, waiting)
+	for _, w := range todo {
+		w.held = true
+		if w.act == nil {
+			w.done <- nil
+			continue
+		}
+		c.acting++
 		go func() {
-			defer acts.Done()
-			var err error
-			if c.act != nil {
-				err = c.act(klog.NewContext(p.ctx, klog.FromContext(c.ctx)), v)
-			}
-			c.done <- err
+			w.done <- w.act(klog.NewContext(c.ctx, klog.FromContext(w.ctx)), v)
+			c.ended <- struct{}{}
 		}()
 	}
-	acts.Wait()
-	p.unlock(lock)
 }
 
-func (p *Pool) unlock(l *lvm2.Lock) {
-	if err := l.Unlock(); err != nil {
-		p.log.Error(err, "Releasing the volume group's lock", "volumeGroup", p.vgName)
-	}
-}
-
-func (p *Pool) drain() []*change {
+func drain(queue <-chan *change) []*change {
 	var all []*change
 	for {
 		select {
-		case c := <-p.changes:
+		case c := <-queue:
 			all = append(all, c)
 		default:
 			return all
@@ -183,7 +238,7 @@ func (p *Pool) edit(v *view, waiting []*change) (*view, []*change) {
 		if e.changed {
 			clean := next.clean.union(e.wiped)
 			next = newView(e.vg, next)
-			next.clean = clean.intersect(newRangeSet(e.vg.Free()...))
+			next.clean = clean.intersect(next.free)
 			edited = append(edited, c)
 		} else {
 			todo = append(todo, c)
@@ -197,6 +252,10 @@ func (p *Pool) edit(v *view, waiting []*change) (*view, []*change) {
 	if err := p.store.Commit(p.ctx, next.vg); err != nil {
 		for _, c := range edited {
 			c.done <- unavailable(err)
+		}
+		// It may have reached the disk all the same: then the kernel must follow.
+		for id := range v.volumes {
+			p.unsettled.Store(id, true)
 		}
 		return v, todo
 	}
@@ -220,91 +279,11 @@ func (p *Pool) refresh(ctx context.Context) error {
 
 // unavailable says which of this package's errors an error of the LVM2 layer is.
 func unavailable(err error) error {
-	for _, full := range []error{lvm2.ErrMetadataFull} {
-		if errors.Is(err, full) {
-			return fmt.Errorf("%w: %w", ErrNoSpace, err)
-		}
+	if errors.Is(err, lvm2.ErrMetadataFull) {
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
-
-// keyed serialises operations on one thing: a volume and its history, or a name.
-type keyed struct {
-	mu   sync.Mutex
-	held map[string]chan struct{}
-}
-
-// lock waits for key until ctx ends. The returned function releases it.
-func (k *keyed) lock(ctx context.Context, key string) (release func(), err error) {
-	for {
-		k.mu.Lock()
-		busy, taken := k.held[key]
-		if !taken {
-			free := make(chan struct{})
-			k.held[key] = free
-			k.mu.Unlock()
-			return func() {
-				k.mu.Lock()
-				delete(k.held, key)
-				k.mu.Unlock()
-				close(free)
-			}, nil
-		}
-		k.mu.Unlock()
-		select {
-		case <-busy:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("another operation on %s is running: %w", key, context.Cause(ctx))
-		}
-	}
-}
-
-// run executes f while holding keys, which are taken in the given order: names
-// before logical volumes. The caller waits as long as ctx lives. Once f has
-// begun it goes on without the caller, because what it did is on the disk.
-func run[T any](ctx context.Context, p *Pool, keys []string, f func(context.Context) (T, error)) (T, error) {
-	var none T
-	var releases []func()
-	release := func() {
-		for _, r := range slices.Backward(releases) {
-			r()
-		}
-	}
-	for _, k := range keys {
-		r, err := p.keys.lock(ctx, k)
-		if err != nil {
-			release()
-			return none, err
-		}
-		releases = append(releases, r)
-	}
-	if !p.begin() {
-		release()
-		return none, fmt.Errorf("pool %s is closed: %w", p.name, ErrUnavailable)
-	}
-	type result struct {
-		value T
-		err   error
-	}
-	done := make(chan result, 1)
-	own := klog.NewContext(p.ctx, klog.FromContext(ctx))
-	go func() {
-		defer p.work.Done()
-		v, err := f(own)
-		release()
-		done <- result{v, err}
-	}()
-	select {
-	case r := <-done:
-		return r.value, r.err
-	case <-ctx.Done():
-		return none, fmt.Errorf("the operation on %v goes on in the background: %w", keys, context.Cause(ctx))
-	}
-}
-
-// Keys under which operations exclude each other.
-func nameKey(csi string) string { return fmt.Sprintf("name %q", csi) }
-func lvKey(lv string) string    { return "logical volume " + lv }

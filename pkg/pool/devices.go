@@ -31,7 +31,7 @@ const (
 )
 
 const (
-	windowLimit = 10 * time.Second       // a volume is never kept suspended longer than this
+	windowLimit = 10 * time.Second       // a suspend that takes longer is given up
 	busyLimit   = 3 * time.Second        // how long a device may stay open in passing, as by a scan of udev
 	removeLimit = 500 * time.Millisecond // the same where the group's lock is held
 	busyPause   = 20 * time.Millisecond
@@ -67,6 +67,9 @@ func (p *Pool) linearTable(v *view, lv *lvm2.LV) (dm.Table, error) {
 	var t dm.Table
 	for _, s := range lv.Segments {
 		pv := v.vg.PVs[s.Stripes[0].PV]
+		if err := v.missing(pv); err != nil {
+			return nil, fmt.Errorf("logical volume %s/%s: %w", v.vg.Name, lv.Name, err)
+		}
 		dev, err := dm.DeviceOf(pv.Device)
 		if err != nil {
 			return nil, fmt.Errorf("%w: physical volume %s of %s/%s: %w", ErrUnavailable, pv.ID, v.vg.Name, lv.Name, err)
@@ -143,7 +146,7 @@ func (p *Pool) node(ctx context.Context, d device) error {
 // up makes the kernel's devices of o what the metadata says, from whatever
 // state an earlier change or an interruption left them in: the volume's device
 // over plain extents, or the four devices of the kernel's snapshot document.
-// It works on a volume in use; whatever happens, nothing stays suspended.
+// It works on a volume in use.
 func (p *Pool) up(ctx context.Context, v *view, o *volume) (err error) {
 	vol := p.device(v, o.lv, "", udevVisible)
 	top, err := p.find(vol)
@@ -151,124 +154,139 @@ func (p *Pool) up(ctx context.Context, v *view, o *volume) (err error) {
 		return err
 	}
 	if top != nil && top.Suspended {
-		// A former process died between suspend and resume.
+		// A former process died between suspend and resume: let it go whatever else fails.
 		defer func() { err = errors.Join(err, p.dm.Resume(top.Name, vol.udev)) }()
 	}
 	active := top != nil && top.Live
-	if active && (!linear(o.lv) || o.foreignCow && o.live() == nil) {
-		return nil // the tables are LVM2's: a pvmove is at work, or its snapshots are
-	}
-	if o.foreignCow && !active {
-		return fmt.Errorf("volume %s/%s: %w: it has snapshots that LVM2 made; activate all of them with lvchange -ay %[1]s/%[2]s, or remove them",
-			v.vg.Name, o.lv.Name, ErrPrecondition)
+	if why := o.theirs(); why != "" {
+		if active {
+			return nil // the tables are LVM2's
+		}
+		return fmt.Errorf("volume %s/%s: %w: %s; activate it with lvchange -ay %[1]s/%[2]s", v.vg.Name, o.lv.Name, ErrPrecondition, why)
 	}
 	table, err := p.linearTable(v, o.lv)
 	if err != nil {
 		return err
 	}
-	length := table.Length()
 	live := o.live()
 	if live == nil {
-		return p.plain(ctx, v, o, vol, top, table)
+		return p.plain(ctx, v, o, top, table)
 	}
-	realDev, realPending, fresh, err := p.base(ctx, v, o, live, table)
+	b, err := p.base(ctx, v, o, live, table)
 	if err != nil {
 		return err
 	}
-	_, volPending, err := p.ensure(vol, whole(length, dm.SnapshotOrigin{Origin: realDev}), readOnlyLV(o.lv))
+	_, pending, err := p.ensure(vol, whole(table.Length(), dm.SnapshotOrigin{Origin: b.real}), readOnlyLV(o.lv))
 	if err != nil {
 		return err
 	}
-	if !realPending && !fresh && !volPending {
-		_, err := p.dm.EnsureNode(ctx, vol.name, top.Device)
-		return err
+	if pending || b.longer || b.idle {
+		if err := p.window(ctx, v, o, live, top, b); err != nil {
+			return err
+		}
+		if err := errors.Join(p.node(ctx, p.device(v, live.lv, "", udevSnapshot)), p.node(ctx, vol)); err != nil {
+			return err
+		}
 	}
-	if err := p.window(ctx, v, o, live, top, realPending, fresh); err != nil {
-		return err
-	}
+	// Also where nothing changed: an interruption may have come just before it.
 	return p.settleOlder(ctx, v, o, live)
 }
 
 func readOnlyLV(lv *lvm2.LV) bool { return !slices.Contains(lv.Status, lvm2.StatusWrite) }
 
-// base brings up what is below a volume with a live layer: its blocks, the
-// store, and the snapshot, the latter loaded only. realPending says that the
-// blocks have a longer table loaded, fresh that the snapshot is not in use yet.
-func (p *Pool) base(ctx context.Context, v *view, o *volume, live *layer, table dm.Table) (realDev dm.Device, realPending, fresh bool, err error) {
+// below is what lies under a volume with a live layer.
+type below struct {
+	real   dm.Device // the volume's blocks
+	longer bool      // they have a longer table loaded
+	idle   bool      // the snapshot is loaded only: writes are not copied into it yet
+}
+
+// base brings up the volume's blocks and the live layer's store, and loads its snapshot.
+func (p *Pool) base(ctx context.Context, v *view, o *volume, live *layer, table dm.Table) (b below, err error) {
 	base := p.device(v, o.lv, layerReal, udevReal)
 	existed, err := p.find(base)
 	if err != nil {
-		return
+		return b, err
 	}
-	if realDev, realPending, err = p.ensure(base, table, readOnlyLV(o.lv)); err != nil {
-		return
+	if b.real, b.longer, err = p.ensure(base, table, readOnlyLV(o.lv)); err != nil {
+		return b, err
 	}
 	if existed == nil || !existed.Live {
-		if err = p.start(ctx, base); err != nil {
-			return
+		if err := p.start(ctx, base); err != nil {
+			return b, err
 		}
-		realPending = false
+		b.longer = false
 	}
 	store, err := p.linearTable(v, live.lv)
 	if err != nil {
-		return
+		return b, err
 	}
 	cow := p.device(v, live.lv, layerCOW, udevCOW)
-	cowDev, cowPending, err := p.ensure(cow, store, false)
+	cowDev, pending, err := p.ensure(cow, store, false)
 	if err != nil {
-		return
+		return b, err
 	}
-	if cowPending { // the kernel reads the store's size at each allocation: growth counts at once
-		if err = p.start(ctx, cow); err != nil {
-			return
+	if pending { // the kernel reads the store's size at each allocation: growth counts at once
+		if err := p.start(ctx, cow); err != nil {
+			return b, err
 		}
 	}
-	_, fresh, err = p.ensure(p.device(v, live.lv, "", udevSnapshot), whole(live.length, dm.Snapshot{
-		Origin: realDev, COW: cowDev, Persistence: dm.Persistent, Chunk: live.chunk,
+	_, b.idle, err = p.ensure(p.device(v, live.lv, "", udevSnapshot), whole(live.length, dm.Snapshot{
+		Origin: b.real, COW: cowDev, Persistence: dm.Persistent, Chunk: live.chunk,
 	}), false)
-	return
+	return b, err
 }
 
 // window swaps tables while the volume is held still. Only ioctls are inside.
 // The order is the kernel's: the snapshot before its origin, and the origin
 // last, because resuming it computes how writes are split.
-func (p *Pool) window(ctx context.Context, v *view, o *volume, live *layer, top *dm.Info, realPending, fresh bool) (err error) {
-	vol, base, snap := p.device(v, o.lv, "", udevVisible), p.device(v, o.lv, layerReal, udevReal), p.device(v, live.lv, "", udevSnapshot)
-	inUse := top != nil && top.Live
-	if inUse && fresh {
-		syncMounted(ctx, top.Device) // most of what the freeze would have to write
+func (p *Pool) window(ctx context.Context, v *view, o *volume, live *layer, top *dm.Info, b below) error {
+	inside := func() error {
+		if b.idle {
+			snap := p.device(v, live.lv, "", udevSnapshot)
+			if err := p.dm.Resume(snap.name, snap.udev); err != nil {
+				return err
+			}
+		}
+		if b.longer {
+			base := p.device(v, o.lv, layerReal, udevReal)
+			return p.dm.Resume(base.name, base.udev)
+		}
+		return nil
 	}
-	limited, cancel := context.WithTimeout(ctx, windowLimit)
-	defer cancel()
+	vol := p.device(v, o.lv, "", udevVisible)
+	if top == nil || !top.Live {
+		if err := inside(); err != nil {
+			return err
+		}
+		return p.dm.Resume(vol.name, vol.udev)
+	}
 	began := time.Now()
-	if inUse && !top.Suspended {
-		// Only a cut must find the file system frozen.
-		if err := p.dm.Suspend(limited, vol.name, dm.SuspendOptions{SkipLockFS: !fresh}); err != nil {
-			return fmt.Errorf("suspending %s: %w", vol.name, err)
+	// Only a cut must find the file system frozen.
+	err := p.swap(ctx, vol, top.Suspended, dm.SuspendOptions{SkipLockFS: !b.idle}, inside)
+	klog.FromContext(ctx).V(2).Info("Volume was held", "volume", o.lv.Name, "for", time.Since(began))
+	return err
+}
+
+// swap holds a device still while inside runs and lets it go on with the table
+// that is loaded; after an error with the one that it had.
+func (p *Pool) swap(ctx context.Context, d device, suspended bool, o dm.SuspendOptions, inside func() error) error {
+	if !suspended {
+		limited, cancel := context.WithTimeout(ctx, windowLimit)
+		defer cancel()
+		if err := p.dm.Suspend(limited, d.name, o); err != nil {
+			return errors.Join(err, p.dm.Clear(d.name))
 		}
 	}
-	var steps error
-	if fresh {
-		steps = p.dm.Resume(snap.name, snap.udev)
+	err := inside()
+	if err != nil {
+		err = errors.Join(err, p.dm.Clear(d.name))
 	}
-	if realPending && steps == nil {
-		steps = p.dm.Resume(base.name, base.udev)
+	if failed := p.dm.Resume(d.name, d.udev); failed != nil {
+		// The kernel has dropped a table that it could not take, and stays suspended.
+		err = errors.Join(err, failed, p.dm.Resume(d.name, d.udev))
 	}
-	if steps != nil && inUse {
-		// The old table goes on: a new one over a snapshot that failed would not be copied from.
-		steps = errors.Join(steps, p.dm.Clear(vol.name))
-	}
-	if steps == nil || inUse {
-		steps = errors.Join(steps, p.dm.Resume(vol.name, vol.udev))
-	}
-	held := time.Since(began)
-	if steps != nil {
-		return steps
-	}
-	if inUse {
-		klog.FromContext(ctx).V(2).Info("Volume was held", "volume", o.lv.Name, "for", held)
-	}
-	return errors.Join(p.node(ctx, snap), p.node(ctx, vol))
+	return err
 }
 
 // settleOlder makes every layer that was live before read through the next
@@ -277,8 +295,7 @@ func (p *Pool) settleOlder(ctx context.Context, v *view, o *volume, live *layer)
 	newer := live
 	for i := len(o.layers) - 2; i >= 0; i-- {
 		l := o.layers[i]
-		d := p.device(v, l.lv, "", udevSnapshot)
-		info, err := p.find(d)
+		info, err := p.find(p.device(v, l.lv, "", udevSnapshot))
 		if err != nil {
 			return err
 		}
@@ -286,10 +303,7 @@ func (p *Pool) settleOlder(ctx context.Context, v *view, o *volume, live *layer)
 			break // older ones are stacked on this one
 		}
 		if info.OpenCount == 0 {
-			if err := p.takeDown(ctx, d, p.device(v, l.lv, layerCOW, udevCOW)); err != nil {
-				return err
-			}
-			break
+			return p.layerDown(ctx, v, l)
 		}
 		if err := p.stack(ctx, v, l, newer); err != nil {
 			return err
@@ -301,20 +315,29 @@ func (p *Pool) settleOlder(ctx context.Context, v *view, o *volume, live *layer)
 
 // plain makes the volume's device a linear one and removes what a former
 // snapshot left.
-func (p *Pool) plain(ctx context.Context, v *view, o *volume, vol device, top *dm.Info, table dm.Table) error {
+func (p *Pool) plain(ctx context.Context, v *view, o *volume, top *dm.Info, table dm.Table) error {
+	vol := p.device(v, o.lv, "", udevVisible)
 	_, pending, err := p.ensure(vol, table, readOnlyLV(o.lv))
 	if err != nil {
 		return err
 	}
-	if top != nil && top.Live && pending && !top.Suspended {
-		limited, cancel := context.WithTimeout(ctx, windowLimit)
-		defer cancel()
-		if err := p.dm.Suspend(limited, vol.name, dm.SuspendOptions{SkipLockFS: true}); err != nil {
-			return fmt.Errorf("suspending %s: %w", vol.name, errors.Join(err, p.dm.Clear(vol.name)))
+	if pending {
+		if top != nil && top.Live {
+			err = p.swap(ctx, vol, top.Suspended, dm.SuspendOptions{SkipLockFS: true}, func() error { return nil })
+		} else {
+			err = p.dm.Resume(vol.name, vol.udev)
+		}
+		if err != nil {
+			return err
 		}
 	}
-	if err := p.start(ctx, vol); err != nil {
+	if err := p.node(ctx, vol); err != nil {
 		return err
 	}
-	return p.dropSnapshots(ctx, v, o)
+	base := p.device(v, o.lv, layerReal, udevReal)
+	if info, err := p.find(base); err != nil || info == nil {
+		return err
+	}
+	// What was on the blocks is trash now.
+	return errors.Join(p.sweep(ctx, v), p.takeDown(ctx, base))
 }

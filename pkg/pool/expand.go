@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -42,7 +40,7 @@ func (p *Pool) ExpandVolume(ctx context.Context, lv string, required, limit size
 func (p *Pool) expand(ctx context.Context, lv string, required, limit size.Bytes) (Volume, error) {
 	var wiping *PendingError
 	err := p.do(ctx, &change{what: "expand volume " + lv, edit: func(t *edit) error {
-		o, err := t.source(lv)
+		o, err := t.changeable(lv)
 		if err != nil {
 			return err
 		}
@@ -54,6 +52,9 @@ func (p *Pool) expand(ctx context.Context, lv string, required, limit size.Bytes
 		if err != nil || want <= have {
 			return err
 		}
+		if err := t.writable(); err != nil {
+			return err
+		}
 		if err := p.checkRoom(t.view, want-have); err != nil {
 			return err
 		}
@@ -63,6 +64,7 @@ func (p *Pool) expand(ctx context.Context, lv string, required, limit size.Bytes
 		}
 		unknown := logicalOutside(t.clean, have, ranges)
 		if o.mode == Block && len(unknown) > 0 {
+			t.free = t.free.union(newRangeSet(ranges...)) // not those
 			// The device may be in use: it must not show them for a moment.
 			if ranges, err = t.cleanExtents(want - have); err != nil {
 				return err
@@ -75,16 +77,9 @@ func (p *Pool) expand(ctx context.Context, lv string, required, limit size.Bytes
 		}
 		c := o.lv.Clone()
 		c.Segments = appendExtents(c.Segments, ranges...)
-		if all := o.unknown.union(unknown); len(all) > 0 {
-			c.Tags = setTag(c.Tags, tagUnknown, all.String())
-		}
+		setUnknown(c, o.unknown.union(unknown))
 		return t.put(c)
-	}, act: func(ctx context.Context, v *view) error {
-		if o := v.volumeByLV(lv); o != nil {
-			return p.settle(ctx, v, o)
-		}
-		return nil
-	}})
+	}, act: func(ctx context.Context, v *view) error { return p.settle(ctx, v, lv) }})
 	if err != nil {
 		return Volume{}, err
 	}
@@ -94,19 +89,14 @@ func (p *Pool) expand(ctx context.Context, lv string, required, limit size.Bytes
 	return p.Volume(ctx, lv)
 }
 
-// cleanExtents picks n wiped extents. If there are not enough it turns the
+// cleanExtents takes n wiped extents. If there are not enough it turns the
 // missing number of others into trash, for the wiper, and returns nil.
 func (t *edit) cleanExtents(n lvm2.Extents) ([]lvm2.Range, error) {
-	free := newRangeSet(t.vg.Free()...)
-	clean := t.clean.intersect(free)
+	clean := t.clean.intersect(t.free)
 	if clean.size() >= n {
-		return pieces(clean, n, lowEnd), nil
+		return t.take(pieces(clean, n, lowEnd)...), nil
 	}
-	id := lvm2.NewID()
-	trash := &lvm2.LV{
-		Name: trashPrefix + string(id), ID: id, Status: []string{lvm2.StatusRead, lvm2.StatusWrite, lvm2.StatusVisible}, Flags: slices.Clone(handsOff),
-		Tags: []string{tag(tagRole, roleTrash)}, CreationTime: time.Now(),
-	}
-	trash.Segments = appendExtents(nil, pieces(free.subtract(clean), n-clean.size(), lowEnd)...)
+	trash := newLV("", roleTrash)
+	trash.Segments = appendExtents(nil, t.take(pieces(t.free.subtract(clean), n-clean.size(), lowEnd)...)...)
 	return nil, t.put(trash)
 }

@@ -17,24 +17,29 @@ const (
 	highEnd              // COW stores: from the end, so that volumes stay in one piece
 )
 
-// allocate picks n free extents: in one piece where they are wiped, else in
+// allocate takes n free extents: in one piece where they are wiped, else in
 // wiped pieces if no single piece would do, else wherever there is room.
-func (v *view) allocate(n lvm2.Extents, at place) ([]lvm2.Range, error) {
-	free := newRangeSet(v.vg.Free()...)
-	if free.size() < n {
-		return nil, fmt.Errorf("%w: volume group %s has %d free extents of %v, %d are needed", ErrNoSpace, v.vg.Name, free.size(), v.extent(), n)
+func (t *edit) allocate(n lvm2.Extents, at place) ([]lvm2.Range, error) {
+	if t.free.size() < n {
+		return nil, fmt.Errorf("%w: volume group %s has %d free extents of %v, %d are needed", ErrNoSpace, t.vg.Name, t.free.size(), t.extent(), n)
 	}
-	clean := v.clean.intersect(free)
+	clean := t.clean.intersect(t.free)
 	if r, ok := onePiece(clean, n, at); ok {
-		return []lvm2.Range{r}, nil
+		return t.take(r), nil
 	}
-	if r, ok := onePiece(free, n, at); ok {
-		return []lvm2.Range{r}, nil
+	if r, ok := onePiece(t.free, n, at); ok {
+		return t.take(r), nil
 	}
 	if clean.size() >= n {
-		return pieces(clean, n, at), nil
+		return t.take(pieces(clean, n, at)...), nil
 	}
-	return pieces(free, n, at), nil
+	return t.take(pieces(t.free, n, at)...), nil
+}
+
+// take marks extents as given out.
+func (t *edit) take(ranges ...lvm2.Range) []lvm2.Range {
+	t.free = t.free.subtract(newRangeSet(ranges...))
+	return ranges
 }
 
 // onePiece returns n extents in one piece, the lowest or highest there is.
@@ -79,18 +84,17 @@ func pieces(s rangeSet, n lvm2.Extents, at place) []lvm2.Range {
 	return out
 }
 
-// growth picks n more extents for lv, where its last segment goes on if it can.
-func (v *view) growth(lv *lvm2.LV, n lvm2.Extents, at place) ([]lvm2.Range, error) {
-	free := newRangeSet(v.vg.Free()...)
+// growth takes n more extents for lv, where its last segment goes on if it can.
+func (t *edit) growth(lv *lvm2.LV, n lvm2.Extents, at place) ([]lvm2.Range, error) {
 	if last := lv.Segments[len(lv.Segments)-1]; len(last.Stripes) == 1 {
 		end := last.Stripes[0].Start + last.Count
-		for _, r := range free {
+		for _, r := range t.free {
 			if r.PV == last.Stripes[0].PV && r.Start == end && r.Count >= n {
-				return []lvm2.Range{{PV: r.PV, Start: end, Count: n}}, nil
+				return t.take(lvm2.Range{PV: r.PV, Start: end, Count: n}), nil
 			}
 		}
 	}
-	return v.allocate(n, at)
+	return t.allocate(n, at)
 }
 
 // appendExtents adds ranges to the end of segments, joining what is adjacent as LVM2 does.
@@ -112,8 +116,8 @@ func appendExtents(segments []lvm2.Segment, ranges ...lvm2.Range) []lvm2.Segment
 	return out
 }
 
-// physical returns the physical extents of lv in the order of its logical ones.
-// Only linear segments on physical volumes occur in LVs of ours.
+// physical returns the physical extents of a linear lv in the order of its
+// logical ones.
 func physical(lv *lvm2.LV) []lvm2.Range {
 	out := make([]lvm2.Range, 0, len(lv.Segments))
 	for _, s := range lv.Segments {
@@ -194,7 +198,7 @@ func readClean(vg *lvm2.VG) rangeSet {
 		}
 		all = append(all, s...)
 	}
-	return newRangeSet(all...).intersect(newRangeSet(vg.Free()...))
+	return newRangeSet(all...)
 }
 
 // writeClean puts the set into the group's tags for the generation that the

@@ -52,6 +52,9 @@ func (p *Pool) PoolHealth(context.Context) []Condition {
 	for _, problem := range p.store.Problems() {
 		out = append(out, Condition{Degraded, "MetadataDegraded", problem.Error()})
 	}
+	if err := p.wiper.problem(); err != nil {
+		out = append(out, Condition{Degraded, "SpaceNotReclaimed", err.Error()})
+	}
 	for _, s := range v.strange {
 		out = append(out, Condition{Degraded, "UnknownTags", s})
 	}

@@ -16,9 +16,17 @@ import (
 // attachFile makes the sparse file if it is missing and returns a loop device
 // over it. fresh says that the file was made: it holds only zeroes.
 func attachFile(path string, length size.Bytes) (device string, fresh bool, err error) {
-	path, err = filepath.Abs(path)
-	if err != nil {
+	if path, err = filepath.Abs(path); err != nil {
 		return "", false, err
+	}
+	// The kernel knows loop devices by the file's real path.
+	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err != nil {
+		return "", false, fmt.Errorf("pool file: %w", err)
+	}
+	path = filepath.Join(dir, filepath.Base(path))
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	switch {
@@ -33,6 +41,12 @@ func attachFile(path string, length size.Bytes) (device string, fresh bool, err 
 		}
 		if f, err = os.OpenFile(path, os.O_RDWR, 0); err != nil {
 			return "", false, err
+		}
+		if info, err := f.Stat(); err == nil && info.Size() == 0 { // interrupted before it got its size
+			fresh = true
+			if err := f.Truncate(int64(length)); err != nil {
+				return "", false, errors.Join(err, f.Close())
+			}
 		}
 	default:
 		return "", false, fmt.Errorf("pool file: %w", err)

@@ -7,74 +7,115 @@ import (
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
 const (
-	watchPause  = 500 * time.Millisecond // between two looks at the live stores
-	growAt      = 50                     // percent of use at which a store grows
-	lowAt       = 80                     // percent of use at which people are told
+	slowestLook = 500 * time.Millisecond // between two looks at the live stores
+	fastestLook = 20 * time.Millisecond
+	growAt      = 50              // percent of use at which a store grows
+	growBefore  = 2 * time.Second // or when it would be full so soon at its present rate
+	lowAt       = 80              // percent of use at which people are told
 	lookTimeout = 30 * time.Second
-	attendPause = 10 * time.Second // after looking after a volume failed
+	attendPause = 10 * time.Second // after settling a volume's devices failed
+	growPause   = time.Second      // after extending a store failed
 )
 
-// monitor watches the live layers' stores, extends them before they fill, and
-// records those that the kernel had to drop. What a change could not bring
-// about in the kernel is tried again.
-func (p *Pool) monitor(ctx context.Context) {
-	look, reread := time.NewTicker(watchPause), time.NewTicker(refreshPause)
-	defer look.Stop()
-	defer reread.Stop()
-	for {
+// refreshLoop reads the metadata from time to time, to see what LVM2's own
+// commands change.
+func (p *Pool) refreshLoop(ctx context.Context) {
+	for tick := time.NewTicker(refreshPause); ; {
 		select {
-		case <-look.C:
-			p.watch()
-		case <-reread.C:
+		case <-tick.C:
 			limited, cancel := context.WithTimeout(ctx, lookTimeout)
 			if err := p.refresh(limited); err != nil && ctx.Err() == nil {
 				p.log.Error(err, "Reading the metadata")
 			}
 			cancel()
 		case <-ctx.Done():
+			tick.Stop()
 			return
 		}
 	}
 }
 
-// watch looks once at every live store that has a device.
-func (p *Pool) watch() {
-	v, err := p.latest()
-	if err != nil {
-		return
-	}
-	for _, o := range v.volumes {
-		if _, again := p.unsettled.Load(o.lv.ID); again {
-			p.attend(o, p.settleAgain)
-			continue
-		}
-		l := o.live()
-		if l == nil || l.lost {
-			continue
-		}
-		s, err := p.snapshotStatus(p.device(v, l.lv, "", udevSnapshot).name)
-		switch {
-		case err != nil: // not active
-		case s.Invalid:
-			p.attend(o, p.recordLost)
-		case s.Total > 0 && s.Used*100 >= s.Total*growAt && l.lv.Size() < p.largestStore(v, l):
-			p.attend(o, p.growStore)
+// sample is how full a store was at a moment.
+type sample struct {
+	used size.Sectors
+	at   time.Time
+}
+
+// watchLoop watches the live layers' stores, extends them before they fill, and
+// records those that the kernel had to drop. It looks the more often the
+// faster they fill. What a change could not bring about in the kernel is tried
+// again.
+func (p *Pool) watchLoop(ctx context.Context) {
+	seen := map[lvm2.ID]sample{}
+	for pause := slowestLook; ; {
+		select {
+		case <-time.After(pause):
+			pause = p.watch(&seen)
+		case <-ctx.Done():
+			return
 		}
 	}
 }
 
-// attend runs f for a volume in the background, one at a time, so that a volume
-// whose operations take long does not keep others from being watched. After a
-// failure it pauses.
-func (p *Pool) attend(o *volume, f func(ctx context.Context, lv string) error) {
-	if _, running := p.attended.LoadOrStore(o.lv.ID, true); running {
+// watch looks once at every live store that has a device. It returns when to
+// look again: four times before the first of them can be full.
+func (p *Pool) watch(seen *map[lvm2.ID]sample) time.Duration {
+	v, err := p.latest()
+	if err != nil {
+		return slowestLook
+	}
+	pause, now := slowestLook, map[lvm2.ID]sample{}
+	for _, o := range v.volumes {
+		if _, again := p.unsettled.Load(o.lv.ID); again {
+			p.attend(o, "devices", attendPause, p.settleAgain)
+		}
+		l := o.live()
+		if l == nil || l.lost || o.theirs() != "" {
+			continue
+		}
+		s, err := p.snapshotStatus(p.device(v, l.lv, "", udevSnapshot).name)
+		if err != nil {
+			continue // not active
+		}
+		if s.Invalid {
+			p.attend(o, "store", growPause, p.recordLost)
+			continue
+		}
+		now[l.lv.ID] = sample{s.Used, time.Now()}
+		left := untilFull((*seen)[l.lv.ID], now[l.lv.ID], s.Total)
+		if (s.Used*100 >= s.Total*growAt || left < growBefore) && l.lv.Size() < p.largestStore(v, l) {
+			p.attend(o, "store", growPause, p.growStore)
+		}
+		pause = min(pause, max(fastestLook, left/4))
+	}
+	*seen = now
+	return pause
+}
+
+// untilFull estimates when a store will be full at the rate between two looks.
+func untilFull(before, now sample, total size.Sectors) time.Duration {
+	const never = time.Hour
+	if before.at.IsZero() || now.used <= before.used || total <= now.used {
+		return never
+	}
+	perSector := float64(now.at.Sub(before.at)) / float64(now.used-before.used)
+	return min(never, time.Duration(perSector*float64(total-now.used)))
+}
+
+// attend runs f for a volume in the background, one of a kind at a time, so
+// that a volume whose operations take long does not keep others from being
+// watched. After a failure it pauses.
+func (p *Pool) attend(o *volume, kind string, pause time.Duration, f func(ctx context.Context, lv string) error) {
+	key := kind + string(o.lv.ID)
+	if _, running := p.attended.LoadOrStore(key, true); running {
 		return
 	}
 	p.background(func(ctx context.Context) {
-		defer p.attended.Delete(o.lv.ID)
+		defer p.attended.Delete(key)
 		_, err := run(ctx, p, []string{lvKey(o.lv.Name)}, func(ctx context.Context) (none struct{}, err error) {
 			return none, f(ctx, o.lv.Name)
 		})
@@ -83,7 +124,7 @@ func (p *Pool) attend(o *volume, f func(ctx context.Context, lv string) error) {
 		}
 		p.log.Error(err, "Looking after a volume", "volume", o.lv.Name)
 		select {
-		case <-time.After(attendPause):
+		case <-time.After(pause):
 		case <-ctx.Done():
 		}
 	})
@@ -92,11 +133,7 @@ func (p *Pool) attend(o *volume, f func(ctx context.Context, lv string) error) {
 // settleAgain brings the kernel in line with the metadata where a change failed to.
 func (p *Pool) settleAgain(ctx context.Context, lv string) error {
 	return p.do(ctx, &change{what: "bring the devices of volume " + lv + " in line with the metadata", act: func(ctx context.Context, v *view) error {
-		o := v.volumeByLV(lv)
-		if o == nil {
-			return nil
-		}
-		return p.retire(ctx, v, o)
+		return p.retire(ctx, v, lv)
 	}})
 }
 
@@ -107,7 +144,7 @@ func (p *Pool) largestStore(v *view, l *layer) lvm2.Extents {
 // growStore doubles the store of a volume's live layer, as far as it is of use
 // and there is room.
 func (p *Pool) growStore(ctx context.Context, lv string) error {
-	return p.do(ctx, &change{what: "extend the store of the newest snapshot of volume " + lv, edit: func(t *edit) error {
+	return p.do(ctx, &change{fast: true, what: "extend the store of the newest snapshot of volume " + lv, edit: func(t *edit) error {
 		o := t.volumeByLV(lv)
 		if o == nil || o.live() == nil {
 			return nil
@@ -117,7 +154,7 @@ func (p *Pool) growStore(ctx context.Context, lv string) error {
 		if have >= most {
 			return nil
 		}
-		more := min(max(have, t.extents(leastStore)), most-have, newRangeSet(t.vg.Free()...).size())
+		more := min(max(have, t.extents(leastStore)), most-have, t.free.size())
 		if more == 0 {
 			return fmt.Errorf("store of snapshot %s/%s (%v) cannot grow: %w; when it is full the snapshot is lost",
 				t.vg.Name, l.lv.Name, t.bytesOf(l.lv), ErrNoSpace)
@@ -129,34 +166,16 @@ func (p *Pool) growStore(ctx context.Context, lv string) error {
 		c := l.lv.Clone()
 		c.Segments = appendExtents(c.Segments, ranges...)
 		return t.put(c)
-	}, act: func(ctx context.Context, v *view) error {
-		if o := v.volumeByLV(lv); o != nil {
-			return p.settle(ctx, v, o)
-		}
-		return nil
-	}})
+	}, act: func(ctx context.Context, v *view) error { return p.settle(ctx, v, lv) }})
 }
 
-// recordLost writes down that the kernel dropped a volume's live layer. The
-// kernel's own mark in the store is not flushed, so it cannot be relied on.
+// recordLost writes down that the kernel dropped a volume's live layer.
 func (p *Pool) recordLost(ctx context.Context, lv string) error {
-	return p.do(ctx, &change{what: "record the loss of the snapshots of volume " + lv, edit: func(t *edit) error {
+	return p.do(ctx, &change{fast: true, what: "record the loss of the snapshots of volume " + lv, edit: func(t *edit) error {
 		o := t.volumeByLV(lv)
-		if o == nil || o.live() == nil {
+		if o == nil || o.live() == nil || !p.dropped(p.device(t.view, o.live().lv, "", udevSnapshot)) {
 			return nil
 		}
-		s, err := p.snapshotStatus(p.device(t.view, o.live().lv, "", udevSnapshot).name)
-		if err != nil || !s.Invalid {
-			return err
-		}
-		// Everything older reads through the live layer.
-		for _, l := range o.layers {
-			c := l.lv.Clone()
-			c.Tags = setTag(c.Tags, tagLost)
-			if err := t.put(c); err != nil {
-				return err
-			}
-		}
-		return nil
+		return t.lose(o, o.live())
 	}})
 }

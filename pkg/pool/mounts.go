@@ -32,6 +32,20 @@ func mountPoint(dev dm.Device) (string, error) {
 	return found[0].Mountpoint, nil
 }
 
+// syncBefore writes back a volume's file system before a cut. No lock of LVM2's
+// is held: it may take long. A suspended volume would never answer.
+func (p *Pool) syncBefore(ctx context.Context, lv string) {
+	v, err := p.latest()
+	if err != nil {
+		return
+	}
+	if o := v.volumeByLV(lv); o != nil {
+		if info, err := p.find(p.device(v, o.lv, "", udevVisible)); err == nil && info != nil && info.Live && !info.Suspended {
+			syncMounted(ctx, info.Device)
+		}
+	}
+}
+
 // syncMounted writes back the file system on dev, if it is mounted, so that the
 // freeze that follows has little left to do. For btrfs it is more than that:
 // suspending its device does not freeze it, so what a snapshot of it has is

@@ -15,13 +15,18 @@ const (
 	trashPrefix = "dmsnap-trash-"
 )
 
+// checkName refuses what cannot be a CSI name.
+func checkName(csi string) error {
+	if csi == "" || len(csi) > maxCSIName {
+		return fmt.Errorf("%w: a name has 1 to %d bytes, this one %d", ErrInvalid, maxCSIName, len(csi))
+	}
+	return nil
+}
+
 // lvName chooses the name of a new logical volume for a CSI name: the name
 // itself where LVM2 allows it and nobody has it or is still known by it, else a
 // readable part of it with a hash, else that with a number.
 func (v *view) lvName(csi string) (string, error) {
-	if csi == "" || len(csi) > maxCSIName {
-		return "", fmt.Errorf("%w: a name has 1 to %d bytes, this one %d", ErrInvalid, maxCSIName, len(csi))
-	}
 	name := csi
 	if rest, reserved := strings.CutPrefix(name, "snapshot"); reserved {
 		name = "snap" + rest // LVM2 keeps names that begin with "snapshot" for itself

@@ -35,11 +35,12 @@ type Pool struct {
 	store  *lvm2.Store // used by the committer only
 	log    klog.Logger
 	unhold func() error // releases the pool's lock
-	fresh  bool         // the group's extents all hold zeroes, it was just made on a new file
+	blank  bool         // the group's extents all hold zeroes, it was just made on a new file
 
 	ctx     context.Context // ends when the pool is closed
 	cancel  context.CancelFunc
 	changes chan *change
+	urgent  chan *change
 	stopped chan struct{}         // closed when the committer has ended
 	current atomic.Pointer[view]  // of the last read or commit
 	broken  atomic.Pointer[error] // why the last read failed, if it did
@@ -66,7 +67,7 @@ func Open(ctx context.Context, c Config, o Options) (*Pool, error) {
 	p := &Pool{
 		name: c.Name, vgName: c.VolumeGroup, config: c, host: o.LVM,
 		log:     klog.FromContext(ctx).WithValues("pool", c.Name),
-		changes: make(chan *change), stopped: make(chan struct{}),
+		changes: make(chan *change), urgent: make(chan *change), stopped: make(chan struct{}),
 		keys: keyed{held: map[string]chan struct{}{}}, scrubs: scrubs{jobs: map[string]*scrubJob{}},
 	}
 	p.ctx, p.cancel = context.WithCancel(klog.NewContext(context.Background(), p.log))
@@ -77,11 +78,16 @@ func Open(ctx context.Context, c Config, o Options) (*Pool, error) {
 		return nil, fmt.Errorf("opening pool %s: %w", c.Name, errors.Join(err, p.release()))
 	}
 	go p.commitLoop()
+	giveUp := context.AfterFunc(ctx, p.cancel)
 	if err := p.repair(ctx); err != nil {
 		return nil, fmt.Errorf("opening pool %s: %w", c.Name, errors.Join(err, p.Close()))
 	}
-	p.background(p.wiper.loop)
-	p.background(p.monitor)
+	if !giveUp() {
+		return nil, fmt.Errorf("opening pool %s: %w", c.Name, errors.Join(context.Cause(ctx), p.Close()))
+	}
+	for _, loop := range []func(context.Context){p.wiper.loop, p.watchLoop, p.refreshLoop} {
+		p.background(loop)
+	}
 	return p, nil
 }
 

@@ -98,6 +98,32 @@ func (s rangeSet) subtract(t rangeSet) rangeSet {
 	return out
 }
 
+// coarser returns a set that covers s in fewer pieces: about half of the gaps,
+// the smallest ones, are taken in.
+func (s rangeSet) coarser() rangeSet {
+	var gaps []lvm2.Extents
+	for i := 1; i < len(s); i++ {
+		if s[i].PV == s[i-1].PV {
+			gaps = append(gaps, s[i].Start-s[i-1].Start-s[i-1].Count)
+		}
+	}
+	if len(gaps) == 0 {
+		return s
+	}
+	slices.Sort(gaps)
+	limit := gaps[len(gaps)/2]
+	out := slices.Clone(s[:1])
+	for _, r := range s[1:] {
+		last := &out[len(out)-1]
+		if r.PV == last.PV && r.Start-last.Start-last.Count <= limit {
+			last.Count = r.Start + r.Count - last.Start
+		} else {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
 // String prints the set as "PV.START+COUNT/…", numbers in base 36.
 func (s rangeSet) String() string {
 	parts := make([]string, len(s))

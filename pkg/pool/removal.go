@@ -9,57 +9,20 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 )
 
-// dropSnapshots removes the devices over the volume's -real device, with their stores, and then that.
-func (p *Pool) dropSnapshots(ctx context.Context, v *view, o *volume) error {
-	base := p.device(v, o.lv, layerReal, udevReal)
-	info, err := p.find(base)
-	if err != nil || info == nil {
-		return err
+// layerDown removes a layer's devices. One that the kernel dropped is recorded
+// as lost first (*unrecordedLoss): its own mark may not outlive a power cut.
+func (p *Pool) layerDown(ctx context.Context, v *view, l *layer) error {
+	d := p.device(v, l.lv, "", udevSnapshot)
+	if !l.lost && p.dropped(d) {
+		return &unrecordedLoss{volume: l.of, layer: l.lv.ID}
 	}
-	users, err := p.usersOf(info.Device)
-	if err != nil {
-		return err
-	}
-	for _, u := range users {
-		// The snapshot's UUID ends in its own id; with "-cow" it is its store's.
-		if err := p.takeDown(ctx, device{name: u.Name, uuid: u.UUID, udev: udevSnapshot}, p.storeOf(u.UUID)); err != nil {
-			return err
-		}
-	}
-	return p.takeDown(ctx, base)
+	return p.takeDown(ctx, d, p.device(v, l.lv, layerCOW, udevCOW))
 }
 
-func (p *Pool) storeOf(uuid string) device {
-	d := device{uuid: uuid + "-" + layerCOW, udev: udevCOW}
-	if info, err := p.find(d); err == nil && info != nil {
-		d.name = info.Name
-	}
-	return d
-}
-
-// usersOf lists the devices whose table names dev.
-func (p *Pool) usersOf(dev dm.Device) ([]dm.ListEntry, error) {
-	all, err := p.dm.List()
-	if err != nil {
-		return nil, err
-	}
-	var users []dm.ListEntry
-	for _, e := range all {
-		deps, err := p.dm.Deps(e.Name)
-		if errors.Is(err, dm.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		for _, d := range deps {
-			if d == dev {
-				users = append(users, e)
-				break
-			}
-		}
-	}
-	return users, nil
+// dropped tells whether a snapshot's device is there and has lost its content.
+func (p *Pool) dropped(d device) bool {
+	s, err := p.snapshotStatus(d.name)
+	return err == nil && (s.Invalid || s.Overflow)
 }
 
 // takeDown removes devices in the given order, those that exist.

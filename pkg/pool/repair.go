@@ -6,16 +6,27 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
 // repair brings the kernel in line with the metadata after an interruption at
 // any point, and picks up work that was under way.
 func (p *Pool) repair(ctx context.Context) error {
+	if len(p.store.Problems()) > 0 {
+		// An interrupted commit may have left metadata areas out of date, about
+		// which LVM2 warns. Any commit rewrites them.
+		if err := p.do(ctx, &change{what: "rewrite the metadata of volume group " + p.vgName, edit: func(t *edit) error {
+			t.changed = true
+			return nil
+		}}); err != nil {
+			p.log.Error(err, "Problems of the volume group stay", "problems", p.store.Problems())
+		}
+	}
 	var unfinished []string
 	err := p.do(ctx, &change{what: "repair volume group " + p.vgName, edit: func(t *edit) error {
-		if p.fresh {
-			t.wiped, t.changed = newRangeSet(t.vg.Free()...), true
+		if p.blank {
+			t.wiped, t.changed = t.free, true
 		}
 		for _, o := range t.volumes {
 			// A crash cannot leave such layers behind; LVM2's lvremove of a snapshot can.
@@ -40,7 +51,7 @@ func (p *Pool) repair(ctx context.Context) error {
 			if o.copyOf != "" && !o.deleted {
 				unfinished = append(unfinished, o.lv.Name)
 			}
-			if err := p.settle(ctx, v, o); err != nil {
+			if err := p.settle(ctx, v, o.lv.Name); err != nil {
 				errs = append(errs, fmt.Errorf("volume %s: %w", o.lv.Name, err))
 				continue
 			}
@@ -100,10 +111,30 @@ func (p *Pool) sweep(ctx context.Context, v *view) error {
 		}
 		names = left
 	}
-	if len(names) > 0 {
-		p.log.Info("Devices of deleted logical volumes are open, their space stays in use", "devices", names)
+	var errs []error
+	for _, name := range names {
+		errs = append(errs, p.stepAside(v, name))
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// stepAside renames a device of a piece of trash that somebody has open, so that
+// its name can be used again.
+func (p *Pool) stepAside(v *view, name string) error {
+	info, err := p.dm.Info(name)
+	if errors.Is(err, dm.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	id, layer, _ := splitUUID(v.vg.ID, info.UUID)
+	to := lvm2.DMName(v.vg.Name, trashName(lvm2.ID(id)), layer)
+	if to == name {
+		return nil
+	}
+	p.log.V(2).Info("A device of a deleted logical volume is open, its space stays in use", "device", name, "renamed", to)
+	return errors.Join(p.dm.Rename(name, to, udevReal), p.dm.RemoveNode(name))
 }
 
 // splitUUID takes a dm UUID of LVM2 apart: the LV's id and the layer.

@@ -47,13 +47,13 @@ func hold(ctx context.Context, dir, vg string) (release func() error, err error)
 
 // openGroup finds the pool's volume group, or makes it where the configuration says so.
 func (p *Pool) openGroup(ctx context.Context) (*lvm2.Store, error) {
-	create, devices := p.config.Create, []string(nil)
+	create, devices, blank := p.config.Create, []string(nil), false
 	if p.config.File != "" {
 		loop, fresh, err := attachFile(p.config.File, p.config.Size)
 		if err != nil {
 			return nil, err
 		}
-		create, devices, p.fresh = true, []string{loop}, fresh
+		create, devices, blank = true, []string{loop}, fresh
 	}
 	for _, glob := range p.config.Devices {
 		found, err := filepath.Glob(glob)
@@ -88,6 +88,7 @@ func (p *Pool) openGroup(ctx context.Context) (*lvm2.Store, error) {
 	if err := lvm2.CreateVG(ctx, p.host, p.vgName, devices, lvm2.CreateOptions{}); err != nil {
 		return nil, unavailable(err)
 	}
+	p.blank = blank
 	p.log.Info("Created volume group", "volumeGroup", p.vgName, "devices", devices)
 	store, err = lvm2.OpenVG(ctx, p.host, p.vgName, append(candidates, devices...))
 	if err != nil {

@@ -2,11 +2,14 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"k8s.io/klog/v2"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
@@ -27,7 +30,11 @@ const (
 // Errors: ErrConflict (the name is another volume's snapshot), ErrNotFound,
 // ErrNoSpace, ErrPrecondition, *PendingError (the volume is still being copied).
 func (p *Pool) CreateSnapshot(ctx context.Context, name, volumeLV string) (Snapshot, error) {
+	if err := checkName(name); err != nil {
+		return Snapshot{}, err
+	}
 	return run(ctx, p, []string{nameKey(name), lvKey(volumeLV)}, func(ctx context.Context) (Snapshot, error) {
+		p.syncBefore(ctx, volumeLV)
 		var id lvm2.ID
 		err := p.do(ctx, &change{what: fmt.Sprintf("create snapshot %q of volume %s", name, volumeLV), edit: func(t *edit) error {
 			if l := t.snapshots[name]; l != nil {
@@ -37,7 +44,7 @@ func (p *Pool) CreateSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 				id = l.lv.ID
 				return nil
 			}
-			o, err := t.source(volumeLV)
+			o, err := t.changeable(volumeLV)
 			if err != nil {
 				return err
 			}
@@ -50,7 +57,7 @@ func (p *Pool) CreateSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 		}, act: func(ctx context.Context, v *view) error {
 			// Also for a snapshot that exists: its cut may have been
 			// committed and then interrupted.
-			return p.settle(ctx, v, v.volumes[v.layers[id].of])
+			return p.settle(ctx, v, volumeLV)
 		}})
 		if err != nil {
 			return Snapshot{}, err
@@ -69,7 +76,11 @@ func (p *Pool) CreateSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 
 // settle brings the kernel's devices of a volume in line with the metadata if
 // it has any. If that fails the monitor tries again.
-func (p *Pool) settle(ctx context.Context, v *view, o *volume) error {
+func (p *Pool) settle(ctx context.Context, v *view, lv string) error {
+	o := v.volumeByLV(lv)
+	if o == nil {
+		return nil
+	}
 	top, err := p.find(p.device(v, o.lv, "", udevVisible))
 	if err == nil && top != nil {
 		err = p.up(ctx, v, o)
@@ -94,14 +105,13 @@ func (v *view) usable(lv string) (*volume, error) {
 	return o, nil
 }
 
-// source finds the volume of that LV name as something to take a snapshot of.
-func (v *view) source(lv string) (*volume, error) {
+// changeable finds the volume of that LV name as one whose history or size may change.
+func (v *view) changeable(lv string) (*volume, error) {
 	o, err := v.usable(lv)
-	if err == nil && o.foreignCow {
-		err = fmt.Errorf("volume %s/%s: %w: it has snapshots that LVM2 made", v.vg.Name, lv, ErrPrecondition)
-	}
-	if err == nil && !linear(o.lv) {
-		err = fmt.Errorf("volume %s/%s: %w: it is not linear, as while pvmove moves it", v.vg.Name, lv, ErrPrecondition)
+	if err == nil {
+		if why := o.theirs(); why != "" {
+			err = fmt.Errorf("volume %s/%s: %w: %s", v.vg.Name, lv, ErrPrecondition, why)
+		}
 	}
 	return o, err
 }
@@ -111,14 +121,16 @@ func (v *view) source(lv string) (*volume, error) {
 // before the metadata can name it a snapshot's, or the kernel would take what
 // lies there for exceptions.
 func (p *Pool) cut(t *edit, o *volume, name string) (*lvm2.LV, error) {
+	if err := t.writable(); err != nil {
+		return nil, err
+	}
 	length := t.bytesOf(o.lv)
 	chunk := p.config.Chunk
 	ranges, err := t.allocate(p.firstStore(t.view, length, chunk), highEnd)
 	if err != nil {
 		return nil, err
 	}
-	first := lvm2.Range{PV: ranges[0].PV, Start: ranges[0].Start}
-	if err := p.zero(p.ctx, t.view, first, chunk); err != nil {
+	if err := p.zeroFirst(t.view, ranges[0], chunk); err != nil {
 		return nil, fmt.Errorf("zeroing the first chunk of a new COW store: %w", err)
 	}
 	csi := name
@@ -136,17 +148,13 @@ func (p *Pool) cut(t *edit, o *volume, name string) (*lvm2.LV, error) {
 			order++ // the gap says that the newest was removed and the older ones are lost
 		}
 	}
-	now := time.Now()
-	lv := &lvm2.LV{
-		Name: lvName, ID: lvm2.NewID(), Status: []string{lvm2.StatusRead, lvm2.StatusWrite}, CreationTime: now, CreationHost: p.host.Hostname,
-		Segments: appendExtents(nil, ranges...),
-		Tags: []string{
-			tag(tagRole, roleLayer), tag(tagOf, string(o.lv.ID)), tag(tagOrder, strconv.FormatUint(order, 10)),
-			tag(tagCreated, strconv.FormatInt(now.UnixNano(), 10)),
-			tag(tagLength, strconv.FormatUint(uint64(length.Sectors()), 10)),
-			tag(tagChunk, strconv.FormatUint(uint64(chunk.Sectors()), 10)),
-		},
-	}
+	lv := newLV(lvName, roleLayer,
+		tag(tagOf, string(o.lv.ID)), tag(tagOrder, strconv.FormatUint(order, 10)),
+		tag(tagCreated, strconv.FormatInt(time.Now().UnixNano(), 10)),
+		tag(tagLength, strconv.FormatUint(uint64(length.Sectors()), 10)),
+		tag(tagChunk, strconv.FormatUint(uint64(chunk.Sectors()), 10)))
+	lv.CreationHost = p.host.Hostname
+	lv.Segments = appendExtents(nil, ranges...)
 	if name != "" {
 		lv.Tags = append(lv.Tags, tag(tagName, name))
 	}
@@ -154,12 +162,18 @@ func (p *Pool) cut(t *edit, o *volume, name string) (*lvm2.LV, error) {
 		lv.Tags = append(lv.Tags, tag(tagUnknown))
 	}
 	if former := o.live(); former != nil {
+		if !former.lost && p.dropped(p.device(t.view, former.lv, "", udevSnapshot)) {
+			if err := t.lose(o, former); err != nil {
+				return nil, err
+			}
+		}
 		if err := t.freeze(former); err != nil {
 			return nil, err
 		}
 	}
 	hidden := &lvm2.LV{
-		Name: t.hiddenName(), ID: lvm2.NewID(), Status: []string{lvm2.StatusRead, lvm2.StatusWrite, lvm2.StatusVisible}, CreationTime: now, CreationHost: p.host.Hostname,
+		Name: t.hiddenName(), ID: lvm2.NewID(), Status: []string{lvm2.StatusRead, lvm2.StatusWrite, lvm2.StatusVisible},
+		CreationTime: lv.CreationTime, CreationHost: lv.CreationHost,
 		Segments: []lvm2.Segment{{
 			Count: o.lv.Size(), Type: lvm2.TypeSnapshot,
 			Snapshot: &lvm2.SnapshotSegment{ChunkSize: chunk.Sectors(), Origin: o.lv.Name, COWStore: lvName},
@@ -177,7 +191,7 @@ func (t *edit) freeze(l *layer) error {
 	if err := t.remove(l.snap.ID); err != nil {
 		return err
 	}
-	c := l.lv.Clone()
+	c := t.vg.LVByID(l.lv.ID).Clone() // perhaps marked as lost by this edit
 	c.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
 	c.Flags = slices.Clone(handsOff)
 	return t.put(c)
@@ -192,11 +206,12 @@ func (p *Pool) firstStore(v *view, origin, chunk size.Bytes) lvm2.Extents {
 		return v.extents(min(most, p.config.FirstStore))
 	}
 	want := v.extents(min(most, mostStore, max(leastStore, origin/10)))
-	return max(v.extents(min(most, leastStore)), min(want, newRangeSet(v.vg.Free()...).size()))
+	return max(v.extents(min(most, leastStore)), min(want, v.free.size()))
 }
 
 // DeleteSnapshot deletes a snapshot; nil if there is none. The call returns at
-// once; the layer stays as long as an older snapshot or a copy reads through it.
+// once; the layer stays as long as an older snapshot or a copy reads through it,
+// its devices as long as they are open.
 func (p *Pool) DeleteSnapshot(ctx context.Context, lv string) error {
 	v, err := p.latest()
 	if err != nil {
@@ -206,14 +221,14 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, lv string) error {
 	if l == nil {
 		return nil
 	}
-	_, err = run(ctx, p, []string{lvKey(v.volumes[l.of].lv.Name)}, func(ctx context.Context) (none struct{}, err error) {
-		var touched *volume
+	volumeLV := v.volumes[l.of].lv.Name
+	_, err = run(ctx, p, []string{lvKey(volumeLV)}, func(ctx context.Context) (none struct{}, err error) {
+		defer p.wiper.wake()
 		return none, p.do(ctx, &change{what: "delete snapshot " + lv, edit: func(t *edit) error {
 			l := t.snapshotByLV(lv)
 			if l == nil {
 				return nil
 			}
-			touched = t.volumes[l.of]
 			c := l.lv.Clone()
 			c.Tags = dropTags(c.Tags, tagName)
 			if err := t.put(c); err != nil {
@@ -221,25 +236,19 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, lv string) error {
 			}
 			return t.prune(l)
 		}, act: func(ctx context.Context, v *view) error {
-			p.wiper.wake()
-			if touched == nil {
-				return nil
+			if err := p.retire(ctx, v, volumeLV); err != nil {
+				// It is deleted; what is left of it in the kernel is tried again.
+				klog.FromContext(ctx).Error(err, "A deleted snapshot has devices left", "snapshot", lv)
 			}
-			return p.retire(ctx, v, touched)
+			return nil
 		}})
 	})
 	return err
 }
 
-// retire takes down the devices of layers that are not in o's history any more.
-// before is the volume as it was.
-func (p *Pool) retire(ctx context.Context, v *view, before *volume) error {
-	if o := v.volumes[before.lv.ID]; o != nil {
-		if err := p.settle(ctx, v, o); err != nil {
-			return err
-		}
-	}
-	return p.sweep(ctx, v)
+// retire brings the kernel in line after layers of a volume became trash.
+func (p *Pool) retire(ctx context.Context, v *view, volumeLV string) error {
+	return errors.Join(p.settle(ctx, v, volumeLV), p.sweep(ctx, v))
 }
 
 // Snapshot returns the snapshot of that LV name; ErrNotFound.

@@ -32,6 +32,7 @@ type volume struct {
 	deleted    bool
 	layers     []*layer // oldest first
 	foreignCow bool     // has snapshots that are not ours
+	merging    bool     // lvm2 merges a snapshot into it, or will at the next activation
 }
 
 // layer is a logical volume of role layer: one COW store.
@@ -57,6 +58,19 @@ func (v *volume) live() *layer {
 	return nil
 }
 
+// theirs says what LVM2 has made of the volume that we leave to it: "" if nothing.
+func (v *volume) theirs() string {
+	switch {
+	case v.merging:
+		return "lvm2 is merging a snapshot into it"
+	case v.foreignCow:
+		return "it has snapshots that LVM2 made"
+	case !linear(v.lv):
+		return "it is not linear, as while pvmove moves it"
+	}
+	return ""
+}
+
 // after returns the layers newer than l, oldest first.
 func (v *volume) after(l *layer) []*layer {
 	for i, x := range v.layers {
@@ -76,6 +90,7 @@ type view struct {
 	snapshots map[string]*layer  // by CSI name
 	trash     []*lvm2.LV
 	strange   []string         // what carries our tags and makes no sense, for people
+	free      rangeSet         // extents that can be given out
 	clean     rangeSet         // free extents that are known to hold zeroes
 	decoded   map[*lvm2.LV]any // what each LV was decoded to: *volume, *layer, trashed, foreign or error
 	pinned    map[lvm2.ID]bool // layers that an unfinished copy reads
@@ -136,7 +151,8 @@ func newView(vg *lvm2.VG, prev *view) *view {
 		}
 	}
 	v.link(hidden, byName)
-	v.clean = readClean(vg)
+	v.free = newRangeSet(vg.Free()...)
+	v.clean = readClean(vg).intersect(v.free)
 	return v
 }
 
@@ -144,10 +160,17 @@ func newView(vg *lvm2.VG, prev *view) *view {
 func (v *view) link(hidden []*lvm2.LV, byName map[string]*layer) {
 	for _, h := range hidden {
 		s := snapshotSegment(h)
+		var o *volume
+		if origin := v.vg.LV(s.Origin); origin != nil {
+			o = v.volumes[origin.ID]
+		}
+		if o != nil && s.Merging {
+			o.merging = true
+		}
 		if l := byName[s.COWStore]; l != nil {
 			l.snap = h
-		} else if o := v.vg.LV(s.Origin); o != nil && v.volumes[o.ID] != nil {
-			v.volumes[o.ID].foreignCow = true
+		} else if o != nil {
+			o.foreignCow = true
 		}
 	}
 	for id, l := range v.layers {
@@ -298,6 +321,24 @@ func (v *view) snapshotByLV(name string) *layer {
 	if lv := v.vg.LV(name); lv != nil {
 		if l := v.layers[lv.ID]; l != nil && l.named {
 			return l
+		}
+	}
+	return nil
+}
+
+// missing returns the error for a physical volume that is not there.
+func (v *view) missing(pv *lvm2.PV) error {
+	if !pv.Missing() {
+		return nil
+	}
+	return fmt.Errorf("%w: physical volume %s of volume group %s is missing: attach its disk, or give it up with vgreduce --removemissing %[3]s", ErrUnavailable, pv.ID, v.vg.Name)
+}
+
+// writable refuses a change that could not be committed, before anything is done for it.
+func (v *view) writable() error {
+	for _, pv := range v.vg.PVs {
+		if err := v.missing(pv); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -14,9 +13,6 @@ import (
 
 // defaultSize is what a volume gets when nothing is asked for.
 const defaultSize = size.GiB
-
-// Flags of LVs that LVM2 must not activate: frozen layers, unfinished copies, trash.
-var handsOff = []string{lvm2.FlagActivationSkip, lvm2.FlagNoAutoActivate}
 
 // CreateVolume makes a volume, or finds the one of that name. The extents are
 // the volume's own from then on. Without a source it returns at once; with one
@@ -61,6 +57,9 @@ func (p *Pool) CreateVolume(ctx context.Context, spec VolumeSpec) (Volume, error
 }
 
 func checkSpec(s VolumeSpec) error {
+	if err := checkName(s.Name); err != nil {
+		return err
+	}
 	switch {
 	case s.Mode != Filesystem && s.Mode != Block:
 		return fmt.Errorf("%w: volume mode %q", ErrInvalid, s.Mode)
@@ -153,6 +152,9 @@ func (p *Pool) newVolume(t *edit, spec VolumeSpec, n lvm2.Extents) (*lvm2.LV, er
 	if err != nil {
 		return nil, err
 	}
+	if err := t.writable(); err != nil {
+		return nil, err
+	}
 	if err := p.checkRoom(t.view, n); err != nil {
 		return nil, err
 	}
@@ -160,7 +162,7 @@ func (p *Pool) newVolume(t *edit, spec VolumeSpec, n lvm2.Extents) (*lvm2.LV, er
 	if err != nil {
 		return nil, err
 	}
-	tags := []string{tag(tagRole, roleVolume), tag(tagName, spec.Name), tag(tagMode, string(spec.Mode))}
+	tags := []string{tag(tagName, spec.Name), tag(tagMode, string(spec.Mode))}
 	if spec.Mode == Filesystem {
 		tags = append(tags, tag(tagFS, spec.FSType))
 		if spec.Source.Kind == FromNothing {
@@ -173,147 +175,74 @@ func (p *Pool) newVolume(t *edit, spec VolumeSpec, n lvm2.Extents) (*lvm2.LV, er
 	if spec.Source.Kind != FromNothing {
 		tags = append(tags, tag(tagSource, string(spec.Source.Kind)+"/"+spec.Source.LV))
 	}
-	if unknown := logicalOutside(t.clean, 0, ranges); len(unknown) > 0 {
-		tags = append(tags, tag(tagUnknown, unknown.String()))
-	}
-	return &lvm2.LV{
-		Name: name, ID: lvm2.NewID(), Status: []string{lvm2.StatusRead, lvm2.StatusWrite, lvm2.StatusVisible}, Tags: tags,
-		CreationTime: time.Now(), CreationHost: p.host.Hostname, Segments: appendExtents(nil, ranges...),
-	}, nil
-}
-
-// checkRoom keeps volumes from taking the extents that layers need to grow.
-func (p *Pool) checkRoom(v *view, n lvm2.Extents) error {
-	room := p.room(v)
-	if n <= room {
-		return nil
-	}
-	var debt lvm2.Extents
-	for _, lv := range v.trash {
-		debt += lv.Size()
-	}
-	if n <= room+debt {
-		return &PendingError{wiping: true, What: fmt.Sprintf("wiping deleted volumes of volume group %s to make room for %d extents", v.vg.Name, n)}
-	}
-	return fmt.Errorf("%w: %d extents of %v are needed, volume group %s has room for %d (%d more are kept for snapshots)",
-		ErrNoSpace, n, v.extent(), v.vg.Name, room, p.reserve(v))
-}
-
-// room is the number of extents that volumes may take.
-func (p *Pool) room(v *view) lvm2.Extents {
-	free, reserve := newRangeSet(v.vg.Free()...).size(), p.reserve(v)
-	if free <= reserve {
-		return 0
-	}
-	return free - reserve
-}
-
-// reserve is the number of extents kept for layers.
-func (p *Pool) reserve(v *view) lvm2.Extents {
-	var total lvm2.Extents
-	for _, pv := range v.vg.PVs {
-		total += pv.PECount
-	}
-	return total * lvm2.Extents(p.config.LayerReserve) / 100
+	lv := newLV(name, roleVolume, tags...)
+	lv.CreationHost = p.host.Hostname
+	lv.Segments = appendExtents(nil, ranges...)
+	setUnknown(lv, logicalOutside(t.clean, 0, ranges))
+	return lv, nil
 }
 
 // DeleteVolume deletes a volume; nil if there is none. Its snapshots outlive
 // it: as long as one is there the blocks stay, hidden. ErrInUse if the volume's
 // device is open.
 func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
+	if err := p.deletable(lv); err != nil {
+		return err
+	}
+	p.copies.cancel(lv) // it has the device open
+	if err := p.waitClosed(ctx, lv); err != nil {
+		return err
+	}
 	_, err := run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
-		p.copies.cancel(lv)
-		if err := p.waitClosed(ctx, lv); err != nil {
-			return none, err
+		for {
+			err := p.do(ctx, &change{what: "delete volume " + lv, edit: func(t *edit) error {
+				o := t.volumeByLV(lv)
+				if o == nil || o.deleted {
+					return nil
+				}
+				if err := t.checkDelete(o); err != nil {
+					return err
+				}
+				// The device goes before the metadata changes, so that a volume
+				// in use keeps everything.
+				if info, err := p.find(p.device(t.view, o.lv, "", udevVisible)); err != nil {
+					return err
+				} else if info != nil {
+					return errActive
+				}
+				return t.deleteVolume(o)
+			}})
+			if !errors.Is(err, errActive) {
+				p.wiper.wake()
+				return none, err
+			}
+			if err := p.deactivate(ctx, lv); err != nil {
+				return none, err
+			}
 		}
-		return none, p.do(ctx, &change{what: "delete volume " + lv, edit: func(t *edit) error {
-			o := t.volumeByLV(lv)
-			if o == nil || o.deleted {
-				return nil
-			}
-			if o.foreignCow {
-				return fmt.Errorf("volume %s/%s: %w: it has snapshots that LVM2 made; remove them first", t.vg.Name, lv, ErrPrecondition)
-			}
-			// Before the metadata changes, so that a volume in use keeps everything.
-			if err := p.down(p.ctx, t.view, o); err != nil {
-				return err
-			}
-			return t.deleteVolume(o)
-		}, act: func(context.Context, *view) error {
-			p.wiper.wake()
-			return nil
-		}})
 	})
 	return err
 }
 
-// deleteVolume makes o trash, or hides it while a snapshot needs its blocks.
-func (t *edit) deleteVolume(o *volume) error {
-	if len(t.needed(o)) == 0 {
-		if err := t.discard(append(storesOf(o.layers), o.lv)...); err != nil {
-			return err
-		}
-	} else {
-		c := o.lv.Clone()
-		c.Tags = append(dropTags(c.Tags, tagName, tagCopy), tag(tagDeleted))
-		c.Flags = slices.Clone(handsOff)
-		if err := t.put(c); err != nil {
-			return err
-		}
-	}
-	return t.prune(t.layers[o.copyOf])
-}
+var errActive = errors.New("the volume is active")
 
-func storesOf(layers []*layer) []*lvm2.LV {
-	out := make([]*lvm2.LV, len(layers))
-	for i, l := range layers {
-		out[i] = l.lv
-	}
-	return out
-}
-
-// discard turns LVs into trash: their extents stay allocated until they are wiped.
-func (t *edit) discard(lvs ...*lvm2.LV) error {
-	for _, lv := range lvs {
-		for _, h := range t.vg.LVs {
-			if s := snapshotSegment(h); s != nil && s.COWStore == lv.Name {
-				if err := t.remove(h.ID); err != nil {
-					return err
-				}
-				break
-			}
-		}
-		c := lv.Clone()
-		c.Name = trashPrefix + string(lv.ID)
-		c.Tags = []string{tag(tagRole, roleTrash)}
-		c.Status = []string{lvm2.StatusRead, lvm2.StatusWrite, lvm2.StatusVisible}
-		c.Flags = slices.Clone(handsOff)
-		if err := t.put(c); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// prune throws away the layers of l's history that nobody needs any more now
-// that one user of l is gone, and the volume too if it was deleted.
-func (t *edit) prune(l *layer) error {
-	if l == nil {
-		return nil
-	}
-	now := newView(t.vg, t.view)
-	o := now.volumes[l.of]
-	if o == nil {
-		return nil
-	}
-	needed := now.needed(o)
-	if err := t.discard(storesOf(o.layers[:len(o.layers)-len(needed)])...); err != nil {
+// deletable says in advance whether DeleteVolume would refuse the volume.
+func (p *Pool) deletable(lv string) error {
+	v, err := p.latest()
+	if err != nil {
 		return err
 	}
-	if len(needed) == 0 && o.deleted {
-		return t.discard(o.lv)
+	if o := v.volumeByLV(lv); o != nil {
+		return v.checkDelete(o)
 	}
 	return nil
+}
+
+func (v *view) checkDelete(o *volume) error {
+	if why := o.theirs(); why != "" {
+		return fmt.Errorf("volume %s/%s: %w: %s", v.vg.Name, o.lv.Name, ErrPrecondition, why)
+	}
+	return v.writable()
 }
 
 // Volume returns the volume of that LV name; ErrNotFound.
@@ -350,18 +279,4 @@ func (v *view) describe(o *volume) Volume {
 		Name: o.name, LV: o.lv.Name, Size: v.bytesOf(o.lv), Mode: o.mode, FSType: o.fs, ReadOnly: o.readOnly,
 		Source: o.source, Formatted: o.formatted, Copied: o.source.Kind != FromNothing,
 	}
-}
-
-// Capacity returns the pool's room.
-func (p *Pool) Capacity(context.Context) (Capacity, error) {
-	v, err := p.latest()
-	if err != nil {
-		return Capacity{}, err
-	}
-	var total lvm2.Extents
-	for _, pv := range v.vg.PVs {
-		total += pv.PECount
-	}
-	room := size.Bytes(p.room(v)) * v.extent()
-	return Capacity{Total: size.Bytes(total) * v.extent(), Free: room, MaxVolume: room}, nil
 }

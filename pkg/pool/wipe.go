@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -22,27 +23,39 @@ const (
 	wipeRetry  = 5 * time.Second        // pause when trash cannot be wiped, as while a device of it is open
 )
 
-// zero overwrites part of a physical volume with zeroes, from the first byte of
-// extent r.Start on, and waits until they are on the disk.
-func (p *Pool) zero(ctx context.Context, v *view, r lvm2.Range, length size.Bytes) error {
+// zeroFirst zeroes the first bytes of free extents, on the disk: only with
+// LVM2's lock held do they stay free meanwhile.
+func (p *Pool) zeroFirst(v *view, r lvm2.Range, length size.Bytes) (err error) {
 	pv := v.vg.PVs[r.PV]
+	if err := v.missing(pv); err != nil {
+		return err
+	}
 	f, err := os.OpenFile(pv.Device, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	from := pv.PEStart.Bytes() + size.Bytes(r.Start)*v.extent()
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := zeroRange(f, v.vg.Offset(pv, r.Start).Bytes(), length); err != nil {
+		return fmt.Errorf("%s: %w", pv.Device, err)
+	}
+	return unix.Fdatasync(int(f.Fd()))
+}
+
+// zeroDevice zeroes a part of a device, in steps between which it looks whether
+// to go on, and waits until the zeroes are on the disk.
+func zeroDevice(ctx context.Context, f *os.File, from, length size.Bytes, progress func(size.Bytes)) error {
 	for done := size.Bytes(0); done < length; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		n := min(zeroStep, length-done)
 		if err := zeroRange(f, from+done, n); err != nil {
-			return fmt.Errorf("zeroing %v at byte %d of %s: %w", n, from+done, pv.Device, err)
+			return fmt.Errorf("zeroing %v at byte %d of %s: %w", n, from+done, f.Name(), err)
 		}
 		done += n
+		progress(n)
 	}
-	return unix.Fdatasync(int(f.Fd()))
+	return os.NewSyscallError("fdatasync", unix.Fdatasync(int(f.Fd())))
 }
 
 // zeroRange makes the kernel zero a range of a block device: by unmapping where
@@ -62,6 +75,7 @@ type wiper struct {
 	signal chan struct{}
 	mu     sync.Mutex
 	next   chan struct{} // closed when extents were freed
+	failed error         // of the last round
 }
 
 func newWiper(p *Pool) *wiper {
@@ -74,6 +88,13 @@ func (w *wiper) wake() {
 	case w.signal <- struct{}{}:
 	default:
 	}
+}
+
+// problem returns why deleted volumes are not wiped, if so.
+func (w *wiper) problem() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.failed
 }
 
 // freed returns a channel that is closed the next time extents become free.
@@ -95,11 +116,14 @@ func (w *wiper) loop(ctx context.Context) {
 	for {
 		v, err := w.pool.latest()
 		for err == nil && len(v.trash) > 0 {
-			if err = w.round(ctx, v); err != nil {
+			if err = w.round(ctx); err != nil {
 				break
 			}
 			v, err = w.pool.latest()
 		}
+		w.mu.Lock()
+		w.failed = err
+		w.mu.Unlock()
 		retry := (<-chan time.Time)(nil)
 		if err == nil {
 			failures = 0
@@ -121,55 +145,130 @@ func (w *wiper) loop(ctx context.Context) {
 	}
 }
 
+// wiping is a piece of trash that is being wiped. Its device is open, so LVM2
+// lets nobody else have the extents.
+type wiping struct {
+	lv    *lvm2.LV
+	dev   device
+	file  *os.File
+	wiped lvm2.Extents // from its end
+}
+
 // round wipes for a while and commits what it did. A large LV is shortened from
-// its end, so that an interruption loses at most one round's work.
-func (w *wiper) round(ctx context.Context, v *view) error {
+// its end, so that an interruption loses at most one round's work. What cannot
+// be wiped does not keep the rest from it.
+func (w *wiper) round(ctx context.Context) error {
 	p := w.pool
-	began := time.Now()
-	wiped := map[*lvm2.LV]lvm2.Extents{} // from the end of each
-	var failed error
-	for _, lv := range v.trash {
-		if time.Since(began) > wipeCommit || len(wiped) == wipeLVs {
-			break
+	var group *lvm2.VG
+	var todo []*wiping
+	var failed []error
+	err := p.do(ctx, &change{what: "wipe deleted volumes", act: func(ctx context.Context, v *view) error {
+		group = v.vg
+		for _, lv := range v.trash {
+			if len(todo) == wipeLVs {
+				break
+			}
+			t, err := p.openTrash(ctx, v, lv)
+			if err != nil {
+				failed = append(failed, fmt.Errorf("deleted logical volume %s/%s is not wiped: %w", v.vg.Name, lv.Name, err))
+				continue
+			}
+			todo = append(todo, t)
 		}
-		if err := p.noDevices(ctx, v, lv); err != nil {
-			failed = err // one that is in the way must not keep others from being wiped
-			continue
-		}
-		step := max(1, v.extents(zeroStep))
-		for left := lv.Size(); left > 0 && time.Since(began) <= wipeCommit; {
-			n := min(step, left)
-			for _, r := range physicalOf(lv, rangeSet{{Start: left - n, Count: n}}) {
-				if err := p.zero(ctx, v, r, size.Bytes(r.Count)*v.extent()); err != nil {
-					return err
-				}
+		return nil
+	}})
+	if err != nil {
+		return err
+	}
+	began, done := time.Now(), 0
+	extent := group.ExtentSize.Bytes()
+	for _, t := range todo {
+		for left := t.lv.Size(); left > 0 && time.Since(began) <= wipeCommit; {
+			n := min(left, max(1, lvm2.Extents(zeroStep/extent)))
+			err := zeroDevice(ctx, t.file, size.Bytes(left-n)*extent, size.Bytes(n)*extent, func(size.Bytes) {})
+			if err != nil {
+				failed = append(failed, fmt.Errorf("deleted logical volume %s/%s: %w", group.Name, t.lv.Name, err))
+				break
 			}
 			left -= n
-			wiped[lv] += n
+			t.wiped += n
+		}
+		failed = append(failed, t.file.Close())
+		if t.wiped > 0 {
+			done++
 		}
 	}
-	if len(wiped) == 0 {
-		return failed
-	}
-	err := p.do(ctx, &change{what: "free wiped extents", edit: func(t *edit) error {
-		for lv, n := range wiped {
-			if err := t.shorten(v.vg, lv, n); err != nil {
+	// Also when the pool is being closed and nothing is committed any more.
+	defer func() {
+		for _, t := range todo {
+			_ = p.takeDown(context.WithoutCancel(ctx), t.dev) // else the next round does
+		}
+	}()
+	err = p.do(p.ctx, &change{what: "free wiped extents", edit: func(e *edit) error {
+		for _, t := range todo {
+			if err := p.takeDown(p.ctx, t.dev); err != nil {
+				failed = append(failed, err)
+				continue
+			}
+			if err := e.shorten(group, t.lv, t.wiped); err != nil {
 				return err
 			}
 		}
 		return nil
 	}})
-	if err == nil {
+	if err == nil && done > 0 {
 		w.announce()
 	}
-	return errors.Join(err, failed)
+	return errors.Join(append(failed, err)...)
+}
+
+// openTrash makes a device of a deleted logical volume and opens it. One that an
+// interrupted delete left goes first.
+func (p *Pool) openTrash(ctx context.Context, v *view, lv *lvm2.LV) (*wiping, error) {
+	for _, layer := range []string{"", layerCOW, layerReal} {
+		if err := p.takeDown(ctx, p.device(v, lv, layer, udevReal)); err != nil {
+			return nil, err
+		}
+	}
+	table, err := p.linearTable(v, lv)
+	if err != nil {
+		return nil, err
+	}
+	t := &wiping{lv: lv, dev: p.device(v, lv, "", udevReal)}
+	if t.file, err = p.openDevice(ctx, t.dev, table); err != nil {
+		return nil, errors.Join(err, p.takeDown(ctx, t.dev))
+	}
+	return t, nil
+}
+
+// openDevice makes a hidden device, or finds it, and opens it for writing.
+func (p *Pool) openDevice(ctx context.Context, d device, table dm.Table) (*os.File, error) {
+	_, pending, err := p.ensure(d, table, false)
+	if err == nil && pending {
+		err = p.start(ctx, d)
+	}
+	if err != nil {
+		return nil, err
+	}
+	info, err := p.dm.Info(d.name)
+	if err != nil {
+		return nil, err
+	}
+	path, err := p.dm.EnsureNode(ctx, d.name, info.Device)
+	if err != nil {
+		return nil, err
+	}
+	return os.OpenFile(path, os.O_RDWR, 0)
 }
 
 // shorten frees the last n extents of a piece of trash, which were wiped where
 // it was when it was the given LV of the given group.
 func (t *edit) shorten(group *lvm2.VG, wiped *lvm2.LV, n lvm2.Extents) error {
 	lv := t.vg.LVByID(wiped.ID)
-	if _, ok := t.decoded[lv].(trashed); lv == nil || !ok || !sameExtents(group, wiped, t.vg, lv) {
+	if n == 0 || lv == nil {
+		return nil
+	}
+	if _, ok := t.decoded[lv].(trashed); !ok || !sameExtents(group, wiped, t.vg, lv) {
 		return nil // LVM2 removed or moved it meanwhile
 	}
 	length := lv.Size()
@@ -183,36 +282,4 @@ func (t *edit) shorten(group *lvm2.VG, wiped *lvm2.LV, n lvm2.Extents) error {
 		c.Segments = appendExtents(c.Segments, r)
 	}
 	return t.put(c)
-}
-
-// noDevices makes sure that no device over lv's extents is left, which an
-// interrupted delete may have left behind, or pvmove, which activates what it
-// moves. Devices are removed under the group's lock only: LVM2 may be about to
-// resume one.
-func (p *Pool) noDevices(ctx context.Context, v *view, lv *lvm2.LV) error {
-	if !linear(lv) {
-		return fmt.Errorf("deleted logical volume %s/%s is not wiped: %w: pvmove or something like it is at work on it", v.vg.Name, lv.Name, ErrPrecondition)
-	}
-	for _, layer := range []string{"", layerCOW, layerReal} {
-		d := p.device(v, lv, layer, udevReal)
-		info, err := p.find(d)
-		if err != nil {
-			return err
-		}
-		if info == nil {
-			continue
-		}
-		if info.OpenCount > 0 {
-			return fmt.Errorf("deleted logical volume %s/%s is not wiped: %w: its device %s is open", v.vg.Name, lv.Name, ErrInUse, info.Name)
-		}
-		if err := p.do(ctx, &change{what: "remove device " + info.Name, act: func(ctx context.Context, v *view) error {
-			if now := v.vg.LVByID(lv.ID); now != nil && !linear(now) {
-				return fmt.Errorf("deleted logical volume %s/%s: %w: pvmove began to move it", v.vg.Name, lv.Name, ErrPrecondition)
-			}
-			return p.takeDown(ctx, d)
-		}}); err != nil {
-			return err
-		}
-	}
-	return nil
 }

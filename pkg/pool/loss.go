@@ -1,0 +1,46 @@
+package pool
+
+import (
+	"fmt"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// unrecordedLoss says that the kernel dropped a layer and the metadata does not
+// say so yet. Until it does the layer's device must stay.
+type unrecordedLoss struct{ volume, layer lvm2.ID }
+
+func (e *unrecordedLoss) Error() string {
+	return fmt.Sprintf("the store of layer %s overflowed: %v", e.layer, ErrLost)
+}
+
+// record is the change that writes the loss down.
+func (e *unrecordedLoss) record() *change {
+	return &change{what: "record that a snapshot is lost", fast: true, edit: func(t *edit) error {
+		o := t.volumes[e.volume]
+		if o == nil {
+			return nil
+		}
+		for _, l := range o.layers {
+			if l.lv.ID == e.layer {
+				return t.lose(o, l)
+			}
+		}
+		return nil
+	}}
+}
+
+// lose marks a layer and all older ones, which read through it, as lost.
+func (t *edit) lose(o *volume, dead *layer) error {
+	for _, l := range o.layers {
+		if l.order > dead.order {
+			break
+		}
+		c := l.lv.Clone()
+		c.Tags = setTag(c.Tags, tagLost)
+		if err := t.put(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,172 @@
+//go:build kernel
+
+package pool
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// testDisks returns the scratch disks, blank.
+func testDisks(t *testing.T) []string {
+	t.Helper()
+	disks := strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")
+	if disks[0] == "" {
+		t.Fatal("DMSNAP_TEST_DISKS names no scratch disk: run these tests by hack/testkernel")
+	}
+	for _, d := range disks {
+		f, err := os.OpenFile(d, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		end, err := f.Seek(0, 2)
+		if err == nil {
+			err = zeroRange(f, 0, size.Bytes(end))
+		}
+		f.Close()
+		if err != nil {
+			t.Fatalf("blanking %s: %v", d, err)
+		}
+	}
+	return disks
+}
+
+// testPool opens a new pool on the first scratch disk. At the test's end the
+// group must be in order for LVM2, and nothing of it stays.
+func testPool(t *testing.T, change func(*Config)) *Pool {
+	t.Helper()
+	c := Config{Name: "pool", VolumeGroup: "vg" + strings.ToLower(strings.NewReplacer("/", "", "_", "").Replace(t.Name())), Devices: testDisks(t)[:1], Create: true, FirstStore: 8 * size.MiB}
+	if change != nil {
+		change(&c)
+	}
+	p := openPool(t, c)
+	t.Cleanup(func() {
+		vgck(t, c.VolumeGroup)
+		if out, err := exec.Command("vgremove", "-ff", "-y", c.VolumeGroup).CombinedOutput(); err != nil {
+			t.Errorf("vgremove: %v\n%s", err, out)
+		}
+	})
+	return p
+}
+
+func openPool(t *testing.T, c Config) *Pool {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	p, err := Open(ctx, c, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Errorf("closing the pool: %v", err)
+		}
+	})
+	return p
+}
+
+// vgck fails the test unless LVM2 finds nothing to complain about.
+func vgck(t *testing.T, vg string) {
+	t.Helper()
+	if out, err := exec.Command("vgck", vg).CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("vgck %s: %v\n%s", vg, err, out)
+	}
+}
+
+func must[T any](v T, err error) func(*testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+func ok(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// directBuffer returns n bytes that O_DIRECT accepts, for the life of the test.
+func directBuffer(t *testing.T, n size.Bytes) []byte {
+	t.Helper()
+	b, err := unix.Mmap(-1, 0, int(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	ok(t, err)
+	t.Cleanup(func() { unix.Munmap(b) })
+	return b
+}
+
+var ioBuffers = map[*testing.T][]byte{}
+
+// ioBuffer is one buffer for all transfers of a test.
+func ioBuffer(t *testing.T) []byte {
+	b := ioBuffers[t]
+	if b == nil {
+		b = directBuffer(t, 4*size.MiB)
+		ioBuffers[t] = b
+		t.Cleanup(func() { delete(ioBuffers, t) })
+	}
+	return b
+}
+
+func readDevice(t *testing.T, path string, length size.Bytes) []byte {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
+	ok(t, err)
+	defer f.Close()
+	b, out := ioBuffer(t), make([]byte, 0, length)
+	for len(out) < int(length) {
+		n, err := f.ReadAt(b[:min(len(b), int(length)-len(out))], int64(len(out)))
+		ok(t, err)
+		out = append(out, b[:n]...)
+	}
+	return out
+}
+
+func writeDevice(t *testing.T, path string, off int64, data []byte) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_DIRECT, 0)
+	ok(t, err)
+	defer f.Close()
+	b := ioBuffer(t)
+	_, err = f.WriteAt(b[:copy(b, data)], off)
+	ok(t, err)
+}
+
+// waitIdle waits until all trash is wiped and free again.
+func waitIdle(t *testing.T, p *Pool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		v := must(p.latest())(t)
+		if len(v.trash) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d deleted logical volumes are still not wiped", len(v.trash))
+		}
+	}
+}
+
+// devicesOf lists the group's devices with their tables, in dmsetup's form.
+func devicesOf(t *testing.T, p *Pool) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	prefix := strings.ReplaceAll(p.vgName, "-", "--") + "-"
+	for _, e := range must(p.dm.List())(t) {
+		if name, ours := strings.CutPrefix(e.Name, prefix); ours {
+			out[name] = strings.TrimSpace(must(p.dm.Table(e.Name))(t).String())
+		}
+	}
+	return out
+}
