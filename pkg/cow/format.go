@@ -69,6 +69,19 @@ func parseHeader(b []byte) (Header, error) {
 	return h, nil
 }
 
+// NewHeader returns the beginning of a store that no snapshot was loaded with
+// yet, MinChunk long. With zeroes behind it, up to the end of the second chunk,
+// it is what the kernel makes of a fresh store when it loads the first snapshot;
+// so made in advance, the store can be loaded read-only too.
+func NewHeader(chunk size.Bytes) []byte {
+	b := make([]byte, MinChunk)
+	copy(b, magic)
+	for i, word := range []uint32{1, version, uint32(chunk.Sectors())} {
+		binary.LittleEndian.PutUint32(b[4*(i+1):], word)
+	}
+	return b
+}
+
 // parseException reads an entry of an area.
 func parseException(b []byte) Exception {
 	return Exception{Origin: binary.LittleEndian.Uint64(b), Store: binary.LittleEndian.Uint64(b[8:])}

@@ -193,3 +193,13 @@ func FuzzStore(f *testing.F) {
 		}
 	})
 }
+
+func TestNewHeader(t *testing.T) {
+	for chunk := MinChunk; chunk <= MaxChunk; chunk *= 2 {
+		b := NewHeader(chunk)
+		h, err := parseHeader(b)
+		if err != nil || !h.Valid || h.Version != version || h.Chunk != chunk || len(b) != int(MinChunk) {
+			t.Errorf("chunk size %v: %d bytes are read as %+v, %v", chunk, len(b), h, err)
+		}
+	}
+}

@@ -269,3 +269,80 @@ func TestSecondProcess(t *testing.T) {
 	ok(t, p.Close())
 	openPool(t, p.config)
 }
+
+// TestCutWhileInactive: snapshots of a volume that nobody uses, the older of
+// which are never loaded for writing.
+func TestCutWhileInactive(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 64 * size.MiB, Mode: Block}))(t)
+	content := bytes.Repeat([]byte("A"), 65536)
+	writeDevice(t, must(p.Activate(ctx, v.LV))(t), 0, content)
+	ok(t, p.Deactivate(ctx, v.LV))
+	for _, name := range []string{"s1", "s2", "s3"} {
+		must(p.CreateSnapshot(ctx, name, v.LV))(t)
+	}
+	if n := len(devicesOf(t, p)); n != 0 {
+		t.Errorf("devices: %v", devicesOf(t, p))
+	}
+	waitTrimmed(t, p)
+	writeDevice(t, must(p.Activate(ctx, v.LV))(t), 0, bytes.Repeat([]byte("B"), 65536))
+	for _, name := range []string{"s1", "s2", "s3"} {
+		r := must(p.CreateVolume(ctx, VolumeSpec{Name: "r" + name, Mode: Block, Source: Source{FromSnapshot, name}}))(t)
+		if got := readDevice(t, must(p.Activate(ctx, r.LV))(t), 65536); !bytes.Equal(got, content) {
+			t.Errorf("%s begins with %q", name, got[:4])
+		}
+		ok(t, p.Deactivate(ctx, r.LV))
+	}
+	ok(t, p.Deactivate(ctx, v.LV))
+}
+
+// waitTrimmed waits until no frozen store has an unused end.
+func waitTrimmed(t *testing.T, p *Pool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		v, left := must(p.latest())(t), 0
+		for _, l := range v.layers {
+			if l.snap == nil && !l.trimmed {
+				left++
+			}
+		}
+		if left == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d frozen layers are not trimmed", left)
+		}
+	}
+}
+
+// TestTrim: what a snapshot costs is what changed until the next one.
+func TestTrim(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.FirstStore = 48 * size.MiB })
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 64 * size.MiB, Mode: Block}))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	must(p.CreateSnapshot(ctx, "s1", v.LV))(t)
+	for i := range int64(10) { // 10 MiB of exceptions
+		writeDevice(t, path, i<<20, bytes.Repeat([]byte{byte(i + 1)}, 1<<20))
+	}
+	before := readDevice(t, path, v.Size)
+	must(p.CreateSnapshot(ctx, "s2", v.LV))(t)
+	waitTrimmed(t, p)
+	waitIdle(t, p)
+	if s := must(p.latest())(t).vg.LV("s1").Size(); s != 3 { // extents of 4 MiB
+		t.Errorf("the frozen store has %d extents", s)
+	}
+	if n := len(devicesOf(t, p)); n != 4 {
+		t.Errorf("devices: %v", devicesOf(t, p))
+	}
+	writeDevice(t, path, 0, make([]byte, 4<<20))
+	for name, want := range map[string][]byte{"s1": make([]byte, v.Size), "s2": before} {
+		r := must(p.CreateVolume(ctx, VolumeSpec{Name: "r" + name, Mode: Block, Source: Source{FromSnapshot, name}}))(t)
+		if got := readDevice(t, must(p.Activate(ctx, r.LV))(t), v.Size); !bytes.Equal(got, want) {
+			t.Errorf("%s has wrong bytes", name)
+		}
+		ok(t, p.Deactivate(ctx, r.LV))
+	}
+	ok(t, p.Deactivate(ctx, v.LV))
+}

@@ -73,8 +73,14 @@ func (p *Pool) watch(seen *map[lvm2.ID]sample) time.Duration {
 		if _, again := p.unsettled.Load(o.lv.ID); again {
 			p.attend(o, "devices", attendPause, p.settleAgain)
 		}
+		if o.theirs() != "" {
+			continue
+		}
+		if p.trimmable(v, o) != nil {
+			p.attend(o, "trim", attendPause, p.trim)
+		}
 		l := o.live()
-		if l == nil || l.lost || o.theirs() != "" {
+		if l == nil || l.lost {
 			continue
 		}
 		s, err := p.snapshotStatus(p.device(v, l.lv, "", udevSnapshot).name)

@@ -117,9 +117,9 @@ func (v *view) changeable(lv string) (*volume, error) {
 }
 
 // cut adds a new newest layer to o's history; name is the snapshot's, or "" for
-// a layer that only an internal copy reads. The store's first chunk is zeroed
-// before the metadata can name it a snapshot's, or the kernel would take what
-// lies there for exceptions.
+// a layer that only an internal copy reads. The store is made empty before the
+// metadata can name it a snapshot's, or the kernel would take what lies there
+// for exceptions.
 func (p *Pool) cut(t *edit, o *volume, name string) (*lvm2.LV, error) {
 	if err := t.writable(); err != nil {
 		return nil, err
@@ -130,8 +130,8 @@ func (p *Pool) cut(t *edit, o *volume, name string) (*lvm2.LV, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.zeroFirst(t.view, ranges[0], chunk); err != nil {
-		return nil, fmt.Errorf("zeroing the first chunk of a new COW store: %w", err)
+	if err := formatStore(t.view, ranges, chunk); err != nil {
+		return nil, fmt.Errorf("preparing a new COW store: %w", err)
 	}
 	csi := name
 	if csi == "" {

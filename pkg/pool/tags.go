@@ -25,6 +25,7 @@ const (
 	tagCreated     = "created"     // time of the cut, nanoseconds since 1970
 	tagLength      = "length"      // sectors of the volume at the cut
 	tagChunk       = "chunk"       // sectors of a chunk of a layer's store
+	tagUsed        = "used"        // sectors of a frozen layer's store that are in use: the rest was given back
 	tagLost        = "lost"        // the layer's content is gone
 	tagClean       = "clean"       // on the group: free extents that we wiped, valid for one metadata generation
 )

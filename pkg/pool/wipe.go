@@ -23,24 +23,6 @@ const (
 	wipeRetry  = 5 * time.Second        // pause when trash cannot be wiped, as while a device of it is open
 )
 
-// zeroFirst zeroes the first bytes of free extents, on the disk: only with
-// LVM2's lock held do they stay free meanwhile.
-func (p *Pool) zeroFirst(v *view, r lvm2.Range, length size.Bytes) (err error) {
-	pv := v.vg.PVs[r.PV]
-	if err := v.missing(pv); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(pv.Device, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := zeroRange(f, v.vg.Offset(pv, r.Start).Bytes(), length); err != nil {
-		return fmt.Errorf("%s: %w", pv.Device, err)
-	}
-	return unix.Fdatasync(int(f.Fd()))
-}
-
 // zeroDevice zeroes a part of a device, in steps between which it looks whether
 // to go on, and waits until the zeroes are on the disk.
 func zeroDevice(ctx context.Context, f *os.File, from, length size.Bytes, progress func(size.Bytes)) error {
@@ -258,7 +240,23 @@ func (p *Pool) openDevice(ctx context.Context, d device, table dm.Table) (*os.Fi
 	if err != nil {
 		return nil, err
 	}
-	return os.OpenFile(path, os.O_RDWR, 0)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	// Before it was open somebody may have removed it, and its number be
+	// another's: that must not be written to.
+	var st unix.Stat_t
+	if err = unix.Fstat(int(f.Fd()), &st); err == nil {
+		info, err = p.dm.InfoByDevice(dm.Device{Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev)})
+	}
+	if err == nil && info.UUID != d.uuid {
+		err = fmt.Errorf("%s is now the device %s, not %s", path, info.Name, d.name)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // shorten frees the last n extents of a piece of trash, which were wiped where

@@ -1,0 +1,112 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// trimmable returns a frozen layer of o whose store's unused end can be given
+// back, or nil. One that somebody reads has a device: its turn comes later.
+func (p *Pool) trimmable(v *view, o *volume) *layer {
+	for _, l := range o.layers {
+		if l.snap != nil || l.lost || l.trimmed || !linear(l.lv) {
+			continue
+		}
+		if info, err := p.find(p.device(v, l.lv, "", udevSnapshot)); err == nil && info == nil {
+			return l
+		}
+	}
+	return nil
+}
+
+// trim gives back the unused ends of a volume's frozen stores: a snapshot costs
+// what changed. Nothing writes to a frozen store, so what it uses now it will
+// always use.
+func (p *Pool) trim(ctx context.Context, lv string) error {
+	for {
+		v, err := p.latest()
+		if err != nil {
+			return err
+		}
+		o := v.volumeByLV(lv)
+		if o == nil {
+			return nil
+		}
+		l := p.trimmable(v, o)
+		if l == nil {
+			return nil
+		}
+		if err := p.trimLayer(ctx, l.lv); err != nil {
+			return fmt.Errorf("trimming the store of %s/%s: %w", v.vg.Name, l.lv.Name, err)
+		}
+	}
+}
+
+func (p *Pool) trimLayer(ctx context.Context, lv *lvm2.LV) (err error) {
+	var group *lvm2.VG
+	var store *cow.Store
+	var dev device
+	err = p.do(ctx, &change{what: "look at the store of " + lv.Name, act: func(ctx context.Context, v *view) error {
+		group, dev = v.vg, p.device(v, lv, layerCOW, udevCOW)
+		table, err := p.linearTable(v, lv)
+		if err != nil {
+			return err
+		}
+		if _, pending, err := p.ensure(dev, table, true); err != nil {
+			return err
+		} else if pending {
+			if err := p.start(ctx, dev); err != nil {
+				return err
+			}
+		}
+		store, err = cow.Open(p.dm.Node(dev.name))
+		return err
+	}})
+	if err != nil {
+		return errors.Join(err, p.takeDown(ctx, dev))
+	}
+	used, err := store.Used(ctx)
+	if err = errors.Join(err, store.Close()); err != nil {
+		return errors.Join(err, p.takeDown(ctx, dev))
+	}
+	return p.do(ctx, &change{what: "give back the end of the store of " + lv.Name, edit: func(t *edit) error {
+		if err := p.takeDown(p.ctx, dev); err != nil {
+			return err
+		}
+		now := t.vg.LVByID(lv.ID)
+		if l := t.layers[lv.ID]; now == nil || l == nil || l.snap != nil || !sameExtents(group, lv, t.vg, now) {
+			return nil // somebody else changed it
+		}
+		return t.shrinkStore(now, used)
+	}, act: func(context.Context, *view) error {
+		p.wiper.wake()
+		return nil
+	}})
+}
+
+// shrinkStore shortens a frozen layer's store to what it uses. The rest becomes
+// trash: a power cut may have left copies there that are not in use.
+func (t *edit) shrinkStore(lv *lvm2.LV, used size.Sectors) error {
+	keep := t.extents(used.Bytes())
+	if length := lv.Size(); keep < length {
+		trash := newLV("", roleTrash)
+		trash.Segments = appendExtents(nil, physicalOf(lv, rangeSet{{Start: keep, Count: length - keep}})...)
+		rest := physicalOf(lv, rangeSet{{Start: 0, Count: keep}})
+		lv = lv.Clone()
+		lv.Segments = appendExtents(nil, rest...)
+		lv.Tags = setTag(lv.Tags, tagUsed, strconv.FormatUint(uint64(used), 10))
+		if err := t.put(lv); err != nil {
+			return err
+		}
+		return t.put(trash)
+	}
+	lv = lv.Clone()
+	lv.Tags = setTag(lv.Tags, tagUsed, strconv.FormatUint(uint64(used), 10))
+	return t.put(lv)
+}
