@@ -107,7 +107,7 @@ func (v *view) contentOf(spec VolumeSpec) (*layer, *volume, error) {
 		if v.describeSnapshot(l).Lost {
 			return nil, nil, fmt.Errorf("snapshot %s/%s: %w", v.vg.Name, l.lv.Name, ErrLost)
 		}
-		unknown = l.unknown
+		unknown = len(l.unknown) > 0
 	} else {
 		if o, err = v.changeable(spec.Source.LV); err != nil {
 			return nil, nil, err

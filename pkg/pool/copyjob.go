@@ -264,11 +264,7 @@ func (p *Pool) finishCopy(what, lv, sourceLV string, length size.Bytes) *change 
 		// What was copied is known; what lies behind it is as it was. A file
 		// system's copy carries what lay below the source's.
 		copied := rangeSet{{Start: 0, Count: t.extents(length)}}
-		unknown := o.unknown.subtract(copied)
-		if l.unknown {
-			unknown = unknown.union(copied)
-		}
-		setUnknown(c, unknown)
+		setUnknown(c, o.unknown.subtract(copied).union(l.unknown.intersect(copied)))
 		if o.readOnly {
 			c.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
 		}

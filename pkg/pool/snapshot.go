@@ -158,9 +158,7 @@ func (p *Pool) cut(t *edit, o *volume, name string) (*lvm2.LV, error) {
 	if name != "" {
 		lv.Tags = append(lv.Tags, tag(tagName, name))
 	}
-	if len(o.unknown) > 0 {
-		lv.Tags = append(lv.Tags, tag(tagUnknown))
-	}
+	setUnknown(lv, o.unknown)
 	if former := o.live(); former != nil {
 		if !former.lost && p.dropped(p.device(t.view, former.lv, "", udevSnapshot)) {
 			if err := t.lose(o, former); err != nil {

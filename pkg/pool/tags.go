@@ -18,7 +18,7 @@ const (
 	tagReadOnly    = "readonly"    // made for readers only
 	tagSource      = "source"      // KIND/LV that the content came from
 	tagCopy        = "copy"        // id of the layer whose content is still being copied into the volume
-	tagUnknown     = "unknown"     // extents of the volume that may hold an earlier owner's bytes
+	tagUnknown     = "unknown"     // extents of the volume, of a layer's at its cut, that may hold an earlier owner's bytes
 	tagDeleted     = "deleted"     // the volume was deleted; its blocks stay for its snapshots
 	tagOf          = "of"          // id of the volume that a layer belongs to
 	tagOrder       = "order"       // place of a layer in its volume's history

@@ -47,7 +47,7 @@ type layer struct {
 	chunk   size.Sectors
 	lost    bool
 	trimmed bool     // the unused end of the store was given back
-	unknown bool     // the volume had unknown extents at the cut
+	unknown rangeSet // the volume's unknown extents at the cut
 	snap    *lvm2.LV // the hidden LV with the snapshot segment: the layer is live
 }
 
@@ -245,7 +245,7 @@ func decode(lv *lvm2.LV) any {
 		l := &layer{
 			lv: lv, of: r.id(tagOf, true), name: p[tagName], named: r.has(tagName), order: r.number(tagOrder),
 			created: time.Unix(0, int64(r.number(tagCreated))), length: size.Sectors(r.number(tagLength)),
-			chunk: size.Sectors(r.number(tagChunk)), lost: r.has(tagLost), trimmed: r.has(tagUsed), unknown: r.has(tagUnknown),
+			chunk: size.Sectors(r.number(tagChunk)), lost: r.has(tagLost), trimmed: r.has(tagUsed), unknown: r.ranges(tagUnknown),
 		}
 		if r.err != nil {
 			return r.err

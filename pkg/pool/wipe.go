@@ -19,7 +19,7 @@ const (
 	zeroStep   = 64 * size.MiB          // between two looks whether to go on
 	wipeCommit = 2 * time.Second        // wiped extents are given back at least this often
 	wipeLVs    = 64                     // and after this many logical volumes
-	wipeSoon   = 100 * time.Millisecond // pause after the first failure
+	wipeSoon   = 100 * time.Millisecond // pause before the first try, and after a first failure
 	wipeRetry  = 5 * time.Second        // pause when trash cannot be wiped, as while a device of it is open
 )
 
@@ -120,6 +120,12 @@ func (w *wiper) loop(ctx context.Context) {
 		}
 		select {
 		case <-w.signal:
+			// Deletes come in bursts: their devices go meanwhile, and one round does for many.
+			select {
+			case <-time.After(wipeSoon):
+			case <-ctx.Done():
+				return
+			}
 		case <-retry:
 		case <-ctx.Done():
 			return
