@@ -48,6 +48,7 @@ type Pool struct {
 	wiper   *wiper
 	copies  *copies
 	scrubs  scrubs
+	trash   sync.Mutex // held while devices of trash are made, or removed where nobody uses them
 
 	unsettled sync.Map // lvm2.ID of volumes whose devices could not be brought in line
 	attended  sync.Map // lvm2.ID of volumes that the monitor is busy with

@@ -81,6 +81,8 @@ func (p *Pool) sweep(ctx context.Context, v *view) error {
 	if len(v.trash) == 0 {
 		return nil
 	}
+	p.trash.Lock()
+	defer p.trash.Unlock()
 	gone := map[string]bool{}
 	for _, lv := range v.trash {
 		gone[string(lv.ID)] = true

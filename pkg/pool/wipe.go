@@ -213,6 +213,8 @@ func (w *wiper) round(ctx context.Context) error {
 // openTrash makes a device of a deleted logical volume and opens it. One that an
 // interrupted delete left goes first.
 func (p *Pool) openTrash(ctx context.Context, v *view, lv *lvm2.LV) (*wiping, error) {
+	p.trash.Lock()
+	defer p.trash.Unlock()
 	for _, layer := range []string{"", layerCOW, layerReal} {
 		if err := p.takeDown(ctx, p.device(v, lv, layer, udevReal)); err != nil {
 			return nil, err
