@@ -20,11 +20,11 @@ var version string
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	err := command().ExecuteContext(ctx)
+	ran, err := command().ExecuteContextC(ctx)
 	klog.Flush()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "csi-dmsnap:", err)
-		os.Exit(1)
+		os.Exit(exitCode(ran, err))
 	}
 }
 
@@ -39,6 +39,7 @@ func command() *cobra.Command {
 	klog.InitFlags(logging)
 	root.PersistentFlags().AddGoFlag(logging.Lookup("v"))
 	root.AddCommand(nodeCommand(), versionCommand())
+	root.AddCommand(operatorCommands()...)
 	return root
 }
 

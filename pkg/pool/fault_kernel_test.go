@@ -83,11 +83,13 @@ func TestCutUnderReader(t *testing.T) {
 		want := bytes.Clone(content)
 		write()
 		var dev string
+		release := must(p.keys.lock(ctx, lvKey(v.LV)))(t)
 		ok(t, p.do(ctx, &change{what: "open a snapshot", act: func(ctx context.Context, w *view) (err error) {
 			l := w.snapshotByLV(s.LV)
 			dev, err = p.chainUp(ctx, w, w.volumes[l.of], l)
 			return err
 		}}))
+		release()
 		readers = append(readers, open{dev, must(os.OpenFile(dev, os.O_RDONLY|unix.O_DIRECT, 0))(t), want})
 		for j, o := range readers {
 			if got := readDevice(t, o.dev, length); !bytes.Equal(got, o.want) {

@@ -27,8 +27,8 @@ const (
 
 // Source is the content that a volume started with.
 type Source struct {
-	Kind SourceKind
-	LV   string // name of the snapshot's or volume's logical volume
+	Kind SourceKind `json:"kind"`
+	LV   string     `json:"lv"` // name of the snapshot's or volume's logical volume
 }
 
 // VolumeSpec is what CreateVolume is asked for.

@@ -1,0 +1,235 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+)
+
+// operator has the flags of the commands that look at pools.
+type operator struct {
+	config, pool, output string
+}
+
+// lookLimit is how long a command waits for LVM2's lock, which commands of
+// LVM2 hold for the length of a change.
+const lookLimit = 30 * time.Second
+
+const operatorHelp = `
+
+It reads the disks and device-mapper directly and changes nothing. The driver
+may run or not: only LVM2's shared lock is held while the metadata is read.`
+
+// operatorCommands are the commands for people who look after pools.
+func operatorCommands() []*cobra.Command {
+	var o operator
+	commands := []*cobra.Command{
+		{
+			Use: "pools", Short: "List the pools and where their space is", Args: cobra.NoArgs,
+			RunE: o.list(func(w io.Writer, found []*pool.Inspection) (any, error) {
+				states := []pool.PoolState{}
+				for _, i := range found {
+					states = append(states, i.PoolState)
+				}
+				return states, printPools(w, found)
+			}),
+		},
+		{
+			Use: "volumes", Short: "List the volumes", Args: cobra.NoArgs,
+			RunE: o.list(func(w io.Writer, found []*pool.Inspection) (any, error) {
+				all := volumesOf(found)
+				return all, printVolumes(w, all)
+			}),
+		},
+		{
+			Use: "snapshots", Short: "List the snapshots and what else is in the volumes' histories", Args: cobra.NoArgs,
+			Long: `List the layers of the volumes' histories, the newest of each volume first.
+
+A layer is live (the kernel copies into it what is about to be overwritten),
+frozen (it reads through the newer ones), inner (its snapshot was deleted, older
+ones or a copy need it still), lost (its content is gone), or LVM2's own. Its
+position counts from the newest.`,
+			RunE: o.list(func(w io.Writer, found []*pool.Inspection) (any, error) {
+				all := []pool.LayerState{}
+				for _, v := range volumesOf(found) {
+					all = append(all, v.Layers...)
+				}
+				return all, printSnapshots(w, all)
+			}),
+		},
+		{
+			Use: "tree VOLUME", Short: "Draw a volume's history and its devices", Args: cobra.ExactArgs(1),
+			Long: "Draw the history of a volume, given by its name or its logical volume's, and its devices in the kernel.",
+			RunE: func(cmd *cobra.Command, args []string) error {
+				return o.list(func(w io.Writer, found []*pool.Inspection) (any, error) {
+					v, err := findVolume(found, args[0])
+					if err != nil {
+						return nil, err
+					}
+					return v, printTree(w, v)
+				})(cmd, args)
+			},
+		},
+		{
+			Use: checkName, Short: "Check the pools' metadata against device-mapper and the snapshots' stores", Args: cobra.NoArgs,
+			Long: `Check that the metadata makes sense, that the devices in the kernel are what it
+says, and that the snapshots' stores that are active can be read. The exit code
+is 0 if all is well, 1 if something was found, 2 if it could not look.`,
+			RunE: o.check,
+		},
+	}
+	for _, c := range commands {
+		if c.Long == "" {
+			c.Long = c.Short + "."
+		}
+		c.Long += operatorHelp
+		c.Flags().StringVar(&o.config, "config", "/etc/csi-dmsnap/config.yaml", "YAML file that lists the pools")
+		c.Flags().StringVar(&o.pool, "pool", "", "only this pool")
+		c.Flags().StringVarP(&o.output, "output", "o", "table", "table, or json for programs (lengths are in bytes)")
+	}
+	return commands
+}
+
+// pools returns the configurations of the pools to look at.
+func (o *operator) pools() ([]pool.Config, error) {
+	if o.output != "table" && o.output != "json" {
+		return nil, fmt.Errorf("output %q: table and json are possible", o.output)
+	}
+	configs, err := readConfig(o.config)
+	if err != nil || o.pool == "" {
+		return configs, err
+	}
+	var names []string
+	for _, c := range configs {
+		if c.Name == o.pool {
+			return []pool.Config{c}, nil
+		}
+		names = append(names, c.Name)
+	}
+	return nil, fmt.Errorf("configuration %s has no pool %q, it has %s", o.config, o.pool, strings.Join(names, ", "))
+}
+
+// list runs a command that shows what is there. render prints a table and
+// returns the same for programs. Pools that cannot be read do not keep the
+// others from being shown.
+func (o *operator) list(render func(w io.Writer, found []*pool.Inspection) (any, error)) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, _ []string) error {
+		configs, err := o.pools()
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), lookLimit)
+		defer cancel()
+		var found []*pool.Inspection
+		var failed []error
+		for _, c := range configs {
+			i, err := pool.Inspect(ctx, c, pool.Options{})
+			if err != nil {
+				failed = append(failed, err)
+				continue
+			}
+			found = append(found, i)
+		}
+		if len(found) == 0 {
+			return errors.Join(failed...)
+		}
+		var table strings.Builder
+		data, err := render(&table, found)
+		if err == nil {
+			err = o.print(cmd.OutOrStdout(), table.String(), data)
+		}
+		return errors.Join(append(failed, err)...)
+	}
+}
+
+func (o *operator) print(w io.Writer, table string, data any) error {
+	if o.output == "json" {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(data)
+	}
+	_, err := io.WriteString(w, table)
+	return err
+}
+
+// checkName is the command whose exit code tells findings from failures.
+const checkName = "check"
+
+// errFindings is the error of check when it found something.
+var errFindings = errors.New("not all is as it must be")
+
+func (o *operator) check(cmd *cobra.Command, _ []string) error {
+	configs, err := o.pools()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), checkLimit)
+	defer cancel()
+	results, failed, findings := []*pool.Verification{}, []error(nil), 0
+	for _, c := range configs {
+		v, err := pool.Verify(ctx, c, pool.Options{})
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		findings += len(v.Findings)
+		results = append(results, v)
+	}
+	var table strings.Builder
+	printCheck(&table, results)
+	if err := o.print(cmd.OutOrStdout(), table.String(), results); err != nil {
+		failed = append(failed, err)
+	}
+	if len(failed) == 0 && findings > 0 {
+		return errFindings
+	}
+	return errors.Join(failed...)
+}
+
+// checkLimit is longer than lookLimit: check reads the stores too.
+const checkLimit = 10 * time.Minute
+
+// exitCode is the program's exit code after a command ended with err.
+func exitCode(cmd *cobra.Command, err error) int {
+	const found, failed = 1, 2
+	switch {
+	case err == nil:
+		return 0
+	case cmd.Name() == checkName && !errors.Is(err, errFindings):
+		return failed
+	}
+	return found
+}
+
+func volumesOf(found []*pool.Inspection) []pool.VolumeState {
+	all := []pool.VolumeState{}
+	for _, i := range found {
+		all = append(all, i.Volumes...)
+	}
+	return all
+}
+
+// findVolume finds a volume by its name or its logical volume's.
+func findVolume(found []*pool.Inspection, name string) (pool.VolumeState, error) {
+	var matches []pool.VolumeState
+	for _, v := range volumesOf(found) {
+		if v.Name == name || v.LV == name {
+			matches = append(matches, v)
+		}
+	}
+	switch len(matches) {
+	case 0:
+		return pool.VolumeState{}, fmt.Errorf("no volume %q in the pools looked at", name)
+	case 1:
+		return matches[0], nil
+	}
+	return pool.VolumeState{}, fmt.Errorf("several volumes %q: give --pool, or the name of the logical volume", name)
+}

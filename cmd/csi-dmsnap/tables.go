@@ -1,0 +1,147 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// table prints rows in columns, the first row is the header.
+func table(w io.Writer, rows ...[]string) error {
+	const gap = 2
+	t := tabwriter.NewWriter(w, 0, 0, gap, ' ', 0)
+	for _, row := range rows {
+		// No tab after the last cell: it would be padded.
+		if _, err := fmt.Fprintln(t, strings.Join(row, "\t")); err != nil {
+			return err
+		}
+	}
+	return t.Flush()
+}
+
+// orDash makes an empty cell visible, and keeps the columns apart for awk.
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func printPools(w io.Writer, found []*pool.Inspection) error {
+	rows := [][]string{{"POOL", "GROUP", "SIZE", "FREE", "ROOM", "VOLUMES", "SNAPSHOTS", "TO-WIPE", "FOREIGN", "DISKS"}}
+	for _, i := range found {
+		var disks []string
+		for _, d := range i.Disks {
+			name := d.Device
+			if d.Missing {
+				name = "missing:" + d.ID
+			}
+			disks = append(disks, name)
+		}
+		rows = append(rows, []string{
+			i.Pool, i.VolumeGroup, i.Total.String(), i.Free.String(), i.Room.String(), i.Blocks.String(), i.Stores.String(),
+			i.Trash.String(), i.Foreign.String(), orDash(strings.Join(disks, ",")),
+		})
+	}
+	return table(w, rows...)
+}
+
+func printVolumes(w io.Writer, all []pool.VolumeState) error {
+	rows := [][]string{{"POOL", "VOLUME", "LV", "SIZE", "TYPE", "STATE", "SNAPSHOTS", "ACTIVE", "OPEN", "SOURCE"}}
+	for _, v := range all {
+		source := ""
+		if v.Source != nil {
+			source = string(v.Source.Kind) + "/" + v.Source.LV
+		}
+		snapshots := 0
+		for _, l := range v.Layers {
+			if l.Name != "" {
+				snapshots++
+			}
+		}
+		rows = append(rows, []string{
+			v.Pool, orDash(v.Name), v.LV, v.Size.String(), volumeType(v), v.State, fmt.Sprint(snapshots),
+			yesNo(v.Active), fmt.Sprint(v.OpenCount), orDash(source),
+		})
+	}
+	return table(w, rows...)
+}
+
+func volumeType(v pool.VolumeState) string {
+	kind := string(v.Mode)
+	if v.FSType != "" {
+		kind = v.FSType
+	}
+	if v.ReadOnly {
+		kind += ",ro"
+	}
+	return kind
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+func printSnapshots(w io.Writer, all []pool.LayerState) error {
+	depth := map[string]int{}
+	for _, l := range all {
+		depth[l.Pool+"/"+l.Volume] = max(depth[l.Pool+"/"+l.Volume], l.Position)
+	}
+	rows := [][]string{{"POOL", "VOLUME", "POSITION", "SNAPSHOT", "LV", "STATE", "SIZE", "STORE", "USED", "CREATED"}}
+	for _, l := range all {
+		position := ""
+		if l.Position > 0 {
+			position = fmt.Sprintf("%d/%d", l.Position, depth[l.Pool+"/"+l.Volume])
+		}
+		rows = append(rows, []string{
+			l.Pool, l.Volume, orDash(position), orDash(l.Name), l.LV, l.State, l.Size.String(), l.Store.String(), used(l), created(l),
+		})
+	}
+	return table(w, rows...)
+}
+
+// used is how much of its store a layer uses, "?" if nothing tells while it is
+// not active.
+func used(l pool.LayerState) string {
+	if l.Used == nil {
+		return "?"
+	}
+	return fmt.Sprintf("%v(%d%%)", *l.Used, *l.Used*100/max(l.Store, size.Bytes(1)))
+}
+
+func created(l pool.LayerState) string {
+	if l.Created.IsZero() {
+		return "-"
+	}
+	return l.Created.UTC().Format("2006-01-02T15:04:05Z")
+}
+
+func printCheck(w io.Writer, results []*pool.Verification) {
+	for _, v := range results {
+		if len(v.Findings) == 0 {
+			fmt.Fprintf(w, "pool %s (volume group %s): all is well", v.Pool, v.VolumeGroup)
+		} else {
+			fmt.Fprintf(w, "pool %s (volume group %s): findings: %d", v.Pool, v.VolumeGroup, len(v.Findings))
+		}
+		why, reasons := map[string]int{}, []string{}
+		for _, u := range v.Unread {
+			if why[u.Why]++; why[u.Why] == 1 {
+				reasons = append(reasons, u.Why)
+			}
+		}
+		for _, r := range reasons {
+			fmt.Fprintf(w, "; stores not read: %d (%s)", why[r], r)
+		}
+		fmt.Fprintln(w)
+		for _, f := range v.Findings {
+			fmt.Fprintf(w, "\n%s  %s\n  %s\n  what to do: %s\n", f.Where, f.Reason, strings.ReplaceAll(f.What, "\n", "\n  "), f.Do)
+		}
+	}
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+)
+
+// printTree draws a volume's history as a line, since each snapshot reads
+// through the one above it, and its devices as a tree.
+func printTree(w io.Writer, v pool.VolumeState) error {
+	about := []string{v.Size.String(), volumeType(v), v.State}
+	if v.Active {
+		about = append(about, fmt.Sprintf("active, open %d", v.OpenCount))
+	} else {
+		about = append(about, "not active")
+	}
+	for _, m := range v.Mounts {
+		about = append(about, "mounted at "+m)
+	}
+	if v.Source != nil {
+		about = append(about, fmt.Sprintf("from %s %s", v.Source.Kind, v.Source.LV))
+	}
+	name := v.LV
+	if v.Name != "" && v.Name != v.LV {
+		name += " (" + v.Name + ")"
+	}
+	fmt.Fprintf(w, "%s/%s: %s\n", v.Pool, name, strings.Join(about, ", "))
+	var rows [][]string
+	for i, l := range v.Layers {
+		branch := "├─ "
+		if i == len(v.Layers)-1 {
+			branch = "└─ "
+		}
+		name, notes := l.LV, ""
+		if l.Name != "" && l.Name != l.LV {
+			name += " (" + l.Name + ")"
+		}
+		if l.Active && l.State != pool.StateLive {
+			notes = "  active"
+		}
+		for _, r := range l.Readers {
+			notes += "  read by the copy into " + r
+		}
+		rows = append(rows, []string{branch + name, l.State, created(l), l.Size.String(), "store " + l.Store.String(), "used " + used(l) + notes})
+	}
+	if err := table(w, rows...); err != nil {
+		return err
+	}
+	if len(v.Devices) > 0 {
+		fmt.Fprintln(w, "\ndevices:")
+		printDevices(w, v.Devices)
+	}
+	return nil
+}
+
+// printDevices draws devices over the devices that they use. One that several
+// use is described the first time only.
+func printDevices(w io.Writer, devices []pool.DeviceState) {
+	byNumber, used := map[string]*pool.DeviceState{}, map[string]bool{}
+	for i, d := range devices {
+		byNumber[d.Number] = &devices[i]
+		for _, u := range d.Uses {
+			used[u] = true
+		}
+	}
+	seen := map[string]bool{}
+	var draw func(d *pool.DeviceState, first, rest string)
+	draw = func(d *pool.DeviceState, first, rest string) {
+		if seen[d.Number] {
+			fmt.Fprintf(w, "%s%s (see above)\n", first, d.Name)
+			return
+		}
+		seen[d.Number] = true
+		var below []*pool.DeviceState
+		for _, u := range d.Uses {
+			if b := byNumber[u]; b != nil {
+				below = append(below, b)
+			}
+		}
+		fmt.Fprintf(w, "%s%s %s%s\n", first, d.Name, d.Number, deviceNotes(d))
+		stem := rest
+		if len(below) > 0 {
+			stem += "│  "
+		} else {
+			stem += "   "
+		}
+		for _, line := range d.Table {
+			fmt.Fprintf(w, "%s%s\n", stem, line)
+		}
+		for i, b := range below {
+			if i == len(below)-1 {
+				draw(b, rest+"└─ ", rest+"   ")
+			} else {
+				draw(b, rest+"├─ ", rest+"│  ")
+			}
+		}
+	}
+	for i := range devices {
+		if !used[devices[i].Number] {
+			draw(&devices[i], "", "")
+		}
+	}
+}
+
+func deviceNotes(d *pool.DeviceState) string {
+	notes := fmt.Sprintf("  open %d", d.OpenCount)
+	if d.ReadOnly {
+		notes += ", read-only"
+	}
+	if d.Suspended {
+		notes += ", SUSPENDED"
+	}
+	if d.Status != "" {
+		notes += ", status " + d.Status
+	}
+	return notes
+}

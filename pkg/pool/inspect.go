@@ -1,0 +1,280 @@
+package pool
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// Inspection is what the disks and the kernel say of a pool at one moment.
+// Lengths are in bytes.
+type Inspection struct {
+	PoolState
+	Volumes []VolumeState `json:"volumes"` // sorted by LV name
+}
+
+// PoolState tells where a pool's space is, in bytes. Foreign is what is left of
+// Total without Free, Blocks, Stores and Trash: also the free extents of a disk
+// that is missing or that LVM2 must not allocate from.
+type PoolState struct {
+	Pool        string     `json:"pool"`
+	VolumeGroup string     `json:"volumeGroup"`
+	Generation  uint64     `json:"generation"` // LVM2's seqno
+	ExtentSize  size.Bytes `json:"extentSize"`
+	Total       size.Bytes `json:"total"`
+	Free        size.Bytes `json:"free"`
+	Room        size.Bytes `json:"room"`    // of Free, what new volumes may take
+	Blocks      size.Bytes `json:"blocks"`  // of volumes, also of deleted ones that have snapshots
+	Stores      size.Bytes `json:"stores"`  // of snapshots
+	Trash       size.Bytes `json:"trash"`   // of deleted volumes and snapshots, not wiped yet
+	Foreign     size.Bytes `json:"foreign"` // of logical volumes that are not ours, and what nobody can use
+	Disks       []Disk     `json:"disks"`
+}
+
+// Disk is a physical volume.
+type Disk struct {
+	Device  string     `json:"device"` // "" if missing
+	ID      string     `json:"id"`
+	Size    size.Bytes `json:"size"` // of its extents
+	Missing bool       `json:"missing,omitempty"`
+}
+
+// VolumeState is a volume with its history and its devices. Lengths are in bytes.
+type VolumeState struct {
+	Pool      string        `json:"pool"`
+	Name      string        `json:"name"` // the CSI name; "" once it is deleted
+	LV        string        `json:"lv"`
+	Size      size.Bytes    `json:"size"`
+	Mode      Mode          `json:"mode"`
+	FSType    string        `json:"fsType,omitempty"`
+	ReadOnly  bool          `json:"readOnly,omitempty"`
+	State     string        `json:"state"` // ready, copying, deleted, or lvm2 while that works on it
+	Source    *Source       `json:"source,omitempty"`
+	Unwiped   size.Bytes    `json:"unwiped,omitempty"` // what may hold an earlier owner's bytes
+	Active    bool          `json:"active"`
+	OpenCount int           `json:"openCount"`
+	Mounts    []string      `json:"mounts,omitempty"` // as far as this process sees
+	Layers    []LayerState  `json:"layers"`           // newest first, then LVM2's snapshots
+	Devices   []DeviceState `json:"devices"`          // of the volume and its layers, sorted by name
+}
+
+// The states of a volume and of a layer.
+const (
+	StateReady   = "ready"
+	StateCopying = "copying"
+	StateDeleted = "deleted" // its blocks stay for its snapshots
+	StateLive    = "live"    // the kernel copies originals into it
+	StateFrozen  = "frozen"  // a snapshot that reads through newer ones
+	StateInner   = "inner"   // a deleted snapshot that older ones or a copy read through
+	StateLost    = "lost"    // the content is gone
+	StateLVM2    = "lvm2"    // LVM2's, left alone
+)
+
+// LayerState is a snapshot, or a layer that is left of a deleted one. Lengths
+// are in bytes.
+type LayerState struct {
+	Pool     string      `json:"pool"`
+	Name     string      `json:"name"` // the CSI name; "" if it has none
+	LV       string      `json:"lv"`
+	Volume   string      `json:"volume"` // the volume's logical volume
+	State    string      `json:"state"`
+	Position int         `json:"position,omitempty"` // 1 is the newest, which reads through the volume
+	Order    uint64      `json:"order,omitempty"`    // of the cut, in the metadata
+	Created  time.Time   `json:"created,omitzero"`
+	Size     size.Bytes  `json:"size"` // of the volume at the cut
+	Store    size.Bytes  `json:"store"`
+	Used     *size.Bytes `json:"used,omitempty"` // of Store; nil while nothing tells
+	Chunk    size.Bytes  `json:"chunk"`
+	Active   bool        `json:"active"`
+	Readers  []string    `json:"readers,omitempty"` // logical volumes that are being copied from it
+}
+
+// DeviceState is a device of the kernel.
+type DeviceState struct {
+	Name      string   `json:"name"`
+	Number    string   `json:"number"` // "254:3"
+	OpenCount int      `json:"openCount"`
+	ReadOnly  bool     `json:"readOnly,omitempty"`
+	Suspended bool     `json:"suspended,omitempty"`
+	Table     []string `json:"table"`            // as dmsetup prints it
+	Status    string   `json:"status,omitempty"` // of a snapshot
+	Uses      []string `json:"uses"`             // the numbers of the devices below it
+}
+
+// Inspect reads a pool's metadata from the disks and its devices from the
+// kernel, under LVM2's shared lock and nothing else: it changes nothing, and the
+// pool may be open in another process. Errors: ErrUnavailable, or the end of ctx.
+func Inspect(ctx context.Context, c Config, o Options) (*Inspection, error) {
+	i, err := newInspector(ctx, c, o)
+	if err != nil {
+		return nil, err
+	}
+	defer i.close()
+	l, err := i.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := mountPoints()
+	if err != nil {
+		return nil, err
+	}
+	out := &Inspection{PoolState: l.poolState(), Volumes: []VolumeState{}}
+	for _, o := range l.view.volumes {
+		s := l.volumeState(o)
+		if top := l.at(o.lv, ""); top != nil {
+			s.Mounts = mounts[top.Device]
+		}
+		out.Volumes = append(out.Volumes, s)
+	}
+	slices.SortFunc(out.Volumes, func(a, b VolumeState) int { return strings.Compare(a.LV, b.LV) })
+	return out, nil
+}
+
+func (l *look) poolState() PoolState {
+	v := l.view
+	s := PoolState{
+		Pool: l.pool.name, VolumeGroup: v.vg.Name, Generation: v.vg.Seqno, ExtentSize: v.extent(),
+		Free: size.Bytes(v.free.size()) * v.extent(), Room: size.Bytes(l.pool.room(v)) * v.extent(), Disks: []Disk{},
+	}
+	for _, pv := range v.vg.PVs {
+		d := Disk{Device: pv.Device, ID: string(pv.ID), Size: size.Bytes(pv.PECount) * v.extent(), Missing: pv.Missing()}
+		s.Total += d.Size
+		s.Disks = append(s.Disks, d)
+	}
+	for _, lv := range v.vg.LVs {
+		if snapshotSegment(lv) != nil {
+			continue // has no extents
+		}
+		switch v.decoded[lv].(type) {
+		case *volume:
+			s.Blocks += v.bytesOf(lv)
+		case *layer:
+			s.Stores += v.bytesOf(lv)
+		case trashed:
+			s.Trash += v.bytesOf(lv)
+		}
+	}
+	s.Foreign = s.Total - min(s.Total, s.Free+s.Blocks+s.Stores+s.Trash)
+	return s
+}
+
+func (l *look) volumeState(o *volume) VolumeState {
+	v := l.view
+	s := VolumeState{
+		Pool: l.pool.name, Name: o.name, LV: o.lv.Name, Size: v.bytesOf(o.lv), Mode: o.mode, FSType: o.fs, ReadOnly: o.readOnly,
+		State: StateReady, Unwiped: size.Bytes(o.unknown.size()) * v.extent(), Layers: []LayerState{}, Devices: []DeviceState{},
+	}
+	switch {
+	case o.theirs() != "":
+		s.State = StateLVM2
+	case o.deleted:
+		s.State = StateDeleted
+	case o.copyOf != "":
+		s.State = StateCopying
+	}
+	if o.source.Kind != FromNothing {
+		s.Source = &o.source
+	}
+	if top := l.at(o.lv, ""); top != nil {
+		s.Active, s.OpenCount = top.Live, top.OpenCount
+	}
+	lost := false
+	for k, x := range slices.Backward(o.layers) {
+		state := l.layerState(o, x)
+		state.Position = len(o.layers) - k
+		if lost = lost || state.State == StateLost; lost {
+			state.State = StateLost // with a newer one that it reads through
+		}
+		s.Layers = append(s.Layers, state)
+	}
+	s.Layers = append(s.Layers, l.lvm2Snapshots(o)...)
+	own := map[string]bool{string(o.lv.ID): true}
+	for _, x := range o.layers {
+		own[string(x.lv.ID)] = true
+	}
+	for _, d := range l.devices {
+		if id, _, _ := splitUUID(v.vg.ID, d.uuid); own[id] {
+			s.Devices = append(s.Devices, d.state())
+		}
+	}
+	slices.SortFunc(s.Devices, func(a, b DeviceState) int { return strings.Compare(a.Name, b.Name) })
+	return s
+}
+
+func (l *look) layerState(o *volume, x *layer) LayerState {
+	s := LayerState{
+		Pool: l.pool.name, Name: x.name, LV: x.lv.Name, Volume: o.lv.Name, State: StateFrozen, Order: x.order, Created: x.created,
+		Size: x.length.Bytes(), Store: l.view.bytesOf(x.lv), Chunk: x.chunk.Bytes(),
+	}
+	switch {
+	case x.lost:
+		s.State = StateLost
+	case x.snap != nil:
+		s.State = StateLive
+	case !x.named:
+		s.State = StateInner
+	}
+	if d := l.at(x.lv, ""); d != nil {
+		s.Active = d.Live
+		if status := d.status; status != nil && !status.Invalid && !status.Overflow && !status.NoUsage {
+			used := status.Used.Bytes()
+			s.Used = &used
+		} else if status != nil && status.Invalid {
+			s.State = StateLost
+		}
+	}
+	if n, ok := trimmedTo(x.lv); s.Used == nil && ok {
+		used := n.Bytes()
+		s.Used = &used
+	}
+	for _, other := range l.view.volumes {
+		if other.copyOf == x.lv.ID {
+			s.Readers = append(s.Readers, other.lv.Name)
+		}
+	}
+	slices.Sort(s.Readers)
+	return s
+}
+
+// trimmedTo returns what a frozen layer's store uses, once that was found out.
+func trimmedTo(lv *lvm2.LV) (size.Sectors, bool) {
+	p, err := readProperties(lv.Tags)
+	r := tagReader{p: p}
+	if err != nil || !r.has(tagUsed) {
+		return 0, false
+	}
+	n := r.number(tagUsed)
+	return size.Sectors(n), r.err == nil
+}
+
+// lvm2Snapshots lists the snapshots of o that LVM2 made.
+func (l *look) lvm2Snapshots(o *volume) []LayerState {
+	var out []LayerState
+	for _, hidden := range l.view.vg.LVs {
+		seg := snapshotSegment(hidden)
+		if seg == nil || seg.Origin != o.lv.Name {
+			continue
+		}
+		store := l.view.vg.LV(seg.COWStore)
+		if store == nil || l.view.layers[store.ID] != nil {
+			continue
+		}
+		s := LayerState{
+			Pool: l.pool.name, LV: store.Name, Volume: o.lv.Name, State: StateLVM2, Created: store.CreationTime,
+			Size: l.view.bytesOf(hidden), Store: l.view.bytesOf(store), Chunk: seg.ChunkSize.Bytes(),
+		}
+		if d := l.at(store, ""); d != nil {
+			s.Active = d.Live
+			if d.status != nil && d.status.Total != 0 {
+				used := d.status.Used.Bytes()
+				s.Used = &used
+			}
+		}
+		out = append(out, s)
+	}
+	return out
+}

@@ -1,0 +1,187 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// inspector reads a pool that it does not run.
+type inspector struct {
+	pool *Pool // never opened: it lends its configuration, names and tables
+	last *view // of the metadata as last read
+}
+
+// newInspector finds the pool's volume group on the machine's block devices.
+func newInspector(ctx context.Context, c Config, o Options) (*inspector, error) {
+	c, o = c.withDefaults(), o.withDefaults()
+	if err := c.Check(); err != nil {
+		return nil, err
+	}
+	i := &inspector{pool: &Pool{name: c.Name, vgName: c.VolumeGroup, config: c, host: o.LVM, log: klog.FromContext(ctx)}}
+	if err := i.open(ctx); err != nil {
+		return nil, fmt.Errorf("inspecting pool %s: %w", c.Name, errors.Join(err, i.close()))
+	}
+	return i, nil
+}
+
+func (i *inspector) open(ctx context.Context) (err error) {
+	p := i.pool
+	if p.dm, err = dm.Open(); err != nil {
+		return err
+	}
+	candidates, err := p.blockDevices()
+	if err != nil {
+		return err
+	}
+	p.store, err = lvm2.OpenVG(ctx, p.host, p.vgName, candidates)
+	if errors.Is(err, lvm2.ErrNotFound) && p.config.File != "" {
+		return fmt.Errorf("%w: no loop device has volume group %s; the driver attaches %s when it starts", ErrUnavailable, p.vgName, p.config.File)
+	}
+	if err != nil {
+		return unavailable(err)
+	}
+	return nil
+}
+
+func (i *inspector) close() error { return i.pool.release() }
+
+// locked calls f with the metadata as it is on the disks. LVM2's shared lock is
+// held meanwhile, so no change of metadata or devices is under way; f must be
+// quick, for a driver that wants to extend a store waits.
+func (i *inspector) locked(ctx context.Context, f func(*view) error) (err error) {
+	lock, err := i.pool.host.LockVG(ctx, i.pool.vgName, lvm2.Shared)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	vg, err := i.pool.store.Read(ctx)
+	if err != nil {
+		return unavailable(err)
+	}
+	if i.last == nil || i.last.vg != vg {
+		i.last = newView(vg, i.last)
+	}
+	return f(i.last)
+}
+
+// look is what the disks and the kernel said at one moment.
+type look struct {
+	*inspector
+	view     *view
+	devices  map[string]*kernelDevice // of the group, by UUID
+	names    map[string]string        // UUIDs of all devices of the kernel, by name
+	problems []error                  // of the metadata on the disks
+}
+
+// kernelDevice is the state of a device.
+type kernelDevice struct {
+	dm.Info
+	uuid   string
+	table  dm.Table
+	uses   []dm.Device
+	status *dm.SnapshotStatus // of a snapshot
+}
+
+// look reads the metadata and all devices of the group.
+func (i *inspector) look(ctx context.Context) (*look, error) {
+	l := &look{inspector: i, devices: map[string]*kernelDevice{}, names: map[string]string{}}
+	err := i.locked(ctx, func(v *view) error {
+		l.view, l.problems = v, i.pool.store.Problems()
+		all, err := i.pool.dm.List()
+		if err != nil {
+			return err
+		}
+		for _, e := range all {
+			l.names[e.Name] = e.UUID
+			if _, _, ours := splitUUID(v.vg.ID, e.UUID); !ours {
+				continue
+			}
+			d, err := i.kernelDevice(e)
+			if errors.Is(err, dm.ErrNotFound) {
+				continue // somebody removed it without LVM2's lock
+			}
+			if err != nil {
+				return err
+			}
+			l.devices[e.UUID] = d
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("inspecting pool %s: %w", i.pool.name, err)
+	}
+	return l, nil
+}
+
+func (i *inspector) kernelDevice(e dm.ListEntry) (*kernelDevice, error) {
+	d := &kernelDevice{uuid: e.UUID}
+	var err error
+	if d.Info, err = i.pool.dm.Info(e.Name); err != nil {
+		return nil, err
+	}
+	if d.table, err = i.pool.dm.Table(e.Name); err != nil {
+		return nil, err
+	}
+	if d.uses, err = i.pool.dm.Deps(e.Name); err != nil {
+		return nil, err
+	}
+	status, err := i.pool.dm.Status(e.Name)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range status {
+		if s, ok := s.Status.(dm.SnapshotStatus); ok {
+			d.status = &s
+		}
+	}
+	return d, nil
+}
+
+// at returns the kernel's device of a logical volume's layer, nil if there is none.
+func (l *look) at(lv *lvm2.LV, layer string) *kernelDevice {
+	return l.devices[lvm2.DMUUID(l.view.vg.ID, lv.ID, layer)]
+}
+
+func (d *kernelDevice) state() DeviceState {
+	s := DeviceState{
+		Name: d.Name, Number: d.Device.String(), OpenCount: d.OpenCount, ReadOnly: d.ReadOnly, Suspended: d.Suspended,
+		Table: []string{}, Uses: []string{},
+	}
+	if len(d.table) > 0 {
+		s.Table = strings.Split(d.table.String(), "\n")
+	}
+	for _, u := range d.uses {
+		s.Uses = append(s.Uses, u.String())
+	}
+	if d.status != nil {
+		s.Status = d.status.String()
+	}
+	return s
+}
+
+// mountPoints returns where each device is mounted, as far as this process sees.
+func mountPoints() (map[dm.Device][]string, error) {
+	all, err := mountinfo.GetMounts(nil)
+	if err != nil {
+		return nil, fmt.Errorf("reading the mount table: %w", err)
+	}
+	out := map[dm.Device][]string{}
+	for _, m := range all {
+		dev := dm.Device{Major: uint32(m.Major), Minor: uint32(m.Minor)}
+		if m.FSType == "btrfs" { // its mounts have device numbers of their own
+			if dev, err = dm.DeviceOf(m.Source); err != nil {
+				continue
+			}
+		}
+		out[dev] = append(out[dev], m.Mountpoint)
+	}
+	return out, nil
+}

@@ -1,0 +1,177 @@
+package pool
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// checkClean returns an error if a tag that says which free extents are wiped
+// cannot be read, or is of this generation and names extents that are not free.
+func checkClean(v *view) error {
+	for _, t := range v.vg.Tags {
+		rest, ours := strings.CutPrefix(t, tagPrefix+tagClean+"=")
+		if !ours {
+			continue
+		}
+		text, err := decodeTag(rest)
+		if err != nil {
+			return err
+		}
+		seqno, ranges, _ := strings.Cut(text, "/")
+		n, err := strconv.ParseUint(seqno, 10, 64)
+		if err != nil {
+			return fmt.Errorf("tag %s: it does not begin with a generation number", t)
+		}
+		s, err := parseRangeSet(ranges)
+		if err != nil {
+			return fmt.Errorf("tag %s: %w", t, err)
+		}
+		if used := s.subtract(v.free); n == v.vg.Seqno && len(used) > 0 {
+			return fmt.Errorf("tag %s names %d extents that are not free", t, used.size())
+		}
+	}
+	return nil
+}
+
+// checkMetadata looks at our tags and flags, and at how layers and volumes refer
+// to each other.
+func (r *report) checkMetadata(v *view) {
+	names := map[string]string{}
+	name := func(kind, csi string, lv *lvm2.LV) {
+		if other, taken := names[kind+csi]; taken {
+			r.add("DuplicateName", r.at(lv), restoreGroup, "%s %q is also %s/%s", kind, csi, r.vg, other)
+		}
+		names[kind+csi] = lv.Name
+	}
+	for _, lv := range v.vg.LVs {
+		switch d := v.decoded[lv].(type) {
+		case error:
+			r.add("BadTags", r.at(lv), restoreGroup, "%v", d)
+		case trashed:
+			if !untouchable(lv) {
+				r.add("Unprotected", r.at(lv), protect(r.at(lv)), "LVM2 may activate what was deleted and is not wiped yet")
+			}
+		case *volume:
+			if !d.deleted {
+				name("volume", d.name, lv)
+			}
+			r.checkVolume(v, v.volumes[lv.ID])
+		case *layer:
+			if d.named {
+				name("snapshot", d.name, lv)
+			}
+			if v.layers[lv.ID] == nil {
+				r.add("LayerWithoutVolume", r.at(lv), "if the volume is gone for good remove the layer with lvremove "+r.at(lv), "its volume %s is not in the group", d.of)
+				continue
+			}
+			r.checkLayer(v, v.layers[lv.ID])
+		}
+	}
+	r.checkLinks(v)
+}
+
+func (r *report) checkVolume(v *view, o *volume) {
+	at := r.at(o.lv)
+	if (o.deleted || o.copyOf != "") && !untouchable(o.lv) {
+		r.add("Unprotected", at, protect(at), "LVM2 may activate a volume that is deleted or not complete yet")
+	}
+	if end := o.unknown.subtract(rangeSet{{Count: o.lv.Size()}}); len(end) > 0 {
+		r.add("BadTags", at, restoreGroup, "tag %s names %d extents beyond its end", tag(tagUnknown), end.size())
+	}
+	if o.copyOf != "" && v.layers[o.copyOf] == nil {
+		r.add("CopySourceMissing", at, "delete the volume and restore it again", "the layer %s that it is being copied from is gone", o.copyOf)
+	}
+	if o.deleted && len(v.needed(o)) == 0 {
+		r.add("Leftover", at, restartDriver, "it was deleted and no snapshot needs its blocks")
+	}
+	if k := len(o.layers) - len(v.needed(o)); k > 0 && !o.deleted {
+		r.add("Leftover", at, restartDriver, "%d layers of its history are needed by no snapshot", k)
+	}
+	r.checkOrder(o)
+}
+
+// checkOrder checks that the history is whole: the newest layer is live, no
+// other is, and the orders have no gap. lvremove of a layer breaks that.
+func (r *report) checkOrder(o *volume) {
+	if len(o.layers) == 0 || o.theirs() != "" {
+		return
+	}
+	at, lost := r.at(o.lv), "the older snapshots are lost: delete them"
+	if o.live() == nil {
+		r.add("HistoryBroken", at, lost, "its newest layer %s is not live: a newer one was removed, or the snapshot was split from its origin", o.layers[len(o.layers)-1].lv.Name)
+	}
+	for k, l := range o.layers[:len(o.layers)-1] {
+		newer := o.layers[k+1]
+		switch {
+		case newer.order == l.order:
+			r.add("DuplicateOrder", at, restoreGroup, "the layers %s and %s have the same place %d in the history", l.lv.Name, newer.lv.Name, l.order)
+		case newer.order != l.order+1:
+			r.add("HistoryBroken", at, lost, "a layer between %s (%d) and %s (%d) was removed", l.lv.Name, l.order, newer.lv.Name, newer.order)
+		}
+		if l.snap != nil {
+			r.add("NotNewestLive", at, restoreGroup, "the layer %s is live but not the newest", l.lv.Name)
+		}
+	}
+}
+
+func (r *report) checkLayer(v *view, l *layer) {
+	at, o := r.at(l.lv), v.volumes[l.of]
+	writable := slices.Contains(l.lv.Status, lvm2.StatusWrite)
+	if l.snap == nil && (writable || !untouchable(l.lv)) {
+		r.add("Unprotected", at, "lvchange -pr "+at+"; "+protect(at), "a frozen layer must not be writable, and LVM2 must not activate it")
+	}
+	if l.snap != nil && !writable {
+		r.add("NotWritable", at, "lvchange -prw "+at, "the live layer's store must be writable")
+	}
+	if err := cow.CheckChunk(l.chunk.Bytes()); err != nil {
+		r.add("BadTags", at, restoreGroup, "tag %s: %v", tag(tagChunk), err)
+	}
+	if length := v.bytesOf(o.lv).Sectors(); l.length == 0 || l.length > length {
+		r.add("BadTags", at, restoreGroup, "tag %s: %d sectors, its volume has %d", tag(tagLength), l.length, length)
+	}
+	if used, ok := trimmedTo(l.lv); ok && used.Bytes() > v.bytesOf(l.lv) {
+		r.add("StoreTooShort", at, "the snapshot and the older ones of its volume are lost: delete them",
+			"its store uses %v, %v of it are left", used.Bytes(), v.bytesOf(l.lv))
+	}
+}
+
+// checkLinks looks at the hidden LVs that make a layer its volume's snapshot.
+func (r *report) checkLinks(v *view) {
+	for _, hidden := range v.vg.LVs {
+		s := snapshotSegment(hidden)
+		if s == nil {
+			continue
+		}
+		store := v.vg.LV(s.COWStore)
+		if store == nil {
+			continue // Validate says so
+		}
+		if _, gone := v.decoded[store].(trashed); gone {
+			r.add("TrashInUse", r.at(store), "vgcfgrestore a state from before it was deleted, or lvremove "+r.at(store), "it is trash and a snapshot's store for LVM2")
+		}
+		l := v.layers[store.ID]
+		if l == nil {
+			continue
+		}
+		if of := v.volumes[l.of].lv.Name; s.Origin != of {
+			r.add("WrongOrigin", r.at(store), restoreGroup, "for LVM2 it is a snapshot of %s, by our tags of %s", s.Origin, of)
+		}
+		if s.ChunkSize != l.chunk {
+			r.add("WrongChunk", r.at(store), restoreGroup, "its chunk size is %d sectors for LVM2 and %d by our tags", s.ChunkSize, l.chunk)
+		}
+	}
+}
+
+// untouchable says whether LVM2 leaves the logical volume alone.
+func untouchable(lv *lvm2.LV) bool {
+	return !slices.ContainsFunc(handsOff, func(flag string) bool { return !slices.Contains(lv.Flags, flag) })
+}
+
+func protect(at string) string {
+	return "lvchange --setactivationskip y --setautoactivation n " + at
+}

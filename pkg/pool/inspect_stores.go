@@ -1,0 +1,122 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// storeLimit bounds how long a store is read. LVM2's lock is held meanwhile, so
+// that the device stays as it is, and a driver must be able to extend a store
+// before it is full (growBefore).
+const storeLimit = time.Second
+
+const notActive = "not active"
+
+// checkStore reads the exception store of a layer, if its device is there.
+func (i *inspector) checkStore(ctx context.Context, id lvm2.ID, r *report) error {
+	return i.locked(ctx, func(v *view) error {
+		l := v.layers[id]
+		if l == nil {
+			return nil // gone meanwhile
+		}
+		unread := func(why string) { r.unread = append(r.unread, Unread{r.at(l.lv), why}) }
+		p := i.pool
+		snap, err := p.find(p.device(v, l.lv, "", udevSnapshot))
+		if err != nil {
+			return err
+		}
+		store, err := p.find(p.device(v, l.lv, layerCOW, udevCOW))
+		if err != nil {
+			return err
+		}
+		if snap == nil || !snap.Live || store == nil || !store.Live {
+			unread(notActive)
+			return nil
+		}
+		if store.Suspended {
+			unread("its device is suspended") // reading would wait
+			return nil
+		}
+		status, err := p.snapshotStatus(snap.Name)
+		if err != nil || status.Invalid || status.Overflow {
+			return err // a loss, and that is said already
+		}
+		path := p.dm.Node(store.Name)
+		if have, err := dm.DeviceOf(path); err != nil || have != store.Device {
+			unread(path + " does not lead to its device")
+			return nil
+		}
+		limited, cancel := context.WithTimeout(ctx, storeLimit)
+		defer cancel()
+		err = r.readStore(limited, path, l, func() (dm.SnapshotStatus, error) { return p.snapshotStatus(snap.Name) })
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			unread("to read all of it takes longer than others can wait")
+			return nil
+		}
+		return err
+	})
+}
+
+// readStore compares a store with its layer's tags and the kernel's status.
+func (r *report) readStore(ctx context.Context, path string, l *layer, status func() (dm.SnapshotStatus, error)) (err error) {
+	at, lost := r.at(l.lv), "the snapshot and the older ones of its volume cannot be trusted: delete them"
+	bad := func(err error) bool {
+		for _, known := range []error{cow.ErrFresh, cow.ErrNotStore, cow.ErrDamaged, cow.ErrInvalid} {
+			if errors.Is(err, known) {
+				r.add("BadStore", at, lost, "%v", err)
+				return true
+			}
+		}
+		return false
+	}
+	store, err := cow.Open(path)
+	if err != nil {
+		if bad(err) {
+			return nil
+		}
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	header, err := store.Header()
+	if err != nil {
+		return err
+	}
+	if header.Chunk != l.chunk.Bytes() {
+		r.add("WrongChunk", at, restoreGroup, "the store has chunks of %v, by our tags of %v", header.Chunk, l.chunk.Bytes())
+		return nil
+	}
+	chunks := uint64(l.length.Bytes().RoundUp(header.Chunk) / header.Chunk)
+	seen, count := make([]uint64, chunks/64+1), uint64(0)
+	for e, err := range store.Exceptions(ctx) {
+		if err != nil {
+			if bad(err) {
+				return nil
+			}
+			return err
+		}
+		if e.Origin >= chunks {
+			r.add("BadStore", at, lost, "it lists chunk %d, its volume had %d at the cut", e.Origin, chunks)
+			return nil
+		}
+		if bit := uint64(1) << (e.Origin % 64); seen[e.Origin/64]&bit == 0 {
+			seen[e.Origin/64] |= bit
+		} else {
+			r.add("BadStore", at, lost, "it lists chunk %d twice", e.Origin)
+			return nil
+		}
+		count++
+	}
+	s, err := status()
+	if err != nil || s.Invalid || s.Overflow || s.NoUsage {
+		return err
+	}
+	if least := cow.UsedSectors(header.Chunk, count); s.Used < least {
+		r.add("BadStore", at, lost, "it lists %d chunks, which take %v, and the kernel says that %v are in use", count, least.Bytes(), s.Used.Bytes())
+	}
+	return nil
+}

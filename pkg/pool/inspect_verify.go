@@ -1,0 +1,158 @@
+package pool
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// Verification is what Verify found in a pool.
+type Verification struct {
+	Pool        string    `json:"pool"`
+	VolumeGroup string    `json:"volumeGroup"`
+	Findings    []Finding `json:"findings"` // sorted by Where
+	Unread      []Unread  `json:"unread"`   // exception stores that could not be read
+}
+
+// Finding is something that is not as it must be.
+type Finding struct {
+	Reason string `json:"reason"` // CamelCase, for programs
+	Where  string `json:"where"`  // VG/LV, the name of a device, or VG
+	What   string `json:"what"`
+	Do     string `json:"do"` // what mends it
+}
+
+// Unread is an exception store whose content was not looked at.
+type Unread struct {
+	Where string `json:"where"` // VG/LV
+	Why   string `json:"why"`
+}
+
+// secondLook is the pause before the second of two looks. A driver at work may
+// be between two steps of a change, so what counts was there both times.
+const secondLook = time.Second
+
+// Verify checks that the metadata makes sense, that the kernel's devices are
+// what it says, and that the exception stores whose devices are active can be
+// read. Like Inspect it changes nothing and may run beside the driver. An error
+// means that it could not look: ErrUnavailable, or the end of ctx.
+func Verify(ctx context.Context, c Config, o Options) (*Verification, error) {
+	i, err := newInspector(ctx, c, o)
+	if err != nil {
+		return nil, err
+	}
+	defer i.close()
+	r, err := i.verify(ctx)
+	if err == nil && len(r.findings) > 0 {
+		select {
+		case <-time.After(secondLook):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		first := r.findings
+		if r, err = i.verify(ctx); err == nil {
+			r.keep(first)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(r.findings, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(a.Where, b.Where), cmp.Compare(a.Reason, b.Reason))
+	})
+	slices.SortFunc(r.unread, func(a, b Unread) int { return cmp.Compare(a.Where, b.Where) })
+	return &Verification{Pool: i.pool.name, VolumeGroup: i.pool.vgName, Findings: r.findings, Unread: r.unread}, nil
+}
+
+func (i *inspector) verify(ctx context.Context) (*report, error) {
+	l, err := i.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := &report{vg: l.view.vg.Name, findings: []Finding{}, unread: []Unread{}}
+	r.checkGroup(l)
+	r.checkMetadata(l.view)
+	r.checkDevices(l)
+	for id, x := range l.view.layers {
+		if x.lost || l.view.volumes[x.of].theirs() != "" {
+			continue // known to hold nothing, or LVM2's
+		}
+		if l.at(x.lv, "") == nil {
+			r.unread = append(r.unread, Unread{r.at(x.lv), notActive})
+		} else if err := i.checkStore(ctx, id, r); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// report collects what is found.
+type report struct {
+	vg       string
+	findings []Finding
+	unread   []Unread
+}
+
+func (r *report) add(reason, where, do, format string, args ...any) {
+	r.findings = append(r.findings, Finding{Reason: reason, Where: where, What: fmt.Sprintf(format, args...), Do: do})
+}
+
+// at names a logical volume in a finding.
+func (r *report) at(lv *lvm2.LV) string { return r.vg + "/" + lv.Name }
+
+// keep drops the findings that are not among those of an earlier look.
+func (r *report) keep(earlier []Finding) {
+	r.findings = slices.DeleteFunc(r.findings, func(f Finding) bool {
+		return !slices.ContainsFunc(earlier, func(e Finding) bool { return e.Reason == f.Reason && e.Where == f.Where })
+	})
+}
+
+// Advice that many findings share.
+const (
+	restartDriver = "restart the driver: it brings the devices in line with the metadata when it starts"
+	restoreGroup  = "compare the tags with those in /etc/lvm/archive or a vgcfgbackup, and put them right with lvchange --deltag and --addtag"
+)
+
+// checkGroup looks at what is wrong with the group for LVM2 too, and at whether
+// its extents add up.
+func (r *report) checkGroup(l *look) {
+	vg := l.view.vg
+	for _, err := range l.problems {
+		r.add("MetadataDegraded", vg.Name, "any change of the volume group rewrites metadata that is old or damaged; else see vgck "+vg.Name, "%v", err)
+	}
+	if err := vg.Validate(); err != nil {
+		r.add("MetadataInvalid", vg.Name, "see vgck "+vg.Name+"; vgcfgrestore goes back to an older state", "%v", err)
+	}
+	foreignTypes := false // how much those use is a guess
+	used := map[int]lvm2.Extents{}
+	for _, lv := range vg.LVs {
+		for _, s := range lv.Segments {
+			foreignTypes = foreignTypes || s.Type != lvm2.TypeStriped && s.Type != lvm2.TypeSnapshot
+			for _, stripe := range s.Stripes {
+				if stripe.PV >= 0 {
+					used[stripe.PV] += s.Count / lvm2.Extents(len(s.Stripes))
+				}
+			}
+		}
+	}
+	for n, pv := range vg.PVs {
+		if pv.Missing() {
+			r.add("DiskMissing", vg.Name, "attach its disk, or give it up with vgreduce --removemissing "+vg.Name, "physical volume %s is missing", pv.ID)
+		}
+		if !pv.Allocatable() || foreignTypes {
+			continue
+		}
+		free := l.view.free.intersect(rangeSet{{PV: n, Count: pv.PECount}}).size()
+		if used[n]+free != pv.PECount {
+			r.add("ExtentsDoNotAddUp", vg.Name, "see vgck "+vg.Name+" and pvs --segments: two logical volumes may have the same extents",
+				"of the %d extents of %s logical volumes use %d and %d are free", pv.PECount, pv.Device, used[n], free)
+		}
+	}
+	if err := checkClean(l.view); err != nil {
+		r.add("BadTags", vg.Name, "remove the tag with vgchange --deltag: the extents are wiped again", "%v", err)
+	}
+}
