@@ -89,8 +89,8 @@ func TestCutUnderReader(t *testing.T) {
 			dev, err = p.chainUp(ctx, w, w.volumes[l.of], l)
 			return err
 		}}))
-		release()
 		readers = append(readers, open{dev, must(os.OpenFile(dev, os.O_RDONLY|unix.O_DIRECT, 0))(t), want})
+		release()
 		for j, o := range readers {
 			if got := readDevice(t, o.dev, length); !bytes.Equal(got, o.want) {
 				t.Fatalf("after cut %d: snapshot %d has wrong bytes", i, j)
