@@ -42,13 +42,13 @@ func (p *Pool) trim(ctx context.Context, lv string) error {
 		if l == nil {
 			return nil
 		}
-		if err := p.trimLayer(ctx, l.lv); err != nil {
+		if err := p.trimLayer(ctx, l.of, l.lv); err != nil {
 			return fmt.Errorf("trimming the store of %s/%s: %w", v.vg.Name, l.lv.Name, err)
 		}
 	}
 }
 
-func (p *Pool) trimLayer(ctx context.Context, lv *lvm2.LV) (err error) {
+func (p *Pool) trimLayer(ctx context.Context, of lvm2.ID, lv *lvm2.LV) (err error) {
 	var group *lvm2.VG
 	var store *cow.Store
 	var dev device
@@ -73,7 +73,14 @@ func (p *Pool) trimLayer(ctx context.Context, lv *lvm2.LV) (err error) {
 	}
 	used, err := store.Used(ctx)
 	if err = errors.Join(err, store.Close()); err != nil {
-		return errors.Join(err, p.takeDown(ctx, dev))
+		err = errors.Join(err, p.takeDown(ctx, dev))
+	}
+	if errors.Is(err, cow.ErrInvalid) { // given up by the kernel, unnoticed until now
+		loss := &unrecordedLoss{volume: of, layer: lv.ID}
+		return p.do(ctx, loss.record())
+	}
+	if err != nil {
+		return err
 	}
 	return p.do(ctx, &change{what: "give back the end of the store of " + lv.Name, edit: func(t *edit) error {
 		if err := p.takeDown(p.ctx, dev); err != nil {
