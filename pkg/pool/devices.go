@@ -184,11 +184,11 @@ func (p *Pool) up(ctx context.Context, v *view, o *volume) (err error) {
 		if err := p.window(ctx, v, o, live, top, b); err != nil {
 			return err
 		}
-		if err := errors.Join(p.node(ctx, p.device(v, live.lv, "", udevSnapshot)), p.node(ctx, vol)); err != nil {
-			return err
-		}
 	}
 	// Also where nothing changed: an interruption may have come just before it.
+	if err := errors.Join(p.node(ctx, p.device(v, live.lv, "", udevSnapshot)), p.node(ctx, vol)); err != nil {
+		return err
+	}
 	return p.settleOlder(ctx, v, o, live)
 }
 

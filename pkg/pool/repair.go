@@ -85,7 +85,7 @@ func (p *Pool) sweep(ctx context.Context, v *view) error {
 	defer p.trash.Unlock()
 	gone := map[string]bool{}
 	for _, lv := range v.trash {
-		gone[string(lv.ID)] = true
+		gone[string(lv.ID)] = linear(lv) // else LVM2 is moving it
 	}
 	all, err := p.dm.List()
 	if err != nil {

@@ -58,14 +58,15 @@ func (p *Pool) trimLayer(ctx context.Context, of lvm2.ID, lv *lvm2.LV) (err erro
 		if err != nil {
 			return err
 		}
-		if _, pending, err := p.ensure(dev, table, true); err != nil {
-			return err
-		} else if pending {
-			if err := p.start(ctx, dev); err != nil {
-				return err
-			}
+		_, pending, err := p.ensure(dev, table, true)
+		if err == nil && pending {
+			err = p.start(ctx, dev)
+		} else if err == nil {
+			err = p.node(ctx, dev)
 		}
-		store, err = cow.Open(p.dm.Node(dev.name))
+		if err == nil {
+			store, err = cow.Open(p.dm.Node(dev.name))
+		}
 		return err
 	}})
 	if err != nil {

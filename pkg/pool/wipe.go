@@ -186,19 +186,16 @@ func (w *wiper) round(ctx context.Context) error {
 			done++
 		}
 	}
-	// Also when the pool is being closed and nothing is committed any more.
-	defer func() {
-		for _, t := range todo {
-			_ = p.takeDown(context.WithoutCancel(ctx), t.dev) // else the next round does
-		}
-	}()
 	err = p.do(p.ctx, &change{what: "free wiped extents", edit: func(e *edit) error {
 		for _, t := range todo {
+			if now := e.vg.LVByID(t.lv.ID); now != nil && !sameExtents(group, t.lv, e.vg, now) {
+				continue // LVM2 moves it: its device is LVM2's until that is over
+			}
 			if err := p.takeDown(p.ctx, t.dev); err != nil {
 				failed = append(failed, err)
 				continue
 			}
-			if err := e.shorten(group, t.lv, t.wiped); err != nil {
+			if err := e.shorten(t.lv.ID, t.wiped); err != nil {
 				return err
 			}
 		}
@@ -206,6 +203,11 @@ func (w *wiper) round(ctx context.Context) error {
 	}})
 	if err == nil && done > 0 {
 		w.announce()
+	}
+	if p.ctx.Err() != nil { // nothing is committed any more, but nothing need be left behind
+		for _, t := range todo {
+			failed = append(failed, p.takeDown(context.WithoutCancel(ctx), t.dev))
+		}
 	}
 	return errors.Join(append(failed, err)...)
 }
@@ -215,14 +217,14 @@ func (w *wiper) round(ctx context.Context) error {
 func (p *Pool) openTrash(ctx context.Context, v *view, lv *lvm2.LV) (*wiping, error) {
 	p.trash.Lock()
 	defer p.trash.Unlock()
+	table, err := p.linearTable(v, lv)
+	if err != nil {
+		return nil, err
+	}
 	for _, layer := range []string{"", layerCOW, layerReal} {
 		if err := p.takeDown(ctx, p.device(v, lv, layer, udevReal)); err != nil {
 			return nil, err
 		}
-	}
-	table, err := p.linearTable(v, lv)
-	if err != nil {
-		return nil, err
 	}
 	t := &wiping{lv: lv, dev: p.device(v, lv, "", udevReal)}
 	if t.file, err = p.openDevice(ctx, t.dev, table); err != nil {
@@ -267,15 +269,11 @@ func (p *Pool) openDevice(ctx context.Context, d device, table dm.Table) (*os.Fi
 	return f, nil
 }
 
-// shorten frees the last n extents of a piece of trash, which were wiped where
-// it was when it was the given LV of the given group.
-func (t *edit) shorten(group *lvm2.VG, wiped *lvm2.LV, n lvm2.Extents) error {
-	lv := t.vg.LVByID(wiped.ID)
-	if n == 0 || lv == nil {
+// shorten frees the last n extents of a piece of trash, which were wiped.
+func (t *edit) shorten(id lvm2.ID, n lvm2.Extents) error {
+	lv := t.vg.LVByID(id)
+	if _, ok := t.decoded[lv].(trashed); n == 0 || lv == nil || !ok {
 		return nil
-	}
-	if _, ok := t.decoded[lv].(trashed); !ok || !sameExtents(group, wiped, t.vg, lv) {
-		return nil // LVM2 removed or moved it meanwhile
 	}
 	length := lv.Size()
 	t.wiped = t.wiped.union(newRangeSet(physicalOf(lv, rangeSet{{Start: length - n, Count: n}})...))
