@@ -130,7 +130,7 @@ func (p *Pool) cut(t *edit, o *volume, name string) (*lvm2.LV, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := formatStore(t.view, ranges, chunk); err != nil {
+	if err := blankStore(t.view, ranges, chunk); err != nil {
 		return nil, fmt.Errorf("preparing a new COW store: %w", err)
 	}
 	csi := name
@@ -164,6 +164,9 @@ func (p *Pool) cut(t *edit, o *volume, name string) (*lvm2.LV, error) {
 			if err := t.lose(o, former); err != nil {
 				return nil, err
 			}
+		}
+		if err := formatStore(t.view, former); err != nil {
+			return nil, fmt.Errorf("preparing the COW store of %s to be frozen: %w", former.lv.Name, err)
 		}
 		if err := t.freeze(former); err != nil {
 			return nil, err

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -12,51 +13,64 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// formatStore makes an empty COW store of free extents, on the disk: only with
-// LVM2's lock held do they stay free meanwhile. The kernel would do it when it
-// first loads the snapshot; but one that is cut twice while its volume is not
-// active is only ever loaded read-only.
-func formatStore(v *view, ranges []lvm2.Range, chunk size.Bytes) error {
-	header, zeroes := cow.NewHeader(chunk), 2*chunk // the header's chunk and an area without entries
+// blankStore zeroes the part of a new COW store that the kernel reads when it
+// first loads the snapshot, on the disk: the header's chunk and an area without
+// entries. The extents are free still and only with LVM2's lock held do they stay
+// so meanwhile. Nothing but zeroes may go there before the metadata has the
+// store: after an interruption they count as wiped, if they did.
+func blankStore(v *view, ranges []lvm2.Range, chunk size.Bytes) error {
+	zeroes := 2 * chunk
 	for _, r := range ranges {
 		if zeroes == 0 {
 			break
 		}
 		n := min(zeroes, size.Bytes(r.Count)*v.extent())
-		pv := v.vg.PVs[r.PV]
-		if err := v.missing(pv); err != nil {
+		err := writing(v, r, func(f *os.File, from int64) error { return zeroRange(f, size.Bytes(from), n) })
+		if err != nil {
 			return err
 		}
-		if err := writeStart(pv.Device, v.vg.Offset(pv, r.Start).Bytes(), n, header); err != nil {
-			return fmt.Errorf("%s: %w", pv.Device, err)
-		}
 		zeroes -= n
-		header = nil
 	}
 	return nil
 }
 
-// writeStart zeroes a range of a device and writes what it begins with, past the page cache.
-func writeStart(path string, from, length size.Bytes, start []byte) (err error) {
-	f, err := os.OpenFile(path, os.O_RDWR|unix.O_DIRECT, 0)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := zeroRange(f, from, length); err != nil {
-		return err
-	}
-	if len(start) > 0 {
+// formatStore makes a header in a live store that has none, before the layer is
+// frozen. The kernel makes one when it first loads the snapshot, but a store
+// that is frozen while its volume is not active is only ever loaded read-only.
+func formatStore(v *view, l *layer) error {
+	return writing(v, physical(l.lv)[0], func(f *os.File, from int64) error {
 		// An anonymous mapping is page-aligned, as O_DIRECT needs it.
-		b, err := unix.Mmap(-1, 0, len(start), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+		b, err := unix.Mmap(-1, 0, int(cow.MinChunk), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 		if err != nil {
 			return err
 		}
 		defer unix.Munmap(b)
-		copy(b, start)
-		if _, err := f.WriteAt(b, int64(from)); err != nil {
+		if _, err := f.ReadAt(b, from); err != nil {
 			return err
 		}
+		if binary.LittleEndian.Uint32(b) != 0 { // all that the kernel looks at
+			return nil
+		}
+		copy(b, cow.NewHeader(l.chunk.Bytes()))
+		_, err = f.WriteAt(b, from)
+		return err
+	})
+}
+
+// writing calls f with r's physical volume, past the page cache, and with the
+// offset where r begins, and waits until what it wrote is on the disk.
+func writing(v *view, r lvm2.Range, f func(file *os.File, from int64) error) (err error) {
+	pv := v.vg.PVs[r.PV]
+	if err := v.missing(pv); err != nil {
+		return err
 	}
-	return os.NewSyscallError("fdatasync", unix.Fdatasync(int(f.Fd())))
+	file, err := os.OpenFile(pv.Device, os.O_RDWR|unix.O_DIRECT, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	if err := f(file, int64(v.vg.Offset(pv, r.Start).Bytes())); err != nil {
+		return fmt.Errorf("%s: %w", pv.Device, err)
+	}
+	return os.NewSyscallError("fdatasync", unix.Fdatasync(int(file.Fd())))
 }
