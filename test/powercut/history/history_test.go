@@ -1,0 +1,174 @@
+package history
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// read makes an observation of blocks with these versions; one of a pair is a
+// block whose write was cut in the middle.
+func read(blocks ...[]uint64) *Observation {
+	var data []byte
+	for b, versions := range blocks {
+		p := make([]byte, Block)
+		Fill(p, b, versions[0])
+		if len(versions) == 2 {
+			q := make([]byte, Block)
+			Fill(q, b, versions[1])
+			copy(p[Block/2:], q[Block/2:])
+		}
+		data = append(data, p...)
+	}
+	o := &Observation{}
+	o.Add(data)
+	return o
+}
+
+func only(v uint64) []uint64 { return []uint64{v} }
+
+func apply(t *testing.T, events ...Event) *Model {
+	t.Helper()
+	m := NewModel()
+	for _, e := range events {
+		if err := m.Apply(e); err != nil {
+			t.Fatalf("%+v: %v", e, err)
+		}
+	}
+	return m
+}
+
+// three blocks, of which the first was written
+var volume = []Event{
+	{Kind: Intent, Op: Create, ID: 1, Call: 2, Name: "v", Size: 3 * Block}, {Kind: Done, Call: 2},
+	{Kind: Write, ID: 1, Call: 3, Block: 0, Count: 1, Version: 3}, {Kind: Wrote, ID: 1, Call: 3},
+}
+
+func check(t *testing.T, c Content, o *Observation, wrong string) {
+	t.Helper()
+	err := c.Compare(o)
+	if wrong == "" && err != nil || wrong != "" && (err == nil || !strings.Contains(err.Error(), wrong)) {
+		t.Errorf("%v, want %q", err, wrong)
+	}
+}
+
+func TestWrites(t *testing.T) {
+	m := apply(t, volume...)
+	c := m.Objects[1].Content
+	check(t, c, read(only(3), only(0), only(0)), "")
+	check(t, c, read(only(0), only(0), only(0)), "block 0 has 0")
+	check(t, c, read(only(3), only(3), only(0)), "block 1 has 3")
+	check(t, c, read(only(3), only(0)), "2 blocks, not 3")
+	foreign := read(only(3), only(0), only(0))
+	foreign.seen[1] = only(Unknown)
+	check(t, c, foreign, "foreign bytes")
+
+	// A write that was cut may be in, or not, or in part.
+	if err := m.Apply(Event{Kind: Write, ID: 1, Call: 4, Block: 0, Count: 2, Version: 4}); err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []*Observation{read(only(4), only(4), only(0)), read(only(3), only(4), only(0)), read([]uint64{4, 3}, only(0), only(0))} {
+		check(t, c, o, "")
+	}
+	check(t, c, read(only(0), only(0), only(0)), "block 0 has 0")
+	o := read(only(3), only(4), only(0))
+	if err := m.Apply(Event{Kind: Read, ID: 1, Blocks: c.Resolve(o)}); err != nil {
+		t.Fatal(err)
+	}
+	check(t, m.Objects[1].Content, o, "")
+	check(t, m.Objects[1].Content, read(only(4), only(4), only(0)), "block 0 has 4")
+}
+
+func TestBytesOfAnotherPlace(t *testing.T) {
+	p := make([]byte, Block)
+	Fill(p, 7, 5)
+	if v := versionsOf(p, 7); !reflect.DeepEqual(v, only(5)) {
+		t.Errorf("block 7: %v", v)
+	}
+	if v := versionsOf(p, 8); !reflect.DeepEqual(v, only(Unknown)) {
+		t.Errorf("block 7's bytes in block 8: %v", v)
+	}
+	p[1000]++
+	if v := versionsOf(p, 7); !reflect.DeepEqual(v, []uint64{5, Unknown}) {
+		t.Errorf("one wrong byte: %v", v)
+	}
+}
+
+// TestCut has three writes to three blocks while a snapshot is cut.
+func TestCut(t *testing.T) {
+	events := append([]Event{}, volume...)
+	events = append(events, Event{Kind: Intent, Op: Snapshot, ID: 5, From: 1, Call: 6, Name: "s", Size: 3 * Block})
+	for i := range 3 {
+		n := uint64(7 + i)
+		events = append(events, Event{Kind: Write, ID: 1, Call: n, Block: i, Count: 1, Version: n}, Event{Kind: Wrote, ID: 1, Call: n})
+	}
+	events = append(events, Event{Kind: Done, Call: 6}, Event{Kind: Write, ID: 1, Call: 10, Block: 0, Count: 1, Version: 10})
+	c := apply(t, events...).Objects[5].Content
+	for _, o := range []*Observation{
+		read(only(3), only(0), only(0)), read(only(7), only(0), only(0)), read(only(7), only(8), only(0)), read(only(7), only(8), only(9)),
+	} {
+		check(t, c, o, "")
+	}
+	check(t, c, read(only(3), only(8), only(0)), "not of one instant")
+	check(t, c, read(only(7), only(0), only(9)), "not of one instant")
+	check(t, c, read(only(10), only(8), only(9)), "block 0 has 10")
+}
+
+// TestInterrupted looks at operations of which the end is not known.
+func TestInterrupted(t *testing.T) {
+	m := apply(t, append(append([]Event{}, volume...),
+		Event{Kind: Intent, Op: Expand, ID: 1, Call: 4, Size: 4 * Block},
+		Event{Kind: Intent, Op: Clone, ID: 5, Call: 6, From: 1, Name: "c", Size: 3 * Block},
+		Event{Kind: Boot}, Event{Kind: Opened},
+	)...)
+	if o := m.Objects[1]; !o.Certain || o.Size != 3*Block || o.Wanted != 4*Block || len(m.Calls) != 0 || m.Objects[5].Certain {
+		t.Errorf("%+v, %+v, calls %v", o, m.Objects[5], m.Calls)
+	}
+	for _, e := range []Event{{Kind: Found, ID: 1, Size: 4 * Block}, {Kind: Found, ID: 5, Gone: true}} {
+		if err := m.Apply(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if m.Objects[1].Size != 4*Block || m.Objects[5] != nil {
+		t.Errorf("%+v", m.Objects)
+	}
+	check(t, m.Objects[1].Content, read(only(3), only(0), only(0), only(0)), "")
+	if err := m.Apply(Event{Kind: Done, Call: 6}); err == nil {
+		t.Error("an end without a beginning is accepted")
+	}
+	file := filepath.Join(t.TempDir(), "model")
+	if err := m.Save(file); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := LoadModel(file); err != nil || !reflect.DeepEqual(n, m) {
+		t.Errorf("saved %+v, loaded %+v: %v", m, n, err)
+	}
+}
+
+// TestFollow reads a log of which the last line is not complete.
+func TestFollow(t *testing.T) {
+	text := `{"at":1,"kind":"write","id":1,"call":3,"count":1,"version":3}` + "\n" + `{"at":2,"kind":"wro`
+	file := filepath.Join(t.TempDir(), "log")
+	if err := os.WriteFile(file, append([]byte(text), make([]byte, size.KiB)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	follow := Follow{File: f}
+	if e, err := follow.Next(); err != nil || len(e) != 1 || e[0].Version != 3 {
+		t.Errorf("%v %v", e, err)
+	}
+	if _, err := f.WriteAt([]byte(`te","call":3}`+"\n"), int64(len(text))); err != nil {
+		t.Fatal(err)
+	}
+	if e, err := follow.Next(); err != nil || len(e) != 1 || e[0].Kind != Wrote {
+		t.Errorf("%v %v", e, err)
+	}
+}

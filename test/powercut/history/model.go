@@ -1,0 +1,236 @@
+package history
+
+import (
+	"fmt"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// Activity of a volume's device.
+type Activity int
+
+// A volume has a device, or not, or that is for the verifier to find out.
+const (
+	Inactive Activity = iota
+	Active
+	MaybeActive
+)
+
+// Object is a volume or a snapshot.
+type Object struct {
+	ID       uint64
+	Name     string
+	Snapshot bool
+	Of       uint64 // the volume that a snapshot was taken of; that may be deleted
+	Certain  bool   // it is there; otherwise its making or deletion was begun
+	Size     size.Bytes
+	Wanted   size.Bytes // of an expansion that was begun
+	Content  Content
+
+	// Of volumes.
+	FS        bool // for a file system: what was not written is unknown
+	Formatted bool
+	ReadOnly  bool
+	Active    Activity
+}
+
+// fresh is the version of blocks that were never written.
+func (o *Object) fresh() uint64 {
+	if o.FS {
+		return Unknown
+	}
+	return Zero
+}
+
+// Model is what is known after a history.
+type Model struct {
+	Objects map[uint64]*Object
+	Calls   map[uint64]Event // intents and writes without an end
+	Last    uint64           // highest number of the sequence
+}
+
+// NewModel is the model of an empty pool.
+func NewModel() *Model {
+	return &Model{Objects: map[uint64]*Object{}, Calls: map[uint64]Event{}}
+}
+
+// Next returns the next number of the sequence.
+func (m *Model) Next() uint64 {
+	m.Last++
+	return m.Last
+}
+
+// Apply takes the next event. An error means that the history contradicts itself.
+func (m *Model) Apply(e Event) error {
+	m.Last = max(m.Last, e.ID, e.Call, e.Version)
+	switch e.Kind {
+	case Boot:
+		clear(m.Calls)
+		for _, o := range m.Objects {
+			o.Active = Inactive
+		}
+		return nil
+	case Opened:
+		for n, c := range m.Calls {
+			if c.Kind == Intent {
+				delete(m.Calls, n)
+			}
+		}
+		return nil
+	case Intent, Write:
+		if _, twice := m.Calls[e.Call]; twice {
+			return fmt.Errorf("call %d begins twice", e.Call)
+		}
+	case Done, Failed, Wrote:
+		if _, begun := m.Calls[e.Call]; !begun {
+			return fmt.Errorf("call %d ends and never began", e.Call)
+		}
+	}
+	switch e.Kind {
+	case Intent:
+		return m.intend(e)
+	case Done, Failed:
+		c := m.Calls[e.Call]
+		delete(m.Calls, e.Call)
+		if e.Kind == Failed {
+			return m.failed(c)
+		}
+		return m.done(c)
+	}
+	if e.ID == 0 {
+		return nil
+	}
+	o := m.Objects[e.ID]
+	if o == nil {
+		return fmt.Errorf("%s: there is no %d", e.Kind, e.ID)
+	}
+	switch e.Kind {
+	case Write:
+		m.write(o, e)
+	case Wrote:
+		w := m.Calls[e.Call]
+		delete(m.Calls, e.Call)
+		for b := w.Block; b < w.Block+w.Count; b++ {
+			o.Content.set(b, w.Version)
+		}
+	case Found:
+		m.found(o, e)
+	case Read:
+		for _, b := range e.Blocks {
+			o.Content.set(int(b[0]), b[1])
+		}
+		o.Content.Since = 0
+	}
+	return nil
+}
+
+func (m *Model) intend(e Event) error {
+	o := m.Objects[e.ID]
+	from := m.Objects[e.From]
+	switch e.Op {
+	case Create, Restore, Clone, Snapshot:
+		if o != nil || e.Op != Create && from == nil {
+			return fmt.Errorf("%s: %d exists, or there is no %d", e.Op, e.ID, e.From)
+		}
+		o = &Object{ID: e.ID, Name: e.Name, Snapshot: e.Op == Snapshot, Of: e.From, Size: e.Size, FS: e.FS, ReadOnly: e.ReadOnly}
+		m.Objects[e.ID] = o
+		if e.Op == Create {
+			o.Content = newContent(e.Size, o.fresh())
+			break
+		}
+		o.Formatted = true // or of no file system
+		o.Content = from.Content.clone()
+		o.Content.resize(e.Size, o.fresh())
+		o.Content.Since = 0
+		if e.Op != Restore {
+			o.Content.Since = m.Last + 1
+			for _, c := range m.Calls {
+				if c.Kind == Write && c.ID == e.From {
+					o.Content.Since = min(o.Content.Since, c.Version)
+				}
+			}
+		}
+	default:
+		if o == nil {
+			return fmt.Errorf("%s: there is no %d", e.Op, e.ID)
+		}
+		switch e.Op {
+		case Expand:
+			o.Wanted = e.Size
+			o.Content.resize(e.Size, o.fresh())
+		case Activate, Deactivate:
+			o.Active = MaybeActive
+		case Delete, Drop:
+			o.Certain = false
+			if o.Active == Active {
+				o.Active = MaybeActive
+			}
+		}
+	}
+	m.Calls[e.Call] = e
+	return nil
+}
+
+func (m *Model) done(c Event) error {
+	o := m.Objects[c.ID]
+	switch c.Op {
+	case Create, Restore, Clone, Snapshot:
+		o.Certain = true
+	case Expand:
+		o.Size, o.Wanted = c.Size, 0
+	case Format:
+		o.Formatted = true
+	case Activate:
+		o.Active = Active
+	case Deactivate:
+		o.Active = Inactive
+	case Delete, Drop:
+		delete(m.Objects, c.ID)
+	}
+	return nil
+}
+
+func (m *Model) failed(c Event) error {
+	o := m.Objects[c.ID]
+	switch c.Op {
+	case Create, Restore, Clone, Snapshot:
+		delete(m.Objects, c.ID)
+	case Expand:
+		o.Wanted = 0
+		o.Content.resize(o.Size, o.fresh())
+	default:
+		return fmt.Errorf("%s of %d was refused: %s", c.Op, c.ID, c.Error)
+	}
+	return nil
+}
+
+// write notes a write that begins: whatever is being cut from the volume may
+// have it or not.
+func (m *Model) write(o *Object, e Event) {
+	m.Calls[e.Call] = e
+	o.Content.Since = 0
+	into := []*Content{&o.Content}
+	for _, c := range m.Calls {
+		if c.Kind == Intent && (c.Op == Snapshot || c.Op == Clone) && c.From == o.ID {
+			into = append(into, &m.Objects[c.ID].Content)
+		}
+	}
+	for _, c := range into {
+		for b := e.Block; b < e.Block+e.Count; b++ {
+			c.begin(b, e.Version)
+		}
+	}
+}
+
+func (m *Model) found(o *Object, e Event) {
+	if e.Gone {
+		delete(m.Objects, o.ID)
+		return
+	}
+	o.Certain, o.Size, o.Wanted = true, e.Size, 0
+	o.Content.resize(e.Size, o.fresh())
+	o.Active = Inactive
+	if e.Active {
+		o.Active = Active
+	}
+}

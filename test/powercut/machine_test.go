@@ -1,0 +1,324 @@
+//go:build powercut
+
+package powercut
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+	"github.com/csi-dmsnap/csi-dmsnap/test/powercut/history"
+)
+
+const (
+	diskSize  = 384 * size.MiB
+	logSize   = 128 * size.MiB
+	extent    = 4 * size.MiB
+	lifeLimit = 2 * time.Minute
+	stalled   = 20 * time.Second // without a word from a machine
+	opWait    = time.Second      // for an operation to cut the power in
+	tailLines = 30
+)
+
+// stall is a cut's occasion when the virtual machine itself stands still, as
+// User Mode Linux sometimes does: its clock does not go on.
+const stall = "a stall of the virtual machine"
+
+// machine is a virtual machine that runs the worker.
+type machine struct {
+	run    *run
+	what   string
+	cmd    *exec.Cmd
+	args   []string
+	output *tail
+	ended  chan error
+	err    error // how it ended by itself
+	log    history.Follow
+}
+
+// tail keeps the end of what is written to it.
+type tail struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+const tailBytes = 512 << 10
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.buf.Len() > 2*tailBytes {
+		t.buf.Next(t.buf.Len() - tailBytes)
+	}
+	return t.buf.Write(p)
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.buf.String()
+}
+
+func (r *run) file(name string) string { return filepath.Join(r.dir, name) }
+
+// makeDisks makes the pool's disks, blank where one looks for a content, but
+// otherwise with what an earlier owner left: at the beginning of every extent,
+// where new stores and volumes begin.
+func (r *run) makeDisks() {
+	r.t.Helper()
+	left := make([]byte, 64*size.KiB)
+	for i := range left {
+		left[i] = byte(r.random.Uint32())
+	}
+	for _, disk := range []string{"pv0", "pv1"} {
+		f, err := os.Create(r.file(disk))
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		err = f.Truncate(int64(diskSize))
+		for at := size.MiB; at < diskSize-extent; at += size.MiB { // whatever the first one's offset
+			_, failed := f.WriteAt(left, int64(at))
+			err = errors.Join(err, failed)
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
+// boot starts the next machine on the disks, of which a copy is kept, so that a
+// failure can be looked at again.
+func (r *run) boot(what string, args ...string) *machine {
+	r.t.Helper()
+	r.boots++
+	if err := r.model.Save(r.file("model")); err != nil {
+		r.t.Fatal(err)
+	}
+	for _, disk := range []string{"pv0", "pv1"} {
+		if out, err := exec.Command("cp", "--sparse=always", "--reflink=auto", r.file(disk), r.file(disk+".before")).CombinedOutput(); err != nil {
+			r.t.Fatalf("keeping a copy of a disk: %v\n%s", err, out)
+		}
+	}
+	log, err := os.Create(r.file("log"))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	kernel := os.Getenv("DMSNAP_KERNEL")
+	if kernel == "" || kernel == "auto" || kernel == "host" { // the host's cannot be cut
+		if kernel = "uml"; !installed("linux.uml") {
+			kernel = "qemu"
+		}
+	}
+	disks := map[string][2]string{"uml": {"/dev/ubda,/dev/ubdb", "/dev/ubdc"}, "qemu": {"/dev/vda,/dev/vdb", "/dev/vdc"}}[kernel]
+	m := &machine{run: r, what: what, output: &tail{}, ended: make(chan error, 1), log: history.Follow{File: log}}
+	m.args = append([]string{"run", "-v", "--kernel", kernel, "--timeout", lifeLimit.String(), "--mem", "512M", "--disks",
+		fmt.Sprintf("%s:%d,%s:%d,%s:%d", r.file("pv0"), diskSize, r.file("pv1"), diskSize, r.file("log"), logSize), "--",
+		r.file("worker"), "-disks", disks[0], "-log", disks[1], "-model", r.file("model"),
+		"-seed", fmt.Sprint(*seed + uint64(r.boots)), "-chunk", fmt.Sprint(4096 << (2 * r.random.IntN(3)))}, args...)
+	m.cmd = exec.Command(r.file("testkernel"), m.args...)
+	m.cmd.Stdout, m.cmd.Stderr = m.output, m.output
+	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := m.cmd.Start(); err != nil {
+		r.t.Fatal(err)
+	}
+	go func() { m.ended <- m.cmd.Wait() }()
+	return m
+}
+
+func installed(program string) bool {
+	_, err := exec.LookPath(program)
+	return err == nil
+}
+
+// cutAt waits for the moment and cuts the power.
+func (m *machine) cutAt(at when) {
+	m.run.t.Helper()
+	end := m.follow(0, func(e history.Event) bool {
+		return e.Kind == at.after && (e.Kind != history.Load || e.Last)
+	})
+	if end == fitting {
+		end = m.follow(max(at.delay, 1), nil)
+	}
+	if at.inOp && end == timeOver {
+		var op history.Op
+		if end = m.follow(opWait, func(e history.Event) bool { op = e.Op; return e.Kind == history.Intent }); end == fitting {
+			time.Sleep(time.Duration(m.run.random.Int64N(int64(m.run.took[op]*5/4) + 1)))
+		}
+	}
+	switch end {
+	case over:
+		m.failed("it ended by itself: %v", m.err)
+	case silent:
+		m.what = stall
+	}
+	m.cut()
+}
+
+// cut cuts the power.
+func (m *machine) cut() {
+	m.run.t.Helper()
+	_ = m.cmd.Process.Kill() // it may have failed just now
+	var exit *exec.ExitError
+	if err := <-m.ended; !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		m.failed("before its power was cut: %v", err)
+	}
+}
+
+// ending is why follow returned.
+type ending int
+
+const (
+	timeOver ending = iota
+	fitting         // an event fits
+	silent          // the machine stands still: not even its clock goes on
+	over            // it ended by itself
+)
+
+// follow takes what comes to the machine's log until an event fits or, if limit
+// is not 0, the time is over.
+func (m *machine) follow(limit time.Duration, fits func(e history.Event) bool) ending {
+	m.run.t.Helper()
+	began := time.Now()
+	heard := began
+	for ; limit == 0 || time.Since(began) < limit; time.Sleep(300 * time.Microsecond) {
+		events, err := m.log.Next()
+		if err != nil {
+			m.failed("%v", err)
+		}
+		if len(events) > 0 {
+			heard = time.Now()
+		} else if time.Since(heard) > stalled {
+			return silent
+		}
+		found := false
+		for _, e := range events {
+			m.run.take(m, e)
+			found = found || fits != nil && fits(e)
+		}
+		if found {
+			return fitting
+		}
+		select {
+		case m.err = <-m.ended:
+			return over
+		default:
+		}
+	}
+	return timeOver
+}
+
+// collect takes the rest of the log, once the machine is dead and has the disk no more.
+func (r *run) collect(m *machine) {
+	r.t.Helper()
+	if err := unix.Flock(int(m.log.File.Fd()), unix.LOCK_EX); err != nil {
+		m.failed("%v", err)
+	}
+	events, err := m.log.Next()
+	if err != nil {
+		m.failed("%v", err)
+	}
+	for _, e := range events {
+		r.take(m, e)
+	}
+	m.log.File.Close()
+	for _, line := range complaint.FindAllStringSubmatch(m.output.String(), -1) {
+		r.complaints[line[1]]++
+	}
+}
+
+// complaint is a line that a driver logs as an error.
+var complaint = regexp.MustCompile(`(?m)^E\d{4} \S+ +\d+ (.*(?:\n[ \t].*)*)`)
+
+// take adds an event of the machine's log to the model and the counts.
+func (r *run) take(m *machine, e history.Event) {
+	r.t.Helper()
+	line := r.remember(e)
+	var call history.Event
+	switch e.Kind {
+	case history.Done:
+		call = r.model.Calls[e.Call]
+		r.count["operations"]++
+	case history.Failed:
+		r.count["refused"]++
+	case history.Wrote:
+		r.count["writes"]++
+	case history.Killed:
+		r.count["driver killed"]++
+	case history.Boot, history.Opened:
+		for _, c := range r.model.Calls {
+			if c.Kind == history.Intent {
+				r.count["operations interrupted"]++
+			}
+		}
+	case history.Read:
+		if o := r.model.Objects[e.ID]; o != nil && o.Snapshot {
+			r.count["snapshots verified"]++
+		} else {
+			r.count["volumes verified"]++
+		}
+	}
+	if call.Op != "" {
+		took := time.Duration(e.At-call.At) * time.Millisecond
+		r.took[call.Op] += (took - r.took[call.Op]) / 4
+	}
+	if err := r.model.Apply(e); err != nil {
+		m.failed("the history contradicts itself at %s: %v", line, err)
+	}
+}
+
+// remember keeps the history's end: writes would leave nothing else in it.
+func (r *run) remember(e history.Event) string {
+	b, _ := json.Marshal(e)
+	line := string(b)
+	if e.Kind == history.Alive {
+		return line
+	}
+	if r.recent = append(r.recent, line); len(r.recent) > 2*tailLines {
+		r.recent = slices.Clone(r.recent[tailLines:])
+	}
+	if e.Kind == history.Write || e.Kind == history.Wrote || e.Kind == history.Read {
+		return line
+	}
+	if r.tail = append(r.tail, line); len(r.tail) > 4*tailLines {
+		r.tail = slices.Clone(r.tail[2*tailLines:])
+	}
+	return line
+}
+
+// failed ends the test with all that is known.
+func (m *machine) failed(format string, args ...any) {
+	r := m.run
+	r.t.Helper()
+	_ = m.cmd.Process.Kill()
+	if events, err := m.log.Next(); err == nil {
+		for _, e := range events {
+			r.remember(e)
+		}
+	}
+	what := fmt.Sprintf(format, args...)
+	if worker := failure.FindString(m.output.String()); worker != "" {
+		what += ": " + worker
+	}
+	r.t.Fatalf("seed %d, machine %d (power cut planned: %s): %s\n\n"+
+		"the disks are kept in %s (pv0, pv1; as they were before this machine in *.before); to boot it again:\n"+
+		"cd %[5]s; cp pv0.before pv0; cp pv1.before pv1; truncate -s0 log; ./testkernel %s\n\n"+
+		"the history's end, without writes:\n%s\n\nthe history's last lines:\n%s\n\nkernel log and messages:\n%s",
+		*seed, r.boots, m.what, what, r.dir, strings.Join(m.args, " "),
+		strings.Join(r.tail[max(0, len(r.tail)-2*tailLines):], "\n"), strings.Join(r.recent[max(0, len(r.recent)-tailLines):], "\n"), m.output)
+}
+
+// failure is what the worker says when it fails.
+var failure = regexp.MustCompile(`FAIL: .*`)

@@ -1,0 +1,190 @@
+//go:build powercut
+
+// Package powercut interrupts the pool at random moments: by cutting the power
+// of a virtual machine, and by killing the process that has the pool while the
+// machine and its volumes go on. After each cut everything that was
+// acknowledged must be there, and nothing else.
+package powercut
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/test/powercut/history"
+)
+
+var (
+	cuts = flag.Int("cuts", 20, "how many interruptions")
+	seed = flag.Uint64("seed", 0, "seed of all choices; 0 takes one from the clock")
+)
+
+// TestCuts runs one machine after the other on the same disks, each until its
+// power is cut, the last one until all is verified and deleted.
+func TestCuts(t *testing.T) {
+	r := newRun(t)
+	r.makeDisks()
+	for r.cuts() < *cuts {
+		r.machine(min(*cuts-r.cuts()-1, r.random.IntN(5)/2))
+	}
+	r.last()
+	t.Log(r.summary())
+}
+
+// TestCreation cuts the power while the volume group is made on blank disks.
+func TestCreation(t *testing.T) {
+	r := newRun(t)
+	for range max(2, *cuts/20) {
+		r.makeDisks()
+		r.cut(when{what: "opening", after: history.Opening, delay: time.Duration(r.random.IntN(int(creationTakes)))}, 0)
+		r.last()
+	}
+	t.Log(r.summary())
+}
+
+// creationTakes is from the start of the driver until it has opened a new pool.
+const creationTakes = 150 * time.Millisecond
+
+func newRun(t *testing.T) *run {
+	// A machine dies with the thread that started it, if this process is killed.
+	runtime.LockOSThread()
+	if *seed == 0 {
+		*seed = uint64(time.Now().UnixNano())
+	}
+	dir, err := os.MkdirTemp(base(), "dmsnap-powercut-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if !t.Failed() {
+			os.RemoveAll(dir)
+		}
+	})
+	build(t, filepath.Join(dir, "testkernel"), "../../hack/kernel")
+	build(t, filepath.Join(dir, "worker"), "./worker")
+	t.Logf("seed %d", *seed)
+	return &run{
+		t: t, dir: dir, began: time.Now(), random: rand.New(rand.NewPCG(*seed, 0)), model: history.NewModel(),
+		took: map[history.Op]time.Duration{}, count: map[string]int{}, complaints: map[string]int{},
+	}
+}
+
+// base is where there is room for disks.
+func base() string {
+	if dir := os.Getenv("TMPDIR"); dir != "" {
+		return dir
+	}
+	return "/var/tmp"
+}
+
+func build(t *testing.T, to, pkg string) {
+	t.Helper()
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", to, pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("building %s: %v\n%s", pkg, err, out)
+	}
+}
+
+// run is the state between machines.
+type run struct {
+	t      *testing.T
+	dir    string
+	began  time.Time
+	random *rand.Rand
+	boots  int
+	model  *history.Model
+	took   map[history.Op]time.Duration
+	count  map[string]int
+	recent []string // end of the history
+	tail   []string // the same without reads and writes
+
+	complaints map[string]int // errors that drivers logged, by their place
+}
+
+// when is the moment of a power cut.
+type when struct {
+	what  string
+	after history.Kind // the event that the delay begins with
+	delay time.Duration
+	inOp  bool // then wait for an operation, and cut in it
+}
+
+// moment chooses when to cut the power.
+func (r *run) moment() when {
+	ms := func(n int) time.Duration { return time.Duration(r.random.IntN(n*1000)) * time.Microsecond }
+	switch k := r.random.IntN(20); {
+	case k < 3:
+		return when{what: "opening", after: history.Opening, delay: ms(250)}
+	case k < 5:
+		return when{what: "verifying", after: history.Opened, delay: ms(1500)}
+	case k < 9:
+		return when{what: "load", after: history.Load, delay: ms(3000)}
+	default:
+		return when{what: "operation", after: history.Load, delay: ms(1500), inOp: true}
+	}
+}
+
+// machine boots a machine whose driver is killed at least that many times, if
+// the power is not cut before.
+func (r *run) machine(kills int) {
+	r.cut(r.moment(), kills)
+}
+
+func (r *run) cut(at when, kills int) {
+	m := r.boot(at.what, "-kills", fmt.Sprint(kills))
+	m.cutAt(at)
+	r.wasCut(m)
+}
+
+// wasCut notes that the machine's power was cut.
+func (r *run) wasCut(m *machine) {
+	r.collect(m)
+	r.count["power cut during "+m.what]++
+	r.count["power cut"]++
+	if n := r.count["power cut during "+stall]; n > 1+*cuts/50 {
+		m.failed("%d times: %s", n, stall)
+	}
+}
+
+func (r *run) cuts() int { return r.count["power cut"] + r.count["driver killed"] }
+
+// last boots the machine that verifies and deletes everything.
+func (r *run) last() {
+	m := r.boot("none", "-final")
+	for m.follow(0, nil) == silent {
+		m.what = stall
+		m.cut()
+		r.wasCut(m)
+		m = r.boot("none", "-final")
+	}
+	if m.err != nil {
+		m.failed("the last machine: %v", m.err)
+	}
+	r.collect(m)
+	if len(r.model.Objects) != 0 {
+		m.failed("the history does not end with an empty pool")
+	}
+}
+
+func (r *run) summary() string {
+	var parts []string
+	for _, k := range []string{"power cut", "power cut during opening", "power cut during verifying", "power cut during load", "power cut during operation",
+		"power cut during " + stall,
+		"driver killed", "operations", "operations interrupted", "refused", "writes", "volumes verified", "snapshots verified"} {
+		parts = append(parts, fmt.Sprintf("%s: %d", k, r.count[k]))
+	}
+	for _, c := range slices.Sorted(maps.Keys(r.complaints)) {
+		parts = append(parts, fmt.Sprintf("\n%d times logged: %s", r.complaints[c], c))
+	}
+	return fmt.Sprintf("%d interruptions in %v: %s", r.cuts(), time.Since(r.began).Round(time.Second), strings.Join(parts, ", "))
+}

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/rpc"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+	"github.com/csi-dmsnap/csi-dmsnap/test/powercut/history"
+)
+
+const (
+	vgName      = "vgcut"
+	openLimit   = 30 * time.Second
+	callLimit   = 30 * time.Second
+	driverFD    = 3
+	pendingWait = 5 * time.Millisecond
+)
+
+// Driver has the pool. It runs in a process of its own, to be killed, and is
+// called through net/rpc.
+type Driver struct{ pool *pool.Pool }
+
+// Call is an operation for the driver.
+type Call struct {
+	Op       history.Op
+	Name     string // CSI name of what is made
+	LV       string // of the volume or snapshot
+	Size     size.Bytes
+	FS       bool
+	ReadOnly bool
+}
+
+// Reply is what came of a Call.
+type Reply struct {
+	LV       string
+	Size     size.Bytes
+	Error    string
+	NoSpace  bool
+	NotFound bool
+}
+
+// Listing is what the pool has.
+type Listing struct {
+	Volumes   []pool.Volume
+	Snapshots []pool.Snapshot
+}
+
+func runDriver(disks string, chunk uint64) error {
+	f := os.NewFile(driverFD, "caller")
+	conn, err := net.FileConn(f)
+	f.Close()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), openLimit)
+	defer cancel()
+	p, err := pool.Open(ctx, pool.Config{
+		Name: "pool", VolumeGroup: vgName, Devices: strings.Split(disks, ","), Create: true,
+		Chunk: size.Bytes(chunk), FirstStore: 4 * size.MiB,
+	}, pool.Options{})
+	if err != nil {
+		return err
+	}
+	server := rpc.NewServer()
+	if err := server.Register(&Driver{p}); err != nil {
+		return err
+	}
+	server.ServeConn(conn)
+	return p.Close()
+}
+
+// Ready returns when the pool is open.
+func (d *Driver) Ready(struct{}, *struct{}) error { return nil }
+
+// List returns what the pool has.
+func (d *Driver) List(_ struct{}, l *Listing) (err error) {
+	if l.Volumes, err = d.pool.Volumes(context.Background()); err != nil {
+		return err
+	}
+	l.Snapshots, err = d.pool.Snapshots(context.Background())
+	return err
+}
+
+// Do executes an operation, and asks again where the pool wants that.
+func (d *Driver) Do(c Call, r *Reply) error {
+	ctx, cancel := context.WithTimeout(context.Background(), callLimit)
+	defer cancel()
+	for {
+		err := d.do(ctx, c, r)
+		var pending *pool.PendingError
+		if errors.As(err, &pending) && ctx.Err() == nil {
+			time.Sleep(pendingWait)
+			continue
+		}
+		if err != nil {
+			r.Error = err.Error()
+			r.NoSpace, r.NotFound = errors.Is(err, pool.ErrNoSpace), errors.Is(err, pool.ErrNotFound)
+		}
+		return nil
+	}
+}
+
+func (d *Driver) do(ctx context.Context, c Call, r *Reply) (err error) {
+	spec := pool.VolumeSpec{Name: c.Name, Size: c.Size, Mode: pool.Block, ReadOnly: c.ReadOnly}
+	if c.FS {
+		spec.Mode, spec.FSType = pool.Filesystem, "ext4"
+	}
+	var v pool.Volume
+	switch c.Op {
+	case history.Create:
+	case history.Restore:
+		spec.Source = pool.Source{Kind: pool.FromSnapshot, LV: c.LV}
+	case history.Clone:
+		spec.Source = pool.Source{Kind: pool.FromVolume, LV: c.LV}
+	case history.Snapshot:
+		s, err := d.pool.CreateSnapshot(ctx, c.Name, c.LV)
+		r.LV, r.Size = s.LV, s.Size
+		return err
+	case history.Expand:
+		v, err = d.pool.ExpandVolume(ctx, c.LV, c.Size, 0)
+		r.Size = v.Size
+		return err
+	case history.Format:
+		return d.pool.SetFormatted(ctx, c.LV)
+	case history.Activate:
+		_, err = d.pool.Activate(ctx, c.LV)
+		return err
+	case history.Deactivate:
+		return d.pool.Deactivate(ctx, c.LV)
+	case history.Delete:
+		return d.pool.DeleteVolume(ctx, c.LV)
+	case history.Drop:
+		return d.pool.DeleteSnapshot(ctx, c.LV)
+	default:
+		return fmt.Errorf("unknown operation %q", c.Op)
+	}
+	v, err = d.pool.CreateVolume(ctx, spec)
+	r.LV, r.Size = v.LV, v.Size
+	return err
+}
+
+// client is the other end: a driver process.
+type client struct {
+	*rpc.Client
+	cmd   *exec.Cmd
+	ended chan struct{}
+}
+
+// startDriver starts a driver, which begins to open the pool.
+func startDriver(disks string, chunk uint64) (*client, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "driver"), os.NewFile(uintptr(fds[1]), "caller")
+	defer ours.Close()
+	defer theirs.Close()
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command("/proc/self/exe", "-driver", "-disks", disks, "-chunk", fmt.Sprint(chunk))
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = os.Stderr, os.Stderr, []*os.File{theirs}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	c := &client{rpc.NewClient(conn), cmd, make(chan struct{})}
+	go func() {
+		_ = cmd.Wait() // how it ended is seen from the calls
+		close(c.ended)
+	}()
+	return c, nil
+}
+
+// kill ends the driver as a crash would.
+func (c *client) kill() error {
+	_ = c.cmd.Process.Kill() // it may be gone
+	defer c.Close()
+	select {
+	case <-c.ended:
+		return nil
+	case <-time.After(20 * time.Second):
+		return errors.New("the killed driver does not end: it waits in the kernel")
+	}
+}
+
+// ready waits until the pool is open.
+func (c *client) ready() error {
+	call := c.Go("Driver.Ready", struct{}{}, &struct{}{}, nil)
+	select {
+	case <-call.Done:
+		return call.Error
+	case <-time.After(openLimit + 5*time.Second):
+		return errors.New("opening the pool does not end")
+	}
+}
+
+func (c *client) do(call Call) (Reply, error) {
+	r := &Reply{}
+	select {
+	case done := <-c.Go("Driver.Do", call, r, make(chan *rpc.Call, 1)).Done:
+		return *r, done.Error
+	case <-time.After(callLimit + 10*time.Second):
+		hung("%s of %s does not end", call.Op, call.LV)
+		return *r, nil
+	}
+}
+
+func (c *client) list() (l Listing, err error) {
+	err = c.Call("Driver.List", struct{}{}, &l)
+	return l, err
+}

@@ -1,0 +1,243 @@
+package main
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+	"github.com/csi-dmsnap/csi-dmsnap/test/powercut/history"
+)
+
+const (
+	admins       = 3 // operations at once
+	mostVolumes  = 7
+	mostOnVolume = 5 // snapshots
+	mostSnaps    = 24
+	extent       = 4 * size.MiB
+	largest      = 8 * extent
+	tooLarge     = 512 * extent // for the pool
+)
+
+// weights say how often operations are tried.
+var weights = []struct {
+	op     history.Op
+	weight int
+}{
+	{history.Create, 14}, {history.Restore, 7}, {history.Clone, 5}, {history.Activate, 14}, {history.Deactivate, 5},
+	{history.Expand, 7}, {history.Snapshot, 22}, {history.Drop, 16}, {history.Delete, 6},
+}
+
+// load runs the mixed load until stop is closed.
+func (s *session) load(stop <-chan struct{}) {
+	var idle []uint64 // active volumes that the verifier found or left so
+	s.log.View(func(m *history.Model) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, o := range m.Objects {
+			if o.Active == history.Active && !o.ReadOnly && (!o.FS || o.Formatted) && s.writers[o.ID] == nil {
+				idle = append(idle, o.ID)
+			}
+		}
+	})
+	for _, id := range idle {
+		s.startWriter(id)
+	}
+	var wg sync.WaitGroup
+	for range admins {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if s.step() == interrupted {
+					return
+				}
+				time.Sleep(time.Duration(s.random.n(8)) * time.Millisecond)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// loadUntilKilled runs the load and kills the driver in it: mostly while an
+// operation is being executed.
+func (s *session) loadUntilKilled() {
+	s.log.End(history.Event{Kind: history.Load})
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() { s.load(stop); close(ended) }()
+	time.Sleep(time.Duration(s.random.n(1200)) * time.Millisecond)
+	if s.random.n(4) > 0 {
+		select {
+		case <-s.begun: // an old one
+		default:
+		}
+		select {
+		case op := <-s.begun:
+			s.mu.Lock()
+			took := s.took[op]
+			s.mu.Unlock()
+			time.Sleep(time.Duration(s.random.n(int(took*5/4) + 1)))
+		case <-time.After(time.Second):
+		}
+	}
+	close(stop)
+	s.kill()
+	<-ended
+}
+
+// step does one random operation.
+func (s *session) step() outcome {
+	e, ok := s.choose()
+	if !ok {
+		return refused
+	}
+	defer s.release(claim(e))
+	if e.Op == history.Delete || e.Op == history.Deactivate {
+		s.stopWriter(e.ID)
+	}
+	e, out := s.call(e, func(m *history.Model, e *history.Event) bool {
+		switch e.Op {
+		case history.Create, history.Restore, history.Clone, history.Snapshot:
+			if e.From != 0 && m.Objects[e.From] == nil {
+				return false
+			}
+			e.ID, e.Name = m.Next(), s.name(m, e.Op == history.Snapshot)
+		}
+		return true
+	})
+	if e.Op != history.Activate || out != done {
+		return out
+	}
+	return s.use(e.ID)
+}
+
+// use makes a file system's volume ready and begins to write to it.
+func (s *session) use(id uint64) outcome {
+	var readOnly, unformatted bool
+	s.log.View(func(m *history.Model) {
+		o := m.Objects[id]
+		readOnly, unformatted = o.ReadOnly, o.FS && !o.Formatted
+	})
+	if readOnly {
+		return done
+	}
+	if unformatted {
+		if _, out := s.call(history.Event{Op: history.Format, ID: id}, nil); out != done {
+			return out
+		}
+	}
+	s.startWriter(id)
+	return done
+}
+
+// choose picks an operation that is possible and claims what it works on.
+func (s *session) choose() (e history.Event, ok bool) {
+	total := 0
+	for _, w := range weights {
+		total += w.weight
+	}
+	k := s.random.n(total)
+	for _, w := range weights {
+		if k -= w.weight; k < 0 {
+			e.Op = w.op
+			break
+		}
+	}
+	s.log.View(func(m *history.Model) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if ok = s.target(m, &e); ok && claim(e) != 0 {
+			s.busy[claim(e)] = true
+		}
+	})
+	return e, ok
+}
+
+// claim is the object that nothing else may work on: what is changed, or the
+// volume that is cut. A snapshot may be dropped while it is being restored, and
+// who makes something new works on nothing else: 0.
+func claim(e history.Event) uint64 {
+	if e.Op == history.Restore {
+		return 0
+	}
+	if e.From != 0 {
+		return e.From
+	}
+	return e.ID
+}
+
+func (s *session) release(id uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.busy, id)
+}
+
+// target picks what e's operation works on.
+func (s *session) target(m *history.Model, e *history.Event) bool {
+	volumes, snapshots := 0, 0
+	on := map[uint64]int{}
+	for _, o := range m.Objects {
+		if o.Snapshot {
+			snapshots++
+			on[o.Of]++
+		} else {
+			volumes++
+		}
+	}
+	pick := func(fits func(o *history.Object) bool) *history.Object {
+		var all []*history.Object
+		for _, id := range slices.Sorted(maps.Keys(m.Objects)) {
+			if o := m.Objects[id]; o.Certain && !s.busy[id] && fits(o) {
+				all = append(all, o)
+			}
+		}
+		if len(all) == 0 {
+			return nil
+		}
+		return all[s.random.n(len(all))]
+	}
+	volume := func(o *history.Object) bool { return !o.Snapshot }
+	var o *history.Object
+	switch e.Op {
+	case history.Create:
+		e.Size, e.FS = size.Bytes(2+s.random.n(4))*extent, s.random.n(4) == 0
+		if s.random.n(30) == 0 {
+			e.Size = tooLarge
+		}
+		return volumes < mostVolumes
+	case history.Restore, history.Clone:
+		o = pick(func(o *history.Object) bool { return o.Snapshot == (e.Op == history.Restore) && volumes < mostVolumes })
+		if o != nil {
+			e.From, e.FS, e.ReadOnly = o.ID, o.FS, s.random.n(8) == 0
+			e.Size = min(o.Size+size.Bytes(s.random.n(2))*extent, max(largest, o.Size))
+		}
+		return o != nil
+	case history.Snapshot:
+		o = pick(func(o *history.Object) bool { return volume(o) && on[o.ID] < mostOnVolume && snapshots < mostSnaps })
+		if o != nil {
+			e.From, e.FS, e.Size = o.ID, o.FS, o.Size
+		}
+		return o != nil
+	case history.Expand:
+		o = pick(func(o *history.Object) bool { return volume(o) && o.Size < largest })
+		if o != nil {
+			e.Size = o.Size + extent
+		}
+	case history.Activate:
+		o = pick(func(o *history.Object) bool { return volume(o) && o.Active == history.Inactive })
+	case history.Deactivate:
+		o = pick(func(o *history.Object) bool { return volume(o) && o.Active == history.Active })
+	case history.Delete:
+		o = pick(volume)
+	case history.Drop:
+		o = pick(func(o *history.Object) bool { return o.Snapshot })
+	}
+	if o != nil {
+		e.ID = o.ID
+	}
+	return o != nil
+}

@@ -1,0 +1,136 @@
+// Command worker runs in the machine whose power is cut. It checks that the
+// pool on the machine's disks is what the history of its former lives says, and
+// then runs a mixed load on it. The test in the directory above starts it.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime/pprof"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/test/powercut/history"
+)
+
+type options struct {
+	disks string
+	chunk uint64
+	seed  uint64
+	kills int
+	final bool
+}
+
+// aliveEvery is how often the history says that the machine runs, whatever hangs.
+const aliveEvery = 500 * time.Millisecond
+
+func main() {
+	var o options
+	var logDisk, model string
+	var driver bool
+	flag.StringVar(&o.disks, "disks", "", "`DEVICES` of the pool, comma-separated")
+	flag.Uint64Var(&o.chunk, "chunk", 0, "chunk size of new snapshots, in bytes")
+	flag.Uint64Var(&o.seed, "seed", 1, "seed of all choices")
+	flag.IntVar(&o.kills, "kills", 0, "how often the driver is killed")
+	flag.BoolVar(&o.final, "final", false, "check all, delete all and end")
+	flag.StringVar(&logDisk, "log", "", "zeroed `DEVICE` for the history")
+	flag.StringVar(&model, "model", "", "`FILE` with the model after the history so far")
+	flag.BoolVar(&driver, "driver", false, "be the driver of another worker")
+	flag.Parse()
+	if driver {
+		if err := runDriver(o.disks, o.chunk); err != nil {
+			fmt.Fprintln(os.Stderr, "driver:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	m, err := history.LoadModel(model)
+	if err != nil {
+		fail("%v", err)
+	}
+	log, err := history.OpenLog(logDisk, m)
+	if err != nil {
+		fail("%v", err)
+	}
+	s := newSession(o, log)
+	current = s
+	s.log.End(history.Event{Kind: history.Boot})
+	go func() {
+		for range time.Tick(aliveEvery) {
+			s.log.End(history.Event{Kind: history.Alive})
+		}
+	}()
+	s.run()
+}
+
+// current is the session that fail reports about.
+var current *session
+
+var failOnce sync.Once
+
+// fail ends the program with what is known about the machine.
+func fail(format string, args ...any) {
+	failOnce.Do(func() {
+		fmt.Fprintf(os.Stderr, "FAIL: "+format+"\n", args...)
+		devices()
+		logical()
+		os.Exit(1)
+	})
+	select {} // another goroutine is at it
+}
+
+// hung fails because something does not end: it shows what the programs wait for.
+func hung(format string, args ...any) {
+	failOnce.Do(func() {
+		fmt.Fprintf(os.Stderr, "FAIL: "+format+"\n", args...)
+		devices()
+		_ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 1)
+		if current.driver.cmd.Process.Signal(syscall.SIGQUIT) == nil {
+			select { // the driver writes its goroutines
+			case <-current.driver.ended:
+			case <-time.After(3 * time.Second):
+			}
+		}
+		_ = os.WriteFile("/proc/sysrq-trigger", []byte("w"), 0) // blocked tasks, to the kernel log
+		logical()
+		os.Exit(1)
+	})
+	select {}
+}
+
+// devices prints the kernel's devices.
+func devices() {
+	client, err := dm.Open()
+	if err != nil {
+		return
+	}
+	all, _ := client.List()
+	for _, d := range all {
+		info, _ := client.Info(d.Name)
+		table, _ := client.Table(d.Name)
+		loaded, _ := client.LoadedTable(d.Name)
+		fmt.Fprintf(os.Stderr, "device %s %v: open %d, suspended %t, read-only %t: %s; loaded: %s\n", d.Name, info.Device,
+			info.OpenCount, info.Suspended, info.ReadOnly, strings.TrimSpace(table.String()), strings.TrimSpace(loaded.String()))
+	}
+}
+
+// logical prints lvm2's list of logical volumes. lvm2 may hang on what is
+// suspended.
+func logical() {
+	cmd := exec.Command("lvs", "-a", "-o", "lv_name,lv_attr,lv_size,origin,seg_pe_ranges,lv_tags", vgName)
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	if cmd.Start() != nil {
+		return
+	}
+	ended := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(5 * time.Second):
+	}
+}

@@ -1,0 +1,253 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+	"github.com/csi-dmsnap/csi-dmsnap/test/powercut/history"
+)
+
+// sample is how many snapshots are read back after each interruption.
+const sample = 2
+
+// verify checks that the pool is what the history says.
+func (s *session) verify() {
+	s.match(s.survey())
+	s.readVolumes()
+	snapshots := s.objects(func(o *history.Object) bool { return o.Snapshot })
+	for range sample {
+		if len(snapshots) > 0 {
+			i := s.random.n(len(snapshots))
+			s.readSnapshot(snapshots[i])
+			snapshots = slices.Delete(snapshots, i, i+1)
+		}
+	}
+	s.log.End(history.Event{Kind: history.Checked})
+}
+
+// finish verifies everything, deletes everything, and checks that nothing stays.
+func (s *session) finish() {
+	for _, id := range s.objects(func(o *history.Object) bool { return !o.Snapshot }) {
+		s.stopWriter(id)
+		s.must(history.Event{Op: history.Delete, ID: id})
+	}
+	// They outlive their volumes, and now there is room to restore them.
+	for _, id := range s.objects(func(o *history.Object) bool { return o.Snapshot }) {
+		if !s.readSnapshot(id) {
+			fail("there is no room to restore a snapshot though all volumes are deleted")
+		}
+	}
+	for _, id := range s.objects(func(*history.Object) bool { return true }) {
+		s.must(history.Event{Op: history.Drop, ID: id})
+	}
+	v := s.survey()
+	if len(v.vg.LVs) != 0 || len(v.devices) != 0 {
+		fail("all is deleted, and left are %s and devices %v", names(v.vg.LVs), slices.Sorted(maps.Keys(v.devices)))
+	}
+	s.log.End(history.Event{Kind: history.Checked})
+}
+
+// must does an operation that nothing can refuse.
+func (s *session) must(e history.Event) {
+	if _, out := s.call(e, nil); out != done {
+		fail("%s of %d was not done", e.Op, e.ID)
+	}
+}
+
+// objects returns the ids of what is there and fits, in order.
+func (s *session) objects(fits func(o *history.Object) bool) (ids []uint64) {
+	s.log.View(func(m *history.Model) {
+		for _, id := range slices.Sorted(maps.Keys(m.Objects)) {
+			if fits(m.Objects[id]) {
+				ids = append(ids, id)
+			}
+		}
+	})
+	return ids
+}
+
+// object returns a copy of an object without its content.
+func (s *session) object(id uint64) (o history.Object) {
+	s.log.View(func(m *history.Model) {
+		o = *m.Objects[id]
+		o.Content = history.Content{}
+	})
+	return o
+}
+
+// match compares what the pool lists with the model, and records how what was
+// interrupted turned out.
+func (s *session) match(v *survey) {
+	volumes, snapshots := map[string]pool.Volume{}, map[string]pool.Snapshot{}
+	for _, x := range v.list.Volumes {
+		volumes[x.Name] = x
+	}
+	for _, x := range v.list.Snapshots {
+		snapshots[x.Name] = x
+	}
+	var again []uint64
+	for _, id := range s.objects(func(*history.Object) bool { return true }) {
+		o := s.object(id)
+		e := history.Event{Kind: history.Found, ID: id}
+		var lv string
+		if o.Snapshot {
+			x, there := snapshots[o.Name]
+			if e.Gone = !there; there {
+				s.matchSnapshot(o, x)
+				delete(snapshots, o.Name)
+			}
+			lv, e.Size = x.LV, x.Size
+		} else {
+			x, there := volumes[o.Name]
+			if e.Gone = !there; there {
+				s.matchVolume(o, x)
+				delete(volumes, o.Name)
+				e.Active = v.active(x.LV)
+			}
+			lv, e.Size = x.LV, x.Size
+		}
+		if e.Gone && o.Certain {
+			fail("acknowledged and gone: %+v", o)
+		}
+		if e.Gone || !o.Certain || o.Wanted != 0 || o.Active == history.MaybeActive {
+			s.log.End(e)
+			if e.Active && o.Active == history.MaybeActive {
+				again = append(again, id)
+			}
+		} else if e.Active != (o.Active == history.Active) {
+			fail("volume %q (%s) is active: %t, it must be: %t", o.Name, lv, e.Active, !e.Active)
+		}
+		s.mu.Lock()
+		if s.lvs[id] = lv; e.Gone {
+			delete(s.lvs, id)
+		}
+		s.mu.Unlock()
+	}
+	for _, id := range again {
+		// A device that is there is no answer yet: whoever activates asks again.
+		s.must(history.Event{Op: history.Activate, ID: id})
+	}
+	if len(volumes) > 0 || len(snapshots) > 0 {
+		fail("nobody asked for these volumes and snapshots: %+v %+v", volumes, snapshots)
+	}
+}
+
+func (s *session) matchVolume(o history.Object, x pool.Volume) {
+	if x.Size != o.Size && (o.Wanted == 0 || x.Size != o.Wanted) {
+		fail("volume %q (%s) has %v, it must have %v", o.Name, x.LV, x.Size, o.Size)
+	}
+	if fs := x.Mode == pool.Filesystem; fs != o.FS || x.ReadOnly != o.ReadOnly || o.FS && o.Formatted && !x.Formatted {
+		fail("volume %q has lost properties: it is %+v, it must be %+v", o.Name, x, o)
+	}
+}
+
+func (s *session) matchSnapshot(o history.Object, x pool.Snapshot) {
+	if x.Size != o.Size || x.Lost {
+		fail("snapshot %q is %+v, it must have %v", o.Name, x, o.Size)
+	}
+	if of := s.lv(o.Of); of != "" && of != x.Volume {
+		fail("snapshot %q is of volume %s, it must be of %s", o.Name, x.Volume, of)
+	}
+}
+
+// readVolumes compares the bytes of all volumes. Some that were not active
+// stay so afterwards.
+func (s *session) readVolumes() {
+	for _, id := range s.objects(func(o *history.Object) bool { return !o.Snapshot }) {
+		active := s.object(id).Active == history.Active
+		if !active {
+			s.must(history.Event{Op: history.Activate, ID: id})
+		}
+		s.compare(id, id)
+		if !active && s.random.n(2) == 0 {
+			s.must(history.Event{Op: history.Deactivate, ID: id})
+		}
+	}
+}
+
+// readSnapshot restores a snapshot and compares the bytes; false if there is no
+// room for that.
+func (s *session) readSnapshot(id uint64) bool {
+	o := s.object(id)
+	e, out := s.call(history.Event{Op: history.Restore, From: id, Size: o.Size, FS: o.FS}, func(m *history.Model, e *history.Event) bool {
+		e.ID = m.Next()
+		e.Name = fmt.Sprintf("check-%d", e.ID)
+		return true
+	})
+	if out != done {
+		return false
+	}
+	s.must(history.Event{Op: history.Activate, ID: e.ID})
+	s.compare(e.ID, id)
+	s.must(history.Event{Op: history.Deactivate, ID: e.ID})
+	s.must(history.Event{Op: history.Delete, ID: e.ID})
+	return true
+}
+
+// compare reads the active volume and compares it with the content of the
+// object like, which is the volume itself or the snapshot that it was made from.
+func (s *session) compare(id, like uint64) {
+	s.mu.Lock()
+	w := s.writers[id]
+	s.mu.Unlock()
+	if w != nil {
+		w.pause()
+		defer w.mu.Unlock()
+	}
+	o := s.object(id)
+	seen := readAll(s.path(id), o.Size)
+	var err error
+	var resolved [][2]uint64
+	s.log.View(func(m *history.Model) {
+		c := &m.Objects[like].Content
+		err, resolved = c.Compare(seen), c.Resolve(seen)
+	})
+	if err != nil {
+		fail("wrong bytes: volume %q (%s, object %d), which must be as object %d (%+v): %v", o.Name, s.lv(id), id, like, s.object(like), err)
+	}
+	s.log.End(history.Event{Kind: history.Read, ID: like, Blocks: resolved})
+}
+
+// path is where an active volume's device is.
+func (s *session) path(id uint64) string { return "/dev/mapper/" + lvm2.DMName(vgName, s.lv(id), "") }
+
+// readAll reads a device, which must have the given size.
+func readAll(path string, length size.Bytes) *history.Observation {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		fail("an active volume: %v", err)
+	}
+	defer f.Close()
+	if end, err := f.Seek(0, io.SeekEnd); err != nil || size.Bytes(end) != length {
+		fail("%s has %d bytes (%v), the volume %v", path, end, err, length)
+	}
+	b := directBuffer(size.MiB)
+	defer unix.Munmap(b)
+	seen := &history.Observation{}
+	for at := size.Bytes(0); at < length; at += size.MiB {
+		read := make(chan error, 1)
+		go func() {
+			_, err := f.ReadAt(b, int64(at))
+			read <- err
+		}()
+		select {
+		case err = <-read:
+		case <-time.After(pauseLimit):
+			hung("reading %s at %d does not end", path, at)
+		}
+		if err != nil {
+			fail("reading %s: %v", path, err)
+		}
+		seen.Add(b)
+	}
+	return seen
+}

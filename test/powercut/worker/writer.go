@@ -1,0 +1,137 @@
+package main
+
+import (
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+	"github.com/csi-dmsnap/csi-dmsnap/test/powercut/history"
+)
+
+// writer writes to an active volume, one write after the other, mostly to a
+// small region that wanders: a live layer's store must not fill faster than
+// the pool promises to extend it.
+type writer struct {
+	session *session
+	id      uint64
+	file    *os.File
+	mu      sync.Mutex // held during a write
+	stop    bool
+}
+
+const (
+	largestWrite = 16               // blocks
+	hotRegion    = 64               // blocks
+	writePause   = 16               // milliseconds at most between two writes
+	pauseLimit   = 20 * time.Second // for a write to end
+)
+
+// startWriter begins to write to the volume, which is active.
+func (s *session) startWriter(id uint64) {
+	path := s.path(id)
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		fail("an active volume: %v", err)
+	}
+	w := &writer{session: s, id: id, file: f}
+	s.mu.Lock()
+	if s.writers[id] != nil {
+		fail("volume %d has a writer already", id)
+	}
+	s.writers[id] = w
+	s.mu.Unlock()
+	go w.loop()
+}
+
+// stopWriter ends writing to the volume and closes its device.
+func (s *session) stopWriter(id uint64) {
+	s.mu.Lock()
+	w := s.writers[id]
+	delete(s.writers, id)
+	s.mu.Unlock()
+	if w == nil {
+		return
+	}
+	w.pause()
+	w.stop = true
+	w.file.Close()
+	w.mu.Unlock()
+}
+
+// pause waits until no write is under way and keeps others from beginning until
+// w.mu is unlocked.
+func (w *writer) pause() {
+	paused := make(chan struct{})
+	go func() { w.mu.Lock(); close(paused) }()
+	select {
+	case <-paused:
+	case <-time.After(pauseLimit):
+		hung("a write to %s does not end", w.file.Name())
+	}
+}
+
+func (w *writer) loop() {
+	b := directBuffer(largestWrite * history.Block)
+	defer unix.Munmap(b)
+	r := w.session.random
+	hot, left := 0, 0
+	for {
+		time.Sleep(time.Duration(r.n(writePause*1000)) * time.Microsecond)
+		blocks := w.blocks()
+		if left == 0 {
+			hot, left = r.n(max(1, blocks-hotRegion)), 20+r.n(60)
+		}
+		left--
+		n := 1
+		if r.n(3) == 0 {
+			n += r.n(largestWrite)
+		}
+		block := min(hot+r.n(hotRegion), blocks-n)
+		if !w.write(b, block, n) {
+			return
+		}
+	}
+}
+
+// blocks is the number of blocks that the volume has for certain.
+func (w *writer) blocks() (n int) {
+	w.session.log.View(func(m *history.Model) {
+		if o := m.Objects[w.id]; o != nil {
+			n = int(o.Size / history.Block)
+		}
+	})
+	return n
+}
+
+// write writes n blocks at once; false if the writer was stopped.
+func (w *writer) write(b []byte, block, n int) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.stop {
+		return false
+	}
+	e, _ := w.session.log.Begin(func(m *history.Model) (history.Event, bool) {
+		v := m.Next()
+		return history.Event{Kind: history.Write, ID: w.id, Call: v, Version: v, Block: block, Count: n}, true
+	})
+	for i := range n {
+		history.Fill(b[i*int(history.Block):(i+1)*int(history.Block)], block+i, e.Version)
+	}
+	if _, err := w.file.WriteAt(b[:n*int(history.Block)], int64(block)*int64(history.Block)); err != nil {
+		fail("writing: %v", err)
+	}
+	w.session.log.End(history.Event{Kind: history.Wrote, ID: w.id, Call: e.Call})
+	return true
+}
+
+// directBuffer returns memory that O_DIRECT accepts.
+func directBuffer(n size.Bytes) []byte {
+	b, err := unix.Mmap(-1, 0, int(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		fail("memory: %v", err)
+	}
+	return b
+}
