@@ -7,6 +7,7 @@ packages=(
 	user-mode-linux      # the test kernel
 	busybox-static lvm2 dmsetup thin-provisioning-tools udev
 	e2fsprogs xfsprogs btrfs-progs
+	gcc libc6-dev        # the race detector
 )
 if [ "${1-}" = --qemu ]; then
 	packages+=(qemu-system-x86)
