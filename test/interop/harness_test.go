@@ -19,6 +19,7 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -243,8 +244,7 @@ func TestMain(m *testing.M) {
 	flag.Set("test.parallel", "16")
 	flag.Parse()
 	if !testing.Verbose() {
-		klog.LogToStderr(false)
-		klog.SetOutput(io.Discard)
+		klog.SetSlogLogger(slog.New(slog.DiscardHandler))
 	}
 	os.Exit(m.Run())
 }

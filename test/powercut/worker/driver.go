@@ -55,7 +55,15 @@ type Listing struct {
 	Snapshots []pool.Snapshot
 }
 
-func runDriver(disks string, chunk uint64) error {
+// pool is the configuration of the pool.
+func (o options) pool() pool.Config {
+	return pool.Config{
+		Name: "pool", VolumeGroup: vgName, Devices: strings.Split(o.disks, ","), Create: true,
+		Chunk: size.Bytes(o.chunk), FirstStore: extent,
+	}
+}
+
+func runDriver(o options) error {
 	f := os.NewFile(driverFD, "caller")
 	conn, err := net.FileConn(f)
 	f.Close()
@@ -64,10 +72,7 @@ func runDriver(disks string, chunk uint64) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), openLimit)
 	defer cancel()
-	p, err := pool.Open(ctx, pool.Config{
-		Name: "pool", VolumeGroup: vgName, Devices: strings.Split(disks, ","), Create: true,
-		Chunk: size.Bytes(chunk), FirstStore: 4 * size.MiB,
-	}, pool.Options{})
+	p, err := pool.Open(ctx, o.pool(), pool.Options{})
 	if err != nil {
 		return err
 	}

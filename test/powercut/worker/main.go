@@ -43,7 +43,7 @@ func main() {
 	flag.BoolVar(&driver, "driver", false, "be the driver of another worker")
 	flag.Parse()
 	if driver {
-		if err := runDriver(o.disks, o.chunk); err != nil {
+		if err := runDriver(o); err != nil {
 			fmt.Fprintln(os.Stderr, "driver:", err)
 			os.Exit(1)
 		}

@@ -40,6 +40,8 @@ func (s *session) survey() *survey {
 	layers := v.checkVolumes()
 	v.readDevices(layers)
 	v.tools()
+	s.ownCheck()
+	s.checkWiped(v.vg)
 	return v
 }
 
@@ -226,7 +228,7 @@ func (v *survey) devicesOf(x pool.Volume, layers map[string][]*lvm2.LV) map[stri
 }
 
 // steady lists the devices once none is suspended or half-made. For a moment
-// one may be: a store grows while the volume is written to.
+// one may be: a store grows while the volume is written to, or is trimmed.
 func steady(client *dm.Client) map[string]dm.Info {
 	for deadline := time.Now().Add(steadyLimit); ; time.Sleep(20 * time.Millisecond) {
 		all, err := client.List()
@@ -238,9 +240,8 @@ func steady(client *dm.Client) map[string]dm.Info {
 		for _, d := range all {
 			info, err := client.Info(d.Name)
 			if err != nil {
-				fail("%v", err)
-			}
-			if info.Suspended || !info.Live || info.Loaded {
+				moving = err.Error() // it went just now
+			} else if info.Suspended || !info.Live || info.Loaded {
 				moving = fmt.Sprintf("device %s is suspended: %t, has a table: %t, another one loaded: %t", d.Name, info.Suspended, info.Live, info.Loaded)
 			}
 			devices[d.Name] = info
