@@ -159,14 +159,30 @@ func waitIdle(t *testing.T, p *Pool) {
 }
 
 // devicesOf lists the group's devices with their tables, in dmsetup's form.
+// Those that background work has for a moment, to wipe trash or to look at a
+// frozen store, are waited for.
 func devicesOf(t *testing.T, p *Pool) map[string]string {
 	t.Helper()
-	out := map[string]string{}
 	prefix := strings.ReplaceAll(p.vgName, "-", "--") + "-"
-	for _, e := range must(p.dm.List())(t) {
-		if name, ours := strings.CutPrefix(e.Name, prefix); ours {
-			out[name] = strings.TrimSpace(must(p.dm.Table(e.Name))(t).String())
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		out, passing := map[string]string{}, false
+		for _, e := range must(p.dm.List())(t) {
+			name, ours := strings.CutPrefix(e.Name, prefix)
+			if !ours {
+				continue
+			}
+			table, err := p.dm.Table(e.Name)
+			passing = passing || err != nil || strings.HasPrefix(name, "dmsnap--trash--")
+			out[name] = strings.TrimSpace(table.String())
+		}
+		for name := range out {
+			if snapshot, store := strings.CutSuffix(name, "-cow"); store {
+				_, has := out[snapshot]
+				passing = passing || !has
+			}
+		}
+		if !passing || time.Now().After(end) {
+			return out
 		}
 	}
-	return out
 }

@@ -223,19 +223,28 @@ func (g *group) settled() *lvm2.VG {
 
 func trash(lv *lvm2.LV) bool { return slices.Contains(lv.Tags, "dmsnap:role=trash") }
 
-// devices lists the names of the group's devices.
+// devices lists the group's devices. Those that the engine's background work
+// has for a moment, to wipe trash or to look at a frozen store, are waited for.
 func (g *group) devices() []string {
 	g.Helper()
-	all, err := g.dm.List()
-	g.ok(err)
-	var names []string
-	for _, e := range all {
-		if strings.HasPrefix(e.Name, strings.ReplaceAll(g.name, "-", "--")+"-") {
-			names = append(names, e.Name)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		all, err := g.dm.List()
+		g.ok(err)
+		var names []string
+		for _, e := range all {
+			if strings.HasPrefix(e.Name, strings.ReplaceAll(g.name, "-", "--")+"-") {
+				names = append(names, e.Name)
+			}
+		}
+		slices.Sort(names)
+		passing := slices.ContainsFunc(names, func(n string) bool {
+			snapshot, store := strings.CutSuffix(n, "-cow")
+			return strings.Contains(n, "-dmsnap--trash--") || store && !slices.Contains(names, snapshot)
+		})
+		if !passing || time.Now().After(end) {
+			return names
 		}
 	}
-	slices.Sort(names)
-	return names
 }
 
 // TestMain lets subtests run at once on a guest's single CPU, and silences the
