@@ -104,6 +104,9 @@ func (v *view) contentOf(spec VolumeSpec) (*layer, *volume, error) {
 			return nil, nil, fmt.Errorf("snapshot %s/%s: %w", v.vg.Name, spec.Source.LV, ErrNotFound)
 		}
 		o = v.volumes[l.of]
+		if why := o.theirs(); why != "" {
+			return nil, nil, fmt.Errorf("snapshot %s/%s: %w: of its volume %s: %s", v.vg.Name, l.lv.Name, ErrPrecondition, o.lv.Name, why)
+		}
 		if v.describeSnapshot(l).Lost {
 			return nil, nil, fmt.Errorf("snapshot %s/%s: %w", v.vg.Name, l.lv.Name, ErrLost)
 		}
