@@ -40,14 +40,22 @@ func (s *session) finish() {
 		s.stopWriter(id)
 		s.must(history.Event{Op: history.Delete, ID: id})
 	}
-	// They outlive their volumes, and now there is room to restore them.
-	for _, id := range s.objects(func(o *history.Object) bool { return o.Snapshot }) {
-		if !s.readSnapshot(id) {
-			fail("there is no room to restore a snapshot though all volumes are deleted")
+	// They outlive their volumes. Each makes room when it goes.
+	left := s.objects(func(*history.Object) bool { return true })
+	for len(left) > 0 {
+		var full []uint64
+		for _, id := range left {
+			if !s.readSnapshot(id) {
+				full = append(full, id)
+				continue
+			}
+			s.must(history.Event{Op: history.Drop, ID: id})
 		}
-	}
-	for _, id := range s.objects(func(*history.Object) bool { return true }) {
-		s.must(history.Event{Op: history.Drop, ID: id})
+		if len(full) == len(left) { // no room to restore any: one must go unseen
+			s.must(history.Event{Op: history.Drop, ID: full[0]})
+			full = full[1:]
+		}
+		left = full
 	}
 	v := s.survey()
 	if len(v.vg.LVs) != 0 || len(v.devices) != 0 {
