@@ -3,6 +3,7 @@
 package pool
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"os/exec"
@@ -132,6 +133,27 @@ func readDevice(t *testing.T, path string, length size.Bytes) []byte {
 		out = append(out, b[:n]...)
 	}
 	return out
+}
+
+// firstByte returns where the device first has a byte other than zero between
+// from and to, or -1.
+func firstByte(t *testing.T, path string, from, to size.Bytes) int64 {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
+	ok(t, err)
+	defer f.Close()
+	b := ioBuffer(t)
+	zeroes := make([]byte, len(b))
+	for at := int64(from); at < int64(to); {
+		part := b[:min(int64(len(b)), int64(to)-at)]
+		_, err := f.ReadAt(part, at)
+		ok(t, err)
+		if !bytes.Equal(part, zeroes[:len(part)]) {
+			return at + int64(bytes.IndexFunc(part, func(r rune) bool { return r != 0 }))
+		}
+		at += int64(len(part))
+	}
+	return -1
 }
 
 func writeDevice(t *testing.T, path string, off int64, data []byte) {

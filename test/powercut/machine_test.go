@@ -155,7 +155,8 @@ func (m *machine) cutAt(at when) {
 	if at.inOp && end == timeOver {
 		var op history.Op
 		if end = m.follow(opWait, func(e history.Event) bool { op = e.Op; return e.Kind == history.Intent }); end == fitting {
-			time.Sleep(time.Duration(m.run.random.Int64N(int64(m.run.took[op]*5/4) + 1)))
+			u := m.run.random.Float64()
+			time.Sleep(time.Duration(u * u * 1.25 * float64(m.run.took[op]))) // the commit is at the beginning
 		}
 	}
 	switch end {

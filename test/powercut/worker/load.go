@@ -80,7 +80,8 @@ func (s *session) loadUntilKilled() {
 			s.mu.Lock()
 			took := s.took[op]
 			s.mu.Unlock()
-			time.Sleep(time.Duration(s.random.n(int(took*5/4) + 1)))
+			u := float64(s.random.n(1000)) / 1000
+			time.Sleep(time.Duration(u * u * 1.25 * float64(took))) // the commit is at the beginning
 		case <-time.After(time.Second):
 		}
 	}
