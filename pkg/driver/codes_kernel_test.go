@@ -9,6 +9,8 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 )
 
 // Ids that name nothing here.
@@ -31,7 +33,7 @@ func TestCreateVolumeCodes(t *testing.T) {
 	}
 	on := func(node string) func(*csi.CreateVolumeRequest) {
 		return func(q *csi.CreateVolumeRequest) {
-			q.AccessibilityRequirements = &csi.TopologyRequirement{Requisite: []*csi.Topology{{Segments: map[string]string{TopologyKey: node}}}}
+			q.AccessibilityRequirements = &csi.TopologyRequirement{Requisite: []*csi.Topology{{Segments: map[string]string{handle.TopologyKey: node}}}}
 		}
 	}
 	parameter := func(key, value string) func(*csi.CreateVolumeRequest) {
@@ -154,7 +156,7 @@ func TestControllerCodes(t *testing.T) {
 	r.want("the same snapshot again", cut("snapshot", volume, nil), codes.OK)
 	r.want("same snapshot name, other volume", cut("snapshot", other, nil), codes.AlreadyExists)
 	_, err = r.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: volume, AccessibilityRequirements: &csi.TopologyRequirement{
-		Requisite: []*csi.Topology{{Segments: map[string]string{TopologyKey: "node-2"}}},
+		Requisite: []*csi.Topology{{Segments: map[string]string{handle.TopologyKey: "node-2"}}},
 	}})
 	r.want("snapshot for another node", err, codes.ResourceExhausted)
 

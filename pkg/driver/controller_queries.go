@@ -19,7 +19,7 @@ func (d *Driver) ValidateVolumeCapabilities(ctx context.Context, r *csi.Validate
 	if err != nil {
 		return nil, err
 	}
-	v, err := p.Volume(ctx, i.lv)
+	v, err := p.Volume(ctx, i.LV)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func (d *Driver) ControllerGetVolume(ctx context.Context, r *csi.ControllerGetVo
 	if err != nil {
 		return nil, err
 	}
-	v, err := p.Volume(ctx, i.lv)
+	v, err := p.Volume(ctx, i.LV)
 	if err != nil {
 		return nil, err
 	}

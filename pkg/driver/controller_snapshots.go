@@ -29,7 +29,7 @@ func (d *Driver) CreateSnapshot(ctx context.Context, r *csi.CreateSnapshotReques
 	if err := d.reachable(r.GetAccessibilityRequirements()); err != nil {
 		return nil, err
 	}
-	s, err := p.CreateSnapshot(ctx, r.GetName(), i.lv)
+	s, err := p.CreateSnapshot(ctx, r.GetName(), i.LV)
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +61,7 @@ func (d *Driver) DeleteSnapshot(ctx context.Context, r *csi.DeleteSnapshotReques
 	if err != nil {
 		return nil, err
 	}
-	if err := p.DeleteSnapshot(ctx, i.lv); err != nil {
+	if err := p.DeleteSnapshot(ctx, i.LV); err != nil {
 		return nil, err
 	}
 	return &csi.DeleteSnapshotResponse{}, nil
@@ -104,7 +104,7 @@ func (d *Driver) GetSnapshot(ctx context.Context, r *csi.GetSnapshotRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	s, err := p.Snapshot(ctx, i.lv)
+	s, err := p.Snapshot(ctx, i.LV)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 )
 
@@ -114,7 +115,7 @@ func (d *Driver) source(p *pool.Pool, s *csi.VolumeContentSource) (pool.Source, 
 	if from != p {
 		return pool.Source{}, invalid("the source is in pool %s: a volume in pool %s cannot be made from it", from.Name(), p.Name())
 	}
-	return pool.Source{Kind: kind, LV: i.lv}, nil
+	return pool.Source{Kind: kind, LV: i.LV}, nil
 }
 
 // takenElsewhere refuses a name that a volume of another pool has: a repeated
@@ -181,7 +182,7 @@ func (d *Driver) DeleteVolume(ctx context.Context, r *csi.DeleteVolumeRequest) (
 			return nil, precondition("volume %s is staged at %s", i, m.Mountpoint)
 		}
 	}
-	if err := p.DeleteVolume(ctx, i.lv); err != nil {
+	if err := p.DeleteVolume(ctx, i.LV); err != nil {
 		return nil, err
 	}
 	return &csi.DeleteVolumeResponse{}, nil
@@ -204,7 +205,7 @@ func (d *Driver) ControllerExpandVolume(ctx context.Context, r *csi.ControllerEx
 	if err := d.offers(ctx, p, i, r.GetVolumeCapability()); err != nil {
 		return nil, err
 	}
-	v, err := p.ExpandVolume(ctx, i.lv, required, limit)
+	v, err := p.ExpandVolume(ctx, i.LV, required, limit)
 	if err != nil {
 		return nil, noRoomIsOutOfRange(err)
 	}
@@ -216,7 +217,7 @@ func (d *Driver) ControllerExpandVolume(ctx context.Context, r *csi.ControllerEx
 
 // offers checks the optional capability of an expansion: INVALID_ARGUMENT if
 // the volume does not have it.
-func (d *Driver) offers(ctx context.Context, p *pool.Pool, i id, c *csi.VolumeCapability) error {
+func (d *Driver) offers(ctx context.Context, p *pool.Pool, i handle.ID, c *csi.VolumeCapability) error {
 	if c == nil {
 		return nil
 	}
@@ -224,7 +225,7 @@ func (d *Driver) offers(ctx context.Context, p *pool.Pool, i id, c *csi.VolumeCa
 	if err != nil {
 		return err
 	}
-	v, err := p.Volume(ctx, i.lv)
+	v, err := p.Volume(ctx, i.LV)
 	if err != nil {
 		return err
 	}

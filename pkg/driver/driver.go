@@ -11,14 +11,12 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 )
 
 // Name is the driver's name in Kubernetes objects.
-const Name = "dmsnap.csi-dmsnap.github.io"
-
-// TopologyKey is the key of the label that has the short form of a node's name.
-const TopologyKey = "topology." + Name + "/node"
+const Name = handle.Driver
 
 // Options are what a driver serves.
 type Options struct {
@@ -44,8 +42,8 @@ type Driver struct {
 
 // New checks the options and returns a driver; Serve makes it listen.
 func New(o Options) (*Driver, error) {
-	if len(o.NodeName) > 256 || !only(o.NodeName, ".-") {
-		return nil, fmt.Errorf("node name %q: 1 to 256 letters, digits, dots and hyphens", o.NodeName)
+	if err := handle.CheckNode(o.NodeName); err != nil {
+		return nil, err
 	}
 	if len(o.Pools) == 0 {
 		return nil, errors.New("no pool to serve")
@@ -59,7 +57,7 @@ func New(o Options) (*Driver, error) {
 	}
 	return &Driver{
 		nodeName:   o.NodeName,
-		node:       shortNode(o.NodeName),
+		node:       handle.ShortNode(o.NodeName),
 		kubeletDir: dir,
 		version:    o.Version,
 		pools:      o.Pools,
@@ -74,17 +72,17 @@ var errNotOurs = errors.New("not an id of this driver")
 // locate finds the pool of a volume or snapshot id. Errors: errNotOurs, and
 // NOT_FOUND for a well-formed id of another node or of a pool that is not
 // configured here.
-func (d *Driver) locate(s string) (*pool.Pool, id, error) {
-	i, ok := parseID(s)
+func (d *Driver) locate(s string) (*pool.Pool, handle.ID, error) {
+	i, ok := handle.Parse(s)
 	if !ok {
-		return nil, id{}, fmt.Errorf("%q: %w", s, errNotOurs)
+		return nil, handle.ID{}, fmt.Errorf("%q: %w", s, errNotOurs)
 	}
-	if i.node != d.node {
-		return nil, id{}, notFound("%s is on node %s, this is node %s", s, i.node, d.node)
+	if i.Node != d.node {
+		return nil, handle.ID{}, notFound("%s is on node %s, this is node %s", s, i.Node, d.node)
 	}
-	p := d.pool(i.pool)
+	p := d.pool(i.Pool)
 	if p == nil {
-		return nil, id{}, notFound("%s is in pool %s, which is not configured on node %s", s, i.pool, d.node)
+		return nil, handle.ID{}, notFound("%s is in pool %s, which is not configured on node %s", s, i.Pool, d.node)
 	}
 	return p, i, nil
 }
@@ -101,18 +99,18 @@ func (d *Driver) pool(name string) *pool.Pool {
 
 // id returns the id of a volume or snapshot.
 func (d *Driver) id(p *pool.Pool, lv string) string {
-	return id{node: d.node, pool: p.Name(), lv: lv}.String()
+	return handle.ID{Node: d.node, Pool: p.Name(), LV: lv}.String()
 }
 
 // topology is where everything of this node is accessible from.
 func (d *Driver) topology() *csi.Topology {
-	return &csi.Topology{Segments: map[string]string{TopologyKey: d.node}}
+	return &csi.Topology{Segments: map[string]string{handle.TopologyKey: d.node}}
 }
 
 // includes tells whether a topology contains this node. One that does not
 // name our key does not restrict us.
 func (d *Driver) includes(t *csi.Topology) bool {
-	node, ok := t.GetSegments()[TopologyKey]
+	node, ok := t.GetSegments()[handle.TopologyKey]
 	return !ok || node == d.node
 }
 

@@ -52,7 +52,7 @@ func (d *Driver) ControllerGetVolumeHealth(ctx context.Context, r *csi.Controlle
 	if err != nil {
 		return nil, err
 	}
-	conditions, err := p.Health(ctx, i.lv)
+	conditions, err := p.Health(ctx, i.LV)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +92,7 @@ func (d *Driver) NodeGetVolumeHealth(ctx context.Context, r *csi.NodeGetVolumeHe
 	if err != nil {
 		return nil, err
 	}
-	conditions, err := p.Health(ctx, i.lv)
+	conditions, err := p.Health(ctx, i.LV)
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 )
 
 func TestListsAndCapacity(t *testing.T) {
@@ -23,7 +25,7 @@ func TestListsAndCapacity(t *testing.T) {
 	}
 	for _, q := range []*csi.GetCapacityRequest{
 		{Parameters: map[string]string{"pool": "slow"}},
-		{AccessibleTopology: &csi.Topology{Segments: map[string]string{TopologyKey: "node-2"}}},
+		{AccessibleTopology: &csi.Topology{Segments: map[string]string{handle.TopologyKey: "node-2"}}},
 		{VolumeCapabilities: []*csi.VolumeCapability{mount(writer, "vfat")}},
 	} {
 		if c := capacity(q); c.GetAvailableCapacity() != 0 {
@@ -36,7 +38,7 @@ func TestListsAndCapacity(t *testing.T) {
 	}
 	after := capacity(&csi.GetCapacityRequest{
 		Parameters:         map[string]string{"pool": "fast"},
-		AccessibleTopology: &csi.Topology{Segments: map[string]string{TopologyKey: "node-1"}},
+		AccessibleTopology: &csi.Topology{Segments: map[string]string{handle.TopologyKey: "node-1"}},
 		VolumeCapabilities: []*csi.VolumeCapability{mount(writer, "")},
 	})
 	if got := before.GetAvailableCapacity() - after.GetAvailableCapacity(); got != 96<<20 {

@@ -37,7 +37,7 @@ func (d *Driver) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolume
 	if err != nil {
 		return nil, err
 	}
-	v, err := p.Volume(ctx, i.lv)
+	v, err := p.Volume(ctx, i.LV)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func (d *Driver) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolume
 	if m == nil {
 		return nil, precondition("volume %s is not staged at %s", i, r.GetStagingTargetPath())
 	}
-	device, err := p.Activate(ctx, i.lv) // it is active: this is its path
+	device, err := p.Activate(ctx, i.LV) // it is active: this is its path
 	if err != nil {
 		return nil, err
 	}

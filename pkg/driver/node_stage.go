@@ -11,6 +11,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 )
 
@@ -33,14 +34,14 @@ func (d *Driver) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequ
 	if err != nil {
 		return nil, err
 	}
-	v, err := p.Volume(ctx, i.lv)
+	v, err := p.Volume(ctx, i.LV)
 	if err != nil {
 		return nil, err
 	}
 	if why := use.mismatch(v); why != "" {
 		return nil, precondition("volume %s: %s", i, why)
 	}
-	path, err := p.Activate(ctx, i.lv)
+	path, err := p.Activate(ctx, i.LV)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +104,7 @@ func createFile(path string) error {
 	return f.Close()
 }
 
-func stageFilesystem(ctx context.Context, p *pool.Pool, v pool.Volume, i id, device filesystem.Device, staging string, use usage) error {
+func stageFilesystem(ctx context.Context, p *pool.Pool, v pool.Volume, i handle.ID, device filesystem.Device, staging string, use usage) error {
 	readOnly := use.mountReadOnly(v)
 	done, err := staged(device.Path, staging, readOnly)
 	if err != nil {
@@ -196,7 +197,7 @@ func (d *Driver) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolume
 	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if err := p.Deactivate(ctx, i.lv); err != nil {
+	if err := p.Deactivate(ctx, i.LV); err != nil {
 		return nil, err
 	}
 	return &csi.NodeUnstageVolumeResponse{}, nil

@@ -20,7 +20,7 @@ func (d *Driver) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeSta
 	if err != nil {
 		return nil, err
 	}
-	v, err := p.Volume(ctx, i.lv)
+	v, err := p.Volume(ctx, i.LV)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func (d *Driver) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRe
 	if err != nil {
 		return nil, err
 	}
-	v, err := p.Volume(ctx, i.lv)
+	v, err := p.Volume(ctx, i.LV)
 	if err != nil {
 		return nil, err
 	}
@@ -85,12 +85,12 @@ func (d *Driver) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRe
 	if _, err := os.Stat(r.GetVolumePath()); m == nil && (err != nil || v.Mode != pool.Block) {
 		return nil, notFound("volume %s is not at %s", i, r.GetVolumePath())
 	}
-	v, err = p.ExpandVolume(ctx, i.lv, required, limit)
+	v, err = p.ExpandVolume(ctx, i.LV, required, limit)
 	if err != nil {
 		return nil, noRoomIsOutOfRange(err)
 	}
 	if v.Mode == pool.Filesystem && !v.ReadOnly {
-		path, err := p.Activate(ctx, i.lv) // it is active: this is its path
+		path, err := p.Activate(ctx, i.LV) // it is active: this is its path
 		if err != nil {
 			return nil, err
 		}

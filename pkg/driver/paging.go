@@ -3,6 +3,8 @@ package driver
 import (
 	"slices"
 	"strings"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 )
 
 // paginate cuts a page out of a listing. The entries are sorted by id and the
@@ -15,7 +17,7 @@ func paginate[E any](d *Driver, all []E, idOf func(E) string, token string, limi
 	}
 	slices.SortFunc(all, func(a, b E) int { return strings.Compare(idOf(a), idOf(b)) })
 	if token != "" {
-		if i, ok := parseID(token); !ok || i.node != d.node {
+		if i, ok := handle.Parse(token); !ok || i.Node != d.node {
 			return nil, "", aborted("starting_token %q is not one that this node gave: start again", token)
 		}
 		begin, found := slices.BinarySearchFunc(all, token, func(e E, id string) int { return strings.Compare(idOf(e), id) })

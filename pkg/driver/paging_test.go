@@ -6,6 +6,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 )
 
 func TestPaginate(t *testing.T) {
@@ -13,7 +15,7 @@ func TestPaginate(t *testing.T) {
 	self := func(s string) string { return s }
 	ids := func(lvs ...string) (list []string) {
 		for _, lv := range lvs {
-			list = append(list, id{node: "n", pool: "p", lv: lv}.String())
+			list = append(list, handle.ID{Node: "n", Pool: "p", LV: lv}.String())
 		}
 		return list
 	}
@@ -45,7 +47,7 @@ func TestPaginate(t *testing.T) {
 		want  codes.Code
 	}{
 		{"invalid-token", 0, codes.Aborted},
-		{id{node: "other", pool: "p", lv: "a"}.String(), 0, codes.Aborted},
+		{handle.ID{Node: "other", Pool: "p", LV: "a"}.String(), 0, codes.Aborted},
 		{"", -1, codes.InvalidArgument},
 	} {
 		if _, _, err := paginate(d, all, self, c.token, c.limit); status.Code(err) != c.want {

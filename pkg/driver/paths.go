@@ -11,6 +11,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 )
 
 // inside tells whether a path without symbolic links is below the kubelet directory.
@@ -63,13 +64,13 @@ func resolve(path string) (string, error) {
 // blockFile is where a block volume's device is bound in its staging
 // directory. The volume's id in the name lets the mount table tell for ever
 // which volume is staged, whatever device number it gets.
-func blockFile(staging string, i id) string {
+func blockFile(staging string, i handle.ID) string {
 	return filepath.Join(staging, i.String())
 }
 
 // mountOf returns the mount of a volume that a staging or publish path stands
 // for, or nil.
-func mountOf(i id, path string) (*mountinfo.Info, error) {
+func mountOf(i handle.ID, path string) (*mountinfo.Info, error) {
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil || !filepath.IsAbs(real) {
 		return nil, nil

@@ -5,14 +5,15 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
 // checkName checks a volume's or snapshot's name.
 func checkName(name string) error {
-	if name == "" || len(name) > maxID {
-		return invalid("a name of 1 to %d bytes is needed, %q has %d", maxID, name, len(name))
+	if name == "" || len(name) > handle.Max {
+		return invalid("a name of 1 to %d bytes is needed, %q has %d", handle.Max, name, len(name))
 	}
 	return nil
 }

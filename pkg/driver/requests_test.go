@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 )
 
@@ -53,11 +54,11 @@ func TestReachable(t *testing.T) {
 	}{
 		{nil, codes.OK},
 		{&csi.TopologyRequirement{}, codes.OK},
-		{&csi.TopologyRequirement{Requisite: on(TopologyKey, "n1")}, codes.OK},
-		{&csi.TopologyRequirement{Requisite: on(TopologyKey, "n2", TopologyKey, "n1")}, codes.OK},
-		{&csi.TopologyRequirement{Preferred: on(TopologyKey, "n2")}, codes.OK},
+		{&csi.TopologyRequirement{Requisite: on(handle.TopologyKey, "n1")}, codes.OK},
+		{&csi.TopologyRequirement{Requisite: on(handle.TopologyKey, "n2", handle.TopologyKey, "n1")}, codes.OK},
+		{&csi.TopologyRequirement{Preferred: on(handle.TopologyKey, "n2")}, codes.OK},
 		{&csi.TopologyRequirement{Requisite: on("zone", "z")}, codes.OK},
-		{&csi.TopologyRequirement{Requisite: on(TopologyKey, "n2"), Preferred: on(TopologyKey, "n1")}, codes.ResourceExhausted},
+		{&csi.TopologyRequirement{Requisite: on(handle.TopologyKey, "n2"), Preferred: on(handle.TopologyKey, "n1")}, codes.ResourceExhausted},
 	} {
 		if err := d.reachable(c.r); status.Code(err) != c.want {
 			t.Errorf("%v: %v, want %v", c.r, err, c.want)

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -220,11 +221,11 @@ func (r *rig) remove(volume string) error {
 // device returns the path of an active volume's device.
 func (r *rig) device(volume string) string {
 	r.t.Helper()
-	i, ok := parseID(volume)
+	i, ok := handle.Parse(volume)
 	if !ok {
 		r.t.Fatalf("%q is not an id", volume)
 	}
-	path, err := r.pools[0].Activate(r.t.Context(), i.lv)
+	path, err := r.pools[0].Activate(r.t.Context(), i.LV)
 	r.must("activate "+volume, err)
 	return path
 }

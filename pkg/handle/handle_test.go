@@ -1,4 +1,4 @@
-package driver
+package handle
 
 import (
 	"strings"
@@ -6,38 +6,38 @@ import (
 )
 
 func TestID(t *testing.T) {
-	longest := id{node: strings.Repeat("n", maxNodeID), pool: strings.Repeat("p", maxPoolLen), lv: strings.Repeat("l", 59)}
-	for _, want := range []id{
-		{node: "node-1.example.org", pool: "fast", lv: "pvc-0a1b"},
+	longest := ID{Node: strings.Repeat("n", maxNode), Pool: strings.Repeat("p", maxPool), LV: strings.Repeat("l", 59)}
+	for _, want := range []ID{
+		{Node: "node-1.example.org", Pool: "fast", LV: "pvc-0a1b"},
 		longest,
 	} {
-		got, ok := parseID(want.String())
+		got, ok := Parse(want.String())
 		if !ok || got != want {
 			t.Errorf("%s: parsed as %+v, %t", want, got, ok)
 		}
 	}
-	if n := len(longest.String()); n != maxID {
+	if n := len(longest.String()); n != Max {
 		t.Errorf("the longest id has %d bytes", n)
 	}
 	for _, s := range []string{
 		"", "fake-vol-id", "v1", "v1:::", "v1:n:p:", "v1::p:l", "v1:n::l", "v2:n:p:l", "v1:n:p:l:x",
 		"v1:n:p:../l", "v1:n:p:l/x", "v1:n:p q:l", "v1:n:p:l\x00", "v1:n:p:ü",
-		"v1:" + strings.Repeat("n", maxNodeID+1) + ":p:l",
-		"v1:n:" + strings.Repeat("p", maxPoolLen+1) + ":l",
-		"v1:n:p:" + strings.Repeat("l", maxID),
+		"v1:" + strings.Repeat("n", maxNode+1) + ":p:l",
+		"v1:n:" + strings.Repeat("p", maxPool+1) + ":l",
+		"v1:n:p:" + strings.Repeat("l", Max),
 	} {
-		if got, ok := parseID(s); ok {
+		if got, ok := Parse(s); ok {
 			t.Errorf("%q: parsed as %+v", s, got)
 		}
 	}
 }
 
-func FuzzParseID(f *testing.F) {
+func FuzzParse(f *testing.F) {
 	f.Add("v1:node:pool:lv")
 	f.Add("v1:n-1.example:p.q:pvc_1+2")
 	f.Add("v1:::")
 	f.Fuzz(func(t *testing.T, s string) {
-		if i, ok := parseID(s); ok && (i.String() != s || len(s) > maxID || strings.ContainsAny(s, "/ \x00")) {
+		if i, ok := Parse(s); ok && (i.String() != s || len(s) > Max || strings.ContainsAny(s, "/ \x00")) {
 			t.Errorf("%q: parsed as %+v", s, i)
 		}
 	})
@@ -46,18 +46,29 @@ func FuzzParseID(f *testing.F) {
 func TestShortNode(t *testing.T) {
 	long := strings.Repeat("a-very-long-name.", 10)
 	for _, name := range []string{"n", "worker-17.example.org", strings.Repeat("x", 40)} {
-		if got := shortNode(name); got != name {
+		if got := ShortNode(name); got != name {
 			t.Errorf("%q became %q", name, got)
 		}
 	}
-	short := shortNode(long)
+	short := ShortNode(long)
 	if len(short) != 40 || short[:31] != long[:31] || short[31] != '-' || !only(short[32:], "") {
 		t.Errorf("%q became %q", long, short)
 	}
-	if shortNode(long+"1") == shortNode(long+"2") {
+	if ShortNode(long+"1") == ShortNode(long+"2") {
 		t.Error("two long names have one short form")
 	}
 	if !only(short, ".-") {
 		t.Errorf("%q would not be parsed", short)
+	}
+}
+
+func TestCheckNode(t *testing.T) {
+	for name, want := range map[string]bool{
+		"n": true, "worker-17.example.org": true, strings.Repeat("x", 256): true,
+		"": false, "a node": false, "a/b": false, "v1:n": false, strings.Repeat("x", 257): false,
+	} {
+		if err := CheckNode(name); (err == nil) != want {
+			t.Errorf("%q: %v", name, err)
+		}
 	}
 }
