@@ -7,6 +7,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 )
 
@@ -18,6 +19,9 @@ func (d *Driver) CreateSnapshot(ctx context.Context, r *csi.CreateSnapshotReques
 	}
 	if r.GetSourceVolumeId() == "" {
 		return nil, invalid("no source volume id is given")
+	}
+	if conditions.Of(ctx).OnlyExisting {
+		return d.existingSnapshot(ctx, r)
 	}
 	if err := checkParameters(r.GetParameters()); err != nil {
 		return nil, err

@@ -19,6 +19,9 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 	if err := checkName(r.GetName()); err != nil {
 		return nil, err
 	}
+	if err := d.mayCreate(ctx, r.GetName()); err != nil {
+		return nil, err
+	}
 	use, err := parseUsages(r.GetVolumeCapabilities())
 	if err != nil {
 		return nil, err
@@ -125,14 +128,12 @@ func (d *Driver) takenElsewhere(ctx context.Context, p *pool.Pool, name string) 
 		if other == p {
 			continue
 		}
-		volumes, err := other.Volumes(ctx)
-		if err != nil {
-			return err
+		_, err := other.VolumeNamed(ctx, name)
+		if err == nil {
+			return conflict("volume %q exists in pool %s", name, other.Name())
 		}
-		for _, v := range volumes {
-			if v.Name == name {
-				return conflict("volume %q exists in pool %s", name, other.Name())
-			}
+		if !errors.Is(err, pool.ErrNotFound) {
+			return err
 		}
 	}
 	return nil

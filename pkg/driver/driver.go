@@ -38,6 +38,7 @@ type Driver struct {
 	version    string
 	pools      []*pool.Pool
 	running    operations
+	reserved   reservations
 }
 
 // New checks the options and returns a driver; Serve makes it listen.

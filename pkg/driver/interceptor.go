@@ -16,6 +16,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
 )
 
 // Verbosity of log lines: successful changes, successful reads, whole requests.
@@ -45,6 +47,9 @@ func (d *Driver) intercept(ctx context.Context, request any, info *grpc.UnarySer
 		}
 		took := time.Since(begin).Round(time.Microsecond)
 		switch {
+		case status.Code(err) == codes.NotFound && conditions.Of(ctx).OnlyExisting:
+			reply = nil
+			log.V(logReads).Info("Nothing has the name", "took", took)
 		case err != nil:
 			reply = nil
 			log.Info("Failed", "code", status.Code(err).String(), "err", status.Convert(err).Message(), "took", took)

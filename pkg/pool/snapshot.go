@@ -265,6 +265,25 @@ func (p *Pool) Snapshot(_ context.Context, lv string) (Snapshot, error) {
 	return v.describeSnapshot(l), nil
 }
 
+// SnapshotNamed returns the snapshot of that CSI name, after an operation on
+// the name that runs has ended; ErrNotFound.
+func (p *Pool) SnapshotNamed(ctx context.Context, name string) (Snapshot, error) {
+	release, err := p.keys.lock(ctx, nameKey(name))
+	if err != nil {
+		return Snapshot{}, err
+	}
+	defer release()
+	v, err := p.latest()
+	if err != nil {
+		return Snapshot{}, err
+	}
+	l := v.snapshots[name]
+	if l == nil {
+		return Snapshot{}, fmt.Errorf("snapshot named %q in pool %s: %w", name, p.name, ErrNotFound)
+	}
+	return v.describeSnapshot(l), nil
+}
+
 // Snapshots returns all snapshots, sorted by LV name.
 func (p *Pool) Snapshots(context.Context) ([]Snapshot, error) {
 	v, err := p.latest()

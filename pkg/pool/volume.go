@@ -258,6 +258,25 @@ func (p *Pool) Volume(_ context.Context, lv string) (Volume, error) {
 	return v.describe(o), nil
 }
 
+// VolumeNamed returns the volume of that CSI name, finished or not, after an
+// operation on the name that runs has ended; ErrNotFound.
+func (p *Pool) VolumeNamed(ctx context.Context, name string) (Volume, error) {
+	release, err := p.keys.lock(ctx, nameKey(name))
+	if err != nil {
+		return Volume{}, err
+	}
+	defer release()
+	v, err := p.latest()
+	if err != nil {
+		return Volume{}, err
+	}
+	o := v.named[name]
+	if o == nil {
+		return Volume{}, fmt.Errorf("volume named %q in pool %s: %w", name, p.name, ErrNotFound)
+	}
+	return v.describe(o), nil
+}
+
 // Volumes returns the finished volumes, sorted by LV name.
 func (p *Pool) Volumes(context.Context) ([]Volume, error) {
 	v, err := p.latest()

@@ -1,0 +1,35 @@
+package conditions
+
+import (
+	"context"
+	"testing"
+
+	"google.golang.org/grpc/metadata"
+)
+
+// received is ctx as the server sees it.
+func received(ctx context.Context) context.Context {
+	md, _ := metadata.FromOutgoingContext(ctx)
+	return metadata.NewIncomingContext(context.Background(), md)
+}
+
+func TestConditions(t *testing.T) {
+	for _, want := range []Conditions{{}, {OnlyExisting: true}, {Reservation: "a/1"}, {OnlyExisting: true, Reservation: "a/2"}} {
+		ctx := received(For(t.Context(), "node-1.example", want))
+		if got, node := Of(ctx), Node(ctx); got != want || node != "node-1.example" {
+			t.Errorf("%+v: got %+v of node %q", want, got, node)
+		}
+	}
+	if got, node := Of(t.Context()), Node(t.Context()); got != (Conditions{}) || node != "" {
+		t.Errorf("an ordinary request has %+v of node %q", got, node)
+	}
+}
+
+// What a caller of the controller sends is not passed on.
+func TestNothingElseIsPassed(t *testing.T) {
+	ctx := metadata.AppendToOutgoingContext(t.Context(), reservationKey, "stolen/1", NodeKey, "other")
+	ctx = received(For(ctx, "n", Conditions{}))
+	if got, node := Of(ctx), Node(ctx); got.Reservation != "" || node != "n" {
+		t.Errorf("got %+v of node %q", got, node)
+	}
+}

@@ -1,0 +1,58 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+)
+
+// mayCreate heeds the conditions of a CreateVolume request. The caller has the
+// operation on the name to itself, so that no reservation comes in between.
+// Errors: NOT_FOUND if the volume must exist and does not; ABORTED if the name
+// is reserved by another controller, or not by this one.
+func (d *Driver) mayCreate(ctx context.Context, name string) error {
+	c := conditions.Of(ctx)
+	if !c.OnlyExisting {
+		if c.Reservation == "" {
+			return nil
+		}
+		return d.reserved.check(name, c.Reservation)
+	}
+	for _, p := range d.pools {
+		if _, err := p.VolumeNamed(ctx, name); !errors.Is(err, pool.ErrNotFound) {
+			return err
+		}
+	}
+	if c.Reservation != "" {
+		if err := d.reserved.take(name, c.Reservation, time.Now()); err != nil {
+			return err
+		}
+	}
+	return notFound("node %s has no volume named %q", d.node, name)
+}
+
+// existingSnapshot answers a CreateSnapshot request that must create nothing.
+// Its source may be on another node. Errors: ALREADY_EXISTS if the snapshot of
+// that name is of another volume, NOT_FOUND.
+func (d *Driver) existingSnapshot(ctx context.Context, r *csi.CreateSnapshotRequest) (*csi.CreateSnapshotResponse, error) {
+	for _, p := range d.pools {
+		s, err := p.SnapshotNamed(ctx, r.GetName())
+		if errors.Is(err, pool.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		reply := &csi.CreateSnapshotResponse{Snapshot: d.snapshot(p, s)}
+		if of := reply.GetSnapshot().GetSourceVolumeId(); of != r.GetSourceVolumeId() {
+			return nil, conflict("snapshot %q exists on node %s, of volume %s", r.GetName(), d.node, of)
+		}
+		return reply, nil
+	}
+	return nil, notFound("node %s has no snapshot named %q", d.node, r.GetName())
+}

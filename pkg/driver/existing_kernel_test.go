@@ -1,0 +1,76 @@
+//go:build kernel
+
+package driver
+
+import (
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+)
+
+// Requests that must create nothing, and reservations of names.
+func TestConditions(t *testing.T) {
+	disks := scratch(t)
+	r := rigOf(t, pool.Config{Name: "one", VolumeGroup: "vgone", Devices: disks[:1]},
+		pool.Config{Name: "two", VolumeGroup: "vgtwo", Devices: disks[1:2]})
+	create := func(name, pool string, c conditions.Conditions) (string, error) {
+		q := request(name, 64, block(writer))
+		q.Parameters = map[string]string{"pool": pool}
+		reply, err := r.CreateVolume(conditions.For(t.Context(), "node-1", c), q)
+		return reply.GetVolume().GetVolumeId(), err
+	}
+	look := conditions.Conditions{OnlyExisting: true}
+	reserve := func(of string) conditions.Conditions {
+		return conditions.Conditions{OnlyExisting: true, Reservation: of}
+	}
+	held := func(of string) conditions.Conditions { return conditions.Conditions{Reservation: of} }
+
+	_, err := create("v", "one", look)
+	r.want("look for what is not there", err, codes.NotFound)
+	_, err = create("v", "one", held("a/1"))
+	r.want("create without the reservation", err, codes.Aborted)
+	_, err = create("v", "one", reserve("a/1"))
+	r.want("reserve", err, codes.NotFound)
+	_, err = create("v", "one", reserve("b/1"))
+	r.want("reserve what another one has", err, codes.Aborted)
+	list, err := r.ListVolumes(t.Context(), &csi.ListVolumesRequest{})
+	if err != nil || len(list.GetEntries()) != 0 {
+		t.Fatalf("something was created: %v, %v", list, err)
+	}
+	id, err := create("v", "one", held("a/1"))
+	r.want("create", err, codes.OK)
+	for what, c := range map[string]conditions.Conditions{"look": look, "reserve": reserve("b/2")} {
+		again, err := create("v", "one", c)
+		if err != nil || again != id {
+			t.Errorf("%s for what is there: %q, %v", what, again, err)
+		}
+		_, err = create("v", "two", c)
+		r.want(what+" in another pool", err, codes.AlreadyExists)
+	}
+
+	cut := func(name, source string, c conditions.Conditions) (string, error) {
+		reply, err := r.CreateSnapshot(conditions.For(t.Context(), "node-1", c), &csi.CreateSnapshotRequest{Name: name, SourceVolumeId: source})
+		return reply.GetSnapshot().GetSnapshotId(), err
+	}
+	_, err = cut("s", id, look)
+	r.want("look for a snapshot that is not there", err, codes.NotFound)
+	_, err = cut("s", "v1:node-2:one:v", look)
+	r.want("look for a snapshot of another node's volume", err, codes.NotFound)
+	s, err := cut("s", id, conditions.Conditions{})
+	r.want("cut", err, codes.OK)
+	again, err := cut("s", id, look)
+	if err != nil || again != s {
+		t.Errorf("look for a snapshot: %q, %v", again, err)
+	}
+	_, err = cut("s", "v1:node-2:one:v", look)
+	r.want("the name is of another node's volume here", err, codes.AlreadyExists)
+	_, err = r.DeleteSnapshot(t.Context(), &csi.DeleteSnapshotRequest{SnapshotId: s})
+	r.must("delete snapshot", err)
+	r.must("delete volume", r.remove(id))
+	_, err = create("v", "one", look)
+	r.want("look for what was deleted", err, codes.NotFound)
+}
