@@ -66,24 +66,6 @@ func TestServe(t *testing.T) {
 	}
 }
 
-func TestListenRefuses(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, []byte("content"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := listen(file); err == nil {
-		t.Error("listens in place of a file")
-	}
-	if got, err := os.ReadFile(file); string(got) != "content" {
-		t.Errorf("the file was changed: %q, %v", got, err)
-	}
-	for _, endpoint := range []string{"", "csi.sock", "unix://csi.sock", "tcp://127.0.0.1:1"} {
-		if path, err := socketPath(endpoint); err == nil {
-			t.Errorf("endpoint %q became %q", endpoint, path)
-		}
-	}
-}
-
 func TestNewRefuses(t *testing.T) {
 	pools := []*pool.Pool{nil}
 	for name, o := range map[string]Options{

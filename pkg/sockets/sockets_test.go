@@ -1,0 +1,49 @@
+package sockets
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestListen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "csi.sock")
+	// A socket that a killed process left.
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false)
+	stale.Close()
+	l, err := Listen("unix://" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("socket: %v, %v", st.Mode(), err)
+	}
+	if second, err := Listen(path); err == nil {
+		second.Close()
+		t.Error("took the socket of a living process")
+	}
+}
+
+func TestListenRefuses(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(file); err == nil {
+		t.Error("listens in place of a file")
+	}
+	if got, err := os.ReadFile(file); string(got) != "content" {
+		t.Errorf("the file was changed: %q, %v", got, err)
+	}
+	for _, endpoint := range []string{"", "csi.sock", "unix://csi.sock", "tcp://127.0.0.1:1"} {
+		if path, err := Path(endpoint); err == nil {
+			t.Errorf("endpoint %q became %q", endpoint, path)
+		}
+	}
+}
