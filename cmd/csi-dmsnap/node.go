@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/spf13/cobra"
-	"k8s.io/klog/v2"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/driver"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
@@ -25,6 +23,9 @@ func nodeCommand() *cobra.Command {
 		Long: `Serve the CSI Identity, Controller and Node services for the pools of this
 node on a unix socket. Needs root, device-mapper, and in PATH: mount, blkid and
 the tools of the file systems used (e2fsprogs, xfsprogs, btrfs-progs).
+
+A pool that cannot be opened, because a disk is missing or damaged, does not keep
+the others from being served: it is tried again from time to time.
 
 On SIGTERM it ends what it is doing and exits; volumes in use are not touched.`,
 		Args: cobra.NoArgs,
@@ -46,20 +47,11 @@ func runNode(ctx context.Context, f nodeFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	var pools []*pool.Pool
-	defer func() {
-		for _, p := range pools {
-			err = errors.Join(err, p.Close())
-		}
-	}()
-	for _, c := range configs {
-		klog.InfoS("Opening pool", "pool", c.Name)
-		p, err := pool.Open(ctx, c, pool.Options{})
-		if err != nil {
-			return fmt.Errorf("open pool %s: %w", c.Name, err)
-		}
-		pools = append(pools, p)
+	pools, err := pool.OpenSet(ctx, configs, pool.Options{})
+	if err != nil {
+		return err
 	}
+	defer func() { err = errors.Join(err, pools.Close()) }()
 	d, err := driver.New(driver.Options{
 		NodeName: f.nodeName, KubeletDir: f.kubeletDir, Version: buildVersion(), Pools: pools,
 	})

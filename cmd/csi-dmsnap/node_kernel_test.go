@@ -83,7 +83,9 @@ func TestNode(t *testing.T) {
 	f.Close()
 	dir := t.TempDir()
 	config, socket := filepath.Join(dir, "config.yaml"), filepath.Join(dir, "csi.sock")
-	text := fmt.Sprintf("pools:\n- name: fast\n  volumeGroup: vgnode\n  devices: [%s]\n  create: true\n", disk)
+	text := fmt.Sprintf("pools:\n- name: fast\n  volumeGroup: vgnode\n  devices: [%s]\n  create: true\n"+
+		// One that cannot be opened is no reason not to serve the other.
+		"- name: absent\n  devices: [/dev/does-not-exist]\n", disk)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +114,7 @@ func TestNode(t *testing.T) {
 		t.Fatalf("GetPluginInfo: %v, %v\n%s", info, err, p.output.String())
 	}
 	v, err := csi.NewControllerClient(conn).CreateVolume(ctx, &csi.CreateVolumeRequest{
-		Name: "v", VolumeCapabilities: []*csi.VolumeCapability{capability}, CapacityRange: &csi.CapacityRange{RequiredBytes: 64 << 20},
+		Name: "v", Parameters: map[string]string{"pool": "fast"}, VolumeCapabilities: []*csi.VolumeCapability{capability}, CapacityRange: &csi.CapacityRange{RequiredBytes: 64 << 20},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"errors"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -48,10 +49,15 @@ func (d *Driver) ValidateVolumeCapabilities(ctx context.Context, r *csi.Validate
 	}}, nil
 }
 
-// ListVolumes returns the volumes of all pools, page by page.
+// ListVolumes returns the volumes of all pools, page by page. UNAVAILABLE while
+// one of the pools is not open.
 func (d *Driver) ListVolumes(ctx context.Context, r *csi.ListVolumesRequest) (*csi.ListVolumesResponse, error) {
+	pools, err := d.allPools(d.pools.Names()...)
+	if err != nil {
+		return nil, err
+	}
 	var all []*csi.ListVolumesResponse_Entry
-	for _, p := range d.pools {
+	for _, p := range pools {
 		volumes, err := p.Volumes(ctx)
 		if err != nil {
 			return nil, err
@@ -88,24 +94,21 @@ func (d *Driver) ControllerGetVolume(ctx context.Context, r *csi.ControllerGetVo
 }
 
 // GetCapacity returns the room for new volumes: of the pool that the
-// parameters name, or of all.
+// parameters name, or of all that are open.
 func (d *Driver) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
 	if err := checkParameters(r.GetParameters(), parameterPool, "fstype"); err != nil {
 		return nil, err
 	}
-	pools := d.pools
+	names := d.pools.Names()
 	if name, ok := r.GetParameters()[parameterPool]; ok {
-		pools = nil
-		if p := d.pool(name); p != nil {
-			pools = []*pool.Pool{p}
-		}
+		names = []string{name}
 	}
 	if !d.includes(r.GetAccessibleTopology()) || !supported(r.GetVolumeCapabilities()) {
-		pools = nil
+		names = nil
 	}
 	var free, largest size.Bytes
-	for _, p := range pools {
-		c, err := p.Capacity(ctx)
+	for _, name := range names {
+		c, err := d.capacity(ctx, name)
 		if err != nil {
 			return nil, err
 		}
@@ -116,6 +119,22 @@ func (d *Driver) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest) (*c
 		AvailableCapacity: int64(free),
 		MaximumVolumeSize: wrapperspb.Int64(int64(largest)),
 	}, nil
+}
+
+// capacity returns the room of a pool. One that is not there, or cannot be used
+// now, has none: an error would leave the last figure published.
+func (d *Driver) capacity(ctx context.Context, name string) (pool.Capacity, error) {
+	p, err := d.pool(name)
+	if err == nil {
+		var c pool.Capacity
+		if c, err = p.Capacity(ctx); err == nil {
+			return c, nil
+		}
+	}
+	if errors.Is(err, pool.ErrNotFound) || errors.Is(err, pool.ErrUnavailable) {
+		return pool.Capacity{}, nil
+	}
+	return pool.Capacity{}, err
 }
 
 // supported tells whether a volume of these capabilities can be made; none is

@@ -72,10 +72,25 @@ func (d *Driver) DeleteSnapshot(ctx context.Context, r *csi.DeleteSnapshotReques
 }
 
 // ListSnapshots returns the snapshots of all pools, of one volume, or one
-// snapshot, page by page.
+// snapshot, page by page. UNAVAILABLE while a pool is not open that may have
+// some of them.
 func (d *Driver) ListSnapshots(ctx context.Context, r *csi.ListSnapshotsRequest) (*csi.ListSnapshotsResponse, error) {
+	names := d.pools.Names()
+	for _, want := range []string{r.GetSnapshotId(), r.GetSourceVolumeId()} {
+		if want == "" {
+			continue
+		}
+		names = nil
+		if i, err := d.parse(want); err == nil {
+			names = []string{i.Pool}
+		}
+	}
+	pools, err := d.allPools(names...)
+	if err != nil {
+		return nil, err
+	}
 	var all []*csi.ListSnapshotsResponse_Entry
-	for _, p := range d.pools {
+	for _, p := range pools {
 		snapshots, err := p.Snapshots(ctx)
 		if err != nil {
 			return nil, err

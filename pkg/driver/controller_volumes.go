@@ -19,7 +19,7 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 	if err := checkName(r.GetName()); err != nil {
 		return nil, err
 	}
-	if err := d.mayCreate(ctx, r.GetName()); err != nil {
+	if err := d.mayCreate(ctx, r); err != nil {
 		return nil, err
 	}
 	use, err := parseUsages(r.GetVolumeCapabilities())
@@ -122,18 +122,17 @@ func (d *Driver) source(p *pool.Pool, s *csi.VolumeContentSource) (pool.Source, 
 }
 
 // takenElsewhere refuses a name that a volume of another pool has: a repeated
-// request must not make a second volume because its parameters changed.
+// request must not make a second volume because its parameters changed. Pools
+// that cannot tell are passed over: a request names its pool, and a broken disk
+// must not keep the others from being used.
 func (d *Driver) takenElsewhere(ctx context.Context, p *pool.Pool, name string) error {
-	for _, other := range d.pools {
-		if other == p {
+	for _, candidate := range d.pools.Names() {
+		other, err := d.pool(candidate)
+		if err != nil || other == p {
 			continue
 		}
-		_, err := other.VolumeNamed(ctx, name)
-		if err == nil {
+		if _, err := other.VolumeNamed(ctx, name); err == nil {
 			return conflict("volume %q exists in pool %s", name, other.Name())
-		}
-		if !errors.Is(err, pool.ErrNotFound) {
-			return err
 		}
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -23,7 +24,7 @@ type Options struct {
 	NodeName   string // as the container orchestrator calls this node
 	KubeletDir string // all staging and target paths lie below; /var/lib/kubelet if empty
 	Version    string // of this program, for GetPluginInfo
-	Pools      []*pool.Pool
+	Pools      *pool.Set
 }
 
 // Driver serves CSI for one node.
@@ -36,7 +37,7 @@ type Driver struct {
 	node       string // short form of nodeName, in ids and topology
 	kubeletDir string // without symbolic links
 	version    string
-	pools      []*pool.Pool
+	pools      *pool.Set
 	running    operations
 	reserved   reservations
 }
@@ -46,7 +47,7 @@ func New(o Options) (*Driver, error) {
 	if err := handle.CheckNode(o.NodeName); err != nil {
 		return nil, err
 	}
-	if len(o.Pools) == 0 {
+	if o.Pools == nil || len(o.Pools.Names()) == 0 {
 		return nil, errors.New("no pool to serve")
 	}
 	if o.KubeletDir == "" {
@@ -70,32 +71,54 @@ func New(o Options) (*Driver, error) {
 // does not exist.
 var errNotOurs = errors.New("not an id of this driver")
 
-// locate finds the pool of a volume or snapshot id. Errors: errNotOurs, and
-// NOT_FOUND for a well-formed id of another node or of a pool that is not
-// configured here.
-func (d *Driver) locate(s string) (*pool.Pool, handle.ID, error) {
+// parse takes an id of this node apart. Errors: errNotOurs, and NOT_FOUND for
+// a well-formed id of another node or of a pool that is not configured here.
+func (d *Driver) parse(s string) (handle.ID, error) {
 	i, ok := handle.Parse(s)
 	if !ok {
-		return nil, handle.ID{}, fmt.Errorf("%q: %w", s, errNotOurs)
+		return handle.ID{}, fmt.Errorf("%q: %w", s, errNotOurs)
 	}
 	if i.Node != d.node {
-		return nil, handle.ID{}, notFound("%s is on node %s, this is node %s", s, i.Node, d.node)
+		return handle.ID{}, notFound("%s is on node %s, this is node %s", s, i.Node, d.node)
 	}
-	p := d.pool(i.Pool)
-	if p == nil {
-		return nil, handle.ID{}, notFound("%s is in pool %s, which is not configured on node %s", s, i.Pool, d.node)
+	if !slices.Contains(d.pools.Names(), i.Pool) {
+		return handle.ID{}, notFound("%s is in pool %s, which is not configured on node %s", s, i.Pool, d.node)
 	}
-	return p, i, nil
+	return i, nil
 }
 
-// pool returns the pool of that name, or nil.
-func (d *Driver) pool(name string) *pool.Pool {
-	for _, p := range d.pools {
-		if p.Name() == name {
-			return p
-		}
+// locate finds the pool of a volume or snapshot id. Errors: those of parse, and
+// pool.ErrUnavailable if the pool is not open.
+func (d *Driver) locate(s string) (*pool.Pool, handle.ID, error) {
+	i, err := d.parse(s)
+	if err != nil {
+		return nil, handle.ID{}, err
 	}
-	return nil
+	p, err := d.pool(i.Pool)
+	return p, i, err
+}
+
+// pool returns a pool that is open. Errors: pool.ErrNotFound, pool.ErrUnavailable.
+func (d *Driver) pool(name string) (*pool.Pool, error) {
+	p, err := d.pools.Pool(name)
+	if err != nil {
+		return nil, fmt.Errorf("node %s: %w", d.node, err)
+	}
+	return p, nil
+}
+
+// allPools returns the pools of that name or, if one of them is not open, the
+// reason: whoever reads a list without its volumes would take them for deleted.
+func (d *Driver) allPools(names ...string) ([]*pool.Pool, error) {
+	var all []*pool.Pool
+	for _, name := range names {
+		p, err := d.pool(name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, p)
+	}
+	return all, nil
 }
 
 // id returns the id of a volume or snapshot.

@@ -14,16 +14,24 @@ import (
 // mayCreate heeds the conditions of a CreateVolume request. The caller has the
 // operation on the name to itself, so that no reservation comes in between.
 // Errors: NOT_FOUND if the volume must exist and does not; ABORTED if the name
-// is reserved by another controller, or not by this one.
-func (d *Driver) mayCreate(ctx context.Context, name string) error {
-	c := conditions.Of(ctx)
+// is reserved by another controller, or not by this one; UNAVAILABLE if it may
+// be in the pool that is asked for, and that is not open.
+func (d *Driver) mayCreate(ctx context.Context, r *csi.CreateVolumeRequest) error {
+	c, name, asked := conditions.Of(ctx), r.GetName(), r.GetParameters()[parameterPool]
 	if !c.OnlyExisting {
 		if c.Reservation == "" {
 			return nil
 		}
 		return d.reserved.check(name, c.Reservation)
 	}
-	for _, p := range d.pools {
+	for _, candidate := range d.pools.Names() {
+		p, err := d.pool(candidate)
+		switch {
+		case err != nil && (asked == "" || asked == candidate):
+			return err
+		case err != nil:
+			continue
+		}
 		if _, err := p.VolumeNamed(ctx, name); !errors.Is(err, pool.ErrNotFound) {
 			return err
 		}
@@ -38,9 +46,16 @@ func (d *Driver) mayCreate(ctx context.Context, name string) error {
 
 // existingSnapshot answers a CreateSnapshot request that must create nothing.
 // Its source may be on another node. Errors: ALREADY_EXISTS if the snapshot of
-// that name is of another volume, NOT_FOUND.
+// that name is of another volume; NOT_FOUND; UNAVAILABLE if a pool that is not
+// open may have it.
 func (d *Driver) existingSnapshot(ctx context.Context, r *csi.CreateSnapshotRequest) (*csi.CreateSnapshotResponse, error) {
-	for _, p := range d.pools {
+	var closed error
+	for _, candidate := range d.pools.Names() {
+		p, err := d.pool(candidate)
+		if err != nil {
+			closed = err
+			continue
+		}
 		s, err := p.SnapshotNamed(ctx, r.GetName())
 		if errors.Is(err, pool.ErrNotFound) {
 			continue
@@ -53,6 +68,9 @@ func (d *Driver) existingSnapshot(ctx context.Context, r *csi.CreateSnapshotRequ
 			return nil, conflict("snapshot %q exists on node %s, of volume %s", r.GetName(), d.node, of)
 		}
 		return reply, nil
+	}
+	if closed != nil {
+		return nil, closed
 	}
 	return nil, notFound("node %s has no snapshot named %q", d.node, r.GetName())
 }

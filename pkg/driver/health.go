@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -43,16 +44,29 @@ func volumeHealth(id string, conditions []pool.Condition) *csi.VolumeHealth {
 	return h
 }
 
+// unusable is what is wrong with everything in a pool that is not open.
+func unusable(err error) []pool.Condition {
+	return []pool.Condition{{Severity: pool.Inaccessible, Reason: "PoolUnavailable", Message: err.Error()}}
+}
+
+// health returns what is wrong with a volume.
+func (d *Driver) health(ctx context.Context, volume string) ([]pool.Condition, error) {
+	p, i, err := d.locate(volume)
+	if errors.Is(err, pool.ErrUnavailable) {
+		return unusable(err), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return p.Health(ctx, i.LV)
+}
+
 // ControllerGetVolumeHealth tells what is wrong with a volume.
 func (d *Driver) ControllerGetVolumeHealth(ctx context.Context, r *csi.ControllerGetVolumeHealthRequest) (*csi.ControllerGetVolumeHealthResponse, error) {
 	if r.GetVolumeId() == "" {
 		return nil, invalid("no volume id is given")
 	}
-	p, i, err := d.locate(r.GetVolumeId())
-	if err != nil {
-		return nil, err
-	}
-	conditions, err := p.Health(ctx, i.LV)
+	conditions, err := d.health(ctx, r.GetVolumeId())
 	if err != nil {
 		return nil, err
 	}
@@ -60,9 +74,14 @@ func (d *Driver) ControllerGetVolumeHealth(ctx context.Context, r *csi.Controlle
 }
 
 // ControllerListVolumeHealth returns the volumes with which something is wrong.
+// UNAVAILABLE while one of the pools is not open: its volumes cannot be named.
 func (d *Driver) ControllerListVolumeHealth(ctx context.Context, r *csi.ControllerListVolumeHealthRequest) (*csi.ControllerListVolumeHealthResponse, error) {
+	pools, err := d.allPools(d.pools.Names()...)
+	if err != nil {
+		return nil, err
+	}
 	var all []*csi.VolumeHealth
-	for _, p := range d.pools {
+	for _, p := range pools {
 		volumes, err := p.Volumes(ctx)
 		if err != nil {
 			return nil, err
@@ -88,11 +107,7 @@ func (d *Driver) NodeGetVolumeHealth(ctx context.Context, r *csi.NodeGetVolumeHe
 	if r.GetVolumeId() == "" {
 		return nil, invalid("no volume id is given")
 	}
-	p, i, err := d.locate(r.GetVolumeId())
-	if err != nil {
-		return nil, err
-	}
-	conditions, err := p.Health(ctx, i.LV)
+	conditions, err := d.health(ctx, r.GetVolumeId())
 	if err != nil {
 		return nil, err
 	}
@@ -116,9 +131,15 @@ func (d *Driver) NodeGetVolumeHealth(ctx context.Context, r *csi.NodeGetVolumeHe
 // NodeGetStorageHealth tells what is wrong with the pools of this node.
 func (d *Driver) NodeGetStorageHealth(ctx context.Context, _ *csi.NodeGetStorageHealthRequest) (*csi.NodeGetStorageHealthResponse, error) {
 	var all []pool.Condition
-	for _, p := range d.pools {
-		for _, c := range p.PoolHealth(ctx) {
-			c.Message = fmt.Sprintf("pool %s: %s", p.Name(), c.Message)
+	for _, name := range d.pools.Names() {
+		var conditions []pool.Condition
+		if p, err := d.pool(name); err != nil {
+			conditions = unusable(err)
+		} else {
+			conditions = p.PoolHealth(ctx)
+		}
+		for _, c := range conditions {
+			c.Message = fmt.Sprintf("pool %s: %s", name, c.Message)
 			if c.Severity == pool.DataLoss {
 				c.Severity = pool.Degraded // of a backend there is no worse that is not "unreachable"
 			}

@@ -30,7 +30,8 @@ func (d *Driver) GetPluginCapabilities(context.Context, *csi.GetPluginCapabiliti
 	return r, nil
 }
 
-// Probe says that the plugin is ready: it serves only after its pools are open.
+// Probe says that the plugin is ready. A pool that cannot be opened does not
+// keep the others from being served, and a restart would not open it.
 func (d *Driver) Probe(context.Context, *csi.ProbeRequest) (*csi.ProbeResponse, error) {
 	return &csi.ProbeResponse{Ready: wrapperspb.Bool(true)}, nil
 }

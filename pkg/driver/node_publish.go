@@ -111,12 +111,12 @@ func publish(source, target string, mode pool.Mode, readOnly bool, flags []strin
 }
 
 // NodeUnpublishVolume removes a target path and what is mounted there. The
-// volume itself may be gone.
+// volume itself may be gone, or its pool not open.
 func (d *Driver) NodeUnpublishVolume(_ context.Context, r *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
 	if r.GetVolumeId() == "" || r.GetTargetPath() == "" {
 		return nil, invalid("a volume id and a target path are needed")
 	}
-	if _, _, err := d.locate(r.GetVolumeId()); err != nil {
+	if _, err := d.parse(r.GetVolumeId()); err != nil {
 		return nil, err
 	}
 	target, err := d.ownPath(r.GetTargetPath())

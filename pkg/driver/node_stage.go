@@ -161,12 +161,13 @@ func prepare(ctx context.Context, p *pool.Pool, v pool.Volume, device filesystem
 	return p.SetFormatted(ctx, v.LV)
 }
 
-// NodeUnstageVolume undoes NodeStageVolume, and what of it there is.
+// NodeUnstageVolume undoes NodeStageVolume, and what of it there is. If the
+// pool is not open, the mounts go and the device stays: UNAVAILABLE.
 func (d *Driver) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
 	if r.GetVolumeId() == "" || r.GetStagingTargetPath() == "" {
 		return nil, invalid("a volume id and a staging target path are needed")
 	}
-	p, i, err := d.locate(r.GetVolumeId())
+	i, err := d.parse(r.GetVolumeId())
 	if err != nil {
 		return nil, err
 	}
@@ -195,6 +196,10 @@ func (d *Driver) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolume
 		}
 	}
 	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	p, err := d.pool(i.Pool)
+	if err != nil {
 		return nil, err
 	}
 	if err := p.Deactivate(ctx, i.LV); err != nil {

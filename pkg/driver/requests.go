@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"errors"
 	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -60,13 +61,14 @@ func (d *Driver) poolFor(parameters map[string]string) (*pool.Pool, error) {
 	}
 	name, named := parameters[parameterPool]
 	switch {
-	case !named && len(d.pools) == 1:
-		return d.pools[0], nil
+	case !named && len(d.pools.Names()) == 1:
+		name = d.pools.Names()[0]
 	case !named:
 		return nil, invalid("the parameter %q is needed: this node has several pools", parameterPool)
 	}
-	if p := d.pool(name); p != nil {
-		return p, nil
+	p, err := d.pool(name)
+	if errors.Is(err, pool.ErrNotFound) {
+		return nil, exhausted("node %s has no pool %q", d.node, name)
 	}
-	return nil, exhausted("node %s has no pool %q", d.node, name)
+	return p, err
 }

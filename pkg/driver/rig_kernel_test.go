@@ -25,11 +25,12 @@ import (
 // rig is a driver that serves at a socket, with pools on the scratch disks.
 type rig struct {
 	t *testing.T
+	csi.IdentityClient
 	csi.ControllerClient
 	csi.NodeClient
 	kubelet string
 	configs []pool.Config
-	pools   []*pool.Pool
+	pools   *pool.Set
 	stop    func()
 }
 
@@ -90,12 +91,9 @@ func (r *rig) start() {
 	t.Helper()
 	opening, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	r.pools = nil
-	for _, c := range r.configs {
-		p, err := pool.Open(opening, c, pool.Options{})
-		r.must("open pool "+c.Name, err)
-		r.pools = append(r.pools, p)
-	}
+	var err error
+	r.pools, err = pool.OpenSet(opening, r.configs, pool.Options{})
+	r.must("open pools", err)
 	d, err := New(Options{NodeName: "node-1", KubeletDir: r.kubelet, Pools: r.pools})
 	r.must("new driver", err)
 	socket := filepath.Join(r.kubelet, "csi.sock")
@@ -105,17 +103,15 @@ func (r *rig) start() {
 	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
 	r.must("dial", err)
-	r.ControllerClient, r.NodeClient = csi.NewControllerClient(conn), csi.NewNodeClient(conn)
+	r.IdentityClient, r.ControllerClient, r.NodeClient = csi.NewIdentityClient(conn), csi.NewControllerClient(conn), csi.NewNodeClient(conn)
 	r.stop = func() {
 		conn.Close()
 		end()
 		if err := <-ended; err != nil {
 			t.Errorf("serve: %v", err)
 		}
-		for _, p := range r.pools {
-			if err := p.Close(); err != nil {
-				t.Errorf("close pool %s: %v", p.Name(), err)
-			}
+		if err := r.pools.Close(); err != nil {
+			t.Errorf("close pools: %v", err)
 		}
 	}
 }
@@ -225,7 +221,9 @@ func (r *rig) device(volume string) string {
 	if !ok {
 		r.t.Fatalf("%q is not an id", volume)
 	}
-	path, err := r.pools[0].Activate(r.t.Context(), i.LV)
+	p, err := r.pools.Pool(i.Pool)
+	r.must("pool of "+volume, err)
+	path, err := p.Activate(r.t.Context(), i.LV)
 	r.must("activate "+volume, err)
 	return path
 }

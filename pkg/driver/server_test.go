@@ -15,6 +15,22 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 )
 
+// closedPools returns a node's only pool, which cannot be opened.
+func closedPools(t *testing.T) *pool.Set {
+	t.Helper()
+	c := pool.Config{Name: "fast", VolumeGroup: "vg-none", File: filepath.Join(t.TempDir(), "no", "directory"), Size: 1 << 30}
+	s, err := pool.OpenSet(t.Context(), []pool.Config{c}, pool.Options{RunDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
 func TestServe(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "csi.sock")
@@ -26,7 +42,7 @@ func TestServe(t *testing.T) {
 	stale.SetUnlinkOnClose(false)
 	stale.Close()
 
-	d, err := New(Options{NodeName: "n1", KubeletDir: dir, Version: "v0.0.1", Pools: []*pool.Pool{nil}})
+	d, err := New(Options{NodeName: "n1", KubeletDir: dir, Version: "v0.0.1", Pools: closedPools(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +83,7 @@ func TestServe(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	pools := []*pool.Pool{nil}
+	pools := closedPools(t)
 	for name, o := range map[string]Options{
 		"no node name":   {KubeletDir: "/", Pools: pools},
 		"node name":      {NodeName: "a:b", KubeletDir: "/", Pools: pools},

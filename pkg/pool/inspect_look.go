@@ -37,7 +37,7 @@ func (i *inspector) open(ctx context.Context) (err error) {
 	if p.dm, err = dm.Open(); err != nil {
 		return err
 	}
-	candidates, err := p.blockDevices()
+	candidates, err := blockDevices()
 	if err != nil {
 		return err
 	}

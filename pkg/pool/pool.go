@@ -34,7 +34,7 @@ type Pool struct {
 	dm     *dm.Client
 	store  *lvm2.Store // used by the committer only
 	log    klog.Logger
-	unhold func() error // releases the pool's lock
+	unhold func() error // releases the pool's lock; nil: it is not the pool's to release
 	blank  bool         // the group's extents all hold zeroes, it was just made on a new file
 
 	ctx     context.Context // ends when the pool is closed
@@ -65,6 +65,21 @@ func Open(ctx context.Context, c Config, o Options) (*Pool, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
+	unhold, err := hold(ctx, o.RunDir, c.VolumeGroup)
+	if err != nil {
+		return nil, fmt.Errorf("opening pool %s: %w", c.Name, err)
+	}
+	p, err := openHeld(ctx, c, o)
+	if err != nil {
+		return nil, fmt.Errorf("opening pool %s: %w", c.Name, errors.Join(err, unhold()))
+	}
+	p.unhold = unhold
+	return p, nil
+}
+
+// openHeld does what Open does once the pool's lock is held. The configuration
+// is checked and has its defaults.
+func openHeld(ctx context.Context, c Config, o Options) (*Pool, error) {
 	p := &Pool{
 		name: c.Name, vgName: c.VolumeGroup, config: c, host: o.LVM,
 		log:     klog.FromContext(ctx).WithValues("pool", c.Name),
@@ -74,17 +89,17 @@ func Open(ctx context.Context, c Config, o Options) (*Pool, error) {
 	p.ctx, p.cancel = context.WithCancel(klog.NewContext(context.Background(), p.log))
 	p.copies = &copies{pool: p, jobs: map[string]*copyJob{}}
 	p.wiper = newWiper(p)
-	if err := p.open(ctx, o); err != nil {
+	if err := p.open(ctx); err != nil {
 		p.cancel()
-		return nil, fmt.Errorf("opening pool %s: %w", c.Name, errors.Join(err, p.release()))
+		return nil, errors.Join(err, p.release())
 	}
 	go p.commitLoop()
 	giveUp := context.AfterFunc(ctx, p.cancel)
 	if err := p.repair(ctx); err != nil {
-		return nil, fmt.Errorf("opening pool %s: %w", c.Name, errors.Join(err, p.Close()))
+		return nil, errors.Join(err, p.Close())
 	}
 	if !giveUp() {
-		return nil, fmt.Errorf("opening pool %s: %w", c.Name, errors.Join(context.Cause(ctx), p.Close()))
+		return nil, errors.Join(context.Cause(ctx), p.Close())
 	}
 	for _, loop := range []func(context.Context){p.wiper.loop, p.watchLoop, p.refreshLoop} {
 		p.background(loop)
@@ -93,10 +108,7 @@ func Open(ctx context.Context, c Config, o Options) (*Pool, error) {
 }
 
 // open gets hold of all that the pool needs from the machine.
-func (p *Pool) open(ctx context.Context, o Options) (err error) {
-	if p.unhold, err = hold(ctx, o.RunDir, p.vgName); err != nil {
-		return err
-	}
+func (p *Pool) open(ctx context.Context) (err error) {
 	if p.dm, err = dm.Open(); err != nil {
 		return err
 	}

@@ -55,16 +55,12 @@ func (p *Pool) openGroup(ctx context.Context) (*lvm2.Store, error) {
 		}
 		create, devices, blank = true, []string{loop}, fresh
 	}
-	for _, glob := range p.config.Devices {
-		found, err := filepath.Glob(glob)
-		if err != nil {
-			return nil, fmt.Errorf("%w: device pattern %q: %w", ErrInvalid, glob, err)
-		}
-		devices = append(devices, found...)
+	matches, err := p.config.matches()
+	if err != nil {
+		return nil, err
 	}
-	slices.Sort(devices)
-	devices = slices.Compact(devices)
-	candidates, err := p.blockDevices()
+	devices = append(devices, matches...)
+	candidates, err := blockDevices()
 	if err != nil {
 		return nil, err
 	}
@@ -95,6 +91,20 @@ func (p *Pool) openGroup(ctx context.Context) (*lvm2.Store, error) {
 		return nil, unavailable(err)
 	}
 	return store, nil
+}
+
+// matches lists the devices that the configuration's patterns match now.
+func (c Config) matches() ([]string, error) {
+	var devices []string
+	for _, glob := range c.Devices {
+		found, err := filepath.Glob(glob)
+		if err != nil {
+			return nil, fmt.Errorf("%w: device pattern %q: %w", ErrInvalid, glob, err)
+		}
+		devices = append(devices, found...)
+	}
+	slices.Sort(devices)
+	return slices.Compact(devices), nil
 }
 
 // extendGroup adds those of the configured devices that are blank. One that
@@ -141,7 +151,7 @@ func (p *Pool) physicalVolumes(ctx context.Context, store *lvm2.Store) (devices 
 // blockDevices lists the machine's block devices that may be physical volumes.
 // LVM2's own logical volumes are not, and suspended devices would hang whoever
 // reads them.
-func (p *Pool) blockDevices() ([]string, error) {
+func blockDevices() ([]string, error) {
 	entries, err := os.ReadDir("/sys/class/block")
 	if err != nil {
 		return nil, err

@@ -121,14 +121,18 @@ func serve(t *testing.T) string {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	p, err := pool.Open(ctx, pool.Config{
+	pools, err := pool.OpenSet(ctx, []pool.Config{{
 		Name: "sanity", VolumeGroup: "vgsanity", Devices: disks, Create: true, FirstStore: 8 * size.MiB,
-	}, pool.Options{})
+	}}, pool.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := pools.Pool("sanity")
 	if err != nil {
 		t.Fatal(err)
 	}
 	kubelet := t.TempDir()
-	d, err := driver.New(driver.Options{NodeName: "sanity", KubeletDir: kubelet, Pools: []*pool.Pool{p}})
+	d, err := driver.New(driver.Options{NodeName: "sanity", KubeletDir: kubelet, Pools: pools})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +148,7 @@ func serve(t *testing.T) string {
 		if err != nil || len(left) != 0 {
 			t.Errorf("volumes left over: %v, %v", left, err)
 		}
-		if err := p.Close(); err != nil {
+		if err := pools.Close(); err != nil {
 			t.Error(err)
 		}
 	})

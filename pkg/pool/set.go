@@ -1,0 +1,229 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+)
+
+const (
+	firstRetry  = time.Second      // until a pool that did not open is tried again
+	lastRetry   = time.Minute      // the same after many failures
+	deviceLook  = 2 * time.Second  // between two looks whether its devices have changed
+	openingWait = 15 * time.Second // how long one pool's devices may keep the others from being served
+	closingWait = 10 * time.Second // how long an attempt to open may take to end
+)
+
+// Set is the pools of a node. Those that open are there to be used; the others
+// are tried again in the background, the sooner if block devices come or go.
+type Set struct {
+	members []*member // in the order of the configuration
+	cancel  context.CancelFunc
+}
+
+// member is one configured pool and what became of it.
+type member struct {
+	config  Config
+	options Options
+	held    chan struct{} // closed when the pool's lock is ours
+	tried   chan struct{} // closed after the first attempt to open it
+	ended   chan struct{} // closed when there will be no further one
+
+	mu   sync.Mutex
+	pool *Pool // nil: it is not open
+	err  error // why not
+}
+
+// OpenSet opens the pools of a node. It returns an error only for a
+// configuration that can never be right. It waits for other processes that
+// have one of the pools open, as long as ctx lives, and then a moment until each
+// pool was tried once. The pools stay when ctx ends: Close closes them.
+func OpenSet(ctx context.Context, configs []Config, o Options) (*Set, error) {
+	s := &Set{}
+	for _, c := range configs {
+		c = c.withDefaults()
+		if err := c.Check(); err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(s.members, func(m *member) bool { return m.config.Name == c.Name }) {
+			return nil, fmt.Errorf("%w: two pools have the name %s", ErrInvalid, c.Name)
+		}
+		s.members = append(s.members, &member{
+			config: c, options: o.withDefaults(), err: errors.New("it is being opened"),
+			held: make(chan struct{}), tried: make(chan struct{}), ended: make(chan struct{}),
+		})
+	}
+	own, cancel := context.WithCancel(klog.NewContext(context.Background(), klog.FromContext(ctx)))
+	s.cancel = cancel
+	for _, m := range s.members {
+		go m.run(own)
+	}
+	for _, m := range s.members {
+		select {
+		case <-m.held:
+		case <-ctx.Done():
+		}
+	}
+	late := time.NewTimer(openingWait)
+	defer late.Stop()
+	for _, m := range s.members {
+		select {
+		case <-m.tried:
+		case <-late.C:
+			late.Reset(0) // for the others, too
+		case <-ctx.Done():
+		}
+	}
+	if ctx.Err() != nil {
+		return nil, errors.Join(fmt.Errorf("opening the pools: %w", context.Cause(ctx)), s.Close())
+	}
+	return s, nil
+}
+
+// Names lists the pools, open or not, in the order of the configuration.
+func (s *Set) Names() []string {
+	names := make([]string, len(s.members))
+	for i, m := range s.members {
+		names[i] = m.config.Name
+	}
+	return names
+}
+
+// Pool returns the pool of that name. Errors: ErrNotFound if the node has none,
+// ErrUnavailable with the reason if it is not open.
+func (s *Set) Pool(name string) (*Pool, error) {
+	for _, m := range s.members {
+		if m.config.Name == name {
+			return m.get()
+		}
+	}
+	return nil, fmt.Errorf("pool %s: %w", name, ErrNotFound)
+}
+
+// Close closes the pools that are open, and gives up on the others.
+func (s *Set) Close() error {
+	s.cancel()
+	var errs []error
+	late := time.NewTimer(closingWait)
+	defer late.Stop()
+	for _, m := range s.members {
+		select {
+		case <-m.ended:
+			errs = append(errs, m.close())
+		case <-late.C:
+			late.Reset(0)
+			errs = append(errs, fmt.Errorf("pool %s: its devices do not answer: the attempt to open it was left behind", m.config.Name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (m *member) get() (*Pool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.pool != nil:
+		return m.pool, nil
+	case errors.Is(m.err, ErrUnavailable):
+		return nil, fmt.Errorf("pool %s is not open: %w", m.config.Name, m.err)
+	}
+	return nil, fmt.Errorf("pool %s is not open: %w: %w", m.config.Name, ErrUnavailable, m.err)
+}
+
+func (m *member) set(p *Pool, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.pool, m.err = p, err
+}
+
+func (m *member) close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.pool == nil {
+		return nil
+	}
+	p := m.pool
+	m.pool, m.err = nil, errors.New("it was closed")
+	return p.Close()
+}
+
+// run opens the pool, however often that takes. The lock that keeps other
+// processes from it is held from before the first attempt.
+func (m *member) run(ctx context.Context) {
+	defer close(m.ended)
+	log := klog.FromContext(ctx).WithValues("pool", m.config.Name)
+	var unhold func() error
+	first := true
+	for wait := firstRetry; ; wait = min(2*wait, lastRetry) {
+		seen := m.devices()
+		var err error
+		if unhold == nil {
+			if unhold, err = hold(ctx, m.options.RunDir, m.config.VolumeGroup); first {
+				close(m.held)
+			}
+		}
+		if err == nil {
+			var p *Pool
+			if p, err = openHeld(ctx, m.config, m.options); err == nil {
+				p.unhold, unhold = unhold, nil
+				m.set(p, nil)
+				log.Info("Opened pool", "volumeGroup", m.config.VolumeGroup)
+			}
+		}
+		if err != nil {
+			m.set(nil, err)
+		}
+		if first {
+			close(m.tried)
+			first = false
+		}
+		if err == nil {
+			return
+		}
+		if ctx.Err() == nil {
+			log.Error(err, "The pool is not served; it is tried again", "after", wait)
+			m.pause(ctx, wait, seen)
+		}
+		if ctx.Err() != nil {
+			if unhold != nil {
+				if err := unhold(); err != nil {
+					log.Error(err, "Releasing the pool's lock")
+				}
+			}
+			return
+		}
+	}
+}
+
+// pause waits before the next attempt: until the time is over or the devices
+// are others than those seen before the last one.
+func (m *member) pause(ctx context.Context, wait time.Duration, seen []string) {
+	over := time.NewTimer(wait)
+	defer over.Stop()
+	look := time.NewTicker(deviceLook)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-over.C:
+			return
+		case <-look.C:
+			if !slices.Equal(m.devices(), seen) {
+				return
+			}
+		}
+	}
+}
+
+// devices lists what may be, or become, the pool's devices.
+func (m *member) devices() []string {
+	all, _ := blockDevices() // an attempt to open the pool tells what is wrong
+	matches, _ := m.config.matches()
+	return append(all, matches...)
+}

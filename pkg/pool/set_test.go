@@ -1,0 +1,109 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// closed is the configuration of a pool that no machine can open.
+func closed(t *testing.T, name string) Config {
+	t.Helper()
+	return Config{Name: name, VolumeGroup: "vg-" + name, File: filepath.Join(t.TempDir(), "no", "directory"), Size: size.GiB}
+}
+
+func TestSetServesWithoutPools(t *testing.T) {
+	s, err := OpenSet(t.Context(), []Config{closed(t, "b"), closed(t, "a")}, Options{RunDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if names := strings.Join(s.Names(), " "); names != "b a" {
+		t.Errorf("names %q", names)
+	}
+	if p, err := s.Pool("a"); p != nil || !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "pool a is not open: ") {
+		t.Errorf("a pool that is not open: %v, %v", p, err)
+	}
+	if p, err := s.Pool("c"); p != nil || !errors.Is(err, ErrNotFound) {
+		t.Errorf("a pool that is not configured: %v, %v", p, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSetRefuses(t *testing.T) {
+	for name, configs := range map[string][]Config{
+		"name":  {{Name: "A"}},
+		"twice": {closed(t, "a"), closed(t, "a")},
+	} {
+		if _, err := OpenSet(t.Context(), configs, Options{RunDir: t.TempDir()}); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A second process of the node waits for the first.
+func TestSetWaitsForOtherProcess(t *testing.T) {
+	c, o := closed(t, "a"), Options{RunDir: t.TempDir()}
+	release, err := hold(t.Context(), o.RunDir, c.VolumeGroup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	short, cancel := context.WithTimeout(t.Context(), 3*holdPause)
+	defer cancel()
+	if s, err := OpenSet(short, []Config{c}, o); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("while another process has the pool: %v, %v", s, err)
+	}
+	opened := make(chan error)
+	go func() {
+		s, err := OpenSet(t.Context(), []Config{c}, o)
+		if err == nil {
+			err = s.Close()
+		}
+		opened <- err
+	}()
+	select {
+	case err := <-opened:
+		t.Errorf("did not wait for the other process: %v", err)
+	case <-time.After(3 * holdPause):
+	}
+	if err := release(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-opened; err != nil {
+		t.Error(err)
+	}
+	if _, err := hold(t.Context(), o.RunDir, c.VolumeGroup); err != nil {
+		t.Errorf("the lock after Close: %v", err)
+	}
+}
+
+// A pool whose devices come is not kept waiting for the next regular attempt.
+func TestSetSeesDevices(t *testing.T) {
+	dir := t.TempDir()
+	m := &member{config: Config{Devices: []string{filepath.Join(dir, "disk*")}}}
+	seen, over := m.devices(), make(chan struct{})
+	go func() {
+		m.pause(t.Context(), time.Hour, seen)
+		close(over)
+	}()
+	select {
+	case <-over:
+		t.Fatal("no device came")
+	case <-time.After(2 * deviceLook):
+	}
+	if err := os.WriteFile(filepath.Join(dir, "disk1"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-over:
+	case <-time.After(time.Minute):
+		t.Fatal("a device that came was not seen")
+	}
+}
