@@ -7,13 +7,29 @@ GO ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 KERNEL := $(CURDIR)/hack/testkernel exec
 CUTS ?= 20
+VERSION ?= $(shell sed -n 's/^appVersion: *//p' deploy/helm/csi-dmsnap/Chart.yaml)
+IMAGE ?= ghcr.io/csi-dmsnap/csi-dmsnap:$(VERSION)
+ARCH ?= amd64
+# Modules of their own, so that the driver's stays lean.
+MODULES := hack/image
 
-.PHONY: all build demo test test-unit test-kernel test-race lint bench deps clean
+.PHONY: all build image image-root demo test test-unit test-kernel test-race lint bench deps clean
 
 all: build
 
 build: ## the binary, bin/csi-dmsnap
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/csi-dmsnap ./cmd/csi-dmsnap
+
+out/image/csi-dmsnap-$(ARCH): FORCE
+	CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)" -o $@ ./cmd/csi-dmsnap
+FORCE:
+
+image: out/image/csi-dmsnap-$(ARCH) ## the container image, out/image/csi-dmsnap-ARCH.tar; see hack/image
+	$(GO) -C hack/image run . -arch $(ARCH) -binary $(CURDIR)/$< -debs $(CURDIR)/out/debs -reference $(IMAGE) -archive $(CURDIR)/$<.tar
+
+image-root: out/image/csi-dmsnap-$(ARCH) ## the same files in a directory, out/image/root; the Dockerfile uses it
+	rm -rf out/image/root
+	$(GO) -C hack/image run . -arch $(ARCH) -binary $(CURDIR)/$< -debs $(CURDIR)/out/debs -root $(CURDIR)/out/image/root
 
 deps: ## install or name what the tests need
 	@hack/deps.sh
@@ -31,6 +47,7 @@ lint:
 	$(GO) vet -tags powercut ./test/powercut/...
 	$(GO) run $(STATICCHECK) -tags kernel ./...
 	$(GO) run $(STATICCHECK) -tags powercut ./test/powercut/...
+	for m in $(MODULES); do (cd $$m && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...); done
 
 bench: deps ## measure against lvm2 in the same kernel; writes out/bench.json
 	@mkdir -p out

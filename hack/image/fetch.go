@@ -1,0 +1,87 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// fetch downloads the packages that dir lacks, with an apt of its own: its lists
+// and its architecture are not this machine's, and it needs no root.
+func fetch(arch, dir string) error {
+	var missing []string
+	for _, p := range packages {
+		if _, err := packageFile(dir, p, arch); errors.Is(err, os.ErrNotExist) {
+			missing = append(missing, p)
+		} else if err != nil {
+			return err
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	state := filepath.Join(dir, "apt")
+	for _, d := range []string{"lists/partial", "cache/archives/partial"} {
+		if err := os.MkdirAll(filepath.Join(state, d), 0o755); err != nil {
+			return err
+		}
+	}
+	defer os.RemoveAll(state)
+	sources := filepath.Join(state, "sources.list")
+	if err := os.WriteFile(sources, []byte(sourceLines()), 0o644); err != nil {
+		return err
+	}
+	apt := func(args ...string) error {
+		cmd := exec.Command("apt-get", append([]string{"-qq",
+			"-o", "Dir::Etc::SourceList=" + sources, "-o", "Dir::Etc::SourceParts=/dev/null",
+			"-o", "Dir::State::Lists=" + filepath.Join(state, "lists"), "-o", "Dir::State::Status=/dev/null",
+			"-o", "Dir::Cache=" + filepath.Join(state, "cache"),
+			"-o", "APT::Architecture=" + arch, "-o", "APT::Architectures::=" + arch,
+			"-o", "APT::Sandbox::User=", "-o", "Acquire::Languages=none", "-o", "Acquire::Retries=3",
+		}, args...)...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("apt-get %s: %w: %s", args[0], err, out)
+		}
+		return nil
+	}
+	if err := apt("update"); err != nil {
+		return err
+	}
+	return apt(append([]string{"download"}, missing...)...)
+}
+
+// sourceLines are the lines of sources.list. DEBIAN_MIRROR and
+// DEBIAN_SECURITY_MIRROR replace Debian's own servers.
+func sourceLines() string {
+	const signed = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] "
+	mirror := func(variable, usual string) string {
+		if m := os.Getenv(variable); m != "" {
+			return m
+		}
+		return usual
+	}
+	return signed + mirror("DEBIAN_MIRROR", "http://deb.debian.org/debian") + " " + release + " main\n" +
+		signed + mirror("DEBIAN_SECURITY_MIRROR", "http://deb.debian.org/debian-security") + " " + release + "-security main\n"
+}
+
+// packageFile finds the one file of a package in dir.
+func packageFile(dir, name, arch string) (string, error) {
+	found, err := filepath.Glob(filepath.Join(dir, name+"_*_"+arch+".deb"))
+	switch {
+	case err != nil:
+		return "", err
+	case len(found) == 0:
+		return "", fmt.Errorf("%w: package %s for %s in %s", os.ErrNotExist, name, arch, dir)
+	case len(found) > 1:
+		return "", fmt.Errorf("several versions of a package: %s; remove all but one", strings.Join(found, ", "))
+	}
+	return found[0], nil
+}
