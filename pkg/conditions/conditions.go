@@ -28,7 +28,7 @@ type Conditions struct {
 	OnlyExisting bool
 	// Reservation of the request's volume name, "<who>/<which>". With
 	// OnlyExisting it is taken if the name is not found here; without, nothing
-	// is created unless it is the last that was taken. See driver.reservations.
+	// is created unless it is the last that was taken. See Reservations.
 	Reservation string
 }
 

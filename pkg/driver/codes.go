@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 )
@@ -19,6 +20,7 @@ var codeOf = []struct {
 	code codes.Code
 }{
 	{errNotOurs, codes.NotFound},
+	{conditions.ErrReserved, codes.Aborted},
 	{pool.ErrNotFound, codes.NotFound},
 	{pool.ErrConflict, codes.AlreadyExists},
 	{pool.ErrNoSpace, codes.ResourceExhausted},

@@ -12,6 +12,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 )
@@ -39,7 +40,7 @@ type Driver struct {
 	version    string
 	pools      *pool.Set
 	running    operations
-	reserved   reservations
+	reserved   conditions.Reservations
 }
 
 // New checks the options and returns a driver; Serve makes it listen.

@@ -22,7 +22,7 @@ func (d *Driver) mayCreate(ctx context.Context, r *csi.CreateVolumeRequest) erro
 		if c.Reservation == "" {
 			return nil
 		}
-		return d.reserved.check(name, c.Reservation)
+		return d.reserved.Check(name, c.Reservation)
 	}
 	for _, candidate := range d.pools.Names() {
 		p, err := d.pool(candidate)
@@ -37,7 +37,7 @@ func (d *Driver) mayCreate(ctx context.Context, r *csi.CreateVolumeRequest) erro
 		}
 	}
 	if c.Reservation != "" {
-		if err := d.reserved.take(name, c.Reservation, time.Now()); err != nil {
+		if err := d.reserved.Take(name, c.Reservation, time.Now()); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,42 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// errorf is an error that the router itself gives to its caller.
+func errorf(c codes.Code, format string, args ...any) error {
+	return status.Error(c, fmt.Sprintf(format, args...))
+}
+
+func invalid(format string, args ...any) error {
+	return errorf(codes.InvalidArgument, format, args...)
+}
+
+func notFound(format string, args ...any) error {
+	return errorf(codes.NotFound, format, args...)
+}
+
+func unavailable(format string, args ...any) error {
+	return errorf(codes.Unavailable, format, args...)
+}
+
+func aborted(format string, args ...any) error {
+	return errorf(codes.Aborted, format, args...)
+}
+
+// toStatus gives every error a gRPC code.
+func toStatus(err error) error {
+	switch s, ok := status.FromError(err); {
+	case err == nil, ok:
+		return s.Err()
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return status.FromContextError(err).Err()
+	}
+	return status.Error(codes.Internal, err.Error())
+}

@@ -1,0 +1,24 @@
+package router
+
+import "sync"
+
+// names are the volume names that this process is placing.
+type names struct {
+	mu   sync.Mutex
+	held map[string]bool
+}
+
+// begin takes a name until end is called; false if it is taken.
+func (n *names) begin(name string) (end func(), ok bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.held[name] {
+		return nil, false
+	}
+	n.held[name] = true
+	return func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		delete(n.held, name)
+	}, true
+}
