@@ -4,6 +4,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 GO ?= go
+PROTOC_GEN_GO := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+PROTOC_GEN_GO_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 KERNEL := $(CURDIR)/hack/testkernel exec
 CUTS ?= 20
@@ -13,7 +15,7 @@ ARCH ?= amd64
 # Modules of their own, so that the driver's stays lean.
 MODULES := hack/image
 
-.PHONY: all build image image-root demo test test-unit test-kernel test-race lint bench deps clean
+.PHONY: all build image image-root demo test test-unit test-kernel test-race lint generate bench deps clean
 
 all: build
 
@@ -48,6 +50,12 @@ lint:
 	$(GO) run $(STATICCHECK) -tags kernel ./...
 	$(GO) run $(STATICCHECK) -tags powercut ./test/powercut/...
 	for m in $(MODULES); do (cd $$m && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...); done
+
+generate: ## code from pkg/dmsnapv1/*.proto; needs protoc (Debian: protobuf-compiler)
+	GOBIN=$(CURDIR)/out/protoc $(GO) install $(PROTOC_GEN_GO)
+	GOBIN=$(CURDIR)/out/protoc $(GO) install $(PROTOC_GEN_GO_GRPC)
+	PATH=$(CURDIR)/out/protoc:$$PATH protoc --go_out=. --go_opt=paths=source_relative \
+		--go-grpc_out=. --go-grpc_opt=paths=source_relative pkg/dmsnapv1/*.proto
 
 bench: deps ## measure against lvm2 in the same kernel; writes out/bench.json
 	@mkdir -p out

@@ -1,0 +1,150 @@
+package trust
+
+import (
+	"crypto/x509"
+	"fmt"
+	"maps"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Keys of the Secret.
+const (
+	secretCurrent     = "ca.crt"
+	secretCurrentKey  = "ca.key"
+	secretNext        = "next.crt"
+	secretNextKey     = "next.key"
+	secretPrevious    = "previous.crt"
+	annotationPublish = Domain + "/next-published-at"
+	annotationPromote = Domain + "/current-since"
+)
+
+// AnnotationRotate on the Secret asks for a new CA. It goes away when the
+// rotation has begun.
+const AnnotationRotate = Domain + "/rotate"
+
+// keyring is the content of the Secret: the CA that signs, and, while the CA
+// is being changed, the one that will and the one that did.
+type keyring struct {
+	current  *authority
+	next     *authority        // known to all, does not sign yet; nil outside of a rotation
+	previous *x509.Certificate // signs no more, its certificates are in use; nil outside of a rotation
+
+	published time.Time // since when all that trust us could know next
+	promoted  time.Time // since when current signs
+}
+
+func newKeyring(now time.Time, life Lifetimes) (*keyring, error) {
+	a, err := newAuthority(now, life.CA)
+	return &keyring{current: a, promoted: now}, err
+}
+
+// trusted returns the CA certificates to accept.
+func (k *keyring) trusted() []*x509.Certificate {
+	all := []*x509.Certificate{k.current.certificate}
+	if k.next != nil {
+		all = append(all, k.next.certificate)
+	}
+	if k.previous != nil {
+		all = append(all, k.previous)
+	}
+	return all
+}
+
+// advance takes the next step of a change of the CA if it is time for it, and
+// says which. At each step everybody still trusts whom he talks to: first the
+// next CA is known to all, then it signs, and when all the former one's
+// certificates are past, that is forgotten.
+func (k *keyring) advance(now time.Time, life Lifetimes, asked bool) (step string, err error) {
+	switch {
+	case now.After(k.current.certificate.NotAfter):
+		// Nobody trusts it any more, there is nothing to overlap with.
+		fresh, err := newKeyring(now, life)
+		if err != nil {
+			return "", err
+		}
+		*k = *fresh
+		return "replaced the expired CA", nil
+	case k.next == nil && k.previous == nil && (asked || now.After(renewal(k.current.certificate))):
+		if k.next, err = newAuthority(now, life.CA); err != nil {
+			return "", err
+		}
+		k.published = time.Time{}
+		return "made the next CA", nil
+	case k.next != nil && !k.published.IsZero() && now.Sub(k.published) >= life.Overlap:
+		k.current, k.previous, k.next = k.next, k.current.certificate, nil
+		k.published, k.promoted = time.Time{}, now
+		return "the next CA signs now", nil
+	case k.previous != nil && now.Sub(k.promoted) >= life.Leaf+life.Overlap:
+		k.previous = nil
+		return "forgot the previous CA", nil
+	}
+	return "", nil
+}
+
+// decodeKeyring reads the Secret.
+func decodeKeyring(s *corev1.Secret) (*keyring, error) {
+	fail := func(key string, err error) (*keyring, error) {
+		return nil, fmt.Errorf("secret %s/%s, key %s: %w (deleting the secret makes a new CA; nodes are unreachable for some minutes then)", s.Namespace, s.Name, key, err)
+	}
+	k := &keyring{}
+	var err error
+	if k.current, err = decodeAuthority(s.Data[secretCurrent], s.Data[secretCurrentKey]); err != nil {
+		return fail(secretCurrent, err)
+	}
+	if len(s.Data[secretNext]) > 0 {
+		if k.next, err = decodeAuthority(s.Data[secretNext], s.Data[secretNextKey]); err != nil {
+			return fail(secretNext, err)
+		}
+	}
+	if len(s.Data[secretPrevious]) > 0 {
+		previous, err := decodeCertificates(s.Data[secretPrevious])
+		if err != nil {
+			return fail(secretPrevious, err)
+		}
+		k.previous = previous[0]
+	}
+	// A time that cannot be read is the zero one, which postpones a step for
+	// published, and for promoted the certificate itself gives a safe bound.
+	k.published, _ = time.Parse(time.RFC3339, s.Annotations[annotationPublish])
+	if k.promoted, err = time.Parse(time.RFC3339, s.Annotations[annotationPromote]); err != nil {
+		k.promoted = k.current.certificate.NotAfter
+	}
+	return k, nil
+}
+
+// encode writes the keyring into a Secret; what else is in it stays.
+func (k *keyring) encode(s *corev1.Secret) error {
+	data := maps.Clone(s.Data)
+	if data == nil {
+		data = map[string][]byte{}
+	}
+	for _, key := range []string{secretNext, secretNextKey, secretPrevious} {
+		delete(data, key)
+	}
+	var err error
+	if data[secretCurrent], data[secretCurrentKey], err = k.current.encode(); err != nil {
+		return err
+	}
+	if k.next != nil {
+		if data[secretNext], data[secretNextKey], err = k.next.encode(); err != nil {
+			return err
+		}
+	}
+	if k.previous != nil {
+		data[secretPrevious] = encodeCertificates(k.previous)
+	}
+	annotations := maps.Clone(s.Annotations)
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	for key, t := range map[string]time.Time{annotationPublish: k.published, annotationPromote: k.promoted} {
+		delete(annotations, key)
+		if !t.IsZero() {
+			annotations[key] = t.UTC().Format(time.RFC3339)
+		}
+	}
+	s.Data, s.Annotations = data, annotations
+	return nil
+}
