@@ -13,9 +13,9 @@ VERSION ?= $(shell sed -n 's/^appVersion: *//p' deploy/helm/csi-dmsnap/Chart.yam
 IMAGE ?= ghcr.io/csi-dmsnap/csi-dmsnap:$(VERSION)
 ARCH ?= amd64
 # Modules of their own, so that the driver's stays lean.
-MODULES := hack/image
+MODULES := hack/image hack/chart
 
-.PHONY: all build image image-root demo test test-unit test-kernel test-race lint generate bench deps clean
+.PHONY: all build image image-root chart demo test test-unit test-kernel test-race lint generate bench deps clean
 
 all: build
 
@@ -32,6 +32,9 @@ image: out/image/csi-dmsnap-$(ARCH) ## the container image, out/image/csi-dmsnap
 image-root: out/image/csi-dmsnap-$(ARCH) ## the same files in a directory, out/image/root; the Dockerfile uses it
 	rm -rf out/image/root
 	$(GO) -C hack/image run . -arch $(ARCH) -binary $(CURDIR)/$< -debs $(CURDIR)/out/debs -root $(CURDIR)/out/image/root
+
+chart: ## the chart's README, the plain manifests and the golden renders, after a change of the chart
+	cd hack/chart && $(GO) run . && $(GO) test -update ./...
 
 deps: ## install or name what the tests need
 	@hack/deps.sh

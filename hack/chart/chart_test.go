@@ -1,0 +1,128 @@
+package main
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// The renders under version control show in a review what a change does to a
+// cluster. After a look: go test -update .
+func TestGolden(t *testing.T) {
+	for name, apis := range map[string][]string{
+		"evaluation": {snapshotAPI},
+		"production": nil, // without the snapshot CRDs
+		"k0s":        {snapshotAPI},
+		"microk8s":   {snapshotAPI},
+		"everything": {snapshotAPI},
+	} {
+		t.Run(name, func(t *testing.T) {
+			values, err := example(name + ".yaml")
+			if os.IsNotExist(err) {
+				values, err = readValues("testdata/values/" + name + ".yaml")
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			files, err := render(values, apis...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := documents(files) + "--- NOTES\n" + files["NOTES.txt"]
+			golden := filepath.Join("testdata", "golden", name+".yaml")
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := firstDifference(string(want), got); diff != "" {
+				t.Errorf("%s is not what the chart renders: %s; see -update", golden, diff)
+			}
+		})
+	}
+}
+
+func TestGeneratedFilesAreCurrent(t *testing.T) {
+	files, err := generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range files {
+		got, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := firstDifference(string(got), want); diff != "" {
+			t.Errorf("%s is not current, run make chart: %s", path, diff)
+		}
+	}
+}
+
+// firstDifference returns the first line in which two texts differ, or "".
+func firstDifference(a, b string) string {
+	if a == b {
+		return ""
+	}
+	x, y := strings.Split(a, "\n"), strings.Split(b, "\n")
+	for i := range min(len(x), len(y)) {
+		if x[i] != y[i] {
+			return "-" + x[i] + "\n+" + y[i]
+		}
+	}
+	return "one ends before the other"
+}
+
+func TestRefused(t *testing.T) {
+	pool := "pools: [{name: a}]\n"
+	for values, want := range map[string]string{
+		"{}":                           "pools is empty",
+		"pools: []":                    "pools is empty",
+		"pools: [{nam: a}]":            "nam",
+		"pools: [{name: A}]":           "pattern",
+		"pools: [{name: a, file: /a}]": "size",
+		"pools: [{name: a, file: /a.img, size: 1Gi}]":                     "directory of its own",
+		"pools: [{name: a, devices: [sda]}]":                              "pattern",
+		"pools: [{name: a, create: true}]":                                "devices",
+		pool + "kubeletDir: var/lib/kubelet":                              "pattern",
+		pool + "kubeletDir: /var/lib/kubelet/":                            "pattern",
+		pool + "nodes: {}":                                                "nodes",
+		pool + "node: {hostNetwork: true}":                                "hostNetwork",
+		pool + "node: {updateStrategy: {rollingUpdate: {maxSurge: 1}}}":   "maxSurge must be 0",
+		pool + "node: {updateStrategy: {rollingUpdate: {maxSurge: 10%}}}": "maxSurge must be 0",
+		pool + "storageClasses: [{fsType: ext4}]":                         "name",
+		pool + "storageClasses: [{name: a, fsType: ext3}]":                "fsType",
+		pool + "image: {digest: 'sha256:1'}":                              "digest",
+		pool + "provisioner: {timeouts: 1s}":                              "timeouts",
+		pool + "provisioner: {timeout: 60}":                               "timeout",
+		pool + "certManager: {enabled: true}":                             "issuerRef",
+	} {
+		parsed, err := parseValues(values)
+		if err != nil {
+			t.Fatalf("%s: %v", values, err)
+		}
+		if _, err := render(parsed); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want one with %q", values, err, want)
+		}
+	}
+}
+
+func TestDescription(t *testing.T) {
+	values := "# not this\na: 1\n# -- One\n# two | three.\nb: {c: 1}\nd:\n  # -- Four.\n  e: []\n"
+	text, err := readme([]byte(values))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []string{"| `a` | `1` |  |", "| `b` | `{\"c\":1}` | One two \\| three. |", "| `d.e` | `[]` | Four. |"} {
+		if !strings.Contains(text, row+"\n") {
+			t.Errorf("no row %q in\n%s", row, text)
+		}
+	}
+}

@@ -1,0 +1,241 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/kubernetes/scheme"
+)
+
+// objects decodes what is rendered as the API server would, and refuses fields
+// that it would drop. Custom resources are left out.
+func objects(t *testing.T, text string) []runtime.Object {
+	t.Helper()
+	decoder := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
+	reader := utilyaml.NewYAMLReader(bufio.NewReader(strings.NewReader(text)))
+	var all []runtime.Object
+	for {
+		document, err := reader.Read()
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		object, _, err := decoder.Decode(document, nil, nil)
+		switch {
+		case runtime.IsNotRegisteredError(err):
+			if !strings.Contains(string(document), "snapshot.storage.k8s.io/v1\n") && !strings.Contains(string(document), "cert-manager.io/v1\n") {
+				t.Errorf("unknown kind:\n%s", document)
+			}
+		case err != nil:
+			t.Errorf("%v in\n%s", err, document)
+		default:
+			all = append(all, object)
+		}
+	}
+}
+
+// rendered are the objects for the given values.
+func rendered(t *testing.T, values string) []runtime.Object {
+	t.Helper()
+	parsed, err := parseValues(values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := render(parsed, snapshotAPI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return objects(t, documents(files))
+}
+
+// one returns the object of its type.
+func one[T runtime.Object](t *testing.T, all []runtime.Object) T {
+	t.Helper()
+	var found []T
+	for _, o := range all {
+		if typed, ok := o.(T); ok {
+			found = append(found, typed)
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("%d objects of %T", len(found), *new(T))
+	}
+	return found[0]
+}
+
+func TestObjectsAreValid(t *testing.T) {
+	for _, file := range []string{"testdata/values/everything.yaml", "testdata/values/k0s.yaml"} {
+		values, err := readValues(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files, err := render(values, snapshotAPI)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := len(objects(t, documents(files))); n < 10 {
+			t.Errorf("%s: only %d objects", file, n)
+		}
+	}
+}
+
+// The controller and the sidecars need no privilege: whoever adds one must
+// change this test and docs/security.md.
+func TestControllerIsConfined(t *testing.T) {
+	pod := one[*appsv1.Deployment](t, rendered(t, "pools: [{name: a}]")).Spec.Template.Spec
+	if s := pod.SecurityContext; !*s.RunAsNonRoot || *s.RunAsUser == 0 || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+		t.Errorf("security context of the pod: %v", s)
+	}
+	if pod.HostNetwork || pod.HostPID || pod.HostIPC {
+		t.Error("the pod uses namespaces of the host")
+	}
+	if len(pod.Containers) != 4 {
+		t.Errorf("%d containers", len(pod.Containers))
+	}
+	for _, c := range pod.Containers {
+		s := c.SecurityContext
+		if *s.AllowPrivilegeEscalation || !*s.ReadOnlyRootFilesystem || s.Privileged != nil || len(s.Capabilities.Add) > 0 ||
+			!slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) {
+			t.Errorf("security context of %s: %v", c.Name, s)
+		}
+	}
+	for _, v := range pod.Volumes {
+		if v.HostPath != nil {
+			t.Errorf("volume %s is a path of the host", v.Name)
+		}
+	}
+}
+
+// The paths that the kubelet gives out must be the same on both sides.
+func TestNodePod(t *testing.T) {
+	set := one[*appsv1.DaemonSet](t, rendered(t, "pools: [{name: a, file: /srv/x/a.img, size: 1Gi}]\nkubeletDir: /data/kubelet"))
+	pod := set.Spec.Template.Spec
+	if len(pod.Containers) != 1 || len(pod.InitContainers) != 0 {
+		t.Fatalf("%d containers", len(pod.Containers))
+	}
+	if pod.HostNetwork || pod.HostPID || pod.HostIPC {
+		t.Error("the pod uses namespaces of the host")
+	}
+	if *pod.AutomountServiceAccountToken {
+		t.Error("the token for the API is mounted")
+	}
+	paths := map[string]string{}
+	for _, v := range pod.Volumes {
+		if v.HostPath != nil {
+			paths[v.Name] = v.HostPath.Path
+		}
+	}
+	want := []string{"/data/kubelet", "/dev", "/run/csi-dmsnap", "/run/lock/lvm", "/run/lvm", "/run/udev", "/srv/x"}
+	var got []string
+	for _, m := range pod.Containers[0].VolumeMounts {
+		path, ok := paths[m.Name]
+		if !ok {
+			continue
+		}
+		got = append(got, path)
+		if path != m.MountPath {
+			t.Errorf("%s of the host is mounted at %s", path, m.MountPath)
+		}
+		bidirectional := m.MountPropagation != nil && *m.MountPropagation == corev1.MountPropagationBidirectional
+		if bidirectional != (path == "/data/kubelet") {
+			t.Errorf("%s: propagation %v", path, m.MountPropagation)
+		}
+		if m.ReadOnly != (path == "/run/udev") {
+			t.Errorf("%s: read-only is %v", path, m.ReadOnly)
+		}
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("paths of the host: %v, want %v", got, want)
+	}
+	for _, arg := range []string{
+		"--kubelet-dir=/data/kubelet",
+		"--endpoint=unix:///data/kubelet/plugins/dmsnap.csi-dmsnap.github.io/csi.sock",
+	} {
+		if !slices.Contains(pod.Containers[0].Args, arg) {
+			t.Errorf("no %s in %v", arg, pod.Containers[0].Args)
+		}
+	}
+}
+
+// No role may be bound to the nodes, and none allow everything.
+func TestPermissions(t *testing.T) {
+	subjects := func(name string, all []rbacv1.Subject) {
+		for _, s := range all {
+			if s.Name != "csi-dmsnap-controller" || s.Namespace != "csi-dmsnap" {
+				t.Errorf("%s is bound to %s/%s", name, s.Namespace, s.Name)
+			}
+		}
+	}
+	rules := func(name string, all []rbacv1.PolicyRule, namespaced bool) {
+		for _, r := range all {
+			if slices.Contains(r.Verbs, "*") || slices.Contains(r.Resources, "*") || slices.Contains(r.APIGroups, "*") {
+				t.Errorf("%s has a wildcard: %v", name, r)
+			}
+			secrets := slices.Contains(r.Resources, "secrets") && !slices.Equal(r.Verbs, []string{"create"})
+			if secrets && (!namespaced || len(r.ResourceNames) == 0) {
+				t.Errorf("%s reads Secrets: %v", name, r)
+			}
+		}
+	}
+	seen := 0
+	for _, o := range rendered(t, "pools: [{name: a}]") {
+		seen++
+		switch o := o.(type) {
+		case *rbacv1.ClusterRole:
+			rules(o.Name, o.Rules, false)
+		case *rbacv1.Role:
+			rules(o.Name, o.Rules, true)
+		case *rbacv1.ClusterRoleBinding:
+			subjects(o.Name, o.Subjects)
+		case *rbacv1.RoleBinding:
+			subjects(o.Name, o.Subjects)
+		default:
+			seen--
+		}
+	}
+	if seen < 12 {
+		t.Errorf("only %d objects looked at", seen)
+	}
+}
+
+func TestStorageClasses(t *testing.T) {
+	all := rendered(t, "pools: [{name: a}]\nstorageClasses: [{name: px, pool: a}, {name: py, restoreClass: false}, {name: pz, volumeBindingMode: Immediate, allowVolumeExpansion: false}]")
+	binding := map[string]storagev1.VolumeBindingMode{}
+	for _, o := range all {
+		c, ok := o.(*storagev1.StorageClass)
+		if !ok {
+			continue
+		}
+		binding[c.Name] = *c.VolumeBindingMode
+		if got := *c.AllowVolumeExpansion; got == (c.Name == "pz") {
+			t.Errorf("%s: expansion %v", c.Name, got)
+		}
+		if got := c.Parameters["pool"]; (got == "a") != strings.HasPrefix(c.Name, "px") {
+			t.Errorf("%s: pool %q", c.Name, got)
+		}
+	}
+	const wait, now = storagev1.VolumeBindingWaitForFirstConsumer, storagev1.VolumeBindingImmediate
+	want := map[string]storagev1.VolumeBindingMode{"px": wait, "px-restore": now, "py": wait, "pz": now}
+	if len(binding) != len(want) {
+		t.Errorf("%v, want %v", binding, want)
+	}
+	for name, mode := range want {
+		if binding[name] != mode {
+			t.Errorf("%s: %q, want %q", name, binding[name], mode)
+		}
+	}
+}
