@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -16,18 +15,6 @@ import (
 // attachFile makes the sparse file if it is missing and returns a loop device
 // over it. fresh says that the file was made: it holds only zeroes.
 func attachFile(path string, length size.Bytes) (device string, fresh bool, err error) {
-	if path, err = filepath.Abs(path); err != nil {
-		return "", false, err
-	}
-	// The kernel knows loop devices by the file's real path.
-	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
-	if err != nil {
-		return "", false, fmt.Errorf("pool file: %w", err)
-	}
-	path = filepath.Join(dir, filepath.Base(path))
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real
-	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	switch {
 	case err == nil:
@@ -36,8 +23,8 @@ func attachFile(path string, length size.Bytes) (device string, fresh bool, err 
 			return "", false, errors.Join(err, f.Close(), os.Remove(path))
 		}
 	case errors.Is(err, fs.ErrExist):
-		if device := loopOf(path); device != "" {
-			return device, false, nil
+		if device, err = loopOf(path); err != nil || device != "" {
+			return device, false, err
 		}
 		if f, err = os.OpenFile(path, os.O_RDWR, 0); err != nil {
 			return "", false, err
@@ -56,15 +43,52 @@ func attachFile(path string, length size.Bytes) (device string, fresh bool, err 
 	return device, fresh, err
 }
 
-// loopOf returns the loop device that has the file open already, or "".
-func loopOf(path string) string {
-	backing, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	for _, b := range backing {
-		if name, err := os.ReadFile(b); err == nil && strings.TrimSpace(string(name)) == path {
-			return filepath.Join("/dev", filepath.Base(filepath.Dir(filepath.Dir(b))))
+// loopOf returns the loop device that has the file open already, or "". A file
+// is known by its inode: the path that sysfs tells is that of the mount
+// namespace in which it was opened, and a container before this one may have
+// done that. Two loop devices over one file would be two copies of a disk.
+func loopOf(path string) (string, error) {
+	var file unix.Stat_t
+	if err := unix.Stat(path, &file); err != nil {
+		return "", fmt.Errorf("pool file %s: %w", path, err)
+	}
+	bound, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		return "", err
+	}
+	for _, b := range bound {
+		name := filepath.Base(filepath.Dir(filepath.Dir(b)))
+		var n int
+		if _, err := fmt.Sscanf(name, "loop%d", &n); err != nil {
+			return "", fmt.Errorf("loop device %s: %w", name, err)
+		}
+		device := filepath.Join("/dev", name)
+		if err := makeLoopNode(device, n); err != nil {
+			return "", err
+		}
+		same, err := backedBy(device, &file)
+		if err != nil {
+			return "", fmt.Errorf("loop device %s: %w", name, err)
+		}
+		if same {
+			return device, nil
 		}
 	}
-	return ""
+	return "", nil
+}
+
+// backedBy tells whether a loop device has that file open.
+func backedBy(device string, file *unix.Stat_t) (bool, error) {
+	loop, err := os.Open(device)
+	if err != nil {
+		return false, err
+	}
+	defer loop.Close()
+	info, err := unix.IoctlLoopGetStatus64(int(loop.Fd()))
+	if errors.Is(err, unix.ENXIO) { // detached in the meantime
+		return false, nil
+	}
+	return err == nil && info.Device == file.Dev && info.Inode == file.Ino, err
 }
 
 func attachLoop(f *os.File) (string, error) {
