@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -88,6 +90,31 @@ func TestObjectsAreValid(t *testing.T) {
 		}
 		if n := len(objects(t, documents(files))); n < 10 {
 			t.Errorf("%s: only %d objects", file, n)
+		}
+	}
+}
+
+// What the README applies fits together with what the chart makes by default.
+func TestExamples(t *testing.T) {
+	classes := map[string]bool{}
+	for _, o := range rendered(t, "pools: [{name: a}]") {
+		if c, ok := o.(*storagev1.StorageClass); ok {
+			classes[c.Name] = true
+		}
+	}
+	files, err := filepath.Glob("../../examples/*.yaml")
+	if err != nil || len(files) < 3 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range objects(t, string(text)) {
+			if c, ok := o.(*corev1.PersistentVolumeClaim); ok && !classes[*c.Spec.StorageClassName] {
+				t.Errorf("%s: no class %s", file, *c.Spec.StorageClassName)
+			}
 		}
 	}
 }
