@@ -38,7 +38,7 @@ func command() *cobra.Command {
 	logging := flag.NewFlagSet("logging", flag.ContinueOnError)
 	klog.InitFlags(logging)
 	root.PersistentFlags().AddGoFlag(logging.Lookup("v"))
-	root.AddCommand(nodeCommand(), versionCommand())
+	root.AddCommand(nodeCommand(), controllerCommand(), versionCommand())
 	root.AddCommand(operatorCommands()...)
 	return root
 }

@@ -127,18 +127,17 @@ func TestOneConnectionPerNode(t *testing.T) {
 func TestDeadlinePasses(t *testing.T) {
 	n := newFake(t, "n1", 100)
 	r := newRouter(t, n)
-	var left time.Duration
+	seen := make(chan time.Duration, 1)
 	n.onBefore(func(ctx context.Context, _ string) error {
-		if end, ok := ctx.Deadline(); ok {
-			left = time.Until(end)
-		}
+		end, _ := ctx.Deadline()
+		seen <- time.Until(end)
 		<-ctx.Done()
 		return ctx.Err()
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	wantCode(t, "past the deadline", get(ctx, r, n.id("x")), codes.DeadlineExceeded)
-	if left <= 0 || left > 300*time.Millisecond {
+	if left := <-seen; left <= 0 || left > 300*time.Millisecond {
 		t.Errorf("the node had %v left", left)
 	}
 }

@@ -78,6 +78,14 @@ func New(o Options) (*Router, error) {
 // that are no longer there are closed when the calls on them have ended.
 func (r *Router) SetNodes(nodes []Node) { r.fleet.set(nodes) }
 
+// Ready tells why the router cannot do its work yet; nil if it can.
+func (r *Router) Ready() error {
+	if !r.fleet.known() {
+		return errors.New("it is not known yet which nodes there are")
+	}
+	return nil
+}
+
 // Close closes all connections. Calls that run fail.
 func (r *Router) Close() { r.fleet.close() }
 

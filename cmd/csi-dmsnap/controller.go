@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cluster"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/router"
+)
+
+// controllerFlags are the flags of the controller role.
+type controllerFlags struct {
+	endpoint, namespace, nodeSelector, nodeDaemonSet, kubeconfig, http string
+	nodePort                                                           uint16
+}
+
+func controllerCommand() *cobra.Command {
+	var f controllerFlags
+	cmd := &cobra.Command{
+		Use:   "controller",
+		Short: "Serve CSI for all nodes of a cluster",
+		Long: `Serve the CSI Identity and Controller services for the sidecars csi-provisioner,
+csi-snapshotter and csi-resizer on a unix socket, and forward each call to the
+node that it is about. It keeps no state; several may run at the same time.
+
+On SIGTERM it lets calls end and exits; what they began goes on where it runs.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runController(cmd.Context(), f) },
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.endpoint, "endpoint", "unix:///csi/csi.sock", "socket to serve at")
+	flags.StringVar(&f.namespace, "namespace", "", "namespace of the driver's pods (required)")
+	flags.StringVar(&f.nodeSelector, "node-selector", "app.kubernetes.io/component=node", "label selector of the node role's pods")
+	flags.StringVar(&f.nodeDaemonSet, "node-daemonset", "csi-dmsnap-node", "name of the DaemonSet that owns the node role's pods")
+	flags.Uint16Var(&f.nodePort, "node-port", 9808, "port at which the node role's pods take calls")
+	flags.StringVar(&f.http, "http", "", `address for /healthz, /readyz and /metrics, as ":9809"; none if empty`)
+	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "how to reach the Kubernetes API; as the pod's service account if empty")
+	if err := cmd.MarkFlagRequired("namespace"); err != nil {
+		panic(err) // the flag is defined above
+	}
+	return cmd
+}
+
+func runController(ctx context.Context, f controllerFlags) error {
+	config, err := cluster.Config(f.kubeconfig, "csi-dmsnap-controller/"+buildVersion())
+	if err != nil {
+		return err
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("client of the Kubernetes API: %w", err)
+	}
+	return serveController(ctx, f, client, insecureNodes)
+}
+
+// insecureNodes protects no connection.
+func insecureNodes(node string) credentials.TransportCredentials {
+	klog.InfoS("The connection to a node is not protected", "node", node)
+	return insecure.NewCredentials()
+}
+
+// serveController runs the parts of the controller until ctx ends or one of
+// them fails.
+func serveController(ctx context.Context, f controllerFlags, client kubernetes.Interface, nodes func(node string) credentials.TransportCredentials) error {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r, err := router.New(router.Options{Version: buildVersion(), Credentials: nodes, Claims: claims{client}, Metrics: registry})
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	parts := []func(context.Context) error{
+		func(ctx context.Context) error { return r.Serve(ctx, f.endpoint) },
+		func(ctx context.Context) error {
+			pods := cluster.NodePods{Namespace: f.namespace, Selector: f.nodeSelector, DaemonSet: f.nodeDaemonSet}
+			return cluster.WatchNodes(ctx, client, pods, func(list []cluster.Node) { r.SetNodes(routed(list, f.nodePort)) })
+		},
+	}
+	if f.http != "" {
+		listener, err := net.Listen("tcp", f.http)
+		if err != nil {
+			return fmt.Errorf("listen at %s: %w", f.http, err)
+		}
+		parts = append(parts, func(ctx context.Context) error { return serveHTTP(ctx, listener, r.Ready, registry) })
+	}
+	return together(ctx, parts)
+}
+
+// together runs parts of a program until ctx ends or one of them ends; then it
+// ends the others and returns their errors.
+func together(ctx context.Context, parts []func(context.Context) error) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	errs := make([]error, len(parts))
+	var wg sync.WaitGroup
+	for i, part := range parts {
+		wg.Go(func() {
+			defer stop()
+			errs[i] = part(ctx)
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// routed tells the router what Kubernetes knows of the nodes.
+func routed(list []cluster.Node, port uint16) []router.Node {
+	nodes := make([]router.Node, 0, len(list))
+	for _, n := range list {
+		r := router.Node{Name: n.Name, Instance: n.UID, NotReady: n.NotReady}
+		for _, ip := range n.IPs {
+			r.Addresses = append(r.Addresses, net.JoinHostPort(ip, strconv.Itoa(int(port))))
+		}
+		nodes = append(nodes, r)
+	}
+	return nodes
+}
+
+// claims are the cluster's claims as the router wants to know them.
+type claims struct{ client kubernetes.Interface }
+
+func (c claims) Claim(ctx context.Context, namespace, name string) (router.Claim, bool, error) {
+	claim, found, err := cluster.FindClaim(ctx, c.client, namespace, name)
+	return router.Claim{UID: claim.UID, Created: claim.Created, SelectedNode: claim.SelectedNode}, found, err
+}

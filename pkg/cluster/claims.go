@@ -1,0 +1,35 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+)
+
+// selectedNode is the annotation in which the scheduler tells the provisioner
+// which node it chose. Claims of classes that bind immediately do not have it.
+const selectedNode = "volume.kubernetes.io/selected-node"
+
+// Claim is a PersistentVolumeClaim.
+type Claim struct {
+	UID          string
+	Created      time.Time
+	SelectedNode string // "" if the scheduler has not chosen one
+}
+
+// FindClaim looks up a claim. It asks the API server and not a cache: claims
+// are many, and what decides where a volume goes must not be stale.
+func FindClaim(ctx context.Context, client kubernetes.Interface, namespace, name string) (claim Claim, found bool, err error) {
+	c, err := client.CoreV1().PersistentVolumeClaims(namespace).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return Claim{}, false, nil
+	}
+	if err != nil {
+		return Claim{}, false, fmt.Errorf("look up claim %s/%s: %w", namespace, name, err)
+	}
+	return Claim{UID: string(c.UID), Created: c.CreationTimestamp.Time, SelectedNode: c.Annotations[selectedNode]}, true, nil
+}
