@@ -13,6 +13,7 @@ import (
 // nodeFlags are the flags of the node role.
 type nodeFlags struct {
 	config, endpoint, nodeName, kubeletDir string
+	cluster                                clusterFlags
 }
 
 func nodeCommand() *cobra.Command {
@@ -21,7 +22,7 @@ func nodeCommand() *cobra.Command {
 		Use:   "node",
 		Short: "Serve CSI for the pools of this node",
 		Long: `Serve the CSI Identity, Controller and Node services for the pools of this
-node on a unix socket. Needs root, device-mapper, and in PATH: mount, blkid and
+node on a unix socket, and what the controller asks for over TCP. Needs root, device-mapper, and in PATH: mount, blkid and
 the tools of the file systems used (e2fsprogs, xfsprogs, btrfs-progs).
 
 A pool that cannot be opened, because a disk is missing or damaged, does not keep
@@ -36,6 +37,7 @@ On SIGTERM it ends what it is doing and exits; volumes in use are not touched.`,
 	flags.StringVar(&f.endpoint, "endpoint", "unix:///var/lib/kubelet/plugins/"+driver.Name+"/csi.sock", "socket to serve at")
 	flags.StringVar(&f.nodeName, "node-name", "", "name of this node in the cluster (required)")
 	flags.StringVar(&f.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "the kubelet's root directory; no path outside of it is touched")
+	f.cluster.add(flags)
 	if err := cmd.MarkFlagRequired("node-name"); err != nil {
 		panic(err) // the flag is defined above
 	}
@@ -52,11 +54,5 @@ func runNode(ctx context.Context, f nodeFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, pools.Close()) }()
-	d, err := driver.New(driver.Options{
-		NodeName: f.nodeName, KubeletDir: f.kubeletDir, Version: buildVersion(), Pools: pools,
-	})
-	if err != nil {
-		return err
-	}
-	return d.Serve(ctx, f.endpoint)
+	return serveNode(ctx, f, pools)
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
@@ -26,6 +27,8 @@ type Options struct {
 	KubeletDir string // all staging and target paths lie below; /var/lib/kubelet if empty
 	Version    string // of this program, for GetPluginInfo
 	Pools      *pool.Set
+	Fronts     []Front                     // where to answer beside the unix socket
+	Observe    grpc.UnaryServerInterceptor // if not nil: sees all calls with their results
 }
 
 // Driver serves CSI for one node.
@@ -41,6 +44,8 @@ type Driver struct {
 	pools      *pool.Set
 	running    operations
 	reserved   conditions.Reservations
+	fronts     []Front
+	observe    grpc.UnaryServerInterceptor
 }
 
 // New checks the options and returns a driver; Serve makes it listen.
@@ -65,6 +70,8 @@ func New(o Options) (*Driver, error) {
 		version:    o.Version,
 		pools:      o.Pools,
 		running:    operations{names: map[string]string{}},
+		fronts:     o.Fronts,
+		observe:    o.Observe,
 	}, nil
 }
 

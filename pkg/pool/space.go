@@ -49,10 +49,14 @@ func (p *Pool) Capacity(context.Context) (Capacity, error) {
 	if err != nil {
 		return Capacity{}, err
 	}
+	return p.capacity(v), nil
+}
+
+func (p *Pool) capacity(v *view) Capacity {
 	var total lvm2.Extents
 	for _, pv := range v.vg.PVs {
 		total += pv.PECount
 	}
 	room := size.Bytes(p.room(v)) * v.extent()
-	return Capacity{Total: size.Bytes(total) * v.extent(), Free: room, MaxVolume: room}, nil
+	return Capacity{Total: size.Bytes(total) * v.extent(), Free: room, MaxVolume: room}
 }

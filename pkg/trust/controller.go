@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -19,6 +18,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
 )
 
 // ControllerOptions say where a controller finds what it needs.
@@ -203,7 +204,7 @@ func (c *Controller) config(verifyServer func(tls.ConnectionState) error) *tls.C
 type destination string
 
 func (d destination) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
-	return map[string]string{MetadataNode: string(d)}, nil
+	return map[string]string{conditions.NodeKey: string(d)}, nil
 }
 
 func (destination) RequireTransportSecurity() bool { return true }
@@ -217,6 +218,3 @@ func (c *Controller) current() (*keyring, error) {
 	}
 	return c.keyring, nil
 }
-
-// errCertDir: what issues certificates has nothing to do with --cert-dir.
-var errCertDir = errors.New("certificates come from files, none are issued")

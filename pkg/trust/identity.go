@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 )
 
 // Domain is the audience of the tokens by which nodes show who they are, and
 // the prefix of the annotations that are ours.
-const Domain = "dmsnap.csi-dmsnap.github.io"
+const Domain = handle.Driver
 
 // ControllerIdentity is the URI in the certificate of a controller.
 const ControllerIdentity = "dmsnap://controller"

@@ -19,12 +19,9 @@ import (
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dmsnapv1"
 )
-
-// MetadataNode is the gRPC metadata key that names the node a call is meant
-// for, in full.
-const MetadataNode = "dmsnap-node"
 
 // NodeOptions say who a node is and where it finds what it needs.
 type NodeOptions struct {
@@ -144,9 +141,9 @@ func (n *Node) ServerOptions() []grpc.ServerOption {
 
 // admit checks that a call is meant for this node. TLS has told who is calling.
 func (n *Node) admit(ctx context.Context, method string) error {
-	names := metadata.ValueFromIncomingContext(ctx, MetadataNode)
+	names := metadata.ValueFromIncomingContext(ctx, conditions.NodeKey)
 	if len(names) == 0 {
-		return status.Errorf(codes.FailedPrecondition, "this is node %s: the call does not say which it is for (metadata %s)", n.o.Name, MetadataNode)
+		return status.Errorf(codes.FailedPrecondition, "this is node %s: the call does not say which it is for (metadata %s)", n.o.Name, conditions.NodeKey)
 	}
 	for _, name := range names {
 		if name != n.o.Name {

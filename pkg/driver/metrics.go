@@ -1,0 +1,70 @@
+package driver
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+)
+
+// figure is a metric of each pool.
+type figure struct {
+	*prometheus.Desc
+	value func(pool.Usage) float64
+}
+
+func poolFigure(name, help string, value func(pool.Usage) float64) figure {
+	return figure{prometheus.NewDesc("csi_dmsnap_pool_"+name, help, []string{"pool"}, nil), value}
+}
+
+var (
+	poolOpen = prometheus.NewDesc("csi_dmsnap_pool_open", "1 if the pool is open, 0 if it cannot be used.", []string{"pool"}, nil)
+	figures  = []figure{
+		poolFigure("capacity_bytes", "All extents of the pool.", func(u pool.Usage) float64 { return float64(u.Total) }),
+		poolFigure("free_bytes", "Room for new volumes: wiped free extents less the reserve for snapshots.", func(u pool.Usage) float64 { return float64(u.Free) }),
+		poolFigure("volume_bytes", "Extents of volumes, also of deleted ones that have snapshots.", func(u pool.Usage) float64 { return float64(u.Blocks) }),
+		poolFigure("layer_bytes", "Extents of the stores of snapshots.", func(u pool.Usage) float64 { return float64(u.Stores) }),
+		poolFigure("layer_used_bytes", "What of layer_bytes has content.", func(u pool.Usage) float64 { return float64(u.StoresUsed) }),
+		poolFigure("trash_bytes", "Extents of deleted volumes and snapshots that are not wiped yet.", func(u pool.Usage) float64 { return float64(u.Trash) }),
+		poolFigure("volumes", "Volumes.", func(u pool.Usage) float64 { return float64(u.Volumes) }),
+		poolFigure("snapshots", "Snapshots, lost ones included.", func(u pool.Usage) float64 { return float64(u.Snapshots) }),
+		poolFigure("snapshots_lost", "Snapshots whose content is gone.", func(u pool.Usage) float64 { return float64(u.Lost) }),
+		poolFigure("layers", "Stores: of snapshots, and of deleted ones that others read through.", func(u pool.Usage) float64 { return float64(u.Layers) }),
+	}
+)
+
+type metrics struct{ pools *pool.Set }
+
+// Metrics returns the figures of the pools for Prometheus.
+func (d *Driver) Metrics() prometheus.Collector { return metrics{d.pools} }
+
+// Describe lists the metrics.
+func (m metrics) Describe(to chan<- *prometheus.Desc) {
+	to <- poolOpen
+	for _, f := range figures {
+		to <- f.Desc
+	}
+}
+
+// Collect reads the figures. A pool that is not open has none.
+func (m metrics) Collect(to chan<- prometheus.Metric) {
+	for _, name := range m.pools.Names() {
+		u, err := func() (pool.Usage, error) {
+			p, err := m.pools.Pool(name)
+			if err != nil {
+				return pool.Usage{}, err
+			}
+			return p.Usage()
+		}()
+		open := 1.0
+		if err != nil {
+			open = 0
+		}
+		to <- prometheus.MustNewConstMetric(poolOpen, prometheus.GaugeValue, open, name)
+		if err != nil {
+			continue
+		}
+		for _, f := range figures {
+			to <- prometheus.MustNewConstMetric(f.Desc, prometheus.GaugeValue, f.value(u), name)
+		}
+	}
+}

@@ -1,0 +1,48 @@
+package pool
+
+import "github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+
+// Usage is what is in a pool and how much room it takes.
+type Usage struct {
+	Capacity
+	Volumes    int        // without those that only their snapshots keep
+	Snapshots  int        // lost ones included
+	Lost       int        // of Snapshots, those whose content is gone
+	Layers     int        // stores: of snapshots, and of deleted ones that others read through
+	Blocks     size.Bytes // of volumes, also of deleted ones that have snapshots
+	Stores     size.Bytes // of all layers
+	StoresUsed size.Bytes // what of Stores has content; a store that is not active counts in full
+	Trash      size.Bytes // deleted, not wiped yet
+}
+
+// Usage tells how the pool is used.
+func (p *Pool) Usage() (Usage, error) {
+	v, err := p.latest()
+	if err != nil {
+		return Usage{}, err
+	}
+	u := Usage{Capacity: p.capacity(v), Volumes: len(v.named), Snapshots: len(v.snapshots), Layers: len(v.layers)}
+	for _, l := range v.snapshots {
+		if v.describeSnapshot(l).Lost {
+			u.Lost++
+		}
+	}
+	for _, o := range v.volumes {
+		u.Blocks += v.bytesOf(o.lv)
+		live := o.live()
+		for _, l := range o.layers {
+			stored := v.bytesOf(l.lv)
+			used := stored
+			if l == live && !l.lost {
+				if s, err := p.snapshotStatus(p.device(v, l.lv, "", udevSnapshot).name); err == nil && !s.Invalid {
+					used = min(stored, s.Used.Bytes())
+				}
+			}
+			u.Stores, u.StoresUsed = u.Stores+stored, u.StoresUsed+used
+		}
+	}
+	for _, lv := range v.trash {
+		u.Trash += v.bytesOf(lv)
+	}
+	return u, nil
+}
