@@ -2,14 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"strconv"
-	"sync"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
@@ -17,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cluster"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/observe"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/router"
 )
 
@@ -74,8 +71,7 @@ func insecureNodes(node string) credentials.TransportCredentials {
 // serveController runs the parts of the controller until ctx ends or one of
 // them fails.
 func serveController(ctx context.Context, f controllerFlags, client kubernetes.Interface, nodes func(node string) credentials.TransportCredentials) error {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry := observe.NewRegistry()
 	r, err := router.New(router.Options{Version: buildVersion(), Credentials: nodes, Claims: claims{client}, Metrics: registry})
 	if err != nil {
 		return err
@@ -89,30 +85,19 @@ func serveController(ctx context.Context, f controllerFlags, client kubernetes.I
 		},
 	}
 	if f.http != "" {
-		listener, err := net.Listen("tcp", f.http)
+		listener, err := observe.Listen(f.http)
 		if err != nil {
-			return fmt.Errorf("listen at %s: %w", f.http, err)
+			return err
 		}
-		parts = append(parts, func(ctx context.Context) error { return serveHTTP(ctx, listener, r.Ready, registry) })
+		defer listener.Close()
+		s := observe.Server{
+			Healthy: func(context.Context) error { return nil }, // that it answers
+			Ready:   func(context.Context) error { return r.Ready() },
+			Metrics: registry,
+		}
+		parts = append(parts, func(ctx context.Context) error { return s.Run(ctx, listener) })
 	}
-	return together(ctx, parts)
-}
-
-// together runs parts of a program until ctx ends or one of them ends; then it
-// ends the others and returns their errors.
-func together(ctx context.Context, parts []func(context.Context) error) error {
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	errs := make([]error, len(parts))
-	var wg sync.WaitGroup
-	for i, part := range parts {
-		wg.Go(func() {
-			defer stop()
-			errs[i] = part(ctx)
-		})
-	}
-	wg.Wait()
-	return errors.Join(errs...)
+	return together(ctx, parts...)
 }
 
 // routed tells the router what Kubernetes knows of the nodes.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
-	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
@@ -112,21 +111,4 @@ func serveNode(ctx context.Context, f nodeFlags, pools *pool.Set) error {
 		parts = append(parts, func(ctx context.Context) error { return s.Run(ctx, l) })
 	}
 	return together(ctx, append(parts, func(ctx context.Context) error { return d.Serve(ctx, f.endpoint) })...)
-}
-
-// together runs the parts of a process until ctx ends or the first of them
-// does, and waits for all.
-func together(ctx context.Context, parts ...func(context.Context) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	errs := make([]error, len(parts))
-	var running sync.WaitGroup
-	for i, part := range parts {
-		running.Go(func() {
-			defer cancel()
-			errs[i] = part(ctx)
-		})
-	}
-	running.Wait()
-	return errors.Join(errs...)
 }
