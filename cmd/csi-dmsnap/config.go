@@ -30,6 +30,7 @@ type poolConfig struct {
 	ChunkSize           string `json:"chunkSize"`
 	FirstStoreSize      string `json:"firstStoreSize"`
 	LayerReservePercent uint   `json:"layerReservePercent"`
+	NoFolding           bool   `json:"noFolding"`
 }
 
 // readConfig reads and checks the configuration file. Its errors name the file
@@ -73,7 +74,7 @@ func parseConfig(text []byte) ([]pool.Config, error) {
 }
 
 func (p poolConfig) config() (pool.Config, error) {
-	c := pool.Config{Name: p.Name, VolumeGroup: p.VolumeGroup, Devices: p.Devices, Create: p.Create, File: p.File, LayerReserve: p.LayerReservePercent}
+	c := pool.Config{Name: p.Name, VolumeGroup: p.VolumeGroup, Devices: p.Devices, Create: p.Create, File: p.File, LayerReserve: p.LayerReservePercent, NoFolding: p.NoFolding}
 	if c.VolumeGroup == "" {
 		c.VolumeGroup = c.Name
 	}

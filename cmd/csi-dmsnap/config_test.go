@@ -23,6 +23,7 @@ pools:
   chunkSize: 64Ki
   firstStoreSize: 1Gi
   layerReservePercent: 10
+  noFolding: true
 - name: trial
   file: /var/lib/csi-dmsnap/trial.img
   size: 20Gi
@@ -36,7 +37,7 @@ pools:
 	}
 	want := []pool.Config{
 		{Name: "fast", VolumeGroup: "vg_fast", Devices: []string{"/dev/nvme*n1", "/dev/disk/by-id/wwn-0x5"}, Create: true},
-		{Name: "adopted", VolumeGroup: "adopted", Chunk: 64 * size.KiB, FirstStore: size.GiB, LayerReserve: 10},
+		{Name: "adopted", VolumeGroup: "adopted", Chunk: 64 * size.KiB, FirstStore: size.GiB, LayerReserve: 10, NoFolding: true},
 		{Name: "trial", VolumeGroup: "trial", File: "/var/lib/csi-dmsnap/trial.img", Size: 20 * size.GiB},
 	}
 	if !reflect.DeepEqual(got, want) {

@@ -62,6 +62,13 @@ func UsedSectors(chunk size.Bytes, exceptions uint64) size.Sectors {
 	return size.Sectors(next) * chunk.Sectors()
 }
 
+// MoreSectors is at most how much longer the used part of a store gets when that
+// many exceptions are added to it, wherever its areas lie.
+func MoreSectors(chunk size.Bytes, exceptions uint64) size.Sectors {
+	const started = 2 // an area that has only begun, and the empty one after a full one
+	return size.Sectors(exceptions+exceptions/entriesPerArea(chunk)+started) * chunk.Sectors()
+}
+
 // usedBelow is UsedSectors of a store by the highest of its data chunks, 0 for
 // none: persistent_usage after read_exceptions in the kernel.
 func usedBelow(chunk size.Bytes, highest uint64) size.Sectors {

@@ -50,6 +50,19 @@ func TestUsedSectors(t *testing.T) {
 	}
 }
 
+// What a store uses after some more exceptions is within MoreSectors of what it used.
+func TestMoreSectors(t *testing.T) {
+	for chunk := MinChunk; chunk <= 64*size.KiB; chunk *= 4 {
+		for _, has := range []uint64{0, 1, 254, 255, 256, 257, 4095, 4096, 5000} {
+			for _, more := range []uint64{0, 1, 2, 255, 256, 257, 1000, 10000} {
+				if used := UsedSectors(chunk, has+more); used > UsedSectors(chunk, has)+MoreSectors(chunk, more) {
+					t.Errorf("chunks of %v: %d and %d more exceptions use %d sectors", chunk, has, more, used)
+				}
+			}
+		}
+	}
+}
+
 // A full store of the largest useful size has used no more than that.
 func TestUsedFitsLargestUseful(t *testing.T) {
 	for chunk := MinChunk; chunk <= MaxChunk; chunk *= 2 {

@@ -109,8 +109,15 @@ func (s *Store) header(buf []byte) (Header, error) {
 // the disk. Of a store that is in use, those with Store below a status' used
 // sectors / chunk are the ones that were allocated when that status was read.
 func (s *Store) Exceptions(ctx context.Context) iter.Seq2[Exception, error] {
+	return s.ExceptionsAfter(ctx, 0)
+}
+
+// ExceptionsAfter yields what Exceptions does, without the first n of them. The
+// kernel only ever adds exceptions at the end, so that a long store can be read
+// piece by piece and again for what is new; n must be no more than was read.
+func (s *Store) ExceptionsAfter(ctx context.Context, n uint64) iter.Seq2[Exception, error] {
 	return func(yield func(Exception, error) bool) {
-		err := s.walk(ctx, func(e Exception) bool { return yield(e, nil) })
+		err := s.walk(ctx, n, func(e Exception) bool { return yield(e, nil) })
 		if err != nil {
 			yield(Exception{}, fmt.Errorf("read exceptions of snapshot store %s: %w", s.path, err))
 		}
@@ -135,8 +142,8 @@ func (s *Store) Used(ctx context.Context) (size.Sectors, error) {
 	return usedBelow(h.Chunk, highest), nil
 }
 
-// walk calls yield with every exception until it returns false.
-func (s *Store) walk(ctx context.Context, yield func(Exception) bool) error {
+// walk calls yield with every exception but the first skip until it returns false.
+func (s *Store) walk(ctx context.Context, skip uint64, yield func(Exception) bool) error {
 	buf, free, err := directBuffer(readBytes)
 	if err != nil {
 		return err
@@ -151,14 +158,19 @@ func (s *Store) walk(ctx context.Context, yield func(Exception) bool) error {
 	if !h.Valid {
 		return ErrInvalid
 	}
-	for area := uint64(0); ; area++ {
+	seen := skip / entriesPerArea(h.Chunk) * entriesPerArea(h.Chunk)
+	after := func(e Exception) bool {
+		seen++
+		return seen <= skip || yield(e)
+	}
+	for area := skip / entriesPerArea(h.Chunk); ; area++ {
 		begin := size.Bytes(areaChunk(h.Chunk, area)) * h.Chunk
 		for done := size.Bytes(0); done < h.Chunk; done += readBytes {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
 			part := buf[:min(readBytes, h.Chunk)]
-			more, err := s.walkPart(part, begin+done, h.Chunk, yield)
+			more, err := s.walkPart(part, begin+done, h.Chunk, after)
 			if err != nil || !more {
 				return err
 			}

@@ -9,7 +9,7 @@ import (
 
 // stack puts a frozen layer's device over the next newer one's: its store
 // holds what changed between the two cuts, the rest is read from above. Both
-// devices are read-only, nothing may write to a frozen store.
+// devices are read-only, nothing may write to a frozen store but a fold.
 func (p *Pool) stack(ctx context.Context, v *view, l, newer *layer) error {
 	above, err := p.find(p.device(v, newer.lv, "", udevSnapshot))
 	if err != nil {
@@ -27,8 +27,12 @@ func (p *Pool) stack(ctx context.Context, v *view, l, newer *layer) error {
 	if err != nil {
 		return err
 	}
+	persistence, readOnly := dm.Persistent, true
+	if p.folder.writes(l.lv.ID) {
+		persistence, readOnly = dm.PersistentOverflow, false
+	}
 	// A store that was live stays writable below its device until both go.
-	cowDev, pending, err := p.ensure(cow, store, existed == nil || existed.ReadOnly)
+	cowDev, pending, err := p.ensure(cow, store, readOnly && (existed == nil || existed.ReadOnly))
 	if err != nil {
 		return err
 	}
@@ -42,8 +46,8 @@ func (p *Pool) stack(ctx context.Context, v *view, l, newer *layer) error {
 		return err
 	}
 	_, pending, err = p.ensure(d, whole(l.length, dm.Snapshot{
-		Origin: above.Device, COW: cowDev, Persistence: dm.Persistent, Chunk: l.chunk,
-	}), true)
+		Origin: above.Device, COW: cowDev, Persistence: persistence, Chunk: l.chunk,
+	}), readOnly)
 	if err != nil || !pending {
 		return err
 	}
@@ -107,6 +111,18 @@ func (p *Pool) chainUp(ctx context.Context, v *view, o *volume, l *layer) (strin
 // chainDown removes the devices of frozen layers that nobody has open, oldest
 // first since they are stacked; and if the volume itself is not active, the rest.
 func (p *Pool) chainDown(ctx context.Context, v *view, o *volume) error {
+	top, err := p.find(p.device(v, o.lv, "", udevVisible))
+	if err != nil {
+		return err
+	}
+	if live := o.live(); top != nil && live != nil {
+		// As long as the kernel has not followed a cut, originals go into the
+		// former newest layer.
+		info, err := p.find(p.device(v, live.lv, "", udevSnapshot))
+		if err != nil || info == nil || !info.Live {
+			return err
+		}
+	}
 	for _, l := range o.layers {
 		if l.snap != nil {
 			break
@@ -123,9 +139,8 @@ func (p *Pool) chainDown(ctx context.Context, v *view, o *volume) error {
 			return err
 		}
 	}
-	top, err := p.find(p.device(v, o.lv, "", udevVisible))
-	if err != nil || top != nil {
-		return err
+	if top != nil {
+		return nil
 	}
 	if live := o.live(); live != nil {
 		info, err := p.find(p.device(v, live.lv, "", udevSnapshot))
@@ -185,7 +200,7 @@ func (p *Pool) intact(v *view, o *volume, l *layer) error {
 		if err != nil {
 			return err
 		}
-		if status.Invalid || status.Overflow {
+		if status.Invalid {
 			return fmt.Errorf("snapshot %s: %w: the kernel dropped the store of %s", l.lv.Name, ErrLost, x.lv.Name)
 		}
 	}

@@ -21,6 +21,7 @@ type Config struct {
 
 	Chunk        size.Bytes // of new snapshots' stores, a power of two; 16 KiB if 0
 	FirstStore   size.Bytes // of a new snapshot's store; if 0 a tenth of the volume, from 64 MiB to 4 GiB
+	NoFolding    bool       // leave the space of deleted snapshots in use as long as older ones read through them
 	LayerReserve uint       // percent of the pool that volumes leave to snapshots; 5 if 0
 }
 

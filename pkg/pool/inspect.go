@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -90,7 +89,8 @@ type LayerState struct {
 	Used     *size.Bytes `json:"used,omitempty"` // of Store; nil while nothing tells
 	Chunk    size.Bytes  `json:"chunk"`
 	Active   bool        `json:"active"`
-	Readers  []string    `json:"readers,omitempty"` // logical volumes that are being copied from it
+	Superset bool        `json:"superset,omitempty"` // the store holds more than what changed until the next cut: layers were folded into it
+	Readers  []string    `json:"readers,omitempty"`  // logical volumes that are being copied from it
 }
 
 // DeviceState is a device of the kernel.
@@ -208,7 +208,7 @@ func (l *look) volumeState(o *volume) VolumeState {
 func (l *look) layerState(o *volume, x *layer) LayerState {
 	s := LayerState{
 		Pool: l.pool.name, Name: x.name, LV: x.lv.Name, Volume: o.lv.Name, State: StateFrozen, Order: x.order, Created: x.created,
-		Size: x.length.Bytes(), Store: l.view.bytesOf(x.lv), Chunk: x.chunk.Bytes(),
+		Size: x.length.Bytes(), Store: l.view.bytesOf(x.lv), Chunk: x.chunk.Bytes(), Superset: x.superset,
 	}
 	switch {
 	case x.lost:
@@ -227,8 +227,8 @@ func (l *look) layerState(o *volume, x *layer) LayerState {
 			s.State = StateLost
 		}
 	}
-	if n, ok := trimmedTo(x.lv); s.Used == nil && ok {
-		used := n.Bytes()
+	if s.Used == nil && x.trimmed {
+		used := x.used.Bytes()
 		s.Used = &used
 	}
 	for _, other := range l.view.volumes {
@@ -238,17 +238,6 @@ func (l *look) layerState(o *volume, x *layer) LayerState {
 	}
 	slices.Sort(s.Readers)
 	return s
-}
-
-// trimmedTo returns what a frozen layer's store uses, once that was found out.
-func trimmedTo(lv *lvm2.LV) (size.Sectors, bool) {
-	p, err := readProperties(lv.Tags)
-	r := tagReader{p: p}
-	if err != nil || !r.has(tagUsed) {
-		return 0, false
-	}
-	n := r.number(tagUsed)
-	return size.Sectors(n), r.err == nil
 }
 
 // lvm2Snapshots lists the snapshots of o that LVM2 made.

@@ -125,11 +125,13 @@ func (c deviceCheck) snapshot(x *layer, above *kernelDevice, readOnly bool) {
 		return
 	}
 	if store != nil {
-		c.table(x.lv, "", whole(x.length, dm.Snapshot{
-			Origin: above.Device, COW: store.Device, Persistence: dm.Persistent, Chunk: x.chunk,
-		}), readOnly)
+		want := dm.Snapshot{Origin: above.Device, COW: store.Device, Persistence: dm.Persistent, Chunk: x.chunk}
+		if x.superset && !d.ReadOnly && readOnly { // layers are being folded into it
+			want.Persistence, readOnly = dm.PersistentOverflow, false
+		}
+		c.table(x.lv, "", whole(x.length, want), readOnly)
 	}
-	if s := d.status; s != nil && (s.Invalid || s.Overflow) && !x.lost {
+	if s := d.status; s != nil && s.Invalid && !x.lost {
 		c.add("LossNotRecorded", c.report.at(x.lv), "the running driver records it; then delete this and the older snapshots of the volume",
 			"the kernel dropped its store: the snapshot and the older ones are lost, and the metadata does not say so")
 	}

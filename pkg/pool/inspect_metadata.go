@@ -110,8 +110,8 @@ func (r *report) checkOrder(o *volume) {
 		switch {
 		case newer.order == l.order:
 			r.add("DuplicateOrder", at, restoreGroup, "the layers %s and %s have the same place %d in the history", l.lv.Name, newer.lv.Name, l.order)
-		case newer.order != l.order+1:
-			r.add("HistoryBroken", at, lost, "a layer between %s (%d) and %s (%d) was removed", l.lv.Name, l.order, newer.lv.Name, newer.order)
+		case newer.order != l.through+1:
+			r.add("HistoryBroken", at, lost, "a layer between %s (%d) and %s (%d) was removed", l.lv.Name, l.through, newer.lv.Name, newer.order)
 		}
 		if l.snap != nil {
 			r.add("NotNewestLive", at, restoreGroup, "the layer %s is live but not the newest", l.lv.Name)
@@ -134,9 +134,9 @@ func (r *report) checkLayer(v *view, l *layer) {
 	if length := v.bytesOf(o.lv).Sectors(); l.length == 0 || l.length > length {
 		r.add("BadTags", at, restoreGroup, "tag %s: %d sectors, its volume has %d", tag(tagLength), l.length, length)
 	}
-	if used, ok := trimmedTo(l.lv); ok && used.Bytes() > v.bytesOf(l.lv) {
+	if l.trimmed && l.used.Bytes() > v.bytesOf(l.lv) {
 		r.add("StoreTooShort", at, "the snapshot and the older ones of its volume are lost: delete them",
-			"its store uses %v, %v of it are left", used.Bytes(), v.bytesOf(l.lv))
+			"its store uses %v, %v of it are left", l.used.Bytes(), v.bytesOf(l.lv))
 	}
 }
 

@@ -87,7 +87,7 @@ func TestFourDevices(t *testing.T) {
 func TestHistories(t *testing.T) {
 	const block = 4096
 	ctx := context.Background()
-	c := Config{Name: "pool", VolumeGroup: "vghistories", Devices: testDisks(t)[:1], Create: true, FirstStore: 4 * size.MiB}
+	c := Config{Name: "pool", VolumeGroup: "vghistories", Devices: testDisks(t)[:1], Create: true, FirstStore: 4 * size.MiB, NoFolding: true}
 	p := openPool(t, c)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -138,6 +138,9 @@ func TestHistories(t *testing.T) {
 			i := r.IntN(len(v.snapshots))
 			ok(t, p.DeleteSnapshot(ctx, v.snapshots[i].lv))
 			v.snapshots = append(v.snapshots[:i:i], v.snapshots[i+1:]...)
+			if r.IntN(2) == 0 {
+				foldAll(t, p)
+			}
 		case k < 17 && len(v.snapshots) > 0:
 			check(v.snapshots[r.IntN(len(v.snapshots))], fmt.Sprintf("step %d", step))
 		case k == 17 && len(v.content) < int(40*size.MiB):

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
 // handsOff are the flags of LVs that LVM2 must not activate: frozen layers,
@@ -26,6 +27,19 @@ func newLV(name, role string, tags ...string) *lvm2.LV {
 		lv.Status = []string{lvm2.StatusRead, lvm2.StatusWrite}
 	}
 	return lv
+}
+
+// join makes a layer the snapshot of its volume for LVM2: the live one. length
+// is what the volume had at the cut.
+func (t *edit) join(o *volume, lv *lvm2.LV, length size.Bytes, chunk size.Sectors) error {
+	return t.put(&lvm2.LV{
+		Name: t.hiddenName(), ID: lvm2.NewID(), Status: []string{lvm2.StatusRead, lvm2.StatusWrite, lvm2.StatusVisible},
+		CreationTime: lv.CreationTime, CreationHost: lv.CreationHost,
+		Segments: []lvm2.Segment{{
+			Count: t.extents(length), Type: lvm2.TypeSnapshot,
+			Snapshot: &lvm2.SnapshotSegment{ChunkSize: chunk, Origin: o.lv.Name, COWStore: lv.Name},
+		}},
+	})
 }
 
 func trashName(id lvm2.ID) string { return trashPrefix + string(id) }

@@ -48,6 +48,7 @@ type Pool struct {
 	wiper   *wiper
 	copies  *copies
 	scrubs  scrubs
+	folder  folder
 	trash   sync.Mutex // held while devices of trash are made, or removed where nobody uses them
 
 	unsettled sync.Map // lvm2.ID of volumes whose devices could not be brought in line
@@ -89,6 +90,7 @@ func openHeld(ctx context.Context, c Config, o Options) (*Pool, error) {
 	p.ctx, p.cancel = context.WithCancel(klog.NewContext(context.Background(), p.log))
 	p.copies = &copies{pool: p, jobs: map[string]*copyJob{}}
 	p.wiper = newWiper(p)
+	p.folder.pool = p
 	if err := p.open(ctx); err != nil {
 		p.cancel()
 		return nil, errors.Join(err, p.release())
@@ -101,7 +103,7 @@ func openHeld(ctx context.Context, c Config, o Options) (*Pool, error) {
 	if !giveUp() {
 		return nil, errors.Join(context.Cause(ctx), p.Close())
 	}
-	for _, loop := range []func(context.Context){p.wiper.loop, p.watchLoop, p.refreshLoop} {
+	for _, loop := range []func(context.Context){p.wiper.loop, p.watchLoop, p.refreshLoop, p.folder.loop} {
 		p.background(loop)
 	}
 	return p, nil

@@ -20,9 +20,10 @@ func (p *Pool) layerDown(ctx context.Context, v *view, l *layer) error {
 }
 
 // dropped tells whether a snapshot's device is there and has lost its content.
+// An overflow of the heir of a fold is no loss: only our write to it failed.
 func (p *Pool) dropped(d device) bool {
 	s, err := p.snapshotStatus(d.name)
-	return err == nil && (s.Invalid || s.Overflow)
+	return err == nil && s.Invalid
 }
 
 // takeDown removes devices in the given order, those that exist.

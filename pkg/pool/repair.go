@@ -60,6 +60,9 @@ func (p *Pool) repair(ctx context.Context) error {
 			}
 		}
 		errs = append(errs, p.sweep(ctx, v))
+		for _, o := range v.volumes { // an interrupted fold left trash that was stacked on layers
+			errs = append(errs, p.chainDown(ctx, v, o))
+		}
 		if err := errors.Join(errs...); err != nil {
 			// One volume in a bad state must not keep the others from being served.
 			p.log.Error(err, "Repair left something undone; it is tried again when the volume is used")

@@ -143,7 +143,7 @@ func (p *Pool) cut(t *edit, o *volume, name string) (*lvm2.LV, error) {
 	}
 	order := uint64(1)
 	if k := len(o.layers); k > 0 {
-		order = o.layers[k-1].order + 1
+		order = o.layers[k-1].through + 1
 		if o.live() == nil {
 			order++ // the gap says that the newest was removed and the older ones are lost
 		}
@@ -172,18 +172,10 @@ func (p *Pool) cut(t *edit, o *volume, name string) (*lvm2.LV, error) {
 			return nil, err
 		}
 	}
-	hidden := &lvm2.LV{
-		Name: t.hiddenName(), ID: lvm2.NewID(), Status: []string{lvm2.StatusRead, lvm2.StatusWrite, lvm2.StatusVisible},
-		CreationTime: lv.CreationTime, CreationHost: lv.CreationHost,
-		Segments: []lvm2.Segment{{
-			Count: o.lv.Size(), Type: lvm2.TypeSnapshot,
-			Snapshot: &lvm2.SnapshotSegment{ChunkSize: chunk.Sectors(), Origin: o.lv.Name, COWStore: lvName},
-		}},
-	}
 	if err := t.put(lv); err != nil {
 		return nil, err
 	}
-	return lv, t.put(hidden)
+	return lv, t.join(o, lv, length, chunk.Sectors())
 }
 
 // freeze makes the live layer a plain logical volume that LVM2 will neither

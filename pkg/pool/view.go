@@ -37,18 +37,21 @@ type volume struct {
 
 // layer is a logical volume of role layer: one COW store.
 type layer struct {
-	lv      *lvm2.LV
-	of      lvm2.ID
-	name    string // CSI name of the snapshot, if named
-	named   bool
-	order   uint64
-	created time.Time
-	length  size.Sectors
-	chunk   size.Sectors
-	lost    bool
-	trimmed bool     // the unused end of the store was given back
-	unknown rangeSet // the volume's unknown extents at the cut
-	snap    *lvm2.LV // the hidden LV with the snapshot segment: the layer is live
+	lv       *lvm2.LV
+	of       lvm2.ID
+	name     string // CSI name of the snapshot, if named
+	named    bool
+	order    uint64
+	through  uint64 // order of the last layer that was folded into it, or its own
+	created  time.Time
+	length   size.Sectors
+	chunk    size.Sectors
+	lost     bool
+	used     size.Sectors // of a trimmed store
+	trimmed  bool         // the unused end of the store was given back
+	superset bool         // the store holds more than what changed until the next cut
+	unknown  rangeSet     // the volume's unknown extents at the cut
+	snap     *lvm2.LV     // the hidden LV with the snapshot segment: the layer is live
 }
 
 // live returns the layer into which the kernel copies originals, or nil.
@@ -193,13 +196,13 @@ func (v *view) link(hidden []*lvm2.LV, byName map[string]*layer) {
 }
 
 // findLoss marks the layers that read through one that LVM2's lvremove took out
-// of the history: the newest is live, and the orders are without a gap, unless
-// that happened.
+// of the history: the newest is live, and each begins where the next older one
+// ends, unless that happened.
 func (v *volume) findLoss() {
 	whole := v.live() != nil
 	for i, l := range slices.Backward(v.layers) {
 		if i+1 < len(v.layers) {
-			whole = whole && v.layers[i+1].order == l.order+1
+			whole = whole && v.layers[i+1].order == l.through+1
 		}
 		l.lost = l.lost || !whole
 	}
@@ -245,7 +248,13 @@ func decode(lv *lvm2.LV) any {
 		l := &layer{
 			lv: lv, of: r.id(tagOf, true), name: p[tagName], named: r.has(tagName), order: r.number(tagOrder),
 			created: time.Unix(0, int64(r.number(tagCreated))), length: size.Sectors(r.number(tagLength)),
-			chunk: size.Sectors(r.number(tagChunk)), lost: r.has(tagLost), trimmed: r.has(tagUsed), unknown: r.ranges(tagUnknown),
+			chunk: size.Sectors(r.number(tagChunk)), lost: r.has(tagLost), superset: r.has(tagSuperset), unknown: r.ranges(tagUnknown),
+		}
+		if l.through = l.order; r.has(tagThrough) {
+			l.through = r.number(tagThrough)
+		}
+		if l.trimmed = r.has(tagUsed); l.trimmed {
+			l.used = size.Sectors(r.number(tagUsed))
 		}
 		if r.err != nil {
 			return r.err

@@ -57,7 +57,9 @@ func (s *session) checkWiped(vg *lvm2.VG) {
 			if string(b) == string(make([]byte, probe)) {
 				continue
 			}
-			if now := s.settled(); now.Seqno != vg.Seqno {
+			changed := false
+			s.settled(func(now *lvm2.VG) { changed = now.Seqno != vg.Seqno })
+			if changed {
 				break // a store has grown meanwhile
 			}
 			fail("%s has at %d %q, in an extent that counts as wiped: %v", pv.Device, at, b[:16], vg.Tags)

@@ -32,21 +32,34 @@ type survey struct {
 }
 
 func (s *session) survey() *survey {
-	v := &survey{vg: s.settled()}
-	var err error
-	if v.list, err = s.driver.list(); err != nil {
-		fail("listing: %v", err)
+	var v *survey
+	for deadline := time.Now().Add(steadyLimit); ; time.Sleep(20 * time.Millisecond) {
+		var stray []string
+		s.settled(func(vg *lvm2.VG) {
+			v = &survey{vg: vg}
+			var err error
+			if v.list, err = s.driver.list(); err != nil {
+				fail("listing: %v", err)
+			}
+			stray = v.readDevices(v.checkVolumes())
+		})
+		if len(stray) == 0 {
+			break
+		}
+		// What was wiped or folded a moment ago may still have its devices.
+		if time.Now().After(deadline) {
+			fail("stray devices %v", stray)
+		}
 	}
-	layers := v.checkVolumes()
-	v.readDevices(layers)
 	v.tools()
 	s.ownCheck()
 	s.checkWiped(v.vg)
 	return v
 }
 
-// settled waits until nothing is being copied or wiped and returns the metadata.
-func (s *session) settled() *lvm2.VG {
+// settled waits until nothing is being copied or wiped and calls look with the
+// metadata, which does not change meanwhile: layers are folded in the background.
+func (s *session) settled(look func(*lvm2.VG)) {
 	ctx, cancel := context.WithTimeout(context.Background(), settleLimit)
 	defer cancel()
 	store, err := lvm2.OpenVG(ctx, lvm2.Host{}, vgName, strings.Split(s.options.disks, ","))
@@ -55,31 +68,37 @@ func (s *session) settled() *lvm2.VG {
 	}
 	defer store.Close()
 	for {
-		vg, err := read(ctx, store)
+		done, err := settled(ctx, store, look)
 		if err != nil {
 			hung("waiting for copies and wiping to end: %v", err)
 		}
-		if !slices.ContainsFunc(vg.LVs, func(lv *lvm2.LV) bool {
-			t := tags(lv)
-			return t["copy"] != "" || t["role"] == "trash"
-		}) {
-			return vg
+		if done {
+			return
 		}
 		select {
 		case <-time.After(10 * time.Millisecond):
 		case <-ctx.Done():
-			hung("copying or wiping does not end: %s", names(vg.LVs))
+			hung("copying or wiping does not end")
 		}
 	}
 }
 
-func read(ctx context.Context, store *lvm2.Store) (*lvm2.VG, error) {
+// settled calls look, with LVM2's lock held, unless something is being copied or wiped.
+func settled(ctx context.Context, store *lvm2.Store, look func(*lvm2.VG)) (bool, error) {
 	lock, err := lvm2.Host{}.LockVG(ctx, vgName, lvm2.Shared)
 	if err != nil {
-		return nil, err
+		return false, err
 	}
 	defer lock.Unlock()
-	return store.Read(ctx)
+	vg, err := store.Read(ctx)
+	if err != nil || slices.ContainsFunc(vg.LVs, func(lv *lvm2.LV) bool {
+		t := tags(lv)
+		return t["copy"] != "" || t["role"] == "trash"
+	}) {
+		return false, err
+	}
+	look(vg)
+	return true, nil
 }
 
 // idInTag restores the bytes that ids have and values of tags have not.
@@ -179,35 +198,28 @@ func number(lv *lvm2.LV, key string) int64 {
 }
 
 // readDevices lists the kernel's devices and sees to it that there are none but
-// those of active volumes: one for a volume without snapshots, else four.
-func (v *survey) readDevices(layers map[string][]*lvm2.LV) {
+// those of active volumes: one for a volume without snapshots, else four. It
+// returns the others.
+func (v *survey) readDevices(layers map[string][]*lvm2.LV) []string {
 	client, err := dm.Open()
 	if err != nil {
 		fail("%v", err)
 	}
 	defer client.Close()
-	// What was wiped a moment ago may still have its device.
-	for deadline := time.Now().Add(steadyLimit); ; time.Sleep(20 * time.Millisecond) {
-		v.devices = steady(client)
-		stray := maps.Clone(v.devices)
-		for _, x := range v.list.Volumes {
-			if v.active(x.LV) {
-				for name, target := range v.devicesOf(x, layers) {
-					table, err := client.Table(name)
-					if err != nil || table[0].Target.Type() != target {
-						fail("active volume %s: device %s must be %s: %v %v", x.LV, name, target, table, err)
-					}
-					delete(stray, name)
+	v.devices = steady(client)
+	stray := maps.Clone(v.devices)
+	for _, x := range v.list.Volumes {
+		if v.active(x.LV) {
+			for name, target := range v.devicesOf(x, layers) {
+				table, err := client.Table(name)
+				if err != nil || table[0].Target.Type() != target {
+					fail("active volume %s: device %s must be %s: %v %v", x.LV, name, target, table, err)
 				}
+				delete(stray, name)
 			}
 		}
-		if len(stray) == 0 {
-			return
-		}
-		if time.Now().After(deadline) {
-			fail("stray devices %v", slices.Sorted(maps.Keys(stray)))
-		}
 	}
+	return slices.Sorted(maps.Keys(stray))
 }
 
 // devicesOf returns the devices that an active volume must have, with their targets.

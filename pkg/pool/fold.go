@@ -1,0 +1,364 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// fold joins a layer that nobody needs for itself, gone, into the next older
+// one, the heir. The heir's device is stacked over gone's as for any reader, but
+// writable; what it lacks of gone is read from it and written back to it, so that
+// the kernel puts it into the heir's store. That changes no content at any
+// moment: an interruption leaves a store that holds more than it must.
+//
+// The steps are
+//
+//	count     read both exception tables
+//	begin     the heir's store grows, in the metadata marked as a superset; devices
+//	copy      what the heir lacks, given way to other I/O
+//	handOver  the rest; if gone is the live layer the volume is held meanwhile
+//	          and the heir becomes a snapshot of it, too
+//	commit    the heir takes gone's place in the metadata, gone becomes trash
+//	end       the devices follow
+//
+// and after each the metadata is right whether the next one comes or not.
+type fold struct {
+	*Pool
+	foldPair
+	wanted, held *cow.Chunks // chunks of the heir that gone holds a part of, and that the heir holds
+	read         uint64      // exceptions of gone's store that are in wanted
+	path         string      // of the heir's device
+	file         *os.File    // the same, open
+}
+
+// errFoldOver says that the layers cannot be folded any more, or not now: one of
+// them is needed, in use, or gone.
+var errFoldOver = errors.New("they cannot be folded now")
+
+const (
+	foldLook   = 300 * time.Millisecond // for which reading a store keeps others from the volume
+	foldLast   = 4 * size.MiB           // is copied while the volume is held
+	foldPasses = 8                      // over a live layer, before a busy volume is left alone
+	foldLoaded = 200_000                // exceptions that a table takes in while the volume is held: some 40 ms
+)
+
+// pair finds the layers of the fold, and its volume.
+func (f *fold) pair(v *view) (o *volume, heir, gone *layer, err error) {
+	o, heir, gone = v.volumes[f.volume], v.layers[f.heir], v.layers[f.foldPair.gone]
+	if o == nil || heir == nil || gone == nil {
+		return nil, nil, nil, fmt.Errorf("layer %s of volume %s: %w: it was deleted", f.foldPair.gone, f.volume, errFoldOver)
+	}
+	needed := v.needed(o)
+	i := slices.Index(needed, heir)
+	if i < 0 || i+1 == len(needed) || needed[i+1] != gone || !v.foldable(o, heir, gone) {
+		return nil, nil, nil, fmt.Errorf("layers %s and %s of volume %s: %w", heir.lv.Name, gone.lv.Name, o.lv.Name, errFoldOver)
+	}
+	return o, heir, gone, nil
+}
+
+// exclusive calls do while no other operation on the volume's history runs.
+func (f *fold) exclusive(ctx context.Context, do func() error) error {
+	v, err := f.latest()
+	if err != nil {
+		return err
+	}
+	o := v.volumes[f.volume]
+	if o == nil {
+		return errFoldOver
+	}
+	release, err := f.keys.lock(ctx, lvKey(o.lv.Name))
+	if err != nil {
+		return err
+	}
+	defer release()
+	return do()
+}
+
+// count reads which chunks the heir and gone hold. A live layer's are those of
+// some moment.
+func (f *fold) count(ctx context.Context) error {
+	v, err := f.latest()
+	if err != nil {
+		return err
+	}
+	_, heir, gone, err := f.pair(v)
+	if err != nil {
+		return err
+	}
+	f.wanted, f.held = cow.NewChunks(heir.chunk.Bytes(), heir.length.Bytes()), cow.NewChunks(heir.chunk.Bytes(), heir.length.Bytes())
+	if _, err := f.readStore(ctx, heir, 0, func(e cow.Exception) { f.held.Add(e.Origin) }); err != nil {
+		return err
+	}
+	return f.readMore(ctx, gone)
+}
+
+// readMore takes in what gone's store has that was not read yet.
+func (f *fold) readMore(ctx context.Context, gone *layer) (err error) {
+	f.read, err = f.readStore(ctx, gone, f.read, func(e cow.Exception) { f.wanted.Cover(e.Origin, gone.chunk.Bytes()) })
+	return err
+}
+
+// todo is what the heir lacks of gone.
+func (f *fold) todo() *cow.Chunks { return f.wanted.Without(f.held) }
+
+// readStore reads the exceptions of a layer's store after the first from, and
+// returns how many there are. Others come to the volume in between.
+func (f *fold) readStore(ctx context.Context, l *layer, from uint64, add func(cow.Exception)) (uint64, error) {
+	for end := false; !end; {
+		err := f.exclusive(ctx, func() (err error) {
+			store, done, err := f.openStore(ctx, l)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, store.Close(), done()) }()
+			if h, err := store.Header(); err != nil || h.Chunk != l.chunk.Bytes() {
+				return errors.Join(err, fmt.Errorf("the store of %s has chunks of %v, by our tags of %v", l.lv.Name, h.Chunk, l.chunk.Bytes()))
+			}
+			limited, cancel := context.WithTimeout(ctx, foldLook)
+			defer cancel()
+			for e, err := range store.ExceptionsAfter(limited, from) {
+				if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+					return nil
+				}
+				if err != nil {
+					return err
+				}
+				add(e)
+				from++
+			}
+			end = true
+			return nil
+		})
+		if err != nil {
+			return from, err
+		}
+	}
+	return from, nil
+}
+
+// openStore opens the store of a layer. If it has no device it gets one until
+// done is called.
+func (f *fold) openStore(ctx context.Context, l *layer) (store *cow.Store, done func() error, err error) {
+	var dev device
+	done = func() error { return nil }
+	err = f.do(ctx, &change{what: "look at the store of " + l.lv.Name, act: func(ctx context.Context, v *view) error {
+		if _, _, _, err := f.pair(v); err != nil {
+			return err
+		}
+		now := v.layers[l.lv.ID]
+		dev = f.device(v, now.lv, layerCOW, udevCOW)
+		info, err := f.find(dev)
+		if err != nil {
+			return err
+		}
+		if info == nil {
+			table, err := f.linearTable(v, now.lv)
+			if err != nil {
+				return err
+			}
+			done = func() error {
+				return f.do(f.ctx, &change{what: "close the store of " + l.lv.Name, act: func(ctx context.Context, _ *view) error {
+					return f.takeDown(ctx, dev)
+				}})
+			}
+			if _, _, err := f.ensure(dev, table, true); err != nil {
+				return err
+			}
+			if err := f.start(ctx, dev); err != nil {
+				return err
+			}
+		}
+		store, err = cow.Open(f.dm.Node(dev.name))
+		return err
+	}})
+	if err != nil {
+		return nil, nil, errors.Join(err, done())
+	}
+	return store, done, nil
+}
+
+// cost is what the fold copies and what becomes free by it.
+func (f *fold) cost(v *view, heir, gone *layer) foldCost {
+	todo := f.todo().Count()
+	used := gone.used
+	if gone.snap != nil {
+		used = cow.UsedSectors(gone.chunk.Bytes(), f.read)
+	}
+	c := foldCost{copied: size.Bytes(todo) * heir.chunk.Bytes()}
+	if before, after := v.extents(used.Bytes()), f.growth(v, heir, nil); before > after {
+		c.freed = size.Bytes(before-after) * v.extent()
+	}
+	return c
+}
+
+// growth is by how many extents the heir's store must grow to take what it
+// lacks of gone. If it becomes the live one it also gets the room that gone had left.
+func (f *fold) growth(v *view, heir, live *layer) lvm2.Extents {
+	want := v.extents((heir.used + cow.MoreSectors(heir.chunk.Bytes(), f.todo().Count())).Bytes())
+	if live != nil {
+		used := v.extents(cow.UsedSectors(live.chunk.Bytes(), f.read).Bytes())
+		want += live.lv.Size() - min(used, live.lv.Size())
+		// Until it is live nobody extends it.
+		want = max(want, v.extents(leastStore))
+	}
+	want = min(want, f.largestStore(v, heir))
+	return max(want, heir.lv.Size()) - heir.lv.Size()
+}
+
+// run carries the fold out after count.
+func (f *fold) run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, f.end()) }()
+	if err := f.begin(ctx); err != nil {
+		return err
+	}
+	if err := f.copyAll(ctx); err != nil {
+		return err
+	}
+	return f.exclusive(ctx, func() error {
+		if err := f.handOver(); err != nil {
+			return err
+		}
+		return f.commit()
+	})
+}
+
+// begin gives the heir's store the room that it will need and brings up its
+// device, writable, over gone's.
+func (f *fold) begin(ctx context.Context) error {
+	return f.exclusive(ctx, func() error {
+		f.folder.running.Store(f)
+		return f.do(f.ctx, &change{what: "begin to fold a layer", edit: func(t *edit) error {
+			_, heir, gone, err := f.pair(t.view)
+			if err != nil {
+				return err
+			}
+			if info, err := f.find(f.device(t.view, heir.lv, "", udevSnapshot)); err != nil || info != nil {
+				return errors.Join(err, fmt.Errorf("layer %s: %w: it is in use", heir.lv.Name, errFoldOver))
+			}
+			if !heir.trimmed {
+				return fmt.Errorf("layer %s: %w: how much it uses is not known", heir.lv.Name, errFoldOver)
+			}
+			if err := t.writable(); err != nil {
+				return err
+			}
+			return f.grow(t, heir, gone)
+		}, act: func(ctx context.Context, v *view) error {
+			o, heir, _, err := f.pair(v)
+			if err != nil {
+				return err
+			}
+			if f.path, err = f.chainUp(ctx, v, o, heir); err != nil {
+				return err
+			}
+			if err := f.intact(v, o, heir); err != nil {
+				return err
+			}
+			f.file, err = os.OpenFile(f.path, os.O_RDWR|unix.O_DIRECT, 0)
+			return err
+		}})
+	})
+}
+
+// grow extends the heir's store and marks it as one that holds more than what
+// changed until the next cut.
+func (f *fold) grow(t *edit, heir, gone *layer) error {
+	var live *layer
+	if gone.snap != nil {
+		live = gone
+		if n := f.held.Count() + f.wanted.Count(); n > foldLoaded {
+			return fmt.Errorf("layer %s: %w: with %d chunks the volume would have to be held too long; they can be folded after the next snapshot",
+				heir.lv.Name, errFoldOver, n)
+		}
+	}
+	c := heir.lv.Clone()
+	c.Tags = setTag(dropTags(c.Tags, tagUsed), tagSuperset)
+	if more := f.growth(t.view, heir, live); more > 0 {
+		// Live stores must find room meanwhile, or snapshots are lost.
+		if spare := f.reserve(t.view) / 2; t.free.size() < more+spare {
+			return fmt.Errorf("layer %s: %w: its store must grow by %d extents, %d are free", heir.lv.Name, errFoldOver, more, t.free.size())
+		}
+		ranges, err := t.growth(heir.lv, more, highEnd)
+		if err != nil {
+			return err
+		}
+		c.Segments = appendExtents(c.Segments, ranges...)
+	}
+	return t.put(c)
+}
+
+// end takes the fold's devices down, or what is in use of them it makes what the
+// metadata says, whether the fold came to its end or not.
+func (f *fold) end() error {
+	var err error
+	if f.file != nil {
+		err = f.file.Close()
+		f.file = nil
+	}
+	if f.ctx.Err() != nil { // nothing is committed any more, but nothing need be left behind
+		return errors.Join(err, f.leave(context.WithoutCancel(f.ctx)))
+	}
+	return errors.Join(err, f.exclusive(f.ctx, func() error {
+		f.folder.running.CompareAndSwap(f, nil)
+		return f.do(f.ctx, &change{what: "take down the devices of a fold", act: func(ctx context.Context, v *view) error {
+			defer f.wiper.wake()
+			o := v.volumes[f.volume]
+			if o == nil {
+				return f.sweep(ctx, v)
+			}
+			for _, step := range []func() error{
+				func() error { return f.settleHeir(ctx, v, o) },
+				func() error { return f.settle(ctx, v, o.lv.Name) },
+				func() error { return f.sweep(ctx, v) },
+				func() error { return f.chainDown(ctx, v, o) },
+			} {
+				if err := step(); err != nil {
+					f.unsettled.Store(o.lv.ID, true)
+					return err
+				}
+			}
+			return nil
+		}})
+	}))
+}
+
+// leave takes down the fold's devices when the pool is being closed.
+func (f *fold) leave(ctx context.Context) error {
+	f.folder.running.CompareAndSwap(f, nil)
+	v, err := f.latest()
+	if err != nil {
+		return err
+	}
+	o := v.volumes[f.volume]
+	if o == nil {
+		return nil
+	}
+	return errors.Join(f.settleHeir(ctx, v, o), f.chainDown(ctx, v, o))
+}
+
+// settleHeir lets the heir's device, if somebody reads it, read through the next
+// newer layer again, and removes it otherwise.
+func (f *fold) settleHeir(ctx context.Context, v *view, o *volume) error {
+	heir := v.layers[f.heir]
+	if heir == nil || heir.snap != nil {
+		return nil
+	}
+	newer := o.after(heir)
+	info, err := f.find(f.device(v, heir.lv, "", udevSnapshot))
+	if err != nil || info == nil || len(newer) == 0 {
+		return err
+	}
+	if info.OpenCount == 0 {
+		return f.layerDown(ctx, v, heir)
+	}
+	return f.stack(ctx, v, heir, newer[0])
+}

@@ -1,0 +1,160 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// handOver copies the rest of what the heir lacks. If gone is the live layer that
+// is done while the volume is held, and the heir is made a snapshot of the
+// volume's own blocks beside gone: from then on both collect what is overwritten,
+// so that either is complete and a commit that never comes does no harm. The
+// volume's key is held.
+func (f *fold) handOver() error {
+	return f.do(f.ctx, &change{what: "copy the rest of a layer to its heir", act: func(ctx context.Context, v *view) error {
+		o, heir, gone, err := f.pair(v)
+		if err != nil {
+			return err
+		}
+		// A cut that was committed meanwhile may not have reached the kernel.
+		if _, err := f.chainUp(ctx, v, o, heir); err != nil {
+			return err
+		}
+		vol := f.device(v, o.lv, "", udevVisible)
+		top, err := f.find(vol)
+		if err != nil {
+			return err
+		}
+		store, err := cow.Open(f.dm.Node(f.device(v, gone.lv, layerCOW, udevCOW).name))
+		if err != nil {
+			return err
+		}
+		inside := func() error {
+			if err := f.catchUp(ctx, heir, gone, store); err != nil || gone.snap == nil {
+				return err
+			}
+			return f.switchOver(ctx, v, o, heir)
+		}
+		if gone.snap != nil && top != nil && top.Live {
+			began := time.Now()
+			err = f.swap(ctx, vol, top.Suspended, dm.SuspendOptions{SkipLockFS: true}, inside)
+			klog.FromContext(ctx).V(2).Info("Volume was held to fold its newest layer", "volume", o.lv.Name, "for", time.Since(began), "chunks", f.held.Count())
+		} else {
+			err = inside() // gone's store does not change
+		}
+		return errors.Join(err, store.Close())
+	}})
+}
+
+// catchUp copies what gone's store has got since it was read.
+func (f *fold) catchUp(ctx context.Context, heir, gone *layer, store *cow.Store) error {
+	for e, err := range store.ExceptionsAfter(ctx, f.read) {
+		if err != nil {
+			return err
+		}
+		f.wanted.Cover(e.Origin, gone.chunk.Bytes())
+		f.read++
+	}
+	todo := f.todo()
+	if size.Bytes(todo.Count())*heir.chunk.Bytes() > foldLast {
+		return fmt.Errorf("layer %s: %w: %d chunks have come to it meanwhile", gone.lv.Name, errFoldOver, todo.Count())
+	}
+	return f.copy(ctx, todo, func(context.Context) error { return nil })
+}
+
+// switchOver gives the heir the table of a live layer. Only now may that be
+// loaded: the kernel reads the store when it is.
+func (f *fold) switchOver(ctx context.Context, v *view, o *volume, heir *layer) error {
+	if err := f.intact(v, o, heir); err != nil {
+		return err
+	}
+	dev := f.device(v, heir.lv, "", udevSnapshot)
+	table, err := f.liveTable(v, o, heir)
+	if err != nil {
+		return err
+	}
+	if err := f.dm.Load(dev.name, table, false); err != nil {
+		return err
+	}
+	return f.swap(ctx, dev, false, dm.SuspendOptions{SkipLockFS: true}, func() error { return nil })
+}
+
+// liveTable is the table of a layer's device when the layer is live.
+func (f *fold) liveTable(v *view, o *volume, l *layer) (dm.Table, error) {
+	real, err := f.find(f.device(v, o.lv, layerReal, udevReal))
+	if err != nil {
+		return nil, err
+	}
+	store, err := f.find(f.device(v, l.lv, layerCOW, udevCOW))
+	if err != nil {
+		return nil, err
+	}
+	if real == nil || store == nil {
+		return nil, fmt.Errorf("layer %s of volume %s: its devices are gone", l.lv.Name, o.lv.Name)
+	}
+	return whole(l.length, dm.Snapshot{Origin: real.Device, COW: store.Device, Persistence: dm.Persistent, Chunk: l.chunk}), nil
+}
+
+// commit puts the heir into gone's place. The volume's key is held since handOver.
+func (f *fold) commit() error {
+	return f.do(f.ctx, &change{what: "fold a layer", edit: func(t *edit) error {
+		o, heir, gone, err := f.pair(t.view)
+		if err != nil {
+			return err
+		}
+		// An I/O error means that the live layer died, and with it all older ones.
+		if err := errors.Join(f.intact(t.view, o, heir), t.writable()); err != nil {
+			return err
+		}
+		if left := f.todo().Count(); left > 0 {
+			return fmt.Errorf("layer %s lacks %d chunks of %s", heir.lv.Name, left, gone.lv.Name)
+		}
+		c := heir.lv.Clone()
+		c.Tags = setTag(dropTags(c.Tags, tagUsed), tagThrough, strconv.FormatUint(gone.through, 10))
+		if gone.snap == nil {
+			return errors.Join(t.put(c), t.discard(gone.lv))
+		}
+		if err := f.isLive(t.view, o, heir); err != nil {
+			return err
+		}
+		c.Status, c.Flags = []string{lvm2.StatusRead, lvm2.StatusWrite}, nil
+		if err := errors.Join(t.put(c), t.discard(gone.lv)); err != nil {
+			return err
+		}
+		return t.join(o, c, heir.length.Bytes(), heir.chunk)
+	}})
+}
+
+// isLive checks that the heir's device is what handOver has made it: somebody
+// may have used dmsetup or lvm2 since.
+func (f *fold) isLive(v *view, o *volume, heir *layer) error {
+	want, err := f.liveTable(v, o, heir)
+	if err != nil {
+		return err
+	}
+	info, err := f.find(f.device(v, heir.lv, "", udevSnapshot))
+	if err != nil {
+		return err
+	}
+	if info == nil || !info.Live || info.Suspended {
+		return fmt.Errorf("layer %s: %w: its device does not run", heir.lv.Name, errFoldOver)
+	}
+	have, err := f.dm.Table(info.Name)
+	if err != nil {
+		return err
+	}
+	if !have.Equal(want) {
+		return fmt.Errorf("layer %s: %w: its device was changed", heir.lv.Name, errFoldOver)
+	}
+	return nil
+}

@@ -1,0 +1,184 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+const (
+	foldRun      = size.MiB               // read and written at once
+	foldPiece    = 4 * size.MiB           // between two looks whether the disks are quiet
+	foldRuns     = 64                     // the same, of short runs
+	foldWriters  = 8                      // at once: the kernel writes down the exceptions of many together
+	foldMoment   = 10 * time.Millisecond  // for which the disks must be quiet
+	foldPatience = 500 * time.Millisecond // after which a piece is copied all the same
+)
+
+// foldExtent is a row of the heir's chunks, in bytes.
+type foldExtent struct{ at, length size.Bytes }
+
+// copyAll copies what the heir lacks of gone, until little is left if gone is
+// live and the volume is being written to.
+func (f *fold) copyAll(ctx context.Context) error {
+	for range foldPasses {
+		todo := f.todo()
+		if err := f.copy(ctx, todo, f.giveWay); err != nil {
+			return err
+		}
+		v, err := f.latest()
+		if err != nil {
+			return err
+		}
+		_, heir, gone, err := f.pair(v)
+		if err != nil {
+			return err
+		}
+		if err := f.readMore(ctx, gone); err != nil {
+			return err
+		}
+		if size.Bytes(f.todo().Count())*heir.chunk.Bytes() <= foldLast/2 {
+			return nil
+		}
+	}
+	return fmt.Errorf("volume %s: %w: it is written to faster than its newest layer is folded", f.volume, errFoldOver)
+}
+
+// copy reads chunks from the heir's device and writes them back, which puts them
+// into its store. They are on the disk when it returns. next is called before
+// each piece.
+func (f *fold) copy(ctx context.Context, todo *cow.Chunks, next func(context.Context) error) error {
+	v, err := f.latest()
+	if err != nil {
+		return err
+	}
+	_, heir, _, err := f.pair(v)
+	if err != nil {
+		return err
+	}
+	chunk, length := heir.chunk.Bytes(), heir.length.Bytes()
+	var piece []foldExtent
+	var bytes size.Bytes
+	flush := func() error {
+		if len(piece) == 0 {
+			return nil
+		}
+		if err := next(ctx); err != nil {
+			return err
+		}
+		err := f.rewrite(piece)
+		piece, bytes = piece[:0], 0
+		return err
+	}
+	for first, n := range todo.Runs(max(1, uint64(foldRun/chunk))) {
+		at := size.Bytes(first) * chunk
+		e := foldExtent{at, min(size.Bytes(n)*chunk, length-at)} // the last chunk may be a partial one
+		piece, bytes = append(piece, e), bytes+e.length
+		if bytes >= foldPiece || len(piece) == foldRuns {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	if err := flush(); err != nil {
+		return err
+	}
+	if err := unix.Fdatasync(int(f.file.Fd())); err != nil {
+		return fmt.Errorf("flushing %s: %w", f.path, err)
+	}
+	for first, n := range todo.Runs(todo.Count() + 1) {
+		for c := first; c < first+n; c++ {
+			f.held.Add(c)
+		}
+	}
+	return nil
+}
+
+// rewrite reads and writes back extents of the heir's device.
+func (f *fold) rewrite(piece []foldExtent) error {
+	// An anonymous mapping is page-aligned, as O_DIRECT needs it.
+	buf, err := unix.Mmap(-1, 0, foldWriters*int(foldRun), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return err
+	}
+	defer unix.Munmap(buf)
+	work := make(chan foldExtent, len(piece))
+	for _, e := range piece {
+		work <- e
+	}
+	close(work)
+	var failed [foldWriters]error
+	var writers sync.WaitGroup
+	for i := range foldWriters {
+		own := buf[i*int(foldRun):][:foldRun]
+		writers.Go(func() {
+			for e := range work {
+				if _, err := f.file.ReadAt(own[:e.length], int64(e.at)); err != nil {
+					failed[i] = fmt.Errorf("reading %s: %w", f.path, err)
+					return
+				}
+				if _, err := f.file.WriteAt(own[:e.length], int64(e.at)); err != nil {
+					failed[i] = fmt.Errorf("writing %s: %w", f.path, err)
+					return
+				}
+			}
+		})
+	}
+	writers.Wait()
+	return errors.Join(failed[:]...)
+}
+
+// giveWay waits as long as others use the disks, but not for ever, and looks
+// whether the fold still makes sense.
+func (f *fold) giveWay(ctx context.Context) error {
+	v, err := f.latest()
+	if err != nil {
+		return err
+	}
+	if _, _, _, err := f.pair(v); err != nil {
+		return err
+	}
+	var disks []dm.Device
+	for _, pv := range v.vg.PVs {
+		if dev, err := dm.DeviceOf(pv.Device); err == nil {
+			disks = append(disks, dev)
+		}
+	}
+	for deadline := time.Now().Add(foldPatience); ; {
+		before, busy := diskUse(disks)
+		select {
+		case <-time.After(foldMoment):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		after, still := diskUse(disks)
+		if before == after && !busy && !still || time.Now().After(deadline) {
+			return nil
+		}
+	}
+}
+
+// diskUse returns how many transfers the disks have ended, and whether one is
+// under way: the kernel's Documentation/block/stat.rst. Of a disk that tells
+// nothing it says that it is busy.
+func diskUse(disks []dm.Device) (ended uint64, busy bool) {
+	for _, d := range disks {
+		text, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/stat", d.Major, d.Minor))
+		var n [9]uint64
+		if err == nil {
+			_, err = fmt.Sscan(string(text), &n[0], &n[1], &n[2], &n[3], &n[4], &n[5], &n[6], &n[7], &n[8])
+		}
+		ended += n[0] + n[4]
+		busy = busy || err != nil || n[8] > 0
+	}
+	return ended, busy
+}

@@ -1,0 +1,69 @@
+package pool
+
+import (
+	"testing"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+func TestFoldWorth(t *testing.T) {
+	const extent = 4 * size.MiB
+	for _, c := range []struct {
+		copied, freed size.Bytes
+		short, want   bool
+	}{
+		{0, extent, false, true},
+		{0, extent - 1, false, false}, // not even an extent
+		{0, 0, true, false},
+		{4 * extent, extent, false, true},
+		{5 * extent, extent, false, false},
+		{5 * extent, extent, true, true},
+		{size.GiB, 256 * size.MiB, false, true},
+	} {
+		if got := (foldCost{c.copied, c.freed}).worth(extent, c.short); got != c.want {
+			t.Errorf("copying %v to free %v, short of room: %v: worth %v", c.copied, c.freed, c.short, got)
+		}
+	}
+}
+
+// A history with a folded layer is whole; without the layer after it, it is not.
+func TestThroughIsNoGap(t *testing.T) {
+	history := func(orders ...[2]uint64) *volume {
+		o := &volume{}
+		for _, x := range orders {
+			o.layers = append(o.layers, &layer{order: x[0], through: x[1]})
+		}
+		return o
+	}
+	for _, c := range []struct {
+		o    *volume
+		lost int // layers, without a live one all are
+	}{
+		{history([2]uint64{1, 1}, [2]uint64{2, 2}), 0},
+		{history([2]uint64{1, 4}, [2]uint64{5, 5}, [2]uint64{6, 9}), 0},
+		{history([2]uint64{1, 4}, [2]uint64{6, 6}), 1},
+		{history([2]uint64{1, 1}, [2]uint64{4, 6}, [2]uint64{7, 7}), 1},
+		{history([2]uint64{1, 1}, [2]uint64{2, 4}, [2]uint64{6, 7}), 2},
+	} {
+		live := c.o.layers[len(c.o.layers)-1]
+		live.snap = &lvm2.LV{}
+		c.o.findLoss()
+		lost := 0
+		for _, l := range c.o.layers {
+			if l.lost {
+				lost++
+			}
+		}
+		if lost != c.lost {
+			t.Errorf("%d layers are lost, want %d", lost, c.lost)
+		}
+	}
+}
+
+func TestDiskUseUnknown(t *testing.T) {
+	if _, busy := diskUse([]dm.Device{{Major: 4095, Minor: 4095}}); !busy {
+		t.Error("a disk that is not there is quiet")
+	}
+}
