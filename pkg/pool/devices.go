@@ -243,6 +243,7 @@ func (p *Pool) base(ctx context.Context, v *view, o *volume, live *layer, table 
 func (p *Pool) window(ctx context.Context, v *view, o *volume, live *layer, top *dm.Info, b below) error {
 	inside := func() error {
 		if b.idle {
+			p.noteBoundary(v, o, b.real)
 			snap := p.device(v, live.lv, "", udevSnapshot)
 			if err := p.dm.Resume(snap.name, snap.udev); err != nil {
 				return err

@@ -281,7 +281,7 @@ func (f *fold) grow(t *edit, heir, gone *layer) error {
 		}
 	}
 	c := heir.lv.Clone()
-	c.Tags = setTag(dropTags(c.Tags, tagUsed), tagSuperset)
+	c.Tags = setTag(dropTags(c.Tags, tagUsed, tagExact), tagSuperset)
 	if more := f.growth(t.view, heir, live); more > 0 {
 		// Live stores must find room meanwhile, or snapshots are lost.
 		if spare := f.reserve(t.view) / 2; t.free.size() < more+spare {

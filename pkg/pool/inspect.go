@@ -89,6 +89,7 @@ type LayerState struct {
 	Used     *size.Bytes `json:"used,omitempty"` // of Store; nil while nothing tells
 	Chunk    size.Bytes  `json:"chunk"`
 	Active   bool        `json:"active"`
+	Exact    bool        `json:"exact,omitempty"`    // which of its chunks changed until the next cut is on record
 	Superset bool        `json:"superset,omitempty"` // the store holds more than what changed until the next cut: layers were folded into it
 	Readers  []string    `json:"readers,omitempty"`  // logical volumes that are being copied from it
 }
@@ -208,7 +209,7 @@ func (l *look) volumeState(o *volume) VolumeState {
 func (l *look) layerState(o *volume, x *layer) LayerState {
 	s := LayerState{
 		Pool: l.pool.name, Name: x.name, LV: x.lv.Name, Volume: o.lv.Name, State: StateFrozen, Order: x.order, Created: x.created,
-		Size: x.length.Bytes(), Store: l.view.bytesOf(x.lv), Chunk: x.chunk.Bytes(), Superset: x.superset,
+		Size: x.length.Bytes(), Store: l.view.bytesOf(x.lv), Chunk: x.chunk.Bytes(), Exact: x.exact && !x.superset, Superset: x.superset,
 	}
 	switch {
 	case x.lost:

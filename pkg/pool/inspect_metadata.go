@@ -134,6 +134,9 @@ func (r *report) checkLayer(v *view, l *layer) {
 	if length := v.bytesOf(o.lv).Sectors(); l.length == 0 || l.length > length {
 		r.add("BadTags", at, restoreGroup, "tag %s: %d sectors, its volume has %d", tag(tagLength), l.length, length)
 	}
+	if l.exact && l.trimmed && l.bound > l.used {
+		r.add("BadTags", at, restoreGroup, "tag %s: %d sectors, its store uses %d", tag(tagExact), l.bound, l.used)
+	}
 	if l.trimmed && l.used.Bytes() > v.bytesOf(l.lv) {
 		r.add("StoreTooShort", at, "the snapshot and the older ones of its volume are lost: delete them",
 			"its store uses %v, %v of it are left", l.used.Bytes(), v.bytesOf(l.lv))

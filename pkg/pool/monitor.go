@@ -77,7 +77,9 @@ func (p *Pool) watch(seen *map[lvm2.ID]sample) time.Duration {
 			continue
 		}
 		if p.trimmable(v, o) != nil {
-			p.attend(o, "trim", attendPause, p.trim)
+			p.attend(o, "trim", attendPause, p.trim) // records boundaries, too
+		} else if p.unrecorded(o) {
+			p.attend(o, "boundary", attendPause, p.recordBoundaries)
 		}
 		l := o.live()
 		if l == nil || l.lost {

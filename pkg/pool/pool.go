@@ -51,8 +51,9 @@ type Pool struct {
 	folder  folder
 	trash   sync.Mutex // held while devices of trash are made, or removed where nobody uses them
 
-	unsettled sync.Map // lvm2.ID of volumes whose devices could not be brought in line
-	attended  sync.Map // lvm2.ID of volumes that the monitor is busy with
+	boundaries sync.Map // size.Sectors by the lvm2.ID of frozen layers: what was in use at the next cut, not on the disk yet
+	unsettled  sync.Map // lvm2.ID of volumes whose devices could not be brought in line
+	attended   sync.Map // lvm2.ID of volumes that the monitor is busy with
 
 	mu     sync.Mutex
 	closed bool

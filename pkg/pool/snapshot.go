@@ -168,7 +168,7 @@ func (p *Pool) cut(t *edit, o *volume, name string) (*lvm2.LV, error) {
 		if err := formatStore(t.view, former); err != nil {
 			return nil, fmt.Errorf("preparing the COW store of %s to be frozen: %w", former.lv.Name, err)
 		}
-		if err := t.freeze(former); err != nil {
+		if err := t.freeze(former, p.untouched(t.view, o, former)); err != nil {
 			return nil, err
 		}
 	}
@@ -179,14 +179,17 @@ func (p *Pool) cut(t *edit, o *volume, name string) (*lvm2.LV, error) {
 }
 
 // freeze makes the live layer a plain logical volume that LVM2 will neither
-// write nor activate.
-func (t *edit) freeze(l *layer) error {
+// write nor activate. exact says that nothing is being copied into it any more.
+func (t *edit) freeze(l *layer, exact bool) error {
 	if err := t.remove(l.snap.ID); err != nil {
 		return err
 	}
 	c := t.vg.LVByID(l.lv.ID).Clone() // perhaps marked as lost by this edit
 	c.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
 	c.Flags = slices.Clone(handsOff)
+	if exact {
+		c.Tags = setTag(c.Tags, tagExact)
+	}
 	return t.put(c)
 }
 

@@ -26,6 +26,7 @@ const (
 	tagLength      = "length"      // sectors of the volume at the cut
 	tagChunk       = "chunk"       // sectors of a chunk of a layer's store
 	tagUsed        = "used"        // sectors of a frozen layer's store that are in use: the rest was given back
+	tagExact       = "exact"       // sectors of a frozen store below which it holds just what changed until the next cut; without a value all of it
 	tagSuperset    = "superset"    // a layer's store holds more than what changed until the next cut: layers are folded into it
 	tagThrough     = "through"     // place of the last of the layers that were folded into a layer
 	tagLost        = "lost"        // the layer's content is gone

@@ -91,8 +91,12 @@ func (p *Pool) trimLayer(ctx context.Context, of lvm2.ID, lv *lvm2.LV) (err erro
 		if l := t.layers[lv.ID]; now == nil || l == nil || l.snap != nil || !sameExtents(group, lv, t.vg, now) {
 			return nil // somebody else changed it
 		}
-		return t.shrinkStore(now, used)
+		if err := t.shrinkStore(now, used); err != nil {
+			return err
+		}
+		return p.setBoundary(t, lv.ID)
 	}, act: func(context.Context, *view) error {
+		p.forgetBoundaries()
 		p.wiper.wake()
 		return nil
 	}})

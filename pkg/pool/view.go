@@ -49,6 +49,8 @@ type layer struct {
 	lost     bool
 	used     size.Sectors // of a trimmed store
 	trimmed  bool         // the unused end of the store was given back
+	exact    bool         // the store's chunks below bound are just those that changed until the next cut
+	bound    size.Sectors // 0: all of them
 	superset bool         // the store holds more than what changed until the next cut
 	unknown  rangeSet     // the volume's unknown extents at the cut
 	snap     *lvm2.LV     // the hidden LV with the snapshot segment: the layer is live
@@ -252,6 +254,9 @@ func decode(lv *lvm2.LV) any {
 		}
 		if l.through = l.order; r.has(tagThrough) {
 			l.through = r.number(tagThrough)
+		}
+		if l.exact = r.has(tagExact); p[tagExact] != "" {
+			l.bound = size.Sectors(r.number(tagExact))
 		}
 		if l.trimmed = r.has(tagUsed); l.trimmed {
 			l.used = size.Sectors(r.number(tagUsed))

@@ -1,0 +1,110 @@
+package pool
+
+import (
+	"context"
+	"strconv"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// The kernel allocates a store's chunks in ascending order, so that what the
+// store of the former newest layer uses while a cut holds the volume divides the
+// chunks that changed between the two cuts from those that it collects
+// afterwards, until its device is removed: these are copies of what the new
+// layer holds, too.
+
+// inexact says whether it would be of use to know the boundary of a frozen layer.
+func (l *layer) inexact() bool { return l.snap == nil && !l.exact && !l.lost && !l.superset }
+
+// noteBoundary remembers what the former newest layer uses. The volume is held,
+// and the new layer does not collect yet. A layer whose device does not lie on the
+// volume's blocks is none that this cut freezes.
+func (p *Pool) noteBoundary(v *view, o *volume, real dm.Device) {
+	if len(o.layers) < 2 {
+		return
+	}
+	former := o.layers[len(o.layers)-2]
+	if !former.inexact() {
+		return
+	}
+	name := p.device(v, former.lv, "", udevSnapshot).name
+	table, err := p.dm.Table(name)
+	if err != nil || len(table) != 1 {
+		return
+	}
+	if t, ok := table[0].Target.(dm.Snapshot); !ok || t.Origin != real {
+		return
+	}
+	if s, err := p.snapshotStatus(name); err == nil && !s.Invalid && !s.NoUsage {
+		p.boundaries.Store(former.lv.ID, s.Used)
+	}
+}
+
+// untouched says whether nothing will be copied into the live layer of o any
+// more if it is frozen now: neither it nor the volume has a device.
+func (p *Pool) untouched(v *view, o *volume, live *layer) bool {
+	if live.lost || live.superset {
+		return false
+	}
+	for _, d := range []device{p.device(v, o.lv, "", udevVisible), p.device(v, live.lv, "", udevSnapshot)} {
+		if info, err := p.find(d); err != nil || info != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// unrecorded tells whether a boundary in o's history is known and not on the disk.
+func (p *Pool) unrecorded(o *volume) bool {
+	for _, l := range o.layers {
+		if _, known := p.boundaries.Load(l.lv.ID); known && l.inexact() {
+			return true
+		}
+	}
+	return false
+}
+
+// recordBoundaries writes down what is known of a volume's history. An
+// interruption before that leaves layers of which nobody can say it.
+func (p *Pool) recordBoundaries(ctx context.Context, lv string) error {
+	return p.do(ctx, &change{what: "record what changed between snapshots of volume " + lv, edit: func(t *edit) error {
+		o := t.volumeByLV(lv)
+		if o == nil {
+			return nil
+		}
+		for _, l := range o.layers {
+			if err := p.setBoundary(t, l.lv.ID); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, act: func(context.Context, *view) error {
+		p.forgetBoundaries()
+		return nil
+	}})
+}
+
+// forgetBoundaries drops those that are on the disk, or of no use any more.
+func (p *Pool) forgetBoundaries() {
+	v := p.current.Load() // not older than any boundary
+	p.boundaries.Range(func(id, _ any) bool {
+		if l := v.layers[id.(lvm2.ID)]; l == nil || !l.inexact() {
+			p.boundaries.Delete(id)
+		}
+		return true
+	})
+}
+
+// setBoundary puts a layer's boundary into its tags if it is known.
+func (p *Pool) setBoundary(t *edit, id lvm2.ID) error {
+	used, known := p.boundaries.Load(id)
+	l, lv := t.layers[id], t.vg.LVByID(id)
+	if !known || l == nil || lv == nil || !l.inexact() {
+		return nil
+	}
+	c := lv.Clone()
+	c.Tags = setTag(c.Tags, tagExact, strconv.FormatUint(uint64(used.(size.Sectors)), 10))
+	return t.put(c)
+}

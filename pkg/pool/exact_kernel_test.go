@@ -1,0 +1,247 @@
+//go:build kernel
+
+package pool
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// recorded returns the chunks of a frozen layer that are on record as changed
+// until the next cut, and those that its store has besides.
+func recorded(t *testing.T, p *Pool, name string) (changed, redundant map[uint64]bool) {
+	t.Helper()
+	f := openSnapshot(t, p, name) // so that its store has a device
+	defer closeSnapshots(t, p, must(p.Snapshot(t.Context(), name))(t).Volume, f)
+	l := must(p.latest())(t).snapshots[name]
+	if !l.exact {
+		t.Fatalf("what changed after %s is not on record", name)
+	}
+	store := must(cow.Open(p.dm.Node(p.vgName + "-" + l.lv.Name + "-cow")))(t)
+	defer store.Close()
+	changed, redundant = map[uint64]bool{}, map[uint64]bool{}
+	for e, err := range store.Exceptions(context.Background()) {
+		ok(t, err)
+		if l.bound == 0 || e.Store < uint64(l.bound/l.chunk) {
+			changed[e.Origin] = true
+		} else {
+			redundant[e.Origin] = true
+		}
+	}
+	return changed, redundant
+}
+
+// differing returns the chunks in which two contents differ.
+func differing(a, b []byte, chunk size.Bytes) map[uint64]bool {
+	out := map[uint64]bool{}
+	for i := 0; i < len(a); i += int(chunk) {
+		if !bytes.Equal(a[i:i+int(chunk)], b[i:i+int(chunk)]) {
+			out[uint64(i)/uint64(chunk)] = true
+		}
+	}
+	return out
+}
+
+func waitExact(t *testing.T, p *Pool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		v, left := must(p.latest())(t), 0
+		for _, l := range v.layers {
+			if l.snap == nil && !l.exact {
+				left++
+			}
+		}
+		if left == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("of %d frozen layers it is not on record what changed", left)
+		}
+	}
+}
+
+// TestExactUnderWriters cuts while two writers are at work: what each frozen
+// layer records is just what differs between its snapshot and the next.
+func TestExactUnderWriters(t *testing.T) {
+	const length, chunk, cuts = 32 * size.MiB, 16 * size.KiB, 8
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.FirstStore, c.NoFolding = 64*size.MiB, true })
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: length, Mode: Block}))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	var stamp atomic.Uint64
+	var writers sync.WaitGroup
+	var failed [2]error
+	stop := make(chan struct{})
+	for w := range failed {
+		block := directBuffer(t, 4096)
+		random := rand.New(rand.NewPCG(uint64(w), 3))
+		file := must(os.OpenFile(path, os.O_WRONLY|unix.O_DIRECT, 0))(t)
+		writers.Go(func() {
+			defer file.Close()
+			for failed[w] == nil {
+				select {
+				case <-stop:
+					return
+				case <-time.After(time.Millisecond):
+				}
+				// Never the same bytes twice.
+				binary.LittleEndian.PutUint64(block, stamp.Add(1))
+				_, failed[w] = file.WriteAt(block, random.Int64N(int64(length)/4096)*4096)
+			}
+		})
+	}
+	for i := range cuts {
+		time.Sleep(300 * time.Millisecond)
+		must(p.CreateSnapshot(ctx, fmt.Sprintf("s%d", i), v.LV))(t)
+	}
+	time.Sleep(300 * time.Millisecond)
+	close(stop)
+	writers.Wait()
+	ok(t, failed[0])
+	ok(t, failed[1])
+	waitExact(t, p)
+	waitTrimmed(t, p)
+	contents := make([][]byte, cuts)
+	for i := range cuts {
+		f := openSnapshot(t, p, fmt.Sprintf("s%d", i))
+		contents[i] = readDevice(t, f.Name(), length)
+		closeSnapshots(t, p, v.LV, f)
+	}
+	total, more := 0, 0
+	for i := range cuts - 1 {
+		changed, redundant := recorded(t, p, fmt.Sprintf("s%d", i))
+		want := differing(contents[i], contents[i+1], chunk)
+		total, more = total+len(want), more+len(redundant)
+		for c := range want {
+			if !changed[c] {
+				t.Errorf("s%d: chunk %d changed until the next cut, and is not on record", i, c)
+			}
+		}
+		for c := range changed {
+			if !want[c] {
+				t.Errorf("s%d: chunk %d is on record, and did not change until the next cut", i, c)
+			}
+		}
+	}
+	if total == 0 {
+		t.Error("nothing changed between the cuts")
+	}
+	t.Logf("%d chunks changed between %d cuts; %d copies were made for the former layer after a cut", total, cuts, more)
+	ok(t, p.Deactivate(ctx, v.LV))
+}
+
+// TestExactAfterWindow: copies that the former newest layer collects after the
+// window, because its device goes late, do not count; a block that is written
+// with the bytes it has does.
+func TestExactAfterWindow(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.NoFolding = true })
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 32 * size.MiB, Mode: Block}))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	must(p.CreateSnapshot(ctx, "s1", v.LV))(t)
+	write := func(chunk int64, b byte) {
+		writeDevice(t, path, chunk*16384+4096, bytes.Repeat([]byte{b}, 4096))
+	}
+	write(3, 1)
+	write(5, 0) // as it was
+	for _, reader := range []bool{false, true} {
+		name := map[bool]string{false: "s2", true: "s3"}[reader]
+		former := map[bool]string{false: "s1", true: "s2"}[reader]
+		want := map[bool][]uint64{false: {3, 5}, true: {7, 8, 9}}[reader]
+		var open *os.File
+		if reader {
+			write(9, 9)
+			open = must(os.Open(p.dm.Node(p.vgName + "-" + former)))(t)
+		}
+		release := must(p.keys.lock(ctx, lvKey(v.LV)))(t)
+		ok(t, p.do(ctx, &change{what: "a cut that is slow after its window", edit: func(e *edit) error {
+			_, err := p.cut(e, e.volumeByLV(v.LV), name)
+			return err
+		}, act: func(ctx context.Context, w *view) error {
+			o := w.volumeByLV(v.LV)
+			top := must(p.find(p.device(w, o.lv, "", udevVisible)))(t)
+			b, err := p.base(ctx, w, o, o.live(), must(p.linearTable(w, o.lv))(t))
+			if err != nil {
+				return err
+			}
+			if err := p.window(ctx, w, o, o.live(), top, b); err != nil {
+				return err
+			}
+			write(7, 7) // both layers copy these
+			write(8, 8)
+			return p.settle(ctx, w, v.LV)
+		}}))
+		release()
+		waitExact(t, p)
+		if reader {
+			open.Close()
+		}
+		changed, redundant := recorded(t, p, former)
+		var got []uint64
+		for c := range changed {
+			got = append(got, c)
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: chunks %v changed until the next cut, %v are on record", former, want, got)
+		}
+		if !reader && (len(redundant) != 2 || !redundant[7] || !redundant[8]) {
+			t.Errorf("%s: copied after the window: %v", former, redundant)
+		}
+		for _, f := range must(Verify(ctx, p.config, Options{}))(t).Findings {
+			t.Errorf("%+v", f)
+		}
+	}
+	ok(t, p.Deactivate(ctx, v.LV))
+}
+
+// TestExactWhileInactive: a cut of a volume that nobody uses needs no window.
+func TestExactWhileInactive(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.NoFolding = true })
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 32 * size.MiB, Mode: Block}))(t)
+	must(p.CreateSnapshot(ctx, "s1", v.LV))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	writeDevice(t, path, 1<<20, bytes.Repeat([]byte{1}, 4096))
+	ok(t, p.Deactivate(ctx, v.LV))
+	must(p.CreateSnapshot(ctx, "s2", v.LV))(t)
+	must(p.CreateSnapshot(ctx, "s3", v.LV))(t)
+	path = must(p.Activate(ctx, v.LV))(t)
+	writeDevice(t, path, 2<<20, bytes.Repeat([]byte{1}, 4096))
+	for name, want := range map[string]map[uint64]bool{"s1": {64: true}, "s2": {}} {
+		changed, redundant := recorded(t, p, name)
+		if fmt.Sprint(changed) != fmt.Sprint(want) || len(redundant) != 0 {
+			t.Errorf("%s: %v and %v are on record, %v changed", name, changed, redundant, want)
+		}
+	}
+	// A process that dies between the window and the record leaves no wrong one.
+	release := must(p.keys.lock(ctx, lvKey(v.LV)))(t)
+	ok(t, p.do(ctx, &change{what: "a cut", edit: func(e *edit) error {
+		_, err := p.cut(e, e.volumeByLV(v.LV), "s4")
+		return err
+	}}))
+	release()
+	ok(t, p.Close())
+	writeDevice(t, path, 3<<20, bytes.Repeat([]byte{1}, 4096)) // before the cut reaches the kernel
+	p = openPool(t, p.config)
+	writeDevice(t, path, 4<<20, bytes.Repeat([]byte{1}, 4096))
+	waitExact(t, p)
+	if changed, _ := recorded(t, p, "s3"); len(changed) != 2 || !changed[128] || !changed[192] {
+		t.Errorf("s3: %v are on record, 128 and 192 changed", changed)
+	}
+	ok(t, p.Deactivate(ctx, v.LV))
+}
