@@ -40,6 +40,7 @@ func command() *cobra.Command {
 	root.PersistentFlags().AddGoFlag(logging.Lookup("v"))
 	root.AddCommand(nodeCommand(), controllerCommand(), versionCommand())
 	root.AddCommand(operatorCommands()...)
+	root.AddCommand(forgetNodeCommand(), orphansCommand())
 	return root
 }
 

@@ -100,8 +100,8 @@ is 0 if all is well, 1 if something was found, 2 if it could not look.`,
 
 // pools returns the configurations of the pools to look at.
 func (o *operator) pools() ([]pool.Config, error) {
-	if o.output != "table" && o.output != "json" {
-		return nil, fmt.Errorf("output %q: table and json are possible", o.output)
+	if err := checkOutput(o.output); err != nil {
+		return nil, err
 	}
 	configs, err := readConfig(o.config)
 	if err != nil || o.pool == "" {
@@ -144,14 +144,22 @@ func (o *operator) list(render func(w io.Writer, found []*pool.Inspection) (any,
 		var table strings.Builder
 		data, err := render(&table, found)
 		if err == nil {
-			err = o.print(cmd.OutOrStdout(), table.String(), data)
+			err = printAs(cmd.OutOrStdout(), o.output, table.String(), data)
 		}
 		return errors.Join(append(failed, err)...)
 	}
 }
 
-func (o *operator) print(w io.Writer, table string, data any) error {
-	if o.output == "json" {
+func checkOutput(output string) error {
+	if output != "table" && output != "json" {
+		return fmt.Errorf("output %q: table and json are possible", output)
+	}
+	return nil
+}
+
+// printAs prints a table, or the same for programs.
+func printAs(w io.Writer, output, table string, data any) error {
+	if output == "json" {
 		e := json.NewEncoder(w)
 		e.SetIndent("", "  ")
 		return e.Encode(data)
@@ -185,7 +193,7 @@ func (o *operator) check(cmd *cobra.Command, _ []string) error {
 	}
 	var table strings.Builder
 	printCheck(&table, results)
-	if err := o.print(cmd.OutOrStdout(), table.String(), results); err != nil {
+	if err := printAs(cmd.OutOrStdout(), o.output, table.String(), results); err != nil {
 		failed = append(failed, err)
 	}
 	if len(failed) == 0 && findings > 0 {

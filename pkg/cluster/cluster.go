@@ -1,6 +1,6 @@
 // Package cluster is what the driver needs of Kubernetes: which nodes run the
-// driver, the claims that volumes are made for, and the objects that a lost
-// node leaves behind.
+// driver, the claims that volumes are made for, and the objects that stand for
+// volumes and snapshots.
 package cluster
 
 import (
@@ -10,16 +10,13 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// Config returns how to reach the API server: as the kubeconfig file says, or
-// as the service account of the pod that we run in if there is none.
+// Config returns how to reach the API server: as that kubeconfig file says; if
+// none is given, as KUBECONFIG and the user's own one do; if there are none, as
+// the service account of the pod that we run in.
 func Config(kubeconfig, program string) (*rest.Config, error) {
-	var config *rest.Config
-	var err error
-	if kubeconfig != "" {
-		config, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
-	} else {
-		config, err = rest.InClusterConfig()
-	}
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = kubeconfig
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
 	if err != nil {
 		return nil, fmt.Errorf("no way to the Kubernetes API (give --kubeconfig outside of a cluster): %w", err)
 	}

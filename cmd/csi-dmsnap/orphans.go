@@ -1,0 +1,215 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cluster"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/sockets"
+)
+
+// orphans has the flags of the command of that name.
+type orphans struct {
+	kubeconfig, output, endpoint string
+	settle                       time.Duration
+}
+
+func orphansCommand() *cobra.Command {
+	var o orphans
+	cmd := &cobra.Command{
+		Use:   "orphans",
+		Short: "List volumes and snapshots that only the disks or only Kubernetes know",
+		Long: `List volumes and snapshots that are on a node's disks and that no object in
+Kubernetes stands for, and objects in Kubernetes whose volume or snapshot is on
+no disk. It asks the controller for all nodes, so run it in the controller's pod:
+
+  kubectl exec -n csi-dmsnap deploy/csi-dmsnap-controller -c csi-dmsnap -- csi-dmsnap orphans
+
+It deletes nothing. What is just being made or deleted is left out by looking
+twice. If a node does not answer, what is on it cannot be told: it says so, and
+the exit code is 1.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			clients, err := clusterClients(o.kubeconfig)
+			if err != nil {
+				return err
+			}
+			return o.run(cmd.Context(), cmd.OutOrStdout(), clients)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.endpoint, "endpoint", "unix:///csi/csi.sock", "socket of the controller")
+	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "how to reach the Kubernetes API; found as kubectl does if empty")
+	flags.StringVarP(&o.output, "output", "o", "table", "table, or json for programs")
+	flags.DurationVar(&o.settle, "settle", 10*time.Second, "how long after the first look to look again")
+	return cmd
+}
+
+// orphan is a volume or snapshot that one side only knows.
+type orphan struct {
+	Kind   string `json:"kind"` // volume or snapshot
+	Node   string `json:"node"` // short name
+	ID     string `json:"id"`
+	Object string `json:"object,omitempty"` // that stands for it; "" if it is on the disk only
+	UsedBy string `json:"usedBy,omitempty"`
+	Why    string `json:"why"`
+}
+
+// survey is what one look found.
+type survey struct {
+	Orphans []orphan `json:"orphans"`
+	Silent  []string `json:"nodesThatDoNotAnswer,omitempty"`
+}
+
+func (o orphans) run(ctx context.Context, w io.Writer, clients cluster.Clients) error {
+	if err := checkOutput(o.output); err != nil {
+		return err
+	}
+	path, err := sockets.Path(o.endpoint)
+	if err != nil {
+		return err
+	}
+	conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return fmt.Errorf("connect to the controller at %s: %w", o.endpoint, err)
+	}
+	defer conn.Close()
+	found, err := look(ctx, csi.NewControllerClient(conn), clients)
+	if err != nil {
+		return err
+	}
+	if len(found.Orphans) > 0 {
+		select {
+		case <-time.After(o.settle):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		again, err := look(ctx, csi.NewControllerClient(conn), clients)
+		if err != nil {
+			return err
+		}
+		again.Orphans = slices.DeleteFunc(again.Orphans, func(x orphan) bool { return !slices.Contains(found.Orphans, x) })
+		found = again
+	}
+	var text strings.Builder
+	if err := printOrphans(&text, found); err != nil {
+		return err
+	}
+	if err := printAs(w, o.output, text.String(), found); err != nil {
+		return err
+	}
+	if len(found.Silent) > 0 {
+		return fmt.Errorf("the list is not complete: no answer from node %s", strings.Join(found.Silent, ", node "))
+	}
+	return nil
+}
+
+// look compares what the nodes and what Kubernetes know.
+func look(ctx context.Context, nodes csi.ControllerClient, clients cluster.Clients) (survey, error) {
+	var trailer1, trailer2 metadata.MD
+	volumes, err := nodes.ListVolumes(ctx, &csi.ListVolumesRequest{}, grpc.Trailer(&trailer1), grpc.MaxCallRecvMsgSize(maxList))
+	if err != nil {
+		return survey{}, fmt.Errorf("list the volumes of all nodes: %w", err)
+	}
+	snapshots, err := nodes.ListSnapshots(ctx, &csi.ListSnapshotsRequest{}, grpc.Trailer(&trailer2), grpc.MaxCallRecvMsgSize(maxList))
+	if err != nil {
+		return survey{}, fmt.Errorf("list the snapshots of all nodes: %w", err)
+	}
+	volumeObjects, err := clients.Volumes(ctx)
+	if err != nil {
+		return survey{}, err
+	}
+	contents, cut, err := clients.Snapshots(ctx)
+	if err != nil {
+		return survey{}, err
+	}
+	known, err := clients.ShortNames(ctx)
+	if err != nil {
+		return survey{}, err
+	}
+	found := survey{Orphans: []orphan{}, Silent: append(trailer1.Get(conditions.PartialKey), trailer2.Get(conditions.PartialKey)...)}
+	slices.Sort(found.Silent)
+	found.Silent = slices.Compact(found.Silent)
+	c := comparison{known: known, silent: map[string]bool{}}
+	for _, n := range found.Silent {
+		c.silent[handle.ShortNode(n)] = true
+	}
+	var ids []string
+	for _, e := range volumes.GetEntries() {
+		ids = append(ids, e.GetVolume().GetVolumeId())
+	}
+	found.Orphans = append(found.Orphans, c.orphans("volume", ids, volumeObjects)...)
+	ids = nil
+	for _, e := range snapshots.GetEntries() {
+		ids = append(ids, e.GetSnapshot().GetSnapshotId())
+	}
+	contents = slices.DeleteFunc(contents, func(o cluster.Object) bool { return !cut[o.Name] })
+	found.Orphans = append(found.Orphans, c.orphans("snapshot", ids, contents)...)
+	return found, nil
+}
+
+// maxList is enough for the volumes of a hundred full nodes.
+const maxList = 1 << 30
+
+// comparison knows the nodes, by their short names.
+type comparison struct {
+	known  map[string]bool // in Kubernetes
+	silent map[string]bool // did not answer
+}
+
+// orphans returns the ids on disks without an object, and then the objects
+// without one.
+func (c comparison) orphans(kind string, ids []string, objects []cluster.Object) (list []orphan) {
+	onDisk, named := map[string]bool{}, map[string]bool{}
+	for _, id := range ids {
+		onDisk[id] = true
+	}
+	for _, o := range objects {
+		named[o.ID] = true
+	}
+	for _, id := range ids {
+		if !named[id] {
+			i, _ := handle.Parse(id)
+			list = append(list, orphan{Kind: kind, Node: i.Node, ID: id, Why: "no object in Kubernetes"})
+		}
+	}
+	for _, o := range objects {
+		i, ours := handle.Parse(o.ID)
+		if onDisk[o.ID] || c.silent[i.Node] {
+			continue
+		}
+		why := "not on the node"
+		switch {
+		case !ours:
+			why = "not an id of this driver"
+		case !c.known[i.Node]:
+			why = "the node is not in the cluster"
+		}
+		list = append(list, orphan{Kind: kind, Node: i.Node, ID: o.ID, Object: o.Name, UsedBy: o.UsedBy, Why: why})
+	}
+	return list
+}
+
+func printOrphans(w io.Writer, s survey) error {
+	if len(s.Orphans) == 0 {
+		fmt.Fprintln(w, "No orphans.")
+		return nil
+	}
+	rows := [][]string{{"KIND", "NODE", "ID", "OBJECT", "USED-BY", "WHY"}}
+	for _, o := range s.Orphans {
+		rows = append(rows, []string{o.Kind, orDash(o.Node), o.ID, orDash(o.Object), orDash(o.UsedBy), o.Why})
+	}
+	return table(w, rows...)
+}
