@@ -2,6 +2,7 @@ package trust
 
 import (
 	"context"
+	"crypto/x509"
 	"net"
 	"os"
 	"path/filepath"
@@ -134,6 +135,12 @@ func (n *testNode) write(t *testing.T, path, text string) {
 	if err := os.Rename(path+".new", path); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func (n *testNode) leaf() *x509.Certificate {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.certificate.Leaf
 }
 
 // trust mounts the controller's CA certificates into the node's pod.
