@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -71,6 +73,25 @@ func (p *process) end(t *testing.T, s syscall.Signal) error {
 	}
 }
 
+// checkMetrics looks for lines in what the node tells Prometheus.
+func checkMetrics(t *testing.T, want ...string) {
+	t.Helper()
+	r, err := http.Get("http://127.0.0.1:9809/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	text, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range want {
+		if !strings.Contains(string(text), line+"\n") {
+			t.Errorf("the metrics lack %s:\n%s", line, text)
+		}
+	}
+}
+
 func TestNode(t *testing.T) {
 	disk := strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")[0]
 	f, err := os.OpenFile(disk, os.O_WRONLY, 0)
@@ -89,7 +110,7 @@ func TestNode(t *testing.T) {
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"--config", config, "--endpoint", "unix://" + socket, "--node-name", "n1", "--kubelet-dir", dir}
+	args := []string{"--config", config, "--endpoint", "unix://" + socket, "--node-name", "n1", "--kubelet-dir", dir, "--http", "127.0.0.1:9809"}
 	connect := func() *grpc.ClientConn {
 		t.Helper()
 		conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -120,6 +141,10 @@ func TestNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	id, staging := v.GetVolume().GetVolumeId(), filepath.Join(dir, "staging")
+	cut, err := csi.NewControllerClient(conn).CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: id})
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, err := csi.NewNodeClient(conn).NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{
 		VolumeId: id, StagingTargetPath: staging, VolumeCapability: capability,
 	}); err != nil {
@@ -131,6 +156,10 @@ func TestNode(t *testing.T) {
 			t.Errorf("the volume is not usable: %v", err)
 		}
 	}
+
+	checkMetrics(t, `csi_dmsnap_pool_open{pool="absent"} 0`, `csi_dmsnap_pool_open{pool="fast"} 1`, `csi_dmsnap_pool_volumes{pool="fast"} 1`,
+		`csi_dmsnap_pool_volume_bytes{pool="fast"} 6.7108864e+07`, `csi_dmsnap_pool_layers{pool="fast"} 1`, `csi_dmsnap_pool_snapshots_lost{pool="fast"} 0`,
+		`csi_dmsnap_pool_snapshots{pool="fast"} 1`)
 
 	if err := p.end(t, syscall.SIGTERM); err != nil {
 		t.Errorf("SIGTERM: %v\n%s", err, p.output.String())
@@ -153,6 +182,9 @@ func TestNode(t *testing.T) {
 	conn = connect()
 	if _, err := csi.NewNodeClient(conn).NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: staging}); err != nil {
 		t.Errorf("unstage: %v\n%s", err, p.output.String())
+	}
+	if _, err := csi.NewControllerClient(conn).DeleteSnapshot(ctx, &csi.DeleteSnapshotRequest{SnapshotId: cut.GetSnapshot().GetSnapshotId()}); err != nil {
+		t.Errorf("delete the snapshot: %v\n%s", err, p.output.String())
 	}
 	if _, err := csi.NewControllerClient(conn).DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: id}); err != nil {
 		t.Errorf("delete: %v\n%s", err, p.output.String())

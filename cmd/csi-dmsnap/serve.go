@@ -7,7 +7,6 @@ import (
 	"net"
 	"path/filepath"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
 	"google.golang.org/grpc"
 
@@ -93,7 +92,7 @@ func serveNode(ctx context.Context, f nodeFlags, pools *pool.Set) error {
 	if err != nil {
 		return err
 	}
-	metrics.MustRegister(prometheus.Collector(d.Metrics()))
+	metrics.MustRegister(d.Metrics())
 	if f.cluster.http != "" {
 		l, err := observe.Listen(f.cluster.http)
 		if err != nil {

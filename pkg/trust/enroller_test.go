@@ -23,15 +23,16 @@ const (
 	account   = "csi-dmsnap-node"
 )
 
-// pod is the one in which a node serves.
-func (n *testNode) pod(name string) *corev1.Pod {
+// podOf is the one in which a node serves.
+func podOf(node string) *corev1.Pod {
+	name := "pod-of-" + node
 	yes := true
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: namespace, Name: name, UID: types.UID(name + "-uid"), Labels: map[string]string{"app": "node"},
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "DaemonSet", Name: daemonSet, Controller: &yes}},
 		},
-		Spec:   corev1.PodSpec{NodeName: n.o.Name, ServiceAccountName: account},
+		Spec:   corev1.PodSpec{NodeName: node, ServiceAccountName: account},
 		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIPs: []corev1.PodIP{{IP: "127.0.0.1"}}},
 	}
 }
@@ -50,7 +51,8 @@ func (n *testNode) pods(t *testing.T) NodePods {
 	return NodePods{Selector: "app=node", DaemonSet: daemonSet, ServiceAccount: account, Port: uint16(port)}
 }
 
-// whose answers token reviews: the token of a pod on a node.
+// whose answers token reviews: the token of a pod on a node. It must come
+// before anybody uses the client.
 func whose(client *fake.Clientset, pod *corev1.Pod, change func(*authenticationv1.TokenReviewStatus)) {
 	client.PrependReactor("create", "tokenreviews", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		r := action.(clienttesting.CreateAction).GetObject().(*authenticationv1.TokenReview).DeepCopy()
@@ -85,10 +87,10 @@ func enrolling(t *testing.T, c *Controller, nodes NodePods) (stop func()) {
 
 func TestEnrol(t *testing.T) {
 	client := fake.NewClientset()
+	pod := podOf("node-a")
+	whose(client, pod, nil)
 	c := controller(t, client, true)
 	n := serveNode(t, NodeOptions{Name: "node-a"}, plugin{})
-	pod := n.pod("pod-a")
-	whose(client, pod, nil)
 	enrolling(t, c, n.pods(t))
 	pods := client.CoreV1().Pods(namespace)
 	if _, err := pods.Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
@@ -154,11 +156,11 @@ func TestEnrolRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			client := fake.NewClientset()
+			pod := podOf("node-a")
+			whose(client, pod.DeepCopy(), c.review)
 			ctl := controller(t, client, true)
 			n := serveNode(t, NodeOptions{Name: "node-a"}, plugin{})
 			n.trust(t, ctl)
-			pod := n.pod("pod-a")
-			whose(client, pod.DeepCopy(), c.review)
 			if c.pod != nil {
 				c.pod(pod)
 			}

@@ -16,12 +16,12 @@ import (
 // on new connections. No call fails.
 func TestRotation(t *testing.T) {
 	client := fake.NewClientset()
+	pod := podOf("node-a")
+	whose(client, pod, nil)
 	leader := controller(t, client, true)
 	other := controller(t, client, false)
 	eventually(t, "the other replica has a certificate", other.Ready)
 	n := serveNode(t, NodeOptions{Name: "node-a"}, plugin{})
-	pod := n.pod("pod-a")
-	whose(client, pod, nil)
 	if _, err := client.CoreV1().Pods(namespace).Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/driver"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/trust"
+)
+
+// background runs f until the test ends, and waits for it.
+func background(t *testing.T, f func(ctx context.Context) error) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	var done sync.WaitGroup
+	done.Go(func() {
+		if err := f(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	stop = func() { cancel(); done.Wait() }
+	t.Cleanup(stop)
+	return stop
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not in time: %s", what)
+		}
+	}
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// A node role in a cluster: a controller gives it its certificate and calls
+// it, the kubelet registers it, and it tells how it is.
+func TestServeNode(t *testing.T) {
+	dir := t.TempDir()
+	pools, err := pool.OpenSet(t.Context(), []pool.Config{{Name: "fast", VolumeGroup: "vg-none", File: filepath.Join(dir, "no", "file"), Size: 1 << 30}}, pool.Options{RunDir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pools.Close()
+	f := nodeFlags{nodeName: "node-a", kubeletDir: dir, endpoint: "unix://" + filepath.Join(dir, "csi.sock"), cluster: clusterFlags{
+		register: true, listen: freeAddress(t), http: freeAddress(t), trustDir: filepath.Join(dir, "trust"), tokenFile: filepath.Join(dir, "token"),
+	}}
+	if err := os.WriteFile(f.cluster.tokenFile, []byte("token"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stop := background(t, func(ctx context.Context) error { return serveNode(ctx, f, pools) })
+	get := func(path string) (int, string) {
+		r, err := http.Get("http://" + f.cluster.http + path)
+		if err != nil {
+			return 0, err.Error()
+		}
+		defer r.Body.Close()
+		text, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		return r.StatusCode, string(text)
+	}
+	defer http.DefaultClient.CloseIdleConnections()
+	eventually(t, "it is healthy, though its pool is missing", func() bool { code, _ := get("/healthz"); return code == http.StatusOK })
+	if code, text := get("/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(text, "certificate") {
+		t.Errorf("ready without a certificate: %d, %s", code, text)
+	}
+
+	c := clusterController(t, f)
+	eventually(t, "it waits for the kubelet", func() bool { _, text := get("/readyz"); return strings.Contains(text, "kubelet") })
+	kubelet, err := grpc.NewClient("unix://"+filepath.Join(dir, "plugins_registry", driver.Name+"-reg.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kubelet.Close()
+	info, err := registerapi.NewRegistrationClient(kubelet).GetInfo(t.Context(), &registerapi.InfoRequest{}, grpc.WaitForReady(true))
+	if err != nil || info.GetEndpoint() != filepath.Join(dir, "csi.sock") || info.GetName() != driver.Name {
+		t.Errorf("registration: %v, %v", info, err)
+	}
+	if _, err := registerapi.NewRegistrationClient(kubelet).NotifyRegistrationStatus(t.Context(), &registerapi.RegistrationStatus{PluginRegistered: true}); err != nil {
+		t.Error(err)
+	}
+	if code, text := get("/readyz"); code != http.StatusOK {
+		t.Errorf("not ready: %d, %s", code, text)
+	}
+
+	conn, err := grpc.NewClient(f.cluster.listen, c.DialOptions("node-a")...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if plugin, err := csi.NewIdentityClient(conn).GetPluginInfo(t.Context(), &csi.GetPluginInfoRequest{}); err != nil || plugin.GetName() != driver.Name {
+		t.Errorf("the controller's call: %v, %v", plugin, err)
+	}
+	if _, err := csi.NewControllerClient(conn).ListVolumes(t.Context(), &csi.ListVolumesRequest{}); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "fast") {
+		t.Errorf("the error of a missing pool: %v", err)
+	}
+	if _, err := csi.NewNodeClient(conn).NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{}); status.Code(err) != codes.Unimplemented {
+		t.Errorf("the Node service is offered over TCP: %v", err)
+	}
+	_, text := get("/metrics")
+	for _, want := range []string{
+		`csi_dmsnap_pool_open{pool="fast"} 0`,
+		`csi_dmsnap_node_request_duration_seconds_count{code="OK",method="GetPluginInfo"} 1`,
+		`csi_dmsnap_node_request_duration_seconds_count{code="Unavailable",method="ListVolumes"} 1`,
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the metrics lack %s", want)
+		}
+	}
+	kubelet.Close()
+	conn.Close()
+	stop()
+	if _, err := net.Dial("tcp", f.cluster.listen); err == nil {
+		t.Error("still listening")
+	}
+}
+
+// clusterController starts an elected controller that knows that node's pod,
+// and does the kubelet's part: the ConfigMap becomes a file in the pod.
+func clusterController(t *testing.T, f nodeFlags) *trust.Controller {
+	t.Helper()
+	client := fake.NewClientset()
+	client.PrependReactor("create", "tokenreviews", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		r := action.(clienttesting.CreateAction).GetObject().(*authenticationv1.TokenReview).DeepCopy()
+		r.Status = authenticationv1.TokenReviewStatus{Authenticated: r.Spec.Token == "token", Audiences: r.Spec.Audiences, User: authenticationv1.UserInfo{
+			Username: "system:serviceaccount:n:account",
+			Extra: map[string]authenticationv1.ExtraValue{
+				"authentication.kubernetes.io/pod-name": {"pod"}, "authentication.kubernetes.io/pod-uid": {"uid"},
+			},
+		}}
+		return true, r, nil
+	})
+	address, err := net.ResolveTCPAddr("tcp", f.cluster.listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	yes := true
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "pod", UID: "uid", Labels: map[string]string{"app": "node"},
+			OwnerReferences: []metav1.OwnerReference{{Kind: "DaemonSet", Name: "set", Controller: &yes}}},
+		Spec:   corev1.PodSpec{NodeName: f.nodeName, ServiceAccountName: "account"},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIPs: []corev1.PodIP{{IP: "127.0.0.1"}}},
+	}
+	if _, err := client.CoreV1().Pods("n").Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c := trust.NewController(t.Context(), trust.ControllerOptions{Client: client, Namespace: "n", Secret: "ca", ConfigMap: "trust"})
+	background(t, c.Run)
+	background(t, func(ctx context.Context) error { c.Keep(ctx); return nil })
+	background(t, func(ctx context.Context) error {
+		return c.Enrol(ctx, trust.NodePods{Selector: "app=node", DaemonSet: "set", ServiceAccount: "account", Port: uint16(address.Port)})
+	})
+	eventually(t, "the CA is published", func() bool {
+		m, err := client.CoreV1().ConfigMaps("n").Get(t.Context(), "trust", metav1.GetOptions{})
+		if err != nil {
+			return false
+		}
+		if err := os.MkdirAll(f.cluster.trustDir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(f.cluster.trustDir, "ca.crt"), []byte(m.Data["ca.crt"]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return true
+	})
+	return c
+}
