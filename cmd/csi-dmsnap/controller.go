@@ -2,15 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/klog/v2"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cluster"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/observe"
@@ -21,6 +19,7 @@ import (
 type controllerFlags struct {
 	endpoint, namespace, nodeSelector, nodeDaemonSet, kubeconfig, http string
 	nodePort                                                           uint16
+	trust                                                              trustFlags
 }
 
 func controllerCommand() *cobra.Command {
@@ -44,8 +43,11 @@ On SIGTERM it lets calls end and exits; what they began goes on where it runs.`,
 	flags.Uint16Var(&f.nodePort, "node-port", 9808, "port at which the node role's pods take calls")
 	flags.StringVar(&f.http, "http", "", `address for /healthz, /readyz and /metrics, as ":9809"; none if empty`)
 	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "how to reach the Kubernetes API; as the pod's service account if empty")
-	if err := cmd.MarkFlagRequired("namespace"); err != nil {
-		panic(err) // the flag is defined above
+	f.trust.add(flags)
+	for _, name := range []string{"namespace", "pod-name"} {
+		if err := cmd.MarkFlagRequired(name); err != nil {
+			panic(err) // the flag is defined above
+		}
 	}
 	return cmd
 }
@@ -59,20 +61,14 @@ func runController(ctx context.Context, f controllerFlags) error {
 	if err != nil {
 		return fmt.Errorf("client of the Kubernetes API: %w", err)
 	}
-	return serveController(ctx, f, client, insecureNodes)
-}
-
-// insecureNodes protects no connection.
-func insecureNodes(node string) credentials.TransportCredentials {
-	klog.InfoS("The connection to a node is not protected", "node", node)
-	return insecure.NewCredentials()
+	return serveController(ctx, f, client, trustedPeers(ctx, f, client))
 }
 
 // serveController runs the parts of the controller until ctx ends or one of
 // them fails.
-func serveController(ctx context.Context, f controllerFlags, client kubernetes.Interface, nodes func(node string) credentials.TransportCredentials) error {
+func serveController(ctx context.Context, f controllerFlags, client kubernetes.Interface, nodes peers) error {
 	registry := observe.NewRegistry()
-	r, err := router.New(router.Options{Version: buildVersion(), Credentials: nodes, Claims: claims{client}, Metrics: registry})
+	r, err := router.New(router.Options{Version: buildVersion(), Credentials: nodes.credentials, Claims: claims{client}, Metrics: registry})
 	if err != nil {
 		return err
 	}
@@ -92,12 +88,17 @@ func serveController(ctx context.Context, f controllerFlags, client kubernetes.I
 		defer listener.Close()
 		s := observe.Server{
 			Healthy: func(context.Context) error { return nil }, // that it answers
-			Ready:   func(context.Context) error { return r.Ready() },
+			Ready: func(context.Context) error {
+				if !nodes.ready() {
+					return errors.New("no certificate to show to nodes yet")
+				}
+				return r.Ready()
+			},
 			Metrics: registry,
 		}
 		parts = append(parts, func(ctx context.Context) error { return s.Run(ctx, listener) })
 	}
-	return together(ctx, parts...)
+	return together(ctx, append(parts, nodes.parts...)...)
 }
 
 // routed tells the router what Kubernetes knows of the nodes.

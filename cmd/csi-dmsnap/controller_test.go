@@ -64,7 +64,7 @@ func TestController(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() {
-		ended <- serveController(ctx, f, client, func(string) credentials.TransportCredentials { return insecure.NewCredentials() })
+		ended <- serveController(ctx, f, client, insecurePeers)
 	}()
 	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
 	if err != nil {
@@ -100,10 +100,16 @@ func TestController(t *testing.T) {
 // A part that fails ends the whole.
 func TestControllerFails(t *testing.T) {
 	f := controllerFlags{endpoint: "unix://" + filepath.Join(t.TempDir(), "missing", "csi.sock"), nodeSelector: "a=b"}
-	err := serveController(t.Context(), f, fake.NewClientset(), func(string) credentials.TransportCredentials { return insecure.NewCredentials() })
+	err := serveController(t.Context(), f, fake.NewClientset(), insecurePeers)
 	if err == nil || !strings.Contains(err.Error(), "csi.sock") {
 		t.Error(err)
 	}
+}
+
+// insecurePeers protect no connection.
+var insecurePeers = peers{
+	credentials: func(string) credentials.TransportCredentials { return insecure.NewCredentials() },
+	ready:       func() bool { return true },
 }
 
 func freeAddress(t *testing.T) string {

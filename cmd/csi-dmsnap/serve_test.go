@@ -25,9 +25,9 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/driver"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/trust"
 )
 
 // background runs f until the test ends, and waits for it.
@@ -52,16 +52,6 @@ func eventually(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("not in time: %s", what)
 		}
 	}
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // A node role in a cluster: a controller gives it its certificate and calls
@@ -116,18 +106,19 @@ func TestServeNode(t *testing.T) {
 		t.Errorf("not ready: %d, %s", code, text)
 	}
 
-	conn, err := grpc.NewClient(f.cluster.listen, c.DialOptions("node-a")...)
+	conn, err := grpc.NewClient(f.cluster.listen, grpc.WithTransportCredentials(c.credentials("node-a")))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if plugin, err := csi.NewIdentityClient(conn).GetPluginInfo(t.Context(), &csi.GetPluginInfoRequest{}); err != nil || plugin.GetName() != driver.Name {
+	ctx := conditions.For(t.Context(), "node-a", conditions.Conditions{})
+	if plugin, err := csi.NewIdentityClient(conn).GetPluginInfo(ctx, &csi.GetPluginInfoRequest{}); err != nil || plugin.GetName() != driver.Name {
 		t.Errorf("the controller's call: %v, %v", plugin, err)
 	}
-	if _, err := csi.NewControllerClient(conn).ListVolumes(t.Context(), &csi.ListVolumesRequest{}); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "fast") {
+	if _, err := csi.NewControllerClient(conn).ListVolumes(ctx, &csi.ListVolumesRequest{}); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "fast") {
 		t.Errorf("the error of a missing pool: %v", err)
 	}
-	if _, err := csi.NewNodeClient(conn).NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{}); status.Code(err) != codes.Unimplemented {
+	if _, err := csi.NewNodeClient(conn).NodeGetInfo(ctx, &csi.NodeGetInfoRequest{}); status.Code(err) != codes.Unimplemented {
 		t.Errorf("the Node service is offered over TCP: %v", err)
 	}
 	_, text := get("/metrics")
@@ -150,7 +141,7 @@ func TestServeNode(t *testing.T) {
 
 // clusterController starts an elected controller that knows that node's pod,
 // and does the kubelet's part: the ConfigMap becomes a file in the pod.
-func clusterController(t *testing.T, f nodeFlags) *trust.Controller {
+func clusterController(t *testing.T, f nodeFlags) peers {
 	t.Helper()
 	client := fake.NewClientset()
 	client.PrependReactor("create", "tokenreviews", func(action clienttesting.Action) (bool, runtime.Object, error) {
@@ -177,12 +168,11 @@ func clusterController(t *testing.T, f nodeFlags) *trust.Controller {
 	if _, err := client.CoreV1().Pods("n").Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	c := trust.NewController(t.Context(), trust.ControllerOptions{Client: client, Namespace: "n", Secret: "ca", ConfigMap: "trust"})
-	background(t, c.Run)
-	background(t, func(ctx context.Context) error { c.Keep(ctx); return nil })
-	background(t, func(ctx context.Context) error {
-		return c.Enrol(ctx, trust.NodePods{Selector: "app=node", DaemonSet: "set", ServiceAccount: "account", Port: uint16(address.Port)})
-	})
+	p := trustedPeers(t.Context(), controllerFlags{
+		namespace: "n", nodeSelector: "app=node", nodeDaemonSet: "set", nodePort: uint16(address.Port),
+		trust: trustFlags{podName: "controller-0", nodeServiceAccount: "account", secret: "ca", configMap: "trust", lease: "lease"},
+	}, client)
+	background(t, func(ctx context.Context) error { return together(ctx, p.parts...) })
 	eventually(t, "the CA is published", func() bool {
 		m, err := client.CoreV1().ConfigMaps("n").Get(t.Context(), "trust", metav1.GetOptions{})
 		if err != nil {
@@ -196,5 +186,6 @@ func clusterController(t *testing.T, f nodeFlags) *trust.Controller {
 		}
 		return true
 	})
-	return c
+	eventually(t, "the controller is ready", p.ready)
+	return p
 }

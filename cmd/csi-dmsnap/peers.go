@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/spf13/pflag"
+	"google.golang.org/grpc/credentials"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/election"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/trust"
+)
+
+// trustFlags say how the controller and the nodes know each other.
+type trustFlags struct {
+	podName, nodeServiceAccount, secret, configMap, lease, certDir string
+}
+
+func (f *trustFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&f.podName, "pod-name", "", "name of this pod (required)")
+	flags.StringVar(&f.nodeServiceAccount, "node-service-account", "csi-dmsnap-node", "service account of the node role's pods")
+	flags.StringVar(&f.secret, "trust-secret", "csi-dmsnap-ca", "Secret with the key of the certificate authority; the elected controller makes it")
+	flags.StringVar(&f.configMap, "trust-configmap", "csi-dmsnap-trust", "ConfigMap with the certificate authority's certificates for the nodes; the elected controller makes it")
+	flags.StringVar(&f.lease, "lease", "csi-dmsnap-controller", "Lease by which the controller is elected that issues certificates and emits events")
+	flags.StringVar(&f.certDir, "cert-dir", "", "directory with tls.crt, tls.key and ca.crt to use; no certificates are issued then")
+}
+
+// peers is how a controller knows nodes, and what must run for it.
+type peers struct {
+	credentials func(node string) credentials.TransportCredentials
+	ready       func() bool
+	parts       []func(context.Context) error
+}
+
+// trustedPeers are nodes with certificates. One of the controllers is elected
+// to issue them.
+func trustedPeers(ctx context.Context, f controllerFlags, client kubernetes.Interface) peers {
+	c := trust.NewController(ctx, trust.ControllerOptions{
+		Client: client, Namespace: f.namespace, Secret: f.trust.secret, ConfigMap: f.trust.configMap, CertDir: f.trust.certDir,
+	})
+	lease := election.Lease{Client: client, Namespace: f.namespace, Name: f.trust.lease, Identity: f.trust.podName}
+	nodes := trust.NodePods{Selector: f.nodeSelector, DaemonSet: f.nodeDaemonSet, ServiceAccount: f.trust.nodeServiceAccount, Port: f.nodePort}
+	return peers{
+		credentials: c.Credentials,
+		ready:       c.Ready,
+		parts: []func(context.Context) error{c.Run, func(ctx context.Context) error {
+			ctx, stop := context.WithCancel(ctx)
+			defer stop()
+			var failed error
+			return errors.Join(lease.Run(ctx, func(term context.Context) {
+				failed = together(term,
+					func(ctx context.Context) error { c.Keep(ctx); return nil },
+					func(ctx context.Context) error { return c.Enrol(ctx, nodes) },
+				)
+				if failed != nil {
+					stop() // not elected any more, for somebody else to be
+				}
+			}), failed)
+		}},
+	}
+}
