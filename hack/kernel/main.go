@@ -73,6 +73,9 @@ func run(opts options) (int, error) {
 		return exitFailed, err
 	}
 	defer dir.remove() // where it came to no guard
+	if opts.tap != "" && kernel != "uml" {
+		return exitFailed, fmt.Errorf("a tap device is only for User Mode Linux, this kernel is %s", kernel)
+	}
 	switch kernel {
 	case "host":
 		return runOnHost(opts, dir)

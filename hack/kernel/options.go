@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -25,6 +27,7 @@ type options struct {
 	share   string   // the command's view of it; resolved, may be empty
 	outputs []string // directories that the Go test binary writes results to
 	cpus    int
+	tap     string // name of the tap device that is the guest's network, may be empty
 	stdin   bool
 	verbose bool
 	argv    []string
@@ -58,6 +61,8 @@ func parseOptions(args []string, getenv func(string) string) (options, error) {
 	f.StringVar(&o.share, "share", getenv("DMSNAP_SHARE"),
 		"`DIR` of the host that COMMAND may write to; it has the path in DMSNAP_SHARE (DMSNAP_SHARE)")
 	cpus := f.String("cpus", fallback("DMSNAP_CPUS", "2"), "processors of the guest, QEMU only (DMSNAP_CPUS)")
+	f.StringVar(&o.tap, "tap", getenv("DMSNAP_TAP"),
+		"`NAME` of a tap device that the guest has as vec0, User Mode Linux only; the guest configures it (DMSNAP_TAP)")
 	f.BoolVar(&o.stdin, "i", false, "pass the standard input on, else COMMAND finds it empty")
 	f.BoolVar(&o.verbose, "v", false, "print the kernel log to standard error as it comes")
 
@@ -99,6 +104,9 @@ func parseOptions(args []string, getenv func(string) string) (options, error) {
 	}
 	if o.cpus, err = strconv.Atoi(*cpus); err != nil || o.cpus < 1 {
 		return o, fmt.Errorf("processors: %q is not a positive number", *cpus)
+	}
+	if len(o.tap) >= unix.IFNAMSIZ || strings.ContainsAny(o.tap, "/,:= \t\n") {
+		return o, fmt.Errorf("tap device: %q is not a device's name", o.tap)
 	}
 	o.modules = append(o.modules, defaultModules...)
 	o.modules = append(o.modules, strings.FieldsFunc(modules, func(r rune) bool { return r == ',' || r == ' ' })...)

@@ -63,13 +63,13 @@ func TestParseOptions(t *testing.T) {
 	}
 
 	set := env("DMSNAP_KERNEL=uml", "DMSNAP_MEM=2G", "DMSNAP_DISKS=64G", "DMSNAP_MODULES=dm-raid,overlay",
-		"DMSNAP_TIMEOUT=3s", "DMSNAP_SHARE=/", "DMSNAP_CPUS=3")
+		"DMSNAP_TIMEOUT=3s", "DMSNAP_SHARE=/", "DMSNAP_CPUS=3", "DMSNAP_TAP=tap7")
 	o, err = parseOptions([]string{"exec", "/tmp/p.test", "-test.v", "-test.coverprofile=/tmp/w/c.out", "-test.gocoverdir=/tmp/g"}, set)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if o.kernel != "uml" || o.memory != 2*size.GiB || !reflect.DeepEqual(o.disks, []disk{{"", 64 * size.GiB}}) ||
-		o.timeout != 3*time.Second || o.share != "/" || o.cpus != 3 || len(o.argv) != 4 ||
+		o.timeout != 3*time.Second || o.share != "/" || o.cpus != 3 || o.tap != "tap7" || len(o.argv) != 4 ||
 		!reflect.DeepEqual(o.modules[len(defaultModules):], []string{"dm-raid", "overlay"}) ||
 		!reflect.DeepEqual(o.outputs, []string{"/tmp/w", "/tmp/g"}) {
 		t.Errorf("by environment: %+v", o)
@@ -84,6 +84,7 @@ func TestParseOptions(t *testing.T) {
 		{}, {"run"}, {"exec"}, {"walk", "x"}, {"run", "-mem", "much", "x"}, {"run", "-disks", "1", "x"},
 		{"run", "-timeout", "15", "x"}, {"run", "-timeout", "-1s", "x"}, {"run", "-cpus", "0", "x"},
 		{"run", "-share", "/no/such/directory", "x"}, {"run", "-share", "/etc/passwd", "x"},
+		{"run", "-tap", "tap0,gro=0", "x"}, {"run", "-tap", "longer-than-it-may-be", "x"},
 	} {
 		if o, err := parseOptions(args, env()); err == nil {
 			t.Errorf("parseOptions(%q) = %+v, want an error", args, o)

@@ -77,6 +77,9 @@ func runUML(opts options, dir *runDir) (int, error) {
 		// Half of the boot time goes into measuring which RAID 6 code is fastest.
 		argv = append(argv, "initcall_blacklist=raid6_select_algo")
 	}
+	if opts.tap != "" {
+		argv = append(argv, "vec0:transport=tap,depth=128,gro=1,ifname="+opts.tap)
+	}
 	env, err := umlEnvironment(opts.memory)
 	if err != nil {
 		return exitFailed, err

@@ -165,6 +165,29 @@ func TestModules(t *testing.T) {
 	}
 }
 
+// TestTap asks a server beside the guest's kernel for a byte string, in a
+// network namespace in which there is nothing else.
+func TestTap(t *testing.T) {
+	cmd := umlCommand(t, "run", "-tap", "tap0", "--", "sh", "-c",
+		"ip addr add 192.0.2.2/24 dev vec0 && ip link set vec0 up && busybox nc 192.0.2.1 7000")
+	cmd.Args = append([]string{"unshare", "--net", "sh", "-c", `set -e
+		ip tuntap add dev tap0 mode tap
+		ip addr add 192.0.2.1/24 dev tap0
+		ip link set tap0 up
+		echo over the tap | busybox nc -l -p 7000 & server=$!
+		"$@" || code=$?
+		kill $server 2>/dev/null || true
+		exit ${code-0}`, "sh", runner}, cmd.Args[1:]...)
+	unshare, err := exec.LookPath("unshare")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Path = unshare
+	if got := finish(t, cmd); got.code != 0 || got.stdout != "over the tap\n" {
+		t.Errorf("got %v", got)
+	}
+}
+
 func TestFailuresAreExplained(t *testing.T) {
 	for _, c := range []struct {
 		name string
