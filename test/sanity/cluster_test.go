@@ -1,0 +1,47 @@
+//go:build cluster
+
+package sanity
+
+import (
+	"context"
+	"os"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// TestCluster runs on a node of a cluster, against the controller role, which
+// forwards to all nodes, and this node's own role. The sockets and a directory
+// below the kubelet's come from the environment; test/e2e fills it in.
+func TestCluster(t *testing.T) {
+	node, controller, dir := os.Getenv("SANITY_NODE"), os.Getenv("SANITY_CONTROLLER"), os.Getenv("SANITY_DIR")
+	if node == "" || controller == "" || dir == "" {
+		t.Fatal("SANITY_NODE, SANITY_CONTROLLER and SANITY_DIR must be set")
+	}
+	topology := topologyOf(t, node)
+	// The suite stages on this node what it creates; without a word about the
+	// topology any node may be chosen.
+	here := func(ctx context.Context, method string, request, reply any, c *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
+		if r, ok := request.(*csi.CreateVolumeRequest); ok && r.AccessibilityRequirements == nil && r.VolumeContentSource == nil {
+			r.AccessibilityRequirements = &csi.TopologyRequirement{Requisite: []*csi.Topology{topology}, Preferred: []*csi.Topology{topology}}
+		}
+		return invoke(ctx, method, request, reply, c, options...)
+	}
+	run(t, node, controller, dir, here)
+}
+
+func topologyOf(t *testing.T, node string) *csi.Topology {
+	t.Helper()
+	c, err := grpc.NewClient(node, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	info, err := csi.NewNodeClient(c).NodeGetInfo(t.Context(), &csi.NodeGetInfoRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.AccessibleTopology
+}
