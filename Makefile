@@ -13,9 +13,9 @@ VERSION ?= $(shell sed -n 's/^appVersion: *//p' deploy/helm/csi-dmsnap/Chart.yam
 IMAGE ?= ghcr.io/csi-dmsnap/csi-dmsnap:$(VERSION)
 ARCH ?= amd64
 # Modules of their own, so that the driver's stays lean.
-MODULES := hack/image hack/chart
+MODULES := hack/image hack/chart test/e2e
 
-.PHONY: all build image image-root chart demo test test-unit test-kernel test-race lint generate bench deps clean
+.PHONY: all build image image-root chart demo test test-unit test-kernel test-race lint generate bench deps cluster cluster-down e2e e2e-smoke clean
 
 all: build
 
@@ -38,6 +38,25 @@ chart: ## the chart's README, the plain manifests and the golden renders, after 
 
 deps: ## install or name what the tests need
 	@hack/deps.sh
+
+cluster: image bin/e2e ## a real Kubernetes with two nodes and the driver; prints KUBECONFIG
+	@hack/deps.sh --e2e
+	@bin/e2e up --driver
+
+cluster-down: bin/e2e ## end it
+	@bin/e2e down
+
+e2e: image bin/e2e ## all tests on a real Kubernetes; hours. E2E="upstream --focus subPath" selects
+	@hack/deps.sh --e2e
+	@bin/e2e test $(E2E)
+
+e2e-smoke: image bin/e2e ## the user's story and five of Kubernetes' own tests
+	@hack/deps.sh --e2e
+	@bin/e2e test smoke
+
+# The programs of the cluster are compiled with -trimpath: so this shares their cache.
+bin/e2e: FORCE
+	@cd test/e2e && CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -o ../../$@ .
 
 demo: deps build ## the main job on a real kernel, told step by step
 	@hack/demo

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Installs what the tests need on Debian when run as root, else says what to
-# install. With --qemu also what DMSNAP_KERNEL=qemu needs.
+# install. With --qemu also what DMSNAP_KERNEL=qemu needs, with --e2e what the
+# tests on a real Kubernetes need.
 set -euo pipefail
 
 packages=(
@@ -9,12 +10,16 @@ packages=(
 	e2fsprogs xfsprogs btrfs-progs
 	gcc libc6-dev        # the race detector
 )
-if [ "${1-}" = --qemu ]; then
-	packages+=(qemu-system-x86)
-elif [ $# -gt 0 ]; then
-	echo "usage: hack/deps.sh [--qemu]" >&2
-	exit 2
-fi
+for arg; do
+	case $arg in
+	--qemu) packages+=(qemu-system-x86) ;;
+	--e2e) packages+=(runc containernetworking-plugins) ;;
+	*)
+		echo "usage: hack/deps.sh [--qemu] [--e2e]" >&2
+		exit 2
+		;;
+	esac
+done
 
 if ! command -v go >/dev/null; then
 	wanted=$(sed -n 's/^go //p' "$(dirname "$0")/../go.mod")

@@ -1,0 +1,137 @@
+package images
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/build"
+	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/kube"
+)
+
+// PauseImage is the sandbox image of containerd's configuration.
+const PauseImage = "registry.k8s.io/pause:3.10.2"
+
+// The images that Kubernetes v1.36.3's own tests ask for
+// (test/utils/image/manifest.go there).
+const (
+	busyboxImage = kube.Image
+	agnhostImage = "registry.k8s.io/e2e-test-images/agnhost:2.63.0"
+)
+
+// sidecars maps the programs that come as an image of their own to the
+// modules that have their version.
+var sidecars = map[string]string{
+	"csi-provisioner":     "github.com/kubernetes-csi/external-provisioner/v6",
+	"csi-resizer":         "github.com/kubernetes-csi/external-resizer/v2",
+	"csi-snapshotter":     "github.com/kubernetes-csi/external-snapshotter/v8",
+	"snapshot-controller": "github.com/kubernetes-csi/external-snapshotter/v8",
+}
+
+// SidecarImage returns the name under which the sidecar's makers publish it.
+func SidecarImage(ctx context.Context, set *build.Set, program string) (string, error) {
+	version, _, err := set.Module(ctx, sidecars[program])
+	return "registry.k8s.io/sig-storage/" + program + ":" + version, err
+}
+
+// Archives writes the archives of all images that are not in the cache and
+// returns them, with a key that differs when any of them does.
+func Archives(ctx context.Context, set *build.Set, log io.Writer) (files []string, key string, err error) {
+	busybox, err := exec.LookPath("busybox")
+	if err != nil {
+		return nil, "", fmt.Errorf("%w: install the Debian package busybox-static (hack/deps.sh)", err)
+	}
+	all, err := list(ctx, set, busybox)
+	if err != nil {
+		return nil, "", err
+	}
+	if key, err = digest(all, busybox); err != nil {
+		return nil, "", err
+	}
+	dir := set.CacheFile("images-" + key)
+	_, err = os.Stat(dir)
+	made := err == nil
+	unfinished := dir + ".new"
+	if !made {
+		if err := os.MkdirAll(unfinished, 0o755); err != nil {
+			return nil, "", err
+		}
+	}
+	for name, image := range all {
+		files = append(files, filepath.Join(dir, name+".tar"))
+		if made {
+			continue
+		}
+		fmt.Fprintf(log, "making the image %s\n", image.Names[0])
+		if err := image.Write(filepath.Join(unfinished, name+".tar")); err != nil {
+			return nil, "", fmt.Errorf("image %s: %w", name, err)
+		}
+	}
+	slices.Sort(files)
+	if made {
+		return files, key, nil
+	}
+	return files, key, os.Rename(unfinished, dir)
+}
+
+func list(ctx context.Context, set *build.Set, busybox string) (map[string]*Image, error) {
+	applets, err := exec.CommandContext(ctx, busybox, "--list").Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s --list: %w", busybox, err)
+	}
+	links := map[string]string{}
+	for a := range strings.FieldsSeq(string(applets)) {
+		if a != "busybox" {
+			links["/bin/"+a] = "busybox"
+		}
+	}
+	pause := set.CacheFile("pause")
+	if err := set.Compile(ctx, "./pause", pause); err != nil {
+		return nil, err
+	}
+	all := map[string]*Image{
+		"pause": {Names: []string{PauseImage}, Files: map[string]string{"/pause": pause}, Entrypoint: []string{"/pause"}},
+		"busybox": {
+			Names: []string{busyboxImage}, Files: map[string]string{"/bin/busybox": busybox}, Links: links, Cmd: []string{"sh"},
+		},
+		"agnhost": {
+			Names: []string{agnhostImage}, Files: map[string]string{"/bin/busybox": busybox, "/agnhost": set.Path("agnhost")},
+			Links: links, Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"},
+		},
+	}
+	for program := range sidecars {
+		name, err := SidecarImage(ctx, set, program)
+		if err != nil {
+			return nil, err
+		}
+		all[program] = &Image{
+			Names: []string{name}, Files: map[string]string{"/" + program: set.Path(program)}, Entrypoint: []string{"/" + program},
+		}
+	}
+	return all, nil
+}
+
+func digest(all map[string]*Image, busybox string) (string, error) {
+	sum := sha256.New()
+	// The other programs are the same as long as the set of programs is.
+	f, err := os.Open(busybox)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if _, err := io.Copy(sum, f); err != nil {
+		return "", err
+	}
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		fmt.Fprintf(sum, "%s %+v\n", name, *all[name])
+	}
+	return hex.EncodeToString(sum.Sum(nil))[:12], nil
+}

@@ -1,0 +1,70 @@
+package kube
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// The classes that the tests install the driver with.
+const (
+	Class         = "dmsnap"
+	RestoreClass  = "dmsnap-restore" // binds before a pod is scheduled
+	SnapshotClass = "dmsnap"
+)
+
+// Image is what pods run.
+const Image = "registry.k8s.io/e2e-test-images/busybox:1.37.0-1"
+
+// Claim is the manifest of a claim; source is a VolumeSnapshot, or empty.
+func Claim(name, class, size, source string) string {
+	text := fmt.Sprintf(`apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: %s}
+spec:
+  storageClassName: %s
+  accessModes: [ReadWriteOnce]
+  resources: {requests: {storage: %s}}
+`, name, class, size)
+	if source != "" {
+		text += fmt.Sprintf("  dataSource: {apiGroup: snapshot.storage.k8s.io, kind: VolumeSnapshot, name: %s}\n", source)
+	}
+	return text
+}
+
+// Pod is the manifest of a pod that runs a shell command; mounts maps paths to
+// claims.
+func Pod(name, script string, mounts map[string]string) string {
+	var inside, volumes strings.Builder
+	for _, path := range slices.Sorted(maps.Keys(mounts)) {
+		fmt.Fprintf(&inside, "    - {name: %s, mountPath: %s}\n", mounts[path], path)
+		fmt.Fprintf(&volumes, "  - {name: %s, persistentVolumeClaim: {claimName: %[1]s}}\n", mounts[path])
+	}
+	return fmt.Sprintf(`apiVersion: v1
+kind: Pod
+metadata: {name: %s}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: %s
+    command: [sh, -c, %q]
+    volumeMounts:
+%s  volumes:
+%s`, name, Image, script, inside.String(), volumes.String())
+}
+
+// Sleep is the shell command of a pod that only waits.
+const Sleep = "exec sleep 1000000"
+
+// Snapshot is the manifest of a VolumeSnapshot of a claim.
+func Snapshot(name, claim string) string {
+	return fmt.Sprintf(`apiVersion: snapshot.storage.k8s.io/v1
+kind: VolumeSnapshot
+metadata: {name: %s}
+spec:
+  volumeSnapshotClassName: %s
+  source: {persistentVolumeClaimName: %s}
+`, name, SnapshotClass, claim)
+}

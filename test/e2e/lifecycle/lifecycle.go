@@ -1,0 +1,136 @@
+// Package lifecycle tests what happens to a cluster in its life: upgrades,
+// failures of nodes, of the kubelet and of the controller, new certificates.
+package lifecycle
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/cluster"
+	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/kube"
+	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/report"
+)
+
+const suite = "lifecycle"
+
+// rig has a pod on every node that writes to a volume all the time.
+type rig struct {
+	*kube.Namespace
+	c    *cluster.Client
+	root string // of the repository
+}
+
+// Run runs all tests and adds them to the report.
+func Run(ctx context.Context, c *cluster.Client, root string, r *report.Report) error {
+	t := &rig{&kube.Namespace{Kubectl: c.Kubectl(), Name: "lifecycle"}, c, root}
+	if err := r.Run(ctx, suite, "a writer on every node", t.writers); err != nil {
+		return err
+	}
+	tests := []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"helm upgrade under I/O", t.upgrade},
+		{"controller's pods are killed", t.failover},
+		{"kubelet restarts", t.kubeletRestart},
+		{"kubelet is down while a pod is deleted", t.kubeletDown},
+		{"power cut of a node", t.powerCut},
+		{"clean up", t.Clear},
+	}
+	for _, test := range tests {
+		// Each begins with what the one before has left: none hides a failure.
+		_ = r.Run(ctx, suite, test.name, test.do)
+	}
+	return nil
+}
+
+// writer is the name of the pod, and of its claim, on a node.
+func writer(node string) string { return "writer-" + node }
+
+// write appends the time, in seconds, to a file, and ends if it cannot.
+const write = `set -e; while :; do date +%s >> /data/log; sync -d /data/log; sleep 0.3; done`
+
+func (t *rig) writers(ctx context.Context) error {
+	if err := t.Create(ctx); err != nil {
+		return err
+	}
+	for i := range t.c.Nodes {
+		node := cluster.NodeName(i + 1)
+		name := writer(node)
+		pod := kube.Pod(name, write, map[string]string{"/data": name}) + "  nodeSelector: {kubernetes.io/hostname: " + node + "}\n"
+		if err := t.Apply(ctx, kube.Claim(name, kube.Class, "512Mi", ""), pod); err != nil {
+			return err
+		}
+		if err := t.Running(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// longestPause is how long a writer on this slow machine may not get to write.
+const longestPause = 20 * time.Second
+
+// undisturbed runs something and checks that the writers went on all the time.
+func (t *rig) undisturbed(ctx context.Context, do func(context.Context) error) error {
+	begin := time.Now().Add(-time.Second)
+	if err := do(ctx); err != nil {
+		return err
+	}
+	for i := range t.c.Nodes {
+		name := writer(cluster.NodeName(i + 1))
+		restarts, err := t.Field(ctx, "pod/"+name, ".status.containerStatuses[0].restartCount")
+		if err != nil {
+			return err
+		}
+		if restarts != "0" {
+			return fmt.Errorf("the writer in pod %s has failed, it was restarted %s times", name, restarts)
+		}
+		text, err := t.Shell(ctx, name, "cat /data/log")
+		if err != nil {
+			return err
+		}
+		if err := steady(text, begin, time.Now()); err != nil {
+			return fmt.Errorf("writer in pod %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// steady checks the times in a writer's log for pauses between begin and end.
+func steady(log string, begin, end time.Time) error {
+	last := begin
+	for line := range strings.FieldsSeq(log) {
+		seconds, err := strconv.ParseInt(line, 10, 64)
+		if err != nil {
+			return fmt.Errorf("damaged line in the log: %w", err)
+		}
+		at := time.Unix(seconds, 0)
+		if at.Before(begin) {
+			continue
+		}
+		if pause := at.Sub(last); pause > longestPause {
+			return fmt.Errorf("it could not write for %v before %v", pause, at.Format(time.TimeOnly))
+		}
+		last = at
+	}
+	if pause := end.Sub(last); pause > longestPause {
+		return fmt.Errorf("it has not written for the last %v", pause)
+	}
+	return nil
+}
+
+// provision checks that claims are served: one gets its pod running.
+func (t *rig) provision(ctx context.Context, name string) error {
+	err := t.Apply(ctx, kube.Claim(name, kube.Class, "320Mi", ""), kube.Pod(name, kube.Sleep, map[string]string{"/data": name}))
+	if err != nil {
+		return err
+	}
+	if err := t.Running(ctx, name); err != nil {
+		return err
+	}
+	return t.Delete(ctx, "pod/"+name, "pvc/"+name)
+}

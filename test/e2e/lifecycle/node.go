@@ -1,0 +1,105 @@
+package lifecycle
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/cluster"
+	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/install"
+	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/kube"
+)
+
+// kubeletRestart ends the kubelet as a crash does, and starts it again.
+func (t *rig) kubeletRestart(ctx context.Context) error {
+	node := cluster.NodeName(1)
+	return t.undisturbed(ctx, func(ctx context.Context) error {
+		if err := t.c.StopKubelet(ctx, node); err != nil {
+			return err
+		}
+		if err := t.c.StartKubelet(ctx, node); err != nil {
+			return err
+		}
+		return t.provision(ctx, "restarted")
+	})
+}
+
+// kubeletDown deletes a pod while its kubelet is down: the volume must be
+// unmounted when the kubelet is back, and be usable.
+func (t *rig) kubeletDown(ctx context.Context) error {
+	node := cluster.NodeName(1)
+	name := writer(node)
+	volume, err := t.Field(ctx, "pvc/"+name, ".spec.volumeName")
+	if err != nil {
+		return err
+	}
+	if err := t.c.StopKubelet(ctx, node); err != nil {
+		return err
+	}
+	if _, err := t.Run(ctx, "delete", "pod", name, "--wait=false"); err != nil {
+		return err
+	}
+	if err := t.c.StartKubelet(ctx, node); err != nil {
+		return err
+	}
+	if _, err := t.Run(ctx, "wait", "--for=delete", "pod/"+name, kube.Patience); err != nil {
+		return err
+	}
+	if err := t.unmounted(ctx, node, volume); err != nil {
+		return err
+	}
+	return t.writers(ctx)
+}
+
+// unmounted waits until no file system of a volume is mounted on a node.
+func (t *rig) unmounted(ctx context.Context, node, volume string) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	for {
+		mounts, err := t.c.Output(ctx, node, "cat", "/proc/mounts")
+		if err != nil {
+			return err
+		}
+		if !strings.Contains(mounts, volume) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s is still mounted on %s:\n%s", volume, node, mounts)
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// powerCut ends a node in the middle of its work and boots it again.
+func (t *rig) powerCut(ctx context.Context) error {
+	node := cluster.NodeName(2)
+	name := writer(node)
+	before, err := t.Shell(ctx, name, "wc -l < /data/log")
+	if err != nil {
+		return err
+	}
+	if err := t.c.Cut(ctx, node); err != nil {
+		return err
+	}
+	if err := t.c.Boot(ctx, node); err != nil {
+		return err
+	}
+	if err := t.Wait(ctx, "pod/"+name, ".status.containerStatuses[0].restartCount", "1"); err != nil {
+		return err
+	}
+	if err := t.Wait(ctx, "pod/"+name, ".status.containerStatuses[0].ready", "true"); err != nil {
+		return err
+	}
+	// What was synchronised is there, and the file system is whole.
+	_, err = t.Shell(ctx, name, "test $(wc -l < /data/log) -gt "+before)
+	if err != nil {
+		return fmt.Errorf("the writer's log had %s lines before the power cut: %w", before, err)
+	}
+	if err := t.provision(ctx, "after-cut"); err != nil {
+		return err
+	}
+	_, err = install.Exec(ctx, t.Kubectl, node, "csi-dmsnap", "check")
+	return err
+}

@@ -1,0 +1,143 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/process"
+)
+
+// Command is a command for the node, carried out as root.
+type Command struct {
+	Argv  []string
+	Stdin string
+}
+
+// Result is how a command ended.
+type Result struct {
+	Code           int
+	Stdout, Stderr string
+}
+
+// agent is the node's first program.
+type agent struct {
+	config *Config
+
+	mu      sync.Mutex
+	kubelet *process.Process // nil while it is stopped
+}
+
+// Run makes the machine a node, and serves commands until the context ends.
+func Run(ctx context.Context, c *Config) error {
+	if err := errors.Join(prepareSystem(), nameHost(c.Name), connect(c), networkPods(c)); err != nil {
+		return err
+	}
+	spec, err := containerd(c.Programs, c.shared("containerd.log"))
+	if err != nil {
+		return err
+	}
+	engine, err := process.Start("containerd", spec)
+	if err != nil {
+		return err
+	}
+	starting, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	if err := engine.Poll(starting, answers(c.Programs)); err != nil {
+		return err
+	}
+	a := &agent{config: c}
+	if err := a.startKubelet(); err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /exec", a.exec)
+	mux.HandleFunc("POST /kubelet/{action}", a.control)
+	listener, err := net.Listen("tcp", net.JoinHostPort(c.Address.Addr().String(), strconv.Itoa(Port)))
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: mux, BaseContext: func(net.Listener) context.Context { return ctx }}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	select {
+	case <-ctx.Done():
+		return server.Close()
+	case err := <-served:
+		return err
+	case <-engine.Done():
+		return engine.Err()
+	}
+}
+
+func (a *agent) startKubelet() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.kubelet != nil {
+		return errors.New("the kubelet runs already")
+	}
+	spec, err := kubelet(a.config)
+	if err != nil {
+		return err
+	}
+	a.kubelet, err = process.Start("kubelet", spec)
+	return err
+}
+
+func (a *agent) stopKubelet() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.kubelet == nil {
+		return errors.New("the kubelet does not run")
+	}
+	// As a crash ends it: there is nothing it may rely on.
+	a.kubelet.End(0)
+	a.kubelet = nil
+	return nil
+}
+
+// control starts, stops or restarts the kubelet.
+func (a *agent) control(w http.ResponseWriter, r *http.Request) {
+	var err error
+	switch action := r.PathValue("action"); action {
+	case "start":
+		err = a.startKubelet()
+	case "stop":
+		err = a.stopKubelet()
+	default:
+		err = fmt.Errorf("%q is neither start nor stop", action)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusConflict)
+	}
+}
+
+// exec carries out a command, for as long as the request lasts.
+func (a *agent) exec(w http.ResponseWriter, r *http.Request) {
+	var c Command
+	if err := json.NewDecoder(r.Body).Decode(&c); err != nil || len(c.Argv) == 0 {
+		http.Error(w, fmt.Sprintf("no command in the request: %v", err), http.StatusBadRequest)
+		return
+	}
+	cmd := exec.CommandContext(r.Context(), c.Argv[0], c.Argv[1:]...)
+	cmd.Env = append(cmd.Environ(), "PATH="+a.config.Programs+":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	cmd.Stdin = strings.NewReader(c.Stdin)
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(Result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()})
+}

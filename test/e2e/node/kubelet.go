@@ -1,0 +1,57 @@
+package node
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/process"
+)
+
+// The node has one slow processor and no cpuset controller, and its image store
+// holds what no registry could give back: nothing is ever evicted from it.
+const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+authentication:
+  anonymous: {enabled: false}
+  webhook: {enabled: false}
+  x509: {clientCAFile: %q}
+authorization: {mode: AlwaysAllow}
+containerRuntimeEndpoint: unix://` + containerdSocket + `
+cgroupDriver: cgroupfs
+cgroupRoot: /
+enforceNodeAllocatable: []
+cpuManagerPolicy: none
+failSwapOn: false
+protectKernelDefaults: false
+makeIPTablesUtilChains: false
+resolvConf: /etc/resolv.conf
+evictionHard: {memory.available: "50Mi", nodefs.available: "1%%", imagefs.available: "1%%", nodefs.inodesFree: "1%%"}
+imageGCHighThresholdPercent: 100
+imageGCLowThresholdPercent: 99
+serializeImagePulls: false
+nodeStatusUpdateFrequency: 5s
+syncFrequency: 5s
+volumeStatsAggPeriod: 30s
+maxPods: 100
+`
+
+// kubelet is how the kubelet is started.
+func kubelet(c *Config) (process.Spec, error) {
+	const file = "/etc/kubelet.yaml"
+	text := fmt.Sprintf(kubeletConfig, c.shared(ClientCAFile))
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		return process.Spec{}, err
+	}
+	return process.Spec{
+		Argv: []string{
+			filepath.Join(c.Programs, "kubelet"),
+			"--kubeconfig=" + c.shared(KubeconfigFile),
+			"--config=" + file,
+			"--hostname-override=" + c.Name,
+			"--node-ip=" + c.Address.Addr().String(),
+			"--v=2",
+		},
+		Log: c.shared("kubelet.log"),
+	}, nil
+}

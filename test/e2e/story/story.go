@@ -1,0 +1,86 @@
+// Package story does what a user does, with kubectl and nothing else, and looks
+// at what comes of it.
+package story
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/cluster"
+	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/kube"
+	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/report"
+)
+
+// teller tells the stories.
+type teller struct {
+	*kube.Namespace
+	c *cluster.Client
+}
+
+// step is a part of a chapter; each needs those before it.
+type step struct {
+	name string
+	do   func(context.Context) error
+}
+
+// Run tells all stories and adds their steps to the report.
+func Run(ctx context.Context, c *cluster.Client, r *report.Report) error {
+	t := &teller{&kube.Namespace{Kubectl: c.Kubectl(), Name: "story"}, c}
+	if err := t.Create(ctx); err != nil {
+		return err
+	}
+	chapters := []struct {
+		name  string
+		steps []step
+	}{
+		{"life of a volume", t.life()},
+		{"restore whose pod lands elsewhere first", t.elsewhere()},
+		{"restored and new volume in one pod", t.mixed()},
+		{"nothing is left", t.nothingLeft()},
+	}
+	for _, chapter := range chapters {
+		if tell(ctx, r, "story: "+chapter.name, chapter.steps) {
+			continue
+		}
+		// The next one begins with a clean cluster all the same.
+		if err := t.reset(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reset undoes what a chapter may have left.
+func (t *teller) reset(ctx context.Context) error {
+	args := []string{"uncordon"}
+	for i := range t.c.Nodes {
+		args = append(args, cluster.NodeName(i+1))
+	}
+	_, err := t.Kubectl.Run(ctx, args...)
+	return errors.Join(err, t.Clear(ctx))
+}
+
+// tell says whether all steps went well.
+func tell(ctx context.Context, r *report.Report, suite string, steps []step) bool {
+	for i, s := range steps {
+		err := r.Run(ctx, suite, s.name, s.do)
+		if err == nil {
+			continue
+		}
+		for _, s := range steps[i+1:] {
+			r.Add(report.Case{Suite: suite, Name: s.name, Skipped: "a step before it failed"})
+		}
+		return false
+	}
+	return true
+}
+
+func second(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(time.Second):
+		return nil
+	}
+}
