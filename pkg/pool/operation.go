@@ -10,34 +10,54 @@ import (
 )
 
 // keyed serialises operations on one thing: a volume and its history, or a name.
+// Who waits gets its turn in order: work that gives a key up and takes it again
+// at once lets others in between.
 type keyed struct {
 	mu   sync.Mutex
-	held map[string]chan struct{}
+	held map[string][]chan struct{} // the turns of those who wait for a key that is taken
 }
 
 // lock waits for key until ctx ends. The returned function releases it.
 func (k *keyed) lock(ctx context.Context, key string) (release func(), err error) {
-	for {
-		k.mu.Lock()
-		busy, taken := k.held[key]
-		if !taken {
-			free := make(chan struct{})
-			k.held[key] = free
-			k.mu.Unlock()
-			return func() {
-				k.mu.Lock()
-				delete(k.held, key)
-				k.mu.Unlock()
-				close(free)
-			}, nil
-		}
+	release = func() { k.pass(key) }
+	k.mu.Lock()
+	waiting, taken := k.held[key]
+	if !taken {
+		k.held[key] = nil
 		k.mu.Unlock()
-		select {
-		case <-busy:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("another operation on %s is running: %w", key, context.Cause(ctx))
-		}
+		return release, nil
 	}
+	turn := make(chan struct{})
+	k.held[key] = append(waiting, turn)
+	k.mu.Unlock()
+	select {
+	case <-turn:
+		return release, nil
+	case <-ctx.Done():
+	}
+	k.mu.Lock()
+	i := slices.Index(k.held[key], turn)
+	if i >= 0 {
+		k.held[key] = slices.Delete(k.held[key], i, i+1)
+	}
+	k.mu.Unlock()
+	if i < 0 { // its turn came meanwhile
+		release()
+	}
+	return nil, fmt.Errorf("another operation on %s is running: %w", key, context.Cause(ctx))
+}
+
+// pass gives key to whoever has waited longest for it.
+func (k *keyed) pass(key string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	waiting := k.held[key]
+	if len(waiting) == 0 {
+		delete(k.held, key)
+		return
+	}
+	k.held[key] = waiting[1:]
+	close(waiting[0])
 }
 
 // run executes f while holding keys, which are taken in the given order: names

@@ -86,7 +86,7 @@ func openHeld(ctx context.Context, c Config, o Options) (*Pool, error) {
 		name: c.Name, vgName: c.VolumeGroup, config: c, host: o.LVM,
 		log:     klog.FromContext(ctx).WithValues("pool", c.Name),
 		changes: make(chan *change), urgent: make(chan *change), stopped: make(chan struct{}),
-		keys: keyed{held: map[string]chan struct{}{}}, scrubs: scrubs{jobs: map[string]*scrubJob{}},
+		keys: keyed{held: map[string][]chan struct{}{}}, scrubs: scrubs{jobs: map[string]*scrubJob{}},
 	}
 	p.ctx, p.cancel = context.WithCancel(klog.NewContext(context.Background(), p.log))
 	p.copies = &copies{pool: p, jobs: map[string]*copyJob{}}
