@@ -292,20 +292,27 @@ func (p *Pool) swap(ctx context.Context, d device, suspended bool, o dm.SuspendO
 
 // settleOlder makes every layer that was live before read through the next
 // newer one: its device goes if nobody has it open, else it gets a new table.
+// Several may have been: a cut whose window failed leaves the layer before it on
+// the volume's blocks, and the next cut comes all the same.
 func (p *Pool) settleOlder(ctx context.Context, v *view, o *volume, live *layer) error {
-	newer := live
-	for i := len(o.layers) - 2; i >= 0; i-- {
-		l := o.layers[i]
-		info, err := p.find(p.device(v, l.lv, "", udevSnapshot))
+	older := o.layers[:len(o.layers)-1]
+	for ; len(older) > 0; older = older[1:] { // oldest first: they are stacked
+		info, err := p.find(p.device(v, older[0].lv, "", udevSnapshot))
 		if err != nil {
 			return err
 		}
 		if info == nil {
-			break // older ones are stacked on this one
+			continue
 		}
-		if info.OpenCount == 0 {
-			return p.layerDown(ctx, v, l)
+		if info.OpenCount > 0 {
+			break // somebody reads it, and so needs all newer ones
 		}
+		if err := p.layerDown(ctx, v, older[0]); err != nil {
+			return err
+		}
+	}
+	newer := live
+	for _, l := range slices.Backward(older) {
 		if err := p.stack(ctx, v, l, newer); err != nil {
 			return err
 		}

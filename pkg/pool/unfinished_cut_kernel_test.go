@@ -1,0 +1,69 @@
+//go:build kernel
+
+package pool
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// TestCutAfterUnfinishedCut: a cut whose window failed is followed by another
+// one before it was tried again. No former layer may stay on the volume's blocks,
+// where it would go on collecting copies until its store is full.
+func TestCutAfterUnfinishedCut(t *testing.T) {
+	for _, read := range []bool{false, true} {
+		t.Run(map[bool]string{false: "idle", true: "read"}[read], func(t *testing.T) {
+			ctx := context.Background()
+			p := testPool(t, nil)
+			v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 64 * size.MiB, Mode: Block}))(t)
+			path := must(p.Activate(ctx, v.LV))(t)
+			old := bytes.Repeat([]byte("A"), 4096)
+			writeDevice(t, path, 0, old)
+			must(p.CreateSnapshot(ctx, "s1", v.LV))(t)
+			var f *os.File
+			if read {
+				f = must(os.OpenFile(p.dm.Node(p.vgName+"-s1"), os.O_RDONLY|unix.O_DIRECT, 0))(t)
+				defer f.Close()
+			}
+			ok(t, p.do(ctx, &change{what: "a cut without its window", edit: func(e *edit) error {
+				_, err := p.cut(e, e.volumeByLV(v.LV), "s2")
+				return err
+			}, act: func(ctx context.Context, w *view) error {
+				o := w.volumeByLV(v.LV)
+				_, err := p.base(ctx, w, o, o.live(), must(p.linearTable(w, o.lv))(t))
+				return err
+			}}))
+			must(p.CreateSnapshot(ctx, "s3", v.LV))(t)
+			want := 4
+			if read {
+				want = 8
+			}
+			if n := len(devicesOf(t, p)); n != want {
+				t.Errorf("%d devices: %v", n, devicesOf(t, p))
+			}
+			inTime := late(t, p, v.LV)
+			for off := int64(0); off < 7<<20; off += 1 << 20 { // the live store has room for that
+				writeDevice(t, path, off, bytes.Repeat([]byte("B"), 1<<20))
+			}
+			inTime()
+			if read {
+				if got := readDevice(t, f.Name(), 4096); !bytes.Equal(got, old) {
+					t.Errorf("the reader sees %q", got[:8])
+				}
+				f.Close()
+			}
+			must(p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, Source: Source{FromSnapshot, "s1"}}))(t)
+			if got := readDevice(t, must(p.Activate(ctx, "r"))(t), 4096); !bytes.Equal(got, old) {
+				t.Errorf("the snapshot has %q", got[:8])
+			}
+			ok(t, p.Deactivate(ctx, "r"))
+			ok(t, p.Deactivate(ctx, v.LV))
+		})
+	}
+}
