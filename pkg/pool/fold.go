@@ -202,17 +202,22 @@ func (f *fold) cost(v *view, heir, gone *layer) foldCost {
 }
 
 // growth is by how many extents the heir's store must grow to take what it
-// lacks of gone. If it becomes the live one it also gets the room that gone had left.
+// lacks of gone. If it becomes the live one it also gets room for what comes.
 func (f *fold) growth(v *view, heir, live *layer) lvm2.Extents {
 	want := v.extents((heir.used + cow.MoreSectors(heir.chunk.Bytes(), f.todo().Count())).Bytes())
 	if live != nil {
-		used := v.extents(cow.UsedSectors(live.chunk.Bytes(), f.read).Bytes())
-		want += live.lv.Size() - min(used, live.lv.Size())
-		// Until it is live nobody extends it.
-		want = max(want, v.extents(leastStore))
+		want += f.spare(v, heir, live)
 	}
 	want = min(want, f.largestStore(v, heir))
 	return max(want, heir.lv.Size()) - heir.lv.Size()
+}
+
+// spare is the room that the heir's store must have left when it becomes the
+// live one: what gone's has left, and no less than a new store's, because the
+// monitor must see it first.
+func (f *fold) spare(v *view, heir, live *layer) lvm2.Extents {
+	used := v.extents(cow.UsedSectors(live.chunk.Bytes(), f.read).Bytes())
+	return max(live.lv.Size()-min(used, live.lv.Size()), f.firstStore(v, heir.length.Bytes(), heir.chunk.Bytes()))
 }
 
 // run carries the fold out after count.
@@ -282,7 +287,12 @@ func (f *fold) grow(t *edit, heir, gone *layer) error {
 	}
 	c := heir.lv.Clone()
 	c.Tags = setTag(dropTags(c.Tags, tagUsed, tagExact), tagSuperset)
-	if more := f.growth(t.view, heir, live); more > 0 {
+	return f.extend(t, heir, c, f.growth(t.view, heir, live))
+}
+
+// extend puts c, which replaces the heir, with so many more extents.
+func (f *fold) extend(t *edit, heir *layer, c *lvm2.LV, more lvm2.Extents) error {
+	if more > 0 {
 		// Live stores must find room meanwhile, or snapshots are lost.
 		if spare := f.reserve(t.view) / 2; t.free.size() < more+spare {
 			return fmt.Errorf("layer %s: %w: its store must grow by %d extents, %d are free", heir.lv.Name, errFoldOver, more, t.free.size())

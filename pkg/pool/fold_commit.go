@@ -21,7 +21,7 @@ import (
 // so that either is complete and a commit that never comes does no harm. The
 // volume's key is held.
 func (f *fold) handOver() error {
-	return f.do(f.ctx, &change{what: "copy the rest of a layer to its heir", act: func(ctx context.Context, v *view) error {
+	return f.do(f.ctx, &change{what: "copy the rest of a layer to its heir", edit: f.room, act: func(ctx context.Context, v *view) error {
 		o, heir, gone, err := f.pair(v)
 		if err != nil {
 			return err
@@ -54,6 +54,26 @@ func (f *fold) handOver() error {
 		}
 		return errors.Join(err, store.Close())
 	}})
+}
+
+// room extends the heir's store once more if it is to become the live one: what
+// the volume's writers did since the fold began has used what it had left. The
+// device follows with its chain.
+func (f *fold) room(t *edit) error {
+	_, heir, gone, err := f.pair(t.view)
+	if err != nil || gone.snap == nil {
+		return err
+	}
+	s, err := f.snapshotStatus(f.device(t.view, heir.lv, "", udevSnapshot).name)
+	if err != nil {
+		return err
+	}
+	rest := f.todo().Count() + uint64(foldLast/heir.chunk.Bytes())
+	want := t.extents((s.Used + cow.MoreSectors(heir.chunk.Bytes(), rest)).Bytes()) + f.spare(t.view, heir, gone)
+	if want = min(want, f.largestStore(t.view, heir)); want <= heir.lv.Size() {
+		return nil
+	}
+	return f.extend(t, heir, heir.lv.Clone(), want-heir.lv.Size())
 }
 
 // catchUp copies what gone's store has got since it was read.
