@@ -68,11 +68,14 @@ func runController(ctx context.Context, f controllerFlags) error {
 // them fails.
 func serveController(ctx context.Context, f controllerFlags, client kubernetes.Interface, nodes peers) error {
 	registry := observe.NewRegistry()
-	r, err := router.New(router.Options{Version: buildVersion(), Credentials: nodes.credentials, Claims: claims{client}, Metrics: registry})
+	r, err := router.New(router.Options{
+		Version: buildVersion(), Credentials: nodes.credentials, Claims: claims{client}, Observe: observe.NewCalls(registry).Unary,
+	})
 	if err != nil {
 		return err
 	}
 	defer r.Close()
+	registry.MustRegister(r.Metrics())
 	parts := []func(context.Context) error{
 		func(ctx context.Context) error { return r.Serve(ctx, f.endpoint) },
 		func(ctx context.Context) error {

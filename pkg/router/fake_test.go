@@ -37,7 +37,7 @@ type fake struct {
 	before func(ctx context.Context, method string) error
 	// after runs when a request is done and before it is answered: an error
 	// takes the place of the answer.
-	after func(method string) error
+	after func(ctx context.Context, method string) error
 
 	mu           sync.Mutex
 	room         int64
@@ -139,7 +139,7 @@ func (f *fake) intercept(ctx context.Context, request any, info *grpc.UnaryServe
 	after := f.after
 	f.mu.Unlock()
 	if after != nil {
-		if err := after(method); err != nil {
+		if err := after(ctx, method); err != nil {
 			return nil, err
 		}
 	}

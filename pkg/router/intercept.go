@@ -20,8 +20,8 @@ const (
 	logReads   = 4
 )
 
-// intercept surrounds every request: a logger that knows the request, metrics,
-// errors with gRPC codes, and no panic that takes the other requests with it.
+// intercept surrounds every request: a logger that knows the request, errors
+// with gRPC codes, and no panic that takes the other requests with it.
 func (r *Router) intercept(ctx context.Context, request any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (reply any, err error) {
 	method, begin := path.Base(info.FullMethod), time.Now()
 	log := klog.FromContext(ctx).WithValues("request", strconv.FormatUint(r.calls.Add(1), 36), "method", method)
@@ -34,7 +34,6 @@ func (r *Router) intercept(ctx context.Context, request any, info *grpc.UnarySer
 			err = status.Errorf(codes.Internal, "%s: internal error: %v", method, p)
 		}
 		took := time.Since(begin)
-		r.metrics.observe(method, status.Code(err), took)
 		switch {
 		case err != nil:
 			reply = nil

@@ -38,9 +38,9 @@ func TestRepeatedBeforeItIsWritten(t *testing.T) {
 func TestNotRepeatedAfterItIsWritten(t *testing.T) {
 	n := newFake(t, "n1", 100)
 	r := newRouter(t, n)
-	n.onBefore(func(context.Context, string) error {
+	n.onBefore(func(ctx context.Context, _ string) error {
 		go n.stop()
-		time.Sleep(50 * time.Millisecond)
+		<-ctx.Done() // the connection is cut
 		return nil
 	})
 	err := get(t.Context(), r, n.id("x"))

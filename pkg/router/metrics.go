@@ -1,16 +1,10 @@
 package router
 
-import (
-	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc/codes"
-)
+import "github.com/prometheus/client_golang/prometheus"
 
 // metrics of the router; a prometheus.Collector.
 type metrics struct {
 	fleet        *fleet
-	requests     *prometheus.HistogramVec
 	partialLists prometheus.Counter
 	nodes        *prometheus.Desc
 }
@@ -18,11 +12,6 @@ type metrics struct {
 func newMetrics(f *fleet) *metrics {
 	return &metrics{
 		fleet: f,
-		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "csi_dmsnap_controller_request_duration_seconds",
-			Help:    "CSI requests to the controller, by method and gRPC code.",
-			Buckets: []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60},
-		}, []string{"method", "code"}),
 		partialLists: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "csi_dmsnap_controller_partial_lists_total",
 			Help: "Nodes that were left out of an unfiltered list because they did not answer.",
@@ -32,20 +21,14 @@ func newMetrics(f *fleet) *metrics {
 	}
 }
 
-func (m *metrics) observe(method string, c codes.Code, took time.Duration) {
-	m.requests.WithLabelValues(method, c.String()).Observe(took.Seconds())
-}
-
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(c chan<- *prometheus.Desc) {
-	m.requests.Describe(c)
 	m.partialLists.Describe(c)
 	c <- m.nodes
 }
 
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(c chan<- prometheus.Metric) {
-	m.requests.Collect(c)
 	m.partialLists.Collect(c)
 	all, ready := len(m.fleet.all()), len(m.fleet.ready())
 	c <- prometheus.MustNewConstMetric(m.nodes, prometheus.GaugeValue, float64(ready), "true")

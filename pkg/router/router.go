@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -28,9 +29,9 @@ type Options struct {
 	// Credentials for a connection to the node of that full name: they see to
 	// it that nobody else answers.
 	Credentials func(node string) credentials.TransportCredentials
-	Claims      Claims                // nil: there are none
-	Metrics     prometheus.Registerer // nil: none are kept
-	Clock       func() time.Time      // nil: time.Now
+	Claims      Claims                      // nil: there are none
+	Observe     grpc.UnaryServerInterceptor // if not nil: sees all calls with their results
+	Clock       func() time.Time            // nil: time.Now
 }
 
 // Router serves CSI for all nodes.
@@ -43,6 +44,7 @@ type Router struct {
 	calls    atomic.Uint64
 	fleet    *fleet
 	claims   Claims
+	observe  grpc.UnaryServerInterceptor
 	placing  names
 	metrics  *metrics
 	now      func() time.Time
@@ -62,21 +64,20 @@ func New(o Options) (*Router, error) {
 		identity: uuid.NewString(),
 		fleet:    newFleet(o.Credentials, o.Clock),
 		claims:   o.Claims,
+		observe:  o.Observe,
 		placing:  names{held: map[string]bool{}},
 		now:      o.Clock,
 	}
 	r.metrics = newMetrics(r.fleet)
-	if o.Metrics != nil {
-		if err := o.Metrics.Register(r.metrics); err != nil {
-			return nil, fmt.Errorf("register the router's metrics: %w", err)
-		}
-	}
 	return r, nil
 }
 
 // SetNodes replaces what the router knows of the nodes. Connections to pods
 // that are no longer there are closed when the calls on them have ended.
 func (r *Router) SetNodes(nodes []Node) { r.fleet.set(nodes) }
+
+// Metrics returns the router's figures for Prometheus.
+func (r *Router) Metrics() prometheus.Collector { return r.metrics }
 
 // Ready tells why the router cannot do its work yet; nil if it can.
 func (r *Router) Ready() error {
@@ -100,11 +101,13 @@ func (r *Router) Serve(ctx context.Context, endpoint string) error {
 		return err
 	}
 	log := klog.FromContext(ctx)
-	server := grpc.NewServer(
-		grpc.MaxRecvMsgSize(maxMessage),
-		grpc.UnaryInterceptor(func(ctx context.Context, request any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
-			return r.intercept(klog.NewContext(ctx, log), request, info, handle)
-		}))
+	interceptors := []grpc.UnaryServerInterceptor{func(ctx context.Context, request any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+		return r.intercept(klog.NewContext(ctx, log), request, info, handle)
+	}}
+	if r.observe != nil {
+		interceptors = slices.Insert(interceptors, 0, r.observe)
+	}
+	server := grpc.NewServer(grpc.ChainUnaryInterceptor(interceptors...))
 	csi.RegisterIdentityServer(server, r)
 	csi.RegisterControllerServer(server, r)
 

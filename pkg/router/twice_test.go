@@ -29,7 +29,7 @@ func (f *fake) onBefore(before func(ctx context.Context, method string) error) {
 	f.before = before
 }
 
-func (f *fake) onAfter(after func(method string) error) {
+func (f *fake) onAfter(after func(ctx context.Context, method string) error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.after = after
@@ -55,12 +55,12 @@ func TestTheSameNameAgain(t *testing.T) {
 // The node creates the volume, its answer is lost, and the room changes.
 func TestLostReply(t *testing.T) {
 	nodes := cluster(t, 100, 300)
-	nodes[1].onAfter(func(method string) error {
+	nodes[1].onAfter(func(ctx context.Context, method string) error {
 		if method == "CreateVolume" {
 			nodes[0].setRoom(1000)
 			nodes[1].onAfter(nil)
 			go nodes[1].stop()
-			time.Sleep(50 * time.Millisecond)
+			<-ctx.Done() // the connection is cut
 		}
 		return nil
 	})
@@ -169,7 +169,7 @@ func TestLateRequest(t *testing.T) {
 		if method == "CreateVolume" && once.CompareAndSwap(false, true) {
 			close(arrived)
 			<-resume
-			nodes[0].onAfter(func(string) error { close(late); return nil })
+			nodes[0].onAfter(func(context.Context, string) error { close(late); return nil })
 		}
 		return nil
 	})
@@ -215,7 +215,7 @@ func TestReservationLostByRestart(t *testing.T) {
 // Two replicas and a caller of each that repeats what fails, with names in
 // common, answers that get lost, and room that changes all the time.
 func TestNeverTwice(t *testing.T) {
-	const count = 20
+	const count = 12
 	nodes := cluster(t, 1<<40, 1<<40, 1<<40)
 	for _, n := range nodes {
 		n.onBefore(func(_ context.Context, method string) error {
@@ -227,7 +227,7 @@ func TestNeverTwice(t *testing.T) {
 			}
 			return nil
 		})
-		n.onAfter(func(string) error {
+		n.onAfter(func(context.Context, string) error {
 			if rand.IntN(10) == 0 {
 				return unavailable("lost on the way back")
 			}
@@ -241,7 +241,7 @@ func TestNeverTwice(t *testing.T) {
 			wg.Go(func() {
 				name := fmt.Sprintf("v%d", i)
 				for range 400 {
-					ctx, cancel := context.WithTimeout(t.Context(), time.Duration(50+rand.IntN(400))*time.Millisecond)
+					ctx, cancel := context.WithTimeout(t.Context(), time.Duration(200+rand.IntN(1000))*time.Millisecond)
 					_, err := r.CreateVolume(ctx, request(name, 10))
 					cancel()
 					switch status.Code(toStatus(err)) {
