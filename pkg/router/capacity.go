@@ -31,8 +31,10 @@ func (r *Router) GetCapacity(ctx context.Context, q *csi.GetCapacityRequest) (*c
 	if len(segments) > 0 {
 		return noRoom(), nil // nothing of ours is accessible from there
 	}
+	asking, cancel := context.WithTimeout(ctx, roomLimit)
+	defer cancel()
 	answers := ask(r.fleet.ready(), func(n member) (*csi.GetCapacityResponse, error) {
-		return call(ctx, r, n.short, csi.ControllerClient.GetCapacity, q, conditions.Conditions{})
+		return call(asking, r, n.short, csi.ControllerClient.GetCapacity, q, conditions.Conditions{})
 	})
 	if ctx.Err() != nil {
 		return nil, ctx.Err()

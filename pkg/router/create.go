@@ -101,10 +101,16 @@ func (r *Router) reserve(ctx context.Context, q *csi.CreateVolumeRequest, p plac
 		return nil, nil, ctx.Err()
 	}
 	found, err := verdict(ctx, q.GetName(), answers)
-	if err == nil && found == nil && r.now().Sub(began) > conditions.ReservationTime/2 {
+	if err == nil && found == nil && since(began, r.now()) > conditions.ReservationTime/2 {
 		err = aborted("volume %q: asking all nodes for it took too long, ask again", q.GetName())
 	}
 	return found, nodes, err
+}
+
+// since returns how long ago began was, also if the machine was asleep meanwhile:
+// only the clock on the wall sees that, and only the other one is never set back.
+func since(began, now time.Time) time.Duration {
+	return max(now.Sub(began), now.Round(0).Sub(began.Round(0)))
 }
 
 // verdict reads the nodes' answers to whether they have a volume of that name:

@@ -290,3 +290,22 @@ func TestSilentNode(t *testing.T) {
 		t.Errorf("it is on %v", got)
 	}
 }
+
+// All nodes were asked, but it took so long that the first reservation may be over.
+func TestSlowQuestion(t *testing.T) {
+	nodes := cluster(t, 100, 300)
+	var now atomic.Int64
+	r := routerOf(t, Options{Clock: func() time.Time { return time.Unix(now.Load(), 0) }}, nodes...)
+	nodes[1].onBefore(func(_ context.Context, method string) error {
+		now.Add(int64(conditions.ReservationTime / time.Second))
+		return nil
+	})
+	_, err := r.CreateVolume(t.Context(), request("v", 10))
+	wantCode(t, "too slow", err, codes.Aborted)
+	if got := where("v", nodes); got != nil {
+		t.Errorf("it is on %v", got)
+	}
+	nodes[1].onBefore(nil)
+	_, err = r.CreateVolume(t.Context(), request("v", 10))
+	wantCode(t, "asked again", err, codes.OK)
+}
