@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cluster"
@@ -61,7 +62,11 @@ func runController(ctx context.Context, f controllerFlags) error {
 	if err != nil {
 		return fmt.Errorf("client of the Kubernetes API: %w", err)
 	}
-	return serveController(ctx, f, client, trustedPeers(ctx, f, client))
+	snapshots, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("client of the Kubernetes API: %w", err)
+	}
+	return serveController(ctx, f, client, trustedPeers(ctx, f, client, snapshots))
 }
 
 // serveController runs the parts of the controller until ctx ends or one of

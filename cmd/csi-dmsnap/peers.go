@@ -6,9 +6,12 @@ import (
 
 	"github.com/spf13/pflag"
 	"google.golang.org/grpc/credentials"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cluster"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/election"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/events"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/trust"
 )
 
@@ -34,8 +37,8 @@ type peers struct {
 }
 
 // trustedPeers are nodes with certificates. One of the controllers is elected
-// to issue them.
-func trustedPeers(ctx context.Context, f controllerFlags, client kubernetes.Interface) peers {
+// to issue them, and to make Events of what nodes report.
+func trustedPeers(ctx context.Context, f controllerFlags, client kubernetes.Interface, snapshots dynamic.Interface) peers {
 	c := trust.NewController(ctx, trust.ControllerOptions{
 		Client: client, Namespace: f.namespace, Secret: f.trust.secret, ConfigMap: f.trust.configMap, CertDir: f.trust.certDir,
 	})
@@ -52,6 +55,12 @@ func trustedPeers(ctx context.Context, f controllerFlags, client kubernetes.Inte
 				failed = together(term,
 					func(ctx context.Context) error { c.Keep(ctx); return nil },
 					func(ctx context.Context) error { return c.Enrol(ctx, nodes) },
+					func(ctx context.Context) error {
+						e := events.New(ctx, events.Options{Client: client, Dynamic: snapshots, Dial: c.DialOptions})
+						defer e.Close()
+						pods := cluster.NodePods{Namespace: f.namespace, Selector: f.nodeSelector, DaemonSet: f.nodeDaemonSet}
+						return cluster.WatchNodes(ctx, client, pods, func(list []cluster.Node) { e.SetNodes(reporting(list, f.nodePort)) })
+					},
 				)
 				if failed != nil {
 					stop() // not elected any more, for somebody else to be
@@ -59,4 +68,13 @@ func trustedPeers(ctx context.Context, f controllerFlags, client kubernetes.Inte
 			}), failed)
 		}},
 	}
+}
+
+// reporting tells the emitter of events what Kubernetes knows of the nodes.
+func reporting(list []cluster.Node, port uint16) []events.Node {
+	nodes := make([]events.Node, 0, len(list))
+	for _, n := range routed(list, port) {
+		nodes = append(nodes, events.Node{Name: n.Name, Instance: n.Instance, Addresses: n.Addresses})
+	}
+	return nodes
 }

@@ -10,10 +10,12 @@ import (
 	"github.com/spf13/pflag"
 	"google.golang.org/grpc"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dmsnapv1"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/driver"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/observe"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/registration"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/reports"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/sockets"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/trust"
 )
@@ -49,6 +51,7 @@ func serveNode(ctx context.Context, f nodeFlags, pools *pool.Set) error {
 	}
 	ready := []func(context.Context) error{plugin.Probe}
 	var parts []func(context.Context) error
+	log := reports.NewLog()
 	if f.cluster.listen != "" {
 		node, err := trust.NewNode(ctx, trust.NodeOptions{
 			Name: f.nodeName, TrustDir: f.cluster.trustDir, TokenFile: f.cluster.tokenFile, CertDir: f.cluster.certDir,
@@ -61,8 +64,14 @@ func serveNode(ctx context.Context, f nodeFlags, pools *pool.Set) error {
 			return fmt.Errorf("listen for the controller: %w", err)
 		}
 		defer l.Close()
-		o.Fronts = []driver.Front{{Listener: l, Options: node.ServerOptions(), Register: func(r grpc.ServiceRegistrar) { node.Register(r) }}}
-		parts = append(parts, func(ctx context.Context) error { node.Run(ctx); return nil })
+		o.Fronts = []driver.Front{{Listener: l, Options: node.ServerOptions(), Register: func(r grpc.ServiceRegistrar) {
+			node.Register(r)
+			dmsnapv1.RegisterReportsServer(r, log)
+		}}}
+		parts = append(parts,
+			func(ctx context.Context) error { node.Run(ctx); return nil },
+			func(ctx context.Context) error { log.Run(ctx); return nil },
+		)
 		ready = append(ready, func(context.Context) error {
 			if !node.Enrolled() {
 				return fmt.Errorf("node %s waits for its certificate from the controller", f.nodeName)
@@ -93,6 +102,7 @@ func serveNode(ctx context.Context, f nodeFlags, pools *pool.Set) error {
 		return err
 	}
 	metrics.MustRegister(d.Metrics())
+	parts = append(parts, func(ctx context.Context) error { d.Report(ctx, log.Add); return nil })
 	if f.cluster.http != "" {
 		l, err := observe.Listen(f.cluster.http)
 		if err != nil {

@@ -21,6 +21,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	dynamicfake "k8s.io/client-go/dynamic/fake"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
@@ -131,17 +132,32 @@ func TestServeNode(t *testing.T) {
 			t.Errorf("the metrics lack %s", want)
 		}
 	}
+	eventually(t, "the missing pool is an Event on the node", func() bool {
+		list, err := c.client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{})
+		return err == nil && len(list.Items) == 1 && list.Items[0].InvolvedObject.Name == "node-a" && list.Items[0].Reason == "PoolUnavailable" &&
+			strings.Contains(list.Items[0].Message, "pool fast")
+	})
 	kubelet.Close()
 	conn.Close()
+	begin := time.Now()
 	stop()
+	if took := time.Since(begin); took > 10*time.Second {
+		t.Errorf("stopping took %v: streams hold it up", took)
+	}
 	if _, err := net.Dial("tcp", f.cluster.listen); err == nil {
 		t.Error("still listening")
 	}
 }
 
+// elected is a controller and its API server.
+type elected struct {
+	peers
+	client *fake.Clientset
+}
+
 // clusterController starts an elected controller that knows that node's pod,
 // and does the kubelet's part: the ConfigMap becomes a file in the pod.
-func clusterController(t *testing.T, f nodeFlags) peers {
+func clusterController(t *testing.T, f nodeFlags) elected {
 	t.Helper()
 	client := fake.NewClientset()
 	client.PrependReactor("create", "tokenreviews", func(action clienttesting.Action) (bool, runtime.Object, error) {
@@ -162,8 +178,9 @@ func clusterController(t *testing.T, f nodeFlags) peers {
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "pod", UID: "uid", Labels: map[string]string{"app": "node"},
 			OwnerReferences: []metav1.OwnerReference{{Kind: "DaemonSet", Name: "set", Controller: &yes}}},
-		Spec:   corev1.PodSpec{NodeName: f.nodeName, ServiceAccountName: "account"},
-		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIPs: []corev1.PodIP{{IP: "127.0.0.1"}}},
+		Spec: corev1.PodSpec{NodeName: f.nodeName, ServiceAccountName: "account"},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIPs: []corev1.PodIP{{IP: "127.0.0.1"}},
+			Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}},
 	}
 	if _, err := client.CoreV1().Pods("n").Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
@@ -171,7 +188,7 @@ func clusterController(t *testing.T, f nodeFlags) peers {
 	p := trustedPeers(t.Context(), controllerFlags{
 		namespace: "n", nodeSelector: "app=node", nodeDaemonSet: "set", nodePort: uint16(address.Port),
 		trust: trustFlags{podName: "controller-0", nodeServiceAccount: "account", secret: "ca", configMap: "trust", lease: "lease"},
-	}, client)
+	}, client, dynamicfake.NewSimpleDynamicClient(runtime.NewScheme()))
 	background(t, func(ctx context.Context) error { return together(ctx, p.parts...) })
 	eventually(t, "the CA is published", func() bool {
 		m, err := client.CoreV1().ConfigMaps("n").Get(t.Context(), "trust", metav1.GetOptions{})
@@ -187,5 +204,5 @@ func clusterController(t *testing.T, f nodeFlags) peers {
 		return true
 	})
 	eventually(t, "the controller is ready", p.ready)
-	return p
+	return elected{p, client}
 }

@@ -125,7 +125,7 @@ type Happening struct {
 	// Somebody should do something about it.
 	Warning bool                   `protobuf:"varint,7,opt,name=warning,proto3" json:"warning,omitempty"`
 	Time    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=time,proto3" json:"time,omitempty"`
-	// A lasting state: the node tells it anew in every epoch.
+	// A fact that stays, such as a lost snapshot: it is told anew in every epoch.
 	Lasting       bool `protobuf:"varint,9,opt,name=lasting,proto3" json:"lasting,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -103,7 +103,7 @@ func TestKeepRotates(t *testing.T) {
 	if k, steps = settle(again); len(steps) != 1 || k.next == nil {
 		t.Fatalf("after the publication was lost: %v", steps)
 	}
-	if k, steps = settle(again.Add(life.Overlap - time.Second*2)); len(steps) != 0 {
+	if _, steps = settle(again.Add(life.Overlap - time.Second*2)); len(steps) != 0 {
 		t.Fatalf("too early: %v", steps)
 	}
 	promoted := again.Add(life.Overlap)
@@ -136,7 +136,7 @@ func TestKeepAsked(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Annotations[AnnotationRotate] = "please"
-	if s, err = secrets.Update(t.Context(), s, metav1.UpdateOptions{}); err != nil {
+	if _, err = secrets.Update(t.Context(), s, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if step, err := c.keep(t.Context(), now); step != "made the next CA" {

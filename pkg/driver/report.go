@@ -1,0 +1,112 @@
+package driver
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dmsnapv1"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/reports"
+)
+
+const (
+	reportEvery = 10 * time.Second // between two looks at the health of all
+	reportAgain = 10 * time.Minute // until the same thing is told again, if it went away in between
+)
+
+// reasonSnapshotLost is told of the snapshot itself.
+const reasonSnapshotLost = "SnapshotLost"
+
+// concern identifies what is wrong, whatever the words.
+type concern struct {
+	kind       dmsnapv1.Happening_Kind
+	id, reason string
+}
+
+// Report tells what goes wrong with the pools, volumes and snapshots of this
+// node, as the health calls of CSI see it, until ctx ends. In Kubernetes nobody
+// asks again whether a snapshot is well that was ready once.
+func (d *Driver) Report(ctx context.Context, tell func(context.Context, reports.Happening)) {
+	known := map[concern]time.Time{} // since when it is told, or when it was last seen
+	tick := time.NewTicker(reportEvery)
+	defer tick.Stop()
+	for {
+		d.reportNew(ctx, known, time.Now(), tell)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// reportNew tells what is wrong now and was not when it looked before.
+func (d *Driver) reportNew(ctx context.Context, known map[concern]time.Time, now time.Time, tell func(context.Context, reports.Happening)) {
+	for _, h := range d.concerns(ctx) {
+		c := concern{h.Kind, h.ID, h.Reason}
+		if _, told := known[c]; !told {
+			tell(ctx, h)
+		}
+		known[c] = now
+	}
+	for c, seen := range known {
+		// What comes and goes, as around a threshold, is told once in a while.
+		if now.Sub(seen) >= reportAgain {
+			delete(known, c)
+		}
+	}
+}
+
+// concerns lists what is wrong now.
+func (d *Driver) concerns(ctx context.Context) []reports.Happening {
+	var all []reports.Happening
+	for _, name := range d.pools.Names() {
+		wrong := func(kind dmsnapv1.Happening_Kind, id string, c pool.Condition) {
+			all = append(all, reports.Happening{
+				Kind: kind, ID: id, Reason: c.Reason, Message: c.Message, Warning: true, Lasting: c.Reason == reasonSnapshotLost,
+			})
+		}
+		p, err := d.pool(name)
+		if err != nil {
+			for _, c := range unusable(err) {
+				wrong(dmsnapv1.Happening_KIND_POOL, name, c)
+			}
+			continue
+		}
+		for _, c := range merge(p.PoolHealth(ctx)) {
+			wrong(dmsnapv1.Happening_KIND_POOL, name, c)
+		}
+		if u, err := p.Usage(); err == nil && u.Snapshots > u.Lost && u.Growth == 0 {
+			wrong(dmsnapv1.Happening_KIND_POOL, name, pool.Condition{
+				Reason: "PoolFull", Message: "no free extent is left: snapshots whose stores cannot grow will be lost; delete volumes or snapshots, or extend the volume group",
+			})
+		}
+		snapshots, err := p.Snapshots(ctx)
+		if err != nil {
+			continue // the pool's health says it
+		}
+		for _, s := range snapshots {
+			if s.Lost {
+				wrong(dmsnapv1.Happening_KIND_SNAPSHOT, d.id(p, s.LV), pool.Condition{Reason: reasonSnapshotLost, Message: fmt.Sprintf(
+					"the content of snapshot %s is lost: its store or a newer snapshot's was full; the volume is unharmed; delete the snapshot and take a new one", s.Name)})
+			}
+		}
+		volumes, err := p.Volumes(ctx)
+		if err != nil {
+			continue
+		}
+		for _, v := range volumes {
+			conditions, err := p.Health(ctx, v.LV)
+			if err != nil {
+				continue // it was deleted meanwhile
+			}
+			for _, c := range merge(conditions) {
+				if c.Reason != reasonSnapshotLost {
+					wrong(dmsnapv1.Happening_KIND_VOLUME, d.id(p, v.LV), c)
+				}
+			}
+		}
+	}
+	return all
+}
