@@ -1,0 +1,48 @@
+package driver
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dmsnapv1"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/reports"
+)
+
+func TestReportNew(t *testing.T) {
+	d, err := New(Options{NodeName: "n1", KubeletDir: t.TempDir(), Pools: closedPools(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []reports.Happening
+	known, now := map[concern]time.Time{}, time.Now()
+	look := func(after time.Duration) {
+		now = now.Add(after)
+		d.reportNew(t.Context(), known, now, func(_ context.Context, h reports.Happening) { told = append(told, h) })
+	}
+	look(0)
+	if len(told) != 1 || told[0].Kind != dmsnapv1.Happening_KIND_POOL || told[0].ID != "fast" || told[0].Reason != "PoolUnavailable" || !told[0].Warning || told[0].Lasting {
+		t.Fatalf("%+v", told)
+	}
+	for range 3 {
+		look(reportAgain - time.Second)
+	}
+	if len(told) != 1 {
+		t.Errorf("told again while it lasts: %+v", told)
+	}
+	// It went away and comes back: soon is no news, later is.
+	pools := d.pools
+	d.pools = &pool.Set{}
+	look(reportAgain / 2)
+	d.pools = pools
+	if look(time.Second); len(told) != 1 {
+		t.Errorf("told again at once: %+v", told)
+	}
+	d.pools = &pool.Set{}
+	look(reportAgain)
+	d.pools = pools
+	if look(time.Second); len(told) != 2 {
+		t.Errorf("not told again: %+v", told)
+	}
+}
