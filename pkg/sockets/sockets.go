@@ -7,12 +7,14 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 )
 
 // Listen opens the socket of an endpoint, "unix:///path" or a path, for the
-// process's own user only. A socket that nobody answers at was left by a
-// process that did not end in order, and is replaced.
+// process's own user only, in a directory that is made if it is not there. A
+// socket that nobody answers at was left by a process that did not end in order,
+// and is replaced.
 func Listen(endpoint string) (net.Listener, error) {
 	path, err := Path(endpoint)
 	if err != nil {
@@ -53,6 +55,9 @@ func listen(path string) (net.Listener, error) {
 		if err := os.Remove(path); err != nil {
 			return nil, err
 		}
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return nil, err
 	}
 	listener, err := net.Listen("unix", path)
 	if err != nil {

@@ -8,7 +8,12 @@ import (
 )
 
 func TestListen(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "csi.sock")
+	path := filepath.Join(t.TempDir(), "new", "csi.sock")
+	first, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.Close()
 	// A socket that a killed process left.
 	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
 	if err != nil {
