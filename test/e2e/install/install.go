@@ -41,7 +41,7 @@ func Install(ctx context.Context, c *cluster.Client, root string, more ...string
 	}
 	args := []string{
 		"upgrade", "--install", Release, filepath.Join(root, "deploy", "helm", "csi-dmsnap"),
-		"--namespace", Namespace, "--create-namespace", "--values", file, "--wait", "--timeout", "8m",
+		"--namespace", Namespace, "--create-namespace", "--values", file, "--wait", "--timeout", "5m",
 	}
 	for _, value := range more {
 		args = append(args, "--set", value)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -38,6 +39,11 @@ type agent struct {
 
 // Run makes the machine a node, and serves commands until the context ends.
 func Run(ctx context.Context, c *Config) error {
+	// For all that is started here, and to find the commands.
+	path := c.Programs + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	if err := os.Setenv("PATH", path); err != nil {
+		return err
+	}
 	if err := errors.Join(prepareSystem(), nameHost(c.Name), connect(c), networkPods(c)); err != nil {
 		return err
 	}
@@ -128,7 +134,6 @@ func (a *agent) exec(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	cmd := exec.CommandContext(r.Context(), c.Argv[0], c.Argv[1:]...)
-	cmd.Env = append(cmd.Environ(), "PATH="+a.config.Programs+":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 	cmd.Stdin = strings.NewReader(c.Stdin)
 	var stdout, stderr strings.Builder
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

@@ -48,7 +48,7 @@ func containerd(programs, log string) (process.Spec, error) {
 	}
 	return process.Spec{
 		Argv: []string{filepath.Join(programs, "containerd"), "--config", file},
-		Env:  []string{"PATH=" + programs + ":" + os.Getenv("PATH")},
+		Env:  []string{"PATH=" + programs + ":" + os.Getenv("PATH")}, // for the import, which has no agent
 		Log:  log,
 	}, nil
 }

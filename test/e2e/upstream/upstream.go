@@ -30,11 +30,11 @@ var excludedList []byte
 const external = "External Storage"
 
 // Smoke selects five specs, one of each thing that matters most.
-const Smoke = `\(default fs\)\] volumes should store data|` +
-	`\(block volmode\)\] volumes should store data|` +
-	`\(delete policy\)\] snapshottable.*Dynamic PV \(default fs\).*check snapshot fields|` +
-	`Dynamic PV \(default fs\)\] provisioning should provision storage with snapshot data source|` +
-	`\(default fs\)\(allowExpansion\)\] volume-expand should resize volume when PVC is edited while pod is using it`
+const Smoke = `Dynamic PV \(default fs\)\] volumes should store data|` +
+	`Dynamic PV \(block volmode\)\] volumes should store data|` +
+	`Dynamic Snapshot \(delete policy\)\] snapshottable .*check restore correctly works after modifying source data|` +
+	`Dynamic PV \(default fs\)\] provisioning should provision storage with snapshot data source \[|` +
+	`Dynamic PV \(default fs\)\(allowExpansion\)\] volume-expand should resize volume when PVC is edited while pod is using it`
 
 // Options select specs.
 type Options struct {
@@ -153,7 +153,7 @@ func read(r *report.Report, file string, focus *regexp.Regexp, excluded []exclus
 	return nil
 }
 
-var suiteName = regexp.MustCompile(`\[Testpattern: [^\]]*\] ?(?:\[[^\]]*\] ?)*([A-Za-z-]+)`)
+var suiteName = regexp.MustCompile(`\[Testpattern: [^\]]*\] (?:\[[^\]]*\] )*([A-Za-z-]+)`)
 
 // suite returns the name of the suite that a spec belongs to.
 func suite(spec string) string {
