@@ -30,6 +30,9 @@ func (p *Pool) stack(ctx context.Context, v *view, l, newer *layer) error {
 	persistence, readOnly := dm.Persistent, true
 	if p.folder.writes(l.lv.ID) {
 		persistence, readOnly = dm.PersistentOverflow, false
+		// Nobody else may write there: udev would assemble an array from what
+		// lies in the volume. Nor have it open when the fold ends, as a scan would.
+		d.udev = udevCOW
 	}
 	// A store that was live stays writable below its device until both go.
 	cowDev, pending, err := p.ensure(cow, store, readOnly && (existed == nil || existed.ReadOnly))
