@@ -117,6 +117,10 @@ func (f *fold) readStore(ctx context.Context, l *layer, from uint64, add func(co
 	for end := false; !end; {
 		err := f.exclusive(ctx, func() (err error) {
 			store, done, err := f.openStore(ctx, l)
+			if errors.Is(err, cow.ErrFresh) && l.snap != nil { // its volume was not active since the cut
+				end = true
+				return nil
+			}
 			if err != nil {
 				return err
 			}

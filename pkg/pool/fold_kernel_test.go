@@ -65,6 +65,25 @@ func TestFold(t *testing.T) {
 	}
 }
 
+// TestFoldOfUnused folds layers into which nothing was copied yet: the store of
+// the newest one is as empty as it was allocated.
+func TestFoldOfUnused(t *testing.T) {
+	h := newPast(t, 16*size.MiB)
+	h.write(20)
+	h.deactivate()
+	h.cut("heir", 16*size.KiB)
+	h.cut("gone", 16*size.KiB)
+	h.remove("gone")
+	if n := h.fold(); n != 1 {
+		t.Errorf("%d folds", n)
+	}
+	h.idle("after the fold")
+	h.activate()
+	h.write(30)
+	h.check("after the fold")
+	h.deactivate()
+}
+
 // TestFoldUnderLoad folds the newest and other layers while the volume is being
 // written to, cut and restored from.
 func TestFoldUnderLoad(t *testing.T) {
