@@ -62,6 +62,27 @@ func TestThroughIsNoGap(t *testing.T) {
 	}
 }
 
+// What a set of a volume's chunks takes of memory is bounded.
+func TestFoldOfLongVolume(t *testing.T) {
+	lv := &lvm2.LV{Segments: []lvm2.Segment{{Count: 1, Type: lvm2.TypeStriped, Stripes: []lvm2.Stripe{{}}}}}
+	for _, c := range []struct {
+		length, chunk size.Bytes
+		want          bool
+	}{
+		{4 * size.TiB, 16 * size.KiB, true},
+		{4*size.TiB + size.MiB, 16 * size.KiB, false},
+		{2 * size.TiB, 4 * size.KiB, false},
+		{20 * size.TiB, 128 * size.KiB, true},
+	} {
+		heir := &layer{lv: lv, length: c.length.Sectors(), chunk: c.chunk.Sectors()}
+		gone := &layer{lv: lv, length: c.length.Sectors(), chunk: c.chunk.Sectors(), snap: &lvm2.LV{}}
+		o := &volume{lv: lv, layers: []*layer{heir, gone}}
+		if got := (&view{}).foldable(o, heir, gone); got != c.want {
+			t.Errorf("%v in chunks of %v: foldable %v", c.length, c.chunk, got)
+		}
+	}
+}
+
 func TestDiskUseUnknown(t *testing.T) {
 	if _, busy := diskUse([]dm.Device{{Major: 4095, Minor: 4095}}); !busy {
 		t.Error("a disk that is not there is quiet")

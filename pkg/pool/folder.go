@@ -17,6 +17,7 @@ const (
 	foldPause = 5 * time.Second  // between two looks for layers to fold
 	foldRetry = 10 * time.Minute // before a fold that failed is tried again, and a live layer is counted again
 	foldWorth = 4                // bytes that are copied for a byte that becomes free, at most
+	foldMost  = 1 << 28          // chunks of a volume: a set of them takes 32 MiB of memory, a fold has some four
 )
 
 // folder reclaims the space of layers that are only there because older ones
@@ -145,7 +146,7 @@ func (v *view) foldPairs() []foldPair {
 // foldable says whether gone can be folded into heir, the next older layer of o.
 func (v *view) foldable(o *volume, heir, gone *layer) bool {
 	return !gone.named && !v.pinned[gone.lv.ID] && !heir.lost && !gone.lost && o.theirs() == "" &&
-		linear(heir.lv) && linear(gone.lv) && heir.snap == nil && o.live() != nil
+		linear(heir.lv) && linear(gone.lv) && heir.snap == nil && o.live() != nil && heir.length/heir.chunk <= foldMost
 }
 
 // tryFold counts what a fold would bring and carries it out if it is worth it.
