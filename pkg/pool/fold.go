@@ -321,7 +321,7 @@ func (f *fold) end() error {
 	if f.ctx.Err() != nil { // nothing is committed any more, but nothing need be left behind
 		return errors.Join(err, f.leave(context.WithoutCancel(f.ctx)))
 	}
-	return errors.Join(err, f.exclusive(f.ctx, func() error {
+	settled := f.exclusive(f.ctx, func() error {
 		f.folder.running.CompareAndSwap(f, nil)
 		return f.do(f.ctx, &change{what: "take down the devices of a fold", act: func(ctx context.Context, v *view) error {
 			defer f.wiper.wake()
@@ -336,13 +336,16 @@ func (f *fold) end() error {
 				func() error { return f.chainDown(ctx, v, o) },
 			} {
 				if err := step(); err != nil {
-					f.unsettled.Store(o.lv.ID, true)
 					return err
 				}
 			}
 			return nil
 		}})
-	}))
+	})
+	if settled != nil {
+		f.unsettled.Store(f.volume, true)
+	}
+	return errors.Join(err, settled)
 }
 
 // leave takes down the fold's devices when the pool is being closed.
