@@ -123,17 +123,8 @@ func (d *Driver) NodeUnpublishVolume(_ context.Context, r *csi.NodeUnpublishVolu
 	if err != nil {
 		return nil, err
 	}
-	for {
-		m, err := filesystem.MountAt(target)
-		if err != nil {
-			return nil, err
-		}
-		if m == nil {
-			break
-		}
-		if err := filesystem.Unmount(target); err != nil {
-			return nil, err
-		}
+	if err := filesystem.UnmountAll(target); err != nil {
+		return nil, err
 	}
 	// Only what publish made: a directory with something in it stays.
 	if err := os.Remove(target); err != nil && !errors.Is(err, fs.ErrNotExist) {

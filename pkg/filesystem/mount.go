@@ -107,6 +107,24 @@ func Unmount(target string) error {
 	return fmt.Errorf("unmount %s: %w", target, err)
 }
 
+// UnmountAll removes every mount at target that can be reached there. The kernel
+// is asked and not the mount table: that also lists mounts that another one
+// covers, which nobody can remove from here. Errors: ErrBusy.
+func UnmountAll(target string) error {
+	for {
+		err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
+		switch {
+		case err == nil, errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
+			return nil
+		case errors.Is(err, unix.EBUSY):
+			return fmt.Errorf("unmount %s: %w", target, ErrBusy)
+		}
+		return fmt.Errorf("unmount %s: %w", target, err)
+	}
+}
+
 // Mounts returns the mounts that this process sees, each above what it covers.
 func Mounts() ([]*mountinfo.Info, error) {
 	mounts, err := mountinfo.GetMounts(nil)

@@ -1,0 +1,218 @@
+//go:build kernel
+
+// Package hostudev runs the driver as the DaemonSet does, in namespaces of its
+// own, on a host with a real udevd and on one without: nothing may hang, links
+// must be right, hidden devices must be left alone by udev, and the driver may
+// come and go without anybody noticing.
+package hostudev
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+)
+
+type callOption = grpc.CallOption
+
+func number(dev uint64) string { return fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev)) }
+
+// dmNames maps the names of our group's devices to those in /dev.
+func dmNames(t *testing.T) map[string]string {
+	t.Helper()
+	files, err := filepath.Glob("/sys/block/dm-*/dm/name")
+	must(t, err)
+	names := map[string]string{}
+	for _, file := range files {
+		name, err := os.ReadFile(file)
+		if err != nil {
+			continue // it is being removed
+		}
+		if s := strings.TrimSpace(string(name)); strings.HasPrefix(s, vgName+"-") {
+			names[s] = filepath.Base(filepath.Dir(filepath.Dir(file)))
+		}
+	}
+	return names
+}
+
+// dmName is the name that LVM2 gives the device of a logical volume.
+func dmName(lv string) string { return vgName + "-" + strings.ReplaceAll(lv, "-", "--") }
+
+func TestWithUdev(t *testing.T) {
+	startUdev(t)
+	n := newNode(t)
+	const rounds = 2
+	e := watchEvents(t)
+	for round := range rounds {
+		n.life(round, func(volume, copied string) {
+			run(t, "udevadm", "settle")
+			checkLinks(t, volume)
+			checkLinks(t, copied)
+			checkHidden(t)
+			// lvm2 waits for udev by a semaphore of the host's IPC namespace.
+			run(t, "lvcreate", "-q", "-Wn", "-n", "theirs", "-L", "8m", vgName)
+			run(t, "lvremove", "-q", "-y", vgName+"/theirs")
+			run(t, "vgck", vgName)
+			run(t, "lvs", vgName)
+		})
+	}
+	noDevices(t) // what was deleted is wiped in the background
+	run(t, "udevadm", "settle")
+	if left, _ := filepath.Glob("/dev/mapper/" + vgName + "*"); len(left) > 0 {
+		t.Errorf("links or nodes that are left: %v", left)
+	}
+
+	// A storm is a retry that makes an event that makes a retry. One life makes
+	// and removes about 30 devices, with about three events for each.
+	all, synthetic := e.count(t)
+	t.Logf("%d events in %d rounds, %d of them asked for", all, rounds, synthetic)
+	const most = 250
+	if all > most*rounds {
+		t.Errorf("%d events are too many", all)
+	}
+	time.Sleep(2 * time.Second)
+	if all, _ := e.count(t); all > 0 {
+		t.Errorf("%d events while nothing happens", all)
+	}
+}
+
+// noDevices waits until the group has no device.
+func noDevices(t *testing.T) {
+	t.Helper()
+	for begun := time.Now(); len(dmNames(t)) > 0; time.Sleep(50 * time.Millisecond) {
+		if time.Since(begun) > patience {
+			t.Errorf("devices that are left: %v", dmNames(t))
+			return
+		}
+	}
+}
+
+// checkLinks: udev made the links to a volume's device, and the file system is
+// found by its UUID on it, not on a snapshot of the same content.
+func checkLinks(t *testing.T, lv string) {
+	t.Helper()
+	device := dmNames(t)[dmName(lv)]
+	if device == "" {
+		t.Fatalf("no device %s", dmName(lv))
+	}
+	for _, link := range []string{"/dev/mapper/" + dmName(lv), "/dev/" + vgName + "/" + lv, "/dev/disk/by-id/dm-name-" + dmName(lv)} {
+		st, err := os.Lstat(link)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if st.Mode().Type() != os.ModeSymlink {
+			t.Errorf("%s is no link: %v", link, st.Mode())
+		}
+		if target, err := filepath.EvalSymlinks(link); err != nil || target != "/dev/"+device {
+			t.Errorf("%s leads to %s, %v, not to %s", link, target, err, device)
+		}
+	}
+	if got := property(t, device, "ID_FS_TYPE"); got != "ext4" {
+		t.Errorf("udev takes %s for %q", dmName(lv), got)
+	}
+}
+
+// checkHidden: udev has not looked into the devices below a volume.
+func checkHidden(t *testing.T) {
+	t.Helper()
+	hidden := 0
+	for name, device := range dmNames(t) {
+		if !strings.HasSuffix(name, "-real") && !strings.HasSuffix(name, "-cow") {
+			continue
+		}
+		hidden++
+		for _, key := range []string{"ID_FS_TYPE", "ID_FS_UUID"} {
+			if got := property(t, device, key); got != "" {
+				t.Errorf("udev looked into %s: %s is %s", name, key, got)
+			}
+		}
+		links, err := filepath.Glob("/dev/disk/by-*/*")
+		must(t, err)
+		for _, link := range links {
+			if target, err := filepath.EvalSymlinks(link); err == nil && target == "/dev/"+device {
+				t.Errorf("%s leads to the hidden device %s", link, name)
+			}
+		}
+	}
+	if hidden < 2 {
+		t.Errorf("only %d hidden devices: a volume with a snapshot has two", hidden)
+	}
+}
+
+func TestWithoutUdev(t *testing.T) {
+	n := newNode(t)
+	n.life(0, func(volume, _ string) {
+		// The host's tools find the nodes that the driver made in the host's /dev.
+		st, err := os.Lstat("/dev/mapper/" + dmName(volume))
+		if err != nil || st.Mode().Type() != os.ModeDevice {
+			t.Errorf("%v, %v", st, err)
+		}
+		run(t, "vgck", vgName)
+	})
+	noDevices(t)
+	if left, _ := filepath.Glob("/dev/mapper/" + vgName + "*"); len(left) > 0 {
+		t.Errorf("nodes that are left: %v", left)
+	}
+}
+
+// A pod writes on while the driver is killed, is not there, and is another one.
+func TestDriverIsReplaced(t *testing.T) {
+	startUdev(t)
+	n := newNode(t)
+	v := n.create("vol", nil, volumeBytes)
+	n.publish("vol", v)
+	s := n.snapshot("snap", v)
+	stop, written := make(chan struct{}), make(chan error, 1)
+	go func() { written <- writer(filepath.Join(n.pod("vol"), "log"), stop) }()
+	for _, signal := range []unix.Signal{unix.SIGKILL, unix.SIGTERM} {
+		n.end(signal)
+		time.Sleep(500 * time.Millisecond) // the pod goes on without a driver
+		n.start()
+		n.deleteSnapshot(s)
+		s = n.snapshot("snap", v)
+	}
+	close(stop)
+	if err := <-written; err != nil {
+		t.Errorf("the pod's writes: %v", err)
+	}
+	// Mounts of the first container are undone by the third.
+	n.unpublish("vol", v)
+	if entries, err := os.ReadDir(n.pod("vol")); err == nil && len(entries) > 0 {
+		t.Errorf("still mounted on the host: %v", entries)
+	}
+	n.deleteSnapshot(s)
+	n.deleteVolume(v)
+}
+
+// writer appends to a file and makes it durable, again and again.
+func writer(path string, stop chan struct{}) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for {
+		select {
+		case <-stop:
+			return nil
+		default:
+		}
+		if _, err := f.Write(make([]byte, 4096)); err != nil {
+			return err
+		}
+		if err := f.Sync(); err != nil {
+			return err
+		}
+		if at, _ := f.Seek(0, 1); at > 8<<20 {
+			if _, err := f.Seek(0, 0); err != nil {
+				return err
+			}
+		}
+	}
+}

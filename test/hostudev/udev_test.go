@@ -1,0 +1,130 @@
+//go:build kernel
+
+package hostudev
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// startUdev runs the host's udevd until the end of the test, and lets it see
+// what is there already.
+func startUdev(t *testing.T) {
+	t.Helper()
+	if _, err := os.Stat("/run/udev/control"); err == nil {
+		t.Skip("udev runs on this machine: the test would disturb it")
+	}
+	must(t, os.MkdirAll("/run/udev", 0o755))
+	udevd := exec.Command("/lib/systemd/systemd-udevd")
+	udevd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	udevd.Stderr = os.Stderr
+	must(t, udevd.Start())
+	t.Cleanup(func() {
+		must(t, udevd.Process.Signal(unix.SIGTERM))
+		_ = udevd.Wait()
+		// The directory stays: it may be a mount point in a container.
+		for _, name := range []string{"control", "data", "links", "tags", "queue"} {
+			must(t, os.RemoveAll(filepath.Join("/run/udev", name)))
+		}
+	})
+	for begun := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat("/run/udev/control"); err == nil {
+			break
+		}
+		if time.Since(begun) > patience {
+			t.Fatal("udevd does not start")
+		}
+	}
+	run(t, "udevadm", "trigger", "--action=add", "--subsystem-match=block")
+	run(t, "udevadm", "settle")
+}
+
+// events counts what the kernel tells of devices of device-mapper.
+type events struct {
+	socket int
+	done   chan struct{}
+
+	mu        sync.Mutex
+	all       int
+	synthetic int // asked for through sysfs, as udev does when a device that it watches was closed after a write
+	lost      bool
+}
+
+func watchEvents(t *testing.T) *events {
+	t.Helper()
+	s, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_KOBJECT_UEVENT)
+	must(t, err)
+	const kernel = 1 // the group to which the kernel sends, udev's own is 2
+	must(t, unix.Bind(s, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: kernel}))
+	must(t, unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20))
+	must(t, unix.SetsockoptTimeval(s, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 100_000}))
+	e := &events{socket: s, done: make(chan struct{})}
+	ended := make(chan struct{})
+	go func() { defer close(ended); e.receive() }()
+	t.Cleanup(func() { close(e.done); <-ended; unix.Close(s) })
+	return e
+}
+
+func (e *events) receive() {
+	message := make([]byte, 64<<10)
+	for {
+		n, _, err := unix.Recvfrom(e.socket, message, 0)
+		select {
+		case <-e.done:
+			return
+		default:
+		}
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+			continue
+		}
+		e.mu.Lock()
+		switch {
+		case err != nil:
+			e.lost = true
+		case bytes.Contains(message[:n], []byte("/virtual/block/dm-")):
+			e.all++
+			if bytes.Contains(message[:n], []byte("SYNTH_UUID=")) {
+				e.synthetic++
+			}
+		}
+		e.mu.Unlock()
+	}
+}
+
+// count returns how many events there were since the last call.
+func (e *events) count(t *testing.T) (all, synthetic int) {
+	t.Helper()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.lost {
+		t.Error("events were lost")
+	}
+	all, synthetic = e.all, e.synthetic
+	e.all, e.synthetic = 0, 0
+	return all, synthetic
+}
+
+// property returns a property of a block device in udev's database, by its
+// name in /dev.
+func property(t *testing.T, device, key string) string {
+	t.Helper()
+	var st unix.Stat_t
+	must(t, unix.Stat(filepath.Join("/dev", device), &st))
+	db, err := os.ReadFile("/run/udev/data/b" + number(st.Rdev))
+	must(t, err)
+	for line := range strings.Lines(string(db)) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), "E:"+key+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
