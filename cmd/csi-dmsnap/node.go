@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"runtime"
 
 	"github.com/spf13/cobra"
 
@@ -48,6 +49,11 @@ func runNode(ctx context.Context, f nodeFlags) (err error) {
 	configs, err := readConfig(f.config)
 	if err != nil {
 		return err
+	}
+	// With one processor the Go scheduler takes it away from every call to the
+	// kernel that lasts, and gives it back by waking threads.
+	if runtime.GOMAXPROCS(0) == 1 {
+		runtime.GOMAXPROCS(2)
 	}
 	pools, err := pool.OpenSet(ctx, configs, pool.Options{})
 	if err != nil {

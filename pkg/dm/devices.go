@@ -92,6 +92,7 @@ func (c *Client) Clear(name string) error {
 type SuspendOptions struct {
 	SkipLockFS bool // do not freeze the file system
 	NoFlush    bool // targets that can may put I/O in flight aside instead of completing it
+	Running    bool // the caller knows that the device is not suspended, and nobody else suspends it
 }
 
 // Suspend completes the I/O that is under way and holds back what comes, until
@@ -111,11 +112,13 @@ func (c *Client) Suspend(ctx context.Context, name string, o SuspendOptions) err
 	if ctx.Err() != nil {
 		return fail(context.Cause(ctx))
 	}
-	look := opInfo
-	look.name = opSuspend.name
-	rep, err := c.call(context.Background(), look, request{name: name})
-	if err != nil || rep.info.Suspended {
-		return err
+	if !o.Running {
+		look := opInfo
+		look.name = opSuspend.name
+		rep, err := c.call(context.Background(), look, request{name: name})
+		if err != nil || rep.info.Suspended {
+			return err
+		}
 	}
 	r := request{name: name, flags: flagSuspend}
 	if o.SkipLockFS {
@@ -127,7 +130,7 @@ func (c *Client) Suspend(ctx context.Context, name string, o SuspendOptions) err
 	if _, err := c.call(ctx, opSuspend, r); err != nil || ctx.Err() == nil {
 		return err
 	}
-	err = c.Clear(name)
+	err := c.Clear(name)
 	if err == nil {
 		err = c.Resume(name, 0)
 	}

@@ -12,17 +12,20 @@ import (
 
 // ioctl makes one ioctl on the control device. It returns an errno, or the
 // cause of ctx's end if that interrupted it.
-func (k control) ioctl(ctx context.Context, nr uint32, b []byte) error {
+func (k control) ioctl(ctx context.Context, op operation, b []byte) error {
 	// _IOWR(0xfd, nr, struct dm_ioctl)
-	cmd := uintptr(3<<30 | headerLen<<16 | 0xfd<<8 | nr)
+	cmd := uintptr(3<<30 | headerLen<<16 | 0xfd<<8 | op.nr)
 	var errno unix.Errno
 	closed := k.conn.Control(func(fd uintptr) {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		if ctx.Done() == nil {
-			defer blockSignals()()
-		} else {
+		switch {
+		case ctx.Done() != nil:
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
 			defer interruptAtEnd(ctx, b)()
+		case op.whole:
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			defer blockSignals()()
 		}
 		for {
 			_, _, errno = unix.Syscall(unix.SYS_IOCTL, fd, cmd, uintptr(unsafe.Pointer(&b[0])))

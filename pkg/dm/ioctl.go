@@ -16,6 +16,7 @@ import (
 type operation struct {
 	nr      uint32
 	name    string
+	whole   bool                 // must not be interrupted, not even to be restarted
 	reasons map[unix.Errno]error // what an errno means here
 	refusal error                // what any other errno means here
 }
@@ -31,7 +32,7 @@ var (
 	opRename        = operation{nr: 5, name: "rename", reasons: naming}
 	opSetUUID       = operation{nr: 5, name: "set UUID of", reasons: map[unix.Errno]error{unix.ENXIO: ErrNotFound, unix.EBUSY: ErrExists, unix.EINVAL: errUUIDSet}}
 	opSuspend       = operation{nr: 6, name: "suspend", reasons: lookup}
-	opResume        = operation{nr: 6, name: "resume", reasons: lookup, refusal: errTable}
+	opResume        = operation{nr: 6, name: "resume", whole: true, reasons: lookup, refusal: errTable}
 	opInfo          = operation{nr: 7, name: "info", reasons: lookup}
 	opLoad          = operation{nr: 9, name: "load table of", refusal: errTable}
 	opClear         = operation{nr: 10, name: "clear loaded table of", reasons: lookup}
@@ -219,7 +220,7 @@ func (k control) call(ctx context.Context, op operation, r request) (reply, erro
 	}
 	for ; room <= maxRoom; room *= 2 {
 		b := r.encode(room)
-		if err := k.ioctl(ctx, op.nr, b); err != nil {
+		if err := k.ioctl(ctx, op, b); err != nil {
 			var errno unix.Errno
 			if errors.As(err, &errno) {
 				err = op.explain(errno)

@@ -102,6 +102,11 @@ func makeNode(path string, d Device) error {
 	if err == nil && have == d {
 		return nil
 	}
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := mknod(path, d); !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
 	st, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -114,6 +119,10 @@ func makeNode(path string, d Device) error {
 	default:
 		return fmt.Errorf("%s is there and is not the node of device %v: remove it if nobody else looks after it", path, d)
 	}
+	return mknod(path, d)
+}
+
+func mknod(path string, d Device) error {
 	if err := unix.Mknod(path, unix.S_IFBLK|0o660, int(unix.Mkdev(d.Major, d.Minor))); err != nil {
 		return fmt.Errorf("mknod %s b %d %d: %w", path, d.Major, d.Minor, err)
 	}

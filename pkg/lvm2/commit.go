@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,7 +17,9 @@ const description = "Write from csi-dmsnap."
 
 // Commit writes vg, a changed Clone of what Read returned, with the next seqno
 // to every metadata area that is in use. The caller holds the volume group's
-// exclusive lock, since before that Read. On success vg is what the next Read
+// exclusive lock, since before that Read. What the caller has written to the
+// physical volumes written, and the new metadata refers to, is flushed before
+// the volume group changes. On success vg is what the next Read
 // returns and must not be changed any more; on an error vg is as it was.
 //
 // The volume group changes at one instant: when the first header that commits
@@ -28,19 +32,19 @@ const description = "Write from csi-dmsnap."
 // Errors, all before the first write: ErrConflict (not a Clone of what is on
 // disk), ErrInvalid (Validate), ErrMetadataFull, ErrMissingPV, ErrReadOnly and
 // those of Read.
-func (s *Store) Commit(ctx context.Context, vg *VG) error {
+func (s *Store) Commit(ctx context.Context, vg *VG, written ...*PV) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("commit volume group %s: %w", s.name, context.Cause(ctx))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.commit(vg, s.areas); err != nil {
+	if err := s.commit(vg, s.areas, written...); err != nil {
 		return fmt.Errorf("commit volume group %s: %w", s.name, err)
 	}
 	return nil
 }
 
-func (s *Store) commit(vg *VG, areas []*metadataArea) error {
+func (s *Store) commit(vg *VG, areas []*metadataArea, written ...*PV) error {
 	switch {
 	case s.vg == nil:
 		return fmt.Errorf("it must be read first: %w", ErrConflict)
@@ -58,6 +62,9 @@ func (s *Store) commit(vg *VG, areas []*metadataArea) error {
 		return err
 	}
 	s.buffer = w.text
+	if w.data, err = s.unflushed(written, w.areas); err != nil {
+		return err
+	}
 	late, err := w.write()
 	if err != nil {
 		return err
@@ -75,12 +82,43 @@ func (s *Store) commit(vg *VG, areas []*metadataArea) error {
 	return nil
 }
 
+// unflushed returns the devices of the physical volumes that writing to areas
+// does not flush.
+func (s *Store) unflushed(written []*PV, areas []*metadataArea) ([]*device, error) {
+	var devices []*device
+	for _, pv := range written {
+		d := s.deviceOf(pv)
+		switch {
+		case d == nil:
+			return nil, fmt.Errorf("physical volume %v: %w", pv.ID, ErrMissingPV)
+		case slices.Contains(devices, d), slices.ContainsFunc(areas, func(a *metadataArea) bool { return a.dev == d }):
+		default:
+			devices = append(devices, d)
+		}
+	}
+	return devices, nil
+}
+
+// deviceOf returns the open device of a physical volume, nil if there is none.
+func (s *Store) deviceOf(pv *PV) *device {
+	info, err := os.Stat(pv.Device)
+	if err != nil {
+		return nil
+	}
+	id, err := identify(info)
+	if err != nil {
+		return nil
+	}
+	return s.open[id]
+}
+
 // writer is one commit.
 type writer struct {
 	text   []byte // with the NUL, zeroes up to the next sector behind it
 	source source
 	areas  []*metadataArea
-	slots  []slot // where the text goes in each area
+	slots  []slot    // where the text goes in each area
+	data   []*device // flushed besides before the commit
 }
 
 // newWriter checks everything that can be checked before the first write. It
@@ -127,6 +165,9 @@ func (w *writer) write() (late []error, err error) {
 		h.precommit = w.slots[i]
 		return w.writeHeader(i, h.encode())
 	})
+	for _, d := range w.data {
+		precommit = append(precommit, d.sync())
+	}
 	if err := errors.Join(precommit...); err != nil {
 		return nil, errors.Join(err, w.revert())
 	}

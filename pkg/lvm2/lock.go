@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -32,6 +33,7 @@ const (
 type Lock struct {
 	path string
 	file *os.File
+	mode LockMode
 }
 
 // LockVG locks a volume group by its name. It waits until it has the lock or ctx
@@ -53,11 +55,14 @@ func (h Host) LockGlobal(ctx context.Context, mode LockMode) (*Lock, error) {
 // lock. A writer keeps it while it waits for the lock itself, so that new
 // readers queue up behind the writer.
 func (h Host) lock(ctx context.Context, name string, mode LockMode) (*Lock, error) {
-	if err := os.MkdirAll(h.lockDir(), 0o700); err != nil {
-		return nil, fmt.Errorf("make lvm2's lock directory: %w", err)
-	}
 	path := filepath.Join(h.lockDir(), name)
 	aux, err := acquire(ctx, path+auxSuffix, Exclusive)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(h.lockDir(), 0o700); err != nil {
+			return nil, fmt.Errorf("make lvm2's lock directory: %w", err)
+		}
+		aux, err = acquire(ctx, path+auxSuffix, Exclusive)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +112,7 @@ func try(path string, mode LockMode) (*Lock, error) {
 		if err != nil {
 			return nil, err
 		}
-		l := &Lock{path, f}
+		l := &Lock{path, f, mode}
 		err = unix.Flock(int(f.Fd()), int(mode)|unix.LOCK_NB)
 		if err == nil && l.current() {
 			return l, nil
@@ -132,14 +137,17 @@ func (l *Lock) current() bool {
 
 // release drops the lock, and the file if nobody else waits for it.
 func (l *Lock) release() error {
-	if unix.Flock(int(l.file.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && l.current() {
-		os.Remove(l.path)
+	if l.mode == Exclusive || unix.Flock(int(l.file.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && l.current() {
+		os.Remove(l.path) // who holds it exclusively since it was current is the only one who may
 	}
 	return l.file.Close()
 }
 
 // Unlock releases the lock.
 func (l *Lock) Unlock() error {
+	if l.mode == Exclusive {
+		return l.release()
+	}
 	// A shared lock must go before release tries the exclusive one, or two
 	// readers that leave at once would both keep the file.
 	err := unix.Flock(int(l.file.Fd()), unix.LOCK_UN)

@@ -35,12 +35,12 @@ func (p *Pool) stack(ctx context.Context, v *view, l, newer *layer) error {
 		d.udev = udevCOW
 	}
 	// A store that was live stays writable below its device until both go.
-	cowDev, pending, err := p.ensure(cow, store, readOnly && (existed == nil || existed.ReadOnly))
+	cowDev, pending, err := p.ensureFrom(existed, cow, store, readOnly && (existed == nil || existed.ReadOnly))
 	if err != nil {
 		return err
 	}
 	if pending {
-		if err := p.start(ctx, cow); err != nil {
+		if err := p.start(ctx, cow, cowDev); err != nil {
 			return err
 		}
 	}
@@ -48,14 +48,14 @@ func (p *Pool) stack(ctx context.Context, v *view, l, newer *layer) error {
 	if err != nil {
 		return err
 	}
-	_, pending, err = p.ensure(d, whole(l.length, dm.Snapshot{
+	dev, pending, err := p.ensureFrom(before, d, whole(l.length, dm.Snapshot{
 		Origin: above.Device, COW: cowDev, Persistence: persistence, Chunk: l.chunk,
 	}), readOnly)
 	if err != nil || !pending {
 		return err
 	}
 	if before == nil || !before.Live {
-		return p.start(ctx, d)
+		return p.start(ctx, d, dev)
 	}
 	return p.swap(ctx, d, before.Suspended, dm.SuspendOptions{SkipLockFS: true}, func() error { return nil })
 }
@@ -74,7 +74,7 @@ func (p *Pool) chainUp(ctx context.Context, v *view, o *volume, l *layer) (strin
 		return "", err
 	}
 	if top != nil {
-		if err := p.up(ctx, v, o); err != nil {
+		if err := p.upFrom(ctx, v, o, top); err != nil {
 			return "", err
 		}
 	} else {
@@ -88,7 +88,7 @@ func (p *Pool) chainUp(ctx context.Context, v *view, o *volume, l *layer) (strin
 			return "", err
 		}
 		if b.idle {
-			if err := p.start(ctx, p.device(v, live.lv, "", udevSnapshot)); err != nil {
+			if err := p.start(ctx, p.device(v, live.lv, "", udevSnapshot), b.snap); err != nil {
 				return "", err
 			}
 		}

@@ -26,8 +26,9 @@ type change struct {
 
 // edit is what a change may alter. What a failing edit did is dropped.
 type edit struct {
-	*view            // the metadata as this batch found and changed it so far; vg is the edit's own copy
-	wiped   rangeSet // extents freed by this edit that hold zeroes
+	*view              // the metadata as this batch found and changed it so far; vg is the edit's own copy
+	wiped   rangeSet   // extents freed by this edit that hold zeroes
+	written []*lvm2.PV // to which this edit wrote what must be on the disk before the metadata
 	changed bool
 }
 
@@ -218,6 +219,7 @@ func (p *Pool) read() (*view, error) {
 // failed and returns the rest.
 func (p *Pool) edit(v *view, waiting []*change) (*view, []*change) {
 	var todo, edited []*change
+	var written []*lvm2.PV
 	next := v
 	for _, c := range waiting {
 		if err := c.ctx.Err(); err != nil {
@@ -240,6 +242,7 @@ func (p *Pool) edit(v *view, waiting []*change) (*view, []*change) {
 			next = newView(e.vg, next)
 			next.clean = clean.intersect(next.free)
 			edited = append(edited, c)
+			written = append(written, e.written...)
 		} else {
 			todo = append(todo, c)
 		}
@@ -249,7 +252,7 @@ func (p *Pool) edit(v *view, waiting []*change) (*view, []*change) {
 	}
 	writeClean(next.vg, next.clean)
 	start := time.Now()
-	if err := p.store.Commit(p.ctx, next.vg); err != nil {
+	if err := p.store.Commit(p.ctx, next.vg, written...); err != nil {
 		for _, c := range edited {
 			c.done <- unavailable(err)
 		}

@@ -96,8 +96,21 @@ func (p *Pool) ensure(d device, table dm.Table, readOnly bool) (dm.Device, bool,
 	if err != nil {
 		return dm.Device{}, false, err
 	}
+	return p.ensureFrom(info, d, table, readOnly)
+}
+
+// ensureFrom does what ensure does where find has told before what there is, or
+// where nothing should be: then info is nil, and looking first would be in vain.
+func (p *Pool) ensureFrom(info *dm.Info, d device, table dm.Table, readOnly bool) (dm.Device, bool, error) {
 	if info == nil {
 		made, err := p.dm.Create(d.name, d.uuid)
+		if errors.Is(err, dm.ErrExists) {
+			found, failed := p.find(d)
+			if failed != nil || found == nil { // another device has the name
+				return dm.Device{}, false, errors.Join(err, failed)
+			}
+			return p.ensureFrom(found, d, table, readOnly)
+		}
 		if err != nil {
 			return dm.Device{}, false, err
 		}
@@ -125,21 +138,17 @@ func (p *Pool) ensure(d device, table dm.Table, readOnly bool) (dm.Device, bool,
 	return info.Device, true, p.dm.Load(info.Name, table, readOnly)
 }
 
-// start resumes d and makes its node.
-func (p *Pool) start(ctx context.Context, d device) error {
+// start resumes d, which is the kernel's device dev, and makes its node.
+func (p *Pool) start(ctx context.Context, d device, dev dm.Device) error {
 	if err := p.dm.Resume(d.name, d.udev); err != nil {
 		return err
 	}
-	return p.node(ctx, d)
+	return p.node(ctx, d, dev)
 }
 
-// node sees to it that d's node is in /dev/mapper.
-func (p *Pool) node(ctx context.Context, d device) error {
-	info, err := p.dm.Info(d.name)
-	if err != nil {
-		return err
-	}
-	_, err = p.dm.EnsureNode(ctx, d.name, info.Device)
+// node sees to it that the node of d, the kernel's device dev, is in /dev/mapper.
+func (p *Pool) node(ctx context.Context, d device, dev dm.Device) error {
+	_, err := p.dm.EnsureNode(ctx, d.name, dev)
 	return err
 }
 
@@ -147,12 +156,17 @@ func (p *Pool) node(ctx context.Context, d device) error {
 // state an earlier change or an interruption left them in: the volume's device
 // over plain extents, or the four devices of the kernel's snapshot document.
 // It works on a volume in use.
-func (p *Pool) up(ctx context.Context, v *view, o *volume) (err error) {
-	vol := p.device(v, o.lv, "", udevVisible)
-	top, err := p.find(vol)
+func (p *Pool) up(ctx context.Context, v *view, o *volume) error {
+	top, err := p.find(p.device(v, o.lv, "", udevVisible))
 	if err != nil {
 		return err
 	}
+	return p.upFrom(ctx, v, o, top)
+}
+
+// upFrom does what up does where find has told what the volume's device is.
+func (p *Pool) upFrom(ctx context.Context, v *view, o *volume, top *dm.Info) (err error) {
+	vol := p.device(v, o.lv, "", udevVisible)
 	if top != nil && top.Suspended {
 		// A former process died between suspend and resume: let it go whatever else fails.
 		defer func() { err = errors.Join(err, p.dm.Resume(top.Name, vol.udev)) }()
@@ -176,7 +190,7 @@ func (p *Pool) up(ctx context.Context, v *view, o *volume) (err error) {
 	if err != nil {
 		return err
 	}
-	_, pending, err := p.ensure(vol, whole(table.Length(), dm.SnapshotOrigin{Origin: b.real}), readOnlyLV(o.lv))
+	dev, pending, err := p.ensureFrom(top, vol, whole(table.Length(), dm.SnapshotOrigin{Origin: b.real}), readOnlyLV(o.lv))
 	if err != nil {
 		return err
 	}
@@ -186,7 +200,7 @@ func (p *Pool) up(ctx context.Context, v *view, o *volume) (err error) {
 		}
 	}
 	// Also where nothing changed: an interruption may have come just before it.
-	if err := errors.Join(p.node(ctx, p.device(v, live.lv, "", udevSnapshot)), p.node(ctx, vol)); err != nil {
+	if err := errors.Join(p.node(ctx, p.device(v, live.lv, "", udevSnapshot), b.snap), p.node(ctx, vol, dev)); err != nil {
 		return err
 	}
 	return p.settleOlder(ctx, v, o, live)
@@ -197,6 +211,7 @@ func readOnlyLV(lv *lvm2.LV) bool { return !slices.Contains(lv.Status, lvm2.Stat
 // below is what lies under a volume with a live layer.
 type below struct {
 	real   dm.Device // the volume's blocks
+	snap   dm.Device // the live layer's snapshot
 	longer bool      // they have a longer table loaded
 	idle   bool      // the snapshot is loaded only: writes are not copied into it yet
 }
@@ -208,11 +223,11 @@ func (p *Pool) base(ctx context.Context, v *view, o *volume, live *layer, table 
 	if err != nil {
 		return b, err
 	}
-	if b.real, b.longer, err = p.ensure(base, table, readOnlyLV(o.lv)); err != nil {
+	if b.real, b.longer, err = p.ensureFrom(existed, base, table, readOnlyLV(o.lv)); err != nil {
 		return b, err
 	}
 	if existed == nil || !existed.Live {
-		if err := p.start(ctx, base); err != nil {
+		if err := p.start(ctx, base, b.real); err != nil {
 			return b, err
 		}
 		b.longer = false
@@ -222,16 +237,29 @@ func (p *Pool) base(ctx context.Context, v *view, o *volume, live *layer, table 
 		return b, err
 	}
 	cow := p.device(v, live.lv, layerCOW, udevCOW)
-	cowDev, pending, err := p.ensure(cow, store, false)
+	var below *dm.Info // without the blocks there is no store of a live layer either
+	if existed != nil {
+		if below, err = p.find(cow); err != nil {
+			return b, err
+		}
+	}
+	cowDev, pending, err := p.ensureFrom(below, cow, store, false)
 	if err != nil {
 		return b, err
 	}
 	if pending { // the kernel reads the store's size at each allocation: growth counts at once
-		if err := p.start(ctx, cow); err != nil {
+		if err := p.start(ctx, cow, cowDev); err != nil {
 			return b, err
 		}
 	}
-	_, b.idle, err = p.ensure(p.device(v, live.lv, "", udevSnapshot), whole(live.length, dm.Snapshot{
+	snap := p.device(v, live.lv, "", udevSnapshot)
+	var above *dm.Info
+	if below != nil {
+		if above, err = p.find(snap); err != nil {
+			return b, err
+		}
+	}
+	b.snap, b.idle, err = p.ensureFrom(above, snap, whole(live.length, dm.Snapshot{
 		Origin: b.real, COW: cowDev, Persistence: dm.Persistent, Chunk: live.chunk,
 	}), false)
 	return b, err
@@ -273,6 +301,7 @@ func (p *Pool) window(ctx context.Context, v *view, o *volume, live *layer, top 
 // that is loaded; after an error with the one that it had.
 func (p *Pool) swap(ctx context.Context, d device, suspended bool, o dm.SuspendOptions, inside func() error) error {
 	if !suspended {
+		o.Running = true
 		limited, cancel := context.WithTimeout(ctx, windowLimit)
 		defer cancel()
 		if err := p.dm.Suspend(limited, d.name, o); err != nil {
@@ -325,7 +354,7 @@ func (p *Pool) settleOlder(ctx context.Context, v *view, o *volume, live *layer)
 // snapshot left.
 func (p *Pool) plain(ctx context.Context, v *view, o *volume, top *dm.Info, table dm.Table) error {
 	vol := p.device(v, o.lv, "", udevVisible)
-	_, pending, err := p.ensure(vol, table, readOnlyLV(o.lv))
+	dev, pending, err := p.ensureFrom(top, vol, table, readOnlyLV(o.lv))
 	if err != nil {
 		return err
 	}
@@ -339,7 +368,7 @@ func (p *Pool) plain(ctx context.Context, v *view, o *volume, top *dm.Info, tabl
 			return err
 		}
 	}
-	if err := p.node(ctx, vol); err != nil {
+	if err := p.node(ctx, vol, dev); err != nil {
 		return err
 	}
 	base := p.device(v, o.lv, layerReal, udevReal)

@@ -175,10 +175,11 @@ func (f *fold) openStore(ctx context.Context, l *layer) (store *cow.Store, done 
 					return f.takeDown(ctx, dev)
 				}})
 			}
-			if _, _, err := f.ensure(dev, table, true); err != nil {
+			made, _, err := f.ensureFrom(nil, dev, table, true)
+			if err != nil {
 				return err
 			}
-			if err := f.start(ctx, dev); err != nil {
+			if err := f.start(ctx, dev, made); err != nil {
 				return err
 			}
 		}

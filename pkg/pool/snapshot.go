@@ -83,7 +83,7 @@ func (p *Pool) settle(ctx context.Context, v *view, lv string) error {
 	}
 	top, err := p.find(p.device(v, o.lv, "", udevVisible))
 	if err == nil && top != nil {
-		err = p.up(ctx, v, o)
+		err = p.upFrom(ctx, v, o, top)
 	}
 	if err != nil {
 		p.unsettled.Store(o.lv.ID, true)
@@ -130,7 +130,7 @@ func (p *Pool) cut(t *edit, o *volume, name string) (*lvm2.LV, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := blankStore(t.view, ranges, chunk); err != nil {
+	if err := t.blankStore(ranges, chunk); err != nil {
 		return nil, fmt.Errorf("preparing a new COW store: %w", err)
 	}
 	csi := name
@@ -165,7 +165,7 @@ func (p *Pool) cut(t *edit, o *volume, name string) (*lvm2.LV, error) {
 				return nil, err
 			}
 		}
-		if err := formatStore(t.view, former); err != nil {
+		if err := t.formatStore(former); err != nil {
 			return nil, fmt.Errorf("preparing the COW store of %s to be frozen: %w", former.lv.Name, err)
 		}
 		if err := t.freeze(former, p.untouched(t.view, o, former)); err != nil {

@@ -14,18 +14,18 @@ import (
 )
 
 // blankStore zeroes the part of a new COW store that the kernel reads when it
-// first loads the snapshot, on the disk: the header's chunk and an area without
-// entries. The extents are free still and only with LVM2's lock held do they stay
+// first loads the snapshot: the header's chunk and an area without entries. It
+// is on the disk once the edit is committed. The extents are free still and only with LVM2's lock held do they stay
 // so meanwhile. Nothing but zeroes may go there before the metadata has the
 // store: after an interruption they count as wiped, if they did.
-func blankStore(v *view, ranges []lvm2.Range, chunk size.Bytes) error {
+func (t *edit) blankStore(ranges []lvm2.Range, chunk size.Bytes) error {
 	zeroes := 2 * chunk
 	for _, r := range ranges {
 		if zeroes == 0 {
 			break
 		}
-		n := min(zeroes, size.Bytes(r.Count)*v.extent())
-		err := writing(v, r, func(f *os.File, from int64) error { return zeroRange(f, size.Bytes(from), n) })
+		n := min(zeroes, size.Bytes(r.Count)*t.extent())
+		err := t.writing(r, func(f *os.File, from int64) error { return zeroRange(f, size.Bytes(from), n) })
 		if err != nil {
 			return err
 		}
@@ -35,10 +35,10 @@ func blankStore(v *view, ranges []lvm2.Range, chunk size.Bytes) error {
 }
 
 // formatStore makes a header in a live store that has none, before the layer is
-// frozen. The kernel makes one when it first loads the snapshot, but a store
+// frozen by the same edit. The kernel makes one when it first loads the snapshot, but a store
 // that is frozen while its volume is not active is only ever loaded read-only.
-func formatStore(v *view, l *layer) error {
-	return writing(v, physical(l.lv)[0], func(f *os.File, from int64) error {
+func (t *edit) formatStore(l *layer) error {
+	return t.writing(physical(l.lv)[0], func(f *os.File, from int64) error {
 		// An anonymous mapping is page-aligned, as O_DIRECT needs it.
 		b, err := unix.Mmap(-1, 0, int(cow.MinChunk), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 		if err != nil {
@@ -58,10 +58,10 @@ func formatStore(v *view, l *layer) error {
 }
 
 // writing calls f with r's physical volume, past the page cache, and with the
-// offset where r begins, and waits until what it wrote is on the disk.
-func writing(v *view, r lvm2.Range, f func(file *os.File, from int64) error) (err error) {
-	pv := v.vg.PVs[r.PV]
-	if err := v.missing(pv); err != nil {
+// offset where r begins. The commit of the edit flushes what it wrote first.
+func (t *edit) writing(r lvm2.Range, f func(file *os.File, from int64) error) (err error) {
+	pv := t.vg.PVs[r.PV]
+	if err := t.missing(pv); err != nil {
 		return err
 	}
 	file, err := os.OpenFile(pv.Device, os.O_RDWR|unix.O_DIRECT, 0)
@@ -69,8 +69,9 @@ func writing(v *view, r lvm2.Range, f func(file *os.File, from int64) error) (er
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	if err := f(file, int64(v.vg.Offset(pv, r.Start).Bytes())); err != nil {
+	if err := f(file, int64(t.vg.Offset(pv, r.Start).Bytes())); err != nil {
 		return fmt.Errorf("%s: %w", pv.Device, err)
 	}
-	return os.NewSyscallError("fdatasync", unix.Fdatasync(int(file.Fd())))
+	t.written = append(t.written, pv)
+	return nil
 }

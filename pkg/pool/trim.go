@@ -58,11 +58,11 @@ func (p *Pool) trimLayer(ctx context.Context, of lvm2.ID, lv *lvm2.LV) (err erro
 		if err != nil {
 			return err
 		}
-		_, pending, err := p.ensure(dev, table, true)
+		made, pending, err := p.ensure(dev, table, true)
 		if err == nil && pending {
-			err = p.start(ctx, dev)
+			err = p.start(ctx, dev, made)
 		} else if err == nil {
-			err = p.node(ctx, dev)
+			err = p.node(ctx, dev, made)
 		}
 		if err == nil {
 			store, err = cow.Open(p.dm.Node(dev.name))

@@ -235,18 +235,14 @@ func (p *Pool) openTrash(ctx context.Context, v *view, lv *lvm2.LV) (*wiping, er
 
 // openDevice makes a hidden device, or finds it, and opens it for writing.
 func (p *Pool) openDevice(ctx context.Context, d device, table dm.Table) (*os.File, error) {
-	_, pending, err := p.ensure(d, table, false)
+	dev, pending, err := p.ensure(d, table, false)
 	if err == nil && pending {
-		err = p.start(ctx, d)
+		err = p.dm.Resume(d.name, d.udev)
 	}
 	if err != nil {
 		return nil, err
 	}
-	info, err := p.dm.Info(d.name)
-	if err != nil {
-		return nil, err
-	}
-	path, err := p.dm.EnsureNode(ctx, d.name, info.Device)
+	path, err := p.dm.EnsureNode(ctx, d.name, dev)
 	if err != nil {
 		return nil, err
 	}
@@ -258,10 +254,11 @@ func (p *Pool) openDevice(ctx context.Context, d device, table dm.Table) (*os.Fi
 	// another's: that must not be written to.
 	var st unix.Stat_t
 	if err = unix.Fstat(int(f.Fd()), &st); err == nil {
+		var info dm.Info
 		info, err = p.dm.InfoByDevice(dm.Device{Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev)})
-	}
-	if err == nil && info.UUID != d.uuid {
-		err = fmt.Errorf("%s is now the device %s, not %s", path, info.Name, d.name)
+		if err == nil && info.UUID != d.uuid {
+			err = fmt.Errorf("%s is now the device %s, not %s", path, info.Name, d.name)
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
