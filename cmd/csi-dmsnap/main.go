@@ -39,6 +39,7 @@ func command() *cobra.Command {
 	klog.InitFlags(logging)
 	root.PersistentFlags().AddGoFlag(logging.Lookup("v"))
 	root.AddCommand(nodeCommand(), controllerCommand(), versionCommand())
+	root.AddCommand(importCommand())
 	root.AddCommand(operatorCommands()...)
 	root.AddCommand(forgetNodeCommand(), orphansCommand())
 	return root

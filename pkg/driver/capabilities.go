@@ -83,8 +83,18 @@ func parseUsages(list []*csi.VolumeCapability) (usage, error) {
 	return all, nil
 }
 
+// as returns a volume as this usage sees it: a logical volume of LVM2's own is
+// whatever it is used as.
+func (u usage) as(v pool.Volume) pool.Volume {
+	if v.Foreign {
+		v.Mode, v.FSType = u.mode, u.fsType
+	}
+	return v
+}
+
 // mismatch says what of a usage a volume cannot offer; empty if nothing.
 func (u usage) mismatch(v pool.Volume) string {
+	v = u.as(v)
 	switch {
 	case u.mode != v.Mode:
 		return "the volume was made as " + string(v.Mode) + ", not " + string(u.mode)

@@ -44,6 +44,7 @@ func (d *Driver) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolume
 	if why := use.mismatch(v); why != "" {
 		return nil, precondition("volume %s: %s", i, why)
 	}
+	v = use.as(v)
 	if v.Mode == pool.Block {
 		source = blockFile(source, i)
 	}

@@ -48,9 +48,15 @@ func (d *Driver) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequ
 	if err := os.MkdirAll(staging, 0o750); err != nil {
 		return nil, err
 	}
+	v = use.as(v)
 	// From here on the caller's patience does not matter: a mkfs that is killed
 	// at every deadline would never end.
 	ctx = context.WithoutCancel(ctx)
+	if v.Foreign && v.Mode == pool.Filesystem {
+		if v.FSType, err = foundType(ctx, v, path); err != nil {
+			return nil, err
+		}
+	}
 	if v.Mode == pool.Block {
 		err = stageBlock(path, blockFile(staging, i), use.mountReadOnly(v))
 	} else {
@@ -110,7 +116,7 @@ func stageFilesystem(ctx context.Context, p *pool.Pool, v pool.Volume, i handle.
 	if err != nil {
 		return err
 	}
-	grow := done && !readOnly // an earlier call may have been cut off before
+	grow := done && !readOnly && !v.Foreign // an earlier call may have been cut off before
 	if !done {
 		if err := prepare(ctx, p, v, device); err != nil {
 			return err
@@ -125,12 +131,29 @@ func stageFilesystem(ctx context.Context, p *pool.Pool, v pool.Volume, i handle.
 		if err := device.Mount(staging, readOnly, use.mountFlags); err != nil {
 			return err
 		}
-		grow = needs && !readOnly
+		grow = needs && !readOnly && !v.Foreign
 	}
 	if !grow {
 		return nil
 	}
 	return device.Grow(ctx, staging)
+}
+
+// foundType returns the type of the file system on a logical volume of LVM2's
+// own. None is ever made there: nobody has said that there was none.
+func foundType(ctx context.Context, v pool.Volume, device string) (string, error) {
+	found, err := filesystem.Probe(ctx, device)
+	switch {
+	case err != nil:
+		return "", err
+	case found == "":
+		return "", precondition("logical volume %s is not csi-dmsnap's and has no file system: it is not formatted; make one on it first", v.LV)
+	case !filesystem.Supported(found):
+		return "", precondition("logical volume %s has %s: only ext4, xfs and btrfs are mounted", v.LV, found)
+	case v.FSType != "" && v.FSType != found:
+		return "", precondition("logical volume %s has %s, not %s", v.LV, found, v.FSType)
+	}
+	return found, nil
 }
 
 // prepare sees to it that the device has the volume's file system. One is made

@@ -31,7 +31,11 @@ func (d *Driver) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeSta
 	if m == nil {
 		return nil, notFound("volume %s is not at %s", i, r.GetVolumePath())
 	}
-	if v.Mode == pool.Block {
+	block := v.Mode == pool.Block
+	if st, err := os.Stat(m.Mountpoint); v.Foreign && err == nil {
+		block = !st.IsDir()
+	}
+	if block {
 		total, err := filesystem.DeviceSize(m.Mountpoint)
 		if err != nil {
 			return nil, err

@@ -10,13 +10,18 @@ import (
 // volume is. An active one stays as it is. Where the volume's extents may hold
 // an earlier owner's bytes a block volume is zeroed first (*PendingError
 // meanwhile, the work goes on), and of a file system that is yet to be made the
-// first and last MiB, so that nothing finds an old signature.
+// first and last MiB, so that nothing finds an old signature. The device of a
+// logical volume of LVM2's own is made, or taken, as it is.
 func (p *Pool) Activate(ctx context.Context, lv string) (string, error) {
 	if err := p.scrub(ctx, lv); err != nil {
 		return "", err
 	}
 	return run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (path string, err error) {
 		err = p.do(ctx, &change{what: "activate volume " + lv, act: func(ctx context.Context, v *view) error {
+			if their := v.theirLV(lv); their != nil {
+				path, err = p.activateTheirs(ctx, v, their)
+				return err
+			}
 			o, err := v.usable(lv)
 			if err != nil {
 				return err
@@ -34,7 +39,8 @@ func (p *Pool) Activate(ctx context.Context, lv string) (string, error) {
 	})
 }
 
-// Deactivate takes the volume's device away; nil if it has none. ErrInUse if it is open.
+// Deactivate takes the volume's device away; nil if it has none. ErrInUse if it
+// is open. That of a logical volume of LVM2's own stays: lvchange -an removes it.
 func (p *Pool) Deactivate(ctx context.Context, lv string) error {
 	if err := p.waitClosed(ctx, lv); err != nil {
 		return err

@@ -3,6 +3,8 @@ package pool
 import (
 	"context"
 	"fmt"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
 // Health returns what is wrong with a volume; ErrNotFound.
@@ -11,18 +13,14 @@ func (p *Pool) Health(_ context.Context, lv string) ([]Condition, error) {
 	if err != nil {
 		return []Condition{{Inaccessible, "PoolUnavailable", err.Error()}}, nil
 	}
+	if their := v.theirLV(lv); their != nil {
+		return v.disksOf(their), nil
+	}
 	o := v.volumeByLV(lv)
 	if o == nil || o.deleted {
 		return nil, fmt.Errorf("volume %s/%s: %w", p.vgName, lv, ErrNotFound)
 	}
-	var out []Condition
-	for _, s := range o.lv.Segments {
-		if len(s.Stripes) == 1 && s.Stripes[0].PV >= 0 && v.vg.PVs[s.Stripes[0].PV].Missing() {
-			out = append(out, Condition{Inaccessible, "DeviceMissing",
-				fmt.Sprintf("physical volume %s of volume group %s is missing", v.vg.PVs[s.Stripes[0].PV].ID, v.vg.Name)})
-			break
-		}
-	}
+	out := v.disksOf(o.lv)
 	for _, l := range o.layers {
 		if l.named && v.describeSnapshot(l).Lost {
 			out = append(out, Condition{Degraded, "SnapshotLost", fmt.Sprintf("snapshot %s is lost: its store or a newer snapshot's was full, or lvremove took one away; delete it and take a new one", l.name)})
@@ -35,6 +33,19 @@ func (p *Pool) Health(_ context.Context, lv string) ([]Condition, error) {
 		}
 	}
 	return out, nil
+}
+
+// disksOf says whether a disk is missing on which the logical volume has extents.
+func (v *view) disksOf(lv *lvm2.LV) []Condition {
+	for _, s := range lv.Segments {
+		for _, stripe := range s.Stripes {
+			if stripe.PV >= 0 && v.vg.PVs[stripe.PV].Missing() {
+				return []Condition{{Inaccessible, "DeviceMissing",
+					fmt.Sprintf("physical volume %s of volume group %s is missing", v.vg.PVs[stripe.PV].ID, v.vg.Name)}}
+			}
+		}
+	}
+	return nil
 }
 
 // PoolHealth returns what is wrong with the pool.

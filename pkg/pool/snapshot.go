@@ -95,8 +95,10 @@ func (p *Pool) settle(ctx context.Context, v *view, lv string) error {
 
 // usable finds the volume of that LV name, complete and not deleted.
 func (v *view) usable(lv string) (*volume, error) {
-	o := v.volumeByLV(lv)
+	o, their := v.volumeByLV(lv), v.theirLV(lv)
 	switch {
+	case their != nil:
+		return nil, v.notOurs(their)
 	case o == nil || o.deleted:
 		return nil, fmt.Errorf("volume %s/%s: %w", v.vg.Name, lv, ErrNotFound)
 	case o.copyOf != "":

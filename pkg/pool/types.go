@@ -52,6 +52,7 @@ type Volume struct {
 	ReadOnly  bool
 	Source    Source
 	Formatted bool // a file system was made, or came with the content; never format again
+	Foreign   bool // LVM2's own: it has no mode, and can be used but not changed
 	Copied    bool // was made from a source: it may carry the source's file system identity
 }
 

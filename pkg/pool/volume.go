@@ -184,7 +184,7 @@ func (p *Pool) newVolume(t *edit, spec VolumeSpec, n lvm2.Extents) (*lvm2.LV, er
 
 // DeleteVolume deletes a volume; nil if there is none. Its snapshots outlive
 // it: as long as one is there the blocks stay, hidden. ErrInUse if the volume's
-// device is open.
+// device is open, ErrPrecondition if LVM2 made it.
 func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 	if err := p.deletable(lv); err != nil {
 		return err
@@ -197,6 +197,9 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 		for {
 			err := p.do(ctx, &change{what: "delete volume " + lv, edit: func(t *edit) error {
 				o := t.volumeByLV(lv)
+				if their := t.theirLV(lv); their != nil {
+					return t.notOurs(their)
+				}
 				if o == nil || o.deleted {
 					return nil
 				}
@@ -245,13 +248,17 @@ func (v *view) checkDelete(o *volume) error {
 	return v.writable()
 }
 
-// Volume returns the volume of that LV name; ErrNotFound.
+// Volume returns the volume of that LV name, or what is to be known of a logical
+// volume of LVM2's own; ErrNotFound.
 func (p *Pool) Volume(_ context.Context, lv string) (Volume, error) {
 	v, err := p.latest()
 	if err != nil {
 		return Volume{}, err
 	}
 	o := v.volumeByLV(lv)
+	if their := v.theirLV(lv); their != nil {
+		return v.describeTheirs(their), nil
+	}
 	if o == nil || o.deleted {
 		return Volume{}, fmt.Errorf("volume %s/%s: %w", p.vgName, lv, ErrNotFound)
 	}

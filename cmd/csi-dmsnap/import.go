@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+)
+
+// importCommand makes logical volumes of LVM2's own volumes.
+func importCommand() *cobra.Command {
+	var o operator
+	var spec pool.ImportSpec
+	var mode string
+	cmd := &cobra.Command{
+		Use:   "import POOL LV",
+		Short: "Make a logical volume that LVM2 made a volume of the pool",
+		Long: `Make an existing logical volume of the pool's volume group a volume of the
+pool, so that it can be snapshotted, cloned, expanded and deleted through CSI.
+Only tags are added to it: its data, its device and its name stay, it may be in
+use, and ids of persistent volumes that name it stay valid. The driver may run or
+not; one that runs sees it within seconds.
+
+The logical volume must be linear, writable and in no other use by LVM2: it has
+no snapshots of LVM2's and is no part of a pool, a cache or a RAID. One with an
+ext4, xfs or btrfs becomes a file-system volume, one without a file system a block
+volume; --mode block makes a block volume of either. Nothing is ever formatted.`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.pool, o.output, spec.LV = args[0], "table", args[1]
+			if mode != "" && mode != string(pool.Filesystem) && mode != string(pool.Block) {
+				return fmt.Errorf("mode %q: %s and %s are possible", mode, pool.Filesystem, pool.Block)
+			}
+			configs, err := o.pools()
+			if err != nil {
+				return err
+			}
+			spec.Probe = func(ctx context.Context, device string) (pool.Mode, string, error) {
+				return contentMode(ctx, pool.Mode(mode), device)
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), lookLimit)
+			defer cancel()
+			v, err := pool.Import(ctx, configs[0], pool.Options{}, spec)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "logical volume %s is the volume %q of pool %s: mode %s", v.LV, v.Name, args[0], v.Mode)
+			if v.FSType != "" {
+				fmt.Fprintf(cmd.OutOrStdout(), ", %s", v.FSType)
+			}
+			fmt.Fprintln(cmd.OutOrStdout())
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.config, "config", "/etc/csi-dmsnap/config.yaml", "YAML file that lists the pools")
+	flags.StringVar(&spec.Name, "name", "", "the volume's name in CSI; the logical volume's if not given")
+	flags.StringVar(&mode, "mode", "", "filesystem or block; by what is on it if not given")
+	return cmd
+}
+
+// contentMode decides how a device is used that has been in use before. wanted
+// is a mode, or "" where the content decides.
+func contentMode(ctx context.Context, wanted pool.Mode, device string) (pool.Mode, string, error) {
+	if wanted == pool.Block {
+		return pool.Block, "", nil
+	}
+	found, err := filesystem.Probe(ctx, device)
+	switch {
+	case errors.Is(err, filesystem.ErrContent) && wanted == "":
+		return pool.Block, "", nil // such as a partition table: what uses it as a block device made that
+	case err != nil:
+		return "", "", err
+	case filesystem.Supported(found):
+		return pool.Filesystem, found, nil
+	case found == "" && wanted == "":
+		return pool.Block, "", nil
+	case found == "":
+		return "", "", fmt.Errorf("%s has no file system: make one on it first", device)
+	}
+	return "", "", fmt.Errorf("%s has %s; ext4, xfs and btrfs can be mounted: import it with --mode block", device, found)
+}

@@ -1,0 +1,147 @@
+//go:build kernel
+
+package driver
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+)
+
+// tool runs one of the system's commands.
+func (r *rig) tool(args ...string) string {
+	r.t.Helper()
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	if err != nil {
+		r.t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+func (r *rig) importLV(lv, name string) error {
+	r.t.Helper()
+	_, err := pool.Import(r.t.Context(), r.configs[0], pool.Options{}, pool.ImportSpec{LV: lv, Name: name,
+		Probe: func(ctx context.Context, device string) (pool.Mode, string, error) {
+			found, err := filesystem.Probe(ctx, device)
+			if found == "" {
+				return pool.Block, "", err
+			}
+			return pool.Filesystem, found, err
+		}})
+	return err
+}
+
+// What LVM2 made is used as it is, and becomes a volume by import.
+func TestStaticVolume(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	own := r.volume(request("own", 32, block(writer)))
+	for _, lv := range []string{"data", "raw", "blank", "origin"} {
+		r.tool("lvcreate", "-y", "-Wy", "-Zy", "-L", "64m", "-n", lv, "vgdriver")
+	}
+	r.tool("lvcreate", "-y", "-i2", "-L", "64m", "-n", "wide", "vgdriver")
+	r.tool("mkfs.ext4", "-q", "/dev/vgdriver/data")
+	r.tool("lvcreate", "-y", "-s", "-L", "16m", "-n", "theirsnap", "vgdriver/origin")
+	r.tool("lvchange", "-an", "vgdriver/data", "vgdriver/blank")
+	id := func(lv string) string { return "v1:node-1:fast:" + lv }
+
+	static := mount(writer, "") // a persistent volume written by hand need not say
+	for range 2 {
+		r.must("stage", r.stage(id("data"), "staging", static))
+	}
+	r.must("publish", r.publish(id("data"), "staging", "target", static, false))
+	r.write("target", "kept")
+	r.must("stage block", r.stage(id("raw"), "staging-raw", block(writer)))
+	r.must("publish block", r.publish(id("raw"), "staging-raw", "target-raw", block(writer), false))
+	for at, volume := range map[string]string{"target": id("data"), "target-raw": id("raw")} {
+		stats, err := r.NodeGetVolumeStats(ctx, &csi.NodeGetVolumeStatsRequest{VolumeId: volume, VolumePath: r.path(at)})
+		if err != nil || len(stats.GetUsage()) == 0 || (len(stats.GetUsage()) == 2) != (at == "target") {
+			t.Errorf("stats at %s: %v, %v", at, stats, err)
+		}
+	}
+	r.want("stage with another type", r.stage(id("data"), "staging-2", mount(writer, "xfs")), codes.FailedPrecondition)
+	r.want("stage a blank one", r.stage(id("blank"), "staging-2", mount(writer, "ext4")), codes.FailedPrecondition)
+	r.want("stage none", r.stage(id("none"), "staging-2", static), codes.NotFound)
+	if out := r.tool("wipefs", "/dev/mapper/vgdriver-blank"); out != "" {
+		t.Errorf("a blank logical volume of LVM2's was formatted: %s", out)
+	}
+	refused := func(what string, err error) {
+		t.Helper()
+		r.want(what, err, codes.FailedPrecondition)
+		if !strings.Contains(status.Convert(err).Message(), "csi-dmsnap import") {
+			t.Errorf("%s: %v does not say what to do", what, err)
+		}
+	}
+	snapshot := &csi.CreateSnapshotRequest{Name: "s", SourceVolumeId: id("data")}
+	expand := &csi.ControllerExpandVolumeRequest{VolumeId: id("data"), CapacityRange: &csi.CapacityRange{RequiredBytes: 128 << 20}}
+	_, err := r.CreateSnapshot(ctx, snapshot)
+	refused("snapshot", err)
+	_, err = r.ControllerExpandVolume(ctx, expand)
+	refused("expand", err)
+	refused("delete", r.remove(id("blank")))
+	clone := request("clone", 64, mount(writer, "ext4"))
+	clone.VolumeContentSource = fromVolume(id("data"))
+	_, err = r.CreateVolume(ctx, clone)
+	refused("clone", err)
+
+	for lv, want := range map[string]error{
+		"none": pool.ErrNotFound, "origin": pool.ErrPrecondition, "theirsnap": pool.ErrPrecondition, "wide": pool.ErrPrecondition, "own": pool.ErrConflict,
+	} {
+		if err := r.importLV(lv, "other"); toStatus(err) == nil || status.Code(toStatus(err)) != status.Code(toStatus(want)) {
+			t.Errorf("import of %s: %v, want %v", lv, err, want)
+		}
+	}
+	if err := r.importLV("data", "own"); status.Code(toStatus(err)) != codes.AlreadyExists {
+		t.Errorf("import under a name that is taken: %v", err)
+	}
+	for range 2 {
+		r.must("import", r.importLV("data", "imported")) // in use, beside the driver
+	}
+	r.must("import", r.importLV("raw", ""))
+	if tags := r.tool("lvs", "--noheadings", "-o", "tags", "vgdriver/data"); !strings.Contains(tags, "dmsnap:name=imported") {
+		t.Errorf("tags of the imported: %s", tags)
+	}
+	s, err := r.CreateSnapshot(ctx, snapshot)
+	r.must("snapshot of the imported", err)
+	r.write("target", "changed")
+	_, err = r.ControllerExpandVolume(ctx, expand)
+	r.must("expand the imported", err)
+	_, err = r.NodeExpandVolume(ctx, &csi.NodeExpandVolumeRequest{VolumeId: id("data"), VolumePath: r.path("target")})
+	r.must("expand its file system", err)
+	r.read("target", "changed")
+	restore := request("restore", 64, mount(writer, "ext4"))
+	restore.VolumeContentSource = fromSnapshot(s.GetSnapshot().GetSnapshotId())
+	restored := r.volume(restore)
+	r.must("stage the restored", r.stage(restored, "staging-3", mount(writer, "ext4")))
+	r.read("staging-3", "kept")
+	for at, volume := range map[string]string{"target": id("data"), "target-raw": id("raw")} {
+		r.must("unpublish", r.unpublish(volume, at))
+	}
+	for at, volume := range map[string]string{"staging": id("data"), "staging-raw": id("raw"), "staging-3": restored} {
+		r.must("unstage", r.unstage(volume, at))
+	}
+	_, err = r.DeleteSnapshot(ctx, &csi.DeleteSnapshotRequest{SnapshotId: s.GetSnapshot().GetSnapshotId()})
+	r.must("delete the snapshot", err)
+	for _, volume := range []string{id("data"), id("raw"), restored, own} {
+		r.must("delete", r.remove(volume))
+	}
+	if _, err := os.Lstat(filepath.Join("/dev/mapper", "vgdriver-data")); err == nil {
+		t.Error("a device of the deleted stayed")
+	}
+	// What is only staged and unstaged stays as it was.
+	r.must("stage", r.stage(id("blank"), "staging-4", block(writer)))
+	r.must("unstage", r.unstage(id("blank"), "staging-4"))
+	if out := r.tool("lvs", "--noheadings", "-o", "tags,lv_attr", "vgdriver/blank"); strings.Contains(out, "dmsnap") {
+		t.Errorf("a logical volume of LVM2's was marked: %s", out)
+	}
+}

@@ -1,0 +1,126 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// ImportSpec says which logical volume of LVM2's own becomes a volume of the
+// pool, and what it is then.
+type ImportSpec struct {
+	LV   string
+	Name string // the CSI name; the logical volume's if empty
+	// Probe looks at the device and returns how it is used, and the type of its
+	// file system if it has one that the volume is to be mounted with.
+	Probe func(ctx context.Context, device string) (mode Mode, fsType string, err error)
+}
+
+// Import makes a linear logical volume of LVM2's own a volume of the pool, by
+// tags: not a byte of it is touched, nor its device. The pool may be open, in
+// this process or another one, which then sees the change: LVM2's lock on the
+// group is held. One that is a volume of that name already stays as it is.
+//
+// Errors: ErrNotFound, ErrConflict (the name), ErrInvalid, ErrPrecondition (LVM2
+// uses it, or it is of a kind that volumes cannot be), ErrUnavailable.
+func Import(ctx context.Context, c Config, o Options, spec ImportSpec) (vol Volume, err error) {
+	if spec.Name == "" {
+		spec.Name = spec.LV
+	}
+	i, err := newInspector(ctx, c, o)
+	if err != nil {
+		return Volume{}, err
+	}
+	defer func() { err = errors.Join(err, i.close()) }()
+	lock, err := i.pool.host.LockVG(ctx, i.pool.vgName, lvm2.Exclusive)
+	if err != nil {
+		return Volume{}, err
+	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	vg, err := i.pool.store.Read(ctx)
+	if err != nil {
+		return Volume{}, unavailable(err)
+	}
+	v := newView(vg, nil)
+	if o := v.volumeByLV(spec.LV); o != nil && !o.deleted && o.name == spec.Name {
+		return v.describe(o), nil
+	}
+	if vol, err = i.pool.importLV(ctx, v, spec); err != nil {
+		return Volume{}, fmt.Errorf("import of logical volume %s/%s: %w", vg.Name, spec.LV, err)
+	}
+	return vol, nil
+}
+
+// importLV does the work of Import under LVM2's lock.
+func (p *Pool) importLV(ctx context.Context, v *view, spec ImportSpec) (vol Volume, err error) {
+	lv, err := v.importable(spec)
+	if err != nil {
+		return Volume{}, err
+	}
+	d := p.device(v, lv, "", udevVisible)
+	before, err := p.find(d)
+	if err != nil {
+		return Volume{}, err
+	}
+	path, err := p.activateTheirs(ctx, v, lv)
+	if err != nil {
+		return Volume{}, err
+	}
+	if before == nil { // it was not active, and is not afterwards
+		defer func() { err = errors.Join(err, p.takeDown(context.WithoutCancel(ctx), d)) }()
+	}
+	mode, fsType, err := spec.Probe(ctx, path)
+	if err != nil {
+		return Volume{}, err
+	}
+	own := *v
+	own.vg = v.vg.Clone()
+	t := &edit{view: &own}
+	c := lv.Clone()
+	c.Tags = append(c.Tags, tag(tagRole, roleVolume), tag(tagName, spec.Name), tag(tagMode, string(mode)))
+	if mode == Filesystem {
+		c.Tags = append(c.Tags, tag(tagFS, fsType))
+	}
+	if err := t.put(c); err != nil {
+		return Volume{}, err
+	}
+	writeClean(t.vg, v.clean)
+	if err := p.store.Commit(ctx, t.vg); err != nil {
+		return Volume{}, unavailable(err)
+	}
+	now := newView(t.vg, v)
+	return now.describe(now.volumes[lv.ID]), nil
+}
+
+// importable finds the logical volume and checks all that can be told from the
+// metadata.
+func (v *view) importable(spec ImportSpec) (*lvm2.LV, error) {
+	if err := checkName(spec.Name); err != nil {
+		return nil, err
+	}
+	lv := v.vg.LV(spec.LV)
+	if lv == nil || snapshotSegment(lv) != nil {
+		return nil, fmt.Errorf("%w: there is none of that name", ErrNotFound)
+	}
+	if v.theirLV(spec.LV) == nil {
+		if o := v.volumes[lv.ID]; o != nil && !o.deleted {
+			return nil, fmt.Errorf("%w: it is the volume %q already", ErrConflict, o.name)
+		}
+		return nil, fmt.Errorf("%w: it carries tags of csi-dmsnap that say that it is no volume: %v", ErrPrecondition, lv.Tags)
+	}
+	if o := v.named[spec.Name]; o != nil {
+		return nil, fmt.Errorf("%w: the volume %s/%s has the name %q: give another with --name", ErrConflict, v.vg.Name, o.lv.Name, spec.Name)
+	}
+	if len(spec.LV) > maxLVName {
+		return nil, fmt.Errorf("%w: its name has more than the %d bytes that fit an id: rename it with lvrename", ErrPrecondition, maxLVName)
+	}
+	if why := v.notPlain(lv); why != "" {
+		return nil, fmt.Errorf("%w: %s", ErrPrecondition, why)
+	}
+	if readOnlyLV(lv) {
+		return nil, fmt.Errorf("%w: it is read-only: make it writable with lvchange -prw", ErrPrecondition)
+	}
+	return lv, v.writable()
+}
