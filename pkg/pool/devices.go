@@ -237,13 +237,13 @@ func (p *Pool) base(ctx context.Context, v *view, o *volume, live *layer, table 
 		return b, err
 	}
 	cow := p.device(v, live.lv, layerCOW, udevCOW)
-	var below *dm.Info // without the blocks there is no store of a live layer either
+	var under *dm.Info // without the blocks there is no store of a live layer either
 	if existed != nil {
-		if below, err = p.find(cow); err != nil {
+		if under, err = p.find(cow); err != nil {
 			return b, err
 		}
 	}
-	cowDev, pending, err := p.ensureFrom(below, cow, store, false)
+	cowDev, pending, err := p.ensureFrom(under, cow, store, false)
 	if err != nil {
 		return b, err
 	}
@@ -254,7 +254,7 @@ func (p *Pool) base(ctx context.Context, v *view, o *volume, live *layer, table 
 	}
 	snap := p.device(v, live.lv, "", udevSnapshot)
 	var above *dm.Info
-	if below != nil {
+	if under != nil {
 		if above, err = p.find(snap); err != nil {
 			return b, err
 		}
