@@ -32,6 +32,7 @@ type fake struct {
 	address string
 	server  *grpc.Server
 	conns   atomic.Int64 // open connections
+	open    sync.Map     // the same, each as a key
 
 	// before runs before a request is looked at: an error is the answer.
 	before func(ctx context.Context, method string) error
@@ -71,35 +72,47 @@ func (f *fake) start(address string) {
 	f.server = grpc.NewServer(grpc.UnaryInterceptor(f.intercept))
 	csi.RegisterIdentityServer(f.server, f)
 	csi.RegisterControllerServer(f.server, f)
-	go f.server.Serve(counted{l, &f.conns})
+	go f.server.Serve(counted{l, f})
+}
+
+// cut cuts all connections; new ones are taken.
+func (f *fake) cut() {
+	f.open.Range(func(c, _ any) bool {
+		c.(net.Conn).Close()
+		return true
+	})
 }
 
 // stop cuts all connections. What runs goes on until it notices.
 func (f *fake) stop() { f.server.Stop() }
 
-// counted counts the open connections of a listener.
+// counted counts the open connections of a fake's listener.
 type counted struct {
 	net.Listener
-	open *atomic.Int64
+	fake *fake
 }
 
 func (c counted) Accept() (net.Conn, error) {
 	conn, err := c.Listener.Accept()
 	if err == nil {
-		c.open.Add(1)
-		conn = &countedConn{Conn: conn, open: c.open}
+		c.fake.conns.Add(1)
+		conn = &countedConn{Conn: conn, fake: c.fake}
+		c.fake.open.Store(conn, true)
 	}
 	return conn, err
 }
 
 type countedConn struct {
 	net.Conn
-	open *atomic.Int64
+	fake *fake
 	once sync.Once
 }
 
 func (c *countedConn) Close() error {
-	c.once.Do(func() { c.open.Add(-1) })
+	c.once.Do(func() {
+		c.fake.conns.Add(-1)
+		c.fake.open.Delete(c)
+	})
 	return c.Conn.Close()
 }
 

@@ -39,8 +39,9 @@ func TestNotRepeatedAfterItIsWritten(t *testing.T) {
 	n := newFake(t, "n1", 100)
 	r := newRouter(t, n)
 	n.onBefore(func(ctx context.Context, _ string) error {
-		go n.stop()
-		<-ctx.Done() // the connection is cut
+		n.onBefore(nil)
+		n.cut()
+		<-ctx.Done()
 		return nil
 	})
 	err := get(t.Context(), r, n.id("x"))
