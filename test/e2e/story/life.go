@@ -10,7 +10,7 @@ import (
 
 // Writing a file of random bytes, and the digest of what is in it.
 const (
-	scribble = "dd if=/dev/urandom of=/data/file bs=1M count=32 2>/dev/null && sync"
+	scribble = "dd if=/dev/urandom of=/data/file bs=1M count=8 2>/dev/null && sync"
 	digest   = "sha256sum < /data/file"
 )
 
@@ -86,7 +86,7 @@ func (t *teller) restore(ctx context.Context, name, class, size, from string) er
 
 // expand makes the claim larger, and waits until the pod sees it.
 func (t *teller) expand(ctx context.Context) error {
-	const space = "df -m /data | awk 'NR==2 {print $2}'"
+	const space = "df -mP /data | awk 'NR==2 {print $2}'"
 	smaller, err := t.mebibytes(ctx, "app", space)
 	if err != nil {
 		return err
