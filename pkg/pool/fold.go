@@ -49,7 +49,7 @@ const (
 	foldLook   = 300 * time.Millisecond // for which reading a store keeps others from the volume
 	foldLast   = 4 * size.MiB           // is copied while the volume is held
 	foldPasses = 8                      // over a live layer, before a busy volume is left alone
-	foldLoaded = 200_000                // exceptions that a table takes in while the volume is held: some 40 ms
+	foldLoaded = 20_000                 // exceptions that a table takes in while the volume is held: 5 ms, on a disk that must seek some 0.5 s
 )
 
 // pair finds the layers of the fold, and its volume.
@@ -195,12 +195,12 @@ func (f *fold) openStore(ctx context.Context, l *layer) (store *cow.Store, done 
 // cost is what the fold copies and what becomes free by it.
 func (f *fold) cost(v *view, heir, gone *layer) foldCost {
 	todo := f.todo().Count()
-	used := gone.used
-	if gone.snap != nil {
-		used = cow.UsedSectors(gone.chunk.Bytes(), f.read)
+	before, after := v.extents(gone.used.Bytes()), f.growth(v, heir, nil)
+	if gone.snap != nil { // the heir gets room like gone's
+		before, after = gone.lv.Size(), f.growth(v, heir, gone)
 	}
 	c := foldCost{copied: size.Bytes(todo) * heir.chunk.Bytes()}
-	if before, after := v.extents(used.Bytes()), f.growth(v, heir, nil); before > after {
+	if before > after {
 		c.freed = size.Bytes(before-after) * v.extent()
 	}
 	return c
