@@ -35,7 +35,7 @@ func (g *group) rows() []string {
 		for _, t := range strings.Split(row["lv_tags"], ",") {
 			key, value, _ := strings.Cut(strings.TrimPrefix(t, "dmsnap:"), "=")
 			switch key {
-			case "created", "unknown", "used":
+			case "created", "unknown", "used", "exact": // times and sizes, and what is found out later
 				continue
 			case "of", "copy":
 				t = key + "=" + names[value]
@@ -79,6 +79,7 @@ func (g *group) expect(after string, want ...string) {
 func TestOperations(t *testing.T) {
 	ctx := context.Background()
 	g := newGroup(t, 1)
+	g.config.NoFolding = true // its moment is not ours to choose
 	p := g.open()
 	v, err := p.CreateVolume(ctx, pool.VolumeSpec{Name: "vol", Size: 64 * size.MiB, Mode: pool.Filesystem, FSType: "ext4"})
 	g.ok(err)
