@@ -160,3 +160,31 @@ func TestKeepAsked(t *testing.T) {
 		t.Errorf("the Secret was changed, %v", err)
 	}
 }
+
+// Who deletes the Secret wants all trust in the CA to end.
+func TestKeepSecretDeleted(t *testing.T) {
+	client := fake.NewClientset()
+	c := NewController(t.Context(), ControllerOptions{Client: client, Namespace: namespace, Secret: secret, ConfigMap: configMap})
+	now := time.Now()
+	for range 2 { // made, published
+		if _, err := c.keep(t.Context(), now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, published := stored(t, client)
+	if published != string(encodeCertificates(first.current.certificate)) {
+		t.Fatal("not published")
+	}
+	if err := client.CoreV1().Secrets(namespace).Delete(t.Context(), secret, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := c.keep(t.Context(), now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	second, published := stored(t, client)
+	if second.current.certificate.Equal(first.current.certificate) || second.previous != nil || published != string(encodeCertificates(second.current.certificate)) {
+		t.Errorf("the deleted CA is still trusted: %s", published)
+	}
+}
