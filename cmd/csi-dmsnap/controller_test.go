@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -99,9 +100,13 @@ func TestController(t *testing.T) {
 
 // A part that fails ends the whole.
 func TestControllerFails(t *testing.T) {
-	f := controllerFlags{endpoint: "unix://" + filepath.Join(t.TempDir(), "missing", "csi.sock"), nodeSelector: "a=b"}
+	file := filepath.Join(t.TempDir(), "file") // where a directory is needed
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := controllerFlags{endpoint: "unix://" + filepath.Join(file, "csi.sock"), nodeSelector: "a=b"}
 	err := serveController(t.Context(), f, fake.NewClientset(), insecurePeers)
-	if err == nil || !strings.Contains(err.Error(), "csi.sock") {
+	if err == nil || !strings.Contains(err.Error(), file) {
 		t.Error(err)
 	}
 }
