@@ -35,6 +35,7 @@ func Run(ctx context.Context, c *cluster.Client, root string, r *report.Report) 
 	}{
 		{"helm upgrade under I/O", t.upgrade},
 		{"controller's pods are killed", t.failover},
+		{"certificate authority is replaced", t.rotation},
 		{"kubelet restarts", t.kubeletRestart},
 		{"kubelet is down while a pod is deleted", t.kubeletDown},
 		{"power cut of a node", t.powerCut},
@@ -60,7 +61,7 @@ func (t *rig) writers(ctx context.Context) error {
 	for i := range t.c.Nodes {
 		node := cluster.NodeName(i + 1)
 		name := writer(node)
-		pod := kube.Pod(name, write, map[string]string{"/data": name}) + "  nodeSelector: {kubernetes.io/hostname: " + node + "}\n"
+		pod := onNode(kube.Pod(name, write, map[string]string{"/data": name}), node)
 		if err := t.Apply(ctx, kube.Claim(name, kube.Class, "512Mi", ""), pod); err != nil {
 			return err
 		}
@@ -125,12 +126,25 @@ func steady(log string, begin, end time.Time) error {
 
 // provision checks that claims are served: one gets its pod running.
 func (t *rig) provision(ctx context.Context, name string) error {
-	err := t.Apply(ctx, kube.Claim(name, kube.Class, "320Mi", ""), kube.Pod(name, kube.Sleep, map[string]string{"/data": name}))
-	if err != nil {
+	return t.serve(ctx, name, kube.Pod(name, kube.Sleep, map[string]string{"/data": name}))
+}
+
+// provisionOn is provision, on one node.
+func (t *rig) provisionOn(ctx context.Context, name, node string) error {
+	return t.serve(ctx, name, onNode(kube.Pod(name, kube.Sleep, map[string]string{"/data": name}), node))
+}
+
+func (t *rig) serve(ctx context.Context, name, pod string) error {
+	if err := t.Apply(ctx, kube.Claim(name, kube.Class, "320Mi", ""), pod); err != nil {
 		return err
 	}
 	if err := t.Running(ctx, name); err != nil {
 		return err
 	}
 	return t.Delete(ctx, "pod/"+name, "pvc/"+name)
+}
+
+// onNode adds a node to the manifest of a pod.
+func onNode(pod, node string) string {
+	return pod + "  nodeSelector: {kubernetes.io/hostname: " + node + "}\n"
 }
