@@ -113,7 +113,7 @@ func (t *tests) run(ctx context.Context, selected []string) (err error) {
 		var failed error
 		switch part {
 		case "story":
-			failed = story.Run(ctx, c, r)
+			failed = story.Run(ctx, c, t.cluster.Root, r)
 		case "upstream":
 			failed = upstream.Run(ctx, c, t.upstream, r)
 		case "sanity":

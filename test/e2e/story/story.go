@@ -24,10 +24,15 @@ type step struct {
 	do   func(context.Context) error
 }
 
-// Run tells all stories and adds their steps to the report.
-func Run(ctx context.Context, c *cluster.Client, r *report.Report) error {
+// Run tells all stories and adds their steps to the report. The README's is in
+// the repository at root.
+func Run(ctx context.Context, c *cluster.Client, root string, r *report.Report) error {
 	t := &teller{&kube.Namespace{Kubectl: c.Kubectl(), Name: "story"}, c}
 	if err := t.Create(ctx); err != nil {
+		return err
+	}
+	quickStart, err := t.quickStart(root)
+	if err != nil {
 		return err
 	}
 	chapters := []struct {
@@ -37,6 +42,7 @@ func Run(ctx context.Context, c *cluster.Client, r *report.Report) error {
 		{"life of a volume", t.life()},
 		{"restore whose pod lands elsewhere first", t.elsewhere()},
 		{"restored and new volume in one pod", t.mixed()},
+		{"quick start of the README", quickStart},
 		{"nothing is left", t.nothingLeft()},
 	}
 	for _, chapter := range chapters {
