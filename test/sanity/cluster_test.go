@@ -20,6 +20,9 @@ func TestCluster(t *testing.T) {
 	if node == "" || controller == "" || dir == "" {
 		t.Fatal("SANITY_NODE, SANITY_CONTROLLER and SANITY_DIR must be set")
 	}
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		t.Fatal(err)
+	}
 	topology := topologyOf(t, node)
 	// The suite stages on this node what it creates; without a word about the
 	// topology any node may be chosen.
