@@ -61,7 +61,7 @@ func TestWithUdev(t *testing.T) {
 			run(t, "lvs", vgName)
 		})
 	}
-	noDevices(t) // what was deleted is wiped in the background
+	nothingLeft(t)
 	run(t, "udevadm", "settle")
 	if left, _ := filepath.Glob("/dev/mapper/" + vgName + "*"); len(left) > 0 {
 		t.Errorf("links or nodes that are left: %v", left)
@@ -81,12 +81,17 @@ func TestWithUdev(t *testing.T) {
 	}
 }
 
-// noDevices waits until the group has no device.
-func noDevices(t *testing.T) {
+// nothingLeft waits until the group has neither a logical volume nor a device:
+// what was deleted is wiped one after the other, with a device for each.
+func nothingLeft(t *testing.T) {
 	t.Helper()
-	for begun := time.Now(); len(dmNames(t)) > 0; time.Sleep(50 * time.Millisecond) {
+	for begun := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		lvs := strings.TrimSpace(run(t, "lvs", "--noheadings", "-o", "lv_name", vgName))
+		if lvs == "" && len(dmNames(t)) == 0 {
+			return
+		}
 		if time.Since(begun) > patience {
-			t.Errorf("devices that are left: %v", dmNames(t))
+			t.Errorf("logical volumes that are left: %q, devices: %v", lvs, dmNames(t))
 			return
 		}
 	}
@@ -155,7 +160,7 @@ func TestWithoutUdev(t *testing.T) {
 		}
 		run(t, "vgck", vgName)
 	})
-	noDevices(t)
+	nothingLeft(t)
 	if left, _ := filepath.Glob("/dev/mapper/" + vgName + "*"); len(left) > 0 {
 		t.Errorf("nodes that are left: %v", left)
 	}
