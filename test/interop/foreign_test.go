@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -266,14 +267,14 @@ func TestForeign(t *testing.T) {
 		}
 	}
 	for name, path := range map[string]string{"origin": origin, "taken": snapshot} {
-		if err := p.DeleteVolume(ctx, name); err != nil {
-			t.Errorf("deleting what is not ours must succeed and do nothing: %v", err)
+		if err := p.DeleteVolume(ctx, name); !errors.Is(err, pool.ErrPrecondition) {
+			t.Errorf("deleting a volume that is not ours must be refused: %v", err)
 		}
 		if err := p.Deactivate(ctx, name); err != nil {
 			t.Errorf("deactivating what is not ours must succeed and do nothing: %v", err)
 		}
-		if _, err := p.Activate(ctx, name); err == nil {
-			t.Errorf("%s was activated", path)
+		if got, err := p.Activate(ctx, name); err != nil || !same(got, path) {
+			t.Errorf("%s is used as %s: %v", path, got, err)
 		}
 		if err := p.DeleteSnapshot(ctx, name); err != nil {
 			t.Errorf("deleting what is not ours must succeed and do nothing: %v", err)
@@ -327,4 +328,10 @@ func TestUnknownType(t *testing.T) {
 	if sum() != before {
 		t.Error("the unknown type's extents have other bytes")
 	}
+}
+
+// same tells whether two paths lead to one device.
+func same(a, b string) bool {
+	var x, y unix.Stat_t
+	return unix.Stat(a, &x) == nil && unix.Stat(b, &y) == nil && x.Rdev == y.Rdev
 }
