@@ -91,11 +91,15 @@ is 0 if all is well, 1 if something was found, 2 if it could not look.`,
 			c.Long = c.Short + "."
 		}
 		c.Long += operatorHelp
-		c.Flags().StringVar(&o.config, "config", "/etc/csi-dmsnap/config.yaml", "YAML file that lists the pools")
+		o.commonFlags(c)
 		c.Flags().StringVar(&o.pool, "pool", "", "only this pool")
-		c.Flags().StringVarP(&o.output, "output", "o", "table", "table, or json for programs (lengths are in bytes)")
 	}
 	return commands
+}
+
+func (o *operator) commonFlags(c *cobra.Command) {
+	c.Flags().StringVar(&o.config, "config", "/etc/csi-dmsnap/config.yaml", "YAML file that lists the pools")
+	c.Flags().StringVarP(&o.output, "output", "o", "table", "table, or json for programs (lengths are in bytes)")
 }
 
 // pools returns the configurations of the pools to look at.

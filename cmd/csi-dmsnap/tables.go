@@ -64,7 +64,7 @@ func printVolumes(w io.Writer, all []pool.VolumeState) error {
 			}
 		}
 		rows = append(rows, []string{
-			v.Pool, orDash(v.Name), v.LV, v.Size.String(), volumeType(v), v.State, fmt.Sprint(snapshots),
+			v.Pool, orDash(v.Name), v.LV, v.Size.String(), orDash(volumeType(v)), v.State, fmt.Sprint(snapshots),
 			yesNo(v.Active), fmt.Sprint(v.OpenCount), orDash(source),
 		})
 	}

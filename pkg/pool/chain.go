@@ -93,12 +93,14 @@ func (p *Pool) chainUp(ctx context.Context, v *view, o *volume, l *layer) (strin
 			}
 		}
 	}
-	newer := live
-	for i := len(o.layers) - 2; i >= 0 && newer.lv.ID != l.lv.ID; i-- {
-		if err := p.stack(ctx, v, o.layers[i], newer); err != nil {
+	path := o.path(l)
+	if path[len(path)-1] != live {
+		return "", fmt.Errorf("snapshot %s: %w: a layer that it reads through was removed", l.lv.Name, ErrLost)
+	}
+	for i := len(path) - 2; i >= 0; i-- {
+		if err := p.stack(ctx, v, path[i], path[i+1]); err != nil {
 			return "", err
 		}
-		newer = o.layers[i]
 	}
 	d := p.device(v, l.lv, "", udevSnapshot)
 	info, err := p.find(d)
@@ -135,7 +137,7 @@ func (p *Pool) chainDown(ctx context.Context, v *view, o *volume) error {
 			return err
 		}
 		if info != nil && info.OpenCount > 0 {
-			return nil // somebody reads it, and so needs all newer ones
+			continue // somebody reads it, or it is below another one
 		}
 		// Without a device, too: an interruption may have left its store's.
 		if err := p.layerDown(ctx, v, l); err != nil {
@@ -188,7 +190,7 @@ func (p *Pool) down(ctx context.Context, v *view, o *volume) error {
 // their content. A lost one poisons those that read through it without a word
 // from the kernel, so all must be asked.
 func (p *Pool) intact(v *view, o *volume, l *layer) error {
-	for _, x := range append([]*layer{l}, o.after(l)...) {
+	for _, x := range o.path(l) {
 		if x.lost {
 			return fmt.Errorf("snapshot %s: %w: the store of %s overflowed, or one that it reads through was removed", l.lv.Name, ErrLost, x.lv.Name)
 		}

@@ -324,28 +324,35 @@ func (p *Pool) swap(ctx context.Context, d device, suspended bool, o dm.SuspendO
 // Several may have been: a cut whose window failed leaves the layer before it on
 // the volume's blocks, and the next cut comes all the same.
 func (p *Pool) settleOlder(ctx context.Context, v *view, o *volume, live *layer) error {
-	older := o.layers[:len(o.layers)-1]
-	for ; len(older) > 0; older = older[1:] { // oldest first: they are stacked
-		info, err := p.find(p.device(v, older[0].lv, "", udevSnapshot))
+	inUse := map[*layer]bool{}
+	for _, l := range o.layers[:len(o.layers)-1] { // oldest first: they are stacked
+		info, err := p.find(p.device(v, l.lv, "", udevSnapshot))
 		if err != nil {
 			return err
 		}
-		if info == nil {
-			continue
-		}
-		if info.OpenCount > 0 {
-			break // somebody reads it, and so needs all newer ones
-		}
-		if err := p.layerDown(ctx, v, older[0]); err != nil {
-			return err
+		switch {
+		case info == nil:
+		case info.OpenCount == 0:
+			if err := p.layerDown(ctx, v, l); err != nil {
+				return err
+			}
+		default: // somebody reads it, and so needs all that it reads through
+			for _, x := range o.path(l) {
+				inUse[x] = true
+			}
 		}
 	}
-	newer := live
-	for _, l := range slices.Backward(older) {
+	for i, l := range slices.Backward(o.layers[:len(o.layers)-1]) {
+		if !inUse[l] {
+			continue
+		}
+		newer := o.nextOf(i)
+		if newer == nil {
+			return fmt.Errorf("snapshot %s: a layer that it reads through was removed, and it is in use", l.lv.Name)
+		}
 		if err := p.stack(ctx, v, l, newer); err != nil {
 			return err
 		}
-		newer = l
 	}
 	return nil
 }

@@ -31,6 +31,7 @@ func TestInterruptedCut(t *testing.T) {
 		writeDevice(t, path, 0, bytes.Repeat([]byte{byte('0' + i)}, 4096))
 		must(p.CreateSnapshot(ctx, first, v.LV))(t)
 		writeDevice(t, path, 0, bytes.Repeat([]byte{byte('A' + i)}, 4096))
+		must(p.keys.lock(ctx, lvKey(v.LV)))(t) // for good: the monitor would carry the cut out
 		ok(t, p.do(ctx, &change{what: "half a cut", edit: func(e *edit) error {
 			_, err := p.cut(e, e.volumeByLV(v.LV), fmt.Sprintf("s%d", 2*i+1))
 			return err
@@ -197,6 +198,7 @@ func TestKilledInWindow(t *testing.T) {
 	ok(t, unix.Mount(path, dir, "ext4", 0, ""))
 	t.Cleanup(func() { unix.Unmount(dir, 0) })
 	ok(t, os.WriteFile(dir+"/x", bytes.Repeat([]byte("x"), 1<<20), 0o600))
+	must(p.keys.lock(ctx, lvKey(v.LV)))(t) // for good: the monitor would carry the cut out
 	ok(t, p.do(ctx, &change{what: "half a cut", edit: func(e *edit) error {
 		_, err := p.cut(e, e.volumeByLV(v.LV), "snap1")
 		return err
@@ -232,6 +234,7 @@ func TestElderLeftOnOrigin(t *testing.T) {
 	must(p.CreateSnapshot(ctx, "snap1", v.LV))(t)
 	dev := p.dm.Node(p.vgName + "-snap1")
 	f := must(os.Open(dev))(t)
+	must(p.keys.lock(ctx, lvKey(v.LV)))(t) // for good: the monitor would carry the cut out
 	ok(t, p.do(ctx, &change{what: "half a cut", edit: func(e *edit) error {
 		_, err := p.cut(e, e.volumeByLV(v.LV), "snap2")
 		return err

@@ -59,8 +59,7 @@ func (f *fold) pair(v *view) (o *volume, heir, gone *layer, err error) {
 		return nil, nil, nil, fmt.Errorf("layer %s of volume %s: %w: it was deleted", f.foldPair.gone, f.volume, errFoldOver)
 	}
 	needed := v.needed(o)
-	i := slices.Index(needed, heir)
-	if i < 0 || i+1 == len(needed) || needed[i+1] != gone || !v.foldable(o, heir, gone) {
+	if !slices.Contains(needed, gone) || o.reader(needed, gone) != heir || !v.foldable(o, heir, gone) {
 		return nil, nil, nil, fmt.Errorf("layers %s and %s of volume %s: %w", heir.lv.Name, gone.lv.Name, o.lv.Name, errFoldOver)
 	}
 	return o, heir, gone, nil
@@ -171,9 +170,13 @@ func (f *fold) openStore(ctx context.Context, l *layer) (store *cow.Store, done 
 				return err
 			}
 			done = func() error {
-				return f.do(f.ctx, &change{what: "close the store of " + l.lv.Name, act: func(ctx context.Context, _ *view) error {
+				err := f.do(f.ctx, &change{what: "close the store of " + l.lv.Name, act: func(ctx context.Context, _ *view) error {
 					return f.takeDown(ctx, dev)
 				}})
+				if f.ctx.Err() != nil { // nothing is carried out any more, but nothing need be left behind
+					err = f.takeDown(context.WithoutCancel(f.ctx), dev)
+				}
+				return err
 			}
 			made, _, err := f.ensureFrom(nil, dev, table, true)
 			if err != nil {
@@ -319,9 +322,6 @@ func (f *fold) end() error {
 		err = f.file.Close()
 		f.file = nil
 	}
-	if f.ctx.Err() != nil { // nothing is committed any more, but nothing need be left behind
-		return errors.Join(err, f.leave(context.WithoutCancel(f.ctx)))
-	}
 	settled := f.exclusive(f.ctx, func() error {
 		f.folder.running.CompareAndSwap(f, nil)
 		return f.do(f.ctx, &change{what: "take down the devices of a fold", act: func(ctx context.Context, v *view) error {
@@ -343,7 +343,10 @@ func (f *fold) end() error {
 			return nil
 		}})
 	})
-	if settled != nil {
+	switch {
+	case f.ctx.Err() != nil: // nothing is carried out any more, but nothing need be left behind
+		settled = f.leave(context.WithoutCancel(f.ctx))
+	case settled != nil:
 		f.unsettled.Store(f.volume, true)
 	}
 	return errors.Join(err, settled)
@@ -352,10 +355,7 @@ func (f *fold) end() error {
 // leave takes down the fold's devices when the pool is being closed.
 func (f *fold) leave(ctx context.Context) error {
 	f.folder.running.CompareAndSwap(f, nil)
-	v, err := f.latest()
-	if err != nil {
-		return err
-	}
+	v := f.current.Load() // the last look at the disks may have been cut short
 	o := v.volumes[f.volume]
 	if o == nil {
 		return nil
@@ -370,13 +370,13 @@ func (f *fold) settleHeir(ctx context.Context, v *view, o *volume) error {
 	if heir == nil || heir.snap != nil {
 		return nil
 	}
-	newer := o.after(heir)
+	newer := o.next(heir)
 	info, err := f.find(f.device(v, heir.lv, "", udevSnapshot))
-	if err != nil || info == nil || len(newer) == 0 {
+	if err != nil || info == nil || newer == nil {
 		return err
 	}
 	if info.OpenCount == 0 {
 		return f.layerDown(ctx, v, heir)
 	}
-	return f.stack(ctx, v, heir, newer[0])
+	return f.stack(ctx, v, heir, newer)
 }

@@ -141,6 +141,9 @@ func (f *fold) commit() error {
 		}
 		c := heir.lv.Clone()
 		c.Tags = setTag(dropTags(c.Tags, tagUsed), tagThrough, strconv.FormatUint(gone.through, 10))
+		if gone.over > 0 { // what gone read through is what the heir reads through now
+			c.Tags = setTag(c.Tags, tagOver, strconv.FormatUint(gone.over, 10))
+		}
 		if gone.snap == nil {
 			return errors.Join(t.put(c), t.discard(gone.lv))
 		}

@@ -83,6 +83,57 @@ func TestFoldOfLongVolume(t *testing.T) {
 	}
 }
 
+// What reads through what, in a history with snapshots that collected side by side.
+func TestPaths(t *testing.T) {
+	o := &volume{}
+	add := func(id string, order, through, over uint64, named bool) {
+		o.layers = append(o.layers, &layer{lv: &lvm2.LV{ID: lvm2.ID(id)}, order: order, through: through, over: over, named: named})
+	}
+	add("a", 1, 1, 0, true)
+	add("b", 2, 2, 6, false) // was live when lvm2's snapshots c to e were adopted
+	add("c", 3, 3, 6, false)
+	add("d", 4, 4, 6, true)
+	add("e", 5, 5, 6, true)
+	add("f", 6, 8, 0, false) // 7 and 8 were folded into it
+	add("g", 9, 9, 0, true)
+	add("h", 10, 10, 0, false)
+	add("i", 11, 11, 0, true)
+	o.layers[8].snap = &lvm2.LV{}
+	o.findLoss()
+	v := &view{pinned: map[lvm2.ID]bool{}}
+	names := func(layers []*layer) (s string) {
+		for _, l := range layers {
+			s += string(l.lv.ID)
+		}
+		return s
+	}
+	for i, want := range []string{"abfghi", "bfghi", "cfghi", "dfghi", "efghi", "fghi", "ghi", "hi", "i"} {
+		if got := names(o.path(o.layers[i])); got != want || o.layers[i].lost {
+			t.Errorf("path %s, want %s; lost: %v", got, want, o.layers[i].lost)
+		}
+	}
+	if got := names(v.needed(o)) + "-" + names(v.unneeded(o)); got != "abdefghi-c" {
+		t.Errorf("needed and not: %s", got)
+	}
+	for gone, heir := range map[int]int{1: 0, 5: -1, 7: 6} {
+		var want *layer
+		if heir >= 0 {
+			want = o.layers[heir]
+		}
+		if got := o.reader(v.needed(o), o.layers[gone]); got != want {
+			t.Errorf("the heir of %s is %v", o.layers[gone].lv.ID, got)
+		}
+	}
+	// Without f only g, h and i are whole.
+	o.layers = append(o.layers[:5:5], o.layers[6:]...)
+	o.findLoss()
+	for _, l := range o.layers {
+		if want := l.order < 6; l.lost != want {
+			t.Errorf("without f %s is lost: %v", l.lv.ID, l.lost)
+		}
+	}
+}
+
 func TestDiskUseUnknown(t *testing.T) {
 	if _, busy := diskUse([]dm.Device{{Major: 4095, Minor: 4095}}); !busy {
 		t.Error("a disk that is not there is quiet")

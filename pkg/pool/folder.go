@@ -131,9 +131,12 @@ func (v *view) foldPairs() []foldPair {
 	var out []foldPair
 	for _, o := range v.volumes {
 		needed := v.needed(o)
-		for i, gone := range needed {
-			if i > 0 && v.foldable(o, needed[i-1], gone) {
-				out = append(out, foldPair{o.lv.ID, needed[i-1].lv.ID, gone.lv.ID})
+		for _, gone := range needed {
+			if gone.named {
+				continue
+			}
+			if heir := o.reader(needed, gone); heir != nil && v.foldable(o, heir, gone) {
+				out = append(out, foldPair{o.lv.ID, heir.lv.ID, gone.lv.ID})
 			}
 		}
 	}
@@ -143,7 +146,8 @@ func (v *view) foldPairs() []foldPair {
 	return out
 }
 
-// foldable says whether gone can be folded into heir, the next older layer of o.
+// foldable says whether gone can be folded into heir, the layer of o that reads
+// through it.
 func (v *view) foldable(o *volume, heir, gone *layer) bool {
 	return !gone.named && !v.pinned[gone.lv.ID] && !heir.lost && !gone.lost && o.theirs() == "" &&
 		linear(heir.lv) && linear(gone.lv) && heir.snap == nil && o.live() != nil && heir.length/heir.chunk <= foldMost

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -131,6 +132,12 @@ func Inspect(ctx context.Context, c Config, o Options) (*Inspection, error) {
 		}
 		out.Volumes = append(out.Volumes, s)
 	}
+	for _, s := range l.foreignOrigins() {
+		if top := l.at(l.view.vg.LV(s.LV), ""); top != nil {
+			s.Mounts = mounts[top.Device]
+		}
+		out.Volumes = append(out.Volumes, s)
+	}
 	slices.SortFunc(out.Volumes, func(a, b VolumeState) int { return strings.Compare(a.LV, b.LV) })
 	return out, nil
 }
@@ -167,7 +174,7 @@ func (l *look) volumeState(o *volume) VolumeState {
 	v := l.view
 	s := VolumeState{
 		Pool: l.pool.name, Name: o.name, LV: o.lv.Name, Size: v.bytesOf(o.lv), Mode: o.mode, FSType: o.fs, ReadOnly: o.readOnly,
-		State: StateReady, Unwiped: size.Bytes(o.unknown.size()) * v.extent(), Layers: []LayerState{}, Devices: []DeviceState{},
+		State: StateReady, Unwiped: size.Bytes(o.unknown.size()) * v.extent(), Layers: []LayerState{},
 	}
 	switch {
 	case o.theirs() != "":
@@ -183,26 +190,18 @@ func (l *look) volumeState(o *volume) VolumeState {
 	if top := l.at(o.lv, ""); top != nil {
 		s.Active, s.OpenCount = top.Live, top.OpenCount
 	}
-	lost := false
+	lost := map[*layer]bool{}
 	for k, x := range slices.Backward(o.layers) {
 		state := l.layerState(o, x)
 		state.Position = len(o.layers) - k
-		if lost = lost || state.State == StateLost; lost {
+		if lost[o.nextOf(k)] {
 			state.State = StateLost // with a newer one that it reads through
 		}
+		lost[x] = state.State == StateLost
 		s.Layers = append(s.Layers, state)
 	}
-	s.Layers = append(s.Layers, l.lvm2Snapshots(o)...)
-	own := map[string]bool{string(o.lv.ID): true}
-	for _, x := range o.layers {
-		own[string(x.lv.ID)] = true
-	}
-	for _, d := range l.devices {
-		if id, _, _ := splitUUID(v.vg.ID, d.uuid); own[id] {
-			s.Devices = append(s.Devices, d.state())
-		}
-	}
-	slices.SortFunc(s.Devices, func(a, b DeviceState) int { return strings.Compare(a.Name, b.Name) })
+	s.Layers = append(s.Layers, l.lvm2Snapshots(o.lv)...)
+	s.Devices = l.devicesOfLVs(o.lv.Name, s.Layers)
 	return s
 }
 
@@ -241,12 +240,53 @@ func (l *look) layerState(o *volume, x *layer) LayerState {
 	return s
 }
 
-// lvm2Snapshots lists the snapshots of o that LVM2 made.
-func (l *look) lvm2Snapshots(o *volume) []LayerState {
+// foreignOrigins describes the logical volumes that are not the pool's and have
+// snapshots: csi-dmsnap adopt makes them volumes.
+func (l *look) foreignOrigins() []VolumeState {
+	var out []VolumeState
+	for _, lv := range l.view.vg.LVs {
+		if _, is := l.view.decoded[lv].(foreign); !is {
+			continue
+		}
+		layers := l.lvm2Snapshots(lv)
+		if len(layers) == 0 {
+			continue
+		}
+		s := VolumeState{
+			Pool: l.pool.name, LV: lv.Name, Size: l.view.bytesOf(lv), ReadOnly: readOnlyLV(lv), State: StateLVM2,
+			Layers: layers, Devices: []DeviceState{},
+		}
+		if top := l.at(lv, ""); top != nil {
+			s.Active, s.OpenCount = top.Live, top.OpenCount
+		}
+		s.Devices = l.devicesOfLVs(lv.Name, layers)
+		out = append(out, s)
+	}
+	return out
+}
+
+// devicesOfLVs lists the devices of a volume and of its layers.
+func (l *look) devicesOfLVs(volume string, layers []LayerState) []DeviceState {
+	own, out := map[string]bool{volume: true}, []DeviceState{}
+	for _, x := range layers {
+		own[x.LV] = true
+	}
+	for _, d := range l.devices {
+		id, _, _ := splitUUID(l.view.vg.ID, d.uuid)
+		if lv := l.view.vg.LVByID(lvm2.ID(id)); lv != nil && own[lv.Name] {
+			out = append(out, d.state())
+		}
+	}
+	slices.SortFunc(out, func(a, b DeviceState) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// lvm2Snapshots lists the snapshots of a logical volume that LVM2 made.
+func (l *look) lvm2Snapshots(o *lvm2.LV) []LayerState {
 	var out []LayerState
 	for _, hidden := range l.view.vg.LVs {
 		seg := snapshotSegment(hidden)
-		if seg == nil || seg.Origin != o.lv.Name {
+		if seg == nil || seg.Origin != o.Name {
 			continue
 		}
 		store := l.view.vg.LV(seg.COWStore)
@@ -254,7 +294,7 @@ func (l *look) lvm2Snapshots(o *volume) []LayerState {
 			continue
 		}
 		s := LayerState{
-			Pool: l.pool.name, LV: store.Name, Volume: o.lv.Name, State: StateLVM2, Created: store.CreationTime,
+			Pool: l.pool.name, LV: store.Name, Volume: o.Name, State: StateLVM2, Created: store.CreationTime,
 			Size: l.view.bytesOf(hidden), Store: l.view.bytesOf(store), Chunk: seg.ChunkSize.Bytes(),
 		}
 		if d := l.at(store, ""); d != nil {

@@ -91,26 +91,27 @@ func (c deviceCheck) history(table dm.Table) {
 		c.snapshot(live, real, false)
 	}
 	c.node(top)
-	oldest, newer := snap, snap
-	for i := len(c.o.layers) - 2; i >= 0; i-- {
-		x := c.o.layers[i]
-		d := c.look.at(x.lv, "")
+	for i, x := range c.o.layers[:len(c.o.layers)-1] {
+		d, next := c.look.at(x.lv, ""), c.o.nextOf(i)
 		if d == nil {
 			c.leftover(c.look.at(x.lv, layerCOW))
-			newer = nil
 			continue
 		}
-		if newer == nil {
-			c.add("DeviceMissing", c.dmName(c.o.layers[i+1].lv, ""), restartDriver, "the older snapshot's device %s reads through it, and it is not there", d.Name)
-		} else {
-			c.needed(x.lv, layerCOW)
-			c.store(x, true)
-			c.snapshot(x, newer, true)
+		c.leftover(d) // unless a reader has it open, or it is below another one
+		if next == nil {
+			continue // and that is said already
 		}
-		oldest, newer = d, d
+		above := c.look.at(next.lv, "")
+		if above == nil {
+			c.add("DeviceMissing", c.dmName(next.lv, ""), restartDriver, "the older snapshot's device %s reads through it, and it is not there", d.Name)
+			continue
+		}
+		c.needed(x.lv, layerCOW)
+		c.store(x, true)
+		c.snapshot(x, above, true)
 	}
-	if oldest != snap || top == nil {
-		c.leftover(oldest) // unless a reader has it open
+	if top == nil {
+		c.leftover(snap)
 	}
 	if snap == nil && top == nil {
 		c.leftover(real)

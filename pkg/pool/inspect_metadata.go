@@ -110,8 +110,8 @@ func (r *report) checkOrder(o *volume) {
 		switch {
 		case newer.order == l.order:
 			r.add("DuplicateOrder", at, restoreGroup, "the layers %s and %s have the same place %d in the history", l.lv.Name, newer.lv.Name, l.order)
-		case newer.order != l.through+1:
-			r.add("HistoryBroken", at, lost, "a layer between %s (%d) and %s (%d) was removed", l.lv.Name, l.through, newer.lv.Name, newer.order)
+		case o.nextOf(k) == nil:
+			r.add("HistoryBroken", at, lost, "the layer that %s (%d) reads through was removed; the next one is %s (%d)", l.lv.Name, l.through, newer.lv.Name, newer.order)
 		}
 		if l.snap != nil {
 			r.add("NotNewestLive", at, restoreGroup, "the layer %s is live but not the newest", l.lv.Name)

@@ -117,11 +117,11 @@ func (t *edit) prune(l *layer) error {
 	if o == nil {
 		return nil
 	}
-	needed := now.needed(o)
-	if err := t.discard(storesOf(o.layers[:len(o.layers)-len(needed)])...); err != nil {
+	unneeded := now.unneeded(o)
+	if err := t.discard(storesOf(unneeded)...); err != nil {
 		return err
 	}
-	if len(needed) == 0 && o.deleted {
+	if len(unneeded) == len(o.layers) && o.deleted {
 		return t.discard(o.lv)
 	}
 	return nil

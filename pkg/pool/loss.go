@@ -2,6 +2,7 @@ package pool
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
@@ -30,11 +31,11 @@ func (e *unrecordedLoss) record() *change {
 	}}
 }
 
-// lose marks a layer and all older ones, which read through it, as lost.
+// lose marks a layer and all that read through it as lost.
 func (t *edit) lose(o *volume, dead *layer) error {
 	for _, l := range o.layers {
-		if l.order > dead.order {
-			break
+		if !slices.Contains(o.path(l), dead) {
+			continue
 		}
 		c := l.lv.Clone()
 		c.Tags = setTag(c.Tags, tagLost)

@@ -87,7 +87,11 @@ func (p *Pool) watch(seen *map[lvm2.ID]sample) time.Duration {
 		}
 		s, err := p.snapshotStatus(p.device(v, l.lv, "", udevSnapshot).name)
 		if err != nil {
-			continue // not active
+			// Not active, or the metadata is ahead: a cut was interrupted, or the volume was adopted.
+			if top, err := p.find(p.device(v, o.lv, "", udevVisible)); err == nil && top != nil && top.Live {
+				p.attend(o, "devices", attendPause, p.settleAgain)
+			}
+			continue
 		}
 		if s.Invalid {
 			p.attend(o, "store", growPause, p.recordLost)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -15,6 +17,25 @@ import (
 // mountPoint returns where the file system on dev is mounted, as far as this
 // process sees; "" if it is not.
 func mountPoint(dev dm.Device) (string, error) {
+	found, err := mountsOf(dev)
+	if err != nil || len(found) == 0 {
+		return "", err
+	}
+	return found[0].Mountpoint, nil
+}
+
+// mountedReadOnly tells whether the file system on dev is mounted, as far as
+// this process sees, and nobody can write to it.
+func mountedReadOnly(dev dm.Device) (bool, error) {
+	found, err := mountsOf(dev)
+	if err != nil || len(found) == 0 {
+		return false, err
+	}
+	// Of the file system itself; one mount of several may be read-only for itself.
+	return slices.Contains(strings.Split(found[0].VFSOptions, ","), "ro"), nil
+}
+
+func mountsOf(dev dm.Device) ([]*mountinfo.Info, error) {
 	found, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
 		own := m.Major == int(dev.Major) && m.Minor == int(dev.Minor)
 		if m.FSType == "btrfs" { // its mounts have device numbers of their own
@@ -24,12 +45,9 @@ func mountPoint(dev dm.Device) (string, error) {
 		return !own, own
 	})
 	if err != nil {
-		return "", fmt.Errorf("reading the mount table: %w", err)
+		return nil, fmt.Errorf("reading the mount table: %w", err)
 	}
-	if len(found) == 0 {
-		return "", nil
-	}
-	return found[0].Mountpoint, nil
+	return found, nil
 }
 
 // syncBefore writes back a volume's file system before a cut. No lock of LVM2's

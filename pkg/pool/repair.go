@@ -30,10 +30,8 @@ func (p *Pool) repair(ctx context.Context) error {
 		}
 		for _, o := range t.volumes {
 			// A crash cannot leave such layers behind; LVM2's lvremove of a snapshot can.
-			if k := len(o.layers) - len(t.needed(o)); k > 0 {
-				if err := t.discard(storesOf(o.layers[:k])...); err != nil {
-					return err
-				}
+			if err := t.discard(storesOf(t.unneeded(o))...); err != nil {
+				return err
 			}
 			if o.deleted && len(t.needed(o)) == 0 {
 				if err := t.discard(o.lv); err != nil {

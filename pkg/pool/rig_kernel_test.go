@@ -50,6 +50,9 @@ func testPool(t *testing.T, change func(*Config)) *Pool {
 	}
 	p := openPool(t, c)
 	t.Cleanup(func() {
+		if err := p.Close(); err != nil { // it would go on working on the group
+			t.Errorf("closing the pool: %v", err)
+		}
 		vgck(t, c.VolumeGroup)
 		if out, err := exec.Command("vgremove", "-ff", "-y", c.VolumeGroup).CombinedOutput(); err != nil {
 			t.Errorf("vgremove: %v\n%s", err, out)

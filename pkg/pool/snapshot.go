@@ -298,8 +298,8 @@ func (p *Pool) Snapshots(context.Context) ([]Snapshot, error) {
 func (v *view) describeSnapshot(l *layer) Snapshot {
 	o := v.volumes[l.of]
 	s := Snapshot{Name: l.name, LV: l.lv.Name, Volume: o.lv.Name, Mode: o.mode, FSType: o.fs, Size: l.length.Bytes(), Created: l.created, Lost: l.lost}
-	for _, newer := range o.after(l) {
-		s.Lost = s.Lost || newer.lost
+	for _, x := range o.path(l) {
+		s.Lost = s.Lost || x.lost
 	}
 	return s
 }

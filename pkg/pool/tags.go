@@ -28,6 +28,7 @@ const (
 	tagUsed        = "used"        // sectors of a frozen layer's store that are in use: the rest was given back
 	tagExact       = "exact"       // sectors of a frozen store below which it holds just what changed until the next cut; without a value all of it
 	tagSuperset    = "superset"    // a layer's store holds more than what changed until the next cut: layers are folded into it
+	tagOver        = "over"        // place of the layer that an adopted snapshot reads through: its store holds all that changed until then
 	tagThrough     = "through"     // place of the last of the layers that were folded into a layer
 	tagLost        = "lost"        // the layer's content is gone
 	tagClean       = "clean"       // on the group: free extents that we wiped, valid for one metadata generation

@@ -83,6 +83,11 @@ func (p *Pool) trimLayer(ctx context.Context, of lvm2.ID, lv *lvm2.LV) (err erro
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if p.ctx.Err() != nil { // nothing is committed any more, but nothing need be left behind
+			err = errors.Join(err, p.takeDown(context.WithoutCancel(ctx), dev))
+		}
+	}()
 	return p.do(ctx, &change{what: "give back the end of the store of " + lv.Name, edit: func(t *edit) error {
 		if err := p.takeDown(p.ctx, dev); err != nil {
 			return err

@@ -42,6 +42,7 @@ type layer struct {
 	name     string // CSI name of the snapshot, if named
 	named    bool
 	order    uint64
+	over     uint64 // order of the layer that it reads through, if not the next one
 	through  uint64 // order of the last layer that was folded into it, or its own
 	created  time.Time
 	length   size.Sectors
@@ -56,14 +57,6 @@ type layer struct {
 	snap     *lvm2.LV     // the hidden LV with the snapshot segment: the layer is live
 }
 
-// live returns the layer into which the kernel copies originals, or nil.
-func (v *volume) live() *layer {
-	if n := len(v.layers); n > 0 && v.layers[n-1].snap != nil {
-		return v.layers[n-1]
-	}
-	return nil
-}
-
 // theirs says what LVM2 has made of the volume that we leave to it: "" if nothing.
 func (v *volume) theirs() string {
 	switch {
@@ -75,16 +68,6 @@ func (v *volume) theirs() string {
 		return "it is not linear, as while pvmove moves it"
 	}
 	return ""
-}
-
-// after returns the layers newer than l, oldest first.
-func (v *volume) after(l *layer) []*layer {
-	for i, x := range v.layers {
-		if x.lv.ID == l.lv.ID {
-			return v.layers[i+1:]
-		}
-	}
-	return nil
 }
 
 // view is what one generation of the group's metadata means to us.
@@ -197,19 +180,6 @@ func (v *view) link(hidden []*lvm2.LV, byName map[string]*layer) {
 	}
 }
 
-// findLoss marks the layers that read through one that LVM2's lvremove took out
-// of the history: the newest is live, and each begins where the next older one
-// ends, unless that happened.
-func (v *volume) findLoss() {
-	whole := v.live() != nil
-	for i, l := range slices.Backward(v.layers) {
-		if i+1 < len(v.layers) {
-			whole = whole && v.layers[i+1].order == l.through+1
-		}
-		l.lost = l.lost || !whole
-	}
-}
-
 func snapshotSegment(lv *lvm2.LV) *lvm2.SnapshotSegment {
 	if len(lv.Segments) == 1 {
 		return lv.Segments[0].Snapshot
@@ -254,6 +224,9 @@ func decode(lv *lvm2.LV) any {
 		}
 		if l.through = l.order; r.has(tagThrough) {
 			l.through = r.number(tagThrough)
+		}
+		if r.has(tagOver) {
+			l.over = r.number(tagOver)
 		}
 		if l.exact = r.has(tagExact); p[tagExact] != "" {
 			l.bound = size.Sectors(r.number(tagExact))
@@ -309,18 +282,6 @@ func (r *tagReader) ranges(key string) rangeSet {
 		r.fail(key)
 	}
 	return s
-}
-
-// needed returns the layers of v that must stay: named ones, ones that a copy
-// reads, and every layer newer than one of these, because older layers read
-// through newer ones.
-func (v *view) needed(o *volume) []*layer {
-	for i, l := range o.layers {
-		if l.named || v.pinned[l.lv.ID] {
-			return o.layers[i:]
-		}
-	}
-	return nil
 }
 
 // volumeByLV finds a volume by the name of its logical volume.

@@ -1,0 +1,281 @@
+package pool
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// Adoption says which logical volume becomes a volume of the pool.
+type Adoption struct {
+	LV     string // a linear one; what LVM2's snapshots of it become is a snapshot of the volume
+	Name   string // the CSI name; the LV's if empty
+	Mode   Mode
+	FSType string // of the file system that it has, for mode Filesystem
+}
+
+// Adopt makes a logical volume and the snapshots that LVM2 took of it a volume and
+// snapshots of the pool. It changes the metadata only, under LVM2's lock, and may
+// run beside the driver, which follows within a moment, or when it starts. The volume may be in use.
+//
+// LVM2's snapshots are complete each by itself relative to their origin. One new
+// layer without a name becomes the volume's live one, and all of them read
+// through that from then on: an overwrite is copied once instead of into each.
+// Their CSI names are those of their logical volumes.
+//
+// What the volume's own snapshots are, if it is one of the pool's already and
+// LVM2 took snapshots beside them, stays.
+//
+// Errors: ErrNotFound, ErrConflict (a name is taken), ErrPrecondition (it is not
+// linear, is being merged or moved, or a snapshot is open for writing),
+// ErrNoSpace, ErrUnavailable.
+func Adopt(ctx context.Context, c Config, o Options, a Adoption) error {
+	if a.Mode != Filesystem && a.Mode != Block || a.Mode == Filesystem && a.FSType == "" {
+		return fmt.Errorf("%w: volume mode %q with file system %q", ErrInvalid, a.Mode, a.FSType)
+	}
+	i, err := newInspector(ctx, c, o)
+	if err != nil {
+		return err
+	}
+	defer i.close()
+	p := i.pool
+	p.ctx = ctx
+	lock, err := p.host.LockVG(ctx, p.vgName, lvm2.Exclusive)
+	if err != nil {
+		return unavailable(err)
+	}
+	defer func() {
+		if err := lock.Unlock(); err != nil {
+			klog.FromContext(ctx).Error(err, "Releasing the volume group's lock", "volumeGroup", p.vgName)
+		}
+	}()
+	v, err := p.read()
+	if err != nil {
+		return err
+	}
+	step := &change{what: "adopt", ctx: ctx, done: make(chan error, 1), edit: func(t *edit) error { return p.adopt(t, a) }}
+	if _, done := p.edit(v, []*change{step}); len(done) == 0 {
+		return fmt.Errorf("adopting logical volume %s/%s: %w", p.vgName, a.LV, <-step.done)
+	}
+	return nil
+}
+
+// adopt is the edit.
+func (p *Pool) adopt(t *edit, a Adoption) error {
+	lv := t.vg.LV(a.LV)
+	if lv == nil {
+		return ErrNotFound
+	}
+	if err := t.writable(); err != nil {
+		return err
+	}
+	o := t.volumes[lv.ID]
+	if o == nil {
+		var err error
+		if o, err = t.adoptVolume(lv, a); err != nil {
+			return err
+		}
+	}
+	stores, err := p.foreignStores(t.view, o)
+	if err != nil || len(stores) == 0 {
+		return err
+	}
+	// Also the pool's own live layer, if there is one, holds all that changed until now.
+	top := uint64(len(stores)) + 1
+	if n := len(o.layers); n > 0 {
+		top += o.layers[n-1].through
+	}
+	for k, s := range stores {
+		if err := p.adoptStore(t, o, s, top-uint64(len(stores)-k), top); err != nil {
+			return err
+		}
+	}
+	live, err := p.cut(t, o, "")
+	if err != nil {
+		return err
+	}
+	live = live.Clone()
+	live.Tags = setTag(live.Tags, tagOrder, strconv.FormatUint(top, 10))
+	if err := t.put(live); err != nil {
+		return err
+	}
+	if former := o.live(); former != nil {
+		c := t.vg.LVByID(former.lv.ID).Clone()
+		c.Tags = setTag(c.Tags, tagOver, strconv.FormatUint(top, 10))
+		return t.put(c)
+	}
+	return nil
+}
+
+// adoptVolume tags a logical volume of LVM2's as a volume.
+func (t *edit) adoptVolume(lv *lvm2.LV, a Adoption) (*volume, error) {
+	name := cmp.Or(a.Name, a.LV)
+	_, ours := t.decoded[lv].(foreign)
+	switch {
+	case !ours:
+		return nil, fmt.Errorf("%w: it is the pool's, and no volume", ErrPrecondition)
+	case !slices.Contains(lv.Status, lvm2.StatusVisible) || !linear(lv):
+		return nil, fmt.Errorf("%w: only linear logical volumes that LVM2 shows can be adopted", ErrPrecondition)
+	case len(a.LV) > maxLVName:
+		return nil, fmt.Errorf("%w: its name has %d bytes, an id has room for %d: lvrename it first", ErrPrecondition, len(a.LV), maxLVName)
+	case t.named[name] != nil:
+		return nil, fmt.Errorf("%w: volume %q", ErrConflict, name)
+	}
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
+	c := lv.Clone()
+	c.Tags = append(c.Tags, tag(tagRole, roleVolume), tag(tagName, name), tag(tagMode, string(a.Mode)))
+	if a.Mode == Filesystem {
+		c.Tags = append(c.Tags, tag(tagFS, a.FSType))
+	}
+	if readOnlyLV(c) {
+		c.Tags = append(c.Tags, tag(tagReadOnly))
+	}
+	return &volume{lv: c, name: name, mode: a.Mode, fs: a.FSType, formatted: true}, t.put(c)
+}
+
+// foreignStore is a snapshot of LVM2's.
+type foreignStore struct {
+	lv, hidden *lvm2.LV
+	chunk      size.Sectors
+}
+
+// foreignStores returns LVM2's snapshots of a volume, oldest first.
+func (p *Pool) foreignStores(v *view, o *volume) ([]foreignStore, error) {
+	var out []foreignStore
+	for _, hidden := range v.vg.LVs {
+		s := snapshotSegment(hidden)
+		if s == nil || s.Origin != o.lv.Name {
+			continue
+		}
+		store := v.vg.LV(s.COWStore)
+		switch {
+		case s.Merging:
+			return nil, fmt.Errorf("%w: lvm2 is merging the snapshot %s into it", ErrPrecondition, s.COWStore)
+		case store == nil:
+			return nil, fmt.Errorf("%w: its snapshot %s has no store", ErrPrecondition, hidden.Name)
+		case v.layers[store.ID] != nil:
+			continue // the volume's own
+		case !linear(store):
+			return nil, fmt.Errorf("%w: its snapshot %s is not linear", ErrPrecondition, store.Name)
+		case len(store.Name) > maxLVName:
+			return nil, fmt.Errorf("%w: the name of its snapshot %s has %d bytes, an id has room for %d: lvrename it first",
+				ErrPrecondition, store.Name, len(store.Name), maxLVName)
+		case v.snapshots[store.Name] != nil:
+			return nil, fmt.Errorf("%w: snapshot %q", ErrConflict, store.Name)
+		}
+		if _, ok := v.decoded[store].(foreign); !ok {
+			return nil, fmt.Errorf("%w: the store of its snapshot %s has tags of ours", ErrPrecondition, store.Name)
+		}
+		if err := cow.CheckChunk(s.ChunkSize.Bytes()); err != nil {
+			return nil, fmt.Errorf("%w: its snapshot %s: %w", ErrPrecondition, store.Name, err)
+		}
+		if err := p.notWritten(v, store); err != nil {
+			return nil, err
+		}
+		out = append(out, foreignStore{store, hidden, s.ChunkSize})
+	}
+	slices.SortStableFunc(out, func(a, b foreignStore) int { return a.lv.CreationTime.Compare(b.lv.CreationTime) })
+	return out, nil
+}
+
+// notWritten returns an error if somebody may write to a snapshot, which becomes
+// read-only: it is open, other than by read-only mounts.
+func (p *Pool) notWritten(v *view, store *lvm2.LV) error {
+	info, err := p.find(p.device(v, store, "", udevSnapshot))
+	if err != nil || info == nil || info.OpenCount == 0 {
+		return err
+	}
+	// All mounts of a file system together open its device once.
+	readOnly, err := mountedReadOnly(info.Device)
+	if err != nil {
+		return err
+	}
+	if !readOnly || info.OpenCount > 1 {
+		return fmt.Errorf("%w: its snapshot %s is open and may be written to: unmount it, or mount it read-only, until it is adopted", ErrPrecondition, store.Name)
+	}
+	return nil
+}
+
+// adoptStore makes a snapshot of LVM2's a frozen layer.
+func (p *Pool) adoptStore(t *edit, o *volume, s foreignStore, order, over uint64) error {
+	lost, err := p.lostStore(t.view, s.lv)
+	if err != nil {
+		return err
+	}
+	length := t.bytesOf(s.hidden).Sectors()
+	if err := t.formatStore(&layer{lv: s.lv, chunk: s.chunk}); err != nil {
+		return fmt.Errorf("preparing the COW store of %s to be frozen: %w", s.lv.Name, err)
+	}
+	if err := t.remove(s.hidden.ID); err != nil {
+		return err
+	}
+	c := t.vg.LVByID(s.lv.ID).Clone()
+	c.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
+	c.Flags = slices.Clone(handsOff)
+	c.Tags = append(c.Tags, tag(tagRole, roleLayer), tag(tagName, s.lv.Name), tag(tagOf, string(o.lv.ID)),
+		tag(tagOrder, strconv.FormatUint(order, 10)), tag(tagOver, strconv.FormatUint(over, 10)),
+		tag(tagCreated, strconv.FormatInt(s.lv.CreationTime.UnixNano(), 10)),
+		tag(tagLength, strconv.FormatUint(uint64(length), 10)), tag(tagChunk, strconv.FormatUint(uint64(s.chunk), 10)),
+		tag(tagSuperset)) // it may have been written to, and holds what changed after later snapshots
+	if lost {
+		c.Tags = append(c.Tags, tag(tagLost))
+	}
+	return t.put(c)
+}
+
+// lostStore tells whether the kernel gave up a snapshot.
+func (p *Pool) lostStore(v *view, lv *lvm2.LV) (lost bool, err error) {
+	if p.dropped(p.device(v, lv, "", udevSnapshot)) {
+		return true, nil
+	}
+	d := p.device(v, lv, layerCOW, udevCOW)
+	info, err := p.find(d)
+	if err != nil {
+		return false, err
+	}
+	path := ""
+	if info != nil {
+		if path, err = p.dm.EnsureNode(p.ctx, info.Name, info.Device); err != nil {
+			return false, err
+		}
+	} else {
+		table, err := p.linearTable(v, lv)
+		if err != nil {
+			return false, err
+		}
+		defer func() { err = errors.Join(err, p.takeDown(p.ctx, d)) }()
+		if path, err = p.openable(d, table); err != nil {
+			return false, err
+		}
+	}
+	store, err := cow.Open(path)
+	if errors.Is(err, cow.ErrFresh) {
+		return false, nil // it was never active
+	}
+	if err != nil {
+		return false, fmt.Errorf("snapshot %s: %w", lv.Name, err)
+	}
+	h, err := store.Header()
+	return !h.Valid, errors.Join(err, store.Close())
+}
+
+// openable makes a hidden read-only device and returns its path.
+func (p *Pool) openable(d device, table dm.Table) (string, error) {
+	dev, _, err := p.ensureFrom(nil, d, table, true)
+	if err != nil {
+		return "", err
+	}
+	return p.dm.Node(d.name), p.start(p.ctx, d, dev)
+}
