@@ -29,7 +29,7 @@ type Image struct {
 }
 
 // Write writes the image's archive, as docker save does. The same input makes
-// the same archive.
+// the same image.
 func (i *Image) Write(file string) error {
 	data, err := i.layer()
 	if err != nil {

@@ -25,6 +25,8 @@ const PauseImage = "registry.k8s.io/pause:3.10.2"
 const (
 	busyboxImage = kube.Image
 	agnhostImage = "registry.k8s.io/e2e-test-images/agnhost:2.63.0"
+	nginxImage   = "registry.k8s.io/e2e-test-images/nginx:1.15-4"
+	glibcImage   = "registry.k8s.io/e2e-test-images/glibc-dns-testing:2.0.0"
 )
 
 // sidecars maps the programs that come as an image of their own to the
@@ -107,6 +109,12 @@ func list(ctx context.Context, set *build.Set, busybox string) (map[string]*Imag
 			Links: links, Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"},
 		},
 	}
+	// The storage tests use of nginx only its shell, and of glibc-dns-testing
+	// only coreutils' dd, which has the flag nocache.
+	all["nginx"] = &Image{Names: []string{nginxImage}, Files: all["busybox"].Files, Links: links, Cmd: []string{"sh"}}
+	if all["glibc"], err = withDD(busybox, links); err != nil {
+		return nil, err
+	}
 	for program := range sidecars {
 		name, err := SidecarImage(ctx, set, program)
 		if err != nil {
@@ -117,6 +125,21 @@ func list(ctx context.Context, set *build.Set, busybox string) (map[string]*Imag
 		}
 	}
 	return all, nil
+}
+
+// withDD is busybox with this machine's dd and the libraries that it needs.
+func withDD(busybox string, links map[string]string) (*Image, error) {
+	const dd = "/bin/dd"
+	files := map[string]string{"/bin/busybox": busybox, dd: dd}
+	for _, library := range []string{"/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6"} {
+		if _, err := os.Stat(library); err != nil {
+			return nil, fmt.Errorf("the library of %s: %w", dd, err)
+		}
+		files[library] = library
+	}
+	links = maps.Clone(links)
+	delete(links, dd)
+	return &Image{Names: []string{glibcImage}, Files: files, Links: links, Cmd: []string{"sh"}}, nil
 }
 
 func digest(all map[string]*Image, busybox string) (string, error) {

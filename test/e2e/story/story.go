@@ -42,6 +42,7 @@ func Run(ctx context.Context, c *cluster.Client, root string, r *report.Report) 
 		{"life of a volume", t.life()},
 		{"restore whose pod lands elsewhere first", t.elsewhere()},
 		{"restored and new volume in one pod", t.mixed()},
+		{"volume made by hand", t.static()},
 		{"quick start of the README", quickStart},
 		{"nothing is left", t.nothingLeft()},
 	}

@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"sigs.k8s.io/yaml"
 
@@ -99,6 +100,9 @@ func Run(ctx context.Context, c *cluster.Client, o Options, r *report.Report) er
 		"-kubeconfig="+c.Kubeconfig(), "-kubectl-path="+filepath.Join(c.Programs, "kubectl"), "-provider=skeleton",
 		"-storage.testdriver="+driver, "-num-nodes="+strconv.Itoa(c.Nodes), "-minStartupPods=0", "-dump-logs-on-failure=false")
 	cmd.Stdout, cmd.Stderr = log, log
+	// Interrupted it ends the tests that it runs in order, and they clean up.
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 5 * time.Minute
 	ran := cmd.Run()
 	var exit *exec.ExitError
 	if ran != nil && !errors.As(ran, &exit) {

@@ -1,0 +1,73 @@
+package story
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/cluster"
+	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/install"
+	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/kube"
+)
+
+// pool is the pool of the chart's values, and its volume group.
+const pool = "fast"
+
+// byHand is the manifest of a PersistentVolume for a logical volume, with a
+// claim that gets it.
+func byHand(name, node, volume, reclaim string) string {
+	return fmt.Sprintf(`apiVersion: v1
+kind: PersistentVolume
+metadata: {name: %[1]s}
+spec:
+  capacity: {storage: 320Mi}
+  accessModes: [ReadWriteOnce]
+  persistentVolumeReclaimPolicy: %[5]s
+  storageClassName: %[6]s
+  csi:
+    driver: dmsnap.csi-dmsnap.github.io
+    volumeHandle: v1:%[2]s:%[4]s:%[3]s
+    fsType: ext4
+  nodeAffinity:
+    required:
+      nodeSelectorTerms:
+      - matchExpressions:
+        - {key: topology.dmsnap.csi-dmsnap.github.io/node, operator: In, values: [%[2]s]}
+---
+`, name, node, volume, pool, reclaim, kube.Class) + kube.Claim(name, kube.Class, "320Mi", "") + "  volumeName: " + name + "\n"
+}
+
+// static uses a logical volume that lvm2 has made; imported, it is a volume like
+// any other.
+func (t *teller) static() []step {
+	node := cluster.NodeName(1)
+	use := func(ctx context.Context, name, reclaim string) error {
+		if err := t.Apply(ctx, byHand(name, node, "byhand", reclaim), kube.Pod(name, kube.Sleep, map[string]string{"/data": name})); err != nil {
+			return err
+		}
+		return t.Running(ctx, name)
+	}
+	return []step{
+		{"lvcreate and mkfs on " + node, func(ctx context.Context) error {
+			_, err := t.c.Output(ctx, node, "sh", "-ec", `lvcreate -qq -y -L 320m -n byhand `+pool+`
+				mkdir -p /run/byhand; echo by hand > /run/byhand/mark
+				mkfs.ext4 -q -d /run/byhand /dev/`+pool+`/byhand`)
+			return err
+		}},
+		{"PersistentVolume, claim and pod applied: pod Running", func(ctx context.Context) error { return use(ctx, "by-hand", "Retain") }},
+		{"pod reads what is in it", func(ctx context.Context) error { return t.Expect(ctx, "by-hand", "cat /data/mark", "by hand") }},
+		{"all three deleted: the logical volume stays", func(ctx context.Context) error {
+			if err := t.Delete(ctx, "pod/by-hand", "pvc/by-hand", "pv/by-hand"); err != nil {
+				return err
+			}
+			_, err := t.c.Output(ctx, node, "lvs", pool+"/byhand")
+			return err
+		}},
+		{"csi-dmsnap import", func(ctx context.Context) error {
+			_, err := install.Exec(ctx, t.Kubectl, node, "csi-dmsnap", "import", pool, "byhand")
+			return err
+		}},
+		{"used again, to be deleted with its claim: pod Running", func(ctx context.Context) error { return use(ctx, "imported", "Delete") }},
+		{"VolumeSnapshot: readyToUse", func(ctx context.Context) error { return t.snapshot(ctx, "of-imported", "imported") }},
+		{"clean up", func(ctx context.Context) error { return t.Clear(ctx) }},
+	}
+}
