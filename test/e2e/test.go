@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -48,6 +49,7 @@ func installCommand() *cobra.Command {
 type tests struct {
 	cluster  cluster.Options
 	upstream upstream.Options
+	chapters string
 	sanity   int
 	out      string
 	keep     bool
@@ -76,6 +78,7 @@ Without arguments all tests run. smoke is the story and five of Kubernetes' own.
 	f.StringVar(&t.upstream.Focus, "focus", "", "regular expression of the upstream specs to run")
 	f.StringVar(&t.upstream.Skip, "skip", "", "regular expression of upstream specs not to run")
 	f.IntVar(&t.upstream.Procs, "procs", 3, "number of upstream specs to run at a time")
+	f.StringVar(&t.chapters, "chapters", "", "regular expression of the stories to tell")
 	f.IntVar(&t.sanity, "times", 10, "how often csi-sanity runs")
 	f.StringVar(&t.out, "out", "out/e2e", "directory for the results")
 	f.BoolVar(&t.keep, "keep", false, "leave the cluster running")
@@ -84,6 +87,10 @@ Without arguments all tests run. smoke is the story and five of Kubernetes' own.
 }
 
 func (t *tests) run(ctx context.Context, selected []string) (err error) {
+	chapters, err := regexp.Compile(t.chapters)
+	if err != nil {
+		return err
+	}
 	if len(selected) == 0 {
 		selected = parts
 	}
@@ -113,7 +120,7 @@ func (t *tests) run(ctx context.Context, selected []string) (err error) {
 		var failed error
 		switch part {
 		case "story":
-			failed = story.Run(ctx, c, t.cluster.Root, r)
+			failed = story.Run(ctx, c, t.cluster.Root, chapters, r)
 		case "upstream":
 			failed = upstream.Run(ctx, c, t.upstream, r)
 		case "sanity":

@@ -5,6 +5,7 @@ package story
 import (
 	"context"
 	"errors"
+	"regexp"
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/cluster"
@@ -24,9 +25,9 @@ type step struct {
 	do   func(context.Context) error
 }
 
-// Run tells all stories and adds their steps to the report. The README's is in
-// the repository at root.
-func Run(ctx context.Context, c *cluster.Client, root string, r *report.Report) error {
+// Run tells the stories whose names match and adds their steps to the report.
+// The README's is in the repository at root.
+func Run(ctx context.Context, c *cluster.Client, root string, match *regexp.Regexp, r *report.Report) error {
 	t := &teller{&kube.Namespace{Kubectl: c.Kubectl(), Name: "story"}, c}
 	if err := t.Create(ctx); err != nil {
 		return err
@@ -47,6 +48,9 @@ func Run(ctx context.Context, c *cluster.Client, root string, r *report.Report) 
 		{"nothing is left", t.nothingLeft()},
 	}
 	for _, chapter := range chapters {
+		if !match.MatchString(chapter.name) {
+			continue
+		}
 		if tell(ctx, r, "story: "+chapter.name, chapter.steps) {
 			continue
 		}
