@@ -110,7 +110,7 @@ func list(ctx context.Context, set *build.Set, busybox string) (map[string]*Imag
 		},
 	}
 	// The storage tests use of nginx only its shell, and of glibc-dns-testing
-	// only coreutils' dd, which has the flag nocache.
+	// only a shell with coreutils' dd, which has the flag nocache.
 	all["nginx"] = &Image{Names: []string{nginxImage}, Files: all["busybox"].Files, Links: links, Cmd: []string{"sh"}}
 	if all["glibc"], err = withDD(busybox, links); err != nil {
 		return nil, err
@@ -127,18 +127,20 @@ func list(ctx context.Context, set *build.Set, busybox string) (map[string]*Imag
 	return all, nil
 }
 
-// withDD is busybox with this machine's dd and the libraries that it needs.
+// withDD is busybox with this machine's dd, and its shell, since busybox's own
+// prefers busybox's dd. Of libraries they need the C library alone.
 func withDD(busybox string, links map[string]string) (*Image, error) {
-	const dd = "/bin/dd"
-	files := map[string]string{"/bin/busybox": busybox, dd: dd}
+	files := map[string]string{"/bin/busybox": busybox, "/bin/dd": "/bin/dd", "/bin/sh": "/bin/dash"}
 	for _, library := range []string{"/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6"} {
-		if _, err := os.Stat(library); err != nil {
-			return nil, fmt.Errorf("the library of %s: %w", dd, err)
-		}
 		files[library] = library
 	}
 	links = maps.Clone(links)
-	delete(links, dd)
+	for path, file := range files {
+		if _, err := os.Stat(file); err != nil {
+			return nil, fmt.Errorf("for the image %s: %w", glibcImage, err)
+		}
+		delete(links, path)
+	}
 	return &Image{Names: []string{glibcImage}, Files: files, Links: links, Cmd: []string{"sh"}}, nil
 }
 
