@@ -128,6 +128,7 @@ func (p *Pool) chainDown(ctx context.Context, v *view, o *volume) error {
 			return err
 		}
 	}
+	read := false
 	for _, l := range o.layers {
 		if l.snap != nil {
 			break
@@ -137,6 +138,7 @@ func (p *Pool) chainDown(ctx context.Context, v *view, o *volume) error {
 			return err
 		}
 		if info != nil && info.OpenCount > 0 {
+			read = true
 			continue // somebody reads it, or it is below another one
 		}
 		// Without a device, too: an interruption may have left its store's.
@@ -144,7 +146,7 @@ func (p *Pool) chainDown(ctx context.Context, v *view, o *volume) error {
 			return err
 		}
 	}
-	if top != nil {
+	if top != nil || read { // it may lie on the volume's blocks still, if a cut was interrupted
 		return nil
 	}
 	if live := o.live(); live != nil {

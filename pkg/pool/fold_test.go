@@ -139,3 +139,38 @@ func TestDiskUseUnknown(t *testing.T) {
 		t.Error("a disk that is not there is quiet")
 	}
 }
+
+// A new newest layer has no place that one whose newer ones were removed waits for.
+func TestNextOrder(t *testing.T) {
+	for _, c := range []struct {
+		layers []*layer
+		live   bool
+		want   uint64
+	}{
+		{nil, false, 1},
+		{[]*layer{{order: 1, through: 1}}, true, 2},
+		{[]*layer{{order: 1, through: 1}, {order: 2, through: 5}}, true, 6},
+		{[]*layer{{order: 1, through: 1}, {order: 2, through: 5}}, false, 7},
+		{[]*layer{{order: 1, through: 1, over: 4}}, false, 6}, // 2 and 3 were adopted with it, over 4
+		{[]*layer{{order: 1, through: 1, over: 3}, {order: 2, through: 2, over: 3}, {order: 3, through: 3}}, true, 4},
+	} {
+		o := &volume{layers: c.layers}
+		for _, l := range o.layers {
+			l.lv = &lvm2.LV{}
+		}
+		if c.live {
+			o.layers[len(o.layers)-1].snap = &lvm2.LV{}
+		}
+		got := o.nextOrder()
+		if got != c.want {
+			t.Errorf("place %d after %d layers, want %d", got, len(o.layers), c.want)
+		}
+		o.layers = append(o.layers, &layer{lv: &lvm2.LV{}, order: got, through: got, snap: &lvm2.LV{}})
+		o.findLoss()
+		for _, l := range o.layers[:len(o.layers)-1] {
+			if l.lost == c.live {
+				t.Errorf("below a layer at %d that of %d is lost: %v", got, l.order, l.lost)
+			}
+		}
+	}
+}

@@ -14,32 +14,57 @@ func (v *volume) live() *layer {
 // several that collected side by side, as LVM2's snapshots do, have a common one.
 // It is nil for the newest, and where the next one is missing.
 func (v *volume) next(l *layer) *layer {
-	for i, x := range v.layers {
-		if x.lv.ID == l.lv.ID {
-			return v.nextOf(i)
-		}
+	if i := v.index(l); i >= 0 {
+		return v.nextOf(i)
 	}
 	return nil
 }
 
+func (v *volume) index(l *layer) int {
+	return slices.IndexFunc(v.layers, func(x *layer) bool { return x.lv.ID == l.lv.ID })
+}
+
 func (v *volume) nextOf(i int) *layer {
-	at := max(v.layers[i].through+1, v.layers[i].over)
-	for _, x := range v.layers[i+1:] {
-		if x.order <= at && at <= x.through {
-			return x
-		}
+	if k := v.above(i); k >= 0 {
+		return v.layers[k]
 	}
 	return nil
+}
+
+// above returns the index of what layer i reads through, or -1.
+func (v *volume) above(i int) int {
+	at := max(v.layers[i].through+1, v.layers[i].over)
+	for k := i + 1; k < len(v.layers) && v.layers[k].order <= at; k++ {
+		if at <= v.layers[k].through {
+			return k
+		}
+	}
+	return -1
 }
 
 // path returns l and the layers that it reads through, up to the live one or
 // to where one is missing.
 func (v *volume) path(l *layer) []*layer {
-	var out []*layer
-	for x := l; x != nil; x = v.next(x) {
-		out = append(out, x)
+	out := []*layer{l}
+	for i := v.index(l); i >= 0; {
+		if i = v.above(i); i >= 0 {
+			out = append(out, v.layers[i])
+		}
 	}
 	return out
+}
+
+// nextOrder returns the place of a layer that becomes the newest. None that is lost
+// may find there what it read through.
+func (v *volume) nextOrder() uint64 {
+	order := uint64(1)
+	for _, l := range v.layers {
+		order = max(order, l.through+1, l.over+1)
+	}
+	if len(v.layers) > 0 && v.live() == nil {
+		order++ // the gap says that the newest was removed and the older ones are lost
+	}
+	return order
 }
 
 // findLoss marks the layers that read through one that LVM2's lvremove took out
@@ -88,8 +113,8 @@ func (v *view) unneeded(o *volume) []*layer {
 // reader returns the one layer of those given that reads through l; nil if there
 // are none or several.
 func (v *volume) reader(of []*layer, l *layer) (only *layer) {
-	for _, x := range of {
-		if x == l || v.next(x) != l {
+	for i, x := range v.layers {
+		if v.nextOf(i) != l || !slices.Contains(of, x) {
 			continue
 		}
 		if only != nil {

@@ -33,10 +33,12 @@ func (e *unrecordedLoss) record() *change {
 
 // lose marks a layer and all that read through it as lost.
 func (t *edit) lose(o *volume, dead *layer) error {
-	for _, l := range o.layers {
-		if !slices.Contains(o.path(l), dead) {
+	gone := map[*layer]bool{dead: true}
+	for i, l := range slices.Backward(o.layers) {
+		if !gone[l] && !gone[o.nextOf(i)] {
 			continue
 		}
+		gone[l] = true
 		c := l.lv.Clone()
 		c.Tags = setTag(c.Tags, tagLost)
 		if err := t.put(c); err != nil {

@@ -143,15 +143,8 @@ func (p *Pool) cut(t *edit, o *volume, name string) (*lvm2.LV, error) {
 	if err != nil {
 		return nil, err
 	}
-	order := uint64(1)
-	if k := len(o.layers); k > 0 {
-		order = o.layers[k-1].through + 1
-		if o.live() == nil {
-			order++ // the gap says that the newest was removed and the older ones are lost
-		}
-	}
 	lv := newLV(lvName, roleLayer,
-		tag(tagOf, string(o.lv.ID)), tag(tagOrder, strconv.FormatUint(order, 10)),
+		tag(tagOf, string(o.lv.ID)), tag(tagOrder, strconv.FormatUint(o.nextOrder(), 10)),
 		tag(tagCreated, strconv.FormatInt(time.Now().UnixNano(), 10)),
 		tag(tagLength, strconv.FormatUint(uint64(length.Sectors()), 10)),
 		tag(tagChunk, strconv.FormatUint(uint64(chunk.Sectors()), 10)))

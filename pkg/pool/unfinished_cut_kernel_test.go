@@ -67,3 +67,36 @@ func TestCutAfterUnfinishedCut(t *testing.T) {
 		})
 	}
 }
+
+// TestDownAfterUnfinishedCut: a reader of the former newest layer, whose device
+// is on the volume's own blocks since a cut was interrupted, keeps nobody from
+// unstaging the volume, and goes on reading.
+func TestDownAfterUnfinishedCut(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 64 * size.MiB, Mode: Block}))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	old := bytes.Repeat([]byte("A"), 4096)
+	writeDevice(t, path, 0, old)
+	must(p.CreateSnapshot(ctx, "s1", v.LV))(t)
+	reader := p.dm.Node(p.vgName + "-s1")
+	f := must(os.OpenFile(reader, os.O_RDONLY|unix.O_DIRECT, 0))(t)
+	defer f.Close()
+	writeDevice(t, path, 0, bytes.Repeat([]byte("B"), 4096))
+	release := must(p.keys.lock(ctx, lvKey(v.LV)))(t) // before the monitor puts it right
+	ok(t, p.do(ctx, &change{what: "a cut without its window", edit: func(e *edit) error {
+		_, err := p.cut(e, e.volumeByLV(v.LV), "s2")
+		return err
+	}}))
+	ok(t, p.deactivate(ctx, v.LV))
+	release()
+	if got := readDevice(t, reader, 4096); !bytes.Equal(got, old) {
+		t.Errorf("the reader sees %q", got[:8])
+	}
+	writeDevice(t, must(p.Activate(ctx, v.LV))(t), 0, bytes.Repeat([]byte("C"), 4096))
+	if got := readDevice(t, reader, 4096); !bytes.Equal(got, old) {
+		t.Errorf("after the cut the reader sees %q", got[:8])
+	}
+	f.Close()
+	ok(t, p.Deactivate(ctx, v.LV))
+}
