@@ -91,10 +91,7 @@ func (p *Pool) adopt(t *edit, a Adoption) error {
 		return err
 	}
 	// Also the pool's own live layer, if there is one, holds all that changed until now.
-	top := uint64(len(stores)) + 1
-	if n := len(o.layers); n > 0 {
-		top += o.layers[n-1].through
-	}
+	top := o.nextOrder() + uint64(len(stores))
 	for k, s := range stores {
 		if err := p.adoptStore(t, o, s, top-uint64(len(stores)-k), top); err != nil {
 			return err
@@ -210,9 +207,15 @@ func (p *Pool) notWritten(v *view, store *lvm2.LV) error {
 
 // adoptStore makes a snapshot of LVM2's a frozen layer.
 func (p *Pool) adoptStore(t *edit, o *volume, s foreignStore, order, over uint64) error {
-	lost, err := p.lostStore(t.view, s.lv)
+	lost, fresh, err := p.stateOf(t.view, s.lv)
 	if err != nil {
 		return err
+	}
+	if fresh {
+		// LVM2 zeroes no more than the header; behind it may be what an earlier store left.
+		if err := t.blankStore(physical(s.lv), s.chunk.Bytes()); err != nil {
+			return fmt.Errorf("blanking the COW store of %s, which was never active: %w", s.lv.Name, err)
+		}
 	}
 	length := t.bytesOf(s.hidden).Sectors()
 	if err := t.formatStore(&layer{lv: s.lv, chunk: s.chunk}); err != nil {
@@ -232,43 +235,44 @@ func (p *Pool) adoptStore(t *edit, o *volume, s foreignStore, order, over uint64
 	if lost {
 		c.Tags = append(c.Tags, tag(tagLost))
 	}
+	setUnknown(c, o.unknown)
 	return t.put(c)
 }
 
-// lostStore tells whether the kernel gave up a snapshot.
-func (p *Pool) lostStore(v *view, lv *lvm2.LV) (lost bool, err error) {
+// stateOf tells whether the kernel gave up a snapshot of LVM2's, and whether it never used its store.
+func (p *Pool) stateOf(v *view, lv *lvm2.LV) (lost, fresh bool, err error) {
 	if p.dropped(p.device(v, lv, "", udevSnapshot)) {
-		return true, nil
+		return true, false, nil
 	}
 	d := p.device(v, lv, layerCOW, udevCOW)
 	info, err := p.find(d)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	path := ""
 	if info != nil {
 		if path, err = p.dm.EnsureNode(p.ctx, info.Name, info.Device); err != nil {
-			return false, err
+			return false, false, err
 		}
 	} else {
 		table, err := p.linearTable(v, lv)
 		if err != nil {
-			return false, err
+			return false, false, err
 		}
 		defer func() { err = errors.Join(err, p.takeDown(p.ctx, d)) }()
 		if path, err = p.openable(d, table); err != nil {
-			return false, err
+			return false, false, err
 		}
 	}
 	store, err := cow.Open(path)
 	if errors.Is(err, cow.ErrFresh) {
-		return false, nil // it was never active
+		return false, true, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("snapshot %s: %w", lv.Name, err)
+		return false, false, fmt.Errorf("snapshot %s: %w", lv.Name, err)
 	}
 	h, err := store.Header()
-	return !h.Valid, errors.Join(err, store.Close())
+	return !h.Valid, false, errors.Join(err, store.Close())
 }
 
 // openable makes a hidden read-only device and returns its path.

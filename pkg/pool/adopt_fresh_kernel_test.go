@@ -1,0 +1,85 @@
+//go:build kernel
+
+package pool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// TestAdoptNeverActive adopts a snapshot that lvm2 took of a volume that was not
+// active, in whose store an earlier snapshot's exceptions are left.
+func TestAdoptNeverActive(t *testing.T) {
+	ctx := context.Background()
+	p := lvmGroup(t)
+	vg := p.config.VolumeGroup
+	lvm(t, "lvcreate", "-qq", "-y", "-Wn", "-L16m", "-n", "base", vg)
+	h := &past{t: t, p: p, lv: "base", path: p.dm.Node(vg + "-base"), content: make([]byte, 16*size.MiB), want: map[string][]byte{}, random: rand.New(rand.NewPCG(7, 8))}
+	writeAll(t, h.path, h.content)
+	h.write(40)
+	lvm(t, "lvcreate", "-qq", "-y", "-s", "-c", "4k", "-L", "20m", "-n", "old", vg+"/base")
+	h.write(200)
+	lvm(t, "lvremove", "-qq", "-y", vg+"/old")
+	lvm(t, "vgchange", "-qq", "-an", vg)
+	h.path = ""
+	lvm(t, "lvcreate", "-qq", "-y", "-s", "-c", "4k", "-L", "20m", "-n", "s1", vg+"/base")
+	h.want["s1"] = bytes.Clone(h.content)
+	lvm(t, "vgchange", "-qq", "-an", vg)
+	ok(t, Adopt(ctx, p.config, Options{}, Adoption{LV: "base", Mode: Block}))
+	ok(t, p.refresh(ctx))
+	h.check("adopted")
+	h.activate()
+	h.write(40)
+	h.check("written to")
+	h.remove("s1")
+	waitIdle(t, p)
+	h.deactivate()
+}
+
+// TestAdoptedStayLost: lvm2 removes the layer that adopted snapshots read
+// through. Neither what is cut nor what is adopted later brings them back.
+func TestAdoptedStayLost(t *testing.T) {
+	ctx := context.Background()
+	p := lvmGroup(t)
+	vg := p.config.VolumeGroup
+	lvm(t, "lvcreate", "-qq", "-y", "-Wn", "-L16m", "-n", "base", vg)
+	for _, s := range []string{"s1", "s2"} {
+		lvm(t, "lvcreate", "-qq", "-y", "-s", "-L", "8m", "-n", s, vg+"/base")
+	}
+	adoption := Adoption{LV: "base", Mode: Block}
+	ok(t, Adopt(ctx, p.config, Options{}, adoption))
+	ok(t, p.refresh(ctx))
+	follow(t, p)
+	live := func() string { return vg + "/" + must(p.latest())(t).volumeByLV("base").live().lv.Name }
+	lost := func(when string, names ...string) {
+		t.Helper()
+		ok(t, p.refresh(ctx))
+		for _, name := range names {
+			if s, err := p.Snapshot(ctx, name); err != nil || !s.Lost {
+				t.Errorf("%s: %s is %+v, %v; must be lost", when, name, s, err)
+			}
+			_, err := p.CreateVolume(ctx, VolumeSpec{Name: "r" + name, Mode: Block, Source: Source{FromSnapshot, name}})
+			if !errors.Is(err, ErrLost) {
+				t.Errorf("%s: restored %s with %v", when, name, err)
+			}
+		}
+	}
+	lvm(t, "lvremove", "-qq", "-y", live())
+	lvm(t, "lvremove", "-qq", "-y", vg+"/s2")
+	ok(t, p.refresh(ctx))
+	must(p.CreateSnapshot(ctx, "s3", "base"))(t)
+	lost("after a cut", "s1")
+	lvm(t, "lvremove", "-qq", "-y", live())
+	lvm(t, "lvcreate", "-qq", "-y", "-s", "-L", "8m", "-n", "s4", vg+"/base")
+	ok(t, Adopt(ctx, p.config, Options{}, adoption))
+	lost("after another adoption", "s1")
+	ok(t, p.refresh(ctx))
+	if s := must(p.Snapshot(ctx, "s4"))(t); s.Lost {
+		t.Errorf("s4 is lost")
+	}
+}
