@@ -77,7 +77,7 @@ Without arguments all tests run. smoke is the story and five of Kubernetes' own.
 	f := cmd.Flags()
 	f.StringVar(&t.upstream.Focus, "focus", "", "regular expression of the upstream specs to run")
 	f.StringVar(&t.upstream.Skip, "skip", "", "regular expression of upstream specs not to run")
-	f.IntVar(&t.upstream.Procs, "procs", 3, "number of upstream specs to run at a time")
+	f.IntVar(&t.upstream.Procs, "procs", 2, "number of upstream specs to run at a time")
 	f.StringVar(&t.chapters, "chapters", "", "regular expression of the stories to tell")
 	f.IntVar(&t.sanity, "times", 10, "how often csi-sanity runs")
 	f.StringVar(&t.out, "out", "out/e2e", "directory for the results")
