@@ -38,6 +38,7 @@ func (g *group) has(lv string, length size.Bytes) func() bool {
 func TestTags(t *testing.T) {
 	ctx := context.Background()
 	g := newGroup(t, 1)
+	g.config.NoFolding = true // v-1 is to stay
 	p := g.open()
 	g.history("v")
 	if _, err := p.CreateVolume(ctx, pool.VolumeSpec{Name: "fs", Size: 16 * size.MiB, Mode: pool.Filesystem, FSType: "xfs"}); err != nil {
