@@ -15,10 +15,13 @@ import (
 
 // How long to wait for udev at most, and how often to look.
 const (
-	udevWait       = 10 * time.Second
 	udevRemoveWait = time.Second
 	udevPoll       = 5 * time.Millisecond
 )
+
+// udevWait is how long udevd may take for a device; tests on slow machines
+// give it more.
+var udevWait = 10 * time.Second
 
 // Node is the path of the device's node, or of the link to it: /dev/mapper/name.
 func (c *Client) Node(name string) string { return filepath.Join(c.dev, "mapper", name) }
