@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// fetch downloads the packages that dir lacks, with an apt of its own: its lists
-// and its architecture are not this machine's, and it needs no root.
+// fetch downloads the packages that dir lacks from the sources of this machine's
+// apt. The lists and the architecture are not this machine's, and it needs no root.
 func fetch(arch, dir string) error {
 	var missing []string
 	for _, p := range packages {
@@ -34,13 +34,8 @@ func fetch(arch, dir string) error {
 		}
 	}
 	defer os.RemoveAll(state)
-	sources := filepath.Join(state, "sources.list")
-	if err := os.WriteFile(sources, []byte(sourceLines()), 0o644); err != nil {
-		return err
-	}
 	apt := func(args ...string) error {
 		cmd := exec.Command("apt-get", append([]string{"-qq",
-			"-o", "Dir::Etc::SourceList=" + sources, "-o", "Dir::Etc::SourceParts=/dev/null",
 			"-o", "Dir::State::Lists=" + filepath.Join(state, "lists"), "-o", "Dir::State::Status=/dev/null",
 			"-o", "Dir::Cache=" + filepath.Join(state, "cache"),
 			"-o", "APT::Architecture=" + arch, "-o", "APT::Architectures::=" + arch,
@@ -56,20 +51,6 @@ func fetch(arch, dir string) error {
 		return err
 	}
 	return apt(append([]string{"download"}, missing...)...)
-}
-
-// sourceLines are the lines of sources.list. DEBIAN_MIRROR and
-// DEBIAN_SECURITY_MIRROR replace Debian's own servers.
-func sourceLines() string {
-	const signed = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] "
-	mirror := func(variable, usual string) string {
-		if m := os.Getenv(variable); m != "" {
-			return m
-		}
-		return usual
-	}
-	return signed + mirror("DEBIAN_MIRROR", "http://deb.debian.org/debian") + " " + release + " main\n" +
-		signed + mirror("DEBIAN_SECURITY_MIRROR", "http://deb.debian.org/debian-security") + " " + release + "-security main\n"
 }
 
 // packageFile finds the one file of a package in dir.

@@ -1,9 +1,5 @@
 package main
 
-// release is the Debian release that the tools come from, whatever runs on this
-// machine. Its mkfs makes file systems that every kernel since 5.10 can mount.
-const release = "bookworm"
-
 // multiarch is the name of the directory of an architecture's libraries.
 var multiarch = map[string]string{
 	"amd64": "x86_64-linux-gnu",
