@@ -11,26 +11,23 @@ import (
 
 // onVolume forwards a request to the node of the volume that it names.
 func onVolume[Q interface{ GetVolumeId() string }, A any](ctx context.Context, r *Router, m method[Q, A], q Q) (A, error) {
-	var none A
-	if q.GetVolumeId() == "" {
-		return none, invalid("no volume id is given")
-	}
-	i, ok := handle.Parse(q.GetVolumeId())
-	if !ok {
-		return none, notFound("volume %q: not an id of this driver", q.GetVolumeId())
-	}
-	return call(ctx, r, i.Node, m, q, conditions.Conditions{})
+	return forward(ctx, r, m, q, "volume", q.GetVolumeId())
 }
 
 // onSnapshot forwards a request to the node of the snapshot that it names.
 func onSnapshot[Q interface{ GetSnapshotId() string }, A any](ctx context.Context, r *Router, m method[Q, A], q Q) (A, error) {
+	return forward(ctx, r, m, q, "snapshot", q.GetSnapshotId())
+}
+
+// forward forwards a request to the node in the id of what it is about.
+func forward[Q, A any](ctx context.Context, r *Router, m method[Q, A], q Q, kind, id string) (A, error) {
 	var none A
-	if q.GetSnapshotId() == "" {
-		return none, invalid("no snapshot id is given")
+	if id == "" {
+		return none, invalid("no %s id is given", kind)
 	}
-	i, ok := handle.Parse(q.GetSnapshotId())
+	i, ok := handle.Parse(id)
 	if !ok {
-		return none, notFound("snapshot %q: not an id of this driver", q.GetSnapshotId())
+		return none, notFound("%s %q: not an id of this driver", kind, id)
 	}
 	return call(ctx, r, i.Node, m, q, conditions.Conditions{})
 }
