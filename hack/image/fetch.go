@@ -1,13 +1,19 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 )
+
+// fetchLimit is how long one call of apt-get may take: a mirror that accepts
+// connections and then says nothing must not hold up a build for ever.
+const fetchLimit = 3 * time.Minute
 
 // fetch downloads the packages that dir lacks from the sources of this machine's
 // apt. The lists and the architecture are not this machine's, and it needs no root.
@@ -35,15 +41,19 @@ func fetch(arch, dir string) error {
 	}
 	defer os.RemoveAll(state)
 	apt := func(args ...string) error {
-		cmd := exec.Command("apt-get", append([]string{"-qq",
+		ctx, cancel := context.WithTimeout(context.Background(), fetchLimit)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, "apt-get", append([]string{"-qq",
 			"-o", "Dir::State::Lists=" + filepath.Join(state, "lists"), "-o", "Dir::State::Status=/dev/null",
 			"-o", "Dir::Cache=" + filepath.Join(state, "cache"),
 			"-o", "APT::Architecture=" + arch, "-o", "APT::Architectures::=" + arch,
 			"-o", "APT::Sandbox::User=", "-o", "Acquire::Languages=none", "-o", "Acquire::Retries=3",
+			"-o", "Acquire::http::Timeout=20", "-o", "Acquire::https::Timeout=20",
 		}, args...)...)
 		cmd.Dir = dir
+		cmd.WaitDelay = 5 * time.Second // its methods hold the output open
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("apt-get %s: %w: %s", args[0], err, out)
+			return fmt.Errorf("apt-get %s: %w: %s", args[0], errors.Join(err, ctx.Err()), out)
 		}
 		return nil
 	}

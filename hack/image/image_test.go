@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"debug/elf"
 	"errors"
 	"flag"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
@@ -93,7 +95,7 @@ func TestProgramsRunInTheRoot(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		out, err := inRoot(o.root, strings.Fields(c.command)...)
+		out, err := inRoot(t.Context(), o.root, strings.Fields(c.command)...)
 		if err != nil || !strings.Contains(out, c.want) {
 			t.Errorf("%s: %v, %q, want %q", c.command, err, out, c.want)
 		}
@@ -105,22 +107,27 @@ func TestProgramsRunInTheRoot(t *testing.T) {
 	}
 }
 
-// inRoot runs a program with root as its root directory.
-func inRoot(root string, args ...string) (string, error) {
+// inRoot runs a program with root as its root directory, for two minutes at
+// most: none of them has to do more than a second's work.
+func inRoot(ctx context.Context, root string, args ...string) (string, error) {
 	path := ""
 	for _, dir := range []string{"/usr/sbin/", "/usr/bin/"} {
 		if _, err := os.Stat(filepath.Join(root, dir, args[0])); err == nil {
 			path = dir + args[0]
 		}
 	}
-	cmd := &exec.Cmd{Path: path, Args: args, Dir: "/", Env: []string{"LC_ALL=C"}, SysProcAttr: &syscall.SysProcAttr{Chroot: root}}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, args[1:]...)
+	cmd.Dir, cmd.Env, cmd.SysProcAttr = "/", []string{"LC_ALL=C"}, &syscall.SysProcAttr{Chroot: root}
+	cmd.WaitDelay = time.Second
 	if os.Geteuid() != 0 {
 		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
 	}
 	out, err := cmd.CombinedOutput()
-	return string(out), err
+	return string(out), errors.Join(err, ctx.Err())
 }
 
 func TestArchive(t *testing.T) {
