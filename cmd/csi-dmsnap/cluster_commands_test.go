@@ -5,12 +5,15 @@ import (
 	"encoding/json"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -124,6 +127,17 @@ type disks struct {
 	csi.UnimplementedControllerServer
 	volumes, snapshots []string
 	silent             []string
+	theirs             []string // volumes that LVM2 made, which are in no list
+}
+
+func (d *disks) ControllerGetVolume(_ context.Context, r *csi.ControllerGetVolumeRequest) (*csi.ControllerGetVolumeResponse, error) {
+	if slices.Contains(d.theirs, r.GetVolumeId()) {
+		return &csi.ControllerGetVolumeResponse{Volume: &csi.Volume{VolumeId: r.GetVolumeId()}}, nil
+	}
+	if strings.HasPrefix(r.GetVolumeId(), "v1:n3:") {
+		return nil, status.Error(codes.Unavailable, "it has gone down since the lists")
+	}
+	return nil, status.Error(codes.NotFound, "no such volume")
 }
 
 func (d *disks) trailer(ctx context.Context) {
@@ -158,6 +172,7 @@ func TestOrphans(t *testing.T) {
 		volumes:   []string{"v1:n1:fast:a", "v1:n1:fast:lost", "v1:n1:fast:new"},
 		snapshots: []string{"v1:n1:fast:s", "v1:n1:fast:s-lost"},
 		silent:    []string{"n2"},
+		theirs:    []string{"v1:n1:fast:theirs"},
 	}
 	socket := filepath.Join(t.TempDir(), "csi.sock")
 	l, err := net.Listen("unix", socket)
@@ -170,14 +185,14 @@ func TestOrphans(t *testing.T) {
 	defer server.Stop()
 	notCut := snapshotContent("not-cut", "")
 	clients := fakeClients([]runtime.Object{
-		clusterNode("n1", "True"), clusterNode("n2", "True"),
-		persistentVolume("a", "v1:n1:fast:a"), persistentVolume("b", "v1:n1:fast:b"), persistentVolume("c", "v1:n2:fast:c"),
+		clusterNode("n1", "True"), clusterNode("n2", "True"), clusterNode("n3", "True"),
+		persistentVolume("static", "v1:n1:fast:theirs"), persistentVolume("down", "v1:n3:fast:down"), persistentVolume("a", "v1:n1:fast:a"), persistentVolume("b", "v1:n1:fast:b"), persistentVolume("c", "v1:n2:fast:c"),
 		persistentVolume("d", "v1:n9:fast:d"), persistentVolume("e", "by-hand"),
 	}, snapshotContent("s", "v1:n1:fast:s"), snapshotContent("t", "v1:n1:fast:t"), snapshotContent("u", "v1:n2:fast:u"), notCut)
 
 	var out strings.Builder
 	err = orphans{output: "table", endpoint: "unix://" + socket}.run(t.Context(), &out, clients)
-	if err == nil || !strings.HasSuffix(err.Error(), "no answer from node n2") {
+	if err == nil || !strings.HasSuffix(err.Error(), "no answer from node n2, node n3") {
 		t.Errorf("a list that is not complete: %v", err)
 	}
 	if want := `KIND      NODE  ID                OBJECT  USED-BY     WHY

@@ -11,8 +11,10 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cluster"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
@@ -140,8 +142,6 @@ func look(ctx context.Context, nodes csi.ControllerClient, clients cluster.Clien
 		return survey{}, err
 	}
 	found := survey{Orphans: []orphan{}, Silent: append(trailer1.Get(conditions.PartialKey), trailer2.Get(conditions.PartialKey)...)}
-	slices.Sort(found.Silent)
-	found.Silent = slices.Compact(found.Silent)
 	c := comparison{known: known, silent: map[string]bool{}}
 	for _, n := range found.Silent {
 		c.silent[handle.ShortNode(n)] = true
@@ -150,15 +150,47 @@ func look(ctx context.Context, nodes csi.ControllerClient, clients cluster.Clien
 	for _, e := range volumes.GetEntries() {
 		ids = append(ids, e.GetVolume().GetVolumeId())
 	}
-	found.Orphans = append(found.Orphans, c.orphans("volume", ids, volumeObjects)...)
+	missing, err := found.unlisted(ctx, nodes, c.orphans("volume", ids, volumeObjects))
+	if err != nil {
+		return survey{}, err
+	}
+	found.Orphans = append(found.Orphans, missing...)
 	ids = nil
 	for _, e := range snapshots.GetEntries() {
 		ids = append(ids, e.GetSnapshot().GetSnapshotId())
 	}
 	contents = slices.DeleteFunc(contents, func(o cluster.Object) bool { return !cut[o.Name] })
 	found.Orphans = append(found.Orphans, c.orphans("snapshot", ids, contents)...)
+	slices.Sort(found.Silent)
+	found.Silent = slices.Compact(found.Silent)
 	return found, nil
 }
+
+// unlisted takes out of a list of orphans the volumes that their nodes have
+// all the same: what LVM2 made can be used as a static volume, and is in no list.
+func (s *survey) unlisted(ctx context.Context, nodes csi.ControllerClient, list []orphan) ([]orphan, error) {
+	var left []orphan
+	for _, o := range list {
+		if o.Why == notOnNode {
+			_, err := nodes.ControllerGetVolume(ctx, &csi.ControllerGetVolumeRequest{VolumeId: o.ID})
+			switch status.Code(err) {
+			case codes.OK:
+				continue
+			case codes.Unavailable:
+				s.Silent = append(s.Silent, o.Node)
+				continue
+			case codes.NotFound:
+			default:
+				return nil, fmt.Errorf("ask node %s for volume %s: %w", o.Node, o.ID, err)
+			}
+		}
+		left = append(left, o)
+	}
+	return left, nil
+}
+
+// notOnNode is why an object is an orphan whose node is there and answers.
+const notOnNode = "not on the node"
 
 // maxList is enough for the volumes of a hundred full nodes.
 const maxList = 1 << 30
@@ -190,7 +222,7 @@ func (c comparison) orphans(kind string, ids []string, objects []cluster.Object)
 		if onDisk[o.ID] || c.silent[i.Node] {
 			continue
 		}
-		why := "not on the node"
+		why := notOnNode
 		switch {
 		case !ours:
 			why = "not an id of this driver"
