@@ -88,3 +88,8 @@ func Exec(ctx context.Context, k *kube.Kubectl, node string, argv ...string) (st
 	}
 	return k.Run(ctx, append([]string{"-n", Namespace, "exec", pod, "--"}, argv...)...)
 }
+
+// Controller runs a command in a pod of the controller.
+func Controller(ctx context.Context, k *kube.Kubectl, argv ...string) (string, error) {
+	return k.Run(ctx, append([]string{"-n", Namespace, "exec", "deploy/" + Release + "-controller", "-c", "csi-dmsnap", "--"}, argv...)...)
+}

@@ -68,3 +68,47 @@ spec:
   source: {persistentVolumeClaimName: %s}
 `, name, SnapshotClass, claim)
 }
+
+// Static is the manifest of a PersistentVolume for a volume with that id on a
+// node, and of a claim of the same name that gets it.
+func Static(name, id, node, reclaim string) string {
+	return fmt.Sprintf(`apiVersion: v1
+kind: PersistentVolume
+metadata: {name: %s}
+spec:
+  capacity: {storage: 320Mi}
+  accessModes: [ReadWriteOnce]
+  persistentVolumeReclaimPolicy: %s
+  storageClassName: %s
+  csi:
+    driver: dmsnap.csi-dmsnap.github.io
+    volumeHandle: %q
+    fsType: ext4
+  nodeAffinity:
+    required:
+      nodeSelectorTerms:
+      - matchExpressions:
+        - {key: topology.dmsnap.csi-dmsnap.github.io/node, operator: In, values: [%s]}
+---
+`, name, reclaim, Class, id, node) + Claim(name, Class, "320Mi", "") + "  volumeName: " + name + "\n"
+}
+
+// StaticSnapshot is the manifest of a VolumeSnapshot for a snapshot with that
+// id, and of a content of the same name that is deleted with it.
+func StaticSnapshot(name, namespace, id string) string {
+	return fmt.Sprintf(`apiVersion: snapshot.storage.k8s.io/v1
+kind: VolumeSnapshotContent
+metadata: {name: %[1]s}
+spec:
+  driver: dmsnap.csi-dmsnap.github.io
+  deletionPolicy: Delete
+  source: {snapshotHandle: %[3]q}
+  volumeSnapshotRef: {name: %[1]s, namespace: %[2]s}
+---
+apiVersion: snapshot.storage.k8s.io/v1
+kind: VolumeSnapshot
+metadata: {name: %[1]s}
+spec:
+  source: {volumeSnapshotContentName: %[1]s}
+`, name, namespace, id)
+}

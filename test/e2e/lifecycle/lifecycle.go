@@ -39,6 +39,8 @@ func Run(ctx context.Context, c *cluster.Client, root string, r *report.Report) 
 		{"kubelet restarts", t.kubeletRestart},
 		{"kubelet is down while a pod is deleted", t.kubeletDown},
 		{"power cut of a node", t.powerCut},
+		{"a node is drained", t.drain},
+		{"a node is lost for good, and comes back after all", t.lost},
 		{"clean up", t.Clear},
 	}
 	for _, test := range tests {
@@ -46,6 +48,15 @@ func Run(ctx context.Context, c *cluster.Client, root string, r *report.Report) 
 		_ = r.Run(ctx, suite, test.name, test.do)
 	}
 	return nil
+}
+
+// lines counts those in the log of the writer on a node.
+func (t *rig) lines(ctx context.Context, node string) (int, error) {
+	out, err := t.Shell(ctx, writer(node), "wc -l < /data/log")
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(out)
 }
 
 // writer is the name of the pod, and of its claim, on a node.

@@ -36,7 +36,16 @@ func (t *teller) nothingLeft() []step {
 				return err
 			}})
 	}
-	return steps
+	return append(steps, step{"csi-dmsnap orphans finds none", t.noOrphans})
+}
+
+// noOrphans checks that Kubernetes and the disks know the same volumes.
+func (t *teller) noOrphans(ctx context.Context) error {
+	out, err := install.Controller(ctx, t.Kubectl, "csi-dmsnap", "orphans")
+	if err == nil && strings.TrimSpace(out) != "No orphans." {
+		err = fmt.Errorf("csi-dmsnap orphans: %s", out)
+	}
+	return err
 }
 
 // empty waits until a node's pool has no logical volumes and its kernel no

@@ -2,7 +2,6 @@ package story
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/cluster"
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/install"
@@ -12,36 +11,12 @@ import (
 // pool is the pool of the chart's values, and its volume group.
 const pool = "fast"
 
-// byHand is the manifest of a PersistentVolume for a logical volume, with a
-// claim that gets it.
-func byHand(name, node, volume, reclaim string) string {
-	return fmt.Sprintf(`apiVersion: v1
-kind: PersistentVolume
-metadata: {name: %[1]s}
-spec:
-  capacity: {storage: 320Mi}
-  accessModes: [ReadWriteOnce]
-  persistentVolumeReclaimPolicy: %[5]s
-  storageClassName: %[6]s
-  csi:
-    driver: dmsnap.csi-dmsnap.github.io
-    volumeHandle: v1:%[2]s:%[4]s:%[3]s
-    fsType: ext4
-  nodeAffinity:
-    required:
-      nodeSelectorTerms:
-      - matchExpressions:
-        - {key: topology.dmsnap.csi-dmsnap.github.io/node, operator: In, values: [%[2]s]}
----
-`, name, node, volume, pool, reclaim, kube.Class) + kube.Claim(name, kube.Class, "320Mi", "") + "  volumeName: " + name + "\n"
-}
-
 // static uses a logical volume that lvm2 has made; imported, it is a volume like
 // any other.
 func (t *teller) static() []step {
 	node := cluster.NodeName(1)
 	use := func(ctx context.Context, name, reclaim string) error {
-		if err := t.Apply(ctx, byHand(name, node, "byhand", reclaim), kube.Pod(name, kube.Sleep, map[string]string{"/data": name})); err != nil {
+		if err := t.Apply(ctx, kube.Static(name, "v1:"+node+":"+pool+":byhand", node, reclaim), kube.Pod(name, kube.Sleep, map[string]string{"/data": name})); err != nil {
 			return err
 		}
 		return t.Running(ctx, name)
@@ -55,6 +30,7 @@ func (t *teller) static() []step {
 		}},
 		{"PersistentVolume, claim and pod applied: pod Running", func(ctx context.Context) error { return use(ctx, "by-hand", "Retain") }},
 		{"pod reads what is in it", func(ctx context.Context) error { return t.Expect(ctx, "by-hand", "cat /data/mark", "by hand") }},
+		{"csi-dmsnap orphans finds none", t.noOrphans},
 		{"all three deleted: the logical volume stays", func(ctx context.Context) error {
 			if err := t.Delete(ctx, "pod/by-hand", "pvc/by-hand", "pv/by-hand"); err != nil {
 				return err
