@@ -8,6 +8,7 @@ packages=(
 	user-mode-linux      # the test kernel
 	busybox-static lvm2 dmsetup thin-provisioning-tools udev
 	e2fsprogs xfsprogs btrfs-progs
+	fio                  # writers at full speed
 	gcc libc6-dev        # the race detector
 )
 for arg; do

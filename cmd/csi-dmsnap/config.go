@@ -29,6 +29,8 @@ type poolConfig struct {
 
 	ChunkSize           string `json:"chunkSize"`
 	FirstStoreSize      string `json:"firstStoreSize"`
+	StoreStep           string `json:"storeStep"`
+	BurstRate           string `json:"burstRate"`
 	LayerReservePercent uint   `json:"layerReservePercent"`
 	NoFolding           bool   `json:"noFolding"`
 }
@@ -94,6 +96,7 @@ func (p poolConfig) config() (pool.Config, error) {
 		value     *size.Bytes
 	}{
 		{"size", p.Size, &c.Size}, {"chunkSize", p.ChunkSize, &c.Chunk}, {"firstStoreSize", p.FirstStoreSize, &c.FirstStore},
+		{"storeStep", p.StoreStep, &c.StoreStep}, {"burstRate", p.BurstRate, &c.BurstRate},
 	} {
 		if q.text == "" {
 			continue

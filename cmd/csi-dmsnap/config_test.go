@@ -22,6 +22,8 @@ pools:
 - name: adopted
   chunkSize: 64Ki
   firstStoreSize: 1Gi
+  storeStep: 512Mi
+  burstRate: 3Gi
   layerReservePercent: 10
   noFolding: true
 - name: trial
@@ -37,7 +39,7 @@ pools:
 	}
 	want := []pool.Config{
 		{Name: "fast", VolumeGroup: "vg_fast", Devices: []string{"/dev/nvme*n1", "/dev/disk/by-id/wwn-0x5"}, Create: true},
-		{Name: "adopted", VolumeGroup: "adopted", Chunk: 64 * size.KiB, FirstStore: size.GiB, LayerReserve: 10, NoFolding: true},
+		{Name: "adopted", VolumeGroup: "adopted", Chunk: 64 * size.KiB, FirstStore: size.GiB, StoreStep: 512 * size.MiB, BurstRate: 3 * size.GiB, LayerReserve: 10, NoFolding: true},
 		{Name: "trial", VolumeGroup: "trial", File: "/var/lib/csi-dmsnap/trial.img", Size: 20 * size.GiB},
 	}
 	if !reflect.DeepEqual(got, want) {

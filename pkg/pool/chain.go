@@ -18,31 +18,17 @@ func (p *Pool) stack(ctx context.Context, v *view, l, newer *layer) error {
 	if above == nil {
 		return fmt.Errorf("snapshot %s of %s: the newer one it reads through has no device", l.lv.Name, newer.lv.Name)
 	}
-	store, err := p.linearTable(v, l.lv)
-	if err != nil {
-		return err
-	}
-	cow, d := p.device(v, l.lv, layerCOW, udevCOW), p.device(v, l.lv, "", udevSnapshot)
-	existed, err := p.find(cow)
-	if err != nil {
-		return err
-	}
-	persistence, readOnly := dm.Persistent, true
+	d := p.device(v, l.lv, "", udevSnapshot)
+	persistence, readOnly, use := dm.Persistent, true, storeFrozen
 	if p.folder.writes(l.lv.ID) {
-		persistence, readOnly = dm.PersistentOverflow, false
+		persistence, readOnly, use = dm.PersistentOverflow, false, storeLive
 		// Nobody else may write there: udev would assemble an array from what
 		// lies in the volume. Nor have it open when the fold ends, as a scan would.
 		d.udev = udevCOW
 	}
-	// A store that was live stays writable below its device until both go.
-	cowDev, pending, err := p.ensureFrom(existed, cow, store, readOnly && (existed == nil || existed.ReadOnly))
+	cowDev, _, err := p.mapStore(ctx, v, l, use)
 	if err != nil {
 		return err
-	}
-	if pending {
-		if err := p.start(ctx, cow, cowDev); err != nil {
-			return err
-		}
 	}
 	before, err := p.find(d)
 	if err != nil {

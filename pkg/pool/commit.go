@@ -130,6 +130,7 @@ func (p *Pool) commitLoop() {
 			c.batch(first, changes)
 		case <-c.ended:
 			c.acting--
+			c.lookAgain()
 		case <-p.ctx.Done():
 			for ; c.acting > 0; c.acting-- {
 				<-c.ended

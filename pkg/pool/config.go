@@ -20,7 +20,9 @@ type Config struct {
 	Size        size.Bytes // of File when it is made
 
 	Chunk        size.Bytes // of new snapshots' stores, a power of two; 16 KiB if 0
-	FirstStore   size.Bytes // of a new snapshot's store; if 0 a tenth of the volume, from 64 MiB to 4 GiB
+	FirstStore   size.Bytes // of a new snapshot's store; if 0 a tenth of the volume, at most 4 GiB and at least what BurstRate needs
+	StoreStep    size.Bytes // by which a store grows at least; if 0 what BurstRate needs
+	BurstRate    size.Bytes // that a volume writes in a second at most, from one moment to the next; 1 GiB if 0, more once more was seen
 	NoFolding    bool       // leave the space of deleted snapshots in use as long as older ones read through them
 	LayerReserve uint       // percent of the pool that volumes leave to snapshots; 5 if 0
 }
@@ -43,6 +45,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Chunk == 0 {
 		c.Chunk = defaultChunk
+	}
+	if c.BurstRate == 0 {
+		c.BurstRate = defaultBurst
 	}
 	if c.LayerReserve == 0 {
 		c.LayerReserve = defaultReserve

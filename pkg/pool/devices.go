@@ -167,7 +167,7 @@ func (p *Pool) up(ctx context.Context, v *view, o *volume) error {
 // upFrom does what up does where find has told what the volume's device is.
 func (p *Pool) upFrom(ctx context.Context, v *view, o *volume, top *dm.Info) (err error) {
 	vol := p.device(v, o.lv, "", udevVisible)
-	if top != nil && top.Suspended {
+	if top != nil && top.Suspended && !p.mustHold(v, o) {
 		// A former process died between suspend and resume: let it go whatever else fails.
 		defer func() { err = errors.Join(err, p.dm.Resume(top.Name, vol.udev)) }()
 	}
@@ -232,29 +232,17 @@ func (p *Pool) base(ctx context.Context, v *view, o *volume, live *layer, table 
 		}
 		b.longer = false
 	}
-	store, err := p.linearTable(v, live.lv)
-	if err != nil {
-		return b, err
-	}
-	cow := p.device(v, live.lv, layerCOW, udevCOW)
-	var under *dm.Info // without the blocks there is no store of a live layer either
+	use := storeNew // without the blocks there is no store of a live layer either
 	if existed != nil {
-		if under, err = p.find(cow); err != nil {
-			return b, err
-		}
+		use = storeLive
 	}
-	cowDev, pending, err := p.ensureFrom(under, cow, store, false)
+	cowDev, existing, err := p.mapStore(ctx, v, live, use)
 	if err != nil {
 		return b, err
-	}
-	if pending { // the kernel reads the store's size at each allocation: growth counts at once
-		if err := p.start(ctx, cow, cowDev); err != nil {
-			return b, err
-		}
 	}
 	snap := p.device(v, live.lv, "", udevSnapshot)
 	var above *dm.Info
-	if under != nil {
+	if existing {
 		if above, err = p.find(snap); err != nil {
 			return b, err
 		}

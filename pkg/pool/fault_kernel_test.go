@@ -181,9 +181,11 @@ func overrun(t *testing.T, path string) {
 // late keeps the monitor from a volume's store, as if it came too late.
 func late(t *testing.T, p *Pool, lv string) (inTime func()) {
 	t.Helper()
-	key := "store" + string(must(p.latest())(t).volumeByLV(lv).lv.ID)
-	p.attended.Store(key, true)
-	return func() { p.attended.Delete(key) }
+	id := must(p.latest())(t).volumeByLV(lv).live().lv.ID
+	g := &growth{layer: id}
+	g.braked.Store(true)
+	p.growing.Store(id, g)
+	return func() { p.growing.Delete(id) }
 }
 
 // TestKilledInWindow: a process that dies while a mounted volume is suspended

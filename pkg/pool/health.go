@@ -26,11 +26,14 @@ func (p *Pool) Health(_ context.Context, lv string) ([]Condition, error) {
 			out = append(out, Condition{Degraded, "SnapshotLost", fmt.Sprintf("snapshot %s is lost: its store or a newer snapshot's was full, or lvremove took one away; delete it and take a new one", l.name)})
 		}
 	}
-	if l := o.live(); l != nil && !l.lost {
-		if s, err := p.snapshotStatus(p.device(v, l.lv, "", udevSnapshot).name); err == nil && s.Total > 0 && s.Used*100 >= s.Total*lowAt {
+	for _, l := range o.layers {
+		if why, cramped := p.cramped.Load(l.lv.ID); cramped && !l.lost {
 			out = append(out, Condition{Degraded, "SnapshotSpaceLow",
-				fmt.Sprintf("the store of the newest snapshot is %d%% full (%v of %v)", s.Used*100/s.Total, s.Used.Bytes(), s.Total.Bytes())})
+				fmt.Sprintf("the store of the newest snapshot (%v) cannot grow, when it is full the snapshot is lost: %v", v.bytesOf(l.lv), why)})
 		}
+	}
+	if _, held := p.holding.Load(o.lv.ID); held {
+		out = append(out, Condition{Inaccessible, "WritersHeld", heldBecause})
 	}
 	return out, nil
 }

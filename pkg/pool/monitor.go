@@ -2,23 +2,19 @@ package pool
 
 import (
 	"context"
-	"fmt"
 	"time"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
 const (
-	slowestLook = 500 * time.Millisecond // between two looks at the live stores
-	fastestLook = 20 * time.Millisecond
-	growAt      = 50              // percent of use at which a store grows
-	growBefore  = 2 * time.Second // or when it would be full so soon at its present rate
-	lowAt       = 80              // percent of use at which people are told
+	slowestLook = 500 * time.Millisecond // between two looks at a live store
+	fastestLook = 2 * time.Millisecond
+	surveyPause = 20 * time.Millisecond // between two looks which stores there are
 	lookTimeout = 30 * time.Second
 	attendPause = 10 * time.Second // after settling a volume's devices failed
-	growPause   = time.Second      // after extending a store failed
 )
 
 // refreshLoop reads the metadata from time to time, to see what LVM2's own
@@ -39,83 +35,231 @@ func (p *Pool) refreshLoop(ctx context.Context) {
 	}
 }
 
-// sample is how full a store was at a moment.
-type sample struct {
-	used size.Sectors
-	at   time.Time
+// monitor watches the stores that the kernel fills, has them extended before they
+// are full, and has those recorded that the kernel had to drop. It has one
+// goroutine, which waits for nothing but the kernel's answers.
+type monitor struct {
+	*Pool
+	stores   map[lvm2.ID]*filling // by their layer
+	seen     *view                // at the last survey
+	stale    bool                 // the kernel's devices changed since
+	surveyed time.Time
+	tended   time.Time // to what is left to do for volumes
 }
 
-// watchLoop watches the live layers' stores, extends them before they fill, and
-// records those that the kernel had to drop. It looks the more often the
-// faster they fill. What a change could not bring about in the kernel is tried
-// again.
+// filling is a store that the kernel copies originals into.
+type filling struct {
+	of        *volume
+	layer     *layer
+	snap, cow device
+	most      size.Sectors // at which it can hold all
+	base      sample
+	rate      rate
+	due       time.Time
+}
+
+// watchLoop runs the monitor.
 func (p *Pool) watchLoop(ctx context.Context) {
-	seen := map[lvm2.ID]sample{}
-	for pause := slowestLook; ; {
+	m := monitor{Pool: p, stores: map[lvm2.ID]*filling{}}
+	for timer := time.NewTimer(0); ; {
 		select {
-		case <-time.After(pause):
-			pause = p.watch(&seen)
+		case <-timer.C:
+		case <-p.lookSoon:
+			m.stale = true
 		case <-ctx.Done():
+			timer.Stop()
 			return
 		}
+		timer.Reset(time.Until(m.look(time.Now())))
 	}
 }
 
-// watch looks once at every live store that has a device. It returns when to
-// look again: four times before the first of them can be full.
-func (p *Pool) watch(seen *map[lvm2.ID]sample) time.Duration {
-	v, err := p.latest()
+// lookAgain tells the monitor that something was changed in the kernel.
+func (p *Pool) lookAgain() {
+	select {
+	case p.lookSoon <- struct{}{}:
+	default:
+	}
+}
+
+// look looks at the stores whose time has come and returns when to look again.
+func (m *monitor) look(now time.Time) time.Time {
+	// Not the last good view: what the kernel fills must be watched also while
+	// the metadata cannot be read.
+	v := m.current.Load()
+	m.stale = m.stale || v != m.seen
+	survey := m.surveyed.Add(slowestLook)
+	if m.stale {
+		survey = m.surveyed.Add(surveyPause)
+	}
+	if !now.Before(survey) {
+		m.survey(v, now)
+		survey = now.Add(slowestLook)
+	}
+	next := survey
+	for _, s := range m.stores {
+		if !now.Before(s.due) {
+			s.due = now.Add(m.check(v, s))
+		}
+		if s.due.Before(next) {
+			next = s.due
+		}
+	}
+	return next
+}
+
+// survey finds the stores that the kernel fills: the live layers', and while a
+// cut, a fold or an adoption is carried out those of other layers that lie on the
+// volume's blocks. What a change could not bring about in the kernel is tried again.
+func (m *monitor) survey(v *view, now time.Time) {
+	all, err := m.dm.List()
 	if err != nil {
+		m.log.Error(err, "Looking for devices")
+		return
+	}
+	m.seen, m.stale, m.surveyed = v, false, now
+	has := make(map[string]bool, len(all))
+	for _, e := range all {
+		has[e.UUID] = true
+	}
+	former := m.stores
+	m.stores = map[lvm2.ID]*filling{}
+	for _, o := range v.volumes {
+		if !o.merging && has[m.device(v, o.lv, layerReal, 0).uuid] {
+			for _, l := range o.layers {
+				snap := m.device(v, l.lv, "", udevSnapshot)
+				if l.lost || l.snap == nil && (!has[snap.uuid] || !m.onBlocks(v, o, snap)) {
+					continue
+				}
+				s := &filling{due: now}
+				if f := former[l.lv.ID]; f != nil {
+					s.base, s.rate, s.due = f.base, f.rate, f.due
+				}
+				s.of, s.layer, s.snap, s.cow = o, l, snap, m.device(v, l.lv, layerCOW, udevCOW)
+				s.most = sectors(v, m.largestStore(v, l))
+				m.stores[l.lv.ID] = s
+			}
+		}
+	}
+	if now.Sub(m.tended) >= slowestLook {
+		m.tended = now
+		m.cramped.Range(func(id, _ any) bool {
+			if m.stores[id.(lvm2.ID)] == nil {
+				m.cramped.Delete(id)
+			}
+			return true
+		})
+		for _, o := range v.volumes {
+			m.attendTo(v, o, has)
+		}
+	}
+}
+
+// onBlocks tells whether a frozen layer's device still lies on the volume's blocks.
+func (m *monitor) onBlocks(v *view, o *volume, d device) bool {
+	info, err := m.find(d)
+	if err != nil || info == nil || info.ReadOnly { // one that is only read
+		return false
+	}
+	real, err := m.find(m.device(v, o.lv, layerReal, udevReal))
+	if err != nil || real == nil {
+		return false
+	}
+	table, err := m.dm.Table(info.Name)
+	if err != nil || len(table) != 1 {
+		return false
+	}
+	t, ok := table[0].Target.(dm.Snapshot)
+	return ok && t.Origin == real.Device
+}
+
+// attendTo has done what is left to do for a volume.
+func (m *monitor) attendTo(v *view, o *volume, has map[string]bool) {
+	if _, again := m.unsettled.Load(o.lv.ID); again {
+		m.attend(o, "devices", attendPause, m.settleAgain)
+	}
+	if o.theirs() != "" {
+		return
+	}
+	if m.trimmable(v, o) != nil {
+		m.attend(o, "trim", attendPause, m.trim) // records boundaries, too
+	} else if m.unrecorded(o) {
+		m.attend(o, "boundary", attendPause, m.recordBoundaries)
+	}
+	l, top := o.live(), m.device(v, o.lv, "", udevVisible)
+	if l == nil || l.lost || !has[top.uuid] {
+		return
+	}
+	// The metadata are ahead: a cut was interrupted, or the volume was adopted.
+	if _, err := m.snapshotStatus(m.device(v, l.lv, "", udevSnapshot).name); err != nil {
+		if info, err := m.find(top); err == nil && info != nil && info.Live {
+			m.attend(o, "devices", attendPause, m.settleAgain)
+		}
+	}
+}
+
+// check looks at a store and returns when to look again.
+func (m *monitor) check(v *view, s *filling) time.Duration {
+	status, err := m.snapshotStatus(s.snap.name)
+	if err != nil { // it has no device yet, or no more
+		return nextLook(sectors(v, s.layer.lv.Size()), s.layer.chunk, m.peak())
+	}
+	if status.Invalid {
+		layer := s.layer.lv.ID
+		m.attend(s.of, "loss", growPause, func(ctx context.Context, _ string) error { return m.recordLost(ctx, layer) })
 		return slowestLook
 	}
-	pause, now := slowestLook, map[lvm2.ID]sample{}
-	for _, o := range v.volumes {
-		if _, again := p.unsettled.Load(o.lv.ID); again {
-			p.attend(o, "devices", attendPause, p.settleAgain)
-		}
-		if o.theirs() != "" {
-			continue
-		}
-		if p.trimmable(v, o) != nil {
-			p.attend(o, "trim", attendPause, p.trim) // records boundaries, too
-		} else if p.unrecorded(o) {
-			p.attend(o, "boundary", attendPause, p.recordBoundaries)
-		}
-		l := o.live()
-		if l == nil || l.lost {
-			continue
-		}
-		s, err := p.snapshotStatus(p.device(v, l.lv, "", udevSnapshot).name)
-		if err != nil {
-			// Not active, or the metadata is ahead: a cut was interrupted, or the volume was adopted.
-			if top, err := p.find(p.device(v, o.lv, "", udevVisible)); err == nil && top != nil && top.Live {
-				p.attend(o, "devices", attendPause, p.settleAgain)
-			}
-			continue
-		}
-		if s.Invalid {
-			p.attend(o, "store", growPause, p.recordLost)
-			continue
-		}
-		now[l.lv.ID] = sample{s.Used, time.Now()}
-		left := untilFull((*seen)[l.lv.ID], now[l.lv.ID], s.Total)
-		if (s.Used*100 >= s.Total*growAt || left < growBefore) && l.lv.Size() < p.largestStore(v, l) {
-			p.attend(o, "store", growPause, p.growStore)
-		}
-		pause = min(pause, max(fastestLook, left/4))
+	if status.Overflow || status.NoUsage || status.Total >= s.most {
+		return slowestLook
 	}
-	*seen = now
-	return pause
+	seen := time.Now()
+	s.rate, s.base = s.base.next(sample{status.Used, seen}, s.rate)
+	m.noteRate(s.rate)
+	left, chunk := status.Total-min(status.Used, status.Total), s.layer.chunk
+	// What is small is not grown, nor are writers held, before it is used.
+	if left >= min(growLine(chunk, m.peak(), s.rate), status.Total*3/4) {
+		m.cramped.Delete(s.layer.lv.ID)
+		return nextLook(left, chunk, m.peak())
+	}
+	must := left < min(brakeLine(chunk, m.peak()), status.Total/2)
+	if v.free.size() > 0 || len(v.trash) > 0 {
+		m.startGrowth(s, must)
+		return nextLook(left, chunk, m.peak())
+	}
+	m.cramped.Store(s.layer.lv.ID, ErrNoSpace)
+	if !m.keep(v, s.of) {
+		return slowestLook
+	}
+	if must {
+		m.startHold(s)
+	}
+	return nextLook(left, chunk, m.peak())
 }
 
-// untilFull estimates when a store will be full at the rate between two looks.
-func untilFull(before, now sample, total size.Sectors) time.Duration {
-	const never = time.Hour
-	if before.at.IsZero() || now.used <= before.used || total <= now.used {
-		return never
+// startGrowth has a store extended, and its writers held until it is if they must be.
+func (m *monitor) startGrowth(s *filling, must bool) {
+	g := m.newGrowth(s)
+	g.must = must
+	if known, running := m.growing.LoadOrStore(g.layer, g); running {
+		g = known.(*growth)
+	} else {
+		m.background(func(ctx context.Context) { m.grow(ctx, g) })
 	}
-	perSector := float64(now.at.Sub(before.at)) / float64(now.used-before.used)
-	return min(never, time.Duration(perSector*float64(total-now.used)))
+	if must && g.braked.CompareAndSwap(false, true) {
+		m.background(func(ctx context.Context) { m.brake(ctx, g, s.cow) })
+	}
+}
+
+// startHold holds the writers of a volume whose store cannot grow.
+func (m *monitor) startHold(s *filling) {
+	volume, g := s.of.lv.ID, m.newGrowth(s)
+	if _, running := m.holding.LoadOrStore(volume, true); !running {
+		m.background(func(ctx context.Context) { m.hold(ctx, volume, g) })
+	}
+}
+
+func (m *monitor) newGrowth(s *filling) *growth {
+	return &growth{layer: s.layer.lv.ID, more: m.step(s.layer.chunk, s.rate), done: make(chan struct{})}
 }
 
 // attend runs f for a volume in the background, one of a kind at a time, so
@@ -160,45 +304,13 @@ func (p *Pool) settleAgain(ctx context.Context, lv string) error {
 	}})
 }
 
-func (p *Pool) largestStore(v *view, l *layer) lvm2.Extents {
-	return v.extents(cow.LargestUseful(l.length.Bytes(), l.chunk.Bytes()))
-}
-
-// growStore doubles the store of a volume's live layer, as far as it is of use
-// and there is room.
-func (p *Pool) growStore(ctx context.Context, lv string) error {
-	return p.do(ctx, &change{fast: true, what: "extend the store of the newest snapshot of volume " + lv, edit: func(t *edit) error {
-		o := t.volumeByLV(lv)
-		if o == nil || o.live() == nil {
+// recordLost writes down that the kernel dropped a layer.
+func (p *Pool) recordLost(ctx context.Context, id lvm2.ID) error {
+	return p.do(ctx, &change{fast: true, what: "record the loss of a snapshot", edit: func(t *edit) error {
+		l := t.layers[id]
+		if l == nil || l.lost || !p.dropped(p.device(t.view, l.lv, "", udevSnapshot)) {
 			return nil
 		}
-		l := o.live()
-		have, most := l.lv.Size(), p.largestStore(t.view, l)
-		if have >= most {
-			return nil
-		}
-		more := min(max(have, t.extents(leastStore)), most-have, t.free.size())
-		if more == 0 {
-			return fmt.Errorf("store of snapshot %s/%s (%v) cannot grow: %w; when it is full the snapshot is lost",
-				t.vg.Name, l.lv.Name, t.bytesOf(l.lv), ErrNoSpace)
-		}
-		ranges, err := t.growth(l.lv, more, highEnd)
-		if err != nil {
-			return err
-		}
-		c := l.lv.Clone()
-		c.Segments = appendExtents(c.Segments, ranges...)
-		return t.put(c)
-	}, act: func(ctx context.Context, v *view) error { return p.settle(ctx, v, lv) }})
-}
-
-// recordLost writes down that the kernel dropped a volume's live layer.
-func (p *Pool) recordLost(ctx context.Context, lv string) error {
-	return p.do(ctx, &change{fast: true, what: "record the loss of the snapshots of volume " + lv, edit: func(t *edit) error {
-		o := t.volumeByLV(lv)
-		if o == nil || o.live() == nil || !p.dropped(p.device(t.view, o.live().lv, "", udevSnapshot)) {
-			return nil
-		}
-		return t.lose(o, o.live())
+		return t.lose(t.volumes[l.of], l)
 	}})
 }

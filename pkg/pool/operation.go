@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
 // keyed serialises operations on one thing: a volume and its history, or a name.
@@ -106,3 +108,6 @@ func run[T any](ctx context.Context, p *Pool, keys []string, f func(context.Cont
 // Keys under which operations exclude each other.
 func nameKey(csi string) string { return fmt.Sprintf("name %q", csi) }
 func lvKey(lv string) string    { return "logical volume " + lv }
+
+// storeKey is held, under lvKey or without it, while the device of a layer's store changes.
+func storeKey(id lvm2.ID) string { return "store " + string(id) }

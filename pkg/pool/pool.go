@@ -51,6 +51,18 @@ type Pool struct {
 	folder  folder
 	trash   sync.Mutex // held while devices of trash are made, or removed where nobody uses them
 
+	growing  sync.Map      // *growth by the lvm2.ID of the layer whose store is being extended
+	cramped  sync.Map      // error by the lvm2.ID of the layer: why its store could not be extended
+	holding  sync.Map      // lvm2.ID of volumes whose writers are held because their layer must not be lost
+	fastest  atomic.Uint64 // sectors per second: see peak
+	brakes   timings       // how long writers were held while stores grew
+	windows  timings       // how long cuts held their volumes
+	lookSoon chan struct{} // wakes the monitor: something was changed in the kernel
+
+	// keep tells whether a volume's writers must rather wait than have its live
+	// layer lost for want of room: others write to what reads through it.
+	keep func(v *view, o *volume) bool
+
 	boundaries sync.Map // size.Sectors by the lvm2.ID of frozen layers: what was in use at the next cut, not on the disk yet
 	unsettled  sync.Map // lvm2.ID of volumes whose devices could not be brought in line
 	attended   sync.Map // lvm2.ID of volumes that the monitor is busy with
@@ -87,7 +99,9 @@ func openHeld(ctx context.Context, c Config, o Options) (*Pool, error) {
 		log:     klog.FromContext(ctx).WithValues("pool", c.Name),
 		changes: make(chan *change), urgent: make(chan *change), stopped: make(chan struct{}),
 		keys: keyed{held: map[string][]chan struct{}{}}, scrubs: scrubs{jobs: map[string]*scrubJob{}},
+		lookSoon: make(chan struct{}, 1), keep: func(*view, *volume) bool { return false },
 	}
+	p.fastest.Store(uint64(c.BurstRate.Sectors()))
 	p.ctx, p.cancel = context.WithCancel(klog.NewContext(context.Background(), p.log))
 	p.copies = &copies{pool: p, jobs: map[string]*copyJob{}}
 	p.wiper = newWiper(p)

@@ -11,15 +11,14 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// A new store has these sizes at least and at most, if none is configured.
+// A new store has this part of its volume, but at most so much, if no size is configured.
 const (
-	leastStore = 64 * size.MiB
-	mostStore  = 4 * size.GiB
+	firstPart = 10
+	mostStore = 4 * size.GiB
 )
 
 // CreateSnapshot takes a snapshot of the volume, or finds the one of that
@@ -186,18 +185,6 @@ func (t *edit) freeze(l *layer, exact bool) error {
 		c.Tags = setTag(c.Tags, tagExact)
 	}
 	return t.put(c)
-}
-
-// firstStore is the size a new layer's store starts with: enough for what a
-// fast writer can do until the monitor sees it, which large volumes do more of.
-// Where little is free it takes that, down to the least size.
-func (p *Pool) firstStore(v *view, origin, chunk size.Bytes) lvm2.Extents {
-	most := cow.LargestUseful(origin, chunk)
-	if p.config.FirstStore != 0 {
-		return v.extents(min(most, p.config.FirstStore))
-	}
-	want := v.extents(min(most, mostStore, max(leastStore, origin/10)))
-	return max(v.extents(min(most, leastStore)), min(want, v.free.size()))
 }
 
 // DeleteSnapshot deletes a snapshot; nil if there is none. The call returns at

@@ -1,0 +1,115 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// There are two ways to stop those who write to a volume.
+//
+// The brake suspends the store's device while the store grows, for at most
+// growLimit: the kernel goes on handing out chunks until as many copies wait as
+// it allows, and then the writers wait. It needs no lock of the volume's device, which
+// a cut may have for as long as the file system takes to freeze: just then much is
+// written. Writes to chunks that are in the store already go on.
+//
+// A hold suspends the volume itself, for as long as its live layer must not be
+// lost (Pool.keep) and cannot grow. The store stays readable, so what reads through
+// it goes on and can bring the hold to its end.
+const (
+	suspendLimit = 10 * time.Second      // for I/O under way to end
+	holdLook     = 10 * time.Millisecond // between two looks whether a hold can end
+)
+
+// brake holds the writers of a store until its growth g is done. d is the store's device.
+func (p *Pool) brake(ctx context.Context, g *growth, d device) {
+	began := time.Now()
+	limited, cancel := context.WithTimeout(ctx, growLimit)
+	defer cancel()
+	defer func() { // whatever happened
+		if err := p.dm.Resume(d.name, d.udev); err != nil && !errors.Is(err, dm.ErrNotFound) {
+			p.log.Error(err, "Letting writers go on", "store", d.name)
+		}
+		took := time.Since(began)
+		p.brakes.add("", took)
+		p.log.V(2).Info("Writers were held while a store grew", "store", d.name, "for", took)
+	}()
+	if err := p.suspend(limited, d); err != nil {
+		g.braked.Store(false)
+		if !errors.Is(err, dm.ErrNotFound) {
+			p.log.Error(err, "Holding writers while a store grows", "store", d.name)
+		}
+		return
+	}
+	select {
+	case <-g.done:
+	case <-limited.Done():
+	}
+}
+
+// suspend suspends a device without freezing a file system, which would write more.
+func (p *Pool) suspend(ctx context.Context, d device) error {
+	limited, cancel := context.WithTimeout(ctx, suspendLimit)
+	defer cancel()
+	return p.dm.Suspend(limited, d.name, dm.SuspendOptions{SkipLockFS: true})
+}
+
+// heldBecause says why writers are held, and what to do.
+const heldBecause = "the pool has no room for the store of their volume's newest snapshot, and others read through it; delete volumes or snapshots, or extend the volume group"
+
+// mustHold tells whether a volume that is suspended must stay so: a former process
+// held its writers.
+func (p *Pool) mustHold(v *view, o *volume) bool {
+	l := o.live()
+	if l == nil || l.lost || v.free.size() > 0 || len(v.trash) > 0 || !p.keep(v, o) {
+		return false
+	}
+	s, err := p.snapshotStatus(p.device(v, l.lv, "", udevSnapshot).name)
+	return err == nil && !s.Invalid && s.Total < sectors(v, p.largestStore(v, l)) && s.Total < s.Used+brakeLine(l.chunk, p.peak())
+}
+
+// hold suspends a volume whose live layer has no room left, until it can be
+// extended by what g says or need not be kept any more. If the pool is closed
+// meanwhile the volume stays suspended: a snapshot that is lost stays lost, a
+// volume goes on when the pool is opened again.
+func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
+	defer p.holding.Delete(volume)
+	var d device
+	began, told := time.Now(), false
+	for {
+		v := p.current.Load()
+		o := v.volumes[volume]
+		if o == nil {
+			return
+		}
+		d = p.device(v, o.lv, "", udevVisible)
+		if !p.keep(v, o) {
+			break
+		}
+		if v.free.size() > 0 && p.growStore(ctx, g) == nil {
+			break
+		}
+		// Each time: what is done to the volume meanwhile resumes it.
+		err := p.suspend(ctx, d)
+		if errors.Is(err, dm.ErrNotFound) {
+			return
+		}
+		if !told && ctx.Err() == nil {
+			told = true
+			p.log.Info("Writers are held: "+heldBecause, "volume", o.lv.Name, "err", err)
+		}
+		select {
+		case <-time.After(holdLook):
+		case <-ctx.Done():
+			return
+		}
+	}
+	if err := p.dm.Resume(d.name, d.udev); err != nil && !errors.Is(err, dm.ErrNotFound) {
+		p.log.Error(err, "Letting writers go on", "volume", d.name)
+	}
+	p.log.Info("Writers were held", "volume", d.name, "for", time.Since(began))
+}

@@ -1,0 +1,203 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// A store is full as soon as the kernel finds no chunk in it, and then the
+// snapshot is gone. What bounds how fast that comes is the disk, which copies
+// at most at some rate, and the kernel's own limit for copies under way. So
+// there is always a moment from which stopping the writers is early enough; the
+// monitor looks so often that it does not miss it, even if a volume that was
+// idle is written to at full speed from one moment to the next.
+const (
+	// copiesAtOnce is how many chunks the kernel hands out before the first of
+	// them is copied: its limit (module parameter snapshot_cow_threshold of
+	// dm-snapshot, 2048 unless somebody changed it), and a chunk for each of
+	// so many writers that had passed the limit.
+	copiesAtOnce = 2048 + 256
+	defaultBurst = size.GiB              // that a store takes in a second at most, until more was seen
+	lateness     = 10 * time.Millisecond // by which the monitor may look, and what it decides may take effect, too late
+	commitTime   = 50 * time.Millisecond // that extending a store usually takes at most
+	ratePeriod   = 50 * time.Millisecond // over which a rate is measured: copies are begun in bursts
+	keepsUpFor   = 2 * time.Second       // a store that is filled steadily has room for so long
+	growsFor     = 4 * time.Second       // and gets room for so long
+	growLimit    = 30 * time.Second      // for a growth to be carried out, and for its writers to be held
+	growPause    = time.Second           // after extending a store failed
+)
+
+// rate is how fast a store is filled, in sectors per second.
+type rate float64
+
+func (r rate) in(d time.Duration) size.Sectors { return size.Sectors(float64(r) * d.Seconds()) }
+
+// during returns the time that n sectors take.
+func (r rate) during(n size.Sectors) time.Duration {
+	return time.Duration(float64(n) / float64(r) * float64(time.Second))
+}
+
+// inFlight is what a store may still be asked for when its writers are held.
+func inFlight(chunk size.Sectors) size.Sectors { return cow.MoreSectors(chunk.Bytes(), copiesAtOnce) }
+
+// brakeLine is the room at which writers must be held until a store has grown.
+func brakeLine(chunk size.Sectors, peak rate) size.Sectors {
+	return inFlight(chunk) + peak.in(fastestLook+2*lateness)
+}
+
+// growLine is the room at which a store grows, so that in general nobody is held.
+func growLine(chunk size.Sectors, peak, now rate) size.Sectors {
+	return max(brakeLine(chunk, peak)+peak.in(commitTime), now.in(keepsUpFor))
+}
+
+// nextLook is how long a store with so much room need not be looked at.
+func nextLook(left, chunk size.Sectors, peak rate) time.Duration {
+	spare := left - min(left, inFlight(chunk))
+	return min(slowestLook, max(fastestLook, peak.during(spare)-2*lateness))
+}
+
+// sample is how full a store was at a moment.
+type sample struct {
+	used size.Sectors
+	at   time.Time
+}
+
+// next returns the rate after a look, and the sample from which the following
+// rate is measured. A rate is forgotten slowly: writers pause.
+func (s sample) next(now sample, before rate) (rate, sample) {
+	if s.at.IsZero() || now.used < s.used {
+		return 0, now
+	}
+	passed := now.at.Sub(s.at)
+	if passed < ratePeriod {
+		return before, s
+	}
+	seen := rate(float64(now.used-s.used) / passed.Seconds())
+	return max(seen, before*rate(1-min(1, passed.Seconds()/keepsUpFor.Seconds()))), now
+}
+
+// peak is the highest rate that a store of this pool is expected to be filled at.
+func (p *Pool) peak() rate { return rate(p.fastest.Load()) }
+
+// noteRate raises the peak where a store was filled faster, with some margin.
+func (p *Pool) noteRate(seen rate) {
+	if most := uint64(seen * 1.25); most > p.fastest.Load() {
+		p.fastest.Store(most) // the monitor's goroutine alone does
+	}
+}
+
+// firstStore is the size a new layer's store starts with: enough for what a
+// fast writer can do until the monitor sees it, and more for large volumes, whose
+// stores then grow less often. Where little is free it leaves most of it to others.
+func (p *Pool) firstStore(v *view, origin, chunk size.Bytes) lvm2.Extents {
+	most := v.extents(cow.LargestUseful(origin, chunk))
+	if p.config.FirstStore != 0 {
+		return min(most, v.extents(p.config.FirstStore))
+	}
+	least := brakeLine(chunk.Sectors(), p.peak()).Bytes()
+	want := max(growLine(chunk.Sectors(), p.peak(), 0).Bytes(), min(mostStore, origin/firstPart))
+	return min(most, max(v.extents(least), min(v.extents(want), v.free.size()/4)))
+}
+
+// step is by how much a store grows at least.
+func (p *Pool) step(chunk size.Sectors, now rate) size.Bytes {
+	least := p.config.StoreStep
+	if least == 0 {
+		least = 2 * growLine(chunk, p.peak(), 0).Bytes()
+	}
+	return max(least, now.in(growsFor).Bytes())
+}
+
+func (p *Pool) largestStore(v *view, l *layer) lvm2.Extents {
+	return v.extents(cow.LargestUseful(l.length.Bytes(), l.chunk.Bytes()))
+}
+
+// growth is one extension of a layer's store that is under way.
+type growth struct {
+	layer  lvm2.ID
+	more   size.Bytes
+	must   bool          // also if others find no room after it
+	done   chan struct{} // closed when the store has grown, or cannot
+	braked atomic.Bool   // its writers are held meanwhile
+}
+
+// grow extends a store. No operation on the volume keeps it waiting. If there is
+// no room, it waits until trash is wiped.
+func (p *Pool) grow(ctx context.Context, g *growth) {
+	defer p.growing.Delete(g.layer)
+	limited, cancel := context.WithTimeout(ctx, growLimit)
+	defer cancel()
+	var err error
+	for {
+		freed := p.wiper.freed()
+		if err = p.growStore(limited, g); !errors.Is(err, ErrNoSpace) || len(p.current.Load().trash) == 0 {
+			break
+		}
+		p.wiper.wake()
+		select {
+		case <-freed:
+			continue
+		case <-limited.Done():
+		}
+		break
+	}
+	close(g.done)
+	if err == nil {
+		p.cramped.Delete(g.layer)
+		return
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	if _, known := p.cramped.Swap(g.layer, err); !known {
+		p.log.Error(err, "A snapshot's store could not be extended; it is tried again")
+	}
+	select {
+	case <-time.After(growPause):
+	case <-ctx.Done():
+	}
+}
+
+// growStore extends the store of a layer, as far as it is of use and there is room.
+func (p *Pool) growStore(ctx context.Context, g *growth) error {
+	return p.do(ctx, &change{fast: true, what: "extend the store of a snapshot", edit: func(t *edit) error {
+		l := t.layers[g.layer]
+		if l == nil || l.trimmed {
+			return nil
+		}
+		have, most := l.lv.Size(), p.largestStore(t.view, l)
+		if have >= most {
+			return nil
+		}
+		room := t.free.size()
+		if !g.must {
+			room = (room + 3) / 4
+		}
+		more := min(t.extents(g.more), most-have, room)
+		if more == 0 {
+			return fmt.Errorf("store of snapshot %s/%s (%v) cannot grow: %w; when it is full the snapshot is lost; delete volumes or snapshots, or extend the volume group",
+				t.vg.Name, l.lv.Name, t.bytesOf(l.lv), ErrNoSpace)
+		}
+		ranges, err := t.growth(l.lv, more, highEnd)
+		if err != nil {
+			return err
+		}
+		c := l.lv.Clone()
+		c.Segments = appendExtents(c.Segments, ranges...)
+		return t.put(c)
+	}, act: func(ctx context.Context, v *view) error {
+		l := v.layers[g.layer]
+		if l == nil {
+			return nil
+		}
+		_, _, err := p.mapStore(ctx, v, l, storeGrown)
+		return err
+	}})
+}

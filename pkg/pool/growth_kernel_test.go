@@ -1,0 +1,244 @@
+//go:build kernel
+
+package pool
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// writeFast overwrites the device by fio as fast as it can and returns the rate in
+// bytes per second. Every part of it is written at most once.
+func writeFast(t *testing.T, path string, block size.Bytes, direct bool, length size.Bytes) float64 {
+	args := []string{"--name=w", "--filename=" + path, fmt.Sprintf("--bs=%d", block), fmt.Sprintf("--size=%d", length), "--output-format=json",
+		"--ioengine=psync", "--rw=write", "--end_fsync=1", "--thread", "--allow_mounted_write=1", "--runtime=8"}
+	if block < 64*size.KiB {
+		args = append(args, "--rw=randwrite", "--norandommap=0")
+	}
+	if direct { // many at once, each in a part of its own
+		const jobs = 16
+		args = append(args, "--direct=1", fmt.Sprintf("--numjobs=%d", jobs), fmt.Sprintf("--size=%d", length/jobs), fmt.Sprintf("--offset_increment=%d", length/jobs), "--group_reporting")
+	}
+	out, err := exec.Command("fio", args...).Output()
+	if err != nil {
+		t.Errorf("fio: %v\n%s", err, out)
+		return 0
+	}
+	var report struct {
+		Jobs []struct {
+			Write struct {
+				Bytes float64 `json:"bw_bytes"`
+			} `json:"write"`
+		} `json:"jobs"`
+	}
+	if err := json.Unmarshal(out, &report); err != nil || len(report.Jobs) != 1 {
+		t.Errorf("fio's report: %v\n%s", err, out)
+		return 0
+	}
+	return report.Jobs[0].Write.Bytes
+}
+
+func digest(t *testing.T, path string, length size.Bytes) [32]byte {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
+	ok(t, err)
+	defer f.Close()
+	h, b := sha256.New(), ioBuffer(t)
+	for at := int64(0); at < int64(length); at += int64(len(b)) {
+		part := b[:min(int64(len(b)), int64(length)-at)]
+		_, err := f.ReadAt(part, at)
+		ok(t, err)
+		h.Write(part)
+	}
+	return [32]byte(h.Sum(nil))
+}
+
+// TestFullSpeed: three volumes that were idle are written to at full speed, with
+// stores of the least size, and no snapshot is lost.
+func TestFullSpeed(t *testing.T) {
+	const length = 200 * size.MiB
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.Devices, c.FirstStore = testDisks(t)[:2], 0 })
+	var vols []Volume
+	var paths []string
+	for i := range 3 {
+		vols = append(vols, must(p.CreateVolume(ctx, VolumeSpec{Name: fmt.Sprintf("v%d", i), Size: length, Mode: Block}))(t))
+		paths = append(paths, must(p.Activate(ctx, vols[i].LV))(t))
+		writeDevice(t, paths[i], 0, bytes.Repeat([]byte{byte(i + 1)}, 4096))
+	}
+	for i, c := range []struct {
+		chunk, block size.Bytes
+		direct       bool
+	}{
+		{16 * size.KiB, 4 * size.KiB, true}, {4 * size.KiB, 4 * size.KiB, false},
+		{16 * size.KiB, 64 * size.KiB, true}, {4 * size.KiB, 64 * size.KiB, false},
+		{4 * size.KiB, size.MiB, true}, {16 * size.KiB, size.MiB, false},
+	} {
+		p.config.Chunk = c.chunk
+		p.fastest.Store(uint64(defaultBurst.Sectors())) // what was seen in the last round must not help
+		var before [3][32]byte
+		var first [3]size.Bytes
+		for k, v := range vols {
+			before[k] = digest(t, paths[k], length)
+			s := must(p.CreateSnapshot(ctx, fmt.Sprintf("s%d-%d", i, k), v.LV))(t)
+			first[k] = must(p.latest())(t).bytesOf(must(p.latest())(t).vg.LV(s.LV))
+		}
+		time.Sleep(2 * slowestLook) // idle
+		held := p.brakes.read()
+		start := time.Now()
+		var sum float64
+		var mu sync.Mutex
+		var writers sync.WaitGroup
+		for k := range vols {
+			writers.Go(func() {
+				fast := writeFast(t, paths[k], c.block, c.direct, length)
+				mu.Lock()
+				sum += fast
+				mu.Unlock()
+			})
+		}
+		writers.Wait()
+		now, n, d := p.brakes.read(), uint64(0), time.Duration(0)
+		if len(now) > 0 {
+			n, d = now[0].Count, now[0].Sum
+		}
+		if len(held) > 0 {
+			n, d = n-held[0].Count, d-held[0].Sum
+		}
+		t.Logf("chunk %v, block %v, direct %v: %.0f MB/s in %v; stores began with %v; writers were held %d times, %v in all; peak %v/s",
+			c.chunk, c.block, c.direct, sum/1e6, time.Since(start).Round(time.Millisecond), first, n, d.Round(time.Millisecond), size.Sectors(p.peak()).Bytes())
+		for k := range vols {
+			s := must(p.Snapshot(ctx, fmt.Sprintf("s%d-%d", i, k)))(t)
+			path := p.dm.Node(lvm2.DMName(p.vgName, s.LV, ""))
+			if s.Lost || digest(t, path, length) != before[k] {
+				t.Errorf("snapshot %s is lost (%v) or has other bytes", s.Name, s.Lost)
+			}
+			ok(t, p.DeleteSnapshot(ctx, s.LV))
+		}
+		waitIdle(t, p)
+	}
+	for _, v := range vols {
+		ok(t, p.Deactivate(ctx, v.LV))
+	}
+}
+
+// TestBrake: what keeps a store from growing in time costs the writers time, and
+// no snapshot.
+func TestBrake(t *testing.T) {
+	const length = 400 * size.MiB
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.Devices = testDisks(t)[:2] })
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: length, Mode: Block}))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	p.config.FirstStore = 0
+	before := digest(t, path, length)
+	s := must(p.CreateSnapshot(ctx, "s", v.LV))(t)
+	goOn, stuck, written := make(chan bool), make(chan error, 1), make(chan float64, 1)
+	go func() { // no metadata are written meanwhile
+		stuck <- p.do(ctx, &change{what: "keep others waiting", edit: func(*edit) error {
+			<-goOn
+			return nil
+		}})
+	}()
+	go func() { written <- writeFast(t, path, size.MiB, true, length) }()
+	latest := must(p.latest())(t)
+	snap, store := p.device(latest, latest.vg.LV(s.LV), "", 0), p.device(latest, latest.vg.LV(s.LV), layerCOW, 0)
+	held := func() bool { return must(p.find(store))(t).Suspended }
+	for end := time.Now().Add(20 * time.Second); !held(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			close(goOn)
+			t.Fatal("the writers are not held")
+		}
+	}
+	time.Sleep(time.Second)
+	atMost := must(p.snapshotStatus(snap.name))(t)
+	time.Sleep(time.Second)
+	if now := must(p.snapshotStatus(snap.name))(t); now != atMost || !held() {
+		t.Errorf("while writers are held: %v, then %v", atMost, now)
+	}
+	close(goOn)
+	ok(t, <-stuck)
+	t.Logf("%.0f MB/s; when writers were held the store was filled to %v; they waited for %v", <-written/1e6, atMost, p.Brakes()[0].Sum)
+	if s := must(p.Snapshot(ctx, s.LV))(t); s.Lost || digest(t, p.dm.Node(lvm2.DMName(p.vgName, s.LV, "")), length) != before {
+		t.Errorf("the snapshot is lost (%v) or has other bytes", s.Lost)
+	}
+	ok(t, p.Deactivate(ctx, v.LV))
+}
+
+// TestHold: where a volume's live layer must not be lost, writers wait until there
+// is room, or until it need not be kept any more.
+func TestHold(t *testing.T) {
+	const length = 240 * size.MiB
+	ctx := context.Background()
+	p := testPool(t, nil)
+	var kept atomic.Bool
+	p.keep = func(*view, *volume) bool { return kept.Load() }
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: length, Mode: Block}))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	fill := func() { // no room but a few extents
+		_, err := p.CreateVolume(ctx, VolumeSpec{Name: "fill", Size: must(p.Capacity(ctx))(t).MaxVolume, Mode: Block})
+		ok(t, err)
+	}
+	p.config.LayerReserve, p.config.FirstStore = 10, 0
+	fill()
+	for _, then := range []string{"room", "let go"} {
+		kept.Store(true)
+		before := digest(t, path, length)
+		s := must(p.CreateSnapshot(ctx, "s", v.LV))(t)
+		written := make(chan float64, 1)
+		go func() { written <- writeFast(t, path, size.MiB, true, length) }()
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			if info := must(p.find(p.device(must(p.latest())(t), must(p.latest())(t).vg.LV(v.LV), "", 0)))(t); info.Suspended {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatal("the writers are not held")
+			}
+		}
+		snapshot := p.dm.Node(lvm2.DMName(p.vgName, s.LV, ""))
+		if digest(t, snapshot, length) != before {
+			t.Errorf("%s: the snapshot has other bytes while writers are held", then)
+		}
+		if h := must(p.Health(ctx, v.LV))(t); len(h) != 2 || h[1].Reason != "WritersHeld" {
+			t.Errorf("%s: health: %v", then, h)
+		}
+		select {
+		case <-written:
+			t.Errorf("%s: the writers were not held", then)
+		case <-time.After(time.Second):
+		}
+		if then == "room" {
+			ok(t, p.DeleteVolume(ctx, "fill"))
+			<-written
+			if s := must(p.Snapshot(ctx, s.LV))(t); s.Lost || digest(t, snapshot, length) != before {
+				t.Errorf("the snapshot is lost (%v) or has other bytes", s.Lost)
+			}
+			ok(t, p.DeleteSnapshot(ctx, s.LV))
+			waitIdle(t, p)
+			fill()
+			continue
+		}
+		kept.Store(false)
+		<-written
+		for end := time.Now().Add(20 * time.Second); !must(p.Snapshot(ctx, s.LV))(t).Lost; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("the snapshot holds more than there is room for")
+			}
+		}
+	}
+	ok(t, p.Deactivate(ctx, v.LV))
+}
