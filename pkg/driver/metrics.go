@@ -30,7 +30,28 @@ var (
 		poolFigure("snapshots_lost", "Snapshots whose content is gone.", func(u pool.Usage) float64 { return float64(u.Lost) }),
 		poolFigure("layers", "Stores: of snapshots, and of deleted ones that others read through.", func(u pool.Usage) float64 { return float64(u.Layers) }),
 	}
+	windows = histogram{prometheus.NewDesc("csi_dmsnap_cut_window_seconds",
+		"For how long cuts held volumes in use: in all (part all), and the parts of that.", []string{"pool", "part"}, nil)}
+	brakes = histogram{prometheus.NewDesc("csi_dmsnap_writers_held_seconds",
+		"For how long writers were held until the store of a snapshot had grown.", []string{"pool", "part"}, nil)}
 )
+
+// histogram is a metric made of the engine's timings.
+type histogram struct{ *prometheus.Desc }
+
+func (h histogram) collect(to chan<- prometheus.Metric, name string, timings []pool.Timing) {
+	for _, t := range timings {
+		part := t.Part
+		if part == "" {
+			part = "all"
+		}
+		below := make(map[float64]uint64, len(t.Below))
+		for bound, n := range t.Below {
+			below[bound.Seconds()] = n
+		}
+		to <- prometheus.MustNewConstHistogram(h.Desc, t.Count, t.Sum.Seconds(), below, name, part)
+	}
+}
 
 type metrics struct{ pools *pool.Set }
 
@@ -40,6 +61,8 @@ func (d *Driver) Metrics() prometheus.Collector { return metrics{d.pools} }
 // Describe lists the metrics.
 func (m metrics) Describe(to chan<- *prometheus.Desc) {
 	to <- poolOpen
+	to <- windows.Desc
+	to <- brakes.Desc
 	for _, f := range figures {
 		to <- f.Desc
 	}
@@ -48,13 +71,13 @@ func (m metrics) Describe(to chan<- *prometheus.Desc) {
 // Collect reads the figures. A pool that is not open has none.
 func (m metrics) Collect(to chan<- prometheus.Metric) {
 	for _, name := range m.pools.Names() {
-		u, err := func() (pool.Usage, error) {
-			p, err := m.pools.Pool(name)
-			if err != nil {
-				return pool.Usage{}, err
-			}
-			return p.Usage()
-		}()
+		var u pool.Usage
+		p, err := m.pools.Pool(name)
+		if err == nil {
+			windows.collect(to, name, p.Windows())
+			brakes.collect(to, name, p.Brakes())
+			u, err = p.Usage()
+		}
 		open := 1.0
 		if err != nil {
 			open = 0

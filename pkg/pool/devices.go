@@ -7,8 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"k8s.io/klog/v2"
-
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -31,7 +29,6 @@ const (
 )
 
 const (
-	windowLimit = 10 * time.Second       // a suspend that takes longer is given up
 	busyLimit   = 3 * time.Second        // how long a device may stay open in passing, as by a scan of udev
 	removeLimit = 500 * time.Millisecond // the same where the group's lock is held
 	busyPause   = 20 * time.Millisecond
@@ -251,60 +248,6 @@ func (p *Pool) base(ctx context.Context, v *view, o *volume, live *layer, table 
 		Origin: b.real, COW: cowDev, Persistence: dm.Persistent, Chunk: live.chunk,
 	}), false)
 	return b, err
-}
-
-// window swaps tables while the volume is held still. Only ioctls are inside.
-// The order is the kernel's: the snapshot before its origin, and the origin
-// last, because resuming it computes how writes are split.
-func (p *Pool) window(ctx context.Context, v *view, o *volume, live *layer, top *dm.Info, b below) error {
-	inside := func() error {
-		if b.idle {
-			p.noteBoundary(v, o, b.real)
-			snap := p.device(v, live.lv, "", udevSnapshot)
-			if err := p.dm.Resume(snap.name, snap.udev); err != nil {
-				return err
-			}
-		}
-		if b.longer {
-			base := p.device(v, o.lv, layerReal, udevReal)
-			return p.dm.Resume(base.name, base.udev)
-		}
-		return nil
-	}
-	vol := p.device(v, o.lv, "", udevVisible)
-	if top == nil || !top.Live {
-		if err := inside(); err != nil {
-			return err
-		}
-		return p.dm.Resume(vol.name, vol.udev)
-	}
-	began := time.Now()
-	// Only a cut must find the file system frozen.
-	err := p.swap(ctx, vol, top.Suspended, dm.SuspendOptions{SkipLockFS: !b.idle}, inside)
-	klog.FromContext(ctx).V(2).Info("Volume was held", "volume", o.lv.Name, "for", time.Since(began))
-	return err
-}
-
-// swap holds a device still while inside runs and lets it go on with the table
-// that is loaded; after an error with the one that it had.
-func (p *Pool) swap(ctx context.Context, d device, suspended bool, o dm.SuspendOptions, inside func() error) error {
-	if !suspended {
-		o.Running = true
-		limited, cancel := context.WithTimeout(ctx, windowLimit)
-		defer cancel()
-		if err := p.dm.Suspend(limited, d.name, o); err != nil {
-			return errors.Join(err, p.dm.Clear(d.name))
-		}
-	}
-	err := inside()
-	if err != nil {
-		err = errors.Join(err, p.dm.Clear(d.name))
-	}
-	if failed := p.dm.Resume(d.name, d.udev); failed != nil {
-		// The kernel has dropped a table that it could not take, and stays suspended.
-		err = errors.Join(err, failed, p.dm.Resume(d.name, d.udev))
-	}
-	return err
 }
 
 // settleOlder makes every layer that was live before read through the next

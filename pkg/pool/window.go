@@ -1,0 +1,112 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+)
+
+// windowLimit is how long a volume may take to suspend for a swap of tables; one that takes
+// longer goes on as before, and the change is tried again.
+const windowLimit = 10 * time.Second
+
+// window swaps tables while the volume is held still. Only ioctls are inside.
+// The order is the kernel's: the snapshot before its origin, and the origin
+// last, because resuming it computes how writes are split.
+func (p *Pool) window(ctx context.Context, v *view, o *volume, live *layer, top *dm.Info, b below) error {
+	var watch stopwatch
+	inside := func() error {
+		watch.lap("suspend")
+		if b.idle {
+			p.noteBoundary(v, o, b.real)
+			watch.lap("read-former")
+			snap := p.device(v, live.lv, "", udevSnapshot)
+			if err := p.dm.Resume(snap.name, snap.udev); err != nil {
+				return err
+			}
+			watch.lap("resume-snapshot")
+		}
+		if b.longer {
+			base := p.device(v, o.lv, layerReal, udevReal)
+			if err := p.dm.Resume(base.name, base.udev); err != nil {
+				return err
+			}
+			watch.lap("resume-blocks")
+		}
+		return nil
+	}
+	vol := p.device(v, o.lv, "", udevVisible)
+	if top == nil || !top.Live {
+		if err := inside(); err != nil {
+			return err
+		}
+		return p.dm.Resume(vol.name, vol.udev)
+	}
+	watch.start()
+	// Only a cut must find the file system frozen.
+	err := p.swap(ctx, vol, top.Suspended, dm.SuspendOptions{SkipLockFS: !b.idle}, inside)
+	watch.lap("resume-volume")
+	if b.idle && err == nil {
+		watch.report(&p.windows)
+	}
+	klog.FromContext(ctx).V(2).Info("Volume was held", "volume", o.lv.Name, "cut", b.idle, "for", watch.total(), "parts", watch.laps, "err", err)
+	return err
+}
+
+// swap holds a device still while inside runs and lets it go on with the table
+// that is loaded; after an error with the one that it had.
+func (p *Pool) swap(ctx context.Context, d device, suspended bool, o dm.SuspendOptions, inside func() error) error {
+	if !suspended {
+		o.Running = true
+		limited, cancel := context.WithTimeout(ctx, windowLimit)
+		defer cancel()
+		if err := p.dm.Suspend(limited, d.name, o); err != nil {
+			return errors.Join(err, p.dm.Clear(d.name))
+		}
+	}
+	err := inside()
+	if err != nil {
+		err = errors.Join(err, p.dm.Clear(d.name))
+	}
+	if failed := p.dm.Resume(d.name, d.udev); failed != nil {
+		// The kernel has dropped a table that it could not take, and stays suspended.
+		err = errors.Join(err, failed, p.dm.Resume(d.name, d.udev))
+	}
+	return err
+}
+
+// stopwatch measures the parts of something.
+type stopwatch struct {
+	began, last time.Time
+	laps        []lap
+}
+
+type lap struct {
+	part string
+	took time.Duration
+}
+
+// String is for logs.
+func (l lap) String() string { return fmt.Sprintf("%s %v", l.part, l.took) }
+
+func (w *stopwatch) start() { w.began, w.last, w.laps = time.Now(), time.Now(), nil }
+
+func (w *stopwatch) lap(part string) {
+	now := time.Now()
+	w.laps, w.last = append(w.laps, lap{part, now.Sub(w.last)}), now
+}
+
+func (w *stopwatch) total() time.Duration { return w.last.Sub(w.began) }
+
+// report adds the parts and their sum to timings.
+func (w *stopwatch) report(to *timings) {
+	for _, l := range w.laps {
+		to.add(l.part, l.took)
+	}
+	to.add("", w.total())
+}

@@ -1,0 +1,158 @@
+//go:build kernel
+
+package pool
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// giveExceptions makes the live store of a volume that is not active list the first
+// n chunks, as if they had been overwritten. Their copies are what lies there.
+func giveExceptions(t *testing.T, p *Pool, lv string, n uint64) {
+	t.Helper()
+	v := must(p.latest())(t)
+	l := v.volumeByLV(lv).live()
+	extents := physical(l.lv)
+	if len(extents) != 1 {
+		t.Fatalf("the store is in %d pieces", len(extents))
+	}
+	f := must(os.OpenFile(v.vg.PVs[extents[0].PV].Device, os.O_RDWR|unix.O_DIRECT, 0))(t)
+	defer f.Close()
+	start := int64(v.vg.Offset(v.vg.PVs[extents[0].PV], extents[0].Start).Bytes())
+	chunk := l.chunk.Bytes()
+	perArea := uint64(chunk / 16)
+	area := directBuffer(t, chunk)
+	copy(area, cow.NewHeader(chunk))
+	must(f.WriteAt(area, start))(t)
+	for i := range n/perArea + 1 { // the last one ends the list
+		clear(area)
+		for k := range min(perArea, n-i*perArea) {
+			binary.LittleEndian.PutUint64(area[16*k:], i*perArea+k)
+			binary.LittleEndian.PutUint64(area[16*k+8:], 1+i*(perArea+1)+1+k)
+		}
+		must(f.WriteAt(area, start+int64(1+i*(perArea+1))*int64(chunk)))(t)
+	}
+}
+
+// TestWindow measures for how long a cut holds the volume, with few and many
+// exceptions in the former newest layer's store, which somebody reads or not.
+func TestWindow(t *testing.T) {
+	const cuts = 5
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.NoFolding, c.Chunk, c.FirstStore = true, 4*size.KiB, 4*size.MiB })
+	counts := []uint64{0, 10_000, 40_000}
+	if must(p.Capacity(ctx))(t).Free > 9*size.GiB { // DMSNAP_DISKS=10G: for the record
+		counts = []uint64{0, 100_000, 1_000_000}
+	}
+	for _, exceptions := range counts {
+		for _, read := range []bool{false, true} {
+			var all []time.Duration
+			parts := map[string][]time.Duration{}
+			for cut := range cuts {
+				name := fmt.Sprintf("v-%d-%v-%d", exceptions, read, cut)
+				length := max(16*size.MiB, size.Bytes(exceptions)*4*size.KiB)
+				v := must(p.CreateVolume(ctx, VolumeSpec{Name: name, Size: length, Mode: Block}))(t)
+				p.config.FirstStore = cow.LargestUseful(length, 4*size.KiB)
+				first := must(p.CreateSnapshot(ctx, "former-"+name, v.LV))(t)
+				giveExceptions(t, p, v.LV, exceptions)
+				path := must(p.Activate(ctx, v.LV))(t)
+				var reader *os.File
+				if read {
+					reader = must(os.Open(p.dm.Node(lvm2.DMName(p.vgName, first.LV, ""))))(t)
+				}
+				p.windows = timings{}
+				p.config.FirstStore = 4 * size.MiB
+				second := must(p.CreateSnapshot(ctx, "newer-"+name, v.LV))(t)
+				for _, w := range p.Windows() {
+					if w.Part == "" {
+						all = append(all, w.Sum)
+					} else {
+						parts[w.Part] = append(parts[w.Part], w.Sum)
+					}
+				}
+				writeDevice(t, path, 0, bytes.Repeat([]byte("x"), 8192))
+				want := 4
+				if read {
+					want = 6
+				}
+				if n := len(devicesOf(t, p)); n != want {
+					t.Errorf("%s: %d devices", name, n)
+				}
+				if reader != nil {
+					reader.Close()
+				}
+				ok(t, p.DeleteSnapshot(ctx, second.LV))
+				ok(t, p.DeleteSnapshot(ctx, first.LV))
+				ok(t, p.Deactivate(ctx, v.LV))
+				ok(t, p.DeleteVolume(ctx, v.LV))
+			}
+			waitIdle(t, p)
+			if len(all) != cuts {
+				t.Fatalf("%d windows were measured of %d", len(all), cuts)
+			}
+			var shares []string
+			for part, took := range parts {
+				slices.Sort(took)
+				shares = append(shares, fmt.Sprintf("%s %v", part, took[len(took)/2]))
+			}
+			slices.Sort(shares)
+			slices.Sort(all)
+			t.Logf("%7d exceptions, read %5v: %v (median; worst %v): %s", exceptions, read, all[len(all)/2], all[len(all)-1], strings.Join(shares, ", "))
+		}
+	}
+}
+
+// TestWindowFails: whatever fails while a volume is held, it goes on as before.
+func TestWindowFails(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	must(p.CreateSnapshot(ctx, "s", v.LV))(t)
+	latest := must(p.latest())(t)
+	vol, base := p.device(latest, latest.vg.LV(v.LV), "", udevVisible), p.device(latest, latest.vg.LV(v.LV), layerReal, udevReal)
+	real := must(p.find(base))(t)
+	before := must(p.dm.Table(vol.name))(t)
+	goesOn := func(what string) {
+		t.Helper()
+		info := must(p.find(vol))(t)
+		if table := must(p.dm.Table(vol.name))(t); info.Suspended || info.Loaded || !table.Equal(before) {
+			t.Errorf("%s: %+v, table %v", what, info, table)
+		}
+		writeDevice(t, path, 0, bytes.Repeat([]byte(what)[:1], 4096))
+	}
+	load := func(target dm.Target) { t.Helper(); ok(t, p.dm.Load(vol.name, whole(v.Size.Sectors(), target), false)) }
+
+	load(dm.Linear{Device: real.Device})
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := p.swap(ended, vol, false, dm.SuspendOptions{}, func() error { t.Error("inside"); return nil }); !errors.Is(err, context.Canceled) {
+		t.Errorf("too late: %v", err)
+	}
+	goesOn("late")
+
+	load(dm.Linear{Device: real.Device})
+	broken := errors.New("broken")
+	if err := p.swap(ctx, vol, false, dm.SuspendOptions{}, func() error { return broken }); !errors.Is(err, broken) {
+		t.Errorf("an error inside: %v", err)
+	}
+	goesOn("inside")
+
+	ok(t, p.Deactivate(ctx, v.LV))
+}
