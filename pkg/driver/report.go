@@ -8,6 +8,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dmsnapv1"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/reports"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
 const (
@@ -29,10 +30,12 @@ type concern struct {
 // asks again whether a snapshot is well that was ready once.
 func (d *Driver) Report(ctx context.Context, tell func(context.Context, reports.Happening)) {
 	known := map[concern]time.Time{} // since when it is told, or when it was last seen
+	trash := map[string]size.Bytes{}
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
 	for {
 		d.reportNew(ctx, known, time.Now(), tell)
+		d.reportWiped(ctx, trash, tell)
 		select {
 		case <-ctx.Done():
 			return
@@ -54,6 +57,29 @@ func (d *Driver) reportNew(ctx context.Context, known map[concern]time.Time, now
 		// What comes and goes, as around a threshold, is told once in a while.
 		if now.Sub(seen) >= reportAgain {
 			delete(known, c)
+		}
+	}
+}
+
+// reportWiped tells that what was deleted is wiped and its space free again, where that took
+// so long that somebody may wait for it. trash is how much there was at most, by pool.
+func (d *Driver) reportWiped(ctx context.Context, trash map[string]size.Bytes, tell func(context.Context, reports.Happening)) {
+	for _, name := range d.pools.Names() {
+		p, err := d.pool(name)
+		if err != nil {
+			continue
+		}
+		u, err := p.Usage()
+		if err != nil {
+			continue
+		}
+		if most := trash[name]; most > 0 && u.Trash == 0 {
+			tell(ctx, reports.Happening{Kind: dmsnapv1.Happening_KIND_POOL, ID: name, Reason: "SpaceReclaimed",
+				Message: fmt.Sprintf("%v of deleted volumes and snapshots are wiped and free again", most)})
+		}
+		trash[name] = max(trash[name], u.Trash)
+		if u.Trash == 0 {
+			delete(trash, name)
 		}
 	}
 }
