@@ -58,7 +58,10 @@ func growLine(chunk size.Sectors, peak, now rate) size.Sectors {
 }
 
 // nextLook is how long a store with so much room need not be looked at.
-func nextLook(left, chunk size.Sectors, peak rate) time.Duration {
+func nextLook(left, chunk size.Sectors, peak, now rate) time.Duration {
+	if left <= inFlight(chunk) && now == 0 {
+		return surveyPause // so small that no haste would be enough
+	}
 	spare := left - min(left, inFlight(chunk))
 	return min(slowestLook, max(fastestLook, peak.during(spare)-2*lateness))
 }
@@ -84,7 +87,9 @@ func (s sample) next(now sample, before rate) (rate, sample) {
 }
 
 // peak is the highest rate that a store of this pool is expected to be filled at.
-func (p *Pool) peak() rate { return rate(p.fastest.Load()) }
+func (p *Pool) peak() rate {
+	return rate(max(p.fastest.Load(), uint64(p.config.BurstRate.Sectors())))
+}
 
 // noteRate raises the peak where a store was filled faster, with some margin.
 func (p *Pool) noteRate(seen rate) {

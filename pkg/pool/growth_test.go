@@ -46,7 +46,7 @@ func TestOutrun(t *testing.T) {
 				now = grown // nothing is written until the store has grown
 				continue
 			}
-			pass(nextLook(left, chunk, peak) + late())
+			pass(nextLook(left, chunk, peak, speed) + late())
 		}
 	}
 }

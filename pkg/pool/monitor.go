@@ -202,7 +202,7 @@ func (m *monitor) attendTo(v *view, o *volume, has map[string]bool) {
 func (m *monitor) check(v *view, s *filling) time.Duration {
 	status, err := m.snapshotStatus(s.snap.name)
 	if err != nil { // it has no device yet, or no more
-		return nextLook(sectors(v, s.layer.lv.Size()), s.layer.chunk, m.peak())
+		return nextLook(sectors(v, s.layer.lv.Size()), s.layer.chunk, m.peak(), 0)
 	}
 	if status.Invalid {
 		layer := s.layer.lv.ID
@@ -219,12 +219,12 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 	// What is small is not grown, nor are writers held, before it is used.
 	if left >= min(growLine(chunk, m.peak(), s.rate), status.Total*3/4) {
 		m.cramped.Delete(s.layer.lv.ID)
-		return nextLook(left, chunk, m.peak())
+		return nextLook(left, chunk, m.peak(), s.rate)
 	}
 	must := left < min(brakeLine(chunk, m.peak()), status.Total/2)
 	if v.free.size() > 0 || len(v.trash) > 0 {
 		m.startGrowth(s, must)
-		return nextLook(left, chunk, m.peak())
+		return nextLook(left, chunk, m.peak(), s.rate)
 	}
 	m.cramped.Store(s.layer.lv.ID, ErrNoSpace)
 	if !m.keep(v, s.of) {
@@ -233,7 +233,7 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 	if must {
 		m.startHold(s)
 	}
-	return nextLook(left, chunk, m.peak())
+	return nextLook(left, chunk, m.peak(), s.rate)
 }
 
 // startGrowth has a store extended, and its writers held until it is if they must be.

@@ -54,7 +54,7 @@ type Pool struct {
 	growing  sync.Map      // *growth by the lvm2.ID of the layer whose store is being extended
 	cramped  sync.Map      // error by the lvm2.ID of the layer: why its store could not be extended
 	holding  sync.Map      // lvm2.ID of volumes whose writers are held because their layer must not be lost
-	fastest  atomic.Uint64 // sectors per second: see peak
+	fastest  atomic.Uint64 // sectors per second that were seen: see peak
 	brakes   timings       // how long writers were held while stores grew
 	windows  timings       // how long cuts held their volumes
 	lookSoon chan struct{} // wakes the monitor: something was changed in the kernel
@@ -101,7 +101,6 @@ func openHeld(ctx context.Context, c Config, o Options) (*Pool, error) {
 		keys: keyed{held: map[string][]chan struct{}{}}, scrubs: scrubs{jobs: map[string]*scrubJob{}},
 		lookSoon: make(chan struct{}, 1), keep: func(*view, *volume) bool { return false },
 	}
-	p.fastest.Store(uint64(c.BurstRate.Sectors()))
 	p.ctx, p.cancel = context.WithCancel(klog.NewContext(context.Background(), p.log))
 	p.copies = &copies{pool: p, jobs: map[string]*copyJob{}}
 	p.wiper = newWiper(p)
