@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // devicesLockPrefix begins the name of the lock file of lvm2's devices file.
@@ -26,7 +28,7 @@ func (h Host) addDevices(ctx context.Context, pvs map[string]ID) error {
 		return err
 	}
 	// lvm2 never removes this lock file and does not expect others to.
-	defer lock.file.Close()
+	defer unix.Close(lock.fd)
 	text, err := os.ReadFile(h.DevicesFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // then lvm2 uses all devices

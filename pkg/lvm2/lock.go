@@ -30,9 +30,12 @@ const (
 
 // Lock is a lock that lvm2's tools respect, as this package respects theirs.
 // Locks exclude each other inside one process too.
+//
+// Its file is a bare descriptor: an os.File would be made known to the runtime's
+// poller, in vain and by five more system calls for each lock.
 type Lock struct {
 	path string
-	file *os.File
+	fd   int
 	mode LockMode
 }
 
@@ -108,16 +111,19 @@ func acquire(ctx context.Context, path string, mode LockMode) (*Lock, error) {
 // try returns nil if another process has the lock.
 func try(path string, mode LockMode) (*Lock, error) {
 	for {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o777)
-		if err != nil {
-			return nil, err
+		fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_APPEND|unix.O_CLOEXEC, 0o777)
+		if errors.Is(err, unix.EINTR) {
+			continue
 		}
-		l := &Lock{path, f, mode}
-		err = unix.Flock(int(f.Fd()), int(mode)|unix.LOCK_NB)
+		if err != nil {
+			return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+		}
+		l := &Lock{path, fd, mode}
+		err = unix.Flock(fd, int(mode)|unix.LOCK_NB)
 		if err == nil && l.current() {
 			return l, nil
 		}
-		f.Close()
+		unix.Close(fd)
 		switch {
 		case errors.Is(err, unix.EWOULDBLOCK):
 			return nil, nil
@@ -130,17 +136,17 @@ func try(path string, mode LockMode) (*Lock, error) {
 
 // current reports whether the locked file is still the one at the path.
 func (l *Lock) current() bool {
-	mine, err1 := l.file.Stat()
-	there, err2 := os.Stat(l.path)
-	return err1 == nil && err2 == nil && os.SameFile(mine, there)
+	var mine, there unix.Stat_t
+	err1, err2 := unix.Fstat(l.fd, &mine), unix.Stat(l.path, &there)
+	return err1 == nil && err2 == nil && mine.Dev == there.Dev && mine.Ino == there.Ino
 }
 
 // release drops the lock, and the file if nobody else waits for it.
 func (l *Lock) release() error {
-	if l.mode == Exclusive || unix.Flock(int(l.file.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil && l.current() {
-		os.Remove(l.path) // who holds it exclusively since it was current is the only one who may
+	if l.mode == Exclusive || unix.Flock(l.fd, unix.LOCK_EX|unix.LOCK_NB) == nil && l.current() {
+		_ = unix.Unlink(l.path) // who holds it exclusively since it was current is the only one who may
 	}
-	return l.file.Close()
+	return os.NewSyscallError("close", unix.Close(l.fd))
 }
 
 // Unlock releases the lock.
@@ -150,6 +156,6 @@ func (l *Lock) Unlock() error {
 	}
 	// A shared lock must go before release tries the exclusive one, or two
 	// readers that leave at once would both keep the file.
-	err := unix.Flock(int(l.file.Fd()), unix.LOCK_UN)
+	err := unix.Flock(l.fd, unix.LOCK_UN)
 	return errors.Join(err, l.release())
 }
