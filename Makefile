@@ -15,7 +15,7 @@ ARCH ?= amd64
 # Modules of their own, so that the driver's stays lean.
 MODULES := hack/image hack/chart test/e2e
 
-.PHONY: all build image image-root chart demo test test-unit test-kernel test-race lint generate bench deps cluster cluster-down e2e e2e-smoke clean
+.PHONY: all build image image-root chart pictures demo test test-unit test-kernel test-race lint generate bench deps cluster cluster-down e2e e2e-smoke clean
 
 all: build
 
@@ -32,6 +32,9 @@ image: out/image/csi-dmsnap-$(ARCH) ## the container image, out/image/csi-dmsnap
 image-root: out/image/csi-dmsnap-$(ARCH) ## the same files in a directory, out/image/root; the Dockerfile uses it
 	rm -rf out/image/root
 	$(GO) -C hack/image run . -arch $(ARCH) -binary $(CURDIR)/$< -debs $(CURDIR)/out/debs -root $(CURDIR)/out/image/root
+
+pictures: ## the pictures in docs/pictures, after a change of their texts
+	$(GO) run ./hack/pictures
 
 chart: ## the chart's README, the plain manifests and the golden renders, after a change of the chart
 	cd hack/chart && $(GO) run . && $(GO) test -update ./...
@@ -79,9 +82,10 @@ generate: ## code from pkg/dmsnapv1/*.proto; needs protoc (Debian: protobuf-comp
 	PATH=$(CURDIR)/out/protoc:$$PATH protoc --go_out=. --go_opt=paths=source_relative \
 		--go-grpc_out=. --go-grpc_opt=paths=source_relative pkg/dmsnapv1/*.proto
 
-bench: deps ## measure against lvm2 in the same kernel; writes out/bench.json
-	@mkdir -p out
-	@hack/bench
+# DMSNAP_BENCH="-quick": fewer repetitions; "-run 'write_.*64KiB'": only figures whose
+# names match; "-list": their names. A full run takes about an hour and 30 GB.
+bench: deps ## measure against lvm2 in the same kernel; writes out/bench.json. DMSNAP_BENCH="-quick -run freeze" selects
+	@hack/bench $(DMSNAP_BENCH)
 
 clean:
 	rm -rf bin out

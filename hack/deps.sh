@@ -6,7 +6,7 @@ set -euo pipefail
 
 packages=(
 	user-mode-linux      # the test kernel
-	busybox-static lvm2 dmsetup thin-provisioning-tools udev
+	busybox-static lvm2 dmsetup thin-provisioning-tools udev fio
 	e2fsprogs xfsprogs btrfs-progs
 	fio                  # writers at full speed
 	gcc libc6-dev        # the race detector

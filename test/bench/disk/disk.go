@@ -1,0 +1,111 @@
+// Package disk reads what reached a block device, from sysfs.
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// Disk is a block device, by the path of its node.
+type Disk string
+
+// Counters are totals since the device came to be.
+type Counters struct {
+	Requests uint64 // completed, of any kind
+	Written  size.Bytes
+}
+
+// Counters reads them (Documentation/block/stat.rst of the kernel).
+func (d Disk) Counters() (Counters, error) {
+	device, err := dm.DeviceOf(string(d))
+	if err != nil {
+		return Counters{}, err
+	}
+	path := fmt.Sprintf("/sys/dev/block/%v/stat", device)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return Counters{}, err
+	}
+	fields := strings.Fields(string(text))
+	if len(fields) < 11 {
+		return Counters{}, fmt.Errorf("%s has %d fields, not 11 or more", path, len(fields))
+	}
+	var n [7]uint64
+	for i := range n {
+		if n[i], err = strconv.ParseUint(fields[i], 10, 64); err != nil {
+			return Counters{}, fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return Counters{Requests: n[0] + n[4], Written: size.Sectors(n[6]).Bytes()}, nil
+}
+
+// Quiet waits until the disk had no request for a while: what is measured next
+// must not be charged with work that is left of before.
+func (d Disk) Quiet() error {
+	const still, limit = 300 * time.Millisecond, 3 * time.Minute
+	var before Counters
+	since := time.Now()
+	for end := since.Add(limit); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		now, err := d.Counters()
+		if err != nil {
+			return err
+		}
+		// Small reads are the driver's and lvm2's looks at the metadata.
+		if now.Written != before.Written {
+			before, since = now, time.Now()
+		}
+		if time.Since(since) >= still {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s is being written for %v without a pause", d, limit)
+}
+
+// Busy waits until the disk has completed more requests.
+func (d Disk) Busy(more uint64) error {
+	began, err := d.Counters()
+	if err != nil {
+		return err
+	}
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		now, err := d.Counters()
+		if err != nil || now.Requests >= began.Requests+more {
+			return err
+		}
+	}
+	return fmt.Errorf("%s has no load after 30 seconds", d)
+}
+
+// Fill writes a part of a device past the page cache.
+func Fill(path string, offset, length size.Bytes) (err error) {
+	const step = size.MiB
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	// An anonymous mapping is page-aligned, as O_DIRECT needs it.
+	b, err := unix.Mmap(-1, 0, int(step), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return err
+	}
+	defer unix.Munmap(b)
+	for i := range b {
+		b[i] = byte(i)
+	}
+	for done := size.Bytes(0); done < length; done += step {
+		if _, err := f.WriteAt(b[:min(step, length-done)], int64(offset+done)); err != nil {
+			return err
+		}
+	}
+	return f.Sync()
+}

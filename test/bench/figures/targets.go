@@ -1,0 +1,34 @@
+package figures
+
+import (
+	"fmt"
+	"strings"
+)
+
+// judge puts the targets beside the figures that have one.
+func (s *Set) judge() {
+	for i := range s.Figures {
+		f := &s.Figures[i]
+		if f.Against == Thin {
+			continue // the targets are against lvm2's snapshots
+		}
+		switch {
+		case strings.HasPrefix(f.Name, "write_cost/block=64KiB/"):
+			f.aim("at most 2.1", f.Ours <= 2.1)
+		case strings.HasPrefix(f.Name, "write_throughput/") && strings.HasSuffix(f.Name, "/snapshots=16"):
+			if one := s.find(strings.TrimSuffix(f.Name, "6")); one != nil {
+				f.aim(fmt.Sprintf("at least %.1f: 90 %% of that with one snapshot", 0.9*one.Ours), f.Ours >= 0.9*one.Ours)
+			}
+		case strings.HasPrefix(f.Name, "create_volume/") && f.Ratio != nil:
+			f.aim("50 times lvm2", *f.Ratio >= 50)
+		case strings.HasPrefix(f.Name, "create_snapshot/") && f.Ratio != nil:
+			f.aim("30 times lvm2", *f.Ratio >= 30)
+		case f.Name == "freeze_window/idle":
+			f.aim("at most 10 ms", f.Ours <= 10)
+		case strings.HasPrefix(f.Name, "fio_overhead/") && f.High != nil:
+			f.aim("ratio 0.97, its interval up to 0.99", *f.Ratio >= 0.97 && *f.High >= 0.99)
+		}
+	}
+}
+
+func (f *Figure) aim(target string, met bool) { f.Target, f.Met = target, &met }

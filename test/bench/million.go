@@ -1,0 +1,68 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+	"github.com/csi-dmsnap/csi-dmsnap/test/bench/figures"
+	"github.com/csi-dmsnap/csi-dmsnap/test/bench/fio"
+)
+
+func millionFigures(*bench) []string { return []string{windowMillion, windowAfter} }
+
+// million takes a snapshot when the former one's store has a million
+// exceptions, and then others when it has none.
+func (b *bench) million() error {
+	const volume = "million"
+	chunks, fine := size.Bytes(1_000_000), 4*size.KiB
+	if b.quick {
+		chunks = 100_000
+	}
+	length := 2 * chunks * fine
+	if err := b.fine.Create(volume, length, true); err != nil {
+		return err
+	}
+	path, err := b.fine.Attach(volume)
+	if err != nil {
+		return err
+	}
+	if err := b.fine.Snapshot(volume, volume+"-0", 0); err != nil {
+		return err
+	}
+	// Every other chunk: neighbours would share an entry in the kernel's table.
+	r, err := fio.Load{Path: path, Pattern: "write:4k", Block: fine, Depth: 64, Span: length.RoundUp(size.MiB) - size.MiB, Amount: chunks * fine}.Run()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%d overwrites, %.0f MiB/s\n", r.Requests, r.Throughput/float64(size.MiB))
+	full, err := heldBy(b.fine, volume, volume+"-1")
+	if err != nil {
+		return err
+	}
+	snapshots := []string{volume + "-0", volume + "-1"}
+	var empty []float64
+	for i := range 5 {
+		name := fmt.Sprintf("%s-%d", volume, i+2)
+		held, err := heldBy(b.fine, volume, name)
+		if err != nil {
+			return err
+		}
+		empty, snapshots = append(empty, held), append(snapshots, name)
+	}
+	ready, err := b.fine.Ready(snapshots[0])
+	if err != nil || !ready {
+		return fmt.Errorf("the store with the exceptions was lost: %w", err)
+	}
+	for _, s := range []figures.Series{
+		{Name: windowMillion, Unit: "ms", Ours: []float64{full}, Note: fmt.Sprintf("one sample; the former store had %d exceptions of 4KiB", r.Requests)},
+		{Name: windowAfter, Unit: "ms", Ours: empty, Note: "the same volume, when the former store had none"},
+	} {
+		if b.wanted(s.Name) {
+			b.figures.Add(s)
+		}
+	}
+	if err := b.fine.Detach(volume); err != nil {
+		return err
+	}
+	return b.fine.Clear(volume, snapshots)
+}

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+	"github.com/csi-dmsnap/csi-dmsnap/test/bench/contender"
+	"github.com/csi-dmsnap/csi-dmsnap/test/bench/disk"
+	"github.com/csi-dmsnap/csi-dmsnap/test/bench/figures"
+	"github.com/csi-dmsnap/csi-dmsnap/test/bench/fio"
+)
+
+// Figures of the moment of a snapshot. The window is by the driver's own clock;
+// the stall is the longest wait of a request from outside.
+const (
+	windowIdle    = "freeze_window/idle"
+	windowWriting = "freeze_window/writing"
+	windowMillion = "freeze_window/exceptions=1000000"
+	windowAfter   = "freeze_window/exceptions=0"
+	stallIdle     = "freeze_stall/idle"
+	stallWriting  = "freeze_stall/writing"
+)
+
+func windowFigures(*bench) []string {
+	return []string{windowIdle, windowWriting, stallIdle, stallWriting}
+}
+
+// windows takes snapshots of a mounted ext4 with one snapshot: while it is
+// idle, and while files are written to.
+func (b *bench) windows() error {
+	const volume = "held"
+	dirs := map[string]string{}
+	for _, c := range b.contenders() {
+		if err := c.Create(volume, 2*size.GiB, false); err != nil {
+			return err
+		}
+		dir, err := c.Mount(volume)
+		if err != nil {
+			return err
+		}
+		dirs[c.Title()] = dir
+		if _, err := fileLoad(dir, size.MiB).Run(); err != nil { // makes the file
+			return err
+		}
+		if err := c.Snapshot(volume, volume+"-first", size.GiB); err != nil {
+			return err
+		}
+	}
+	if b.anyWanted(windowIdle) {
+		if err := b.idleWindows(volume); err != nil {
+			return err
+		}
+	}
+	for _, s := range []struct {
+		stall, window string
+		load          func(dir string) (fio.Load, error)
+	}{
+		// A reader of the device does not disturb the file system.
+		{stallIdle, "", func(dir string) (fio.Load, error) {
+			device, err := mountedDevice(dir)
+			return fio.Load{Path: device, Pattern: "randread", Block: 4 * size.KiB, Depth: 1, Span: size.GiB, Time: time.Minute}, err
+		}},
+		{stallWriting, windowWriting, func(dir string) (fio.Load, error) {
+			l := fileLoad(dir, 4*size.KiB)
+			l.Time = time.Minute
+			return l, nil
+		}},
+	} {
+		if !b.anyWanted(s.stall, s.window) {
+			continue
+		}
+		if err := b.stalls(volume, s.stall, s.window, dirs, s.load); err != nil {
+			return err
+		}
+	}
+	for _, c := range b.contenders() {
+		if err := c.Unmount(volume); err != nil {
+			return err
+		}
+		if err := c.Clear(volume, []string{volume + "-first"}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fileLoad writes to a file of 256 MiB.
+func fileLoad(dir string, block size.Bytes) fio.Load {
+	return fio.Load{Path: filepath.Join(dir, "file"), Pattern: "randwrite", Block: block, Depth: 4, Span: 256 * size.MiB}
+}
+
+// mountedDevice returns the device that is mounted at dir.
+func mountedDevice(dir string) (string, error) {
+	text, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) > 1 && f[1] == dir {
+			return f[0], nil
+		}
+	}
+	return "", fmt.Errorf("nothing is mounted at %s", dir)
+}
+
+func (b *bench) windowRepeats() int {
+	if b.quick {
+		return 5
+	}
+	return 20
+}
+
+// idleWindows has the driver's own figures, with nothing else going on.
+func (b *bench) idleWindows(volume string) error {
+	var all []float64
+	for range b.windowRepeats() {
+		held, err := heldBy(b.ours, volume, volume+"-next")
+		if err != nil {
+			return err
+		}
+		all = append(all, held)
+		if err := b.ours.DeleteSnapshot(volume, volume+"-next"); err != nil {
+			return err
+		}
+	}
+	b.figures.Add(figures.Series{Name: windowIdle, Unit: "ms", Tail: true, Ours: all})
+	return nil
+}
+
+// heldBy takes a snapshot and returns how long the volume was held for it, in
+// milliseconds.
+func heldBy(d *contender.Driver, volume, snapshot string) (float64, error) {
+	before, err := d.Held()
+	if err != nil {
+		return 0, err
+	}
+	if err := d.Snapshot(volume, snapshot, 0); err != nil {
+		return 0, err
+	}
+	after, err := d.Held()
+	if err != nil {
+		return 0, err
+	}
+	if len(after) != len(before)+1 {
+		return 0, fmt.Errorf("the driver's log tells of %d times that volume %s was held for snapshot %s, not of one", len(after)-len(before), volume, snapshot)
+	}
+	return milliseconds(after[len(before)]), nil
+}
+
+// stalls has the longest wait of a load's requests while a snapshot is taken.
+func (b *bench) stalls(volume, stall, window string, dirs map[string]string, load func(dir string) (fio.Load, error)) error {
+	longest := samples{}
+	var held []float64
+	for range b.windowRepeats() / 2 {
+		for _, c := range b.contenders() {
+			l, err := load(dirs[c.Title()])
+			if err != nil {
+				return err
+			}
+			mounted, err := mountedDevice(dirs[c.Title()])
+			if err != nil {
+				return err
+			}
+			loaded := disk.Disk(mounted) // the disk below may be busy with other things
+			running, err := l.Start()
+			if err != nil {
+				return err
+			}
+			err = loaded.Busy(500)
+			if err == nil {
+				if c == contender.Contender(b.ours) {
+					var took float64
+					if took, err = heldBy(b.ours, volume, volume+"-next"); err == nil {
+						held = append(held, took)
+					}
+				} else {
+					err = c.Snapshot(volume, volume+"-next", size.GiB)
+				}
+			}
+			if err == nil {
+				err = loaded.Busy(200) // those that waited have come to an end
+			}
+			r, stopped := running.Stop()
+			if err != nil {
+				return err
+			}
+			if stopped != nil {
+				return stopped
+			}
+			longest[c.Title()] = append(longest[c.Title()], milliseconds(r.Max))
+			if err := c.DeleteSnapshot(volume, volume+"-next"); err != nil {
+				return err
+			}
+		}
+	}
+	b.add(figures.Series{Name: stall, Unit: "ms", Note: "the longest wait of a 4KiB request, by fio"}, longest)
+	if window != "" && b.wanted(window) {
+		b.figures.Add(figures.Series{Name: window, Unit: "ms", Tail: true, Ours: held})
+	}
+	return nil
+}
