@@ -19,8 +19,6 @@ import (
 const (
 	windowIdle    = "freeze_window/idle"
 	windowWriting = "freeze_window/writing"
-	windowMillion = "freeze_window/exceptions=1000000"
-	windowAfter   = "freeze_window/exceptions=0"
 	stallIdle     = "freeze_stall/idle"
 	stallWriting  = "freeze_stall/writing"
 )
