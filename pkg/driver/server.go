@@ -19,6 +19,10 @@ import (
 // their contexts are cancelled, and what they began goes on at the next start.
 const stopLimit = 20 * time.Second
 
+// requestWindow is how much a client may send before it is read: 64 KiB, the least
+// that gRPC has, are a hundred requests.
+const requestWindow = 64 << 10
+
 // Front is a place beside the unix socket where a driver answers: the
 // controller's. It is never offered the Node service, which only the kubelet
 // has a use for.
@@ -63,7 +67,9 @@ func (d *Driver) serve(ctx context.Context, f Front) error {
 	if d.observe != nil {
 		interceptors = slices.Insert(interceptors, 0, d.observe)
 	}
-	server := grpc.NewServer(append(slices.Clone(f.Options), grpc.ChainUnaryInterceptor(interceptors...))...)
+	server := grpc.NewServer(append(slices.Clone(f.Options), grpc.ChainUnaryInterceptor(interceptors...),
+		// Requests are small: to measure the connection's bandwidth, with two more messages for each, is in vain.
+		grpc.StaticStreamWindowSize(requestWindow), grpc.StaticConnWindowSize(requestWindow))...)
 	csi.RegisterIdentityServer(server, d)
 	csi.RegisterControllerServer(server, d)
 	if f.Register != nil {

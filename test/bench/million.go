@@ -4,7 +4,7 @@ import (
 	"fmt"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
-	"github.com/csi-dmsnap/csi-dmsnap/test/bench/figures"
+	"github.com/csi-dmsnap/csi-dmsnap/test/bench/contender"
 	"github.com/csi-dmsnap/csi-dmsnap/test/bench/fio"
 )
 
@@ -52,7 +52,7 @@ func (b *bench) million() error {
 		return err
 	}
 	snapshots := []string{volume + "-0", volume + "-1"}
-	var empty []float64
+	var empty []contender.Window
 	for i := range 5 {
 		name := fmt.Sprintf("%s-%d", volume, i+2)
 		held, err := heldBy(b.fine, volume, name)
@@ -65,14 +65,8 @@ func (b *bench) million() error {
 	if err != nil || !ready {
 		return fmt.Errorf("the store with the exceptions was lost: %w", err)
 	}
-	for _, s := range []figures.Series{
-		{Name: windowExceptions(chunks), Unit: "ms", Ours: []float64{full}, Note: fmt.Sprintf("one sample; the former store had %d exceptions of 4KiB", r.Requests)},
-		{Name: windowAfter, Unit: "ms", Ours: empty},
-	} {
-		if b.wanted(s.Name) {
-			b.figures.Add(s)
-		}
-	}
+	b.addWindows(windowExceptions(chunks), []contender.Window{full}, fmt.Sprintf("one sample; the former store had %d exceptions of 4KiB", r.Requests))
+	b.addWindows(windowAfter, empty, "")
 	if err := b.fine.Detach(volume); err != nil {
 		return err
 	}

@@ -114,7 +114,7 @@ func (b *bench) windowRepeats() int {
 
 // idleWindows has the driver's own figures, with nothing else going on.
 func (b *bench) idleWindows(volume string) error {
-	var all []float64
+	var all []contender.Window
 	for range b.windowRepeats() {
 		held, err := heldBy(b.ours, volume, volume+"-next")
 		if err != nil {
@@ -125,34 +125,58 @@ func (b *bench) idleWindows(volume string) error {
 			return err
 		}
 	}
-	b.figures.Add(figures.Series{Name: windowIdle, Unit: "ms", Tail: true, Ours: all})
+	b.addWindows(windowIdle, all, "")
 	return nil
 }
 
-// heldBy takes a snapshot and returns how long the volume was held for it, in
-// milliseconds.
-func heldBy(d *contender.Driver, volume, snapshot string) (float64, error) {
+// addWindows adds the figure of some windows, with the share of each of their parts.
+func (b *bench) addWindows(name string, all []contender.Window, note string) {
+	if !b.wanted(name) {
+		return
+	}
+	var totals []float64
+	parts, order := map[string][]float64{}, []string(nil)
+	for _, w := range all {
+		totals = append(totals, milliseconds(w.Total))
+		for _, p := range w.Parts {
+			if parts[p.Name] == nil {
+				order = append(order, p.Name)
+			}
+			parts[p.Name] = append(parts[p.Name], milliseconds(p.Took))
+		}
+	}
+	for i, name := range order {
+		order[i] = fmt.Sprintf("%s %.2f ms", name, figures.Median(parts[name]))
+	}
+	if len(order) > 0 {
+		note = strings.TrimPrefix(note+"; medians: "+strings.Join(order, ", "), "; ")
+	}
+	b.figures.Add(figures.Series{Name: name, Unit: "ms", Tail: true, Ours: totals, Note: note})
+}
+
+// heldBy takes a snapshot and returns how long the volume was held for it.
+func heldBy(d *contender.Driver, volume, snapshot string) (w contender.Window, err error) {
 	before, err := d.Held()
 	if err != nil {
-		return 0, err
+		return w, err
 	}
 	if err := d.Snapshot(volume, snapshot, 0); err != nil {
-		return 0, err
+		return w, err
 	}
 	after, err := d.Held()
 	if err != nil {
-		return 0, err
+		return w, err
 	}
 	if len(after) != len(before)+1 {
-		return 0, fmt.Errorf("the driver's log tells of %d times that volume %s was held for snapshot %s, not of one", len(after)-len(before), volume, snapshot)
+		return w, fmt.Errorf("the driver's log tells of %d times that volume %s was held for snapshot %s, not of one", len(after)-len(before), volume, snapshot)
 	}
-	return milliseconds(after[len(before)]), nil
+	return after[len(before)], nil
 }
 
 // stalls has the longest wait of a load's requests while a snapshot is taken.
 func (b *bench) stalls(volume, stall, window string, dirs map[string]string, load func(dir string) (fio.Load, error)) error {
 	longest := samples{}
-	var held []float64
+	var held []contender.Window
 	for range b.windowRepeats() / 2 {
 		for _, c := range b.contenders() {
 			l, err := load(dirs[c.Title()])
@@ -171,7 +195,7 @@ func (b *bench) stalls(volume, stall, window string, dirs map[string]string, loa
 			err = loaded.Busy(500)
 			if err == nil {
 				if c == contender.Contender(b.ours) {
-					var took float64
+					var took contender.Window
 					if took, err = heldBy(b.ours, volume, volume+"-next"); err == nil {
 						held = append(held, took)
 					}
@@ -196,8 +220,8 @@ func (b *bench) stalls(volume, stall, window string, dirs map[string]string, loa
 		}
 	}
 	b.add(figures.Series{Name: stall, Unit: "ms", Note: "the longest wait of a 4KiB request, by fio"}, longest)
-	if window != "" && b.wanted(window) {
-		b.figures.Add(figures.Series{Name: window, Unit: "ms", Tail: true, Ours: held})
+	if window != "" {
+		b.addWindows(window, held, "")
 	}
 	return nil
 }

@@ -7,8 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
-	"strings"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -225,25 +223,4 @@ func (d *Driver) Ready(snapshot string) (bool, error) {
 		return false, err
 	}
 	return len(r.GetEntries()) == 1 && r.GetEntries()[0].GetSnapshot().GetReadyToUse(), nil
-}
-
-// The driver says at each cut how long it held the volume.
-var heldLine = regexp.MustCompile(`"Volume was held".* for="([^"]+)"`)
-
-// Held returns how long the driver held volumes, for each time that it did, by
-// its own clock.
-func (p *process) Held() ([]time.Duration, error) {
-	text, err := os.ReadFile(p.log)
-	if err != nil {
-		return nil, err
-	}
-	var held []time.Duration
-	for _, m := range heldLine.FindAllSubmatch(text, -1) {
-		d, err := time.ParseDuration(string(m[1]))
-		if err != nil {
-			return nil, fmt.Errorf("the driver's log: %q: %w", strings.TrimSpace(string(m[0])), err)
-		}
-		held = append(held, d)
-	}
-	return held, nil
 }
