@@ -65,13 +65,19 @@ func (p *Pool) chainUp(ctx context.Context, v *view, o *volume, l *layer) (strin
 		}
 	} else {
 		// Nothing writes to the volume: its own device is not needed.
-		table, err := p.linearTable(v, o.lv)
+		table, err := p.blocks(ctx, v, o)
 		if err != nil {
 			return "", err
 		}
 		b, err := p.base(ctx, v, o, live, table)
 		if err != nil {
 			return "", err
+		}
+		if b.longer { // a fork's position has moved
+			base := p.device(v, o.lv, layerReal, udevReal)
+			if err := p.swap(ctx, base, false, dm.SuspendOptions{SkipLockFS: true}, func() error { return nil }); err != nil {
+				return "", err
+			}
 		}
 		if b.idle {
 			if err := p.start(ctx, p.device(v, live.lv, "", udevSnapshot), b.snap); err != nil {
@@ -147,7 +153,10 @@ func (p *Pool) chainDown(ctx context.Context, v *view, o *volume) error {
 			return err
 		}
 	}
-	return p.takeDown(ctx, p.device(v, o.lv, layerReal, udevReal))
+	if err := p.takeDown(ctx, p.device(v, o.lv, layerReal, udevReal)); err != nil || !o.forked() {
+		return err
+	}
+	return p.forkDown(ctx, v, o)
 }
 
 // down takes the volume's device away, and what lies below it if nobody reads a

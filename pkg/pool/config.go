@@ -19,12 +19,14 @@ type Config struct {
 	File        string     // instead of Devices: a sparse file behind a loop device, for evaluation
 	Size        size.Bytes // of File when it is made
 
-	Chunk        size.Bytes // of new snapshots' stores, a power of two; 16 KiB if 0
-	FirstStore   size.Bytes // of a new snapshot's store; if 0 a tenth of the volume, at most 4 GiB and at least what BurstRate needs
-	StoreStep    size.Bytes // by which a store grows at least; if 0 what BurstRate needs
-	BurstRate    size.Bytes // that a volume writes in a second at most, from one moment to the next; 1 GiB if 0, more once more was seen
-	NoFolding    bool       // leave the space of deleted snapshots in use as long as older ones read through them
-	LayerReserve uint       // percent of the pool that volumes leave to snapshots; 5 if 0
+	Chunk          size.Bytes // of new snapshots' stores, a power of two; 16 KiB if 0
+	FirstStore     size.Bytes // of a new snapshot's store; if 0 a tenth of the volume, at most 4 GiB and at least what BurstRate needs
+	StoreStep      size.Bytes // by which a store grows at least; if 0 what BurstRate needs
+	BurstRate      size.Bytes // that a volume writes in a second at most, from one moment to the next; 1 GiB if 0, more once more was seen
+	NoFolding      bool       // leave the space of deleted snapshots in use as long as older ones read through them
+	HydrationRate  size.Bytes // of restored volumes, a second; without limit if 0
+	HydrationShare uint       // percent of the time that hydration takes while others use the disks; 25 if 0
+	LayerReserve   uint       // percent of the pool that volumes leave to snapshots; 5 if 0
 }
 
 // Options are what is per machine rather than per pool.
@@ -37,6 +39,7 @@ const (
 	defaultRunDir  = "/run/csi-dmsnap"
 	defaultChunk   = 16 * size.KiB
 	defaultReserve = 5
+	defaultShare   = 25
 )
 
 func (c Config) withDefaults() Config {
@@ -48,6 +51,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.BurstRate == 0 {
 		c.BurstRate = defaultBurst
+	}
+	if c.HydrationShare == 0 {
+		c.HydrationShare = defaultShare
 	}
 	if c.LayerReserve == 0 {
 		c.LayerReserve = defaultReserve
@@ -85,6 +91,9 @@ func (c Config) Check() error {
 	}
 	if c.File != "" && c.Size == 0 {
 		return fmt.Errorf("%w: pool %s: a file needs a size", ErrInvalid, c.Name)
+	}
+	if c.HydrationShare > 100 {
+		return fmt.Errorf("%w: pool %s: hydration cannot have a share of %d percent", ErrInvalid, c.Name, c.HydrationShare)
 	}
 	if c.LayerReserve > 90 {
 		return fmt.Errorf("%w: pool %s: a reserve of %d percent leaves no room for volumes", ErrInvalid, c.Name, c.LayerReserve)

@@ -175,7 +175,7 @@ func (p *Pool) upFrom(ctx context.Context, v *view, o *volume, top *dm.Info) (er
 		}
 		return fmt.Errorf("volume %s/%s: %w: %s; activate it with lvchange -ay %[1]s/%[2]s", v.vg.Name, o.lv.Name, ErrPrecondition, why)
 	}
-	table, err := p.linearTable(v, o.lv)
+	table, err := p.blocks(ctx, v, o)
 	if err != nil {
 		return err
 	}

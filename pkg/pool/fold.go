@@ -75,7 +75,7 @@ func (f *fold) exclusive(ctx context.Context, do func() error) error {
 	if o == nil {
 		return errFoldOver
 	}
-	release, err := f.keys.lock(ctx, lvKey(o.lv.Name))
+	release, err := f.lock(ctx, lvKey(o.lv.Name))
 	if err != nil {
 		return err
 	}

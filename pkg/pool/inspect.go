@@ -181,7 +181,7 @@ func (l *look) volumeState(o *volume) VolumeState {
 		s.State = StateLVM2
 	case o.deleted:
 		s.State = StateDeleted
-	case o.copyOf != "":
+	case o.forked():
 		s.State = StateCopying
 	}
 	if o.source.Kind != FromNothing {

@@ -9,7 +9,7 @@ import (
 )
 
 // handsOff are the flags of LVs that LVM2 must not activate: frozen layers,
-// unfinished copies, trash.
+// forks, trash.
 var handsOff = []string{lvm2.FlagActivationSkip, lvm2.FlagNoAutoActivate}
 
 // newLV describes a logical volume of ours without extents. Trash and layers
@@ -64,16 +64,26 @@ func setUnknown(lv *lvm2.LV, unknown rangeSet) {
 // deleteVolume makes o trash, or hides it while a snapshot needs its blocks.
 func (t *edit) deleteVolume(o *volume) error {
 	if len(t.needed(o)) == 0 {
-		if err := t.discard(append(storesOf(o.layers), o.lv)...); err != nil {
+		if err := t.discard(storesOf(o.layers)...); err != nil {
 			return err
 		}
-	} else {
-		c := o.lv.Clone()
-		c.Tags = append(dropTags(c.Tags, tagName, tagCopy), tag(tagDeleted))
-		c.Flags = slices.Clone(handsOff)
-		if err := t.put(c); err != nil {
-			return err
-		}
+		return t.discardBlocks(o)
+	}
+	c := o.lv.Clone()
+	c.Tags = append(dropTags(c.Tags, tagName), tag(tagDeleted))
+	c.Flags = slices.Clone(handsOff)
+	return t.put(c)
+}
+
+// discardBlocks makes the extents of a volume without layers trash, and frees
+// what a fork read through.
+func (t *edit) discardBlocks(o *volume) error {
+	lvs := []*lvm2.LV{o.lv}
+	if o.fork != nil {
+		lvs = append(lvs, o.fork.lv)
+	}
+	if err := t.discard(lvs...); err != nil {
+		return err
 	}
 	return t.prune(t.layers[o.copyOf])
 }
@@ -122,7 +132,7 @@ func (t *edit) prune(l *layer) error {
 		return err
 	}
 	if len(unneeded) == len(o.layers) && o.deleted {
-		return t.discard(o.lv)
+		return t.discardBlocks(o)
 	}
 	return nil
 }

@@ -296,6 +296,11 @@ func (p *Pool) settleAgain(ctx context.Context, lv string) error {
 		if o == nil {
 			return nil
 		}
+		if !o.forked() {
+			if err := p.notForked(ctx, v, o); err != nil {
+				return err
+			}
+		}
 		err := p.chainDown(ctx, v, o) // also of a volume that is not active
 		if err != nil {
 			p.unsettled.Store(o.lv.ID, true)

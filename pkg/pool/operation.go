@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"k8s.io/klog/v2"
@@ -74,7 +75,7 @@ func run[T any](ctx context.Context, p *Pool, keys []string, f func(context.Cont
 		}
 	}
 	for _, k := range keys {
-		r, err := p.keys.lock(ctx, k)
+		r, err := p.lock(ctx, k)
 		if err != nil {
 			release()
 			return none, err
@@ -107,7 +108,27 @@ func run[T any](ctx context.Context, p *Pool, keys []string, f func(context.Cont
 
 // Keys under which operations exclude each other.
 func nameKey(csi string) string { return fmt.Sprintf("name %q", csi) }
-func lvKey(lv string) string    { return "logical volume " + lv }
+func lvKey(lv string) string    { return lvKeyPrefix + lv }
 
 // storeKey is held, under lvKey or without it, while the device of a layer's store changes.
 func storeKey(id lvm2.ID) string { return "store " + string(id) }
+
+const lvKeyPrefix = "logical volume "
+
+// lock takes a key. Forks and what they read through share devices, so a
+// logical volume's key is that of the volume that all of them come from, at the
+// time when it is taken.
+func (p *Pool) lock(ctx context.Context, key string) (release func(), err error) {
+	lv, is := strings.CutPrefix(key, lvKeyPrefix)
+	if !is {
+		return p.keys.lock(ctx, key)
+	}
+	for {
+		root := p.current.Load().root(lv)
+		release, err := p.keys.lock(ctx, lvKey(root))
+		if err != nil || p.current.Load().root(lv) == root {
+			return release, err
+		}
+		release()
+	}
+}

@@ -37,19 +37,19 @@ type Pool struct {
 	unhold func() error // releases the pool's lock; nil: it is not the pool's to release
 	blank  bool         // the group's extents all hold zeroes, it was just made on a new file
 
-	ctx     context.Context // ends when the pool is closed
-	cancel  context.CancelFunc
-	changes chan *change
-	urgent  chan *change
-	stopped chan struct{}         // closed when the committer has ended
-	current atomic.Pointer[view]  // of the last read or commit
-	broken  atomic.Pointer[error] // why the last read failed, if it did
-	keys    keyed
-	wiper   *wiper
-	copies  *copies
-	scrubs  scrubs
-	folder  folder
-	trash   sync.Mutex // held while devices of trash are made, or removed where nobody uses them
+	ctx      context.Context // ends when the pool is closed
+	cancel   context.CancelFunc
+	changes  chan *change
+	urgent   chan *change
+	stopped  chan struct{}         // closed when the committer has ended
+	current  atomic.Pointer[view]  // of the last read or commit
+	broken   atomic.Pointer[error] // why the last read failed, if it did
+	keys     keyed
+	wiper    *wiper
+	hydrator *hydrator
+	scrubs   scrubs
+	folder   folder
+	trash    sync.Mutex // held while devices of trash are made, or removed where nobody uses them
 
 	growing  sync.Map      // *growth by the lvm2.ID of the layer whose store is being extended
 	cramped  sync.Map      // error by the lvm2.ID of the layer: why its store could not be extended
@@ -102,7 +102,7 @@ func openHeld(ctx context.Context, c Config, o Options) (*Pool, error) {
 		lookSoon: make(chan struct{}, 1), keep: func(*view, *volume) bool { return false },
 	}
 	p.ctx, p.cancel = context.WithCancel(klog.NewContext(context.Background(), p.log))
-	p.copies = &copies{pool: p, jobs: map[string]*copyJob{}}
+	p.hydrator = newHydrator(p)
 	p.wiper = newWiper(p)
 	p.folder.pool = p
 	if err := p.open(ctx); err != nil {

@@ -23,7 +23,7 @@ func (p *Pool) repair(ctx context.Context) error {
 			p.log.Error(err, "Problems of the volume group stay", "problems", p.store.Problems())
 		}
 	}
-	var unfinished []string
+	var forks []string
 	err := p.do(ctx, &change{what: "repair volume group " + p.vgName, edit: func(t *edit) error {
 		if p.blank {
 			t.wiped, t.changed = t.free, true
@@ -34,7 +34,7 @@ func (p *Pool) repair(ctx context.Context) error {
 				return err
 			}
 			if o.deleted && len(t.needed(o)) == 0 {
-				if err := t.discard(o.lv); err != nil {
+				if err := t.discardBlocks(o); err != nil {
 					return err
 				}
 			}
@@ -45,10 +45,14 @@ func (p *Pool) repair(ctx context.Context) error {
 			p.log.Info("Left alone, its tags make no sense", "what", s)
 		}
 		var errs []error
-		for _, o := range v.volumes {
-			if o.copyOf != "" && !o.deleted {
-				unfinished = append(unfinished, o.lv.Name)
+		for _, o := range v.volumes { // they use what others have
+			if o.forked() {
+				forks = append(forks, o.lv.Name)
+			} else if err := p.notForked(ctx, v, o); err != nil {
+				errs = append(errs, fmt.Errorf("volume %s: %w", o.lv.Name, err))
 			}
+		}
+		for _, o := range v.volumes {
 			if err := p.settle(ctx, v, o.lv.Name); err != nil {
 				errs = append(errs, fmt.Errorf("volume %s: %w", o.lv.Name, err))
 				continue
@@ -70,10 +74,23 @@ func (p *Pool) repair(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, lv := range unfinished {
-		p.copies.start(lv)
+	for _, lv := range forks {
+		p.hydrator.start(lv)
 	}
 	return nil
+}
+
+// notForked removes what a volume that is hydrated was a fork by, if an
+// interruption left it.
+func (p *Pool) notForked(ctx context.Context, v *view, o *volume) error {
+	info, err := p.find(p.device(v, o.lv, layerFork, udevReal))
+	if err != nil || info == nil {
+		return err
+	}
+	if err := p.rebase(ctx, v, o, func() error { return nil }); err != nil {
+		return err
+	}
+	return p.forkDown(ctx, v, o)
 }
 
 // sweep removes the devices of logical volumes that are trash, top ones first,

@@ -31,7 +31,7 @@ func (p *Pool) scrub(ctx context.Context, lv string) error {
 		return err
 	}
 	o := v.volumeByLV(lv)
-	if o == nil || o.copyOf != "" || len(o.unknown) == 0 || o.mode == Filesystem && o.formatted {
+	if o == nil || len(o.unknown) == 0 || o.mode == Filesystem && o.formatted {
 		return nil
 	}
 	p.scrubs.mu.Lock()
@@ -80,7 +80,7 @@ func (p *Pool) scrubNow(ctx context.Context, lv string, j *scrubJob) (err error)
 		if info, err := p.find(p.device(v, o.lv, "", udevVisible)); err != nil || info != nil && info.OpenCount > 0 {
 			return err // in use already: it was scrubbed then
 		}
-		table, err := p.linearTable(v, o.lv)
+		table, err := p.blocks(ctx, v, o)
 		if err != nil {
 			return err
 		}

@@ -27,7 +27,7 @@ const (
 // the former newest reads through it from now on.
 //
 // Errors: ErrConflict (the name is another volume's snapshot), ErrNotFound,
-// ErrNoSpace, ErrPrecondition, *PendingError (the volume is still being copied).
+// ErrNoSpace, ErrPrecondition.
 func (p *Pool) CreateSnapshot(ctx context.Context, name, volumeLV string) (Snapshot, error) {
 	if err := checkName(name); err != nil {
 		return Snapshot{}, err
@@ -92,7 +92,7 @@ func (p *Pool) settle(ctx context.Context, v *view, lv string) error {
 	return err
 }
 
-// usable finds the volume of that LV name, complete and not deleted.
+// usable finds the volume of that LV name, not deleted.
 func (v *view) usable(lv string) (*volume, error) {
 	o, their := v.volumeByLV(lv), v.theirLV(lv)
 	switch {
@@ -100,8 +100,6 @@ func (v *view) usable(lv string) (*volume, error) {
 		return nil, v.notOurs(their)
 	case o == nil || o.deleted:
 		return nil, fmt.Errorf("volume %s/%s: %w", v.vg.Name, lv, ErrNotFound)
-	case o.copyOf != "":
-		return nil, &PendingError{What: fmt.Sprintf("copying into volume %s/%s", v.vg.Name, lv)}
 	}
 	return o, nil
 }
@@ -151,6 +149,9 @@ func (p *Pool) cut(t *edit, o *volume, name string) (*lvm2.LV, error) {
 	lv.Segments = appendExtents(nil, ranges...)
 	if name != "" {
 		lv.Tags = append(lv.Tags, tag(tagName, name))
+	}
+	if o.forked() { // LVM2 must not activate its origin by it
+		lv.Flags = slices.Clone(handsOff)
 	}
 	setUnknown(lv, o.unknown)
 	if former := o.live(); former != nil {

@@ -10,21 +10,22 @@ const tagPrefix = "dmsnap:"
 
 // Keys of our tags, written dmsnap:KEY or dmsnap:KEY=VALUE.
 const (
-	tagRole        = "role"        // volume, layer or trash: the logical volume is ours
+	tagRole        = "role"        // volume, layer, fork or trash: the logical volume is ours
 	tagName        = "name"        // the CSI name
 	tagMode        = "mode"        // a volume's Mode
 	tagFS          = "fs"          // the file system type of a volume
 	tagUnformatted = "unformatted" // the volume never had a file system: the only ones that are formatted
 	tagReadOnly    = "readonly"    // made for readers only
 	tagSource      = "source"      // KIND/LV that the content came from
-	tagCopy        = "copy"        // id of the layer whose content is still being copied into the volume
+	tagCopy        = "copy"        // id of the layer that the volume still reads through
+	tagHydrated    = "hydrated"    // sectors of it that were copied into the volume's own extents, from its beginning
 	tagUnknown     = "unknown"     // extents of the volume, of a layer's at its cut, that may hold an earlier owner's bytes
 	tagDeleted     = "deleted"     // the volume was deleted; its blocks stay for its snapshots
-	tagOf          = "of"          // id of the volume that a layer belongs to
+	tagOf          = "of"          // id of the volume that a layer or a fork's store belongs to
 	tagOrder       = "order"       // place of a layer in its volume's history
 	tagCreated     = "created"     // time of the cut, nanoseconds since 1970
 	tagLength      = "length"      // sectors of the volume at the cut
-	tagChunk       = "chunk"       // sectors of a chunk of a layer's store
+	tagChunk       = "chunk"       // sectors of a chunk of a layer's or fork's store
 	tagUsed        = "used"        // sectors of a frozen layer's store that are in use: the rest was given back
 	tagExact       = "exact"       // sectors of a frozen store below which it holds just what changed until the next cut; without a value all of it
 	tagSuperset    = "superset"    // a layer's store holds more than what changed until the next cut: layers are folded into it

@@ -15,6 +15,7 @@ import (
 const (
 	roleVolume = "volume"
 	roleLayer  = "layer"
+	roleFork   = "fork"
 	roleTrash  = "trash"
 )
 
@@ -27,8 +28,10 @@ type volume struct {
 	formatted  bool
 	readOnly   bool
 	source     Source
-	copyOf     lvm2.ID  // the layer still being copied from, "" when complete
-	unknown    rangeSet // logical extents that may hold an earlier owner's bytes
+	copyOf     lvm2.ID      // the layer that a fork reads through, "" when complete
+	hydrated   size.Sectors // what of it is in the volume's own extents
+	fork       *fork        // the store of what was written to a fork
+	unknown    rangeSet     // logical extents that may hold an earlier owner's bytes
 	deleted    bool
 	layers     []*layer // oldest first
 	foreignCow bool     // has snapshots that are not ours
@@ -82,7 +85,7 @@ type view struct {
 	free      rangeSet         // extents that can be given out
 	clean     rangeSet         // free extents that are known to hold zeroes
 	decoded   map[*lvm2.LV]any // what each LV was decoded to: *volume, *layer, trashed, foreign or error
-	pinned    map[lvm2.ID]bool // layers that an unfinished copy reads
+	pinned    map[lvm2.ID]bool // layers that forks read through
 	sources   map[string]bool  // LV names that other volumes name as their source
 }
 
@@ -101,6 +104,7 @@ func newView(vg *lvm2.VG, prev *view) *view {
 	}
 	var hidden []*lvm2.LV
 	byName := map[string]*layer{}
+	var stores []*fork
 	for _, lv := range vg.LVs {
 		if s := snapshotSegment(lv); s != nil {
 			hidden = append(hidden, lv)
@@ -133,6 +137,8 @@ func newView(vg *lvm2.VG, prev *view) *view {
 			if c.named {
 				v.snapshots[c.name] = &c
 			}
+		case *fork:
+			stores = append(stores, d)
 		case trashed:
 			v.trash = append(v.trash, lv)
 		case error:
@@ -140,6 +146,13 @@ func newView(vg *lvm2.VG, prev *view) *view {
 		}
 	}
 	v.link(hidden, byName)
+	for _, s := range stores {
+		if o := v.volumes[s.of]; o != nil && o.forked() {
+			o.fork = s
+		} else {
+			v.strange = append(v.strange, fmt.Sprintf("store %s/%s of a fork: its volume %s is not one; remove it with lvremove", vg.Name, s.lv.Name, s.of))
+		}
+	}
 	v.free = newRangeSet(vg.Free()...)
 	v.clean = readClean(vg).intersect(v.free)
 	return v
@@ -206,6 +219,9 @@ func decode(lv *lvm2.LV) any {
 			formatted: !r.has(tagUnformatted), readOnly: r.has(tagReadOnly), deleted: r.has(tagDeleted),
 			copyOf: r.id(tagCopy, false), unknown: r.ranges(tagUnknown),
 		}
+		if r.has(tagHydrated) {
+			v.hydrated = size.Sectors(r.number(tagHydrated))
+		}
 		if kind, from, ok := strings.Cut(p[tagSource], "/"); ok {
 			v.source = Source{Kind: SourceKind(kind), LV: from}
 		}
@@ -238,6 +254,12 @@ func decode(lv *lvm2.LV) any {
 			return r.err
 		}
 		return l
+	case roleFork:
+		f := &fork{lv: lv, of: r.id(tagOf, true), chunk: size.Sectors(r.number(tagChunk))}
+		if r.err != nil {
+			return r.err
+		}
+		return f
 	default:
 		return fmt.Errorf("tag %s: unknown role %q", tag(tagRole), role)
 	}

@@ -15,9 +15,10 @@ import (
 const defaultSize = size.GiB
 
 // CreateVolume makes a volume, or finds the one of that name. The extents are
-// the volume's own from then on. Without a source it returns at once; with one
-// it waits for the copy, which goes on when ctx ends (*PendingError): a repeated
-// call joins it.
+// the volume's own from then on. It can be used at once; one with a source
+// reads through that until its content is copied in the background. Only where
+// deleted volumes must be wiped first to make room it waits for that
+// (*PendingError): a repeated call joins it.
 //
 // Errors: ErrConflict, ErrNoSpace, ErrOutOfRange, ErrInvalid, ErrNotFound (the
 // source), ErrLost, ErrPrecondition, ErrUnavailable.
@@ -47,9 +48,6 @@ func (p *Pool) CreateVolume(ctx context.Context, spec VolumeSpec) (Volume, error
 			}
 		}
 		if err != nil {
-			return Volume{}, err
-		}
-		if err := p.waitForCopy(ctx, lv); err != nil {
 			return Volume{}, err
 		}
 		return p.Volume(ctx, lv)
@@ -136,7 +134,7 @@ func (p *Pool) createBlank(ctx context.Context, spec VolumeSpec) (name string, e
 		if err != nil {
 			return err
 		}
-		lv, err := p.newVolume(t, spec, n)
+		lv, err := p.newVolume(t, spec, n, 0)
 		if err != nil {
 			return err
 		}
@@ -146,8 +144,9 @@ func (p *Pool) createBlank(ctx context.Context, spec VolumeSpec) (name string, e
 	return name, err
 }
 
-// newVolume allocates n extents and describes the volume. It does not put it into the group.
-func (p *Pool) newVolume(t *edit, spec VolumeSpec, n lvm2.Extents) (*lvm2.LV, error) {
+// newVolume allocates n extents and describes the volume. It does not put it
+// into the group. There must be room for more extents of its store.
+func (p *Pool) newVolume(t *edit, spec VolumeSpec, n, more lvm2.Extents) (*lvm2.LV, error) {
 	name, err := t.lvName(spec.Name)
 	if err != nil {
 		return nil, err
@@ -155,7 +154,7 @@ func (p *Pool) newVolume(t *edit, spec VolumeSpec, n lvm2.Extents) (*lvm2.LV, er
 	if err := t.writable(); err != nil {
 		return nil, err
 	}
-	if err := p.checkRoom(t.view, n); err != nil {
+	if err := p.checkRoom(t.view, n+more); err != nil {
 		return nil, err
 	}
 	ranges, err := t.allocate(n, lowEnd)
@@ -189,7 +188,8 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 	if err := p.deletable(lv); err != nil {
 		return err
 	}
-	p.copies.cancel(lv) // it has the device open
+	p.hydrator.cancel(lv)
+	defer p.hydrator.start(lv) // if it stays a fork: in use, or needed by its own snapshots
 	if err := p.waitClosed(ctx, lv); err != nil {
 		return err
 	}
@@ -206,12 +206,18 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 				if err := t.checkDelete(o); err != nil {
 					return err
 				}
-				// The device goes before the metadata changes, so that a volume
+				// The devices go before the metadata changes, so that a volume
 				// in use keeps everything.
-				if info, err := p.find(p.device(t.view, o.lv, "", udevVisible)); err != nil {
-					return err
-				} else if info != nil {
-					return errActive
+				devices := []device{p.device(t.view, o.lv, "", udevVisible)}
+				if len(t.needed(o)) == 0 { // else its snapshots may be read through the fork
+					devices = append(devices, p.device(t.view, o.lv, layerFork, udevReal))
+				}
+				for _, d := range devices {
+					if info, err := p.find(d); err != nil {
+						return err
+					} else if info != nil {
+						return errActive
+					}
 				}
 				return t.deleteVolume(o)
 			}})
@@ -265,7 +271,7 @@ func (p *Pool) Volume(_ context.Context, lv string) (Volume, error) {
 	return v.describe(o), nil
 }
 
-// VolumeNamed returns the volume of that CSI name, finished or not, after an
+// VolumeNamed returns the volume of that CSI name, after an
 // operation on the name that runs has ended; ErrNotFound.
 func (p *Pool) VolumeNamed(ctx context.Context, name string) (Volume, error) {
 	release, err := p.keys.lock(ctx, nameKey(name))
@@ -284,7 +290,7 @@ func (p *Pool) VolumeNamed(ctx context.Context, name string) (Volume, error) {
 	return v.describe(o), nil
 }
 
-// Volumes returns the finished volumes, sorted by LV name.
+// Volumes returns the volumes, sorted by LV name.
 func (p *Pool) Volumes(context.Context) ([]Volume, error) {
 	v, err := p.latest()
 	if err != nil {
@@ -292,9 +298,7 @@ func (p *Pool) Volumes(context.Context) ([]Volume, error) {
 	}
 	var out []Volume
 	for _, o := range v.named {
-		if o.copyOf == "" {
-			out = append(out, v.describe(o))
-		}
+		out = append(out, v.describe(o))
 	}
 	slices.SortFunc(out, func(a, b Volume) int { return strings.Compare(a.LV, b.LV) })
 	return out, nil

@@ -221,7 +221,7 @@ func (p *Pool) openTrash(ctx context.Context, v *view, lv *lvm2.LV) (*wiping, er
 	if err != nil {
 		return nil, err
 	}
-	for _, layer := range []string{"", layerCOW, layerReal} {
+	for _, layer := range []string{"", layerReal, layerWindow0, layerWindow1, layerFork, layerCOW} {
 		if err := p.takeDown(ctx, p.device(v, lv, layer, udevReal)); err != nil {
 			return nil, err
 		}

@@ -1,0 +1,351 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// A fork is a volume with the content of a snapshot that reads through it until
+// all of that is copied into its own extents (hydrated). It is in use meanwhile:
+//
+//	pool-vol        linear      the hydrated beginning: the volume's own blocks
+//	                linear      one window that is being copied: pool-vol-window0 or -window1
+//	                linear      the rest: pool-vol-fork
+//	                linear      what the volume is longer than the snapshot: its own blocks
+//	pool-vol-windowN  mirror    from pool-vol-fork to the volume's own blocks
+//	pool-vol-fork   snapshot    <pool-snapK> <pool-store-cow> PO <chunk>
+//	pool-store-cow  linear      what was written since and is not hydrated
+//
+// If the volume has snapshots of its own, that table is pool-vol-real's.
+
+// layerFork is the layer of a fork's device name that reads through the snapshot.
+const layerFork = "fork"
+
+// fork is a logical volume of role fork: what a fork keeps of writes.
+type fork struct {
+	lv    *lvm2.LV
+	of    lvm2.ID
+	chunk size.Sectors
+}
+
+// forked says whether o reads through a snapshot.
+func (v *volume) forked() bool { return v.copyOf != "" }
+
+// origin finds the layer that o reads through, and that one's volume.
+func (v *view) origin(o *volume) (*layer, *volume, error) {
+	l := v.layers[o.copyOf]
+	if l == nil {
+		return nil, nil, fmt.Errorf("volume %s/%s: %w: the layer %s that it reads through was removed", v.vg.Name, o.lv.Name, ErrLost, o.copyOf)
+	}
+	if o.fork == nil {
+		return nil, nil, fmt.Errorf("volume %s/%s: %w: the store of what was written to it was removed", v.vg.Name, o.lv.Name, ErrLost)
+	}
+	return l, v.volumes[l.of], nil
+}
+
+// root returns the volume that all forks read through, directly or not, which
+// lv is one of: their devices depend on each other.
+func (v *view) root(lv string) string {
+	for o := v.volumeByLV(lv); o != nil && o.forked(); {
+		l := v.layers[o.copyOf]
+		if l == nil {
+			break
+		}
+		o = v.volumes[l.of]
+		lv = o.lv.Name
+	}
+	return lv
+}
+
+// createFrom makes a volume with the content of a snapshot or another volume. It
+// can be used at once; a clone cuts an internal layer of its source.
+func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) {
+	var name, cutOf string
+	if spec.Source.Kind == FromVolume {
+		p.syncBefore(ctx, spec.Source.LV)
+	}
+	err := p.do(ctx, &change{what: fmt.Sprintf("create volume %q from %s %s", spec.Name, spec.Source.Kind, spec.Source.LV), edit: func(t *edit) error {
+		if o, err := t.existing(spec); err != nil || o != nil {
+			if o != nil {
+				name = o.lv.Name
+			}
+			return err
+		}
+		from, o, err := t.contentOf(spec)
+		if err != nil {
+			return err
+		}
+		least := t.bytesOf(o.lv)
+		if from != nil {
+			least = from.length.Bytes()
+		}
+		n, err := t.extentsFor(spec.Size, spec.Limit, least)
+		if err != nil {
+			return err
+		}
+		store := p.firstStore(t.view, least, p.config.Chunk)
+		lv, err := p.newVolume(t, spec, n, store)
+		if err != nil {
+			return err
+		}
+		origin, unknown := lvm2.ID(""), o.unknown
+		if from != nil {
+			origin, unknown = from.lv.ID, from.unknown
+		} else {
+			cut, err := p.cut(t, o, "")
+			if err != nil {
+				return err
+			}
+			origin, cutOf = cut.ID, o.lv.Name
+		}
+		lv.Tags = append(lv.Tags, tag(tagCopy, string(origin)))
+		lv.Flags = slices.Clone(handsOff)
+		// Nobody sees what lies in the extents before they are hydrated. What is
+		// longer than the source is as it was, and a file system's copy carries
+		// what lay below the source's.
+		copied := rangeSet{{Start: 0, Count: t.extents(least)}}
+		before, err := readProperties(lv.Tags)
+		if err != nil {
+			return err
+		}
+		tail, err := parseRangeSet(before[tagUnknown])
+		if err != nil {
+			return err
+		}
+		setUnknown(lv, tail.subtract(copied).union(unknown.intersect(copied)))
+		name = lv.Name
+		return errors.Join(t.put(lv), p.newFork(t, lv, store))
+	}, act: func(ctx context.Context, v *view) error {
+		if cutOf == "" {
+			return nil
+		}
+		return p.settle(ctx, v, cutOf)
+	}})
+	if err != nil {
+		return "", err
+	}
+	p.hydrator.start(name)
+	return name, nil
+}
+
+// newFork makes the store for what is written to lv while it reads through a snapshot.
+func (p *Pool) newFork(t *edit, lv *lvm2.LV, n lvm2.Extents) error {
+	chunk := p.config.Chunk
+	ranges, err := t.allocate(n, highEnd)
+	if err != nil {
+		return err
+	}
+	if err := t.blankStore(ranges, chunk); err != nil {
+		return fmt.Errorf("preparing the store of a fork: %w", err)
+	}
+	name, err := t.lvName("fork-" + lv.Name)
+	if err != nil {
+		return err
+	}
+	store := newLV(name, roleFork, tag(tagOf, string(lv.ID)), tag(tagChunk, strconv.FormatUint(uint64(chunk.Sectors()), 10)))
+	store.Flags = slices.Clone(handsOff)
+	store.CreationHost = p.host.Hostname
+	store.Segments = appendExtents(nil, ranges...)
+	return t.put(store)
+}
+
+// sourceKeys are the keys of the volume whose history spec's source is in.
+func (p *Pool) sourceKeys(spec VolumeSpec) ([]string, error) {
+	switch spec.Source.Kind {
+	case FromNothing:
+		return nil, nil
+	case FromVolume:
+		return []string{lvKey(spec.Source.LV)}, nil
+	}
+	v, err := p.latest()
+	if err != nil {
+		return nil, err
+	}
+	if l := v.snapshotByLV(spec.Source.LV); l != nil {
+		return []string{lvKey(v.volumes[l.of].lv.Name)}, nil
+	}
+	return nil, nil // a repeated call may find the volume though its source is gone
+}
+
+// contentOf finds what spec's source is: a layer, or a volume of which a layer
+// must be cut.
+func (v *view) contentOf(spec VolumeSpec) (*layer, *volume, error) {
+	var l *layer
+	var o *volume
+	var err error
+	unknown := false
+	if spec.Source.Kind == FromSnapshot {
+		if l = v.snapshotByLV(spec.Source.LV); l == nil {
+			return nil, nil, fmt.Errorf("snapshot %s/%s: %w", v.vg.Name, spec.Source.LV, ErrNotFound)
+		}
+		o = v.volumes[l.of]
+		if why := o.theirs(); why != "" {
+			return nil, nil, fmt.Errorf("snapshot %s/%s: %w: of its volume %s: %s", v.vg.Name, l.lv.Name, ErrPrecondition, o.lv.Name, why)
+		}
+		if v.describeSnapshot(l).Lost {
+			return nil, nil, fmt.Errorf("snapshot %s/%s: %w", v.vg.Name, l.lv.Name, ErrLost)
+		}
+		unknown = len(l.unknown) > 0
+	} else {
+		if o, err = v.changeable(spec.Source.LV); err != nil {
+			return nil, nil, err
+		}
+		unknown = len(o.unknown) > 0
+	}
+	if spec.Mode == Filesystem && o.mode == Filesystem && spec.FSType != o.fs {
+		return nil, nil, fmt.Errorf("%w: file system %s asked for, the source's is %s", ErrInvalid, spec.FSType, o.fs)
+	}
+	if spec.Mode == Block && o.mode == Filesystem && unknown {
+		// Below the file system lie blocks that it never wrote: as a raw
+		// device they would show what an earlier owner of the extents left.
+		return nil, nil, fmt.Errorf("volume %s/%s: %w: it was made on extents that were never wiped, so it cannot become a raw block volume",
+			v.vg.Name, o.lv.Name, ErrPrecondition)
+	}
+	return l, o, nil
+}
+
+// blocks returns the table of the device that has the volume's content, and
+// brings up what it refers to: a fork's devices.
+func (p *Pool) blocks(ctx context.Context, v *view, o *volume) (dm.Table, error) {
+	own, err := p.linearTable(v, o.lv)
+	if err != nil || !o.forked() {
+		return own, err
+	}
+	through, err := p.forkUp(ctx, v, o)
+	if err != nil {
+		return nil, err
+	}
+	l, _, err := v.origin(o)
+	if err != nil {
+		return nil, err
+	}
+	w := p.hydrator.window(o.lv.ID)
+	var window *kernelWindow
+	if w != nil {
+		info, err := p.find(p.device(v, o.lv, w.layer, udevReal))
+		if err != nil {
+			return nil, err
+		}
+		if info == nil {
+			return nil, fmt.Errorf("volume %s/%s: the device of its window %s is gone", v.vg.Name, o.lv.Name, w.layer)
+		}
+		window = &kernelWindow{device: info.Device, start: w.start, length: w.length}
+	}
+	return composite(own, o.hydrated, l.length, through, window), nil
+}
+
+// kernelWindow is a window's place on a fork, and its device.
+type kernelWindow struct {
+	device        dm.Device
+	start, length size.Sectors
+}
+
+// composite is the table of a fork: own up to hydrated, the window if there is
+// one, through up to length, own behind it.
+func composite(own dm.Table, hydrated, length size.Sectors, through dm.Device, w *kernelWindow) dm.Table {
+	var t dm.Table
+	at := hydrated
+	if w != nil {
+		t = append(cutTable(own, 0, w.start), dm.Segment{Start: w.start, Length: w.length, Target: dm.Linear{Device: w.device}})
+		at = w.start + w.length
+	} else {
+		t = cutTable(own, 0, at)
+	}
+	if at < length {
+		t = append(t, dm.Segment{Start: at, Length: length - at, Target: dm.Linear{Device: through, Offset: at}})
+	}
+	return append(t, cutTable(own, max(at, length), own.Length())...)
+}
+
+// cutTable returns the part of a linear table between two sectors.
+func cutTable(t dm.Table, from, to size.Sectors) dm.Table {
+	var out dm.Table
+	for _, s := range t {
+		lo, hi := max(from, s.Start), min(to, s.Start+s.Length)
+		if lo < hi {
+			l := s.Target.(dm.Linear)
+			out = append(out, dm.Segment{Start: lo, Length: hi - lo, Target: dm.Linear{Device: l.Device, Offset: l.Offset + lo - s.Start}})
+		}
+	}
+	return out
+}
+
+// forkUp makes the device by which o reads through its snapshot.
+func (p *Pool) forkUp(ctx context.Context, v *view, o *volume) (dm.Device, error) {
+	l, source, err := v.origin(o)
+	if err != nil {
+		return dm.Device{}, err
+	}
+	if _, err := p.chainUp(ctx, v, source, l); err != nil {
+		return dm.Device{}, err
+	}
+	if err := p.intact(v, source, l); err != nil {
+		return dm.Device{}, err
+	}
+	above, err := p.find(p.device(v, l.lv, "", udevSnapshot))
+	if err != nil {
+		return dm.Device{}, err
+	}
+	table, err := p.linearTable(v, o.fork.lv)
+	if err != nil {
+		return dm.Device{}, err
+	}
+	store, d := p.device(v, o.fork.lv, layerCOW, udevCOW), p.device(v, o.lv, layerFork, udevReal)
+	storeDev, pending, err := p.ensure(store, table, false)
+	if err == nil && pending { // growth counts at once
+		err = p.start(ctx, store, storeDev)
+	}
+	if err != nil {
+		return dm.Device{}, err
+	}
+	// Overflow: a store that cannot hold a write fails that write, it does not
+	// give up all that was written before.
+	dev, pending, err := p.ensure(d, whole(l.length, dm.Snapshot{
+		Origin: above.Device, COW: storeDev, Persistence: dm.PersistentOverflow, Chunk: o.fork.chunk,
+	}), false)
+	if err == nil && pending {
+		err = p.start(ctx, d, dev)
+	}
+	return dev, err
+}
+
+// forkDown removes the devices by which a volume reads or read through a
+// snapshot, unless they are in use, and those of the snapshot.
+func (p *Pool) forkDown(ctx context.Context, v *view, o *volume) error {
+	if p.hydrator.window(o.lv.ID) != nil {
+		return nil
+	}
+	for _, layer := range []string{layerWindow0, layerWindow1, layerFork} {
+		d := p.device(v, o.lv, layer, udevReal)
+		info, err := p.find(d)
+		if err != nil {
+			return err
+		}
+		if info == nil {
+			continue
+		}
+		if info.OpenCount > 0 {
+			return nil
+		}
+		if err := p.removeDevice(ctx, info.Name, d.udev); err != nil {
+			return err
+		}
+	}
+	if !o.forked() || o.fork == nil {
+		return nil
+	}
+	if err := p.takeDown(ctx, p.device(v, o.fork.lv, layerCOW, udevCOW)); err != nil {
+		return err
+	}
+	if l := v.layers[o.copyOf]; l != nil {
+		return p.chainDown(ctx, v, v.volumes[l.of])
+	}
+	return nil
+}
