@@ -205,6 +205,10 @@ func TestAdoptMounted(t *testing.T) {
 	ok(t, os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0))
 	file(snap, "one")
 	file(dir, "five")
+	if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "early", Mode: Filesystem, FSType: "ext4", Source: Source{FromSnapshot, "s1"}}); !errors.Is(err, ErrInUse) {
+		t.Errorf("restored from a snapshot whose device is mounted: %v", err)
+	}
+	ok(t, unix.Unmount(snap, 0))
 	for name, text := range map[string]string{"s1": "one", "s2": "two", "s3": "four"} {
 		r := must(p.CreateVolume(ctx, VolumeSpec{Name: "r" + name, Mode: Filesystem, FSType: "ext4", Source: Source{FromSnapshot, name}}))(t)
 		at := t.TempDir()
@@ -215,7 +219,6 @@ func TestAdoptMounted(t *testing.T) {
 		ok(t, p.DeleteVolume(ctx, r.LV))
 	}
 	follow(t, p)
-	ok(t, unix.Unmount(snap, 0))
 	for _, s := range []string{"s2", "s1", "s3"} {
 		ok(t, p.DeleteSnapshot(ctx, s))
 	}

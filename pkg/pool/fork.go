@@ -53,15 +53,22 @@ func (v *view) origin(o *volume) (*layer, *volume, error) {
 // root returns the volume that all forks read through, directly or not, which
 // lv is one of: their devices depend on each other.
 func (v *view) root(lv string) string {
+	all := v.family(lv)
+	return all[len(all)-1]
+}
+
+// family returns the names of lv and of the volumes that it reads through.
+func (v *view) family(lv string) []string {
+	out := []string{lv}
 	for o := v.volumeByLV(lv); o != nil && o.forked(); {
 		l := v.layers[o.copyOf]
 		if l == nil {
 			break
 		}
 		o = v.volumes[l.of]
-		lv = o.lv.Name
+		out = append(out, o.lv.Name)
 	}
-	return lv
+	return out
 }
 
 // createFrom makes a volume with the content of a snapshot or another volume. It
@@ -85,6 +92,9 @@ func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) 
 		least := t.bytesOf(o.lv)
 		if from != nil {
 			least = from.length.Bytes()
+			if err := errors.Join(p.intact(t.view, o, from), p.unmounted(t.view, o, from)); err != nil {
+				return err
+			}
 		}
 		n, err := t.extentsFor(spec.Size, spec.Limit, least)
 		if err != nil {
@@ -133,6 +143,24 @@ func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) 
 	}
 	p.hydrator.start(name)
 	return name, nil
+}
+
+// unmounted refuses a snapshot whose device, or one that it reads through, is
+// mounted as it is: the kernel lets no other device use that.
+func (p *Pool) unmounted(v *view, o *volume, l *layer) error {
+	for _, x := range o.path(l) {
+		info, err := p.find(p.device(v, x.lv, "", udevSnapshot))
+		if err != nil {
+			return err
+		}
+		if info == nil || info.OpenCount == 0 {
+			continue
+		}
+		if at, err := mountPoint(info.Device); err != nil || at != "" {
+			return errors.Join(err, fmt.Errorf("snapshot %s/%s: %w: the device of %s is mounted at %s: unmount it first", v.vg.Name, l.lv.Name, ErrInUse, x.lv.Name, at))
+		}
+	}
+	return nil
 }
 
 // newFork makes the store for what is written to lv while it reads through a snapshot.

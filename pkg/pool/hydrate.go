@@ -349,7 +349,7 @@ func (h *hydrator) commit(ctx context.Context, lv string, w *window) error {
 
 // advance is the change that moves the volume's position behind the window.
 func (h *hydrator) advance(lv string, w *window) *change {
-	p, finished, sourceLV := h.pool, false, ""
+	p, finished, family := h.pool, false, []string(nil)
 	return &change{what: "hydrate volume " + lv, edit: func(t *edit) error {
 		o, l, source, err := t.forkOf(lv)
 		if err != nil {
@@ -369,7 +369,7 @@ func (h *hydrator) advance(lv string, w *window) *change {
 			c.Tags = setTag(c.Tags, tagHydrated, strconv.FormatUint(uint64(w.end()), 10))
 			return t.put(c)
 		}
-		finished, sourceLV = true, source.lv.Name
+		finished, family = true, t.family(source.lv.Name)
 		return t.hydrated(o, l)
 	}, act: func(ctx context.Context, v *view) error {
 		if !finished {
@@ -386,10 +386,7 @@ func (h *hydrator) advance(lv string, w *window) *change {
 			err = p.forkDown(ctx, v, o)
 		}
 		if err == nil {
-			err = p.retire(ctx, v, sourceLV)
-		}
-		if source := v.volumeByLV(sourceLV); err == nil && source != nil {
-			err = p.chainDown(ctx, v, source)
+			err = p.retire(ctx, v, family)
 		}
 		if err != nil {
 			p.unsettled.Store(o.lv.ID, true)

@@ -289,7 +289,7 @@ func (p *Pool) attend(o *volume, kind string, pause time.Duration, f func(ctx co
 // settleAgain brings the kernel in line with the metadata where a change failed to.
 func (p *Pool) settleAgain(ctx context.Context, lv string) error {
 	return p.do(ctx, &change{what: "bring the devices of volume " + lv + " in line with the metadata", act: func(ctx context.Context, v *view) error {
-		if err := p.retire(ctx, v, lv); err != nil {
+		if err := p.retire(ctx, v, []string{lv}); err != nil {
 			return err
 		}
 		o := v.volumeByLV(lv)

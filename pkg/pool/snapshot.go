@@ -203,11 +203,13 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, lv string) error {
 	volumeLV := v.volumes[l.of].lv.Name
 	_, err = run(ctx, p, []string{lvKey(volumeLV)}, func(ctx context.Context) (none struct{}, err error) {
 		defer p.wiper.wake()
+		var family []string
 		return none, p.do(ctx, &change{what: "delete snapshot " + lv, edit: func(t *edit) error {
 			l := t.snapshotByLV(lv)
 			if l == nil {
 				return nil
 			}
+			family = t.family(volumeLV)
 			c := l.lv.Clone()
 			c.Tags = dropTags(c.Tags, tagName)
 			if err := t.put(c); err != nil {
@@ -215,7 +217,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, lv string) error {
 			}
 			return t.prune(l)
 		}, act: func(ctx context.Context, v *view) error {
-			if err := p.retire(ctx, v, volumeLV); err != nil {
+			if err := p.retire(ctx, v, family); err != nil {
 				// It is deleted; what is left of it in the kernel is tried again.
 				klog.FromContext(ctx).Error(err, "A deleted snapshot has devices left", "snapshot", lv)
 			}
@@ -225,9 +227,20 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, lv string) error {
 	return err
 }
 
-// retire brings the kernel in line after layers of a volume became trash.
-func (p *Pool) retire(ctx context.Context, v *view, volumeLV string) error {
-	return errors.Join(p.settle(ctx, v, volumeLV), p.sweep(ctx, v))
+// retire brings the kernel in line after layers of these volumes became trash.
+// What is above another one comes first.
+func (p *Pool) retire(ctx context.Context, v *view, volumes []string) error {
+	var errs []error
+	for _, lv := range volumes {
+		errs = append(errs, p.settle(ctx, v, lv))
+	}
+	errs = append(errs, p.sweep(ctx, v))
+	for _, lv := range volumes {
+		if o := v.volumeByLV(lv); o != nil {
+			errs = append(errs, p.chainDown(ctx, v, o))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Snapshot returns the snapshot of that LV name; ErrNotFound.

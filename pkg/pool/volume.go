@@ -194,6 +194,7 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 		return err
 	}
 	_, err := run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
+		var family []string // that the volume read through
 		for {
 			err := p.do(ctx, &change{what: "delete volume " + lv, edit: func(t *edit) error {
 				o := t.volumeByLV(lv)
@@ -219,7 +220,17 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 						return errActive
 					}
 				}
+				family = t.family(lv)[1:]
 				return t.deleteVolume(o)
+			}, act: func(ctx context.Context, v *view) error {
+				if len(family) == 0 {
+					return nil
+				}
+				if err := p.retire(ctx, v, family); err != nil {
+					// It is deleted; what is left in the kernel is tried again.
+					p.log.Error(err, "What a deleted volume was restored from has devices left", "volume", lv)
+				}
+				return nil
 			}})
 			if !errors.Is(err, errActive) {
 				p.wiper.wake()
