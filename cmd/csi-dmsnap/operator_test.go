@@ -43,7 +43,7 @@ func sample() []*pool.Inspection {
 				},
 			},
 			{
-				Pool: "fast", Name: "pvc-1", LV: "copy", Size: 2 * size.GiB, Mode: pool.Block, ReadOnly: true, State: "copying",
+				Pool: "fast", Name: "pvc-1", LV: "copy", Size: 2 * size.GiB, Mode: pool.Block, ReadOnly: true, State: "hydrating", Hydration: &pool.Hydration{Done: size.GiB, Total: 2 * size.GiB},
 				Source: &pool.Source{Kind: pool.FromSnapshot, LV: "snap1"},
 			},
 		},
@@ -62,9 +62,9 @@ POOL  GROUP  SIZE   FREE   ROOM   VOLUMES  SNAPSHOTS  TO-WIPE  FOREIGN  DISKS
 fast  vg     20GiB  18GiB  17GiB  1GiB     24MiB      0B       1000MiB  /dev/sda,missing:abc
 `},
 		{"volumes", func(b *strings.Builder) error { return printVolumes(b, volumes) }, `
-POOL  VOLUME  LV    SIZE  TYPE      STATE    SNAPSHOTS  ACTIVE  OPEN  SOURCE
-fast  base    base  1GiB  ext4      ready    2          yes     1     -
-fast  pvc-1   copy  2GiB  block,ro  copying  0          no      0     snapshot/snap1
+POOL  VOLUME  LV    SIZE  TYPE      STATE          SNAPSHOTS  ACTIVE  OPEN  SOURCE
+fast  base    base  1GiB  ext4      ready          2          yes     1     -
+fast  pvc-1   copy  2GiB  block,ro  hydrating 50%  0          no      0     snapshot/snap1
 `},
 		{"snapshots", func(b *strings.Builder) error { return printSnapshots(b, volumes[0].Layers) }, `
 POOL  VOLUME  POSITION  SNAPSHOT    LV      STATE   SIZE  STORE  USED        CREATED
@@ -75,7 +75,7 @@ fast  base    3/3       snap1       snap1   frozen  1GiB  8MiB   ?           202
 		{"tree", func(b *strings.Builder) error { return printTree(b, volumes[0]) }, `
 fast/base: 1GiB, ext4, ready, active, open 1, mounted at /data
 ├─ snap-3 (snapshot-3)  live    2026-11-22T10:00:00Z  1GiB  store 8MiB  used 132KiB(1%)
-├─ snap2                inner   2026-11-22T10:00:00Z  1GiB  store 8MiB  used ?  read by the copy into copy
+├─ snap2                inner   2026-11-22T10:00:00Z  1GiB  store 8MiB  used ?  read through by copy
 └─ snap1                frozen  2026-11-22T10:00:00Z  1GiB  store 8MiB  used ?
 
 devices:
@@ -91,7 +91,7 @@ vg-snap--3 254:4  open 0, SUSPENDED, status 264/16384 16
 └─ vg-base-real (see above)
 `},
 		{"tree without devices", func(b *strings.Builder) error { return printTree(b, volumes[1]) }, `
-fast/copy (pvc-1): 2GiB, block,ro, copying, not active, from snapshot snap1
+fast/copy (pvc-1): 2GiB, block,ro, hydrating 50%, not active, from snapshot snap1
 `},
 		{"check", func(b *strings.Builder) error {
 			printCheck(b, []*pool.Verification{

@@ -64,11 +64,19 @@ func printVolumes(w io.Writer, all []pool.VolumeState) error {
 			}
 		}
 		rows = append(rows, []string{
-			v.Pool, orDash(v.Name), v.LV, v.Size.String(), orDash(volumeType(v)), v.State, fmt.Sprint(snapshots),
+			v.Pool, orDash(v.Name), v.LV, v.Size.String(), orDash(volumeType(v)), volumeState(v), fmt.Sprint(snapshots),
 			yesNo(v.Active), fmt.Sprint(v.OpenCount), orDash(source),
 		})
 	}
 	return table(w, rows...)
+}
+
+// volumeState is a volume's state, with how far it is.
+func volumeState(v pool.VolumeState) string {
+	if h := v.Hydration; h != nil && h.Total > 0 {
+		return fmt.Sprintf("%s %d%%", v.State, h.Done*100/h.Total)
+	}
+	return v.State
 }
 
 func volumeType(v pool.VolumeState) string {

@@ -11,7 +11,7 @@ import (
 // printTree draws a volume's history as a line, since each snapshot reads
 // through the one above it, and its devices as a tree.
 func printTree(w io.Writer, v pool.VolumeState) error {
-	about := []string{v.Size.String(), volumeType(v), v.State}
+	about := []string{v.Size.String(), volumeType(v), volumeState(v)}
 	if v.Active {
 		about = append(about, fmt.Sprintf("active, open %d", v.OpenCount))
 	} else {
@@ -42,7 +42,7 @@ func printTree(w io.Writer, v pool.VolumeState) error {
 			notes = "  active"
 		}
 		for _, r := range l.Readers {
-			notes += "  read by the copy into " + r
+			notes += "  read through by " + r
 		}
 		rows = append(rows, []string{branch + name, l.State, created(l), l.Size.String(), "store " + l.Store.String(), "used " + used(l) + notes})
 	}

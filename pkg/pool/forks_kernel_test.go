@@ -74,6 +74,15 @@ func noRoom(err error) bool {
 	return errors.Is(err, ErrNoSpace) || errors.As(err, &pending)
 }
 
+// check fails unless the metadata and the kernel's devices are as they must be.
+func (f *forest) check() {
+	f.t.Helper()
+	found := must(Verify(context.Background(), f.p.config, Options{}))(f.t)
+	for _, x := range found.Findings {
+		f.t.Errorf("check: %+v", x)
+	}
+}
+
 // step does something at random and returns what.
 func (f *forest) step() string {
 	ctx := context.Background()
@@ -134,6 +143,9 @@ func (f *forest) step() string {
 		ok(f.t, f.p.Close())
 		f.p = openPool(f.t, config)
 		return "restart"
+	case n < 54:
+		f.check()
+		return "check"
 	case n < 60:
 		v.compare(f.t, v.path, v.lv)
 		return "compare"
@@ -184,6 +196,7 @@ func TestForks(t *testing.T) {
 		v.compare(t, v.path, v.lv+", hydrated")
 	}
 	waitIdle(t, f.p)
+	f.check()
 	if devices := devicesOf(t, f.p); len(devices) != len(f.volumes) {
 		t.Errorf("%d volumes, and in the end the devices %v", len(f.volumes), devices)
 	}

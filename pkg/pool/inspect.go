@@ -29,7 +29,7 @@ type PoolState struct {
 	Free        size.Bytes `json:"free"`
 	Room        size.Bytes `json:"room"`    // of Free, what new volumes may take
 	Blocks      size.Bytes `json:"blocks"`  // of volumes, also of deleted ones that have snapshots
-	Stores      size.Bytes `json:"stores"`  // of snapshots
+	Stores      size.Bytes `json:"stores"`  // of snapshots, and of volumes that are being hydrated
 	Trash       size.Bytes `json:"trash"`   // of deleted volumes and snapshots, not wiped yet
 	Foreign     size.Bytes `json:"foreign"` // of logical volumes that are not ours, and what nobody can use
 	Disks       []Disk     `json:"disks"`
@@ -52,7 +52,8 @@ type VolumeState struct {
 	Mode      Mode          `json:"mode"`
 	FSType    string        `json:"fsType,omitempty"`
 	ReadOnly  bool          `json:"readOnly,omitempty"`
-	State     string        `json:"state"` // ready, copying, deleted, or lvm2 while that works on it
+	State     string        `json:"state"`               // ready, hydrating, deleted, or lvm2 while that works on it
+	Hydration *Hydration    `json:"hydration,omitempty"` // nil if the volume reads through no snapshot
 	Source    *Source       `json:"source,omitempty"`
 	Unwiped   size.Bytes    `json:"unwiped,omitempty"` // what may hold an earlier owner's bytes
 	Active    bool          `json:"active"`
@@ -62,16 +63,22 @@ type VolumeState struct {
 	Devices   []DeviceState `json:"devices"`          // of the volume and its layers, sorted by name
 }
 
+// Hydration tells how far a restored volume is copied, in bytes.
+type Hydration struct {
+	Done  size.Bytes `json:"done"`
+	Total size.Bytes `json:"total"`
+}
+
 // The states of a volume and of a layer.
 const (
-	StateReady   = "ready"
-	StateCopying = "copying"
-	StateDeleted = "deleted" // its blocks stay for its snapshots
-	StateLive    = "live"    // the kernel copies originals into it
-	StateFrozen  = "frozen"  // a snapshot that reads through newer ones
-	StateInner   = "inner"   // a deleted snapshot that older ones or a copy read through
-	StateLost    = "lost"    // the content is gone
-	StateLVM2    = "lvm2"    // LVM2's, left alone
+	StateReady     = "ready"
+	StateHydrating = "hydrating" // it can be used, and reads through a snapshot
+	StateDeleted   = "deleted"   // its blocks stay for its snapshots
+	StateLive      = "live"      // the kernel copies originals into it
+	StateFrozen    = "frozen"    // a snapshot that reads through newer ones
+	StateInner     = "inner"     // a deleted snapshot that older ones or restored volumes read through
+	StateLost      = "lost"      // the content is gone
+	StateLVM2      = "lvm2"      // LVM2's, left alone
 )
 
 // LayerState is a snapshot, or a layer that is left of a deleted one. Lengths
@@ -92,7 +99,7 @@ type LayerState struct {
 	Active   bool        `json:"active"`
 	Exact    bool        `json:"exact,omitempty"`    // which of its chunks changed until the next cut is on record
 	Superset bool        `json:"superset,omitempty"` // the store holds more than what changed until the next cut: layers were folded into it
-	Readers  []string    `json:"readers,omitempty"`  // logical volumes that are being copied from it
+	Readers  []string    `json:"readers,omitempty"`  // logical volumes that read through it
 }
 
 // DeviceState is a device of the kernel.
@@ -160,7 +167,7 @@ func (l *look) poolState() PoolState {
 		switch v.decoded[lv].(type) {
 		case *volume:
 			s.Blocks += v.bytesOf(lv)
-		case *layer:
+		case *layer, *fork:
 			s.Stores += v.bytesOf(lv)
 		case trashed:
 			s.Trash += v.bytesOf(lv)
@@ -182,10 +189,13 @@ func (l *look) volumeState(o *volume) VolumeState {
 	case o.deleted:
 		s.State = StateDeleted
 	case o.forked():
-		s.State = StateCopying
+		s.State = StateHydrating
 	}
 	if o.source.Kind != FromNothing {
 		s.Source = &o.source
+	}
+	if from := v.layers[o.copyOf]; from != nil {
+		s.Hydration = &Hydration{Done: o.hydrated.Bytes(), Total: from.length.Bytes()}
 	}
 	if top := l.at(o.lv, ""); top != nil {
 		s.Active, s.OpenCount = top.Live, top.OpenCount
@@ -202,6 +212,9 @@ func (l *look) volumeState(o *volume) VolumeState {
 	}
 	s.Layers = append(s.Layers, l.lvm2Snapshots(o.lv)...)
 	s.Devices = l.devicesOfLVs(o.lv.Name, s.Layers)
+	if o.fork != nil {
+		s.Devices = append(s.Devices, l.devicesOfLVs(o.fork.lv.Name, nil)...)
+	}
 	return s
 }
 

@@ -28,9 +28,13 @@ func (r *report) checkDevices(l *look) {
 		for _, x := range o.layers {
 			c.names(x.lv, "", layerCOW)
 		}
-		table, err := l.pool.linearTable(l.view, o.lv)
-		if err != nil {
-			continue // a disk is missing, and that is said already
+		if o.fork != nil {
+			c.names(o.lv, layerFork, layerWindow0, layerWindow1)
+			c.names(o.fork.lv, layerCOW)
+		}
+		table := c.blocks()
+		if table == nil {
+			continue
 		}
 		if o.live() == nil {
 			c.plain(table)

@@ -77,15 +77,13 @@ func (r *report) checkMetadata(v *view) {
 
 func (r *report) checkVolume(v *view, o *volume) {
 	at := r.at(o.lv)
-	if (o.deleted || o.copyOf != "") && !untouchable(o.lv) {
-		r.add("Unprotected", at, protect(at), "LVM2 may activate a volume that is deleted or not complete yet")
+	if (o.deleted || o.forked()) && !untouchable(o.lv) {
+		r.add("Unprotected", at, protect(at), "LVM2 may activate a volume that is deleted or not hydrated")
 	}
 	if end := o.unknown.subtract(rangeSet{{Count: o.lv.Size()}}); len(end) > 0 {
 		r.add("BadTags", at, restoreGroup, "tag %s names %d extents beyond its end", tag(tagUnknown), end.size())
 	}
-	if o.copyOf != "" && v.layers[o.copyOf] == nil {
-		r.add("CopySourceMissing", at, "delete the volume and restore it again", "the layer %s that it is being copied from is gone", o.copyOf)
-	}
+	r.checkFork(v, o)
 	if o.deleted && len(v.needed(o)) == 0 {
 		r.add("Leftover", at, restartDriver, "it was deleted and no snapshot needs its blocks")
 	}

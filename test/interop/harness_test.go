@@ -212,13 +212,17 @@ func (g *group) settled() *lvm2.VG {
 	g.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		vg := g.metadata()
-		if !slices.ContainsFunc(vg.LVs, trash) {
+		if !slices.ContainsFunc(vg.LVs, trash) && !slices.ContainsFunc(vg.LVs, fork) {
 			return vg
 		}
 		if time.Now().After(deadline) {
-			g.Fatal("deleted volumes are still not wiped after 30 s")
+			g.Fatal("deleted volumes are still not wiped, or restored ones not hydrated, after 30 s")
 		}
 	}
+}
+
+func fork(lv *lvm2.LV) bool {
+	return slices.ContainsFunc(lv.Tags, func(t string) bool { return strings.HasPrefix(t, "dmsnap:copy=") })
 }
 
 func trash(lv *lvm2.LV) bool { return slices.Contains(lv.Tags, "dmsnap:role=trash") }
