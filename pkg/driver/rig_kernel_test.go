@@ -72,6 +72,7 @@ func rigOf(t *testing.T, configs ...pool.Config) *rig {
 	r.start()
 	t.Cleanup(func() {
 		r.unmountAll()
+		r.hydrated()
 		r.stop()
 		for _, c := range r.configs {
 			for _, command := range []string{"vgck " + c.VolumeGroup, "vgchange -an " + c.VolumeGroup, "vgremove -ff -y " + c.VolumeGroup} {
@@ -114,6 +115,29 @@ func (r *rig) start() {
 			t.Errorf("close pools: %v", err)
 		}
 	}
+}
+
+// hydrated waits until no volume reads through a snapshot: LVM2 does not know
+// the devices by which it does.
+func (r *rig) hydrated() {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		forks := 0
+		for _, c := range r.configs {
+			i, err := pool.Inspect(context.Background(), c, pool.Options{})
+			if err != nil {
+				return
+			}
+			for _, v := range i.Volumes {
+				if v.Hydration != nil {
+					forks++
+				}
+			}
+		}
+		if forks == 0 {
+			return
+		}
+	}
+	r.t.Error("restored volumes are not hydrated after a minute")
 }
 
 // unmountAll removes what a failed test leaves below the kubelet directory.

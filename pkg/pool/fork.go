@@ -117,6 +117,9 @@ func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) 
 		}
 		lv.Tags = append(lv.Tags, tag(tagCopy, string(origin)))
 		lv.Flags = slices.Clone(handsOff)
+		if spec.ReadOnly {
+			lv.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
+		}
 		// Nobody sees what lies in the extents before they are hydrated. What is
 		// longer than the source is as it was, and a file system's copy carries
 		// what lay below the source's.

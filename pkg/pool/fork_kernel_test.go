@@ -64,9 +64,9 @@ func waitHydrated(t *testing.T, p *Pool, lv string) {
 // as an ordinary volume, and nothing of the fork stays.
 func TestFork(t *testing.T) {
 	ctx := context.Background()
-	p := testPool(t, func(c *Config) { c.HydrationRate = 16 * size.MiB })
+	p := testPool(t, func(c *Config) { c.HydrationRate = 2 * size.MiB })
 	r := rand.New(rand.NewPCG(1, 2))
-	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 64 * size.MiB, Mode: Block}))(t)
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 24 * size.MiB, Mode: Block}))(t)
 	path := must(p.Activate(ctx, v.LV))(t)
 	base := make(content, v.Size)
 	base.scribble(t, r, path, 300)
@@ -75,7 +75,7 @@ func TestFork(t *testing.T) {
 	base.scribble(t, r, path, 100)
 
 	began := time.Now()
-	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Size: 96 * size.MiB, Mode: Block, Source: Source{FromSnapshot, "snap1"}}))(t)
+	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Size: 32 * size.MiB, Mode: Block, Source: Source{FromSnapshot, "snap1"}}))(t)
 	t.Logf("made in %v", time.Since(began))
 	forkPath := must(p.Activate(ctx, f.LV))(t)
 	t.Logf("active after %v", time.Since(began))

@@ -191,6 +191,10 @@ func TestForks(t *testing.T) {
 	for name := range f.snapshots {
 		ok(t, f.p.DeleteSnapshot(ctx, name))
 	}
+	config := f.p.config
+	config.HydrationRate = 0
+	ok(t, f.p.Close())
+	f.p = openPool(t, config)
 	for _, v := range f.volumes {
 		waitHydrated(t, f.p, v.lv)
 		v.compare(t, v.path, v.lv+", hydrated")

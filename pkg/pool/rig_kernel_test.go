@@ -50,6 +50,11 @@ func testPool(t *testing.T, change func(*Config)) *Pool {
 	}
 	p := openPool(t, c)
 	t.Cleanup(func() {
+		if v := p.current.Load(); p.ctx.Err() == nil {
+			for _, o := range v.volumes { // LVM2 does not know the devices of a fork
+				waitHydrated(t, p, o.lv.Name)
+			}
+		}
 		if err := p.Close(); err != nil { // it would go on working on the group
 			t.Errorf("closing the pool: %v", err)
 		}
