@@ -59,26 +59,36 @@ func (p *Pool) suspend(ctx context.Context, d device) error {
 }
 
 // heldBecause says why writers are held, and what to do.
-const heldBecause = "the pool has no room for the store of their volume's newest snapshot, and others read through it; delete volumes or snapshots, or extend the volume group"
+const heldBecause = "the pool has no room for what is written to the volume while volumes restored from it, or itself, are hydrated; it ends by itself then; delete volumes or snapshots, or extend the volume group"
 
 // mustHold tells whether a volume that is suspended must stay so: a former process
 // held its writers.
 func (p *Pool) mustHold(v *view, o *volume) bool {
-	l := o.live()
-	if l == nil || l.lost || v.free.size() > 0 || len(v.trash) > 0 || !p.keep(v, o) {
+	if v.free.size() > 0 || len(v.trash) > 0 {
 		return false
 	}
-	s, err := p.snapshotStatus(p.device(v, l.lv, "", udevSnapshot).name)
-	return err == nil && !s.Invalid && s.Total < sectors(v, p.largestStore(v, l)) && s.Total < s.Used+brakeLine(l.chunk, p.peak())
+	stores := []*store{v.forkStore(o)}
+	if l := o.live(); l != nil && !l.lost {
+		stores = append(stores, l.store(o))
+	}
+	for _, x := range stores {
+		if x == nil || !p.kept(v, x) {
+			continue
+		}
+		s, err := p.snapshotStatus(p.snapshotDevice(v, x).name)
+		if err == nil && !s.Invalid && s.Total < sectors(v, v.largest(x)) && s.Total < s.Used+brakeLine(x.chunk, p.peak()) {
+			return true
+		}
+	}
+	return false
 }
 
-// hold suspends a volume whose live layer has no room left, until it can be
+// hold suspends a volume one of whose stores has no room left, until that can be
 // extended by what g says or need not be kept any more. If the pool is closed
 // meanwhile the volume stays suspended: a snapshot that is lost stays lost, a
 // volume goes on when the pool is opened again.
 func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
 	defer p.holding.Delete(volume)
-	var d device
 	began, told := time.Now(), false
 	for {
 		v := p.current.Load()
@@ -86,15 +96,14 @@ func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
 		if o == nil {
 			return
 		}
-		d = p.device(v, o.lv, "", udevVisible)
-		if !p.keep(v, o) {
+		if s := v.storeOf(g.store); s == nil || !p.kept(v, s) {
 			break
 		}
 		if v.free.size() > 0 && p.growStore(ctx, g) == nil {
 			break
 		}
 		// Each time: what is done to the volume meanwhile resumes it.
-		err := p.suspend(ctx, d)
+		err := p.suspend(ctx, p.device(v, o.lv, "", udevVisible))
 		if errors.Is(err, dm.ErrNotFound) {
 			return
 		}
@@ -108,8 +117,38 @@ func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
 			return
 		}
 	}
-	if err := p.dm.Resume(d.name, d.udev); err != nil && !errors.Is(err, dm.ErrNotFound) {
-		p.log.Error(err, "Letting writers go on", "volume", d.name)
+	if err := p.letGo(ctx, volume); err != nil && ctx.Err() == nil {
+		p.unsettled.Store(volume, true)
+		p.log.Error(err, "Letting writers go on")
 	}
-	p.log.Info("Writers were held", "volume", d.name, "for", time.Since(began))
+	p.log.Info("Writers were held", "volume", volume, "for", time.Since(began))
+}
+
+// letGo lets the writers of a held volume go on, with the table that is right by
+// now: a fork may have been hydrated meanwhile.
+func (p *Pool) letGo(ctx context.Context, volume lvm2.ID) error {
+	o := p.current.Load().volumes[volume]
+	if o == nil {
+		return nil
+	}
+	_, err := run(ctx, p, []string{lvKey(o.lv.Name)}, func(ctx context.Context) (none struct{}, err error) {
+		return none, p.do(ctx, &change{fast: true, what: "let the writers of volume " + o.lv.Name + " go on", act: func(ctx context.Context, v *view) error {
+			o := v.volumes[volume]
+			if o == nil {
+				return nil
+			}
+			if o.forked() {
+				if err := p.rebase(ctx, v, o, func() error { return nil }); err != nil {
+					return err
+				}
+			}
+			d := p.device(v, o.lv, "", udevVisible)
+			err := p.dm.Resume(d.name, d.udev)
+			if errors.Is(err, dm.ErrNotFound) {
+				return nil
+			}
+			return err
+		}})
+	})
+	return err
 }

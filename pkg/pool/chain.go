@@ -26,7 +26,7 @@ func (p *Pool) stack(ctx context.Context, v *view, l, newer *layer) error {
 		// lies in the volume. Nor have it open when the fold ends, as a scan would.
 		d.udev = udevCOW
 	}
-	cowDev, _, err := p.mapStore(ctx, v, l, use)
+	cowDev, _, err := p.mapStore(ctx, v, l.lv, use)
 	if err != nil {
 		return err
 	}

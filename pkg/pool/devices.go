@@ -233,7 +233,7 @@ func (p *Pool) base(ctx context.Context, v *view, o *volume, live *layer, table 
 	if existed != nil {
 		use = storeLive
 	}
-	cowDev, existing, err := p.mapStore(ctx, v, live, use)
+	cowDev, existing, err := p.mapStore(ctx, v, live.lv, use)
 	if err != nil {
 		return b, err
 	}

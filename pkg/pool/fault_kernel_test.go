@@ -182,7 +182,7 @@ func overrun(t *testing.T, path string) {
 func late(t *testing.T, p *Pool, lv string) (inTime func()) {
 	t.Helper()
 	id := must(p.latest())(t).volumeByLV(lv).live().lv.ID
-	g := &growth{layer: id}
+	g := &growth{store: id}
 	g.braked.Store(true)
 	p.growing.Store(id, g)
 	return func() { p.growing.Delete(id) }

@@ -216,7 +216,7 @@ func (f *fold) growth(v *view, heir, live *layer) lvm2.Extents {
 	if live != nil {
 		want += f.spare(v, heir, live)
 	}
-	want = min(want, f.largestStore(v, heir))
+	want = min(want, v.largest(heir.store(nil)))
 	return max(want, heir.lv.Size()) - heir.lv.Size()
 }
 

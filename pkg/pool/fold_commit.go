@@ -70,7 +70,7 @@ func (f *fold) room(t *edit) error {
 	}
 	rest := f.todo().Count() + uint64(foldLast/heir.chunk.Bytes())
 	want := t.extents((s.Used + cow.MoreSectors(heir.chunk.Bytes(), rest)).Bytes()) + f.spare(t.view, heir, gone)
-	if want = min(want, f.largestStore(t.view, heir)); want <= heir.lv.Size() {
+	if want = min(want, t.largest(heir.store(nil))); want <= heir.lv.Size() {
 		return nil
 	}
 	return f.extend(t, heir, heir.lv.Clone(), want-heir.lv.Size())

@@ -120,13 +120,9 @@ func (p *Pool) step(chunk size.Sectors, now rate) size.Bytes {
 	return max(least, now.in(growsFor).Bytes())
 }
 
-func (p *Pool) largestStore(v *view, l *layer) lvm2.Extents {
-	return v.extents(cow.LargestUseful(l.length.Bytes(), l.chunk.Bytes()))
-}
-
-// growth is one extension of a layer's store that is under way.
+// growth is one extension of a store that is under way.
 type growth struct {
-	layer  lvm2.ID
+	store  lvm2.ID
 	more   size.Bytes
 	must   bool          // also if others find no room after it
 	done   chan struct{} // closed when the store has grown, or cannot
@@ -136,7 +132,7 @@ type growth struct {
 // grow extends a store. No operation on the volume keeps it waiting. If there is
 // no room, it waits until trash is wiped.
 func (p *Pool) grow(ctx context.Context, g *growth) {
-	defer p.growing.Delete(g.layer)
+	defer p.growing.Delete(g.store)
 	limited, cancel := context.WithTimeout(ctx, growLimit)
 	defer cancel()
 	var err error
@@ -155,14 +151,14 @@ func (p *Pool) grow(ctx context.Context, g *growth) {
 	}
 	close(g.done)
 	if err == nil {
-		p.cramped.Delete(g.layer)
+		p.cramped.Delete(g.store)
 		return
 	}
 	if ctx.Err() != nil {
 		return
 	}
-	if _, known := p.cramped.Swap(g.layer, err); !known {
-		p.log.Error(err, "A snapshot's store could not be extended; it is tried again")
+	if _, known := p.cramped.Swap(g.store, err); !known {
+		p.log.Error(err, "A store could not be extended; it is tried again")
 	}
 	select {
 	case <-time.After(growPause):
@@ -170,14 +166,14 @@ func (p *Pool) grow(ctx context.Context, g *growth) {
 	}
 }
 
-// growStore extends the store of a layer, as far as it is of use and there is room.
+// growStore extends a store, as far as it is of use and there is room.
 func (p *Pool) growStore(ctx context.Context, g *growth) error {
-	return p.do(ctx, &change{fast: true, what: "extend the store of a snapshot", edit: func(t *edit) error {
-		l := t.layers[g.layer]
-		if l == nil || l.trimmed {
+	return p.do(ctx, &change{fast: true, what: "extend a store", edit: func(t *edit) error {
+		s := t.storeOf(g.store)
+		if s == nil {
 			return nil
 		}
-		have, most := l.lv.Size(), p.largestStore(t.view, l)
+		have, most := s.lv.Size(), t.largest(s)
 		if have >= most {
 			return nil
 		}
@@ -187,22 +183,30 @@ func (p *Pool) growStore(ctx context.Context, g *growth) error {
 		}
 		more := min(t.extents(g.more), most-have, room)
 		if more == 0 {
-			return fmt.Errorf("store of snapshot %s/%s (%v) cannot grow: %w; when it is full the snapshot is lost; delete volumes or snapshots, or extend the volume group",
-				t.vg.Name, l.lv.Name, t.bytesOf(l.lv), ErrNoSpace)
+			return fmt.Errorf("store %s/%s (%v) of volume %s cannot grow: %w; %s; delete volumes or snapshots, or extend the volume group",
+				t.vg.Name, s.lv.Name, t.bytesOf(s.lv), s.of.lv.Name, ErrNoSpace, p.whenFull(t.view, s))
 		}
-		ranges, err := t.growth(l.lv, more, highEnd)
+		ranges, err := t.growth(s.lv, more, highEnd)
 		if err != nil {
 			return err
 		}
-		c := l.lv.Clone()
+		c := s.lv.Clone()
 		c.Segments = appendExtents(c.Segments, ranges...)
 		return t.put(c)
 	}, act: func(ctx context.Context, v *view) error {
-		l := v.layers[g.layer]
-		if l == nil {
+		s := v.storeOf(g.store)
+		if s == nil {
 			return nil
 		}
-		_, _, err := p.mapStore(ctx, v, l, storeGrown)
+		_, _, err := p.mapStore(ctx, v, s.lv, storeGrown)
 		return err
 	}})
+}
+
+// whenFull says what happens when a store is full.
+func (p *Pool) whenFull(v *view, s *store) string {
+	if p.kept(v, s) {
+		return "when it is full who writes to the volume waits"
+	}
+	return "when it is full the snapshot is lost"
 }

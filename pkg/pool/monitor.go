@@ -47,10 +47,9 @@ type monitor struct {
 	tended   time.Time // to what is left to do for volumes
 }
 
-// filling is a store that the kernel copies originals into.
+// filling is a store that the kernel fills.
 type filling struct {
-	of        *volume
-	layer     *layer
+	*store
 	snap, cow device
 	most      size.Sectors // at which it can hold all
 	base      sample
@@ -131,14 +130,11 @@ func (m *monitor) survey(v *view, now time.Time) {
 				if l.lost || l.snap == nil && (!has[snap.uuid] || !m.onBlocks(v, o, snap)) {
 					continue
 				}
-				s := &filling{due: now}
-				if f := former[l.lv.ID]; f != nil {
-					s.base, s.rate, s.due = f.base, f.rate, f.due
-				}
-				s.of, s.layer, s.snap, s.cow = o, l, snap, m.device(v, l.lv, layerCOW, udevCOW)
-				s.most = sectors(v, m.largestStore(v, l))
-				m.stores[l.lv.ID] = s
+				m.watch(v, l.store(o), former, now)
 			}
+		}
+		if s := v.forkStore(o); s != nil && has[m.snapshotDevice(v, s).uuid] {
+			m.watch(v, s, former, now)
 		}
 	}
 	if now.Sub(m.tended) >= slowestLook {
@@ -153,6 +149,15 @@ func (m *monitor) survey(v *view, now time.Time) {
 			m.attendTo(v, o, has)
 		}
 	}
+}
+
+// watch adds a store to those that are looked at.
+func (m *monitor) watch(v *view, s *store, former map[lvm2.ID]*filling, now time.Time) {
+	f := &filling{store: s, snap: m.snapshotDevice(v, s), cow: m.device(v, s.lv, layerCOW, udevCOW), most: sectors(v, v.largest(s)), due: now}
+	if known := former[s.lv.ID]; known != nil {
+		f.base, f.rate, f.due = known.base, known.rate, known.due
+	}
+	m.stores[s.lv.ID] = f
 }
 
 // onBlocks tells whether a frozen layer's device still lies on the volume's blocks.
@@ -202,11 +207,19 @@ func (m *monitor) attendTo(v *view, o *volume, has map[string]bool) {
 func (m *monitor) check(v *view, s *filling) time.Duration {
 	status, err := m.snapshotStatus(s.snap.name)
 	if err != nil { // it has no device yet, or no more
-		return nextLook(sectors(v, s.layer.lv.Size()), s.layer.chunk, m.peak(), 0)
+		return nextLook(sectors(v, s.lv.Size()), s.chunk, m.peak(), 0)
+	}
+	if status.Invalid && s.fork {
+		return slowestLook // its content is gone, the kernel could not write to it
 	}
 	if status.Invalid {
-		layer := s.layer.lv.ID
+		layer := s.lv.ID
 		m.attend(s.of, "loss", growPause, func(ctx context.Context, _ string) error { return m.recordLost(ctx, layer) })
+		return slowestLook
+	}
+	if status.Overflow && s.fork {
+		m.startGrowth(s, true)
+		m.attend(s.of, "overflow", growPause, m.recoverFork)
 		return slowestLook
 	}
 	if status.Overflow || status.NoUsage || status.Total >= s.most {
@@ -215,10 +228,10 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 	seen := time.Now()
 	s.rate, s.base = s.base.next(sample{status.Used, seen}, s.rate)
 	m.noteRate(s.rate)
-	left, chunk := status.Total-min(status.Used, status.Total), s.layer.chunk
+	left, chunk := status.Total-min(status.Used, status.Total), s.chunk
 	// What is small is not grown, nor are writers held, before it is used.
 	if left >= min(growLine(chunk, m.peak(), s.rate), status.Total*3/4) {
-		m.cramped.Delete(s.layer.lv.ID)
+		m.cramped.Delete(s.lv.ID)
 		return nextLook(left, chunk, m.peak(), s.rate)
 	}
 	must := left < min(brakeLine(chunk, m.peak()), status.Total/2)
@@ -226,8 +239,8 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 		m.startGrowth(s, must)
 		return nextLook(left, chunk, m.peak(), s.rate)
 	}
-	m.cramped.Store(s.layer.lv.ID, ErrNoSpace)
-	if !m.keep(v, s.of) {
+	m.cramped.Store(s.lv.ID, ErrNoSpace)
+	if !m.kept(v, s.store) {
 		return slowestLook
 	}
 	if must {
@@ -240,7 +253,7 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 func (m *monitor) startGrowth(s *filling, must bool) {
 	g := m.newGrowth(s)
 	g.must = must
-	if known, running := m.growing.LoadOrStore(g.layer, g); running {
+	if known, running := m.growing.LoadOrStore(g.store, g); running {
 		g = known.(*growth)
 	} else {
 		m.background(func(ctx context.Context) { m.grow(ctx, g) })
@@ -253,13 +266,13 @@ func (m *monitor) startGrowth(s *filling, must bool) {
 // startHold holds the writers of a volume whose store cannot grow.
 func (m *monitor) startHold(s *filling) {
 	volume, g := s.of.lv.ID, m.newGrowth(s)
-	if _, running := m.holding.LoadOrStore(volume, true); !running {
+	if _, running := m.holding.LoadOrStore(volume, g); !running {
 		m.background(func(ctx context.Context) { m.hold(ctx, volume, g) })
 	}
 }
 
 func (m *monitor) newGrowth(s *filling) *growth {
-	return &growth{layer: s.layer.lv.ID, more: m.step(s.layer.chunk, s.rate), done: make(chan struct{})}
+	return &growth{store: s.lv.ID, more: m.step(s.chunk, s.rate), done: make(chan struct{})}
 }
 
 // attend runs f for a volume in the background, one of a kind at a time, so

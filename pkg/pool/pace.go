@@ -27,8 +27,12 @@ type pace struct {
 
 // window returns how much is to be copied next.
 func (c *pace) window() size.Sectors {
-	c.busy = c.others()
 	length := idleWindow
+	if c.urgent() {
+		c.busy = false
+		return length.Sectors()
+	}
+	c.busy = c.others()
 	if c.busy {
 		length = busyWindow
 	}
@@ -41,6 +45,9 @@ func (c *pace) window() size.Sectors {
 // pause waits as long as the rate and the share of hydration ask for after n
 // bytes were copied in took.
 func (c *pace) pause(ctx context.Context, n size.Bytes, took time.Duration) {
+	if c.urgent() {
+		return
+	}
 	var wait time.Duration
 	if rate := c.pool.config.HydrationRate; rate > 0 {
 		wait = time.Duration(float64(n)/float64(rate)*float64(time.Second)) - took
@@ -55,6 +62,15 @@ func (c *pace) pause(ctx context.Context, n size.Bytes, took time.Duration) {
 	case <-time.After(wait):
 	case <-ctx.Done():
 	}
+}
+
+// urgent tells whether somebody's writes wait for volumes to be hydrated.
+func (c *pace) urgent() (is bool) {
+	c.pool.holding.Range(func(any, any) bool {
+		is = true
+		return false
+	})
+	return is
 }
 
 // others tells whether somebody does I/O on the pool's disks. No window is

@@ -51,9 +51,9 @@ type Pool struct {
 	folder   folder
 	trash    sync.Mutex // held while devices of trash are made, or removed where nobody uses them
 
-	growing  sync.Map      // *growth by the lvm2.ID of the layer whose store is being extended
-	cramped  sync.Map      // error by the lvm2.ID of the layer: why its store could not be extended
-	holding  sync.Map      // lvm2.ID of volumes whose writers are held because their layer must not be lost
+	growing  sync.Map      // *growth by the lvm2.ID of the store that is being extended
+	cramped  sync.Map      // error by the lvm2.ID of the store: why it could not be extended
+	holding  sync.Map      // *growth by the lvm2.ID of volumes whose writers are held because a store must not be lost
 	fastest  atomic.Uint64 // sectors per second that were seen: see peak
 	brakes   timings       // how long writers were held while stores grew
 	windows  timings       // how long cuts held their volumes
@@ -99,7 +99,7 @@ func openHeld(ctx context.Context, c Config, o Options) (*Pool, error) {
 		log:     klog.FromContext(ctx).WithValues("pool", c.Name),
 		changes: make(chan *change), urgent: make(chan *change), stopped: make(chan struct{}),
 		keys: keyed{held: map[string][]chan struct{}{}}, scrubs: scrubs{jobs: map[string]*scrubJob{}},
-		lookSoon: make(chan struct{}, 1), keep: func(*view, *volume) bool { return false },
+		lookSoon: make(chan struct{}, 1), keep: (*view).readThrough,
 	}
 	p.ctx, p.cancel = context.WithCancel(klog.NewContext(context.Background(), p.log))
 	p.hydrator = newHydrator(p)

@@ -78,6 +78,7 @@ type view struct {
 	vg        *lvm2.VG
 	volumes   map[lvm2.ID]*volume
 	layers    map[lvm2.ID]*layer
+	forks     map[lvm2.ID]*fork  // by their store's id
 	named     map[string]*volume // by CSI name, deleted ones excepted
 	snapshots map[string]*layer  // by CSI name
 	trash     []*lvm2.LV
@@ -98,7 +99,7 @@ type (
 func newView(vg *lvm2.VG, prev *view) *view {
 	n := len(vg.LVs)
 	v := &view{
-		vg: vg, volumes: make(map[lvm2.ID]*volume, n), layers: map[lvm2.ID]*layer{},
+		vg: vg, volumes: make(map[lvm2.ID]*volume, n), layers: map[lvm2.ID]*layer{}, forks: map[lvm2.ID]*fork{},
 		named: make(map[string]*volume, n), snapshots: map[string]*layer{},
 		decoded: make(map[*lvm2.LV]any, n), pinned: map[lvm2.ID]bool{}, sources: map[string]bool{},
 	}
@@ -149,6 +150,7 @@ func newView(vg *lvm2.VG, prev *view) *view {
 	for _, s := range stores {
 		if o := v.volumes[s.of]; o != nil && o.forked() {
 			o.fork = s
+			v.forks[s.lv.ID] = s
 		} else {
 			v.strange = append(v.strange, fmt.Sprintf("store %s/%s of a fork: its volume %s is not one; remove it with lvremove", vg.Name, s.lv.Name, s.of))
 		}

@@ -1,0 +1,165 @@
+package pool
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// blocks returns the table of the device that has the volume's content, and
+// brings up what it refers to: a fork's devices.
+func (p *Pool) blocks(ctx context.Context, v *view, o *volume) (dm.Table, error) {
+	own, err := p.linearTable(v, o.lv)
+	if err != nil || !o.forked() {
+		return own, err
+	}
+	through, err := p.forkUp(ctx, v, o)
+	if err != nil {
+		return nil, err
+	}
+	l, _, err := v.origin(o)
+	if err != nil {
+		return nil, err
+	}
+	w := p.hydrator.window(o.lv.ID)
+	var window *kernelWindow
+	if w != nil {
+		info, err := p.find(p.device(v, o.lv, w.layer, udevReal))
+		if err != nil {
+			return nil, err
+		}
+		if info == nil {
+			return nil, fmt.Errorf("volume %s/%s: the device of its window %s is gone", v.vg.Name, o.lv.Name, w.layer)
+		}
+		window = &kernelWindow{device: info.Device, start: w.start, length: w.length}
+	}
+	return composite(own, o.hydrated, l.length, through, window), nil
+}
+
+// kernelWindow is a window's place on a fork, and its device.
+type kernelWindow struct {
+	device        dm.Device
+	start, length size.Sectors
+}
+
+// composite is the table of a fork: own up to hydrated, the window if there is
+// one, through up to length, own behind it.
+func composite(own dm.Table, hydrated, length size.Sectors, through dm.Device, w *kernelWindow) dm.Table {
+	var t dm.Table
+	at := hydrated
+	if w != nil {
+		t = append(cutTable(own, 0, w.start), dm.Segment{Start: w.start, Length: w.length, Target: dm.Linear{Device: w.device}})
+		at = w.start + w.length
+	} else {
+		t = cutTable(own, 0, at)
+	}
+	if at < length {
+		t = append(t, dm.Segment{Start: at, Length: length - at, Target: dm.Linear{Device: through, Offset: at}})
+	}
+	return append(t, cutTable(own, max(at, length), own.Length())...)
+}
+
+// cutTable returns the part of a linear table between two sectors.
+func cutTable(t dm.Table, from, to size.Sectors) dm.Table {
+	var out dm.Table
+	for _, s := range t {
+		lo, hi := max(from, s.Start), min(to, s.Start+s.Length)
+		if lo < hi {
+			l := s.Target.(dm.Linear)
+			out = append(out, dm.Segment{Start: lo, Length: hi - lo, Target: dm.Linear{Device: l.Device, Offset: l.Offset + lo - s.Start}})
+		}
+	}
+	return out
+}
+
+// forkUp makes the device by which o reads through its snapshot.
+func (p *Pool) forkUp(ctx context.Context, v *view, o *volume) (dm.Device, error) {
+	l, source, err := v.origin(o)
+	if err != nil {
+		return dm.Device{}, err
+	}
+	if _, err := p.chainUp(ctx, v, source, l); err != nil {
+		return dm.Device{}, err
+	}
+	if err := p.intact(v, source, l); err != nil {
+		return dm.Device{}, err
+	}
+	above, err := p.find(p.device(v, l.lv, "", udevSnapshot))
+	if err != nil {
+		return dm.Device{}, err
+	}
+	d := p.device(v, o.lv, layerFork, udevReal)
+	storeDev, _, err := p.mapStore(ctx, v, o.fork.lv, storeLive)
+	if err != nil {
+		return dm.Device{}, err
+	}
+	// Overflow: a store that cannot hold a write fails that write, it does not
+	// give up all that was written before.
+	dev, pending, err := p.ensure(d, whole(l.length, dm.Snapshot{
+		Origin: above.Device, COW: storeDev, Persistence: dm.PersistentOverflow, Chunk: o.fork.chunk,
+	}), false)
+	if err == nil && pending {
+		err = p.start(ctx, d, dev)
+	}
+	return dev, err
+}
+
+// recoverFork lets a fork be written again whose store was full: the kernel
+// refuses writes until it is given the table anew.
+func (p *Pool) recoverFork(ctx context.Context, lv string) error {
+	return p.do(ctx, &change{what: "let volume " + lv + " be written again", act: func(ctx context.Context, v *view) error {
+		o := v.volumeByLV(lv)
+		if o == nil || !o.forked() {
+			return nil
+		}
+		d := p.device(v, o.lv, layerFork, udevReal)
+		status, err := p.snapshotStatus(d.name)
+		if err != nil || !status.Overflow {
+			return err
+		}
+		table, err := p.dm.Table(d.name)
+		if err != nil {
+			return err
+		}
+		if err := p.dm.Load(d.name, table, false); err != nil {
+			return err
+		}
+		return p.swap(ctx, d, false, dm.SuspendOptions{SkipLockFS: true}, func() error { return nil })
+	}})
+}
+
+// forkDown removes the devices by which a volume reads or read through a
+// snapshot, unless they are in use, and those of the snapshot.
+func (p *Pool) forkDown(ctx context.Context, v *view, o *volume) error {
+	if p.hydrator.window(o.lv.ID) != nil {
+		return nil
+	}
+	for _, layer := range []string{layerWindow0, layerWindow1, layerFork} {
+		d := p.device(v, o.lv, layer, udevReal)
+		info, err := p.find(d)
+		if err != nil {
+			return err
+		}
+		if info == nil {
+			continue
+		}
+		if info.OpenCount > 0 {
+			return nil
+		}
+		if err := p.removeDevice(ctx, info.Name, d.udev); err != nil {
+			return err
+		}
+	}
+	if !o.forked() || o.fork == nil {
+		return nil
+	}
+	if err := p.takeDown(ctx, p.device(v, o.fork.lv, layerCOW, udevCOW)); err != nil {
+		return err
+	}
+	if l := v.layers[o.copyOf]; l != nil {
+		return p.chainDown(ctx, v, v.volumes[l.of])
+	}
+	return nil
+}

@@ -1,0 +1,71 @@
+//go:build kernel
+
+package pool
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// fill leaves the pool without a free extent.
+func fill(t *testing.T, p *Pool) {
+	t.Helper()
+	ok(t, p.do(context.Background(), &change{what: "take all extents", edit: func(e *edit) error {
+		lv := newLV("filler", roleVolume, tag(tagName, "filler"), tag(tagMode, string(Block)))
+		ranges, err := e.allocate(e.free.size(), lowEnd)
+		if err != nil {
+			return err
+		}
+		lv.Segments = appendExtents(nil, ranges...)
+		return e.put(lv)
+	}}))
+}
+
+// TestForkInFullPool: who writes to a fork, or to what it was made from, whose
+// store cannot grow waits until the fork is hydrated; nobody gets an error and
+// nothing is lost.
+func TestForkInFullPool(t *testing.T) {
+	ctx := context.Background()
+	for _, writer := range []string{"fork", "source"} {
+		t.Run(writer, func(t *testing.T) {
+			p := testPool(t, func(c *Config) { c.HydrationRate = size.MiB })
+			r := rand.New(rand.NewPCG(3, 4))
+			v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 64 * size.MiB, Mode: Block}))(t)
+			path := must(p.Activate(ctx, v.LV))(t)
+			base := make(content, v.Size)
+			base.scribble(t, r, path, 100)
+			must(p.CreateSnapshot(ctx, "snap1", v.LV))(t)
+			f := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{FromSnapshot, "snap1"}}))(t)
+			fork := content(bytes.Clone(base))
+			forkPath := must(p.Activate(ctx, f.LV))(t)
+			fill(t, p)
+			began := time.Now()
+			model, at := fork, forkPath
+			if writer == "source" {
+				model, at = base, path
+			}
+			data := make([]byte, size.MiB)
+			for off := int64(0); off < int64(len(model)); off += int64(len(data)) {
+				for i := range data {
+					data[i] = byte(r.Uint32())
+				}
+				copy(model[off:], data)
+				writeDevice(t, at, off, data)
+			}
+			t.Logf("written in %v", time.Since(began))
+			if o := must(p.latest())(t).volumeByLV(f.LV); o.forked() {
+				t.Errorf("all was written, and it is still a fork: %d sectors hydrated", o.hydrated)
+			}
+			fork.compare(t, forkPath, "the fork")
+			base.compare(t, path, "the source")
+			if _, held := p.holding.Load(must(p.latest())(t).volumeByLV(v.LV).lv.ID); held {
+				t.Error("the source's writers are still held")
+			}
+		})
+	}
+}
