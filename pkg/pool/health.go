@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
@@ -32,10 +33,35 @@ func (p *Pool) Health(_ context.Context, lv string) ([]Condition, error) {
 				fmt.Sprintf("the store of the newest snapshot (%v) cannot grow, when it is full the snapshot is lost: %v", v.bytesOf(l.lv), why)})
 		}
 	}
+	if o.forked() {
+		out = append(out, p.forkHealth(v, o)...)
+	}
 	if _, held := p.holding.Load(o.lv.ID); held {
 		out = append(out, Condition{Inaccessible, "WritersHeld", heldBecause})
 	}
 	return out, nil
+}
+
+// forkHealth says what keeps a restored volume from becoming an ordinary one.
+func (p *Pool) forkHealth(v *view, o *volume) []Condition {
+	l, source, err := v.origin(o)
+	if err == nil {
+		err = p.intact(v, source, l)
+	}
+	if err == nil {
+		s, unknown := p.snapshotStatus(p.device(v, o.lv, layerFork, udevReal).name)
+		if unknown == nil && s.Invalid {
+			err = fmt.Errorf("%w: the kernel could not write to the store of what was written to it", ErrLost)
+		}
+	}
+	if errors.Is(err, ErrLost) {
+		return []Condition{{DataLoss, "ForkLost", fmt.Sprintf("the volume was not hydrated yet, and what it reads through is gone: %v; restore it again", err)}}
+	}
+	if err := p.hydrator.failure(o.lv.Name); err != nil {
+		return []Condition{{Degraded, "HydrationFailing",
+			fmt.Sprintf("the volume reads through the snapshot that it was restored from, and copying that fails (%v of %v done), it is tried again: %v", o.hydrated.Bytes(), l.length.Bytes(), err)}}
+	}
+	return nil
 }
 
 // disksOf says whether a disk is missing on which the logical volume has extents.

@@ -11,8 +11,10 @@ type Usage struct {
 	Lost       int        // of Snapshots, those whose content is gone
 	Layers     int        // stores: of snapshots, and of deleted ones that others read through
 	Blocks     size.Bytes // of volumes, also of deleted ones that have snapshots
-	Stores     size.Bytes // of all layers
+	Stores     size.Bytes // of all layers, and of volumes that are being hydrated
 	StoresUsed size.Bytes // what of Stores has content; a store that is not active counts in full
+	Hydrating  int        // volumes that read through the snapshot that they were restored from
+	ToHydrate  size.Bytes // what of that is not copied yet
 	Trash      size.Bytes // deleted, not wiped yet
 }
 
@@ -30,6 +32,18 @@ func (p *Pool) Usage() (Usage, error) {
 	}
 	for _, o := range v.volumes {
 		u.Blocks += v.bytesOf(o.lv)
+		if l := v.layers[o.copyOf]; l != nil {
+			u.Hydrating++
+			u.ToHydrate += (l.length - o.hydrated).Bytes()
+		}
+		if o.fork != nil {
+			stored := v.bytesOf(o.fork.lv)
+			used := stored
+			if s, err := p.snapshotStatus(p.device(v, o.lv, layerFork, udevReal).name); err == nil && !s.Invalid && !s.Overflow {
+				used = min(stored, s.Used.Bytes())
+			}
+			u.Stores, u.StoresUsed = u.Stores+stored, u.StoresUsed+used
+		}
 		live := o.live()
 		for _, l := range o.layers {
 			stored := v.bytesOf(l.lv)

@@ -1,0 +1,110 @@
+//go:build kernel
+
+package pool
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// hidden is where a bad disk begins on the good one: LVM2 must not find it twice.
+const hidden = size.Sectors(8192)
+
+// badDisk is a disk on which some sectors can be made to fail.
+type badDisk struct {
+	t      *testing.T
+	client *dm.Client
+	under  dm.Device
+	length size.Sectors
+	path   string
+}
+
+func newBadDisk(t *testing.T, disk string) *badDisk {
+	t.Helper()
+	d := &badDisk{t: t, client: must(dm.Open())(t), under: must(dm.DeviceOf(disk))(t), length: 2000000}
+	t.Cleanup(func() { d.client.Close() })
+	info := must(d.client.Create("baddisk", ""))(t)
+	t.Cleanup(func() { lvm(t, "dmsetup", "remove", "--retry", "baddisk") })
+	d.fail(0, 0)
+	d.path = must(d.client.EnsureNode(context.Background(), "baddisk", info.Device))(t)
+	return d
+}
+
+// fail makes n sectors from at on fail, and no others.
+func (d *badDisk) fail(at, n size.Sectors) {
+	d.t.Helper()
+	good := func(from, to size.Sectors) dm.Segment {
+		return dm.Segment{Start: from, Length: to - from, Target: dm.Linear{Device: d.under, Offset: from + hidden}}
+	}
+	table := dm.Table{good(0, d.length)}
+	if n > 0 {
+		table = dm.Table{good(0, at), {Start: at, Length: n, Target: dm.ErrorTarget{}}, good(at+n, d.length)}
+	}
+	ok(d.t, d.client.Load("baddisk", table, false))
+	ok(d.t, d.client.Resume("baddisk", 0))
+}
+
+// sectorOf returns where on the disk a logical volume's sector is.
+func sectorOf(v *view, lv *lvm2.LV, at size.Sectors) size.Sectors {
+	for _, s := range lv.Segments {
+		if start := sectors(v, s.Start); at >= start && at < start+sectors(v, s.Count) {
+			return v.vg.PVs[s.Stripes[0].PV].PEStart + sectors(v, s.Stripes[0].Start) + at - start
+		}
+	}
+	return 0
+}
+
+// TestForkOnFailingDisk: what cannot be copied, because it cannot be read or
+// written, is not taken for copied; the volume can be used as before, people are
+// told, and it is hydrated when the disk is well again.
+func TestForkOnFailingDisk(t *testing.T) {
+	ctx := context.Background()
+	const bad = 40 << 20 // of the volume, in bytes
+	for _, failing := range []string{"source", "target"} {
+		t.Run(failing, func(t *testing.T) {
+			disk := newBadDisk(t, testDisks(t)[0])
+			p := testPool(t, func(c *Config) { c.Devices, c.HydrationRate = []string{disk.path}, 16*size.MiB })
+			r := rand.New(rand.NewPCG(5, 6))
+			base := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 64 * size.MiB, Mode: Block}))(t)
+			path := must(p.Activate(ctx, base.LV))(t)
+			model := make(content, base.Size)
+			model.scribble(t, r, path, 300)
+			must(p.CreateSnapshot(ctx, "snap1", base.LV))(t)
+			ok(t, p.Deactivate(ctx, base.LV))
+			f := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{FromSnapshot, "snap1"}}))(t)
+			v := must(p.latest())(t)
+			lv := v.vg.LV(base.LV)
+			if failing == "target" {
+				lv = v.vg.LV(f.LV)
+			}
+			disk.fail(sectorOf(v, lv, size.Bytes(bad).Sectors()), 8)
+			at := must(p.Activate(ctx, f.LV))(t)
+			before := model[:bad-1<<20]
+			for end := time.Now().Add(30 * time.Second); p.hydrator.failure(f.LV) == nil; time.Sleep(10 * time.Millisecond) {
+				before.scribble(t, r, at, 2)
+				if time.Now().After(end) {
+					t.Fatal("nothing failed")
+				}
+			}
+			if told := must(p.Health(ctx, f.LV))(t); !slices.ContainsFunc(told, func(c Condition) bool { return c.Reason == "HydrationFailing" }) {
+				t.Errorf("the volume's health: %v", told)
+			}
+			before.scribble(t, r, at, 50)
+			before.compare(t, at, "what lies before the bad sector")
+			if o := must(p.latest())(t).volumeByLV(f.LV); !o.forked() || o.hydrated.Bytes() > bad {
+				t.Fatalf("hydrated beyond the bad sector: %d", o.hydrated)
+			}
+			disk.fail(0, 0)
+			waitHydrated(t, p, f.LV)
+			model.compare(t, at, "the volume, hydrated")
+			ok(t, p.Deactivate(ctx, f.LV))
+		})
+	}
+}
