@@ -99,7 +99,8 @@ func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) 
 		if err != nil {
 			return err
 		}
-		store := p.firstStore(t.view, least, p.config.Chunk)
+		// It is needed for as long as hydration takes: no more than lets it grow in time.
+		store := min(p.firstStore(t.view, least, p.config.Chunk), t.extents(growLine(p.config.Chunk.Sectors(), p.peak(), 0).Bytes()))
 		lv, err := p.newVolume(t, spec, n, store)
 		if err != nil {
 			return err
