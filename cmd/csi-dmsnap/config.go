@@ -33,6 +33,9 @@ type poolConfig struct {
 	BurstRate           string `json:"burstRate"`
 	LayerReservePercent uint   `json:"layerReservePercent"`
 	NoFolding           bool   `json:"noFolding"`
+
+	HydrationRate         string `json:"hydrationRate"`
+	HydrationSharePercent uint   `json:"hydrationSharePercent"`
 }
 
 // readConfig reads and checks the configuration file. Its errors name the file
@@ -76,7 +79,10 @@ func parseConfig(text []byte) ([]pool.Config, error) {
 }
 
 func (p poolConfig) config() (pool.Config, error) {
-	c := pool.Config{Name: p.Name, VolumeGroup: p.VolumeGroup, Devices: p.Devices, Create: p.Create, File: p.File, LayerReserve: p.LayerReservePercent, NoFolding: p.NoFolding}
+	c := pool.Config{
+		Name: p.Name, VolumeGroup: p.VolumeGroup, Devices: p.Devices, Create: p.Create, File: p.File,
+		LayerReserve: p.LayerReservePercent, NoFolding: p.NoFolding, HydrationShare: p.HydrationSharePercent,
+	}
 	if c.VolumeGroup == "" {
 		c.VolumeGroup = c.Name
 	}
@@ -97,6 +103,7 @@ func (p poolConfig) config() (pool.Config, error) {
 	}{
 		{"size", p.Size, &c.Size}, {"chunkSize", p.ChunkSize, &c.Chunk}, {"firstStoreSize", p.FirstStoreSize, &c.FirstStore},
 		{"storeStep", p.StoreStep, &c.StoreStep}, {"burstRate", p.BurstRate, &c.BurstRate},
+		{"hydrationRate", p.HydrationRate, &c.HydrationRate},
 	} {
 		if q.text == "" {
 			continue

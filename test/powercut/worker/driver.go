@@ -59,7 +59,7 @@ type Listing struct {
 func (o options) pool() pool.Config {
 	return pool.Config{
 		Name: "pool", VolumeGroup: vgName, Devices: strings.Split(o.disks, ","), Create: true,
-		Chunk: size.Bytes(o.chunk), FirstStore: extent,
+		Chunk: size.Bytes(o.chunk), FirstStore: extent, HydrationRate: 12 * size.MiB, HydrationShare: 100, // so that power goes while volumes hydrate
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	settleLimit = 30 * time.Second // for copies and wiping to come to an end
+	settleLimit = 90 * time.Second // for copies and wiping to come to an end
 	steadyLimit = 5 * time.Second  // for devices to be what they must
 )
 
