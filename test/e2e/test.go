@@ -78,7 +78,7 @@ Without arguments all tests run. smoke is the story and five of Kubernetes' own.
 	f.StringVar(&t.upstream.Focus, "focus", "", "regular expression of the upstream specs to run")
 	f.StringVar(&t.upstream.Skip, "skip", "", "regular expression of upstream specs not to run")
 	f.IntVar(&t.upstream.Procs, "procs", 2, "number of upstream specs to run at a time")
-	f.StringVar(&t.chapters, "chapters", "", "regular expression of the stories to tell")
+	f.StringVar(&t.chapters, "chapters", "", "regular expression of the stories and lifecycle tests to run")
 	f.IntVar(&t.sanity, "times", 10, "how often csi-sanity runs")
 	f.StringVar(&t.out, "out", "out/e2e", "directory for the results")
 	f.BoolVar(&t.keep, "keep", false, "leave the cluster running")
@@ -126,7 +126,7 @@ func (t *tests) run(ctx context.Context, selected []string) (err error) {
 		case "sanity":
 			failed = sanity.Run(ctx, c, t.cluster.Root, filepath.Join(t.out, "sanity"), t.sanity, r)
 		case "lifecycle":
-			failed = lifecycle.Run(ctx, c, t.cluster.Root, r)
+			failed = lifecycle.Run(ctx, c, t.cluster.Root, chapters, r)
 		}
 		if failed != nil {
 			fmt.Fprintf(os.Stderr, "%s: %v\n", part, failed)

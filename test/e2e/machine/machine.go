@@ -18,7 +18,7 @@ import (
 // Sizes of the disks, whose files are sparse.
 const (
 	SystemDiskBytes = 20 << 30
-	PoolDiskBytes   = 8 << 30
+	PoolDiskBytes   = 16 << 30
 )
 
 // modules are what a node needs besides what a test kernel always has; they
