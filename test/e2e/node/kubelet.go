@@ -26,13 +26,13 @@ failSwapOn: false
 protectKernelDefaults: false
 makeIPTablesUtilChains: false
 resolvConf: /etc/resolv.conf
-evictionHard: {memory.available: "50Mi", nodefs.available: "1%%", imagefs.available: "1%%", nodefs.inodesFree: "1%%"}
+evictionHard: {memory.available: "0%%", nodefs.available: "0%%", imagefs.available: "0%%", nodefs.inodesFree: "0%%", imagefs.inodesFree: "0%%"}
+localStorageCapacityIsolation: false
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 serializeImagePulls: false
-nodeStatusUpdateFrequency: 5s
-syncFrequency: 5s
-volumeStatsAggPeriod: 30s
+nodeStatusUpdateFrequency: 10s
+syncFrequency: 20s
 maxPods: 100
 `
 
@@ -50,6 +50,7 @@ func kubelet(c *Config) (process.Spec, error) {
 			"--config=" + file,
 			"--hostname-override=" + c.Name,
 			"--node-ip=" + c.Address.Addr().String(),
+			"--housekeeping-interval=1m",
 			"--v=2",
 		},
 		Log: c.shared("kubelet.log"),
