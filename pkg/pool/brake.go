@@ -30,25 +30,36 @@ func (p *Pool) brake(ctx context.Context, g *growth, d device) {
 	began := time.Now()
 	limited, cancel := context.WithTimeout(ctx, growLimit)
 	defer cancel()
-	defer func() { // whatever happened
-		if err := p.dm.Resume(d.name, d.udev); err != nil && !errors.Is(err, dm.ErrNotFound) {
-			p.log.Error(err, "Letting writers go on", "store", d.name)
-		}
-		took := time.Since(began)
-		p.brakes.add("", took)
-		p.log.V(2).Info("Writers were held while a store grew", "store", d.name, "for", took)
-	}()
-	if err := p.suspend(limited, d); err != nil {
+	if err := p.alone(limited, g.layer, func() error { return p.suspend(limited, d) }); err != nil {
 		g.braked.Store(false)
 		if !errors.Is(err, dm.ErrNotFound) {
 			p.log.Error(err, "Holding writers while a store grows", "store", d.name)
 		}
-		return
+	} else {
+		select {
+		case <-g.done:
+		case <-limited.Done():
+		}
 	}
-	select {
-	case <-g.done:
-	case <-limited.Done():
+	// Whatever happened.
+	err := p.alone(context.WithoutCancel(ctx), g.layer, func() error { return p.dm.Resume(d.name, d.udev) })
+	if err != nil && !errors.Is(err, dm.ErrNotFound) {
+		p.log.Error(err, "Letting writers go on", "store", d.name)
 	}
+	took := time.Since(began)
+	p.brakes.add("", took)
+	p.log.V(2).Info("Writers were held while a store grew", "store", d.name, "for", took)
+}
+
+// alone calls f while nothing else changes the device of the layer's store: a
+// resume in the middle of another one makes the kernel drop a loaded table.
+func (p *Pool) alone(ctx context.Context, layer lvm2.ID, f func() error) error {
+	release, err := p.keys.lock(ctx, storeKey(layer))
+	if err != nil {
+		return err
+	}
+	defer release()
+	return f()
 }
 
 // suspend suspends a device without freezing a file system, which would write more.

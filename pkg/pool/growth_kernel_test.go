@@ -22,10 +22,10 @@ import (
 )
 
 // writeFast overwrites the device by fio as fast as it can and returns the rate in
-// bytes per second. Every part of it is written at most once.
-func writeFast(t *testing.T, path string, block size.Bytes, direct bool, length size.Bytes) float64 {
+// bytes per second. Every part of it is written at most once, and not all of it if that takes longer than limit, if not 0.
+func writeFast(t *testing.T, path string, block size.Bytes, direct bool, length size.Bytes, limit time.Duration) float64 {
 	args := []string{"--name=w", "--filename=" + path, fmt.Sprintf("--bs=%d", block), fmt.Sprintf("--size=%d", length), "--output-format=json",
-		"--ioengine=psync", "--rw=write", "--end_fsync=1", "--thread", "--allow_mounted_write=1", "--runtime=8"}
+		"--ioengine=psync", "--rw=write", "--end_fsync=1", "--thread", "--allow_mounted_write=1", fmt.Sprintf("--runtime=%d", int(limit.Seconds()))}
 	if block < 64*size.KiB {
 		args = append(args, "--rw=randwrite", "--norandommap=0")
 	}
@@ -70,7 +70,7 @@ func digest(t *testing.T, path string, length size.Bytes) [32]byte {
 // TestFullSpeed: three volumes that were idle are written to at full speed, with
 // stores of the least size, and no snapshot is lost.
 func TestFullSpeed(t *testing.T) {
-	const length = 200 * size.MiB
+	const length = 160 * size.MiB
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.Devices, c.FirstStore = testDisks(t)[:2], 0 })
 	var vols []Volume
@@ -105,7 +105,7 @@ func TestFullSpeed(t *testing.T) {
 		var writers sync.WaitGroup
 		for k := range vols {
 			writers.Go(func() {
-				fast := writeFast(t, paths[k], c.block, c.direct, length)
+				fast := writeFast(t, paths[k], c.block, c.direct, length, 5*time.Second)
 				mu.Lock()
 				sum += fast
 				mu.Unlock()
@@ -154,7 +154,7 @@ func TestBrake(t *testing.T) {
 			return nil
 		}})
 	}()
-	go func() { written <- writeFast(t, path, size.MiB, true, length) }()
+	go func() { written <- writeFast(t, path, size.MiB, true, length, 0) }()
 	latest := must(p.latest())(t)
 	snap, store := p.device(latest, latest.vg.LV(s.LV), "", 0), p.device(latest, latest.vg.LV(s.LV), layerCOW, 0)
 	held := func() bool { return must(p.find(store))(t).Suspended }
@@ -200,7 +200,7 @@ func TestHold(t *testing.T) {
 		before := digest(t, path, length)
 		s := must(p.CreateSnapshot(ctx, "s", v.LV))(t)
 		written := make(chan float64, 1)
-		go func() { written <- writeFast(t, path, size.MiB, true, length) }()
+		go func() { written <- writeFast(t, path, size.MiB, true, length, 0) }()
 		for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 			if info := must(p.find(p.device(must(p.latest())(t), must(p.latest())(t).vg.LV(v.LV), "", 0)))(t); info.Suspended {
 				break
