@@ -37,7 +37,7 @@ type Adoption struct {
 // LVM2 took snapshots beside them, stays.
 //
 // Errors: ErrNotFound, ErrConflict (a name is taken), ErrPrecondition (it is not
-// linear, is being merged or moved, or a snapshot is open for writing),
+// linear, is being merged, moved or copied, is deleted, or a snapshot is open for writing),
 // ErrNoSpace, ErrUnavailable.
 func Adopt(ctx context.Context, c Config, o Options, a Adoption) error {
 	if a.Mode != Filesystem && a.Mode != Block || a.Mode == Filesystem && a.FSType == "" {
@@ -80,11 +80,16 @@ func (p *Pool) adopt(t *edit, a Adoption) error {
 		return err
 	}
 	o := t.volumes[lv.ID]
-	if o == nil {
+	switch {
+	case o == nil:
 		var err error
 		if o, err = t.adoptVolume(lv, a); err != nil {
 			return err
 		}
+	case o.deleted:
+		return fmt.Errorf("%w: the volume is deleted, its blocks stay for its snapshots", ErrPrecondition)
+	case o.copyOf != "":
+		return fmt.Errorf("%w: the volume is still being copied", ErrPrecondition)
 	}
 	stores, err := p.foreignStores(t.view, o)
 	if err != nil || len(stores) == 0 {

@@ -278,6 +278,16 @@ func TestAdoptRefuses(t *testing.T) {
 	lvm(t, "lvconvert", "-qq", "-y", "--merge", vg+"/msnap")
 	ok(t, p.refresh(ctx))
 	must(p.CreateVolume(ctx, VolumeSpec{Name: "taken", Size: 4 * size.MiB, Mode: Block}))(t)
+	deleted := must(p.CreateVolume(ctx, VolumeSpec{Name: "deleted", Size: 4 * size.MiB, Mode: Block}))(t)
+	must(p.CreateSnapshot(ctx, "kept", deleted.LV))(t)
+	ok(t, p.DeleteVolume(ctx, deleted.LV))
+	hidden := must(p.latest())(t).volumes[must(p.latest())(t).snapshots["kept"].of].lv.Name
+	half := newLV("half", roleVolume, tag(tagName, "half"), tag(tagMode, string(Block)), tag(tagCopy, string(must(p.latest())(t).snapshots["kept"].lv.ID)))
+	ok(t, p.do(ctx, &change{what: "half a copy", edit: func(t *edit) error {
+		ranges, err := t.allocate(1, lowEnd)
+		half.Segments = appendExtents(nil, ranges...)
+		return errors.Join(err, t.put(half))
+	}}))
 	before := must(p.latest())(t).vg.Seqno
 	for name, c := range map[string]struct {
 		a    Adoption
@@ -289,6 +299,8 @@ func TestAdoptRefuses(t *testing.T) {
 		"name taken":     {Adoption{LV: "base", Name: "taken", Mode: Block}, ErrConflict},
 		"a snapshot":     {Adoption{LV: "snap", Mode: Block}, ErrPrecondition},
 		"being merged":   {Adoption{LV: "merged", Mode: Block}, ErrPrecondition},
+		"deleted":        {Adoption{LV: hidden, Mode: Block}, ErrPrecondition},
+		"being copied":   {Adoption{LV: "half", Mode: Block}, ErrPrecondition},
 	} {
 		if err := Adopt(ctx, p.config, Options{}, c.a); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)

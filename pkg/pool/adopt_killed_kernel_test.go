@@ -1,0 +1,93 @@
+//go:build kernel
+
+package pool
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// adopter names the volume group that a process of TestAdoptKilled adopts from.
+const adopter = "DMSNAP_TEST_ADOPT"
+
+// TestAdoptKilled kills the process that adopts, at any moment, and takes all
+// devices away then, as a power cut does, or not. Afterwards the volume is adopted or it
+// is not, and can be; no snapshot loses a byte.
+func TestAdoptKilled(t *testing.T) {
+	ctx := context.Background()
+	adoption := Adoption{LV: "base", Mode: Block}
+	if vg := os.Getenv(adopter); vg != "" {
+		ok(t, Adopt(ctx, Config{Name: "pool", VolumeGroup: vg, FirstStore: 16 * size.MiB}, Options{}, adoption))
+		return
+	}
+	p := lvmGroup(t)
+	vg := p.config.VolumeGroup
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	const rounds = 5
+	takes, adopted, killed := time.Duration(0), 0, 0
+	for round := range rounds {
+		lvm(t, "lvcreate", "-qq", "-y", "-Wn", "-L16m", "-n", "base", vg)
+		h := &past{t: t, p: p, lv: "base", path: p.dm.Node(vg + "-base"), content: make([]byte, 16*size.MiB), want: map[string][]byte{}, random: r}
+		writeAll(t, h.path, h.content)
+		for i := range 2 {
+			h.write(40)
+			name := fmt.Sprintf("s%d", i)
+			lvm(t, "lvcreate", "-qq", "-y", "-s", "-L", "12m", "-n", name, vg+"/base")
+			h.want[name] = bytes.Clone(h.content)
+		}
+		h.write(40)
+		ok(t, p.Close())
+		child := exec.Command("/proc/self/exe", "-test.run=^TestAdoptKilled$")
+		child.Env = append(os.Environ(), adopter+"="+vg)
+		began := time.Now()
+		ok(t, child.Start())
+		if round > 0 { // the first one tells how long it takes
+			time.Sleep(takes/5 + time.Duration(r.Int64N(int64(takes/2)))) // the first fifth is the start of the process
+			ok(t, child.Process.Kill())
+		}
+		dead := child.Wait() != nil
+		if round == 0 {
+			takes = time.Since(began)
+		}
+		if reboot := r.IntN(2) == 0; reboot {
+			lvm(t, "vgchange", "-qq", "-an", vg)
+			h.path = ""
+		}
+		p = openPool(t, p.config)
+		h.p = p
+		if dead {
+			killed++
+			if v := must(p.Volume(ctx, "base"))(t); !v.Foreign {
+				adopted++
+			}
+		}
+		ok(t, Adopt(ctx, p.config, Options{}, adoption))
+		ok(t, p.refresh(ctx))
+		follow(t, p)
+		h.check("adopted")
+		h.activate()
+		h.write(40)
+		h.cut("n", 16*size.KiB)
+		h.write(40)
+		h.check("cut")
+		h.remove("s0", "n", "s1")
+		h.deactivate()
+		ok(t, p.DeleteVolume(ctx, "base"))
+		waitIdle(t, p)
+		vgck(t, vg)
+	}
+	t.Logf("adopting takes %v; of %d killed %d had adopted", takes, killed, adopted)
+	if killed == 0 {
+		t.Error("none was killed in time")
+	}
+}
