@@ -253,7 +253,8 @@ func (p *Pool) base(ctx context.Context, v *view, o *volume, live *layer, table 
 // settleOlder makes every layer that was live before read through the next
 // newer one: its device goes if nobody has it open, else it gets a new table.
 // Several may have been: a cut whose window failed leaves the layer before it on
-// the volume's blocks, and the next cut comes all the same.
+// the volume's blocks, and the next cut comes all the same. One that is lost and
+// in use hinders nothing.
 func (p *Pool) settleOlder(ctx context.Context, v *view, o *volume, live *layer) error {
 	inUse := map[*layer]bool{}
 	for _, l := range o.layers[:len(o.layers)-1] { // oldest first: they are stacked
@@ -278,8 +279,8 @@ func (p *Pool) settleOlder(ctx context.Context, v *view, o *volume, live *layer)
 			continue
 		}
 		newer := o.nextOf(i)
-		if newer == nil {
-			return fmt.Errorf("snapshot %s: a layer that it reads through was removed, and it is in use", l.lv.Name)
+		if newer == nil || l.lost {
+			continue // as when lvm2 removed what it reads through: it keeps what it has until it is closed
 		}
 		if err := p.stack(ctx, v, l, newer); err != nil {
 			return err
@@ -310,9 +311,16 @@ func (p *Pool) plain(ctx context.Context, v *view, o *volume, top *dm.Info, tabl
 		return err
 	}
 	base := p.device(v, o.lv, layerReal, udevReal)
-	if info, err := p.find(base); err != nil || info == nil {
+	info, err := p.find(base)
+	if err != nil || info == nil {
 		return err
 	}
-	// What was on the blocks is trash now.
-	return errors.Join(p.sweep(ctx, v), p.takeDown(ctx, base))
+	// What was on the blocks is trash now, but for a lost snapshot that somebody reads.
+	if err := p.sweep(ctx, v); err != nil {
+		return err
+	}
+	if info, err = p.find(base); err != nil || info == nil || info.OpenCount > 0 {
+		return err
+	}
+	return p.takeDown(ctx, base)
 }

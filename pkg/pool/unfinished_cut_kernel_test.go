@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"os/exec"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -99,4 +100,45 @@ func TestDownAfterUnfinishedCut(t *testing.T) {
 	}
 	f.Close()
 	ok(t, p.Deactivate(ctx, v.LV))
+}
+
+// TestLostReader: a snapshot that is lost, because lvm2 removed what it reads
+// through, and is in use hinders neither its volume nor the next cut.
+func TestLostReader(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	must(p.CreateSnapshot(ctx, "s1", v.LV))(t)
+	f := must(os.OpenFile(p.dm.Node(p.vgName+"-s1"), os.O_RDONLY|unix.O_DIRECT, 0))(t)
+	defer f.Close()
+	// The cut of s2 does not reach the kernel, and s2 is gone when the pool is opened again.
+	ok(t, p.do(ctx, &change{what: "a cut without its devices", edit: func(e *edit) error {
+		_, err := p.cut(e, e.volumeByLV(v.LV), "s2")
+		return err
+	}}))
+	ok(t, p.Close())
+	if out, err := exec.Command("lvremove", "-qq", "-f", p.vgName+"/s2").CombinedOutput(); err == nil {
+		t.Errorf("lvremove does not mind the reader: %s", out) // it commits, and leaves the devices as they are
+	}
+	p = openPool(t, p.config)
+	if s := must(p.Snapshot(ctx, "s1"))(t); !s.Lost {
+		t.Errorf("nothing tells that it is lost: %+v", s)
+	}
+	must(p.Activate(ctx, v.LV))(t)
+	must(p.CreateSnapshot(ctx, "s3", v.LV))(t)
+	writeDevice(t, path, 0, bytes.Repeat([]byte("B"), 4096))
+	must(p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, Source: Source{FromSnapshot, "s3"}}))(t)
+	if got := readDevice(t, must(p.Activate(ctx, "r"))(t), 4096); !bytes.Equal(got, make([]byte, 4096)) {
+		t.Errorf("the next snapshot has %q", got[:8])
+	}
+	f.Close()
+	ok(t, p.Deactivate(ctx, "r"))
+	ok(t, p.DeleteSnapshot(ctx, "s1"))
+	ok(t, p.DeleteSnapshot(ctx, "s3"))
+	ok(t, p.Deactivate(ctx, v.LV))
+	waitIdle(t, p)
+	if left := devicesOf(t, p); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
 }
