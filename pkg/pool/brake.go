@@ -30,7 +30,7 @@ func (p *Pool) brake(ctx context.Context, g *growth, d device) {
 	began := time.Now()
 	limited, cancel := context.WithTimeout(ctx, growLimit)
 	defer cancel()
-	if err := p.alone(limited, g.layer, func() error { return p.suspend(limited, d) }); err != nil {
+	if err := p.alone(limited, g.store, func() error { return p.suspend(limited, d) }); err != nil {
 		g.braked.Store(false)
 		if !errors.Is(err, dm.ErrNotFound) {
 			p.log.Error(err, "Holding writers while a store grows", "store", d.name)
@@ -42,7 +42,7 @@ func (p *Pool) brake(ctx context.Context, g *growth, d device) {
 		}
 	}
 	// Whatever happened.
-	err := p.alone(context.WithoutCancel(ctx), g.layer, func() error { return p.dm.Resume(d.name, d.udev) })
+	err := p.alone(context.WithoutCancel(ctx), g.store, func() error { return p.dm.Resume(d.name, d.udev) })
 	if err != nil && !errors.Is(err, dm.ErrNotFound) {
 		p.log.Error(err, "Letting writers go on", "store", d.name)
 	}

@@ -244,6 +244,15 @@ func (p *Pool) base(ctx context.Context, v *view, o *volume, live *layer, table 
 			return b, err
 		}
 	}
+	if (above == nil || !above.Live) && crowded(sectors(v, live.lv.Size()), live.length, live.chunk) {
+		if _, _, err := p.mapStore(ctx, v, live.lv, storeStretched); err != nil {
+			return b, err
+		}
+		defer func() {
+			_, _, failed := p.mapStore(ctx, v, live.lv, storeLive)
+			err = errors.Join(err, failed)
+		}()
+	}
 	b.snap, b.idle, err = p.ensureFrom(above, snap, whole(live.length, dm.Snapshot{
 		Origin: b.real, COW: cowDev, Persistence: dm.Persistent, Chunk: live.chunk,
 	}), false)

@@ -5,16 +5,18 @@ import (
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
 // storeUse says what mapStore makes a store's device for.
 type storeUse int
 
 const (
-	storeNew    storeUse = iota // to be written to; it has no device
-	storeLive                   // to be written to
-	storeFrozen                 // to be read; one that was live stays writable below its device
-	storeGrown                  // only if it exists: to be longer
+	storeNew       storeUse = iota // to be written to; it has no device
+	storeLive                      // to be written to
+	storeFrozen                    // to be read; one that was live stays writable below its device
+	storeGrown                     // only if it exists: to be longer
+	storeStretched                 // for its snapshot to be constructed: as long as is of use, the rest on nothing
 )
 
 // mapStore makes the device of a store, or makes the one that existed what
@@ -41,10 +43,36 @@ func (p *Pool) mapStore(ctx context.Context, v *view, lv *lvm2.LV, use storeUse)
 	if err != nil {
 		return dev, false, err
 	}
-	readOnly := use != storeNew && use != storeLive && (info == nil || info.ReadOnly)
+	if s := v.storeOf(lv.ID); use == storeStretched && s != nil {
+		table = stretched(table, sectors(v, v.largest(s)))
+	}
+	readOnly := (use == storeFrozen || use == storeGrown) && (info == nil || info.ReadOnly)
 	dev, pending, err := p.ensureFrom(info, d, table, readOnly)
 	if err == nil && pending {
 		err = p.start(ctx, d, dev)
 	}
 	return dev, info != nil, err
+}
+
+// The kernel looks up chunks in a hash table with a bucket for each chunk that the
+// store has when it constructs the snapshot, hashTable at most, and keeps it for
+// life (init_hash_tables in dm-snap.c). Rows of hashShared chunks of the origin
+// share a bucket in any case.
+const (
+	hashTable  = 2 << 20 / 8
+	hashShared = 256
+)
+
+// crowded tells whether a store is so short that its snapshot's hash table would have
+// less than a bucket for each such row. Lookups would become slow once the store has grown.
+func crowded(store, origin size.Sectors, chunk size.Sectors) bool {
+	return store/chunk < min(hashTable, origin/chunk/hashShared)
+}
+
+// stretched makes a table of that length, the end of which fails.
+func stretched(t dm.Table, length size.Sectors) dm.Table {
+	if start := t.Length(); start < length {
+		t = append(t, dm.Segment{Start: start, Length: length - start, Target: dm.ErrorTarget{}})
+	}
+	return t
 }
