@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -99,8 +100,9 @@ func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) 
 		if err != nil {
 			return err
 		}
-		// It is needed for as long as hydration takes: no more than lets it grow in time.
-		store := min(p.firstStore(t.view, least, p.config.Chunk), t.extents(growLine(p.config.Chunk.Sectors(), p.peak(), 0).Bytes()))
+		// It is needed for as long as hydration takes, and must never be full: what
+		// lets it grow in time, whatever the configuration says of snapshots' stores.
+		store := t.extents(min(cow.LargestUseful(least, p.config.Chunk), growLine(p.config.Chunk.Sectors(), p.peak(), 0).Bytes()))
 		lv, err := p.newVolume(t, spec, n, store)
 		if err != nil {
 			return err
