@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
@@ -95,11 +96,25 @@ func (p *Pool) forkUp(ctx context.Context, v *view, o *volume) (dm.Device, error
 	if err != nil {
 		return dm.Device{}, err
 	}
+	before, err := p.find(d)
+	if err != nil {
+		return dm.Device{}, err
+	}
+	short := before == nil && crowded(sectors(v, o.fork.lv.Size()), l.length, o.fork.chunk)
+	if short {
+		if _, _, err := p.mapStore(ctx, v, o.fork.lv, storeStretched); err != nil {
+			return dm.Device{}, err
+		}
+	}
 	// Overflow: a store that cannot hold a write fails that write, it does not
 	// give up all that was written before.
-	dev, pending, err := p.ensure(d, whole(l.length, dm.Snapshot{
+	dev, pending, err := p.ensureFrom(before, d, whole(l.length, dm.Snapshot{
 		Origin: above.Device, COW: storeDev, Persistence: dm.PersistentOverflow, Chunk: o.fork.chunk,
 	}), false)
+	if short {
+		_, _, failed := p.mapStore(ctx, v, o.fork.lv, storeLive)
+		err = errors.Join(err, failed)
+	}
 	if err == nil && pending {
 		err = p.start(ctx, d, dev)
 	}
