@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
@@ -24,6 +25,10 @@ import (
 //	pool-store-cow  linear      what was written since and is not hydrated
 //
 // If the volume has snapshots of its own, that table is pool-vol-real's.
+
+// driverPause is for how long a fork can be written to at the highest rate while
+// the driver does not run, where there is space.
+const driverPause = 10 * time.Second
 
 // layerFork is the layer of a fork's device name that reads through the snapshot.
 const layerFork = "fork"
@@ -100,9 +105,7 @@ func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) 
 		if err != nil {
 			return err
 		}
-		// It is needed for as long as hydration takes, and must never be full: what
-		// lets it grow in time, whatever the configuration says of snapshots' stores.
-		store := t.extents(min(cow.LargestUseful(least, p.config.Chunk), growLine(p.config.Chunk.Sectors(), p.peak(), 0).Bytes()))
+		store := p.forkStore(t.view, least)
 		lv, err := p.newVolume(t, spec, n, store)
 		if err != nil {
 			return err
@@ -166,6 +169,17 @@ func (p *Pool) unmounted(v *view, o *volume, l *layer) error {
 		}
 	}
 	return nil
+}
+
+// forkStore is the size that the store of a fork starts with. It must never be
+// full, or who writes gets errors: it is what lets it grow in time, whatever is
+// configured for snapshots; and since it is only needed while the volume is
+// hydrated, as much of the free space as bridges a pause of the driver.
+func (p *Pool) forkStore(v *view, length size.Bytes) lvm2.Extents {
+	chunk := p.config.Chunk.Sectors()
+	least := v.extents(growLine(chunk, p.peak(), 0).Bytes())
+	ample := min(v.extents(p.peak().in(driverPause).Bytes()), v.free.size()/8)
+	return min(v.extents(cow.LargestUseful(length, p.config.Chunk)), max(least, ample))
 }
 
 // newFork makes the store for what is written to lv while it reads through a snapshot.

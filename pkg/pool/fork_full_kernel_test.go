@@ -5,19 +5,22 @@ package pool
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// fill leaves the pool without a free extent.
-func fill(t *testing.T, p *Pool) {
+// fill leaves the pool so many free extents.
+func fill(t *testing.T, p *Pool, left lvm2.Extents) {
 	t.Helper()
 	ok(t, p.do(context.Background(), &change{what: "take all extents", edit: func(e *edit) error {
-		lv := newLV("filler", roleVolume, tag(tagName, "filler"), tag(tagMode, string(Block)))
-		ranges, err := e.allocate(e.free.size(), lowEnd)
+		name := fmt.Sprint("filler", e.vg.Seqno)
+		lv := newLV(name, roleVolume, tag(tagName, name), tag(tagMode, string(Block)))
+		ranges, err := e.allocate(e.free.size()-left, lowEnd)
 		if err != nil {
 			return err
 		}
@@ -33,17 +36,19 @@ func TestForkInFullPool(t *testing.T) {
 	ctx := context.Background()
 	for _, writer := range []string{"fork", "source"} {
 		t.Run(writer, func(t *testing.T) {
-			p := testPool(t, func(c *Config) { c.HydrationRate = size.MiB })
+			p := testPool(t, func(c *Config) { c.HydrationRate, c.Chunk, c.LayerReserve = size.MiB, 4*size.KiB, 1 })
 			r := rand.New(rand.NewPCG(3, 4))
-			v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 64 * size.MiB, Mode: Block}))(t)
+			v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 160 * size.MiB, Mode: Block}))(t)
 			path := must(p.Activate(ctx, v.LV))(t)
 			base := make(content, v.Size)
 			base.scribble(t, r, path, 100)
 			must(p.CreateSnapshot(ctx, "snap1", v.LV))(t)
+			w := must(p.latest())(t)
+			fill(t, p, w.extents(v.Size)+w.extents(growLine(p.config.Chunk.Sectors(), p.peak(), 0).Bytes())+p.reserve(w))
 			f := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{FromSnapshot, "snap1"}}))(t)
 			fork := content(bytes.Clone(base))
 			forkPath := must(p.Activate(ctx, f.LV))(t)
-			fill(t, p)
+			fill(t, p, 0)
 			began := time.Now()
 			model, at := fork, forkPath
 			if writer == "source" {
