@@ -54,7 +54,7 @@ func (p *Pool) window(ctx context.Context, v *view, o *volume, live *layer, top 
 	if b.idle && err == nil {
 		watch.report(&p.windows)
 	}
-	klog.FromContext(ctx).V(2).Info("Volume was held", "volume", o.lv.Name, "cut", b.idle, "for", watch.total(), "parts", watch.laps, "err", err)
+	klog.FromContext(ctx).V(2).Info("Volume was held", "volume", o.lv.Name, "cut", b.idle, "for", watch.total(), "parts", fmt.Sprint(watch.laps), "err", err)
 	return err
 }
 

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -94,13 +95,15 @@ func (b *bench) do(driver, run, out string, list bool) (err error) {
 	for _, p := range todo {
 		began := time.Now()
 		fmt.Printf("\n%s\n", p.about)
-		if err := p.run(b); err != nil {
-			return fmt.Errorf("%s: %w", p.about, err)
+		if err = p.run(b); err != nil {
+			err = fmt.Errorf("%s: %w", p.about, err)
+			b.figures.Note("measured until an error: %v", err)
+			break
 		}
 		fmt.Printf("(%v)\n", time.Since(began).Round(time.Second))
 	}
 	b.noteLoad("at the end")
-	return b.figures.Write(out, os.Stdout)
+	return errors.Join(err, b.figures.Write(out, os.Stdout)) // what was measured is worth having
 }
 
 // setUp starts the driver on two disks and gives one each to lvm2's two ways.

@@ -41,6 +41,11 @@ func (l writeLoad) names(snapshots int) (cost, throughput, p99 string) {
 	return l.name("write_cost", snapshots), l.name("write_throughput", snapshots), l.name("write_p99", snapshots)
 }
 
+func (l writeLoad) allNames(snapshots int) []string {
+	cost, throughput, p99 := l.names(snapshots)
+	return []string{cost, throughput, p99}
+}
+
 func (b *bench) snapshotCounts() []int {
 	if b.quick {
 		return []int{0, 1, 4, 16}
@@ -57,8 +62,7 @@ func writeFigures(b *bench) (all []string) {
 
 func writeNames(snapshots int) (all []string) {
 	for _, l := range writeLoads {
-		cost, throughput, p99 := l.names(snapshots)
-		all = append(all, cost, throughput, p99)
+		all = append(all, l.allNames(snapshots)...)
 	}
 	return all
 }
@@ -70,7 +74,14 @@ func (b *bench) writes() error {
 	if b.quick {
 		repeat = 2
 	}
-	length := span * size.Bytes(1+repeat*len(writeLoads)*len(b.snapshotCounts()))
+	length := span // for what is written between the snapshots
+	for _, n := range b.snapshotCounts() {
+		for _, l := range writeLoads {
+			if b.anyWanted(l.allNames(n)...) {
+				length += span * size.Bytes(repeat)
+			}
+		}
+	}
 	paths := map[string]string{}
 	for _, c := range b.contenders() {
 		if err := c.Create(volume, length, true); err != nil {
@@ -87,7 +98,7 @@ func (b *bench) writes() error {
 		paths[c.Title()] = path
 	}
 	var snapshots []string
-	at := span // behind what is written between the snapshots
+	at := span
 	for _, n := range b.snapshotCounts() {
 		if !b.anyWanted(writeNames(n)...) {
 			continue
@@ -105,8 +116,7 @@ func (b *bench) writes() error {
 			snapshots = append(snapshots, name)
 		}
 		for _, l := range writeLoads {
-			cost, throughput, p99 := l.names(n)
-			if !b.anyWanted(cost, throughput, p99) {
+			if !b.anyWanted(l.allNames(n)...) {
 				continue
 			}
 			if err := b.overwrite(l, n, repeat, paths, &at); err != nil {

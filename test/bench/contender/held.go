@@ -22,7 +22,7 @@ type Part struct {
 // The driver's log says at each cut how long it held the volume. Volumes are
 // also held for other changes of their tables.
 var (
-	heldLine = regexp.MustCompile(`"Volume was held"(.*) for="([^"]+)"(?: parts=\[([^\]]*)\])?`)
+	heldLine = regexp.MustCompile(`"Volume was held"(.*) for="([^"]+)"(?: parts="\[([^\]]*)\])?`)
 	notCut   = regexp.MustCompile(` cut=false`)
 	heldPart = regexp.MustCompile(`([a-z][a-z-]*) ([0-9.]+(?:ns|µs|ms|s))`)
 )
