@@ -116,6 +116,10 @@ func (b *bench) windowRepeats() int {
 func (b *bench) idleWindows(volume string) error {
 	var all []contender.Window
 	for range b.windowRepeats() {
+		// What the snapshot before left to be folded and wiped is not idle.
+		if err := b.ours.Disk().Quiet(); err != nil {
+			return err
+		}
 		held, err := heldBy(b.ours, volume, volume+"-next")
 		if err != nil {
 			return err
@@ -181,6 +185,9 @@ func (b *bench) stalls(volume, stall, window string, dirs map[string]string, loa
 		for _, c := range b.contenders() {
 			l, err := load(dirs[c.Title()])
 			if err != nil {
+				return err
+			}
+			if err := c.Disk().Quiet(); err != nil {
 				return err
 			}
 			mounted, err := mountedDevice(dirs[c.Title()])
