@@ -41,7 +41,7 @@ func command() *cobra.Command {
 	root.AddCommand(nodeCommand(), controllerCommand(), versionCommand())
 	root.AddCommand(importCommand())
 	root.AddCommand(operatorCommands()...)
-	root.AddCommand(adoptCommand(), forgetNodeCommand(), orphansCommand())
+	root.AddCommand(adoptCommand(), rollbackCommand(), forgetNodeCommand(), orphansCommand())
 	return root
 }
 

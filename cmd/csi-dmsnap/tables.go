@@ -73,6 +73,9 @@ func printVolumes(w io.Writer, all []pool.VolumeState) error {
 
 // volumeState is a volume's state, with how far it is.
 func volumeState(v pool.VolumeState) string {
+	if v.FormerOf != "" {
+		return v.State + " " + v.FormerOf
+	}
 	if h := v.Hydration; h != nil && h.Total > 0 {
 		return fmt.Sprintf("%s %d%%", v.State, h.Done*100/h.Total)
 	}

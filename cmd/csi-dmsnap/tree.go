@@ -20,6 +20,9 @@ func printTree(w io.Writer, v pool.VolumeState) error {
 	for _, m := range v.Mounts {
 		about = append(about, "mounted at "+m)
 	}
+	if v.FormerOf != "" {
+		about = append(about, "of "+v.FormerOf)
+	}
 	if v.Source != nil {
 		about = append(about, fmt.Sprintf("from %s %s", v.Source.Kind, v.Source.LV))
 	}

@@ -211,6 +211,7 @@ func (p *Pool) read() (*view, error) {
 	if v == nil || v.vg != vg {
 		v = newView(vg, v)
 		p.current.Store(v)
+		p.changed.Store(true)
 	}
 	p.broken.Store(nil)
 	return v, nil

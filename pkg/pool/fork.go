@@ -120,26 +120,11 @@ func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) 
 			}
 			origin, cutOf = cut.ID, o.lv.Name
 		}
-		lv.Tags = append(lv.Tags, tag(tagCopy, string(origin)))
-		lv.Flags = slices.Clone(handsOff)
 		if spec.ReadOnly {
 			lv.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
 		}
-		// Nobody sees what lies in the extents before they are hydrated. What is
-		// longer than the source is as it was, and a file system's copy carries
-		// what lay below the source's.
-		copied := rangeSet{{Start: 0, Count: t.extents(least)}}
-		before, err := readProperties(lv.Tags)
-		if err != nil {
-			return err
-		}
-		tail, err := parseRangeSet(before[tagUnknown])
-		if err != nil {
-			return err
-		}
-		setUnknown(lv, tail.subtract(copied).union(unknown.intersect(copied)))
 		name = lv.Name
-		return errors.Join(t.put(lv), p.newFork(t, lv, store))
+		return p.asFork(t, lv, origin, least, unknown, store)
 	}, act: func(ctx context.Context, v *view) error {
 		if cutOf == "" {
 			return nil
@@ -180,6 +165,28 @@ func (p *Pool) forkStore(v *view, length size.Bytes) lvm2.Extents {
 	least := v.extents(growLine(chunk, p.peak(), 0).Bytes())
 	ample := min(v.extents(p.peak().in(driverPause).Bytes()), v.free.size()/8)
 	return min(v.extents(cow.LargestUseful(length, p.config.Chunk)), max(least, ample))
+}
+
+// asFork makes lv, which has its extents, a fork that reads its first least
+// bytes through a layer. unknown are the extents of what it reads that may hold
+// an earlier owner's bytes, n are the extents of its store.
+func (p *Pool) asFork(t *edit, lv *lvm2.LV, origin lvm2.ID, least size.Bytes, unknown rangeSet, n lvm2.Extents) error {
+	lv.Tags = setTag(lv.Tags, tagCopy, string(origin))
+	lv.Flags = slices.Clone(handsOff)
+	// Nobody sees what lies in the extents before they are hydrated. What is
+	// longer than the source is as it was, and a file system's copy carries
+	// what lay below the source's.
+	copied := rangeSet{{Start: 0, Count: t.extents(least)}}
+	before, err := readProperties(lv.Tags)
+	if err != nil {
+		return err
+	}
+	tail, err := parseRangeSet(before[tagUnknown])
+	if err != nil {
+		return err
+	}
+	setUnknown(lv, tail.subtract(copied).union(unknown.intersect(copied)))
+	return errors.Join(t.put(lv), p.newFork(t, lv, n))
 }
 
 // newFork makes the store for what is written to lv while it reads through a snapshot.

@@ -134,6 +134,8 @@ func (f *forest) step() string {
 		ok(f.t, err)
 		v.content = append(v.content, make(content, int(grown.Size)-len(v.content))...)
 		return "expand"
+	case n < 48 && s != "":
+		return f.rollBack(s)
 	case n < 50:
 		ok(f.t, f.p.Deactivate(ctx, v.lv))
 		v.compare(f.t, must(f.p.Activate(ctx, v.lv))(f.t), v.lv+", active again")

@@ -22,8 +22,8 @@ func (p *Pool) Health(_ context.Context, lv string) ([]Condition, error) {
 		return nil, fmt.Errorf("volume %s/%s: %w", p.vgName, lv, ErrNotFound)
 	}
 	out := v.disksOf(o.lv)
-	for _, l := range o.layers {
-		if l.named && v.describeSnapshot(l).Lost {
+	for _, l := range v.snapshotsOf(o) {
+		if v.describeSnapshot(l).Lost {
 			out = append(out, Condition{Degraded, "SnapshotLost", fmt.Sprintf("snapshot %s is lost: its store or a newer snapshot's was full, or lvremove took one away; delete it and take a new one", l.name)})
 		}
 	}

@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +34,7 @@ type hydrator struct {
 
 	mu      sync.Mutex
 	jobs    map[string]*hydration // by LV name
+	stopped map[string]int        // LV names that are not to be hydrated now, and for how many
 	windows map[lvm2.ID]*window   // of volumes; changed by who has the volume's key
 }
 
@@ -56,7 +58,7 @@ func (w *window) end() size.Sectors { return w.start + w.length }
 var errHydrated = errors.New("not a fork any more")
 
 func newHydrator(p *Pool) *hydrator {
-	return &hydrator{pool: p, pace: pace{pool: p}, jobs: map[string]*hydration{}, windows: map[lvm2.ID]*window{}}
+	return &hydrator{pool: p, pace: pace{pool: p}, jobs: map[string]*hydration{}, stopped: map[string]int{}, windows: map[lvm2.ID]*window{}}
 }
 
 // window returns the volume's window, nil if there is none.
@@ -87,7 +89,7 @@ func (h *hydrator) start(lv string) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.jobs[lv] != nil || !h.pool.begin() {
+	if h.jobs[lv] != nil || h.stopped[lv] > 0 || !h.pool.begin() {
 		return
 	}
 	ctx, cancel := context.WithCancel(h.pool.ctx)
@@ -104,14 +106,37 @@ func (h *hydrator) start(lv string) {
 	}()
 }
 
-// cancel ends the hydration of lv, if it is under way, and waits for its end.
-func (h *hydrator) cancel(lv string) {
+// startAll begins to hydrate every fork of v that is not being hydrated, and
+// forgets what is not there any more.
+func (h *hydrator) startAll(v *view) {
 	h.mu.Lock()
+	maps.DeleteFunc(h.windows, func(id lvm2.ID, _ *window) bool { return v.volumes[id] == nil })
+	h.mu.Unlock()
+	for _, o := range v.volumes {
+		if o.forked() {
+			h.start(o.lv.Name)
+		}
+	}
+}
+
+// stop ends the hydration of lv, if it is under way, and waits for its end. It
+// goes on, or begins, when again is called.
+func (h *hydrator) stop(lv string) (again func()) {
+	h.mu.Lock()
+	h.stopped[lv]++
 	j := h.jobs[lv]
 	h.mu.Unlock()
 	if j != nil {
 		j.cancel()
 		<-j.ended
+	}
+	return func() {
+		h.mu.Lock()
+		if h.stopped[lv]--; h.stopped[lv] == 0 {
+			delete(h.stopped, lv)
+		}
+		h.mu.Unlock()
+		h.start(lv)
 	}
 }
 

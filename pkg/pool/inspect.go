@@ -52,8 +52,9 @@ type VolumeState struct {
 	Mode      Mode          `json:"mode"`
 	FSType    string        `json:"fsType,omitempty"`
 	ReadOnly  bool          `json:"readOnly,omitempty"`
-	State     string        `json:"state"`               // ready, hydrating, deleted, or lvm2 while that works on it
+	State     string        `json:"state"`               // ready, hydrating, deleted, former, or lvm2 while that works on it
 	Hydration *Hydration    `json:"hydration,omitempty"` // nil if the volume reads through no snapshot
+	FormerOf  string        `json:"formerOf,omitempty"`  // LV of the volume that this was until a rollback
 	Source    *Source       `json:"source,omitempty"`
 	Unwiped   size.Bytes    `json:"unwiped,omitempty"` // what may hold an earlier owner's bytes
 	Active    bool          `json:"active"`
@@ -74,6 +75,7 @@ const (
 	StateReady     = "ready"
 	StateHydrating = "hydrating" // it can be used, and reads through a snapshot
 	StateDeleted   = "deleted"   // its blocks stay for its snapshots
+	StateFormer    = "former"    // what a volume was before a rollback: its blocks stay for its snapshots
 	StateLive      = "live"      // the kernel copies originals into it
 	StateFrozen    = "frozen"    // a snapshot that reads through newer ones
 	StateInner     = "inner"     // a deleted snapshot that older ones or restored volumes read through
@@ -186,6 +188,8 @@ func (l *look) volumeState(o *volume) VolumeState {
 	switch {
 	case o.theirs() != "":
 		s.State = StateLVM2
+	case o.former != "":
+		s.State, s.FormerOf = StateFormer, o.former
 	case o.deleted:
 		s.State = StateDeleted
 	case o.forked():

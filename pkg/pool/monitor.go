@@ -27,6 +27,12 @@ func (p *Pool) refreshLoop(ctx context.Context) {
 			if err := p.refresh(limited); err != nil && ctx.Err() == nil {
 				p.log.Error(err, "Reading the metadata")
 			}
+			if p.changed.Swap(false) {
+				if err := p.follow(limited); err != nil && ctx.Err() == nil {
+					p.changed.Store(true)
+					p.log.Error(err, "Following changes of the metadata that somebody else made")
+				}
+			}
 			cancel()
 		case <-ctx.Done():
 			tick.Stop()

@@ -50,6 +50,26 @@ func mountsOf(dev dm.Device) ([]*mountinfo.Info, error) {
 	return found, nil
 }
 
+// boundNode returns where the node of dev is bound, as it is for a pod that has
+// the volume as a raw block device; "" if nowhere, as far as this process sees.
+func boundNode(dev dm.Device) (string, error) {
+	found, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		if m.Root == "/" || m.FSType != "devtmpfs" && m.FSType != "tmpfs" {
+			return true, false
+		}
+		at, err := dm.DeviceOf(m.Mountpoint)
+		own := err == nil && at == dev
+		return !own, own
+	})
+	if err != nil {
+		return "", fmt.Errorf("reading the mount table: %w", err)
+	}
+	if len(found) == 0 {
+		return "", nil
+	}
+	return found[0].Mountpoint, nil
+}
+
 // syncBefore writes back a volume's file system before a cut. No lock of LVM2's
 // is held: it may take long. A suspended volume would never answer.
 func (p *Pool) syncBefore(ctx context.Context, lv string) {

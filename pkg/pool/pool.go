@@ -44,6 +44,7 @@ type Pool struct {
 	stopped  chan struct{}         // closed when the committer has ended
 	current  atomic.Pointer[view]  // of the last read or commit
 	broken   atomic.Pointer[error] // why the last read failed, if it did
+	changed  atomic.Bool           // somebody else changed the metadata, and that was not looked at yet
 	keys     keyed
 	wiper    *wiper
 	hydrator *hydrator

@@ -23,7 +23,6 @@ func (p *Pool) repair(ctx context.Context) error {
 			p.log.Error(err, "Problems of the volume group stay", "problems", p.store.Problems())
 		}
 	}
-	var forks []string
 	err := p.do(ctx, &change{what: "repair volume group " + p.vgName, edit: func(t *edit) error {
 		if p.blank {
 			t.wiped, t.changed = t.free, true
@@ -44,11 +43,12 @@ func (p *Pool) repair(ctx context.Context) error {
 		for _, s := range v.strange {
 			p.log.Info("Left alone, its tags make no sense", "what", s)
 		}
-		var errs []error
+		errs := []error{p.renamed(ctx, v)}
 		for _, o := range v.volumes { // they use what others have
 			if o.forked() {
-				forks = append(forks, o.lv.Name)
-			} else if err := p.notForked(ctx, v, o); err != nil {
+				continue
+			}
+			if err := p.notForked(ctx, v, o); err != nil {
 				errs = append(errs, fmt.Errorf("volume %s: %w", o.lv.Name, err))
 			}
 		}
@@ -74,9 +74,12 @@ func (p *Pool) repair(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, lv := range forks {
-		p.hydrator.start(lv)
+	v, err := p.latest()
+	if err != nil {
+		return err
 	}
+	p.changed.Store(false)
+	p.hydrator.startAll(v)
 	return nil
 }
 

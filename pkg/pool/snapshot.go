@@ -37,7 +37,7 @@ func (p *Pool) CreateSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 		var id lvm2.ID
 		err := p.do(ctx, &change{what: fmt.Sprintf("create snapshot %q of volume %s", name, volumeLV), edit: func(t *edit) error {
 			if l := t.snapshots[name]; l != nil {
-				if of := t.volumes[l.of].lv.Name; of != volumeLV {
+				if of := t.volumes[l.of].known(); of != volumeLV {
 					return fmt.Errorf("%w: snapshot %q is of volume %s", ErrConflict, name, of)
 				}
 				id = l.lv.ID
@@ -291,7 +291,7 @@ func (p *Pool) Snapshots(context.Context) ([]Snapshot, error) {
 
 func (v *view) describeSnapshot(l *layer) Snapshot {
 	o := v.volumes[l.of]
-	s := Snapshot{Name: l.name, LV: l.lv.Name, Volume: o.lv.Name, Mode: o.mode, FSType: o.fs, Size: l.length.Bytes(), Created: l.created, Lost: l.lost}
+	s := Snapshot{Name: l.name, LV: l.lv.Name, Volume: o.known(), Mode: o.mode, FSType: o.fs, Size: l.length.Bytes(), Created: l.created, Lost: l.lost}
 	for _, x := range o.path(l) {
 		s.Lost = s.Lost || x.lost
 	}

@@ -21,6 +21,7 @@ const (
 	tagHydrated    = "hydrated"    // sectors of it that were copied into the volume's own extents, from its beginning
 	tagUnknown     = "unknown"     // extents of the volume, of a layer's at its cut, that may hold an earlier owner's bytes
 	tagDeleted     = "deleted"     // the volume was deleted; its blocks stay for its snapshots
+	tagFormer      = "former"      // name of the volume's logical volume that took the place of this one by a rollback: its snapshots are that volume's
 	tagOf          = "of"          // id of the volume that a layer or a fork's store belongs to
 	tagOrder       = "order"       // place of a layer in its volume's history
 	tagCreated     = "created"     // time of the cut, nanoseconds since 1970

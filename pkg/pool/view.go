@@ -33,6 +33,7 @@ type volume struct {
 	fork       *fork        // the store of what was written to a fork
 	unknown    rangeSet     // logical extents that may hold an earlier owner's bytes
 	deleted    bool
+	former     string   // LV name of the volume that this was until a rollback, "" if it was none
 	layers     []*layer // oldest first
 	foreignCow bool     // has snapshots that are not ours
 	merging    bool     // lvm2 merges a snapshot into it, or will at the next activation
@@ -87,7 +88,7 @@ type view struct {
 	clean     rangeSet         // free extents that are known to hold zeroes
 	decoded   map[*lvm2.LV]any // what each LV was decoded to: *volume, *layer, trashed, foreign or error
 	pinned    map[lvm2.ID]bool // layers that forks read through
-	sources   map[string]bool  // LV names that other volumes name as their source
+	sources   map[string]bool  // LV names that others name: as their source, or as the volume whose snapshots they have
 }
 
 type (
@@ -128,8 +129,10 @@ func newView(vg *lvm2.VG, prev *view) *view {
 			if c.copyOf != "" {
 				v.pinned[c.copyOf] = true
 			}
-			if c.source.LV != "" {
-				v.sources[c.source.LV] = true
+			for _, known := range []string{c.source.LV, c.former} {
+				if known != "" {
+					v.sources[known] = true
+				}
 			}
 		case *layer:
 			c := *d
@@ -219,7 +222,7 @@ func decode(lv *lvm2.LV) any {
 		v := &volume{
 			lv: lv, name: p[tagName], mode: Mode(p[tagMode]), fs: p[tagFS],
 			formatted: !r.has(tagUnformatted), readOnly: r.has(tagReadOnly), deleted: r.has(tagDeleted),
-			copyOf: r.id(tagCopy, false), unknown: r.ranges(tagUnknown),
+			copyOf: r.id(tagCopy, false), unknown: r.ranges(tagUnknown), former: p[tagFormer],
 		}
 		if r.has(tagHydrated) {
 			v.hydrated = size.Sectors(r.number(tagHydrated))

@@ -188,8 +188,7 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 	if err := p.deletable(lv); err != nil {
 		return err
 	}
-	p.hydrator.cancel(lv)
-	defer p.hydrator.start(lv) // if it stays a fork: in use, or needed by its own snapshots
+	defer p.hydrator.stop(lv)() // it goes on if it stays a fork: in use, or needed by its own snapshots
 	if err := p.waitClosed(ctx, lv); err != nil {
 		return err
 	}

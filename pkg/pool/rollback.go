@@ -1,0 +1,327 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// RollbackSpec says which volume becomes what it was at which snapshot.
+type RollbackSpec struct {
+	Volume   string // the volume's logical volume
+	Snapshot string // the snapshot's logical volume
+	DryRun   bool   // only say what would be done, or why not
+}
+
+// RolledBack is what a rollback did, or would do.
+type RolledBack struct {
+	Volume   Volume
+	Snapshot Snapshot
+	// Newest is the newest snapshot of what the volume was: what was written to
+	// it after that is lost. Its Name is "" if there is none.
+	Newest Snapshot
+	// Former is the hidden logical volume that has the blocks of what the volume
+	// was, for its snapshots; "" if they need nothing of it, and in a dry run.
+	Former string
+}
+
+// rollbackPause is how long a rollback lets others work on the group before it
+// looks for room again.
+const rollbackPause = 200 * time.Millisecond
+
+// Rollback makes a volume what it was when one of its snapshots was cut, under
+// the same names, id and size: a fork of that snapshot, which can be used at once
+// and is hydrated in the background. The snapshots stay, the newer ones too.
+// What was written since the newest of them is lost.
+//
+// The volume must not be in use. The change is one commit to the metadata under
+// LVM2's lock; the pool may be open in another process, which follows within a
+// moment, or when it starts.
+//
+// Errors: ErrNotFound, ErrInUse, ErrLost, ErrNoSpace, ErrPrecondition (the snapshot
+// is another volume's, or the volume is read-only or LVM2's), ErrUnavailable;
+// *PendingError if ctx ends while deleted volumes must be wiped to make room.
+func Rollback(ctx context.Context, c Config, o Options, spec RollbackSpec) (r RolledBack, err error) {
+	i, err := newInspector(ctx, c, o)
+	if err != nil {
+		return RolledBack{}, err
+	}
+	defer func() { err = errors.Join(err, i.close()) }()
+	p := i.pool
+	p.ctx = ctx
+	for {
+		r, err = i.rollback(ctx, spec)
+		if err != nil {
+			err = fmt.Errorf("rolling volume %s/%s back to snapshot %s: %w", p.vgName, spec.Volume, spec.Snapshot, err)
+		}
+		var debt *PendingError
+		if spec.DryRun || !errors.As(err, &debt) {
+			return r, err
+		}
+		select {
+		case <-time.After(rollbackPause):
+		case <-ctx.Done():
+			return RolledBack{}, err
+		}
+	}
+}
+
+// rollback tries it once.
+func (i *inspector) rollback(ctx context.Context, spec RollbackSpec) (r RolledBack, err error) {
+	p := i.pool
+	err = i.locked(ctx, func(v *view) error {
+		p.current.Store(v)
+		_, _, err := p.rollbackOf(v, spec)
+		return err
+	})
+	if err != nil {
+		return RolledBack{}, err
+	}
+	if err := p.waitClosed(ctx, spec.Volume); err != nil {
+		return RolledBack{}, err
+	}
+	lock, err := p.host.LockVG(ctx, p.vgName, lvm2.Exclusive)
+	if err != nil {
+		return RolledBack{}, unavailable(err)
+	}
+	defer func() {
+		if err := lock.Unlock(); err != nil {
+			klog.FromContext(ctx).Error(err, "Releasing the volume group's lock", "volumeGroup", p.vgName)
+		}
+	}()
+	v, err := p.read()
+	if err != nil {
+		return RolledBack{}, err
+	}
+	if spec.DryRun {
+		o, l, err := p.rollbackOf(v, spec)
+		if err != nil {
+			return RolledBack{}, err
+		}
+		return v.rolledBack(o, l), nil
+	}
+	step := &change{what: "roll back", ctx: ctx, done: make(chan error, 1), edit: func(t *edit) (err error) {
+		r, err = p.rollBack(ctx, t, spec)
+		return err
+	}}
+	now, done := p.edit(v, []*change{step})
+	if len(done) == 0 {
+		return RolledBack{}, <-step.done
+	}
+	// Whoever runs the pool repeats it if this is interrupted.
+	return r, p.renamed(ctx, now)
+}
+
+// rollbackOf finds the volume and the layer, and refuses what cannot be. It
+// changes nothing.
+func (p *Pool) rollbackOf(v *view, spec RollbackSpec) (*volume, *layer, error) {
+	o, err := v.changeable(spec.Volume)
+	if err != nil {
+		return nil, nil, err
+	}
+	if o.readOnly {
+		return nil, nil, fmt.Errorf("%w: the volume was made for readers only, it never changes", ErrPrecondition)
+	}
+	l := v.snapshotByLV(spec.Snapshot)
+	if l == nil {
+		return nil, nil, fmt.Errorf("snapshot %s/%s: %w", v.vg.Name, spec.Snapshot, ErrNotFound)
+	}
+	of := v.volumes[l.of]
+	if of.known() != o.lv.Name {
+		return nil, nil, fmt.Errorf("%w: snapshot %s is of volume %s", ErrPrecondition, l.lv.Name, of.known())
+	}
+	if why := of.theirs(); why != "" {
+		return nil, nil, fmt.Errorf("%w: %s has the blocks of snapshot %s: %s", ErrPrecondition, of.lv.Name, l.lv.Name, why)
+	}
+	if v.describeSnapshot(l).Lost {
+		return nil, nil, fmt.Errorf("snapshot %s/%s: %w", v.vg.Name, l.lv.Name, ErrLost)
+	}
+	if err := errors.Join(v.writable(), p.intact(v, of, l), p.unmounted(v, of, l)); err != nil {
+		return nil, nil, err
+	}
+	if err := p.unused(v, o); err != nil {
+		return nil, nil, err
+	}
+	return o, l, p.checkRoom(v, o.lv.Size()+p.forkStore(v, l.length.Bytes()))
+}
+
+// unused returns an error if somebody has the volume: its device is open, or
+// bound to a place where a pod will open it.
+func (p *Pool) unused(v *view, o *volume) error {
+	info, err := p.find(p.device(v, o.lv, "", udevVisible))
+	if err != nil || info == nil {
+		return err
+	}
+	at, err := mountPoint(info.Device)
+	if err == nil && at == "" {
+		at, err = boundNode(info.Device)
+	}
+	if err != nil {
+		return err
+	}
+	if at != "" {
+		return fmt.Errorf("%w: it is at %s: stop the pods that use it and wait until it is unmounted", ErrInUse, at)
+	}
+	return nil
+}
+
+// rollBack is the edit. The volume's device goes last, so that what is refused
+// changes nothing.
+func (p *Pool) rollBack(ctx context.Context, t *edit, spec RollbackSpec) (RolledBack, error) {
+	o, l, err := p.rollbackOf(t.view, spec)
+	if err != nil {
+		return RolledBack{}, err
+	}
+	r := t.rolledBack(o, l)
+	ranges, err := t.allocate(o.lv.Size(), lowEnd)
+	if err != nil {
+		return RolledBack{}, err
+	}
+	// All that the volume is called by and known for stays.
+	lv := o.lv.Clone()
+	lv.ID, lv.CreationTime, lv.CreationHost = lvm2.NewID(), time.Now(), p.host.Hostname
+	lv.Tags = dropTags(lv.Tags, tagHydrated)
+	lv.Segments = appendExtents(nil, ranges...)
+	setUnknown(lv, logicalOutside(t.clean, 0, ranges))
+	if r.Former, err = t.setAside(o); err != nil {
+		return RolledBack{}, err
+	}
+	store := p.forkStore(t.view, l.length.Bytes())
+	if err := p.asFork(t, lv, l.lv.ID, l.length.Bytes(), l.unknown, store); err != nil {
+		return RolledBack{}, err
+	}
+	d := p.device(t.view, o.lv, "", udevVisible)
+	info, err := p.find(d)
+	if err != nil || info == nil {
+		return r, err
+	}
+	if info.Suspended { // by a process that died
+		if err := p.dm.Resume(info.Name, d.udev); err != nil {
+			return RolledBack{}, err
+		}
+	}
+	return r, p.removeDevice(ctx, info.Name, d.udev)
+}
+
+// rolledBack describes the rollback of o to l.
+func (v *view) rolledBack(o *volume, l *layer) RolledBack {
+	r := RolledBack{Volume: v.describe(o), Snapshot: v.describeSnapshot(l)}
+	for _, x := range slices.Backward(o.layers) {
+		if x.named {
+			r.Newest = v.describeSnapshot(x)
+			break
+		}
+	}
+	return r
+}
+
+// setAside takes its names from o: it is hidden as long as its snapshots need
+// its blocks, and else thrown away. It returns its new name, "" if it goes.
+func (t *edit) setAside(o *volume) (string, error) {
+	if len(t.needed(o)) == 0 {
+		return "", errors.Join(t.discard(storesOf(o.layers)...), t.discardBlocks(o))
+	}
+	name, err := t.lvName("former-" + o.lv.Name)
+	if err != nil {
+		return "", err
+	}
+	c := o.lv.Clone()
+	c.Name = name
+	c.Tags = append(dropTags(c.Tags, tagName), tag(tagDeleted), tag(tagFormer, o.lv.Name))
+	c.Flags = slices.Clone(handsOff)
+	if err := t.put(c); err != nil {
+		return "", err
+	}
+	if live := o.live(); live != nil { // LVM2 calls the origin by its name
+		hidden := live.snap.Clone()
+		hidden.Segments[0].Snapshot.Origin = name
+		if err := t.put(hidden); err != nil {
+			return "", err
+		}
+	}
+	return name, nil
+}
+
+// known is the name of the logical volume that o's snapshots are known to be
+// of: its own, unless a rollback gave that to another one.
+func (v *volume) known() string {
+	if v.former != "" {
+		return v.former
+	}
+	return v.lv.Name
+}
+
+// snapshotsOf returns o's snapshots, also those of what it was before rollbacks.
+func (v *view) snapshotsOf(o *volume) []*layer {
+	var out []*layer
+	for _, l := range v.snapshots {
+		if v.volumes[l.of].known() == o.lv.Name {
+			out = append(out, l)
+		}
+	}
+	slices.SortFunc(out, func(a, b *layer) int { return a.created.Compare(b.created) })
+	return out
+}
+
+// renamed gives the devices of logical volumes that a rollback renamed their new
+// names. A device keeps its name until then, and the volume that took the place
+// of its own needs that.
+func (p *Pool) renamed(ctx context.Context, v *view) error {
+	aside := map[string]*lvm2.LV{}
+	for _, o := range v.volumes {
+		if o.former != "" {
+			aside[string(o.lv.ID)] = o.lv
+		}
+	}
+	for _, lv := range v.trash {
+		aside[string(lv.ID)] = lv
+	}
+	if len(aside) == 0 {
+		return nil
+	}
+	all, err := p.dm.List()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range all {
+		id, layer, _ := splitUUID(v.vg.ID, e.UUID)
+		lv := aside[id]
+		if lv == nil {
+			continue
+		}
+		if name := lvm2.DMName(v.vg.Name, lv.Name, layer); name != e.Name {
+			errs = append(errs, p.dm.Rename(e.Name, name, udevReal), p.dm.RemoveNode(e.Name))
+			_, err := p.dm.EnsureNode(ctx, name, e.Device)
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// follow brings the kernel in line with what somebody else changed in the
+// metadata, such as a rollback.
+func (p *Pool) follow(ctx context.Context) error {
+	err := p.do(ctx, &change{what: "follow changes of volume group " + p.vgName, act: func(ctx context.Context, v *view) error {
+		errs := []error{p.renamed(ctx, v), p.sweep(ctx, v)}
+		for _, o := range v.volumes {
+			if o.former != "" {
+				errs = append(errs, p.chainDown(ctx, v, o))
+			}
+		}
+		return errors.Join(errs...)
+	}})
+	v, failed := p.latest()
+	if failed != nil {
+		return errors.Join(err, failed)
+	}
+	p.wiper.wake()
+	p.hydrator.startAll(v)
+	return err
+}
