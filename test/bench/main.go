@@ -39,6 +39,8 @@ var parts = []part{
 	{"a million exceptions", millionFigures, (*bench).million},
 	{"devices and memory", footprintFigures, (*bench).footprint},
 	{"deletion and its space", reclaimFigures, (*bench).reclaim},
+	{"restores and clones", restoreFigures, (*bench).restores},
+	{"hydration", hydrationFigures, (*bench).hydration},
 	{"a plain volume", overheadFigures, (*bench).overhead},
 }
 

@@ -52,7 +52,7 @@ func (f *Figure) against() (theirs, ratio string) {
 		return "", ""
 	}
 	theirs = amount(*f.Theirs, f.TheirsP99, f.Unit)
-	if f.Against == RawDisk {
+	if f.Against != LVM2 && f.Against != Thin {
 		theirs += " (" + f.Against + ")"
 	}
 	if f.Ratio == nil {

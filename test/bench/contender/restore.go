@@ -1,0 +1,79 @@
+package contender
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
+	lv "github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// Restore makes a bare volume with the content of a snapshot.
+func (d *Driver) Restore(name, snapshot string, length size.Bytes) error {
+	return d.createFrom(name, length, &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
+		Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: d.ids[snapshot]}}})
+}
+
+// Clone makes a bare volume with the content of another one.
+func (d *Driver) Clone(name, volume string, length size.Bytes) error {
+	return d.createFrom(name, length, &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
+		Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: d.volumes[volume].id}}})
+}
+
+func (d *Driver) createFrom(name string, length size.Bytes, from *csi.VolumeContentSource) error {
+	r, err := d.controller.CreateVolume(d.ctx, &csi.CreateVolumeRequest{
+		Name: name, CapacityRange: &csi.CapacityRange{RequiredBytes: int64(length)}, VolumeContentSource: from,
+		VolumeCapabilities: []*csi.VolumeCapability{capability(true)}, Parameters: d.parameters()})
+	if err != nil {
+		return err
+	}
+	d.volumes[name] = volume{r.GetVolume().GetVolumeId(), true}
+	return nil
+}
+
+// Hydrating tells whether a restored volume reads through its snapshot, by a
+// device that it has then.
+func (d *Driver) Hydrating(name string) (bool, error) {
+	id, ok := handle.Parse(d.volumes[name].id)
+	if !ok {
+		return false, fmt.Errorf("volume %s has the id %q", name, d.volumes[name].id)
+	}
+	c, err := dm.Open()
+	if err != nil {
+		return false, err
+	}
+	defer c.Close()
+	_, err = c.Info(lv.DMName(d.pool.Name, id.LV, "fork"))
+	if errors.Is(err, dm.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Hydrated waits until a volume that was just restored has become an ordinary one.
+func (d *Driver) Hydrated(name string) error {
+	const begin, end = 10 * time.Second, 20 * time.Minute
+	for _, phase := range []struct {
+		is    bool
+		limit time.Duration
+	}{{true, begin}, {false, end}} {
+		for last := time.Now().Add(phase.limit); ; time.Sleep(2 * time.Millisecond) {
+			is, err := d.Hydrating(name)
+			if err != nil {
+				return err
+			}
+			if is == phase.is {
+				break
+			}
+			if time.Now().After(last) {
+				return fmt.Errorf("hydrating volume %s: %v after %v", name, is, phase.limit)
+			}
+		}
+	}
+	return nil
+}

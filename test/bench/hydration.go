@@ -1,0 +1,285 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+	"github.com/csi-dmsnap/csi-dmsnap/test/bench/figures"
+	"github.com/csi-dmsnap/csi-dmsnap/test/bench/fio"
+)
+
+const (
+	hydrationThroughput = "hydration_throughput"
+	foregroundSource    = "foreground_p99/hydrating=source"
+	foregroundFork      = "foreground_p99/hydrating=fork"
+
+	plainCopy = "dd of the same bytes"
+	noCopy    = "nothing hydrates"
+
+	hydratedSize     = 2 * size.GiB
+	hydratedSnapshot = "hydrated-snap"
+)
+
+// forkLoads are written to a volume while it is hydrated.
+var forkLoads = []fio.Load{
+	{Pattern: "write:60k", Block: 4 * size.KiB, Depth: writeDepth, Span: 512 * size.MiB, Amount: 32 * size.MiB},
+	{Pattern: "randwrite", Block: 64 * size.KiB, Depth: writeDepth, Span: 64 * size.MiB},
+}
+
+func forkCostName(block size.Bytes) string { return fmt.Sprintf("write_cost/block=%v/fork", block) }
+
+func forkCostNames() (all []string) {
+	for _, l := range forkLoads {
+		all = append(all, forkCostName(l.Block))
+	}
+	return all
+}
+
+func hydrationFigures(*bench) []string {
+	return append([]string{hydrationThroughput, foregroundSource, foregroundFork}, forkCostNames()...)
+}
+
+func (b *bench) hydrationRepeats() int {
+	if b.quick {
+		return 2
+	}
+	return 5
+}
+
+// hydration measures how a restored volume becomes an ordinary one, and what that
+// costs those who use it and its source.
+func (b *bench) hydration() error {
+	const volume = "hydrated-origin"
+	path, err := b.filled(volume, hydratedSize, hydratedSize)
+	if err != nil {
+		return err
+	}
+	for _, m := range []struct {
+		run   func(volume, path string) error
+		names []string
+	}{
+		{b.throughput, []string{hydrationThroughput}},
+		{b.foreground, []string{foregroundSource, foregroundFork}},
+		{b.forkCosts, forkCostNames()},
+	} {
+		if !b.anyWanted(m.names...) {
+			continue
+		}
+		if err := m.run(volume, path); err != nil {
+			return err
+		}
+	}
+	return errors.Join(b.ours.Detach(volume), b.ours.Delete(volume))
+}
+
+// onFork takes a snapshot of the volume and calls f, which restores it to the
+// given name; then all of that goes.
+func (b *bench) onFork(volume string, f func(fork string) error) error {
+	const fork = "hydrated"
+	room, err := b.ours.Free()
+	if err != nil {
+		return err
+	}
+	if err := b.ours.Snapshot(volume, hydratedSnapshot, 0); err != nil {
+		return err
+	}
+	if err := b.ours.Disk().Quiet(); err != nil {
+		return err
+	}
+	if err := f(fork); err != nil {
+		return err
+	}
+	return errors.Join(b.ours.Delete(fork), b.ours.DeleteSnapshot(volume, hydratedSnapshot), b.settled(room))
+}
+
+// ended waits until the fork is hydrated, if it is not, and the disk quiet.
+func (b *bench) ended(fork string, hydrating bool) error {
+	if hydrating {
+		if err := b.ours.Hydrated(fork); err != nil {
+			return err
+		}
+	}
+	return b.ours.Disk().Quiet()
+}
+
+// throughput is that of hydration while nothing else goes on, from the request
+// for the volume to the end.
+func (b *bench) throughput(volume, path string) error {
+	s := figures.Series{Name: hydrationThroughput, Unit: "MiB/s", Better: figures.Higher, Against: plainCopy}
+	rate := func(milliseconds float64) float64 { return float64(hydratedSize/size.MiB) / milliseconds * 1000 }
+	for range b.hydrationRepeats() {
+		err := b.onFork(volume, func(fork string) error {
+			took, err := timed(func() error {
+				if err := b.ours.Restore(fork, hydratedSnapshot, hydratedSize); err != nil {
+					return err
+				}
+				return b.ours.Hydrated(fork)
+			})
+			s.Ours = append(s.Ours, rate(took))
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		took, err := b.copyOf(path, hydratedSize)
+		if err != nil {
+			return err
+		}
+		s.Theirs = append(s.Theirs, rate(took))
+	}
+	b.figures.Add(s)
+	return nil
+}
+
+// foregroundLoad is of small requests, reads and writes.
+func (b *bench) foregroundLoad(path string) fio.Load {
+	l := fio.Load{Path: path, Pattern: "randrw", Block: 4 * size.KiB, Depth: 4, Span: size.GiB, Time: 5 * time.Second}
+	if b.quick {
+		l.Time = 2 * time.Second
+	}
+	return l
+}
+
+// foreground is the latency of requests while a fork hydrates, and of the same
+// with nothing hydrating: of the source with another snapshot of the same kind, of
+// the fork when it is an ordinary volume.
+func (b *bench) foreground(volume, path string) error {
+	source := figures.Series{Name: foregroundSource, Unit: "ms", Against: noCopy}
+	fork := figures.Series{Name: foregroundFork, Unit: "ms", Against: noCopy}
+	for range b.hydrationRepeats() {
+		for _, f := range []func() error{
+			func() error { return b.sourceLatency(volume, path, &source) },
+			func() error { return b.forkLatency(volume, &fork) },
+		} {
+			if err := f(); err != nil {
+				return err
+			}
+		}
+	}
+	for _, s := range []figures.Series{source, fork} {
+		if b.wanted(s.Name) {
+			b.figures.Add(s)
+		}
+	}
+	return nil
+}
+
+// tooShort says that what was measured is not all during hydration.
+func tooShort(s *figures.Series, hydrating bool) {
+	if !hydrating {
+		s.Note = "hydration ended before the load did"
+	}
+}
+
+func (b *bench) sourceLatency(volume, path string, s *figures.Series) error {
+	const snapshot = "hydrated-idle"
+	if err := b.ours.Snapshot(volume, snapshot, 0); err != nil {
+		return err
+	}
+	if err := b.ours.Disk().Quiet(); err != nil {
+		return err
+	}
+	idle, err := b.foregroundLoad(path).Run()
+	if err != nil {
+		return err
+	}
+	if err := b.ours.DeleteSnapshot(volume, snapshot); err != nil {
+		return err
+	}
+	return b.onFork(volume, func(fork string) error {
+		if err := b.ours.Restore(fork, hydratedSnapshot, hydratedSize); err != nil {
+			return err
+		}
+		busy, err := b.foregroundLoad(path).Run()
+		if err != nil {
+			return err
+		}
+		hydrating, err := b.ours.Hydrating(fork)
+		tooShort(s, hydrating)
+		s.Ours, s.Theirs = append(s.Ours, milliseconds(busy.P99)), append(s.Theirs, milliseconds(idle.P99))
+		return err
+	})
+}
+
+func (b *bench) forkLatency(volume string, s *figures.Series) error {
+	return b.onFork(volume, func(fork string) error {
+		if err := b.ours.Restore(fork, hydratedSnapshot, hydratedSize); err != nil {
+			return err
+		}
+		path, err := b.ours.Attach(fork)
+		if err != nil {
+			return err
+		}
+		busy, err := b.foregroundLoad(path).Run()
+		if err != nil {
+			return err
+		}
+		hydrating, err := b.ours.Hydrating(fork)
+		if err != nil {
+			return err
+		}
+		tooShort(s, hydrating)
+		if err := b.ended(fork, hydrating); err != nil {
+			return err
+		}
+		idle, err := b.foregroundLoad(path).Run()
+		if err != nil {
+			return err
+		}
+		s.Ours, s.Theirs = append(s.Ours, milliseconds(busy.P99)), append(s.Theirs, milliseconds(idle.P99))
+		return b.ours.Detach(fork)
+	})
+}
+
+// forkCosts has the bytes that reach the disk for each byte that is written to a
+// volume while it is hydrated, without what hydration copies anyway.
+func (b *bench) forkCosts(volume, _ string) error {
+	for _, l := range forkLoads {
+		s := figures.Series{Name: forkCostName(l.Block), Unit: "bytes", Note: "besides what is hydrated anyway"}
+		if !b.wanted(s.Name) {
+			continue
+		}
+		for range b.hydrationRepeats() {
+			if err := b.forkCost(volume, l, &s); err != nil {
+				return err
+			}
+		}
+		b.figures.Add(s)
+	}
+	return nil
+}
+
+func (b *bench) forkCost(volume string, l fio.Load, s *figures.Series) error {
+	return b.onFork(volume, func(fork string) error {
+		before, err := b.ours.Disk().Counters()
+		if err != nil {
+			return err
+		}
+		if err := b.ours.Restore(fork, hydratedSnapshot, hydratedSize); err != nil {
+			return err
+		}
+		if l.Path, err = b.ours.Attach(fork); err != nil {
+			return err
+		}
+		r, err := l.Run()
+		if err != nil {
+			return err
+		}
+		hydrating, err := b.ours.Hydrating(fork)
+		if err != nil {
+			return err
+		}
+		tooShort(s, hydrating)
+		if err := b.ended(fork, hydrating); err != nil {
+			return err
+		}
+		after, err := b.ours.Disk().Counters()
+		if err != nil {
+			return err
+		}
+		s.Ours = append(s.Ours, float64(after.Written-before.Written-hydratedSize)/float64(r.Bytes))
+		return b.ours.Detach(fork)
+	})
+}
