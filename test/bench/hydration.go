@@ -71,17 +71,13 @@ func (b *bench) hydration() error {
 			return err
 		}
 	}
-	return errors.Join(b.ours.Detach(volume), b.ours.Delete(volume))
+	return errors.Join(b.ours.Detach(volume), b.ours.Delete(volume), b.ours.Wiped())
 }
 
 // onFork takes a snapshot of the volume and calls f, which restores it to the
 // given name; then all of that goes.
 func (b *bench) onFork(volume string, f func(fork string) error) error {
 	const fork = "hydrated"
-	room, err := b.ours.Free()
-	if err != nil {
-		return err
-	}
 	if err := b.ours.Snapshot(volume, hydratedSnapshot, 0); err != nil {
 		return err
 	}
@@ -91,7 +87,7 @@ func (b *bench) onFork(volume string, f func(fork string) error) error {
 	if err := f(fork); err != nil {
 		return err
 	}
-	return errors.Join(b.ours.Delete(fork), b.ours.DeleteSnapshot(volume, hydratedSnapshot), b.settled(room))
+	return errors.Join(b.ours.Delete(fork), b.ours.DeleteSnapshot(volume, hydratedSnapshot), b.ours.Wiped())
 }
 
 // ended waits until the fork is hydrated, if it is not, and the disk quiet.

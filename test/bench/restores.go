@@ -51,15 +51,12 @@ func (b *bench) restores() error {
 }
 
 func (b *bench) restoresOf(n size.Bytes, perByte *float64) error {
-	const volume, snapshot = "restored-origin", "restored-snap"
+	const volume = "restored-origin"
 	path, err := b.filled(volume, n, restoreHas)
 	if err != nil {
 		return err
 	}
-	if err := b.ours.Snapshot(volume, snapshot, 0); err != nil {
-		return err
-	}
-	took, err := b.firstBytes(volume, snapshot, path, n)
+	took, err := b.firstBytes(volume, path, n)
 	if err != nil {
 		return err
 	}
@@ -83,16 +80,13 @@ func (b *bench) restoresOf(n size.Bytes, perByte *float64) error {
 			b.figures.Add(figures.Series{Name: name, Unit: "ms", Tail: true, Ours: took[kind], Theirs: full, Against: fullCopy, Note: note})
 		}
 	}
-	if err := b.ours.Detach(volume); err != nil {
-		return err
-	}
-	return b.ours.Clear(volume, []string{snapshot})
+	return errors.Join(b.ours.Detach(volume), b.ours.Delete(volume), b.ours.Wiped())
 }
 
-// firstBytes takes the times of restores of the snapshot and clones of the
-// volume, which are in use.
-func (b *bench) firstBytes(volume, snapshot, path string, n size.Bytes) (took samples, err error) {
-	const made = "restored"
+// firstBytes takes the times of restores of a snapshot of the volume, and of
+// clones of it.
+func (b *bench) firstBytes(volume, path string, n size.Bytes) (took samples, err error) {
+	const made, snapshot = "restored", "restored-snap"
 	want, err := firstBlock(path)
 	if err != nil {
 		return nil, err
@@ -103,11 +97,10 @@ func (b *bench) firstBytes(volume, snapshot, path string, n size.Bytes) (took sa
 	}
 	took = samples{}
 	for range repeat {
+		if err := b.ours.Snapshot(volume, snapshot, 0); err != nil {
+			return nil, err
+		}
 		for _, kind := range []string{"restore", "clone"} {
-			room, err := b.ours.Free()
-			if err != nil {
-				return nil, err
-			}
 			t, err := timed(func() error {
 				create := func() error { return b.ours.Restore(made, snapshot, n) }
 				if kind == "clone" {
@@ -131,9 +124,12 @@ func (b *bench) firstBytes(volume, snapshot, path string, n size.Bytes) (took sa
 			}
 			took[kind] = append(took[kind], t)
 			// Before the sparse disk has to hold all of it.
-			if err := errors.Join(b.ours.Detach(made), b.ours.Delete(made), b.settled(room)); err != nil {
+			if err := errors.Join(b.ours.Detach(made), b.ours.Delete(made), b.ours.Wiped()); err != nil {
 				return nil, err
 			}
+		}
+		if err := errors.Join(b.ours.DeleteSnapshot(volume, snapshot), b.ours.Wiped()); err != nil {
+			return nil, err
 		}
 	}
 	return took, nil
@@ -154,10 +150,6 @@ func (b *bench) filled(volume string, length, has size.Bytes) (string, error) {
 // copyOf copies a device to a new volume, and returns how long that took.
 func (b *bench) copyOf(from string, length size.Bytes) (took float64, err error) {
 	const volume = "copied"
-	room, err := b.ours.Free()
-	if err != nil {
-		return 0, err
-	}
 	if err := b.ours.Create(volume, length, true); err != nil {
 		return 0, err
 	}
@@ -175,7 +167,7 @@ func (b *bench) copyOf(from string, length size.Bytes) (took float64, err error)
 		}
 		return nil
 	})
-	return took, errors.Join(err, b.ours.Detach(volume), b.ours.Delete(volume), b.settled(room))
+	return took, errors.Join(err, b.ours.Detach(volume), b.ours.Delete(volume), b.ours.Wiped())
 }
 
 // firstBlock reads the first 4 KiB of a device, past the page cache.

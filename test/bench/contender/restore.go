@@ -1,8 +1,11 @@
 package contender
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os/exec"
+	"path/filepath"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -10,6 +13,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 	lv "github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -76,4 +80,23 @@ func (d *Driver) Hydrated(name string) error {
 		}
 	}
 	return nil
+}
+
+// Wiped waits until what was deleted is wiped.
+func (d *Driver) Wiped() error {
+	const limit, pause = 5 * time.Minute, 100 * time.Millisecond
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(pause) {
+		out, err := exec.Command(d.cmd.Path, "pools", "--config", filepath.Join(d.dir, "config.yaml"), "--pool", d.pool.Name, "-o", "json").Output()
+		if err != nil {
+			return fmt.Errorf("looking at pool %s: %w", d.pool.Name, err)
+		}
+		var pools []pool.PoolState
+		if err := json.Unmarshal(out, &pools); err != nil || len(pools) != 1 {
+			return fmt.Errorf("looking at pool %s: %w\n%s", d.pool.Name, err, out)
+		}
+		if pools[0].Trash == 0 {
+			return nil
+		}
+	}
+	return fmt.Errorf("what was deleted is not wiped after %v", limit)
 }
