@@ -72,7 +72,7 @@ func (vg *VG) checkEditable(lv *LV) error {
 	}
 	for i := range lv.Segments {
 		s := &lv.Segments[i]
-		if s.Type != TypeStriped && s.Type != TypeSnapshot {
+		if !s.modelled() {
 			return fmt.Errorf("logical volume %s/%s: %w %q: change it with the lvm2 tools", vg.Name, lv.Name, ErrForeignSegment, s.Type)
 		}
 	}
@@ -80,6 +80,10 @@ func (vg *VG) checkEditable(lv *LV) error {
 		return fmt.Errorf("logical volume %s/%s: %w by lvconvert --merge: wait until it is done", vg.Name, lv.Name, ErrLocked)
 	}
 	return nil
+}
+
+func (s *Segment) modelled() bool {
+	return s.Type == TypeStriped || s.Type == TypeSnapshot || s.Type == TypeError
 }
 
 // seal checks a logical volume by itself and fixes its text.
@@ -134,6 +138,7 @@ func (s *Segment) checkShape(pvs int) error {
 	switch {
 	case s.Type == TypeStriped && len(s.Stripes) > 0 && s.Snapshot == nil:
 	case s.Type == TypeSnapshot && len(s.Stripes) == 0 && s.Snapshot != nil:
+	case s.Type == TypeError && len(s.Stripes) == 0 && s.Snapshot == nil:
 	default:
 		return fmt.Errorf("type %q does not fit its stripes or snapshot: %w", s.Type, ErrInvalid)
 	}

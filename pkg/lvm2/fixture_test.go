@@ -42,6 +42,15 @@ func linearLV(name string, pv int, start, count Extents) *LV {
 	}
 }
 
+// errorLV takes no extents.
+func errorLV(name string, n Extents) *LV {
+	lv := linearLV(name, 0, 0, 0)
+	lv.Segments = []Segment{{Count: n, Type: TypeError}}
+	lv.Status = []string{StatusRead, StatusVisible}
+	lv.Flags = []string{FlagActivationSkip, FlagNoAutoActivate}
+	return lv
+}
+
 func names(vg *VG) string {
 	var list []string
 	for _, lv := range vg.LVs {

@@ -31,6 +31,7 @@ func (d *decoder) segment(n *node, pvs map[string]int) Segment {
 		d.striped(&s, n, pvs)
 	case TypeSnapshot:
 		d.snapshot(&s, n)
+	case TypeError: // has no keys of its own
 	default:
 		s.areas = foreignAreas(n.children, pvs, s.Count, nil)
 	}

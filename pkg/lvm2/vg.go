@@ -100,6 +100,7 @@ type LV struct {
 const (
 	TypeStriped  = "striped" // also linear: one stripe
 	TypeSnapshot = "snapshot"
+	TypeError    = "error" // takes no extents; every read and write of it fails
 )
 
 // Segment maps a part of a logical volume.
