@@ -3,14 +3,11 @@
 package driver
 
 import (
-	"errors"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
@@ -163,55 +160,6 @@ func TestBlockLife(t *testing.T) {
 		r.want("delete while staged", r.remove(v.id), codes.FailedPrecondition)
 		r.must("unstage", r.unstage(v.id, v.staging))
 		r.must("delete", r.remove(v.id))
-	}
-}
-
-// Volumes for readers only: the device is read-only, the mounts too.
-func TestReaders(t *testing.T) {
-	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {
-		t.Run(fs, func(t *testing.T) {
-			r := newRig(t)
-			c := mount(writer, fs)
-			least := int64(filesystem.MinimumSize(fs)) >> 20
-			volume := r.volume(request("origin", least, c))
-			r.must("stage", r.stage(volume, "st", c))
-			r.write("st", "content")
-			snapshot := r.snapshot("snapshot", volume)
-			readers := mount(manyReaders, fs)
-			q := request("readers", least+64, readers)
-			q.VolumeContentSource = fromSnapshot(snapshot)
-			copied := r.volume(q)
-			r.want("stage for a writer", r.stage(copied, "rst", c), codes.FailedPrecondition)
-			if fs == filesystem.Btrfs {
-				r.want("stage beside the source", r.stage(copied, "rst", readers), codes.FailedPrecondition)
-				r.must("unstage the source", r.unstage(volume, "st"))
-			}
-			r.must("stage", r.stage(copied, "rst", readers))
-			r.must("publish", r.publish(copied, "rst", "rtg", readers, false))
-			r.must("publish again", r.publish(copied, "rst", "rtg2", readers, false))
-			r.read("rtg", "content")
-			for _, at := range []string{"rtg", "rtg2", "rst"} {
-				if err := os.WriteFile(filepath.Join(r.path(at), "new"), nil, 0o600); !errors.Is(err, unix.EROFS) {
-					t.Errorf("write at %s: %v", at, err)
-				}
-			}
-			if f, err := os.OpenFile(r.device(copied), os.O_WRONLY, 0); err == nil {
-				if _, err := f.Write(make([]byte, 4096)); err == nil {
-					t.Error("the device can be written")
-				}
-				f.Close()
-			}
-			e, err := r.ControllerExpandVolume(t.Context(), &csi.ControllerExpandVolumeRequest{
-				VolumeId: copied, CapacityRange: &csi.CapacityRange{RequiredBytes: (least + 64) << 20},
-			})
-			if err != nil || e.GetNodeExpansionRequired() {
-				t.Errorf("expand: %v, %v", e, err)
-			}
-			for _, at := range []string{"rtg", "rtg2"} {
-				r.must("unpublish", r.unpublish(copied, at))
-			}
-			r.must("unstage", r.unstage(copied, "rst"))
-		})
 	}
 }
 

@@ -17,6 +17,7 @@ func (p *Pool) Activate(ctx context.Context, lv string) (string, error) {
 		return "", err
 	}
 	return run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (path string, err error) {
+		transient, lost := false, false
 		err = p.do(ctx, &change{what: "activate volume " + lv, act: func(ctx context.Context, v *view) error {
 			if their := v.theirLV(lv); their != nil {
 				path, err = p.activateTheirs(ctx, v, their)
@@ -29,21 +30,37 @@ func (p *Pool) Activate(ctx context.Context, lv string) (string, error) {
 			if o.mode == Block && len(o.unknown) > 0 {
 				return fmt.Errorf("volume %s/%s was not wiped: %w: somebody opened its device first", v.vg.Name, lv, ErrInUse)
 			}
+			if transient = o.transient; transient {
+				kept, err := p.scratchKept(ctx, v, o)
+				if err != nil {
+					return err
+				}
+				lost = o.begun && !kept
+			}
 			if err := p.up(ctx, v, o); err != nil {
 				return err
 			}
 			path = p.dm.Node(p.device(v, o.lv, "", udevVisible).name)
 			return nil
 		}})
+		if err == nil && transient {
+			err = p.noteScratch(ctx, lv, lost)
+		}
 		return path, err
 	})
 }
 
 // Deactivate takes the volume's device away; nil if it has none. ErrInUse if it
-// is open. That of a logical volume of LVM2's own stays: lvchange -an removes it.
+// is open. That of a logical volume of LVM2's own stays: lvchange -an removes it;
+// and so does a transient volume's until it is deleted.
 func (p *Pool) Deactivate(ctx context.Context, lv string) error {
 	if err := p.waitClosed(ctx, lv); err != nil {
 		return err
+	}
+	if v, err := p.latest(); err != nil {
+		return err
+	} else if o := v.volumeByLV(lv); o != nil && o.transient {
+		return p.unnoteScratch(ctx, lv)
 	}
 	_, err := run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
 		return none, p.deactivate(ctx, lv)

@@ -180,6 +180,9 @@ func (p *Pool) down(ctx context.Context, v *view, o *volume) error {
 			return fmt.Errorf("volume %s: %w", o.lv.Name, err)
 		}
 	}
+	if o.reading() {
+		return p.readerDown(ctx, v, o)
+	}
 	return p.chainDown(ctx, v, o)
 }
 

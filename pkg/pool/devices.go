@@ -175,6 +175,9 @@ func (p *Pool) upFrom(ctx context.Context, v *view, o *volume, top *dm.Info) (er
 		}
 		return fmt.Errorf("volume %s/%s: %w: %s; activate it with lvchange -ay %[1]s/%[2]s", v.vg.Name, o.lv.Name, ErrPrecondition, why)
 	}
+	if o.reading() {
+		return p.readerUp(ctx, v, o, top)
+	}
 	table, err := p.blocks(ctx, v, o)
 	if err != nil {
 		return err

@@ -40,6 +40,9 @@ func (p *Pool) ExpandVolume(ctx context.Context, lv string, required, limit size
 func (p *Pool) expand(ctx context.Context, lv string, required, limit size.Bytes) (Volume, error) {
 	var wiping *PendingError
 	err := p.do(ctx, &change{what: "expand volume " + lv, edit: func(t *edit) error {
+		if o, err := t.usable(lv); err == nil && o.reading() && required <= t.bytesOf(o.lv) && (limit == 0 || t.bytesOf(o.lv) <= limit) {
+			return nil
+		}
 		o, err := t.changeable(lv)
 		if err != nil {
 			return err

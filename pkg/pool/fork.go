@@ -55,8 +55,8 @@ func (v *view) origin(o *volume) (*layer, *volume, error) {
 	return l, v.volumes[l.of], nil
 }
 
-// root returns the volume that all forks read through, directly or not, which
-// lv is one of: their devices depend on each other.
+// root returns the volume that all forks and readers read through, directly or
+// not, which lv is one of: their devices depend on each other.
 func (v *view) root(lv string) string {
 	all := v.family(lv)
 	return all[len(all)-1]
@@ -65,8 +65,8 @@ func (v *view) root(lv string) string {
 // family returns the names of lv and of the volumes that it reads through.
 func (v *view) family(lv string) []string {
 	out := []string{lv}
-	for o := v.volumeByLV(lv); o != nil && o.forked(); {
-		l := v.layers[o.copyOf]
+	for o := v.volumeByLV(lv); o != nil && o.from() != ""; {
+		l := v.layers[o.from()]
 		if l == nil {
 			break
 		}
@@ -119,9 +119,6 @@ func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) 
 				return err
 			}
 			origin, cutOf = cut.ID, o.lv.Name
-		}
-		if spec.ReadOnly {
-			lv.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
 		}
 		name = lv.Name
 		return p.asFork(t, lv, origin, least, unknown, store)

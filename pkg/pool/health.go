@@ -22,6 +22,9 @@ func (p *Pool) Health(_ context.Context, lv string) ([]Condition, error) {
 		return nil, fmt.Errorf("volume %s/%s: %w", p.vgName, lv, ErrNotFound)
 	}
 	out := v.disksOf(o.lv)
+	if o.reading() {
+		out = append(out, p.readerHealth(v, o)...)
+	}
 	for _, l := range v.snapshotsOf(o) {
 		if v.describeSnapshot(l).Lost {
 			out = append(out, Condition{Degraded, "SnapshotLost", fmt.Sprintf("snapshot %s is lost: its store or a newer snapshot's was full, or lvremove took one away; delete it and take a new one", l.name)})

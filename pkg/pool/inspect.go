@@ -52,8 +52,10 @@ type VolumeState struct {
 	Mode      Mode          `json:"mode"`
 	FSType    string        `json:"fsType,omitempty"`
 	ReadOnly  bool          `json:"readOnly,omitempty"`
-	State     string        `json:"state"`               // ready, hydrating, deleted, former, or lvm2 while that works on it
-	Hydration *Hydration    `json:"hydration,omitempty"` // nil if the volume reads through no snapshot
+	Transient bool          `json:"transient,omitempty"` // what is written to it is lost with the machine's memory
+	Shows     string        `json:"shows,omitempty"`     // the logical volume of the snapshot that it shows and never copies
+	State     string        `json:"state"`               // ready, hydrating, deleted, former, lost, or lvm2 while that works on it
+	Hydration *Hydration    `json:"hydration,omitempty"` // nil if the volume is not hydrated
 	FormerOf  string        `json:"formerOf,omitempty"`  // LV of the volume that this was until a rollback
 	Source    *Source       `json:"source,omitempty"`
 	Unwiped   size.Bytes    `json:"unwiped,omitempty"` // what may hold an earlier owner's bytes
@@ -101,7 +103,7 @@ type LayerState struct {
 	Active   bool        `json:"active"`
 	Exact    bool        `json:"exact,omitempty"`    // which of its chunks changed until the next cut is on record
 	Superset bool        `json:"superset,omitempty"` // the store holds more than what changed until the next cut: layers were folded into it
-	Readers  []string    `json:"readers,omitempty"`  // logical volumes that read through it
+	Readers  []string    `json:"readers,omitempty"`  // logical volumes that read through it, or show it
 }
 
 // DeviceState is a device of the kernel.
@@ -168,7 +170,7 @@ func (l *look) poolState() PoolState {
 		}
 		switch v.decoded[lv].(type) {
 		case *volume:
-			s.Blocks += v.bytesOf(lv)
+			s.Blocks += v.taken(lv)
 		case *layer, *fork:
 			s.Stores += v.bytesOf(lv)
 		case trashed:
@@ -182,7 +184,7 @@ func (l *look) poolState() PoolState {
 func (l *look) volumeState(o *volume) VolumeState {
 	v := l.view
 	s := VolumeState{
-		Pool: l.pool.name, Name: o.name, LV: o.lv.Name, Size: v.bytesOf(o.lv), Mode: o.mode, FSType: o.fs, ReadOnly: o.readOnly,
+		Pool: l.pool.name, Name: o.name, LV: o.lv.Name, Size: v.bytesOf(o.lv), Mode: o.mode, FSType: o.fs, ReadOnly: o.readOnly, Transient: o.transient,
 		State: StateReady, Unwiped: size.Bytes(o.unknown.size()) * v.extent(), Layers: []LayerState{},
 	}
 	switch {
@@ -194,6 +196,12 @@ func (l *look) volumeState(o *volume) VolumeState {
 		s.State = StateDeleted
 	case o.forked():
 		s.State = StateHydrating
+	case o.reading():
+		if x, source, err := v.readFrom(o); err != nil {
+			s.State = StateLost
+		} else if s.Shows = x.lv.Name; l.lostAt(source, x) {
+			s.State = StateLost
+		}
 	}
 	if o.source.Kind != FromNothing {
 		s.Source = &o.source
@@ -220,6 +228,14 @@ func (l *look) volumeState(o *volume) VolumeState {
 		s.Devices = append(s.Devices, l.devicesOfLVs(o.fork.lv.Name, nil)...)
 	}
 	return s
+}
+
+// lostAt says whether the content of a layer is gone, by the metadata or by the kernel.
+func (l *look) lostAt(o *volume, x *layer) bool {
+	return slices.ContainsFunc(o.path(x), func(y *layer) bool {
+		d := l.at(y.lv, "")
+		return y.lost || d != nil && d.status != nil && d.status.Invalid
+	})
 }
 
 func (l *look) layerState(o *volume, x *layer) LayerState {
@@ -249,7 +265,7 @@ func (l *look) layerState(o *volume, x *layer) LayerState {
 		s.Used = &used
 	}
 	for _, other := range l.view.volumes {
-		if other.copyOf == x.lv.ID {
+		if other.from() == x.lv.ID {
 			s.Readers = append(s.Readers, other.lv.Name)
 		}
 	}

@@ -28,6 +28,10 @@ func (r *report) checkDevices(l *look) {
 		for _, x := range o.layers {
 			c.names(x.lv, "", layerCOW)
 		}
+		if o.reading() {
+			c.reader()
+			continue
+		}
 		if o.fork != nil {
 			c.names(o.lv, layerFork, layerWindow0, layerWindow1)
 			c.names(o.fork.lv, layerCOW)

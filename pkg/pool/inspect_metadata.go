@@ -77,8 +77,11 @@ func (r *report) checkMetadata(v *view) {
 
 func (r *report) checkVolume(v *view, o *volume) {
 	at := r.at(o.lv)
-	if (o.deleted || o.forked()) && !untouchable(o.lv) {
-		r.add("Unprotected", at, protect(at), "LVM2 may activate a volume that is deleted or not hydrated")
+	if (o.deleted || o.from() != "") && !untouchable(o.lv) {
+		r.add("Unprotected", at, protect(at), "LVM2 may activate a volume that is deleted or has not all of its content")
+	}
+	if o.reading() {
+		r.checkReader(v, o)
 	}
 	if end := o.unknown.subtract(rangeSet{{Count: o.lv.Size()}}); len(end) > 0 {
 		r.add("BadTags", at, restoreGroup, "tag %s names %d extents beyond its end", tag(tagUnknown), end.size())

@@ -131,7 +131,7 @@ func (r *report) checkGroup(l *look) {
 	used := map[int]lvm2.Extents{}
 	for _, lv := range vg.LVs {
 		for _, s := range lv.Segments {
-			foreignTypes = foreignTypes || s.Type != lvm2.TypeStriped && s.Type != lvm2.TypeSnapshot
+			foreignTypes = foreignTypes || s.Type != lvm2.TypeStriped && s.Type != lvm2.TypeSnapshot && s.Type != lvm2.TypeError
 			for _, stripe := range s.Stripes {
 				if stripe.PV >= 0 {
 					used[stripe.PV] += s.Count / lvm2.Extents(len(s.Stripes))

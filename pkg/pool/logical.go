@@ -9,7 +9,7 @@ import (
 )
 
 // handsOff are the flags of LVs that LVM2 must not activate: frozen layers,
-// forks, trash.
+// forks, readers, trash.
 var handsOff = []string{lvm2.FlagActivationSkip, lvm2.FlagNoAutoActivate}
 
 // newLV describes a logical volume of ours without extents. Trash and layers
@@ -76,16 +76,22 @@ func (t *edit) deleteVolume(o *volume) error {
 }
 
 // discardBlocks makes the extents of a volume without layers trash, and frees
-// what a fork read through.
+// what a fork or reader read through.
 func (t *edit) discardBlocks(o *volume) error {
 	lvs := []*lvm2.LV{o.lv}
+	if takesNothing(o.lv) {
+		lvs = nil
+		if err := t.remove(o.lv.ID); err != nil {
+			return err
+		}
+	}
 	if o.fork != nil {
 		lvs = append(lvs, o.fork.lv)
 	}
 	if err := t.discard(lvs...); err != nil {
 		return err
 	}
-	return t.prune(t.layers[o.copyOf])
+	return t.prune(t.layers[o.from()])
 }
 
 func storesOf(layers []*layer) []*lvm2.LV {

@@ -110,6 +110,8 @@ func (v *view) changeable(lv string) (*volume, error) {
 	if err == nil {
 		if why := o.theirs(); why != "" {
 			err = fmt.Errorf("volume %s/%s: %w: %s", v.vg.Name, lv, ErrPrecondition, why)
+		} else {
+			err = v.notAReader(o)
 		}
 	}
 	return o, err

@@ -19,6 +19,10 @@ const (
 	tagSource      = "source"      // KIND/LV that the content came from
 	tagCopy        = "copy"        // id of the layer that the volume still reads through
 	tagHydrated    = "hydrated"    // sectors of it that were copied into the volume's own extents, from its beginning
+	tagReads       = "reads"       // id of the layer that a reader shows, as long as it exists
+	tagTransient   = "transient"   // the reader keeps what is written to it as long as its device is there
+	tagBegun       = "begun"       // the transient volume was activated
+	tagReset       = "reset"       // it has lost what was written to it, and was activated again
 	tagUnknown     = "unknown"     // extents of the volume, of a layer's at its cut, that may hold an earlier owner's bytes
 	tagDeleted     = "deleted"     // the volume was deleted; its blocks stay for its snapshots
 	tagFormer      = "former"      // name of the volume's logical volume that took the place of this one by a rollback: its snapshots are that volume's
@@ -26,7 +30,7 @@ const (
 	tagOrder       = "order"       // place of a layer in its volume's history
 	tagCreated     = "created"     // time of the cut, nanoseconds since 1970
 	tagLength      = "length"      // sectors of the volume at the cut
-	tagChunk       = "chunk"       // sectors of a chunk of a layer's or fork's store
+	tagChunk       = "chunk"       // sectors of a chunk of a layer's, fork's or transient volume's store
 	tagUsed        = "used"        // sectors of a frozen layer's store that are in use: the rest was given back
 	tagExact       = "exact"       // sectors of a frozen store below which it holds just what changed until the next cut; without a value all of it
 	tagSuperset    = "superset"    // a layer's store holds more than what changed until the next cut: layers are folded into it

@@ -33,13 +33,18 @@ type Source struct {
 
 // VolumeSpec is what CreateVolume is asked for.
 type VolumeSpec struct {
-	Name     string     // the CSI name: any string of at most 128 bytes
-	Size     size.Bytes // at least this; rounded up to whole extents; 0 takes the source's size or 1 GiB
-	Limit    size.Bytes // at most this; 0 means no limit
-	Mode     Mode
-	FSType   string // file system to make, for mode Filesystem: ext4, xfs or btrfs
-	ReadOnly bool   // only readers will ever use it: its device is read-only
-	Source   Source
+	Name   string     // the CSI name: any string of at most 128 bytes
+	Size   size.Bytes // at least this; rounded up to whole extents; 0 takes the source's size or 1 GiB
+	Limit  size.Bytes // at most this; 0 means no limit
+	Mode   Mode
+	FSType string // file system to make, for mode Filesystem: ext4, xfs or btrfs
+	Source Source
+	// ReadOnly: only readers will ever use it. It shows its source on a read-only
+	// device and takes no room; it has the source's size.
+	ReadOnly bool
+	// Transient: a scratch copy of its source, of the same size, that is never
+	// copied. What is written to it is lost with the machine's memory.
+	Transient bool
 }
 
 // Volume is a volume of the pool.
@@ -53,6 +58,7 @@ type Volume struct {
 	Source    Source
 	Formatted bool // a file system was made, or came with the content; never format again
 	Foreign   bool // LVM2's own: it has no mode, and can be used but not changed
+	Transient bool // what is written to it is lost with the machine's memory
 	Copied    bool // was made from a source: it may carry the source's file system identity
 }
 

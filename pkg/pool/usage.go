@@ -31,7 +31,7 @@ func (p *Pool) Usage() (Usage, error) {
 		}
 	}
 	for _, o := range v.volumes {
-		u.Blocks += v.bytesOf(o.lv)
+		u.Blocks += v.taken(o.lv)
 		if l := v.layers[o.copyOf]; l != nil {
 			u.Hydrating++
 			u.ToHydrate += (l.length - o.hydrated).Bytes()

@@ -31,6 +31,11 @@ type volume struct {
 	copyOf     lvm2.ID      // the layer that a fork reads through, "" when complete
 	hydrated   size.Sectors // what of it is in the volume's own extents
 	fork       *fork        // the store of what was written to a fork
+	reads      lvm2.ID      // the layer that a reader shows
+	transient  bool         // a reader that can be written, as long as its device is there
+	chunk      size.Sectors // of a transient volume's store
+	begun      bool         // a transient volume was activated
+	reset      bool         // it has lost what was written to it, and was activated again
 	unknown    rangeSet     // logical extents that may hold an earlier owner's bytes
 	deleted    bool
 	former     string   // LV name of the volume that this was until a rollback, "" if it was none
@@ -68,6 +73,10 @@ func (v *volume) theirs() string {
 		return "lvm2 is merging a snapshot into it"
 	case v.foreignCow:
 		return "it has snapshots that LVM2 made"
+	case v.reading() && !v.transient:
+		if !takesNothing(v.lv) {
+			return "it shows a snapshot and has got extents of its own"
+		}
 	case !linear(v.lv):
 		return "it is not linear, as while pvmove moves it"
 	}
@@ -87,7 +96,7 @@ type view struct {
 	free      rangeSet         // extents that can be given out
 	clean     rangeSet         // free extents that are known to hold zeroes
 	decoded   map[*lvm2.LV]any // what each LV was decoded to: *volume, *layer, trashed, foreign or error
-	pinned    map[lvm2.ID]bool // layers that forks read through
+	pinned    map[lvm2.ID]bool // layers that forks and readers read through
 	sources   map[string]bool  // LV names that others name: as their source, or as the volume whose snapshots they have
 }
 
@@ -126,8 +135,8 @@ func newView(vg *lvm2.VG, prev *view) *view {
 			if !c.deleted {
 				v.named[c.name] = &c
 			}
-			if c.copyOf != "" {
-				v.pinned[c.copyOf] = true
+			if from := c.from(); from != "" {
+				v.pinned[from] = true
 			}
 			for _, known := range []string{c.source.LV, c.former} {
 				if known != "" {
@@ -223,6 +232,10 @@ func decode(lv *lvm2.LV) any {
 			lv: lv, name: p[tagName], mode: Mode(p[tagMode]), fs: p[tagFS],
 			formatted: !r.has(tagUnformatted), readOnly: r.has(tagReadOnly), deleted: r.has(tagDeleted),
 			copyOf: r.id(tagCopy, false), unknown: r.ranges(tagUnknown), former: p[tagFormer],
+			reads: r.id(tagReads, false), transient: r.has(tagTransient), begun: r.has(tagBegun), reset: r.has(tagReset),
+		}
+		if v.transient {
+			v.chunk = size.Sectors(r.number(tagChunk))
 		}
 		if r.has(tagHydrated) {
 			v.hydrated = size.Sectors(r.number(tagHydrated))
@@ -353,6 +366,14 @@ func (v *view) extent() size.Bytes { return v.vg.ExtentSize.Bytes() }
 // extents returns how many extents hold b bytes.
 func (v *view) extents(b size.Bytes) lvm2.Extents {
 	return lvm2.Extents(b.RoundUp(v.extent()) / v.extent())
+}
+
+// taken returns what lv takes of the pool in bytes.
+func (v *view) taken(lv *lvm2.LV) size.Bytes {
+	if takesNothing(lv) {
+		return 0
+	}
+	return v.bytesOf(lv)
 }
 
 // bytesOf returns the size of lv in bytes.

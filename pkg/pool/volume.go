@@ -33,8 +33,11 @@ func (p *Pool) CreateVolume(ctx context.Context, spec VolumeSpec) (Volume, error
 			return Volume{}, err
 		}
 		lv, err := run(ctx, p, append([]string{nameKey(spec.Name)}, keys...), func(ctx context.Context) (string, error) {
-			if spec.Source.Kind == FromNothing {
+			switch {
+			case spec.Source.Kind == FromNothing:
 				return p.createBlank(ctx, spec)
+			case spec.ReadOnly || spec.Transient:
+				return p.createReader(ctx, spec)
 			}
 			return p.createFrom(ctx, spec)
 		})
@@ -65,6 +68,10 @@ func checkSpec(s VolumeSpec) error {
 		return fmt.Errorf("%w: the limit %v is below the size %v", ErrOutOfRange, s.Limit, s.Size)
 	case s.ReadOnly && s.Source.Kind == FromNothing:
 		return fmt.Errorf("%w: a read-only volume without a source could never hold anything", ErrInvalid)
+	case s.Transient && s.Source.Kind == FromNothing:
+		return fmt.Errorf("%w: a transient volume needs a source: it is a scratch copy of that", ErrInvalid)
+	case s.Transient && s.ReadOnly:
+		return fmt.Errorf("%w: a transient volume is there to be written: ask for a read-only one that is not transient", ErrInvalid)
 	}
 	return nil
 }
@@ -112,6 +119,8 @@ func (v *view) existing(spec VolumeSpec) (*volume, error) {
 		differs = fmt.Sprintf("is of mode %s %s", o.mode, o.fs)
 	case o.readOnly != spec.ReadOnly:
 		differs = fmt.Sprintf("read-only is %v", o.readOnly)
+	case o.transient != spec.Transient:
+		differs = fmt.Sprintf("transient is %v", o.transient)
 	case o.source != spec.Source:
 		differs = fmt.Sprintf("has the source %s %s", o.source.Kind, o.source.LV)
 	}
@@ -147,11 +156,8 @@ func (p *Pool) createBlank(ctx context.Context, spec VolumeSpec) (name string, e
 // newVolume allocates n extents and describes the volume. It does not put it
 // into the group. There must be room for more extents of its store.
 func (p *Pool) newVolume(t *edit, spec VolumeSpec, n, more lvm2.Extents) (*lvm2.LV, error) {
-	name, err := t.lvName(spec.Name)
+	lv, err := p.blankVolume(t, spec)
 	if err != nil {
-		return nil, err
-	}
-	if err := t.writable(); err != nil {
 		return nil, err
 	}
 	if err := p.checkRoom(t.view, n+more); err != nil {
@@ -159,6 +165,20 @@ func (p *Pool) newVolume(t *edit, spec VolumeSpec, n, more lvm2.Extents) (*lvm2.
 	}
 	ranges, err := t.allocate(n, lowEnd)
 	if err != nil {
+		return nil, err
+	}
+	lv.Segments = appendExtents(nil, ranges...)
+	setUnknown(lv, logicalOutside(t.clean, 0, ranges))
+	return lv, nil
+}
+
+// blankVolume describes a volume without its extents.
+func (p *Pool) blankVolume(t *edit, spec VolumeSpec) (*lvm2.LV, error) {
+	name, err := t.lvName(spec.Name)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.writable(); err != nil {
 		return nil, err
 	}
 	tags := []string{tag(tagName, spec.Name), tag(tagMode, string(spec.Mode))}
@@ -176,8 +196,6 @@ func (p *Pool) newVolume(t *edit, spec VolumeSpec, n, more lvm2.Extents) (*lvm2.
 	}
 	lv := newLV(name, roleVolume, tags...)
 	lv.CreationHost = p.host.Hostname
-	lv.Segments = appendExtents(nil, ranges...)
-	setUnknown(lv, logicalOutside(t.clean, 0, ranges))
 	return lv, nil
 }
 
@@ -317,6 +335,6 @@ func (p *Pool) Volumes(context.Context) ([]Volume, error) {
 func (v *view) describe(o *volume) Volume {
 	return Volume{
 		Name: o.name, LV: o.lv.Name, Size: v.bytesOf(o.lv), Mode: o.mode, FSType: o.fs, ReadOnly: o.readOnly,
-		Source: o.source, Formatted: o.formatted, Copied: o.source.Kind != FromNothing,
+		Source: o.source, Formatted: o.formatted, Copied: o.source.Kind != FromNothing, Transient: o.transient,
 	}
 }

@@ -202,6 +202,7 @@ func (s *session) target(m *history.Model, e *history.Event) bool {
 		return all[s.random.n(len(all))]
 	}
 	volume := func(o *history.Object) bool { return !o.Snapshot }
+	own := func(o *history.Object) bool { return volume(o) && !o.ReadOnly } // has blocks of its own
 	var o *history.Object
 	switch e.Op {
 	case history.Create:
@@ -211,20 +212,24 @@ func (s *session) target(m *history.Model, e *history.Event) bool {
 		}
 		return volumes < mostVolumes
 	case history.Restore, history.Clone:
-		o = pick(func(o *history.Object) bool { return o.Snapshot == (e.Op == history.Restore) && volumes < mostVolumes })
+		o = pick(func(o *history.Object) bool {
+			return o.Snapshot == (e.Op == history.Restore) && (o.Snapshot || own(o)) && volumes < mostVolumes
+		})
 		if o != nil {
-			e.From, e.FS, e.ReadOnly = o.ID, o.FS, s.random.n(8) == 0
-			e.Size = min(o.Size+size.Bytes(s.random.n(2))*extent, max(largest, o.Size))
+			e.From, e.FS, e.ReadOnly, e.Size = o.ID, o.FS, s.random.n(8) == 0, o.Size
+			if !e.ReadOnly {
+				e.Size = min(o.Size+size.Bytes(s.random.n(2))*extent, max(largest, o.Size))
+			}
 		}
 		return o != nil
 	case history.Snapshot:
-		o = pick(func(o *history.Object) bool { return volume(o) && on[o.ID] < mostOnVolume && snapshots < mostSnaps })
+		o = pick(func(o *history.Object) bool { return own(o) && on[o.ID] < mostOnVolume && snapshots < mostSnaps })
 		if o != nil {
 			e.From, e.FS, e.Size = o.ID, o.FS, o.Size
 		}
 		return o != nil
 	case history.Expand:
-		o = pick(func(o *history.Object) bool { return volume(o) && o.Size < largest })
+		o = pick(func(o *history.Object) bool { return own(o) && o.Size < largest })
 		if o != nil {
 			e.Size = o.Size + extent
 		}

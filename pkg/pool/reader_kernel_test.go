@@ -1,0 +1,277 @@
+//go:build kernel
+
+package pool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// quiet runs a command of LVM2 that must succeed and have nothing to say but
+// that no backup was made, and that the table of an active reader, or of an
+// older snapshot, is not what it would make (docs/limitations.md).
+func quiet(t *testing.T, command string) string {
+	t.Helper()
+	var said bytes.Buffer
+	args := strings.Fields(command)
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		t.Errorf("%s: %v\n%s", command, err, said.String())
+	}
+	for line := range strings.Lines(said.String()) {
+		known := args[0] == "lvs" && (strings.Contains(line, "Cannot find matching striped segment") || strings.Contains(line, "does not match expected type error"))
+		if !known && !strings.Contains(line, "NOT backed up") {
+			t.Errorf("%s says %s", command, line)
+		}
+	}
+	return string(out)
+}
+
+// full takes every free extent of the pool.
+func full(t *testing.T, p *Pool) {
+	t.Helper()
+	waitIdle(t, p)
+	if out, err := exec.Command("lvcreate", "-q", "-an", "-Wn", "-Zn", "-l", "100%FREE", "-n", "rest", p.vgName).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	ok(t, p.refresh(context.Background()))
+	if n := must(p.latest())(t).free.size(); n != 0 {
+		t.Fatalf("%d extents are free", n)
+	}
+}
+
+func noFindings(t *testing.T, p *Pool) {
+	t.Helper()
+	v := must(Verify(context.Background(), p.config, Options{}))(t)
+	for _, f := range v.Findings {
+		t.Errorf("check: %s %s: %s", f.Reason, f.Where, f.What)
+	}
+}
+
+// TestReaders: volumes for readers only show their snapshots, several at once,
+// from a pool without a free extent; the source and the snapshots may change and
+// go; LVM2 takes them for what they are and leaves them alone.
+func TestReaders(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	r := rand.New(rand.NewPCG(3, 4))
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 12 * size.MiB, Mode: Block}))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	base := make(content, v.Size)
+	cuts := map[string]content{}
+	for _, name := range []string{"s1", "s2", "s3"} {
+		base.scribble(t, r, path, 100)
+		must(p.CreateSnapshot(ctx, name, v.LV))(t)
+		cuts[name] = bytes.Clone(base)
+	}
+	clone := must(p.CreateVolume(ctx, VolumeSpec{Name: "r-clone", Mode: Block, ReadOnly: true, Source: Source{FromVolume, v.LV}}))(t)
+	want := map[string]content{clone.LV: bytes.Clone(base)}
+	base.scribble(t, r, path, 20)
+	full(t, p)
+	for _, name := range []string{"s1", "s2", "s2", "s3"} {
+		spec := VolumeSpec{Name: fmt.Sprint("r-", name, "-", len(want)), Size: v.Size, Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, name}}
+		made := must(p.CreateVolume(ctx, spec))(t)
+		if again := must(p.CreateVolume(ctx, spec))(t); again != made {
+			t.Errorf("made again: %+v, was %+v", again, made)
+		}
+		if made.Size != v.Size || !made.ReadOnly || !made.Copied {
+			t.Errorf("%+v", made)
+		}
+		want[made.LV] = cuts[name]
+	}
+	paths := map[string]string{}
+	compare := func(when string) {
+		t.Helper()
+		for lv, c := range want {
+			c.compare(t, paths[lv], lv+" "+when)
+		}
+	}
+	for lv := range want {
+		paths[lv] = must(p.Activate(ctx, lv))(t)
+		if f, err := os.OpenFile(paths[lv], os.O_WRONLY, 0); err == nil {
+			if _, err := f.Write(make([]byte, 4096)); err == nil {
+				t.Error("it can be written")
+			}
+			f.Close()
+		}
+	}
+	compare("fresh")
+	base.scribble(t, r, path, 10)
+	compare("after writes to the source")
+	noFindings(t, p)
+
+	before := devicesOf(t, p)
+	group := p.vgName
+	for _, command := range []string{"vgck GROUP", "vgs GROUP", "lvs -a GROUP", "vgcfgbackup -f /tmp/backup GROUP", "vgchange -ay GROUP"} {
+		quiet(t, strings.ReplaceAll(command, "GROUP", group))
+	}
+	if extents := strings.Fields(quiet(t, "vgs --noheadings -o vg_free_count "+group)); extents[0] != "0" {
+		t.Errorf("for LVM2 %v extents are free", extents)
+	}
+	for name, table := range devicesOf(t, p) {
+		if before[name] != table && name != "rest" {
+			t.Errorf("vgchange -ay made %s: %s, it was %s", name, table, before[name])
+		}
+	}
+	quiet(t, "lvremove -q -y "+group+"/rest")
+	ok(t, p.refresh(ctx))
+
+	reader := clone.LV
+	for what, err := range map[string]error{
+		"cut":    second(p.CreateSnapshot(ctx, "x", reader)),
+		"clone":  second(p.CreateVolume(ctx, VolumeSpec{Name: "x", Mode: Block, Source: Source{FromVolume, reader}})),
+		"expand": second(p.ExpandVolume(ctx, reader, v.Size+1, 0)),
+	} {
+		if !errors.Is(err, ErrPrecondition) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if got, err := p.ExpandVolume(ctx, reader, v.Size, 0); err != nil || got.Size != v.Size {
+		t.Errorf("expanded to its size: %v, %v", got, err)
+	}
+	larger := VolumeSpec{Name: "x", Size: v.Size + 1, Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, "s1"}}
+	if _, err := p.CreateVolume(ctx, larger); !errors.Is(err, ErrOutOfRange) {
+		t.Errorf("larger than the snapshot: %v", err)
+	}
+
+	must(p.CreateSnapshot(ctx, "s4", v.LV))(t)
+	base.scribble(t, r, path, 10)
+	compare("after another cut")
+	for _, name := range []string{"s2", "s3", "s1"} {
+		ok(t, p.DeleteSnapshot(ctx, name))
+		base.scribble(t, r, path, 5)
+		compare("after the end of " + name)
+	}
+	config := p.config
+	ok(t, p.Close())
+	p = openPool(t, config)
+	compare("after a restart")
+	ok(t, p.Deactivate(ctx, v.LV))
+	ok(t, p.DeleteVolume(ctx, v.LV))
+	ok(t, p.DeleteSnapshot(ctx, "s4"))
+	compare("after the end of their source")
+	for lv := range want {
+		if err := p.Deactivate(ctx, lv); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left := devicesOf(t, p); len(left) != 0 {
+		t.Errorf("nothing is active, left: %v", left)
+	}
+	for lv := range want {
+		paths[lv] = must(p.Activate(ctx, lv))(t)
+	}
+	compare("active again")
+	noFindings(t, p)
+	for lv, c := range want {
+		c.compare(t, paths[lv], lv+" before its end")
+		ok(t, p.DeleteVolume(ctx, lv))
+	}
+	waitIdle(t, p)
+	if left := devicesOf(t, p); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+	if n := len(must(p.latest())(t).vg.LVs); n != 0 {
+		t.Errorf("%d logical volumes are left", n)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+// TestReaderOfFork: a snapshot of a volume that is hydrated meanwhile.
+func TestReaderOfFork(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.HydrationRate = 8 * size.MiB })
+	r := rand.New(rand.NewPCG(5, 6))
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 64 * size.MiB, Mode: Block}))(t)
+	base := make(content, v.Size)
+	path := must(p.Activate(ctx, v.LV))(t)
+	base.scribble(t, r, path, 200)
+	must(p.CreateSnapshot(ctx, "s1", v.LV))(t)
+	fork := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{FromSnapshot, "s1"}}))(t)
+	forkPath := must(p.Activate(ctx, fork.LV))(t)
+	forked := content(bytes.Clone(base))
+	forked.scribble(t, r, forkPath, 50)
+	must(p.CreateSnapshot(ctx, "s2", fork.LV))(t)
+	cut := content(bytes.Clone(forked))
+	reader := must(p.CreateVolume(ctx, VolumeSpec{Name: "reader", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, "s2"}}))(t)
+	shown := must(p.Activate(ctx, reader.LV))(t)
+	passes := 0
+	for ; must(p.latest())(t).volumeByLV(fork.LV).forked(); passes++ {
+		forked.scribble(t, r, forkPath, 10)
+		base.scribble(t, r, path, 5)
+		cut.compare(t, shown, fmt.Sprintf("the reader in pass %d", passes))
+		if passes == 2 { // all of it again, without the fork's own device
+			ok(t, p.Deactivate(ctx, reader.LV))
+			ok(t, p.Deactivate(ctx, fork.LV))
+			shown = must(p.Activate(ctx, reader.LV))(t)
+			cut.compare(t, shown, "the reader while the fork is not active")
+			forkPath = must(p.Activate(ctx, fork.LV))(t)
+		}
+	}
+	if passes < 4 {
+		t.Errorf("hydrated after %d passes", passes)
+	}
+	cut.compare(t, shown, "the reader in the end")
+	forked.compare(t, forkPath, "the fork in the end")
+	ok(t, p.DeleteSnapshot(ctx, "s2"))
+	noFindings(t, p)
+	ok(t, p.DeleteVolume(ctx, reader.LV))
+	forked.compare(t, forkPath, "the fork without a reader")
+	waitIdle(t, p)
+	if tables := devicesOf(t, p); strings.Contains(tables["fork"], "snapshot") {
+		t.Errorf("in the end: %v", tables)
+	}
+}
+
+// TestReaderLost: when the snapshot is lost the volume says so, and is not
+// activated any more.
+func TestReaderLost(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 64 * size.MiB, Mode: Block}))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	must(p.CreateSnapshot(ctx, "s1", v.LV))(t)
+	full(t, p)
+	for _, name := range []string{"r1", "r2"} {
+		must(p.CreateVolume(ctx, VolumeSpec{Name: name, Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, "s1"}}))(t)
+	}
+	must(p.Activate(ctx, "r1"))(t)
+	if c := must(p.Health(ctx, "r1"))(t); len(c) != 0 {
+		t.Errorf("health while it is well: %v", c)
+	}
+	for at := int64(0); at < int64(v.Size); at += 1 << 20 { // more than the store holds
+		writeDevice(t, path, at, bytes.Repeat([]byte{1}, 1<<20))
+	}
+	for _, name := range []string{"r1", "r2"} {
+		if c := must(p.Health(ctx, name))(t); len(c) != 1 || c[0].Severity != DataLoss || c[0].Reason != "SourceLost" {
+			t.Errorf("health of %s: %v", name, c)
+		}
+	}
+	if _, err := p.Activate(ctx, "r2"); !errors.Is(err, ErrLost) {
+		t.Errorf("activated: %v", err)
+	}
+	for end := time.Now().Add(10 * time.Second); !must(p.Snapshot(ctx, "s1"))(t).Lost && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond) // until it is recorded
+	}
+	if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "r3", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, "s1"}}); !errors.Is(err, ErrLost) {
+		t.Errorf("created: %v", err)
+	}
+	for _, lv := range []string{"r1", "r2"} {
+		ok(t, p.Deactivate(ctx, lv))
+		ok(t, p.DeleteVolume(ctx, lv))
+	}
+	ok(t, p.DeleteSnapshot(ctx, "s1"))
+}

@@ -1,0 +1,133 @@
+package pool
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// A transient volume is a reader that can be written:
+//
+//	pool-vol      snapshot  <pool-snapK> <pool-vol-cow> N <chunk>
+//	pool-vol-cow  linear    the volume's own extents
+//
+// The kernel keeps in its memory which chunks were written, and puts them one
+// behind the other on the store, from its first sector (dm-snap-transient.c): one
+// that is as long as the volume is never full. The device is kept from the first
+// activation until the volume is deleted. If it is lost, as by a reboot, the
+// volume is its snapshot again.
+
+// scratchChunk is the largest chunk up to most that divides a volume's length.
+func scratchChunk(most, length size.Bytes) (size.Sectors, error) {
+	for chunk := most; chunk >= cow.MinChunk; chunk /= 2 {
+		if length%chunk == 0 {
+			return chunk.Sectors(), nil
+		}
+	}
+	return 0, fmt.Errorf("%w: %v, the size of the snapshot, is not a multiple of %v, as a transient volume needs it", ErrPrecondition, length, cow.MinChunk)
+}
+
+// scratchUp makes the device of a transient volume above the snapshot's. One
+// that is there stays as it is: a new table would forget what was written.
+func (p *Pool) scratchUp(ctx context.Context, v *view, o *volume, below dm.Device, top *dm.Info) error {
+	vol, store := p.device(v, o.lv, "", udevVisible), p.device(v, o.lv, layerCOW, udevCOW)
+	table, err := p.linearTable(v, o.lv)
+	if err != nil {
+		return err
+	}
+	existed, err := p.find(store)
+	if err != nil {
+		return err
+	}
+	cowDev, pending, err := p.ensureFrom(existed, store, table, false)
+	if err != nil {
+		return err
+	}
+	switch {
+	case pending && existed != nil && existed.Live: // LVM2 has moved it
+		err = p.swap(ctx, store, existed.Suspended, dm.SuspendOptions{SkipLockFS: true}, func() error { return nil })
+	case pending:
+		err = p.start(ctx, store, cowDev)
+	}
+	if err != nil {
+		return err
+	}
+	if top != nil && top.Live {
+		return p.node(ctx, vol, top.Device)
+	}
+	dev, _, err := p.ensureFrom(top, vol, whole(v.bytesOf(o.lv).Sectors(), dm.Snapshot{
+		Origin: below, COW: cowDev, Persistence: dm.Transient, Chunk: o.chunk,
+	}), false)
+	if err != nil {
+		return err
+	}
+	return p.start(ctx, vol, dev)
+}
+
+// scratchKept says whether what was written to a transient volume is there. If
+// the kernel has given it up, and nobody has the device open any more, the
+// device is removed.
+func (p *Pool) scratchKept(ctx context.Context, v *view, o *volume) (bool, error) {
+	info, err := p.find(p.device(v, o.lv, "", udevVisible))
+	if err != nil || info == nil || !info.Live {
+		return false, err
+	}
+	s, err := p.snapshotStatus(info.Name)
+	if err != nil || !s.Invalid {
+		return err == nil, err
+	}
+	if info.OpenCount > 0 {
+		return false, fmt.Errorf("volume %s/%s: %w: the kernel gave up what was written to it, and its device is open still", v.vg.Name, o.lv.Name, ErrInUse)
+	}
+	return false, p.down(ctx, v, o)
+}
+
+// noteScratch records that a transient volume was activated, and whether what was
+// written before was lost.
+func (p *Pool) noteScratch(ctx context.Context, lv string, lost bool) error {
+	return p.do(ctx, &change{what: "record the activation of volume " + lv, edit: func(t *edit) error {
+		o := t.volumeByLV(lv)
+		if o == nil || o.begun && !lost {
+			return nil
+		}
+		c := o.lv.Clone()
+		if c.Tags = setTag(c.Tags, tagBegun); lost {
+			c.Tags = setTag(c.Tags, tagReset)
+		}
+		return t.put(c)
+	}})
+}
+
+// unnoteScratch forgets that a transient volume has lost what was written to it:
+// who used it is done.
+func (p *Pool) unnoteScratch(ctx context.Context, lv string) error {
+	_, err := run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
+		return none, p.do(ctx, &change{what: "record the end of use of volume " + lv, edit: func(t *edit) error {
+			o := t.volumeByLV(lv)
+			if o == nil || !o.reset {
+				return nil
+			}
+			c := o.lv.Clone()
+			c.Tags = dropTags(c.Tags, tagReset)
+			return t.put(c)
+		}})
+	})
+	return err
+}
+
+// scratchHealth says whether what was written to a transient volume is lost.
+func (p *Pool) scratchHealth(v *view, o *volume) []Condition {
+	if !o.transient {
+		return nil
+	}
+	if s, err := p.snapshotStatus(p.device(v, o.lv, "", udevVisible).name); err == nil && s.Invalid {
+		return []Condition{{DataLoss, "TransientLost", "the kernel gave up what was written to it, after an I/O error or for lack of memory: reads fail until it is staged again"}}
+	}
+	if o.reset {
+		return []Condition{{Degraded, "TransientRestarted", "what was written to it was lost, as by a reboot: it began again with the snapshot's content"}}
+	}
+	return nil
+}
