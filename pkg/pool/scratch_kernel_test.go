@@ -1,0 +1,132 @@
+//go:build kernel
+
+package pool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+func reasons(c []Condition) string {
+	var out []string
+	for _, x := range c {
+		out = append(out, x.Reason)
+	}
+	return strings.Join(out, " ")
+}
+
+// TestTransient: a transient volume can be written all over, keeps that as long
+// as its device is there, and begins again when it is lost.
+func TestTransient(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	r := rand.New(rand.NewPCG(7, 8))
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 16 * size.MiB, Mode: Block}))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	base := make(content, v.Size)
+	base.scribble(t, r, path, 100)
+	must(p.CreateSnapshot(ctx, "s1", v.LV))(t)
+	cut := content(bytes.Clone(base))
+	base.scribble(t, r, path, 50)
+
+	spec := VolumeSpec{Name: "scratch", Mode: Block, Transient: true, Source: Source{FromSnapshot, "s1"}}
+	made := must(p.CreateVolume(ctx, spec))(t)
+	if again := must(p.CreateVolume(ctx, spec))(t); again != made || !made.Transient || made.Size != v.Size {
+		t.Errorf("made %+v, again %+v", made, again)
+	}
+	for what, c := range map[string]struct {
+		spec VolumeSpec
+		want error
+	}{
+		"the same name, to be kept":  {VolumeSpec{Name: "scratch", Mode: Block, Source: spec.Source}, ErrConflict},
+		"without a source":           {VolumeSpec{Name: "x", Mode: Block, Transient: true}, ErrInvalid},
+		"for readers":                {VolumeSpec{Name: "x", Mode: Block, Transient: true, ReadOnly: true, Source: spec.Source}, ErrInvalid},
+		"larger than its snapshot":   {VolumeSpec{Name: "x", Size: v.Size + 1, Mode: Block, Transient: true, Source: spec.Source}, ErrOutOfRange},
+		"clone of it":                {VolumeSpec{Name: "x", Mode: Block, Source: Source{FromVolume, made.LV}}, ErrPrecondition},
+		"another one that copies it": {VolumeSpec{Name: "x", Mode: Block, Transient: true, Source: Source{FromVolume, made.LV}}, ErrPrecondition},
+	} {
+		if _, err := p.CreateVolume(ctx, c.spec); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := second(p.CreateSnapshot(ctx, "x", made.LV)); !errors.Is(err, ErrPrecondition) {
+		t.Errorf("snapshot of it: %v", err)
+	}
+	if err := second(p.ExpandVolume(ctx, made.LV, v.Size+1, 0)); !errors.Is(err, ErrPrecondition) {
+		t.Errorf("expansion of it: %v", err)
+	}
+
+	scratch := must(p.Activate(ctx, made.LV))(t)
+	mine := content(bytes.Clone(cut))
+	mine.compare(t, scratch, "fresh")
+	mine.scribble(t, r, scratch, 50)
+	base.scribble(t, r, path, 20)
+	mine.compare(t, scratch, "written")
+	must(p.CreateSnapshot(ctx, "s2", v.LV))(t)
+	ok(t, p.DeleteSnapshot(ctx, "s1"))
+	base.scribble(t, r, path, 20)
+	noFindings(t, p)
+	mine.compare(t, scratch, "after another cut")
+
+	// Staged elsewhere, the driver replaced: it keeps what was written.
+	ok(t, p.Deactivate(ctx, made.LV))
+	config := p.config
+	ok(t, p.Close())
+	p = openPool(t, config)
+	scratch = must(p.Activate(ctx, made.LV))(t)
+	mine.compare(t, scratch, "after a restart of the driver")
+	// All over: the store of as many chunks as the volume has is never full.
+	for at := 0; at < len(mine); at += 1 << 20 {
+		part := mine[at:min(len(mine), at+1<<20)]
+		for i := range part {
+			part[i] = byte(at>>20 + i)
+		}
+		writeDevice(t, scratch, int64(at), part)
+	}
+	mine.compare(t, scratch, "written all over")
+	if s := must(p.snapshotStatus(p.device(must(p.latest())(t), must(p.latest())(t).volumeByLV(made.LV).lv, "", udevVisible).name))(t); s.Invalid || s.Used != s.Total {
+		t.Errorf("written all over its store says %v", s)
+	}
+	if c := must(p.Health(ctx, made.LV))(t); len(c) != 0 {
+		t.Errorf("health: %v", c)
+	}
+	quiet(t, "vgck "+p.vgName)
+	quiet(t, "vgchange -ay "+p.vgName)
+	mine.compare(t, scratch, "after vgchange -ay")
+
+	// The devices are lost, as by a reboot.
+	ok(t, p.Deactivate(ctx, made.LV))
+	ok(t, p.deactivate(ctx, made.LV))
+	if devices := devicesOf(t, p); len(devices) != 4 {
+		t.Errorf("without the transient volume there are the devices %v", devices)
+	}
+	scratch = must(p.Activate(ctx, made.LV))(t)
+	cut.compare(t, scratch, "begun again")
+	if c := must(p.Health(ctx, made.LV))(t); reasons(c) != "TransientRestarted" {
+		t.Errorf("health after it began again: %v", c)
+	}
+	must(p.Activate(ctx, made.LV))(t)
+	ok(t, p.Deactivate(ctx, made.LV))
+	if c := must(p.Health(ctx, made.LV))(t); len(c) != 0 {
+		t.Errorf("health after its use: %v", c)
+	}
+	ok(t, p.Deactivate(ctx, v.LV))
+	ok(t, p.DeleteVolume(ctx, v.LV))
+	ok(t, p.DeleteSnapshot(ctx, "s2"))
+	cut.compare(t, scratch, "without its source")
+	noFindings(t, p)
+	ok(t, p.DeleteVolume(ctx, made.LV))
+	waitIdle(t, p)
+	if left := devicesOf(t, p); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+	if n := len(must(p.latest())(t).vg.LVs); n != 0 {
+		t.Errorf("%d logical volumes are left", n)
+	}
+}
