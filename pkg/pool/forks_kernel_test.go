@@ -27,6 +27,7 @@ type forest struct {
 	r         *rand.Rand
 	next      int
 	volumes   []*forestVolume
+	readers   []*forestReader
 	snapshots map[string]content
 	counts    map[string]int
 }
@@ -87,6 +88,9 @@ func (f *forest) check() {
 func (f *forest) step() string {
 	ctx := context.Background()
 	v, s := f.volume(), f.snapshot()
+	if f.r.IntN(8) == 0 {
+		return f.readerStep(v, s)
+	}
 	switch n := f.r.IntN(100); {
 	case v == nil || n < 4 && len(f.volumes) < 8:
 		made := must(f.p.CreateVolume(ctx, VolumeSpec{Name: f.name("v"), Size: 16 * size.MiB, Mode: Block}))(f.t)
@@ -190,6 +194,7 @@ func TestForks(t *testing.T) {
 		v.compare(t, v.path, v.lv+" in the end")
 	}
 	ctx := context.Background()
+	f.endReaders()
 	for name := range f.snapshots {
 		ok(t, f.p.DeleteSnapshot(ctx, name))
 	}

@@ -193,7 +193,7 @@ func second[T any](_ T, err error) error { return err }
 // TestReaderOfFork: a snapshot of a volume that is hydrated meanwhile.
 func TestReaderOfFork(t *testing.T) {
 	ctx := context.Background()
-	p := testPool(t, func(c *Config) { c.HydrationRate = 8 * size.MiB })
+	p := testPool(t, func(c *Config) { c.HydrationRate = 4 * size.MiB })
 	r := rand.New(rand.NewPCG(5, 6))
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 64 * size.MiB, Mode: Block}))(t)
 	base := make(content, v.Size)
@@ -221,7 +221,7 @@ func TestReaderOfFork(t *testing.T) {
 			forkPath = must(p.Activate(ctx, fork.LV))(t)
 		}
 	}
-	if passes < 4 {
+	if passes < 3 {
 		t.Errorf("hydrated after %d passes", passes)
 	}
 	cut.compare(t, shown, "the reader in the end")
