@@ -127,5 +127,5 @@ type claims struct{ client kubernetes.Interface }
 
 func (c claims) Claim(ctx context.Context, namespace, name string) (router.Claim, bool, error) {
 	claim, found, err := cluster.FindClaim(ctx, c.client, namespace, name)
-	return router.Claim{UID: claim.UID, Created: claim.Created, SelectedNode: claim.SelectedNode}, found, err
+	return router.Claim{UID: claim.UID, Created: claim.Created, SelectedNode: claim.SelectedNode, Ephemeral: claim.Ephemeral}, found, err
 }

@@ -90,6 +90,9 @@ func volumeType(v pool.VolumeState) string {
 	if v.ReadOnly {
 		kind += ",ro"
 	}
+	if v.Transient {
+		kind += ",transient"
+	}
 	return kind
 }
 

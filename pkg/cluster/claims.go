@@ -19,6 +19,7 @@ type Claim struct {
 	UID          string
 	Created      time.Time
 	SelectedNode string // "" if the scheduler has not chosen one
+	Ephemeral    bool   // a pod owns it: it is made and deleted with that
 }
 
 // FindClaim looks up a claim. It asks the API server and not a cache: claims
@@ -31,5 +32,9 @@ func FindClaim(ctx context.Context, client kubernetes.Interface, namespace, name
 	if err != nil {
 		return Claim{}, false, fmt.Errorf("look up claim %s/%s: %w", namespace, name, err)
 	}
-	return Claim{UID: string(c.UID), Created: c.CreationTimestamp.Time, SelectedNode: c.Annotations[selectedNode]}, true, nil
+	owner := metav1.GetControllerOf(c)
+	return Claim{
+		UID: string(c.UID), Created: c.CreationTimestamp.Time, SelectedNode: c.Annotations[selectedNode],
+		Ephemeral: owner != nil && owner.APIVersion == "v1" && owner.Kind == "Pod",
+	}, true, nil
 }

@@ -149,13 +149,19 @@ func TestWatchNodes(t *testing.T) {
 }
 
 func TestFindClaim(t *testing.T) {
-	client := fake.NewClientset(
+	owned := func(name, apiVersion, kind string) *corev1.PersistentVolumeClaim {
+		controls := true
+		return &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, CreationTimestamp: since,
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: apiVersion, Kind: kind, Name: "o", Controller: &controls}}}}
+	}
+	client := fake.NewClientset(owned("pods", "v1", "Pod"), owned("theirs", "example.com/v1", "Pod"), owned("sets", "apps/v1", "StatefulSet"),
 		&corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "immediate", UID: "1", CreationTimestamp: since}},
 		&corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "scheduled", UID: "2", CreationTimestamp: since,
 			Annotations: map[string]string{"volume.kubernetes.io/selected-node": "n1"}}},
 	)
 	for name, want := range map[string]Claim{
 		"immediate": {UID: "1", Created: since.Time}, "scheduled": {UID: "2", Created: since.Time, SelectedNode: "n1"}, "missing": {},
+		"pods": {Created: since.Time, Ephemeral: true}, "theirs": {Created: since.Time}, "sets": {Created: since.Time},
 	} {
 		got, found, err := FindClaim(t.Context(), client, "ns", name)
 		if err != nil || found != (name != "missing") || got != want {

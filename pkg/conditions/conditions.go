@@ -18,6 +18,7 @@ const (
 
 	onlyExistingKey = "dmsnap-only-existing"
 	reservationKey  = "dmsnap-reservation"
+	ephemeralKey    = "dmsnap-ephemeral"
 )
 
 // Conditions are what a node must heed before it carries out a CreateVolume or
@@ -30,6 +31,9 @@ type Conditions struct {
 	// OnlyExisting it is taken if the name is not found here; without, nothing
 	// is created unless it is the last that was taken. See Reservations.
 	Reservation string
+	// Ephemeral: the claim that the volume is for ends with the pod that owns it.
+	// Only for such a claim the node makes a transient volume.
+	Ephemeral bool
 }
 
 // For returns a context for a call to a node.
@@ -41,13 +45,20 @@ func For(ctx context.Context, node string, c Conditions) context.Context {
 	if c.Reservation != "" {
 		pairs = append(pairs, reservationKey, c.Reservation)
 	}
+	if c.Ephemeral {
+		pairs = append(pairs, ephemeralKey, "true")
+	}
 	return metadata.NewOutgoingContext(ctx, metadata.Pairs(pairs...))
 }
 
 // Of returns the conditions of a request that a server received.
 func Of(ctx context.Context) Conditions {
 	md, _ := metadata.FromIncomingContext(ctx)
-	return Conditions{OnlyExisting: last(md.Get(onlyExistingKey)) == "true", Reservation: last(md.Get(reservationKey))}
+	return Conditions{
+		OnlyExisting: last(md.Get(onlyExistingKey)) == "true",
+		Reservation:  last(md.Get(reservationKey)),
+		Ephemeral:    last(md.Get(ephemeralKey)) == "true",
+	}
 }
 
 // Node returns the full name of the node that a request which a server

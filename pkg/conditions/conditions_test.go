@@ -14,7 +14,7 @@ func received(ctx context.Context) context.Context {
 }
 
 func TestConditions(t *testing.T) {
-	for _, want := range []Conditions{{}, {OnlyExisting: true}, {Reservation: "a/1"}, {OnlyExisting: true, Reservation: "a/2"}} {
+	for _, want := range []Conditions{{}, {OnlyExisting: true}, {Reservation: "a/1"}, {OnlyExisting: true, Reservation: "a/2"}, {Ephemeral: true}} {
 		ctx := received(For(t.Context(), "node-1.example", want))
 		if got, node := Of(ctx), Node(ctx); got != want || node != "node-1.example" {
 			t.Errorf("%+v: got %+v of node %q", want, got, node)
@@ -31,5 +31,16 @@ func TestNothingElseIsPassed(t *testing.T) {
 	ctx = received(For(ctx, "n", Conditions{}))
 	if got, node := Of(ctx), Node(ctx); got.Reservation != "" || node != "n" {
 		t.Errorf("got %+v of node %q", got, node)
+	}
+}
+
+func TestTransient(t *testing.T) {
+	for value, want := range map[string]bool{"true": true, "false": false, "": false} {
+		if got, err := Transient(map[string]string{ParameterTransient: value}); err != nil || got != want {
+			t.Errorf("%q: %v, %v", value, got, err)
+		}
+	}
+	if _, err := Transient(map[string]string{ParameterTransient: "yes"}); err == nil {
+		t.Error("yes is taken")
 	}
 }

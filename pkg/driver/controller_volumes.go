@@ -8,6 +8,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
@@ -46,6 +47,9 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 	if spec.Source, err = d.source(p, r.GetVolumeContentSource()); err != nil {
 		return nil, err
 	}
+	if spec.Transient, err = mayBeTransient(ctx, r); err != nil {
+		return nil, err
+	}
 	if use.multiNode && spec.Source.Kind == pool.FromNothing {
 		return nil, invalid("MULTI_NODE_READER_ONLY needs a content source: nobody could write the volume")
 	}
@@ -59,6 +63,23 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 		return nil, err
 	}
 	return &csi.CreateVolumeResponse{Volume: d.volume(p, v)}, nil
+}
+
+// mayBeTransient tells whether a request asks for a transient volume. If it names
+// a claim, the controller must have seen that a pod owns that: what is written is
+// lost when the node restarts. One that names none does not come from Kubernetes,
+// and whoever makes it knows what it asks for. Errors: INVALID_ARGUMENT,
+// FAILED_PRECONDITION.
+func mayBeTransient(ctx context.Context, r *csi.CreateVolumeRequest) (bool, error) {
+	transient, err := conditions.Transient(r.GetParameters())
+	if err != nil {
+		return false, invalid("%v", err)
+	}
+	claim := r.GetParameters()[conditions.ParameterClaimName]
+	if transient && claim != "" && !conditions.Of(ctx).Ephemeral {
+		return false, precondition("claim %s: a transient volume is only made for a claim that a pod owns, and by way of the controller, which looks at that", claim)
+	}
+	return transient, nil
 }
 
 // prepareSpec chooses the file system if the request leaves it open, and makes

@@ -6,6 +6,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -56,7 +57,7 @@ next:
 // poolFor returns the pool that the parameters name, or the only one. A pool
 // that another node may have is RESOURCE_EXHAUSTED: the scheduler tries again.
 func (d *Driver) poolFor(parameters map[string]string) (*pool.Pool, error) {
-	if err := checkParameters(parameters, parameterPool, "fstype"); err != nil {
+	if err := checkParameters(parameters, parameterPool, conditions.ParameterTransient, "fstype"); err != nil {
 		return nil, err
 	}
 	name, named := parameters[parameterPool]

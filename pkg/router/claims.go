@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
 )
 
 // Claim is what the router needs to know of a PersistentVolumeClaim.
@@ -15,6 +17,8 @@ type Claim struct {
 	// SelectedNode is the node that the scheduler chose; "" if the claim's
 	// class binds immediately.
 	SelectedNode string
+	// Ephemeral: a pod owns the claim, which ends with it.
+	Ephemeral bool
 }
 
 // Claims looks up claims. found is false if there is no such claim.
@@ -24,8 +28,8 @@ type Claims interface {
 
 // Parameters that csi-provisioner adds with --extra-create-metadata.
 const (
-	claimName      = "csi.storage.k8s.io/pvc/name"
-	claimNamespace = "csi.storage.k8s.io/pvc/namespace"
+	claimName      = conditions.ParameterClaimName
+	claimNamespace = conditions.ParameterClaimNamespace
 )
 
 // claimState is what can be known of the claim that a volume is made for.

@@ -33,12 +33,16 @@ func (r *Router) CreateVolume(ctx context.Context, q *csi.CreateVolumeRequest) (
 	if q.GetName() == "" {
 		return nil, invalid("no volume name is given")
 	}
+	ephemeral, err := r.ephemeral(ctx, q)
+	if err != nil {
+		return nil, err
+	}
 	p, err := r.placementOf(ctx, q)
 	if err != nil {
 		return nil, err
 	}
 	if p.only != "" {
-		return call(ctx, r, p.only, csi.ControllerClient.CreateVolume, q, conditions.Conditions{})
+		return call(ctx, r, p.only, csi.ControllerClient.CreateVolume, q, conditions.Conditions{Ephemeral: ephemeral})
 	}
 	end, ok := r.placing.begin(q.GetName())
 	if !ok {
