@@ -26,6 +26,9 @@ func printTree(w io.Writer, v pool.VolumeState) error {
 	if v.Source != nil {
 		about = append(about, fmt.Sprintf("from %s %s", v.Source.Kind, v.Source.LV))
 	}
+	if v.Shows != "" {
+		about = append(about, "shows "+v.Shows)
+	}
 	name := v.LV
 	if v.Name != "" && v.Name != v.LV {
 		name += " (" + v.Name + ")"

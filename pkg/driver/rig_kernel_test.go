@@ -3,6 +3,7 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"os"
 	"os/exec"
@@ -66,7 +67,7 @@ func rigOf(t *testing.T, configs ...pool.Config) *rig {
 			r.must("blank "+d, err)
 			f.Close()
 		}
-		c.Create, c.FirstStore = true, 16*size.MiB
+		c.Create, c.FirstStore = true, cmp.Or(c.FirstStore, 16*size.MiB)
 		r.configs = append(r.configs, c)
 	}
 	r.start()
