@@ -124,7 +124,7 @@ func (t *rig) forgotten(ctx context.Context, node string, on losses) error {
 	if err := t.Wait(ctx, "pvc/"+name, ".status.phase", "Lost"); err != nil {
 		return err
 	}
-	if err := t.Delete(ctx, "pod/"+name, "--force"); err != nil {
+	if err := t.Delete(ctx, "pod/"+name, "--force", "--ignore-not-found"); err != nil {
 		return err
 	}
 	return t.Delete(ctx, "pvc/"+name, "volumesnapshot/"+name)
