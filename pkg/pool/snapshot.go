@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -83,6 +84,13 @@ func (p *Pool) settle(ctx context.Context, v *view, lv string) error {
 	top, err := p.find(p.device(v, o.lv, "", udevVisible))
 	if err == nil && top != nil {
 		err = p.upFrom(ctx, v, o, top)
+	}
+	if errors.Is(err, dm.ErrExists) {
+		// A fold has committed that a layer is trash, its devices still have
+		// the name and go a moment later: the name can be given away meanwhile.
+		if err = p.sweep(ctx, v); err == nil {
+			err = p.up(ctx, v, o)
+		}
 	}
 	if err != nil {
 		p.unsettled.Store(o.lv.ID, true)

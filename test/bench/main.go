@@ -35,6 +35,7 @@ type part struct {
 var parts = []part{
 	{"creation and deletion", turnFigures, (*bench).turns},
 	{"writes with snapshots", writeFigures, (*bench).writes},
+	{"many snapshots against one", flatFigures, (*bench).flat},
 	{"the moment of a snapshot", windowFigures, (*bench).windows},
 	{"a million exceptions", millionFigures, (*bench).million},
 	{"devices and memory", footprintFigures, (*bench).footprint},

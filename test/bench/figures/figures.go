@@ -24,6 +24,8 @@ const (
 	LVM2    = "lvm2"     // lvm2's snapshots, side by side
 	Thin    = "dm-thin"  // lvm2's thin volumes and snapshots
 	RawDisk = "raw disk" // the disk below, at the same place
+
+	OneSnapshot = "one snapshot" // ours, with no more than one
 )
 
 // Figure is one line of the results.

@@ -19,6 +19,8 @@ func (s *Set) judge() {
 			if one := s.find(strings.TrimSuffix(f.Name, "6")); one != nil {
 				f.aim(fmt.Sprintf("at least %.1f: 90 %% of that with one snapshot", 0.9*one.Ours), f.Ours >= 0.9*one.Ours)
 			}
+		case strings.HasPrefix(f.Name, "write_flat/") && f.Ratio != nil:
+			f.aim("ratio 0.9", *f.Ratio >= 0.9)
 		case strings.HasPrefix(f.Name, "create_volume/") && f.Ratio != nil:
 			f.aim("50 times lvm2", *f.Ratio >= 50)
 		case strings.HasPrefix(f.Name, "create_snapshot/") && f.Ratio != nil:
