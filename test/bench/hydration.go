@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+	"github.com/csi-dmsnap/csi-dmsnap/test/bench/disk"
 	"github.com/csi-dmsnap/csi-dmsnap/test/bench/figures"
 	"github.com/csi-dmsnap/csi-dmsnap/test/bench/fio"
 )
@@ -52,8 +53,14 @@ func (b *bench) hydrationRepeats() int {
 // costs those who use it and its source.
 func (b *bench) hydration() error {
 	const volume = "hydrated-origin"
-	path, err := b.filled(volume, hydratedSize, hydratedSize)
+	if err := b.ours.Create(volume, hydratedSize, true); err != nil {
+		return err
+	}
+	path, err := b.ours.Attach(volume)
 	if err != nil {
+		return err
+	}
+	if err := disk.Fill(path, 0, hydratedSize); err != nil {
 		return err
 	}
 	for _, m := range []struct {
@@ -108,7 +115,7 @@ func (b *bench) throughput(volume, path string) error {
 	for range b.hydrationRepeats() {
 		err := b.onFork(volume, func(fork string) error {
 			took, err := timed(func() error {
-				if err := b.ours.Restore(fork, hydratedSnapshot, hydratedSize); err != nil {
+				if err := b.ours.Restore(fork, hydratedSnapshot, hydratedSize, true); err != nil {
 					return err
 				}
 				return b.ours.Hydrated(fork)
@@ -185,7 +192,7 @@ func (b *bench) sourceLatency(volume, path string, s *figures.Series) error {
 		return err
 	}
 	return b.onFork(volume, func(fork string) error {
-		if err := b.ours.Restore(fork, hydratedSnapshot, hydratedSize); err != nil {
+		if err := b.ours.Restore(fork, hydratedSnapshot, hydratedSize, true); err != nil {
 			return err
 		}
 		busy, err := b.foregroundLoad(path).Run()
@@ -201,7 +208,7 @@ func (b *bench) sourceLatency(volume, path string, s *figures.Series) error {
 
 func (b *bench) forkLatency(volume string, s *figures.Series) error {
 	return b.onFork(volume, func(fork string) error {
-		if err := b.ours.Restore(fork, hydratedSnapshot, hydratedSize); err != nil {
+		if err := b.ours.Restore(fork, hydratedSnapshot, hydratedSize, true); err != nil {
 			return err
 		}
 		path, err := b.ours.Attach(fork)
@@ -253,7 +260,7 @@ func (b *bench) forkCost(volume string, l fio.Load, s *figures.Series) error {
 		if err != nil {
 			return err
 		}
-		if err := b.ours.Restore(fork, hydratedSnapshot, hydratedSize); err != nil {
+		if err := b.ours.Restore(fork, hydratedSnapshot, hydratedSize, true); err != nil {
 			return err
 		}
 		if l.Path, err = b.ours.Attach(fork); err != nil {

@@ -17,26 +17,26 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Restore makes a bare volume with the content of a snapshot.
-func (d *Driver) Restore(name, snapshot string, length size.Bytes) error {
-	return d.createFrom(name, length, &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
+// Restore makes a volume with the content of a snapshot, of a bare volume or not.
+func (d *Driver) Restore(name, snapshot string, length size.Bytes, block bool) error {
+	return d.createFrom(name, length, block, &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
 		Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: d.ids[snapshot]}}})
 }
 
-// Clone makes a bare volume with the content of another one.
+// Clone makes a volume with the content of another one.
 func (d *Driver) Clone(name, volume string, length size.Bytes) error {
-	return d.createFrom(name, length, &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
+	return d.createFrom(name, length, d.volumes[volume].block, &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
 		Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: d.volumes[volume].id}}})
 }
 
-func (d *Driver) createFrom(name string, length size.Bytes, from *csi.VolumeContentSource) error {
+func (d *Driver) createFrom(name string, length size.Bytes, block bool, from *csi.VolumeContentSource) error {
 	r, err := d.controller.CreateVolume(d.ctx, &csi.CreateVolumeRequest{
 		Name: name, CapacityRange: &csi.CapacityRange{RequiredBytes: int64(length)}, VolumeContentSource: from,
-		VolumeCapabilities: []*csi.VolumeCapability{capability(true)}, Parameters: d.parameters()})
+		VolumeCapabilities: []*csi.VolumeCapability{capability(block)}, Parameters: d.parameters()})
 	if err != nil {
 		return err
 	}
-	d.volumes[name] = volume{r.GetVolume().GetVolumeId(), true}
+	d.volumes[name] = volume{r.GetVolume().GetVolumeId(), block}
 	return nil
 }
 
