@@ -13,6 +13,11 @@ import (
 // first and last MiB, so that nothing finds an old signature. The device of a
 // logical volume of LVM2's own is made, or taken, as it is.
 func (p *Pool) Activate(ctx context.Context, lv string) (string, error) {
+	// What the volume reads through decides under which key it is worked on, and
+	// a rollback by another process changes that.
+	if err := p.refresh(ctx); err != nil {
+		return "", err
+	}
 	if err := p.scrub(ctx, lv); err != nil {
 		return "", err
 	}
