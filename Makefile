@@ -9,6 +9,7 @@ PROTOC_GEN_GO_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 KERNEL := $(CURDIR)/hack/testkernel exec
 CUTS ?= 20
+DURATION ?= 0s
 VERSION ?= $(shell sed -n 's/^appVersion: *//p' deploy/helm/csi-dmsnap/Chart.yaml)
 IMAGE ?= ghcr.io/csi-dmsnap/csi-dmsnap:$(VERSION)
 ARCH ?= amd64
@@ -64,8 +65,8 @@ bin/e2e: FORCE
 demo: deps build ## the main job on a real kernel, told step by step
 	@hack/demo
 
-test: deps ## all tests; ends with their number
-	@hack/test -cuts $(CUTS)
+test: deps ## all tests; ends with their number. DURATION=8h goes on cutting the power
+	@hack/test -cuts $(CUTS) -duration $(DURATION)
 
 lint:
 	@test -z "$$(gofmt -l cmd hack pkg test)" || { gofmt -l cmd hack pkg test; echo "not gofmt-clean"; exit 1; }

@@ -258,6 +258,9 @@ func (r *run) take(m *machine, e history.Event) {
 		r.count["writes"]++
 	case history.Killed:
 		r.count["driver killed"]++
+	case history.Theirs:
+		r.count["activated by lvm2"]++
+		r.count["compared then"] += e.Count
 	case history.Boot, history.Opened:
 		for _, c := range r.model.Calls {
 			if c.Kind == history.Intent {

@@ -24,8 +24,9 @@ import (
 )
 
 var (
-	cuts = flag.Int("cuts", 20, "how many interruptions")
-	seed = flag.Uint64("seed", 0, "seed of all choices; 0 takes one from the clock")
+	cuts     = flag.Int("cuts", 20, "how many interruptions at least")
+	duration = flag.Duration("duration", 0, "for how long at least; needs a larger -timeout")
+	seed     = flag.Uint64("seed", 0, "seed of all choices; 0 takes one from the clock")
 )
 
 // TestCuts runs one machine after the other on the same disks, each until its
@@ -33,8 +34,12 @@ var (
 func TestCuts(t *testing.T) {
 	r := newRun(t)
 	r.makeDisks()
-	for r.cuts() < *cuts {
-		r.machine(min(*cuts-r.cuts()-1, r.random.IntN(5)/2))
+	for r.cuts() < *cuts || time.Since(r.began) < *duration {
+		kills := r.random.IntN(5) / 2
+		if time.Since(r.began) >= *duration {
+			kills = min(kills, *cuts-r.cuts()-1)
+		}
+		r.machine(kills)
 	}
 	r.last()
 	t.Log(r.summary())
@@ -151,7 +156,7 @@ func (r *run) wasCut(m *machine) {
 	r.collect(m)
 	r.count["power cut during "+m.what]++
 	r.count["power cut"]++
-	if n := r.count["power cut during "+stall]; n > 1+*cuts/50 {
+	if n := r.count["power cut during "+stall]; n > 1+max(*cuts, r.cuts())/50 {
 		m.failed("%d times: %s", n, stall)
 	}
 }
@@ -180,7 +185,7 @@ func (r *run) summary() string {
 	var parts []string
 	for _, k := range []string{"power cut", "power cut during opening", "power cut during verifying", "power cut during load", "power cut during operation",
 		"power cut during " + stall,
-		"driver killed", "operations", "operations interrupted", "refused", "writes", "volumes verified", "snapshots verified"} {
+		"driver killed", "operations", "operations interrupted", "refused", "writes", "volumes verified", "snapshots verified", "activated by lvm2", "compared then"} {
 		parts = append(parts, fmt.Sprintf("%s: %d", k, r.count[k]))
 	}
 	for _, c := range slices.Sorted(maps.Keys(r.complaints)) {

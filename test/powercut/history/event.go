@@ -10,6 +10,7 @@ type Kind string
 // not.
 const (
 	Boot    Kind = "boot"    // a new machine: no volume is active
+	Theirs  Kind = "theirs"  // lvm2 alone has activated all; Count volumes and snapshots were compared
 	Opening Kind = "opening" // a driver begins to open the pool
 	Opened  Kind = "opened"  // it is open: what former drivers began is over
 	Checked Kind = "checked" // all that was found is as it must be

@@ -34,9 +34,12 @@ func newSession(o options, log *history.Log) *session {
 	}
 }
 
-// run is the machine's life: open, verify, and then load and kills of the
+// run is the machine's life: sometimes a look with lvm2's eyes, open, verify, and then load and kills of the
 // driver in turn, until the power is cut.
 func (s *session) run() {
+	if s.options.final || s.random.n(4) == 0 {
+		s.byLVM2()
+	}
 	s.open()
 	s.verify()
 	for range s.options.kills {

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/exec"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+	"github.com/csi-dmsnap/csi-dmsnap/test/powercut/history"
+)
+
+// byLVM2 has lvm2 alone activate what an interruption left, before any driver
+// has seen it: the bytes of volumes and of their newest snapshots must be right.
+func (s *session) byLVM2() {
+	if len(s.objects(func(o *history.Object) bool { return o.Certain })) == 0 {
+		return // there may not even be a volume group
+	}
+	s.lvm("vgchange", "-q", "-ay", vgName)
+	ctx, cancel := context.WithTimeout(context.Background(), settleLimit)
+	defer cancel()
+	seen, err := pool.Inspect(ctx, s.options.pool(), pool.Options{})
+	if err != nil {
+		fail("looking at the pool that lvm2 has activated: %v", err)
+	}
+	lvs := map[string]string{} // of what can be compared, by name
+	for _, v := range seen.Volumes {
+		if v.State != pool.StateReady {
+			continue // lvm2 leaves it alone
+		}
+		if v.Unwiped == 0 {
+			lvs[v.Name] = v.LV
+		}
+		for _, l := range v.Layers {
+			if l.State == pool.StateLive && l.Name != "" {
+				lvs[l.Name] = l.LV
+			}
+		}
+	}
+	compared := 0
+	for _, id := range s.objects(func(o *history.Object) bool { return o.Certain && o.Wanted == 0 }) {
+		o := s.object(id)
+		lv, there := lvs[o.Name]
+		if !there {
+			continue
+		}
+		path := "/dev/mapper/" + lvm2.DMName(vgName, lv, "")
+		length := o.Size
+		if o.Snapshot { // LVM2 makes it as long as its origin is now
+			length = max(length, deviceSize(path))
+		}
+		blocks := readAll(path, length)
+		s.log.View(func(m *history.Model) { err = m.Objects[id].Content.Compare(blocks) })
+		if err != nil {
+			fail("wrong bytes of %q (%s, object %d), which lvm2 has activated: %v", o.Name, lv, id, err)
+		}
+		compared++
+	}
+	s.lvm("vgchange", "-q", "-an", vgName)
+	s.log.End(history.Event{Kind: history.Theirs, Count: compared})
+}
+
+func (s *session) lvm(command ...string) {
+	if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
+		fail("%v: %v\n%s", command, err, out)
+	}
+}
+
+func deviceSize(path string) size.Bytes {
+	f, err := os.Open(path)
+	if err != nil {
+		fail("what lvm2 has activated: %v", err)
+	}
+	defer f.Close()
+	end, err := f.Seek(0, 2)
+	if err != nil {
+		fail("%s: %v", path, err)
+	}
+	return size.Bytes(end)
+}
