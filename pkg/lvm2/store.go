@@ -17,6 +17,8 @@ type Store struct {
 	name  string
 	paths []string // devices that may be physical volumes of it
 
+	access int // os.O_RDWR or os.O_RDONLY
+
 	mu       sync.Mutex
 	open     map[identity]*device
 	id       ID              // of the volume group, once it was read
@@ -32,12 +34,22 @@ type Store struct {
 // belong to something else, or that do not exist, are passed over. Errors:
 // ErrNotFound, ErrDamaged, ErrDuplicateVG, and those of Read.
 func OpenVG(ctx context.Context, h Host, name string, devices []string) (*Store, error) {
+	return openGroup(ctx, h, name, devices, os.O_RDWR)
+}
+
+// OpenVGReadOnly does what OpenVG does for who only looks: Commit fails. The end of
+// writing to a device would have udev look at it anew, even if nothing was written.
+func OpenVGReadOnly(ctx context.Context, h Host, name string, devices []string) (*Store, error) {
+	return openGroup(ctx, h, name, devices, os.O_RDONLY)
+}
+
+func openGroup(ctx context.Context, h Host, name string, devices []string, access int) (*Store, error) {
 	lock, err := h.LockVG(ctx, name, Shared)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Unlock()
-	s := &Store{host: h, name: name, paths: devices, open: map[identity]*device{}}
+	s := &Store{host: h, name: name, paths: devices, access: access, open: map[identity]*device{}}
 	if _, err := s.Read(ctx); err != nil {
 		s.Close()
 		return nil, err
@@ -158,14 +170,14 @@ func (s *Store) loadFrom(paths []string) error {
 	return nil
 }
 
-// adopt keeps the members' devices open for writing, and no others.
+// adopt keeps the members' devices open, and no others.
 func (s *Store) adopt(members []*disk) error {
 	keep := map[identity]bool{}
 	s.areas = nil
 	for _, p := range members {
 		keep[p.device.id] = true
 		if s.open[p.device.id] == nil {
-			d, err := openDevice(p.path, os.O_RDWR)
+			d, err := openDevice(p.path, s.access)
 			if err != nil {
 				return err
 			}

@@ -296,3 +296,23 @@ func relabel(t testing.TB, path string, change func(*label)) {
 	change(l)
 	overwrite(t, path, labelSector*size.SectorBytes, l.encode())
 }
+
+// Who only looks cannot change anything.
+func TestOpenReadOnly(t *testing.T) {
+	ctx := context.Background()
+	h, disks := testHost(t), blankDisks(t, 2, 64*size.MiB)
+	s := createVG(t, h, disks, CreateOptions{})
+	r, err := OpenVGReadOnly(ctx, h, "vg", disks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	vg := read(t, r).Clone()
+	vg.Tags = append(vg.Tags, "new")
+	if err := r.Commit(ctx, vg); err == nil {
+		t.Error("a commit by who only looks")
+	}
+	if got := read(t, s); len(got.Tags) != 0 {
+		t.Errorf("the group has tags %v", got.Tags)
+	}
+}

@@ -52,7 +52,7 @@ func TestAdoptKilled(t *testing.T) {
 		began := time.Now()
 		ok(t, child.Start())
 		if round > 0 { // the first one tells how long it takes
-			time.Sleep(takes/5 + time.Duration(r.Int64N(int64(takes/2)))) // the first fifth is the start of the process
+			time.Sleep(takes/4 + time.Duration(r.Int64N(int64(takes*3/4)))) // before that the process begins
 			ok(t, child.Process.Kill())
 		}
 		dead := child.Wait() != nil

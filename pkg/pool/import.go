@@ -29,7 +29,7 @@ func Import(ctx context.Context, c Config, o Options, spec ImportSpec) (vol Volu
 	if spec.Name == "" {
 		spec.Name = spec.LV
 	}
-	i, err := newInspector(ctx, c, o)
+	i, err := newInspector(ctx, c, o, lvm2.OpenVG)
 	if err != nil {
 		return Volume{}, err
 	}

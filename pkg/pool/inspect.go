@@ -122,7 +122,7 @@ type DeviceState struct {
 // kernel, under LVM2's shared lock and nothing else: it changes nothing, and the
 // pool may be open in another process. Errors: ErrUnavailable, or the end of ctx.
 func Inspect(ctx context.Context, c Config, o Options) (*Inspection, error) {
-	i, err := newInspector(ctx, c, o)
+	i, err := newInspector(ctx, c, o, lvm2.OpenVGReadOnly)
 	if err != nil {
 		return nil, err
 	}

@@ -19,20 +19,23 @@ type inspector struct {
 	last *view // of the metadata as last read
 }
 
+// openGroup opens a volume group, to be looked at or to be changed.
+type openGroup func(ctx context.Context, h lvm2.Host, name string, devices []string) (*lvm2.Store, error)
+
 // newInspector finds the pool's volume group on the machine's block devices.
-func newInspector(ctx context.Context, c Config, o Options) (*inspector, error) {
+func newInspector(ctx context.Context, c Config, o Options, open openGroup) (*inspector, error) {
 	c, o = c.withDefaults(), o.withDefaults()
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
 	i := &inspector{pool: &Pool{name: c.Name, vgName: c.VolumeGroup, config: c, host: o.LVM, log: klog.FromContext(ctx)}}
-	if err := i.open(ctx); err != nil {
+	if err := i.open(ctx, open); err != nil {
 		return nil, fmt.Errorf("inspecting pool %s: %w", c.Name, errors.Join(err, i.close()))
 	}
 	return i, nil
 }
 
-func (i *inspector) open(ctx context.Context) (err error) {
+func (i *inspector) open(ctx context.Context, open openGroup) (err error) {
 	p := i.pool
 	if p.dm, err = dm.Open(); err != nil {
 		return err
@@ -41,7 +44,7 @@ func (i *inspector) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	p.store, err = lvm2.OpenVG(ctx, p.host, p.vgName, candidates)
+	p.store, err = open(ctx, p.host, p.vgName, candidates)
 	if errors.Is(err, lvm2.ErrNotFound) && p.config.File != "" {
 		return fmt.Errorf("%w: no loop device has volume group %s; the driver attaches %s when it starts", ErrUnavailable, p.vgName, p.config.File)
 	}

@@ -41,7 +41,7 @@ const secondLook = time.Second
 // read. Like Inspect it changes nothing and may run beside the driver. An error
 // means that it could not look: ErrUnavailable, or the end of ctx.
 func Verify(ctx context.Context, c Config, o Options) (*Verification, error) {
-	i, err := newInspector(ctx, c, o)
+	i, err := newInspector(ctx, c, o, lvm2.OpenVGReadOnly)
 	if err != nil {
 		return nil, err
 	}
