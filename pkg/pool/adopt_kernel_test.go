@@ -310,5 +310,6 @@ func TestAdoptRefuses(t *testing.T) {
 	if now := must(p.latest())(t).vg.Seqno; now != before {
 		t.Errorf("the group is changed: generation %d, before %d", now, before)
 	}
+	ok(t, p.do(ctx, &change{what: "no half a copy", edit: func(t *edit) error { return t.remove(half.ID) }}))
 	open.Close()
 }
