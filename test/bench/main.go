@@ -49,6 +49,7 @@ var parts = []part{
 type bench struct {
 	run     *regexp.Regexp
 	quick   bool
+	large   bool
 	dir     string
 	ours    *contender.Driver
 	fine    *contender.Driver // a pool with chunks of 4 KiB
@@ -62,11 +63,12 @@ func main() {
 	out := flag.String("out", "out/bench.json", "file for the figures")
 	run := flag.String("run", "", "measure only the figures whose names match this regular expression")
 	quick := flag.Bool("quick", false, "fewer repetitions and steps: a look, not a result")
+	large := flag.Bool("large", false, "also what needs 200 GiB of the host's disk, which must then be free: deleted volumes are wiped by writing")
 	list := flag.Bool("list", false, "print the names of the figures, measure nothing")
 	flag.Parse()
 	klog.LogToStderr(false) // of the engine, which makes lvm2's groups
 	klog.SetOutput(io.Discard)
-	b := &bench{quick: *quick}
+	b := &bench{quick: *quick, large: *large}
 	err := b.do(*driver, *run, *out, *list)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

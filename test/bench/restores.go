@@ -24,14 +24,20 @@ const (
 	dataFile   = "data"
 )
 
-var restoreSizes = []size.Bytes{size.GiB, 4 * size.GiB, 16 * size.GiB, 64 * size.GiB}
+func (b *bench) restoreSizes() []size.Bytes {
+	all := []size.Bytes{size.GiB, 4 * size.GiB}
+	if b.large {
+		all = append(all, 16*size.GiB, 64*size.GiB)
+	}
+	return all
+}
 
 func firstByteName(kind string, length size.Bytes) string {
 	return fmt.Sprintf("%s_first_byte/size=%v", kind, length)
 }
 
-func restoreFigures(*bench) (all []string) {
-	for _, n := range restoreSizes {
+func restoreFigures(b *bench) (all []string) {
+	for _, n := range b.restoreSizes() {
 		all = append(all, firstByteName("restore", n), firstByteName("clone", n))
 	}
 	return all
@@ -41,7 +47,7 @@ func restoreFigures(*bench) (all []string) {
 // volume to its first byte.
 func (b *bench) restores() error {
 	var perByte float64 // milliseconds of the longest full copy
-	for _, n := range restoreSizes {
+	for _, n := range b.restoreSizes() {
 		if !b.anyWanted(firstByteName("restore", n), firstByteName("clone", n)) {
 			continue
 		}
@@ -98,7 +104,10 @@ func (b *bench) firstBytes(volume, path string, n size.Bytes) (took samples, err
 		return nil, err
 	}
 	repeat := 15
-	if b.quick {
+	switch {
+	case n > mostCopied:
+		repeat = 3
+	case b.quick:
 		repeat = 4
 	}
 	took = samples{}
@@ -129,7 +138,7 @@ func (b *bench) firstBytes(volume, path string, n size.Bytes) (took samples, err
 				return nil, fmt.Errorf("%s of %v: %w", kind, n, err)
 			}
 			took[kind] = append(took[kind], t)
-			// Before the sparse disk has to hold all of it.
+			// Before hydration has written all of it.
 			if err := errors.Join(b.ours.Unmount(made), b.ours.Delete(made), b.ours.Wiped()); err != nil {
 				return nil, err
 			}
