@@ -29,7 +29,7 @@ var forkLoads = []fio.Load{
 	{Pattern: "randwrite", Block: 64 * size.KiB, Depth: writeDepth, Span: 64 * size.MiB},
 }
 
-func forkCostName(block size.Bytes) string { return fmt.Sprintf("write_cost/block=%v/fork", block) }
+func forkCostName(block size.Bytes) string { return fmt.Sprintf("write_cost_fork/block=%v", block) }
 
 func forkCostNames() (all []string) {
 	for _, l := range forkLoads {
@@ -240,7 +240,7 @@ func (b *bench) forkLatency(volume string, s *figures.Series) error {
 // volume while it is hydrated, without what hydration copies anyway.
 func (b *bench) forkCosts(volume, _ string) error {
 	for _, l := range forkLoads {
-		s := figures.Series{Name: forkCostName(l.Block), Unit: "bytes", Note: "besides what is hydrated anyway"}
+		s := figures.Series{Name: forkCostName(l.Block), Unit: "bytes", Note: "besides what is hydrated anyway; includes wiping all of the fork's store afterwards"}
 		if !b.wanted(s.Name) {
 			continue
 		}
