@@ -26,9 +26,12 @@ import (
 //
 // If the volume has snapshots of its own, that table is pool-vol-real's.
 
-// driverPause is for how long a fork can be written to at the highest rate while
-// the driver does not run, where there is space.
-const driverPause = 10 * time.Second
+// A fork can be written to for as long at the highest rate, and so many times less
+// than its length, while the driver does not run, where there is space.
+const (
+	driverPause = 2 * time.Second
+	pausePart   = 4
+)
 
 // layerFork is the layer of a fork's device name that reads through the snapshot.
 const layerFork = "fork"
@@ -156,11 +159,11 @@ func (p *Pool) unmounted(v *view, o *volume, l *layer) error {
 // forkStore is the size that the store of a fork starts with. It must never be
 // full, or who writes gets errors: it is what lets it grow in time, whatever is
 // configured for snapshots; and since it is only needed while the volume is
-// hydrated, as much of the free space as bridges a pause of the driver.
+// hydrated and must be wiped then, no more than bridges a short pause of the driver.
 func (p *Pool) forkStore(v *view, length size.Bytes) lvm2.Extents {
 	chunk := p.config.Chunk.Sectors()
 	least := v.extents(growLine(chunk, p.peak(), 0).Bytes())
-	ample := min(v.extents(p.peak().in(driverPause).Bytes()), v.free.size()/8)
+	ample := min(v.extents(min(p.peak().in(driverPause).Bytes(), length/pausePart)), v.free.size()/8)
 	return min(v.extents(cow.LargestUseful(length, p.config.Chunk)), max(least, ample))
 }
 
