@@ -114,18 +114,18 @@ func TestTheirSnapshot(t *testing.T) {
 }
 
 // TestRefresh has LVM2 load its own idea of the table into the device of a
-// frozen layer, to LVM2 a plain volume, while a copy reads through it. The copy
-// must notice and begin again.
+// frozen layer, to LVM2 a plain volume, while a restored volume that nobody uses
+// is hydrated from it. What is copied meanwhile must not be taken for its content.
 func TestRefresh(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	g := newGroup(t, 1)
 	p := g.open()
-	v, err := p.CreateVolume(ctx, pool.VolumeSpec{Name: "v", Size: 64 * size.MiB, Mode: pool.Block})
+	v, err := p.CreateVolume(ctx, pool.VolumeSpec{Name: "v", Size: 256 * size.MiB, Mode: pool.Block})
 	g.ok(err)
 	path, err := p.Activate(ctx, v.LV)
 	g.ok(err)
-	const last = 64<<20/int(block) - 1
+	const last = 256<<20/int(block) - 1
 	for i, fill := range "0123" {
 		if i > 0 {
 			_, err = p.CreateSnapshot(ctx, "s-"+string('0'+rune(i)), v.LV)
@@ -136,30 +136,25 @@ func TestRefresh(t *testing.T) {
 	}
 	active := g.tables()
 	spec := pool.VolumeSpec{Name: "copy", Mode: pool.Block, Source: pool.Source{Kind: pool.FromSnapshot, LV: "s-1"}}
-	copied := make(chan error, 1)
-	go func() {
-		_, err := p.CreateVolume(ctx, spec)
-		copied <- err
-	}()
-	for info, err := g.dm.Info(g.name + "-copy"); err != nil || !info.Live; info, err = g.dm.Info(g.name + "-copy") {
+	_, err = p.CreateVolume(ctx, spec)
+	g.ok(err)
+	window := g.name + "-copy-window0"
+	for info, err := g.dm.Info(window); err != nil || !info.Live; info, err = g.dm.Info(window) {
 		g.ok(ctx.Err())
 		time.Sleep(time.Millisecond)
 	}
-	g.ok(g.dm.Suspend(ctx, g.name+"-copy", dm.SuspendOptions{})) // so that it is under way for certain
+	g.ok(g.dm.Suspend(ctx, window, dm.SuspendOptions{})) // so that it is under way for certain
 	g.lvm("lvchange", "-q", "--refresh", g.name+"/s-1")
 	if table := g.tables()[g.name+"-s--1"]; !strings.Contains(table, " linear ") {
 		t.Errorf("after lvchange --refresh the frozen layer's table is %q: the test proves nothing", table)
 	}
-	g.ok(g.dm.Resume(g.name+"-copy", 0))
-	for err = <-copied; err != nil; _, err = p.CreateVolume(ctx, spec) { // asked again, as CSI does
-		g.ok(ctx.Err())
-		time.Sleep(100 * time.Millisecond)
-	}
+	g.ok(g.dm.Resume(window, 0))
+	g.settled()
 	to, err := p.Activate(ctx, "copy")
 	g.ok(err)
 	content := g.first(to, last+1)
 	if got := content[:1] + content[last:]; got != "00" {
-		t.Errorf("the copy of the oldest snapshot has %s in its first and last block, want 00", got)
+		t.Errorf("the volume restored from the oldest snapshot has %s in its first and last block, want 00", got)
 	}
 	g.ok(p.Deactivate(ctx, "copy"))
 	g.sameTables("lvchange --refresh", g.tables(), active)
