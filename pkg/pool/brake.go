@@ -72,11 +72,17 @@ func (p *Pool) suspend(ctx context.Context, d device) error {
 // heldBecause says why writers are held, and what to do.
 const heldBecause = "the pool has no room for what is written to the volume while volumes restored from it, or itself, are hydrated; it ends by itself then; delete volumes or snapshots, or extend the volume group"
 
-// mustHold tells whether a volume that is suspended must stay so: a former process
-// held its writers.
-func (p *Pool) mustHold(v *view, o *volume) bool {
-	if v.free.size() > 0 || len(v.trash) > 0 {
-		return false
+// isHeld tells whether a volume that is suspended is held.
+func (p *Pool) isHeld(v *view, o *volume) bool {
+	_, held := p.holding.Load(o.lv.ID)
+	return held || p.mustHold(v, o) != nil
+}
+
+// mustHold returns the store for which a volume that is suspended must stay so: a
+// former process held its writers. nil if there is none.
+func (p *Pool) mustHold(v *view, o *volume) *store {
+	if v.free.size() > 0 {
+		return nil
 	}
 	stores := []*store{v.forkStore(o)}
 	if l := o.live(); l != nil && !l.lost {
@@ -88,10 +94,29 @@ func (p *Pool) mustHold(v *view, o *volume) bool {
 		}
 		s, err := p.snapshotStatus(p.snapshotDevice(v, x).name)
 		if err == nil && !s.Invalid && s.Total < sectors(v, v.largest(x)) && s.Total < s.Used+brakeLine(x.chunk, p.peak()) {
-			return true
+			return x
 		}
 	}
-	return false
+	return nil
+}
+
+// startHold holds the writers of a volume whose store cannot grow.
+func (p *Pool) startHold(s *store, now rate) {
+	volume, g := s.of.lv.ID, p.newGrowth(s, now)
+	if _, running := p.holding.LoadOrStore(volume, g); !running {
+		p.background(func(ctx context.Context) { p.hold(ctx, volume, g) })
+	}
+}
+
+// holdAgain goes on to hold a volume whose writers a former process held.
+func (p *Pool) holdAgain(v *view, o *volume) {
+	info, err := p.find(p.device(v, o.lv, "", udevVisible))
+	if err != nil || info == nil || !info.Suspended {
+		return
+	}
+	if s := p.mustHold(v, o); s != nil {
+		p.startHold(s, 0)
+	}
 }
 
 // hold suspends a volume one of whose stores has no room left, until that can be
@@ -110,13 +135,16 @@ func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
 		if s := v.storeOf(g.store); s == nil || !p.kept(v, s) {
 			break
 		}
-		if v.free.size() > 0 && p.growStore(ctx, g) == nil {
-			break
-		}
-		// Each time: what is done to the volume meanwhile resumes it.
+		// Each time: what is done to the volume meanwhile may resume it.
 		err := p.suspend(ctx, p.device(v, o.lv, "", udevVisible))
 		if errors.Is(err, dm.ErrNotFound) {
 			return
+		}
+		if v.free.size() > 0 && p.growStore(ctx, g) == nil {
+			break
+		}
+		if len(v.trash) > 0 {
+			p.wiper.wake()
 		}
 		if !told && ctx.Err() == nil {
 			told = true
@@ -148,14 +176,17 @@ func (p *Pool) letGo(ctx context.Context, volume lvm2.ID) error {
 			if o == nil {
 				return nil
 			}
+			var err error
 			if o.forked() {
-				if err := p.rebase(ctx, v, o, func() error { return nil }); err != nil {
-					return err
-				}
+				err = p.rebase(ctx, v, o, func() error { return nil })
+			} else {
+				err = p.notForked(ctx, v, o)
+			}
+			if err != nil && !errors.Is(err, ErrLost) { // what is lost needs nobody to wait
+				return err
 			}
 			d := p.device(v, o.lv, "", udevVisible)
-			err := p.dm.Resume(d.name, d.udev)
-			if errors.Is(err, dm.ErrNotFound) {
+			if err = p.dm.Resume(d.name, d.udev); errors.Is(err, dm.ErrNotFound) {
 				return nil
 			}
 			return err

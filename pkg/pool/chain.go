@@ -209,7 +209,18 @@ func (p *Pool) intact(v *view, o *volume, l *layer) error {
 			return fmt.Errorf("snapshot %s: %w: the kernel dropped the store of %s", l.lv.Name, ErrLost, x.lv.Name)
 		}
 	}
-	return nil
+	if !o.forked() {
+		return nil
+	}
+	through, source, err := v.origin(o)
+	if err != nil {
+		return err
+	}
+	s, err := p.snapshotStatus(p.device(v, o.lv, layerFork, udevReal).name)
+	if err == nil && s.Invalid {
+		return fmt.Errorf("snapshot %s: %w: the kernel could not write to the store of the restored volume %s", l.lv.Name, ErrLost, o.lv.Name)
+	}
+	return p.intact(v, source, through)
 }
 
 func (p *Pool) snapshotStatus(name string) (dm.SnapshotStatus, error) {

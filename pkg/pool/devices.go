@@ -164,7 +164,13 @@ func (p *Pool) up(ctx context.Context, v *view, o *volume) error {
 // upFrom does what up does where find has told what the volume's device is.
 func (p *Pool) upFrom(ctx context.Context, v *view, o *volume, top *dm.Info) (err error) {
 	vol := p.device(v, o.lv, "", udevVisible)
-	if top != nil && top.Suspended && !p.mustHold(v, o) {
+	held := top != nil && top.Suspended && p.isHeld(v, o)
+	if held { // by us: with the right table it is left alone
+		running := *top
+		running.Suspended = false
+		top = &running
+	}
+	if top != nil && top.Suspended {
 		// A former process died between suspend and resume: let it go whatever else fails.
 		defer func() { err = errors.Join(err, p.dm.Resume(top.Name, vol.udev)) }()
 	}

@@ -1,6 +1,8 @@
 package pool
 
 import (
+	"slices"
+
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -34,7 +36,7 @@ func (l *layer) store(o *volume) *store {
 // its store or what it reads through is gone.
 func (v *view) forkStore(o *volume) *store {
 	l, _, err := v.origin(o)
-	if err != nil {
+	if err != nil || v.lostOrigin(o) {
 		return nil
 	}
 	return &store{lv: o.fork.lv, of: o, chunk: o.fork.chunk, length: l.length, fork: true}
@@ -57,7 +59,23 @@ func (p *Pool) snapshotDevice(v *view, s *store) device {
 // not be lost, or who writes to the fork gets errors.
 func (v *view) readThrough(o *volume) bool {
 	for _, x := range v.volumes {
-		if l := v.layers[x.copyOf]; l != nil && l.of == o.lv.ID {
+		if l := v.layers[x.copyOf]; l != nil && l.of == o.lv.ID && x.fork != nil && !v.lostOrigin(x) {
+			return true
+		}
+	}
+	return false
+}
+
+// lostOrigin tells whether what a fork reads through, directly or not, is on
+// record as lost.
+func (v *view) lostOrigin(o *volume) bool {
+	for o.forked() {
+		l := v.layers[o.copyOf]
+		if l == nil || o.fork == nil {
+			return true
+		}
+		o = v.volumes[l.of]
+		if slices.ContainsFunc(o.path(l), func(x *layer) bool { return x.lost }) {
 			return true
 		}
 	}

@@ -83,9 +83,6 @@ func (v *view) family(lv string) []string {
 // can be used at once; a clone cuts an internal layer of its source.
 func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) {
 	var name, cutOf string
-	if spec.Source.Kind == FromVolume {
-		p.syncBefore(ctx, spec.Source.LV)
-	}
 	err := p.do(ctx, &change{what: fmt.Sprintf("create volume %q from %s %s", spec.Name, spec.Source.Kind, spec.Source.LV), edit: func(t *edit) error {
 		if o, err := t.existing(spec); err != nil || o != nil {
 			if o != nil {

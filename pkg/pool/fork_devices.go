@@ -138,17 +138,27 @@ func (p *Pool) recoverFork(ctx context.Context, lv string) error {
 		if err != nil {
 			return err
 		}
-		if err := p.dm.Load(d.name, table, false); err != nil {
-			return err
-		}
-		return p.swap(ctx, d, false, dm.SuspendOptions{SkipLockFS: true}, func() error { return nil })
+		// A table that takes the former one's place inherits its state. Nobody
+		// uses the device while it has none.
+		vol := p.device(v, o.lv, "", udevVisible)
+		return p.swap(ctx, vol, false, dm.SuspendOptions{SkipLockFS: true}, func() error {
+			for _, t := range []dm.Table{whole(table.Length(), dm.ErrorTarget{}), table} {
+				if err := p.dm.Load(d.name, t, false); err != nil {
+					return err
+				}
+				if err := p.dm.Resume(d.name, d.udev); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 	}})
 }
 
 // forkDown removes the devices by which a volume reads or read through a
 // snapshot, unless they are in use, and those of the snapshot.
 func (p *Pool) forkDown(ctx context.Context, v *view, o *volume) error {
-	if p.hydrator.window(o.lv.ID) != nil {
+	if o.forked() && p.hydrator.window(o.lv.ID) != nil {
 		return nil
 	}
 	for _, layer := range []string{layerWindow0, layerWindow1, layerFork} {

@@ -108,3 +108,35 @@ func TestForkOnFailingDisk(t *testing.T) {
 		})
 	}
 }
+
+// TestFailureAfterCommit: when the step after a window's commit fails, what was
+// written to that window meanwhile is in the volume's own blocks.
+func TestFailureAfterCommit(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.HydrationRate = 4 * size.MiB })
+	r := rand.New(rand.NewPCG(8, 9))
+	base := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 32 * size.MiB, Mode: Block}))(t)
+	path := must(p.Activate(ctx, base.LV))(t)
+	model := make(content, base.Size)
+	model.scribble(t, r, path, 100)
+	must(p.CreateSnapshot(ctx, "snap1", base.LV))(t)
+	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{FromSnapshot, "snap1"}}))(t)
+	at := must(p.Activate(ctx, f.LV))(t)
+	for failed := 0; failed < 3; {
+		o := must(p.latest())(t).volumeByLV(f.LV)
+		if !o.forked() {
+			break
+		}
+		model.scribble(t, r, at, 5)
+		if w := p.hydrator.window(o.lv.ID); w == nil || o.hydrated < w.end() {
+			continue
+		}
+		ok(t, p.hydrator.abandon(f.LV)) // as a failing open does
+		model.compare(t, at, "the volume, after a step failed")
+		failed++
+	}
+	waitHydrated(t, p, f.LV)
+	model.compare(t, at, "the volume, hydrated")
+	ok(t, p.Deactivate(ctx, f.LV))
+	ok(t, p.Deactivate(ctx, base.LV))
+}

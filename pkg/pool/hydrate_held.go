@@ -32,14 +32,14 @@ func (h *hydrator) finish(ctx context.Context, lv string, why *growth) error {
 	_, err := run(ctx, p, []string{lvKey(lv)}, func(_ context.Context) (none struct{}, err error) {
 		err = h.finishHeld(ctx, lv, why)
 		if err != nil && !errors.Is(err, errHydrated) && p.ctx.Err() == nil {
-			err = errors.Join(err, p.do(p.ctx, &change{what: "let volume " + lv + " go on as a fork", act: func(ctx context.Context, v *view) error {
+			err = errors.Join(err, p.do(p.ctx, &change{what: "stop hydrating volume " + lv + ", whose writers are held", act: func(ctx context.Context, v *view) error {
 				o := v.volumeByLV(lv)
 				if o == nil {
 					return nil
 				}
+				// The volume stays held, with the table that it has.
 				h.setWindow(o.lv.ID, nil)
-				return errors.Join(p.rebase(ctx, v, o, func() error { return nil }),
-					p.takeDown(ctx, p.device(v, o.lv, layerWindow0, udevReal), p.device(v, o.lv, layerWindow1, udevReal)))
+				return p.takeDown(ctx, p.device(v, o.lv, h.freeLayer(v, o), udevReal))
 			}}))
 		}
 		return none, err
@@ -51,7 +51,7 @@ func (h *hydrator) finishHeld(ctx context.Context, lv string, why *growth) error
 	p := h.pool
 	var from, end size.Sectors
 	var volume lvm2.ID
-	layer := layerWindow0
+	var layer string
 	err := p.do(ctx, &change{what: "hydrate volume " + lv + ", whose writers are held", act: func(ctx context.Context, v *view) error {
 		o, l, _, err := v.forkOf(lv)
 		if err != nil {
@@ -64,10 +64,9 @@ func (h *hydrator) finishHeld(ctx context.Context, lv string, why *growth) error
 			if err := h.shut(ctx, v, o, w); err != nil {
 				return err
 			}
-			if w.layer == layer {
-				layer = layerWindow1
-			}
+			h.setWindow(o.lv.ID, nil)
 		}
+		layer = h.freeLayer(v, o)
 		volume, from, end = o.lv.ID, o.hydrated, l.length
 		return nil
 	}})
@@ -102,6 +101,14 @@ func (h *hydrator) finishHeld(ctx context.Context, lv string, why *growth) error
 		h.setWindow(volume, rest)
 		return p.do(ctx, h.advance(lv, rest))
 	}
+}
+
+// freeLayer returns the layer of a window's device that the volume's table has not.
+func (h *hydrator) freeLayer(v *view, o *volume) string {
+	if info, err := h.pool.find(h.pool.device(v, o.lv, layerWindow0, udevReal)); err == nil && info != nil && info.OpenCount > 0 {
+		return layerWindow1
+	}
+	return layerWindow0
 }
 
 // copyHeld begins to copy a part of a volume that nobody writes to.

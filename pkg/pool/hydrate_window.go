@@ -60,7 +60,12 @@ func (h *hydrator) prepare(ctx context.Context, v *view, o *volume, l *layer, w 
 	if err != nil {
 		return d, err
 	}
-	to := cutTable(own, w.start, min(l.length, w.start+most))[0]
+	parts := cutTable(own, w.start, min(l.length, w.start+most))
+	if len(parts) == 0 {
+		return d, fmt.Errorf("volume %s/%s: %w: sector %d, where it goes on to be hydrated, lies beyond its end: lvreduce made it shorter, or its tags were changed",
+			v.vg.Name, o.lv.Name, ErrPrecondition, w.start)
+	}
+	to := parts[0]
 	w.length = to.Length
 	if err := p.takeDown(ctx, d); err != nil { // left by an interruption
 		return d, err
@@ -282,14 +287,14 @@ func (t *edit) hydrated(o *volume, l *layer) error {
 	return t.prune(l)
 }
 
-// abandon goes back to a fork without a window. A mirror that failed holds
-// writes: they are given to the fork.
+// abandon goes back to a volume without a window. A mirror that failed holds
+// writes: they go where the volume's position says that its content is.
 func (h *hydrator) abandon(lv string) error {
 	p := h.pool
 	return h.exclusive(p.ctx, lv, &change{what: "stop hydrating volume " + lv, act: func(ctx context.Context, v *view) error {
-		o, _, _, err := v.forkOf(lv)
-		if err != nil {
-			return err
+		o := v.volumeByLV(lv)
+		if o == nil {
+			return errHydrated
 		}
 		w := h.window(o.lv.ID)
 		if w == nil {
@@ -303,11 +308,16 @@ func (h *hydrator) abandon(lv string) error {
 			h.setWindow(o.lv.ID, w)
 			return err
 		}
+		if !o.forked() { // the last commit had failed for us only
+			return p.forkDown(ctx, v, o)
+		}
 		return p.takeDown(ctx, p.device(v, o.lv, w.layer, udevReal))
 	}})
 }
 
-// shut makes a window's device lead to the fork, without a mirror.
+// shut makes a window's device lead to where the volume's content is, without a
+// mirror: to the fork or, if the position is behind the window already, to the
+// volume's own blocks.
 func (h *hydrator) shut(ctx context.Context, v *view, o *volume, w *window) error {
 	p := h.pool
 	d := p.device(v, o.lv, w.layer, udevReal)
@@ -315,12 +325,50 @@ func (h *hydrator) shut(ctx context.Context, v *view, o *volume, w *window) erro
 	if err != nil || info == nil {
 		return err
 	}
-	fork, err := p.find(p.device(v, o.lv, layerFork, udevReal))
-	if err != nil || fork == nil {
-		return err
+	var to dm.Table
+	if o.forked() && o.hydrated < w.end() {
+		fork, err := p.find(p.device(v, o.lv, layerFork, udevReal))
+		if err != nil || fork == nil {
+			return err
+		}
+		to = whole(w.length, dm.Linear{Device: fork.Device, Offset: w.start})
+	} else {
+		own, err := p.linearTable(v, o.lv)
+		if err != nil {
+			return err
+		}
+		for _, s := range cutTable(own, w.start, w.end()) {
+			s.Start -= w.start
+			to = append(to, s)
+		}
 	}
-	if _, _, err := p.ensureFrom(info, d, whole(w.length, dm.Linear{Device: fork.Device, Offset: w.start}), false); err != nil {
+	if _, _, err := p.ensureFrom(info, d, to, false); err != nil {
 		return err
 	}
 	return p.swap(ctx, d, info.Suspended, dm.SuspendOptions{SkipLockFS: true, NoFlush: true}, func() error { return nil })
+}
+
+// shutLeft does that for windows that a former process left. Their mirrors may
+// hold writes since a disk failed: nothing above them could be suspended.
+func (h *hydrator) shutLeft(ctx context.Context, v *view, o *volume) error {
+	p := h.pool
+	for _, layer := range []string{layerWindow0, layerWindow1} {
+		info, err := p.find(p.device(v, o.lv, layer, udevReal))
+		if err != nil {
+			return err
+		}
+		if info == nil || !info.Live {
+			continue
+		}
+		table, err := p.dm.Table(info.Name)
+		if err != nil {
+			return err
+		}
+		if m, is := table[0].Target.(dm.Mirror); is && len(m.Legs) == 2 {
+			if err := h.shut(ctx, v, o, &window{layer: layer, start: m.Legs[0].Offset, length: table.Length()}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

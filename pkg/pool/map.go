@@ -39,6 +39,11 @@ func (p *Pool) mapStore(ctx context.Context, v *view, lv *lvm2.LV, use storeUse)
 			return dev, false, err
 		}
 	}
+	if g, growing := p.growing.Load(lv.ID); growing && g.(*growth).braked.Load() && info != nil {
+		braked := *info
+		braked.Suspended = false // left to who holds it, unless the store changes
+		info = &braked
+	}
 	table, err := p.linearTable(v, lv)
 	if err != nil {
 		return dev, false, err

@@ -192,6 +192,9 @@ func (m *monitor) attendTo(v *view, o *volume, has map[string]bool) {
 	if o.theirs() != "" {
 		return
 	}
+	if o.forked() {
+		m.hydrator.start(o.lv.Name)
+	}
 	if m.trimmable(v, o) != nil {
 		m.attend(o, "trim", attendPause, m.trim) // records boundaries, too
 	} else if m.unrecorded(o) {
@@ -241,8 +244,12 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 		return nextLook(left, chunk, m.peak(), s.rate)
 	}
 	must := left < min(brakeLine(chunk, m.peak()), status.Total/2)
+	_, cramped := m.cramped.Load(s.lv.ID) // the last attempt to extend it failed
 	if v.free.size() > 0 || len(v.trash) > 0 {
 		m.startGrowth(s, must)
+		if must && m.kept(v, s.store) && (cramped || v.free.size() == 0) {
+			m.startHold(s.store, s.rate)
+		}
 		return nextLook(left, chunk, m.peak(), s.rate)
 	}
 	m.cramped.Store(s.lv.ID, ErrNoSpace)
@@ -250,14 +257,14 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 		return slowestLook
 	}
 	if must {
-		m.startHold(s)
+		m.startHold(s.store, s.rate)
 	}
 	return nextLook(left, chunk, m.peak(), s.rate)
 }
 
 // startGrowth has a store extended, and its writers held until it is if they must be.
 func (m *monitor) startGrowth(s *filling, must bool) {
-	g := m.newGrowth(s)
+	g := m.newGrowth(s.store, s.rate)
 	g.must = must
 	if known, running := m.growing.LoadOrStore(g.store, g); running {
 		g = known.(*growth)
@@ -269,16 +276,8 @@ func (m *monitor) startGrowth(s *filling, must bool) {
 	}
 }
 
-// startHold holds the writers of a volume whose store cannot grow.
-func (m *monitor) startHold(s *filling) {
-	volume, g := s.of.lv.ID, m.newGrowth(s)
-	if _, running := m.holding.LoadOrStore(volume, g); !running {
-		m.background(func(ctx context.Context) { m.hold(ctx, volume, g) })
-	}
-}
-
-func (m *monitor) newGrowth(s *filling) *growth {
-	return &growth{store: s.lv.ID, more: m.step(s.chunk, s.rate), done: make(chan struct{})}
+func (p *Pool) newGrowth(s *store, now rate) *growth {
+	return &growth{store: s.lv.ID, more: p.step(s.chunk, now), done: make(chan struct{})}
 }
 
 // attend runs f for a volume in the background, one of a kind at a time, so

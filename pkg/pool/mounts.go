@@ -71,7 +71,7 @@ func boundNode(dev dm.Device) (string, error) {
 }
 
 // syncBefore writes back a volume's file system before a cut. No lock of LVM2's
-// is held: it may take long. A suspended volume would never answer.
+// nor key is held: it may take long. A suspended volume would never answer.
 func (p *Pool) syncBefore(ctx context.Context, lv string) {
 	v, err := p.latest()
 	if err != nil {
@@ -79,7 +79,17 @@ func (p *Pool) syncBefore(ctx context.Context, lv string) {
 	}
 	if o := v.volumeByLV(lv); o != nil {
 		if info, err := p.find(p.device(v, o.lv, "", udevVisible)); err == nil && info != nil && info.Live && !info.Suspended {
-			syncMounted(ctx, info.Device)
+			// If the pool is full meanwhile, writers may be held until others
+			// that need the volume's key are done: the caller can leave.
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				syncMounted(ctx, info.Device)
+			}()
+			select {
+			case <-done:
+			case <-ctx.Done():
+			}
 		}
 	}
 }

@@ -115,9 +115,10 @@ func storeKey(id lvm2.ID) string { return "store " + string(id) }
 
 const lvKeyPrefix = "logical volume "
 
-// lock takes a key. Forks and what they read through share devices, so a
-// logical volume's key is that of the volume that all of them come from, at the
-// time when it is taken.
+// lock takes a key. Forks and what they read through share devices, so of a
+// logical volume it takes that of the volume that all of them come from; and its
+// own, because the change that makes it independent is under way for a while
+// after it is on the disk. Who comes from another one waits for that one first.
 func (p *Pool) lock(ctx context.Context, key string) (release func(), err error) {
 	lv, is := strings.CutPrefix(key, lvKeyPrefix)
 	if !is {
@@ -126,9 +127,21 @@ func (p *Pool) lock(ctx context.Context, key string) (release func(), err error)
 	for {
 		root := p.current.Load().root(lv)
 		release, err := p.keys.lock(ctx, lvKey(root))
-		if err != nil || p.current.Load().root(lv) == root {
-			return release, err
+		if err != nil {
+			return nil, err
 		}
-		release()
+		if p.current.Load().root(lv) != root {
+			release()
+			continue
+		}
+		if root == lv {
+			return release, nil
+		}
+		own, err := p.keys.lock(ctx, lvKey(lv))
+		if err != nil {
+			release()
+			return nil, err
+		}
+		return func() { own(); release() }, nil
 	}
 }

@@ -57,9 +57,6 @@ func (v *view) notAReader(o *volume) error {
 // that is cut for it.
 func (p *Pool) createReader(ctx context.Context, spec VolumeSpec) (string, error) {
 	var name, cutOf string
-	if spec.Source.Kind == FromVolume {
-		p.syncBefore(ctx, spec.Source.LV)
-	}
 	err := p.do(ctx, &change{what: fmt.Sprintf("create volume %q to read %s %s", spec.Name, spec.Source.Kind, spec.Source.LV), edit: func(t *edit) error {
 		if o, err := t.existing(spec); err != nil || o != nil {
 			if o != nil {

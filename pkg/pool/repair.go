@@ -46,6 +46,9 @@ func (p *Pool) repair(ctx context.Context) error {
 		errs := []error{p.renamed(ctx, v)}
 		for _, o := range v.volumes { // they use what others have
 			if o.forked() {
+				if err := p.hydrator.shutLeft(ctx, v, o); err != nil {
+					errs = append(errs, fmt.Errorf("volume %s: %w", o.lv.Name, err))
+				}
 				continue
 			}
 			if err := p.notForked(ctx, v, o); err != nil {
@@ -60,6 +63,9 @@ func (p *Pool) repair(ctx context.Context) error {
 			if err := p.chainDown(ctx, v, o); err != nil {
 				errs = append(errs, fmt.Errorf("history of volume %s: %w", o.lv.Name, err))
 			}
+		}
+		for _, o := range v.volumes {
+			p.holdAgain(v, o)
 		}
 		errs = append(errs, p.sweep(ctx, v))
 		for _, o := range v.volumes { // an interrupted fold left trash that was stacked on layers
@@ -90,6 +96,10 @@ func (p *Pool) notForked(ctx context.Context, v *view, o *volume) error {
 	if err != nil || info == nil {
 		return err
 	}
+	if err := p.hydrator.shutLeft(ctx, v, o); err != nil {
+		return err
+	}
+	p.hydrator.setWindow(o.lv.ID, nil)
 	if err := p.rebase(ctx, v, o, func() error { return nil }); err != nil {
 		return err
 	}

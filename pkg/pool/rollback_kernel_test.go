@@ -243,11 +243,11 @@ func TestRollbackRefused(t *testing.T) {
 	for _, name := range []string{"base", "other", "plain"} {
 		must(p.CreateVolume(ctx, VolumeSpec{Name: name, Size: 16 * size.MiB, Mode: Block}))(t)
 	}
+	must(p.Activate(ctx, "base"))(t) // wipes it
+	ok(t, p.Deactivate(ctx, "base"))
 	must(p.CreateSnapshot(ctx, "s1", "base"))(t)
 	must(p.CreateSnapshot(ctx, "theirs", "other"))(t)
 	must(p.CreateVolume(ctx, VolumeSpec{Name: "readers", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, "s1"}}))(t)
-	waitHydrated(t, p, "readers")
-	must(p.CreateSnapshot(ctx, "ofreaders", "readers"))(t)
 	if out, err := exec.Command("lvcreate", "-qq", "-y", "-Wn", "-L16m", "-n", "foreign", p.vgName).CombinedOutput(); err != nil {
 		t.Fatalf("lvcreate: %v\n%s", err, out)
 	}

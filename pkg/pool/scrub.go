@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -33,6 +34,21 @@ func (p *Pool) scrub(ctx context.Context, lv string) error {
 	o := v.volumeByLV(lv)
 	if o == nil || len(o.unknown) == 0 || o.mode == Filesystem && o.formatted {
 		return nil
+	}
+	// Zeroing what a fork reads through would fill its store, and wait for the
+	// hydration that waits for the volume's key.
+	for o.mode == Block && v.readsUnknown(o) {
+		select {
+		case <-time.After(busyPause):
+		case <-ctx.Done():
+			return &PendingError{What: "hydrating volume " + lv + ", parts of which must be wiped then"}
+		}
+		if v, err = p.latest(); err != nil {
+			return err
+		}
+		if o = v.volumeByLV(lv); o == nil || len(o.unknown) == 0 {
+			return nil
+		}
 	}
 	p.scrubs.mu.Lock()
 	j := p.scrubs.jobs[lv]
@@ -61,6 +77,13 @@ func (p *Pool) scrub(ctx context.Context, lv string) error {
 	case <-ctx.Done():
 		return &PendingError{What: "wiping volume " + lv, Done: j.done.Load(), Total: j.total}
 	}
+}
+
+// readsUnknown tells whether a fork reads parts of its snapshot that may hold an
+// earlier owner's bytes.
+func (v *view) readsUnknown(o *volume) bool {
+	l := v.layers[o.copyOf]
+	return l != nil && len(o.unknown.intersect(rangeSet{{Start: 0, Count: v.extents(l.length.Bytes())}})) > 0
 }
 
 // scrubNow zeroes what scrub must, and records it for a block volume. The

@@ -33,8 +33,8 @@ func (p *Pool) CreateSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 	if err := checkName(name); err != nil {
 		return Snapshot{}, err
 	}
+	p.syncBefore(ctx, volumeLV)
 	return run(ctx, p, []string{nameKey(name), lvKey(volumeLV)}, func(ctx context.Context) (Snapshot, error) {
-		p.syncBefore(ctx, volumeLV)
 		var id lvm2.ID
 		err := p.do(ctx, &change{what: fmt.Sprintf("create snapshot %q of volume %s", name, volumeLV), edit: func(t *edit) error {
 			if l := t.snapshots[name]; l != nil {
@@ -305,5 +305,6 @@ func (v *view) describeSnapshot(l *layer) Snapshot {
 	for _, x := range o.path(l) {
 		s.Lost = s.Lost || x.lost
 	}
+	s.Lost = s.Lost || v.lostOrigin(o)
 	return s
 }

@@ -26,6 +26,9 @@ func (p *Pool) CreateVolume(ctx context.Context, spec VolumeSpec) (Volume, error
 	if err := checkSpec(spec); err != nil {
 		return Volume{}, err
 	}
+	if spec.Source.Kind == FromVolume {
+		p.syncBefore(ctx, spec.Source.LV)
+	}
 	for {
 		wiped := p.wiper.freed() // before looking for room, so that nothing is missed
 		keys, err := p.sourceKeys(spec)
@@ -212,6 +215,7 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 	}
 	_, err := run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
 		var family []string // that the volume read through
+		tries := 0
 		for {
 			err := p.do(ctx, &change{what: "delete volume " + lv, edit: func(t *edit) error {
 				o := t.volumeByLV(lv)
@@ -249,7 +253,11 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 				}
 				return nil
 			}})
-			if !errors.Is(err, errActive) {
+			if errors.Is(err, errActive) {
+				if tries++; tries > 1 {
+					return none, fmt.Errorf("volume %s/%s: %w: a device that it reads through is open", p.vgName, lv, ErrInUse)
+				}
+			} else {
 				p.wiper.wake()
 				return none, err
 			}
