@@ -288,7 +288,7 @@ func (v *survey) tools() {
 		fail("vgs: %v\n%s", err, out)
 	}
 	for _, lv := range v.vg.LVs {
-		if lv.Segments[0].Snapshot == nil {
+		if s := lv.Segments[0]; s.Snapshot == nil && s.Type != lvm2.TypeError {
 			used += lv.Size()
 		}
 	}
