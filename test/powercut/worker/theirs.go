@@ -26,7 +26,7 @@ func (s *session) byLVM2() {
 	}
 	lvs := map[string]string{} // of what can be compared, by name
 	for _, v := range seen.Volumes {
-		if v.State != pool.StateReady {
+		if v.State != pool.StateReady || v.Shows != "" {
 			continue // lvm2 leaves it alone
 		}
 		if v.Unwiped == 0 {
