@@ -216,7 +216,8 @@ func (s *session) target(m *history.Model, e *history.Event) bool {
 			return o.Snapshot == (e.Op == history.Restore) && (o.Snapshot || own(o)) && volumes < mostVolumes
 		})
 		if o != nil {
-			e.From, e.FS, e.ReadOnly, e.Size = o.ID, o.FS, s.random.n(8) == 0, o.Size
+			// Of a block volume that was never wiped no read-only one can be made.
+			e.From, e.FS, e.ReadOnly, e.Size = o.ID, o.FS, o.FS && s.random.n(4) == 0, o.Size
 			if !e.ReadOnly {
 				e.Size = min(o.Size+size.Bytes(s.random.n(2))*extent, max(largest, o.Size))
 			}
