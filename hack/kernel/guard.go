@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -19,7 +18,8 @@ import (
 // with all its processes, and removes the run's directory, when the kernel
 // ends or the runner does, even by SIGKILL: nothing outlives a run.
 //
-// The runner holds one end of a pipe, the leash, and the guard reads the other.
+// The runner holds one end of a pipe, the leash, and the guard reads the other:
+// its end is the process's, a byte is a nudge.
 type guard struct {
 	*exec.Cmd
 	leash *os.File
@@ -57,6 +57,9 @@ func (g *guard) Start() error {
 
 // end ends the process as a power cut would. The guard ends when all is gone.
 func (g *guard) end() { g.leash.Close() }
+
+// nudge has the process get a timer's signal, SIGALRM.
+func (g *guard) nudge() { _, _ = g.leash.Write([]byte{0}) }
 
 // guardMain is the guard's own main; args are what newGuard has given it. It
 // returns the exit code of the process.
@@ -97,7 +100,12 @@ func guardMain(args []string) (int, error) {
 	group := -cmd.Process.Pid
 	var cut atomic.Bool
 	go func() {
-		_, _ = io.Copy(io.Discard, leash)
+		for buf := make([]byte, 1); ; {
+			if _, err := leash.Read(buf); err != nil {
+				break
+			}
+			_ = cmd.Process.Signal(unix.SIGALRM)
+		}
 		cut.Store(true)
 		_ = unix.Kill(group, unix.SIGKILL)
 	}()

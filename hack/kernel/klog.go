@@ -31,6 +31,14 @@ func (l *kernelLog) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// booted forgets what the kernel said while it booted: nobody who reads why a test
+// failed wants it.
+func (l *kernelLog) booted() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.buf = nil
+}
+
 // show prints the log, unless it has been printed as it came.
 func (l *kernelLog) show(w io.Writer) {
 	l.mu.Lock()

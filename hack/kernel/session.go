@@ -23,7 +23,14 @@ type session struct {
 	log   *kernelLog
 	line  io.ReadWriteCloser // the serial line to the guest's first process
 	ready chan struct{}
+	nudge bool // the kernel loses timers, see nudgePause
 }
+
+// nudgePause is between two timer signals that a User Mode Linux gets beside its
+// own. It arms its host timer for one event at a time and drops the signal if it
+// comes while it handles the one before, as it may on a busy machine: without
+// another signal nothing in the guest would ever time out again.
+const nudgePause = time.Second
 
 // run relays between the command and the standard streams until the command
 // ends, the guest dies, the time is over or a signal comes; then it ends the
@@ -42,6 +49,9 @@ func (s *session) run() (int, error) {
 	defer signal.Stop(signals)
 	send := wire.NewWriter(s.line)
 	go s.passStdin(send)
+	if s.nudge {
+		go s.keepTime()
+	}
 	var timeout <-chan time.Time
 	if s.opts.timeout > 0 {
 		timeout = time.After(s.opts.timeout)
@@ -81,6 +91,14 @@ func (s *session) run() (int, error) {
 	}
 }
 
+// keepTime nudges the kernel as long as the command runs.
+func (s *session) keepTime() {
+	<-s.ready // before, the signal would end it
+	for range time.Tick(nudgePause) {
+		s.guard.nudge()
+	}
+}
+
 func (s *session) kill(died <-chan error) {
 	s.guard.end()
 	<-died
@@ -98,7 +116,10 @@ func (s *session) receive(exit chan<- int) {
 		}
 		switch t {
 		case wire.Ready:
-			once.Do(func() { close(s.ready) })
+			once.Do(func() {
+				s.log.booted()
+				close(s.ready)
+			})
 		case wire.Stdout:
 			os.Stdout.Write(payload)
 		case wire.Stderr:

@@ -92,7 +92,7 @@ func runUML(opts options, dir *runDir) (int, error) {
 	g.Env = env
 	// A kernel that panics aborts; its core would be as large as its memory.
 	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
-	return (&session{opts: opts, guard: g, log: log, line: line}).run()
+	return (&session{opts: opts, guard: g, log: log, line: line, nudge: true}).run()
 }
 
 // raceBuilt says whether the file is a Go program with the race detector.
