@@ -16,7 +16,7 @@ import (
 )
 
 // Loaded before every command: what device-mapper snapshots and LVM need.
-var defaultModules = []string{"dm-mod", "dm-bufio", "dm-log", "dm-region-hash", "dm-mirror", "dm-snapshot", "loop"}
+var defaultModules = []string{"dm-mod", "dm-bufio", "dm-log", "dm-region-hash", "dm-mirror", "dm-snapshot", "dm-delay", "loop"}
 
 type options struct {
 	kernel  string

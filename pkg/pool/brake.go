@@ -78,6 +78,16 @@ func (p *Pool) isHeld(v *view, o *volume) bool {
 	return held || p.mustHold(v, o) != nil
 }
 
+// heldStill says whether the device that has a fork's content is suspended because
+// its writers are held. It is given tables, but does not go on with them.
+func (p *Pool) heldStill(v *view, o *volume) bool {
+	if !o.forked() || o.live() != nil { // or it lies below the one that is suspended
+		return false
+	}
+	info, err := p.find(p.device(v, o.lv, "", udevVisible))
+	return err == nil && info != nil && info.Live && info.Suspended && p.isHeld(v, o)
+}
+
 // mustHold returns the store for which a volume that is suspended must stay so: a
 // former process held its writers. nil if there is none.
 func (p *Pool) mustHold(v *view, o *volume) *store {
@@ -104,6 +114,7 @@ func (p *Pool) mustHold(v *view, o *volume) *store {
 func (p *Pool) startHold(s *store, now rate) {
 	volume, g := s.of.lv.ID, p.newGrowth(s, now)
 	if _, running := p.holding.LoadOrStore(volume, g); !running {
+		p.hydrator.hurry()
 		p.background(func(ctx context.Context) { p.hold(ctx, volume, g) })
 	}
 }
@@ -178,7 +189,7 @@ func (p *Pool) letGo(ctx context.Context, volume lvm2.ID) error {
 			}
 			var err error
 			if o.forked() {
-				err = p.rebase(ctx, v, o, func() error { return nil })
+				err = p.rebase(ctx, v, o, nothing)
 			} else {
 				err = p.notForked(ctx, v, o)
 			}

@@ -190,7 +190,7 @@ func (p *Pool) upFrom(ctx context.Context, v *view, o *volume, top *dm.Info) (er
 	}
 	live := o.live()
 	if live == nil {
-		return p.plain(ctx, v, o, top, table)
+		return p.plain(ctx, v, o, top, table, held)
 	}
 	b, err := p.base(ctx, v, o, live, table)
 	if err != nil {
@@ -308,12 +308,20 @@ func (p *Pool) settleOlder(ctx context.Context, v *view, o *volume, live *layer)
 }
 
 // plain makes the volume's device a linear one and removes what a former
-// snapshot left.
-func (p *Pool) plain(ctx context.Context, v *view, o *volume, top *dm.Info, table dm.Table) error {
+// snapshot left. If the volume is held, and a fork, the table is for when it goes on.
+func (p *Pool) plain(ctx context.Context, v *view, o *volume, top *dm.Info, table dm.Table, held bool) error {
 	vol := p.device(v, o.lv, "", udevVisible)
 	dev, pending, err := p.ensureFrom(top, vol, table, readOnlyLV(o.lv))
 	if err != nil {
 		return err
+	}
+	base := p.device(v, o.lv, layerReal, udevReal)
+	info, err := p.find(base)
+	if err != nil {
+		return err
+	}
+	if pending && held && o.forked() && info == nil {
+		return p.node(ctx, vol, dev)
 	}
 	if pending {
 		if top != nil && top.Live {
@@ -328,10 +336,8 @@ func (p *Pool) plain(ctx context.Context, v *view, o *volume, top *dm.Info, tabl
 	if err := p.node(ctx, vol, dev); err != nil {
 		return err
 	}
-	base := p.device(v, o.lv, layerReal, udevReal)
-	info, err := p.find(base)
-	if err != nil || info == nil {
-		return err
+	if info == nil {
+		return nil
 	}
 	// What was on the blocks is trash now, but for a lost snapshot that somebody reads.
 	if err := p.sweep(ctx, v); err != nil {

@@ -1,9 +1,11 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -34,32 +36,37 @@ func (p *Pool) blocks(ctx context.Context, v *view, o *volume) (dm.Table, error)
 		if info == nil {
 			return nil, fmt.Errorf("volume %s/%s: the device of its window %s is gone", v.vg.Name, o.lv.Name, w.layer)
 		}
-		window = &kernelWindow{device: info.Device, start: w.start, length: w.length}
+		window = &kernelWindow{info.Device, w.span}
 	}
-	return composite(own, o.hydrated, l.length, through, window), nil
+	return composite(own, o.hydrated.missing(l.length), through, window), nil
 }
 
 // kernelWindow is a window's place on a fork, and its device.
 type kernelWindow struct {
-	device        dm.Device
-	start, length size.Sectors
+	device dm.Device
+	span
 }
 
-// composite is the table of a fork: own up to hydrated, the window if there is
-// one, through up to length, own behind it.
-func composite(own dm.Table, hydrated, length size.Sectors, through dm.Device, w *kernelWindow) dm.Table {
-	var t dm.Table
-	at := hydrated
+// composite is the table of a fork: the window if there is one, through where
+// something is missing, own elsewhere.
+func composite(own dm.Table, missing spans, through dm.Device, w *kernelWindow) dm.Table {
+	parts := missing
 	if w != nil {
-		t = append(cutTable(own, 0, w.start), dm.Segment{Start: w.start, Length: w.length, Target: dm.Linear{Device: w.device}})
-		at = w.start + w.length
-	} else {
-		t = cutTable(own, 0, at)
+		parts = append(missing.without(w.span), w.span)
+		slices.SortFunc(parts, func(a, b span) int { return cmp.Compare(a.start, b.start) })
 	}
-	if at < length {
-		t = append(t, dm.Segment{Start: at, Length: length - at, Target: dm.Linear{Device: through, Offset: at}})
+	var t dm.Table
+	var at size.Sectors
+	for _, part := range parts {
+		to := dm.Linear{Device: through, Offset: part.start}
+		if w != nil && part == w.span {
+			to = dm.Linear{Device: w.device}
+		}
+		t = append(t, cutTable(own, at, part.start)...)
+		t = append(t, dm.Segment{Start: part.start, Length: part.length, Target: to})
+		at = part.end()
 	}
-	return append(t, cutTable(own, max(at, length), own.Length())...)
+	return append(t, cutTable(own, at, max(at, own.Length()))...)
 }
 
 // cutTable returns the part of a linear table between two sectors.

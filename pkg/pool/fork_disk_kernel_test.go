@@ -40,12 +40,18 @@ func newBadDisk(t *testing.T, disk string) *badDisk {
 // fail makes n sectors from at on fail, and no others.
 func (d *badDisk) fail(at, n size.Sectors) {
 	d.t.Helper()
+	d.put(at, n, dm.ErrorTarget{})
+}
+
+// put has something else for n sectors from at on.
+func (d *badDisk) put(at, n size.Sectors, target dm.Target) {
+	d.t.Helper()
 	good := func(from, to size.Sectors) dm.Segment {
 		return dm.Segment{Start: from, Length: to - from, Target: dm.Linear{Device: d.under, Offset: from + hidden}}
 	}
 	table := dm.Table{good(0, d.length)}
 	if n > 0 {
-		table = dm.Table{good(0, at), {Start: at, Length: n, Target: dm.ErrorTarget{}}, good(at+n, d.length)}
+		table = dm.Table{good(0, at), {Start: at, Length: n, Target: target}, good(at+n, d.length)}
 	}
 	ok(d.t, d.client.Load("baddisk", table, false))
 	ok(d.t, d.client.Resume("baddisk", 0))
@@ -96,10 +102,31 @@ func TestForkOnFailingDisk(t *testing.T) {
 			if told := must(p.Health(ctx, f.LV))(t); !slices.ContainsFunc(told, func(c Condition) bool { return c.Reason == "HydrationFailing" }) {
 				t.Errorf("the volume's health: %v", told)
 			}
-			before.scribble(t, r, at, 50)
+			behind := model[bad+1<<20:]
+			var o *volume
+			for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+				before.scribble(t, r, at, 2)
+				behind.scribbleAt(t, r, at, len(model)-len(behind), 2)
+				if o = must(p.latest())(t).volumeByLV(f.LV); o.hydrated.to.Bytes() == v.bytesOf(lv) {
+					break
+				}
+				if time.Now().After(end) {
+					t.Fatalf("hydrated: %v", o.hydrated)
+				}
+			}
+			if left := o.hydrated.left; len(left) != 1 || left.size() > leastWindow || !left.hold(span{size.Bytes(bad).Sectors(), 8}) {
+				t.Errorf("left are %v", left)
+			}
+			check(t, p)
+			ok(t, p.Deactivate(ctx, f.LV))
+			config := p.config
+			ok(t, p.Close())
+			p = openPool(t, config)
+			at = must(p.Activate(ctx, f.LV))(t)
 			before.compare(t, at, "what lies before the bad sector")
-			if o := must(p.latest())(t).volumeByLV(f.LV); !o.forked() || o.hydrated.Bytes() > bad {
-				t.Fatalf("hydrated beyond the bad sector: %d", o.hydrated)
+			behind.compareAt(t, at, len(model)-len(behind), "what lies behind the bad sector")
+			if told := must(p.Health(ctx, f.LV))(t); !slices.ContainsFunc(told, func(c Condition) bool { return c.Reason == "HydrationFailing" }) {
+				t.Errorf("the volume's health, in a new process: %v", told)
 			}
 			disk.fail(0, 0)
 			waitHydrated(t, p, f.LV)
@@ -128,7 +155,7 @@ func TestFailureAfterCommit(t *testing.T) {
 			break
 		}
 		model.scribble(t, r, at, 5)
-		if w := p.hydrator.window(o.lv.ID); w == nil || o.hydrated < w.end() {
+		if w := p.hydrator.window(o.lv.ID); w == nil || !o.hydrated.has(w.span) {
 			continue
 		}
 		ok(t, p.hydrator.abandon(f.LV)) // as a failing open does

@@ -64,7 +64,7 @@ func TestForkInFullPool(t *testing.T) {
 			}
 			t.Logf("written in %v", time.Since(began))
 			if o := must(p.latest())(t).volumeByLV(f.LV); o.forked() {
-				t.Errorf("all was written, and it is still a fork: %d sectors hydrated", o.hydrated)
+				t.Errorf("all was written, and it is still a fork: %v sectors hydrated", o.hydrated)
 			}
 			fork.compare(t, forkPath, "the fork")
 			base.compare(t, path, "the source")

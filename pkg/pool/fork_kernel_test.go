@@ -20,6 +20,12 @@ type content []byte
 // scribble writes random blocks to the device and to the model.
 func (c content) scribble(t *testing.T, r *rand.Rand, path string, writes int) {
 	t.Helper()
+	c.scribbleAt(t, r, path, 0, writes)
+}
+
+// scribbleAt does so where c is the content from base on.
+func (c content) scribbleAt(t *testing.T, r *rand.Rand, path string, base, writes int) {
+	t.Helper()
 	const block = 4096
 	for range writes {
 		at := r.IntN(len(c)/block) * block
@@ -30,14 +36,19 @@ func (c content) scribble(t *testing.T, r *rand.Rand, path string, writes int) {
 				c[at+8*i+k] = byte(v >> (8 * k))
 			}
 		}
-		writeDevice(t, path, int64(at), c[at:at+n])
+		writeDevice(t, path, int64(base+at), c[at:at+n])
 	}
 }
 
 func (c content) compare(t *testing.T, path, what string) {
 	t.Helper()
+	c.compareAt(t, path, 0, what)
+}
+
+func (c content) compareAt(t *testing.T, path string, base int, what string) {
+	t.Helper()
 	const block = 4096
-	got := readDevice(t, path, size.Bytes(len(c)))
+	got := readPart(t, path, size.Bytes(base), size.Bytes(len(c)))
 	for i := 0; i < len(c); i += block {
 		if !bytes.Equal(got[i:i+block], c[i:i+block]) {
 			t.Fatalf("%s: wrong bytes at block %d", what, i/block)
@@ -54,7 +65,7 @@ func waitHydrated(t *testing.T, p *Pool, lv string) {
 			break
 		}
 		if time.Now().After(end) {
-			t.Fatalf("%s is not hydrated: %d sectors, %v", lv, o.hydrated, p.hydrator.failure(lv))
+			t.Fatalf("%s is not hydrated: %v sectors, %v", lv, o.hydrated, p.hydrator.failure(lv))
 		}
 	}
 	ok(t, p.refresh(context.Background())) // its devices have followed
@@ -89,7 +100,7 @@ func TestFork(t *testing.T) {
 		}
 		copy1.scribble(t, r, forkPath, 20)
 		base.scribble(t, r, path, 5)
-		copy1.compare(t, forkPath, fmt.Sprintf("the fork, %d sectors hydrated", o.hydrated))
+		copy1.compare(t, forkPath, fmt.Sprintf("the fork, %v sectors hydrated", o.hydrated))
 	}
 	t.Logf("%d passes, hydrated after %v", passes, time.Since(began))
 	if passes < 3 {

@@ -78,9 +78,14 @@ func noRoom(err error) bool {
 // check fails unless the metadata and the kernel's devices are as they must be.
 func (f *forest) check() {
 	f.t.Helper()
-	found := must(Verify(context.Background(), f.p.config, Options{}))(f.t)
+	check(f.t, f.p)
+}
+
+func check(t *testing.T, p *Pool) {
+	t.Helper()
+	found := must(Verify(context.Background(), p.config, Options{}))(t)
 	for _, x := range found.Findings {
-		f.t.Errorf("check: %+v", x)
+		t.Errorf("check: %+v", x)
 	}
 }
 

@@ -60,9 +60,13 @@ func (p *Pool) forkHealth(v *view, o *volume) []Condition {
 	if errors.Is(err, ErrLost) {
 		return []Condition{{DataLoss, "ForkLost", fmt.Sprintf("the volume was not hydrated yet, and what it reads through is gone: %v; restore it again", err)}}
 	}
-	if err := p.hydrator.failure(o.lv.Name); err != nil {
+	if err = p.hydrator.failure(o.lv.Name); err == nil && len(o.hydrated.left) > 0 {
+		err = errUncopied
+	}
+	if err != nil {
+		missing := o.hydrated.missing(l.length).size().Bytes()
 		return []Condition{{Degraded, "HydrationFailing",
-			fmt.Sprintf("the volume reads through the snapshot that it was restored from, and copying that fails (%v of %v done), it is tried again: %v", o.hydrated.Bytes(), l.length.Bytes(), err)}}
+			fmt.Sprintf("the volume reads through the snapshot that it was restored from, and copying that fails (%v of %v are not copied), it is tried again: %v", missing, l.length.Bytes(), err)}}
 	}
 	return nil
 }

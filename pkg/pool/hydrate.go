@@ -30,7 +30,6 @@ const (
 // one fork at a time, in turn.
 type hydrator struct {
 	pool *Pool
-	pace pace
 
 	mu      sync.Mutex
 	jobs    map[string]*hydration // by LV name
@@ -42,23 +41,24 @@ type hydration struct {
 	cancel  context.CancelFunc
 	ended   chan struct{}
 	failure atomic.Pointer[error]
+	search  search
+	pace    pace
+	waiting context.CancelFunc // ends its waiting for its turn
 }
 
 // window is a part of a fork that a mirror copies while both are written to.
 // Only this process knows that nothing was written past it: after a restart the
 // window is copied again from its beginning, which is on the disk.
 type window struct {
-	layer         string // of its device's name
-	start, length size.Sectors
+	layer string // of its device's name
+	span
 }
-
-func (w *window) end() size.Sectors { return w.start + w.length }
 
 // errHydrated: there is nothing to hydrate any more.
 var errHydrated = errors.New("not a fork any more")
 
 func newHydrator(p *Pool) *hydrator {
-	return &hydrator{pool: p, pace: pace{pool: p}, jobs: map[string]*hydration{}, stopped: map[string]int{}, windows: map[lvm2.ID]*window{}}
+	return &hydrator{pool: p, jobs: map[string]*hydration{}, stopped: map[string]int{}, windows: map[lvm2.ID]*window{}}
 }
 
 // window returns the volume's window, nil if there is none.
@@ -93,7 +93,7 @@ func (h *hydrator) start(lv string) {
 		return
 	}
 	ctx, cancel := context.WithCancel(h.pool.ctx)
-	j := &hydration{cancel: cancel, ended: make(chan struct{})}
+	j := &hydration{cancel: cancel, waiting: func() {}, ended: make(chan struct{}), pace: pace{pool: h.pool}}
 	h.jobs[lv] = j
 	go func() {
 		defer h.pool.work.Done()
@@ -154,23 +154,33 @@ func (h *hydrator) failure(lv string) error {
 
 // run hydrates until that is complete, or can never be, or is cancelled.
 func (h *hydrator) run(ctx context.Context, lv string, j *hydration) {
+	log := h.pool.log.WithValues("volume", lv)
 	for {
-		err := h.step(ctx, lv)
+		w, err := h.step(ctx, lv, j)
 		if err == nil {
-			j.failure.Store(nil)
+			if j.search.copied(); h.whole(lv) && j.search.calm() {
+				j.failure.Store(nil)
+			}
 			continue
 		}
 		if h.pool.ctx.Err() != nil || errors.Is(err, errHydrated) {
 			return // devices stay as they are: pods go on using them
 		}
+		if errors.Is(err, errTurn) && ctx.Err() == nil {
+			continue
+		}
 		if failed := h.abandon(lv); failed != nil && !errors.Is(failed, errHydrated) {
-			h.pool.log.Error(failed, "A window that is not being copied any more stays", "volume", lv)
+			log.Error(failed, "A window that is not being copied any more stays")
 		}
 		if ctx.Err() != nil {
 			return
 		}
 		j.failure.Store(&err)
-		h.pool.log.Error(err, "Hydrating a restored volume", "volume", lv, "again in", hydrateRetry)
+		if errors.Is(err, errUncopied) && j.search.failed(w.span) {
+			log.V(2).Info("Hydrating a smaller part of a restored volume", "err", err)
+			continue
+		}
+		log.Error(err, "Hydrating a restored volume", "again in", hydrateRetry)
 		select {
 		case <-time.After(hydrateRetry):
 		case <-ctx.Done():
@@ -178,33 +188,32 @@ func (h *hydrator) run(ctx context.Context, lv string, j *hydration) {
 	}
 }
 
-// hydrationTurn is the key under which windows take turns: one at a time is
-// copied, so that the disks see one stream.
-const hydrationTurn = "hydration"
+// whole says whether nothing of the volume was left behind.
+func (h *hydrator) whole(lv string) bool {
+	o := h.pool.current.Load().volumeByLV(lv)
+	return o == nil || len(o.hydrated.left) == 0
+}
 
 // step copies one window. errHydrated if there is none left.
-func (h *hydrator) step(ctx context.Context, lv string) error {
-	release, err := h.pool.keys.lock(ctx, hydrationTurn)
+func (h *hydrator) step(ctx context.Context, lv string, j *hydration) (*window, error) {
+	pass, err := h.turn(ctx, lv, j)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer release()
-	if held := h.held(lv); held != nil {
-		return h.finish(ctx, lv, held)
-	}
-	length := h.pace.window()
+	defer pass()
+	length := j.pace.window()
 	began := time.Now()
-	w, err := h.open(ctx, lv, length)
+	w, err := h.open(ctx, lv, &j.search, length)
 	if err == nil {
-		err = h.await(ctx, lv, w)
+		err = h.await(ctx, lv, w, pass)
 	}
 	if err == nil {
 		err = h.commit(ctx, lv, w)
 	}
 	if err == nil {
-		h.pace.pause(ctx, w.length.Bytes(), time.Since(began))
+		j.pace.pause(ctx, w.length.Bytes(), time.Since(began))
 	}
-	return err
+	return w, err
 }
 
 // exclusive runs f as a step in the kernel while nothing else works on lv or

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
@@ -13,7 +12,7 @@ import (
 )
 
 // open makes the volume's next window.
-func (h *hydrator) open(ctx context.Context, lv string, length size.Sectors) (w *window, err error) {
+func (h *hydrator) open(ctx context.Context, lv string, s *search, length size.Sectors) (w *window, err error) {
 	err = h.exclusive(ctx, lv, &change{what: "hydrate volume " + lv, act: func(ctx context.Context, v *view) error {
 		p := h.pool
 		o, l, _, err := v.forkOf(lv)
@@ -25,11 +24,19 @@ func (h *hydrator) open(ctx context.Context, lv string, length size.Sectors) (w 
 			return err
 		}
 		old := h.window(o.lv.ID)
-		w = &window{layer: layerWindow0, start: o.hydrated}
-		if old != nil && old.layer == layerWindow0 {
-			w.layer = layerWindow1
+		if old != nil && p.heldStill(v, o) { // its device is in a table that nobody uses yet
+			h.setWindow(o.lv.ID, nil)
+			if err := p.rebase(ctx, v, o, nothing); err != nil {
+				return err
+			}
+			old = nil
 		}
-		d, err := h.prepare(ctx, v, o, l, w, length)
+		layer, err := h.freeLayer(v, o)
+		if err != nil {
+			return err
+		}
+		w = &window{layer, s.next(o.hydrated.missing(l.length), length)}
+		d, err := h.prepare(ctx, v, o, w)
 		if err != nil {
 			return err
 		}
@@ -37,9 +44,9 @@ func (h *hydrator) open(ctx context.Context, lv string, length size.Sectors) (w 
 		// Who writes past a mirror that copies already leaves the copy stale.
 		if err := p.rebase(ctx, v, o, func() error { return p.dm.Resume(d.name, d.udev) }); err != nil {
 			h.setWindow(o.lv.ID, old)
-			return errors.Join(err, p.rebase(ctx, v, o, func() error { return nil }), p.takeDown(ctx, d))
+			return errors.Join(err, p.rebase(ctx, v, o, nothing), p.takeDown(ctx, d))
 		}
-		if old != nil {
+		if old != nil && old.layer != w.layer {
 			return p.takeDown(ctx, p.device(v, o.lv, old.layer, udevReal))
 		}
 		return nil
@@ -47,9 +54,18 @@ func (h *hydrator) open(ctx context.Context, lv string, length size.Sectors) (w 
 	return w, err
 }
 
-// prepare makes a window's device, which does not copy yet. The window ends after
-// most at latest, and where the volume's piece of the disk does.
-func (h *hydrator) prepare(ctx context.Context, v *view, o *volume, l *layer, w *window, most size.Sectors) (device, error) {
+// freeLayer returns the layer of a window's device that the volume's table has not.
+func (h *hydrator) freeLayer(v *view, o *volume) (string, error) {
+	info, err := h.pool.find(h.pool.device(v, o.lv, layerWindow0, udevReal))
+	if err == nil && info != nil && info.OpenCount > 0 {
+		return layerWindow1, nil
+	}
+	return layerWindow0, err
+}
+
+// prepare makes a window's device, which does not copy yet. The window ends where
+// the volume's piece of the disk does.
+func (h *hydrator) prepare(ctx context.Context, v *view, o *volume, w *window) (device, error) {
 	p := h.pool
 	d := p.device(v, o.lv, w.layer, udevReal)
 	through, err := p.forkUp(ctx, v, o)
@@ -60,7 +76,7 @@ func (h *hydrator) prepare(ctx context.Context, v *view, o *volume, l *layer, w 
 	if err != nil {
 		return d, err
 	}
-	parts := cutTable(own, w.start, min(l.length, w.start+most))
+	parts := cutTable(own, w.start, w.end())
 	if len(parts) == 0 {
 		return d, fmt.Errorf("volume %s/%s: %w: sector %d, where it goes on to be hydrated, lies beyond its end: lvreduce made it shorter, or its tags were changed",
 			v.vg.Name, o.lv.Name, ErrPrecondition, w.start)
@@ -86,6 +102,8 @@ func region(length size.Sectors) size.Sectors {
 	return r
 }
 
+func nothing() error { return nil }
+
 // rebase gives the device that has the volume's content the table that it
 // should have now, if there is the device; inside runs while it is held.
 func (p *Pool) rebase(ctx context.Context, v *view, o *volume, inside func() error) error {
@@ -107,11 +125,15 @@ func (p *Pool) rebase(ctx context.Context, v *view, o *volume, inside func() err
 	if _, _, err := p.ensureFrom(info, d, table, readOnlyLV(o.lv)); err != nil {
 		return err
 	}
+	if p.heldStill(v, o) { // whoever lets it go on finds the table loaded
+		return inside()
+	}
 	return p.swap(ctx, d, info.Suspended, dm.SuspendOptions{SkipLockFS: true}, inside)
 }
 
-// await waits until the window is copied.
-func (h *hydrator) await(ctx context.Context, lv string, w *window) error {
+// await waits until the window is copied. If nothing is for a while, as where a disk
+// does not answer, it calls pass: others need not wait for that.
+func (h *hydrator) await(ctx context.Context, lv string, w *window, pass func()) error {
 	v, err := h.pool.latest()
 	if err != nil {
 		return err
@@ -121,10 +143,16 @@ func (h *hydrator) await(ctx context.Context, lv string, w *window) error {
 		return errHydrated
 	}
 	name := h.pool.device(v, o.lv, w.layer, udevReal).name
+	before, at := uint64(0), time.Now()
 	for pause := windowLook; ; pause = min(2*pause, windowLookMax) {
-		copied, err := h.copied(name)
-		if err != nil || copied {
+		m, err := h.mirror(name)
+		if err != nil || m.Synced() {
 			return err
+		}
+		if m.InSync > before {
+			before, at = m.InSync, time.Now()
+		} else if time.Since(at) > stallLimit {
+			pass()
 		}
 		select {
 		case <-time.After(pause):
@@ -134,25 +162,25 @@ func (h *hydrator) await(ctx context.Context, lv string, w *window) error {
 	}
 }
 
-// copied says whether a window's mirror has copied everything; an error if it cannot.
-func (h *hydrator) copied(name string) (bool, error) {
+// mirror tells how far a window's mirror is; an error if it cannot copy everything.
+func (h *hydrator) mirror(name string) (m dm.MirrorStatus, err error) {
 	status, err := h.pool.dm.Status(name)
 	if err != nil {
-		return false, err
+		return m, err
 	}
 	if len(status) != 1 {
-		return false, fmt.Errorf("device %s has %d targets instead of a mirror", name, len(status))
+		return m, fmt.Errorf("device %s has %d targets instead of a mirror", name, len(status))
 	}
 	m, is := status[0].Status.(dm.MirrorStatus)
 	if !is {
-		return false, fmt.Errorf("device %s is no mirror", name)
+		return m, fmt.Errorf("device %s is no mirror", name)
 	}
 	for i, leg := range m.Legs {
 		if leg.Health != dm.LegAlive {
-			return false, fmt.Errorf("copying through device %s: the disk below leg %d (%v) failed, the kernel says %s", name, i, leg.Device, m)
+			return m, fmt.Errorf("copying through device %s: %w: leg %d (%v) failed, the kernel says %s", name, errUncopied, i, leg.Device, m)
 		}
 	}
-	return m.Synced(), nil
+	return m, nil
 }
 
 // commit records that the window is copied. With the last one the volume is an
@@ -188,8 +216,8 @@ func (h *hydrator) advance(lv string, w *window) *change {
 			}
 		}
 		c := o.lv.Clone()
-		if w.end() < l.length {
-			c.Tags = setTag(c.Tags, tagHydrated, strconv.FormatUint(uint64(w.end()), 10))
+		if missing := o.hydrated.missing(l.length).without(w.span); len(missing) > 0 {
+			c.Tags = setTag(c.Tags, tagHydrated, hydratedBut(missing, l.length).String())
 			return t.put(c)
 		}
 		finished, family = true, t.family(source.lv.Name)
@@ -204,7 +232,7 @@ func (h *hydrator) advance(lv string, w *window) *change {
 		}
 		h.setWindow(o.lv.ID, nil)
 		p.wiper.wake()
-		err := p.rebase(ctx, v, o, func() error { return nil })
+		err := p.rebase(ctx, v, o, nothing)
 		if err == nil {
 			err = p.forkDown(ctx, v, o)
 		}
@@ -242,6 +270,9 @@ func (h *hydrator) valid(ctx context.Context, v *view, lv string, w *window) err
 	if err != nil {
 		return err
 	}
+	if p.heldStill(v, o) && info.Loaded {
+		return nil
+	}
 	if have, err := p.dm.Table(info.Name); err != nil || !have.Equal(want) {
 		return errors.Join(fmt.Errorf("device %s: its table was changed", info.Name), err)
 	}
@@ -252,10 +283,10 @@ func (h *hydrator) valid(ctx context.Context, v *view, lv string, w *window) err
 // without a word.
 func (h *hydrator) intact(v *view, o *volume, l *layer, source *volume, w *window) error {
 	p := h.pool
-	if h.window(o.lv.ID) != w || o.hydrated != w.start {
+	if h.window(o.lv.ID) != w || !o.hydrated.missing(l.length).hold(w.span) {
 		return fmt.Errorf("volume %s/%s: its window was changed", v.vg.Name, o.lv.Name)
 	}
-	if copied, err := h.copied(p.device(v, o.lv, w.layer, udevReal).name); err != nil || !copied {
+	if m, err := h.mirror(p.device(v, o.lv, w.layer, udevReal).name); err != nil || !m.Synced() {
 		return errors.Join(fmt.Errorf("volume %s/%s: its window is not copied", v.vg.Name, o.lv.Name), err)
 	}
 	if s, err := p.snapshotStatus(p.device(v, o.lv, layerFork, udevReal).name); err != nil || s.Invalid {
@@ -285,90 +316,4 @@ func (t *edit) hydrated(o *volume, l *layer) error {
 		return err
 	}
 	return t.prune(l)
-}
-
-// abandon goes back to a volume without a window. A mirror that failed holds
-// writes: they go where the volume's position says that its content is.
-func (h *hydrator) abandon(lv string) error {
-	p := h.pool
-	return h.exclusive(p.ctx, lv, &change{what: "stop hydrating volume " + lv, act: func(ctx context.Context, v *view) error {
-		o := v.volumeByLV(lv)
-		if o == nil {
-			return errHydrated
-		}
-		w := h.window(o.lv.ID)
-		if w == nil {
-			return nil
-		}
-		if err := h.shut(ctx, v, o, w); err != nil {
-			return err
-		}
-		h.setWindow(o.lv.ID, nil)
-		if err := p.rebase(ctx, v, o, func() error { return nil }); err != nil {
-			h.setWindow(o.lv.ID, w)
-			return err
-		}
-		if !o.forked() { // the last commit had failed for us only
-			return p.forkDown(ctx, v, o)
-		}
-		return p.takeDown(ctx, p.device(v, o.lv, w.layer, udevReal))
-	}})
-}
-
-// shut makes a window's device lead to where the volume's content is, without a
-// mirror: to the fork or, if the position is behind the window already, to the
-// volume's own blocks.
-func (h *hydrator) shut(ctx context.Context, v *view, o *volume, w *window) error {
-	p := h.pool
-	d := p.device(v, o.lv, w.layer, udevReal)
-	info, err := p.find(d)
-	if err != nil || info == nil {
-		return err
-	}
-	var to dm.Table
-	if o.forked() && o.hydrated < w.end() {
-		fork, err := p.find(p.device(v, o.lv, layerFork, udevReal))
-		if err != nil || fork == nil {
-			return err
-		}
-		to = whole(w.length, dm.Linear{Device: fork.Device, Offset: w.start})
-	} else {
-		own, err := p.linearTable(v, o.lv)
-		if err != nil {
-			return err
-		}
-		for _, s := range cutTable(own, w.start, w.end()) {
-			s.Start -= w.start
-			to = append(to, s)
-		}
-	}
-	if _, _, err := p.ensureFrom(info, d, to, false); err != nil {
-		return err
-	}
-	return p.swap(ctx, d, info.Suspended, dm.SuspendOptions{SkipLockFS: true, NoFlush: true}, func() error { return nil })
-}
-
-// shutLeft does that for windows that a former process left. Their mirrors may
-// hold writes since a disk failed: nothing above them could be suspended.
-func (h *hydrator) shutLeft(ctx context.Context, v *view, o *volume) error {
-	p := h.pool
-	for _, layer := range []string{layerWindow0, layerWindow1} {
-		info, err := p.find(p.device(v, o.lv, layer, udevReal))
-		if err != nil {
-			return err
-		}
-		if info == nil || !info.Live {
-			continue
-		}
-		table, err := p.dm.Table(info.Name)
-		if err != nil {
-			return err
-		}
-		if m, is := table[0].Target.(dm.Mirror); is && len(m.Legs) == 2 {
-			if err := h.shut(ctx, v, o, &window{layer: layer, start: m.Legs[0].Offset, length: table.Length()}); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }

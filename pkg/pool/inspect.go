@@ -207,7 +207,7 @@ func (l *look) volumeState(o *volume) VolumeState {
 		s.Source = &o.source
 	}
 	if from := v.layers[o.copyOf]; from != nil {
-		s.Hydration = &Hydration{Done: o.hydrated.Bytes(), Total: from.length.Bytes()}
+		s.Hydration = &Hydration{Done: (from.length - o.hydrated.missing(from.length).size()).Bytes(), Total: from.length.Bytes()}
 	}
 	if top := l.at(o.lv, ""); top != nil {
 		s.Active, s.OpenCount = top.Live, top.OpenCount

@@ -5,6 +5,7 @@ import (
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
 // checkFork looks at what a fork's tags say.
@@ -18,8 +19,8 @@ func (r *report) checkFork(v *view, o *volume) {
 		r.add("CopySourceMissing", at, "delete the volume and restore it again", "the layer %s that it reads through is gone", o.copyOf)
 		return
 	}
-	if o.hydrated >= l.length {
-		r.add("BadTags", at, restoreGroup, "tag %s: %d sectors, the snapshot that it reads through has %d", tag(tagHydrated), o.hydrated, l.length)
+	if h := o.hydrated; h.to > l.length || len(h.missing(l.length)) == 0 {
+		r.add("BadTags", at, restoreGroup, "tag %s: %v sectors, the snapshot that it reads through has %d", tag(tagHydrated), o.hydrated, l.length)
 	}
 	if o.fork == nil {
 		r.add("ForkStoreMissing", at, "delete the volume and restore it again", "the store of what was written to it is gone")
@@ -67,10 +68,10 @@ func (c deviceCheck) blocks() dm.Table {
 			Origin: above.Device, COW: store.Device, Persistence: dm.PersistentOverflow, Chunk: c.o.fork.chunk,
 		}), false)
 	}
-	tables := []dm.Table{composite(own, c.o.hydrated, l.length, fork.Device, nil)}
+	tables := []dm.Table{composite(own, c.o.hydrated.missing(l.length), fork.Device, nil)}
 	for _, layer := range []string{layerWindow0, layerWindow1} {
-		if w := c.window(layer, own, fork); w != nil {
-			tables = append(tables, composite(own, c.o.hydrated, l.length, fork.Device, w))
+		if w := c.window(layer, own, fork, l.length); w != nil {
+			tables = append(tables, composite(own, c.o.hydrated.missing(l.length), fork.Device, w))
 		}
 	}
 	if user != nil {
@@ -81,9 +82,9 @@ func (c deviceCheck) blocks() dm.Table {
 	return tables[0]
 }
 
-// window returns the window that a mirror of the fork is, if it is where the
-// volume's position is: before the copy, or just after it.
-func (c deviceCheck) window(layer string, own dm.Table, fork *kernelDevice) *kernelWindow {
+// window returns the window that a mirror of the fork is, if none or all of it
+// is hydrated: before the copy, or just after it.
+func (c deviceCheck) window(layer string, own dm.Table, fork *kernelDevice, length size.Sectors) *kernelWindow {
 	d := c.look.at(c.o.lv, layer)
 	if d == nil || len(d.table) != 1 {
 		return nil
@@ -92,13 +93,13 @@ func (c deviceCheck) window(layer string, own dm.Table, fork *kernelDevice) *ker
 	if !is || len(m.Legs) != 2 {
 		return nil
 	}
-	w := &kernelWindow{device: d.Device, start: m.Legs[0].Offset, length: d.table[0].Length}
-	to := cutTable(own, w.start, w.start+w.length)
+	w := &kernelWindow{d.Device, span{m.Legs[0].Offset, d.table[0].Length}}
+	to := cutTable(own, w.start, w.end())
 	if len(to) != 1 || dm.Area(to[0].Target.(dm.Linear)) != m.Legs[1] || m.Legs[0].Device != fork.Device {
 		c.add("WrongTable", d.Name, restartDriver, "it copies\n%s\nand must copy from %v to\n%s", shorten(d.table), fork.Device, shorten(to))
 		return nil
 	}
-	if w.start != c.o.hydrated && w.start+w.length != c.o.hydrated {
+	if h := c.o.hydrated; !h.missing(length).hold(w.span) && !h.has(w.span) {
 		return nil
 	}
 	return w

@@ -100,7 +100,7 @@ func (p *Pool) notForked(ctx context.Context, v *view, o *volume) error {
 		return err
 	}
 	p.hydrator.setWindow(o.lv.ID, nil)
-	if err := p.rebase(ctx, v, o, func() error { return nil }); err != nil {
+	if err := p.rebase(ctx, v, o, nothing); err != nil {
 		return err
 	}
 	return p.forkDown(ctx, v, o)

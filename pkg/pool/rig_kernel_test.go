@@ -131,12 +131,17 @@ func ioBuffer(t *testing.T) []byte {
 
 func readDevice(t *testing.T, path string, length size.Bytes) []byte {
 	t.Helper()
+	return readPart(t, path, 0, length)
+}
+
+func readPart(t *testing.T, path string, from, length size.Bytes) []byte {
+	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
 	ok(t, err)
 	defer f.Close()
 	b, out := ioBuffer(t), make([]byte, 0, length)
 	for len(out) < int(length) {
-		n, err := f.ReadAt(b[:min(len(b), int(length)-len(out))], int64(len(out)))
+		n, err := f.ReadAt(b[:min(len(b), int(length)-len(out))], int64(from)+int64(len(out)))
 		ok(t, err)
 		out = append(out, b[:n]...)
 	}

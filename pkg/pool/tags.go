@@ -18,7 +18,7 @@ const (
 	tagReadOnly    = "readonly"    // made for readers only
 	tagSource      = "source"      // KIND/LV that the content came from
 	tagCopy        = "copy"        // id of the layer that the volume still reads through
-	tagHydrated    = "hydrated"    // sectors of it that were copied into the volume's own extents, from its beginning
+	tagHydrated    = "hydrated"    // sectors of it that were copied into the volume's own extents, from its beginning, and which of them were not (hydrated.String)
 	tagReads       = "reads"       // id of the layer that a reader shows, as long as it exists
 	tagTransient   = "transient"   // the reader keeps what is written to it as long as its device is there
 	tagBegun       = "begun"       // the transient volume was activated

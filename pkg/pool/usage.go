@@ -34,7 +34,7 @@ func (p *Pool) Usage() (Usage, error) {
 		u.Blocks += v.taken(o.lv)
 		if l := v.layers[o.copyOf]; l != nil {
 			u.Hydrating++
-			u.ToHydrate += (l.length - o.hydrated).Bytes()
+			u.ToHydrate += o.hydrated.missing(l.length).size().Bytes()
 		}
 		if o.fork != nil {
 			stored := v.bytesOf(o.fork.lv)

@@ -29,7 +29,7 @@ type volume struct {
 	readOnly   bool
 	source     Source
 	copyOf     lvm2.ID      // the layer that a fork reads through, "" when complete
-	hydrated   size.Sectors // what of it is in the volume's own extents
+	hydrated   hydrated     // what of it is in the volume's own extents
 	fork       *fork        // the store of what was written to a fork
 	reads      lvm2.ID      // the layer that a reader shows
 	transient  bool         // a reader that can be written, as long as its device is there
@@ -238,7 +238,9 @@ func decode(lv *lvm2.LV) any {
 			v.chunk = size.Sectors(r.number(tagChunk))
 		}
 		if r.has(tagHydrated) {
-			v.hydrated = size.Sectors(r.number(tagHydrated))
+			if v.hydrated, err = parseHydrated(p[tagHydrated]); err != nil {
+				r.fail(tagHydrated)
+			}
 		}
 		if kind, from, ok := strings.Cut(p[tagSource], "/"); ok {
 			v.source = Source{Kind: SourceKind(kind), LV: from}

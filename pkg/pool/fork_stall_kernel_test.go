@@ -1,0 +1,67 @@
+//go:build kernel
+
+package pool
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// stall makes reads of n sectors from at on take a minute, or until fail is called.
+func (d *badDisk) stall(at, n size.Sectors) {
+	d.t.Helper()
+	under := dm.Area{Device: d.under, Offset: at + hidden}
+	d.put(at, n, dm.Unknown{Name: "delay", Args: fmt.Sprintf("%v 60000 %[1]v 0 %[1]v 0", under)})
+}
+
+// TestForksBesideOneThatFails: a fork that cannot be copied, or whose disk does not
+// even answer, keeps no other one waiting.
+func TestForksBesideOneThatFails(t *testing.T) {
+	ctx := context.Background()
+	for _, how := range []string{"fails", "stalls"} {
+		t.Run(how, func(t *testing.T) {
+			disk := newBadDisk(t, testDisks(t)[0])
+			p := testPool(t, func(c *Config) { c.Devices = []string{disk.path} })
+			t.Cleanup(func() { disk.fail(0, 0) })
+			r := rand.New(rand.NewPCG(6, 7))
+			restored := func(name string) (fork Volume, model content) {
+				base := must(p.CreateVolume(ctx, VolumeSpec{Name: name, Size: 16 * size.MiB, Mode: Block}))(t)
+				model = make(content, base.Size)
+				model.scribble(t, r, must(p.Activate(ctx, base.LV))(t), 50)
+				must(p.CreateSnapshot(ctx, "snap"+name, base.LV))(t)
+				ok(t, p.Deactivate(ctx, base.LV))
+				if name == "bad" {
+					v := must(p.latest())(t)
+					if at := sectorOf(v, v.vg.LV(base.LV), 4096); how == "fails" {
+						disk.fail(at, 8)
+					} else {
+						disk.stall(at, 4096)
+					}
+				}
+				return must(p.CreateVolume(ctx, VolumeSpec{Name: "fork" + name, Mode: Block, Source: Source{FromSnapshot, "snap" + name}}))(t), model
+			}
+			bad, _ := restored("bad")
+			for end := time.Now().Add(10 * time.Second); p.hydrator.failure(bad.LV) == nil; time.Sleep(10 * time.Millisecond) {
+				if how == "stalls" && p.hydrator.window(must(p.latest())(t).volumeByLV(bad.LV).lv.ID) != nil {
+					break
+				}
+				if time.Now().After(end) {
+					t.Fatal("nothing is copied")
+				}
+			}
+			good, model := restored("good")
+			waitHydrated(t, p, good.LV)
+			if o := must(p.latest())(t).volumeByLV(bad.LV); !o.forked() {
+				t.Error("the other one is hydrated, too")
+			}
+			model.compare(t, must(p.Activate(ctx, good.LV))(t), "the one that is hydrated")
+			ok(t, p.Deactivate(ctx, good.LV))
+		})
+	}
+}
