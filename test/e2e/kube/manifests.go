@@ -55,6 +55,32 @@ spec:
 %s`, name, Image, script, inside.String(), volumes.String())
 }
 
+// Ephemeral is the manifest of a pod that runs a shell command on a volume of its
+// own at /data, made from a VolumeSnapshot.
+func Ephemeral(name, script, class, size, source string) string {
+	return fmt.Sprintf(`apiVersion: v1
+kind: Pod
+metadata: {name: %s}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: %s
+    command: [sh, -c, %q]
+    volumeMounts:
+    - {name: data, mountPath: /data}
+  volumes:
+  - name: data
+    ephemeral:
+      volumeClaimTemplate:
+        spec:
+          storageClassName: %s
+          accessModes: [ReadWriteOnce]
+          dataSource: {apiGroup: snapshot.storage.k8s.io, kind: VolumeSnapshot, name: %s}
+          resources: {requests: {storage: %s}}
+`, name, Image, script, class, source, size)
+}
+
 // Sleep is the shell command of a pod that only waits.
 const Sleep = "exec sleep 1000000"
 

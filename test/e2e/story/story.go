@@ -43,6 +43,7 @@ func Run(ctx context.Context, c *cluster.Client, root string, match *regexp.Rege
 		{"life of a volume", t.life()},
 		{"restore whose pod lands elsewhere first", t.elsewhere()},
 		{"restored and new volume in one pod", t.mixed()},
+		{"snapshot used without a copy", t.uncopied()},
 		{"volume made by hand", t.static()},
 		{"quick start of the README", quickStart},
 		{"nothing is left", t.nothingLeft()},
