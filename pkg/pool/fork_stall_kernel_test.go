@@ -30,23 +30,14 @@ func TestForksBesideOneThatFails(t *testing.T) {
 			p := testPool(t, func(c *Config) { c.Devices = []string{disk.path} })
 			t.Cleanup(func() { disk.fail(0, 0) })
 			r := rand.New(rand.NewPCG(6, 7))
-			restored := func(name string) (fork Volume, model content) {
-				base := must(p.CreateVolume(ctx, VolumeSpec{Name: name, Size: 16 * size.MiB, Mode: Block}))(t)
-				model = make(content, base.Size)
-				model.scribble(t, r, must(p.Activate(ctx, base.LV))(t), 50)
-				must(p.CreateSnapshot(ctx, "snap"+name, base.LV))(t)
-				ok(t, p.Deactivate(ctx, base.LV))
-				if name == "bad" {
-					v := must(p.latest())(t)
-					if at := sectorOf(v, v.vg.LV(base.LV), 4096); how == "fails" {
-						disk.fail(at, 8)
-					} else {
-						disk.stall(at, 4096)
-					}
-				}
-				return must(p.CreateVolume(ctx, VolumeSpec{Name: "fork" + name, Mode: Block, Source: Source{FromSnapshot, "snap" + name}}))(t), model
+			base, _ := snapped(t, p, r, "bad", 16*size.MiB)
+			v := must(p.latest())(t)
+			if at := sectorOf(v, v.vg.LV(base.LV), 4096); how == "fails" {
+				disk.fail(at, 8)
+			} else {
+				disk.stall(at, 4096)
 			}
-			bad, _ := restored("bad")
+			bad := restored(t, p, "bad")
 			for end := time.Now().Add(10 * time.Second); p.hydrator.failure(bad.LV) == nil; time.Sleep(10 * time.Millisecond) {
 				if how == "stalls" && p.hydrator.window(must(p.latest())(t).volumeByLV(bad.LV).lv.ID) != nil {
 					break
@@ -55,7 +46,8 @@ func TestForksBesideOneThatFails(t *testing.T) {
 					t.Fatal("nothing is copied")
 				}
 			}
-			good, model := restored("good")
+			_, model := snapped(t, p, r, "good", 16*size.MiB)
+			good := restored(t, p, "good")
 			waitHydrated(t, p, good.LV)
 			if o := must(p.latest())(t).volumeByLV(bad.LV); !o.forked() {
 				t.Error("the other one is hydrated, too")

@@ -1,0 +1,137 @@
+//go:build kernel
+
+package pool
+
+import (
+	"context"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// waitHeld waits until the writers of a volume are held.
+func waitHeld(t *testing.T, p *Pool, lv string) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		o := must(p.latest())(t).volumeByLV(lv)
+		if _, held := p.holding.Load(o.lv.ID); held {
+			if info, err := p.find(p.device(p.current.Load(), o.lv, "", udevVisible)); err == nil && info.Suspended {
+				return
+			}
+		}
+		if time.Now().After(end) {
+			t.Fatal("its writers are not held")
+		}
+	}
+}
+
+// overwrite writes all of a part of a volume anew; the channel has the error.
+func overwrite(t *testing.T, r *rand.Rand, path string, model content, from, to int) <-chan error {
+	t.Helper()
+	data := make(content, to-from)
+	for i := range data {
+		data[i] = byte(r.Uint32())
+	}
+	copy(model[from:], data)
+	done := make(chan error, 1)
+	buffer := directBuffer(t, size.MiB)
+	go func() {
+		for off := 0; off < len(data); off += len(buffer) {
+			n := copy(buffer, data[off:])
+			if err := writeFrom(path, int64(from+off), buffer[:n]); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	return done
+}
+
+// TestHeldByFormerProcess: a volume whose writers a former process held, and which
+// cannot be hydrated, goes on being held, and is let go when there is room.
+func TestHeldByFormerProcess(t *testing.T) {
+	ctx := context.Background()
+	disk := newBadDisk(t, testDisks(t)[0])
+	p := testPool(t, func(c *Config) {
+		c.Devices, c.HydrationRate, c.Chunk, c.LayerReserve = []string{disk.path}, size.MiB, 4*size.KiB, 1
+	})
+	t.Cleanup(func() { disk.fail(0, 0) })
+	r := rand.New(rand.NewPCG(15, 16))
+	base, model := snapped(t, p, r, "base", 160*size.MiB)
+	v := must(p.latest())(t)
+	disk.fail(sectorOf(v, v.vg.LV(base.LV), 0), 8)
+	fill(t, p, v.extents(base.Size)+v.extents(growLine(p.config.Chunk.Sectors(), p.peak(), 0).Bytes())+p.reserve(v))
+	f := restored(t, p, "base")
+	at := must(p.Activate(ctx, f.LV))(t)
+	fill(t, p, 0)
+	written := overwrite(t, r, at, model, 32<<20, 160<<20)
+	waitHeld(t, p, f.LV)
+	config := p.config
+	config.HydrationRate = 0
+	ok(t, p.Close())
+	p = openPool(t, config)
+	// At once: room that comes before the monitor looks would else free nobody.
+	if _, held := p.holding.Load(must(p.latest())(t).volumeByLV(f.LV).lv.ID); !held {
+		t.Error("the pool is open, and does not know that writers are held")
+	}
+	waitHeld(t, p, f.LV)
+	select {
+	case err := <-written:
+		t.Fatalf("its writers went on: %v", err)
+	case <-time.After(time.Second):
+	}
+	for _, lv := range must(p.latest())(t).vg.LVs {
+		if strings.HasPrefix(lv.Name, "filler") {
+			ok(t, p.DeleteVolume(ctx, lv.Name))
+		}
+	}
+	select {
+	case err := <-written:
+		ok(t, err)
+	case <-time.After(20 * time.Second):
+		t.Fatal("there is room, and its writers are held still")
+	}
+	disk.fail(0, 0)
+	waitHydrated(t, p, f.LV)
+	model.compare(t, at, "the volume, hydrated")
+	ok(t, p.Deactivate(ctx, f.LV))
+}
+
+// TestHeldWhileNothingIsWiped: where there is no room but in what cannot be wiped,
+// writers are held for as long as it takes to hydrate the volume.
+func TestHeldWhileNothingIsWiped(t *testing.T) {
+	ctx := context.Background()
+	disk := newBadDisk(t, testDisks(t)[0])
+	p := testPool(t, func(c *Config) {
+		c.Devices, c.HydrationRate, c.Chunk, c.LayerReserve = []string{disk.path}, size.MiB, 4*size.KiB, 1
+	})
+	t.Cleanup(func() { disk.fail(0, 0) })
+	r := rand.New(rand.NewPCG(17, 18))
+	base, model := snapped(t, p, r, "base", 160*size.MiB)
+	junk := must(p.CreateVolume(ctx, VolumeSpec{Name: "junk", Size: 64 * size.MiB, Mode: Block}))(t)
+	v := must(p.latest())(t)
+	lv := v.vg.LV(junk.LV)
+	disk.fail(sectorOf(v, lv, 0), sectors(v, lv.Size()))
+	fill(t, p, v.extents(base.Size)+v.extents(growLine(p.config.Chunk.Sectors(), p.peak(), 0).Bytes())+p.reserve(v))
+	f := restored(t, p, "base")
+	at := must(p.Activate(ctx, f.LV))(t)
+	fill(t, p, 0)
+	ok(t, p.DeleteVolume(ctx, junk.LV))
+	written := overwrite(t, r, at, model, 16<<20, 160<<20)
+	select {
+	case err := <-written:
+		ok(t, err)
+	case <-time.After(100 * time.Second):
+		t.Fatal("its writers are held")
+	}
+	if v := must(p.latest())(t); len(v.trash) == 0 {
+		t.Error("all trash is wiped")
+	}
+	waitHydrated(t, p, f.LV)
+	model.compare(t, at, "the volume, hydrated")
+	ok(t, p.Deactivate(ctx, f.LV))
+}
