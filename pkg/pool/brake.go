@@ -154,7 +154,7 @@ func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
 		if v.free.size() > 0 && p.growStore(ctx, g) == nil {
 			break
 		}
-		if len(v.trash) > 0 {
+		if len(v.trash) > 0 && p.wiper.problem() == nil { // else it has a pause of its own
 			p.wiper.wake()
 		}
 		if !told && ctx.Err() == nil {

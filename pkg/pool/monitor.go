@@ -227,7 +227,7 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 		return slowestLook
 	}
 	if status.Overflow && s.fork {
-		m.startGrowth(s, true)
+		m.startGrowth(s, true, true)
 		m.attend(s.of, "overflow", growPause, m.recoverFork)
 		return slowestLook
 	}
@@ -246,8 +246,9 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 	must := left < min(brakeLine(chunk, m.peak()), status.Total/2)
 	_, cramped := m.cramped.Load(s.lv.ID) // the last attempt to extend it failed
 	if v.free.size() > 0 || len(v.trash) > 0 {
-		m.startGrowth(s, must)
-		if must && m.kept(v, s.store) && (cramped || v.free.size() == 0) {
+		// Not both: the volume could not be suspended while its store is.
+		hold := must && m.kept(v, s.store) && (cramped || v.free.size() == 0)
+		if m.startGrowth(s, must, must && !hold); hold {
 			m.startHold(s.store, s.rate)
 		}
 		return nextLook(left, chunk, m.peak(), s.rate)
@@ -262,8 +263,9 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 	return nextLook(left, chunk, m.peak(), s.rate)
 }
 
-// startGrowth has a store extended, and its writers held until it is if they must be.
-func (m *monitor) startGrowth(s *filling, must bool) {
+// startGrowth has a store extended, as far as there is room if it must be, and its
+// writers held until it is if brake says so.
+func (m *monitor) startGrowth(s *filling, must, brake bool) {
 	g := m.newGrowth(s.store, s.rate)
 	g.must = must
 	if known, running := m.growing.LoadOrStore(g.store, g); running {
@@ -271,7 +273,7 @@ func (m *monitor) startGrowth(s *filling, must bool) {
 	} else {
 		m.background(func(ctx context.Context) { m.grow(ctx, g) })
 	}
-	if must && g.braked.CompareAndSwap(false, true) {
+	if brake && g.braked.CompareAndSwap(false, true) {
 		m.background(func(ctx context.Context) { m.brake(ctx, g, s.cow) })
 	}
 }
