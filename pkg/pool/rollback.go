@@ -309,13 +309,13 @@ func (p *Pool) renamed(ctx context.Context, v *view) error {
 // metadata, such as a rollback.
 func (p *Pool) follow(ctx context.Context) error {
 	err := p.do(ctx, &change{what: "follow changes of volume group " + p.vgName, act: func(ctx context.Context, v *view) error {
-		errs := []error{p.renamed(ctx, v), p.sweep(ctx, v)}
-		for _, o := range v.volumes {
-			if o.former != "" {
-				errs = append(errs, p.chainDown(ctx, v, o))
+		err := errors.Join(p.renamed(ctx, v), p.sweep(ctx, v))
+		for id, o := range v.volumes {
+			if o.former != "" { // its devices go when no operation has them
+				p.unsettled.Store(id, true)
 			}
 		}
-		return errors.Join(errs...)
+		return err
 	}})
 	v, failed := p.latest()
 	if failed != nil {
