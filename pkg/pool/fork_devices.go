@@ -128,40 +128,6 @@ func (p *Pool) forkUp(ctx context.Context, v *view, o *volume) (dm.Device, error
 	return dev, err
 }
 
-// recoverFork lets a fork be written again whose store was full: the kernel
-// refuses writes until it is given the table anew.
-func (p *Pool) recoverFork(ctx context.Context, lv string) error {
-	return p.do(ctx, &change{what: "let volume " + lv + " be written again", act: func(ctx context.Context, v *view) error {
-		o := v.volumeByLV(lv)
-		if o == nil || !o.forked() {
-			return nil
-		}
-		d := p.device(v, o.lv, layerFork, udevReal)
-		status, err := p.snapshotStatus(d.name)
-		if err != nil || !status.Overflow {
-			return err
-		}
-		table, err := p.dm.Table(d.name)
-		if err != nil {
-			return err
-		}
-		// A table that takes the former one's place inherits its state. Nobody
-		// uses the device while it has none.
-		vol := p.device(v, o.lv, "", udevVisible)
-		return p.swap(ctx, vol, false, dm.SuspendOptions{SkipLockFS: true}, func() error {
-			for _, t := range []dm.Table{whole(table.Length(), dm.ErrorTarget{}), table} {
-				if err := p.dm.Load(d.name, t, false); err != nil {
-					return err
-				}
-				if err := p.dm.Resume(d.name, d.udev); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}})
-}
-
 // forkDown removes the devices by which a volume reads or read through a
 // snapshot, unless they are in use, and those of the snapshot.
 func (p *Pool) forkDown(ctx context.Context, v *view, o *volume) error {

@@ -51,14 +51,12 @@ func (p *Pool) forkHealth(v *view, o *volume) []Condition {
 	if err == nil {
 		err = p.intact(v, source, l)
 	}
-	if err == nil {
-		s, unknown := p.snapshotStatus(p.device(v, o.lv, layerFork, udevReal).name)
-		if unknown == nil && s.Invalid {
-			err = fmt.Errorf("%w: the kernel could not write to the store of what was written to it", ErrLost)
-		}
-	}
 	if errors.Is(err, ErrLost) {
 		return []Condition{{DataLoss, "ForkLost", fmt.Sprintf("the volume was not hydrated yet, and what it reads through is gone: %v; restore it again", err)}}
+	}
+	if s, err := p.snapshotStatus(p.device(v, o.lv, layerFork, udevReal).name); err == nil && s.Invalid {
+		return []Condition{{Inaccessible, "ForkStopped",
+			"after an I/O error the kernel stopped what the volume is read through, as far as it is not hydrated yet; nothing is lost, it is brought back in a moment if the disks answer"}}
 	}
 	if err = p.hydrator.failure(o.lv.Name); err == nil && len(o.hydrated.left) > 0 {
 		err = errUncopied

@@ -219,7 +219,8 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 		return nextLook(sectors(v, s.lv.Size()), s.chunk, m.peak(), 0)
 	}
 	if status.Invalid && s.fork {
-		return slowestLook // its content is gone, the kernel could not write to it
+		m.attend(s.of, "revival", growPause, m.recoverFork)
+		return slowestLook
 	}
 	if status.Invalid {
 		layer := s.lv.ID

@@ -1,0 +1,50 @@
+package cow
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Revive takes back the mark by which the kernel gives a snapshot up, in the
+// store on a block device. The caller must have made sure that no snapshot is
+// loaded with it, and that only the snapshot itself was written since, not its origin.
+//
+// Then, after an I/O error, the store has all that was acknowledged: the kernel
+// completes a write after its exception is on the disk, lists a chunk only once it
+// is copied, and lists none any more after an error
+// (persistent_commit_exception in dm-snap-persistent.c).
+//
+// Errors are those of Header.
+func Revive(path string) error {
+	file, err := os.OpenFile(path, os.O_RDWR|unix.O_DIRECT|unix.O_EXCL, 0)
+	if err != nil {
+		return fmt.Errorf("open snapshot store: %w", err)
+	}
+	if err := errors.Join(revive(file), file.Close()); err != nil {
+		return fmt.Errorf("revive snapshot store %s: %w", path, err)
+	}
+	return nil
+}
+
+func revive(file *os.File) error {
+	buf, free, err := directBuffer(headerRead)
+	if err != nil {
+		return err
+	}
+	defer free()
+	if _, err := file.ReadAt(buf, 0); err != nil {
+		return err
+	}
+	if h, err := parseHeader(buf); err != nil || h.Valid {
+		return err
+	}
+	binary.LittleEndian.PutUint32(buf[4:], 1)
+	if _, err := file.WriteAt(buf, 0); err != nil {
+		return err
+	}
+	return os.NewSyscallError("fdatasync", unix.Fdatasync(int(file.Fd())))
+}

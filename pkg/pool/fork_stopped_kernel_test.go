@@ -1,0 +1,69 @@
+//go:build kernel
+
+package pool
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// TestWriteBesideBadSector: the kernel gives a fork up when a part of a chunk is
+// written of which the rest cannot be read. Only that write fails for good:
+// nothing else that was ever written to the fork is lost, in this process or the next.
+func TestWriteBesideBadSector(t *testing.T) {
+	ctx := context.Background()
+	const bad = size.Sectors(4096)
+	disk := newBadDisk(t, testDisks(t)[0])
+	p := testPool(t, func(c *Config) { c.Devices, c.HydrationRate = []string{disk.path}, size.MiB })
+	t.Cleanup(func() { disk.fail(0, 0) })
+	r := rand.New(rand.NewPCG(19, 20))
+	base, model := snapped(t, p, r, "base", 24*size.MiB)
+	v := must(p.latest())(t)
+	disk.fail(sectorOf(v, v.vg.LV(base.LV), bad), 8)
+	f := restored(t, p, "base")
+	at := must(p.Activate(ctx, f.LV))(t)
+	from := int(bad.Bytes() + size.MiB)
+	behind := model[from:]
+	stopped := func() bool {
+		v := must(p.latest())(t)
+		s, err := p.snapshotStatus(p.device(v, v.volumeByLV(f.LV).lv, layerFork, udevReal).name)
+		return err == nil && s.Invalid
+	}
+	for round := range 3 {
+		behind.scribbleAt(t, r, at, from, 50)
+		if err := tryWrite(t, at, int64(bad.Bytes()+4096), make([]byte, 4096)); err == nil {
+			t.Fatal("a part of a chunk that cannot be read was written")
+		}
+		if round == 0 && !stopped() {
+			t.Error("the kernel did not give the fork up: this test shows nothing")
+		}
+		if round == 1 {
+			config := p.config
+			ok(t, p.Close())
+			p = openPool(t, config)
+		}
+		for end := time.Now().Add(15 * time.Second); tryWrite(t, at, int64(bad.Bytes()+2*size.MiB), model[bad.Bytes()+2*size.MiB:][:4096]) != nil; time.Sleep(50 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("round %d: it cannot be written any more: %v", round, must(p.Health(ctx, f.LV))(t))
+			}
+		}
+		behind.compareAt(t, at, from, "the fork, given up and brought back")
+	}
+	if h := must(p.Health(ctx, f.LV))(t); !slices.ContainsFunc(h, func(c Condition) bool { return c.Reason == "HydrationFailing" }) {
+		t.Errorf("its health: %v", h)
+	}
+	disk.fail(0, 0)
+	ok(t, p.Deactivate(ctx, f.LV))
+	config := p.config
+	config.HydrationRate = 0
+	ok(t, p.Close())
+	p = openPool(t, config)
+	waitHydrated(t, p, f.LV)
+	model.compare(t, must(p.Activate(ctx, f.LV))(t), "the volume, hydrated")
+	ok(t, p.Deactivate(ctx, f.LV))
+}
