@@ -117,7 +117,7 @@ func TestForkOnFailingDisk(t *testing.T) {
 			if left := o.hydrated.left; len(left) != 1 || left.size() > leastWindow || !left.hold(span{size.Bytes(bad).Sectors(), 8}) {
 				t.Errorf("left are %v", left)
 			}
-			check(t, p)
+			noFindings(t, p)
 			ok(t, p.Deactivate(ctx, f.LV))
 			config := p.config
 			ok(t, p.Close())

@@ -78,15 +78,7 @@ func noRoom(err error) bool {
 // check fails unless the metadata and the kernel's devices are as they must be.
 func (f *forest) check() {
 	f.t.Helper()
-	check(f.t, f.p)
-}
-
-func check(t *testing.T, p *Pool) {
-	t.Helper()
-	found := must(Verify(context.Background(), p.config, Options{}))(t)
-	for _, x := range found.Findings {
-		t.Errorf("check: %+v", x)
-	}
+	noFindings(f.t, f.p)
 }
 
 // step does something at random and returns what.

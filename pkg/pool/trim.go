@@ -12,13 +12,13 @@ import (
 )
 
 // trimmable returns a frozen layer of o whose store's unused end can be given
-// back, or nil. One that somebody reads has a device: its turn comes later.
+// back, or nil. One that somebody reads is frozen in the kernel, too, once its device is read-only.
 func (p *Pool) trimmable(v *view, o *volume) *layer {
 	for _, l := range o.layers {
 		if l.snap != nil || l.lost || l.trimmed || !linear(l.lv) {
 			continue
 		}
-		if info, err := p.find(p.device(v, l.lv, "", udevSnapshot)); err == nil && info == nil {
+		if info, err := p.find(p.device(v, l.lv, "", udevSnapshot)); err == nil && (info == nil || info.Live && info.ReadOnly) {
 			return l
 		}
 	}
@@ -52,16 +52,22 @@ func (p *Pool) trimLayer(ctx context.Context, of lvm2.ID, lv *lvm2.LV) (err erro
 	var group *lvm2.VG
 	var store *cow.Store
 	var dev device
+	read := false // by somebody: then its device stays
+	leave := func(ctx context.Context) error {
+		if read {
+			return nil
+		}
+		return p.takeDown(ctx, dev)
+	}
 	err = p.do(ctx, &change{what: "look at the store of " + lv.Name, act: func(ctx context.Context, v *view) error {
 		group, dev = v.vg, p.device(v, lv, layerCOW, udevCOW)
-		table, err := p.linearTable(v, lv)
+		snap, err := p.find(p.device(v, lv, "", udevSnapshot))
 		if err != nil {
 			return err
 		}
-		made, pending, err := p.ensure(dev, table, true)
-		if err == nil && pending {
-			err = p.start(ctx, dev, made)
-		} else if err == nil {
+		read = snap != nil
+		made, _, err := p.mapStore(ctx, v, lv, storeFrozen)
+		if err == nil {
 			err = p.node(ctx, dev, made)
 		}
 		if err == nil {
@@ -70,11 +76,11 @@ func (p *Pool) trimLayer(ctx context.Context, of lvm2.ID, lv *lvm2.LV) (err erro
 		return err
 	}})
 	if err != nil {
-		return errors.Join(err, p.takeDown(ctx, dev))
+		return errors.Join(err, leave(ctx))
 	}
 	used, err := store.Used(ctx)
 	if err = errors.Join(err, store.Close()); err != nil {
-		err = errors.Join(err, p.takeDown(ctx, dev))
+		err = errors.Join(err, leave(ctx))
 	}
 	if errors.Is(err, cow.ErrInvalid) { // given up by the kernel, unnoticed until now
 		loss := &unrecordedLoss{volume: of, layer: lv.ID}
@@ -85,11 +91,11 @@ func (p *Pool) trimLayer(ctx context.Context, of lvm2.ID, lv *lvm2.LV) (err erro
 	}
 	defer func() {
 		if p.ctx.Err() != nil { // nothing is committed any more, but nothing need be left behind
-			err = errors.Join(err, p.takeDown(context.WithoutCancel(ctx), dev))
+			err = errors.Join(err, leave(context.WithoutCancel(ctx)))
 		}
 	}()
 	return p.do(ctx, &change{what: "give back the end of the store of " + lv.Name, edit: func(t *edit) error {
-		if err := p.takeDown(p.ctx, dev); err != nil {
+		if err := leave(p.ctx); err != nil {
 			return err
 		}
 		now := t.vg.LVByID(lv.ID)
@@ -100,10 +106,16 @@ func (p *Pool) trimLayer(ctx context.Context, of lvm2.ID, lv *lvm2.LV) (err erro
 			return err
 		}
 		return p.setBoundary(t, lv.ID)
-	}, act: func(context.Context, *view) error {
+	}, act: func(ctx context.Context, v *view) error {
 		p.forgetBoundaries()
 		p.wiper.wake()
-		return nil
+		now := v.vg.LVByID(lv.ID)
+		if !read || now == nil {
+			return nil
+		}
+		// The kernel reads a frozen store's lists once, and then what they name.
+		_, _, err := p.mapStore(ctx, v, now, storeFrozen)
+		return err
 	}})
 }
 

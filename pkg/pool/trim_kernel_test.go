@@ -1,0 +1,60 @@
+//go:build kernel
+
+package pool
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// TestTrimBelowReader: while a snapshot is read, the unused ends of its store and of
+// the newer ones that it reads through go back to the pool, too.
+func TestTrimBelowReader(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.FirstStore, c.Chunk = 16*size.MiB, 4*size.KiB })
+	r := rand.New(rand.NewPCG(21, 22))
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 32 * size.MiB, Mode: Block}))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	base := make(content, v.Size)
+	base.scribble(t, r, path, 100)
+	s := must(p.CreateSnapshot(ctx, "s0", v.LV))(t)
+	shown := content(bytes.Clone(base))
+	reader := must(p.CreateVolume(ctx, VolumeSpec{Name: "reader", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, s.LV}}))(t)
+	at := must(p.Activate(ctx, reader.LV))(t)
+	for i := 1; i <= 3; i++ {
+		base.scribble(t, r, path, 30)
+		must(p.CreateSnapshot(ctx, fmt.Sprint("s", i), v.LV))(t)
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			shown.compare(t, at, "what is read while stores are trimmed")
+			left := 0
+			w := must(p.latest())(t)
+			o := w.volumeByLV(v.LV)
+			for _, l := range o.layers[:len(o.layers)-1] {
+				if !l.trimmed || sectors(w, l.lv.Size()) >= l.used+w.vg.ExtentSize {
+					left++
+				}
+			}
+			if left == 0 {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%d stores of %d are not trimmed", left, len(o.layers)-1)
+			}
+		}
+	}
+	waitIdle(t, p) // what they had is wiped
+	shown.compare(t, at, "what is read when they are")
+	noFindings(t, p)
+	ok(t, p.Deactivate(ctx, reader.LV))
+	shown.compare(t, must(p.Activate(ctx, reader.LV))(t), "what is read, loaded again")
+	noFindings(t, p)
+	ok(t, p.Deactivate(ctx, reader.LV))
+	base.compare(t, path, "the volume")
+	ok(t, p.Deactivate(ctx, v.LV))
+}
