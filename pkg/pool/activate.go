@@ -45,6 +45,9 @@ func (p *Pool) Activate(ctx context.Context, lv string) (string, error) {
 			if err := p.up(ctx, v, o); err != nil {
 				return err
 			}
+			if o.forked() {
+				p.hydrator.expect(lv)
+			}
 			path = p.dm.Node(p.device(v, o.lv, "", udevVisible).name)
 			return nil
 		}})

@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"sync"
 	"sync/atomic"
@@ -22,8 +23,7 @@ const (
 const (
 	largestRegion = size.Sectors(4096) // of a mirror: the kernel refuses larger ones, and copies smaller ones slower
 	hydrateRetry  = 5 * time.Second    // pause after a failure that may pass
-	windowLook    = 2 * time.Millisecond
-	windowLookMax = 50 * time.Millisecond
+	windowLook    = time.Second        // between two looks at a window of which the kernel tells nothing
 )
 
 // hydrator copies what forks read through into their own extents, a window of
@@ -140,6 +140,16 @@ func (h *hydrator) stop(lv string) (again func()) {
 	}
 }
 
+// expect has lv's windows begin small again: its user's first requests are about
+// to come.
+func (h *hydrator) expect(lv string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if j := h.jobs[lv]; j != nil {
+		j.pace.gentle.Store(true)
+	}
+}
+
 // failure returns why the last attempt to hydrate lv failed, if it did.
 func (h *hydrator) failure(lv string) error {
 	h.mu.Lock()
@@ -201,17 +211,22 @@ func (h *hydrator) step(ctx context.Context, lv string, j *hydration) (*window, 
 		return nil, err
 	}
 	defer pass()
+	var watch stopwatch
 	length := j.pace.window()
-	began := time.Now()
+	watch.start()
 	w, err := h.open(ctx, lv, &j.search, length)
+	watch.lap("open")
 	if err == nil {
 		err = h.await(ctx, lv, w, pass)
+		watch.lap("copy")
 	}
 	if err == nil {
 		err = h.commit(ctx, lv, w)
+		watch.lap("commit")
 	}
 	if err == nil {
-		j.pace.pause(ctx, w.length.Bytes(), time.Since(began))
+		h.pool.log.V(4).Info("A part of a volume was hydrated", "volume", lv, "bytes", w.length.Bytes(), "others", j.pace.busy, "took", fmt.Sprint(watch.laps))
+		j.pace.pause(ctx, w.length.Bytes(), watch.total())
 	}
 	return w, err
 }

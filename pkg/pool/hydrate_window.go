@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -131,7 +134,8 @@ func (p *Pool) rebase(ctx context.Context, v *view, o *volume, inside func() err
 	return p.swap(ctx, d, info.Suspended, dm.SuspendOptions{SkipLockFS: true}, inside)
 }
 
-// await waits until the window is copied. If nothing is for a while, as where a disk
+// await waits until the window is copied: the kernel makes an event when it is, and
+// when a leg of the mirror fails. If nothing is copied for a while, as where a disk
 // does not answer, it calls pass: others need not wait for that.
 func (h *hydrator) await(ctx context.Context, lv string, w *window, pass func()) error {
 	v, err := h.pool.latest()
@@ -143,8 +147,16 @@ func (h *hydrator) await(ctx context.Context, lv string, w *window, pass func())
 		return errHydrated
 	}
 	name := h.pool.device(v, o.lv, w.layer, udevReal).name
+	events, err := h.pool.dm.NewWatcher()
+	if err != nil {
+		return err
+	}
+	defer events.Close()
 	before, at := uint64(0), time.Now()
-	for pause := windowLook; ; pause = min(2*pause, windowLookMax) {
+	for {
+		if err := events.Arm(); err != nil {
+			return err
+		}
 		m, err := h.mirror(name)
 		if err != nil || m.Synced() {
 			return err
@@ -154,10 +166,14 @@ func (h *hydrator) await(ctx context.Context, lv string, w *window, pass func())
 		} else if time.Since(at) > stallLimit {
 			pass()
 		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
+		limited, cancel := context.WithTimeout(ctx, windowLook)
+		err = events.Wait(limited)
+		cancel()
+		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			return err
 		}
 	}
 }
@@ -186,6 +202,11 @@ func (h *hydrator) mirror(name string) (m dm.MirrorStatus, err error) {
 // commit records that the window is copied. With the last one the volume is an
 // ordinary one.
 func (h *hydrator) commit(ctx context.Context, lv string, w *window) error {
+	// The commit flushes too, but nobody else's change should wait for what the
+	// disks' caches hold of a whole window.
+	if err := h.flush(lv, w); err != nil {
+		return err
+	}
 	_, err := run(ctx, h.pool, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
 		err = h.pool.do(ctx, &change{what: "check the window of volume " + lv, act: func(ctx context.Context, v *view) error {
 			return h.valid(ctx, v, lv, w)
@@ -196,6 +217,35 @@ func (h *hydrator) commit(ctx context.Context, lv string, w *window) error {
 		return none, h.pool.do(ctx, h.advance(lv, w))
 	})
 	return err
+}
+
+// flush has the disk write down what was copied to it.
+func (h *hydrator) flush(lv string, w *window) error {
+	v, err := h.pool.latest()
+	if err != nil {
+		return err
+	}
+	o := v.volumeByLV(lv)
+	if o == nil {
+		return errHydrated
+	}
+	for _, s := range o.lv.Segments {
+		if sectors(v, s.Start) >= w.end() || sectors(v, s.Start+s.Count) <= w.start {
+			continue
+		}
+		pv := v.vg.PVs[s.Stripes[0].PV]
+		if err := v.missing(pv); err != nil {
+			return fmt.Errorf("logical volume %s/%s: %w", v.vg.Name, lv, err)
+		}
+		f, err := os.Open(pv.Device)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(unix.Fdatasync(int(f.Fd())), f.Close()); err != nil {
+			return fmt.Errorf("flushing %s: %w", pv.Device, err)
+		}
+	}
+	return nil
 }
 
 // advance is the change that moves the volume's position behind the window.

@@ -6,23 +6,37 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
 const (
-	idleWindow = 256 * size.MiB // of a fork, while nobody else uses the disks
-	busyWindow = 16 * size.MiB  // else: what is copied is not held up for long
+	idleWindow = size.GiB      // at most, of a fork, while nobody else uses the disks
+	idleTime   = time.Second   // that copying it should take: until then nobody looks who comes
+	busyWindow = 16 * size.MiB // else, and to begin with: what is copied is not held up for long
+	growWindow = 4             // how many times longer the next window may be
 	paceSample = 15 * time.Millisecond
+	paceEvery  = 3 * time.Second // between two samples of disks that are quiet
+
+	// What the volumes' users may do at most for the disks to count as idle.
+	idleRate = 30 // requests in a second
+	idlePart = 10 // percent of the time with a request at work
 )
 
 // pace keeps hydration out of the way of other I/O. It is asked by whoever has
 // the turn to copy.
 type pace struct {
-	pool *Pool
-	busy bool // others used the disks before the window that is copied now
+	pool    *Pool
+	busy    bool       // others used the disks before the window that is copied now
+	next    size.Bytes // of the next window, if nobody else uses the disks
+	sampled time.Time  // when the disks were last seen to be quiet
+	looked  time.Time  // when volumes was
+	volumes map[dm.Device]blockUse
+	gentle  atomic.Bool // somebody is about to use the volume: its windows are to be small again
 }
 
 // window returns how much is to be copied next.
@@ -32,19 +46,21 @@ func (c *pace) window() size.Sectors {
 		c.busy = false
 		return length.Sectors()
 	}
-	c.busy = c.others()
-	if c.busy {
-		length = busyWindow
+	if c.busy = c.others(); c.busy || c.next == 0 || c.gentle.Swap(false) {
+		c.next = busyWindow
 	}
+	length = c.next
 	if rate := c.pool.config.HydrationRate; rate > 0 { // about a second's worth
 		length = min(length, max(size.MiB, rate))
 	}
 	return length.Sectors()
 }
 
-// pause waits as long as the rate and the share of hydration ask for after n
-// bytes were copied in took.
+// pause takes note that n bytes were copied in took, and waits as long as the rate
+// and the share of hydration ask for then.
 func (c *pace) pause(ctx context.Context, n size.Bytes, took time.Duration) {
+	fits := size.Bytes(float64(n) * idleTime.Seconds() / took.Seconds())
+	c.next = max(busyWindow, min(fits, growWindow*n, idleWindow)/busyWindow*busyWindow)
 	if c.urgent() {
 		return
 	}
@@ -73,46 +89,108 @@ func (c *pace) urgent() (is bool) {
 	return is
 }
 
-// others tells whether somebody does I/O on the pool's disks. No window is
-// being copied.
+// others tells whether somebody else does I/O on the pool's disks. No window is
+// being copied. What the volumes' users did meanwhile their devices tell; for
+// those of other things on the disks these are watched for a moment, but not
+// each time, for nothing is copied then.
 func (c *pace) others() bool {
-	before, ok := c.requests()
-	if !ok {
-		return false
-	}
-	time.Sleep(paceSample)
-	after, ok := c.requests()
-	return ok && after != before
-}
-
-// requests counts what the pool's disks have completed and what they are at
-// (Documentation/block/stat.rst of the kernel).
-func (c *pace) requests() (sum uint64, ok bool) {
 	v, err := c.pool.latest()
 	if err != nil {
-		return 0, false
+		return false
 	}
+	used := c.used(v)
+	if !used && !c.busy && time.Since(c.sampled) < paceEvery {
+		return false
+	}
+	before, ok := disksUse(v)
+	if used || !ok {
+		return used
+	}
+	time.Sleep(paceSample)
+	after, ok := disksUse(v)
+	if !ok || after.requests != before.requests || after.flying > 0 {
+		return ok
+	}
+	c.sampled = time.Now()
+	return false
+}
+
+// used tells whether the volumes were used since it was asked last.
+func (c *pace) used(v *view) bool {
+	all, err := c.pool.dm.List()
+	if err != nil {
+		return false
+	}
+	ours := map[string]bool{}
+	for _, o := range v.volumes {
+		ours[lvm2.DMName(v.vg.Name, o.lv.Name, "")] = true
+	}
+	now := map[dm.Device]blockUse{}
+	var sum blockUse
+	for _, d := range all {
+		if !ours[d.Name] {
+			continue
+		}
+		u, ok := useOf(d.Device)
+		if !ok {
+			continue
+		}
+		now[d.Device] = u
+		if before, ok := c.volumes[d.Device]; ok && before.requests <= u.requests && before.busy <= u.busy {
+			u.requests, u.busy = u.requests-before.requests, u.busy-before.busy
+		}
+		sum.add(u)
+	}
+	since, first := time.Since(c.looked), c.volumes == nil
+	c.volumes, c.looked = now, time.Now()
+	if first {
+		return false
+	}
+	return sum.flying > 0 || float64(sum.requests) > idleRate*since.Seconds() || sum.busy*100 > since*idlePart
+}
+
+// blockUse is what block devices have done (Documentation/block/stat.rst of the kernel).
+type blockUse struct {
+	requests uint64        // completed
+	flying   uint64        // at work
+	busy     time.Duration // with a request at work
+}
+
+func (u *blockUse) add(more blockUse) {
+	u.requests, u.flying, u.busy = u.requests+more.requests, u.flying+more.flying, u.busy+more.busy
+}
+
+// disksUse returns what the pool's disks have done.
+func disksUse(v *view) (sum blockUse, ok bool) {
 	for _, pv := range v.vg.PVs {
 		dev, err := dm.DeviceOf(pv.Device)
 		if err != nil {
-			return 0, false
+			return sum, false
 		}
-		text, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%v/stat", dev))
-		if err != nil {
-			return 0, false
+		u, ok := useOf(dev)
+		if !ok {
+			return sum, false
 		}
-		fields := strings.Fields(string(text))
-		const reads, writes, flying = 0, 4, 8
-		for _, i := range []int{reads, writes, flying} {
-			if i >= len(fields) {
-				return 0, false
-			}
-			n, err := strconv.ParseUint(fields[i], 10, 64)
-			if err != nil {
-				return 0, false
-			}
-			sum += n
-		}
+		sum.add(u)
 	}
 	return sum, true
+}
+
+func useOf(dev dm.Device) (u blockUse, ok bool) {
+	text, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%v/stat", dev))
+	if err != nil {
+		return u, false
+	}
+	var n [10]uint64
+	fields := strings.Fields(string(text))
+	if len(fields) < len(n) {
+		return u, false
+	}
+	for i := range n {
+		if n[i], err = strconv.ParseUint(fields[i], 10, 64); err != nil {
+			return u, false
+		}
+	}
+	const reads, writes, flying, ticks = 0, 4, 8, 9
+	return blockUse{n[reads] + n[writes], n[flying], time.Duration(n[ticks]) * time.Millisecond}, true
 }

@@ -51,6 +51,8 @@ type bench struct {
 	quick   bool
 	large   bool
 	dir     string
+	driver  string    // its binary
+	spare   disk.Disk // on which nothing is
 	ours    *contender.Driver
 	fine    *contender.Driver // a pool with chunks of 4 KiB
 	theirs  *contender.Parallel
@@ -63,7 +65,7 @@ func main() {
 	out := flag.String("out", "out/bench.json", "file for the figures")
 	run := flag.String("run", "", "measure only the figures whose names match this regular expression")
 	quick := flag.Bool("quick", false, "fewer repetitions and steps: a look, not a result")
-	large := flag.Bool("large", false, "also what needs 200 GiB of the host's disk, which must then be free: deleted volumes are wiped by writing")
+	large := flag.Bool("large", false, "also what takes large volumes, on a disk that is larger than the host's may be")
 	list := flag.Bool("list", false, "print the names of the figures, measure nothing")
 	flag.Parse()
 	klog.LogToStderr(false) // of the engine, which makes lvm2's groups
@@ -114,9 +116,10 @@ func (b *bench) do(driver, run, out string, list bool) (err error) {
 // setUp starts the driver on two disks and gives one each to lvm2's two ways.
 func (b *bench) setUp(driver string) (err error) {
 	disks := strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")
-	if len(disks) < 4 {
-		return fmt.Errorf("four scratch disks are needed: run this by hack/bench")
+	if len(disks) < 5 {
+		return fmt.Errorf("five scratch disks are needed: run this by hack/bench")
 	}
+	b.driver, b.spare = driver, disk.Disk(disks[4])
 	if b.dir, err = os.MkdirTemp("", "dmsnap-bench-"); err != nil {
 		return err
 	}
@@ -167,8 +170,10 @@ func (b *bench) noteLoad(when string) {
 	}
 }
 
-// samples are by the title of the contender.
+// samples are by the title of the contender, or by the name of the figure.
 type samples map[string][]float64
+
+func (s samples) take(name string, value float64) { s[name] = append(s[name], value) }
 
 // add makes the figures of samples: ours against lvm2, and against dm-thin.
 func (b *bench) add(s figures.Series, by samples) {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+	"github.com/csi-dmsnap/csi-dmsnap/test/bench/contender"
 	"github.com/csi-dmsnap/csi-dmsnap/test/bench/disk"
 	"github.com/csi-dmsnap/csi-dmsnap/test/bench/figures"
 )
@@ -36,19 +37,31 @@ func firstByteName(kind string, length size.Bytes) string {
 	return fmt.Sprintf("%s_first_byte/size=%v", kind, length)
 }
 
+// createName is of the part of that until CreateVolume returns.
+func createName(kind string, length size.Bytes) string {
+	return fmt.Sprintf("%s_create/size=%v", kind, length)
+}
+
+func restoreNames(n size.Bytes) (all []string) {
+	for _, kind := range []string{"restore", "clone"} {
+		all = append(all, createName(kind, n), firstByteName(kind, n))
+	}
+	return all
+}
+
 func restoreFigures(b *bench) (all []string) {
 	for _, n := range b.restoreSizes() {
-		all = append(all, firstByteName("restore", n), firstByteName("clone", n))
+		all = append(all, restoreNames(n)...)
 	}
 	return all
 }
 
 // restores measures how long it takes from the request for a restored or cloned
-// volume to its first byte.
+// volume until it is made, and to its first byte.
 func (b *bench) restores() error {
 	var perByte float64 // milliseconds of the longest full copy
 	for _, n := range b.restoreSizes() {
-		if !b.anyWanted(firstByteName("restore", n), firstByteName("clone", n)) {
+		if !b.anyWanted(restoreNames(n)...) {
 			continue
 		}
 		if err := b.restoresOf(n, &perByte); err != nil {
@@ -59,103 +72,168 @@ func (b *bench) restores() error {
 }
 
 func (b *bench) restoresOf(n size.Bytes, perByte *float64) error {
-	const volume = "restored-origin"
-	path, err := b.filled(volume, n, min(restoreHas, n/4*3))
+	took, full := samples{}, []float64(nil)
+	note := fmt.Sprintf("of an ext4 with a file of %v (of 1GiB: 768MiB)", restoreHas)
+	if n <= mostCopied {
+		var err error
+		if took, full, err = b.restoresAndCopies(n); err != nil {
+			return err
+		}
+		*perByte = figures.Median(full) / float64(n)
+	} else {
+		if err := b.largeRestores(n, took); err != nil {
+			return err
+		}
+		note += "; each in a new pool"
+		if *perByte > 0 {
+			full = []float64{*perByte * float64(n)}
+			note += fmt.Sprintf(", and the full copy is extrapolated from %v", mostCopied)
+		}
+	}
+	for _, kind := range []string{"restore", "clone"} {
+		for _, f := range []struct{ name, about string }{
+			{createName(kind, n), "; until CreateVolume returns"},
+			{firstByteName(kind, n), "; from the request to the first bytes of the file in the mounted copy, which is being hydrated"},
+		} {
+			if b.wanted(f.name) {
+				b.figures.Add(figures.Series{Name: f.name, Unit: "ms", Tail: true, Ours: took[f.name], Theirs: full, Against: fullCopy, Note: note + f.about})
+			}
+		}
+	}
+	return nil
+}
+
+const (
+	restoreOrigin   = "restored-origin"
+	restoreSnapshot = "restored-snap"
+	restored        = "restored"
+)
+
+// restoresAndCopies takes the times of restores and clones, and of full copies.
+func (b *bench) restoresAndCopies(n size.Bytes) (took samples, full []float64, err error) {
+	path, err := filled(b.ours, restoreOrigin, n, min(restoreHas, n/4*3))
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	device, err := mountedDevice(filepath.Dir(path))
 	if err != nil {
-		return err
-	}
-	took, err := b.firstBytes(volume, path, n)
-	if err != nil {
-		return err
-	}
-	full, note := []float64(nil), fmt.Sprintf("of an ext4 with a file of %v (of 1GiB: 768MiB), from the request to the first bytes of the file in the mounted copy", restoreHas)
-	switch {
-	case n <= mostCopied:
-		for range max(1, b.hydrationRepeats()/2) {
-			t, err := b.copyOf(device, n)
-			if err != nil {
-				return err
-			}
-			full = append(full, t)
-		}
-		*perByte = figures.Median(full) / float64(n)
-	case *perByte > 0:
-		full = []float64{*perByte * float64(n)}
-		note += fmt.Sprintf("; the full copy is extrapolated from %v", mostCopied)
-	}
-	for _, kind := range []string{"restore", "clone"} {
-		if name := firstByteName(kind, n); b.wanted(name) {
-			b.figures.Add(figures.Series{Name: name, Unit: "ms", Tail: true, Ours: took[kind], Theirs: full, Against: fullCopy, Note: note})
-		}
-	}
-	return errors.Join(b.ours.Unmount(volume), b.ours.Delete(volume), b.ours.Wiped())
-}
-
-// firstBytes takes the times of restores of a snapshot of the volume, and of
-// clones of it.
-func (b *bench) firstBytes(volume, path string, n size.Bytes) (took samples, err error) {
-	const made, snapshot = "restored", "restored-snap"
-	want, err := firstBlock(path)
-	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	repeat := 15
-	switch {
-	case n > mostCopied:
-		repeat = 3
-	case b.quick:
+	if b.quick {
 		repeat = 4
 	}
 	took = samples{}
 	for range repeat {
-		if err := b.ours.Snapshot(volume, snapshot, 0); err != nil {
-			return nil, err
+		if err := b.ours.Snapshot(restoreOrigin, restoreSnapshot, 0); err != nil {
+			return nil, nil, err
 		}
 		for _, kind := range []string{"restore", "clone"} {
-			t, err := timed(func() error {
-				create := func() error { return b.ours.Restore(made, snapshot, n, false) }
-				if kind == "clone" {
-					create = func() error { return b.ours.Clone(made, volume, n) }
-				}
-				if err := create(); err != nil {
-					return err
-				}
-				dir, err := b.ours.Mount(made)
-				if err != nil {
-					return err
-				}
-				got, err := firstBlock(filepath.Join(dir, dataFile))
-				if err == nil && !bytes.Equal(got, want) {
-					err = errors.New("its file has other bytes than its source's")
-				}
-				return err
-			})
-			if err != nil {
-				return nil, fmt.Errorf("%s of %v: %w", kind, n, err)
+			if err := firstByte(b.ours, kind, path, n, took); err != nil {
+				return nil, nil, err
 			}
-			took[kind] = append(took[kind], t)
 			// Before hydration has written all of it.
-			if err := errors.Join(b.ours.Unmount(made), b.ours.Delete(made), b.ours.Wiped()); err != nil {
-				return nil, err
+			if err := errors.Join(b.ours.Unmount(restored), b.ours.Delete(restored), b.ours.Wiped()); err != nil {
+				return nil, nil, err
 			}
 		}
-		if err := errors.Join(b.ours.DeleteSnapshot(volume, snapshot), b.ours.Wiped()); err != nil {
-			return nil, err
+		if err := errors.Join(b.ours.DeleteSnapshot(restoreOrigin, restoreSnapshot), b.ours.Wiped()); err != nil {
+			return nil, nil, err
 		}
 	}
-	return took, nil
+	for range max(1, b.hydrationRepeats()/2) {
+		t, err := b.copyOf(device, n)
+		if err != nil {
+			return nil, nil, err
+		}
+		full = append(full, t)
+	}
+	return took, full, errors.Join(b.ours.Unmount(restoreOrigin), b.ours.Delete(restoreOrigin), b.ours.Wiped())
+}
+
+// largeRestores takes the times of restores and clones of volumes that the host's
+// disk need not have room for. Each is made in a pool of its own that is not
+// wiped in the end, or the file behind the disk would have to hold all the zeroes.
+func (b *bench) largeRestores(n size.Bytes, took samples) error {
+	const repeat = 5
+	for range repeat {
+		for _, kind := range []string{"restore", "clone"} {
+			if err := b.largeRestore(n, kind, took); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (b *bench) largeRestore(n size.Bytes, kind string, took samples) error {
+	dir, err := os.MkdirTemp(b.dir, "large-")
+	if err != nil {
+		return err
+	}
+	pools, err := contender.StartDriver(b.driver, dir, contender.Pool{Name: "large", Disk: b.spare})
+	if err != nil {
+		return err
+	}
+	d := pools[0]
+	err = func() error {
+		path, err := filled(d, restoreOrigin, n, restoreHas)
+		if err != nil {
+			return err
+		}
+		if err := d.Snapshot(restoreOrigin, restoreSnapshot, 0); err != nil {
+			return err
+		}
+		if err := d.Disk().Quiet(); err != nil {
+			return err
+		}
+		if err := firstByte(d, kind, path, n, took); err != nil {
+			return err
+		}
+		return errors.Join(d.Unmount(restored), d.Unmount(restoreOrigin))
+	}()
+	return errors.Join(err, d.Destroy())
+}
+
+// firstByte takes the time of a restore of the origin's snapshot, or of a clone of it.
+func firstByte(d *contender.Driver, kind, path string, n size.Bytes, took samples) error {
+	want, err := firstBlock(path)
+	if err != nil {
+		return err
+	}
+	var created float64
+	t, err := timed(func() (err error) {
+		create := func() error { return d.Restore(restored, restoreSnapshot, n, false) }
+		if kind == "clone" {
+			create = func() error { return d.Clone(restored, restoreOrigin, n) }
+		}
+		if created, err = timed(create); err != nil {
+			return err
+		}
+		dir, err := d.Mount(restored)
+		if err != nil {
+			return err
+		}
+		got, err := firstBlock(filepath.Join(dir, dataFile))
+		if err == nil && !bytes.Equal(got, want) {
+			err = errors.New("its file has other bytes than its source's")
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("%s of %v: %w", kind, n, err)
+	}
+	took.take(createName(kind, n), created)
+	took.take(firstByteName(kind, n), t)
+	return nil
 }
 
 // filled makes an ext4 with a file and returns the path of that.
-func (b *bench) filled(volume string, length, has size.Bytes) (string, error) {
-	if err := b.ours.Create(volume, length, false); err != nil {
+func filled(d *contender.Driver, volume string, length, has size.Bytes) (string, error) {
+	if err := d.Create(volume, length, false); err != nil {
 		return "", err
 	}
-	dir, err := b.ours.Mount(volume)
+	dir, err := d.Mount(volume)
 	if err != nil {
 		return "", err
 	}

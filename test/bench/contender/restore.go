@@ -1,6 +1,7 @@
 package contender
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,42 +41,76 @@ func (d *Driver) createFrom(name string, length size.Bytes, block bool, from *cs
 	return nil
 }
 
-// Hydrating tells whether a restored volume reads through its snapshot, by a
-// device that it has then.
-func (d *Driver) Hydrating(name string) (bool, error) {
+// forkDevice is the name of the device that a restored volume has while it reads
+// through its snapshot.
+func (d *Driver) forkDevice(name string) (string, error) {
 	id, ok := handle.Parse(d.volumes[name].id)
 	if !ok {
-		return false, fmt.Errorf("volume %s has the id %q", name, d.volumes[name].id)
+		return "", fmt.Errorf("volume %s has the id %q", name, d.volumes[name].id)
+	}
+	return lv.DMName(d.pool.Name, id.LV, "fork"), nil
+}
+
+// Hydrating tells whether a restored volume reads through its snapshot.
+func (d *Driver) Hydrating(name string) (bool, error) {
+	device, err := d.forkDevice(name)
+	if err != nil {
+		return false, err
 	}
 	c, err := dm.Open()
 	if err != nil {
 		return false, err
 	}
 	defer c.Close()
-	_, err = c.Info(lv.DMName(d.pool.Name, id.LV, "fork"))
+	return exists(c, device)
+}
+
+func exists(c *dm.Client, device string) (bool, error) {
+	_, err := c.Info(device)
 	if errors.Is(err, dm.ErrNotFound) {
 		return false, nil
 	}
 	return err == nil, err
 }
 
-// Hydrated waits until a volume that was just restored has become an ordinary one.
+// Hydrated waits until a volume that was just restored has become an ordinary
+// one. It sleeps meanwhile: there is one processor in User Mode Linux, and what
+// looked again and again would slow down what it looks at.
 func (d *Driver) Hydrated(name string) error {
 	const begin, end = 10 * time.Second, 20 * time.Minute
+	device, err := d.forkDevice(name)
+	if err != nil {
+		return err
+	}
+	c, err := dm.Open()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	changes, err := c.NewWatcher()
+	if err != nil {
+		return err
+	}
+	defer changes.Close()
 	for _, phase := range []struct {
 		is    bool
 		limit time.Duration
 	}{{true, begin}, {false, end}} {
-		for last := time.Now().Add(phase.limit); ; time.Sleep(2 * time.Millisecond) {
-			is, err := d.Hydrating(name)
+		ctx, cancel := context.WithTimeout(d.ctx, phase.limit)
+		defer cancel()
+		for {
+			if err := changes.Arm(); err != nil {
+				return err
+			}
+			is, err := exists(c, device)
 			if err != nil {
 				return err
 			}
 			if is == phase.is {
 				break
 			}
-			if time.Now().After(last) {
-				return fmt.Errorf("hydrating volume %s: %v after %v", name, is, phase.limit)
+			if err := changes.Wait(ctx); err != nil {
+				return fmt.Errorf("hydrating volume %s: %v after %v: %w", name, is, phase.limit, err)
 			}
 		}
 	}

@@ -27,7 +27,7 @@ func (s *Set) judge() {
 			f.aim("30 times lvm2", *f.Ratio >= 30)
 		case f.Name == "freeze_window/idle":
 			f.aim("at most 10 ms", f.Ours <= 10)
-		case strings.HasPrefix(f.Name, "restore_first_byte/"), strings.HasPrefix(f.Name, "clone_first_byte/"):
+		case strings.HasPrefix(f.Name, "restore_create/"), strings.HasPrefix(f.Name, "clone_create/"):
 			f.aim("at most 50 ms", f.Ours <= 50)
 		case f.Name == "hydration_throughput" && f.Ratio != nil:
 			f.aim("ratio 0.9", *f.Ratio >= 0.9)

@@ -1,0 +1,40 @@
+//go:build kernel
+
+package pool
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// TestPaceSeesOthers: who uses a volume is noticed, by its device, also when
+// nobody watches; and that it is over.
+func TestPaceSeesOthers(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 16 * size.MiB, Mode: Block}))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	view := must(p.latest())(t)
+	c := &pace{pool: p}
+	if c.used(view) {
+		t.Error("the first look finds something to compare with")
+	}
+	for i := range 200 {
+		writeDevice(t, path, int64(i)*4096, make([]byte, 4096))
+	}
+	c.looked = time.Now() // however long that took
+	if !c.used(view) {
+		t.Error("200 requests were not noticed")
+	}
+	if c.used(view) {
+		t.Error("they are over")
+	}
+	writeDevice(t, path, 0, make([]byte, 4096))
+	c.looked = time.Now().Add(-time.Minute)
+	if c.used(view) {
+		t.Error("one request now and then counts")
+	}
+}

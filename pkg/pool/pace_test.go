@@ -1,0 +1,41 @@
+package pool
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// TestPaceGrows: windows grow from small ones to what is copied in a second.
+func TestPaceGrows(t *testing.T) {
+	for _, c := range []struct {
+		copied size.Bytes
+		took   time.Duration
+		next   size.Bytes
+	}{
+		{16 * size.MiB, 20 * time.Millisecond, 64 * size.MiB},
+		{64 * size.MiB, 80 * time.Millisecond, 256 * size.MiB},
+		{256 * size.MiB, 500 * time.Millisecond, 512 * size.MiB},
+		{512 * size.MiB, 4 * time.Second, 128 * size.MiB},
+		{64 * size.MiB, 100 * time.Second, 16 * size.MiB},
+		{size.MiB, time.Millisecond, 16 * size.MiB},
+		{size.GiB, 100 * time.Millisecond, size.GiB},
+	} {
+		p := pace{pool: &Pool{}}
+		if p.pause(context.Background(), c.copied, c.took); p.next != c.next {
+			t.Errorf("after %v in %v: %v, want %v", c.copied, c.took, p.next, c.next)
+		}
+	}
+}
+
+// TestPacePauses: while others use the disks copying has a share of the time.
+func TestPacePauses(t *testing.T) {
+	p := pace{pool: &Pool{config: Config{HydrationShare: 25}}, busy: true}
+	began := time.Now()
+	p.pause(context.Background(), size.MiB, 20*time.Millisecond)
+	if took := time.Since(began); took < 60*time.Millisecond {
+		t.Errorf("it waited %v of 60ms", took)
+	}
+}
