@@ -84,6 +84,11 @@ func TestHeldByFormerProcess(t *testing.T) {
 		t.Fatalf("its writers went on: %v", err)
 	case <-time.After(time.Second):
 	}
+	for _, f := range must(Verify(ctx, config, Options{}))(t).Findings {
+		if f.Reason != "DeviceSuspended" {
+			t.Errorf("check, while writers are held: %s %s: %s", f.Reason, f.Where, f.What)
+		}
+	}
 	for _, lv := range must(p.latest())(t).vg.LVs {
 		if strings.HasPrefix(lv.Name, "filler") {
 			ok(t, p.DeleteVolume(ctx, lv.Name))

@@ -130,7 +130,11 @@ func (i *inspector) kernelDevice(e dm.ListEntry) (*kernelDevice, error) {
 	if d.Info, err = i.pool.dm.Info(e.Name); err != nil {
 		return nil, err
 	}
-	if d.table, err = i.pool.dm.Table(e.Name); err != nil {
+	table := i.pool.dm.Table
+	if d.Suspended && d.Loaded { // as of a volume whose writers are held: what it goes on with
+		table = i.pool.dm.LoadedTable
+	}
+	if d.table, err = table(e.Name); err != nil {
 		return nil, err
 	}
 	if d.uses, err = i.pool.dm.Deps(e.Name); err != nil {
