@@ -252,6 +252,12 @@ func (r *run) take(m *machine, e history.Event) {
 	case history.Done:
 		call = r.model.Calls[e.Call]
 		r.count["operations"]++
+		switch {
+		case call.Op == history.Rollback:
+			r.count["rollbacks"]++
+		case call.Transient:
+			r.count["transient volumes"]++
+		}
 	case history.Failed:
 		r.count["refused"]++
 	case history.Wrote:
@@ -265,6 +271,9 @@ func (r *run) take(m *machine, e history.Event) {
 		for _, c := range r.model.Calls {
 			if c.Kind == history.Intent {
 				r.count["operations interrupted"]++
+				if c.Op == history.Rollback {
+					r.count["rollbacks interrupted"]++
+				}
 			}
 		}
 	case history.Read:

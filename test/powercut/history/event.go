@@ -39,8 +39,9 @@ const (
 	Format     Op = "format"
 	Activate   Op = "activate"
 	Deactivate Op = "deactivate"
-	Delete     Op = "delete" // a volume
-	Drop       Op = "drop"   // a snapshot
+	Delete     Op = "delete"   // a volume
+	Drop       Op = "drop"     // a snapshot
+	Rollback   Op = "rollback" // a volume to one of its snapshots
 )
 
 // Event is one line of the history. Ids, calls and versions are numbers from
@@ -58,12 +59,15 @@ type Event struct {
 	FS       bool       `json:"fs,omitempty"`
 	ReadOnly bool       `json:"ro,omitempty"`
 
+	Transient bool `json:"transient,omitempty"`
+
 	Block   int    `json:"block,omitempty"`
 	Count   int    `json:"count,omitempty"`
 	Version uint64 `json:"version,omitempty"`
 
 	Gone   bool        `json:"gone,omitempty"`
 	Active bool        `json:"active,omitempty"`
+	Other  bool        `json:"other,omitempty"` // a volume has what it may have instead
 	Last   bool        `json:"last,omitempty"`
 	Blocks [][2]uint64 `json:"blocks,omitempty"` // block and version
 	Error  string      `json:"error,omitempty"`

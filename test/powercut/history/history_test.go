@@ -172,3 +172,52 @@ func TestFollow(t *testing.T) {
 		t.Errorf("%v %v", e, err)
 	}
 }
+
+// TestRollback: a volume whose rollback was cut has all of either content.
+func TestRollback(t *testing.T) {
+	events := append(append([]Event{}, volume...),
+		Event{Kind: Intent, Op: Snapshot, ID: 5, From: 1, Call: 6, Name: "s", Size: 3 * Block}, Event{Kind: Done, Call: 6},
+		Event{Kind: Write, ID: 1, Call: 7, Block: 0, Count: 2, Version: 7}, Event{Kind: Wrote, ID: 1, Call: 7},
+		Event{Kind: Intent, Op: Rollback, ID: 1, From: 5, Call: 8, Size: 3 * Block})
+	before, after := read(only(7), only(7), only(0)), read(only(3), only(0), only(0))
+	for seen, want := range map[*Observation]bool{before: false, after: true} {
+		o := apply(t, append(events, Event{Kind: Boot}, Event{Kind: Opened})...).Objects[1]
+		if other, err := o.Compare(seen); other != want || err != nil {
+			t.Errorf("rolled back: %t, %v", other, err)
+		}
+	}
+	m := apply(t, append(events, Event{Kind: Opened})...)
+	if _, err := m.Objects[1].Compare(read(only(7), only(0), only(0))); err == nil {
+		t.Error("some of either is accepted")
+	}
+	if err := m.Apply(Event{Kind: Read, ID: 1, Other: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Objects[1].Compare(before); err == nil {
+		t.Error("it was rolled back, and has what it had before")
+	}
+	check(t, apply(t, append(events, Event{Kind: Done, Call: 8})...).Objects[1].Content, after, "")
+	check(t, apply(t, append(events, Event{Kind: Failed, Call: 8})...).Objects[1].Content, before, "")
+}
+
+// TestTransient: what was written to a transient volume is there until the machine is gone.
+func TestTransient(t *testing.T) {
+	events := append(append([]Event{}, volume...),
+		Event{Kind: Intent, Op: Snapshot, ID: 5, From: 1, Call: 6, Name: "s", Size: 3 * Block}, Event{Kind: Done, Call: 6},
+		Event{Kind: Intent, Op: Restore, ID: 7, From: 5, Call: 8, Name: "t", Size: 3 * Block, Transient: true}, Event{Kind: Done, Call: 8},
+		Event{Kind: Write, ID: 7, Call: 9, Block: 1, Count: 1, Version: 9}, Event{Kind: Wrote, ID: 7, Call: 9}, Event{Kind: Killed}, Event{Kind: Opened})
+	base, written := read(only(3), only(0), only(0)), read(only(3), only(9), only(0))
+	o := apply(t, events...).Objects[7]
+	check(t, o.Content, written, "")
+	check(t, o.Content, base, "block 1 has 0")
+	o = apply(t, append(events, Event{Kind: Boot})...).Objects[7]
+	check(t, o.Content, base, "")
+	check(t, o.Content, written, "block 1 has 9")
+	// The device goes before the volume does.
+	o = apply(t, append(events, Event{Kind: Intent, Op: Delete, ID: 7, Call: 10}, Event{Kind: Opened})...).Objects[7]
+	for _, seen := range []*Observation{base, written} {
+		if _, err := o.Compare(seen); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -26,12 +26,30 @@ type Object struct {
 	Size     size.Bytes
 	Wanted   size.Bytes // of an expansion that was begun
 	Content  Content
+	Or       *Content // what it may have instead, as a whole, since something was interrupted
 
 	// Of volumes.
 	FS        bool // for a file system: what was not written is unknown
 	Formatted bool
 	ReadOnly  bool
+	Transient bool     // what is written to it is gone with the machine
+	Base      *Content // and then it has this
 	Active    Activity
+}
+
+// Shows says that the object has no content of its own: it reads a snapshot.
+func (o *Object) Shows() bool { return o.ReadOnly || o.Transient }
+
+// Compare says what of an observation is not possible, and else whether it is
+// what the object may have instead.
+func (o *Object) Compare(seen *Observation) (other bool, err error) {
+	if err = o.Content.Compare(seen); err == nil || o.Or == nil {
+		return false, err
+	}
+	if o.Or.Compare(seen) == nil {
+		return true, nil
+	}
+	return false, err
 }
 
 // fresh is the version of blocks that were never written.
@@ -67,7 +85,9 @@ func (m *Model) Apply(e Event) error {
 	case Boot:
 		clear(m.Calls)
 		for _, o := range m.Objects {
-			o.Active = Inactive
+			if o.Active = Inactive; o.Transient {
+				o.Content, o.Or = o.Base.clone(), nil
+			}
 		}
 		return nil
 	case Opened:
@@ -116,6 +136,10 @@ func (m *Model) Apply(e Event) error {
 	case Found:
 		m.found(o, e)
 	case Read:
+		if e.Other {
+			o.Content = *o.Or
+		}
+		o.Or = nil
 		for _, b := range e.Blocks {
 			o.Content.set(int(b[0]), b[1])
 		}
@@ -132,7 +156,7 @@ func (m *Model) intend(e Event) error {
 		if o != nil || e.Op != Create && from == nil {
 			return fmt.Errorf("%s: %d exists, or there is no %d", e.Op, e.ID, e.From)
 		}
-		o = &Object{ID: e.ID, Name: e.Name, Snapshot: e.Op == Snapshot, Of: e.From, Size: e.Size, FS: e.FS, ReadOnly: e.ReadOnly}
+		o = &Object{ID: e.ID, Name: e.Name, Snapshot: e.Op == Snapshot, Of: e.From, Size: e.Size, FS: e.FS, ReadOnly: e.ReadOnly, Transient: e.Transient}
 		m.Objects[e.ID] = o
 		if e.Op == Create {
 			o.Content = newContent(e.Size, o.fresh())
@@ -142,6 +166,10 @@ func (m *Model) intend(e Event) error {
 		o.Content = from.Content.clone()
 		o.Content.resize(e.Size, o.fresh())
 		o.Content.Since = 0
+		if o.Transient {
+			base := o.Content.clone()
+			o.Base = &base
+		}
 		if e.Op != Restore {
 			o.Content.Since = m.Last + 1
 			for _, c := range m.Calls {
@@ -165,6 +193,18 @@ func (m *Model) intend(e Event) error {
 			if o.Active == Active {
 				o.Active = MaybeActive
 			}
+			if o.Transient { // the device goes before the volume does
+				base := o.Base.clone()
+				o.Or = &base
+			}
+		case Rollback:
+			if from == nil {
+				return fmt.Errorf("rollback of %d: there is no %d", e.ID, e.From)
+			}
+			was := from.Content.clone()
+			was.resize(o.Size, o.fresh())
+			was.Since = 0
+			o.Or = &was
 		}
 	}
 	m.Calls[e.Call] = e
@@ -186,6 +226,8 @@ func (m *Model) done(c Event) error {
 		o.Active = Inactive
 	case Delete, Drop:
 		delete(m.Objects, c.ID)
+	case Rollback:
+		o.Content, o.Or = *o.Or, nil
 	}
 	return nil
 }
@@ -198,6 +240,8 @@ func (m *Model) failed(c Event) error {
 	case Expand:
 		o.Wanted = 0
 		o.Content.resize(o.Size, o.fresh())
+	case Rollback:
+		o.Or = nil
 	default:
 		return fmt.Errorf("%s of %d was refused: %s", c.Op, c.ID, c.Error)
 	}

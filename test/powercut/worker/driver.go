@@ -28,7 +28,10 @@ const (
 
 // Driver has the pool. It runs in a process of its own, to be killed, and is
 // called through net/rpc.
-type Driver struct{ pool *pool.Pool }
+type Driver struct {
+	pool   *pool.Pool
+	config pool.Config
+}
 
 // Call is an operation for the driver.
 type Call struct {
@@ -38,6 +41,9 @@ type Call struct {
 	Size     size.Bytes
 	FS       bool
 	ReadOnly bool
+	Snapshot string // the LV of what a volume is rolled back to
+
+	Transient bool
 }
 
 // Reply is what came of a Call.
@@ -77,7 +83,7 @@ func runDriver(o options) error {
 		return err
 	}
 	server := rpc.NewServer()
-	if err := server.Register(&Driver{p}); err != nil {
+	if err := server.Register(&Driver{p, o.pool()}); err != nil {
 		return err
 	}
 	server.ServeConn(conn)
@@ -116,7 +122,7 @@ func (d *Driver) Do(c Call, r *Reply) error {
 }
 
 func (d *Driver) do(ctx context.Context, c Call, r *Reply) (err error) {
-	spec := pool.VolumeSpec{Name: c.Name, Size: c.Size, Mode: pool.Block, ReadOnly: c.ReadOnly}
+	spec := pool.VolumeSpec{Name: c.Name, Size: c.Size, Mode: pool.Block, ReadOnly: c.ReadOnly, Transient: c.Transient}
 	if c.FS {
 		spec.Mode, spec.FSType = pool.Filesystem, "ext4"
 	}
@@ -134,6 +140,10 @@ func (d *Driver) do(ctx context.Context, c Call, r *Reply) (err error) {
 	case history.Expand:
 		v, err = d.pool.ExpandVolume(ctx, c.LV, c.Size, 0)
 		r.Size = v.Size
+		return err
+	case history.Rollback: // as the command does it, beside the pool
+		rolled, err := pool.Rollback(ctx, d.config, pool.Options{}, pool.RollbackSpec{Volume: c.LV, Snapshot: c.Snapshot})
+		r.Size = rolled.Volume.Size
 		return err
 	case history.Format:
 		return d.pool.SetFormatted(ctx, c.LV)

@@ -27,6 +27,7 @@ var weights = []struct {
 }{
 	{history.Create, 14}, {history.Restore, 7}, {history.Clone, 5}, {history.Activate, 14}, {history.Deactivate, 5},
 	{history.Expand, 7}, {history.Snapshot, 22}, {history.Drop, 16}, {history.Delete, 6},
+	{history.Rollback, 8},
 }
 
 // load runs the mixed load until stop is closed.
@@ -96,12 +97,14 @@ func (s *session) step() outcome {
 	if !ok {
 		return refused
 	}
-	defer s.release(claim(e))
+	defer s.release(claims(e))
 	if e.Op == history.Delete || e.Op == history.Deactivate {
 		s.stopWriter(e.ID)
 	}
 	e, out := s.call(e, func(m *history.Model, e *history.Event) bool {
 		switch e.Op {
+		case history.Rollback:
+			return m.Objects[e.From] != nil
 		case history.Create, history.Restore, history.Clone, history.Snapshot:
 			if e.From != 0 && m.Objects[e.From] == nil {
 				return false
@@ -151,30 +154,37 @@ func (s *session) choose() (e history.Event, ok bool) {
 	s.log.View(func(m *history.Model) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if ok = s.target(m, &e); ok && claim(e) != 0 {
-			s.busy[claim(e)] = true
+		if ok = s.target(m, &e); ok {
+			for _, id := range claims(e) {
+				s.busy[id] = true
+			}
 		}
 	})
 	return e, ok
 }
 
-// claim is the object that nothing else may work on: what is changed, or the
-// volume that is cut. A snapshot may be dropped while it is being restored, and
-// who makes something new works on nothing else: 0.
-func claim(e history.Event) uint64 {
-	if e.Op == history.Restore {
-		return 0
+// claims are the objects that nothing else may work on: what is changed, or the
+// volume that is cut. A snapshot may be dropped while it is being restored, but not
+// while a volume is rolled back to it: the command finds it by the name of its
+// logical volume, which may be another one's by then.
+func claims(e history.Event) []uint64 {
+	switch {
+	case e.Op == history.Restore || e.Op == history.Create:
+		return nil
+	case e.Op == history.Rollback:
+		return []uint64{e.ID, e.From}
+	case e.From != 0:
+		return []uint64{e.From}
 	}
-	if e.From != 0 {
-		return e.From
-	}
-	return e.ID
+	return []uint64{e.ID}
 }
 
-func (s *session) release(id uint64) {
+func (s *session) release(ids []uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.busy, id)
+	for _, id := range ids {
+		delete(s.busy, id)
+	}
 }
 
 // target picks what e's operation works on.
@@ -202,11 +212,11 @@ func (s *session) target(m *history.Model, e *history.Event) bool {
 		return all[s.random.n(len(all))]
 	}
 	volume := func(o *history.Object) bool { return !o.Snapshot }
-	own := func(o *history.Object) bool { return volume(o) && !o.ReadOnly } // has blocks of its own
+	own := func(o *history.Object) bool { return volume(o) && !o.Shows() } // has blocks of its own
 	var o *history.Object
 	switch e.Op {
 	case history.Create:
-		e.Size, e.FS = size.Bytes(2+s.random.n(4))*extent, s.random.n(4) == 0
+		e.Size, e.FS = size.Bytes(2+s.random.n(4))*extent, s.random.n(3) == 0
 		if s.random.n(30) == 0 {
 			e.Size = tooLarge
 		}
@@ -216,9 +226,11 @@ func (s *session) target(m *history.Model, e *history.Event) bool {
 			return o.Snapshot == (e.Op == history.Restore) && (o.Snapshot || own(o)) && volumes < mostVolumes
 		})
 		if o != nil {
-			// Of a block volume that was never wiped no read-only one can be made.
-			e.From, e.FS, e.ReadOnly, e.Size = o.ID, o.FS, o.FS && s.random.n(4) == 0, o.Size
-			if !e.ReadOnly {
+			e.From, e.FS, e.Size = o.ID, o.FS, o.Size
+			// Of a block volume that was never wiped none can be made that shows it.
+			if kind := s.random.n(4); o.FS && kind < 2 {
+				e.ReadOnly, e.Transient = kind == 0, kind == 1
+			} else {
 				e.Size = min(o.Size+size.Bytes(s.random.n(2))*extent, max(largest, o.Size))
 			}
 		}
@@ -227,6 +239,15 @@ func (s *session) target(m *history.Model, e *history.Event) bool {
 		o = pick(func(o *history.Object) bool { return own(o) && on[o.ID] < mostOnVolume && snapshots < mostSnaps })
 		if o != nil {
 			e.From, e.FS, e.Size = o.ID, o.FS, o.Size
+		}
+		return o != nil
+	case history.Rollback:
+		o = pick(func(o *history.Object) bool {
+			of := m.Objects[o.Of]
+			return o.Snapshot && of != nil && of.Certain && own(of) && !s.busy[of.ID] && of.Active == history.Inactive
+		})
+		if o != nil {
+			e.ID, e.From, e.Size, e.FS = o.Of, o.ID, m.Objects[o.Of].Size, o.FS
 		}
 		return o != nil
 	case history.Expand:

@@ -117,8 +117,10 @@ func (s *session) call(e history.Event, announce func(m *history.Model, e *histo
 	case s.begun <- e.Op:
 	default:
 	}
-	c := Call{Op: e.Op, Name: e.Name, LV: s.lv(e.ID), Size: e.Size, FS: e.FS, ReadOnly: e.ReadOnly}
-	if e.From != 0 {
+	c := Call{Op: e.Op, Name: e.Name, LV: s.lv(e.ID), Size: e.Size, FS: e.FS, ReadOnly: e.ReadOnly, Transient: e.Transient}
+	if e.Op == history.Rollback {
+		c.Snapshot = s.lv(e.From)
+	} else if e.From != 0 {
 		c.LV = s.lv(e.From)
 	}
 	began := time.Now()

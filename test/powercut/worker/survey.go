@@ -137,6 +137,10 @@ func (v *survey) checkVolumes() map[string][]*lvm2.LV {
 	for _, x := range v.list.Snapshots {
 		named[x.LV] = true
 	}
+	shown := map[string]bool{} // layers that volumes show
+	for _, lv := range v.vg.LVs {
+		shown[tags(lv)["reads"]] = true
+	}
 	layers := map[string][]*lvm2.LV{}
 	links := map[string]string{} // origin by store
 	for _, lv := range v.vg.LVs {
@@ -173,7 +177,7 @@ func (v *survey) checkVolumes() map[string][]*lvm2.LV {
 			if origin, live := links[l.Name]; live != newest || live && origin != lv.Name {
 				fail("layer %s of %s, the newest: %t, is a snapshot of %q", l.Name, lv.Name, newest, origin)
 			}
-			if i == 0 && !named[l.Name] {
+			if i == 0 && !named[l.Name] && !shown[string(l.ID)] {
 				fail("nobody needs layer %s of %s", l.Name, lv.Name)
 			}
 			delete(links, l.Name)
@@ -217,6 +221,9 @@ func (v *survey) readDevices(layers map[string][]*lvm2.LV) []string {
 				}
 				delete(stray, name)
 			}
+			for _, name := range v.chainOf(x, layers) {
+				delete(stray, name)
+			}
 		}
 	}
 	return slices.Sorted(maps.Keys(stray))
@@ -229,6 +236,9 @@ func (v *survey) devicesOf(x pool.Volume, layers map[string][]*lvm2.LV) map[stri
 		fail("volume %s: its device is read-only: %t", x.LV, !x.ReadOnly)
 	}
 	of := layers[string(v.vg.LV(x.LV).ID)]
+	if x.Transient {
+		return map[string]string{own: "snapshot", lvm2.DMName(vgName, x.LV, "cow"): "linear"}
+	}
 	if len(of) == 0 {
 		return map[string]string{own: "linear"}
 	}
@@ -237,6 +247,22 @@ func (v *survey) devicesOf(x pool.Volume, layers map[string][]*lvm2.LV) map[stri
 		own: "snapshot-origin", lvm2.DMName(vgName, x.LV, "real"): "linear",
 		lvm2.DMName(vgName, newest, ""): "snapshot", lvm2.DMName(vgName, newest, "cow"): "linear",
 	}
+}
+
+// chainOf returns the devices that an active volume which shows a snapshot may have below it.
+func (v *survey) chainOf(x pool.Volume, layers map[string][]*lvm2.LV) (names []string) {
+	shows := v.vg.LVByID(lvm2.ID(tags(v.vg.LV(x.LV))["reads"]))
+	if shows == nil {
+		return nil
+	}
+	of := tags(shows)["of"]
+	names = append(names, lvm2.DMName(vgName, v.vg.LVByID(lvm2.ID(of)).Name, "real"))
+	for _, l := range layers[of] {
+		if number(l, "order") >= number(shows, "order") {
+			names = append(names, lvm2.DMName(vgName, l.Name, ""), lvm2.DMName(vgName, l.Name, "cow"))
+		}
+	}
+	return names
 }
 
 // steady lists the devices once none is suspended or half-made. For a moment

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"strings"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
@@ -24,16 +25,26 @@ func (s *session) byLVM2() {
 	if err != nil {
 		fail("looking at the pool that lvm2 has activated: %v", err)
 	}
+	store, err := lvm2.OpenVG(ctx, lvm2.Host{}, vgName, strings.Split(s.options.disks, ","))
+	if err != nil {
+		fail("reading the volume group that lvm2 has activated: %v", err)
+	}
+	defer store.Close()
+	vg, err := store.Read(ctx)
+	if err != nil {
+		fail("reading the volume group that lvm2 has activated: %v", err)
+	}
+	wiped := func(lv string) bool { return tags(vg.LV(lv))["unknown"] == "" }
 	lvs := map[string]string{} // of what can be compared, by name
 	for _, v := range seen.Volumes {
 		if v.State != pool.StateReady || v.Shows != "" {
 			continue // lvm2 leaves it alone
 		}
-		if v.Unwiped == 0 {
+		if wiped(v.LV) {
 			lvs[v.Name] = v.LV
 		}
 		for _, l := range v.Layers {
-			if l.State == pool.StateLive && l.Name != "" {
+			if l.State == pool.StateLive && l.Name != "" && wiped(l.LV) {
 				lvs[l.Name] = l.LV
 			}
 		}
@@ -51,7 +62,7 @@ func (s *session) byLVM2() {
 			length = max(length, deviceSize(path))
 		}
 		blocks := readAll(path, length)
-		s.log.View(func(m *history.Model) { err = m.Objects[id].Content.Compare(blocks) })
+		s.log.View(func(m *history.Model) { _, err = m.Objects[id].Compare(blocks) })
 		if err != nil {
 			fail("wrong bytes of %q (%s, object %d), which lvm2 has activated: %v", o.Name, lv, id, err)
 		}

@@ -131,7 +131,7 @@ func (s *session) match(v *survey) {
 			if e.Active && o.Active == history.MaybeActive {
 				again = append(again, id)
 			}
-		} else if e.Active != (o.Active == history.Active) {
+		} else if e.Active != (o.Active == history.Active) && !(o.Transient && e.Active) { // those are kept
 			fail("volume %q (%s) is active: %t, it must be: %t", o.Name, lv, e.Active, !e.Active)
 		}
 		s.mu.Lock()
@@ -153,7 +153,7 @@ func (s *session) matchVolume(o history.Object, x pool.Volume) {
 	if x.Size != o.Size && (o.Wanted == 0 || x.Size != o.Wanted) {
 		fail("volume %q (%s) has %v, it must have %v", o.Name, x.LV, x.Size, o.Size)
 	}
-	if fs := x.Mode == pool.Filesystem; fs != o.FS || x.ReadOnly != o.ReadOnly || o.FS && o.Formatted && !x.Formatted {
+	if fs := x.Mode == pool.Filesystem; fs != o.FS || x.ReadOnly != o.ReadOnly || x.Transient != o.Transient || o.FS && o.Formatted && !x.Formatted {
 		fail("volume %q has lost properties: it is %+v, it must be %+v", o.Name, x, o)
 	}
 }
@@ -214,15 +214,20 @@ func (s *session) compare(id, like uint64) {
 	o := s.object(id)
 	seen := readAll(s.path(id), o.Size)
 	var err error
+	var other bool
 	var resolved [][2]uint64
 	s.log.View(func(m *history.Model) {
-		c := &m.Objects[like].Content
-		err, resolved = c.Compare(seen), c.Resolve(seen)
+		o := m.Objects[like]
+		c := &o.Content
+		if other, err = o.Compare(seen); other {
+			c = o.Or
+		}
+		resolved = c.Resolve(seen)
 	})
 	if err != nil {
 		fail("wrong bytes: volume %q (%s, object %d), which must be as object %d (%+v): %v", o.Name, s.lv(id), id, like, s.object(like), err)
 	}
-	s.log.End(history.Event{Kind: history.Read, ID: like, Blocks: resolved})
+	s.log.End(history.Event{Kind: history.Read, ID: like, Blocks: resolved, Other: other})
 }
 
 // path is where an active volume's device is.
