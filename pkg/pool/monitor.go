@@ -219,7 +219,7 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 		return nextLook(sectors(v, s.lv.Size()), s.chunk, m.peak(), 0)
 	}
 	if status.Invalid && s.fork {
-		m.attend(s.of, "revival", growPause, m.recoverFork)
+		m.attend(s.of, "revival", attendPause, m.recoverFork)
 		return slowestLook
 	}
 	if status.Invalid {
