@@ -21,7 +21,7 @@ const (
 )
 
 const (
-	largestRegion = size.Sectors(4096) // of a mirror: the kernel refuses larger ones, and copies smaller ones slower
+	largestRegion = size.Sectors(4096) // of a mirror: the kernel copies smaller ones slower, and larger ones no faster
 	hydrateRetry  = 5 * time.Second    // pause after a failure that may pass
 	windowLook    = time.Second        // between two looks at a window of which the kernel tells nothing
 )

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -142,7 +141,7 @@ func (b *bench) restoresAndCopies(n size.Bytes) (took samples, full []float64, e
 		}
 	}
 	for range max(1, b.hydrationRepeats()/2) {
-		t, err := b.copyOf(device, n)
+		t, err := b.copyOf(device, n, dd)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -181,6 +180,9 @@ func (b *bench) largeRestore(n size.Bytes, kind string, took samples) error {
 		if err != nil {
 			return err
 		}
+		if err := warmUp(d); err != nil {
+			return err
+		}
 		if err := d.Snapshot(restoreOrigin, restoreSnapshot, 0); err != nil {
 			return err
 		}
@@ -193,6 +195,15 @@ func (b *bench) largeRestore(n size.Bytes, kind string, took samples) error {
 		return errors.Join(d.Unmount(restored), d.Unmount(restoreOrigin))
 	}()
 	return errors.Join(err, d.Destroy())
+}
+
+// warmUp has the driver, which was just started, make a restore and a clone once.
+func warmUp(d *contender.Driver) error {
+	const volume, snapshot, copied, cloned = "warm", "warm-snap", "warm-restored", "warm-cloned"
+	return errors.Join(
+		d.Create(volume, 64*size.MiB, true), d.Snapshot(volume, snapshot, 0),
+		d.Restore(copied, snapshot, 64*size.MiB, true), d.Hydrated(copied),
+		d.Clone(cloned, volume, 64*size.MiB), d.Hydrated(cloned))
 }
 
 // firstByte takes the time of a restore of the origin's snapshot, or of a clone of it.
@@ -243,29 +254,6 @@ func filled(d *contender.Driver, volume string, length, has size.Bytes) (string,
 		return "", err
 	}
 	return path, errors.Join(f.Close(), disk.Fill(path, 0, has))
-}
-
-// copyOf copies a device to a new volume, and returns how long that took.
-func (b *bench) copyOf(from string, length size.Bytes) (took float64, err error) {
-	const volume = "copied"
-	if err := b.ours.Create(volume, length, true); err != nil {
-		return 0, err
-	}
-	to, err := b.ours.Attach(volume)
-	if err != nil {
-		return 0, err
-	}
-	if err := b.ours.Disk().Quiet(); err != nil {
-		return 0, err
-	}
-	took, err = timed(func() error {
-		out, err := exec.Command("dd", "if="+from, "of="+to, "bs=4M", "iflag=direct", "oflag=direct", "conv=fsync", "status=none").CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("dd: %w\n%s", err, out)
-		}
-		return nil
-	})
-	return took, errors.Join(err, b.ours.Detach(volume), b.ours.Delete(volume), b.ours.Wiped())
 }
 
 // firstBlock reads the first 4 KiB of a file, past the page cache.
