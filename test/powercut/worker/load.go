@@ -13,6 +13,7 @@ import (
 const (
 	admins       = 3 // operations at once
 	mostVolumes  = 7
+	mostShowing  = 3 // besides, that show snapshots
 	mostOnVolume = 5 // snapshots
 	mostSnaps    = 24
 	extent       = 4 * size.MiB
@@ -25,7 +26,7 @@ var weights = []struct {
 	op     history.Op
 	weight int
 }{
-	{history.Create, 14}, {history.Restore, 7}, {history.Clone, 5}, {history.Activate, 14}, {history.Deactivate, 5},
+	{history.Create, 14}, {history.Restore, 12}, {history.Clone, 5}, {history.Activate, 14}, {history.Deactivate, 5},
 	{history.Expand, 7}, {history.Snapshot, 22}, {history.Drop, 16}, {history.Delete, 6},
 	{history.Rollback, 8},
 }
@@ -216,20 +217,20 @@ func (s *session) target(m *history.Model, e *history.Event) bool {
 	var o *history.Object
 	switch e.Op {
 	case history.Create:
-		e.Size, e.FS = size.Bytes(2+s.random.n(4))*extent, s.random.n(3) == 0
+		e.Size, e.FS = size.Bytes(2+s.random.n(4))*extent, s.random.n(2) == 0
 		if s.random.n(30) == 0 {
 			e.Size = tooLarge
 		}
 		return volumes < mostVolumes
 	case history.Restore, history.Clone:
 		o = pick(func(o *history.Object) bool {
-			return o.Snapshot == (e.Op == history.Restore) && (o.Snapshot || own(o)) && volumes < mostVolumes
+			return o.Snapshot == (e.Op == history.Restore) && (o.Snapshot || own(o)) && (volumes < mostVolumes || o.FS && volumes < mostVolumes+mostShowing)
 		})
 		if o != nil {
 			e.From, e.FS, e.Size = o.ID, o.FS, o.Size
 			// Of a block volume that was never wiped none can be made that shows it.
-			if kind := s.random.n(4); o.FS && kind < 2 {
-				e.ReadOnly, e.Transient = kind == 0, kind == 1
+			if kind := s.random.n(3); o.FS && (kind < 2 || volumes >= mostVolumes) {
+				e.ReadOnly, e.Transient = kind == 0, kind > 0
 			} else {
 				e.Size = min(o.Size+size.Bytes(s.random.n(2))*extent, max(largest, o.Size))
 			}
