@@ -33,50 +33,67 @@ func (p *Pool) recoverFork(ctx context.Context, lv string) error {
 		if err != nil {
 			return err
 		}
-		table, err := p.dm.Table(d.name)
-		if err != nil {
-			return err
-		}
-		// A table that takes the former one's place inherits its state. Nobody
-		// uses the device while it has none.
-		become := func(t dm.Table) error {
-			if err := p.dm.Load(d.name, t, false); err != nil {
+		// The store's device stays as it is meanwhile: reading it while a brake has it
+		// suspended would wait for who waits for us. It is tried again.
+		return p.alone(ctx, o.fork.lv.ID, func() error {
+			store, err := p.find(p.device(v, o.fork.lv, layerCOW, udevCOW))
+			if err != nil || store == nil || store.Suspended {
 				return err
 			}
-			return p.dm.Resume(d.name, d.udev)
-		}
-		inside := func() error {
-			if err := become(whole(table.Length(), dm.ErrorTarget{})); err != nil {
-				return err
-			}
-			if status.Invalid {
-				err = p.reviveStore(ctx, v, o)
-			}
-			return errors.Join(err, become(table)) // also after an error: it is tried again
-		}
-		vol := p.device(v, o.lv, "", udevVisible)
-		if info, err := p.find(vol); err != nil {
-			return err
-		} else if info == nil { // only its snapshots are read
-			return inside()
-		}
-		return p.swap(ctx, vol, false, dm.SuspendOptions{SkipLockFS: true}, inside)
+			return p.loadAgain(ctx, v, o, status.Invalid)
+		})
 	}})
+}
+
+// loadAgain gives the snapshot by which a fork is read its table anew, with a
+// store that is taken back if the kernel gave it up.
+func (p *Pool) loadAgain(ctx context.Context, v *view, o *volume, invalid bool) error {
+	d := p.device(v, o.lv, layerFork, udevReal)
+	table, err := p.dm.Table(d.name)
+	if err != nil {
+		return err
+	}
+	// A table that takes the former one's place inherits its state. Nobody
+	// uses the device while it has none.
+	become := func(t dm.Table) error {
+		if err := p.dm.Load(d.name, t, false); err != nil {
+			return err
+		}
+		return p.dm.Resume(d.name, d.udev)
+	}
+	inside := func() error {
+		if err := become(whole(table.Length(), dm.ErrorTarget{})); err != nil {
+			return err
+		}
+		if invalid {
+			err = p.reviveStore(ctx, v, o)
+		}
+		return errors.Join(err, become(table)) // also after an error: it is tried again
+	}
+	vol := p.device(v, o.lv, "", udevVisible)
+	info, err := p.find(vol)
+	if err != nil {
+		return err
+	}
+	// If it is not there only its snapshots are read. If it is held it must not be
+	// resumed, and may have a table that it is to go on with.
+	if info == nil || info.Suspended && p.isHeld(v, o) {
+		return inside()
+	}
+	return p.swap(ctx, vol, false, dm.SuspendOptions{SkipLockFS: true}, inside)
 }
 
 // reviveStore takes back that the kernel gave up the store of what was written to a fork.
 func (p *Pool) reviveStore(ctx context.Context, v *view, o *volume) error {
-	return p.alone(ctx, o.fork.lv.ID, func() error {
-		d := p.device(v, o.fork.lv, layerCOW, udevCOW)
-		info, err := p.find(d)
-		if err != nil || info == nil {
-			return err
-		}
-		path, err := p.dm.EnsureNode(ctx, d.name, info.Device)
-		if err != nil {
-			return err
-		}
-		p.log.Info("The kernel gave up a volume that is not hydrated, after an I/O error; it is brought back", "volume", o.lv.Name)
-		return cow.Revive(path)
-	})
+	d := p.device(v, o.fork.lv, layerCOW, udevCOW)
+	info, err := p.find(d)
+	if err != nil || info == nil {
+		return err
+	}
+	path, err := p.dm.EnsureNode(ctx, d.name, info.Device)
+	if err != nil {
+		return err
+	}
+	p.log.Info("The kernel gave up a volume that is not hydrated, after an I/O error; it is brought back", "volume", o.lv.Name)
+	return cow.Revive(path)
 }

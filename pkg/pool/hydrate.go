@@ -221,12 +221,16 @@ func (h *hydrator) step(ctx context.Context, lv string, j *hydration) (*window, 
 		watch.lap("copy")
 	}
 	if err == nil {
+		late := time.AfterFunc(stallLimit, pass) // of a disk that does not answer
 		err = h.commit(ctx, lv, w)
+		late.Stop()
 		watch.lap("commit")
 	}
 	if err == nil {
 		h.pool.log.V(4).Info("A part of a volume was hydrated", "volume", lv, "bytes", w.length.Bytes(), "others", j.pace.busy, "took", fmt.Sprint(watch.laps))
-		j.pace.pause(ctx, w.length.Bytes(), watch.total())
+		resting, done := h.waiting(ctx, j)
+		j.pace.pause(resting, w.length.Bytes(), watch.total())
+		done()
 	}
 	return w, err
 }

@@ -24,11 +24,8 @@ var errTurn = errors.New("it is urgent now")
 // turn waits until a window of lv may be copied. It is over when pass is called,
 // which may be twice.
 func (h *hydrator) turn(ctx context.Context, lv string, j *hydration) (pass func(), err error) {
-	waiting, cancel := context.WithCancel(ctx)
-	defer cancel()
-	h.mu.Lock()
-	j.waiting = cancel
-	h.mu.Unlock()
+	waiting, done := h.waiting(ctx, j)
+	defer done()
 	key := hydrationTurn
 	if h.urgent(lv) {
 		key = urgentTurn
@@ -38,6 +35,15 @@ func (h *hydrator) turn(ctx context.Context, lv string, j *hydration) (pass func
 		return nil, fmt.Errorf("%w: %w", errTurn, err)
 	}
 	return sync.OnceFunc(release), nil
+}
+
+// waiting is the context of a wait that ends when something becomes urgent.
+func (h *hydrator) waiting(ctx context.Context, j *hydration) (context.Context, context.CancelFunc) {
+	waiting, cancel := context.WithCancel(ctx)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	j.waiting = cancel
+	return waiting, cancel
 }
 
 // urgent says whether somebody's writes wait for lv to be hydrated: to it, or to

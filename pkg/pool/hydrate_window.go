@@ -26,6 +26,10 @@ func (h *hydrator) open(ctx context.Context, lv string, s *search, length size.S
 		if err := p.settle(ctx, v, lv); err != nil {
 			return err
 		}
+		missing := o.hydrated.missing(l.length)
+		if len(missing) == 0 {
+			return fmt.Errorf("volume %s/%s: %w: by its tags all is hydrated, and it is not an ordinary volume: they were changed", v.vg.Name, o.lv.Name, ErrPrecondition)
+		}
 		old := h.window(o.lv.ID)
 		if old != nil && p.heldStill(v, o) { // its device is in a table that nobody uses yet
 			h.setWindow(o.lv.ID, nil)
@@ -38,7 +42,7 @@ func (h *hydrator) open(ctx context.Context, lv string, s *search, length size.S
 		if err != nil {
 			return err
 		}
-		w = &window{layer, s.next(o.hydrated.missing(l.length), length)}
+		w = &window{layer, s.next(missing, length)}
 		d, err := h.prepare(ctx, v, o, w)
 		if err != nil {
 			return err
@@ -320,10 +324,11 @@ func (h *hydrator) valid(ctx context.Context, v *view, lv string, w *window) err
 	if err != nil {
 		return err
 	}
-	if p.heldStill(v, o) && info.Loaded {
-		return nil
+	table := p.dm.Table
+	if info.Loaded && p.heldStill(v, o) { // what it goes on with
+		table = p.dm.LoadedTable
 	}
-	if have, err := p.dm.Table(info.Name); err != nil || !have.Equal(want) {
+	if have, err := table(info.Name); err != nil || !have.Equal(want) {
 		return errors.Join(fmt.Errorf("device %s: its table was changed", info.Name), err)
 	}
 	return nil

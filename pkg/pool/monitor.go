@@ -228,7 +228,10 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 		return slowestLook
 	}
 	if status.Overflow && s.fork {
-		m.startGrowth(s, true, true)
+		// The kernel refuses what a brake would stop.
+		if m.startGrowth(s, true, false); v.free.size() == 0 {
+			m.startHold(s.store, s.rate)
+		}
 		m.attend(s.of, "overflow", growPause, m.recoverFork)
 		return slowestLook
 	}
@@ -322,6 +325,7 @@ func (p *Pool) settleAgain(ctx context.Context, lv string) error {
 				return err
 			}
 		}
+		p.holdAgain(v, o)             // to let it go may be what failed
 		err := p.chainDown(ctx, v, o) // also of a volume that is not active
 		if err != nil {
 			p.unsettled.Store(o.lv.ID, true)

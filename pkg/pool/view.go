@@ -156,6 +156,10 @@ func newView(vg *lvm2.VG, prev *view) *view {
 			v.trash = append(v.trash, lv)
 		case error:
 			v.strange = append(v.strange, fmt.Sprintf("logical volume %s/%s: %v", vg.Name, lv.Name, d))
+			// What it reads through stays, whatever else is wrong with it.
+			if p, err := readProperties(lv.Tags); err == nil {
+				v.pinned[lvm2.ID(p[tagCopy])], v.pinned[lvm2.ID(p[tagReads])] = true, true
+			}
 		}
 	}
 	v.link(hidden, byName)
