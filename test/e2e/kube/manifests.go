@@ -41,6 +41,10 @@ func Pod(name, script string, mounts map[string]string) string {
 		fmt.Fprintf(&inside, "    - {name: %s, mountPath: %s}\n", mounts[path], path)
 		fmt.Fprintf(&volumes, "  - {name: %s, persistentVolumeClaim: {claimName: %[1]s}}\n", mounts[path])
 	}
+	return pod(name, script, inside.String(), volumes.String())
+}
+
+func pod(name, script, mounts, volumes string) string {
 	return fmt.Sprintf(`apiVersion: v1
 kind: Pod
 metadata: {name: %s}
@@ -52,25 +56,13 @@ spec:
     command: [sh, -c, %q]
     volumeMounts:
 %s  volumes:
-%s`, name, Image, script, inside.String(), volumes.String())
+%s`, name, Image, script, mounts, volumes)
 }
 
 // Ephemeral is the manifest of a pod that runs a shell command on a volume of its
 // own at /data, made from a VolumeSnapshot.
 func Ephemeral(name, script, class, size, source string) string {
-	return fmt.Sprintf(`apiVersion: v1
-kind: Pod
-metadata: {name: %s}
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: main
-    image: %s
-    command: [sh, -c, %q]
-    volumeMounts:
-    - {name: data, mountPath: /data}
-  volumes:
-  - name: data
+	return pod(name, script, "    - {name: data, mountPath: /data}\n", fmt.Sprintf(`  - name: data
     ephemeral:
       volumeClaimTemplate:
         spec:
@@ -78,7 +70,7 @@ spec:
           accessModes: [ReadWriteOnce]
           dataSource: {apiGroup: snapshot.storage.k8s.io, kind: VolumeSnapshot, name: %s}
           resources: {requests: {storage: %s}}
-`, name, Image, script, class, source, size)
+`, class, source, size))
 }
 
 // Sleep is the shell command of a pod that only waits.
