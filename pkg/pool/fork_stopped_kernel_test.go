@@ -54,8 +54,15 @@ func TestWriteBesideBadSector(t *testing.T) {
 		}
 		behind.compareAt(t, at, from, "the fork, given up and brought back")
 	}
-	if h := must(p.Health(ctx, f.LV))(t); !slices.ContainsFunc(h, func(c Condition) bool { return c.Reason == "HydrationFailing" }) {
-		t.Errorf("its health: %v", h)
+	failing := func(c Condition) bool { return c.Reason == "HydrationFailing" }
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) { // until it comes to the bad sector
+		h := must(p.Health(ctx, f.LV))(t)
+		if slices.ContainsFunc(h, failing) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("its health: %v", h)
+		}
 	}
 	disk.fail(0, 0)
 	ok(t, p.Deactivate(ctx, f.LV))
