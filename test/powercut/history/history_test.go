@@ -221,3 +221,17 @@ func TestTransient(t *testing.T) {
 		}
 	}
 }
+
+// A transient clone begins again as what was cut, which may have a write of
+// then or not.
+func TestTransientCloneWhileWritten(t *testing.T) {
+	m := apply(t, append(volume,
+		Event{Kind: Intent, Op: Clone, ID: 10, Call: 11, Name: "c", From: 1, Size: 3 * Block, Transient: true},
+		Event{Kind: Write, ID: 1, Call: 12, Block: 0, Count: 1, Version: 12}, Event{Kind: Wrote, ID: 1, Call: 12},
+		Event{Kind: Done, Call: 11}, Event{Kind: Boot})...)
+	c := m.Objects[10].Content
+	for _, v := range []uint64{3, 12} {
+		check(t, c, read(only(v), only(Zero), only(Zero)), "")
+	}
+	check(t, c, read(only(4), only(Zero), only(Zero)), "wrong")
+}

@@ -166,10 +166,6 @@ func (m *Model) intend(e Event) error {
 		o.Content = from.Content.clone()
 		o.Content.resize(e.Size, o.fresh())
 		o.Content.Since = 0
-		if o.Transient {
-			base := o.Content.clone()
-			o.Base = &base
-		}
 		if e.Op != Restore {
 			o.Content.Since = m.Last + 1
 			for _, c := range m.Calls {
@@ -177,6 +173,10 @@ func (m *Model) intend(e Event) error {
 					o.Content.Since = min(o.Content.Since, c.Version)
 				}
 			}
+		}
+		if o.Transient {
+			base := o.Content.clone()
+			o.Base = &base
 		}
 	default:
 		if o == nil {
@@ -256,7 +256,10 @@ func (m *Model) write(o *Object, e Event) {
 	into := []*Content{&o.Content}
 	for _, c := range m.Calls {
 		if c.Kind == Intent && (c.Op == Snapshot || c.Op == Clone) && c.From == o.ID {
-			into = append(into, &m.Objects[c.ID].Content)
+			cut := m.Objects[c.ID]
+			if into = append(into, &cut.Content); cut.Base != nil {
+				into = append(into, cut.Base)
+			}
 		}
 	}
 	for _, c := range into {
