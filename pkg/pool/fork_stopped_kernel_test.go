@@ -26,6 +26,7 @@ func TestWriteBesideBadSector(t *testing.T) {
 	v := must(p.latest())(t)
 	disk.fail(sectorOf(v, v.vg.LV(base.LV), bad), 8)
 	f := restored(t, p, "base")
+	hydrate := p.hydrator.stop(f.LV) // what is written would be hydrated before long
 	at := must(p.Activate(ctx, f.LV))(t)
 	from := int(bad.Bytes() + size.MiB)
 	behind := model[from:]
@@ -46,6 +47,7 @@ func TestWriteBesideBadSector(t *testing.T) {
 			config := p.config
 			ok(t, p.Close())
 			p = openPool(t, config)
+			hydrate = p.hydrator.stop(f.LV)
 		}
 		for end := time.Now().Add(15 * time.Second); tryWrite(t, at, int64(bad.Bytes()+2*size.MiB), model[bad.Bytes()+2*size.MiB:][:4096]) != nil; time.Sleep(50 * time.Millisecond) {
 			if time.Now().After(end) {
@@ -54,6 +56,7 @@ func TestWriteBesideBadSector(t *testing.T) {
 		}
 		behind.compareAt(t, at, from, "the fork, given up and brought back")
 	}
+	hydrate()
 	failing := func(c Condition) bool { return c.Reason == "HydrationFailing" }
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) { // until it comes to the bad sector
 		h := must(p.Health(ctx, f.LV))(t)

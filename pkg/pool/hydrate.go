@@ -214,8 +214,12 @@ func (h *hydrator) step(ctx context.Context, lv string, j *hydration) (*window, 
 	var watch stopwatch
 	length := j.pace.window()
 	watch.start()
-	w, err := h.open(ctx, lv, &j.search, length)
-	watch.lap("open")
+	w, err := h.probe(ctx, lv, &j.search, length, pass)
+	watch.lap("probe")
+	if err == nil {
+		w, err = h.open(ctx, lv, &j.search, length)
+		watch.lap("open")
+	}
 	if err == nil {
 		err = h.await(ctx, lv, w, pass)
 		watch.lap("copy")

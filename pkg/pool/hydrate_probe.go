@@ -1,0 +1,73 @@
+package pool
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+const probePiece = size.MiB // read at once
+
+// probe reads the next window where a mirror would, if something could not be
+// copied lately or was left behind: from the first error on a mirror refuses
+// everybody's reads of what it has not copied, sound or not. So it meets an error
+// once, not each time that is tried again.
+func (h *hydrator) probe(ctx context.Context, lv string, s *search, length size.Sectors, pass func()) (w *window, err error) {
+	if s.calm() && h.whole(lv) {
+		return nil, nil
+	}
+	var file *os.File
+	err = h.exclusive(ctx, lv, &change{what: "look whether the rest of volume " + lv + " can be read", act: func(ctx context.Context, v *view) error {
+		p := h.pool
+		o, l, _, err := v.forkOf(lv)
+		if err != nil {
+			return err
+		}
+		if err := p.settle(ctx, v, lv); err != nil {
+			return err
+		}
+		missing := o.hydrated.missing(l.length)
+		if len(missing) == 0 {
+			return nil // open has a word to say on that
+		}
+		w = &window{span: s.next(missing, length)}
+		dev, err := p.forkUp(ctx, v, o)
+		if err != nil {
+			return err
+		}
+		path, err := p.dm.EnsureNode(ctx, p.device(v, o.lv, layerFork, udevReal).name, dev)
+		if err != nil {
+			return err
+		}
+		file, err = os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
+		return err
+	}})
+	if err != nil || file == nil {
+		return w, err
+	}
+	defer file.Close()
+	// An anonymous mapping is page-aligned, as O_DIRECT needs it.
+	buf, err := unix.Mmap(-1, 0, int(probePiece), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return w, err
+	}
+	defer unix.Munmap(buf)
+	late := time.AfterFunc(stallLimit, pass) // of a disk that does not answer
+	defer late.Stop()
+	for at := w.start; at < w.end(); at += probePiece.Sectors() {
+		if ctx.Err() != nil {
+			return w, ctx.Err()
+		}
+		n := min(probePiece, (w.end() - at).Bytes())
+		if _, err := file.ReadAt(buf[:n], int64(at.Bytes())); err != nil {
+			return w, fmt.Errorf("%w: %w", errUncopied, err)
+		}
+		late.Reset(stallLimit)
+	}
+	return w, nil
+}
