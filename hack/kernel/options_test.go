@@ -57,7 +57,7 @@ func TestParseOptions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.kernel != "auto" || o.memory != 2*size.GiB || len(o.disks) != 2 || o.timeout != 15*time.Minute ||
+	if o.kernel != "auto" || o.memory != 2*size.GiB || len(o.disks) != 3 || o.timeout != 15*time.Minute ||
 		!reflect.DeepEqual(o.argv, []string{"cmd", "--kernel", "x"}) || !reflect.DeepEqual(o.modules, defaultModules) {
 		t.Errorf("defaults: %+v", o)
 	}

@@ -159,7 +159,7 @@ func TestModules(t *testing.T) {
 	// The zero target is not in the list: the kernel asks for its module itself.
 	got := finish(t, umlCommand(t, "run", "--modules", "dm-thin-pool", "--", "sh", "-c",
 		"dmsetup targets | cut -d' ' -f1 | sort | tr '\n' ' '; dmsetup create z --table '0 8 zero' && dmsetup table z"))
-	want := "error linear mirror snapshot snapshot-merge snapshot-origin striped thin thin-pool 0 8 zero \n"
+	want := "delay error linear mirror snapshot snapshot-merge snapshot-origin striped thin thin-pool 0 8 zero \n"
 	if got.stdout != want || got.code != 0 {
 		t.Errorf("got %v, want %q", got, want)
 	}

@@ -291,13 +291,23 @@ func (v *view) checkDelete(o *volume) error {
 }
 
 // Volume returns the volume of that LV name, or what is to be known of a logical
-// volume of LVM2's own; ErrNotFound.
-func (p *Pool) Volume(_ context.Context, lv string) (Volume, error) {
+// volume of LVM2's own, as it is on the disk now; ErrNotFound.
+func (p *Pool) Volume(ctx context.Context, lv string) (Volume, error) {
 	v, err := p.latest()
 	if err != nil {
 		return Volume{}, err
 	}
 	o := v.volumeByLV(lv)
+	if o == nil || o.deleted {
+		// LVM2's commands, and ours in another process, change such ones.
+		if err := p.refresh(ctx); err != nil {
+			return Volume{}, err
+		}
+		if v, err = p.latest(); err != nil {
+			return Volume{}, err
+		}
+		o = v.volumeByLV(lv)
+	}
 	if their := v.theirLV(lv); their != nil {
 		return v.describeTheirs(their), nil
 	}
