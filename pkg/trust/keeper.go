@@ -64,6 +64,9 @@ func (c *Controller) keep(ctx context.Context, now time.Time) (step string, err 
 		return "", err
 	}
 	published, err := c.publish(ctx, k)
+	if errors.IsAlreadyExists(err) || errors.IsConflict(err) {
+		return "another controller published the CA", nil
+	}
 	if err != nil {
 		return "", err
 	}
@@ -88,7 +91,11 @@ func (c *Controller) keep(ctx context.Context, now time.Time) (step string, err 
 	}
 	// With the version that was read: a step that somebody else took first
 	// makes this one fail, and it is thought over.
-	if _, err := secrets.Update(ctx, s, metav1.UpdateOptions{}); err != nil {
+	_, err = secrets.Update(ctx, s, metav1.UpdateOptions{})
+	switch {
+	case errors.IsConflict(err):
+		return "another controller changed the CA", nil
+	case err != nil:
 		return "", fmt.Errorf("change the CA: %w", err)
 	}
 	return step, nil
