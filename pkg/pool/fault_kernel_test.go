@@ -47,7 +47,7 @@ func TestInterruptedCut(t *testing.T) {
 			t.Errorf("%s: the snapshot before the interrupted cut has %q", at, got)
 		}
 		ok(t, p.Deactivate(ctx, r.LV))
-		if n := len(devicesOf(t, p)); n != 4 {
+		if n := len(settledTo(t, p, 4)); n != 4 {
 			t.Errorf("%s: devices %v", at, devicesOf(t, p))
 		}
 	}
@@ -98,7 +98,7 @@ func TestCutUnderReader(t *testing.T) {
 			}
 		}
 	}
-	if n := len(devicesOf(t, p)); n != 2+2*5 {
+	if n := len(settledTo(t, p, 2+2*5)); n != 2+2*5 {
 		t.Errorf("with five snapshots open there are %d devices: %v", n, devicesOf(t, p))
 	}
 	for _, o := range readers {
@@ -107,7 +107,7 @@ func TestCutUnderReader(t *testing.T) {
 	must(p.CreateSnapshot(ctx, "last", v.LV))(t)
 	ok(t, p.Close())
 	p = openPool(t, p.config) // a new process takes down what nobody reads
-	if n := len(devicesOf(t, p)); n != 4 {
+	if n := len(settledTo(t, p, 4)); n != 4 {
 		t.Errorf("with no snapshot open there are %d devices: %v", n, devicesOf(t, p))
 	}
 	ok(t, p.Deactivate(ctx, v.LV))
@@ -218,7 +218,7 @@ func TestKilledInWindow(t *testing.T) {
 	}}))
 	ok(t, p.Close())
 	p = openPool(t, p.config)
-	if n := len(devicesOf(t, p)); n != 4 {
+	if n := len(settledTo(t, p, 4)); n != 4 {
 		t.Errorf("after the restart: %v", devicesOf(t, p))
 	}
 	ok(t, os.WriteFile(dir+"/y", []byte("y"), 0o600))
@@ -320,7 +320,7 @@ func TestNameOfOpenSnapshot(t *testing.T) {
 	must(p.CreateSnapshot(ctx, "snap1", v.LV))(t)
 	f.Close()
 	waitIdle(t, p)
-	if n := len(devicesOf(t, p)); n != 4 {
+	if n := len(settledTo(t, p, 4)); n != 4 {
 		t.Errorf("after it was closed: %v", devicesOf(t, p))
 	}
 	ok(t, p.Deactivate(ctx, v.LV))

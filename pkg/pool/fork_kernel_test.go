@@ -111,7 +111,7 @@ func TestFork(t *testing.T) {
 	base.compare(t, path, "the source")
 	ok(t, p.DeleteSnapshot(ctx, "snap1"))
 	waitIdle(t, p)
-	if tables := devicesOf(t, p); len(tables) != 2 || !strings.Contains(tables["fork"], "linear") || strings.Contains(tables["fork"], "\n") {
+	if tables := settledTo(t, p, 2); len(tables) != 2 || !strings.Contains(tables["fork"], "linear") || strings.Contains(tables["fork"], "\n") {
 		t.Errorf("in the end: %v", tables)
 	}
 	ok(t, p.Deactivate(ctx, f.LV))

@@ -20,11 +20,11 @@ func TestFourDevices(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 64 * size.MiB, Mode: Block}))(t)
-	if n := len(devicesOf(t, p)); n != 0 {
+	if n := len(settledTo(t, p, 0)); n != 0 {
 		t.Errorf("a volume that nobody uses has %d devices", n)
 	}
 	path := must(p.Activate(ctx, v.LV))(t)
-	if tables := devicesOf(t, p); len(tables) != 1 || !strings.HasPrefix(tables["base"], "0 131072 linear ") {
+	if tables := settledTo(t, p, 1); len(tables) != 1 || !strings.HasPrefix(tables["base"], "0 131072 linear ") {
 		t.Errorf("an active volume: %v", tables)
 	}
 	before := bytes.Repeat([]byte("old content "), 4096/4)[:4096]
@@ -62,7 +62,7 @@ func TestFourDevices(t *testing.T) {
 		ok(t, p.Deactivate(ctx, r.LV))
 		ok(t, p.DeleteVolume(ctx, r.LV))
 	}
-	if n := len(devicesOf(t, p)); n != 4 {
+	if n := len(settledTo(t, p, 4)); n != 4 {
 		t.Errorf("after the restores there are %v", devicesOf(t, p))
 	}
 	// The middle one first: it must stay below for the oldest.
@@ -70,13 +70,13 @@ func TestFourDevices(t *testing.T) {
 		ok(t, p.DeleteSnapshot(ctx, name))
 	}
 	waitIdle(t, p)
-	if tables := devicesOf(t, p); len(tables) != 1 || !strings.HasPrefix(tables["base"], "0 131072 linear ") {
+	if tables := settledTo(t, p, 1); len(tables) != 1 || !strings.HasPrefix(tables["base"], "0 131072 linear ") {
 		t.Errorf("without snapshots: %v", tables)
 	}
 	ok(t, p.Deactivate(ctx, v.LV))
 	ok(t, p.DeleteVolume(ctx, v.LV))
 	waitIdle(t, p)
-	if c := must(p.latest())(t); len(c.vg.LVs) != 0 || len(devicesOf(t, p)) != 0 {
+	if c := must(p.latest())(t); len(c.vg.LVs) != 0 || len(settledTo(t, p, 0)) != 0 {
 		t.Errorf("left: %d logical volumes, devices %v", len(c.vg.LVs), devicesOf(t, p))
 	}
 }
@@ -169,7 +169,7 @@ func TestHistories(t *testing.T) {
 		}
 	}
 	waitIdle(t, p)
-	if v := must(p.latest())(t); len(v.vg.LVs) != 0 || len(devicesOf(t, p)) != 0 {
+	if v := must(p.latest())(t); len(v.vg.LVs) != 0 || len(settledTo(t, p, 0)) != 0 {
 		t.Errorf("left: %d logical volumes, devices %v", len(v.vg.LVs), devicesOf(t, p))
 	}
 	vgck(t, c.VolumeGroup)
@@ -250,7 +250,7 @@ func TestInUse(t *testing.T) {
 			t.Errorf("%s of an open volume: %v", name, err)
 		}
 	}
-	if len(devicesOf(t, p)) != 1 || must(p.Volume(ctx, v.LV))(t) != v {
+	if len(settledTo(t, p, 1)) != 1 || must(p.Volume(ctx, v.LV))(t) != v {
 		t.Errorf("a refused delete changed something")
 	}
 	f.Close()
@@ -285,7 +285,7 @@ func TestCutWhileInactive(t *testing.T) {
 	for _, name := range []string{"s1", "s2", "s3"} {
 		must(p.CreateSnapshot(ctx, name, v.LV))(t)
 	}
-	if n := len(devicesOf(t, p)); n != 0 {
+	if n := len(settledTo(t, p, 0)); n != 0 {
 		t.Errorf("devices: %v", devicesOf(t, p))
 	}
 	waitTrimmed(t, p)
@@ -336,7 +336,7 @@ func TestTrim(t *testing.T) {
 	if s := must(p.latest())(t).vg.LV("s1").Size(); s != 3 { // extents of 4 MiB
 		t.Errorf("the frozen store has %d extents", s)
 	}
-	if n := len(devicesOf(t, p)); n != 4 {
+	if n := len(settledTo(t, p, 4)); n != 4 {
 		t.Errorf("devices: %v", devicesOf(t, p))
 	}
 	writeDevice(t, path, 0, make([]byte, 4<<20))

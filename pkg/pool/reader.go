@@ -168,7 +168,10 @@ func (p *Pool) readerUp(ctx context.Context, v *view, o *volume, top *dm.Info) e
 		return err
 	}
 	if o.transient {
-		return p.scratchUp(ctx, v, o, below.Device, top)
+		if err = p.scratchUp(ctx, v, o, below.Device, top); err != nil && top == nil {
+			err = errors.Join(err, p.down(ctx, v, o))
+		}
+		return err
 	}
 	vol := p.device(v, o.lv, "", udevVisible)
 	dev, pending, err := p.ensureFrom(top, vol, whole(l.length, dm.Linear{Device: below.Device}), true)

@@ -164,7 +164,7 @@ func TestReaders(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if left := devicesOf(t, p); len(left) != 0 {
+	if left := settledTo(t, p, 0); len(left) != 0 {
 		t.Errorf("nothing is active, left: %v", left)
 	}
 	for lv := range want {
@@ -177,7 +177,7 @@ func TestReaders(t *testing.T) {
 		ok(t, p.DeleteVolume(ctx, lv))
 	}
 	waitIdle(t, p)
-	if left := devicesOf(t, p); len(left) != 0 {
+	if left := settledTo(t, p, 0); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
 	if n := len(must(p.latest())(t).vg.LVs); n != 0 {

@@ -193,6 +193,17 @@ func waitIdle(t *testing.T, p *Pool) {
 	}
 }
 
+// settledTo returns what devicesOf does, when that are n or ten seconds are over:
+// what ends in the background takes its devices away a moment later.
+func settledTo(t *testing.T, p *Pool, n int) map[string]string {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if all := devicesOf(t, p); len(all) == n || time.Now().After(end) {
+			return all
+		}
+	}
+}
+
 // devicesOf lists the group's devices with their tables, in dmsetup's form.
 // Those that background work has for a moment, to wipe trash or to look at a
 // frozen store, are waited for.

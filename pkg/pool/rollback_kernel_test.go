@@ -152,7 +152,7 @@ func TestRollback(t *testing.T) {
 	if left := must(p.latest())(t).vg.LVs; len(left) != 0 {
 		t.Errorf("left: %d logical volumes, the first is %s %v", len(left), left[0].Name, left[0].Tags)
 	}
-	if left := devicesOf(t, p); len(left) != 0 {
+	if left := settledTo(t, p, 0); len(left) != 0 {
 		t.Errorf("left: the devices %v", left)
 	}
 }
@@ -230,7 +230,7 @@ func withoutDriver(t *testing.T, rollBack func(Config, RollbackSpec)) {
 	ok(t, p.Deactivate(ctx, v.LV))
 	ok(t, p.DeleteVolume(ctx, v.LV))
 	waitIdle(t, p)
-	if left := devicesOf(t, p); len(left) != 0 {
+	if left := settledTo(t, p, 0); len(left) != 0 {
 		t.Errorf("left: the devices %v", left)
 	}
 	ok(t, p.Close())

@@ -103,8 +103,19 @@ func TestTransient(t *testing.T) {
 	// The devices are lost, as by a reboot.
 	ok(t, p.Deactivate(ctx, made.LV))
 	ok(t, p.deactivate(ctx, made.LV))
-	if devices := devicesOf(t, p); len(devices) != 4 {
+	if devices := settledTo(t, p, 4); len(devices) != 4 {
 		t.Errorf("without the transient volume there are the devices %v", devices)
+	}
+	// The driver is killed while it activates the volume.
+	now := must(p.latest())(t)
+	o := now.volumeByLV(made.LV)
+	f := must(p.openDevice(ctx, p.device(now, o.lv, layerCOW, udevCOW), must(p.linearTable(now, o.lv))(t)))(t)
+	ok(t, f.Close())
+	config = p.config
+	ok(t, p.Close())
+	p = openPool(t, config)
+	if devices := settledTo(t, p, 4); len(devices) != 4 {
+		t.Errorf("after an interrupted activation there are the devices %v", devices)
 	}
 	scratch = must(p.Activate(ctx, made.LV))(t)
 	cut.compare(t, scratch, "begun again")
@@ -123,7 +134,7 @@ func TestTransient(t *testing.T) {
 	noFindings(t, p)
 	ok(t, p.DeleteVolume(ctx, made.LV))
 	waitIdle(t, p)
-	if left := devicesOf(t, p); len(left) != 0 {
+	if left := settledTo(t, p, 0); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
 	if n := len(must(p.latest())(t).vg.LVs); n != 0 {

@@ -45,7 +45,7 @@ func TestCutAfterUnfinishedCut(t *testing.T) {
 			if read {
 				want = 8
 			}
-			if n := len(devicesOf(t, p)); n != want {
+			if n := len(settledTo(t, p, want)); n != want {
 				t.Errorf("%d devices: %v", n, devicesOf(t, p))
 			}
 			inTime := late(t, p, v.LV)
@@ -138,7 +138,7 @@ func TestLostReader(t *testing.T) {
 	ok(t, p.DeleteSnapshot(ctx, "s3"))
 	ok(t, p.Deactivate(ctx, v.LV))
 	waitIdle(t, p)
-	if left := devicesOf(t, p); len(left) != 0 {
+	if left := settledTo(t, p, 0); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
 }

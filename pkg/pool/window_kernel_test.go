@@ -91,7 +91,7 @@ func TestWindow(t *testing.T) {
 				if read {
 					want = 6
 				}
-				if n := len(devicesOf(t, p)); n != want {
+				if n := len(settledTo(t, p, want)); n != want {
 					t.Errorf("%s: %d devices", name, n)
 				}
 				if reader != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -221,8 +222,23 @@ func (p *Pool) openTrash(ctx context.Context, v *view, lv *lvm2.LV) (*wiping, er
 	if err != nil {
 		return nil, err
 	}
+	left := false
 	for _, layer := range []string{"", layerReal, layerWindow0, layerWindow1, layerFork, layerCOW} {
-		if err := p.takeDown(ctx, p.device(v, lv, layer, udevReal)); err != nil {
+		d := p.device(v, lv, layer, udevReal)
+		info, err := p.find(d)
+		if err != nil {
+			return nil, err
+		}
+		if info == nil {
+			continue
+		}
+		if err := p.removeDevice(ctx, info.Name, d.udev); err != nil {
+			return nil, err
+		}
+		left = true
+	}
+	if left {
+		if err := p.settleSoon(v); err != nil {
 			return nil, err
 		}
 	}
@@ -231,6 +247,27 @@ func (p *Pool) openTrash(ctx context.Context, v *view, lv *lvm2.LV) (*wiping, er
 		return nil, errors.Join(err, p.takeDown(ctx, t.dev))
 	}
 	return t, nil
+}
+
+// settleSoon has those volumes looked after that may have devices of their history
+// for nobody any more, now that something that lay on them is gone.
+func (p *Pool) settleSoon(v *view) error {
+	all, err := p.dm.List()
+	if err != nil {
+		return err
+	}
+	has := make(map[string]bool, len(all))
+	for _, e := range all {
+		has[e.UUID] = true
+	}
+	for _, o := range v.volumes {
+		frozen := slices.ContainsFunc(o.layers, func(l *layer) bool { return l.snap == nil && has[p.device(v, l.lv, "", udevSnapshot).uuid] })
+		if has[p.device(v, o.lv, layerReal, 0).uuid] && (frozen || !has[p.device(v, o.lv, "", 0).uuid]) {
+			p.unsettled.Store(o.lv.ID, true)
+		}
+	}
+	p.lookAgain()
+	return nil
 }
 
 // openDevice makes a hidden device, or finds it, and opens it for writing.
