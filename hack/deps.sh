@@ -6,9 +6,9 @@ set -euo pipefail
 
 packages=(
 	user-mode-linux      # the test kernel
-	busybox-static lvm2 dmsetup thin-provisioning-tools udev fio
-	e2fsprogs xfsprogs btrfs-progs
+	busybox-static lvm2 dmsetup thin-provisioning-tools udev
 	fio                  # writers at full speed
+	e2fsprogs xfsprogs btrfs-progs
 	gcc libc6-dev        # the race detector
 )
 for arg; do

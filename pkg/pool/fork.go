@@ -79,8 +79,16 @@ func (v *view) family(lv string) []string {
 	return out
 }
 
-// createFrom makes a volume with the content of a snapshot or another volume. It
-// can be used at once; a clone cuts an internal layer of its source.
+// original is what a volume is made from: a layer, or a volume of which one must be cut.
+type original struct {
+	volume  *volume
+	layer   *layer // nil: one must be cut
+	length  size.Bytes
+	unknown rangeSet // extents that may hold an earlier owner's bytes
+}
+
+// createFrom makes a volume with the content of a snapshot, or of another volume
+// of which it cuts an internal one: a fork, or what just shows it. It can be used at once.
 func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) {
 	var name, cutOf string
 	err := p.do(ctx, &change{what: fmt.Sprintf("create volume %q from %s %s", spec.Name, spec.Source.Kind, spec.Source.LV), edit: func(t *edit) error {
@@ -90,38 +98,42 @@ func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) 
 			}
 			return err
 		}
-		from, o, err := t.contentOf(spec)
+		from, err := t.contentOf(spec)
+		if err == nil && from.layer != nil {
+			err = errors.Join(p.intact(t.view, from.volume, from.layer), p.unmounted(t.view, from.volume, from.layer))
+		}
 		if err != nil {
 			return err
 		}
-		least := t.bytesOf(o.lv)
-		if from != nil {
-			least = from.length.Bytes()
-			if err := errors.Join(p.intact(t.view, o, from), p.unmounted(t.view, o, from)); err != nil {
+		n, err := t.extentsFor(spec.Size, spec.Limit, from.length)
+		if err != nil {
+			return err
+		}
+		shows := spec.ReadOnly || spec.Transient
+		if shows {
+			if err := t.showable(spec, from, n); err != nil {
 				return err
 			}
 		}
-		n, err := t.extentsFor(spec.Size, spec.Limit, least)
-		if err != nil {
-			return err
-		}
-		store := p.forkStore(t.view, least)
-		lv, err := p.newVolume(t, spec, n, store)
-		if err != nil {
-			return err
-		}
-		origin, unknown := lvm2.ID(""), o.unknown
-		if from != nil {
-			origin, unknown = from.lv.ID, from.unknown
+		var layer *lvm2.LV
+		if from.layer != nil {
+			layer = from.layer.lv
 		} else {
-			cut, err := p.cut(t, o, "")
-			if err != nil {
+			if layer, err = p.cut(t, from.volume, ""); err != nil {
 				return err
 			}
-			origin, cutOf = cut.ID, o.lv.Name
+			cutOf = from.volume.lv.Name
 		}
-		name = lv.Name
-		return p.asFork(t, lv, origin, least, unknown, store)
+		var lv *lvm2.LV
+		if shows {
+			lv, err = p.newReader(t, spec, n, layer.ID)
+		} else {
+			lv, err = p.newFork(t, spec, n, layer.ID, from)
+		}
+		if err == nil {
+			name = lv.Name
+		}
+		return err
 	}, act: func(ctx context.Context, v *view) error {
 		if cutOf == "" {
 			return nil
@@ -131,8 +143,18 @@ func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	p.hydrator.start(name)
+	p.hydrator.start(name) // if it is a fork
 	return name, nil
+}
+
+// newFork adds a volume of n extents that is a fork of a layer.
+func (p *Pool) newFork(t *edit, spec VolumeSpec, n lvm2.Extents, layer lvm2.ID, from original) (*lvm2.LV, error) {
+	store := p.forkStore(t.view, from.length)
+	lv, err := p.newVolume(t, spec, n, store)
+	if err != nil {
+		return nil, err
+	}
+	return lv, p.asFork(t, lv, layer, from.length, from.unknown, store)
 }
 
 // unmounted refuses a snapshot whose device, or one that it reads through, is
@@ -183,11 +205,11 @@ func (p *Pool) asFork(t *edit, lv *lvm2.LV, origin lvm2.ID, least size.Bytes, un
 		return err
 	}
 	setUnknown(lv, tail.subtract(copied).union(unknown.intersect(copied)))
-	return errors.Join(t.put(lv), p.newFork(t, lv, n))
+	return errors.Join(t.put(lv), p.addForkStore(t, lv, n))
 }
 
-// newFork makes the store for what is written to lv while it reads through a snapshot.
-func (p *Pool) newFork(t *edit, lv *lvm2.LV, n lvm2.Extents) error {
+// addForkStore makes the store for what is written to lv while it reads through a snapshot.
+func (p *Pool) addForkStore(t *edit, lv *lvm2.LV, n lvm2.Extents) error {
 	chunk := p.config.Chunk
 	ranges, err := t.allocate(n, highEnd)
 	if err != nil {
@@ -225,39 +247,36 @@ func (p *Pool) sourceKeys(spec VolumeSpec) ([]string, error) {
 	return nil, nil // a repeated call may find the volume though its source is gone
 }
 
-// contentOf finds what spec's source is: a layer, or a volume of which a layer
-// must be cut.
-func (v *view) contentOf(spec VolumeSpec) (*layer, *volume, error) {
+// contentOf finds what spec's source is.
+func (v *view) contentOf(spec VolumeSpec) (from original, err error) {
 	var l *layer
 	var o *volume
-	var err error
-	unknown := false
 	if spec.Source.Kind == FromSnapshot {
 		if l = v.snapshotByLV(spec.Source.LV); l == nil {
-			return nil, nil, fmt.Errorf("snapshot %s/%s: %w", v.vg.Name, spec.Source.LV, ErrNotFound)
+			return from, fmt.Errorf("snapshot %s/%s: %w", v.vg.Name, spec.Source.LV, ErrNotFound)
 		}
 		o = v.volumes[l.of]
 		if why := o.theirs(); why != "" {
-			return nil, nil, fmt.Errorf("snapshot %s/%s: %w: of its volume %s: %s", v.vg.Name, l.lv.Name, ErrPrecondition, o.lv.Name, why)
+			return from, fmt.Errorf("snapshot %s/%s: %w: of its volume %s: %s", v.vg.Name, l.lv.Name, ErrPrecondition, o.lv.Name, why)
 		}
 		if v.describeSnapshot(l).Lost {
-			return nil, nil, fmt.Errorf("snapshot %s/%s: %w", v.vg.Name, l.lv.Name, ErrLost)
+			return from, fmt.Errorf("snapshot %s/%s: %w", v.vg.Name, l.lv.Name, ErrLost)
 		}
-		unknown = len(l.unknown) > 0
+		from = original{o, l, l.length.Bytes(), l.unknown}
 	} else {
 		if o, err = v.changeable(spec.Source.LV); err != nil {
-			return nil, nil, err
+			return from, err
 		}
-		unknown = len(o.unknown) > 0
+		from = original{volume: o, length: v.bytesOf(o.lv), unknown: o.unknown}
 	}
 	if spec.Mode == Filesystem && o.mode == Filesystem && spec.FSType != o.fs {
-		return nil, nil, fmt.Errorf("%w: file system %s asked for, the source's is %s", ErrInvalid, spec.FSType, o.fs)
+		return from, fmt.Errorf("%w: file system %s asked for, the source's is %s", ErrInvalid, spec.FSType, o.fs)
 	}
-	if spec.Mode == Block && o.mode == Filesystem && unknown {
+	if spec.Mode == Block && o.mode == Filesystem && len(from.unknown) > 0 {
 		// Below the file system lie blocks that it never wrote: as a raw
 		// device they would show what an earlier owner of the extents left.
-		return nil, nil, fmt.Errorf("volume %s/%s: %w: it was made on extents that were never wiped, so it cannot become a raw block volume",
+		return from, fmt.Errorf("volume %s/%s: %w: it was made on extents that were never wiped, so it cannot become a raw block volume",
 			v.vg.Name, o.lv.Name, ErrPrecondition)
 	}
-	return l, o, nil
+	return from, nil
 }

@@ -53,86 +53,40 @@ func (v *view) notAReader(o *volume) error {
 		v.vg.Name, o.lv.Name, ErrPrecondition, o.source.Kind, o.source.LV)
 }
 
-// createReader makes a volume that shows a snapshot, of a volume an internal one
-// that is cut for it.
-func (p *Pool) createReader(ctx context.Context, spec VolumeSpec) (string, error) {
-	var name, cutOf string
-	err := p.do(ctx, &change{what: fmt.Sprintf("create volume %q to read %s %s", spec.Name, spec.Source.Kind, spec.Source.LV), edit: func(t *edit) error {
-		if o, err := t.existing(spec); err != nil || o != nil {
-			if o != nil {
-				name = o.lv.Name
-			}
-			return err
-		}
-		from, o, err := t.contentOf(spec)
-		if err != nil {
-			return err
-		}
-		length, unknown, origin := t.bytesOf(o.lv), o.unknown, lvm2.ID("")
-		if from != nil {
-			length, unknown, origin = from.length.Bytes(), from.unknown, from.lv.ID
-			if err := errors.Join(p.intact(t.view, o, from), p.unmounted(t.view, o, from)); err != nil {
-				return err
-			}
-		}
-		if spec.Mode == Block && len(unknown) > 0 {
-			return fmt.Errorf("%s %s/%s: %w: parts of it were never wiped, so it can only be restored to a volume that is written",
-				spec.Source.Kind, t.vg.Name, spec.Source.LV, ErrPrecondition)
-		}
-		n, err := t.extentsFor(spec.Size, spec.Limit, length)
-		if err != nil {
-			return err
-		}
-		if most := t.extents(length); n > most {
-			return fmt.Errorf("%w: a read-only or transient volume has the size of its source, which is %v; %v asked for", ErrOutOfRange, length, spec.Size)
-		}
-		lv, err := p.newReader(t, spec, n)
-		if err != nil {
-			return err
-		}
-		if from == nil {
-			cut, err := p.cut(t, o, "")
-			if err != nil {
-				return err
-			}
-			origin, cutOf = cut.ID, o.lv.Name
-		}
-		lv.Tags = append(lv.Tags, tag(tagReads, string(origin)))
-		lv.Flags = slices.Clone(handsOff)
-		name = lv.Name
-		return t.put(lv)
-	}, act: func(ctx context.Context, v *view) error {
-		if cutOf == "" {
-			return nil
-		}
-		return p.settle(ctx, v, cutOf)
-	}})
-	return name, err
+// showable says why a volume of n extents cannot just show what it is made from.
+func (t *edit) showable(spec VolumeSpec, from original, n lvm2.Extents) error {
+	if spec.Mode == Block && len(from.unknown) > 0 {
+		return fmt.Errorf("%s %s/%s: %w: parts of it were never wiped, so it can only be restored to a volume that is written",
+			spec.Source.Kind, t.vg.Name, spec.Source.LV, ErrPrecondition)
+	}
+	if n > t.extents(from.length) {
+		return fmt.Errorf("%w: a read-only or transient volume has the size of its source, which is %v; %v asked for", ErrOutOfRange, from.length, spec.Size)
+	}
+	return nil
 }
 
-// newReader describes a volume of n extents that shows a snapshot. It does not
-// put it into the group.
-func (p *Pool) newReader(t *edit, spec VolumeSpec, n lvm2.Extents) (*lvm2.LV, error) {
+// newReader adds a volume of n extents that shows a layer.
+func (p *Pool) newReader(t *edit, spec VolumeSpec, n lvm2.Extents, layer lvm2.ID) (lv *lvm2.LV, err error) {
 	if spec.ReadOnly {
-		lv, err := p.blankVolume(t, spec)
-		if err != nil {
+		if lv, err = p.blankVolume(t, spec); err != nil {
 			return nil, err
 		}
 		lv.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
 		lv.Segments = []lvm2.Segment{{Count: n, Type: lvm2.TypeError}}
-		return lv, nil
+	} else {
+		chunk, err := scratchChunk(p.config.Chunk, size.Bytes(n)*t.extent())
+		if err != nil {
+			return nil, err
+		}
+		if lv, err = p.newVolume(t, spec, n, 0); err != nil {
+			return nil, err
+		}
+		// Only what was copied from the snapshot is ever read from the extents.
+		lv.Tags = append(dropTags(lv.Tags, tagUnknown), tag(tagTransient), tag(tagChunk, strconv.FormatUint(uint64(chunk), 10)))
 	}
-	chunk, err := scratchChunk(p.config.Chunk, size.Bytes(n)*t.extent())
-	if err != nil {
-		return nil, err
-	}
-	lv, err := p.newVolume(t, spec, n, 0)
-	if err != nil {
-		return nil, err
-	}
-	// Only what was copied from the snapshot is ever read from the extents.
-	lv.Tags = append(dropTags(lv.Tags, tagUnknown), tag(tagTransient), tag(tagChunk, strconv.FormatUint(uint64(chunk), 10)))
-	return lv, nil
+	lv.Tags = append(lv.Tags, tag(tagReads, string(layer)))
+	lv.Flags = slices.Clone(handsOff)
+	return lv, t.put(lv)
 }
 
 // takesNothing says whether lv has no extents of its own.

@@ -36,11 +36,8 @@ func (p *Pool) CreateVolume(ctx context.Context, spec VolumeSpec) (Volume, error
 			return Volume{}, err
 		}
 		lv, err := run(ctx, p, append([]string{nameKey(spec.Name)}, keys...), func(ctx context.Context) (string, error) {
-			switch {
-			case spec.Source.Kind == FromNothing:
+			if spec.Source.Kind == FromNothing {
 				return p.createBlank(ctx, spec)
-			case spec.ReadOnly || spec.Transient:
-				return p.createReader(ctx, spec)
 			}
 			return p.createFrom(ctx, spec)
 		})
