@@ -19,7 +19,7 @@ import (
 
 const (
 	settleLimit = 90 * time.Second // for copies and wiping to come to an end
-	steadyLimit = 5 * time.Second  // for devices to be what they must
+	steadyLimit = 20 * time.Second // for devices to be what they must, then: layers are folded one after the other
 )
 
 // survey is what the disks and the kernel have once background work is done.
@@ -33,7 +33,7 @@ type survey struct {
 
 func (s *session) survey() *survey {
 	var v *survey
-	for deadline := time.Now().Add(steadyLimit); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := (time.Time{}); ; time.Sleep(20 * time.Millisecond) {
 		var stray []string
 		s.settled(func(vg *lvm2.VG) {
 			v = &survey{vg: vg}
@@ -46,7 +46,11 @@ func (s *session) survey() *survey {
 		if len(stray) == 0 {
 			break
 		}
-		// What was wiped or folded a moment ago may still have its devices.
+		// What was wiped or folded a moment ago may still have its devices, and
+		// what is folded now has some.
+		if deadline.IsZero() {
+			deadline = time.Now().Add(steadyLimit)
+		}
 		if time.Now().After(deadline) {
 			fail("stray devices %v", stray)
 		}
