@@ -237,6 +237,20 @@ func (p *Pool) base(ctx context.Context, v *view, o *volume, live *layer, table 
 			return b, err
 		}
 		b.longer = false
+	} else if b.longer {
+		// A volume that was not active was expanded, and then cut, while a
+		// snapshot of it was read: the kernel takes no snapshot of blocks that
+		// are not there.
+		has, err := p.dm.Table(base.name)
+		if err != nil {
+			return b, err
+		}
+		if has.Length() < live.length {
+			if err := p.swap(ctx, base, existed.Suspended, dm.SuspendOptions{SkipLockFS: true}, func() error { return nil }); err != nil {
+				return b, err
+			}
+			b.longer = false
+		}
 	}
 	use := storeNew // without the blocks there is no store of a live layer either
 	if existed != nil {

@@ -142,3 +142,54 @@ func TestLostReader(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 }
+
+// TestCutOfExpanded: a volume that is expanded and then cut while only a snapshot
+// of it is in use can be used, and so can both snapshots.
+func TestCutOfExpanded(t *testing.T) {
+	for _, first := range []string{"volume", "snapshot"} { // what is used first then
+		t.Run(first, func(t *testing.T) {
+			ctx := context.Background()
+			p := testPool(t, nil)
+			v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)
+			old := bytes.Repeat([]byte("A"), 4096)
+			writeDevice(t, must(p.Activate(ctx, v.LV))(t), 0, old)
+			must(p.CreateSnapshot(ctx, "s1", v.LV))(t)
+			ok(t, p.Deactivate(ctx, v.LV))
+			must(p.CreateVolume(ctx, VolumeSpec{Name: "r1", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, "s1"}}))(t)
+			reader := must(p.Activate(ctx, "r1"))(t)
+			must(p.ExpandVolume(ctx, v.LV, 32*size.MiB, 0))(t)
+			must(p.CreateSnapshot(ctx, "s2", v.LV))(t)
+			must(p.CreateVolume(ctx, VolumeSpec{Name: "r2", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, "s2"}}))(t)
+			use := []func(){
+				func() {
+					path := must(p.Activate(ctx, v.LV))(t)
+					for _, at := range []size.Bytes{0, 24 * size.MiB} {
+						writeDevice(t, path, int64(at), bytes.Repeat([]byte("B"), 4096))
+					}
+				},
+				func() {
+					second := must(p.Activate(ctx, "r2"))(t)
+					if got := readDevice(t, second, 4096); !bytes.Equal(got, old) {
+						t.Errorf("the second snapshot has %q", got[:8])
+					}
+					if got := readPart(t, second, 24*size.MiB, 4096); !bytes.Equal(got, make([]byte, 4096)) {
+						t.Errorf("where it was expanded the second snapshot has %q", got[:8])
+					}
+				},
+			}
+			if first == "snapshot" {
+				use[0], use[1] = use[1], use[0]
+			}
+			for _, f := range append(use, use...) {
+				f()
+				if got := readDevice(t, reader, 4096); !bytes.Equal(got, old) {
+					t.Errorf("the first snapshot has %q", got[:8])
+				}
+			}
+			noFindings(t, p)
+			for _, lv := range []string{"r1", "r2", v.LV} {
+				ok(t, p.Deactivate(ctx, lv))
+			}
+		})
+	}
+}
