@@ -53,7 +53,7 @@ func (h *hydrator) open(ctx context.Context, lv string, s *search, length size.S
 			h.setWindow(o.lv.ID, old)
 			return errors.Join(err, p.rebase(ctx, v, o, nothing), p.takeDown(ctx, d))
 		}
-		if old != nil && old.layer != w.layer {
+		if old != nil && old.layer != w.layer && !p.heldStill(v, o) { // else it is in the table that waits
 			return p.takeDown(ctx, p.device(v, o.lv, old.layer, udevReal))
 		}
 		return nil
