@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -50,6 +51,11 @@ func testPool(t *testing.T, change func(*Config)) *Pool {
 	}
 	p := openPool(t, c)
 	t.Cleanup(func() {
+		if t.Failed() {
+			p.Close()
+			removeDevices(t, c.VolumeGroup)
+			return // the next test blanks the disks
+		}
 		if v := p.current.Load(); p.ctx.Err() == nil {
 			for _, o := range v.volumes { // LVM2 does not know the devices of a fork
 				waitHydrated(t, p, o.lv.Name)
@@ -61,9 +67,28 @@ func testPool(t *testing.T, change func(*Config)) *Pool {
 		vgck(t, c.VolumeGroup)
 		if out, err := exec.Command("vgremove", "-ff", "-y", c.VolumeGroup).CombinedOutput(); err != nil {
 			t.Errorf("vgremove: %v\n%s", err, out)
+			removeDevices(t, c.VolumeGroup)
 		}
 	})
 	return p
+}
+
+// removeDevices removes what a failed test has left of a group in the kernel: the
+// tests after it need the disks.
+func removeDevices(t *testing.T, group string) {
+	client := must(dm.Open())(t)
+	defer client.Close()
+	for range 8 { // devices are stacked: each pass removes the top ones
+		for _, e := range must(client.List())(t) {
+			if !strings.HasPrefix(e.Name, group+"-") {
+				continue
+			}
+			client.Resume(e.Name, 0)
+			if client.Remove(e.Name, 0) == nil {
+				client.RemoveNode(e.Name)
+			}
+		}
+	}
 }
 
 func openPool(t *testing.T, c Config) *Pool {
