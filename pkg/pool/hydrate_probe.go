@@ -24,16 +24,9 @@ func (h *hydrator) probe(ctx context.Context, lv string, s *search, length size.
 	var file *os.File
 	err = h.exclusive(ctx, lv, &change{what: "look whether the rest of volume " + lv + " can be read", act: func(ctx context.Context, v *view) error {
 		p := h.pool
-		o, l, _, err := v.forkOf(lv)
+		o, missing, err := h.missing(ctx, v, lv)
 		if err != nil {
 			return err
-		}
-		if err := p.settle(ctx, v, lv); err != nil {
-			return err
-		}
-		missing := o.hydrated.missing(l.length)
-		if len(missing) == 0 {
-			return nil // open has a word to say on that
 		}
 		w = &window{span: s.next(missing, length)}
 		dev, err := p.forkUp(ctx, v, o)
@@ -47,7 +40,7 @@ func (h *hydrator) probe(ctx context.Context, lv string, s *search, length size.
 		file, err = os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
 		return err
 	}})
-	if err != nil || file == nil {
+	if err != nil {
 		return w, err
 	}
 	defer file.Close()

@@ -18,17 +18,9 @@ import (
 func (h *hydrator) open(ctx context.Context, lv string, s *search, length size.Sectors) (w *window, err error) {
 	err = h.exclusive(ctx, lv, &change{what: "hydrate volume " + lv, act: func(ctx context.Context, v *view) error {
 		p := h.pool
-		o, l, _, err := v.forkOf(lv)
+		o, missing, err := h.missing(ctx, v, lv)
 		if err != nil {
 			return err
-		}
-		// The kernel may be behind: after an interruption, or a change that failed.
-		if err := p.settle(ctx, v, lv); err != nil {
-			return err
-		}
-		missing := o.hydrated.missing(l.length)
-		if len(missing) == 0 {
-			return fmt.Errorf("volume %s/%s: %w: by its tags all is hydrated, and it is not an ordinary volume: they were changed", v.vg.Name, o.lv.Name, ErrPrecondition)
 		}
 		old := h.window(o.lv.ID)
 		if old != nil && p.heldStill(v, o) { // its device is in a table that nobody uses yet
@@ -59,6 +51,23 @@ func (h *hydrator) open(ctx context.Context, lv string, s *search, length size.S
 		return nil
 	}})
 	return w, err
+}
+
+// missing returns what of a volume is not hydrated, at least something, and has
+// the kernel follow first: it may be behind after an interruption, or a change that failed.
+func (h *hydrator) missing(ctx context.Context, v *view, lv string) (*volume, spans, error) {
+	o, l, _, err := v.forkOf(lv)
+	if err == nil {
+		err = h.pool.settle(ctx, v, lv)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	missing := o.hydrated.missing(l.length)
+	if len(missing) == 0 {
+		return nil, nil, fmt.Errorf("volume %s/%s: %w: by its tags all is hydrated, and it is not an ordinary volume: they were changed", v.vg.Name, o.lv.Name, ErrPrecondition)
+	}
+	return o, missing, nil
 }
 
 // freeLayer returns the layer of a window's device that the volume's table has not.
