@@ -5,8 +5,10 @@ package pool
 import (
 	"bytes"
 	"context"
+	"maps"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -100,6 +102,13 @@ func openPool(t *testing.T, c Config) *Pool {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		// LVM2 does not know the devices of a fork.
+		for end := time.Now().Add(20 * time.Second); !t.Failed() && p.ctx.Err() == nil && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			if forks := slices.ContainsFunc(slices.Collect(maps.Values(p.current.Load().volumes)), (*volume).forked); !forks {
+				p.refresh(context.Background()) // its devices have followed
+				break
+			}
+		}
 		if err := p.Close(); err != nil {
 			t.Errorf("closing the pool: %v", err)
 		}

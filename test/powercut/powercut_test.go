@@ -156,8 +156,8 @@ func (r *run) wasCut(m *machine) {
 	r.collect(m)
 	r.count["power cut during "+m.what]++
 	r.count["power cut"]++
-	if n := r.count["power cut during "+stall]; n > 1+max(*cuts, r.cuts())/50 {
-		m.failed("%d times: %s", n, stall)
+	if n := r.count["power cut during "+stall] + r.count["power cut during "+crash]; n > 1+max(*cuts, r.cuts())/50 {
+		m.failed("%d times: %s or %s", n, stall, crash)
 	}
 }
 
@@ -166,9 +166,16 @@ func (r *run) cuts() int { return r.count["power cut"] + r.count["driver killed"
 // last boots the machine that verifies and deletes everything.
 func (r *run) last() {
 	m := r.boot("none", "-final")
-	for m.follow(0, nil) == silent {
-		m.what = stall
-		m.cut()
+	for {
+		end := m.follow(0, nil)
+		if end == silent {
+			m.what = stall
+			m.cut()
+		} else if m.err != nil && m.crashed() {
+			m.what = crash
+		} else {
+			break
+		}
 		r.wasCut(m)
 		m = r.boot("none", "-final")
 	}
@@ -184,7 +191,7 @@ func (r *run) last() {
 func (r *run) summary() string {
 	var parts []string
 	for _, k := range []string{"power cut", "power cut during opening", "power cut during verifying", "power cut during load", "power cut during operation",
-		"power cut during " + stall,
+		"power cut during " + stall, "power cut during " + crash,
 		"driver killed", "operations", "operations interrupted", "rollbacks", "rollbacks interrupted", "transient volumes", "refused", "writes", "volumes verified", "snapshots verified", "activated by lvm2", "compared then"} {
 		parts = append(parts, fmt.Sprintf("%s: %d", k, r.count[k]))
 	}
