@@ -44,10 +44,11 @@ func (d *Driver) mayCreate(ctx context.Context, r *csi.CreateVolumeRequest) erro
 	return notFound("node %s has no volume named %q", d.node, name)
 }
 
-// existingSnapshot answers a CreateSnapshot request that must create nothing.
-// Its source may be on another node. Errors: ALREADY_EXISTS if the snapshot of
-// that name is of another volume; NOT_FOUND; UNAVAILABLE if a pool that is not
-// open may have it.
+// existingSnapshot answers a CreateSnapshot request that must create nothing
+// with the snapshot of that name, whatever it is of: the controller, which asks
+// for a snapshot of a volume on another node, takes no node's mere word that a
+// name is taken. Errors: NOT_FOUND; UNAVAILABLE if a pool that is not open may
+// have it.
 func (d *Driver) existingSnapshot(ctx context.Context, r *csi.CreateSnapshotRequest) (*csi.CreateSnapshotResponse, error) {
 	var closed error
 	for _, candidate := range d.pools.Names() {
@@ -63,11 +64,7 @@ func (d *Driver) existingSnapshot(ctx context.Context, r *csi.CreateSnapshotRequ
 		if err != nil {
 			return nil, err
 		}
-		reply := &csi.CreateSnapshotResponse{Snapshot: d.snapshot(p, s)}
-		if of := reply.GetSnapshot().GetSourceVolumeId(); of != r.GetSourceVolumeId() {
-			return nil, conflict("snapshot %q exists on node %s, of volume %s", r.GetName(), d.node, of)
-		}
-		return reply, nil
+		return &csi.CreateSnapshotResponse{Snapshot: d.snapshot(p, s)}, nil
 	}
 	if closed != nil {
 		return nil, closed

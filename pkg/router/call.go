@@ -49,6 +49,9 @@ func invoke[A any](ctx context.Context, r *Router, short string, c conditions.Co
 // named puts the node's name into an error that the connection may have made,
 // which knows addresses only.
 func named(err error, node string) error {
+	if isFalse(err) {
+		return err // it has the name
+	}
 	s := status.Convert(err).Proto()
 	if codes.Code(s.GetCode()) == codes.Unavailable {
 		s.Message = fmt.Sprintf("node %s: %s", node, s.GetMessage())

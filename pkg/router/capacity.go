@@ -47,7 +47,7 @@ func (r *Router) GetCapacity(ctx context.Context, q *csi.GetCapacityRequest) (*c
 			continue
 		}
 		answered = true
-		sum.AvailableCapacity += a.value.GetAvailableCapacity()
+		sum.AvailableCapacity = min(sum.AvailableCapacity+a.value.GetAvailableCapacity(), maxBytes)
 		sum.MaximumVolumeSize.Value = max(sum.MaximumVolumeSize.Value, a.value.GetMaximumVolumeSize().GetValue())
 	}
 	switch {

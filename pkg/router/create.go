@@ -121,9 +121,13 @@ func since(began, now time.Time) time.Duration {
 // the volume; or nil if none has it.
 func verdict(ctx context.Context, name string, answers []answer[*csi.CreateVolumeResponse]) (*csi.CreateVolumeResponse, error) {
 	var found []answer[*csi.CreateVolumeResponse]
-	var busy error
+	var busy, wrong error
 	var silent []string
 	for _, a := range answers {
+		if isFalse(a.err) {
+			wrong = a.err
+			continue
+		}
 		switch status.Code(a.err) {
 		case codes.NotFound: // it does not have the name
 		case codes.Aborted:
@@ -135,12 +139,18 @@ func verdict(ctx context.Context, name string, answers []answer[*csi.CreateVolum
 			found = append(found, a)
 		}
 	}
+	// One node's complaint does not stand against another one's volume.
+	slices.SortStableFunc(found, func(a, b answer[*csi.CreateVolumeResponse]) int {
+		return cmp.Compare(status.Code(a.err), status.Code(b.err))
+	})
 	switch {
 	case len(found) > 1 && found[0].err == nil && found[1].err == nil:
 		klog.FromContext(ctx).Error(nil, "Two nodes have a volume of the same name", "name", name, "node", found[0].node.Name, "second", found[1].node.Name)
 		fallthrough
 	case len(found) > 0:
 		return found[0].value, found[0].err
+	case wrong != nil:
+		return nil, wrong
 	case busy != nil:
 		return nil, busy
 	case len(silent) > 0:

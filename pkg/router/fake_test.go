@@ -242,7 +242,7 @@ func (f *fake) CreateSnapshot(ctx context.Context, q *csi.CreateSnapshotRequest)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch s := f.snapshots[q.GetName()]; {
-	case s != nil && s.GetSourceVolumeId() != q.GetSourceVolumeId():
+	case s != nil && s.GetSourceVolumeId() != q.GetSourceVolumeId() && !conditions.Of(ctx).OnlyExisting:
 		return nil, errorf(codes.AlreadyExists, "snapshot %s is of volume %s", q.GetName(), s.GetSourceVolumeId())
 	case s != nil:
 		return &csi.CreateSnapshotResponse{Snapshot: s}, nil
@@ -298,7 +298,7 @@ func (f *fake) ListSnapshots(_ context.Context, q *csi.ListSnapshotsRequest) (*c
 	ids, next, err := f.page(ids, q.GetStartingToken(), int(q.GetMaxEntries()))
 	a := &csi.ListSnapshotsResponse{NextToken: next}
 	for _, id := range ids {
-		a.Entries = append(a.Entries, &csi.ListSnapshotsResponse_Entry{Snapshot: &csi.Snapshot{SnapshotId: id}})
+		a.Entries = append(a.Entries, &csi.ListSnapshotsResponse_Entry{Snapshot: f.snapshotOf(id)})
 	}
 	return a, err
 }
@@ -346,3 +346,13 @@ func (f *fake) gone(since time.Time) Node {
 }
 
 func (f *fake) String() string { return fmt.Sprintf("%s at %s", f.name, f.address) }
+
+// snapshotOf returns the snapshot with that id. The caller holds the lock.
+func (f *fake) snapshotOf(id string) *csi.Snapshot {
+	for _, s := range f.snapshots {
+		if s.GetSnapshotId() == id {
+			return s
+		}
+	}
+	return nil
+}

@@ -17,10 +17,13 @@ import (
 	"google.golang.org/grpc/resolver/manual"
 	"google.golang.org/grpc/stats"
 	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 )
 
 const (
-	maxMessage   = 64 << 20        // a list of a node's 10,000 volumes has about 3 MiB
+	maxRequest   = 4 << 20         // bytes: what a node takes
+	window       = 512 << 10       // bytes that a node may send before they are read
 	connectLimit = 5 * time.Second // to establish a connection
 	silenceLimit = 20 * time.Second
 )
@@ -55,7 +58,10 @@ func (f *fleet) dial(n Node) *link {
 			Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 2, Jitter: 0.2, MaxDelay: 5 * time.Second},
 			MinConnectTimeout: connectLimit,
 		}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
+		grpc.WithUnaryInterceptor(witness{n.Name, handle.ShortNode(n.Name)}.intercept),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer), grpc.MaxCallSendMsgSize(maxRequest)),
+		grpc.WithMaxHeaderListSize(maxHeaders),
+		grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(window),
 	)
 	if err != nil {
 		panic(fmt.Sprintf("connection to node %s: %v", n.Name, err)) // the options are right or not, whatever the node

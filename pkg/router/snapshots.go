@@ -7,7 +7,6 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
@@ -18,8 +17,9 @@ import (
 const sameNameLimit = 2 * time.Second
 
 // CreateSnapshot takes a snapshot on the node of its source. ALREADY_EXISTS if
-// another node that answers has a snapshot of that name: it is of another
-// volume.
+// another node that answers shows a snapshot of that name: it is of another
+// volume. A name with a UUID, as csi-snapshotter makes them, nobody else can
+// have: the others are not asked, so that none of them can say no.
 func (r *Router) CreateSnapshot(ctx context.Context, q *csi.CreateSnapshotRequest) (*csi.CreateSnapshotResponse, error) {
 	switch {
 	case q.GetName() == "":
@@ -31,6 +31,9 @@ func (r *Router) CreateSnapshot(ctx context.Context, q *csi.CreateSnapshotReques
 	if !ok {
 		return nil, notFound("source volume %q: not an id of this driver", q.GetSourceVolumeId())
 	}
+	if uuidAtEnd.MatchString(q.GetName()) {
+		return call(ctx, r, source.Node, csi.ControllerClient.CreateSnapshot, q, conditions.Conditions{})
+	}
 	others := slices.DeleteFunc(r.fleet.ready(), func(n member) bool { return n.short == source.Node })
 	asking, cancel := context.WithTimeout(ctx, sameNameLimit)
 	defer cancel()
@@ -38,11 +41,8 @@ func (r *Router) CreateSnapshot(ctx context.Context, q *csi.CreateSnapshotReques
 		return call(asking, r, n.short, csi.ControllerClient.CreateSnapshot, q, conditions.Conditions{OnlyExisting: true})
 	})
 	for _, a := range answers {
-		switch status.Code(a.err) {
-		case codes.AlreadyExists:
-			return nil, a.err
-		case codes.OK:
-			return nil, errorf(codes.AlreadyExists, "snapshot %q exists on node %s", q.GetName(), a.node.Name)
+		if a.err == nil { // its own, see witness; an error proves nothing
+			return nil, errorf(codes.AlreadyExists, "snapshot %q exists on node %s, of volume %s", q.GetName(), a.node.Name, a.value.GetSnapshot().GetSourceVolumeId())
 		}
 	}
 	return call(ctx, r, source.Node, csi.ControllerClient.CreateSnapshot, q, conditions.Conditions{})
