@@ -45,6 +45,11 @@ func (d *Driver) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequ
 	if err != nil {
 		return nil, err
 	}
+	// Activation may have found that it must get a new file system, or that a
+	// rollback brought it one.
+	if v, err = p.Volume(ctx, i.LV); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(staging, 0o750); err != nil {
 		return nil, err
 	}

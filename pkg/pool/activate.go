@@ -10,12 +10,15 @@ import (
 // volume is. An active one stays as it is. Where the volume's extents may hold
 // an earlier owner's bytes a block volume is zeroed first (*PendingError
 // meanwhile, the work goes on), and of a file system that is yet to be made the
-// first and last MiB, so that nothing finds an old signature. The device of a
-// logical volume of LVM2's own is made, or taken, as it is.
+// extents with the first and last MiB, so that nothing finds an old signature. The
+// device of a logical volume of LVM2's own is made, or taken, as it is.
 func (p *Pool) Activate(ctx context.Context, lv string) (string, error) {
 	// What the volume reads through decides under which key it is worked on, and
 	// a rollback by another process changes that.
 	if err := p.refresh(ctx); err != nil {
+		return "", err
+	}
+	if err := p.startOver(ctx, lv); err != nil {
 		return "", err
 	}
 	if err := p.scrub(ctx, lv); err != nil {
@@ -32,8 +35,8 @@ func (p *Pool) Activate(ctx context.Context, lv string) (string, error) {
 			if err != nil {
 				return err
 			}
-			if o.mode == Block && len(o.unknown) > 0 {
-				return fmt.Errorf("volume %s/%s was not wiped: %w: somebody opened its device first", v.vg.Name, lv, ErrInUse)
+			if err := v.presentable(o); err != nil {
+				return err
 			}
 			if transient = o.transient; transient {
 				kept, err := p.scratchKept(ctx, v, o)

@@ -240,7 +240,7 @@ func (p *Pool) adoptStore(t *edit, o *volume, s foreignStore, order, over uint64
 	if lost {
 		c.Tags = append(c.Tags, tag(tagLost))
 	}
-	setUnknown(c, o.unknown)
+	setContent(c, o.formatted, o.unknown)
 	return t.put(c)
 }
 

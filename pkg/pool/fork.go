@@ -81,10 +81,16 @@ func (v *view) family(lv string) []string {
 
 // original is what a volume is made from: a layer, or a volume of which one must be cut.
 type original struct {
-	volume  *volume
-	layer   *layer // nil: one must be cut
-	length  size.Bytes
-	unknown rangeSet // extents that may hold an earlier owner's bytes
+	volume    *volume
+	layer     *layer // nil: one must be cut
+	length    size.Bytes
+	formatted bool     // there has been a file system, or it is not for one
+	unknown   rangeSet // extents that may hold an earlier owner's bytes
+}
+
+// contentAt is the content of o at the cut of l.
+func contentAt(o *volume, l *layer) original {
+	return original{volume: o, layer: l, length: l.length.Bytes(), formatted: !l.blank, unknown: l.unknown}
 }
 
 // createFrom makes a volume with the content of a snapshot, or of another volume
@@ -126,7 +132,7 @@ func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) 
 		}
 		var lv *lvm2.LV
 		if shows {
-			lv, err = p.newReader(t, spec, n, layer.ID)
+			lv, err = p.newReader(t, spec, n, layer.ID, from)
 		} else {
 			lv, err = p.newFork(t, spec, n, layer.ID, from)
 		}
@@ -154,7 +160,7 @@ func (p *Pool) newFork(t *edit, spec VolumeSpec, n lvm2.Extents, layer lvm2.ID, 
 	if err != nil {
 		return nil, err
 	}
-	return lv, p.asFork(t, lv, layer, from.length, from.unknown, store)
+	return lv, p.asFork(t, lv, layer, from, store)
 }
 
 // unmounted refuses a snapshot whose device, or one that it reads through, is
@@ -186,16 +192,15 @@ func (p *Pool) forkStore(v *view, length size.Bytes) lvm2.Extents {
 	return min(v.extents(cow.LargestUseful(length, p.config.Chunk)), max(least, ample))
 }
 
-// asFork makes lv, which has its extents, a fork that reads its first least
-// bytes through a layer. unknown are the extents of what it reads that may hold
-// an earlier owner's bytes, n are the extents of its store.
-func (p *Pool) asFork(t *edit, lv *lvm2.LV, origin lvm2.ID, least size.Bytes, unknown rangeSet, n lvm2.Extents) error {
+// asFork makes lv, which has its extents, a fork that reads its beginning through
+// a layer with from's content. n are the extents of its store.
+func (p *Pool) asFork(t *edit, lv *lvm2.LV, origin lvm2.ID, from original, n lvm2.Extents) error {
 	lv.Tags = setTag(lv.Tags, tagCopy, string(origin))
 	lv.Flags = slices.Clone(handsOff)
 	// Nobody sees what lies in the extents before they are hydrated. What is
 	// longer than the source is as it was, and a file system's copy carries
 	// what lay below the source's.
-	copied := rangeSet{{Start: 0, Count: t.extents(least)}}
+	copied := rangeSet{{Start: 0, Count: t.extents(from.length)}}
 	before, err := readProperties(lv.Tags)
 	if err != nil {
 		return err
@@ -204,7 +209,7 @@ func (p *Pool) asFork(t *edit, lv *lvm2.LV, origin lvm2.ID, least size.Bytes, un
 	if err != nil {
 		return err
 	}
-	setUnknown(lv, tail.subtract(copied).union(unknown.intersect(copied)))
+	setContent(lv, from.formatted, tail.subtract(copied).union(from.unknown.intersect(copied)))
 	return errors.Join(t.put(lv), p.addForkStore(t, lv, n))
 }
 
@@ -262,16 +267,17 @@ func (v *view) contentOf(spec VolumeSpec) (from original, err error) {
 		if v.describeSnapshot(l).Lost {
 			return from, fmt.Errorf("snapshot %s/%s: %w", v.vg.Name, l.lv.Name, ErrLost)
 		}
-		from = original{o, l, l.length.Bytes(), l.unknown}
+		from = contentAt(o, l)
 	} else {
 		if o, err = v.changeable(spec.Source.LV); err != nil {
 			return from, err
 		}
-		from = original{volume: o, length: v.bytesOf(o.lv), unknown: o.unknown}
+		from = original{volume: o, length: v.bytesOf(o.lv), formatted: o.formatted, unknown: o.unknown}
 	}
 	if spec.Mode == Filesystem && o.mode == Filesystem && spec.FSType != o.fs {
 		return from, fmt.Errorf("%w: file system %s asked for, the source's is %s", ErrInvalid, spec.FSType, o.fs)
 	}
+	from.formatted = from.formatted || spec.Mode == Block
 	if spec.Mode == Block && o.mode == Filesystem && len(from.unknown) > 0 {
 		// Below the file system lie blocks that it never wrote: as a raw
 		// device they would show what an earlier owner of the extents left.

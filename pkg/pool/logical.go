@@ -61,6 +61,16 @@ func setUnknown(lv *lvm2.LV, unknown rangeSet) {
 	}
 }
 
+// setContent records on lv what its content is: whether there has been a file
+// system, and which extents may hold an earlier owner's bytes. Layers get it at
+// their cut, copies from the layer.
+func setContent(lv *lvm2.LV, formatted bool, unknown rangeSet) {
+	if lv.Tags = dropTags(lv.Tags, tagUnformatted); !formatted {
+		lv.Tags = append(lv.Tags, tag(tagUnformatted))
+	}
+	setUnknown(lv, unknown)
+}
+
 // deleteVolume makes o trash, or hides it while a snapshot needs its blocks.
 func (t *edit) deleteVolume(o *volume) error {
 	if len(t.needed(o)) == 0 {

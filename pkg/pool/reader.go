@@ -59,6 +59,10 @@ func (t *edit) showable(spec VolumeSpec, from original, n lvm2.Extents) error {
 		return fmt.Errorf("%s %s/%s: %w: parts of it were never wiped, so it can only be restored to a volume that is written",
 			spec.Source.Kind, t.vg.Name, spec.Source.LV, ErrPrecondition)
 	}
+	if spec.ReadOnly && !from.formatted {
+		return fmt.Errorf("%s %s/%s: %w: the volume had no file system yet, so there is nothing to read; restore it to a volume that is written, which gets one",
+			spec.Source.Kind, t.vg.Name, spec.Source.LV, ErrPrecondition)
+	}
 	if n > t.extents(from.length) {
 		return fmt.Errorf("%w: a read-only or transient volume has the size of its source, which is %v; %v asked for", ErrOutOfRange, from.length, spec.Size)
 	}
@@ -66,7 +70,7 @@ func (t *edit) showable(spec VolumeSpec, from original, n lvm2.Extents) error {
 }
 
 // newReader adds a volume of n extents that shows a layer.
-func (p *Pool) newReader(t *edit, spec VolumeSpec, n lvm2.Extents, layer lvm2.ID) (lv *lvm2.LV, err error) {
+func (p *Pool) newReader(t *edit, spec VolumeSpec, n lvm2.Extents, layer lvm2.ID, from original) (lv *lvm2.LV, err error) {
 	if spec.ReadOnly {
 		if lv, err = p.blankVolume(t, spec); err != nil {
 			return nil, err
@@ -82,7 +86,8 @@ func (p *Pool) newReader(t *edit, spec VolumeSpec, n lvm2.Extents, layer lvm2.ID
 			return nil, err
 		}
 		// Only what was copied from the snapshot is ever read from the extents.
-		lv.Tags = append(dropTags(lv.Tags, tagUnknown), tag(tagTransient), tag(tagChunk, strconv.FormatUint(uint64(chunk), 10)))
+		setContent(lv, from.formatted, from.unknown)
+		lv.Tags = append(lv.Tags, tag(tagTransient), tag(tagChunk, strconv.FormatUint(uint64(chunk), 10)))
 	}
 	lv.Tags = append(lv.Tags, tag(tagReads, string(layer)))
 	lv.Flags = slices.Clone(handsOff)

@@ -193,7 +193,7 @@ func (p *Pool) rollBack(ctx context.Context, t *edit, spec RollbackSpec) (Rolled
 		return RolledBack{}, err
 	}
 	store := p.forkStore(t.view, l.length.Bytes())
-	if err := p.asFork(t, lv, l.lv.ID, l.length.Bytes(), l.unknown, store); err != nil {
+	if err := p.asFork(t, lv, l.lv.ID, contentAt(o, l), store); err != nil {
 		return RolledBack{}, err
 	}
 	d := p.device(t.view, o.lv, "", udevVisible)

@@ -85,6 +85,41 @@ func (p *Pool) scratchKept(ctx context.Context, v *view, o *volume) (bool, error
 	return false, p.down(ctx, v, o)
 }
 
+// startOver sees to it that a transient volume whose snapshot has no file system,
+// and that has lost the one that was made since, counts as unformatted again.
+func (p *Pool) startOver(ctx context.Context, lv string) error {
+	v, err := p.latest()
+	if err != nil {
+		return err
+	}
+	if o := v.volumeByLV(lv); o == nil || !o.transient || !o.begun || v.layers[o.reads] == nil || !v.layers[o.reads].blank {
+		return nil
+	}
+	_, err = run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
+		kept := true
+		err = p.do(ctx, &change{what: "look for what was written to volume " + lv, act: func(ctx context.Context, v *view) (err error) {
+			if o := v.volumeByLV(lv); o != nil {
+				kept, err = p.scratchKept(ctx, v, o)
+			}
+			return err
+		}})
+		if err != nil || kept {
+			return none, err
+		}
+		return none, p.do(ctx, &change{what: "record that volume " + lv + " begins again", edit: func(t *edit) error {
+			o := t.volumeByLV(lv)
+			if o == nil || t.layers[o.reads] == nil {
+				return nil
+			}
+			c := o.lv.Clone()
+			c.Tags = setTag(c.Tags, tagReset)
+			setContent(c, false, t.layers[o.reads].unknown)
+			return t.put(c)
+		}})
+	})
+	return err
+}
+
 // noteScratch records that a transient volume was activated, and whether what was
 // written before was lost.
 func (p *Pool) noteScratch(ctx context.Context, lv string, lost bool) error {

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -25,6 +26,50 @@ type scrubJob struct {
 	err   error // valid once ended is closed
 }
 
+// edges returns the extents of o in which the signatures of file systems lie:
+// those of its first and its last MiB.
+func (v *view) edges(o *volume) rangeSet {
+	length, n := o.lv.Size(), min(v.extents(size.MiB), o.lv.Size())
+	return newRangeSet(lvm2.Range{Count: n}, lvm2.Range{Start: length - n, Count: n})
+}
+
+// unwiped returns the extents of o that must be zeroed before anybody sees it: a
+// block volume shows all that it has, a file system only what was written to it
+// once it is made.
+func (v *view) unwiped(o *volume) rangeSet {
+	switch {
+	case o.readOnly:
+		return nil // it has no extents; presentable refuses it
+	case o.mode == Block:
+		return o.unknown
+	case o.formatted:
+		return nil
+	}
+	return o.unknown.intersect(v.edges(o))
+}
+
+// presentable is the one check between a volume's content and whoever looks at
+// it, at every activation: a block volume has no extents that may hold an earlier
+// owner's bytes, and a file system that counts as made is this volume's, so that
+// there are none where it begins.
+func (v *view) presentable(o *volume) error {
+	seen := o.unknown
+	if o.mode == Filesystem {
+		seen = seen.intersect(v.edges(o)[:1])
+	}
+	at := v.vg.Name + "/" + o.lv.Name
+	switch {
+	case o.reading() && !o.transient && !o.formatted:
+		return fmt.Errorf("volume %s: %w: the volume had no file system yet when the snapshot was taken, so there is nothing to read; restore it to a volume that is written, which gets one", at, ErrPrecondition)
+	case len(seen) == 0:
+		return nil
+	case o.mode == Block || !o.formatted:
+		return fmt.Errorf("volume %s was not wiped: %w: somebody opened its device first", at, ErrInUse)
+	}
+	return fmt.Errorf("volume %s: %w: it counts as formatted, and its first extents may hold an earlier owner's file system; if there is nothing on it that you need give it a new one: lvchange --addtag %s %s; if its file system is its own say so: lvchange --deltag %s %[1]s",
+		at, ErrPrecondition, tag(tagUnformatted), at, tag(tagUnknown, o.unknown.String()))
+}
+
 // scrub sees to it that nobody reads an earlier owner's bytes from the volume.
 func (p *Pool) scrub(ctx context.Context, lv string) error {
 	v, err := p.latest()
@@ -32,7 +77,7 @@ func (p *Pool) scrub(ctx context.Context, lv string) error {
 		return err
 	}
 	o := v.volumeByLV(lv)
-	if o == nil || len(o.unknown) == 0 || o.mode == Filesystem && o.formatted {
+	if o == nil || len(v.unwiped(o)) == 0 {
 		return nil
 	}
 	// Zeroing what a fork reads through would fill its store, and wait for the
@@ -46,7 +91,7 @@ func (p *Pool) scrub(ctx context.Context, lv string) error {
 		if v, err = p.latest(); err != nil {
 			return err
 		}
-		if o = v.volumeByLV(lv); o == nil || len(o.unknown) == 0 {
+		if o = v.volumeByLV(lv); o == nil || len(v.unwiped(o)) == 0 {
 			return nil
 		}
 	}
@@ -57,7 +102,7 @@ func (p *Pool) scrub(ctx context.Context, lv string) error {
 			p.scrubs.mu.Unlock()
 			return fmt.Errorf("pool %s is closed: %w", p.name, ErrUnavailable)
 		}
-		j = &scrubJob{ended: make(chan struct{}), total: uint64(size.Bytes(o.unknown.size()) * v.extent())}
+		j = &scrubJob{ended: make(chan struct{}), total: uint64(size.Bytes(v.unwiped(o).size()) * v.extent())}
 		p.scrubs.jobs[lv] = j
 		go func() {
 			defer p.work.Done()
@@ -86,15 +131,15 @@ func (v *view) readsUnknown(o *volume) bool {
 	return l != nil && len(o.unknown.intersect(rangeSet{{Start: 0, Count: v.extents(l.length.Bytes())}})) > 0
 }
 
-// scrubNow zeroes what scrub must, and records it for a block volume. The
-// volume's key is held. The device is open meanwhile, so LVM2 leaves it alone.
+// scrubNow zeroes what scrub must on what the volume itself shows, and records
+// it. The volume's key is held. The device is open meanwhile, so LVM2 leaves it alone.
 func (p *Pool) scrubNow(ctx context.Context, lv string, j *scrubJob) (err error) {
 	var was *view
 	var o *volume
 	var f *os.File
 	err = p.do(ctx, &change{what: "wipe volume " + lv, act: func(ctx context.Context, v *view) (err error) {
 		was, o = v, v.volumeByLV(lv)
-		if o == nil || len(o.unknown) == 0 {
+		if o == nil || len(v.unwiped(o)) == 0 {
 			return nil
 		}
 		if why := o.theirs(); why != "" {
@@ -103,29 +148,16 @@ func (p *Pool) scrubNow(ctx context.Context, lv string, j *scrubJob) (err error)
 		if info, err := p.find(p.device(v, o.lv, "", udevVisible)); err != nil || info != nil && info.OpenCount > 0 {
 			return err // in use already: it was scrubbed then
 		}
-		table, err := p.blocks(ctx, v, o)
-		if err != nil {
-			return err
-		}
-		// Below a snapshot, so that zeroing does not copy the old bytes into its store.
-		d := p.device(v, o.lv, "", udevVisible)
-		if o.live() != nil {
-			d = p.device(v, o.lv, layerReal, udevReal)
-		}
-		f, err = p.openDevice(ctx, d, table)
+		f, err = p.openToScrub(ctx, v, o)
 		return err
 	}})
 	if err != nil || f == nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	length := was.bytesOf(o.lv)
+	todo := was.unwiped(o)
 	progress := func(n size.Bytes) { j.done.Add(uint64(n)) }
-	if o.mode == Filesystem {
-		edge := min(size.MiB, length)
-		return errors.Join(zeroDevice(ctx, f, 0, edge, progress), zeroDevice(ctx, f, length-edge, edge, progress))
-	}
-	for _, r := range o.unknown {
+	for _, r := range todo {
 		if err := zeroDevice(ctx, f, size.Bytes(r.Start)*was.extent(), size.Bytes(r.Count)*was.extent(), progress); err != nil {
 			return err
 		}
@@ -139,7 +171,30 @@ func (p *Pool) scrubNow(ctx context.Context, lv string, j *scrubJob) (err error)
 			return fmt.Errorf("volume %s/%s: %w: LVM2 moved or resized it while it was wiped", t.vg.Name, lv, ErrPrecondition)
 		}
 		c := now.lv.Clone()
-		setUnknown(c, now.unknown.subtract(o.unknown))
+		if now.transient { // if its device is lost, so is this
+			c.Tags = setTag(c.Tags, tagBegun)
+		}
+		setUnknown(c, now.unknown.subtract(todo))
 		return t.put(c)
 	}})
+}
+
+// openToScrub opens the device that has what the volume shows: below a snapshot of
+// it, so that zeroing does not copy the old bytes into that one's store.
+func (p *Pool) openToScrub(ctx context.Context, v *view, o *volume) (*os.File, error) {
+	d := p.device(v, o.lv, "", udevVisible)
+	if o.transient {
+		if err := p.up(ctx, v, o); err != nil {
+			return nil, err
+		}
+		return p.openPath(p.dm.Node(d.name), d)
+	}
+	table, err := p.blocks(ctx, v, o)
+	if err != nil {
+		return nil, err
+	}
+	if o.live() != nil {
+		d = p.device(v, o.lv, layerReal, udevReal)
+	}
+	return p.openDevice(ctx, d, table)
 }

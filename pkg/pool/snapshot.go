@@ -163,7 +163,7 @@ func (p *Pool) cut(t *edit, o *volume, name string) (*lvm2.LV, error) {
 	if o.forked() { // LVM2 must not activate its origin by it
 		lv.Flags = slices.Clone(handsOff)
 	}
-	setUnknown(lv, o.unknown)
+	setContent(lv, o.formatted, o.unknown)
 	if former := o.live(); former != nil {
 		if !former.lost && p.dropped(p.device(t.view, former.lv, "", udevSnapshot)) {
 			if err := t.lose(o, former); err != nil {

@@ -14,7 +14,7 @@ const (
 	tagName        = "name"        // the CSI name
 	tagMode        = "mode"        // a volume's Mode
 	tagFS          = "fs"          // the file system type of a volume
-	tagUnformatted = "unformatted" // the volume never had a file system: the only ones that are formatted
+	tagUnformatted = "unformatted" // the volume, or at a layer's cut its volume, never had a file system: the only ones that are formatted
 	tagReadOnly    = "readonly"    // made for readers only
 	tagSource      = "source"      // KIND/LV that the content came from
 	tagCopy        = "copy"        // id of the layer that the volume still reads through

@@ -63,6 +63,7 @@ type layer struct {
 	bound    size.Sectors // 0: all of them
 	superset bool         // the store holds more than what changed until the next cut
 	unknown  rangeSet     // the volume's unknown extents at the cut
+	blank    bool         // the volume had no file system yet at the cut
 	snap     *lvm2.LV     // the hidden LV with the snapshot segment: the layer is live
 }
 
@@ -206,6 +207,9 @@ func (v *view) link(hidden []*lvm2.LV, byName map[string]*layer) {
 		o.layers = append(o.layers, l)
 	}
 	for _, o := range v.volumes {
+		if l := v.layers[o.reads]; l != nil && !o.transient { // nothing of it is its own
+			o.formatted, o.unknown = !l.blank, l.unknown
+		}
 		slices.SortFunc(o.layers, func(a, b *layer) int { return int(int64(a.order) - int64(b.order)) })
 		o.findLoss()
 	}
@@ -261,6 +265,7 @@ func decode(lv *lvm2.LV) any {
 			lv: lv, of: r.id(tagOf, true), name: p[tagName], named: r.has(tagName), order: r.number(tagOrder),
 			created: time.Unix(0, int64(r.number(tagCreated))), length: size.Sectors(r.number(tagLength)),
 			chunk: size.Sectors(r.number(tagChunk)), lost: r.has(tagLost), superset: r.has(tagSuperset), unknown: r.ranges(tagUnknown),
+			blank: r.has(tagUnformatted),
 		}
 		if l.through = l.order; r.has(tagThrough) {
 			l.through = r.number(tagThrough)

@@ -184,7 +184,7 @@ func (p *Pool) blankVolume(t *edit, spec VolumeSpec) (*lvm2.LV, error) {
 	tags := []string{tag(tagName, spec.Name), tag(tagMode, string(spec.Mode))}
 	if spec.Mode == Filesystem {
 		tags = append(tags, tag(tagFS, spec.FSType))
-		if spec.Source.Kind == FromNothing {
+		if spec.Source.Kind == FromNothing { // else it has what the source had
 			tags = append(tags, tag(tagUnformatted))
 		}
 	}

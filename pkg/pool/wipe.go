@@ -283,6 +283,11 @@ func (p *Pool) openDevice(ctx context.Context, d device, table dm.Table) (*os.Fi
 	if err != nil {
 		return nil, err
 	}
+	return p.openPath(path, d)
+}
+
+// openPath opens the node of d, which is active.
+func (p *Pool) openPath(path string, d device) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err

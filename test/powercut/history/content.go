@@ -16,6 +16,9 @@ type Content struct {
 	// one write after the other: versions from it on were written during the
 	// cut, and those that are in must not leave out an earlier one.
 	Since uint64
+	// Formatted: a file system was made. Until then nobody writes, and whoever
+	// activates a volume zeroes its ends.
+	Formatted bool
 }
 
 func newContent(length size.Bytes, version uint64) Content {
@@ -25,7 +28,7 @@ func newContent(length size.Bytes, version uint64) Content {
 }
 
 func (c *Content) clone() Content {
-	return Content{Versions: slices.Clone(c.Versions), Maybe: maps.Clone(c.Maybe), Since: c.Since}
+	return Content{Versions: slices.Clone(c.Versions), Maybe: maps.Clone(c.Maybe), Since: c.Since, Formatted: c.Formatted}
 }
 
 // resize cuts the content or lengthens it by blocks of the given version.

@@ -30,7 +30,6 @@ type Object struct {
 
 	// Of volumes.
 	FS        bool // for a file system: what was not written is unknown
-	Formatted bool
 	ReadOnly  bool
 	Transient bool     // what is written to it is gone with the machine
 	Base      *Content // and then it has this
@@ -136,10 +135,11 @@ func (m *Model) Apply(e Event) error {
 	case Found:
 		m.found(o, e)
 	case Read:
+		formatted := o.Content.Formatted && (o.Or == nil || o.Or.Formatted) // both may have the same bytes
 		if e.Other {
 			o.Content = *o.Or
 		}
-		o.Or = nil
+		o.Content.Formatted, o.Or = formatted || e.Other && o.Content.Formatted, nil
 		for _, b := range e.Blocks {
 			o.Content.set(int(b[0]), b[1])
 		}
@@ -162,7 +162,6 @@ func (m *Model) intend(e Event) error {
 			o.Content = newContent(e.Size, o.fresh())
 			break
 		}
-		o.Formatted = true // or of no file system
 		o.Content = from.Content.clone()
 		o.Content.resize(e.Size, o.fresh())
 		o.Content.Since = 0
@@ -219,7 +218,7 @@ func (m *Model) done(c Event) error {
 	case Expand:
 		o.Size, o.Wanted = c.Size, 0
 	case Format:
-		o.Formatted = true
+		o.Content.Formatted = true
 	case Activate:
 		o.Active = Active
 	case Deactivate:

@@ -38,7 +38,7 @@ func (s *session) load(stop <-chan struct{}) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for _, o := range m.Objects {
-			if o.Active == history.Active && !o.ReadOnly && (!o.FS || o.Formatted) && s.writers[o.ID] == nil {
+			if o.Active == history.Active && !o.ReadOnly && (!o.FS || o.Content.Formatted) && s.writers[o.ID] == nil {
 				idle = append(idle, o.ID)
 			}
 		}
@@ -125,7 +125,7 @@ func (s *session) use(id uint64) outcome {
 	var readOnly, unformatted bool
 	s.log.View(func(m *history.Model) {
 		o := m.Objects[id]
-		readOnly, unformatted = o.ReadOnly, o.FS && !o.Formatted
+		readOnly, unformatted = o.ReadOnly, o.FS && !o.Content.Formatted
 	})
 	if readOnly {
 		return done
@@ -228,9 +228,11 @@ func (s *session) target(m *history.Model, e *history.Event) bool {
 		})
 		if o != nil {
 			e.From, e.FS, e.Size = o.ID, o.FS, o.Size
-			// Of a block volume that was never wiped none can be made that shows it.
+			// Of a block volume that was never wiped none can be made that shows it,
+			// and of one without a file system none that is only read.
 			if kind := s.random.n(3); o.FS && (kind < 2 || volumes >= mostVolumes) {
-				e.ReadOnly, e.Transient = kind == 0, kind > 0
+				e.ReadOnly = kind == 0 && o.Content.Formatted
+				e.Transient = !e.ReadOnly
 			} else {
 				e.Size = min(o.Size+size.Bytes(s.random.n(2))*extent, max(largest, o.Size))
 			}

@@ -83,11 +83,11 @@ func (s *session) objects(fits func(o *history.Object) bool) (ids []uint64) {
 	return ids
 }
 
-// object returns a copy of an object without its content.
+// object returns a copy of an object without the bytes of its content.
 func (s *session) object(id uint64) (o history.Object) {
 	s.log.View(func(m *history.Model) {
 		o = *m.Objects[id]
-		o.Content = history.Content{}
+		o.Content = history.Content{Formatted: o.Content.Formatted}
 	})
 	return o
 }
@@ -153,7 +153,8 @@ func (s *session) matchVolume(o history.Object, x pool.Volume) {
 	if x.Size != o.Size && (o.Wanted == 0 || x.Size != o.Wanted) {
 		fail("volume %q (%s) has %v, it must have %v", o.Name, x.LV, x.Size, o.Size)
 	}
-	if fs := x.Mode == pool.Filesystem; fs != o.FS || x.ReadOnly != o.ReadOnly || x.Transient != o.Transient || o.FS && o.Formatted && !x.Formatted {
+	formatted := o.FS && o.Content.Formatted && (o.Or == nil || o.Or.Formatted)
+	if fs := x.Mode == pool.Filesystem; fs != o.FS || x.ReadOnly != o.ReadOnly || x.Transient != o.Transient || formatted && !x.Formatted {
 		fail("volume %q has lost properties: it is %+v, it must be %+v", o.Name, x, o)
 	}
 }
