@@ -29,7 +29,7 @@ const description = "Write from csi-dmsnap."
 // are put back and Commit fails; what is on disk then, the next Read tells.
 // Once it writes, the end of ctx does not stop it.
 //
-// Errors, all before the first write: ErrConflict (not a Clone of what is on
+// Errors: ErrUncertain (it has written). All others come before the first write: ErrConflict (not a Clone of what is on
 // disk), ErrInvalid (Validate), ErrMetadataFull, ErrMissingPV, ErrReadOnly and
 // those of Read.
 func (s *Store) Commit(ctx context.Context, vg *VG, written ...*PV) error {
@@ -67,7 +67,7 @@ func (s *Store) commit(vg *VG, areas []*metadataArea, written ...*PV) error {
 	}
 	late, err := w.write()
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrUncertain, err)
 	}
 	vg.Seqno++
 	vg.source = w.source

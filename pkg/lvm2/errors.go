@@ -37,6 +37,8 @@ var (
 	ErrForeignSegment = errors.New("logical volume has a foreign segment type")
 	// ErrConflict: the volume group changed on disk since it was read.
 	ErrConflict = errors.New("volume group changed on disk")
+	// ErrUncertain: writing the metadata failed on the way. The next Read tells which are on the disks.
+	ErrUncertain = errors.New("metadata was not written, or not everywhere")
 	// ErrInUse: the device is mounted, or a part of something else.
 	ErrInUse = errors.New("device is in use")
 	// ErrNotBlank: the device holds something.

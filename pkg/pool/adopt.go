@@ -218,7 +218,11 @@ func (p *Pool) adoptStore(t *edit, o *volume, s foreignStore, order, over uint64
 	}
 	if fresh {
 		// LVM2 zeroes no more than the header; behind it may be what an earlier store left.
-		if err := t.blankStore(physical(s.lv), s.chunk.Bytes()); err != nil {
+		ranges, err := physical(s.lv)
+		if err == nil {
+			err = t.blankStore(ranges, s.chunk.Bytes())
+		}
+		if err != nil {
 			return fmt.Errorf("blanking the COW store of %s, which was never active: %w", s.lv.Name, err)
 		}
 	}

@@ -1,9 +1,11 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -165,7 +167,8 @@ func (c *committer) batch(first *change, queue <-chan *change) {
 		c.lock, c.since = lock, time.Now()
 	}
 	waiting := append([]*change{first}, drain(queue)...)
-	v, err := c.read()
+	var v *view
+	err := guard(c.log, func() (err error) { v, err = c.read(); return err })
 	if err != nil {
 		for _, w := range waiting {
 			w.done <- err
@@ -181,7 +184,8 @@ func (c *committer) batch(first *change, queue <-chan *change) {
 		}
 		c.acting++
 		go func() {
-			w.done <- w.act(klog.NewContext(c.ctx, klog.FromContext(w.ctx)), v)
+			ctx := klog.NewContext(c.ctx, klog.FromContext(w.ctx))
+			w.done <- guard(klog.FromContext(ctx), func() error { return w.act(ctx, v) })
 			c.ended <- struct{}{}
 		}()
 	}
@@ -220,53 +224,107 @@ func (p *Pool) read() (*view, error) {
 // edit applies the changes' edits and commits them. It answers those that
 // failed and returns the rest.
 func (p *Pool) edit(v *view, waiting []*change) (*view, []*change) {
-	var todo, edited []*change
-	var written []*lvm2.PV
-	next := v
+	b := p.apply(v, waiting)
+	if len(b.edited) == 0 {
+		return v, b.todo
+	}
+	err := p.write(b)
+	switch {
+	case err == nil:
+		return b.next, append(b.todo, b.edited...)
+	case len(b.edited) > 1 && !errors.Is(err, lvm2.ErrUncertain):
+		// Nothing was written. Each gets its own answer, first what makes room in the metadata.
+		p.byGrowth(v, b.edited)
+		done := b.todo
+		for _, c := range b.edited {
+			next, one := p.edit(v, []*change{c})
+			v, done = next, append(done, one...)
+		}
+		return v, done
+	}
+	for _, c := range b.edited {
+		c.done <- unavailable(err)
+	}
+	if errors.Is(err, lvm2.ErrUncertain) {
+		// It may have reached the disk all the same: then the kernel must follow.
+		for id := range v.volumes {
+			p.unsettled.Store(id, true)
+		}
+	}
+	return v, b.todo
+}
+
+// batch is changes and what their edits have made of a view.
+type batch struct {
+	next    *view
+	todo    []*change // nothing is to be written for these
+	edited  []*change
+	written []*lvm2.PV
+}
+
+// apply makes the changes' edits in memory. It answers those that failed.
+func (p *Pool) apply(v *view, waiting []*change) batch {
+	b := batch{next: v}
 	for _, c := range waiting {
 		if err := c.ctx.Err(); err != nil {
 			c.done <- err
 			continue
 		}
 		if c.edit == nil {
-			todo = append(todo, c)
+			b.todo = append(b.todo, c)
 			continue
 		}
-		own := *next
-		own.vg = next.vg.Clone()
-		e := &edit{view: &own}
-		if err := c.edit(e); err != nil {
+		e, next, err := p.try(b.next, c)
+		switch {
+		case err != nil:
 			c.done <- err
-			continue
-		}
-		if e.changed {
-			clean := next.clean.union(e.wiped)
-			next = newView(e.vg, next)
-			next.clean = clean.intersect(next.free)
-			edited = append(edited, c)
-			written = append(written, e.written...)
-		} else {
-			todo = append(todo, c)
+		case !e.changed:
+			b.todo = append(b.todo, c)
+		default:
+			b.next, b.edited, b.written = next, append(b.edited, c), append(b.written, e.written...)
 		}
 	}
-	if len(edited) == 0 {
-		return v, todo
+	return b
+}
+
+// try makes a change's edit on a copy of v and returns what becomes of it.
+func (p *Pool) try(v *view, c *change) (e *edit, next *view, err error) {
+	err = guard(klog.FromContext(c.ctx), func() error {
+		own := *v
+		own.vg = v.vg.Clone()
+		e = &edit{view: &own}
+		if err := c.edit(e); err != nil || !e.changed {
+			return err
+		}
+		next = newView(e.vg, v)
+		next.clean = v.clean.union(e.wiped).intersect(next.free)
+		return nil
+	})
+	return e, next, err
+}
+
+// byGrowth sorts changes by what each adds to the metadata. What deletes comes first.
+func (p *Pool) byGrowth(v *view, changes []*change) {
+	grown := make(map[*change]int, len(changes))
+	for _, c := range changes {
+		if _, next, err := p.try(v, c); err == nil && next != nil {
+			grown[c] = len(next.vg.Text(lvm2.Stamp{}))
+		}
 	}
-	writeClean(next.vg, next.clean)
+	slices.SortStableFunc(changes, func(a, b *change) int { return cmp.Compare(grown[a], grown[b]) })
+}
+
+// write commits a batch.
+func (p *Pool) write(b batch) error {
+	writeClean(b.next.vg, b.next.clean)
 	start := time.Now()
-	if err := p.store.Commit(p.ctx, next.vg, written...); err != nil {
-		for _, c := range edited {
-			c.done <- unavailable(err)
-		}
-		// It may have reached the disk all the same: then the kernel must follow.
-		for id := range v.volumes {
-			p.unsettled.Store(id, true)
-		}
-		return v, todo
+	err := guard(p.log, func() error { return p.store.Commit(p.ctx, b.next.vg, b.written...) })
+	if err != nil {
+		return err
 	}
-	p.log.V(4).Info("Committed metadata", "volumeGroup", p.vgName, "seqno", next.vg.Seqno, "changes", len(edited), "took", time.Since(start))
-	p.current.Store(next)
-	return next, append(todo, edited...)
+	p.log.V(4).Info("Committed metadata", "volumeGroup", p.vgName, "seqno", b.next.vg.Seqno, "changes", len(b.edited), "took", time.Since(start))
+	p.current.Store(b.next)
+	return nil
 }
 
 // latest returns the view of the last commit or refresh.

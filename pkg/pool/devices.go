@@ -58,12 +58,13 @@ func (p *Pool) find(d device) (*dm.Info, error) {
 
 // linearTable maps lv onto its physical volumes.
 func (p *Pool) linearTable(v *view, lv *lvm2.LV) (dm.Table, error) {
-	if !linear(lv) {
-		return nil, fmt.Errorf("logical volume %s/%s is not linear: %w", v.vg.Name, lv.Name, ErrPrecondition)
+	ranges, err := physical(lv)
+	if err != nil {
+		return nil, fmt.Errorf("volume group %s: %w", v.vg.Name, err)
 	}
 	var t dm.Table
-	for _, s := range lv.Segments {
-		pv := v.vg.PVs[s.Stripes[0].PV]
+	for _, r := range ranges {
+		pv := v.vg.PVs[r.PV]
 		if err := v.missing(pv); err != nil {
 			return nil, fmt.Errorf("logical volume %s/%s: %w", v.vg.Name, lv.Name, err)
 		}
@@ -72,8 +73,8 @@ func (p *Pool) linearTable(v *view, lv *lvm2.LV) (dm.Table, error) {
 			return nil, fmt.Errorf("%w: physical volume %s of %s/%s: %w", ErrUnavailable, pv.ID, v.vg.Name, lv.Name, err)
 		}
 		t = append(t, dm.Segment{
-			Start: sectors(v, s.Start), Length: sectors(v, s.Count),
-			Target: dm.Linear{Device: dev, Offset: pv.PEStart + sectors(v, s.Stripes[0].Start)},
+			Start: t.Length(), Length: sectors(v, r.Count),
+			Target: dm.Linear{Device: dev, Offset: pv.PEStart + sectors(v, r.Start)},
 		})
 	}
 	return t, nil

@@ -86,12 +86,15 @@ func pieces(s rangeSet, n lvm2.Extents, at place) []lvm2.Range {
 
 // growth takes n more extents for lv, where its last segment goes on if it can.
 func (t *edit) growth(lv *lvm2.LV, n lvm2.Extents, at place) ([]lvm2.Range, error) {
-	if last := lv.Segments[len(lv.Segments)-1]; len(last.Stripes) == 1 {
-		end := last.Stripes[0].Start + last.Count
-		for _, r := range t.free {
-			if r.PV == last.Stripes[0].PV && r.Start == end && r.Count >= n {
-				return t.take(lvm2.Range{PV: r.PV, Start: end, Count: n}), nil
-			}
+	has, err := physical(lv)
+	if err != nil {
+		return nil, err
+	}
+	last := has[len(has)-1]
+	end := last.Start + last.Count
+	for _, r := range t.free {
+		if r.PV == last.PV && r.Start == end && r.Count >= n {
+			return t.take(lvm2.Range{PV: r.PV, Start: end, Count: n}), nil
 		}
 	}
 	return t.allocate(n, at)
@@ -116,14 +119,18 @@ func appendExtents(segments []lvm2.Segment, ranges ...lvm2.Range) []lvm2.Segment
 	return out
 }
 
-// physical returns the physical extents of a linear lv in the order of its
-// logical ones.
-func physical(lv *lvm2.LV) []lvm2.Range {
+// physical returns the physical extents of lv in the order of its logical ones;
+// ErrPrecondition if LVM2 has made it something else than pieces of physical
+// volumes, at least one.
+func physical(lv *lvm2.LV) ([]lvm2.Range, error) {
+	if !linear(lv) {
+		return nil, fmt.Errorf("logical volume %s is not linear: %w: lvm2 moves it, or has converted it", lv.Name, ErrPrecondition)
+	}
 	out := make([]lvm2.Range, 0, len(lv.Segments))
 	for _, s := range lv.Segments {
 		out = append(out, lvm2.Range{PV: s.Stripes[0].PV, Start: s.Stripes[0].Start, Count: s.Count})
 	}
-	return out
+	return out, nil
 }
 
 // linear says whether every segment of lv is a plain piece of a physical volume.
@@ -136,7 +143,9 @@ func linear(lv *lvm2.LV) bool {
 // sameExtents says whether two logical volumes are the same pieces of the same
 // physical volumes. x is of group a, y of b: LVM2 renumbers physical volumes.
 func sameExtents(a *lvm2.VG, x *lvm2.LV, b *lvm2.VG, y *lvm2.LV) bool {
-	return linear(x) && linear(y) && slices.EqualFunc(physical(x), physical(y), func(r, s lvm2.Range) bool {
+	px, err1 := physical(x)
+	py, err2 := physical(y)
+	return err1 == nil && err2 == nil && slices.EqualFunc(px, py, func(r, s lvm2.Range) bool {
 		return a.PVs[r.PV].ID == b.PVs[s.PV].ID && r.Start == s.Start && r.Count == s.Count
 	})
 }
@@ -154,18 +163,25 @@ func logicalOutside(known rangeSet, start lvm2.Extents, ranges []lvm2.Range) ran
 	return newRangeSet(out...)
 }
 
-// physicalOf maps logical extents of lv to physical ones, in order.
-func physicalOf(lv *lvm2.LV, logical rangeSet) []lvm2.Range {
+// physicalOf maps logical extents of lv to physical ones, in order. It fails as
+// physical does.
+func physicalOf(lv *lvm2.LV, logical rangeSet) ([]lvm2.Range, error) {
+	has, err := physical(lv)
+	if err != nil {
+		return nil, err
+	}
 	var out []lvm2.Range
 	for _, l := range logical {
-		for _, s := range lv.Segments {
-			lo, hi := max(l.Start, s.Start), min(l.Start+l.Count, s.Start+s.Count)
+		at := lvm2.Extents(0)
+		for _, r := range has {
+			lo, hi := max(l.Start, at), min(l.Start+l.Count, at+r.Count)
 			if lo < hi {
-				out = append(out, lvm2.Range{PV: s.Stripes[0].PV, Start: s.Stripes[0].Start + lo - s.Start, Count: hi - lo})
+				out = append(out, lvm2.Range{PV: r.PV, Start: r.Start + lo - at, Count: hi - lo})
 			}
+			at += r.Count
 		}
 	}
-	return out
+	return out, nil
 }
 
 // The group remembers in tags which free extents we wiped. LVM2 may use and

@@ -166,7 +166,8 @@ func (h *hydrator) failure(lv string) error {
 func (h *hydrator) run(ctx context.Context, lv string, j *hydration) {
 	log := h.pool.log.WithValues("volume", lv)
 	for {
-		w, err := h.step(ctx, lv, j)
+		var w *window
+		err := guard(log, func() (err error) { w, err = h.step(ctx, lv, j); return err })
 		if err == nil {
 			if j.search.copied(); h.whole(lv) && j.search.calm() {
 				j.failure.Store(nil)

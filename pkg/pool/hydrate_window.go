@@ -242,11 +242,12 @@ func (h *hydrator) flush(lv string, w *window) error {
 	if o == nil {
 		return errHydrated
 	}
-	for _, s := range o.lv.Segments {
-		if sectors(v, s.Start) >= w.end() || sectors(v, s.Start+s.Count) <= w.start {
-			continue
-		}
-		pv := v.vg.PVs[s.Stripes[0].PV]
+	ranges, err := physicalOf(o.lv, v.extentsOf(w.span))
+	if err != nil {
+		return err
+	}
+	for _, r := range ranges {
+		pv := v.vg.PVs[r.PV]
 		if err := v.missing(pv); err != nil {
 			return fmt.Errorf("logical volume %s/%s: %w", v.vg.Name, lv, err)
 		}
@@ -273,8 +274,12 @@ func (h *hydrator) advance(lv string, w *window) *change {
 			return err
 		}
 		// What was copied must be on the disk before the metadata says so.
-		for _, s := range o.lv.Segments {
-			if pv := t.vg.PVs[s.Stripes[0].PV]; !slices.Contains(t.written, pv) {
+		ranges, err := physical(o.lv)
+		if err != nil {
+			return err
+		}
+		for _, r := range ranges {
+			if pv := t.vg.PVs[r.PV]; !slices.Contains(t.written, pv) {
 				t.written = append(t.written, pv)
 			}
 		}

@@ -94,9 +94,10 @@ func run[T any](ctx context.Context, p *Pool, keys []string, f func(context.Cont
 	own := klog.NewContext(p.ctx, klog.FromContext(ctx))
 	go func() {
 		defer p.work.Done()
-		v, err := f(own)
+		var r result
+		r.err = guard(klog.FromContext(own), func() (err error) { r.value, err = f(own); return err })
 		release()
-		done <- result{v, err}
+		done <- r
 	}()
 	select {
 	case r := <-done:

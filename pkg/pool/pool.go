@@ -119,7 +119,7 @@ func openHeld(ctx context.Context, c Config, o Options) (*Pool, error) {
 		return nil, errors.Join(context.Cause(ctx), p.Close())
 	}
 	for _, loop := range []func(context.Context){p.wiper.loop, p.watchLoop, p.refreshLoop, p.folder.loop} {
-		p.background(loop)
+		p.forever(loop)
 	}
 	return p, nil
 }
@@ -150,15 +150,6 @@ func (p *Pool) begin() bool {
 	}
 	p.work.Add(1)
 	return true
-}
-
-func (p *Pool) background(loop func(context.Context)) {
-	if p.begin() {
-		go func() {
-			defer p.work.Done()
-			loop(p.ctx)
-		}()
-	}
 }
 
 // Close ends background work and releases the pool's lock. Devices stay as they

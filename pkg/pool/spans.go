@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -44,6 +45,12 @@ func (s spans) size() (n size.Sectors) {
 		n += part.length
 	}
 	return n
+}
+
+// extentsOf returns the logical extents that hold a part of a volume.
+func (v *view) extentsOf(s span) rangeSet {
+	first := lvm2.Extents(s.start / v.vg.ExtentSize)
+	return rangeSet{{Start: first, Count: v.extents(s.end().Bytes()) - first}}
 }
 
 // hydrated is how far a fork has come: what of its own extents has its content.

@@ -38,7 +38,11 @@ func (t *edit) blankStore(ranges []lvm2.Range, chunk size.Bytes) error {
 // frozen by the same edit. The kernel makes one when it first loads the snapshot, but a store
 // that is frozen while its volume is not active is only ever loaded read-only.
 func (t *edit) formatStore(l *layer) error {
-	return t.writing(physical(l.lv)[0], func(f *os.File, from int64) error {
+	ranges, err := physical(l.lv)
+	if err != nil {
+		return err
+	}
+	return t.writing(ranges[0], func(f *os.File, from int64) error {
 		// An anonymous mapping is page-aligned, as O_DIRECT needs it.
 		b, err := unix.Mmap(-1, 0, int(cow.MinChunk), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 		if err != nil {

@@ -128,8 +128,15 @@ func (t *edit) shrinkStore(lv *lvm2.LV, used size.Sectors) error {
 	keep := t.extents(used.Bytes())
 	if length := lv.Size(); keep < length {
 		trash := newLV("", roleTrash)
-		trash.Segments = appendExtents(nil, physicalOf(lv, rangeSet{{Start: keep, Count: length - keep}})...)
-		rest := physicalOf(lv, rangeSet{{Start: 0, Count: keep}})
+		end, err := physicalOf(lv, rangeSet{{Start: keep, Count: length - keep}})
+		if err != nil {
+			return err
+		}
+		rest, err := physicalOf(lv, rangeSet{{Start: 0, Count: keep}})
+		if err != nil {
+			return err
+		}
+		trash.Segments = appendExtents(nil, end...)
 		lv = lv.Clone()
 		lv.Segments = appendExtents(nil, rest...)
 		lv.Tags = setTag(lv.Tags, tagUsed, strconv.FormatUint(uint64(used), 10))

@@ -69,7 +69,7 @@ func (p *Pool) swap(ctx context.Context, d device, suspended bool, o dm.SuspendO
 			return errors.Join(err, p.dm.Clear(d.name))
 		}
 	}
-	err := inside()
+	err := guard(klog.FromContext(ctx), inside)
 	if err != nil {
 		err = errors.Join(err, p.dm.Clear(d.name))
 	}

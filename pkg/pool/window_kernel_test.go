@@ -28,7 +28,7 @@ func giveExceptions(t *testing.T, p *Pool, lv string, n uint64) {
 	t.Helper()
 	v := must(p.latest())(t)
 	l := v.volumeByLV(lv).live()
-	extents := physical(l.lv)
+	extents := must(physical(l.lv))(t)
 	if len(extents) != 1 {
 		t.Fatalf("the store is in %d pieces", len(extents))
 	}

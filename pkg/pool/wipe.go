@@ -315,14 +315,19 @@ func (t *edit) shorten(id lvm2.ID, n lvm2.Extents) error {
 		return nil
 	}
 	length := lv.Size()
-	t.wiped = t.wiped.union(newRangeSet(physicalOf(lv, rangeSet{{Start: length - n, Count: n}})...))
+	wiped, err := physicalOf(lv, rangeSet{{Start: length - n, Count: n}})
+	if err != nil {
+		return err
+	}
+	t.wiped = t.wiped.union(newRangeSet(wiped...))
 	if n == length {
 		return t.remove(lv.ID)
 	}
-	c := lv.Clone()
-	c.Segments = nil
-	for _, r := range physicalOf(lv, rangeSet{{Start: 0, Count: length - n}}) {
-		c.Segments = appendExtents(c.Segments, r)
+	left, err := physicalOf(lv, rangeSet{{Start: 0, Count: length - n}})
+	if err != nil {
+		return err
 	}
+	c := lv.Clone()
+	c.Segments = appendExtents(nil, left...)
 	return t.put(c)
 }

@@ -1,0 +1,52 @@
+//go:build kernel
+
+package pool
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// TestPanic: a panic ends the change, the operation or the turn of a loop that it
+// comes in. The volume goes on, and so does everything else.
+func TestPanic(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	boom := func() error { var none *volume; return errors.New(none.name) }
+	for name, c := range map[string]*change{
+		"edit": {what: "edit", edit: func(*edit) error { return boom() }},
+		"act":  {what: "act", act: func(context.Context, *view) error { return boom() }},
+		"swap": {what: "swap", act: func(ctx context.Context, w *view) error {
+			return p.swap(ctx, p.device(w, w.vg.LV(v.LV), "", udevVisible), false, dm.SuspendOptions{}, boom)
+		}},
+	} {
+		if err := p.do(ctx, c); !errors.Is(err, errPanic) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := run(ctx, p, []string{lvKey(v.LV)}, func(context.Context) (none struct{}, err error) { return none, boom() }); !errors.Is(err, errPanic) {
+		t.Errorf("operation: %v", err)
+	}
+	var turns atomic.Int32
+	p.forever(func(context.Context) {
+		if turns.Add(1) == 1 {
+			_ = boom()
+		}
+	})
+	for end := time.Now().Add(10 * time.Second); turns.Load() < 2; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("a loop does not go on")
+		}
+	}
+	writeDevice(t, path, 0, make([]byte, 4096)) // it is not suspended
+	must(p.CreateSnapshot(ctx, "s", v.LV))(t)
+	ok(t, p.Deactivate(ctx, v.LV))
+}
