@@ -16,6 +16,7 @@ func importCommand() *cobra.Command {
 	var o operator
 	var spec pool.ImportSpec
 	var mode string
+	var static bool
 	cmd := &cobra.Command{
 		Use:   "import POOL LV",
 		Short: "Make a logical volume that LVM2 made a volume of the pool",
@@ -28,12 +29,20 @@ not; one that runs sees it within seconds.
 The logical volume must be linear, writable and in no other use by LVM2: it has
 no snapshots of LVM2's and is no part of a pool, a cache or a RAID. One with an
 ext4, xfs or btrfs becomes a file-system volume, one without a file system a block
-volume; --mode block makes a block volume of either. Nothing is ever formatted.`,
+volume; --mode block makes a block volume of either. Nothing is ever formatted.
+
+With --static it stays LVM2's own, and a PersistentVolume written by hand may name
+it: a tag says so, without which none may, for the host's own logical volumes may
+lie in the same group. One that the host uses is refused: it is mounted, swap, below
+another device or open otherwise, or an inner part of LVM2's.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.pool, o.output, spec.LV = args[0], "table", args[1]
 			if mode != "" && mode != string(pool.Filesystem) && mode != string(pool.Block) {
 				return fmt.Errorf("mode %q: %s and %s are possible", mode, pool.Filesystem, pool.Block)
+			}
+			if static && (spec.Name != "" || mode != "") {
+				return errors.New("--static goes without --name and --mode: the logical volume stays as it is")
 			}
 			configs, err := o.pools()
 			if err != nil {
@@ -44,6 +53,13 @@ volume; --mode block makes a block volume of either. Nothing is ever formatted.`
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), lookLimit)
 			defer cancel()
+			if static {
+				if err := pool.AllowStatic(ctx, configs[0], pool.Options{}, spec.LV, notSwap); err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "a static volume may name logical volume %s of pool %s\n", spec.LV, args[0])
+				return nil
+			}
 			v, err := pool.Import(ctx, configs[0], pool.Options{}, spec)
 			if err != nil {
 				return err
@@ -60,7 +76,17 @@ volume; --mode block makes a block volume of either. Nothing is ever formatted.`
 	flags.StringVar(&o.config, "config", "/etc/csi-dmsnap/config.yaml", "YAML file that lists the pools")
 	flags.StringVar(&spec.Name, "name", "", "the volume's name in CSI; the logical volume's if not given")
 	flags.StringVar(&mode, "mode", "", "filesystem or block; by what is on it if not given")
+	flags.BoolVar(&static, "static", false, "leave it LVM2's own and let static volumes name it")
 	return cmd
+}
+
+// notSwap refuses a device that the host may use as swap.
+func notSwap(ctx context.Context, device string) error {
+	swap, err := filesystem.IsSwap(ctx, device)
+	if err == nil && swap {
+		err = fmt.Errorf("%s is swap", device)
+	}
+	return err
 }
 
 // contentMode decides how a device is used that has been in use before. wanted

@@ -39,6 +39,11 @@ func TestImportCommand(t *testing.T) {
 		code int
 		want string
 	}{
+		{"fast files --static --name pvc-1", 1, "goes without --name"},
+		{"fast msdos --static", 1, "is swap"},
+		{"fast none --static", 1, "not found"},
+		{"fast files --static", 0, "a static volume may name logical volume files of pool fast"},
+		{"fast files --static", 0, "may name"},
 		{"fast files --name pvc-1", 0, `logical volume files is the volume "pvc-1" of pool fast: mode filesystem, ext4`},
 		{"fast files --name pvc-1", 0, `"pvc-1"`},
 		{"fast files --name pvc-2", 1, `"pvc-1" already`},

@@ -41,6 +41,11 @@ func (d *Driver) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequ
 	if why := use.mismatch(v); why != "" {
 		return nil, precondition("volume %s: %s", i, why)
 	}
+	if v.Foreign {
+		if err := unclaimed(ctx, p, i, staging); err != nil {
+			return nil, err
+		}
+	}
 	path, err := p.Activate(ctx, i.LV)
 	if err != nil {
 		return nil, err
@@ -57,7 +62,7 @@ func (d *Driver) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequ
 	// From here on the caller's patience does not matter: a mkfs that is killed
 	// at every deadline would never end.
 	ctx = context.WithoutCancel(ctx)
-	if v.Foreign && v.Mode == pool.Filesystem {
+	if v.Foreign {
 		if v.FSType, err = foundType(ctx, v, path); err != nil {
 			return nil, err
 		}
@@ -144,9 +149,30 @@ func stageFilesystem(ctx context.Context, p *pool.Pool, v pool.Volume, i handle.
 	return device.Grow(ctx, staging)
 }
 
+// unclaimed refuses a logical volume of LVM2's own that the host itself uses: its
+// device is open, and not because it is staged already.
+func unclaimed(ctx context.Context, p *pool.Pool, i handle.ID, staging string) error {
+	for _, at := range []string{staging, blockFile(staging, i)} {
+		if m, err := filesystem.MountAt(at); m != nil || err != nil {
+			return err
+		}
+	}
+	return p.Unclaimed(ctx, i.LV)
+}
+
 // foundType returns the type of the file system on a logical volume of LVM2's
-// own. None is ever made there: nobody has said that there was none.
+// own that is used with one. None is ever made there: nobody has said that there
+// was none. Swap is refused, also as a block volume: the host may use it.
 func foundType(ctx context.Context, v pool.Volume, device string) (string, error) {
+	swap, err := filesystem.IsSwap(ctx, device)
+	switch {
+	case err != nil:
+		return "", err
+	case swap:
+		return "", precondition("logical volume %s is swap", v.LV)
+	case v.Mode == pool.Block:
+		return "", nil
+	}
 	found, err := filesystem.Probe(ctx, device)
 	switch {
 	case err != nil:

@@ -41,6 +41,15 @@ func (r *rig) importLV(lv, name string) error {
 	return err
 }
 
+// allow lets static volumes name a logical volume of LVM2's own.
+func (r *rig) allow(lv string) error {
+	r.t.Helper()
+	return pool.AllowStatic(r.t.Context(), r.configs[0], pool.Options{}, lv, func(ctx context.Context, device string) error {
+		_, err := filesystem.IsSwap(ctx, device)
+		return err
+	})
+}
+
 // What LVM2 made is used as it is, and becomes a volume by import.
 func TestStaticVolume(t *testing.T) {
 	r := newRig(t)
@@ -54,6 +63,9 @@ func TestStaticVolume(t *testing.T) {
 	r.tool("lvcreate", "-y", "-s", "-L", "16m", "-n", "theirsnap", "vgdriver/origin")
 	r.tool("lvchange", "-an", "vgdriver/data", "vgdriver/blank")
 	id := func(lv string) string { return "v1:node-1:fast:" + lv }
+	for _, lv := range []string{"data", "raw", "blank"} {
+		r.must("allow "+lv, r.allow(lv))
+	}
 
 	static := mount(writer, "") // a persistent volume written by hand need not say
 	for range 2 {
@@ -141,7 +153,72 @@ func TestStaticVolume(t *testing.T) {
 	// What is only staged and unstaged stays as it was.
 	r.must("stage", r.stage(id("blank"), "staging-4", block(writer)))
 	r.must("unstage", r.unstage(id("blank"), "staging-4"))
-	if out := r.tool("lvs", "--noheadings", "-o", "tags,lv_attr", "vgdriver/blank"); strings.Contains(out, "dmsnap") {
-		t.Errorf("a logical volume of LVM2's was marked: %s", out)
+	if out := strings.TrimSpace(r.tool("lvs", "--noheadings", "-o", "tags", "vgdriver/blank")); out != "dmsnap:static" {
+		t.Errorf("a logical volume of LVM2's has the tags %s, want only that by which it may be named", out)
+	}
+}
+
+// A static volume never reaches what the host itself uses, or what nobody has
+// said it may name.
+func TestStaticOfTheHost(t *testing.T) {
+	r := newRig(t)
+	for _, lv := range []string{"files", "root", "swap", "offswap", "held", "opened", "origin"} {
+		r.tool("lvcreate", "-qq", "-y", "-Wy", "-Zy", "-L", "32m", "-n", lv, "vgdriver")
+	}
+	for _, lv := range []string{"files", "root"} {
+		r.tool("mkfs.ext4", "-q", "/dev/vgdriver/"+lv)
+	}
+	dir := t.TempDir() // not below the kubelet's
+	r.tool("mount", "/dev/vgdriver/root", dir)
+	defer r.tool("umount", dir)
+	for _, lv := range []string{"swap", "offswap"} {
+		r.tool("mkswap", "-q", "/dev/vgdriver/"+lv)
+	}
+	r.tool("swapon", "/dev/vgdriver/swap")
+	defer r.tool("swapoff", "/dev/vgdriver/swap")
+	r.tool("dmsetup", "create", "hostsown", "--table", "0 8 linear /dev/vgdriver/held 0")
+	defer r.tool("dmsetup", "remove", "--retry", "hostsown")
+	f, err := os.Open("/dev/vgdriver/opened")
+	r.must("open", err)
+	defer f.Close()
+	r.tool("lvcreate", "-qq", "-y", "-s", "-L", "16m", "-n", "theirsnap", "vgdriver/origin")
+	r.tool("lvcreate", "-qq", "-y", "--type", "mirror", "-m1", "--mirrorlog", "core", "--nosync", "-L", "16m", "-n", "mirrored", "vgdriver")
+	id := func(lv string) string { return "v1:node-1:fast:" + lv }
+	refused := func(lv string, as ...*csi.VolumeCapability) {
+		t.Helper()
+		for _, c := range as {
+			err := r.stage(id(lv), "st-"+lv, c)
+			if r.want("stage "+lv, err, codes.FailedPrecondition); err == nil {
+				r.must("unstage "+lv, r.unstage(id(lv), "st-"+lv))
+			}
+		}
+	}
+	raw, files := block(writer), mount(writer, "")
+
+	r.tool("lvchange", "-qq", "-an", "vgdriver/files")
+	refused("files", raw, files) // nobody has allowed it
+	r.must("allow", r.allow("files"))
+	r.must("stage", r.stage(id("files"), "st", files))
+	r.must("stage again", r.stage(id("files"), "st", files))
+	r.want("stage elsewhere", r.stage(id("files"), "st-2", files), codes.FailedPrecondition)
+	r.must("unstage", r.unstage(id("files"), "st"))
+
+	for _, lv := range []string{"root", "held", "theirsnap", "mirrored_mimage_0"} {
+		if err := r.allow(lv); status.Code(toStatus(err)) != codes.FailedPrecondition {
+			t.Errorf("allow %s: %v", lv, err)
+		}
+		refused(lv, raw, files)
+	}
+	// Nor if the tag is there: it says that it may be named, not that it is free.
+	for _, lv := range []string{"root", "swap", "offswap", "held", "opened", "theirsnap"} {
+		r.tool("lvchange", "-qq", "--addtag", "dmsnap:static", "vgdriver/"+lv)
+		refused(lv, raw)
+	}
+	refused("root", files)
+	refused("offswap", files)
+	for _, lv := range []string{"origin", "mirrored"} { // lvm2 activates these, and people use them
+		r.tool("lvchange", "-qq", "--addtag", "dmsnap:static", "vgdriver/"+lv)
+		r.must("stage "+lv, r.stage(id(lv), "st-"+lv, block(writer)))
+		r.must("unstage "+lv, r.unstage(id(lv), "st-"+lv))
 	}
 }

@@ -40,6 +40,19 @@ func Probe(ctx context.Context, device string) (string, error) {
 	return "", nil
 }
 
+// IsSwap tells whether a device has the signature of swap, in use or not.
+func IsSwap(ctx context.Context, device string) (bool, error) {
+	_, err := run(ctx, "blkid", "-p", "-n", "swap,swsuspend", device)
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.As(err, &exit) && exit.ExitCode() == blkidNothing && ctx.Err() == nil:
+		return false, readEnds(device) // blkid has no other exit code for "could not read"
+	}
+	return false, fmt.Errorf("probe %s: %w", device, err)
+}
+
 // parseProbe reads blkid's KEY=value lines.
 func parseProbe(device, out string) (string, error) {
 	found := map[string]string{}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
 // Activate makes the volume's device and returns its path; read-only if the
@@ -28,6 +30,9 @@ func (p *Pool) Activate(ctx context.Context, lv string) (string, error) {
 		transient, lost := false, false
 		err = p.do(ctx, &change{what: "activate volume " + lv, act: func(ctx context.Context, v *view) error {
 			if their := v.theirLV(lv); their != nil {
+				if err := v.staticUse(their); err != nil {
+					return err
+				}
 				path, err = p.activateTheirs(ctx, v, their)
 				return err
 			}
@@ -95,25 +100,30 @@ func (p *Pool) waitClosed(ctx context.Context, lv string) error {
 	if err != nil {
 		return err
 	}
-	o := v.volumeByLV(lv)
-	if o == nil {
-		return nil
+	if o := v.volumeByLV(lv); o != nil {
+		return p.awaitClosed(ctx, v, o.lv)
 	}
+	return nil
+}
+
+// awaitClosed does what waitClosed does for a logical volume of v.
+func (p *Pool) awaitClosed(ctx context.Context, v *view, lv *lvm2.LV) error {
+	at := v.vg.Name + "/" + lv.Name
 	for deadline := time.Now().Add(busyLimit); ; {
-		info, err := p.find(p.device(v, o.lv, "", udevVisible))
+		info, err := p.find(p.device(v, lv, "", udevVisible))
 		if err != nil || info == nil || info.OpenCount == 0 {
 			return err
 		}
-		at, err := mountPoint(info.Device)
+		mounted, err := mountPoint(info.Device)
 		if err != nil {
 			return err
 		}
-		if at != "" {
-			return fmt.Errorf("volume %s/%s: %w: it is mounted at %s", v.vg.Name, lv, ErrInUse, at)
+		if mounted != "" {
+			return fmt.Errorf("volume %s: %w: it is mounted at %s", at, ErrInUse, mounted)
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("volume %s/%s: %w: its device %s is open %d times, by a process, another device or a mount elsewhere",
-				v.vg.Name, lv, ErrInUse, info.Name, info.OpenCount)
+			return fmt.Errorf("volume %s: %w: its device %s is open %d times, by a process, another device, as swap or by a mount elsewhere",
+				at, ErrInUse, info.Name, info.OpenCount)
 		}
 		select {
 		case <-time.After(busyPause):

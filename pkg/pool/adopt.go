@@ -137,7 +137,7 @@ func (t *edit) adoptVolume(lv *lvm2.LV, a Adoption) (*volume, error) {
 		return nil, err
 	}
 	c := lv.Clone()
-	c.Tags = append(c.Tags, tag(tagRole, roleVolume), tag(tagName, name), tag(tagMode, string(a.Mode)))
+	c.Tags = append(dropTags(c.Tags, tagStatic), tag(tagRole, roleVolume), tag(tagName, name), tag(tagMode, string(a.Mode)))
 	if a.Mode == Filesystem {
 		c.Tags = append(c.Tags, tag(tagFS, a.FSType))
 	}
@@ -236,7 +236,7 @@ func (p *Pool) adoptStore(t *edit, o *volume, s foreignStore, order, over uint64
 	c := t.vg.LVByID(s.lv.ID).Clone()
 	c.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
 	c.Flags = slices.Clone(handsOff)
-	c.Tags = append(c.Tags, tag(tagRole, roleLayer), tag(tagName, s.lv.Name), tag(tagOf, string(o.lv.ID)),
+	c.Tags = append(dropTags(c.Tags, tagStatic), tag(tagRole, roleLayer), tag(tagName, s.lv.Name), tag(tagOf, string(o.lv.ID)),
 		tag(tagOrder, strconv.FormatUint(order, 10)), tag(tagOver, strconv.FormatUint(over, 10)),
 		tag(tagCreated, strconv.FormatInt(s.lv.CreationTime.UnixNano(), 10)),
 		tag(tagLength, strconv.FormatUint(uint64(length), 10)), tag(tagChunk, strconv.FormatUint(uint64(s.chunk), 10)),

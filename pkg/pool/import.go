@@ -29,28 +29,37 @@ func Import(ctx context.Context, c Config, o Options, spec ImportSpec) (vol Volu
 	if spec.Name == "" {
 		spec.Name = spec.LV
 	}
+	err = withGroup(ctx, c, o, func(p *Pool, v *view) (err error) {
+		if o := v.volumeByLV(spec.LV); o != nil && !o.deleted && o.name == spec.Name {
+			vol = v.describe(o)
+			return nil
+		}
+		if vol, err = p.importLV(ctx, v, spec); err != nil {
+			err = fmt.Errorf("import of logical volume %s/%s: %w", v.vg.Name, spec.LV, err)
+		}
+		return err
+	})
+	return vol, err
+}
+
+// withGroup calls f with the metadata of a pool's group as it is on the disks,
+// under LVM2's exclusive lock. The Pool is not open: it lends its tables and names.
+func withGroup(ctx context.Context, c Config, o Options, f func(p *Pool, v *view) error) (err error) {
 	i, err := newInspector(ctx, c, o, lvm2.OpenVG)
 	if err != nil {
-		return Volume{}, err
+		return err
 	}
 	defer func() { err = errors.Join(err, i.close()) }()
 	lock, err := i.pool.host.LockVG(ctx, i.pool.vgName, lvm2.Exclusive)
 	if err != nil {
-		return Volume{}, err
+		return err
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
 	vg, err := i.pool.store.Read(ctx)
 	if err != nil {
-		return Volume{}, unavailable(err)
+		return unavailable(err)
 	}
-	v := newView(vg, nil)
-	if o := v.volumeByLV(spec.LV); o != nil && !o.deleted && o.name == spec.Name {
-		return v.describe(o), nil
-	}
-	if vol, err = i.pool.importLV(ctx, v, spec); err != nil {
-		return Volume{}, fmt.Errorf("import of logical volume %s/%s: %w", vg.Name, spec.LV, err)
-	}
-	return vol, nil
+	return f(i.pool, newView(vg, nil))
 }
 
 // importLV does the work of Import under LVM2's lock.
@@ -59,39 +68,40 @@ func (p *Pool) importLV(ctx context.Context, v *view, spec ImportSpec) (vol Volu
 	if err != nil {
 		return Volume{}, err
 	}
-	d := p.device(v, lv, "", udevVisible)
-	before, err := p.find(d)
+	var mode Mode
+	var fsType string
+	err = p.withDevice(ctx, v, lv, func(path string) error {
+		mode, fsType, err = spec.Probe(ctx, path)
+		return err
+	})
 	if err != nil {
 		return Volume{}, err
 	}
-	path, err := p.activateTheirs(ctx, v, lv)
-	if err != nil {
-		return Volume{}, err
-	}
-	if before == nil { // it was not active, and is not afterwards
-		defer func() { err = errors.Join(err, p.takeDown(context.WithoutCancel(ctx), d)) }()
-	}
-	mode, fsType, err := spec.Probe(ctx, path)
-	if err != nil {
-		return Volume{}, err
-	}
-	own := *v
-	own.vg = v.vg.Clone()
-	t := &edit{view: &own}
 	c := lv.Clone()
-	c.Tags = append(c.Tags, tag(tagRole, roleVolume), tag(tagName, spec.Name), tag(tagMode, string(mode)))
+	c.Tags = append(dropTags(c.Tags, tagStatic), tag(tagRole, roleVolume), tag(tagName, spec.Name), tag(tagMode, string(mode)))
 	if mode == Filesystem {
 		c.Tags = append(c.Tags, tag(tagFS, fsType))
 	}
-	if err := t.put(c); err != nil {
+	now, err := p.retag(ctx, v, c)
+	if err != nil {
 		return Volume{}, err
+	}
+	return now.describe(now.volumes[lv.ID]), nil
+}
+
+// retag commits a logical volume with other tags, under LVM2's lock.
+func (p *Pool) retag(ctx context.Context, v *view, lv *lvm2.LV) (*view, error) {
+	own := *v
+	own.vg = v.vg.Clone()
+	t := &edit{view: &own}
+	if err := t.put(lv); err != nil {
+		return nil, err
 	}
 	writeClean(t.vg, v.clean)
 	if err := p.store.Commit(ctx, t.vg); err != nil {
-		return Volume{}, unavailable(err)
+		return nil, unavailable(err)
 	}
-	now := newView(t.vg, v)
-	return now.describe(now.volumes[lv.ID]), nil
+	return newView(t.vg, v), nil
 }
 
 // importable finds the logical volume and checks all that can be told from the

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,8 +11,8 @@ import (
 )
 
 // theirLV returns the logical volume of that name that LVM2 made and that
-// people see, nil if there is none. It can be used as it is: it is activated,
-// and never formatted, wiped, grown, cut or removed.
+// people see, nil if there is none. It can be used as it is where staticUse allows
+// it: it is activated, and never formatted, wiped, grown, cut or removed.
 func (v *view) theirLV(name string) *lvm2.LV {
 	lv := v.vg.LV(name)
 	if lv == nil || snapshotSegment(lv) != nil {
@@ -45,6 +46,115 @@ func (v *view) notOurs(lv *lvm2.LV) error {
 
 func (v *view) describeTheirs(lv *lvm2.LV) Volume {
 	return Volume{Name: lv.Name, LV: lv.Name, Size: v.bytesOf(lv), ReadOnly: readOnlyLV(lv), Formatted: true, Foreign: true}
+}
+
+// inner says what a logical volume is a part of, or that it has no content of its
+// own; "" if it is one that people use.
+func (v *view) inner(lv *lvm2.LV) string {
+	if !slices.Contains(lv.Status, lvm2.StatusVisible) || strings.HasPrefix(lv.Name, "pvmove") {
+		return "it is an inner part of LVM2's"
+	}
+	for _, s := range lv.Segments {
+		if strings.HasSuffix(s.Type, "-pool") {
+			return "it is a " + s.Type
+		}
+	}
+	for _, x := range v.vg.LVs {
+		if s := snapshotSegment(x); s != nil && s.COWStore == lv.Name {
+			return "it is the store of a snapshot of " + s.Origin
+		}
+	}
+	return ""
+}
+
+// staticUse refuses a logical volume of LVM2's own that a static volume must not
+// name: the host's own lie in the same group, and whoever makes a
+// PersistentVolume need not be who may give those away.
+func (v *view) staticUse(lv *lvm2.LV) error {
+	at := v.vg.Name + "/" + lv.Name
+	if why := v.inner(lv); why != "" {
+		return fmt.Errorf("logical volume %s: %w: %s", at, ErrPrecondition, why)
+	}
+	if d, ok := v.decoded[lv].(foreign); !ok || !d.static {
+		return fmt.Errorf("logical volume %s: %w: LVM2 made it, and nobody has said that a volume may name it; `csi-dmsnap import --static POOL %s` on its node does, or lvchange --addtag %s %s",
+			at, ErrPrecondition, lv.Name, tag(tagStatic), at)
+	}
+	return nil
+}
+
+// Unclaimed returns nil if a static volume may name a logical volume of LVM2's own
+// and nobody has its device: it is not mounted, not swap in use, below no other
+// device and open by no process. ErrInUse if somebody has. It waits a little for
+// who looks at devices in passing.
+func (p *Pool) Unclaimed(ctx context.Context, lv string) error {
+	v, err := p.latest()
+	if err != nil {
+		return err
+	}
+	their := v.theirLV(lv)
+	if their == nil {
+		return nil
+	}
+	if err := v.staticUse(their); err != nil {
+		return err
+	}
+	return p.awaitClosed(ctx, v, their)
+}
+
+// AllowStatic marks a logical volume of LVM2's own as one that a static volume
+// may name, after probe has looked at its device. Nothing else of it changes.
+// The pool may be open, in this process or another one.
+//
+// Errors: ErrNotFound, ErrInUse (the host has it), ErrPrecondition (it is an inner
+// part of LVM2's, or not LVM2's own), ErrUnavailable.
+func AllowStatic(ctx context.Context, c Config, o Options, lv string, probe func(ctx context.Context, device string) error) error {
+	return withGroup(ctx, c, o, func(p *Pool, v *view) error {
+		at := v.vg.Name + "/" + lv
+		their := v.theirLV(lv)
+		if their == nil {
+			if v.vg.LV(lv) == nil {
+				return fmt.Errorf("logical volume %s: %w", at, ErrNotFound)
+			}
+			return fmt.Errorf("logical volume %s: %w: it is the pool's own", at, ErrPrecondition)
+		}
+		if v.staticUse(their) == nil {
+			return nil
+		}
+		if why := v.inner(their); why != "" {
+			return fmt.Errorf("logical volume %s: %w: %s", at, ErrPrecondition, why)
+		}
+		if err := p.awaitClosed(ctx, v, their); err != nil {
+			return err
+		}
+		if err := p.withDevice(ctx, v, their, func(path string) error { return probe(ctx, path) }); err != nil {
+			return err
+		}
+		c := their.Clone()
+		c.Tags = setTag(c.Tags, tagStatic)
+		_, err := p.retag(ctx, v, c)
+		if errors.Is(err, lvm2.ErrForeignSegment) {
+			err = fmt.Errorf("%w: lvchange --addtag %s %s", err, tag(tagStatic), at)
+		}
+		return err
+	})
+}
+
+// withDevice calls f with the path of the device of a logical volume of LVM2's
+// own. One that is not active is so for that time only.
+func (p *Pool) withDevice(ctx context.Context, v *view, lv *lvm2.LV, f func(path string) error) (err error) {
+	d := p.device(v, lv, "", udevVisible)
+	before, err := p.find(d)
+	if err != nil {
+		return err
+	}
+	path, err := p.activateTheirs(ctx, v, lv)
+	if err != nil {
+		return err
+	}
+	if before == nil {
+		defer func() { err = errors.Join(err, p.takeDown(context.WithoutCancel(ctx), d)) }()
+	}
+	return f(path)
 }
 
 // activateTheirs returns the path of the device of a logical volume of LVM2's

@@ -37,6 +37,7 @@ const (
 	tagOver        = "over"        // place of the layer that an adopted snapshot reads through: its store holds all that changed until then
 	tagThrough     = "through"     // place of the last of the layers that were folded into a layer
 	tagLost        = "lost"        // the layer's content is gone
+	tagStatic      = "static"      // on a logical volume of LVM2's own: a static volume may name it
 	tagClean       = "clean"       // on the group: free extents that we wiped, valid for one metadata generation
 )
 

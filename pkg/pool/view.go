@@ -103,7 +103,9 @@ type view struct {
 
 type (
 	trashed struct{}
-	foreign struct{}
+	foreign struct {
+		static bool // somebody has said that a static volume may name it
+	}
 )
 
 // newView decodes vg. LVs that prev decoded already are not decoded again.
@@ -228,8 +230,8 @@ func decode(lv *lvm2.LV) any {
 	if err != nil {
 		return err
 	}
-	if len(p) == 0 {
-		return foreign{}
+	if _, static := p[tagStatic]; len(p) == 0 || static && len(p) == 1 {
+		return foreign{static: static}
 	}
 	r := tagReader{p: p}
 	switch role := p[tagRole]; role {

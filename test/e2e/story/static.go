@@ -28,6 +28,10 @@ func (t *teller) static() []step {
 				mkfs.ext4 -q -d /run/byhand /dev/`+pool+`/byhand`)
 			return err
 		}},
+		{"csi-dmsnap import --static", func(ctx context.Context) error {
+			_, err := install.Exec(ctx, t.Kubectl, node, "csi-dmsnap", "import", "--static", pool, "byhand")
+			return err
+		}},
 		{"PersistentVolume, claim and pod applied: pod Running", func(ctx context.Context) error { return use(ctx, "by-hand", "Retain") }},
 		{"pod reads what is in it", func(ctx context.Context) error { return t.Expect(ctx, "by-hand", "cat /data/mark", "by hand") }},
 		{"csi-dmsnap orphans finds none", t.noOrphans},
