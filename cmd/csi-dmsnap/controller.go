@@ -18,9 +18,9 @@ import (
 
 // controllerFlags are the flags of the controller role.
 type controllerFlags struct {
-	endpoint, namespace, nodeSelector, nodeDaemonSet, kubeconfig, http string
-	nodePort                                                           uint16
-	trust                                                              trustFlags
+	endpoint, namespace, nodeSelector, nodeDaemonSet, kubeconfig, http, probes string
+	nodePort                                                                   uint16
+	trust                                                                      trustFlags
 }
 
 func controllerCommand() *cobra.Command {
@@ -42,7 +42,8 @@ On SIGTERM it lets calls end and exits; what they began goes on where it runs.`,
 	flags.StringVar(&f.nodeSelector, "node-selector", "app.kubernetes.io/component=node", "label selector of the node role's pods")
 	flags.StringVar(&f.nodeDaemonSet, "node-daemonset", "csi-dmsnap-node", "name of the DaemonSet that owns the node role's pods")
 	flags.Uint16Var(&f.nodePort, "node-port", 9808, "port at which the node role's pods take calls")
-	flags.StringVar(&f.http, "http", "", `address for /healthz, /readyz and /metrics, as ":9809"; none if empty`)
+	flags.StringVar(&f.http, "http", "", httpHelp)
+	flags.StringVar(&f.probes, "probes", "", probesHelp)
 	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "how to reach the Kubernetes API; as the pod's service account if empty")
 	f.trust.add(flags)
 	for _, name := range []string{"namespace", "pod-name"} {
@@ -88,25 +89,20 @@ func serveController(ctx context.Context, f controllerFlags, client kubernetes.I
 			return cluster.WatchNodes(ctx, client, pods, func(list []cluster.Node) { r.SetNodes(routed(list, f.nodePort)) })
 		},
 	}
-	if f.http != "" {
-		listener, err := observe.Listen(f.http)
-		if err != nil {
-			return err
-		}
-		defer listener.Close()
-		s := observe.Server{
-			Healthy: func(context.Context) error { return nil }, // that it answers
-			Ready: func(context.Context) error {
-				if !nodes.ready() {
-					return errors.New("no certificate to show to nodes yet")
-				}
-				return r.Ready()
-			},
-			Metrics: registry,
-		}
-		parts = append(parts, func(ctx context.Context) error { return s.Run(ctx, listener) })
+	http, err := httpParts(f.http, f.probes, observe.Server{
+		Healthy: func(context.Context) error { return nil }, // that it answers
+		Ready: func(context.Context) error {
+			if !nodes.ready() {
+				return errors.New("no certificate to show to nodes yet")
+			}
+			return r.Ready()
+		},
+		Metrics: registry,
+	})
+	if err != nil {
+		return err
 	}
-	return together(ctx, append(parts, nodes.parts...)...)
+	return together(ctx, append(append(parts, http...), nodes.parts...)...)
 }
 
 // routed tells the router what Kubernetes knows of the nodes.

@@ -23,14 +23,15 @@ import (
 // clusterFlags are the flags of a node role that is part of a cluster.
 type clusterFlags struct {
 	register                     bool
-	listen, http                 string
+	listen, http, probes         string
 	trustDir, tokenFile, certDir string
 }
 
 func (f *clusterFlags) add(flags *pflag.FlagSet) {
 	flags.BoolVar(&f.register, "register", false, "register with the kubelet; its directory must be seen at the same path as on the host")
 	flags.StringVar(&f.listen, "listen", "", "TCP address for the controller, such as :9808; over mutual TLS")
-	flags.StringVar(&f.http, "http", "", "TCP address for /healthz, /readyz and /metrics, such as :9809")
+	flags.StringVar(&f.http, "http", "", httpHelp)
+	flags.StringVar(&f.probes, "probes", "", probesHelp)
 	flags.StringVar(&f.trustDir, "trust-dir", "/etc/csi-dmsnap/trust", "directory with ca.crt, the CA certificates by which the controller is known; may appear later")
 	flags.StringVar(&f.tokenFile, "token-file", "/var/run/secrets/csi-dmsnap/token", "service account token for the audience "+driver.Name+", by which the controller knows this node")
 	flags.StringVar(&f.certDir, "cert-dir", "", "directory with tls.crt, tls.key and ca.crt to use instead of a certificate from the controller")
@@ -103,21 +104,17 @@ func serveNode(ctx context.Context, f nodeFlags, pools *pool.Set) error {
 	}
 	metrics.MustRegister(d.Metrics())
 	parts = append(parts, func(ctx context.Context) error { d.Report(ctx, log.Add); return nil })
-	if f.cluster.http != "" {
-		l, err := observe.Listen(f.cluster.http)
-		if err != nil {
-			return err
-		}
-		defer l.Close()
-		s := observe.Server{Healthy: plugin.Probe, Metrics: metrics, Ready: func(ctx context.Context) error {
-			for _, check := range ready {
-				if err := check(ctx); err != nil {
-					return err
-				}
+	http, err := httpParts(f.cluster.http, f.cluster.probes, observe.Server{Healthy: plugin.Probe, Metrics: metrics, Ready: func(ctx context.Context) error {
+		for _, check := range ready {
+			if err := check(ctx); err != nil {
+				return err
 			}
-			return nil
-		}}
-		parts = append(parts, func(ctx context.Context) error { return s.Run(ctx, l) })
+		}
+		return nil
+	}})
+	if err != nil {
+		return err
 	}
+	parts = append(parts, http...)
 	return together(ctx, append(parts, func(ctx context.Context) error { return d.Serve(ctx, f.endpoint) })...)
 }

@@ -14,7 +14,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
@@ -118,12 +117,11 @@ const (
 )
 
 // ServerOptions make a gRPC server speak to controllers only, and refuse calls
-// that are meant for another node or come before the node is enrolled.
+// that are meant for another node or come before the node is enrolled. Nobody
+// can take up more of the server than its limits.
 func (n *Node) ServerOptions() []grpc.ServerOption {
-	return []grpc.ServerOption{
-		grpc.Creds(credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: n.config})),
-		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: connectionAge, MaxConnectionAgeGrace: connectionGrace}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveTime / 2, PermitWithoutStream: true}),
+	return append(limits(),
+		grpc.Creds(newDoor(credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: n.config}))),
 		grpc.ChainUnaryInterceptor(func(ctx context.Context, r any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
 			if err := n.admit(ctx, info.FullMethod); err != nil {
 				return nil, err
@@ -136,7 +134,7 @@ func (n *Node) ServerOptions() []grpc.ServerOption {
 			}
 			return handle(server, s)
 		}),
-	}
+	)
 }
 
 // admit checks that a call is meant for this node. TLS has told who is calling.

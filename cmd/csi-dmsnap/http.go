@@ -1,0 +1,43 @@
+package main
+
+import (
+	"context"
+	"net"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/observe"
+)
+
+const (
+	httpHelp   = "TCP address for /metrics, such as :9809, and for /healthz and /readyz without --probes; none if empty"
+	probesHelp = "TCP address for /healthz and /readyz, such as :9807: scrapes do not keep the probes waiting there"
+)
+
+// httpParts opens the addresses at which a role tells how it is, and returns
+// what serves them. Without an address for the probes they are answered at the
+// other one too.
+func httpParts(metrics, probes string, s observe.Server) (parts []func(context.Context) error, err error) {
+	var listeners []net.Listener
+	serve := func(address string, s observe.Server) error {
+		l, err := observe.Listen(address)
+		if err != nil {
+			return err
+		}
+		listeners = append(listeners, l)
+		parts = append(parts, func(ctx context.Context) error { return s.Run(ctx, l) })
+		return nil
+	}
+	if probes != "" {
+		err = serve(probes, observe.Server{Healthy: s.Healthy, Ready: s.Ready})
+		s = observe.Server{Metrics: s.Metrics}
+	}
+	if err == nil && metrics != "" {
+		err = serve(metrics, s)
+	}
+	if err != nil {
+		for _, l := range listeners {
+			l.Close()
+		}
+		return nil, err
+	}
+	return parts, nil
+}

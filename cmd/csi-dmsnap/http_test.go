@@ -1,0 +1,55 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"testing"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/observe"
+)
+
+// Probes have a listener of their own, if it is asked for, and are at no other then.
+func TestProbesAreApart(t *testing.T) {
+	ok := func(context.Context) error { return nil }
+	defer http.DefaultClient.CloseIdleConnections()
+	for _, apart := range []bool{true, false} {
+		metrics, probes := freeAddress(t), ""
+		if apart {
+			probes = freeAddress(t)
+		}
+		parts, err := httpParts(metrics, probes, observe.Server{Healthy: ok, Ready: ok, Metrics: observe.NewRegistry()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		background(t, func(ctx context.Context) error { return together(ctx, parts...) })
+		want := func(address, path string, code int) {
+			t.Helper()
+			r, err := http.Get("http://" + address + path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Body.Close()
+			if r.StatusCode != code {
+				t.Errorf("apart %t: %s: %d", apart, path, r.StatusCode)
+			}
+		}
+		want(metrics, "/metrics", http.StatusOK)
+		if !apart {
+			want(metrics, "/healthz", http.StatusOK)
+			continue
+		}
+		want(metrics, "/healthz", http.StatusNotFound)
+		want(probes, "/metrics", http.StatusNotFound)
+		want(probes, "/healthz", http.StatusOK)
+		want(probes, "/readyz", http.StatusOK)
+	}
+	taken := freeAddress(t)
+	if parts, err := httpParts("no address", taken, observe.Server{Healthy: ok}); err == nil {
+		t.Errorf("%d parts at an address that is none", len(parts))
+	}
+	parts, err := httpParts("", taken, observe.Server{Healthy: ok})
+	if err != nil {
+		t.Fatalf("the listener of a failed start is still open: %v", err)
+	}
+	background(t, func(ctx context.Context) error { return together(ctx, parts...) })
+}
