@@ -30,6 +30,7 @@ var codeOf = []struct {
 	{pool.ErrPrecondition, codes.FailedPrecondition},
 	{pool.ErrLost, codes.FailedPrecondition},
 	{pool.ErrUnavailable, codes.Unavailable},
+	{pool.ErrFreeze, codes.Aborted},
 	{filesystem.ErrContent, codes.FailedPrecondition},
 	{filesystem.ErrDuplicate, codes.FailedPrecondition},
 	{filesystem.ErrBusy, codes.FailedPrecondition},

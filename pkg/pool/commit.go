@@ -266,8 +266,8 @@ type batch struct {
 func (p *Pool) apply(v *view, waiting []*change) batch {
 	b := batch{next: v}
 	for _, c := range waiting {
-		if err := c.ctx.Err(); err != nil {
-			c.done <- err
+		if c.ctx.Err() != nil {
+			c.done <- context.Cause(c.ctx)
 			continue
 		}
 		if c.edit == nil {

@@ -24,6 +24,8 @@ var (
 	ErrPrecondition = errors.New("not possible in this state")
 	// ErrLost: the snapshot's content is gone because its COW store could not hold a change.
 	ErrLost = errors.New("snapshot lost")
+	// ErrFreeze: the volume could not be held still in time for a cut; asking again tries again.
+	ErrFreeze = errors.New("the volume could not be held still")
 	// ErrUnavailable: the pool cannot be used now: its volume group is damaged,
 	// incomplete, exported, shared or somebody else's.
 	ErrUnavailable = errors.New("pool unavailable")

@@ -169,8 +169,11 @@ func TestExactAfterWindow(t *testing.T) {
 		}
 		release := must(p.keys.lock(ctx, lvKey(v.LV)))(t)
 		ok(t, p.do(ctx, &change{what: "a cut that is slow after its window", edit: func(e *edit) error {
-			_, err := p.cut(e, e.volumeByLV(v.LV), name)
-			return err
+			l, err := p.cut(e, e.volumeByLV(v.LV), name)
+			if err != nil {
+				return err
+			}
+			return e.record(cutLayer{layer: l.ID, at: time.Now()}, name)
 		}, act: func(ctx context.Context, w *view) error {
 			o := w.volumeByLV(v.LV)
 			top := must(p.find(p.device(w, o.lv, "", udevVisible)))(t)

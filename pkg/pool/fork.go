@@ -96,61 +96,83 @@ func contentAt(o *volume, l *layer) original {
 // createFrom makes a volume with the content of a snapshot, or of another volume
 // of which it cuts an internal one: a fork, or what just shows it. It can be used at once.
 func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) {
-	var name, cutOf string
-	err := p.do(ctx, &change{what: fmt.Sprintf("create volume %q from %s %s", spec.Name, spec.Source.Kind, spec.Source.LV), edit: func(t *edit) error {
+	what := fmt.Sprintf("create volume %q from %s %s", spec.Name, spec.Source.Kind, spec.Source.LV)
+	var name string
+	err := p.do(ctx, &change{what: what, edit: func(t *edit) error {
 		if o, err := t.existing(spec); err != nil || o != nil {
 			if o != nil {
 				name = o.lv.Name
 			}
 			return err
 		}
-		from, err := t.contentOf(spec)
-		if err == nil && from.layer != nil {
-			err = errors.Join(p.intact(t.view, from.volume, from.layer), p.unmounted(t.view, from.volume, from.layer))
-		}
-		if err != nil {
-			return err
-		}
-		n, err := t.extentsFor(spec.Size, spec.Limit, from.length)
-		if err != nil {
-			return err
-		}
-		shows := spec.ReadOnly || spec.Transient
-		if shows {
-			if err := t.showable(spec, from, n); err != nil {
-				return err
-			}
-		}
-		var layer *lvm2.LV
-		if from.layer != nil {
-			layer = from.layer.lv
-		} else {
-			if layer, err = p.cut(t, from.volume, ""); err != nil {
-				return err
-			}
-			cutOf = from.volume.lv.Name
-		}
-		var lv *lvm2.LV
-		if shows {
-			lv, err = p.newReader(t, spec, n, layer.ID, from)
-		} else {
-			lv, err = p.newFork(t, spec, n, layer.ID, from)
+		from, n, err := p.copyOf(t, spec)
+		if err == nil && from.layer == nil {
+			return p.checkClone(t, spec, from, n) // before anybody is held for it
 		}
 		if err == nil {
-			name = lv.Name
+			name, err = p.addCopy(t, spec, from, n, from.layer.lv.ID)
 		}
 		return err
-	}, act: func(ctx context.Context, v *view) error {
-		if cutOf == "" {
-			return nil
-		}
-		return p.settle(ctx, v, cutOf)
 	}})
+	if err == nil && name == "" {
+		err = p.take(ctx, what, spec.Source.LV, "", func(t *edit, c cutLayer) error {
+			from, n, err := p.copyOf(t, spec)
+			if err != nil {
+				return err
+			}
+			if name, err = p.addCopy(t, spec, from, n, c.layer); err != nil {
+				return err
+			}
+			return t.record(c, "")
+		})
+	}
 	if err != nil {
 		return "", err
 	}
 	p.hydrator.start(name) // if it is a fork
 	return name, nil
+}
+
+// copyOf finds what the volume that spec asks for is made from, and its size in extents.
+func (p *Pool) copyOf(t *edit, spec VolumeSpec) (from original, n lvm2.Extents, err error) {
+	from, err = t.contentOf(spec)
+	if err == nil && from.layer != nil {
+		err = errors.Join(p.intact(t.view, from.volume, from.layer), p.unmounted(t.view, from.volume, from.layer))
+	}
+	if err == nil {
+		n, err = t.extentsFor(spec.Size, spec.Limit, from.length)
+	}
+	if err == nil && spec.shows() {
+		err = t.showable(spec, from, n)
+	}
+	return from, n, err
+}
+
+// shows says whether the volume just shows its source.
+func (s VolumeSpec) shows() bool { return s.ReadOnly || s.Transient }
+
+// checkClone says in advance whether there is room for a clone of n extents.
+func (p *Pool) checkClone(t *edit, spec VolumeSpec, from original, n lvm2.Extents) error {
+	switch {
+	case spec.ReadOnly:
+		return nil
+	case !spec.Transient:
+		n += p.forkStore(t.view, from.length)
+	}
+	return p.checkRoom(t.view, n+p.firstStore(t.view, from.length, p.config.Chunk))
+}
+
+// addCopy adds the volume that spec asks for, of n extents, with the content of a layer.
+func (p *Pool) addCopy(t *edit, spec VolumeSpec, from original, n lvm2.Extents, layer lvm2.ID) (string, error) {
+	add := p.newFork
+	if spec.shows() {
+		add = p.newReader
+	}
+	lv, err := add(t, spec, n, layer, from)
+	if err != nil {
+		return "", err
+	}
+	return lv.Name, nil
 }
 
 // newFork adds a volume of n extents that is a fork of a layer.

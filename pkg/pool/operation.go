@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -90,12 +91,23 @@ func run[T any](ctx context.Context, p *Pool, keys []string, f func(context.Cont
 		value T
 		err   error
 	}
-	done := make(chan result, 1)
+	done := make(chan result, 2)
 	own := klog.NewContext(p.ctx, klog.FromContext(ctx))
 	go func() {
 		defer p.work.Done()
 		var r result
 		r.err = guard(klog.FromContext(own), func() (err error) { r.value, err = f(own); return err })
+		var stuck *stuckFreeze
+		if errors.As(r.err, &stuck) { // nobody else may come to the volume before it ends
+			for i, k := range keys {
+				if !strings.HasPrefix(k, lvKeyPrefix) {
+					releases[i]()
+					releases[i] = func() {}
+				}
+			}
+			done <- r
+			<-stuck.until
+		}
 		release()
 		done <- r
 	}()

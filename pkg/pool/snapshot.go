@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"k8s.io/klog/v2"
 
@@ -33,10 +31,13 @@ func (p *Pool) CreateSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 	if err := checkName(name); err != nil {
 		return Snapshot{}, err
 	}
-	p.syncBefore(ctx, volumeLV)
+	if v, err := p.latest(); err == nil && v.snapshots[name] == nil {
+		p.syncBefore(ctx, volumeLV)
+	}
 	return run(ctx, p, []string{nameKey(name), lvKey(volumeLV)}, func(ctx context.Context) (Snapshot, error) {
+		what := fmt.Sprintf("create snapshot %q of volume %s", name, volumeLV)
 		var id lvm2.ID
-		err := p.do(ctx, &change{what: fmt.Sprintf("create snapshot %q of volume %s", name, volumeLV), edit: func(t *edit) error {
+		err := p.do(ctx, &change{what: what, edit: func(t *edit) error {
 			if l := t.snapshots[name]; l != nil {
 				if of := t.volumes[l.of].known(); of != volumeLV {
 					return fmt.Errorf("%w: snapshot %q is of volume %s", ErrConflict, name, of)
@@ -44,21 +45,20 @@ func (p *Pool) CreateSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 				id = l.lv.ID
 				return nil
 			}
-			o, err := t.changeable(volumeLV)
-			if err != nil {
-				return err
-			}
-			l, err := p.cut(t, o, name)
-			if err != nil {
-				return err
-			}
-			id = l.ID
-			return nil
+			_, err := t.changeable(volumeLV)
+			return err
 		}, act: func(ctx context.Context, v *view) error {
-			// Also for a snapshot that exists: its cut may have been
-			// committed and then interrupted.
+			if id == "" {
+				return nil
+			}
 			return p.settle(ctx, v, volumeLV)
 		}})
+		if err == nil && id == "" {
+			err = p.take(ctx, what, volumeLV, name, func(t *edit, c cutLayer) error {
+				id = c.layer
+				return t.record(c, name)
+			})
+		}
 		if err != nil {
 			return Snapshot{}, err
 		}
@@ -123,79 +123,6 @@ func (v *view) changeable(lv string) (*volume, error) {
 		}
 	}
 	return o, err
-}
-
-// cut adds a new newest layer to o's history; name is the snapshot's, or "" for
-// a layer that only an internal copy reads. The store is made empty before the
-// metadata can name it a snapshot's, or the kernel would take what lies there
-// for exceptions.
-func (p *Pool) cut(t *edit, o *volume, name string) (*lvm2.LV, error) {
-	if err := t.writable(); err != nil {
-		return nil, err
-	}
-	length := t.bytesOf(o.lv)
-	chunk := p.config.Chunk
-	ranges, err := t.allocate(p.firstStore(t.view, length, chunk), highEnd)
-	if err != nil {
-		return nil, err
-	}
-	if err := t.blankStore(ranges, chunk); err != nil {
-		return nil, fmt.Errorf("preparing a new COW store: %w", err)
-	}
-	csi := name
-	if csi == "" {
-		csi = "clone-of-" + o.lv.Name
-	}
-	lvName, err := t.lvName(csi)
-	if err != nil {
-		return nil, err
-	}
-	lv := newLV(lvName, roleLayer,
-		tag(tagOf, string(o.lv.ID)), tag(tagOrder, strconv.FormatUint(o.nextOrder(), 10)),
-		tag(tagCreated, strconv.FormatInt(time.Now().UnixNano(), 10)),
-		tag(tagLength, strconv.FormatUint(uint64(length.Sectors()), 10)),
-		tag(tagChunk, strconv.FormatUint(uint64(chunk.Sectors()), 10)))
-	lv.CreationHost = p.host.Hostname
-	lv.Segments = appendExtents(nil, ranges...)
-	if name != "" {
-		lv.Tags = append(lv.Tags, tag(tagName, name))
-	}
-	if o.forked() { // LVM2 must not activate its origin by it
-		lv.Flags = slices.Clone(handsOff)
-	}
-	setContent(lv, o.formatted, o.unknown)
-	if former := o.live(); former != nil {
-		if !former.lost && p.dropped(p.device(t.view, former.lv, "", udevSnapshot)) {
-			if err := t.lose(o, former); err != nil {
-				return nil, err
-			}
-		}
-		if err := t.formatStore(former); err != nil {
-			return nil, fmt.Errorf("preparing the COW store of %s to be frozen: %w", former.lv.Name, err)
-		}
-		if err := t.freeze(former, p.untouched(t.view, o, former)); err != nil {
-			return nil, err
-		}
-	}
-	if err := t.put(lv); err != nil {
-		return nil, err
-	}
-	return lv, t.join(o, lv, length, chunk.Sectors())
-}
-
-// freeze makes the live layer a plain logical volume that LVM2 will neither
-// write nor activate. exact says that nothing is being copied into it any more.
-func (t *edit) freeze(l *layer, exact bool) error {
-	if err := t.remove(l.snap.ID); err != nil {
-		return err
-	}
-	c := t.vg.LVByID(l.lv.ID).Clone() // perhaps marked as lost by this edit
-	c.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
-	c.Flags = slices.Clone(handsOff)
-	if exact {
-		c.Tags = setTag(c.Tags, tagExact)
-	}
-	return t.put(c)
 }
 
 // DeleteSnapshot deletes a snapshot; nil if there is none. The call returns at

@@ -26,7 +26,7 @@ func (p *Pool) CreateVolume(ctx context.Context, spec VolumeSpec) (Volume, error
 	if err := checkSpec(spec); err != nil {
 		return Volume{}, err
 	}
-	if spec.Source.Kind == FromVolume {
+	if v, err := p.latest(); err == nil && spec.Source.Kind == FromVolume && v.named[spec.Name] == nil {
 		p.syncBefore(ctx, spec.Source.LV)
 	}
 	for {

@@ -19,9 +19,17 @@ const windowLimit = 10 * time.Second
 // The order is the kernel's: the snapshot before its origin, and the origin
 // last, because resuming it computes how writes are split.
 func (p *Pool) window(ctx context.Context, v *view, o *volume, live *layer, top *dm.Info, b below) error {
-	var watch stopwatch
+	own, at := stopwatch{}, time.Time{}
+	watch := &own
+	f := p.frozenOf(o)
+	if f != nil && (top == nil || !top.Suspended) { // it has gone on before
+		f = nil
+	}
+	if f != nil {
+		watch = &f.watch
+	}
 	inside := func() error {
-		watch.lap("suspend")
+		watch.lap(map[bool]string{false: "suspend", true: "load"}[f != nil])
 		if b.idle {
 			p.noteBoundary(v, o, b.real)
 			watch.lap("read-former")
@@ -29,6 +37,7 @@ func (p *Pool) window(ctx context.Context, v *view, o *volume, live *layer, top 
 			if err := p.dm.Resume(snap.name, snap.udev); err != nil {
 				return err
 			}
+			at = time.Now()
 			watch.lap("resume-snapshot")
 		}
 		if b.longer {
@@ -47,15 +56,28 @@ func (p *Pool) window(ctx context.Context, v *view, o *volume, live *layer, top 
 		}
 		return p.dm.Resume(vol.name, vol.udev)
 	}
-	watch.start()
-	// Only a cut must find the file system frozen.
-	err := p.swap(ctx, vol, top.Suspended, dm.SuspendOptions{SkipLockFS: !b.idle}, inside)
+	if f == nil {
+		watch.start()
+	}
+	// A cut that must find the file system frozen has done that before. Here the
+	// group's lock is held.
+	err := p.swap(ctx, vol, top.Suspended, dm.SuspendOptions{SkipLockFS: true}, inside)
 	watch.lap("resume-volume")
 	if b.idle && err == nil {
 		watch.report(&p.windows)
+		if f != nil {
+			f.noteCut(at)
+		}
 	}
 	klog.FromContext(ctx).V(2).Info("Volume was held", "volume", o.lv.Name, "cut", b.idle, "for", watch.total(), "parts", fmt.Sprint(watch.laps), "err", err)
 	return err
+}
+
+// frozenOf returns what holds o still for a cut; nil if nothing does.
+func (p *Pool) frozenOf(o *volume) *frozen {
+	f, _ := p.frozen.Load(o.lv.ID)
+	held, _ := f.(*frozen)
+	return held
 }
 
 // swap holds a device still while inside runs and lets it go on with the table

@@ -1,0 +1,171 @@
+package pool
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// cutLayer is a layer whose cut is done: in the kernel, or the volume has no device.
+type cutLayer struct {
+	layer lvm2.ID
+	at    time.Time // of the cut
+	// clean: a mounted file system was frozen at the cut, so that what the layer
+	// shows needs no recovery. false: nobody knows.
+	clean bool
+}
+
+// take cuts a new layer of a volume that may be in use, and has finish give it
+// its purpose. The volume is held still first, without a lock; then the layer is
+// committed, as nobody's, and the kernel follows; and only when it has, finish's
+// edit is committed. So a cut that failed, or was interrupted, is one that nobody
+// gets: its layer stays as long as older ones read through it, and asking again
+// cuts anew. Where the volume has no device there is nothing in between, and it
+// is one commit.
+func (p *Pool) take(ctx context.Context, what, lv, csi string, finish func(*edit, cutLayer) error) error {
+	f, err := p.freeze(ctx, lv)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	defer f.release()
+	var done cutLayer
+	err = p.do(f.waiting(ctx), &change{what: what, fast: f != nil, edit: func(t *edit) error {
+		o, err := t.changeable(lv)
+		if err == nil {
+			err = f.ready(p, t, o)
+		}
+		if err != nil {
+			return err
+		}
+		l, err := p.cut(t, o, csi)
+		if err != nil {
+			return err
+		}
+		if done.layer = l.ID; f != nil {
+			return nil
+		}
+		done.at = time.Now()
+		return finish(t, done)
+	}, act: func(ctx context.Context, v *view) error {
+		return f.carryOut(func() error { return p.settle(ctx, v, lv) })
+	}})
+	if f == nil {
+		return err
+	}
+	f.release()
+	if err == nil {
+		done.clean = f.clean
+		if done.at, err = f.cutAt(); err != nil {
+			err = fmt.Errorf("%s: %w", what, err)
+		}
+	}
+	if err == nil {
+		err = p.do(ctx, &change{what: what, edit: func(t *edit) error { return finish(t, done) }})
+	}
+	if err != nil && done.layer != "" {
+		p.abandon(ctx, done.layer, lv)
+	}
+	return err
+}
+
+// record writes down that a cut is done: its time, and the name of the snapshot
+// that it is, if it is one.
+func (t *edit) record(c cutLayer, name string) error {
+	lv := t.vg.LVByID(c.layer)
+	if lv == nil {
+		return fmt.Errorf("layer %s: %w: removed by somebody else", c.layer, ErrNotFound)
+	}
+	lv = lv.Clone()
+	lv.Tags = setTag(lv.Tags, tagCreated, strconv.FormatInt(c.at.UnixNano(), 10))
+	if name != "" {
+		lv.Tags = setTag(lv.Tags, tagName, name)
+	}
+	return t.put(lv)
+}
+
+// abandon throws the layer of a failed cut away unless older ones read through it.
+// If that fails it is done when the pool is opened again.
+func (p *Pool) abandon(ctx context.Context, layer lvm2.ID, lv string) {
+	err := p.do(ctx, &change{what: "throw the layer of a failed cut away", edit: func(t *edit) error {
+		return t.prune(t.layers[layer])
+	}, act: func(ctx context.Context, v *view) error {
+		return p.retire(ctx, v, v.family(lv))
+	}})
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "The layer of a failed cut stays for now", "volume", lv)
+	}
+	p.wiper.wake()
+}
+
+// cut adds a new newest layer to o's history, with a logical volume called after
+// csi. It is nobody's yet. The store is made empty before the metadata can name it
+// a snapshot's, or the kernel would take what lies there for exceptions.
+func (p *Pool) cut(t *edit, o *volume, csi string) (*lvm2.LV, error) {
+	if err := t.writable(); err != nil {
+		return nil, err
+	}
+	length := t.bytesOf(o.lv)
+	chunk := p.config.Chunk
+	ranges, err := t.allocate(p.firstStore(t.view, length, chunk), highEnd)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.blankStore(ranges, chunk); err != nil {
+		return nil, fmt.Errorf("preparing a new COW store: %w", err)
+	}
+	csi = cmp.Or(csi, "clone-of-"+o.lv.Name)
+	lvName, err := t.lvName(csi)
+	if err != nil {
+		return nil, err
+	}
+	lv := newLV(lvName, roleLayer,
+		tag(tagOf, string(o.lv.ID)), tag(tagOrder, strconv.FormatUint(o.nextOrder(), 10)),
+		tag(tagCreated, strconv.FormatInt(time.Now().UnixNano(), 10)),
+		tag(tagLength, strconv.FormatUint(uint64(length.Sectors()), 10)),
+		tag(tagChunk, strconv.FormatUint(uint64(chunk.Sectors()), 10)))
+	lv.CreationHost = p.host.Hostname
+	lv.Segments = appendExtents(nil, ranges...)
+	if o.forked() { // LVM2 must not activate its origin by it
+		lv.Flags = slices.Clone(handsOff)
+	}
+	setContent(lv, o.formatted, o.unknown)
+	if former := o.live(); former != nil {
+		if !former.lost && p.dropped(p.device(t.view, former.lv, "", udevSnapshot)) {
+			if err := t.lose(o, former); err != nil {
+				return nil, err
+			}
+		}
+		if err := t.formatStore(former); err != nil {
+			return nil, fmt.Errorf("preparing the COW store of %s to be frozen: %w", former.lv.Name, err)
+		}
+		if err := t.freeze(former, p.untouched(t.view, o, former)); err != nil {
+			return nil, err
+		}
+	}
+	if err := t.put(lv); err != nil {
+		return nil, err
+	}
+	return lv, t.join(o, lv, length, chunk.Sectors())
+}
+
+// freeze makes the live layer a plain logical volume that LVM2 will neither
+// write nor activate. exact says that nothing is being copied into it any more.
+func (t *edit) freeze(l *layer, exact bool) error {
+	if err := t.remove(l.snap.ID); err != nil {
+		return err
+	}
+	c := t.vg.LVByID(l.lv.ID).Clone() // perhaps marked as lost by this edit
+	c.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
+	c.Flags = slices.Clone(handsOff)
+	if exact {
+		c.Tags = setTag(c.Tags, tagExact)
+	}
+	return t.put(c)
+}

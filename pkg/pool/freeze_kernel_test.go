@@ -1,0 +1,393 @@
+//go:build kernel
+
+package pool
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// mountedVolume makes a volume with a file system and mounts it.
+func mountedVolume(t *testing.T, p *Pool, fs string, length size.Bytes) (v Volume, path, dir string) {
+	t.Helper()
+	ctx := context.Background()
+	v = must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: length, Mode: Filesystem, FSType: fs}))(t)
+	path = must(p.Activate(ctx, v.LV))(t)
+	lvm(t, append(map[string][]string{"ext4": {"mkfs.ext4", "-q", "-F"}, "xfs": {"mkfs.xfs", "-q", "-f"}, "btrfs": {"mkfs.btrfs", "-q", "-f"}}[fs], path)...)
+	ok(t, p.SetFormatted(ctx, v.LV))
+	dir = t.TempDir()
+	ok(t, unix.Mount(path, dir, fs, 0, ""))
+	t.Cleanup(func() {
+		if t.Failed() {
+			setFrozen(dir, false)
+			unix.Unmount(dir, unix.MNT_DETACH)
+			return
+		}
+		unmount(t, dir)
+		ok(t, p.Deactivate(ctx, v.LV))
+	})
+	return v, path, dir
+}
+
+// unmount unmounts what may be busy for a moment.
+func unmount(t *testing.T, dir string) {
+	t.Helper()
+	var err error
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if err = unix.Unmount(dir, 0); !errors.Is(err, unix.EBUSY) {
+			break
+		}
+	}
+	ok(t, err)
+}
+
+// setFrozen freezes or thaws the file system mounted at dir, as fsfreeze does.
+func setFrozen(dir string, freeze bool) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.IoctlSetInt(int(f.Fd()), map[bool]uint{true: fsFreeze, false: fsThaw}[freeze], 0)
+}
+
+// counter writes ascending numbers to a file, each one to the disk before the next.
+type counter struct {
+	acknowledged atomic.Uint64
+	stop         chan struct{}
+	ended        chan error
+}
+
+func countIn(t *testing.T, file string) *counter {
+	c := &counter{stop: make(chan struct{}), ended: make(chan error, 1)}
+	f := must(os.Create(file))(t)
+	go func() {
+		defer f.Close()
+		var b [8]byte
+		for n := uint64(1); ; n++ {
+			select {
+			case <-c.stop:
+				c.ended <- nil
+				return
+			default:
+			}
+			binary.LittleEndian.PutUint64(b[:], n)
+			if _, err := f.WriteAt(b[:], 0); err != nil {
+				c.ended <- err
+				return
+			}
+			if err := f.Sync(); err != nil {
+				c.ended <- err
+				return
+			}
+			c.acknowledged.Store(n)
+		}
+	}()
+	return c
+}
+
+// waitFor waits until so many numbers are on the disk.
+func (c *counter) waitFor(t *testing.T, n uint64) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); c.acknowledged.Load() < n; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the writer is at %d, not at %d", c.acknowledged.Load(), n)
+		}
+	}
+}
+
+// counted mounts a copy without recovery, unless it is a writer's, and reads
+// which number its file has.
+func counted(t *testing.T, p *Pool, v Volume, options string) uint64 {
+	t.Helper()
+	path := must(p.Activate(context.Background(), v.LV))(t)
+	dir := t.TempDir()
+	ok(t, unix.Mount(path, dir, v.FSType, unix.MS_RDONLY, options))
+	b := must(os.ReadFile(filepath.Join(dir, "count")))(t)
+	unmount(t, dir)
+	ok(t, p.Deactivate(context.Background(), v.LV))
+	if len(b) != 8 {
+		return 0
+	}
+	return binary.LittleEndian.Uint64(b)
+}
+
+// TestCutOfHookFrozen: a file system that a hook has frozen (fsfreeze, as for
+// backups) is cut as it is in the freeze, whatever is cut of it; and it stays frozen.
+func TestCutOfHookFrozen(t *testing.T) {
+	for fs, length := range map[string]size.Bytes{"ext4": 64 * size.MiB, "xfs": 320 * size.MiB, "btrfs": 128 * size.MiB} {
+		t.Run(fs, func(t *testing.T) {
+			ctx := context.Background()
+			p := testPool(t, nil)
+			v, _, dir := mountedVolume(t, p, fs, length)
+			writer := countIn(t, filepath.Join(dir, "count"))
+			options := map[string]string{"ext4": "noload", "xfs": "norecovery,nouuid", "btrfs": "rescue=nologreplay"}[fs]
+			clone := VolumeSpec{Mode: Filesystem, FSType: fs, Source: Source{FromVolume, v.LV}}
+			for _, kind := range []string{"snapshot", "clone", "reader", "transient"} {
+				writer.waitFor(t, writer.acknowledged.Load()+5)
+				ok(t, setFrozen(dir, true))
+				froze, at := time.Now(), writer.acknowledged.Load()
+				spec := clone
+				spec.Name, spec.ReadOnly, spec.Transient = kind, kind == "reader", kind == "transient"
+				if kind == "snapshot" {
+					s := must(p.CreateSnapshot(ctx, "s", v.LV))(t)
+					if s.Created.Before(froze) || s.Created.After(time.Now()) {
+						t.Errorf("the snapshot's time is %v, the file system was frozen from %v to %v", s.Created, froze, time.Now())
+					}
+					spec.Source = Source{FromSnapshot, s.LV}
+				}
+				c, err := p.CreateVolume(ctx, spec)
+				if now := writer.acknowledged.Load(); now > at+1 { // what was written just before
+					t.Errorf("%s: the writer went from %d to %d in the freeze", kind, at, now)
+				}
+				ok(t, setFrozen(dir, false)) // EINVAL if it is not frozen any more
+				ok(t, err)
+				writer.waitFor(t, at+5)
+				if fs == "btrfs" && kind != "snapshot" {
+					continue // one more of the same identity cannot be mounted
+				}
+				if fs == "btrfs" {
+					lvm(t, "btrfs", "check", "--readonly", must(p.Activate(ctx, c.LV))(t))
+					ok(t, p.Deactivate(ctx, c.LV))
+				} else if got := counted(t, p, c, options); got < at || got > at+1 {
+					t.Errorf("%s: the copy has %d, the writer was at %d when it was frozen", kind, got, at)
+				}
+				ok(t, p.DeleteVolume(ctx, c.LV))
+			}
+			close(writer.stop)
+			ok(t, <-writer.ended)
+		})
+	}
+}
+
+// TestFreezeEnded: a hook's freeze that ended before the volume was suspended
+// does not count, and its file system is not left frozen.
+func TestFreezeEnded(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	v, _, dir := mountedVolume(t, p, "ext4", 64*size.MiB)
+	file := filepath.Join(dir, "file")
+	_, err := run(ctx, p, []string{lvKey(v.LV)}, func(ctx context.Context) (none struct{}, err error) {
+		w := must(p.latest())(t)
+		o := w.volumeByLV(v.LV)
+		for _, frozenNow := range []bool{false, true, false} {
+			ok(t, os.WriteFile(file, bytes.Repeat([]byte("x"), 1<<20), 0o600)) // the freeze has something to write back
+			if frozenNow {
+				ok(t, setFrozen(dir, true))
+			}
+			f := &frozen{Pool: p, volume: o, device: p.device(w, o.lv, "", udevVisible)}
+			held, err := f.hooked(ctx, dir)
+			if err != nil || held != frozenNow {
+				t.Errorf("frozen %v: was found to be frozen %v, %v", frozenNow, held, err)
+			}
+			if info := must(p.find(f.device))(t); info.Suspended != frozenNow {
+				t.Errorf("frozen %v: %+v", frozenNow, info)
+			}
+			ok(t, p.dm.Resume(f.device.name, f.device.udev))
+			if frozenNow {
+				ok(t, setFrozen(dir, false))
+			}
+		}
+		return none, nil
+	})
+	ok(t, err)
+	ok(t, os.WriteFile(file, []byte("y"), 0o600))
+	if err := setFrozen(dir, false); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("the file system was left frozen: %v", err)
+	}
+	s := must(p.CreateSnapshot(ctx, "s", v.LV))(t)
+	c := must(p.CreateVolume(ctx, VolumeSpec{Name: "c", Mode: Filesystem, FSType: "ext4", ReadOnly: true, Source: Source{FromSnapshot, s.LV}}))(t)
+	at := t.TempDir()
+	ok(t, unix.Mount(must(p.Activate(ctx, c.LV))(t), at, "ext4", unix.MS_RDONLY, "noload"))
+	if b := must(os.ReadFile(filepath.Join(at, "file")))(t); string(b) != "y" {
+		t.Errorf("the snapshot has %q", b)
+	}
+	unmount(t, at)
+	ok(t, p.Deactivate(ctx, c.LV))
+}
+
+// TestHookBetweenCuts: hooks that come and go while cuts are made neither spoil
+// one nor are they undone.
+func TestHookBetweenCuts(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.FirstStore = 4 * size.MiB })
+	v, _, dir := mountedVolume(t, p, "ext4", 32*size.MiB)
+	stop, hooks := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				hooks <- nil
+				return
+			case <-time.After(time.Duration(n%7) * time.Millisecond):
+			}
+			if err := os.WriteFile(filepath.Join(dir, "file"), bytes.Repeat([]byte{byte(n)}, 65536), 0o600); err != nil {
+				hooks <- err
+				return
+			}
+			// EBUSY: just then a cut has it frozen.
+			if err := setFrozen(dir, true); errors.Is(err, unix.EBUSY) {
+				continue
+			} else if err != nil {
+				hooks <- err
+				return
+			}
+			time.Sleep(time.Duration(n%5) * time.Millisecond)
+			if err := setFrozen(dir, false); err != nil {
+				hooks <- fmt.Errorf("thawing what the hook froze: %w", err)
+				return
+			}
+		}
+	}()
+	for i := range 12 {
+		s, err := p.CreateSnapshot(ctx, fmt.Sprintf("s%d", i), v.LV)
+		if errors.Is(err, ErrFreeze) {
+			continue
+		}
+		ok(t, err)
+		c := must(p.CreateVolume(ctx, VolumeSpec{Name: "c", Mode: Filesystem, FSType: "ext4", ReadOnly: true, Source: Source{FromSnapshot, s.LV}}))(t)
+		lvm(t, "e2fsck", "-f", "-n", must(p.Activate(ctx, c.LV))(t))
+		ok(t, p.Deactivate(ctx, c.LV))
+		ok(t, p.DeleteVolume(ctx, c.LV))
+		ok(t, p.DeleteSnapshot(ctx, s.LV))
+	}
+	close(stop)
+	ok(t, <-hooks)
+	ok(t, os.WriteFile(filepath.Join(dir, "file"), []byte("y"), 0o600))
+}
+
+// cutNamed cuts a snapshot without writing the file system back before: a writer
+// that has come after that stands in the way.
+func cutNamed(ctx context.Context, p *Pool, lv, name string) error {
+	_, err := run(ctx, p, []string{nameKey(name), lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
+		return none, p.take(ctx, "create snapshot "+name, lv, name, func(t *edit, c cutLayer) error { return t.record(c, name) })
+	})
+	return err
+}
+
+// TestSlowFreeze: a file system that takes long to freeze keeps nobody but its own
+// volume waiting, not lvm2 either; the cut fails, changes nothing, and can be repeated.
+func TestSlowFreeze(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.FirstStore = 64 * size.MiB })
+	v, _, dir := mountedVolume(t, p, "ext4", 128*size.MiB)
+	ok(t, os.WriteFile(filepath.Join(dir, "x"), bytes.Repeat([]byte("x"), 8<<20), 0o600))
+	unix.Sync()
+	must(p.CreateSnapshot(ctx, "s1", v.LV))(t)
+	other := must(p.CreateVolume(ctx, VolumeSpec{Name: "other", Size: 16 * size.MiB, Mode: Block}))(t)
+	must(p.Activate(ctx, other.LV))(t)
+	cow := p.vgName + "-s1-cow"
+	inTime := late(t, p, v.LV) // the monitor leaves the store alone
+	defer inTime()
+	ok(t, p.dm.Suspend(ctx, cow, dm.SuspendOptions{SkipLockFS: true})) // as for write-back that takes long
+	resumed := false
+	resume := func() {
+		if !resumed {
+			resumed = true
+			ok(t, p.dm.Resume(cow, 0))
+		}
+	}
+	defer resume()
+	wrote := make(chan error, 1)
+	go func() {
+		f, err := os.OpenFile(filepath.Join(dir, "x"), os.O_WRONLY, 0)
+		if err == nil {
+			_, err = f.Write(bytes.Repeat([]byte("y"), 8<<20))
+			err = errors.Join(err, f.Sync(), f.Close())
+		}
+		wrote <- err
+	}()
+	time.Sleep(300 * time.Millisecond)
+	before := must(p.latest())(t)
+	history := len(before.volumeByLV(v.LV).layers)
+	cut := make(chan error, 1)
+	began := time.Now()
+	go func() { cut <- cutNamed(ctx, p, v.LV, "s2") }()
+	time.Sleep(200 * time.Millisecond)
+	for i := range 8 {
+		limited, cancel := context.WithTimeout(ctx, 4*time.Second)
+		s, err := p.CreateSnapshot(limited, fmt.Sprintf("o%d", i), other.LV)
+		if err == nil {
+			err = p.DeleteSnapshot(limited, s.LV)
+		}
+		if err != nil {
+			t.Errorf("%v after the freeze began another volume waits: %v", time.Since(began), err)
+		}
+		cancel()
+		for _, command := range []string{"lvs", "vgs"} {
+			if out, err := exec.Command("timeout", "4", command, p.vgName).CombinedOutput(); err != nil {
+				t.Errorf("%v after the freeze began %s: %v\n%s", time.Since(began), command, err, out)
+			}
+		}
+		if time.Since(began) > freezeLimit*3/4 {
+			break
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+	if err := <-cut; !errors.Is(err, ErrFreeze) {
+		t.Errorf("the cut ended after %v: %v", time.Since(began), err)
+	}
+	if _, err := p.SnapshotNamed(ctx, "s2"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the cut failed, and its snapshot is there: %v", err)
+	}
+	if now := len(must(p.latest())(t).volumeByLV(v.LV).layers); now != history {
+		t.Errorf("the failed cut left layers: %d, before %d", now, history)
+	}
+	// Who comes to the volume before the kernel answers waits, and can leave.
+	limited, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	if err := cutNamed(limited, p, v.LV, "s2"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a cut while the volume is being suspended: %v", err)
+	}
+	cancel()
+	resume()
+	ok(t, <-wrote)
+	s := must(p.CreateSnapshot(ctx, "s2", v.LV))(t)
+	if s.Created.Before(began.Add(freezeLimit)) {
+		t.Errorf("the snapshot's time is %v, it was cut more than %v after %v", s.Created, freezeLimit, began)
+	}
+}
+
+// TestLockedGroup: while an lvm2 command has the group, a volume that is held for
+// its cut goes on after a moment, and nothing was changed.
+func TestLockedGroup(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	v, _, dir := mountedVolume(t, p, "ext4", 64*size.MiB)
+	before := must(p.latest())(t).vg.Seqno
+	lock := must(p.host.LockVG(ctx, p.vgName, lvm2.Exclusive))(t)
+	cut := make(chan error, 1)
+	go func() { cut <- cutNamed(ctx, p, v.LV, "s") }()
+	time.Sleep(500 * time.Millisecond)
+	wrote := make(chan error, 1)
+	go func() { wrote <- os.WriteFile(filepath.Join(dir, "x"), []byte("x"), 0o600) }()
+	select {
+	case err := <-wrote:
+		ok(t, err)
+	case <-time.After(3 * frozenLimit):
+		t.Error("the volume is held as long as the group is locked")
+	}
+	ok(t, lock.Unlock())
+	if err := <-cut; !errors.Is(err, ErrFreeze) {
+		t.Errorf("the cut: %v", err)
+	}
+	ok(t, p.refresh(ctx))
+	if now := must(p.latest())(t); now.vg.Seqno != before || len(now.layers) != 0 {
+		t.Errorf("the group was changed: %d, before %d", now.vg.Seqno, before)
+	}
+	must(p.CreateSnapshot(ctx, "s", v.LV))(t)
+}
