@@ -34,13 +34,15 @@ func TestNothingElseIsPassed(t *testing.T) {
 	}
 }
 
-func TestTransient(t *testing.T) {
-	for value, want := range map[string]bool{"true": true, "false": false, "": false} {
-		if got, err := Transient(map[string]string{ParameterTransient: value}); err != nil || got != want {
-			t.Errorf("%q: %v, %v", value, got, err)
+func TestFlags(t *testing.T) {
+	for key, of := range map[string]func(map[string]string) (bool, error){ParameterTransient: Transient, ParameterModeChange: ModeChange} {
+		for value, want := range map[string]bool{"true": true, "false": false, "": false} {
+			if got, err := of(map[string]string{key: value}); err != nil || got != want {
+				t.Errorf("%s %q: %v, %v", key, value, got, err)
+			}
 		}
-	}
-	if _, err := Transient(map[string]string{ParameterTransient: "yes"}); err == nil {
-		t.Error("yes is taken")
+		if _, err := of(map[string]string{key: "yes"}); err == nil {
+			t.Errorf("%s: yes is taken", key)
+		}
 	}
 }

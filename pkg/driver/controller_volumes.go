@@ -50,6 +50,9 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 	if spec.Transient, err = mayBeTransient(ctx, r); err != nil {
 		return nil, err
 	}
+	if spec.ModeChange, err = conditions.ModeChange(r.GetParameters()); err != nil {
+		return nil, invalid("%v", err)
+	}
 	if use.multiNode && spec.Source.Kind == pool.FromNothing {
 		return nil, invalid("MULTI_NODE_READER_ONLY needs a content source: nobody could write the volume")
 	}

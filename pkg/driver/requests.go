@@ -57,7 +57,7 @@ next:
 // poolFor returns the pool that the parameters name, or the only one. A pool
 // that another node may have is RESOURCE_EXHAUSTED: the scheduler tries again.
 func (d *Driver) poolFor(parameters map[string]string) (*pool.Pool, error) {
-	if err := checkParameters(parameters, parameterPool, conditions.ParameterTransient, "fstype"); err != nil {
+	if err := checkParameters(parameters, parameterPool, conditions.ParameterTransient, conditions.ParameterModeChange, "fstype"); err != nil {
 		return nil, err
 	}
 	name, named := parameters[parameterPool]

@@ -300,11 +300,22 @@ func (v *view) contentOf(spec VolumeSpec) (from original, err error) {
 		return from, fmt.Errorf("%w: file system %s asked for, the source's is %s", ErrInvalid, spec.FSType, o.fs)
 	}
 	from.formatted = from.formatted || spec.Mode == Block
-	if spec.Mode == Block && o.mode == Filesystem && len(from.unknown) > 0 {
-		// Below the file system lie blocks that it never wrote: as a raw
-		// device they would show what an earlier owner of the extents left.
-		return from, fmt.Errorf("volume %s/%s: %w: it was made on extents that were never wiped, so it cannot become a raw block volume",
-			v.vg.Name, o.lv.Name, ErrPrecondition)
+	return from, v.modeChange(spec, from)
+}
+
+// modeChange refuses a raw block volume's content for a file system unless that is
+// allowed: the kernel trusts what it mounts, and here a pod wrote it. Below a file
+// system lie blocks that it never wrote, and a block volume may not be wiped yet: a
+// change of mode must not show what an earlier owner of the extents left there.
+func (v *view) modeChange(spec VolumeSpec, from original) error {
+	at := v.vg.Name + "/" + from.volume.lv.Name
+	switch {
+	case spec.Mode == from.volume.mode:
+		return nil
+	case spec.Mode == Filesystem && !spec.ModeChange:
+		return fmt.Errorf("volume %s: %w: it is a raw block volume, and what pods wrote to it is not mounted as a file system unless the storage class has the parameter allowVolumeModeChange: \"true\"", at, ErrPrecondition)
+	case len(from.unknown) > 0:
+		return fmt.Errorf("volume %s: %w: it was made on extents that were never wiped, so it cannot become a %s volume", at, ErrPrecondition, spec.Mode)
 	}
-	return from, nil
+	return nil
 }
