@@ -54,7 +54,7 @@ func (p *Pool) take(ctx context.Context, what, lv, csi string, finish func(*edit
 		done.at = time.Now()
 		return finish(t, done)
 	}, act: func(ctx context.Context, v *view) error {
-		return f.carryOut(func() error { return p.settle(ctx, v, lv) })
+		return f.carryOut(ctx, func(ctx context.Context) error { return p.settle(ctx, v, lv) })
 	}})
 	if f == nil {
 		return err

@@ -146,6 +146,10 @@ func (p *Pool) start(ctx context.Context, d device, dev dm.Device) error {
 
 // node sees to it that the node of d, the kernel's device dev, is in /dev/mapper.
 func (p *Pool) node(ctx context.Context, d device, dev dm.Device) error {
+	if later, held := ctx.Value(nodesKey{}).(*nodesLater); held {
+		*later = append(*later, laterNode{d, dev})
+		return nil
+	}
 	_, err := p.dm.EnsureNode(ctx, d.name, dev)
 	return err
 }

@@ -235,10 +235,11 @@ func (f *frozen) ready(p *Pool, t *edit, o *volume) error {
 }
 
 // carryOut calls act, which cuts the volume in the kernel and lets it go on, if
-// it is held still by now.
-func (f *frozen) carryOut(act func() error) error {
+// it is held still by now. The nodes of devices come after that: udev, which
+// makes them, may be slow, or wait for the volume itself.
+func (f *frozen) carryOut(ctx context.Context, act func(context.Context) error) error {
 	if f == nil {
-		return act()
+		return act(ctx)
 	}
 	f.mu.Lock()
 	if f.passed {
@@ -248,8 +249,24 @@ func (f *frozen) carryOut(act func() error) error {
 	f.used = true
 	f.mu.Unlock()
 	f.watch.lap("commit")
-	return act()
+	var later nodesLater
+	errs := []error{act(context.WithValue(ctx, nodesKey{}, &later))}
+	for _, n := range later {
+		errs = append(errs, f.node(ctx, n.device, n.number))
+	}
+	return errors.Join(errs...)
 }
+
+// nodesLater are nodes that are made when a volume goes on. The context of what
+// is done meanwhile has them as the value of nodesKey.
+type (
+	nodesLater []laterNode
+	laterNode  struct {
+		device device
+		number dm.Device
+	}
+	nodesKey struct{}
+)
 
 // noteCut remembers that the kernel has cut the volume.
 func (f *frozen) noteCut(at time.Time) {

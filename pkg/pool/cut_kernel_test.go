@@ -1,0 +1,151 @@
+//go:build kernel
+
+package pool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// cutKinds are the ways to have a volume cut: each makes what is called "copy" of
+// it, and a volume by which its content can be read.
+var cutKinds = map[string]func(ctx context.Context, p *Pool, of Volume) (string, error){
+	"snapshot": func(ctx context.Context, p *Pool, of Volume) (string, error) {
+		s, err := p.CreateSnapshot(ctx, "copy", of.LV)
+		if err != nil {
+			return "", err
+		}
+		c, err := p.CreateVolume(ctx, VolumeSpec{Name: "of-" + s.Name, Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, s.LV}})
+		return c.LV, err
+	},
+	"clone":     cloned(VolumeSpec{}),
+	"reader":    cloned(VolumeSpec{ReadOnly: true}),
+	"transient": cloned(VolumeSpec{Transient: true}),
+}
+
+func cloned(spec VolumeSpec) func(ctx context.Context, p *Pool, of Volume) (string, error) {
+	return func(ctx context.Context, p *Pool, of Volume) (string, error) {
+		spec.Name, spec.Mode, spec.Source = "copy", Block, Source{FromVolume, of.LV}
+		c, err := p.CreateVolume(ctx, spec)
+		return c.LV, err
+	}
+}
+
+// toldOf says whether anything of the name "copy" is told of.
+func toldOf(t *testing.T, p *Pool) bool {
+	t.Helper()
+	for _, s := range must(p.Snapshots(context.Background()))(t) {
+		if s.Name == "copy" {
+			return true
+		}
+	}
+	for _, v := range must(p.Volumes(context.Background()))(t) {
+		if v.Name == "copy" {
+			return true
+		}
+	}
+	return false
+}
+
+// checkCopy compares the beginning of a volume with so many bytes of b, and deactivates it.
+func checkCopy(t *testing.T, p *Pool, what, lv string, b byte) {
+	t.Helper()
+	if got := readDevice(t, must(p.Activate(context.Background(), lv))(t), 4096); !bytes.Equal(got, bytes.Repeat([]byte{b}, 4096)) {
+		t.Errorf("%s: the copy has %q, not %q", what, got[:4], b)
+	}
+	ok(t, p.Deactivate(context.Background(), lv))
+}
+
+// TestFailedCut: a cut that the kernel refused is nobody's. It is not told of, does
+// not happen later, and the repeated call cuts what there is by then.
+func TestFailedCut(t *testing.T) {
+	for kind, cut := range cutKinds {
+		t.Run(kind, func(t *testing.T) {
+			ctx := context.Background()
+			p := testPool(t, nil)
+			v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 16 * size.MiB, Mode: Block}))(t)
+			path := must(p.Activate(ctx, v.LV))(t)
+			write := func(b byte) { writeDevice(t, path, 0, bytes.Repeat([]byte{b}, 4096)) }
+			write('0')
+			old := must(p.CreateSnapshot(ctx, "old", v.LV))(t)
+			write('A')
+			inTheWay := lvm2.DMName(p.vgName, map[bool]string{true: "copy", false: "clone-of-base"}[kind == "snapshot"], layerCOW)
+			must(p.dm.Create(inTheWay, ""))(t)
+			if _, err := cut(ctx, p, v); err == nil {
+				t.Fatal("there was no room for the devices of a cut, and it did not fail")
+			}
+			if toldOf(t, p) {
+				t.Error("the cut failed, and what was to be made by it is told of")
+			}
+			ok(t, p.dm.Remove(inTheWay, 0))
+			write('B')
+			between := time.Now()
+			lv := must(cut(ctx, p, v))(t)
+			write('C')
+			checkCopy(t, p, "asked for again", lv, 'B')
+			if kind == "transient" { // its device stays until then
+				ok(t, p.DeleteVolume(ctx, lv))
+			}
+			if kind == "snapshot" {
+				if s := must(p.Snapshot(ctx, must(p.latest())(t).snapshots["copy"].lv.Name))(t); s.Created.Before(between) {
+					t.Errorf("the snapshot's time is %v, it was cut after %v", s.Created, between)
+				}
+			}
+			checkCopy(t, p, "the snapshot before", must(p.CreateVolume(ctx, VolumeSpec{Name: "o", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, old.LV}}))(t).LV, '0')
+			ok(t, p.Deactivate(ctx, v.LV))
+		})
+	}
+}
+
+// TestKilledCut: a process that dies anywhere in a cut leaves nothing that its
+// successor tells of, and the repeated call cuts what there is by then.
+func TestKilledCut(t *testing.T) {
+	for kind, cut := range cutKinds {
+		if kind == "reader" || kind == "transient" {
+			continue // until they get their layer all is like for a clone
+		}
+		for _, at := range []string{"frozen", "committed", "cut"} {
+			t.Run(kind+"/"+at, func(t *testing.T) {
+				ctx := context.Background()
+				p := testPool(t, nil)
+				v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 16 * size.MiB, Mode: Block}))(t)
+				path := must(p.Activate(ctx, v.LV))(t)
+				write := func(b byte) { writeDevice(t, path, 0, bytes.Repeat([]byte{b}, 4096)) }
+				write('0')
+				old := must(p.CreateSnapshot(ctx, "old", v.LV))(t)
+				write('A')
+				must(p.keys.lock(ctx, lvKey(v.LV)))(t) // for good
+				f := must(p.freeze(ctx, v.LV))(t)
+				f.limit.Stop()
+				if at != "frozen" {
+					ok(t, p.do(ctx, &change{what: "half a cut", edit: func(e *edit) error {
+						_, err := p.cut(e, e.volumeByLV(v.LV), "copy")
+						return errors.Join(f.ready(p, e, e.volumeByLV(v.LV)), err)
+					}, act: func(ctx context.Context, w *view) error {
+						if at == "committed" {
+							return nil
+						}
+						return f.carryOut(ctx, func(ctx context.Context) error { return p.settle(ctx, w, v.LV) })
+					}}))
+				}
+				ok(t, p.Close())
+				p = openPool(t, p.config)
+				if toldOf(t, p) {
+					t.Error("what was interrupted is told of")
+				}
+				write('B')
+				lv := must(cut(ctx, p, v))(t)
+				write('C')
+				checkCopy(t, p, "asked for again", lv, 'B')
+				checkCopy(t, p, "the snapshot before", must(p.CreateVolume(ctx, VolumeSpec{Name: "o", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, old.LV}}))(t).LV, '0')
+				ok(t, p.Deactivate(ctx, v.LV))
+			})
+		}
+	}
+}
