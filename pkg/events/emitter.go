@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/util/flowcontrol"
 	"k8s.io/klog/v2"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dmsnapv1"
@@ -45,7 +46,8 @@ type Emitter struct {
 	running sync.WaitGroup
 
 	mu      sync.Mutex
-	follows map[string]*follow // by the node's name
+	follows map[string]*follow                 // by the node's name
+	limits  map[string]flowcontrol.RateLimiter // of how many Events, by the node's name
 }
 
 // follow is a node that is being followed.
@@ -56,7 +58,7 @@ type follow struct {
 
 // New returns an emitter that follows nobody. Close ends it.
 func New(ctx context.Context, o Options) *Emitter {
-	e := &Emitter{o: o, objects: newObjects(o), follows: map[string]*follow{}}
+	e := &Emitter{o: o, objects: newObjects(o), follows: map[string]*follow{}, limits: map[string]flowcontrol.RateLimiter{}}
 	e.ctx, e.cancel = context.WithCancel(ctx)
 	return e
 }
@@ -88,7 +90,8 @@ func (e *Emitter) SetNodes(nodes []Node) {
 		}
 		ctx, stop := context.WithCancel(e.ctx)
 		e.follows[n.Name] = &follow{Node: n, stop: stop}
-		e.running.Go(func() { e.follow(ctx, n) })
+		limit := e.limit(n.Name)
+		e.running.Go(func() { e.follow(ctx, n, limit) })
 	}
 	for name, f := range e.follows {
 		if !wanted[name] {
@@ -109,11 +112,11 @@ const dealLimit = 30 * time.Second
 
 // follow makes Events of what a node reports, until ctx ends. Whatever goes
 // wrong, it begins anew with what was not confirmed.
-func (e *Emitter) follow(ctx context.Context, n Node) {
+func (e *Emitter) follow(ctx context.Context, n Node, limit flowcontrol.RateLimiter) {
 	log := klog.FromContext(ctx).WithValues("node", n.Name)
 	pause := firstRetry
 	for i := 0; ctx.Err() == nil; i++ {
-		got, err := e.stream(ctx, n.Name, n.Addresses[i%len(n.Addresses)])
+		got, err := e.stream(ctx, n.Name, n.Addresses[i%len(n.Addresses)], limit)
 		if got {
 			pause = firstRetry
 		}
@@ -131,8 +134,10 @@ func (e *Emitter) follow(ctx context.Context, n Node) {
 
 // stream follows a node as long as all goes well. It tells whether the node
 // sent something that could be dealt with.
-func (e *Emitter) stream(ctx context.Context, node, address string) (got bool, err error) {
-	conn, err := grpc.NewClient("passthrough:///"+address, e.o.Dial(node)...)
+func (e *Emitter) stream(ctx context.Context, node, address string, limit flowcontrol.RateLimiter) (got bool, err error) {
+	conn, err := grpc.NewClient("passthrough:///"+address, append(e.o.Dial(node),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxHappening)), grpc.WithMaxHeaderListSize(maxHeaders),
+		grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(window))...)
 	if err != nil {
 		return false, err
 	}
@@ -153,21 +158,27 @@ func (e *Emitter) stream(ctx context.Context, node, address string) (got bool, e
 		if err != nil {
 			return got, err
 		}
+		if err := limit.Wait(ctx); err != nil {
+			return got, err
+		}
 		if last != nil && last.GetEpoch() == h.GetEpoch() && h.GetSequence() > last.GetSequence()+1 {
 			klog.FromContext(ctx).Info("A node had no room for all that happened", "node", node, "lost", h.GetSequence()-last.GetSequence()-1)
 		}
 		if err := e.deal(ctx, node, h, client); err != nil {
-			return got, fmt.Errorf("make an event of %s of %s: %w", h.GetReason(), h.GetId(), err)
+			return got, fmt.Errorf("make an event of %.200s of %.200s: %w", h.GetReason(), h.GetId(), err)
 		}
 		got, last = true, h
 	}
 }
 
-// deal makes an Event and lets the node forget what happened.
+// deal makes an Event, unless it would be about another node's things, and lets
+// the node forget what happened.
 func (e *Emitter) deal(ctx context.Context, node string, h *dmsnapv1.Happening, client dmsnapv1.ReportsClient) error {
 	ctx, cancel := context.WithTimeout(ctx, dealLimit)
 	defer cancel()
-	if err := e.emit(ctx, node, h); err != nil {
+	if err := own(node, h); err != nil {
+		klog.FromContext(ctx).Error(err, "A node reports about what is not its own: it may have been taken over", "node", node)
+	} else if err := e.emit(ctx, node, h); err != nil {
 		return err
 	}
 	_, err := client.Confirm(ctx, &dmsnapv1.ConfirmRequest{Epoch: h.GetEpoch(), Sequence: h.GetSequence()})

@@ -15,10 +15,8 @@ import (
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dmsnapv1"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/reports"
 )
-
-// maxMessage is what the API server allows an Event's message, in bytes.
-const maxMessage = 1024
 
 // emit makes the Event of a happening, if there is none yet. An error means
 // that it should be tried again.
@@ -27,7 +25,7 @@ func (e *Emitter) emit(ctx context.Context, node string, h *dmsnapv1.Happening) 
 	if err != nil {
 		return err
 	}
-	message := h.GetMessage()
+	reason, message := reports.Listed(h.GetReason(), h.GetMessage())
 	if !found { // of a pool, or of what Kubernetes has no object for
 		about = corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node, UID: types.UID(node)} // as the kubelet names nodes
 		if h.GetKind() == dmsnapv1.Happening_KIND_POOL {
@@ -36,14 +34,14 @@ func (e *Emitter) emit(ctx context.Context, node string, h *dmsnapv1.Happening) 
 			message = fmt.Sprintf("%s: %s", h.GetId(), message)
 		}
 	}
-	event := newEvent(node, h, about, message)
+	event := newEvent(node, h, about, reason, reports.Bounded(message))
 	_, err = e.o.Client.CoreV1().Events(event.Namespace).Create(ctx, event, metav1.CreateOptions{})
 	switch {
 	case err == nil, apierrors.IsAlreadyExists(err):
 		return nil
 	case apierrors.IsInvalid(err), apierrors.IsNotFound(err), apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		// It will not be any better the next time.
-		klog.FromContext(ctx).Error(err, "No event", "node", node, "id", h.GetId(), "reason", h.GetReason(), "message", message)
+		klog.FromContext(ctx).Error(err, "No event", "node", node, "id", h.GetId(), "reason", reason, "message", message)
 		return nil
 	}
 	return err
@@ -61,12 +59,12 @@ func (e *Emitter) about(ctx context.Context, h *dmsnapv1.Happening) (corev1.Obje
 
 // newEvent makes an Event whose name says what it is about, so that the same
 // happening makes one Event, however often and by whomever it is received.
-func newEvent(node string, h *dmsnapv1.Happening, about corev1.ObjectReference, message string) *corev1.Event {
+func newEvent(node string, h *dmsnapv1.Happening, about corev1.ObjectReference, reason, message string) *corev1.Event {
 	which := fmt.Sprintf("%s %d", h.GetEpoch(), h.GetSequence())
 	if h.GetLasting() {
 		which = "" // there is but one in the life of the object
 	}
-	sum := sha256.Sum256([]byte(strings.Join([]string{node, h.GetKind().String(), h.GetId(), h.GetReason(), string(about.UID), which}, "\n")))
+	sum := sha256.Sum256([]byte(strings.Join([]string{node, h.GetKind().String(), h.GetId(), reason, string(about.UID), which}, "\n")))
 	name := about.Name
 	if len(name) > 200 { // of 253 that a name may have
 		name = strings.TrimRight(name[:200], "-.")
@@ -79,13 +77,10 @@ func newEvent(node string, h *dmsnapv1.Happening, about corev1.ObjectReference, 
 	if h.GetWarning() {
 		kind = corev1.EventTypeWarning
 	}
-	if len(message) > maxMessage {
-		message = strings.ToValidUTF8(message[:maxMessage-3], "") + "..."
-	}
-	at := metav1.NewTime(h.GetTime().AsTime())
+	at := metav1.NewTime(when(h))
 	return &corev1.Event{
 		ObjectMeta:     metav1.ObjectMeta{Namespace: namespace, Name: name + "." + hex.EncodeToString(sum[:8])},
-		InvolvedObject: about, Reason: h.GetReason(), Message: message, Type: kind, Count: 1, FirstTimestamp: at, LastTimestamp: at,
+		InvolvedObject: about, Reason: reason, Message: message, Type: kind, Count: 1, FirstTimestamp: at, LastTimestamp: at,
 		Source: corev1.EventSource{Component: handle.Driver, Host: node}, ReportingController: handle.Driver, ReportingInstance: node,
 	}
 }

@@ -54,10 +54,15 @@ func serve(t *testing.T, l *reports.Log, address string) (_ string, stop func())
 	return listener.Addr().String(), stop
 }
 
-// cluster is an API server with a claim pvc for v1 and a snapshot snap for s1.
+const (
+	volume   = "v1:n:fast:pvc"
+	snapshot = "v1:n:fast:snap"
+)
+
+// cluster is an API server with a claim pvc and a snapshot snap on node n.
 func cluster() Options {
 	pv := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv"}, Spec: corev1.PersistentVolumeSpec{
-		PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: handle.Driver, VolumeHandle: "v1"}},
+		PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: handle.Driver, VolumeHandle: volume}},
 		ClaimRef:               &corev1.ObjectReference{Namespace: "ns", Name: "pvc", UID: "pvc-uid"},
 	}}
 	theirs := pv.DeepCopy()
@@ -67,7 +72,7 @@ func cluster() Options {
 		"spec": map[string]any{
 			"driver": handle.Driver, "volumeSnapshotRef": map[string]any{"namespace": "ns", "name": "snap", "uid": "snap-uid"},
 		},
-		"status": map[string]any{"snapshotHandle": "s1"},
+		"status": map[string]any{"snapshotHandle": snapshot},
 	}}
 	return Options{
 		Client: fake.NewClientset(pv, theirs),
@@ -118,15 +123,15 @@ func expect(t *testing.T, o Options, want ...string) {
 }
 
 var (
-	lost = reports.Happening{Kind: dmsnapv1.Happening_KIND_SNAPSHOT, ID: "s1", Reason: "SnapshotLost", Message: "gone", Warning: true, Lasting: true}
-	low  = reports.Happening{Kind: dmsnapv1.Happening_KIND_VOLUME, ID: "v1", Reason: "SnapshotSpaceLow", Message: "90%", Warning: true}
-	back = reports.Happening{Kind: dmsnapv1.Happening_KIND_POOL, ID: "fast", Reason: "PoolBack", Message: "open again"}
+	lost = reports.Happening{Kind: dmsnapv1.Happening_KIND_SNAPSHOT, ID: snapshot, Reason: "SnapshotLost", Message: "gone", Warning: true, Lasting: true}
+	low  = reports.Happening{Kind: dmsnapv1.Happening_KIND_VOLUME, ID: volume, Reason: "SnapshotSpaceLow", Message: "90%", Warning: true}
+	back = reports.Happening{Kind: dmsnapv1.Happening_KIND_POOL, ID: "fast", Reason: "SpaceReclaimed", Message: "free again"}
 )
 
 const (
 	lostEvent = "VolumeSnapshot ns/snap Warning SnapshotLost: gone"
 	lowEvent  = "PersistentVolumeClaim ns/pvc Warning SnapshotSpaceLow: 90%"
-	backEvent = "Node /n Normal PoolBack: pool fast: open again"
+	backEvent = "Node /n Normal SpaceReclaimed: pool fast: free again"
 )
 
 func TestEvents(t *testing.T) {
@@ -137,9 +142,8 @@ func TestEvents(t *testing.T) {
 	expect(t, o, lostEvent)
 	l.Add(t.Context(), low)
 	l.Add(t.Context(), back)
-	l.Add(t.Context(), reports.Happening{Kind: dmsnapv1.Happening_KIND_VOLUME, ID: "v2", Reason: "R", Message: strings.Repeat("ä", 600)})
-	expect(t, o, "Node /n Normal "+"PoolBack: pool fast: open again",
-		"Node /n Normal R: v2: "+strings.Repeat("ä", 508)+"...", lowEvent, lostEvent)
+	l.Add(t.Context(), reports.Happening{Kind: dmsnapv1.Happening_KIND_VOLUME, ID: "v1:n:fast:pvc2", Reason: "SourceLost", Message: strings.Repeat("ä", 600)})
+	expect(t, o, "Node /n Normal SourceLost: v1:n:fast:pvc2: "+strings.Repeat("ä", 502)+"...", backEvent, lowEvent, lostEvent)
 }
 
 // A connection that breaks, a node that starts anew, a second controller:
@@ -203,5 +207,5 @@ func TestEventsAPIServerFails(t *testing.T) {
 	l.Add(t.Context(), low) // tried three times, then given up
 	l.Add(t.Context(), lost)
 	emitter(t, o, Node{Name: "n", Addresses: []string{address}})
-	expect(t, o, "Node /n Warning SnapshotLost: s1: gone")
+	expect(t, o, "Node /n Warning SnapshotLost: v1:n:fast:snap: gone")
 }

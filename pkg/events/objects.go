@@ -32,8 +32,8 @@ type index struct {
 }
 
 const (
-	indexStale = 5 * time.Minute  // an object may have been deleted and made again by then
-	indexPause = 10 * time.Second // between two lists for what was not found
+	indexStale = 5 * time.Minute // an object may have been deleted and made again by then
+	indexPause = time.Minute     // between two lists for what was not found, which a node may make up
 	pageLimit  = 500
 )
 

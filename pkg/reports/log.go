@@ -56,7 +56,7 @@ func (l *Log) Add(ctx context.Context, h Happening) {
 	defer l.mu.Unlock()
 	l.last++
 	l.waiting = append(l.waiting, &dmsnapv1.Happening{
-		Epoch: l.epoch, Sequence: l.last, Kind: h.Kind, Id: h.ID, Reason: h.Reason, Message: h.Message,
+		Epoch: l.epoch, Sequence: l.last, Kind: h.Kind, Id: h.ID, Reason: h.Reason, Message: Bounded(h.Message),
 		Warning: h.Warning, Lasting: h.Lasting, Time: timestamppb.New(time.Now()),
 	})
 	if len(l.waiting) > room {

@@ -101,15 +101,15 @@ func (a *authority) controller(now time.Time, life time.Duration) (*tls.Certific
 // node signs a node's request, of which only the key is taken: the name is
 // what the controller found out.
 func (a *authority) node(request *x509.CertificateRequest, node string, now time.Time, life time.Duration) (*x509.Certificate, error) {
-	if key, ok := request.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() {
-		return nil, fmt.Errorf("node %s asks for a certificate of another kind of key than ECDSA P-256", node)
-	}
 	return a.sign(request.PublicKey, NodeIdentity(node), x509.ExtKeyUsageServerAuth, now, life)
 }
 
 // decodeRequest reads a signing request, and checks that who made it has the
-// key.
+// key, which must be of the one kind that we sign: others may be dear to check.
 func decodeRequest(text []byte) (*x509.CertificateRequest, error) {
+	if len(text) > maxSigningRequest {
+		return nil, fmt.Errorf("it has %d bytes, at most %d are read", len(text), maxSigningRequest)
+	}
 	block, _ := pem.Decode(text)
 	if block == nil || block.Type != pemRequest {
 		return nil, errors.New("not a certificate signing request in PEM form")
@@ -117,6 +117,9 @@ func decodeRequest(text []byte) (*x509.CertificateRequest, error) {
 	request, err := x509.ParseCertificateRequest(block.Bytes)
 	if err != nil {
 		return nil, err
+	}
+	if key, ok := request.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() {
+		return nil, errors.New("it is for another kind of key than ECDSA P-256")
 	}
 	return request, request.CheckSignature()
 }

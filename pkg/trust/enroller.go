@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/flowcontrol"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 )
@@ -29,10 +30,14 @@ type NodePods struct {
 }
 
 const (
-	enrolWorkers = 4
+	enrolWorkers = 16
 	enrolLimit   = 30 * time.Second // for one node
-	firstRetry   = time.Second
-	lastRetry    = time.Minute
+	// A node is looked at so many times, as when its pod starts, and then once in
+	// enrolPause, however often it changes its pod or shows another certificate.
+	enrolBurst = 20
+	enrolPause = 3 * time.Second
+	firstRetry = time.Second
+	lastRetry  = time.Minute
 )
 
 // enroller gives certificates to the nodes that need one.
@@ -41,6 +46,24 @@ type enroller struct {
 	nodes NodePods
 	pods  cache.SharedIndexInformer
 	queue workqueue.TypedRateLimitingInterface[string] // of keys of pods
+
+	mu     sync.Mutex
+	limits map[string]flowcontrol.RateLimiter // of looks at a node, by its name
+}
+
+// mayLook tells whether a node may be looked at now.
+func (e *enroller) mayLook(node string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.limits == nil {
+		e.limits = map[string]flowcontrol.RateLimiter{}
+	}
+	l := e.limits[node]
+	if l == nil {
+		l = flowcontrol.NewTokenBucketRateLimiter(float32(1/enrolPause.Seconds()), enrolBurst)
+		e.limits[node] = l
+	}
+	return l.TryAccept()
 }
 
 // Enrol gives every node a certificate, and another one in time, until ctx
@@ -131,6 +154,9 @@ func (e *enroller) attend(ctx context.Context, key string) (again time.Duration,
 	k, err := e.c.current()
 	if err != nil {
 		return 0, err
+	}
+	if !e.mayLook(pod.Spec.NodeName) {
+		return enrolPause, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, enrolLimit)
 	defer cancel()

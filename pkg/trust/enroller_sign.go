@@ -18,13 +18,21 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dmsnapv1"
 )
 
+// What a node that wants a certificate may send: anybody may be at that
+// address. A token and a request of ours have about 1.2 KiB and half a KiB.
+const (
+	maxToken          = 16 << 10 // bytes
+	maxSigningRequest = 4 << 10
+)
+
 // enrol asks a node what to sign, has Kubernetes confirm who it is, signs and
 // hands the certificate over. The server is not verified by TLS, its token is;
 // this controller's certificate cannot be used by whoever sits in between.
 func (e *enroller) enrol(ctx context.Context, address string, pod *corev1.Pod, k *keyring) (*x509.Certificate, error) {
 	node := pod.Spec.NodeName
 	unverified := e.c.config(func(tls.ConnectionState) error { return nil })
-	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(credentials.NewTLS(unverified)), grpc.WithPerRPCCredentials(destination(node)))
+	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(credentials.NewTLS(unverified)), grpc.WithPerRPCCredentials(destination(node)),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxToken+maxSigningRequest)), grpc.WithMaxHeaderListSize(maxHeaders))
 	if err != nil {
 		return nil, err
 	}
@@ -34,12 +42,12 @@ func (e *enroller) enrol(ctx context.Context, address string, pod *corev1.Pod, k
 	if err != nil {
 		return nil, fmt.Errorf("ask for its request: %w", err)
 	}
-	if err := e.review(ctx, wanted.GetToken(), pod); err != nil {
-		return nil, err
-	}
 	request, err := decodeRequest([]byte(wanted.GetSigningRequest()))
 	if err != nil {
 		return nil, fmt.Errorf("its certificate signing request: %w", err)
+	}
+	if err := e.review(ctx, wanted.GetToken(), pod); err != nil {
+		return nil, err
 	}
 	leaf, err := k.current.node(request, node, time.Now(), e.c.o.Lifetimes.Leaf)
 	if err != nil {
@@ -65,6 +73,9 @@ var errToken = errors.New("its service account token is not that of the node's p
 // review has the API server tell whose token it is. It must be that pod's, for
 // our audience.
 func (e *enroller) review(ctx context.Context, token string, pod *corev1.Pod) error {
+	if len(token) > maxToken {
+		return fmt.Errorf("%w: it has %d bytes", errToken, len(token))
+	}
 	r, err := e.c.o.Client.AuthenticationV1().TokenReviews().Create(ctx, &authenticationv1.TokenReview{
 		Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: []string{Domain}},
 	}, metav1.CreateOptions{})
