@@ -144,8 +144,32 @@ func (c *Client) Suspend(ctx context.Context, name string, o SuspendOptions) err
 // is suspended for the swap, with freeze and flush and for as long as that takes:
 // Suspend it first to bound the wait. Resuming a device that runs and has no
 // loaded table does nothing.
+//
+// If the kernel refuses the table it drops it, and leaves the device suspended.
+// Resume then lets the device go on with the table that it had: after an error it
+// is not suspended, unless the error says so.
 func (c *Client) Resume(name string, udev Udev) error {
-	_, err := c.call(context.Background(), opResume, request{name: name, cookie: udev.cookie()})
+	resume := func() error {
+		_, err := c.call(context.Background(), opResume, request{name: name, cookie: udev.cookie()})
+		return err
+	}
+	err := resume()
+	if err == nil || errors.Is(err, ErrNotFound) {
+		return err
+	}
+	info, failed := c.Info(name)
+	if failed == nil && (!info.Suspended || !info.Live) || errors.Is(failed, ErrNotFound) {
+		return err
+	}
+	if failed == nil && info.Loaded {
+		failed = c.Clear(name)
+	}
+	if failed == nil {
+		failed = resume()
+	}
+	if failed != nil {
+		return fmt.Errorf("%w; the device is still suspended: %w", err, failed)
+	}
 	return err
 }
 

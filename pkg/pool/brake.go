@@ -110,8 +110,12 @@ func (p *Pool) mustHold(v *view, o *volume) *store {
 	return nil
 }
 
-// startHold holds the writers of a volume whose store cannot grow.
+// startHold holds the writers of a volume whose store cannot grow. If those are we,
+// as long as it is wiped, the one who could let them go on would wait for them.
 func (p *Pool) startHold(s *store, now rate) {
+	if p.scrubbing(s.of.lv.Name) {
+		return
+	}
 	volume, g := s.of.lv.ID, p.newGrowth(s, now)
 	if _, running := p.holding.LoadOrStore(volume, g); !running {
 		p.hydrator.hurry()
@@ -146,8 +150,16 @@ func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
 		if s := v.storeOf(g.store); s == nil || !p.kept(v, s) {
 			break
 		}
+		d := p.device(v, o.lv, "", udevVisible)
+		if p.scrubbing(o.lv.Name) { // it began meanwhile, and has the volume's key
+			p.unsettled.Store(volume, true)
+			if err := p.dm.Resume(d.name, d.udev); err != nil {
+				p.log.Error(err, "Letting a volume be wiped", "volume", o.lv.Name)
+			}
+			return
+		}
 		// Each time: what is done to the volume meanwhile may resume it.
-		err := p.suspend(ctx, p.device(v, o.lv, "", udevVisible))
+		err := p.suspend(ctx, d)
 		if errors.Is(err, dm.ErrNotFound) {
 			return
 		}

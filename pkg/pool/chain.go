@@ -168,6 +168,9 @@ func (p *Pool) down(ctx context.Context, v *view, o *volume) error {
 	if o.theirs() != "" {
 		return nil
 	}
+	if err := p.collected(v, o); err != nil {
+		return err
+	}
 	vol := p.device(v, o.lv, "", udevVisible)
 	info, err := p.find(vol)
 	if err != nil {
@@ -193,6 +196,9 @@ func (p *Pool) down(ctx context.Context, v *view, o *volume) error {
 // their content. A lost one poisons those that read through it without a word
 // from the kernel, so all must be asked.
 func (p *Pool) intact(v *view, o *volume, l *layer) error {
+	if err := p.collected(v, o); err != nil {
+		return fmt.Errorf("snapshot %s: %w", l.lv.Name, err)
+	}
 	for _, x := range o.path(l) {
 		if x.lost {
 			return fmt.Errorf("snapshot %s: %w: the store of %s overflowed, or one that it reads through was removed", l.lv.Name, ErrLost, x.lv.Name)

@@ -111,15 +111,24 @@ const lockLimit = 5 * time.Second
 // long to suspend does not hold up the others.
 type committer struct {
 	*Pool
-	lock   *lvm2.Lock // nil: not held
-	since  time.Time  // when it was taken
-	acting int        // acts that run
-	ended  chan struct{}
+	lock  *lvm2.Lock            // nil: not held
+	since time.Time             // when it was taken
+	acts  map[*change]time.Time // that run, and when they began
+	ended chan *change
 }
+
+// An act that takes longer than lateLimit hangs in the kernel. It does not keep
+// LVM2 from the group, nor the pool from being closed.
+const (
+	lateLimit = 30 * time.Second
+	lateLook  = time.Second
+)
 
 func (p *Pool) commitLoop() {
 	defer close(p.stopped)
-	c := committer{Pool: p, ended: make(chan struct{})}
+	c := committer{Pool: p, acts: map[*change]time.Time{}, ended: make(chan *change)}
+	look := time.NewTicker(lateLook)
+	defer look.Stop()
 	for {
 		changes := p.changes
 		if c.lock != nil && time.Since(c.since) > lockLimit {
@@ -130,18 +139,46 @@ func (p *Pool) commitLoop() {
 			c.batch(first, p.urgent)
 		case first := <-changes:
 			c.batch(first, changes)
-		case <-c.ended:
-			c.acting--
-			c.lookAgain()
+		case w := <-c.ended:
+			c.end(w)
+		case <-look.C:
+			c.leaveLate()
 		case <-p.ctx.Done():
-			for ; c.acting > 0; c.acting-- {
-				<-c.ended
+			for limit := time.After(closingWait); len(c.acts) > 0; {
+				select {
+				case w := <-c.ended:
+					delete(c.acts, w)
+				case <-limit:
+					clear(c.acts)
+				}
 			}
 			c.release()
 			return
 		}
-		if c.acting == 0 {
+		if len(c.acts) == 0 {
 			c.release()
+		}
+	}
+}
+
+// end takes note that an act has ended.
+func (c *committer) end(w *change) {
+	if _, waited := c.acts[w]; !waited {
+		// The lock was given back meanwhile: LVM2 may have changed what it worked on.
+		for id := range c.current.Load().volumes {
+			c.unsettled.Store(id, true)
+		}
+	}
+	delete(c.acts, w)
+	c.lookAgain()
+}
+
+// leaveLate stops waiting for acts that hang.
+func (c *committer) leaveLate() {
+	for w, began := range c.acts {
+		if time.Since(began) > lateLimit {
+			c.log.Info("The kernel does not answer: the volume group's lock is given back before the devices have followed", "volumeGroup", c.vgName, "change", w.what)
+			delete(c.acts, w)
 		}
 	}
 }
@@ -182,11 +219,14 @@ func (c *committer) batch(first *change, queue <-chan *change) {
 			w.done <- nil
 			continue
 		}
-		c.acting++
+		c.acts[w] = time.Now()
 		go func() {
 			ctx := klog.NewContext(c.ctx, klog.FromContext(w.ctx))
 			w.done <- guard(klog.FromContext(ctx), func() error { return w.act(ctx, v) })
-			c.ended <- struct{}{}
+			select {
+			case c.ended <- w:
+			case <-c.stopped:
+			}
 		}()
 	}
 }

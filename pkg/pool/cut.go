@@ -137,7 +137,7 @@ func (p *Pool) cut(t *edit, o *volume, csi string) (*lvm2.LV, error) {
 	}
 	setContent(lv, o.formatted, o.unknown)
 	if former := o.live(); former != nil {
-		if !former.lost && p.dropped(p.device(t.view, former.lv, "", udevSnapshot)) {
+		if !former.lost && (p.dropped(p.device(t.view, former.lv, "", udevSnapshot)) || p.collected(t.view, o) != nil) {
 			if err := t.lose(o, former); err != nil {
 				return nil, err
 			}

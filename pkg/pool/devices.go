@@ -56,6 +56,15 @@ func (p *Pool) find(d device) (*dm.Info, error) {
 	return &info, nil
 }
 
+// found does what find does for a device that was there a moment ago.
+func (p *Pool) found(d device) (*dm.Info, error) {
+	info, err := p.find(d)
+	if err == nil && info == nil {
+		err = fmt.Errorf("device %s is gone: somebody else removed it; it is made again when it is needed", d.name)
+	}
+	return info, err
+}
+
 // linearTable maps lv onto its physical volumes.
 func (p *Pool) linearTable(v *view, lv *lvm2.LV) (dm.Table, error) {
 	ranges, err := physical(lv)
@@ -229,6 +238,9 @@ type below struct {
 
 // base brings up the volume's blocks and the live layer's store, and loads its snapshot.
 func (p *Pool) base(ctx context.Context, v *view, o *volume, live *layer, table dm.Table) (b below, err error) {
+	if err := p.collected(v, o); err != nil {
+		return b, err
+	}
 	base := p.device(v, o.lv, layerReal, udevReal)
 	existed, err := p.find(base)
 	if err != nil {

@@ -94,7 +94,7 @@ func (p *Pool) forkUp(ctx context.Context, v *view, o *volume) (dm.Device, error
 	if err := p.intact(v, source, l); err != nil {
 		return dm.Device{}, err
 	}
-	above, err := p.find(p.device(v, l.lv, "", udevSnapshot))
+	above, err := p.found(p.device(v, l.lv, "", udevSnapshot))
 	if err != nil {
 		return dm.Device{}, err
 	}

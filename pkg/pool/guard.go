@@ -28,14 +28,17 @@ func guard(log klog.Logger, f func() error) (err error) {
 // loopPause is how long a background loop rests after a panic.
 const loopPause = time.Second
 
-// background runs f in the background until the pool is closed. A panic ends f alone.
-func (p *Pool) background(f func(context.Context)) {
-	if p.begin() {
-		go func() {
-			defer p.work.Done()
-			p.guarded(f)
-		}()
+// background runs f in the background until the pool is closed: false if it is.
+// A panic ends f alone.
+func (p *Pool) background(f func(context.Context)) bool {
+	if !p.begin() {
+		return false
 	}
+	go func() {
+		defer p.work.Done()
+		p.guarded(f)
+	}()
+	return true
 }
 
 // guarded calls f, and says whether it returned without a panic.

@@ -27,7 +27,7 @@ func (p *Pool) Health(_ context.Context, lv string) ([]Condition, error) {
 	}
 	for _, l := range v.snapshotsOf(o) {
 		if v.describeSnapshot(l).Lost {
-			out = append(out, Condition{Degraded, "SnapshotLost", fmt.Sprintf("snapshot %s is lost: its store or a newer snapshot's was full, or lvremove took one away; delete it and take a new one", l.name)})
+			out = append(out, Condition{Degraded, "SnapshotLost", fmt.Sprintf("snapshot %s is lost: its store or a newer snapshot's was full, or lvremove or dmsetup took one away; delete it and take a new one", l.name)})
 		}
 	}
 	for _, l := range o.layers {

@@ -86,6 +86,9 @@ func (h *hydrator) shutLeft(ctx context.Context, v *view, o *volume) error {
 		if err != nil {
 			return err
 		}
+		if len(table) != 1 {
+			continue
+		}
 		if m, is := table[0].Target.(dm.Mirror); is && len(m.Legs) == 2 {
 			if err := h.shut(ctx, v, o, &window{layer, span{m.Legs[0].Offset, table.Length()}}); err != nil {
 				return err

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
@@ -12,7 +13,84 @@ import (
 type unrecordedLoss struct{ volume, layer lvm2.ID }
 
 func (e *unrecordedLoss) Error() string {
-	return fmt.Sprintf("the store of layer %s overflowed: %v", e.layer, ErrLost)
+	return fmt.Sprintf("the store of layer %s overflowed, or its device was removed by hand: %v", e.layer, ErrLost)
+}
+
+func (e *unrecordedLoss) Unwrap() error { return ErrLost }
+
+// collected makes sure that a volume that can be written has what is overwritten
+// copied into a layer: *unrecordedLoss if it has a snapshot and somebody removed the
+// device of it, or gave that another table. Until its first cut has reached the
+// kernel a volume is not a snapshot's origin there.
+func (p *Pool) collected(v *view, o *volume) error {
+	live := o.live()
+	if live == nil || live.lost || o.theirs() != "" {
+		return nil
+	}
+	top, err := p.tableOf(p.device(v, o.lv, "", udevVisible))
+	if err != nil || len(top) != 1 {
+		return err
+	}
+	origin, is := top[0].Target.(dm.SnapshotOrigin)
+	if !is {
+		return nil
+	}
+	for _, l := range slices.Backward(o.layers) {
+		table, err := p.tableOf(p.device(v, l.lv, "", udevSnapshot))
+		if err != nil {
+			return err
+		}
+		if len(table) != 1 {
+			continue
+		}
+		if s, is := table[0].Target.(dm.Snapshot); is && s.Origin == origin.Origin {
+			return nil
+		}
+	}
+	// A cut that was committed and has not reached the kernel: it was the layer before.
+	begun, err := p.begunInKernel(v, live)
+	if err != nil {
+		return err
+	}
+	dead := live
+	if !begun {
+		if dead = o.before(live); dead == nil || dead.lost {
+			return nil
+		}
+	}
+	return &unrecordedLoss{volume: o.lv.ID, layer: dead.lv.ID}
+}
+
+// begunInKernel tells whether a layer was live in the kernel: it has got its purpose,
+// which comes after that; or it has the device of its store, and if the snapshot's is
+// there it is not one that waits for its cut.
+func (p *Pool) begunInKernel(v *view, l *layer) (bool, error) {
+	if l.named || v.pinned[l.lv.ID] {
+		return true, nil
+	}
+	store, err := p.find(p.device(v, l.lv, layerCOW, udevCOW))
+	if err != nil || store == nil {
+		return false, err
+	}
+	snap, err := p.find(p.device(v, l.lv, "", udevSnapshot))
+	return snap == nil || snap.Live, err
+}
+
+// before returns the layer before l, nil if there is none.
+func (v *volume) before(l *layer) *layer {
+	if i := v.index(l); i > 0 {
+		return v.layers[i-1]
+	}
+	return nil
+}
+
+// tableOf returns a device's live table, nil if there is none.
+func (p *Pool) tableOf(d device) (dm.Table, error) {
+	info, err := p.find(d)
+	if err != nil || info == nil || !info.Live {
+		return nil, err
+	}
+	return p.dm.Table(info.Name)
 }
 
 // record is the change that writes the loss down.

@@ -25,6 +25,11 @@ import (
 // to see what LVM2's own commands changed.
 const refreshPause = 2 * time.Second
 
+const (
+	leaveLimit = 3 * time.Second  // how long an attempt to open a pool has to end by itself once nobody waits for it
+	closeLimit = 25 * time.Second // how long a pool that is closed has to end its work
+)
+
 // Pool is an open pool. Its methods may be called concurrently.
 type Pool struct {
 	name   string
@@ -107,22 +112,54 @@ func openHeld(ctx context.Context, c Config, o Options) (*Pool, error) {
 	p.hydrator = newHydrator(p)
 	p.wiper = newWiper(p)
 	p.folder.pool = p
+	opened := make(chan error, 1)
+	go func() { opened <- guard(p.log, func() error { return p.begins(ctx) }) }()
+	select {
+	case err := <-opened:
+		return p.orNot(err)
+	case <-ctx.Done():
+	}
+	// In general it ends by itself now. A disk that does not answer, or a call of the kernel's that
+	// waits for one, does not: that is left behind, and closed when it returns.
+	select {
+	case err := <-opened:
+		return p.orNot(err)
+	case <-time.After(leaveLimit):
+		go func() {
+			if <-opened == nil {
+				_ = p.Close()
+			}
+		}()
+		return nil, fmt.Errorf("%w: its devices do not answer, the attempt to open it was left behind: %w", ErrUnavailable, context.Cause(ctx))
+	}
+}
+
+// orNot returns p if opening it did not fail.
+func (p *Pool) orNot(err error) (*Pool, error) {
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// begins opens all that p needs, repairs what an interruption left and begins the background work.
+func (p *Pool) begins(ctx context.Context) error {
 	if err := p.open(ctx); err != nil {
 		p.cancel()
-		return nil, errors.Join(err, p.release())
+		return errors.Join(err, p.release())
 	}
 	go p.commitLoop()
 	giveUp := context.AfterFunc(ctx, p.cancel)
 	if err := p.repair(ctx); err != nil {
-		return nil, errors.Join(err, p.Close())
+		return errors.Join(err, p.Close())
 	}
 	if !giveUp() {
-		return nil, errors.Join(context.Cause(ctx), p.Close())
+		return errors.Join(context.Cause(ctx), p.Close())
 	}
 	for _, loop := range []func(context.Context){p.wiper.loop, p.watchLoop, p.refreshLoop, p.folder.loop} {
 		p.forever(loop)
 	}
-	return p, nil
+	return nil
 }
 
 // open gets hold of all that the pool needs from the machine.
@@ -154,7 +191,8 @@ func (p *Pool) begin() bool {
 }
 
 // Close ends background work and releases the pool's lock. Devices stay as they
-// are: pods go on using them.
+// are: pods go on using them. Work that hangs in the kernel is left behind: then
+// Close returns an error.
 func (p *Pool) Close() error {
 	p.mu.Lock()
 	if p.closed {
@@ -164,9 +202,23 @@ func (p *Pool) Close() error {
 	p.closed = true
 	p.mu.Unlock()
 	p.cancel()
-	<-p.stopped
-	p.work.Wait()
-	return p.release()
+	ended := make(chan struct{})
+	go func() {
+		<-p.stopped
+		p.work.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+		return p.release()
+	case <-time.After(closeLimit):
+	}
+	// What hangs changes nothing any more when it returns: without a client, and with its context at an end.
+	errs := []error{fmt.Errorf("pool %s: its devices do not answer: what waits for them was left behind", p.name), p.dm.Close()}
+	if p.unhold != nil {
+		errs = append(errs, p.unhold())
+	}
+	return errors.Join(errs...)
 }
 
 func (p *Pool) release() error {

@@ -122,7 +122,7 @@ func (p *Pool) readerUp(ctx context.Context, v *view, o *volume, top *dm.Info) e
 	if err != nil {
 		return err
 	}
-	below, err := p.find(p.device(v, l.lv, "", udevSnapshot))
+	below, err := p.found(p.device(v, l.lv, "", udevSnapshot))
 	if err != nil {
 		return err
 	}

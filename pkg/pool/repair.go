@@ -3,15 +3,16 @@ package pool
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
+	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
 // repair brings the kernel in line with the metadata after an interruption at
-// any point, and picks up work that was under way.
+// any point, and picks up work that was under way. The metadata come first; the
+// devices follow in the background, those of each volume for themselves.
 func (p *Pool) repair(ctx context.Context) error {
 	if len(p.store.Problems()) > 0 {
 		// An interrupted commit may have left metadata areas out of date, about
@@ -43,37 +44,8 @@ func (p *Pool) repair(ctx context.Context) error {
 		for _, s := range v.strange {
 			p.log.Info("Left alone, its tags make no sense", "what", s)
 		}
-		errs := []error{p.renamed(ctx, v)}
-		for _, o := range v.volumes { // they use what others have
-			if o.forked() {
-				if err := p.hydrator.shutLeft(ctx, v, o); err != nil {
-					errs = append(errs, fmt.Errorf("volume %s: %w", o.lv.Name, err))
-				}
-				continue
-			}
-			if err := p.notForked(ctx, v, o); err != nil {
-				errs = append(errs, fmt.Errorf("volume %s: %w", o.lv.Name, err))
-			}
-		}
-		for _, o := range v.volumes {
-			if err := p.settle(ctx, v, o.lv.Name); err != nil {
-				errs = append(errs, fmt.Errorf("volume %s: %w", o.lv.Name, err))
-				continue
-			}
-			if err := p.chainDown(ctx, v, o); err != nil {
-				errs = append(errs, fmt.Errorf("history of volume %s: %w", o.lv.Name, err))
-			}
-		}
-		for _, o := range v.volumes {
-			p.holdAgain(v, o)
-		}
-		errs = append(errs, p.sweep(ctx, v))
-		for _, o := range v.volumes { // an interrupted fold left trash that was stacked on layers
-			errs = append(errs, p.chainDown(ctx, v, o))
-		}
-		if err := errors.Join(errs...); err != nil {
-			// One volume in a bad state must not keep the others from being served.
-			p.log.Error(err, "Repair left something undone; it is tried again when the volume is used")
+		if err := p.renamed(ctx, v); err != nil {
+			p.log.Error(err, "Devices keep the names that they had before a rollback")
 		}
 		return nil
 	}})
@@ -85,7 +57,14 @@ func (p *Pool) repair(ctx context.Context) error {
 		return err
 	}
 	p.changed.Store(false)
+	repaired := p.repairFamilies(ctx, v)
 	p.hydrator.startAll(v)
+	select {
+	case <-repaired:
+	case <-time.After(repairPatience):
+		p.log.Info("Volumes are still being repaired; who uses one of them waits for that", "volumeGroup", p.vgName)
+	case <-ctx.Done():
+	}
 	return nil
 }
 

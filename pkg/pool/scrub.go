@@ -20,10 +20,11 @@ type scrubs struct {
 }
 
 type scrubJob struct {
-	ended chan struct{}
-	done  atomic.Uint64 // bytes
-	total uint64
-	err   error // valid once ended is closed
+	ended   chan struct{}
+	writing atomic.Bool   // the volume's device is being written to
+	done    atomic.Uint64 // bytes
+	total   uint64
+	err     error // valid once ended is closed
 }
 
 // edges returns the extents of o in which the signatures of file systems lie:
@@ -124,6 +125,14 @@ func (p *Pool) scrub(ctx context.Context, lv string) error {
 	}
 }
 
+// scrubbing says whether we zero the volume: then nobody else writes to it.
+func (p *Pool) scrubbing(lv string) bool {
+	p.scrubs.mu.Lock()
+	defer p.scrubs.mu.Unlock()
+	j := p.scrubs.jobs[lv]
+	return j != nil && j.writing.Load()
+}
+
 // readsUnknown tells whether a fork reads parts of its snapshot that may hold an
 // earlier owner's bytes.
 func (v *view) readsUnknown(o *volume) bool {
@@ -148,9 +157,11 @@ func (p *Pool) scrubNow(ctx context.Context, lv string, j *scrubJob) (err error)
 		if info, err := p.find(p.device(v, o.lv, "", udevVisible)); err != nil || info != nil && info.OpenCount > 0 {
 			return err // in use already: it was scrubbed then
 		}
+		j.writing.Store(true)
 		f, err = p.openToScrub(ctx, v, o)
 		return err
 	}})
+	defer j.writing.Store(false)
 	if err != nil || f == nil {
 		return err
 	}

@@ -95,11 +95,7 @@ func (p *Pool) swap(ctx context.Context, d device, suspended bool, o dm.SuspendO
 	if err != nil {
 		err = errors.Join(err, p.dm.Clear(d.name))
 	}
-	if failed := p.dm.Resume(d.name, d.udev); failed != nil {
-		// The kernel has dropped a table that it could not take, and stays suspended.
-		err = errors.Join(err, failed, p.dm.Resume(d.name, d.udev))
-	}
-	return err
+	return errors.Join(err, p.dm.Resume(d.name, d.udev))
 }
 
 // stopwatch measures the parts of something.

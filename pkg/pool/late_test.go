@@ -1,0 +1,32 @@
+package pool
+
+import (
+	"testing"
+	"time"
+
+	"k8s.io/klog/v2"
+)
+
+// What hangs in the kernel does not keep the group's lock for ever, and when it
+// returns all volumes are looked after: LVM2 may have changed them meanwhile.
+func TestLateActs(t *testing.T) {
+	v := rollbackGroup(t)
+	p := &Pool{log: klog.Background(), lookSoon: make(chan struct{}, 1)}
+	p.current.Store(v)
+	stuck, fresh := &change{what: "stuck"}, &change{what: "fresh"}
+	c := committer{Pool: p, acts: map[*change]time.Time{stuck: time.Now().Add(-2 * lateLimit), fresh: time.Now()}}
+	c.leaveLate()
+	if _, waited := c.acts[fresh]; len(c.acts) != 1 || !waited {
+		t.Errorf("it waits for %v", c.acts)
+	}
+	unsettled := func() (n int) {
+		p.unsettled.Range(func(any, any) bool { n++; return true })
+		return n
+	}
+	if c.end(fresh); len(c.acts) != 0 || unsettled() != 0 {
+		t.Errorf("after the end of one in time it waits for %v, %d volumes are to be looked after", c.acts, unsettled())
+	}
+	if c.end(stuck); unsettled() != len(v.volumes) {
+		t.Errorf("%d of %d volumes are looked after", unsettled(), len(v.volumes))
+	}
+}

@@ -1,0 +1,84 @@
+//go:build kernel
+
+package pool
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// TestHoldWhileWiping: a volume whose writers would have to be held while it is
+// wiped is not, nor if they were held before: the key that would let them go on is
+// that of the wiping.
+func TestHoldWhileWiping(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.LayerReserve = 1 })
+	b := must(p.CreateVolume(ctx, VolumeSpec{Name: "b", Size: 64 * size.MiB, Mode: Filesystem, FSType: "ext4"}))(t)
+	must(p.CreateSnapshot(ctx, "snapb", b.LV))(t)
+	for _, before := range []bool{false, true} {
+		name := map[bool]string{false: "f1", true: "f2"}[before]
+		f := must(p.CreateVolume(ctx, VolumeSpec{Name: name, Mode: Filesystem, FSType: "ext4", Source: Source{FromSnapshot, "snapb"}}))(t)
+		hydrate := p.hydrator.stop(f.LV)
+		v := must(p.latest())(t)
+		o := v.volumeByLV(f.LV)
+		if len(v.unwiped(o)) == 0 {
+			t.Fatal("there is nothing to wipe: this test shows nothing")
+		}
+		s := v.forkStore(o)
+		ok(t, p.do(ctx, &change{what: "fork", act: func(ctx context.Context, v *view) error {
+			_, err := p.forkUp(ctx, v, v.volumes[o.lv.ID])
+			return err
+		}}))
+		cow := p.device(v, s.lv, layerCOW, udevCOW)
+		g := &growth{store: s.lv.ID} // a brake, which keeps the wiping from its end
+		g.braked.Store(true)
+		p.growing.Store(s.lv.ID, g)
+		ok(t, p.dm.Suspend(ctx, cow.name, dm.SuspendOptions{SkipLockFS: true}))
+		fill(t, p, 0)
+		active := make(chan error, 1)
+		go func() {
+			_, err := p.Activate(ctx, f.LV)
+			active <- err
+		}()
+		for end := time.Now().Add(10 * time.Second); !p.scrubbing(f.LV); time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("it is not wiped")
+			}
+		}
+		if before { // as one that began a moment ago
+			g := p.newGrowth(s, 0)
+			p.holding.Store(o.lv.ID, g)
+			p.background(func(ctx context.Context) { p.hold(ctx, o.lv.ID, g) })
+		} else {
+			p.startHold(s, 0)
+		}
+		time.Sleep(100 * time.Millisecond)
+		p.growing.Delete(s.lv.ID)
+		ok(t, p.dm.Resume(cow.name, cow.udev))
+		select {
+		case err := <-active:
+			ok(t, err)
+		case <-time.After(20 * time.Second):
+			t.Fatal("it is held, and who wipes it waits")
+		}
+		if _, held := p.holding.Load(o.lv.ID); held {
+			t.Error("its writers are held still")
+		}
+		for _, v := range must(p.Volumes(ctx))(t) {
+			if strings.HasPrefix(v.LV, "filler") {
+				ok(t, p.DeleteVolume(ctx, v.LV))
+			}
+		}
+		waitIdle(t, p)
+		hydrate()
+		waitHydrated(t, p, f.LV)
+		ok(t, p.Deactivate(ctx, f.LV))
+		ok(t, p.DeleteVolume(ctx, f.LV))
+		waitIdle(t, p)
+	}
+}
