@@ -9,6 +9,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -20,12 +21,13 @@ type configFile struct {
 
 // poolConfig is one pool in it: a volume group on devices, or on a file.
 type poolConfig struct {
-	Name        string   `json:"name"`
-	VolumeGroup string   `json:"volumeGroup"`
-	Devices     []string `json:"devices"`
-	Create      bool     `json:"create"`
-	File        string   `json:"file"`
-	Size        string   `json:"size"`
+	Name           string   `json:"name"`
+	VolumeGroup    string   `json:"volumeGroup"`
+	VolumeGroupIDs []string `json:"volumeGroupIDs"`
+	Devices        []string `json:"devices"`
+	Create         bool     `json:"create"`
+	File           string   `json:"file"`
+	Size           string   `json:"size"`
 
 	ChunkSize           string `json:"chunkSize"`
 	FirstStoreSize      string `json:"firstStoreSize"`
@@ -75,6 +77,13 @@ func parseConfig(text []byte) ([]pool.Config, error) {
 		}
 		configs = append(configs, c)
 	}
+	groups := make([]string, len(configs))
+	for i, c := range configs {
+		groups[i] = c.VolumeGroup
+	}
+	for i := range configs {
+		configs[i].Groups = groups
+	}
 	return configs, nil
 }
 
@@ -85,6 +94,13 @@ func (p poolConfig) config() (pool.Config, error) {
 	}
 	if c.VolumeGroup == "" {
 		c.VolumeGroup = c.Name
+	}
+	for _, text := range p.VolumeGroupIDs {
+		id, err := lvm2.ParseID(text)
+		if err != nil {
+			return c, fmt.Errorf("volumeGroupIDs: %w", err)
+		}
+		c.VolumeGroupIDs = append(c.VolumeGroupIDs, id)
 	}
 	for _, glob := range p.Devices {
 		if _, err := filepath.Match(glob, ""); err != nil || !filepath.IsAbs(glob) {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -20,6 +21,7 @@ pools:
   devices: [/dev/nvme*n1, "/dev/disk/by-id/wwn-0x5"]
   create: true
 - name: adopted
+  volumeGroupIDs: [aaaaaa-bbbb-cccc-dddd-eeee-ffff-gggggg]
   chunkSize: 64Ki
   firstStoreSize: 1Gi
   storeStep: 512Mi
@@ -37,10 +39,11 @@ pools:
 	if err != nil {
 		t.Fatal(err)
 	}
+	groups := []string{"vg_fast", "adopted", "trial"}
 	want := []pool.Config{
-		{Name: "fast", VolumeGroup: "vg_fast", Devices: []string{"/dev/nvme*n1", "/dev/disk/by-id/wwn-0x5"}, Create: true},
-		{Name: "adopted", VolumeGroup: "adopted", Chunk: 64 * size.KiB, FirstStore: size.GiB, StoreStep: 512 * size.MiB, BurstRate: 3 * size.GiB, LayerReserve: 10, NoFolding: true},
-		{Name: "trial", VolumeGroup: "trial", File: "/var/lib/csi-dmsnap/trial.img", Size: 20 * size.GiB},
+		{Name: "fast", VolumeGroup: "vg_fast", Devices: []string{"/dev/nvme*n1", "/dev/disk/by-id/wwn-0x5"}, Create: true, Groups: groups},
+		{Name: "adopted", VolumeGroup: "adopted", VolumeGroupIDs: []lvm2.ID{"aaaaaabbbbccccddddeeeeffffgggggg"}, Groups: groups, Chunk: 64 * size.KiB, FirstStore: size.GiB, StoreStep: 512 * size.MiB, BurstRate: 3 * size.GiB, LayerReserve: 10, NoFolding: true},
+		{Name: "trial", VolumeGroup: "trial", File: "/var/lib/csi-dmsnap/trial.img", Size: 20 * size.GiB, Groups: groups},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
@@ -66,6 +69,7 @@ func TestParseConfigRefuses(t *testing.T) {
 		"pools: [{name: a}, {name: a, volumeGroup: b}]":                  "another pool",
 		"pools: [{name: a}, {name: b, volumeGroup: a}]":                  "another pool",
 		"pools: [{name: a, devices: [sda]}]":                             "absolute",
+		"pools: [{name: a, volumeGroupIDs: [abc]}]":                      "volumeGroupIDs",
 		`pools: [{name: a, devices: ["/dev/[sd"]}]`:                      "pattern",
 		"pools: [{name: a, create: true}]":                               "devices",
 		"pools: [{name: a, file: x.img, size: 1Gi}]":                     "absolute",

@@ -28,7 +28,7 @@ func sample() []*pool.Inspection {
 	live.Used, live.Active, inner.Readers = &used, true, []string{"copy"}
 	return []*pool.Inspection{{
 		PoolState: pool.PoolState{
-			Pool: "fast", VolumeGroup: "vg", Total: 20 * size.GiB, Free: 18 * size.GiB, Room: 17 * size.GiB, Blocks: size.GiB,
+			Pool: "fast", VolumeGroup: "vg", ID: "abcdef-0123", Total: 20 * size.GiB, Free: 18 * size.GiB, Room: 17 * size.GiB, Blocks: size.GiB,
 			Stores: 24 * size.MiB, Foreign: 1000 * size.MiB, Disks: []pool.Disk{{Device: "/dev/sda"}, {ID: "abc", Missing: true}},
 		},
 		Volumes: []pool.VolumeState{
@@ -58,8 +58,8 @@ func TestTables(t *testing.T) {
 		want  string
 	}{
 		{"pools", func(b *strings.Builder) error { return printPools(b, sample()) }, `
-POOL  GROUP  SIZE   FREE   ROOM   VOLUMES  SNAPSHOTS  TO-WIPE  FOREIGN  DISKS
-fast  vg     20GiB  18GiB  17GiB  1GiB     24MiB      0B       1000MiB  /dev/sda,missing:abc
+POOL  GROUP  SIZE   FREE   ROOM   VOLUMES  SNAPSHOTS  TO-WIPE  FOREIGN  DISKS                 GROUP-ID
+fast  vg     20GiB  18GiB  17GiB  1GiB     24MiB      0B       1000MiB  /dev/sda,missing:abc  abcdef-0123
 `},
 		{"volumes", func(b *strings.Builder) error { return printVolumes(b, volumes) }, `
 POOL  VOLUME  LV    SIZE  TYPE      STATE          SNAPSHOTS  ACTIVE  OPEN  SOURCE

@@ -32,7 +32,7 @@ func orDash(s string) string {
 }
 
 func printPools(w io.Writer, found []*pool.Inspection) error {
-	rows := [][]string{{"POOL", "GROUP", "SIZE", "FREE", "ROOM", "VOLUMES", "SNAPSHOTS", "TO-WIPE", "FOREIGN", "DISKS"}}
+	rows := [][]string{{"POOL", "GROUP", "SIZE", "FREE", "ROOM", "VOLUMES", "SNAPSHOTS", "TO-WIPE", "FOREIGN", "DISKS", "GROUP-ID"}}
 	for _, i := range found {
 		var disks []string
 		for _, d := range i.Disks {
@@ -44,7 +44,7 @@ func printPools(w io.Writer, found []*pool.Inspection) error {
 		}
 		rows = append(rows, []string{
 			i.Pool, i.VolumeGroup, i.Total.String(), i.Free.String(), i.Room.String(), i.Blocks.String(), i.Stores.String(),
-			i.Trash.String(), i.Foreign.String(), orDash(strings.Join(disks, ",")),
+			i.Trash.String(), i.Foreign.String(), orDash(strings.Join(disks, ",")), i.ID,
 		})
 	}
 	return table(w, rows...)

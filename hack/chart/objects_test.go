@@ -165,7 +165,7 @@ func TestNodePod(t *testing.T) {
 			paths[v.Name] = v.HostPath.Path
 		}
 	}
-	want := []string{"/data/kubelet", "/dev", "/run/csi-dmsnap", "/run/lock/lvm", "/run/lvm", "/run/udev", "/srv/x"}
+	want := []string{"/data/kubelet", "/dev", "/etc/lvm", "/run/csi-dmsnap", "/run/lock/lvm", "/run/lvm", "/run/udev", "/srv/x"}
 	var got []string
 	for _, m := range pod.Containers[0].VolumeMounts {
 		path, ok := paths[m.Name]

@@ -16,6 +16,7 @@ type CreateOptions struct {
 	DataAlignment size.Bytes // multiple of 4 KiB; default 1 MiB
 	Tags          []string
 	SystemID      string // default: the host's
+	Namesake      bool   // another volume group of that name on this machine is no obstacle
 }
 
 // Defaults of CreateOptions. A metadata area holds two texts and reads about
@@ -93,8 +94,10 @@ func create(ctx context.Context, h Host, name string, devices []string, o Create
 	if err := vg.checkUsable(h); err != nil {
 		return err
 	}
-	if err := checkNameFree(ctx, name); err != nil {
-		return err
+	if !o.Namesake {
+		if err := checkNameFree(ctx, name); err != nil {
+			return err
+		}
 	}
 	return h.write(ctx, vg, fresh)
 }
@@ -170,7 +173,13 @@ func (s *Store) extend(ctx context.Context, devices []string) error {
 	if err != nil {
 		return err
 	}
-	s.paths = append(slices.Clone(s.paths), devices...)
+	given := s.search.Devices
+	if given != nil {
+		s.search.Devices = func() ([]string, error) {
+			all, err := given()
+			return append(slices.Clone(all), devices...), err
+		}
+	}
 	return s.join(ctx, next, fresh)
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"syscall"
 	"unsafe"
 
@@ -95,37 +94,6 @@ func (d *device) measure(f *os.File) error {
 	}
 	d.size, d.unit = size.Bytes(bytes), size.Bytes(block)
 	return nil
-}
-
-// above reports whether d is made of other: a RAID device or multipath map shows
-// the label that its members have, too.
-func (d *device) above(other *device) bool {
-	if d.id.ino != 0 || other.id.ino != 0 {
-		return false
-	}
-	return madeOf(d.id, other.id, maxStack)
-}
-
-// maxStack bounds how deep devices are stacked.
-const maxStack = 8
-
-func madeOf(d, other identity, depth int) bool {
-	slaves, err := filepath.Glob(fmt.Sprintf("/sys/dev/block/%d:%d/slaves/*/dev", unix.Major(d.dev), unix.Minor(d.dev)))
-	if err != nil || depth == 0 {
-		return false
-	}
-	for _, path := range slaves {
-		var major, minor uint32
-		text, err := os.ReadFile(path)
-		if n, _ := fmt.Sscanf(string(text), "%d:%d", &major, &minor); err != nil || n != 2 {
-			continue
-		}
-		below := identity{dev: unix.Mkdev(major, minor)}
-		if below == other || madeOf(below, other, depth-1) {
-			return true
-		}
-	}
-	return false
 }
 
 // alignedBuffer returns n zero bytes that a direct transfer may use.

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -103,4 +104,61 @@ func replaceFile(path, text string) error {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil
+}
+
+// Settings of lvm2's configuration that say which devices file it goes by.
+var (
+	useDevicesFile  = regexp.MustCompile(`(?m)^\s*(?:devices/)?use_devicesfile\s*=\s*(\d+)`)
+	devicesFileName = regexp.MustCompile(`(?m)^\s*(?:devices/)?devicesfile\s*=\s*"([^"/]+)"`)
+)
+
+// DevicesFile returns the path of the devices file by which lvm2's commands go
+// whose configuration is in dir, empty if they go by none. lvm2 uses all devices
+// as long as there is no such file.
+func DevicesFile(dir string) string {
+	name, used := "system.devices", true
+	for _, config := range []string{"lvm.conf", "lvmlocal.conf"} {
+		text, err := os.ReadFile(filepath.Join(dir, config))
+		if err != nil {
+			continue
+		}
+		if m := useDevicesFile.FindAllSubmatch(text, -1); m != nil {
+			used = string(m[len(m)-1][1]) != "0"
+		}
+		if m := devicesFileName.FindAllSubmatch(text, -1); m != nil {
+			name = string(m[len(m)-1][1])
+		}
+	}
+	if !used {
+		return ""
+	}
+	return filepath.Join(dir, "devices", name)
+}
+
+// Listed reports whether lvm2's commands would take a device for the physical
+// volume that its label says it is: it is in the devices file, or there is no
+// such file.
+func (h Host) Listed(device string, pv ID) bool {
+	if h.DevicesFile == "" {
+		return true
+	}
+	text, err := os.ReadFile(h.DevicesFile)
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	name, err := filepath.EvalSymlinks(device)
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		known := slices.ContainsFunc(fields, func(f string) bool {
+			id, is := strings.CutPrefix(f, "PVID=")
+			return is && id != "."
+		})
+		if slices.Contains(fields, "PVID="+string(pv)) || !known && slices.Contains(fields, "DEVNAME="+name) {
+			return true
+		}
+	}
+	return false
 }

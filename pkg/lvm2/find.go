@@ -92,17 +92,35 @@ func (f *finder) newest() map[ID]*metadataArea {
 	return best
 }
 
-// group returns the volume group of that name and the devices of its physical
-// volumes.
-func (f *finder) group(name string, id ID, open map[identity]*device) (*VG, []*disk, error) {
+// group returns the volume group that is searched for and the devices of its
+// physical volumes. id is empty until it was found once.
+func (f *finder) group(name string, id ID, search Search, open map[identity]*device) (*VG, []*disk, error) {
+	if err := f.addAll(search.Devices, open); err != nil {
+		return nil, nil, err
+	}
+	looked := search.Devices == nil
+	if looked {
+		if err := f.addAll(search.Others, open); err != nil {
+			return nil, nil, err
+		}
+		f.disks = slices.DeleteFunc(f.disks, func(p *disk) bool { return !search.listed(p) })
+	}
 	for {
+		f.dropTwins()
 		known := len(f.disks)
 		f.problems = nil
-		vg, err := f.vg(name, id)
+		vg, err := f.vg(name, id, search.IDs)
 		if err != nil {
 			return nil, nil, err
 		}
-		members, err := f.members(vg, open)
+		if !looked && search.Others != nil && f.lacks(vg) {
+			looked = true
+			if err := f.addMembers(vg, search, open); err != nil {
+				return nil, nil, err
+			}
+			continue
+		}
+		members, err := f.members(vg, search.Others == nil, open)
 		if err != nil || len(f.disks) == known {
 			return vg, members, err
 		}
@@ -111,14 +129,17 @@ func (f *finder) group(name string, id ID, open map[identity]*device) (*VG, []*d
 }
 
 // vg returns the volume group of that name, which must have the given id if
-// one is given.
-func (f *finder) vg(name string, id ID) (*VG, error) {
+// one is given, or one of ids if there are some.
+func (f *finder) vg(name string, id ID, ids []ID) (*VG, error) {
 	var chosen *metadataArea
+	var namesakes []error
 	for vgID, a := range f.newest() {
 		switch {
 		case a.about.name != name:
 		case id != "" && vgID != id:
-			f.problems = append(f.problems, fmt.Errorf("volume group %v has its name now", vgID))
+			namesakes = append(namesakes, fmt.Errorf("volume group %v has its name now", vgID))
+		case id == "" && len(ids) > 0 && !slices.Contains(ids, vgID):
+			namesakes = append(namesakes, fmt.Errorf("the volume group of that name on %s is %v, which was not asked for", a.dev.path, vgID))
 		case chosen != nil:
 			return nil, fmt.Errorf("%v and %v: %w: rename one of them with vgrename and its id", chosen.about.id, vgID, ErrDuplicateVG)
 		default:
@@ -126,6 +147,7 @@ func (f *finder) vg(name string, id ID) (*VG, error) {
 		}
 	}
 	if chosen == nil {
+		f.problems = append(f.problems, namesakes...)
 		return nil, f.notFound()
 	}
 	if err := f.consistent(chosen); err != nil {
@@ -177,12 +199,13 @@ func (f *finder) consistent(chosen *metadataArea) error {
 	return nil
 }
 
-// members finds the devices of the physical volumes and enters their paths into vg.
-func (f *finder) members(vg *VG, open map[identity]*device) ([]*disk, error) {
+// members finds the devices of the physical volumes and enters their paths into
+// vg. hints says that the paths in the metadata may be looked at for that.
+func (f *finder) members(vg *VG, hints bool, open map[identity]*device) ([]*disk, error) {
 	var members []*disk
 	for _, pv := range vg.PVs {
 		p, err := f.disk(pv.ID)
-		if p == nil && err == nil && filepath.IsAbs(pv.hint) {
+		if p == nil && err == nil && hints && filepath.IsAbs(pv.hint) {
 			// Not among the devices given, such as one that vgextend added.
 			f.add(pv.hint, open)
 			p, err = f.disk(pv.ID)
@@ -217,11 +240,10 @@ func (f *finder) disk(id ID) (*disk, error) {
 	for _, p := range f.disks {
 		switch {
 		case p.label.id != id:
-		case found == nil || p.above(found.device):
-			found = p
-		case found.above(p.device):
-		default:
+		case found != nil:
 			return nil, fmt.Errorf("devices %s and %s are both physical volume %v: %w: remove one, or give it another id with vgimportclone", found.path, p.path, id, ErrDuplicatePV)
+		default:
+			found = p
 		}
 	}
 	return found, nil

@@ -97,9 +97,19 @@ func DMName(vg, lv, layer string) string {
 	return name
 }
 
+// groupOfDM returns the name of the volume group in a device-mapper name.
+func groupOfDM(name string) string {
+	const hyphen = "\x00"
+	group, _, _ := strings.Cut(strings.ReplaceAll(name, "--", hyphen), "-")
+	return strings.ReplaceAll(group, hyphen, "-")
+}
+
+// dmPrefix begins the device-mapper uuids of LVM2's devices.
+const dmPrefix = "LVM-"
+
 // DMUUID returns the device-mapper uuid of a logical volume's device.
 func DMUUID(vg, lv ID, layer string) string {
-	uuid := "LVM-" + string(vg) + string(lv)
+	uuid := dmPrefix + string(vg) + string(lv)
 	if layer != "" {
 		uuid += "-" + layer
 	}

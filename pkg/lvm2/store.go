@@ -13,9 +13,9 @@ import (
 // Store is an open volume group: its name and the devices of its physical
 // volumes. It may be used by several goroutines.
 type Store struct {
-	host  Host
-	name  string
-	paths []string // devices that may be physical volumes of it
+	host   Host
+	name   string
+	search Search
 
 	access int // os.O_RDWR or os.O_RDONLY
 
@@ -34,22 +34,28 @@ type Store struct {
 // belong to something else, or that do not exist, are passed over. Errors:
 // ErrNotFound, ErrDamaged, ErrDuplicateVG, and those of Read.
 func OpenVG(ctx context.Context, h Host, name string, devices []string) (*Store, error) {
-	return openGroup(ctx, h, name, devices, os.O_RDWR)
+	return openGroup(ctx, h, name, fixed(devices), os.O_RDWR)
 }
 
-// OpenVGReadOnly does what OpenVG does for who only looks: Commit fails. The end of
+// FindVG does what OpenVG does on the devices that search lists, each time the
+// volume group is looked for anew.
+func FindVG(ctx context.Context, h Host, name string, search Search) (*Store, error) {
+	return openGroup(ctx, h, name, search, os.O_RDWR)
+}
+
+// FindVGReadOnly does what FindVG does for who only looks: Commit fails. The end of
 // writing to a device would have udev look at it anew, even if nothing was written.
-func OpenVGReadOnly(ctx context.Context, h Host, name string, devices []string) (*Store, error) {
-	return openGroup(ctx, h, name, devices, os.O_RDONLY)
+func FindVGReadOnly(ctx context.Context, h Host, name string, search Search) (*Store, error) {
+	return openGroup(ctx, h, name, search, os.O_RDONLY)
 }
 
-func openGroup(ctx context.Context, h Host, name string, devices []string, access int) (*Store, error) {
+func openGroup(ctx context.Context, h Host, name string, search Search, access int) (*Store, error) {
 	lock, err := h.LockVG(ctx, name, Shared)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Unlock()
-	s := &Store{host: h, name: name, paths: devices, access: access, open: map[identity]*device{}}
+	s := &Store{host: h, name: name, search: search, access: access, open: map[identity]*device{}}
 	if _, err := s.Read(ctx); err != nil {
 		s.Close()
 		return nil, err
@@ -136,19 +142,22 @@ func (s *Store) load() error {
 		known = append(known, d.path)
 	}
 	slices.Sort(known)
-	if len(known) > 0 && s.loadFrom(known) == nil && s.complete() {
-		return nil
+	if len(known) > 0 {
+		again := fixed(known)
+		if s.search.Others != nil { // members that are new are looked for there only
+			again.Others = func() ([]string, error) { return nil, nil }
+		}
+		if s.loadFrom(again) == nil && s.complete() {
+			return nil
+		}
 	}
-	return s.loadFrom(s.paths)
+	return s.loadFrom(s.search)
 }
 
-func (s *Store) loadFrom(paths []string) error {
+func (s *Store) loadFrom(search Search) error {
 	found := &finder{}
 	defer found.close()
-	for _, path := range paths {
-		found.add(path, s.open)
-	}
-	vg, members, err := found.group(s.name, s.id, s.open)
+	vg, members, err := found.group(s.name, s.id, search, s.open)
 	if err != nil {
 		return err
 	}

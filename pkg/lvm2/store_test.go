@@ -302,7 +302,7 @@ func TestOpenReadOnly(t *testing.T) {
 	ctx := context.Background()
 	h, disks := testHost(t), blankDisks(t, 2, 64*size.MiB)
 	s := createVG(t, h, disks, CreateOptions{})
-	r, err := OpenVGReadOnly(ctx, h, "vg", disks)
+	r, err := FindVGReadOnly(ctx, h, "vg", fixed(disks))
 	if err != nil {
 		t.Fatal(err)
 	}

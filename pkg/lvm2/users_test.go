@@ -9,7 +9,8 @@ import (
 
 func TestUsers(t *testing.T) {
 	h := testHost(t)
-	s := createVG(t, h, blankDisks(t, 1, diskSize), CreateOptions{})
+	disks := blankDisks(t, 1, diskSize)
+	s := createVG(t, h, disks, CreateOptions{})
 	link := func(vg *VG) error {
 		return vg.Add(&LV{Name: "snapshot0", ID: NewID(), Status: []string{StatusRead}, Segments: []Segment{{
 			Count: 1, Type: TypeSnapshot, Snapshot: &SnapshotSegment{ChunkSize: 8, Origin: "origin", COWStore: "store"}}}})
@@ -17,7 +18,7 @@ func TestUsers(t *testing.T) {
 	for _, change := range []func(*VG) error{addLV("origin", 0, 0, 1), addLV("store", 0, 1, 1), addLV("origin2", 0, 2, 1), link} {
 		edit(t, s, change)
 	}
-	for _, vg := range []*VG{read(t, s), read(t, openVG(t, h, s.paths))} { // as written and as parsed
+	for _, vg := range []*VG{read(t, s), read(t, openVG(t, h, disks))} { // as written and as parsed
 		for name, want := range map[string][]string{"origin": {"snapshot0"}, "store": {"snapshot0"}, "origin2": nil, "none": nil} {
 			if got := vg.Users(name); !slices.Equal(got, want) {
 				t.Errorf("users of %s: %v, want %v", name, got, want)

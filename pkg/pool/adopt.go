@@ -43,7 +43,7 @@ func Adopt(ctx context.Context, c Config, o Options, a Adoption) error {
 	if a.Mode != Filesystem && a.Mode != Block || a.Mode == Filesystem && a.FSType == "" {
 		return fmt.Errorf("%w: volume mode %q with file system %q", ErrInvalid, a.Mode, a.FSType)
 	}
-	i, err := newInspector(ctx, c, o, lvm2.OpenVG)
+	i, err := newInspector(ctx, c, o, lvm2.FindVG)
 	if err != nil {
 		return err
 	}

@@ -12,12 +12,16 @@ import (
 
 // Config describes one pool.
 type Config struct {
-	Name        string     // at most 24 bytes of [a-z0-9.-], beginning with a letter or digit
-	VolumeGroup string     // the LVM2 volume group; Name if empty
-	Devices     []string   // globs of block devices
-	Create      bool       // initialise the blank ones of Devices
-	File        string     // instead of Devices: a sparse file behind a loop device, for evaluation
-	Size        size.Bytes // of File when it is made
+	Name        string // at most 24 bytes of [a-z0-9.-], beginning with a letter or digit
+	VolumeGroup string // the LVM2 volume group; Name if empty
+	// VolumeGroupIDs are those that the volume group may have: a group of that name
+	// with another id is somebody else's. Empty: any.
+	VolumeGroupIDs []lvm2.ID
+	Groups         []string   // volume groups of the node's pools: no disk of a pool lies on them
+	Devices        []string   // globs of block devices
+	Create         bool       // initialise the blank ones of Devices
+	File           string     // instead of Devices: a sparse file behind a loop device, for evaluation
+	Size           size.Bytes // of File when it is made
 
 	Chunk          size.Bytes // of new snapshots' stores, a power of two; 16 KiB if 0
 	FirstStore     size.Bytes // of a new snapshot's store; if 0 a tenth of the volume, at most 4 GiB and at least what BurstRate needs
@@ -64,6 +68,9 @@ func (c Config) withDefaults() Config {
 func (o Options) withDefaults() Options {
 	if o.RunDir == "" {
 		o.RunDir = defaultRunDir
+	}
+	if o.LVM.DevicesFile == "" {
+		o.LVM.DevicesFile = lvm2.DevicesFile("/etc/lvm")
 	}
 	if o.LVM.Hostname == "" {
 		o.LVM.Hostname, _ = os.Hostname() // only informs people

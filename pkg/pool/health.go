@@ -94,6 +94,11 @@ func (p *Pool) PoolHealth(context.Context) []Condition {
 			out = append(out, Condition{Inaccessible, "DeviceMissing", fmt.Sprintf("physical volume %s of volume group %s is missing", pv.ID, v.vg.Name)})
 		}
 	}
+	if s := p.strangers.Load(); s != nil {
+		for _, what := range *s {
+			out = append(out, Condition{Degraded, "DuplicateDisk", what})
+		}
+	}
 	for _, problem := range p.store.Problems() {
 		out = append(out, Condition{Degraded, "MetadataDegraded", problem.Error()})
 	}

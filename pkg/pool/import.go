@@ -45,7 +45,7 @@ func Import(ctx context.Context, c Config, o Options, spec ImportSpec) (vol Volu
 // withGroup calls f with the metadata of a pool's group as it is on the disks,
 // under LVM2's exclusive lock. The Pool is not open: it lends its tables and names.
 func withGroup(ctx context.Context, c Config, o Options, f func(p *Pool, v *view) error) (err error) {
-	i, err := newInspector(ctx, c, o, lvm2.OpenVG)
+	i, err := newInspector(ctx, c, o, lvm2.FindVG)
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ type Inspection struct {
 type PoolState struct {
 	Pool        string     `json:"pool"`
 	VolumeGroup string     `json:"volumeGroup"`
+	ID          string     `json:"volumeGroupID"`
 	Generation  uint64     `json:"generation"` // LVM2's seqno
 	ExtentSize  size.Bytes `json:"extentSize"`
 	Total       size.Bytes `json:"total"`
@@ -122,7 +123,7 @@ type DeviceState struct {
 // kernel, under LVM2's shared lock and nothing else: it changes nothing, and the
 // pool may be open in another process. Errors: ErrUnavailable, or the end of ctx.
 func Inspect(ctx context.Context, c Config, o Options) (*Inspection, error) {
-	i, err := newInspector(ctx, c, o, lvm2.OpenVGReadOnly)
+	i, err := newInspector(ctx, c, o, lvm2.FindVGReadOnly)
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +157,7 @@ func Inspect(ctx context.Context, c Config, o Options) (*Inspection, error) {
 func (l *look) poolState() PoolState {
 	v := l.view
 	s := PoolState{
-		Pool: l.pool.name, VolumeGroup: v.vg.Name, Generation: v.vg.Seqno, ExtentSize: v.extent(),
+		Pool: l.pool.name, VolumeGroup: v.vg.Name, ID: v.vg.ID.String(), Generation: v.vg.Seqno, ExtentSize: v.extent(),
 		Free: size.Bytes(v.free.size()) * v.extent(), Room: size.Bytes(l.pool.room(v)) * v.extent(), Disks: []Disk{},
 	}
 	for _, pv := range v.vg.PVs {

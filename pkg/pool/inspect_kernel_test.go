@@ -56,7 +56,7 @@ func found(t *testing.T, c Config) []string {
 // viewOf reads the metadata of a pool that is not open.
 func viewOf(t *testing.T, c Config) (v *view) {
 	t.Helper()
-	i := must(newInspector(t.Context(), c, Options{}, lvm2.OpenVGReadOnly))(t)
+	i := must(newInspector(t.Context(), c, Options{}, lvm2.FindVGReadOnly))(t)
 	defer i.close()
 	ok(t, i.locked(t.Context(), func(now *view) error { v = now; return nil }))
 	return v

@@ -20,7 +20,7 @@ type inspector struct {
 }
 
 // openGroup opens a volume group, to be looked at or to be changed.
-type openGroup func(ctx context.Context, h lvm2.Host, name string, devices []string) (*lvm2.Store, error)
+type openGroup func(ctx context.Context, h lvm2.Host, name string, search lvm2.Search) (*lvm2.Store, error)
 
 // newInspector finds the pool's volume group on the machine's block devices.
 func newInspector(ctx context.Context, c Config, o Options, open openGroup) (*inspector, error) {
@@ -40,16 +40,12 @@ func (i *inspector) open(ctx context.Context, open openGroup) (err error) {
 	if p.dm, err = dm.Open(); err != nil {
 		return err
 	}
-	candidates, err := blockDevices()
-	if err != nil {
-		return err
-	}
-	p.store, err = open(ctx, p.host, p.vgName, candidates)
+	p.store, err = open(ctx, p.host, p.vgName, p.config.search(p.host))
 	if errors.Is(err, lvm2.ErrNotFound) && p.config.File != "" {
 		return fmt.Errorf("%w: no loop device has volume group %s; the driver attaches %s when it starts", ErrUnavailable, p.vgName, p.config.File)
 	}
 	if err != nil {
-		return unavailable(err)
+		return p.config.notOpened(err)
 	}
 	return nil
 }

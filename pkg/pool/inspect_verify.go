@@ -41,7 +41,7 @@ const secondLook = time.Second
 // read. Like Inspect it changes nothing and may run beside the driver. An error
 // means that it could not look: ErrUnavailable, or the end of ctx.
 func Verify(ctx context.Context, c Config, o Options) (*Verification, error) {
-	i, err := newInspector(ctx, c, o, lvm2.OpenVGReadOnly)
+	i, err := newInspector(ctx, c, o, lvm2.FindVGReadOnly)
 	if err != nil {
 		return nil, err
 	}
@@ -75,6 +75,13 @@ func (i *inspector) verify(ctx context.Context) (*report, error) {
 	}
 	r := &report{vg: l.view.vg.Name, findings: []Finding{}, unread: []Unread{}}
 	r.checkGroup(l)
+	others, err := strangers(ctx, l.view.vg)
+	if err != nil {
+		return nil, err
+	}
+	for _, what := range others {
+		r.add("DuplicateDisk", l.view.vg.Name, "nothing for the pool, which does not use it; lvm2's commands may need the group's id (--select vg_uuid=...) or a filter", "%s", what)
+	}
 	r.checkMetadata(l.view)
 	r.checkDevices(l)
 	for id, x := range l.view.layers {

@@ -48,7 +48,7 @@ const rollbackPause = 200 * time.Millisecond
 // is another volume's, or the volume is read-only or LVM2's), ErrUnavailable;
 // *PendingError if ctx ends while deleted volumes must be wiped to make room.
 func Rollback(ctx context.Context, c Config, o Options, spec RollbackSpec) (r RolledBack, err error) {
-	i, err := newInspector(ctx, c, o, lvm2.OpenVG)
+	i, err := newInspector(ctx, c, o, lvm2.FindVG)
 	if err != nil {
 		return RolledBack{}, err
 	}

@@ -179,7 +179,7 @@ func TestRollbackWithoutDriver(t *testing.T) {
 	t.Run("killed", func(t *testing.T) {
 		withoutDriver(t, func(c Config, spec RollbackSpec) {
 			ctx := context.Background()
-			i := must(newInspector(ctx, c, Options{}, lvm2.OpenVG))(t)
+			i := must(newInspector(ctx, c, Options{}, lvm2.FindVG))(t)
 			i.pool.ctx = ctx
 			lock := must(i.pool.host.LockVG(ctx, c.VolumeGroup, lvm2.Exclusive))(t)
 			step := &change{ctx: ctx, done: make(chan error, 1), edit: func(e *edit) error {

@@ -45,8 +45,13 @@ type member struct {
 // pool was tried once. The pools stay when ctx ends: Close closes them.
 func OpenSet(ctx context.Context, configs []Config, o Options) (*Set, error) {
 	s := &Set{}
+	var groups []string
+	for _, c := range configs {
+		groups = append(groups, c.withDefaults().VolumeGroup)
+	}
 	for _, c := range configs {
 		c = c.withDefaults()
+		c.Groups = groups
 		if err := c.Check(); err != nil {
 			return nil, err
 		}

@@ -47,64 +47,49 @@ func hold(ctx context.Context, dir, vg string) (release func() error, err error)
 
 // openGroup finds the pool's volume group, or makes it where the configuration says so.
 func (p *Pool) openGroup(ctx context.Context) (*lvm2.Store, error) {
-	create, devices, blank := p.config.Create, []string(nil), false
+	create, blank := p.config.Create, false
 	if p.config.File != "" {
-		loop, fresh, err := attachFile(p.config.File, p.config.Size)
+		_, fresh, err := attachFile(p.config.File, p.config.Size)
 		if err != nil {
 			return nil, err
 		}
-		create, devices, blank = true, []string{loop}, fresh
+		create, blank = true, fresh
 	}
-	matches, err := p.config.matches()
-	if err != nil {
-		return nil, err
+	search := p.config.search(p.host)
+	store, err := lvm2.FindVG(ctx, p.host, p.vgName, search)
+	if err != nil && !errors.Is(err, lvm2.ErrNotFound) {
+		return nil, p.config.notOpened(err)
 	}
-	devices = append(devices, matches...)
-	candidates, err := blockDevices()
-	if err != nil {
-		return nil, err
-	}
-	candidates = append(candidates, devices...)
-	store, err := lvm2.OpenVG(ctx, p.host, p.vgName, candidates)
-	if !errors.Is(err, lvm2.ErrNotFound) {
-		if err != nil {
-			return nil, unavailable(err)
-		}
-		if create {
-			p.extendGroup(ctx, store, devices)
-		}
+	if err == nil && !create {
 		return store, nil
 	}
-	if !create {
-		return nil, fmt.Errorf("%w: no volume group %s on this machine; create it with vgcreate, or give blank devices and create: true", ErrUnavailable, p.vgName)
+	var devices []string
+	if create {
+		if devices, err = p.config.devices(); err != nil {
+			return nil, err
+		}
 	}
-	if len(devices) == 0 {
+	switch {
+	case store != nil:
+		p.extendGroup(ctx, store, devices)
+		return store, nil
+	case !create || len(p.config.VolumeGroupIDs) > 0:
+		return nil, p.config.notFound(err)
+	case len(devices) == 0:
 		return nil, fmt.Errorf("%w: no device matches %s", ErrUnavailable, strings.Join(p.config.Devices, " "))
 	}
-	if err := lvm2.CreateVG(ctx, p.host, p.vgName, devices, lvm2.CreateOptions{}); err != nil {
+	if err := p.config.checkElsewhere(ctx); err != nil {
+		return nil, err
+	}
+	if err := lvm2.CreateVG(ctx, p.host, p.vgName, devices, lvm2.CreateOptions{Namesake: true}); err != nil {
 		return nil, unavailable(err)
 	}
 	p.blank = blank
 	p.log.Info("Created volume group", "volumeGroup", p.vgName, "devices", devices)
-	store, err = lvm2.OpenVG(ctx, p.host, p.vgName, append(candidates, devices...))
-	if err != nil {
+	if store, err = lvm2.FindVG(ctx, p.host, p.vgName, search); err != nil {
 		return nil, unavailable(err)
 	}
 	return store, nil
-}
-
-// matches lists the devices that the configuration's patterns match now.
-func (c Config) matches() ([]string, error) {
-	var devices []string
-	for _, glob := range c.Devices {
-		found, err := filepath.Glob(glob)
-		if err != nil {
-			return nil, fmt.Errorf("%w: device pattern %q: %w", ErrInvalid, glob, err)
-		}
-		devices = append(devices, found...)
-	}
-	slices.Sort(devices)
-	return slices.Compact(devices), nil
 }
 
 // extendGroup adds those of the configured devices that are blank. One that
@@ -146,32 +131,4 @@ func (p *Pool) physicalVolumes(ctx context.Context, store *lvm2.Store) (devices 
 		}
 	}
 	return devices, nil
-}
-
-// blockDevices lists the machine's block devices that may be physical volumes.
-// LVM2's own logical volumes are not, and suspended devices would hang whoever
-// reads them.
-func blockDevices() ([]string, error) {
-	entries, err := os.ReadDir("/sys/class/block")
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, e := range entries {
-		dir := filepath.Join("/sys/class/block", e.Name())
-		if uuid, err := os.ReadFile(filepath.Join(dir, "dm", "uuid")); err == nil && strings.HasPrefix(string(uuid), "LVM-") {
-			continue
-		}
-		if s, err := os.ReadFile(filepath.Join(dir, "dm", "suspended")); err == nil && strings.TrimSpace(string(s)) != "0" {
-			continue
-		}
-		if n, err := os.ReadFile(filepath.Join(dir, "size")); err != nil || strings.TrimSpace(string(n)) == "0" {
-			continue
-		}
-		path := filepath.Join("/dev", strings.ReplaceAll(e.Name(), "!", "/"))
-		if _, err := os.Stat(path); err == nil {
-			out = append(out, path)
-		}
-	}
-	return out, nil
 }

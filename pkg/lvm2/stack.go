@@ -1,0 +1,224 @@
+package lvm2
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+)
+
+// Layer is one block device of a Stack.
+type Layer struct {
+	Device    string // its number, as "7:0"
+	Group     string // the volume group whose logical volume it is or belongs to; empty: none
+	Suspended bool   // a read of it waits
+	Opaque    bool   // it lies on something that cannot be seen from here
+}
+
+// Stack lists the block device of that path and everything below it: what
+// device-mapper and RAID are made of, the disk of a partition, and of a loop
+// device the disk that its file lies on. The device itself is the first. It reads
+// no device, so that none can make it wait.
+func Stack(path string) ([]Layer, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("find what lies below a device: %w", err)
+	}
+	id, err := identify(info)
+	if err != nil {
+		return nil, fmt.Errorf("find what lies below %s: %w", path, err)
+	}
+	var out []Layer
+	descend(id.dev, nil, func(dev uint64, b below) {
+		out = append(out, b.layer(dev))
+	})
+	return out, nil
+}
+
+// below is what a block device directly lies on.
+type below struct {
+	dir     string // of the device in sysfs; empty: it is no block device
+	devices []uint64
+	file    bool // in between is a file, which may be of another length and content
+	opaque  bool
+}
+
+// descend calls yield for a device and everything below it, once each.
+func descend(dev uint64, seen map[uint64]bool, yield func(uint64, below)) {
+	if seen == nil {
+		seen = map[uint64]bool{}
+	}
+	if seen[dev] {
+		return
+	}
+	seen[dev] = true
+	b := belowOf(dev)
+	yield(dev, b)
+	for _, d := range b.devices {
+		descend(d, seen, yield)
+	}
+}
+
+// Majors of the kernel's devices.txt.
+const (
+	loopMajor = 7
+	nbdMajor  = 43
+)
+
+func belowOf(dev uint64) below {
+	b := below{dir: fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(dev), unix.Minor(dev))}
+	dir, err := filepath.EvalSymlinks(b.dir)
+	if err != nil {
+		// The number of a file system that lies on no device, or on several.
+		return below{devices: devicesOf(dev), file: true, opaque: len(devicesOf(dev)) == 0}
+	}
+	b.dir = dir
+	numbers, _ := filepath.Glob(filepath.Join(dir, "slaves", "*", "dev"))
+	if _, err := os.Stat(filepath.Join(dir, "partition")); err == nil {
+		numbers = append(numbers, filepath.Join(filepath.Dir(dir), "dev"))
+	}
+	for _, path := range numbers {
+		if d, err := readNumber(path); err == nil {
+			b.devices = append(b.devices, d)
+		}
+	}
+	name := filepath.Base(dir)
+	switch {
+	case unix.Major(dev) == nbdMajor, strings.HasPrefix(name, "ublkb"):
+		b.opaque = true // a process serves it
+	case unix.Major(dev) == loopMajor && len(b.devices) == 0:
+		if _, err := os.Stat(filepath.Join(dir, "loop")); err != nil {
+			break // it has no file
+		}
+		on, err := fileOfLoop(filepath.Join("/dev", name))
+		if err != nil {
+			b.opaque = true
+			break
+		}
+		b.devices, b.file = []uint64{on}, true
+	}
+	return b
+}
+
+// fileOfLoop returns the device on which the file of a loop device lies, or that
+// its file is. The path of the file may be that of another mount namespace: the
+// number is not.
+func fileOfLoop(path string) (uint64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	info, err := unix.IoctlLoopGetStatus64(int(f.Fd()))
+	if err != nil {
+		return 0, err
+	}
+	if info.Rdevice != 0 { // of the file, if it is a device itself
+		return info.Rdevice, nil
+	}
+	return info.Device, nil
+}
+
+// devicesOf returns the devices of a mounted file system whose device number is
+// that of no block device, as btrfs has them.
+func devicesOf(dev uint64) (devices []uint64) {
+	found, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		if m.FSType != "btrfs" {
+			return true, false
+		}
+		// Its files have the number of their subvolume, which the table does not tell.
+		var st unix.Stat_t
+		own := unix.Stat(m.Mountpoint, &st) == nil && st.Dev == dev
+		return !own, own
+	})
+	if err != nil || len(found) == 0 {
+		return nil
+	}
+	info, err := os.Stat(found[0].Source)
+	if err != nil {
+		return nil
+	}
+	id, err := identify(info)
+	if err != nil || id.ino != 0 {
+		return nil
+	}
+	devices = []uint64{id.dev}
+	all, _ := filepath.Glob("/sys/fs/btrfs/*/devices/*/dev")
+	for _, path := range all {
+		if d, err := readNumber(path); err != nil || d != id.dev {
+			continue
+		}
+		siblings, _ := filepath.Glob(filepath.Join(filepath.Dir(filepath.Dir(path)), "*", "dev"))
+		for _, sibling := range siblings {
+			if d, err := readNumber(sibling); err == nil {
+				devices = append(devices, d)
+			}
+		}
+	}
+	return devices
+}
+
+// readNumber reads a device number that sysfs tells.
+func readNumber(path string) (uint64, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	var major, minor uint32
+	if _, err := fmt.Sscanf(string(text), "%d:%d", &major, &minor); err != nil {
+		return 0, fmt.Errorf("%s: %w", path, err)
+	}
+	return unix.Mkdev(major, minor), nil
+}
+
+func (b below) layer(dev uint64) Layer {
+	l := Layer{Device: fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev)), Opaque: b.opaque}
+	read := func(name string) string {
+		text, _ := os.ReadFile(filepath.Join(b.dir, "dm", name))
+		return strings.TrimSpace(string(text))
+	}
+	if b.dir == "" {
+		return l
+	}
+	if strings.HasPrefix(read("uuid"), dmPrefix) {
+		l.Group = groupOfDM(read("name"))
+	}
+	l.Suspended = read("suspended") == "1"
+	return l
+}
+
+// above reports whether d is made of other: a RAID device or multipath map shows
+// the label that its members have, too.
+func (d *device) above(other *device) bool { return d.over(other, false) }
+
+// over reports whether d lies on other, with a file in between or without.
+func (d *device) over(other *device, file bool) bool {
+	if d.id.ino != 0 || other.id.ino != 0 || d.id == other.id {
+		return false
+	}
+	through, found := map[uint64]bool{}, false
+	descend(d.id.dev, nil, func(dev uint64, b below) {
+		for _, next := range b.devices {
+			through[next] = through[next] || through[dev] || b.file
+		}
+		found = found || dev == other.id.dev && through[dev] == file
+	})
+	return found
+}
+
+// inUse reports whether logical volumes that the kernel has lie on the device.
+func (d *device) inUse() bool {
+	if d.id.ino != 0 {
+		return false
+	}
+	uuids, _ := filepath.Glob(fmt.Sprintf("/sys/dev/block/%d:%d/holders/*/dm/uuid", unix.Major(d.id.dev), unix.Minor(d.id.dev)))
+	for _, path := range uuids {
+		if uuid, err := os.ReadFile(path); err == nil && strings.HasPrefix(string(uuid), dmPrefix) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,97 @@
+package pool
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// search says where the pool's volume group is looked for. What tenants write to
+// their volumes must never count: they can make it look like the pool's disks.
+func (c Config) search(h lvm2.Host) lvm2.Search {
+	s := lvm2.Search{IDs: c.VolumeGroupIDs, Others: otherDevices, Listed: h.Listed}
+	if c.chosen() {
+		s.Devices = c.devices
+	}
+	return s
+}
+
+// chosen says whether the configuration says which devices are the pool's.
+func (c Config) chosen() bool { return len(c.Devices) > 0 || c.File != "" }
+
+// devices lists the devices that the configuration means, less those that lie on
+// volumes of a pool.
+func (c Config) devices() ([]string, error) {
+	devices, err := c.matches()
+	if err != nil {
+		return nil, err
+	}
+	if c.File != "" {
+		loop, err := loopOf(c.File)
+		if err != nil || loop == "" {
+			return nil, err
+		}
+		devices = append(devices, loop)
+	}
+	return slices.DeleteFunc(devices, func(path string) bool { return c.onPool(path) }), nil
+}
+
+// onPool says whether a device lies on a logical volume of one of the node's
+// pools, whatever is in between.
+func (c Config) onPool(path string) bool {
+	stack, err := lvm2.Stack(path)
+	return err == nil && slices.ContainsFunc(stack, func(l lvm2.Layer) bool {
+		return l.Group != "" && (l.Group == c.VolumeGroup || slices.Contains(c.Groups, l.Group))
+	})
+}
+
+// matches lists what the configuration's patterns match now.
+func (c Config) matches() ([]string, error) {
+	var devices []string
+	for _, glob := range c.Devices {
+		found, err := filepath.Glob(glob)
+		if err != nil {
+			return nil, fmt.Errorf("%w: device pattern %q: %w", ErrInvalid, glob, err)
+		}
+		devices = append(devices, found...)
+	}
+	slices.Sort(devices)
+	return slices.Compact(devices), nil
+}
+
+// otherDevices lists the machine's block devices that may be physical volumes
+// though nobody named them: none that lies on a logical volume, on what is
+// suspended and would hang whoever reads it, or on what cannot be seen.
+func otherDevices() ([]string, error) {
+	all, err := blockDevices()
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(path string) bool {
+		stack, err := lvm2.Stack(path)
+		return err != nil || slices.ContainsFunc(stack, func(l lvm2.Layer) bool { return l.Group != "" || l.Suspended || l.Opaque })
+	}), nil
+}
+
+// blockDevices lists the machine's block devices that have a content.
+func blockDevices() ([]string, error) {
+	entries, err := os.ReadDir("/sys/class/block")
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, e := range entries {
+		if n, err := os.ReadFile(filepath.Join("/sys/class/block", e.Name(), "size")); err != nil || strings.TrimSpace(string(n)) == "0" {
+			continue
+		}
+		path := filepath.Join("/dev", strings.ReplaceAll(e.Name(), "!", "/"))
+		if _, err := os.Stat(path); err == nil {
+			out = append(out, path)
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,156 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// strangersPause is how often the driver looks for devices that pretend to be
+// the pool's.
+const strangersPause = 10 * time.Minute
+
+// strangers lists the machine's devices that have a volume group of vg's name, or
+// say that they are one of its physical volumes, and are not: a tenant's volume,
+// the copy of a disk. They change nothing for the pool, but confuse people, and
+// lvm2's commands.
+func strangers(ctx context.Context, vg *lvm2.VG) ([]string, error) {
+	all, err := blockDevices()
+	if err != nil {
+		return nil, err
+	}
+	disks, parts := map[string]bool{}, map[string]bool{}
+	for _, pv := range vg.PVs {
+		for n, l := range stackOf(pv.Device) {
+			disks[l.Device] = disks[l.Device] || n == 0
+			parts[l.Device] = true
+		}
+	}
+	var paths []string
+	on := map[string]string{}
+	for _, path := range all {
+		stack := stackOf(path)
+		shows, waits := false, false // a disk of the pool as it is; a read of it waits
+		for _, l := range stack {
+			if l.Group != "" {
+				on[path] = " on a logical volume of " + l.Group
+			}
+			shows = shows || disks[l.Device] && on[path] == ""
+			waits = waits || l.Suspended
+		}
+		if len(stack) > 0 && stack[0].Group == "" && !parts[stack[0].Device] && !shows && !waits {
+			paths = append(paths, path)
+		}
+	}
+	found, err := lvm2.Scan(ctx, paths)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, d := range found {
+		n := vg.PVIndex(d.PV)
+		switch {
+		case d.PV == "":
+		case n >= 0:
+			out = append(out, fmt.Sprintf("device %s%s says that it is physical volume %v of volume group %s, which %s is", d.Path, on[d.Path], d.PV, vg.Name, vg.PVs[n].Device))
+		case d.VG == vg.Name && d.VGID != vg.ID:
+			out = append(out, fmt.Sprintf("device %s%s has another volume group of the name %s, %v", d.Path, on[d.Path], vg.Name, d.VGID))
+		}
+	}
+	return out, nil
+}
+
+func stackOf(path string) []lvm2.Layer {
+	stack, _ := lvm2.Stack(path) // one that is gone lies on nothing
+	return stack
+}
+
+// strangersLoop looks for strangers now and then. A device that does not answer
+// keeps the loop from looking again, and not the pool from being closed.
+func (p *Pool) strangersLoop(ctx context.Context) {
+	for {
+		if v := p.current.Load(); v != nil {
+			found := make(chan []string, 1)
+			go func() {
+				s, err := strangers(ctx, v.vg)
+				if err != nil && ctx.Err() == nil {
+					p.log.Error(err, "Looking for devices that pretend to be the pool's")
+				}
+				found <- s
+			}()
+			select {
+			case s := <-found:
+				if former := p.strangers.Swap(&s); former == nil || !slices.Equal(*former, s) {
+					for _, what := range s {
+						p.log.Info("A device that is not the pool's is left alone", "what", what)
+					}
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+		select {
+		case <-time.After(strangersPause):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// checkElsewhere refuses to make a group while one of its name that the driver
+// has worked on is on a device that the configuration does not name: more likely
+// than not the configuration is wrong.
+func (c Config) checkElsewhere(ctx context.Context) error {
+	others, err := otherDevices()
+	if err != nil {
+		return err
+	}
+	found, err := lvm2.Scan(ctx, others)
+	if err != nil {
+		return err
+	}
+	for _, d := range found {
+		if d.VG != c.VolumeGroup {
+			continue
+		}
+		s, err := lvm2.FindVGReadOnly(ctx, lvm2.Host{}, d.VG, lvm2.Search{IDs: []lvm2.ID{d.VGID}, Others: otherDevices})
+		if err != nil {
+			continue // it cannot be a pool
+		}
+		vg, err := s.Read(ctx)
+		s.Close()
+		if err == nil && slices.ContainsFunc(vg.LVs, func(lv *lvm2.LV) bool {
+			return slices.ContainsFunc(lv.Tags, func(t string) bool { return strings.HasPrefix(t, tagPrefix) })
+		}) {
+			return fmt.Errorf("%w: the volume group %s (%v) on %s has volumes of csi-dmsnap, and the configuration does not name that device: add it to devices, or if nobody needs it remove the group", ErrUnavailable, d.VG, d.VGID, d.Path)
+		}
+	}
+	return nil
+}
+
+// notOpened says why the pool's group was found and cannot be used.
+func (c Config) notOpened(err error) error {
+	switch {
+	case errors.Is(err, lvm2.ErrNotFound):
+		return c.notFound(err)
+	case errors.Is(err, lvm2.ErrDuplicateVG), errors.Is(err, lvm2.ErrDuplicatePV):
+		return fmt.Errorf("%w; or say in the configuration which is meant, by devices or volumeGroupIDs", unavailable(err))
+	}
+	return unavailable(err)
+}
+
+// notFound says where the pool's group was looked for, and was not.
+func (c Config) notFound(err error) error {
+	switch {
+	case len(c.VolumeGroupIDs) > 0:
+		return fmt.Errorf("%w: no volume group %s with an id of volumeGroupIDs is on this machine: %w", ErrUnavailable, c.VolumeGroup, err)
+	case c.chosen():
+		return fmt.Errorf("%w: no volume group %s on the configured devices; create it there with vgcreate, or give blank devices and create: true: %w", ErrUnavailable, c.VolumeGroup, err)
+	}
+	return fmt.Errorf("%w: no volume group %s on this machine; create it with vgcreate, or give blank devices and create: true", ErrUnavailable, c.VolumeGroup)
+}
