@@ -62,7 +62,7 @@ func (o *CreateOptions) complete() error {
 // before all have passed: each must hold nothing (see Signature), or only what
 // an interrupted CreateVG or Extend left; it must not be in use, have room for an
 // extent, and be given once. Errors: ErrExists (the name), ErrInvalid,
-// ErrNotBlank, ErrInUse, ErrTooSmall.
+// ErrNotBlank, ErrInUse, ErrTooSmall, ErrBlockSize.
 //
 // The volume group exists from one instant on. An interruption before it leaves
 // physical volumes without a volume group, with which the same call goes on.

@@ -72,6 +72,15 @@ func openDevice(path string, flags int) (*device, error) {
 	return d, nil
 }
 
+// BlockSize returns the logical block size of a block device.
+func BlockSize(path string) (size.Bytes, error) {
+	d, err := openDevice(path, os.O_RDONLY)
+	if err != nil {
+		return 0, err
+	}
+	return d.unit, d.file.Close()
+}
+
 func (d *device) measure(f *os.File) error {
 	info, err := f.Stat()
 	if err != nil {

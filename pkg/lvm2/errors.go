@@ -43,6 +43,8 @@ var (
 	ErrInUse = errors.New("device is in use")
 	// ErrNotBlank: the device holds something.
 	ErrNotBlank = errors.New("device is not blank")
+	// ErrBlockSize: the device has logical blocks of another size than the volume group's disks.
+	ErrBlockSize = errors.New("device has another logical block size")
 	// ErrTooSmall: the device has no room for one extent.
 	ErrTooSmall = errors.New("device is too small")
 )

@@ -228,7 +228,7 @@ func (f *finder) members(vg *VG, hints bool, open map[identity]*device) ([]*disk
 		if end := vg.Offset(pv, pv.PECount).Bytes(); end > p.size {
 			f.problems = append(f.problems, fmt.Errorf("device %s has %d bytes, its physical volume %d", p.path, p.size, end))
 		}
-		pv.Device = p.path
+		pv.Device, pv.BlockSize = p.path, p.unit
 		members = append(members, p)
 	}
 	return members, nil

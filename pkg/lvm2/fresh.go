@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -43,7 +44,7 @@ func prepare(paths []string, vg *VG, metadataSize, alignment size.Bytes) (*fresh
 		}
 		seen[d.id] = path
 	}
-	if err := fresh.checkBlank(vg); err != nil {
+	if err := errors.Join(fresh.checkBlank(vg), fresh.checkBlocks(vg)); err != nil {
 		return fresh, err
 	}
 	for _, d := range fresh.devices {
@@ -77,7 +78,7 @@ func (f *freshDisks) plan(d *device, vg *VG, metadataSize, alignment size.Bytes)
 	}
 	pv := &PV{
 		ID: l.id, Device: d.path, Size: d.size.Sectors(), PEStart: dataStart.Sectors(), PECount: count,
-		Status: []string{statusAllocatable}, key: vg.newKey(),
+		Status: []string{statusAllocatable}, BlockSize: d.unit, key: vg.newKey(),
 	}
 	pv.text = pv.encode()
 	vg.PVs = append(vg.PVs, pv)
@@ -120,6 +121,25 @@ func (f *freshDisks) checkBlank(vg *VG) error {
 		if content[d] != "" {
 			return notBlank(d, content[d])
 		}
+	}
+	return nil
+}
+
+// checkBlocks refuses devices with other logical blocks than those of vg, or than
+// each other: a logical volume that spans both has the larger ones, with which a
+// file system from the smaller cannot be used.
+func (f *freshDisks) checkBlocks(vg *VG) error {
+	var kinds []size.Bytes
+	for _, pv := range vg.PVs {
+		if pv.BlockSize != 0 {
+			kinds = append(kinds, pv.BlockSize)
+		}
+	}
+	for _, d := range f.devices {
+		if len(kinds) > 0 && !slices.Contains(kinds, d.unit) {
+			return fmt.Errorf("device %s has logical blocks of %d bytes, others of the volume group have %d: %w", d.path, uint64(d.unit), uint64(kinds[0]), ErrBlockSize)
+		}
+		kinds = append(kinds, d.unit)
 	}
 	return nil
 }

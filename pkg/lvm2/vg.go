@@ -58,6 +58,8 @@ type PV struct {
 	Flags   []string
 	Tags    []string
 
+	BlockSize size.Bytes // logical block size of the device; 0: missing
+
 	hint string // the device's path when the text was written
 	key  string // the name that segments call it by: pv0, pv1, …
 	text string

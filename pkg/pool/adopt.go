@@ -92,7 +92,14 @@ func (p *Pool) adopt(t *edit, a Adoption) error {
 		return fmt.Errorf("%w: the volume is still being copied", ErrPrecondition)
 	}
 	stores, err := p.foreignStores(t.view, o)
-	if err != nil || len(stores) == 0 {
+	if err != nil {
+		return err
+	}
+	stacked := []*lvm2.LV{o.lv}
+	for _, s := range stores {
+		stacked = append(stacked, s.lv)
+	}
+	if _, err := t.kind(stacked...); err != nil || len(stores) == 0 {
 		return err
 	}
 	// Also the pool's own live layer, if there is one, holds all that changed until now.

@@ -113,7 +113,11 @@ func (p *Pool) cut(t *edit, o *volume, csi string) (*lvm2.LV, error) {
 	}
 	length := t.bytesOf(o.lv)
 	chunk := p.config.Chunk
-	ranges, err := t.allocate(p.firstStore(t.view, length, chunk), highEnd)
+	kind, err := t.kind(o.lv)
+	if err != nil {
+		return nil, err
+	}
+	ranges, err := t.allocateOn(kind, p.firstStore(t.view, length, chunk), highEnd)
 	if err != nil {
 		return nil, err
 	}

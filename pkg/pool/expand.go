@@ -58,7 +58,11 @@ func (p *Pool) expand(ctx context.Context, lv string, required, limit size.Bytes
 		if err := t.writable(); err != nil {
 			return err
 		}
-		if err := p.checkRoom(t.view, want-have); err != nil {
+		kind, err := t.kind(o.lv)
+		if err != nil {
+			return err
+		}
+		if err := p.checkRoomOn(t.view, kind, want-have); err != nil {
 			return err
 		}
 		ranges, err := t.growth(o.lv, want-have, lowEnd)
@@ -69,7 +73,7 @@ func (p *Pool) expand(ctx context.Context, lv string, required, limit size.Bytes
 		if o.mode == Block && len(unknown) > 0 {
 			t.free = t.free.union(newRangeSet(ranges...)) // not those
 			// The device may be in use: it must not show them for a moment.
-			if ranges, err = t.cleanExtents(want - have); err != nil {
+			if ranges, err = t.cleanExtents(kind, want-have); err != nil {
 				return err
 			}
 			if ranges == nil {
@@ -92,14 +96,15 @@ func (p *Pool) expand(ctx context.Context, lv string, required, limit size.Bytes
 	return p.Volume(ctx, lv)
 }
 
-// cleanExtents takes n wiped extents. If there are not enough it turns the
+// cleanExtents takes n wiped extents on disks of a kind. If there are not enough it turns the
 // missing number of others into trash, for the wiper, and returns nil.
-func (t *edit) cleanExtents(n lvm2.Extents) ([]lvm2.Range, error) {
-	clean := t.clean.intersect(t.free)
+func (t *edit) cleanExtents(kind size.Bytes, n lvm2.Extents) ([]lvm2.Range, error) {
+	free := t.freeOn(kind)
+	clean := t.clean.intersect(free)
 	if clean.size() >= n {
 		return t.take(pieces(clean, n, lowEnd)...), nil
 	}
 	trash := newLV("", roleTrash)
-	trash.Segments = appendExtents(nil, t.take(pieces(t.free.subtract(clean), n-clean.size(), lowEnd)...)...)
+	trash.Segments = appendExtents(nil, t.take(pieces(free.subtract(clean), n-clean.size(), lowEnd)...)...)
 	return nil, t.put(trash)
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
 // place chooses where new extents go.
@@ -17,23 +18,35 @@ const (
 	highEnd              // COW stores: from the end, so that volumes stay in one piece
 )
 
-// allocate takes n free extents: in one piece where they are wiped, else in
-// wiped pieces if no single piece would do, else wherever there is room.
+// allocate takes n free extents on disks of one kind, whichever has the room.
 func (t *edit) allocate(n lvm2.Extents, at place) ([]lvm2.Range, error) {
-	if t.free.size() < n {
-		return nil, fmt.Errorf("%w: volume group %s has %d free extents of %v, %d are needed", ErrNoSpace, t.vg.Name, t.free.size(), t.extent(), n)
+	return t.allocateOn(anyKind, n, at)
+}
+
+// allocateOn takes n free extents on disks of that kind: in one piece where they
+// are wiped, else in wiped pieces if no single piece would do, else wherever
+// there is room.
+func (t *edit) allocateOn(block size.Bytes, n lvm2.Extents, at place) ([]lvm2.Range, error) {
+	var most lvm2.Extents
+	for _, kind := range t.kindsOf(block) {
+		free := t.freeOn(kind)
+		most = max(most, free.size())
+		if free.size() < n {
+			continue
+		}
+		clean := t.clean.intersect(free)
+		if r, ok := onePiece(clean, n, at); ok {
+			return t.take(r), nil
+		}
+		if r, ok := onePiece(free, n, at); ok {
+			return t.take(r), nil
+		}
+		if clean.size() >= n {
+			return t.take(pieces(clean, n, at)...), nil
+		}
+		return t.take(pieces(free, n, at)...), nil
 	}
-	clean := t.clean.intersect(t.free)
-	if r, ok := onePiece(clean, n, at); ok {
-		return t.take(r), nil
-	}
-	if r, ok := onePiece(t.free, n, at); ok {
-		return t.take(r), nil
-	}
-	if clean.size() >= n {
-		return t.take(pieces(clean, n, at)...), nil
-	}
-	return t.take(pieces(t.free, n, at)...), nil
+	return nil, fmt.Errorf("%w: volume group %s has %d free extents of %v%s, %d are needed", ErrNoSpace, t.vg.Name, most, t.extent(), t.onKind(block), n)
 }
 
 // take marks extents as given out.
@@ -97,7 +110,7 @@ func (t *edit) growth(lv *lvm2.LV, n lvm2.Extents, at place) ([]lvm2.Range, erro
 			return t.take(lvm2.Range{PV: r.PV, Start: end, Count: n}), nil
 		}
 	}
-	return t.allocate(n, at)
+	return t.allocateOn(t.vg.PVs[last.PV].BlockSize, n, at)
 }
 
 // appendExtents adds ranges to the end of segments, joining what is adjacent as LVM2 does.

@@ -302,8 +302,8 @@ func (f *fold) grow(t *edit, heir, gone *layer) error {
 func (f *fold) extend(t *edit, heir *layer, c *lvm2.LV, more lvm2.Extents) error {
 	if more > 0 {
 		// Live stores must find room meanwhile, or snapshots are lost.
-		if spare := f.reserve(t.view) / 2; t.free.size() < more+spare {
-			return fmt.Errorf("layer %s: %w: its store must grow by %d extents, %d are free", heir.lv.Name, errFoldOver, more, t.free.size())
+		if spare := f.reserve(t.view) / 2; t.freeFor(heir.lv).size() < more+spare {
+			return fmt.Errorf("layer %s: %w: its store must grow by %d extents, %d are free", heir.lv.Name, errFoldOver, more, t.freeFor(heir.lv).size())
 		}
 		ranges, err := t.growth(heir.lv, more, highEnd)
 		if err != nil {

@@ -178,7 +178,11 @@ func (p *Pool) addCopy(t *edit, spec VolumeSpec, from original, n lvm2.Extents, 
 // newFork adds a volume of n extents that is a fork of a layer.
 func (p *Pool) newFork(t *edit, spec VolumeSpec, n lvm2.Extents, layer lvm2.ID, from original) (*lvm2.LV, error) {
 	store := p.forkStore(t.view, from.length)
-	lv, err := p.newVolume(t, spec, n, store)
+	kind, err := t.kindOf(from.volume)
+	if err != nil {
+		return nil, err
+	}
+	lv, err := p.newVolume(t, spec, kind, n, store)
 	if err != nil {
 		return nil, err
 	}
@@ -238,7 +242,11 @@ func (p *Pool) asFork(t *edit, lv *lvm2.LV, origin lvm2.ID, from original, n lvm
 // addForkStore makes the store for what is written to lv while it reads through a snapshot.
 func (p *Pool) addForkStore(t *edit, lv *lvm2.LV, n lvm2.Extents) error {
 	chunk := p.config.Chunk
-	ranges, err := t.allocate(n, highEnd)
+	kind, err := t.kind(lv)
+	if err != nil {
+		return err
+	}
+	ranges, err := t.allocateOn(kind, n, highEnd)
 	if err != nil {
 		return err
 	}

@@ -177,7 +177,7 @@ func (p *Pool) growStore(ctx context.Context, g *growth) error {
 		if have >= most {
 			return nil
 		}
-		room := t.free.size()
+		room := t.freeFor(s.lv).size()
 		if !g.must {
 			room = (room + 3) / 4
 		}

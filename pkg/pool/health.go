@@ -94,6 +94,12 @@ func (p *Pool) PoolHealth(context.Context) []Condition {
 			out = append(out, Condition{Inaccessible, "DeviceMissing", fmt.Sprintf("physical volume %s of volume group %s is missing", pv.ID, v.vg.Name)})
 		}
 	}
+	for _, why := range p.refused {
+		out = append(out, Condition{Degraded, "DiskRefused", why})
+	}
+	if why := v.mixed(); why != "" {
+		out = append(out, Condition{Degraded, "MixedBlockSizes", why})
+	}
 	if s := p.strangers.Load(); s != nil {
 		for _, what := range *s {
 			out = append(out, Condition{Degraded, "DuplicateDisk", what})

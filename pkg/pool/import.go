@@ -114,6 +114,9 @@ func (v *view) importable(spec ImportSpec) (*lvm2.LV, error) {
 	if lv == nil || snapshotSegment(lv) != nil {
 		return nil, fmt.Errorf("%w: there is none of that name", ErrNotFound)
 	}
+	if _, err := v.kind(lv); err != nil {
+		return nil, err
+	}
 	if v.theirLV(spec.LV) == nil {
 		if o := v.volumes[lv.ID]; o != nil && !o.deleted {
 			return nil, fmt.Errorf("%w: it is the volume %q already", ErrConflict, o.name)

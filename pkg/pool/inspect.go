@@ -40,7 +40,8 @@ type PoolState struct {
 type Disk struct {
 	Device  string     `json:"device"` // "" if missing
 	ID      string     `json:"id"`
-	Size    size.Bytes `json:"size"` // of its extents
+	Size    size.Bytes `json:"size"`                       // of its extents
+	Block   size.Bytes `json:"logicalBlockSize,omitempty"` // 0 if missing
 	Missing bool       `json:"missing,omitempty"`
 }
 
@@ -161,7 +162,7 @@ func (l *look) poolState() PoolState {
 		Free: size.Bytes(v.free.size()) * v.extent(), Room: size.Bytes(l.pool.room(v)) * v.extent(), Disks: []Disk{},
 	}
 	for _, pv := range v.vg.PVs {
-		d := Disk{Device: pv.Device, ID: string(pv.ID), Size: size.Bytes(pv.PECount) * v.extent(), Missing: pv.Missing()}
+		d := Disk{Device: pv.Device, ID: string(pv.ID), Size: size.Bytes(pv.PECount) * v.extent(), Block: pv.BlockSize, Missing: pv.Missing()}
 		s.Total += d.Size
 		s.Disks = append(s.Disks, d)
 	}

@@ -82,6 +82,12 @@ func (i *inspector) verify(ctx context.Context) (*report, error) {
 	for _, what := range others {
 		r.add("DuplicateDisk", l.view.vg.Name, "nothing for the pool, which does not use it; lvm2's commands may need the group's id (--select vg_uuid=...) or a filter", "%s", what)
 	}
+	if why := l.view.mixed(); why != "" {
+		r.add("MixedBlockSizes", l.view.vg.Name, "move the volumes to disks of one kind with pvmove, and take the others out with vgreduce", "%s", why)
+	}
+	for _, why := range i.refused(l.view) {
+		r.add("DiskRefused", l.view.vg.Name, "make another pool of it, or take it out of devices", "%s", why)
+	}
 	r.checkMetadata(l.view)
 	r.checkDevices(l)
 	for id, x := range l.view.layers {
@@ -95,6 +101,25 @@ func (i *inspector) verify(ctx context.Context) (*report, error) {
 		}
 	}
 	return r, nil
+}
+
+// refused says which of the devices that the configuration would add to the group
+// cannot be added for their block size.
+func (i *inspector) refused(v *view) (why []string) {
+	c, kinds := i.pool.config, v.kinds()
+	if !c.Create || len(kinds) == 0 {
+		return nil
+	}
+	devices, err := c.devices()
+	if err != nil {
+		return []string{err.Error()}
+	}
+	for _, d := range devices {
+		if block, err := lvm2.BlockSize(d); err == nil && !slices.Contains(kinds, block) {
+			why = append(why, otherKind(d, block, kinds[0]))
+		}
+	}
+	return why
 }
 
 // report collects what is found.

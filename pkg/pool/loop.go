@@ -111,7 +111,9 @@ func attachLoop(f *os.File) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		config := unix.LoopConfig{Fd: uint32(f.Fd())}
+		// Always the same: newer kernels would take the size from the file's disk, and
+		// a file system cannot be used on larger blocks than it was made on.
+		config := unix.LoopConfig{Fd: uint32(f.Fd()), Size: uint32(size.SectorBytes)}
 		copy(config.Info.File_name[:], f.Name())
 		// Past the page cache: the file's pages would double ours, and a power
 		// cut would lose what we believe to be on the disk.

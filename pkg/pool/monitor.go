@@ -229,7 +229,7 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 	}
 	if status.Overflow && s.fork {
 		// The kernel refuses what a brake would stop.
-		if m.startGrowth(s, true, false); v.free.size() == 0 {
+		if m.startGrowth(s, true, false); v.freeFor(s.lv).size() == 0 {
 			m.startHold(s.store, s.rate)
 		}
 		m.attend(s.of, "overflow", growPause, m.recoverFork)
@@ -249,9 +249,10 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 	}
 	must := left < min(brakeLine(chunk, m.peak()), status.Total/2)
 	_, cramped := m.cramped.Load(s.lv.ID) // the last attempt to extend it failed
-	if v.free.size() > 0 || len(v.trash) > 0 {
+	free := v.freeFor(s.lv).size()
+	if free > 0 || len(v.trash) > 0 {
 		// Not both: the volume could not be suspended while its store is.
-		hold := must && m.kept(v, s.store) && (cramped || v.free.size() == 0)
+		hold := must && m.kept(v, s.store) && (cramped || free == 0)
 		if m.startGrowth(s, must, must && !hold); hold {
 			m.startHold(s.store, s.rate)
 		}

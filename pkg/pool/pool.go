@@ -32,15 +32,16 @@ const (
 
 // Pool is an open pool. Its methods may be called concurrently.
 type Pool struct {
-	name   string
-	vgName string
-	config Config
-	host   lvm2.Host
-	dm     *dm.Client
-	store  *lvm2.Store // used by the committer only
-	log    klog.Logger
-	unhold func() error // releases the pool's lock; nil: it is not the pool's to release
-	blank  bool         // the group's extents all hold zeroes, it was just made on a new file
+	name    string
+	vgName  string
+	config  Config
+	host    lvm2.Host
+	dm      *dm.Client
+	store   *lvm2.Store // used by the committer only
+	log     klog.Logger
+	unhold  func() error // releases the pool's lock; nil: it is not the pool's to release
+	refused []string     // why configured devices were not added to the group, when it was opened
+	blank   bool         // the group's extents all hold zeroes, it was just made on a new file
 
 	ctx       context.Context // ends when the pool is closed
 	cancel    context.CancelFunc

@@ -71,6 +71,10 @@ func (t *edit) showable(spec VolumeSpec, from original, n lvm2.Extents) error {
 
 // newReader adds a volume of n extents that shows a layer.
 func (p *Pool) newReader(t *edit, spec VolumeSpec, n lvm2.Extents, layer lvm2.ID, from original) (lv *lvm2.LV, err error) {
+	kind, err := t.kindOf(from.volume)
+	if err != nil {
+		return nil, err
+	}
 	if spec.ReadOnly {
 		if lv, err = p.blankVolume(t, spec); err != nil {
 			return nil, err
@@ -82,7 +86,7 @@ func (p *Pool) newReader(t *edit, spec VolumeSpec, n lvm2.Extents, layer lvm2.ID
 		if err != nil {
 			return nil, err
 		}
-		if lv, err = p.newVolume(t, spec, n, 0); err != nil {
+		if lv, err = p.newVolume(t, spec, kind, n, 0); err != nil {
 			return nil, err
 		}
 		// Only what was copied from the snapshot is ever read from the extents.

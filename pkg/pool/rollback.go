@@ -148,7 +148,11 @@ func (p *Pool) rollbackOf(v *view, spec RollbackSpec) (*volume, *layer, error) {
 	if err := p.unused(v, o); err != nil {
 		return nil, nil, err
 	}
-	return o, l, p.checkRoom(v, o.lv.Size()+p.forkStore(v, l.length.Bytes()))
+	kind, err := v.kindOf(of)
+	if err != nil {
+		return nil, nil, err
+	}
+	return o, l, p.checkRoomOn(v, kind, o.lv.Size()+p.forkStore(v, l.length.Bytes()))
 }
 
 // unused returns an error if somebody has the volume: its device is open, or
@@ -179,7 +183,11 @@ func (p *Pool) rollBack(ctx context.Context, t *edit, spec RollbackSpec) (Rolled
 		return RolledBack{}, err
 	}
 	r := t.rolledBack(o, l)
-	ranges, err := t.allocate(o.lv.Size(), lowEnd)
+	kind, err := t.kindOf(t.volumes[l.of])
+	if err != nil {
+		return RolledBack{}, err
+	}
+	ranges, err := t.allocateOn(kind, o.lv.Size(), lowEnd)
 	if err != nil {
 		return RolledBack{}, err
 	}

@@ -81,6 +81,11 @@ func (p *Pool) openGroup(ctx context.Context) (*lvm2.Store, error) {
 	if err := p.config.checkElsewhere(ctx); err != nil {
 		return nil, err
 	}
+	devices, refused, err := ofOneKind(devices)
+	if err != nil {
+		return nil, err
+	}
+	p.refuse(refused...)
 	if err := lvm2.CreateVG(ctx, p.host, p.vgName, devices, lvm2.CreateOptions{Namesake: true}); err != nil {
 		return nil, unavailable(err)
 	}
@@ -106,12 +111,24 @@ func (p *Pool) extendGroup(ctx context.Context, store *lvm2.Store, devices []str
 		if err == nil && slices.Contains(ours, dev) {
 			continue
 		}
-		if err := store.Extend(ctx, []string{d}); err != nil {
+		err = store.Extend(ctx, []string{d})
+		switch {
+		case errors.Is(err, lvm2.ErrBlockSize):
+			p.refuse(err.Error())
+		case err != nil:
 			p.log.Error(err, "A device that matches the configuration was not added to the volume group", "device", d)
-			continue
+		default:
+			p.log.Info("Added a device to the volume group", "volumeGroup", p.vgName, "device", d)
 		}
-		p.log.Info("Added a device to the volume group", "volumeGroup", p.vgName, "device", d)
 	}
+}
+
+// refuse notes why devices that the configuration names are not the pool's.
+func (p *Pool) refuse(why ...string) {
+	for _, w := range why {
+		p.log.Info("A device that matches the configuration is refused", "why", w)
+	}
+	p.refused = append(p.refused, why...)
 }
 
 // physicalVolumes lists the devices that the group has.

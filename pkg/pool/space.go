@@ -9,8 +9,11 @@ import (
 )
 
 // checkRoom keeps volumes from taking the extents that layers need to grow.
-func (p *Pool) checkRoom(v *view, n lvm2.Extents) error {
-	room := p.room(v)
+func (p *Pool) checkRoom(v *view, n lvm2.Extents) error { return p.checkRoomOn(v, anyKind, n) }
+
+// checkRoomOn does what checkRoom does for extents on disks of one kind.
+func (p *Pool) checkRoomOn(v *view, block size.Bytes, n lvm2.Extents) error {
+	room := p.roomOn(v, block)
 	if n <= room {
 		return nil
 	}
@@ -21,17 +24,25 @@ func (p *Pool) checkRoom(v *view, n lvm2.Extents) error {
 	if n <= room+debt {
 		return &PendingError{wiping: true, What: fmt.Sprintf("wiping deleted volumes of volume group %s to make room for %d extents", v.vg.Name, n)}
 	}
-	return fmt.Errorf("%w: %d extents of %v are needed, volume group %s has room for %d (%d more are kept for snapshots)",
-		ErrNoSpace, n, v.extent(), v.vg.Name, room, p.reserve(v))
+	return fmt.Errorf("%w: %d extents of %v are needed%s, volume group %s has room for %d (%d more are kept for snapshots)",
+		ErrNoSpace, n, v.extent(), v.onKind(block), v.vg.Name, room, p.reserve(v))
 }
 
 // room is the number of extents that volumes may take.
-func (p *Pool) room(v *view) lvm2.Extents {
-	free, reserve := v.free.size(), p.reserve(v)
-	if free <= reserve {
-		return 0
+func (p *Pool) room(v *view) (room lvm2.Extents) {
+	for _, kind := range v.kindsOf(anyKind) {
+		room += p.roomOn(v, kind)
 	}
-	return free - reserve
+	return room
+}
+
+// roomOn is the number of extents that one volume may take on disks of a kind.
+func (p *Pool) roomOn(v *view, block size.Bytes) (room lvm2.Extents) {
+	for _, kind := range v.kindsOf(block) {
+		free, reserve := v.freeOn(kind).size(), v.disksOn(kind).size()*lvm2.Extents(p.config.LayerReserve)/100
+		room = max(room, max(free, reserve)-reserve)
+	}
+	return room
 }
 
 // reserve is the number of extents kept for layers.
@@ -57,6 +68,5 @@ func (p *Pool) capacity(v *view) Capacity {
 	for _, pv := range v.vg.PVs {
 		total += pv.PECount
 	}
-	room := size.Bytes(p.room(v)) * v.extent()
-	return Capacity{Total: size.Bytes(total) * v.extent(), Free: room, MaxVolume: room}
+	return Capacity{Total: size.Bytes(total) * v.extent(), Free: size.Bytes(p.room(v)) * v.extent(), MaxVolume: size.Bytes(p.roomOn(v, anyKind)) * v.extent()}
 }

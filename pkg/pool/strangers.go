@@ -77,7 +77,8 @@ func (p *Pool) strangersLoop(ctx context.Context) {
 		if v := p.current.Load(); v != nil {
 			found := make(chan []string, 1)
 			go func() {
-				s, err := strangers(ctx, v.vg)
+				var s []string
+				err := guard(p.log, func() (err error) { s, err = strangers(ctx, v.vg); return err })
 				if err != nil && ctx.Err() == nil {
 					p.log.Error(err, "Looking for devices that pretend to be the pool's")
 				}

@@ -143,7 +143,7 @@ func (p *Pool) createBlank(ctx context.Context, spec VolumeSpec) (name string, e
 		if err != nil {
 			return err
 		}
-		lv, err := p.newVolume(t, spec, n, 0)
+		lv, err := p.newVolume(t, spec, anyKind, n, 0)
 		if err != nil {
 			return err
 		}
@@ -153,17 +153,17 @@ func (p *Pool) createBlank(ctx context.Context, spec VolumeSpec) (name string, e
 	return name, err
 }
 
-// newVolume allocates n extents and describes the volume. It does not put it
-// into the group. There must be room for more extents of its store.
-func (p *Pool) newVolume(t *edit, spec VolumeSpec, n, more lvm2.Extents) (*lvm2.LV, error) {
+// newVolume allocates n extents on disks of a kind and describes the volume. It
+// does not put it into the group. There must be room for more extents of its store.
+func (p *Pool) newVolume(t *edit, spec VolumeSpec, kind size.Bytes, n, more lvm2.Extents) (*lvm2.LV, error) {
 	lv, err := p.blankVolume(t, spec)
 	if err != nil {
 		return nil, err
 	}
-	if err := p.checkRoom(t.view, n+more); err != nil {
+	if err := p.checkRoomOn(t.view, kind, n+more); err != nil {
 		return nil, err
 	}
-	ranges, err := t.allocate(n, lowEnd)
+	ranges, err := t.allocateOn(kind, n, lowEnd)
 	if err != nil {
 		return nil, err
 	}

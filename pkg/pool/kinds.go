@@ -1,0 +1,158 @@
+package pool
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// Disks have logical blocks of 512 or of 4096 bytes. A device-mapper device has
+// the largest of those below it, and a file system cannot be used on larger ones
+// than it was made on. So all that is stacked, and all that gets a volume's
+// content, lies on disks of one kind. A pool is of one kind when it is made; a
+// group that lvm2 has mixed is several rooms.
+
+// anyKind is the block size of what may lie on disks of any one kind.
+const anyKind size.Bytes = 0
+
+// kinds lists the block sizes of the group's disks, in their order.
+func (v *view) kinds() (kinds []size.Bytes) {
+	for _, pv := range v.vg.PVs {
+		if pv.BlockSize != 0 && !slices.Contains(kinds, pv.BlockSize) {
+			kinds = append(kinds, pv.BlockSize)
+		}
+	}
+	return kinds
+}
+
+// kindsOf lists the kinds that block allows.
+func (v *view) kindsOf(block size.Bytes) []size.Bytes {
+	if kinds := v.kinds(); block == anyKind && len(kinds) > 0 {
+		return kinds
+	}
+	return []size.Bytes{block}
+}
+
+// onKind says for people on which disks something must lie, "" where all will do.
+func (v *view) onKind(block size.Bytes) string {
+	switch {
+	case len(v.kinds()) < 2:
+		return ""
+	case block == anyKind:
+		return " on disks with the same size of logical blocks"
+	}
+	return fmt.Sprintf(" on disks with logical blocks of %d bytes", uint64(block))
+}
+
+// freeOn returns the free extents on disks of a kind.
+func (v *view) freeOn(block size.Bytes) rangeSet {
+	if block == anyKind || len(v.kinds()) < 2 {
+		return v.free
+	}
+	return v.free.intersect(v.disksOn(block))
+}
+
+// disksOn returns all extents of the disks of a kind.
+func (v *view) disksOn(block size.Bytes) rangeSet {
+	var out []lvm2.Range
+	for n, pv := range v.vg.PVs {
+		if block == anyKind || pv.BlockSize == block || len(v.kinds()) < 2 {
+			out = append(out, lvm2.Range{PV: n, Count: pv.PECount})
+		}
+	}
+	return newRangeSet(out...)
+}
+
+// freeFor returns the free extents by which lv may grow.
+func (v *view) freeFor(lv *lvm2.LV) rangeSet {
+	has, err := physical(lv)
+	if err != nil {
+		return v.free
+	}
+	return v.freeOn(v.vg.PVs[has[len(has)-1].PV].BlockSize)
+}
+
+// kind returns the block size of the disks on which logical volumes lie that are
+// stacked. Error: ErrPrecondition if there are several.
+func (v *view) kind(stacked ...*lvm2.LV) (size.Bytes, error) {
+	kind := anyKind
+	for _, lv := range stacked {
+		for _, s := range lv.Segments {
+			for _, stripe := range s.Stripes {
+				if stripe.PV < 0 || v.vg.PVs[stripe.PV].BlockSize == 0 {
+					continue
+				}
+				block := v.vg.PVs[stripe.PV].BlockSize
+				if kind != anyKind && block != kind {
+					return 0, fmt.Errorf("%w: logical volume %s/%s is on disks with logical blocks of %d and of %d bytes, or on others than what it is stacked with: "+
+						"a copy of its file system could perhaps never be mounted; move it to disks of one kind with pvmove", ErrPrecondition, v.vg.Name, lv.Name, uint64(kind), uint64(block))
+				}
+				kind = block
+			}
+		}
+	}
+	return kind, nil
+}
+
+// kindOf returns the kind of all that a volume and its snapshots lie on.
+func (v *view) kindOf(o *volume) (size.Bytes, error) {
+	stacked := []*lvm2.LV{o.lv}
+	for _, l := range o.layers {
+		stacked = append(stacked, l.lv)
+	}
+	if o.fork != nil {
+		stacked = append(stacked, o.fork.lv)
+	}
+	return v.kind(stacked...)
+}
+
+// mixed says that the group has disks of several kinds, "" if it has not.
+func (v *view) mixed() string {
+	kinds := v.kinds()
+	if len(kinds) < 2 {
+		return ""
+	}
+	text := fmt.Sprintf("volume group %s has disks with logical blocks of", v.vg.Name)
+	for _, block := range kinds {
+		text += fmt.Sprintf(" %d bytes (", uint64(block))
+		for n, pv := range v.vg.PVs {
+			if pv.BlockSize == block {
+				text += v.vg.PVs[n].Device + " "
+			}
+		}
+		text = text[:len(text)-1] + "),"
+	}
+	return text[:len(text)-1] + ": a volume and its snapshots stay on one kind, so each has room only there"
+}
+
+// ofOneKind returns those of the devices of a new group that have the same block
+// size, as most have it or else the first, and the others with the reason.
+func ofOneKind(devices []string) (kept []string, refused []string, err error) {
+	count, blocks := map[size.Bytes]int{}, make([]size.Bytes, len(devices))
+	for i, d := range devices {
+		if blocks[i], err = lvm2.BlockSize(d); err != nil {
+			return nil, nil, err
+		}
+		count[blocks[i]]++
+	}
+	var kind size.Bytes
+	for _, b := range blocks {
+		if kind == 0 || count[b] > count[kind] {
+			kind = b
+		}
+	}
+	for i, d := range devices {
+		if blocks[i] == kind {
+			kept = append(kept, d)
+		} else {
+			refused = append(refused, otherKind(d, blocks[i], kind))
+		}
+	}
+	return kept, refused, nil
+}
+
+func otherKind(device string, block, kind size.Bytes) string {
+	return fmt.Sprintf("device %s has logical blocks of %d bytes, the pool's disks have %d: it is not added, no file system could move between them; make another pool of it", device, uint64(block), uint64(kind))
+}

@@ -1,0 +1,152 @@
+//go:build kernel
+
+package pool
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// diskOf4096 makes a disk with logical blocks of 4096 bytes.
+func diskOf4096(t *testing.T, length string) string {
+	t.Helper()
+	dir := t.TempDir()
+	ok(t, unix.Mount("disk", dir, "tmpfs", 0, ""))
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	file := filepath.Join(dir, "disk")
+	command(t, "truncate", "-s", length, file)
+	return looped(t, file, "--sector-size", "4096")
+}
+
+// blockSizes returns the logical block sizes of the devices of a pool whose names
+// begin so.
+func blockSizes(t *testing.T, p *Pool, prefix string) (all []string) {
+	t.Helper()
+	for name := range devicesOf(t, p) {
+		if strings.HasPrefix(name, prefix) {
+			all = append(all, command(t, "blockdev", "--getss", p.dm.Node(p.vgName+"-"+name)))
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// A disk with other logical blocks than the others is refused, and the pool is
+// made and opened without it.
+func TestDiskOfAnotherKind(t *testing.T) {
+	p := testPool(t, func(c *Config) {
+		c.Devices = append(testDisks(t)[:2], diskOf4096(t, "256M"))
+	})
+	for range 2 {
+		vg := must(p.latest())(t).vg
+		if len(vg.PVs) != 2 || vg.PVs[0].BlockSize != 512 || vg.PVs[1].BlockSize != 512 {
+			t.Errorf("the group has %d disks", len(vg.PVs))
+		}
+		refused := func(reason, text string) bool { return reason == "DiskRefused" && strings.Contains(text, "4096") }
+		if health := p.PoolHealth(context.Background()); len(health) != 1 || !refused(health[0].Reason, health[0].Message) {
+			t.Errorf("health: %v", health)
+		}
+		found := must(Verify(context.Background(), p.config, Options{}))(t).Findings
+		if len(found) != 1 || !refused(found[0].Reason, found[0].What) {
+			t.Errorf("check: %v", found)
+		}
+		if !p.closed {
+			ok(t, p.Close())
+			again := must(Open(context.Background(), p.config, Options{}))(t)
+			defer again.Close()
+			p = again
+		}
+	}
+}
+
+// In a group in which lvm2 has mixed disks a volume stays on one kind, and so does
+// all that reads through it or gets its content: there is no file system on it
+// that could not be mounted any more.
+func TestMixedGroup(t *testing.T) {
+	for _, fs := range []struct{ name, mkfs string }{{"ext4", "mkfs.ext4 -q -b 1024"}, {"xfs", "mkfs.xfs -q"}} {
+		t.Run(fs.name, func(t *testing.T) {
+			ctx := context.Background()
+			disks, large := testDisks(t), diskOf4096(t, "1500M")
+			const name = "vgmixed"
+			command(t, "vgcreate", "--config", "devices/allow_mixed_block_sizes=1", name, disks[0], large)
+			p := openPool(t, Config{Name: "pool", VolumeGroup: name, Devices: []string{disks[0], large}, FirstStore: 8 * size.MiB, BurstRate: 50 * size.MiB})
+			t.Cleanup(func() {
+				if !t.Failed() {
+					ok(t, p.Close())
+					vgck(t, name)
+				}
+				command(t, "vgremove", "-ff", "-y", name)
+			})
+			mixed := func(c Condition) bool { return c.Reason == "MixedBlockSizes" }
+			if health := p.PoolHealth(ctx); !slices.ContainsFunc(health, mixed) {
+				t.Errorf("health: %v", health)
+			}
+			v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 320 * size.MiB, Mode: Block}))(t)
+			at := must(p.Activate(ctx, v.LV))(t)
+			args := strings.Fields(fs.mkfs)
+			command(t, args[0], append(args[1:], at)...)
+			mounted := func(at string, options string) {
+				t.Helper()
+				dir := t.TempDir()
+				if err := unix.Mount(at, dir, fs.name, 0, options); err != nil {
+					t.Fatalf("mounting %s: %v, logical blocks of %s", at, err, command(t, "blockdev", "--getss", at))
+				}
+				if options == "" {
+					ok(t, os.WriteFile(filepath.Join(dir, "file"), make([]byte, 4*size.MiB), 0o600))
+				}
+				ok(t, unix.Unmount(dir, 0))
+			}
+			mounted(at, "")
+
+			// A snapshot whose store grows, and a copy.
+			s := must(p.CreateSnapshot(ctx, "s", v.LV))(t)
+			must(p.ExpandVolume(ctx, v.LV, 352*size.MiB, 0))(t)
+			writeDevice(t, at, int64(324*size.MiB), make([]byte, 4*size.MiB))
+			mounted(at, "")
+			if got := blockSizes(t, p, ""); !slices.Equal(got, []string{"512"}) {
+				t.Errorf("with a snapshot the devices have logical blocks of %v", got)
+			}
+			copied := must(p.CreateVolume(ctx, VolumeSpec{Name: "copy", Mode: Block, Source: Source{FromSnapshot, s.LV}}))(t)
+			options := ""
+			if fs.name == "xfs" {
+				options = "nouuid"
+			}
+			mounted(must(p.Activate(ctx, copied.LV))(t), options)
+			waitHydrated(t, p, copied.LV)
+			mounted(must(p.Activate(ctx, copied.LV))(t), options)
+
+			// There is room, but of the other kind.
+			_, err := p.ExpandVolume(ctx, v.LV, 900*size.MiB, 0)
+			if !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "logical blocks of 512") {
+				t.Errorf("expanded: %v", err)
+			}
+			_, err = p.CreateVolume(ctx, VolumeSpec{Name: "more", Mode: Block, Source: Source{FromVolume, v.LV}})
+			if !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "logical blocks of 512") {
+				t.Errorf("cloned: %v", err)
+			}
+			mounted(at, "")
+			most := must(p.Capacity(ctx))(t).MaxVolume
+			other := must(p.CreateVolume(ctx, VolumeSpec{Name: "new", Size: most, Mode: Filesystem, FSType: fs.name}))(t)
+			must(p.Activate(ctx, other.LV))(t)
+			if got := blockSizes(t, p, "new"); !slices.Equal(got, []string{"4096"}) {
+				t.Errorf("a volume on the other disk has logical blocks of %v", got)
+			}
+			must(p.CreateSnapshot(ctx, "snapnew", other.LV))(t)
+			if got := blockSizes(t, p, "new"); !slices.Equal(got, []string{"4096"}) {
+				t.Errorf("with a snapshot it has logical blocks of %v", got)
+			}
+			for _, lv := range []string{v.LV, copied.LV, other.LV} {
+				ok(t, p.Deactivate(ctx, lv))
+			}
+		})
+	}
+}
