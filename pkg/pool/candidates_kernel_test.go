@@ -54,6 +54,19 @@ func TestPoolOnTenantsVolume(t *testing.T) {
 	disk := vg.PVs[0].Device
 	ok(t, p.Close())
 
+	// A pattern that matches it as it is blank does not make it a disk of the pool.
+	t.Run("a blank one", func(t *testing.T) {
+		looped(t, volume)
+		wide := config
+		wide.Devices = append([]string{"/dev/loop*"}, config.Devices...)
+		again := must(Open(ctx, wide, Options{}))(t)
+		if n := len(must(again.latest())(t).vg.PVs); n != 1 {
+			t.Errorf("the group has %d disks", n)
+		}
+		ok(t, again.Close())
+	})
+	config.Devices = append([]string{"/dev/loop*"}, config.Devices...)
+
 	namesake := func(device string) {
 		command(t, "pvcreate", "--devices", device, "-ff", "-y", device)
 		command(t, "vgcreate", "--devices", device, config.VolumeGroup, device)

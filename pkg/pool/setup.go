@@ -78,7 +78,7 @@ func (p *Pool) openGroup(ctx context.Context) (*lvm2.Store, error) {
 	case len(devices) == 0:
 		return nil, fmt.Errorf("%w: no device matches %s", ErrUnavailable, strings.Join(p.config.Devices, " "))
 	}
-	if err := p.config.checkElsewhere(ctx); err != nil {
+	if err := p.config.checkElsewhere(ctx, p.host); err != nil {
 		return nil, err
 	}
 	devices, refused, err := ofOneKind(devices)

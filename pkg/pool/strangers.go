@@ -106,7 +106,7 @@ func (p *Pool) strangersLoop(ctx context.Context) {
 // checkElsewhere refuses to make a group while one of its name that the driver
 // has worked on is on a device that the configuration does not name: more likely
 // than not the configuration is wrong.
-func (c Config) checkElsewhere(ctx context.Context) error {
+func (c Config) checkElsewhere(ctx context.Context, h lvm2.Host) error {
 	others, err := otherDevices()
 	if err != nil {
 		return err
@@ -119,7 +119,7 @@ func (c Config) checkElsewhere(ctx context.Context) error {
 		if d.VG != c.VolumeGroup {
 			continue
 		}
-		s, err := lvm2.FindVGReadOnly(ctx, lvm2.Host{}, d.VG, lvm2.Search{IDs: []lvm2.ID{d.VGID}, Others: otherDevices})
+		s, err := lvm2.FindVGReadOnly(ctx, h, d.VG, lvm2.Search{IDs: []lvm2.ID{d.VGID}, Others: otherDevices})
 		if err != nil {
 			continue // it cannot be a pool
 		}
