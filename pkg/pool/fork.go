@@ -153,13 +153,14 @@ func (s VolumeSpec) shows() bool { return s.ReadOnly || s.Transient }
 
 // checkClone says in advance whether there is room for a clone of n extents.
 func (p *Pool) checkClone(t *edit, spec VolumeSpec, from original, n lvm2.Extents) error {
+	kind, err := t.kindOf(from.volume)
 	switch {
-	case spec.ReadOnly:
-		return nil
+	case err != nil || spec.ReadOnly:
+		return err
 	case !spec.Transient:
 		n += p.forkStore(t.view, from.length)
 	}
-	return p.checkRoom(t.view, n+p.firstStore(t.view, from.length, p.config.Chunk))
+	return p.checkRoomOn(t.view, kind, n+p.firstStore(t.view, from.length, p.config.Chunk))
 }
 
 // addCopy adds the volume that spec asks for, of n extents, with the content of a layer.
