@@ -17,7 +17,8 @@ const ReasonOther = "OtherCondition"
 // one: a node that somebody has taken over does not choose the words that
 // people filter and alert by.
 var reasons = []string{
-	"DeviceMissing", "FilesystemUnreachable", "ForkLost", "ForkStopped", "HydrationFailing", "MetadataDegraded",
+	"DeviceMissing", "DiskRefused", "DuplicateDisk", "FilesystemUnreachable", "ForkLost", "ForkStopped", "HydrationFailing", "MetadataDegraded",
+	"MixedBlockSizes",
 	"PoolFull", "PoolUnavailable", "SnapshotLost", "SnapshotSpaceLow", "SourceLost", "SourceUnreadable",
 	"SpaceNotReclaimed", "SpaceReclaimed", "TransientLost", "TransientRestarted", "UnknownTags", "WritersHeld",
 }
