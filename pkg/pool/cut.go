@@ -3,6 +3,7 @@ package pool
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
@@ -102,6 +104,47 @@ func (p *Pool) abandon(ctx context.Context, layer lvm2.ID, lv string) {
 		klog.FromContext(ctx).Error(err, "The layer of a failed cut stays for now", "volume", lv)
 	}
 	p.wiper.wake()
+}
+
+// unname takes their names from snapshots that the kernel has not cut: an older
+// release gave them before that. Nobody was told of one, and it would be cut later
+// than it says. The layer stays if older ones read through it.
+func (p *Pool) unname(t *edit) error {
+	for _, o := range t.volumes {
+		l := o.live()
+		if l == nil || !l.named || o.theirs() != "" || p.followed(t.view, o, l) {
+			continue
+		}
+		c := l.lv.Clone()
+		c.Tags = dropTags(c.Tags, tagName)
+		if err := errors.Join(t.put(c), t.prune(l)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// followed says whether the kernel has cut o for its live layer, as far as it has
+// devices of it. Without: a snapshot that was removed by hand is no such one.
+func (p *Pool) followed(v *view, o *volume, live *layer) bool {
+	top, err := p.find(p.device(v, o.lv, "", udevVisible))
+	if err != nil || top == nil || !top.Live {
+		return true
+	}
+	snap, err := p.find(p.device(v, live.lv, "", udevSnapshot))
+	if err != nil || snap != nil && snap.Live {
+		return true
+	}
+	table, err := p.dm.Table(top.Name)
+	if err != nil || len(table) == 0 {
+		return true
+	}
+	if _, origin := table[0].Target.(dm.SnapshotOrigin); !origin {
+		return false // the first cut
+	}
+	return !slices.ContainsFunc(o.layers, func(l *layer) bool {
+		return l != live && p.onBlocks(v, o, p.device(v, l.lv, "", udevSnapshot))
+	})
 }
 
 // cut adds a new newest layer to o's history, with a logical volume called after

@@ -149,3 +149,43 @@ func TestKilledCut(t *testing.T) {
 		}
 	}
 }
+
+// TestNamedBeforeItsCut: a snapshot that an older release has named before the kernel
+// cut it, which then did not happen, is none; one that was cut keeps its name.
+func TestNamedBeforeItsCut(t *testing.T) {
+	for _, first := range []bool{true, false} {
+		t.Run(map[bool]string{true: "first", false: "second"}[first], func(t *testing.T) {
+			ctx := context.Background()
+			p := testPool(t, nil)
+			v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 16 * size.MiB, Mode: Block}))(t)
+			path := must(p.Activate(ctx, v.LV))(t)
+			writeDevice(t, path, 0, bytes.Repeat([]byte("A"), 4096))
+			if !first {
+				must(p.CreateSnapshot(ctx, "old", v.LV))(t)
+			}
+			must(p.keys.lock(ctx, lvKey(v.LV)))(t) // for good: the monitor would carry the cut out
+			ok(t, p.do(ctx, &change{what: "a cut as it was", edit: func(e *edit) error {
+				l, err := p.cut(e, e.volumeByLV(v.LV), "copy")
+				if err != nil {
+					return err
+				}
+				return e.record(cutLayer{layer: l.ID, at: time.Now()}, "copy")
+			}}))
+			ok(t, p.Close())
+			p = openPool(t, p.config)
+			if toldOf(t, p) {
+				t.Error("a snapshot that was never cut is told of")
+			}
+			writeDevice(t, path, 0, bytes.Repeat([]byte("B"), 4096))
+			s := must(p.CreateSnapshot(ctx, "copy", v.LV))(t)
+			writeDevice(t, path, 0, bytes.Repeat([]byte("C"), 4096))
+			ok(t, p.Close())
+			p = openPool(t, p.config)
+			if again := must(p.CreateSnapshot(ctx, "copy", v.LV))(t); again != s {
+				t.Errorf("after another restart it is %+v, it was %+v", again, s)
+			}
+			checkCopy(t, p, "asked for again", must(p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, s.LV}}))(t).LV, 'B')
+			ok(t, p.Deactivate(ctx, v.LV))
+		})
+	}
+}

@@ -167,16 +167,16 @@ func (m *monitor) watch(v *view, s *store, former map[lvm2.ID]*filling, now time
 }
 
 // onBlocks tells whether a frozen layer's device still lies on the volume's blocks.
-func (m *monitor) onBlocks(v *view, o *volume, d device) bool {
-	info, err := m.find(d)
+func (p *Pool) onBlocks(v *view, o *volume, d device) bool {
+	info, err := p.find(d)
 	if err != nil || info == nil || info.ReadOnly { // one that is only read
 		return false
 	}
-	real, err := m.find(m.device(v, o.lv, layerReal, udevReal))
+	real, err := p.find(p.device(v, o.lv, layerReal, udevReal))
 	if err != nil || real == nil {
 		return false
 	}
-	table, err := m.dm.Table(info.Name)
+	table, err := p.dm.Table(info.Name)
 	if err != nil || len(table) != 1 {
 		return false
 	}

@@ -28,6 +28,9 @@ func (p *Pool) repair(ctx context.Context) error {
 		if p.blank {
 			t.wiped, t.changed = t.free, true
 		}
+		if err := p.unname(t); err != nil {
+			return err
+		}
 		for _, o := range t.volumes {
 			// A crash cannot leave such layers behind; LVM2's lvremove of a snapshot can.
 			if err := t.discard(storesOf(t.unneeded(o))...); err != nil {
