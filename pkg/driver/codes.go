@@ -33,6 +33,7 @@ var codeOf = []struct {
 	{pool.ErrFreeze, codes.Aborted},
 	{filesystem.ErrContent, codes.FailedPrecondition},
 	{filesystem.ErrDuplicate, codes.FailedPrecondition},
+	{filesystem.ErrUnclean, codes.FailedPrecondition},
 	{filesystem.ErrBusy, codes.FailedPrecondition},
 	{context.Canceled, codes.Canceled},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},

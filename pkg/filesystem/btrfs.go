@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/cespare/xxhash/v2"
+	"golang.org/x/crypto/blake2b"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,33 +33,63 @@ const (
 	btrfsMetadataUUID = 1 << 10 // incompatible feature: blocks carry metadata_uuid, not fsid
 	btrfsChangingFsid = 3 << 35 // flags: a rewrite by btrfstune was interrupted
 	btrfsSeeding      = 1 << 32 // flag: read-only seed of other file systems
-	btrfsCsumCRC32C   = 0
 )
+
+// btrfsSums are the checksums that mkfs.btrfs --csum offers, by the number that the
+// superblock has of each.
+var btrfsSums = map[uint16]func([]byte) []byte{
+	0: func(b []byte) []byte {
+		return binary.LittleEndian.AppendUint32(nil, crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
+	},
+	1: func(b []byte) []byte { return binary.LittleEndian.AppendUint64(nil, xxhash.Sum64(b)) },
+	2: func(b []byte) []byte { sum := sha256.Sum256(b); return sum[:] },
+	3: func(b []byte) []byte { sum := blake2b.Sum256(b); return sum[:] },
+}
 
 var btrfsMagic = []byte("_BHRfS_M")
 
 // SetIdentity gives a writable copy an identity of its own, derived from seed,
 // so that it can be mounted beside its source. Only btrfs needs it: it refuses
 // to mount a second file system of the same fsid, for xfs a mount option
-// suffices. Calling it again with the same seed changes nothing, and an
-// interruption at any point leaves a file system with the old or the new fsid.
+// suffices. What is not a copy is left alone. Calling it again with the same seed
+// changes nothing, and an interruption at any point leaves a file system with the
+// old or the new fsid. Errors: ErrContent, ErrBusy.
 //
 // The fsid is changed as btrfstune -M changes it (the metadata_uuid feature,
 // Linux 5.0), but with a single write: btrfstune commits three times, and
 // refuses to go on where it was interrupted in between.
-func (d Device) SetIdentity(seed string) error {
-	if d.Type != Btrfs || d.ReadOnly {
+func (d Device) SetIdentity(seed string) (err error) {
+	if d.Type != Btrfs || d.ReadOnly || !d.Copy {
 		return nil
 	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("change the fsid of %s: %w", d.Path, err)
+		}
+	}()
+	if done, err := d.hasFsid(fsidOf(seed)); done || err != nil {
+		return err
+	}
 	f, err := os.OpenFile(d.Path, os.O_RDWR|os.O_EXCL, 0)
+	if errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("%w: %w", ErrBusy, err)
+	}
 	if err != nil {
-		return fmt.Errorf("change the fsid of %s: %w", d.Path, err)
+		return err
 	}
 	defer f.Close()
-	if err := setFsid(f, fsidOf(seed)); err != nil {
-		return fmt.Errorf("change the fsid of %s: %w", d.Path, err)
+	return setFsid(f, fsidOf(seed))
+}
+
+// hasFsid tells whether the file system has that fsid already: it may be mounted.
+func (d Device) hasFsid(fsid []byte) (bool, error) {
+	f, err := os.Open(d.Path)
+	if err != nil {
+		return false, err
 	}
-	return nil
+	defer f.Close()
+	sb, err := readBtrfsSuper(f)
+	return err == nil && bytes.Equal(sb[btrfsFsid:btrfsFsid+16], fsid), err
 }
 
 // fsidOf derives a UUID (RFC 9562, version 8) from a seed.
@@ -82,11 +114,17 @@ func setFsid(f superFile, fsid []byte) error {
 		return err
 	}
 	little := binary.LittleEndian
-	if flags := little.Uint64(sb[btrfsFlags:]); flags&(btrfsChangingFsid|btrfsSeeding) != 0 {
-		return fmt.Errorf("it is a seed or in the middle of a change by btrfstune (flags %#x)", flags)
+	sum := btrfsSums[little.Uint16(sb[btrfsCsumType:])]
+	switch flags := little.Uint64(sb[btrfsFlags:]); {
+	case sum == nil:
+		return fmt.Errorf("%w: checksums of the unknown type %d", ErrContent, little.Uint16(sb[btrfsCsumType:]))
+	case !bytes.HasPrefix(sb, sum(sb[btrfsFsid:])):
+		return fmt.Errorf("%w: the superblock's checksum is wrong", ErrContent)
+	case flags&btrfsChangingFsid != 0:
+		return fmt.Errorf("%w: btrfstune was interrupted while it changed the fsid (flags %#x); complete that on the source first", ErrContent, flags)
 	}
-	if n := little.Uint64(sb[btrfsNumDevices:]); n != 1 {
-		return fmt.Errorf("it has %d devices", n)
+	if err := aloneBtrfs(sb); err != nil {
+		return err
 	}
 	if bytes.Equal(sb[btrfsFsid:btrfsFsid+16], fsid) {
 		return nil
@@ -97,7 +135,7 @@ func setFsid(f superFile, fsid []byte) error {
 		little.PutUint64(sb[btrfsIncompat:], incompat|btrfsMetadataUUID)
 	}
 	copy(sb[btrfsFsid:], fsid)
-	little.PutUint32(sb[btrfsCsum:], btrfsChecksum(sb))
+	copy(sb[btrfsCsum:], sum(sb[btrfsFsid:]))
 	if _, err := f.WriteAt(sb, btrfsSuperOffset); err != nil {
 		return err
 	}
@@ -106,7 +144,21 @@ func setFsid(f superFile, fsid []byte) error {
 	return f.Sync()
 }
 
-// readBtrfsSuper reads and checks the primary superblock.
+// aloneBtrfs refuses a file system that is not whole on its one device: one of
+// several devices, and the seed of others, which cannot be written.
+func aloneBtrfs(sb []byte) error {
+	little := binary.LittleEndian
+	if n := little.Uint64(sb[btrfsNumDevices:]); n != 1 {
+		return fmt.Errorf("%w: a btrfs of %d devices; a volume is one device", ErrContent, n)
+	}
+	if little.Uint64(sb[btrfsFlags:])&btrfsSeeding != 0 {
+		return fmt.Errorf("%w: the seed of other btrfs; clear that with btrfstune -S 0", ErrContent)
+	}
+	return nil
+}
+
+// readBtrfsSuper reads the primary superblock. Its checksum is the kernel's concern,
+// but for one who changes it.
 func readBtrfsSuper(r io.ReaderAt) ([]byte, error) {
 	sb := make([]byte, btrfsSuperLen)
 	if _, err := r.ReadAt(sb, btrfsSuperOffset); err != nil {
@@ -115,22 +167,13 @@ func readBtrfsSuper(r io.ReaderAt) ([]byte, error) {
 	if !bytes.Equal(sb[0x40:0x48], btrfsMagic) {
 		return nil, errNoSuperblock
 	}
-	if t := binary.LittleEndian.Uint16(sb[btrfsCsumType:]); t != btrfsCsumCRC32C {
-		return nil, fmt.Errorf("checksum type %d is not supported, only crc32c", t)
-	}
-	if binary.LittleEndian.Uint32(sb[btrfsCsum:]) != btrfsChecksum(sb) {
-		return nil, errors.New("superblock checksum is wrong")
-	}
 	return sb, nil
 }
 
-func btrfsChecksum(sb []byte) uint32 {
-	return crc32.Checksum(sb[btrfsFsid:], crc32.MakeTable(crc32.Castagnoli))
-}
-
-// checkDuplicate returns ErrDuplicate if another device with the same fsid is
-// mounted and the kernel cannot tell them apart. Since Linux 6.7 it can.
-func (d Device) checkDuplicate() error {
+// checkBtrfs returns ErrContent if the file system is not whole on the device, and
+// ErrDuplicate if another device with the same fsid is mounted and the kernel
+// cannot tell them apart. Since Linux 6.7 it can.
+func (d Device) checkBtrfs() error {
 	f, err := os.Open(d.Path)
 	if err != nil {
 		return err
@@ -139,6 +182,9 @@ func (d Device) checkDuplicate() error {
 	sb, err := readBtrfsSuper(f)
 	if err != nil {
 		return fmt.Errorf("read btrfs superblock of %s: %w", d.Path, err)
+	}
+	if err := aloneBtrfs(sb); err != nil {
+		return err
 	}
 	id := sb[btrfsFsid : btrfsFsid+16]
 	uuid := fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])

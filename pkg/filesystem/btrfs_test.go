@@ -37,7 +37,9 @@ func (m *memory) Sync() error {
 }
 
 func (m *memory) seal() {
-	binary.LittleEndian.PutUint32(m.sb[btrfsCsum:], btrfsChecksum(m.sb[:]))
+	if sum := btrfsSums[binary.LittleEndian.Uint16(m.sb[btrfsCsumType:])]; sum != nil {
+		copy(m.sb[btrfsCsum:btrfsFsid], sum(m.sb[btrfsFsid:]))
+	}
 }
 
 func newMemory() *memory {
@@ -83,7 +85,7 @@ func TestSetFsidRefuses(t *testing.T) {
 	for name, damage := range map[string]func(*memory){
 		"no magic":         func(m *memory) { m.sb[0x40] = 'x'; m.seal() },
 		"wrong checksum":   func(m *memory) { m.sb[0x100] ^= 1 },
-		"other checksum":   func(m *memory) { m.sb[btrfsCsumType] = 2; m.seal() },
+		"unknown checksum": func(m *memory) { m.sb[btrfsCsumType] = 4; m.seal() },
 		"two devices":      func(m *memory) { m.sb[btrfsNumDevices] = 2; m.seal() },
 		"btrfstune -u cut": func(m *memory) { m.sb[btrfsFlags+4] = 1 << 3; m.seal() },
 		"btrfstune -m cut": func(m *memory) { m.sb[btrfsFlags+4] = 1 << 4; m.seal() },
@@ -92,8 +94,8 @@ func TestSetFsidRefuses(t *testing.T) {
 		m := newMemory()
 		damage(m)
 		before := m.sb
-		if err := setFsid(m, fsidOf("copy")); err == nil {
-			t.Errorf("%s: no error", name)
+		if err := setFsid(m, fsidOf("copy")); err == nil || !errors.Is(err, ErrContent) && name != "no magic" {
+			t.Errorf("%s: %v", name, err)
 		}
 		if m.sb != before {
 			t.Errorf("%s: superblock was changed", name)

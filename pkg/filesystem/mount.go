@@ -14,6 +14,8 @@ import (
 // Mount mounts the file system at target with the given mount(8) options, and
 // with those that the device needs: read-only where the device is, without
 // journal recovery there, and without the check for unique UUIDs for a copy.
+// Without recovery files may be missing: only what is clean is mounted so.
+// Errors: ErrUnclean, ErrDuplicate.
 func (d Device) Mount(target string, readOnly bool, options []string) error {
 	options = slices.Clone(options)
 	if readOnly || d.ReadOnly {
@@ -23,13 +25,17 @@ func (d Device) Mount(target string, readOnly bool, options []string) error {
 	case d.Type == XFS && d.Copy:
 		options = append(options, "nouuid")
 	case d.Type == Btrfs:
-		if err := d.checkDuplicate(); err != nil {
+		if err := d.checkBtrfs(); err != nil {
 			return fmt.Errorf("mount %s at %s: %w", d.Path, target, err)
 		}
 	}
 	if d.ReadOnly {
-		// Recovery would have to write; a snapshot is taken of a frozen file
-		// system, whose content is complete without it.
+		// Recovery would have to write.
+		if ok, err := d.Clean(); err != nil {
+			return fmt.Errorf("mount %s at %s: %w", d.Path, target, err)
+		} else if !ok {
+			return fmt.Errorf("mount %s read-only at %s: %w", d.Path, target, ErrUnclean)
+		}
 		switch d.Type {
 		case Ext4:
 			options = append(options, "noload")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"os"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -24,19 +25,24 @@ func superblockSize(r io.ReaderAt, fsType string) (size.Bytes, error) {
 		return 0, err
 	}
 	little, big := binary.LittleEndian, binary.BigEndian
+	var blocks, block uint64
 	switch {
-	case fsType == Ext4 && little.Uint16(sb[0x38:]) == 0xef53:
-		blocks := uint64(little.Uint32(sb[4:]))
-		if little.Uint32(sb[0x60:])&0x80 != 0 { // the feature "64bit"
+	case fsType == Ext4 && little.Uint16(sb[ext4Magic:]) == 0xef53:
+		if blocks = uint64(little.Uint32(sb[4:])); little.Uint32(sb[ext4Incompat:])&0x80 != 0 { // the feature "64bit"
 			blocks |= uint64(little.Uint32(sb[0x150:])) << 32
 		}
-		return size.Bytes(blocks << (10 + little.Uint32(sb[0x18:])&0xf)), nil
+		block = 1 << (10 + little.Uint32(sb[0x18:])&0xf)
 	case fsType == XFS && bytes.HasPrefix(sb, []byte("XFSB")):
-		return size.Bytes(big.Uint64(sb[8:]) * uint64(big.Uint32(sb[4:]))), nil
+		blocks, block = big.Uint64(sb[8:]), uint64(big.Uint32(sb[4:]))
 	case fsType == Btrfs && bytes.Equal(sb[0x40:0x48], btrfsMagic):
-		return size.Bytes(little.Uint64(sb[0x70:])), nil
+		blocks, block = little.Uint64(sb[0x70:]), 1
+	default:
+		return 0, errNoSuperblock
 	}
-	return 0, errNoSuperblock
+	if over, length := bits.Mul64(blocks, block); over == 0 && 0 < length && length < 1<<62 {
+		return size.Bytes(length), nil
+	}
+	return 0, fmt.Errorf("%w: its superblock tells of %d blocks of %d bytes", ErrContent, blocks, block)
 }
 
 // growSlack is what a file system may leave unused at the end of its device:
