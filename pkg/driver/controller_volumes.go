@@ -61,8 +61,15 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 			return nil, err
 		}
 	}
+	_, missing := p.VolumeNamed(ctx, spec.Name)
 	v, err := p.CreateVolume(ctx, spec)
 	if err != nil {
+		return nil, err
+	}
+	if err := reserveRecovery(ctx, p, v); err != nil {
+		if errors.Is(missing, pool.ErrNotFound) && errors.Is(err, pool.ErrNoSpace) { // nobody has it yet
+			err = errors.Join(err, p.DeleteVolume(context.WithoutCancel(ctx), v.LV))
+		}
 		return nil, err
 	}
 	return &csi.CreateVolumeResponse{Volume: d.volume(p, v)}, nil

@@ -131,6 +131,9 @@ func stageFilesystem(ctx context.Context, p *pool.Pool, v pool.Volume, i handle.
 		if err := prepare(ctx, p, v, device); err != nil {
 			return err
 		}
+		if err := recoverShown(ctx, p, v, i, device); err != nil {
+			return err
+		}
 		if err := device.SetIdentity(i.String()); err != nil {
 			return err
 		}

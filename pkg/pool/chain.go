@@ -112,8 +112,8 @@ func (p *Pool) chainDown(ctx context.Context, v *view, o *volume) error {
 	if err != nil {
 		return err
 	}
-	if o.transient && top == nil { // an interrupted activation left it
-		return p.takeDown(ctx, p.device(v, o.lv, layerCOW, udevCOW))
+	if o.reading() && top == nil { // an interrupted activation left it
+		return p.readerStoreDown(ctx, v, o)
 	}
 	if live := o.live(); top != nil && live != nil {
 		// As long as the kernel has not followed a cut, originals go into the

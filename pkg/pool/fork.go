@@ -237,16 +237,16 @@ func (p *Pool) asFork(t *edit, lv *lvm2.LV, origin lvm2.ID, from original, n lvm
 		return err
 	}
 	setContent(lv, from.formatted, tail.subtract(copied).union(from.unknown.intersect(copied)))
-	return errors.Join(t.put(lv), p.addForkStore(t, lv, n))
-}
-
-// addForkStore makes the store for what is written to lv while it reads through a snapshot.
-func (p *Pool) addForkStore(t *edit, lv *lvm2.LV, n lvm2.Extents) error {
-	chunk := p.config.Chunk
 	kind, err := t.kind(lv)
 	if err != nil {
 		return err
 	}
+	return errors.Join(t.put(lv), p.addForkStore(t, lv, kind, n, p.config.Chunk))
+}
+
+// addForkStore makes the store for what is written to lv while it reads through a
+// snapshot, on disks of a kind.
+func (p *Pool) addForkStore(t *edit, lv *lvm2.LV, kind size.Bytes, n lvm2.Extents, chunk size.Bytes) error {
 	ranges, err := t.allocateOn(kind, n, highEnd)
 	if err != nil {
 		return err

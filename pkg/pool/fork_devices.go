@@ -98,7 +98,13 @@ func (p *Pool) forkUp(ctx context.Context, v *view, o *volume) (dm.Device, error
 	if err != nil {
 		return dm.Device{}, err
 	}
-	d := p.device(v, o.lv, layerFork, udevReal)
+	return p.overlay(ctx, v, o, l, above.Device, layerFork)
+}
+
+// overlay makes a device that shows what is above layer l and keeps what is written
+// to it in o's store.
+func (p *Pool) overlay(ctx context.Context, v *view, o *volume, l *layer, above dm.Device, layer string) (dm.Device, error) {
+	d := p.device(v, o.lv, layer, udevReal)
 	storeDev, _, err := p.mapStore(ctx, v, o.fork.lv, storeLive)
 	if err != nil {
 		return dm.Device{}, err
@@ -116,7 +122,7 @@ func (p *Pool) forkUp(ctx context.Context, v *view, o *volume) (dm.Device, error
 	// Overflow: a store that cannot hold a write fails that write, it does not
 	// give up all that was written before.
 	dev, pending, err := p.ensureFrom(before, d, whole(l.length, dm.Snapshot{
-		Origin: above.Device, COW: storeDev, Persistence: dm.PersistentOverflow, Chunk: o.fork.chunk,
+		Origin: above, COW: storeDev, Persistence: dm.PersistentOverflow, Chunk: o.fork.chunk,
 	}), false)
 	if short {
 		_, _, failed := p.mapStore(ctx, v, o.fork.lv, storeLive)

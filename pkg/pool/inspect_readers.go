@@ -39,6 +39,18 @@ func (c deviceCheck) reader() {
 	if c.node(top); below == nil {
 		return
 	}
+	if f := c.o.fork; f != nil {
+		c.names(c.o.lv, layerRecovered)
+		c.names(f.lv, layerCOW)
+		c.needed(c.o.lv, layerRecovered)
+		c.needed(f.lv, layerCOW)
+		recovered, store := c.look.at(c.o.lv, layerRecovered), c.look.at(f.lv, layerCOW)
+		if recovered == nil || store == nil {
+			return
+		}
+		c.table(c.o.lv, layerRecovered, whole(x.length, dm.Snapshot{Origin: below.Device, COW: store.Device, Persistence: dm.PersistentOverflow, Chunk: f.chunk}), false)
+		below = recovered
+	}
 	if !c.o.transient {
 		c.table(c.o.lv, "", whole(x.length, dm.Linear{Device: below.Device}), true)
 		return

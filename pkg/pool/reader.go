@@ -126,18 +126,22 @@ func (p *Pool) readerUp(ctx context.Context, v *view, o *volume, top *dm.Info) e
 	if err != nil {
 		return err
 	}
-	below, err := p.found(p.device(v, l.lv, "", udevSnapshot))
-	if err != nil {
-		return err
-	}
 	if o.transient {
+		below, err := p.found(p.device(v, l.lv, "", udevSnapshot))
+		if err != nil {
+			return err
+		}
 		if err = p.scratchUp(ctx, v, o, below.Device, top); err != nil && top == nil {
 			err = errors.Join(err, p.down(ctx, v, o))
 		}
 		return err
 	}
 	vol := p.device(v, o.lv, "", udevVisible)
-	dev, pending, err := p.ensureFrom(top, vol, whole(l.length, dm.Linear{Device: below.Device}), true)
+	below, err := p.shown(ctx, v, o, l)
+	if err != nil {
+		return err
+	}
+	dev, pending, err := p.ensureFrom(top, vol, whole(l.length, dm.Linear{Device: below}), true)
 	if err != nil {
 		return err
 	}
@@ -155,13 +159,23 @@ func (p *Pool) readerUp(ctx context.Context, v *view, o *volume, top *dm.Info) e
 
 // readerDown removes what was below the device of a reader.
 func (p *Pool) readerDown(ctx context.Context, v *view, o *volume) error {
-	if err := p.takeDown(ctx, p.device(v, o.lv, layerCOW, udevCOW)); err != nil {
+	if err := p.readerStoreDown(ctx, v, o); err != nil {
 		return err
 	}
 	if l := v.layers[o.reads]; l != nil {
 		return p.chainDown(ctx, v, v.volumes[l.of])
 	}
 	return nil
+}
+
+// readerStoreDown removes the devices by which a reader can be written, or what it
+// shows was recovered.
+func (p *Pool) readerStoreDown(ctx context.Context, v *view, o *volume) error {
+	devices := []device{p.device(v, o.lv, layerRecovered, udevReal), p.device(v, o.lv, layerCOW, udevCOW)}
+	if o.fork != nil {
+		devices = append(devices, p.device(v, o.fork.lv, layerCOW, udevCOW))
+	}
+	return p.takeDown(ctx, devices...)
 }
 
 // readerHealth returns what is wrong with what a reader shows.

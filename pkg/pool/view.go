@@ -167,10 +167,13 @@ func newView(vg *lvm2.VG, prev *view) *view {
 	}
 	v.link(hidden, byName)
 	for _, s := range stores {
-		if o := v.volumes[s.of]; o != nil && o.forked() {
+		switch o := v.volumes[s.of]; {
+		case o != nil && o.forked():
 			o.fork = s
 			v.forks[s.lv.ID] = s
-		} else {
+		case o != nil && o.reading() && !o.transient:
+			o.fork = s
+		default:
 			v.strange = append(v.strange, fmt.Sprintf("store %s/%s of a fork: its volume %s is not one; remove it with lvremove", vg.Name, s.lv.Name, s.of))
 		}
 	}

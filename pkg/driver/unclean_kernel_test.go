@@ -1,0 +1,294 @@
+//go:build kernel
+
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+)
+
+const acknowledged = 20 // files whose fsync has returned
+
+// fsynced writes files at a mount.
+func (r *rig) fsynced(at, prefix string) {
+	r.t.Helper()
+	for i := range acknowledged {
+		dir := filepath.Join(r.path(at), fmt.Sprint(prefix, i))
+		r.must("mkdir", os.Mkdir(dir, 0o700))
+		f, err := os.Create(filepath.Join(dir, "file"))
+		r.must("create", err)
+		_, err = f.Write(make([]byte, 5000))
+		r.must("write", errors.Join(err, f.Sync(), f.Close()))
+	}
+}
+
+// shows fails the test if not all of them are at a mount.
+func (r *rig) shows(what, at, prefix string) {
+	r.t.Helper()
+	found, err := filepath.Glob(filepath.Join(r.path(at), prefix+"*", "file"))
+	if err != nil || len(found) != acknowledged {
+		r.t.Errorf("%s shows %d files, %v; %d were synchronised", what, len(found), err, acknowledged)
+	}
+}
+
+// powerCut takes the disk from a mounted volume, as a power cut does, and unmounts it.
+func (r *rig) powerCut(volume, at string) {
+	r.t.Helper()
+	name := filepath.Base(r.device(volume))
+	table := r.tool("dmsetup", "table", name)
+	var end int
+	_, err := fmt.Sscanf(strings.TrimSpace(r.tool("blockdev", "--getsz", "/dev/mapper/"+name)), "%d", &end)
+	r.must("size", err)
+	r.tool("dmsetup", "suspend", "--nolockfs", name)
+	r.tool("dmsetup", "reload", name, "--table", fmt.Sprintf("0 %d error", end))
+	r.tool("dmsetup", "resume", name)
+	r.must("unmount", filesystem.Unmount(r.path(at)))
+	r.tool("dmsetup", "suspend", "--nolockfs", name)
+	r.tool("dmsetup", "reload", name, "--table", strings.TrimSpace(table))
+	r.tool("dmsetup", "resume", name)
+}
+
+// free returns how many bytes of the pool are free.
+func (r *rig) free() int64 {
+	r.t.Helper()
+	c, err := r.GetCapacity(r.t.Context(), &csi.GetCapacityRequest{})
+	r.must("capacity", err)
+	return c.GetAvailableCapacity()
+}
+
+// reader makes a volume for readers from a source, stages it, looks at what it
+// shows, and says how much of the pool it takes.
+func (r *rig) reader(name string, q *csi.CreateVolumeRequest, c *csi.VolumeCapability, prefix string) (id string, takes int64) {
+	r.t.Helper()
+	before := r.free()
+	id = r.volume(q)
+	takes = before - r.free()
+	for round := range 2 { // unstaging forgets nothing
+		at := fmt.Sprint(name, round)
+		r.must("stage "+name, r.stage(id, at, c))
+		r.shows(name, at, prefix)
+		if err := os.WriteFile(filepath.Join(r.path(at), "new"), nil, 0o600); !errors.Is(err, unix.EROFS) {
+			r.t.Errorf("write at %s: %v", at, err)
+		}
+		r.readOnlyDevice(id)
+		r.must("unstage "+name, r.unstage(id, at))
+	}
+	return id, takes
+}
+
+// What readers are shown has all that was acknowledged, whatever happened to the
+// source before the snapshot; only what was not clean takes room.
+func TestReadersOfUnclean(t *testing.T) {
+	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {
+		t.Run(fs, func(t *testing.T) {
+			r := newRig(t)
+			c, readers := mount(writer, fs), mount(manyReaders, fs)
+			mib := max(64, int64(filesystem.MinimumSize(fs))>>20)
+			volume := r.volume(request("origin", mib, c))
+			r.must("stage", r.stage(volume, "st", c))
+			r.fsynced("st", "a")
+			mounted := r.snapshot("mounted", volume)
+			r.fsynced("st", "b")
+			r.powerCut(volume, "st")
+			dirty := r.snapshot("dirty", volume)
+
+			unclean, takes := r.reader("dirty", from("dirty-reader", mib, readers, fromSnapshot(dirty)), readers, "b")
+			if takes == 0 {
+				t.Error("the reader of what is not clean takes no room: the test proves nothing")
+			}
+			cloned, _ := r.reader("cloned", from("clone-reader", mib, readers, fromVolume(volume)), readers, "b")
+			scratch := from("scratch", mib, c, fromSnapshot(dirty))
+			scratch.Parameters = map[string]string{"transient": "true"}
+			transient := r.volume(scratch)
+			only := mount(reader, fs) // the mount is read-only, the device is not
+			r.must("stage the transient to be read", r.stage(transient, "tr-ro", only))
+			r.shows("the transient that is read", "tr-ro", "b")
+			r.must("unstage the transient", r.unstage(transient, "tr-ro"))
+			r.must("stage the transient", r.stage(transient, "tr", c))
+			r.shows("the transient", "tr", "b")
+			r.must("unstage the transient", r.unstage(transient, "tr"))
+
+			// Beside each other, and after the driver was killed and its devices are gone.
+			r.must("stage", r.stage(unclean, "a", readers))
+			r.must("stage", r.stage(cloned, "b", readers))
+			r.stop()
+			r.start()
+			r.must("stage again", r.stage(unclean, "a", readers))
+			r.shows("after a restart", "a", "b")
+			r.must("unstage", r.unstage(unclean, "a"))
+			r.must("unstage", r.unstage(cloned, "b"))
+			r.tool("vgck", "vgdriver")
+
+			// The source recovers by its own mount, and is clean then.
+			r.must("stage", r.stage(volume, "st", c))
+			r.shows("the source", "st", "b")
+			r.must("unstage", r.unstage(volume, "st"))
+			clean := r.snapshot("clean", volume)
+			ids := []string{unclean, cloned, transient}
+			for name, snapshot := range map[string]string{"mounted": mounted, "clean": clean} {
+				id, takes := r.reader(name, from(name+"-reader", mib, readers, fromSnapshot(snapshot)), readers, "a")
+				if takes != 0 && (fs != filesystem.Btrfs || name == "clean") { // which no suspend freezes
+					t.Errorf("the reader of the snapshot %s takes %d bytes", name, takes)
+				}
+				ids = append(ids, id)
+			}
+
+			// Without room the claim waits, with the reason.
+			filler := r.fillPool()
+			_, err := r.CreateVolume(t.Context(), from("no-room", mib, readers, fromSnapshot(dirty)))
+			r.want("a reader that needs room in a full pool", err, codes.ResourceExhausted)
+			r.must("delete", r.remove(filler))
+			for _, id := range ids {
+				r.must("delete", r.remove(id))
+			}
+		})
+	}
+}
+
+// A file system that has shut itself down is frozen by nobody.
+func TestReadersOfShutDown(t *testing.T) {
+	for _, fs := range []string{filesystem.Ext4, filesystem.XFS} {
+		t.Run(fs, func(t *testing.T) {
+			r := newRig(t)
+			c, readers := mount(writer, fs), mount(manyReaders, fs)
+			mib := max(64, int64(filesystem.MinimumSize(fs))>>20)
+			volume := r.volume(request("origin", mib, c))
+			r.must("stage", r.stage(volume, "st", c))
+			r.fsynced("st", "b")
+			const shutdown, logflush = 0x8004587d, 1
+			f, err := os.Open(r.path("st"))
+			r.must("open", err)
+			r.must("shut down", unix.IoctlSetPointerInt(int(f.Fd()), shutdown, logflush))
+			f.Close()
+			// While it is mounted, if the kernel suspends it, and afterwards.
+			if s, err := r.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{Name: "mounted", SourceVolumeId: volume}); err == nil {
+				r.reader("mounted", from("mounted-reader", mib, readers, fromSnapshot(s.GetSnapshot().GetSnapshotId())), readers, "b")
+			} else {
+				t.Logf("cut while it is shut down: %v", err)
+			}
+			r.must("unmount", filesystem.Unmount(r.path("st")))
+			r.reader("unmounted", from("unmounted-reader", mib, readers, fromSnapshot(r.snapshot("unmounted", volume))), readers, "b")
+		})
+	}
+}
+
+// A snapshot of lvm2's, taken before anybody mounted the volume, and a read-only
+// logical volume of lvm2's.
+func TestUncleanOfLVM2(t *testing.T) {
+	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {
+		t.Run(fs, func(t *testing.T) {
+			r := newRig(t)
+			c, readers := mount(writer, fs), mount(manyReaders, fs)
+			mib := max(64, int64(filesystem.MinimumSize(fs))>>20)
+			volume := r.volume(request("origin", mib, c))
+			r.must("stage", r.stage(volume, "st", c))
+			r.fsynced("st", "b")
+			r.powerCut(volume, "st")
+			r.must("unstage", r.unstage(volume, "st"))
+			r.tool("lvchange", "-qq", "-ay", "vgdriver/origin")
+			r.tool("lvcreate", "-qq", "-y", "-s", "-L", "32m", "-n", "theirs", "vgdriver/origin")
+			r.tool("lvcreate", "-qq", "-y", "-Wn", "-Zn", "-L", fmt.Sprintf("%dm", mib), "-n", "static", "vgdriver")
+			r.tool("dd", "if=/dev/vgdriver/theirs", "of=/dev/vgdriver/static", "bs=1M", "oflag=direct")
+			r.tool("lvchange", "-qq", "-pr", "vgdriver/static")
+			static := "v1:node-1:fast:static"
+			r.must("allow", r.allow("static"))
+			err := r.stage(static, "static", mount(reader, fs))
+			r.want("stage a read-only logical volume that is not clean", err, codes.FailedPrecondition)
+			r.tool("lvchange", "-qq", "-prw", "vgdriver/static")
+			r.must("stage it writable", r.stage(static, "static", c))
+			r.shows("static", "static", "b")
+			r.must("unstage", r.unstage(static, "static"))
+			r.tool("lvchange", "-qq", "-pr", "vgdriver/static")
+			r.must("stage it read-only", r.stage(static, "static", mount(reader, fs)))
+			r.shows("static", "static", "b")
+			r.must("unstage", r.unstage(static, "static"))
+			r.tool("lvchange", "-qq", "-an", "vgdriver/origin", "vgdriver/static")
+
+			r.must("adopt", pool.Adopt(t.Context(), r.configs[0], pool.Options{}, pool.Adoption{LV: "origin", Mode: pool.Filesystem, FSType: fs}))
+			var list *csi.ListSnapshotsResponse
+			for end := time.Now().Add(20 * time.Second); len(list.GetEntries()) == 0; time.Sleep(100 * time.Millisecond) {
+				if list, err = r.ListSnapshots(t.Context(), &csi.ListSnapshotsRequest{}); err != nil || time.Now().After(end) {
+					t.Fatalf("the driver does not see the adopted snapshot: %v", err)
+				}
+			}
+			adopted := list.GetEntries()[0].GetSnapshot().GetSnapshotId()
+			r.reader("adopted", from("adopted-reader", mib, readers, fromSnapshot(adopted)), readers, "b")
+		})
+	}
+}
+
+// Nothing is written to a btrfs that is not our copy, and what is one gets an id
+// of its own whatever its checksums are.
+func TestBtrfsOfTheUser(t *testing.T) {
+	r := newRig(t)
+	c := mount(writer, filesystem.Btrfs)
+	for _, sum := range []string{"crc32c", "xxhash", "sha256", "blake2"} {
+		t.Run(sum, func(t *testing.T) {
+			r.t = t
+			const mib = 256
+			r.tool("lvcreate", "-qq", "-y", "-Wn", "-Zn", "-L", fmt.Sprintf("%dm", mib), "-n", sum, "vgdriver")
+			device, id := "/dev/vgdriver/"+sum, "v1:node-1:fast:"+sum
+			r.tool("mkfs.btrfs", "-q", "-f", "--csum", sum, device)
+			fsid := func(device string) string { return r.tool("blkid", "-p", "-s", "UUID", "-o", "value", device) }
+			was := fsid(device)
+			r.must("allow", r.allow(sum))
+			host := t.TempDir()
+			r.tool("mount", device, host)
+			r.want("stage what the host has mounted", r.stage(id, "st-"+sum, c), codes.FailedPrecondition)
+			r.tool("umount", host)
+			r.must("stage", r.stage(id, "st-"+sum, c))
+			r.write("st-"+sum, "content")
+			r.must("unstage", r.unstage(id, "st-"+sum))
+			if now := fsid(device); now != was {
+				t.Errorf("the fsid of the user's own was changed from %s to %s", was, now)
+			}
+			r.must("import", r.importLV(sum, ""))
+			r.must("stage the imported", r.stage(id, "st-"+sum, c))
+			snapshot := r.snapshot("s-"+sum, id)
+			restored := r.volume(from("restored-"+sum, mib, c, fromSnapshot(snapshot)))
+			r.must("stage the copy beside it", r.stage(restored, "copy-"+sum, c))
+			r.read("copy-"+sum, "content")
+			r.must("stage the copy again", r.stage(restored, "copy-again-"+sum, c))
+			r.must("unstage", r.unstage(id, "st-"+sum))
+			for _, at := range []string{"copy-", "copy-again-"} {
+				r.must("unmount", filesystem.Unmount(r.path(at+sum)))
+			}
+			r.tool("btrfs", "check", "--readonly", r.device(restored))
+			if now := fsid(r.device(id)); now != was {
+				t.Errorf("the fsid of the imported was changed from %s to %s", was, now)
+			}
+			if now := fsid(r.device(restored)); now == was {
+				t.Error("the copy has the source's fsid")
+			}
+			r.must("unstage", r.unstage(restored, "copy-"+sum))
+			r.must("delete", r.remove(restored))
+			_, err := r.DeleteSnapshot(t.Context(), &csi.DeleteSnapshotRequest{SnapshotId: snapshot})
+			r.must("delete", err)
+			r.must("unstage", r.unstage(id, "st-"+sum))
+			r.must("delete", r.remove(id))
+		})
+	}
+	r.t = t
+	for _, lv := range []string{"one", "two", "seed"} {
+		r.tool("lvcreate", "-qq", "-y", "-Wn", "-Zn", "-L", "256m", "-n", lv, "vgdriver")
+	}
+	r.tool("mkfs.btrfs", "-q", "-f", "/dev/vgdriver/one", "/dev/vgdriver/two")
+	r.tool("mkfs.btrfs", "-q", "-f", "/dev/vgdriver/seed")
+	r.tool("btrfstune", "-S", "1", "/dev/vgdriver/seed")
+	for _, lv := range []string{"one", "seed"} {
+		r.must("allow", r.allow(lv))
+		r.want("stage "+lv, r.stage("v1:node-1:fast:"+lv, "st", c), codes.FailedPrecondition)
+	}
+}

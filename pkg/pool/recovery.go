@@ -1,0 +1,183 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// The file system that a reader shows may need its journal replayed, and the
+// snapshot takes no writes. Then the reader has a store, a logical volume as a
+// fork has one, and shows
+//
+//	pool-vol            linear    <pool-vol-recovered>, read-only
+//	pool-vol-recovered  snapshot  <pool-snapK> <pool-store-cow> PO <chunk>
+//
+// The caller replays the journal on pool-vol-recovered before pool-vol is made
+// above it. The store keeps the result as long as the volume exists. Its chunks are
+// the smallest that there are, for a replay writes single blocks.
+const recoveryChunk = cow.MinChunk
+
+// layerRecovered is the layer of a reader's device name that a journal was replayed on.
+const layerRecovered = "recovered"
+
+// ReserveRecovery gives a reader a store for so much as the replay of a journal
+// may write, if it has none. Errors: ErrNotFound, ErrPrecondition, ErrNoSpace.
+func (p *Pool) ReserveRecovery(ctx context.Context, lv string, room size.Bytes) error {
+	_, err := run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
+		return none, p.do(ctx, &change{what: "make room for the replay of a journal on volume " + lv, edit: func(t *edit) error {
+			o, err := t.recoverable(lv)
+			if err != nil || o.fork != nil {
+				return err
+			}
+			if err := t.writable(); err != nil {
+				return err
+			}
+			_, source, err := t.readFrom(o)
+			if err != nil {
+				return err
+			}
+			kind, err := t.kindOf(source)
+			if err != nil {
+				return err
+			}
+			n := min(t.extents(room), t.mostRecovery(o))
+			if err := p.checkRoomOn(t.view, kind, n); err != nil {
+				return fmt.Errorf("the file system that volume %s/%s shows was not clean at the cut, and its journal needs room: %w", t.vg.Name, lv, err)
+			}
+			return p.addForkStore(t, o.lv, kind, n, recoveryChunk)
+		}})
+	})
+	return err
+}
+
+// recoverable finds the volume of that LV name as one that is for readers only.
+func (v *view) recoverable(lv string) (*volume, error) {
+	o, err := v.usable(lv)
+	if err == nil && (!o.reading() || o.transient) {
+		err = fmt.Errorf("volume %s/%s: %w: it does not show a snapshot read-only", v.vg.Name, lv, ErrPrecondition)
+	}
+	return o, err
+}
+
+// mostRecovery is the size of a store that can hold all that a reader shows.
+func (v *view) mostRecovery(o *volume) lvm2.Extents {
+	return v.extents(cow.LargestUseful(v.bytesOf(o.lv), recoveryChunk))
+}
+
+// Recover has replay change what a reader shows, by a device that it is given the
+// path of, and returns the path of the volume's own device, which shows the result
+// read-only. room is what replay is likely to write; if that is too little it is
+// called again with four times as much and the snapshot's content. Errors: those
+// of ReserveRecovery and of replay; ErrInUse.
+func (p *Pool) Recover(ctx context.Context, lv string, room size.Bytes, replay func(device string) error) (string, error) {
+	for {
+		if err := p.ReserveRecovery(ctx, lv, room); err != nil {
+			return "", err
+		}
+		path, err := p.recoveryUp(ctx, lv)
+		if err != nil {
+			return "", err
+		}
+		err = replay(path)
+		full, failed := p.recoveryFull(lv)
+		if failed != nil {
+			return "", errors.Join(err, failed, p.recoveryDown(ctx, lv, false))
+		}
+		if err == nil && !full {
+			return p.Activate(ctx, lv)
+		}
+		if failed = p.recoveryDown(ctx, lv, full); !full || failed != nil {
+			return "", errors.Join(err, failed)
+		}
+		p.log.Info("The replay of a journal needs more room than expected", "volume", lv, "had", room, "err", err)
+		room *= 4
+	}
+}
+
+// recoveryUp makes the device that a journal is replayed on and returns its path.
+// The volume's own is removed: nobody can mount what another device lies above.
+func (p *Pool) recoveryUp(ctx context.Context, lv string) (string, error) {
+	return run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (path string, err error) {
+		return path, p.do(ctx, &change{what: "recover volume " + lv, act: func(ctx context.Context, v *view) error {
+			o, err := v.recoverable(lv)
+			if err != nil {
+				return err
+			}
+			if err := p.takeDown(ctx, p.device(v, o.lv, "", udevVisible)); err != nil {
+				return fmt.Errorf("volume %s/%s: %w", v.vg.Name, lv, err)
+			}
+			l, source, err := v.readFrom(o)
+			if err == nil {
+				_, err = p.chainUp(ctx, v, source, l)
+			}
+			if err == nil {
+				err = p.intact(v, source, l)
+			}
+			if err != nil {
+				return err
+			}
+			dev, err := p.shown(ctx, v, o, l)
+			if err != nil {
+				return err
+			}
+			d := p.device(v, o.lv, layerRecovered, udevReal)
+			path = p.dm.Node(d.name)
+			return p.node(ctx, d, dev)
+		}})
+	})
+}
+
+// recoveryFull says whether the store could not take all that was written.
+func (p *Pool) recoveryFull(lv string) (bool, error) {
+	v, err := p.latest()
+	if err != nil {
+		return false, err
+	}
+	o, err := v.recoverable(lv)
+	if err != nil {
+		return false, err
+	}
+	s, err := p.snapshotStatus(p.device(v, o.lv, layerRecovered, udevReal).name)
+	return err == nil && (s.Overflow || s.Invalid), err
+}
+
+// recoveryDown removes the devices of a reader whose replay failed, and its store
+// if that was too small.
+func (p *Pool) recoveryDown(ctx context.Context, lv string, small bool) error {
+	_, err := run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
+		if err := p.deactivate(ctx, lv); err != nil || !small {
+			return none, err
+		}
+		defer p.wiper.wake()
+		return none, p.do(ctx, &change{what: "give back the room for the replay of a journal on volume " + lv, edit: func(t *edit) error {
+			o, err := t.recoverable(lv)
+			switch {
+			case err != nil || o.fork == nil:
+				return err
+			case o.fork.lv.Size() >= t.mostRecovery(o):
+				return fmt.Errorf("volume %s/%s: %w: the kernel could not write to all of the room for the replay of its journal", t.vg.Name, lv, ErrLost)
+			}
+			return t.discard(o.fork.lv)
+		}})
+	})
+	return err
+}
+
+// shown returns what the device of a reader for readers only lies on: layer l,
+// which is up, or what the journal is or was replayed on.
+func (p *Pool) shown(ctx context.Context, v *view, o *volume, l *layer) (dm.Device, error) {
+	below, err := p.found(p.device(v, l.lv, "", udevSnapshot))
+	if err != nil {
+		return dm.Device{}, err
+	}
+	if o.fork == nil {
+		return below.Device, nil
+	}
+	return p.overlay(ctx, v, o, l, below.Device, layerRecovered)
+}

@@ -1,0 +1,89 @@
+//go:build kernel
+
+package pool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// What is changed on a throw-away layer is what a reader shows, also later; one
+// that turns out to be too small is made larger; nothing of it is left behind.
+func TestRecover(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	r := rand.New(rand.NewPCG(5, 6))
+	_, model := snapped(t, p, r, "base", 64*size.MiB)
+	from := Source{FromSnapshot, "snapbase"}
+	create := func(name string) Volume {
+		t.Helper()
+		return must(p.CreateVolume(ctx, VolumeSpec{Name: name, Mode: Block, ReadOnly: true, Source: from}))(t)
+	}
+	before := must(p.latest())(t).free.size()
+	rd := create("reader")
+	if now := must(p.latest())(t).free.size(); now != before {
+		t.Errorf("a reader takes %d extents", before-now)
+	}
+	path := must(p.Activate(ctx, rd.LV))(t)
+	if !bytes.Equal(readDevice(t, path, 64*size.MiB), model) {
+		t.Fatal("the reader does not show its snapshot")
+	}
+	broken := errors.New("broken journal")
+	if _, err := p.Recover(ctx, rd.LV, 8*size.MiB, func(string) error { return broken }); !errors.Is(err, broken) {
+		t.Errorf("a replay that fails: %v", err)
+	}
+	change := bytes.Repeat([]byte("recovered"), 1<<20)[:8<<20]
+	changed := bytes.Clone(model)
+	rounds := 0
+	replay := func(device string) error {
+		rounds++
+		f, err := os.OpenFile(device, os.O_WRONLY, 0)
+		for off := 0; err == nil && off < 48<<20; off += len(change) {
+			copy(changed[off:], change)
+			_, err = f.WriteAt(change, int64(off))
+		}
+		return errors.Join(err, f.Sync(), f.Close())
+	}
+	if got := must(p.Recover(ctx, rd.LV, 8*size.MiB, replay))(t); got != path || rounds < 2 {
+		t.Errorf("%s after %d rounds; the first store was too small", got, rounds)
+	}
+	shows := func(what string) {
+		t.Helper()
+		if !bytes.Equal(readDevice(t, must(p.Activate(ctx, rd.LV))(t), 64*size.MiB), changed) {
+			t.Errorf("%s: the reader does not show what was recovered", what)
+		}
+	}
+	shows("recovered")
+	noFindings(t, p)
+	ok(t, p.Deactivate(ctx, rd.LV))
+	shows("activated again")
+	quiet(t, "vgck "+p.vgName)
+	quiet(t, "lvs "+p.vgName)
+	ok(t, p.Close())
+	p = openPool(t, p.config)
+	shows("opened again")
+	other := create("other")
+	if !bytes.Equal(readDevice(t, must(p.Activate(ctx, other.LV))(t), 64*size.MiB), model) {
+		t.Error("the snapshot was changed")
+	}
+	full(t, p)
+	if _, err := p.Recover(ctx, other.LV, 8*size.MiB, replay); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("recovery in a full pool: %v", err)
+	}
+	for _, lv := range []string{rd.LV, other.LV} {
+		ok(t, p.DeleteVolume(ctx, lv))
+	}
+	waitIdle(t, p)
+	for name := range devicesOf(t, p) {
+		if strings.HasSuffix(name, "-"+layerRecovered) {
+			t.Errorf("device %s is left", name)
+		}
+	}
+}
