@@ -193,7 +193,10 @@ func (p *Pool) upFrom(ctx context.Context, v *view, o *volume, top *dm.Info) (er
 		if active {
 			return nil // the tables are LVM2's
 		}
-		return fmt.Errorf("volume %s/%s: %w: %s; activate it with lvchange -ay %[1]s/%[2]s", v.vg.Name, o.lv.Name, ErrPrecondition, why)
+		if o.odd == nil {
+			why = fmt.Sprintf("%s; activate it with lvchange -ay %s/%s", why, v.vg.Name, o.lv.Name)
+		}
+		return fmt.Errorf("volume %s/%s: %w: %s", v.vg.Name, o.lv.Name, ErrPrecondition, why)
 	}
 	if o.reading() {
 		return p.readerUp(ctx, v, o, top)

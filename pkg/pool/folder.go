@@ -149,7 +149,7 @@ func (v *view) foldPairs() []foldPair {
 // foldable says whether gone can be folded into heir, the layer of o that reads
 // through it.
 func (v *view) foldable(o *volume, heir, gone *layer) bool {
-	return !gone.named && !v.pinned[gone.lv.ID] && !heir.lost && !gone.lost && o.theirs() == "" &&
+	return v.unclear == nil && !gone.named && !v.pinned[gone.lv.ID] && !heir.lost && !gone.lost && o.theirs() == "" &&
 		linear(heir.lv) && linear(gone.lv) && heir.snap == nil && o.live() != nil && heir.length/heir.chunk <= foldMost
 }
 

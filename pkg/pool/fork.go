@@ -41,6 +41,7 @@ type fork struct {
 	lv    *lvm2.LV
 	of    lvm2.ID
 	chunk size.Sectors
+	odd   error // a tag of it that is not understood
 }
 
 // forked says whether o reads through a snapshot.
@@ -228,7 +229,7 @@ func (p *Pool) asFork(t *edit, lv *lvm2.LV, origin lvm2.ID, from original, n lvm
 	// longer than the source is as it was, and a file system's copy carries
 	// what lay below the source's.
 	copied := rangeSet{{Start: 0, Count: t.extents(from.length)}}
-	before, err := readProperties(lv.Tags)
+	before, _, err := readProperties(lv.Tags)
 	if err != nil {
 		return err
 	}

@@ -111,6 +111,9 @@ func (p *Pool) PoolHealth(context.Context) []Condition {
 	if err := p.wiper.problem(); err != nil {
 		out = append(out, Condition{Degraded, "SpaceNotReclaimed", err.Error()})
 	}
+	if v.unclear != nil && p.wiper.problem() == nil { // else that says it
+		out = append(out, Condition{Degraded, "SpaceNotReclaimed", v.notReclaimed().Error()})
+	}
 	for _, s := range v.strange {
 		out = append(out, Condition{Degraded, "UnknownTags", s})
 	}

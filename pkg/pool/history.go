@@ -82,8 +82,12 @@ func (v *volume) findLoss() {
 }
 
 // needed returns the layers of o that must stay, oldest first: named ones, ones
-// that a copy reads, and what these read through.
+// that a copy reads, and what these read through. While a tag in the group is not
+// understood that may be any.
 func (v *view) needed(o *volume) []*layer {
+	if v.unclear != nil {
+		return slices.Clone(o.layers)
+	}
 	var out []*layer
 	need := map[*layer]bool{}
 	for i, l := range o.layers {
@@ -100,6 +104,9 @@ func (v *view) needed(o *volume) []*layer {
 	}
 	return out
 }
+
+// disposable says whether nothing needs o's blocks once o is deleted.
+func (v *view) disposable(o *volume) bool { return v.unclear == nil && len(v.needed(o)) == 0 }
 
 // unneeded returns the other layers of o.
 func (v *view) unneeded(o *volume) []*layer {

@@ -255,6 +255,9 @@ func (v *view) forkOf(lv string) (*volume, *layer, *volume, error) {
 	if o == nil || !o.forked() {
 		return nil, nil, nil, errHydrated
 	}
+	if o.odd != nil {
+		return nil, nil, nil, fmt.Errorf("volume %s/%s: %w: %s", v.vg.Name, lv, ErrPrecondition, o.theirs())
+	}
 	l, source, err := v.origin(o)
 	return o, l, source, err
 }

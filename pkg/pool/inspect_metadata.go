@@ -57,22 +57,31 @@ func (r *report) checkMetadata(v *view) {
 				r.add("Unprotected", r.at(lv), protect(r.at(lv)), "LVM2 may activate what was deleted and is not wiped yet")
 			}
 		case *volume:
+			r.checkOdd(lv, d.odd)
 			if !d.deleted {
 				name("volume", d.name, lv)
 			}
 			r.checkVolume(v, v.volumes[lv.ID])
 		case *layer:
+			r.checkOdd(lv, d.odd)
 			if d.named {
 				name("snapshot", d.name, lv)
 			}
 			if v.layers[lv.ID] == nil {
-				r.add("LayerWithoutVolume", r.at(lv), "if the volume is gone for good remove the layer with lvremove "+r.at(lv), "its volume %s is not in the group", d.of)
+				r.add("LayerWithoutVolume", r.at(lv), v.giveUp(lv, d.of), "its volume %s is not in the group", d.of)
 				continue
 			}
 			r.checkLayer(v, v.layers[lv.ID])
 		}
 	}
 	r.checkLinks(v)
+}
+
+// checkOdd says that a tag is not understood, and what follows from that.
+func (r *report) checkOdd(lv *lvm2.LV, odd error) {
+	if odd != nil {
+		r.add("BadTags", r.at(lv), restoreGroup, "%v; nothing in the pool is thrown away, folded or wiped until that is mended", odd)
+	}
 }
 
 func (r *report) checkVolume(v *view, o *volume) {
@@ -87,7 +96,7 @@ func (r *report) checkVolume(v *view, o *volume) {
 		r.add("BadTags", at, restoreGroup, "tag %s names %d extents beyond its end", tag(tagUnknown), end.size())
 	}
 	r.checkFork(v, o)
-	if o.deleted && len(v.needed(o)) == 0 {
+	if o.deleted && v.disposable(o) {
 		r.add("Leftover", at, restartDriver, "it was deleted and no snapshot needs its blocks")
 	}
 	if k := len(o.layers) - len(v.needed(o)); k > 0 && !o.deleted {

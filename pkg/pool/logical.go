@@ -73,7 +73,7 @@ func setContent(lv *lvm2.LV, formatted bool, unknown rangeSet) {
 
 // deleteVolume makes o trash, or hides it while a snapshot needs its blocks.
 func (t *edit) deleteVolume(o *volume) error {
-	if len(t.needed(o)) == 0 {
+	if t.disposable(o) {
 		if err := t.discard(storesOf(o.layers)...); err != nil {
 			return err
 		}
@@ -147,7 +147,7 @@ func (t *edit) prune(l *layer) error {
 	if err := t.discard(storesOf(unneeded)...); err != nil {
 		return err
 	}
-	if len(unneeded) == len(o.layers) && o.deleted {
+	if len(unneeded) == len(o.layers) && o.deleted && now.disposable(o) {
 		return t.discardBlocks(o)
 	}
 	return nil

@@ -111,6 +111,9 @@ func (e *unrecordedLoss) record() *change {
 
 // lose marks a layer and all that read through it as lost.
 func (t *edit) lose(o *volume, dead *layer) error {
+	if o.odd != nil {
+		return fmt.Errorf("volume %s/%s: %w: which snapshots are lost with %s is not known: %s", t.vg.Name, o.lv.Name, ErrPrecondition, dead.lv.Name, o.theirs())
+	}
 	gone := map[*layer]bool{dead: true}
 	for i, l := range slices.Backward(o.layers) {
 		if !gone[l] && !gone[o.nextOf(i)] {

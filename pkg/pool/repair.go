@@ -31,18 +31,7 @@ func (p *Pool) repair(ctx context.Context) error {
 		if err := p.unname(t); err != nil {
 			return err
 		}
-		for _, o := range t.volumes {
-			// A crash cannot leave such layers behind; LVM2's lvremove of a snapshot can.
-			if err := t.discard(storesOf(t.unneeded(o))...); err != nil {
-				return err
-			}
-			if o.deleted && len(t.needed(o)) == 0 {
-				if err := t.discardBlocks(o); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
+		return t.tidy()
 	}, act: func(ctx context.Context, v *view) error {
 		for _, s := range v.strange {
 			p.log.Info("Left alone, its tags make no sense", "what", s)
@@ -67,6 +56,22 @@ func (p *Pool) repair(ctx context.Context) error {
 	case <-time.After(repairPatience):
 		p.log.Info("Volumes are still being repaired; who uses one of them waits for that", "volumeGroup", p.vgName)
 	case <-ctx.Done():
+	}
+	return nil
+}
+
+// tidy throws away what nothing needs any more. A crash cannot leave such layers
+// behind, but LVM2's lvremove of a snapshot can, and deletes while a tag was not understood.
+func (t *edit) tidy() error {
+	for _, o := range t.volumes {
+		if err := t.discard(storesOf(t.unneeded(o))...); err != nil {
+			return err
+		}
+		if o.deleted && t.disposable(o) {
+			if err := t.discardBlocks(o); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -232,7 +232,7 @@ func (v *view) rolledBack(o *volume, l *layer) RolledBack {
 // setAside takes its names from o: it is hidden as long as its snapshots need
 // its blocks, and else thrown away. It returns its new name, "" if it goes.
 func (t *edit) setAside(o *volume) (string, error) {
-	if len(t.needed(o)) == 0 {
+	if t.disposable(o) {
 		return "", errors.Join(t.discard(storesOf(o.layers)...), t.discardBlocks(o))
 	}
 	name, err := t.lvName("former-" + o.lv.Name)
@@ -316,7 +316,14 @@ func (p *Pool) renamed(ctx context.Context, v *view) error {
 // follow brings the kernel in line with what somebody else changed in the
 // metadata, such as a rollback.
 func (p *Pool) follow(ctx context.Context) error {
-	err := p.do(ctx, &change{what: "follow changes of volume group " + p.vgName, act: func(ctx context.Context, v *view) error {
+	err := p.do(ctx, &change{what: "follow changes of volume group " + p.vgName, edit: func(t *edit) error {
+		for id, o := range t.volumes {
+			if len(t.unneeded(o)) > 0 {
+				p.unsettled.Store(id, true)
+			}
+		}
+		return t.tidy()
+	}, act: func(ctx context.Context, v *view) error {
 		err := errors.Join(p.renamed(ctx, v), p.sweep(ctx, v))
 		for id, o := range v.volumes {
 			if o.former != "" { // its devices go when no operation has them

@@ -146,6 +146,9 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, lv string) error {
 			if l == nil {
 				return nil
 			}
+			if o := t.volumes[l.of]; o.odd != nil {
+				return fmt.Errorf("snapshot %s/%s: %w: of its volume %s: %s", t.vg.Name, lv, ErrPrecondition, o.lv.Name, o.theirs())
+			}
 			family = t.family(volumeLV)
 			c := l.lv.Clone()
 			c.Tags = dropTags(c.Tags, tagName)

@@ -21,6 +21,9 @@ func (p *Pool) checkRoomOn(v *view, block size.Bytes, n lvm2.Extents) error {
 	for _, lv := range v.trash {
 		debt += lv.Size()
 	}
+	if n <= room+debt && v.unclear != nil {
+		return fmt.Errorf("%w: %d extents are needed, there is room for %d, and deleted volumes have %d: %w", ErrNoSpace, n, room, debt, v.notReclaimed())
+	}
 	if n <= room+debt {
 		return &PendingError{wiping: true, What: fmt.Sprintf("wiping deleted volumes of volume group %s to make room for %d extents", v.vg.Name, n)}
 	}

@@ -2,7 +2,10 @@ package pool
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
 // tagPrefix marks every tag of ours. LVM2 allows [A-Za-z0-9_+.-/=!:&#] in tags.
@@ -40,6 +43,13 @@ const (
 	tagStatic      = "static"      // on a logical volume of LVM2's own: a static volume may name it
 	tagClean       = "clean"       // on the group: free extents that we wiped, valid for one metadata generation
 )
+
+// knownTags are the keys that a logical volume of ours may have. A tag with another
+// one is of a newer version, or a mistake: what it says is not known.
+var knownTags = []string{
+	tagRole, tagName, tagMode, tagFS, tagUnformatted, tagReadOnly, tagSource, tagCopy, tagHydrated, tagReads, tagTransient, tagBegun, tagReset,
+	tagUnknown, tagDeleted, tagFormer, tagOf, tagOrder, tagCreated, tagLength, tagChunk, tagUsed, tagExact, tagSuperset, tagOver, tagThrough, tagLost,
+}
 
 // encodeTag maps any string into the alphabet of LVM2's tags: letters, digits
 // and _+.-/ stay, every other byte becomes = and two hex digits.
@@ -95,9 +105,11 @@ func unhex(c byte) int {
 // properties are the decoded tags of one logical volume.
 type properties map[string]string
 
-// readProperties decodes those of tags that are ours.
-func readProperties(tags []string) (properties, error) {
-	p := properties{}
+// readProperties decodes those of tags that are ours. odd says which of them
+// makes the others doubtful: one that is given twice, of which the first counts,
+// or one with a key that is not known.
+func readProperties(tags []string) (p properties, odd, err error) {
+	p = properties{}
 	for _, t := range tags {
 		rest, ours := strings.CutPrefix(t, tagPrefix)
 		if !ours {
@@ -106,14 +118,35 @@ func readProperties(tags []string) (properties, error) {
 		key, value, _ := strings.Cut(rest, "=")
 		v, err := decodeTag(value)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if _, twice := p[key]; twice {
-			return nil, fmt.Errorf("tag %s%s is given twice", tagPrefix, key)
+			odd = fmt.Errorf("tag %s%s is given twice", tagPrefix, key)
+			continue
+		}
+		if !slices.Contains(knownTags, key) {
+			odd = fmt.Errorf("tag %s%s is not known to this version", tagPrefix, key)
 		}
 		p[key] = v
 	}
-	return p, nil
+	return p, odd, nil
+}
+
+// idsIn returns the ids that tags of ours name by these keys, one by one: also
+// where the tags together make no sense.
+func idsIn(tags []string, keys ...string) []lvm2.ID {
+	var out []lvm2.ID
+	for _, t := range tags {
+		rest, ours := strings.CutPrefix(t, tagPrefix)
+		key, value, _ := strings.Cut(rest, "=")
+		if !ours || !slices.Contains(keys, key) {
+			continue
+		}
+		if id, err := lvm2.ParseID(value); err == nil {
+			out = append(out, id)
+		}
+	}
+	return out
 }
 
 // tag returns the tag that says key without a value, or with one.

@@ -35,18 +35,21 @@ func FuzzDecodeTag(f *testing.F) {
 
 func TestTags(t *testing.T) {
 	tags := []string{"theirs", tag(tagRole, roleVolume), tag(tagName, "a b"), tag(tagUnformatted)}
-	p, err := readProperties(tags)
-	if err != nil || p[tagRole] != roleVolume || p[tagName] != "a b" || len(p) != 3 {
+	p, odd, err := readProperties(tags)
+	if err != nil || odd != nil || p[tagRole] != roleVolume || p[tagName] != "a b" || len(p) != 3 {
 		t.Fatalf("read %v, %v", p, err)
 	}
 	tags = setTag(tags, tagName, "c")
 	tags = dropTags(tags, tagUnformatted)
-	if p, err = readProperties(tags); err != nil || p[tagName] != "c" || len(p) != 2 || tags[0] != "theirs" {
+	if p, _, err = readProperties(tags); err != nil || p[tagName] != "c" || len(p) != 2 || tags[0] != "theirs" {
 		t.Fatalf("after a change: %q, %v", tags, err)
 	}
-	for _, bad := range [][]string{{tagPrefix + "name=a b"}, {tag(tagName, "a"), tag(tagName, "b")}} {
-		if p, err := readProperties(bad); err == nil {
-			t.Errorf("%q was read as %v", bad, p)
+	if p, _, err := readProperties([]string{tagPrefix + "name=a b"}); err == nil {
+		t.Errorf("a bad value was read as %v", p)
+	}
+	for _, bad := range [][]string{{tag(tagName, "a"), tag(tagName, "b")}, {tag(tagName, "a"), tag("later")}} {
+		if p, odd, err := readProperties(bad); odd == nil || err != nil || p[tagName] != "a" {
+			t.Errorf("%q was read as %v, %v, %v", bad, p, odd, err)
 		}
 	}
 }

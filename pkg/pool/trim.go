@@ -14,6 +14,9 @@ import (
 // trimmable returns a frozen layer of o whose store's unused end can be given
 // back, or nil. One that somebody reads is frozen in the kernel, too, once its device is read-only.
 func (p *Pool) trimmable(v *view, o *volume) *layer {
+	if v.unclear != nil {
+		return nil
+	}
 	for _, l := range o.layers {
 		if l.snap != nil || l.lost || l.trimmed || !linear(l.lv) {
 			continue

@@ -42,6 +42,7 @@ type volume struct {
 	layers     []*layer // oldest first
 	foreignCow bool     // has snapshots that are not ours
 	merging    bool     // lvm2 merges a snapshot into it, or will at the next activation
+	odd        error    // a tag of it, or of its history, that is not understood
 }
 
 // layer is a logical volume of role layer: one COW store.
@@ -65,11 +66,15 @@ type layer struct {
 	unknown  rangeSet     // the volume's unknown extents at the cut
 	blank    bool         // the volume had no file system yet at the cut
 	snap     *lvm2.LV     // the hidden LV with the snapshot segment: the layer is live
+	odd      error        // a tag of it that is not understood
 }
 
-// theirs says what LVM2 has made of the volume that we leave to it: "" if nothing.
+// theirs says why the volume is left as it is: for what LVM2 has made of it, or
+// because its tags are not understood. "" if it is not.
 func (v *volume) theirs() string {
 	switch {
+	case v.odd != nil:
+		return fmt.Sprintf("its tags are not understood (%v)", v.odd)
 	case v.merging:
 		return "lvm2 is merging a snapshot into it"
 	case v.foreignCow:
@@ -93,12 +98,14 @@ type view struct {
 	named     map[string]*volume // by CSI name, deleted ones excepted
 	snapshots map[string]*layer  // by CSI name
 	trash     []*lvm2.LV
-	strange   []string         // what carries our tags and makes no sense, for people
-	free      rangeSet         // extents that can be given out
-	clean     rangeSet         // free extents that are known to hold zeroes
-	decoded   map[*lvm2.LV]any // what each LV was decoded to: *volume, *layer, trashed, foreign or error
-	pinned    map[lvm2.ID]bool // layers that forks and readers read through
-	sources   map[string]bool  // LV names that others name: as their source, or as the volume whose snapshots they have
+	strange   []string          // what carries our tags and makes no sense, for people
+	unclear   error             // the first tag that is not understood: what it is about is not known, so nothing may be thrown away
+	free      rangeSet          // extents that can be given out
+	clean     rangeSet          // free extents that are known to hold zeroes
+	decoded   map[*lvm2.LV]any  // what each LV was decoded to: *volume, *layer, trashed, foreign or error
+	pinned    map[lvm2.ID]bool  // layers that forks and readers read through
+	sources   map[string]bool   // LV names that others name: as their source, or as the volume whose snapshots they have
+	doubtful  map[lvm2.ID]error // volumes whose history has a tag that is not understood
 }
 
 type (
@@ -115,6 +122,7 @@ func newView(vg *lvm2.VG, prev *view) *view {
 		vg: vg, volumes: make(map[lvm2.ID]*volume, n), layers: map[lvm2.ID]*layer{}, forks: map[lvm2.ID]*fork{},
 		named: make(map[string]*volume, n), snapshots: map[string]*layer{},
 		decoded: make(map[*lvm2.LV]any, n), pinned: map[lvm2.ID]bool{}, sources: map[string]bool{},
+		doubtful: map[lvm2.ID]error{},
 	}
 	var hidden []*lvm2.LV
 	byName := map[string]*layer{}
@@ -135,6 +143,7 @@ func newView(vg *lvm2.VG, prev *view) *view {
 		case *volume:
 			c := *d // a view owns its links
 			v.volumes[lv.ID] = &c
+			v.misread(lv, c.odd)
 			if !c.deleted {
 				v.named[c.name] = &c
 			}
@@ -149,20 +158,18 @@ func newView(vg *lvm2.VG, prev *view) *view {
 		case *layer:
 			c := *d
 			v.layers[lv.ID] = &c
+			v.misread(lv, c.odd)
 			byName[lv.Name] = &c
 			if c.named {
 				v.snapshots[c.name] = &c
 			}
 		case *fork:
 			stores = append(stores, d)
+			v.misread(lv, d.odd)
 		case trashed:
 			v.trash = append(v.trash, lv)
 		case error:
-			v.strange = append(v.strange, fmt.Sprintf("logical volume %s/%s: %v", vg.Name, lv.Name, d))
-			// What it reads through stays, whatever else is wrong with it.
-			if p, err := readProperties(lv.Tags); err == nil {
-				v.pinned[lvm2.ID(p[tagCopy])], v.pinned[lvm2.ID(p[tagReads])] = true, true
-			}
+			v.misread(lv, d)
 		}
 	}
 	v.link(hidden, byName)
@@ -174,12 +181,45 @@ func newView(vg *lvm2.VG, prev *view) *view {
 		case o != nil && o.reading() && !o.transient:
 			o.fork = s
 		default:
-			v.strange = append(v.strange, fmt.Sprintf("store %s/%s of a fork: its volume %s is not one; remove it with lvremove", vg.Name, s.lv.Name, s.of))
+			v.strange = append(v.strange, fmt.Sprintf("store %s/%s of a fork: its volume %s is not one; %s", vg.Name, s.lv.Name, s.of, v.giveUp(s.lv, s.of)))
 		}
 	}
 	v.free = newRangeSet(vg.Free()...)
 	v.clean = readClean(vg).intersect(v.free)
 	return v
+}
+
+// misread notes a logical volume with a tag that is not understood. What its tags
+// name stays, each by itself, whatever else is wrong with them.
+func (v *view) misread(lv *lvm2.LV, why error) {
+	if why == nil {
+		return
+	}
+	why = fmt.Errorf("logical volume %s/%s: %w", v.vg.Name, lv.Name, why)
+	v.strange = append(v.strange, why.Error())
+	if v.unclear == nil {
+		v.unclear = why
+	}
+	for _, id := range idsIn(lv.Tags, tagCopy, tagReads) {
+		v.pinned[id] = true
+	}
+	for _, id := range idsIn(lv.Tags, tagOf) {
+		v.doubtful[id] = why
+	}
+}
+
+// giveUp says how a store is thrown away whose volume is gone. By lvremove its
+// extents could be another's while a device still maps them.
+func (v *view) giveUp(lv *lvm2.LV, of lvm2.ID) string {
+	if left := v.vg.LVByID(of); left != nil {
+		return fmt.Sprintf("put the tags of %s/%s right", v.vg.Name, left.Name)
+	}
+	role := "?"
+	if p, _, err := readProperties(lv.Tags); err == nil {
+		role = p[tagRole]
+	}
+	return fmt.Sprintf("if that is no mistake make it trash with lvchange --deltag %s --addtag %s %s/%s: it is wiped when no device uses it",
+		tag(tagRole, role), tag(tagRole, roleTrash), v.vg.Name, lv.Name)
 }
 
 // link joins layers to their volumes.
@@ -202,7 +242,7 @@ func (v *view) link(hidden []*lvm2.LV, byName map[string]*layer) {
 	for id, l := range v.layers {
 		o := v.volumes[l.of]
 		if o == nil {
-			v.strange = append(v.strange, fmt.Sprintf("layer %s/%s: its volume %s is not in the group; if that is no mistake remove the layer with lvremove", v.vg.Name, l.lv.Name, l.of))
+			v.strange = append(v.strange, fmt.Sprintf("layer %s/%s: its volume %s is not in the group; %s", v.vg.Name, l.lv.Name, l.of, v.giveUp(l.lv, l.of)))
 			delete(v.layers, id)
 			if l.named {
 				delete(v.snapshots, l.name)
@@ -211,12 +251,17 @@ func (v *view) link(hidden []*lvm2.LV, byName map[string]*layer) {
 		}
 		o.layers = append(o.layers, l)
 	}
-	for _, o := range v.volumes {
+	for id, o := range v.volumes {
 		if l := v.layers[o.reads]; l != nil && !o.transient { // nothing of it is its own
 			o.formatted, o.unknown = !l.blank, l.unknown
 		}
 		slices.SortFunc(o.layers, func(a, b *layer) int { return int(int64(a.order) - int64(b.order)) })
-		o.findLoss()
+		if why := v.doubtful[id]; o.odd == nil && why != nil {
+			o.odd = why
+		}
+		if o.odd == nil { // else it is not known what its history is
+			o.findLoss()
+		}
 	}
 }
 
@@ -229,7 +274,7 @@ func snapshotSegment(lv *lvm2.LV) *lvm2.SnapshotSegment {
 
 // decode reads the tags of lv into a *volume, a *layer, trashed, foreign or an error.
 func decode(lv *lvm2.LV) any {
-	p, err := readProperties(lv.Tags)
+	p, odd, err := readProperties(lv.Tags)
 	if err != nil {
 		return err
 	}
@@ -239,13 +284,16 @@ func decode(lv *lvm2.LV) any {
 	r := tagReader{p: p}
 	switch role := p[tagRole]; role {
 	case roleTrash:
+		if odd != nil {
+			return odd
+		}
 		return trashed{}
 	case roleVolume:
 		v := &volume{
 			lv: lv, name: p[tagName], mode: Mode(p[tagMode]), fs: p[tagFS],
 			formatted: !r.has(tagUnformatted), readOnly: r.has(tagReadOnly), deleted: r.has(tagDeleted),
 			copyOf: r.id(tagCopy, false), unknown: r.ranges(tagUnknown), former: p[tagFormer],
-			reads: r.id(tagReads, false), transient: r.has(tagTransient), begun: r.has(tagBegun), reset: r.has(tagReset),
+			odd: odd, reads: r.id(tagReads, false), transient: r.has(tagTransient), begun: r.has(tagBegun), reset: r.has(tagReset),
 		}
 		if v.transient {
 			v.chunk = size.Sectors(r.number(tagChunk))
@@ -267,7 +315,7 @@ func decode(lv *lvm2.LV) any {
 		return v
 	case roleLayer:
 		l := &layer{
-			lv: lv, of: r.id(tagOf, true), name: p[tagName], named: r.has(tagName), order: r.number(tagOrder),
+			lv: lv, odd: odd, of: r.id(tagOf, true), name: p[tagName], named: r.has(tagName), order: r.number(tagOrder),
 			created: time.Unix(0, int64(r.number(tagCreated))), length: size.Sectors(r.number(tagLength)),
 			chunk: size.Sectors(r.number(tagChunk)), lost: r.has(tagLost), superset: r.has(tagSuperset), unknown: r.ranges(tagUnknown),
 			blank: r.has(tagUnformatted),
@@ -289,7 +337,7 @@ func decode(lv *lvm2.LV) any {
 		}
 		return l
 	case roleFork:
-		f := &fork{lv: lv, of: r.id(tagOf, true), chunk: size.Sectors(r.number(tagChunk))}
+		f := &fork{lv: lv, odd: odd, of: r.id(tagOf, true), chunk: size.Sectors(r.number(tagChunk))}
 		if r.err != nil {
 			return r.err
 		}

@@ -228,7 +228,7 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 				// The devices go before the metadata changes, so that a volume
 				// in use keeps everything.
 				devices := []device{p.device(t.view, o.lv, "", udevVisible), p.device(t.view, o.lv, layerRecovered, udevReal)}
-				if len(t.needed(o)) == 0 { // else its snapshots may be read through the fork
+				if t.disposable(o) { // else its snapshots may be read through the fork
 					devices = append(devices, p.device(t.view, o.lv, layerFork, udevReal))
 				}
 				for _, d := range devices {

@@ -152,6 +152,9 @@ func (w *wiper) round(ctx context.Context) error {
 	var todo []*wiping
 	var failed []error
 	err := p.do(ctx, &change{what: "wipe deleted volumes", act: func(ctx context.Context, v *view) error {
+		if v.unclear != nil {
+			return v.notReclaimed()
+		}
 		group = v.vg
 		for _, lv := range v.trash {
 			if len(todo) == wipeLVs {
@@ -211,6 +214,12 @@ func (w *wiper) round(ctx context.Context) error {
 		}
 	}
 	return errors.Join(append(failed, err)...)
+}
+
+// notReclaimed is the error of what would destroy what may be needed.
+func (v *view) notReclaimed() error {
+	return fmt.Errorf("%w: nothing is thrown away in volume group %s while a tag is not understood: %w: take it away with lvchange --deltag, or use the version of csi-dmsnap that made it",
+		ErrPrecondition, v.vg.Name, v.unclear)
 }
 
 // openTrash makes a device of a deleted logical volume and opens it. One that an
