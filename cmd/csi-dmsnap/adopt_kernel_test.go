@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2/lvm2test"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 )
 
@@ -29,8 +30,8 @@ func TestAdoptCommand(t *testing.T) {
 		}
 	}
 	t.Cleanup(func() {
-		if out, err := exec.Command("vgremove", "-ff", "-y", "vgadopt").CombinedOutput(); err != nil {
-			t.Errorf("vgremove: %v\n%s", err, out)
+		if err := lvm2test.Remove("vgadopt"); err != nil {
+			t.Error(err)
 		}
 	})
 	config := filepath.Join(t.TempDir(), "config.yaml")

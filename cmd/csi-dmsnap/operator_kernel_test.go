@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2/lvm2test"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -67,8 +68,8 @@ func TestInspectCommands(t *testing.T) {
 	}
 	t.Cleanup(func() {
 		p.Close()
-		if out, err := exec.Command("vgremove", "-ff", "-y", "vginspect").CombinedOutput(); err != nil {
-			t.Errorf("vgremove: %v\n%s", err, out)
+		if err := lvm2test.Remove("vginspect"); err != nil {
+			t.Error(err)
 		}
 	})
 	v, err := p.CreateVolume(ctx, pool.VolumeSpec{Name: "base", Size: 64 * size.MiB, Mode: pool.Block})

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2/lvm2test"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -42,8 +43,8 @@ func TestRollbackCommand(t *testing.T) {
 	ok(err)
 	t.Cleanup(func() {
 		p.Close()
-		if out, err := exec.Command("vgremove", "-ff", "-y", "vgback").CombinedOutput(); err != nil {
-			t.Errorf("vgremove: %v\n%s", err, out)
+		if err := lvm2test.Remove("vgback"); err != nil {
+			t.Error(err)
 		}
 	})
 	v, err := p.CreateVolume(ctx, pool.VolumeSpec{Name: "pvc-1", Size: 64 * size.MiB, Mode: pool.Block})

@@ -32,7 +32,7 @@ func orDash(s string) string {
 }
 
 func printPools(w io.Writer, found []*pool.Inspection) error {
-	rows := [][]string{{"POOL", "GROUP", "SIZE", "FREE", "ROOM", "VOLUMES", "SNAPSHOTS", "TO-WIPE", "FOREIGN", "DISKS", "GROUP-ID"}}
+	rows := [][]string{{"POOL", "GROUP", "SIZE", "FREE", "ROOM", "VOLUMES", "SNAPSHOTS", "TO-WIPE", "FOREIGN", "METADATA", "DISKS", "GROUP-ID"}}
 	for _, i := range found {
 		var disks []string
 		for _, d := range i.Disks {
@@ -44,10 +44,18 @@ func printPools(w io.Writer, found []*pool.Inspection) error {
 		}
 		rows = append(rows, []string{
 			i.Pool, i.VolumeGroup, i.Total.String(), i.Free.String(), i.Room.String(), i.Blocks.String(), i.Stores.String(),
-			i.Trash.String(), i.Foreign.String(), orDash(strings.Join(disks, ",")), i.ID,
+			i.Trash.String(), i.Foreign.String(), percent(i.Metadata), orDash(strings.Join(disks, ",")), i.ID,
 		})
 	}
 	return table(w, rows...)
+}
+
+// percent is how much is in use of the metadata that volumes and snapshots can be made with.
+func percent(m pool.Metadata) string {
+	if m.Size <= m.Reserved {
+		return "-"
+	}
+	return fmt.Sprintf("%d%%", 100*m.Used/(m.Size-m.Reserved))
 }
 
 func printVolumes(w io.Writer, all []pool.VolumeState) error {

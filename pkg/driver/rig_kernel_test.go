@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2/lvm2test"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -76,11 +77,14 @@ func rigOf(t *testing.T, configs ...pool.Config) *rig {
 		r.hydrated()
 		r.stop()
 		for _, c := range r.configs {
-			for _, command := range []string{"vgck " + c.VolumeGroup, "vgchange -an " + c.VolumeGroup, "vgremove -ff -y " + c.VolumeGroup} {
+			for _, command := range []string{"vgck " + c.VolumeGroup, "vgchange -an " + c.VolumeGroup} {
 				args := strings.Fields(command)
 				if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
 					t.Errorf("%s: %v: %s", command, err, out)
 				}
+			}
+			if err := lvm2test.Remove(c.VolumeGroup); err != nil {
+				t.Error(err)
 			}
 		}
 	})

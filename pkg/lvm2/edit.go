@@ -67,7 +67,7 @@ func (vg *VG) Remove(id ID) error {
 
 // checkEditable refuses to touch what lvm2 is working on, or what is not understood.
 func (vg *VG) checkEditable(lv *LV) error {
-	if slices.Contains(lv.Status, statusLocked) || slices.Contains(lv.Status, statusPVMove) {
+	if lv.moving() {
 		return fmt.Errorf("logical volume %s/%s: %w by pvmove: wait until it is done", vg.Name, lv.Name, ErrLocked)
 	}
 	for i := range lv.Segments {
@@ -80,6 +80,15 @@ func (vg *VG) checkEditable(lv *LV) error {
 		return fmt.Errorf("logical volume %s/%s: %w by lvconvert --merge: wait until it is done", vg.Name, lv.Name, ErrLocked)
 	}
 	return nil
+}
+
+// moving says whether pvmove works on lv: it is LOCKED and mapped onto another one.
+// LOCKED alone says only that lvm2's commands leave lv alone.
+func (lv *LV) moving() bool {
+	return slices.Contains(lv.Status, statusPVMove) || slices.Contains(lv.Status, StatusLocked) &&
+		slices.ContainsFunc(lv.Segments, func(s Segment) bool {
+			return slices.ContainsFunc(s.Stripes, func(to Stripe) bool { return to.PV < 0 })
+		})
 }
 
 func (s *Segment) modelled() bool {

@@ -78,6 +78,18 @@ type Stamp struct {
 // disk, without the NUL that ends it there.
 func (vg *VG) Text(s Stamp) []byte { return vg.appendText(nil, vg.Seqno, s) }
 
+// TextSize is how long the metadata text is that a Commit of vg would write, give
+// or take some bytes for who writes it and when.
+func (vg *VG) TextSize() size.Bytes {
+	rest := *vg
+	rest.LVs = nil
+	n := len(rest.appendText(nil, vg.Seqno+1, Stamp{Description: description, Time: time.Now()})) + 1
+	for _, lv := range vg.LVs {
+		n += len(lv.text) + 2
+	}
+	return size.Bytes(n)
+}
+
 func (vg *VG) appendText(b []byte, seqno uint64, s Stamp) []byte {
 	for _, e := range vg.top {
 		switch e.key {

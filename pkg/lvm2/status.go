@@ -11,6 +11,7 @@ const (
 	StatusRead         = "READ"
 	StatusWrite        = "WRITE"
 	StatusVisible      = "VISIBLE"
+	StatusLocked       = "LOCKED" // lvm2 resizes, renames, moves, converts and removes no such logical volume
 	FlagActivationSkip = "ACTIVATION_SKIP"
 	FlagNoAutoActivate = "NOAUTOACTIVATE"
 	statusResizeable   = "RESIZEABLE"
@@ -19,7 +20,6 @@ const (
 	statusShared       = "SHARED"
 	statusAllocatable  = "ALLOCATABLE"
 	statusMissing      = "MISSING"
-	statusLocked       = "LOCKED"
 	statusPVMove       = "PVMOVE"
 	flagWriteLocked    = "WRITE_LOCKED"
 	lockTypeNone       = "none"
@@ -30,7 +30,7 @@ const (
 var (
 	vgStatusWords = []string{statusExported, statusResizeable, statusPVMove, StatusRead, StatusWrite, statusClustered, statusShared}
 	pvStatusWords = []string{statusAllocatable, statusExported, statusMissing}
-	lvStatusWords = []string{StatusRead, StatusWrite, "FIXED_MINOR", StatusVisible, statusPVMove, statusLocked, "NOTSYNCED", "REBUILD", "WRITEMOSTLY"}
+	lvStatusWords = []string{StatusRead, StatusWrite, "FIXED_MINOR", StatusVisible, statusPVMove, StatusLocked, "NOTSYNCED", "REBUILD", "WRITEMOSTLY"}
 )
 
 func checkStatus(of string, words, known []string) error {

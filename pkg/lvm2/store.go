@@ -8,6 +8,8 @@ import (
 	"os"
 	"slices"
 	"sync"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
 // Store is an open volume group: its name and the devices of its physical
@@ -78,6 +80,19 @@ func (s *Store) close() error {
 	}
 	s.vg, s.areas = nil, nil
 	return errors.Join(errs...)
+}
+
+// MaxText is how long the metadata text may be: what the smallest of the metadata
+// areas in use holds. 0 if the volume group was not read.
+func (s *Store) MaxText() (most size.Bytes) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range s.areas {
+		if n := a.header.maxText(); a.inUse() && (most == 0 || n < most) {
+			most = n
+		}
+	}
+	return most
 }
 
 // Problems returns what Read and Commit met that did not stop them: a metadata

@@ -242,7 +242,7 @@ func (p *Pool) adoptStore(t *edit, o *volume, s foreignStore, order, over uint64
 	}
 	c := t.vg.LVByID(s.lv.ID).Clone()
 	c.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
-	c.Flags = slices.Clone(handsOff)
+	handOff(c)
 	c.Tags = append(dropTags(c.Tags, tagStatic), tag(tagRole, roleLayer), tag(tagName, s.lv.Name), tag(tagOf, string(o.lv.ID)),
 		tag(tagOrder, strconv.FormatUint(order, 10)), tag(tagOver, strconv.FormatUint(over, 10)),
 		tag(tagCreated, strconv.FormatInt(s.lv.CreationTime.UnixNano(), 10)),

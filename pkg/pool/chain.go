@@ -51,6 +51,9 @@ func (p *Pool) chainUp(ctx context.Context, v *view, o *volume, l *layer) (strin
 	if why := o.theirs(); why != "" {
 		return "", fmt.Errorf("snapshot %s: %w: of volume %s %s", l.lv.Name, ErrPrecondition, o.lv.Name, why)
 	}
+	if err := p.readable(v, o, l); err != nil {
+		return "", err
+	}
 	live := o.live()
 	if live == nil {
 		return "", fmt.Errorf("snapshot %s: %w: its volume %s has no live layer", l.lv.Name, ErrPrecondition, o.lv.Name)

@@ -32,6 +32,9 @@ type edit struct {
 	wiped   rangeSet   // extents freed by this edit that hold zeroes
 	written []*lvm2.PV // to which this edit wrote what must be on the disk before the metadata
 	changed bool
+	kernel  func(v *view, anew bool) ([]mapping, error) // what its devices map; nil: nothing is known, as in tests without one
+	asked   bool                                        // it was, and free is without that
+	mapped  []mapping                                   // what is free by the metadata, and not by the kernel
 }
 
 // put adds or replaces a logical volume.
@@ -258,6 +261,8 @@ func (p *Pool) read() (*view, error) {
 		p.changed.Store(true)
 	}
 	p.broken.Store(nil)
+	p.textMost.Store(uint64(p.store.MaxText()))
+	p.maps = nil // they may have changed since
 	return v, nil
 }
 
@@ -332,8 +337,12 @@ func (p *Pool) try(v *view, c *change) (e *edit, next *view, err error) {
 	err = guard(klog.FromContext(c.ctx), func() error {
 		own := *v
 		own.vg = v.vg.Clone()
-		e = &edit{view: &own}
-		if err := c.edit(e); err != nil || !e.changed {
+		e = &edit{view: &own, kernel: p.mapsOnce}
+		err := c.edit(e)
+		if e.asked {
+			p.inUse.Store(&e.mapped)
+		}
+		if err != nil || !e.changed {
 			return err
 		}
 		next = newView(e.vg, v)
@@ -348,7 +357,7 @@ func (p *Pool) byGrowth(v *view, changes []*change) {
 	grown := make(map[*change]int, len(changes))
 	for _, c := range changes {
 		if _, next, err := p.try(v, c); err == nil && next != nil {
-			grown[c] = len(next.vg.Text(lvm2.Stamp{}))
+			grown[c] = int(next.vg.TextSize())
 		}
 	}
 	slices.SortStableFunc(changes, func(a, b *change) int { return cmp.Compare(grown[a], grown[b]) })
@@ -357,6 +366,9 @@ func (p *Pool) byGrowth(v *view, changes []*change) {
 // write commits a batch.
 func (p *Pool) write(b batch) error {
 	writeClean(b.next.vg, b.next.clean)
+	if m := p.metadata(b.next); m.Size > 0 && m.Used+m.Reserved/2 > m.Size {
+		writeClean(b.next.vg, nil) // it is worth less than what must be written down
+	}
 	start := time.Now()
 	err := guard(p.log, func() error { return p.store.Commit(p.ctx, b.next.vg, b.written...) })
 	if err != nil {
@@ -383,7 +395,7 @@ func (p *Pool) refresh(ctx context.Context) error {
 // unavailable says which of this package's errors an error of the LVM2 layer is.
 func unavailable(err error) error {
 	if errors.Is(err, lvm2.ErrMetadataFull) {
-		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+		return fmt.Errorf("%w: %w; %s", ErrNoSpace, err, enlarge)
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err

@@ -110,6 +110,9 @@ func (p *Pool) abandon(ctx context.Context, layer lvm2.ID, lv string) {
 // release gave them before that. Nobody was told of one, and it would be cut later
 // than it says. The layer stays if older ones read through it.
 func (p *Pool) unname(t *edit) error {
+	if t.unclear != nil {
+		return nil
+	}
 	for _, o := range t.volumes {
 		l := o.live()
 		if l == nil || !l.named || o.theirs() != "" || p.followed(t.view, o, l) {
@@ -147,11 +150,18 @@ func (p *Pool) followed(v *view, o *volume, live *layer) bool {
 	})
 }
 
+// cuttable says why o cannot be cut now, and how many extents a new layer's store has.
+func (p *Pool) cuttable(v *view, o *volume) (first lvm2.Extents, err error) {
+	first = p.firstStore(v, v.bytesOf(o.lv), p.config.Chunk)
+	return first, errors.Join(v.writable(), p.roomForText(v), p.deepens(v, o), p.roomForStore(v, o, first))
+}
+
 // cut adds a new newest layer to o's history, with a logical volume called after
 // csi. It is nobody's yet. The store is made empty before the metadata can name it
 // a snapshot's, or the kernel would take what lies there for exceptions.
 func (p *Pool) cut(t *edit, o *volume, csi string) (*lvm2.LV, error) {
-	if err := t.writable(); err != nil {
+	first, err := p.cuttable(t.view, o)
+	if err != nil {
 		return nil, err
 	}
 	length := t.bytesOf(o.lv)
@@ -160,7 +170,7 @@ func (p *Pool) cut(t *edit, o *volume, csi string) (*lvm2.LV, error) {
 	if err != nil {
 		return nil, err
 	}
-	ranges, err := t.allocateOn(kind, p.firstStore(t.view, length, chunk), highEnd)
+	ranges, err := t.allocateOn(kind, first, highEnd)
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +190,7 @@ func (p *Pool) cut(t *edit, o *volume, csi string) (*lvm2.LV, error) {
 	lv.CreationHost = p.host.Hostname
 	lv.Segments = appendExtents(nil, ranges...)
 	if o.forked() { // LVM2 must not activate its origin by it
-		lv.Flags = slices.Clone(handsOff)
+		handOff(lv)
 	}
 	setContent(lv, o.formatted, o.unknown)
 	if former := o.live(); former != nil {
@@ -210,7 +220,7 @@ func (t *edit) freeze(l *layer, exact bool) error {
 	}
 	c := t.vg.LVByID(l.lv.ID).Clone() // perhaps marked as lost by this edit
 	c.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
-	c.Flags = slices.Clone(handsOff)
+	handOff(c)
 	if exact {
 		c.Tags = setTag(c.Tags, tagExact)
 	}

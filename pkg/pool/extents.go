@@ -27,6 +27,9 @@ func (t *edit) allocate(n lvm2.Extents, at place) ([]lvm2.Range, error) {
 // are wiped, else in wiped pieces if no single piece would do, else wherever
 // there is room.
 func (t *edit) allocateOn(block size.Bytes, n lvm2.Extents, at place) ([]lvm2.Range, error) {
+	if err := t.withoutMapped(); err != nil {
+		return nil, err
+	}
 	var most lvm2.Extents
 	for _, kind := range t.kindsOf(block) {
 		free := t.freeOn(kind)
@@ -46,7 +49,7 @@ func (t *edit) allocateOn(block size.Bytes, n lvm2.Extents, at place) ([]lvm2.Ra
 		}
 		return t.take(pieces(free, n, at)...), nil
 	}
-	return nil, fmt.Errorf("%w: volume group %s has %d free extents of %v%s, %d are needed", ErrNoSpace, t.vg.Name, most, t.extent(), t.onKind(block), n)
+	return nil, fmt.Errorf("%w: volume group %s has %d free extents of %v%s, %d are needed%s", ErrNoSpace, t.vg.Name, most, t.extent(), t.onKind(block), n, t.stillMapped())
 }
 
 // take marks extents as given out.
@@ -101,6 +104,9 @@ func pieces(s rangeSet, n lvm2.Extents, at place) []lvm2.Range {
 func (t *edit) growth(lv *lvm2.LV, n lvm2.Extents, at place) ([]lvm2.Range, error) {
 	has, err := physical(lv)
 	if err != nil {
+		return nil, err
+	}
+	if err := t.withoutMapped(); err != nil {
 		return nil, err
 	}
 	last := has[len(has)-1]

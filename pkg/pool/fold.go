@@ -251,12 +251,15 @@ func (f *fold) begin(ctx context.Context) error {
 	return f.exclusive(ctx, func() error {
 		f.folder.running.Store(f)
 		return f.do(f.ctx, &change{what: "begin to fold a layer", edit: func(t *edit) error {
-			_, heir, gone, err := f.pair(t.view)
+			o, heir, gone, err := f.pair(t.view)
 			if err != nil {
 				return err
 			}
 			if info, err := f.find(f.device(t.view, heir.lv, "", udevSnapshot)); err != nil || info != nil {
 				return errors.Join(err, fmt.Errorf("layer %s: %w: it is in use", heir.lv.Name, errFoldOver))
+			}
+			if err := f.readable(t.view, o, heir); err != nil {
+				return fmt.Errorf("layer %s: %w: %w", heir.lv.Name, errFoldOver, err)
 			}
 			if !heir.trimmed {
 				return fmt.Errorf("layer %s: %w: how much it uses is not known", heir.lv.Name, errFoldOver)

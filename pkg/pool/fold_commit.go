@@ -151,6 +151,9 @@ func (f *fold) commit() error {
 			return err
 		}
 		c.Status, c.Flags = []string{lvm2.StatusRead, lvm2.StatusWrite}, nil
+		if o.forked() {
+			handOff(c)
+		}
 		if err := errors.Join(t.put(c), t.discard(gone.lv)); err != nil {
 			return err
 		}

@@ -122,7 +122,14 @@ func (w *folder) due(v *view, pair foldPair) bool {
 	case c.live || c.failed:
 		return time.Since(c.at) >= foldRetry
 	}
-	return c.worth(v.extent(), w.pool.room(v) == 0)
+	return c.worth(v.extent(), w.pool.wanting(v, pair))
+}
+
+// wanting says whether a fold is welcome that copies much for what becomes free:
+// volumes find no room, or snapshots lie too deep to be read.
+func (p *Pool) wanting(v *view, pair foldPair) bool {
+	o := v.volumes[pair.volume]
+	return p.room(v) == 0 || o != nil && p.deep(v, o)
 }
 
 // foldPairs returns the layers that can be folded away, each with its heir,
@@ -169,7 +176,7 @@ func (p *Pool) tryFold(ctx context.Context, pair foldPair) (foldCost, error) {
 		return foldCost{}, err
 	}
 	cost := f.cost(v, heir, gone)
-	if !cost.worth(v.extent(), p.room(v) == 0) {
+	if !cost.worth(v.extent(), p.wanting(v, pair)) {
 		return cost, nil
 	}
 	began := time.Now()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
@@ -138,13 +137,13 @@ func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) 
 func (p *Pool) copyOf(t *edit, spec VolumeSpec) (from original, n lvm2.Extents, err error) {
 	from, err = t.contentOf(spec)
 	if err == nil && from.layer != nil {
-		err = errors.Join(p.intact(t.view, from.volume, from.layer), p.unmounted(t.view, from.volume, from.layer))
+		err = errors.Join(p.intact(t.view, from.volume, from.layer), p.unmounted(t.view, from.volume, from.layer), p.readable(t.view, from.volume, from.layer))
 	}
 	if err == nil {
 		n, err = t.extentsFor(spec.Size, spec.Limit, from.length)
 	}
 	if err == nil && spec.shows() {
-		err = t.showable(spec, from, n)
+		err = errors.Join(t.showable(spec, from, n), t.roomForReader(spec.Source))
 	}
 	return from, n, err
 }
@@ -154,6 +153,9 @@ func (s VolumeSpec) shows() bool { return s.ReadOnly || s.Transient }
 
 // checkClone says in advance whether there is room for a clone of n extents.
 func (p *Pool) checkClone(t *edit, spec VolumeSpec, from original, n lvm2.Extents) error {
+	if _, err := p.cuttable(t.view, from.volume); err != nil {
+		return err
+	}
 	kind, err := t.kindOf(from.volume)
 	switch {
 	case err != nil || spec.ReadOnly:
@@ -224,7 +226,7 @@ func (p *Pool) forkStore(v *view, length size.Bytes) lvm2.Extents {
 // a layer with from's content. n are the extents of its store.
 func (p *Pool) asFork(t *edit, lv *lvm2.LV, origin lvm2.ID, from original, n lvm2.Extents) error {
 	lv.Tags = setTag(lv.Tags, tagCopy, string(origin))
-	lv.Flags = slices.Clone(handsOff)
+	handOff(lv)
 	// Nobody sees what lies in the extents before they are hydrated. What is
 	// longer than the source is as it was, and a file system's copy carries
 	// what lay below the source's.
@@ -260,7 +262,7 @@ func (p *Pool) addForkStore(t *edit, lv *lvm2.LV, kind size.Bytes, n lvm2.Extent
 		return err
 	}
 	store := newLV(name, roleFork, tag(tagOf, string(lv.ID)), tag(tagChunk, strconv.FormatUint(uint64(chunk.Sectors()), 10)))
-	store.Flags = slices.Clone(handsOff)
+	handOff(store)
 	store.CreationHost = p.host.Hostname
 	store.Segments = appendExtents(nil, ranges...)
 	return t.put(store)

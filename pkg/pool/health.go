@@ -36,6 +36,7 @@ func (p *Pool) Health(_ context.Context, lv string) ([]Condition, error) {
 				fmt.Sprintf("the store of the newest snapshot (%v) cannot grow, when it is full the snapshot is lost: %v", v.bytesOf(l.lv), why)})
 		}
 	}
+	out = append(out, p.depthHealth(v, o)...)
 	if o.forked() {
 		out = append(out, p.forkHealth(v, o)...)
 	}
@@ -110,6 +111,16 @@ func (p *Pool) PoolHealth(context.Context) []Condition {
 	}
 	if err := p.wiper.problem(); err != nil {
 		out = append(out, Condition{Degraded, "SpaceNotReclaimed", err.Error()})
+	}
+	if m := p.metadata(v); m.full() {
+		out = append(out, Condition{Degraded, "MetadataFull", p.roomForText(v).Error()})
+	}
+	if used := p.inUse.Load(); used != nil {
+		for _, m := range *used {
+			out = append(out, Condition{Degraded, "ExtentsInUse", fmt.Sprintf(
+				"device %s still maps %d extents that are free for LVM2, as after lvremove of what is in use: they are not given out; dmsetup remove it if nothing needs it",
+				m.device, m.Count)})
+		}
 	}
 	if v.unclear != nil && p.wiper.problem() == nil { // else that says it
 		out = append(out, Condition{Degraded, "SpaceNotReclaimed", v.notReclaimed().Error()})

@@ -369,14 +369,14 @@ func (t *edit) hydrated(o *volume, l *layer) error {
 	c := o.lv.Clone()
 	c.Tags = dropTags(c.Tags, tagCopy, tagHydrated)
 	if !o.deleted {
-		c.Flags = nil
+		handBack(c)
 	}
 	if err := t.put(c); err != nil {
 		return err
 	}
 	if live := o.live(); live != nil {
 		c := live.lv.Clone()
-		c.Flags = nil
+		handBack(c)
 		if err := t.put(c); err != nil {
 			return err
 		}

@@ -28,7 +28,7 @@ func (r *report) checkFork(v *view, o *volume) {
 	}
 	store := r.at(o.fork.lv)
 	if !untouchable(o.fork.lv) {
-		r.add("Unprotected", store, protect(store), "LVM2 may activate the store of a volume that is not hydrated")
+		r.add("Unprotected", store, protect(store), "LVM2 may activate or change the store of a volume that is not hydrated")
 	}
 	if err := cow.CheckChunk(o.fork.chunk.Bytes()); err != nil {
 		r.add("BadTags", store, restoreGroup, "tag %s: %v", tag(tagChunk), err)

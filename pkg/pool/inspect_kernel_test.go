@@ -18,6 +18,7 @@ import (
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2/lvm2test"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -377,6 +378,7 @@ func TestInspectFindsMetadata(t *testing.T) {
 		}
 	}
 
+	ok(t, lvm2test.Unlock(vg, "s2"))
 	lvm(t, "lvremove", "-qq", "-y", vg+"/s2")
 	if got, want := found(t, c), []string{"HistoryBroken " + vg + "/base"}; !slices.Equal(got, want) {
 		t.Errorf("without a layer: found %q, want %q", got, want)

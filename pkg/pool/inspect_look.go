@@ -28,7 +28,7 @@ func newInspector(ctx context.Context, c Config, o Options, open openGroup) (*in
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	i := &inspector{pool: &Pool{name: c.Name, vgName: c.VolumeGroup, config: c, host: o.LVM, log: klog.FromContext(ctx)}}
+	i := &inspector{pool: &Pool{name: c.Name, vgName: c.VolumeGroup, config: c, host: o.LVM, log: klog.FromContext(ctx), deepest: deepestChain()}}
 	if err := i.open(ctx, open); err != nil {
 		return nil, fmt.Errorf("inspecting pool %s: %w", c.Name, errors.Join(err, i.close()))
 	}
@@ -65,6 +65,7 @@ func (i *inspector) locked(ctx context.Context, f func(*view) error) (err error)
 	if err != nil {
 		return unavailable(err)
 	}
+	i.pool.textMost.Store(uint64(i.pool.store.MaxText()))
 	if i.last == nil || i.last.vg != vg {
 		i.last = newView(vg, i.last)
 	}

@@ -53,7 +53,7 @@ func (r *report) checkMetadata(v *view) {
 		case error:
 			r.add("BadTags", r.at(lv), restoreGroup, "%v", d)
 		case trashed:
-			if !untouchable(lv) {
+			if !inactive(lv) {
 				r.add("Unprotected", r.at(lv), protect(r.at(lv)), "LVM2 may activate what was deleted and is not wiped yet")
 			}
 		case *volume:
@@ -86,8 +86,8 @@ func (r *report) checkOdd(lv *lvm2.LV, odd error) {
 
 func (r *report) checkVolume(v *view, o *volume) {
 	at := r.at(o.lv)
-	if (o.deleted || o.from() != "") && !untouchable(o.lv) {
-		r.add("Unprotected", at, protect(at), "LVM2 may activate a volume that is deleted or has not all of its content")
+	if o.apart() && !untouchable(o.lv) {
+		r.add("Unprotected", at, protect(at), "LVM2 may activate or change a volume that is deleted or has not all of its content")
 	}
 	if o.reading() {
 		r.checkReader(v, o)
@@ -133,7 +133,7 @@ func (r *report) checkLayer(v *view, l *layer) {
 	at, o := r.at(l.lv), v.volumes[l.of]
 	writable := slices.Contains(l.lv.Status, lvm2.StatusWrite)
 	if l.snap == nil && (writable || !untouchable(l.lv)) {
-		r.add("Unprotected", at, "lvchange -pr "+at+"; "+protect(at), "a frozen layer must not be writable, and LVM2 must not activate it")
+		r.add("Unprotected", at, "lvchange -pr "+at+"; "+protect(at), "a frozen layer must not be writable, and LVM2 must neither activate nor change it")
 	}
 	if l.snap != nil && !writable {
 		r.add("NotWritable", at, "lvchange -prw "+at, "the live layer's store must be writable")
@@ -180,11 +180,6 @@ func (r *report) checkLinks(v *view) {
 	}
 }
 
-// untouchable says whether LVM2 leaves the logical volume alone.
-func untouchable(lv *lvm2.LV) bool {
-	return !slices.ContainsFunc(handsOff, func(flag string) bool { return !slices.Contains(lv.Flags, flag) })
-}
-
 func protect(at string) string {
-	return "lvchange --setactivationskip y --setautoactivation n " + at
+	return "start the driver, which protects it, or lvchange --setactivationskip y --setautoactivation n " + at
 }

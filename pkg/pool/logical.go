@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"errors"
 	"slices"
 	"time"
 
@@ -8,9 +9,68 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// handsOff are the flags of LVs that LVM2 must not activate: frozen layers,
-// forks, readers, trash.
+// handsOff are the flags of LVs that LVM2 must not activate: those that handOff
+// makes so, and trash.
 var handsOff = []string{lvm2.FlagActivationSkip, lvm2.FlagNoAutoActivate}
+
+// handOff has LVM2 neither activate nor change lv. Frozen layers, forks with their
+// stores and live layers, readers and hidden volumes are such: to LVM2 they look like plain logical volumes,
+// and what it made of their devices would lose data. Trash may be removed.
+func handOff(lv *lvm2.LV) {
+	lv.Flags = slices.Clone(handsOff)
+	if !slices.Contains(lv.Status, lvm2.StatusLocked) {
+		lv.Status = append(slices.Clone(lv.Status), lvm2.StatusLocked)
+	}
+}
+
+// handBack makes lv one that LVM2 may deal with as with any other.
+func handBack(lv *lvm2.LV) {
+	lv.Flags = nil
+	lv.Status = slices.DeleteFunc(slices.Clone(lv.Status), func(s string) bool { return s == lvm2.StatusLocked })
+}
+
+// untouchable says whether LVM2 neither activates nor changes lv.
+func untouchable(lv *lvm2.LV) bool {
+	return inactive(lv) && slices.Contains(lv.Status, lvm2.StatusLocked)
+}
+
+// inactive says whether LVM2 does not activate lv.
+func inactive(lv *lvm2.LV) bool {
+	return !slices.ContainsFunc(handsOff, func(flag string) bool { return !slices.Contains(lv.Flags, flag) })
+}
+
+// apart says whether o is more than LVM2 takes its logical volume for.
+func (v *volume) apart() bool { return v.deleted || v.from() != "" }
+
+// protect hands off what an older version, or somebody's lvchange, has left open.
+// What LVM2 moves has its turn when that is over.
+func (t *edit) protect() error {
+	var open []*lvm2.LV
+	for _, o := range t.volumes {
+		if o.apart() {
+			open = append(open, o.lv)
+		}
+		if o.fork != nil {
+			open = append(open, o.fork.lv)
+		}
+		for _, l := range o.layers {
+			if l.snap == nil || o.forked() {
+				open = append(open, l.lv)
+			}
+		}
+	}
+	for _, lv := range open {
+		if now := t.vg.LVByID(lv.ID); now != lv || untouchable(lv) { // else this edit has made something else of it
+			continue
+		}
+		c := lv.Clone()
+		handOff(c)
+		if err := t.put(c); err != nil && !errors.Is(err, ErrPrecondition) {
+			return err
+		}
+	}
+	return nil
+}
 
 // newLV describes a logical volume of ours without extents. Trash and layers
 // get the name, status and flags of their kind.
@@ -81,7 +141,7 @@ func (t *edit) deleteVolume(o *volume) error {
 	}
 	c := o.lv.Clone()
 	c.Tags = append(dropTags(c.Tags, tagName), tag(tagDeleted))
-	c.Flags = slices.Clone(handsOff)
+	handOff(c)
 	return t.put(c)
 }
 

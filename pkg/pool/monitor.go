@@ -27,7 +27,7 @@ func (p *Pool) refreshLoop(ctx context.Context) {
 			if err := p.refresh(limited); err != nil && ctx.Err() == nil {
 				p.log.Error(err, "Reading the metadata")
 			}
-			if p.changed.Swap(false) {
+			if used := p.inUse.Load(); p.changed.Swap(false) || used != nil && len(*used) > 0 {
 				if err := p.follow(limited); err != nil && ctx.Err() == nil {
 					p.changed.Store(true)
 					p.log.Error(err, "Following changes of the metadata that somebody else made")
@@ -191,6 +191,9 @@ func (m *monitor) attendTo(v *view, o *volume, has map[string]bool) {
 	}
 	if o.theirs() != "" {
 		return
+	}
+	if v.leftover(o) {
+		m.attend(o, "leftover", attendPause, m.tidyVolume)
 	}
 	if o.forked() {
 		m.hydrator.start(o.lv.Name)

@@ -42,6 +42,7 @@ type Pool struct {
 	unhold  func() error // releases the pool's lock; nil: it is not the pool's to release
 	refused []string     // why configured devices were not added to the group, when it was opened
 	blank   bool         // the group's extents all hold zeroes, it was just made on a new file
+	maps    []mapping    // what the kernel's devices map of the group, asked at most once a batch; used by the committer only
 
 	ctx       context.Context // ends when the pool is closed
 	cancel    context.CancelFunc
@@ -72,9 +73,12 @@ type Pool struct {
 	// layer lost for want of room: others write to what reads through it.
 	keep func(v *view, o *volume) bool
 
-	boundaries sync.Map // size.Sectors by the lvm2.ID of frozen layers: what was in use at the next cut, not on the disk yet
-	unsettled  sync.Map // lvm2.ID of volumes whose devices could not be brought in line
-	attended   sync.Map // lvm2.ID of volumes that the monitor is busy with
+	textMost   atomic.Uint64             // bytes that the group's metadata may have
+	deepest    int                       // layers that the kernel can read through
+	boundaries sync.Map                  // size.Sectors by the lvm2.ID of frozen layers: what was in use at the next cut, not on the disk yet
+	inUse      atomic.Pointer[[]mapping] // what was free and mapped when the kernel was last asked
+	unsettled  sync.Map                  // lvm2.ID of volumes whose devices could not be brought in line
+	attended   sync.Map                  // lvm2.ID of volumes that the monitor is busy with
 
 	mu     sync.Mutex
 	closed bool
@@ -108,7 +112,7 @@ func openHeld(ctx context.Context, c Config, o Options) (*Pool, error) {
 		log:     klog.FromContext(ctx).WithValues("pool", c.Name),
 		changes: make(chan *change), urgent: make(chan *change), stopped: make(chan struct{}),
 		keys: keyed{held: map[string][]chan struct{}{}}, scrubs: scrubs{jobs: map[string]*scrubJob{}},
-		lookSoon: make(chan struct{}, 1), keep: (*view).readThrough,
+		deepest: deepestChain(), lookSoon: make(chan struct{}, 1), keep: (*view).readThrough,
 	}
 	p.ctx, p.cancel = context.WithCancel(klog.NewContext(context.Background(), p.log))
 	p.hydrator = newHydrator(p)

@@ -94,7 +94,7 @@ func (p *Pool) newReader(t *edit, spec VolumeSpec, n lvm2.Extents, layer lvm2.ID
 		lv.Tags = append(lv.Tags, tag(tagTransient), tag(tagChunk, strconv.FormatUint(uint64(chunk), 10)))
 	}
 	lv.Tags = append(lv.Tags, tag(tagReads, string(layer)))
-	lv.Flags = slices.Clone(handsOff)
+	handOff(lv)
 	return lv, t.put(lv)
 }
 

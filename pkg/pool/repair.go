@@ -31,7 +31,7 @@ func (p *Pool) repair(ctx context.Context) error {
 		if err := p.unname(t); err != nil {
 			return err
 		}
-		return t.tidy()
+		return errors.Join(t.tidy(), t.protect())
 	}, act: func(ctx context.Context, v *view) error {
 		for _, s := range v.strange {
 			p.log.Info("Left alone, its tags make no sense", "what", s)
@@ -64,16 +64,41 @@ func (p *Pool) repair(ctx context.Context) error {
 // behind, but LVM2's lvremove of a snapshot can, and deletes while a tag was not understood.
 func (t *edit) tidy() error {
 	for _, o := range t.volumes {
-		if err := t.discard(storesOf(t.unneeded(o))...); err != nil {
+		if err := t.tidyOne(o); err != nil {
 			return err
-		}
-		if o.deleted && t.disposable(o) {
-			if err := t.discardBlocks(o); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
+}
+
+func (t *edit) tidyOne(o *volume) error {
+	if err := t.discard(storesOf(t.unneeded(o))...); err != nil || !o.deleted || !t.disposable(o) {
+		return err
+	}
+	return t.discardBlocks(o)
+}
+
+// leftover says whether nothing needs o, or some of its layers, any more.
+func (v *view) leftover(o *volume) bool {
+	return len(v.unneeded(o)) > 0 || o.deleted && v.disposable(o)
+}
+
+// tidyVolume throws away what nothing needs of a volume that no operation has in
+// hand: one that is cut has a layer that is nobody's yet.
+func (p *Pool) tidyVolume(ctx context.Context, lv string) error {
+	defer p.wiper.wake()
+	_, err := run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
+		var family []string
+		return none, p.do(ctx, &change{what: "throw away what nothing needs of volume " + lv, edit: func(t *edit) error {
+			o := t.volumeByLV(lv)
+			if o == nil || !t.leftover(o) {
+				return nil
+			}
+			family = t.family(lv)
+			return t.tidyOne(o)
+		}, act: func(ctx context.Context, v *view) error { return p.retire(ctx, v, family) }})
+	})
+	return err
 }
 
 // notForked removes what a volume that is hydrated was a fork by, if an

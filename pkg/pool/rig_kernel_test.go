@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2/lvm2test"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -67,8 +68,8 @@ func testPool(t *testing.T, change func(*Config)) *Pool {
 			t.Errorf("closing the pool: %v", err)
 		}
 		vgck(t, c.VolumeGroup)
-		if out, err := exec.Command("vgremove", "-ff", "-y", c.VolumeGroup).CombinedOutput(); err != nil {
-			t.Errorf("vgremove: %v\n%s", err, out)
+		if err := lvm2test.Remove(c.VolumeGroup); err != nil {
+			t.Error(err)
 			removeDevices(t, c.VolumeGroup)
 		}
 	})

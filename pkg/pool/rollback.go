@@ -142,7 +142,7 @@ func (p *Pool) rollbackOf(v *view, spec RollbackSpec) (*volume, *layer, error) {
 	if v.describeSnapshot(l).Lost {
 		return nil, nil, fmt.Errorf("snapshot %s/%s: %w", v.vg.Name, l.lv.Name, ErrLost)
 	}
-	if err := errors.Join(v.writable(), p.intact(v, of, l), p.unmounted(v, of, l)); err != nil {
+	if err := errors.Join(v.writable(), p.roomForText(v), p.readable(v, of, l), p.intact(v, of, l), p.unmounted(v, of, l)); err != nil {
 		return nil, nil, err
 	}
 	if err := p.unused(v, o); err != nil {
@@ -242,7 +242,7 @@ func (t *edit) setAside(o *volume) (string, error) {
 	c := o.lv.Clone()
 	c.Name = name
 	c.Tags = append(dropTags(c.Tags, tagName), tag(tagDeleted), tag(tagFormer, o.lv.Name))
-	c.Flags = slices.Clone(handsOff)
+	handOff(c)
 	if err := t.put(c); err != nil {
 		return "", err
 	}
@@ -317,12 +317,7 @@ func (p *Pool) renamed(ctx context.Context, v *view) error {
 // metadata, such as a rollback.
 func (p *Pool) follow(ctx context.Context) error {
 	err := p.do(ctx, &change{what: "follow changes of volume group " + p.vgName, edit: func(t *edit) error {
-		for id, o := range t.volumes {
-			if len(t.unneeded(o)) > 0 {
-				p.unsettled.Store(id, true)
-			}
-		}
-		return t.tidy()
+		return errors.Join(t.withoutMapped(), t.protect())
 	}, act: func(ctx context.Context, v *view) error {
 		err := errors.Join(p.renamed(ctx, v), p.sweep(ctx, v))
 		for id, o := range v.volumes {

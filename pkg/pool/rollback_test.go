@@ -13,7 +13,7 @@ import (
 // volume bare.
 func rollbackGroup(t *testing.T) *view {
 	t.Helper()
-	const rw, ro = `"READ", "WRITE", "VISIBLE"`, `"READ", "VISIBLE"`
+	const rw, ro = `"READ", "WRITE", "VISIBLE"`, `"READ", "VISIBLE", "LOCKED"`
 	const base = "aaaaaa-aaaa-aaaa-aaaa-aaaa-aaaa-aaaaaa"
 	lv := func(name, id, status, tags, segment string, extents int) string {
 		flags := ""

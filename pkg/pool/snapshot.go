@@ -45,7 +45,10 @@ func (p *Pool) CreateSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 				id = l.lv.ID
 				return nil
 			}
-			_, err := t.changeable(volumeLV)
+			o, err := t.changeable(volumeLV)
+			if err == nil { // before anybody is held for it
+				_, err = p.cuttable(t.view, o)
+			}
 			return err
 		}, act: func(ctx context.Context, v *view) error {
 			if id == "" {

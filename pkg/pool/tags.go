@@ -48,7 +48,7 @@ const (
 // one is of a newer version, or a mistake: what it says is not known.
 var knownTags = []string{
 	tagRole, tagName, tagMode, tagFS, tagUnformatted, tagReadOnly, tagSource, tagCopy, tagHydrated, tagReads, tagTransient, tagBegun, tagReset,
-	tagUnknown, tagDeleted, tagFormer, tagOf, tagOrder, tagCreated, tagLength, tagChunk, tagUsed, tagExact, tagSuperset, tagOver, tagThrough, tagLost,
+	tagUnknown, tagDeleted, tagFormer, tagOf, tagOrder, tagCreated, tagLength, tagChunk, tagUsed, tagExact, tagSuperset, tagOver, tagThrough, tagLost, tagStatic,
 }
 
 // encodeTag maps any string into the alphabet of LVM2's tags: letters, digits

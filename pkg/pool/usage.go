@@ -5,6 +5,7 @@ import "github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 // Usage is what is in a pool and how much room it takes.
 type Usage struct {
 	Capacity
+	Metadata   Metadata
 	Growth     size.Bytes // what the stores of snapshots may still take: all free extents
 	Volumes    int        // without those that only their snapshots keep
 	Snapshots  int        // lost ones included
@@ -24,7 +25,7 @@ func (p *Pool) Usage() (Usage, error) {
 	if err != nil {
 		return Usage{}, err
 	}
-	u := Usage{Capacity: p.capacity(v), Growth: size.Bytes(v.free.size()) * v.extent(), Volumes: len(v.named), Snapshots: len(v.snapshots), Layers: len(v.layers)}
+	u := Usage{Capacity: p.capacity(v), Metadata: p.metadata(v), Growth: size.Bytes(v.free.size()) * v.extent(), Volumes: len(v.named), Snapshots: len(v.snapshots), Layers: len(v.layers)}
 	for _, l := range v.snapshots {
 		if v.describeSnapshot(l).Lost {
 			u.Lost++

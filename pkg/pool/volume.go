@@ -178,7 +178,7 @@ func (p *Pool) blankVolume(t *edit, spec VolumeSpec) (*lvm2.LV, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := t.writable(); err != nil {
+	if err := errors.Join(t.writable(), p.roomForText(t.view)); err != nil {
 		return nil, err
 	}
 	tags := []string{tag(tagName, spec.Name), tag(tagMode, string(spec.Mode))}

@@ -156,11 +156,15 @@ func (w *wiper) round(ctx context.Context) error {
 			return v.notReclaimed()
 		}
 		group = v.vg
+		mapped, err := p.mappings(v)
+		if err != nil {
+			return err
+		}
 		for _, lv := range v.trash {
 			if len(todo) == wipeLVs {
 				break
 			}
-			t, err := p.openTrash(ctx, v, lv)
+			t, err := p.openTrash(ctx, v, lv, mapped)
 			if err != nil {
 				failed = append(failed, fmt.Errorf("deleted logical volume %s/%s is not wiped: %w", v.vg.Name, lv.Name, err))
 				continue
@@ -224,11 +228,14 @@ func (v *view) notReclaimed() error {
 
 // openTrash makes a device of a deleted logical volume and opens it. One that an
 // interrupted delete left goes first.
-func (p *Pool) openTrash(ctx context.Context, v *view, lv *lvm2.LV) (*wiping, error) {
+func (p *Pool) openTrash(ctx context.Context, v *view, lv *lvm2.LV, mapped []mapping) (*wiping, error) {
 	p.trash.Lock()
 	defer p.trash.Unlock()
 	table, err := p.linearTable(v, lv)
 	if err != nil {
+		return nil, err
+	}
+	if err := v.mappedByOthers(lv, mapped); err != nil {
 		return nil, err
 	}
 	left := false

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/driver"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2/lvm2test"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -150,7 +151,7 @@ func newNode(t *testing.T) *node {
 	n.start()
 	t.Cleanup(func() {
 		n.end(unix.SIGTERM)
-		run(t, "vgremove", "-ff", "-y", vgName)
+		must(t, lvm2test.Remove(vgName))
 		for _, d := range disks() {
 			wipe(t, d)
 		}

@@ -99,7 +99,7 @@ func TestOperations(t *testing.T) {
 		return fmt.Sprintf("%s store %s vol auto chunk=32 length=%d name=%[1]s of=vol order=%[4]d role=layer", name, attr, sectors, order)
 	}
 	frozen := func(name string, order, sectors int) string {
-		return fmt.Sprintf("%s store -ri------k - noauto chunk=32 length=%d name=%[1]s of=vol order=%[3]d role=layer", name, sectors, order)
+		return fmt.Sprintf("%s store -rI------k - noauto chunk=32 length=%d name=%[1]s of=vol order=%[3]d role=layer", name, sectors, order)
 	}
 	const small, large = 64 << 11, 96 << 11
 	cut := func(name string, fill byte) {
@@ -135,7 +135,7 @@ func TestOperations(t *testing.T) {
 	g.expect("restores that are deleted again", all...)
 	r, err := p.CreateVolume(ctx, pool.VolumeSpec{Name: "restored", Size: 64 * size.MiB, Mode: pool.Filesystem, FSType: "ext4", ReadOnly: true, Source: pool.Source{Kind: pool.FromSnapshot, LV: "s1"}})
 	g.ok(err)
-	restored := "restored 64 vri---v--k - noauto fs=ext4 mode=filesystem name=restored readonly reads=s1 role=volume source=snapshot/s1"
+	restored := "restored 64 vrI---v--k - noauto fs=ext4 mode=filesystem name=restored readonly reads=s1 role=volume source=snapshot/s1"
 	g.expect("a read-only restore", append(all, restored)...)
 	c, err := p.CreateVolume(ctx, pool.VolumeSpec{Name: "clone", Mode: pool.Filesystem, FSType: "ext4", Source: pool.Source{Kind: pool.FromVolume, LV: v.LV}})
 	g.ok(err)
@@ -162,7 +162,7 @@ func TestOperations(t *testing.T) {
 	g.ok(p.DeleteVolume(ctx, v.LV))
 	g.settled()
 	hidden := []string{
-		"vol 96 owi---s--k - noauto deleted fs=ext4 mode=filesystem role=volume",
+		"vol 96 owI---s--k - noauto deleted fs=ext4 mode=filesystem role=volume",
 		all[1], all[2], all[3], all[4], strings.Replace(all[5], "swi-a-s---", "swi---s---", 1),
 	}
 	g.expect("deleting the volume", hidden...)

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -68,6 +69,24 @@ func (g *group) history(name string) (path string) {
 	return path
 }
 
+// withdraw removes frozen layers, which LVM2's lvremove refuses: as vgcfgrestore of
+// what somebody edited can, or an older version of the pool's.
+func (g *group) withdraw(names ...string) {
+	g.Helper()
+	store, err := lvm2.OpenVG(context.Background(), lvm2.Host{}, g.name, g.disks)
+	g.ok(err)
+	lock, err := lvm2.Host{}.LockVG(context.Background(), g.name, lvm2.Exclusive)
+	g.ok(err)
+	vg, err := store.Read(context.Background())
+	g.ok(err)
+	vg = vg.Clone()
+	for _, name := range names {
+		g.ok(vg.Remove(vg.LV(name).ID))
+	}
+	g.ok(store.Commit(context.Background(), vg))
+	g.ok(errors.Join(store.Close(), lock.Unlock()))
+}
+
 // TestRemoved removes volumes and snapshots of ours by LVM2's commands while
 // the pool is open. What reads through what was removed is lost and says so; a
 // later snapshot must not make it look whole again.
@@ -80,8 +99,10 @@ func TestRemoved(t *testing.T) {
 	g.listed("creation", "a b c d a@a-0 a@a-1 a@a-2 b@b-0 b@b-1 b@b-2 c@c-0 c@c-1 c@c-2 d@d-0 d@d-1 d@d-2")
 
 	g.lvm("lvremove", "-q", "-y", g.name+"/a-2") // the live layer of an active volume
-	g.lvm("lvremove", "-q", "-y", g.name+"/b-1")
-	g.lvm("lvremove", "-q", "-y", g.name+"/c-0")
+	if _, complaints := run("lvremove", "-q", "-y", g.name+"/b-1"); !strings.Contains(complaints, "locked") {
+		t.Errorf("lvremove of a frozen layer: %q", complaints)
+	}
+	g.withdraw("b-1", "c-0")
 	left := "a b c d a@a-0(lost) a@a-1(lost) b@b-0(lost) b@b-2 c@c-1 c@c-2 d@d-0 d@d-1 d@d-2"
 	g.listed("lvremove of snapshots", left)
 	g.write(newest, 1, 'x')
@@ -152,8 +173,9 @@ func TestRemoved(t *testing.T) {
 	if left := g.devices(); len(left) > 0 {
 		t.Errorf("devices left: %v", left)
 	}
-	// What LVM2 left of the volume is removed by LVM2.
-	g.lvm("lvremove", "-q", "-y", g.name+"/d-0", g.name+"/d-1")
+	// What LVM2 left of the volume goes as health says.
+	g.lvm("lvchange", "-q", "--deltag", "dmsnap:role=layer", "--addtag", "dmsnap:role=trash", g.name+"/d-0", g.name+"/d-1")
+	g.eventually("making layers trash", func() bool { return g.metadata().LV("d-0") == nil && len(g.metadata().LVs) == 0 })
 	g.expect("removing what is left")
 }
 

@@ -1,0 +1,196 @@
+//go:build kernel
+
+package pool
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2/lvm2test"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// lockedGroup has a volume with two snapshots, a hidden one, and what reads
+// through them, all at work. It returns the fork's device and content.
+func lockedGroup(t *testing.T, p *Pool) (at string, model content) {
+	t.Helper()
+	ctx := context.Background()
+	r := rand.New(rand.NewPCG(1, 2))
+	base, model := snapped(t, p, r, "base", 64*size.MiB)
+	f := restored(t, p, "base")
+	at = must(p.Activate(ctx, f.LV))(t)
+	model.scribble(t, r, at, 100)
+	must(p.CreateSnapshot(ctx, "later", base.LV))(t) // freezes snapbase
+	must(p.CreateSnapshot(ctx, "ofFork", f.LV))(t)
+	for _, spec := range []VolumeSpec{{Name: "reader", ReadOnly: true}, {Name: "scratch", Transient: true}} {
+		spec.Mode, spec.Source = Block, Source{FromSnapshot, "snapbase"}
+		must(p.Activate(ctx, must(p.CreateVolume(ctx, spec))(t).LV))(t)
+	}
+	gone, _ := snapped(t, p, r, "gone", 8*size.MiB)
+	ok(t, p.DeleteVolume(ctx, gone.LV))
+	return at, model
+}
+
+// TestLVM2LeavesOursAlone: lvm2's commands refuse all that they would take for plain
+// logical volumes and are not, and go on working on the rest of the group.
+func TestLVM2LeavesOursAlone(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.HydrationRate, c.Devices = size.MiB, testDisks(t)[:2] })
+	at, model := lockedGroup(t, p)
+	pod := must(os.OpenFile(at, os.O_RDWR, 0))(t)
+	vg, disks := p.vgName, p.config.Devices
+	refused := func(args ...string) {
+		t.Helper()
+		out, err := exec.Command("timeout", append([]string{"20"}, args...)...).CombinedOutput()
+		if err == nil {
+			t.Errorf("%s: done: %s", strings.Join(args, " "), out)
+		}
+	}
+	for _, lv := range []string{"forkbase", "fork-forkbase", "ofFork", "snapbase", "reader", "scratch", "gone"} {
+		refused("lvextend", "-L", "+8M", vg+"/"+lv)
+		refused("lvrename", vg, lv, "other")
+	}
+	for _, lv := range []string{"forkbase", "fork-forkbase", "snapbase"} {
+		refused("lvremove", "-f", vg+"/"+lv)
+		refused("lvreduce", "-f", "-L", "-4M", vg+"/"+lv)
+		refused("lvconvert", "-y", "--type", "mirror", "-m", "1", "--mirrorlog", "core", vg+"/"+lv)
+		refused("pvmove", "-n", lv, disks[0], disks[1])
+	}
+	refused("lvconvert", "--splitsnapshot", "-y", vg+"/ofFork")
+	// The live layer of a volume is LVM2's snapshot of it. It is in use.
+	refused("lvremove", "-f", vg+"/later")
+	refused("lvremove", "-f", vg+"/base")
+	lvm(t, "lvextend", "-qq", "-L", "+8M", vg+"/later")
+	before := devicesOf(t, p)
+	vgck(t, vg)
+	lvm(t, "vgs", vg)
+	lvm(t, "lvs", vg)
+	lvm(t, "vgchange", "-qq", "-ay", vg)
+	for name, table := range devicesOf(t, p) {
+		if was, had := before[name]; had && was != table && !strings.HasPrefix(name, "forkbase") { // it is hydrated meanwhile
+			t.Errorf("vgchange -ay made of %s\n%s\nfrom\n%s", name, table, was)
+		}
+	}
+	if !bytes.Equal(readDevice(t, at, 64*size.MiB), model) {
+		t.Error("the fork has other bytes")
+	}
+	ok(t, pod.Close())
+	for _, lv := range []string{"reader", "scratch"} {
+		ok(t, p.Deactivate(ctx, lv))
+		ok(t, p.DeleteVolume(ctx, lv))
+	}
+	ok(t, p.DeleteSnapshot(ctx, "ofFork"))
+	ok(t, p.DeleteVolume(ctx, "forkbase"))
+}
+
+// TestLockedWhenOpened: what an older version left open is locked at the start, and
+// a volume that is hydrated is LVM2's to change again.
+func TestLockedWhenOpened(t *testing.T) {
+	p := testPool(t, nil)
+	lockedGroup(t, p)
+	config := p.config
+	ok(t, p.Deactivate(t.Context(), "scratch"))
+	ok(t, p.Deactivate(t.Context(), "reader"))
+	waitHydrated(t, p, "forkbase")
+	ok(t, p.Close())
+	ok(t, lvm2test.Unlock(p.vgName))
+	if got := found(t, config); len(got) != 4 {
+		t.Errorf("of what is not locked check found %q", got)
+	}
+	p = openPool(t, config)
+	if got := found(t, config); len(got) > 0 {
+		t.Errorf("after the start check found %q", got)
+	}
+	v := must(p.latest())(t)
+	for _, lv := range v.vg.LVs {
+		plain := lv.Name == "forkbase" || lv.Name == "base" || snapshotSegment(lv) != nil
+		for _, l := range v.layers {
+			plain = plain || l.lv == lv && l.snap != nil
+		}
+		if _, trash := v.decoded[lv].(trashed); !trash && untouchable(lv) == plain {
+			t.Errorf("%s: status %v, flags %v", lv.Name, lv.Status, lv.Flags)
+		}
+	}
+	ok(t, p.Deactivate(t.Context(), "forkbase"))
+	lvm(t, "lvextend", "-qq", "-L", "+4M", p.vgName+"/forkbase")
+	ok(t, p.DeleteVolume(t.Context(), "scratch"))
+	ok(t, p.DeleteVolume(t.Context(), "reader"))
+}
+
+// TestMappedIsNotFree: extents that the metadata calls free and a device still maps
+// are given to nobody, and health names the device.
+func TestMappedIsNotFree(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.HydrationRate, c.LayerReserve = size.MiB, 1 })
+	lockedGroup(t, p)
+	v := must(p.latest())(t)
+	store := v.volumeByLV("forkbase").fork.lv
+	mapped := newRangeSet(must(physical(store))(t)...)
+	// The same with a device of somebody's, on what is free.
+	const foreign = "foreign-linear"
+	free := v.free[0]
+	pv := must(dm.DeviceOf(v.vg.PVs[free.PV].Device))(t)
+	must(p.dm.Create(foreign, "foreign"))(t)
+	defer p.dm.Remove(foreign, 0)
+	ok(t, p.dm.Load(foreign, whole(sectors(v, 3), dm.Linear{Device: pv, Offset: v.vg.Offset(v.vg.PVs[free.PV], free.Start)}), true))
+	ok(t, p.dm.Resume(foreign, 0))
+	mapped = mapped.union(newRangeSet(mapped[0], rangeSet{{PV: free.PV, Start: free.Start, Count: 3}}[0]))
+
+	for end := time.Now().Add(20 * time.Second); ; { // the driver locks it again when it sees it
+		ok(t, lvm2test.Unlock(p.vgName, store.Name))
+		if exec.Command("lvremove", "-f", p.vgName+"/"+store.Name).Run() == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("lvm2 does not remove the store")
+		}
+	}
+	ok(t, p.refresh(ctx))
+	now := must(p.latest())(t)
+	if len(now.free.intersect(mapped)) == 0 {
+		t.Fatal("they are not free")
+	}
+	_, err := p.CreateVolume(ctx, VolumeSpec{Name: "all", Size: size.Bytes(p.room(now)) * now.extent(), Mode: Block})
+	if err == nil || !strings.Contains(err.Error(), "still maps") {
+		t.Errorf("a volume as large as all that is free: %v", err)
+	}
+	other := must(p.CreateVolume(ctx, VolumeSpec{Name: "other", Size: size.Bytes(p.room(now)-40) * now.extent(), Mode: Block}))(t)
+	now = must(p.latest())(t)
+	if both := newRangeSet(must(physical(now.volumeByLV(other.LV).lv))(t)...).intersect(mapped); len(both) > 0 {
+		t.Errorf("another volume got %v", both)
+	}
+	said := ""
+	for _, c := range p.PoolHealth(ctx) {
+		said += c.Reason + " " + c.Message + "\n"
+	}
+	if !strings.Contains(said, foreign) || !strings.Contains(said, lvm2.DMName(p.vgName, store.Name, layerCOW)) {
+		t.Errorf("health says %s", said)
+	}
+
+	// Once nothing needs the devices they go, and the extents are given out again.
+	ok(t, p.dm.Remove(foreign, 0))
+	for _, lv := range []string{"reader", "scratch"} {
+		ok(t, p.Deactivate(ctx, lv))
+		ok(t, p.DeleteVolume(ctx, lv))
+	}
+	ok(t, p.DeleteSnapshot(ctx, "ofFork"))
+	ok(t, p.Deactivate(ctx, "forkbase"))
+	ok(t, p.DeleteVolume(ctx, "forkbase"))
+	p.dm.Remove(lvm2.DMName(p.vgName, store.Name, layerCOW), 0)
+	waitIdle(t, p)
+	ok(t, p.DeleteVolume(ctx, other.LV))
+	waitIdle(t, p)
+	now = must(p.latest())(t)
+	must(p.CreateVolume(ctx, VolumeSpec{Name: "all", Size: size.Bytes(p.room(now)) * now.extent(), Mode: Block}))(t)
+	if used := *p.inUse.Load(); len(used) > 0 {
+		t.Errorf("still in use: %v", used)
+	}
+}

@@ -1,0 +1,173 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// LVM2's commands can free extents that a device of ours still maps: it knows its
+// own devices of a logical volume, and no others. Given out they would show one
+// tenant's bytes to another. So before extents are given out or wiped the kernel's tables are asked.
+
+// mapping is a part of a physical volume that a device maps.
+type mapping struct {
+	device string
+	uuid   string
+	lvm2.Range
+}
+
+// mapsOnce is mappings for edits: the committer asks once in a batch, with LVM2's
+// lock held, unless it wants to know anew.
+func (p *Pool) mapsOnce(v *view, anew bool) (all []mapping, err error) {
+	if p.maps == nil || anew {
+		p.maps, err = p.mappings(v)
+	}
+	return p.maps, err
+}
+
+// mappings lists what the kernel's devices map of the group's physical volumes.
+func (p *Pool) mappings(v *view) ([]mapping, error) {
+	pvs := map[dm.Device]int{}
+	for i, pv := range v.vg.PVs {
+		if pv.Missing() {
+			continue
+		}
+		if d, err := dm.DeviceOf(pv.Device); err == nil {
+			pvs[d] = i
+		}
+	}
+	all, err := p.dm.List()
+	if err != nil {
+		return nil, err
+	}
+	out := []mapping{}
+	for _, e := range all {
+		table, err := p.dm.Table(e.Name)
+		if errors.Is(err, dm.ErrNotFound) { // it was removed, or renamed to what no metadata call for
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("looking at what device %s maps: %w", e.Name, err)
+		}
+		for _, s := range table {
+			for _, a := range areas(s) {
+				if i, ours := pvs[a.Device]; ours {
+					if r := v.extentsAt(i, a.Offset, a.length); r.Count > 0 {
+						out = append(out, mapping{e.Name, e.UUID, r})
+					}
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+// area is a piece of a device below another one.
+type area struct {
+	dm.Area
+	length size.Sectors
+}
+
+// areas returns what a segment of a table lies on. Of a target that is not known
+// it is what its parameters look like: a device and an offset.
+func areas(s dm.Segment) []area {
+	switch t := s.Target.(type) {
+	case dm.Linear:
+		return []area{{dm.Area(t), s.Length}}
+	case dm.Striped:
+		var out []area
+		for _, a := range t.Stripes {
+			out = append(out, area{a, s.Length / size.Sectors(max(1, len(t.Stripes)))})
+		}
+		return out
+	}
+	var out []area
+	words := strings.Fields(s.Target.Params())
+	for i, w := range words {
+		d, err := dm.ParseDevice(w)
+		if err != nil || !strings.Contains(w, ":") {
+			continue
+		}
+		a := area{dm.Area{Device: d}, s.Length}
+		if i+1 < len(words) {
+			if n, err := strconv.ParseUint(words[i+1], 10, 63); err == nil {
+				a.Offset = size.Sectors(n)
+			}
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+// extentsAt returns the extents of a physical volume that a piece of its device touches.
+func (v *view) extentsAt(pv int, from, length size.Sectors) lvm2.Range {
+	p, extent := v.vg.PVs[pv], v.vg.ExtentSize
+	end := from + length
+	if end <= p.PEStart || length == 0 {
+		return lvm2.Range{}
+	}
+	first := (max(from, p.PEStart) - p.PEStart) / extent
+	last := (end - p.PEStart + extent - 1) / extent
+	if first := lvm2.Extents(first); first < p.PECount {
+		return lvm2.Range{PV: pv, Start: first, Count: min(lvm2.Extents(last), p.PECount) - first}
+	}
+	return lvm2.Range{}
+}
+
+// withoutMapped takes from the free extents those that a device still maps.
+func (t *edit) withoutMapped() error {
+	if t.asked || t.kernel == nil {
+		return nil
+	}
+	for _, anew := range []bool{false, true} {
+		all, err := t.kernel(t.view, anew)
+		if err != nil {
+			return err
+		}
+		t.asked, t.mapped = true, nil
+		for _, m := range all {
+			if len(newRangeSet(m.Range).intersect(t.free)) > 0 {
+				t.mapped = append(t.mapped, m)
+			}
+		}
+		if len(t.mapped) == 0 { // else an edit of the same batch may just have freed them, and taken their device away
+			return nil
+		}
+	}
+	for _, m := range t.mapped {
+		t.free = t.free.subtract(newRangeSet(m.Range))
+	}
+	return nil
+}
+
+// stillMapped says which device keeps free extents from being given out.
+func (t *edit) stillMapped() string {
+	if len(t.mapped) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; device %s still maps others that are free, as after lvremove of what is in use: dmsetup remove it if nothing needs it", t.mapped[0].device)
+}
+
+// mappedByOthers returns an error if a device other than lv's own maps its extents.
+func (v *view) mappedByOthers(lv *lvm2.LV, mapped []mapping) error {
+	own, err := physical(lv)
+	if err != nil {
+		return err
+	}
+	set := newRangeSet(own...)
+	for _, m := range mapped {
+		if id, _, ok := splitUUID(v.vg.ID, m.uuid); ok && id == string(lv.ID) {
+			continue
+		}
+		if len(newRangeSet(m.Range).intersect(set)) > 0 {
+			return fmt.Errorf("%w: device %s still maps its extents: dmsetup remove it if nothing needs it", ErrInUse, m.device)
+		}
+	}
+	return nil
+}

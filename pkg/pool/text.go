@@ -1,0 +1,73 @@
+package pool
+
+import (
+	"fmt"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+const (
+	textReserve = 8  // part of the metadata area that what creates leaves to growth, losses, deletes, wiping and hydration
+	mostReaders = 64 // read-only and transient volumes of one snapshot, or of one volume: they take no extents, but metadata
+)
+
+// Metadata is how full the group's metadata areas are.
+type Metadata struct {
+	Size     size.Bytes `json:"size"`     // that the text may have in the smallest area in use
+	Used     size.Bytes `json:"used"`     // that it has
+	Reserved size.Bytes `json:"reserved"` // of Size, what volumes and snapshots cannot be made with
+}
+
+// full says whether nothing more can be made.
+func (m Metadata) full() bool { return m.Size > 0 && m.Used+m.Reserved > m.Size }
+
+func (p *Pool) metadata(v *view) Metadata {
+	most := size.Bytes(p.textMost.Load())
+	return Metadata{Size: most, Used: v.vg.TextSize(), Reserved: most / textReserve}
+}
+
+// enlarge says what to do when the metadata area is full.
+const enlarge = "delete volumes or snapshots, or add a disk with a larger metadata area (docs/guides/pools.md)"
+
+// roomForText refuses what would take the metadata that stores need to grow, and
+// deletes to be written down.
+func (p *Pool) roomForText(v *view) error {
+	if m := p.metadata(v); m.full() {
+		return fmt.Errorf("%w: the metadata area of volume group %s is full: %v of %v are in use, %v are kept for what must not fail; %s",
+			ErrNoSpace, v.vg.Name, m.Used, m.Size, m.Reserved, enlarge)
+	}
+	return nil
+}
+
+// roomForReader refuses more than mostReaders of one source.
+func (v *view) roomForReader(from Source) error {
+	n := 0
+	for _, o := range v.volumes {
+		if o.reading() && o.source == from {
+			n++
+		}
+	}
+	if n >= mostReaders {
+		return fmt.Errorf("%w: %s %s/%s has %d read-only and transient volumes, as many as it may: let pods share a read-only claim, or delete some",
+			ErrNoSpace, from.Kind, v.vg.Name, from.LV, n)
+	}
+	return nil
+}
+
+// roomForStore refuses a new snapshot's first store that would take what live
+// stores of others rely on: half of the reserve.
+func (p *Pool) roomForStore(v *view, o *volume, n lvm2.Extents) error {
+	left, spare := v.free.size(), p.reserve(v)/2
+	if n+spare <= left {
+		return nil
+	}
+	for _, x := range v.volumes {
+		l := x.live()
+		if x != o && l != nil && !l.lost && l.lv.Size() < v.largest(l.store(x)) || x.fork != nil {
+			return fmt.Errorf("%w: a snapshot's store needs %d extents, volume group %s has %d free, of which %d are kept for stores of other volumes to grow; delete volumes or snapshots, or extend the volume group",
+				ErrNoSpace, n, v.vg.Name, left, spare)
+		}
+	}
+	return nil
+}
