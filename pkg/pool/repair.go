@@ -83,22 +83,19 @@ func (v *view) leftover(o *volume) bool {
 	return len(v.unneeded(o)) > 0 || o.deleted && v.disposable(o)
 }
 
-// tidyVolume throws away what nothing needs of a volume that no operation has in
-// hand: one that is cut has a layer that is nobody's yet.
+// tidyVolume throws away what nothing needs of a volume. Its key is held: while it
+// is being cut it has a layer that is nobody's yet.
 func (p *Pool) tidyVolume(ctx context.Context, lv string) error {
 	defer p.wiper.wake()
-	_, err := run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
-		var family []string
-		return none, p.do(ctx, &change{what: "throw away what nothing needs of volume " + lv, edit: func(t *edit) error {
-			o := t.volumeByLV(lv)
-			if o == nil || !t.leftover(o) {
-				return nil
-			}
-			family = t.family(lv)
-			return t.tidyOne(o)
-		}, act: func(ctx context.Context, v *view) error { return p.retire(ctx, v, family) }})
-	})
-	return err
+	var family []string
+	return p.do(ctx, &change{what: "throw away what nothing needs of volume " + lv, edit: func(t *edit) error {
+		o := t.volumeByLV(lv)
+		if o == nil || !t.leftover(o) {
+			return nil
+		}
+		family = t.family(lv)
+		return t.tidyOne(o)
+	}, act: func(ctx context.Context, v *view) error { return p.retire(ctx, v, family) }})
 }
 
 // notForked removes what a volume that is hydrated was a fork by, if an

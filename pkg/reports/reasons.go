@@ -17,9 +17,9 @@ const ReasonOther = "OtherCondition"
 // one: a node that somebody has taken over does not choose the words that
 // people filter and alert by.
 var reasons = []string{
-	"DeviceMissing", "DiskRefused", "DuplicateDisk", "FilesystemUnreachable", "ForkLost", "ForkStopped", "HydrationFailing", "MetadataDegraded",
-	"MixedBlockSizes",
-	"PoolFull", "PoolUnavailable", "SnapshotLost", "SnapshotSpaceLow", "SourceLost", "SourceUnreadable",
+	"DeviceMissing", "DiskRefused", "DuplicateDisk", "ExtentsInUse", "FilesystemUnreachable", "ForkLost", "ForkStopped", "HydrationFailing",
+	"MetadataDegraded", "MetadataFull", "MixedBlockSizes",
+	"PoolFull", "PoolUnavailable", "SnapshotLost", "SnapshotSpaceLow", "SnapshotsTooDeep", "SourceLost", "SourceUnreadable",
 	"SpaceNotReclaimed", "SpaceReclaimed", "TransientLost", "TransientRestarted", "UnknownTags", "WritersHeld",
 }
 
