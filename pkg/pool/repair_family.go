@@ -125,7 +125,10 @@ func (p *Pool) repairFamily(ctx context.Context, v *view, ids []lvm2.ID) error {
 		}
 	}
 	each("", func(o *volume) error { // they use what others have
-		if o.forked() {
+		switch {
+		case o.odd != nil:
+			return nil // where its content is, is not known
+		case o.forked():
 			return p.hydrator.shutLeft(ctx, v, o)
 		}
 		return p.notForked(ctx, v, o)
