@@ -1,0 +1,127 @@
+package pool
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// decode reads the tags of lv into a *volume, a *layer, trashed, foreign or an error.
+func decode(lv *lvm2.LV) any {
+	p, odd, err := readProperties(lv.Tags)
+	if err != nil {
+		return err
+	}
+	if _, static := p[tagStatic]; len(p) == 0 || static && len(p) == 1 {
+		return foreign{static: static}
+	}
+	r := tagReader{p: p}
+	switch role := p[tagRole]; role {
+	case roleTrash:
+		if odd != nil {
+			return odd
+		}
+		return trashed{}
+	case roleVolume:
+		v := &volume{
+			lv: lv, name: p[tagName], mode: Mode(p[tagMode]), fs: p[tagFS],
+			formatted: !r.has(tagUnformatted), readOnly: r.has(tagReadOnly), deleted: r.has(tagDeleted),
+			copyOf: r.id(tagCopy, false), unknown: r.ranges(tagUnknown), former: p[tagFormer],
+			odd: odd, reads: r.id(tagReads, false), transient: r.has(tagTransient), begun: r.has(tagBegun), reset: r.has(tagReset),
+		}
+		if v.transient {
+			v.chunk = size.Sectors(r.number(tagChunk))
+		}
+		if r.has(tagHydrated) {
+			if v.hydrated, err = parseHydrated(p[tagHydrated]); err != nil {
+				r.fail(tagHydrated)
+			}
+		}
+		if kind, from, ok := strings.Cut(p[tagSource], "/"); ok {
+			v.source = Source{Kind: SourceKind(kind), LV: from}
+		}
+		if v.mode != Filesystem && v.mode != Block {
+			r.fail(tagMode)
+		}
+		if r.err != nil {
+			return r.err
+		}
+		return v
+	case roleLayer:
+		l := &layer{
+			lv: lv, odd: odd, of: r.id(tagOf, true), name: p[tagName], named: r.has(tagName), order: r.number(tagOrder),
+			created: time.Unix(0, int64(r.number(tagCreated))), length: size.Sectors(r.number(tagLength)),
+			chunk: size.Sectors(r.number(tagChunk)), lost: r.has(tagLost), superset: r.has(tagSuperset), unknown: r.ranges(tagUnknown),
+			blank: r.has(tagUnformatted),
+		}
+		if l.through = l.order; r.has(tagThrough) {
+			l.through = r.number(tagThrough)
+		}
+		if r.has(tagOver) {
+			l.over = r.number(tagOver)
+		}
+		if l.exact = r.has(tagExact); p[tagExact] != "" {
+			l.bound = size.Sectors(r.number(tagExact))
+		}
+		if l.trimmed = r.has(tagUsed); l.trimmed {
+			l.used = size.Sectors(r.number(tagUsed))
+		}
+		if r.err != nil {
+			return r.err
+		}
+		return l
+	case roleFork:
+		f := &fork{lv: lv, odd: odd, of: r.id(tagOf, true), chunk: size.Sectors(r.number(tagChunk))}
+		if r.err != nil {
+			return r.err
+		}
+		return f
+	default:
+		return fmt.Errorf("tag %s: unknown role %q", tag(tagRole), role)
+	}
+}
+
+// tagReader reads values and keeps the first error.
+type tagReader struct {
+	p   properties
+	err error
+}
+
+func (r *tagReader) fail(key string) {
+	if r.err == nil {
+		r.err = fmt.Errorf("tag %s: bad value %q", tag(key), r.p[key])
+	}
+}
+
+func (r *tagReader) has(key string) bool { _, ok := r.p[key]; return ok }
+
+func (r *tagReader) number(key string) uint64 {
+	n, err := strconv.ParseUint(r.p[key], 10, 63)
+	if err != nil {
+		r.fail(key)
+	}
+	return n
+}
+
+func (r *tagReader) id(key string, required bool) lvm2.ID {
+	if !required && !r.has(key) {
+		return ""
+	}
+	id, err := lvm2.ParseID(r.p[key])
+	if err != nil {
+		r.fail(key)
+	}
+	return id
+}
+
+func (r *tagReader) ranges(key string) rangeSet {
+	s, err := parseRangeSet(r.p[key])
+	if err != nil {
+		r.fail(key)
+	}
+	return s
+}
