@@ -62,7 +62,7 @@ func (p *Pool) expand(ctx context.Context, lv string, required, limit size.Bytes
 		if err != nil {
 			return err
 		}
-		if err := p.checkRoomOn(t.view, kind, want-have); err != nil {
+		if err := p.checkRoom(t.view, kind, want-have); err != nil {
 			return err
 		}
 		ranges, err := t.growth(o.lv, want-have, lowEnd)

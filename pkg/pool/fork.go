@@ -163,7 +163,7 @@ func (p *Pool) checkClone(t *edit, spec VolumeSpec, from original, n lvm2.Extent
 	case !spec.Transient:
 		n += p.forkStore(t.view, from.length)
 	}
-	return p.checkRoomOn(t.view, kind, n+p.firstStore(t.view, from.length, p.config.Chunk))
+	return p.checkRoom(t.view, kind, n+p.firstStore(t.view, from.length, p.config.Chunk))
 }
 
 // addCopy adds the volume that spec asks for, of n extents, with the content of a layer.

@@ -47,7 +47,7 @@ func (p *Pool) ReserveRecovery(ctx context.Context, lv string, room size.Bytes) 
 				return err
 			}
 			n := min(t.extents(room), t.mostRecovery(o))
-			if err := p.checkRoomOn(t.view, kind, n); err != nil {
+			if err := p.checkRoom(t.view, kind, n); err != nil {
 				return fmt.Errorf("the file system that volume %s/%s shows was not clean at the cut, and its journal needs room: %w", t.vg.Name, lv, err)
 			}
 			return p.addForkStore(t, o.lv, kind, n, recoveryChunk)

@@ -8,11 +8,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// checkRoom keeps volumes from taking the extents that layers need to grow.
-func (p *Pool) checkRoom(v *view, n lvm2.Extents) error { return p.checkRoomOn(v, anyKind, n) }
-
-// checkRoomOn does what checkRoom does for extents on disks of one kind.
-func (p *Pool) checkRoomOn(v *view, block size.Bytes, n lvm2.Extents) error {
+// checkRoom keeps volumes from taking the extents that layers need to grow, on
+// disks of one kind or of anyKind.
+func (p *Pool) checkRoom(v *view, block size.Bytes, n lvm2.Extents) error {
 	room := p.roomOn(v, block)
 	if n <= room {
 		return nil

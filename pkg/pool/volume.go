@@ -160,7 +160,7 @@ func (p *Pool) newVolume(t *edit, spec VolumeSpec, kind size.Bytes, n, more lvm2
 	if err != nil {
 		return nil, err
 	}
-	if err := p.checkRoomOn(t.view, kind, n+more); err != nil {
+	if err := p.checkRoom(t.view, kind, n+more); err != nil {
 		return nil, err
 	}
 	ranges, err := t.allocateOn(kind, n, lowEnd)
