@@ -50,8 +50,8 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 	if spec.Transient, err = mayBeTransient(ctx, r); err != nil {
 		return nil, err
 	}
-	if spec.ModeChange, err = conditions.ModeChange(r.GetParameters()); err != nil {
-		return nil, invalid("%v", err)
+	if err := mayChangeMode(ctx, p, spec, r.GetParameters()); err != nil {
+		return nil, err
 	}
 	if use.multiNode && spec.Source.Kind == pool.FromNothing {
 		return nil, invalid("MULTI_NODE_READER_ONLY needs a content source: nobody could write the volume")
@@ -96,7 +96,8 @@ func mayBeTransient(ctx context.Context, r *csi.CreateVolumeRequest) (bool, erro
 // an empty volume large enough for it.
 func prepareSpec(ctx context.Context, p *pool.Pool, spec *pool.VolumeSpec) error {
 	if spec.FSType == "" {
-		spec.FSType = cmp.Or(sourceFSType(ctx, p, spec.Source), defaultFSType)
+		_, found := sourceUse(ctx, p, spec.Source)
+		spec.FSType = cmp.Or(found, defaultFSType)
 	}
 	if spec.Source.Kind != pool.FromNothing {
 		return nil // at least as large as its source
@@ -111,20 +112,36 @@ func prepareSpec(ctx context.Context, p *pool.Pool, spec *pool.VolumeSpec) error
 	return nil
 }
 
-// sourceFSType is the file system that a volume's content has, or "" if that
-// cannot be told.
-func sourceFSType(ctx context.Context, p *pool.Pool, s pool.Source) string {
+// mayChangeMode refuses a file system with the content of a raw block volume unless
+// the class allows it: the kernel trusts what it mounts, and a pod wrote that. If
+// there is no source the request is about a volume that exists, or it fails.
+// Errors: INVALID_ARGUMENT, FAILED_PRECONDITION.
+func mayChangeMode(ctx context.Context, p *pool.Pool, spec pool.VolumeSpec, parameters map[string]string) error {
+	allowed, err := conditions.ModeChange(parameters)
+	if err != nil {
+		return invalid("%v", err)
+	}
+	if mode, _ := sourceUse(ctx, p, spec.Source); spec.Mode == pool.Filesystem && mode == pool.Block && !allowed {
+		return precondition("%s %s: it is of a raw block volume, and what pods wrote to that is not mounted as a file system unless the storage class has the parameter %s: \"true\"",
+			spec.Source.Kind, spec.Source.LV, conditions.ParameterModeChange)
+	}
+	return nil
+}
+
+// sourceUse is the mode of a volume's source and the file system that its content
+// has, or "" if that cannot be told.
+func sourceUse(ctx context.Context, p *pool.Pool, s pool.Source) (mode pool.Mode, fsType string) {
 	switch s.Kind {
 	case pool.FromSnapshot:
 		if snapshot, err := p.Snapshot(ctx, s.LV); err == nil {
-			return snapshot.FSType
+			return snapshot.Mode, snapshot.FSType
 		}
 	case pool.FromVolume:
 		if v, err := p.Volume(ctx, s.LV); err == nil {
-			return v.FSType
+			return v.Mode, v.FSType
 		}
 	}
-	return ""
+	return "", ""
 }
 
 // source translates a content source, which must be in the volume's own pool.

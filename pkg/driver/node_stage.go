@@ -42,7 +42,7 @@ func (d *Driver) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequ
 		return nil, precondition("volume %s: %s", i, why)
 	}
 	if v.Foreign {
-		if err := unclaimed(ctx, p, i, staging); err != nil {
+		if err := mayUse(ctx, p, i, staging); err != nil {
 			return nil, err
 		}
 	}
@@ -152,15 +152,18 @@ func stageFilesystem(ctx context.Context, p *pool.Pool, v pool.Volume, i handle.
 	return device.Grow(ctx, staging)
 }
 
-// unclaimed refuses a logical volume of LVM2's own that the host itself uses: its
-// device is open, and not because it is staged already.
-func unclaimed(ctx context.Context, p *pool.Pool, i handle.ID, staging string) error {
+// mayUse refuses a logical volume of LVM2's own that no static volume may name, or
+// that the host itself uses: its device is open, and not because it is staged.
+func mayUse(ctx context.Context, p *pool.Pool, i handle.ID, staging string) error {
+	staged := false
 	for _, at := range []string{staging, blockFile(staging, i)} {
-		if m, err := filesystem.MountAt(at); m != nil || err != nil {
+		m, err := filesystem.MountAt(at)
+		if err != nil {
 			return err
 		}
+		staged = staged || m != nil
 	}
-	return p.Unclaimed(ctx, i.LV)
+	return p.StaticUse(ctx, i.LV, staged)
 }
 
 // foundType returns the type of the file system on a logical volume of LVM2's

@@ -30,9 +30,6 @@ func (p *Pool) Activate(ctx context.Context, lv string) (string, error) {
 		transient, lost := false, false
 		err = p.do(ctx, &change{what: "activate volume " + lv, act: func(ctx context.Context, v *view) error {
 			if their := v.theirLV(lv); their != nil {
-				if err := v.staticUse(their); err != nil {
-					return err
-				}
 				path, err = p.activateTheirs(ctx, v, their)
 				return err
 			}

@@ -315,19 +315,13 @@ func (v *view) contentOf(spec VolumeSpec) (from original, err error) {
 	return from, v.modeChange(spec, from)
 }
 
-// modeChange refuses a raw block volume's content for a file system unless that is
-// allowed: the kernel trusts what it mounts, and here a pod wrote it. Below a file
-// system lie blocks that it never wrote, and a block volume may not be wiped yet: a
-// change of mode must not show what an earlier owner of the extents left there.
+// modeChange refuses a change of mode that would show what an earlier owner of the
+// extents left: below a file system lie blocks that it never wrote, and a block
+// volume may not be wiped yet.
 func (v *view) modeChange(spec VolumeSpec, from original) error {
-	at := v.vg.Name + "/" + from.volume.lv.Name
-	switch {
-	case spec.Mode == from.volume.mode:
-		return nil
-	case spec.Mode == Filesystem && !spec.ModeChange:
-		return fmt.Errorf("volume %s: %w: it is a raw block volume, and what pods wrote to it is not mounted as a file system unless the storage class has the parameter allowVolumeModeChange: \"true\"", at, ErrPrecondition)
-	case len(from.unknown) > 0:
-		return fmt.Errorf("volume %s: %w: it was made on extents that were never wiped, so it cannot become a %s volume", at, ErrPrecondition, spec.Mode)
+	if spec.Mode != from.volume.mode && len(from.unknown) > 0 {
+		return fmt.Errorf("volume %s/%s: %w: it was made on extents that were never wiped, so it cannot become a %s volume",
+			v.vg.Name, from.volume.lv.Name, ErrPrecondition, spec.Mode)
 	}
 	return nil
 }

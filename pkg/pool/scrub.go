@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -30,8 +29,13 @@ type scrubJob struct {
 // edges returns the extents of o in which the signatures of file systems lie:
 // those of its first and its last MiB.
 func (v *view) edges(o *volume) rangeSet {
-	length, n := o.lv.Size(), min(v.extents(size.MiB), o.lv.Size())
-	return newRangeSet(lvm2.Range{Count: n}, lvm2.Range{Start: length - n, Count: n})
+	head := v.head(o)
+	return head.union(rangeSet{{Start: o.lv.Size() - head.size(), Count: head.size()}})
+}
+
+// head returns the extents with the first MiB of o.
+func (v *view) head(o *volume) rangeSet {
+	return rangeSet{{Count: min(v.extents(size.MiB), o.lv.Size())}}
 }
 
 // unwiped returns the extents of o that must be zeroed before anybody sees it: a
@@ -56,7 +60,7 @@ func (v *view) unwiped(o *volume) rangeSet {
 func (v *view) presentable(o *volume) error {
 	seen := o.unknown
 	if o.mode == Filesystem {
-		seen = seen.intersect(v.edges(o)[:1])
+		seen = seen.intersect(v.head(o))
 	}
 	at := v.vg.Name + "/" + o.lv.Name
 	switch {
@@ -67,8 +71,17 @@ func (v *view) presentable(o *volume) error {
 	case o.mode == Block || !o.formatted:
 		return fmt.Errorf("volume %s was not wiped: %w: somebody opened its device first", at, ErrInUse)
 	}
-	return fmt.Errorf("volume %s: %w: it counts as formatted, and its first extents may hold an earlier owner's file system; if there is nothing on it that you need give it a new one: lvchange --addtag %s %s; if its file system is its own say so: lvchange --deltag %s %[1]s",
-		at, ErrPrecondition, tag(tagUnformatted), at, tag(tagUnknown, o.unknown.String()))
+	lv := o.lv
+	if l := v.layers[o.reads]; l != nil && !o.transient {
+		lv = l.lv
+	}
+	own := "--deltag " + tag(tagUnknown, o.unknown.String())
+	if rest := o.unknown.subtract(seen); len(rest) > 0 {
+		own += " --addtag " + tag(tagUnknown, rest.String())
+	}
+	at = v.vg.Name + "/" + lv.Name
+	return fmt.Errorf("logical volume %s: %w: it counts as formatted, and its first extents may hold an earlier owner's file system; if there is nothing on it that is needed let it get a new one: lvchange --addtag %s %[1]s; if its file system is its own say so: lvchange %s %[1]s",
+		at, ErrPrecondition, tag(tagUnformatted), own)
 }
 
 // scrub sees to it that nobody reads an earlier owner's bytes from the volume.

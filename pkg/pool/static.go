@@ -11,8 +11,8 @@ import (
 )
 
 // theirLV returns the logical volume of that name that LVM2 made and that
-// people see, nil if there is none. It can be used as it is where staticUse allows
-// it: it is activated, and never formatted, wiped, grown, cut or removed.
+// people see, nil if there is none. It can be used as it is: it is activated, and
+// never formatted, wiped, grown, cut or removed. StaticUse tells whether it may be.
 func (v *view) theirLV(name string) *lvm2.LV {
 	lv := v.vg.LV(name)
 	if lv == nil || snapshotSegment(lv) != nil {
@@ -82,11 +82,11 @@ func (v *view) staticUse(lv *lvm2.LV) error {
 	return nil
 }
 
-// Unclaimed returns nil if a static volume may name a logical volume of LVM2's own
-// and nobody has its device: it is not mounted, not swap in use, below no other
-// device and open by no process. ErrInUse if somebody has. It waits a little for
-// who looks at devices in passing.
-func (p *Pool) Unclaimed(ctx context.Context, lv string) error {
+// StaticUse refuses to let a static volume use a logical volume of LVM2's own:
+// unless a tag allows it (ErrPrecondition), and nobody else has its device. That is
+// not mounted, not swap in use, below no other device and open by no process, unless
+// it is staged already; ErrInUse. It waits a little for who looks at devices in passing.
+func (p *Pool) StaticUse(ctx context.Context, lv string, staged bool) error {
 	v, err := p.latest()
 	if err != nil {
 		return err
@@ -95,7 +95,7 @@ func (p *Pool) Unclaimed(ctx context.Context, lv string) error {
 	if their == nil {
 		return nil
 	}
-	if err := v.staticUse(their); err != nil {
+	if err := v.staticUse(their); err != nil || staged {
 		return err
 	}
 	return p.awaitClosed(ctx, v, their)

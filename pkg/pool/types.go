@@ -45,9 +45,6 @@ type VolumeSpec struct {
 	// Transient: a scratch copy of its source, of the same size, that is never
 	// copied. What is written to it is lost with the machine's memory.
 	Transient bool
-	// ModeChange: the content of a raw block volume may be mounted, though whoever
-	// wrote it decided what the kernel finds there.
-	ModeChange bool
 }
 
 // Volume is a volume of the pool.
