@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2/lvm2test"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -70,10 +71,13 @@ func (r *rig) away() {
 	r.unmountAll()
 	r.hydrated()
 	r.stop()
-	for _, args := range [][]string{{"vgck", "vgdriver"}, {"vgchange", "-an", "vgdriver"}, {"vgremove", "-ff", "-y", "vgdriver"}} {
+	for _, args := range [][]string{{"vgck", "vgdriver"}, {"vgchange", "-an", "vgdriver"}} {
 		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
 			r.t.Errorf("%v: %v: %s", args, err, out)
 		}
+	}
+	if err := lvm2test.Remove("vgdriver"); err != nil {
+		r.t.Error(err)
 	}
 }
 
@@ -161,7 +165,7 @@ func TestFormerPool(t *testing.T) {
 	r.must("write", os.WriteFile(r.path("old/secret"), []byte(formerSecret), 0o600))
 	r.must("unstage", r.unstage(old, "old"))
 	r.stop()
-	r.tool("vgremove", "-ff", "-y", "vgdriver")
+	r.must("remove the group", lvm2test.Remove("vgdriver"))
 	for _, d := range scratch(t) {
 		r.tool("pvremove", "-qq", d)
 	}

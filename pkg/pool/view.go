@@ -248,6 +248,7 @@ func (v *view) link(hidden []*lvm2.LV, byName map[string]*layer) {
 			continue
 		}
 		o.layers = append(o.layers, l)
+		l.blank = l.blank || !o.formatted // a build that did not record it on layers may have cut it
 	}
 	for id, o := range v.volumes {
 		if l := v.layers[o.reads]; l != nil && !o.transient { // nothing of it is its own
