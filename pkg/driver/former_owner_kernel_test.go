@@ -216,3 +216,38 @@ func TestFormattedHasNoUnknownHead(t *testing.T) {
 	r.tool("lvchange", "-qq", "--addtag", "dmsnap:unformatted", "vgdriver/origin")
 	r.fresh("the volume", volume, c)
 }
+
+// A group of an older build, which left the first extents of a volume that it
+// formatted on record as unknown. The volume and restores of its snapshots go on,
+// and a raw copy of them is refused as before.
+func TestFormattedByOlderBuild(t *testing.T) {
+	r := formerGroup(t, filesystem.Ext4, 64)
+	c := mount(writer, filesystem.Ext4)
+	volume := r.volume(request("origin", 64, c))
+	r.must("stage", r.stage(volume, "st", c))
+	r.write("st", "the volume's own")
+	r.must("unstage", r.unstage(volume, "st"))
+	snapshot := r.snapshot("snap", volume)
+	for _, lv := range []string{"vgdriver/origin", "vgdriver/snap"} {
+		args := []string{"lvchange", "-qq", "--addtag", "dmsnap:unknown=0.0+g"}
+		for tag := range strings.SplitSeq(strings.TrimSpace(r.tool("lvs", "--noheadings", "-o", "tags", lv)), ",") {
+			if strings.HasPrefix(tag, "dmsnap:unwiped=") {
+				args = append(args, "--deltag", tag)
+			}
+		}
+		r.tool(append(args, lv)...)
+	}
+	r.must("stage what an older build formatted", r.stage(volume, "st", c))
+	r.read("st", "the volume's own")
+	r.must("unstage", r.unstage(volume, "st"))
+	q := request("copy", 64, c)
+	q.VolumeContentSource = fromSnapshot(snapshot)
+	restored := r.volume(q)
+	r.must("stage a restore", r.stage(restored, "copy", c))
+	r.read("copy", "the volume's own")
+	r.must("unstage the restore", r.unstage(restored, "copy"))
+	q = request("raw", 64, block(writer))
+	q.VolumeContentSource = fromSnapshot(snapshot)
+	_, err := r.CreateVolume(t.Context(), q)
+	r.want("restore it as a raw block volume", err, codes.FailedPrecondition)
+}

@@ -235,9 +235,10 @@ func (p *Pool) asFork(t *edit, lv *lvm2.LV, origin lvm2.ID, from original, n lvm
 	if err != nil {
 		return err
 	}
-	tail, err := parseRangeSet(before[tagUnknown])
-	if err != nil {
-		return err
+	r := tagReader{p: before}
+	tail := r.unknown()
+	if r.err != nil {
+		return r.err
 	}
 	setContent(lv, from.formatted, tail.subtract(copied).union(from.unknown.intersect(copied)))
 	kind, err := t.kind(lv)

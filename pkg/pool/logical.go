@@ -112,12 +112,12 @@ const maxUnknownTag = 900
 // bytes. Too many pieces are joined to fewer: none of them was ever used, so
 // wiping what is between is only more work.
 func setUnknown(lv *lvm2.LV, unknown rangeSet) {
-	lv.Tags = dropTags(lv.Tags, tagUnknown)
+	lv.Tags = dropTags(lv.Tags, tagUnwiped, tagUnknown)
 	for len(unknown.String()) > maxUnknownTag {
 		unknown = unknown.coarser()
 	}
 	if len(unknown) > 0 {
-		lv.Tags = append(lv.Tags, tag(tagUnknown, unknown.String()))
+		lv.Tags = append(lv.Tags, tag(tagUnwiped, unknown.String()))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,6 +37,21 @@ func (v *view) edges(o *volume) rangeSet {
 // head returns the extents with the first MiB of o.
 func (v *view) head(o *volume) rangeSet {
 	return rangeSet{{Count: min(v.extents(size.MiB), o.lv.Size())}}
+}
+
+// zeroedHead takes the first extents off what an older build has recorded of o or
+// of a layer of it as unknown. That build zeroed the first MiB of a volume before
+// it formatted it, below its snapshots, and did not say so. Of a copy it is not
+// known. The rest of an extent may be unwiped: where there is no other unknown one
+// the record stays as it is, so that nothing takes all of the volume for wiped.
+func (v *view) zeroedHead(o *volume, unknown rangeSet) rangeSet {
+	if o.mode != Filesystem || !o.formatted || o.source.Kind != FromNothing {
+		return unknown
+	}
+	if rest := unknown.subtract(v.head(o)); len(rest) > 0 {
+		return rest
+	}
+	return unknown
 }
 
 // unwiped returns the extents of o that must be zeroed before anybody sees it: a
@@ -75,13 +91,19 @@ func (v *view) presentable(o *volume) error {
 	if l := v.layers[o.reads]; l != nil && !o.transient {
 		lv = l.lv
 	}
-	own := "--deltag " + tag(tagUnknown, o.unknown.String())
+	var own []string
+	p, _, _ := readProperties(lv.Tags)
+	for _, key := range []string{tagUnwiped, tagUnknown} {
+		if text, has := p[key]; has {
+			own = append(own, "--deltag "+tag(key, text))
+		}
+	}
 	if rest := o.unknown.subtract(seen); len(rest) > 0 {
-		own += " --addtag " + tag(tagUnknown, rest.String())
+		own = append(own, "--addtag "+tag(tagUnwiped, rest.String()))
 	}
 	at = v.vg.Name + "/" + lv.Name
 	return fmt.Errorf("logical volume %s: %w: it counts as formatted, and its first extents may hold an earlier owner's file system; if there is nothing on it that is needed let it get a new one: lvchange --addtag %s %[1]s; if its file system is its own say so: lvchange %s %[1]s",
-		at, ErrPrecondition, tag(tagUnformatted), own)
+		at, ErrPrecondition, tag(tagUnformatted), strings.Join(own, " "))
 }
 
 // scrub sees to it that nobody reads an earlier owner's bytes from the volume.

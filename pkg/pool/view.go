@@ -35,6 +35,7 @@ type volume struct {
 	begun      bool         // a transient volume was activated
 	reset      bool         // it has lost what was written to it, and was activated again
 	unknown    rangeSet     // logical extents that may hold an earlier owner's bytes
+	headKept   bool         // an older build has recorded that: see zeroedHead
 	deleted    bool
 	former     string   // LV name of the volume that this was until a rollback, "" if it was none
 	layers     []*layer // oldest first
@@ -62,6 +63,7 @@ type layer struct {
 	bound    size.Sectors // 0: all of them
 	superset bool         // the store holds more than what changed until the next cut
 	unknown  rangeSet     // the volume's unknown extents at the cut
+	headKept bool         // an older build has recorded that: see zeroedHead
 	blank    bool         // the volume had no file system yet at the cut
 	snap     *lvm2.LV     // the hidden LV with the snapshot segment: the layer is live
 	odd      error        // a tag of it that is not understood
@@ -249,8 +251,14 @@ func (v *view) link(hidden []*lvm2.LV, byName map[string]*layer) {
 		}
 		o.layers = append(o.layers, l)
 		l.blank = l.blank || !o.formatted // a build that did not record it on layers may have cut it
+		if l.headKept && !l.blank {
+			l.unknown = v.zeroedHead(o, l.unknown)
+		}
 	}
 	for id, o := range v.volumes {
+		if o.headKept {
+			o.unknown = v.zeroedHead(o, o.unknown)
+		}
 		if l := v.layers[o.reads]; l != nil && !o.transient { // nothing of it is its own
 			o.formatted, o.unknown = !l.blank, l.unknown
 		}
