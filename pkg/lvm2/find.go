@@ -14,6 +14,7 @@ type finder struct {
 	disks    []*disk
 	opened   []*device // closed again by close
 	failed   []error   // devices that could not be read
+	unlisted []error   // devices that have it, and are not in lvm2's devices file
 	problems []error   // what is wrong with the volume group that was found
 }
 
@@ -103,7 +104,7 @@ func (f *finder) group(name string, id ID, search Search, open map[identity]*dev
 		if err := f.addAll(search.Others, open); err != nil {
 			return nil, nil, err
 		}
-		f.disks = slices.DeleteFunc(f.disks, func(p *disk) bool { return !search.listed(p) })
+		f.dropUnlisted(name, search)
 	}
 	for {
 		f.dropTwins()
@@ -164,7 +165,7 @@ func (f *finder) vg(name string, id ID, ids []ID) (*VG, error) {
 // notFound tells a volume group that does not exist from one that may be hidden
 // behind damage.
 func (f *finder) notFound() error {
-	errs := append(f.problems, f.failed...)
+	errs := slices.Concat(f.problems, f.unlisted, f.failed)
 	newest := f.newest()
 	for a := range f.areas {
 		// What a damaged text says its name is may be the damage; an id that is

@@ -1,6 +1,9 @@
 package lvm2
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+)
 
 // Search tells where a volume group is looked for. What is on a disk is not
 // always the host's own: whoever may write a block device of the host can put
@@ -38,6 +41,19 @@ func (f *finder) addAll(list func() ([]string, error), open map[identity]*device
 		f.add(path, open)
 	}
 	return nil
+}
+
+// dropUnlisted forgets the devices that are not in lvm2's devices file.
+func (f *finder) dropUnlisted(name string, search Search) {
+	f.disks = slices.DeleteFunc(f.disks, func(p *disk) bool {
+		if search.listed(p) {
+			return false
+		}
+		if slices.ContainsFunc(p.areas, func(a *metadataArea) bool { return a.about.name == name }) {
+			f.unlisted = append(f.unlisted, fmt.Errorf("device %s has it and is not in lvm2's devices file: add it there with lvmdevices", p.path))
+		}
+		return true
+	})
 }
 
 // lacks reports whether a physical volume of vg was not found.

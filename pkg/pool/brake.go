@@ -91,15 +91,12 @@ func (p *Pool) heldStill(v *view, o *volume) bool {
 // mustHold returns the store for which a volume that is suspended must stay so: a
 // former process held its writers. nil if there is none.
 func (p *Pool) mustHold(v *view, o *volume) *store {
-	if v.free.size() > 0 {
-		return nil
-	}
 	stores := []*store{v.forkStore(o)}
 	if l := o.live(); l != nil && !l.lost {
 		stores = append(stores, l.store(o))
 	}
 	for _, x := range stores {
-		if x == nil || !p.kept(v, x) {
+		if x == nil || v.freeFor(x.lv).size() > 0 || !p.kept(v, x) {
 			continue
 		}
 		s, err := p.snapshotStatus(p.snapshotDevice(v, x).name)

@@ -5,6 +5,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -75,10 +76,10 @@ func TestMixedGroup(t *testing.T) {
 	for _, fs := range []struct{ name, mkfs string }{{"ext4", "mkfs.ext4 -q -b 1024"}, {"xfs", "mkfs.xfs -q"}} {
 		t.Run(fs.name, func(t *testing.T) {
 			ctx := context.Background()
-			disks, large := testDisks(t), diskOf4096(t, "1500M")
+			disks, large := testDisks(t), diskOf4096(t, "2500M")
 			const name = "vgmixed"
-			command(t, "vgcreate", "--config", "devices/allow_mixed_block_sizes=1", name, disks[0], large)
-			p := openPool(t, Config{Name: "pool", VolumeGroup: name, Devices: []string{disks[0], large}, FirstStore: 8 * size.MiB, BurstRate: 50 * size.MiB})
+			command(t, "vgcreate", "--config", "devices/allow_mixed_block_sizes=1", name, disks[0], disks[1], large)
+			p := openPool(t, Config{Name: "pool", VolumeGroup: name, Devices: []string{disks[0], disks[1], large}, FirstStore: 8 * size.MiB, BurstRate: 50 * size.MiB})
 			t.Cleanup(func() {
 				if !t.Failed() {
 					ok(t, p.Close())
@@ -90,6 +91,12 @@ func TestMixedGroup(t *testing.T) {
 			if health := p.PoolHealth(ctx); !slices.ContainsFunc(health, mixed) {
 				t.Errorf("health: %v", health)
 			}
+			command(t, "lvcreate", "-y", "-Wn", "-Zn", "-l", "2", "-n", "both", name, disks[0]+":200-200", large+":300-300")
+			err := Adopt(ctx, p.config, Options{}, Adoption{LV: "both", Mode: Block})
+			if !errors.Is(err, ErrPrecondition) || !strings.Contains(err.Error(), "logical blocks of 512 and of 4096") {
+				t.Errorf("adopted what is on both kinds: %v", err)
+			}
+			command(t, "lvremove", "-y", name+"/both")
 			v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 320 * size.MiB, Mode: Block}))(t)
 			at := must(p.Activate(ctx, v.LV))(t)
 			args := strings.Fields(fs.mkfs)
@@ -125,11 +132,11 @@ func TestMixedGroup(t *testing.T) {
 			mounted(must(p.Activate(ctx, copied.LV))(t), options)
 
 			// There is room, but of the other kind.
-			_, err := p.ExpandVolume(ctx, v.LV, 900*size.MiB, 0)
+			_, err = p.ExpandVolume(ctx, v.LV, 1800*size.MiB, 0)
 			if !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "logical blocks of 512") {
 				t.Errorf("expanded: %v", err)
 			}
-			_, err = p.CreateVolume(ctx, VolumeSpec{Name: "more", Mode: Block, Source: Source{FromVolume, v.LV}})
+			_, err = p.CreateVolume(ctx, VolumeSpec{Name: "more", Size: 1400 * size.MiB, Mode: Block, Source: Source{FromVolume, v.LV}})
 			if !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "logical blocks of 512") {
 				t.Errorf("cloned: %v", err)
 			}
@@ -149,4 +156,44 @@ func TestMixedGroup(t *testing.T) {
 			}
 		})
 	}
+}
+
+// All of a volume's life on a disk with logical blocks of 4096 bytes, on which
+// neither metadata nor stores can be read or written in smaller pieces.
+func TestDiskOf4096(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) {
+		c.Devices, c.BurstRate, c.Chunk = []string{diskOf4096(t, "512M")}, 20*size.MiB, 4*size.KiB
+	})
+	r := rand.New(rand.NewPCG(1, 4096))
+	v, model := snapped(t, p, r, "base", 32*size.MiB)
+	at := must(p.Activate(ctx, v.LV))(t)
+	first := slices.Clone(model)
+	for n := range 3 {
+		model.scribble(t, r, at, 100)
+		must(p.CreateSnapshot(ctx, string(rune('a'+n)), v.LV))(t)
+	}
+	ok(t, p.DeleteSnapshot(ctx, "b"))
+	f := restored(t, p, "base")
+	copied := must(p.Activate(ctx, f.LV))(t)
+	first.compare(t, copied, "a restored volume")
+	first.scribble(t, r, copied, 50)
+	waitHydrated(t, p, f.LV)
+	first.compare(t, copied, "a hydrated volume")
+	must(p.ExpandVolume(ctx, v.LV, 48*size.MiB, 0))(t)
+	model.compare(t, at, "an expanded volume")
+	config := p.config
+	ok(t, p.Close())
+	p = openPool(t, config)
+	model.compare(t, must(p.Activate(ctx, v.LV))(t), "the volume of a reopened pool")
+	if got := blockSizes(t, p, ""); !slices.Equal(got, []string{"4096"}) {
+		t.Errorf("the devices have logical blocks of %v", got)
+	}
+	if found := must(Verify(ctx, config, Options{}))(t).Findings; len(found) > 0 {
+		t.Errorf("check: %v", found)
+	}
+	for _, lv := range []string{v.LV, f.LV} {
+		ok(t, p.Deactivate(ctx, lv))
+	}
+	ok(t, p.Close())
 }

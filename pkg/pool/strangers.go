@@ -153,5 +153,5 @@ func (c Config) notFound(err error) error {
 	case c.chosen():
 		return fmt.Errorf("%w: no volume group %s on the configured devices; create it there with vgcreate, or give blank devices and create: true: %w", ErrUnavailable, c.VolumeGroup, err)
 	}
-	return fmt.Errorf("%w: no volume group %s on this machine; create it with vgcreate, or give blank devices and create: true", ErrUnavailable, c.VolumeGroup)
+	return fmt.Errorf("%w: no volume group %s on this machine; create it with vgcreate, or give blank devices and create: true: %w", ErrUnavailable, c.VolumeGroup, err)
 }
