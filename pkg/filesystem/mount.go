@@ -29,13 +29,14 @@ func (d Device) Mount(target string, readOnly bool, options []string) error {
 			return fmt.Errorf("mount %s at %s: %w", d.Path, target, err)
 		}
 	}
-	if d.ReadOnly {
-		// Recovery would have to write.
+	if d.ReadOnly || slices.ContainsFunc(options, skipsReplay) {
 		if ok, err := d.Clean(); err != nil {
 			return fmt.Errorf("mount %s at %s: %w", d.Path, target, err)
 		} else if !ok {
-			return fmt.Errorf("mount %s read-only at %s: %w", d.Path, target, ErrUnclean)
+			return fmt.Errorf("mount %s at %s without a replay: %w", d.Path, target, ErrUnclean)
 		}
+	}
+	if d.ReadOnly { // recovery would have to write
 		switch d.Type {
 		case Ext4:
 			options = append(options, "noload")
@@ -50,6 +51,15 @@ func (d Device) Mount(target string, readOnly bool, options []string) error {
 		return fmt.Errorf("mount %s at %s: %w", d.Path, target, err)
 	}
 	return nil
+}
+
+// skipsReplay reports whether one of the mount options, separated by commas, keeps
+// a file system from replaying its journal or log.
+func skipsReplay(options string) bool {
+	return slices.ContainsFunc(strings.Split(options, ","), func(o string) bool {
+		return slices.Contains([]string{"noload", "norecovery", "nologreplay"}, o) ||
+			strings.HasPrefix(o, "rescue=") && (strings.Contains(o, "nologreplay") || strings.Contains(o, "all"))
+	})
 }
 
 // bindFlags are the mount options that belong to a mount point, not to the

@@ -32,7 +32,7 @@ type committer struct {
 // An act that takes longer than lateLimit hangs in the kernel. It does not keep
 // LVM2 from the group, nor the pool from being closed.
 const (
-	lateLimit = 30 * time.Second
+	lateLimit = windowLimit + 2*time.Second
 	lateLook  = time.Second
 )
 

@@ -32,6 +32,16 @@ type cutLayer struct {
 // cuts anew. Where the volume has no device there is nothing in between, and it
 // is one commit.
 func (p *Pool) take(ctx context.Context, what, lv, csi string, finish func(*edit, cutLayer) error) error {
+	var err error
+	for range freezeTries {
+		if err = p.takeOnce(ctx, what, lv, csi, finish); !errors.Is(err, errWentOn) {
+			return err
+		}
+	}
+	return err
+}
+
+func (p *Pool) takeOnce(ctx context.Context, what, lv, csi string, finish func(*edit, cutLayer) error) error {
 	f, err := p.freeze(ctx, lv)
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)

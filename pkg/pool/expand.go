@@ -55,7 +55,7 @@ func (p *Pool) expand(ctx context.Context, lv string, required, limit size.Bytes
 		if err != nil || want <= have {
 			return err
 		}
-		if err := t.writable(); err != nil {
+		if err := errors.Join(t.writable(), p.roomForText(t.view)); err != nil {
 			return err
 		}
 		kind, err := t.kind(o.lv)

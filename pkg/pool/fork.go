@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -55,7 +56,7 @@ func (v *view) origin(o *volume) (*layer, *volume, error) {
 	if o.fork == nil {
 		return nil, nil, fmt.Errorf("volume %s/%s: %w: the store of what was written to it was removed", v.vg.Name, o.lv.Name, ErrLost)
 	}
-	return l, v.volumes[l.of], nil
+	return l, v.volumes[l.of], v.circular(o)
 }
 
 // root returns the volume that all forks and readers read through, directly or
@@ -74,9 +75,30 @@ func (v *view) family(lv string) []string {
 			break
 		}
 		o = v.volumes[l.of]
+		if slices.Contains(out, o.lv.Name) { // its tags were changed
+			break
+		}
 		out = append(out, o.lv.Name)
 	}
 	return out
+}
+
+// circular says whether o reads through itself by its tags, which only somebody
+// who changed them can have done. Nothing can follow that.
+func (v *view) circular(o *volume) error {
+	seen := map[*volume]bool{}
+	for x := o; x != nil && x.from() != ""; {
+		if seen[x] {
+			return fmt.Errorf("volume %s/%s: %w: by its tags it reads through itself: they were changed; restore them with vgcfgrestore", v.vg.Name, o.lv.Name, ErrPrecondition)
+		}
+		seen[x] = true
+		l := v.layers[x.from()]
+		if l == nil {
+			break
+		}
+		x = v.volumes[l.of]
+	}
+	return nil
 }
 
 // original is what a volume is made from: a layer, or a volume of which one must be cut.

@@ -58,6 +58,10 @@ type frozen struct {
 	at     time.Time // of the cut in the kernel; zero: there was none
 }
 
+// errWentOn: the kernel could not cut the volume while it was held still, as where
+// a fold that has just ended still has the name of a device. The next try can.
+var errWentOn = fmt.Errorf("%w: it went on before it was cut", ErrFreeze)
+
 // stuckFreeze says that a volume is still being suspended though nobody waits for
 // it any more. It goes on by itself then; until that nothing else can be done to it.
 type stuckFreeze struct {
@@ -280,7 +284,7 @@ func (f *frozen) cutAt() (time.Time, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.at.IsZero() {
-		return f.at, fmt.Errorf("volume %s/%s: %w: it went on before it was cut", f.vgName, f.volume.lv.Name, ErrFreeze)
+		return f.at, fmt.Errorf("volume %s/%s: %w", f.vgName, f.volume.lv.Name, errWentOn)
 	}
 	return f.at, nil
 }

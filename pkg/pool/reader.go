@@ -37,7 +37,7 @@ func (v *view) readFrom(o *volume) (*layer, *volume, error) {
 	if l == nil {
 		return nil, nil, fmt.Errorf("volume %s/%s: %w: the layer %s that it shows was removed", v.vg.Name, o.lv.Name, ErrLost, o.reads)
 	}
-	return l, v.volumes[l.of], nil
+	return l, v.volumes[l.of], v.circular(o)
 }
 
 // notAReader refuses what only volumes with blocks of their own can do.

@@ -35,7 +35,7 @@ func (p *Pool) ReserveRecovery(ctx context.Context, lv string, room size.Bytes) 
 			if err != nil || o.fork != nil {
 				return err
 			}
-			if err := t.writable(); err != nil {
+			if err := errors.Join(t.writable(), p.roomForText(t.view)); err != nil {
 				return err
 			}
 			_, source, err := t.readFrom(o)
