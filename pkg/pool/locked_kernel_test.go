@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -102,7 +103,10 @@ func TestLockedWhenOpened(t *testing.T) {
 	waitHydrated(t, p, "forkbase")
 	ok(t, p.Close())
 	ok(t, lvm2test.Unlock(p.vgName))
-	if got := found(t, config); len(got) != 4 {
+	got := slices.DeleteFunc(found(t, config), func(f string) bool {
+		return !strings.HasPrefix(f, "Unprotected") // the last table of forkbase may have been under way
+	})
+	if len(got) != 4 {
 		t.Errorf("of what is not locked check found %q", got)
 	}
 	p = openPool(t, config)
