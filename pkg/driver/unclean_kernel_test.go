@@ -103,6 +103,9 @@ func TestReadersOfUnclean(t *testing.T) {
 			scratch := from("scratch", mib, c, fromSnapshot(dirty))
 			scratch.Parameters = map[string]string{"transient": "true"}
 			transient := r.volume(scratch)
+			skips := mount(reader, fs)
+			skips.GetMount().MountFlags = []string{"noatime," + map[string]string{filesystem.Ext4: "noload", filesystem.XFS: "norecovery", filesystem.Btrfs: "rescue=nologreplay"}[fs]}
+			r.want("stage the transient without a replay", r.stage(transient, "tr-ro", skips), codes.FailedPrecondition)
 			only := mount(reader, fs) // the mount is read-only, the device is not
 			r.must("stage the transient to be read", r.stage(transient, "tr-ro", only))
 			r.shows("the transient that is read", "tr-ro", "b")

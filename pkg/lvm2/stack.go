@@ -73,7 +73,8 @@ func belowOf(dev uint64) below {
 	dir, err := filepath.EvalSymlinks(b.dir)
 	if err != nil {
 		// The number of a file system that lies on no device, or on several.
-		return below{devices: devicesOf(dev), file: true, opaque: len(devicesOf(dev)) == 0}
+		on := devicesOf(dev)
+		return below{devices: on, file: true, opaque: len(on) == 0 && !inMemory(dev)}
 	}
 	b.dir = dir
 	numbers, _ := filepath.Glob(filepath.Join(dir, "slaves", "*", "dev"))
@@ -159,6 +160,16 @@ func devicesOf(dev uint64) (devices []uint64) {
 		}
 	}
 	return devices
+}
+
+// inMemory reports whether a mounted file system whose device number is that of
+// no block device lies in memory: on no disk, so on nobody's logical volume.
+func inMemory(dev uint64) bool {
+	found, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		own := unix.Mkdev(uint32(m.Major), uint32(m.Minor)) == dev && (m.FSType == "tmpfs" || m.FSType == "ramfs")
+		return !own, own
+	})
+	return err == nil && len(found) > 0
 }
 
 // readNumber reads a device number that sysfs tells.

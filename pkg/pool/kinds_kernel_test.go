@@ -69,6 +69,26 @@ func TestDiskOfAnotherKind(t *testing.T) {
 	}
 }
 
+// A disk that lvm2 has added, and the configuration does not name, is the group's;
+// the file of this one is in memory.
+func TestDiskAddedByLVM2(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.Devices = testDisks(t)[:1] })
+	added := diskOf4096(t, "256M")
+	command(t, "vgextend", "-qq", "--config", "devices/allow_mixed_block_sizes=1", p.vgName, added)
+	ok(t, p.refresh(ctx))
+	if health := p.PoolHealth(ctx); len(health) != 1 || health[0].Reason != "MixedBlockSizes" {
+		t.Errorf("health: %v", health)
+	}
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 64 * size.MiB, Mode: Block}))(t)
+	must(p.Activate(ctx, v.LV))(t)
+	must(p.CreateSnapshot(ctx, "s", v.LV))(t)
+	if got := blockSizes(t, p, ""); !slices.Equal(got, []string{"512"}) {
+		t.Errorf("the devices have logical blocks of %v", got)
+	}
+	command(t, "vgreduce", "-qq", p.vgName, added)
+}
+
 // In a group in which lvm2 has mixed disks a volume stays on one kind, and so does
 // all that reads through it or gets its content: there is no file system on it
 // that could not be mounted any more.

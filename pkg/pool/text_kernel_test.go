@@ -50,7 +50,8 @@ func TestMetadataReserve(t *testing.T) {
 			_, err := p.CreateVolume(ctx, VolumeSpec{Name: "more", Mode: Block, Size: 4 * size.MiB})
 			return err
 		}(),
-		"a snapshot": func() error { _, err := p.CreateSnapshot(ctx, "more", victim.LV); return err }(),
+		"a snapshot":   func() error { _, err := p.CreateSnapshot(ctx, "more", victim.LV); return err }(),
+		"an expansion": func() error { _, err := p.ExpandVolume(ctx, victim.LV, 72*size.MiB, 0); return err }(),
 	} {
 		if !errors.Is(err, ErrNoSpace) {
 			t.Errorf("%s was made: %v", what, err)
