@@ -231,7 +231,7 @@ func TestFormattedByOlderBuild(t *testing.T) {
 	for _, lv := range []string{"vgdriver/origin", "vgdriver/snap"} {
 		args := []string{"lvchange", "-qq", "--addtag", "dmsnap:unknown=0.0+g"}
 		for tag := range strings.SplitSeq(strings.TrimSpace(r.tool("lvs", "--noheadings", "-o", "tags", lv)), ",") {
-			if strings.HasPrefix(tag, "dmsnap:unwiped=") {
+			if strings.HasPrefix(tag, "dmsnap:unknown=") {
 				args = append(args, "--deltag", tag)
 			}
 		}

@@ -15,6 +15,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
@@ -181,6 +182,8 @@ func TestRestoreOtherMode(t *testing.T) {
 
 	q := request("as-files", 400, fs)
 	q.VolumeContentSource = fromSnapshot(empty)
+	allowed := map[string]string{conditions.ParameterModeChange: "true"}
+	q.Parameters = allowed
 	files := r.volume(q)
 	r.must("stage as files", r.stage(files, "fst", fs))
 	if got := r.total(files, "fst"); got < 330<<20 { // less the log, of 64 MiB
@@ -189,7 +192,7 @@ func TestRestoreOtherMode(t *testing.T) {
 	r.write("fst", "content")
 
 	other := request("other", 400, mount(writer, filesystem.Ext4))
-	other.VolumeContentSource = fromSnapshot(empty)
+	other.VolumeContentSource, other.Parameters = fromSnapshot(empty), allowed
 	wrong := r.volume(other)
 	r.want("stage as another file system", r.stage(wrong, "wst", mount(writer, filesystem.Ext4)), codes.FailedPrecondition)
 	r.must("delete", r.remove(wrong))

@@ -30,7 +30,7 @@ func decode(lv *lvm2.LV) any {
 		v := &volume{
 			lv: lv, name: p[tagName], mode: Mode(p[tagMode]), fs: p[tagFS],
 			formatted: !r.has(tagUnformatted), readOnly: r.has(tagReadOnly), deleted: r.has(tagDeleted),
-			copyOf: r.id(tagCopy, false), unknown: r.unknown(), headKept: r.has(tagUnknown), former: p[tagFormer],
+			copyOf: r.id(tagCopy, false), unknown: r.unknown(), headKept: r.headKept(), former: p[tagFormer],
 			odd: odd, reads: r.id(tagReads, false), transient: r.has(tagTransient), begun: r.has(tagBegun), reset: r.has(tagReset),
 		}
 		if v.transient {
@@ -56,7 +56,7 @@ func decode(lv *lvm2.LV) any {
 			lv: lv, odd: odd, of: r.id(tagOf, true), name: p[tagName], named: r.has(tagName), order: r.number(tagOrder),
 			created: time.Unix(0, int64(r.number(tagCreated))), length: size.Sectors(r.number(tagLength)),
 			chunk: size.Sectors(r.number(tagChunk)), lost: r.has(tagLost), superset: r.has(tagSuperset),
-			blank: r.has(tagUnformatted), unknown: r.unknown(), headKept: r.has(tagUnknown),
+			blank: r.has(tagUnformatted), unknown: r.unknown(), headKept: r.headKept(),
 		}
 		if l.through = l.order; r.has(tagThrough) {
 			l.through = r.number(tagThrough)
@@ -118,13 +118,16 @@ func (r *tagReader) id(key string, required bool) lvm2.ID {
 	return id
 }
 
-// unknown reads the extents of unknown content, which older builds wrote under another key.
-func (r *tagReader) unknown() rangeSet { return r.ranges(tagUnwiped).union(r.ranges(tagUnknown)) }
-
-func (r *tagReader) ranges(key string) rangeSet {
-	s, err := parseRangeSet(r.p[key])
+// unknown reads the extents of unknown content.
+func (r *tagReader) unknown() rangeSet {
+	s, err := parseRangeSet(strings.TrimPrefix(r.p[tagUnknown], headTaken))
 	if err != nil {
-		r.fail(key)
+		r.fail(tagUnknown)
 	}
 	return s
+}
+
+// headKept reports whether an older build wrote what unknown reads: see zeroedHead.
+func (r *tagReader) headKept() bool {
+	return r.has(tagUnknown) && !strings.HasPrefix(r.p[tagUnknown], headTaken)
 }

@@ -93,7 +93,7 @@ func (r *report) checkVolume(v *view, o *volume) {
 		r.checkReader(v, o)
 	}
 	if end := o.unknown.subtract(rangeSet{{Count: o.lv.Size()}}); len(end) > 0 {
-		r.add("BadTags", at, restoreGroup, "tag %s names %d extents beyond its end", tag(tagUnwiped), end.size())
+		r.add("BadTags", at, restoreGroup, "tag %s names %d extents beyond its end", tag(tagUnknown), end.size())
 	}
 	r.checkFork(v, o)
 	if o.deleted && v.disposable(o) {

@@ -108,16 +108,22 @@ func trashName(id lvm2.ID) string { return trashPrefix + string(id) }
 // takes tags of 1024.
 const maxUnknownTag = 900
 
+// headTaken begins the value of tagUnknown. Older builds wrote none, and did not
+// take the first extents off when they zeroed the first MiB of a volume.
+const headTaken = "/"
+
+func unknownText(unknown rangeSet) string { return headTaken + unknown.String() }
+
 // setUnknown records the logical extents of lv that may hold an earlier owner's
 // bytes. Too many pieces are joined to fewer: none of them was ever used, so
 // wiping what is between is only more work.
 func setUnknown(lv *lvm2.LV, unknown rangeSet) {
-	lv.Tags = dropTags(lv.Tags, tagUnwiped, tagUnknown)
+	lv.Tags = dropTags(lv.Tags, tagUnknown)
 	for len(unknown.String()) > maxUnknownTag {
 		unknown = unknown.coarser()
 	}
 	if len(unknown) > 0 {
-		lv.Tags = append(lv.Tags, tag(tagUnwiped, unknown.String()))
+		lv.Tags = append(lv.Tags, tag(tagUnknown, unknownText(unknown)))
 	}
 }
 

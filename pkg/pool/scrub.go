@@ -93,13 +93,11 @@ func (v *view) presentable(o *volume) error {
 	}
 	var own []string
 	p, _, _ := readProperties(lv.Tags)
-	for _, key := range []string{tagUnwiped, tagUnknown} {
-		if text, has := p[key]; has {
-			own = append(own, "--deltag "+tag(key, text))
-		}
+	if text, has := p[tagUnknown]; has {
+		own = append(own, "--deltag "+tag(tagUnknown, text))
 	}
 	if rest := o.unknown.subtract(seen); len(rest) > 0 {
-		own = append(own, "--addtag "+tag(tagUnwiped, rest.String()))
+		own = append(own, "--addtag "+tag(tagUnknown, unknownText(rest)))
 	}
 	at = v.vg.Name + "/" + lv.Name
 	return fmt.Errorf("logical volume %s: %w: it counts as formatted, and its first extents may hold an earlier owner's file system; if there is nothing on it that is needed let it get a new one: lvchange --addtag %s %[1]s; if its file system is its own say so: lvchange %s %[1]s",

@@ -26,8 +26,7 @@ const (
 	tagTransient   = "transient"   // the reader keeps what is written to it as long as its device is there
 	tagBegun       = "begun"       // the transient volume was activated
 	tagReset       = "reset"       // it has lost what was written to it, and was activated again
-	tagUnwiped     = "unwiped"     // extents of the volume, of a layer's at its cut, that may hold an earlier owner's bytes
-	tagUnknown     = "unknown"     // the same, of a build that did not take the first ones off when it zeroed a volume's first MiB
+	tagUnknown     = "unknown"     // extents of the volume, of a layer's at its cut, that may hold an earlier owner's bytes; see unknownText
 	tagDeleted     = "deleted"     // the volume was deleted; its blocks stay for its snapshots
 	tagFormer      = "former"      // name of the volume's logical volume that took the place of this one by a rollback: its snapshots are that volume's
 	tagOf          = "of"          // id of the volume that a layer or a fork's store belongs to
@@ -49,7 +48,7 @@ const (
 // one is of a newer version, or a mistake: what it says is not known.
 var knownTags = []string{
 	tagRole, tagName, tagMode, tagFS, tagUnformatted, tagReadOnly, tagSource, tagCopy, tagHydrated, tagReads, tagTransient, tagBegun, tagReset,
-	tagUnwiped, tagUnknown, tagDeleted, tagFormer, tagOf, tagOrder, tagCreated, tagLength, tagChunk, tagUsed, tagExact, tagSuperset, tagOver, tagThrough, tagLost, tagStatic,
+	tagUnknown, tagDeleted, tagFormer, tagOf, tagOrder, tagCreated, tagLength, tagChunk, tagUsed, tagExact, tagSuperset, tagOver, tagThrough, tagLost, tagStatic,
 }
 
 // encodeTag maps any string into the alphabet of LVM2's tags: letters, digits
