@@ -94,6 +94,7 @@ func (p *Pool) freeze(ctx context.Context, lv string) (*frozen, error) {
 		}
 	}
 	if err := f.still(ctx, info.Device); err != nil {
+		p.unsettled.Store(o.lv.ID, true) // a resume may have failed
 		return nil, err
 	}
 	f.watch.lap("suspend")
@@ -254,7 +255,17 @@ func (f *frozen) carryOut(ctx context.Context, act func(context.Context) error) 
 	f.mu.Unlock()
 	f.watch.lap("commit")
 	var later nodesLater
-	errs := []error{act(context.WithValue(ctx, nodesKey{}, &later))}
+	err := act(context.WithValue(ctx, nodesKey{}, &later))
+	if err != nil && !errors.As(err, new(*unrecordedLoss)) { // with that it is tried once more
+		f.mu.Lock()
+		if !f.passed {
+			f.passed = true
+			f.thaw(err)
+			f.resume()
+		}
+		f.mu.Unlock()
+	}
+	errs := []error{err}
 	for _, n := range later {
 		errs = append(errs, f.node(ctx, n.device, n.number))
 	}

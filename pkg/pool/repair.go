@@ -24,15 +24,29 @@ func (p *Pool) repair(ctx context.Context) error {
 			p.log.Error(err, "Problems of the volume group stay", "problems", p.store.Problems())
 		}
 	}
-	err := p.do(ctx, &change{what: "repair volume group " + p.vgName, edit: func(t *edit) error {
-		if p.blank {
-			t.wiped, t.changed = t.free, true
-		}
-		if err := p.unname(t); err != nil {
+	// Where the metadata area is full, or lvm2 moves something, each of these may
+	// fail for itself: the pool must be open so that somebody can make room.
+	for _, c := range []*change{
+		{what: "record that the disk is blank", edit: func(t *edit) error {
+			if p.blank {
+				t.wiped, t.changed = t.free, true
+			}
+			return nil
+		}},
+		{what: "take names from snapshots that were not cut", edit: p.unname},
+		{what: "throw away what nothing needs", edit: (*edit).tidy},
+		{what: "lock what lvm2 must leave alone", edit: (*edit).protect},
+	} {
+		c.what += " in volume group " + p.vgName
+		err := p.do(ctx, c)
+		if err != nil && ctx.Err() != nil {
 			return err
 		}
-		return errors.Join(t.tidy(), t.protect())
-	}, act: func(ctx context.Context, v *view) error {
+		if err != nil {
+			p.log.Error(err, "Repair left something undone; it is tried again when the pool is opened again")
+		}
+	}
+	err := p.do(ctx, &change{what: "repair volume group " + p.vgName, act: func(ctx context.Context, v *view) error {
 		for _, s := range v.strange {
 			p.log.Info("Left alone, its tags make no sense", "what", s)
 		}

@@ -51,7 +51,7 @@ func (v *volume) parts() []*lvm2.LV {
 // returns. The channel is closed when all is done.
 func (p *Pool) repairFamilies(ctx context.Context, v *view) <-chan struct{} {
 	done := make(chan struct{})
-	var running sync.WaitGroup
+	var running, families sync.WaitGroup
 	defer func() {
 		go func() {
 			running.Wait()
@@ -82,22 +82,37 @@ func (p *Pool) repairFamilies(ctx context.Context, v *view) <-chan struct{} {
 		}
 	}
 	for root, members := range v.families(all) {
-		release, err := p.keys.lock(ctx, lvKey(root)) // nobody has it yet
+		key, err := p.keys.lock(ctx, lvKey(root)) // nobody has it yet
 		if err != nil {
 			return done
 		}
+		families.Add(1)
+		release := func() { key(); families.Done() }
 		begin(release, "volume "+root, func(ctx context.Context, v *view) error { return p.repairFamily(ctx, v, members) })
 	}
 	if len(v.trash) > 0 {
-		begin(func() {}, "deleted volumes", func(ctx context.Context, v *view) error {
-			trash := map[string]bool{}
-			for _, lv := range v.trash {
-				trash[string(lv.ID)] = true
+		running.Add(1)
+		begun := p.background(func(ctx context.Context) {
+			defer running.Done()
+			families.Wait() // they let go what deleted volumes lie on, under their keys
+			if err := p.do(ctx, &change{what: "repair deleted volumes", act: p.repairTrash}); err != nil && ctx.Err() == nil {
+				p.log.Error(err, "Repair left something undone; it is tried again")
 			}
-			return errors.Join(p.letGoBelow(v, trash), p.sweep(ctx, v), p.settleSoon(v))
 		})
+		if !begun {
+			running.Done()
+		}
 	}
 	return done
+}
+
+// repairTrash lets devices of deleted volumes go on and removes those that nobody uses.
+func (p *Pool) repairTrash(ctx context.Context, v *view) error {
+	trash := map[string]bool{}
+	for _, lv := range v.trash {
+		trash[string(lv.ID)] = true
+	}
+	return errors.Join(p.letGoOf(v, trash, false), p.sweep(ctx, v), p.settleSoon(v))
 }
 
 // repairFamily does what is to be done for a volume and all that read through it,
@@ -150,7 +165,11 @@ func (p *Pool) repairFamily(ctx context.Context, v *view, ids []lvm2.ID) error {
 // suspended, each with the table that it has: those of the given logical volumes,
 // and what these lie on. Nothing can be loaded, suspended or asked for its status
 // before: what lies above waits for I/O inside it. So the lowest one goes first.
-func (p *Pool) letGoBelow(v *view, lvs map[string]bool) error {
+func (p *Pool) letGoBelow(v *view, lvs map[string]bool) error { return p.letGoOf(v, lvs, true) }
+
+// letGoOf does what letGoBelow does; without below only for the logical volumes' own
+// devices: what they lie on may be in use under a key.
+func (p *Pool) letGoOf(v *view, lvs map[string]bool, below bool) error {
 	all, err := p.dm.List()
 	if err != nil {
 		return err
@@ -174,11 +193,11 @@ func (p *Pool) letGoBelow(v *view, lvs map[string]bool) error {
 			errs = append(errs, err)
 		}
 		for _, d := range deps {
-			if below, ours := known[d]; ours {
-				visit(below)
+			if lower, ours := known[d]; ours {
+				visit(lower)
 			}
 		}
-		if id, layer, _ := splitUUID(v.vg.ID, e.UUID); layer != "" || v.volumes[lvm2.ID(id)] == nil {
+		if id, layer, _ := splitUUID(v.vg.ID, e.UUID); (below || lvs[id]) && (layer != "" || v.volumes[lvm2.ID(id)] == nil) {
 			errs = append(errs, p.letGoOne(e.Name))
 		}
 	}
