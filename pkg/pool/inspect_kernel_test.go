@@ -178,7 +178,8 @@ func TestInspectBusy(t *testing.T) {
 				if err == nil {
 					err = p.DeleteVolume(ctx, r.LV)
 				}
-				if err != nil {
+				// Layers may come faster than they are folded: then s1 lies too deep.
+				if err != nil && !errors.Is(err, ErrPrecondition) {
 					t.Error(err)
 				}
 			}
