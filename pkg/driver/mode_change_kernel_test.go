@@ -25,7 +25,7 @@ func (r *rig) wiped(volume, at string) {
 	r.must("stage", err)
 }
 
-// What a pod wrote to a raw block volume is mounted only where the class allows
+// The content that a pod wrote to a raw block volume is mounted only where the class allows
 // it; a file system may be read as a block device. Neither shows what a former
 // owner left.
 func TestModeChange(t *testing.T) {

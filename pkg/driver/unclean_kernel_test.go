@@ -79,7 +79,7 @@ func (r *rig) reader(name string, q *csi.CreateVolumeRequest, c *csi.VolumeCapab
 	return id, takes
 }
 
-// What readers are shown has all that was acknowledged, whatever happened to the
+// Readers are shown all that was acknowledged, whatever happened to the
 // source before the snapshot; only what was not clean takes room.
 func TestReadersOfUnclean(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {

@@ -10,7 +10,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 )
 
-// What a node may report. One that somebody has taken over reports whatever
+// Limits of a node's reports. A node that somebody has taken over reports whatever
 // they like, as often as they can.
 const (
 	maxHappening = 16 << 10 // bytes; an honest node sends one and a half KiB at most

@@ -86,7 +86,7 @@ func readExt4Super(r io.ReaderAt) ([]byte, error) {
 	return sb, nil
 }
 
-// What a replay writes is what the journal or log holds, and a little more. That
+// A replay writes the content of the journal or log, and a little more. That
 // is no limit: a few bytes in the log of xfs may change a whole block.
 const (
 	replaySlack  = 16 * size.MiB

@@ -21,7 +21,7 @@ func searched(devices, others []string) Search {
 	return s
 }
 
-// What is on devices that nobody chose counts only for the physical volumes that
+// Content of devices that nobody chose counts only for the physical volumes that
 // the metadata on the chosen ones names.
 func TestSearch(t *testing.T) {
 	ctx := context.Background()

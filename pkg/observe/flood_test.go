@@ -144,7 +144,7 @@ func TestSlowHeader(t *testing.T) {
 	}
 }
 
-// Who asks at the same time gets the same answer, which is made once.
+// Callers that ask at the same time get the same answer, which is made once.
 func TestShared(t *testing.T) {
 	var made atomic.Int32
 	entered, release := make(chan bool, 100), make(chan bool)

@@ -22,7 +22,7 @@ import (
 // to wait.
 const checkLimit = 4 * time.Second
 
-// What clients may take up. Nobody shows who they are at these ports, so that any pod of a
+// Limits of what clients may take up. Nobody shows who they are at these ports, so that any pod of a
 // cluster without network policies can be one.
 const (
 	maxConnections = 256     // at each listener

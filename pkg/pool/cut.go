@@ -41,6 +41,7 @@ func (p *Pool) take(ctx context.Context, what, lv, csi string, finish func(*edit
 	return err
 }
 
+// takeOnce is one try of take; errWentOn where another can do better.
 func (p *Pool) takeOnce(ctx context.Context, what, lv, csi string, finish func(*edit, cutLayer) error) error {
 	f, err := p.freeze(ctx, lv)
 	if err != nil {

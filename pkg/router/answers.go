@@ -18,7 +18,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 )
 
-// What a node may send. A node that somebody has taken over may say whatever
+// Limits of a node's answers. A node that somebody has taken over may say whatever
 // they like, of any size.
 const (
 	maxAnswer  = 64 << 10 // bytes of an answer about one thing
