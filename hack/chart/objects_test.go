@@ -165,7 +165,7 @@ func TestNodePod(t *testing.T) {
 			paths[v.Name] = v.HostPath.Path
 		}
 	}
-	want := []string{"/data/kubelet", "/dev", "/etc/lvm", "/run/csi-dmsnap", "/run/lock/lvm", "/run/lvm", "/run/udev", "/srv/x"}
+	want := []string{"/data/kubelet", "/dev", "/etc/lvm", "/etc/selinux", "/run/csi-dmsnap", "/run/lock/lvm", "/run/lvm", "/run/udev", "/srv/x", "/sys/fs"}
 	var got []string
 	for _, m := range pod.Containers[0].VolumeMounts {
 		path, ok := paths[m.Name]
@@ -180,7 +180,7 @@ func TestNodePod(t *testing.T) {
 		if bidirectional != (path == "/data/kubelet") {
 			t.Errorf("%s: propagation %v", path, m.MountPropagation)
 		}
-		if m.ReadOnly != (path == "/run/udev") {
+		if m.ReadOnly != (path == "/run/udev" || path == "/etc/selinux") {
 			t.Errorf("%s: read-only is %v", path, m.ReadOnly)
 		}
 	}
@@ -263,6 +263,31 @@ func TestStorageClasses(t *testing.T) {
 	for name, mode := range want {
 		if binding[name] != mode {
 			t.Errorf("%s: %q, want %q", name, binding[name], mode)
+		}
+	}
+}
+
+// With SELinux the kubelet is told that volumes can be mounted with a label, and
+// mount finds that the host has SELinux. Where it has not, nothing is made below
+// /sys, where nobody can.
+func TestSELinux(t *testing.T) {
+	for values, want := range map[string]bool{"": true, "seLinuxMount: false\n": false} {
+		all := rendered(t, values+"pools: [{name: a, file: /srv/x/a.img, size: 1Gi}]")
+		if got := one[*storagev1.CSIDriver](t, all).Spec.SELinuxMount; got == nil || *got != want {
+			t.Errorf("%q: seLinuxMount is %v", values, got)
+		}
+		found := 0
+		for _, v := range one[*appsv1.DaemonSet](t, all).Spec.Template.Spec.Volumes {
+			switch p := v.HostPath; {
+			case p == nil:
+			case p.Path == "/sys/fs" && *p.Type == corev1.HostPathDirectory, p.Path == "/etc/selinux" && *p.Type == corev1.HostPathDirectoryOrCreate:
+				found++
+			case strings.HasPrefix(p.Path, "/sys"):
+				t.Errorf("%s of the host as %v: the kubelet or the runtime would try to make it", p.Path, *p.Type)
+			}
+		}
+		if found != 2 && want || found != 0 && !want {
+			t.Errorf("%q: %d paths of SELinux", values, found)
 		}
 	}
 }
