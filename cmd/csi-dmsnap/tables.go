@@ -63,7 +63,7 @@ func printVolumes(w io.Writer, all []pool.VolumeState) error {
 	for _, v := range all {
 		source := ""
 		if v.Source != nil {
-			source = string(v.Source.Kind) + "/" + v.Source.LV
+			source = string(v.Source.Kind) + "/" + inPool(v)
 		}
 		snapshots := 0
 		for _, l := range v.Layers {
@@ -102,6 +102,14 @@ func volumeType(v pool.VolumeState) string {
 		kind += ",transient"
 	}
 	return kind
+}
+
+// inPool names a volume's source, with its pool if that is another one.
+func inPool(v pool.VolumeState) string {
+	if v.SourcePool != "" {
+		return v.SourcePool + "/" + v.Source.LV
+	}
+	return v.Source.LV
 }
 
 func yesNo(b bool) string {

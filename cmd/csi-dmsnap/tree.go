@@ -24,7 +24,7 @@ func printTree(w io.Writer, v pool.VolumeState) error {
 		about = append(about, "of "+v.FormerOf)
 	}
 	if v.Source != nil {
-		about = append(about, fmt.Sprintf("from %s %s", v.Source.Kind, v.Source.LV))
+		about = append(about, fmt.Sprintf("from %s %s", v.Source.Kind, inPool(v)))
 	}
 	if v.Shows != "" {
 		about = append(about, "shows "+v.Shows)

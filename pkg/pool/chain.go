@@ -111,6 +111,9 @@ func (p *Pool) chainUp(ctx context.Context, v *view, o *volume, l *layer) (strin
 // chainDown removes the devices of frozen layers that nobody has open, oldest
 // first since they are stacked; and if the volume itself is not active, the rest.
 func (p *Pool) chainDown(ctx context.Context, v *view, o *volume) error {
+	if o.copying != nil {
+		return nil // who copies it has its device, and takes that away
+	}
 	top, err := p.find(p.device(v, o.lv, "", udevVisible))
 	if err != nil {
 		return err

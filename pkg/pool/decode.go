@@ -42,8 +42,10 @@ func decode(lv *lvm2.LV) any {
 			}
 		}
 		if kind, from, ok := strings.Cut(p[tagSource], "/"); ok {
-			v.source = Source{Kind: SourceKind(kind), LV: from}
+			v.source.Kind = SourceKind(kind)
+			v.source.LV, v.sourcePool, _ = strings.Cut(from, "/")
 		}
+		v.lentTo, v.copying = p[tagLent], r.copying()
 		if v.mode != Filesystem && v.mode != Block {
 			r.fail(tagMode)
 		}
@@ -125,6 +127,20 @@ func (r *tagReader) unknown() rangeSet {
 		r.fail(tagUnknown)
 	}
 	return s
+}
+
+// copying reads how far the volume is copied from another pool, nil if it is not.
+func (r *tagReader) copying() *copyState {
+	if !r.has(tagCopying) {
+		return nil
+	}
+	loan, done, _ := strings.Cut(r.p[tagCopying], "/")
+	id, err1 := lvm2.ParseID(loan)
+	n, err2 := strconv.ParseUint(done, 10, 63)
+	if err1 != nil || err2 != nil {
+		r.fail(tagCopying)
+	}
+	return &copyState{loan: id, done: size.Sectors(n)}
 }
 
 // headKept reports whether an older build wrote what unknown reads: see zeroedHead.

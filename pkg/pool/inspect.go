@@ -48,25 +48,26 @@ type Disk struct {
 
 // VolumeState is a volume with its history and its devices. Lengths are in bytes.
 type VolumeState struct {
-	Pool      string        `json:"pool"`
-	Name      string        `json:"name"` // the CSI name; "" once it is deleted
-	LV        string        `json:"lv"`
-	Size      size.Bytes    `json:"size"`
-	Mode      Mode          `json:"mode"`
-	FSType    string        `json:"fsType,omitempty"`
-	ReadOnly  bool          `json:"readOnly,omitempty"`
-	Transient bool          `json:"transient,omitempty"` // what is written to it is lost with the machine's memory
-	Shows     string        `json:"shows,omitempty"`     // the logical volume of the snapshot that it shows and never copies
-	State     string        `json:"state"`               // ready, hydrating, deleted, former, lost, or lvm2 while that works on it
-	Hydration *Hydration    `json:"hydration,omitempty"` // nil if the volume is not hydrated
-	FormerOf  string        `json:"formerOf,omitempty"`  // LV of the volume that this was until a rollback
-	Source    *Source       `json:"source,omitempty"`
-	Unwiped   size.Bytes    `json:"unwiped,omitempty"` // what may hold an earlier owner's bytes
-	Active    bool          `json:"active"`
-	OpenCount int           `json:"openCount"`
-	Mounts    []string      `json:"mounts,omitempty"` // as far as this process sees
-	Layers    []LayerState  `json:"layers"`           // newest first, then LVM2's snapshots
-	Devices   []DeviceState `json:"devices"`          // of the volume and its layers, sorted by name
+	Pool       string        `json:"pool"`
+	Name       string        `json:"name"` // the CSI name; "" once it is deleted
+	LV         string        `json:"lv"`
+	Size       size.Bytes    `json:"size"`
+	Mode       Mode          `json:"mode"`
+	FSType     string        `json:"fsType,omitempty"`
+	ReadOnly   bool          `json:"readOnly,omitempty"`
+	Transient  bool          `json:"transient,omitempty"` // what is written to it is lost with the machine's memory
+	Shows      string        `json:"shows,omitempty"`     // the logical volume of the snapshot that it shows and never copies
+	State      string        `json:"state"`               // ready, hydrating, copying, deleted, former, lost, or lvm2 while that works on it
+	Hydration  *Hydration    `json:"hydration,omitempty"` // nil if the volume is not hydrated
+	FormerOf   string        `json:"formerOf,omitempty"`  // LV of the volume that this was until a rollback
+	Source     *Source       `json:"source,omitempty"`
+	SourcePool string        `json:"sourcePool,omitempty"` // that Source is in, if that is another one
+	Unwiped    size.Bytes    `json:"unwiped,omitempty"`    // what may hold an earlier owner's bytes
+	Active     bool          `json:"active"`
+	OpenCount  int           `json:"openCount"`
+	Mounts     []string      `json:"mounts,omitempty"` // as far as this process sees
+	Layers     []LayerState  `json:"layers"`           // newest first, then LVM2's snapshots
+	Devices    []DeviceState `json:"devices"`          // of the volume and its layers, sorted by name
 }
 
 // Hydration tells how far a restored volume is copied, in bytes.
@@ -79,6 +80,7 @@ type Hydration struct {
 const (
 	StateReady     = "ready"
 	StateHydrating = "hydrating" // it can be used, and reads through a snapshot
+	StateCopying   = "copying"   // it is not complete: it is being copied from another pool
 	StateDeleted   = "deleted"   // its blocks stay for its snapshots
 	StateFormer    = "former"    // what a volume was before a rollback: its blocks stay for its snapshots
 	StateLive      = "live"      // the kernel copies originals into it
@@ -197,6 +199,8 @@ func (l *look) volumeState(o *volume) VolumeState {
 		s.State, s.FormerOf = StateFormer, o.former
 	case o.deleted:
 		s.State = StateDeleted
+	case o.copying != nil:
+		s.State, s.Hydration = StateCopying, &Hydration{Done: o.copying.done.Bytes(), Total: s.Size}
 	case o.forked():
 		s.State = StateHydrating
 	case o.reading():
@@ -207,7 +211,7 @@ func (l *look) volumeState(o *volume) VolumeState {
 		}
 	}
 	if o.source.Kind != FromNothing {
-		s.Source = &o.source
+		s.Source, s.SourcePool = &o.source, o.sourcePool
 	}
 	if from := v.layers[o.copyOf]; from != nil {
 		s.Hydration = &Hydration{Done: (from.length - o.hydrated.missing(from.length).size()).Bytes(), Total: from.length.Bytes()}

@@ -40,7 +40,7 @@ func inactive(lv *lvm2.LV) bool {
 }
 
 // apart says whether o is more than LVM2 takes its logical volume for.
-func (v *volume) apart() bool { return v.deleted || v.from() != "" }
+func (v *volume) apart() bool { return v.deleted || v.from() != "" || v.copying != nil }
 
 // protect hands off what an older version, or somebody's lvchange, has left open.
 // What LVM2 moves has its turn when that is over.

@@ -56,6 +56,7 @@ type Pool struct {
 	wiper     *wiper
 	hydrator  *hydrator
 	scrubs    scrubs
+	copies    copies
 	folder    folder
 	strangers atomic.Pointer[[]string] // devices that pretend to be the pool's
 	trash     sync.Mutex               // held while devices of trash are made, or removed where nobody uses them
@@ -112,6 +113,7 @@ func openHeld(ctx context.Context, c Config, o Options) (*Pool, error) {
 		log:     klog.FromContext(ctx).WithValues("pool", c.Name),
 		changes: make(chan *change), urgent: make(chan *change), stopped: make(chan struct{}),
 		keys: keyed{held: map[string][]chan struct{}{}}, scrubs: scrubs{jobs: map[string]*scrubJob{}},
+		copies:  copies{jobs: map[string]*copyJob{}, turn: make(chan struct{}, 1)},
 		deepest: deepestChain(), lookSoon: make(chan struct{}, 1), keep: (*view).readThrough,
 	}
 	p.ctx, p.cancel = context.WithCancel(klog.NewContext(context.Background(), p.log))

@@ -55,6 +55,9 @@ func (v *view) notAReader(o *volume) error {
 
 // showable says why a volume of n extents cannot just show what it is made from.
 func (t *edit) showable(spec VolumeSpec, from original, n lvm2.Extents) error {
+	if spec.lentTo != "" {
+		return nil // the copy has what the source has, and is wiped where that is not
+	}
 	if spec.Mode == Block && len(from.unknown) > 0 {
 		return fmt.Errorf("%s %s/%s: %w: parts of it were never wiped, so it can only be restored to a volume that is written",
 			spec.Source.Kind, t.vg.Name, spec.Source.LV, ErrPrecondition)

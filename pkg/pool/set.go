@@ -17,6 +17,7 @@ const (
 	deviceLook  = 2 * time.Second  // between two looks whether its devices have changed
 	openingWait = 15 * time.Second // how long one pool's devices may keep the others from being served
 	closingWait = 10 * time.Second // how long an attempt to open may take to end
+	loanLook    = time.Minute      // between two looks for loans that nothing is copied from
 )
 
 // Set is the pools of a node. Those that open are there to be used; the others
@@ -74,6 +75,7 @@ func OpenSet(ctx context.Context, configs []Config, o Options) (*Set, error) {
 		case <-ctx.Done():
 		}
 	}
+	go s.loans(own)
 	late := time.NewTimer(openingWait)
 	defer late.Stop()
 	for _, m := range s.members {

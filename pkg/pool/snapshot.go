@@ -111,6 +111,9 @@ func (v *view) usable(lv string) (*volume, error) {
 		return nil, v.notOurs(their)
 	case o == nil || o.deleted:
 		return nil, fmt.Errorf("volume %s/%s: %w", v.vg.Name, lv, ErrNotFound)
+	case o.copying != nil:
+		return nil, fmt.Errorf("volume %s/%s: %w: it is not complete, it is being copied from pool %s; ask CreateVolume for it again, or delete it",
+			v.vg.Name, lv, ErrPrecondition, o.sourcePool)
 	}
 	return o, nil
 }

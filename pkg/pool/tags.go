@@ -19,7 +19,9 @@ const (
 	tagFS          = "fs"          // the file system type of a volume
 	tagUnformatted = "unformatted" // the volume, or at a layer's cut its volume, never had a file system: the only ones that are formatted
 	tagReadOnly    = "readonly"    // made for readers only
-	tagSource      = "source"      // KIND/LV that the content came from
+	tagSource      = "source"      // KIND/LV that the content came from, and /POOL if that is another one
+	tagCopying     = "copying"     // the volume is being copied from another pool: LOAN/SECTORS, the id of that pool's loan and how much is copied
+	tagLent        = "lent"        // POOL/NAME of the volume that is copied from this one
 	tagCopy        = "copy"        // id of the layer that the volume still reads through
 	tagHydrated    = "hydrated"    // sectors of it that were copied into the volume's own extents, from its beginning, and which of them were not (hydrated.String)
 	tagReads       = "reads"       // id of the layer that a reader shows, as long as it exists
@@ -48,7 +50,7 @@ const (
 // one is of a newer version, or a mistake: what it says is not known.
 var knownTags = []string{
 	tagRole, tagName, tagMode, tagFS, tagUnformatted, tagReadOnly, tagSource, tagCopy, tagHydrated, tagReads, tagTransient, tagBegun, tagReset,
-	tagUnknown, tagDeleted, tagFormer, tagOf, tagOrder, tagCreated, tagLength, tagChunk, tagUsed, tagExact, tagSuperset, tagOver, tagThrough, tagLost, tagStatic,
+	tagUnknown, tagDeleted, tagFormer, tagOf, tagOrder, tagCreated, tagLength, tagChunk, tagUsed, tagExact, tagSuperset, tagOver, tagThrough, tagLost, tagStatic, tagCopying, tagLent,
 }
 
 // encodeTag maps any string into the alphabet of LVM2's tags: letters, digits

@@ -39,27 +39,32 @@ type VolumeSpec struct {
 	Mode   Mode
 	FSType string // file system to make, for mode Filesystem: ext4, xfs or btrfs
 	Source Source
+	// SourcePool is the pool that Source is in; "" is the volume's own. See CopyVolume.
+	SourcePool string
 	// ReadOnly: only readers will ever use it. It shows its source on a read-only
 	// device and takes no room; it has the source's size.
 	ReadOnly bool
 	// Transient: a scratch copy of its source, of the same size, that is never
 	// copied. What is written to it is lost with the machine's memory.
 	Transient bool
+
+	lentTo string // POOL/NAME of the volume that another pool copies from this one; see loan.go
 }
 
 // Volume is a volume of the pool.
 type Volume struct {
-	Name      string // the CSI name
-	LV        string // the logical volume's name: with node and pool it identifies the volume
-	Size      size.Bytes
-	Mode      Mode
-	FSType    string
-	ReadOnly  bool
-	Source    Source
-	Formatted bool // a file system was made, or came with the content; never format again
-	Foreign   bool // LVM2's own: it has no mode, and can be used but not changed
-	Transient bool // what is written to it is lost with the machine's memory
-	Copied    bool // was made from a source: it may carry the source's file system identity
+	Name       string // the CSI name
+	LV         string // the logical volume's name: with node and pool it identifies the volume
+	Size       size.Bytes
+	Mode       Mode
+	FSType     string
+	ReadOnly   bool
+	Source     Source
+	SourcePool string // that Source is in, if that is another pool of the node
+	Formatted  bool   // a file system was made, or came with the content; never format again
+	Foreign    bool   // LVM2's own: it has no mode, and can be used but not changed
+	Transient  bool   // what is written to it is lost with the machine's memory
+	Copied     bool   // was made from a source: it may carry the source's file system identity
 }
 
 // Snapshot is a snapshot of a volume.

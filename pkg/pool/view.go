@@ -26,6 +26,7 @@ type volume struct {
 	formatted  bool
 	readOnly   bool
 	source     Source
+	sourcePool string       // that source is in; "" is this one
 	copyOf     lvm2.ID      // the layer that a fork reads through, "" when complete
 	hydrated   hydrated     // what of it is in the volume's own extents
 	fork       *fork        // the store of what was written to a fork
@@ -37,11 +38,13 @@ type volume struct {
 	unknown    rangeSet     // logical extents that may hold an earlier owner's bytes
 	headKept   bool         // an older build has recorded that: see zeroedHead
 	deleted    bool
-	former     string   // LV name of the volume that this was until a rollback, "" if it was none
-	layers     []*layer // oldest first
-	foreignCow bool     // has snapshots that are not ours
-	merging    bool     // lvm2 merges a snapshot into it, or will at the next activation
-	odd        error    // a tag of it, or of its history, that is not understood
+	copying    *copyState // it is not complete yet: it is being copied from another pool
+	lentTo     string     // POOL/NAME of the volume that another pool copies from this one
+	former     string     // LV name of the volume that this was until a rollback, "" if it was none
+	layers     []*layer   // oldest first
+	foreignCow bool       // has snapshots that are not ours
+	merging    bool       // lvm2 merges a snapshot into it, or will at the next activation
+	odd        error      // a tag of it, or of its history, that is not understood
 }
 
 // layer is a logical volume of role layer: one COW store.
@@ -67,6 +70,14 @@ type layer struct {
 	blank    bool         // the volume had no file system yet at the cut
 	snap     *lvm2.LV     // the hidden LV with the snapshot segment: the layer is live
 	odd      error        // a tag of it that is not understood
+}
+
+// sourceHere returns the logical volume of this group that o was made from, or "".
+func (v *volume) sourceHere() string {
+	if v.sourcePool != "" {
+		return ""
+	}
+	return v.source.LV
 }
 
 // theirs says why the volume is left as it is: for what LVM2 has made of it, or
@@ -150,7 +161,7 @@ func newView(vg *lvm2.VG, prev *view) *view {
 			if from := c.from(); from != "" {
 				v.pinned[from] = true
 			}
-			for _, known := range []string{c.source.LV, c.former} {
+			for _, known := range []string{c.sourceHere(), c.former} {
 				if known != "" {
 					v.sources[known] = true
 				}

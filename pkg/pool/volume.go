@@ -29,31 +29,38 @@ func (p *Pool) CreateVolume(ctx context.Context, spec VolumeSpec) (Volume, error
 	if v, err := p.latest(); err == nil && spec.Source.Kind == FromVolume && v.named[spec.Name] == nil {
 		p.syncBefore(ctx, spec.Source.LV)
 	}
-	for {
-		wiped := p.wiper.freed() // before looking for room, so that nothing is missed
+	lv, err := p.onceWiped(ctx, func() (string, error) {
 		keys, err := p.sourceKeys(spec)
 		if err != nil {
-			return Volume{}, err
+			return "", err
 		}
-		lv, err := run(ctx, p, append([]string{nameKey(spec.Name)}, keys...), func(ctx context.Context) (string, error) {
+		return run(ctx, p, append([]string{nameKey(spec.Name)}, keys...), func(ctx context.Context) (string, error) {
 			if spec.Source.Kind == FromNothing {
 				return p.createBlank(ctx, spec)
 			}
 			return p.createFrom(ctx, spec)
 		})
+	})
+	if err != nil {
+		return Volume{}, err
+	}
+	return p.Volume(ctx, lv)
+}
+
+// onceWiped calls create, again whenever extents become free if it must wait for that.
+func (p *Pool) onceWiped(ctx context.Context, create func() (string, error)) (lv string, err error) {
+	for {
+		wiped := p.wiper.freed() // before looking for room, so that nothing is missed
+		lv, err := create()
 		var debt *PendingError
-		if errors.As(err, &debt) && debt.wiping {
-			select {
-			case <-wiped:
-				continue
-			case <-ctx.Done():
-				return Volume{}, err
-			}
+		if !errors.As(err, &debt) || !debt.wiping {
+			return lv, err
 		}
-		if err != nil {
-			return Volume{}, err
+		select {
+		case <-wiped:
+		case <-ctx.Done():
+			return "", err
 		}
-		return p.Volume(ctx, lv)
 	}
 }
 
@@ -121,8 +128,8 @@ func (v *view) existing(spec VolumeSpec) (*volume, error) {
 		differs = fmt.Sprintf("read-only is %v", o.readOnly)
 	case o.transient != spec.Transient:
 		differs = fmt.Sprintf("transient is %v", o.transient)
-	case o.source != spec.Source:
-		differs = fmt.Sprintf("has the source %s %s", o.source.Kind, o.source.LV)
+	case o.source != spec.Source || o.sourcePool != spec.SourcePool:
+		differs = strings.TrimSpace(fmt.Sprintf("has the source %s %s %s", o.source.Kind, o.source.LV, o.sourcePool))
 	}
 	if differs != "" {
 		return nil, fmt.Errorf("%w: volume %q (%s/%s) %s", ErrConflict, spec.Name, v.vg.Name, o.lv.Name, differs)
@@ -192,7 +199,14 @@ func (p *Pool) blankVolume(t *edit, spec VolumeSpec) (*lvm2.LV, error) {
 		tags = append(tags, tag(tagReadOnly))
 	}
 	if spec.Source.Kind != FromNothing {
-		tags = append(tags, tag(tagSource, string(spec.Source.Kind)+"/"+spec.Source.LV))
+		from := string(spec.Source.Kind) + "/" + spec.Source.LV
+		if spec.SourcePool != "" {
+			from += "/" + spec.SourcePool
+		}
+		tags = append(tags, tag(tagSource, from))
+	}
+	if spec.lentTo != "" {
+		tags = append(tags, tag(tagLent, spec.lentTo))
 	}
 	lv := newLV(name, roleVolume, tags...)
 	lv.CreationHost = p.host.Hostname
@@ -308,7 +322,7 @@ func (p *Pool) Volume(ctx context.Context, lv string) (Volume, error) {
 	if their := v.theirLV(lv); their != nil {
 		return v.describeTheirs(their), nil
 	}
-	if o == nil || o.deleted {
+	if o == nil || o.deleted || o.lentTo != "" {
 		return Volume{}, fmt.Errorf("volume %s/%s: %w", p.vgName, lv, ErrNotFound)
 	}
 	return v.describe(o), nil
@@ -327,7 +341,7 @@ func (p *Pool) VolumeNamed(ctx context.Context, name string) (Volume, error) {
 		return Volume{}, err
 	}
 	o := v.named[name]
-	if o == nil {
+	if o == nil || o.lentTo != "" {
 		return Volume{}, fmt.Errorf("volume named %q in pool %s: %w", name, p.name, ErrNotFound)
 	}
 	return v.describe(o), nil
@@ -341,7 +355,9 @@ func (p *Pool) Volumes(context.Context) ([]Volume, error) {
 	}
 	var out []Volume
 	for _, o := range v.named {
-		out = append(out, v.describe(o))
+		if o.lentTo == "" {
+			out = append(out, v.describe(o))
+		}
 	}
 	slices.SortFunc(out, func(a, b Volume) int { return strings.Compare(a.LV, b.LV) })
 	return out, nil
@@ -350,6 +366,6 @@ func (p *Pool) Volumes(context.Context) ([]Volume, error) {
 func (v *view) describe(o *volume) Volume {
 	return Volume{
 		Name: o.name, LV: o.lv.Name, Size: v.bytesOf(o.lv), Mode: o.mode, FSType: o.fs, ReadOnly: o.readOnly,
-		Source: o.source, Formatted: o.formatted, Copied: o.source.Kind != FromNothing, Transient: o.transient,
+		Source: o.source, SourcePool: o.sourcePool, Formatted: o.formatted, Copied: o.source.Kind != FromNothing, Transient: o.transient,
 	}
 }

@@ -1,0 +1,313 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// A volume whose source is in another pool of the node is copied, and there is no
+// volume before that is done: device-mapper could stack it on the other group's
+// devices, but then each group's repair, holding and folding would depend on the
+// other group, which may be gone. In this order:
+//
+//  1. the other pool makes a loan of the source's content;
+//  2. commit: the volume, with the loan and how much is copied (tag copying);
+//  3. copy, flush, commit how much is copied, again and again;
+//  4. commit: the volume is complete;
+//  5. the loan goes.
+//
+// After an interruption the next call goes on with 3. A loan that nothing is copied
+// from is taken away in the background.
+
+// copies are the volumes that are being copied from another pool.
+type copies struct {
+	mu   sync.Mutex
+	jobs map[string]*copyJob // by LV name
+	turn chan struct{}       // holds a token while a volume is being copied
+}
+
+// copyJob is one of them.
+type copyJob struct {
+	ended chan struct{}
+	done  atomic.Uint64 // bytes
+	total uint64
+	err   error // valid once ended is closed
+}
+
+// CopyVolume makes a volume with the content of a snapshot or volume of source,
+// another pool of the node, which spec.SourcePool names. It answers with
+// *PendingError while that is being copied; a repeated call joins it, and goes on
+// where it was after a restart. Errors: those of CreateVolume; ErrInvalid for a
+// volume that is to show its source.
+func (p *Pool) CopyVolume(ctx context.Context, spec VolumeSpec, source *Pool) (Volume, error) {
+	if err := checkSpec(spec); err != nil {
+		return Volume{}, err
+	}
+	if spec.shows() {
+		return Volume{}, fmt.Errorf("%w: a read-only or transient volume shows its source, which is in pool %s, so it cannot be in pool %s: name that pool or none",
+			ErrInvalid, source.name, p.name)
+	}
+	lv, err := p.onceWiped(ctx, func() (string, error) {
+		return run(ctx, p, []string{nameKey(spec.Name)}, func(ctx context.Context) (string, error) {
+			return p.beginCopy(ctx, spec, source)
+		})
+	})
+	if err == nil {
+		err = p.awaitCopy(ctx, lv, source)
+	}
+	if err != nil {
+		return Volume{}, err
+	}
+	return p.Volume(ctx, lv)
+}
+
+// beginCopy finds the volume of spec's name, or makes it with a loan of source. The
+// name's key is held.
+func (p *Pool) beginCopy(ctx context.Context, spec VolumeSpec, source *Pool) (name string, err error) {
+	lent := spec
+	lent.SourcePool = ""
+	var loan lvm2.ID
+	create := func(t *edit) error {
+		if o, err := t.existing(spec); err != nil || o != nil {
+			if o != nil {
+				name = o.lv.Name
+			}
+			return err
+		}
+		from, err := source.offered(lent)
+		if err != nil {
+			return err
+		}
+		lv, err := p.newCopy(t, spec, from, source)
+		if err != nil || loan == "" {
+			return err
+		}
+		name = lv.Name
+		lv.Tags = append(lv.Tags, tag(tagCopying, copyState{loan: loan}.String()))
+		handOff(lv)
+		return t.put(lv)
+	}
+	c := change{what: fmt.Sprintf("create volume %q from %s %s of pool %s", spec.Name, spec.Source.Kind, spec.Source.LV, source.name), edit: create}
+	ask := c
+	if err := p.do(ctx, &ask); err != nil || name != "" {
+		return name, err
+	}
+	// There is room. Nothing is lent, and no volume held still, for what is refused.
+	if loan, err = source.lend(ctx, lent, p.name); err != nil {
+		return "", err
+	}
+	if err = p.do(ctx, &c); err != nil {
+		return "", errors.Join(err, source.recall(ctx, loanName(p.name, spec.Name)))
+	}
+	return name, nil
+}
+
+// newCopy allocates a volume that gets from's content. Disks with larger logical
+// blocks than the source's are no place for its file system.
+func (p *Pool) newCopy(t *edit, spec VolumeSpec, from original, source *Pool) (*lvm2.LV, error) {
+	n, err := t.extentsFor(spec.Size, spec.Limit, from.length)
+	if err != nil {
+		return nil, err
+	}
+	v, err := source.latest()
+	if err != nil {
+		return nil, err
+	}
+	block, err := v.kindOf(from.volume)
+	if err != nil {
+		return nil, err
+	}
+	kinds := slices.DeleteFunc(t.kindsOf(anyKind), func(k size.Bytes) bool { return block != anyKind && k > block })
+	err = fmt.Errorf("%w: the disks of pool %s have larger logical blocks than those of pool %s, which are of %d bytes: a copy of a file system could not be mounted there",
+		ErrPrecondition, p.name, source.name, uint64(block))
+	for _, kind := range kinds {
+		var lv *lvm2.LV
+		if lv, err = p.newVolume(t, spec, kind, n, 0); err == nil {
+			return lv, copyContent(lv, spec, from, v.extent(), t.extent())
+		}
+	}
+	return nil, err
+}
+
+// copyContent records what lv will hold once it has from's content, which has
+// extents of another size. Nobody has written to what a block volume's source does
+// not know: that is zeroed instead of copied.
+func copyContent(lv *lvm2.LV, spec VolumeSpec, from original, theirs, ours size.Bytes) error {
+	before, _, err := readProperties(lv.Tags)
+	if err != nil {
+		return err
+	}
+	r := tagReader{p: before}
+	unknown := r.unknown().subtract(rangeSet{{Count: lvm2.Extents(from.length.RoundUp(ours) / ours)}})
+	if spec.Mode != Block {
+		for _, u := range from.unknown {
+			first := size.Bytes(u.Start) * theirs / ours
+			end := (size.Bytes(u.Start+u.Count) * theirs).RoundUp(ours) / ours
+			unknown = unknown.union(rangeSet{{Start: lvm2.Extents(first), Count: lvm2.Extents(end - first)}})
+		}
+		unknown = unknown.intersect(rangeSet{{Count: lv.Size()}})
+	}
+	setContent(lv, from.formatted, unknown)
+	return r.err
+}
+
+// awaitCopy waits until the volume is complete, and has it copied if nobody does.
+func (p *Pool) awaitCopy(ctx context.Context, lv string, source *Pool) error {
+	p.copies.mu.Lock()
+	j := p.copies.jobs[lv]
+	if j == nil {
+		v, err := p.latest()
+		if err != nil {
+			p.copies.mu.Unlock()
+			return err
+		}
+		o := v.volumeByLV(lv)
+		if o == nil || o.copying == nil {
+			p.copies.mu.Unlock()
+			return nil
+		}
+		j = &copyJob{ended: make(chan struct{}), total: uint64(v.bytesOf(o.lv))}
+		j.done.Store(uint64(o.copying.done.Bytes()))
+		if !p.begin() {
+			p.copies.mu.Unlock()
+			return fmt.Errorf("pool %s is closed: %w", p.name, ErrUnavailable)
+		}
+		p.copies.jobs[lv] = j
+		go func() {
+			defer p.work.Done()
+			j.err = guard(p.log, func() error { return p.copyNow(p.ctx, lv, source, j) })
+			p.copies.mu.Lock()
+			delete(p.copies.jobs, lv)
+			p.copies.mu.Unlock()
+			close(j.ended)
+		}()
+	}
+	p.copies.mu.Unlock()
+	select {
+	case <-j.ended:
+		return j.err
+	case <-ctx.Done():
+		return &PendingError{What: fmt.Sprintf("copying volume %s/%s from pool %s", p.vgName, lv, source.name), Done: j.done.Load(), Total: j.total}
+	}
+}
+
+// copyNow copies the volume from source and makes it complete. If the content is
+// gone so is the volume.
+func (p *Pool) copyNow(ctx context.Context, lv string, source *Pool, j *copyJob) error {
+	select {
+	case p.copies.turn <- struct{}{}:
+		defer func() { <-p.copies.turn }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	o, err := p.lentAgain(ctx, lv, source)
+	if err != nil {
+		return p.orGone(ctx, lv, source, err)
+	}
+	c := copying{pool: p, source: source, lv: lv, state: *o.copying, job: j}
+	if err := c.open(ctx, o); err != nil {
+		return p.orGone(ctx, lv, source, err)
+	}
+	err = errors.Join(c.run(ctx), c.close(context.WithoutCancel(ctx)))
+	if err != nil {
+		return p.orGone(ctx, lv, source, fmt.Errorf("copying volume %s/%s from pool %s: %w", p.vgName, lv, source.name, err))
+	}
+	if err := p.do(ctx, &change{what: "complete volume " + lv, edit: func(t *edit) error {
+		now, err := c.current(t.view)
+		if err != nil {
+			return err
+		}
+		done := now.lv.Clone()
+		done.Tags = dropTags(done.Tags, tagCopying)
+		handBack(done)
+		return t.put(done)
+	}}); err != nil {
+		return err
+	}
+	if err := source.recall(ctx, loanName(p.name, o.name)); err != nil {
+		p.log.Error(err, "A volume is copied, and the other pool still keeps its content; that is tried again", "volume", lv, "source", source.name)
+	}
+	return nil
+}
+
+// lentAgain returns the volume, which is not complete. If source does not know its
+// loan any more it gets another one, and is copied from the beginning.
+func (p *Pool) lentAgain(ctx context.Context, lv string, source *Pool) (o *volume, err error) {
+	v, err := p.latest()
+	if err != nil {
+		return nil, err
+	}
+	if o = v.volumeByLV(lv); o == nil || o.copying == nil {
+		return nil, fmt.Errorf("volume %s/%s: %w: removed by somebody else", p.vgName, lv, ErrNotFound)
+	}
+	if _, _, err = source.lent(o.copying.loan); !errors.Is(err, ErrNotFound) {
+		return o, err
+	}
+	_, err = run(ctx, p, []string{nameKey(o.name)}, func(ctx context.Context) (none struct{}, err error) {
+		spec := VolumeSpec{Name: o.name, Mode: o.mode, FSType: o.fs, Source: o.source}
+		loan, err := source.lend(ctx, spec, p.name)
+		if err != nil {
+			return none, err
+		}
+		return none, p.do(ctx, &change{what: "copy volume " + lv + " from the beginning", edit: func(t *edit) error {
+			now := t.volumeByLV(lv)
+			if now == nil || now.copying == nil {
+				return fmt.Errorf("volume %s/%s: %w: removed by somebody else", p.vgName, lv, ErrNotFound)
+			}
+			c := now.lv.Clone()
+			c.Tags = setTag(c.Tags, tagCopying, copyState{loan: loan}.String())
+			return t.put(c)
+		}})
+	})
+	if err != nil {
+		return nil, err
+	}
+	if v, err = p.latest(); err != nil {
+		return nil, err
+	}
+	if o = v.volumeByLV(lv); o == nil || o.copying == nil {
+		return nil, fmt.Errorf("volume %s/%s: %w: removed by somebody else", p.vgName, lv, ErrNotFound)
+	}
+	return o, nil
+}
+
+// orGone returns err, and deletes a volume that can never be complete because its
+// source is gone: no caller was told of it.
+func (p *Pool) orGone(ctx context.Context, lv string, source *Pool, err error) error {
+	if !errors.Is(err, ErrLost) && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	v, latest := p.latest()
+	if latest != nil {
+		return errors.Join(err, latest)
+	}
+	if o := v.volumeByLV(lv); o != nil && o.copying != nil {
+		err = errors.Join(err, p.DeleteVolume(ctx, lv), source.recall(ctx, loanName(p.name, o.name)))
+	}
+	return err
+}
+
+// copying is one attempt to copy a volume.
+type copying struct {
+	pool, source *Pool
+	lv           string
+	state        copyState
+	job          *copyJob
+
+	from, to *os.File
+	device   device      // of to
+	length   size.Bytes  // of the source
+	zeroes   []byteRange // of the source, that nobody ever wrote: sorted
+	end      size.Bytes  // of the last extent that has a part of it
+}
+
+// byteRange is a part of a device.
+type byteRange struct{ from, to size.Bytes }

@@ -1,0 +1,284 @@
+//go:build kernel
+
+package pool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2/lvm2test"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// twoPools opens pools "from" and "to" on a disk each. Whatever a test did, lvm2
+// finds both groups in order, and no loan is left.
+func twoPools(t *testing.T, change func(from, to *Config)) (s *Set, open func() (from, to *Pool)) {
+	t.Helper()
+	disks, suffix := testDisks(t), strings.ToLower(strings.NewReplacer("/", "", "_", "").Replace(t.Name()))
+	from := Config{Name: "from", VolumeGroup: "f" + suffix, Devices: disks[:1], Create: true, FirstStore: 8 * size.MiB}
+	to := Config{Name: "to", VolumeGroup: "t" + suffix, Devices: disks[1:2], Create: true}
+	if change != nil {
+		change(&from, &to)
+	}
+	s = &Set{}
+	open = func() (*Pool, *Pool) {
+		t.Helper()
+		if s.cancel != nil {
+			ok(t, s.Close())
+		}
+		*s = *must(OpenSet(t.Context(), []Config{from, to}, Options{}))(t)
+		return must(s.Pool("from"))(t), must(s.Pool("to"))(t)
+	}
+	t.Cleanup(func() {
+		for _, c := range []Config{from, to} {
+			if p, err := s.Pool(c.Name); err == nil && !t.Failed() {
+				for _, o := range must(p.latest())(t).volumes {
+					if o.lentTo != "" && !o.deleted {
+						t.Errorf("the loan %s is left", o.name)
+					}
+				}
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		for _, c := range []Config{from, to} {
+			if !t.Failed() {
+				vgck(t, c.VolumeGroup)
+				if err := lvm2test.Remove(c.VolumeGroup); err != nil {
+					t.Error(err)
+				}
+			}
+			removeDevices(t, c.VolumeGroup)
+		}
+	})
+	return s, open
+}
+
+// copied asks for a volume until it is complete, as a provisioner does.
+func copied(t *testing.T, to *Pool, spec VolumeSpec, from *Pool) Volume {
+	t.Helper()
+	spec.SourcePool = from.name
+	for end := time.Now().Add(time.Minute); ; {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		v, err := to.CopyVolume(ctx, spec, from)
+		cancel()
+		var pending *PendingError
+		if err == nil || !errors.As(err, &pending) || time.Now().After(end) {
+			return must(v, err)(t)
+		}
+	}
+}
+
+// same fails the test unless the volume begins with those bytes and has zeroes then.
+func same(t *testing.T, p *Pool, v Volume, model content) {
+	t.Helper()
+	at := must(p.Activate(t.Context(), v.LV))(t)
+	for i, b := range readDevice(t, at, v.Size) {
+		if want := byte(0); i < len(model) && b != model[i] || i >= len(model) && b != want {
+			t.Fatalf("volume %s has %d at byte %d", v.LV, b, i)
+		}
+	}
+	ok(t, p.Deactivate(t.Context(), v.LV))
+}
+
+// TestCopyIntoAnotherPool: snapshots and volumes can be copied into another pool of
+// the node, also larger, and what was copied is independent of its source.
+func TestCopyIntoAnotherPool(t *testing.T) {
+	_, open := twoPools(t, nil)
+	from, to := open()
+	ctx, r := t.Context(), rand.New(rand.NewPCG(3, 4))
+	v, model := snapped(t, from, r, "base", 16*size.MiB)
+	now := append(content{}, model...)
+	now.scribble(t, r, must(from.Activate(ctx, v.LV))(t), 50)
+	restore := copied(t, to, VolumeSpec{Name: "restore", Mode: Block, Source: Source{FromSnapshot, "snapbase"}}, from)
+	clone := copied(t, to, VolumeSpec{Name: "clone", Mode: Block, Size: 24 * size.MiB, Source: Source{FromVolume, v.LV}}, from)
+	if again := copied(t, to, VolumeSpec{Name: "restore", Mode: Block, Source: Source{FromSnapshot, "snapbase"}}, from); again != restore {
+		t.Errorf("asked for again it is %+v, not %+v", again, restore)
+	}
+	if clone.Size != 24*size.MiB || clone.SourcePool != "from" || restore.Size != 16*size.MiB {
+		t.Errorf("the clone is %+v, the restored volume %+v", clone, restore)
+	}
+	ok(t, from.Deactivate(ctx, v.LV))
+	ok(t, from.DeleteSnapshot(ctx, "snapbase"))
+	ok(t, from.DeleteVolume(ctx, v.LV))
+	waitIdle(t, from)
+	if left := must(from.latest())(t); len(left.volumes)+len(left.layers) != 0 {
+		t.Errorf("%d volumes and %d layers are left of the source", len(left.volumes), len(left.layers))
+	}
+	same(t, to, restore, model)
+	same(t, to, clone, now)
+	must(to.CreateSnapshot(ctx, "own", clone.LV))(t) // it is a volume like any other
+	ok(t, to.DeleteSnapshot(ctx, "own"))
+	if names := must(from.Volumes(ctx))(t); len(names) != 0 {
+		t.Errorf("the source's pool lists %v", names)
+	}
+
+	small, _ := snapped(t, from, r, "small", 4*size.MiB)
+	for what, spec := range map[string]VolumeSpec{
+		"read-only":         {Name: "bad", Mode: Block, Source: Source{FromSnapshot, "snapsmall"}, ReadOnly: true},
+		"transient":         {Name: "bad", Mode: Block, Source: Source{FromSnapshot, "snapsmall"}, Transient: true},
+		"of nothing":        {Name: "bad", Mode: Block, Source: Source{FromSnapshot, "nothing"}},
+		"too large":         {Name: "bad", Mode: Block, Size: size.TiB, Source: Source{FromVolume, small.LV}},
+		"too small":         {Name: "bad", Mode: Block, Size: size.MiB, Source: Source{FromVolume, small.LV}},
+		"of another's name": {Name: "clone", Mode: Block, Source: Source{FromSnapshot, "snapsmall"}},
+	} {
+		spec.SourcePool = "from"
+		if v, err := to.CopyVolume(ctx, spec, from); err == nil {
+			t.Errorf("%s: it was copied to %+v", what, v)
+		}
+	}
+	if left := must(from.latest())(t); len(left.layers) != 1 {
+		t.Errorf("refused copies have left %d layers", len(left.layers)-1)
+	}
+}
+
+// TestCopyGoesOn: a copy survives restarts, and the source's deletion while it is
+// going on; nobody can use the volume before it is complete.
+func TestCopyGoesOn(t *testing.T) {
+	_, open := twoPools(t, func(_, to *Config) { to.HydrationRate = 4 * size.MiB })
+	from, to := open()
+	ctx, r := t.Context(), rand.New(rand.NewPCG(5, 6))
+	v, model := snapped(t, from, r, "base", 32*size.MiB)
+	spec := VolumeSpec{Name: "restore", Mode: Block, Source: Source{FromSnapshot, "snapbase"}, SourcePool: "from"}
+	ask := func(wait time.Duration) error {
+		ctx, cancel := context.WithTimeout(ctx, wait)
+		defer cancel()
+		_, err := to.CopyVolume(ctx, spec, from)
+		return err
+	}
+	var pending *PendingError
+	if err := ask(3500 * time.Millisecond); !errors.As(err, &pending) || pending.Done == 0 || pending.Done >= pending.Total {
+		t.Fatalf("after a moment: %v, want progress", err)
+	}
+	if _, err := to.Activate(ctx, "restore"); !errors.Is(err, ErrPrecondition) {
+		t.Errorf("using it before it is complete: %v", err)
+	}
+	if _, err := to.CreateSnapshot(ctx, "early", "restore"); !errors.Is(err, ErrPrecondition) {
+		t.Errorf("cutting it before it is complete: %v", err)
+	}
+	ok(t, from.DeleteSnapshot(ctx, "snapbase"))
+	ok(t, from.DeleteVolume(ctx, v.LV))
+	for _, group := range []string{from.vgName, to.vgName} {
+		vgck(t, group)
+	}
+	checked := must(Verify(ctx, to.config, Options{}))(t)
+	for _, f := range checked.Findings {
+		t.Errorf("check finds %+v", f)
+	}
+	// Who is killed leaves the device.
+	kept, err := os.Open(to.dm.Node(to.vgName + "-restore-real"))
+	ok(t, err)
+	from, to = open()
+	ok(t, kept.Close())
+	o := must(to.latest())(t).named["restore"]
+	if o == nil || o.copying == nil || o.copying.done == 0 {
+		t.Fatalf("after a restart the volume is %+v", o)
+	}
+	before := o.copying.loan
+	_ = ask(100 * time.Millisecond)
+	if o = must(to.latest())(t).named["restore"]; o.copying == nil || o.copying.loan != before || o.copying.done == 0 {
+		t.Errorf("the copy began anew: %+v", o.copying)
+	}
+	same(t, to, copied(t, to, spec, from), model)
+	waitIdle(t, from)
+	if left := must(from.latest())(t); len(left.volumes)+len(left.layers) != 0 {
+		t.Errorf("%d volumes and %d layers are left of the source", len(left.volumes), len(left.layers))
+	}
+}
+
+// TestCopyGivenUp: of a copy that nobody asks for any more nothing is left in the
+// source's pool once the volume is deleted, and none that cannot be complete stays.
+func TestCopyGivenUp(t *testing.T) {
+	s, open := twoPools(t, func(_, to *Config) { to.HydrationRate = size.MiB })
+	from, to := open()
+	ctx, r := t.Context(), rand.New(rand.NewPCG(7, 8))
+	v, _ := snapped(t, from, r, "base", 32*size.MiB)
+	begin := func(name string, kind SourceKind, lv string) error {
+		ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		defer cancel()
+		_, err := to.CopyVolume(ctx, VolumeSpec{Name: name, Mode: Block, Source: Source{kind, lv}, SourcePool: "from"}, from)
+		return err
+	}
+	var pending *PendingError
+	if err := begin("first", FromVolume, v.LV); !errors.As(err, &pending) {
+		t.Fatal(err)
+	}
+	ok(t, s.recallLoans(ctx))
+	if left := must(from.latest())(t); left.named[loanName("to", "first")] == nil {
+		t.Fatal("a loan went while its content was being copied")
+	}
+	ok(t, to.DeleteVolume(ctx, "first"))
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		err := s.recallLoans(ctx)
+		left := must(from.latest())(t).named[loanName("to", "first")]
+		if left == nil && err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the loan %v stays: %v", left, err)
+		}
+	}
+	waitIdle(t, to)
+
+	// The loan is taken away by force, after a restart: the copy ends with its source.
+	if err := begin("second", FromSnapshot, "snapbase"); !errors.As(err, &pending) {
+		t.Fatal(err)
+	}
+	loan := must(from.latest())(t).named[loanName("to", "second")].lv
+	from, to = open()
+	ok(t, from.DeleteVolume(ctx, loan.Name))
+	ok(t, from.DeleteSnapshot(ctx, "snapbase"))
+	ok(t, from.DeleteVolume(ctx, v.LV))
+	if err := begin("second", FromSnapshot, "snapbase"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("copying what is gone: %v", err)
+	}
+	if left := must(to.latest())(t); left.named["second"] != nil {
+		t.Error("a volume is left that can never be complete")
+	}
+}
+
+// TestCopyToOtherExtents: groups with extents of other sizes, whose disks were
+// used before: no byte of the copy is a former owner's, and none is lost.
+func TestCopyToOtherExtents(t *testing.T) {
+	for _, extents := range [][2]string{{"64k", "4m"}, {"4m", "64k"}} {
+		t.Run(extents[0]+" to "+extents[1], func(t *testing.T) {
+			_, open := twoPools(t, func(from, to *Config) {
+				for i, c := range []*Config{from, to} {
+					garbage := bytes.Repeat([]byte("former owner "), int(4*size.MiB)/13)
+					for at := int64(0); at < int64(64*size.MiB); at += int64(4 * size.MiB) {
+						writeDevice(t, c.Devices[0], at, garbage[:len(garbage)/4096*4096])
+					}
+					lvm(t, "vgcreate", "-qq", "-s", extents[i], c.VolumeGroup, c.Devices[0])
+					c.Create = false
+				}
+			})
+			from, to := open()
+			ctx, r := t.Context(), rand.New(rand.NewPCG(9, 10))
+			_, model := snapped(t, from, r, "base", 5*size.MiB+64*size.KiB)
+			model = append(model, make(content, 8*size.MiB)...)
+			same(t, to, copied(t, to, VolumeSpec{Name: "restore", Mode: Block, Source: Source{FromSnapshot, "snapbase"}}, from), model)
+			same(t, to, copied(t, to, VolumeSpec{Name: "larger", Mode: Block, Size: 11 * size.MiB, Source: Source{FromSnapshot, "snapbase"}}, from), model)
+
+			// Nobody ever used this one, or gave it a file system.
+			must(from.CreateVolume(ctx, VolumeSpec{Name: "raw", Mode: Block, Size: 3 * size.MiB}))(t)
+			same(t, to, copied(t, to, VolumeSpec{Name: "unused", Mode: Block, Source: Source{FromVolume, "raw"}}, from), make(content, 3*size.MiB))
+			must(from.CreateVolume(ctx, VolumeSpec{Name: "fs", Mode: Filesystem, FSType: "ext4", Size: 9 * size.MiB}))(t)
+			v := copied(t, to, VolumeSpec{Name: "unformatted", Mode: Filesystem, FSType: "ext4", Source: Source{FromVolume, "fs"}}, from)
+			if v.Formatted {
+				t.Error("the copy of a volume without a file system counts as formatted")
+			}
+			at := must(to.Activate(ctx, v.LV))(t)
+			if garbage := firstByte(t, at, 0, size.MiB); garbage >= 0 {
+				t.Errorf("a former owner's bytes are at %d of what is to be formatted", garbage)
+			}
+			ok(t, to.Deactivate(ctx, v.LV))
+		})
+	}
+}

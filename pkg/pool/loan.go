@@ -1,0 +1,204 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// A loan is a reader that another pool of the node copies a volume from. It has no
+// room and nobody but that pool sees it. It keeps its snapshot's layers while the
+// copy goes on, whatever is deleted and whoever restarts.
+
+// loanName is the name of the loan from which pool to copies its volume name.
+func loanName(to, name string) string {
+	loan := "copy-to/" + to + "/" + name
+	if len(loan) > maxCSIName {
+		loan = hashed(loan)
+	}
+	return loan
+}
+
+// lend makes the loan from which pool to copies the volume that spec asks for, and
+// finds out whether it may have that content. A loan of that name which an
+// interrupted attempt left goes first. The caller has the volume's name to itself.
+// Errors: those of CreateVolume.
+func (p *Pool) lend(ctx context.Context, spec VolumeSpec, to string) (lvm2.ID, error) {
+	from, err := p.offered(spec)
+	if err != nil {
+		return "", err
+	}
+	if err := p.recall(ctx, loanName(to, spec.Name)); err != nil {
+		return "", err
+	}
+	loan := VolumeSpec{
+		Name: loanName(to, spec.Name), Mode: from.volume.mode, FSType: from.volume.fs,
+		Source: spec.Source, ReadOnly: true, lentTo: to + "/" + spec.Name,
+	}
+	if spec.Source.Kind == FromVolume {
+		p.syncBefore(ctx, spec.Source.LV)
+	}
+	keys, err := p.sourceKeys(loan)
+	if err != nil {
+		return "", err
+	}
+	lv, err := run(ctx, p, append([]string{nameKey(loan.Name)}, keys...), func(ctx context.Context) (string, error) {
+		return p.createFrom(ctx, loan)
+	})
+	if err != nil {
+		return "", err
+	}
+	v, err := p.latest()
+	if err != nil {
+		return "", err
+	}
+	if o := v.volumeByLV(lv); o != nil {
+		return o.lv.ID, nil
+	}
+	return "", fmt.Errorf("volume %s/%s: %w: removed by somebody else", p.vgName, lv, ErrNotFound)
+}
+
+// offered finds the content that the volume that spec asks for begins with. spec's
+// source is p's. Errors: ErrNotFound, ErrLost, ErrPrecondition, ErrInvalid.
+func (p *Pool) offered(spec VolumeSpec) (original, error) {
+	v, err := p.latest()
+	if err != nil {
+		return original{}, err
+	}
+	return v.contentOf(spec)
+}
+
+// lent finds the content that a loan shows; ErrNotFound if there is no such loan.
+func (p *Pool) lent(id lvm2.ID) (o *volume, from original, err error) {
+	v, err := p.latest()
+	if err != nil {
+		return nil, from, err
+	}
+	if o = v.volumes[id]; o == nil || o.lentTo == "" || o.deleted {
+		return nil, from, fmt.Errorf("the loan %s of volume group %s: %w", id, p.vgName, ErrNotFound)
+	}
+	l, source, err := v.readFrom(o)
+	if err == nil {
+		err = p.intact(v, source, l)
+	}
+	if err != nil {
+		return nil, from, err
+	}
+	return o, contentAt(source, l), nil
+}
+
+// openLoan makes the device of a loan and opens it to be read past the page cache.
+// Errors: ErrNotFound, ErrLost.
+func (p *Pool) openLoan(ctx context.Context, id lvm2.ID) (*os.File, error) {
+	o, _, err := p.lent(id)
+	if err != nil {
+		return nil, err
+	}
+	return run(ctx, p, []string{lvKey(o.lv.Name)}, func(ctx context.Context) (f *os.File, err error) {
+		return f, p.do(ctx, &change{what: "open what volume " + o.name + " shows", act: func(ctx context.Context, v *view) error {
+			o := v.volumes[id]
+			if o == nil {
+				return fmt.Errorf("the loan %s of volume group %s: %w", id, p.vgName, ErrNotFound)
+			}
+			if err := p.up(ctx, v, o); err != nil {
+				return err
+			}
+			f, err = os.OpenFile(p.dm.Node(p.device(v, o.lv, "", udevVisible).name), os.O_RDONLY|unix.O_DIRECT, 0)
+			return err
+		}})
+	})
+}
+
+// recall takes the loan of that name away; nil if there is none. ErrInUse while it
+// is being read.
+func (p *Pool) recall(ctx context.Context, name string) error {
+	v, err := p.latest()
+	if err != nil {
+		return err
+	}
+	o := v.named[name]
+	if o == nil || o.lentTo == "" {
+		return nil
+	}
+	return p.DeleteVolume(ctx, o.lv.Name)
+}
+
+// loans takes loans away that nothing needs, until ctx ends.
+func (s *Set) loans(ctx context.Context) {
+	look := time.NewTicker(loanLook)
+	defer look.Stop()
+	for {
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return
+		}
+		if err := guard(klog.FromContext(ctx), func() error { return s.recallLoans(ctx) }); err != nil && ctx.Err() == nil {
+			klog.FromContext(ctx).Error(err, "Content that was lent for a copy stays; it is tried again")
+		}
+	}
+}
+
+// recallLoans takes the loans of a set's pools away from which nothing is copied: an
+// interruption, or the deletion of an unfinished volume, leaves them.
+func (s *Set) recallLoans(ctx context.Context) error {
+	var errs []error
+	for _, m := range s.members {
+		p, err := m.get()
+		if err != nil {
+			continue
+		}
+		v, err := p.latest()
+		if err != nil {
+			continue
+		}
+		for _, o := range v.volumes {
+			if o.lentTo == "" || o.deleted {
+				continue
+			}
+			to, name, _ := strings.Cut(o.lentTo, "/")
+			switch borrower, err := s.Pool(to); {
+			case errors.Is(err, ErrNotFound): // nobody could go on
+				errs = append(errs, p.recall(ctx, o.name))
+			case err == nil:
+				errs = append(errs, borrower.giveBack(ctx, name, p, o))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// giveBack has a loan of pool from taken away unless the volume of that name is
+// being copied from it.
+func (p *Pool) giveBack(ctx context.Context, name string, from *Pool, loan *volume) error {
+	release, err := p.keys.lock(ctx, nameKey(name))
+	if err != nil {
+		return err
+	}
+	defer release()
+	v, err := p.latest()
+	if err != nil {
+		return err
+	}
+	if o := v.named[name]; o != nil && o.copying != nil && o.copying.loan == loan.lv.ID {
+		return nil
+	}
+	return from.recall(ctx, loan.name)
+}
+
+// copyState is how far a volume is copied from another pool, as its tag has it.
+type copyState struct {
+	loan lvm2.ID      // of the pool that it is copied from
+	done size.Sectors // from the beginning
+}
+
+func (c copyState) String() string { return fmt.Sprintf("%s/%d", c.loan, uint64(c.done)) }
