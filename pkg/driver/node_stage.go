@@ -196,17 +196,19 @@ func foundType(ctx context.Context, v pool.Volume, device string) (string, error
 // prepare sees to it that the device has the volume's file system. One is made
 // only if the volume's own record says that there never was one, and the record
 // is changed before anybody can write: nothing that was used is ever formatted.
+//
+// A file system on record needs its superblock only. A probe also finds what its
+// users wrote to the end of the device, and what lay there before it grew.
 func prepare(ctx context.Context, p *pool.Pool, v pool.Volume, device filesystem.Device) error {
-	found, err := filesystem.Probe(ctx, device.Path)
-	if err != nil {
-		return err
+	if v.Formatted && !v.Foreign {
+		return onRecord(ctx, v, device)
 	}
+	found, err := filesystem.Probe(ctx, device.Path)
 	switch {
-	case v.Formatted && found == "":
-		return fmt.Errorf("%w: volume %s had a file system, or was copied from something, but %s has none; it will not be formatted",
-			filesystem.ErrContent, v.LV, device.Path)
-	case found != "" && found != device.Type:
-		return fmt.Errorf("%w: volume %s must have %s, %s has %s", filesystem.ErrContent, v.LV, device.Type, device.Path, found)
+	case err != nil:
+		return err
+	case found != "" && found != device.Type, v.Formatted && found == "":
+		return fmt.Errorf("%w: volume %s must have %s, %s has %q", filesystem.ErrContent, v.LV, device.Type, device.Path, found)
 	case v.Formatted:
 		return nil
 	case v.ReadOnly:
@@ -219,6 +221,25 @@ func prepare(ctx context.Context, p *pool.Pool, v pool.Volume, device filesystem
 		return err
 	}
 	return p.SetFormatted(ctx, v.LV)
+}
+
+// onRecord refuses a volume that had a file system, or was copied from something,
+// and has no superblock of it.
+func onRecord(ctx context.Context, v pool.Volume, device filesystem.Device) error {
+	has, err := device.HasSuperblock()
+	if has || err != nil {
+		return err
+	}
+	found, err := filesystem.Probe(ctx, device.Path)
+	instead := "nothing that is known"
+	switch {
+	case err != nil:
+		instead = err.Error()
+	case found != "":
+		instead = found
+	}
+	return fmt.Errorf("%w: volume %s had a file system, or was copied from something, but %s has no superblock of %s (found is %s); it will not be formatted",
+		filesystem.ErrContent, v.LV, device.Path, device.Type, instead)
 }
 
 // NodeUnstageVolume undoes NodeStageVolume, and what of it there is. If the

@@ -28,6 +28,7 @@ const (
 
 	ext4HasJournal    = 1 << 2 // compatible feature
 	ext4NeedsRecovery = 1 << 2 // incompatible feature: the journal is not empty
+	ext4JournalDevice = 1 << 3 // incompatible feature: only the journal of another file system
 )
 
 // btrfsLogRoot is where the tree is that has what was synchronised since the last

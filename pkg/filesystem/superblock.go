@@ -27,7 +27,7 @@ func superblockSize(r io.ReaderAt, fsType string) (size.Bytes, error) {
 	little, big := binary.LittleEndian, binary.BigEndian
 	var blocks, block uint64
 	switch {
-	case fsType == Ext4 && little.Uint16(sb[ext4Magic:]) == 0xef53:
+	case fsType == Ext4 && little.Uint16(sb[ext4Magic:]) == 0xef53 && little.Uint32(sb[ext4Incompat:])&ext4JournalDevice == 0:
 		if blocks = uint64(little.Uint32(sb[4:])); little.Uint32(sb[ext4Incompat:])&0x80 != 0 { // the feature "64bit"
 			blocks |= uint64(little.Uint32(sb[0x150:])) << 32
 		}
@@ -43,6 +43,24 @@ func superblockSize(r io.ReaderAt, fsType string) (size.Bytes, error) {
 		return size.Bytes(length), nil
 	}
 	return 0, fmt.Errorf("%w: its superblock tells of %d blocks of %d bytes", ErrContent, blocks, block)
+}
+
+// HasSuperblock reports whether the device begins with a superblock of its file
+// system. Unlike Probe it does not care what else the device looks like: a file
+// system's users may write any signature where no superblock of it lies.
+func (d Device) HasSuperblock() (bool, error) {
+	f, err := os.Open(d.Path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	switch _, err := superblockSize(f, d.Type); {
+	case errors.Is(err, errNoSuperblock):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("read %s superblock of %s: %w", d.Type, d.Path, err)
+	}
+	return true, nil
 }
 
 // growSlack is what a file system may leave unused at the end of its device:

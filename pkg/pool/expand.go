@@ -82,6 +82,11 @@ func (p *Pool) expand(ctx context.Context, lv string, required, limit size.Bytes
 			}
 			unknown = nil
 		}
+		if len(unknown) > 0 {
+			if err := t.blankEnds(ranges); err != nil {
+				return fmt.Errorf("preparing what volume %s/%s gains: %w", t.vg.Name, lv, err)
+			}
+		}
 		c := o.lv.Clone()
 		c.Segments = appendExtents(c.Segments, ranges...)
 		setUnknown(c, o.unknown.union(unknown))

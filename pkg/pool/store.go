@@ -34,6 +34,35 @@ func (t *edit) blankStore(ranges []lvm2.Range, chunk size.Bytes) error {
 	return nil
 }
 
+// signatureReach is how far from either end of a device a signature may lie that
+// others know it by: RAID metadata of a BIOS lie up to 1.5 MiB before its end.
+const signatureReach = 2 * size.MiB
+
+// blankEnds zeroes both ends of extents that are added to a volume: one of them is
+// the end of the device then, and nobody may find there what a former owner was.
+func (t *edit) blankEnds(ranges []lvm2.Range) error {
+	var total, start size.Bytes
+	for _, r := range ranges {
+		total += size.Bytes(r.Count) * t.extent()
+	}
+	head, tail := min(signatureReach, total), max(signatureReach, total)-signatureReach
+	for _, r := range ranges {
+		end := start + size.Bytes(r.Count)*t.extent()
+		for _, part := range [][2]size.Bytes{{start, min(end, head)}, {max(start, head, tail), end}} {
+			if part[0] >= part[1] {
+				continue
+			}
+			if err := t.writing(r, func(f *os.File, from int64) error {
+				return zeroRange(f, size.Bytes(from)+part[0]-start, part[1]-part[0])
+			}); err != nil {
+				return err
+			}
+		}
+		start = end
+	}
+	return nil
+}
+
 // formatStore makes a header in a live store that has none, before the layer is
 // frozen by the same edit. The kernel makes one when it first loads the snapshot, but a store
 // that is frozen while its volume is not active is only ever loaded read-only.
