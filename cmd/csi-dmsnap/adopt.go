@@ -29,17 +29,21 @@ of them read through one new layer, which gets a store of the pool's usual size.
 			if err != nil {
 				return err
 			}
-			a := pool.Adoption{LV: args[1], Name: name, Mode: pool.Filesystem, FSType: fsType}
+			ctx, cancel := context.WithTimeout(cmd.Context(), lookLimit)
+			defer cancel()
+			lv, err := o.logical(ctx, args[1], o.pool)
+			if err != nil {
+				return err
+			}
+			a := pool.Adoption{LV: lv, Name: name, Mode: pool.Filesystem, FSType: fsType}
 			if block {
 				a.Mode = pool.Block
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), lookLimit)
-			defer cancel()
-			if err := pool.Adopt(ctx, configs[0], pool.Options{}, a); err != nil {
+			if err := pool.Adopt(ctx, configs[0], by(), a); err != nil {
 				return err
 			}
 			return o.list(func(w io.Writer, found []*pool.Inspection) (any, error) {
-				v, err := findVolume(found, args[1])
+				v, err := named{name: lv, pool: o.pool}.volume(found)
 				if err != nil {
 					return nil, err
 				}

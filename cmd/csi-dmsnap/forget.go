@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cluster"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 )
 
 // forgetNode has the flags of the command of that name.
@@ -75,6 +76,9 @@ type forgotten struct {
 func (f forgetNode) run(ctx context.Context, w io.Writer, clients cluster.Clients, node string) error {
 	if err := checkOutput(f.output); err != nil {
 		return err
+	}
+	if id, is := handle.Parse(node); is {
+		return fmt.Errorf("%s is an id, of node %s; nothing was changed: give a node's name, all that is on it is forgotten", node, id.Node)
 	}
 	there, ready, err := clients.NodeReady(ctx, node)
 	if err != nil {

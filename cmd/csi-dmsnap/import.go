@@ -37,7 +37,7 @@ lie in the same group. One that the host uses is refused: it is mounted, swap, b
 another device or open otherwise, or an inner part of LVM2's.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.pool, o.output, spec.LV = args[0], "table", args[1]
+			o.pool, o.output = args[0], "table"
 			if mode != "" && mode != string(pool.Filesystem) && mode != string(pool.Block) {
 				return fmt.Errorf("mode %q: %s and %s are possible", mode, pool.Filesystem, pool.Block)
 			}
@@ -53,14 +53,17 @@ another device or open otherwise, or an inner part of LVM2's.`,
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), lookLimit)
 			defer cancel()
+			if spec.LV, err = o.logical(ctx, args[1], o.pool); err != nil {
+				return err
+			}
 			if static {
-				if err := pool.AllowStatic(ctx, configs[0], pool.Options{}, spec.LV, notSwap); err != nil {
+				if err := pool.AllowStatic(ctx, configs[0], by(), spec.LV, notSwap); err != nil {
 					return err
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "a static volume may name logical volume %s of pool %s\n", spec.LV, args[0])
 				return nil
 			}
-			v, err := pool.Import(ctx, configs[0], pool.Options{}, spec)
+			v, err := pool.Import(ctx, configs[0], by(), spec)
 			if err != nil {
 				return err
 			}
@@ -72,6 +75,7 @@ another device or open otherwise, or an inner part of LVM2's.`,
 			return nil
 		},
 	}
+	o.addFlags(cmd)
 	flags := cmd.Flags()
 	flags.StringVar(&o.config, "config", "/etc/csi-dmsnap/config.yaml", "YAML file that lists the pools")
 	flags.StringVar(&spec.Name, "name", "", "the volume's name in CSI; the logical volume's if not given")

@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/driver"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 )
 
@@ -35,7 +34,7 @@ On SIGTERM it ends what it is doing and exits; volumes in use are not touched.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.config, "config", "/etc/csi-dmsnap/config.yaml", "YAML file that lists the pools")
-	flags.StringVar(&f.endpoint, "endpoint", "unix:///var/lib/kubelet/plugins/"+driver.Name+"/csi.sock", "socket to serve at")
+	flags.StringVar(&f.endpoint, "endpoint", defaultEndpoint, "socket to serve at")
 	flags.StringVar(&f.nodeName, "node-name", "", "name of this node in the cluster (required)")
 	flags.StringVar(&f.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "the kubelet's root directory; no path outside of it is touched")
 	f.cluster.add(flags)

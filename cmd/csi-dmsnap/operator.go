@@ -16,6 +16,7 @@ import (
 
 // operator has the flags of the commands that look at pools.
 type operator struct {
+	here
 	config, pool, output string
 }
 
@@ -67,10 +68,17 @@ position counts from the newest.`,
 		},
 		{
 			Use: "tree VOLUME", Short: "Draw a volume's history and its devices", Args: cobra.ExactArgs(1),
-			Long: "Draw the history of a volume, given by its name or its logical volume's, and its devices in the kernel.",
+			Long: "Draw the history of a volume, given by its name, its logical volume's or its CSI id, and its devices in the kernel.",
 			RunE: func(cmd *cobra.Command, args []string) error {
+				n, err := o.resolve(cmd.Context(), args[0], o.pool)
+				if err != nil {
+					return err
+				}
+				if n.pool != "" {
+					o.pool = n.pool
+				}
 				return o.list(func(w io.Writer, found []*pool.Inspection) (any, error) {
-					v, err := findVolume(found, args[0])
+					v, err := n.volume(found)
 					if err != nil {
 						return nil, err
 					}
@@ -100,6 +108,7 @@ is 0 if all is well, 1 if something was found, 2 if it could not look.`,
 func (o *operator) commonFlags(c *cobra.Command) {
 	c.Flags().StringVar(&o.config, "config", "/etc/csi-dmsnap/config.yaml", "YAML file that lists the pools")
 	c.Flags().StringVarP(&o.output, "output", "o", "table", "table, or json for programs (lengths are in bytes)")
+	o.addFlags(c)
 }
 
 // pools returns the configurations of the pools to look at.
@@ -227,21 +236,4 @@ func volumesOf(found []*pool.Inspection) []pool.VolumeState {
 		all = append(all, i.Volumes...)
 	}
 	return all
-}
-
-// findVolume finds a volume by its name or its logical volume's.
-func findVolume(found []*pool.Inspection, name string) (pool.VolumeState, error) {
-	var matches []pool.VolumeState
-	for _, v := range volumesOf(found) {
-		if v.Name == name || v.LV == name {
-			matches = append(matches, v)
-		}
-	}
-	switch len(matches) {
-	case 0:
-		return pool.VolumeState{}, fmt.Errorf("no volume %q in the pools looked at", name)
-	case 1:
-		return matches[0], nil
-	}
-	return pool.VolumeState{}, fmt.Errorf("several volumes %q: give --pool, or the name of the logical volume", name)
 }

@@ -123,7 +123,7 @@ func TestFindVolume(t *testing.T) {
 	found := append(sample(), sample()...)
 	found[1].Volumes = found[1].Volumes[:1]
 	for name, ok := range map[string]bool{"pvc-1": true, "copy": true, "base": false, "none": false} {
-		v, err := findVolume(found, name)
+		v, err := named{name: name}.volume(found)
 		if (err == nil) != ok || ok && v.LV != "copy" {
 			t.Errorf("%s: %q, %v", name, v.LV, err)
 		}

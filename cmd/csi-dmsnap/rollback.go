@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -16,7 +15,7 @@ import (
 // rollbackCommand makes volumes what they were.
 func rollbackCommand() *cobra.Command {
 	var o operator
-	var dryRun bool
+	var dryRun, yes bool
 	c := &cobra.Command{
 		Use: "rollback VOLUME SNAPSHOT", Short: "Make a volume what it was at one of its snapshots", Args: cobra.ExactArgs(2),
 		Long: `Make a volume what it was when one of its snapshots was taken, in place: its
@@ -25,22 +24,33 @@ meanwhile. It can be used again at once, the content is copied in the background
 
 All snapshots stay, the newer ones too, until they are deleted: the volume can be
 rolled forward again to one of them. What was written since the newest snapshot is
-lost; take another one first if that may be needed.
+lost; take another one first if that may be needed. So it wants --yes: without that it
+says what it would do, or why it cannot, and changes nothing. Who did it is on record:
+csi-dmsnap tree shows it, and the driver logs it and makes an Event of it.
 
 The volume and the snapshot are given by name, by logical volume or by CSI id (of
 a PersistentVolume: spec.csi.volumeHandle, of a VolumeSnapshotContent:
-status.snapshotHandle). Run it on the volume's node, in the driver's pod: it can tell who uses
+status.snapshotHandle). An id of another node or pool is refused. Run it on the volume's node, in the driver's pod: it can tell who uses
 the volume only by the mounts that it sees. The driver may run or not.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if i, is := handle.Parse(args[0]); is && o.pool == "" {
-				o.pool = i.Pool
+			ctx, cancel := context.WithTimeout(cmd.Context(), lookLimit)
+			defer cancel()
+			dryRun := dryRun || !yes
+			of, err := o.resolve(ctx, args[0], o.pool)
+			if err != nil {
+				return err
+			}
+			if of.pool != "" {
+				o.pool = of.pool
+			}
+			to, err := o.resolve(ctx, args[1], o.pool)
+			if err != nil {
+				return err
 			}
 			configs, err := o.pools()
 			if err != nil {
 				return err
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), lookLimit)
-			defer cancel()
 			var found []*pool.Inspection
 			for _, c := range configs {
 				i, err := pool.Inspect(ctx, c, pool.Options{})
@@ -49,11 +59,14 @@ the volume only by the mounts that it sees. The driver may run or not.`,
 				}
 				found = append(found, i)
 			}
-			v, err := findVolume(found, lvOf(args[0]))
+			v, err := of.volume(found)
 			if err != nil {
 				return err
 			}
-			s, err := findSnapshot(found, v.Pool, lvOf(args[1]))
+			if to.pool != "" && to.pool != v.Pool {
+				return fmt.Errorf("%s is in pool %s, the volume is in pool %s; nothing was changed", args[1], to.pool, v.Pool)
+			}
+			s, err := to.snapshot(found, v.Pool)
 			if err != nil {
 				return err
 			}
@@ -61,7 +74,7 @@ the volume only by the mounts that it sees. The driver may run or not.`,
 				if c.Name != v.Pool {
 					continue
 				}
-				done, err := pool.Rollback(ctx, c, pool.Options{}, pool.RollbackSpec{Volume: v.LV, Snapshot: s.LV, DryRun: dryRun})
+				done, err := pool.Rollback(ctx, c, by(), pool.RollbackSpec{Volume: v.LV, Snapshot: s.LV, DryRun: dryRun})
 				if err != nil {
 					return err
 				}
@@ -73,28 +86,10 @@ the volume only by the mounts that it sees. The driver may run or not.`,
 	}
 	o.commonFlags(c)
 	c.Flags().StringVar(&o.pool, "pool", "", "the volume is in this pool")
-	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would be done, or why it cannot be")
+	c.Flags().BoolVar(&yes, "yes", false, "do it")
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would be done, or why it cannot be, as without --yes")
+	c.MarkFlagsMutuallyExclusive("yes", "dry-run")
 	return c
-}
-
-// lvOf returns the logical volume that a CSI id names, and any other name as it is.
-func lvOf(name string) string {
-	if i, is := handle.Parse(name); is {
-		return i.LV
-	}
-	return name
-}
-
-// findSnapshot finds a snapshot of a pool by its name or its logical volume's.
-func findSnapshot(found []*pool.Inspection, in, name string) (pool.LayerState, error) {
-	for _, v := range volumesOf(found) {
-		for _, l := range v.Layers {
-			if v.Pool == in && l.Name != "" && (l.Name == name || l.LV == name) {
-				return l, nil
-			}
-		}
-	}
-	return pool.LayerState{}, fmt.Errorf("no snapshot %q in pool %s", name, in)
 }
 
 // rollback is what the command says. Lengths are in bytes.
@@ -136,8 +131,10 @@ func (r rollback) text() string {
 	if r.Former != "" {
 		fmt.Fprintf(&b, "%s keeps the blocks of what it was, for its snapshots\n", r.Former)
 	}
-	if !r.DryRun {
-		fmt.Fprintf(&b, "it can be used; the driver copies it in the background, see: csi-dmsnap volumes\n")
+	if r.DryRun {
+		b.WriteString("\nNothing was changed. Give --yes to do it.\n")
+	} else {
+		b.WriteString("it can be used; the driver copies it in the background, see: csi-dmsnap volumes\n")
 	}
 	return b.String()
 }

@@ -20,6 +20,16 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
+// groupText is what LVM2 says of a group's logical volumes.
+func groupText(t *testing.T, group string) string {
+	t.Helper()
+	out, err := exec.Command("lvs", "-a", "-o", "lv_name,lv_size,lv_attr,lv_uuid,lv_tags", group).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
 // TestRollbackCommand rolls a volume back beside an open pool, which hydrates it.
 func TestRollbackCommand(t *testing.T) {
 	ctx := context.Background()
@@ -92,15 +102,56 @@ func TestRollbackCommand(t *testing.T) {
 		t.Errorf("dry run: %d, %s%s", code, out, complaint)
 	}
 	ok(p.Deactivate(ctx, v.LV))
-	volume := handle.ID{Node: "n", Pool: "fast", LV: v.LV}.String()
-	snapshot := handle.ID{Node: "n", Pool: "fast", LV: old.LV}.String()
-	out, complaint, code = program(t, "rollback", volume, snapshot, "-o", "json", "--config", config)
+	id := func(node, in, lv string) string { return handle.ID{Node: node, Pool: in, LV: lv}.String() }
+	volume, snapshot := id("n", "fast", v.LV), id("n", "fast", old.LV)
+	// Of another node or pool, though this one has both names; and nobody has said --yes.
+	before := groupText(t, "vgback")
+	for _, c := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"rollback", id("other", "fast", v.LV), snapshot, "--yes"}, 1, "is on node other, this is node n; nothing was changed"},
+		{[]string{"rollback", volume, id("other", "fast", old.LV), "--yes"}, 1, "is on node other"},
+		{[]string{"rollback", volume, id("n", "slow", old.LV), "--yes"}, 1, "is in pool slow, not in pool fast"},
+		{[]string{"rollback", "pvc-1", id("n", "slow", old.LV), "--yes"}, 1, "is in pool slow, the volume is in pool fast"},
+		{[]string{"rollback", id("n", "slow", v.LV), snapshot, "--yes"}, 1, "not in pool slow"},
+		{[]string{"rollback", id("n", "slow", v.LV), "snapshot-a", "--yes"}, 1, `no pool "slow"`},
+		{[]string{"rollback", id("n", "fast", "pvc"), snapshot, "--yes"}, 1, `no volume "pvc"`},
+		{[]string{"rollback", volume, "v1:n:fast", "--yes"}, 1, "is not an id"},
+		{[]string{"rollback", volume, snapshot, "--yes", "--dry-run"}, 1, "dry-run"},
+		{[]string{"rollback", volume, snapshot}, 0, "Nothing was changed. Give --yes"},
+		{[]string{"tree", id("other", "fast", v.LV)}, 1, "is on node other"},
+		{[]string{"tree", id("n", "slow", v.LV)}, 1, `no pool "slow"`},
+		{[]string{"tree", volume}, 0, "snapshot-a"},
+		{[]string{"import", "fast", id("other", "fast", v.LV)}, 1, "is on node other"},
+		{[]string{"import", "fast", id("n", "slow", v.LV), "--static"}, 1, "is in pool slow"},
+		{[]string{"adopt", "fast", id("other", "fast", v.LV), "--block"}, 1, "is on node other"},
+	} {
+		out, complaint, code := program(t, append(c.args, "--node-name", "n", "--config", config)...)
+		if code != c.code || !strings.Contains(out+complaint, c.want) {
+			t.Errorf("%v: %d, %s%s, want %d, %s", c.args, code, out, complaint, c.code, c.want)
+		}
+	}
+	if out, complaint, code := program(t, "rollback", volume, snapshot, "--yes", "--endpoint", "unix:///does/not/exist", "--config", config); code != 1 || !strings.Contains(complaint, "is not known, nothing was changed") {
+		t.Errorf("on a node without a name: %d, %s%s", code, out, complaint)
+	}
+	if after := groupText(t, "vgback"); after != before {
+		t.Errorf("what was refused changed the group:\n%s\nwas\n%s", after, before)
+	}
+	began := time.Now().Add(-time.Second)
+	out, complaint, code = program(t, "rollback", volume, snapshot, "--yes", "-o", "json", "--node-name", "n", "--config", config)
 	var done rollback
 	if err := json.Unmarshal([]byte(out), &done); err != nil || code != 0 {
 		t.Fatalf("rollback: %d, %v: %s%s", code, err, out, complaint)
 	}
 	if done.LV != v.LV || done.Volume != "pvc-1" || done.Snapshot != "snapshot-a" || done.Newest != "snapshot-b" || done.Former == "" || done.Size != v.Size {
 		t.Errorf("%+v", done)
+	}
+	for _, want := range []string{"(uid 0) on ", "back to snapshot snapshot-a, taken ", "its newest snapshot snapshot-b, taken "} {
+		if out, _, _ := program(t, "tree", volume, "--node-name", "n", "--config", config); !strings.Contains(out, want) {
+			t.Errorf("who did it: %q is not in\n%s", want, out)
+		}
 	}
 	path, err = p.Activate(ctx, v.LV)
 	ok(err)
@@ -132,6 +183,11 @@ func TestRollbackCommand(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatalf("not hydrated: %+v", states[v.LV])
 		}
+	}
+	deeds, err := p.Deeds() // of which the driver makes Events
+	ok(err)
+	if len(deeds) != 1 || deeds[0].LV != v.LV || deeds[0].Reason != pool.ReasonRolledBack || deeds[0].At.Before(began.Truncate(time.Second)) {
+		t.Errorf("on record: %+v", deeds)
 	}
 	if out, complaint, code := program(t, "check", "--config", config); code != 0 {
 		t.Errorf("check: %d, %s%s", code, out, complaint)

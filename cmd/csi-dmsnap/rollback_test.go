@@ -31,6 +31,8 @@ it can be used; the driver copies it in the background, see: csi-dmsnap volumes
 		{"nothing of it was kept, dry run", func() { done.Newest, done.Former = pool.Snapshot{}, "" }, true, `
 volume pvc-1 (fast/base, 1GiB) would be what it was at snapshot monday, taken 2026-11-22T10:00:00Z
 what was written to it is in no snapshot and would be lost
+
+Nothing was changed. Give --yes to do it.
 `},
 	} {
 		c.change()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 )
@@ -34,6 +35,9 @@ func printTree(w io.Writer, v pool.VolumeState) error {
 		name += " (" + v.Name + ")"
 	}
 	fmt.Fprintf(w, "%s/%s: %s\n", v.Pool, name, strings.Join(about, ", "))
+	if v.Deed != nil {
+		fmt.Fprintf(w, "%s at %s: %s\n", v.Deed.Reason, v.Deed.At.Format(time.RFC3339), v.Deed.What)
+	}
 	var rows [][]string
 	for i, l := range v.Layers {
 		branch := "├─ "

@@ -13,6 +13,7 @@ import (
 
 const (
 	reportEvery = 10 * time.Second // between two looks at the health of all
+	deedNews    = 24 * time.Hour   // for how long what somebody did is news
 	reportAgain = 10 * time.Minute // until the same thing is told again, if it went away in between
 )
 
@@ -30,12 +31,13 @@ type concern struct {
 // asks again whether a snapshot is well that was ready once.
 func (d *Driver) Report(ctx context.Context, tell func(context.Context, reports.Happening)) {
 	known := map[concern]time.Time{} // since when it is told, or when it was last seen
-	trash := map[string]size.Bytes{}
+	trash, deeds := map[string]size.Bytes{}, map[pool.Deed]bool{}
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
 	for {
 		d.reportNew(ctx, known, time.Now(), tell)
 		d.reportWiped(ctx, trash, tell)
+		d.reportDeeds(ctx, deeds, time.Now(), tell)
 		select {
 		case <-ctx.Done():
 			return
@@ -80,6 +82,31 @@ func (d *Driver) reportWiped(ctx context.Context, trash map[string]size.Bytes, t
 		trash[name] = max(trash[name], u.Trash)
 		if u.Trash == 0 {
 			delete(trash, name)
+		}
+	}
+}
+
+// reportDeeds tells what people did with volumes by commands, which may have run beside the
+// driver or before it. known is what was told.
+func (d *Driver) reportDeeds(ctx context.Context, known map[pool.Deed]bool, now time.Time, tell func(context.Context, reports.Happening)) {
+	for _, name := range d.pools.Names() {
+		p, err := d.pool(name)
+		if err != nil {
+			continue
+		}
+		deeds, err := p.Deeds()
+		if err != nil {
+			continue
+		}
+		for _, deed := range deeds {
+			if known[deed] || now.Sub(deed.At) > deedNews {
+				continue
+			}
+			known[deed] = true
+			tell(ctx, reports.Happening{
+				Kind: dmsnapv1.Happening_KIND_VOLUME, ID: d.id(p, deed.LV), Reason: deed.Reason, Lasting: true,
+				Message: fmt.Sprintf("%s: %s", deed.At.Format(time.RFC3339), deed.What),
+			})
 		}
 	}
 }

@@ -63,6 +63,9 @@ func newEvent(node string, h *dmsnapv1.Happening, about corev1.ObjectReference, 
 	which := fmt.Sprintf("%s %d", h.GetEpoch(), h.GetSequence())
 	if h.GetLasting() {
 		which = "" // there is but one in the life of the object
+		if reports.IsDeed(reason) {
+			which = message // which says when, and another one may follow
+		}
 	}
 	sum := sha256.Sum256([]byte(strings.Join([]string{node, h.GetKind().String(), h.GetId(), reason, string(about.UID), which}, "\n")))
 	name := about.Name

@@ -187,6 +187,31 @@ func TestEventsOnce(t *testing.T) {
 	expect(t, o, backEvent, lowEvent, lowEvent, lowEvent, lostEvent)
 }
 
+// What people did is told once, however often the node's process starts; the next time
+// again.
+func TestDeeds(t *testing.T) {
+	o := cluster()
+	deed := func(message string) reports.Happening {
+		return reports.Happening{Kind: dmsnapv1.Happening_KIND_VOLUME, ID: volume, Reason: "RolledBack", Message: message, Lasting: true}
+	}
+	const first, second = "10:00: root rolled back", "11:00: root rolled back"
+	for i, deeds := range [][]string{{first}, {first}, {first, second}} {
+		l := reports.NewLog()
+		for _, d := range deeds {
+			l.Add(t.Context(), deed(d))
+		}
+		address, stop := serve(t, l, "")
+		e := emitter(t, o, Node{Name: "n", Instance: fmt.Sprint(i), Addresses: []string{address}})
+		want := []string{"PersistentVolumeClaim ns/pvc Normal RolledBack: " + first}
+		if i == 2 {
+			want = append(want, "PersistentVolumeClaim ns/pvc Normal RolledBack: "+second)
+		}
+		expect(t, o, want...)
+		e.Close()
+		stop()
+	}
+}
+
 func TestEventsAPIServerFails(t *testing.T) {
 	o, l := cluster(), reports.NewLog()
 	var attempts atomic.Int32

@@ -83,7 +83,7 @@ func (p *Pool) adopt(t *edit, a Adoption) error {
 	switch {
 	case o == nil:
 		var err error
-		if o, err = t.adoptVolume(lv, a); err != nil {
+		if o, err = p.adoptVolume(t, lv, a); err != nil {
 			return err
 		}
 	case o.deleted:
@@ -127,7 +127,7 @@ func (p *Pool) adopt(t *edit, a Adoption) error {
 }
 
 // adoptVolume tags a logical volume of LVM2's as a volume.
-func (t *edit) adoptVolume(lv *lvm2.LV, a Adoption) (*volume, error) {
+func (p *Pool) adoptVolume(t *edit, lv *lvm2.LV, a Adoption) (*volume, error) {
 	name := cmp.Or(a.Name, a.LV)
 	_, ours := t.decoded[lv].(foreign)
 	switch {
@@ -151,6 +151,7 @@ func (t *edit) adoptVolume(lv *lvm2.LV, a Adoption) (*volume, error) {
 	if readOnlyLV(c) {
 		c.Tags = append(c.Tags, tag(tagReadOnly))
 	}
+	c.Tags = p.noted(c.Tags, ReasonAdopted, "made logical volume %s the volume %s", a.LV, name)
 	return &volume{lv: c, name: name, mode: a.Mode, fs: a.FSType, formatted: true}, t.put(c)
 }
 

@@ -37,6 +37,7 @@ type Config struct {
 type Options struct {
 	RunDir string    // directory of the pools' locks; /run/csi-dmsnap if empty
 	LVM    lvm2.Host // where LVM2 keeps its locks and hints; its defaults if empty
+	By     string    // who gives a command, for the record of what it changes; nothing is recorded if empty
 }
 
 const (

@@ -82,6 +82,7 @@ func (p *Pool) importLV(ctx context.Context, v *view, spec ImportSpec) (vol Volu
 	if mode == Filesystem {
 		c.Tags = append(c.Tags, tag(tagFS, fsType))
 	}
+	c.Tags = p.noted(c.Tags, ReasonImported, "made logical volume %s the volume %s", spec.LV, spec.Name)
 	now, err := p.retag(ctx, v, c)
 	if err != nil {
 		return Volume{}, err

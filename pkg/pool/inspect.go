@@ -62,6 +62,7 @@ type VolumeState struct {
 	FormerOf   string        `json:"formerOf,omitempty"`  // LV of the volume that this was until a rollback
 	Source     *Source       `json:"source,omitempty"`
 	SourcePool string        `json:"sourcePool,omitempty"` // that Source is in, if that is another one
+	Deed       *Deed         `json:"deed,omitempty"`       // what somebody did last with it by a command
 	Unwiped    size.Bytes    `json:"unwiped,omitempty"`    // what may hold an earlier owner's bytes
 	Active     bool          `json:"active"`
 	OpenCount  int           `json:"openCount"`
@@ -213,6 +214,7 @@ func (l *look) volumeState(o *volume) VolumeState {
 	if o.source.Kind != FromNothing {
 		s.Source, s.SourcePool = &o.source, o.sourcePool
 	}
+	s.Deed = deedOf(o.lv)
 	if from := v.layers[o.copyOf]; from != nil {
 		s.Hydration = &Hydration{Done: (from.length - o.hydrated.missing(from.length).size()).Bytes(), Total: from.length.Bytes()}
 	}

@@ -34,6 +34,7 @@ const (
 type Pool struct {
 	name    string
 	vgName  string
+	by      string // who gives the command for which it is there; "" of a driver's pool
 	config  Config
 	host    lvm2.Host
 	dm      *dm.Client

@@ -194,7 +194,8 @@ func (p *Pool) rollBack(ctx context.Context, t *edit, spec RollbackSpec) (Rolled
 	// All that the volume is called by and known for stays.
 	lv := o.lv.Clone()
 	lv.ID, lv.CreationTime, lv.CreationHost = lvm2.NewID(), time.Now(), p.host.Hostname
-	lv.Tags = dropTags(lv.Tags, tagHydrated)
+	lv.Tags = p.noted(dropTags(lv.Tags, tagHydrated), ReasonRolledBack, "rolled the volume back to snapshot %s, taken %s; what was written since %s is lost",
+		l.name, l.created.UTC().Format(time.RFC3339), r.lastKept())
 	lv.Segments = appendExtents(nil, ranges...)
 	setUnknown(lv, logicalOutside(t.clean, 0, ranges))
 	if r.Former, err = t.setAside(o); err != nil {
@@ -215,6 +216,14 @@ func (p *Pool) rollBack(ctx context.Context, t *edit, spec RollbackSpec) (Rolled
 		}
 	}
 	return r, p.removeDevice(ctx, info.Name, d.udev)
+}
+
+// lastKept names the last moment of what the volume was that is not lost.
+func (r RolledBack) lastKept() string {
+	if r.Newest.Name == "" { // it has no history of its own
+		return "its last rollback"
+	}
+	return fmt.Sprintf("its newest snapshot %s, taken %s,", r.Newest.Name, r.Newest.Created.UTC().Format(time.RFC3339))
 }
 
 // rolledBack describes the rollback of o to l.

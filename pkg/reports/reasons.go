@@ -17,11 +17,18 @@ const ReasonOther = "OtherCondition"
 // one: a node that somebody has taken over does not choose the words that
 // people filter and alert by.
 var reasons = []string{
-	"DeviceMissing", "DiskRefused", "DuplicateDisk", "ExtentsInUse", "FilesystemUnreachable", "ForkLost", "ForkStopped", "HydrationFailing",
+	"Adopted", "DeviceMissing", "DiskRefused", "DuplicateDisk", "ExtentsInUse", "FilesystemUnreachable", "ForkLost", "ForkStopped", "HydrationFailing", "Imported",
 	"MetadataDegraded", "MetadataFull", "MixedBlockSizes",
-	"PoolFull", "PoolUnavailable", "SnapshotLost", "SnapshotSpaceLow", "SnapshotsTooDeep", "SourceLost", "SourceUnreadable",
+	"PoolFull", "PoolUnavailable", "RolledBack", "SnapshotLost", "SnapshotSpaceLow", "SnapshotsTooDeep", "SourceLost", "SourceUnreadable",
 	"SpaceNotReclaimed", "SpaceReclaimed", "TransientLost", "TransientRestarted", "UnknownTags", "WritersHeld",
 }
+
+// deeds are those of what people did by commands. Each is told once, whatever becomes
+// of the node's process.
+var deeds = []string{"Adopted", "Imported", "RolledBack"}
+
+// IsDeed says whether a reason is of what somebody did.
+func IsDeed(reason string) bool { return slices.Contains(deeds, reason) }
 
 // Listed returns a reason and its message as they are told: a reason that is
 // not listed becomes a part of the message.

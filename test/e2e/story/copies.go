@@ -105,7 +105,7 @@ func (t *teller) rollBack(ctx context.Context, node string) error {
 	}
 	// The kubelet unmounts some time after the pod is gone; until then it is refused.
 	for {
-		_, err = install.Exec(ctx, t.Kubectl, node, "csi-dmsnap", "rollback", id, snapshot)
+		_, err = install.Exec(ctx, t.Kubectl, node, "csi-dmsnap", "rollback", id, snapshot, "--yes")
 		if err == nil || !strings.Contains(err.Error(), "use") {
 			break
 		}
