@@ -6,9 +6,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -281,4 +284,36 @@ func TestCopyToOtherExtents(t *testing.T) {
 			ok(t, to.Deactivate(ctx, v.LV))
 		})
 	}
+}
+
+// TestCopyOfABadSource: who copies what cannot be read is told so, and the copy
+// goes on where it was once it can be.
+func TestCopyOfABadSource(t *testing.T) {
+	disk := testDisks(t)[0]
+	reload := func(table string) { // the whole disk, with a hole that cannot be read
+		t.Helper()
+		for _, args := range [][]string{{"dmsetup", "suspend", "--noflush", "copysource"}, {"dmsetup", "load", "copysource", "--table", table}, {"dmsetup", "resume", "copysource"}} {
+			command(t, args[0], args[1:]...)
+		}
+	}
+	const offset = 2048 // so that lvm2 does not find the group on the disk itself
+	n := must(strconv.ParseUint(command(t, "blockdev", "--getsz", disk), 10, 64))(t) - offset
+	good := fmt.Sprintf("0 %d linear %s %d", n, disk, offset)
+	command(t, "dmsetup", "create", "copysource", "--table", good)
+	t.Cleanup(func() { command(t, "dmsetup", "remove", "--retry", "copysource") })
+	_, open := twoPools(t, func(from, _ *Config) { from.Devices = []string{"/dev/mapper/copysource"} })
+	from, to := open()
+	_, model := snapped(t, from, rand.New(rand.NewPCG(11, 12)), "base", 16*size.MiB)
+	v := must(from.latest())(t).named["base"]
+	hole := uint64(size.Sectors(v.lv.Segments[0].Stripes[0].Start)*must(from.latest())(t).vg.ExtentSize + must(from.latest())(t).vg.PVs[0].PEStart + (9 * size.MiB).Sectors())
+	reload(fmt.Sprintf("0 %d linear %s %d\n%[1]d 8 error\n%[4]d %[5]d linear %[2]s %[6]d", hole, disk, offset, hole+8, n-hole-8, offset+hole+8))
+	_, err := to.CopyVolume(t.Context(), VolumeSpec{Name: "restore", Mode: Block, Source: Source{FromSnapshot, "snapbase"}, SourcePool: "from"}, from)
+	if !errors.Is(err, syscall.EIO) || !strings.Contains(err.Error(), "reading") {
+		t.Fatalf("copying what cannot be read: %v", err)
+	}
+	if o := must(to.latest())(t).named["restore"]; o == nil || o.copying == nil {
+		t.Fatalf("the volume is %+v", o)
+	}
+	reload(good)
+	same(t, to, copied(t, to, VolumeSpec{Name: "restore", Mode: Block, Source: Source{FromSnapshot, "snapbase"}}, from), model)
 }
