@@ -47,7 +47,17 @@ func printPools(w io.Writer, found []*pool.Inspection) error {
 			i.Trash.String(), i.Foreign.String(), percent(i.Metadata), orDash(strings.Join(disks, ",")), i.ID,
 		})
 	}
-	return table(w, rows...)
+	left := [][]string{{"POOL", "LEFT-OUT", "WHY"}}
+	for _, i := range found {
+		for _, l := range i.LeftOut {
+			left = append(left, []string{i.Pool, l.Device, l.Why})
+		}
+	}
+	if err := table(w, rows...); err != nil || len(left) == 1 {
+		return err
+	}
+	fmt.Fprintln(w)
+	return table(w, left...)
 }
 
 // percent is how much is in use of the metadata that volumes and snapshots can be made with.

@@ -48,7 +48,14 @@ func identify(info os.FileInfo) (identity, error) {
 	case info.Mode().IsRegular():
 		return identity{dev: uint64(st.Dev), ino: st.Ino}, nil
 	}
-	return identity{}, fmt.Errorf("it is neither a block device nor a regular file: %w", ErrInvalid)
+	kind := "something else"
+	switch {
+	case info.IsDir():
+		kind = "a directory"
+	case info.Mode()&os.ModeCharDevice != 0:
+		kind = "a character device"
+	}
+	return identity{}, fmt.Errorf("it is %s, neither a block device nor a regular file: %w", kind, ErrInvalid)
 }
 
 // openDevice opens a device. With os.O_EXCL it fails if the device is mounted or

@@ -41,6 +41,10 @@ var (
 	ErrUncertain = errors.New("metadata was not written, or not everywhere")
 	// ErrInUse: the device is mounted, or a part of something else.
 	ErrInUse = errors.New("device is in use")
+	// ErrPartitioned: the device has partitions.
+	ErrPartitioned = errors.New("device has partitions")
+	// ErrWriteProtected: the device is read-only.
+	ErrWriteProtected = errors.New("device is read-only")
 	// ErrNotBlank: the device holds something.
 	ErrNotBlank = errors.New("device is not blank")
 	// ErrBlockSize: the device has logical blocks of another size than the volume group's disks.

@@ -34,9 +34,9 @@ func prepare(paths []string, vg *VG, metadataSize, alignment size.Bytes) (*fresh
 	}
 	seen := map[identity]string{}
 	for _, path := range paths {
-		d, err := openDevice(path, os.O_RDWR|os.O_EXCL)
+		d, err := openFree(path, os.O_RDWR)
 		if err != nil {
-			return fresh, err
+			return fresh, fmt.Errorf("device %s: %w", path, err)
 		}
 		fresh.devices = append(fresh.devices, d)
 		if other, ok := seen[d.id]; ok {
@@ -58,10 +58,10 @@ func prepare(paths []string, vg *VG, metadataSize, alignment size.Bytes) (*fresh
 // plan lays out a physical volume as pvcreate does: label, metadata area, and
 // the extents from the next aligned byte on.
 func (f *freshDisks) plan(d *device, vg *VG, metadataSize, alignment size.Bytes) error {
-	dataStart := (metadataStart + metadataSize).RoundUp(alignment)
 	extent := vg.ExtentSize.Bytes()
-	if d.size < dataStart+extent {
-		return fmt.Errorf("device %s has %v, less than %v of metadata and an extent of %v: %w", d.path, d.size, dataStart, extent, ErrTooSmall)
+	dataStart, err := d.dataStart(extent, metadataSize, alignment)
+	if err != nil {
+		return fmt.Errorf("device %s: %w", d.path, err)
 	}
 	count := Extents((d.size - dataStart) / extent)
 	if count > maxExtents {
@@ -88,38 +88,22 @@ func (f *freshDisks) plan(d *device, vg *VG, metadataSize, alignment size.Bytes)
 	return nil
 }
 
+// dataStart is where the extents of a physical volume on d begin.
+func (d *device) dataStart(extent, metadataSize, alignment size.Bytes) (size.Bytes, error) {
+	start := (metadataStart + metadataSize).RoundUp(alignment)
+	if d.size < start+extent {
+		return 0, fmt.Errorf("%w: it has %v, less than %v of metadata and an extent of %v", ErrTooSmall, d.size, start, extent)
+	}
+	return start, nil
+}
+
 // checkBlank accepts devices without content, and those that an interruption
 // left as physical volumes that are in no volume group.
 func (f *freshDisks) checkBlank(vg *VG) error {
-	content := map[*device]string{}
-	var disks []*disk
+	content := contents(f.devices, vg)
 	for _, d := range f.devices {
-		found, err := d.signature()
-		if err != nil {
-			return err
-		}
-		if found == "" {
-			continue
-		}
-		content[d] = found
-		p, err := inspect(d)
-		if err != nil {
-			return errors.Join(err, notBlank(d, found))
-		}
-		if p != nil {
-			disks = append(disks, p)
-		}
-	}
-	for _, p := range disks {
-		if p.unfinished(vg, disks) {
-			delete(content, p.device)
-		} else if len(p.areas) > 0 && p.areas[0].about.name != "" {
-			content[p.device] += " of volume group " + p.areas[0].about.name
-		}
-	}
-	for _, d := range f.devices {
-		if content[d] != "" {
-			return notBlank(d, content[d])
+		if err := content[d]; err != nil {
+			return fmt.Errorf("device %s: %w", d.path, err)
 		}
 	}
 	return nil
@@ -129,23 +113,31 @@ func (f *freshDisks) checkBlank(vg *VG) error {
 // each other: a logical volume that spans both has the larger ones, with which a
 // file system from the smaller cannot be used.
 func (f *freshDisks) checkBlocks(vg *VG) error {
-	var kinds []size.Bytes
-	for _, pv := range vg.PVs {
-		if pv.BlockSize != 0 {
-			kinds = append(kinds, pv.BlockSize)
-		}
-	}
+	kinds := vg.blockSizes()
 	for _, d := range f.devices {
-		if len(kinds) > 0 && !slices.Contains(kinds, d.unit) {
-			return fmt.Errorf("device %s has logical blocks of %d bytes, others of the volume group have %d: %w", d.path, uint64(d.unit), uint64(kinds[0]), ErrBlockSize)
+		if err := d.checkBlocks(kinds); err != nil {
+			return fmt.Errorf("device %s: %w", d.path, err)
 		}
 		kinds = append(kinds, d.unit)
 	}
 	return nil
 }
 
-func notBlank(d *device, content string) error {
-	return fmt.Errorf("device %s has a signature: %s: %w: if nobody needs its content, wipe it with wipefs or pvremove", d.path, content, ErrNotBlank)
+// blockSizes lists the logical block sizes of the physical volumes, as often as they are.
+func (vg *VG) blockSizes() (kinds []size.Bytes) {
+	for _, pv := range vg.PVs {
+		if pv.BlockSize != 0 {
+			kinds = append(kinds, pv.BlockSize)
+		}
+	}
+	return kinds
+}
+
+func (d *device) checkBlocks(kinds []size.Bytes) error {
+	if len(kinds) > 0 && !slices.Contains(kinds, d.unit) {
+		return fmt.Errorf("%w: %d bytes, others of the volume group have %d", ErrBlockSize, uint64(d.unit), uint64(kinds[0]))
+	}
+	return nil
 }
 
 // unfinished recognises what CreateVG and Extend, or their like in lvm2, leave

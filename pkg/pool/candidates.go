@@ -1,7 +1,6 @@
 package pool
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,23 +22,6 @@ func (c Config) search(h lvm2.Host) lvm2.Search {
 // chosen says whether the configuration says which devices are the pool's.
 func (c Config) chosen() bool { return len(c.Devices) > 0 || c.File != "" }
 
-// devices lists the devices that the configuration means, less those that lie on
-// volumes of a pool.
-func (c Config) devices() ([]string, error) {
-	devices, err := c.matches()
-	if err != nil {
-		return nil, err
-	}
-	if c.File != "" {
-		loop, err := loopOf(c.File)
-		if err != nil || loop == "" {
-			return nil, err
-		}
-		devices = append(devices, loop)
-	}
-	return slices.DeleteFunc(devices, func(path string) bool { return c.onPool(path) }), nil
-}
-
 // onPool says whether a device lies on a logical volume of one of the node's
 // pools, whatever is in between.
 func (c Config) onPool(path string) bool {
@@ -47,20 +29,6 @@ func (c Config) onPool(path string) bool {
 	return err == nil && slices.ContainsFunc(stack, func(l lvm2.Layer) bool {
 		return l.Group != "" && (l.Group == c.VolumeGroup || slices.Contains(c.Groups, l.Group))
 	})
-}
-
-// matches lists what the configuration's patterns match now.
-func (c Config) matches() ([]string, error) {
-	var devices []string
-	for _, glob := range c.Devices {
-		found, err := filepath.Glob(glob)
-		if err != nil {
-			return nil, fmt.Errorf("%w: device pattern %q: %w", ErrInvalid, glob, err)
-		}
-		devices = append(devices, found...)
-	}
-	slices.Sort(devices)
-	return slices.Compact(devices), nil
 }
 
 // otherDevices lists the machine's block devices that may be physical volumes

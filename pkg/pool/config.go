@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"sync"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
@@ -38,6 +39,8 @@ type Options struct {
 	RunDir string    // directory of the pools' locks; /run/csi-dmsnap if empty
 	LVM    lvm2.Host // where LVM2 keeps its locks and hints; its defaults if empty
 	By     string    // who gives a command, for the record of what it changes; nothing is recorded if empty
+
+	told *sync.Map // what earlier attempts to open the pool have logged of its devices
 }
 
 const (
@@ -69,6 +72,9 @@ func (c Config) withDefaults() Config {
 func (o Options) withDefaults() Options {
 	if o.RunDir == "" {
 		o.RunDir = defaultRunDir
+	}
+	if o.told == nil {
+		o.told = &sync.Map{}
 	}
 	if o.LVM.DevicesFile == "" {
 		o.LVM.DevicesFile = lvm2.DevicesFile("/etc/lvm")

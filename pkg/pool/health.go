@@ -95,8 +95,10 @@ func (p *Pool) PoolHealth(context.Context) []Condition {
 			out = append(out, Condition{Inaccessible, "DeviceMissing", fmt.Sprintf("physical volume %s of volume group %s is missing", pv.ID, v.vg.Name)})
 		}
 	}
-	for _, why := range p.refused {
-		out = append(out, Condition{Degraded, "DiskRefused", why})
+	for _, l := range p.leftOut {
+		if l.refused {
+			out = append(out, Condition{Degraded, "DiskRefused", l.text()})
+		}
 	}
 	if why := v.mixed(); why != "" {
 		out = append(out, Condition{Degraded, "MixedBlockSizes", why})

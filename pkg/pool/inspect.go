@@ -35,6 +35,7 @@ type PoolState struct {
 	Foreign     size.Bytes `json:"foreign"` // of logical volumes that are not ours, and what nobody can use
 	Metadata    Metadata   `json:"metadata"`
 	Disks       []Disk     `json:"disks"`
+	LeftOut     []LeftOut  `json:"leftOut,omitempty"` // what the configuration would add to it, and cannot
 }
 
 // Disk is a physical volume.
@@ -142,6 +143,7 @@ func Inspect(ctx context.Context, c Config, o Options) (*Inspection, error) {
 		return nil, err
 	}
 	out := &Inspection{PoolState: l.poolState(), Volumes: []VolumeState{}}
+	out.LeftOut = i.leftOut(l.view)
 	for _, o := range l.view.volumes {
 		s := l.volumeState(o)
 		if top := l.at(o.lv, ""); top != nil {

@@ -44,6 +44,11 @@ func (i *inspector) open(ctx context.Context, open openGroup) (err error) {
 	if errors.Is(err, lvm2.ErrNotFound) && p.config.File != "" {
 		return fmt.Errorf("%w: no loop device has volume group %s; the driver attaches %s when it starts", ErrUnavailable, p.vgName, p.config.File)
 	}
+	if errors.Is(err, lvm2.ErrNotFound) && p.config.Create {
+		if devices, left, chosen := p.config.choose(nil); chosen == nil {
+			err = errors.Join(err, p.config.hindrance(devices, left))
+		}
+	}
 	if err != nil {
 		return p.config.notOpened(err)
 	}

@@ -85,8 +85,10 @@ func (i *inspector) verify(ctx context.Context) (*report, error) {
 	if why := l.view.mixed(); why != "" {
 		r.add("MixedBlockSizes", l.view.vg.Name, "move the volumes to disks of one kind with pvmove, and take the others out with vgreduce", "%s", why)
 	}
-	for _, why := range i.refused(l.view) {
-		r.add("DiskRefused", l.view.vg.Name, "make another pool of it, or take it out of devices", "%s", why)
+	for _, left := range i.leftOut(l.view) {
+		if left.refused {
+			r.add("DiskRefused", l.view.vg.Name, "make another pool of it, or take it out of devices", "%s", left.text())
+		}
 	}
 	r.checkMetadata(l.view)
 	r.checkDevices(l)
@@ -103,23 +105,17 @@ func (i *inspector) verify(ctx context.Context) (*report, error) {
 	return r, nil
 }
 
-// refused says which of the devices that the configuration would add to the group
-// cannot be added for their block size.
-func (i *inspector) refused(v *view) (why []string) {
-	c, kinds := i.pool.config, v.kinds()
-	if !c.Create || len(kinds) == 0 {
+// leftOut says which of the devices that the configuration would add to the group
+// cannot be added.
+func (i *inspector) leftOut(v *view) []LeftOut {
+	if !i.pool.config.Create {
 		return nil
 	}
-	devices, err := c.devices()
+	_, left, err := i.pool.config.choose(v.vg)
 	if err != nil {
-		return []string{err.Error()}
+		return []LeftOut{{Why: err.Error()}}
 	}
-	for _, d := range devices {
-		if block, err := lvm2.BlockSize(d); err == nil && !slices.Contains(kinds, block) {
-			why = append(why, otherKind(d, block, kinds[0]))
-		}
-	}
-	return why
+	return left
 }
 
 // report collects what is found.

@@ -129,7 +129,7 @@ func (v *view) mixed() string {
 
 // ofOneKind returns those of the devices of a new group that have the same block
 // size, as most have it or else the first, and the others with the reason.
-func ofOneKind(devices []string) (kept []string, refused []string, err error) {
+func ofOneKind(devices []string) (kept []string, refused []LeftOut, err error) {
 	count, blocks := map[size.Bytes]int{}, make([]size.Bytes, len(devices))
 	for i, d := range devices {
 		if blocks[i], err = lvm2.BlockSize(d); err != nil {
@@ -147,12 +147,13 @@ func ofOneKind(devices []string) (kept []string, refused []string, err error) {
 		if blocks[i] == kind {
 			kept = append(kept, d)
 		} else {
-			refused = append(refused, otherKind(d, blocks[i], kind))
+			refused = append(refused, otherKind(d, fmt.Errorf("%w: %d bytes, the pool's disks have %d", lvm2.ErrBlockSize, uint64(blocks[i]), uint64(kind))))
 		}
 	}
 	return kept, refused, nil
 }
 
-func otherKind(device string, block, kind size.Bytes) string {
-	return fmt.Sprintf("device %s has logical blocks of %d bytes, the pool's disks have %d: it is not added, no file system could move between them; make another pool of it", device, uint64(block), uint64(kind))
+// otherKind is a device with other logical blocks than the pool's disks have.
+func otherKind(device string, why error) LeftOut {
+	return LeftOut{device, why.Error() + "; no file system could move between them: make another pool of it", true, false}
 }

@@ -41,7 +41,8 @@ type Pool struct {
 	store   *lvm2.Store // used by the committer only
 	log     klog.Logger
 	unhold  func() error // releases the pool's lock; nil: it is not the pool's to release
-	refused []string     // why configured devices were not added to the group, when it was opened
+	leftOut []LeftOut    // devices that the configuration means and that are not the group's, when it was opened
+	told    *sync.Map    // why by the path of the device: what was logged of them
 	blank   bool         // the group's extents all hold zeroes, it was just made on a new file
 	maps    []mapping    // what the kernel's devices map of the group, asked at most once a batch; used by the committer only
 
@@ -110,7 +111,7 @@ func Open(ctx context.Context, c Config, o Options) (*Pool, error) {
 // is checked and has its defaults.
 func openHeld(ctx context.Context, c Config, o Options) (*Pool, error) {
 	p := &Pool{
-		name: c.Name, vgName: c.VolumeGroup, config: c, host: o.LVM,
+		name: c.Name, vgName: c.VolumeGroup, config: c, host: o.LVM, told: o.told,
 		log:     klog.FromContext(ctx).WithValues("pool", c.Name),
 		changes: make(chan *change), urgent: make(chan *change), stopped: make(chan struct{}),
 		keys: keyed{held: map[string][]chan struct{}{}}, scrubs: scrubs{jobs: map[string]*scrubJob{}},

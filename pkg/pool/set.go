@@ -46,6 +46,7 @@ type member struct {
 // pool was tried once. The pools stay when ctx ends: Close closes them.
 func OpenSet(ctx context.Context, configs []Config, o Options) (*Set, error) {
 	s := &Set{}
+	o = o.withDefaults()
 	var groups []string
 	for _, c := range configs {
 		groups = append(groups, c.withDefaults().VolumeGroup)
@@ -59,8 +60,9 @@ func OpenSet(ctx context.Context, configs []Config, o Options) (*Set, error) {
 		if slices.ContainsFunc(s.members, func(m *member) bool { return m.config.Name == c.Name }) {
 			return nil, fmt.Errorf("%w: two pools have the name %s", ErrInvalid, c.Name)
 		}
+		o.told = &sync.Map{} // of this pool
 		s.members = append(s.members, &member{
-			config: c, options: o.withDefaults(), err: errors.New("it is being opened"),
+			config: c, options: o, err: errors.New("it is being opened"),
 			held: make(chan struct{}), tried: make(chan struct{}), ended: make(chan struct{}),
 		})
 	}
@@ -232,5 +234,8 @@ func (m *member) pause(ctx context.Context, wait time.Duration, seen []string) {
 func (m *member) devices() []string {
 	all, _ := blockDevices() // an attempt to open the pool tells what is wrong
 	matches, _ := m.config.matches()
-	return append(all, matches...)
+	for _, d := range matches {
+		all = append(all, d.path)
+	}
+	return all
 }

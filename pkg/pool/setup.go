@@ -6,13 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
@@ -63,89 +60,96 @@ func (p *Pool) openGroup(ctx context.Context) (*lvm2.Store, error) {
 	if err == nil && !create {
 		return store, nil
 	}
-	var devices []string
-	if create {
-		if devices, err = p.config.devices(); err != nil {
-			return nil, err
-		}
-	}
 	switch {
 	case store != nil:
-		p.extendGroup(ctx, store, devices)
+		p.extendGroup(ctx, store)
 		return store, nil
 	case !create || len(p.config.VolumeGroupIDs) > 0:
 		return nil, p.config.notFound(err)
-	case len(devices) == 0:
-		return nil, fmt.Errorf("%w: no device matches %s", ErrUnavailable, strings.Join(p.config.Devices, " "))
 	}
-	if err := p.config.checkElsewhere(ctx, p.host); err != nil {
-		return nil, err
-	}
-	devices, refused, err := ofOneKind(devices)
-	if err != nil {
-		return nil, err
-	}
-	p.refuse(refused...)
-	if err := lvm2.CreateVG(ctx, p.host, p.vgName, devices, lvm2.CreateOptions{Namesake: true}); err != nil {
+	if err := p.createGroup(ctx); err != nil {
 		return nil, unavailable(err)
 	}
 	p.blank = blank
-	p.log.Info("Created volume group", "volumeGroup", p.vgName, "devices", devices)
 	if store, err = lvm2.FindVG(ctx, p.host, p.vgName, search); err != nil {
 		return nil, unavailable(err)
 	}
 	return store, nil
 }
 
+// createGroup makes the volume group of what is fit for it.
+func (p *Pool) createGroup(ctx context.Context) error {
+	devices, left, err := p.config.choose(nil)
+	if err != nil {
+		return err
+	}
+	if err := p.config.hindrance(devices, left); err != nil {
+		p.leaveOut(left)
+		return err
+	}
+	if err := p.config.checkElsewhere(ctx, p.host); err != nil {
+		return err
+	}
+	devices, other, err := ofOneKind(devices)
+	if err != nil {
+		return err
+	}
+	p.leaveOut(append(left, other...))
+	if err := lvm2.CreateVG(ctx, p.host, p.vgName, devices, lvm2.CreateOptions{Namesake: true}); err != nil {
+		return err
+	}
+	p.log.Info("Created volume group", "volumeGroup", p.vgName, "devices", devices)
+	return nil
+}
+
 // extendGroup adds those of the configured devices that are blank. One that
 // holds something is left alone: it must not keep the pool from being served.
-func (p *Pool) extendGroup(ctx context.Context, store *lvm2.Store, devices []string) {
-	ours, err := p.physicalVolumes(ctx, store)
+func (p *Pool) extendGroup(ctx context.Context, store *lvm2.Store) {
+	vg, err := p.readGroup(ctx, store)
+	if err != nil {
+		p.log.Error(err, "The volume group was not extended")
+		return
+	}
+	devices, left, err := p.config.choose(vg)
 	if err != nil {
 		p.log.Error(err, "The volume group was not extended")
 		return
 	}
 	for _, d := range devices {
-		// A pattern may match links: what counts is the device behind them.
-		dev, err := dm.DeviceOf(d)
-		if err == nil && slices.Contains(ours, dev) {
+		if err := store.Extend(ctx, []string{d}); err != nil {
+			left = append(left, LeftOut{Device: d, Why: err.Error()})
 			continue
 		}
-		err = store.Extend(ctx, []string{d})
-		switch {
-		case errors.Is(err, lvm2.ErrBlockSize):
-			p.refuse(err.Error())
-		case err != nil:
-			p.log.Error(err, "A device that matches the configuration was not added to the volume group", "device", d)
-		default:
-			p.log.Info("Added a device to the volume group", "volumeGroup", p.vgName, "device", d)
+		p.log.Info("Added a device to the volume group", "volumeGroup", p.vgName, "device", d)
+	}
+	p.leaveOut(left)
+}
+
+// leaveOut notes which of the devices that the configuration means are not the
+// pool's, and logs what was not logged before.
+func (p *Pool) leaveOut(left []LeftOut) {
+	p.leftOut = left
+	now := map[any]bool{}
+	for _, l := range left {
+		now[l.Device] = true
+		if former, known := p.told.Swap(l.Device, l.Why); !known || former != l.Why {
+			p.log.Info("A device that matches the configuration is left out", "device", l.Device, "why", l.Why)
 		}
 	}
+	p.told.Range(func(device, _ any) bool {
+		if !now[device] {
+			p.told.Delete(device)
+		}
+		return true
+	})
 }
 
-// refuse notes why devices that the configuration names are not the pool's.
-func (p *Pool) refuse(why ...string) {
-	for _, w := range why {
-		p.log.Info("A device that matches the configuration is refused", "why", w)
-	}
-	p.refused = append(p.refused, why...)
-}
-
-// physicalVolumes lists the devices that the group has.
-func (p *Pool) physicalVolumes(ctx context.Context, store *lvm2.Store) (devices []dm.Device, err error) {
+// readGroup returns the group as it is on the disks.
+func (p *Pool) readGroup(ctx context.Context, store *lvm2.Store) (vg *lvm2.VG, err error) {
 	lock, err := p.host.LockVG(ctx, p.vgName, lvm2.Shared)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
-	vg, err := store.Read(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, pv := range vg.PVs {
-		if dev, err := dm.DeviceOf(pv.Device); err == nil {
-			devices = append(devices, dev)
-		}
-	}
-	return devices, nil
+	return store.Read(ctx)
 }

@@ -1,0 +1,236 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// LeftOut is a device that the configuration means and that is not the pool's.
+type LeftOut struct {
+	Device  string `json:"device"`
+	Why     string `json:"why"`
+	refused bool   // and people must know: the configuration names it, or it has other logical blocks
+	hinders bool   // no group is made without it
+}
+
+func (l LeftOut) text() string { return "device " + l.Device + ": " + l.Why }
+
+// match is a device that the configuration names, or that one of its patterns
+// matches.
+type match struct {
+	path  string    // the first of its names
+	dev   dm.Device // zero if why says that it is none
+	named bool      // by its path, and not by a pattern
+	why   error     // why it cannot be a disk of a pool at all
+
+	unclear bool // nobody can say what is on it
+}
+
+// matches lists the devices that the configuration means, each once, whatever
+// links there are to it: those that it names first.
+func (c Config) matches() ([]match, error) {
+	named, matched := []string(nil), []string(nil)
+	for _, pattern := range c.Devices {
+		found, err := filepath.Glob(pattern)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("%w: device pattern %q: %w", ErrInvalid, pattern, err)
+		case !strings.ContainsAny(pattern, `*?[\`):
+			named = append(named, pattern)
+		default:
+			matched = append(matched, found...)
+		}
+	}
+	if c.File != "" {
+		loop, err := loopOf(c.File)
+		if err != nil {
+			return nil, err
+		}
+		if loop != "" {
+			named = append(named, loop)
+		}
+	}
+	slices.Sort(named)
+	slices.Sort(matched)
+	var out []match
+	for i, path := range slices.Concat(named, matched) {
+		m := match{path: path, named: i < len(named)}
+		m.dev, m.why = blockDevice(path)
+		known := func(o match) bool { return o.path == path || m.why == nil && o.dev == m.dev }
+		if slices.ContainsFunc(out, known) {
+			continue
+		}
+		if m.why == nil && c.onPool(path) {
+			m.why = errors.New("it lies on a logical volume of a pool")
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+// blockDevice returns the number of the block device at a path.
+func blockDevice(path string) (dm.Device, error) {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return dm.Device{}, err
+	case info.IsDir():
+		return dm.Device{}, errors.New("it is a directory")
+	case info.Mode()&os.ModeCharDevice != 0:
+		return dm.Device{}, errors.New("it is a character device")
+	case info.Mode()&os.ModeDevice == 0:
+		return dm.Device{}, errors.New("it is no block device")
+	}
+	return dm.DeviceOf(path)
+}
+
+// devices lists the block devices that the configuration means.
+func (c Config) devices() ([]string, error) {
+	all, err := c.matches()
+	var paths []string
+	for _, m := range all {
+		if m.why == nil {
+			paths = append(paths, m.path)
+		}
+	}
+	return paths, err
+}
+
+// choose returns those of the devices that the configuration means of which a
+// volume group can be made, or by which vg can grow if it is not nil, and says of the
+// others why they cannot, but for those that vg has.
+func (c Config) choose(vg *lvm2.VG) (devices []string, left []LeftOut, err error) {
+	all, err := c.matches()
+	if err != nil {
+		return nil, nil, err
+	}
+	ours := map[dm.Device]bool{}
+	if vg != nil {
+		for _, pv := range vg.PVs {
+			if dev, err := dm.DeviceOf(pv.Device); err == nil {
+				ours[dev] = true
+			}
+		}
+	}
+	looked := map[string]match{}
+	var paths []string
+	for _, m := range all {
+		if m.why == nil && ours[m.dev] {
+			continue
+		}
+		if m.why == nil {
+			m.why = waits(m.path)
+			m.unclear = m.why != nil
+		}
+		if m.why != nil {
+			missing := errors.Is(m.why, os.ErrNotExist) // it may come, or another node has it
+			left = append(left, LeftOut{m.path, m.why.Error(), m.named && !missing, m.named && !missing || m.unclear})
+			continue
+		}
+		looked[m.path] = m
+		paths = append(paths, m.path)
+	}
+	fit, unfit := lvm2.Fit(paths, vg)
+	for _, path := range fit {
+		if why := looked[path].unnamed(all); why != nil {
+			left = append(left, LeftOut{Device: path, Why: why.Error()})
+		} else {
+			devices = append(devices, path)
+		}
+	}
+	for _, u := range unfit {
+		m := looked[u.Device]
+		if errors.Is(u.Err, lvm2.ErrBlockSize) {
+			left = append(left, otherKind(u.Device, u.Err))
+			continue
+		}
+		ownUser := vg == nil && slices.Contains(lvm2.GroupsOn(u.Device), c.VolumeGroup)
+		left = append(left, LeftOut{u.Device, u.Err.Error(), m.named, m.named || !u.Certain() || ownUser})
+	}
+	slices.SortFunc(left, func(a, b LeftOut) int { return strings.Compare(a.Device, b.Device) })
+	return devices, left, nil
+}
+
+// waits says why a device is not even looked at.
+func waits(path string) error {
+	stack, err := lvm2.Stack(path)
+	if err == nil && slices.ContainsFunc(stack, func(l lvm2.Layer) bool { return l.Suspended }) {
+		err = errors.New("it is suspended, reading it would wait")
+	}
+	return err
+}
+
+// unnamed says why a device that is fit is not taken unless it is named.
+func (m match) unnamed(all []match) error {
+	if m.named {
+		return nil
+	}
+	if stack, err := lvm2.Stack(m.path); err != nil {
+		return err
+	} else if group := stack[0].Group; group != "" {
+		return fmt.Errorf("it is a logical volume of %s: name it by its path if it is meant", group)
+	}
+	// Such a partition may belong to the firmware or the boot loader, which leave no signature.
+	for _, o := range all {
+		if o.why == nil && o.dev == m.disk() {
+			return fmt.Errorf("it is a partition of %s, which matches too: name it by its path if it is meant", realPath(o.path))
+		}
+	}
+	return nil
+}
+
+// disk returns the disk of a partition, zero of what is none.
+func (m match) disk() (disk dm.Device) {
+	dir, err := filepath.EvalSymlinks("/sys/dev/block/" + m.dev.String())
+	if err != nil {
+		return dm.Device{}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "partition")); err != nil {
+		return dm.Device{}
+	}
+	text, err := os.ReadFile(filepath.Join(filepath.Dir(dir), "dev"))
+	if err != nil {
+		return dm.Device{}
+	}
+	if _, err := fmt.Sscanf(string(text), "%d:%d", &disk.Major, &disk.Minor); err != nil {
+		return dm.Device{}
+	}
+	return disk
+}
+
+// realPath is the path to which links lead.
+func realPath(path string) string {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		return real
+	}
+	return path
+}
+
+// hindrance says why no group is made of devices, nil if one can be.
+func (c Config) hindrance(devices []string, left []LeftOut) error {
+	why := func(all []LeftOut) string {
+		var lines []string
+		for _, l := range all {
+			lines = append(lines, l.text())
+		}
+		return strings.Join(lines, "; ")
+	}
+	hinders := slices.DeleteFunc(slices.Clone(left), func(l LeftOut) bool { return !l.hinders })
+	meant := strings.Join(c.Devices, " ")
+	switch {
+	case len(hinders) > 0:
+		return fmt.Errorf("%w: no volume group is made while a named device is not fit, or one may be a damaged disk of the pool: %s", ErrUnavailable, why(hinders))
+	case len(devices) == 0 && len(left) > 0:
+		return fmt.Errorf("%w: of the devices that %s means none is fit: %s", ErrUnavailable, meant, why(left))
+	case len(devices) == 0:
+		return fmt.Errorf("%w: no device matches %s", ErrUnavailable, meant)
+	}
+	return nil
+}

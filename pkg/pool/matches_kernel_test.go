@@ -1,0 +1,265 @@
+//go:build kernel
+
+package pool
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// byID is a directory of links to devices, as udev makes /dev/disk/by-id.
+type byID struct {
+	*testing.T
+	dir  string
+	want map[string]string // what is said of a link's device; "" for what is taken
+}
+
+func newByID(t *testing.T) *byID { return &byID{t, t.TempDir(), map[string]string{}} }
+
+// link makes a link to a device, and notes what must be said of it.
+func (b *byID) link(name, device, why string) {
+	b.Helper()
+	ok(b.T, os.Symlink(device, filepath.Join(b.dir, name)))
+	b.want[name] = why
+}
+
+func (b *byID) pattern() string { return filepath.Join(b.dir, "nvme-*") }
+
+// loop makes a disk of a file of its own.
+func (b *byID) loop(length string, options ...string) string {
+	b.Helper()
+	dir := b.TempDir()
+	ok(b.T, unix.Mount("disk", dir, "tmpfs", 0, ""))
+	b.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	file := filepath.Join(dir, "disk")
+	command(b.T, "truncate", "-s", length, file)
+	return looped(b.T, file, options...)
+}
+
+// partitioned makes a disk with two DOS partitions of 64 MiB, the first of which is mounted.
+func (b *byID) partitioned() string {
+	b.Helper()
+	disk := b.loop("160M", "-P")
+	mbr := make([]byte, 512)
+	copy(mbr[446:], []byte{0x80, 0, 0, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 0, 2, 0})
+	copy(mbr[462:], []byte{0, 0, 0, 0, 0x83, 0, 0, 0, 0, 8, 2, 0, 0, 0, 2, 0})
+	mbr[510], mbr[511] = 0x55, 0xaa
+	ok(b.T, os.WriteFile(disk, mbr, 0))
+	command(b.T, "blockdev", "--rereadpt", disk)
+	b.mounted(disk + "p1")
+	return disk
+}
+
+func (b *byID) mounted(device string) {
+	b.Helper()
+	command(b.T, "mkfs.ext4", "-q", "-F", device)
+	dir := b.TempDir()
+	ok(b.T, unix.Mount(device, dir, "ext4", 0, ""))
+	b.Cleanup(func() { unix.Unmount(dir, 0) })
+}
+
+// check compares what is said of the devices that were left out.
+func (b *byID) check(left []LeftOut) {
+	b.Helper()
+	said := map[string]string{}
+	for _, l := range left {
+		said[filepath.Base(l.Device)] = l.Why
+		if strings.Contains(l.Why, "\n") {
+			b.Errorf("%s: more than a line: %q", l.Device, l.Why)
+		}
+	}
+	for name, want := range b.want {
+		got := said[name]
+		if (want == "") != (got == "") || !strings.Contains(got, want) {
+			b.Errorf("%s: %q, want %q", name, got, want)
+		}
+		if wipe := strings.Contains(got, "wipe"); wipe != strings.HasPrefix(name, "nvme-former") {
+			b.Errorf("%s: advice to wipe is %v: %q", name, wipe, got)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(said)) {
+		if _, known := b.want[name]; !known {
+			b.Errorf("%s: %q", name, said[name])
+		}
+	}
+}
+
+// TestPatternOfAllDisks: a pattern matches all that a machine has. The pool is made
+// of what is blank and free, once for each device, and grows by that; what else
+// matches is left out, with the reason, and nobody is told to wipe what is in use.
+func TestPatternOfAllDisks(t *testing.T) {
+	ctx := context.Background()
+	disks := testDisks(t)
+	b := newByID(t)
+	for _, name := range []string{"nvme-Disk_A_1", "nvme-Disk_A_1_1", "nvme-eui.01"} {
+		b.link(name, disks[0], "")
+	}
+	system := b.partitioned()
+	b.link("nvme-System", system, "has partitions")
+	b.link("nvme-System-part1", system+"p1", "in use")
+	b.link("nvme-System-part2", system+"p2", "partition of "+system)
+	whole := b.loop("64M")
+	b.mounted(whole)
+	b.link("nvme-mounted", whole, "in use")
+	former := b.loop("64M")
+	command(t, "mkfs.ext4", "-q", "-F", former)
+	b.link("nvme-former", former, "ext4")
+	b.link("nvme-tiny", b.loop("8M"), "too small")
+	b.link("nvme-readonly", b.loop("64M", "-r"), "read-only")
+	b.link("nvme-controller", "/dev/null", "character device")
+	b.link("nvme-directory", t.TempDir(), "directory")
+	b.link("nvme-gone", "/dev/nvme99n1", "no such file")
+	theirs := b.loop("128M")
+	command(t, "vgcreate", "-qq", "--devices", theirs, "vgtheirs", theirs)
+	t.Cleanup(func() { exec.Command("vgremove", "-ff", "-y", "--devices", theirs, "vgtheirs").Run() })
+	b.link("nvme-theirs", theirs, "used by dm-")
+	command(t, "lvcreate", "-qq", "-y", "-Wn", "-Zn", "--devices", theirs, "-L", "64m", "-n", "blank", "vgtheirs")
+	t.Cleanup(func() { exec.Command("vgchange", "-an", "--devices", theirs, "vgtheirs").Run() })
+	b.link("nvme-logical", "/dev/mapper/vgtheirs-blank", "logical volume of vgtheirs")
+	idle := b.loop("64M")
+	command(t, "vgcreate", "-qq", "--devices", idle, "vgidle", idle)
+	t.Cleanup(func() { exec.Command("vgremove", "-ff", "-y", "--devices", idle, "vgidle").Run() })
+	b.link("nvme-idle", idle, "volume group vgidle")
+	orphan := b.loop("64M")
+	command(t, "pvcreate", "-qq", "--devices", orphan, orphan)
+	b.link("nvme-former-pv", orphan, "in no volume group")
+	held := b.loop("64M")
+	command(t, "dmsetup", "create", "holder", "--noudevsync", "--table", "0 2048 linear "+held+" 0")
+	t.Cleanup(func() { exec.Command("dmsetup", "remove", "--noudevsync", "holder").Run() })
+	b.link("nvme-held", held, "used by")
+	claim := b.loop("64M") // as the kubelet's of a block volume that a pod has
+	looped(t, claim)
+	b.link("nvme-claim", claim, "used by")
+
+	c := Config{Name: "pool", VolumeGroup: "vgpattern", Devices: []string{b.pattern()}, Create: true}
+	p := openPool(t, c)
+	t.Cleanup(func() {
+		ok(t, p.Close())
+		command(t, "vgremove", "-ff", "-y", "vgpattern")
+	})
+	if vg := must(p.latest())(t).vg; len(vg.PVs) != 1 || filepath.Dir(vg.PVs[0].Device) != b.dir || b.want[filepath.Base(vg.PVs[0].Device)] != "" {
+		t.Errorf("the group was made of %v", vg.PVs[0].Device)
+	}
+	b.check(p.leftOut)
+	if health := p.PoolHealth(ctx); len(health) > 0 {
+		t.Errorf("health: %v", health)
+	}
+	b.check(must(Inspect(ctx, c, Options{}))(t).LeftOut)
+	if found := must(Verify(ctx, c, Options{}))(t).Findings; len(found) > 0 {
+		t.Errorf("check: %v", found)
+	}
+
+	// Another disk comes, with three names.
+	ok(t, p.Close())
+	for _, name := range []string{"nvme-Disk_B_2", "nvme-Disk_B_2_1", "nvme-eui.02"} {
+		b.link(name, disks[1], "")
+	}
+	p = openPool(t, c)
+	if n := len(must(p.latest())(t).vg.PVs); n != 2 {
+		t.Errorf("the group has %d disks", n)
+	}
+	b.check(p.leftOut)
+}
+
+// TestNothingFits: a pool for which nothing is fit says of each match why. What
+// may be its own disk and cannot be read keeps it from being made of the others,
+// and so does what the configuration names and is not fit.
+func TestNothingFits(t *testing.T) {
+	disks := testDisks(t)
+	for _, c := range []struct {
+		name string
+		make func(b *byID) (devices []string)
+		want []string
+	}{
+		{"only the system disk", func(b *byID) []string {
+			system := b.partitioned()
+			b.link("nvme-System", system, "")
+			b.link("nvme-System-part2", system+"p2", "")
+			return []string{b.pattern()}
+		}, []string{"has partitions", "partition of"}},
+		{"no match", func(b *byID) []string { return []string{b.pattern()} }, []string{"no device matches"}},
+		{"a named disk is in use", func(b *byID) []string {
+			busy := b.loop("64M")
+			b.mounted(busy)
+			return []string{busy, disks[0]}
+		}, []string{"in use"}},
+		{"a match is a damaged physical volume", func(b *byID) []string {
+			damaged := b.loop("64M")
+			command(t, "pvcreate", "-qq", "--devices", damaged, damaged)
+			f := must(os.OpenFile(damaged, os.O_RDWR, 0))(t)
+			must(f.WriteAt([]byte("damage"), 512+40))(t)
+			ok(t, f.Close())
+			b.link("nvme-damaged", damaged, "")
+			b.link("nvme-blank", disks[0], "")
+			return []string{b.pattern()}
+		}, []string{"nvme-damaged", "damaged"}},
+		{"the pool's volumes are on a match that shows nothing", func(b *byID) []string {
+			own := b.loop("64M")
+			command(t, "vgcreate", "-qq", "--devices", own, "vgnothing", own)
+			command(t, "lvcreate", "-qq", "-y", "-Wn", "-Zn", "--devices", own, "-L", "8m", "-n", "v", "vgnothing")
+			b.Cleanup(func() { exec.Command("dmsetup", "remove", "--noudevsync", "vgnothing-v").Run() })
+			writeDevice(b.T, own, 0, make([]byte, 4096))
+			b.link("nvme-own", own, "")
+			b.link("nvme-blank", disks[0], "")
+			return []string{b.pattern()}
+		}, []string{"nvme-own", "used by"}},
+		{"a match cannot be read", func(b *byID) []string {
+			command(t, "dmsetup", "create", "failing", "--noudevsync", "--table", "0 131072 error")
+			b.Cleanup(func() { exec.Command("dmsetup", "remove", "--noudevsync", "failing").Run() })
+			b.link("nvme-failing", "/dev/mapper/failing", "")
+			b.link("nvme-blank", disks[0], "")
+			return []string{b.pattern()}
+		}, []string{"nvme-failing", "input/output error"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newByID(t)
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			defer cancel()
+			p, err := Open(ctx, Config{Name: "pool", VolumeGroup: "vgnothing", Devices: c.make(b), Create: true}, Options{})
+			if err == nil {
+				ok(t, p.Close())
+				command(t, "vgremove", "-ff", "-y", "vgnothing")
+				t.Fatal("the pool was made")
+			}
+			for _, want := range c.want {
+				if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), want) {
+					t.Errorf("%v, want %q", err, want)
+				}
+			}
+			if strings.Contains(err.Error(), "wipe") {
+				t.Errorf("advice to wipe: %v", err)
+			}
+			if found := must(lvm2.Signature(disks[0]))(t); found != "" {
+				t.Errorf("%s has a signature: %s", disks[0], found)
+			}
+		})
+	}
+}
+
+// TestNamedPartition: a partition that is named is meant, also beside its disk.
+func TestNamedPartition(t *testing.T) {
+	b := newByID(t)
+	system := b.partitioned()
+	b.link("nvme-System", system, "has partitions")
+	b.link("nvme-System-part1", system+"p1", "in use")
+	c := Config{Name: "pool", VolumeGroup: "vgpartition", Devices: []string{b.pattern(), system + "p2"}, Create: true}
+	p := openPool(t, c)
+	if vg := must(p.latest())(t).vg; len(vg.PVs) != 1 || vg.PVs[0].Device != system+"p2" {
+		t.Errorf("the group was made of %v", vg.PVs[0].Device)
+	}
+	b.check(p.leftOut)
+	ok(t, p.Close())
+	command(t, "vgremove", "-ff", "-y", "vgpartition")
+}
