@@ -102,8 +102,8 @@ func (u usage) mismatch(v pool.Volume) string {
 		return "the volume has " + v.FSType + ", not " + u.fsType
 	case v.ReadOnly && !u.readOnly:
 		return "the volume was made for readers only"
-	case u.multiNode && !v.Copied:
-		return "MULTI_NODE_READER_ONLY needs a volume made from a snapshot or volume"
+	case u.multiNode && !v.Copied && !v.Shared:
+		return "MULTI_NODE_READER_ONLY needs a volume made from a snapshot or volume, or made for readers and writers"
 	}
 	return ""
 }

@@ -1,12 +1,14 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -36,11 +38,12 @@ func (d *Driver) ValidateVolumeCapabilities(ctx context.Context, r *csi.Validate
 			return no(why)
 		}
 	}
-	if err := checkParameters(r.GetParameters(), parameterPool, "fstype"); err != nil {
+	class, err := parseParameters(r.GetParameters())
+	if err != nil {
 		return no(err.Error())
 	}
-	if name, ok := r.GetParameters()[parameterPool]; ok && name != p.Name() {
-		return no("the volume is in pool " + p.Name())
+	if why := class.mismatch(p, v); why != "" {
+		return no(why)
 	}
 	return &csi.ValidateVolumeCapabilitiesResponse{Confirmed: &csi.ValidateVolumeCapabilitiesResponse_Confirmed{
 		VolumeContext:      r.GetVolumeContext(),
@@ -93,17 +96,16 @@ func (d *Driver) ControllerGetVolume(ctx context.Context, r *csi.ControllerGetVo
 	}, nil
 }
 
-// GetCapacity returns the room for new volumes: of the pool that the
-// parameters name, or of all that are open.
+// GetCapacity returns the room for new volumes in the pools where CreateVolume
+// would make them: none where it would refuse.
 func (d *Driver) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
-	if err := checkParameters(r.GetParameters(), parameterPool, "fstype"); err != nil {
+	class, err := parseParameters(r.GetParameters())
+	if err != nil {
 		return nil, err
 	}
-	names := d.pools.Names()
-	if name, ok := r.GetParameters()[parameterPool]; ok {
-		names = []string{name}
-	}
-	if !d.includes(r.GetAccessibleTopology()) || !supported(r.GetVolumeCapabilities()) {
+	names := d.poolsFor(class)
+	least, supported := leastSize(r.GetVolumeCapabilities())
+	if !d.includes(r.GetAccessibleTopology()) || !supported {
 		names = nil
 	}
 	var free, largest size.Bytes
@@ -111,6 +113,9 @@ func (d *Driver) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest) (*c
 		c, err := d.capacity(ctx, name)
 		if err != nil {
 			return nil, err
+		}
+		if c.MaxVolume < least {
+			continue
 		}
 		free += c.Free
 		largest = max(largest, c.MaxVolume)
@@ -137,12 +142,15 @@ func (d *Driver) capacity(ctx context.Context, name string) (pool.Capacity, erro
 	return pool.Capacity{}, err
 }
 
-// supported tells whether a volume of these capabilities can be made; none is
-// no restriction.
-func supported(list []*csi.VolumeCapability) bool {
+// leastSize is the size of the smallest volume of these capabilities, if such a
+// volume can be made; no capabilities are no restriction.
+func leastSize(list []*csi.VolumeCapability) (least size.Bytes, supported bool) {
 	if len(list) == 0 {
-		return true
+		return 0, true
 	}
-	_, err := parseUsages(list)
-	return err == nil
+	use, err := parseUsages(list)
+	if err == nil && use.mode == pool.Filesystem {
+		least = filesystem.MinimumSize(cmp.Or(use.fsType, defaultFSType))
+	}
+	return least, err == nil
 }

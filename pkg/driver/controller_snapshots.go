@@ -45,7 +45,7 @@ func (d *Driver) snapshot(p *pool.Pool, s pool.Snapshot) *csi.Snapshot {
 	return &csi.Snapshot{
 		SnapshotId:         d.id(p, s.LV),
 		SourceVolumeId:     d.id(p, s.Volume),
-		SizeBytes:          int64(s.Size),
+		SizeBytes:          int64(s.Asked),
 		CreationTime:       timestamppb.New(s.Created),
 		ReadyToUse:         !s.Lost,
 		AccessibleTopology: []*csi.Topology{d.topology()},

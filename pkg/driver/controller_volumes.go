@@ -30,11 +30,15 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 	if len(r.GetMutableParameters()) > 0 {
 		return nil, invalid("there are no mutable parameters")
 	}
-	p, err := d.poolFor(r.GetParameters())
+	class, err := parseParameters(r.GetParameters())
 	if err != nil {
 		return nil, err
 	}
-	spec := pool.VolumeSpec{Name: r.GetName(), Mode: use.mode, FSType: use.fsType, ReadOnly: use.readOnly}
+	p, source, err := d.place(class, r.GetVolumeContentSource())
+	if err != nil {
+		return nil, err
+	}
+	spec := pool.VolumeSpec{Name: r.GetName(), Mode: use.mode, FSType: use.fsType, ReadOnly: use.readOnly, Source: source}
 	if spec.Size, spec.Limit, err = capacityRange(r.GetCapacityRange()); err != nil {
 		return nil, err
 	}
@@ -44,18 +48,14 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 	if err := d.takenElsewhere(ctx, p, spec.Name); err != nil {
 		return nil, err
 	}
-	if spec.Source, err = d.source(p, r.GetVolumeContentSource()); err != nil {
+	if spec.Transient, err = mayBeTransient(ctx, class); err != nil {
 		return nil, err
 	}
-	if spec.Transient, err = mayBeTransient(ctx, r); err != nil {
+	if err := mayChangeMode(ctx, p, spec, class.modeChange); err != nil {
 		return nil, err
 	}
-	if err := mayChangeMode(ctx, p, spec, r.GetParameters()); err != nil {
-		return nil, err
-	}
-	if use.multiNode && spec.Source.Kind == pool.FromNothing {
-		return nil, invalid("MULTI_NODE_READER_ONLY needs a content source: nobody could write the volume")
-	}
+	// What has a source has something to read, whoever may write it.
+	spec.Shared = use.multiNode && !use.readOnly && source.Kind == pool.FromNothing
 	if spec.Mode == pool.Filesystem {
 		if err := prepareSpec(ctx, p, &spec); err != nil {
 			return nil, err
@@ -78,36 +78,24 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 // mayBeTransient tells whether a request asks for a transient volume. If it names
 // a claim, the controller must have seen that a pod owns that: what is written is
 // lost when the node restarts. One that names none does not come from Kubernetes,
-// and whoever makes it knows what it asks for. Errors: INVALID_ARGUMENT,
-// FAILED_PRECONDITION.
-func mayBeTransient(ctx context.Context, r *csi.CreateVolumeRequest) (bool, error) {
-	transient, err := conditions.Transient(r.GetParameters())
-	if err != nil {
-		return false, invalid("%v", err)
+// and whoever makes it knows what it asks for. Errors: FAILED_PRECONDITION.
+func mayBeTransient(ctx context.Context, class parameters) (bool, error) {
+	if class.transient && class.claim != "" && !conditions.Of(ctx).Ephemeral {
+		return false, precondition("claim %s: a transient volume is only made for a claim that a pod owns, and by way of the controller, which looks at that", class.claim)
 	}
-	claim := r.GetParameters()[conditions.ParameterClaimName]
-	if transient && claim != "" && !conditions.Of(ctx).Ephemeral {
-		return false, precondition("claim %s: a transient volume is only made for a claim that a pod owns, and by way of the controller, which looks at that", claim)
-	}
-	return transient, nil
+	return class.transient, nil
 }
 
-// prepareSpec chooses the file system if the request leaves it open, and makes
-// an empty volume large enough for it.
+// prepareSpec chooses the file system if the request leaves it open, and says how
+// large it is at least.
 func prepareSpec(ctx context.Context, p *pool.Pool, spec *pool.VolumeSpec) error {
 	if spec.FSType == "" {
 		_, found := sourceUse(ctx, p, spec.Source)
 		spec.FSType = cmp.Or(found, defaultFSType)
 	}
-	if spec.Source.Kind != pool.FromNothing {
-		return nil // at least as large as its source
-	}
-	least := filesystem.MinimumSize(spec.FSType)
-	if spec.Limit != 0 && spec.Limit < least {
-		return outOfRange("%s needs at least %v", spec.FSType, least)
-	}
-	if spec.Size != 0 {
-		spec.Size = max(spec.Size, least)
+	spec.Least = filesystem.MinimumSize(spec.FSType)
+	if spec.Source.Kind == pool.FromNothing && spec.Limit != 0 && spec.Limit < spec.Least {
+		return outOfRange("%s needs at least %v", spec.FSType, spec.Least)
 	}
 	return nil
 }
@@ -115,12 +103,8 @@ func prepareSpec(ctx context.Context, p *pool.Pool, spec *pool.VolumeSpec) error
 // mayChangeMode refuses a file system with the content of a raw block volume unless
 // the class allows it: the kernel trusts what it mounts, and a pod wrote that. If
 // there is no source the request is about a volume that exists, or it fails.
-// Errors: INVALID_ARGUMENT, FAILED_PRECONDITION.
-func mayChangeMode(ctx context.Context, p *pool.Pool, spec pool.VolumeSpec, parameters map[string]string) error {
-	allowed, err := conditions.ModeChange(parameters)
-	if err != nil {
-		return invalid("%v", err)
-	}
+// Errors: FAILED_PRECONDITION.
+func mayChangeMode(ctx context.Context, p *pool.Pool, spec pool.VolumeSpec, allowed bool) error {
 	if mode, _ := sourceUse(ctx, p, spec.Source); spec.Mode == pool.Filesystem && mode == pool.Block && !allowed {
 		return precondition("%s %s: it is of a raw block volume, and what pods wrote to that is not mounted as a file system unless the storage class has the parameter %s: \"true\"",
 			spec.Source.Kind, spec.Source.LV, conditions.ParameterModeChange)
@@ -142,31 +126,6 @@ func sourceUse(ctx context.Context, p *pool.Pool, s pool.Source) (mode pool.Mode
 		}
 	}
 	return "", ""
-}
-
-// source translates a content source, which must be in the volume's own pool.
-func (d *Driver) source(p *pool.Pool, s *csi.VolumeContentSource) (pool.Source, error) {
-	var name string
-	var kind pool.SourceKind
-	switch {
-	case s == nil:
-		return pool.Source{}, nil
-	case s.GetSnapshot() != nil:
-		name, kind = s.GetSnapshot().GetSnapshotId(), pool.FromSnapshot
-	case s.GetVolume() != nil:
-		name, kind = s.GetVolume().GetVolumeId(), pool.FromVolume
-	}
-	if name == "" {
-		return pool.Source{}, invalid("the content source names neither a snapshot nor a volume")
-	}
-	from, i, err := d.locate(name)
-	if err != nil {
-		return pool.Source{}, err
-	}
-	if from != p {
-		return pool.Source{}, invalid("the source is in pool %s: a volume in pool %s cannot be made from it", from.Name(), p.Name())
-	}
-	return pool.Source{Kind: kind, LV: i.LV}, nil
 }
 
 // takenElsewhere refuses a name that a volume of another pool has: a repeated

@@ -82,7 +82,7 @@ func TestRestoreLarger(t *testing.T) {
 		t.Run(fs, func(t *testing.T) {
 			r := slowRig(t)
 			c := mount(writer, fs)
-			least := max(int64(filesystem.MinimumSize(fs))>>20, 64)
+			least := max(int64(filesystem.MinimumSize(fs))>>20, 64) + 4 // a smaller one could be asked for
 			volume := r.volume(request("origin", least, c))
 			r.must("stage", r.stage(volume, "st", c))
 			data := make([]byte, 24<<20)
@@ -100,7 +100,7 @@ func TestRestoreLarger(t *testing.T) {
 				}
 			}
 
-			smaller := request("smaller", least-1, c)
+			smaller := request("smaller", least-4, c)
 			smaller.VolumeContentSource = fromSnapshot(snapshot)
 			_, err := r.CreateVolume(t.Context(), smaller)
 			r.want("smaller", err, codes.OutOfRange)

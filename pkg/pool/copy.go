@@ -113,7 +113,7 @@ func (p *Pool) beginCopy(ctx context.Context, spec VolumeSpec, source *Pool) (na
 // newCopy allocates a volume that gets from's content. Disks with larger logical
 // blocks than the source's are no place for its file system.
 func (p *Pool) newCopy(t *edit, spec VolumeSpec, from original, source *Pool) (*lvm2.LV, error) {
-	n, err := t.extentsFor(spec.Size, spec.Limit, from.length)
+	n, err := t.copyExtents(spec, from)
 	if err != nil {
 		return nil, err
 	}

@@ -123,13 +123,13 @@ func TestCopyIntoAnotherPool(t *testing.T) {
 		t.Errorf("the source's pool lists %v", names)
 	}
 
-	small, _ := snapped(t, from, r, "small", 4*size.MiB)
+	small, _ := snapped(t, from, r, "small", 8*size.MiB)
 	for what, spec := range map[string]VolumeSpec{
 		"read-only":         {Name: "bad", Mode: Block, Source: Source{FromSnapshot, "snapsmall"}, ReadOnly: true},
 		"transient":         {Name: "bad", Mode: Block, Source: Source{FromSnapshot, "snapsmall"}, Transient: true},
 		"of nothing":        {Name: "bad", Mode: Block, Source: Source{FromSnapshot, "nothing"}},
 		"too large":         {Name: "bad", Mode: Block, Size: size.TiB, Source: Source{FromVolume, small.LV}},
-		"too small":         {Name: "bad", Mode: Block, Size: size.MiB, Source: Source{FromVolume, small.LV}},
+		"too small":         {Name: "bad", Mode: Block, Size: 4 * size.MiB, Source: Source{FromVolume, small.LV}},
 		"of another's name": {Name: "clone", Mode: Block, Source: Source{FromSnapshot, "snapsmall"}},
 	} {
 		spec.SourcePool = "from"

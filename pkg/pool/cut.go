@@ -203,6 +203,7 @@ func (p *Pool) cut(t *edit, o *volume, csi string) (*lvm2.LV, error) {
 	if o.forked() { // LVM2 must not activate its origin by it
 		handOff(lv)
 	}
+	setAsked(lv, o.asked, length)
 	setContent(lv, o.formatted, o.unknown)
 	if former := o.live(); former != nil {
 		if !former.lost && (p.dropped(p.device(t.view, former.lv, "", udevSnapshot)) || p.collected(t.view, o) != nil) {

@@ -29,7 +29,7 @@ func decode(lv *lvm2.LV) any {
 	case roleVolume:
 		v := &volume{
 			lv: lv, name: p[tagName], mode: Mode(p[tagMode]), fs: p[tagFS],
-			formatted: !r.has(tagUnformatted), readOnly: r.has(tagReadOnly), deleted: r.has(tagDeleted),
+			formatted: !r.has(tagUnformatted), readOnly: r.has(tagReadOnly), shared: r.has(tagShared), deleted: r.has(tagDeleted), asked: r.asked(),
 			copyOf: r.id(tagCopy, false), unknown: r.unknown(), headKept: r.headKept(), former: p[tagFormer],
 			odd: odd, reads: r.id(tagReads, false), transient: r.has(tagTransient), begun: r.has(tagBegun), reset: r.has(tagReset),
 		}
@@ -58,7 +58,7 @@ func decode(lv *lvm2.LV) any {
 			lv: lv, odd: odd, of: r.id(tagOf, true), name: p[tagName], named: r.has(tagName), order: r.number(tagOrder),
 			created: time.Unix(0, int64(r.number(tagCreated))), length: size.Sectors(r.number(tagLength)),
 			chunk: size.Sectors(r.number(tagChunk)), lost: r.has(tagLost), superset: r.has(tagSuperset),
-			blank: r.has(tagUnformatted), unknown: r.unknown(), headKept: r.headKept(),
+			blank: r.has(tagUnformatted), unknown: r.unknown(), headKept: r.headKept(), asked: r.asked(),
 		}
 		if l.through = l.order; r.has(tagThrough) {
 			l.through = r.number(tagThrough)
@@ -118,6 +118,14 @@ func (r *tagReader) id(key string, required bool) lvm2.ID {
 		r.fail(key)
 	}
 	return id
+}
+
+// asked reads what was asked for; 0 if that is what there is.
+func (r *tagReader) asked() size.Bytes {
+	if !r.has(tagAsked) {
+		return 0
+	}
+	return size.Bytes(r.number(tagAsked))
 }
 
 // unknown reads the extents of unknown content.

@@ -51,7 +51,7 @@ func (p *Pool) expand(ctx context.Context, lv string, required, limit size.Bytes
 		if limit != 0 && t.bytesOf(o.lv) > limit {
 			return fmt.Errorf("%w: volume %s/%s has %v already, over the limit %v", ErrOutOfRange, t.vg.Name, lv, t.bytesOf(o.lv), limit)
 		}
-		want, err := t.extentsFor(max(required, 1), limit, 0)
+		want, err := t.extentsFor(max(required, 1), limit)
 		if err != nil || want <= have {
 			return err
 		}
@@ -90,6 +90,7 @@ func (p *Pool) expand(ctx context.Context, lv string, required, limit size.Bytes
 		c := o.lv.Clone()
 		c.Segments = appendExtents(c.Segments, ranges...)
 		setUnknown(c, o.unknown.union(unknown))
+		setAsked(c, required, size.Bytes(want)*t.extent())
 		return t.put(c)
 	}, act: func(ctx context.Context, v *view) error { return p.settle(ctx, v, lv) }})
 	if err != nil {

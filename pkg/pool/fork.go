@@ -106,13 +106,14 @@ type original struct {
 	volume    *volume
 	layer     *layer // nil: one must be cut
 	length    size.Bytes
-	formatted bool     // there has been a file system, or it is not for one
-	unknown   rangeSet // extents that may hold an earlier owner's bytes
+	asked     size.Bytes // what had been asked for that length
+	formatted bool       // there has been a file system, or it is not for one
+	unknown   rangeSet   // extents that may hold an earlier owner's bytes
 }
 
 // contentAt is the content of o at the cut of l.
 func contentAt(o *volume, l *layer) original {
-	return original{volume: o, layer: l, length: l.length.Bytes(), formatted: !l.blank, unknown: l.unknown}
+	return original{volume: o, layer: l, length: l.length.Bytes(), asked: asked(l.asked, l.length.Bytes()), formatted: !l.blank, unknown: l.unknown}
 }
 
 // createFrom makes a volume with the content of a snapshot, or of another volume
@@ -162,7 +163,7 @@ func (p *Pool) copyOf(t *edit, spec VolumeSpec) (from original, n lvm2.Extents, 
 		err = errors.Join(p.intact(t.view, from.volume, from.layer), p.unmounted(t.view, from.volume, from.layer), p.readable(t.view, from.volume, from.layer))
 	}
 	if err == nil {
-		n, err = t.extentsFor(spec.Size, spec.Limit, from.length)
+		n, err = t.copyExtents(spec, from)
 	}
 	if err == nil && spec.shows() {
 		err = errors.Join(t.showable(spec, from, n), t.roomForReader(spec.Source))
@@ -339,7 +340,7 @@ func (v *view) contentOf(spec VolumeSpec) (from original, err error) {
 		if o, err = v.changeable(spec.Source.LV); err != nil {
 			return from, err
 		}
-		from = original{volume: o, length: v.bytesOf(o.lv), formatted: o.formatted, unknown: o.unknown}
+		from = original{volume: o, length: v.bytesOf(o.lv), asked: asked(o.asked, v.bytesOf(o.lv)), formatted: o.formatted, unknown: o.unknown}
 	}
 	if spec.Mode == Filesystem && o.mode == Filesystem && spec.FSType != o.fs {
 		return from, fmt.Errorf("%w: file system %s asked for, the source's is %s", ErrInvalid, spec.FSType, o.fs)

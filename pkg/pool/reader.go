@@ -79,7 +79,7 @@ func (p *Pool) newReader(t *edit, spec VolumeSpec, n lvm2.Extents, layer lvm2.ID
 		return nil, err
 	}
 	if spec.ReadOnly {
-		if lv, err = p.blankVolume(t, spec); err != nil {
+		if lv, err = p.blankVolume(t, spec, n); err != nil {
 			return nil, err
 		}
 		lv.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}

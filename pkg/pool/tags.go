@@ -22,6 +22,8 @@ const (
 	tagSource      = "source"      // KIND/LV that the content came from, and /POOL if that is another one
 	tagCopying     = "copying"     // the volume is being copied from another pool: LOAN/SECTORS, the id of that pool's loan and how much is copied
 	tagLent        = "lent"        // POOL/NAME of the volume that is copied from this one
+	tagShared      = "shared"      // made for readers on several nodes as well as for writers
+	tagAsked       = "asked"       // bytes that were asked for, if the volume, a layer's at its cut, has more
 	tagCopy        = "copy"        // id of the layer that the volume still reads through
 	tagHydrated    = "hydrated"    // sectors of it that were copied into the volume's own extents, from its beginning, and which of them were not (hydrated.String)
 	tagReads       = "reads"       // id of the layer that a reader shows, as long as it exists
@@ -49,7 +51,7 @@ const (
 // knownTags are the keys that a logical volume of ours may have. A tag with another
 // one is of a newer version, or a mistake: what it says is not known.
 var knownTags = []string{
-	tagRole, tagName, tagMode, tagFS, tagUnformatted, tagReadOnly, tagSource, tagCopy, tagHydrated, tagReads, tagTransient, tagBegun, tagReset,
+	tagRole, tagName, tagMode, tagFS, tagUnformatted, tagReadOnly, tagShared, tagAsked, tagSource, tagCopy, tagHydrated, tagReads, tagTransient, tagBegun, tagReset,
 	tagUnknown, tagDeleted, tagFormer, tagOf, tagOrder, tagCreated, tagLength, tagChunk, tagUsed, tagExact, tagSuperset, tagOver, tagThrough, tagLost, tagStatic, tagCopying, tagLent,
 }
 

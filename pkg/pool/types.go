@@ -35,6 +35,7 @@ type Source struct {
 type VolumeSpec struct {
 	Name   string     // the CSI name: any string of at most 128 bytes
 	Size   size.Bytes // at least this; rounded up to whole extents; 0 takes the source's size or 1 GiB
+	Least  size.Bytes // what a volume is given whose request is smaller: its file system needs that
 	Limit  size.Bytes // at most this; 0 means no limit
 	Mode   Mode
 	FSType string // file system to make, for mode Filesystem: ext4, xfs or btrfs
@@ -44,6 +45,8 @@ type VolumeSpec struct {
 	// ReadOnly: only readers will ever use it. It shows its source on a read-only
 	// device and takes no room; it has the source's size.
 	ReadOnly bool
+	// Shared: readers on several nodes may use it as well as writers.
+	Shared bool
 	// Transient: a scratch copy of its source, of the same size, that is never
 	// copied. What is written to it is lost with the machine's memory.
 	Transient bool
@@ -65,6 +68,7 @@ type Volume struct {
 	Foreign    bool   // LVM2's own: it has no mode, and can be used but not changed
 	Transient  bool   // what is written to it is lost with the machine's memory
 	Copied     bool   // was made from a source: it may carry the source's file system identity
+	Shared     bool   // was made for readers on several nodes as well as for writers
 }
 
 // Snapshot is a snapshot of a volume.
@@ -75,6 +79,7 @@ type Snapshot struct {
 	Mode    Mode       // of that volume
 	FSType  string     // of that volume
 	Size    size.Bytes // size of the volume when the snapshot was cut
+	Asked   size.Bytes // what had been asked for that: as much is enough for a volume made of the snapshot
 	Created time.Time
 	Lost    bool // the content is gone (ErrLost)
 }

@@ -25,6 +25,8 @@ type volume struct {
 	fs         string
 	formatted  bool
 	readOnly   bool
+	shared     bool
+	asked      size.Bytes // 0: just what it has
 	source     Source
 	sourcePool string       // that source is in; "" is this one
 	copyOf     lvm2.ID      // the layer that a fork reads through, "" when complete
@@ -58,6 +60,7 @@ type layer struct {
 	through  uint64 // order of the last layer that was folded into it, or its own
 	created  time.Time
 	length   size.Sectors
+	asked    size.Bytes // what had been asked for the volume; 0: just length
 	chunk    size.Sectors
 	lost     bool
 	used     size.Sectors // of a trimmed store

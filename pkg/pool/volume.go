@@ -83,19 +83,8 @@ func checkSpec(s VolumeSpec) error {
 	return nil
 }
 
-// extentsFor returns the volume's size in extents, and at least least.
-func (v *view) extentsFor(want, limit, least size.Bytes) (lvm2.Extents, error) {
-	if want == 0 {
-		want = defaultSize
-		if least > 0 {
-			want = least
-		} else if limit != 0 {
-			want = min(want, limit/v.extent()*v.extent())
-		}
-	}
-	if want < least {
-		return 0, fmt.Errorf("%w: %v asked for, the source has %v", ErrOutOfRange, want, least)
-	}
+// extentsFor returns the volume's size in extents.
+func (v *view) extentsFor(want, limit size.Bytes) (lvm2.Extents, error) {
 	n := v.extents(want)
 	if n == 0 {
 		n = 1
@@ -118,7 +107,7 @@ func (v *view) existing(spec VolumeSpec) (*volume, error) {
 	have := v.bytesOf(o.lv)
 	differs := ""
 	switch {
-	case spec.Size != 0 && (have < spec.Size || have >= spec.Size.RoundUp(v.extent())+v.extent()):
+	case spec.Size != 0 && spec.Size != o.asked && (have < spec.Size || have >= v.given(spec)+v.extent()):
 		differs = fmt.Sprintf("has %v, asked for are %v", have, spec.Size)
 	case spec.Limit != 0 && have > spec.Limit:
 		differs = fmt.Sprintf("has %v, over the limit %v", have, spec.Limit)
@@ -126,6 +115,8 @@ func (v *view) existing(spec VolumeSpec) (*volume, error) {
 		differs = fmt.Sprintf("is of mode %s %s", o.mode, o.fs)
 	case o.readOnly != spec.ReadOnly:
 		differs = fmt.Sprintf("read-only is %v", o.readOnly)
+	case o.shared != spec.Shared:
+		differs = fmt.Sprintf("for readers on several nodes as well is %v", o.shared)
 	case o.transient != spec.Transient:
 		differs = fmt.Sprintf("transient is %v", o.transient)
 	case o.source != spec.Source || o.sourcePool != spec.SourcePool:
@@ -146,7 +137,7 @@ func (p *Pool) createBlank(ctx context.Context, spec VolumeSpec) (name string, e
 			}
 			return err
 		}
-		n, err := t.extentsFor(spec.Size, spec.Limit, 0)
+		n, err := t.extentsFor(t.blankSize(spec), spec.Limit)
 		if err != nil {
 			return err
 		}
@@ -163,7 +154,7 @@ func (p *Pool) createBlank(ctx context.Context, spec VolumeSpec) (name string, e
 // newVolume allocates n extents on disks of a kind and describes the volume. It
 // does not put it into the group. There must be room for more extents of its store.
 func (p *Pool) newVolume(t *edit, spec VolumeSpec, kind size.Bytes, n, more lvm2.Extents) (*lvm2.LV, error) {
-	lv, err := p.blankVolume(t, spec)
+	lv, err := p.blankVolume(t, spec, n)
 	if err != nil {
 		return nil, err
 	}
@@ -179,8 +170,8 @@ func (p *Pool) newVolume(t *edit, spec VolumeSpec, kind size.Bytes, n, more lvm2
 	return lv, nil
 }
 
-// blankVolume describes a volume without its extents.
-func (p *Pool) blankVolume(t *edit, spec VolumeSpec) (*lvm2.LV, error) {
+// blankVolume describes a volume of n extents, without them.
+func (p *Pool) blankVolume(t *edit, spec VolumeSpec, n lvm2.Extents) (*lvm2.LV, error) {
 	name, err := t.lvName(spec.Name)
 	if err != nil {
 		return nil, err
@@ -198,6 +189,9 @@ func (p *Pool) blankVolume(t *edit, spec VolumeSpec) (*lvm2.LV, error) {
 	if spec.ReadOnly {
 		tags = append(tags, tag(tagReadOnly))
 	}
+	if spec.Shared {
+		tags = append(tags, tag(tagShared))
+	}
 	if spec.Source.Kind != FromNothing {
 		from := string(spec.Source.Kind) + "/" + spec.Source.LV
 		if spec.SourcePool != "" {
@@ -210,6 +204,7 @@ func (p *Pool) blankVolume(t *edit, spec VolumeSpec) (*lvm2.LV, error) {
 	}
 	lv := newLV(name, roleVolume, tags...)
 	lv.CreationHost = p.host.Hostname
+	setAsked(lv, spec.Size, size.Bytes(n)*t.extent())
 	return lv, nil
 }
 
@@ -366,6 +361,6 @@ func (p *Pool) Volumes(context.Context) ([]Volume, error) {
 func (v *view) describe(o *volume) Volume {
 	return Volume{
 		Name: o.name, LV: o.lv.Name, Size: v.bytesOf(o.lv), Mode: o.mode, FSType: o.fs, ReadOnly: o.readOnly,
-		Source: o.source, SourcePool: o.sourcePool, Formatted: o.formatted, Copied: o.source.Kind != FromNothing, Transient: o.transient,
+		Source: o.source, SourcePool: o.sourcePool, Formatted: o.formatted, Copied: o.source.Kind != FromNothing, Transient: o.transient, Shared: o.shared,
 	}
 }
