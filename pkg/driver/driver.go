@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
@@ -46,6 +47,7 @@ type Driver struct {
 	reserved   conditions.Reservations
 	fronts     []Front
 	observe    grpc.UnaryServerInterceptor
+	notGrown   sync.Map // volume id to the error why its file system could not be grown
 }
 
 // New checks the options and returns a driver; Serve makes it listen.

@@ -58,7 +58,11 @@ func (d *Driver) health(ctx context.Context, volume string) ([]pool.Condition, e
 	if err != nil {
 		return nil, err
 	}
-	return p.Health(ctx, i.LV)
+	mounts, err := d.stagedFilesystems()
+	if err != nil {
+		return nil, err
+	}
+	return d.conditions(ctx, p, i.LV, mounts)
 }
 
 // ControllerGetVolumeHealth tells what is wrong with a volume.
@@ -80,6 +84,10 @@ func (d *Driver) ControllerListVolumeHealth(ctx context.Context, r *csi.Controll
 	if err != nil {
 		return nil, err
 	}
+	mounts, err := d.stagedFilesystems()
+	if err != nil {
+		return nil, err
+	}
 	var all []*csi.VolumeHealth
 	for _, p := range pools {
 		volumes, err := p.Volumes(ctx)
@@ -87,7 +95,7 @@ func (d *Driver) ControllerListVolumeHealth(ctx context.Context, r *csi.Controll
 			return nil, err
 		}
 		for _, v := range volumes {
-			conditions, err := p.Health(ctx, v.LV)
+			conditions, err := d.conditions(ctx, p, v.LV, mounts)
 			if err != nil || len(conditions) == 0 {
 				continue // an error here: it was deleted meanwhile
 			}

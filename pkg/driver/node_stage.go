@@ -71,7 +71,7 @@ func (d *Driver) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequ
 		err = stageBlock(path, blockFile(staging, i), use.mountReadOnly(v))
 	} else {
 		device := filesystem.Device{Path: path, Type: v.FSType, ReadOnly: v.ReadOnly, Copy: v.Copied}
-		err = stageFilesystem(ctx, p, v, i, device, staging, use)
+		err = d.stageFilesystem(ctx, p, v, i, device, staging, use)
 	}
 	if err != nil {
 		return nil, err
@@ -120,13 +120,13 @@ func createFile(path string) error {
 	return f.Close()
 }
 
-func stageFilesystem(ctx context.Context, p *pool.Pool, v pool.Volume, i handle.ID, device filesystem.Device, staging string, use usage) error {
+func (d *Driver) stageFilesystem(ctx context.Context, p *pool.Pool, v pool.Volume, i handle.ID, device filesystem.Device, staging string, use usage) error {
 	readOnly := use.mountReadOnly(v)
 	done, err := staged(device.Path, staging, readOnly)
 	if err != nil {
 		return err
 	}
-	grow := done && !readOnly && !v.Foreign // an earlier call may have been cut off before
+	grow := done // an earlier call may have been cut off before
 	if !done {
 		if err := prepare(ctx, p, v, device); err != nil {
 			return err
@@ -134,22 +134,38 @@ func stageFilesystem(ctx context.Context, p *pool.Pool, v pool.Volume, i handle.
 		if err := recoverShown(ctx, p, v, i, device); err != nil {
 			return err
 		}
+		if !readOnly && !v.Foreign {
+			if err := device.Check(ctx); err != nil {
+				return err
+			}
+		}
 		if err := device.SetIdentity(i.String()); err != nil {
 			return err
 		}
-		needs, err := device.NeedsGrow()
-		if err != nil {
+		if grow, err = device.NeedsGrow(); err != nil {
 			return err
 		}
 		if err := device.Mount(staging, readOnly, use.mountFlags); err != nil {
 			return err
 		}
-		grow = needs && !readOnly && !v.Foreign
 	}
-	if !grow {
+	if grow && !readOnly && !v.Foreign {
+		d.grow(ctx, i, device, staging) // health tells what failed: the content is there
+	}
+	return nil
+}
+
+// grow extends a mounted file system to the end of its device, and notes for the
+// volume's health if that fails.
+func (d *Driver) grow(ctx context.Context, i handle.ID, device filesystem.Device, at string) error {
+	err := device.Grow(ctx, at)
+	if err == nil {
+		d.notGrown.Delete(i.String())
 		return nil
 	}
-	return device.Grow(ctx, staging)
+	d.notGrown.Store(i.String(), err)
+	klog.FromContext(ctx).Error(err, "Growing a file system", "volume", i)
+	return err
 }
 
 // mayUse refuses a logical volume of LVM2's own that no static volume may name, or
@@ -276,6 +292,7 @@ func (d *Driver) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolume
 			return nil, err
 		}
 	}
+	d.notGrown.Delete(i.String()) // the next stage tries again
 	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}

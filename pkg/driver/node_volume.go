@@ -108,7 +108,7 @@ func (d *Driver) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRe
 			return nil, err
 		}
 		device := filesystem.Device{Path: path, Type: v.FSType}
-		if err := device.Grow(context.WithoutCancel(ctx), at); err != nil {
+		if err := d.grow(context.WithoutCancel(ctx), i, device, at); err != nil {
 			return nil, err
 		}
 	}

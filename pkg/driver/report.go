@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"k8s.io/klog/v2"
+
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dmsnapv1"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/reports"
@@ -114,6 +116,10 @@ func (d *Driver) reportDeeds(ctx context.Context, known map[pool.Deed]bool, now 
 // concerns lists what is wrong now.
 func (d *Driver) concerns(ctx context.Context) []reports.Happening {
 	var all []reports.Happening
+	mounts, err := d.stagedFilesystems()
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Looking at the health of file systems")
+	}
 	for _, name := range d.pools.Names() {
 		wrong := func(kind dmsnapv1.Happening_Kind, id string, c pool.Condition) {
 			all = append(all, reports.Happening{
@@ -150,7 +156,7 @@ func (d *Driver) concerns(ctx context.Context) []reports.Happening {
 			continue
 		}
 		for _, v := range volumes {
-			conditions, err := p.Health(ctx, v.LV)
+			conditions, err := d.conditions(ctx, p, v.LV, mounts)
 			if err != nil {
 				continue // it was deleted meanwhile
 			}

@@ -33,6 +33,8 @@ var (
 	// ErrDuplicate: the kernel cannot mount this file system because another
 	// one with the same identity, its source or another copy, is mounted.
 	ErrDuplicate = errors.New("a file system of the same identity is mounted")
+	// ErrNotGrown: the file system could not be extended to the end of its device.
+	ErrNotGrown = errors.New("the file system was not grown")
 	// ErrBusy: somebody uses the mount.
 	ErrBusy = errors.New("mount is busy")
 )

@@ -7,6 +7,7 @@ import (
 
 // Grow extends the mounted file system to the end of its device. The mount
 // point must be writable. A file system that fills its device stays as it is.
+// Errors: ErrNotGrown.
 func (d Device) Grow(ctx context.Context, mountpoint string) error {
 	var err error
 	switch d.Type {
@@ -20,7 +21,7 @@ func (d Device) Grow(ctx context.Context, mountpoint string) error {
 		err = fmt.Errorf("unknown file system %q", d.Type)
 	}
 	if err != nil {
-		return fmt.Errorf("grow the %s file system of %s at %s: %w", d.Type, d.Path, mountpoint, err)
+		return fmt.Errorf("%w: %s of %s at %s: %w", ErrNotGrown, d.Type, d.Path, mountpoint, err)
 	}
 	return nil
 }

@@ -67,8 +67,8 @@ func (d Device) HasSuperblock() (bool, error) {
 // no file system uses a last allocation group that is too small.
 const growSlack = 4 * size.MiB
 
-// NeedsGrow tells whether the device is larger than its file system, which
-// must not be mounted: a mounted one's superblock on disk may be old.
+// NeedsGrow tells whether the device is larger than its file system. Unless it is
+// ext4, that must not be mounted: a mounted one's superblock on disk may be old.
 func (d Device) NeedsGrow() (bool, error) {
 	f, err := os.Open(d.Path)
 	if err != nil {

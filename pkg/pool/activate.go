@@ -63,6 +63,9 @@ func (p *Pool) Activate(ctx context.Context, lv string) (string, error) {
 	})
 }
 
+// DevicePath is where an active volume's device is.
+func (p *Pool) DevicePath(lv string) string { return p.dm.Node(lvm2.DMName(p.vgName, lv, "")) }
+
 // Deactivate takes the volume's device away; nil if it has none. ErrInUse if it
 // is open. That of a logical volume of LVM2's own stays: lvchange -an removes it;
 // and so does a transient volume's until it is deleted.

@@ -17,8 +17,9 @@ const ReasonOther = "OtherCondition"
 // one: a node that somebody has taken over does not choose the words that
 // people filter and alert by.
 var reasons = []string{
-	"Adopted", "DeviceMissing", "DiskRefused", "DuplicateDisk", "ExtentsInUse", "FilesystemUnreachable", "ForkLost", "ForkStopped", "HydrationFailing", "Imported",
-	"MetadataDegraded", "MetadataFull", "MixedBlockSizes",
+	"Adopted", "DeviceMissing", "DiskRefused", "DuplicateDisk", "ExtentsInUse", "FilesystemErrors", "FilesystemReadOnly", "FilesystemShutDown", "FilesystemUnreachable",
+	"ForkLost", "ForkStopped", "HydrationFailing", "Imported",
+	"MetadataDegraded", "MetadataFull", "MixedBlockSizes", "NotGrown",
 	"PoolFull", "PoolUnavailable", "RolledBack", "SnapshotLost", "SnapshotSpaceLow", "SnapshotsTooDeep", "SourceLost", "SourceUnreadable",
 	"SpaceNotReclaimed", "SpaceReclaimed", "TransientLost", "TransientRestarted", "UnknownTags", "WritersHeld",
 }

@@ -1,0 +1,161 @@
+//go:build kernel
+
+package driver
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
+)
+
+// fault makes ext4 meet an error, as damaged metadata would.
+func (r *rig) fault(volume string) {
+	r.t.Helper()
+	var st unix.Stat_t
+	r.must("stat", unix.Stat(r.device(volume), &st))
+	all, err := filepath.Glob("/sys/fs/ext4/*/trigger_fs_error")
+	r.must("glob", err)
+	for _, trigger := range all {
+		number, err := os.ReadFile(filepath.Join("/sys/class/block", filepath.Base(filepath.Dir(trigger)), "dev"))
+		r.must("read", err)
+		if strings.TrimSpace(string(number)) == fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)) {
+			r.must("trigger", os.WriteFile(trigger, []byte("damaged"), 0))
+			return
+		}
+	}
+	r.t.Fatalf("%s is not mounted as ext4", volume)
+}
+
+func (r *rig) expand(volume string, mib int64) error {
+	r.t.Helper()
+	_, err := r.ControllerExpandVolume(r.t.Context(), &csi.ControllerExpandVolumeRequest{
+		VolumeId: volume, CapacityRange: &csi.CapacityRange{RequiredBytes: mib << 20}})
+	return err
+}
+
+// reasons are those of a volume's health, by the calls of the controller.
+func (r *rig) reasons(volume string) []string {
+	r.t.Helper()
+	var out []string
+	one, err := r.ControllerGetVolumeHealth(r.t.Context(), &csi.ControllerGetVolumeHealthRequest{VolumeId: volume})
+	r.must("health", err)
+	for _, s := range one.GetVolumeHealth().GetHealthStatuses() {
+		out = append(out, s.GetReason())
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (r *rig) wantReasons(what, volume string, want ...string) {
+	r.t.Helper()
+	if got := r.reasons(volume); !slices.Equal(got, want) {
+		r.t.Errorf("%s: the health's reasons are %v, want %v", what, got, want)
+	}
+}
+
+func (r *rig) mounted(at string) bool {
+	r.t.Helper()
+	m, err := filesystem.MountAt(r.path(at))
+	r.must("look for mounts", err)
+	return m != nil
+}
+
+// An ext4 that has met an error cannot be grown while it is mounted. Its pod
+// starts all the same, health says so, and the next stage repairs and grows it.
+func TestStageRepairsAndGrows(t *testing.T) {
+	r := newRig(t)
+	c := mount(writer, filesystem.Ext4)
+	volume := r.volume(request("volume", 32, c))
+	r.must("stage", r.stage(volume, "st", c))
+	r.write("st", "kept")
+	r.wantReasons("a sound one", volume)
+	r.fault(volume)
+	r.wantReasons("with an error", volume, "FilesystemErrors")
+	snapshot := r.snapshot("snapshot", volume)
+	r.must("expand", r.expand(volume, 64))
+	_, err := r.NodeExpandVolume(t.Context(), &csi.NodeExpandVolumeRequest{VolumeId: volume, VolumePath: r.path("st")})
+	r.want("grow with an error on record", err, codes.FailedPrecondition) // else the kubelet starts no pod
+	r.must("stage again", r.stage(volume, "st", c))
+	r.wantReasons("not grown", volume, "FilesystemErrors", "NotGrown")
+	r.stop()
+	r.start()
+	r.wantReasons("not grown, by a new process", volume, "FilesystemErrors", "NotGrown")
+	r.must("unstage", r.unstage(volume, "st"))
+	r.wantReasons("not staged", volume)
+
+	reader := mount(csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY, filesystem.Ext4)
+	shown := r.volume(from("shown", 32, reader, fromSnapshot(snapshot)))
+	r.must("stage a reader", r.stage(shown, "reader", reader))
+	r.read("reader", "kept")
+	r.must("unstage the reader", r.unstage(shown, "reader"))
+
+	for what, q := range map[string]struct {
+		volume string
+		total  int64
+	}{"expanded": {volume, 50 << 20}, "restored": {r.volume(from("restored", 96, c, fromSnapshot(snapshot))), 80 << 20}} {
+		r.must("stage what is "+what, r.stage(q.volume, "st", c))
+		r.read("st", "kept")
+		r.wantReasons(what+" and repaired", q.volume)
+		if got := r.total(q.volume, "st"); got < q.total {
+			t.Errorf("what is %s was not grown: %d bytes", what, got)
+		}
+		r.must("unstage", r.unstage(q.volume, "st"))
+		r.checkFilesystem(filesystem.Ext4, r.device(q.volume))
+	}
+}
+
+// What e2fsck does not repair without being asked is not mounted, and nothing of
+// the call stays.
+func TestStageRefusesDamage(t *testing.T) {
+	r := newRig(t)
+	c := mount(writer, filesystem.Ext4)
+	volume := r.volume(request("volume", 32, c))
+	r.must("stage", r.stage(volume, "st", c))
+	r.fault(volume)
+	r.must("unstage", r.unstage(volume, "st"))
+	r.tool("debugfs", "-w", "-R", "clri <2>", r.device(volume))
+	err := r.stage(volume, "st", c)
+	r.want("stage what is damaged", err, codes.FailedPrecondition)
+	if err != nil && !strings.Contains(err.Error(), "e2fsck -f "+r.device(volume)) {
+		t.Errorf("%v does not say what to do", err)
+	}
+	if r.mounted("st") {
+		t.Error("it is mounted")
+	}
+	r.tool("sh", "-c", "e2fsck -fy "+r.device(volume)+"; test $? -lt 4")
+	r.must("stage what was repaired", r.stage(volume, "st", c))
+	r.must("unstage", r.unstage(volume, "st"))
+}
+
+// A file system whose kernel has shut it down, or made it read-only, is told by health.
+func TestFilesystemHealth(t *testing.T) {
+	r := newRig(t)
+	xfs := mount(writer, filesystem.XFS)
+	volume := r.volume(request("xfs", 300, xfs))
+	r.must("stage", r.stage(volume, "st", xfs))
+	r.wantReasons("a sound one", volume)
+	r.tool("xfs_io", "-x", "-c", "shutdown", r.path("st"))
+	r.wantReasons("shut down", volume, "FilesystemShutDown")
+	r.must("unmount", unix.Unmount(r.path("st"), 0))
+	r.must("unstage", r.unstage(volume, "st"))
+
+	ext4 := mount(writer, filesystem.Ext4)
+	volume = r.volume(request("ext4", 32, ext4))
+	r.must("stage", r.stage(volume, "st", ext4))
+	fd, err := unix.Fspick(unix.AT_FDCWD, r.path("st"), unix.FSPICK_CLOEXEC)
+	r.must("pick", err)
+	r.must("make read-only what is below the mount", unix.FsconfigSetFlag(fd, "ro"))
+	r.must("make read-only what is below the mount", unix.FsconfigReconfigure(fd))
+	r.must("close", unix.Close(fd))
+	r.wantReasons("read-only", volume, "FilesystemReadOnly")
+	r.must("unstage", r.unstage(volume, "st"))
+}

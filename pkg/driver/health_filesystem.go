@@ -1,0 +1,87 @@
+package driver
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/moby/sys/mountinfo"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+)
+
+// stagedFilesystems returns the mounts of whole file systems below the kubelet
+// directory, by their devices; of one that is mounted several times the first that
+// can be written.
+func (d *Driver) stagedFilesystems() (map[string]*mountinfo.Info, error) {
+	mounts, err := filesystem.Mounts()
+	if err != nil {
+		return nil, err
+	}
+	by := map[string]*mountinfo.Info{}
+	for _, m := range mounts {
+		if !filesystem.Supported(m.FSType) || m.Root != "/" || !d.inside(m.Mountpoint) {
+			continue
+		}
+		if known := by[m.Source]; known == nil || filesystem.HasOption(known, "ro") {
+			by[m.Source] = m
+		}
+	}
+	return by, nil
+}
+
+// conditions returns what is wrong with a volume, and with its file system if that
+// is among the staged ones.
+func (d *Driver) conditions(ctx context.Context, p *pool.Pool, lv string, staged map[string]*mountinfo.Info) ([]pool.Condition, error) {
+	out, err := p.Health(ctx, lv)
+	if m := staged[p.DevicePath(lv)]; err == nil && m != nil {
+		out = append(out, d.filesystemHealth(ctx, p, lv, m)...)
+	}
+	return out, err
+}
+
+// filesystemHealth returns what the kernel tells of a staged file system, and
+// whether it could not be grown.
+func (d *Driver) filesystemHealth(ctx context.Context, p *pool.Pool, lv string, m *mountinfo.Info) []pool.Condition {
+	s, err := filesystem.StateOf(m)
+	if err != nil {
+		return nil // it was unmounted meanwhile
+	}
+	var out []pool.Condition
+	add := func(severity pool.Severity, reason, format string, args ...any) {
+		out = append(out, pool.Condition{Severity: severity, Reason: reason, Message: fmt.Sprintf(format, args...)})
+	}
+	if s.Down {
+		add(pool.Inaccessible, "FilesystemShutDown", "xfs has shut the file system down after an error: nothing can be read or written; end the pods that use it, the next stage recovers it; the kernel's log tells why")
+	}
+	if s.ReadOnly {
+		add(pool.Inaccessible, "FilesystemReadOnly", "the kernel has made the %s read-only after an error; end the pods that use it, the next stage mounts it to be written", m.FSType)
+	}
+	if s.Errors > 0 {
+		add(pool.Degraded, "FilesystemErrors", "ext4 has met errors: %d are on record; end the pods that use it, e2fsck repairs it at the next stage", s.Errors)
+	}
+	if why := d.whyNotGrown(ctx, p, lv, s); why != "" {
+		add(pool.Degraded, "NotGrown", "the file system is smaller than its volume: %s; growing it is tried again when the volume is staged or expanded", why)
+	}
+	return out
+}
+
+// whyNotGrown says why a staged file system could not be grown; "" if it was, or
+// nothing tells that it had to be. That it failed is noted in this process; of an
+// ext4 with errors it is known also when another one has failed.
+func (d *Driver) whyNotGrown(ctx context.Context, p *pool.Pool, lv string, s filesystem.State) string {
+	if err, failed := d.notGrown.Load(d.id(p, lv)); failed {
+		return fmt.Sprint(err)
+	}
+	if s.Errors == 0 {
+		return ""
+	}
+	v, err := p.Volume(ctx, lv)
+	if err != nil || v.Foreign || v.ReadOnly {
+		return ""
+	}
+	if short, err := (filesystem.Device{Path: p.DevicePath(lv), Type: filesystem.Ext4}).NeedsGrow(); err != nil || !short {
+		return ""
+	}
+	return "with errors on record the kernel does not grow it"
+}

@@ -1,0 +1,58 @@
+package filesystem
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+)
+
+// State is what the kernel tells of a mounted file system.
+type State struct {
+	Errors   uint64 // that ext4 has met since its last check
+	Down     bool   // xfs has shut it down: nothing can be read or written
+	ReadOnly bool   // the kernel has made it read-only, though it was mounted to be written
+}
+
+// StateOf returns the state of the file system of m. It reads nothing from the
+// disk, which may not answer.
+func StateOf(m *mountinfo.Info) (s State, err error) {
+	if m.FSType == XFS {
+		var st unix.Stat_t
+		if s.Down = errors.Is(unix.Stat(m.Mountpoint, &st), unix.EIO); s.Down {
+			return s, nil
+		}
+	}
+	if m.FSType == Ext4 {
+		if s.Errors, err = ext4Errors(m); err != nil {
+			return s, err
+		}
+	}
+	s.ReadOnly = !HasOption(m, "ro") && slices.ContainsFunc(strings.Split(m.VFSOptions, ","), func(o string) bool {
+		return o == "ro" || o == "emergency_ro" // ext4 since Linux 6.15
+	})
+	return s, nil
+}
+
+// ext4Errors reads how many errors an ext4 has on record.
+func ext4Errors(m *mountinfo.Info) (uint64, error) {
+	device, err := os.Readlink(fmt.Sprintf("/sys/dev/block/%d:%d", m.Major, m.Minor))
+	if err != nil {
+		return 0, err
+	}
+	text, err := os.ReadFile(filepath.Join("/sys/fs/ext4", filepath.Base(device), "errors_count"))
+	if errors.Is(err, fs.ErrNotExist) { // unmounted meanwhile
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+}

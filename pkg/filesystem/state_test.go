@@ -1,0 +1,23 @@
+package filesystem
+
+import (
+	"testing"
+
+	"github.com/moby/sys/mountinfo"
+)
+
+// Only what was mounted to be written and cannot be any more is a fault.
+func TestReadOnlyByTheKernel(t *testing.T) {
+	for _, c := range []struct {
+		mount, super string
+		want         bool
+	}{
+		{"rw,relatime", "rw", false}, {"ro,relatime", "ro", false}, {"ro", "rw", false},
+		{"rw,relatime", "ro,space_cache=v2", true}, {"rw", "rw,emergency_ro", true}, {"rw", "rw,errors=remount-ro", false},
+	} {
+		s, err := StateOf(&mountinfo.Info{FSType: Btrfs, Options: c.mount, VFSOptions: c.super})
+		if err != nil || s.ReadOnly != c.want {
+			t.Errorf("%s - %s: %+v, %v", c.mount, c.super, s, err)
+		}
+	}
+}
