@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
@@ -29,10 +30,16 @@ func (r *rig) fault(volume string) {
 		r.must("read", err)
 		if strings.TrimSpace(string(number)) == fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)) {
 			r.must("trigger", os.WriteFile(trigger, []byte("damaged"), 0))
-			return
+			for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+				count, err := os.ReadFile(filepath.Join(filepath.Dir(trigger), "errors_count"))
+				r.must("read", err)
+				if strings.TrimSpace(string(count)) != "0" {
+					return // the kernel writes it down in the background
+				}
+			}
 		}
 	}
-	r.t.Fatalf("%s is not mounted as ext4", volume)
+	r.t.Fatalf("%s is not mounted as ext4, or its error is not on record", volume)
 }
 
 func (r *rig) expand(volume string, mib int64) error {
