@@ -96,8 +96,8 @@ func (u usage) as(v pool.Volume) pool.Volume {
 func (u usage) mismatch(v pool.Volume) string {
 	v = u.as(v)
 	switch {
-	case u.mode != v.Mode:
-		return "the volume was made as " + string(v.Mode) + ", not " + string(u.mode)
+	case u.mode == pool.Block && !v.AsBlock():
+		return "it cannot be a block device: " + pool.NeverWiped
 	case u.fsType != "" && v.FSType != "" && u.fsType != v.FSType:
 		return "the volume has " + v.FSType + ", not " + u.fsType
 	case v.ReadOnly && !u.readOnly:

@@ -77,6 +77,7 @@ func TestMismatch(t *testing.T) {
 	copied := pool.Volume{Mode: pool.Filesystem, FSType: "ext4", Formatted: true, Copied: true}
 	frozen := pool.Volume{Mode: pool.Filesystem, FSType: "ext4", Formatted: true, Copied: true, ReadOnly: true}
 	raw := pool.Volume{Mode: pool.Block}
+	unwiped := pool.Volume{Mode: pool.Filesystem, FSType: "ext4", Formatted: true, Unwiped: 1}
 	for _, c := range []struct {
 		v    pool.Volume
 		cap  *csi.VolumeCapability
@@ -86,7 +87,9 @@ func TestMismatch(t *testing.T) {
 		{plain, mount(singleWriter, "ext4"), ""},
 		{plain, mount(reader, "ext4"), ""},
 		{plain, mount(writer, "xfs"), "ext4"},
-		{plain, block(writer), "filesystem"},
+		{plain, block(writer), ""},
+		{unwiped, block(writer), "never wiped"},
+		{unwiped, mount(writer, ""), ""},
 		{plain, mount(manyReaders, ""), "MULTI_NODE_READER_ONLY"},
 		{copied, mount(manyReaders, ""), ""},
 		{copied, mount(writer, ""), ""},
@@ -94,7 +97,7 @@ func TestMismatch(t *testing.T) {
 		{frozen, mount(reader, ""), ""},
 		{frozen, mount(writer, ""), "readers"},
 		{raw, block(multiWriter), ""},
-		{raw, mount(writer, "ext4"), "block"},
+		{raw, mount(writer, "ext4"), ""},
 	} {
 		u, err := parseUsage(c.cap)
 		if err != nil {

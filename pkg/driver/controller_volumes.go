@@ -216,9 +216,13 @@ func (d *Driver) ControllerExpandVolume(ctx context.Context, r *csi.ControllerEx
 	if err != nil {
 		return nil, noRoomIsOutOfRange(err)
 	}
+	files := v.Mode == pool.Filesystem
+	if c := r.GetVolumeCapability(); c != nil { // it may not be staged in its new mode yet
+		files = c.GetMount() != nil
+	}
 	return &csi.ControllerExpandVolumeResponse{
 		CapacityBytes:         int64(v.Size),
-		NodeExpansionRequired: v.Mode == pool.Filesystem && !v.ReadOnly,
+		NodeExpansionRequired: files && !v.ReadOnly,
 	}, nil
 }
 

@@ -44,7 +44,9 @@ func (d *Driver) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolume
 	if why := use.mismatch(v); why != "" {
 		return nil, precondition("volume %s: %s", i, why)
 	}
-	v = use.as(v)
+	if v = use.as(v); v.Mode != use.mode {
+		return nil, precondition("volume %s is used as %s, not as %s: stage it as that first", i, v.Mode, use.mode)
+	}
 	if v.Mode == pool.Block {
 		source = blockFile(source, i)
 	}

@@ -46,27 +46,16 @@ func (d *Driver) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequ
 			return nil, err
 		}
 	}
-	path, err := p.Activate(ctx, i.LV)
+	v, path, err := d.activate(ctx, p, v, i, use)
 	if err != nil {
-		return nil, err
-	}
-	// Activation may have found that it must get a new file system, or that a
-	// rollback brought it one.
-	if v, err = p.Volume(ctx, i.LV); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(staging, 0o750); err != nil {
 		return nil, err
 	}
-	v = use.as(v)
 	// From here on the caller's patience does not matter: a mkfs that is killed
 	// at every deadline would never end.
 	ctx = context.WithoutCancel(ctx)
-	if v.Foreign {
-		if v.FSType, err = foundType(ctx, v, path); err != nil {
-			return nil, err
-		}
-	}
 	if v.Mode == pool.Block {
 		err = stageBlock(path, blockFile(staging, i), use.mountReadOnly(v))
 	} else {
@@ -182,9 +171,10 @@ func mayUse(ctx context.Context, p *pool.Pool, i handle.ID, staging string) erro
 	return p.StaticUse(ctx, i.LV, staged)
 }
 
-// foundType returns the type of the file system on a logical volume of LVM2's
-// own that is used with one. None is ever made there: nobody has said that there
-// was none. Swap is refused, also as a block volume: the host may use it.
+// foundType returns the type of the file system on a volume of which it is not on
+// record: a logical volume of LVM2's own, or one that was a block device. None is
+// ever made there: nobody has said that there was none. Swap is refused, also as a
+// block volume: the host may use it.
 func foundType(ctx context.Context, v pool.Volume, device string) (string, error) {
 	swap, err := filesystem.IsSwap(ctx, device)
 	switch {
@@ -200,7 +190,7 @@ func foundType(ctx context.Context, v pool.Volume, device string) (string, error
 	case err != nil:
 		return "", err
 	case found == "":
-		return "", precondition("logical volume %s is not csi-dmsnap's and has no file system: it is not formatted; make one on it first", v.LV)
+		return "", precondition("logical volume %s has no file system, and is not formatted, as there may be something else on it: make one on it first", v.LV)
 	case !filesystem.Supported(found):
 		return "", precondition("logical volume %s has %s: only ext4, xfs and btrfs are mounted", v.LV, found)
 	case v.FSType != "" && v.FSType != found:

@@ -28,7 +28,7 @@ func (p *Pool) Activate(ctx context.Context, lv string) (string, error) {
 	}
 	return run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (path string, err error) {
 		transient, lost := false, false
-		err = p.do(ctx, &change{what: "activate volume " + lv, act: func(ctx context.Context, v *view) error {
+		err = p.do(ctx, &change{what: "activate volume " + lv, edit: func(t *edit) error { return t.givenOut(lv) }, act: func(ctx context.Context, v *view) error {
 			if their := v.theirLV(lv); their != nil {
 				path, err = p.activateTheirs(ctx, v, their)
 				return err

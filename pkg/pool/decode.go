@@ -29,7 +29,7 @@ func decode(lv *lvm2.LV) any {
 	case roleVolume:
 		v := &volume{
 			lv: lv, name: p[tagName], mode: Mode(p[tagMode]), fs: p[tagFS],
-			formatted: !r.has(tagUnformatted), readOnly: r.has(tagReadOnly), shared: r.has(tagShared), deleted: r.has(tagDeleted), asked: r.asked(),
+			formatted: !r.has(tagUnformatted), readOnly: r.has(tagReadOnly), shared: r.has(tagShared), raw: r.has(tagRaw), deleted: r.has(tagDeleted), asked: r.asked(),
 			copyOf: r.id(tagCopy, false), unknown: r.unknown(), headKept: r.headKept(), former: p[tagFormer],
 			odd: odd, reads: r.id(tagReads, false), transient: r.has(tagTransient), begun: r.has(tagBegun), reset: r.has(tagReset),
 		}

@@ -345,7 +345,7 @@ func (v *view) contentOf(spec VolumeSpec) (from original, err error) {
 	if spec.Mode == Filesystem && o.mode == Filesystem && spec.FSType != o.fs {
 		return from, fmt.Errorf("%w: file system %s asked for, the source's is %s", ErrInvalid, spec.FSType, o.fs)
 	}
-	from.formatted = from.formatted || spec.Mode == Block
+	from.formatted = from.formatted || spec.Mode == Block || o.mode == Block
 	return from, v.modeChange(spec, from)
 }
 
@@ -354,8 +354,7 @@ func (v *view) contentOf(spec VolumeSpec) (from original, err error) {
 // volume may not be wiped yet.
 func (v *view) modeChange(spec VolumeSpec, from original) error {
 	if spec.Mode != from.volume.mode && len(from.unknown) > 0 {
-		return fmt.Errorf("volume %s/%s: %w: it was made on extents that were never wiped, so it cannot become a %s volume",
-			v.vg.Name, from.volume.lv.Name, ErrPrecondition, spec.Mode)
+		return fmt.Errorf("volume %s/%s: %w: it cannot be copied to a %s volume: %s", v.vg.Name, from.volume.lv.Name, ErrPrecondition, spec.Mode, from.notWiped())
 	}
 	return nil
 }

@@ -193,7 +193,7 @@ func (l *look) volumeState(o *volume) VolumeState {
 	v := l.view
 	s := VolumeState{
 		Pool: l.pool.name, Name: o.name, LV: o.lv.Name, Size: v.bytesOf(o.lv), Mode: o.mode, FSType: o.fs, ReadOnly: o.readOnly, Transient: o.transient,
-		State: StateReady, Unwiped: size.Bytes(o.unknown.size()) * v.extent(), Layers: []LayerState{},
+		State: StateReady, Unwiped: v.unwipedSize(o), Layers: []LayerState{},
 	}
 	switch {
 	case o.theirs() != "":

@@ -80,7 +80,7 @@ func (v *view) presentable(o *volume) error {
 	}
 	at := v.vg.Name + "/" + o.lv.Name
 	switch {
-	case o.reading() && !o.transient && !o.formatted:
+	case o.mode == Filesystem && o.reading() && !o.transient && !o.formatted:
 		return fmt.Errorf("volume %s: %w: the volume had no file system yet when the snapshot was taken, so there is nothing to read; restore it to a volume that is written, which gets one", at, ErrPrecondition)
 	case len(seen) == 0:
 		return nil

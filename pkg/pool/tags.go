@@ -17,7 +17,8 @@ const (
 	tagName        = "name"        // the CSI name
 	tagMode        = "mode"        // a volume's Mode
 	tagFS          = "fs"          // the file system type of a volume
-	tagUnformatted = "unformatted" // the volume, or at a layer's cut its volume, never had a file system: the only ones that are formatted
+	tagUnformatted = "unformatted" // the volume, or at a layer's cut its volume, never had a file system and was never given out as a block device: the only ones that are formatted
+	tagRaw         = "raw"         // the volume was a block device until its mode changed: a file system on it may be a copy of another volume's
 	tagReadOnly    = "readonly"    // made for readers only
 	tagSource      = "source"      // KIND/LV that the content came from, and /POOL if that is another one
 	tagCopying     = "copying"     // the volume is being copied from another pool: LOAN/SECTORS, the id of that pool's loan and how much is copied
@@ -51,7 +52,7 @@ const (
 // knownTags are the keys that a logical volume of ours may have. A tag with another
 // one is of a newer version, or a mistake: what it says is not known.
 var knownTags = []string{
-	tagRole, tagName, tagMode, tagFS, tagUnformatted, tagReadOnly, tagShared, tagAsked, tagSource, tagCopy, tagHydrated, tagReads, tagTransient, tagBegun, tagReset,
+	tagRole, tagName, tagMode, tagFS, tagUnformatted, tagRaw, tagReadOnly, tagShared, tagAsked, tagSource, tagCopy, tagHydrated, tagReads, tagTransient, tagBegun, tagReset,
 	tagUnknown, tagDeleted, tagFormer, tagOf, tagOrder, tagCreated, tagLength, tagChunk, tagUsed, tagExact, tagSuperset, tagOver, tagThrough, tagLost, tagStatic, tagCopying, tagLent,
 }
 

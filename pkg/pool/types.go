@@ -63,12 +63,13 @@ type Volume struct {
 	FSType     string
 	ReadOnly   bool
 	Source     Source
-	SourcePool string // that Source is in, if that is another pool of the node
-	Formatted  bool   // a file system was made, or came with the content; never format again
-	Foreign    bool   // LVM2's own: it has no mode, and can be used but not changed
-	Transient  bool   // what is written to it is lost with the machine's memory
-	Copied     bool   // was made from a source: it may carry the source's file system identity
-	Shared     bool   // was made for readers on several nodes as well as for writers
+	SourcePool string     // that Source is in, if that is another pool of the node
+	Formatted  bool       // there may be something on it: it has a file system, was made from something, or was given out as a block device; never format it
+	Unwiped    size.Bytes // what of it may hold an earlier owner's bytes
+	Foreign    bool       // LVM2's own: it has no mode, and can be used but not changed
+	Transient  bool       // what is written to it is lost with the machine's memory
+	Copied     bool       // it was made from a source, or written as a block device: it may carry the identity of another volume's file system
+	Shared     bool       // was made for readers on several nodes as well as for writers
 }
 
 // Snapshot is a snapshot of a volume.

@@ -26,6 +26,7 @@ type volume struct {
 	formatted  bool
 	readOnly   bool
 	shared     bool
+	raw        bool       // it was a block device until its mode changed
 	asked      size.Bytes // 0: just what it has
 	source     Source
 	sourcePool string       // that source is in; "" is this one

@@ -182,9 +182,9 @@ func (p *Pool) blankVolume(t *edit, spec VolumeSpec, n lvm2.Extents) (*lvm2.LV, 
 	tags := []string{tag(tagName, spec.Name), tag(tagMode, string(spec.Mode))}
 	if spec.Mode == Filesystem {
 		tags = append(tags, tag(tagFS, spec.FSType))
-		if spec.Source.Kind == FromNothing { // else it has what the source had
-			tags = append(tags, tag(tagUnformatted))
-		}
+	}
+	if spec.Source.Kind == FromNothing { // else it has what the source had
+		tags = append(tags, tag(tagUnformatted))
 	}
 	if spec.ReadOnly {
 		tags = append(tags, tag(tagReadOnly))
@@ -361,6 +361,6 @@ func (p *Pool) Volumes(context.Context) ([]Volume, error) {
 func (v *view) describe(o *volume) Volume {
 	return Volume{
 		Name: o.name, LV: o.lv.Name, Size: v.bytesOf(o.lv), Mode: o.mode, FSType: o.fs, ReadOnly: o.readOnly,
-		Source: o.source, SourcePool: o.sourcePool, Formatted: o.formatted, Copied: o.source.Kind != FromNothing, Transient: o.transient, Shared: o.shared,
+		Source: o.source, SourcePool: o.sourcePool, Formatted: o.formatted, Unwiped: v.unwipedSize(o), Copied: o.source.Kind != FromNothing || o.raw, Transient: o.transient, Shared: o.shared,
 	}
 }

@@ -1,0 +1,175 @@
+//go:build kernel
+
+package driver
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"testing"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
+)
+
+// copyDevice writes what is on one device, or in a file, to another one.
+func (r *rig) copyDevice(from, to string) {
+	r.t.Helper()
+	in, err := os.Open(from)
+	r.must("open", err)
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY, 0)
+	r.must("open", err)
+	defer out.Close()
+	_, err = io.Copy(out, in)
+	r.must("copy", err)
+	r.must("sync", out.Sync())
+}
+
+// raw publishes a volume as a block device and returns the path that its pod has.
+func (r *rig) raw(volume string) string {
+	r.t.Helper()
+	r.wiped(volume, "raw")
+	r.must("publish raw", r.publish(volume, "raw", "raw-target", block(writer), false))
+	return r.path("raw-target")
+}
+
+func (r *rig) notRaw(volume string) {
+	r.t.Helper()
+	r.must("unpublish raw", r.unpublish(volume, "raw-target"))
+	r.must("unstage raw", r.unstage(volume, "raw"))
+}
+
+// A file system that was written to a block volume byte by byte, as a restore of a
+// backup does, is mounted from the same handle, beside the one that it is a copy
+// of. It then is a volume as any other.
+func TestBlockThenFilesystem(t *testing.T) {
+	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {
+		t.Run(fs, func(t *testing.T) {
+			r := newRig(t)
+			mib := max(64, int64(filesystem.MinimumSize(fs))>>20)
+			c := mount(writer, fs)
+			any := mount(writer, "") // a PersistentVolume made of a block claim names no type
+			origin := r.volume(request("origin", mib, c))
+			r.must("stage", r.stage(origin, "st", c))
+			r.write("st", "saved")
+			r.must("unstage", r.unstage(origin, "st"))
+
+			volume := r.volume(request("restored", mib, block(writer)))
+			r.copyDevice(r.device(origin), r.raw(volume))
+			r.notRaw(volume)
+			r.must("stage the origin", r.stage(origin, "st", c))
+			r.must("stage as a file system", r.stage(volume, "files", any))
+			r.must("publish", r.publish(volume, "files", "target", any, false))
+			r.read("target", "saved")
+			r.write("target", "changed")
+			r.read("st", "saved")
+			r.must("unpublish", r.unpublish(volume, "target"))
+			r.must("unstage", r.unstage(volume, "files"))
+			r.must("unstage the origin", r.unstage(origin, "st"))
+
+			r.stop() // nothing but the disk remembers it
+			r.start()
+			_, err := r.ControllerExpandVolume(t.Context(), &csi.ControllerExpandVolumeRequest{
+				VolumeId: volume, CapacityRange: &csi.CapacityRange{RequiredBytes: (mib + 96) << 20}, VolumeCapability: c,
+			})
+			r.must("expand", err)
+			r.must("stage again", r.stage(volume, "files", c))
+			r.read("files", "changed")
+			copied := r.volume(from("copied", mib+96, c, fromSnapshot(r.snapshot("s", volume))))
+			r.must("stage a restore of it", r.stage(copied, "copied", c))
+			r.read("copied", "changed")
+			r.must("unstage", r.unstage(copied, "copied"))
+			r.must("unstage", r.unstage(volume, "files"))
+			r.checkFilesystem(fs, r.device(volume))
+			r.want("another type", r.stage(volume, "files", mount(writer, map[bool]string{true: filesystem.XFS, false: filesystem.Ext4}[fs == filesystem.Ext4])), codes.FailedPrecondition)
+		})
+	}
+}
+
+// What was given out as a block device is never formatted: not with a tenant's bytes
+// on it, not with nothing on it, and not when it was made for a file system. What
+// nobody has had gets one.
+func TestGivenOutIsNotFormatted(t *testing.T) {
+	r := newRig(t)
+	blk, fs := block(writer), mount(writer, filesystem.Ext4)
+	head := func(path string) []byte {
+		t.Helper()
+		f, err := os.Open(path)
+		r.must("open", err)
+		defer f.Close()
+		b := make([]byte, 4<<20)
+		_, err = io.ReadFull(f, b)
+		r.must("read", err)
+		return b
+	}
+	for _, x := range []struct {
+		name    string
+		made    *csi.VolumeCapability
+		content []byte
+	}{
+		{"garbage", blk, bytes.Repeat([]byte("tenant's own "), 1000)},
+		{"nothing", blk, nil},
+		{"files-with-nothing", fs, nil},
+	} {
+		volume := r.volume(request(x.name, 64, x.made))
+		path := r.raw(volume)
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		r.must("open", err)
+		_, err = f.WriteAt(x.content, 0)
+		r.must("write", err)
+		r.must("close", f.Close())
+		before := head(path)
+		r.notRaw(volume)
+		for _, c := range []*csi.VolumeCapability{fs, mount(writer, "")} {
+			r.want(x.name+" as a file system", r.stage(volume, "files", c), codes.FailedPrecondition)
+			r.stop()
+			r.start()
+		}
+		if !bytes.Equal(head(r.raw(volume)), before) {
+			t.Errorf("%s: its content was changed", x.name)
+		}
+		r.notRaw(volume)
+	}
+	for what, c := range map[string]*csi.VolumeCapability{"ext4": fs, "any": mount(writer, "")} {
+		untouched := r.volume(request("untouched-"+what, 64, blk))
+		r.fresh(what, untouched, c)
+		r.must("delete", r.remove(untouched))
+	}
+}
+
+// A volume is not used in both modes at the same moment, whichever was first.
+func TestNotBothModes(t *testing.T) {
+	r := newRig(t)
+	blk, fs := block(writer), mount(writer, filesystem.Ext4)
+	volume := r.volume(request("v", 64, blk))
+	for _, c := range []*csi.VolumeCapability{blk, fs} {
+		v, err := r.ValidateVolumeCapabilities(t.Context(), &csi.ValidateVolumeCapabilitiesRequest{VolumeId: volume, VolumeCapabilities: []*csi.VolumeCapability{c}})
+		if err != nil || v.GetConfirmed() == nil {
+			t.Errorf("%v is not confirmed: %v, %v", c, v, err)
+		}
+	}
+	path := r.raw(volume)
+	r.must("format", filesystem.Format(t.Context(), path, filesystem.Ext4))
+	r.want("files beside raw", r.stage(volume, "files", fs), codes.FailedPrecondition)
+	r.want("publish files", r.publish(volume, "raw", "target", fs, false), codes.FailedPrecondition)
+	r.notRaw(volume)
+	r.must("stage files", r.stage(volume, "files", fs))
+	r.want("raw beside files", r.stage(volume, "raw", blk), codes.FailedPrecondition)
+	r.want("publish raw", r.publish(volume, "files", "target", blk, false), codes.FailedPrecondition)
+	r.write("files", "content")
+	r.must("unstage", r.unstage(volume, "files"))
+	// Somebody else has it open.
+	r.device(volume)
+	f, err := os.OpenFile(r.device(volume), os.O_RDONLY, 0)
+	r.must("open", err)
+	r.want("raw while it is open", r.stage(volume, "raw", blk), codes.FailedPrecondition)
+	f.Close()
+	r.raw(volume)
+	r.notRaw(volume)
+	r.must("stage files", r.stage(volume, "files", fs))
+	r.read("files", "content")
+	r.must("unstage", r.unstage(volume, "files"))
+}
