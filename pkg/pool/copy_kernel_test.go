@@ -317,3 +317,18 @@ func TestCopyOfABadSource(t *testing.T) {
 	reload(good)
 	same(t, to, copied(t, to, VolumeSpec{Name: "restore", Mode: Block, Source: Source{FromSnapshot, "snapbase"}}, from), model)
 }
+
+// TestCopyToAnotherKind: a file system of a disk with blocks of 512 bytes is not
+// copied to disks with larger ones; the other way round it is.
+func TestCopyToAnotherKind(t *testing.T) {
+	_, open := twoPools(t, func(_, to *Config) { to.Devices = []string{diskOf4096(t, "128M")} })
+	small, large := open()
+	r := rand.New(rand.NewPCG(13, 14))
+	snapped(t, small, r, "small", 8*size.MiB)
+	_, err := large.CopyVolume(t.Context(), VolumeSpec{Name: "bad", Mode: Block, Source: Source{FromSnapshot, "snapsmall"}, SourcePool: "from"}, small)
+	if !errors.Is(err, ErrPrecondition) {
+		t.Errorf("to larger blocks: %v", err)
+	}
+	_, model := snapped(t, large, r, "large", 8*size.MiB)
+	same(t, small, copied(t, small, VolumeSpec{Name: "good", Mode: Block, Source: Source{FromSnapshot, "snaplarge"}}, large), model)
+}
