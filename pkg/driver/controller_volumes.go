@@ -34,11 +34,11 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 	if err != nil {
 		return nil, err
 	}
-	p, source, err := d.place(class, r.GetVolumeContentSource())
+	at, err := d.place(class, r.GetVolumeContentSource())
 	if err != nil {
 		return nil, err
 	}
-	spec := pool.VolumeSpec{Name: r.GetName(), Mode: use.mode, FSType: use.fsType, ReadOnly: use.readOnly, Source: source}
+	p, spec := at.pool, pool.VolumeSpec{Name: r.GetName(), Mode: use.mode, FSType: use.fsType, ReadOnly: use.readOnly}
 	if spec.Size, spec.Limit, err = capacityRange(r.GetCapacityRange()); err != nil {
 		return nil, err
 	}
@@ -51,18 +51,18 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 	if spec.Transient, err = mayBeTransient(ctx, class); err != nil {
 		return nil, err
 	}
-	if err := mayChangeMode(ctx, p, spec, class.modeChange); err != nil {
+	if err := mayChangeMode(ctx, at, spec, class.modeChange); err != nil {
 		return nil, err
 	}
 	// What has a source has something to read, whoever may write it.
-	spec.Shared = use.multiNode && !use.readOnly && source.Kind == pool.FromNothing
+	spec.Shared = use.multiNode && !use.readOnly && at.source.Kind == pool.FromNothing
 	if spec.Mode == pool.Filesystem {
-		if err := prepareSpec(ctx, p, &spec); err != nil {
+		if err := prepareSpec(ctx, at, &spec); err != nil {
 			return nil, err
 		}
 	}
 	_, missing := p.VolumeNamed(ctx, spec.Name)
-	v, err := p.CreateVolume(ctx, spec)
+	v, err := at.make(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
@@ -88,13 +88,13 @@ func mayBeTransient(ctx context.Context, class parameters) (bool, error) {
 
 // prepareSpec chooses the file system if the request leaves it open, and says how
 // large it is at least.
-func prepareSpec(ctx context.Context, p *pool.Pool, spec *pool.VolumeSpec) error {
+func prepareSpec(ctx context.Context, at place, spec *pool.VolumeSpec) error {
 	if spec.FSType == "" {
-		_, found := sourceUse(ctx, p, spec.Source)
+		_, found := at.sourceUse(ctx)
 		spec.FSType = cmp.Or(found, defaultFSType)
 	}
 	spec.Least = filesystem.MinimumSize(spec.FSType)
-	if spec.Source.Kind == pool.FromNothing && spec.Limit != 0 && spec.Limit < spec.Least {
+	if at.source.Kind == pool.FromNothing && spec.Limit != 0 && spec.Limit < spec.Least {
 		return outOfRange("%s needs at least %v", spec.FSType, spec.Least)
 	}
 	return nil
@@ -104,24 +104,24 @@ func prepareSpec(ctx context.Context, p *pool.Pool, spec *pool.VolumeSpec) error
 // the class allows it: the kernel trusts what it mounts, and a pod wrote that. If
 // there is no source the request is about a volume that exists, or it fails.
 // Errors: FAILED_PRECONDITION.
-func mayChangeMode(ctx context.Context, p *pool.Pool, spec pool.VolumeSpec, allowed bool) error {
-	if mode, _ := sourceUse(ctx, p, spec.Source); spec.Mode == pool.Filesystem && mode == pool.Block && !allowed {
+func mayChangeMode(ctx context.Context, at place, spec pool.VolumeSpec, allowed bool) error {
+	if mode, _ := at.sourceUse(ctx); spec.Mode == pool.Filesystem && mode == pool.Block && !allowed {
 		return precondition("%s %s: it is of a raw block volume, and what pods wrote to that is not mounted as a file system unless the storage class has the parameter %s: \"true\"",
-			spec.Source.Kind, spec.Source.LV, conditions.ParameterModeChange)
+			at.source.Kind, at.source.LV, conditions.ParameterModeChange)
 	}
 	return nil
 }
 
 // sourceUse is the mode of a volume's source and the file system that its content
 // has, or "" if that cannot be told.
-func sourceUse(ctx context.Context, p *pool.Pool, s pool.Source) (mode pool.Mode, fsType string) {
-	switch s.Kind {
+func (at place) sourceUse(ctx context.Context) (mode pool.Mode, fsType string) {
+	switch at.source.Kind {
 	case pool.FromSnapshot:
-		if snapshot, err := p.Snapshot(ctx, s.LV); err == nil {
+		if snapshot, err := at.from.Snapshot(ctx, at.source.LV); err == nil {
 			return snapshot.Mode, snapshot.FSType
 		}
 	case pool.FromVolume:
-		if v, err := p.Volume(ctx, s.LV); err == nil {
+		if v, err := at.from.Volume(ctx, at.source.LV); err == nil {
 			return v.Mode, v.FSType
 		}
 	}
@@ -152,14 +152,15 @@ func (d *Driver) volume(p *pool.Pool, v pool.Volume) *csi.Volume {
 		CapacityBytes:      int64(v.Size),
 		AccessibleTopology: []*csi.Topology{d.topology()},
 	}
+	source := handle.ID{Node: d.node, Pool: cmp.Or(v.SourcePool, p.Name()), LV: v.Source.LV}.String()
 	switch v.Source.Kind {
 	case pool.FromSnapshot:
 		r.ContentSource = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
-			Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: d.id(p, v.Source.LV)},
+			Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: source},
 		}}
 	case pool.FromVolume:
 		r.ContentSource = &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{
-			Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: d.id(p, v.Source.LV)},
+			Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: source},
 		}}
 	}
 	return r

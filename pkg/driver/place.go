@@ -1,8 +1,10 @@
 package driver
 
 import (
+	"context"
 	"errors"
 	"strings"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -23,36 +25,64 @@ func (d *Driver) poolsFor(class parameters) []string {
 	return nil
 }
 
+// place is where a new volume is made, and from what.
+type place struct {
+	pool   *pool.Pool
+	from   *pool.Pool // that the source is in: pool, unless the volume is copied
+	source pool.Source
+}
+
 // place chooses the pool of a new volume: the one that its class names, else its
-// source's, else the only one. The source, if there is one, is in that pool.
-// A pool that another node may have is RESOURCE_EXHAUSTED: the scheduler tries
-// again. Other errors: INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE.
-func (d *Driver) place(class parameters, content *csi.VolumeContentSource) (*pool.Pool, pool.Source, error) {
+// source's, else the only one. A pool that another node may have is
+// RESOURCE_EXHAUSTED: the scheduler tries again. Other errors: INVALID_ARGUMENT,
+// NOT_FOUND, UNAVAILABLE.
+func (d *Driver) place(class parameters, content *csi.VolumeContentSource) (at place, err error) {
 	from, kind, err := d.sourceID(content)
 	if err != nil {
-		return nil, pool.Source{}, err
+		return at, err
 	}
 	name := from.Pool
 	if names := d.poolsFor(class); len(names) == 1 {
 		name = names[0]
 	}
 	if name == "" {
-		return nil, pool.Source{}, invalid("the storage class needs the parameter %q: node %s has several pools: %s",
+		return at, invalid("the storage class needs the parameter %q: node %s has several pools: %s",
 			parameterPool, d.node, strings.Join(d.pools.Names(), ", "))
 	}
-	p, err := d.pool(name)
-	switch {
-	case errors.Is(err, pool.ErrNotFound):
-		return nil, pool.Source{}, exhausted("node %s has no pool %q", d.node, name)
-	case err != nil:
-		return nil, pool.Source{}, err
-	case kind == pool.FromNothing:
-		return p, pool.Source{}, nil
-	case from.Pool != name:
-		return nil, pool.Source{}, invalid("the source is in pool %s: a volume in pool %s cannot be made from it", from.Pool, name)
+	at.pool, err = d.pool(name)
+	if errors.Is(err, pool.ErrNotFound) {
+		return at, exhausted("node %s has no pool %q", d.node, name)
 	}
-	return p, pool.Source{Kind: kind, LV: from.LV}, nil
+	at.from = at.pool
+	if err != nil || kind == pool.FromNothing {
+		return at, err
+	}
+	at.source = pool.Source{Kind: kind, LV: from.LV}
+	if from.Pool != name {
+		at.from, err = d.pool(from.Pool)
+	}
+	return at, err
 }
+
+// make makes the volume. One that is copied from another pool is asked for until
+// its caller is about to give up, which is told then how far the copy is.
+func (at place) make(ctx context.Context, spec pool.VolumeSpec) (pool.Volume, error) {
+	spec.Source = at.source
+	if at.from == at.pool {
+		return at.pool.CreateVolume(ctx, spec)
+	}
+	spec.SourcePool = at.from.Name()
+	if end, limited := ctx.Deadline(); limited {
+		left := time.Until(end)
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, left-min(left/4, answerTime))
+		defer cancel()
+	}
+	return at.pool.CopyVolume(ctx, spec, at.from)
+}
+
+// answerTime is what the answer takes to reach the caller, at most.
+const answerTime = time.Second
 
 // sourceID takes a content source apart, nil if a volume has none. Errors:
 // INVALID_ARGUMENT, NOT_FOUND if it is not of this node.

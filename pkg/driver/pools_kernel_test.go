@@ -37,8 +37,8 @@ func TestSeveralPools(t *testing.T) {
 		{in("", "c", nil), codes.InvalidArgument},
 		{in("three", "c", nil), codes.ResourceExhausted},
 		{in("two", "a", nil), codes.AlreadyExists},
-		{in("two", "c", fromVolume(a)), codes.InvalidArgument},
 		{in("one", "c", fromVolume(a)), codes.OK},
+		{in("two", "c", fromVolume(a)), codes.AlreadyExists},
 	} {
 		_, err := r.CreateVolume(t.Context(), c.q)
 		r.want(c.q.String(), err, c.want)
