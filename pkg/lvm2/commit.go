@@ -116,6 +116,7 @@ func (s *Store) deviceOf(pv *PV) *device {
 type writer struct {
 	text   []byte // with the NUL, zeroes up to the next sector behind it
 	source source
+	seqno  uint64
 	areas  []*metadataArea
 	slots  []slot    // where the text goes in each area
 	data   []*device // flushed besides before the commit
@@ -127,7 +128,7 @@ func newWriter(h Host, vg *VG, areas []*metadataArea, buffer []byte) (*writer, e
 	if err := vg.validate(); err != nil {
 		return nil, err
 	}
-	w := &writer{}
+	w := &writer{seqno: vg.Seqno + 1}
 	if cap(buffer) == 0 {
 		buffer = alignedBuffer(vg.source.size + 64*size.KiB)
 	}
@@ -182,6 +183,7 @@ func (w *writer) write() (late []error, err error) {
 			continue
 		}
 		w.areas[i].header.committed, w.areas[i].header.precommit = w.slots[i], slot{}
+		w.areas[i].err, w.areas[i].about.seqno = nil, w.seqno
 	}
 	if len(late) == len(w.areas) {
 		return nil, errors.Join(errors.Join(late...), w.revert())

@@ -22,8 +22,9 @@ type diskFile interface {
 	Close() error
 }
 
-// identity tells two devices, or two regular files, apart.
-type identity struct{ dev, ino uint64 }
+// identity tells two devices, or two regular files, apart. A number that is given
+// to another disk makes another identity.
+type identity struct{ dev, ino, seq uint64 }
 
 // device is an open block device, or a regular file in its place. Reads and
 // writes bypass the page cache where the file system allows it: a cached page
@@ -44,7 +45,7 @@ func identify(info os.FileInfo) (identity, error) {
 	switch {
 	case !ok:
 	case info.Mode()&os.ModeDevice != 0 && info.Mode()&os.ModeCharDevice == 0:
-		return identity{dev: uint64(st.Rdev)}, nil
+		return identity{dev: uint64(st.Rdev), seq: diskSequence(uint64(st.Rdev))}, nil
 	case info.Mode().IsRegular():
 		return identity{dev: uint64(st.Dev), ino: st.Ino}, nil
 	}

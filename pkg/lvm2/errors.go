@@ -23,6 +23,8 @@ var (
 	ErrMissingPV = errors.New("physical volume is missing")
 	// ErrDuplicatePV: two devices carry the same physical volume id.
 	ErrDuplicatePV = errors.New("duplicate physical volume")
+	// ErrPart: the device is a part of another one, and no physical volume by itself.
+	ErrPart = errors.New("a part of another device")
 	// ErrDuplicateVG: two volume groups have the same name.
 	ErrDuplicateVG = errors.New("duplicate volume group name")
 	// ErrDamaged: no usable metadata, or metadata that contradicts itself.

@@ -12,10 +12,12 @@ import (
 // finder collects physical volumes and finds out which volume group they are.
 type finder struct {
 	disks    []*disk
-	opened   []*device // closed again by close
-	failed   []error   // devices that could not be read
-	unlisted []error   // devices that have it, and are not in lvm2's devices file
-	problems []error   // what is wrong with the volume group that was found
+	parts    []part       // that show a physical volume and are none
+	used     map[ID]place // by which devices physical volumes were used
+	opened   []*device    // closed again by close
+	failed   []error      // devices that could not be read
+	unlisted []error      // devices that have it, and are not in lvm2's devices file
+	problems []error      // what is wrong with the volume group that was found
 }
 
 func (f *finder) close() {
@@ -35,9 +37,18 @@ func (f *finder) add(path string, open map[identity]*device) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		f.failed = append(f.failed, err)
 	}
-	if p != nil {
-		f.disks = append(f.disks, p)
+	if p == nil {
+		return
 	}
+	why := p.partOf()
+	if place, known := f.used[p.label.id]; why == nil && known {
+		why = place.taken(p.device)
+	}
+	if why != nil {
+		f.parts = append(f.parts, part{p, why})
+		return
+	}
+	f.disks = append(f.disks, p)
 }
 
 // openOnce returns nil for a device that was added before under another path.
@@ -63,7 +74,8 @@ func (f *finder) openOnce(path string, open map[identity]*device) (*device, erro
 }
 
 func (f *finder) seen(id identity) bool {
-	return slices.ContainsFunc(f.disks, func(p *disk) bool { return p.device.id == id })
+	return slices.ContainsFunc(f.disks, func(p *disk) bool { return p.device.id == id }) ||
+		slices.ContainsFunc(f.parts, func(p part) bool { return p.device.id == id })
 }
 
 // areas calls yield for every metadata area.
@@ -121,7 +133,7 @@ func (f *finder) group(name string, id ID, search Search, open map[identity]*dev
 			}
 			continue
 		}
-		members, err := f.members(vg, search.Others == nil, open)
+		members, err := f.members(vg, search, open)
 		if err != nil || len(f.disks) == known {
 			return vg, members, err
 		}
@@ -149,7 +161,7 @@ func (f *finder) vg(name string, id ID, ids []ID) (*VG, error) {
 	}
 	if chosen == nil {
 		f.problems = append(f.problems, namesakes...)
-		return nil, f.notFound()
+		return nil, f.notFound(name)
 	}
 	if err := f.consistent(chosen); err != nil {
 		return nil, err
@@ -162,9 +174,23 @@ func (f *finder) vg(name string, id ID, ids []ID) (*VG, error) {
 	return vg, nil
 }
 
+// partsOf returns why devices with such a label and metadata area are no physical
+// volumes.
+func (f *finder) partsOf(is func(a *metadataArea, pv ID) bool) (errs []error) {
+	for _, p := range f.parts {
+		if slices.ContainsFunc(p.areas, func(a *metadataArea) bool { return is(a, p.label.id) }) || is(nil, p.label.id) {
+			errs = append(errs, p.why)
+		}
+	}
+	return errs
+}
+
 // notFound tells a volume group that does not exist from one that may be hidden
-// behind damage.
-func (f *finder) notFound() error {
+// behind damage, or whose disk is not there as a whole.
+func (f *finder) notFound(name string) error {
+	if errs := f.partsOf(func(a *metadataArea, _ ID) bool { return a != nil && a.about.name == name }); len(errs) > 0 {
+		return errors.Join(append(errs, f.failed...)...)
+	}
 	errs := slices.Concat(f.problems, f.unlisted, f.failed)
 	newest := f.newest()
 	for a := range f.areas {
@@ -201,8 +227,9 @@ func (f *finder) consistent(chosen *metadataArea) error {
 }
 
 // members finds the devices of the physical volumes and enters their paths into
-// vg. hints says that the paths in the metadata may be looked at for that.
-func (f *finder) members(vg *VG, hints bool, open map[identity]*device) ([]*disk, error) {
+// vg. Where no other devices may be looked at, those are that it was on before.
+func (f *finder) members(vg *VG, search Search, open map[identity]*device) ([]*disk, error) {
+	hints := search.Others == nil
 	var members []*disk
 	for _, pv := range vg.PVs {
 		p, err := f.disk(pv.ID)
@@ -214,8 +241,13 @@ func (f *finder) members(vg *VG, hints bool, open map[identity]*device) ([]*disk
 		if err != nil {
 			return nil, err
 		}
+		if p != nil && search.Named != nil && p.belowMap(pv) && !search.Named(p.path) {
+			f.problems = append(f.problems, fmt.Errorf("device %s has physical volume %v, which was used by %s: %w: name the device itself in the configuration if that is gone for good", p.path, pv.ID, pv.hint, ErrPart))
+			continue
+		}
 		if p == nil {
 			f.problems = append(append(f.problems, pv.notFound()), f.failed...)
+			f.problems = append(f.problems, f.partsOf(func(_ *metadataArea, id ID) bool { return id == pv.ID })...)
 			continue
 		}
 		for _, a := range p.areas {
@@ -229,7 +261,7 @@ func (f *finder) members(vg *VG, hints bool, open map[identity]*device) ([]*disk
 		if end := vg.Offset(pv, pv.PECount).Bytes(); end > p.size {
 			f.problems = append(f.problems, fmt.Errorf("device %s has %d bytes, its physical volume %d", p.path, p.size, end))
 		}
-		pv.Device, pv.BlockSize = p.path, p.unit
+		pv.Device, pv.BlockSize, pv.at = p.path, p.unit, p.id
 		members = append(members, p)
 	}
 	return members, nil

@@ -138,6 +138,9 @@ func (i identity) checkFree() error {
 			users = append(users, loop)
 		}
 	}
+	if i.ofMultipath() {
+		users = append(users, "a multipath map, says udev")
+	}
 	if len(users) > 0 {
 		return fmt.Errorf("%w: used by %s", ErrInUse, strings.Join(users, " "))
 	}

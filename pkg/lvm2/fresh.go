@@ -78,7 +78,7 @@ func (f *freshDisks) plan(d *device, vg *VG, metadataSize, alignment size.Bytes)
 	}
 	pv := &PV{
 		ID: l.id, Device: d.path, Size: d.size.Sectors(), PEStart: dataStart.Sectors(), PECount: count,
-		Status: []string{statusAllocatable}, BlockSize: d.unit, key: vg.newKey(),
+		Status: []string{statusAllocatable}, BlockSize: d.unit, at: d.id, key: vg.newKey(),
 	}
 	pv.text = pv.encode()
 	vg.PVs = append(vg.PVs, pv)

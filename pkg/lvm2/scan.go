@@ -16,6 +16,7 @@ type Device struct {
 	PV   ID     // empty: not a physical volume
 	VG   string // name of its volume group; empty: none, or not known from the devices scanned
 	VGID ID
+	Part error // why it is no physical volume by itself, as a path of a multipath map
 	Err  error // why the device, or metadata on it, could not be read; wraps ErrDamaged if it is LVM2's but damaged
 }
 
@@ -61,7 +62,7 @@ func (f *finder) scan(into *Device) {
 		return
 	}
 	f.disks = append(f.disks, p)
-	into.PV = p.label.id
+	into.PV, into.Part = p.label.id, p.partOf()
 	for _, a := range p.areas {
 		into.Err = errors.Join(into.Err, a.err)
 	}

@@ -17,6 +17,12 @@ type Search struct {
 	// Others lists the devices among which further physical volumes are looked
 	// for, by the ids that the metadata names.
 	Others func() ([]string, error)
+	// Named says that somebody named that device itself for it, as opposed to one
+	// that was found. nil: all were named.
+	Named func(device string) bool
+	// Seen describes the devices that there are; as long as it stays the same,
+	// those that are missing are looked for ever less often. nil: always.
+	Seen func() string
 	// Listed is called with what Others lists; nil takes all of it.
 	Listed func(device string, pv ID) bool
 }

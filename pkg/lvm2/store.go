@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -23,6 +24,8 @@ type Store struct {
 
 	mu       sync.Mutex
 	open     map[identity]*device
+	used     map[ID]place // by which devices the physical volumes were used last
+	hunt     hunt
 	id       ID              // of the volume group, once it was read
 	seqno    uint64          // the highest that was read or committed
 	vg       *VG             // as last read or committed; nil: read it again
@@ -57,7 +60,7 @@ func openGroup(ctx context.Context, h Host, name string, search Search, access i
 		return nil, err
 	}
 	defer lock.Unlock()
-	s := &Store{host: h, name: name, search: search, access: access, open: map[identity]*device{}}
+	s := &Store{host: h, name: name, search: search, access: access, open: map[identity]*device{}, used: map[ID]place{}}
 	if _, err := s.Read(ctx); err != nil {
 		s.Close()
 		return nil, err
@@ -153,24 +156,79 @@ func (s *Store) unchanged() error {
 // enough, else from all that may.
 func (s *Store) load() error {
 	var known []string
-	for _, d := range s.open {
-		known = append(known, d.path)
+	for _, p := range s.used {
+		known = append(known, p.path)
 	}
 	slices.Sort(known)
+	found := false
 	if len(known) > 0 {
 		again := fixed(known)
+		again.Named = s.search.Named
 		if s.search.Others != nil { // members that are new are looked for there only
 			again.Others = func() ([]string, error) { return nil, nil }
 		}
-		if s.loadFrom(again) == nil && s.complete() {
+		if found = s.loadFrom(again) == nil; found && s.complete() {
+			s.hunt = hunt{}
 			return nil
 		}
 	}
-	return s.loadFrom(s.search)
+	if s.hunt.due(s.search.Seen) || !found && s.hunt.err == nil {
+		s.hunt.err = s.loadFrom(s.search)
+		if s.hunt.err == nil && s.complete() {
+			s.hunt = hunt{}
+			return nil
+		}
+		found = found || s.hunt.err == nil
+	}
+	if found && s.hunt.err != nil { // what is there can be used
+		s.problems = append(s.problems, s.hunt.err)
+		return nil
+	}
+	return s.hunt.err
+}
+
+// hunt is the search for devices that are missing.
+type hunt struct {
+	seen string        // what devices there were at the last one
+	next time.Time     // when to search again if these stay the same
+	wait time.Duration // until then
+	err  error         // of the last one
+}
+
+const (
+	firstHunt = 2 * time.Second
+	lastHunt  = time.Minute
+)
+
+// due reports whether to search again, and counts on that this is done.
+func (h *hunt) due(seen func() string) bool {
+	if seen == nil {
+		return true
+	}
+	switch now := seen(); {
+	case now != h.seen || h.wait == 0:
+		h.seen, h.wait = now, firstHunt
+	case time.Now().Before(h.next):
+		return false
+	default:
+		h.wait = min(2*h.wait, lastHunt)
+	}
+	h.next = time.Now().Add(h.wait)
+	return true
+}
+
+// Stale reports whether a metadata area missed a commit and can be rewritten: any
+// commit does that.
+func (s *Store) Stale() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.vg != nil && slices.ContainsFunc(s.areas, func(a *metadataArea) bool {
+		return a.inUse() && (a.err != nil || a.about.seqno < s.vg.Seqno)
+	})
 }
 
 func (s *Store) loadFrom(search Search) error {
-	found := &finder{}
+	found := &finder{used: s.used}
 	defer found.close()
 	vg, members, err := found.group(s.name, s.id, search, s.open)
 	if err != nil {
@@ -180,7 +238,7 @@ func (s *Store) loadFrom(search Search) error {
 		return err
 	}
 	// vgcfgrestore may go back; a copy that cannot be read must not.
-	if vg.Seqno < s.seqno && len(found.problems) > 0 {
+	if vg.Seqno < s.seqno && (len(found.problems) > 0 || s.moved(members)) {
 		return fmt.Errorf("the newest readable metadata has seqno %d, but %d was here before: %w: %w", vg.Seqno, s.seqno, ErrDamaged, errors.Join(found.problems...))
 	}
 	if err := s.adopt(members); err != nil {
@@ -191,7 +249,19 @@ func (s *Store) loadFrom(search Search) error {
 	}
 	s.id, s.seqno = vg.ID, vg.Seqno
 	s.problems = found.problems
+	for _, p := range members {
+		s.used[p.label.id] = placeOf(p.device)
+	}
 	return nil
+}
+
+// moved reports whether a physical volume is on another device than before: a copy
+// of the disk from an earlier day, for all that is known.
+func (s *Store) moved(members []*disk) bool {
+	return slices.ContainsFunc(members, func(p *disk) bool {
+		former, known := s.used[p.label.id]
+		return known && former.id != p.device.id
+	})
 }
 
 // adopt keeps the members' devices open, and no others.
@@ -228,7 +298,7 @@ func sameText(a, b *VG) bool {
 		return false
 	}
 	for i := range a.PVs {
-		if a.PVs[i].Device != b.PVs[i].Device {
+		if a.PVs[i].Device != b.PVs[i].Device || a.PVs[i].at != b.PVs[i].at {
 			return false
 		}
 	}

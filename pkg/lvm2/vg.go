@@ -5,6 +5,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -60,10 +62,17 @@ type PV struct {
 
 	BlockSize size.Bytes // logical block size of the device; 0: missing
 
-	hint string // the device's path when the text was written
-	key  string // the name that segments call it by: pv0, pv1, …
+	at   identity // of the device; zero: missing
+	hint string   // the device's path when the text was written
+	key  string   // the name that segments call it by: pv0, pv1, …
 	text string
 }
+
+// Number returns the number of the device; zeroes if it is missing.
+func (pv *PV) Number() (major, minor uint32) { return unix.Major(pv.at.dev), unix.Minor(pv.at.dev) }
+
+// SameDevice reports whether other, of another reading, is on the same device.
+func (pv *PV) SameDevice(other *PV) bool { return pv.at == other.at }
 
 // Missing reports whether the physical volume was not found, or is marked as
 // missing: lvm2 does that when it writes without it, and its content is then

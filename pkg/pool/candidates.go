@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,11 +13,37 @@ import (
 // search says where the pool's volume group is looked for. What tenants write to
 // their volumes must never count: they can make it look like the pool's disks.
 func (c Config) search(h lvm2.Host) lvm2.Search {
-	s := lvm2.Search{IDs: c.VolumeGroupIDs, Others: otherDevices, Listed: h.Listed}
+	s := lvm2.Search{IDs: c.VolumeGroupIDs, Others: otherDevices, Listed: h.Listed, Named: c.named, Seen: c.seen}
 	if c.chosen() {
 		s.Devices = c.devices
 	}
 	return s
+}
+
+// named says whether the configuration names that very device.
+func (c Config) named(device string) bool { return slices.Contains(c.Devices, device) }
+
+// seen describes the machine's block devices but the logical volumes, and what the
+// configuration means.
+func (c Config) seen() string {
+	var b strings.Builder
+	all, _ := filepath.Glob("/sys/class/block/*")
+	for _, dir := range all {
+		if uuid, err := os.ReadFile(filepath.Join(dir, "dm", "uuid")); err == nil && strings.HasPrefix(string(uuid), "LVM-") {
+			continue
+		}
+		b.WriteString(filepath.Base(dir))
+		for _, name := range []string{"size", "diskseq"} {
+			text, _ := os.ReadFile(filepath.Join(dir, name)) // partitions and old kernels have no diskseq
+			b.WriteString(" " + strings.TrimSpace(string(text)))
+		}
+		b.WriteByte('\n')
+	}
+	matches, _ := c.matches() // the search tells what is wrong
+	for _, m := range matches {
+		fmt.Fprintln(&b, m.path, m.dev)
+	}
+	return b.String()
 }
 
 // chosen says whether the configuration says which devices are the pool's.

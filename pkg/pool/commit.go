@@ -165,8 +165,12 @@ func (p *Pool) read() (*view, error) {
 	}
 	v := p.current.Load()
 	if v == nil || v.vg != vg {
+		former := v
 		v = newView(vg, v)
 		p.current.Store(v)
+		if former != nil {
+			p.disksMoved(former, v)
+		}
 		p.changed.Store(true)
 	}
 	p.broken.Store(nil)

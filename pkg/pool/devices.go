@@ -77,13 +77,9 @@ func (p *Pool) linearTable(v *view, lv *lvm2.LV) (dm.Table, error) {
 		if err := v.missing(pv); err != nil {
 			return nil, fmt.Errorf("logical volume %s/%s: %w", v.vg.Name, lv.Name, err)
 		}
-		dev, err := dm.DeviceOf(pv.Device)
-		if err != nil {
-			return nil, fmt.Errorf("%w: physical volume %s of %s/%s: %w", ErrUnavailable, pv.ID, v.vg.Name, lv.Name, err)
-		}
 		t = append(t, dm.Segment{
 			Start: t.Length(), Length: sectors(v, r.Count),
-			Target: dm.Linear{Device: dev, Offset: pv.PEStart + sectors(v, r.Start)},
+			Target: dm.Linear{Device: diskOf(pv), Offset: pv.PEStart + sectors(v, r.Start)},
 		})
 	}
 	return t, nil

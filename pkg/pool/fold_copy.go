@@ -149,8 +149,8 @@ func (f *fold) giveWay(ctx context.Context) error {
 	}
 	var disks []dm.Device
 	for _, pv := range v.vg.PVs {
-		if dev, err := dm.DeviceOf(pv.Device); err == nil {
-			disks = append(disks, dev)
+		if pv.Device != "" {
+			disks = append(disks, diskOf(pv))
 		}
 	}
 	for deadline := time.Now().Add(foldPatience); ; {

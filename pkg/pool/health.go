@@ -75,12 +75,20 @@ func (v *view) disksOf(lv *lvm2.LV) []Condition {
 	for _, s := range lv.Segments {
 		for _, stripe := range s.Stripes {
 			if stripe.PV >= 0 && v.vg.PVs[stripe.PV].Missing() {
-				return []Condition{{Inaccessible, "DeviceMissing",
-					fmt.Sprintf("physical volume %s of volume group %s is missing", v.vg.PVs[stripe.PV].ID, v.vg.Name)}}
+				return []Condition{v.deviceMissing(v.vg.PVs[stripe.PV])}
 			}
 		}
 	}
 	return nil
+}
+
+// deviceMissing tells of a physical volume that is not there, and what to do.
+func (v *view) deviceMissing(pv *lvm2.PV) Condition {
+	why := fmt.Sprintf("physical volume %s of volume group %s is missing", pv.ID, v.vg.Name)
+	if pv.Device != "" {
+		why = fmt.Sprintf("physical volume %s is marked as missing though %s has it, for lvm2 changed volume group %s without it; vgextend --restoremissing takes it back", pv.ID, pv.Device, v.vg.Name)
+	}
+	return Condition{Inaccessible, "DeviceMissing", why}
 }
 
 // PoolHealth returns what is wrong with the pool.
@@ -92,7 +100,7 @@ func (p *Pool) PoolHealth(context.Context) []Condition {
 	var out []Condition
 	for _, pv := range v.vg.PVs {
 		if pv.Missing() {
-			out = append(out, Condition{Inaccessible, "DeviceMissing", fmt.Sprintf("physical volume %s of volume group %s is missing", pv.ID, v.vg.Name)})
+			out = append(out, v.deviceMissing(pv))
 		}
 	}
 	for _, l := range p.leftOut {

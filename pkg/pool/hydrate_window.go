@@ -251,7 +251,7 @@ func (h *hydrator) flush(lv string, w *window) error {
 		if err := v.missing(pv); err != nil {
 			return fmt.Errorf("logical volume %s/%s: %w", v.vg.Name, lv, err)
 		}
-		f, err := os.Open(pv.Device)
+		f, err := openDisk(pv, os.O_RDONLY)
 		if err != nil {
 			return err
 		}

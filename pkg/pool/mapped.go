@@ -38,9 +38,7 @@ func (p *Pool) mappings(v *view) ([]mapping, error) {
 		if pv.Missing() {
 			continue
 		}
-		if d, err := dm.DeviceOf(pv.Device); err == nil {
-			pvs[d] = i
-		}
+		pvs[diskOf(pv)] = i
 	}
 	all, err := p.dm.List()
 	if err != nil {

@@ -114,8 +114,8 @@ func (c Config) choose(vg *lvm2.VG) (devices []string, left []LeftOut, err error
 	ours := map[dm.Device]bool{}
 	if vg != nil {
 		for _, pv := range vg.PVs {
-			if dev, err := dm.DeviceOf(pv.Device); err == nil {
-				ours[dev] = true
+			if pv.Device != "" {
+				ours[diskOf(pv)] = true
 			}
 		}
 	}

@@ -20,6 +20,7 @@ const (
 // refreshLoop reads the metadata from time to time, to see what LVM2's own
 // commands change.
 func (p *Pool) refreshLoop(ctx context.Context) {
+	old := rewriter{Pool: p}
 	for tick := time.NewTicker(refreshPause); ; {
 		select {
 		case <-tick.C:
@@ -33,6 +34,7 @@ func (p *Pool) refreshLoop(ctx context.Context) {
 					p.log.Error(err, "Following changes of the metadata that somebody else made")
 				}
 			}
+			old.rewrite(limited)
 			cancel()
 		case <-ctx.Done():
 			tick.Stop()

@@ -163,11 +163,7 @@ func (u *blockUse) add(more blockUse) {
 // disksUse returns what the pool's disks have done.
 func disksUse(v *view) (sum blockUse, ok bool) {
 	for _, pv := range v.vg.PVs {
-		dev, err := dm.DeviceOf(pv.Device)
-		if err != nil {
-			return sum, false
-		}
-		u, ok := useOf(dev)
+		u, ok := useOf(diskOf(pv))
 		if !ok {
 			return sum, false
 		}

@@ -97,7 +97,7 @@ func (t *edit) writing(r lvm2.Range, f func(file *os.File, from int64) error) (e
 	if err := t.missing(pv); err != nil {
 		return err
 	}
-	file, err := os.OpenFile(pv.Device, os.O_RDWR|unix.O_DIRECT, 0)
+	file, err := openDisk(pv, os.O_RDWR|unix.O_DIRECT)
 	if err != nil {
 		return err
 	}

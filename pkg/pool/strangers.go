@@ -55,7 +55,7 @@ func strangers(ctx context.Context, vg *lvm2.VG) ([]string, error) {
 	for _, d := range found {
 		n := vg.PVIndex(d.PV)
 		switch {
-		case d.PV == "":
+		case d.PV == "", d.Part != nil:
 		case n >= 0:
 			out = append(out, fmt.Sprintf("device %s%s says that it is physical volume %v of volume group %s, which %s is", d.Path, on[d.Path], d.PV, vg.Name, vg.PVs[n].Device))
 		case d.VG == vg.Name && d.VGID != vg.ID:
@@ -120,6 +120,9 @@ func (c Config) checkElsewhere(ctx context.Context, h lvm2.Host) error {
 			continue
 		}
 		s, err := lvm2.FindVGReadOnly(ctx, h, d.VG, lvm2.Search{IDs: []lvm2.ID{d.VGID}, Others: otherDevices})
+		if errors.Is(err, lvm2.ErrPart) {
+			return unavailable(err)
+		}
 		if err != nil {
 			continue // it cannot be a pool
 		}

@@ -314,8 +314,12 @@ func (v *view) snapshotByLV(name string) *layer {
 
 // missing returns the error for a physical volume that is not there.
 func (v *view) missing(pv *lvm2.PV) error {
-	if !pv.Missing() {
+	switch {
+	case !pv.Missing():
 		return nil
+	case pv.Device != "":
+		return fmt.Errorf("%w: physical volume %s of volume group %s is on %s again, and lvm2 has changed the group without it: vgextend --restoremissing %[3]s %[4]s takes it back if its content is right, vgreduce --removemissing %[3]s gives it up",
+			ErrUnavailable, pv.ID, v.vg.Name, pv.Device)
 	}
 	return fmt.Errorf("%w: physical volume %s of volume group %s is missing: attach its disk, or give it up with vgreduce --removemissing %[3]s", ErrUnavailable, pv.ID, v.vg.Name)
 }

@@ -1,0 +1,105 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+const lastRewrite = time.Minute // between two attempts to rewrite old metadata
+
+// diskOf is the device that a physical volume was found on. Its path may lead
+// elsewhere a moment later: udev gives the links of a multipath map that fails to one
+// of its paths.
+func diskOf(pv *lvm2.PV) dm.Device {
+	major, minor := pv.Number()
+	return dm.Device{Major: major, Minor: minor}
+}
+
+// openDisk opens the device that a physical volume was found on.
+func openDisk(pv *lvm2.PV, flags int) (*os.File, error) {
+	f, err := os.OpenFile(pv.Device, flags, 0)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(int(f.Fd()), &st); err == nil {
+		if now := (dm.Device{Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev)}); now != diskOf(pv) {
+			err = fmt.Errorf("%w: %s is device %v now, and the physical volume was found on %v; it is looked for again", ErrUnavailable, pv.Device, now, diskOf(pv))
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// disksMoved has the devices of all volumes looked after that lie on a disk which
+// is another device than in the former view, and of those that read through them.
+func (p *Pool) disksMoved(former, v *view) {
+	moved := map[int]bool{}
+	for i, pv := range v.vg.PVs {
+		if k := former.vg.PVIndex(pv.ID); k >= 0 && pv.Device != "" && !pv.SameDevice(former.vg.PVs[k]) {
+			p.log.Info("A physical volume is on another device than before", "volumeGroup", v.vg.Name, "pv", pv.ID, "before", former.vg.PVs[k].Device, "now", pv.Device)
+			moved[i] = true
+		}
+	}
+	if len(moved) == 0 {
+		return
+	}
+	roots := map[string]bool{}
+	for _, o := range v.volumes {
+		for _, lv := range o.parts() {
+			for _, s := range lv.Segments {
+				for _, stripe := range s.Stripes {
+					if moved[stripe.PV] {
+						roots[v.root(o.lv.Name)] = true
+					}
+				}
+			}
+		}
+	}
+	for id, o := range v.volumes {
+		if roots[v.root(o.lv.Name)] {
+			p.unsettled.Store(id, true)
+		}
+	}
+	p.wiper.wake()
+	p.lookAgain()
+}
+
+// rewriter rewrites metadata areas that missed commits: of a disk that was away, or
+// that failed.
+type rewriter struct {
+	*Pool
+	next time.Time
+	wait time.Duration
+}
+
+// rewrite does so if there are some, unless it failed a moment ago.
+func (r *rewriter) rewrite(ctx context.Context) {
+	v, err := r.latest()
+	if err != nil || !r.store.Stale() {
+		r.wait = 0
+		return
+	}
+	if v.writable() != nil || time.Now().Before(r.next) {
+		return
+	}
+	err = r.do(ctx, &change{what: "rewrite the metadata of volume group " + r.vgName, edit: func(t *edit) error {
+		t.changed = true
+		return nil
+	}})
+	if err != nil && ctx.Err() == nil {
+		r.log.Error(err, "Metadata areas stay out of date", "problems", r.store.Problems())
+	}
+	r.wait = min(max(refreshPause, 2*r.wait), lastRewrite)
+	r.next = time.Now().Add(r.wait)
+}

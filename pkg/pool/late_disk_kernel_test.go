@@ -1,0 +1,182 @@
+//go:build kernel
+
+package pool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// hotPool is a pool with a volume on a disk that can be pulled out, and one on
+// a disk that stays.
+type hotPool struct {
+	*Pool
+	t         *testing.T
+	disk      *hotDisk
+	hot, cold Volume
+}
+
+func newHotPool(t *testing.T) *hotPool {
+	t.Helper()
+	ctx := context.Background()
+	disks := testDisks(t)
+	h := &hotPool{t: t, disk: newHotDisk(t)}
+	config := Config{Name: "pool", VolumeGroup: "vghot", Devices: []string{h.disk.device()}, Create: true, FirstStore: 8 * size.MiB}
+	h.Pool = openPool(t, config)
+	h.hot = must(h.CreateVolume(ctx, VolumeSpec{Name: "hot", Size: 32 * size.MiB, Mode: Block}))(t)
+	ok(t, h.Close())
+	config.Devices = append(config.Devices, disks[0])
+	h.Pool = openPool(t, config)
+	h.cold = must(h.CreateVolume(ctx, VolumeSpec{Name: "cold", Size: 256 * size.MiB, Mode: Block}))(t)
+	t.Cleanup(func() {
+		h.Close()
+		removeDevices(t, "vghot")
+	})
+	// What is configured matches whatever the disk is called.
+	ok(t, h.Close())
+	config.Devices, config.Create = []string{"/dev/sd*", config.Devices[1]}, false
+	h.Pool = openPool(t, config)
+	return h
+}
+
+// quiet waits until nothing is wrong with the pool.
+func (h *hotPool) quiet() {
+	h.t.Helper()
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		health := h.PoolHealth(context.Background())
+		for _, v := range []Volume{h.hot, h.cold} {
+			health = append(health, must(h.Health(context.Background(), v.LV))(h.t)...)
+		}
+		if len(health) == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			h.t.Fatalf("the pool's health: %v", health)
+		}
+	}
+}
+
+// maps reports whether a device of the group lies on the disk of that number.
+func (h *hotPool) maps(number string) bool {
+	return slices.ContainsFunc(strings.Split(command(h.t, "dmsetup", "table"), "\n"), func(line string) bool {
+		return strings.HasPrefix(line, "vghot-") && slices.Contains(strings.Fields(line), number)
+	})
+}
+
+func numberOf(t *testing.T, path string) string {
+	t.Helper()
+	return must(dm.DeviceOf(path))(t).String()
+}
+
+// A disk that is there only after the pool was opened is taken in use, and the pool is whole again.
+func TestDiskComesLate(t *testing.T) {
+	ctx := context.Background()
+	h := newHotPool(t)
+	model := bytes.Repeat([]byte("late"), 1<<10)
+	writeDevice(t, must(h.Activate(ctx, h.hot.LV))(t), 0, model)
+	ok(t, h.Deactivate(ctx, h.hot.LV))
+	ok(t, h.Close())
+	h.disk.remove()
+	h.Pool = openPool(t, h.config)
+	if _, err := h.CreateVolume(ctx, VolumeSpec{Name: "new", Size: 16 * size.MiB, Mode: Block}); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("a volume is made without the disk: %v", err)
+	}
+	if _, err := h.Activate(ctx, h.hot.LV); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("a volume is activated without its disk: %v", err)
+	}
+	if told := must(h.Health(ctx, h.hot.LV))(t); !slices.ContainsFunc(told, func(c Condition) bool { return c.Reason == "DeviceMissing" }) {
+		t.Errorf("the volume's health: %v", told)
+	}
+	if told := must(h.Health(ctx, h.cold.LV))(t); len(told) > 0 {
+		t.Errorf("the other volume's health: %v", told)
+	}
+	h.disk.attach()
+	h.quiet()
+	back(t, h.Pool, "new")
+	if got := readDevice(t, must(h.Activate(ctx, h.hot.LV))(t), size.Bytes(len(model))); !bytes.Equal(got, model) {
+		t.Error("the volume has other content")
+	}
+}
+
+// A disk that comes back under another name, once and again, is taken in use for the
+// volumes that were on it, while they are used. Who uses others does not notice.
+func TestDiskComesBackAsAnother(t *testing.T) {
+	ctx := context.Background()
+	h := newHotPool(t)
+	path := must(h.Activate(ctx, h.hot.LV))(t)
+	other := must(h.Activate(ctx, h.cold.LV))(t)
+	must(h.CreateSnapshot(ctx, "s", h.hot.LV))(t)
+	model := bytes.Repeat([]byte("back"), 1<<18)
+	writeDevice(t, path, 0, model)
+	held := must(os.OpenFile(path, os.O_RDWR|unix.O_DIRECT, 0))(t)
+	defer held.Close()
+	var stop atomic.Bool
+	writers := make(chan error, 1)
+	go func() {
+		f, err := os.OpenFile(other, os.O_RDWR|unix.O_DIRECT, 0)
+		if err != nil {
+			writers <- err
+			return
+		}
+		defer f.Close()
+		b, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+		for n := int64(0); err == nil && !stop.Load(); n++ {
+			_, err = f.WriteAt(b, n%1024*4096)
+			time.Sleep(time.Millisecond)
+		}
+		writers <- err
+	}()
+	buffer := directBuffer(t, 4096)
+	for n := range 4 {
+		before := numberOf(t, h.disk.device())
+		h.disk.remove()
+		if n == 2 { // and the driver is started anew meanwhile
+			ok(t, h.Close())
+			h.Pool = openPool(t, h.config)
+		}
+		if _, err := held.ReadAt(buffer, 0); err == nil {
+			t.Fatal("the disk can be read")
+		}
+		h.disk.attach()
+		now := numberOf(t, h.disk.device())
+		if now == before {
+			t.Fatalf("the disk came back as what it was, %s", now)
+		}
+		h.quiet()
+		for end := time.Now().Add(30 * time.Second); h.maps(before); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("devices map %s still:\n%s", before, command(t, "dmsetup", "table"))
+			}
+		}
+		if _, err := held.ReadAt(buffer, 0); err != nil {
+			t.Fatalf("reading the volume, which is open: %v", err)
+		}
+		if got := readDevice(t, path, size.Bytes(len(model))); !bytes.Equal(got, model) {
+			t.Fatal("the volume has other content")
+		}
+		model[n]++
+		writeDevice(t, path, 0, model[:4096])
+		must(h.CreateSnapshot(ctx, fmt.Sprintf("s%d", n), h.hot.LV))(t)
+	}
+	stop.Store(true)
+	ok(t, <-writers)
+	if s := must(h.Snapshot(ctx, "s"))(t); s.Lost {
+		t.Error("the snapshot is lost")
+	}
+	back(t, h.Pool, "new")
+	vgck(t, h.vgName)
+	noFindings(t, h.Pool)
+}
