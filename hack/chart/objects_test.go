@@ -265,6 +265,12 @@ func TestStorageClasses(t *testing.T) {
 			t.Errorf("%s: %q, want %q", name, binding[name], mode)
 		}
 	}
+	// With several pools a class that is for copies only needs none.
+	for _, class := range []string{"{name: x, volumeBindingMode: Immediate}", "{name: x, parameters: {transient: 'true'}}", "{name: x, pool: b}"} {
+		if all := rendered(t, "pools: [{name: a}, {name: b}]\nstorageClasses: ["+class+"]"); len(all) == 0 {
+			t.Errorf("%s: nothing is rendered", class)
+		}
+	}
 }
 
 // With SELinux the kubelet is told that volumes can be mounted with a label, and
