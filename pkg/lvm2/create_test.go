@@ -204,8 +204,9 @@ func TestDevicesFile(t *testing.T) {
 	if _, err := os.Stat(h.DevicesFile); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a devices file was made: lvm2 would use no others from now on (%v)", err)
 	}
-	text := "# LVM uses devices listed in this file.\nVERSION=1.1.7\nIDTYPE=sys_wwid IDNAME=x DEVNAME=" + disks[1] + " PVID=old PART=1\nIDTYPE=devname IDNAME=/dev/sdz DEVNAME=/dev/sdz PVID=other"
-	if err := os.WriteFile(h.DevicesFile, []byte(text), 0o600); err != nil {
+	others := "IDTYPE=sys_wwid IDNAME=x DEVNAME=" + disks[1] + " PVID=old PART=1\nIDTYPE=devname IDNAME=/dev/sdz DEVNAME=/dev/sdz PVID=other\n"
+	text := "# LVM uses devices listed in this file.\nVERSION=1.1.7\nIDTYPE=devname IDNAME=" + disks[1] + " DEVNAME=" + disks[1] + " PVID=old\n" + others
+	if err := os.WriteFile(h.DevicesFile, []byte(strings.TrimSuffix(text, "\n")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := CreateVG(context.Background(), h, "two", disks[1:], CreateOptions{}); err != nil {
@@ -216,10 +217,17 @@ func TestDevicesFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := os.ReadFile(h.DevicesFile)
-	want := "# LVM uses devices listed in this file.\nVERSION=1.1.8\nIDTYPE=sys_wwid IDNAME=x DEVNAME=" + disks[1] + " PART=1 PVID=" + string(found[1].PV) +
-		"\nIDTYPE=devname IDNAME=/dev/sdz DEVNAME=/dev/sdz PVID=other\nIDTYPE=devname IDNAME=" + disks[2] + " DEVNAME=" + disks[2] + " PVID=" + string(found[2].PV) + "\n"
+	want := "# LVM uses devices listed in this file.\nVERSION=1.1.8\n" + others
+	for i, d := range disks[1:] {
+		want += "IDTYPE=devname IDNAME=" + d + " DEVNAME=" + d + " PVID=" + string(found[i+1].PV) + "\n"
+	}
 	if err != nil || string(got) != want {
 		t.Errorf("%v, got\n%s\nwant\n%s", err, got, want)
+	}
+	for i, want := range []bool{false, true, true} {
+		if got, err := h.Entered(disks[i], found[i].PV); got != want || err != nil {
+			t.Errorf("disk %d is entered: %v, %v", i, got, err)
+		}
 	}
 	if _, err := appendDevices("VERSION=2.0.0\n", nil); !errors.Is(err, ErrInvalid) {
 		t.Errorf("a newer version: %v", err)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -41,20 +42,28 @@ func (h Host) addDevices(ctx context.Context, pvs map[string]ID) error {
 	if err != nil {
 		return fmt.Errorf("lvm2's devices file %s: %w", h.DevicesFile, err)
 	}
-	return replaceFile(h.DevicesFile, next)
+	err = replaceFile(h.DevicesFile, next)
+	if errors.Is(err, unix.EROFS) {
+		return nil // the machine's owner keeps it as it is; Entered tells what is missing
+	}
+	return err
 }
 
-// appendDevices adds a line for each physical volume, or enters its id in the
-// line that the device has. It counts the version up, by which lvm2's commands
-// notice that the file changed under them.
+// appendDevices enters physical volumes as lvmdevices does: what the file says of
+// their devices is replaced. It counts the version up, by which lvm2's commands
+// notice that the file changed under them; the hash of the former text tells them
+// to make a backup of this one.
 func appendDevices(text string, pvs map[string]ID) (string, error) {
-	byName := map[string]ID{}
-	for path, id := range pvs {
-		name, err := filepath.EvalSymlinks(path)
+	modern := strings.Contains(text, "# HASH=")
+	var devices []*idDevice
+	var entries []string
+	for _, path := range slices.Sorted(maps.Keys(pvs)) {
+		d, err := idDeviceOf(path)
 		if err != nil {
 			return "", err
 		}
-		byName[name] = id
+		devices = append(devices, d)
+		entries = append(entries, entryOf(d.preferred(modern), d.node, pvs[path]))
 	}
 	var b strings.Builder
 	version := false
@@ -68,24 +77,46 @@ func appendDevices(text string, pvs map[string]ID) (string, error) {
 			version = true
 			line = fmt.Sprintf("VERSION=%d.%d.%d", major, minor, counter+1)
 		}
-		fields := strings.Fields(line)
-		for name, id := range byName {
-			if slices.Contains(fields, "DEVNAME="+name) {
-				fields = slices.DeleteFunc(fields, func(f string) bool { return strings.HasPrefix(f, "PVID=") })
-				line = strings.Join(append(fields, "PVID="+string(id)), " ")
-				delete(byName, name)
-			}
+		if e, _ := parseEntry(line); slices.ContainsFunc(devices, func(d *idDevice) bool { return d.is(e) }) {
+			continue
 		}
 		b.WriteString(line + "\n")
 	}
 	if !version {
 		b.WriteString("VERSION=1.1.1\n")
 	}
-	for _, name := range slices.Sorted(maps.Keys(byName)) {
-		// lvm2 looks for the PVID elsewhere when a device of this type is renamed.
-		fmt.Fprintf(&b, "IDTYPE=devname IDNAME=%s DEVNAME=%s PVID=%s\n", name, name, string(byName[name]))
+	for _, e := range entries {
+		b.WriteString(e + "\n")
 	}
 	return b.String(), nil
+}
+
+func entryOf(id deviceID, node string, pv ID) string {
+	line := fmt.Sprintf("IDTYPE=%s IDNAME=%s DEVNAME=%s PVID=%s", id.kind, id.name, node, string(pv))
+	if id.part != 0 {
+		line += fmt.Sprintf(" PART=%d", id.part)
+	}
+	return line
+}
+
+// parseEntry reads a line of the devices file.
+func parseEntry(line string) (id deviceID, pv ID) {
+	if strings.HasPrefix(line, "#") {
+		return id, ""
+	}
+	for _, field := range strings.Fields(line) {
+		switch key, value, _ := strings.Cut(field, "="); key {
+		case "IDTYPE":
+			id.kind = value
+		case "IDNAME":
+			id.name = value
+		case "PVID":
+			pv = ID(value)
+		case "PART":
+			id.part, _ = strconv.Atoi(value)
+		}
+	}
+	return id, pv
 }
 
 // replaceFile puts text in the place of a file at one instant, as lvm2 does.
@@ -161,4 +192,32 @@ func (h Host) Listed(device string, pv ID) bool {
 		}
 	}
 	return false
+}
+
+// Entered reports whether lvm2's commands find the device of a physical volume by
+// the devices file, or by there being none.
+func (h Host) Entered(device string, pv ID) (bool, error) {
+	if h.DevicesFile == "" {
+		return true, nil
+	}
+	text, err := os.ReadFile(h.DevicesFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read lvm2's devices file: %w", err)
+	}
+	d, err := idDeviceOf(device)
+	if err != nil {
+		return false, err
+	}
+	byName := d.preferred(true).kind == idName
+	for line := range strings.Lines(string(text)) {
+		e, its := parseEntry(line)
+		// One by its name is looked for under others, among the devices without another id.
+		if d.is(e) || byName && e.kind == idName && its == pv {
+			return true, nil
+		}
+	}
+	return false, nil
 }

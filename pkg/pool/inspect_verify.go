@@ -90,6 +90,7 @@ func (i *inspector) verify(ctx context.Context) (*report, error) {
 			r.add("DiskRefused", l.view.vg.Name, "make another pool of it, or take it out of devices", "%s", left.text())
 		}
 	}
+	r.checkEntered(l)
 	r.checkMetadata(l.view)
 	r.checkDevices(l)
 	for id, x := range l.view.layers {
@@ -103,6 +104,21 @@ func (i *inspector) verify(ctx context.Context) (*report, error) {
 		}
 	}
 	return r, nil
+}
+
+// checkEntered looks whether LVM2's commands see the group's disks.
+func (r *report) checkEntered(l *look) {
+	for _, pv := range l.view.vg.PVs {
+		if pv.Device == "" {
+			continue
+		}
+		switch in, err := l.pool.host.Entered(pv.Device, pv.ID); {
+		case err != nil:
+			r.add("NotInDevicesFile", r.vg, "see lvmdevices", "whether lvm2's commands see %s: %v", pv.Device, err)
+		case !in:
+			r.add("NotInDevicesFile", r.vg, "lvmdevices --adddev "+pv.Device, "lvm2 goes by the devices file %s, and %s is not in it: its commands do not see the disk", l.pool.host.DevicesFile, pv.Device)
+		}
+	}
 }
 
 // leftOut says which of the devices that the configuration would add to the group

@@ -263,3 +263,33 @@ func TestNamedPartition(t *testing.T) {
 	ok(t, p.Close())
 	command(t, "vgremove", "-ff", "-y", "vgpartition")
 }
+
+// TestDevicesFile: a pool that is made, and one that grows, is in the file of the
+// devices that lvm2 looks at; check says what is not.
+func TestDevicesFile(t *testing.T) {
+	ctx := context.Background()
+	disks := testDisks(t)
+	file := filepath.Join(t.TempDir(), "system.devices")
+	ok(t, os.WriteFile(file, []byte("VERSION=1.1.3\n"), 0o600))
+	o := Options{LVM: lvm2.Host{DevicesFile: file}}
+	c := Config{Name: "pool", VolumeGroup: "vgdevicesfile", Create: true}
+	for n := 1; n <= 2; n++ { // made, and grown
+		c.Devices = disks[:n]
+		p := must(Open(ctx, c, o))(t)
+		for _, pv := range must(p.latest())(t).vg.PVs {
+			if text := must(os.ReadFile(file))(t); !strings.Contains(string(text), " DEVNAME="+pv.Device+" PVID="+string(pv.ID)+"\n") {
+				t.Errorf("%s is not in\n%s", pv.Device, text)
+			}
+		}
+		ok(t, p.Close())
+		if found := must(Verify(ctx, c, o))(t).Findings; len(found) > 0 {
+			t.Errorf("check: %v", found)
+		}
+	}
+	text := string(must(os.ReadFile(file))(t))
+	ok(t, os.WriteFile(file, []byte(text[:strings.LastIndex(text, "IDTYPE")]), 0o600))
+	if found := must(Verify(ctx, c, o))(t).Findings; len(found) != 1 || found[0].Reason != "NotInDevicesFile" || !strings.Contains(found[0].Do, "lvmdevices --adddev "+disks[1]) {
+		t.Errorf("check: %v", found)
+	}
+	command(t, "vgremove", "-ff", "-y", c.VolumeGroup)
+}

@@ -1,0 +1,172 @@
+//go:build kernel
+
+package lvm2
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// withDevicesFile is the option by which lvm2's commands go by the devices file.
+const withDevicesFile = "devices { use_devicesfile=1 scan_lvs=1 }"
+
+// hostWithDevicesFile is the machine with an empty devices file.
+func hostWithDevicesFile(t *testing.T) Host {
+	t.Helper()
+	h := kernelHost
+	h.DevicesFile = "/etc/lvm/devices/system.devices"
+	if _, err := os.Stat(h.DevicesFile); err == nil {
+		t.Skip("lvm2 uses a devices file on this machine: the test would change it")
+	}
+	empty(t, h)
+	t.Cleanup(func() { os.RemoveAll(filepath.Dir(h.DevicesFile)) })
+	return h
+}
+
+func empty(t *testing.T, h Host) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(h.DevicesFile), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(h.DevicesFile, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// entriesOf reads the entries of the devices file, by the name of the device and
+// without the ids of physical volumes.
+func entriesOf(t *testing.T, h Host) map[string]string {
+	t.Helper()
+	text, err := os.ReadFile(h.DevicesFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries := map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		fields := slices.DeleteFunc(strings.Fields(line), func(f string) bool { return strings.HasPrefix(f, "PVID=") })
+		for _, f := range fields {
+			if name, is := strings.CutPrefix(f, "DEVNAME="); is {
+				entries[name] = strings.Join(fields, " ")
+			}
+		}
+	}
+	return entries
+}
+
+func command(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v: %s", strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// scsiDisk makes a SCSI disk in memory, which has a WWID.
+func scsiDisk(t *testing.T) string {
+	t.Helper()
+	command(t, "busybox", "modprobe", "scsi_debug", "dev_size_mb=64")
+	command(t, "busybox", "modprobe", "sd_mod")
+	t.Cleanup(func() { exec.Command("busybox", "modprobe", "-r", "scsi_debug").Run() })
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if model, _ := filepath.Glob("/sys/block/sd*/device/model"); len(model) > 0 {
+			disk := "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(model[0])))
+			if _, err := os.Stat(disk); err == nil {
+				return disk
+			}
+		}
+	}
+	t.Fatal("no disk of scsi_debug comes")
+	return ""
+}
+
+// loopDisk makes a loop device of a file whose name has a blank.
+func loopDisk(t *testing.T, options ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("disk", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	file := filepath.Join(dir, "my disk")
+	command(t, "truncate", "-s", "64M", file)
+	loop := command(t, append(append([]string{"losetup", "-f", "--show"}, options...), file)...)
+	t.Cleanup(func() { exec.Command("losetup", "-d", loop).Run() })
+	return loop
+}
+
+// Where lvm2 goes by a devices file, it sees what we create and extend, and finds
+// its entries as its own commands write them.
+func TestDevicesFileAsLVM2(t *testing.T) {
+	h := hostWithDevicesFile(t)
+	scratched := scratch(t, 1)
+	partitioned := loopDisk(t, "-P")
+	mbr := make([]byte, 512)
+	copy(mbr[446:], []byte{0, 0, 0, 0, 0x8e, 0, 0, 0, 0, 8, 0, 0, 0, 0xe0, 1, 0}) // 60 MiB at 1 MiB
+	mbr[510], mbr[511] = 0x55, 0xaa
+	if err := os.WriteFile(partitioned, mbr, 0); err != nil {
+		t.Fatal(err)
+	}
+	command(t, "blockdev", "--rereadpt", partitioned)
+	mapped := func(name, uuid string) string {
+		under := loopDisk(t)
+		command(t, "dmsetup", "create", name, "--noudevsync", "--uuid", uuid, "--table", "0 131072 linear "+under+" 0")
+		t.Cleanup(func() { exec.Command("dmsetup", "remove", "--noudevsync", name).Run() })
+		return "/dev/mapper/" + name
+	}
+	devices := []string{scsiDisk(t), scratched[0], loopDisk(t), partitioned + "p1", mapped("crypted", "CRYPT-LUKS2-0123-crypted"), mapped("mpatha", "mpath-3600a")}
+	for _, d := range devices {
+		command(t, "pvcreate", "-qq", "--config", withDevicesFile, d)
+	}
+	want := entriesOf(t, h)
+	for _, d := range devices {
+		command(t, "dd", "if=/dev/zero", "of="+d, "bs=1M", "count=4", "oflag=direct")
+	}
+	empty(t, h)
+	ctx := context.Background()
+	if err := CreateVG(ctx, h, "vg", devices[:2], CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := OpenVG(ctx, h, "vg", devices)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	if err := s.Extend(ctx, devices[2:]); err != nil {
+		t.Fatal(err)
+	}
+	got := entriesOf(t, h)
+	for _, d := range devices {
+		if got[d] != want[d] || got[d] == "" {
+			t.Errorf("of %s is entered %q, lvm2 enters %q", d, got[d], want[d])
+		}
+	}
+	vg := read(t, s)
+	rows := fields(t, "pvs", "--config", withDevicesFile, "-o", "vg_name,pv_name,pv_uuid")
+	for _, pv := range vg.PVs {
+		if !slices.ContainsFunc(rows, func(row []string) bool { return row[0] == "vg" && row[2] == pv.ID.String() }) {
+			t.Errorf("lvm2 does not see %s: %v", pv.Device, rows)
+		}
+		if in, err := h.Entered(pv.Device, pv.ID); !in || err != nil {
+			t.Errorf("%s is entered: %v, %v", pv.Device, in, err)
+		}
+	}
+	// What lvm2 takes out is missing, for it and for us.
+	command(t, "lvm", "lvmdevices", "--config", withDevicesFile, "--deldev", devices[0])
+	if in, err := h.Entered(vg.PVs[0].Device, vg.PVs[0].ID); in || err != nil {
+		t.Errorf("%s, which was taken out, is entered: %v, %v", vg.PVs[0].Device, in, err)
+	}
+	command(t, "lvm", "lvmdevices", "--config", withDevicesFile, "--adddev", devices[0])
+	if in, err := h.Entered(vg.PVs[0].Device, vg.PVs[0].ID); !in || err != nil {
+		t.Errorf("%s, which was added by lvm2, is entered: %v, %v", vg.PVs[0].Device, in, err)
+	}
+	command(t, "vgremove", "-ff", "-y", "--config", withDevicesFile, "vg")
+}
