@@ -98,19 +98,29 @@ vg-snap--3 254:4  open 0, SUSPENDED, status 264/16384 16
 fast/copy (pvc-1): 2GiB, block,ro, hydrating 50%, not active, from snapshot snap1
 `},
 		{"check", func(b *strings.Builder) error {
-			printCheck(b, []*pool.Verification{
-				{Pool: "fast", VolumeGroup: "vg", Unread: []pool.Unread{{Where: "vg/a", Why: "not active"}, {Where: "vg/b", Why: "not active"}}},
-				{Pool: "slow", VolumeGroup: "slow", Findings: []pool.Finding{{Reason: "WrongTable", Where: "slow-v", What: "its table is\nx", Do: "mend it"}}},
+			printCheck(b, []*checked{
+				{Verification: &pool.Verification{Pool: "fast", VolumeGroup: "vg", Unread: []pool.Unread{{Where: "vg/a", Why: "not active"}, {Where: "vg/b", Why: "not active"}}}},
+				{NoDriver: "nobody answers", Verification: &pool.Verification{Pool: "slow", VolumeGroup: "slow", Findings: []pool.Finding{
+					{Reason: "WrongTable", Where: "slow-v", What: "its table is\nx", Do: "mend it"},
+					{Reason: "SnapshotLost", Where: "slow/s", What: "it is lost", Do: "delete it"},
+				}}},
 			})
 			return nil
 		}, `
 pool fast (volume group vg): all is well; stores not read: 2 (not active)
-pool slow (volume group slow): findings: 1
+pool slow (volume group slow): findings: 2
 
 slow-v  WrongTable
   its table is
   x
   what to do: mend it
+
+slow/s  SnapshotLost
+  it is lost
+  what to do: delete it
+
+what only the running driver knows was not looked at (copies and wiping that fail, stores that cannot grow,
+writers that wait, file systems): nobody answers
 `},
 	} {
 		var b strings.Builder

@@ -163,7 +163,7 @@ func created(l pool.LayerState) string {
 	return l.Created.UTC().Format("2006-01-02T15:04:05Z")
 }
 
-func printCheck(w io.Writer, results []*pool.Verification) {
+func printCheck(w io.Writer, results []*checked) {
 	for _, v := range results {
 		if len(v.Findings) == 0 {
 			fmt.Fprintf(w, "pool %s (volume group %s): all is well", v.Pool, v.VolumeGroup)
@@ -182,6 +182,12 @@ func printCheck(w io.Writer, results []*pool.Verification) {
 		fmt.Fprintln(w)
 		for _, f := range v.Findings {
 			fmt.Fprintf(w, "\n%s  %s\n  %s\n  what to do: %s\n", f.Where, f.Reason, strings.ReplaceAll(f.What, "\n", "\n  "), f.Do)
+		}
+	}
+	for _, v := range results {
+		if v.NoDriver != "" {
+			fmt.Fprintf(w, "\nwhat only the running driver knows was not looked at (copies and wiping that fail, stores that cannot grow,\nwriters that wait, file systems): %s\n", v.NoDriver)
+			break // all have the same
 		}
 	}
 }

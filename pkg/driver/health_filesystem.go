@@ -40,6 +40,26 @@ func (d *Driver) conditions(ctx context.Context, p *pool.Pool, lv string, staged
 	return out, err
 }
 
+// filesystemConcerns lists what is wrong with the staged file systems of a pool.
+func (d *Driver) filesystemConcerns(ctx context.Context, p *pool.Pool, staged map[string]*mountinfo.Info) []pool.Concern {
+	if len(staged) == 0 {
+		return nil
+	}
+	volumes, err := p.Volumes(ctx)
+	if err != nil {
+		return nil // the pool's health says it
+	}
+	var out []pool.Concern
+	for _, v := range volumes {
+		if m := staged[p.DevicePath(v.LV)]; m != nil {
+			for _, c := range d.filesystemHealth(ctx, p, v.LV, m) {
+				out = append(out, pool.Concern{Subject: pool.OfVolume, LV: v.LV, Condition: c})
+			}
+		}
+	}
+	return out
+}
+
 // filesystemHealth returns what the kernel tells of a staged file system, and
 // whether it could not be grown.
 func (d *Driver) filesystemHealth(ctx context.Context, p *pool.Pool, lv string, m *mountinfo.Info) []pool.Condition {

@@ -19,9 +19,6 @@ const (
 	reportAgain = 10 * time.Minute // until the same thing is told again, if it went away in between
 )
 
-// reasonSnapshotLost is told of the snapshot itself.
-const reasonSnapshotLost = "SnapshotLost"
-
 // concern identifies what is wrong, whatever the words.
 type concern struct {
 	kind       dmsnapv1.Happening_Kind
@@ -113,6 +110,11 @@ func (d *Driver) reportDeeds(ctx context.Context, known map[pool.Deed]bool, now 
 	}
 }
 
+// kinds are what happenings call the subjects of concerns.
+var kinds = map[pool.Subject]dmsnapv1.Happening_Kind{
+	pool.OfPool: dmsnapv1.Happening_KIND_POOL, pool.OfVolume: dmsnapv1.Happening_KIND_VOLUME, pool.OfSnapshot: dmsnapv1.Happening_KIND_SNAPSHOT,
+}
+
 // concerns lists what is wrong now.
 func (d *Driver) concerns(ctx context.Context) []reports.Happening {
 	var all []reports.Happening
@@ -121,51 +123,44 @@ func (d *Driver) concerns(ctx context.Context) []reports.Happening {
 		klog.FromContext(ctx).Error(err, "Looking at the health of file systems")
 	}
 	for _, name := range d.pools.Names() {
-		wrong := func(kind dmsnapv1.Happening_Kind, id string, c pool.Condition) {
-			all = append(all, reports.Happening{
-				Kind: kind, ID: id, Reason: c.Reason, Message: c.Message, Warning: true, Lasting: c.Reason == reasonSnapshotLost,
-			})
-		}
+		var concerns []pool.Concern
 		p, err := d.pool(name)
-		if err != nil {
+		if err == nil {
+			concerns = append(p.Concerns(ctx), d.filesystemConcerns(ctx, p, mounts)...)
+		} else {
 			for _, c := range unusable(err) {
-				wrong(dmsnapv1.Happening_KIND_POOL, name, c)
+				concerns = append(concerns, pool.Concern{Condition: c})
 			}
-			continue
 		}
-		for _, c := range merge(p.PoolHealth(ctx)) {
-			wrong(dmsnapv1.Happening_KIND_POOL, name, c)
-		}
-		if u, err := p.Usage(); err == nil && u.Snapshots > u.Lost && u.Growth == 0 {
-			wrong(dmsnapv1.Happening_KIND_POOL, name, pool.Condition{
-				Reason: "PoolFull", Message: "no free extent is left: snapshots whose stores cannot grow will be lost; delete volumes or snapshots, or extend the volume group",
+		for _, c := range mergeConcerns(concerns) {
+			id := name
+			if c.Subject != pool.OfPool {
+				id = d.id(p, c.LV)
+			}
+			all = append(all, reports.Happening{
+				Kind: kinds[c.Subject], ID: id, Reason: c.Reason, Message: c.Message, Warning: true, Lasting: c.Subject == pool.OfSnapshot,
 			})
-		}
-		snapshots, err := p.Snapshots(ctx)
-		if err != nil {
-			continue // the pool's health says it
-		}
-		for _, s := range snapshots {
-			if s.Lost {
-				wrong(dmsnapv1.Happening_KIND_SNAPSHOT, d.id(p, s.LV), pool.Condition{Reason: reasonSnapshotLost, Message: fmt.Sprintf(
-					"the content of snapshot %s is lost: its store or a newer snapshot's was full; the volume is unharmed; delete the snapshot and take a new one", s.Name)})
-			}
-		}
-		volumes, err := p.Volumes(ctx)
-		if err != nil {
-			continue
-		}
-		for _, v := range volumes {
-			conditions, err := d.conditions(ctx, p, v.LV, mounts)
-			if err != nil {
-				continue // it was deleted meanwhile
-			}
-			for _, c := range merge(conditions) {
-				if c.Reason != reasonSnapshotLost {
-					wrong(dmsnapv1.Happening_KIND_VOLUME, d.id(p, v.LV), c)
-				}
-			}
 		}
 	}
 	return all
+}
+
+// mergeConcerns joins the concerns of one subject and reason: people are told once.
+func mergeConcerns(all []pool.Concern) []pool.Concern {
+	type key struct {
+		subject    pool.Subject
+		lv, reason string
+	}
+	var out []pool.Concern
+	at := map[key]int{}
+	for _, c := range all {
+		k := key{c.Subject, c.LV, c.Reason}
+		if i, there := at[k]; there {
+			out[i].Message += "; " + c.Message
+			continue
+		}
+		at[k] = len(out)
+		out = append(out, c)
+	}
+	return out
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
@@ -21,13 +23,18 @@ func (p *Pool) Health(_ context.Context, lv string) ([]Condition, error) {
 	if o == nil || o.deleted {
 		return nil, fmt.Errorf("volume %s/%s: %w", p.vgName, lv, ErrNotFound)
 	}
+	return p.volumeConditions(v, o), nil
+}
+
+// volumeConditions returns what is wrong with a volume.
+func (p *Pool) volumeConditions(v *view, o *volume) []Condition {
 	out := v.disksOf(o.lv)
 	if o.reading() {
 		out = append(out, p.readerHealth(v, o)...)
 	}
 	for _, l := range v.snapshotsOf(o) {
 		if v.describeSnapshot(l).Lost {
-			out = append(out, Condition{Degraded, "SnapshotLost", fmt.Sprintf("snapshot %s is lost: its store or a newer snapshot's was full, or lvremove or dmsetup took one away; delete it and take a new one", l.name)})
+			out = append(out, Condition{Degraded, ReasonSnapshotLost, fmt.Sprintf("snapshot %s is lost: its store or a newer snapshot's was full, or lvremove or dmsetup took one away; delete it and take a new one", l.name)})
 		}
 	}
 	for _, l := range o.layers {
@@ -43,7 +50,7 @@ func (p *Pool) Health(_ context.Context, lv string) ([]Condition, error) {
 	if _, held := p.holding.Load(o.lv.ID); held {
 		out = append(out, Condition{Inaccessible, "WritersHeld", heldBecause})
 	}
-	return out, nil
+	return out
 }
 
 // forkHealth says what keeps a restored volume from becoming an ordinary one.
@@ -97,6 +104,11 @@ func (p *Pool) PoolHealth(context.Context) []Condition {
 	if err != nil {
 		return []Condition{{Inaccessible, "PoolUnavailable", err.Error()}}
 	}
+	return p.poolConditions(v)
+}
+
+// poolConditions returns what is wrong with the pool as a whole.
+func (p *Pool) poolConditions(v *view) []Condition {
 	var out []Condition
 	for _, pv := range v.vg.PVs {
 		if pv.Missing() {
@@ -124,6 +136,10 @@ func (p *Pool) PoolHealth(context.Context) []Condition {
 	}
 	if m := p.metadata(v); m.full() {
 		out = append(out, Condition{Degraded, "MetadataFull", p.roomForText(v).Error()})
+	}
+	if v.free.size() == 0 && slices.ContainsFunc(slices.Collect(maps.Values(v.snapshots)), func(l *layer) bool { return !v.describeSnapshot(l).Lost }) {
+		out = append(out, Condition{Degraded, "PoolFull",
+			"no free extent is left: snapshots whose stores cannot grow will be lost; delete volumes or snapshots, or extend the volume group"})
 	}
 	if used := p.inUse.Load(); used != nil {
 		for _, m := range *used {

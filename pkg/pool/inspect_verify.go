@@ -16,6 +16,9 @@ type Verification struct {
 	VolumeGroup string    `json:"volumeGroup"`
 	Findings    []Finding `json:"findings"` // sorted by Where
 	Unread      []Unread  `json:"unread"`   // exception stores that could not be read
+	// Volumes are the logical volumes of the volumes, with where each is mounted as far as
+	// this process sees: what to ask the driver about, which may know more.
+	Volumes map[string][]string `json:"-"`
 }
 
 // Finding is something that is not as it must be.
@@ -65,7 +68,11 @@ func Verify(ctx context.Context, c Config, o Options) (*Verification, error) {
 		return cmp.Or(cmp.Compare(a.Where, b.Where), cmp.Compare(a.Reason, b.Reason))
 	})
 	slices.SortFunc(r.unread, func(a, b Unread) int { return cmp.Compare(a.Where, b.Where) })
-	return &Verification{Pool: i.pool.name, VolumeGroup: i.pool.vgName, Findings: r.findings, Unread: r.unread}, nil
+	volumes, err := i.mounted(i.last)
+	if err != nil {
+		return nil, err
+	}
+	return &Verification{Pool: i.pool.name, VolumeGroup: i.pool.vgName, Findings: r.findings, Unread: r.unread, Volumes: volumes}, nil
 }
 
 func (i *inspector) verify(ctx context.Context) (*report, error) {
@@ -103,6 +110,10 @@ func (i *inspector) verify(ctx context.Context) (*report, error) {
 			return nil, err
 		}
 	}
+	if err := r.checkMapped(l); err != nil {
+		return nil, err
+	}
+	r.addConcerns(i.pool.concerns(l.view))
 	return r, nil
 }
 

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"strings"
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -107,4 +108,17 @@ type Condition struct {
 	Severity Severity
 	Reason   string // CamelCase, for programs: SnapshotLost, SnapshotSpaceLow, DeviceMissing
 	Message  string
+}
+
+// advice is what to do where a condition's message does not say it.
+const advice = "what mends it depends on the cause; docs/limitations.md and the log of the node's driver say more"
+
+// Finding returns the condition as Verify tells it. Messages say first what is wrong, and
+// after a semicolon what to do.
+func (c Condition) Finding(where string) Finding {
+	f := Finding{Reason: c.Reason, Where: where, What: c.Message, Do: advice}
+	if what, do, says := strings.Cut(c.Message, "; "); says {
+		f.What, f.Do = what, do
+	}
+	return f
 }

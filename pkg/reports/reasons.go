@@ -24,6 +24,9 @@ var reasons = []string{
 	"SpaceNotReclaimed", "SpaceReclaimed", "TransientLost", "TransientRestarted", "UnknownTags", "WritersHeld",
 }
 
+// Reasons returns all that a node reports.
+func Reasons() []string { return slices.Clone(reasons) }
+
 // deeds are those of what people did by commands. Each is told once, whatever becomes
 // of the node's process.
 var deeds = []string{"Adopted", "Imported", "RolledBack"}

@@ -1,0 +1,60 @@
+package pool
+
+import (
+	"context"
+	"fmt"
+)
+
+// Subject tells what a Concern is about.
+type Subject int
+
+// What can be wrong.
+const (
+	OfPool Subject = iota
+	OfVolume
+	OfSnapshot
+)
+
+// Concern is something that is wrong with a pool, or with a volume or snapshot in it.
+type Concern struct {
+	Subject Subject
+	LV      string // the volume's or snapshot's logical volume; "" of the pool
+	Condition
+}
+
+// ReasonSnapshotLost is a concern of the snapshot itself, also in a volume's health.
+const ReasonSnapshotLost = "SnapshotLost"
+
+// Concerns lists all that is wrong. It is the one list behind the health calls, the
+// events and Verify: what is not in it nobody hears of.
+func (p *Pool) Concerns(context.Context) []Concern {
+	v, err := p.latest()
+	if err != nil {
+		return []Concern{{Condition: Condition{Inaccessible, "PoolUnavailable", err.Error()}}}
+	}
+	return p.concerns(v)
+}
+
+func (p *Pool) concerns(v *view) []Concern {
+	var out []Concern
+	add := func(s Subject, lv string, conditions ...Condition) {
+		for _, c := range conditions {
+			out = append(out, Concern{s, lv, c})
+		}
+	}
+	add(OfPool, "", p.poolConditions(v)...)
+	for _, lv := range v.vg.LVs { // in the order of the metadata
+		if l := v.layers[lv.ID]; l != nil && l.named && v.describeSnapshot(l).Lost {
+			add(OfSnapshot, lv.Name, Condition{Degraded, ReasonSnapshotLost, fmt.Sprintf(
+				"the content of snapshot %s is lost: its store or a newer snapshot's was full, or lvremove or dmsetup took one away; the volume is unharmed; delete the snapshot and take a new one", l.name)})
+		}
+		if o := v.volumes[lv.ID]; o != nil && !o.deleted {
+			for _, c := range p.volumeConditions(v, o) {
+				if c.Reason != ReasonSnapshotLost {
+					add(OfVolume, lv.Name, c)
+				}
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,56 @@
+package pool
+
+import "slices"
+
+// addConcerns adds what health calls and events tell, unless it is there already.
+func (r *report) addConcerns(concerns []Concern) {
+	own := slices.Clone(r.findings)
+	for _, c := range concerns {
+		where := r.vg
+		if c.LV != "" {
+			where += "/" + c.LV
+		}
+		if slices.ContainsFunc(own, func(f Finding) bool { return f.Reason == c.Reason && f.Where == where }) {
+			continue
+		}
+		r.findings = append(r.findings, c.Finding(where))
+	}
+}
+
+// mounted lists the volumes, with where each is mounted.
+func (i *inspector) mounted(v *view) (map[string][]string, error) {
+	mounts, err := mountPoints()
+	if err != nil {
+		return nil, err
+	}
+	out := map[string][]string{}
+	for _, o := range v.volumes {
+		if o.deleted {
+			continue
+		}
+		info, err := i.pool.find(i.pool.device(v, o.lv, "", udevVisible))
+		if err != nil {
+			return nil, err
+		}
+		out[o.lv.Name] = nil
+		if info != nil {
+			out[o.lv.Name] = mounts[info.Device]
+		}
+	}
+	return out, nil
+}
+
+// checkMapped looks for free extents that the kernel's devices map, as the driver does
+// before it gives any out.
+func (r *report) checkMapped(l *look) error {
+	all, err := l.pool.mappings(l.view)
+	if err != nil {
+		return err
+	}
+	for _, m := range all {
+		if len(newRangeSet(m.Range).intersect(l.view.free)) > 0 {
+			r.add("ExtentsInUse", m.device, "they are not given out; if nothing needs it: dmsetup remove "+m.device, "it maps %d extents that are free for LVM2, as after lvremove of what is in use", m.Count)
+		}
+	}
+	return nil
+}
