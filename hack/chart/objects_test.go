@@ -165,7 +165,7 @@ func TestNodePod(t *testing.T) {
 			paths[v.Name] = v.HostPath.Path
 		}
 	}
-	want := []string{"/data/kubelet", "/dev", "/etc/lvm", "/etc/selinux", "/run/csi-dmsnap", "/run/lock/lvm", "/run/lvm", "/run/udev", "/srv/x", "/sys/fs"}
+	want := []string{"/data/kubelet", "/dev", "/etc", "/etc/selinux", "/run/csi-dmsnap", "/run/lock/lvm", "/run/lvm", "/run/udev", "/srv/x", "/sys/fs"}
 	var got []string
 	for _, m := range pod.Containers[0].VolumeMounts {
 		path, ok := paths[m.Name]
@@ -173,7 +173,7 @@ func TestNodePod(t *testing.T) {
 			continue
 		}
 		got = append(got, path)
-		if path != m.MountPath {
+		if path != m.MountPath && (path != "/etc" || m.MountPath != "/host/etc") {
 			t.Errorf("%s of the host is mounted at %s", path, m.MountPath)
 		}
 		bidirectional := m.MountPropagation != nil && *m.MountPropagation == corev1.MountPropagationBidirectional
@@ -187,6 +187,14 @@ func TestNodePod(t *testing.T) {
 	slices.Sort(got)
 	if !slices.Equal(got, want) {
 		t.Errorf("paths of the host: %v, want %v", got, want)
+	}
+	if env := (corev1.EnvVar{Name: "LVM_SYSTEM_DIR", Value: "/host/etc/lvm"}); !slices.Contains(pod.Containers[0].Env, env) {
+		t.Errorf("the driver does not look for lvm2's configuration where the host's is: %v", pod.Containers[0].Env)
+	}
+	for _, v := range pod.Volumes { // where it is missing nobody may be able to make it
+		if p := v.HostPath; p != nil && strings.HasPrefix(p.Path, "/etc/lvm") {
+			t.Errorf("%s of the host as %v", p.Path, *p.Type)
+		}
 	}
 	for _, arg := range []string{
 		"--kubelet-dir=/data/kubelet",

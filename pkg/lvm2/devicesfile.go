@@ -137,6 +137,15 @@ func replaceFile(path, text string) error {
 	return nil
 }
 
+// SystemDir is where lvm2's configuration is: LVM_SYSTEM_DIR, which lvm2's own
+// commands know too, or /etc/lvm.
+func SystemDir() string {
+	if dir := os.Getenv("LVM_SYSTEM_DIR"); dir != "" {
+		return dir
+	}
+	return "/etc/lvm"
+}
+
 // Settings of lvm2's configuration that say which devices file it goes by.
 var (
 	useDevicesFile  = regexp.MustCompile(`(?m)^\s*(?:devices/)?use_devicesfile\s*=\s*(\d+)`)

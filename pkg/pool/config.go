@@ -77,7 +77,7 @@ func (o Options) withDefaults() Options {
 		o.told = &sync.Map{}
 	}
 	if o.LVM.DevicesFile == "" {
-		o.LVM.DevicesFile = lvm2.DevicesFile("/etc/lvm")
+		o.LVM.DevicesFile = lvm2.DevicesFile(lvm2.SystemDir())
 	}
 	if o.LVM.Hostname == "" {
 		o.LVM.Hostname, _ = os.Hostname() // only informs people
