@@ -40,7 +40,7 @@ On SIGTERM it lets calls end and exits; what they began goes on where it runs.`,
 	flags.StringVar(&f.endpoint, "endpoint", "unix:///csi/csi.sock", "socket to serve at")
 	flags.StringVar(&f.namespace, "namespace", "", "namespace of the driver's pods (required)")
 	flags.StringVar(&f.nodeSelector, "node-selector", "app.kubernetes.io/component=node", "label selector of the node role's pods")
-	flags.StringVar(&f.nodeDaemonSet, "node-daemonset", "csi-dmsnap-node", "name of the DaemonSet that owns the node role's pods")
+	flags.StringVar(&f.nodeDaemonSet, "node-daemonset", "csi-dmsnap-node", "names of the DaemonSets that own the node role's pods, separated by commas")
 	flags.Uint16Var(&f.nodePort, "node-port", 9808, "port at which the node role's pods take calls")
 	flags.StringVar(&f.http, "http", "", httpHelp)
 	flags.StringVar(&f.probes, "probes", "", probesHelp)
@@ -109,7 +109,9 @@ func serveController(ctx context.Context, f controllerFlags, client kubernetes.I
 func routed(list []cluster.Node, port uint16) []router.Node {
 	nodes := make([]router.Node, 0, len(list))
 	for _, n := range list {
-		r := router.Node{Name: n.Name, Instance: n.UID, NotReady: n.NotReady}
+		r := router.Node{
+			Name: n.Name, Instance: n.UID, NotReady: n.NotReady, Silent: n.Silent, NoPods: n.NoPods, PickyPods: n.PickyPods,
+		}
 		for _, ip := range n.IPs {
 			r.Addresses = append(r.Addresses, net.JoinHostPort(ip, strconv.Itoa(int(port))))
 		}

@@ -73,8 +73,8 @@ func trustedPeers(ctx context.Context, f controllerFlags, client kubernetes.Inte
 // reporting tells the emitter of events what Kubernetes knows of the nodes.
 func reporting(list []cluster.Node, port uint16) []events.Node {
 	nodes := make([]events.Node, 0, len(list))
-	for _, n := range routed(list, port) {
-		nodes = append(nodes, events.Node{Name: n.Name, Instance: n.Instance, Addresses: n.Addresses})
+	for i, n := range routed(list, port) {
+		nodes = append(nodes, events.Node{Name: n.Name, Instance: n.Instance, Addresses: n.Addresses, Unlabelled: list[i].Unlabelled})
 	}
 	return nodes
 }

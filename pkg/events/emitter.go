@@ -25,6 +25,9 @@ type Node struct {
 	Name      string   // full
 	Instance  string   // of the process that answers there
 	Addresses []string // host:port, the first that answers is used
+	// Unlabelled is what is wrong with the driver's topology label of the Node
+	// object; "" if nothing is.
+	Unlabelled string
 }
 
 // Options are what an emitter needs.
@@ -48,6 +51,7 @@ type Emitter struct {
 	mu      sync.Mutex
 	follows map[string]*follow                 // by the node's name
 	limits  map[string]flowcontrol.RateLimiter // of how many Events, by the node's name
+	labels  map[string]*time.Timer             // by the name of a node whose label is wrong
 }
 
 // follow is a node that is being followed.
@@ -58,13 +62,14 @@ type follow struct {
 
 // New returns an emitter that follows nobody. Close ends it.
 func New(ctx context.Context, o Options) *Emitter {
-	e := &Emitter{o: o, objects: newObjects(o), follows: map[string]*follow{}, limits: map[string]flowcontrol.RateLimiter{}}
+	e := &Emitter{o: o, objects: newObjects(o), follows: map[string]*follow{}, limits: map[string]flowcontrol.RateLimiter{}, labels: map[string]*time.Timer{}}
 	e.ctx, e.cancel = context.WithCancel(ctx)
 	return e
 }
 
 // Close stops following, and waits for that.
 func (e *Emitter) Close() {
+	e.SetNodes(nil)
 	e.cancel()
 	e.running.Wait()
 }
@@ -76,6 +81,7 @@ func (e *Emitter) SetNodes(nodes []Node) {
 	if e.ctx.Err() != nil {
 		return
 	}
+	e.watchLabels(nodes)
 	wanted := map[string]bool{}
 	for _, n := range nodes {
 		if len(n.Addresses) == 0 {

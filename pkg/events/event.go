@@ -34,14 +34,19 @@ func (e *Emitter) emit(ctx context.Context, node string, h *dmsnapv1.Happening) 
 			message = fmt.Sprintf("%s: %s", h.GetId(), message)
 		}
 	}
-	event := newEvent(node, h, about, reason, reports.Bounded(message))
-	_, err = e.o.Client.CoreV1().Events(event.Namespace).Create(ctx, event, metav1.CreateOptions{})
+	return e.create(ctx, newEvent(node, h, about, reason, reports.Bounded(message)))
+}
+
+// create makes an Event if there is none of its name. An error means that it
+// should be tried again.
+func (e *Emitter) create(ctx context.Context, event *corev1.Event) error {
+	_, err := e.o.Client.CoreV1().Events(event.Namespace).Create(ctx, event, metav1.CreateOptions{})
 	switch {
 	case err == nil, apierrors.IsAlreadyExists(err):
 		return nil
 	case apierrors.IsInvalid(err), apierrors.IsNotFound(err), apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		// It will not be any better the next time.
-		klog.FromContext(ctx).Error(err, "No event", "node", node, "id", h.GetId(), "reason", reason, "message", message)
+		klog.FromContext(ctx).Error(err, "No event", "node", event.Source.Host, "about", event.InvolvedObject.Name, "reason", event.Reason, "message", event.Message)
 		return nil
 	}
 	return err

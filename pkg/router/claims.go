@@ -71,16 +71,12 @@ var uuidAtEnd = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]
 // one whose knowledge of the nodes lags or whose clock is wrong.
 const outageMargin = 5 * time.Minute
 
-// tooYoungFor tells that a node cannot have a volume of that name, because it
-// was out of service before the name existed and has not come back: Kubernetes
-// has its pod for not ready since then, and so has this process.
+// tooYoungFor reports whether a node cannot have a volume of that name, because
+// it was silent before the name existed and has not come back.
 func (c Claim) tooYoungFor(n member, name string) bool {
-	if uuidAtEnd.FindString(name) != c.UID || c.UID == "" || n.link != nil || n.NotReady.IsZero() {
+	if uuidAtEnd.FindString(name) != c.UID || c.UID == "" {
 		return false
 	}
-	since := n.NotReady
-	if n.down.After(since) {
-		since = n.down
-	}
-	return since.Add(outageMargin).Before(c.Created)
+	since := n.silent()
+	return !since.IsZero() && since.Add(outageMargin).Before(c.Created)
 }

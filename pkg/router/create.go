@@ -42,6 +42,11 @@ func (r *Router) CreateVolume(ctx context.Context, q *csi.CreateVolumeRequest) (
 		return nil, err
 	}
 	if p.only != "" {
+		if p.free {
+			if existing, err := r.openTo(ctx, q, p.only); err != nil || existing != nil {
+				return existing, err
+			}
+		}
 		return call(ctx, r, p.only, csi.ControllerClient.CreateVolume, q, conditions.Conditions{Ephemeral: ephemeral})
 	}
 	end, ok := r.placing.begin(q.GetName())
@@ -56,6 +61,9 @@ func (r *Router) CreateVolume(ctx context.Context, q *csi.CreateVolumeRequest) (
 	}
 	if p.state == claimGone {
 		return nil, errorf(codes.FailedPrecondition, "volume %q: its claim is gone, nothing is made for it", q.GetName())
+	}
+	if candidates, err = takingPods(q.GetName(), candidates); err != nil {
+		return nil, err
 	}
 	node, err := r.roomiest(ctx, q, candidates)
 	if err != nil {
@@ -160,8 +168,9 @@ func verdict(ctx context.Context, name string, answers []answer[*csi.CreateVolum
 }
 
 // roomiest returns the candidate with most room: of those where the largest
-// possible volume is large enough, if there are any. Whether it is enough the
-// node itself says when it is asked to create.
+// possible volume is large enough, if there are any, and of these of the ones
+// that take all pods, if there are any. Whether the room is enough the node
+// itself says when it is asked to create.
 func (r *Router) roomiest(ctx context.Context, q *csi.CreateVolumeRequest, candidates []member) (string, error) {
 	if len(candidates) == 1 {
 		return candidates[0].short, nil
@@ -191,7 +200,7 @@ func (r *Router) roomiest(ctx context.Context, q *csi.CreateVolumeRequest, candi
 		return 0
 	}
 	best := slices.MaxFunc(answers, func(a, b answer[*csi.GetCapacityResponse]) int {
-		return cmp.Or(cmp.Compare(fits(a.value), fits(b.value)), cmp.Compare(a.value.GetAvailableCapacity(), b.value.GetAvailableCapacity()))
+		return cmp.Or(cmp.Compare(fits(a.value), fits(b.value)), cmp.Compare(b.node.picky(), a.node.picky()), cmp.Compare(a.value.GetAvailableCapacity(), b.value.GetAvailableCapacity()))
 	})
 	return best.node.short, nil
 }

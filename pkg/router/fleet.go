@@ -20,6 +20,12 @@ type Node struct {
 	// NotReady is since when Kubernetes has the pod for not ready; zero if it
 	// is ready, or if there is no pod.
 	NotReady time.Time
+	// Silent is a time since when no pod there was ready, by the clocks of
+	// Kubernetes' control plane; zero if one is, or if nothing tells.
+	Silent time.Time
+	// NoPods is why the node takes no new pods, PickyPods why it takes only
+	// pods that tolerate a taint; "" if that is not so.
+	NoPods, PickyPods string
 }
 
 // fleet is what the router knows of the nodes, and its connections to them.
@@ -39,6 +45,14 @@ type member struct {
 	short string
 	link  *link     // nil while the node is not ready
 	down  time.Time // since when it is not ready, as far as this process saw; zero if it is
+}
+
+// picky is 1 for a node that takes only pods that tolerate a taint, else 0.
+func (m member) picky() int {
+	if m.PickyPods != "" {
+		return 1
+	}
+	return 0
 }
 
 func newFleet(credentials func(string) credentials.TransportCredentials, now func() time.Time) *fleet {
@@ -122,16 +136,40 @@ func (f *fleet) ready() []member {
 	return slices.DeleteFunc(f.all(), func(m member) bool { return m.link == nil })
 }
 
+// silent returns a time since when no controller can have sent the node a
+// request; zero if nothing tells. It is the control plane's date, or an earlier
+// one that this process saw: of the pod, whose own date counts only from then on
+// because the node's clock told it; or that there is none.
+func (m member) silent() time.Time {
+	if m.link != nil {
+		return time.Time{}
+	}
+	seen := m.down
+	switch {
+	case m.NotReady.After(seen):
+		seen = m.NotReady
+	case m.NotReady.IsZero() && m.Instance != "": // its only pod is about to end, or has no address yet
+		return m.Silent
+	}
+	if !m.Silent.IsZero() && m.Silent.Before(seen) {
+		return m.Silent
+	}
+	return seen
+}
+
 // missing returns since when no driver of that node was ready, as Kubernetes or
 // this process saw it; zero if one is, or if the nodes are not known yet.
 func (f *fleet) missing(short string) time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if m, ok := f.members[short]; ok {
-		if !m.NotReady.IsZero() && m.NotReady.Before(m.down) {
-			return m.NotReady
+		since := m.down
+		for _, t := range []time.Time{m.NotReady, m.Silent} {
+			if !t.IsZero() && t.Before(since) {
+				since = t
+			}
 		}
-		return m.down
+		return since
 	}
 	return f.since
 }

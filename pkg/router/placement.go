@@ -2,17 +2,22 @@ package router
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 )
 
 // placement says where a new volume may go.
 type placement struct {
 	only  string   // short name of the one node; "" if there is a choice
+	free  bool     // no pod and no source is bound to that node yet
 	among []string // short names to choose from; nil: any node
 	claim Claim
 	state claimState
@@ -50,9 +55,42 @@ func (r *Router) placementOf(ctx context.Context, q *csi.CreateVolumeRequest) (p
 		// The scheduler chose that node. Anywhere else the pod could not run.
 		p.only = preferred[0]
 	case len(requisite) == 1:
-		p.only = requisite[0]
+		p.only, p.free = requisite[0], true
 	}
 	return p, nil
+}
+
+// takingPods returns those of the candidates to which Kubernetes would send a
+// pod: a volume elsewhere would keep its pods waiting. UNAVAILABLE, with the
+// reasons, if there are none.
+func takingPods(name string, candidates []member) ([]member, error) {
+	var open []member
+	var closed []string
+	for _, n := range candidates {
+		if n.NoPods == "" {
+			open = append(open, n)
+		} else {
+			closed = append(closed, fmt.Sprintf("node %s: %s", n.Name, n.NoPods))
+		}
+	}
+	if len(open) == 0 {
+		return nil, unavailable("volume %q: no node that it may be on takes pods now: %s", name, strings.Join(closed, "; "))
+	}
+	return open, nil
+}
+
+// openTo returns nil if the only node that a volume may be on takes pods, or
+// the volume that is there already.
+func (r *Router) openTo(ctx context.Context, q *csi.CreateVolumeRequest, short string) (*csi.CreateVolumeResponse, error) {
+	n := slices.DeleteFunc(r.fleet.all(), func(m member) bool { return m.short != short })
+	if _, closed := takingPods(q.GetName(), n); len(n) == 1 && closed != nil {
+		existing, err := call(ctx, r, short, csi.ControllerClient.CreateVolume, q, conditions.Conditions{OnlyExisting: true})
+		if status.Code(err) == codes.NotFound {
+			err = closed
+		}
+		return existing, err
+	}
+	return nil, nil
 }
 
 // terms returns the nodes that topologies name, by their short names, each once

@@ -158,3 +158,58 @@ func TestOutage(t *testing.T) {
 		})
 	}
 }
+
+// A node to which no pod is sent gets no new volume, and says why; what it has
+// is found. One that only some pods tolerate comes after the others that have room.
+func TestNodesThatTakeNoPods(t *testing.T) {
+	cordoned := func(n Node) Node { n.NoPods = "it is cordoned"; return n }
+	tainted := func(n Node) Node { n.PickyPods = "it has the taint a:NoSchedule"; return n }
+	for _, c := range []struct {
+		what      string
+		change    []func(Node) Node // of n1, n2, n3
+		size      int64
+		requisite []string
+		node      string // "" if it is refused with the reason
+	}{
+		{what: "the roomiest is cordoned", change: []func(Node) Node{nil, cordoned, nil}, node: "n3"},
+		{what: "the roomiest is tainted", change: []func(Node) Node{nil, tainted, nil}, node: "n3"},
+		{what: "there is room only where it is tainted", change: []func(Node) Node{nil, tainted, nil}, size: 140, node: "n2"},
+		{what: "all are tainted", change: []func(Node) Node{tainted, tainted, tainted}, node: "n2"},
+		{what: "all are cordoned", change: []func(Node) Node{cordoned, cordoned, cordoned}},
+		{what: "all of the class are cordoned", change: []func(Node) Node{cordoned, cordoned, nil}, requisite: []string{"n1", "n2"}},
+		{what: "the class's only one is cordoned", change: []func(Node) Node{cordoned, nil, nil}, requisite: []string{"n1"}},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			nodes := cluster(t, 100, 300, 200)
+			r := newRouter(t)
+			list := nodesOf(nodes...)
+			for i, change := range c.change {
+				if change != nil {
+					list[i] = change(list[i])
+				}
+			}
+			r.SetNodes(list)
+			q := request("v", max(c.size, 10))
+			if c.requisite != nil {
+				q.AccessibilityRequirements = &csi.TopologyRequirement{Requisite: on(c.requisite...)}
+			}
+			_, err := r.CreateVolume(t.Context(), q)
+			if c.node != "" {
+				wantCode(t, "create", err, codes.OK)
+				if got := where("v", nodes); !slices.Equal(got, []string{c.node}) {
+					t.Errorf("it is on %v, want %s", got, c.node)
+				}
+				return
+			}
+			if wantCode(t, "create", err, codes.Unavailable); err == nil || !strings.Contains(err.Error(), "node n1: it is cordoned") || len(where("v", nodes)) > 0 {
+				t.Errorf("%v, on %v", err, where("v", nodes))
+			}
+			// It was made before the node was cordoned.
+			if _, err := nodes[0].CreateVolume(t.Context(), q); err != nil {
+				t.Fatal(err)
+			}
+			_, err = r.CreateVolume(t.Context(), q)
+			wantCode(t, "create again", err, codes.OK)
+		})
+	}
+}

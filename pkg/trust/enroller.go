@@ -19,12 +19,14 @@ import (
 	"k8s.io/client-go/util/flowcontrol"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cluster"
 )
 
 // NodePods say which pods run the node role.
 type NodePods struct {
 	Selector       string // of labels, in the controller's namespace
-	DaemonSet      string // that owns them
+	DaemonSet      string // that owns them; several are separated by commas
 	ServiceAccount string // that they run as
 	Port           uint16 // where they listen for controllers
 }
@@ -210,8 +212,7 @@ var errNotOurs = errors.New("the pod is not a node's")
 
 // checkPod checks what the API server says of a pod that wants to be a node.
 func (e *enroller) checkPod(pod *corev1.Pod) error {
-	owner := metav1.GetControllerOf(pod)
-	if owner == nil || owner.Kind != "DaemonSet" || owner.Name != e.nodes.DaemonSet {
+	if !cluster.MadeBy(pod, e.nodes.DaemonSet) {
 		return fmt.Errorf("%w: it does not belong to DaemonSet %s", errNotOurs, e.nodes.DaemonSet)
 	}
 	if pod.Spec.ServiceAccountName != e.nodes.ServiceAccount {
