@@ -37,6 +37,8 @@ var codeOf = []struct {
 	{filesystem.ErrBusy, codes.FailedPrecondition},
 	{filesystem.ErrDamaged, codes.FailedPrecondition},
 	{filesystem.ErrNotGrown, codes.FailedPrecondition}, // with any other code the kubelet starts no pod
+	{filesystem.ErrUnreachable, codes.Internal},
+	{filesystem.ErrReadOnly, codes.Internal},
 	{context.Canceled, codes.Canceled},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 }

@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 )
 
@@ -109,8 +107,8 @@ func (d *Driver) ControllerListVolumeHealth(ctx context.Context, r *csi.Controll
 	return &csi.ControllerListVolumeHealthResponse{Entries: page, NextToken: next}, nil
 }
 
-// NodeGetVolumeHealth tells what is wrong with a volume, and with its file
-// system where it is staged or published.
+// NodeGetVolumeHealth tells what is wrong with a volume. Where it is not mounted is
+// no fault: the orchestrator may have failed to get there.
 func (d *Driver) NodeGetVolumeHealth(ctx context.Context, r *csi.NodeGetVolumeHealthRequest) (*csi.NodeGetVolumeHealthResponse, error) {
 	if r.GetVolumeId() == "" {
 		return nil, invalid("no volume id is given")
@@ -118,20 +116,6 @@ func (d *Driver) NodeGetVolumeHealth(ctx context.Context, r *csi.NodeGetVolumeHe
 	conditions, err := d.health(ctx, r.GetVolumeId())
 	if err != nil {
 		return nil, err
-	}
-	for _, path := range []string{r.GetVolumePublishPath(), r.GetStagingTargetPath()} {
-		if path == "" {
-			continue
-		}
-		// Not there is no fault: the orchestrator may have failed to get there.
-		if m, err := filesystem.MountAt(filepath.Clean(path)); err != nil || m == nil {
-			continue
-		}
-		if _, err := filesystem.UsageOf(path); err != nil {
-			conditions = append(conditions, pool.Condition{
-				Severity: pool.Inaccessible, Reason: "FilesystemUnreachable", Message: err.Error(),
-			})
-		}
 	}
 	return &csi.NodeGetVolumeHealthResponse{VolumeHealth: volumeHealth(r.GetVolumeId(), conditions)}, nil
 }

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/moby/sys/mountinfo"
@@ -73,6 +74,9 @@ func (d *Driver) filesystemHealth(ctx context.Context, p *pool.Pool, lv string, 
 	}
 	if s.Down {
 		add(pool.Inaccessible, "FilesystemShutDown", "xfs has shut the file system down after an error: nothing can be read or written; end the pods that use it, the next stage recovers it; the kernel's log tells why")
+	}
+	if err := filesystem.Reachable(m); !s.Down && errors.Is(err, filesystem.ErrUnreachable) {
+		add(pool.Inaccessible, "FilesystemUnreachable", "%v; end the pods that use it, the next stage mounts it anew", err)
 	}
 	if s.ReadOnly {
 		add(pool.Inaccessible, "FilesystemReadOnly", "the kernel has made the %s read-only after an error; end the pods that use it, the next stage mounts it to be written", m.FSType)

@@ -68,6 +68,10 @@ func (d *Driver) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolume
 	}
 
 	readOnly := r.GetReadonly() || use.mountReadOnly(v)
+	// The orchestrator stages a volume anew that is not ready to be published.
+	if err := filesystem.Writable(m); err != nil && !(readOnly && errors.Is(err, filesystem.ErrReadOnly)) {
+		return nil, precondition("volume %s must be staged anew: %v", i, err)
+	}
 	present, err := filesystem.MountAt(target)
 	if err != nil {
 		return nil, err

@@ -50,6 +50,9 @@ func (d *Driver) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequ
 	if err != nil {
 		return nil, err
 	}
+	if err := d.dismiss(ctx, i, staging, path); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(staging, 0o750); err != nil {
 		return nil, err
 	}
@@ -66,6 +69,32 @@ func (d *Driver) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequ
 		return nil, err
 	}
 	return &csi.NodeStageVolumeResponse{}, nil
+}
+
+// dismiss unmounts a volume from its staging path if its file system does not work
+// any more since an error: mounting it anew is what mends it. FAILED_PRECONDITION
+// while somebody else has it.
+func (d *Driver) dismiss(ctx context.Context, i handle.ID, staging, device string) error {
+	m, err := filesystem.MountAt(staging)
+	if m == nil || err != nil {
+		return err
+	}
+	broken := filesystem.Writable(m)
+	if broken == nil {
+		return nil
+	}
+	if own, err := filesystem.MountedFrom(m, device); !own || err != nil {
+		return err // what is mounted there is said later
+	}
+	others, err := d.otherMounts(m)
+	if err != nil {
+		return err
+	}
+	if len(others) > 0 {
+		return precondition("volume %s: %v; it is mounted anew when it is not mounted at %v any more: end the pods that use it", i, broken, others)
+	}
+	klog.FromContext(ctx).Info("Mounting a file system anew", "mounted", staging, "reason", broken.Error())
+	return filesystem.Unmount(staging)
 }
 
 // staged checks a mount that is at the staging path already. ALREADY_EXISTS if

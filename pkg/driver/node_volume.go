@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"os"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -30,6 +31,9 @@ func (d *Driver) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeSta
 	}
 	if m == nil {
 		return nil, notFound("volume %s is not at %s", i, r.GetVolumePath())
+	}
+	if err := filesystem.Reachable(m); errors.Is(err, filesystem.ErrUnreachable) {
+		return nil, err
 	}
 	block := v.Mode == pool.Block
 	if st, err := os.Stat(m.Mountpoint); v.Foreign && err == nil {
@@ -86,8 +90,12 @@ func (d *Driver) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRe
 		return nil, err
 	}
 	// Of a block volume any path that exists will do, there is nothing to mount.
-	if _, err := os.Stat(r.GetVolumePath()); m == nil && (err != nil || v.Mode != pool.Block) {
-		return nil, notFound("volume %s is not at %s", i, r.GetVolumePath())
+	if m == nil {
+		if _, err := os.Stat(r.GetVolumePath()); err != nil || v.Mode != pool.Block {
+			return nil, notFound("volume %s is not at %s", i, r.GetVolumePath())
+		}
+	} else if err := filesystem.Reachable(m); err != nil {
+		return nil, err
 	}
 	v, err = p.ExpandVolume(ctx, i.LV, required, limit)
 	if err != nil {
@@ -128,7 +136,7 @@ func writable(path string) (string, error) {
 	}
 	for _, o := range mounts {
 		if filesystem.SameContent(m, o) && !filesystem.HasOption(o, "ro") {
-			return o.Mountpoint, nil
+			return o.Mountpoint, filesystem.Writable(o)
 		}
 	}
 	return "", precondition("the file system at %s is mounted read-only everywhere", path)

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
@@ -22,8 +24,9 @@ func (d *Driver) inside(path string) bool {
 
 // ownPath checks a staging or target path and returns it without symbolic
 // links. Mounts are made and files removed there as root, so whoever can put a
-// symbolic link into it must not lead us out of the kubelet directory. Errors:
-// INVALID_ARGUMENT.
+// symbolic link into it must not lead us out of the kubelet directory. The file
+// system that is mounted there is not asked: it may be one that answers nothing
+// any more, and must be unmounted all the same. Errors: INVALID_ARGUMENT.
 func (d *Driver) ownPath(path string) (string, error) {
 	if !filepath.IsAbs(path) || slices.Contains(strings.Split(path, "/"), "..") {
 		return "", invalid("path %q is not absolute or contains ..", path)
@@ -31,21 +34,46 @@ func (d *Driver) ownPath(path string) (string, error) {
 	path = filepath.Clean(path)
 	parent, err := resolve(filepath.Dir(path))
 	if err != nil {
-		return "", invalid("path %s: %v", path, err)
+		return "", pathError(path, err)
 	}
 	real := filepath.Join(parent, filepath.Base(path))
 	if !d.inside(real) {
 		return "", invalid("path %s leads to %s, outside of the kubelet directory %s", path, real, d.kubeletDir)
 	}
-	info, err := os.Lstat(real)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return "", invalid("path %s: %v", path, err)
-	case info.Mode()&fs.ModeSymlink != 0:
+	if link, err := isLink(real); err != nil {
+		return "", pathError(path, err)
+	} else if link {
 		return "", invalid("path %s is a symbolic link", path)
 	}
 	return real, nil
+}
+
+// pathError is the error about a path that cannot be followed: of the request, or
+// of the machine.
+func pathError(path string, err error) error {
+	for _, machine := range []error{unix.EIO, unix.ESTALE, unix.ENOTCONN, unix.EACCES, unix.ENOMEM, unix.EINTR} {
+		if errors.Is(err, machine) {
+			return fmt.Errorf("path %s: %w", path, err)
+		}
+	}
+	return invalid("path %s: %v", path, err)
+}
+
+// isLink tells whether a path whose parent is free of symbolic links is one. The
+// kernel answers without asking the file system that is mounted there; if it does
+// ask it, and fails, then the path is no link: nothing can be mounted on one.
+func isLink(path string) (bool, error) {
+	_, err := os.Readlink(path)
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, unix.EINVAL), errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	}
+	if m, failed := filesystem.MountAt(path); failed != nil || m == nil {
+		return false, errors.Join(err, failed)
+	}
+	return false, nil
 }
 
 // resolve follows the symbolic links in the part of a path that exists.
@@ -69,11 +97,24 @@ func blockFile(staging string, i handle.ID) string {
 }
 
 // mountOf returns the mount of a volume that a staging or publish path stands
-// for, or nil.
+// for, or nil. It does not ask the file system that is mounted there.
 func mountOf(i handle.ID, path string) (*mountinfo.Info, error) {
-	real, err := filepath.EvalSymlinks(path)
-	if err != nil || !filepath.IsAbs(real) {
+	if !filepath.IsAbs(path) {
 		return nil, nil
+	}
+	real, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err == nil {
+		var link bool
+		real = filepath.Join(real, filepath.Base(path))
+		if link, err = isLink(real); link {
+			real, err = filepath.EvalSymlinks(real)
+		}
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
+		return nil, nil
+	case err != nil:
+		return nil, pathError(path, err)
 	}
 	m, err := filesystem.MountAt(real)
 	if m != nil || err != nil {

@@ -35,10 +35,16 @@ func StateOf(m *mountinfo.Info) (s State, err error) {
 			return s, err
 		}
 	}
-	s.ReadOnly = !HasOption(m, "ro") && slices.ContainsFunc(strings.Split(m.VFSOptions, ","), func(o string) bool {
+	s.ReadOnly = madeReadOnly(m)
+	return s, nil
+}
+
+// madeReadOnly reports whether the kernel has made a file system read-only, though it
+// was mounted to be written.
+func madeReadOnly(m *mountinfo.Info) bool {
+	return !HasOption(m, "ro") && slices.ContainsFunc(strings.Split(m.VFSOptions, ","), func(o string) bool {
 		return o == "ro" || o == "emergency_ro" // ext4 since Linux 6.15
 	})
-	return s, nil
 }
 
 // ext4Errors reads how many errors an ext4 has on record.

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
 )
 
 // Ioctls of the kernel that freeze and thaw a mounted file system (FIFREEZE, FITHAW).
@@ -95,7 +97,11 @@ func (p *Pool) freeze(ctx context.Context, lv string) (*frozen, error) {
 	}
 	if err := f.still(ctx, info.Device); err != nil {
 		p.unsettled.Store(o.lv.ID, true) // a resume may have failed
-		return nil, err
+		if errors.Is(err, unix.EIO) {
+			p.failing.Store(o.lv.ID, err)
+			err = cmp.Or(p.stillFails(o, info.Device), err)
+		}
+		return nil, cmp.Or(v.uncuttable(o, err), err)
 	}
 	f.watch.lap("suspend")
 	f.ctx, f.thaw = context.WithCancelCause(ctx)
@@ -114,6 +120,11 @@ func (f *frozen) still(ctx context.Context, dev dm.Device) error {
 		mounts, err := mountsOf(dev)
 		if err != nil {
 			return err
+		}
+		if len(mounts) > 0 && !hasOption(mounts[0].VFSOptions, "ro") { // what cannot be written need not be frozen
+			if err := filesystem.Reachable(mounts[0]); err != nil {
+				return err
+			}
 		}
 		f.watch.start()
 		err = f.suspendIn(ctx, dm.SuspendOptions{})

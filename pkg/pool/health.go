@@ -28,7 +28,7 @@ func (p *Pool) Health(_ context.Context, lv string) ([]Condition, error) {
 
 // volumeConditions returns what is wrong with a volume.
 func (p *Pool) volumeConditions(v *view, o *volume) []Condition {
-	out := v.disksOf(o.lv)
+	out := append(v.disksOf(o.lv), p.failingHealth(o)...)
 	if o.reading() {
 		out = append(out, p.readerHealth(v, o)...)
 	}

@@ -1,9 +1,10 @@
 package pool
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -12,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
 )
 
 // mountPoint returns where the file system on dev is mounted, as far as this
@@ -32,8 +34,10 @@ func mountedReadOnly(dev dm.Device) (bool, error) {
 		return false, err
 	}
 	// Of the file system itself; one mount of several may be read-only for itself.
-	return slices.Contains(strings.Split(found[0].VFSOptions, ","), "ro"), nil
+	return hasOption(found[0].VFSOptions, "ro"), nil
 }
+
+func hasOption(options, o string) bool { return slices.Contains(strings.Split(options, ","), o) }
 
 func mountsOf(dev dm.Device) ([]*mountinfo.Info, error) {
 	found, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
@@ -71,48 +75,102 @@ func boundNode(dev dm.Device) (string, error) {
 }
 
 // syncBefore writes back a volume's file system before a cut. No lock of LVM2's
-// nor key is held: it may take long. A suspended volume would never answer.
-func (p *Pool) syncBefore(ctx context.Context, lv string) {
+// nor key is held: it may take long. A suspended volume would never answer. One
+// that refuses all I/O is refused here, before anybody is held for it:
+// ErrPrecondition.
+func (p *Pool) syncBefore(ctx context.Context, lv string) error {
 	v, err := p.latest()
 	if err != nil {
-		return
+		return nil
 	}
-	if o := v.volumeByLV(lv); o != nil {
-		if info, err := p.find(p.device(v, o.lv, "", udevVisible)); err == nil && info != nil && info.Live && !info.Suspended {
-			// If the pool is full meanwhile, writers may be held until others
-			// that need the volume's key are done: the caller can leave.
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				syncMounted(ctx, info.Device)
-			}()
-			select {
-			case <-done:
-			case <-ctx.Done():
+	o := v.volumeByLV(lv)
+	if o == nil {
+		return nil
+	}
+	info, err := p.find(p.device(v, o.lv, "", udevVisible))
+	if err != nil || info == nil || !info.Live || info.Suspended {
+		return nil
+	}
+	// If the pool is full meanwhile, writers may be held until others
+	// that need the volume's key are done: the caller can leave.
+	done := make(chan error, 1)
+	go func() {
+		err := p.stillFails(o, info.Device)
+		if err == nil {
+			if err = syncMounted(ctx, info.Device); errors.Is(err, filesystem.ErrUnreachable) {
+				p.failing.Store(o.lv.ID, err)
+				err = cmp.Or(p.stillFails(o, info.Device), err)
 			}
 		}
+		done <- err
+	}()
+	select {
+	case err = <-done:
+		return v.uncuttable(o, err)
+	case <-ctx.Done():
+		return nil
 	}
+}
+
+// stillFails looks again at the file system on o, which is on dev, if it could not be
+// frozen before: nobody is held once more for what can only fail.
+func (p *Pool) stillFails(o *volume, dev dm.Device) error {
+	if _, failed := p.failing.Load(o.lv.ID); !failed {
+		return nil
+	}
+	mounts, err := mountsOf(dev)
+	if err != nil || len(mounts) == 0 {
+		p.failing.Delete(o.lv.ID)
+		return err
+	}
+	err = filesystem.Writable(mounts[0])
+	if err == nil || filesystem.Reachable(mounts[0]) != nil { // everybody sees it now
+		p.failing.Delete(o.lv.ID)
+	} else {
+		p.failing.Store(o.lv.ID, err)
+	}
+	if hasOption(mounts[0].VFSOptions, "ro") {
+		return nil // by now the kernel freezes it without writing
+	}
+	return err
+}
+
+// uncuttable returns ErrPrecondition if err says that the file system on o refuses
+// I/O: the kernel can neither freeze it nor write back what it holds.
+func (v *view) uncuttable(o *volume, err error) error {
+	if !errors.Is(err, filesystem.ErrUnreachable) && !errors.Is(err, filesystem.ErrReadOnly) && !errors.Is(err, unix.EIO) {
+		return nil
+	}
+	return fmt.Errorf("volume %s/%s: %w: it is not cut while its file system refuses I/O: %w; end all pods that use it, then it is mounted anew",
+		v.vg.Name, o.lv.Name, ErrPrecondition, err)
 }
 
 // syncMounted writes back the file system on dev, if it is mounted, so that the
 // freeze that follows has little left to do. For btrfs it is more than that:
 // suspending its device does not freeze it, so what a snapshot of it has is
-// what this wrote, and a consistent part of what came after.
-func syncMounted(ctx context.Context, dev dm.Device) {
+// what this wrote, and a consistent part of what came after. Errors: those of
+// filesystem.WriteBack.
+func syncMounted(ctx context.Context, dev dm.Device) error {
 	at, err := mountPoint(dev)
 	if err == nil && at != "" {
-		err = syncfs(at)
+		err = filesystem.WriteBack(at)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, filesystem.ErrUnreachable) { // that the caller says
 		klog.FromContext(ctx).Error(err, "The file system was not written back before the cut", "device", dev.String())
 	}
+	return err
 }
 
-func syncfs(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
+// failingHealth tells of a file system that could not be frozen, where the kernel
+// shows only to who writes that it fails.
+func (p *Pool) failingHealth(o *volume) []Condition {
+	why, failed := p.failing.Load(o.lv.ID)
+	if !failed {
+		return nil
 	}
-	defer f.Close()
-	return os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd())))
+	reason := "FilesystemUnreachable"
+	if errors.Is(why.(error), filesystem.ErrReadOnly) {
+		reason = "FilesystemReadOnly"
+	}
+	return []Condition{{Inaccessible, reason, fmt.Sprintf("%v; end the pods that use it, the next stage mounts it anew", why)}}
 }

@@ -66,6 +66,7 @@ type Pool struct {
 	growing  sync.Map      // *growth by the lvm2.ID of the store that is being extended
 	cramped  sync.Map      // error by the lvm2.ID of the store: why it could not be extended
 	holding  sync.Map      // *growth by the lvm2.ID of volumes whose writers are held because a store must not be lost
+	failing  sync.Map      // error by the lvm2.ID of volumes whose file system could not be frozen for it
 	frozen   sync.Map      // *frozen by the lvm2.ID of volumes that are held still for a cut
 	fastest  atomic.Uint64 // sectors per second that were seen: see peak
 	brakes   timings       // how long writers were held while stores grew

@@ -32,7 +32,9 @@ func (p *Pool) CreateSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 		return Snapshot{}, err
 	}
 	if v, err := p.latest(); err == nil && v.snapshots[name] == nil {
-		p.syncBefore(ctx, volumeLV)
+		if err := p.syncBefore(ctx, volumeLV); err != nil {
+			return Snapshot{}, fmt.Errorf("create snapshot %q: %w", name, err)
+		}
 	}
 	return run(ctx, p, []string{nameKey(name), lvKey(volumeLV)}, func(ctx context.Context) (Snapshot, error) {
 		what := fmt.Sprintf("create snapshot %q of volume %s", name, volumeLV)

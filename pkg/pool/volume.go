@@ -27,7 +27,9 @@ func (p *Pool) CreateVolume(ctx context.Context, spec VolumeSpec) (Volume, error
 		return Volume{}, err
 	}
 	if v, err := p.latest(); err == nil && spec.Source.Kind == FromVolume && v.named[spec.Name] == nil {
-		p.syncBefore(ctx, spec.Source.LV)
+		if err := p.syncBefore(ctx, spec.Source.LV); err != nil {
+			return Volume{}, fmt.Errorf("create volume %q: %w", spec.Name, err)
+		}
 	}
 	lv, err := p.onceWiped(ctx, func() (string, error) {
 		keys, err := p.sourceKeys(spec)
