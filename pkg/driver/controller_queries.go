@@ -38,6 +38,9 @@ func (d *Driver) ValidateVolumeCapabilities(ctx context.Context, r *csi.Validate
 			return no(why)
 		}
 	}
+	if err := noMutable(r.GetMutableParameters()); err != nil {
+		return no(err.Error())
+	}
 	class, err := parseParameters(r.GetParameters())
 	if err != nil {
 		return no(err.Error())

@@ -27,8 +27,8 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 	if err != nil {
 		return nil, err
 	}
-	if len(r.GetMutableParameters()) > 0 {
-		return nil, invalid("there are no mutable parameters")
+	if err := noMutable(r.GetMutableParameters()); err != nil {
+		return nil, err
 	}
 	class, err := parseParameters(r.GetParameters())
 	if err != nil {

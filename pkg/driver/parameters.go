@@ -40,6 +40,14 @@ func parseParameters(m map[string]string) (p parameters, err error) {
 	return p, nil
 }
 
+// noMutable refuses the parameters of a VolumeAttributesClass.
+func noMutable(parameters map[string]string) error {
+	if len(parameters) > 0 {
+		return invalid("there are no mutable parameters")
+	}
+	return nil
+}
+
 // checkParameters refuses what this driver does not understand. Keys of the
 // sidecars pass.
 func checkParameters(parameters map[string]string, known ...string) error {

@@ -70,6 +70,13 @@ func TestParametersAlike(t *testing.T) {
 				}
 			}
 
+			a, err := r.ValidateVolumeCapabilities(t.Context(), &csi.ValidateVolumeCapabilitiesRequest{
+				VolumeId: source, MutableParameters: map[string]string{"iops": "1"}, VolumeCapabilities: []*csi.VolumeCapability{fs},
+			})
+			if err != nil || a.GetConfirmed() != nil {
+				t.Errorf("validate with mutable parameters: %v, %v", a, err)
+			}
+
 			// Transient volumes have room where their sources can be.
 			transient := map[string]string{"transient": "true"}
 			got, err := r.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: transient})

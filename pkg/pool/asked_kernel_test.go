@@ -1,0 +1,68 @@
+//go:build kernel
+
+package pool
+
+import (
+	"context"
+	"errors"
+	"os/exec"
+	"testing"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// TestAskedStays: what was asked for a volume is known of its snapshots after a
+// restart, an expansion and a rollback; and without the record, which an older
+// release did not make, a copy may ask for what is rounded up to its size.
+func TestAskedStays(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	const first, second = 30e6, 50e6 // 32 MiB, 48 MiB
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: first, Mode: Block}))(t)
+	asked := func(snapshot string, want, length size.Bytes) {
+		t.Helper()
+		s := must(p.SnapshotNamed(ctx, snapshot))(t)
+		if s.Asked != want || s.Size != length {
+			t.Errorf("%s: %d bytes asked for, %d there, want %d of %d", snapshot, s.Asked, s.Size, want, length)
+		}
+	}
+	must(p.CreateSnapshot(ctx, "one", v.LV))(t)
+	must(p.ExpandVolume(ctx, v.LV, first+1, 0))(t) // which it has
+	must(p.CreateSnapshot(ctx, "same", v.LV))(t)
+	must(p.ExpandVolume(ctx, v.LV, second, 0))(t)
+	must(p.CreateSnapshot(ctx, "two", v.LV))(t)
+	check := func() {
+		t.Helper()
+		asked("one", first, 32*size.MiB)
+		asked("same", first, 32*size.MiB)
+		asked("two", second, 48*size.MiB)
+	}
+	check()
+	config := p.config
+	ok(t, p.Close())
+	p = openPool(t, config)
+	check()
+	rollBack(t, p, v.LV, must(p.SnapshotNamed(ctx, "one"))(t).LV)
+	must(p.CreateSnapshot(ctx, "back", v.LV))(t)
+	check()
+	asked("back", second, 48*size.MiB)
+
+	// As an older release made it.
+	old := must(p.CreateVolume(ctx, VolumeSpec{Name: "old", Size: first, Mode: Block}))(t)
+	if out, err := exec.Command("lvchange", "--deltag", "dmsnap:asked=30000000", p.vgName+"/old").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	ok(t, p.refresh(ctx))
+	must(p.CreateVolume(ctx, VolumeSpec{Name: "old", Size: first, Mode: Block}))(t) // asked for again
+	ofOld := must(p.CreateSnapshot(ctx, "of-old", old.LV))(t)
+	asked("of-old", 32*size.MiB, 32*size.MiB)
+	for i, from := range []Source{{FromVolume, old.LV}, {FromSnapshot, ofOld.LV}} {
+		c := must(p.CreateVolume(ctx, VolumeSpec{Name: "copy" + string(rune('0'+i)), Size: first, Mode: Block, Source: from}))(t)
+		if c.Size != old.Size {
+			t.Errorf("a copy of %v has %v", from, c.Size)
+		}
+		if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "less", Size: 28 * size.MiB, Mode: Block, Source: from}); !errors.Is(err, ErrOutOfRange) {
+			t.Errorf("less than %v: %v", from, err)
+		}
+	}
+}
