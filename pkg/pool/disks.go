@@ -47,7 +47,7 @@ func (p *Pool) disksMoved(former, v *view) {
 	moved := map[int]bool{}
 	for i, pv := range v.vg.PVs {
 		if k := former.vg.PVIndex(pv.ID); k >= 0 && pv.Device != "" && !pv.SameDevice(former.vg.PVs[k]) {
-			p.log.Info("A physical volume is on another device than before", "volumeGroup", v.vg.Name, "pv", pv.ID, "before", former.vg.PVs[k].Device, "now", pv.Device)
+			p.log.Info("A physical volume is on another device than before", "volumeGroup", v.vg.Name, "pv", pv.ID, "before", diskOf(former.vg.PVs[k]), "now", diskOf(pv), "path", pv.Device)
 			moved[i] = true
 		}
 	}

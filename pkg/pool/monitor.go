@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
@@ -20,14 +21,16 @@ const (
 // refreshLoop reads the metadata from time to time, to see what LVM2's own
 // commands change.
 func (p *Pool) refreshLoop(ctx context.Context) {
-	old := rewriter{Pool: p}
+	old, told := rewriter{Pool: p}, ""
 	for tick := time.NewTicker(refreshPause); ; {
 		select {
 		case <-tick.C:
 			limited, cancel := context.WithTimeout(ctx, lookTimeout)
-			if err := p.refresh(limited); err != nil && ctx.Err() == nil {
-				p.log.Error(err, "Reading the metadata")
+			err := p.refresh(limited)
+			if err != nil && ctx.Err() == nil && err.Error() != told {
+				p.log.Error(err, "Reading the metadata; it is tried again")
 			}
+			told = fmt.Sprint(err)
 			if used := p.inUse.Load(); p.changed.Swap(false) || used != nil && len(*used) > 0 {
 				if err := p.follow(limited); err != nil && ctx.Err() == nil {
 					p.changed.Store(true)

@@ -6,11 +6,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -103,10 +107,8 @@ func TestPathOfFailedMap(t *testing.T) {
 			v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)
 			fails := func(p *Pool, when string) {
 				t.Helper()
-				for n := range 3 {
-					if n > 0 {
-						time.Sleep(refreshPause / 2)
-					}
+				for n := range 2 {
+					time.Sleep(time.Duration(n) * refreshPause)
 					if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "new", Size: 16 * size.MiB, Mode: Block}); !errors.Is(err, ErrUnavailable) {
 						t.Errorf("%s: a volume is made: %v", when, err)
 					}
@@ -136,5 +138,181 @@ func TestPathOfFailedMap(t *testing.T) {
 			ok(t, p.Deactivate(ctx, v.LV))
 			ok(t, p.Close())
 		})
+	}
+}
+
+// A map that is not there is no reason to use a path of it: not while the pool is
+// open, not by a link that leads to the path now, not after a restart, whatever tells that
+// there was a map.
+func TestPathWithoutMap(t *testing.T) {
+	ctx := context.Background()
+	link := filepath.Join(t.TempDir(), "wwn-0x60014050")
+	lead := func(t *testing.T, to string) {
+		t.Helper()
+		os.Remove(link)
+		ok(t, os.Symlink(to, link))
+	}
+	for _, c := range []struct {
+		name   string
+		device string
+		listed bool // the configuration names the device
+		udev   bool
+	}{
+		{"found, by the metadata", mapNode, false, false},
+		{"by a link, by the metadata", mapNode, true, false},
+		{"by a link, by udev", link, true, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			disks := testDisks(t)
+			m := newMultipath(t, disks[0])
+			lead(t, mapNode)
+			if c.udev {
+				ok(t, os.MkdirAll("/run/udev/data", 0o755))
+				file := fmt.Sprintf("/run/udev/data/b%v", m.path)
+				ok(t, os.WriteFile(file, []byte("I:1\nE:DM_MULTIPATH_DEVICE_PATH=1\nE:ID_FS_TYPE=mpath_member\nG:systemd\n"), 0o644))
+				t.Cleanup(func() { os.Remove(file) })
+			}
+			config := Config{Name: "pool", VolumeGroup: "vgpath", Devices: []string{c.device}, Create: true}
+			p := openPool(t, config)
+			v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)
+			ok(t, p.Close())
+			if config.Devices, config.Create = []string{filepath.Dir(link) + "/wwn-*"}, false; !c.listed {
+				config.Devices = nil
+			}
+			p = openPool(t, config)
+			must(p.Activate(ctx, v.LV))(t)
+			ok(t, p.Deactivate(ctx, v.LV))
+			gone := func(p *Pool) { // an open one has the map open as long as it can be read
+				t.Helper()
+				m.fail()
+				for end := time.Now().Add(20 * time.Second); p.broken.Load() == nil && time.Now().Before(end); {
+					time.Sleep(10 * time.Millisecond)
+				}
+				command(t, "dmsetup", "remove", "--retry", "--noudevsync", "mpatha")
+				lead(t, disks[0])
+			}
+			gone(p)
+			fails := func(p *Pool, when string) {
+				t.Helper()
+				if _, err := p.Activate(ctx, v.LV); !errors.Is(err, ErrUnavailable) {
+					t.Errorf("%s: the volume is activated: %v", when, err)
+				}
+				if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "new", Size: 16 * size.MiB, Mode: Block}); !errors.Is(err, ErrUnavailable) {
+					t.Errorf("%s: a volume is made: %v", when, err)
+				}
+				m.unused(when)
+			}
+			fails(p, "without the map")
+			ok(t, p.Close())
+			opening, cancel := context.WithTimeout(ctx, 20*time.Second)
+			again, err := Open(opening, config, Options{})
+			cancel()
+			if err == nil {
+				fails(again, "opened without the map")
+				ok(t, again.Close())
+			} else if !errors.Is(err, ErrUnavailable) {
+				t.Errorf("opened without the map: %v", err)
+			}
+			m.assemble()
+			lead(t, mapNode)
+			p = openPool(t, config)
+			gone(p)
+			fails(p, "without the map again")
+			command(t, "dmsetup", "create", "--noudevsync", "takes-the-number", "--table", "0 8 zero")
+			t.Cleanup(func() { exec.Command("dmsetup", "remove", "--retry", "--noudevsync", "takes-the-number").Run() })
+			m.assemble()
+			lead(t, mapNode)
+			back(t, p, "new")
+			must(p.Activate(ctx, v.LV))(t)
+			m.unused("the map is back")
+			ok(t, p.Deactivate(ctx, v.LV))
+			ok(t, p.Close())
+		})
+	}
+}
+
+// Other stacks: a device made by hand that fails, and the members of a mirror with
+// its superblock at the end.
+func TestPartOfOtherStacks(t *testing.T) {
+	ctx := context.Background()
+	unavailable := func(t *testing.T, config Config, why string) {
+		t.Helper()
+		opening, cancel := context.WithTimeout(ctx, 20*time.Second)
+		defer cancel()
+		p, err := Open(opening, config, Options{})
+		if err == nil {
+			_, err = p.CreateVolume(ctx, VolumeSpec{Name: "new", Size: 16 * size.MiB, Mode: Block})
+			p.Close()
+		}
+		if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), why) {
+			t.Errorf("%v", err)
+		}
+	}
+	t.Run("linear", func(t *testing.T) {
+		disk := testDisks(t)[0]
+		length := command(t, "blockdev", "--getsz", disk)
+		command(t, "dmsetup", "create", "--noudevsync", "byhand", "--table", "0 "+length+" linear "+disk+" 0")
+		t.Cleanup(func() { exec.Command("dmsetup", "remove", "--retry", "--noudevsync", "byhand").Run() })
+		config := Config{Name: "pool", VolumeGroup: "vgpart", Devices: []string{"/dev/mapper/byhand"}, Create: true}
+		ok(t, openPool(t, config).Close())
+		config.Devices, config.Create = []string{disk}, false
+		command(t, "dmsetup", "suspend", "--noudevsync", "--noflush", "byhand") // it maps the disk as long as it is
+		unavailable(t, config, "byhand")
+		command(t, "dmsetup", "resume", "--noudevsync", "byhand")
+		config.Devices = []string{disk, "/dev/mapper/byhand"}
+		p := openPool(t, config)
+		if got := must(p.latest())(t).vg.PVs[0].Device; got != "/dev/mapper/byhand" {
+			t.Errorf("the physical volume is on %s", got)
+		}
+		ok(t, p.Close())
+	})
+	t.Run("mirror", func(t *testing.T) {
+		disk := testDisks(t)[0]
+		// Smaller than the disk, as what is made of it is.
+		command(t, "pvcreate", "-y", "--setphysicalvolumesize", "1000m", disk)
+		command(t, "vgcreate", "vgpart", disk)
+		config := Config{Name: "pool", VolumeGroup: "vgpart", Devices: []string{disk}}
+		ok(t, openPool(t, config).Close())
+		f := must(os.OpenFile(disk, os.O_RDWR, 0))(t)
+		defer f.Close()
+		end := must(f.Seek(0, 2))(t)
+		must(f.WriteAt([]byte{0xfc, 0x4e, 0x2b, 0xa9, 1}, (end-8192)&^4095))(t)
+		ok(t, f.Sync())
+		unavailable(t, config, "Linux RAID member")
+	})
+}
+
+// Two paths without a map are two devices with one physical volume. The pool stays on the one
+// that it has, and does not go to the other when that is gone; it is not opened
+// while nothing tells which is meant.
+func TestTwoPathsWithoutMap(t *testing.T) {
+	ctx := context.Background()
+	dir := t.TempDir()
+	ok(t, unix.Mount("disk", dir, "tmpfs", 0, ""))
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	file := filepath.Join(dir, "disk")
+	command(t, "truncate", "-s", "200M", file)
+	first := looped(t, file)
+	config := Config{Name: "pool", VolumeGroup: "vgpaths", Devices: []string{first}, Create: true}
+	ok(t, openPool(t, config).Close())
+	config.Devices, config.Create = []string{"/dev/loop*"}, false
+	p := openPool(t, config)
+	second := looped(t, file)
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)
+	must(p.Activate(ctx, v.LV))(t)
+	if got := must(p.latest())(t).vg.PVs[0].Device; got != first {
+		t.Errorf("the physical volume is on %s", got)
+	}
+	ok(t, p.Close())
+	p = openPool(t, config) // the kernel uses one
+	if got := must(p.latest())(t).vg.PVs[0].Device; got != first {
+		t.Errorf("opened again the physical volume is on %s", got)
+	}
+	ok(t, p.Deactivate(ctx, v.LV))
+	ok(t, p.Close())
+	opening, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	if _, err := Open(opening, config, Options{}); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), second) {
+		t.Errorf("opened with two devices that are the same: %v", err)
 	}
 }

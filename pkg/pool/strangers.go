@@ -56,6 +56,7 @@ func strangers(ctx context.Context, vg *lvm2.VG) ([]string, error) {
 		n := vg.PVIndex(d.PV)
 		switch {
 		case d.PV == "", d.Part != nil:
+		case n >= 0 && vg.PVs[n].Device == "": // the problems of the group tell why it is not that
 		case n >= 0:
 			out = append(out, fmt.Sprintf("device %s%s says that it is physical volume %v of volume group %s, which %s is", d.Path, on[d.Path], d.PV, vg.Name, vg.PVs[n].Device))
 		case d.VG == vg.Name && d.VGID != vg.ID:
