@@ -4,6 +4,7 @@ package hostudev
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -28,8 +29,11 @@ import (
 )
 
 // kubeletVariable makes the test binary the driver in a container, and names
-// the kubelet's directory.
-const kubeletVariable = "DMSNAP_TEST_CONTAINER_KUBELET"
+// the kubelet's directory; poolsVariable has the pools.
+const (
+	kubeletVariable = "DMSNAP_TEST_CONTAINER_KUBELET"
+	poolsVariable   = "DMSNAP_TEST_CONTAINER_POOLS"
+)
 
 // vgName is the volume group of the pool.
 const vgName = "vghost"
@@ -53,9 +57,11 @@ func container(kubelet string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
-	pools, err := pool.OpenSet(ctx, []pool.Config{{
-		Name: "pool", VolumeGroup: vgName, Devices: disks(), Create: true, FirstStore: 8 * size.MiB,
-	}}, pool.Options{})
+	var configs []pool.Config
+	if err := json.Unmarshal([]byte(os.Getenv(poolsVariable)), &configs); err != nil {
+		return err
+	}
+	pools, err := pool.OpenSet(ctx, configs, pool.Options{})
 	if err != nil {
 		return err
 	}
@@ -111,9 +117,14 @@ func enter(kubelet string) error {
 			}
 		}
 	}
+	if err := os.MkdirAll("/host/etc", 0o755); err != nil {
+		return err
+	}
 	return errors.Join(
 		unix.Mount(run, "/run", "", unix.MS_MOVE, ""),
-		unix.Mount("proc", "/proc", "proc", 0, ""), // of the new PID namespace
+		unix.Mount("/etc", "/host/etc", "", unix.MS_BIND, ""),
+		unix.Mount("tmpfs", "/etc/lvm", "tmpfs", 0, ""), // the image has none
+		unix.Mount("proc", "/proc", "proc", 0, ""),      // of the new PID namespace
 		unix.Mount("sysfs", "/sys", "sysfs", 0, ""),
 	)
 }
@@ -122,6 +133,8 @@ func enter(kubelet string) error {
 type node struct {
 	*testing.T
 	kubelet string
+	pools   []pool.Config
+	pool    string // of new volumes
 	process *exec.Cmd
 	connection
 }
@@ -133,13 +146,19 @@ type connection struct {
 	kubeletAPI csi.NodeClient
 }
 
-// newNode prepares the host and starts the driver.
+// newNode prepares the host and starts the driver, with a pool on all disks.
 func newNode(t *testing.T) *node {
 	t.Helper()
-	n := &node{T: t, kubelet: t.TempDir()}
 	for _, d := range disks() {
 		wipe(t, d)
 	}
+	return newNodeWith(t, []pool.Config{{Name: "pool", VolumeGroup: vgName, Devices: disks(), Create: true, FirstStore: 8 * size.MiB}})
+}
+
+// newNodeWith starts the driver with these pools.
+func newNodeWith(t *testing.T, pools []pool.Config) *node {
+	t.Helper()
+	n := &node{T: t, kubelet: t.TempDir(), pools: pools, pool: pools[0].Name}
 	for _, dir := range fromHost {
 		must(t, os.MkdirAll(dir, 0o755)) // as the kubelet does: DirectoryOrCreate
 	}
@@ -151,7 +170,9 @@ func newNode(t *testing.T) *node {
 	n.start()
 	t.Cleanup(func() {
 		n.end(unix.SIGTERM)
-		must(t, lvm2test.Remove(vgName))
+		for _, c := range pools {
+			must(t, lvm2test.Remove(c.VolumeGroup))
+		}
 		for _, d := range disks() {
 			wipe(t, d)
 		}
@@ -164,7 +185,9 @@ func newNode(t *testing.T) *node {
 func (n *node) start() {
 	n.Helper()
 	n.process = exec.Command("/proc/self/exe")
-	n.process.Env = append(os.Environ(), kubeletVariable+"="+n.kubelet)
+	pools, err := json.Marshal(n.pools)
+	must(n.T, err)
+	n.process.Env = append(os.Environ(), kubeletVariable+"="+n.kubelet, poolsVariable+"="+string(pools), "LVM_SYSTEM_DIR=/host/etc/lvm")
 	n.process.Stdout, n.process.Stderr = os.Stderr, os.Stderr
 	n.process.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWIPC | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWUTS,

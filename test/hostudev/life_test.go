@@ -40,7 +40,7 @@ func (n *node) create(name string, source *csi.VolumeContentSource, bytes int64)
 	n.Helper()
 	return call(n, n.controller.CreateVolume, &csi.CreateVolumeRequest{
 		Name: name, VolumeCapabilities: []*csi.VolumeCapability{ext4}, VolumeContentSource: source,
-		CapacityRange: &csi.CapacityRange{RequiredBytes: bytes},
+		CapacityRange: &csi.CapacityRange{RequiredBytes: bytes}, Parameters: map[string]string{"pool": n.pool},
 	}).GetVolume().GetVolumeId()
 }
 

@@ -1,0 +1,216 @@
+//go:build kernel
+
+package hostudev
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"sigs.k8s.io/yaml"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+)
+
+// byIDRules give the test's disks, and their partitions, the links that udev makes for NVMe.
+const byIDRules = `SUBSYSTEM=="block", KERNEL=="ubd[a-z]", SYMLINK+="disk/by-id/nvme-Disk_$kernel disk/by-id/nvme-Disk_$kernel_1 disk/by-id/nvme-eui.$kernel"
+SUBSYSTEM=="block", KERNEL=="ubd[a-z][0-9]", SYMLINK+="disk/by-id/nvme-Disk_%P-part%n disk/by-id/nvme-Disk_%P_1-part%n disk/by-id/nvme-eui.%P-part%n"
+`
+
+// TestMachineAsPeopleHaveIt: examples/production.yaml on a machine with udev, three
+// links for each disk, a system disk with partitions, a group that lvm2 made, and
+// one blank disk. lvm2 goes by a devices file, and sees both pools.
+func TestMachineAsPeopleHaveIt(t *testing.T) {
+	pools := production(t)
+	system, blank, large := disks()[0], disks()[1], disks()[2]
+	for _, d := range disks() {
+		wipe(t, d)
+	}
+	rules := "/etc/udev/rules.d/61-test.rules"
+	must(t, os.MkdirAll(filepath.Dir(rules), 0o755))
+	must(t, os.WriteFile(rules, []byte(byIDRules), 0o644))
+	t.Cleanup(func() { os.Remove(rules) })
+	installed(t, system)
+	startUdev(t)
+	goByDevicesFile(t)
+	run(t, "vgcreate", "-q", "vg-large", large)
+	before := sumOf(t, system)
+	for _, name := range []string{"nvme-eui.ubda", "nvme-Disk_ubda_1-part2", "nvme-eui.ubdb", "nvme-Disk_ubdc"} {
+		if _, err := os.Stat("/dev/disk/by-id/" + name); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	n := newNodeWith(t, pools)
+	for _, c := range pools {
+		n.pool = c.Name
+		n.shortLife()
+		run(t, "vgck", c.VolumeGroup)
+		want := map[string]string{"vg-fast": blank, "vg-large": large}
+		if got := groups(t); !maps.Equal(got, want) {
+			t.Errorf("lvm2 sees %v, want %v", got, want)
+		}
+		if c.Create { // a driver that comes later finds the same
+			n.end(unix.SIGKILL)
+			n.start()
+		}
+	}
+	if sumOf(t, system) != before {
+		t.Error("the system disk was written to")
+	}
+	for _, c := range pools {
+		checked, err := pool.Verify(context.Background(), c, pool.Options{})
+		must(t, err)
+		if len(checked.Findings) > 0 {
+			t.Errorf("check of %s: %v", c.Name, checked.Findings)
+		}
+	}
+	seen, err := pool.Inspect(context.Background(), pools[0], pool.Options{})
+	must(t, err)
+	left := map[string]string{}
+	for _, l := range seen.LeftOut {
+		target, err := filepath.EvalSymlinks(l.Device)
+		must(t, err)
+		if left[target] != "" {
+			t.Errorf("%s is told of twice", target)
+		}
+		left[target] = l.Why
+		if strings.Contains(l.Why, "wipe") {
+			t.Errorf("%s: %s", target, l.Why)
+		}
+	}
+	for device, why := range map[string]string{system: "has partitions", system + "1": "in use", system + "2": "in use", system + "3": "partition of " + system, large: "volume group vg-large"} {
+		if !strings.Contains(left[device], why) {
+			t.Errorf("%s is left out because %q, want %q", device, left[device], why)
+		}
+	}
+	if len(left) != 5 {
+		t.Errorf("left out are %v", left)
+	}
+}
+
+// shortLife is a volume, a snapshot of it and what that is restored to.
+func (n *node) shortLife() {
+	n.Helper()
+	v := n.create("vol-"+n.pool, nil, volumeBytes)
+	n.publish("vol-"+n.pool, v)
+	n.write("vol-"+n.pool, "content")
+	s := n.snapshot("snap-"+n.pool, v)
+	c := n.create("copy-"+n.pool, ofSnapshot(s), volumeBytes)
+	n.publish("copy-"+n.pool, c)
+	n.read("copy-"+n.pool, "content")
+	n.unpublish("copy-"+n.pool, c)
+	n.unpublish("vol-"+n.pool, v)
+	n.deleteVolume(c)
+	n.deleteSnapshot(s)
+	n.deleteVolume(v)
+}
+
+// production reads the pools of the chart's example.
+func production(t *testing.T) []pool.Config {
+	t.Helper()
+	text, err := os.ReadFile("../../deploy/helm/csi-dmsnap/examples/production.yaml")
+	must(t, err)
+	var values struct {
+		Pools []struct {
+			Name, VolumeGroup   string
+			Devices             []string
+			Create              bool
+			LayerReservePercent uint
+		}
+	}
+	must(t, yaml.Unmarshal(text, &values))
+	var pools []pool.Config
+	for _, p := range values.Pools {
+		pools = append(pools, pool.Config{Name: p.Name, VolumeGroup: p.VolumeGroup, Devices: p.Devices, Create: p.Create, LayerReserve: p.LayerReservePercent})
+	}
+	if len(pools) != 2 || !pools[0].Create {
+		t.Fatalf("the example has the pools %+v", pools)
+	}
+	return pools
+}
+
+// installed makes a system disk: a file system that is mounted, swap that is used,
+// and a boot loader's partition without a signature.
+func installed(t *testing.T, disk string) {
+	t.Helper()
+	mbr := make([]byte, 512)
+	const mib = 2048 // sectors
+	for i, part := range [][2]uint32{{mib, 256 * mib}, {300 * mib, 128 * mib}, {500 * mib, 128 * mib}} {
+		entry := mbr[446+16*i:]
+		entry[4] = 0x83
+		binary.LittleEndian.PutUint32(entry[8:], part[0])
+		binary.LittleEndian.PutUint32(entry[12:], part[1])
+	}
+	mbr[510], mbr[511] = 0x55, 0xaa
+	must(t, os.WriteFile(disk, mbr, 0))
+	run(t, "blockdev", "--rereadpt", disk)
+	run(t, "mkfs.ext4", "-q", "-F", disk+"1")
+	root := t.TempDir()
+	must(t, unix.Mount(disk+"1", root, "ext4", unix.MS_RDONLY, "")) // so that its bytes stay
+	t.Cleanup(func() {
+		must(t, unix.Unmount(root, 0))
+		wipe(t, disk)
+		run(t, "blockdev", "--rereadpt", disk)
+	})
+	run(t, "mkswap", disk+"2")
+	run(t, "swapon", disk+"2")
+	t.Cleanup(func() { run(t, "swapoff", disk+"2") })
+}
+
+// goByDevicesFile makes lvm2 look only at the devices in its file.
+func goByDevicesFile(t *testing.T) {
+	t.Helper()
+	config := "/etc/lvm/lvm.conf"
+	former, err := os.ReadFile(config)
+	must(t, err)
+	t.Cleanup(func() {
+		must(t, os.WriteFile(config, former, 0o644))
+		must(t, os.RemoveAll("/etc/lvm/devices"))
+	})
+	text := strings.ReplaceAll(string(former), "use_devicesfile = 0", "use_devicesfile = 1")
+	if text == string(former) {
+		t.Skip("lvm2's configuration is not the test kernel's: the test would change it")
+	}
+	text = text[:strings.Index(text, "global_filter")] + "}\n"
+	must(t, os.WriteFile(config, []byte(text), 0o644))
+	must(t, os.MkdirAll("/etc/lvm/devices", 0o755))
+	must(t, os.WriteFile("/etc/lvm/devices/system.devices", nil, 0o600))
+}
+
+// groups lists what lvm2 sees.
+func groups(t *testing.T) map[string]string {
+	t.Helper()
+	out, err := exec.Command("pvs", "--noheadings", "-o", "vg_name,pv_name").Output()
+	must(t, err)
+	found := map[string]string{}
+	for line := range strings.Lines(string(out)) {
+		if fields := strings.Fields(line); len(fields) == 2 {
+			found[fields[0]] += fields[1]
+		}
+	}
+	return found
+}
+
+// sumOf is the sum of where each partition of the system disk begins, and the disk.
+func sumOf(t *testing.T, disk string) string {
+	t.Helper()
+	f, err := os.Open(disk)
+	must(t, err)
+	defer f.Close()
+	sum := sha256.New()
+	for _, at := range []int64{0, 300, 500} {
+		_, err = io.Copy(sum, io.NewSectionReader(f, at<<20, 8<<20))
+		must(t, err)
+	}
+	return fmt.Sprintf("%x", sum.Sum(nil))
+}
