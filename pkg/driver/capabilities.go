@@ -33,7 +33,7 @@ func parseUsage(c *csi.VolumeCapability) (usage, error) {
 	case c.GetMount() != nil:
 		u.mode = pool.Filesystem
 		u.fsType = c.GetMount().GetFsType()
-		u.mountFlags = c.GetMount().GetMountFlags()
+		u.mountFlags = filesystem.SplitOptions(c.GetMount().GetMountFlags()...)
 	default:
 		return u, invalid("the volume capability has no access type: mount or block")
 	}

@@ -35,6 +35,7 @@ var codeOf = []struct {
 	{filesystem.ErrDuplicate, codes.FailedPrecondition},
 	{filesystem.ErrUnclean, codes.FailedPrecondition},
 	{filesystem.ErrBusy, codes.FailedPrecondition},
+	{filesystem.ErrNotInEffect, codes.FailedPrecondition},
 	{filesystem.ErrDamaged, codes.FailedPrecondition},
 	{filesystem.ErrNotGrown, codes.FailedPrecondition}, // with any other code the kubelet starts no pod
 	{filesystem.ErrUnreachable, codes.Internal},

@@ -80,6 +80,9 @@ func (d *Driver) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolume
 		if !filesystem.SameContent(present, m) || filesystem.HasOption(present, "ro") != readOnly {
 			return nil, conflict("%s is a mount already, of %s %s with the options %s", target, present.Source, present.Root, present.Options)
 		}
+		if err := filesystem.InEffect(present, use.mountFlags); err != nil {
+			return nil, conflict("the volume is published with other options: %v", err)
+		}
 		return &csi.NodePublishVolumeResponse{}, nil
 	}
 	if use.singleWriter {
@@ -113,6 +116,13 @@ func publish(source, target string, mode pool.Mode, readOnly bool, flags []strin
 	}
 	if err := filesystem.Bind(source, target, readOnly, flags); err != nil {
 		return errors.Join(err, os.Remove(target))
+	}
+	m, err := filesystem.MountAt(target)
+	if err == nil && m != nil {
+		err = filesystem.InEffect(m, flags)
+	}
+	if err != nil {
+		return errors.Join(err, filesystem.Unmount(target), os.Remove(target))
 	}
 	return nil
 }

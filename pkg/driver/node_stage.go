@@ -99,7 +99,7 @@ func (d *Driver) dismiss(ctx context.Context, i handle.ID, staging, device strin
 
 // staged checks a mount that is at the staging path already. ALREADY_EXISTS if
 // it is not what is asked for.
-func staged(device, at string, readOnly bool) (bool, error) {
+func staged(device, at string, readOnly bool, options []string) (bool, error) {
 	m, err := filesystem.MountAt(at)
 	if m == nil || err != nil {
 		return false, err
@@ -113,11 +113,14 @@ func staged(device, at string, readOnly bool) (bool, error) {
 	case filesystem.HasOption(m, "ro") != readOnly:
 		return false, conflict("the volume is staged at %s with the options %s", at, m.Options)
 	}
+	if err := filesystem.InEffect(m, options); err != nil {
+		return false, conflict("the volume is staged with other options: %v", err)
+	}
 	return true, nil
 }
 
 func stageBlock(device, file string, readOnly bool) error {
-	if done, err := staged(device, file, readOnly); done || err != nil {
+	if done, err := staged(device, file, readOnly, nil); done || err != nil {
 		return err
 	}
 	if err := createFile(file); err != nil {
@@ -140,7 +143,7 @@ func createFile(path string) error {
 
 func (d *Driver) stageFilesystem(ctx context.Context, p *pool.Pool, v pool.Volume, i handle.ID, device filesystem.Device, staging string, use usage) error {
 	readOnly := use.mountReadOnly(v)
-	done, err := staged(device.Path, staging, readOnly)
+	done, err := staged(device.Path, staging, readOnly, use.mountFlags)
 	if err != nil {
 		return err
 	}

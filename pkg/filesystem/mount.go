@@ -14,10 +14,11 @@ import (
 // Mount mounts the file system at target with the given mount(8) options, and
 // with those that the device needs: read-only where the device is, without
 // journal recovery there, and without the check for unique UUIDs for a copy.
-// Without recovery files may be missing: only what is clean is mounted so.
-// Errors: ErrUnclean, ErrDuplicate.
+// Without recovery files may be missing: only what is clean is mounted so. Options
+// that need the journal are left out then. If an option is not in effect nothing
+// stays mounted. Errors: ErrUnclean, ErrDuplicate, ErrNotInEffect.
 func (d Device) Mount(target string, readOnly bool, options []string) error {
-	options = slices.Clone(options)
+	options = SplitOptions(options...)
 	if readOnly || d.ReadOnly {
 		options = append(options, "ro")
 	}
@@ -35,13 +36,17 @@ func (d Device) Mount(target string, readOnly bool, options []string) error {
 		} else if !ok {
 			return fmt.Errorf("mount %s at %s without a replay: %w", d.Path, target, ErrUnclean)
 		}
+		options = slices.DeleteFunc(options, func(o string) bool { return needsJournal(d.Type, o) })
 	}
 	if d.ReadOnly { // recovery would have to write
 		switch d.Type {
 		case Ext4:
 			options = append(options, "noload")
 		case XFS:
-			options = append(options, "norecovery")
+			var err error
+			if options, err = d.withQuotas(append(options, "norecovery")); err != nil {
+				return fmt.Errorf("mount %s at %s: %w", d.Path, target, err)
+			}
 		case Btrfs:
 			options = append(options, "rescue=nologreplay")
 		}
@@ -50,16 +55,21 @@ func (d Device) Mount(target string, readOnly bool, options []string) error {
 	if err := mounter.Mount(d.Path, target, d.Type, options); err != nil {
 		return fmt.Errorf("mount %s at %s: %w", d.Path, target, err)
 	}
+	m, err := MountAt(target)
+	if err == nil && m != nil {
+		err = InEffect(m, options)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("mount %s: %w", d.Path, err), Unmount(target))
+	}
 	return nil
 }
 
-// skipsReplay reports whether one of the mount options, separated by commas, keeps
-// a file system from replaying its journal or log.
-func skipsReplay(options string) bool {
-	return slices.ContainsFunc(strings.Split(options, ","), func(o string) bool {
-		return slices.Contains([]string{"noload", "norecovery", "nologreplay"}, o) ||
-			strings.HasPrefix(o, "rescue=") && (strings.Contains(o, "nologreplay") || strings.Contains(o, "all"))
-	})
+// skipsReplay reports whether a mount option keeps a file system from replaying its
+// journal or log.
+func skipsReplay(o string) bool {
+	return slices.Contains([]string{"noload", "norecovery", "nologreplay"}, o) ||
+		strings.HasPrefix(o, "rescue=") && (strings.Contains(o, "nologreplay") || strings.Contains(o, "all"))
 }
 
 // bindFlags are the mount options that belong to a mount point, not to the

@@ -1,0 +1,165 @@
+package filesystem
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+)
+
+// ErrNotInEffect: the mount does not have an option that was asked for.
+var ErrNotInEffect = errors.New("a mount option is not in effect")
+
+// SplitOptions splits mount options at commas, as mount does: each of the strings
+// may be several. A comma between quotation marks belongs to a value.
+func SplitOptions(lists ...string) []string {
+	var out []string
+	for _, list := range lists {
+		start, quoted := 0, false
+		for i := range len(list) + 1 {
+			switch {
+			case i < len(list) && list[i] == '"':
+				quoted = !quoted
+			case i == len(list) || list[i] == ',' && !quoted:
+				if o := strings.TrimSpace(list[start:i]); o != "" {
+					out = append(out, o)
+				}
+				start = i + 1
+			}
+		}
+	}
+	return out
+}
+
+// value returns the value of an option as the kernel gets it.
+func value(option string) (name, val string) {
+	name, val, _ = strings.Cut(option, "=")
+	return name, strings.Trim(val, `"`)
+}
+
+// needsJournal reports whether a file system refuses an option where its journal
+// is not loaded.
+func needsJournal(fsType, option string) bool {
+	name, _ := value(option)
+	return fsType == Ext4 && (slices.Contains([]string{"data", "data_err", "commit"}, name) || strings.HasPrefix(name, "journal_"))
+}
+
+// Quotas of xfs that its superblock can say are kept, and enforced.
+var xfsQuotas = []struct {
+	kept, enforced uint16
+	option, loose  string
+	others         []string
+}{
+	{0x001, 0x002, "uquota", "uqnoenforce", []string{"quota", "usrquota", "qnoenforce"}},
+	{0x040, 0x080, "gquota", "gqnoenforce", []string{"grpquota"}},
+	{0x008, 0x200, "pquota", "pqnoenforce", []string{"prjquota"}},
+}
+
+const xfsQuotaFlags = 176 // 16 bits of the superblock
+
+// withQuotas returns options with the quotas that an xfs has: where it cannot write
+// that down the kernel lets no mount change them.
+func (d Device) withQuotas(options []string) ([]string, error) {
+	f, err := os.Open(d.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	sb := make([]byte, superLen)
+	if _, err := f.ReadAt(sb, 0); err != nil {
+		return nil, err
+	}
+	flags := binary.BigEndian.Uint16(sb[xfsQuotaFlags:])
+	for _, q := range xfsQuotas {
+		options = slices.DeleteFunc(options, func(o string) bool {
+			return o == q.option || o == q.loose || o == "noquota" || slices.Contains(q.others, o)
+		})
+		switch {
+		case flags&q.kept != 0 && flags&q.enforced != 0:
+			options = append(options, q.option)
+		case flags&q.kept != 0:
+			options = append(options, q.loose)
+		}
+	}
+	return options, nil
+}
+
+// seLinuxOptions are dropped by mount, without a word, where it does not see SELinux.
+var seLinuxOptions = []string{"context", "fscontext", "defcontext", "rootcontext"}
+
+// InEffect checks that a mount has the options that were asked for, in whatever
+// order, as far as the kernel tells: those of the mount point, and the labels of
+// SELinux. Errors: ErrNotInEffect.
+func InEffect(m *mountinfo.Info, options []string) error {
+	has, of := strings.Split(m.Options, ","), map[string]string{}
+	for _, o := range SplitOptions(m.VFSOptions) {
+		name, val := value(o)
+		of[name] = val
+	}
+	for _, o := range options {
+		name, want := value(o)
+		got, given := of[name]
+		switch {
+		case slices.Contains([]string{"nosuid", "nodev", "noexec", "noatime", "nodiratime"}, o):
+			if !slices.Contains(has, o) && !slices.ContainsFunc(options, func(other string) bool { return overrides(other, o) }) {
+				return fmt.Errorf("%w: %s at %s, which has %s", ErrNotInEffect, o, m.Mountpoint, m.Options)
+			}
+		case !slices.Contains(seLinuxOptions, name):
+		case !given:
+			return fmt.Errorf("%w: %s at %s; mount drops it where SELinux is off, or where /sys/fs/selinux and /etc/selinux of the host are not seen: see the chart's seLinuxMount",
+				ErrNotInEffect, o, m.Mountpoint)
+		case !sameLabel(got, want):
+			return fmt.Errorf("%w: %s at %s, which has %s", ErrNotInEffect, o, m.Mountpoint, got)
+		}
+	}
+	return nil
+}
+
+// overrides reports whether another option takes back one that begins with "no".
+func overrides(other, o string) bool {
+	return other == o[2:] || other == "defaults" || o == "noatime" && (other == "relatime" || other == "strictatime")
+}
+
+// sameLabel compares labels of SELinux. The kernel sorts the categories, and writes
+// three and more in a row as a range.
+func sameLabel(a, b string) bool {
+	x, y := strings.SplitN(a, ":", 4), strings.SplitN(b, ":", 4)
+	if len(x) < 4 || len(y) < 4 {
+		return a == b
+	}
+	return slices.Equal(x[:3], y[:3]) && slices.EqualFunc(levels(x[3]), levels(y[3]), maps.Equal)
+}
+
+// levels returns the lower and the upper level of a range as sets of a sensitivity
+// and its categories.
+func levels(text string) []map[string]bool {
+	low, high, ranged := strings.Cut(text, "-")
+	if !ranged {
+		high = low
+	}
+	var out []map[string]bool
+	for _, level := range []string{low, high} {
+		sensitivity, categories, _ := strings.Cut(level, ":")
+		set := map[string]bool{sensitivity: true}
+		for c := range strings.SplitSeq(categories, ",") {
+			first, last, _ := strings.Cut(c, ".")
+			from, err1 := strconv.Atoi(strings.TrimPrefix(first, "c"))
+			to, err2 := strconv.Atoi(strings.TrimPrefix(last, "c"))
+			if err1 != nil || err2 != nil || to-from > 1<<16 { // not a range
+				set[c] = true
+				continue
+			}
+			for ; from <= to; from++ {
+				set["c"+strconv.Itoa(from)] = true
+			}
+		}
+		out = append(out, set)
+	}
+	return out
+}
