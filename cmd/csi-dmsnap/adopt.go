@@ -25,7 +25,7 @@ From then on an overwrite is copied once, however many snapshots there are: all
 of them read through one new layer, which gets a store of the pool's usual size.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.pool = args[0]
-			configs, err := o.pools()
+			configs, err := o.pools(cmd.Context())
 			if err != nil {
 				return err
 			}

@@ -30,25 +30,33 @@ var errFindings = errors.New("not all is as it must be")
 // checked is what check found in a pool.
 type checked struct {
 	*pool.Verification
+	// Absent: the pool is optional, and not on this node. Only the driver can have
+	// findings: somebody asked it for something in the pool.
+	Absent bool `json:"absent,omitempty"`
 	// NoDriver says why what only the running driver knows was not looked at.
 	NoDriver string `json:"noDriver,omitempty"`
 }
 
 func (o *operator) check(cmd *cobra.Command, _ []string) error {
-	configs, err := o.pools()
+	configs, err := o.pools(cmd.Context())
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), checkLimit)
 	defer cancel()
+	absent := map[string]bool{}
 	results, failed, findings := []*checked{}, []error(nil), 0
 	for _, c := range configs {
 		v, err := pool.Verify(ctx, c, pool.Options{})
+		if err != nil && pool.Absent(ctx, c, pool.Options{}) {
+			v, err = &pool.Verification{Pool: c.Name, VolumeGroup: c.VolumeGroup, Findings: []pool.Finding{}, Unread: []pool.Unread{}}, nil
+			absent[c.Name] = true
+		}
 		if err != nil {
 			failed = append(failed, err)
 			continue
 		}
-		results = append(results, &checked{Verification: v})
+		results = append(results, &checked{Verification: v, Absent: absent[c.Name]})
 	}
 	if err := o.askDriver(ctx, results); err != nil {
 		for _, r := range results {

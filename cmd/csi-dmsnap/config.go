@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 
 	"sigs.k8s.io/yaml"
 
@@ -26,6 +27,8 @@ type poolConfig struct {
 	VolumeGroupIDs []string `json:"volumeGroupIDs"`
 	Devices        []string `json:"devices"`
 	Create         bool     `json:"create"`
+	Nodes          []string `json:"nodes"`
+	Optional       bool     `json:"optional"`
 	File           string   `json:"file"`
 	Size           string   `json:"size"`
 
@@ -87,9 +90,16 @@ func parseConfig(text []byte) ([]pool.Config, error) {
 	return configs, nil
 }
 
+// poolsOn returns those of the pools that a node has, as far as the
+// configuration says.
+func poolsOn(node string, configs []pool.Config) []pool.Config {
+	return slices.DeleteFunc(slices.Clone(configs), func(c pool.Config) bool { return !c.On(node) })
+}
+
 func (p poolConfig) config() (pool.Config, error) {
 	c := pool.Config{
 		Name: p.Name, VolumeGroup: p.VolumeGroup, Devices: p.Devices, Create: p.Create, File: p.File,
+		Nodes: p.Nodes, Optional: p.Optional,
 		LayerReserve: p.LayerReservePercent, NoFolding: p.NoFolding, HydrationShare: p.HydrationSharePercent,
 	}
 	if c.VolumeGroup == "" {

@@ -99,3 +99,31 @@ func TestParseQuantity(t *testing.T) {
 		}
 	}
 }
+
+// Which pools a node has is decided by its own name, so that nobody has to be asked.
+func TestPoolsOn(t *testing.T) {
+	configs, err := parseConfig([]byte(`
+pools:
+- {name: everywhere}
+- {name: workers, nodes: ["worker-*", "db-[12].example.org"], optional: true}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if configs[0].Optional || !configs[1].Optional {
+		t.Errorf("%+v", configs)
+	}
+	for node, want := range map[string]int{"worker-7": 2, "db-1.example.org": 2, "db-3.example.org": 1, "a-worker-7": 1, "": 1} {
+		got := poolsOn(node, configs)
+		if len(got) != want || len(got[0].Groups) != 2 {
+			t.Errorf("%q has %+v", node, got)
+		}
+	}
+	for _, text := range []string{
+		`pools: [{name: a, nodes: ["x["]}]`, `pools: [{name: a, nodes: [""]}]`, `pools: [{name: a, file: /d/a.img, size: 1Gi, optional: true}]`,
+	} {
+		if c, err := parseConfig([]byte(text)); err == nil {
+			t.Errorf("%s: %+v", text, c)
+		}
+	}
+}

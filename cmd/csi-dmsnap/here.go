@@ -54,8 +54,17 @@ func (h *here) driver() (*grpc.ClientConn, error) {
 
 // node returns the short form of this node's name.
 func (h *here) node(ctx context.Context) (string, error) {
+	name, err := h.fullName(ctx)
+	if err != nil {
+		return "", err
+	}
+	return handle.ShortNode(name), nil
+}
+
+// fullName returns this node's name in the cluster.
+func (h *here) fullName(ctx context.Context) (string, error) {
 	if h.nodeName != "" {
-		return handle.ShortNode(h.nodeName), nil
+		return h.nodeName, nil
 	}
 	conn, err := h.driver()
 	if err != nil {
@@ -68,7 +77,7 @@ func (h *here) node(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("the driver does not answer at %s: %w; give the node's name with --node-name", h.endpoint, err)
 	}
-	return handle.ShortNode(info.GetNodeId()), nil
+	return info.GetNodeId(), nil
 }
 
 // named is what an argument names: something of any pool by its name, or of one pool by

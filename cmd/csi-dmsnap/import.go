@@ -44,7 +44,7 @@ another device or open otherwise, or an inner part of LVM2's.`,
 			if static && (spec.Name != "" || mode != "") {
 				return errors.New("--static goes without --name and --mode: the logical volume stays as it is")
 			}
-			configs, err := o.pools()
+			configs, err := o.pools(cmd.Context())
 			if err != nil {
 				return err
 			}

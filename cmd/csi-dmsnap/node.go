@@ -6,6 +6,7 @@ import (
 	"runtime"
 
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 )
@@ -53,6 +54,10 @@ func runNode(ctx context.Context, f nodeFlags) (err error) {
 	// kernel that lasts, and gives it back by waking threads.
 	if runtime.GOMAXPROCS(0) == 1 {
 		runtime.GOMAXPROCS(2)
+	}
+	configs = poolsOn(f.nodeName, configs)
+	if len(configs) == 0 {
+		klog.FromContext(ctx).Info("The configuration has no pool for this node", "node", f.nodeName)
 	}
 	pools, err := pool.OpenSet(ctx, configs, pool.Options{})
 	if err != nil {

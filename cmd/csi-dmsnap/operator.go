@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -115,13 +116,23 @@ func (o *operator) commonFlags(c *cobra.Command) {
 }
 
 // pools returns the configurations of the pools to look at.
-func (o *operator) pools() ([]pool.Config, error) {
+func (o *operator) pools(ctx context.Context) ([]pool.Config, error) {
 	if err := checkOutput(o.output); err != nil {
 		return nil, err
 	}
 	configs, err := readConfig(o.config)
-	if err != nil || o.pool == "" {
-		return configs, err
+	if err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(configs, func(c pool.Config) bool { return len(c.Nodes) > 0 }) {
+		node, err := o.fullName(ctx)
+		if err != nil {
+			return nil, err
+		}
+		configs = poolsOn(node, configs)
+	}
+	if o.pool == "" {
+		return configs, nil
 	}
 	var names []string
 	for _, c := range configs {
@@ -138,7 +149,7 @@ func (o *operator) pools() ([]pool.Config, error) {
 // others from being shown.
 func (o *operator) list(render func(w io.Writer, found []*pool.Inspection) (any, error)) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, _ []string) error {
-		configs, err := o.pools()
+		configs, err := o.pools(cmd.Context())
 		if err != nil {
 			return err
 		}
@@ -148,13 +159,17 @@ func (o *operator) list(render func(w io.Writer, found []*pool.Inspection) (any,
 		var failed []error
 		for _, c := range configs {
 			i, err := pool.Inspect(ctx, c, pool.Options{})
+			if err != nil && pool.Absent(ctx, c, pool.Options{}) {
+				fmt.Fprintln(cmd.ErrOrStderr(), absentLine(c.Name))
+				continue
+			}
 			if err != nil {
 				failed = append(failed, err)
 				continue
 			}
 			found = append(found, i)
 		}
-		if len(found) == 0 {
+		if len(found) == 0 && len(failed) > 0 {
 			return errors.Join(failed...)
 		}
 		var table strings.Builder
@@ -164,6 +179,11 @@ func (o *operator) list(render func(w io.Writer, found []*pool.Inspection) (any,
 		}
 		return errors.Join(append(failed, err)...)
 	}
+}
+
+// absentLine says that a pool is not there and need not be.
+func absentLine(name string) string {
+	return fmt.Sprintf("pool %s: optional, and not on this node", name)
 }
 
 func checkOutput(output string) error {

@@ -47,7 +47,7 @@ the volume only by the mounts that it sees. The driver may run or not.`,
 			if err != nil {
 				return err
 			}
-			configs, err := o.pools()
+			configs, err := o.pools(cmd.Context())
 			if err != nil {
 				return err
 			}

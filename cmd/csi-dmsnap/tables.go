@@ -165,7 +165,9 @@ func created(l pool.LayerState) string {
 
 func printCheck(w io.Writer, results []*checked) {
 	for _, v := range results {
-		if len(v.Findings) == 0 {
+		if v.Absent && len(v.Findings) == 0 {
+			fmt.Fprint(w, absentLine(v.Pool))
+		} else if len(v.Findings) == 0 {
 			fmt.Fprintf(w, "pool %s (volume group %s): all is well", v.Pool, v.VolumeGroup)
 		} else {
 			fmt.Fprintf(w, "pool %s (volume group %s): findings: %d", v.Pool, v.VolumeGroup, len(v.Findings))

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"sync"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -55,8 +54,8 @@ func New(o Options) (*Driver, error) {
 	if err := handle.CheckNode(o.NodeName); err != nil {
 		return nil, err
 	}
-	if o.Pools == nil || len(o.Pools.Names()) == 0 {
-		return nil, errors.New("no pool to serve")
+	if o.Pools == nil {
+		return nil, errors.New("no pools to serve")
 	}
 	if o.KubeletDir == "" {
 		o.KubeletDir = "/var/lib/kubelet"
@@ -91,7 +90,7 @@ func (d *Driver) parse(s string) (handle.ID, error) {
 	if i.Node != d.node {
 		return handle.ID{}, notFound("%s is on node %s, this is node %s", s, i.Node, d.node)
 	}
-	if !slices.Contains(d.pools.Names(), i.Pool) {
+	if !d.pools.Expect(i.Pool) {
 		return handle.ID{}, notFound("%s is in pool %s, which is not configured on node %s", s, i.Pool, d.node)
 	}
 	return i, nil

@@ -45,6 +45,9 @@ func (d *Driver) place(class parameters, content *csi.VolumeContentSource) (at p
 	if names := d.poolsFor(class); len(names) == 1 {
 		name = names[0]
 	}
+	if name == "" && len(d.pools.Names()) == 0 {
+		return at, exhausted("node %s has no pool", d.node)
+	}
 	if name == "" {
 		return at, invalid("the storage class needs the parameter %q: node %s has several pools: %s",
 			parameterPool, d.node, strings.Join(d.pools.Names(), ", "))

@@ -1,12 +1,18 @@
 package lvm2
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // What can be wrong with a volume group, a device or a request. Errors of this
 // package wrap one of these, or are failures of the machine (I/O, context).
 var (
 	// ErrNotFound: no such volume group, physical or logical volume.
 	ErrNotFound = errors.New("not found")
+	// ErrNoTrace: no device shows anything of the volume group, and each of them
+	// could be read. It is an ErrNotFound.
+	ErrNoTrace = fmt.Errorf("%w, nor any trace of it", ErrNotFound)
 	// ErrExists: the name or id is taken.
 	ErrExists = errors.New("already exists")
 	// ErrInvalid: a name, tag, size or logical volume breaks LVM2's rules.

@@ -203,6 +203,9 @@ func (f *finder) notFound(name string) error {
 	if err := errors.Join(errs...); errors.Is(err, ErrDamaged) {
 		return fmt.Errorf("no good metadata of it on the devices given: %w: vgcfgrestore or vgck --updatemetadata may repair it", err)
 	}
+	if len(errs) == 0 {
+		return fmt.Errorf("no device given belongs to it: %w", ErrNoTrace)
+	}
 	return fmt.Errorf("no device given belongs to it: %w", errors.Join(append(errs, ErrNotFound)...))
 }
 

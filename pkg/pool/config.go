@@ -3,6 +3,7 @@ package pool
 import (
 	"fmt"
 	"os"
+	"path"
 	"regexp"
 	"sync"
 
@@ -20,6 +21,8 @@ type Config struct {
 	VolumeGroupIDs []lvm2.ID
 	Groups         []string   // volume groups of the node's pools: no disk of a pool lies on them
 	Devices        []string   // globs of block devices
+	Optional       bool       // a node without a trace of it does without
+	Nodes          []string   // patterns of the names of the nodes that have it; all if empty
 	Create         bool       // initialise the blank ones of Devices
 	File           string     // instead of Devices: a sparse file behind a loop device, for evaluation
 	Size           size.Bytes // of File when it is made
@@ -102,6 +105,14 @@ func (c Config) Check() error {
 	}
 	if c.Create && len(c.Devices) == 0 {
 		return fmt.Errorf("%w: pool %s: create needs devices", ErrInvalid, c.Name)
+	}
+	if c.Optional && c.File != "" {
+		return fmt.Errorf("%w: pool %s: a file is made where it is missing, so it cannot be optional", ErrInvalid, c.Name)
+	}
+	for _, n := range c.Nodes {
+		if _, err := path.Match(n, ""); err != nil || n == "" {
+			return fmt.Errorf("%w: pool %s: nodes: %q is not a name or a pattern", ErrInvalid, c.Name, n)
+		}
 	}
 	if c.File != "" && c.Size == 0 {
 		return fmt.Errorf("%w: pool %s: a file needs a size", ErrInvalid, c.Name)

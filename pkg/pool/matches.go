@@ -130,8 +130,8 @@ func (c Config) choose(vg *lvm2.VG) (devices []string, left []LeftOut, err error
 			m.unclear = m.why != nil
 		}
 		if m.why != nil {
-			missing := errors.Is(m.why, os.ErrNotExist) // it may come, or another node has it
-			left = append(left, LeftOut{m.path, m.why.Error(), m.named && !missing, m.named && !missing || m.unclear})
+			here := !missing(m.why)
+			left = append(left, LeftOut{m.path, m.why.Error(), m.named && here, m.named && here || m.unclear})
 			continue
 		}
 		looked[m.path] = m
@@ -157,6 +157,10 @@ func (c Config) choose(vg *lvm2.VG) (devices []string, left []LeftOut, err error
 	slices.SortFunc(left, func(a, b LeftOut) int { return strings.Compare(a.Device, b.Device) })
 	return devices, left, nil
 }
+
+// missing reports whether there is no such device: it may come, or another node
+// has it.
+func missing(why error) bool { return errors.Is(why, os.ErrNotExist) }
 
 // waits says why a device is not even looked at.
 func waits(path string) error {

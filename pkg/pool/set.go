@@ -38,6 +38,9 @@ type member struct {
 	mu   sync.Mutex
 	pool *Pool // nil: it is not open
 	err  error // why not
+	// absent: it is optional and was never here. expected: somebody has an id of
+	// something in it, so that it was here.
+	absent, expected bool
 }
 
 // OpenSet opens the pools of a node. It returns an error only for a
@@ -53,7 +56,7 @@ func OpenSet(ctx context.Context, configs []Config, o Options) (*Set, error) {
 	}
 	for _, c := range configs {
 		c = c.withDefaults()
-		c.Groups = groups
+		c.Groups = append(slices.Clone(groups), c.Groups...) // also of pools that other nodes have
 		if err := c.Check(); err != nil {
 			return nil, err
 		}
@@ -94,13 +97,31 @@ func OpenSet(ctx context.Context, configs []Config, o Options) (*Set, error) {
 	return s, nil
 }
 
-// Names lists the pools, open or not, in the order of the configuration.
+// Names lists the pools that the node has, open or not, in the order of the
+// configuration: not the optional ones that were never here.
 func (s *Set) Names() []string {
-	names := make([]string, len(s.members))
-	for i, m := range s.members {
-		names[i] = m.config.Name
+	names := []string{}
+	for _, m := range s.members {
+		if !m.away() {
+			names = append(names, m.config.Name)
+		}
 	}
 	return names
+}
+
+// Expect reports whether a pool of that name is configured. It is for who has
+// an id of something in the pool: one that seems never to have been here was, and
+// is missing from then on.
+func (s *Set) Expect(name string) bool {
+	for _, m := range s.members {
+		if m.config.Name == name {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.expected = true
+			return true
+		}
+	}
+	return false
 }
 
 // Pool returns the pool of that name. Errors: ErrNotFound if the node has none,
@@ -138,16 +159,26 @@ func (m *member) get() (*Pool, error) {
 	switch {
 	case m.pool != nil:
 		return m.pool, nil
+	case m.absent && !m.expected:
+		return nil, fmt.Errorf("pool %s is optional, and not on this node: %w", m.config.Name, ErrNotFound)
 	case errors.Is(m.err, ErrUnavailable):
 		return nil, fmt.Errorf("pool %s is not open: %w", m.config.Name, m.err)
 	}
 	return nil, fmt.Errorf("pool %s is not open: %w: %w", m.config.Name, ErrUnavailable, m.err)
 }
 
-func (m *member) set(p *Pool, err error) {
+// set notes how an attempt to open the pool went.
+func (m *member) set(p *Pool, err error, absent bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.pool, m.err = p, err
+	m.pool, m.err, m.absent = p, err, absent
+}
+
+// away reports whether the pool is optional, and nothing tells that it was ever here.
+func (m *member) away() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.absent && !m.expected
 }
 
 func (m *member) close() error {
@@ -180,12 +211,12 @@ func (m *member) run(ctx context.Context) {
 			var p *Pool
 			if p, err = openHeld(ctx, m.config, m.options); err == nil {
 				p.unhold, unhold = unhold, nil
-				m.set(p, nil)
+				m.set(p, nil, false)
 				log.Info("Opened pool", "volumeGroup", m.config.VolumeGroup)
 			}
 		}
 		if err != nil {
-			m.set(nil, err)
+			m.set(nil, err, unhold != nil && Absent(ctx, m.config, m.options))
 		}
 		if first {
 			close(m.tried)
@@ -195,7 +226,12 @@ func (m *member) run(ctx context.Context) {
 			return
 		}
 		if ctx.Err() == nil {
-			log.Error(err, "The pool is not served; it is tried again", "after", wait)
+			if m.away() {
+				wait = lastRetry // or until devices come
+				log.V(2).Info("The pool is optional, and not on this node", "why", err.Error())
+			} else {
+				log.Error(err, "The pool is not served; it is tried again", "after", wait)
+			}
 			m.pause(ctx, wait, seen)
 		}
 		if ctx.Err() != nil {
