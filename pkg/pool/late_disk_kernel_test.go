@@ -180,3 +180,152 @@ func TestDiskComesBackAsAnother(t *testing.T) {
 	vgck(t, h.vgName)
 	noFindings(t, h.Pool)
 }
+
+// A disk that missed a commit gets the metadata that it missed without waiting for a change.
+func TestStaleDiskIsRewritten(t *testing.T) {
+	ctx := context.Background()
+	h := newHotPool(t)
+	area := readDevice(t, h.disk.device(), 24*size.MiB)
+	must(h.CreateVolume(ctx, VolumeSpec{Name: "later", Size: 8 * size.MiB, Mode: Block}))(t)
+	for n := range int64(6) {
+		writeDevice(t, h.disk.device(), n*4<<20, area[n*4<<20:][:4<<20])
+	}
+	told := false
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		health := h.PoolHealth(ctx)
+		told = told || slices.ContainsFunc(health, func(c Condition) bool { return c.Reason == "MetadataDegraded" })
+		if told && len(health) == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("told: %v; the pool's health: %v", told, health)
+		}
+	}
+	must(h.Volume(ctx, "later"))(t)
+	vgck(t, h.vgName)
+	if out := command(t, "pvs", "--noheadings", "-o", "pv_name", "--devices", h.disk.device(), h.disk.device()); !strings.Contains(out, h.disk.device()) {
+		t.Errorf("pvs says %s", out)
+	}
+}
+
+// A disk that lvm2 has marked as missing stays missing when it is back, as for
+// lvm2: what to do is told, and helps.
+func TestMarkedAsMissing(t *testing.T) {
+	ctx := context.Background()
+	h := newHotPool(t)
+	h.disk.remove()
+	for end := time.Now().Add(20 * time.Second); must(h.latest())(t).writable() == nil; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the disk counts as there")
+		}
+	}
+	command(t, "lvchange", "--addtag", "changed", h.vgName+"/"+h.cold.LV)
+	h.disk.attach()
+	const advice = "vgextend --restoremissing"
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		_, err := h.CreateVolume(ctx, VolumeSpec{Name: "new", Size: 8 * size.MiB, Mode: Block})
+		if !errors.Is(err, ErrUnavailable) {
+			t.Fatalf("a volume is made: %v", err)
+		}
+		if told := must(h.Health(ctx, h.hot.LV))(t); strings.Contains(err.Error(), advice) && len(told) > 0 && strings.Contains(told[0].Message, advice) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("what to do is not told: %v", err)
+		}
+	}
+	if _, err := h.Activate(ctx, h.hot.LV); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("the volume is activated: %v", err)
+	}
+	command(t, "vgextend", "--restoremissing", h.vgName, h.disk.device())
+	h.quiet()
+	back(t, h.Pool, "new")
+	must(h.Activate(ctx, h.hot.LV))(t)
+}
+
+// Whatever reads through volumes of a disk goes on when it is back as another:
+// forks that are being hydrated, readers, frozen snapshots that are read, transient
+// volumes; also where the disk is the group's only one.
+func TestAllKindsOnDiskThatComesBack(t *testing.T) {
+	ctx := context.Background()
+	testDisks(t)
+	disk := newHotDisk(t)
+	config := Config{Name: "pool", VolumeGroup: "vghot", Devices: []string{disk.device()}, Create: true, FirstStore: 4 * size.MiB, HydrationRate: 256 * size.KiB}
+	p := openPool(t, config)
+	t.Cleanup(func() {
+		p.Close()
+		removeDevices(t, "vghot")
+	})
+	ok(t, p.Close())
+	config.Devices, config.Create = []string{"/dev/sd*"}, false
+	p = openPool(t, config)
+	base := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 8 * size.MiB, Mode: Block}))(t)
+	content := func(b byte) []byte { return bytes.Repeat([]byte{b}, 1<<20) }
+	paths := map[string]string{"base": must(p.Activate(ctx, base.LV))(t)}
+	writeDevice(t, paths["base"], 0, content('1'))
+	must(p.CreateSnapshot(ctx, "s1", base.LV))(t)
+	writeDevice(t, paths["base"], 0, content('2'))
+	must(p.CreateSnapshot(ctx, "s2", base.LV))(t)
+	writeDevice(t, paths["base"], 0, content('3'))
+	for name, spec := range map[string]VolumeSpec{
+		"fork":      {Source: Source{FromSnapshot, "s1"}},
+		"reader":    {Source: Source{FromSnapshot, "s2"}, ReadOnly: true},
+		"transient": {Source: Source{FromSnapshot, "s1"}, Transient: true},
+	} {
+		spec.Name, spec.Mode = name, Block
+		v := must(p.CreateVolume(ctx, spec))(t)
+		paths[name] = must(p.Activate(ctx, v.LV))(t)
+	}
+	writeDevice(t, paths["fork"], 1<<20, content('f'))
+	writeDevice(t, paths["transient"], 1<<20, content('t'))
+	want := map[string]string{"base": "3\x00", "fork": "1f", "reader": "2\x00", "transient": "1t"}
+	check := func(when string) {
+		t.Helper()
+		for name, w := range want {
+			for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+				f := must(os.OpenFile(paths[name], os.O_RDONLY|unix.O_DIRECT, 0))(t)
+				b := ioBuffer(t)[:2<<20]
+				_, err := f.ReadAt(b, 0)
+				f.Close()
+				if err == nil {
+					if !bytes.Equal(b[:1<<20], content(w[0])) || !bytes.Equal(b[1<<20:], content(w[1])) {
+						t.Errorf("%s: volume %s has other content: %q %q", when, name, b[0], b[1<<20])
+					}
+					break
+				}
+				if time.Now().After(end) {
+					t.Fatalf("%s: volume %s: %v\n%s", when, name, err, command(t, "dmsetup", "table"))
+				}
+			}
+		}
+	}
+	check("before")
+	for n := range 2 {
+		before := numberOf(t, disk.device())
+		disk.remove()
+		for end := time.Now().Add(20 * time.Second); p.broken.Load() == nil; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("the pool counts as readable")
+			}
+		}
+		if _, err := p.CreateSnapshot(ctx, "never", base.LV); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("a cut without the disk: %v", err)
+		}
+		disk.attach()
+		check(fmt.Sprintf("after %d", n))
+		for end := time.Now().Add(30 * time.Second); strings.Contains(command(t, "dmsetup", "deps"), "("+strings.ReplaceAll(before, ":", ", ")+")"); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("devices map %s still:\n%s", before, command(t, "dmsetup", "table"))
+			}
+		}
+	}
+	writeDevice(t, paths["base"], 0, content('4'))
+	want["base"] = "4\x00"
+	must(p.CreateSnapshot(ctx, "s3", base.LV))(t)
+	ok(t, p.Close())
+	config.HydrationRate = 0
+	p = openPool(t, config)
+	waitHydrated(t, p, "fork")
+	check("hydrated")
+	noFindings(t, p)
+}
