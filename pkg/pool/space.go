@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
@@ -55,13 +56,17 @@ func (p *Pool) reserve(v *view) lvm2.Extents {
 	return total * lvm2.Extents(p.config.LayerReserve) / 100
 }
 
-// Capacity returns the pool's room.
+// Capacity returns the pool's room: none while nothing can be made, whatever is free.
 func (p *Pool) Capacity(context.Context) (Capacity, error) {
 	v, err := p.latest()
 	if err != nil {
 		return Capacity{}, err
 	}
-	return p.capacity(v), nil
+	c := p.capacity(v)
+	if errors.Join(v.writable(), p.roomForText(v)) != nil {
+		c.Free, c.MaxVolume = 0, 0
+	}
+	return c, nil
 }
 
 func (p *Pool) capacity(v *view) Capacity {

@@ -57,6 +57,9 @@ func TestMetadataReserve(t *testing.T) {
 			t.Errorf("%s was made: %v", what, err)
 		}
 	}
+	if c := must(p.Capacity(ctx))(t); c.Free != 0 || c.MaxVolume != 0 || c.Total == 0 {
+		t.Errorf("nothing can be made, and there is room: %+v", c)
+	}
 	if said := p.PoolHealth(ctx); len(said) == 0 || said[0].Reason != "MetadataFull" {
 		t.Errorf("health says %v", said)
 	}
