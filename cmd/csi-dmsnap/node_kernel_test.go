@@ -159,7 +159,8 @@ func TestNode(t *testing.T) {
 
 	checkMetrics(t, `csi_dmsnap_pool_open{pool="absent"} 0`, `csi_dmsnap_pool_open{pool="fast"} 1`, `csi_dmsnap_pool_volumes{pool="fast"} 1`,
 		`csi_dmsnap_pool_volume_bytes{pool="fast"} 6.7108864e+07`, `csi_dmsnap_pool_layers{pool="fast"} 1`, `csi_dmsnap_pool_snapshots_lost{pool="fast"} 0`,
-		`csi_dmsnap_pool_snapshots{pool="fast"} 1`)
+		`csi_dmsnap_pool_snapshots{pool="fast"} 1`, `csi_dmsnap_kernel_module_present{module="dm-mirror",part="device-mapper target mirror",pool="fast"} 1`,
+		`csi_dmsnap_kernel_module_present{module="ext4",part="file system ext4",pool="fast"} 1`)
 
 	if err := p.end(t, syscall.SIGTERM); err != nil {
 		t.Errorf("SIGTERM: %v\n%s", err, p.output.String())

@@ -35,6 +35,8 @@ var (
 		poolFigure("snapshots_lost", "Snapshots whose content is gone.", func(u pool.Usage) float64 { return float64(u.Lost) }),
 		poolFigure("layers", "Stores: of snapshots, and of deleted ones that others read through.", func(u pool.Usage) float64 { return float64(u.Layers) }),
 	}
+	modulePresent = prometheus.NewDesc("csi_dmsnap_kernel_module_present",
+		"1 if the kernel has a part that the pool needs, 0 if it has not and could not load the module.", []string{"pool", "module", "part"}, nil)
 	windows = histogram{prometheus.NewDesc("csi_dmsnap_cut_window_seconds",
 		"For how long cuts held volumes in use: in all (part all), and the parts of that.", []string{"pool", "part"}, nil)}
 	brakes = histogram{prometheus.NewDesc("csi_dmsnap_writers_held_seconds",
@@ -66,6 +68,7 @@ func (d *Driver) Metrics() prometheus.Collector { return metrics{d.pools} }
 // Describe lists the metrics.
 func (m metrics) Describe(to chan<- *prometheus.Desc) {
 	to <- poolOpen
+	to <- modulePresent
 	to <- windows.Desc
 	to <- brakes.Desc
 	for _, f := range figures {
@@ -81,6 +84,15 @@ func (m metrics) Collect(to chan<- prometheus.Metric) {
 		if err == nil {
 			windows.collect(to, name, p.Windows())
 			brakes.collect(to, name, p.Brakes())
+			if modules, err := p.Modules(); err == nil {
+				for _, x := range modules {
+					present := 1.0
+					if x.Missing {
+						present = 0
+					}
+					to <- prometheus.MustNewConstMetric(modulePresent, prometheus.GaugeValue, present, name, x.Name, x.Part)
+				}
+			}
 			u, err = p.Usage()
 		}
 		open := 1.0

@@ -66,7 +66,10 @@ func (p *Pool) forkHealth(v *view, o *volume) []Condition {
 		return []Condition{{Inaccessible, "ForkStopped",
 			"after an I/O error the kernel stopped what the volume is read through, as far as it is not hydrated yet; nothing is lost, it is brought back in a moment if the disks answer"}}
 	}
-	if err = p.hydrator.failure(o.lv.Name); err == nil && len(o.hydrated.left) > 0 {
+	if _, err = p.hasTarget(targetMirror); err == nil { // without which nobody copies, whether it was tried or not
+		err = p.hydrator.failure(o.lv.Name)
+	}
+	if err == nil && len(o.hydrated.left) > 0 {
 		err = errUncopied
 	}
 	if err != nil {
@@ -120,6 +123,7 @@ func (p *Pool) poolConditions(v *view) []Condition {
 			out = append(out, Condition{Degraded, "DiskRefused", l.text()})
 		}
 	}
+	out = append(out, p.moduleConditions(v)...)
 	if why := v.mixed(); why != "" {
 		out = append(out, Condition{Degraded, "MixedBlockSizes", why})
 	}

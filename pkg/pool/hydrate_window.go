@@ -84,6 +84,9 @@ func (h *hydrator) freeLayer(v *view, o *volume) (string, error) {
 func (h *hydrator) prepare(ctx context.Context, v *view, o *volume, w *window) (device, error) {
 	p := h.pool
 	d := p.device(v, o.lv, w.layer, udevReal)
+	if _, err := p.hasTarget(targetMirror); err != nil {
+		return d, err
+	}
 	through, err := p.forkUp(ctx, v, o)
 	if err != nil {
 		return d, err

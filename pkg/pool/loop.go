@@ -93,6 +93,10 @@ func backedBy(device string, file *unix.Stat_t) (bool, error) {
 
 func attachLoop(f *os.File) (string, error) {
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+		m := Module{Name: "loop", Part: "loop devices", without: "a pool on a file needs them"}
+		return "", fmt.Errorf("%w: %s: %w", ErrUnavailable, m, err)
+	}
 	if err != nil {
 		return "", fmt.Errorf("loop devices: %w", err)
 	}

@@ -81,6 +81,7 @@ type Pool struct {
 	deepest    int                       // layers that the kernel can read through
 	boundaries sync.Map                  // size.Sectors by the lvm2.ID of frozen layers: what was in use at the next cut, not on the disk yet
 	inUse      atomic.Pointer[[]mapping] // what was free and mapped when the kernel was last asked
+	missed     sync.Map                  // time.Time by the name of a kernel's target: when it was last found missing
 	unsettled  sync.Map                  // lvm2.ID of volumes whose devices could not be brought in line
 	attended   sync.Map                  // lvm2.ID of volumes that the monitor is busy with
 
@@ -178,10 +179,8 @@ func (p *Pool) open(ctx context.Context) (err error) {
 	if p.dm, err = dm.Open(); err != nil {
 		return err
 	}
-	for _, target := range []string{"linear", "snapshot", "snapshot-origin"} {
-		if _, err := p.dm.TargetVersion(target); err != nil {
-			return fmt.Errorf("the kernel has no device-mapper target %s (module dm-snapshot): %w", target, err)
-		}
+	if err := p.needsTargets(); err != nil {
+		return err
 	}
 	p.store, err = p.openGroup(ctx)
 	return err

@@ -1,0 +1,160 @@
+package pool
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+)
+
+// Module is a part of the kernel that is a module of its own in most kernels.
+type Module struct {
+	Name    string // for modprobe
+	Part    string // what of it is needed: a device-mapper target, or a file system
+	Missing bool   // the kernel has it not, and could not load it
+	without string // what there is not without it
+}
+
+// String says what is missing and what to do. The kernel loads modules by itself where it can,
+// so this one is not installed, or modprobe may not load it.
+func (m Module) String() string {
+	return fmt.Sprintf("the kernel has no %s, and could not load it: %s; modprobe %s on the node, and have it loaded at boot; some distributions have it in a package of its own (linux-modules-extra, kernel-modules-extra)",
+		m.Part, m.without, m.Name)
+}
+
+type target struct {
+	name, module, without string
+	always                bool // no pool without it
+}
+
+// targets are the device-mapper targets that the engine makes tables of.
+var targets = []target{
+	{"linear", "dm-mod", "there are no volumes without it", true},
+	{"error", "dm-mod", "lost parts cannot be shown as such without it", false},
+	{"snapshot", "dm-snapshot", "there are no snapshots without it", true},
+	{"snapshot-origin", "dm-snapshot", "there are no snapshots without it", true},
+	{targetMirror, "dm-mirror", "restored and cloned volumes, and those that were rolled back, can be used but are not copied, and keep what they read through", false},
+}
+
+const targetMirror = "mirror"
+
+// errModule: a kernel module is missing.
+var errModule = errors.New("a kernel module is missing")
+
+// missPause is for how long a target that the kernel does not have is not asked for again: each
+// time the kernel runs modprobe.
+const missPause = 2 * time.Second
+
+// hasTarget has the kernel load a target if need be. errModule, with what to do, if it cannot.
+func (p *Pool) hasTarget(name string) (Module, error) {
+	i := slices.IndexFunc(targets, func(t target) bool { return t.name == name })
+	m := Module{Name: targets[i].module, Part: "device-mapper target " + name, without: targets[i].without}
+	missed, asked := p.missed.Load(name)
+	m.Missing = asked && time.Since(missed.(time.Time)) < missPause
+	if !m.Missing {
+		_, err := p.dm.TargetVersion(name)
+		if m.Missing = errors.Is(err, dm.ErrNotFound); !m.Missing {
+			return m, err
+		}
+		p.missed.Store(name, time.Now())
+	}
+	return m, fmt.Errorf("%w: %s", errModule, m)
+}
+
+// needsTargets returns an error if the kernel lacks a target without which there is no pool, and
+// logs what else it lacks.
+func (p *Pool) needsTargets() error {
+	for _, t := range targets {
+		m, err := p.hasTarget(t.name)
+		switch {
+		case err == nil:
+		case t.always && m.Missing:
+			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		case !m.Missing:
+			return err
+		default:
+			p.log.Error(nil, "A kernel module is missing", "module", m.Name, "why", m.String())
+		}
+	}
+	return nil
+}
+
+// modules returns what the engine, and the volumes of a view, need of the kernel.
+func (p *Pool) modules(v *view) ([]Module, error) {
+	var out []Module
+	for _, t := range targets {
+		m, err := p.hasTarget(t.name)
+		if err != nil && !m.Missing {
+			return nil, err
+		}
+		out = append(out, m)
+	}
+	used := map[string]bool{}
+	for _, o := range v.volumes {
+		if o.fs != "" && !o.deleted {
+			used[o.fs] = true
+		}
+	}
+	for _, fs := range slices.Sorted(maps.Keys(used)) {
+		has, err := hasFilesystem(fs)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, Module{Name: fs, Part: "file system " + fs, Missing: !has, without: "volumes that have it cannot be mounted"})
+	}
+	return out, nil
+}
+
+// Modules tells which parts of the kernel the pool needs, and whether they are there.
+func (p *Pool) Modules() ([]Module, error) {
+	v, err := p.latest()
+	if err != nil {
+		return nil, err
+	}
+	return p.modules(v)
+}
+
+// moduleConditions says which modules are missing.
+func (p *Pool) moduleConditions(v *view) (out []Condition) {
+	all, err := p.modules(v)
+	if err != nil {
+		return []Condition{{Degraded, "ModuleMissing", fmt.Sprintf("what the kernel has cannot be told: %v", err)}}
+	}
+	for _, m := range all {
+		if m.Missing {
+			out = append(out, Condition{Degraded, "ModuleMissing", m.String()})
+		}
+	}
+	return out
+}
+
+// hasFilesystem tells whether the kernel can mount a type of file system, and has it load the
+// module if need be.
+func hasFilesystem(fs string) (bool, error) {
+	f, err := os.Open("/proc/filesystems")
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if words := strings.Fields(lines.Text()); len(words) > 0 && words[len(words)-1] == fs {
+			return true, nil
+		}
+	}
+	fd, err := unix.Fsopen(fs, unix.FSOPEN_CLOEXEC)
+	switch {
+	case err == nil:
+		return true, unix.Close(fd)
+	case errors.Is(err, unix.ENODEV):
+		return false, nil
+	}
+	return false, fmt.Errorf("whether the kernel has file system %s: %w", fs, os.NewSyscallError("fsopen", err))
+}

@@ -1,0 +1,113 @@
+//go:build kernel
+
+package pool
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// withoutModule takes a module from the kernel, and keeps it from being loaded until back is
+// called, as on a machine that does not have it.
+func withoutModule(t *testing.T, name, target string) (back func()) {
+	t.Helper()
+	const modprobe = "/proc/sys/kernel/modprobe"
+	before, err := os.ReadFile(modprobe)
+	ok(t, err)
+	ok(t, os.WriteFile(modprobe, []byte("/bin/false"), 0))
+	back = func() {
+		ok(t, os.WriteFile(modprobe, before, 0))
+		client := must(dm.Open())(t)
+		defer client.Close()
+		must(client.TargetVersion(target))(t)
+	}
+	t.Cleanup(back)
+	if err := unix.DeleteModule(name, 0); errors.Is(err, unix.ENOENT) {
+		t.Skipf("this kernel has %s built in", name)
+	} else {
+		ok(t, err)
+	}
+	return back
+}
+
+// Without dm-mirror a pool is served, restores can be used, and everybody is told which module
+// is missing and what to do; copying begins by itself once it is there.
+func TestWithoutMirror(t *testing.T) {
+	ctx := context.Background()
+	back := withoutModule(t, "dm_mirror", "mirror")
+	p := testPool(t, nil)
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 16 * size.MiB, Mode: Block}))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	model := make(content, 16*size.MiB)
+	model.scribble(t, rand.New(rand.NewPCG(3, 4)), path, 50)
+	s := must(p.CreateSnapshot(ctx, "s", v.LV))(t)
+	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "restore", Mode: Block, Source: Source{FromSnapshot, s.LV}}))(t)
+	model.compare(t, must(p.Activate(ctx, f.LV))(t), "the restore")
+	named := func(conditions []Condition, reason string) bool {
+		return slices.ContainsFunc(conditions, func(c Condition) bool { return c.Reason == reason && strings.Contains(c.Message, "modprobe dm-mirror") })
+	}
+	for end := time.Now().Add(20 * time.Second); !named(must(p.Health(ctx, f.LV))(t), "HydrationFailing"); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the restore's health does not name the module: %+v", must(p.Health(ctx, f.LV))(t))
+		}
+	}
+	if all := p.PoolHealth(ctx); !named(all, "ModuleMissing") {
+		t.Errorf("the pool's health does not name the module: %+v", all)
+	}
+	found := must(Verify(ctx, p.config, Options{}))(t).Findings
+	for _, want := range []string{"ModuleMissing " + p.vgName, "HydrationFailing " + p.vgName + "/" + f.LV} {
+		if !slices.ContainsFunc(found, func(f Finding) bool {
+			return f.Reason+" "+f.Where == want && strings.Contains(f.Do, "modprobe dm-mirror")
+		}) {
+			t.Errorf("check does not find %s: %+v", want, found)
+		}
+	}
+	back()
+	waitHydrated(t, p, f.LV)
+	model.compare(t, must(p.Activate(ctx, f.LV))(t), "the copied restore")
+	for end := time.Now().Add(20 * time.Second); len(p.Concerns(ctx)) > 0; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("told after the module came: %+v", p.Concerns(ctx))
+		}
+	}
+}
+
+// Without dm-snapshot there is no pool, and the reason says what to do.
+func TestWithoutSnapshot(t *testing.T) {
+	withoutModule(t, "dm_snapshot", "snapshot")
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	p, err := Open(ctx, Config{Name: "pool", VolumeGroup: "vgnone", Devices: testDisks(t)[:1], Create: true}, Options{})
+	if err == nil {
+		p.Close()
+	}
+	if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "modprobe dm-snapshot") {
+		t.Errorf("opened: %v", err)
+	}
+}
+
+// A file system that the kernel lacks is found by its name.
+func TestHasFilesystem(t *testing.T) {
+	for fs, want := range map[string]bool{"ext4": true, "proc": true, "nonesuch": false, "ext": false} {
+		if got := must(hasFilesystem(fs))(t); got != want {
+			t.Errorf("%s: %t", fs, got)
+		}
+	}
+	p := testPool(t, nil)
+	lacking := &view{volumes: map[lvm2.ID]*volume{"a": {fs: "ext4"}, "b": {fs: "nonesuch"}, "c": {fs: "none", deleted: true}}}
+	if all := p.moduleConditions(lacking); len(all) != 1 || !strings.Contains(all[0].Message, "modprobe nonesuch") {
+		t.Errorf("told: %+v", all)
+	}
+}
