@@ -48,9 +48,12 @@ func (d *Driver) place(class parameters, content *csi.VolumeContentSource) (at p
 	if name == "" && len(d.pools.Names()) == 0 {
 		return at, exhausted("node %s has no pool", d.node)
 	}
-	if name == "" {
+	switch all := d.pools.Names(); {
+	case name == "" && len(all) == 0: // the node has none of the optional ones
+		return at, exhausted("node %s has no pool", d.node)
+	case name == "":
 		return at, invalid("the storage class needs the parameter %q: node %s has several pools: %s",
-			parameterPool, d.node, strings.Join(d.pools.Names(), ", "))
+			parameterPool, d.node, strings.Join(all, ", "))
 	}
 	at.pool, err = d.pool(name)
 	if errors.Is(err, pool.ErrNotFound) {

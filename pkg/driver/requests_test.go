@@ -40,6 +40,16 @@ func TestCheckParameters(t *testing.T) {
 	}
 }
 
+// A node without any pool is no place for a new volume, and another one may be.
+func TestPlaceWithoutPools(t *testing.T) {
+	d := &Driver{node: "n1", pools: &pool.Set{}}
+	for _, class := range []parameters{{}, {pool: "fast"}, {transient: true}} {
+		if _, err := d.place(class, nil); status.Code(err) != codes.ResourceExhausted {
+			t.Errorf("%+v: %v", class, err)
+		}
+	}
+}
+
 func TestReachable(t *testing.T) {
 	d := &Driver{node: "n1"}
 	on := func(segments ...string) (list []*csi.Topology) {

@@ -66,3 +66,27 @@ func TestAskedStays(t *testing.T) {
 		}
 	}
 }
+
+// TestAskedOfAnotherPool: an equal request is enough for a copy into another pool
+// too, also where that has larger extents.
+func TestAskedOfAnotherPool(t *testing.T) {
+	ctx := context.Background()
+	_, open := twoPools(t, func(_, to *Config) {
+		lvm(t, "vgcreate", "-qq", "-s", "16m", to.VolumeGroup, to.Devices[0])
+		to.Create = false
+	})
+	from, to := open()
+	const asked = 30e6
+	v := must(from.CreateVolume(ctx, VolumeSpec{Name: "base", Size: asked, Mode: Block}))(t)
+	s := must(from.CreateSnapshot(ctx, "snapshot", v.LV))(t)
+	for i, source := range []Source{{FromVolume, v.LV}, {FromSnapshot, s.LV}} {
+		spec := VolumeSpec{Name: "copy" + string(rune('0'+i)), Size: asked, Mode: Block, Source: source}
+		c := copied(t, to, spec, from)
+		if c.Size != 32*size.MiB || copied(t, to, spec, from) != c {
+			t.Errorf("a copy of %v: %+v", source, c)
+		}
+		if again := must(to.CreateSnapshot(ctx, spec.Name, c.LV))(t); again.Asked != asked {
+			t.Errorf("a snapshot of %v asks for %d", c, again.Asked)
+		}
+	}
+}
