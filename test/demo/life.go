@@ -94,6 +94,9 @@ func (d *demo) run() {
 	d.check(!strings.Contains(out, group), "no device is left")
 }
 
+// parameters are those of a StorageClass for the pool.
+var parameters = map[string]string{"pool": "fast"}
+
 func capability() *csi.VolumeCapability {
 	return &csi.VolumeCapability{
 		AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
@@ -103,14 +106,14 @@ func capability() *csi.VolumeCapability {
 
 // free is the room for volumes, in bytes.
 func (d *demo) free() int64 {
-	return must(d.controller.GetCapacity(d.ctx, &csi.GetCapacityRequest{})).GetAvailableCapacity()
+	return must(d.controller.GetCapacity(d.ctx, &csi.GetCapacityRequest{Parameters: parameters})).GetAvailableCapacity()
 }
 
 func (d *demo) create(name string, bytes int64, source *csi.VolumeContentSource) string {
 	if source == nil {
 		d.say("Create volume %q of %d MiB", name, bytes>>20)
 	}
-	r := &csi.CreateVolumeRequest{Name: name, VolumeCapabilities: []*csi.VolumeCapability{capability()}, VolumeContentSource: source}
+	r := &csi.CreateVolumeRequest{Name: name, VolumeCapabilities: []*csi.VolumeCapability{capability()}, VolumeContentSource: source, Parameters: parameters}
 	if bytes > 0 {
 		r.CapacityRange = &csi.CapacityRange{RequiredBytes: bytes}
 	}

@@ -10,17 +10,24 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/csi-dmsnap/csi-dmsnap/test/machine"
 )
 
 const (
-	group   = "volumeGroup" // the names of the kernel's document
-	gib     = int64(1) << 30
+	group = "volumeGroup" // the names of the kernel's document
+	gib   = int64(1) << 30
+
+	otherGroup = "vg-large"
+	allDisks   = "/dev/disk/by-id/nvme-*"
+
 	fsType  = "ext4"
 	timeout = 5 * time.Minute
 )
@@ -35,9 +42,23 @@ func main() {
 		fail("%v", err)
 	}
 	d := &demo{ctx: ctx, dir: dir}
-	stop := d.start(*driver, strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")[0])
+	disks := strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")
+	if len(disks) < 3 {
+		fail("three scratch disks are needed: run this by hack/demo")
+	}
+	kernel := strings.TrimSpace(string(must(os.ReadFile("/proc/sys/kernel/osrelease"))))
+	fmt.Printf("Kernel %s, scratch disk %s.\n", kernel, disks[0])
+	pools, devices := 1, disks[0]
+	if err := machine.Ours(); err == nil {
+		d.prepare(disks[1], disks[2])
+		pools, devices = 2, allDisks
+	}
+	stop := d.start(*driver, disks[0], devices, pools)
 	d.run()
 	stop()
+	for _, undo := range slices.Backward(d.undo) {
+		must(0, undo())
+	}
 	fmt.Printf("\nAll %d checks held.\n", d.checks)
 }
 
@@ -48,6 +69,7 @@ type demo struct {
 	conn       *grpc.ClientConn
 	controller csi.ControllerClient
 	node       csi.NodeClient
+	undo       []func() error // what takes the machine's preparation back
 	steps      int
 	checks     int
 }
@@ -94,16 +116,30 @@ func show(command string) string {
 	return string(out)
 }
 
-// start makes a pool of the disk, starts the driver and connects to it.
-func (d *demo) start(driver, disk string) (stop func()) {
-	if disk == "" {
-		fail("no scratch disk: run this by hack/demo")
+// prepare makes the machine one as people have it.
+func (d *demo) prepare(system, large string) {
+	fmt.Printf("udev runs, each disk has three links, LVM2 goes by a devices file.\n"+
+		"%s is the system disk, %s has a group of LVM2's, the other one is blank.\n", system, large)
+	root := filepath.Join(d.dir, "root")
+	must(0, os.Mkdir(root, 0o700))
+	for _, part := range []func() (func() error, error){
+		machine.Links, func() (func() error, error) { return machine.System(system, root) }, machine.Udev, machine.DevicesFile,
+	} {
+		undo := must(part())
+		d.undo = append(d.undo, undo)
 	}
-	kernel := strings.TrimSpace(string(must(os.ReadFile("/proc/sys/kernel/osrelease"))))
-	fmt.Printf("Kernel %s, scratch disk %s.\n", kernel, disk)
+	show("vgcreate -q " + otherGroup + " " + large)
+	show("ls /dev/disk/by-id | head -6; lsblk -o NAME,SIZE,MOUNTPOINTS -e 7 -e 43")
+}
+
+// start makes a pool of the disk, which is what fits of devices, starts the driver and connects to it.
+func (d *demo) start(driver, disk, devices string, pools int) (stop func()) {
 	d.say("Start the driver with a pool on the blank disk")
 	config, socket := filepath.Join(d.dir, "config.yaml"), filepath.Join(d.dir, "csi.sock")
-	text := fmt.Sprintf("pools:\n- name: fast\n  volumeGroup: %s\n  devices: [%s]\n  create: true\n  chunkSize: 8Ki\n  firstStoreSize: 100Mi\n", group, disk)
+	text := fmt.Sprintf("pools:\n- name: fast\n  volumeGroup: %s\n  devices: [%s]\n  create: true\n  chunkSize: 8Ki\n  firstStoreSize: 100Mi\n", group, devices)
+	if pools > 1 {
+		text += "- name: large\n  volumeGroup: " + otherGroup + "\n"
+	}
 	must(0, os.WriteFile(config, []byte(text), 0o600))
 	args := []string{"node", "--config", config, "--endpoint", "unix://" + socket, "--node-name", "demo", "--kubelet-dir", d.dir}
 	fmt.Printf("   csi-dmsnap %s\n   with\n      %s\n", strings.Join(args, " "), strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n      "))
@@ -125,6 +161,13 @@ func (d *demo) start(driver, disk string) (stop func()) {
 	}
 	info := must(identity.GetPluginInfo(d.ctx, &csi.GetPluginInfoRequest{}))
 	d.check(info.GetName() == "dmsnap.csi-dmsnap.github.io", "the driver answers on its socket: %s %s", info.GetName(), info.GetVendorVersion())
+	if pools > 1 {
+		out := show(driver + " pools --config " + config)
+		d.check(strings.Count(out, "\nfast ") == 6 && strings.Contains(out, "has partitions") && !strings.Contains(out, "wipe"),
+			"of all that the pattern matches only the blank disk is in the pool")
+		out = show("pvs -o pv_name,vg_name")
+		d.check(strings.Contains(out, disk+" "), "LVM2, which goes by its devices file, sees the new group on %s", disk)
+	}
 	return func() {
 		d.say("Stop the driver")
 		must(0, cmd.Process.Signal(os.Interrupt))

@@ -5,7 +5,7 @@ package hostudev
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -19,29 +19,25 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/test/machine"
 )
-
-// byIDRules give the test's disks, and their partitions, the links that udev makes for NVMe.
-const byIDRules = `SUBSYSTEM=="block", KERNEL=="ubd[a-z]", SYMLINK+="disk/by-id/nvme-Disk_$kernel disk/by-id/nvme-Disk_$kernel_1 disk/by-id/nvme-eui.$kernel"
-SUBSYSTEM=="block", KERNEL=="ubd[a-z][0-9]", SYMLINK+="disk/by-id/nvme-Disk_%P-part%n disk/by-id/nvme-Disk_%P_1-part%n disk/by-id/nvme-eui.%P-part%n"
-`
 
 // TestMachineAsPeopleHaveIt: examples/production.yaml on a machine with udev, three
 // links for each disk, a system disk with partitions, a group that lvm2 made, and
 // one blank disk. lvm2 goes by a devices file, and sees both pools.
 func TestMachineAsPeopleHaveIt(t *testing.T) {
+	if err := machine.Ours(); err != nil {
+		t.Skip(err)
+	}
 	pools := production(t)
 	system, blank, large := disks()[0], disks()[1], disks()[2]
 	for _, d := range disks() {
 		wipe(t, d)
 	}
-	rules := "/etc/udev/rules.d/61-test.rules"
-	must(t, os.MkdirAll(filepath.Dir(rules), 0o755))
-	must(t, os.WriteFile(rules, []byte(byIDRules), 0o644))
-	t.Cleanup(func() { os.Remove(rules) })
-	installed(t, system)
+	prepared(t)(machine.Links())
+	prepared(t)(machine.System(system, t.TempDir()))
 	startUdev(t)
-	goByDevicesFile(t)
+	prepared(t)(machine.DevicesFile())
 	run(t, "vgcreate", "-q", "vg-large", large)
 	before := sumOf(t, system)
 	for _, name := range []string{"nvme-eui.ubda", "nvme-Disk_ubda_1-part2", "nvme-eui.ubdb", "nvme-Disk_ubdc"} {
@@ -139,52 +135,16 @@ func production(t *testing.T) []pool.Config {
 	return pools
 }
 
-// installed makes a system disk: a file system that is mounted, swap that is used,
-// and a boot loader's partition without a signature.
-func installed(t *testing.T, disk string) {
-	t.Helper()
-	mbr := make([]byte, 512)
-	const mib = 2048 // sectors
-	for i, part := range [][2]uint32{{mib, 256 * mib}, {300 * mib, 128 * mib}, {500 * mib, 128 * mib}} {
-		entry := mbr[446+16*i:]
-		entry[4] = 0x83
-		binary.LittleEndian.PutUint32(entry[8:], part[0])
-		binary.LittleEndian.PutUint32(entry[12:], part[1])
+// prepared takes a part of the machine back at the end of the test.
+func prepared(t *testing.T) func(undo func() error, err error) {
+	return func(undo func() error, err error) {
+		t.Helper()
+		if errors.Is(err, machine.ErrNotOurs) {
+			t.Skip(err)
+		}
+		must(t, err)
+		t.Cleanup(func() { must(t, undo()) })
 	}
-	mbr[510], mbr[511] = 0x55, 0xaa
-	must(t, os.WriteFile(disk, mbr, 0))
-	run(t, "blockdev", "--rereadpt", disk)
-	run(t, "mkfs.ext4", "-q", "-F", disk+"1")
-	root := t.TempDir()
-	must(t, unix.Mount(disk+"1", root, "ext4", unix.MS_RDONLY, "")) // so that its bytes stay
-	t.Cleanup(func() {
-		must(t, unix.Unmount(root, 0))
-		wipe(t, disk)
-		run(t, "blockdev", "--rereadpt", disk)
-	})
-	run(t, "mkswap", disk+"2")
-	run(t, "swapon", disk+"2")
-	t.Cleanup(func() { run(t, "swapoff", disk+"2") })
-}
-
-// goByDevicesFile makes lvm2 look only at the devices in its file.
-func goByDevicesFile(t *testing.T) {
-	t.Helper()
-	config := "/etc/lvm/lvm.conf"
-	former, err := os.ReadFile(config)
-	must(t, err)
-	t.Cleanup(func() {
-		must(t, os.WriteFile(config, former, 0o644))
-		must(t, os.RemoveAll("/etc/lvm/devices"))
-	})
-	text := strings.ReplaceAll(string(former), "use_devicesfile = 0", "use_devicesfile = 1")
-	if text == string(former) {
-		t.Skip("lvm2's configuration is not the test kernel's: the test would change it")
-	}
-	text = text[:strings.Index(text, "global_filter")] + "}\n"
-	must(t, os.WriteFile(config, []byte(text), 0o644))
-	must(t, os.MkdirAll("/etc/lvm/devices", 0o755))
-	must(t, os.WriteFile("/etc/lvm/devices/system.devices", nil, 0o600))
 }
 
 // groups lists what lvm2 sees.

@@ -6,46 +6,21 @@ import (
 	"bytes"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/test/machine"
 )
 
 // startUdev runs the host's udevd until the end of the test, and lets it see
 // what is there already.
 func startUdev(t *testing.T) {
 	t.Helper()
-	if _, err := os.Stat("/run/udev/control"); err == nil {
-		t.Skip("udev runs on this machine: the test would disturb it")
-	}
-	must(t, os.MkdirAll("/run/udev", 0o755))
-	udevd := exec.Command("/lib/systemd/systemd-udevd")
-	udevd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
-	udevd.Stderr = os.Stderr
-	must(t, udevd.Start())
-	t.Cleanup(func() {
-		must(t, udevd.Process.Signal(unix.SIGTERM))
-		_ = udevd.Wait()
-		// The directory stays: it may be a mount point in a container.
-		for _, name := range []string{"control", "data", "links", "tags", "queue"} {
-			must(t, os.RemoveAll(filepath.Join("/run/udev", name)))
-		}
-	})
-	for begun := time.Now(); ; time.Sleep(10 * time.Millisecond) {
-		if _, err := os.Stat("/run/udev/control"); err == nil {
-			break
-		}
-		if time.Since(begun) > patience {
-			t.Fatal("udevd does not start")
-		}
-	}
-	run(t, "udevadm", "trigger", "--action=add", "--subsystem-match=block")
-	run(t, "udevadm", "settle")
+	prepared(t)(machine.Udev())
 }
 
 // events counts what the kernel tells of devices of device-mapper.
