@@ -38,6 +38,7 @@ type poolConfig struct {
 	BurstRate           string `json:"burstRate"`
 	LayerReservePercent uint   `json:"layerReservePercent"`
 	NoFolding           bool   `json:"noFolding"`
+	Clean               string `json:"clean"`
 
 	HydrationRate         string `json:"hydrationRate"`
 	HydrationSharePercent uint   `json:"hydrationSharePercent"`
@@ -100,7 +101,7 @@ func (p poolConfig) config() (pool.Config, error) {
 	c := pool.Config{
 		Name: p.Name, VolumeGroup: p.VolumeGroup, Devices: p.Devices, Create: p.Create, File: p.File,
 		Nodes: p.Nodes, Optional: p.Optional,
-		LayerReserve: p.LayerReservePercent, NoFolding: p.NoFolding, HydrationShare: p.HydrationSharePercent,
+		LayerReserve: p.LayerReservePercent, NoFolding: p.NoFolding, Clean: pool.Cleaning(p.Clean), HydrationShare: p.HydrationSharePercent,
 	}
 	if c.VolumeGroup == "" {
 		c.VolumeGroup = c.Name

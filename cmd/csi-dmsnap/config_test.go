@@ -28,6 +28,7 @@ pools:
   burstRate: 3Gi
   layerReservePercent: 10
   noFolding: true
+  clean: first-use
 - name: trial
   file: /var/lib/csi-dmsnap/trial.img
   size: 20Gi
@@ -42,7 +43,7 @@ pools:
 	groups := []string{"vg_fast", "adopted", "trial"}
 	want := []pool.Config{
 		{Name: "fast", VolumeGroup: "vg_fast", Devices: []string{"/dev/nvme*n1", "/dev/disk/by-id/wwn-0x5"}, Create: true, Groups: groups},
-		{Name: "adopted", VolumeGroup: "adopted", VolumeGroupIDs: []lvm2.ID{"aaaaaabbbbccccddddeeeeffffgggggg"}, Groups: groups, Chunk: 64 * size.KiB, FirstStore: size.GiB, StoreStep: 512 * size.MiB, BurstRate: 3 * size.GiB, LayerReserve: 10, NoFolding: true},
+		{Name: "adopted", VolumeGroup: "adopted", VolumeGroupIDs: []lvm2.ID{"aaaaaabbbbccccddddeeeeffffgggggg"}, Groups: groups, Chunk: 64 * size.KiB, FirstStore: size.GiB, StoreStep: 512 * size.MiB, BurstRate: 3 * size.GiB, LayerReserve: 10, NoFolding: true, Clean: pool.CleanFirstUse},
 		{Name: "trial", VolumeGroup: "trial", File: "/var/lib/csi-dmsnap/trial.img", Size: 20 * size.GiB, Groups: groups},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -79,6 +80,7 @@ func TestParseConfigRefuses(t *testing.T) {
 		"pools: [{name: a, chunkSize: 1x}]":                              "chunkSize",
 		"pools: [{name: a, chunkSize: 5000}]":                            "chunk",
 		"pools: [{name: a, layerReservePercent: 95}]":                    "reserve",
+		"pools: [{name: a, clean: sometimes}]":                           "clean",
 		"pools: [{name: a, file: /x.img, size: 1gb}]":                    "1gb",
 	} {
 		if c, err := parseConfig([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {

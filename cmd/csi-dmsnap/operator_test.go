@@ -29,7 +29,7 @@ func sample() []*pool.Inspection {
 	return []*pool.Inspection{{
 		PoolState: pool.PoolState{
 			Pool: "fast", VolumeGroup: "vg", ID: "abcdef-0123", Total: 20 * size.GiB, Free: 18 * size.GiB, Room: 17 * size.GiB, Blocks: size.GiB,
-			Stores: 24 * size.MiB, Foreign: 1000 * size.MiB, Metadata: pool.Metadata{Size: 800, Used: 140, Reserved: 100}, Disks: []pool.Disk{{Device: "/dev/sda"}, {ID: "abc", Missing: true}},
+			Stores: 24 * size.MiB, Foreign: 1000 * size.MiB, Unwiped: 2 * size.GiB, Clean: pool.CleanBackground, Metadata: pool.Metadata{Size: 800, Used: 140, Reserved: 100}, Disks: []pool.Disk{{Device: "/dev/sda"}, {ID: "abc", Missing: true}},
 			LeftOut: []pool.LeftOut{{Device: "/dev/disk/by-id/nvme-a", Why: "device has partitions: nvme0n1p1"}},
 		},
 		Volumes: []pool.VolumeState{
@@ -59,8 +59,8 @@ func TestTables(t *testing.T) {
 		want  string
 	}{
 		{"pools", func(b *strings.Builder) error { return printPools(b, sample()) }, `
-POOL  GROUP  SIZE   FREE   ROOM   VOLUMES  SNAPSHOTS  TO-WIPE  FOREIGN  METADATA  DISKS                 GROUP-ID
-fast  vg     20GiB  18GiB  17GiB  1GiB     24MiB      0B       1000MiB  20%       /dev/sda,missing:abc  abcdef-0123
+POOL  GROUP  SIZE   FREE   ROOM   VOLUMES  SNAPSHOTS  TO-WIPE  UNCLEAN           FOREIGN  METADATA  DISKS                 GROUP-ID
+fast  vg     20GiB  18GiB  17GiB  1GiB     24MiB      0B       2GiB(background)  1000MiB  20%       /dev/sda,missing:abc  abcdef-0123
 
 POOL  LEFT-OUT                WHY
 fast  /dev/disk/by-id/nvme-a  device has partitions: nvme0n1p1

@@ -31,8 +31,16 @@ func orDash(s string) string {
 	return s
 }
 
+// unclean is how much of what is free may hold an earlier owner's bytes, and when it is wiped.
+func unclean(i *pool.Inspection) string {
+	if i.Unwiped == 0 {
+		return i.Unwiped.String()
+	}
+	return fmt.Sprintf("%v(%s)", i.Unwiped, i.Clean)
+}
+
 func printPools(w io.Writer, found []*pool.Inspection) error {
-	rows := [][]string{{"POOL", "GROUP", "SIZE", "FREE", "ROOM", "VOLUMES", "SNAPSHOTS", "TO-WIPE", "FOREIGN", "METADATA", "DISKS", "GROUP-ID"}}
+	rows := [][]string{{"POOL", "GROUP", "SIZE", "FREE", "ROOM", "VOLUMES", "SNAPSHOTS", "TO-WIPE", "UNCLEAN", "FOREIGN", "METADATA", "DISKS", "GROUP-ID"}}
 	for _, i := range found {
 		var disks []string
 		for _, d := range i.Disks {
@@ -44,7 +52,7 @@ func printPools(w io.Writer, found []*pool.Inspection) error {
 		}
 		rows = append(rows, []string{
 			i.Pool, i.VolumeGroup, i.Total.String(), i.Free.String(), i.Room.String(), i.Blocks.String(), i.Stores.String(),
-			i.Trash.String(), i.Foreign.String(), percent(i.Metadata), orDash(strings.Join(disks, ",")), i.ID,
+			i.Trash.String(), unclean(i), i.Foreign.String(), percent(i.Metadata), orDash(strings.Join(disks, ",")), i.ID,
 		})
 	}
 	left := [][]string{{"POOL", "LEFT-OUT", "WHY"}}

@@ -34,7 +34,7 @@ func (r *rig) formerly(device, fs string) {
 }
 
 // formerGroup is a rig on a group of LVM2's in which a logical volume with a file
-// system was, and was removed: what lies there was never wiped.
+// system was, and was removed: what lies there was never wiped, and is only where it must be.
 func formerGroup(t *testing.T, fs string, mib int64) *rig {
 	t.Helper()
 	kubelet, err := filepath.EvalSymlinks(t.TempDir())
@@ -50,7 +50,7 @@ func formerGroup(t *testing.T, fs string, mib int64) *rig {
 	r.tool("lvcreate", "-qq", "-y", "-Wn", "-Zn", "-L", fmt.Sprintf("%dm", mib), "-n", "old", "vgdriver", disks[0])
 	r.formerly("/dev/vgdriver/old", fs)
 	r.tool("lvremove", "-qq", "-y", "vgdriver/old")
-	r.configs = []pool.Config{{Name: "fast", VolumeGroup: "vgdriver", FirstStore: 16 * size.MiB, BurstRate: 200 * size.MiB}}
+	r.configs = []pool.Config{{Name: "fast", VolumeGroup: "vgdriver", FirstStore: 16 * size.MiB, BurstRate: 200 * size.MiB, Clean: pool.CleanNever}}
 	r.start()
 	t.Cleanup(func() { r.away() })
 	return r

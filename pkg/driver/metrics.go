@@ -27,6 +27,7 @@ var (
 		poolFigure("volumes_hydrating", "Restored volumes that read through their snapshot.", func(u pool.Usage) float64 { return float64(u.Hydrating) }),
 		poolFigure("hydrate_bytes", "What of restored volumes is not copied yet.", func(u pool.Usage) float64 { return float64(u.ToHydrate) }),
 		poolFigure("trash_bytes", "Extents of deleted volumes and snapshots that are not wiped yet.", func(u pool.Usage) float64 { return float64(u.Trash) }),
+		poolFigure("unwiped_bytes", "Free extents that are not known to hold zeroes.", func(u pool.Usage) float64 { return float64(u.Unwiped) }),
 		poolFigure("metadata_bytes", "What the smallest of the group's metadata areas can hold.", func(u pool.Usage) float64 { return float64(u.Metadata.Size) }),
 		poolFigure("metadata_used_bytes", "What of metadata_bytes is in use.", func(u pool.Usage) float64 { return float64(u.Metadata.Used) }),
 		poolFigure("metadata_reserved_bytes", "What of metadata_bytes volumes and snapshots cannot be made with.", func(u pool.Usage) float64 { return float64(u.Metadata.Reserved) }),

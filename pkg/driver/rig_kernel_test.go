@@ -68,6 +68,7 @@ func rigOf(t *testing.T, configs ...pool.Config) *rig {
 			r.must("blank "+d, err)
 			f.Close()
 		}
+		c.Clean = cmp.Or(c.Clean, pool.CleanFirstUse)                                               // nothing in the background
 		c.Create, c.FirstStore, c.BurstRate = true, cmp.Or(c.FirstStore, 16*size.MiB), 200*size.MiB // the disks are small
 		r.configs = append(r.configs, c)
 	}

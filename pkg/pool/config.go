@@ -6,6 +6,7 @@ import (
 	"path"
 	"regexp"
 	"sync"
+	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
@@ -35,6 +36,9 @@ type Config struct {
 	HydrationRate  size.Bytes // of restored volumes, a second; without limit if 0
 	HydrationShare uint       // percent of the time that hydration takes while others use the disks; 25 if 0
 	LayerReserve   uint       // percent of the pool that volumes leave to snapshots; 5 if 0
+	Clean          Cleaning   // when extents of unknown content are wiped
+
+	cleanAfter time.Duration // instead of the constant, for tests
 }
 
 // Options are what is per machine rather than per pool.
@@ -122,6 +126,11 @@ func (c Config) Check() error {
 	}
 	if c.LayerReserve > 90 {
 		return fmt.Errorf("%w: pool %s: a reserve of %d percent leaves no room for volumes", ErrInvalid, c.Name, c.LayerReserve)
+	}
+	switch c.Clean {
+	case "", CleanBackground, CleanFirstUse, CleanNever:
+	default:
+		return fmt.Errorf("%w: pool %s: clean is %q: it must be %s, %s or %s", ErrInvalid, c.Name, c.Clean, CleanBackground, CleanFirstUse, CleanNever)
 	}
 	if c.Chunk != 0 {
 		if err := cow.CheckChunk(c.Chunk); err != nil {

@@ -70,7 +70,8 @@ func (p *Pool) expand(ctx context.Context, lv string, required, limit size.Bytes
 			return err
 		}
 		unknown := logicalOutside(t.clean, have, ranges)
-		if o.mode == Block && len(unknown) > 0 {
+		clean := o.mode == Block || t.unclear == nil && len(newRangeSet(ranges...).intersect(p.cleanable(t.view))) > 0
+		if clean && len(unknown) > 0 {
 			t.free = t.free.union(newRangeSet(ranges...)) // not those
 			// The device may be in use: it must not show them for a moment.
 			if ranges, err = t.cleanExtents(kind, want-have); err != nil {

@@ -23,9 +23,9 @@ func (t *edit) allocate(n lvm2.Extents, at place) ([]lvm2.Range, error) {
 	return t.allocateOn(anyKind, n, at)
 }
 
-// allocateOn takes n free extents on disks of that kind: in one piece where they
-// are wiped, else in wiped pieces if no single piece would do, else wherever
-// there is room.
+// allocateOn takes n free extents on disks of that kind: for volumes wiped ones, in one
+// piece if there is one; else in one piece, and else wherever there is room. Nobody
+// sees what lay where a store is, so stores leave wiped extents to volumes.
 func (t *edit) allocateOn(block size.Bytes, n lvm2.Extents, at place) ([]lvm2.Range, error) {
 	if err := t.withoutMapped(); err != nil {
 		return nil, err
@@ -37,15 +37,11 @@ func (t *edit) allocateOn(block size.Bytes, n lvm2.Extents, at place) ([]lvm2.Ra
 		if free.size() < n {
 			continue
 		}
-		clean := t.clean.intersect(free)
-		if r, ok := onePiece(clean, n, at); ok {
-			return t.take(r), nil
+		if clean := t.clean.intersect(free); at == lowEnd && clean.size() >= n {
+			free = clean
 		}
 		if r, ok := onePiece(free, n, at); ok {
 			return t.take(r), nil
-		}
-		if clean.size() >= n {
-			return t.take(pieces(clean, n, at)...), nil
 		}
 		return t.take(pieces(free, n, at)...), nil
 	}

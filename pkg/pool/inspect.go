@@ -33,6 +33,8 @@ type PoolState struct {
 	Stores      size.Bytes `json:"stores"`  // of snapshots, and of volumes that are being hydrated
 	Trash       size.Bytes `json:"trash"`   // of deleted volumes and snapshots, not wiped yet
 	Foreign     size.Bytes `json:"foreign"` // of logical volumes that are not ours, and what nobody can use
+	Unwiped     size.Bytes `json:"unwiped"` // of Free, what is not known to hold zeroes
+	Clean       Cleaning   `json:"clean"`   // when that is wiped
 	Metadata    Metadata   `json:"metadata"`
 	Disks       []Disk     `json:"disks"`
 	LeftOut     []LeftOut  `json:"leftOut,omitempty"` // what the configuration would add to it, and cannot
@@ -165,7 +167,7 @@ func (l *look) poolState() PoolState {
 	v := l.view
 	s := PoolState{
 		Pool: l.pool.name, VolumeGroup: v.vg.Name, ID: v.vg.ID.String(), Generation: v.vg.Seqno, ExtentSize: v.extent(),
-		Free: size.Bytes(v.free.size()) * v.extent(), Room: size.Bytes(l.pool.room(v)) * v.extent(), Metadata: l.pool.metadata(v), Disks: []Disk{},
+		Free: size.Bytes(v.free.size()) * v.extent(), Room: size.Bytes(l.pool.room(v)) * v.extent(), Unwiped: v.unwipedFree(), Clean: l.pool.cleaning(v), Metadata: l.pool.metadata(v), Disks: []Disk{},
 	}
 	for _, pv := range v.vg.PVs {
 		d := Disk{Device: pv.Device, ID: string(pv.ID), Size: size.Bytes(pv.PECount) * v.extent(), Block: pv.BlockSize, Missing: pv.Missing()}

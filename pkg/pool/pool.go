@@ -46,22 +46,23 @@ type Pool struct {
 	blank   bool         // the group's extents all hold zeroes, it was just made on a new file
 	maps    []mapping    // what the kernel's devices map of the group, asked at most once a batch; used by the committer only
 
-	ctx       context.Context // ends when the pool is closed
-	cancel    context.CancelFunc
-	changes   chan *change
-	urgent    chan *change
-	stopped   chan struct{}         // closed when the committer has ended
-	current   atomic.Pointer[view]  // of the last read or commit
-	broken    atomic.Pointer[error] // why the last read failed, if it did
-	changed   atomic.Bool           // somebody else changed the metadata, and that was not looked at yet
-	keys      keyed
-	wiper     *wiper
-	hydrator  *hydrator
-	scrubs    scrubs
-	copies    copies
-	folder    folder
-	strangers atomic.Pointer[[]string] // devices that pretend to be the pool's
-	trash     sync.Mutex               // held while devices of trash are made, or removed where nobody uses them
+	ctx          context.Context // ends when the pool is closed
+	cancel       context.CancelFunc
+	changes      chan *change
+	urgent       chan *change
+	stopped      chan struct{}         // closed when the committer has ended
+	current      atomic.Pointer[view]  // of the last read or commit
+	broken       atomic.Pointer[error] // why the last read failed, if it did
+	changed      atomic.Bool           // somebody else changed the metadata, and that was not looked at yet
+	keys         keyed
+	wiper        *wiper
+	hydrator     *hydrator
+	scrubs       scrubs
+	copies       copies
+	folder       folder
+	beingCleaned atomic.Pointer[lvm2.ID]  // the trash that the cleaner has made of free extents
+	strangers    atomic.Pointer[[]string] // devices that pretend to be the pool's
+	trash        sync.Mutex               // held while devices of trash are made, or removed where nobody uses them
 
 	growing  sync.Map      // *growth by the lvm2.ID of the store that is being extended
 	cramped  sync.Map      // error by the lvm2.ID of the store: why it could not be extended
@@ -168,7 +169,7 @@ func (p *Pool) begins(ctx context.Context) error {
 	if !giveUp() {
 		return errors.Join(context.Cause(ctx), p.Close())
 	}
-	for _, loop := range []func(context.Context){p.wiper.loop, p.watchLoop, p.refreshLoop, p.folder.loop, p.strangersLoop} {
+	for _, loop := range []func(context.Context){p.wiper.loop, p.cleanLoop, p.watchLoop, p.refreshLoop, p.folder.loop, p.strangersLoop} {
 		p.forever(loop)
 	}
 	return nil

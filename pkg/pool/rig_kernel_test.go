@@ -96,6 +96,9 @@ func removeDevices(t *testing.T, group string) {
 
 func openPool(t *testing.T, c Config) *Pool {
 	t.Helper()
+	if c.cleanAfter == 0 {
+		c.cleanAfter = time.Hour // tests of other things have the disks to themselves, however long they take
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	p, err := Open(ctx, c, Options{})

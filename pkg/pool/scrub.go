@@ -56,8 +56,9 @@ func (v *view) zeroedHead(o *volume, unknown rangeSet) rangeSet {
 
 // unwiped returns the extents of o that must be zeroed before anybody sees it: a
 // block volume shows all that it has, a file system only what was written to it
-// once it is made.
-func (v *view) unwiped(o *volume) rangeSet {
+// once it is made. Where the pool cleans at first use it is all of either, so that it
+// can be a block device later; but for a copy, which would be copied for it.
+func (p *Pool) unwiped(v *view, o *volume) rangeSet {
 	switch {
 	case o.readOnly:
 		return nil // it has no extents; presentable refuses it
@@ -66,7 +67,11 @@ func (v *view) unwiped(o *volume) rangeSet {
 	case o.formatted:
 		return nil
 	}
-	return o.unknown.intersect(v.edges(o))
+	must := v.edges(o)
+	if o.from() == "" {
+		must = must.union(p.atFirstUse(v, o.lv))
+	}
+	return o.unknown.intersect(must)
 }
 
 // presentable is the one check between a volume's content and whoever looks at
@@ -111,7 +116,7 @@ func (p *Pool) scrub(ctx context.Context, lv string) error {
 		return err
 	}
 	o := v.volumeByLV(lv)
-	if o == nil || len(v.unwiped(o)) == 0 {
+	if o == nil || len(p.unwiped(v, o)) == 0 {
 		return nil
 	}
 	// Zeroing what a fork reads through would fill its store, and wait for the
@@ -125,7 +130,7 @@ func (p *Pool) scrub(ctx context.Context, lv string) error {
 		if v, err = p.latest(); err != nil {
 			return err
 		}
-		if o = v.volumeByLV(lv); o == nil || len(v.unwiped(o)) == 0 {
+		if o = v.volumeByLV(lv); o == nil || len(p.unwiped(v, o)) == 0 {
 			return nil
 		}
 	}
@@ -136,7 +141,7 @@ func (p *Pool) scrub(ctx context.Context, lv string) error {
 			p.scrubs.mu.Unlock()
 			return fmt.Errorf("pool %s is closed: %w", p.name, ErrUnavailable)
 		}
-		j = &scrubJob{ended: make(chan struct{}), total: uint64(size.Bytes(v.unwiped(o).size()) * v.extent())}
+		j = &scrubJob{ended: make(chan struct{}), total: uint64(size.Bytes(p.unwiped(v, o).size()) * v.extent())}
 		p.scrubs.jobs[lv] = j
 		go func() {
 			defer p.work.Done()
@@ -181,7 +186,7 @@ func (p *Pool) scrubNow(ctx context.Context, lv string, j *scrubJob) (err error)
 	var f *os.File
 	err = p.do(ctx, &change{what: "wipe volume " + lv, act: func(ctx context.Context, v *view) (err error) {
 		was, o = v, v.volumeByLV(lv)
-		if o == nil || len(v.unwiped(o)) == 0 {
+		if o == nil || len(p.unwiped(v, o)) == 0 {
 			return nil
 		}
 		if why := o.theirs(); why != "" {
@@ -199,7 +204,7 @@ func (p *Pool) scrubNow(ctx context.Context, lv string, j *scrubJob) (err error)
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	todo := was.unwiped(o)
+	todo := p.unwiped(was, o)
 	progress := func(n size.Bytes) { j.done.Add(uint64(n)) }
 	for _, r := range todo {
 		if err := zeroDevice(ctx, f, size.Bytes(r.Start)*was.extent(), size.Bytes(r.Count)*was.extent(), progress); err != nil {

@@ -26,7 +26,7 @@ func TestHoldWhileWiping(t *testing.T) {
 		hydrate := p.hydrator.stop(f.LV)
 		v := must(p.latest())(t)
 		o := v.volumeByLV(f.LV)
-		if len(v.unwiped(o)) == 0 {
+		if len(p.unwiped(v, o)) == 0 {
 			t.Fatal("there is nothing to wipe: this test shows nothing")
 		}
 		s := v.forkStore(o)

@@ -17,6 +17,7 @@ type Usage struct {
 	Hydrating  int        // volumes that read through the snapshot that they were restored from
 	ToHydrate  size.Bytes // what of that is not copied yet
 	Trash      size.Bytes // deleted, not wiped yet
+	Unwiped    size.Bytes // free, and not known to hold zeroes
 }
 
 // Usage tells how the pool is used.
@@ -25,7 +26,7 @@ func (p *Pool) Usage() (Usage, error) {
 	if err != nil {
 		return Usage{}, err
 	}
-	u := Usage{Capacity: p.capacity(v), Metadata: p.metadata(v), Growth: size.Bytes(v.free.size()) * v.extent(), Volumes: len(v.named), Snapshots: len(v.snapshots), Layers: len(v.layers)}
+	u := Usage{Capacity: p.capacity(v), Metadata: p.metadata(v), Growth: size.Bytes(v.free.size()) * v.extent(), Unwiped: v.unwipedFree(), Volumes: len(v.named), Snapshots: len(v.snapshots), Layers: len(v.layers)}
 	for _, l := range v.snapshots {
 		if v.describeSnapshot(l).Lost {
 			u.Lost++
@@ -58,7 +59,9 @@ func (p *Pool) Usage() (Usage, error) {
 		}
 	}
 	for _, lv := range v.trash {
-		u.Trash += v.bytesOf(lv)
+		if now := p.beingCleaned.Load(); now == nil || *now != lv.ID {
+			u.Trash += v.bytesOf(lv)
+		}
 	}
 	return u, nil
 }
