@@ -16,12 +16,38 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
-{{- /* The reference of an image: a dict of image and defaultTag. */ -}}
+{{- /* The reference of an image: a dict of image, root and defaultTag. A registry for all images takes the place of the image's own. */ -}}
 {{- define "dmsnap.image" -}}
+{{- $repository := .image.repository -}}
+{{- with (.root.Values.global).imageRegistry -}}
+{{- $parts := splitList "/" $repository -}}
+{{- if and (gt (len $parts) 1) (regexMatch "[.:]|^localhost$" (first $parts)) -}}
+{{- $parts = rest $parts -}}
+{{- end -}}
+{{- $repository = join "/" (prepend $parts (trimSuffix "/" .)) -}}
+{{- end -}}
 {{- if .image.digest -}}
-{{ .image.repository }}@{{ .image.digest }}
+{{ $repository }}@{{ .image.digest }}
 {{- else -}}
-{{ .image.repository }}:{{ .image.tag | default .defaultTag }}
+{{ $repository }}:{{ .image.tag | default .defaultTag }}
+{{- end -}}
+{{- end -}}
+
+{{- /* The Secrets for pulling images, of all charts, which may be names, and of this one. */ -}}
+{{- define "dmsnap.pullSecrets" -}}
+{{- $names := list -}}
+{{- range concat ((.Values.global).imagePullSecrets | default list) .Values.imagePullSecrets -}}
+{{- if kindIs "string" . -}}
+{{- $names = append $names . -}}
+{{- else -}}
+{{- $names = append $names .name -}}
+{{- end -}}
+{{- end -}}
+{{- with $names | uniq -}}
+imagePullSecrets:
+{{- range . }}
+- name: {{ . }}
+{{- end }}
 {{- end -}}
 {{- end -}}
 
@@ -33,10 +59,83 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{- /* The directories of pools on files: each once. */ -}}
+{{- /* The kinds of nodes as JSON: for each DaemonSet a dict of component, pools and the settings of node. */ -}}
+{{- define "dmsnap.flavours" -}}
+{{- $all := list -}}
+{{- $former := list -}}
+{{- range .Values.nodeGroups -}}
+{{- $node := deepCopy $.Values.node -}}
+{{- range $key, $value := omit . "name" "pools" -}}
+{{- if has $key (list "nodeSelector" "podLabels" "podAnnotations") -}}
+{{- $value = merge (deepCopy $value) (get $node $key | default dict) -}}
+{{- end -}}
+{{- $_ := set $node $key $value -}}
+{{- end -}}
+{{- $_ := set $node "affinity" (include "dmsnap.affinity" (dict "node" $node "former" $former) | fromJson) -}}
+{{- $all = append $all (dict "component" (printf "node-%s" .name) "pools" (.pools | default $.Values.pools) "node" $node) -}}
+{{- $former = append $former .nodeSelector -}}
+{{- end -}}
+{{- if or .Values.pools (not .Values.nodeGroups) -}}
+{{- $node := deepCopy .Values.node -}}
+{{- $_ := set $node "affinity" (include "dmsnap.affinity" (dict "node" $node "former" $former) | fromJson) -}}
+{{- $all = prepend $all (dict "component" "node" "pools" .Values.pools "node" $node) -}}
+{{- end -}}
+{{- $all | toJson -}}
+{{- end -}}
+
+{{- /* A DaemonSet's affinity as JSON, without the nodes of former groups: a dict of node and former, the groups' nodeSelectors. */ -}}
+{{- define "dmsnap.affinity" -}}
+{{- $affinity := deepCopy (.node.affinity | default dict) -}}
+{{- $terms := dig "nodeAffinity" "requiredDuringSchedulingIgnoredDuringExecution" "nodeSelectorTerms" (list dict) $affinity -}}
+{{- $added := false -}}
+{{- range $selector := .former -}}
+{{- $apart := false -}}
+{{- range $key, $value := $selector -}}
+{{- $apart = or $apart (ne (get ($.node.nodeSelector | default dict) $key | default $value) $value) -}}
+{{- end -}}
+{{- if not $apart -}}
+{{- $added = true -}}
+{{- $next := list -}}
+{{- range $term := $terms -}}
+{{- range $key, $value := $selector -}}
+{{- $expressions := append (get $term "matchExpressions" | default list) (dict "key" $key "operator" "NotIn" "values" (list $value)) -}}
+{{- $next = append $next (merge (dict "matchExpressions" $expressions) $term) -}}
+{{- end -}}
+{{- end -}}
+{{- $terms = $next -}}
+{{- end -}}
+{{- end -}}
+{{- if $added -}}
+{{- $required := dict "requiredDuringSchedulingIgnoredDuringExecution" (dict "nodeSelectorTerms" $terms) -}}
+{{- $_ := set $affinity "nodeAffinity" (merge $required (omit (get $affinity "nodeAffinity" | default dict) "requiredDuringSchedulingIgnoredDuringExecution")) -}}
+{{- end -}}
+{{- $affinity | toJson -}}
+{{- end -}}
+
+{{- /* The components that are node roles, separated by commas. */ -}}
+{{- define "dmsnap.nodeComponents" -}}
+{{- $all := list -}}
+{{- range include "dmsnap.flavours" . | fromJsonArray -}}
+{{- $all = append $all .component -}}
+{{- end -}}
+{{- join "," $all -}}
+{{- end -}}
+
+{{- /* The labels of a class: a dict of root and labels, of which the chart's own stay as they are. */ -}}
+{{- define "dmsnap.classLabels" -}}
+{{- $own := include "dmsnap.labels" .root -}}
+{{- $own }}
+{{- range $key, $value := .labels }}
+{{- if not (hasKey ($own | fromYaml) $key) }}
+{{ $key }}: {{ $value | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* The directories of pools on files, each once: a dict of pools. */ -}}
 {{- define "dmsnap.fileDirs" -}}
 {{- $dirs := list -}}
-{{- range .Values.pools -}}
+{{- range .pools -}}
 {{- if .file -}}
 {{- $dirs = append $dirs (dir .file) -}}
 {{- end -}}
@@ -44,42 +143,107 @@ securityContext:
 {{- $dirs | uniq | toJson -}}
 {{- end -}}
 
-{{- /* Classes of which no volume could be made. */ -}}
+{{- /* The StorageClasses that one of the list makes, as JSON. */ -}}
+{{- define "dmsnap.variants" -}}
+{{- $variants := list (dict "name" .name "binding" (.volumeBindingMode | default "WaitForFirstConsumer") "default" (.isDefault | default false)) -}}
+{{- if and (hasKey . "restoreClass" | ternary .restoreClass true) (ne (.volumeBindingMode | default "") "Immediate") -}}
+{{- $variants = append $variants (dict "name" (printf "%s-restore" .name) "binding" "Immediate" "default" false) -}}
+{{- end -}}
+{{- $variants | toJson -}}
+{{- end -}}
+
+{{- /* Classes of which no volume could be made, or that would be made twice. */ -}}
 {{- define "dmsnap.classChecks" -}}
 {{- $names := list -}}
+{{- range include "dmsnap.flavours" . | fromJsonArray -}}
 {{- $everywhere := list -}}
-{{- range .Values.pools -}}
+{{- range .pools -}}
 {{- $names = append $names .name -}}
 {{- if not (or .nodes .optional) -}}
 {{- $everywhere = append $everywhere .name -}}
 {{- end -}}
 {{- end -}}
-{{- range .Values.storageClasses -}}
+{{- range $.Values.storageClasses -}}
 {{- $forCopies := or (eq (.volumeBindingMode | default "") "Immediate") (eq (dig "transient" "" (.parameters | default dict)) "true") -}}
 {{- if and (not .pool) (not $forCopies) (gt (len $everywhere) 1) -}}
 {{- fail (printf "storageClasses: class %s names no pool, and a node has several: %s. Set its pool; a class that is in the cluster already must be deleted first, its parameters cannot be changed" .name (join ", " $everywhere)) -}}
 {{- end -}}
-{{- if and .pool (not (has .pool $names)) (not $.Values.nodeGroups) -}}
+{{- end -}}
+{{- end -}}
+{{- $classes := list -}}
+{{- range .Values.storageClasses -}}
+{{- if and .pool (not (has .pool $names)) -}}
 {{- fail (printf "storageClasses: class %s is of pool %s, which is not in the list pools" .name .pool) -}}
 {{- end -}}
+{{- if hasKey (.parameters | default dict) "pool" -}}
+{{- fail (printf "storageClasses: class %s has a pool among its parameters: give it as its key pool" .name) -}}
+{{- end -}}
+{{- range include "dmsnap.variants" . | fromJsonArray -}}
+{{- if has .name $classes -}}
+{{- fail (printf "storageClasses: class %s would be made twice: a class NAME also makes NAME-restore, unless restoreClass is false" .name) -}}
+{{- end -}}
+{{- $classes = append $classes .name -}}
+{{- end -}}
+{{- end -}}
+{{- $classes = list -}}
+{{- range .Values.volumeSnapshotClasses -}}
+{{- if has .name $classes -}}
+{{- fail (printf "volumeSnapshotClasses: class %s is there twice" .name) -}}
+{{- end -}}
+{{- $classes = append $classes .name -}}
 {{- end -}}
 {{- end -}}
 
 {{- define "dmsnap.checks" -}}
-{{- if not .Values.pools -}}
+{{- if not (or .Values.pools .Values.nodeGroups) -}}
 {{- fail "pools is empty: list the pools of your nodes. To try it out: --set 'pools[0].name=trial,pools[0].file=/var/lib/csi-dmsnap/trial.img,pools[0].size=20Gi'" -}}
 {{- end -}}
-{{- range .Values.pools -}}
+{{- $groups := list -}}
+{{- range .Values.nodeGroups -}}
+{{- if has .name $groups -}}
+{{- fail (printf "nodeGroups: group %s is there twice" .name) -}}
+{{- end -}}
+{{- $groups = append $groups .name -}}
+{{- if not (or .pools $.Values.pools) -}}
+{{- fail (printf "nodeGroups: group %s has no pools" .name) -}}
+{{- end -}}
+{{- end -}}
+{{- range include "dmsnap.flavours" . | fromJsonArray -}}
+{{- range .pools -}}
 {{- if and .file (eq (dir .file) "/") -}}
 {{- fail (printf "pool %s: put the file into a directory of its own, the driver gets access to all of it" .name) -}}
 {{- end -}}
 {{- end -}}
-{{- include "dmsnap.classChecks" . -}}
-{{- $surge := dig "rollingUpdate" "maxSurge" 0 .Values.node.updateStrategy -}}
+{{- $surge := dig "rollingUpdate" "maxSurge" 0 .node.updateStrategy -}}
 {{- if not (has (toString $surge) (list "0" "0%")) -}}
 {{- fail "node.updateStrategy.rollingUpdate.maxSurge must be 0: the new driver would wait for the pools of the old one" -}}
 {{- end -}}
+{{- end -}}
+{{- include "dmsnap.classChecks" . -}}
 {{- if and .Values.certManager.enabled (not (and .Values.certManager.issuerRef.name .Values.certManager.nodes)) -}}
 {{- fail "certManager needs issuerRef.name and nodes" -}}
 {{- end -}}
+{{- end -}}
+
+{{- /* The VolumeSnapshotClasses: a dict of root, and of annotations by which Helm takes them over. */ -}}
+{{- define "dmsnap.volumeSnapshotClasses" -}}
+{{- $helm := .annotations | default dict -}}
+{{- $root := .root -}}
+{{- range $root.Values.volumeSnapshotClasses }}
+---
+apiVersion: snapshot.storage.k8s.io/v1
+kind: VolumeSnapshotClass
+metadata:
+  name: {{ .name }}
+  labels: {{- include "dmsnap.classLabels" (dict "root" $root "labels" .labels) | nindent 4 }}
+  {{- $own := .isDefault | default false | ternary (dict "snapshot.storage.kubernetes.io/is-default-class" "true") dict }}
+  {{- with merge $own $helm (.annotations | default dict) }}
+  annotations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+driver: {{ include "dmsnap.driver" $root }}
+deletionPolicy: {{ .deletionPolicy | default "Delete" }}
+{{- with .parameters }}
+parameters: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
 {{- end -}}
