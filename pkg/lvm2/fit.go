@@ -71,6 +71,27 @@ func Fit(devices []string, vg *VG) (fit []string, unfit []Unfit) {
 	return fit, unfit
 }
 
+// Twins returns those of the devices that have the WWID of another one of them,
+// with that one: without multipath two paths to a disk look like two disks.
+func Twins(devices []string) map[string]string {
+	seen, twins := map[deviceID]string{}, map[string]string{}
+	for _, path := range devices {
+		d, err := idDeviceOf(path)
+		if err != nil {
+			continue
+		}
+		id := deviceID{idWWID, d.id(idWWID), d.part}
+		if id.name == "" {
+			continue
+		}
+		if other, known := seen[id]; known {
+			twins[path], twins[other] = other, path
+		}
+		seen[id] = path
+	}
+	return twins
+}
+
 // openFree opens a device exclusively that nobody uses and that can be written
 // to. The exclusive right tells of users that sysfs does not: mounts, also those
 // of other mount namespaces, and swap.

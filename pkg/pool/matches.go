@@ -138,8 +138,13 @@ func (c Config) choose(vg *lvm2.VG) (devices []string, left []LeftOut, err error
 		paths = append(paths, m.path)
 	}
 	fit, unfit := lvm2.Fit(paths, vg)
+	twins := lvm2.Twins(fit)
 	for _, path := range fit {
-		if why := looked[path].unnamed(all); why != nil {
+		why := looked[path].unnamed(all)
+		if twin := twins[path]; twin != "" && !looked[path].named && why == nil {
+			why = fmt.Errorf("%s has the same WWID, both may be paths to one disk: set up multipath, or name one of them, or both if they are two", realPath(twin))
+		}
+		if why != nil {
 			left = append(left, LeftOut{Device: path, Why: why.Error()})
 		} else {
 			devices = append(devices, path)

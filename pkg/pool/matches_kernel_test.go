@@ -293,3 +293,40 @@ func TestDevicesFile(t *testing.T) {
 	}
 	command(t, "vgremove", "-ff", "-y", c.VolumeGroup)
 }
+
+// TestTwoPathsToADisk: two SCSI disks that are one are not two disks of a pool.
+func TestTwoPathsToADisk(t *testing.T) {
+	disks := testDisks(t)
+	command(t, "busybox", "modprobe", "scsi_debug", "dev_size_mb=64", "add_host=2", "vpd_use_hostno=0")
+	command(t, "busybox", "modprobe", "sd_mod")
+	t.Cleanup(func() {
+		deletes, _ := filepath.Glob("/sys/block/sd*/device/delete")
+		for _, d := range deletes {
+			ok(t, os.WriteFile(d, []byte("1"), 0))
+		}
+	})
+	var paths []string
+	for end := time.Now().Add(20 * time.Second); len(paths) < 2; time.Sleep(20 * time.Millisecond) {
+		if paths, _ = filepath.Glob("/dev/sd[a-z]"); time.Now().After(end) {
+			t.Fatalf("no two disks come, only %v", paths)
+		}
+	}
+	b := newByID(t)
+	b.link("nvme-a", disks[0], "")
+	b.link("nvme-path-1", paths[0], paths[1]+" has the same WWID")
+	b.link("nvme-path-2", paths[1], paths[0]+" has the same WWID")
+	c := Config{Name: "pool", VolumeGroup: "vgpaths", Devices: []string{b.pattern()}, Create: true}
+	p := must(Open(context.Background(), c, Options{}))(t)
+	b.check(p.leftOut)
+	if n := len(must(p.latest())(t).vg.PVs); n != 1 {
+		t.Errorf("the group has %d disks", n)
+	}
+	ok(t, p.Close())
+	c.Devices = append(c.Devices, paths[1]) // the one that is meant
+	p = must(Open(context.Background(), c, Options{}))(t)
+	if n := len(must(p.latest())(t).vg.PVs); n != 2 {
+		t.Errorf("with a path that is named the group has %d disks", n)
+	}
+	ok(t, p.Close())
+	command(t, "vgremove", "-ff", "-y", "--devices", disks[0]+","+paths[1], c.VolumeGroup)
+}
