@@ -19,7 +19,7 @@ func readme(values []byte) (string, error) {
 	if err := describe(&rows, "", document.Content[0]); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf(readmeText, rows.String()), nil
+	return fmt.Sprintf(readmeText, rows.String(), "`"), nil
 }
 
 // describe writes a row for each value below a mapping.
@@ -80,8 +80,16 @@ The chart has no hooks, makes no keys and asks the cluster for nothing but its A
 manifests, also with GitOps. [values.schema.json](values.schema.json) refuses keys that do not exist.
 Why each privilege and host path is needed: [docs/security.md](../../../docs/security.md).
 
+## As a dependency of another chart
+
+    dependencies:
+    - {name: csi-dmsnap, version: ">=0.1.0", repository: "file://../csi-dmsnap", condition: csi-dmsnap.enabled}
+
+The values below go below the key %[2]scsi-dmsnap%[2]s. %[2]sglobal.imageRegistry%[2]s and %[2]sglobal.imagePullSecrets%[2]s of the parent count here too. Objects are
+named after the release: set %[2]sfullnameOverride%[2]s if the parent's objects have the same names. Helm shows the notes of the parent only.
+
 ## Values
 
 | key | default | meaning |
 |---|---|---|
-%s`
+%[1]s`

@@ -96,6 +96,56 @@ func TestNodesOf(t *testing.T) {
 	}
 }
 
+// Several DaemonSets have pods of the node role, none of another name does.
+func TestMadeBy(t *testing.T) {
+	for _, c := range []struct {
+		sets string
+		want bool
+	}{{"ours", true}, {"a,ours,b", true}, {"ours-x,our", false}, {"", false}} {
+		if got := MadeBy(pod("a", "n1"), c.sets); got != c.want {
+			t.Errorf("%q: %t", c.sets, got)
+		}
+	}
+	if MadeBy(pod("a", "n1", unowned), "") || MadeBy(pod("a", "n1", replicaSet), "ours") {
+		t.Error("a pod of no DaemonSet is taken for one of the node role")
+	}
+}
+
+// A node is silent since the last of its pods was, by the control plane's clocks.
+func TestSilent(t *testing.T) {
+	later := metav1.NewTime(since.Add(time.Hour))
+	object := node("n1", true)
+	off := node("n1", true)
+	off.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, LastTransitionTime: since}}
+	ran := func(p *corev1.Pod) {
+		p.Status.ContainerStatuses = []corev1.ContainerStatus{{RestartCount: 1}}
+	}
+	made := func(p *corev1.Pod) { p.CreationTimestamp = later }
+	evicted := func(p *corev1.Pod) { p.Status = corev1.PodStatus{Phase: corev1.PodFailed} }
+	for what, c := range map[string]struct {
+		node *corev1.Node
+		pods []*corev1.Pod
+		want time.Time
+	}{
+		"ready":                               {node: off, pods: []*corev1.Pod{pod("a", "n1")}},
+		"terminating":                         {node: object, pods: []*corev1.Pod{pod("a", "n1", terminating)}, want: since.Time},
+		"never started":                       {node: object, pods: []*corev1.Pod{pod("a", "n1", starting, made)}, want: later.Time},
+		"never started, replaces one":         {node: object, pods: []*corev1.Pod{pod("a", "n1", terminating), pod("b", "n1", starting, made)}, want: later.Time},
+		"fails, by the node's clock":          {node: object, pods: []*corev1.Pod{pod("a", "n1", notReady, ran)}},
+		"fails beside one that ends":          {node: object, pods: []*corev1.Pod{pod("a", "n1", terminating), pod("b", "n1", notReady, ran)}},
+		"evicted, its states are gone":        {node: object, pods: []*corev1.Pod{pod("a", "n1", evicted, made)}},
+		"not ready on a node that is off":     {node: off, pods: []*corev1.Pod{pod("a", "n1", notReady, ran)}, want: since.Time},
+		"without an address":                  {node: object, pods: []*corev1.Pod{pod("a", "n1", withoutIP)}},
+		"without a pod on a node that is off": {node: off, want: since.Time},
+		"without a pod":                       {node: object},
+	} {
+		got := nodesOf(c.pods, []*corev1.Node{c.node}, "ours")
+		if len(got) != 1 || !got[0].Silent.Equal(c.want) {
+			t.Errorf("%s: %+v, want %v", what, got, c.want)
+		}
+	}
+}
+
 func TestWatchNodes(t *testing.T) {
 	client := fake.NewClientset(pod("a", "n1"), pod("x", "n8", unlabelled), pod("y", "n9", elsewhere), node("n2", true), node("n3", false))
 	ctx, stop := context.WithCancel(t.Context())
