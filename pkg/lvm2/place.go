@@ -58,9 +58,13 @@ func (p place) there() bool {
 }
 
 // diskSequence returns the number that the kernel gives to each disk that it
-// sees, and to each content of a drive or loop device; 0 if it gives none (before 5.15).
+// sees, and to each content of a drive or loop device; 0 if it gives none (before
+// 5.15). A mapped device is what its name says, whatever its tables become.
 func diskSequence(dev uint64) uint64 {
 	dir := identity{dev: dev}.dir()
+	if _, err := os.Stat(dir + "/dm"); err == nil {
+		return 0
+	}
 	for _, path := range []string{dir + "/diskseq", dir + "/../diskseq"} { // of a partition's disk
 		if text, err := readLine(path); err == nil {
 			n, _ := strconv.ParseUint(text, 10, 64)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +23,18 @@ const lastRewrite = time.Minute // between two attempts to rewrite old metadata
 func diskOf(pv *lvm2.PV) dm.Device {
 	major, minor := pv.Number()
 	return dm.Device{Major: major, Minor: minor}
+}
+
+// pathsBelow lists the devices that the map is made of which a physical volume is on.
+func pathsBelow(pv *lvm2.PV) (paths []dm.Device) {
+	slaves, _ := filepath.Glob(fmt.Sprintf("/sys/dev/block/%v/slaves/*/dev", diskOf(pv)))
+	for _, s := range slaves {
+		text, _ := os.ReadFile(s) // one that has gone meanwhile is none
+		if dev, err := dm.ParseDevice(strings.TrimSpace(string(text))); err == nil {
+			paths = append(paths, dev)
+		}
+	}
+	return paths
 }
 
 // openDisk opens the device that a physical volume was found on.

@@ -5,6 +5,7 @@ package pool
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -20,13 +21,13 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// hotPool is a pool with a volume on a disk that can be pulled out, and one on
+// hotPool is a pool with two volumes on a disk that can be pulled out, and one on
 // a disk that stays.
 type hotPool struct {
 	*Pool
-	t         *testing.T
-	disk      *hotDisk
-	hot, cold Volume
+	t               *testing.T
+	disk            *hotDisk
+	hot, busy, cold Volume
 }
 
 func newHotPool(t *testing.T) *hotPool {
@@ -37,6 +38,7 @@ func newHotPool(t *testing.T) *hotPool {
 	config := Config{Name: "pool", VolumeGroup: "vghot", Devices: []string{h.disk.device()}, Create: true, FirstStore: 8 * size.MiB}
 	h.Pool = openPool(t, config)
 	h.hot = must(h.CreateVolume(ctx, VolumeSpec{Name: "hot", Size: 32 * size.MiB, Mode: Block}))(t)
+	h.busy = must(h.CreateVolume(ctx, VolumeSpec{Name: "busy", Size: 16 * size.MiB, Mode: Block}))(t)
 	ok(t, h.Close())
 	config.Devices = append(config.Devices, disks[0])
 	h.Pool = openPool(t, config)
@@ -57,7 +59,7 @@ func (h *hotPool) quiet() {
 	h.t.Helper()
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		health := h.PoolHealth(context.Background())
-		for _, v := range []Volume{h.hot, h.cold} {
+		for _, v := range []Volume{h.hot, h.busy, h.cold} {
 			health = append(health, must(h.Health(context.Background(), v.LV))(h.t)...)
 		}
 		if len(health) == 0 {
@@ -74,6 +76,58 @@ func (h *hotPool) maps(number string) bool {
 	return slices.ContainsFunc(strings.Split(command(h.t, "dmsetup", "table"), "\n"), func(line string) bool {
 		return strings.HasPrefix(line, "vghot-") && slices.Contains(strings.Fields(line), number)
 	})
+}
+
+// writing is a program that writes blocks with their number, one after the other, and
+// tries again what fails.
+type writing struct {
+	t            *testing.T
+	file         *os.File
+	stop         atomic.Bool
+	ended        chan struct{}
+	done, failed int
+}
+
+func writer(t *testing.T, path string) *writing {
+	t.Helper()
+	w := &writing{t: t, file: must(os.OpenFile(path, os.O_RDWR|unix.O_DIRECT, 0))(t), ended: make(chan struct{})}
+	b := directBuffer(t, 4096)
+	go func() {
+		defer close(w.ended)
+		for !w.stop.Load() {
+			binary.LittleEndian.PutUint64(b, uint64(w.done))
+			if _, err := w.file.WriteAt(b, int64(w.done%writtenBlocks)*4096); err != nil {
+				w.failed++
+			} else {
+				w.done++
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	t.Cleanup(func() {
+		w.end()
+		w.file.Close()
+	})
+	return w
+}
+
+const writtenBlocks = 1024
+
+func (w *writing) end() {
+	w.stop.Store(true)
+	<-w.ended
+}
+
+// check fails the test unless what was written last is there.
+func (w *writing) check() {
+	w.t.Helper()
+	b := directBuffer(w.t, 4096)
+	for n := max(0, w.done-writtenBlocks); n < w.done; n++ {
+		must(w.file.ReadAt(b, int64(n%writtenBlocks)*4096))(w.t)
+		if got := binary.LittleEndian.Uint64(b); got != uint64(n) {
+			w.t.Fatalf("block %d has what was written as number %d", n, got)
+		}
+	}
 }
 
 func numberOf(t *testing.T, path string) string {
@@ -123,22 +177,7 @@ func TestDiskComesBackAsAnother(t *testing.T) {
 	writeDevice(t, path, 0, model)
 	held := must(os.OpenFile(path, os.O_RDWR|unix.O_DIRECT, 0))(t)
 	defer held.Close()
-	var stop atomic.Bool
-	writers := make(chan error, 1)
-	go func() {
-		f, err := os.OpenFile(other, os.O_RDWR|unix.O_DIRECT, 0)
-		if err != nil {
-			writers <- err
-			return
-		}
-		defer f.Close()
-		b, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
-		for n := int64(0); err == nil && !stop.Load(); n++ {
-			_, err = f.WriteAt(b, n%1024*4096)
-			time.Sleep(time.Millisecond)
-		}
-		writers <- err
-	}()
+	steady, stubborn := writer(t, other), writer(t, must(h.Activate(ctx, h.busy.LV))(t))
 	buffer := directBuffer(t, 4096)
 	for n := range 4 {
 		before := numberOf(t, h.disk.device())
@@ -171,8 +210,12 @@ func TestDiskComesBackAsAnother(t *testing.T) {
 		writeDevice(t, path, 0, model[:4096])
 		must(h.CreateSnapshot(ctx, fmt.Sprintf("s%d", n), h.hot.LV))(t)
 	}
-	stop.Store(true)
-	ok(t, <-writers)
+	if steady.end(); steady.failed > 0 {
+		t.Errorf("%d writes to the volume on the disk that stayed failed", steady.failed)
+	}
+	stubborn.end()
+	t.Logf("of %d writes to the disk that was away %d failed", stubborn.done+stubborn.failed, stubborn.failed)
+	stubborn.check()
 	if s := must(h.Snapshot(ctx, "s"))(t); s.Lost {
 		t.Error("the snapshot is lost")
 	}

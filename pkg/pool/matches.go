@@ -114,8 +114,12 @@ func (c Config) choose(vg *lvm2.VG) (devices []string, left []LeftOut, err error
 	ours := map[dm.Device]bool{}
 	if vg != nil {
 		for _, pv := range vg.PVs {
-			if pv.Device != "" {
-				ours[diskOf(pv)] = true
+			if pv.Device == "" {
+				continue
+			}
+			ours[diskOf(pv)] = true
+			for _, dev := range pathsBelow(pv) {
+				ours[dev] = true
 			}
 		}
 	}

@@ -3,6 +3,7 @@
 package pool
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -229,6 +230,37 @@ func TestPathWithoutMap(t *testing.T) {
 			ok(t, p.Close())
 		})
 	}
+}
+
+// A map that is made of a disk in use is what the pool uses from then on: its
+// volumes go up to it while they are open.
+func TestMapOfDiskInUse(t *testing.T) {
+	ctx := context.Background()
+	disk := testDisks(t)[0]
+	p := openPool(t, Config{Name: "pool", VolumeGroup: "vgpath", Devices: []string{disk, "/dev/mapper/mpat*"}, Create: true})
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	model := bytes.Repeat([]byte("up"), 1<<11)
+	writeDevice(t, path, 0, model)
+	must(p.CreateSnapshot(ctx, "s", v.LV))(t)
+	held := must(os.Open(path))(t)
+	m := newMultipath(t, disk)
+	command(t, "vgchange", "--devices", mapNode, "--addtag", "changed", p.vgName)
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if table := command(t, "dmsetup", "table"); strings.Count(table, m.path.String()+" ") == 1 {
+			break
+		} else if time.Now().After(end) {
+			t.Fatalf("the volume lies on the path still:\n%s", table)
+		}
+	}
+	if got := readDevice(t, path, size.Bytes(len(model))); !bytes.Equal(got, model) {
+		t.Error("the volume has other content")
+	}
+	must(p.CreateSnapshot(ctx, "s2", v.LV))(t)
+	noFindings(t, p)
+	ok(t, held.Close())
+	ok(t, p.Deactivate(ctx, v.LV))
+	ok(t, p.Close())
 }
 
 // Other stacks: a device made by hand that fails, and the members of a mirror with
