@@ -131,6 +131,9 @@ func (p *Pool) newCopy(t *edit, spec VolumeSpec, from original, source *Pool) (*
 	for _, kind := range kinds {
 		var lv *lvm2.LV
 		if lv, err = p.newVolume(t, spec, kind, n, 0); err == nil {
+			if err := t.blankTail(lv, t.extents(from.length)); err != nil {
+				return nil, err
+			}
 			return lv, copyContent(lv, spec, from, v.extent(), t.extent())
 		}
 	}

@@ -265,12 +265,8 @@ func (p *Pool) asFork(t *edit, lv *lvm2.LV, origin lvm2.ID, from original, n lvm
 	}
 	tail = tail.subtract(copied)
 	if len(tail) > 0 {
-		added, err := physicalOf(lv, rangeSet{{Start: copied.size(), Count: lv.Size() - copied.size()}})
-		if err == nil {
-			err = t.blankEnds(added)
-		}
-		if err != nil {
-			return fmt.Errorf("preparing what volume %s/%s has more than its source: %w", t.vg.Name, lv.Name, err)
+		if err := t.blankTail(lv, copied.size()); err != nil {
+			return err
 		}
 	}
 	setContent(lv, from.formatted, tail.union(from.unknown.intersect(copied)))

@@ -63,6 +63,21 @@ func (t *edit) blankEnds(ranges []lvm2.Range) error {
 	return nil
 }
 
+// blankTail does what blankEnds does for what a new volume is longer than its source.
+func (t *edit) blankTail(lv *lvm2.LV, source lvm2.Extents) error {
+	if lv.Size() <= source {
+		return nil
+	}
+	added, err := physicalOf(lv, rangeSet{{Start: source, Count: lv.Size() - source}})
+	if err == nil {
+		err = t.blankEnds(added)
+	}
+	if err != nil {
+		return fmt.Errorf("preparing what volume %s/%s has more than its source: %w", t.vg.Name, lv.Name, err)
+	}
+	return nil
+}
+
 // formatStore makes a header in a live store that has none, before the layer is
 // frozen by the same edit. The kernel makes one when it first loads the snapshot, but a store
 // that is frozen while its volume is not active is only ever loaded read-only.
