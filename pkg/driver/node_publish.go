@@ -83,10 +83,13 @@ func (d *Driver) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolume
 		if err := filesystem.InEffect(present, use.mountFlags); err != nil {
 			return nil, conflict("the volume is published with other options: %v", err)
 		}
-		return &csi.NodePublishVolumeResponse{}, nil
+		if v.Mode == pool.Block {
+			err = d.protect(m, i) // an earlier call may have been cut off before
+		}
+		return &csi.NodePublishVolumeResponse{}, err
 	}
 	if use.singleWriter {
-		others, err := d.otherMounts(m, target)
+		others, err := d.publishedAt(m, i, target)
 		if err != nil {
 			return nil, err
 		}
@@ -94,7 +97,15 @@ func (d *Driver) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolume
 			return nil, precondition("volume %s has one writer only and is published at %v", i, others)
 		}
 	}
+	if v.Mode == pool.Block {
+		if err := d.protect(m, i, access{readOnly}); err != nil {
+			return nil, err
+		}
+	}
 	if err := publish(source, target, v.Mode, readOnly, use.mountFlags); err != nil {
+		if v.Mode == pool.Block {
+			err = errors.Join(err, d.protect(m, i))
+		}
 		return nil, err
 	}
 	return &csi.NodePublishVolumeResponse{}, nil
@@ -133,7 +144,8 @@ func (d *Driver) NodeUnpublishVolume(_ context.Context, r *csi.NodeUnpublishVolu
 	if r.GetVolumeId() == "" || r.GetTargetPath() == "" {
 		return nil, invalid("a volume id and a target path are needed")
 	}
-	if _, err := d.parse(r.GetVolumeId()); err != nil {
+	i, err := d.parse(r.GetVolumeId())
+	if err != nil {
 		return nil, err
 	}
 	target, err := d.ownPath(r.GetTargetPath())
@@ -145,6 +157,9 @@ func (d *Driver) NodeUnpublishVolume(_ context.Context, r *csi.NodeUnpublishVolu
 	}
 	// Only what publish made: a directory with something in it stays.
 	if err := os.Remove(target); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err := d.protectAll(&i); err != nil { // it may have been the last writer
 		return nil, err
 	}
 	return &csi.NodeUnpublishVolumeResponse{}, nil

@@ -169,6 +169,9 @@ func (d *Driver) stageFilesystem(ctx context.Context, p *pool.Pool, v pool.Volum
 		if err := device.Mount(staging, readOnly, use.mountFlags); err != nil {
 			return err
 		}
+		if err := filesystem.Share(staging); err != nil {
+			return errors.Join(err, filesystem.Unmount(staging))
+		}
 	}
 	if grow && !readOnly && !v.Foreign {
 		d.grow(ctx, i, device, staging) // health tells what failed: the content is there
@@ -280,8 +283,9 @@ func onRecord(ctx context.Context, v pool.Volume, device filesystem.Device) erro
 		filesystem.ErrContent, v.LV, device.Path, device.Type, instead)
 }
 
-// NodeUnstageVolume undoes NodeStageVolume, and what of it there is. If the
-// pool is not open, the mounts go and the device stays: UNAVAILABLE.
+// NodeUnstageVolume undoes NodeStageVolume, and what of it there is. The device stays
+// while the volume is staged at another path. If the pool is not open, the mounts go
+// and the device stays: UNAVAILABLE.
 func (d *Driver) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
 	if r.GetVolumeId() == "" || r.GetStagingTargetPath() == "" {
 		return nil, invalid("a volume id and a staging target path are needed")
@@ -296,21 +300,7 @@ func (d *Driver) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolume
 	}
 	file := blockFile(staging, i)
 	for _, at := range []string{file, staging} {
-		m, err := filesystem.MountAt(at)
-		if err != nil {
-			return nil, err
-		}
-		if m == nil {
-			continue
-		}
-		others, err := d.otherMounts(m)
-		if err != nil {
-			return nil, err
-		}
-		if len(others) > 0 {
-			return nil, precondition("volume %s is still published at %v", i, others)
-		}
-		if err := filesystem.Unmount(at); err != nil {
+		if err := d.letGo(ctx, i, at); err != nil {
 			return nil, err
 		}
 	}
@@ -322,7 +312,14 @@ func (d *Driver) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolume
 	if err != nil {
 		return nil, err
 	}
-	if err := p.Deactivate(ctx, i.LV); err != nil {
+	left, err := d.mountsFrom(p.DevicePath(i.LV))
+	if err != nil {
+		return nil, err
+	}
+	if len(left) == 0 { // else it is staged at another path: the device goes with the last
+		err = p.Deactivate(ctx, i.LV)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return &csi.NodeUnstageVolumeResponse{}, nil

@@ -122,20 +122,3 @@ func mountOf(i handle.ID, path string) (*mountinfo.Info, error) {
 	}
 	return filesystem.MountAt(blockFile(real, i))
 }
-
-// otherMounts returns the mount points of what m shows, besides m and the
-// given ones, below the kubelet directory.
-func (d *Driver) otherMounts(m *mountinfo.Info, besides ...string) ([]string, error) {
-	mounts, err := filesystem.Mounts()
-	if err != nil {
-		return nil, err
-	}
-	var list []string
-	for _, o := range mounts {
-		if filesystem.SameContent(m, o) && o.Mountpoint != m.Mountpoint &&
-			d.inside(o.Mountpoint) && !slices.Contains(besides, o.Mountpoint) {
-			list = append(list, o.Mountpoint)
-		}
-	}
-	return list, nil
-}

@@ -35,6 +35,9 @@ type Front struct {
 // Serve answers requests at the endpoint, "unix:///path" or a path, and at the
 // other fronts, until ctx ends. Volumes stay as they are.
 func (d *Driver) Serve(ctx context.Context, endpoint string) error {
+	if err := d.protectAll(nil); err != nil { // a former process may have died in between
+		klog.FromContext(ctx).Error(err, "Protecting what is published read-only")
+	}
 	listener, err := sockets.Listen(endpoint)
 	if err != nil {
 		for _, f := range d.fronts {

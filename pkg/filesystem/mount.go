@@ -3,6 +3,7 @@ package filesystem
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -118,6 +119,47 @@ func restrict(target string, readOnly bool, options []string) error {
 	const keep = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	flags |= uintptr(st.Flags) & keep
 	return unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|flags, "")
+}
+
+// Share gives the mount at path a peer group, if it has none: by that it and what is
+// bound from it are told apart from other mounts of the same, in every namespace.
+func Share(path string) error {
+	if err := unix.Mount("", path, "", unix.MS_SHARED, ""); err != nil {
+		return fmt.Errorf("make the mount at %s shared: %w", path, err)
+	}
+	return nil
+}
+
+// PeerGroup returns the peer group of a mount; "" if it has none.
+func PeerGroup(m *mountinfo.Info) string {
+	for _, field := range strings.Fields(m.Optional) {
+		if group, is := strings.CutPrefix(field, "shared:"); is {
+			return group
+		}
+	}
+	return ""
+}
+
+// SetReadOnly makes a block device read-only for all who write to it by its node, or
+// ends that. What lies below it, and a read-only table of device-mapper, is another
+// matter.
+func SetReadOnly(device string, readOnly bool) error {
+	f, err := os.OpenFile(device, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) { // there is none any more
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	value := 0
+	if readOnly {
+		value = 1
+	}
+	if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.BLKROSET, value); err != nil {
+		return fmt.Errorf("set %s read-only %v: %w", device, readOnly, err)
+	}
+	return nil
 }
 
 // Unmount removes the topmost mount at target; nothing mounted there is no

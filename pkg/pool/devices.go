@@ -174,6 +174,11 @@ func (p *Pool) up(ctx context.Context, v *view, o *volume) error {
 // upFrom does what up does where find has told what the volume's device is.
 func (p *Pool) upFrom(ctx context.Context, v *view, o *volume, top *dm.Info) (err error) {
 	vol := p.device(v, o.lv, "", udevVisible)
+	if top != nil && top.ReadOnly && !readOnlyLV(o.lv) { // while it is published to readers only
+		writable := *top
+		writable.ReadOnly = false
+		top = &writable
+	}
 	held := top != nil && top.Suspended && p.isHeld(v, o)
 	if held { // by us: with the right table it is left alone
 		running := *top

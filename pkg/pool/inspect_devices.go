@@ -74,7 +74,7 @@ func (c deviceCheck) names(lv *lvm2.LV, layers ...string) {
 
 // plain checks a volume without a live layer.
 func (c deviceCheck) plain(table dm.Table) {
-	c.table(c.o.lv, "", table, readOnlyLV(c.o.lv))
+	c.top(table)
 	c.node(c.look.at(c.o.lv, ""))
 	for _, x := range c.o.layers {
 		c.leftover(c.look.at(x.lv, ""))
@@ -95,7 +95,7 @@ func (c deviceCheck) history(table dm.Table) {
 	c.table(c.o.lv, layerReal, table, readOnlyLV(c.o.lv))
 	c.store(live, false)
 	if real != nil {
-		c.table(c.o.lv, "", whole(table.Length(), dm.SnapshotOrigin{Origin: real.Device}), readOnlyLV(c.o.lv))
+		c.top(whole(table.Length(), dm.SnapshotOrigin{Origin: real.Device}))
 		c.snapshot(live, real, false)
 	}
 	c.node(top)
@@ -155,6 +155,13 @@ func (c deviceCheck) store(x *layer, frozen bool) {
 		return
 	}
 	c.table(x.lv, layerCOW, table, frozen && d.ReadOnly)
+}
+
+// top checks the table of the volume's device. It is read-only while it is published
+// to readers only, whatever its table is.
+func (c deviceCheck) top(want dm.Table) {
+	d := c.look.at(c.o.lv, "")
+	c.table(c.o.lv, "", want, readOnlyLV(c.o.lv) || d != nil && d.ReadOnly)
 }
 
 // table checks a device's live table, if there is the device.

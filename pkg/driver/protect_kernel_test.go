@@ -1,0 +1,110 @@
+//go:build kernel
+
+package driver
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+)
+
+// dd writes to a published block device as a program in a pod would.
+func (r *rig) dd(what, at string, can bool) {
+	r.t.Helper()
+	for _, flag := range []string{"oflag=direct", "conv=fsync,notrunc"} {
+		out, err := exec.Command("dd", "if=/dev/zero", "of="+r.path(at), "bs=64k", "count=1", flag).CombinedOutput()
+		if (err == nil) != can {
+			r.t.Errorf("%s: dd %s to %s: %v, want %v\n%s", what, flag, at, err, can, out)
+		}
+	}
+	fd, err := unix.Open(r.path(at), unix.O_RDWR, 0)
+	if err != nil && !can {
+		return
+	}
+	r.must("open", err)
+	defer unix.Close(fd)
+	if b, err := unix.Mmap(fd, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); (err == nil) != can {
+		r.t.Errorf("%s: mapping %s to write: %v, want %v", what, at, err, can)
+	} else if err == nil {
+		r.must("unmap", unix.Munmap(b))
+	}
+	zero := [2]uint64{0, 65536}
+	if err := unix.Fallocate(fd, unix.FALLOC_FL_ZERO_RANGE|unix.FALLOC_FL_KEEP_SIZE, int64(zero[0]), int64(zero[1])); (err == nil) != can {
+		r.t.Errorf("%s: zeroing %s: %v, want %v", what, at, err, can)
+	}
+}
+
+// A block device that is published for readers only cannot be written, whatever
+// becomes of the volume meanwhile; with a writer beside them it can.
+func TestReadOnlyBlock(t *testing.T) {
+	r := newRig(t)
+	readers, writers := block(reader), block(multiWriter)
+	volume := r.volume(request("v", 32, writers))
+	r.must("stage", r.stage(volume, "st", writers))
+	r.dd("staged", "st/"+volume, true)
+	r.must("publish read-only", r.publish(volume, "st", "ro", writers, true))
+	r.dd("published read-only", "ro", false)
+	for _, change := range []func(){
+		func() { r.snapshot("s1", volume) },
+		func() { r.snapshot("s2", volume) },
+		func() { r.must("expand", r.expand(volume, 64)) },
+		func() { r.volume(from("restored", 0, writers, fromVolume(volume))); r.hydrated() },
+		func() { r.stop(); r.start() },
+	} {
+		change()
+		r.dd("published read-only", "ro", false)
+	}
+	if found, err := pool.Verify(t.Context(), r.configs[0], pool.Options{}); err != nil || len(found.Findings) > 0 {
+		t.Errorf("check: %v, %v", found, err)
+	}
+	r.must("publish to a writer", r.publish(volume, "st", "rw", writers, false))
+	r.dd("published to a writer", "rw", true)
+	r.must("publish read-only beside it", r.publish(volume, "st", "ro2", writers, true))
+	r.dd("published to a writer", "rw", true)
+	r.must("unpublish a reader", r.unpublish(volume, "ro"))
+	r.dd("published to a writer", "rw", true)
+	r.must("unpublish the writer", r.unpublish(volume, "rw"))
+	r.dd("published read-only", "ro2", false)
+	r.must("unpublish", r.unpublish(volume, "ro2"))
+	r.dd("staged", "st/"+volume, true)
+	r.must("unstage", r.unstage(volume, "st"))
+
+	r.must("stage for a reader", r.stage(volume, "st", readers))
+	r.must("publish to a reader", r.publish(volume, "st", "ro", readers, false))
+	r.dd("published to a reader", "ro", false)
+	r.must("unpublish", r.unpublish(volume, "ro"))
+	r.must("unstage", r.unstage(volume, "st"))
+	r.must("stage for a writer", r.stage(volume, "st", writers))
+	r.must("publish to a writer", r.publish(volume, "st", "rw", writers, false))
+	r.dd("published to a writer", "rw", true)
+	r.must("unpublish", r.unpublish(volume, "rw"))
+	r.must("unstage", r.unstage(volume, "st"))
+}
+
+// A call that died after it unmounted the last writer, or before it published a
+// writer, is made up for by the next one.
+func TestReadOnlyBlockInterrupted(t *testing.T) {
+	r := newRig(t)
+	c := block(multiWriter)
+	volume := r.volume(request("v", 32, c))
+	r.must("stage", r.stage(volume, "st", c))
+	r.must("publish", r.publish(volume, "st", "rw", c, false))
+	r.must("publish read-only", r.publish(volume, "st", "ro", c, true))
+	r.must("unmount", unix.Unmount(r.path("rw"), 0))
+	r.dd("nobody has looked", "ro", true)
+	r.must("unpublish", r.unpublish(volume, "rw"))
+	r.dd("the writer is gone", "ro", false)
+	r.tool("blockdev", "--setrw", r.device(volume)) // as before a writer that was not published
+	r.stop()
+	r.start()
+	r.dd("a new process", "ro", false)
+	r.must("unpublish", r.unpublish(volume, "ro"))
+	r.must("unstage", r.unstage(volume, "st"))
+	if out := strings.TrimSpace(r.tool("blockdev", "--getro", r.device(volume))); out != "0" {
+		t.Errorf("the device is read-only: %s", out)
+	}
+}
