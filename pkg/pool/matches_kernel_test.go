@@ -297,14 +297,17 @@ func TestDevicesFile(t *testing.T) {
 // TestTwoPathsToADisk: two SCSI disks that are one are not two disks of a pool.
 func TestTwoPathsToADisk(t *testing.T) {
 	disks := testDisks(t)
-	command(t, "busybox", "modprobe", "scsi_debug", "dev_size_mb=64", "add_host=2", "vpd_use_hostno=0")
-	command(t, "busybox", "modprobe", "sd_mod")
+	d := newHotDisk(t)
+	set := func(key, value string) { ok(t, os.WriteFile(filepath.Join(scsiDebug, key), []byte(value), 0)) }
+	d.remove()
+	set("vpd_use_hostno", "0")
+	set("add_host", "1")
 	t.Cleanup(func() {
-		deletes, _ := filepath.Glob("/sys/block/sd*/device/delete")
-		for _, d := range deletes {
-			ok(t, os.WriteFile(d, []byte("1"), 0))
-		}
+		d.remove()
+		set("add_host", "-1")
+		set("vpd_use_hostno", "1")
 	})
+	d.attach()
 	var paths []string
 	for end := time.Now().Add(20 * time.Second); len(paths) < 2; time.Sleep(20 * time.Millisecond) {
 		if paths, _ = filepath.Glob("/dev/sd[a-z]"); time.Now().After(end) {
