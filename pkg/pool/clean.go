@@ -44,7 +44,7 @@ func (p *Pool) cleanable(v *view) rangeSet {
 	}
 	var out []lvm2.Range
 	for n, pv := range v.vg.PVs {
-		if !pv.Missing() && zeroesItself(pv.Device) {
+		if !pv.Missing() && zeroesItself(diskOf(pv)) {
 			out = append(out, lvm2.Range{PV: n, Count: pv.PECount})
 		}
 	}
@@ -53,11 +53,7 @@ func (p *Pool) cleanable(v *view) rangeSet {
 
 // zeroesItself tells whether a disk makes zeroes of any length without being
 // written to: it unmaps, or is no disk that turns.
-func zeroesItself(device string) bool {
-	dev, err := dm.DeviceOf(device)
-	if err != nil {
-		return false
-	}
+func zeroesItself(dev dm.Device) bool {
 	limit := func(name string) (n uint64) {
 		for _, at := range []string{"", "../"} { // a partition has its disk's
 			if text, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%v/%squeue/%s", dev, at, name)); err == nil {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -246,7 +247,7 @@ func TestCleanAtFirstUse(t *testing.T) {
 			t.Errorf("clean %q: a block volume of it: %v", clean, err)
 		}
 		// Above a snapshot no disk zeroes.
-		if clean == "" && (zeroesItself(path) || !zeroesItself(testDisk(p))) {
+		if clean == "" && (zeroesItself(must(dm.DeviceOf(path))(t)) || !zeroesItself(must(dm.DeviceOf(testDisk(p)))(t))) {
 			t.Error("which disks zero by themselves is mistaken")
 		}
 		for _, o := range must(p.Volumes(ctx))(t) {
