@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
