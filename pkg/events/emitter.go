@@ -156,6 +156,10 @@ func (e *Emitter) stream(ctx context.Context, node, address string, limit flowco
 		return false, err
 	}
 	var last *dmsnapv1.Happening
+	var reminding sync.WaitGroup
+	reminding.Go(func() { e.remind(ctx, node, conn) })
+	defer reminding.Wait()
+	defer cancel()
 	for {
 		h, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
