@@ -36,12 +36,12 @@ type poolConfig struct {
 	FirstStoreSize      string `json:"firstStoreSize"`
 	StoreStep           string `json:"storeStep"`
 	BurstRate           string `json:"burstRate"`
-	LayerReservePercent uint   `json:"layerReservePercent"`
+	LayerReservePercent *uint  `json:"layerReservePercent"` // 0 is not the same as nothing
 	NoFolding           bool   `json:"noFolding"`
 	Clean               string `json:"clean"`
 
 	HydrationRate         string `json:"hydrationRate"`
-	HydrationSharePercent uint   `json:"hydrationSharePercent"`
+	HydrationSharePercent *uint  `json:"hydrationSharePercent"`
 }
 
 // readConfig reads and checks the configuration file. Its errors name the file
@@ -101,7 +101,15 @@ func (p poolConfig) config() (pool.Config, error) {
 	c := pool.Config{
 		Name: p.Name, VolumeGroup: p.VolumeGroup, Devices: p.Devices, Create: p.Create, File: p.File,
 		Nodes: p.Nodes, Optional: p.Optional,
-		LayerReserve: p.LayerReservePercent, NoFolding: p.NoFolding, Clean: pool.Cleaning(p.Clean), HydrationShare: p.HydrationSharePercent,
+		NoFolding: p.NoFolding, Clean: pool.Cleaning(p.Clean),
+	}
+	if n := p.LayerReservePercent; n != nil {
+		c.LayerReserve, c.NoReserve = *n, *n == 0
+	}
+	if n := p.HydrationSharePercent; n != nil {
+		if c.HydrationShare = *n; *n == 0 {
+			return c, fmt.Errorf("hydrationSharePercent: with 0 nothing would ever be copied beside other I/O; 1 is the least")
+		}
 	}
 	if c.VolumeGroup == "" {
 		c.VolumeGroup = c.Name
@@ -132,7 +140,7 @@ func (p poolConfig) config() (pool.Config, error) {
 		{"storeStep", p.StoreStep, &c.StoreStep}, {"burstRate", p.BurstRate, &c.BurstRate},
 		{"hydrationRate", p.HydrationRate, &c.HydrationRate},
 	} {
-		if q.text == "" {
+		if q.text == "" || q.key == "hydrationRate" && q.text == "0" { // no limit
 			continue
 		}
 		var err error

@@ -64,27 +64,51 @@ func TestParseConfigRefuses(t *testing.T) {
 		"pools: [{name: a, name: b}]": "already set",
 		"pools: [{volumeGroup: vg}]":  "name",
 		"pools: [{name: Fast}]":       "name",
-		"pools: [{name: " + strings.Repeat("a", 25) + "}]":               "name",
-		"pools: [{name: a, volumeGroup: -vg}]":                           "-vg",
-		"pools: [{name: a, volumeGroup: a/b}]":                           "a/b",
-		"pools: [{name: a}, {name: a, volumeGroup: b}]":                  "another pool",
-		"pools: [{name: a}, {name: b, volumeGroup: a}]":                  "another pool",
-		"pools: [{name: a, devices: [sda]}]":                             "absolute",
-		"pools: [{name: a, volumeGroupIDs: [abc]}]":                      "volumeGroupIDs",
-		`pools: [{name: a, devices: ["/dev/[sd"]}]`:                      "pattern",
-		"pools: [{name: a, create: true}]":                               "devices",
-		"pools: [{name: a, file: x.img, size: 1Gi}]":                     "absolute",
-		"pools: [{name: a, file: /x.img}]":                               "size",
-		"pools: [{name: a, size: 1Gi}]":                                  "file",
-		"pools: [{name: a, file: /x.img, size: 1Gi, devices: [/dev/a]}]": "not both",
-		"pools: [{name: a, chunkSize: 1x}]":                              "chunkSize",
-		"pools: [{name: a, chunkSize: 5000}]":                            "chunk",
-		"pools: [{name: a, layerReservePercent: 95}]":                    "reserve",
-		"pools: [{name: a, clean: sometimes}]":                           "clean",
-		"pools: [{name: a, file: /x.img, size: 1gb}]":                    "1gb",
+		"pools: [{name: " + strings.Repeat("a", 25) + "}]":                  "name",
+		"pools: [{name: a, volumeGroup: -vg}]":                              "-vg",
+		"pools: [{name: a, volumeGroup: a/b}]":                              "a/b",
+		"pools: [{name: a}, {name: a, volumeGroup: b}]":                     "another pool",
+		"pools: [{name: a}, {name: b, volumeGroup: a}]":                     "another pool",
+		"pools: [{name: a, devices: [sda]}]":                                "absolute",
+		"pools: [{name: a, volumeGroupIDs: [abc]}]":                         "volumeGroupIDs",
+		`pools: [{name: a, devices: ["/dev/[sd"]}]`:                         "pattern",
+		"pools: [{name: a, create: true}]":                                  "devices",
+		"pools: [{name: a, file: x.img, size: 1Gi}]":                        "absolute",
+		"pools: [{name: a, file: /x.img}]":                                  "size",
+		"pools: [{name: a, size: 1Gi}]":                                     "file",
+		"pools: [{name: a, file: /x.img, size: 1Gi, devices: [/dev/a]}]":    "not both",
+		"pools: [{name: a, chunkSize: 1x}]":                                 "chunkSize",
+		"pools: [{name: a, chunkSize: 5000}]":                               "chunk",
+		"pools: [{name: a, layerReservePercent: 95}]":                       "reserve",
+		"pools: [{name: a, hydrationSharePercent: 0}]":                      "hydrationSharePercent",
+		"pools: [{name: a, chunkSize: 0}]":                                  "chunkSize",
+		"pools: [{name: a, firstStoreSize: 0}]":                             "firstStoreSize",
+		"pools: [{name: a, storeStep: 0}]":                                  "storeStep",
+		"pools: [{name: a, burstRate: 0}]":                                  "burstRate",
+		"pools: [{name: a, volumeGroup: " + strings.Repeat("a-", 30) + "}]": "hyphens count twice",
+		"pools: [{name: a, file: /x.img, size: 1gb}]":                       "1gb",
+		"pools: [{name: a, clean: sometimes}]":                              "clean",
 	} {
 		if c, err := parseConfig([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %+v, error %v, want one with %q", text, c, err, want)
+		}
+	}
+}
+
+// A number that is given as 0 is not one that is left out.
+func TestParseConfigZero(t *testing.T) {
+	for text, want := range map[string]pool.Config{
+		"":                       {},
+		"layerReservePercent: 0": {NoReserve: true},
+		"layerReservePercent: 5": {LayerReserve: 5},
+		"hydrationRate: 0":       {},
+		"hydrationRate: '0'":     {},
+		"hydrationRate: 1Mi":     {HydrationRate: size.MiB},
+	} {
+		got, err := parseConfig([]byte("pools: [{name: a, " + text + "}]"))
+		want.Name, want.VolumeGroup, want.Groups = "a", "a", []string{"a"}
+		if err != nil || !reflect.DeepEqual(got, []pool.Config{want}) {
+			t.Errorf("%q: %+v, %v, want %+v", text, got, err, want)
 		}
 	}
 }

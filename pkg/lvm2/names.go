@@ -7,10 +7,12 @@ import (
 
 // LVM2's limits on names, in bytes.
 const (
-	maxName   = 127
-	maxDMName = 127 // DM_NAME_LEN less the NUL
-	maxTag    = 1024
+	maxName = 127
+	maxTag  = 1024
 )
+
+// MaxDMName is how many bytes the name of a device may have: DM_NAME_LEN less the NUL.
+const MaxDMName = 127
 
 // longestLayer is the longest suffix lvm2 puts on a device of an origin or snapshot.
 const longestLayer = "real"
@@ -45,8 +47,8 @@ func CheckLVName(vg, lv string) error {
 	if len(vg)+len(lv)+3 > maxName {
 		return fmt.Errorf("logical volume name %q and volume group name %q are together longer than %d bytes: %w", lv, vg, maxName-3, ErrInvalid)
 	}
-	if n := len(DMName(vg, lv, longestLayer)); n > maxDMName {
-		return fmt.Errorf("logical volume name %q needs a device name of %d bytes (hyphens count twice), %d are possible: %w", lv, n, maxDMName, ErrInvalid)
+	if n := len(DMName(vg, lv, longestLayer)); n > MaxDMName {
+		return fmt.Errorf("logical volume name %q needs a device name of %d bytes (hyphens count twice), %d are possible: %w", lv, n, MaxDMName, ErrInvalid)
 	}
 	return nil
 }

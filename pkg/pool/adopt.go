@@ -137,6 +137,8 @@ func (p *Pool) adoptVolume(t *edit, lv *lvm2.LV, a Adoption) (*volume, error) {
 		return nil, fmt.Errorf("%w: only linear logical volumes that LVM2 shows can be adopted", ErrPrecondition)
 	case len(a.LV) > maxLVName:
 		return nil, fmt.Errorf("%w: its name has %d bytes, an id has room for %d: lvrename it first", ErrPrecondition, len(a.LV), maxLVName)
+	case !fitsDevices(t.vg.Name, a.LV):
+		return nil, fmt.Errorf("%w: with that of its group its name is too long for those of its devices, where hyphens count twice: lvrename it first", ErrPrecondition)
 	case t.named[name] != nil:
 		return nil, fmt.Errorf("%w: volume %q", ErrConflict, name)
 	}

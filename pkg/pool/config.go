@@ -35,7 +35,8 @@ type Config struct {
 	NoFolding      bool       // leave the space of deleted snapshots in use as long as older ones read through them
 	HydrationRate  size.Bytes // of restored volumes, a second; without limit if 0
 	HydrationShare uint       // percent of the time that hydration takes while others use the disks; 25 if 0
-	LayerReserve   uint       // percent of the pool that volumes leave to snapshots; 5 if 0
+	LayerReserve   uint       // percent of the pool that volumes leave to snapshots; 5 if 0, unless NoReserve says that none is meant
+	NoReserve      bool       // volumes may take all extents, and the stores of snapshots then find none
 	Clean          Cleaning   // when extents of unknown content are wiped
 
 	cleanAfter time.Duration // instead of the constant, for tests
@@ -70,7 +71,7 @@ func (c Config) withDefaults() Config {
 	if c.HydrationShare == 0 {
 		c.HydrationShare = defaultShare
 	}
-	if c.LayerReserve == 0 {
+	if c.LayerReserve == 0 && !c.NoReserve {
 		c.LayerReserve = defaultReserve
 	}
 	return c
@@ -100,7 +101,7 @@ func (c Config) Check() error {
 		return fmt.Errorf("%w: pool name %q: 1 to 24 of a-z, 0-9, dot and hyphen, beginning with a letter or digit", ErrInvalid, c.Name)
 	}
 	if c.VolumeGroup != "" {
-		if err := lvm2.CheckVGName(c.VolumeGroup); err != nil {
+		if err := checkGroupName(c.VolumeGroup); err != nil {
 			return fmt.Errorf("%w: pool %s: %w", ErrInvalid, c.Name, err)
 		}
 	}
@@ -123,6 +124,9 @@ func (c Config) Check() error {
 	}
 	if c.HydrationShare > 100 {
 		return fmt.Errorf("%w: pool %s: hydration cannot have a share of %d percent", ErrInvalid, c.Name, c.HydrationShare)
+	}
+	if c.NoReserve && c.LayerReserve > 0 {
+		return fmt.Errorf("%w: pool %s: no reserve and one of %d percent", ErrInvalid, c.Name, c.LayerReserve)
 	}
 	if c.LayerReserve > 90 {
 		return fmt.Errorf("%w: pool %s: a reserve of %d percent leaves no room for volumes", ErrInvalid, c.Name, c.LayerReserve)

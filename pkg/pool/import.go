@@ -130,6 +130,9 @@ func (v *view) importable(spec ImportSpec) (*lvm2.LV, error) {
 	if len(spec.LV) > maxLVName {
 		return nil, fmt.Errorf("%w: its name has more than the %d bytes that fit an id: rename it with lvrename", ErrPrecondition, maxLVName)
 	}
+	if !fitsDevices(v.vg.Name, spec.LV) {
+		return nil, fmt.Errorf("%w: with that of its group its name is too long for those of its devices, where hyphens count twice: rename it with lvrename", ErrPrecondition)
+	}
 	if why := v.notPlain(lv); why != "" {
 		return nil, fmt.Errorf("%w: %s", ErrPrecondition, why)
 	}

@@ -167,7 +167,7 @@ func (l *look) poolState() PoolState {
 	v := l.view
 	s := PoolState{
 		Pool: l.pool.name, VolumeGroup: v.vg.Name, ID: v.vg.ID.String(), Generation: v.vg.Seqno, ExtentSize: v.extent(),
-		Free: size.Bytes(v.free.size()) * v.extent(), Room: size.Bytes(l.pool.room(v)) * v.extent(), Unwiped: v.unwipedFree(), Clean: l.pool.cleaning(v), Metadata: l.pool.metadata(v), Disks: []Disk{},
+		Free: size.Bytes(v.free.size()) * v.extent(), Room: l.pool.capacity(v).Free, Unwiped: v.unwipedFree(), Clean: l.pool.cleaning(v), Metadata: l.pool.metadata(v), Disks: []Disk{},
 	}
 	for _, pv := range v.vg.PVs {
 		d := Disk{Device: pv.Device, ID: string(pv.ID), Size: size.Bytes(pv.PECount) * v.extent(), Block: pv.BlockSize, Missing: pv.Missing()}

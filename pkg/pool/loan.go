@@ -23,7 +23,7 @@ import (
 func loanName(to, name string) string {
 	loan := "copy-to/" + to + "/" + name
 	if len(loan) > maxCSIName {
-		loan = hashed(loan)
+		loan = hashed(loan, hashLetters)
 	}
 	return loan
 }

@@ -23,6 +23,32 @@ func checkName(csi string) error {
 	return nil
 }
 
+// longestLayer is the longest suffix of a device of a volume, spare a number that a name
+// may end with.
+const (
+	longestLayer = layerRecovered
+	spare        = "-99"
+)
+
+// checkGroupName refuses a volume group in which no volume could ever be deleted: its name
+// leaves no room for that of a piece of trash, and little more for that of a volume.
+func checkGroupName(group string) error {
+	if err := lvm2.CheckVGName(group); err != nil {
+		return err
+	}
+	if err := lvm2.CheckLVName(group, trashName(lvm2.NewID())); err != nil {
+		room := lvm2.MaxDMName - len(lvm2.DMName("", trashName(lvm2.NewID()), layerReal))
+		return fmt.Errorf("the name of volume group %s takes %d bytes of each device's name, where hyphens count twice, and %d are possible: rename it (vgrename)",
+			group, len(lvm2.DMName(group, "", ""))-1, room)
+	}
+	return nil
+}
+
+// fitsDevices says whether all devices of a volume of that name can be made.
+func fitsDevices(group, lv string) bool {
+	return len(lvm2.DMName(group, lv, longestLayer)) <= lvm2.MaxDMName
+}
+
 // lvName chooses the name of a new logical volume for a CSI name: the name
 // itself where LVM2 allows it and nobody has it or is still known by it, else a
 // readable part of it with a hash, else that with a number.
@@ -31,8 +57,12 @@ func (v *view) lvName(csi string) (string, error) {
 	if rest, reserved := strings.CutPrefix(name, "snapshot"); reserved {
 		name = "snap" + rest // LVM2 keeps names that begin with "snapshot" for itself
 	}
-	if len(name) > maxLVName-4 || strings.HasPrefix(name, trashPrefix) || lvm2.CheckLVName(v.vg.Name, name) != nil {
-		name = hashed(csi)
+	if len(name) > maxLVName-4 || strings.HasPrefix(name, trashPrefix) || lvm2.CheckLVName(v.vg.Name, name) != nil || !fitsDevices(v.vg.Name, name+spare) {
+		for letters := hashLetters; letters >= 0; letters-- {
+			if name = hashed(csi, letters); fitsDevices(v.vg.Name, name+spare) {
+				break
+			}
+		}
 	}
 	if err := lvm2.CheckLVName(v.vg.Name, name); err != nil {
 		return "", fmt.Errorf("%w: %w", ErrInvalid, err)
@@ -44,10 +74,13 @@ func (v *view) lvName(csi string) (string, error) {
 	return name, nil
 }
 
+// hashLetters is how much of a CSI name is kept to be read, where there is room.
+const hashLetters = 24
+
 // hashed returns the letters and digits that csi begins with and a hash of all of it.
-func hashed(csi string) string {
+func hashed(csi string, letters int) string {
 	var b strings.Builder
-	for i := 0; i < len(csi) && b.Len() < 24; i++ {
+	for i := 0; i < len(csi) && b.Len() < letters; i++ {
 		if c := csi[i]; 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' {
 			b.WriteByte(c)
 		}

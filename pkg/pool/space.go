@@ -56,23 +56,24 @@ func (p *Pool) reserve(v *view) lvm2.Extents {
 	return total * lvm2.Extents(p.config.LayerReserve) / 100
 }
 
-// Capacity returns the pool's room: none while nothing can be made, whatever is free.
+// Capacity returns the pool's room.
 func (p *Pool) Capacity(context.Context) (Capacity, error) {
 	v, err := p.latest()
 	if err != nil {
 		return Capacity{}, err
 	}
-	c := p.capacity(v)
-	if errors.Join(v.writable(), p.roomForText(v)) != nil {
-		c.Free, c.MaxVolume = 0, 0
-	}
-	return c, nil
+	return p.capacity(v), nil
 }
 
+// capacity is the pool's room: none while nothing can be made, whatever is free.
 func (p *Pool) capacity(v *view) Capacity {
 	var total lvm2.Extents
 	for _, pv := range v.vg.PVs {
 		total += pv.PECount
 	}
-	return Capacity{Total: size.Bytes(total) * v.extent(), Free: size.Bytes(p.room(v)) * v.extent(), MaxVolume: size.Bytes(p.roomOn(v, anyKind)) * v.extent()}
+	c := Capacity{Total: size.Bytes(total) * v.extent()}
+	if errors.Join(v.writable(), p.roomForText(v)) == nil {
+		c.Free, c.MaxVolume = size.Bytes(p.room(v))*v.extent(), size.Bytes(p.roomOn(v, anyKind))*v.extent()
+	}
+	return c
 }

@@ -23,3 +23,24 @@ func TestRoomForStore(t *testing.T) {
 		}
 	}
 }
+
+// A reserve of 0 is none, and not the one that a pool has by default.
+func TestNoReserve(t *testing.T) {
+	v := rollbackGroup(t)
+	v.free = rangeSet{{Start: 100, Count: 60}}
+	for _, c := range []struct {
+		config        Config
+		reserve, room lvm2.Extents
+	}{{Config{}, 24, 36}, {Config{LayerReserve: 10}, 49, 11}, {Config{NoReserve: true}, 0, 60}} { // of 499 extents
+		p := &Pool{config: c.config.withDefaults()}
+		if reserve, room := p.reserve(v), p.room(v); reserve != c.reserve || room != c.room {
+			t.Errorf("%+v: reserve %d, room %d; want %d, %d", c.config, reserve, room, c.reserve, c.room)
+		}
+		if err := p.roomForStore(v, v.volumeByLV("bare"), 60); c.config.NoReserve != (err == nil) {
+			t.Errorf("%+v: a store that takes all: %v", c.config, err)
+		}
+	}
+	if err := (Config{Name: "a", NoReserve: true, LayerReserve: 5}).Check(); !errors.Is(err, ErrInvalid) {
+		t.Errorf("no reserve, and one of 5 percent: %v", err)
+	}
+}
