@@ -212,7 +212,6 @@ func TestNodeCodes(t *testing.T) {
 		r.want("unpublish at "+c.what, r.unpublish(volume, c.at), codes.InvalidArgument)
 	}
 	r.want("stage without a capability", r.stage(volume, "st", nil), codes.InvalidArgument)
-	r.want("stage as block", r.stage(volume, "st", blk), codes.FailedPrecondition)
 	r.want("stage as xfs", r.stage(volume, "st", mount(writer, "xfs")), codes.FailedPrecondition)
 	r.want("stage for readers on all nodes", r.stage(volume, "st", mount(manyReaders, "")), codes.FailedPrecondition)
 	r.want("publish before stage", r.publish(volume, "st", "tg", fs, false), codes.FailedPrecondition)
@@ -224,6 +223,7 @@ func TestNodeCodes(t *testing.T) {
 	r.must("stage", r.stage(volume, "st", fs))
 	r.must("stage again", r.stage(volume, "st", fs))
 	r.want("stage read-only", r.stage(volume, "st", mount(reader, "ext4")), codes.AlreadyExists)
+	r.want("stage as block what is mounted", r.stage(volume, "st", blk), codes.FailedPrecondition)
 	single := mount(singleWriter, "ext4")
 	r.must("publish", r.publish(volume, "st", "tg", single, false))
 	r.must("publish again", r.publish(volume, "st", "tg", single, false))

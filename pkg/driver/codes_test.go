@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -33,6 +35,10 @@ func TestToStatus(t *testing.T) {
 		{wrap(filesystem.ErrContent), codes.FailedPrecondition},
 		{wrap(filesystem.ErrDuplicate), codes.FailedPrecondition},
 		{wrap(filesystem.ErrBusy), codes.FailedPrecondition},
+		{wrap(filesystem.ErrUnreachable), codes.Internal},
+		{wrap(fmt.Errorf("%w: %w", pool.ErrPrecondition, filesystem.ErrUnreachable)), codes.FailedPrecondition},
+		{pathError("/path", &fs.PathError{Op: "lstat", Path: "/path", Err: unix.ESTALE}), codes.Internal},
+		{pathError("/path", &fs.PathError{Op: "lstat", Path: "/path", Err: unix.ENOTDIR}), codes.InvalidArgument},
 		{wrap(filesystem.ErrDamaged), codes.FailedPrecondition},
 		{wrap(filesystem.ErrNotGrown), codes.FailedPrecondition},
 		{wrap(filesystem.ErrNotInEffect), codes.FailedPrecondition},
