@@ -10,29 +10,27 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 )
 
-// remind asks a node for something in each of its pools of which Kubernetes
-// has objects. The answer does not matter: an optional pool of which somebody has
-// an id was there, and the node cannot know that when the pool's disks are gone.
+// remind asks a node for a volume in each of its pools of which Kubernetes has
+// PersistentVolumes. The answer does not matter: an optional pool of which
+// somebody has an id was there, and the node cannot know that when the pool's
+// disks are gone.
 func (e *Emitter) remind(ctx context.Context, node string, conn grpc.ClientConnInterface) {
 	ctx, cancel := context.WithTimeout(ctx, dealLimit)
 	defer cancel()
 	log := klog.FromContext(ctx).WithValues("node", node)
+	ids, err := e.objects.claims.ids(ctx)
+	if err != nil {
+		log.Error(err, "A node is not told of which of its pools there are volumes")
+	}
 	asked := map[string]bool{}
-	for _, kind := range []*index{e.objects.claims, e.objects.snapshots} {
-		ids, err := kind.ids(ctx)
-		if err != nil {
-			log.Error(err, "A node is not told of which of its pools there are objects")
+	for _, id := range ids {
+		i, ok := handle.Parse(id)
+		if !ok || i.Node != handle.ShortNode(node) || asked[i.Pool] {
 			continue
 		}
-		for _, id := range ids {
-			i, ok := handle.Parse(id)
-			if !ok || i.Node != handle.ShortNode(node) || asked[i.Pool] {
-				continue
-			}
-			asked[i.Pool] = true
-			_, err := csi.NewControllerClient(conn).ControllerGetVolume(ctx, &csi.ControllerGetVolumeRequest{VolumeId: id})
-			log.V(4).Info("Asked for something in a pool", "pool", i.Pool, "id", id, "err", err)
-		}
+		asked[i.Pool] = true
+		_, err := csi.NewControllerClient(conn).ControllerGetVolume(ctx, &csi.ControllerGetVolumeRequest{VolumeId: id})
+		log.V(4).Info("Asked for a volume in a pool", "pool", i.Pool, "id", id, "err", err)
 	}
 }
 

@@ -50,7 +50,7 @@ func TestNodesAreReminded(t *testing.T) {
 		p.mu.Lock()
 		asked := slices.Clone(p.asked)
 		p.mu.Unlock()
-		if slices.Equal(asked, []string{volume}) { // once for the pool, though a snapshot is in it too
+		if slices.Equal(asked, []string{volume}) { // once for the pool
 			return
 		}
 		if time.Now().After(end) {
