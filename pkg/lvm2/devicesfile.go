@@ -203,6 +203,14 @@ func (h Host) Listed(device string, pv ID) bool {
 	return false
 }
 
+// Enter lists a physical volume in lvm2's devices file unless lvm2 finds it there.
+func (h Host) Enter(ctx context.Context, device string, pv ID) error {
+	if in, err := h.Entered(device, pv); in || err != nil {
+		return err
+	}
+	return h.addDevices(ctx, map[string]ID{device: pv})
+}
+
 // Entered reports whether lvm2's commands find the device of a physical volume by
 // the devices file, or by there being none.
 func (h Host) Entered(device string, pv ID) (bool, error) {

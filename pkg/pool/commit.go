@@ -310,7 +310,7 @@ func unavailable(err error) error {
 	if errors.Is(err, lvm2.ErrMetadataFull) {
 		return fmt.Errorf("%w: %w; %s", ErrNoSpace, err, enlarge)
 	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrUnavailable) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
 // byID is a directory of links to devices, as udev makes /dev/disk/by-id.
@@ -290,6 +291,34 @@ func TestDevicesFile(t *testing.T) {
 	ok(t, os.WriteFile(file, []byte(text[:strings.LastIndex(text, "IDTYPE")]), 0o600))
 	if found := must(Verify(ctx, c, o))(t).Findings; len(found) != 1 || found[0].Reason != "NotInDevicesFile" || !strings.Contains(found[0].Do, "lvmdevices --adddev "+disks[1]) {
 		t.Errorf("check: %v", found)
+	}
+	command(t, "vgremove", "-ff", "-y", c.VolumeGroup)
+}
+
+// TestDevicesFileOfFile: the file of a pool is entered again where the kernel tells
+// another path of it than before.
+func TestDevicesFileOfFile(t *testing.T) {
+	ctx := context.Background()
+	dir := t.TempDir()
+	ok(t, unix.Mount("files", dir, "tmpfs", 0, ""))
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	devices := filepath.Join(dir, "system.devices")
+	ok(t, os.WriteFile(devices, []byte("VERSION=1.1.3\n"), 0o600))
+	o := Options{LVM: lvm2.Host{DevicesFile: devices}}
+	c := Config{Name: "pool", VolumeGroup: "vgfile", File: filepath.Join(dir, "pool"), Size: 64 * size.MiB}
+	for range 2 {
+		p := must(Open(ctx, c, o))(t)
+		loop := must(p.latest())(t).vg.PVs[0].Device
+		ok(t, p.Close())
+		text := string(must(os.ReadFile(devices))(t))
+		if strings.Count(text, "IDNAME="+c.File+" ") != 1 {
+			t.Errorf("the file is not entered once:\n%s", text)
+		}
+		if found := must(Verify(ctx, c, o))(t).Findings; len(found) > 0 {
+			t.Errorf("check: %v", found)
+		}
+		t.Cleanup(func() { exec.Command("losetup", "-d", loop).Run() })
+		ok(t, os.WriteFile(devices, []byte(strings.ReplaceAll(text, "IDNAME="+dir, "IDNAME=")), 0o600))
 	}
 	command(t, "vgremove", "-ff", "-y", c.VolumeGroup)
 }

@@ -110,6 +110,9 @@ func (p *Pool) extendGroup(ctx context.Context, store *lvm2.Store) {
 		p.log.Error(err, "The volume group was not extended")
 		return
 	}
+	if p.config.File != "" {
+		p.enterFile(ctx, vg)
+	}
 	devices, left, err := p.config.choose(vg)
 	if err != nil {
 		p.log.Error(err, "The volume group was not extended")
@@ -123,6 +126,20 @@ func (p *Pool) extendGroup(ctx context.Context, store *lvm2.Store) {
 		p.log.Info("Added a device to the volume group", "volumeGroup", p.vgName, "device", d)
 	}
 	p.leaveOut(left)
+}
+
+// enterFile lists the loop device of the pool's file in lvm2's devices file anew if
+// need be: lvm2 knows it by the path that the kernel tells, which is another
+// one once the container that attached it is gone.
+func (p *Pool) enterFile(ctx context.Context, vg *lvm2.VG) {
+	for _, pv := range vg.PVs {
+		if pv.Device == "" {
+			continue
+		}
+		if err := p.host.Enter(ctx, pv.Device, pv.ID); err != nil {
+			p.log.Error(err, "The pool's file was not entered in lvm2's devices file", "device", pv.Device)
+		}
+	}
 }
 
 // leaveOut notes which of the devices that the configuration means are not the
