@@ -112,6 +112,13 @@ whose node may be chosen wait for its driver.
 	if out, err := run(forgetNode{yes: true}, "down"); err != nil || !strings.HasPrefix(out, "Nothing in Kubernetes") {
 		t.Errorf("again: %v\n%s", err, out)
 	}
+	if told, err := clients.Kubernetes.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{}); err != nil || len(told.Items) != 1 ||
+		told.Items[0].InvolvedObject.Name != "down" || told.Items[0].Reason != "NodeForgotten" || !strings.Contains(told.Items[0].Message, "3 objects") || !strings.Contains(told.Items[0].Message, "(uid ") {
+		t.Errorf("who did it: %v, %+v", err, told)
+	}
+	if _, err := run(forgetNode{yes: true}, "v1:down:fast:a"); err == nil || !strings.Contains(err.Error(), "is an id") {
+		t.Errorf("an id for a node: %v", err)
+	}
 	out, err = run(forgetNode{yes: true, output: "json"}, "gone")
 	var list []forgotten
 	if err := json.Unmarshal([]byte(out), &list); err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/klog/v2"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cluster"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
@@ -33,7 +34,8 @@ Claims and VolumeSnapshots stay: they lose what they are bound to.
 
 Without --yes it only shows what it would delete. It refuses while the node is
 Ready. It needs no driver, and touches no disk: should the node come back after
-all, its data is there, and "csi-dmsnap orphans" lists it.`,
+all, its data is there, and "csi-dmsnap orphans" lists it. Who did it is in an
+Event on the node.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			clients, err := clusterClients(f.kubeconfig)
@@ -104,6 +106,12 @@ func (f forgetNode) run(ctx context.Context, w io.Writer, clients cluster.Client
 			continue
 		}
 		list[i].Deleted = true
+	}
+	if f.yes && len(list) > 0 {
+		message := fmt.Sprintf("%s deleted what stood for volumes and snapshots of node %s: %d objects, %d could not be deleted", caller(), node, len(list)-len(failed), len(failed))
+		if err := clients.Tell(ctx, node, "NodeForgotten", message); err != nil {
+			klog.FromContext(ctx).Error(err, "Nobody is told that the node was forgotten", "node", node) // who may delete need not be allowed that
+		}
 	}
 	var text strings.Builder
 	if err := printForgotten(&text, list, node, there, f.yes); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -91,6 +92,21 @@ func (c Clients) Forget(ctx context.Context, o Object) error {
 	}
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("forget %s %s: %w", o.Kind, o.Name, err)
+	}
+	return nil
+}
+
+// Tell makes an Event about a node of what somebody did by a command.
+func (c Clients) Tell(ctx context.Context, node, reason, message string) error {
+	now := metav1.Now()
+	_, err := c.Kubernetes.CoreV1().Events(metav1.NamespaceDefault).Create(ctx, &corev1.Event{
+		ObjectMeta:     metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, GenerateName: "csi-dmsnap-" + strings.ToLower(reason) + "-"},
+		InvolvedObject: corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node, UID: types.UID(node)}, // as the kubelet names nodes
+		Reason:         reason, Message: message, Type: corev1.EventTypeWarning, Count: 1, FirstTimestamp: now, LastTimestamp: now,
+		Source: corev1.EventSource{Component: handle.Driver}, ReportingController: handle.Driver, ReportingInstance: "forget-node",
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("make an Event of it: %w", err)
 	}
 	return nil
 }
