@@ -87,8 +87,12 @@ func TestListsAndCapacity(t *testing.T) {
 		t.Errorf("validate block: %v, %v", v, err)
 	}
 	v, err = r.ValidateVolumeCapabilities(ctx, &csi.ValidateVolumeCapabilitiesRequest{VolumeId: volumes[0], VolumeCapabilities: []*csi.VolumeCapability{mount(writer, "")}})
-	if err != nil || v.GetConfirmed() != nil || v.GetMessage() == "" {
+	if err != nil || v.GetConfirmed() == nil {
 		t.Errorf("validate a file system on block: %v, %v", v, err)
+	}
+	v, err = r.ValidateVolumeCapabilities(ctx, &csi.ValidateVolumeCapabilitiesRequest{VolumeId: volumes[0], VolumeCapabilities: []*csi.VolumeCapability{mount(writer, "vfat")}})
+	if err != nil || v.GetConfirmed() != nil || v.GetMessage() == "" {
+		t.Errorf("validate vfat: %v, %v", v, err)
 	}
 	h, err := r.ControllerListVolumeHealth(ctx, &csi.ControllerListVolumeHealthRequest{})
 	if err != nil || len(h.GetEntries()) != 0 {
