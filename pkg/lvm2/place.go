@@ -54,7 +54,7 @@ func (p place) taken(d *device) error {
 // there reports whether the device still is what it was.
 func (p place) there() bool {
 	sectors, err := readLine(filepath.Join(p.id.dir(), "size"))
-	return err == nil && sectors != "0" && diskSequence(p.id.dev) == p.id.seq
+	return err == nil && sectors != "0" && diskSequence(p.id.dev) == p.id.seq && hardware(p.id) == p.disk
 }
 
 // diskSequence returns the number that the kernel gives to each disk that it
