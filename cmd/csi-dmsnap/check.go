@@ -56,6 +56,7 @@ func (o *operator) check(cmd *cobra.Command, _ []string) error {
 			failed = append(failed, err)
 			continue
 		}
+		v.Findings = append(v.Findings, v.Told...)
 		results = append(results, &checked{Verification: v, Absent: absent[c.Name]})
 	}
 	if err := o.askDriver(ctx, results); err != nil {

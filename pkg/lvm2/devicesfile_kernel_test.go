@@ -27,7 +27,10 @@ func hostWithDevicesFile(t *testing.T) Host {
 		t.Skip("lvm2 uses a devices file on this machine: the test would change it")
 	}
 	empty(t, h)
-	t.Cleanup(func() { os.RemoveAll(filepath.Dir(h.DevicesFile)) })
+	t.Cleanup(func() {
+		os.RemoveAll(filepath.Dir(h.DevicesFile))
+		os.Remove(filepath.Join(h.lockDir(), devicesLockPrefix+filepath.Base(h.DevicesFile))) // which lvm2 leaves
+	})
 	return h
 }
 

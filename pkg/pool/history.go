@@ -85,7 +85,11 @@ func (v *volume) findLoss() {
 // that a copy reads, and what these read through. While a tag in the group is not
 // understood that may be any.
 func (v *view) needed(o *volume) []*layer {
-	if v.unclear != nil {
+	twice := false // a place in the history
+	for i := 1; i < len(o.layers); i++ {
+		twice = twice || o.layers[i].order == o.layers[i-1].order
+	}
+	if v.unclear != nil || twice { // which of two is the older one nobody knows
 		return slices.Clone(o.layers)
 	}
 	var out []*layer
@@ -97,8 +101,8 @@ func (v *view) needed(o *volume) []*layer {
 		out = append(out, l)
 		next := o.nextOf(i)
 		need[next] = true
-		// Where one is missing, or tags were tampered with, nothing is thrown away because of that.
-		if i+1 < len(o.layers) && (next == nil || o.layers[i+1].order == l.order) {
+		// Where one is missing nothing is thrown away because of that.
+		if i+1 < len(o.layers) && next == nil {
 			need[o.layers[i+1]] = true
 		}
 	}

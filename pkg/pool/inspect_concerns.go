@@ -2,18 +2,17 @@ package pool
 
 import "slices"
 
-// addConcerns adds what health calls and events tell, unless it is there already.
+// addConcerns adds what health calls and events tell, unless it is found already.
 func (r *report) addConcerns(concerns []Concern) {
-	own := slices.Clone(r.findings)
 	for _, c := range concerns {
 		where := r.vg
 		if c.LV != "" {
 			where += "/" + c.LV
 		}
-		if slices.ContainsFunc(own, func(f Finding) bool { return f.Reason == c.Reason && f.Where == where }) {
+		if slices.ContainsFunc(r.findings, func(f Finding) bool { return f.Reason == c.Reason && f.Where == where }) {
 			continue
 		}
-		r.findings = append(r.findings, c.Finding(where))
+		r.told = append(r.told, c.Finding(where))
 	}
 }
 

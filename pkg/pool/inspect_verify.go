@@ -14,8 +14,11 @@ import (
 type Verification struct {
 	Pool        string    `json:"pool"`
 	VolumeGroup string    `json:"volumeGroup"`
-	Findings    []Finding `json:"findings"` // sorted by Where
+	Findings    []Finding `json:"findings"` // that do not fit together, sorted by Where
 	Unread      []Unread  `json:"unread"`   // exception stores that could not be read
+	// Told is what health calls and events tell as well, as that a snapshot is lost: all
+	// may fit together nevertheless. Sorted; without what is in Findings.
+	Told []Finding `json:"-"`
 	// Volumes are the logical volumes of the volumes, with where each is mounted as far as
 	// this process sees: what to ask the driver about, which may know more.
 	Volumes map[string][]string `json:"-"`
@@ -50,29 +53,31 @@ func Verify(ctx context.Context, c Config, o Options) (*Verification, error) {
 	}
 	defer i.close()
 	r, err := i.verify(ctx)
-	if err == nil && len(r.findings) > 0 {
+	if err == nil && len(r.findings)+len(r.told) > 0 {
 		select {
 		case <-time.After(secondLook):
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
-		first := r.findings
+		first := r
 		if r, err = i.verify(ctx); err == nil {
-			r.keep(first)
+			r.findings, r.told = inBoth(r.findings, first.findings), inBoth(r.told, first.told)
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(r.findings, func(a, b Finding) int {
-		return cmp.Or(cmp.Compare(a.Where, b.Where), cmp.Compare(a.Reason, b.Reason))
-	})
+	for _, found := range [][]Finding{r.findings, r.told} {
+		slices.SortFunc(found, func(a, b Finding) int {
+			return cmp.Or(cmp.Compare(a.Where, b.Where), cmp.Compare(a.Reason, b.Reason))
+		})
+	}
 	slices.SortFunc(r.unread, func(a, b Unread) int { return cmp.Compare(a.Where, b.Where) })
 	volumes, err := i.mounted(i.last)
 	if err != nil {
 		return nil, err
 	}
-	return &Verification{Pool: i.pool.name, VolumeGroup: i.pool.vgName, Findings: r.findings, Unread: r.unread, Volumes: volumes}, nil
+	return &Verification{Pool: i.pool.name, VolumeGroup: i.pool.vgName, Findings: r.findings, Told: r.told, Unread: r.unread, Volumes: volumes}, nil
 }
 
 func (i *inspector) verify(ctx context.Context) (*report, error) {
@@ -149,6 +154,7 @@ func (i *inspector) leftOut(v *view) []LeftOut {
 type report struct {
 	vg       string
 	findings []Finding
+	told     []Finding
 	unread   []Unread
 }
 
@@ -159,9 +165,9 @@ func (r *report) add(reason, where, do, format string, args ...any) {
 // at names a logical volume in a finding.
 func (r *report) at(lv *lvm2.LV) string { return r.vg + "/" + lv.Name }
 
-// keep drops the findings that are not among those of an earlier look.
-func (r *report) keep(earlier []Finding) {
-	r.findings = slices.DeleteFunc(r.findings, func(f Finding) bool {
+// inBoth returns those findings that are among those of an earlier look, too.
+func inBoth(found, earlier []Finding) []Finding {
+	return slices.DeleteFunc(found, func(f Finding) bool {
 		return !slices.ContainsFunc(earlier, func(e Finding) bool { return e.Reason == f.Reason && e.Where == f.Where })
 	})
 }

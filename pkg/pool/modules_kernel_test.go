@@ -66,7 +66,7 @@ func TestWithoutMirror(t *testing.T) {
 	if all := p.PoolHealth(ctx); !named(all, "ModuleMissing") {
 		t.Errorf("the pool's health does not name the module: %+v", all)
 	}
-	found := must(Verify(ctx, p.config, Options{}))(t).Findings
+	found := must(Verify(ctx, p.config, Options{}))(t).Told
 	for _, want := range []string{"ModuleMissing " + p.vgName, "HydrationFailing " + p.vgName + "/" + f.LV} {
 		if !slices.ContainsFunc(found, func(f Finding) bool {
 			return f.Reason+" "+f.Where == want && strings.Contains(f.Do, "modprobe dm-mirror")

@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,15 +52,10 @@ func full(t *testing.T, p *Pool) {
 	}
 }
 
-// noFindings fails the test if check finds something but what tests bring about
-// without anything being out of order.
 func noFindings(t *testing.T, p *Pool) {
 	t.Helper()
 	v := must(Verify(context.Background(), p.config, Options{}))(t)
 	for _, f := range v.Findings {
-		if slices.Contains([]string{"TransientRestarted", "TransientLost", "HydrationFailing", "PoolFull", "SnapshotsTooDeep"}, f.Reason) {
-			continue
-		}
 		t.Errorf("check: %s %s: %s", f.Reason, f.Where, f.What)
 	}
 }

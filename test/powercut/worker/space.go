@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,10 +25,6 @@ func (s *session) ownCheck() {
 		if err != nil {
 			fail("the pool's own check: %v", err)
 		}
-		// What a power cut takes from transient volumes, and a full pool, are as they must be here.
-		v.Findings = slices.DeleteFunc(v.Findings, func(f pool.Finding) bool {
-			return slices.Contains([]string{"TransientRestarted", "TransientLost", "PoolFull", "SnapshotsTooDeep"}, f.Reason)
-		})
 		if len(v.Findings) == 0 {
 			return
 		}
