@@ -141,10 +141,18 @@ func TestControllerCodes(t *testing.T) {
 	r.want("expand to less", grow(volume, 32<<20, 0), codes.OK)
 	_, err := r.ControllerExpandVolume(ctx, &csi.ControllerExpandVolumeRequest{VolumeId: volume})
 	r.want("expand to nothing", err, codes.InvalidArgument)
-	_, err = r.ControllerExpandVolume(ctx, &csi.ControllerExpandVolumeRequest{
-		VolumeId: volume, CapacityRange: &csi.CapacityRange{RequiredBytes: 128 << 20}, VolumeCapability: block(writer),
-	})
-	r.want("expand as block", err, codes.InvalidArgument)
+	for what, c := range map[string]struct {
+		as   *csi.VolumeCapability
+		want codes.Code
+	}{
+		"block": {block(writer), codes.OK}, // a volume can be used in either mode
+		"xfs":   {mount(writer, "xfs"), codes.InvalidArgument},
+	} {
+		_, err = r.ControllerExpandVolume(ctx, &csi.ControllerExpandVolumeRequest{
+			VolumeId: volume, CapacityRange: &csi.CapacityRange{RequiredBytes: 128 << 20}, VolumeCapability: c.as,
+		})
+		r.want("expand as "+what, err, c.want)
+	}
 
 	cut := func(name, source string, parameters map[string]string) error {
 		_, err := r.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: name, SourceVolumeId: source, Parameters: parameters})
