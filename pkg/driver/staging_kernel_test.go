@@ -69,6 +69,20 @@ func TestTwoStagingPaths(t *testing.T) {
 	}
 }
 
+// What is mounted several times above each other at the staging path is all unmounted.
+func TestUnstageStack(t *testing.T) {
+	r := newRig(t)
+	c := mount(writer, filesystem.Ext4)
+	volume := r.volume(request("v", 32, c))
+	r.must("stage", r.stage(volume, "st", c))
+	r.must("mount it once more", unix.Mount(r.path("st"), r.path("st"), "", unix.MS_BIND, ""))
+	r.must("unstage", r.unstage(volume, "st"))
+	if m, err := filesystem.MountAt(r.path("st")); m != nil || err != nil || r.active(volume) {
+		t.Errorf("the volume is unstaged, and mounted: %v, %v", m, err)
+	}
+	r.must("delete", r.remove(volume))
+}
+
 // A volume for one pod is published once, at however many paths it is staged.
 func TestSingleWriterStagedTwice(t *testing.T) {
 	for name, c := range map[string]*csi.VolumeCapability{"ext4": mount(singleWriter, filesystem.Ext4), "block": block(singleWriter)} {

@@ -119,7 +119,7 @@ func (d *Driver) letGo(ctx context.Context, i handle.ID, at string) error {
 			klog.FromContext(ctx).Info("Thawed a file system that was left frozen: nobody else has it mounted", "mounted", at)
 		}
 	}
-	return filesystem.Unmount(at)
+	return filesystem.UnmountAll(at)
 }
 
 // protect makes the device of a block volume, which is staged by m, read-only if it
