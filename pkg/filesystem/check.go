@@ -56,6 +56,8 @@ func (d Device) Check(ctx context.Context) error {
 		return nil
 	case ctx.Err() != nil || !errors.As(err, &exit):
 		return fmt.Errorf("check %s: %w", d.Path, err)
+	case !exit.Exited(): // nobody mounts what is repaired by half
+		return fmt.Errorf("check %s: e2fsck was killed, perhaps for lack of memory (give the driver's pod more, or run e2fsck -p %s on the node): %w", d.Path, d.Path, err)
 	}
 	switch code := exit.ExitCode(); {
 	case code <= fsckRepaired|fsckRebootToo:
