@@ -42,10 +42,11 @@ func (v *view) head(o *volume) rangeSet {
 // zeroedHead takes the first extents off what an older build has recorded of o or
 // of a layer of it as unknown. That build zeroed the first MiB of a volume before
 // it formatted it, below its snapshots, and did not say so. Of a copy it is not
-// known. The rest of an extent may be unwiped: where there is no other unknown one
-// the record stays as it is, so that nothing takes all of the volume for wiped.
+// known, and of what was a block device it is not true. The rest of an extent may
+// be unwiped: where there is no other unknown one the record stays as it is, so
+// that nothing takes all of the volume for wiped.
 func (v *view) zeroedHead(o *volume, unknown rangeSet) rangeSet {
-	if o.mode != Filesystem || !o.formatted || o.source.Kind != FromNothing {
+	if o.mode != Filesystem || !o.formatted || o.raw || o.source.Kind != FromNothing {
 		return unknown
 	}
 	if rest := unknown.subtract(v.head(o)); len(rest) > 0 {
@@ -62,6 +63,8 @@ func (p *Pool) unwiped(v *view, o *volume) rangeSet {
 	switch {
 	case o.readOnly:
 		return nil // it has no extents; presentable refuses it
+	case o.copying != nil:
+		return nil // who copies it writes to it, and nobody sees it
 	case o.mode == Block:
 		return o.unknown
 	case o.formatted:

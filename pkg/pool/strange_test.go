@@ -125,3 +125,29 @@ func TestEveryTagIsKnown(t *testing.T) {
 		return true
 	})
 }
+
+// What an older build recorded of a block volume says nothing of a file system's
+// first blocks, also once the volume's mode has changed.
+func TestHeadOfWhatWasABlockDevice(t *testing.T) {
+	v := rollbackGroup(t)
+	own := *v
+	own.vg = v.vg.Clone()
+	e := &edit{view: &own}
+	for lv, tags := range map[string][]string{
+		"base": {tag(tagMode, string(Filesystem)), tag(tagFS, "ext4"), tag(tagRaw)},
+		"old":  {tagPrefix + tagUnknown + "=0.0+8"},
+	} {
+		c := v.vg.LV(lv).Clone()
+		c.Tags = append(dropTags(c.Tags, tagMode), tags...)
+		if err := e.put(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now := newView(e.vg, v)
+	if len(now.strange) > 0 {
+		t.Fatal(now.strange)
+	}
+	if l := now.snapshots["old"]; !l.headKept || len(l.unknown.intersect(rangeSet{{Count: 1}})) == 0 {
+		t.Errorf("of the snapshot %v is unknown, not its first extent", l.unknown)
+	}
+}
