@@ -24,8 +24,9 @@ import (
 //  4. commit: the volume is complete;
 //  5. the loan goes.
 //
-// After an interruption the next call goes on with 3. A loan that nothing is copied
-// from is taken away in the background.
+// After an interruption the next call goes on with 3; if the loan is gone it begins
+// anew, for what the source holds now may be of another size. A loan that nothing is
+// copied from is taken away in the background.
 
 // copies are the volumes that are being copied from another pool.
 type copies struct {
@@ -55,19 +56,26 @@ func (p *Pool) CopyVolume(ctx context.Context, spec VolumeSpec, source *Pool) (V
 		return Volume{}, fmt.Errorf("%w: a read-only or transient volume shows its source, which is in pool %s, so it cannot be in pool %s: name that pool or none",
 			ErrInvalid, source.name, p.name)
 	}
-	lv, err := p.onceWiped(ctx, func() (string, error) {
-		return run(ctx, p, []string{nameKey(spec.Name)}, func(ctx context.Context) (string, error) {
-			return p.beginCopy(ctx, spec, source)
+	for anew := true; ; anew = false {
+		lv, err := p.onceWiped(ctx, func() (string, error) {
+			return run(ctx, p, []string{nameKey(spec.Name)}, func(ctx context.Context) (string, error) {
+				return p.beginCopy(ctx, spec, source)
+			})
 		})
-	})
-	if err == nil {
-		err = p.awaitCopy(ctx, lv, source)
+		if err == nil {
+			err = p.awaitCopy(ctx, lv, source)
+		}
+		switch {
+		case err == nil:
+			return p.Volume(ctx, lv)
+		case !anew || !errors.Is(err, errNotLent):
+			return Volume{}, err
+		}
 	}
-	if err != nil {
-		return Volume{}, err
-	}
-	return p.Volume(ctx, lv)
 }
+
+// errNotLent: somebody took the loan away that a volume is copied from.
+var errNotLent = fmt.Errorf("%w: what it is copied from is not lent any more", ErrUnavailable)
 
 // beginCopy finds the volume of spec's name, or makes it with a loan of source. The
 // name's key is held.
@@ -83,6 +91,9 @@ func (p *Pool) beginCopy(ctx context.Context, spec VolumeSpec, source *Pool) (na
 			return err
 		}
 		from, err := source.offered(lent)
+		if loan != "" { // by now the source may hold something else
+			from, err = source.lentFor(lent, loan)
+		}
 		if err != nil {
 			return err
 		}
@@ -157,9 +168,32 @@ func copyContent(lv *lvm2.LV, spec VolumeSpec, from original, theirs, ours size.
 			unknown = unknown.union(rangeSet{{Start: lvm2.Extents(first), Count: lvm2.Extents(end - first)}})
 		}
 		unknown = unknown.intersect(rangeSet{{Count: lv.Size()}})
+		if unknown, err = headCopied(lv, from, unknown, theirs, ours); err != nil {
+			return err
+		}
 	}
 	setContent(lv, from.formatted, unknown)
 	return r.err
+}
+
+// headCopied takes the first extents off what of a copy counts as unknown if only the
+// rest of these does: that the file system begins with what is its own is known of
+// from. Something stays unknown, so that nothing takes all of the copy for wiped.
+func headCopied(lv *lvm2.LV, from original, unknown rangeSet, theirs, ours size.Bytes) (rangeSet, error) {
+	first := func(extent size.Bytes) rangeSet {
+		return rangeSet{{Count: lvm2.Extents(size.MiB.RoundUp(extent) / extent)}}
+	}
+	if !from.formatted || len(unknown.intersect(first(ours))) == 0 || len(from.unknown.intersect(first(theirs))) > 0 {
+		return unknown, nil
+	}
+	rest := unknown.subtract(first(ours))
+	if len(rest) == 0 {
+		rest = rangeSet{{Count: lv.Size()}}.subtract(first(ours))
+	}
+	if len(rest) == 0 {
+		return nil, fmt.Errorf("%w: parts of the source were never wiped, and it would get a single extent of %d bytes: ask for more", ErrPrecondition, uint64(ours))
+	}
+	return rest, nil
 }
 
 // awaitCopy waits until the volume is complete, and has it copied if nobody does.
@@ -211,7 +245,7 @@ func (p *Pool) copyNow(ctx context.Context, lv string, source *Pool, j *copyJob)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	o, err := p.lentAgain(ctx, lv, source)
+	o, err := p.unfinished(lv, source)
 	if err != nil {
 		return p.orGone(ctx, lv, source, err)
 	}
@@ -241,51 +275,26 @@ func (p *Pool) copyNow(ctx context.Context, lv string, source *Pool, j *copyJob)
 	return nil
 }
 
-// lentAgain returns the volume, which is not complete. If source does not know its
-// loan any more it gets another one, and is copied from the beginning.
-func (p *Pool) lentAgain(ctx context.Context, lv string, source *Pool) (o *volume, err error) {
+// unfinished returns the volume, which is not complete and has its loan.
+func (p *Pool) unfinished(lv string, source *Pool) (*volume, error) {
 	v, err := p.latest()
 	if err != nil {
 		return nil, err
 	}
-	if o = v.volumeByLV(lv); o == nil || o.copying == nil {
+	o := v.volumeByLV(lv)
+	if o == nil || o.copying == nil {
 		return nil, fmt.Errorf("volume %s/%s: %w: removed by somebody else", p.vgName, lv, ErrNotFound)
 	}
-	if _, _, err = source.lent(o.copying.loan); !errors.Is(err, ErrNotFound) {
-		return o, err
+	if _, _, err = source.lent(o.copying.loan); errors.Is(err, ErrNotFound) {
+		err = fmt.Errorf("volume %s/%s: %w", p.vgName, lv, errNotLent)
 	}
-	_, err = run(ctx, p, []string{nameKey(o.name)}, func(ctx context.Context) (none struct{}, err error) {
-		spec := VolumeSpec{Name: o.name, Mode: o.mode, FSType: o.fs, Source: o.source}
-		loan, err := source.lend(ctx, spec, p.name)
-		if err != nil {
-			return none, err
-		}
-		return none, p.do(ctx, &change{what: "copy volume " + lv + " from the beginning", edit: func(t *edit) error {
-			now := t.volumeByLV(lv)
-			if now == nil || now.copying == nil {
-				return fmt.Errorf("volume %s/%s: %w: removed by somebody else", p.vgName, lv, ErrNotFound)
-			}
-			c := now.lv.Clone()
-			c.Tags = setTag(c.Tags, tagCopying, copyState{loan: loan}.String())
-			return t.put(c)
-		}})
-	})
-	if err != nil {
-		return nil, err
-	}
-	if v, err = p.latest(); err != nil {
-		return nil, err
-	}
-	if o = v.volumeByLV(lv); o == nil || o.copying == nil {
-		return nil, fmt.Errorf("volume %s/%s: %w: removed by somebody else", p.vgName, lv, ErrNotFound)
-	}
-	return o, nil
+	return o, err
 }
 
-// orGone returns err, and deletes a volume that can never be complete because its
-// source is gone: no caller was told of it.
+// orGone returns err, and deletes a volume that can never be complete because what it
+// is copied from is gone: no caller was told of it.
 func (p *Pool) orGone(ctx context.Context, lv string, source *Pool, err error) error {
-	if !errors.Is(err, ErrLost) && !errors.Is(err, ErrNotFound) {
+	if !errors.Is(err, ErrLost) && !errors.Is(err, ErrNotFound) && !errors.Is(err, errNotLent) {
 		return err
 	}
 	v, latest := p.latest()

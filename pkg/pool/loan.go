@@ -45,7 +45,9 @@ func (p *Pool) lend(ctx context.Context, spec VolumeSpec, to string) (lvm2.ID, e
 		Source: spec.Source, ReadOnly: true, lentTo: to + "/" + spec.Name,
 	}
 	if spec.Source.Kind == FromVolume {
-		p.syncBefore(ctx, spec.Source.LV)
+		if err := p.syncBefore(ctx, spec.Source.LV); err != nil {
+			return "", err
+		}
 	}
 	keys, err := p.sourceKeys(loan)
 	if err != nil {
@@ -94,6 +96,21 @@ func (p *Pool) lent(id lvm2.ID) (o *volume, from original, err error) {
 		return nil, from, err
 	}
 	return o, contentAt(source, l), nil
+}
+
+// lentFor finds the content of a loan for the volume that spec asks for. Errors: those
+// of offered.
+func (p *Pool) lentFor(spec VolumeSpec, id lvm2.ID) (original, error) {
+	_, from, err := p.lent(id)
+	if err != nil {
+		return from, err
+	}
+	v, err := p.latest()
+	if err != nil {
+		return from, err
+	}
+	from.formatted = from.formatted || spec.Mode == Block || from.volume.mode == Block
+	return from, v.modeChange(spec, from)
 }
 
 // openLoan makes the device of a loan and opens it to be read past the page cache.

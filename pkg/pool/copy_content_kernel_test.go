@@ -1,0 +1,121 @@
+//go:build kernel
+
+package pool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// usedDisks has both groups on disks that were full of a former owner's bytes, with
+// extents of those sizes.
+func usedDisks(t *testing.T, extents ...string) func(from, to *Config) {
+	return func(from, to *Config) {
+		for i, c := range []*Config{from, to} {
+			garbage := bytes.Repeat([]byte("a former owner's"), int(4*size.MiB)/16)
+			for at := int64(0); at < int64(64*size.MiB); at += int64(4 * size.MiB) {
+				writeDevice(t, c.Devices[0], at, garbage)
+			}
+			lvm(t, "vgcreate", "-qq", "-s", extents[i], c.VolumeGroup, c.Devices[0])
+			c.Create, c.Clean = false, CleanNever
+		}
+	}
+}
+
+// TestCopyOfWhatIsLent: a copy has what was lent for it, however the source grows
+// before the copy is committed, and shows nothing of a former owner's.
+func TestCopyOfWhatIsLent(t *testing.T) {
+	_, open := twoPools(t, usedDisks(t, "1m", "1m"))
+	from, to := open()
+	ctx, r := t.Context(), rand.New(rand.NewPCG(11, 12))
+	v, model := snapped(t, from, r, "base", 8*size.MiB)
+	ok(t, from.DeleteSnapshot(ctx, "snapbase"))
+	release := must(from.keys.lock(ctx, lvKey(v.LV)))(t)
+	done := make(chan error, 1)
+	var c Volume
+	go func() {
+		var err error
+		c, err = to.CopyVolume(ctx, VolumeSpec{Name: "clone", Mode: Block, Source: Source{FromVolume, v.LV}, SourcePool: "from"}, from)
+		done <- err
+	}()
+	time.Sleep(300 * time.Millisecond) // if it waits for the source by then, nothing is committed before its growth
+	grown := make(chan struct{})
+	go to.do(ctx, &change{what: "wait", edit: func(*edit) error { <-grown; return nil }})
+	release()
+	for end := time.Now().Add(10 * time.Second); must(from.latest())(t).named[loanName("to", "clone")] == nil && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	_, err := from.ExpandVolume(ctx, v.LV, 12*size.MiB, 0)
+	close(grown)
+	ok(t, err)
+	ok(t, <-done)
+	same(t, to, c, model)
+}
+
+// TestCopyOfAnotherLoan: where the loan is gone the copy begins anew, with the size
+// that the source has by then.
+func TestCopyOfAnotherLoan(t *testing.T) {
+	_, open := twoPools(t, func(from, to *Config) {
+		usedDisks(t, "1m", "1m")(from, to)
+		to.HydrationRate = size.MiB
+	})
+	from, to := open()
+	ctx, r := t.Context(), rand.New(rand.NewPCG(13, 14))
+	v, model := snapped(t, from, r, "base", 8*size.MiB)
+	spec := VolumeSpec{Name: "clone", Mode: Block, Size: 10 * size.MiB, Source: Source{FromVolume, v.LV}, SourcePool: "from"}
+	short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	_, err := to.CopyVolume(short, spec, from)
+	cancel()
+	var pending *PendingError
+	if !errors.As(err, &pending) {
+		t.Fatal(err)
+	}
+	if _, err := to.Activate(ctx, "clone"); !errors.Is(err, ErrPrecondition) {
+		t.Errorf("using what is not complete: %v", err)
+	}
+	o := must(to.latest())(t).named["clone"]
+	if info := must(to.find(to.device(must(to.latest())(t), o.lv, "", udevVisible)))(t); info != nil || len(o.unknown) == 0 {
+		t.Errorf("what is not complete has a device, or was wiped: %v", o.unknown)
+	}
+	from, to = open()
+	must(from.ExpandVolume(ctx, v.LV, 12*size.MiB, 0))(t)
+	ok(t, from.DeleteVolume(ctx, must(from.latest())(t).named[loanName("to", "clone")].lv.Name))
+	spec.Size = 0
+	to.config.HydrationRate = 0
+	same(t, to, copied(t, to, spec, from), append(model, make(content, 4*size.MiB)...))
+}
+
+// TestCopyBeginsWithItsOwn: a file system's copy can be used where larger extents
+// join its first blocks to ones that were never wiped, and is no block device there.
+func TestCopyBeginsWithItsOwn(t *testing.T) {
+	_, open := twoPools(t, usedDisks(t, "1m", "4m"))
+	from, to := open()
+	ctx := t.Context()
+	for name, length := range map[string]size.Bytes{"one": 4 * size.MiB, "two": 8 * size.MiB} {
+		v := must(from.CreateVolume(ctx, VolumeSpec{Name: name, Mode: Filesystem, FSType: "ext4", Size: length}))(t)
+		must(from.Activate(ctx, v.LV))(t)
+		ok(t, from.SetFormatted(ctx, v.LV))
+		spec := VolumeSpec{Name: name, Mode: Filesystem, FSType: "ext4", Source: Source{FromVolume, v.LV}, SourcePool: "from"}
+		if name == "one" {
+			if _, err := to.CopyVolume(ctx, spec, from); !errors.Is(err, ErrPrecondition) {
+				t.Errorf("a copy of a single extent: %v", err)
+			}
+			continue
+		}
+		c := copied(t, to, spec, from)
+		if _, err := to.Activate(ctx, c.LV); err != nil {
+			t.Errorf("the copy cannot be used: %v", err)
+		}
+		if c.AsBlock() {
+			t.Error("the copy counts as wiped")
+		}
+		ok(t, to.Deactivate(ctx, c.LV))
+		ok(t, from.Deactivate(ctx, v.LV))
+	}
+}
