@@ -162,7 +162,13 @@ func (d *disks) ListVolumes(ctx context.Context, _ *csi.ListVolumesRequest) (*cs
 	return a, nil
 }
 
-func (d *disks) ListSnapshots(ctx context.Context, _ *csi.ListSnapshotsRequest) (*csi.ListSnapshotsResponse, error) {
+func (d *disks) ListSnapshots(ctx context.Context, r *csi.ListSnapshotsRequest) (*csi.ListSnapshotsResponse, error) {
+	if r.GetSnapshotId() != "" {
+		if strings.HasPrefix(r.GetSnapshotId(), "v1:n4:gone:") {
+			return nil, status.Error(codes.Unavailable, "the pool was here, and is missing")
+		}
+		return &csi.ListSnapshotsResponse{}, nil
+	}
 	d.trailer(ctx)
 	a := &csi.ListSnapshotsResponse{}
 	for _, id := range d.snapshots {
@@ -192,14 +198,14 @@ func TestOrphans(t *testing.T) {
 	defer server.Stop()
 	notCut := snapshotContent("not-cut", "")
 	clients := fakeClients([]runtime.Object{
-		clusterNode("n1", "True"), clusterNode("n2", "True"), clusterNode("n3", "True"),
+		clusterNode("n1", "True"), clusterNode("n2", "True"), clusterNode("n3", "True"), clusterNode("n4", "True"),
 		persistentVolume("static", "v1:n1:fast:theirs"), persistentVolume("down", "v1:n3:fast:down"), persistentVolume("a", "v1:n1:fast:a"), persistentVolume("b", "v1:n1:fast:b"), persistentVolume("c", "v1:n2:fast:c"),
 		persistentVolume("d", "v1:n9:fast:d"), persistentVolume("e", "by-hand"),
-	}, snapshotContent("s", "v1:n1:fast:s"), snapshotContent("t", "v1:n1:fast:t"), snapshotContent("u", "v1:n2:fast:u"), notCut)
+	}, snapshotContent("s", "v1:n1:fast:s"), snapshotContent("t", "v1:n1:fast:t"), snapshotContent("u", "v1:n2:fast:u"), snapshotContent("w", "v1:n4:gone:w"), notCut)
 
 	var out strings.Builder
 	err = orphans{output: "table", endpoint: "unix://" + socket}.run(t.Context(), &out, clients)
-	if err == nil || !strings.HasSuffix(err.Error(), "no answer from node n2, node n3") {
+	if err == nil || !strings.HasSuffix(err.Error(), "no answer from node n2, node n3, node n4") {
 		t.Errorf("a list that is not complete: %v", err)
 	}
 	if want := `KIND      NODE  ID                OBJECT  USED-BY     WHY

@@ -141,7 +141,7 @@ func look(ctx context.Context, nodes csi.ControllerClient, clients cluster.Clien
 	if err != nil {
 		return survey{}, err
 	}
-	found := survey{Orphans: []orphan{}, Silent: append(trailer1.Get(conditions.PartialKey), trailer2.Get(conditions.PartialKey)...)}
+	found := survey{Silent: append(trailer1.Get(conditions.PartialKey), trailer2.Get(conditions.PartialKey)...)}
 	c := comparison{known: known, silent: map[string]bool{}}
 	for _, n := range found.Silent {
 		c.silent[handle.ShortNode(n)] = true
@@ -150,44 +150,62 @@ func look(ctx context.Context, nodes csi.ControllerClient, clients cluster.Clien
 	for _, e := range volumes.GetEntries() {
 		ids = append(ids, e.GetVolume().GetVolumeId())
 	}
-	missing, err := found.unlisted(ctx, nodes, c.orphans("volume", ids, volumeObjects))
-	if err != nil {
-		return survey{}, err
-	}
-	found.Orphans = append(found.Orphans, missing...)
+	list := c.orphans(kindVolume, ids, volumeObjects)
 	ids = nil
 	for _, e := range snapshots.GetEntries() {
 		ids = append(ids, e.GetSnapshot().GetSnapshotId())
 	}
 	contents = slices.DeleteFunc(contents, func(o cluster.Object) bool { return !cut[o.Name] })
-	found.Orphans = append(found.Orphans, c.orphans("snapshot", ids, contents)...)
+	list = append(list, c.orphans(kindSnapshot, ids, contents)...)
+	if found.Orphans, err = found.unlisted(ctx, nodes, list); err != nil {
+		return survey{}, err
+	}
 	slices.Sort(found.Silent)
 	found.Silent = slices.Compact(found.Silent)
 	return found, nil
 }
 
-// unlisted takes out of a list of orphans the volumes that their nodes have
-// all the same: what LVM2 made can be used as a static volume, and is in no list.
+// unlisted takes out of a list of orphans what their nodes have all the same: what
+// LVM2 made can be used as a static volume, and is in no list. A node that does not
+// know that it lacks an optional pool finds it out when it is asked.
 func (s *survey) unlisted(ctx context.Context, nodes csi.ControllerClient, list []orphan) ([]orphan, error) {
-	var left []orphan
+	left := []orphan{}
 	for _, o := range list {
-		if o.Why == notOnNode {
-			_, err := nodes.ControllerGetVolume(ctx, &csi.ControllerGetVolumeRequest{VolumeId: o.ID})
-			switch status.Code(err) {
-			case codes.OK:
-				continue
-			case codes.Unavailable:
-				s.Silent = append(s.Silent, o.Node)
-				continue
-			case codes.NotFound:
-			default:
-				return nil, fmt.Errorf("ask node %s for volume %s: %w", o.Node, o.ID, err)
-			}
+		if o.Why != notOnNode {
+			left = append(left, o)
+			continue
 		}
-		left = append(left, o)
+		there, err := o.there(ctx, nodes)
+		switch {
+		case status.Code(err) == codes.Unavailable:
+			s.Silent = append(s.Silent, o.Node)
+		case err != nil:
+			return nil, fmt.Errorf("ask node %s for %s %s: %w", o.Node, o.Kind, o.ID, err)
+		case !there:
+			left = append(left, o)
+		}
 	}
 	return left, nil
 }
+
+// there asks an orphan's node for it.
+func (o orphan) there(ctx context.Context, nodes csi.ControllerClient) (bool, error) {
+	if o.Kind == kindSnapshot {
+		a, err := nodes.ListSnapshots(ctx, &csi.ListSnapshotsRequest{SnapshotId: o.ID})
+		return len(a.GetEntries()) > 0, err
+	}
+	_, err := nodes.ControllerGetVolume(ctx, &csi.ControllerGetVolumeRequest{VolumeId: o.ID})
+	if status.Code(err) == codes.NotFound {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// The kinds of orphans.
+const (
+	kindVolume   = "volume"
+	kindSnapshot = "snapshot"
+)
 
 // notOnNode is why an object is an orphan whose node is there and answers.
 const notOnNode = "not on the node"
