@@ -165,7 +165,7 @@ func TestNodePod(t *testing.T) {
 			paths[v.Name] = v.HostPath.Path
 		}
 	}
-	want := []string{"/data/kubelet", "/dev", "/etc", "/etc/selinux", "/run/csi-dmsnap", "/run/lock/lvm", "/run/lvm", "/run/udev", "/srv/x", "/sys/fs"}
+	want := []string{"/data/kubelet", "/dev", "/etc", "/run/csi-dmsnap", "/run/lock/lvm", "/run/lvm", "/run/udev", "/srv/x", "/sys/fs"}
 	var got []string
 	for _, m := range pod.Containers[0].VolumeMounts {
 		path, ok := paths[m.Name]
@@ -180,7 +180,7 @@ func TestNodePod(t *testing.T) {
 		if bidirectional != (path == "/data/kubelet") {
 			t.Errorf("%s: propagation %v", path, m.MountPropagation)
 		}
-		if m.ReadOnly != (path == "/run/udev" || path == "/etc/selinux") {
+		if m.ReadOnly != (path == "/run/udev") {
 			t.Errorf("%s: read-only is %v", path, m.ReadOnly)
 		}
 	}
@@ -192,7 +192,7 @@ func TestNodePod(t *testing.T) {
 		t.Errorf("the driver does not look for lvm2's configuration where the host's is: %v", pod.Containers[0].Env)
 	}
 	for _, v := range pod.Volumes { // where it is missing nobody may be able to make it
-		if p := v.HostPath; p != nil && strings.HasPrefix(p.Path, "/etc/lvm") {
+		if p := v.HostPath; p != nil && strings.HasPrefix(p.Path, "/etc") && *p.Type != corev1.HostPathDirectory {
 			t.Errorf("%s of the host as %v", p.Path, *p.Type)
 		}
 	}
@@ -283,7 +283,7 @@ func TestStorageClasses(t *testing.T) {
 
 // With SELinux the kubelet is told that volumes can be mounted with a label, and
 // mount finds that the host has SELinux. Where it has not, nothing is made below
-// /sys, where nobody can.
+// /sys, where nobody can, and below /etc, which may be read-only.
 func TestSELinux(t *testing.T) {
 	for values, want := range map[string]bool{"": true, "seLinuxMount: false\n": false} {
 		all := rendered(t, values+"pools: [{name: a, file: /srv/x/a.img, size: 1Gi}]")
@@ -294,13 +294,13 @@ func TestSELinux(t *testing.T) {
 		for _, v := range one[*appsv1.DaemonSet](t, all).Spec.Template.Spec.Volumes {
 			switch p := v.HostPath; {
 			case p == nil:
-			case p.Path == "/sys/fs" && *p.Type == corev1.HostPathDirectory, p.Path == "/etc/selinux" && *p.Type == corev1.HostPathDirectoryOrCreate:
+			case p.Path == "/sys/fs" && *p.Type == corev1.HostPathDirectory:
 				found++
-			case strings.HasPrefix(p.Path, "/sys"):
+			case strings.HasPrefix(p.Path, "/sys"), strings.HasPrefix(p.Path, "/etc/"):
 				t.Errorf("%s of the host as %v: the kubelet or the runtime would try to make it", p.Path, *p.Type)
 			}
 		}
-		if found != 2 && want || found != 0 && !want {
+		if found != 1 && want || found != 0 && !want {
 			t.Errorf("%q: %d paths of SELinux", values, found)
 		}
 	}

@@ -72,6 +72,7 @@ func skeleton() tree {
 	for name, target := range map[string]string{
 		"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64",
 		"etc/mtab": "../proc/self/mounts", "etc/os-release": "../usr/lib/os-release", "var/run": "../run",
+		"etc/selinux": "../host/etc/selinux", // where the chart mounts the host's /etc: mount looks there whether SELinux is configured
 	} {
 		t.add(name, file{mode: fs.ModeSymlink | 0o777, link: target})
 	}

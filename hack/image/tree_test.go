@@ -3,6 +3,7 @@ package main
 import (
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -97,5 +98,17 @@ func TestTag(t *testing.T) {
 		if got := tag(reference); got != want {
 			t.Errorf("%s: %q, want %q", reference, got, want)
 		}
+	}
+}
+
+// What mount reads of SELinux's configuration is the host's, as the chart mounts it.
+func TestSELinuxOfTheHost(t *testing.T) {
+	chart, err := os.ReadFile("../../deploy/helm/csi-dmsnap/templates/node-daemonset.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := path.Join("/etc", skeleton()["etc/selinux"].link)
+	if mount := "mountPath: " + path.Dir(at) + "}"; path.Base(at) != "selinux" || !strings.Contains(string(chart), mount) {
+		t.Errorf("etc/selinux leads to %s, and the chart has no %s", at, mount)
 	}
 }
