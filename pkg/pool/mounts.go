@@ -100,6 +100,8 @@ func (p *Pool) syncBefore(ctx context.Context, lv string) error {
 			if err = syncMounted(ctx, info.Device); errors.Is(err, filesystem.ErrUnreachable) {
 				p.failing.Store(o.lv.ID, err)
 				err = cmp.Or(p.stillFails(o, info.Device), err)
+			} else {
+				err = nil // a write that failed once is its writer's to know
 			}
 		}
 		done <- err

@@ -3,8 +3,13 @@
 package pool
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -38,4 +43,42 @@ func TestThaw(t *testing.T) {
 			t.Errorf("it is still frozen: %v", err)
 		}
 	}
+}
+
+// TestCutAfterAnErrorThatIsOver: a block of a file could not be written back once.
+// That is its writer's to know; the file system works, and is cut.
+func TestCutAfterAnErrorThatIsOver(t *testing.T) {
+	disk := testDisks(t)[0]
+	const offset = 2048 // so that lvm2 does not find the group on the disk itself
+	n := must(strconv.ParseUint(command(t, "blockdev", "--getsz", disk), 10, 64))(t) - offset
+	good := fmt.Sprintf("0 %d linear %s %d", n, disk, offset)
+	command(t, "dmsetup", "create", "holed", "--noudevsync", "--table", good)
+	t.Cleanup(func() { command(t, "dmsetup", "remove", "--retry", "holed") })
+	p := testPool(t, func(c *Config) { c.Devices = []string{"/dev/mapper/holed"} })
+	v, path, dir := mountedVolume(t, p, "ext4", 32*size.MiB)
+	reload := func(table string) {
+		t.Helper()
+		command(t, "dmsetup", "suspend", "--nolockfs", "holed")
+		command(t, "dmsetup", "load", "holed", "--table", table)
+		command(t, "dmsetup", "resume", "--noudevsync", "holed")
+	}
+	f := must(os.Create(filepath.Join(dir, "file")))(t)
+	defer f.Close()
+	block := bytes.Repeat([]byte("a block of a file"), 4096/16)[:4096]
+	must(f.Write(block))(t)
+	ok(t, f.Sync())
+	at := bytes.Index(readDevice(t, path, v.Size), block)
+	if at < 0 || at%512 != 0 {
+		t.Fatalf("the block is at byte %d", at)
+	}
+	group := must(p.latest())(t)
+	hole := uint64(group.vg.Offset(group.vg.PVs[0], group.named["base"].lv.Segments[0].Stripes[0].Start) + size.Bytes(at).Sectors())
+	reload(fmt.Sprintf("0 %d linear %s %d\n%[1]d 8 error\n%[4]d %[5]d linear %[2]s %[6]d", hole, disk, offset, hole+8, n-hole-8, offset+hole+8))
+	must(f.WriteAt(block, 0))(t)
+	if err := unix.SyncFileRange(int(f.Fd()), 0, 4096, unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER); !errors.Is(err, unix.EIO) {
+		t.Errorf("writing the block back: %v", err)
+	}
+	reload(good)
+	must(p.CreateSnapshot(t.Context(), "after", v.LV))(t)
+	ok(t, p.DeleteSnapshot(t.Context(), "after"))
 }
