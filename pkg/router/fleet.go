@@ -45,6 +45,7 @@ type member struct {
 	short string
 	link  *link     // nil while the node is not ready
 	down  time.Time // since when it is not ready, as far as this process saw; zero if it is
+	left  bool      // it was ready until then, as this process saw
 }
 
 // picky is 1 for a node that takes only pods that tolerate a taint, else 0.
@@ -81,7 +82,7 @@ func (f *fleet) set(nodes []Node) {
 		m := &member{Node: n, short: short}
 		before := f.members[short]
 		if before != nil && before.Name == n.Name {
-			m.down = before.down
+			m.down, m.left = before.down, before.left
 			if before.Instance == n.Instance && slices.Equal(before.Addresses, n.Addresses) {
 				m.link, before.link = before.link, nil
 			}
@@ -93,7 +94,7 @@ func (f *fleet) set(nodes []Node) {
 				m.link = f.dial(n)
 			}
 		case m.down.IsZero():
-			m.down = now
+			m.down, m.left = now, before != nil && before.Name == n.Name
 		}
 		next[short] = m
 	}
@@ -139,20 +140,24 @@ func (f *fleet) ready() []member {
 // silent returns a time since when no controller can have sent the node a
 // request; zero if nothing tells. It is the control plane's date, or an earlier
 // one that this process saw: of the pod, whose own date counts only from then on
-// because the node's clock told it; or that there is none.
+// because the node's clock told it; or that there is none. No date counts that is
+// older than what this process saw answer: it may be of another pod.
 func (m member) silent() time.Time {
 	if m.link != nil {
 		return time.Time{}
 	}
-	seen := m.down
+	told, seen := m.Silent, m.down
+	if m.left && !told.IsZero() && told.Before(m.down) {
+		told = m.down
+	}
 	switch {
 	case m.NotReady.After(seen):
 		seen = m.NotReady
 	case m.NotReady.IsZero() && m.Instance != "": // its only pod is about to end, or has no address yet
-		return m.Silent
+		return told
 	}
-	if !m.Silent.IsZero() && m.Silent.Before(seen) {
-		return m.Silent
+	if !told.IsZero() && told.Before(seen) {
+		return told
 	}
 	return seen
 }

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -156,6 +157,30 @@ func TestOutage(t *testing.T) {
 			_, err := r.CreateVolume(t.Context(), q)
 			wantCode(t, "create", err, c.code)
 		})
+	}
+}
+
+// The date of a pod that never started, such as one of another DaemonSet, does not
+// count while a former pod was ready, as the router saw.
+func TestOutageOfAnotherPod(t *testing.T) {
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	for code, saw := range map[codes.Code]bool{codes.Unavailable: true, codes.OK: false} {
+		nodes := cluster(t, 100, 300)
+		clock := now.Add(-2 * time.Hour)
+		r := routerOf(t, Options{
+			Clock:  func() time.Time { return clock },
+			Claims: claims{"ns/c": {UID: uid, Created: now.Add(-30 * time.Minute)}},
+		})
+		if saw {
+			r.SetNodes(nodesOf(nodes...))
+		}
+		clock = now.Add(-20 * time.Minute) // the claim's volume may have been made until then
+		r.SetNodes([]Node{nodes[0].node(), {Name: nodes[1].name, Silent: now.Add(-time.Hour)}})
+		clock = now
+		q := request("pvc-"+uid, 10)
+		q.Parameters = map[string]string{claimNamespace: "ns", claimName: "c"}
+		_, err := r.CreateVolume(t.Context(), q)
+		wantCode(t, fmt.Sprintf("create, the router saw it ready: %v", saw), err, code)
 	}
 }
 
