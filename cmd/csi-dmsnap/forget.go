@@ -34,8 +34,8 @@ Claims and VolumeSnapshots stay: they lose what they are bound to.
 
 Without --yes it only shows what it would delete. It refuses while the node is
 Ready. It needs no driver, and touches no disk: should the node come back after
-all, its data is there, and "csi-dmsnap orphans" lists it. Who did it is in an
-Event on the node.`,
+all, its data is there, and "csi-dmsnap orphans" lists it. An Event on
+the node tells who did it.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			clients, err := clusterClients(f.kubeconfig)

@@ -21,7 +21,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/sockets"
 )
 
-// What the driver's pod tells the commands that run in it.
+// Variables that the driver's pod sets for the commands that run in it.
 const (
 	nodeVariable     = "NODE_NAME"
 	endpointVariable = "CSI_ENDPOINT"

@@ -25,8 +25,8 @@ meanwhile. It can be used again at once, the content is copied in the background
 All snapshots stay, the newer ones too, until they are deleted: the volume can be
 rolled forward again to one of them. What was written since the newest snapshot is
 lost; take another one first if that may be needed. So it wants --yes: without that it
-says what it would do, or why it cannot, and changes nothing. Who did it is on record:
-csi-dmsnap tree shows it, and the driver logs it and makes an Event of it.
+says what it would do, or why it cannot, and changes nothing. It records who did it:
+csi-dmsnap tree shows that, and the driver logs it and makes an Event of it.
 
 The volume and the snapshot are given by name, by logical volume or by CSI id (of
 a PersistentVolume: spec.csi.volumeHandle, of a VolumeSnapshotContent:

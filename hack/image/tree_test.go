@@ -101,7 +101,7 @@ func TestTag(t *testing.T) {
 	}
 }
 
-// What mount reads of SELinux's configuration is the host's, as the chart mounts it.
+// The configuration of SELinux that mount reads is the host's, as the chart mounts it.
 func TestSELinuxOfTheHost(t *testing.T) {
 	chart, err := os.ReadFile("../../deploy/helm/csi-dmsnap/templates/node-daemonset.yaml")
 	if err != nil {

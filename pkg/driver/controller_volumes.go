@@ -54,7 +54,7 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 	if err := mayChangeMode(ctx, at, spec, class.modeChange); err != nil {
 		return nil, err
 	}
-	// What has a source has something to read, whoever may write it.
+	// A volume with a source has something to read, whoever may write it.
 	spec.Shared = use.multiNode && !use.readOnly && at.source.Kind == pool.FromNothing
 	if spec.Mode == pool.Filesystem {
 		if err := prepareSpec(ctx, at, &spec); err != nil {

@@ -11,9 +11,9 @@ import (
 )
 
 // A volume can be staged in the other mode than before, as backup tools do that
-// write a raw device and then have its file system mounted. Whoever may write
-// PersistentVolumes decides that, as no claim's mode can be changed. Not in both
-// modes at a moment: who writes below a mounted file system destroys it.
+// write a raw device and then have its file system mounted. People who may write
+// PersistentVolumes decide that, as no claim's mode can be changed. Not in both
+// modes at a moment: a write below a mounted file system destroys it.
 
 // activate returns the path of the device of a volume, and the volume as it is
 // used from then on. A change of mode is on record before the device is used: to a

@@ -69,7 +69,7 @@ func TestTwoStagingPaths(t *testing.T) {
 	}
 }
 
-// What is mounted several times above each other at the staging path is all unmounted.
+// All mounts at the staging path are unmounted, one above the other.
 func TestUnstageStack(t *testing.T) {
 	r := newRig(t)
 	c := mount(writer, filesystem.Ext4)

@@ -47,7 +47,7 @@ func mountPoints(mounts []*mountinfo.Info) (at []string) {
 func isStaging(m *mountinfo.Info, i handle.ID) bool { return filepath.Base(m.Mountpoint) == i.String() }
 
 // publishedFrom returns where the volume that is staged by m is published and needs
-// that. What is published of a block volume is its node, wherever that is staged.
+// that. A block volume is published as its node, wherever that is staged.
 // Mounts without a peer group, which an older version has made, count as published.
 func (d *Driver) publishedFrom(m *mountinfo.Info, i handle.ID) ([]string, error) {
 	others, err := d.mountsOfContent(m)

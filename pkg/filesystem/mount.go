@@ -141,8 +141,8 @@ func PeerGroup(m *mountinfo.Info) string {
 }
 
 // SetReadOnly makes a block device read-only for all who write to it by its node, or
-// ends that. What lies below it, and a read-only table of device-mapper, is another
-// matter.
+// ends that. It changes neither the devices below it nor a read-only table of
+// device-mapper.
 func SetReadOnly(device string, readOnly bool) error {
 	f, err := os.OpenFile(device, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) { // there is none any more
