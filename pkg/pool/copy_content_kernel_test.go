@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -117,5 +119,36 @@ func TestCopyBeginsWithItsOwn(t *testing.T) {
 		}
 		ok(t, to.Deactivate(ctx, c.LV))
 		ok(t, from.Deactivate(ctx, v.LV))
+	}
+}
+
+// TestCopyOfWhatIsLost: if the source's pool has no room for what is overwritten
+// while it is copied, there is no copy, rather than one with what came later.
+func TestCopyOfWhatIsLost(t *testing.T) {
+	_, open := twoPools(t, func(from, to *Config) {
+		from.NoReserve, from.FirstStore, to.HydrationRate = true, size.MiB, 4*size.MiB
+	})
+	from, to := open()
+	ctx := t.Context()
+	v := must(from.CreateVolume(ctx, VolumeSpec{Name: "base", Mode: Block, Size: 32 * size.MiB}))(t)
+	at := must(from.Activate(ctx, v.LV))(t)
+	room := must(from.Capacity(ctx))(t).MaxVolume
+	must(from.CreateVolume(ctx, VolumeSpec{Name: "fills", Mode: Block, Size: room - 8*size.MiB}))(t)
+	spec := VolumeSpec{Name: "clone", Mode: Block, Source: Source{FromVolume, v.LV}, SourcePool: "from"}
+	short, cancel := context.WithTimeout(ctx, 2*time.Second)
+	_, err := to.CopyVolume(short, spec, from)
+	cancel()
+	var pending *PendingError
+	if !errors.As(err, &pending) {
+		t.Fatal(err)
+	}
+	writeDevice(t, at, int64(16*size.MiB), bytes.Repeat([]byte("what came later "), int(size.MiB)))
+	for _, want := range []error{unix.EIO, ErrLost} {
+		if _, err := to.CopyVolume(ctx, spec, from); !errors.Is(err, want) {
+			t.Fatalf("copying what is lost: %v, want %v", err, want)
+		}
+	}
+	if left := must(to.latest())(t); left.named["clone"] != nil {
+		t.Error("a volume is left that can never be complete")
 	}
 }
