@@ -99,9 +99,14 @@ func TestReadOnlyBlockInterrupted(t *testing.T) {
 	r.must("unpublish", r.unpublish(volume, "rw"))
 	r.dd("the writer is gone", "ro", false)
 	r.tool("blockdev", "--setrw", r.device(volume)) // as before a writer that was not published
+	other := r.volume(request("other", 32, c))
+	r.must("stage another one", r.stage(other, "hidden", c))
+	r.must("hide where it is staged", unix.Mount("none", r.path("hidden"), "tmpfs", 0, ""))
 	r.stop()
 	r.start()
-	r.dd("a new process", "ro", false)
+	r.dd("a new process, another volume fails", "ro", false)
+	r.must("show it", unix.Unmount(r.path("hidden"), 0))
+	r.must("unstage it", r.unstage(other, "hidden"))
 	r.must("unpublish", r.unpublish(volume, "ro"))
 	r.must("unstage", r.unstage(volume, "st"))
 	if out := strings.TrimSpace(r.tool("blockdev", "--getro", r.device(volume))); out != "0" {

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"slices"
 
@@ -148,14 +149,15 @@ func (d *Driver) protectAll(only *handle.ID) error {
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for _, m := range mounts {
 		i, is := handle.Parse(filepath.Base(m.Mountpoint))
 		if !is || !d.inside(m.Mountpoint) || only != nil && i != *only {
 			continue
 		}
 		if err := d.protect(m, i); err != nil {
-			return err
+			errs = append(errs, err) // one that fails leaves none of the others unprotected
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
