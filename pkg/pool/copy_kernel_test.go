@@ -180,6 +180,9 @@ func TestCopyGoesOn(t *testing.T) {
 	ok(t, err)
 	from, to = open()
 	ok(t, kept.Close())
+	for _, f := range must(Verify(ctx, to.config, Options{}))(t).Findings {
+		t.Errorf("after a kill check finds %+v", f)
+	}
 	o := must(to.latest())(t).named["restore"]
 	if o == nil || o.copying == nil || o.copying.done == 0 {
 		t.Fatalf("after a restart the volume is %+v", o)

@@ -79,7 +79,9 @@ func (c deviceCheck) plain(table dm.Table) {
 	for _, x := range c.o.layers {
 		c.leftover(c.look.at(x.lv, ""))
 	}
-	c.leftover(c.look.at(c.o.lv, layerReal))
+	if c.o.copying == nil { // else who goes on with the copy uses it
+		c.leftover(c.look.at(c.o.lv, layerReal))
+	}
 }
 
 // history checks a volume with layers: the four devices of the newest one, and

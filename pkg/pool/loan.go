@@ -151,11 +151,12 @@ func (p *Pool) recall(ctx context.Context, name string) error {
 
 // loans takes loans away that nothing needs, until ctx ends.
 func (s *Set) loans(ctx context.Context) {
-	look := time.NewTicker(loanLook)
+	look := time.NewTimer(loanFirst)
 	defer look.Stop()
 	for {
 		select {
 		case <-look.C:
+			look.Reset(loanLook)
 		case <-ctx.Done():
 			return
 		}

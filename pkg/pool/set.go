@@ -17,6 +17,7 @@ const (
 	deviceLook  = 2 * time.Second  // between two looks whether its devices have changed
 	openingWait = 15 * time.Second // how long one pool's devices may keep the others from being served
 	closingWait = 10 * time.Second // how long an attempt to open may take to end
+	loanFirst   = 5 * time.Second  // until the first look for loans that nothing is copied from
 	loanLook    = time.Minute      // between two looks for loans that nothing is copied from
 )
 
