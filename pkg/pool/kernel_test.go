@@ -244,6 +244,7 @@ func TestInUse(t *testing.T) {
 	p := testPool(t, nil)
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)
 	path := must(p.Activate(ctx, v.LV))(t)
+	v = must(p.Volume(ctx, v.LV))(t) // it was given out by now
 	f := must(os.Open(path))(t)
 	for name, err := range map[string]error{"delete": p.DeleteVolume(ctx, v.LV), "deactivate": p.Deactivate(ctx, v.LV)} {
 		if !errors.Is(err, ErrInUse) {
