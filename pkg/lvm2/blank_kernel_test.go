@@ -100,3 +100,36 @@ func TestNamesInterop(t *testing.T) {
 	}
 	healthy(t)
 }
+
+// TestFormerPhysicalVolume: wipefs takes the type out of a label, and leaves all
+// else. Then the disk is no physical volume, for lvm2 and for us, wherever the label
+// was and whatever the size of the sectors.
+func TestFormerPhysicalVolume(t *testing.T) {
+	for sector := range labelSectors {
+		for _, block := range []string{"512", "4096"} {
+			t.Run(fmt.Sprintf("label in sector %d, blocks of %s", sector, block), func(t *testing.T) {
+				disk := loopDisk(t, "-b", block)
+				command(t, "pvcreate", "-qq", "--devices", disk, "--labelsector", fmt.Sprint(sector), disk)
+				command(t, "vgcreate", "-qq", "--devices", disk, "former", disk)
+				command(t, "vgremove", "-qq", "-y", "--devices", disk, "former")
+				if _, unfit := Fit([]string{disk}, nil); len(unfit) != 1 || !errors.Is(unfit[0].Err, ErrNotBlank) {
+					t.Errorf("before it is wiped: %v", unfit)
+				}
+				command(t, "wipefs", "-qa", disk)
+				if head, err := os.ReadFile(disk); err != nil || string(head[sector*512:][:8]) != labelMagic {
+					t.Fatalf("the label's first bytes are gone too: %v", err)
+				}
+				if found, err := Signature(disk); found != "" || err != nil {
+					t.Errorf("it has the signature of %s, %v", found, err)
+				}
+				if fit, unfit := Fit([]string{disk}, nil); len(fit) != 1 {
+					t.Errorf("it is not fit: %v", unfit)
+				}
+				if err := CreateVG(context.Background(), kernelHost, "fresh", []string{disk}, CreateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				command(t, "vgck", "--devices", disk, "fresh")
+			})
+		}
+	}
+}

@@ -36,7 +36,7 @@ type label struct {
 func findLabel(b []byte) (*label, error) {
 	for n := range labelSectors {
 		s := b[n*size.SectorBytes : (n+1)*size.SectorBytes]
-		if string(s[:8]) != labelMagic || string(s[24:32]) != labelType || binary.LittleEndian.Uint64(s[8:]) != uint64(n) {
+		if !isLabel(s, n) {
 			continue
 		}
 		if binary.LittleEndian.Uint32(s[16:]) != checksum(s[20:]) {
@@ -49,6 +49,12 @@ func findLabel(b []byte) (*label, error) {
 		return l, nil
 	}
 	return nil, nil
+}
+
+// isLabel reports whether lvm2 takes the n-th sector for a label, damaged or not: of
+// a former one wipefs leaves all but the type.
+func isLabel(s []byte, n int) bool {
+	return string(s[:8]) == labelMagic && binary.LittleEndian.Uint64(s[8:]) == uint64(n) && string(s[24:32]) == labelType
 }
 
 func decodeLabel(s []byte) (*label, error) {

@@ -1,7 +1,6 @@
 package lvm2
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 
@@ -143,8 +142,8 @@ func (d *device) signature() (string, error) {
 
 // labelSignature finds any LVM2 label, also one that is damaged.
 func labelSignature(head []byte) string {
-	for n := range labelSectors {
-		if at := n * size.SectorBytes; bytes.HasPrefix(head[min(at, len(head)):], []byte(labelMagic)) {
+	for n := range min(labelSectors, len(head)/size.SectorBytes) {
+		if isLabel(head[n*size.SectorBytes:], n) {
 			return "LVM2 physical volume"
 		}
 	}

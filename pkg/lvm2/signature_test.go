@@ -27,7 +27,9 @@ func TestSignature(t *testing.T) {
 	for _, m := range magics {
 		check(m.name, 3*size.MiB, m.at, m.bytes, "")
 	}
-	check("LVM2", size.MiB, 3*512, labelMagic, "LVM2")
+	for n := range labelSectors {
+		check("LVM2", size.MiB, int64(n)*512, labelMagic+string(rune(n))+strings.Repeat("\x00", 15)+labelType, "LVM2")
+	}
 	for page := int64(4096); page <= 65536; page *= 2 {
 		check("swap", size.MiB, page-10, "SWAPSPACE2", "swap")
 		check("hibernation", size.MiB, page-10, "S1SUSPEND\x00", "hibernation")
