@@ -231,8 +231,13 @@ func (h Host) Entered(device string, pv ID) (bool, error) {
 	byName := d.preferred(true).kind == idName
 	for line := range strings.Lines(string(text)) {
 		e, its := parseEntry(line)
-		// One by its name is looked for under others, among the devices without another id.
-		if d.is(e) || byName && e.kind == idName && its == pv {
+		if e.kind != idName && d.is(e) {
+			return true, nil // lvm2 corrects which physical volume that is
+		}
+		// Of one by a name lvm2 believes the physical volume, and looks for it under other
+		// names too, among the devices without another id.
+		unknown := its == "" || its == "."
+		if e.kind == idName && (d.is(e) && unknown || (d.is(e) || byName) && its == pv) {
 			return true, nil
 		}
 	}

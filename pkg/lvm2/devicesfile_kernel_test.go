@@ -173,3 +173,64 @@ func TestDevicesFileAsLVM2(t *testing.T) {
 	}
 	command(t, "vgremove", "-ff", "-y", "--config", withDevicesFile, "vg")
 }
+
+// lvm2Sees lists the devices that lvm2 takes for physical volumes.
+func lvm2Sees(t *testing.T) []string {
+	t.Helper()
+	out, err := exec.Command("pvs", "--config", withDevicesFile, "--noheadings", "-o", "pv_name").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Fields(string(out))
+}
+
+// TestEntryOfAnother: an entry by a device's name does not list the device if it says
+// that another physical volume is there. One by an id that stays does, whatever it
+// says: lvm2 puts it right.
+func TestEntryOfAnother(t *testing.T) {
+	h := hostWithDevicesFile(t)
+	named, looped := scratch(t, 1)[0], loopDisk(t)
+	if err := CreateVG(context.Background(), h, "vg", []string{named, looped}, CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(h.DevicesFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pvs := map[string]ID{}
+	found, err := Scan(context.Background(), []string{named, looped})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range found {
+		pvs[d.Path] = d.PV
+	}
+	for _, c := range []struct{ device, entered string }{
+		{named, strings.Repeat("a", idLength)},
+		{looped, strings.Repeat("a", idLength)},
+		{named, "."},
+	} {
+		if err := os.WriteFile(h.DevicesFile, []byte(strings.ReplaceAll(string(text), "PVID="+string(pvs[c.device]), "PVID="+c.entered)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		in, err := h.Entered(c.device, pvs[c.device])
+		if err != nil {
+			t.Fatal(err)
+		}
+		sees := slices.Contains(lvm2Sees(t), c.device)
+		if in != sees {
+			t.Errorf("%s with the entry of %q: entered is %v, lvm2 sees it is %v", c.device, c.entered, in, sees)
+		}
+		if in {
+			continue
+		}
+		command(t, "lvm", "lvmdevices", "--config", withDevicesFile, "--adddev", c.device) // as check says
+		if in, err := h.Entered(c.device, pvs[c.device]); !in || err != nil || !slices.Contains(lvm2Sees(t), c.device) {
+			t.Errorf("%s was added by lvm2: entered is %v, %v", c.device, in, err)
+		}
+	}
+	if err := os.WriteFile(h.DevicesFile, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	command(t, "vgremove", "-ff", "-y", "--config", withDevicesFile, "vg")
+}
