@@ -152,8 +152,92 @@ securityContext:
 {{- $variants | toJson -}}
 {{- end -}}
 
+{{- /* Pools that the driver would refuse, with which it would not start: a dict of where and pools. */ -}}
+{{- define "dmsnap.poolChecks" -}}
+{{- $where := .where -}}
+{{- $names := list -}}
+{{- $groups := list -}}
+{{- range .pools -}}
+{{- $group := .volumeGroup | default .name -}}
+{{- if has .name $names -}}
+{{- fail (printf "%s: pool %s is there twice" $where .name) -}}
+{{- end -}}
+{{- if has $group $groups -}}
+{{- fail (printf "%s: pool %s has the volumeGroup %s, which another pool has too" $where .name $group) -}}
+{{- end -}}
+{{- $names = append $names .name -}}
+{{- $groups = append $groups $group -}}
+{{- if gt (len (replace "-" "--" $group)) 74 -}}
+{{- fail (printf "%s: pool %s: the volumeGroup %s is too long: 74 bytes are possible, of which hyphens count twice" $where .name $group) -}}
+{{- end -}}
+{{- if and .file .devices -}}
+{{- fail (printf "%s: pool %s has devices and a file: give one of them" $where .name) -}}
+{{- end -}}
+{{- if and .file .optional -}}
+{{- fail (printf "%s: pool %s: a file is made where it is missing, so it cannot be optional" $where .name) -}}
+{{- end -}}
+{{- if and .file (eq (dir .file) "/") -}}
+{{- fail (printf "%s: pool %s: put the file into a directory of its own, the driver gets access to all of it" $where .name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* A StorageClass whose parameters the driver or csi-provisioner would refuse. */ -}}
+{{- define "dmsnap.parameterChecks" -}}
+{{- $class := printf "storageClasses: class %s" .name -}}
+{{- $parameters := .parameters | default dict -}}
+{{- range $key, $value := $parameters -}}
+{{- if eq $key "pool" -}}
+{{- fail (printf "%s has a pool among its parameters: give it as its key pool" $class) -}}
+{{- end -}}
+{{- if eq (lower $key) "fstype" -}}
+{{- fail (printf "%s has %s among its parameters: give it as its key fsType" $class $key) -}}
+{{- end -}}
+{{- if not (or (has $key (list "transient" "allowVolumeModeChange")) (regexMatch "^csi\\.storage\\.k8s\\.io/(fstype|((provisioner|(controller|node)-expand|(controller|node)-publish|node-stage)-)?secret-name(space)?)$" $key)) -}}
+{{- fail (printf "%s has the unknown parameter %s: besides those of csi-provisioner there are transient and allowVolumeModeChange" $class $key) -}}
+{{- end -}}
+{{- if hasSuffix "secret-name" $key | or (hasSuffix "secret-namespace" $key) -}}
+{{- $stem := $key | trimSuffix "space" -}}
+{{- if not (and (hasKey $parameters $stem) (hasKey $parameters (print $stem "space"))) -}}
+{{- fail (printf "%s has the parameter %s: a secret needs its name and its namespace" $class $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $fsType := .fsType | default "ext4" -}}
+{{- if ne (get $parameters "csi.storage.k8s.io/fstype" | default $fsType) $fsType -}}
+{{- fail (printf "%s has another csi.storage.k8s.io/fstype than its fsType, which is %s: give it as its key fsType" $class $fsType) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Two classes of a list that are both the default: a dict of list, classes and annotations, those that say so. */ -}}
+{{- define "dmsnap.defaultChecks" -}}
+{{- $list := .list -}}
+{{- $annotations := .annotations -}}
+{{- $defaults := list -}}
+{{- range $class := .classes -}}
+{{- $default := $class.isDefault -}}
+{{- range $annotations -}}
+{{- $default = or $default (eq (get ($class.annotations | default dict) .) "true") -}}
+{{- end -}}
+{{- if $default -}}
+{{- $defaults = append $defaults $class.name -}}
+{{- end -}}
+{{- end -}}
+{{- if gt (len $defaults) 1 -}}
+{{- fail (printf "%s: more than one class is the default: %s" $list (join ", " $defaults)) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The annotations that make a StorageClass the default, as JSON. */ -}}
+{{- define "dmsnap.defaultAnnotations" -}}
+{{- list "storageclass.kubernetes.io/is-default-class" "storageclass.beta.kubernetes.io/is-default-class" | toJson -}}
+{{- end -}}
+
 {{- /* Classes of which no volume could be made, or that would be made twice. */ -}}
 {{- define "dmsnap.classChecks" -}}
+{{- range .Values.storageClasses -}}
+{{- include "dmsnap.parameterChecks" . -}}
+{{- end -}}
 {{- $names := list -}}
 {{- range include "dmsnap.flavours" . | fromJsonArray -}}
 {{- $everywhere := list -}}
@@ -175,9 +259,6 @@ securityContext:
 {{- if and .pool (not (has .pool $names)) -}}
 {{- fail (printf "storageClasses: class %s is of pool %s, which is not in the list pools" .name .pool) -}}
 {{- end -}}
-{{- if hasKey (.parameters | default dict) "pool" -}}
-{{- fail (printf "storageClasses: class %s has a pool among its parameters: give it as its key pool" .name) -}}
-{{- end -}}
 {{- range include "dmsnap.variants" . | fromJsonArray -}}
 {{- if has .name $classes -}}
 {{- fail (printf "storageClasses: class %s would be made twice: a class NAME also makes NAME-restore, unless restoreClass is false" .name) -}}
@@ -192,12 +273,15 @@ securityContext:
 {{- end -}}
 {{- $classes = append $classes .name -}}
 {{- end -}}
+{{- include "dmsnap.defaultChecks" (dict "list" "storageClasses" "classes" .Values.storageClasses "annotations" (include "dmsnap.defaultAnnotations" . | fromJsonArray)) -}}
+{{- include "dmsnap.defaultChecks" (dict "list" "volumeSnapshotClasses" "classes" .Values.volumeSnapshotClasses "annotations" (list "snapshot.storage.kubernetes.io/is-default-class")) -}}
 {{- end -}}
 
 {{- define "dmsnap.checks" -}}
 {{- if not (or .Values.pools .Values.nodeGroups) -}}
 {{- fail "pools is empty: list the pools of your nodes. To try it out: --set 'pools[0].name=trial,pools[0].file=/var/lib/csi-dmsnap/trial.img,pools[0].size=20Gi'" -}}
 {{- end -}}
+{{- include "dmsnap.poolChecks" (dict "where" "pools" "pools" .Values.pools) -}}
 {{- $groups := list -}}
 {{- range .Values.nodeGroups -}}
 {{- if has .name $groups -}}
@@ -207,13 +291,9 @@ securityContext:
 {{- if not (or .pools $.Values.pools) -}}
 {{- fail (printf "nodeGroups: group %s has no pools" .name) -}}
 {{- end -}}
+{{- include "dmsnap.poolChecks" (dict "where" (printf "nodeGroups: group %s" .name) "pools" .pools) -}}
 {{- end -}}
 {{- range include "dmsnap.flavours" . | fromJsonArray -}}
-{{- range .pools -}}
-{{- if and .file (eq (dir .file) "/") -}}
-{{- fail (printf "pool %s: put the file into a directory of its own, the driver gets access to all of it" .name) -}}
-{{- end -}}
-{{- end -}}
 {{- $surge := dig "rollingUpdate" "maxSurge" 0 .node.updateStrategy -}}
 {{- if not (has (toString $surge) (list "0" "0%")) -}}
 {{- fail "node.updateStrategy.rollingUpdate.maxSurge must be 0: the new driver would wait for the pools of the old one" -}}
