@@ -12,13 +12,14 @@ import (
 // group: edit changes the metadata, act brings device-mapper in line with it
 // once it is on the disk.
 type change struct {
-	what string                                   // for messages: "create volume pvc-1"
-	edit func(t *edit) error                      // may be nil: nothing changes on the disk
-	act  func(ctx context.Context, v *view) error // may be nil: nothing changes in the kernel
-	fast bool                                     // a store fills: not behind slow acts of other volumes
-	done chan error
-	ctx  context.Context
-	held bool // the edit is on the disk, or there was nothing to write
+	what  string                                   // for messages: "create volume pvc-1"
+	edit  func(t *edit) error                      // may be nil: nothing changes on the disk
+	act   func(ctx context.Context, v *view) error // may be nil: nothing changes in the kernel
+	alone func(ctx context.Context) error          // instead of both: works on the store itself, under locks that it takes, and nothing else does meanwhile
+	fast  bool                                     // a store fills: not behind slow acts of other volumes
+	done  chan error
+	ctx   context.Context
+	held  bool // the edit is on the disk, or there was nothing to write
 }
 
 // edit is what a change may alter. What a failing edit did is dropped.
@@ -81,7 +82,10 @@ func (p *Pool) do(ctx context.Context, c *change) error {
 func (p *Pool) submit(ctx context.Context, c *change) error {
 	c.done, c.ctx = make(chan error, 1), ctx
 	queue := p.changes
-	if c.fast {
+	switch {
+	case c.alone != nil:
+		queue = p.lonely
+	case c.fast:
 		queue = p.urgent
 	}
 	select {

@@ -42,7 +42,10 @@ func (p *Pool) commitLoop() {
 	look := time.NewTicker(lateLook)
 	defer look.Stop()
 	for {
-		changes := p.changes
+		changes, lonely := p.changes, p.lonely
+		if c.lock != nil {
+			lonely = nil
+		}
 		if c.lock != nil && time.Since(c.since) > lockLimit {
 			changes = nil // until the lock was free for a moment
 		}
@@ -51,6 +54,8 @@ func (p *Pool) commitLoop() {
 			c.batch(first, p.urgent)
 		case first := <-changes:
 			c.batch(first, changes)
+		case w := <-lonely:
+			w.done <- guard(klog.FromContext(w.ctx), func() error { return w.alone(w.ctx) })
 		case w := <-c.ended:
 			c.end(w)
 		case <-look.C:

@@ -40,6 +40,7 @@ type Config struct {
 	Clean          Cleaning   // when extents of unknown content are wiped
 
 	cleanAfter time.Duration // instead of the constant, for tests
+	lookEvery  time.Duration // instead of extendLook, for tests
 }
 
 // Options are what is per machine rather than per pool.

@@ -118,7 +118,7 @@ func (p *Pool) poolConditions(v *view) []Condition {
 			out = append(out, v.deviceMissing(pv))
 		}
 	}
-	for _, l := range p.leftOut {
+	for _, l := range p.leftOuts() {
 		if l.refused {
 			out = append(out, Condition{Degraded, "DiskRefused", l.text()})
 		}

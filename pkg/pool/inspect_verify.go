@@ -143,9 +143,12 @@ func (i *inspector) leftOut(v *view) []LeftOut {
 	if !i.pool.config.Create {
 		return nil
 	}
-	_, left, err := i.pool.config.choose(v.vg)
+	fit, left, err := i.pool.config.choose(v.vg)
 	if err != nil {
 		return []LeftOut{{Why: err.Error()}}
+	}
+	for _, d := range fit {
+		left = append(left, LeftOut{Device: d, Why: "it is blank: the driver adds it at its next look, unless a disk of the volume group is missing"})
 	}
 	return left
 }

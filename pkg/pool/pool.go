@@ -41,7 +41,7 @@ type Pool struct {
 	store   *lvm2.Store // used by the committer only
 	log     klog.Logger
 	unhold  func() error // releases the pool's lock; nil: it is not the pool's to release
-	leftOut []LeftOut    // devices that the configuration means and that are not the group's, when it was opened
+	leftOut []LeftOut    // devices that the configuration means and that are not the group's; under mu
 	told    *sync.Map    // why by the path of the device: what was logged of them
 	blank   bool         // the group's extents all hold zeroes, it was just made on a new file
 	maps    []mapping    // what the kernel's devices map of the group, asked at most once a batch; used by the committer only
@@ -50,6 +50,7 @@ type Pool struct {
 	cancel       context.CancelFunc
 	changes      chan *change
 	urgent       chan *change
+	lonely       chan *change
 	stopped      chan struct{}         // closed when the committer has ended
 	current      atomic.Pointer[view]  // of the last read or commit
 	broken       atomic.Pointer[error] // why the last read failed, if it did
@@ -116,7 +117,7 @@ func openHeld(ctx context.Context, c Config, o Options) (*Pool, error) {
 	p := &Pool{
 		name: c.Name, vgName: c.VolumeGroup, config: c, host: o.LVM, told: o.told,
 		log:     klog.FromContext(ctx).WithValues("pool", c.Name),
-		changes: make(chan *change), urgent: make(chan *change), stopped: make(chan struct{}),
+		changes: make(chan *change), urgent: make(chan *change), lonely: make(chan *change), stopped: make(chan struct{}),
 		keys: keyed{held: map[string][]chan struct{}{}}, scrubs: scrubs{jobs: map[string]*scrubJob{}},
 		copies:  copies{jobs: map[string]*copyJob{}, turn: make(chan struct{}, 1)},
 		deepest: deepestChain(), lookSoon: make(chan struct{}, 1), keep: (*view).readThrough,
@@ -169,7 +170,7 @@ func (p *Pool) begins(ctx context.Context) error {
 	if !giveUp() {
 		return errors.Join(context.Cause(ctx), p.Close())
 	}
-	for _, loop := range []func(context.Context){p.wiper.loop, p.cleanLoop, p.watchLoop, p.refreshLoop, p.folder.loop, p.strangersLoop} {
+	for _, loop := range []func(context.Context){p.wiper.loop, p.cleanLoop, p.watchLoop, p.refreshLoop, p.extendLoop, p.folder.loop, p.strangersLoop} {
 		p.forever(loop)
 	}
 	return nil

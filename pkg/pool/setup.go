@@ -62,7 +62,7 @@ func (p *Pool) openGroup(ctx context.Context) (*lvm2.Store, error) {
 	}
 	switch {
 	case store != nil:
-		p.extendGroup(ctx, store)
+		p.extendAtOpening(ctx, store)
 		return store, nil
 	case !create || len(p.config.VolumeGroupIDs) > 0:
 		return nil, p.config.notFound(err)
@@ -102,32 +102,6 @@ func (p *Pool) createGroup(ctx context.Context) error {
 	return nil
 }
 
-// extendGroup adds those of the configured devices that are blank. One that
-// holds something is left alone: it must not keep the pool from being served.
-func (p *Pool) extendGroup(ctx context.Context, store *lvm2.Store) {
-	vg, err := p.readGroup(ctx, store)
-	if err != nil {
-		p.log.Error(err, "The volume group was not extended")
-		return
-	}
-	if p.config.File != "" {
-		p.enterFile(ctx, vg)
-	}
-	devices, left, err := p.config.choose(vg)
-	if err != nil {
-		p.log.Error(err, "The volume group was not extended")
-		return
-	}
-	for _, d := range devices {
-		if err := store.Extend(ctx, []string{d}); err != nil {
-			left = append(left, LeftOut{Device: d, Why: err.Error()})
-			continue
-		}
-		p.log.Info("Added a device to the volume group", "volumeGroup", p.vgName, "device", d)
-	}
-	p.leaveOut(left)
-}
-
 // enterFile lists the loop device of the pool's file in lvm2's devices file anew if
 // need be: lvm2 knows it by the path that the kernel tells, which is another
 // one once the container that attached it is gone.
@@ -140,25 +114,6 @@ func (p *Pool) enterFile(ctx context.Context, vg *lvm2.VG) {
 			p.log.Error(err, "The pool's file was not entered in lvm2's devices file", "device", pv.Device)
 		}
 	}
-}
-
-// leaveOut notes which of the devices that the configuration means are not the
-// pool's, and logs what was not logged before.
-func (p *Pool) leaveOut(left []LeftOut) {
-	p.leftOut = left
-	now := map[any]bool{}
-	for _, l := range left {
-		now[l.Device] = true
-		if former, known := p.told.Swap(l.Device, l.Why); !known || former != l.Why {
-			p.log.Info("A device that matches the configuration is left out", "device", l.Device, "why", l.Why)
-		}
-	}
-	p.told.Range(func(device, _ any) bool {
-		if !now[device] {
-			p.told.Delete(device)
-		}
-		return true
-	})
 }
 
 // readGroup returns the group as it is on the disks.

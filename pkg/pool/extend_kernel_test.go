@@ -1,0 +1,129 @@
+//go:build kernel
+
+package pool
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// disksOf waits until the pool's group has so many disks.
+func disksOf(t *testing.T, p *Pool, want int) *lvm2.VG {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		v, err := p.latest()
+		if err == nil && len(v.vg.PVs) == want {
+			return v.vg
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the group has not got %d disks: %v, left out %v", want, err, p.leftOuts())
+		}
+	}
+}
+
+// said waits until that is said of a device which is left out; "" is nothing.
+func said(t *testing.T, p *Pool, device, why string) {
+	t.Helper()
+	var now string
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		now = ""
+		for _, l := range p.leftOuts() {
+			if l.Device == device {
+				now = l.Why
+			}
+		}
+		if why == "" && now == "" || why != "" && strings.Contains(now, why) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("of %s is said %q, want %q", device, now, why)
+		}
+	}
+}
+
+// refusals lists the devices that the pool's health says are refused.
+func refusals(p *Pool) (said []string) {
+	for _, c := range p.PoolHealth(context.Background()) {
+		if c.Reason == "DiskRefused" {
+			said = append(said, c.Message)
+		}
+	}
+	return said
+}
+
+// A disk that becomes fit while the pool is open is added to its group, and
+// what is said of the disks that are left out is what is true now.
+func TestDiskBecomesFit(t *testing.T) {
+	b := newByID(t)
+	b.link("nvme-a", testDisks(t)[0], "")
+	c := Config{Name: "pool", VolumeGroup: "vgfit", Devices: []string{b.pattern()}, Create: true, lookEvery: time.Second}
+	ok(t, openPool(t, c).Close())
+	former, named := b.loop("96M"), b.loop("96M")
+	command(t, "mkfs.ext4", "-q", "-F", former)
+	command(t, "mkfs.ext4", "-q", "-F", named)
+	b.link("nvme-former", former, "")
+	match := filepath.Join(b.dir, "nvme-former")
+	c.Devices = append(c.Devices, named)
+	p := openPool(t, c)
+	t.Cleanup(func() {
+		p.Close()
+		command(t, "vgremove", "-ff", "-y", "vgfit")
+	})
+	said(t, p, match, "ext4")
+	if got := refusals(p); len(got) != 1 || !strings.Contains(got[0], named) {
+		t.Errorf("refused are %q", got)
+	}
+	dir := t.TempDir()
+	ok(t, unix.Mount(former, dir, "ext4", 0, ""))
+	said(t, p, match, "in use")
+	ok(t, unix.Unmount(dir, 0))
+	command(t, "mkswap", "-q", "-f", former)
+	said(t, p, match, "swap")
+	command(t, "wipefs", "-qa", former)
+	command(t, "wipefs", "-qa", named)
+	disksOf(t, p, 3)
+	said(t, p, match, "")
+	said(t, p, named, "")
+	if got := refusals(p); len(got) > 0 {
+		t.Errorf("after it was added refused are %q", got)
+	}
+	must(p.CreateVolume(context.Background(), VolumeSpec{Name: "v", Size: 8 * size.MiB, Mode: Block}))(t)
+	noFindings(t, p)
+}
+
+// A disk that comes while another one is missing waits for that: as long as it does the
+// metadata cannot be changed. Both are looked for when devices come or go.
+func TestDiskComesWhileOneIsMissing(t *testing.T) {
+	disks := testDisks(t)
+	hot := newHotDisk(t)
+	b := newByID(t)
+	b.link("nvme-a", disks[0], "")
+	p := openPool(t, Config{Name: "pool", VolumeGroup: "vgwait", Devices: []string{b.pattern(), "/dev/sd*"}, Create: true, lookEvery: time.Hour})
+	t.Cleanup(func() {
+		p.Close()
+		command(t, "vgremove", "-ff", "-y", "vgwait")
+	})
+	disksOf(t, p, 2)
+	hot.remove()
+	late := b.loop("96M")
+	for end := time.Now().Add(30 * time.Second); must(p.latest())(t).writable() == nil; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("no disk is missing")
+		}
+	}
+	b.link("nvme-late", late, "")
+	said(t, p, filepath.Join(b.dir, "nvme-late"), "is missing")
+	time.Sleep(blankFor)
+	disksOf(t, p, 2)
+	hot.attach()
+	disksOf(t, p, 3)
+	noFindings(t, p)
+}
