@@ -54,7 +54,7 @@ var whatCheckFinds = map[string]string{
 	"Adopted": "news", "Imported": "news", "RolledBack": "news", "SpaceReclaimed": "news",
 	"DeviceMissing": "pool", "DiskRefused": "pool", "DuplicateDisk": "pool", "ExtentsInUse": "pool", "MetadataDegraded": "pool", "MetadataFull": "pool",
 	"MixedBlockSizes": "pool", "ModuleMissing": "pool", "PoolFull": "pool", "PoolUnavailable": "pool", "SpaceNotReclaimed": "pool", "UnknownTags": "pool",
-	"FilesystemErrors": "volume", "FilesystemReadOnly": "volume", "FilesystemShutDown": "volume", "FilesystemUnreachable": "volume", "NotGrown": "volume",
+	"FilesystemErrors": "volume", "FilesystemReadOnly": "volume", "FilesystemShutDown": "volume", "FilesystemUnreachable": "volume", "NotGrown": "volume", "NotStaged": "volume",
 	"ForkLost": "volume", "ForkStopped": "volume", "HydrationFailing": "volume", "SnapshotLost": "volume",
 	"SnapshotSpaceLow": "volume", "SnapshotsTooDeep": "volume", "SourceLost": "volume", "SourceUnreadable": "volume", "TransientLost": "volume",
 	"TransientRestarted": "volume", "WritersHeld": "volume",

@@ -193,6 +193,7 @@ func (d *Driver) DeleteVolume(ctx context.Context, r *csi.DeleteVolumeRequest) (
 	if err := p.DeleteVolume(ctx, i.LV); err != nil {
 		return nil, err
 	}
+	d.notStaged.Delete(i.String())
 	return &csi.DeleteVolumeResponse{}, nil
 }
 

@@ -47,6 +47,7 @@ type Driver struct {
 	fronts     []Front
 	observe    grpc.UnaryServerInterceptor
 	notGrown   sync.Map // volume id to the error why its file system could not be grown
+	notStaged  sync.Map // volume id to the error why it could not be staged, if people must see to that
 }
 
 // New checks the options and returns a driver; Serve makes it listen.

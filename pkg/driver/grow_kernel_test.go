@@ -138,8 +138,36 @@ func TestStageRefusesDamage(t *testing.T) {
 	if r.mounted("st") {
 		t.Error("it is mounted")
 	}
+	r.sameHealth("one that is damaged", volume, "st", "FilesystemErrors")
 	r.tool("sh", "-c", "e2fsck -fy "+r.device(volume)+"; test $? -lt 4")
 	r.must("stage what was repaired", r.stage(volume, "st", c))
+	r.sameHealth("one that was repaired", volume, "st")
+	r.must("unstage", r.unstage(volume, "st"))
+}
+
+// A volume that cannot be staged before people have done something is told by health,
+// from the failed stage until one succeeds.
+func TestHealthTellsFailedStage(t *testing.T) {
+	r := newRig(t)
+	c := mount(writer, filesystem.Ext4)
+	volume := r.volume(request("volume", 32, c))
+	labelled := mount(writer, filesystem.Ext4)
+	labelled.GetMount().MountFlags = []string{"context=system_u:object_r:container_file_t:s0"}
+	r.want("stage with an option that is not in effect", r.stage(volume, "st", labelled), codes.FailedPrecondition)
+	r.sameHealth("an option that is not in effect", volume, "st", "NotStaged")
+	r.must("stage", r.stage(volume, "st", c))
+	r.sameHealth("one that is staged", volume, "st")
+	r.must("unstage", r.unstage(volume, "st"))
+
+	device := r.device(volume)
+	saved := filepath.Join(t.TempDir(), "start")
+	r.tool("dd", "if="+device, "of="+saved, "bs=64k", "count=1")
+	r.tool("dd", "if=/dev/zero", "of="+device, "bs=64k", "count=1", "oflag=direct")
+	r.want("stage without a superblock", r.stage(volume, "st", c), codes.FailedPrecondition)
+	r.sameHealth("no superblock", volume, "st", "NotStaged")
+	r.tool("dd", "if="+saved, "of="+device, "bs=64k", "count=1", "oflag=direct")
+	r.must("stage what was mended", r.stage(volume, "st", c))
+	r.sameHealth("one that was mended", volume, "st")
 	r.must("unstage", r.unstage(volume, "st"))
 }
 

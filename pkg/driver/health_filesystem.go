@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/moby/sys/mountinfo"
 
@@ -31,31 +32,65 @@ func (d *Driver) stagedFilesystems() (map[string]*mountinfo.Info, error) {
 	return by, nil
 }
 
-// conditions returns what is wrong with a volume, and with its file system if that
-// is among the staged ones.
+// conditions returns what is wrong with a volume, with its last stage, and with its
+// file system if that is among the staged ones.
 func (d *Driver) conditions(ctx context.Context, p *pool.Pool, lv string, staged map[string]*mountinfo.Info) ([]pool.Condition, error) {
 	out, err := p.Health(ctx, lv)
-	if m := staged[p.DevicePath(lv)]; err == nil && m != nil {
-		out = append(out, d.filesystemHealth(ctx, p, lv, m)...)
+	if err == nil {
+		out = append(out, d.useHealth(ctx, p, lv, staged)...)
 	}
 	return out, err
 }
 
-// filesystemConcerns lists what is wrong with the staged file systems of a pool.
-func (d *Driver) filesystemConcerns(ctx context.Context, p *pool.Pool, staged map[string]*mountinfo.Info) []pool.Concern {
-	if len(staged) == 0 {
+// useHealth returns why a volume could not be staged, and what is wrong with its
+// file system.
+func (d *Driver) useHealth(ctx context.Context, p *pool.Pool, lv string, staged map[string]*mountinfo.Info) []pool.Condition {
+	out := d.stageHealth(d.id(p, lv))
+	if m := staged[p.DevicePath(lv)]; m != nil {
+		out = append(out, d.filesystemHealth(ctx, p, lv, m)...)
+	}
+	return out
+}
+
+// needsPeople are errors of a stage that no other try ends.
+var needsPeople = []error{
+	filesystem.ErrDamaged, filesystem.ErrContent, filesystem.ErrUnclean, filesystem.ErrNotInEffect, filesystem.ErrDuplicate,
+}
+
+// noteStage keeps for a volume's health that it could not be staged, until it is. The
+// kubelet asks again, so another process soon knows it too.
+func (d *Driver) noteStage(volume string, err error) {
+	if err == nil {
+		d.notStaged.Delete(volume)
+	} else if slices.ContainsFunc(needsPeople, func(e error) bool { return errors.Is(err, e) }) {
+		d.notStaged.Store(volume, err)
+	}
+}
+
+// stageHealth returns why a volume could not be staged.
+func (d *Driver) stageHealth(volume string) []pool.Condition {
+	why, failed := d.notStaged.Load(volume)
+	if !failed {
 		return nil
 	}
+	c := pool.Condition{Severity: pool.Inaccessible, Reason: "NotStaged", Message: fmt.Sprintf("the volume could not be staged: %v", why)}
+	if errors.Is(why.(error), filesystem.ErrDamaged) {
+		c.Reason = "FilesystemErrors"
+	}
+	return []pool.Condition{c}
+}
+
+// useConcerns lists what is wrong with the file systems of a pool, and which volumes
+// could not be staged.
+func (d *Driver) useConcerns(ctx context.Context, p *pool.Pool, staged map[string]*mountinfo.Info) []pool.Concern {
 	volumes, err := p.Volumes(ctx)
 	if err != nil {
 		return nil // the pool's health says it
 	}
 	var out []pool.Concern
 	for _, v := range volumes {
-		if m := staged[p.DevicePath(v.LV)]; m != nil {
-			for _, c := range d.filesystemHealth(ctx, p, v.LV, m) {
-				out = append(out, pool.Concern{Subject: pool.OfVolume, LV: v.LV, Condition: c})
-			}
+		for _, c := range d.useHealth(ctx, p, v.LV, staged) {
+			out = append(out, pool.Concern{Subject: pool.OfVolume, LV: v.LV, Condition: c})
 		}
 	}
 	return out

@@ -19,42 +19,51 @@ import (
 // the staging path, after making one if there never was one and growing it if
 // the device has grown. The device of a block volume is bound to a file there.
 func (d *Driver) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
+	err := d.stage(ctx, r)
+	d.noteStage(r.GetVolumeId(), err)
+	if err != nil {
+		return nil, err
+	}
+	return &csi.NodeStageVolumeResponse{}, nil
+}
+
+func (d *Driver) stage(ctx context.Context, r *csi.NodeStageVolumeRequest) error {
 	if r.GetVolumeId() == "" || r.GetStagingTargetPath() == "" {
-		return nil, invalid("a volume id and a staging target path are needed")
+		return invalid("a volume id and a staging target path are needed")
 	}
 	use, err := parseUsage(r.GetVolumeCapability())
 	if err != nil {
-		return nil, err
+		return err
 	}
 	p, i, err := d.locate(r.GetVolumeId())
 	if err != nil {
-		return nil, err
+		return err
 	}
 	staging, err := d.ownPath(r.GetStagingTargetPath())
 	if err != nil {
-		return nil, err
+		return err
 	}
 	v, err := p.Volume(ctx, i.LV)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if why := use.mismatch(v); why != "" {
-		return nil, precondition("volume %s: %s", i, why)
+		return precondition("volume %s: %s", i, why)
 	}
 	if v.Foreign {
 		if err := mayUse(ctx, p, i, staging); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	v, path, err := d.activate(ctx, p, v, i, use)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := d.dismiss(ctx, i, staging, path); err != nil {
-		return nil, err
+		return err
 	}
 	if err := os.MkdirAll(staging, 0o750); err != nil {
-		return nil, err
+		return err
 	}
 	// From here on the caller's patience does not matter: a mkfs that is killed
 	// at every deadline would never end.
@@ -65,10 +74,7 @@ func (d *Driver) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequ
 		device := filesystem.Device{Path: path, Type: v.FSType, ReadOnly: v.ReadOnly, Copy: v.Copied}
 		err = d.stageFilesystem(ctx, p, v, i, device, staging, use)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return &csi.NodeStageVolumeResponse{}, nil
+	return err
 }
 
 // dismiss unmounts a volume from its staging path if its file system does not work
@@ -216,7 +222,7 @@ func foundType(ctx context.Context, v pool.Volume, device string) (string, error
 	case err != nil:
 		return "", err
 	case swap:
-		return "", precondition("logical volume %s is swap", v.LV)
+		return "", fmt.Errorf("%w: logical volume %s is swap", filesystem.ErrContent, v.LV)
 	case v.Mode == pool.Block:
 		return "", nil
 	}
@@ -225,11 +231,11 @@ func foundType(ctx context.Context, v pool.Volume, device string) (string, error
 	case err != nil:
 		return "", err
 	case found == "":
-		return "", precondition("logical volume %s has no file system, and is not formatted, as there may be something else on it: make one on it first", v.LV)
+		return "", fmt.Errorf("%w: logical volume %s has no file system, and is not formatted, as there may be something else on it: make one on it first", filesystem.ErrContent, v.LV)
 	case !filesystem.Supported(found):
-		return "", precondition("logical volume %s has %s: only ext4, xfs and btrfs are mounted", v.LV, found)
+		return "", fmt.Errorf("%w: logical volume %s has %s: only ext4, xfs and btrfs are mounted", filesystem.ErrContent, v.LV, found)
 	case v.FSType != "" && v.FSType != found:
-		return "", precondition("logical volume %s has %s, not %s", v.LV, found, v.FSType)
+		return "", fmt.Errorf("%w: logical volume %s has %s, not %s", filesystem.ErrContent, v.LV, found, v.FSType)
 	}
 	return found, nil
 }

@@ -126,7 +126,7 @@ func (d *Driver) concerns(ctx context.Context) []reports.Happening {
 		var concerns []pool.Concern
 		p, err := d.pool(name)
 		if err == nil {
-			concerns = append(p.Concerns(ctx), d.filesystemConcerns(ctx, p, mounts)...)
+			concerns = append(p.Concerns(ctx), d.useConcerns(ctx, p, mounts)...)
 		} else {
 			for _, c := range unusable(err) {
 				concerns = append(concerns, pool.Concern{Condition: c})

@@ -19,7 +19,7 @@ const ReasonOther = "OtherCondition"
 var reasons = []string{
 	"Adopted", "DeviceMissing", "DiskRefused", "DuplicateDisk", "ExtentsInUse", "FilesystemErrors", "FilesystemReadOnly", "FilesystemShutDown", "FilesystemUnreachable",
 	"ForkLost", "ForkStopped", "HydrationFailing", "Imported",
-	"MetadataDegraded", "MetadataFull", "MixedBlockSizes", "ModuleMissing", "NotGrown",
+	"MetadataDegraded", "MetadataFull", "MixedBlockSizes", "ModuleMissing", "NotGrown", "NotStaged",
 	"PoolFull", "PoolUnavailable", "RolledBack", "SnapshotLost", "SnapshotSpaceLow", "SnapshotsTooDeep", "SourceLost", "SourceUnreadable",
 	"SpaceNotReclaimed", "SpaceReclaimed", "TransientLost", "TransientRestarted", "UnknownTags", "WritersHeld",
 }
