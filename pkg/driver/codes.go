@@ -75,6 +75,15 @@ func noRoomIsOutOfRange(err error) error {
 	return err
 }
 
+// failingIsPrecondition is for expansion: of a file system that fails the kubelet
+// starts its pod only after FAILED_PRECONDITION.
+func failingIsPrecondition(err error) error {
+	if errors.Is(err, filesystem.ErrUnreachable) || errors.Is(err, filesystem.ErrReadOnly) {
+		return precondition("%v; it is grown when it is mounted anew: end the pods that use it", err)
+	}
+	return err
+}
+
 // invalid is an error about the request itself.
 func invalid(format string, args ...any) error {
 	return status.Error(codes.InvalidArgument, fmt.Sprintf(format, args...))

@@ -56,6 +56,8 @@ func TestToStatus(t *testing.T) {
 		{wrap(invalid("x")), codes.InvalidArgument},
 		{noRoomIsOutOfRange(wrap(pool.ErrNoSpace)), codes.OutOfRange},
 		{noRoomIsOutOfRange(wrap(pool.ErrInUse)), codes.FailedPrecondition},
+		{failingIsPrecondition(wrap(filesystem.ErrReadOnly)), codes.FailedPrecondition},
+		{failingIsPrecondition(wrap(filesystem.ErrUnreachable)), codes.FailedPrecondition},
 	} {
 		got := toStatus(c.err)
 		if status.Code(got) != c.want {

@@ -171,6 +171,33 @@ func TestHealthTellsFailedStage(t *testing.T) {
 	r.must("unstage", r.unstage(volume, "st"))
 }
 
+// An ext4 that its kernel does not write to any more since an error is told as read-only
+// before anybody tries to write, also by a new process. Its cut and its expansion are
+// refused with what to do.
+func TestHealthTellsAbortedJournal(t *testing.T) {
+	r := newRig(t)
+	c := mount(writer, filesystem.Ext4)
+	c.GetMount().MountFlags = []string{"errors=remount-ro"}
+	for name, mib := range map[string]int64{"small-blocks": 32, "large-blocks": 600} {
+		volume := r.volume(request(name, mib, c))
+		r.must("stage", r.stage(volume, "st", c))
+		r.fault(volume)
+		r.sameHealth(name+" after an error", volume, "st", "FilesystemErrors", "FilesystemReadOnly")
+		r.stop()
+		r.start()
+		r.sameHealth(name+" after an error, by a new process", volume, "st", "FilesystemErrors", "FilesystemReadOnly")
+		_, err := r.NodeExpandVolume(t.Context(), &csi.NodeExpandVolumeRequest{VolumeId: volume, VolumePath: r.path("st")})
+		r.want("expand", err, codes.FailedPrecondition)
+		_, err = r.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{Name: "cut-" + name, SourceVolumeId: volume})
+		r.want("cut", err, codes.FailedPrecondition)
+		r.must("unstage", r.unstage(volume, "st"))
+		r.must("stage anew", r.stage(volume, "st", c))
+		r.write("st", "content")
+		r.sameHealth(name+", mounted anew", volume, "st")
+		r.must("unstage", r.unstage(volume, "st"))
+	}
+}
+
 // A file system whose kernel has shut it down, or made it read-only, is told by health.
 func TestFilesystemHealth(t *testing.T) {
 	r := newRig(t)

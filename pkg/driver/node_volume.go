@@ -95,7 +95,7 @@ func (d *Driver) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRe
 			return nil, notFound("volume %s is not at %s", i, r.GetVolumePath())
 		}
 	} else if err := filesystem.Reachable(m); err != nil {
-		return nil, err
+		return nil, failingIsPrecondition(err)
 	}
 	v, err = p.ExpandVolume(ctx, i.LV, required, limit)
 	if err != nil {
@@ -113,7 +113,7 @@ func (d *Driver) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRe
 		}
 		at, err := writable(m.Mountpoint)
 		if err != nil {
-			return nil, err
+			return nil, failingIsPrecondition(err)
 		}
 		device := filesystem.Device{Path: path, Type: v.FSType}
 		if err := d.grow(context.WithoutCancel(ctx), i, device, at); err != nil {

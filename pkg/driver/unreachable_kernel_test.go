@@ -126,11 +126,11 @@ func TestUnreachableFileSystem(t *testing.T) {
 		cut          codes.Code
 		stage, write codes.Code // where it is published still
 	}{
-		{filesystem.XFS, "disk", []string{down}, codes.Internal, codes.Internal, codes.FailedPrecondition, codes.FailedPrecondition, codes.FailedPrecondition},
-		{filesystem.XFS, "shutdown", []string{down}, codes.Internal, codes.Internal, codes.FailedPrecondition, codes.FailedPrecondition, codes.FailedPrecondition},
-		{filesystem.Ext4, "disk", []string{errors, readOnly}, codes.OK, codes.Internal, codes.FailedPrecondition, codes.FailedPrecondition, codes.FailedPrecondition},
-		{filesystem.Ext4, "shutdown", []string{unreachable}, codes.OK, codes.Internal, codes.FailedPrecondition, codes.FailedPrecondition, codes.FailedPrecondition},
-		{filesystem.Btrfs, "disk", []string{readOnly}, codes.OK, codes.Internal, codes.OK, codes.FailedPrecondition, codes.FailedPrecondition},
+		{filesystem.XFS, "disk", []string{down}, codes.Internal, codes.FailedPrecondition, codes.FailedPrecondition, codes.FailedPrecondition, codes.FailedPrecondition},
+		{filesystem.XFS, "shutdown", []string{down}, codes.Internal, codes.FailedPrecondition, codes.FailedPrecondition, codes.FailedPrecondition, codes.FailedPrecondition},
+		{filesystem.Ext4, "disk", []string{errors, readOnly}, codes.OK, codes.FailedPrecondition, codes.FailedPrecondition, codes.FailedPrecondition, codes.FailedPrecondition},
+		{filesystem.Ext4, "shutdown", []string{unreachable}, codes.OK, codes.FailedPrecondition, codes.FailedPrecondition, codes.FailedPrecondition, codes.FailedPrecondition},
+		{filesystem.Btrfs, "disk", []string{readOnly}, codes.OK, codes.FailedPrecondition, codes.OK, codes.FailedPrecondition, codes.FailedPrecondition},
 	} {
 		t.Run(c.fs+" "+c.by, func(t *testing.T) {
 			disk := newFailingDisk(t)

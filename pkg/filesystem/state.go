@@ -21,8 +21,8 @@ type State struct {
 	ReadOnly bool   // the kernel has made it read-only, though it was mounted to be written
 }
 
-// StateOf returns the state of the file system of m. It reads nothing from the
-// disk, which may not answer.
+// StateOf returns the state of the file system of m. It reads from the disk, which may
+// not answer, only of an ext4 with errors, and there what the kernel has in memory.
 func StateOf(m *mountinfo.Info) (s State, err error) {
 	if m.FSType == XFS {
 		var st unix.Stat_t
@@ -36,7 +36,14 @@ func StateOf(m *mountinfo.Info) (s State, err error) {
 		}
 	}
 	s.ReadOnly = madeReadOnly(m)
-	return s, nil
+	// Most kernels before 6.15 do not show that of an ext4.
+	if m.FSType == Ext4 && s.Errors > 0 && !s.ReadOnly && !HasOption(m, "ro") {
+		s.ReadOnly, err = journalAborted(m.Source)
+		if errors.Is(err, errNoJournal) {
+			err = nil
+		}
+	}
+	return s, err
 }
 
 // madeReadOnly reports whether the kernel has made a file system read-only, though it
