@@ -103,6 +103,11 @@ func TestStageRepairsAndGrows(t *testing.T) {
 	shown := r.volume(from("shown", 32, reader, fromSnapshot(snapshot)))
 	r.must("stage a reader", r.stage(shown, "reader", reader))
 	r.read("reader", "kept")
+	h, err := r.ControllerGetVolumeHealth(t.Context(), &csi.ControllerGetVolumeHealthRequest{VolumeId: shown})
+	r.must("health of the reader's", err)
+	if s := h.GetVolumeHealth().GetHealthStatuses(); len(s) != 1 || s[0].GetReason() != "FilesystemErrors" || !strings.Contains(s[0].GetMessage(), "restore the snapshot to a writable volume") {
+		t.Errorf("health of a read-only restore with errors: %v", s)
+	}
 	r.must("unstage the reader", r.unstage(shown, "reader"))
 
 	for what, q := range map[string]struct {
@@ -194,6 +199,28 @@ func TestHealthTellsAbortedJournal(t *testing.T) {
 		r.must("stage anew", r.stage(volume, "st", c))
 		r.write("st", "content")
 		r.sameHealth(name+", mounted anew", volume, "st")
+		r.must("unstage", r.unstage(volume, "st"))
+	}
+}
+
+// What was expanded and is then mounted read-only is not grown, and health says so.
+func TestHealthTellsReadOnlyNotGrown(t *testing.T) {
+	r := newRig(t)
+	for fs, mib := range map[string]int64{filesystem.Ext4: 32, filesystem.XFS: 300} {
+		c, ro := mount(writer, fs), mount(writer, fs)
+		ro.GetMount().MountFlags = []string{"ro"}
+		volume := r.volume(request(fs, mib, c))
+		r.must("stage", r.stage(volume, "st", c))
+		r.must("unstage", r.unstage(volume, "st"))
+		r.must("stage read-only", r.stage(volume, "st", ro))
+		r.sameHealth(fs+" that fills its volume", volume, "st")
+		r.must("unstage", r.unstage(volume, "st"))
+		r.must("expand", r.expand(volume, mib+64))
+		r.must("stage read-only", r.stage(volume, "st", ro))
+		r.sameHealth(fs+" that is read-only", volume, "st", "NotGrown")
+		r.must("unstage", r.unstage(volume, "st"))
+		r.must("stage", r.stage(volume, "st", c))
+		r.sameHealth(fs+" that is grown", volume, "st")
 		r.must("unstage", r.unstage(volume, "st"))
 	}
 }

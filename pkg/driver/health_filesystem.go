@@ -117,30 +117,49 @@ func (d *Driver) filesystemHealth(ctx context.Context, p *pool.Pool, lv string, 
 		add(pool.Inaccessible, "FilesystemReadOnly", "the kernel has made the %s read-only after an error; end the pods that use it, the next stage mounts it to be written", m.FSType)
 	}
 	if s.Errors > 0 {
-		add(pool.Degraded, "FilesystemErrors", "ext4 has met errors: %d are on record; end the pods that use it, e2fsck repairs it at the next stage", s.Errors)
+		add(pool.Degraded, "FilesystemErrors", "ext4 has met errors: %d are on record; %s", s.Errors, d.howRepaired(ctx, p, lv, m))
 	}
-	if why := d.whyNotGrown(ctx, p, lv, s); why != "" {
+	if why := d.whyNotGrown(ctx, p, lv, m, s); why != "" {
 		add(pool.Degraded, "NotGrown", "the file system is smaller than its volume: %s; growing it is tried again when the volume is staged or expanded", why)
 	}
 	return out
 }
 
+// howRepaired says what repairs a staged ext4: e2fsck runs only before it is mounted to
+// be written.
+func (d *Driver) howRepaired(ctx context.Context, p *pool.Pool, lv string, m *mountinfo.Info) string {
+	v, err := p.Volume(ctx, lv)
+	switch {
+	case err == nil && v.Foreign:
+		return "csi-dmsnap does not check a volume that it has not made: end the pods that use it, and run e2fsck"
+	case err == nil && v.ReadOnly:
+		return "a read-only restore is never repaired: restore the snapshot to a writable volume, which e2fsck repairs when it is staged"
+	case filesystem.HasOption(m, "ro"):
+		return "it is mounted read-only; e2fsck repairs it when it is staged to be written"
+	}
+	return "end the pods that use it, e2fsck repairs it at the next stage"
+}
+
 // whyNotGrown says why a staged file system could not be grown; "" if it was, or
 // nothing tells that it had to be. That it failed is noted in this process; of an
-// ext4 with errors it is known also when another one has failed.
-func (d *Driver) whyNotGrown(ctx context.Context, p *pool.Pool, lv string, s filesystem.State) string {
+// ext4 with errors, and of what is mounted read-only, its superblock tells.
+func (d *Driver) whyNotGrown(ctx context.Context, p *pool.Pool, lv string, m *mountinfo.Info, s filesystem.State) string {
 	if err, failed := d.notGrown.Load(d.id(p, lv)); failed {
 		return fmt.Sprint(err)
 	}
-	if s.Errors == 0 {
+	readOnly := filesystem.HasOption(m, "ro")
+	if s.Errors == 0 && !readOnly {
 		return ""
 	}
 	v, err := p.Volume(ctx, lv)
 	if err != nil || v.Foreign || v.ReadOnly {
 		return ""
 	}
-	if short, err := (filesystem.Device{Path: p.DevicePath(lv), Type: filesystem.Ext4}).NeedsGrow(); err != nil || !short {
+	if short, err := (filesystem.Device{Path: p.DevicePath(lv), Type: m.FSType}).NeedsGrow(); err != nil || !short {
 		return ""
+	}
+	if readOnly {
+		return "it is mounted read-only"
 	}
 	return "with errors on record the kernel does not grow it"
 }
