@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -262,12 +263,16 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 				return nil
 			}})
 			if errors.Is(err, errActive) {
-				if tries++; tries > 1 {
+				// Who looks at all devices, as lvm2 does, has them open for moments.
+				if tries++; tries > deleteTries {
 					return none, fmt.Errorf("volume %s/%s: %w: a device that it reads through is open", p.vgName, lv, ErrInUse)
 				}
 			} else {
 				p.wiper.wake()
 				return none, err
+			}
+			if tries > 1 {
+				time.Sleep(busyPause)
 			}
 			if err := p.deactivate(ctx, lv); err != nil {
 				return none, err
@@ -276,6 +281,10 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 	})
 	return err
 }
+
+// deleteTries is how often the devices of a volume that is deleted are taken away
+// while somebody has one of them open.
+const deleteTries = 10
 
 var errActive = errors.New("the volume is active")
 
