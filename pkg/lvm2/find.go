@@ -14,6 +14,7 @@ type finder struct {
 	disks    []*disk
 	parts    []part       // that show a physical volume and are none
 	used     map[ID]place // by which devices physical volumes were used
+	under    map[ID]error // what an earlier search found of those that are missing: see PV.Part
 	opened   []*device    // closed again by close
 	failed   []error      // devices that could not be read
 	unlisted []error      // devices that have it, and are not in lvm2's devices file
@@ -245,12 +246,16 @@ func (f *finder) members(vg *VG, search Search, open map[identity]*device) ([]*d
 			return nil, err
 		}
 		if p != nil && search.Named != nil && p.belowMap(pv) && !search.Named(p.path) {
+			pv.part = fmt.Errorf("device %s is %w: the physical volume was used by %s, which is not there", p.path, ErrPart, pv.hint)
 			f.problems = append(f.problems, fmt.Errorf("device %s has physical volume %v, which was used by %s: %w: name the device itself in the configuration if that is gone for good", p.path, pv.ID, pv.hint, ErrPart))
 			continue
 		}
 		if p == nil {
+			pv.part = errors.Join(f.partsOf(func(_ *metadataArea, id ID) bool { return id == pv.ID })...)
+			if pv.part == nil {
+				pv.part = f.under[pv.ID]
+			}
 			f.problems = append(append(f.problems, pv.notFound()), f.failed...)
-			f.problems = append(f.problems, f.partsOf(func(_ *metadataArea, id ID) bool { return id == pv.ID })...)
 			continue
 		}
 		for _, a := range p.areas {

@@ -77,5 +77,8 @@ func (vg *VG) checkWritable(h Host) error {
 }
 
 func (pv *PV) notFound() error {
+	if pv.part != nil {
+		return fmt.Errorf("no whole device has %v, which was %s: %w: %w: bring it back", pv.ID, pv.hint, ErrMissingPV, pv.part)
+	}
 	return fmt.Errorf("no device has %v, which was %s: %w: attach it, or run vgreduce --removemissing", pv.ID, pv.hint, ErrMissingPV)
 }

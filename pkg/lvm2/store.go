@@ -25,6 +25,7 @@ type Store struct {
 	mu       sync.Mutex
 	open     map[identity]*device
 	used     map[ID]place // by which devices the physical volumes were used last
+	under    map[ID]error // what the last hunt found of those that are missing
 	hunt     hunt
 	id       ID              // of the volume group, once it was read
 	seqno    uint64          // the highest that was read or committed
@@ -173,6 +174,7 @@ func (s *Store) load() error {
 		}
 	}
 	if s.hunt.due(s.search.Seen) || !found && s.hunt.err == nil {
+		s.under = nil
 		s.hunt.err = s.loadFrom(s.search)
 		if s.hunt.err == nil && s.complete() {
 			s.hunt = hunt{}
@@ -228,7 +230,7 @@ func (s *Store) Stale() bool {
 }
 
 func (s *Store) loadFrom(search Search) error {
-	found := &finder{used: s.used}
+	found := &finder{used: s.used, under: s.under}
 	defer found.close()
 	vg, members, err := found.group(s.name, s.id, search, s.open)
 	if err != nil {
@@ -243,6 +245,12 @@ func (s *Store) loadFrom(search Search) error {
 	}
 	if err := s.adopt(members); err != nil {
 		return err
+	}
+	s.under = map[ID]error{}
+	for _, pv := range vg.PVs {
+		if pv.part != nil {
+			s.under[pv.ID] = pv.part
+		}
 	}
 	if s.vg == nil || !sameText(s.vg, vg) {
 		s.vg = vg
@@ -298,7 +306,7 @@ func sameText(a, b *VG) bool {
 		return false
 	}
 	for i := range a.PVs {
-		if a.PVs[i].Device != b.PVs[i].Device || a.PVs[i].at != b.PVs[i].at {
+		if p, q := a.PVs[i], b.PVs[i]; p.Device != q.Device || p.at != q.at || fmt.Sprint(p.part) != fmt.Sprint(q.part) {
 			return false
 		}
 	}

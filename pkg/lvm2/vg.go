@@ -64,6 +64,7 @@ type PV struct {
 
 	at   identity // of the device; zero: missing
 	hint string   // the device's path when the text was written
+	part error    // of one that is missing: which device shows it and is a part of what is missing
 	key  string   // the name that segments call it by: pv0, pv1, …
 	text string
 }
@@ -80,6 +81,10 @@ func (pv *PV) SameDevice(other *PV) bool { return pv.at == other.at }
 func (pv *PV) Missing() bool {
 	return pv.Device == "" || slices.Contains(pv.Flags, statusMissing) || slices.Contains(pv.Status, statusMissing)
 }
+
+// Part tells of a physical volume that was not found which device shows it and is only a
+// part of its device, as the path of a multipath map; nil if none does.
+func (pv *PV) Part() error { return pv.part }
 
 // Allocatable reports whether extents of the physical volume may be given out.
 func (pv *PV) Allocatable() bool {

@@ -95,7 +95,10 @@ func (v *view) disksOf(lv *lvm2.LV) []Condition {
 // deviceMissing tells of a physical volume that is not there, and what to do.
 func (v *view) deviceMissing(pv *lvm2.PV) Condition {
 	why := fmt.Sprintf("physical volume %s of volume group %s is missing", pv.ID, v.vg.Name)
-	if pv.Device != "" {
+	switch {
+	case pv.Part() != nil:
+		why += ": " + wholeMissing(pv)
+	case pv.Device != "":
 		why = fmt.Sprintf("physical volume %s is marked as missing though %s has it, for lvm2 changed volume group %s without it; vgextend --restoremissing takes it back", pv.ID, pv.Device, v.vg.Name)
 	}
 	return Condition{Inaccessible, "DeviceMissing", why}

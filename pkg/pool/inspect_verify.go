@@ -204,7 +204,10 @@ func (r *report) checkGroup(l *look) {
 		}
 	}
 	for n, pv := range vg.PVs {
-		if pv.Missing() {
+		switch {
+		case pv.Part() != nil:
+			r.add("DiskMissing", vg.Name, "bring it back, with multipath -r if it is a map", "physical volume %s is missing: %s", pv.ID, wholeMissing(pv))
+		case pv.Missing():
 			r.add("DiskMissing", vg.Name, "attach its disk, or give it up with vgreduce --removemissing "+vg.Name, "physical volume %s is missing", pv.ID)
 		}
 		if !pv.Allocatable() || foreignTypes {

@@ -348,3 +348,67 @@ func TestTwoPathsWithoutMap(t *testing.T) {
 		t.Errorf("opened with two devices that are the same: %v", err)
 	}
 }
+
+// TestAdviceWithoutMap: while a map fails or is not there, its disk is. Nobody is told
+// to give the physical volume up, but to bring the map back.
+func TestAdviceWithoutMap(t *testing.T) {
+	ctx := context.Background()
+	disks := testDisks(t)
+	m := newMultipath(t, disks[0])
+	config := Config{Name: "pool", VolumeGroup: "vgadvice", Devices: []string{mapNode, disks[1]}, Create: true}
+	p := openPool(t, config)
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: size.GiB, Mode: Block}))(t) // on both
+	advised := func(when string) {
+		t.Helper()
+		_, err := p.CreateVolume(ctx, VolumeSpec{Name: "new", Size: 16 * size.MiB, Mode: Block})
+		texts := []string{fmt.Sprint(err)}
+		_, err = p.Activate(ctx, v.LV)
+		texts = append(texts, fmt.Sprint(err))
+		for _, c := range slices.Concat(p.PoolHealth(ctx), must(p.Health(ctx, v.LV))(t)) {
+			if c.Reason == "DeviceMissing" {
+				texts = append(texts, c.Message)
+			}
+			if strings.Contains(c.Message, "removemissing") {
+				t.Errorf("%s: health says %q", when, c.Message)
+			}
+		}
+		for _, f := range must(Verify(ctx, config, Options{}))(t).Findings {
+			if f.Reason == "DiskMissing" {
+				texts = append(texts, f.What+": "+f.Do)
+			}
+		}
+		if len(texts) != 5 {
+			t.Errorf("%s: not all tell of the disk: %q", when, texts)
+		}
+		for _, text := range texts {
+			if strings.Contains(text, "removemissing") || !strings.Contains(text, disks[0]) || !strings.Contains(text, "bring it back") {
+				t.Errorf("%s: %q", when, text)
+			}
+		}
+	}
+	missing := func() {
+		t.Helper()
+		for end := time.Now().Add(30 * time.Second); must(p.latest())(t).writable() == nil; time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("no disk is missing")
+			}
+		}
+	}
+	m.fail()
+	missing()
+	advised("the map fails")
+	command(t, "dmsetup", "remove", "--retry", "--noudevsync", "mpatha")
+	advised("the map is gone")
+	time.Sleep(refreshPause) // no search for it is due at each reading
+	advised("the map is gone for longer")
+	ok(t, p.Close())
+	p = openPool(t, config)
+	advised("opened without the map")
+	ok(t, p.Close())
+	m.assemble()
+	p = openPool(t, config)
+	must(p.Activate(ctx, v.LV))(t)
+	ok(t, p.Deactivate(ctx, v.LV))
+	noFindings(t, p)
+	ok(t, p.Close())
+}

@@ -320,8 +320,15 @@ func (v *view) missing(pv *lvm2.PV) error {
 	case pv.Device != "":
 		return fmt.Errorf("%w: physical volume %s of volume group %s is on %s again, and lvm2 has changed the group without it: vgextend --restoremissing %[3]s %[4]s takes it back if its content is right, vgreduce --removemissing %[3]s gives it up",
 			ErrUnavailable, pv.ID, v.vg.Name, pv.Device)
+	case pv.Part() != nil:
+		return fmt.Errorf("%w: physical volume %s of volume group %s: %s", ErrUnavailable, pv.ID, v.vg.Name, wholeMissing(pv))
 	}
 	return fmt.Errorf("%w: physical volume %s of volume group %s is missing: attach its disk, or give it up with vgreduce --removemissing %[3]s", ErrUnavailable, pv.ID, v.vg.Name)
+}
+
+// wholeMissing tells of a physical volume of which only a part is there, and what to do.
+func wholeMissing(pv *lvm2.PV) string {
+	return fmt.Sprintf("its disk is there, and the map or other device that is made of it is not, or cannot be read: %v; bring it back", pv.Part())
 }
 
 // writable refuses a change that could not be committed, before anything is done for it.
