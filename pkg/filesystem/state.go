@@ -38,12 +38,11 @@ func StateOf(m *mountinfo.Info) (s State, err error) {
 	s.ReadOnly = madeReadOnly(m)
 	// Most kernels before 6.15 do not show that of an ext4.
 	if m.FSType == Ext4 && s.Errors > 0 && !s.ReadOnly && !HasOption(m, "ro") {
-		s.ReadOnly, err = journalAborted(m.Source)
-		if errors.Is(err, errNoJournal) {
-			err = nil
+		if aborted, err := journalAborted(m.Source); err == nil { // else its errors are told all the same
+			s.ReadOnly = aborted
 		}
 	}
-	return s, err
+	return s, nil
 }
 
 // madeReadOnly reports whether the kernel has made a file system read-only, though it
