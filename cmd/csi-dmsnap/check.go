@@ -59,9 +59,13 @@ func (o *operator) check(cmd *cobra.Command, _ []string) error {
 		v.Findings = append(v.Findings, v.Told...)
 		results = append(results, &checked{Verification: v, Absent: absent[c.Name]})
 	}
+	notRead := failed
 	if err := o.askDriver(ctx, results); err != nil {
 		for _, r := range results {
 			r.NoDriver = err.Error()
+			if n := r.unasked(); n > 0 {
+				failed = append(failed, fmt.Errorf("pool %s: mounted volumes that the driver was not asked about: %d: %w", r.Pool, n, err))
+			}
 		}
 	}
 	for _, r := range results {
@@ -70,12 +74,26 @@ func (o *operator) check(cmd *cobra.Command, _ []string) error {
 	var table strings.Builder
 	printCheck(&table, results)
 	if err := printAs(cmd.OutOrStdout(), o.output, table.String(), results); err != nil {
-		failed = append(failed, err)
+		notRead, failed = append(notRead, err), append(failed, err)
 	}
-	if len(failed) == 0 && findings > 0 {
+	if len(notRead) == 0 && findings > 0 {
 		return errFindings
 	}
 	return errors.Join(failed...)
+}
+
+// unasked is how many mounted volumes the driver was not asked about: only it knows how
+// their file systems are.
+func (c *checked) unasked() (n int) {
+	if c.NoDriver == "" {
+		return 0
+	}
+	for _, mounts := range c.Volumes {
+		if len(mounts) > 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // askDriver adds what the running driver's health calls say: it has tried what the disks

@@ -94,7 +94,8 @@ says, and that the snapshots' stores that are active can be read. All that healt
 calls and events tell is a finding too. Some of that only the driver that runs on
 the node knows, such as why a copy fails: it is asked at its socket, and if it does
 not answer that is said. The exit code is 0 if all is well, 1 if something was
-found, 2 if it could not look.`,
+found, 2 if it could not look: also where volumes are mounted and the driver does
+not answer.`,
 			RunE: o.check,
 		},
 	}

@@ -175,6 +175,8 @@ func printCheck(w io.Writer, results []*checked) {
 	for _, v := range results {
 		if v.Absent && len(v.Findings) == 0 {
 			fmt.Fprint(w, absentLine(v.Pool))
+		} else if n := v.unasked(); len(v.Findings) == 0 && n > 0 {
+			fmt.Fprintf(w, "pool %s (volume group %s): nothing found; mounted volumes not looked at: %d", v.Pool, v.VolumeGroup, n)
 		} else if len(v.Findings) == 0 {
 			fmt.Fprintf(w, "pool %s (volume group %s): all is well", v.Pool, v.VolumeGroup)
 		} else {
