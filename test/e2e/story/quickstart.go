@@ -7,7 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/kube"
@@ -40,10 +40,8 @@ func (t *teller) quickStart(root string) ([]step, error) {
 	return steps, nil
 }
 
-var inlineDelete = regexp.MustCompile("`(kubectl delete [^`]*)`")
-
-// quickStartCommands returns the commands of the section, indented ones and the
-// one in its text that cleans up.
+// quickStartCommands returns the section's kubectl commands, but for those that
+// install and uninstall. The section must clean up after itself.
 func quickStartCommands(readme string) ([]string, error) {
 	f, err := os.Open(readme)
 	if err != nil {
@@ -65,14 +63,11 @@ func quickStartCommands(readme string) ([]string, error) {
 		if ok && !strings.Contains(command, "namespace") {
 			commands = append(commands, "kubectl "+command)
 		}
-		if m := inlineDelete.FindStringSubmatch(line); m != nil {
-			commands = append(commands, m[1])
-		}
 	}
 	if err := lines.Err(); err != nil {
 		return nil, err
 	}
-	if len(commands) < 5 || !strings.HasPrefix(commands[len(commands)-1], "kubectl delete ") {
+	if len(commands) < 5 || !slices.Contains(commands, "kubectl delete -f examples") {
 		return nil, fmt.Errorf("the quick start in %s is not what it was: %q", readme, commands)
 	}
 	return commands, nil
