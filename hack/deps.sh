@@ -1,7 +1,8 @@
 #!/bin/bash
 # Installs what the tests need on Debian when run as root, else says what to
-# install. With --qemu also what DMSNAP_KERNEL=qemu needs, with --e2e what the
-# tests on a real Kubernetes need.
+# install. With --qemu also what DMSNAP_KERNEL=qemu needs, with --kernels what the
+# kernels need that are fetched, with --e2e what the tests on a real Kubernetes
+# need.
 set -euo pipefail
 
 packages=(
@@ -14,9 +15,10 @@ packages=(
 for arg; do
 	case $arg in
 	--qemu) packages+=(qemu-system-x86) ;;
+	--kernels) packages+=(patchelf) ;;
 	--e2e) packages+=(runc containernetworking-plugins) ;;
 	*)
-		echo "usage: hack/deps.sh [--qemu] [--e2e]" >&2
+		echo "usage: hack/deps.sh [--qemu] [--kernels] [--e2e]" >&2
 		exit 2
 		;;
 	esac

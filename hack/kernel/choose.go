@@ -7,15 +7,18 @@ import (
 	"strings"
 )
 
-// choose returns the kernel to use: host, uml or qemu.
+// choose returns the kernel to use: host, qemu or one of umlKernels.
 func choose(kernel string) (string, error) {
+	if _, ok := umlKernels[kernel]; ok {
+		return kernel, nil
+	}
 	switch kernel {
 	case "host":
 		if err := hostUsable(); err != nil {
 			return "", fmt.Errorf("the host's kernel cannot be used: %w", err)
 		}
 		return kernel, nil
-	case "uml", "qemu":
+	case "qemu":
 		return kernel, nil
 	case "auto":
 		host := hostUsable()
@@ -31,7 +34,7 @@ func choose(kernel string) (string, error) {
 		return "", fmt.Errorf("no test kernel: the host's cannot be used (%w), and neither the Debian package "+
 			"user-mode-linux nor qemu-system-x86 is installed: run hack/deps.sh", host)
 	}
-	return "", fmt.Errorf("kernel %q is not host, uml, qemu or auto", kernel)
+	return "", fmt.Errorf("kernel %q is not %s", kernel, kernelNames())
 }
 
 // environment returns the command's environment: the runner's own, with the

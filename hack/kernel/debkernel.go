@@ -8,8 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 
 	"github.com/csi-dmsnap/csi-dmsnap/hack/kernel/module"
 )
@@ -28,27 +27,13 @@ type debKernel struct {
 // fetchKernel returns the kernel from the cache, into which it downloads it
 // when it is not there; nothing is installed.
 func fetchKernel() (debKernel, error) {
-	base, err := os.UserCacheDir()
+	base, err := cacheDir()
 	if err != nil {
 		return debKernel{}, err
 	}
-	base = filepath.Join(base, "csi-dmsnap")
-	if err := os.MkdirAll(base, 0o755); err != nil {
-		return debKernel{}, err
-	}
-	lock, err := os.Open(base)
+	dir, err := cached(base, qemuPackage, downloadKernel)
 	if err != nil {
-		return debKernel{}, err
-	}
-	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return debKernel{}, fmt.Errorf("locking %s: %w", base, err)
-	}
-	dir := filepath.Join(base, qemuPackage)
-	if _, err := os.Stat(dir); err != nil {
-		if err := downloadKernel(dir); err != nil {
-			return debKernel{}, fmt.Errorf("fetching the Debian package %s: %w", qemuPackage, err)
-		}
+		return debKernel{}, fmt.Errorf("fetching the Debian package %s: %w", qemuPackage, err)
 	}
 	images, _ := filepath.Glob(filepath.Join(dir, "boot/vmlinuz-*"))
 	if len(images) != 1 {
@@ -61,8 +46,8 @@ func fetchKernel() (debKernel, error) {
 	}, nil
 }
 
-// downloadKernel unpacks the package that the metapackage depends on into dir.
-func downloadKernel(dir string) error {
+// downloadKernel unpacks the package that the metapackage depends on into fresh.
+func downloadKernel(fresh, dir string) error {
 	fmt.Fprintf(os.Stderr, "testkernel: fetching the Debian package %s into %s, once\n", qemuPackage, dir)
 	depends, err := output("", "apt-cache", "depends", "--no-recommends", "--no-suggests", qemuPackage)
 	if err != nil {
@@ -77,34 +62,34 @@ func downloadKernel(dir string) error {
 	if name == "" {
 		return errors.New("apt does not know it: this must be Debian, and apt-get update must have run")
 	}
-	tmp, err := os.MkdirTemp(filepath.Dir(dir), "new-")
-	if err != nil {
+	if _, err := output(fresh, "apt-get", "download", name); err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
-	if _, err := output(tmp, "apt-get", "download", name); err != nil {
-		return err
-	}
-	debs, _ := filepath.Glob(filepath.Join(tmp, "*.deb"))
+	debs, _ := filepath.Glob(filepath.Join(fresh, "*.deb"))
 	if len(debs) != 1 {
 		return fmt.Errorf("apt-get download %s: %d files", name, len(debs))
 	}
-	tree := filepath.Join(tmp, "tree")
-	if _, err := output(tmp, "dpkg-deb", "-x", debs[0], tree); err != nil {
+	if _, err := output(fresh, "dpkg-deb", "-x", debs[0], fresh); err != nil {
 		return err
 	}
-	roots, _ := filepath.Glob(filepath.Join(tree, "lib/modules/*"))
+	if err := os.Remove(debs[0]); err != nil {
+		return err
+	}
+	roots, _ := filepath.Glob(filepath.Join(fresh, "lib/modules/*"))
 	for _, root := range roots {
 		if err := module.Index(root); err != nil {
 			return err
 		}
 	}
-	return os.Rename(tree, dir)
+	return nil
 }
 
+// output runs a command, which ends with this process, and returns what it
+// prints.
 func output(dir, name string, args ...string) (string, error) {
 	cmd := exec.Command(name, args...)
 	cmd.Dir = dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {

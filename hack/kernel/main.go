@@ -1,6 +1,7 @@
 // Command testkernel runs a command, most often a test binary, on a Linux
 // kernel that has device-mapper: the host's where that can be used, else User
-// Mode Linux, else QEMU with a Debian kernel. See usage for how it is called; hack/testkernel builds it.
+// Mode Linux, else QEMU with a Debian kernel, or the one that is asked for by
+// its name. See usage for how it is called; hack/testkernel builds it.
 package main
 
 import (
@@ -73,14 +74,15 @@ func run(opts options) (int, error) {
 		return exitFailed, err
 	}
 	defer dir.remove() // where it came to no guard
-	if opts.tap != "" && kernel != "uml" {
+	uml, isUML := umlKernels[kernel]
+	if opts.tap != "" && !isUML {
 		return exitFailed, fmt.Errorf("a tap device is only for User Mode Linux, this kernel is %s", kernel)
 	}
-	switch kernel {
-	case "host":
+	switch {
+	case isUML:
+		return runUML(uml, opts, dir)
+	case kernel == "host":
 		return runOnHost(opts, dir)
-	case "uml":
-		return runUML(opts, dir)
 	default:
 		return runQEMU(opts, dir)
 	}

@@ -51,7 +51,7 @@ func parseOptions(args []string, getenv func(string) string) (options, error) {
 	}
 	f := flag.NewFlagSet("testkernel", flag.ContinueOnError)
 	f.Usage = func() { fmt.Fprint(f.Output(), usage); f.PrintDefaults() }
-	f.StringVar(&o.kernel, "kernel", fallback("DMSNAP_KERNEL", "auto"), "host, uml, qemu or auto (DMSNAP_KERNEL)")
+	f.StringVar(&o.kernel, "kernel", fallback("DMSNAP_KERNEL", "auto"), kernelNames()+" (DMSNAP_KERNEL)")
 	f.StringVar(&memory, "mem", fallback("DMSNAP_MEM", "2G"), "memory of the guest (DMSNAP_MEM)")
 	f.StringVar(&disks, "disks", fallback("DMSNAP_DISKS", "1G,1G,1G"),
 		"scratch disks: `SIZE,...` sparse and deleted afterwards, PATH:SIZE kept in a file, none (DMSNAP_DISKS)")

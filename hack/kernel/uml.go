@@ -4,7 +4,6 @@ import (
 	"debug/buildinfo"
 	"fmt"
 	"os"
-	"os/exec"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -17,24 +16,20 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-const (
-	umlBinary  = "linux.uml"
-	umlModules = "/usr/lib/uml/modules"
-	// The driver's limit (MAX_DEV of ubd).
-	umlMaxDisks = 16
-)
+// The driver's limit (MAX_DEV of ubd).
+const umlMaxDisks = 16
 
-func runUML(opts options, dir *runDir) (int, error) {
-	kernel, err := exec.LookPath(umlBinary)
-	if err != nil {
-		return exitFailed, fmt.Errorf("%w: install the Debian package user-mode-linux (hack/deps.sh)", err)
-	}
+func runUML(kernel umlKernel, opts options, dir *runDir) (int, error) {
 	if len(opts.disks) > umlMaxDisks {
 		return exitFailed, fmt.Errorf("%d scratch disks: User Mode Linux has at most %d", len(opts.disks), umlMaxDisks)
 	}
 	if raceBuilt(opts.argv[0]) {
 		return exitFailed, fmt.Errorf("%s is built with -race, which needs addresses that User Mode Linux "+
 			"does not have (above 512 GiB): leave -race out, or use DMSNAP_KERNEL=host or qemu", opts.argv[0])
+	}
+	files, err := kernel.find()
+	if err != nil {
+		return exitFailed, err
 	}
 	images, locks, err := makeDisks(opts.disks, dir)
 	if err != nil {
@@ -49,10 +44,10 @@ func runUML(opts options, dir *runDir) (int, error) {
 	if err != nil {
 		return exitFailed, err
 	}
-	cfg.EarlyModuleRoot, cfg.EarlyModules = umlModules, []string{"overlay"}
+	cfg.EarlyModuleRoot, cfg.EarlyModules = files.modules, []string{"overlay"}
 	cfg.HostRoot = "/"
 	cfg.Channel = "/dev/ttyS0"
-	cfg.ModuleRoot = umlModules
+	cfg.ModuleRoot = files.modules
 	for _, path := range shares(opts) {
 		cfg.Shares = append(cfg.Shares, guest.Mount{Source: "none", Target: path, Type: "hostfs", Data: path})
 	}
@@ -64,7 +59,7 @@ func runUML(opts options, dir *runDir) (int, error) {
 		return exitFailed, err
 	}
 	log := &kernelLog{live: opts.verbose}
-	argv := slices.Concat([]string{kernel}, words, []string{
+	argv := slices.Concat([]string{files.kernel}, words, []string{
 		"mem=" + strconv.FormatUint(uint64(opts.memory/size.KiB), 10) + "K",
 		"root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro",
 		"init=" + dir.file("init"),

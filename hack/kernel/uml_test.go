@@ -49,9 +49,13 @@ func (r result) String() string {
 	return fmt.Sprintf("stdout %q stderr %q exit code %d", r.stdout, r.stderr, r.code)
 }
 
-// umlCommand returns the runner's command on User Mode Linux.
+// umlCommand returns the runner's command on User Mode Linux: the installed one,
+// or the one that DMSNAP_KERNEL names.
 func umlCommand(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
+	if name := os.Getenv("DMSNAP_KERNEL"); umlKernels[name].suite != "" {
+		return command(t, name, args...)
+	}
 	if _, err := exec.LookPath(umlBinary); err != nil {
 		t.Skip("no kernel to test with: the package user-mode-linux is not installed, see hack/deps.sh")
 	}

@@ -138,7 +138,10 @@ func (r *run) boot(what string, args ...string) *machine {
 			kernel = "qemu"
 		}
 	}
-	disks := map[string][2]string{"uml": {"/dev/ubda,/dev/ubdb", "/dev/ubdc"}, "qemu": {"/dev/vda,/dev/vdb", "/dev/vdc"}}[kernel]
+	disks := [2]string{"/dev/ubda,/dev/ubdb", "/dev/ubdc"} // of User Mode Linux, which has several names
+	if kernel == "qemu" {
+		disks = [2]string{"/dev/vda,/dev/vdb", "/dev/vdc"}
+	}
 	m := &machine{run: r, what: what, output: &tail{}, ended: make(chan error, 1), log: history.Follow{File: log}}
 	m.args = append([]string{"run", "-v", "--kernel", kernel, "--timeout", lifeLimit.String(), "--mem", "512M", "--disks",
 		fmt.Sprintf("%s:%d,%s:%d,%s:%d", r.file("pv0"), diskSize, r.file("pv1"), diskSize, r.file("log"), logSize), "--",

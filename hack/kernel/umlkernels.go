@@ -1,0 +1,136 @@
+package main
+
+import (
+	_ "embed"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// umlKernel is where a User Mode Linux comes from. The one of the installed
+// package user-mode-linux has no suite.
+type umlKernel struct {
+	name    string
+	suite   string // of Debian
+	version string // of the package, the one that the tests have seen
+	xstate  bool   // it needs recipe/xstate.c
+}
+
+// umlKernels are all, by the names that DMSNAP_KERNEL takes.
+var umlKernels = map[string]umlKernel{
+	"uml":      {name: "uml"},
+	"uml-6.12": {name: "uml-6.12", suite: "trixie", version: "6.12um1+b22", xstate: true},
+	"uml-7.2":  {name: "uml-7.2", suite: "sid", version: "7.2um1"},
+}
+
+const (
+	umlPackage = "user-mode-linux"
+	umlBinary  = "linux.uml"
+	umlModules = "/usr/lib/uml/modules" // has a directory a release of the kernel
+)
+
+// kernelNames lists what DMSNAP_KERNEL may be.
+func kernelNames() string {
+	names := append(slices.Sorted(maps.Keys(umlKernels)), "host", "qemu")
+	return strings.Join(names, ", ") + " or auto"
+}
+
+// umlFiles are the files of a kernel that can be started.
+type umlFiles struct {
+	kernel  string // the program
+	modules string // as umlModules
+}
+
+// find returns the files, after fetching what the cache does not have.
+func (k umlKernel) find() (umlFiles, error) {
+	if k.suite == "" {
+		kernel, err := exec.LookPath(umlBinary)
+		if err != nil {
+			return umlFiles{}, fmt.Errorf("%w: install the Debian package %s (hack/deps.sh)", err, umlPackage)
+		}
+		return umlFiles{kernel, umlModules}, nil
+	}
+	base, err := cacheDir()
+	if err != nil {
+		return umlFiles{}, err
+	}
+	dir, err := cached(base, k.name, k.fetch)
+	if err != nil {
+		return umlFiles{}, fmt.Errorf("fetching the kernel %s: %w", k.name, err)
+	}
+	return cachedFiles(dir), nil
+}
+
+func cachedFiles(dir string) umlFiles {
+	return umlFiles{filepath.Join(dir, umlBinary), filepath.Join(dir, "modules")}
+}
+
+// fetch unpacks the kernel's package with the C library of its suite, which
+// may be newer than the machine's.
+func (k umlKernel) fetch(fresh, dir string) error {
+	fmt.Fprintf(os.Stderr, "testkernel: fetching the Debian package %s of %s into %s, once\n", umlPackage, k.suite, dir)
+	if _, err := exec.LookPath("patchelf"); err != nil {
+		return fmt.Errorf("%w: install the Debian package patchelf (hack/deps.sh --kernels)", err)
+	}
+	work := filepath.Join(fresh, "work")
+	a, err := newApt(k.suite, work)
+	if err != nil {
+		return err
+	}
+	tree, libc := filepath.Join(work, "tree"), filepath.Join(fresh, "libc")
+	if _, err := a.unpack(umlPackage, k.version, tree); err != nil {
+		return err
+	}
+	if _, err := a.unpack("libc6", "", libc); err != nil {
+		return err
+	}
+	files := cachedFiles(fresh)
+	if err := os.Rename(filepath.Join(tree, "usr/bin", umlBinary), files.kernel); err != nil {
+		return err
+	}
+	if err := os.Rename(filepath.Join(tree, umlModules), files.modules); err != nil {
+		return err
+	}
+	if err := useLibrary(files.kernel, libc, filepath.Join(dir, "libc")); err != nil {
+		return err
+	}
+	if k.xstate {
+		if err := addXstate(files.kernel, fresh, dir); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(work)
+}
+
+// useLibrary makes the program use the C library that is unpacked in libc, and
+// will be in final.
+func useLibrary(program, libc, final string) error {
+	const loader = "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
+	if _, err := os.Stat(filepath.Join(libc, loader)); err != nil {
+		return fmt.Errorf("the package libc6 is not as expected: %w", err)
+	}
+	_, err := output("", "patchelf", "--set-interpreter", filepath.Join(final, loader),
+		"--set-rpath", filepath.Dir(filepath.Join(final, loader)), program)
+	return err
+}
+
+//go:embed recipe/xstate.c
+var xstateSource []byte
+
+// addXstate builds recipe/xstate.c in the directory fresh, which will be final,
+// and makes the program use it.
+func addXstate(program, fresh, final string) error {
+	source := filepath.Join(fresh, "xstate.c")
+	if err := os.WriteFile(source, xstateSource, 0o644); err != nil {
+		return err
+	}
+	if _, err := output(fresh, "gcc", "-O2", "-Wall", "-shared", "-fPIC", "-o", "xstate.so", source); err != nil {
+		return err
+	}
+	_, err := output("", "patchelf", "--add-needed", filepath.Join(final, "xstate.so"), program)
+	return err
+}

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// TestFetchedKernels boots those that are in the cache, and the one that
+// DMSNAP_KERNEL names, which is fetched where it must be.
+func TestFetchedKernels(t *testing.T) {
+	base, err := cacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, k := range umlKernels {
+		if k.suite == "" || !isDir(filepath.Join(base, name)) && os.Getenv("DMSNAP_KERNEL") != name {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			got := finish(t, command(t, name, "run", "--disks", "64M", "--", "sh", "-c", `
+				uname -r >&2
+				dmsetup targets | grep -c -E '^(snapshot|snapshot-origin|mirror|delay) '
+				mkfs.ext4 -q $DMSNAP_TEST_DISKS && mount $DMSNAP_TEST_DISKS /mnt && ls /mnt
+				dmsetup create z --table '0 8 zero' && dmsetup table z`))
+			release := strings.TrimSpace(got.stderr)
+			if want := "4\nlost+found\n0 8 zero \n"; got.code != 0 || got.stdout != want {
+				t.Errorf("got %v, want %q", got, want)
+			}
+			if !strings.HasPrefix(k.version, strings.Join(strings.Split(release, ".")[:2], ".")) {
+				t.Errorf("the kernel's release is %s, its package %s", release, k.version)
+			}
+		})
+	}
+}
+
+func TestChoose(t *testing.T) {
+	for name := range umlKernels {
+		if got, err := choose(name); got != name || err != nil {
+			t.Errorf("choose(%q) = %q, %v", name, got, err)
+		}
+		if k := umlKernels[name]; k.name != name {
+			t.Errorf("the kernel %s is called %s", name, k.name)
+		}
+	}
+	if _, err := choose("uml-5.10"); err == nil || !strings.Contains(err.Error(), "uml, uml-6.12, uml-7.2, host, qemu or auto") {
+		t.Errorf("an unknown kernel: %v, want the names of all", err)
+	}
+}
+
+func TestPickVersion(t *testing.T) {
+	const madison = `user-mode-linux | 7.3um1+b1 | http://deb.debian.org/debian sid/main amd64 Packages
+user-mode-linux |     7.2um1 | http://deb.debian.org/debian sid/main amd64 Packages
+user-mode-linux |     7.2um1 | http://deb.debian.org/debian sid/main Sources
+user-mode-linux-doc | 9 | http://deb.debian.org/debian sid/main amd64 Packages
+`
+	for wanted, want := range map[string]string{"7.2um1": "7.2um1", "7.1um1": "7.3um1+b1", "": "7.3um1+b1"} {
+		if got, err := pickVersion(umlPackage, wanted, madison); got != want || err != nil {
+			t.Errorf("pickVersion(%q) = %q, %v; want %q", wanted, got, err, want)
+		}
+	}
+	for _, madison := range []string{"", "N: Unable to locate package\n", "user-mode-linux-doc | 9 | http://x sid/main amd64 Packages\n"} {
+		if got, err := pickVersion(umlPackage, "7.2um1", madison); err == nil || !strings.Contains(err.Error(), umlPackage) {
+			t.Errorf("pickVersion in %q = %q, %v; want an error that names the package", madison, got, err)
+		}
+	}
+}
+
+func TestMirrorOf(t *testing.T) {
+	for in, want := range map[string]string{
+		"": debianMirror,
+		"https://download.example/linux/\nhttp://deb.debian.org/debian-security/\n":   debianMirror,
+		"http://mirror.example/debian-security/\nhttp://mirror.example/pub/debian/\n": "http://mirror.example/pub/debian",
+	} {
+		if got := mirrorOf(in); got != want {
+			t.Errorf("mirrorOf(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestCached(t *testing.T) {
+	base := filepath.Join(t.TempDir(), "cache")
+	failure := errors.New("no network")
+	fills := 0
+	fill := func(fresh, dir string) error {
+		fills++
+		if dir != filepath.Join(base, "k") {
+			t.Errorf("the directory will be %s", dir)
+		}
+		if left, err := os.ReadDir(fresh); err != nil || len(left) > 0 {
+			t.Errorf("the fresh directory has %v, %v", left, err)
+		}
+		if err := os.WriteFile(filepath.Join(fresh, "half"), nil, 0o600); err != nil {
+			return err
+		}
+		return failure
+	}
+	if _, err := cached(base, "k", fill); !errors.Is(err, failure) {
+		t.Errorf("where it cannot be made: %v", err)
+	}
+	// What an interrupted one leaves is not used.
+	if err := os.MkdirAll(filepath.Join(base, "k.new", "half"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	failure = nil
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			dir, err := cached(base, "k", fill)
+			if err != nil || dir != filepath.Join(base, "k") {
+				t.Errorf("cached: %q, %v", dir, err)
+			}
+			if _, err := os.Stat(filepath.Join(dir, "half")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if fills != 2 {
+		t.Errorf("made %d times, want once after the failure", fills)
+	}
+	if _, err := os.Stat(filepath.Join(base, "k.new")); err == nil {
+		t.Error("the fresh directory is still there")
+	}
+}
