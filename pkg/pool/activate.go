@@ -53,7 +53,7 @@ func (p *Pool) Activate(ctx context.Context, lv string) (string, error) {
 			if o.forked() {
 				p.hydrator.expect(lv)
 			}
-			path = p.dm.Node(p.device(v, o.lv, "", udevVisible).name)
+			path = p.dm.Node(v.topDevice(o.lv).name)
 			return nil
 		}})
 		if err == nil && transient {
@@ -111,7 +111,7 @@ func (p *Pool) waitClosed(ctx context.Context, lv string) error {
 func (p *Pool) awaitClosed(ctx context.Context, v *view, lv *lvm2.LV) error {
 	at := v.vg.Name + "/" + lv.Name
 	for deadline := time.Now().Add(busyLimit); ; {
-		info, err := p.find(p.device(v, lv, "", udevVisible))
+		info, err := p.find(v.topDevice(lv))
 		if err != nil || info == nil || info.OpenCount == 0 {
 			return err
 		}

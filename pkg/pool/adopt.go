@@ -205,7 +205,7 @@ func (p *Pool) foreignStores(v *view, o *volume) ([]foreignStore, error) {
 // notWritten returns an error if somebody may write to a snapshot, which becomes
 // read-only: it is open, other than by read-only mounts.
 func (p *Pool) notWritten(v *view, store *lvm2.LV) error {
-	info, err := p.find(p.device(v, store, "", udevSnapshot))
+	info, err := p.find(v.snapDevice(store))
 	if err != nil || info == nil || info.OpenCount == 0 {
 		return err
 	}
@@ -260,10 +260,10 @@ func (p *Pool) adoptStore(t *edit, o *volume, s foreignStore, order, over uint64
 
 // stateOf tells whether the kernel gave up a snapshot of LVM2's, and whether it never used its store.
 func (p *Pool) stateOf(v *view, lv *lvm2.LV) (lost, fresh bool, err error) {
-	if p.dropped(p.device(v, lv, "", udevSnapshot)) {
+	if p.dropped(v.snapDevice(lv)) {
 		return true, false, nil
 	}
-	d := p.device(v, lv, layerCOW, udevCOW)
+	d := v.cowDevice(lv)
 	info, err := p.find(d)
 	if err != nil {
 		return false, false, err

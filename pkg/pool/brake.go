@@ -84,7 +84,7 @@ func (p *Pool) heldStill(v *view, o *volume) bool {
 	if !o.forked() || o.live() != nil { // or it lies below the one that is suspended
 		return false
 	}
-	info, err := p.find(p.device(v, o.lv, "", udevVisible))
+	info, err := p.find(v.topDevice(o.lv))
 	return err == nil && info != nil && info.Live && info.Suspended && p.isHeld(v, o)
 }
 
@@ -122,7 +122,7 @@ func (p *Pool) startHold(s *store, now rate) {
 
 // holdAgain goes on to hold a volume whose writers a former process held.
 func (p *Pool) holdAgain(v *view, o *volume) {
-	info, err := p.find(p.device(v, o.lv, "", udevVisible))
+	info, err := p.find(v.topDevice(o.lv))
 	if err != nil || info == nil || !info.Suspended {
 		return
 	}
@@ -147,7 +147,7 @@ func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
 		if s := v.storeOf(g.store); s == nil || !p.kept(v, s) {
 			break
 		}
-		d := p.device(v, o.lv, "", udevVisible)
+		d := v.topDevice(o.lv)
 		if p.scrubbing(o.lv.Name) { // it began meanwhile, and has the volume's key
 			p.unsettled.Store(volume, true)
 			if err := p.dm.Resume(d.name, d.udev); err != nil {
@@ -205,7 +205,7 @@ func (p *Pool) letGo(ctx context.Context, volume lvm2.ID) error {
 			if err != nil && !errors.Is(err, ErrLost) { // what is lost needs nobody to wait
 				return err
 			}
-			d := p.device(v, o.lv, "", udevVisible)
+			d := v.topDevice(o.lv)
 			if err = p.dm.Resume(d.name, d.udev); errors.Is(err, dm.ErrNotFound) {
 				return nil
 			}

@@ -11,14 +11,14 @@ import (
 // holds what changed between the two cuts, the rest is read from above. Both
 // devices are read-only, nothing may write to a frozen store but a fold.
 func (p *Pool) stack(ctx context.Context, v *view, l, newer *layer) error {
-	above, err := p.find(p.device(v, newer.lv, "", udevSnapshot))
+	above, err := p.find(v.snapDevice(newer.lv))
 	if err != nil {
 		return err
 	}
 	if above == nil {
 		return fmt.Errorf("snapshot %s of %s: the newer one it reads through has no device", l.lv.Name, newer.lv.Name)
 	}
-	d := p.device(v, l.lv, "", udevSnapshot)
+	d := v.snapDevice(l.lv)
 	persistence, readOnly, use := dm.Persistent, true, storeFrozen
 	if p.folder.writes(l.lv.ID) {
 		persistence, readOnly, use = dm.PersistentOverflow, false, storeLive
@@ -58,7 +58,7 @@ func (p *Pool) chainUp(ctx context.Context, v *view, o *volume, l *layer) (strin
 	if live == nil {
 		return "", fmt.Errorf("snapshot %s: %w: its volume %s has no live layer", l.lv.Name, ErrPrecondition, o.lv.Name)
 	}
-	top, err := p.find(p.device(v, o.lv, "", udevVisible))
+	top, err := p.find(v.topDevice(o.lv))
 	if err != nil {
 		return "", err
 	}
@@ -77,13 +77,13 @@ func (p *Pool) chainUp(ctx context.Context, v *view, o *volume, l *layer) (strin
 			return "", err
 		}
 		if b.longer { // a fork's position has moved
-			base := p.device(v, o.lv, layerReal, udevReal)
+			base := v.realDevice(o.lv)
 			if err := p.swap(ctx, base, false, dm.SuspendOptions{SkipLockFS: true}, func() error { return nil }); err != nil {
 				return "", err
 			}
 		}
 		if b.idle {
-			if err := p.start(ctx, p.device(v, live.lv, "", udevSnapshot), b.snap); err != nil {
+			if err := p.start(ctx, v.snapDevice(live.lv), b.snap); err != nil {
 				return "", err
 			}
 		}
@@ -97,7 +97,7 @@ func (p *Pool) chainUp(ctx context.Context, v *view, o *volume, l *layer) (strin
 			return "", err
 		}
 	}
-	d := p.device(v, l.lv, "", udevSnapshot)
+	d := v.snapDevice(l.lv)
 	info, err := p.find(d)
 	if err != nil {
 		return "", err
@@ -114,7 +114,7 @@ func (p *Pool) chainDown(ctx context.Context, v *view, o *volume) error {
 	if o.copying != nil {
 		return nil // who copies it has its device, and takes that away
 	}
-	top, err := p.find(p.device(v, o.lv, "", udevVisible))
+	top, err := p.find(v.topDevice(o.lv))
 	if err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (p *Pool) chainDown(ctx context.Context, v *view, o *volume) error {
 	if live := o.live(); top != nil && live != nil {
 		// As long as the kernel has not followed a cut, originals go into the
 		// former newest layer.
-		info, err := p.find(p.device(v, live.lv, "", udevSnapshot))
+		info, err := p.find(v.snapDevice(live.lv))
 		if err != nil || info == nil || !info.Live {
 			return err
 		}
@@ -134,7 +134,7 @@ func (p *Pool) chainDown(ctx context.Context, v *view, o *volume) error {
 		if l.snap != nil {
 			break
 		}
-		info, err := p.find(p.device(v, l.lv, "", udevSnapshot))
+		info, err := p.find(v.snapDevice(l.lv))
 		if err != nil {
 			return err
 		}
@@ -151,7 +151,7 @@ func (p *Pool) chainDown(ctx context.Context, v *view, o *volume) error {
 		return nil
 	}
 	if live := o.live(); live != nil {
-		info, err := p.find(p.device(v, live.lv, "", udevSnapshot))
+		info, err := p.find(v.snapDevice(live.lv))
 		if err != nil {
 			return err
 		}
@@ -162,7 +162,7 @@ func (p *Pool) chainDown(ctx context.Context, v *view, o *volume) error {
 			return err
 		}
 	}
-	if err := p.takeDown(ctx, p.device(v, o.lv, layerReal, udevReal)); err != nil || !o.forked() {
+	if err := p.takeDown(ctx, v.realDevice(o.lv)); err != nil || !o.forked() {
 		return err
 	}
 	return p.forkDown(ctx, v, o)
@@ -177,7 +177,7 @@ func (p *Pool) down(ctx context.Context, v *view, o *volume) error {
 	if err := p.collected(v, o); err != nil {
 		return err
 	}
-	vol := p.device(v, o.lv, "", udevVisible)
+	vol := v.topDevice(o.lv)
 	info, err := p.find(vol)
 	if err != nil {
 		return err
@@ -209,7 +209,7 @@ func (p *Pool) intact(v *view, o *volume, l *layer) error {
 		if x.lost {
 			return fmt.Errorf("snapshot %s: %w: the store of %s overflowed, or one that it reads through was removed", l.lv.Name, ErrLost, x.lv.Name)
 		}
-		info, err := p.find(p.device(v, x.lv, "", udevSnapshot))
+		info, err := p.find(v.snapDevice(x.lv))
 		if err != nil {
 			return err
 		}
@@ -231,7 +231,7 @@ func (p *Pool) intact(v *view, o *volume, l *layer) error {
 	if err != nil {
 		return err
 	}
-	s, err := p.snapshotStatus(p.device(v, o.lv, layerFork, udevReal).name)
+	s, err := p.snapshotStatus(v.forkDevice(o.lv).name)
 	if err == nil && s.Invalid {
 		return fmt.Errorf("snapshot %s: %w: the kernel could not write to the store of the restored volume %s", l.lv.Name, ErrLost, o.lv.Name)
 	}

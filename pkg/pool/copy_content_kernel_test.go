@@ -82,7 +82,7 @@ func TestCopyOfAnotherLoan(t *testing.T) {
 		t.Errorf("using what is not complete: %v", err)
 	}
 	o := must(to.latest())(t).named["clone"]
-	if info := must(to.find(to.device(must(to.latest())(t), o.lv, "", udevVisible)))(t); info != nil || len(o.unknown) == 0 {
+	if info := must(to.find(must(to.latest())(t).topDevice(o.lv)))(t); info != nil || len(o.unknown) == 0 {
 		t.Errorf("what is not complete has a device, or was wiped: %v", o.unknown)
 	}
 	from, to = open()

@@ -54,7 +54,7 @@ func (c *copying) open(ctx context.Context, o *volume) (err error) {
 			return err
 		}
 		// Not by the volume's own name: hydration takes what that does for its user's.
-		c.device = c.pool.device(v, now.lv, layerReal, udevReal)
+		c.device = v.realDevice(now.lv)
 		if c.to, err = c.pool.openDevice(ctx, c.device, table); err != nil {
 			return err
 		}

@@ -141,11 +141,11 @@ func (p *Pool) unname(t *edit) error {
 // followed says whether the kernel has cut o for its live layer, as far as it has
 // devices of it. Without: a snapshot that was removed by hand is no such one.
 func (p *Pool) followed(v *view, o *volume, live *layer) bool {
-	top, err := p.find(p.device(v, o.lv, "", udevVisible))
+	top, err := p.find(v.topDevice(o.lv))
 	if err != nil || top == nil || !top.Live {
 		return true
 	}
-	snap, err := p.find(p.device(v, live.lv, "", udevSnapshot))
+	snap, err := p.find(v.snapDevice(live.lv))
 	if err != nil || snap != nil && snap.Live {
 		return true
 	}
@@ -157,7 +157,7 @@ func (p *Pool) followed(v *view, o *volume, live *layer) bool {
 		return false // the first cut
 	}
 	return !slices.ContainsFunc(o.layers, func(l *layer) bool {
-		return l != live && p.onBlocks(v, o, p.device(v, l.lv, "", udevSnapshot))
+		return l != live && p.onBlocks(v, o, v.snapDevice(l.lv))
 	})
 }
 
@@ -206,7 +206,7 @@ func (p *Pool) cut(t *edit, o *volume, csi string) (*lvm2.LV, error) {
 	setAsked(lv, o.asked, length)
 	setContent(lv, o.formatted, o.unknown)
 	if former := o.live(); former != nil {
-		if !former.lost && (p.dropped(p.device(t.view, former.lv, "", udevSnapshot)) || p.collected(t.view, o) != nil) {
+		if !former.lost && (p.dropped(t.snapDevice(former.lv)) || p.collected(t.view, o) != nil) {
 			if err := t.lose(o, former); err != nil {
 				return nil, err
 			}

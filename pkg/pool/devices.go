@@ -40,9 +40,19 @@ type device struct {
 	udev       dm.Udev
 }
 
-func (p *Pool) device(v *view, lv *lvm2.LV, layer string, udev dm.Udev) device {
+// device is the device of a logical volume in that layer of LVM2's names.
+func (v *view) device(lv *lvm2.LV, layer string, udev dm.Udev) device {
 	return device{name: lvm2.DMName(v.vg.Name, lv.Name, layer), uuid: lvm2.DMUUID(v.vg.ID, lv.ID, layer), udev: udev}
 }
+
+// The devices that LVM2 has, too: the one of a volume that its users open; the
+// volume's blocks below a snapshot; a layer's snapshot; the store of a layer or
+// a fork. And the snapshot through which a fork reads what it is restored from.
+func (v *view) topDevice(lv *lvm2.LV) device  { return v.device(lv, "", udevVisible) }
+func (v *view) realDevice(lv *lvm2.LV) device { return v.device(lv, layerReal, udevReal) }
+func (v *view) snapDevice(lv *lvm2.LV) device { return v.device(lv, "", udevSnapshot) }
+func (v *view) cowDevice(lv *lvm2.LV) device  { return v.device(lv, layerCOW, udevCOW) }
+func (v *view) forkDevice(lv *lvm2.LV) device { return v.device(lv, layerFork, udevReal) }
 
 // find returns the kernel's device with d's UUID, which survives renames; nil if there is none.
 func (p *Pool) find(d device) (*dm.Info, error) {
@@ -164,7 +174,7 @@ func (p *Pool) node(ctx context.Context, d device, dev dm.Device) error {
 // over plain extents, or the four devices of the kernel's snapshot document.
 // It works on a volume in use.
 func (p *Pool) up(ctx context.Context, v *view, o *volume) error {
-	top, err := p.find(p.device(v, o.lv, "", udevVisible))
+	top, err := p.find(v.topDevice(o.lv))
 	if err != nil {
 		return err
 	}
@@ -173,7 +183,7 @@ func (p *Pool) up(ctx context.Context, v *view, o *volume) error {
 
 // upFrom does what up does where find has told what the volume's device is.
 func (p *Pool) upFrom(ctx context.Context, v *view, o *volume, top *dm.Info) (err error) {
-	vol := p.device(v, o.lv, "", udevVisible)
+	vol := v.topDevice(o.lv)
 	if top != nil && top.ReadOnly && !readOnlyLV(o.lv) { // while it is published to readers only
 		writable := *top
 		writable.ReadOnly = false
@@ -224,7 +234,7 @@ func (p *Pool) upFrom(ctx context.Context, v *view, o *volume, top *dm.Info) (er
 		}
 	}
 	// Also where nothing changed: an interruption may have come just before it.
-	if err := errors.Join(p.node(ctx, p.device(v, live.lv, "", udevSnapshot), b.snap), p.node(ctx, vol, dev)); err != nil {
+	if err := errors.Join(p.node(ctx, v.snapDevice(live.lv), b.snap), p.node(ctx, vol, dev)); err != nil {
 		return err
 	}
 	return p.settleOlder(ctx, v, o, live)
@@ -245,7 +255,7 @@ func (p *Pool) base(ctx context.Context, v *view, o *volume, live *layer, table 
 	if err := p.collected(v, o); err != nil {
 		return b, err
 	}
-	base := p.device(v, o.lv, layerReal, udevReal)
+	base := v.realDevice(o.lv)
 	existed, err := p.find(base)
 	if err != nil {
 		return b, err
@@ -281,7 +291,7 @@ func (p *Pool) base(ctx context.Context, v *view, o *volume, live *layer, table 
 	if err != nil {
 		return b, err
 	}
-	snap := p.device(v, live.lv, "", udevSnapshot)
+	snap := v.snapDevice(live.lv)
 	var above *dm.Info
 	if existing {
 		if above, err = p.find(snap); err != nil {
@@ -311,7 +321,7 @@ func (p *Pool) base(ctx context.Context, v *view, o *volume, live *layer, table 
 func (p *Pool) settleOlder(ctx context.Context, v *view, o *volume, live *layer) error {
 	inUse := map[*layer]bool{}
 	for _, l := range o.layers[:len(o.layers)-1] { // oldest first: they are stacked
-		info, err := p.find(p.device(v, l.lv, "", udevSnapshot))
+		info, err := p.find(v.snapDevice(l.lv))
 		if err != nil {
 			return err
 		}
@@ -345,12 +355,12 @@ func (p *Pool) settleOlder(ctx context.Context, v *view, o *volume, live *layer)
 // plain makes the volume's device a linear one and removes what a former
 // snapshot left. If the volume is held, and a fork, the table is for when it goes on.
 func (p *Pool) plain(ctx context.Context, v *view, o *volume, top *dm.Info, table dm.Table, held bool) error {
-	vol := p.device(v, o.lv, "", udevVisible)
+	vol := v.topDevice(o.lv)
 	dev, pending, err := p.ensureFrom(top, vol, table, readOnlyLV(o.lv))
 	if err != nil {
 		return err
 	}
-	base := p.device(v, o.lv, layerReal, udevReal)
+	base := v.realDevice(o.lv)
 	info, err := p.find(base)
 	if err != nil {
 		return err

@@ -29,7 +29,7 @@ func (p *Pool) noteBoundary(v *view, o *volume, real dm.Device) {
 	if !former.inexact() {
 		return
 	}
-	name := p.device(v, former.lv, "", udevSnapshot).name
+	name := v.snapDevice(former.lv).name
 	table, err := p.dm.Table(name)
 	if err != nil || len(table) != 1 {
 		return
@@ -48,7 +48,7 @@ func (p *Pool) untouched(v *view, o *volume, live *layer) bool {
 	if live.lost || live.superset {
 		return false
 	}
-	for _, d := range []device{p.device(v, o.lv, "", udevVisible), p.device(v, live.lv, "", udevSnapshot)} {
+	for _, d := range []device{v.topDevice(o.lv), v.snapDevice(live.lv)} {
 		if info, err := p.find(d); err != nil || info != nil {
 			return false
 		}

@@ -176,7 +176,7 @@ func TestExactAfterWindow(t *testing.T) {
 			return e.record(cutLayer{layer: l.ID, at: time.Now()}, name)
 		}, act: func(ctx context.Context, w *view) error {
 			o := w.volumeByLV(v.LV)
-			top := must(p.find(p.device(w, o.lv, "", udevVisible)))(t)
+			top := must(p.find(w.topDevice(o.lv)))(t)
 			b, err := p.base(ctx, w, o, o.live(), must(p.linearTable(w, o.lv))(t))
 			if err != nil {
 				return err

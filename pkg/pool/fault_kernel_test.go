@@ -210,7 +210,7 @@ func TestKilledInWindow(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		vol := p.device(w, o.lv, "", udevVisible)
+		vol := w.topDevice(o.lv)
 		if _, _, err := p.ensure(vol, whole(v.Size.Sectors(), dm.SnapshotOrigin{Origin: b.real}), false); err != nil {
 			return err
 		}
@@ -242,7 +242,7 @@ func TestElderLeftOnOrigin(t *testing.T) {
 		return err
 	}, act: func(ctx context.Context, w *view) error {
 		o := w.volumeByLV(v.LV)
-		top := must(p.find(p.device(w, o.lv, "", udevVisible)))(t)
+		top := must(p.find(w.topDevice(o.lv)))(t)
 		b, err := p.base(ctx, w, o, o.live(), must(p.linearTable(w, o.lv))(t))
 		if err != nil {
 			return err

@@ -50,9 +50,9 @@ func (v *view) largest(s *store) lvm2.Extents {
 // snapshotDevice is the device whose status tells how full the store is.
 func (p *Pool) snapshotDevice(v *view, s *store) device {
 	if s.fork {
-		return p.device(v, s.of.lv, layerFork, udevReal)
+		return v.forkDevice(s.of.lv)
 	}
-	return p.device(v, s.lv, "", udevSnapshot)
+	return v.snapDevice(s.lv)
 }
 
 // readThrough tells whether a fork reads through o's history: its live layer must

@@ -159,7 +159,7 @@ func (f *fold) openStore(ctx context.Context, l *layer) (store *cow.Store, done 
 			return err
 		}
 		now := v.layers[l.lv.ID]
-		dev = f.device(v, now.lv, layerCOW, udevCOW)
+		dev = v.cowDevice(now.lv)
 		info, err := f.find(dev)
 		if err != nil {
 			return err
@@ -255,7 +255,7 @@ func (f *fold) begin(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if info, err := f.find(f.device(t.view, heir.lv, "", udevSnapshot)); err != nil || info != nil {
+			if info, err := f.find(t.snapDevice(heir.lv)); err != nil || info != nil {
 				return errors.Join(err, fmt.Errorf("layer %s: %w: it is in use", heir.lv.Name, errFoldOver))
 			}
 			if err := f.readable(t.view, o, heir); err != nil {
@@ -374,7 +374,7 @@ func (f *fold) settleHeir(ctx context.Context, v *view, o *volume) error {
 		return nil
 	}
 	newer := o.next(heir)
-	info, err := f.find(f.device(v, heir.lv, "", udevSnapshot))
+	info, err := f.find(v.snapDevice(heir.lv))
 	if err != nil || info == nil || newer == nil {
 		return err
 	}

@@ -30,12 +30,12 @@ func (f *fold) handOver() error {
 		if _, err := f.chainUp(ctx, v, o, heir); err != nil {
 			return err
 		}
-		vol := f.device(v, o.lv, "", udevVisible)
+		vol := v.topDevice(o.lv)
 		top, err := f.find(vol)
 		if err != nil {
 			return err
 		}
-		store, err := cow.Open(f.dm.Node(f.device(v, gone.lv, layerCOW, udevCOW).name))
+		store, err := cow.Open(f.dm.Node(v.cowDevice(gone.lv).name))
 		if err != nil {
 			return err
 		}
@@ -64,7 +64,7 @@ func (f *fold) room(t *edit) error {
 	if err != nil || gone.snap == nil {
 		return err
 	}
-	s, err := f.snapshotStatus(f.device(t.view, heir.lv, "", udevSnapshot).name)
+	s, err := f.snapshotStatus(t.snapDevice(heir.lv).name)
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func (f *fold) switchOver(ctx context.Context, v *view, o *volume, heir *layer) 
 	if err := f.intact(v, o, heir); err != nil {
 		return err
 	}
-	dev := f.device(v, heir.lv, "", udevSnapshot)
+	dev := v.snapDevice(heir.lv)
 	table, err := f.liveTable(v, o, heir)
 	if err != nil {
 		return err
@@ -111,11 +111,11 @@ func (f *fold) switchOver(ctx context.Context, v *view, o *volume, heir *layer) 
 
 // liveTable is the table of a layer's device when the layer is live.
 func (f *fold) liveTable(v *view, o *volume, l *layer) (dm.Table, error) {
-	real, err := f.find(f.device(v, o.lv, layerReal, udevReal))
+	real, err := f.find(v.realDevice(o.lv))
 	if err != nil {
 		return nil, err
 	}
-	store, err := f.find(f.device(v, l.lv, layerCOW, udevCOW))
+	store, err := f.find(v.cowDevice(l.lv))
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +168,7 @@ func (f *fold) isLive(v *view, o *volume, heir *layer) error {
 	if err != nil {
 		return err
 	}
-	info, err := f.find(f.device(v, heir.lv, "", udevSnapshot))
+	info, err := f.find(v.snapDevice(heir.lv))
 	if err != nil {
 		return err
 	}

@@ -112,7 +112,7 @@ func (w *folder) due(v *view, pair foldPair) bool {
 	if !heir.trimmed || gone.snap == nil && !gone.trimmed {
 		return false // how much they use is not known yet
 	}
-	if info, err := w.pool.find(w.pool.device(v, heir.lv, "", udevSnapshot)); err != nil || info != nil {
+	if info, err := w.pool.find(v.snapDevice(heir.lv)); err != nil || info != nil {
 		return false // somebody reads it
 	}
 	c, known := w.counted[pair]

@@ -220,7 +220,7 @@ func (p *Pool) newFork(t *edit, spec VolumeSpec, n lvm2.Extents, layer lvm2.ID, 
 // mounted as it is: the kernel lets no other device use that.
 func (p *Pool) unmounted(v *view, o *volume, l *layer) error {
 	for _, x := range o.path(l) {
-		info, err := p.find(p.device(v, x.lv, "", udevSnapshot))
+		info, err := p.find(v.snapDevice(x.lv))
 		if err != nil {
 			return err
 		}

@@ -29,7 +29,7 @@ func (p *Pool) blocks(ctx context.Context, v *view, o *volume) (dm.Table, error)
 	w := p.hydrator.window(o.lv.ID)
 	var window *kernelWindow
 	if w != nil {
-		info, err := p.find(p.device(v, o.lv, w.layer, udevReal))
+		info, err := p.find(v.device(o.lv, w.layer, udevReal))
 		if err != nil {
 			return nil, err
 		}
@@ -94,7 +94,7 @@ func (p *Pool) forkUp(ctx context.Context, v *view, o *volume) (dm.Device, error
 	if err := p.intact(v, source, l); err != nil {
 		return dm.Device{}, err
 	}
-	above, err := p.found(p.device(v, l.lv, "", udevSnapshot))
+	above, err := p.found(v.snapDevice(l.lv))
 	if err != nil {
 		return dm.Device{}, err
 	}
@@ -104,7 +104,7 @@ func (p *Pool) forkUp(ctx context.Context, v *view, o *volume) (dm.Device, error
 // overlay makes a device that shows what is above layer l and keeps what is written
 // to it in o's store.
 func (p *Pool) overlay(ctx context.Context, v *view, o *volume, l *layer, above dm.Device, layer string) (dm.Device, error) {
-	d := p.device(v, o.lv, layer, udevReal)
+	d := v.device(o.lv, layer, udevReal)
 	storeDev, _, err := p.mapStore(ctx, v, o.fork.lv, storeLive)
 	if err != nil {
 		return dm.Device{}, err
@@ -141,7 +141,7 @@ func (p *Pool) forkDown(ctx context.Context, v *view, o *volume) error {
 		return nil
 	}
 	for _, layer := range []string{layerWindow0, layerWindow1, layerFork} {
-		d := p.device(v, o.lv, layer, udevReal)
+		d := v.device(o.lv, layer, udevReal)
 		info, err := p.find(d)
 		if err != nil {
 			return err
@@ -159,7 +159,7 @@ func (p *Pool) forkDown(ctx context.Context, v *view, o *volume) error {
 	if !o.forked() || o.fork == nil {
 		return nil
 	}
-	if err := p.takeDown(ctx, p.device(v, o.fork.lv, layerCOW, udevCOW)); err != nil {
+	if err := p.takeDown(ctx, v.cowDevice(o.fork.lv)); err != nil {
 		return err
 	}
 	if l := v.layers[o.copyOf]; l != nil {

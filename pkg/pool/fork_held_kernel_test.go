@@ -18,7 +18,7 @@ func waitHeld(t *testing.T, p *Pool, lv string) {
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 		o := must(p.latest())(t).volumeByLV(lv)
 		if _, held := p.holding.Load(o.lv.ID); held {
-			if info, err := p.find(p.device(p.current.Load(), o.lv, "", udevVisible)); err == nil && info.Suspended {
+			if info, err := p.find(p.current.Load().topDevice(o.lv)); err == nil && info.Suspended {
 				return
 			}
 		}
@@ -78,7 +78,7 @@ func TestHeldByFormerProcess(t *testing.T) {
 	// process that has not seen how fast they write may let them go on for a moment.
 	now := must(p.latest())(t)
 	o := now.volumeByLV(f.LV)
-	info := must(p.find(p.device(now, o.lv, "", udevVisible)))(t)
+	info := must(p.find(now.topDevice(o.lv)))(t)
 	if _, held := p.holding.Load(o.lv.ID); info.Suspended && !held {
 		t.Error("the pool is open, and does not know that writers are held")
 	}

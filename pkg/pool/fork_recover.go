@@ -18,7 +18,7 @@ func (p *Pool) recoverFork(ctx context.Context, lv string) error {
 		if o == nil || !o.forked() {
 			return nil
 		}
-		d := p.device(v, o.lv, layerFork, udevReal)
+		d := v.forkDevice(o.lv)
 		status, err := p.snapshotStatus(d.name)
 		if err != nil || !status.Overflow && !status.Invalid {
 			return err
@@ -36,7 +36,7 @@ func (p *Pool) recoverFork(ctx context.Context, lv string) error {
 		// The store's device stays as it is meanwhile: reading it while a brake has it
 		// suspended would wait for who waits for us. It is tried again.
 		return p.alone(ctx, o.fork.lv.ID, func() error {
-			store, err := p.find(p.device(v, o.fork.lv, layerCOW, udevCOW))
+			store, err := p.find(v.cowDevice(o.fork.lv))
 			if err != nil || store == nil || store.Suspended {
 				return err
 			}
@@ -48,7 +48,7 @@ func (p *Pool) recoverFork(ctx context.Context, lv string) error {
 // loadAgain gives the snapshot by which a fork is read its table anew, with a
 // store that is taken back if the kernel gave it up.
 func (p *Pool) loadAgain(ctx context.Context, v *view, o *volume, invalid bool) error {
-	d := p.device(v, o.lv, layerFork, udevReal)
+	d := v.forkDevice(o.lv)
 	table, err := p.dm.Table(d.name)
 	if err != nil {
 		return err
@@ -70,7 +70,7 @@ func (p *Pool) loadAgain(ctx context.Context, v *view, o *volume, invalid bool) 
 		}
 		return errors.Join(err, become(table)) // also after an error: it is tried again
 	}
-	vol := p.device(v, o.lv, "", udevVisible)
+	vol := v.topDevice(o.lv)
 	info, err := p.find(vol)
 	if err != nil {
 		return err
@@ -85,7 +85,7 @@ func (p *Pool) loadAgain(ctx context.Context, v *view, o *volume, invalid bool) 
 
 // reviveStore takes back that the kernel gave up the store of what was written to a fork.
 func (p *Pool) reviveStore(ctx context.Context, v *view, o *volume) error {
-	d := p.device(v, o.fork.lv, layerCOW, udevCOW)
+	d := v.cowDevice(o.fork.lv)
 	info, err := p.find(d)
 	if err != nil || info == nil {
 		return err

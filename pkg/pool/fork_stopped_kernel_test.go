@@ -32,7 +32,7 @@ func TestWriteBesideBadSector(t *testing.T) {
 	behind := model[from:]
 	stopped := func() bool {
 		v := must(p.latest())(t)
-		s, err := p.snapshotStatus(p.device(v, v.volumeByLV(f.LV).lv, layerFork, udevReal).name)
+		s, err := p.snapshotStatus(v.forkDevice(v.volumeByLV(f.LV).lv).name)
 		return err == nil && s.Invalid
 	}
 	for round := range 3 {

@@ -85,7 +85,7 @@ func (p *Pool) freeze(ctx context.Context, lv string) (*frozen, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &frozen{Pool: p, volume: o, device: p.device(v, o.lv, "", udevVisible)}
+	f := &frozen{Pool: p, volume: o, device: v.topDevice(o.lv)}
 	info, err := p.find(f.device)
 	if err != nil || info == nil || !info.Live {
 		return nil, err
@@ -243,7 +243,7 @@ func (f *frozen) ready(p *Pool, t *edit, o *volume) error {
 	if f != nil {
 		return context.Cause(f.ctx)
 	}
-	info, err := p.find(p.device(t.view, o.lv, "", udevVisible))
+	info, err := p.find(t.topDevice(o.lv))
 	if err == nil && info != nil && info.Live {
 		err = fmt.Errorf("volume %s/%s: %w: it was activated just now; nothing was changed", t.vg.Name, o.lv.Name, ErrFreeze)
 	}

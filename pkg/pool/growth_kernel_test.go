@@ -156,7 +156,7 @@ func TestBrake(t *testing.T) {
 	}()
 	go func() { written <- writeFast(t, path, size.MiB, true, length, 0) }()
 	latest := must(p.latest())(t)
-	snap, store := p.device(latest, latest.vg.LV(s.LV), "", 0), p.device(latest, latest.vg.LV(s.LV), layerCOW, 0)
+	snap, store := latest.snapDevice(latest.vg.LV(s.LV)), latest.cowDevice(latest.vg.LV(s.LV))
 	held := func() bool { return must(p.find(store))(t).Suspended }
 	for end := time.Now().Add(20 * time.Second); !held(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
@@ -202,7 +202,7 @@ func TestHold(t *testing.T) {
 		written := make(chan float64, 1)
 		go func() { written <- writeFast(t, path, size.MiB, true, length, 0) }()
 		for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-			if info := must(p.find(p.device(must(p.latest())(t), must(p.latest())(t).vg.LV(v.LV), "", 0)))(t); info.Suspended {
+			if info := must(p.find(must(p.latest())(t).topDevice(must(p.latest())(t).vg.LV(v.LV))))(t); info.Suspended {
 				break
 			}
 			if time.Now().After(end) {

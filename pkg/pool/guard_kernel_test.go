@@ -25,7 +25,7 @@ func TestPanic(t *testing.T) {
 		"edit": {what: "edit", edit: func(*edit) error { return boom() }},
 		"act":  {what: "act", act: func(context.Context, *view) error { return boom() }},
 		"swap": {what: "swap", act: func(ctx context.Context, w *view) error {
-			return p.swap(ctx, p.device(w, w.vg.LV(v.LV), "", udevVisible), false, dm.SuspendOptions{}, boom)
+			return p.swap(ctx, w.topDevice(w.vg.LV(v.LV)), false, dm.SuspendOptions{}, boom)
 		}},
 	} {
 		if err := p.do(ctx, c); !errors.Is(err, errPanic) {

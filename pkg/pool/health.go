@@ -62,7 +62,7 @@ func (p *Pool) forkHealth(v *view, o *volume) []Condition {
 	if errors.Is(err, ErrLost) {
 		return []Condition{{DataLoss, "ForkLost", fmt.Sprintf("the volume was not hydrated yet, and what it reads through is gone: %v; restore it again", err)}}
 	}
-	if s, err := p.snapshotStatus(p.device(v, o.lv, layerFork, udevReal).name); err == nil && s.Invalid {
+	if s, err := p.snapshotStatus(v.forkDevice(o.lv).name); err == nil && s.Invalid {
 		return []Condition{{Inaccessible, "ForkStopped",
 			"after an I/O error the kernel stopped what the volume is read through, as far as it is not hydrated yet; nothing is lost, it is brought back in a moment if the disks answer"}}
 	}

@@ -33,7 +33,7 @@ func (h *hydrator) probe(ctx context.Context, lv string, s *search, length size.
 		if err != nil {
 			return err
 		}
-		path, err := p.dm.EnsureNode(ctx, p.device(v, o.lv, layerFork, udevReal).name, dev)
+		path, err := p.dm.EnsureNode(ctx, v.forkDevice(o.lv).name, dev)
 		if err != nil {
 			return err
 		}

@@ -33,7 +33,7 @@ func (h *hydrator) abandon(lv string) error {
 		if p.heldStill(v, o) { // the table that is not in use any more may have it
 			return nil
 		}
-		return p.takeDown(ctx, p.device(v, o.lv, w.layer, udevReal))
+		return p.takeDown(ctx, v.device(o.lv, w.layer, udevReal))
 	}})
 }
 
@@ -42,14 +42,14 @@ func (h *hydrator) abandon(lv string) error {
 // volume's own blocks.
 func (h *hydrator) shut(ctx context.Context, v *view, o *volume, w *window) error {
 	p := h.pool
-	d := p.device(v, o.lv, w.layer, udevReal)
+	d := v.device(o.lv, w.layer, udevReal)
 	info, err := p.find(d)
 	if err != nil || info == nil {
 		return err
 	}
 	var to dm.Table
 	if o.forked() && !o.hydrated.has(w.span) {
-		fork, err := p.find(p.device(v, o.lv, layerFork, udevReal))
+		fork, err := p.find(v.forkDevice(o.lv))
 		if err != nil || fork == nil {
 			return err
 		}
@@ -75,7 +75,7 @@ func (h *hydrator) shut(ctx context.Context, v *view, o *volume, w *window) erro
 func (h *hydrator) shutLeft(ctx context.Context, v *view, o *volume) error {
 	p := h.pool
 	for _, layer := range []string{layerWindow0, layerWindow1} {
-		info, err := p.find(p.device(v, o.lv, layer, udevReal))
+		info, err := p.find(v.device(o.lv, layer, udevReal))
 		if err != nil {
 			return err
 		}

@@ -46,7 +46,7 @@ func (h *hydrator) open(ctx context.Context, lv string, s *search, length size.S
 			return errors.Join(err, p.rebase(ctx, v, o, nothing), p.takeDown(ctx, d))
 		}
 		if old != nil && old.layer != w.layer && !p.heldStill(v, o) { // else it is in the table that waits
-			return p.takeDown(ctx, p.device(v, o.lv, old.layer, udevReal))
+			return p.takeDown(ctx, v.device(o.lv, old.layer, udevReal))
 		}
 		return nil
 	}})
@@ -72,7 +72,7 @@ func (h *hydrator) missing(ctx context.Context, v *view, lv string) (*volume, sp
 
 // freeLayer returns the layer of a window's device that the volume's table has not.
 func (h *hydrator) freeLayer(v *view, o *volume) (string, error) {
-	info, err := h.pool.find(h.pool.device(v, o.lv, layerWindow0, udevReal))
+	info, err := h.pool.find(v.device(o.lv, layerWindow0, udevReal))
 	if err == nil && info != nil && info.OpenCount > 0 {
 		return layerWindow1, nil
 	}
@@ -83,7 +83,7 @@ func (h *hydrator) freeLayer(v *view, o *volume) (string, error) {
 // the volume's piece of the disk does.
 func (h *hydrator) prepare(ctx context.Context, v *view, o *volume, w *window) (device, error) {
 	p := h.pool
-	d := p.device(v, o.lv, w.layer, udevReal)
+	d := v.device(o.lv, w.layer, udevReal)
 	if _, err := p.hasTarget(targetMirror); err != nil {
 		return d, err
 	}
@@ -126,9 +126,9 @@ func nothing() error { return nil }
 // rebase gives the device that has the volume's content the table that it
 // should have now, if there is the device; inside runs while it is held.
 func (p *Pool) rebase(ctx context.Context, v *view, o *volume, inside func() error) error {
-	d := p.device(v, o.lv, "", udevVisible)
+	d := v.topDevice(o.lv)
 	if o.live() != nil {
-		d = p.device(v, o.lv, layerReal, udevReal)
+		d = v.realDevice(o.lv)
 	}
 	info, err := p.find(d)
 	if err != nil {
@@ -162,7 +162,7 @@ func (h *hydrator) await(ctx context.Context, lv string, w *window, pass func())
 	if o == nil {
 		return errHydrated
 	}
-	name := h.pool.device(v, o.lv, w.layer, udevReal).name
+	name := v.device(o.lv, w.layer, udevReal).name
 	events, err := h.pool.dm.NewWatcher()
 	if err != nil {
 		return err
@@ -329,9 +329,9 @@ func (h *hydrator) valid(ctx context.Context, v *view, lv string, w *window) err
 	if err := h.intact(v, o, l, source, w); err != nil {
 		return err
 	}
-	user := p.device(v, o.lv, "", udevVisible)
+	user := v.topDevice(o.lv)
 	if o.live() != nil {
-		user = p.device(v, o.lv, layerReal, udevReal)
+		user = v.realDevice(o.lv)
 	}
 	info, err := p.find(user)
 	if err != nil || info == nil {
@@ -358,10 +358,10 @@ func (h *hydrator) intact(v *view, o *volume, l *layer, source *volume, w *windo
 	if h.window(o.lv.ID) != w || !o.hydrated.missing(l.length).hold(w.span) {
 		return fmt.Errorf("volume %s/%s: its window was changed", v.vg.Name, o.lv.Name)
 	}
-	if m, err := h.mirror(p.device(v, o.lv, w.layer, udevReal).name); err != nil || !m.Synced() {
+	if m, err := h.mirror(v.device(o.lv, w.layer, udevReal).name); err != nil || !m.Synced() {
 		return errors.Join(fmt.Errorf("volume %s/%s: its window is not copied", v.vg.Name, o.lv.Name), err)
 	}
-	if s, err := p.snapshotStatus(p.device(v, o.lv, layerFork, udevReal).name); err != nil || s.Invalid {
+	if s, err := p.snapshotStatus(v.forkDevice(o.lv).name); err != nil || s.Invalid {
 		return errors.Join(fmt.Errorf("volume %s/%s: %w: the store of what was written to it is gone", v.vg.Name, o.lv.Name, ErrLost), err)
 	}
 	return errors.Join(p.intact(v, source, l), v.writable())

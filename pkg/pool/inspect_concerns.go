@@ -27,7 +27,7 @@ func (i *inspector) mounted(v *view) (map[string][]string, error) {
 		if o.deleted {
 			continue
 		}
-		info, err := i.pool.find(i.pool.device(v, o.lv, "", udevVisible))
+		info, err := i.pool.find(v.topDevice(o.lv))
 		if err != nil {
 			return nil, err
 		}

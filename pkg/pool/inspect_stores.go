@@ -26,11 +26,11 @@ func (i *inspector) checkStore(ctx context.Context, id lvm2.ID, r *report) error
 		}
 		unread := func(why string) { r.unread = append(r.unread, Unread{r.at(l.lv), why}) }
 		p := i.pool
-		snap, err := p.find(p.device(v, l.lv, "", udevSnapshot))
+		snap, err := p.find(v.snapDevice(l.lv))
 		if err != nil {
 			return err
 		}
-		store, err := p.find(p.device(v, l.lv, layerCOW, udevCOW))
+		store, err := p.find(v.cowDevice(l.lv))
 		if err != nil {
 			return err
 		}

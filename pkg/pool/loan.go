@@ -129,7 +129,7 @@ func (p *Pool) openLoan(ctx context.Context, id lvm2.ID) (*os.File, error) {
 			if err := p.up(ctx, v, o); err != nil {
 				return err
 			}
-			f, err = os.OpenFile(p.dm.Node(p.device(v, o.lv, "", udevVisible).name), os.O_RDONLY|unix.O_DIRECT, 0)
+			f, err = os.OpenFile(p.dm.Node(v.topDevice(o.lv).name), os.O_RDONLY|unix.O_DIRECT, 0)
 			return err
 		}})
 	})

@@ -27,7 +27,7 @@ func (p *Pool) collected(v *view, o *volume) error {
 	if live == nil || live.lost || o.theirs() != "" {
 		return nil
 	}
-	top, err := p.tableOf(p.device(v, o.lv, "", udevVisible))
+	top, err := p.tableOf(v.topDevice(o.lv))
 	if err != nil || len(top) != 1 {
 		return err
 	}
@@ -36,7 +36,7 @@ func (p *Pool) collected(v *view, o *volume) error {
 		return nil
 	}
 	for _, l := range slices.Backward(o.layers) {
-		table, err := p.tableOf(p.device(v, l.lv, "", udevSnapshot))
+		table, err := p.tableOf(v.snapDevice(l.lv))
 		if err != nil {
 			return err
 		}
@@ -68,11 +68,11 @@ func (p *Pool) begunInKernel(v *view, l *layer) (bool, error) {
 	if l.named || v.pinned[l.lv.ID] {
 		return true, nil
 	}
-	store, err := p.find(p.device(v, l.lv, layerCOW, udevCOW))
+	store, err := p.find(v.cowDevice(l.lv))
 	if err != nil || store == nil {
 		return false, err
 	}
-	snap, err := p.find(p.device(v, l.lv, "", udevSnapshot))
+	snap, err := p.find(v.snapDevice(l.lv))
 	return snap == nil || snap.Live, err
 }
 

@@ -32,7 +32,7 @@ func (p *Pool) mapStore(ctx context.Context, v *view, lv *lvm2.LV, use storeUse)
 	if now := p.current.Load(); now.vg.LVByID(lv.ID) != nil {
 		v, lv = now, now.vg.LVByID(lv.ID)
 	}
-	d := p.device(v, lv, layerCOW, udevCOW)
+	d := v.cowDevice(lv)
 	var info *dm.Info
 	if use != storeNew {
 		if info, err = p.find(d); err != nil || info == nil && use == storeGrown {

@@ -27,7 +27,7 @@ func (p *Pool) SetMode(ctx context.Context, lv string, mode Mode, fsType string)
 			if err != nil || o.mode == mode {
 				return err
 			}
-			info, err := p.find(p.device(t.view, o.lv, "", udevVisible))
+			info, err := p.find(t.topDevice(o.lv))
 			switch {
 			case err != nil:
 				return err

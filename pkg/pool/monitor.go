@@ -135,9 +135,9 @@ func (m *monitor) survey(v *view, now time.Time) {
 	former := m.stores
 	m.stores = map[lvm2.ID]*filling{}
 	for _, o := range v.volumes {
-		if !o.merging && has[m.device(v, o.lv, layerReal, 0).uuid] {
+		if !o.merging && has[v.realDevice(o.lv).uuid] {
 			for _, l := range o.layers {
-				snap := m.device(v, l.lv, "", udevSnapshot)
+				snap := v.snapDevice(l.lv)
 				if l.lost || l.snap == nil && (!has[snap.uuid] || !m.onBlocks(v, o, snap)) {
 					continue
 				}
@@ -164,7 +164,7 @@ func (m *monitor) survey(v *view, now time.Time) {
 
 // watch adds a store to those that are looked at.
 func (m *monitor) watch(v *view, s *store, former map[lvm2.ID]*filling, now time.Time) {
-	f := &filling{store: s, snap: m.snapshotDevice(v, s), cow: m.device(v, s.lv, layerCOW, udevCOW), most: sectors(v, v.largest(s)), due: now}
+	f := &filling{store: s, snap: m.snapshotDevice(v, s), cow: v.cowDevice(s.lv), most: sectors(v, v.largest(s)), due: now}
 	if known := former[s.lv.ID]; known != nil {
 		f.base, f.rate, f.due = known.base, known.rate, known.due
 	}
@@ -177,7 +177,7 @@ func (p *Pool) onBlocks(v *view, o *volume, d device) bool {
 	if err != nil || info == nil || info.ReadOnly { // one that is only read
 		return false
 	}
-	real, err := p.find(p.device(v, o.lv, layerReal, udevReal))
+	real, err := p.find(v.realDevice(o.lv))
 	if err != nil || real == nil {
 		return false
 	}
@@ -208,12 +208,12 @@ func (m *monitor) attendTo(v *view, o *volume, has map[string]bool) {
 	} else if m.unrecorded(o) {
 		m.attend(o, "boundary", attendPause, m.recordBoundaries)
 	}
-	l, top := o.live(), m.device(v, o.lv, "", udevVisible)
+	l, top := o.live(), v.topDevice(o.lv)
 	if l == nil || l.lost || !has[top.uuid] {
 		return
 	}
 	// The metadata are ahead: a cut was interrupted, or the volume was adopted.
-	if _, err := m.snapshotStatus(m.device(v, l.lv, "", udevSnapshot).name); err != nil {
+	if _, err := m.snapshotStatus(v.snapDevice(l.lv).name); err != nil {
 		if info, err := m.find(top); err == nil && info != nil && info.Live {
 			m.attend(o, "devices", attendPause, m.settleAgain)
 		}
@@ -347,7 +347,7 @@ func (p *Pool) settleAgain(ctx context.Context, lv string) error {
 func (p *Pool) recordLost(ctx context.Context, id lvm2.ID) error {
 	return p.do(ctx, &change{fast: true, what: "record the loss of a snapshot", edit: func(t *edit) error {
 		l := t.layers[id]
-		if l == nil || l.lost || !p.dropped(p.device(t.view, l.lv, "", udevSnapshot)) {
+		if l == nil || l.lost || !p.dropped(t.snapDevice(l.lv)) {
 			return nil
 		}
 		return t.lose(t.volumes[l.of], l)

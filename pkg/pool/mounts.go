@@ -87,7 +87,7 @@ func (p *Pool) syncBefore(ctx context.Context, lv string) error {
 	if o == nil {
 		return nil
 	}
-	info, err := p.find(p.device(v, o.lv, "", udevVisible))
+	info, err := p.find(v.topDevice(o.lv))
 	if err != nil || info == nil || !info.Live || info.Suspended {
 		return nil
 	}

@@ -130,7 +130,7 @@ func (p *Pool) readerUp(ctx context.Context, v *view, o *volume, top *dm.Info) e
 		return err
 	}
 	if o.transient {
-		below, err := p.found(p.device(v, l.lv, "", udevSnapshot))
+		below, err := p.found(v.snapDevice(l.lv))
 		if err != nil {
 			return err
 		}
@@ -139,7 +139,7 @@ func (p *Pool) readerUp(ctx context.Context, v *view, o *volume, top *dm.Info) e
 		}
 		return err
 	}
-	vol := p.device(v, o.lv, "", udevVisible)
+	vol := v.topDevice(o.lv)
 	below, err := p.shown(ctx, v, o, l)
 	if err != nil {
 		return err
@@ -174,9 +174,9 @@ func (p *Pool) readerDown(ctx context.Context, v *view, o *volume) error {
 // readerStoreDown removes the devices by which a reader can be written, or what it
 // shows was recovered.
 func (p *Pool) readerStoreDown(ctx context.Context, v *view, o *volume) error {
-	devices := []device{p.device(v, o.lv, layerRecovered, udevReal), p.device(v, o.lv, layerCOW, udevCOW)}
+	devices := []device{v.device(o.lv, layerRecovered, udevReal), v.cowDevice(o.lv)}
 	if o.fork != nil {
-		devices = append(devices, p.device(v, o.fork.lv, layerCOW, udevCOW))
+		devices = append(devices, v.cowDevice(o.fork.lv))
 	}
 	return p.takeDown(ctx, devices...)
 }

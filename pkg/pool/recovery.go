@@ -109,7 +109,7 @@ func (p *Pool) recoveryUp(ctx context.Context, lv string) (string, error) {
 			if err != nil {
 				return err
 			}
-			if err := p.takeDown(ctx, p.device(v, o.lv, "", udevVisible)); err != nil {
+			if err := p.takeDown(ctx, v.topDevice(o.lv)); err != nil {
 				return fmt.Errorf("volume %s/%s: %w", v.vg.Name, lv, err)
 			}
 			l, source, err := v.readFrom(o)
@@ -126,7 +126,7 @@ func (p *Pool) recoveryUp(ctx context.Context, lv string) (string, error) {
 			if err != nil {
 				return err
 			}
-			d := p.device(v, o.lv, layerRecovered, udevReal)
+			d := v.device(o.lv, layerRecovered, udevReal)
 			path = p.dm.Node(d.name)
 			return p.node(ctx, d, dev)
 		}})
@@ -143,7 +143,7 @@ func (p *Pool) recoveryFull(lv string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	s, err := p.snapshotStatus(p.device(v, o.lv, layerRecovered, udevReal).name)
+	s, err := p.snapshotStatus(v.device(o.lv, layerRecovered, udevReal).name)
 	return err == nil && (s.Overflow || s.Invalid), err
 }
 
@@ -172,7 +172,7 @@ func (p *Pool) recoveryDown(ctx context.Context, lv string, small bool) error {
 // shown returns what the device of a reader for readers only lies on: layer l,
 // which is up, or what the journal is or was replayed on.
 func (p *Pool) shown(ctx context.Context, v *view, o *volume, l *layer) (dm.Device, error) {
-	below, err := p.found(p.device(v, l.lv, "", udevSnapshot))
+	below, err := p.found(v.snapDevice(l.lv))
 	if err != nil {
 		return dm.Device{}, err
 	}

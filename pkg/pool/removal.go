@@ -12,11 +12,11 @@ import (
 // layerDown removes a layer's devices. One that the kernel dropped is recorded
 // as lost first (*unrecordedLoss): its own mark may not outlive a power cut.
 func (p *Pool) layerDown(ctx context.Context, v *view, l *layer) error {
-	d := p.device(v, l.lv, "", udevSnapshot)
+	d := v.snapDevice(l.lv)
 	if !l.lost && p.dropped(d) {
 		return &unrecordedLoss{volume: l.of, layer: l.lv.ID}
 	}
-	return p.takeDown(ctx, d, p.device(v, l.lv, layerCOW, udevCOW))
+	return p.takeDown(ctx, d, v.cowDevice(l.lv))
 }
 
 // dropped tells whether a snapshot's device is there and has lost its content.

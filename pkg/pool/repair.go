@@ -115,7 +115,7 @@ func (p *Pool) tidyVolume(ctx context.Context, lv string) error {
 // notForked removes what a volume that is hydrated was a fork by, if an
 // interruption left it.
 func (p *Pool) notForked(ctx context.Context, v *view, o *volume) error {
-	info, err := p.find(p.device(v, o.lv, layerFork, udevReal))
+	info, err := p.find(v.forkDevice(o.lv))
 	if err != nil || info == nil {
 		return err
 	}

@@ -228,7 +228,7 @@ func (p *Pool) letGoOne(name string) error {
 // letGoTop does that for a volume's own device, whatever became of its repair,
 // unless its writers are held.
 func (p *Pool) letGoTop(v *view, o *volume) error {
-	info, err := p.find(p.device(v, o.lv, "", udevVisible))
+	info, err := p.find(v.topDevice(o.lv))
 	if err != nil || info == nil || !info.Suspended || p.isHeld(v, o) {
 		return err
 	}

@@ -158,7 +158,7 @@ func (p *Pool) rollbackOf(v *view, spec RollbackSpec) (*volume, *layer, error) {
 // unused returns an error if somebody has the volume: its device is open, or
 // bound to a place where a pod will open it.
 func (p *Pool) unused(v *view, o *volume) error {
-	info, err := p.find(p.device(v, o.lv, "", udevVisible))
+	info, err := p.find(v.topDevice(o.lv))
 	if err != nil || info == nil {
 		return err
 	}
@@ -205,7 +205,7 @@ func (p *Pool) rollBack(ctx context.Context, t *edit, spec RollbackSpec) (Rolled
 	if err := p.asFork(t, lv, l.lv.ID, contentAt(o, l), store); err != nil {
 		return RolledBack{}, err
 	}
-	d := p.device(t.view, o.lv, "", udevVisible)
+	d := t.topDevice(o.lv)
 	info, err := p.find(d)
 	if err != nil || info == nil {
 		return r, err

@@ -33,7 +33,7 @@ func scratchChunk(most, length size.Bytes) (size.Sectors, error) {
 // scratchUp makes the device of a transient volume above the snapshot's. One
 // that is there stays as it is: a new table would forget what was written.
 func (p *Pool) scratchUp(ctx context.Context, v *view, o *volume, below dm.Device, top *dm.Info) error {
-	vol, store := p.device(v, o.lv, "", udevVisible), p.device(v, o.lv, layerCOW, udevCOW)
+	vol, store := v.topDevice(o.lv), v.cowDevice(o.lv)
 	table, err := p.linearTable(v, o.lv)
 	if err != nil {
 		return err
@@ -71,7 +71,7 @@ func (p *Pool) scratchUp(ctx context.Context, v *view, o *volume, below dm.Devic
 // the kernel has given it up, and nobody has the device open any more, the
 // device is removed.
 func (p *Pool) scratchKept(ctx context.Context, v *view, o *volume) (bool, error) {
-	info, err := p.find(p.device(v, o.lv, "", udevVisible))
+	info, err := p.find(v.topDevice(o.lv))
 	if err != nil || info == nil || !info.Live {
 		return false, err
 	}
@@ -158,7 +158,7 @@ func (p *Pool) scratchHealth(v *view, o *volume) []Condition {
 	if !o.transient {
 		return nil
 	}
-	if s, err := p.snapshotStatus(p.device(v, o.lv, "", udevVisible).name); err == nil && s.Invalid {
+	if s, err := p.snapshotStatus(v.topDevice(o.lv).name); err == nil && s.Invalid {
 		return []Condition{{DataLoss, "TransientLost", "the kernel gave up what was written to it, after an I/O error or for lack of memory: reads fail until it is staged again"}}
 	}
 	if o.reset {

@@ -90,7 +90,7 @@ func TestTransient(t *testing.T) {
 		writeDevice(t, scratch, int64(at), part)
 	}
 	mine.compare(t, scratch, "written all over")
-	if s := must(p.snapshotStatus(p.device(must(p.latest())(t), must(p.latest())(t).volumeByLV(made.LV).lv, "", udevVisible).name))(t); s.Invalid || s.Used != s.Total {
+	if s := must(p.snapshotStatus(must(p.latest())(t).topDevice(must(p.latest())(t).volumeByLV(made.LV).lv).name))(t); s.Invalid || s.Used != s.Total {
 		t.Errorf("written all over its store says %v", s)
 	}
 	if c := must(p.Health(ctx, made.LV))(t); len(c) != 0 {
@@ -109,7 +109,7 @@ func TestTransient(t *testing.T) {
 	// The driver is killed while it activates the volume.
 	now := must(p.latest())(t)
 	o := now.volumeByLV(made.LV)
-	f := must(p.openDevice(ctx, p.device(now, o.lv, layerCOW, udevCOW), must(p.linearTable(now, o.lv))(t)))(t)
+	f := must(p.openDevice(ctx, now.cowDevice(o.lv), must(p.linearTable(now, o.lv))(t)))(t)
 	ok(t, f.Close())
 	config = p.config
 	ok(t, p.Close())

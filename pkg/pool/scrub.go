@@ -195,7 +195,7 @@ func (p *Pool) scrubNow(ctx context.Context, lv string, j *scrubJob) (err error)
 		if why := o.theirs(); why != "" {
 			return fmt.Errorf("volume %s/%s: %w: %s", v.vg.Name, lv, ErrPrecondition, why)
 		}
-		if info, err := p.find(p.device(v, o.lv, "", udevVisible)); err != nil || info != nil && info.OpenCount > 0 {
+		if info, err := p.find(v.topDevice(o.lv)); err != nil || info != nil && info.OpenCount > 0 {
 			return err // in use already: it was scrubbed then
 		}
 		j.writing.Store(true)
@@ -234,7 +234,7 @@ func (p *Pool) scrubNow(ctx context.Context, lv string, j *scrubJob) (err error)
 // openToScrub opens the device that has what the volume shows: below a snapshot of
 // it, so that zeroing does not copy the old bytes into that one's store.
 func (p *Pool) openToScrub(ctx context.Context, v *view, o *volume) (*os.File, error) {
-	d := p.device(v, o.lv, "", udevVisible)
+	d := v.topDevice(o.lv)
 	if o.transient {
 		if err := p.up(ctx, v, o); err != nil {
 			return nil, err
@@ -246,7 +246,7 @@ func (p *Pool) openToScrub(ctx context.Context, v *view, o *volume) (*os.File, e
 		return nil, err
 	}
 	if o.live() != nil {
-		d = p.device(v, o.lv, layerReal, udevReal)
+		d = v.realDevice(o.lv)
 	}
 	return p.openDevice(ctx, d, table)
 }

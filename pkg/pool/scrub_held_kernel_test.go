@@ -34,7 +34,7 @@ func TestHoldWhileWiping(t *testing.T) {
 			_, err := p.forkUp(ctx, v, v.volumes[o.lv.ID])
 			return err
 		}}))
-		cow := p.device(v, s.lv, layerCOW, udevCOW)
+		cow := v.cowDevice(s.lv)
 		g := &growth{store: s.lv.ID} // a brake, which keeps the wiping from its end
 		g.braked.Store(true)
 		p.growing.Store(s.lv.ID, g)

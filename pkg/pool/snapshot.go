@@ -86,7 +86,7 @@ func (p *Pool) settle(ctx context.Context, v *view, lv string) error {
 	if o == nil {
 		return nil
 	}
-	top, err := p.find(p.device(v, o.lv, "", udevVisible))
+	top, err := p.find(v.topDevice(o.lv))
 	if err == nil && top != nil {
 		err = p.upFrom(ctx, v, o, top)
 	}

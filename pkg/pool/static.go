@@ -142,7 +142,7 @@ func AllowStatic(ctx context.Context, c Config, o Options, lv string, probe func
 // withDevice calls f with the path of the device of a logical volume of LVM2's
 // own. One that is not active is so for that time only.
 func (p *Pool) withDevice(ctx context.Context, v *view, lv *lvm2.LV, f func(path string) error) (err error) {
-	d := p.device(v, lv, "", udevVisible)
+	d := v.topDevice(lv)
 	before, err := p.find(d)
 	if err != nil {
 		return err
@@ -160,7 +160,7 @@ func (p *Pool) withDevice(ctx context.Context, v *view, lv *lvm2.LV, f func(path
 // activateTheirs returns the path of the device of a logical volume of LVM2's
 // own. One that is active is taken as it is.
 func (p *Pool) activateTheirs(ctx context.Context, v *view, lv *lvm2.LV) (string, error) {
-	d := p.device(v, lv, "", udevVisible)
+	d := v.topDevice(lv)
 	info, err := p.find(d)
 	if err != nil {
 		return "", err

@@ -25,7 +25,7 @@ func (p *Pool) Thaw(ctx context.Context, lv, dir string) (bool, error) {
 		if named == nil {
 			return false, nil
 		}
-		info, err := p.find(p.device(v, named, "", udevVisible))
+		info, err := p.find(v.topDevice(named))
 		if err != nil || info == nil || !info.Live || info.Suspended {
 			return false, err
 		}

@@ -21,7 +21,7 @@ func (p *Pool) trimmable(v *view, o *volume) *layer {
 		if l.snap != nil || l.lost || l.trimmed || !linear(l.lv) {
 			continue
 		}
-		if info, err := p.find(p.device(v, l.lv, "", udevSnapshot)); err == nil && (info == nil || info.Live && info.ReadOnly) {
+		if info, err := p.find(v.snapDevice(l.lv)); err == nil && (info == nil || info.Live && info.ReadOnly) {
 			return l
 		}
 	}
@@ -63,8 +63,8 @@ func (p *Pool) trimLayer(ctx context.Context, of lvm2.ID, lv *lvm2.LV) (err erro
 		return p.takeDown(ctx, dev)
 	}
 	err = p.do(ctx, &change{what: "look at the store of " + lv.Name, act: func(ctx context.Context, v *view) error {
-		group, dev = v.vg, p.device(v, lv, layerCOW, udevCOW)
-		snap, err := p.find(p.device(v, lv, "", udevSnapshot))
+		group, dev = v.vg, v.cowDevice(lv)
+		snap, err := p.find(v.snapDevice(lv))
 		if err != nil {
 			return err
 		}

@@ -41,7 +41,7 @@ func (p *Pool) Usage() (Usage, error) {
 		if o.fork != nil {
 			stored := v.bytesOf(o.fork.lv)
 			used := stored
-			if s, err := p.snapshotStatus(p.device(v, o.lv, layerFork, udevReal).name); err == nil && !s.Invalid && !s.Overflow {
+			if s, err := p.snapshotStatus(v.forkDevice(o.lv).name); err == nil && !s.Invalid && !s.Overflow {
 				used = min(stored, s.Used.Bytes())
 			}
 			u.Stores, u.StoresUsed = u.Stores+stored, u.StoresUsed+used
@@ -51,7 +51,7 @@ func (p *Pool) Usage() (Usage, error) {
 			stored := v.bytesOf(l.lv)
 			used := stored
 			if l == live && !l.lost {
-				if s, err := p.snapshotStatus(p.device(v, l.lv, "", udevSnapshot).name); err == nil && !s.Invalid {
+				if s, err := p.snapshotStatus(v.snapDevice(l.lv).name); err == nil && !s.Invalid {
 					used = min(stored, s.Used.Bytes())
 				}
 			}

@@ -239,9 +239,9 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 				}
 				// The devices go before the metadata changes, so that a volume
 				// in use keeps everything.
-				devices := []device{p.device(t.view, o.lv, "", udevVisible), p.device(t.view, o.lv, layerRecovered, udevReal)}
+				devices := []device{t.topDevice(o.lv), t.device(o.lv, layerRecovered, udevReal)}
 				if t.disposable(o) { // else its snapshots may be read through the fork
-					devices = append(devices, p.device(t.view, o.lv, layerFork, udevReal))
+					devices = append(devices, t.forkDevice(o.lv))
 				}
 				for _, d := range devices {
 					if info, err := p.find(d); err != nil {

@@ -33,7 +33,7 @@ func (p *Pool) window(ctx context.Context, v *view, o *volume, live *layer, top 
 		if b.idle {
 			p.noteBoundary(v, o, b.real)
 			watch.lap("read-former")
-			snap := p.device(v, live.lv, "", udevSnapshot)
+			snap := v.snapDevice(live.lv)
 			if err := p.dm.Resume(snap.name, snap.udev); err != nil {
 				return err
 			}
@@ -41,7 +41,7 @@ func (p *Pool) window(ctx context.Context, v *view, o *volume, live *layer, top 
 			watch.lap("resume-snapshot")
 		}
 		if b.longer {
-			base := p.device(v, o.lv, layerReal, udevReal)
+			base := v.realDevice(o.lv)
 			if err := p.dm.Resume(base.name, base.udev); err != nil {
 				return err
 			}
@@ -49,7 +49,7 @@ func (p *Pool) window(ctx context.Context, v *view, o *volume, live *layer, top 
 		}
 		return nil
 	}
-	vol := p.device(v, o.lv, "", udevVisible)
+	vol := v.topDevice(o.lv)
 	if top == nil || !top.Live {
 		if err := inside(); err != nil {
 			return err

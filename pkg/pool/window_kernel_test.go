@@ -126,7 +126,7 @@ func TestWindowFails(t *testing.T) {
 	path := must(p.Activate(ctx, v.LV))(t)
 	must(p.CreateSnapshot(ctx, "s", v.LV))(t)
 	latest := must(p.latest())(t)
-	vol, base := p.device(latest, latest.vg.LV(v.LV), "", udevVisible), p.device(latest, latest.vg.LV(v.LV), layerReal, udevReal)
+	vol, base := latest.topDevice(latest.vg.LV(v.LV)), latest.realDevice(latest.vg.LV(v.LV))
 	real := must(p.find(base))(t)
 	before := must(p.dm.Table(vol.name))(t)
 	goesOn := func(what string) {

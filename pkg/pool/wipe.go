@@ -240,7 +240,7 @@ func (p *Pool) openTrash(ctx context.Context, v *view, lv *lvm2.LV, mapped []map
 	}
 	left := false
 	for _, layer := range []string{"", layerReal, layerWindow0, layerWindow1, layerFork, layerCOW} {
-		d := p.device(v, lv, layer, udevReal)
+		d := v.device(lv, layer, udevReal)
 		info, err := p.find(d)
 		if err != nil {
 			return nil, err
@@ -258,7 +258,7 @@ func (p *Pool) openTrash(ctx context.Context, v *view, lv *lvm2.LV, mapped []map
 			return nil, err
 		}
 	}
-	t := &wiping{lv: lv, dev: p.device(v, lv, "", udevReal)}
+	t := &wiping{lv: lv, dev: v.device(lv, "", udevReal)}
 	if t.file, err = p.openDevice(ctx, t.dev, table); err != nil {
 		return nil, errors.Join(err, p.takeDown(ctx, t.dev))
 	}
@@ -277,8 +277,8 @@ func (p *Pool) settleSoon(v *view) error {
 		has[e.UUID] = true
 	}
 	for _, o := range v.volumes {
-		frozen := slices.ContainsFunc(o.layers, func(l *layer) bool { return l.snap == nil && has[p.device(v, l.lv, "", udevSnapshot).uuid] })
-		if has[p.device(v, o.lv, layerReal, 0).uuid] && (frozen || !has[p.device(v, o.lv, "", 0).uuid]) {
+		frozen := slices.ContainsFunc(o.layers, func(l *layer) bool { return l.snap == nil && has[v.snapDevice(l.lv).uuid] })
+		if has[v.realDevice(o.lv).uuid] && (frozen || !has[v.topDevice(o.lv).uuid]) {
 			p.unsettled.Store(o.lv.ID, true)
 		}
 	}
