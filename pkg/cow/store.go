@@ -51,6 +51,17 @@ func Open(path string) (*Store, error) {
 	return s, nil
 }
 
+// NewStore returns the store in the first length bytes of from, which it reads as
+// Open reads a device: from memory that O_DIRECT accepts. path is for messages.
+func NewStore(path string, from io.ReaderAt, length size.Bytes) *Store {
+	return &Store{path, section{io.NewSectionReader(from, 0, int64(length))}}
+}
+
+// section is a part of what somebody else opened, and closes.
+type section struct{ *io.SectionReader }
+
+func (section) Close() error { return nil }
+
 // openDirect opens a device past the page cache: the kernel's writes to a store
 // do not go through it, so that a cached page shows a store as it once was.
 // Nobody but the page cache writes regular files, and some file systems have
