@@ -60,7 +60,7 @@ func parseOptions(args []string, getenv func(string) string) (options, error) {
 	timeout := f.String("timeout", fallback("DMSNAP_TIMEOUT", "15m"), "time limit, 0 for none (DMSNAP_TIMEOUT)")
 	f.StringVar(&o.share, "share", getenv("DMSNAP_SHARE"),
 		"`DIR` of the host that COMMAND may write to; it has the path in DMSNAP_SHARE (DMSNAP_SHARE)")
-	cpus := f.String("cpus", fallback("DMSNAP_CPUS", "2"), "processors of the guest, QEMU only (DMSNAP_CPUS)")
+	cpus := f.String("cpus", fallback("DMSNAP_CPUS", "2"), "processors of the guest, QEMU and "+umlSMP+" only (DMSNAP_CPUS)")
 	f.StringVar(&o.tap, "tap", getenv("DMSNAP_TAP"),
 		"`NAME` of a tap device that the guest has as vec0, User Mode Linux only; the guest configures it (DMSNAP_TAP)")
 	f.BoolVar(&o.stdin, "i", false, "pass the standard input on, else COMMAND finds it empty")

@@ -27,6 +27,10 @@ func runUML(kernel umlKernel, opts options, dir *runDir) (int, error) {
 		return exitFailed, fmt.Errorf("%s is built with -race, which needs addresses that User Mode Linux "+
 			"does not have (above 512 GiB): leave -race out, or use DMSNAP_KERNEL=host or qemu", opts.argv[0])
 	}
+	words, err := kernel.words(opts.cpus)
+	if err != nil {
+		return exitFailed, err
+	}
 	files, err := kernel.find()
 	if err != nil {
 		return exitFailed, err
@@ -35,7 +39,7 @@ func runUML(kernel umlKernel, opts options, dir *runDir) (int, error) {
 	if err != nil {
 		return exitFailed, err
 	}
-	var devices, words []string
+	var devices []string
 	for i, image := range images {
 		devices = append(devices, "/dev/ubd"+string(rune('a'+i)))
 		words = append(words, fmt.Sprintf("ubd%dd=%s", i, image))
@@ -78,6 +82,15 @@ func runUML(kernel umlKernel, opts options, dir *runDir) (int, error) {
 	env, err := umlEnvironment(opts.memory)
 	if err != nil {
 		return exitFailed, err
+	}
+	if kernel.xstate {
+		library, err := xstateLibrary()
+		if err != nil {
+			return exitFailed, err
+		}
+		if library != "" {
+			env = append(env, "LD_PRELOAD="+library)
+		}
 	}
 	g, err := newGuard(dir, argv, []*os.File{guestEnd}, locks)
 	if err != nil {

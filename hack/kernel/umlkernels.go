@@ -1,13 +1,13 @@
 package main
 
 import (
-	_ "embed"
 	"fmt"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -17,15 +17,22 @@ type umlKernel struct {
 	name    string
 	suite   string // of Debian
 	version string // of the package, the one that the tests have seen
-	xstate  bool   // it needs recipe/xstate.c
+	xstate  bool   // it needs recipe/xstate.c on some processors
+	source  string // the package of the source that it is built from, if it is
+	maxCPUs int    // where it can have more than one
 }
 
 // umlKernels are all, by the names that DMSNAP_KERNEL takes.
 var umlKernels = map[string]umlKernel{
-	"uml":      {name: "uml"},
+	"uml":      {name: "uml", xstate: true},
 	"uml-6.12": {name: "uml-6.12", suite: "trixie", version: "6.12um1+b22", xstate: true},
 	"uml-7.2":  {name: "uml-7.2", suite: "sid", version: "7.2um1"},
+	umlSMP: {name: umlSMP, suite: "trixie-backports", version: "7.3.4-1~bpo13+1", source: "linux-source-7.3",
+		maxCPUs: 4}, // NR_CPUS in recipe/smp.config
 }
+
+// umlSMP is built here: Debian's have one processor.
+const umlSMP = "uml-smp"
 
 const (
 	umlPackage = "user-mode-linux"
@@ -58,11 +65,27 @@ func (k umlKernel) find() (umlFiles, error) {
 	if err != nil {
 		return umlFiles{}, err
 	}
-	dir, err := cached(base, k.name, k.fetch)
+	fill := k.fetch
+	if k.source != "" {
+		fill = k.build
+	}
+	dir, err := cached(base, k.name, fill)
 	if err != nil {
-		return umlFiles{}, fmt.Errorf("fetching the kernel %s: %w", k.name, err)
+		return umlFiles{}, fmt.Errorf("making the kernel %s: %w", k.name, err)
 	}
 	return cachedFiles(dir), nil
+}
+
+// words are those of the kernel's command line for so many processors.
+func (k umlKernel) words(cpus int) ([]string, error) {
+	if k.maxCPUs == 0 {
+		return nil, nil // it has one
+	}
+	if cpus > k.maxCPUs {
+		return nil, fmt.Errorf("%d processors: %s has at most %d", cpus, k.name, k.maxCPUs)
+	}
+	// By ptrace it has only one.
+	return []string{"ncpus=" + strconv.Itoa(cpus), "seccomp=on"}, nil
 }
 
 func cachedFiles(dir string) umlFiles {
@@ -98,11 +121,6 @@ func (k umlKernel) fetch(fresh, dir string) error {
 	if err := useLibrary(files.kernel, libc, filepath.Join(dir, "libc")); err != nil {
 		return err
 	}
-	if k.xstate {
-		if err := addXstate(files.kernel, fresh, dir); err != nil {
-			return err
-		}
-	}
 	return os.RemoveAll(work)
 }
 
@@ -115,22 +133,5 @@ func useLibrary(program, libc, final string) error {
 	}
 	_, err := output("", "patchelf", "--set-interpreter", filepath.Join(final, loader),
 		"--set-rpath", filepath.Dir(filepath.Join(final, loader)), program)
-	return err
-}
-
-//go:embed recipe/xstate.c
-var xstateSource []byte
-
-// addXstate builds recipe/xstate.c in the directory fresh, which will be final,
-// and makes the program use it.
-func addXstate(program, fresh, final string) error {
-	source := filepath.Join(fresh, "xstate.c")
-	if err := os.WriteFile(source, xstateSource, 0o644); err != nil {
-		return err
-	}
-	if _, err := output(fresh, "gcc", "-O2", "-Wall", "-shared", "-fPIC", "-o", "xstate.so", source); err != nil {
-		return err
-	}
-	_, err := output("", "patchelf", "--add-needed", filepath.Join(final, "xstate.so"), program)
 	return err
 }

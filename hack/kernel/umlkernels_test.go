@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,7 +47,7 @@ func TestChoose(t *testing.T) {
 			t.Errorf("the kernel %s is called %s", name, k.name)
 		}
 	}
-	if _, err := choose("uml-5.10"); err == nil || !strings.Contains(err.Error(), "uml, uml-6.12, uml-7.2, host, qemu or auto") {
+	if _, err := choose("uml-5.10"); err == nil || !strings.Contains(err.Error(), "uml, uml-6.12, uml-7.2, uml-smp, host, qemu or auto") {
 		t.Errorf("an unknown kernel: %v, want the names of all", err)
 	}
 }
@@ -124,5 +125,53 @@ func TestCached(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(base, "k.new")); err == nil {
 		t.Error("the fresh directory is still there")
+	}
+}
+
+func TestWords(t *testing.T) {
+	smp := umlKernels[umlSMP]
+	if got, err := umlKernels["uml"].words(2); len(got) > 0 || err != nil {
+		t.Errorf("words of a kernel with one processor: %q, %v", got, err)
+	}
+	if got, err := smp.words(3); strings.Join(got, " ") != "ncpus=3 seccomp=on" || err != nil {
+		t.Errorf("words for three processors: %q, %v", got, err)
+	}
+	if got, err := smp.words(5); err == nil || !strings.Contains(err.Error(), "at most 4") {
+		t.Errorf("words for five processors: %q, %v", got, err)
+	}
+	if want := fmt.Sprintf("CONFIG_NR_CPUS=%d\n", smp.maxCPUs); !strings.Contains(smpConfig, want) {
+		t.Errorf("the configuration has not %q", want)
+	}
+}
+
+func TestPickSource(t *testing.T) {
+	const wanted = "linux-source-7.3"
+	for names, want := range map[string]string{
+		"": wanted,
+		"linux-source-6.19\nlinux-source-7.3\nlinux-source-7.10\n":                    wanted,
+		"linux-source-7.9\nlinux-source-7.10\nlinux-source-6.19\nlinux-source-rt-8\n": "linux-source-7.10",
+		"linux-source\nlinux-source-next\n":                                           wanted,
+	} {
+		if got := pickSource(wanted, names); got != want {
+			t.Errorf("pickSource in %q = %s, want %s", names, got, want)
+		}
+	}
+}
+
+func TestMissingOptions(t *testing.T) {
+	const config = "# CONFIG_A is not set\nCONFIG_B=y\nCONFIG_NR_CPUS=4\n"
+	const wanted = "# A comment\n\nCONFIG_A=y\nCONFIG_B=y\nCONFIG_C=y\nCONFIG_NR_CPUS=4\n"
+	if got := missingOptions(wanted, config); strings.Join(got, " ") != "CONFIG_A=y CONFIG_C=y" {
+		t.Errorf("missing are %q", got)
+	}
+	if got := missingOptions(smpConfig, smpConfig); len(got) > 0 {
+		t.Errorf("missing of itself: %q", got)
+	}
+}
+
+func TestHasAMX(t *testing.T) {
+	const without = "processor\t: 0\nflags\t\t: fpu avx512f amx_tile_not\n\nprocessor\t: 1\nflags\t\t: fpu avx512f\n"
+	if hasAMX(without) || !hasAMX(without+"flags\t\t: fpu amx_bf16 avx512_fp16 amx_tile amx_int8\n") {
+		t.Error("AMX is not told from the flags of a processor")
 	}
 }

@@ -4,7 +4,7 @@
  * once: PTRACE_SETREGSET with less is EFAULT, and the kernel cannot start its
  * first process. This comes between such a kernel and the C library, and adds
  * zeroes: nobody uses the registers that it does not know, and the header says
- * so. The runner builds it when it fetches such a kernel.
+ * so. The runner builds it where it is needed, and has the loader load it.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
