@@ -16,7 +16,7 @@ ARCH ?= amd64
 # Modules of their own, so that the driver's stays lean.
 MODULES := hack/image hack/chart test/e2e
 
-.PHONY: all build image image-root chart pictures demo test test-unit test-kernel test-race lint generate bench deps cluster cluster-down e2e e2e-smoke clean
+.PHONY: all build image image-root chart pictures demo test test-unit test-kernel test-race kernels lint generate bench deps cluster cluster-down e2e e2e-smoke clean
 
 all: build
 
@@ -67,6 +67,13 @@ demo: deps build ## the main job on a real kernel, told step by step
 
 test: deps ## all tests; ends with their number. DURATION=8h goes on cutting the power
 	@hack/test -cuts $(CUTS) -duration $(DURATION)
+
+# KERNELS="uml-6.12 uml-smp", PARTS="kernel sanity powercut", PACKAGES=./pkg/pool, RUN=TestCut
+# and CUTS narrow it. Other kernels than the installed one are fetched once, and uml-smp
+# is built, which takes the better part of an hour. All of it takes some hours.
+kernels: ## kernel tests, csi-sanity and power cuts on several kernels; ends with a matrix
+	@hack/deps.sh --kernels
+	@KERNELS="$(KERNELS)" PARTS="$(PARTS)" PACKAGES="$(PACKAGES)" RUN='$(RUN)' CUTS=$(CUTS) hack/kernels
 
 lint:
 	@test -z "$$(gofmt -l cmd hack pkg test)" || { gofmt -l cmd hack pkg test; echo "not gofmt-clean"; exit 1; }

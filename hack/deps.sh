@@ -1,8 +1,8 @@
 #!/bin/bash
 # Installs what the tests need on Debian when run as root, else says what to
 # install. With --qemu also what DMSNAP_KERNEL=qemu needs, with --kernels what the
-# kernels need that are fetched, with --e2e what the tests on a real Kubernetes
-# need.
+# other kernels of hack/testkernel need to be fetched or built, with --e2e what
+# the tests on a real Kubernetes need.
 set -euo pipefail
 
 packages=(
@@ -15,7 +15,7 @@ packages=(
 for arg; do
 	case $arg in
 	--qemu) packages+=(qemu-system-x86) ;;
-	--kernels) packages+=(patchelf) ;;
+	--kernels) packages+=(patchelf flex bison bc make binutils xz-utils) ;;
 	--e2e) packages+=(runc containernetworking-plugins) ;;
 	*)
 		echo "usage: hack/deps.sh [--qemu] [--kernels] [--e2e]" >&2
