@@ -78,10 +78,7 @@ func (p *Pool) Deactivate(ctx context.Context, lv string) error {
 	} else if o := v.volumeByLV(lv); o != nil && o.transient {
 		return p.unnoteScratch(ctx, lv)
 	}
-	_, err := run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
-		return none, p.deactivate(ctx, lv)
-	})
-	return err
+	return p.onVolume(ctx, lv, func(ctx context.Context) error { return p.deactivate(ctx, lv) })
 }
 
 func (p *Pool) deactivate(ctx context.Context, lv string) error {
@@ -136,8 +133,8 @@ func (p *Pool) awaitClosed(ctx context.Context, v *view, lv *lvm2.LV) error {
 
 // SetFormatted records that the volume has a file system and must never get another.
 func (p *Pool) SetFormatted(ctx context.Context, lv string) error {
-	_, err := run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
-		return none, p.do(ctx, &change{what: "mark volume " + lv + " as formatted", edit: func(t *edit) error {
+	return p.onVolume(ctx, lv, func(ctx context.Context) error {
+		return p.do(ctx, &change{what: "mark volume " + lv + " as formatted", edit: func(t *edit) error {
 			o := t.volumeByLV(lv)
 			if o == nil || o.deleted {
 				return fmt.Errorf("volume %s/%s: %w", t.vg.Name, lv, ErrNotFound)
@@ -150,5 +147,4 @@ func (p *Pool) SetFormatted(ctx context.Context, lv string) error {
 			return t.put(c)
 		}})
 	})
-	return err
 }

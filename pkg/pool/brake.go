@@ -190,8 +190,8 @@ func (p *Pool) letGo(ctx context.Context, volume lvm2.ID) error {
 	if o == nil {
 		return nil
 	}
-	_, err := run(ctx, p, []string{lvKey(o.lv.Name)}, func(ctx context.Context) (none struct{}, err error) {
-		return none, p.do(ctx, &change{fast: true, what: "let the writers of volume " + o.lv.Name + " go on", act: func(ctx context.Context, v *view) error {
+	return p.onVolume(ctx, o.lv.Name, func(ctx context.Context) error {
+		return p.do(ctx, &change{fast: true, what: "let the writers of volume " + o.lv.Name + " go on", act: func(ctx context.Context, v *view) error {
 			o := v.volumes[volume]
 			if o == nil {
 				return nil
@@ -212,5 +212,4 @@ func (p *Pool) letGo(ctx context.Context, volume lvm2.ID) error {
 			return err
 		}})
 	})
-	return err
 }

@@ -43,7 +43,7 @@ func (p *Pool) stack(ctx context.Context, v *view, l, newer *layer) error {
 	if before == nil || !before.Live {
 		return p.start(ctx, d, dev)
 	}
-	return p.swap(ctx, d, before.Suspended, dm.SuspendOptions{SkipLockFS: true}, func() error { return nil })
+	return p.swapTable(ctx, d, before.Suspended)
 }
 
 // chainUp makes the content of layer l readable and returns its device's path.
@@ -78,7 +78,7 @@ func (p *Pool) chainUp(ctx context.Context, v *view, o *volume, l *layer) (strin
 		}
 		if b.longer { // a fork's position has moved
 			base := v.realDevice(o.lv)
-			if err := p.swap(ctx, base, false, dm.SuspendOptions{SkipLockFS: true}, func() error { return nil }); err != nil {
+			if err := p.swapTable(ctx, base, false); err != nil {
 				return "", err
 			}
 		}

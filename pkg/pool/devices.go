@@ -277,7 +277,7 @@ func (p *Pool) base(ctx context.Context, v *view, o *volume, live *layer, table 
 			return b, err
 		}
 		if has.Length() < live.length {
-			if err := p.swap(ctx, base, existed.Suspended, dm.SuspendOptions{SkipLockFS: true}, func() error { return nil }); err != nil {
+			if err := p.swapTable(ctx, base, existed.Suspended); err != nil {
 				return b, err
 			}
 			b.longer = false
@@ -370,7 +370,7 @@ func (p *Pool) plain(ctx context.Context, v *view, o *volume, top *dm.Info, tabl
 	}
 	if pending {
 		if top != nil && top.Live {
-			err = p.swap(ctx, vol, top.Suspended, dm.SuspendOptions{SkipLockFS: true}, func() error { return nil })
+			err = p.swapTable(ctx, vol, top.Suspended)
 		} else {
 			err = p.dm.Resume(vol.name, vol.udev)
 		}

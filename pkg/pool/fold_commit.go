@@ -106,7 +106,7 @@ func (f *fold) switchOver(ctx context.Context, v *view, o *volume, heir *layer) 
 	if err := f.dm.Load(dev.name, table, false); err != nil {
 		return err
 	}
-	return f.swap(ctx, dev, false, dm.SuspendOptions{SkipLockFS: true}, func() error { return nil })
+	return f.swapTable(ctx, dev, false)
 }
 
 // liveTable is the table of a layer's device when the layer is live.

@@ -182,7 +182,7 @@ func TestFreezeEnded(t *testing.T) {
 	p := testPool(t, nil)
 	v, _, dir := mountedVolume(t, p, "ext4", 64*size.MiB)
 	file := filepath.Join(dir, "file")
-	_, err := run(ctx, p, []string{lvKey(v.LV)}, func(ctx context.Context) (none struct{}, err error) {
+	err := p.onVolume(ctx, v.LV, func(ctx context.Context) error {
 		w := must(p.latest())(t)
 		o := w.volumeByLV(v.LV)
 		for _, frozenNow := range []bool{false, true, false} {
@@ -203,7 +203,7 @@ func TestFreezeEnded(t *testing.T) {
 				ok(t, setFrozen(dir, false))
 			}
 		}
-		return none, nil
+		return nil
 	})
 	ok(t, err)
 	ok(t, os.WriteFile(file, []byte("y"), 0o600))

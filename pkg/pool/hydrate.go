@@ -243,10 +243,7 @@ func (h *hydrator) step(ctx context.Context, lv string, j *hydration) (*window, 
 // exclusive runs f as a step in the kernel while nothing else works on lv or
 // what it reads through.
 func (h *hydrator) exclusive(ctx context.Context, lv string, c *change) error {
-	_, err := run(ctx, h.pool, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
-		return none, h.pool.do(ctx, c)
-	})
-	return err
+	return h.pool.onVolume(ctx, lv, func(ctx context.Context) error { return h.pool.do(ctx, c) })
 }
 
 // forkOf finds lv as a volume that is to be hydrated.

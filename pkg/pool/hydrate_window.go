@@ -223,16 +223,15 @@ func (h *hydrator) commit(ctx context.Context, lv string, w *window) error {
 	if err := h.flush(lv, w); err != nil {
 		return err
 	}
-	_, err := run(ctx, h.pool, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
-		err = h.pool.do(ctx, &change{what: "check the window of volume " + lv, act: func(ctx context.Context, v *view) error {
+	return h.pool.onVolume(ctx, lv, func(ctx context.Context) error {
+		err := h.pool.do(ctx, &change{what: "check the window of volume " + lv, act: func(ctx context.Context, v *view) error {
 			return h.valid(ctx, v, lv, w)
 		}})
 		if err != nil {
-			return none, err
+			return err
 		}
-		return none, h.pool.do(ctx, h.advance(lv, w))
+		return h.pool.do(ctx, h.advance(lv, w))
 	})
-	return err
 }
 
 // flush has the disk write down what was copied to it.

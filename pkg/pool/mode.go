@@ -21,8 +21,8 @@ func (p *Pool) SetMode(ctx context.Context, lv string, mode Mode, fsType string)
 	if err := p.waitClosed(ctx, lv); err != nil {
 		return err
 	}
-	_, err := run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
-		return none, p.do(ctx, &change{what: fmt.Sprintf("use volume %s as %s", lv, mode), edit: func(t *edit) error {
+	return p.onVolume(ctx, lv, func(ctx context.Context) error {
+		return p.do(ctx, &change{what: fmt.Sprintf("use volume %s as %s", lv, mode), edit: func(t *edit) error {
 			o, err := t.usable(lv)
 			if err != nil || o.mode == mode {
 				return err
@@ -46,7 +46,6 @@ func (p *Pool) SetMode(ctx context.Context, lv string, mode Mode, fsType string)
 			return t.put(c)
 		}})
 	})
-	return err
 }
 
 // NeverWiped says why a volume with a file system, or a snapshot of it, is no block

@@ -305,9 +305,7 @@ func (p *Pool) attend(o *volume, kind string, pause time.Duration, f func(ctx co
 	}
 	p.background(func(ctx context.Context) {
 		defer p.attended.Delete(key)
-		_, err := run(ctx, p, []string{lvKey(o.lv.Name)}, func(ctx context.Context) (none struct{}, err error) {
-			return none, f(ctx, o.lv.Name)
-		})
+		err := p.onVolume(ctx, o.lv.Name, func(ctx context.Context) error { return f(ctx, o.lv.Name) })
 		if err == nil || ctx.Err() != nil {
 			return
 		}

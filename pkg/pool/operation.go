@@ -119,6 +119,13 @@ func run[T any](ctx context.Context, p *Pool, keys []string, f func(context.Cont
 	}
 }
 
+// onVolume runs f as run does while it holds the logical volume lv, whatever volumes
+// it reads through included: for what has no result but its error.
+func (p *Pool) onVolume(ctx context.Context, lv string, f func(context.Context) error) error {
+	_, err := run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) { return none, f(ctx) })
+	return err
+}
+
 // Keys under which operations exclude each other.
 func nameKey(csi string) string { return fmt.Sprintf("name %q", csi) }
 func lvKey(lv string) string    { return lvKeyPrefix + lv }

@@ -150,7 +150,7 @@ func (p *Pool) readerUp(ctx context.Context, v *view, o *volume, top *dm.Info) e
 	}
 	switch {
 	case pending && active:
-		err = p.swap(ctx, vol, top.Suspended, dm.SuspendOptions{SkipLockFS: true}, func() error { return nil })
+		err = p.swapTable(ctx, vol, top.Suspended)
 	case pending:
 		err = p.dm.Resume(vol.name, vol.udev)
 	}

@@ -29,8 +29,8 @@ const layerRecovered = "recovered"
 // ReserveRecovery gives a reader a store for so much as the replay of a journal
 // may write, if it has none. Errors: ErrNotFound, ErrPrecondition, ErrNoSpace.
 func (p *Pool) ReserveRecovery(ctx context.Context, lv string, room size.Bytes) error {
-	_, err := run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
-		return none, p.do(ctx, &change{what: "make room for the replay of a journal on volume " + lv, edit: func(t *edit) error {
+	return p.onVolume(ctx, lv, func(ctx context.Context) error {
+		return p.do(ctx, &change{what: "make room for the replay of a journal on volume " + lv, edit: func(t *edit) error {
 			o, err := t.recoverable(lv)
 			if err != nil || o.fork != nil {
 				return err
@@ -53,7 +53,6 @@ func (p *Pool) ReserveRecovery(ctx context.Context, lv string, room size.Bytes) 
 			return p.addForkStore(t, o.lv, kind, n, recoveryChunk)
 		}})
 	})
-	return err
 }
 
 // recoverable finds the volume of that LV name as one that is for readers only.
@@ -150,12 +149,12 @@ func (p *Pool) recoveryFull(lv string) (bool, error) {
 // recoveryDown removes the devices of a reader whose replay failed, and its store
 // if that was too small.
 func (p *Pool) recoveryDown(ctx context.Context, lv string, small bool) error {
-	_, err := run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
+	return p.onVolume(ctx, lv, func(ctx context.Context) error {
 		if err := p.deactivate(ctx, lv); err != nil || !small {
-			return none, err
+			return err
 		}
 		defer p.wiper.wake()
-		return none, p.do(ctx, &change{what: "give back the room for the replay of a journal on volume " + lv, edit: func(t *edit) error {
+		return p.do(ctx, &change{what: "give back the room for the replay of a journal on volume " + lv, edit: func(t *edit) error {
 			o, err := t.recoverable(lv)
 			switch {
 			case err != nil || o.fork == nil:
@@ -166,7 +165,6 @@ func (p *Pool) recoveryDown(ctx context.Context, lv string, small bool) error {
 			return t.discard(o.fork.lv)
 		}})
 	})
-	return err
 }
 
 // shown returns what the device of a reader for readers only lies on: layer l,

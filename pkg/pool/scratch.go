@@ -48,7 +48,7 @@ func (p *Pool) scratchUp(ctx context.Context, v *view, o *volume, below dm.Devic
 	}
 	switch {
 	case pending && existed != nil && existed.Live: // LVM2 has moved it
-		err = p.swap(ctx, store, existed.Suspended, dm.SuspendOptions{SkipLockFS: true}, func() error { return nil })
+		err = p.swapTable(ctx, store, existed.Suspended)
 	case pending:
 		err = p.start(ctx, store, cowDev)
 	}
@@ -95,18 +95,18 @@ func (p *Pool) startOver(ctx context.Context, lv string) error {
 	if o := v.volumeByLV(lv); o == nil || !o.transient || !o.begun || v.layers[o.reads] == nil || !v.layers[o.reads].blank {
 		return nil
 	}
-	_, err = run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
+	return p.onVolume(ctx, lv, func(ctx context.Context) error {
 		kept := true
-		err = p.do(ctx, &change{what: "look for what was written to volume " + lv, act: func(ctx context.Context, v *view) (err error) {
+		err := p.do(ctx, &change{what: "look for what was written to volume " + lv, act: func(ctx context.Context, v *view) (err error) {
 			if o := v.volumeByLV(lv); o != nil {
 				kept, err = p.scratchKept(ctx, v, o)
 			}
 			return err
 		}})
 		if err != nil || kept {
-			return none, err
+			return err
 		}
-		return none, p.do(ctx, &change{what: "record that volume " + lv + " begins again", edit: func(t *edit) error {
+		return p.do(ctx, &change{what: "record that volume " + lv + " begins again", edit: func(t *edit) error {
 			o := t.volumeByLV(lv)
 			if o == nil || t.layers[o.reads] == nil {
 				return nil
@@ -117,7 +117,6 @@ func (p *Pool) startOver(ctx context.Context, lv string) error {
 			return t.put(c)
 		}})
 	})
-	return err
 }
 
 // noteScratch records that a transient volume was activated, and whether what was
@@ -139,8 +138,8 @@ func (p *Pool) noteScratch(ctx context.Context, lv string, lost bool) error {
 // unnoteScratch forgets that a transient volume has lost what was written to it:
 // who used it is done.
 func (p *Pool) unnoteScratch(ctx context.Context, lv string) error {
-	_, err := run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
-		return none, p.do(ctx, &change{what: "record the end of use of volume " + lv, edit: func(t *edit) error {
+	return p.onVolume(ctx, lv, func(ctx context.Context) error {
+		return p.do(ctx, &change{what: "record the end of use of volume " + lv, edit: func(t *edit) error {
 			o := t.volumeByLV(lv)
 			if o == nil || !o.reset {
 				return nil
@@ -150,7 +149,6 @@ func (p *Pool) unnoteScratch(ctx context.Context, lv string) error {
 			return t.put(c)
 		}})
 	})
-	return err
 }
 
 // scratchHealth says whether what was written to a transient volume is lost.

@@ -148,9 +148,7 @@ func (p *Pool) scrub(ctx context.Context, lv string) error {
 		p.scrubs.jobs[lv] = j
 		go func() {
 			defer p.work.Done()
-			_, j.err = run(p.ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
-				return none, p.scrubNow(ctx, lv, j)
-			})
+			j.err = p.onVolume(p.ctx, lv, func(ctx context.Context) error { return p.scrubNow(ctx, lv, j) })
 			p.scrubs.mu.Lock()
 			delete(p.scrubs.jobs, lv)
 			p.scrubs.mu.Unlock()

@@ -146,10 +146,10 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, lv string) error {
 		return nil
 	}
 	volumeLV := v.volumes[l.of].lv.Name
-	_, err = run(ctx, p, []string{lvKey(volumeLV)}, func(ctx context.Context) (none struct{}, err error) {
+	return p.onVolume(ctx, volumeLV, func(ctx context.Context) error {
 		defer p.wiper.wake()
 		var family []string
-		return none, p.do(ctx, &change{what: "delete snapshot " + lv, edit: func(t *edit) error {
+		return p.do(ctx, &change{what: "delete snapshot " + lv, edit: func(t *edit) error {
 			l := t.snapshotByLV(lv)
 			if l == nil {
 				return nil
@@ -172,7 +172,6 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, lv string) error {
 			return nil
 		}})
 	})
-	return err
 }
 
 // retire brings the kernel in line after layers of these volumes became trash.

@@ -222,7 +222,7 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 	if err := p.waitClosed(ctx, lv); err != nil {
 		return err
 	}
-	_, err := run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
+	return p.onVolume(ctx, lv, func(ctx context.Context) error {
 		var family []string // that the volume read through
 		tries := 0
 		for {
@@ -265,21 +265,20 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 			if errors.Is(err, errActive) {
 				// Who looks at all devices, as lvm2 does, has them open for moments.
 				if tries++; tries > deleteTries {
-					return none, fmt.Errorf("volume %s/%s: %w: a device that it reads through is open", p.vgName, lv, ErrInUse)
+					return fmt.Errorf("volume %s/%s: %w: a device that it reads through is open", p.vgName, lv, ErrInUse)
 				}
 			} else {
 				p.wiper.wake()
-				return none, err
+				return err
 			}
 			if tries > 1 {
 				time.Sleep(busyPause)
 			}
 			if err := p.deactivate(ctx, lv); err != nil {
-				return none, err
+				return err
 			}
 		}
 	})
-	return err
 }
 
 // deleteTries is how often the devices of a volume that is deleted are taken away

@@ -98,6 +98,12 @@ func (p *Pool) swap(ctx context.Context, d device, suspended bool, o dm.SuspendO
 	return errors.Join(err, p.dm.Resume(d.name, d.udev))
 }
 
+// swapTable takes into use the table that is loaded for d, whose users wait
+// meanwhile; their file system is not frozen.
+func (p *Pool) swapTable(ctx context.Context, d device, suspended bool) error {
+	return p.swap(ctx, d, suspended, dm.SuspendOptions{SkipLockFS: true}, func() error { return nil })
+}
+
 // stopwatch measures the parts of something.
 type stopwatch struct {
 	began, last time.Time
