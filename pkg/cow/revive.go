@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
 )
 
 // Revive takes back the mark by which the kernel gives a snapshot up, in the
@@ -31,7 +33,7 @@ func Revive(path string) error {
 }
 
 func revive(file *os.File) error {
-	buf, free, err := directBuffer(headerRead)
+	buf, free, err := direct.Buffer(headerRead)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -85,7 +86,7 @@ func (s *Store) Close() error { return s.file.Close() }
 // could not have written it. That a header says that the snapshot is lost is no
 // error.
 func (s *Store) Header() (Header, error) {
-	buf, free, err := directBuffer(headerRead)
+	buf, free, err := direct.Buffer(headerRead)
 	if err != nil {
 		return Header{}, err
 	}
@@ -155,7 +156,7 @@ func (s *Store) Used(ctx context.Context) (size.Sectors, error) {
 
 // walk calls yield with every exception but the first skip until it returns false.
 func (s *Store) walk(ctx context.Context, skip uint64, yield func(Exception) bool) error {
-	buf, free, err := directBuffer(readBytes)
+	buf, free, err := direct.Buffer(readBytes)
 	if err != nil {
 		return err
 	}
@@ -218,14 +219,4 @@ func (s *Store) walkPart(buf []byte, at, chunk size.Bytes, yield func(Exception)
 		}
 	}
 	return true, nil
-}
-
-// directBuffer returns memory that O_DIRECT accepts, until free is called: a
-// mapping begins at a page.
-func directBuffer(n size.Bytes) (buf []byte, free func(), err error) {
-	buf, err = unix.Mmap(-1, 0, int(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
-	if err != nil {
-		return nil, nil, fmt.Errorf("map %v of memory: %w", n, err)
-	}
-	return buf, func() { _ = unix.Munmap(buf) }, nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -177,12 +178,11 @@ func (c *copying) window(ctx context.Context, part byteRange) error {
 
 // transfer reads and writes a part, several pieces at a time.
 func (c *copying) transfer(ctx context.Context, part byteRange) error {
-	// An anonymous mapping is page-aligned, as O_DIRECT needs it.
-	buf, err := unix.Mmap(-1, 0, copyWorkers*int(copyPiece), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	buf, free, err := direct.Buffer(copyWorkers * copyPiece)
 	if err != nil {
-		return os.NewSyscallError("mmap", err)
+		return err
 	}
-	defer unix.Munmap(buf)
+	defer free()
 	work := make(chan byteRange)
 	var failed [copyWorkers]error
 	var workers sync.WaitGroup

@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -105,12 +104,11 @@ func (f *fold) copy(ctx context.Context, todo *cow.Chunks, next func(context.Con
 
 // rewrite reads and writes back extents of the heir's device.
 func (f *fold) rewrite(piece []foldExtent) error {
-	// An anonymous mapping is page-aligned, as O_DIRECT needs it.
-	buf, err := unix.Mmap(-1, 0, foldWriters*int(foldRun), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	buf, free, err := direct.Buffer(foldWriters * foldRun)
 	if err != nil {
 		return err
 	}
-	defer unix.Munmap(buf)
+	defer free()
 	work := make(chan foldExtent, len(piece))
 	for _, e := range piece {
 		work <- e
@@ -147,38 +145,17 @@ func (f *fold) giveWay(ctx context.Context) error {
 	if _, _, _, err := f.pair(v); err != nil {
 		return err
 	}
-	var disks []dm.Device
-	for _, pv := range v.vg.PVs {
-		if pv.Device != "" {
-			disks = append(disks, diskOf(pv))
-		}
-	}
 	for deadline := time.Now().Add(foldPatience); ; {
-		before, busy := diskUse(disks)
+		before, known := disksUse(v)
 		select {
 		case <-time.After(foldMoment):
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		after, still := diskUse(disks)
-		if before == after && !busy && !still || time.Now().After(deadline) {
+		after, still := disksUse(v)
+		quiet := known && still && before.requests == after.requests && before.flying+after.flying == 0
+		if quiet || time.Now().After(deadline) {
 			return nil
 		}
 	}
-}
-
-// diskUse returns how many transfers the disks have ended, and whether one is
-// under way: the kernel's Documentation/block/stat.rst. Of a disk that tells
-// nothing it says that it is busy.
-func diskUse(disks []dm.Device) (ended uint64, busy bool) {
-	for _, d := range disks {
-		text, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/stat", d.Major, d.Minor))
-		var n [9]uint64
-		if err == nil {
-			_, err = fmt.Sscan(string(text), &n[0], &n[1], &n[2], &n[3], &n[4], &n[5], &n[6], &n[7], &n[8])
-		}
-		ended += n[0] + n[4]
-		busy = busy || err != nil || n[8] > 0
-	}
-	return ended, busy
 }

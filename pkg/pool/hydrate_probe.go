@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -44,12 +45,11 @@ func (h *hydrator) probe(ctx context.Context, lv string, s *search, length size.
 		return w, err
 	}
 	defer file.Close()
-	// An anonymous mapping is page-aligned, as O_DIRECT needs it.
-	buf, err := unix.Mmap(-1, 0, int(probePiece), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	buf, free, err := direct.Buffer(probePiece)
 	if err != nil {
 		return w, err
 	}
-	defer unix.Munmap(buf)
+	defer free()
 	late := time.AfterFunc(stallLimit, pass) // of a disk that does not answer
 	defer late.Stop()
 	for at := w.start; at < w.end(); at += probePiece.Sectors() {

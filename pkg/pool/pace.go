@@ -160,9 +160,13 @@ func (u *blockUse) add(more blockUse) {
 	u.requests, u.flying, u.busy = u.requests+more.requests, u.flying+more.flying, u.busy+more.busy
 }
 
-// disksUse returns what the pool's disks have done.
+// disksUse returns what the pool's disks that are there have done; false if one
+// of them does not say.
 func disksUse(v *view) (sum blockUse, ok bool) {
 	for _, pv := range v.vg.PVs {
+		if pv.Device == "" {
+			continue
+		}
 		u, ok := useOf(diskOf(pv))
 		if !ok {
 			return sum, false
@@ -172,6 +176,7 @@ func disksUse(v *view) (sum blockUse, ok bool) {
 	return sum, true
 }
 
+// useOf returns what a block device has done; false if the kernel does not say.
 func useOf(dev dm.Device) (u blockUse, ok bool) {
 	text, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%v/stat", dev))
 	if err != nil {

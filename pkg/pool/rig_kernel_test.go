@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2/lvm2test"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -148,9 +149,9 @@ func ok(t *testing.T, err error) {
 // directBuffer returns n bytes that O_DIRECT accepts, for the life of the test.
 func directBuffer(t *testing.T, n size.Bytes) []byte {
 	t.Helper()
-	b, err := unix.Mmap(-1, 0, int(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	b, free, err := direct.Buffer(n)
 	ok(t, err)
-	t.Cleanup(func() { unix.Munmap(b) })
+	t.Cleanup(free)
 	return b
 }
 

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -87,12 +88,11 @@ func (t *edit) formatStore(l *layer) error {
 		return err
 	}
 	return t.writing(ranges[0], func(f *os.File, from int64) error {
-		// An anonymous mapping is page-aligned, as O_DIRECT needs it.
-		b, err := unix.Mmap(-1, 0, int(cow.MinChunk), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+		b, free, err := direct.Buffer(cow.MinChunk)
 		if err != nil {
 			return err
 		}
-		defer unix.Munmap(b)
+		defer free()
 		if _, err := f.ReadAt(b, from); err != nil {
 			return err
 		}

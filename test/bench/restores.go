@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 	"github.com/csi-dmsnap/csi-dmsnap/test/bench/contender"
 	"github.com/csi-dmsnap/csi-dmsnap/test/bench/disk"
@@ -264,12 +265,11 @@ func firstBlock(path string) (out []byte, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	// An anonymous mapping is page-aligned, as O_DIRECT needs it.
-	b, err := unix.Mmap(-1, 0, block, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	b, free, err := direct.Buffer(block)
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Munmap(b)
+	defer free()
 	if _, err := f.ReadAt(b, 0); err != nil {
 		return nil, err
 	}

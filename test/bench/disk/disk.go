@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -93,12 +94,11 @@ func Fill(path string, offset, length size.Bytes) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	// An anonymous mapping is page-aligned, as O_DIRECT needs it.
-	b, err := unix.Mmap(-1, 0, int(step), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	b, free, err := direct.Buffer(step)
 	if err != nil {
 		return err
 	}
-	defer unix.Munmap(b)
+	defer free()
 	for i := range b {
 		b[i] = byte(i)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -41,7 +42,7 @@ func OpenLog(disk string, model *Model) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := unix.Mmap(-1, 0, int(logBuffer), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	b, _, err := direct.Buffer(logBuffer)
 	if err != nil {
 		return nil, err
 	}

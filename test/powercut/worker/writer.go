@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 	"github.com/csi-dmsnap/csi-dmsnap/test/powercut/history"
 )
@@ -127,9 +128,9 @@ func (w *writer) write(b []byte, block, n int) bool {
 	return true
 }
 
-// directBuffer returns memory that O_DIRECT accepts.
+// directBuffer returns memory that O_DIRECT accepts, for the life of the process.
 func directBuffer(n size.Bytes) []byte {
-	b, err := unix.Mmap(-1, 0, int(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	b, _, err := direct.Buffer(n)
 	if err != nil {
 		fail("memory: %v", err)
 	}
