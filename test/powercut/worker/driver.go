@@ -15,6 +15,7 @@ import (
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+	"github.com/csi-dmsnap/csi-dmsnap/test/audit"
 	"github.com/csi-dmsnap/csi-dmsnap/test/powercut/history"
 )
 
@@ -55,12 +56,6 @@ type Reply struct {
 	NotFound bool
 }
 
-// Listing is what the pool has.
-type Listing struct {
-	Volumes   []pool.Volume
-	Snapshots []pool.Snapshot
-}
-
 // pool is the configuration of the pool.
 func (o options) pool() pool.Config {
 	return pool.Config{
@@ -94,7 +89,7 @@ func runDriver(o options) error {
 func (d *Driver) Ready(struct{}, *struct{}) error { return nil }
 
 // List returns what the pool has.
-func (d *Driver) List(_ struct{}, l *Listing) (err error) {
+func (d *Driver) List(_ struct{}, l *audit.Listing) (err error) {
 	if l.Volumes, err = d.pool.Volumes(context.Background()); err != nil {
 		return err
 	}
@@ -231,7 +226,7 @@ func (c *client) do(call Call) (Reply, error) {
 	}
 }
 
-func (c *client) list() (l Listing, err error) {
+func (c *client) list() (l audit.Listing, err error) {
 	err = c.Call("Driver.List", struct{}{}, &l)
 	return l, err
 }

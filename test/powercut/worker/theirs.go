@@ -9,6 +9,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+	"github.com/csi-dmsnap/csi-dmsnap/test/audit"
 	"github.com/csi-dmsnap/csi-dmsnap/test/powercut/history"
 )
 
@@ -34,7 +35,7 @@ func (s *session) byLVM2() {
 	if err != nil {
 		fail("reading the volume group that lvm2 has activated: %v", err)
 	}
-	wiped := func(lv string) bool { return tags(vg.LV(lv))["unknown"] == "" }
+	wiped := func(lv string) bool { return audit.Tags(vg.LV(lv))["unknown"] == "" }
 	lvs := map[string]string{} // of what can be compared, by name
 	for _, v := range seen.Volumes {
 		if v.State != pool.StateReady || v.Shows != "" {

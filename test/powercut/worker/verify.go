@@ -13,6 +13,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+	"github.com/csi-dmsnap/csi-dmsnap/test/audit"
 	"github.com/csi-dmsnap/csi-dmsnap/test/powercut/history"
 )
 
@@ -58,8 +59,8 @@ func (s *session) finish() {
 		left = full
 	}
 	v := s.survey()
-	if len(v.vg.LVs) != 0 || len(v.devices) != 0 {
-		fail("all is deleted, and left are %s and devices %v", names(v.vg.LVs), slices.Sorted(maps.Keys(v.devices)))
+	if err := v.Empty(); err != nil {
+		fail("%v", err)
 	}
 	s.log.End(history.Event{Kind: history.Checked})
 }
@@ -94,12 +95,12 @@ func (s *session) object(id uint64) (o history.Object) {
 
 // match compares what the pool lists with the model, and records how what was
 // interrupted turned out.
-func (s *session) match(v *survey) {
+func (s *session) match(v *audit.Audit) {
 	volumes, snapshots := map[string]pool.Volume{}, map[string]pool.Snapshot{}
-	for _, x := range v.list.Volumes {
+	for _, x := range v.Volumes {
 		volumes[x.Name] = x
 	}
-	for _, x := range v.list.Snapshots {
+	for _, x := range v.Snapshots {
 		snapshots[x.Name] = x
 	}
 	var again []uint64
@@ -119,7 +120,7 @@ func (s *session) match(v *survey) {
 			if e.Gone = !there; there {
 				s.matchVolume(o, x)
 				delete(volumes, o.Name)
-				e.Active = v.active(x.LV)
+				e.Active = v.Active(x.LV)
 			}
 			lv, e.Size = x.LV, x.Size
 		}

@@ -1,0 +1,197 @@
+// Package audit checks, for the tests that interrupt a pool, that there is
+// nothing on its disks and in the kernel but what its volumes and snapshots need.
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+)
+
+// settleLimit is for copies and wiping to come to an end.
+const settleLimit = 90 * time.Second
+
+// ErrHung says that background work does not end.
+var ErrHung = errors.New("copying or wiping does not end")
+
+// Listing is what the pool says that it has.
+type Listing struct {
+	Volumes   []pool.Volume
+	Snapshots []pool.Snapshot
+}
+
+// Audit is what the disks and the kernel have once background work is done.
+type Audit struct {
+	Listing
+	VG      *lvm2.VG
+	Devices map[string]dm.Info // the group's
+}
+
+// Take waits until nothing is being copied or wiped, and looks then: each logical
+// volume must have a reason, each device of the group too, none may be suspended,
+// vgck must be silent.
+// What was folded a moment ago may have its devices until steady is over.
+//
+// The error is ErrHung if the background work does not end.
+func Take(ctx context.Context, group string, disks []string, list func() (Listing, error), steady time.Duration) (*Audit, error) {
+	var a *Audit
+	for deadline := (time.Time{}); ; time.Sleep(20 * time.Millisecond) {
+		var stray []string
+		err := Settled(ctx, group, disks, func(vg *lvm2.VG) (err error) {
+			a = &Audit{VG: vg}
+			if a.Listing, err = list(); err != nil {
+				return fmt.Errorf("listing: %w", err)
+			}
+			layers, err := a.checkVolumes()
+			if err != nil {
+				return err
+			}
+			stray, err = a.readDevices(layers, steady)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if len(stray) == 0 {
+			return a, a.check()
+		}
+		if deadline.IsZero() {
+			deadline = time.Now().Add(steady)
+		}
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("stray devices %v", stray)
+		}
+	}
+}
+
+// Settled waits until nothing is being copied or wiped and calls look with the
+// metadata, which does not change meanwhile: layers are folded in the background.
+func Settled(ctx context.Context, group string, disks []string, look func(*lvm2.VG) error) error {
+	ctx, cancel := context.WithTimeout(ctx, settleLimit)
+	defer cancel()
+	store, err := lvm2.OpenVG(ctx, lvm2.Host{}, group, disks)
+	if err != nil {
+		return fmt.Errorf("reading the volume group: %w", err)
+	}
+	defer store.Close()
+	for {
+		done, err := settled(ctx, store, group, look)
+		if err != nil && ctx.Err() != nil {
+			return fmt.Errorf("%w: %w", ErrHung, err)
+		}
+		if done || err != nil {
+			return err
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return ErrHung
+		}
+	}
+}
+
+// settled calls look, with LVM2's lock held, unless something is being copied or wiped.
+func settled(ctx context.Context, store *lvm2.Store, group string, look func(*lvm2.VG) error) (bool, error) {
+	lock, err := lvm2.Host{}.LockVG(ctx, group, lvm2.Shared)
+	if err != nil {
+		return false, err
+	}
+	defer lock.Unlock()
+	vg, err := store.Read(ctx)
+	if err != nil || slices.ContainsFunc(vg.LVs, func(lv *lvm2.LV) bool {
+		t := Tags(lv)
+		return t["copy"] != "" || t["role"] == "trash"
+	}) {
+		return false, err
+	}
+	return true, look(vg)
+}
+
+// idInTag restores the bytes that ids have and values of tags have not.
+var idInTag = strings.NewReplacer("=21", "!", "=23", "#")
+
+// Tags returns the pool's tags of a logical volume.
+func Tags(lv *lvm2.LV) map[string]string {
+	t := map[string]string{}
+	for _, tag := range lv.Tags {
+		if rest, ours := strings.CutPrefix(tag, "dmsnap:"); ours {
+			key, value, _ := strings.Cut(rest, "=")
+			t[key] = idInTag.Replace(value)
+		}
+	}
+	return t
+}
+
+// Names tells logical volumes with their tags.
+func Names(lvs []*lvm2.LV) string {
+	var out []string
+	for _, lv := range lvs {
+		out = append(out, fmt.Sprintf("%s %v", lv.Name, lv.Tags))
+	}
+	return strings.Join(out, "; ")
+}
+
+// Empty returns an error unless all is deleted.
+func (a *Audit) Empty() error {
+	if len(a.VG.LVs) != 0 || len(a.Devices) != 0 {
+		return fmt.Errorf("all is deleted, and left are %s and devices %v", Names(a.VG.LVs), slices.Sorted(maps.Keys(a.Devices)))
+	}
+	return nil
+}
+
+// Active tells whether the volume has its device.
+func (a *Audit) Active(lv string) bool {
+	_, there := a.Devices[lvm2.DMName(a.VG.Name, lv, "")]
+	return there
+}
+
+func has(lv *lvm2.LV, key string) bool { return slices.Contains(lv.Tags, "dmsnap:"+key) }
+
+// number is the value of a tag; -1, which no tag has, if it is none.
+func number(lv *lvm2.LV, key string) int64 {
+	n, err := strconv.ParseInt(Tags(lv)[key], 10, 64)
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+// check asks lvm2, which must have nothing to complain about.
+func (a *Audit) check() error {
+	if out, err := exec.Command("vgck", a.VG.Name).CombinedOutput(); err != nil || len(out) > 0 {
+		return fmt.Errorf("vgck: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// Extents asks lvm2, which must count as many free extents as the logical volumes leave.
+func (a *Audit) Extents() error {
+	out, err := exec.Command("vgs", "--noheadings", "-o", "vg_seqno,vg_extent_count,vg_free_count", a.VG.Name).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("vgs: %w\n%s", err, out)
+	}
+	var seqno uint64
+	var total, free, used lvm2.Extents
+	if _, err := fmt.Sscan(string(out), &seqno, &total, &free); err != nil {
+		return fmt.Errorf("vgs: %w\n%s", err, out)
+	}
+	for _, lv := range a.VG.LVs {
+		if s := lv.Segments[0]; s.Snapshot == nil && s.Type != lvm2.TypeError {
+			used += lv.Size()
+		}
+	}
+	if seqno == a.VG.Seqno && total-free != used {
+		return fmt.Errorf("%d of %d extents are allocated, the logical volumes have %d: %s", total-free, total, used, Names(a.VG.LVs))
+	}
+	return nil
+}
