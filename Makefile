@@ -16,7 +16,7 @@ ARCH ?= amd64
 # Modules of their own, so that the driver's stays lean.
 MODULES := hack/image hack/chart test/e2e
 
-.PHONY: all build image image-root chart pictures demo test test-unit test-kernel test-race kernels lint generate bench deps cluster cluster-down e2e e2e-smoke clean
+.PHONY: all build image image-root chart pictures demo points test test-unit test-kernel test-race kernels lint generate bench deps cluster cluster-down e2e e2e-smoke clean
 
 all: build
 
@@ -75,13 +75,18 @@ kernels: ## kernel tests, csi-sanity and power cuts on several kernels; ends wit
 	@hack/deps.sh --kernels
 	@KERNELS="$(KERNELS)" PARTS="$(PARTS)" PACKAGES="$(PACKAGES)" RUN='$(RUN)' CUTS=$(CUTS) hack/kernels
 
+points: deps ## cut each operation at each of its points; hours. POINTS="cut,expand", POINTS=cut-next:17 selects
+	@hack/points $(POINTS)
+
 lint:
 	@test -z "$$(gofmt -l cmd hack pkg test)" || { gofmt -l cmd hack pkg test; echo "not gofmt-clean"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags kernel ./...
 	$(GO) vet -tags powercut ./test/powercut/...
+	$(GO) vet -tags kernel,points ./...
 	$(GO) run $(STATICCHECK) -tags kernel ./...
 	$(GO) run $(STATICCHECK) -tags powercut ./test/powercut/...
+	$(GO) run $(STATICCHECK) -tags kernel,points ./test/points ./pkg/point
 	for m in $(MODULES); do (cd $$m && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...); done
 
 generate: ## code from pkg/dmsnapv1/*.proto; needs protoc (Debian: protobuf-compiler)

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/point"
 )
 
 // Revive takes back the mark by which the kernel gives a snapshot up, in the
@@ -45,6 +46,10 @@ func revive(file *os.File) error {
 		return err
 	}
 	binary.LittleEndian.PutUint32(buf[4:], 1)
+	if point.On {
+		point.Before("revive", file.Name())
+		defer point.After("revive", file.Name())
+	}
 	if _, err := file.WriteAt(buf, 0); err != nil {
 		return err
 	}

@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/point"
 )
 
 // ioctl makes one ioctl on the control device. It returns an errno, or the
@@ -16,6 +18,11 @@ func (k control) ioctl(ctx context.Context, op operation, b []byte) error {
 	// _IOWR(0xfd, nr, struct dm_ioctl)
 	cmd := uintptr(3<<30 | headerLen<<16 | 0xfd<<8 | op.nr)
 	var errno unix.Errno
+	if point.On && op.changes() {
+		device := requested(b)
+		point.Before(op.name, device)
+		defer point.After(op.name, device)
+	}
 	closed := k.conn.Control(func(fd uintptr) {
 		switch {
 		case ctx.Done() != nil:

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -44,6 +45,16 @@ var (
 	opArm           = operation{nr: 16, name: "arm events"}
 	opTargetVersion = operation{nr: 17, name: "version of target", reasons: map[unix.Errno]error{unix.EINVAL: ErrNotFound}}
 )
+
+// changes tells whether the operation changes anything in the kernel.
+func (op operation) changes() bool {
+	return slices.Contains([]uint32{opCreate.nr, opRemove.nr, opRename.nr, opSuspend.nr, opLoad.nr, opClear.nr, opMessage.nr}, op.nr)
+}
+
+// requested is the device that an encoded request chooses, by name or UUID.
+func requested(b []byte) string {
+	return cString(b[offName:offName+nameLen]) + cString(b[offUUID:offUUID+uuidLen])
+}
 
 // Flags of struct dm_ioctl.
 const (

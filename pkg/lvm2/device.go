@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/point"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -157,6 +158,10 @@ func (d *device) write(b []byte, offset size.Bytes) error {
 		copy(whole[offset-begin:], b)
 		b, offset = whole, begin
 	}
+	if point.On {
+		point.Before("write", d.path)
+		defer point.After("write", d.path)
+	}
 	if _, err := d.file.WriteAt(b, int64(offset)); err != nil {
 		return fmt.Errorf("write %s at byte %d: %w", d.path, offset, err)
 	}
@@ -165,6 +170,10 @@ func (d *device) write(b []byte, offset size.Bytes) error {
 
 // sync makes what was written durable.
 func (d *device) sync() error {
+	if point.On {
+		point.Before("flush", d.path)
+		defer point.After("flush", d.path)
+	}
 	if err := d.file.Sync(); err != nil {
 		return fmt.Errorf("flush %s: %w", d.path, err)
 	}

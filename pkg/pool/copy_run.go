@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/point"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -219,6 +220,9 @@ func (c *copying) piece(buf []byte, part byteRange) error {
 	b := buf[:part.to-part.from]
 	if _, err := c.from.ReadAt(b, int64(part.from)); err != nil {
 		return fmt.Errorf("reading %v at byte %d of %s: %w", part.to-part.from, part.from, c.from.Name(), err)
+	}
+	if point.On {
+		point.Before("copy to", c.to.Name())
 	}
 	if _, err := c.to.WriteAt(b, int64(part.from)); err != nil {
 		return fmt.Errorf("writing %v at byte %d of %s: %w", part.to-part.from, part.from, c.to.Name(), err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/point"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -123,6 +124,9 @@ func (f *fold) rewrite(piece []foldExtent) error {
 				if _, err := f.file.ReadAt(own[:e.length], int64(e.at)); err != nil {
 					failed[i] = fmt.Errorf("reading %s: %w", f.path, err)
 					return
+				}
+				if point.On {
+					point.Before("fold into", f.path)
 				}
 				if _, err := f.file.WriteAt(own[:e.length], int64(e.at)); err != nil {
 					failed[i] = fmt.Errorf("writing %s: %w", f.path, err)

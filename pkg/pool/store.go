@@ -11,6 +11,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/point"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -100,6 +101,10 @@ func (t *edit) formatStore(l *layer) error {
 			return nil
 		}
 		copy(b, cow.NewHeader(l.chunk.Bytes()))
+		if point.On {
+			point.Before("format", f.Name())
+			defer point.After("format", f.Name())
+		}
 		_, err = f.WriteAt(b, from)
 		return err
 	})

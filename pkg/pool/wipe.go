@@ -13,6 +13,7 @@ import (
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/point"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -44,6 +45,10 @@ func zeroDevice(ctx context.Context, f *os.File, from, length size.Bytes, progre
 // zeroRange makes the kernel zero a range of a block device: by unmapping where
 // the device promises zeroes afterwards, else by writing them.
 func zeroRange(f *os.File, from, length size.Bytes) error {
+	if point.On {
+		point.Before("zero", f.Name())
+		defer point.After("zero", f.Name())
+	}
 	err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(from), int64(length))
 	if err == nil || !errors.Is(err, unix.EOPNOTSUPP) {
 		return err

@@ -1,0 +1,281 @@
+//go:build kernel && points
+
+package points
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+	"github.com/csi-dmsnap/csi-dmsnap/test/audit"
+)
+
+const (
+	extent       = size.MiB
+	chunk        = 16 * size.KiB
+	volumeSize   = 8 * size.MiB
+	machineEvery = 4 // points at which the machine dies too
+	emptyEvery   = 4 // points after which all is deleted
+	quiet        = 100 * time.Millisecond
+	steadyLimit  = 5 * time.Second
+)
+
+// operation is what is cut short.
+type operation struct {
+	name   string
+	config func(*pool.Config) // of the pool until it is cut
+	build  func(r *rig) error // makes the pool's content, once
+	ready  func(r *rig) error // activates, and starts who writes and reads; may be called again
+	act    func(r *rig) error // the operation; called again after the cut
+	opens  bool               // it includes the opening of the pool, and what ready does
+	first  *operation         // is cut before, at the points that at fits
+	at     func(point string) bool
+	cutAt  int  // the point at which first is cut, of a repair
+	busy   bool // build leaves background work undone
+}
+
+// campaign cuts operations short, all in one kernel.
+type campaign struct {
+	t     *testing.T
+	dm    *dm.Client
+	disks []*disk
+	w     *client
+	runs  int
+
+	cuts, findings int
+}
+
+func newCampaign(t *testing.T) *campaign {
+	c := &campaign{t: t}
+	var err error
+	if c.dm, err = dm.Open(); err == nil {
+		c.disks, err = newDisks(c.dm, 1)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	// lvm2 looks at no other devices: there are thousands.
+	conf, err := os.ReadFile("/etc/lvm/lvm.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	only := strings.Replace(string(conf), `"a|.*|"`, `"a|/`+diskPrefix+`|", "r|.*|"`, 1)
+	only = strings.Replace(only, "devices {", "devices {\n\tscan = [ \"/dev/mapper\" ]", 1)
+	if err := os.WriteFile("/etc/lvm/lvm.conf", []byte(only), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func (c *campaign) config() pool.Config {
+	return pool.Config{
+		Name: "points", VolumeGroup: group, Chunk: chunk, FirstStore: 4 * size.MiB, StoreStep: 2 * size.MiB,
+		HydrationShare: 100, NoReserve: true, Clean: pool.CleanFirstUse,
+	}
+}
+
+// begin brings the pool to where the operation begins, in a worker that is to be killed at the n-th point.
+func (c *campaign) begin(op *operation, t *template, n int) (*rig, error) {
+	if op.first != nil {
+		return c.interrupt(op, t, n)
+	}
+	if err := c.blank(t.images); err != nil {
+		return nil, err
+	}
+	r := &rig{dm: c.dm, disks: c.disks, config: c.config(), objects: map[string]*object{}, w: c.w}
+	c.w = nil
+	if op.config != nil {
+		op.config(&r.config)
+	}
+	for _, name := range t.order {
+		r.object(name)
+		r.objects[name] = t.objects[name].fresh()
+	}
+	if r.w == nil {
+		var err error
+		if r.w, err = startWorker(); err != nil {
+			return r, err
+		}
+	}
+	if op.opens {
+		return r, r.arm(n)
+	}
+	err := r.open()
+	if err == nil && op.ready != nil {
+		err = op.ready(r)
+	}
+	if err == nil {
+		err = r.arm(n)
+	}
+	return r, err
+}
+
+// perform does the operation, up to the end of what it has to do in the background.
+func (r *rig) perform(op *operation) error {
+	if op.first != nil {
+		return r.repair(op)
+	}
+	if op.opens {
+		if err := r.open(); err != nil {
+			return err
+		}
+		if op.ready != nil {
+			if err := op.ready(r); err != nil {
+				return err
+			}
+		}
+	}
+	return op.act(r)
+}
+
+// settle waits until no more points come, and returns them.
+func (r *rig) settle() ([]string, error) {
+	before := -1
+	for {
+		passed, err := r.passed()
+		if err != nil || len(passed) == before {
+			return passed, err
+		}
+		before = len(passed)
+		time.Sleep(quiet)
+	}
+}
+
+// dry performs an operation without a cut and returns its points.
+func (c *campaign) dry(op *operation, t *template) ([]string, error) {
+	r, err := c.begin(op, t, 0)
+	if err != nil {
+		return nil, c.over(r, err)
+	}
+	err = r.perform(op)
+	var passed []string
+	if err == nil {
+		passed, err = r.settle()
+	}
+	if op.first != nil {
+		passed = r.points
+	}
+	if err == nil {
+		err = r.verify(true)
+	}
+	return passed, c.over(r, err)
+}
+
+// cut performs an operation that is cut at the n-th point, and checks what comes of it.
+func (c *campaign) cut(op *operation, t *template, n int, machine bool) (cut bool, err error) {
+	c.runs++
+	began := time.Now()
+	phase := func(name string) {
+		if timed {
+			fmt.Printf("%s:%d %s %v\n", op.name, n, name, time.Since(began).Round(time.Millisecond))
+		}
+		began = time.Now()
+	}
+	r, err := c.begin(op, t, n)
+	phase("begin")
+	if err == nil {
+		err = r.perform(op)
+		if err == nil {
+			_, err = r.settle()
+		}
+	}
+	phase("perform")
+	if errors.Is(err, errCut) {
+		cut = true
+		err = r.recover(op, c.config(), machine)
+		phase("recover")
+	}
+	if err == nil {
+		err = r.verify(c.runs%emptyEvery == 0)
+	}
+	phase("verify")
+	return cut, c.over(r, err)
+}
+
+// recover opens the pool after a cut and asks for the operation again.
+func (r *rig) recover(op *operation, config pool.Config, machine bool) error {
+	r.w, r.opened, r.config = nil, false, config
+	if machine {
+		if err := r.machineDies(); err != nil {
+			return err
+		}
+	}
+	if err := r.open(); err != nil {
+		return err
+	}
+	if _, err := audit.Steady(r.dm, group, steadyLimit); err != nil {
+		return fmt.Errorf("after the pool was opened: %w", err)
+	}
+	for _, o := range r.objects {
+		if err := o.goesOn(); err != nil {
+			return fmt.Errorf("after the pool was opened: %w", err)
+		}
+	}
+	if op.ready != nil {
+		if err := op.ready(r); err != nil {
+			return fmt.Errorf("after the pool was opened: %w", err)
+		}
+	}
+	if err := op.act(r); err != nil {
+		return fmt.Errorf("asked again: %w", err)
+	}
+	return nil
+}
+
+// over ends a case, and leaves the worker for the next one if all is well.
+func (c *campaign) over(r *rig, err error) error {
+	if r == nil {
+		return err
+	}
+	r.abandon()
+	if err == nil {
+		if err = r.close(); err == nil {
+			r.rest()
+			c.w = r.w
+			return nil
+		}
+	}
+	var hang *hangError
+	hung := errors.As(err, &hang)
+	told := ""
+	if hung {
+		told = r.devices()
+	}
+	if r.w != nil {
+		r.w.kill(hung)
+		told += "\n" + r.w.output.String()
+	}
+	down := takeDown(c.dm)
+	r.rest()
+	return errors.Join(fmt.Errorf("%w\n%s", err, told), down)
+}
+
+// devices tells the group's devices.
+func (r *rig) devices() string {
+	var out strings.Builder
+	all, _ := r.dm.List()
+	for _, e := range all {
+		info, err := r.dm.Info(e.Name)
+		if err != nil {
+			continue
+		}
+		table, _ := r.dm.Table(e.Name)
+		loaded, _ := r.dm.LoadedTable(e.Name)
+		fmt.Fprintf(&out, "device %s %v: open %d, suspended %t, read-only %t: %s; loaded: %s\n", e.Name, info.Device,
+			info.OpenCount, info.Suspended, info.ReadOnly, strings.TrimSpace(table.String()), strings.TrimSpace(loaded.String()))
+	}
+	return out.String()
+}
+
+// timed has the parts of each case timed.
+var timed = os.Getenv("POINTS_TIMED") != ""
+
+// rollingStart is where the machine's deaths begin, so that each run has others.
+var rollingStart = rand.IntN(machineEvery)

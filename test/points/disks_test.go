@@ -1,0 +1,173 @@
+//go:build kernel && points
+
+package points
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+const (
+	group      = "vgpoints"
+	diskPrefix = "pointsdisk"
+	diskSize   = 160 * size.MiB
+	pieceSize  = 64 * size.KiB
+)
+
+// disk is a disk of the pool: a file in memory behind a loop device, and a linear device on
+// top that can be cut off.
+type disk struct {
+	file       *os.File
+	loop, path string
+	name       string
+	under      dm.Device
+}
+
+// newDisks makes n disks.
+func newDisks(d *dm.Client, n int) (disks []*disk, err error) {
+	for i := range n {
+		x := &disk{name: fmt.Sprintf("%s%d", diskPrefix, i)}
+		if x.file, err = os.Create("/dev/shm/" + x.name); err != nil {
+			return nil, err
+		}
+		if err := x.file.Truncate(int64(diskSize)); err != nil {
+			return nil, err
+		}
+		out, err := exec.Command("losetup", "-f", "--show", x.file.Name()).CombinedOutput()
+		if err != nil {
+			return nil, fmt.Errorf("losetup: %w\n%s", err, out)
+		}
+		x.loop = strings.TrimSpace(string(out))
+		if x.under, err = dm.DeviceOf(x.loop); err != nil {
+			return nil, err
+		}
+		info, err := d.Create(x.name, "")
+		if err != nil {
+			return nil, err
+		}
+		if err := x.power(d, true); err != nil {
+			return nil, err
+		}
+		if x.path, err = d.EnsureNode(context.Background(), x.name, info.Device); err != nil {
+			return nil, err
+		}
+		disks = append(disks, x)
+	}
+	return disks, nil
+}
+
+// power cuts the disk off, or brings it back.
+func (x *disk) power(d *dm.Client, on bool) error {
+	var t dm.Target = dm.Linear{Device: x.under}
+	if !on {
+		t = dm.ErrorTarget{}
+	}
+	return errors.Join(d.Load(x.name, dm.Table{{Length: diskSize.Sectors(), Target: t}}, false), d.Resume(x.name, 0))
+}
+
+// image is what a disk holds, without what is zero.
+type image map[int64][]byte
+
+// save reads the disk's content.
+func (x *disk) save() (image, error) {
+	img := image{}
+	zero := make([]byte, pieceSize)
+	for at := int64(0); ; {
+		from, err := unix.Seek(int(x.file.Fd()), at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return img, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		from -= from % int64(pieceSize)
+		b := make([]byte, pieceSize)
+		if _, err := x.file.ReadAt(b, from); err != nil {
+			return nil, err
+		}
+		if string(b) != string(zero) {
+			img[from] = b
+		}
+		at = from + int64(pieceSize)
+	}
+}
+
+// restore gives the disk its content back. Nobody uses it.
+func (x *disk) restore(img image) error {
+	err := unix.Fallocate(int(x.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, int64(diskSize))
+	if err != nil {
+		return err
+	}
+	for at, b := range img {
+		if _, err := x.file.WriteAt(b, at); err != nil {
+			return err
+		}
+	}
+	for _, path := range []string{x.loop, x.path} {
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		err = unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return fmt.Errorf("dropping what is cached of %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+// errStuck says that the kernel has devices that cannot be taken down: this kernel is of no use any more.
+var errStuck = errors.New("devices cannot be taken down")
+
+// takeDown removes all devices of the group, as a machine's end does.
+func takeDown(d *dm.Client) error {
+	prefix := group + "-"
+	done := make(chan error, 1)
+	go func() {
+		for range 100 {
+			all, err := d.List()
+			if err != nil {
+				done <- err
+				return
+			}
+			left := 0
+			for _, e := range all {
+				if !strings.HasPrefix(e.Name, prefix) {
+					continue
+				}
+				left++
+				if info, err := d.Info(e.Name); err == nil && (info.Suspended || info.Loaded) {
+					_ = d.Clear(e.Name)
+					if info.Suspended {
+						_ = d.Resume(e.Name, 0)
+					}
+				}
+				if d.Remove(e.Name, 0) == nil {
+					_ = d.RemoveNode(e.Name)
+				}
+			}
+			if left == 0 {
+				done <- nil
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		done <- errStuck
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(10 * time.Second):
+		return errStuck
+	}
+}

@@ -1,0 +1,223 @@
+//go:build kernel && points
+
+package points
+
+import (
+	"strings"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// steps are done one after the other, up to the first error.
+func steps(all ...func(r *rig) error) func(r *rig) error {
+	return func(r *rig) error {
+		for _, step := range all {
+			if err := step(r); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+func create(name string, length size.Bytes) func(r *rig) error {
+	return func(r *rig) error { return r.create(name, length) }
+}
+
+func restore(name, from string, c Call) func(r *rig) error {
+	return func(r *rig) error { return r.restore(name, from, c) }
+}
+
+func clone(name, of string) func(r *rig) error {
+	return func(r *rig) error { return r.clone(name, of) }
+}
+
+func snapshot(name, of string) func(r *rig) error {
+	return func(r *rig) error { return r.snapshot(name, of) }
+}
+
+func expand(name string, length size.Bytes) func(r *rig) error {
+	return func(r *rig) error { return r.expand(name, length) }
+}
+
+func rollback(name, to string) func(r *rig) error {
+	return func(r *rig) error { return r.rollback(name, to) }
+}
+
+func activate(names ...string) func(r *rig) error {
+	return func(r *rig) error { return r.activate(names...) }
+}
+
+func deactivate(name string) func(r *rig) error {
+	return func(r *rig) error { return r.deactivate(name) }
+}
+
+func remove(name string) func(r *rig) error { return func(r *rig) error { return r.remove(name) } }
+
+func writeTo(names ...string) func(r *rig) error {
+	return func(r *rig) error { return r.writeTo(names...) }
+}
+
+func readFrom(name string) func(r *rig) error { return func(r *rig) error { return r.readFrom(name) } }
+
+func scatter(name string, n int) func(r *rig) error {
+	return func(r *rig) error { return r.scatter(name, n) }
+}
+
+// settled waits for what goes on in the background.
+func settled(r *rig) error { return r.until(nil) }
+
+// gone waits until an object has no logical volume any more.
+func gone(name string) func(r *rig) error {
+	return func(r *rig) error {
+		lv := r.objects[name].lv
+		return r.until(func(vg *lvm2.VG) bool { return vg.LV(lv) == nil })
+	}
+}
+
+// written is a volume without snapshots.
+func written(name string) func(r *rig) error {
+	return steps(create(name, volumeSize), activate(name), scatter(name, 200))
+}
+
+// cutAnd takes a snapshot of it and writes n blocks afterwards.
+func cutAnd(s, of string, n int) func(r *rig) error { return steps(snapshot(s, of), scatter(of, n)) }
+
+// family is a volume with three snapshots; history one without the last.
+var (
+	history = steps(written("v"), cutAnd("s1", "v", 60), cutAnd("s2", "v", 60))
+	family  = steps(history, cutAnd("s3", "v", 60))
+	inUse   = steps(activate("v"), writeTo("v"))
+
+	readOnly  = Call{ReadOnly: true}
+	transient = Call{Transient: true}
+
+	withReader = steps(history, restore("r", "s1", readOnly))
+	whileRead  = steps(inUse, activate("r"), readFrom("r"))
+
+	withFork  = steps(history, restore("f", "s1", Call{}))
+	whileFork = steps(inUse, activate("f"), writeTo("f"))
+)
+
+// slowly keeps forks from being hydrated before the cut.
+func slowly(c *pool.Config) { c.HydrationRate = 2 * size.MiB }
+
+// fully wipes what is free, too.
+func fully(c *pool.Config) { c.Clean = pool.CleanBackground }
+
+// operations are all that is cut short.
+func operations() []*operation {
+	all := []*operation{
+		{name: "create", build: history, ready: inUse, act: steps(create("n", 8*size.MiB), activate("n"))},
+		{name: "activate", build: history, ready: func(*rig) error { return nil }, act: activate("v")},
+		{name: "deactivate", build: history, ready: inUse, act: deactivate("v")},
+		{name: "restore", build: history, ready: inUse, act: steps(restore("f", "s1", Call{}), activate("f"), writeTo("f"), settled)},
+		{name: "clone", build: history, ready: inUse, act: steps(clone("c", "v"), settled)},
+		{name: "reader", build: history, ready: inUse, act: steps(restore("r", "s1", readOnly), activate("r"), readFrom("r"))},
+		{name: "reader-end", build: withReader, ready: whileRead, act: steps(deactivate("r"), remove("r"))},
+		{name: "transient", build: history, ready: inUse, act: steps(restore("t", "s2", transient), activate("t"), deactivate("t"), remove("t"))},
+
+		{name: "cut-first", build: written("v"), ready: inUse, act: snapshot("s4", "v")},
+		{name: "cut-next", build: history, ready: inUse, act: snapshot("s4", "v")},
+		{name: "cut-read", build: withReader, ready: whileRead, act: snapshot("s4", "v")},
+		{name: "cut-forked", build: withFork, busy: true, config: slowly, ready: whileFork, act: snapshot("s4", "v")},
+		{name: "cut-fork", build: withFork, busy: true, config: slowly, ready: whileFork, act: snapshot("s4", "f")},
+		{name: "cut-inactive", build: history, act: snapshot("s4", "v")},
+
+		{name: "expand-plain", build: written("v"), ready: inUse, act: expand("v", volumeSize+4*size.MiB)},
+		{name: "expand-read", build: withReader, ready: whileRead, act: expand("v", volumeSize+4*size.MiB)},
+		{name: "expand-fork", build: withFork, busy: true, config: slowly, ready: whileFork, act: expand("f", volumeSize+4*size.MiB)},
+		{name: "grow", build: history, ready: steps(activate("v"), restoreReader), act: func(r *rig) error {
+			return r.fillUp("v", hotBlocks, 380, 3*time.Millisecond)
+		}},
+
+		{name: "hydrate", build: withFork, busy: true, opens: true, ready: whileFork, act: settled},
+		{name: "rollback", build: withReader, ready: steps(activate("r"), readFrom("r")), act: rolledBack("v", "s2")},
+
+		{name: "delete-plain", build: steps(history, written("p")), ready: inUse, act: steps(remove("p"), settled)},
+		{name: "delete-hidden", build: history, act: remove("v")},
+		{name: "delete-newest", build: withReader, ready: whileRead, act: steps(remove("s2"), settled)},
+		{name: "delete-middle", build: family, ready: inUse, act: steps(remove("s2"), settled)},
+		{name: "delete-oldest", build: history, ready: inUse, act: steps(remove("s1"), settled)},
+		{name: "delete-only", build: steps(written("v"), cutAnd("s1", "v", 60)), ready: inUse, act: steps(remove("s1"), settled)},
+		{name: "delete-fork", build: withFork, busy: true, config: slowly, ready: whileFork, act: steps(deactivate("f"), remove("f"), settled)},
+		{name: "fold", build: family, ready: inUse, act: steps(remove("s2"), gone("s2"))},
+		{name: "wipe", build: steps(history, written("p")), config: fully, ready: inUse, act: steps(remove("p"), gone("p"), settled)},
+
+		{name: "import", build: theirs(false), act: imported},
+		{name: "adopt", build: theirs(true), act: adopted},
+	}
+	suspended := func(point string) bool { return strings.HasPrefix(point, "after suspend") }
+	for _, o := range all {
+		switch o.name {
+		case "cut-first", "cut-read", "cut-fork", "expand-read", "expand-fork", "grow", "hydrate", "rollback", "delete-newest", "delete-only", "fold":
+			all = append(all, &operation{name: "repair-" + o.name, first: o, at: suspended})
+		}
+	}
+	return all
+}
+
+// restoreReader is for operations that are no business of readers.
+func restoreReader(*rig) error { return nil }
+
+// rolledBack rolls a volume back, which nobody uses, and uses it.
+func rolledBack(name, to string) func(r *rig) error {
+	return func(r *rig) error {
+		if o := r.objects[name]; o.path != "" { // asked again
+			if err := r.deactivate(name); err != nil {
+				return err
+			}
+		}
+		return steps(rollback(name, to), activate(name), writeTo(name), settled)(r)
+	}
+}
+
+// theirs makes a logical volume by LVM2's commands, perhaps with a snapshot.
+func theirs(snapshots bool) func(r *rig) error {
+	return func(r *rig) error {
+		if err := lvm("lvcreate", "-q", "-y", "-Wn", "-L8m", "-n", "l", group); err != nil {
+			return err
+		}
+		l := r.object("l")
+		l.lv, l.size, l.base, l.hidden, l.path = "l", volumeSize, []uint32{}, true, "/dev/mapper/"+lvm2.DMName(group, "l", "")
+		if err := r.scatter("l", 200); err != nil {
+			return err
+		}
+		if snapshots {
+			if err := lvm("lvcreate", "-q", "-y", "-s", "-L4m", "-c16k", "-n", "ls", group+"/l"); err != nil {
+				return err
+			}
+			s := r.object("ls")
+			s.lv, s.size, s.hidden, s.snapshot = "ls", volumeSize, true, true
+			s.base = after(l.base, l.log, l.blocks())
+			if err := r.scatter("l", 60); err != nil {
+				return err
+			}
+		}
+		l.path = ""
+		return lvm("vgchange", "-q", "-an", group)
+	}
+}
+
+func imported(r *rig) error {
+	_, err := r.do(Call{Op: "import", Name: "l", LV: "l"})
+	if err == nil {
+		o := r.objects["l"]
+		o.hidden, o.certain = false, true
+	}
+	return err
+}
+
+func adopted(r *rig) error {
+	_, err := r.do(Call{Op: "adopt", Name: "l", LV: "l"})
+	if err == nil {
+		for _, name := range []string{"l", "ls"} {
+			o := r.objects[name]
+			o.hidden, o.certain = false, true
+		}
+	}
+	return err
+}

@@ -1,0 +1,212 @@
+//go:build kernel && points
+
+package points
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// selection is a part of POINTS.
+type selection struct {
+	name     string // of operations begins so
+	from, to int    // the first and the last point; the last is 0 if there is none
+	machine  bool   // in any case
+}
+
+var selected = regexp.MustCompile(`^([a-z-]+)(?::(\d+)(-(\d*))?(m)?)?$`)
+
+func parseSelection(text string) (all []selection, err error) {
+	for part := range strings.SplitSeq(text, ",") {
+		m := selected.FindStringSubmatch(part)
+		if m == nil {
+			return nil, fmt.Errorf("POINTS: %q is not like cut, cut-next:17, cut-next:17m or cut-next:17-40", part)
+		}
+		s := selection{name: m[1], from: 1, machine: m[5] != ""}
+		if m[2] != "" {
+			s.from, _ = strconv.Atoi(m[2])
+			s.to = s.from
+		}
+		if m[3] != "" {
+			s.to, _ = strconv.Atoi(m[4]) // 0 if there is none
+		}
+		if s.name == "all" {
+			s.name = ""
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// TestPoints cuts the operations that POINTS selects, or a sample of all.
+func TestPoints(t *testing.T) {
+	c := newCampaign(t)
+	ops := operations()
+	text := os.Getenv("POINTS")
+	if text == "" {
+		c.sample(ops)
+		return
+	}
+	chosen, err := parseSelection(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := 0
+	for _, s := range chosen {
+		for _, op := range ops {
+			if op.name == s.name || !exact(ops, s.name) && strings.HasPrefix(op.name, s.name) {
+				c.sweep(op, s, nil)
+				done++
+			}
+		}
+	}
+	if done == 0 {
+		t.Fatalf("no operation is selected by POINTS=%s", text)
+	}
+	c.sum(done)
+}
+
+// exact tells whether an operation has that name; else it is the beginning of some.
+func exact(ops []*operation, name string) bool {
+	return slices.ContainsFunc(ops, func(op *operation) bool { return op.name == name })
+}
+
+// TestList lists the operations, for make points.
+func TestList(t *testing.T) {
+	if os.Getenv("POINTS") == "list" {
+		for _, op := range operations() {
+			fmt.Println("operation", op.name)
+		}
+	}
+}
+
+func (c *campaign) sum(operations int) {
+	fmt.Printf("%d points of %d operations cut, %d findings\n", c.cuts, operations, c.findings)
+	if c.findings > 0 {
+		c.t.Fail()
+	}
+}
+
+const (
+	sampleFor    = 75 * time.Second
+	sampleOfEach = 5
+)
+
+// sample cuts some points of as many operations as time allows, others each time.
+func (c *campaign) sample(ops []*operation) {
+	limit := sampleFor
+	if text := os.Getenv("POINTS_FOR"); text != "" {
+		var err error
+		if limit, err = time.ParseDuration(text); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	began, done := time.Now(), 0
+	rand.Shuffle(len(ops), func(i, j int) { ops[i], ops[j] = ops[j], ops[i] })
+	for _, op := range ops {
+		if time.Since(began) > limit {
+			break
+		}
+		if least[op.name] == 0 {
+			continue // it was never cut at all of its points without a finding
+		}
+		c.sweep(op, selection{from: 1}, func(points int) []int {
+			some := rand.Perm(points)[:min(points, sampleOfEach)]
+			slices.Sort(some)
+			return some
+		})
+		done++
+	}
+	c.sum(done)
+}
+
+// sweep cuts an operation at all selected points, or at those of them that choose
+// returns, counted from 0.
+func (c *campaign) sweep(op *operation, s selection, choose func(points int) []int) {
+	began, cuts, findings := time.Now(), c.cuts, c.findings
+	points, err := c.sweepThrough(op, s, choose)
+	if err != nil {
+		c.finding(op, 0, "", false, err)
+	}
+	if err == nil && points < least[op.name] {
+		c.finding(op, 0, "", false, fmt.Errorf("it has %d points, it had at least %d", points, least[op.name]))
+	}
+	fmt.Printf("operation %s: %d points, %d cut, %d findings, %v\n", op.name, points, c.cuts-cuts, c.findings-findings, time.Since(began).Round(time.Second))
+}
+
+func (c *campaign) sweepThrough(op *operation, s selection, choose func(points int) []int) (int, error) {
+	base := op
+	if op.first != nil {
+		base = op.first
+	}
+	t, err := c.build(base)
+	if err != nil {
+		return 0, fmt.Errorf("before it: %w", c.over(nil, err))
+	}
+	variants, err := c.variants(op, t)
+	if err != nil {
+		return 0, err
+	}
+	type place struct {
+		op   *operation
+		n    int
+		name string
+	}
+	var places []place
+	for _, v := range variants {
+		passed, err := c.dry(v, t)
+		if err != nil {
+			return 0, fmt.Errorf("%s without a cut: %w", v.name, err)
+		}
+		for i, name := range passed {
+			places = append(places, place{v, i + 1, name})
+		}
+	}
+	all := make([]int, len(places))
+	for i := range all {
+		all[i] = i
+	}
+	if choose != nil {
+		all = choose(len(places))
+	}
+	for _, i := range all {
+		if i+1 < s.from || s.to != 0 && i+1 > s.to {
+			continue
+		}
+		p := places[i]
+		for _, machine := range []bool{false, true} {
+			if s.machine != machine && (s.machine || (i+rollingStart)%machineEvery != 0) {
+				continue
+			}
+			cut, err := c.cut(p.op, t, p.n, machine)
+			if cut && !machine || cut && s.machine {
+				c.cuts++
+			}
+			if err != nil {
+				c.finding(p.op, i+1, p.name, machine, err)
+			}
+			if errors.Is(err, errStuck) {
+				fmt.Printf("stuck: go on with %s:%d-\n", op.name, i+2)
+				os.Exit(3)
+			}
+		}
+	}
+	return len(places), nil
+}
+
+func (c *campaign) finding(op *operation, n int, where string, machine bool, err error) {
+	c.findings++
+	mark := ""
+	if machine {
+		mark = "m"
+	}
+	fmt.Printf("FINDING %s:%d%s (%s): %v\n", op.name, n, mark, where, err)
+}

@@ -1,0 +1,67 @@
+//go:build kernel && points
+
+package points
+
+import (
+	"errors"
+	"fmt"
+)
+
+// variants are the operations that an operation stands for: itself, or for a repair
+// one for each point at which the operation before it is cut.
+func (c *campaign) variants(op *operation, t *template) ([]*operation, error) {
+	if op.first == nil {
+		return []*operation{op}, nil
+	}
+	passed, err := c.dry(op.first, t)
+	if err != nil {
+		return nil, fmt.Errorf("%s without a cut: %w", op.first.name, err)
+	}
+	var all []*operation
+	for i, name := range passed {
+		if op.at(name) {
+			v := *op.first
+			v.name, v.first, v.cutAt = op.name, op.first, i+1
+			all = append(all, &v)
+		}
+	}
+	return all, nil
+}
+
+// interrupt cuts the operation before a repair short. The next worker is to be killed at the n-th point.
+func (c *campaign) interrupt(op *operation, t *template, n int) (*rig, error) {
+	r, err := c.begin(op.first, t, op.cutAt)
+	if err == nil {
+		err = r.perform(op.first)
+	}
+	if !errors.Is(err, errCut) {
+		if err == nil {
+			err = fmt.Errorf("%s was not cut at its point %d", op.first.name, op.cutAt)
+		}
+		return r, err
+	}
+	r.w, r.opened, r.config = nil, false, c.config()
+	if r.w, err = startWorker(); err != nil {
+		return r, err
+	}
+	return r, r.arm(n)
+}
+
+// repair opens the pool, which is what may be cut, and then does what was interrupted.
+func (r *rig) repair(op *operation) (err error) {
+	if err := r.open(); err != nil {
+		return err
+	}
+	if r.points, err = r.settle(); err != nil {
+		return err
+	}
+	if err := r.arm(0); err != nil {
+		return err
+	}
+	if op.ready != nil {
+		if err := op.ready(r); err != nil {
+			return err
+		}
+	}
+	return op.act(r)
+}

@@ -1,0 +1,132 @@
+//go:build kernel && points
+
+package points
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+	"github.com/csi-dmsnap/csi-dmsnap/test/audit"
+)
+
+// verify checks all that must be so after an operation, and if empty that nothing is
+// left when all is deleted.
+func (r *rig) verify(empty bool) error {
+	if err := r.arm(0); err != nil {
+		return err
+	}
+	active := map[string]bool{}
+	for _, name := range r.order {
+		o := r.objects[name]
+		if o.snapshot || o.gone || o.hidden {
+			continue
+		}
+		if err := r.verifyVolume(o); err != nil {
+			return err
+		}
+		active[name] = o.path != ""
+	}
+	for _, name := range r.order {
+		if o := r.objects[name]; o.snapshot && !o.gone {
+			if err := r.verifySnapshot(o); err != nil {
+				return err
+			}
+		}
+	}
+	a, err := audit.Take(context.Background(), group, r.paths(), r.list, steadyLimit)
+	if errors.Is(err, audit.ErrHung) {
+		return &hangError{err.Error()}
+	}
+	if err != nil {
+		return err
+	}
+	if err := r.match(a); err != nil || !empty {
+		return err
+	}
+	if err := a.Extents(); err != nil {
+		return err
+	}
+	for _, snapshots := range []bool{false, true} {
+		for _, name := range r.order {
+			if o := r.objects[name]; o.snapshot == snapshots && !o.gone {
+				if o.path != "" {
+					if err := r.deactivate(name); err != nil {
+						return err
+					}
+				}
+				if err := r.remove(name); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if a, err = audit.Take(context.Background(), group, r.paths(), r.list, steadyLimit); err == nil {
+		err = errors.Join(a.Empty(), a.Extents())
+	}
+	return err
+}
+
+func (r *rig) verifyVolume(o *object) error {
+	if err := errors.Join(o.stopWriter(), o.stopReader()); err != nil {
+		return err
+	}
+	inactive := o.path == ""
+	if inactive {
+		if err := r.activate(o.name); err != nil {
+			return err
+		}
+	}
+	if err := o.check(o.path); err != nil {
+		return err
+	}
+	if inactive {
+		return r.deactivate(o.name)
+	}
+	return nil
+}
+
+// verifySnapshot compares a snapshot through a reader.
+func (r *rig) verifySnapshot(o *object) error {
+	rep, err := r.do(Call{Op: "create", Name: "check-" + o.name, Source: pool.Source{Kind: pool.FromSnapshot, LV: o.lv}, ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	at, err := r.do(Call{Op: "activate", LV: rep.LV})
+	if err != nil {
+		return err
+	}
+	if err := o.check(at.Path); err != nil {
+		return err
+	}
+	if _, err := r.do(Call{Op: "deactivate", LV: rep.LV}); err != nil {
+		return err
+	}
+	_, err = r.do(Call{Op: "delete", LV: rep.LV})
+	return err
+}
+
+// match compares what the pool lists with what must be there.
+func (r *rig) match(a *audit.Audit) error {
+	there := map[string]size.Bytes{}
+	for _, v := range a.Volumes {
+		there[v.Name] = v.Size
+	}
+	for _, s := range a.Snapshots {
+		if there[s.Name] = s.Size; s.Lost {
+			return fmt.Errorf("snapshot %s is lost", s.Name)
+		}
+	}
+	for _, o := range r.objects {
+		if got, is := there[o.name]; is == o.gone || is && got != o.size {
+			return fmt.Errorf("%s is there: %t, with %v; it must be: %t, with %v", o.name, is, got, !o.gone, o.size)
+		}
+		delete(there, o.name)
+	}
+	if len(there) > 0 {
+		return fmt.Errorf("nobody asked for %v", there)
+	}
+	return nil
+}

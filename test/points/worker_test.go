@@ -1,0 +1,279 @@
+//go:build kernel && points
+
+package points
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/rpc"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/point"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+	"github.com/csi-dmsnap/csi-dmsnap/test/audit"
+)
+
+const (
+	openLimit   = 15 * time.Second // for a pool to open, whatever was interrupted
+	callLimit   = 20 * time.Second
+	deathLimit  = 10 * time.Second // for a killed process to end
+	pendingWait = 5 * time.Millisecond
+	workerFD    = 3
+	workerVar   = "DMSNAP_POINTS_WORKER"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(workerVar) == "" {
+		os.Exit(m.Run())
+	}
+	conn, err := net.FileConn(os.NewFile(workerFD, "caller"))
+	if err == nil {
+		server := rpc.NewServer()
+		if err = server.RegisterName("W", &Worker{}); err == nil {
+			server.ServeConn(conn)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// Worker has the pool, in a process of its own, to be killed. It is called through
+// net/rpc; pools are opened and closed one after the other.
+type Worker struct {
+	pool   *pool.Pool
+	config pool.Config
+}
+
+// Call is an operation for the worker.
+type Call struct {
+	Op     string
+	Name   string // CSI name of what is made
+	LV     string // of the volume or snapshot
+	Size   size.Bytes
+	Source pool.Source
+
+	ReadOnly, Transient bool
+}
+
+// Reply is what came of a Call.
+type Reply struct {
+	LV    string
+	Size  size.Bytes
+	Path  string
+	Error string
+}
+
+// Open opens a pool, as a driver does that starts.
+func (w *Worker) Open(c pool.Config, _ *struct{}) (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), openLimit)
+	defer cancel()
+	w.config = c
+	w.pool, err = pool.Open(ctx, c, pool.Options{})
+	return err
+}
+
+// Close closes the pool.
+func (w *Worker) Close(struct{}, *struct{}) error {
+	if w.pool == nil {
+		return nil
+	}
+	p := w.pool
+	w.pool = nil
+	return p.Close()
+}
+
+// Arm has the process killed at the n-th point from now on; at none if n is 0.
+func (w *Worker) Arm(n int, _ *struct{}) error {
+	point.Arm(n, func(where string) {
+		fmt.Fprintf(os.Stderr, "cut %s\n", where)
+		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+		select {}
+	})
+	return nil
+}
+
+// Passed returns the points since Arm.
+func (w *Worker) Passed(_ struct{}, passed *[]string) error {
+	*passed = point.Passed()
+	return nil
+}
+
+// List returns what the pool has.
+func (w *Worker) List(_ struct{}, l *audit.Listing) (err error) {
+	if l.Volumes, err = w.pool.Volumes(context.Background()); err != nil {
+		return err
+	}
+	l.Snapshots, err = w.pool.Snapshots(context.Background())
+	return err
+}
+
+// Do executes an operation, and asks again where the pool wants that.
+func (w *Worker) Do(c Call, r *Reply) error {
+	ctx, cancel := context.WithTimeout(context.Background(), callLimit)
+	defer cancel()
+	for {
+		err := w.do(ctx, c, r)
+		var pending *pool.PendingError
+		if errors.As(err, &pending) && ctx.Err() == nil {
+			time.Sleep(pendingWait)
+			continue
+		}
+		if err != nil {
+			r.Error = err.Error()
+		}
+		return nil
+	}
+}
+
+func (w *Worker) do(ctx context.Context, c Call, r *Reply) (err error) {
+	var v pool.Volume
+	switch c.Op {
+	case "create":
+		v, err = w.pool.CreateVolume(ctx, pool.VolumeSpec{Name: c.Name, Size: c.Size, Mode: pool.Block, Source: c.Source, ReadOnly: c.ReadOnly, Transient: c.Transient})
+	case "snapshot":
+		var s pool.Snapshot
+		s, err = w.pool.CreateSnapshot(ctx, c.Name, c.LV)
+		v.LV, v.Size = s.LV, s.Size
+	case "expand":
+		v, err = w.pool.ExpandVolume(ctx, c.LV, c.Size, 0)
+	case "rollback": // as the command does it, beside the pool
+		var rolled pool.RolledBack
+		rolled, err = pool.Rollback(ctx, w.config, pool.Options{}, pool.RollbackSpec{Volume: c.LV, Snapshot: c.Source.LV})
+		v = rolled.Volume
+	case "adopt":
+		err = pool.Adopt(ctx, w.config, pool.Options{}, pool.Adoption{LV: c.LV, Name: c.Name, Mode: pool.Block})
+	case "import":
+		v, err = pool.Import(ctx, w.config, pool.Options{}, pool.ImportSpec{LV: c.LV, Name: c.Name, Probe: func(context.Context, string) (pool.Mode, string, error) {
+			return pool.Block, "", nil
+		}})
+	case "activate":
+		r.Path, err = w.pool.Activate(ctx, c.LV)
+	case "deactivate":
+		err = w.pool.Deactivate(ctx, c.LV)
+	case "delete":
+		err = w.pool.DeleteVolume(ctx, c.LV)
+	case "drop":
+		err = w.pool.DeleteSnapshot(ctx, c.LV)
+	default:
+		return fmt.Errorf("unknown operation %q", c.Op)
+	}
+	r.LV, r.Size = v.LV, v.Size
+	return err
+}
+
+// client is the other end: a worker process.
+type client struct {
+	*rpc.Client
+	cmd    *exec.Cmd
+	ended  chan struct{}
+	output *tail
+}
+
+// tail keeps the end of what a process writes.
+type tail struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+const tailBytes = 32 << 10
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.buf.Len() > 2*tailBytes {
+		t.buf.Next(t.buf.Len() - tailBytes)
+	}
+	return t.buf.Write(p)
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.buf.String()
+}
+
+func startWorker() (*client, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "worker"), os.NewFile(uintptr(fds[1]), "caller")
+	defer ours.Close()
+	defer theirs.Close()
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		return nil, err
+	}
+	c := &client{ended: make(chan struct{}), output: &tail{}}
+	c.cmd = exec.Command("/proc/self/exe")
+	c.cmd.Env = append(os.Environ(), workerVar+"=1")
+	c.cmd.Stdout, c.cmd.Stderr, c.cmd.ExtraFiles = c.output, c.output, []*os.File{theirs}
+	if err := c.cmd.Start(); err != nil {
+		return nil, err
+	}
+	c.Client = rpc.NewClient(conn)
+	go func() {
+		_ = c.cmd.Wait() // how it ended is seen from the calls
+		close(c.ended)
+	}()
+	return c, nil
+}
+
+// errCut says that the worker killed itself.
+var errCut = errors.New("cut")
+
+// call calls the worker; errCut if it died at its point.
+func (c *client) call(method string, arg, reply any, limit time.Duration) error {
+	select {
+	case done := <-c.Go("W."+method, arg, reply, make(chan *rpc.Call, 1)).Done:
+		var answered rpc.ServerError
+		if done.Error == nil || errors.As(done.Error, &answered) {
+			return done.Error
+		}
+		select {
+		case <-c.ended:
+		case <-time.After(deathLimit):
+			return &hangError{"the killed process does not end"}
+		}
+		if bytes.Contains([]byte(c.output.String()), []byte("cut ")) {
+			return errCut
+		}
+		return fmt.Errorf("the worker died by itself: %w", done.Error)
+	case <-time.After(limit):
+		return &hangError{fmt.Sprintf("%s %+v does not end", method, arg)}
+	}
+}
+
+// hangError says that something does not end.
+type hangError struct{ what string }
+
+func (e *hangError) Error() string { return "hang: " + e.what }
+
+// kill ends the worker, with its goroutines told if they hang.
+func (c *client) kill(goroutines bool) {
+	if goroutines && c.cmd.Process.Signal(syscall.SIGQUIT) == nil {
+		select {
+		case <-c.ended:
+		case <-time.After(3 * time.Second):
+		}
+	}
+	_ = c.cmd.Process.Kill()
+	c.Client.Close()
+	select {
+	case <-c.ended:
+	case <-time.After(deathLimit):
+	}
+}
