@@ -19,6 +19,7 @@ import (
 type operator struct {
 	here
 	config, pool, output string
+	plan                 bool // what would be done, instead of what is there
 }
 
 // lookLimit is how long a command waits for LVM2's lock, which commands of
@@ -69,7 +70,12 @@ position counts from the newest.`,
 		},
 		{
 			Use: "tree VOLUME", Short: "Draw a volume's history and its devices", Args: cobra.ExactArgs(1),
-			Long: "Draw the history of a volume, given by its name, its logical volume's or its CSI id, and its devices in the kernel.",
+			Long: `Draw the history of a volume, given by its name, its logical volume's or its CSI
+id, and its devices in the kernel. With --plan print instead what a driver that
+starts now would do to the devices of the volume, of what it reads through and of
+what reads through it: nothing if they are what the metadata calls for. What a
+running driver does with devices beyond that, such as to hold back writers, is
+not known to this command.`,
 			RunE: func(cmd *cobra.Command, args []string) error {
 				n, err := o.resolve(cmd.Context(), args[0], o.pool)
 				if err != nil {
@@ -82,6 +88,9 @@ position counts from the newest.`,
 					v, err := n.volume(found)
 					if err != nil {
 						return nil, err
+					}
+					if o.plan {
+						return v.Plan, printPlan(w, v)
 					}
 					return v, printTree(w, v)
 				})(cmd, args)
@@ -106,6 +115,9 @@ not answer.`,
 		c.Long += operatorHelp
 		o.commonFlags(c)
 		c.Flags().StringVar(&o.pool, "pool", "", "only this pool")
+		if c.Name() == "tree" {
+			c.Flags().BoolVar(&o.plan, "plan", false, "print what a driver that starts would do to the devices")
+		}
 	}
 	return commands
 }

@@ -102,6 +102,7 @@ func TestInspectCommands(t *testing.T) {
 			{[]string{"pools"}, []string{"fast", "vginspect", disk}},
 			{[]string{"volumes"}, []string{"base", "64MiB", "block", "ready", "yes"}},
 			{[]string{"snapshots"}, []string{"1/2", "snap2", "live", "2/2", "snap1", "frozen"}},
+			{[]string{"tree", "base", "--plan"}, []string{"/base: nothing to do"}},
 			{[]string{"tree", "base"}, []string{"mounted at " + mounted, "├─ snap2", "└─ snap1", "vginspect-base ", "└─ vginspect-base-real", "├─ vginspect-snap2-cow", "└─ vginspect-base-real (see above)", " P 32"}},
 		} {
 			out, complaint, code := program(t, append(c.args, "--config", config)...)
@@ -149,5 +150,13 @@ func TestInspectCommands(t *testing.T) {
 	}
 	if out, _, _ := program(t, "tree", "base", "--config", config); !strings.Contains(out, "SUSPENDED") {
 		t.Errorf("the tree does not show what is suspended:\n%s", out)
+	}
+	if out, _, _ := program(t, "tree", "base", "--plan", "--config", config); out != "resume   vginspect-base\n" {
+		t.Errorf("planned for what is suspended:\n%s", out)
+	}
+	out, _, _ = program(t, "tree", "base", "--plan", "--config", config, "-o", "json")
+	var plan []pool.PlanStep
+	if err := json.Unmarshal([]byte(out), &plan); err != nil || len(plan) != 1 || plan[0].Do != "resume" || plan[0].Device != "vginspect-base" {
+		t.Errorf("planned, for programs: %v, %s", err, out)
 	}
 }

@@ -66,6 +66,28 @@ func printTree(w io.Writer, v pool.VolumeState) error {
 	return nil
 }
 
+// printPlan prints the steps that bring the devices in line with the metadata.
+func printPlan(w io.Writer, v pool.VolumeState) error {
+	if len(v.Plan) == 0 {
+		_, err := fmt.Fprintf(w, "%s/%s: nothing to do\n", v.Pool, v.LV)
+		return err
+	}
+	for _, s := range v.Plan {
+		fmt.Fprintf(w, "%-7s  %s", s.Do, s.Device)
+		if s.To != "" {
+			fmt.Fprintf(w, " to %s", s.To)
+		}
+		if s.ReadOnly {
+			fmt.Fprint(w, ", read-only")
+		}
+		fmt.Fprintln(w)
+		for _, line := range s.Table {
+			fmt.Fprintf(w, "         %s\n", line)
+		}
+	}
+	return nil
+}
+
 // printDevices draws devices over the devices that they use. One that several
 // use is described the first time only.
 func printDevices(w io.Writer, devices []pool.DeviceState) {

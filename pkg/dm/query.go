@@ -29,6 +29,12 @@ func (c *Client) Table(name string) (Table, error) {
 	return t, err
 }
 
+// Look returns the state of the device and its live table in one call.
+func (c *Client) Look(name string) (Info, Table, error) {
+	t, info, err := c.table(name, 0)
+	return info, t, err
+}
+
 // LoadedTable returns the table in the inactive slot. It is nil if the slot is
 // empty.
 func (c *Client) LoadedTable(name string) (Table, error) {

@@ -274,7 +274,7 @@ func (p *Pool) stateOf(v *view, lv *lvm2.LV) (lost, fresh bool, err error) {
 			return false, false, err
 		}
 	} else {
-		table, err := p.linearTable(v, lv)
+		table, err := v.linearTable(lv)
 		if err != nil {
 			return false, false, err
 		}

@@ -51,7 +51,7 @@ func (c *copying) open(ctx context.Context, o *volume) (err error) {
 			return err
 		}
 		c.end = min(c.length.RoundUp(v.extent()), v.bytesOf(now.lv))
-		table, err := c.pool.linearTable(v, now.lv)
+		table, err := v.linearTable(now.lv)
 		if err != nil {
 			return err
 		}

@@ -76,7 +76,7 @@ func (p *Pool) found(d device) (*dm.Info, error) {
 }
 
 // linearTable maps lv onto its physical volumes.
-func (p *Pool) linearTable(v *view, lv *lvm2.LV) (dm.Table, error) {
+func (v *view) linearTable(lv *lvm2.LV) (dm.Table, error) {
 	ranges, err := physical(lv)
 	if err != nil {
 		return nil, fmt.Errorf("volume group %s: %w", v.vg.Name, err)

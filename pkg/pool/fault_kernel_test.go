@@ -206,7 +206,7 @@ func TestKilledInWindow(t *testing.T) {
 		return err
 	}, act: func(ctx context.Context, w *view) error {
 		o := w.volumeByLV(v.LV)
-		b, err := p.base(ctx, w, o, o.live(), must(p.linearTable(w, o.lv))(t))
+		b, err := p.base(ctx, w, o, o.live(), must(w.linearTable(o.lv))(t))
 		if err != nil {
 			return err
 		}
@@ -243,7 +243,7 @@ func TestElderLeftOnOrigin(t *testing.T) {
 	}, act: func(ctx context.Context, w *view) error {
 		o := w.volumeByLV(v.LV)
 		top := must(p.find(w.topDevice(o.lv)))(t)
-		b, err := p.base(ctx, w, o, o.live(), must(p.linearTable(w, o.lv))(t))
+		b, err := p.base(ctx, w, o, o.live(), must(w.linearTable(o.lv))(t))
 		if err != nil {
 			return err
 		}

@@ -165,7 +165,7 @@ func (f *fold) openStore(ctx context.Context, l *layer) (store *cow.Store, done 
 			return err
 		}
 		if info == nil {
-			table, err := f.linearTable(v, now.lv)
+			table, err := v.linearTable(now.lv)
 			if err != nil {
 				return err
 			}

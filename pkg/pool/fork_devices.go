@@ -1,11 +1,9 @@
 package pool
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -14,7 +12,7 @@ import (
 // blocks returns the table of the device that has the volume's content, and
 // brings up what it refers to: a fork's devices.
 func (p *Pool) blocks(ctx context.Context, v *view, o *volume) (dm.Table, error) {
-	own, err := p.linearTable(v, o.lv)
+	own, err := v.linearTable(o.lv)
 	if err != nil || !o.forked() {
 		return own, err
 	}
@@ -26,47 +24,24 @@ func (p *Pool) blocks(ctx context.Context, v *view, o *volume) (dm.Table, error)
 	if err != nil {
 		return nil, err
 	}
-	w := p.hydrator.window(o.lv.ID)
-	var window *kernelWindow
-	if w != nil {
-		info, err := p.find(v.device(o.lv, w.layer, udevReal))
+	number := map[string]dm.Device{v.forkDevice(o.lv).uuid: through}
+	var window *windowOn
+	if w := p.hydrator.window(o.lv.ID); w != nil {
+		d := v.device(o.lv, w.layer, udevReal)
+		info, err := p.find(d)
 		if err != nil {
 			return nil, err
 		}
 		if info == nil {
 			return nil, fmt.Errorf("volume %s/%s: the device of its window %s is gone", v.vg.Name, o.lv.Name, w.layer)
 		}
-		window = &kernelWindow{info.Device, w.span}
+		number[d.uuid], window = info.Device, &windowOn{d.uuid, w.span}
 	}
-	return composite(own, o.hydrated.missing(l.length), through, window), nil
-}
-
-// kernelWindow is a window's place on a fork, and its device.
-type kernelWindow struct {
-	device dm.Device
-	span
-}
-
-// composite is the table of a fork: the window if there is one, through where
-// something is missing, own elsewhere.
-func composite(own dm.Table, missing spans, through dm.Device, w *kernelWindow) dm.Table {
-	parts := missing
-	if w != nil {
-		parts = append(missing.without(w.span), w.span)
-		slices.SortFunc(parts, func(a, b span) int { return cmp.Compare(a.start, b.start) })
-	}
-	var t dm.Table
-	var at size.Sectors
-	for _, part := range parts {
-		to := dm.Linear{Device: through, Offset: part.start}
-		if w != nil && part == w.span {
-			to = dm.Linear{Device: w.device}
-		}
-		t = append(t, cutTable(own, at, part.start)...)
-		t = append(t, dm.Segment{Start: part.start, Length: part.length, Target: to})
-		at = part.end()
-	}
-	return append(t, cutTable(own, at, max(at, own.Length()))...)
+	table, _ := forkOn(own, o.hydrated.missing(l.length), v.forkDevice(o.lv).uuid, window).bind(func(uuid string) (dm.Device, bool) {
+		d, known := number[uuid]
+		return d, known
+	})
+	return table, nil
 }
 
 // cutTable returns the part of a linear table between two sectors.

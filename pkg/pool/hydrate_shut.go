@@ -55,7 +55,7 @@ func (h *hydrator) shut(ctx context.Context, v *view, o *volume, w *window) erro
 		}
 		to = whole(w.length, dm.Linear{Device: fork.Device, Offset: w.start})
 	} else {
-		own, err := p.linearTable(v, o.lv)
+		own, err := v.linearTable(o.lv)
 		if err != nil {
 			return err
 		}

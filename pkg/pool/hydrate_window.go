@@ -91,7 +91,7 @@ func (h *hydrator) prepare(ctx context.Context, v *view, o *volume, w *window) (
 	if err != nil {
 		return d, err
 	}
-	own, err := p.linearTable(v, o.lv)
+	own, err := v.linearTable(o.lv)
 	if err != nil {
 		return d, err
 	}

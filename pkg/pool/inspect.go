@@ -72,6 +72,18 @@ type VolumeState struct {
 	Mounts     []string      `json:"mounts,omitempty"` // as far as this process sees
 	Layers     []LayerState  `json:"layers"`           // newest first, then LVM2's snapshots
 	Devices    []DeviceState `json:"devices"`          // of the volume and its layers, sorted by name
+	// Plan is what a driver that starts now does to the devices of the volume, of what
+	// it reads through and of what reads through it.
+	Plan []PlanStep `json:"-"`
+}
+
+// PlanStep is one step of a plan.
+type PlanStep struct {
+	Do       string   `json:"do"` // clear, create, load, suspend, resume, used, rename or remove
+	Device   string   `json:"device"`
+	Table    []string `json:"table,omitempty"` // to load, as dmsetup prints it; <name> for a device that has no number yet
+	ReadOnly bool     `json:"readOnly,omitempty"`
+	To       string   `json:"to,omitempty"` // the new name
 }
 
 // Hydration tells how far a restored volume is copied, in bytes.
@@ -146,8 +158,10 @@ func Inspect(ctx context.Context, c Config, o Options) (*Inspection, error) {
 	}
 	out := &Inspection{PoolState: l.poolState(), Volumes: []VolumeState{}}
 	out.LeftOut = i.leftOut(l.view)
+	plans := l.plans()
 	for _, o := range l.view.volumes {
 		s := l.volumeState(o)
+		s.Plan = plans[o]
 		if top := l.at(o.lv, ""); top != nil {
 			s.Mounts = mounts[top.Device]
 		}
@@ -161,6 +175,26 @@ func Inspect(ctx context.Context, c Config, o Options) (*Inspection, error) {
 	}
 	slices.SortFunc(out.Volumes, func(a, b VolumeState) int { return strings.Compare(a.LV, b.LV) })
 	return out, nil
+}
+
+// plans returns the plan of each volume's family.
+func (l *look) plans() map[*volume][]PlanStep {
+	out := map[*volume][]PlanStep{}
+	for _, members := range l.view.members() {
+		w := l.view.want(members, l.view.inUse(members, l.devices, true), l.view.seenRunning(members, l.devices))
+		plan := []PlanStep{}
+		for _, s := range w.plan(members, l.devices) {
+			x := PlanStep{Do: string(s.do), Device: s.name, ReadOnly: s.readOnly, To: s.to}
+			if s.do == stepLoad {
+				x.Table = s.table.text(l.devices.number, func(uuid string) string { return w.wantedAt(device{uuid: uuid}).name })
+			}
+			plan = append(plan, x)
+		}
+		for _, o := range members {
+			out[o] = plan
+		}
+	}
+	return out
 }
 
 func (l *look) poolState() PoolState {

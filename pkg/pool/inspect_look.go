@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
@@ -82,23 +83,14 @@ func (i *inspector) locked(ctx context.Context, f func(*view) error) (err error)
 type look struct {
 	*inspector
 	view     *view
-	devices  map[string]*kernelDevice // of the group, by UUID
-	names    map[string]string        // UUIDs of all devices of the kernel, by name
-	problems []error                  // of the metadata on the disks
-}
-
-// kernelDevice is the state of a device.
-type kernelDevice struct {
-	dm.Info
-	uuid   string
-	table  dm.Table
-	uses   []dm.Device
-	status *dm.SnapshotStatus // of a snapshot
+	devices  kernel            // of the group
+	names    map[string]string // UUIDs of all devices of the kernel, by name
+	problems []error           // of the metadata on the disks
 }
 
 // look reads the metadata and all devices of the group.
 func (i *inspector) look(ctx context.Context) (*look, error) {
-	l := &look{inspector: i, devices: map[string]*kernelDevice{}, names: map[string]string{}}
+	l := &look{inspector: i, names: map[string]string{}}
 	err := i.locked(ctx, func(v *view) error {
 		l.view, l.problems = v, i.pool.store.Problems()
 		all, err := i.pool.dm.List()
@@ -107,19 +99,9 @@ func (i *inspector) look(ctx context.Context) (*look, error) {
 		}
 		for _, e := range all {
 			l.names[e.Name] = e.UUID
-			if _, _, ours := splitUUID(v.vg.ID, e.UUID); !ours {
-				continue
-			}
-			d, err := i.kernelDevice(e)
-			if errors.Is(err, dm.ErrNotFound) {
-				continue // somebody removed it without LVM2's lock
-			}
-			if err != nil {
-				return err
-			}
-			l.devices[e.UUID] = d
 		}
-		return nil
+		l.devices, err = lookAtAll(i.pool.dm, v.vg.ID, all, true)
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("inspecting pool %s: %w", i.pool.name, err)
@@ -127,37 +109,9 @@ func (i *inspector) look(ctx context.Context) (*look, error) {
 	return l, nil
 }
 
-func (i *inspector) kernelDevice(e dm.ListEntry) (*kernelDevice, error) {
-	d := &kernelDevice{uuid: e.UUID}
-	var err error
-	if d.Info, err = i.pool.dm.Info(e.Name); err != nil {
-		return nil, err
-	}
-	table := i.pool.dm.Table
-	if d.Suspended && d.Loaded { // as of a volume whose writers are held: what it goes on with
-		table = i.pool.dm.LoadedTable
-	}
-	if d.table, err = table(e.Name); err != nil {
-		return nil, err
-	}
-	if d.uses, err = i.pool.dm.Deps(e.Name); err != nil {
-		return nil, err
-	}
-	status, err := i.pool.dm.Status(e.Name)
-	if err != nil {
-		return nil, err
-	}
-	for _, s := range status {
-		if s, ok := s.Status.(dm.SnapshotStatus); ok {
-			d.status = &s
-		}
-	}
-	return d, nil
-}
-
 // at returns the kernel's device of a logical volume's layer, nil if there is none.
 func (l *look) at(lv *lvm2.LV, layer string) *kernelDevice {
-	return l.devices[lvm2.DMUUID(l.view.vg.ID, lv.ID, layer)]
+	return l.devices.at(l.view.vg.ID, lv, layer)
 }
 
 func (d *kernelDevice) state() DeviceState {
@@ -165,10 +119,10 @@ func (d *kernelDevice) state() DeviceState {
 		Name: d.Name, Number: d.Device.String(), OpenCount: d.OpenCount, ReadOnly: d.ReadOnly, Suspended: d.Suspended,
 		Table: []string{}, Uses: []string{},
 	}
-	if len(d.table) > 0 {
-		s.Table = strings.Split(d.table.String(), "\n")
+	if t := d.goesOn(); len(t) > 0 {
+		s.Table = strings.Split(t.String(), "\n")
 	}
-	for _, u := range d.uses {
+	for _, u := range slices.Backward(devicesIn(d.table)) { // as the kernel lists them
 		s.Uses = append(s.Uses, u.String())
 	}
 	if d.status != nil {

@@ -44,7 +44,7 @@ func (p *Pool) mapStore(ctx context.Context, v *view, lv *lvm2.LV, use storeUse)
 		braked.Suspended = false // left to who holds it, unless the store changes
 		info = &braked
 	}
-	table, err := p.linearTable(v, lv)
+	table, err := v.linearTable(lv)
 	if err != nil {
 		return dev, false, err
 	}

@@ -58,6 +58,26 @@ func noFindings(t *testing.T, p *Pool) {
 	for _, f := range v.Findings {
 		t.Errorf("check: %s %s: %s", f.Reason, f.Where, f.What)
 	}
+	if len(v.Findings) == 0 {
+		nothingPlanned(t, p)
+	}
+}
+
+// nothingPlanned checks that the devices are those that they should be.
+func nothingPlanned(t *testing.T, p *Pool) {
+	t.Helper()
+	var plan []PlanStep
+	for range 10 { // what runs may be between two steps
+		plan = nil
+		for _, v := range must(Inspect(context.Background(), p.config, Options{}))(t).Volumes {
+			plan = append(plan, v.Plan...)
+		}
+		if len(plan) == 0 {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Errorf("planned: %+v", plan)
 }
 
 // TestReaders: volumes for readers only show their snapshots, several at once,

@@ -34,7 +34,7 @@ func scratchChunk(most, length size.Bytes) (size.Sectors, error) {
 // that is there stays as it is: a new table would forget what was written.
 func (p *Pool) scratchUp(ctx context.Context, v *view, o *volume, below dm.Device, top *dm.Info) error {
 	vol, store := v.topDevice(o.lv), v.cowDevice(o.lv)
-	table, err := p.linearTable(v, o.lv)
+	table, err := v.linearTable(o.lv)
 	if err != nil {
 		return err
 	}

@@ -59,8 +59,8 @@ func TestParseHydrated(t *testing.T) {
 	}
 }
 
-// TestComposite: every sector of a fork leads to where it is.
-func TestComposite(t *testing.T) {
+// TestForkTable: every sector of a fork leads to where it is.
+func TestForkTable(t *testing.T) {
 	disk, fork, copying := dm.Device{Major: 8}, dm.Device{Major: 254, Minor: 1}, dm.Device{Major: 254, Minor: 2}
 	own := dm.Table{
 		{Start: 0, Length: 60, Target: dm.Linear{Device: disk, Offset: 1000}},
@@ -70,8 +70,14 @@ func TestComposite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, w := range []*kernelWindow{nil, {copying, span{70, 10}}, {copying, span{10, 5}}, {copying, span{52, 2}}, {copying, span{0, 10}}} {
-		table := composite(own, h.missing(100), fork, w)
+	for _, w := range []*windowOn{nil, {"window", span{70, 10}}, {"window", span{10, 5}}, {"window", span{52, 2}}, {"window", span{0, 10}}} {
+		table, complete := forkOn(own, h.missing(100), "fork", w).bind(func(uuid string) (dm.Device, bool) {
+			d, known := map[string]dm.Device{"fork": fork, "window": copying}[uuid]
+			return d, known
+		})
+		if !complete {
+			t.Fatalf("%v: a device is missing", w)
+		}
 		at := size.Sectors(0)
 		for _, s := range table {
 			if s.Start != at {

@@ -171,7 +171,7 @@ func (p *Pool) activateTheirs(ctx context.Context, v *view, lv *lvm2.LV) (string
 	if why := v.notPlain(lv); why != "" {
 		return "", fmt.Errorf("logical volume %s/%s: %w: it is not active, and %s; activate it with lvchange -ay %[1]s/%[2]s", v.vg.Name, lv.Name, ErrPrecondition, why)
 	}
-	table, err := p.linearTable(v, lv)
+	table, err := v.linearTable(lv)
 	if err != nil {
 		return "", err
 	}

@@ -37,7 +37,7 @@ func TestCutAfterUnfinishedCut(t *testing.T) {
 				return err
 			}, act: func(ctx context.Context, w *view) error {
 				o := w.volumeByLV(v.LV)
-				_, err := p.base(ctx, w, o, o.live(), must(p.linearTable(w, o.lv))(t))
+				_, err := p.base(ctx, w, o, o.live(), must(w.linearTable(o.lv))(t))
 				return err
 			}}))
 			must(p.CreateSnapshot(ctx, "s3", v.LV))(t)

@@ -236,7 +236,7 @@ func (v *view) notReclaimed() error {
 func (p *Pool) openTrash(ctx context.Context, v *view, lv *lvm2.LV, mapped []mapping) (*wiping, error) {
 	p.trash.Lock()
 	defer p.trash.Unlock()
-	table, err := p.linearTable(v, lv)
+	table, err := v.linearTable(lv)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,215 @@
+package pool
+
+import (
+	"errors"
+	"slices"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// kernelDevice is the state of a device at one moment.
+type kernelDevice struct {
+	dm.Info
+	uuid   string
+	table  dm.Table           // the live one
+	loaded dm.Table           // of the inactive slot; nil if that is empty
+	status *dm.SnapshotStatus // of a snapshot, where it was asked for
+}
+
+// kernel is the state of a group's devices at one moment, by their UUIDs.
+type kernel map[string]*kernelDevice
+
+// lookAt asks the kernel for one device. Of what may hang while a device below is
+// suspended nothing is asked for but with the status.
+func lookAt(client *dm.Client, e dm.ListEntry, status bool) (*kernelDevice, error) {
+	d := &kernelDevice{uuid: e.UUID}
+	var err error
+	if d.Info, d.table, err = client.Look(e.Name); err != nil {
+		return nil, err
+	}
+	if d.Loaded {
+		if d.loaded, err = client.LoadedTable(e.Name); err != nil {
+			return nil, err
+		}
+	}
+	if !status {
+		return d, nil
+	}
+	all, err := client.Status(e.Name)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range all {
+		if s, ok := s.Status.(dm.SnapshotStatus); ok {
+			d.status = &s
+		}
+	}
+	return d, nil
+}
+
+// lookAtAll asks for those of all devices that are the group's. One that somebody
+// removes meanwhile, without LVM2's lock, is left out.
+func lookAtAll(client *dm.Client, vg lvm2.ID, all []dm.ListEntry, status bool) (kernel, error) {
+	k := kernel{}
+	for _, e := range all {
+		if _, _, ours := splitUUID(vg, e.UUID); !ours {
+			continue
+		}
+		d, err := lookAt(client, e, status)
+		if errors.Is(err, dm.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		k[e.UUID] = d
+	}
+	return k, nil
+}
+
+// goesOn returns the table with which a device runs, or goes on if it is suspended,
+// as that of a volume whose writers are held.
+func (d *kernelDevice) goesOn() dm.Table {
+	if d.Suspended && d.Loaded {
+		return d.loaded
+	}
+	return d.table
+}
+
+// uses returns the devices that a device's tables lie on, each once.
+func (d *kernelDevice) uses() []dm.Device { return devicesIn(d.table, d.loaded) }
+
+// devicesIn returns the devices that tables lie on, each once.
+func devicesIn(tables ...dm.Table) []dm.Device {
+	var out []dm.Device
+	seen := map[dm.Device]bool{}
+	for _, t := range tables {
+		for _, s := range t {
+			for _, a := range areas(s) {
+				if !seen[a.Device] {
+					seen[a.Device] = true
+					out = append(out, a.Device)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// at returns the device of a logical volume's layer; nil if there is none.
+func (k kernel) at(vg lvm2.ID, lv *lvm2.LV, layer string) *kernelDevice {
+	return k[lvm2.DMUUID(vg, lv.ID, layer)]
+}
+
+// number returns the number of the device with the UUID, for symbolic tables.
+func (k kernel) number(uuid string) (dm.Device, bool) {
+	if d := k[uuid]; d != nil {
+		return d.Device, true
+	}
+	return dm.Device{}, false
+}
+
+// opened returns how often each device is open other than by devices of the group.
+func (k kernel) opened() map[string]int {
+	byNumber, out := make(map[dm.Device]string, len(k)), make(map[string]int, len(k))
+	for uuid, d := range k {
+		byNumber[d.Device], out[uuid] = uuid, d.OpenCount
+	}
+	for _, d := range k {
+		for _, below := range d.uses() {
+			if uuid := byNumber[below]; uuid != "" {
+				out[uuid]--
+			}
+		}
+	}
+	return out
+}
+
+// inUse finds what of a family is in use, by the kernel's devices: volumes that have
+// a device for their users, what is open, and what that lies on. With hydrating a fork
+// counts as in use as long as it has devices: a driver may copy it.
+func (v *view) inUse(members []*volume, k kernel, hydrating bool) use {
+	u := use{active: map[lvm2.ID]bool{}, content: map[lvm2.ID]bool{}, read: map[lvm2.ID]bool{}}
+	busy := v.busy(members, k)
+	for _, o := range members {
+		fork := v.forkDevice(o.lv)
+		u.active[o.lv.ID] = k[v.topDevice(o.lv).uuid] != nil
+		u.content[o.lv.ID] = o.forked() && k[fork.uuid] != nil && hydrating || busy[fork.uuid] || busy[v.realDevice(o.lv).uuid]
+		for _, l := range o.layers {
+			u.read[l.lv.ID] = busy[v.snapDevice(l.lv).uuid]
+		}
+	}
+	return u
+}
+
+// busy returns the devices that are open other than by devices of the family, or are
+// left as they are, and all that these lie on.
+func (v *view) busy(members []*volume, k kernel) map[string]bool {
+	byNumber, out := make(map[dm.Device]string, len(k)), map[string]bool{}
+	for uuid, d := range k {
+		byNumber[d.Device] = uuid
+	}
+	var mark func(uuid string)
+	mark = func(uuid string) {
+		if d := k[uuid]; d != nil && !out[uuid] {
+			out[uuid] = true
+			for _, n := range d.uses() {
+				mark(byNumber[n])
+			}
+		}
+	}
+	for uuid, n := range k.opened() {
+		if n > 0 {
+			mark(uuid)
+		}
+	}
+	for _, o := range members {
+		if o.theirs() == "" {
+			continue
+		}
+		for _, lv := range o.parts() {
+			for _, layer := range allLayers {
+				mark(lvm2.DMUUID(v.vg.ID, lv.ID, layer))
+			}
+		}
+	}
+	return out
+}
+
+// seenRunning finds what a driver does with the devices of a family, by these alone:
+// which windows its forks have, and to which frozen layer it folds another one.
+func (v *view) seenRunning(members []*volume, k kernel) running {
+	r := running{windows: map[lvm2.ID]window{}, held: map[string]bool{}}
+	for _, o := range members {
+		for _, l := range o.layers {
+			if d := k[v.snapDevice(l.lv).uuid]; d != nil && l.snap == nil && l.superset && !d.ReadOnly {
+				r.heir = l.lv.ID
+			}
+		}
+		if !o.forked() {
+			continue
+		}
+		user := k[v.contentDevice(o).uuid]
+		for _, layer := range []string{layerWindow0, layerWindow1} {
+			d := k[v.device(o.lv, layer, udevReal).uuid]
+			if d == nil || len(d.table) != 1 {
+				continue
+			}
+			m, is := d.table[0].Target.(dm.Mirror)
+			if is && len(m.Legs) == 2 && (user == nil || slices.Contains(devicesIn(user.goesOn()), d.Device)) {
+				r.windows[o.lv.ID] = window{layer, span{m.Legs[0].Offset, d.table.Length()}}
+			}
+		}
+	}
+	return r
+}
+
+// contentDevice is the device that has the volume's content: that of its users, or
+// the blocks below it if there is a live layer.
+func (v *view) contentDevice(o *volume) device {
+	if o.live() != nil {
+		return v.realDevice(o.lv)
+	}
+	return v.topDevice(o.lv)
+}

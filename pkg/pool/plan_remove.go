@@ -1,0 +1,240 @@
+package pool
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// ofFamily returns the UUIDs of the kernel's devices that are the family's to change:
+// its members', and those of trash that is above or below these.
+func (p *planner) ofFamily(members []*volume) map[string]bool {
+	lvs, trash := map[string]bool{}, map[string]bool{}
+	for _, o := range members {
+		for _, lv := range o.parts() {
+			lvs[string(lv.ID)] = true
+		}
+	}
+	for _, lv := range p.trash {
+		trash[string(lv.ID)] = linear(lv) // else LVM2 is moving it
+	}
+	byNumber := p.byNumber()
+	id := func(uuid string) string { id, _, _ := splitUUID(p.vg.ID, uuid); return id }
+	for more := true; more; {
+		more = false
+		join := func(x string, on bool) {
+			if on && trash[x] && !lvs[x] {
+				lvs[x], more = true, true
+			}
+		}
+		for uuid, d := range p.k {
+			for _, n := range d.uses() {
+				if below := byNumber[n]; below != "" {
+					join(id(uuid), lvs[id(below)])
+					join(id(below), lvs[id(uuid)])
+				}
+			}
+		}
+	}
+	mine := map[string]bool{}
+	for uuid := range p.k {
+		mine[uuid] = lvs[id(uuid)]
+	}
+	return mine
+}
+
+func (p *planner) byNumber() map[dm.Device]string {
+	out := make(map[dm.Device]string, len(p.k))
+	for uuid, d := range p.k {
+		out[d.Device] = uuid
+	}
+	return out
+}
+
+// bottomUp returns those of the kernel's devices and what they lie on, the lowest first.
+func (p *planner) bottomUp(of map[string]bool) []*kernelDevice {
+	var out []*kernelDevice
+	byNumber, seen := p.byNumber(), map[string]bool{}
+	var visit func(uuid string)
+	visit = func(uuid string) {
+		if uuid == "" || seen[uuid] {
+			return
+		}
+		seen[uuid] = true
+		for _, n := range p.k[uuid].uses() {
+			visit(byNumber[n])
+		}
+		out = append(out, p.k[uuid])
+	}
+	for _, uuid := range p.sorted(of) {
+		visit(uuid)
+	}
+	return out
+}
+
+// sorted returns UUIDs in the order of the devices' names, so that equal states make
+// equal plans.
+func (p *planner) sorted(of map[string]bool) []string {
+	var out []string
+	for uuid, is := range of {
+		if is {
+			out = append(out, uuid)
+		}
+	}
+	slices.SortFunc(out, func(a, b string) int { return strings.Compare(p.k[a].Name, p.k[b].Name) })
+	return out
+}
+
+// misnamed returns the names that devices should have and have not, by their UUIDs. Trash
+// keeps its name unless it stays, or something else should have the name.
+func (p *planner) misnamed(mine map[string]bool) map[string]string {
+	should, to := map[string]bool{}, map[string]string{}
+	for i := range p.devices {
+		should[p.devices[i].name] = true
+	}
+	for uuid, d := range p.k {
+		id, layer, _ := splitUUID(p.vg.ID, uuid)
+		lv := p.vg.LVByID(lvm2.ID(id))
+		if !mine[uuid] || lv == nil || p.kept[uuid] != nil {
+			continue
+		}
+		_, trash := p.decoded[lv].(trashed)
+		if name := lvm2.DMName(p.vg.Name, lv.Name, layer); name != d.Name && (!trash || p.opened[uuid] > 0 || should[d.Name]) {
+			to[uuid] = name
+		}
+	}
+	return to
+}
+
+// rename gives devices the names of their logical volumes, which a rollback may have
+// changed. One that has another one's name comes first.
+func (p *planner) rename(mine map[string]bool) {
+	taken, to := map[string]bool{}, p.misnamed(mine)
+	for _, d := range p.k {
+		taken[d.Name] = true
+	}
+	for progress := true; progress; {
+		progress = false
+		for _, uuid := range p.sorted(mine) {
+			d, name := p.k[uuid], to[uuid]
+			if name == "" || taken[name] {
+				continue
+			}
+			p.steps = append(p.steps, step{do: stepRename, device: device{name: d.Name, uuid: uuid, udev: udevReal}, to: name})
+			delete(taken, d.Name)
+			renamed := *d
+			renamed.Name = name
+			p.k[uuid], taken[name], progress = &renamed, true, true
+			delete(to, uuid)
+		}
+	}
+}
+
+// shutWindows makes mirrors that nobody waits for any more lead to where the volume's
+// content is: to the fork or, if the position is behind the window already, to the
+// volume's own blocks. They may hold writes since a disk failed, and nothing above them
+// could be suspended.
+func (p *planner) shutWindows(o *volume) {
+	if o.theirs() != "" {
+		return
+	}
+	for _, layer := range []string{layerWindow0, layerWindow1} {
+		d := p.k[p.device(o.lv, layer, udevReal).uuid]
+		if d == nil || !d.Live || len(d.table) != 1 || p.copied[o.lv.ID] == layer || p.wantedAt(device{uuid: d.uuid}).of != nil {
+			continue
+		}
+		m, is := d.table[0].Target.(dm.Mirror)
+		own, err := p.linearTable(o.lv)
+		if !is || len(m.Legs) != 2 || err != nil {
+			continue
+		}
+		at, fork := span{m.Legs[0].Offset, d.table.Length()}, p.forkDevice(o.lv)
+		w := &wanted{device: p.device(o.lv, layer, udevReal), of: o, table: disks(cutTable(own, at.start, at.end()))}
+		if o.forked() && !o.hydrated.has(at) {
+			if p.k[fork.uuid] == nil {
+				continue
+			}
+			w.table = linearOn(at.length, fork.uuid, at.start)
+		}
+		p.load(w, d.Loaded && !p.ran[w.uuid])
+		if !d.Suspended || p.ran[w.uuid] {
+			p.steps = append(p.steps, step{do: stepSuspend, device: w.device, of: o, noFlush: true})
+		}
+		p.add(stepResume, w)
+	}
+}
+
+// remove removes what is not wanted and what nobody has open, the highest device first.
+// Trash that somebody has open gives its name away.
+func (p *planner) remove(mine map[string]bool) {
+	should, users, byNumber := map[string]bool{}, map[string]int{}, p.byNumber()
+	for i := range p.devices {
+		w := &p.devices[i]
+		should[w.uuid] = true
+		for _, below := range w.table.below() {
+			users[below]++
+		}
+	}
+	below := func(d *kernelDevice, count int) {
+		for _, n := range d.uses() {
+			users[byNumber[n]] += count
+		}
+		for _, uuid := range p.collecting(d) {
+			users[uuid] += count
+		}
+	}
+	left := map[string]bool{}
+	for uuid, d := range p.k {
+		if !should[uuid] {
+			below(d, 1)
+			left[uuid] = mine[uuid] && p.kept[uuid] == nil
+		}
+	}
+	for progress := true; progress; {
+		progress = false
+		for _, uuid := range p.sorted(left) {
+			if d := p.k[uuid]; users[uuid] == 0 && p.opened[uuid] <= 0 {
+				p.steps = append(p.steps, p.removal(d))
+				below(d, -1)
+				delete(left, uuid)
+				progress = true
+			}
+		}
+	}
+}
+
+// collecting returns the snapshots into which is copied what is overwritten through a
+// volume's device d. They go after it: it may turn out to be open.
+func (p *planner) collecting(d *kernelDevice) (uuids []string) {
+	if len(d.table) != 1 {
+		return nil
+	}
+	origin, is := d.table[0].Target.(dm.SnapshotOrigin)
+	if !is {
+		return nil
+	}
+	for uuid, x := range p.k {
+		if len(x.table) == 1 {
+			if s, is := x.table[0].Target.(dm.Snapshot); is && s.Origin == origin.Origin {
+				uuids = append(uuids, uuid)
+			}
+		}
+	}
+	return uuids
+}
+
+// removal is the step that removes a device.
+func (p *planner) removal(d *kernelDevice) step {
+	id, layer, _ := splitUUID(p.vg.ID, d.uuid)
+	s := step{do: stepRemove, device: device{name: d.Name, uuid: d.uuid, udev: udevReal}}
+	if layer == "" {
+		s.layer = p.layers[lvm2.ID(id)]
+		s.of = p.volumes[lvm2.ID(id)]
+	}
+	if s.layer != nil {
+		s.of, s.udev = p.volumes[s.layer.of], udevSnapshot
+	}
+	return s
+}

@@ -1,0 +1,173 @@
+package pool
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+func TestPlanCut(t *testing.T) {
+	r := newRig(newGroup(t))
+	r.volume("vol", 8)
+	active := situation{active: []string{"vol"}}
+	r.expect("activation", r.converge("activation", active), "create vol", "load vol: 0 65536 linear 0:0 2048", "resume vol")
+	r.cut("vol", "s1", 8)
+	r.expect("first cut", r.converge("first cut", active),
+		"create vol-real", "load vol-real: 0 65536 linear 0:0 2048", "resume vol-real",
+		"create s1-cow", "load s1-cow: 0 65536 linear 0:0 67584", "resume s1-cow",
+		"create s1", "load s1: 0 65536 snapshot <vol-real> <s1-cow> P 128",
+		"load vol: 0 65536 snapshot-origin <vol-real>",
+		"suspend vol", "resume s1", "resume vol")
+	r.cut("vol", "s2", 8)
+	r.expect("next cut", r.converge("next cut", active),
+		"create s2-cow", "load s2-cow: 0 65536 linear 0:0 133120", "resume s2-cow",
+		"create s2", "load s2: 0 65536 snapshot <vol-real> <s2-cow> P 128",
+		"suspend vol", "used s1", "resume s2", "resume vol",
+		"remove s1", "remove s1-cow")
+	read := situation{active: []string{"vol"}, read: []string{"s2"}}
+	r.cut("vol", "s3", 8)
+	r.expect("cut while the newest is read", r.converge("cut while the newest is read", read),
+		"create s3-cow", "load s3-cow: 0 65536 linear 0:0 198656", "resume s3-cow",
+		"create s3", "load s3: 0 65536 snapshot <vol-real> <s3-cow> P 128",
+		"suspend vol", "used s2", "resume s3", "resume vol",
+		"load s2: 0 65536 snapshot <s3> <s2-cow> P 128", "suspend s2", "resume s2")
+	r.expect("nobody reads it any more", r.converge("closed", active), "remove s2", "remove s2-cow")
+	r.grow("vol", 2)
+	r.expect("expand", r.converge("expand", active),
+		"load vol-real: 0 65536 linear 0:0 2048; 65536 16384 linear 0:0 264192",
+		"load vol: 0 81920 snapshot-origin <vol-real>",
+		"suspend vol", "resume vol-real", "resume vol")
+	r.grow("s3", 1)
+	r.expect("growth", r.converge("growth", active),
+		"load s3-cow: 0 65536 linear 0:0 198656; 65536 8192 linear 0:0 280576", "suspend s3-cow", "resume s3-cow")
+	r.expect("deactivation", r.converge("deactivation", situation{}),
+		"remove vol", "remove s3", "remove s3-cow", "remove vol-real")
+}
+
+func TestPlanLastSnapshot(t *testing.T) {
+	r := newRig(newGroup(t))
+	r.volume("vol", 8)
+	r.cut("vol", "s1", 8)
+	active := situation{active: []string{"vol"}}
+	r.expect("activation", r.converge("activation", active),
+		"create vol-real", "load vol-real: 0 65536 linear 0:0 2048", "resume vol-real",
+		"create s1-cow", "load s1-cow: 0 65536 linear 0:0 67584", "resume s1-cow",
+		"create s1", "load s1: 0 65536 snapshot <vol-real> <s1-cow> P 128", "resume s1",
+		"create vol", "load vol: 0 65536 snapshot-origin <vol-real>", "resume vol")
+	r.drop("s1")
+	trash := r.trash[0].Name
+	got := r.converge("the last snapshot is deleted", active)
+	r.expect("the last snapshot is deleted", got,
+		"load vol: 0 65536 linear 0:0 2048", "suspend vol", "resume vol", "remove s1", "remove s1-cow", "remove vol-real")
+	if strings.Contains(fmt.Sprint(got), trash) {
+		t.Error("its devices are renamed before they go")
+	}
+}
+
+// TestPlanOfName: what has another one's name gives it away first.
+func TestPlanOfName(t *testing.T) {
+	r := newRig(newGroup(t))
+	r.volume("vol", 8)
+	active := situation{active: []string{"vol"}}
+	r.converge("activation", active)
+	c := r.vg.LV("vol").Clone()
+	c.Name = "other"
+	r.check(r.put(c))
+	r.volume("vol", 8)
+	r.opens([]string{"vol"})
+	all := append(r.members()["other"], r.members()["vol"]...)
+	plan := r.want(all, r.inUse(all, r.kernel, false), running{}).plan(all, r.kernel)
+	r.expect("renamed", r.steps(plan), "rename vol to other")
+}
+
+func TestPlanExpandedWhileRead(t *testing.T) {
+	r := newRig(newGroup(t))
+	r.volume("vol", 8)
+	r.cut("vol", "s1", 8)
+	read := situation{read: []string{"s1"}}
+	r.converge("it is read", read)
+	r.grow("vol", 2)
+	r.cut("vol", "s2", 8)
+	r.expect("cut", r.converge("cut", read),
+		"load vol-real: 0 65536 linear 0:0 2048; 65536 16384 linear 0:0 133120", "suspend vol-real", "resume vol-real",
+		"create s2-cow", "load s2-cow: 0 65536 linear 0:0 149504", "resume s2-cow",
+		"create s2", "load s2: 0 81920 snapshot <vol-real> <s2-cow> P 128", "resume s2",
+		"load s1: 0 65536 snapshot <s2> <s1-cow> P 128", "suspend s1", "resume s1")
+}
+
+func TestPlanFork(t *testing.T) {
+	r := newRig(newGroup(t))
+	r.volume("vol", 8)
+	r.cut("vol", "s1", 8)
+	r.fork("copy", "s1", 8, "0")
+	both := situation{active: []string{"copy"}}
+	r.expect("fork up", r.converge("fork up", both),
+		"create vol-real", "load vol-real: 0 65536 linear 0:0 2048", "resume vol-real",
+		"create s1-cow", "load s1-cow: 0 65536 linear 0:0 67584", "resume s1-cow",
+		"create s1", "load s1: 0 65536 snapshot <vol-real> <s1-cow> P 128", "resume s1",
+		"create fork--copy-cow", "load fork--copy-cow: 0 8192 linear 0:0 198656", "resume fork--copy-cow",
+		"create copy-fork", "load copy-fork: 0 65536 snapshot <s1> <fork--copy-cow> PO 128", "resume copy-fork",
+		"create copy", "load copy: 0 65536 linear <copy-fork> 0", "resume copy")
+	id := r.volumeByLV("copy").lv.ID
+	both.running.windows = map[lvm2.ID]window{id: {layerWindow0, span{0, 8192}}}
+	r.expect("first window", r.converge("first window", both),
+		"create copy-window0", "load copy-window0: 0 8192 mirror core 1 4096 2 <copy-fork> 0 0:0 133120 1 handle_errors",
+		"load copy: 0 8192 linear <copy-window0> 0; 8192 57344 linear <copy-fork> 8192",
+		"suspend copy", "resume copy-window0", "resume copy")
+	c := r.vg.LV("copy").Clone()
+	c.Tags = setTag(c.Tags, tagHydrated, "8192")
+	r.check(r.put(c))
+	both.running.windows[id] = window{layerWindow1, span{8192, 8192}}
+	both.running.copied = map[lvm2.ID]string{id: layerWindow0}
+	r.expect("next window", r.converge("next window", both),
+		"create copy-window1", "load copy-window1: 0 8192 mirror core 1 4096 2 <copy-fork> 8192 0:0 141312 1 handle_errors",
+		"load copy: 0 8192 linear 0:0 133120; 8192 8192 linear <copy-window1> 0; 16384 49152 linear <copy-fork> 16384",
+		"suspend copy", "resume copy-window1", "resume copy", "remove copy-window0")
+	both.running = running{}
+	left := r.copy()
+	r.expect("a former process has left it", left.converge("left", both),
+		"load copy-window1: 0 8192 linear <copy-fork> 8192", "suspend copy-window1 without a flush", "resume copy-window1",
+		"load copy: 0 8192 linear 0:0 133120; 8192 57344 linear <copy-fork> 8192", "suspend copy", "resume copy", "remove copy-window1")
+	c = r.vg.LV("copy").Clone()
+	c.Tags = dropTags(c.Tags, tagCopy, tagHydrated)
+	r.check(r.put(c))
+	r.check(r.discard(r.vg.LV("fork-copy")))
+	r.opens([]string{"copy"})
+	alone := r.group.family("copy")
+	r.expect("hydrated", r.steps(r.want(alone, r.inUseBy([]string{"copy"}), running{copied: map[lvm2.ID]string{id: layerWindow1}}).plan(alone, r.kernel)),
+		"load copy: 0 65536 linear 0:0 133120", "suspend copy", "resume copy",
+		"remove copy-window1", "remove copy-fork", "remove fork--copy-cow")
+}
+
+// TestPlanHeld: what is held stays suspended, all else that is goes on, the lowest first.
+func TestPlanHeld(t *testing.T) {
+	r := newRig(newGroup(t))
+	r.volume("vol", 8)
+	r.cut("vol", "s1", 8)
+	active := situation{active: []string{"vol"}}
+	r.converge("activation", active)
+	top := r.kernel[r.topDevice(r.volumeByLV("vol").lv).uuid]
+	for _, d := range []*kernelDevice{top, r.kernel.at(r.vg.ID, r.vg.LV("s1"), ""), r.kernel.at(r.vg.ID, r.vg.LV("vol"), layerReal)} {
+		d.Suspended = true
+	}
+	left := r.copy()
+	r.expect("left", left.converge("left", active), "resume vol-real", "resume s1", "resume vol")
+	active.running.held = map[string]bool{top.uuid: true}
+	r.expect("held", r.converge("held", active), "resume vol-real", "resume s1")
+}
+
+func TestPlanReader(t *testing.T) {
+	r := newRig(newGroup(t))
+	r.volume("vol", 8)
+	r.cut("vol", "s1", 8)
+	r.cut("vol", "s2", 8)
+	r.reader("show", "s1")
+	r.converge("activation", situation{active: []string{"vol"}})
+	r.expect("reader up", r.converge("reader up", situation{active: []string{"vol", "show"}}),
+		"create s1-cow", "load s1-cow: 0 65536 linear 0:0 67584", "resume s1-cow",
+		"create s1", "load s1: 0 65536 snapshot <s2> <s1-cow> P 128", "resume s1",
+		"create show", "load show: 0 65536 linear <s1> 0", "resume show")
+	r.expect("reader down", r.converge("reader down", situation{active: []string{"vol"}}), "remove show", "remove s1", "remove s1-cow")
+}

@@ -1,0 +1,168 @@
+package pool
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// symbolic is a table that can be written down before the devices that it lies on
+// are there: it names those of the family by their UUID, and disks by their number.
+type symbolic []piece
+
+// piece is a segment of a symbolic table.
+type piece struct {
+	length size.Sectors
+	target dm.Target // linear, snapshot-origin, snapshot, mirror or error
+	on     []string  // UUIDs of the target's devices, in its order; "" and those that are left out: the target has the number
+}
+
+func (s symbolic) length() (n size.Sectors) {
+	for _, p := range s {
+		n += p.length
+	}
+	return n
+}
+
+// below returns the UUIDs of the devices that a device with the table lies on, each once.
+func (s symbolic) below() []string {
+	var all []string
+	for _, p := range s {
+		for _, uuid := range p.on {
+			if uuid != "" && !slices.Contains(all, uuid) {
+				all = append(all, uuid)
+			}
+		}
+	}
+	return all
+}
+
+// bind puts the numbers of the devices into the table; false if one of them is not there.
+func (s symbolic) bind(number func(uuid string) (dm.Device, bool)) (dm.Table, bool) {
+	t, complete := make(dm.Table, 0, len(s)), true
+	for _, p := range s {
+		at := func(i int, fixed dm.Device) dm.Device {
+			if i >= len(p.on) || p.on[i] == "" {
+				return fixed
+			}
+			d, there := number(p.on[i])
+			complete = complete && there
+			return d
+		}
+		target := p.target
+		switch x := target.(type) {
+		case dm.Linear:
+			x.Device = at(0, x.Device)
+			target = x
+		case dm.SnapshotOrigin:
+			x.Origin = at(0, x.Origin)
+			target = x
+		case dm.Snapshot:
+			x.Origin, x.COW = at(0, x.Origin), at(1, x.COW)
+			target = x
+		case dm.Mirror:
+			x.Legs = slices.Clone(x.Legs)
+			for i := range x.Legs {
+				x.Legs[i].Device = at(i, x.Legs[i].Device)
+			}
+			target = x
+		}
+		t = append(t, dm.Segment{Start: t.Length(), Length: p.length, Target: target})
+	}
+	return t, complete
+}
+
+// text returns the table's lines as dmsetup prints them, with the names of devices
+// that have no number yet: "0 2097152 snapshot-origin <vg-volume-real>".
+func (s symbolic) text(number func(uuid string) (dm.Device, bool), name func(uuid string) string) []string {
+	var missing []string
+	t, _ := s.bind(func(uuid string) (dm.Device, bool) {
+		if d, there := number(uuid); there {
+			return d, true
+		}
+		i := slices.Index(missing, uuid)
+		if i < 0 {
+			i, missing = len(missing), append(missing, uuid)
+		}
+		return dm.Device{Major: placeholder, Minor: uint32(i)}, true
+	})
+	var lines []string
+	for line := range strings.Lines(t.String()) {
+		words := strings.Fields(line)
+		for i, w := range words {
+			for k, uuid := range missing {
+				if w == fmt.Sprintf("%d:%d", placeholder, k) {
+					words[i] = "<" + name(uuid) + ">"
+				}
+			}
+		}
+		lines = append(lines, strings.Join(words, " "))
+	}
+	return lines
+}
+
+// placeholder is a major number that no device has: the kernel has 12 bits for it.
+const placeholder = 1 << 12
+
+// disks makes a symbolic table of one that names no device of the family.
+func disks(t dm.Table) symbolic {
+	s := make(symbolic, len(t))
+	for i, x := range t {
+		s[i] = piece{length: x.Length, target: x.Target}
+	}
+	return s
+}
+
+// linearOn is the table of a device that shows another one from an offset on.
+func linearOn(length size.Sectors, uuid string, offset size.Sectors) symbolic {
+	return symbolic{{length, dm.Linear{Offset: offset}, []string{uuid}}}
+}
+
+// snapshotOn is the table of a snapshot of origin with the store cow.
+func snapshotOn(length size.Sectors, origin, cow device, kind dm.Persistence, chunk size.Sectors) symbolic {
+	return symbolic{{length, dm.Snapshot{Persistence: kind, Chunk: chunk}, []string{origin.uuid, cow.uuid}}}
+}
+
+// originOn is the table of a volume whose blocks have a snapshot.
+func originOn(length size.Sectors, real device) symbolic {
+	return symbolic{{length, dm.SnapshotOrigin{}, []string{real.uuid}}}
+}
+
+// mirrorFrom is the table of a window: it copies from the fork to one piece of a disk.
+func mirrorFrom(fork device, at span, to dm.Linear) symbolic {
+	return symbolic{{at.length, dm.Mirror{
+		Region: region(at.length), Legs: []dm.Area{{Offset: at.start}, dm.Area(to)}, HandleErrors: true,
+	}, []string{fork.uuid}}}
+}
+
+// windowOn is a window's place on a fork, and the UUID of its device.
+type windowOn struct {
+	uuid string
+	span
+}
+
+// forkOn is the table of what has a fork's content: the window if there is one, the
+// fork's own device where something is missing, its own extents elsewhere.
+func forkOn(own dm.Table, missing spans, fork string, w *windowOn) symbolic {
+	parts := slices.Clone(missing)
+	if w != nil {
+		parts = append(missing.without(w.span), w.span)
+		slices.SortFunc(parts, func(a, b span) int { return cmp.Compare(a.start, b.start) })
+	}
+	var t symbolic
+	var at size.Sectors
+	for _, part := range parts {
+		t = append(t, disks(cutTable(own, at, part.start))...)
+		if w != nil && part == w.span {
+			t = append(t, linearOn(part.length, w.uuid, 0)...)
+		} else {
+			t = append(t, linearOn(part.length, fork, part.start)...)
+		}
+		at = part.end()
+	}
+	return append(t, disks(cutTable(own, at, max(at, own.Length())))...)
+}

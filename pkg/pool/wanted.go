@@ -1,0 +1,310 @@
+package pool
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// A family is a volume and all volumes that read through it, directly or not, as
+// forks and readers: their devices lie on each other. The devices that a family
+// should have follow from the metadata, from what is in use, and from what runs in
+// the driver. This file computes them; it asks nobody and changes nothing.
+//
+//	volume            linear            its extents, or as a fork (fork.go)
+//	volume with       volume            snapshot-origin  <volume-real>
+//	a live layer      volume-real       linear           its extents, or as a fork
+//	                  snapN             snapshot         <volume-real> <snapN-cow> P
+//	                  snapN-cow         linear           the store's extents
+//	older layer       snapK             snapshot         <snapK+1> <snapK-cow> P, read-only
+//	reader            volume            linear           <snapK>, read-only
+//	transient volume  volume            snapshot         <snapK> <volume-cow> N
+
+// wanted is a device that a family should have.
+type wanted struct {
+	device
+	table    symbolic
+	readOnly bool
+	// asIs: the kernel may have it writable, if it is wanted read-only, or the other way
+	// round: a store that was live stays writable below its device, and a volume's own
+	// device is read-only while it is published to readers only.
+	asIs bool
+	// once: a table that it has stays. Another one would forget what was written.
+	once bool
+	of   *volume // whose device it is
+	// layer is the layer whose snapshot it is; nil of other devices.
+	layer *layer
+	// stretch is the table of a snapshot's store while the snapshot is constructed, where
+	// that must be longer then (crowded); nil elsewhere.
+	stretch symbolic
+}
+
+// use says what of a family is in use.
+type use struct {
+	active  map[lvm2.ID]bool // volumes whose own device is there for their users
+	content map[lvm2.ID]bool // forks whose content is needed without that, as to hydrate them
+	read    map[lvm2.ID]bool // layers that somebody outside of the family reads
+}
+
+// running is what the driver does with devices, and the metadata do not say.
+type running struct {
+	windows map[lvm2.ID]window // of forks that are hydrated, by the volume
+	copied  map[lvm2.ID]string // layers of windows that are copied: their mirrors hold nothing back
+	heir    lvm2.ID            // the frozen layer whose store a fold writes
+	held    map[string]bool    // UUIDs of devices that stay suspended: writers are held by them
+}
+
+// wantedSet is what a family should have.
+type wantedSet struct {
+	*view
+	use
+	running
+	devices []wanted         // what a device lies on comes before it
+	kept    map[string]error // UUIDs of devices that stay as they are if they are there, and why
+}
+
+// want computes the devices of a family, whose first member is the one that the
+// others read through (families).
+func (v *view) want(members []*volume, u use, r running) *wantedSet {
+	w := &wantedSet{view: v, use: u.clone(), running: r, kept: map[string]error{}}
+	for _, o := range slices.Backward(members) { // what reads comes after what it reads
+		w.needs(o)
+	}
+	for _, o := range members {
+		w.volume(o)
+	}
+	return w
+}
+
+func (u use) clone() use {
+	c := use{active: u.active, content: map[lvm2.ID]bool{}, read: map[lvm2.ID]bool{}}
+	for id, is := range u.content {
+		c.content[id] = is
+	}
+	for id, is := range u.read {
+		c.read[id] = is
+	}
+	return c
+}
+
+// needs notes which layers o is read through, and that these need what is newer.
+func (w *wantedSet) needs(o *volume) {
+	for _, l := range o.layers {
+		if w.read[l.lv.ID] {
+			w.content[o.lv.ID] = true
+			for _, x := range o.path(l) {
+				w.read[x.lv.ID] = true
+			}
+		}
+	}
+	if _, copied := w.windows[o.lv.ID]; w.active[o.lv.ID] || copied {
+		w.content[o.lv.ID] = true
+	}
+	if from := w.layers[o.from()]; from != nil && w.content[o.lv.ID] && o.theirs() == "" {
+		w.read[from.lv.ID] = true
+	}
+}
+
+// keep says that devices of logical volumes stay as they are.
+func (w *wantedSet) keep(why error, lvs ...*lvm2.LV) {
+	for _, lv := range lvs {
+		for _, layer := range allLayers {
+			w.kept[lvm2.DMUUID(w.vg.ID, lv.ID, layer)] = why
+		}
+	}
+}
+
+// allLayers are the layers of device names that a logical volume of ours can have.
+var allLayers = []string{"", layerReal, layerCOW, layerFork, layerWindow0, layerWindow1, layerRecovered}
+
+// add adds a device unless its table is not known.
+func (w *wantedSet) add(d wanted, err error) {
+	if err != nil {
+		w.kept[d.uuid] = err
+		return
+	}
+	w.devices = append(w.devices, d)
+}
+
+// volume adds the devices of a volume and of its layers.
+func (w *wantedSet) volume(o *volume) {
+	if why := o.theirs(); why != "" {
+		w.keep(fmt.Errorf("volume %s/%s: %w: %s", w.vg.Name, o.lv.Name, ErrPrecondition, why), o.parts()...)
+		return
+	}
+	if o.copying != nil { // who copies it has its device
+		w.kept[w.realDevice(o.lv).uuid] = fmt.Errorf("volume %s/%s: %w: it is being copied", w.vg.Name, o.lv.Name, ErrPrecondition)
+	}
+	if !w.content[o.lv.ID] {
+		return
+	}
+	if o.reading() {
+		w.reader(o)
+		return
+	}
+	blocks, err := w.blocks(o)
+	if err != nil {
+		w.keep(err, o.parts()...)
+		return
+	}
+	live, readOnly := o.live(), readOnlyLV(o.lv)
+	top := wanted{device: w.topDevice(o.lv), table: blocks, readOnly: readOnly, asIs: !readOnly, of: o}
+	if live == nil {
+		if w.active[o.lv.ID] {
+			w.add(top, nil)
+		}
+		w.abandoned(o)
+		return
+	}
+	real := w.realDevice(o.lv)
+	w.add(wanted{device: real, table: blocks, readOnly: readOnly, of: o}, nil)
+	w.layer(o, live, real)
+	if w.active[o.lv.ID] {
+		top.table = originOn(blocks.length(), real)
+		w.add(top, nil)
+	}
+	for i, l := range slices.Backward(o.layers[:len(o.layers)-1]) {
+		if !w.read[l.lv.ID] {
+			continue
+		}
+		if newer := o.nextOf(i); newer != nil && !l.lost {
+			w.layer(o, l, w.snapDevice(newer.lv))
+		} else { // it keeps what it has until it is closed
+			w.keep(fmt.Errorf("snapshot %s/%s: %w", w.vg.Name, l.lv.Name, ErrLost), l.lv)
+		}
+	}
+}
+
+// abandoned keeps the devices of layers that somebody still reads though they are
+// lost: lvm2 has removed what they read through.
+func (w *wantedSet) abandoned(o *volume) {
+	for _, l := range o.layers {
+		if w.read[l.lv.ID] {
+			why := fmt.Errorf("snapshot %s/%s: %w", w.vg.Name, l.lv.Name, ErrLost)
+			w.keep(why, l.lv)
+			w.kept[w.realDevice(o.lv).uuid] = why
+		}
+	}
+}
+
+// layer adds the devices of a layer that reads through origin.
+func (w *wantedSet) layer(o *volume, l *layer, origin device) {
+	frozen, kind := l.snap == nil, dm.Persistent
+	snap, cow := w.snapDevice(l.lv), w.cowDevice(l.lv)
+	if frozen && l.lv.ID == w.heir {
+		frozen, kind = false, dm.PersistentOverflow
+		// Nobody else may write there: udev would assemble an array from what lies in
+		// the volume. Nor have it open when the fold ends, as a scan would.
+		snap.udev = udevCOW
+	}
+	store, err := w.linearTable(l.lv)
+	w.add(wanted{device: cow, table: disks(store), readOnly: frozen, asIs: frozen, of: o}, err)
+	d := wanted{device: snap, table: snapshotOn(l.length, origin, cow, kind, l.chunk), readOnly: frozen, of: o, layer: l}
+	if !frozen {
+		d.stretch = w.stretched(l.store(o), store)
+	}
+	w.add(d, nil)
+}
+
+// blocks is the table of the device that has the volume's content: its extents, or
+// of a fork what is hydrated, copied now, and neither. It adds the fork's devices.
+func (w *wantedSet) blocks(o *volume) (symbolic, error) {
+	own, err := w.linearTable(o.lv)
+	if err != nil || !o.forked() {
+		return disks(own), err
+	}
+	from, source, err := w.origin(o)
+	if err != nil {
+		return nil, err
+	}
+	if why := source.theirs(); why != "" {
+		return nil, fmt.Errorf("snapshot %s: %w: of volume %s %s", from.lv.Name, ErrPrecondition, source.lv.Name, why)
+	}
+	if w.lostOrigin(o) {
+		return nil, fmt.Errorf("volume %s/%s: %w: what it reads through is lost", w.vg.Name, o.lv.Name, ErrLost)
+	}
+	fork, missing := w.forkDevice(o.lv), o.hydrated.missing(from.length)
+	w.overlay(o, fork, w.snapDevice(from.lv), from)
+	x, copied := w.windows[o.lv.ID]
+	to := cutTable(own, x.start, x.end())
+	if !copied || len(to) != 1 || !missing.hold(x.span) && !o.hydrated.has(x.span) {
+		return forkOn(own, missing, fork.uuid, nil), nil
+	}
+	d := w.device(o.lv, x.layer, udevReal)
+	w.add(wanted{device: d, table: mirrorFrom(fork, x.span, to[0].Target.(dm.Linear)), of: o}, nil)
+	return forkOn(own, missing, fork.uuid, &windowOn{d.uuid, x.span}), nil
+}
+
+// overlay adds a device that shows what is above layer l, and keeps what is written
+// to it in o's store. Overflow: a store that cannot hold a write fails that write, it
+// does not give up all that was written before.
+func (w *wantedSet) overlay(o *volume, d, above device, l *layer) {
+	cow := w.cowDevice(o.fork.lv)
+	table, err := w.linearTable(o.fork.lv)
+	w.add(wanted{device: cow, table: disks(table), of: o}, err)
+	w.add(wanted{
+		device: d, table: snapshotOn(l.length, above, cow, dm.PersistentOverflow, o.fork.chunk), of: o,
+		stretch: w.stretched(&store{lv: o.fork.lv, of: o, chunk: o.fork.chunk, length: l.length, fork: true}, table),
+	}, nil)
+}
+
+// stretched is the table of a store while its snapshot is constructed, with table
+// afterwards; nil if that is long enough.
+func (v *view) stretched(s *store, table dm.Table) symbolic {
+	if !crowded(table.Length(), s.length, s.chunk) {
+		return nil
+	}
+	return disks(stretched(table, sectors(v, v.largest(s))))
+}
+
+// reader adds the devices of an active volume that shows a snapshot.
+func (w *wantedSet) reader(o *volume) {
+	l, source, err := w.readFrom(o)
+	if err == nil && source.theirs() != "" {
+		err = fmt.Errorf("snapshot %s: %w: of volume %s %s", l.lv.Name, ErrPrecondition, source.lv.Name, source.theirs())
+	}
+	if err == nil && slices.ContainsFunc(source.path(l), func(x *layer) bool { return x.lost }) {
+		err = fmt.Errorf("volume %s/%s: %w: what it shows is lost", w.vg.Name, o.lv.Name, ErrLost)
+	}
+	if err != nil { // one that is in use fails to be read
+		w.keep(err, o.parts()...)
+		return
+	}
+	below, top := w.snapDevice(l.lv), w.topDevice(o.lv)
+	if o.transient {
+		store, err := w.linearTable(o.lv)
+		cow := w.cowDevice(o.lv)
+		w.add(wanted{device: cow, table: disks(store), of: o}, err)
+		w.add(wanted{device: top, table: snapshotOn(w.bytesOf(o.lv).Sectors(), below, cow, dm.Transient, o.chunk), asIs: true, once: true, of: o}, nil)
+		return
+	}
+	if o.fork != nil { // what the journal was replayed on
+		recovered := w.device(o.lv, layerRecovered, udevReal)
+		w.overlay(o, recovered, below, l)
+		below = recovered
+	}
+	w.add(wanted{device: top, table: linearOn(l.length, below.uuid, 0), readOnly: true, of: o}, nil)
+}
+
+// members returns the volumes of each family, what they read through first, by the
+// name of the first.
+func (v *view) members() map[string][]*volume {
+	out, depth := map[string][]*volume{}, map[*volume]int{}
+	for _, o := range v.volumes {
+		line := v.family(o.lv.Name)
+		root := line[len(line)-1]
+		out[root], depth[o] = append(out[root], o), len(line)
+	}
+	for _, family := range out {
+		slices.SortFunc(family, func(a, b *volume) int {
+			if n := depth[a] - depth[b]; n != 0 {
+				return n
+			}
+			return strings.Compare(a.lv.Name, b.lv.Name)
+		})
+	}
+	return out
+}

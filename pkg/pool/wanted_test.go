@@ -1,0 +1,110 @@
+package pool
+
+import (
+	"testing"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// TestWantedHistory: a volume has the devices of the kernel's document, and those of
+// older snapshots only while somebody reads them.
+func TestWantedHistory(t *testing.T) {
+	g := newGroup(t)
+	g.volume("vol", 8)
+	both, none := []string{"vol"}, []string(nil)
+	want := func(u use) []string { return g.want(g.family("vol"), u, running{}).lines() }
+	g.expect("not active", want(g.inUseBy(none)))
+	g.expect("plain", want(g.inUseBy(both)), "vol: 0 65536 linear 0:0 2048")
+	g.cut("vol", "s1", 1)
+	four := []string{
+		"vol-real: 0 65536 linear 0:0 2048",
+		"s1-cow: 0 8192 linear 0:0 67584",
+		"s1: 0 65536 snapshot <vol-real> <s1-cow> P 128",
+		"vol: 0 65536 snapshot-origin <vol-real>",
+	}
+	g.expect("one snapshot", want(g.inUseBy(both)), four...)
+	g.expect("one snapshot, not active", want(g.inUseBy(none)))
+	g.expect("one snapshot that is read", want(g.inUseBy(none, "s1")), four[:3]...)
+	g.grow("vol", 2)
+	g.cut("vol", "s2", 1)
+	g.cut("vol", "s3", 1)
+	newest := []string{
+		"vol-real: 0 65536 linear 0:0 2048; 65536 16384 linear 0:0 75776",
+		"s3-cow: 0 8192 linear 0:0 100352",
+		"s3: 0 81920 snapshot <vol-real> <s3-cow> P 128",
+		"vol: 0 81920 snapshot-origin <vol-real>",
+	}
+	second := append(newest[:4:4],
+		"s2-cow ro: 0 8192 linear 0:0 92160",
+		"s2 ro: 0 81920 snapshot <s3> <s2-cow> P 128")
+	g.expect("three snapshots", want(g.inUseBy(both)), newest...)
+	g.expect("the second is read", want(g.inUseBy(both, "s2")), second...)
+	g.expect("the first is read", want(g.inUseBy(both, "s1")), append(second,
+		"s1-cow ro: 0 8192 linear 0:0 67584",
+		"s1 ro: 0 65536 snapshot <s2> <s1-cow> P 128")...)
+	fold := g.want(g.family("vol"), g.inUseBy(both, "s2"), running{heir: g.snapshots["s2"].lv.ID}).lines()
+	g.expect("into the second a layer is folded", fold, append(newest[:4:4],
+		"s2-cow: 0 8192 linear 0:0 92160",
+		"s2: 0 81920 snapshot <s3> <s2-cow> PO 128")...)
+}
+
+// TestWantedFork: who reads through a snapshot has all devices below it.
+func TestWantedFork(t *testing.T) {
+	g := newGroup(t)
+	g.volume("vol", 8)
+	g.cut("vol", "s1", 1)
+	g.fork("copy", "s1", 10, "8192")
+	source := []string{
+		"vol-real: 0 65536 linear 0:0 2048",
+		"s1-cow: 0 8192 linear 0:0 67584",
+		"s1: 0 65536 snapshot <vol-real> <s1-cow> P 128",
+	}
+	below := append(source[:3:3],
+		"fork--copy-cow: 0 8192 linear 0:0 157696",
+		"copy-fork: 0 65536 snapshot <s1> <fork--copy-cow> PO 128")
+	want := func(u use, r running) []string { return g.want(g.family("copy"), u, r).lines() }
+	g.expect("nobody uses it", want(g.inUseBy(nil), running{}))
+	g.expect("it is active", want(g.inUseBy([]string{"copy"}), running{}), append(below[:5:5],
+		"copy: 0 8192 linear 0:0 75776; 8192 57344 linear <copy-fork> 8192; 65536 16384 linear 0:0 141312")...)
+	r := running{windows: map[lvm2.ID]window{g.volumeByLV("copy").lv.ID: {layerWindow0, span{8192, 16384}}}}
+	copied := append(below[:5:5], "copy-window0: 0 16384 mirror core 1 4096 2 <copy-fork> 8192 0:0 83968 1 handle_errors")
+	g.expect("it is hydrated while it is active", want(g.inUseBy([]string{"copy"}), r), append(copied[:6:6],
+		"copy: 0 8192 linear 0:0 75776; 8192 16384 linear <copy-window0> 0; 24576 40960 linear <copy-fork> 24576; 65536 16384 linear 0:0 141312")...)
+	g.expect("it is hydrated while it is not active", want(g.inUseBy(nil), r), copied...)
+	g.cut("copy", "s2", 1)
+	g.expect("a snapshot of it is read", want(g.inUseBy(nil, "s2"), running{}), append(below[:5:5],
+		"copy-real: 0 8192 linear 0:0 75776; 8192 57344 linear <copy-fork> 8192; 65536 16384 linear 0:0 141312",
+		"s2-cow: 0 8192 linear 0:0 165888",
+		"s2: 0 81920 snapshot <copy-real> <s2-cow> P 128")...)
+}
+
+// TestWantedReader: volumes that show a snapshot, and what is left of one that is lost.
+func TestWantedReader(t *testing.T) {
+	g := newGroup(t)
+	g.volume("vol", 8)
+	g.cut("vol", "s1", 1)
+	g.cut("vol", "s2", 1)
+	g.reader("show", "s1")
+	g.reader("scratch", "s2", tag(tagTransient), tag(tagChunk, "128"))
+	below := []string{
+		"vol-real: 0 65536 linear 0:0 2048",
+		"s2-cow: 0 8192 linear 0:0 75776",
+		"s2: 0 65536 snapshot <vol-real> <s2-cow> P 128",
+	}
+	want := func(u use) *wantedSet { return g.want(g.family("vol"), u, running{}) }
+	g.expect("a transient volume", want(g.inUseBy([]string{"scratch"})).lines(), append(below[:3:3],
+		"scratch-cow: 0 65536 linear 0:0 83968",
+		"scratch: 0 65536 snapshot <s2> <scratch-cow> N 128")...)
+	g.expect("a reader", want(g.inUseBy([]string{"show"})).lines(), append(below[:3:3],
+		"s1-cow ro: 0 8192 linear 0:0 67584",
+		"s1 ro: 0 65536 snapshot <s2> <s1-cow> P 128",
+		"show ro: 0 65536 linear <s1> 0")...)
+	g.check(g.lose(g.volumeByLV("vol"), g.layers[g.snapshots["s1"].lv.ID]))
+	w := want(g.inUseBy([]string{"vol", "show"}))
+	g.expect("what it shows is lost", w.lines(), append(below, "vol: 0 65536 snapshot-origin <vol-real>")...)
+	for _, d := range []device{w.topDevice(g.volumeByLV("show").lv), w.snapDevice(g.snapshots["s1"].lv), w.cowDevice(g.snapshots["s1"].lv)} {
+		if w.kept[d.uuid] == nil {
+			t.Errorf("%s does not stay", d.name)
+		}
+	}
+}
