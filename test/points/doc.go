@@ -15,6 +15,9 @@
 //	make points POINTS=cut-next:17        one point; cut-next:17m with the machine
 //	make points POINTS=cut-next:17-40     some points
 //
+// POINTS_EVERY=5 cuts at every fifth point only, at others each time. POINTS_TIMED=1
+// tells how long the parts of each case take.
+//
 // DMSNAP_KERNEL chooses the kernel, as for all tests. Without make, in the kernel:
 //
 //	POINTS=cut-next:17 go test -v -tags kernel,points -exec "$PWD/hack/testkernel exec" ./test/points

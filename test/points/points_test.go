@@ -100,7 +100,7 @@ const (
 	sampleOfEach = 5
 )
 
-// sample cuts some points of as many operations as time allows, others each time.
+// sample cuts some points of as many operations of the table as time allows, others each time.
 func (c *campaign) sample(ops []*operation) {
 	limit := sampleFor
 	if text := os.Getenv("POINTS_FOR"); text != "" {
@@ -116,7 +116,7 @@ func (c *campaign) sample(ops []*operation) {
 			break
 		}
 		if least[op.name] == 0 {
-			continue // it was never cut at all of its points without a finding
+			continue
 		}
 		c.sweep(op, selection{from: 1}, func(points int) []int {
 			some := rand.Perm(points)[:min(points, sampleOfEach)]
@@ -177,13 +177,17 @@ func (c *campaign) sweepThrough(op *operation, s selection, choose func(points i
 	if choose != nil {
 		all = choose(len(places))
 	}
-	for _, i := range all {
+	if every, _ := strconv.Atoi(os.Getenv("POINTS_EVERY")); every > 1 && s.to == 0 {
+		first := rand.IntN(every)
+		all = slices.DeleteFunc(all, func(i int) bool { return i%every != first })
+	}
+	for k, i := range all {
 		if i+1 < s.from || s.to != 0 && i+1 > s.to {
 			continue
 		}
 		p := places[i]
 		for _, machine := range []bool{false, true} {
-			if s.machine != machine && (s.machine || (i+rollingStart)%machineEvery != 0) {
+			if s.machine != machine && (s.machine || (k+rollingStart)%machineEvery != 0) {
 				continue
 			}
 			cut, err := c.cut(p.op, t, p.n, machine)

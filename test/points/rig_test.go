@@ -137,6 +137,9 @@ func (r *rig) derive(name, of string, c Call) error {
 	if o.of == nil {
 		o.of = v
 		o.from, _ = v.marks()
+		if v.writer == nil {
+			o.base = after(v.base, v.log, v.blocks())
+		}
 	}
 	c.Name = name
 	rep, err := r.do(c)
@@ -178,6 +181,9 @@ func (r *rig) rollback(name, to string) error {
 func (r *rig) activate(names ...string) error {
 	for _, name := range names {
 		o := r.objects[name]
+		if o.gone {
+			continue // it was asked to be deleted, and may be
+		}
 		rep, err := r.do(Call{Op: "activate", LV: o.lv})
 		if err != nil {
 			return err
@@ -193,6 +199,9 @@ func (r *rig) deactivate(name string) error {
 		return err
 	}
 	_, err := r.do(Call{Op: "deactivate", LV: o.lv})
+	if err != nil && o.gone && strings.Contains(err.Error(), "not found") {
+		err = nil // it was deleted, and nobody was told
+	}
 	if err == nil {
 		o.path = ""
 	}
@@ -217,7 +226,7 @@ func (r *rig) remove(name string) error {
 // writeTo has a writer write to active volumes from now on.
 func (r *rig) writeTo(names ...string) error {
 	for _, name := range names {
-		if o := r.objects[name]; o.writer == nil {
+		if o := r.objects[name]; o.writer == nil && !o.gone {
 			if err := o.startWriter(); err != nil {
 				return err
 			}
@@ -231,7 +240,7 @@ func (r *rig) writeTo(names ...string) error {
 
 // readFrom has a reader read from an active volume that nobody writes to.
 func (r *rig) readFrom(name string) error {
-	if o := r.objects[name]; o.reader == nil {
+	if o := r.objects[name]; o.reader == nil && !o.gone {
 		return o.startReader()
 	}
 	return nil

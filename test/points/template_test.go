@@ -57,13 +57,6 @@ func (c *campaign) build(op *operation) (*template, error) {
 	}
 	t := &template{objects: map[string]*object{}, order: r.order}
 	for _, o := range r.objects {
-		if o.base == nil {
-			if err := o.begins(after(o.of.base, o.of.log[:o.from], o.blocks())); err != nil {
-				return nil, err
-			}
-		}
-	}
-	for _, o := range r.objects {
 		t.objects[o.name] = o.fresh()
 	}
 	for _, d := range c.disks {
