@@ -84,7 +84,7 @@ func (p *Pool) Deactivate(ctx context.Context, lv string) error {
 func (p *Pool) deactivate(ctx context.Context, lv string) error {
 	return p.do(ctx, &change{what: "deactivate volume " + lv, act: func(ctx context.Context, v *view) error {
 		if o := v.volumeByLV(lv); o != nil {
-			p.failing.Delete(o.lv.ID)
+			p.facts.failing.drop(o.lv.ID)
 			return p.down(ctx, v, o)
 		}
 		return nil

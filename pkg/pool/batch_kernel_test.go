@@ -31,10 +31,7 @@ func TestBatchOfWhichOneDoesNotFit(t *testing.T) {
 	if !errors.Is(err, ErrNoSpace) {
 		t.Fatal(err)
 	}
-	marked := func() (n int) {
-		p.unsettled.Range(func(any, any) bool { n++; return true })
-		return n
-	}
+	marked := p.facts.unsettled.count
 	if n := marked(); n > 0 {
 		t.Errorf("%d volumes are to be looked after though nothing was written", n)
 	}

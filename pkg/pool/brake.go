@@ -74,7 +74,7 @@ const heldBecause = "the pool has no room for what is written to the volume whil
 
 // isHeld tells whether a volume that is suspended is held.
 func (p *Pool) isHeld(v *view, o *volume) bool {
-	_, held := p.holding.Load(o.lv.ID)
+	held := p.facts.holding.has(o.lv.ID)
 	return held || p.mustHold(v, o) != nil
 }
 
@@ -114,7 +114,7 @@ func (p *Pool) startHold(s *store, now rate) {
 		return
 	}
 	volume, g := s.of.lv.ID, p.newGrowth(s, now)
-	if _, running := p.holding.LoadOrStore(volume, g); !running {
+	if _, first := p.facts.holding.claim(volume, g); first {
 		p.hydrator.hurry()
 		p.background(func(ctx context.Context) { p.hold(ctx, volume, g) })
 	}
@@ -136,7 +136,7 @@ func (p *Pool) holdAgain(v *view, o *volume) {
 // meanwhile the volume stays suspended: a snapshot that is lost stays lost, a
 // volume goes on when the pool is opened again.
 func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
-	defer p.holding.Delete(volume)
+	defer p.facts.holding.drop(volume)
 	began, told := time.Now(), false
 	for {
 		v := p.current.Load()
@@ -149,7 +149,7 @@ func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
 		}
 		d := v.topDevice(o.lv)
 		if p.scrubbing(o.lv.Name) { // it began meanwhile, and has the volume's key
-			p.unsettled.Store(volume, true)
+			p.facts.unsettled.put(volume, true)
 			if err := p.dm.Resume(d.name, d.udev); err != nil {
 				p.log.Error(err, "Letting a volume be wiped", "volume", o.lv.Name)
 			}
@@ -177,7 +177,7 @@ func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
 		}
 	}
 	if err := p.letGo(ctx, volume); err != nil && ctx.Err() == nil {
-		p.unsettled.Store(volume, true)
+		p.facts.unsettled.put(volume, true)
 		p.log.Error(err, "Letting writers go on")
 	}
 	p.log.Info("Writers were held", "volume", volume, "for", time.Since(began))

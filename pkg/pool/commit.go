@@ -83,7 +83,7 @@ func (c *committer) end(w *change) {
 	if _, waited := c.acts[w]; !waited {
 		// The lock was given back meanwhile: LVM2 may have changed what it worked on.
 		for id := range c.current.Load().volumes {
-			c.unsettled.Store(id, true)
+			c.facts.unsettled.put(id, true)
 		}
 	}
 	delete(c.acts, w)
@@ -211,7 +211,7 @@ func (p *Pool) edit(v *view, waiting []*change) (*view, []*change) {
 	if errors.Is(err, lvm2.ErrUncertain) {
 		// It may have reached the disk all the same: then the kernel must follow.
 		for id := range v.volumes {
-			p.unsettled.Store(id, true)
+			p.facts.unsettled.put(id, true)
 		}
 	}
 	return v, b.todo
@@ -258,7 +258,7 @@ func (p *Pool) try(v *view, c *change) (e *edit, next *view, err error) {
 		e = &edit{view: &own, kernel: p.mapsOnce}
 		err := c.edit(e)
 		if e.asked {
-			p.inUse.Store(&e.mapped)
+			p.facts.setInUse(e.mapped)
 		}
 		if err != nil || !e.changed {
 			return err

@@ -82,7 +82,7 @@ func (p *Pool) disksMoved(former, v *view) {
 	}
 	for id, o := range v.volumes {
 		if roots[v.root(o.lv.Name)] {
-			p.unsettled.Store(id, true)
+			p.facts.unsettled.put(id, true)
 		}
 	}
 	p.wiper.wake()

@@ -6,7 +6,6 @@ import (
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
 // The kernel allocates a store's chunks in ascending order, so that what the
@@ -38,7 +37,7 @@ func (p *Pool) noteBoundary(v *view, o *volume, real dm.Device) {
 		return
 	}
 	if s, err := p.snapshotStatus(name); err == nil && !s.Invalid && !s.NoUsage {
-		p.boundaries.Store(former.lv.ID, s.Used)
+		p.facts.boundaries.put(former.lv.ID, s.Used)
 	}
 }
 
@@ -59,7 +58,7 @@ func (p *Pool) untouched(v *view, o *volume, live *layer) bool {
 // unrecorded tells whether a boundary in o's history is known and not on the disk.
 func (p *Pool) unrecorded(o *volume) bool {
 	for _, l := range o.layers {
-		if _, known := p.boundaries.Load(l.lv.ID); known && l.inexact() {
+		if p.facts.boundaries.has(l.lv.ID) && l.inexact() {
 			return true
 		}
 	}
@@ -88,23 +87,20 @@ func (p *Pool) recordBoundaries(ctx context.Context, lv string) error {
 
 // forgetBoundaries drops those that are on the disk, or of no use any more.
 func (p *Pool) forgetBoundaries() {
-	v := p.current.Load() // not older than any boundary
-	p.boundaries.Range(func(id, _ any) bool {
-		if l := v.layers[id.(lvm2.ID)]; l == nil || !l.inexact() {
-			p.boundaries.Delete(id)
-		}
-		return true
+	p.facts.boundaries.keep(func(id lvm2.ID) bool {
+		l := p.current.Load().layers[id]
+		return l != nil && l.inexact()
 	})
 }
 
 // setBoundary puts a layer's boundary into its tags if it is known.
 func (p *Pool) setBoundary(t *edit, id lvm2.ID) error {
-	used, known := p.boundaries.Load(id)
+	used, known := p.facts.boundaries.get(id)
 	l, lv := t.layers[id], t.vg.LVByID(id)
 	if !known || l == nil || lv == nil || !l.inexact() {
 		return nil
 	}
 	c := lv.Clone()
-	c.Tags = setTag(c.Tags, tagExact, strconv.FormatUint(uint64(used.(size.Sectors)), 10))
+	c.Tags = setTag(c.Tags, tagExact, strconv.FormatUint(uint64(used), 10))
 	return t.put(c)
 }

@@ -184,8 +184,8 @@ func late(t *testing.T, p *Pool, lv string) (inTime func()) {
 	id := must(p.latest())(t).volumeByLV(lv).live().lv.ID
 	g := &growth{store: id}
 	g.braked.Store(true)
-	p.growing.Store(id, g)
-	return func() { p.growing.Delete(id) }
+	p.facts.growing.put(id, g)
+	return func() { p.facts.growing.drop(id) }
 }
 
 // TestKilledInWindow: a process that dies while a mounted volume is suspended

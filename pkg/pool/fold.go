@@ -350,7 +350,7 @@ func (f *fold) end() error {
 	case f.ctx.Err() != nil: // nothing is carried out any more, but nothing need be left behind
 		settled = f.leave(context.WithoutCancel(f.ctx))
 	case settled != nil:
-		f.unsettled.Store(f.volume, true)
+		f.facts.unsettled.put(f.volume, true)
 	}
 	return errors.Join(err, settled)
 }

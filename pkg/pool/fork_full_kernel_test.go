@@ -68,7 +68,7 @@ func TestForkInFullPool(t *testing.T) {
 			}
 			fork.compare(t, forkPath, "the fork")
 			base.compare(t, path, "the source")
-			if _, held := p.holding.Load(must(p.latest())(t).volumeByLV(v.LV).lv.ID); held {
+			if p.facts.holding.has(must(p.latest())(t).volumeByLV(v.LV).lv.ID) {
 				t.Error("the source's writers are still held")
 			}
 		})

@@ -17,7 +17,7 @@ func waitHeld(t *testing.T, p *Pool, lv string) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 		o := must(p.latest())(t).volumeByLV(lv)
-		if _, held := p.holding.Load(o.lv.ID); held {
+		if p.facts.holding.has(o.lv.ID) {
 			if info, err := p.find(p.current.Load().topDevice(o.lv)); err == nil && info.Suspended {
 				return
 			}
@@ -79,7 +79,7 @@ func TestHeldByFormerProcess(t *testing.T) {
 	now := must(p.latest())(t)
 	o := now.volumeByLV(f.LV)
 	info := must(p.find(now.topDevice(o.lv)))(t)
-	if _, held := p.holding.Load(o.lv.ID); info.Suspended && !held {
+	if info.Suspended && !p.facts.holding.has(o.lv.ID) {
 		t.Error("the pool is open, and does not know that writers are held")
 	}
 	waitHeld(t, p, f.LV)

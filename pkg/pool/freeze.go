@@ -96,9 +96,9 @@ func (p *Pool) freeze(ctx context.Context, lv string) (*frozen, error) {
 		}
 	}
 	if err := f.still(ctx, info.Device); err != nil {
-		p.unsettled.Store(o.lv.ID, true) // a resume may have failed
+		p.facts.unsettled.put(o.lv.ID, true) // a resume may have failed
 		if errors.Is(err, unix.EIO) {
-			p.failing.Store(o.lv.ID, err)
+			p.facts.failing.put(o.lv.ID, err)
 			err = cmp.Or(p.stillFails(o, info.Device), err)
 		}
 		return nil, cmp.Or(v.uncuttable(o, err), err)
@@ -106,8 +106,8 @@ func (p *Pool) freeze(ctx context.Context, lv string) (*frozen, error) {
 	f.watch.lap("suspend")
 	f.ctx, f.thaw = context.WithCancelCause(ctx)
 	f.limit = time.AfterFunc(frozenLimit, f.goOn)
-	p.frozen.Store(o.lv.ID, f)
-	if _, held := p.holding.Load(o.lv.ID); held { // it was suspended without a freeze
+	p.facts.frozen.put(o.lv.ID, f)
+	if p.facts.holding.has(o.lv.ID) { // it was suspended without a freeze
 		f.release()
 		return nil, fmt.Errorf("volume %s/%s: %w: its writers are held: %s", v.vg.Name, lv, ErrNoSpace, heldBecause)
 	}
@@ -337,20 +337,20 @@ func (f *frozen) release() {
 		f.resume()
 	}
 	f.thaw(nil)
-	f.frozen.Delete(f.volume.lv.ID)
+	f.facts.frozen.drop(f.volume.lv.ID)
 }
 
 // resume lets the volume go on if it is suspended and none of its writers are held.
 func (f *frozen) resume() {
 	info, err := f.find(f.device)
-	if _, held := f.holding.Load(f.volume.lv.ID); err == nil && (info == nil || !info.Suspended || held) {
+	if held := f.facts.holding.has(f.volume.lv.ID); err == nil && (info == nil || !info.Suspended || held) {
 		return
 	}
 	if err == nil {
 		err = f.dm.Resume(info.Name, f.device.udev)
 	}
 	if err != nil {
-		f.unsettled.Store(f.volume.lv.ID, true)
+		f.facts.unsettled.put(f.volume.lv.ID, true)
 		f.log.Error(err, "Letting a volume go on that was held for a cut; it is tried again", "volume", f.volume.lv.Name)
 	}
 }

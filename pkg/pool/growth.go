@@ -132,7 +132,7 @@ type growth struct {
 // grow extends a store. No operation on the volume keeps it waiting. If there is
 // no room, it waits until trash is wiped.
 func (p *Pool) grow(ctx context.Context, g *growth) {
-	defer p.growing.Delete(g.store)
+	defer p.facts.growing.drop(g.store)
 	limited, cancel := context.WithTimeout(ctx, growLimit)
 	defer cancel()
 	var err error
@@ -151,13 +151,13 @@ func (p *Pool) grow(ctx context.Context, g *growth) {
 	}
 	close(g.done)
 	if err == nil {
-		p.cramped.Delete(g.store)
+		p.facts.cramped.drop(g.store)
 		return
 	}
 	if ctx.Err() != nil {
 		return
 	}
-	if _, known := p.cramped.Swap(g.store, err); !known {
+	if !p.facts.cramped.swap(g.store, err) {
 		p.log.Error(err, "A store could not be extended; it is tried again")
 	}
 	select {

@@ -38,7 +38,7 @@ func (p *Pool) volumeConditions(v *view, o *volume) []Condition {
 		}
 	}
 	for _, l := range o.layers {
-		if why, cramped := p.cramped.Load(l.lv.ID); cramped && !l.lost {
+		if why, cramped := p.facts.cramped.get(l.lv.ID); cramped && !l.lost {
 			out = append(out, Condition{Degraded, "SnapshotSpaceLow",
 				fmt.Sprintf("the store of the newest snapshot (%v) cannot grow, when it is full the snapshot is lost: %v", v.bytesOf(l.lv), why)})
 		}
@@ -47,7 +47,7 @@ func (p *Pool) volumeConditions(v *view, o *volume) []Condition {
 	if o.forked() {
 		out = append(out, p.forkHealth(v, o)...)
 	}
-	if _, held := p.holding.Load(o.lv.ID); held {
+	if p.facts.holding.has(o.lv.ID) {
 		out = append(out, Condition{Inaccessible, "WritersHeld", heldBecause})
 	}
 	return out
@@ -148,12 +148,10 @@ func (p *Pool) poolConditions(v *view) []Condition {
 		out = append(out, Condition{Degraded, "PoolFull",
 			"no free extent is left: snapshots whose stores cannot grow will be lost; delete volumes or snapshots, or extend the volume group"})
 	}
-	if used := p.inUse.Load(); used != nil {
-		for _, m := range *used {
-			out = append(out, Condition{Degraded, "ExtentsInUse", fmt.Sprintf(
-				"device %s still maps %d extents that are free for LVM2, as after lvremove of what is in use: they are not given out; dmsetup remove it if nothing needs it",
-				m.device, m.Count)})
-		}
+	for _, m := range p.facts.stillInUse() {
+		out = append(out, Condition{Degraded, "ExtentsInUse", fmt.Sprintf(
+			"device %s still maps %d extents that are free for LVM2, as after lvremove of what is in use: they are not given out; dmsetup remove it if nothing needs it",
+			m.device, m.Count)})
 	}
 	if v.unclear != nil && p.wiper.problem() == nil { // else that says it
 		out = append(out, Condition{Degraded, "SpaceNotReclaimed", v.notReclaimed().Error()})

@@ -55,7 +55,7 @@ func (h *hydrator) urgent(lv string) bool {
 		if o == nil {
 			return false
 		}
-		_, held := h.pool.holding.Load(o.lv.ID)
+		held := h.pool.facts.holding.has(o.lv.ID)
 		return held
 	})
 }

@@ -310,7 +310,7 @@ func (h *hydrator) advance(lv string, w *window) *change {
 			err = p.retire(ctx, v, family)
 		}
 		if err != nil {
-			p.unsettled.Store(o.lv.ID, true)
+			p.facts.unsettled.put(o.lv.ID, true)
 			p.log.Error(err, "A volume that is hydrated has devices left", "volume", lv)
 		}
 		return nil

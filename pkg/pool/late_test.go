@@ -11,7 +11,7 @@ import (
 // returns all volumes are looked after: LVM2 may have changed them meanwhile.
 func TestLateActs(t *testing.T) {
 	v := rollbackGroup(t)
-	p := &Pool{log: klog.Background(), lookSoon: make(chan struct{}, 1)}
+	p := &Pool{log: klog.Background(), facts: newFacts(), lookSoon: make(chan struct{}, 1)}
 	p.current.Store(v)
 	stuck, fresh := &change{what: "stuck"}, &change{what: "fresh"}
 	c := committer{Pool: p, acts: map[*change]time.Time{stuck: time.Now().Add(-2 * lateLimit), fresh: time.Now()}}
@@ -19,10 +19,7 @@ func TestLateActs(t *testing.T) {
 	if _, waited := c.acts[fresh]; len(c.acts) != 1 || !waited {
 		t.Errorf("it waits for %v", c.acts)
 	}
-	unsettled := func() (n int) {
-		p.unsettled.Range(func(any, any) bool { n++; return true })
-		return n
-	}
+	unsettled := p.facts.unsettled.count
 	if c.end(fresh); len(c.acts) != 0 || unsettled() != 0 {
 		t.Errorf("after the end of one in time it waits for %v, %d volumes are to be looked after", c.acts, unsettled())
 	}

@@ -194,7 +194,7 @@ func TestMappedIsNotFree(t *testing.T) {
 	waitIdle(t, p)
 	now = must(p.latest())(t)
 	must(p.CreateVolume(ctx, VolumeSpec{Name: "all", Size: size.Bytes(p.room(now)) * now.extent(), Mode: Block}))(t)
-	if used := *p.inUse.Load(); len(used) > 0 {
+	if used := p.facts.stillInUse(); len(used) > 0 {
 		t.Errorf("still in use: %v", used)
 	}
 }

@@ -39,7 +39,7 @@ func (p *Pool) mapStore(ctx context.Context, v *view, lv *lvm2.LV, use storeUse)
 			return dev, false, err
 		}
 	}
-	if g, growing := p.growing.Load(lv.ID); growing && g.(*growth).braked.Load() && info != nil {
+	if g, growing := p.facts.growing.get(lv.ID); growing && g.braked.Load() && info != nil {
 		braked := *info
 		braked.Suspended = false // left to who holds it, unless the store changes
 		info = &braked

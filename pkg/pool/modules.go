@@ -57,14 +57,14 @@ const missPause = 2 * time.Second
 func (p *Pool) hasTarget(name string) (Module, error) {
 	i := slices.IndexFunc(targets, func(t target) bool { return t.name == name })
 	m := Module{Name: targets[i].module, Part: "device-mapper target " + name, without: targets[i].without}
-	missed, asked := p.missed.Load(name)
-	m.Missing = asked && time.Since(missed.(time.Time)) < missPause
+	missed, asked := p.facts.missed.get(name)
+	m.Missing = asked && time.Since(missed) < missPause
 	if !m.Missing {
 		_, err := p.dm.TargetVersion(name)
 		if m.Missing = errors.Is(err, dm.ErrNotFound); !m.Missing {
 			return m, err
 		}
-		p.missed.Store(name, time.Now())
+		p.facts.missed.put(name, time.Now())
 	}
 	return m, fmt.Errorf("%w: %s", errModule, m)
 }

@@ -31,7 +31,7 @@ func (p *Pool) refreshLoop(ctx context.Context) {
 				p.log.Error(err, "Reading the metadata; it is tried again")
 			}
 			told = fmt.Sprint(err)
-			if used := p.inUse.Load(); p.changed.Swap(false) || used != nil && len(*used) > 0 {
+			if p.changed.Swap(false) || len(p.facts.stillInUse()) > 0 {
 				if err := p.follow(limited); err != nil && ctx.Err() == nil {
 					p.changed.Store(true)
 					p.log.Error(err, "Following changes of the metadata that somebody else made")
@@ -150,12 +150,7 @@ func (m *monitor) survey(v *view, now time.Time) {
 	}
 	if now.Sub(m.tended) >= slowestLook {
 		m.tended = now
-		m.cramped.Range(func(id, _ any) bool {
-			if m.stores[id.(lvm2.ID)] == nil {
-				m.cramped.Delete(id)
-			}
-			return true
-		})
+		m.facts.cramped.keep(func(id lvm2.ID) bool { return m.stores[id] != nil })
 		for _, o := range v.volumes {
 			m.attendTo(v, o, has)
 		}
@@ -191,7 +186,7 @@ func (p *Pool) onBlocks(v *view, o *volume, d device) bool {
 
 // attendTo has done what is left to do for a volume.
 func (m *monitor) attendTo(v *view, o *volume, has map[string]bool) {
-	if _, again := m.unsettled.Load(o.lv.ID); again {
+	if m.facts.unsettled.has(o.lv.ID) {
 		m.attend(o, "devices", attendPause, m.settleAgain)
 	}
 	if o.theirs() != "" {
@@ -252,11 +247,11 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 	left, chunk := status.Total-min(status.Used, status.Total), s.chunk
 	// What is small is not grown, nor are writers held, before it is used.
 	if left >= min(growLine(chunk, m.peak(), s.rate), status.Total*3/4) {
-		m.cramped.Delete(s.lv.ID)
+		m.facts.cramped.drop(s.lv.ID)
 		return nextLook(left, chunk, m.peak(), s.rate)
 	}
 	must := left < min(brakeLine(chunk, m.peak()), status.Total/2)
-	_, cramped := m.cramped.Load(s.lv.ID) // the last attempt to extend it failed
+	cramped := m.facts.cramped.has(s.lv.ID) // the last attempt to extend it failed
 	free := v.freeFor(s.lv).size()
 	if free > 0 || len(v.trash) > 0 {
 		// Not both: the volume could not be suspended while its store is.
@@ -266,7 +261,7 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 		}
 		return nextLook(left, chunk, m.peak(), s.rate)
 	}
-	m.cramped.Store(s.lv.ID, ErrNoSpace)
+	m.facts.cramped.put(s.lv.ID, ErrNoSpace)
 	if !m.kept(v, s.store) {
 		return slowestLook
 	}
@@ -281,9 +276,8 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 func (m *monitor) startGrowth(s *filling, must, brake bool) {
 	g := m.newGrowth(s.store, s.rate)
 	g.must = must
-	if known, running := m.growing.LoadOrStore(g.store, g); running {
-		g = known.(*growth)
-	} else {
+	now, first := m.facts.growing.claim(g.store, g)
+	if g = now; first {
 		m.background(func(ctx context.Context) { m.grow(ctx, g) })
 	}
 	if brake && g.braked.CompareAndSwap(false, true) {
@@ -335,7 +329,7 @@ func (p *Pool) settleAgain(ctx context.Context, lv string) error {
 		p.holdAgain(v, o)             // to let it go may be what failed
 		err := p.chainDown(ctx, v, o) // also of a volume that is not active
 		if err != nil {
-			p.unsettled.Store(o.lv.ID, true)
+			p.facts.unsettled.put(o.lv.ID, true)
 		}
 		return err
 	}})

@@ -98,7 +98,7 @@ func (p *Pool) syncBefore(ctx context.Context, lv string) error {
 		err := p.stillFails(o, info.Device)
 		if err == nil {
 			if err = syncMounted(ctx, info.Device); errors.Is(err, filesystem.ErrUnreachable) {
-				p.failing.Store(o.lv.ID, err)
+				p.facts.failing.put(o.lv.ID, err)
 				err = cmp.Or(p.stillFails(o, info.Device), err)
 			} else {
 				err = nil // a write that failed once is its writer's to know
@@ -117,19 +117,19 @@ func (p *Pool) syncBefore(ctx context.Context, lv string) error {
 // stillFails looks again at the file system on o, which is on dev, if it could not be
 // frozen before: nobody is held once more for what can only fail.
 func (p *Pool) stillFails(o *volume, dev dm.Device) error {
-	if _, failed := p.failing.Load(o.lv.ID); !failed {
+	if !p.facts.failing.has(o.lv.ID) {
 		return nil
 	}
 	mounts, err := mountsOf(dev)
 	if err != nil || len(mounts) == 0 {
-		p.failing.Delete(o.lv.ID)
+		p.facts.failing.drop(o.lv.ID)
 		return err
 	}
 	err = filesystem.Writable(mounts[0])
 	if err == nil || filesystem.Reachable(mounts[0]) != nil { // everybody sees it now
-		p.failing.Delete(o.lv.ID)
+		p.facts.failing.drop(o.lv.ID)
 	} else {
-		p.failing.Store(o.lv.ID, err)
+		p.facts.failing.put(o.lv.ID, err)
 	}
 	if hasOption(mounts[0].VFSOptions, "ro") {
 		return nil // by now the kernel freezes it without writing
@@ -166,12 +166,12 @@ func syncMounted(ctx context.Context, dev dm.Device) error {
 // failingHealth tells of a file system that could not be frozen, where the kernel
 // shows only to who writes that it fails.
 func (p *Pool) failingHealth(o *volume) []Condition {
-	why, failed := p.failing.Load(o.lv.ID)
+	why, failed := p.facts.failing.get(o.lv.ID)
 	if !failed {
 		return nil
 	}
 	reason := "FilesystemUnreachable"
-	if errors.Is(why.(error), filesystem.ErrReadOnly) {
+	if errors.Is(why, filesystem.ErrReadOnly) {
 		reason = "FilesystemReadOnly"
 	}
 	return []Condition{{Inaccessible, reason, fmt.Sprintf("%v; end the pods that use it, the next stage mounts it anew", why)}}

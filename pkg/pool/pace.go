@@ -81,13 +81,7 @@ func (c *pace) pause(ctx context.Context, n size.Bytes, took time.Duration) {
 }
 
 // urgent tells whether somebody's writes wait for volumes to be hydrated.
-func (c *pace) urgent() (is bool) {
-	c.pool.holding.Range(func(any, any) bool {
-		is = true
-		return false
-	})
-	return is
-}
+func (c *pace) urgent() bool { return c.pool.facts.holding.count() > 0 }
 
 // others tells whether somebody else does I/O on the pool's disks. No window is
 // being copied. What the volumes' users did meanwhile their devices tell; for

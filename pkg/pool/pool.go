@@ -65,11 +65,7 @@ type Pool struct {
 	strangers    atomic.Pointer[[]string] // devices that pretend to be the pool's
 	trash        sync.Mutex               // held while devices of trash are made, or removed where nobody uses them
 
-	growing  sync.Map      // *growth by the lvm2.ID of the store that is being extended
-	cramped  sync.Map      // error by the lvm2.ID of the store: why it could not be extended
-	holding  sync.Map      // *growth by the lvm2.ID of volumes whose writers are held because a store must not be lost
-	failing  sync.Map      // error by the lvm2.ID of volumes whose file system could not be frozen for it
-	frozen   sync.Map      // *frozen by the lvm2.ID of volumes that are held still for a cut
+	facts    *facts
 	fastest  atomic.Uint64 // sectors per second that were seen: see peak
 	brakes   timings       // how long writers were held while stores grew
 	windows  timings       // how long cuts held their volumes
@@ -79,13 +75,9 @@ type Pool struct {
 	// layer lost for want of room: others write to what reads through it.
 	keep func(v *view, o *volume) bool
 
-	textMost   atomic.Uint64             // bytes that the group's metadata may have
-	deepest    int                       // layers that the kernel can read through
-	boundaries sync.Map                  // size.Sectors by the lvm2.ID of frozen layers: what was in use at the next cut, not on the disk yet
-	inUse      atomic.Pointer[[]mapping] // what was free and mapped when the kernel was last asked
-	missed     sync.Map                  // time.Time by the name of a kernel's target: when it was last found missing
-	unsettled  sync.Map                  // lvm2.ID of volumes whose devices could not be brought in line
-	attended   sync.Map                  // lvm2.ID of volumes that the monitor is busy with
+	textMost atomic.Uint64 // bytes that the group's metadata may have
+	deepest  int           // layers that the kernel can read through
+	attended sync.Map      // lvm2.ID of volumes that the monitor is busy with
 
 	mu     sync.Mutex
 	closed bool
@@ -119,8 +111,8 @@ func openHeld(ctx context.Context, c Config, o Options) (*Pool, error) {
 		log:     klog.FromContext(ctx).WithValues("pool", c.Name),
 		changes: make(chan *change), urgent: make(chan *change), lonely: make(chan *change), stopped: make(chan struct{}),
 		keys: keyed{held: map[string][]chan struct{}{}}, scrubs: scrubs{jobs: map[string]*scrubJob{}},
-		copies:  copies{jobs: map[string]*copyJob{}, turn: make(chan struct{}, 1)},
-		deepest: deepestChain(), lookSoon: make(chan struct{}, 1), keep: (*view).readThrough,
+		copies: copies{jobs: map[string]*copyJob{}, turn: make(chan struct{}, 1)},
+		facts:  newFacts(), deepest: deepestChain(), lookSoon: make(chan struct{}, 1), keep: (*view).readThrough,
 	}
 	p.ctx, p.cancel = context.WithCancel(klog.NewContext(context.Background(), p.log))
 	p.hydrator = newHydrator(p)

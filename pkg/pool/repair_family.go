@@ -134,7 +134,7 @@ func (p *Pool) repairFamily(ctx context.Context, v *view, ids []lvm2.ID) error {
 	each := func(what string, f func(o *volume) error) {
 		for _, o := range members {
 			if err := f(o); err != nil {
-				p.unsettled.Store(o.lv.ID, true)
+				p.facts.unsettled.put(o.lv.ID, true)
 				errs = append(errs, fmt.Errorf("%svolume %s: %w", what, o.lv.Name, err))
 			}
 		}

@@ -331,7 +331,7 @@ func (p *Pool) follow(ctx context.Context) error {
 		err := errors.Join(p.renamed(ctx, v), p.sweep(ctx, v))
 		for id, o := range v.volumes {
 			if o.former != "" { // its devices go when no operation has them
-				p.unsettled.Store(id, true)
+				p.facts.unsettled.put(id, true)
 			}
 		}
 		return err

@@ -37,7 +37,7 @@ func TestHoldWhileWiping(t *testing.T) {
 		cow := v.cowDevice(s.lv)
 		g := &growth{store: s.lv.ID} // a brake, which keeps the wiping from its end
 		g.braked.Store(true)
-		p.growing.Store(s.lv.ID, g)
+		p.facts.growing.put(s.lv.ID, g)
 		ok(t, p.dm.Suspend(ctx, cow.name, dm.SuspendOptions{SkipLockFS: true}))
 		fill(t, p, 0)
 		active := make(chan error, 1)
@@ -52,13 +52,13 @@ func TestHoldWhileWiping(t *testing.T) {
 		}
 		if before { // as one that began a moment ago
 			g := p.newGrowth(s, 0)
-			p.holding.Store(o.lv.ID, g)
+			p.facts.holding.put(o.lv.ID, g)
 			p.background(func(ctx context.Context) { p.hold(ctx, o.lv.ID, g) })
 		} else {
 			p.startHold(s, 0)
 		}
 		time.Sleep(100 * time.Millisecond)
-		p.growing.Delete(s.lv.ID)
+		p.facts.growing.drop(s.lv.ID)
 		ok(t, p.dm.Resume(cow.name, cow.udev))
 		select {
 		case err := <-active:
@@ -66,7 +66,7 @@ func TestHoldWhileWiping(t *testing.T) {
 		case <-time.After(20 * time.Second):
 			t.Fatal("it is held, and who wipes it waits")
 		}
-		if _, held := p.holding.Load(o.lv.ID); held {
+		if p.facts.holding.has(o.lv.ID) {
 			t.Error("its writers are held still")
 		}
 		for _, v := range must(p.Volumes(ctx))(t) {

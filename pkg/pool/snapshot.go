@@ -98,9 +98,9 @@ func (p *Pool) settle(ctx context.Context, v *view, lv string) error {
 		}
 	}
 	if err != nil {
-		p.unsettled.Store(o.lv.ID, true)
+		p.facts.unsettled.put(o.lv.ID, true)
 	} else {
-		p.unsettled.Delete(o.lv.ID)
+		p.facts.unsettled.drop(o.lv.ID)
 	}
 	return err
 }

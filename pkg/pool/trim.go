@@ -119,7 +119,7 @@ func (p *Pool) trimLayer(ctx context.Context, of lvm2.ID, lv *lvm2.LV) (err erro
 		// The kernel reads a frozen store's lists once, and then what they name.
 		_, _, err := p.mapStore(ctx, v, now, storeFrozen)
 		if err != nil {
-			p.unsettled.Store(of, true)
+			p.facts.unsettled.put(of, true)
 		}
 		return err
 	}})

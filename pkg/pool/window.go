@@ -75,9 +75,8 @@ func (p *Pool) window(ctx context.Context, v *view, o *volume, live *layer, top 
 
 // frozenOf returns what holds o still for a cut; nil if nothing does.
 func (p *Pool) frozenOf(o *volume) *frozen {
-	f, _ := p.frozen.Load(o.lv.ID)
-	held, _ := f.(*frozen)
-	return held
+	f, _ := p.facts.frozen.get(o.lv.ID)
+	return f
 }
 
 // swap holds a device still while inside runs and lets it go on with the table

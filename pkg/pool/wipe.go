@@ -284,7 +284,7 @@ func (p *Pool) settleSoon(v *view) error {
 	for _, o := range v.volumes {
 		frozen := slices.ContainsFunc(o.layers, func(l *layer) bool { return l.snap == nil && has[v.snapDevice(l.lv).uuid] })
 		if has[v.realDevice(o.lv).uuid] && (frozen || !has[v.topDevice(o.lv).uuid]) {
-			p.unsettled.Store(o.lv.ID, true)
+			p.facts.unsettled.put(o.lv.ID, true)
 		}
 	}
 	p.lookAgain()
