@@ -26,7 +26,7 @@ func (p *Pool) Activate(ctx context.Context, lv string) (string, error) {
 	if err := p.scrub(ctx, lv); err != nil {
 		return "", err
 	}
-	return run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (path string, err error) {
+	return run(ctx, &p.group, []string{lvKey(lv)}, func(ctx context.Context) (path string, err error) {
 		transient, lost := false, false
 		err = p.do(ctx, &change{what: "activate volume " + lv, edit: func(t *edit) error { return t.givenOut(lv) }, act: func(ctx context.Context, v *view) error {
 			if their := v.theirLV(lv); their != nil {

@@ -59,17 +59,17 @@ func inTheWay(err error) error {
 
 // do carries out c: it is on the disk and in the kernel when do returns nil. If
 // ctx ends first, c still runs if it has begun.
-func (p *Pool) do(ctx context.Context, c *change) error {
-	err := p.submit(ctx, c)
+func (g *group) do(ctx context.Context, c *change) error {
+	err := g.submit(ctx, c)
 	var loss *unrecordedLoss
 	if errors.As(err, &loss) {
 		// What c has committed stands; the kernel follows once the loss is on the disk.
-		if err = p.submit(ctx, loss.record()); err == nil {
+		if err = g.submit(ctx, loss.record()); err == nil {
 			again := *c
 			if c.held {
 				again.edit = nil
 			}
-			err = p.submit(ctx, &again)
+			err = g.submit(ctx, &again)
 		}
 	}
 	if err != nil {
@@ -79,26 +79,26 @@ func (p *Pool) do(ctx context.Context, c *change) error {
 }
 
 // submit hands c to the committer and waits for its end.
-func (p *Pool) submit(ctx context.Context, c *change) error {
+func (g *group) submit(ctx context.Context, c *change) error {
 	c.done, c.ctx = make(chan error, 1), ctx
-	queue := p.changes
+	queue := g.changes
 	switch {
 	case c.alone != nil:
-		queue = p.lonely
+		queue = g.lonely
 	case c.fast:
-		queue = p.urgent
+		queue = g.urgent
 	}
 	select {
 	case queue <- c:
 	case <-ctx.Done():
-		return fmt.Errorf("waiting for pool %s: %w", p.name, context.Cause(ctx))
-	case <-p.ctx.Done():
-		return fmt.Errorf("pool %s is closed: %w", p.name, ErrUnavailable)
+		return fmt.Errorf("waiting for pool %s: %w", g.name, context.Cause(ctx))
+	case <-g.ctx.Done():
+		return fmt.Errorf("pool %s is closed: %w", g.name, ErrUnavailable)
 	}
 	select {
 	case err := <-c.done:
 		return err
-	case <-p.stopped:
-		return fmt.Errorf("pool %s was closed: %w", p.name, ErrUnavailable)
+	case <-g.stopped:
+		return fmt.Errorf("pool %s was closed: %w", g.name, ErrUnavailable)
 	}
 }

@@ -171,7 +171,7 @@ func (c *cleaner) step(ctx context.Context) (time.Duration, error) {
 	if err != nil || n == 0 {
 		return cleanLook, err
 	}
-	for p.wiper.wake(); ; freed = p.wiper.freed() {
+	for ; ; freed = p.wiper.freed() {
 		if v, err = p.latest(); err == nil && v.vg.LVByID(id) == nil {
 			break
 		}

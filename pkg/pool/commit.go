@@ -22,11 +22,17 @@ const lockLimit = 5 * time.Second
 // followed, but further changes do not wait for that: one volume that takes
 // long to suspend does not hold up the others.
 type committer struct {
-	*Pool
+	group *group
 	lock  *lvm2.Lock            // nil: not held
 	since time.Time             // when it was taken
 	acts  map[*change]time.Time // that run, and when they began
-	ended chan *change
+	ended chan ended
+}
+
+// ended is an act that has ended, and the metadata before and after its change.
+type ended struct {
+	*change
+	before, after *view
 }
 
 // An act that takes longer than lateLimit hangs in the kernel. It does not keep
@@ -36,13 +42,13 @@ const (
 	lateLook  = time.Second
 )
 
-func (p *Pool) commitLoop() {
-	defer close(p.stopped)
-	c := committer{Pool: p, acts: map[*change]time.Time{}, ended: make(chan *change)}
+func (g *group) commitLoop() {
+	defer close(g.stopped)
+	c := committer{group: g, acts: map[*change]time.Time{}, ended: make(chan ended)}
 	look := time.NewTicker(lateLook)
 	defer look.Stop()
 	for {
-		changes, lonely := p.changes, p.lonely
+		changes, lonely := g.changes, g.lonely
 		if c.lock != nil {
 			lonely = nil
 		}
@@ -50,8 +56,8 @@ func (p *Pool) commitLoop() {
 			changes = nil // until the lock was free for a moment
 		}
 		select {
-		case first := <-p.urgent:
-			c.batch(first, p.urgent)
+		case first := <-g.urgent:
+			c.batch(first, g.urgent)
 		case first := <-changes:
 			c.batch(first, changes)
 		case w := <-lonely:
@@ -60,11 +66,11 @@ func (p *Pool) commitLoop() {
 			c.end(w)
 		case <-look.C:
 			c.leaveLate()
-		case <-p.ctx.Done():
+		case <-g.ctx.Done():
 			for limit := time.After(closingWait); len(c.acts) > 0; {
 				select {
 				case w := <-c.ended:
-					delete(c.acts, w)
+					delete(c.acts, w.change)
 				case <-limit:
 					clear(c.acts)
 				}
@@ -79,22 +85,22 @@ func (p *Pool) commitLoop() {
 }
 
 // end takes note that an act has ended.
-func (c *committer) end(w *change) {
-	if _, waited := c.acts[w]; !waited {
+func (c *committer) end(w ended) {
+	if _, waited := c.acts[w.change]; !waited {
 		// The lock was given back meanwhile: LVM2 may have changed what it worked on.
-		for id := range c.current.Load().volumes {
-			c.facts.unsettled.put(id, true)
+		for id := range c.group.current.Load().volumes {
+			c.group.facts.unsettled.put(id, true)
 		}
 	}
-	delete(c.acts, w)
-	c.lookAgain()
+	delete(c.acts, w.change)
+	c.group.settled(w.before, w.after)
 }
 
 // leaveLate stops waiting for acts that hang.
 func (c *committer) leaveLate() {
 	for w, began := range c.acts {
 		if time.Since(began) > lateLimit {
-			c.log.Info("The kernel does not answer: the volume group's lock is given back before the devices have followed", "volumeGroup", c.vgName, "change", w.what)
+			c.group.log.Info("The kernel does not answer: the volume group's lock is given back before the devices have followed", "volumeGroup", c.group.vgName, "change", w.what)
 			delete(c.acts, w)
 		}
 	}
@@ -105,7 +111,7 @@ func (c *committer) release() {
 		return
 	}
 	if err := c.lock.Unlock(); err != nil {
-		c.log.Error(err, "Releasing the volume group's lock", "volumeGroup", c.vgName)
+		c.group.log.Error(err, "Releasing the volume group's lock", "volumeGroup", c.group.vgName)
 	}
 	c.lock = nil
 }
@@ -113,7 +119,7 @@ func (c *committer) release() {
 // batch commits first and every change that waits in queue, and begins their acts.
 func (c *committer) batch(first *change, queue <-chan *change) {
 	if c.lock == nil {
-		lock, err := c.host.LockVG(c.ctx, c.vgName, lvm2.Exclusive)
+		lock, err := c.group.host.LockVG(c.group.ctx, c.group.vgName, lvm2.Exclusive)
 		if err != nil {
 			first.done <- unavailable(err)
 			return
@@ -121,30 +127,35 @@ func (c *committer) batch(first *change, queue <-chan *change) {
 		c.lock, c.since = lock, time.Now()
 	}
 	waiting := append([]*change{first}, drain(queue)...)
-	var v *view
-	err := guard(c.log, func() (err error) { v, err = c.read(); return err })
+	var before *view
+	err := guard(c.group.log, func() (err error) { before, err = c.group.read(); return err })
 	if err != nil {
 		for _, w := range waiting {
 			w.done <- err
 		}
 		return
 	}
-	v, todo := c.edit(v, waiting)
+	v, todo := c.group.edit(before, waiting)
+	noAct := false
 	for _, w := range todo {
 		w.held = true
 		if w.act == nil {
 			w.done <- nil
+			noAct = true
 			continue
 		}
 		c.acts[w] = time.Now()
 		go func() {
-			ctx := klog.NewContext(c.ctx, klog.FromContext(w.ctx))
+			ctx := klog.NewContext(c.group.ctx, klog.FromContext(w.ctx))
 			w.done <- guard(klog.FromContext(ctx), func() error { return w.act(ctx, v) })
 			select {
-			case c.ended <- w:
-			case <-c.stopped:
+			case c.ended <- ended{w, before, v}:
+			case <-c.group.stopped:
 			}
 		}()
+	}
+	if noAct && v != before {
+		c.group.settled(before, v)
 	}
 }
 
@@ -161,46 +172,46 @@ func drain(queue <-chan *change) []*change {
 }
 
 // read returns the view of the metadata as it is on the disk.
-func (p *Pool) read() (*view, error) {
-	vg, err := p.store.Read(p.ctx)
+func (g *group) read() (*view, error) {
+	vg, err := g.store.Read(g.ctx)
 	if err != nil {
 		err = unavailable(err)
-		p.broken.Store(&err)
+		g.broken.Store(&err)
 		return nil, err
 	}
-	v := p.current.Load()
+	v := g.current.Load()
 	if v == nil || v.vg != vg {
 		former := v
 		v = newView(vg, v)
-		p.current.Store(v)
+		g.current.Store(v)
 		if former != nil {
-			p.disksMoved(former, v)
+			g.disksMoved(former, v)
 		}
-		p.changed.Store(true)
+		g.changed.Store(true)
 	}
-	p.broken.Store(nil)
-	p.textMost.Store(uint64(p.store.MaxText()))
-	p.maps = nil // they may have changed since
+	g.broken.Store(nil)
+	g.textMost.Store(uint64(g.store.MaxText()))
+	g.maps = nil // they may have changed since
 	return v, nil
 }
 
 // edit applies the changes' edits and commits them. It answers those that
 // failed and returns the rest.
-func (p *Pool) edit(v *view, waiting []*change) (*view, []*change) {
-	b := p.apply(v, waiting)
+func (g *group) edit(v *view, waiting []*change) (*view, []*change) {
+	b := g.apply(v, waiting)
 	if len(b.edited) == 0 {
 		return v, b.todo
 	}
-	err := p.write(b)
+	err := g.write(b)
 	switch {
 	case err == nil:
 		return b.next, append(b.todo, b.edited...)
 	case len(b.edited) > 1 && !errors.Is(err, lvm2.ErrUncertain):
 		// Nothing was written. Each gets its own answer, first what makes room in the metadata.
-		p.byGrowth(v, b.edited)
+		g.byGrowth(v, b.edited)
 		done := b.todo
 		for _, c := range b.edited {
-			next, one := p.edit(v, []*change{c})
+			next, one := g.edit(v, []*change{c})
 			v, done = next, append(done, one...)
 		}
 		return v, done
@@ -211,7 +222,7 @@ func (p *Pool) edit(v *view, waiting []*change) (*view, []*change) {
 	if errors.Is(err, lvm2.ErrUncertain) {
 		// It may have reached the disk all the same: then the kernel must follow.
 		for id := range v.volumes {
-			p.facts.unsettled.put(id, true)
+			g.facts.unsettled.put(id, true)
 		}
 	}
 	return v, b.todo
@@ -226,7 +237,7 @@ type batch struct {
 }
 
 // apply makes the changes' edits in memory. It answers those that failed.
-func (p *Pool) apply(v *view, waiting []*change) batch {
+func (g *group) apply(v *view, waiting []*change) batch {
 	b := batch{next: v}
 	for _, c := range waiting {
 		if c.ctx.Err() != nil {
@@ -237,7 +248,7 @@ func (p *Pool) apply(v *view, waiting []*change) batch {
 			b.todo = append(b.todo, c)
 			continue
 		}
-		e, next, err := p.try(b.next, c)
+		e, next, err := g.try(b.next, c)
 		switch {
 		case err != nil:
 			c.done <- err
@@ -251,14 +262,14 @@ func (p *Pool) apply(v *view, waiting []*change) batch {
 }
 
 // try makes a change's edit on a copy of v and returns what becomes of it.
-func (p *Pool) try(v *view, c *change) (e *edit, next *view, err error) {
+func (g *group) try(v *view, c *change) (e *edit, next *view, err error) {
 	err = guard(klog.FromContext(c.ctx), func() error {
 		own := *v
 		own.vg = v.vg.Clone()
-		e = &edit{view: &own, kernel: p.mapsOnce}
+		e = &edit{view: &own, kernel: g.mapsOnce}
 		err := c.edit(e)
 		if e.asked {
-			p.facts.setInUse(e.mapped)
+			g.facts.setInUse(e.mapped)
 		}
 		if err != nil || !e.changed {
 			return err
@@ -271,10 +282,10 @@ func (p *Pool) try(v *view, c *change) (e *edit, next *view, err error) {
 }
 
 // byGrowth sorts changes by what each adds to the metadata. What deletes comes first.
-func (p *Pool) byGrowth(v *view, changes []*change) {
+func (g *group) byGrowth(v *view, changes []*change) {
 	grown := make(map[*change]int, len(changes))
 	for _, c := range changes {
-		if _, next, err := p.try(v, c); err == nil && next != nil {
+		if _, next, err := g.try(v, c); err == nil && next != nil {
 			grown[c] = int(next.vg.TextSize())
 		}
 	}
@@ -282,32 +293,32 @@ func (p *Pool) byGrowth(v *view, changes []*change) {
 }
 
 // write commits a batch.
-func (p *Pool) write(b batch) error {
+func (g *group) write(b batch) error {
 	writeClean(b.next.vg, b.next.clean)
-	if m := p.metadata(b.next); m.Size > 0 && m.Used+m.Reserved/2 > m.Size {
+	if m := g.metadata(b.next); m.Size > 0 && m.Used+m.Reserved/2 > m.Size {
 		writeClean(b.next.vg, nil) // it is worth less than what must be written down
 	}
 	start := time.Now()
-	err := guard(p.log, func() error { return p.store.Commit(p.ctx, b.next.vg, b.written...) })
+	err := guard(g.log, func() error { return g.store.Commit(g.ctx, b.next.vg, b.written...) })
 	if err != nil {
 		return err
 	}
-	p.log.V(4).Info("Committed metadata", "volumeGroup", p.vgName, "seqno", b.next.vg.Seqno, "changes", len(b.edited), "took", time.Since(start))
-	p.current.Store(b.next)
+	g.log.V(4).Info("Committed metadata", "volumeGroup", g.vgName, "seqno", b.next.vg.Seqno, "changes", len(b.edited), "took", time.Since(start))
+	g.current.Store(b.next)
 	return nil
 }
 
 // latest returns the view of the last commit or refresh.
-func (p *Pool) latest() (*view, error) {
-	if err := p.broken.Load(); err != nil {
+func (g *group) latest() (*view, error) {
+	if err := g.broken.Load(); err != nil {
 		return nil, *err
 	}
-	return p.current.Load(), nil
+	return g.current.Load(), nil
 }
 
 // refresh reads the metadata again, so that what LVM2's own commands change is seen.
-func (p *Pool) refresh(ctx context.Context) error {
-	return p.do(ctx, &change{what: "read volume group " + p.vgName})
+func (g *group) refresh(ctx context.Context) error {
+	return g.do(ctx, &change{what: "read volume group " + g.vgName})
 }
 
 // unavailable says which of this package's errors an error of the LVM2 layer is.

@@ -5,7 +5,6 @@ import (
 	"os"
 	"path"
 	"regexp"
-	"sync"
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
@@ -49,7 +48,7 @@ type Options struct {
 	LVM    lvm2.Host // where LVM2 keeps its locks and hints; its defaults if empty
 	By     string    // who gives a command, for the record of what it changes; nothing is recorded if empty
 
-	told *sync.Map // what earlier attempts to open the pool have logged of its devices
+	told *told // what earlier attempts to open the pool have logged of its devices
 }
 
 const (
@@ -83,7 +82,7 @@ func (o Options) withDefaults() Options {
 		o.RunDir = defaultRunDir
 	}
 	if o.told == nil {
-		o.told = &sync.Map{}
+		o.told = &told{why: map[string]string{}}
 	}
 	if o.LVM.DevicesFile == "" {
 		o.LVM.DevicesFile = lvm2.DevicesFile(lvm2.SystemDir())

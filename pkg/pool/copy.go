@@ -58,7 +58,7 @@ func (p *Pool) CopyVolume(ctx context.Context, spec VolumeSpec, source *Pool) (V
 	}
 	for anew := true; ; anew = false {
 		lv, err := p.onceWiped(ctx, func() (string, error) {
-			return run(ctx, p, []string{nameKey(spec.Name)}, func(ctx context.Context) (string, error) {
+			return run(ctx, &p.group, []string{nameKey(spec.Name)}, func(ctx context.Context) (string, error) {
 				return p.beginCopy(ctx, spec, source)
 			})
 		})

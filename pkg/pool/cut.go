@@ -114,7 +114,6 @@ func (p *Pool) abandon(ctx context.Context, layer lvm2.ID, lv string) {
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "The layer of a failed cut stays for now", "volume", lv)
 	}
-	p.wiper.wake()
 }
 
 // unname takes their names from snapshots that the kernel has not cut: an older

@@ -57,11 +57,11 @@ func openDisk(pv *lvm2.PV, flags int) (*os.File, error) {
 
 // disksMoved has the devices of all volumes looked after that lie on a disk which
 // is another device than in the former view, and of those that read through them.
-func (p *Pool) disksMoved(former, v *view) {
+func (g *group) disksMoved(former, v *view) {
 	moved := map[int]bool{}
 	for i, pv := range v.vg.PVs {
 		if k := former.vg.PVIndex(pv.ID); k >= 0 && pv.Device != "" && !pv.SameDevice(former.vg.PVs[k]) {
-			p.log.Info("A physical volume is on another device than before", "volumeGroup", v.vg.Name, "pv", pv.ID, "before", diskOf(former.vg.PVs[k]), "now", diskOf(pv), "path", pv.Device)
+			g.log.Info("A physical volume is on another device than before", "volumeGroup", v.vg.Name, "pv", pv.ID, "before", diskOf(former.vg.PVs[k]), "now", diskOf(pv), "path", pv.Device)
 			moved[i] = true
 		}
 	}
@@ -82,37 +82,35 @@ func (p *Pool) disksMoved(former, v *view) {
 	}
 	for id, o := range v.volumes {
 		if roots[v.root(o.lv.Name)] {
-			p.facts.unsettled.put(id, true)
+			g.facts.unsettled.put(id, true)
 		}
 	}
-	p.wiper.wake()
-	p.lookAgain()
 }
 
 // rewriter rewrites metadata areas that missed commits: of a disk that was away, or
 // that failed.
 type rewriter struct {
-	*Pool
-	next time.Time
-	wait time.Duration
+	group *group
+	next  time.Time
+	wait  time.Duration
 }
 
 // rewrite does so if there are some, unless it failed a moment ago.
 func (r *rewriter) rewrite(ctx context.Context) {
-	v, err := r.latest()
-	if err != nil || !r.store.Stale() {
+	v, err := r.group.latest()
+	if err != nil || !r.group.store.Stale() {
 		r.wait = 0
 		return
 	}
 	if v.writable() != nil || time.Now().Before(r.next) {
 		return
 	}
-	err = r.do(ctx, &change{what: "rewrite the metadata of volume group " + r.vgName, edit: func(t *edit) error {
+	err = r.group.do(ctx, &change{what: "rewrite the metadata of volume group " + r.group.vgName, edit: func(t *edit) error {
 		t.changed = true
 		return nil
 	}})
 	if err != nil && ctx.Err() == nil {
-		r.log.Error(err, "Metadata areas stay out of date", "problems", r.store.Problems())
+		r.group.log.Error(err, "Metadata areas stay out of date", "problems", r.group.store.Problems())
 	}
 	r.wait = min(max(refreshPause, 2*r.wait), lastRewrite)
 	r.next = time.Now().Add(r.wait)

@@ -23,7 +23,7 @@ func (p *Pool) ExpandVolume(ctx context.Context, lv string, required, limit size
 	}
 	for {
 		wiped := p.wiper.freed()
-		vol, err := run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (Volume, error) { return p.expand(ctx, lv, required, limit) })
+		vol, err := run(ctx, &p.group, []string{lvKey(lv)}, func(ctx context.Context) (Volume, error) { return p.expand(ctx, lv, required, limit) })
 		var wiping *PendingError
 		if !errors.As(err, &wiping) || !wiping.wiping {
 			return vol, err

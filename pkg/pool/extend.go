@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
@@ -47,41 +46,12 @@ func (p *Pool) extendGroup(vg *lvm2.VG, add func(device string) error) {
 		}
 		p.log.Info("Added a device to the volume group", "volumeGroup", p.vgName, "device", d)
 	}
-	p.leaveOut(left)
-}
-
-// leaveOut notes which of the devices that the configuration means are not the
-// pool's, and logs what was not logged before.
-func (p *Pool) leaveOut(left []LeftOut) {
-	p.mu.Lock()
-	p.leftOut = left
-	p.mu.Unlock()
-	now := map[any]bool{}
-	for _, l := range left {
-		now[l.Device] = true
-		if former, known := p.told.Swap(l.Device, l.Why); !known || former != l.Why {
-			p.log.Info("A device that matches the configuration is left out", "device", l.Device, "why", l.Why)
-		}
-	}
-	p.told.Range(func(device, _ any) bool {
-		if !now[device] {
-			p.told.Delete(device)
-		}
-		return true
-	})
-}
-
-// leftOuts lists the devices that the configuration means and that are not the
-// group's, as of the last look.
-func (p *Pool) leftOuts() []LeftOut {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return slices.Clone(p.leftOut)
+	p.outside.leaveOut(p.log, left)
 }
 
 // extender adds devices to the group that become fit, or come, while the pool is open.
 type extender struct {
-	*Pool
+	pool *Pool
 	seen string               // what there was at the last look
 	next time.Time            // when to look again if that stays so
 	fit  map[string]time.Time // since when devices are known to be blank
@@ -93,7 +63,7 @@ func (p *Pool) extendLoop(ctx context.Context) {
 	if !p.config.Create || p.config.File != "" {
 		return
 	}
-	x := extender{Pool: p}
+	x := extender{pool: p}
 	x.due() // the pool was opened with what there is
 	for tick := time.NewTicker(refreshPause); ; {
 		select {
@@ -110,17 +80,17 @@ func (p *Pool) extendLoop(ctx context.Context) {
 
 // due reports whether to look again, and counts on that this is done.
 func (x *extender) due() bool {
-	v, err := x.latest()
+	v, err := x.pool.latest()
 	if err != nil {
 		return false
 	}
-	now := x.config.seen() + fmt.Sprint(v.writable())
+	now := x.pool.config.seen() + fmt.Sprint(v.writable())
 	if now == x.seen && time.Now().Before(x.next) {
 		return false
 	}
 	every := extendLook
-	if x.config.lookEvery != 0 {
-		every = x.config.lookEvery
+	if x.pool.config.lookEvery != 0 {
+		every = x.pool.config.lookEvery
 	}
 	x.seen, x.next = now, time.Now().Add(every)
 	return true
@@ -131,12 +101,12 @@ func (x *extender) due() bool {
 func (x *extender) look(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	if x.refresh(ctx) != nil { // refreshLoop tells
+	if x.pool.refresh(ctx) != nil { // refreshLoop tells
 		return
 	}
-	v, former := x.current.Load(), x.fit
+	v, former := x.pool.current.Load(), x.fit
 	x.fit = map[string]time.Time{}
-	x.extendGroup(v.vg, func(device string) error {
+	x.pool.extendGroup(v.vg, func(device string) error {
 		since, known := former[device]
 		if !known {
 			since = time.Now()
@@ -149,10 +119,10 @@ func (x *extender) look(ctx context.Context) {
 			x.next = time.Now().Add(blankFor)
 			return errBlankNow
 		}
-		return x.do(ctx, &change{what: "add device " + device, alone: func(ctx context.Context) error {
+		return x.pool.do(ctx, &change{what: "add device " + device, alone: func(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(ctx, lockLimit) // all changes wait meanwhile
 			defer cancel()
-			return x.store.Extend(ctx, []string{device})
+			return x.pool.store.Extend(ctx, []string{device})
 		}})
 	})
 }

@@ -24,7 +24,7 @@ func disksOf(t *testing.T, p *Pool, want int) *lvm2.VG {
 			return v.vg
 		}
 		if time.Now().After(end) {
-			t.Fatalf("the group has not got %d disks: %v, left out %v", want, err, p.leftOuts())
+			t.Fatalf("the group has not got %d disks: %v, left out %v", want, err, p.outside.leftOuts())
 		}
 	}
 }
@@ -35,7 +35,7 @@ func said(t *testing.T, p *Pool, device, why string) {
 	var now string
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		now = ""
-		for _, l := range p.leftOuts() {
+		for _, l := range p.outside.leftOuts() {
 			if l.Device == device {
 				now = l.Why
 			}

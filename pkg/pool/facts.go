@@ -26,6 +26,7 @@ type facts struct {
 	boundaries noted[lvm2.ID, size.Sectors] // what a frozen layer used at the next cut, as long as it is not on the disk
 	missed     noted[string, time.Time]     // when a target of the kernel was last found missing, by its name
 	inUse      []mapping                    // what was free and mapped when the kernel was last asked
+	swept      bool                         // devices of trash went since takeSwept was called
 }
 
 func newFacts() *facts {
@@ -47,6 +48,21 @@ func (f *facts) stillInUse() []mapping {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.inUse
+}
+
+// noteSwept notes that a device of trash went, so that the trash may be wiped now.
+func (f *facts) noteSwept() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.swept = true
+}
+
+// takeSwept returns whether noteSwept was called since the last time.
+func (f *facts) takeSwept() (was bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	was, f.swept = f.swept, false
+	return was
 }
 
 // noted is one kind of facts. Its methods may be called concurrently.

@@ -10,14 +10,14 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// group is a volume group that tests make without a disk: extents of 4 MiB on disk 0:0.
-type group struct {
+// paperGroup is a volume group that tests make without a disk: extents of 4 MiB on disk 0:0.
+type paperGroup struct {
 	*testing.T
 	*edit
 	next lvm2.Extents
 }
 
-func newGroup(t *testing.T) *group {
+func newGroup(t *testing.T) *paperGroup {
 	vg, err := lvm2.ParseVG([]byte("vg {\nid = \"gggggg-gggg-gggg-gggg-gggg-gggg-gggggg\"\nseqno = 5\nformat = \"lvm2\"\nstatus = [\"RESIZEABLE\", \"READ\", \"WRITE\"]\nflags = []\nextent_size = 8192\nmax_lv = 0\nmax_pv = 0\nmetadata_copies = 0\n" +
 		"physical_volumes {\npv0 {\nid = \"pppppp-pppp-pppp-pppp-pppp-pppp-pppppp\"\ndevice = \"/dev/sda\"\nstatus = [\"ALLOCATABLE\"]\nflags = []\ndev_size = 40960000\npe_start = 2048\npe_count = 4990\n}\n}\n" +
 		"}\ncontents = \"Text Format Volume Group\"\nversion = 1\n"))
@@ -25,10 +25,10 @@ func newGroup(t *testing.T) *group {
 		t.Fatal(err)
 	}
 	vg.PVs[0].Device = "/dev/sda"
-	return &group{T: t, edit: &edit{view: newView(vg, nil)}}
+	return &paperGroup{T: t, edit: &edit{view: newView(vg, nil)}}
 }
 
-func (g *group) check(err error) {
+func (g *paperGroup) check(err error) {
 	g.Helper()
 	if err != nil {
 		g.Fatal(err)
@@ -36,21 +36,21 @@ func (g *group) check(err error) {
 	g.view = newView(g.vg, nil)
 }
 
-func (g *group) take(n lvm2.Extents) lvm2.Range {
+func (g *paperGroup) take(n lvm2.Extents) lvm2.Range {
 	r := lvm2.Range{Start: g.next, Count: n}
 	g.next += n
 	return r
 }
 
 // volume adds a volume of n extents.
-func (g *group) volume(name string, n lvm2.Extents, tags ...string) {
+func (g *paperGroup) volume(name string, n lvm2.Extents, tags ...string) {
 	lv := newLV(name, roleVolume, append([]string{tag(tagName, name), tag(tagMode, string(Block))}, tags...)...)
 	lv.Segments = appendExtents(nil, g.take(n))
 	g.check(g.put(lv))
 }
 
 // cut adds a layer with a store of n extents to a volume, which becomes the live one.
-func (g *group) cut(of, name string, n lvm2.Extents) {
+func (g *paperGroup) cut(of, name string, n lvm2.Extents) {
 	o := g.volumeByLV(of)
 	order := o.nextOrder()
 	if former := o.live(); former != nil {
@@ -66,7 +66,7 @@ func (g *group) cut(of, name string, n lvm2.Extents) {
 }
 
 // fork adds a volume of n extents that reads through a layer, with a store of one.
-func (g *group) fork(name, from string, n lvm2.Extents, hydrated string) {
+func (g *paperGroup) fork(name, from string, n lvm2.Extents, hydrated string) {
 	g.volume(name, n, tag(tagCopy, string(g.snapshots[from].lv.ID)), tag(tagHydrated, hydrated))
 	store := newLV("fork-"+name, roleFork, tag(tagOf, string(g.volumeByLV(name).lv.ID)), tag(tagChunk, "128"))
 	store.Segments = appendExtents(nil, g.take(1))
@@ -74,7 +74,7 @@ func (g *group) fork(name, from string, n lvm2.Extents, hydrated string) {
 }
 
 // reader adds a volume that shows a layer, or with tags a transient one.
-func (g *group) reader(name, from string, tags ...string) {
+func (g *paperGroup) reader(name, from string, tags ...string) {
 	l := g.snapshots[from]
 	lv := newLV(name, roleVolume, append([]string{tag(tagName, name), tag(tagMode, string(Block)), tag(tagReads, string(l.lv.ID))}, tags...)...)
 	n := g.extents(l.length.Bytes())
@@ -88,7 +88,7 @@ func (g *group) reader(name, from string, tags ...string) {
 }
 
 // drop takes a snapshot and what nothing needs then away.
-func (g *group) drop(name string) {
+func (g *paperGroup) drop(name string) {
 	l := g.snapshots[name]
 	c := l.lv.Clone()
 	c.Tags = dropTags(c.Tags, tagName)
@@ -97,19 +97,19 @@ func (g *group) drop(name string) {
 }
 
 // grow adds n extents to a logical volume.
-func (g *group) grow(lv string, n lvm2.Extents) {
+func (g *paperGroup) grow(lv string, n lvm2.Extents) {
 	c := g.vg.LV(lv).Clone()
 	c.Segments = appendExtents(c.Segments, g.take(n))
 	g.check(g.put(c))
 }
 
-func (g *group) family(name string) []*volume {
+func (g *paperGroup) family(name string) []*volume {
 	root := g.root(name)
 	return g.members()[root]
 }
 
 // inUseBy says that volumes are active and that layers are read.
-func (g *group) inUseBy(volumes []string, layers ...string) use {
+func (g *paperGroup) inUseBy(volumes []string, layers ...string) use {
 	u := use{active: map[lvm2.ID]bool{}, content: map[lvm2.ID]bool{}, read: map[lvm2.ID]bool{}}
 	for _, name := range volumes {
 		u.active[g.volumeByLV(name).lv.ID] = true
@@ -136,7 +136,7 @@ func (w *wantedSet) lines() []string {
 	return out
 }
 
-func (g *group) expect(what string, got []string, want ...string) {
+func (g *paperGroup) expect(what string, got []string, want ...string) {
 	g.Helper()
 	if !slices.Equal(got, want) {
 		g.Errorf("%s:\n%s\nwant:\n%s", what, strings.Join(got, "\n"), strings.Join(want, "\n"))

@@ -328,7 +328,6 @@ func (f *fold) end() error {
 	settled := f.exclusive(f.ctx, func() error {
 		f.folder.running.CompareAndSwap(f, nil)
 		return f.do(f.ctx, &change{what: "take down the devices of a fold", act: func(ctx context.Context, v *view) error {
-			defer f.wiper.wake()
 			o := v.volumes[f.volume]
 			if o == nil {
 				return f.sweep(ctx, v)

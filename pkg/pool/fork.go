@@ -152,7 +152,6 @@ func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	p.hydrator.start(name) // if it is a fork
 	return name, nil
 }
 

@@ -172,11 +172,11 @@ func (f *frozen) suspendIn(ctx context.Context, o dm.SuspendOptions) error {
 }
 
 // apart runs what the kernel may take however long for; the channel is closed at its end.
-func (p *Pool) apart(do func()) <-chan struct{} {
+func (g *group) apart(do func()) <-chan struct{} {
 	ended := make(chan struct{})
-	p.work.Add(1) // an operation runs, so that Close still waits
+	g.work.Add(1) // an operation runs, so that Close still waits
 	go func() {
-		defer p.work.Done()
+		defer g.work.Done()
 		defer close(ended)
 		do()
 	}()

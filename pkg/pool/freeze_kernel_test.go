@@ -274,7 +274,7 @@ func TestHookBetweenCuts(t *testing.T) {
 // cutNamed cuts a snapshot without writing the file system back before: a writer
 // that has come after that stands in the way.
 func cutNamed(ctx context.Context, p *Pool, lv, name string) error {
-	_, err := run(ctx, p, []string{nameKey(name), lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
+	_, err := run(ctx, &p.group, []string{nameKey(name), lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
 		return none, p.take(ctx, "create snapshot "+name, lv, name, func(t *edit, c cutLayer) error { return t.record(c, name) })
 	})
 	return err

@@ -30,27 +30,27 @@ const loopPause = time.Second
 
 // background runs f in the background until the pool is closed: false if it is.
 // A panic ends f alone.
-func (p *Pool) background(f func(context.Context)) bool {
-	if !p.begin() {
+func (g *group) background(f func(context.Context)) bool {
+	if !g.begin() {
 		return false
 	}
 	go func() {
-		defer p.work.Done()
-		p.guarded(f)
+		defer g.work.Done()
+		g.guarded(f)
 	}()
 	return true
 }
 
 // guarded calls f, and says whether it returned without a panic.
-func (p *Pool) guarded(f func(context.Context)) bool {
-	return guard(p.log, func() error { f(p.ctx); return nil }) == nil
+func (g *group) guarded(f func(context.Context)) bool {
+	return guard(g.log, func() error { f(g.ctx); return nil }) == nil
 }
 
 // forever runs a loop in the background until the pool is closed. After a panic,
 // which ends one turn of it, the loop goes on.
-func (p *Pool) forever(loop func(context.Context)) {
-	p.background(func(ctx context.Context) {
-		for !p.guarded(loop) {
+func (g *group) forever(loop func(context.Context)) {
+	g.background(func(ctx context.Context) {
+		for !g.guarded(loop) {
 			select {
 			case <-time.After(loopPause):
 			case <-ctx.Done():

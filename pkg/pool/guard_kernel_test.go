@@ -32,7 +32,7 @@ func TestPanic(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := run(ctx, p, []string{lvKey(v.LV)}, func(context.Context) (none struct{}, err error) { return none, boom() }); !errors.Is(err, errPanic) {
+	if _, err := run(ctx, &p.group, []string{lvKey(v.LV)}, func(context.Context) (none struct{}, err error) { return none, boom() }); !errors.Is(err, errPanic) {
 		t.Errorf("operation: %v", err)
 	}
 	var turns atomic.Int32

@@ -121,7 +121,7 @@ func (p *Pool) poolConditions(v *view) []Condition {
 			out = append(out, v.deviceMissing(pv))
 		}
 	}
-	for _, l := range p.leftOuts() {
+	for _, l := range p.outside.leftOuts() {
 		if l.refused {
 			out = append(out, Condition{Degraded, "DiskRefused", l.text()})
 		}
@@ -130,10 +130,8 @@ func (p *Pool) poolConditions(v *view) []Condition {
 	if why := v.mixed(); why != "" {
 		out = append(out, Condition{Degraded, "MixedBlockSizes", why})
 	}
-	if s := p.strangers.Load(); s != nil {
-		for _, what := range *s {
-			out = append(out, Condition{Degraded, "DuplicateDisk", what})
-		}
+	for _, what := range p.outside.pretenders() {
+		out = append(out, Condition{Degraded, "DuplicateDisk", what})
 	}
 	for _, problem := range p.store.Problems() {
 		out = append(out, Condition{Degraded, "MetadataDegraded", problem.Error()})

@@ -106,14 +106,17 @@ func (h *hydrator) start(lv string) {
 	}()
 }
 
-// startAll begins to hydrate every fork of v that is not being hydrated, and
+// settled begins to hydrate every fork of after that was none before, and
 // forgets what is not there any more.
-func (h *hydrator) startAll(v *view) {
+func (h *hydrator) settled(before, after *view) {
 	h.mu.Lock()
-	maps.DeleteFunc(h.windows, func(id lvm2.ID, _ *window) bool { return v.volumes[id] == nil })
+	maps.DeleteFunc(h.windows, func(id lvm2.ID, _ *window) bool { return after.volumes[id] == nil })
 	h.mu.Unlock()
-	for _, o := range v.volumes {
-		if o.forked() {
+	for id, o := range after.volumes {
+		if !o.forked() {
+			continue
+		}
+		if before == nil || before.volumes[id] == nil || !before.volumes[id].forked() {
 			h.start(o.lv.Name)
 		}
 	}

@@ -301,7 +301,6 @@ func (h *hydrator) advance(lv string, w *window) *change {
 			return nil
 		}
 		h.setWindow(o.lv.ID, nil)
-		p.wiper.wake()
 		err := p.rebase(ctx, v, o, nothing)
 		if err == nil {
 			err = p.forkDown(ctx, v, o)

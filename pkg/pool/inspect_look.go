@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
-	"k8s.io/klog/v2"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
@@ -29,8 +28,7 @@ func newInspector(ctx context.Context, c Config, o Options, open openGroup) (*in
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	i := &inspector{pool: &Pool{name: c.Name, vgName: c.VolumeGroup, by: o.By, config: c, host: o.LVM, log: klog.FromContext(ctx), facts: newFacts(), deepest: deepestChain()}}
-	i.pool.hydrator, i.pool.wiper = newHydrator(i.pool), newWiper(i.pool)
+	i := &inspector{pool: newPool(ctx, c, o)}
 	if err := i.open(ctx, open); err != nil {
 		return nil, fmt.Errorf("inspecting pool %s: %w", c.Name, errors.Join(err, i.close()))
 	}

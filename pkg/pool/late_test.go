@@ -11,19 +11,19 @@ import (
 // returns all volumes are looked after: LVM2 may have changed them meanwhile.
 func TestLateActs(t *testing.T) {
 	v := rollbackGroup(t)
-	p := &Pool{log: klog.Background(), facts: newFacts(), lookSoon: make(chan struct{}, 1)}
-	p.current.Store(v)
+	g := &group{log: klog.Background(), facts: newFacts(), settled: func(_, _ *view) {}}
+	g.current.Store(v)
 	stuck, fresh := &change{what: "stuck"}, &change{what: "fresh"}
-	c := committer{Pool: p, acts: map[*change]time.Time{stuck: time.Now().Add(-2 * lateLimit), fresh: time.Now()}}
+	c := committer{group: g, acts: map[*change]time.Time{stuck: time.Now().Add(-2 * lateLimit), fresh: time.Now()}}
 	c.leaveLate()
 	if _, waited := c.acts[fresh]; len(c.acts) != 1 || !waited {
 		t.Errorf("it waits for %v", c.acts)
 	}
-	unsettled := p.facts.unsettled.count
-	if c.end(fresh); len(c.acts) != 0 || unsettled() != 0 {
+	unsettled := g.facts.unsettled.count
+	if c.end(ended{fresh, v, v}); len(c.acts) != 0 || unsettled() != 0 {
 		t.Errorf("after the end of one in time it waits for %v, %d volumes are to be looked after", c.acts, unsettled())
 	}
-	if c.end(stuck); unsettled() != len(v.volumes) {
+	if c.end(ended{stuck, v, v}); unsettled() != len(v.volumes) {
 		t.Errorf("%d of %d volumes are looked after", unsettled(), len(v.volumes))
 	}
 }

@@ -53,7 +53,7 @@ func (p *Pool) lend(ctx context.Context, spec VolumeSpec, to string) (lvm2.ID, e
 	if err != nil {
 		return "", err
 	}
-	lv, err := run(ctx, p, append([]string{nameKey(loan.Name)}, keys...), func(ctx context.Context) (string, error) {
+	lv, err := run(ctx, &p.group, append([]string{nameKey(loan.Name)}, keys...), func(ctx context.Context) (string, error) {
 		return p.createFrom(ctx, loan)
 	})
 	if err != nil {
@@ -120,7 +120,7 @@ func (p *Pool) openLoan(ctx context.Context, id lvm2.ID) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return run(ctx, p, []string{lvKey(o.lv.Name)}, func(ctx context.Context) (f *os.File, err error) {
+	return run(ctx, &p.group, []string{lvKey(o.lv.Name)}, func(ctx context.Context) (f *os.File, err error) {
 		return f, p.do(ctx, &change{what: "open what volume " + o.name + " shows", act: func(ctx context.Context, v *view) error {
 			o := v.volumes[id]
 			if o == nil {

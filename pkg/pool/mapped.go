@@ -24,11 +24,11 @@ type mapping struct {
 
 // mapsOnce is mappings for edits: the committer asks once in a batch, with LVM2's
 // lock held, unless it wants to know anew.
-func (p *Pool) mapsOnce(v *view, anew bool) (all []mapping, err error) {
-	if p.maps == nil || anew {
-		p.maps, err = p.mappings(v)
+func (g *group) mapsOnce(v *view, anew bool) (all []mapping, err error) {
+	if g.maps == nil || anew {
+		g.maps, err = g.mapped(v)
 	}
-	return p.maps, err
+	return g.maps, err
 }
 
 // mappings lists what the kernel's devices map of the group's physical volumes.

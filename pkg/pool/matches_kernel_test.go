@@ -153,7 +153,7 @@ func TestPatternOfAllDisks(t *testing.T) {
 	if vg := must(p.latest())(t).vg; len(vg.PVs) != 1 || filepath.Dir(vg.PVs[0].Device) != b.dir || b.want[filepath.Base(vg.PVs[0].Device)] != "" {
 		t.Errorf("the group was made of %v", vg.PVs[0].Device)
 	}
-	b.check(p.leftOut)
+	b.check(p.outside.leftOuts())
 	if health := p.PoolHealth(ctx); len(health) > 0 {
 		t.Errorf("health: %v", health)
 	}
@@ -171,7 +171,7 @@ func TestPatternOfAllDisks(t *testing.T) {
 	if n := len(must(p.latest())(t).vg.PVs); n != 2 {
 		t.Errorf("the group has %d disks", n)
 	}
-	b.check(p.leftOut)
+	b.check(p.outside.leftOuts())
 }
 
 // TestNothingFits: a pool for which nothing is fit says of each match why. What
@@ -260,7 +260,7 @@ func TestNamedPartition(t *testing.T) {
 	if vg := must(p.latest())(t).vg; len(vg.PVs) != 1 || vg.PVs[0].Device != system+"p2" {
 		t.Errorf("the group was made of %v", vg.PVs[0].Device)
 	}
-	b.check(p.leftOut)
+	b.check(p.outside.leftOuts())
 	ok(t, p.Close())
 	command(t, "vgremove", "-ff", "-y", "vgpartition")
 }
@@ -349,7 +349,7 @@ func TestTwoPathsToADisk(t *testing.T) {
 	b.link("nvme-path-2", paths[1], paths[0]+" has the same WWID")
 	c := Config{Name: "pool", VolumeGroup: "vgpaths", Devices: []string{b.pattern()}, Create: true}
 	p := must(Open(context.Background(), c, Options{}))(t)
-	b.check(p.leftOut)
+	b.check(p.outside.leftOuts())
 	if n := len(must(p.latest())(t).vg.PVs); n != 1 {
 		t.Errorf("the group has %d disks", n)
 	}

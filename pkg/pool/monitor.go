@@ -21,7 +21,7 @@ const (
 // refreshLoop reads the metadata from time to time, to see what LVM2's own
 // commands change.
 func (p *Pool) refreshLoop(ctx context.Context) {
-	old, told := rewriter{Pool: p}, ""
+	old, told, followed := rewriter{group: &p.group}, "", p.current.Load()
 	for tick := time.NewTicker(refreshPause); ; {
 		select {
 		case <-tick.C:
@@ -32,7 +32,10 @@ func (p *Pool) refreshLoop(ctx context.Context) {
 			}
 			told = fmt.Sprint(err)
 			if p.changed.Swap(false) || len(p.facts.stillInUse()) > 0 {
-				if err := p.follow(limited); err != nil && ctx.Err() == nil {
+				v := p.current.Load()
+				if err := p.follow(limited, followed); err == nil {
+					followed = v
+				} else if ctx.Err() == nil {
 					p.changed.Store(true)
 					p.log.Error(err, "Following changes of the metadata that somebody else made")
 				}

@@ -67,7 +67,7 @@ func (k *keyed) pass(key string) {
 // run executes f while holding keys, which are taken in the given order: names
 // before logical volumes. The caller waits as long as ctx lives. Once f has
 // begun it goes on without the caller, because what it did is on the disk.
-func run[T any](ctx context.Context, p *Pool, keys []string, f func(context.Context) (T, error)) (T, error) {
+func run[T any](ctx context.Context, g *group, keys []string, f func(context.Context) (T, error)) (T, error) {
 	var none T
 	var releases []func()
 	release := func() {
@@ -76,25 +76,25 @@ func run[T any](ctx context.Context, p *Pool, keys []string, f func(context.Cont
 		}
 	}
 	for _, k := range keys {
-		r, err := p.lock(ctx, k)
+		r, err := g.lock(ctx, k)
 		if err != nil {
 			release()
 			return none, err
 		}
 		releases = append(releases, r)
 	}
-	if !p.begin() {
+	if !g.begin() {
 		release()
-		return none, fmt.Errorf("pool %s is closed: %w", p.name, ErrUnavailable)
+		return none, fmt.Errorf("pool %s is closed: %w", g.name, ErrUnavailable)
 	}
 	type result struct {
 		value T
 		err   error
 	}
 	done := make(chan result, 2)
-	own := klog.NewContext(p.ctx, klog.FromContext(ctx))
+	own := klog.NewContext(g.ctx, klog.FromContext(ctx))
 	go func() {
-		defer p.work.Done()
+		defer g.work.Done()
 		var r result
 		r.err = guard(klog.FromContext(own), func() (err error) { r.value, err = f(own); return err })
 		var stuck *stuckFreeze
@@ -122,7 +122,7 @@ func run[T any](ctx context.Context, p *Pool, keys []string, f func(context.Cont
 // onVolume runs f as run does while it holds the logical volume lv, whatever volumes
 // it reads through included: for what has no result but its error.
 func (p *Pool) onVolume(ctx context.Context, lv string, f func(context.Context) error) error {
-	_, err := run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) { return none, f(ctx) })
+	_, err := run(ctx, &p.group, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) { return none, f(ctx) })
 	return err
 }
 
@@ -139,25 +139,25 @@ const lvKeyPrefix = "logical volume "
 // logical volume it takes that of the volume that all of them come from; and its
 // own, because the change that makes it independent is under way for a while
 // after it is on the disk. Who comes from another one waits for that one first.
-func (p *Pool) lock(ctx context.Context, key string) (release func(), err error) {
+func (g *group) lock(ctx context.Context, key string) (release func(), err error) {
 	lv, is := strings.CutPrefix(key, lvKeyPrefix)
 	if !is {
-		return p.keys.lock(ctx, key)
+		return g.keys.lock(ctx, key)
 	}
 	for {
-		root := p.current.Load().root(lv)
-		release, err := p.keys.lock(ctx, lvKey(root))
+		root := g.current.Load().root(lv)
+		release, err := g.keys.lock(ctx, lvKey(root))
 		if err != nil {
 			return nil, err
 		}
-		if p.current.Load().root(lv) != root {
+		if g.current.Load().root(lv) != root {
 			release()
 			continue
 		}
 		if root == lv {
 			return release, nil
 		}
-		own, err := p.keys.lock(ctx, lvKey(lv))
+		own, err := g.keys.lock(ctx, lvKey(lv))
 		if err != nil {
 			release()
 			return nil, err

@@ -23,7 +23,7 @@ func TestPaceGrows(t *testing.T) {
 		{size.MiB, time.Millisecond, 16 * size.MiB},
 		{size.GiB, 100 * time.Millisecond, size.GiB},
 	} {
-		p := pace{pool: &Pool{facts: newFacts()}}
+		p := pace{pool: &Pool{group: group{facts: newFacts()}}}
 		if p.pause(context.Background(), c.copied, c.took); p.next != c.next {
 			t.Errorf("after %v in %v: %v, want %v", c.copied, c.took, p.next, c.next)
 		}
@@ -32,7 +32,7 @@ func TestPaceGrows(t *testing.T) {
 
 // TestPacePauses: while others use the disks copying has a share of the time.
 func TestPacePauses(t *testing.T) {
-	p := pace{pool: &Pool{facts: newFacts(), config: Config{HydrationShare: 25}}, busy: true}
+	p := pace{pool: &Pool{group: group{facts: newFacts()}, config: Config{HydrationShare: 25}}, busy: true}
 	began := time.Now()
 	p.pause(context.Background(), size.MiB, 20*time.Millisecond)
 	if took := time.Since(began); took < 60*time.Millisecond {

@@ -13,17 +13,19 @@ import (
 // rig is a kernel that tests make: it carries plans out on devices in memory, and
 // refuses what the real one refuses, or would never return from.
 type rig struct {
-	*group
+	*paperGroup
 	kernel
 	minor    uint32
 	readOnly map[string]bool // what is loaded
 }
 
-func newRig(g *group) *rig { return &rig{group: g, kernel: kernel{}, readOnly: map[string]bool{}} }
+func newRig(g *paperGroup) *rig {
+	return &rig{paperGroup: g, kernel: kernel{}, readOnly: map[string]bool{}}
+}
 
 // copy returns the same devices, to go on with differently.
 func (r *rig) copy() *rig {
-	c := &rig{group: r.group, kernel: kernel{}, minor: r.minor, readOnly: maps.Clone(r.readOnly)}
+	c := &rig{paperGroup: r.paperGroup, kernel: kernel{}, minor: r.minor, readOnly: maps.Clone(r.readOnly)}
 	for uuid, d := range r.kernel {
 		x := *d
 		c.kernel[uuid] = &x
@@ -197,7 +199,7 @@ func (r *rig) plan(s situation) []step {
 		open = append(open, strings.TrimPrefix(r.snapDevice(r.snapshots[name].lv).name, "vg-"))
 	}
 	r.opens(open)
-	family := r.group.family("vol")
+	family := r.paperGroup.family("vol")
 	return r.want(family, r.inUseBy(s.active, s.read...), s.running).plan(family, r.kernel)
 }
 

@@ -30,42 +30,26 @@ const (
 	closeLimit = 25 * time.Second // how long a pool that is closed has to end its work
 )
 
-// Pool is an open pool. Its methods may be called concurrently.
+// Pool is an open pool. Its methods may be called concurrently. Its parts own the
+// state, each with a lock of its own: doc.go has the order in which locks are taken.
 type Pool struct {
-	name    string
-	vgName  string
-	by      string // who gives the command for which it is there; "" of a driver's pool
-	config  Config
-	host    lvm2.Host
-	dm      *dm.Client
-	store   *lvm2.Store // used by the committer only
-	log     klog.Logger
-	unhold  func() error // releases the pool's lock; nil: it is not the pool's to release
-	leftOut []LeftOut    // devices that the configuration means and that are not the group's; under mu
-	told    *sync.Map    // why by the path of the device: what was logged of them
-	blank   bool         // the group's extents all hold zeroes, it was just made on a new file
-	maps    []mapping    // what the kernel's devices map of the group, asked at most once a batch; used by the committer only
+	group
+	by     string // who gives the command for which it is there; "" of a driver's pool
+	config Config
+	dm     *dm.Client
+	unhold func() error // releases the pool's lock; nil: it is not the pool's to release
+	blank  bool         // the group's extents all hold zeroes, it was just made on a new file
 
-	ctx          context.Context // ends when the pool is closed
-	cancel       context.CancelFunc
-	changes      chan *change
-	urgent       chan *change
-	lonely       chan *change
-	stopped      chan struct{}         // closed when the committer has ended
-	current      atomic.Pointer[view]  // of the last read or commit
-	broken       atomic.Pointer[error] // why the last read failed, if it did
-	changed      atomic.Bool           // somebody else changed the metadata, and that was not looked at yet
-	keys         keyed
+	outside outside
+
 	wiper        *wiper
 	hydrator     *hydrator
 	scrubs       scrubs
 	copies       copies
 	folder       folder
-	beingCleaned atomic.Pointer[lvm2.ID]  // the trash that the cleaner has made of free extents
-	strangers    atomic.Pointer[[]string] // devices that pretend to be the pool's
-	trash        sync.Mutex               // held while devices of trash are made, or removed where nobody uses them
+	beingCleaned atomic.Pointer[lvm2.ID] // the trash that the cleaner has made of free extents
+	trash        sync.Mutex              // held while devices of trash are made, or removed where nobody uses them
 
-	facts    *facts
 	fastest  atomic.Uint64 // sectors per second that were seen: see peak
 	brakes   timings       // how long writers were held while stores grew
 	windows  timings       // how long cuts held their volumes
@@ -75,13 +59,8 @@ type Pool struct {
 	// layer lost for want of room: others write to what reads through it.
 	keep func(v *view, o *volume) bool
 
-	textMost atomic.Uint64 // bytes that the group's metadata may have
-	deepest  int           // layers that the kernel can read through
-	attended sync.Map      // lvm2.ID of volumes that the monitor is busy with
-
-	mu     sync.Mutex
-	closed bool
-	work   sync.WaitGroup // operations and background loops
+	deepest  int      // layers that the kernel can read through
+	attended sync.Map // lvm2.ID of volumes that the monitor is busy with
 }
 
 // Open takes the pool's lock, waiting for it as long as ctx lives; makes the
@@ -106,18 +85,9 @@ func Open(ctx context.Context, c Config, o Options) (*Pool, error) {
 // openHeld does what Open does once the pool's lock is held. The configuration
 // is checked and has its defaults.
 func openHeld(ctx context.Context, c Config, o Options) (*Pool, error) {
-	p := &Pool{
-		name: c.Name, vgName: c.VolumeGroup, config: c, host: o.LVM, told: o.told,
-		log:     klog.FromContext(ctx).WithValues("pool", c.Name),
-		changes: make(chan *change), urgent: make(chan *change), lonely: make(chan *change), stopped: make(chan struct{}),
-		keys: keyed{held: map[string][]chan struct{}{}}, scrubs: scrubs{jobs: map[string]*scrubJob{}},
-		copies: copies{jobs: map[string]*copyJob{}, turn: make(chan struct{}, 1)},
-		facts:  newFacts(), deepest: deepestChain(), lookSoon: make(chan struct{}, 1), keep: (*view).readThrough,
-	}
+	p := newPool(ctx, c, o)
+	p.log = p.log.WithValues("pool", c.Name)
 	p.ctx, p.cancel = context.WithCancel(klog.NewContext(context.Background(), p.log))
-	p.hydrator = newHydrator(p)
-	p.wiper = newWiper(p)
-	p.folder.pool = p
 	opened := make(chan error, 1)
 	go func() { opened <- guard(p.log, func() error { return p.begins(ctx) }) }()
 	select {
@@ -138,6 +108,32 @@ func openHeld(ctx context.Context, c Config, o Options) (*Pool, error) {
 		}()
 		return nil, fmt.Errorf("%w: its devices do not answer, the attempt to open it was left behind: %w", ErrUnavailable, context.Cause(ctx))
 	}
+}
+
+// newPool makes a pool that is not open: it has no client of the kernel's, and no
+// metadata. The configuration is checked and has its defaults.
+func newPool(ctx context.Context, c Config, o Options) *Pool {
+	p := &Pool{
+		group: group{
+			name: c.Name, vgName: c.VolumeGroup, host: o.LVM, log: klog.FromContext(ctx), facts: newFacts(),
+			changes: make(chan *change), urgent: make(chan *change), lonely: make(chan *change), stopped: make(chan struct{}),
+			keys: keyed{held: map[string][]chan struct{}{}},
+		},
+		by: o.By, config: c, outside: outside{told: o.told}, deepest: deepestChain(),
+		scrubs:   scrubs{jobs: map[string]*scrubJob{}},
+		copies:   copies{jobs: map[string]*copyJob{}, turn: make(chan struct{}, 1)},
+		lookSoon: make(chan struct{}, 1), keep: (*view).readThrough,
+	}
+	p.mapped, p.group.settled = p.mappings, p.settled
+	p.hydrator, p.wiper, p.folder.pool = newHydrator(p), newWiper(p), p
+	return p
+}
+
+// settled wakes who has work after a change: before is nil if nothing is known of it.
+func (p *Pool) settled(before, after *view) {
+	p.lookAgain()
+	p.wiper.settled(before, after)
+	p.hydrator.settled(before, after)
 }
 
 // orNot returns p if opening it did not fail.
@@ -182,17 +178,6 @@ func (p *Pool) open(ctx context.Context) (err error) {
 
 // Name returns the pool's name.
 func (p *Pool) Name() string { return p.name }
-
-// begin registers a piece of background work; false once the pool is closed.
-func (p *Pool) begin() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
-		return false
-	}
-	p.work.Add(1)
-	return true
-}
 
 // Close ends background work and releases the pool's lock. Devices stay as they
 // are: pods go on using them. Work that hangs in the kernel is left behind: then

@@ -102,7 +102,7 @@ func (p *Pool) Recover(ctx context.Context, lv string, room size.Bytes, replay f
 // recoveryUp makes the device that a journal is replayed on and returns its path.
 // The volume's own is removed: nobody can mount what another device lies above.
 func (p *Pool) recoveryUp(ctx context.Context, lv string) (string, error) {
-	return run(ctx, p, []string{lvKey(lv)}, func(ctx context.Context) (path string, err error) {
+	return run(ctx, &p.group, []string{lvKey(lv)}, func(ctx context.Context) (path string, err error) {
 		return path, p.do(ctx, &change{what: "recover volume " + lv, act: func(ctx context.Context, v *view) error {
 			o, err := v.recoverable(lv)
 			if err != nil {
@@ -153,7 +153,6 @@ func (p *Pool) recoveryDown(ctx context.Context, lv string, small bool) error {
 		if err := p.deactivate(ctx, lv); err != nil || !small {
 			return err
 		}
-		defer p.wiper.wake()
 		return p.do(ctx, &change{what: "give back the room for the replay of a journal on volume " + lv, edit: func(t *edit) error {
 			o, err := t.recoverable(lv)
 			switch {

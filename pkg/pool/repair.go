@@ -64,7 +64,7 @@ func (p *Pool) repair(ctx context.Context) error {
 	}
 	p.changed.Store(false)
 	repaired := p.repairFamilies(ctx, v)
-	p.hydrator.startAll(v)
+	p.settled(nil, v)
 	select {
 	case <-repaired:
 	case <-time.After(repairPatience):
@@ -100,7 +100,6 @@ func (v *view) leftover(o *volume) bool {
 // tidyVolume throws away what nothing needs of a volume. Its key is held: while it
 // is being cut it has a layer that is nobody's yet.
 func (p *Pool) tidyVolume(ctx context.Context, lv string) error {
-	defer p.wiper.wake()
 	var family []string
 	return p.do(ctx, &change{what: "throw away what nothing needs of volume " + lv, edit: func(t *edit) error {
 		o := t.volumeByLV(lv)
@@ -164,6 +163,7 @@ func (p *Pool) sweep(ctx context.Context, v *view) error {
 				return err
 			}
 			progress = true
+			p.facts.noteSwept()
 		}
 		names = left
 	}

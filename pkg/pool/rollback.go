@@ -323,8 +323,8 @@ func (p *Pool) renamed(ctx context.Context, v *view) error {
 }
 
 // follow brings the kernel in line with what somebody else changed in the
-// metadata, such as a rollback.
-func (p *Pool) follow(ctx context.Context) error {
+// metadata since before, such as a rollback.
+func (p *Pool) follow(ctx context.Context, before *view) error {
 	err := p.do(ctx, &change{what: "follow changes of volume group " + p.vgName, edit: func(t *edit) error {
 		return errors.Join(t.withoutMapped(), t.protect())
 	}, act: func(ctx context.Context, v *view) error {
@@ -336,11 +336,10 @@ func (p *Pool) follow(ctx context.Context) error {
 		}
 		return err
 	}})
-	v, failed := p.latest()
-	if failed != nil {
-		return errors.Join(err, failed)
+	if v, failed := p.latest(); failed != nil {
+		err = errors.Join(err, failed)
+	} else {
+		p.settled(before, v)
 	}
-	p.wiper.wake()
-	p.hydrator.startAll(v)
 	return err
 }

@@ -84,7 +84,7 @@ func (p *Pool) createGroup(ctx context.Context) error {
 		return err
 	}
 	if err := p.config.hindrance(devices, left); err != nil {
-		p.leaveOut(left)
+		p.outside.leaveOut(p.log, left)
 		return err
 	}
 	if err := p.config.checkElsewhere(ctx, p.host); err != nil {
@@ -94,7 +94,7 @@ func (p *Pool) createGroup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.leaveOut(append(left, other...))
+	p.outside.leaveOut(p.log, append(left, other...))
 	if err := lvm2.CreateVG(ctx, p.host, p.vgName, devices, lvm2.CreateOptions{Namesake: true}); err != nil {
 		return err
 	}

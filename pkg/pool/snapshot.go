@@ -36,7 +36,7 @@ func (p *Pool) CreateSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 			return Snapshot{}, fmt.Errorf("create snapshot %q: %w", name, err)
 		}
 	}
-	return run(ctx, p, []string{nameKey(name), lvKey(volumeLV)}, func(ctx context.Context) (Snapshot, error) {
+	return run(ctx, &p.group, []string{nameKey(name), lvKey(volumeLV)}, func(ctx context.Context) (Snapshot, error) {
 		what := fmt.Sprintf("create snapshot %q of volume %s", name, volumeLV)
 		var id lvm2.ID
 		err := p.do(ctx, &change{what: what, edit: func(t *edit) error {
@@ -147,7 +147,6 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, lv string) error {
 	}
 	volumeLV := v.volumes[l.of].lv.Name
 	return p.onVolume(ctx, volumeLV, func(ctx context.Context) error {
-		defer p.wiper.wake()
 		var family []string
 		return p.do(ctx, &change{what: "delete snapshot " + lv, edit: func(t *edit) error {
 			l := t.snapshotByLV(lv)

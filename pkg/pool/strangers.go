@@ -87,11 +87,7 @@ func (p *Pool) strangersLoop(ctx context.Context) {
 			}()
 			select {
 			case s := <-found:
-				if former := p.strangers.Swap(&s); former == nil || !slices.Equal(*former, s) {
-					for _, what := range s {
-						p.log.Info("A device that is not the pool's is left alone", "what", what)
-					}
-				}
+				p.outside.setStrangers(p.log, s)
 			case <-ctx.Done():
 				return
 			}

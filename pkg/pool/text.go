@@ -22,8 +22,8 @@ type Metadata struct {
 // full says whether nothing more can be made.
 func (m Metadata) full() bool { return m.Size > 0 && m.Used+m.Reserved > m.Size }
 
-func (p *Pool) metadata(v *view) Metadata {
-	most := size.Bytes(p.textMost.Load())
+func (g *group) metadata(v *view) Metadata {
+	most := size.Bytes(g.textMost.Load())
 	return Metadata{Size: most, Used: v.vg.TextSize(), Reserved: most / textReserve}
 }
 

@@ -16,7 +16,7 @@ import (
 //
 // Errors: ErrFreeze (the kernel does not answer in time).
 func (p *Pool) Thaw(ctx context.Context, lv, dir string) (bool, error) {
-	return run(ctx, p, []string{lvKey(lv)}, func(context.Context) (bool, error) {
+	return run(ctx, &p.group, []string{lvKey(lv)}, func(context.Context) (bool, error) {
 		v, err := p.latest()
 		if err != nil {
 			return false, err

@@ -111,7 +111,6 @@ func (p *Pool) trimLayer(ctx context.Context, of lvm2.ID, lv *lvm2.LV) (err erro
 		return p.setBoundary(t, lv.ID)
 	}, act: func(ctx context.Context, v *view) error {
 		p.forgetBoundaries()
-		p.wiper.wake()
 		now := v.vg.LVByID(lv.ID)
 		if !read || now == nil {
 			return nil

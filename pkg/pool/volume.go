@@ -37,7 +37,7 @@ func (p *Pool) CreateVolume(ctx context.Context, spec VolumeSpec) (Volume, error
 		if err != nil {
 			return "", err
 		}
-		return run(ctx, p, append([]string{nameKey(spec.Name)}, keys...), func(ctx context.Context) (string, error) {
+		return run(ctx, &p.group, append([]string{nameKey(spec.Name)}, keys...), func(ctx context.Context) (string, error) {
 			if spec.Source.Kind == FromNothing {
 				return p.createBlank(ctx, spec)
 			}
@@ -268,7 +268,6 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 					return fmt.Errorf("volume %s/%s: %w: a device that it reads through is open", p.vgName, lv, ErrInUse)
 				}
 			} else {
-				p.wiper.wake()
 				return err
 			}
 			if tries > 1 {

@@ -92,11 +92,36 @@ func (w *wiper) freed() <-chan struct{} {
 	return w.next
 }
 
-func (w *wiper) announce() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	close(w.next)
-	w.next = make(chan struct{})
+// settled wakes the wiper if a change left more trash, or what kept trash from
+// being wiped may be over; and those who wait for room if there is more.
+func (w *wiper) settled(before, after *view) {
+	swept := w.pool.facts.takeSwept()
+	if len(after.trash) > 0 && (swept || before == nil || before.lessTrash(after) || before.otherDisks(after)) {
+		w.wake()
+	}
+	if before == nil || len(after.free.subtract(before.free)) > 0 {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		close(w.next)
+		w.next = make(chan struct{})
+	}
+}
+
+// lessTrash says whether there is trash in after that v does not have.
+func (v *view) lessTrash(after *view) bool {
+	known := make(map[lvm2.ID]bool, len(v.trash))
+	for _, lv := range v.trash {
+		known[lv.ID] = true
+	}
+	return slices.ContainsFunc(after.trash, func(lv *lvm2.LV) bool { return !known[lv.ID] })
+}
+
+// otherDisks says whether a physical volume of after is on another device than in v.
+func (v *view) otherDisks(after *view) bool {
+	return slices.ContainsFunc(after.vg.PVs, func(pv *lvm2.PV) bool {
+		k := v.vg.PVIndex(pv.ID)
+		return k < 0 || !pv.SameDevice(v.vg.PVs[k])
+	})
 }
 
 func (w *wiper) loop(ctx context.Context) {
@@ -181,7 +206,7 @@ func (w *wiper) round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	began, done := time.Now(), 0
+	began := time.Now()
 	extent := group.ExtentSize.Bytes()
 	for _, t := range todo {
 		for left := t.lv.Size(); left > 0 && time.Since(began) <= wipeCommit; {
@@ -195,9 +220,6 @@ func (w *wiper) round(ctx context.Context) error {
 			t.wiped += n
 		}
 		failed = append(failed, t.file.Close())
-		if t.wiped > 0 {
-			done++
-		}
 	}
 	err = p.do(p.ctx, &change{what: "free wiped extents", edit: func(e *edit) error {
 		for _, t := range todo {
@@ -214,9 +236,6 @@ func (w *wiper) round(ctx context.Context) error {
 		}
 		return nil
 	}})
-	if err == nil && done > 0 {
-		w.announce()
-	}
 	if p.ctx.Err() != nil { // nothing is committed any more, but nothing need be left behind
 		for _, t := range todo {
 			failed = append(failed, p.takeDown(context.WithoutCancel(ctx), t.dev))

@@ -1,0 +1,58 @@
+package pool
+
+import (
+	"testing"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// TestSettled: the wiper is woken for new trash and for what may be wiped now, and
+// not for what it could not wipe before; who waits for room hears of all that becomes
+// free, also if as much was taken.
+func TestSettled(t *testing.T) {
+	state := func(free rangeSet, trash ...lvm2.ID) *view {
+		v := &view{vg: &lvm2.VG{}, free: free}
+		for _, id := range trash {
+			v.trash = append(v.trash, &lvm2.LV{ID: id})
+		}
+		return v
+	}
+	some, more, other := rangeSet{{Start: 0, Count: 2}}, rangeSet{{Start: 0, Count: 3}}, rangeSet{{Start: 5, Count: 1}}
+	for _, c := range []struct {
+		name          string
+		before, after *view
+		swept         bool
+		woken, freed  bool
+	}{
+		{"nothing", state(some), state(some), false, false, false},
+		{"opening without trash", nil, state(some), false, false, true},
+		{"opening with trash", nil, state(some, "a"), false, true, true},
+		{"new trash", state(some), state(some, "a"), false, true, false},
+		{"trash instead of other", state(some, "a"), state(some, "b"), false, true, false},
+		{"the same trash", state(some, "a"), state(some, "a"), false, false, false},
+		{"its device is gone", state(some, "a"), state(some, "a"), true, true, false},
+		{"wiped", state(some, "a"), state(more), false, false, true},
+		{"wiped, and more was taken", state(some, "a"), state(other), false, false, true},
+		{"taken", state(more), state(some), false, false, false},
+	} {
+		p := &Pool{group: group{facts: newFacts()}}
+		w := newWiper(p)
+		next := w.freed()
+		if c.swept {
+			p.facts.noteSwept()
+		}
+		w.settled(c.before, c.after)
+		if got := len(w.signal) > 0; got != c.woken {
+			t.Errorf("%s: woken %v", c.name, got)
+		}
+		freed := false
+		select {
+		case <-next:
+			freed = true
+		default:
+		}
+		if freed != c.freed {
+			t.Errorf("%s: freed %v", c.name, freed)
+		}
+	}
+}
