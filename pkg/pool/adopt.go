@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strconv"
 
-	"k8s.io/klog/v2"
-
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
@@ -43,31 +41,14 @@ func Adopt(ctx context.Context, c Config, o Options, a Adoption) error {
 	if a.Mode != Filesystem && a.Mode != Block || a.Mode == Filesystem && a.FSType == "" {
 		return fmt.Errorf("%w: volume mode %q with file system %q", ErrInvalid, a.Mode, a.FSType)
 	}
-	i, err := newInspector(ctx, c, o, lvm2.FindVG)
-	if err != nil {
-		return err
-	}
-	defer i.close()
-	p := i.pool
-	p.ctx = ctx
-	lock, err := p.host.LockVG(ctx, p.vgName, lvm2.Exclusive)
-	if err != nil {
-		return unavailable(err)
-	}
-	defer func() {
-		if err := lock.Unlock(); err != nil {
-			klog.FromContext(ctx).Error(err, "Releasing the volume group's lock", "volumeGroup", p.vgName)
-		}
-	}()
-	v, err := p.read()
-	if err != nil {
-		return err
-	}
-	step := &change{what: "adopt", ctx: ctx, done: make(chan error, 1), edit: func(t *edit) error { return p.adopt(t, a) }}
-	if _, done := p.edit(v, []*change{step}); len(done) == 0 {
-		return fmt.Errorf("adopting logical volume %s/%s: %w", p.vgName, a.LV, <-step.done)
-	}
-	return nil
+	return offline(ctx, c, o, func(p *Pool) error {
+		return p.underLock(ctx, lvm2.Exclusive, func(v *view) error {
+			if _, err := p.once(ctx, v, func(t *edit) error { return p.adopt(t, a) }); err != nil {
+				return fmt.Errorf("adopting logical volume %s/%s: %w", p.vgName, a.LV, err)
+			}
+			return nil
+		})
+	})
 }
 
 // adopt is the edit.
@@ -274,8 +255,8 @@ func (p *Pool) stateOf(v *view, lv *lvm2.LV) (lost, fresh bool, err error) {
 			return false, false, err
 		}
 	} else {
-		table, err := v.linearTable(lv)
-		if err != nil {
+		var table dm.Table
+		if table, err = v.linearTable(lv); err != nil {
 			return false, false, err
 		}
 		defer func() { err = errors.Join(err, p.takeDown(p.ctx, d)) }()

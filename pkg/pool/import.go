@@ -2,7 +2,6 @@ package pool
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
@@ -29,37 +28,19 @@ func Import(ctx context.Context, c Config, o Options, spec ImportSpec) (vol Volu
 	if spec.Name == "" {
 		spec.Name = spec.LV
 	}
-	err = withGroup(ctx, c, o, func(p *Pool, v *view) (err error) {
-		if o := v.volumeByLV(spec.LV); o != nil && !o.deleted && o.name == spec.Name {
-			vol = v.describe(o)
-			return nil
-		}
-		if vol, err = p.importLV(ctx, v, spec); err != nil {
-			err = fmt.Errorf("import of logical volume %s/%s: %w", v.vg.Name, spec.LV, err)
-		}
-		return err
+	err = offline(ctx, c, o, func(p *Pool) error {
+		return p.underLock(ctx, lvm2.Exclusive, func(v *view) (err error) {
+			if o := v.volumeByLV(spec.LV); o != nil && !o.deleted && o.name == spec.Name {
+				vol = v.describe(o)
+				return nil
+			}
+			if vol, err = p.importLV(ctx, v, spec); err != nil {
+				err = fmt.Errorf("import of logical volume %s/%s: %w", v.vg.Name, spec.LV, err)
+			}
+			return err
+		})
 	})
 	return vol, err
-}
-
-// withGroup calls f with the metadata of a pool's group as it is on the disks,
-// under LVM2's exclusive lock. The Pool is not open: it lends its tables and names.
-func withGroup(ctx context.Context, c Config, o Options, f func(p *Pool, v *view) error) (err error) {
-	i, err := newInspector(ctx, c, o, lvm2.FindVG)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, i.close()) }()
-	lock, err := i.pool.host.LockVG(ctx, i.pool.vgName, lvm2.Exclusive)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, lock.Unlock()) }()
-	vg, err := i.pool.store.Read(ctx)
-	if err != nil {
-		return unavailable(err)
-	}
-	return f(i.pool, newView(vg, nil))
 }
 
 // importLV does the work of Import under LVM2's lock.
@@ -83,26 +64,11 @@ func (p *Pool) importLV(ctx context.Context, v *view, spec ImportSpec) (vol Volu
 		c.Tags = append(c.Tags, tag(tagFS, fsType))
 	}
 	c.Tags = p.noted(c.Tags, ReasonImported, "made logical volume %s the volume %s", spec.LV, spec.Name)
-	now, err := p.retag(ctx, v, c)
+	now, err := p.once(ctx, v, func(t *edit) error { return t.put(c) })
 	if err != nil {
 		return Volume{}, err
 	}
 	return now.describe(now.volumes[lv.ID]), nil
-}
-
-// retag commits a logical volume with other tags, under LVM2's lock.
-func (p *Pool) retag(ctx context.Context, v *view, lv *lvm2.LV) (*view, error) {
-	own := *v
-	own.vg = v.vg.Clone()
-	t := &edit{view: &own}
-	if err := t.put(lv); err != nil {
-		return nil, err
-	}
-	writeClean(t.vg, v.clean)
-	if err := p.store.Commit(ctx, t.vg); err != nil {
-		return nil, unavailable(err)
-	}
-	return newView(t.vg, v), nil
 }
 
 // importable finds the logical volume and checks all that can be told from the

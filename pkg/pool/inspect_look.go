@@ -16,7 +16,6 @@ import (
 // inspector reads a pool that it does not run.
 type inspector struct {
 	pool *Pool // never opened: it lends its configuration, names and tables
-	last *view // of the metadata as last read
 }
 
 // openGroup opens a volume group, to be looked at or to be changed.
@@ -29,6 +28,7 @@ func newInspector(ctx context.Context, c Config, o Options, open openGroup) (*in
 		return nil, err
 	}
 	i := &inspector{pool: newPool(ctx, c, o)}
+	i.pool.ctx = ctx
 	if err := i.open(ctx, open); err != nil {
 		return nil, fmt.Errorf("inspecting pool %s: %w", c.Name, errors.Join(err, i.close()))
 	}
@@ -60,21 +60,8 @@ func (i *inspector) close() error { return i.pool.release() }
 // locked calls f with the metadata as it is on the disks. LVM2's shared lock is
 // held meanwhile, so no change of metadata or devices is under way; f must be
 // quick, for a driver that wants to extend a store waits.
-func (i *inspector) locked(ctx context.Context, f func(*view) error) (err error) {
-	lock, err := i.pool.host.LockVG(ctx, i.pool.vgName, lvm2.Shared)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, lock.Unlock()) }()
-	vg, err := i.pool.store.Read(ctx)
-	if err != nil {
-		return unavailable(err)
-	}
-	i.pool.textMost.Store(uint64(i.pool.store.MaxText()))
-	if i.last == nil || i.last.vg != vg {
-		i.last = newView(vg, i.last)
-	}
-	return f(i.last)
+func (i *inspector) locked(ctx context.Context, f func(*view) error) error {
+	return i.pool.underLock(ctx, lvm2.Shared, f)
 }
 
 // look is what the disks and the kernel said at one moment.

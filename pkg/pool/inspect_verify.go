@@ -73,7 +73,7 @@ func Verify(ctx context.Context, c Config, o Options) (*Verification, error) {
 		})
 	}
 	slices.SortFunc(r.unread, func(a, b Unread) int { return cmp.Compare(a.Where, b.Where) })
-	volumes, err := i.mounted(i.last)
+	volumes, err := i.mounted(i.pool.current.Load())
 	if err != nil {
 		return nil, err
 	}

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"k8s.io/klog/v2"
-
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
@@ -48,35 +46,28 @@ const rollbackPause = 200 * time.Millisecond
 // is another volume's, or the volume is read-only or LVM2's), ErrUnavailable;
 // *PendingError if ctx ends while deleted volumes must be wiped to make room.
 func Rollback(ctx context.Context, c Config, o Options, spec RollbackSpec) (r RolledBack, err error) {
-	i, err := newInspector(ctx, c, o, lvm2.FindVG)
-	if err != nil {
-		return RolledBack{}, err
-	}
-	defer func() { err = errors.Join(err, i.close()) }()
-	p := i.pool
-	p.ctx = ctx
-	for {
-		r, err = i.rollback(ctx, spec)
-		if err != nil {
-			err = fmt.Errorf("rolling volume %s/%s back to snapshot %s: %w", p.vgName, spec.Volume, spec.Snapshot, err)
+	err = offline(ctx, c, o, func(p *Pool) error {
+		for {
+			if r, err = p.rollback(ctx, spec); err != nil {
+				err = fmt.Errorf("rolling volume %s/%s back to snapshot %s: %w", p.vgName, spec.Volume, spec.Snapshot, err)
+			}
+			var debt *PendingError
+			if spec.DryRun || !errors.As(err, &debt) {
+				return err
+			}
+			select {
+			case <-time.After(rollbackPause):
+			case <-ctx.Done():
+				return err
+			}
 		}
-		var debt *PendingError
-		if spec.DryRun || !errors.As(err, &debt) {
-			return r, err
-		}
-		select {
-		case <-time.After(rollbackPause):
-		case <-ctx.Done():
-			return RolledBack{}, err
-		}
-	}
+	})
+	return r, err
 }
 
 // rollback tries it once.
-func (i *inspector) rollback(ctx context.Context, spec RollbackSpec) (r RolledBack, err error) {
-	p := i.pool
-	err = i.locked(ctx, func(v *view) error {
-		p.current.Store(v)
+func (p *Pool) rollback(ctx context.Context, spec RollbackSpec) (r RolledBack, err error) {
+	err = p.underLock(ctx, lvm2.Exclusive, func(v *view) error {
 		_, _, err := p.rollbackOf(v, spec)
 		return err
 	})
@@ -86,36 +77,27 @@ func (i *inspector) rollback(ctx context.Context, spec RollbackSpec) (r RolledBa
 	if err := p.waitClosed(ctx, spec.Volume); err != nil {
 		return RolledBack{}, err
 	}
-	lock, err := p.host.LockVG(ctx, p.vgName, lvm2.Exclusive)
-	if err != nil {
-		return RolledBack{}, unavailable(err)
-	}
-	defer func() {
-		if err := lock.Unlock(); err != nil {
-			klog.FromContext(ctx).Error(err, "Releasing the volume group's lock", "volumeGroup", p.vgName)
+	err = p.underLock(ctx, lvm2.Exclusive, func(v *view) error {
+		if spec.DryRun {
+			o, l, err := p.rollbackOf(v, spec)
+			if err != nil {
+				return err
+			}
+			r = v.rolledBack(o, l)
+			return nil
 		}
-	}()
-	v, err := p.read()
-	if err != nil {
-		return RolledBack{}, err
-	}
-	if spec.DryRun {
-		o, l, err := p.rollbackOf(v, spec)
+		now, err := p.once(ctx, v, func(t *edit) (err error) {
+			r, err = p.rollBack(ctx, t, spec)
+			return err
+		})
 		if err != nil {
-			return RolledBack{}, err
+			r = RolledBack{}
+			return err
 		}
-		return v.rolledBack(o, l), nil
-	}
-	step := &change{what: "roll back", ctx: ctx, done: make(chan error, 1), edit: func(t *edit) (err error) {
-		r, err = p.rollBack(ctx, t, spec)
-		return err
-	}}
-	now, done := p.edit(v, []*change{step})
-	if len(done) == 0 {
-		return RolledBack{}, <-step.done
-	}
-	// Whoever runs the pool repeats it if this is interrupted.
-	return r, p.renamed(ctx, now)
+		// Whoever runs the pool repeats it if this is interrupted.
+		return p.renamed(ctx, now)
+	})
+	return r, err
 }
 
 // rollbackOf finds the volume and the layer, and refuses what cannot be. It

@@ -179,17 +179,15 @@ func TestRollbackWithoutDriver(t *testing.T) {
 	t.Run("killed", func(t *testing.T) {
 		withoutDriver(t, func(c Config, spec RollbackSpec) {
 			ctx := context.Background()
-			i := must(newInspector(ctx, c, Options{}, lvm2.FindVG))(t)
-			i.pool.ctx = ctx
-			lock := must(i.pool.host.LockVG(ctx, c.VolumeGroup, lvm2.Exclusive))(t)
-			step := &change{ctx: ctx, done: make(chan error, 1), edit: func(e *edit) error {
-				_, err := i.pool.rollBack(ctx, e, spec)
-				return err
-			}}
-			if _, done := i.pool.edit(must(i.pool.read())(t), []*change{step}); len(done) == 0 {
-				t.Fatal(<-step.done)
-			}
-			ok(t, errors.Join(lock.Unlock(), i.close()))
+			ok(t, offline(ctx, c, Options{}, func(p *Pool) error {
+				return p.underLock(ctx, lvm2.Exclusive, func(v *view) error {
+					_, err := p.once(ctx, v, func(e *edit) error {
+						_, err := p.rollBack(ctx, e, spec)
+						return err
+					})
+					return err
+				})
+			}))
 		})
 	})
 }

@@ -108,35 +108,40 @@ func (p *Pool) StaticUse(ctx context.Context, lv string, staged bool) error {
 // Errors: ErrNotFound, ErrInUse (the host has it), ErrPrecondition (it is an inner
 // part of LVM2's, or not LVM2's own), ErrUnavailable.
 func AllowStatic(ctx context.Context, c Config, o Options, lv string, probe func(ctx context.Context, device string) error) error {
-	return withGroup(ctx, c, o, func(p *Pool, v *view) error {
-		at := v.vg.Name + "/" + lv
-		their := v.theirLV(lv)
-		if their == nil {
-			if v.vg.LV(lv) == nil {
-				return fmt.Errorf("logical volume %s: %w", at, ErrNotFound)
-			}
-			return fmt.Errorf("logical volume %s: %w: it is the pool's own", at, ErrPrecondition)
-		}
-		if v.staticUse(their) == nil {
-			return nil
-		}
-		if why := v.inner(their); why != "" {
-			return fmt.Errorf("logical volume %s: %w: %s", at, ErrPrecondition, why)
-		}
-		if err := p.awaitClosed(ctx, v, their); err != nil {
-			return err
-		}
-		if err := p.withDevice(ctx, v, their, func(path string) error { return probe(ctx, path) }); err != nil {
-			return err
-		}
-		c := their.Clone()
-		c.Tags = setTag(c.Tags, tagStatic)
-		_, err := p.retag(ctx, v, c)
-		if errors.Is(err, lvm2.ErrForeignSegment) {
-			err = fmt.Errorf("%w: lvchange --addtag %s %s", err, tag(tagStatic), at)
-		}
-		return err
+	return offline(ctx, c, o, func(p *Pool) error {
+		return p.underLock(ctx, lvm2.Exclusive, func(v *view) error { return p.allowStatic(ctx, v, lv, probe) })
 	})
+}
+
+// allowStatic does the work of AllowStatic under LVM2's lock.
+func (p *Pool) allowStatic(ctx context.Context, v *view, lv string, probe func(ctx context.Context, device string) error) error {
+	at := v.vg.Name + "/" + lv
+	their := v.theirLV(lv)
+	if their == nil {
+		if v.vg.LV(lv) == nil {
+			return fmt.Errorf("logical volume %s: %w", at, ErrNotFound)
+		}
+		return fmt.Errorf("logical volume %s: %w: it is the pool's own", at, ErrPrecondition)
+	}
+	if v.staticUse(their) == nil {
+		return nil
+	}
+	if why := v.inner(their); why != "" {
+		return fmt.Errorf("logical volume %s: %w: %s", at, ErrPrecondition, why)
+	}
+	if err := p.awaitClosed(ctx, v, their); err != nil {
+		return err
+	}
+	if err := p.withDevice(ctx, v, their, func(path string) error { return probe(ctx, path) }); err != nil {
+		return err
+	}
+	c := their.Clone()
+	c.Tags = setTag(c.Tags, tagStatic)
+	_, err := p.once(ctx, v, func(t *edit) error { return t.put(c) })
+	if errors.Is(err, lvm2.ErrForeignSegment) {
+		err = fmt.Errorf("%w: lvchange --addtag %s %s", err, tag(tagStatic), at)
+	}
+	return err
 }
 
 // withDevice calls f with the path of the device of a logical volume of LVM2's
