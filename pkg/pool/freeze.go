@@ -42,7 +42,7 @@ const (
 // the kernel has followed. Its file system is frozen without any lock: that may
 // take however long, and cannot be interrupted.
 type frozen struct {
-	*Pool
+	pool   *Pool
 	volume *volume
 	device device
 	// clean: the file system on it is frozen, by us or by a hook of its owner.
@@ -85,7 +85,7 @@ func (p *Pool) freeze(ctx context.Context, lv string) (*frozen, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &frozen{Pool: p, volume: o, device: v.topDevice(o.lv)}
+	f := &frozen{pool: p, volume: o, device: v.topDevice(o.lv)}
 	info, err := p.find(f.device)
 	if err != nil || info == nil || !info.Live {
 		return nil, err
@@ -138,13 +138,13 @@ func (f *frozen) still(ctx context.Context, dev dm.Device) error {
 		}
 		// Up to Linux 6.7 a file system is frozen only once: its owner has done it.
 		if len(mounts) == 0 {
-			return fmt.Errorf("volume %s/%s: %w: the file system on it is frozen where it is mounted, which this process does not see: thaw it", f.vgName, f.volume.lv.Name, ErrPrecondition)
+			return fmt.Errorf("volume %s/%s: %w: the file system on it is frozen where it is mounted, which this process does not see: thaw it", f.pool.vgName, f.volume.lv.Name, ErrPrecondition)
 		}
 		if f.clean, err = f.hooked(ctx, mounts[0].Mountpoint); err != nil || f.clean {
 			return err
 		}
 	}
-	return fmt.Errorf("volume %s/%s: %w: somebody freezes and thaws its file system again and again; it is tried again when asked for", f.vgName, f.volume.lv.Name, ErrFreeze)
+	return fmt.Errorf("volume %s/%s: %w: somebody freezes and thaws its file system again and again; it is tried again when asked for", f.pool.vgName, f.volume.lv.Name, ErrFreeze)
 }
 
 // suspendIn suspends the device within freezeLimit. A suspend that cannot be
@@ -152,9 +152,9 @@ func (f *frozen) still(ctx context.Context, dev dm.Device) error {
 func (f *frozen) suspendIn(ctx context.Context, o dm.SuspendOptions) error {
 	limited, cancel := context.WithTimeout(ctx, freezeLimit)
 	var err error
-	ended := f.apart(func() {
+	ended := f.pool.apart(func() {
 		defer cancel()
-		err = f.dm.Suspend(limited, f.device.name, o)
+		err = f.pool.dm.Suspend(limited, f.device.name, o)
 	})
 	select {
 	case <-ended:
@@ -185,7 +185,7 @@ func (g *group) apart(do func()) <-chan struct{} {
 
 func (f *frozen) tooLong() error {
 	return fmt.Errorf("volume %s/%s: %w: what is being written to it did not come to an end in %v; nothing was changed",
-		f.vgName, f.volume.lv.Name, ErrFreeze, freezeLimit)
+		f.pool.vgName, f.volume.lv.Name, ErrFreeze, freezeLimit)
 }
 
 // hooked suspends the device of a file system that is frozen already, mounted at
@@ -200,7 +200,7 @@ func (f *frozen) hooked(ctx context.Context, dir string) (bool, error) {
 		return false, errors.Join(err, root.Close())
 	}
 	var answer error
-	ended := f.apart(func() {
+	ended := f.pool.apart(func() {
 		defer root.Close()
 		if answer = unix.IoctlSetInt(int(root.Fd()), fsFreeze, 0); answer == nil {
 			if err := unix.IoctlSetInt(int(root.Fd()), fsThaw, 0); err != nil {
@@ -215,7 +215,7 @@ func (f *frozen) hooked(ctx context.Context, dir string) (bool, error) {
 		}
 	case <-time.After(probeLimit): // it waits for the device
 	}
-	if err := f.dm.Resume(f.device.name, f.device.udev); err != nil {
+	if err := f.pool.dm.Resume(f.device.name, f.device.udev); err != nil {
 		return false, err
 	}
 	select {
@@ -278,7 +278,7 @@ func (f *frozen) carryOut(ctx context.Context, act func(context.Context) error) 
 	}
 	errs := []error{err}
 	for _, n := range later {
-		errs = append(errs, f.node(ctx, n.device, n.number))
+		errs = append(errs, f.pool.node(ctx, n.device, n.number))
 	}
 	return errors.Join(errs...)
 }
@@ -306,7 +306,7 @@ func (f *frozen) cutAt() (time.Time, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.at.IsZero() {
-		return f.at, fmt.Errorf("volume %s/%s: %w", f.vgName, f.volume.lv.Name, errWentOn)
+		return f.at, fmt.Errorf("volume %s/%s: %w", f.pool.vgName, f.volume.lv.Name, errWentOn)
 	}
 	return f.at, nil
 }
@@ -320,7 +320,7 @@ func (f *frozen) goOn() {
 	}
 	f.passed = true
 	f.thaw(fmt.Errorf("volume %s/%s: %w: the cut was not on the disk in %v, as while an lvm2 command has the volume group; nothing was changed",
-		f.vgName, f.volume.lv.Name, ErrFreeze, frozenLimit))
+		f.pool.vgName, f.volume.lv.Name, ErrFreeze, frozenLimit))
 	f.resume()
 }
 
@@ -337,20 +337,20 @@ func (f *frozen) release() {
 		f.resume()
 	}
 	f.thaw(nil)
-	f.facts.frozen.drop(f.volume.lv.ID)
+	f.pool.facts.frozen.drop(f.volume.lv.ID)
 }
 
 // resume lets the volume go on if it is suspended and none of its writers are held.
 func (f *frozen) resume() {
-	info, err := f.find(f.device)
-	if held := f.facts.holding.has(f.volume.lv.ID); err == nil && (info == nil || !info.Suspended || held) {
+	info, err := f.pool.find(f.device)
+	if held := f.pool.facts.holding.has(f.volume.lv.ID); err == nil && (info == nil || !info.Suspended || held) {
 		return
 	}
 	if err == nil {
-		err = f.dm.Resume(info.Name, f.device.udev)
+		err = f.pool.dm.Resume(info.Name, f.device.udev)
 	}
 	if err != nil {
-		f.facts.unsettled.put(f.volume.lv.ID, true)
-		f.log.Error(err, "Letting a volume go on that was held for a cut; it is tried again", "volume", f.volume.lv.Name)
+		f.pool.facts.unsettled.put(f.volume.lv.ID, true)
+		f.pool.log.Error(err, "Letting a volume go on that was held for a cut; it is tried again", "volume", f.volume.lv.Name)
 	}
 }

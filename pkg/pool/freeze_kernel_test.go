@@ -190,7 +190,7 @@ func TestFreezeEnded(t *testing.T) {
 			if frozenNow {
 				ok(t, setFrozen(dir, true))
 			}
-			f := &frozen{Pool: p, volume: o, device: w.topDevice(o.lv)}
+			f := &frozen{pool: p, volume: o, device: w.topDevice(o.lv)}
 			held, err := f.hooked(ctx, dir)
 			if err != nil || held != frozenNow {
 				t.Errorf("frozen %v: was found to be frozen %v, %v", frozenNow, held, err)

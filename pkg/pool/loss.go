@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
@@ -127,4 +128,15 @@ func (t *edit) lose(o *volume, dead *layer) error {
 		}
 	}
 	return nil
+}
+
+// recordLost writes down that the kernel dropped a layer.
+func (p *Pool) recordLost(ctx context.Context, id lvm2.ID) error {
+	return p.do(ctx, &change{fast: true, what: "record the loss of a snapshot", edit: func(t *edit) error {
+		l := t.layers[id]
+		if l == nil || l.lost || !p.dropped(t.view.snapDevice(l.lv)) {
+			return nil
+		}
+		return t.lose(t.volumes[l.of], l)
+	}})
 }

@@ -2,7 +2,6 @@ package pool
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
@@ -14,40 +13,7 @@ const (
 	slowestLook = 500 * time.Millisecond // between two looks at a live store
 	fastestLook = 2 * time.Millisecond
 	surveyPause = 20 * time.Millisecond // between two looks which stores there are
-	lookTimeout = 30 * time.Second
-	attendPause = 10 * time.Second // after settling a volume's devices failed
 )
-
-// refreshLoop reads the metadata from time to time, to see what LVM2's own
-// commands change.
-func (p *Pool) refreshLoop(ctx context.Context) {
-	old, told, followed := rewriter{group: &p.group}, "", p.current.Load()
-	for tick := time.NewTicker(refreshPause); ; {
-		select {
-		case <-tick.C:
-			limited, cancel := context.WithTimeout(ctx, lookTimeout)
-			err := p.refresh(limited)
-			if err != nil && ctx.Err() == nil && err.Error() != told {
-				p.log.Error(err, "Reading the metadata; it is tried again")
-			}
-			told = fmt.Sprint(err)
-			if p.changed.Swap(false) || len(p.facts.stillInUse()) > 0 {
-				v := p.current.Load()
-				if err := p.follow(limited, followed); err == nil {
-					followed = v
-				} else if ctx.Err() == nil {
-					p.changed.Store(true)
-					p.log.Error(err, "Following changes of the metadata that somebody else made")
-				}
-			}
-			old.rewrite(limited)
-			cancel()
-		case <-ctx.Done():
-			tick.Stop()
-			return
-		}
-	}
-}
 
 // monitor watches the stores that the kernel fills, has them extended before they
 // are full, and has those recorded that the kernel had to drop. It has one
@@ -58,7 +24,6 @@ type monitor struct {
 	seen     *view                // at the last survey
 	stale    bool                 // the kernel's devices changed since
 	surveyed time.Time
-	tended   time.Time // to what is left to do for volumes
 }
 
 // filling is a store that the kernel fills.
@@ -123,7 +88,7 @@ func (m *monitor) look(now time.Time) time.Time {
 
 // survey finds the stores that the kernel fills: the live layers', and while a
 // cut, a fold or an adoption is carried out those of other layers that lie on the
-// volume's blocks. What a change could not bring about in the kernel is tried again.
+// volume's blocks.
 func (m *monitor) survey(v *view, now time.Time) {
 	all, err := m.dm.List()
 	if err != nil {
@@ -151,13 +116,7 @@ func (m *monitor) survey(v *view, now time.Time) {
 			m.watch(v, s, former, now)
 		}
 	}
-	if now.Sub(m.tended) >= slowestLook {
-		m.tended = now
-		m.facts.cramped.keep(func(id lvm2.ID) bool { return m.stores[id] != nil })
-		for _, o := range v.volumes {
-			m.attendTo(v, o, has)
-		}
-	}
+	m.facts.cramped.keep(func(id lvm2.ID) bool { return m.stores[id] != nil })
 }
 
 // watch adds a store to those that are looked at.
@@ -187,37 +146,6 @@ func (p *Pool) onBlocks(v *view, o *volume, d device) bool {
 	return ok && t.Origin == real.Device
 }
 
-// attendTo has done what is left to do for a volume.
-func (m *monitor) attendTo(v *view, o *volume, has map[string]bool) {
-	if m.facts.unsettled.has(o.lv.ID) {
-		m.attend(o, "devices", attendPause, m.settleAgain)
-	}
-	if o.theirs() != "" {
-		return
-	}
-	if v.leftover(o) {
-		m.attend(o, "leftover", attendPause, m.tidyVolume)
-	}
-	if o.forked() {
-		m.hydrator.start(o.lv.Name)
-	}
-	if m.trimmable(v, o) != nil {
-		m.attend(o, "trim", attendPause, m.trim) // records boundaries, too
-	} else if m.unrecorded(o) {
-		m.attend(o, "boundary", attendPause, m.recordBoundaries)
-	}
-	l, top := o.live(), v.topDevice(o.lv)
-	if l == nil || l.lost || !has[top.uuid] {
-		return
-	}
-	// The metadata are ahead: a cut was interrupted, or the volume was adopted.
-	if _, err := m.snapshotStatus(v.snapDevice(l.lv).name); err != nil {
-		if info, err := m.find(top); err == nil && info != nil && info.Live {
-			m.attend(o, "devices", attendPause, m.settleAgain)
-		}
-	}
-}
-
 // check looks at a store and returns when to look again.
 func (m *monitor) check(v *view, s *filling) time.Duration {
 	status, err := m.snapshotStatus(s.snap.name)
@@ -225,12 +153,12 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 		return nextLook(sectors(v, s.lv.Size()), s.chunk, m.peak(), 0)
 	}
 	if status.Invalid && s.fork {
-		m.attend(s.of, "revival", attendPause, m.recoverFork)
+		m.caretaker.attend(s.of, "revival", attendPause, m.recoverFork)
 		return slowestLook
 	}
 	if status.Invalid {
 		layer := s.lv.ID
-		m.attend(s.of, "loss", growPause, func(ctx context.Context, _ string) error { return m.recordLost(ctx, layer) })
+		m.caretaker.attend(s.of, "loss", growPause, func(ctx context.Context, _ string) error { return m.recordLost(ctx, layer) })
 		return slowestLook
 	}
 	if status.Overflow && s.fork {
@@ -238,7 +166,7 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 		if m.startGrowth(s, true, false); v.freeFor(s.lv).size() == 0 {
 			m.startHold(s.store, s.rate)
 		}
-		m.attend(s.of, "overflow", growPause, m.recoverFork)
+		m.caretaker.attend(s.of, "overflow", growPause, m.recoverFork)
 		return slowestLook
 	}
 	if status.Overflow || status.NoUsage || status.Total >= s.most {
@@ -290,61 +218,4 @@ func (m *monitor) startGrowth(s *filling, must, brake bool) {
 
 func (p *Pool) newGrowth(s *store, now rate) *growth {
 	return &growth{store: s.lv.ID, more: p.step(s.chunk, now), done: make(chan struct{})}
-}
-
-// attend runs f for a volume in the background, one of a kind at a time, so
-// that a volume whose operations take long does not keep others from being
-// watched. After a failure it pauses.
-func (p *Pool) attend(o *volume, kind string, pause time.Duration, f func(ctx context.Context, lv string) error) {
-	key := kind + string(o.lv.ID)
-	if _, running := p.attended.LoadOrStore(key, true); running {
-		return
-	}
-	p.background(func(ctx context.Context) {
-		defer p.attended.Delete(key)
-		err := p.onVolume(ctx, o.lv.Name, func(ctx context.Context) error { return f(ctx, o.lv.Name) })
-		if err == nil || ctx.Err() != nil {
-			return
-		}
-		p.log.Error(err, "Looking after a volume", "volume", o.lv.Name)
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-		}
-	})
-}
-
-// settleAgain brings the kernel in line with the metadata where a change failed to.
-func (p *Pool) settleAgain(ctx context.Context, lv string) error {
-	return p.do(ctx, &change{what: "bring the devices of volume " + lv + " in line with the metadata", act: func(ctx context.Context, v *view) error {
-		if err := p.retire(ctx, v, []string{lv}); err != nil {
-			return err
-		}
-		o := v.volumeByLV(lv)
-		if o == nil {
-			return nil
-		}
-		if !o.forked() {
-			if err := p.notForked(ctx, v, o); err != nil {
-				return err
-			}
-		}
-		p.holdAgain(v, o)             // to let it go may be what failed
-		err := p.chainDown(ctx, v, o) // also of a volume that is not active
-		if err != nil {
-			p.facts.unsettled.put(o.lv.ID, true)
-		}
-		return err
-	}})
-}
-
-// recordLost writes down that the kernel dropped a layer.
-func (p *Pool) recordLost(ctx context.Context, id lvm2.ID) error {
-	return p.do(ctx, &change{fast: true, what: "record the loss of a snapshot", edit: func(t *edit) error {
-		l := t.layers[id]
-		if l == nil || l.lost || !p.dropped(t.snapDevice(l.lv)) {
-			return nil
-		}
-		return t.lose(t.volumes[l.of], l)
-	}})
 }

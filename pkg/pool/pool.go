@@ -21,10 +21,6 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// refreshPause is how often the metadata is read anew without a reason of ours,
-// to see what LVM2's own commands changed.
-const refreshPause = 2 * time.Second
-
 const (
 	leaveLimit = 3 * time.Second  // how long an attempt to open a pool has to end by itself once nobody waits for it
 	closeLimit = 25 * time.Second // how long a pool that is closed has to end its work
@@ -44,6 +40,7 @@ type Pool struct {
 
 	wiper        *wiper
 	hydrator     *hydrator
+	caretaker    *caretaker
 	scrubs       scrubs
 	copies       copies
 	folder       folder
@@ -59,8 +56,7 @@ type Pool struct {
 	// layer lost for want of room: others write to what reads through it.
 	keep func(v *view, o *volume) bool
 
-	deepest  int      // layers that the kernel can read through
-	attended sync.Map // lvm2.ID of volumes that the monitor is busy with
+	deepest int // layers that the kernel can read through
 }
 
 // Open takes the pool's lock, waiting for it as long as ctx lives; makes the
@@ -125,7 +121,7 @@ func newPool(ctx context.Context, c Config, o Options) *Pool {
 		lookSoon: make(chan struct{}, 1), keep: (*view).readThrough,
 	}
 	p.mapped, p.group.settled = p.mappings, p.settled
-	p.hydrator, p.wiper, p.folder.pool = newHydrator(p), newWiper(p), p
+	p.hydrator, p.wiper, p.caretaker, p.folder.pool = newHydrator(p), newWiper(p), newCaretaker(p), p
 	return p
 }
 
@@ -158,7 +154,7 @@ func (p *Pool) begins(ctx context.Context) error {
 	if !giveUp() {
 		return errors.Join(context.Cause(ctx), p.Close())
 	}
-	for _, loop := range []func(context.Context){p.wiper.loop, p.cleanLoop, p.watchLoop, p.refreshLoop, p.extendLoop, p.folder.loop, p.strangersLoop} {
+	for _, loop := range []func(context.Context){p.wiper.loop, p.cleanLoop, p.watchLoop, p.caretaker.loop, p.refreshLoop, p.extendLoop, p.folder.loop, p.strangersLoop} {
 		p.forever(loop)
 	}
 	return nil

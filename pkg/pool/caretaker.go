@@ -1,0 +1,148 @@
+package pool
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+const (
+	careLook    = 500 * time.Millisecond // between two looks what is left to do
+	attendPause = 10 * time.Second       // after settling a volume's devices failed
+)
+
+// caretaker has done what is left to do for volumes: devices that a change could
+// not bring in line, layers that nothing needs, forks that nobody hydrates, stores
+// to be trimmed. Its methods may be called concurrently.
+type caretaker struct {
+	pool *Pool
+
+	mu   sync.Mutex      // guards busy; no other lock is taken meanwhile
+	busy map[string]bool // what is being done, by the kind of work and the volume's id
+}
+
+func newCaretaker(p *Pool) *caretaker { return &caretaker{pool: p, busy: map[string]bool{}} }
+
+// loop looks what is left to do. It waits for nothing but the kernel's answers: the
+// work has goroutines of its own.
+func (c *caretaker) loop(ctx context.Context) {
+	for tick := time.NewTicker(careLook); ; {
+		select {
+		case <-tick.C:
+			c.round()
+		case <-ctx.Done():
+			tick.Stop()
+			return
+		}
+	}
+}
+
+func (c *caretaker) round() {
+	all, err := c.pool.dm.List()
+	if err != nil {
+		return // the monitor tells
+	}
+	has := make(map[string]bool, len(all))
+	for _, e := range all {
+		has[e.UUID] = true
+	}
+	v := c.pool.current.Load()
+	for _, o := range v.volumes {
+		c.attendTo(v, o, has)
+	}
+}
+
+// attendTo has done what is left to do for a volume.
+func (c *caretaker) attendTo(v *view, o *volume, has map[string]bool) {
+	p := c.pool
+	if p.facts.unsettled.has(o.lv.ID) {
+		c.attend(o, "devices", attendPause, p.settleAgain)
+	}
+	if o.theirs() != "" {
+		return
+	}
+	if v.leftover(o) {
+		c.attend(o, "leftover", attendPause, p.tidyVolume)
+	}
+	if o.forked() {
+		p.hydrator.start(o.lv.Name)
+	}
+	if p.trimmable(v, o) != nil {
+		c.attend(o, "trim", attendPause, p.trim) // records boundaries, too
+	} else if p.unrecorded(o) {
+		c.attend(o, "boundary", attendPause, p.recordBoundaries)
+	}
+	l, top := o.live(), v.topDevice(o.lv)
+	if l == nil || l.lost || !has[top.uuid] {
+		return
+	}
+	// The metadata are ahead: a cut was interrupted, or the volume was adopted.
+	if _, err := p.snapshotStatus(v.snapDevice(l.lv).name); err != nil {
+		if info, err := p.find(top); err == nil && info != nil && info.Live {
+			c.attend(o, "devices", attendPause, p.settleAgain)
+		}
+	}
+}
+
+// attend runs f for a volume in the background, one of a kind at a time, so
+// that a volume whose operations take long does not keep others from being
+// watched. After a failure it pauses.
+func (c *caretaker) attend(o *volume, kind string, pause time.Duration, f func(ctx context.Context, lv string) error) {
+	p, key := c.pool, kind+string(o.lv.ID)
+	if !c.begin(key) {
+		return
+	}
+	p.background(func(ctx context.Context) {
+		defer c.end(key)
+		err := p.onVolume(ctx, o.lv.Name, func(ctx context.Context) error { return f(ctx, o.lv.Name) })
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		p.log.Error(err, "Looking after a volume", "volume", o.lv.Name)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+	})
+}
+
+// begin notes that a piece of work is being done; false if it is already.
+func (c *caretaker) begin(key string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.busy[key] {
+		return false
+	}
+	c.busy[key] = true
+	return true
+}
+
+func (c *caretaker) end(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.busy, key)
+}
+
+// settleAgain brings the kernel in line with the metadata where a change failed to.
+func (p *Pool) settleAgain(ctx context.Context, lv string) error {
+	return p.do(ctx, &change{what: "bring the devices of volume " + lv + " in line with the metadata", act: func(ctx context.Context, v *view) error {
+		if err := p.retire(ctx, v, []string{lv}); err != nil {
+			return err
+		}
+		o := v.volumeByLV(lv)
+		if o == nil {
+			return nil
+		}
+		if !o.forked() {
+			if err := p.notForked(ctx, v, o); err != nil {
+				return err
+			}
+		}
+		p.holdAgain(v, o)             // to let it go may be what failed
+		err := p.chainDown(ctx, v, o) // also of a volume that is not active
+		if err != nil {
+			p.facts.unsettled.put(o.lv.ID, true)
+		}
+		return err
+	}})
+}

@@ -1,0 +1,66 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+const (
+	refreshPause = 2 * time.Second // between two readings of the metadata without a reason of ours, to see what LVM2's own commands changed
+	lookTimeout  = 30 * time.Second
+)
+
+// refreshLoop reads the metadata from time to time, to see what LVM2's own
+// commands change.
+func (p *Pool) refreshLoop(ctx context.Context) {
+	old, told, followed := rewriter{group: &p.group}, "", p.current.Load()
+	for tick := time.NewTicker(refreshPause); ; {
+		select {
+		case <-tick.C:
+			limited, cancel := context.WithTimeout(ctx, lookTimeout)
+			err := p.refresh(limited)
+			if err != nil && ctx.Err() == nil && err.Error() != told {
+				p.log.Error(err, "Reading the metadata; it is tried again")
+			}
+			told = fmt.Sprint(err)
+			if p.changed.Swap(false) || len(p.facts.stillInUse()) > 0 {
+				v := p.current.Load()
+				if err := p.follow(limited, followed); err == nil {
+					followed = v
+				} else if ctx.Err() == nil {
+					p.changed.Store(true)
+					p.log.Error(err, "Following changes of the metadata that somebody else made")
+				}
+			}
+			old.rewrite(limited)
+			cancel()
+		case <-ctx.Done():
+			tick.Stop()
+			return
+		}
+	}
+}
+
+// follow brings the kernel in line with what somebody else changed in the
+// metadata since before, such as a rollback.
+func (p *Pool) follow(ctx context.Context, before *view) error {
+	err := p.do(ctx, &change{what: "follow changes of volume group " + p.vgName, edit: func(t *edit) error {
+		return errors.Join(t.withoutMapped(), t.protect())
+	}, act: func(ctx context.Context, v *view) error {
+		err := errors.Join(p.renamed(ctx, v), p.sweep(ctx, v))
+		for id, o := range v.volumes {
+			if o.former != "" { // its devices go when no operation has them
+				p.facts.unsettled.put(id, true)
+			}
+		}
+		return err
+	}})
+	if v, failed := p.latest(); failed != nil {
+		err = errors.Join(err, failed)
+	} else {
+		p.settled(before, v)
+	}
+	return err
+}
