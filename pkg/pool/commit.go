@@ -23,10 +23,16 @@ const lockLimit = 5 * time.Second
 // long to suspend does not hold up the others.
 type committer struct {
 	group *group
-	lock  *lvm2.Lock            // nil: not held
-	since time.Time             // when it was taken
-	acts  map[*change]time.Time // that run, and when they began
+	lock  *lvm2.Lock      // nil: not held
+	since time.Time       // when it was taken
+	acts  map[*change]act // that run
 	ended chan ended
+}
+
+// act is what a change does in the kernel.
+type act struct {
+	began time.Time
+	lease *lease
 }
 
 // ended is an act that has ended, and the metadata before and after its change.
@@ -44,7 +50,7 @@ const (
 
 func (g *group) commitLoop() {
 	defer close(g.stopped)
-	c := committer{group: g, acts: map[*change]time.Time{}, ended: make(chan ended)}
+	c := committer{group: g, acts: map[*change]act{}, ended: make(chan ended)}
 	look := time.NewTicker(lateLook)
 	defer look.Stop()
 	for {
@@ -72,6 +78,9 @@ func (g *group) commitLoop() {
 				case w := <-c.ended:
 					delete(c.acts, w.change)
 				case <-limit:
+					for _, a := range c.acts {
+						a.lease.over.Store(true)
+					}
 					clear(c.acts)
 				}
 			}
@@ -96,11 +105,12 @@ func (c *committer) end(w ended) {
 	c.group.settled(w.before, w.after)
 }
 
-// leaveLate stops waiting for acts that hang.
+// leaveLate stops waiting for acts that hang, and ends their leases.
 func (c *committer) leaveLate() {
-	for w, began := range c.acts {
-		if time.Since(began) > lateLimit {
+	for w, a := range c.acts {
+		if time.Since(a.began) > lateLimit {
 			c.group.log.Info("The kernel does not answer: the volume group's lock is given back before the devices have followed", "volumeGroup", c.group.vgName, "change", w.what)
+			a.lease.over.Store(true)
 			delete(c.acts, w)
 		}
 	}
@@ -144,10 +154,11 @@ func (c *committer) batch(first *change, queue <-chan *change) {
 			noAct = true
 			continue
 		}
-		c.acts[w] = time.Now()
+		running := act{time.Now(), &lease{}}
+		c.acts[w] = running
 		go func() {
 			ctx := klog.NewContext(c.group.ctx, klog.FromContext(w.ctx))
-			w.done <- guard(klog.FromContext(ctx), func() error { return w.act(ctx, v) })
+			w.done <- guard(klog.FromContext(ctx), func() error { return w.act(ctx, v.leased(running.lease)) })
 			select {
 			case c.ended <- ended{w, before, v}:
 			case <-c.group.stopped:

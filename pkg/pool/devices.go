@@ -38,11 +38,12 @@ const (
 type device struct {
 	name, uuid string
 	udev       dm.Udev
+	lease      *lease // of the act that works on it; nil: none does
 }
 
 // device is the device of a logical volume in that layer of LVM2's names.
 func (v *view) device(lv *lvm2.LV, layer string, udev dm.Udev) device {
-	return device{name: lvm2.DMName(v.vg.Name, lv.Name, layer), uuid: lvm2.DMUUID(v.vg.ID, lv.ID, layer), udev: udev}
+	return device{name: lvm2.DMName(v.vg.Name, lv.Name, layer), uuid: lvm2.DMUUID(v.vg.ID, lv.ID, layer), udev: udev, lease: v.lease}
 }
 
 // The devices that LVM2 has, too: the one of a volume that its users open; the
@@ -115,6 +116,9 @@ func (p *Pool) ensure(d device, table dm.Table, readOnly bool) (dm.Device, bool,
 // ensureFrom does what ensure does where find has told before what there is, or
 // where nothing should be: then info is nil, and looking first would be in vain.
 func (p *Pool) ensureFrom(info *dm.Info, d device, table dm.Table, readOnly bool) (dm.Device, bool, error) {
+	if err := d.lease.valid(); err != nil {
+		return dm.Device{}, false, err
+	}
 	if info == nil {
 		made, err := p.dm.Create(d.name, d.uuid)
 		if errors.Is(err, dm.ErrExists) {
@@ -148,12 +152,26 @@ func (p *Pool) ensureFrom(info *dm.Info, d device, table dm.Table, readOnly bool
 			return info.Device, info.Suspended, nil
 		}
 	}
-	return info.Device, true, p.dm.Load(info.Name, table, readOnly)
+	if err := p.dm.Load(info.Name, table, readOnly); err != nil {
+		return info.Device, true, err
+	}
+	if err := d.lease.valid(); err != nil { // it ended while the kernel made the table
+		return info.Device, true, errors.Join(err, p.dm.Clear(info.Name))
+	}
+	return info.Device, true, nil
+}
+
+// resume lets d go on with the table that is loaded.
+func (p *Pool) resume(d device) error {
+	if err := d.lease.valid(); err != nil {
+		return err
+	}
+	return p.dm.Resume(d.name, d.udev)
 }
 
 // start resumes d, which is the kernel's device dev, and makes its node.
 func (p *Pool) start(ctx context.Context, d device, dev dm.Device) error {
-	if err := p.dm.Resume(d.name, d.udev); err != nil {
+	if err := p.resume(d); err != nil {
 		return err
 	}
 	return p.node(ctx, d, dev)
@@ -372,7 +390,7 @@ func (p *Pool) plain(ctx context.Context, v *view, o *volume, top *dm.Info, tabl
 		if top != nil && top.Live {
 			err = p.swapTable(ctx, vol, top.Suspended)
 		} else {
-			err = p.dm.Resume(vol.name, vol.udev)
+			err = p.resume(vol)
 		}
 		if err != nil {
 			return err

@@ -14,10 +14,14 @@ func TestLateActs(t *testing.T) {
 	g := &group{log: klog.Background(), facts: newFacts(), settled: func(_, _ *view) {}}
 	g.current.Store(v)
 	stuck, fresh := &change{what: "stuck"}, &change{what: "fresh"}
-	c := committer{group: g, acts: map[*change]time.Time{stuck: time.Now().Add(-2 * lateLimit), fresh: time.Now()}}
+	var late, early lease
+	c := committer{group: g, acts: map[*change]act{stuck: {time.Now().Add(-2 * lateLimit), &late}, fresh: {time.Now(), &early}}}
 	c.leaveLate()
 	if _, waited := c.acts[fresh]; len(c.acts) != 1 || !waited {
 		t.Errorf("it waits for %v", c.acts)
+	}
+	if late.valid() == nil || early.valid() != nil {
+		t.Errorf("what hangs may load tables: %v; what does not may not: %v", late.valid(), early.valid())
 	}
 	unsettled := g.facts.unsettled.count
 	if c.end(ended{fresh, v, v}); len(c.acts) != 0 || unsettled() != 0 {

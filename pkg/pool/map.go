@@ -30,7 +30,7 @@ func (p *Pool) mapStore(ctx context.Context, v *view, lv *lvm2.LV, use storeUse)
 	}
 	defer release()
 	if now := p.current.Load(); now.vg.LVByID(lv.ID) != nil {
-		v, lv = now, now.vg.LVByID(lv.ID)
+		v, lv = now.leased(v.lease), now.vg.LVByID(lv.ID)
 	}
 	d := v.cowDevice(lv)
 	var info *dm.Info

@@ -152,7 +152,7 @@ func (p *Pool) readerUp(ctx context.Context, v *view, o *volume, top *dm.Info) e
 	case pending && active:
 		err = p.swapTable(ctx, vol, top.Suspended)
 	case pending:
-		err = p.dm.Resume(vol.name, vol.udev)
+		err = p.resume(vol)
 	}
 	if err != nil {
 		return err

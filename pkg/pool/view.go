@@ -121,6 +121,7 @@ type view struct {
 	pinned    map[lvm2.ID]bool  // layers that forks and readers read through
 	sources   map[string]bool   // LV names that others name: as their source, or as the volume whose snapshots they have
 	doubtful  map[lvm2.ID]error // volumes whose history has a tag that is not understood
+	lease     *lease            // of the act that was given the view; nil: none was
 }
 
 type (

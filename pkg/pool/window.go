@@ -34,7 +34,7 @@ func (p *Pool) window(ctx context.Context, v *view, o *volume, live *layer, top 
 			p.noteBoundary(v, o, b.real)
 			watch.lap("read-former")
 			snap := v.snapDevice(live.lv)
-			if err := p.dm.Resume(snap.name, snap.udev); err != nil {
+			if err := p.resume(snap); err != nil {
 				return err
 			}
 			at = time.Now()
@@ -42,7 +42,7 @@ func (p *Pool) window(ctx context.Context, v *view, o *volume, live *layer, top 
 		}
 		if b.longer {
 			base := v.realDevice(o.lv)
-			if err := p.dm.Resume(base.name, base.udev); err != nil {
+			if err := p.resume(base); err != nil {
 				return err
 			}
 			watch.lap("resume-blocks")
@@ -54,7 +54,7 @@ func (p *Pool) window(ctx context.Context, v *view, o *volume, live *layer, top 
 		if err := inside(); err != nil {
 			return err
 		}
-		return p.dm.Resume(vol.name, vol.udev)
+		return p.resume(vol)
 	}
 	if f == nil {
 		watch.start()
@@ -90,7 +90,13 @@ func (p *Pool) swap(ctx context.Context, d device, suspended bool, o dm.SuspendO
 			return errors.Join(err, p.dm.Clear(d.name))
 		}
 	}
-	err := guard(klog.FromContext(ctx), inside)
+	err := d.lease.valid()
+	if err == nil {
+		err = guard(klog.FromContext(ctx), inside)
+	}
+	if err == nil {
+		err = d.lease.valid()
+	}
 	if err != nil {
 		err = errors.Join(err, p.dm.Clear(d.name))
 	}

@@ -314,7 +314,7 @@ func (p *Pool) settleSoon(v *view) error {
 func (p *Pool) openDevice(ctx context.Context, d device, table dm.Table) (*os.File, error) {
 	dev, pending, err := p.ensure(d, table, false)
 	if err == nil && pending {
-		err = p.dm.Resume(d.name, d.udev)
+		err = p.resume(d)
 	}
 	if err != nil {
 		return nil, err
