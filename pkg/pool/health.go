@@ -147,6 +147,12 @@ func (p *Pool) poolConditions(v *view) []Condition {
 			"no free extent is left: snapshots whose stores cannot grow will be lost; delete volumes or snapshots, or extend the volume group"})
 	}
 	for _, m := range p.facts.stillInUse() {
+		if m.unread != nil {
+			out = append(out, Condition{Degraded, "ExtentsInUse", fmt.Sprintf(
+				"the table of device %s cannot be read (%v): no free extents of the disk that it lies on are given out; dmsetup remove it if nothing needs it",
+				m.device, m.unread)})
+			continue
+		}
 		out = append(out, Condition{Degraded, "ExtentsInUse", fmt.Sprintf(
 			"device %s still maps %d extents that are free for LVM2, as after lvremove of what is in use: they are not given out; dmsetup remove it if nothing needs it",
 			m.device, m.Count)})

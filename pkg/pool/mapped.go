@@ -19,6 +19,7 @@ import (
 type mapping struct {
 	device string
 	uuid   string
+	unread error // why the device's table cannot be read; then it may map any of the physical volume
 	lvm2.Range
 }
 
@@ -32,7 +33,12 @@ func (g *group) mapsOnce(v *view, anew bool) (all []mapping, err error) {
 }
 
 // mappings lists what the kernel's devices map of the group's physical volumes.
-func (p *Pool) mappings(v *view) ([]mapping, error) {
+func (p *Pool) mappings(v *view) ([]mapping, error) { return p.mappingsBy(v, p.dm.Table) }
+
+// mappingsBy does what mappings does, with what tells a device's table. Of a table
+// that cannot be read, as of somebody else's device with a target that is not
+// understood, the kernel still tells which devices it lies on: all of these may be mapped.
+func (p *Pool) mappingsBy(v *view, tableOf func(name string) (dm.Table, error)) ([]mapping, error) {
 	pvs := map[dm.Device]int{}
 	for i, pv := range v.vg.PVs {
 		if pv.Missing() {
@@ -46,18 +52,30 @@ func (p *Pool) mappings(v *view) ([]mapping, error) {
 	}
 	out := []mapping{}
 	for _, e := range all {
-		table, err := p.dm.Table(e.Name)
-		if errors.Is(err, dm.ErrNotFound) { // it was removed, or renamed to what no metadata call for
+		table, unread := tableOf(e.Name)
+		if errors.Is(unread, dm.ErrNotFound) { // it was removed, or renamed to what no metadata call for
 			continue
 		}
-		if err != nil {
-			return nil, fmt.Errorf("looking at what device %s maps: %w", e.Name, err)
+		if unread != nil {
+			below, err := p.dm.Deps(e.Name)
+			if errors.Is(err, dm.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return nil, fmt.Errorf("looking at what device %s maps: %w", e.Name, errors.Join(unread, err))
+			}
+			for _, d := range below {
+				if i, ours := pvs[d]; ours {
+					out = append(out, mapping{e.Name, e.UUID, unread, lvm2.Range{PV: i, Count: v.vg.PVs[i].PECount}})
+				}
+			}
+			continue
 		}
 		for _, s := range table {
 			for _, a := range areas(s) {
 				if i, ours := pvs[a.Device]; ours {
 					if r := v.extentsAt(i, a.Offset, a.length); r.Count > 0 {
-						out = append(out, mapping{e.Name, e.UUID, r})
+						out = append(out, mapping{e.Name, e.UUID, nil, r})
 					}
 				}
 			}
@@ -149,6 +167,9 @@ func (t *edit) stillMapped() string {
 	if len(t.mapped) == 0 {
 		return ""
 	}
+	if m := t.mapped[0]; m.unread != nil {
+		return fmt.Sprintf("; device %s may map others that are free, its table cannot be read: %v; dmsetup remove it if nothing needs it", m.device, m.unread)
+	}
 	return fmt.Sprintf("; device %s still maps others that are free, as after lvremove of what is in use: dmsetup remove it if nothing needs it", t.mapped[0].device)
 }
 
@@ -163,9 +184,13 @@ func (v *view) mappedByOthers(lv *lvm2.LV, mapped []mapping) error {
 		if id, _, ok := splitUUID(v.vg.ID, m.uuid); ok && id == string(lv.ID) {
 			continue
 		}
-		if len(newRangeSet(m.Range).intersect(set)) > 0 {
-			return fmt.Errorf("%w: device %s still maps its extents: dmsetup remove it if nothing needs it", ErrInUse, m.device)
+		if len(newRangeSet(m.Range).intersect(set)) == 0 {
+			continue
 		}
+		if m.unread != nil {
+			return fmt.Errorf("%w: device %s may map its extents, its table cannot be read: %w; dmsetup remove it if nothing needs it", ErrInUse, m.device, m.unread)
+		}
+		return fmt.Errorf("%w: device %s still maps its extents: dmsetup remove it if nothing needs it", ErrInUse, m.device)
 	}
 	return nil
 }

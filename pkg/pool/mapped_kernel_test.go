@@ -1,0 +1,59 @@
+//go:build kernel
+
+package pool
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// TestUnreadableTable: a device of somebody's whose table is not understood keeps
+// the disk that it lies on from being given out, and no other one.
+func TestUnreadableTable(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.Devices, c.NoReserve = testDisks(t)[:2], true })
+	const foreign = "foreign-odd"
+	v := must(p.latest())(t)
+	pv := must(dm.DeviceOf(v.vg.PVs[0].Device))(t)
+	must(p.dm.Create(foreign, "foreign"))(t)
+	defer p.dm.Remove(foreign, 0)
+	ok(t, p.dm.Load(foreign, whole(8, dm.Linear{Device: pv, Offset: v.vg.PVs[0].PEStart}), true))
+	ok(t, p.dm.Resume(foreign, 0))
+	odd := errors.New("a target that is not understood")
+	ok(t, p.do(ctx, &change{what: "change what the committer asks", edit: func(*edit) error {
+		p.mapped = func(v *view) ([]mapping, error) {
+			return p.mappingsBy(v, func(name string) (dm.Table, error) {
+				if name == foreign {
+					return nil, odd
+				}
+				return p.dm.Table(name)
+			})
+		}
+		return nil
+	}}))
+	a := must(p.CreateVolume(ctx, VolumeSpec{Name: "a", Size: 32 * size.MiB, Mode: Block}))(t)
+	v = must(p.latest())(t)
+	if at := must(physical(v.vg.LV(a.LV)))(t); at[0].PV != 1 {
+		t.Errorf("it was given out what may be mapped: %v", at)
+	}
+	all := size.Bytes(v.free.size()) * v.extent()
+	if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "all", Size: all, Mode: Block}); !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), foreign) {
+		t.Errorf("all that is free: %v", err)
+	}
+	said := ""
+	for _, c := range p.PoolHealth(ctx) {
+		said += c.Reason + " " + c.Message + "\n"
+	}
+	if !strings.Contains(said, foreign) || !strings.Contains(said, odd.Error()) {
+		t.Errorf("health says %s", said)
+	}
+	ok(t, p.dm.Remove(foreign, 0))
+	ok(t, p.DeleteVolume(ctx, a.LV))
+	waitIdle(t, p)
+	must(p.CreateVolume(ctx, VolumeSpec{Name: "all", Size: all, Mode: Block}))(t)
+}
