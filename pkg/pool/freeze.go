@@ -5,12 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
-	"k8s.io/klog/v2"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
@@ -31,10 +29,7 @@ const (
 	frozenLimit = 3 * time.Second
 	// lateAnswer is how much later than its limit a suspend that can be
 	// interrupted has ended.
-	lateAnswer = 500 * time.Millisecond
-	// probeLimit is how long the kernel may take to say that a file system is
-	// frozen. One that is not waits for the device, which is suspended.
-	probeLimit  = time.Second
+	lateAnswer  = 500 * time.Millisecond
 	freezeTries = 3 // of a file system that its owner freezes and thaws meanwhile
 )
 
@@ -186,47 +181,6 @@ func (g *group) apart(do func()) <-chan struct{} {
 func (f *frozen) tooLong() error {
 	return fmt.Errorf("volume %s/%s: %w: what is being written to it did not come to an end in %v; nothing was changed",
 		f.pool.vgName, f.volume.lv.Name, ErrFreeze, freezeLimit)
-}
-
-// hooked suspends the device of a file system that is frozen already, mounted at
-// dir. It says whether it was frozen until then: from that moment on nothing
-// reaches the device, whatever becomes of the freeze.
-func (f *frozen) hooked(ctx context.Context, dir string) (bool, error) {
-	root, err := os.Open(dir)
-	if err != nil {
-		return false, err
-	}
-	if err := f.suspendIn(ctx, dm.SuspendOptions{SkipLockFS: true}); err != nil {
-		return false, errors.Join(err, root.Close())
-	}
-	var answer error
-	ended := f.pool.apart(func() {
-		defer root.Close()
-		if answer = unix.IoctlSetInt(int(root.Fd()), fsFreeze, 0); answer == nil {
-			if err := unix.IoctlSetInt(int(root.Fd()), fsThaw, 0); err != nil {
-				klog.FromContext(ctx).Error(err, "Thawing a file system; thaw it with fsfreeze -u", "mounted", dir)
-			}
-		}
-	})
-	select {
-	case <-ended:
-		if errors.Is(answer, unix.EBUSY) {
-			return true, nil
-		}
-	case <-time.After(probeLimit): // it waits for the device
-	}
-	if err := f.pool.dm.Resume(f.device.name, f.device.udev); err != nil {
-		return false, err
-	}
-	select {
-	case <-ended:
-	case <-time.After(freezeLimit):
-		return false, &stuckFreeze{f.tooLong(), ended}
-	}
-	if answer == nil || errors.Is(answer, unix.EBUSY) { // it was frozen, or again, only afterwards
-		return false, nil
-	}
-	return false, fmt.Errorf("freezing the file system at %s: %w", dir, answer)
 }
 
 // waiting returns the context with which the cut waits to be committed.

@@ -33,6 +33,7 @@ type Pool struct {
 	by     string // who gives the command for which it is there; "" of a driver's pool
 	config Config
 	dm     *dm.Client
+	runDir string       // of the pool's lock, and of notes for the process after this one
 	unhold func() error // releases the pool's lock; nil: it is not the pool's to release
 	blank  bool         // the group's extents all hold zeroes, it was just made on a new file
 
@@ -115,7 +116,7 @@ func newPool(ctx context.Context, c Config, o Options) *Pool {
 			changes: make(chan *change), urgent: make(chan *change), lonely: make(chan *change), stopped: make(chan struct{}),
 			keys: keyed{held: map[string][]chan struct{}{}},
 		},
-		by: o.By, config: c, outside: outside{told: o.told}, deepest: deepestChain(),
+		by: o.By, runDir: o.RunDir, config: c, outside: outside{told: o.told}, deepest: deepestChain(),
 		scrubs:   scrubs{jobs: map[string]*scrubJob{}},
 		copies:   copies{jobs: map[string]*copyJob{}, turn: make(chan struct{}, 1)},
 		lookSoon: make(chan struct{}, 1), keep: (*view).readThrough,
@@ -154,6 +155,7 @@ func (p *Pool) begins(ctx context.Context) error {
 	if !giveUp() {
 		return errors.Join(context.Cause(ctx), p.Close())
 	}
+	p.thawProbed()
 	for _, loop := range []func(context.Context){p.wiper.loop, p.cleanLoop, p.watchLoop, p.caretaker.loop, p.refreshLoop, p.extendLoop, p.folder.loop, p.strangersLoop} {
 		p.forever(loop)
 	}
