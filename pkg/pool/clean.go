@@ -204,7 +204,7 @@ func (p *Pool) beginCleaning(ctx context.Context, length size.Bytes) (n size.Byt
 		trash := newLV("", roleTrash)
 		trash.Segments = appendExtents(nil, t.take(pieces(dirty, most, lowEnd)...)...)
 		n, id = size.Bytes(most)*t.extent(), trash.ID
-		p.beingCleaned.Store(&trash.ID)
+		p.wiper.beingCleaned.Store(&trash.ID)
 		return t.put(trash)
 	}})
 	return n, id, err

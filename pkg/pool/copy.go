@@ -30,7 +30,7 @@ import (
 
 // copies are the volumes that are being copied from another pool.
 type copies struct {
-	mu   sync.Mutex
+	mu   sync.Mutex          // guards jobs; no other lock is taken meanwhile but that of running work
 	jobs map[string]*copyJob // by LV name
 	turn chan struct{}       // holds a token while a volume is being copied
 }

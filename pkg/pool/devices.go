@@ -161,14 +161,6 @@ func (p *Pool) ensureFrom(info *dm.Info, d device, table dm.Table, readOnly bool
 	return info.Device, true, nil
 }
 
-// resume lets d go on with the table that is loaded.
-func (p *Pool) resume(d device) error {
-	if err := d.lease.valid(); err != nil {
-		return err
-	}
-	return p.dm.Resume(d.name, d.udev)
-}
-
 // start resumes d, which is the kernel's device dev, and makes its node.
 func (p *Pool) start(ctx context.Context, d device, dev dm.Device) error {
 	if err := p.resume(d); err != nil {

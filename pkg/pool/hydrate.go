@@ -31,7 +31,7 @@ const (
 type hydrator struct {
 	pool *Pool
 
-	mu      sync.Mutex
+	mu      sync.Mutex            // guards what follows; no other lock is taken meanwhile but that of running work
 	jobs    map[string]*hydration // by LV name
 	stopped map[string]int        // LV names that are not to be hydrated now, and for how many
 	windows map[lvm2.ID]*window   // of volumes; changed by who has the volume's key

@@ -31,3 +31,11 @@ func (v *view) leased(l *lease) *view {
 	own.lease = l
 	return &own
 }
+
+// resume lets d go on with the table that is loaded.
+func (p *Pool) resume(d device) error {
+	if err := d.lease.valid(); err != nil {
+		return err
+	}
+	return p.dm.Resume(d.name, d.udev)
+}

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
@@ -14,6 +15,17 @@ const (
 	fastestLook = 2 * time.Millisecond
 	surveyPause = 20 * time.Millisecond // between two looks which stores there are
 )
+
+// storeGuard is what the monitor shares with others.
+type storeGuard struct {
+	fastest  atomic.Uint64 // sectors per second that were seen: see peak
+	brakes   timings       // how long writers were held while stores grew
+	lookSoon chan struct{} // wakes the monitor: something was changed in the kernel
+
+	// keep tells whether a volume's writers must rather wait than have its live
+	// layer lost for want of room: others write to what reads through it.
+	keep func(v *view, o *volume) bool
+}
 
 // monitor watches the stores that the kernel fills, has them extended before they
 // are full, and has those recorded that the kernel had to drop. It has one

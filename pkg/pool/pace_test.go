@@ -32,7 +32,7 @@ func TestPaceGrows(t *testing.T) {
 
 // TestPacePauses: while others use the disks copying has a share of the time.
 func TestPacePauses(t *testing.T) {
-	p := pace{pool: &Pool{group: group{facts: newFacts()}, config: Config{HydrationShare: 25}}, busy: true}
+	p := pace{pool: &Pool{group: group{facts: newFacts()}, setting: setting{config: Config{HydrationShare: 25}}}, busy: true}
 	began := time.Now()
 	p.pause(context.Background(), size.MiB, 20*time.Millisecond)
 	if took := time.Since(began); took < 60*time.Millisecond {

@@ -11,14 +11,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"k8s.io/klog/v2"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
 const (
@@ -27,37 +24,27 @@ const (
 )
 
 // Pool is an open pool. Its methods may be called concurrently. Its parts own the
-// state, each with a lock of its own: doc.go has the order in which locks are taken.
+// state, each with locks of its own: doc.go has the order in which they are taken.
 type Pool struct {
+	setting
 	group
-	by     string // who gives the command for which it is there; "" of a driver's pool
+	mapper
+	storeGuard
+	outside   outside
+	wiper     *wiper
+	hydrator  *hydrator
+	folder    folder
+	copies    copies
+	caretaker *caretaker
+}
+
+// setting is what the pool was opened with. It does not change once that is done.
+type setting struct {
 	config Config
-	dm     *dm.Client
+	by     string       // who gives the command for which the pool is there; "" of a driver's pool
 	runDir string       // of the pool's lock, and of notes for the process after this one
 	unhold func() error // releases the pool's lock; nil: it is not the pool's to release
 	blank  bool         // the group's extents all hold zeroes, it was just made on a new file
-
-	outside outside
-
-	wiper        *wiper
-	hydrator     *hydrator
-	caretaker    *caretaker
-	scrubs       scrubs
-	copies       copies
-	folder       folder
-	beingCleaned atomic.Pointer[lvm2.ID] // the trash that the cleaner has made of free extents
-	trash        sync.Mutex              // held while devices of trash are made, or removed where nobody uses them
-
-	fastest  atomic.Uint64 // sectors per second that were seen: see peak
-	brakes   timings       // how long writers were held while stores grew
-	windows  timings       // how long cuts held their volumes
-	lookSoon chan struct{} // wakes the monitor: something was changed in the kernel
-
-	// keep tells whether a volume's writers must rather wait than have its live
-	// layer lost for want of room: others write to what reads through it.
-	keep func(v *view, o *volume) bool
-
-	deepest int // layers that the kernel can read through
 }
 
 // Open takes the pool's lock, waiting for it as long as ctx lives; makes the
@@ -116,10 +103,11 @@ func newPool(ctx context.Context, c Config, o Options) *Pool {
 			changes: make(chan *change), urgent: make(chan *change), lonely: make(chan *change), stopped: make(chan struct{}),
 			keys: keyed{held: map[string][]chan struct{}{}},
 		},
-		by: o.By, runDir: o.RunDir, config: c, outside: outside{told: o.told}, deepest: deepestChain(),
-		scrubs:   scrubs{jobs: map[string]*scrubJob{}},
-		copies:   copies{jobs: map[string]*copyJob{}, turn: make(chan struct{}, 1)},
-		lookSoon: make(chan struct{}, 1), keep: (*view).readThrough,
+		setting:    setting{config: c, by: o.By, runDir: o.RunDir},
+		mapper:     mapper{deepest: deepestChain()},
+		storeGuard: storeGuard{lookSoon: make(chan struct{}, 1), keep: (*view).readThrough},
+		outside:    outside{told: o.told},
+		copies:     copies{jobs: map[string]*copyJob{}, turn: make(chan struct{}, 1)},
 	}
 	p.mapped, p.group.settled = p.mappings, p.settled
 	p.hydrator, p.wiper, p.caretaker, p.folder.pool = newHydrator(p), newWiper(p), newCaretaker(p), p

@@ -15,7 +15,7 @@ import (
 
 // scrubs are the volumes whose unknown extents are being zeroed.
 type scrubs struct {
-	mu   sync.Mutex
+	mu   sync.Mutex // guards jobs; no other lock is taken meanwhile but that of running work
 	jobs map[string]*scrubJob
 }
 
@@ -137,25 +137,25 @@ func (p *Pool) scrub(ctx context.Context, lv string) error {
 			return nil
 		}
 	}
-	p.scrubs.mu.Lock()
-	j := p.scrubs.jobs[lv]
+	p.wiper.scrubs.mu.Lock()
+	j := p.wiper.scrubs.jobs[lv]
 	if j == nil {
 		if !p.begin() {
-			p.scrubs.mu.Unlock()
+			p.wiper.scrubs.mu.Unlock()
 			return fmt.Errorf("pool %s is closed: %w", p.name, ErrUnavailable)
 		}
 		j = &scrubJob{ended: make(chan struct{}), total: uint64(size.Bytes(p.unwiped(v, o).size()) * v.extent())}
-		p.scrubs.jobs[lv] = j
+		p.wiper.scrubs.jobs[lv] = j
 		go func() {
 			defer p.work.Done()
 			j.err = p.onVolume(p.ctx, lv, func(ctx context.Context) error { return p.scrubNow(ctx, lv, j) })
-			p.scrubs.mu.Lock()
-			delete(p.scrubs.jobs, lv)
-			p.scrubs.mu.Unlock()
+			p.wiper.scrubs.mu.Lock()
+			delete(p.wiper.scrubs.jobs, lv)
+			p.wiper.scrubs.mu.Unlock()
 			close(j.ended)
 		}()
 	}
-	p.scrubs.mu.Unlock()
+	p.wiper.scrubs.mu.Unlock()
 	select {
 	case <-j.ended:
 		return j.err
@@ -166,9 +166,9 @@ func (p *Pool) scrub(ctx context.Context, lv string) error {
 
 // scrubbing says whether we zero the volume: then nobody else writes to it.
 func (p *Pool) scrubbing(lv string) bool {
-	p.scrubs.mu.Lock()
-	defer p.scrubs.mu.Unlock()
-	j := p.scrubs.jobs[lv]
+	p.wiper.scrubs.mu.Lock()
+	defer p.wiper.scrubs.mu.Unlock()
+	j := p.wiper.scrubs.jobs[lv]
 	return j != nil && j.writing.Load()
 }
 

@@ -10,7 +10,7 @@ import (
 // A new snapshot leaves half of the reserve to live stores of other volumes.
 func TestRoomForStore(t *testing.T) {
 	v := rollbackGroup(t)
-	p := &Pool{config: Config{LayerReserve: 20}} // of 499 extents
+	p := &Pool{setting: setting{config: Config{LayerReserve: 20}}} // of 499 extents
 	v.free = rangeSet{{Start: 100, Count: 60}}
 	base, bare := v.volumeByLV("base"), v.volumeByLV("bare")
 	for _, c := range []struct {
@@ -32,7 +32,7 @@ func TestNoReserve(t *testing.T) {
 		config        Config
 		reserve, room lvm2.Extents
 	}{{Config{}, 24, 36}, {Config{LayerReserve: 10}, 49, 11}, {Config{NoReserve: true}, 0, 60}} { // of 499 extents
-		p := &Pool{config: c.config.withDefaults()}
+		p := &Pool{setting: setting{config: c.config.withDefaults()}}
 		if reserve, room := p.reserve(v), p.room(v); reserve != c.reserve || room != c.room {
 			t.Errorf("%+v: reserve %d, room %d; want %d, %d", c.config, reserve, room, c.reserve, c.room)
 		}

@@ -59,7 +59,7 @@ func (p *Pool) Usage() (Usage, error) {
 		}
 	}
 	for _, lv := range v.trash {
-		if now := p.beingCleaned.Load(); now == nil || *now != lv.ID {
+		if now := p.wiper.beingCleaned.Load(); now == nil || *now != lv.ID {
 			u.Trash += v.bytesOf(lv)
 		}
 	}

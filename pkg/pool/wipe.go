@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -59,15 +60,18 @@ func zeroRange(f *os.File, from, length size.Bytes) error {
 // wiper zeroes the extents of deleted volumes and layers in the background and
 // then gives them back.
 type wiper struct {
-	pool   *Pool
-	signal chan struct{}
-	mu     sync.Mutex
+	pool         *Pool
+	signal       chan struct{}
+	scrubs       scrubs
+	beingCleaned atomic.Pointer[lvm2.ID] // the trash that the cleaner has made of free extents
+
+	mu     sync.Mutex    // guards what follows; no other lock is taken meanwhile
 	next   chan struct{} // closed when extents were freed
 	failed error         // of the last round
 }
 
 func newWiper(p *Pool) *wiper {
-	return &wiper{pool: p, signal: make(chan struct{}, 1), next: make(chan struct{})}
+	return &wiper{pool: p, signal: make(chan struct{}, 1), scrubs: scrubs{jobs: map[string]*scrubJob{}}, next: make(chan struct{})}
 }
 
 // wake says that there is trash.
