@@ -1,10 +1,3 @@
-// Package pool is the engine: volumes and snapshots on one LVM2 volume group.
-// It decides which extents and layers there are (package lvm2 writes that to
-// the disks) and keeps device-mapper in line with it (package dm).
-//
-// A change is committed to the metadata first and then carried out in the
-// kernel, so that an interruption at any point is repaired by bringing the
-// kernel in line with the metadata: recovery only rolls forward.
 package pool
 
 import (
