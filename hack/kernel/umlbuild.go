@@ -18,7 +18,7 @@ import (
 var smpConfig string
 
 // build builds the kernel from Debian's source. It takes about 40 minutes on
-// two processors and 3 GB of the disk, of which 40 MB remain.
+// two processors and 3 GB of the disk, of which 17 MB remain.
 func (k umlKernel) build(fresh, dir string) error {
 	for _, tool := range []string{"gcc", "make", "flex", "bison", "bc", "xz", "strip"} {
 		if _, err := exec.LookPath(tool); err != nil {

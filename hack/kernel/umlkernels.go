@@ -84,8 +84,12 @@ func (k umlKernel) words(cpus int) ([]string, error) {
 	if cpus > k.maxCPUs {
 		return nil, fmt.Errorf("%d processors: %s has at most %d", cpus, k.name, k.maxCPUs)
 	}
-	// By ptrace it has only one.
-	return []string{"ncpus=" + strconv.Itoa(cpus), "seccomp=on"}, nil
+	return []string{
+		"ncpus=" + strconv.Itoa(cpus), "seccomp=on", // by ptrace it has only one
+		// Built in these would make disks, and take memory for them. A test that
+		// wants a SCSI disk writes 0 to fake_rw and 1 to add_host of its driver.
+		"scsi_debug.add_host=0", "scsi_debug.fake_rw=1", "scsi_debug.dev_size_mb=128", "null_blk.nr_devices=0",
+	}, nil
 }
 
 func cachedFiles(dir string) umlFiles {

@@ -76,9 +76,15 @@ func command(t *testing.T, args ...string) string {
 // scsiDisk makes a SCSI disk in memory, which has a WWID.
 func scsiDisk(t *testing.T) string {
 	t.Helper()
-	command(t, "busybox", "modprobe", "scsi_debug", "dev_size_mb=64")
-	command(t, "busybox", "modprobe", "sd_mod")
-	t.Cleanup(func() { exec.Command("busybox", "modprobe", "-r", "scsi_debug").Run() })
+	const driver = "/sys/bus/pseudo/drivers/scsi_debug"
+	if _, err := os.Stat(driver); err == nil { // built in
+		command(t, "sh", "-c", "echo 0 >"+driver+"/fake_rw; echo 1 >"+driver+"/add_host")
+		t.Cleanup(func() { command(t, "sh", "-c", "echo -1 >"+driver+"/add_host") })
+	} else {
+		command(t, "busybox", "modprobe", "scsi_debug", "dev_size_mb=64")
+		command(t, "busybox", "modprobe", "sd_mod")
+		t.Cleanup(func() { exec.Command("busybox", "modprobe", "-r", "scsi_debug").Run() })
+	}
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if model, _ := filepath.Glob("/sys/block/sd*/device/model"); len(model) > 0 {
 			disk := "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(model[0])))

@@ -47,6 +47,10 @@ func newHotDisk(t *testing.T) *hotDisk {
 			}
 			f.Close()
 		}
+	} else if hosts, err := os.ReadFile(scsiDebug + "/add_host"); err == nil && strings.TrimSpace(string(hosts)) == "0" {
+		// It is built in and waits to be asked.
+		ok(t, os.WriteFile(scsiDebug+"/fake_rw", []byte("0"), 0))
+		ok(t, os.WriteFile(scsiDebug+"/add_host", []byte("1"), 0))
 	}
 	for _, h := range must(filepath.Glob("/sys/class/scsi_host/host*"))(t) {
 		if kind, err := os.ReadFile(filepath.Join(h, "proc_name")); err == nil && strings.TrimSpace(string(kind)) == "scsi_debug" {
@@ -54,6 +58,7 @@ func newHotDisk(t *testing.T) *hotDisk {
 			if d.device() == "" {
 				d.attach()
 			}
+			d.wait()
 			f := must(os.OpenFile(d.device(), os.O_RDWR, 0))(t)
 			ok(t, zeroRange(f, 0, 128<<20))
 			f.Close()
@@ -85,9 +90,16 @@ func (d *hotDisk) remove() {
 func (d *hotDisk) attach() {
 	d.t.Helper()
 	ok(d.t, os.WriteFile(filepath.Join("/sys/class/scsi_host", d.host, "scan"), []byte("- - -"), 0))
+	d.wait()
+}
+
+// wait waits until the disk can be opened: its names are there before.
+func (d *hotDisk) wait() {
+	d.t.Helper()
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		if path := d.device(); path != "" {
-			if _, err := os.Stat(path); err == nil {
+			if f, err := os.Open(path); err == nil {
+				f.Close()
 				return
 			}
 		}
