@@ -126,6 +126,21 @@ func (x *disk) restore(img image) error {
 	return nil
 }
 
+// fail makes a device fail all that waits in it. A mirror keeps writes that a disk refused
+// until it is suspended.
+func fail(d *dm.Client, name string) {
+	table, err := d.Table(name)
+	if err != nil || len(table) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if d.Load(name, dm.Table{{Length: table.Length(), Target: dm.ErrorTarget{}}}, false) == nil &&
+		d.Suspend(ctx, name, dm.SuspendOptions{NoFlush: true, SkipLockFS: true}) == nil {
+		_ = d.Resume(name, 0)
+	}
+}
+
 // errStuck says that the kernel has devices that cannot be taken down: this kernel is of no use any more.
 var errStuck = errors.New("devices cannot be taken down")
 
@@ -134,7 +149,7 @@ func takeDown(d *dm.Client) error {
 	prefix := group + "-"
 	done := make(chan error, 1)
 	go func() {
-		for range 100 {
+		for pass := range 100 {
 			all, err := d.List()
 			if err != nil {
 				done <- err
@@ -146,6 +161,9 @@ func takeDown(d *dm.Client) error {
 					continue
 				}
 				left++
+				if pass > 20 {
+					fail(d, e.Name)
+				}
 				if info, err := d.Info(e.Name); err == nil && (info.Suspended || info.Loaded) {
 					_ = d.Clear(e.Name)
 					if info.Suspended {

@@ -16,7 +16,7 @@
 //	make points POINTS=cut-next:17-40     some points
 //
 // POINTS_EVERY=5 cuts at every fifth point only, at others each time. POINTS_TIMED=1
-// tells how long the parts of each case take.
+// tells the points of each operation, and how long the parts of each case take.
 //
 // DMSNAP_KERNEL chooses the kernel, as for all tests. Without make, in the kernel:
 //

@@ -12,4 +12,6 @@ var least = map[string]int{
 	"expand-read":   36,
 	"expand-fork":   50,
 	"delete-newest": 8,
+	"hydrate":       90,
+	"rollback":      50,
 }

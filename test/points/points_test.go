@@ -167,6 +167,9 @@ func (c *campaign) sweepThrough(op *operation, s selection, choose func(points i
 			return 0, fmt.Errorf("%s without a cut: %w", v.name, err)
 		}
 		for i, name := range passed {
+			if timed {
+				fmt.Printf("%s:%d is %s\n", op.name, len(places)+1, name)
+			}
 			places = append(places, place{v, i + 1, name})
 		}
 	}

@@ -361,11 +361,20 @@ func (r *rig) machineDies() error {
 func (r *rig) abandon() {
 	for _, o := range r.objects {
 		if o.writer != nil {
-			close(o.writer.stop)
+			end(o.writer.stop)
 		}
 		if o.reader != nil {
-			close(o.reader.stop)
+			end(o.reader.stop)
 		}
+	}
+}
+
+// end closes a channel that may be closed already.
+func end(stop chan struct{}) {
+	select {
+	case <-stop:
+	default:
+		close(stop)
 	}
 }
 
