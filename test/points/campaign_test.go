@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 	"github.com/csi-dmsnap/csi-dmsnap/test/audit"
@@ -52,7 +55,13 @@ type campaign struct {
 	cuts, findings int
 }
 
+// otherFilter is which devices lvm2 looks at in the tests' kernel.
+var otherFilter = regexp.MustCompile(`global_filter = .*`)
+
 func newCampaign(t *testing.T) *campaign {
+	if os.Getenv("DMSNAP_TEST_DISKS") == "" {
+		t.Fatal("run this test by hack/testkernel")
+	}
 	c := &campaign{t: t}
 	var err error
 	if c.dm, err = dm.Open(); err == nil {
@@ -61,17 +70,35 @@ func newCampaign(t *testing.T) *campaign {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// lvm2 looks at no other devices: there are thousands.
-	conf, err := os.ReadFile("/etc/lvm/lvm.conf")
+	t.Cleanup(c.end)
+	// lvm2 looks at no other devices: there are thousands, and a disk has two.
+	conf := filepath.Join(lvm2.SystemDir(), "lvm.conf") // of this test alone, by hack/testkernel
+	text, err := os.ReadFile(conf)
 	if err != nil {
 		t.Fatal(err)
 	}
-	only := strings.Replace(string(conf), `"a|.*|"`, `"a|/`+diskPrefix+`|", "r|.*|"`, 1)
+	only := otherFilter.ReplaceAllString(string(text), `global_filter = [ "a|/`+diskPrefix+`|", "r|.*|" ]`)
 	only = strings.Replace(only, "devices {", "devices {\n\tscan = [ \"/dev/mapper\" ]", 1)
-	if err := os.WriteFile("/etc/lvm/lvm.conf", []byte(only), 0o644); err != nil {
+	if err := os.WriteFile(conf, []byte(only), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// end takes everything down.
+func (c *campaign) end() {
+	if c.w != nil {
+		c.w.kill(false)
+	}
+	if err := takeDown(c.dm); err != nil {
+		c.t.Log(err)
+	}
+	for _, d := range c.disks {
+		if err := d.remove(c.dm); err != nil {
+			c.t.Log(err)
+		}
+	}
+	c.dm.Close()
 }
 
 func (c *campaign) config() pool.Config {

@@ -66,6 +66,11 @@ func newDisks(d *dm.Client, n int) (disks []*disk, err error) {
 	return disks, nil
 }
 
+// remove ends the disk.
+func (x *disk) remove(d *dm.Client) error {
+	return errors.Join(d.Remove(x.name, 0), d.RemoveNode(x.name), lvm("losetup", "-d", x.loop), os.Remove(x.file.Name()), x.file.Close())
+}
+
 // power cuts the disk off, or brings it back.
 func (x *disk) power(d *dm.Client, on bool) error {
 	var t dm.Target = dm.Linear{Device: x.under}
