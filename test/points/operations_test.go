@@ -102,6 +102,14 @@ var (
 	whileFork = steps(inUse, activate("f"), writeTo("f"))
 )
 
+// overlapping is a volume with snapshots between which half the chunks are the same: that is worth a fold.
+var overlapping = steps(written("v"), snapshot("s1", "v"), rewrite("v", 0), snapshot("s2", "v"), rewrite("v", 50), snapshot("s3", "v"), scatter("v", 10))
+
+// rewrite writes to a hundred chunks from one on.
+func rewrite(name string, chunks int) func(r *rig) error {
+	return func(r *rig) error { return r.fillUp(name, chunks*int(chunk/block), 100, 0) }
+}
+
 // slowly keeps forks from being hydrated before the cut.
 func slowly(c *pool.Config) { c.HydrationRate = 2 * size.MiB }
 
@@ -144,7 +152,7 @@ func operations() []*operation {
 		{name: "delete-oldest", build: history, ready: inUse, act: steps(remove("s1"), settled)},
 		{name: "delete-only", build: steps(written("v"), cutAnd("s1", "v", 60)), ready: inUse, act: steps(remove("s1"), settled)},
 		{name: "delete-fork", build: withFork, busy: true, config: slowly, ready: whileFork, act: steps(deactivate("f"), remove("f"), settled)},
-		{name: "fold", build: family, ready: inUse, act: steps(remove("s2"), gone("s2"))},
+		{name: "fold", build: overlapping, ready: inUse, act: steps(remove("s2"), gone("s2"))},
 		{name: "wipe", build: steps(history, written("p")), config: fully, ready: inUse, act: steps(remove("p"), gone("p"), settled)},
 
 		{name: "import", build: theirs(false), act: imported},
