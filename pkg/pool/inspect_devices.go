@@ -98,6 +98,9 @@ func (c familyCheck) leftovers(members []*volume) {
 		for _, lv := range o.parts() {
 			for _, layer := range allLayers {
 				d := c.look.at(lv, layer)
+				if o.forked() && (layer == layerWindow0 || layer == layerWindow1) {
+					continue // the next one, or the one before
+				}
 				if d != nil && d.OpenCount == 0 && !should[d.uuid] && c.want.kept[d.uuid] == nil {
 					c.add("DeviceLeftover", d.Name, restartDriver, "nobody uses it")
 				}

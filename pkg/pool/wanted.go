@@ -159,6 +159,9 @@ func (w *wantedSet) volume(o *volume) {
 		w.abandoned(o)
 		return
 	}
+	if !w.active[o.lv.ID] && !slices.ContainsFunc(o.layers, func(l *layer) bool { return w.read[l.lv.ID] }) {
+		return // it is hydrated only, which needs no more than blocks has added
+	}
 	real := w.realDevice(o.lv)
 	w.add(wanted{device: real, table: blocks, readOnly: readOnly, of: o}, nil)
 	w.layer(o, live, real)

@@ -72,6 +72,7 @@ func TestWantedFork(t *testing.T) {
 		"copy: 0 8192 linear 0:0 75776; 8192 16384 linear <copy-window0> 0; 24576 40960 linear <copy-fork> 24576; 65536 16384 linear 0:0 141312")...)
 	g.expect("it is hydrated while it is not active", want(g.inUseBy(nil), r), copied...)
 	g.cut("copy", "s2", 1)
+	g.expect("it is hydrated, and has a snapshot", want(g.inUseBy(nil), r), copied...)
 	g.expect("a snapshot of it is read", want(g.inUseBy(nil, "s2"), running{}), append(below[:5:5],
 		"copy-real: 0 8192 linear 0:0 75776; 8192 57344 linear <copy-fork> 8192; 65536 16384 linear 0:0 141312",
 		"s2-cow: 0 8192 linear 0:0 165888",
