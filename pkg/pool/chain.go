@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
@@ -10,7 +11,7 @@ import (
 // stack puts a frozen layer's device over the next newer one's: its store
 // holds what changed between the two cuts, the rest is read from above. Both
 // devices are read-only, nothing may write to a frozen store but a fold.
-func (p *Pool) stack(ctx context.Context, v *view, l, newer *layer) error {
+func (p *Pool) stack(ctx context.Context, v *view, l, newer *layer) (err error) {
 	above, err := p.find(v.snapDevice(newer.lv))
 	if err != nil {
 		return err
@@ -26,6 +27,20 @@ func (p *Pool) stack(ctx context.Context, v *view, l, newer *layer) error {
 		// lies in the volume. Nor have it open when the fold ends, as a scan would.
 		d.udev = udevCOW
 	}
+	end, err := p.endGate(v, l.lv)
+	if err != nil {
+		return err
+	}
+	// Until a moment ago it was the live one. What the kernel still copies into it waits
+	// at the gate rather than to fill it; but not while the kernel reads it.
+	if use == storeFrozen && end != nil {
+		use = storeStretched
+		defer func() {
+			if err == nil {
+				_, _, err = p.mapStore(ctx, v, l.lv, storeFrozen)
+			}
+		}()
+	}
 	cowDev, _, err := p.mapStore(ctx, v, l.lv, use)
 	if err != nil {
 		return err
@@ -37,6 +52,10 @@ func (p *Pool) stack(ctx context.Context, v *view, l, newer *layer) error {
 	dev, pending, err := p.ensureFrom(before, d, whole(l.length, dm.Snapshot{
 		Origin: above.Device, COW: cowDev, Persistence: persistence, Chunk: l.chunk,
 	}), readOnly)
+	if use == storeStretched {
+		_, _, failed := p.mapStore(ctx, v, l.lv, storeLive)
+		err = errors.Join(err, failed)
+	}
 	if err != nil || !pending {
 		return err
 	}

@@ -47,7 +47,7 @@ func (p *Pool) volumeConditions(v *view, o *volume) []Condition {
 	if o.forked() {
 		out = append(out, p.forkHealth(v, o)...)
 	}
-	if p.facts.holding.has(o.lv.ID) {
+	if p.writersWait(o.lv.ID) {
 		out = append(out, Condition{Inaccessible, "WritersHeld", heldBecause})
 	}
 	return out

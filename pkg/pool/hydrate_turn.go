@@ -55,8 +55,7 @@ func (h *hydrator) urgent(lv string) bool {
 		if o == nil {
 			return false
 		}
-		held := h.pool.facts.holding.has(o.lv.ID)
-		return held
+		return h.pool.writersWait(o.lv.ID)
 	})
 }
 
