@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 )
@@ -268,4 +269,43 @@ func (p *Pool) snapshotStatus(name string) (dm.SnapshotStatus, error) {
 		}
 	}
 	return dm.SnapshotStatus{}, fmt.Errorf("device %s: no snapshot target in its table", name)
+}
+
+// settleOlder makes every layer that was live before read through the next
+// newer one: its device goes if nobody has it open, else it gets a new table.
+// Several may have been: a cut whose window failed leaves the layer before it on
+// the volume's blocks, and the next cut comes all the same. One that is lost and
+// in use hinders nothing.
+func (p *Pool) settleOlder(ctx context.Context, v *view, o *volume, live *layer) error {
+	inUse := map[*layer]bool{}
+	for _, l := range o.layers[:len(o.layers)-1] { // oldest first: they are stacked
+		info, err := p.find(v.snapDevice(l.lv))
+		if err != nil {
+			return err
+		}
+		switch {
+		case info == nil:
+		case info.OpenCount == 0:
+			if err := p.layerDown(ctx, v, l); err != nil {
+				return err
+			}
+		default: // somebody reads it, and so needs all that it reads through
+			for _, x := range o.path(l) {
+				inUse[x] = true
+			}
+		}
+	}
+	for i, l := range slices.Backward(o.layers[:len(o.layers)-1]) {
+		if !inUse[l] {
+			continue
+		}
+		newer := o.nextOf(i)
+		if newer == nil || l.lost {
+			continue // as when lvm2 removed what it reads through: it keeps what it has until it is closed
+		}
+		if err := p.stack(ctx, v, l, newer); err != nil {
+			return err
+		}
+	}
+	return nil
 }

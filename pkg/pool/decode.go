@@ -27,52 +27,14 @@ func decode(lv *lvm2.LV) any {
 		}
 		return trashed{}
 	case roleVolume:
-		v := &volume{
-			lv: lv, name: p[tagName], mode: Mode(p[tagMode]), fs: p[tagFS],
-			formatted: !r.has(tagUnformatted), readOnly: r.has(tagReadOnly), shared: r.has(tagShared), raw: r.has(tagRaw), deleted: r.has(tagDeleted), asked: r.asked(),
-			copyOf: r.id(tagCopy, false), unknown: r.unknown(), headKept: r.headKept(), former: p[tagFormer],
-			odd: odd, reads: r.id(tagReads, false), transient: r.has(tagTransient), begun: r.has(tagBegun), reset: r.has(tagReset),
-		}
-		if v.transient {
-			v.chunk = size.Sectors(r.number(tagChunk))
-		}
-		if r.has(tagHydrated) {
-			if v.hydrated, err = parseHydrated(p[tagHydrated]); err != nil {
-				r.fail(tagHydrated)
-			}
-		}
-		if kind, from, ok := strings.Cut(p[tagSource], "/"); ok {
-			v.source.Kind = SourceKind(kind)
-			v.source.LV, v.sourcePool, _ = strings.Cut(from, "/")
-		}
-		v.lentTo, v.copying = p[tagLent], r.copying()
-		if v.mode != Filesystem && v.mode != Block {
-			r.fail(tagMode)
-		}
-		if r.err != nil {
+		v := r.volume()
+		if v.lv, v.odd = lv, odd; r.err != nil {
 			return r.err
 		}
 		return v
 	case roleLayer:
-		l := &layer{
-			lv: lv, odd: odd, of: r.id(tagOf, true), name: p[tagName], named: r.has(tagName), order: r.number(tagOrder),
-			created: time.Unix(0, int64(r.number(tagCreated))), length: size.Sectors(r.number(tagLength)),
-			chunk: size.Sectors(r.number(tagChunk)), lost: r.has(tagLost), superset: r.has(tagSuperset),
-			blank: r.has(tagUnformatted), unknown: r.unknown(), headKept: r.headKept(), asked: r.asked(),
-		}
-		if l.through = l.order; r.has(tagThrough) {
-			l.through = r.number(tagThrough)
-		}
-		if r.has(tagOver) {
-			l.over = r.number(tagOver)
-		}
-		if l.exact = r.has(tagExact); p[tagExact] != "" {
-			l.bound = size.Sectors(r.number(tagExact))
-		}
-		if l.trimmed = r.has(tagUsed); l.trimmed {
-			l.used = size.Sectors(r.number(tagUsed))
-		}
-		if r.err != nil {
+		l := r.layer()
+		if l.lv, l.odd = lv, odd; r.err != nil {
 			return r.err
 		}
 		return l
@@ -85,6 +47,57 @@ func decode(lv *lvm2.LV) any {
 	default:
 		return fmt.Errorf("tag %s: unknown role %q", tag(tagRole), role)
 	}
+}
+
+// volume reads what the tags of a volume say.
+func (r *tagReader) volume() *volume {
+	v := &volume{
+		name: r.p[tagName], mode: Mode(r.p[tagMode]), fs: r.p[tagFS],
+		formatted: !r.has(tagUnformatted), readOnly: r.has(tagReadOnly), shared: r.has(tagShared), raw: r.has(tagRaw), deleted: r.has(tagDeleted), asked: r.asked(),
+		copyOf: r.id(tagCopy, false), unknown: r.unknown(), headKept: r.headKept(), former: r.p[tagFormer],
+		reads: r.id(tagReads, false), transient: r.has(tagTransient), begun: r.has(tagBegun), reset: r.has(tagReset),
+		lentTo: r.p[tagLent], copying: r.copying(),
+	}
+	if v.transient {
+		v.chunk = size.Sectors(r.number(tagChunk))
+	}
+	if r.has(tagHydrated) {
+		var err error
+		if v.hydrated, err = parseHydrated(r.p[tagHydrated]); err != nil {
+			r.fail(tagHydrated)
+		}
+	}
+	if kind, from, ok := strings.Cut(r.p[tagSource], "/"); ok {
+		v.source.Kind = SourceKind(kind)
+		v.source.LV, v.sourcePool, _ = strings.Cut(from, "/")
+	}
+	if v.mode != Filesystem && v.mode != Block {
+		r.fail(tagMode)
+	}
+	return v
+}
+
+// layer reads what the tags of a layer say.
+func (r *tagReader) layer() *layer {
+	l := &layer{
+		of: r.id(tagOf, true), name: r.p[tagName], named: r.has(tagName), order: r.number(tagOrder),
+		created: time.Unix(0, int64(r.number(tagCreated))), length: size.Sectors(r.number(tagLength)),
+		chunk: size.Sectors(r.number(tagChunk)), lost: r.has(tagLost), superset: r.has(tagSuperset),
+		blank: r.has(tagUnformatted), unknown: r.unknown(), headKept: r.headKept(), asked: r.asked(),
+	}
+	if l.through = l.order; r.has(tagThrough) {
+		l.through = r.number(tagThrough)
+	}
+	if r.has(tagOver) {
+		l.over = r.number(tagOver)
+	}
+	if l.exact = r.has(tagExact); r.p[tagExact] != "" {
+		l.bound = size.Sectors(r.number(tagExact))
+	}
+	if l.trimmed = r.has(tagUsed); l.trimmed {
+		l.used = size.Sectors(r.number(tagUsed))
+	}
+	return l
 }
 
 // tagReader reads values and keeps the first error.

@@ -279,19 +279,11 @@ func (p *Pool) base(ctx context.Context, v *view, o *volume, live *layer, table 
 		}
 		b.longer = false
 	} else if b.longer {
-		// A volume that was not active was expanded, and then cut, while a
-		// snapshot of it was read: the kernel takes no snapshot of blocks that
-		// are not there.
-		has, err := p.dm.Table(base.name)
+		short, err := p.lengthen(ctx, base, existed, live)
 		if err != nil {
 			return b, err
 		}
-		if has.Length() < live.length {
-			if err := p.swapTable(ctx, base, existed.Suspended); err != nil {
-				return b, err
-			}
-			b.longer = false
-		}
+		b.longer = !short
 	}
 	use := storeNew // without the blocks there is no store of a live layer either
 	if existed != nil {
@@ -325,43 +317,16 @@ func (p *Pool) base(ctx context.Context, v *view, o *volume, live *layer, table 
 	return b, err
 }
 
-// settleOlder makes every layer that was live before read through the next
-// newer one: its device goes if nobody has it open, else it gets a new table.
-// Several may have been: a cut whose window failed leaves the layer before it on
-// the volume's blocks, and the next cut comes all the same. One that is lost and
-// in use hinders nothing.
-func (p *Pool) settleOlder(ctx context.Context, v *view, o *volume, live *layer) error {
-	inUse := map[*layer]bool{}
-	for _, l := range o.layers[:len(o.layers)-1] { // oldest first: they are stacked
-		info, err := p.find(v.snapDevice(l.lv))
-		if err != nil {
-			return err
-		}
-		switch {
-		case info == nil:
-		case info.OpenCount == 0:
-			if err := p.layerDown(ctx, v, l); err != nil {
-				return err
-			}
-		default: // somebody reads it, and so needs all that it reads through
-			for _, x := range o.path(l) {
-				inUse[x] = true
-			}
-		}
+// lengthen takes into use the longer table that is loaded for a volume's blocks if
+// they are shorter than the live layer, and says whether they were. A volume that was
+// not active was expanded, and then cut, while a snapshot of it was read: the kernel
+// takes no snapshot of blocks that are not there.
+func (p *Pool) lengthen(ctx context.Context, base device, existed *dm.Info, live *layer) (short bool, err error) {
+	has, err := p.dm.Table(base.name)
+	if err != nil || has.Length() >= live.length {
+		return false, err
 	}
-	for i, l := range slices.Backward(o.layers[:len(o.layers)-1]) {
-		if !inUse[l] {
-			continue
-		}
-		newer := o.nextOf(i)
-		if newer == nil || l.lost {
-			continue // as when lvm2 removed what it reads through: it keeps what it has until it is closed
-		}
-		if err := p.stack(ctx, v, l, newer); err != nil {
-			return err
-		}
-	}
-	return nil
+	return true, p.swapTable(ctx, base, existed.Suspended)
 }
 
 // plain makes the volume's device a linear one and removes what a former

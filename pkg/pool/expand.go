@@ -65,28 +65,13 @@ func (p *Pool) expand(ctx context.Context, lv string, required, limit size.Bytes
 		if err := p.checkRoom(t.view, kind, want-have); err != nil {
 			return err
 		}
-		ranges, err := t.growth(o.lv, want-have, lowEnd)
+		ranges, unknown, err := p.gain(t, o, kind, want-have)
 		if err != nil {
 			return err
 		}
-		unknown := logicalOutside(t.clean, have, ranges)
-		clean := o.mode == Block || t.unclear == nil && len(newRangeSet(ranges...).intersect(p.cleanable(t.view))) > 0
-		if clean && len(unknown) > 0 {
-			t.free = t.free.union(newRangeSet(ranges...)) // not those
-			// The device may be in use: it must not show them for a moment.
-			if ranges, err = t.cleanExtents(kind, want-have); err != nil {
-				return err
-			}
-			if ranges == nil {
-				wiping = &PendingError{wiping: true, What: "wiping extents to expand volume " + lv, Total: uint64(size.Bytes(want-have) * t.extent())}
-				return nil // committed: the extents to wipe
-			}
-			unknown = nil
-		}
-		if len(unknown) > 0 {
-			if err := t.blankEnds(ranges); err != nil {
-				return fmt.Errorf("preparing what volume %s/%s gains: %w", t.vg.Name, lv, err)
-			}
+		if ranges == nil {
+			wiping = &PendingError{wiping: true, What: "wiping extents to expand volume " + lv, Total: uint64(size.Bytes(want-have) * t.extent())}
+			return nil // committed: the extents to wipe
 		}
 		c := o.lv.Clone()
 		c.Segments = appendExtents(c.Segments, ranges...)
@@ -101,6 +86,28 @@ func (p *Pool) expand(ctx context.Context, lv string, required, limit size.Bytes
 		return Volume{}, wiping
 	}
 	return p.Volume(ctx, lv)
+}
+
+// gain takes n extents for o on disks of a kind, and says which of the volume's
+// extents have unknown content then. No ranges: they must be wiped first, and the
+// edit has made them trash.
+func (p *Pool) gain(t *edit, o *volume, kind size.Bytes, n lvm2.Extents) (ranges []lvm2.Range, unknown rangeSet, err error) {
+	if ranges, err = t.growth(o.lv, n, lowEnd); err != nil {
+		return nil, nil, err
+	}
+	if unknown = logicalOutside(t.clean, o.lv.Size(), ranges); len(unknown) == 0 {
+		return ranges, nil, nil
+	}
+	if o.mode == Block || t.unclear == nil && len(newRangeSet(ranges...).intersect(p.cleanable(t.view))) > 0 {
+		t.free = t.free.union(newRangeSet(ranges...)) // not those
+		// The device may be in use: it must not show them for a moment.
+		ranges, err = t.cleanExtents(kind, n)
+		return ranges, nil, err
+	}
+	if err := t.blankEnds(ranges); err != nil {
+		return nil, nil, fmt.Errorf("preparing what volume %s/%s gains: %w", t.vg.Name, o.lv.Name, err)
+	}
+	return ranges, unknown, nil
 }
 
 // cleanExtents takes n wiped extents on disks of a kind. If there are not enough it turns the

@@ -149,19 +149,9 @@ func (p *Pool) makeGate(ctx context.Context, v *view, lv *lvm2.LV, have gates, l
 // behind them a gate up to the length most. d is the device, info what the
 // kernel has of it; nil if it has none. The store's key is held.
 func (p *Pool) gated(ctx context.Context, v *view, lv *lvm2.LV, d device, info *dm.Info, flat dm.Table, most size.Sectors) (dm.Device, error) {
-	var live dm.Table
-	var err error
-	if info != nil {
-		if info.Loaded { // left by an interrupted change
-			if err := p.dm.Clear(info.Name); err != nil {
-				return dm.Device{}, err
-			}
-		}
-		if info.Live {
-			if live, err = p.dm.Table(info.Name); err != nil {
-				return dm.Device{}, err
-			}
-		}
+	live, err := p.onlyLive(info)
+	if err != nil {
+		return dm.Device{}, err
 	}
 	have, err := p.gatesOf(v, lv, live)
 	if err != nil {
@@ -208,6 +198,23 @@ func (p *Pool) gated(ctx context.Context, v *view, lv *lvm2.LV, d device, info *
 		err = fmt.Errorf("store %s/%s: writers wait in its gate", v.vg.Name, lv.Name)
 	}
 	return info.Device, err
+}
+
+// onlyLive clears the loaded table of a device that an interrupted change has left,
+// and returns the live one; nil if there is none.
+func (p *Pool) onlyLive(info *dm.Info) (dm.Table, error) {
+	if info == nil {
+		return nil, nil
+	}
+	if info.Loaded {
+		if err := p.dm.Clear(info.Name); err != nil {
+			return nil, err
+		}
+	}
+	if !info.Live {
+		return nil, nil
+	}
+	return p.dm.Table(info.Name)
 }
 
 // openGate gives a gate the part of a table that begins where the gate does. What

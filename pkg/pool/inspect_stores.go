@@ -62,24 +62,26 @@ func (i *inspector) checkStore(ctx context.Context, id lvm2.ID, r *report) error
 	})
 }
 
-// readStore compares a store with its layer's tags and the kernel's status.
-func (r *report) readStore(ctx context.Context, path string, l *layer, status func() (dm.SnapshotStatus, error)) (err error) {
-	at, lost := r.at(l.lv), "the snapshot and the older ones of its volume cannot be trusted: delete them"
-	bad := func(err error) bool {
-		for _, known := range []error{cow.ErrFresh, cow.ErrNotStore, cow.ErrDamaged, cow.ErrInvalid} {
-			if errors.Is(err, known) {
-				r.add("BadStore", at, lost, "%v", err)
-				return true
-			}
-		}
-		return false
-	}
-	store, err := cow.Open(path)
-	if err != nil {
-		if bad(err) {
+// untrusted is what to do where a store lists what it cannot have.
+const untrusted = "the snapshot and the older ones of its volume cannot be trusted: delete them"
+
+// badStore reports an error that means that a store has wrong content, and returns any other.
+func (r *report) badStore(at string, err error) error {
+	for _, known := range []error{cow.ErrFresh, cow.ErrNotStore, cow.ErrDamaged, cow.ErrInvalid} {
+		if errors.Is(err, known) {
+			r.add("BadStore", at, untrusted, "%v", err)
 			return nil
 		}
-		return err
+	}
+	return err
+}
+
+// readStore compares a store with its layer's tags and the kernel's status.
+func (r *report) readStore(ctx context.Context, path string, l *layer, status func() (dm.SnapshotStatus, error)) (err error) {
+	at := r.at(l.lv)
+	store, err := cow.Open(path)
+	if err != nil {
+		return r.badStore(at, err)
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	header, err := store.Header()
@@ -94,19 +96,16 @@ func (r *report) readStore(ctx context.Context, path string, l *layer, status fu
 	seen, count := make([]uint64, chunks/64+1), uint64(0)
 	for e, err := range store.Exceptions(ctx) {
 		if err != nil {
-			if bad(err) {
-				return nil
-			}
-			return err
+			return r.badStore(at, err)
 		}
 		if e.Origin >= chunks {
-			r.add("BadStore", at, lost, "it lists chunk %d, its volume had %d at the cut", e.Origin, chunks)
+			r.add("BadStore", at, untrusted, "it lists chunk %d, its volume had %d at the cut", e.Origin, chunks)
 			return nil
 		}
 		if bit := uint64(1) << (e.Origin % 64); seen[e.Origin/64]&bit == 0 {
 			seen[e.Origin/64] |= bit
 		} else {
-			r.add("BadStore", at, lost, "it lists chunk %d twice", e.Origin)
+			r.add("BadStore", at, untrusted, "it lists chunk %d twice", e.Origin)
 			return nil
 		}
 		count++
@@ -121,7 +120,7 @@ func (r *report) readStore(ctx context.Context, path string, l *layer, status fu
 		return err
 	}
 	if least := cow.UsedSectors(header.Chunk, count); s.Used < least {
-		r.add("BadStore", at, lost, "it lists %d chunks, which take %v, and the kernel says that %v are in use", count, least.Bytes(), s.Used.Bytes())
+		r.add("BadStore", at, untrusted, "it lists %d chunks, which take %v, and the kernel says that %v are in use", count, least.Bytes(), s.Used.Bytes())
 	}
 	return nil
 }

@@ -24,27 +24,8 @@ func (p *Pool) repair(ctx context.Context) error {
 			p.log.Error(err, "Problems of the volume group stay", "problems", p.store.Problems())
 		}
 	}
-	// Where the metadata area is full, or lvm2 moves something, each of these may
-	// fail for itself: the pool must be open so that somebody can make room.
-	for _, c := range []*change{
-		{what: "record that the disk is blank", edit: func(t *edit) error {
-			if p.blank {
-				t.wiped, t.changed = t.free, true
-			}
-			return nil
-		}},
-		{what: "take names from snapshots that were not cut", edit: p.unname},
-		{what: "throw away what nothing needs", edit: (*edit).tidy},
-		{what: "lock what lvm2 must leave alone", edit: (*edit).protect},
-	} {
-		c.what += " in volume group " + p.vgName
-		err := p.do(ctx, c)
-		if err != nil && ctx.Err() != nil {
-			return err
-		}
-		if err != nil {
-			p.log.Error(err, "Repair left something undone; it is tried again when the pool is opened again")
-		}
+	if err := p.amend(ctx); err != nil {
+		return err
 	}
 	if err := p.closeGates(ctx); err != nil {
 		p.log.Error(err, "Stores may run over until their ends are guarded again")
@@ -73,6 +54,33 @@ func (p *Pool) repair(ctx context.Context) error {
 	case <-time.After(repairPatience):
 		p.log.Info("Volumes are still being repaired; who uses one of them waits for that", "volumeGroup", p.vgName)
 	case <-ctx.Done():
+	}
+	return nil
+}
+
+// amend commits what an interruption has left undone in the metadata. Where the
+// metadata area is full, or lvm2 moves something, each change may fail for itself: the
+// pool must be open so that somebody can make room. An error means that ctx has ended.
+func (p *Pool) amend(ctx context.Context) error {
+	for _, c := range []*change{
+		{what: "record that the disk is blank", edit: func(t *edit) error {
+			if p.blank {
+				t.wiped, t.changed = t.free, true
+			}
+			return nil
+		}},
+		{what: "take names from snapshots that were not cut", edit: p.unname},
+		{what: "throw away what nothing needs", edit: (*edit).tidy},
+		{what: "lock what lvm2 must leave alone", edit: (*edit).protect},
+	} {
+		c.what += " in volume group " + p.vgName
+		err := p.do(ctx, c)
+		if err != nil && ctx.Err() != nil {
+			return err
+		}
+		if err != nil {
+			p.log.Error(err, "Repair left something undone; it is tried again when the pool is opened again")
+		}
 	}
 	return nil
 }

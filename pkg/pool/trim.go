@@ -51,40 +51,54 @@ func (p *Pool) trim(ctx context.Context, lv string) error {
 	}
 }
 
-func (p *Pool) trimLayer(ctx context.Context, of lvm2.ID, lv *lvm2.LV) (err error) {
-	var group *lvm2.VG
-	var store *cow.Store
-	var dev device
-	read := false // by somebody: then its device stays
-	leave := func(ctx context.Context) error {
-		if read {
-			return nil
-		}
-		return p.takeDown(ctx, dev)
+// trimming is a frozen layer's store whose unused end is given back.
+type trimming struct {
+	group *lvm2.VG // the generation in which the store was read
+	dev   device
+	read  bool // by somebody: then its device stays
+}
+
+// closeTrimming takes down the store's device if nobody but us has it.
+func (p *Pool) closeTrimming(ctx context.Context, s *trimming) error {
+	if s.read || s.dev.name == "" {
+		return nil
 	}
+	return p.takeDown(ctx, s.dev)
+}
+
+// usedOf reads how much of a frozen layer's store is in use. The store's device
+// stays, unless there is an error.
+func (p *Pool) usedOf(ctx context.Context, lv *lvm2.LV) (s *trimming, used size.Sectors, err error) {
+	s = &trimming{}
+	var store *cow.Store
 	err = p.do(ctx, &change{what: "look at the store of " + lv.Name, act: func(ctx context.Context, v *view) error {
-		group, dev = v.vg, v.cowDevice(lv)
+		s.group, s.dev = v.vg, v.cowDevice(lv)
 		snap, err := p.find(v.snapDevice(lv))
 		if err != nil {
 			return err
 		}
-		read = snap != nil
+		s.read = snap != nil
 		made, _, err := p.mapStore(ctx, v, lv, storeFrozen)
 		if err == nil {
-			err = p.node(ctx, dev, made)
+			err = p.node(ctx, s.dev, made)
 		}
 		if err == nil {
-			store, err = cow.Open(p.dm.Node(dev.name))
+			store, err = cow.Open(p.dm.Node(s.dev.name))
 		}
 		return err
 	}})
+	if err == nil {
+		used, err = store.Used(ctx)
+		err = errors.Join(err, store.Close())
+	}
 	if err != nil {
-		return errors.Join(err, leave(ctx))
+		err = errors.Join(err, p.closeTrimming(ctx, s))
 	}
-	used, err := store.Used(ctx)
-	if err = errors.Join(err, store.Close()); err != nil {
-		err = errors.Join(err, leave(ctx))
-	}
+	return s, used, err
+}
+
+func (p *Pool) trimLayer(ctx context.Context, of lvm2.ID, lv *lvm2.LV) (err error) {
+	s, used, err := p.usedOf(ctx, lv)
 	if errors.Is(err, cow.ErrInvalid) { // given up by the kernel, unnoticed until now
 		loss := &unrecordedLoss{volume: of, layer: lv.ID}
 		return p.do(ctx, loss.record())
@@ -94,15 +108,15 @@ func (p *Pool) trimLayer(ctx context.Context, of lvm2.ID, lv *lvm2.LV) (err erro
 	}
 	defer func() {
 		if p.ctx.Err() != nil { // nothing is committed any more, but nothing need be left behind
-			err = errors.Join(err, leave(context.WithoutCancel(ctx)))
+			err = errors.Join(err, p.closeTrimming(context.WithoutCancel(ctx), s))
 		}
 	}()
 	return p.do(ctx, &change{what: "give back the end of the store of " + lv.Name, edit: func(t *edit) error {
-		if err := leave(p.ctx); err != nil {
+		if err := p.closeTrimming(p.ctx, s); err != nil {
 			return err
 		}
 		now := t.vg.LVByID(lv.ID)
-		if l := t.layers[lv.ID]; now == nil || l == nil || l.snap != nil || !sameExtents(group, lv, t.vg, now) {
+		if l := t.layers[lv.ID]; now == nil || l == nil || l.snap != nil || !sameExtents(s.group, lv, t.vg, now) {
 			return nil // somebody else changed it
 		}
 		if err := t.shrinkStore(now, used); err != nil {
@@ -112,7 +126,7 @@ func (p *Pool) trimLayer(ctx context.Context, of lvm2.ID, lv *lvm2.LV) (err erro
 	}, act: func(ctx context.Context, v *view) error {
 		p.forgetBoundaries()
 		now := v.vg.LVByID(lv.ID)
-		if !read || now == nil {
+		if !s.read || now == nil {
 			return nil
 		}
 		// The kernel reads a frozen store's lists once, and then what they name.

@@ -155,40 +155,55 @@ func newView(vg *lvm2.VG, prev *view) *view {
 			d = decode(lv)
 		}
 		v.decoded[lv] = d
-		switch d := d.(type) {
-		case *volume:
-			c := *d // a view owns its links
-			v.volumes[lv.ID] = &c
-			v.misread(lv, c.odd)
-			if !c.deleted {
-				v.named[c.name] = &c
-			}
-			if from := c.from(); from != "" {
-				v.pinned[from] = true
-			}
-			for _, known := range []string{c.sourceHere(), c.former} {
-				if known != "" {
-					v.sources[known] = true
-				}
-			}
-		case *layer:
-			c := *d
-			v.layers[lv.ID] = &c
-			v.misread(lv, c.odd)
-			byName[lv.Name] = &c
-			if c.named {
-				v.snapshots[c.name] = &c
-			}
-		case *fork:
-			stores = append(stores, d)
-			v.misread(lv, d.odd)
-		case trashed:
-			v.trash = append(v.trash, lv)
-		case error:
-			v.misread(lv, d)
+		v.add(lv, d, byName)
+		if f, is := d.(*fork); is {
+			stores = append(stores, f)
 		}
 	}
 	v.link(hidden, byName)
+	v.linkForks(stores)
+	v.free = newRangeSet(vg.Free()...)
+	v.clean = readClean(vg).intersect(v.free)
+	return v
+}
+
+// add takes in what a logical volume was decoded to. Layers are added to byName.
+func (v *view) add(lv *lvm2.LV, decoded any, byName map[string]*layer) {
+	switch d := decoded.(type) {
+	case *volume:
+		c := *d // a view owns its links
+		v.volumes[lv.ID] = &c
+		v.misread(lv, c.odd)
+		if !c.deleted {
+			v.named[c.name] = &c
+		}
+		if from := c.from(); from != "" {
+			v.pinned[from] = true
+		}
+		for _, known := range []string{c.sourceHere(), c.former} {
+			if known != "" {
+				v.sources[known] = true
+			}
+		}
+	case *layer:
+		c := *d
+		v.layers[lv.ID] = &c
+		v.misread(lv, c.odd)
+		byName[lv.Name] = &c
+		if c.named {
+			v.snapshots[c.name] = &c
+		}
+	case *fork:
+		v.misread(lv, d.odd)
+	case trashed:
+		v.trash = append(v.trash, lv)
+	case error:
+		v.misread(lv, d)
+	}
+}
+
+// linkForks joins the stores of forks, and those of readers, to their volumes.
+func (v *view) linkForks(stores []*fork) {
 	for _, s := range stores {
 		switch o := v.volumes[s.of]; {
 		case o != nil && o.forked():
@@ -197,12 +212,9 @@ func newView(vg *lvm2.VG, prev *view) *view {
 		case o != nil && o.reading() && !o.transient:
 			o.fork = s
 		default:
-			v.strange = append(v.strange, fmt.Sprintf("store %s/%s of a fork: its volume %s is not one; %s", vg.Name, s.lv.Name, s.of, v.giveUp(s.lv, s.of)))
+			v.strange = append(v.strange, fmt.Sprintf("store %s/%s of a fork: its volume %s is not one; %s", v.vg.Name, s.lv.Name, s.of, v.giveUp(s.lv, s.of)))
 		}
 	}
-	v.free = newRangeSet(vg.Free()...)
-	v.clean = readClean(vg).intersect(v.free)
-	return v
 }
 
 // misread notes a logical volume with a tag that is not understood. What its tags

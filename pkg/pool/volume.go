@@ -227,28 +227,9 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 		tries := 0
 		for {
 			err := p.do(ctx, &change{what: "delete volume " + lv, edit: func(t *edit) error {
-				o := t.volumeByLV(lv)
-				if their := t.theirLV(lv); their != nil {
-					return t.notOurs(their)
-				}
-				if o == nil || o.deleted {
-					return nil
-				}
-				if err := t.checkDelete(o); err != nil {
+				o, err := p.inactive(t, lv)
+				if o == nil || err != nil {
 					return err
-				}
-				// The devices go before the metadata changes, so that a volume
-				// in use keeps everything.
-				devices := []device{t.topDevice(o.lv), t.device(o.lv, layerRecovered, udevReal)}
-				if t.disposable(o) { // else its snapshots may be read through the fork
-					devices = append(devices, t.forkDevice(o.lv))
-				}
-				for _, d := range devices {
-					if info, err := p.find(d); err != nil {
-						return err
-					} else if info != nil {
-						return errActive
-					}
 				}
 				family = t.family(lv)[1:]
 				return t.deleteVolume(o)
@@ -278,6 +259,34 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 			}
 		}
 	})
+}
+
+// inactive finds the volume of that LV name as one that can be deleted now; nil if
+// it is deleted already. errActive: it has devices. They go before the metadata
+// changes, so that a volume in use keeps everything.
+func (p *Pool) inactive(t *edit, lv string) (*volume, error) {
+	o := t.volumeByLV(lv)
+	if their := t.theirLV(lv); their != nil {
+		return nil, t.notOurs(their)
+	}
+	if o == nil || o.deleted {
+		return nil, nil
+	}
+	if err := t.checkDelete(o); err != nil {
+		return nil, err
+	}
+	devices := []device{t.topDevice(o.lv), t.device(o.lv, layerRecovered, udevReal)}
+	if t.disposable(o) { // else its snapshots may be read through the fork
+		devices = append(devices, t.forkDevice(o.lv))
+	}
+	for _, d := range devices {
+		if info, err := p.find(d); err != nil {
+			return nil, err
+		} else if info != nil {
+			return nil, errActive
+		}
+	}
+	return o, nil
 }
 
 // deleteTries is how often the devices of a volume that is deleted are taken away

@@ -177,6 +177,20 @@ type wiping struct {
 	wiped lvm2.Extents // from its end
 }
 
+// zero wipes from the end until the deadline.
+func (t *wiping) zero(ctx context.Context, group *lvm2.VG, deadline time.Time) error {
+	extent := group.ExtentSize.Bytes()
+	for left := t.lv.Size(); left > 0 && !time.Now().After(deadline); {
+		n := min(left, max(1, lvm2.Extents(zeroStep/extent)))
+		if err := zeroDevice(ctx, t.file, size.Bytes(left-n)*extent, size.Bytes(n)*extent, func(size.Bytes) {}); err != nil {
+			return fmt.Errorf("deleted logical volume %s/%s: %w", group.Name, t.lv.Name, err)
+		}
+		left -= n
+		t.wiped += n
+	}
+	return nil
+}
+
 // round wipes for a while and commits what it did. A large LV is shortened from
 // its end, so that an interruption loses at most one round's work. What cannot
 // be wiped does not keep the rest from it.
@@ -210,20 +224,9 @@ func (w *wiper) round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	began := time.Now()
-	extent := group.ExtentSize.Bytes()
+	deadline := time.Now().Add(wipeCommit)
 	for _, t := range todo {
-		for left := t.lv.Size(); left > 0 && time.Since(began) <= wipeCommit; {
-			n := min(left, max(1, lvm2.Extents(zeroStep/extent)))
-			err := zeroDevice(ctx, t.file, size.Bytes(left-n)*extent, size.Bytes(n)*extent, func(size.Bytes) {})
-			if err != nil {
-				failed = append(failed, fmt.Errorf("deleted logical volume %s/%s: %w", group.Name, t.lv.Name, err))
-				break
-			}
-			left -= n
-			t.wiped += n
-		}
-		failed = append(failed, t.file.Close())
+		failed = append(failed, t.zero(ctx, group, deadline), t.file.Close())
 	}
 	err = p.do(p.ctx, &change{what: "free wiped extents", edit: func(e *edit) error {
 		for _, t := range todo {
