@@ -13,10 +13,7 @@ import (
 
 // importCommand makes logical volumes of LVM2's own volumes.
 func importCommand() *cobra.Command {
-	var o operator
-	var spec pool.ImportSpec
-	var mode string
-	var static bool
+	var i importing
 	cmd := &cobra.Command{
 		Use:   "import POOL LV",
 		Short: "Make a logical volume that LVM2 made a volume of the pool",
@@ -36,52 +33,62 @@ it: a tag says so, without which none may, for the host's own logical volumes ma
 lie in the same group. One that the host uses is refused: it is mounted, swap, below
 another device or open otherwise, or an inner part of LVM2's.`,
 		Args: cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			o.pool, o.output = args[0], "table"
-			if mode != "" && mode != string(pool.Filesystem) && mode != string(pool.Block) {
-				return fmt.Errorf("mode %q: %s and %s are possible", mode, pool.Filesystem, pool.Block)
-			}
-			if static && (spec.Name != "" || mode != "") {
-				return errors.New("--static goes without --name and --mode: the logical volume stays as it is")
-			}
-			configs, err := o.pools(cmd.Context())
-			if err != nil {
-				return err
-			}
-			spec.Probe = func(ctx context.Context, device string) (pool.Mode, string, error) {
-				return contentMode(ctx, pool.Mode(mode), device)
-			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), lookLimit)
-			defer cancel()
-			if spec.LV, err = o.logical(ctx, args[1], o.pool); err != nil {
-				return err
-			}
-			if static {
-				if err := pool.AllowStatic(ctx, configs[0], by(), spec.LV, notSwap); err != nil {
-					return err
-				}
-				fmt.Fprintf(cmd.OutOrStdout(), "a static volume may name logical volume %s of pool %s\n", spec.LV, args[0])
-				return nil
-			}
-			v, err := pool.Import(ctx, configs[0], by(), spec)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "logical volume %s is the volume %q of pool %s: mode %s", v.LV, v.Name, args[0], v.Mode)
-			if v.FSType != "" {
-				fmt.Fprintf(cmd.OutOrStdout(), ", %s", v.FSType)
-			}
-			fmt.Fprintln(cmd.OutOrStdout())
-			return nil
-		},
+		RunE: i.run,
 	}
-	o.addFlags(cmd)
+	i.addFlags(cmd)
 	flags := cmd.Flags()
-	flags.StringVar(&o.config, "config", "/etc/csi-dmsnap/config.yaml", "YAML file that lists the pools")
-	flags.StringVar(&spec.Name, "name", "", "the volume's name in CSI; the logical volume's if not given")
-	flags.StringVar(&mode, "mode", "", "filesystem or block; by what is on it if not given")
-	flags.BoolVar(&static, "static", false, "leave it LVM2's own and let static volumes name it")
+	flags.StringVar(&i.config, "config", "/etc/csi-dmsnap/config.yaml", "YAML file that lists the pools")
+	flags.StringVar(&i.spec.Name, "name", "", "the volume's name in CSI; the logical volume's if not given")
+	flags.StringVar(&i.mode, "mode", "", "filesystem or block; by what is on it if not given")
+	flags.BoolVar(&i.static, "static", false, "leave it LVM2's own and let static volumes name it")
 	return cmd
+}
+
+// importing has the flags of the import command.
+type importing struct {
+	operator
+	spec   pool.ImportSpec
+	mode   string
+	static bool
+}
+
+func (i *importing) run(cmd *cobra.Command, args []string) error {
+	i.pool, i.output = args[0], "table"
+	if i.mode != "" && i.mode != string(pool.Filesystem) && i.mode != string(pool.Block) {
+		return fmt.Errorf("mode %q: %s and %s are possible", i.mode, pool.Filesystem, pool.Block)
+	}
+	if i.static && (i.spec.Name != "" || i.mode != "") {
+		return errors.New("--static goes without --name and --mode: the logical volume stays as it is")
+	}
+	configs, err := i.pools(cmd.Context())
+	if err != nil {
+		return err
+	}
+	i.spec.Probe = func(ctx context.Context, device string) (pool.Mode, string, error) {
+		return contentMode(ctx, pool.Mode(i.mode), device)
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), lookLimit)
+	defer cancel()
+	if i.spec.LV, err = i.logical(ctx, args[1], i.pool); err != nil {
+		return err
+	}
+	if i.static {
+		if err := pool.AllowStatic(ctx, configs[0], by(), i.spec.LV, notSwap); err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "a static volume may name logical volume %s of pool %s\n", i.spec.LV, args[0])
+		return nil
+	}
+	v, err := pool.Import(ctx, configs[0], by(), i.spec)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "logical volume %s is the volume %q of pool %s: mode %s", v.LV, v.Name, args[0], v.Mode)
+	if v.FSType != "" {
+		fmt.Fprintf(cmd.OutOrStdout(), ", %s", v.FSType)
+	}
+	fmt.Fprintln(cmd.OutOrStdout())
+	return nil
 }
 
 // notSwap refuses a device that the host may use as swap.

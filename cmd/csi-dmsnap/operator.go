@@ -37,20 +37,11 @@ func operatorCommands() []*cobra.Command {
 	commands := []*cobra.Command{
 		{
 			Use: "pools", Short: "List the pools and where their space is", Args: cobra.NoArgs,
-			RunE: o.list(func(w io.Writer, found []*pool.Inspection) (any, error) {
-				states := []pool.PoolState{}
-				for _, i := range found {
-					states = append(states, i.PoolState)
-				}
-				return states, printPools(w, found)
-			}),
+			RunE: o.list(listPools),
 		},
 		{
 			Use: "volumes", Short: "List the volumes", Args: cobra.NoArgs,
-			RunE: o.list(func(w io.Writer, found []*pool.Inspection) (any, error) {
-				all := volumesOf(found)
-				return all, printVolumes(w, all)
-			}),
+			RunE: o.list(listVolumes),
 		},
 		{
 			Use: "snapshots", Short: "List the snapshots and what else is in the volumes' histories", Args: cobra.NoArgs,
@@ -60,13 +51,7 @@ A layer is live (the kernel copies into it what is about to be overwritten),
 frozen (it reads through the newer ones), inner (its snapshot was deleted, older
 ones or a copy need it still), lost (its content is gone), or LVM2's own. Its
 position counts from the newest.`,
-			RunE: o.list(func(w io.Writer, found []*pool.Inspection) (any, error) {
-				all := []pool.LayerState{}
-				for _, v := range volumesOf(found) {
-					all = append(all, v.Layers...)
-				}
-				return all, printSnapshots(w, all)
-			}),
+			RunE: o.list(listSnapshots),
 		},
 		{
 			Use: "tree VOLUME", Short: "Draw a volume's history and its devices", Args: cobra.ExactArgs(1),
@@ -76,25 +61,7 @@ starts now would do to the devices of the volume, of what it reads through and o
 what reads through it: nothing if they are what the metadata calls for. What a
 running driver does with devices beyond that, such as to hold back writers, is
 not known to this command.`,
-			RunE: func(cmd *cobra.Command, args []string) error {
-				n, err := o.resolve(cmd.Context(), args[0], o.pool)
-				if err != nil {
-					return err
-				}
-				if n.pool != "" {
-					o.pool = n.pool
-				}
-				return o.list(func(w io.Writer, found []*pool.Inspection) (any, error) {
-					v, err := n.volume(found)
-					if err != nil {
-						return nil, err
-					}
-					if o.plan {
-						return v.Plan, printPlan(w, v)
-					}
-					return v, printTree(w, v)
-				})(cmd, args)
-			},
+			RunE: o.tree,
 		},
 		{
 			Use: checkName, Short: "Check the pools' metadata against device-mapper and the snapshots' stores", Args: cobra.NoArgs,
@@ -120,6 +87,48 @@ not answer.`,
 		}
 	}
 	return commands
+}
+
+func listPools(w io.Writer, found []*pool.Inspection) (any, error) {
+	states := []pool.PoolState{}
+	for _, i := range found {
+		states = append(states, i.PoolState)
+	}
+	return states, printPools(w, found)
+}
+
+func listVolumes(w io.Writer, found []*pool.Inspection) (any, error) {
+	all := volumesOf(found)
+	return all, printVolumes(w, all)
+}
+
+func listSnapshots(w io.Writer, found []*pool.Inspection) (any, error) {
+	all := []pool.LayerState{}
+	for _, v := range volumesOf(found) {
+		all = append(all, v.Layers...)
+	}
+	return all, printSnapshots(w, all)
+}
+
+// tree draws one volume, which args name.
+func (o *operator) tree(cmd *cobra.Command, args []string) error {
+	n, err := o.resolve(cmd.Context(), args[0], o.pool)
+	if err != nil {
+		return err
+	}
+	if n.pool != "" {
+		o.pool = n.pool
+	}
+	return o.list(func(w io.Writer, found []*pool.Inspection) (any, error) {
+		v, err := n.volume(found)
+		if err != nil {
+			return nil, err
+		}
+		if o.plan {
+			return v.Plan, printPlan(w, v)
+		}
+		return v, printTree(w, v)
+	})(cmd, args)
 }
 
 func (o *operator) commonFlags(c *cobra.Command) {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,53 +36,11 @@ the volume only by the mounts that it sees. The driver may run or not.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), lookLimit)
 			defer cancel()
-			dryRun := dryRun || !yes
-			of, err := o.resolve(ctx, args[0], o.pool)
+			r, err := o.rollback(ctx, args[0], args[1], dryRun || !yes)
 			if err != nil {
 				return err
 			}
-			if of.pool != "" {
-				o.pool = of.pool
-			}
-			to, err := o.resolve(ctx, args[1], o.pool)
-			if err != nil {
-				return err
-			}
-			configs, err := o.pools(cmd.Context())
-			if err != nil {
-				return err
-			}
-			var found []*pool.Inspection
-			for _, c := range configs {
-				i, err := pool.Inspect(ctx, c, pool.Options{})
-				if err != nil {
-					return err // it may have the volume
-				}
-				found = append(found, i)
-			}
-			v, err := of.volume(found)
-			if err != nil {
-				return err
-			}
-			if to.pool != "" && to.pool != v.Pool {
-				return fmt.Errorf("%s is in pool %s, the volume is in pool %s; nothing was changed", args[1], to.pool, v.Pool)
-			}
-			s, err := to.snapshot(found, v.Pool)
-			if err != nil {
-				return err
-			}
-			for _, c := range configs {
-				if c.Name != v.Pool {
-					continue
-				}
-				done, err := pool.Rollback(ctx, c, by(), pool.RollbackSpec{Volume: v.LV, Snapshot: s.LV, DryRun: dryRun})
-				if err != nil {
-					return err
-				}
-				r := newRollback(v.Pool, done, dryRun)
-				return printAs(cmd.OutOrStdout(), o.output, r.text(), r)
-			}
-			return nil
+			return printAs(cmd.OutOrStdout(), o.output, r.text(), r)
 		},
 	}
 	o.commonFlags(c)
@@ -90,6 +49,47 @@ the volume only by the mounts that it sees. The driver may run or not.`,
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would be done, or why it cannot be, as without --yes")
 	c.MarkFlagsMutuallyExclusive("yes", "dry-run")
 	return c
+}
+
+// rollback makes a volume what it was at a snapshot. Both are given as people name them.
+func (o *operator) rollback(ctx context.Context, volume, snapshot string, dryRun bool) (r rollback, err error) {
+	of, err := o.resolve(ctx, volume, o.pool)
+	if err != nil {
+		return r, err
+	}
+	if of.pool != "" {
+		o.pool = of.pool
+	}
+	to, err := o.resolve(ctx, snapshot, o.pool)
+	if err != nil {
+		return r, err
+	}
+	configs, err := o.pools(ctx)
+	if err != nil {
+		return r, err
+	}
+	var found []*pool.Inspection
+	for _, c := range configs {
+		i, err := pool.Inspect(ctx, c, pool.Options{})
+		if err != nil {
+			return r, err // it may have the volume
+		}
+		found = append(found, i)
+	}
+	v, err := of.volume(found)
+	if err != nil {
+		return r, err
+	}
+	if to.pool != "" && to.pool != v.Pool {
+		return r, fmt.Errorf("%s is in pool %s, the volume is in pool %s; nothing was changed", snapshot, to.pool, v.Pool)
+	}
+	s, err := to.snapshot(found, v.Pool)
+	if err != nil {
+		return r, err
+	}
+	c := configs[slices.IndexFunc(configs, func(c pool.Config) bool { return c.Name == v.Pool })]
+	done, err := pool.Rollback(ctx, c, by(), pool.RollbackSpec{Volume: v.LV, Snapshot: s.LV, DryRun: dryRun})
+	return newRollback(v.Pool, done, dryRun), err
 }
 
 // rollback is what the command says. Lengths are in bytes.

@@ -37,6 +37,75 @@ func (f *clusterFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.certDir, "cert-dir", "", "directory with tls.crt, tls.key and ca.crt to use instead of a certificate from the controller")
 }
 
+// nodeParts are what a node role runs beside CSI, until one of them fails.
+type nodeParts struct {
+	flags nodeFlags
+	log   *reports.Log
+	parts []func(context.Context) error
+	ready []func(context.Context) error // each says why the node is not ready yet
+}
+
+func (n *nodeParts) add(run func(context.Context) error, ready func() error) {
+	n.parts = append(n.parts, run)
+	if ready != nil {
+		n.ready = append(n.ready, func(context.Context) error { return ready() })
+	}
+}
+
+// isReady says why the node is not ready.
+func (n *nodeParts) isReady(ctx context.Context) error {
+	for _, check := range n.ready {
+		if err := check(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// front listens for the controller. The caller closes the listener.
+func (n *nodeParts) front(ctx context.Context) (front driver.Front, err error) {
+	f := n.flags.cluster
+	node, err := trust.NewNode(ctx, trust.NodeOptions{Name: n.flags.nodeName, TrustDir: f.trustDir, TokenFile: f.tokenFile, CertDir: f.certDir})
+	if err != nil {
+		return front, err
+	}
+	l, err := net.Listen("tcp", f.listen)
+	if err != nil {
+		return front, fmt.Errorf("listen for the controller: %w", err)
+	}
+	n.add(func(ctx context.Context) error { node.Run(ctx); return nil }, func() error {
+		if !node.Enrolled() {
+			return fmt.Errorf("node %s waits for its certificate from the controller", n.flags.nodeName)
+		}
+		return nil
+	})
+	n.add(func(ctx context.Context) error { n.log.Run(ctx); return nil }, nil)
+	return driver.Front{Listener: l, Options: node.ServerOptions(), Register: func(r grpc.ServiceRegistrar) {
+		node.Register(r)
+		dmsnapv1.RegisterReportsServer(r, n.log)
+	}}, nil
+}
+
+// register keeps the driver registered with the kubelet.
+func (n *nodeParts) register(plugin *observe.Plugin) error {
+	socket, err := sockets.Path(n.flags.endpoint)
+	if err != nil {
+		return err
+	}
+	kubeletDir, err := filepath.Abs(n.flags.kubeletDir)
+	if err != nil {
+		return err
+	}
+	r := registration.New(registration.Options{Driver: driver.Name, Endpoint: socket, KubeletDir: kubeletDir, Ready: plugin.NodeGetInfo})
+	n.add(func(ctx context.Context) error { r.Run(ctx); return nil }, func() error {
+		if !r.Registered() {
+			return errors.New("the kubelet has not registered the driver")
+		}
+		return nil
+	})
+	return nil
+}
+
 // serveNode serves CSI, and beside it what a cluster needs, until ctx ends or
 // one of the parts fails.
 func serveNode(ctx context.Context, f nodeFlags, pools *pool.Set) error {
@@ -50,71 +119,31 @@ func serveNode(ctx context.Context, f nodeFlags, pools *pool.Set) error {
 		NodeName: f.nodeName, KubeletDir: f.kubeletDir, Version: buildVersion(), Pools: pools,
 		Observe: observe.NewCalls(metrics).Unary,
 	}
-	ready := []func(context.Context) error{plugin.Probe}
-	var parts []func(context.Context) error
-	log := reports.NewLog()
+	n := &nodeParts{flags: f, log: reports.NewLog(), ready: []func(context.Context) error{plugin.Probe}}
 	if f.cluster.listen != "" {
-		node, err := trust.NewNode(ctx, trust.NodeOptions{
-			Name: f.nodeName, TrustDir: f.cluster.trustDir, TokenFile: f.cluster.tokenFile, CertDir: f.cluster.certDir,
-		})
+		front, err := n.front(ctx)
 		if err != nil {
 			return err
 		}
-		l, err := net.Listen("tcp", f.cluster.listen)
-		if err != nil {
-			return fmt.Errorf("listen for the controller: %w", err)
-		}
-		defer l.Close()
-		o.Fronts = []driver.Front{{Listener: l, Options: node.ServerOptions(), Register: func(r grpc.ServiceRegistrar) {
-			node.Register(r)
-			dmsnapv1.RegisterReportsServer(r, log)
-		}}}
-		parts = append(parts,
-			func(ctx context.Context) error { node.Run(ctx); return nil },
-			func(ctx context.Context) error { log.Run(ctx); return nil },
-		)
-		ready = append(ready, func(context.Context) error {
-			if !node.Enrolled() {
-				return fmt.Errorf("node %s waits for its certificate from the controller", f.nodeName)
-			}
-			return nil
-		})
+		defer front.Listener.Close()
+		o.Fronts = []driver.Front{front}
 	}
 	if f.cluster.register {
-		socket, err := sockets.Path(f.endpoint)
-		if err != nil {
+		if err := n.register(plugin); err != nil {
 			return err
 		}
-		kubeletDir, err := filepath.Abs(f.kubeletDir)
-		if err != nil {
-			return err
-		}
-		r := registration.New(registration.Options{Driver: driver.Name, Endpoint: socket, KubeletDir: kubeletDir, Ready: plugin.NodeGetInfo})
-		parts = append(parts, func(ctx context.Context) error { r.Run(ctx); return nil })
-		ready = append(ready, func(context.Context) error {
-			if !r.Registered() {
-				return errors.New("the kubelet has not registered the driver")
-			}
-			return nil
-		})
 	}
 	d, err := driver.New(o)
 	if err != nil {
 		return err
 	}
 	metrics.MustRegister(d.Metrics())
-	parts = append(parts, func(ctx context.Context) error { d.Report(ctx, log.Add); return nil })
-	http, err := httpParts(f.cluster.http, f.cluster.probes, observe.Server{Healthy: plugin.Probe, Metrics: metrics, Ready: func(ctx context.Context) error {
-		for _, check := range ready {
-			if err := check(ctx); err != nil {
-				return err
-			}
-		}
-		return nil
-	}})
+	n.add(func(ctx context.Context) error { d.Report(ctx, n.log.Add); return nil }, nil)
+	http, err := httpParts(f.cluster.http, f.cluster.probes, observe.Server{Healthy: plugin.Probe, Metrics: metrics, Ready: n.isReady})
 	if err != nil {
 		return err
 	}
-	parts = append(parts, http...)
-	return together(ctx, append(parts, func(ctx context.Context) error { return d.Serve(ctx, f.endpoint) })...)
+	n.parts = append(n.parts, http...)
+	n.add(func(ctx context.Context) error { return d.Serve(ctx, f.endpoint) }, nil)
+	return together(ctx, n.parts...)
 }

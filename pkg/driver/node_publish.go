@@ -8,8 +8,10 @@ import (
 	"path/filepath"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/moby/sys/mountinfo"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 )
 
@@ -25,90 +27,111 @@ func (d *Driver) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolume
 	if r.GetStagingTargetPath() == "" {
 		return nil, precondition("no staging target path is given: stage the volume first")
 	}
-	p, i, err := d.locate(r.GetVolumeId())
+	s, err := d.staged(ctx, r, use)
 	if err != nil {
 		return nil, err
 	}
-	target, err := d.ownPath(r.GetTargetPath())
-	if err != nil {
-		return nil, err
-	}
-	source, err := d.ownPath(r.GetStagingTargetPath())
-	if err != nil {
-		return nil, err
-	}
-	v, err := p.Volume(ctx, i.LV)
-	if err != nil {
-		return nil, err
-	}
-	if why := use.mismatch(v); why != "" {
-		return nil, precondition("volume %s: %s", i, why)
-	}
-	if v = use.as(v); v.Mode != use.mode {
-		return nil, precondition("volume %s is used as %s, not as %s: stage it as that first", i, v.Mode, use.mode)
-	}
-	if v.Mode == pool.Block {
-		source = blockFile(source, i)
-	}
-	m, err := filesystem.MountAt(source)
-	if err != nil {
-		return nil, err
-	}
-	if m == nil {
-		return nil, precondition("volume %s is not staged at %s", i, r.GetStagingTargetPath())
-	}
-	device, err := p.Activate(ctx, i.LV) // it is active: this is its path
-	if err != nil {
-		return nil, err
-	}
-	if own, err := filesystem.MountedFrom(m, device); err != nil {
-		return nil, err
-	} else if !own {
-		return nil, precondition("%s is a mount of something else than volume %s: %s %s", source, i, m.Source, m.Root)
-	}
-
-	readOnly := r.GetReadonly() || use.mountReadOnly(v)
+	readOnly := r.GetReadonly() || use.mountReadOnly(s.volume)
 	// The orchestrator stages a volume anew that is not ready to be published.
-	if err := filesystem.Writable(m); err != nil && !(readOnly && errors.Is(err, filesystem.ErrReadOnly)) {
-		return nil, precondition("volume %s must be staged anew: %v", i, err)
+	if err := filesystem.Writable(s.mount); err != nil && !(readOnly && errors.Is(err, filesystem.ErrReadOnly)) {
+		return nil, precondition("volume %s must be staged anew: %v", s.id, err)
 	}
-	present, err := filesystem.MountAt(target)
+	present, err := filesystem.MountAt(s.target)
 	if err != nil {
 		return nil, err
 	}
 	if present != nil {
-		if !filesystem.SameContent(present, m) || filesystem.HasOption(present, "ro") != readOnly {
-			return nil, conflict("%s is a mount already, of %s %s with the options %s", target, present.Source, present.Root, present.Options)
+		if err := d.publishedAlready(s, present, readOnly, use); err != nil {
+			return nil, err
 		}
-		if err := filesystem.InEffect(present, use.mountFlags); err != nil {
-			return nil, conflict("the volume is published with other options: %v", err)
-		}
-		if v.Mode == pool.Block {
-			err = d.protect(m, i) // an earlier call may have been cut off before
-		}
-		return &csi.NodePublishVolumeResponse{}, err
+		return &csi.NodePublishVolumeResponse{}, nil
 	}
 	if use.singleWriter {
-		others, err := d.publishedAt(m, i, target)
+		others, err := d.publishedAt(s.mount, s.id, s.target)
 		if err != nil {
 			return nil, err
 		}
 		if len(others) > 0 {
-			return nil, precondition("volume %s has one writer only and is published at %v", i, others)
+			return nil, precondition("volume %s has one writer only and is published at %v", s.id, others)
 		}
 	}
-	if v.Mode == pool.Block {
-		if err := d.protect(m, i, access{readOnly}); err != nil {
+	if s.volume.Mode == pool.Block {
+		if err := d.protect(s.mount, s.id, access{readOnly}); err != nil {
 			return nil, err
 		}
 	}
-	if err := publish(source, target, v.Mode, readOnly, use.mountFlags); err != nil {
-		if v.Mode == pool.Block {
-			err = errors.Join(err, d.protect(m, i))
+	if err := publish(s.source, s.target, s.volume.Mode, readOnly, use.mountFlags); err != nil {
+		if s.volume.Mode == pool.Block {
+			err = errors.Join(err, d.protect(s.mount, s.id))
 		}
 		return nil, err
 	}
 	return &csi.NodePublishVolumeResponse{}, nil
+}
+
+// staging is a staged volume that is to be published.
+type staging struct {
+	id             handle.ID
+	volume         pool.Volume
+	source, target string
+	mount          *mountinfo.Info // at source
+}
+
+// staged finds the volume of a request, and its mount at the staging path.
+func (d *Driver) staged(ctx context.Context, r *csi.NodePublishVolumeRequest, use usage) (s staging, err error) {
+	p, i, err := d.locate(r.GetVolumeId())
+	if err != nil {
+		return s, err
+	}
+	s.id = i
+	if s.target, err = d.ownPath(r.GetTargetPath()); err != nil {
+		return s, err
+	}
+	if s.source, err = d.ownPath(r.GetStagingTargetPath()); err != nil {
+		return s, err
+	}
+	if s.volume, err = p.Volume(ctx, i.LV); err != nil {
+		return s, err
+	}
+	if why := use.mismatch(s.volume); why != "" {
+		return s, precondition("volume %s: %s", i, why)
+	}
+	if s.volume = use.as(s.volume); s.volume.Mode != use.mode {
+		return s, precondition("volume %s is used as %s, not as %s: stage it as that first", i, s.volume.Mode, use.mode)
+	}
+	if s.volume.Mode == pool.Block {
+		s.source = blockFile(s.source, i)
+	}
+	if s.mount, err = filesystem.MountAt(s.source); err != nil {
+		return s, err
+	}
+	if s.mount == nil {
+		return s, precondition("volume %s is not staged at %s", i, r.GetStagingTargetPath())
+	}
+	device, err := p.Activate(ctx, i.LV) // it is active: this is its path
+	if err != nil {
+		return s, err
+	}
+	if own, err := filesystem.MountedFrom(s.mount, device); err != nil {
+		return s, err
+	} else if !own {
+		return s, precondition("%s is a mount of something else than volume %s: %s %s", s.source, i, s.mount.Source, s.mount.Root)
+	}
+	return s, nil
+}
+
+// publishedAlready checks a mount that is at the target of a request.
+func (d *Driver) publishedAlready(s staging, present *mountinfo.Info, readOnly bool, use usage) error {
+	if !filesystem.SameContent(present, s.mount) || filesystem.HasOption(present, "ro") != readOnly {
+		return conflict("%s is a mount already, of %s %s with the options %s", s.target, present.Source, present.Root, present.Options)
+	}
+	if err := filesystem.InEffect(present, use.mountFlags); err != nil {
+		return conflict("the volume is published with other options: %v", err)
+	}
+	if s.volume.Mode == pool.Block {
+		return d.protect(s.mount, s.id) // an earlier call may have been cut off before
+	}
+	return nil
 }
 
 // publish makes the target and binds source to it.
