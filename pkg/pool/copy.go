@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"sync"
-	"sync/atomic"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -30,17 +28,8 @@ import (
 
 // copies are the volumes that are being copied from another pool.
 type copies struct {
-	mu   sync.Mutex          // guards jobs; no other lock is taken meanwhile but that of running work
-	jobs map[string]*copyJob // by LV name
-	turn chan struct{}       // holds a token while a volume is being copied
-}
-
-// copyJob is one of them.
-type copyJob struct {
-	ended chan struct{}
-	done  atomic.Uint64 // bytes
-	total uint64
-	err   error // valid once ended is closed
+	jobs
+	turn chan struct{} // holds a token while a volume is being copied
 }
 
 // CopyVolume makes a volume with the content of a snapshot or volume of source,
@@ -198,47 +187,25 @@ func headCopied(lv *lvm2.LV, from original, unknown rangeSet, theirs, ours size.
 
 // awaitCopy waits until the volume is complete, and has it copied if nobody does.
 func (p *Pool) awaitCopy(ctx context.Context, lv string, source *Pool) error {
-	p.copies.mu.Lock()
-	j := p.copies.jobs[lv]
-	if j == nil {
+	what := fmt.Sprintf("copying volume %s/%s from pool %s", p.vgName, lv, source.name)
+	return p.copies.await(ctx, p, lv, what, func() (*job, error) {
 		v, err := p.latest()
 		if err != nil {
-			p.copies.mu.Unlock()
-			return err
+			return nil, err
 		}
 		o := v.volumeByLV(lv)
 		if o == nil || o.copying == nil {
-			p.copies.mu.Unlock()
-			return nil
+			return nil, nil
 		}
-		j = &copyJob{ended: make(chan struct{}), total: uint64(v.bytesOf(o.lv))}
+		j := &job{total: uint64(v.bytesOf(o.lv))}
 		j.done.Store(uint64(o.copying.done.Bytes()))
-		if !p.begin() {
-			p.copies.mu.Unlock()
-			return fmt.Errorf("pool %s is closed: %w", p.name, ErrUnavailable)
-		}
-		p.copies.jobs[lv] = j
-		go func() {
-			defer p.work.Done()
-			j.err = guard(p.log, func() error { return p.copyNow(p.ctx, lv, source, j) })
-			p.copies.mu.Lock()
-			delete(p.copies.jobs, lv)
-			p.copies.mu.Unlock()
-			close(j.ended)
-		}()
-	}
-	p.copies.mu.Unlock()
-	select {
-	case <-j.ended:
-		return j.err
-	case <-ctx.Done():
-		return &PendingError{What: fmt.Sprintf("copying volume %s/%s from pool %s", p.vgName, lv, source.name), Done: j.done.Load(), Total: j.total}
-	}
+		return j, nil
+	}, func(ctx context.Context, j *job) error { return p.copyNow(ctx, lv, source, j) })
 }
 
 // copyNow copies the volume from source and makes it complete. If the content is
 // gone so is the volume.
-func (p *Pool) copyNow(ctx context.Context, lv string, source *Pool, j *copyJob) error {
+func (p *Pool) copyNow(ctx context.Context, lv string, source *Pool, j *job) error {
 	select {
 	case p.copies.turn <- struct{}{}:
 		defer func() { <-p.copies.turn }()
@@ -312,7 +279,7 @@ type copying struct {
 	pool, source *Pool
 	lv           string
 	state        copyState
-	job          *copyJob
+	job          *job
 
 	from, to *os.File
 	device   device      // of to

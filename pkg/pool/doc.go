@@ -19,7 +19,7 @@
 //	wiper       trash, unknown extents, the store's unused end     wipe.go scrub.go clean.go trim.go
 //	hydrator    forks, until they are plain volumes                hydrate*.go pace.go
 //	folder      layers that nobody needs                           folder.go fold*.go
-//	copies      volumes that are copied from another pool          copy*.go loan.go
+//	copies      volumes that are copied from another pool          copy*.go loan.go jobs.go
 //	caretaker   what is left to do for volumes                     caretaker.go
 //	outside     devices beside the pool                            outside.go strangers.go extend.go matches.go candidates.go
 //	facts       what only this process knows of the kernel; all    facts.go

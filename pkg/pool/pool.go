@@ -100,7 +100,7 @@ func newPool(ctx context.Context, c Config, o Options) *Pool {
 		mapper:     mapper{deepest: deepestChain()},
 		storeGuard: storeGuard{lookSoon: make(chan struct{}, 1), keep: (*view).readThrough},
 		outside:    outside{told: o.told},
-		copies:     copies{jobs: map[string]*copyJob{}, turn: make(chan struct{}, 1)},
+		copies:     copies{turn: make(chan struct{}, 1)},
 	}
 	p.mapped, p.group.settled = p.mappings, p.settled
 	p.hydrator, p.wiper, p.caretaker, p.folder.pool = newHydrator(p), newWiper(p), newCaretaker(p), p

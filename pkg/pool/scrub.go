@@ -6,26 +6,10 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
-
-// scrubs are the volumes whose unknown extents are being zeroed.
-type scrubs struct {
-	mu   sync.Mutex // guards jobs; no other lock is taken meanwhile but that of running work
-	jobs map[string]*scrubJob
-}
-
-type scrubJob struct {
-	ended   chan struct{}
-	writing atomic.Bool   // the volume's device is being written to
-	done    atomic.Uint64 // bytes
-	total   uint64
-	err     error // valid once ended is closed
-}
 
 // edges returns the extents of o in which the signatures of file systems lie:
 // those of its first and its last MiB.
@@ -137,38 +121,16 @@ func (p *Pool) scrub(ctx context.Context, lv string) error {
 			return nil
 		}
 	}
-	p.wiper.scrubs.mu.Lock()
-	j := p.wiper.scrubs.jobs[lv]
-	if j == nil {
-		if !p.begin() {
-			p.wiper.scrubs.mu.Unlock()
-			return fmt.Errorf("pool %s is closed: %w", p.name, ErrUnavailable)
-		}
-		j = &scrubJob{ended: make(chan struct{}), total: uint64(size.Bytes(p.unwiped(v, o).size()) * v.extent())}
-		p.wiper.scrubs.jobs[lv] = j
-		go func() {
-			defer p.work.Done()
-			j.err = p.onVolume(p.ctx, lv, func(ctx context.Context) error { return p.scrubNow(ctx, lv, j) })
-			p.wiper.scrubs.mu.Lock()
-			delete(p.wiper.scrubs.jobs, lv)
-			p.wiper.scrubs.mu.Unlock()
-			close(j.ended)
-		}()
-	}
-	p.wiper.scrubs.mu.Unlock()
-	select {
-	case <-j.ended:
-		return j.err
-	case <-ctx.Done():
-		return &PendingError{What: "wiping volume " + lv, Done: j.done.Load(), Total: j.total}
-	}
+	return p.wiper.scrubs.await(ctx, p, lv, "wiping volume "+lv, func() (*job, error) {
+		return &job{total: uint64(size.Bytes(p.unwiped(v, o).size()) * v.extent())}, nil
+	}, func(ctx context.Context, j *job) error {
+		return p.onVolume(ctx, lv, func(ctx context.Context) error { return p.scrubNow(ctx, lv, j) })
+	})
 }
 
 // scrubbing says whether we zero the volume: then nobody else writes to it.
 func (p *Pool) scrubbing(lv string) bool {
-	p.wiper.scrubs.mu.Lock()
-	defer p.wiper.scrubs.mu.Unlock()
-	j := p.wiper.scrubs.jobs[lv]
+	j := p.wiper.scrubs.of(lv)
 	return j != nil && j.writing.Load()
 }
 
@@ -181,7 +143,7 @@ func (v *view) readsUnknown(o *volume) bool {
 
 // scrubNow zeroes what scrub must on what the volume itself shows, and records
 // it. The volume's key is held. The device is open meanwhile, so LVM2 leaves it alone.
-func (p *Pool) scrubNow(ctx context.Context, lv string, j *scrubJob) (err error) {
+func (p *Pool) scrubNow(ctx context.Context, lv string, j *job) (err error) {
 	var was *view
 	var o *volume
 	var f *os.File

@@ -62,7 +62,7 @@ func zeroRange(f *os.File, from, length size.Bytes) error {
 type wiper struct {
 	pool         *Pool
 	signal       chan struct{}
-	scrubs       scrubs
+	scrubs       jobs                    // volumes whose unknown extents are being zeroed
 	beingCleaned atomic.Pointer[lvm2.ID] // the trash that the cleaner has made of free extents
 
 	mu     sync.Mutex    // guards what follows; no other lock is taken meanwhile
@@ -71,7 +71,7 @@ type wiper struct {
 }
 
 func newWiper(p *Pool) *wiper {
-	return &wiper{pool: p, signal: make(chan struct{}, 1), scrubs: scrubs{jobs: map[string]*scrubJob{}}, next: make(chan struct{})}
+	return &wiper{pool: p, signal: make(chan struct{}, 1), next: make(chan struct{})}
 }
 
 // wake says that there is trash.
