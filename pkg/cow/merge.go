@@ -20,7 +20,7 @@ type Layer struct {
 }
 
 // mergeMost is how many exceptions Merge holds at a time, or twice as many.
-const mergeMost = 1 << 21
+const mergeMost = 1 << 20
 
 // Merge yields the exceptions by which a snapshot is read, whose own layer is the
 // first one and which reads through the others in their order. For each chunk of
@@ -29,8 +29,8 @@ const mergeMost = 1 << 21
 // larger ones are split. Exception.Store counts from the beginning of the first
 // layer's store, with the others' used parts behind.
 //
-// The memory is bounded by 32 bytes for each of two million exceptions. Where
-// there are more, the stores are read again for each two million.
+// It holds two million exceptions of 16 bytes at most. Where there are more for
+// chunks of the snapshot than a million, the stores are read again for each million.
 //
 // A last element with an error comes after those that could be merged: that of a
 // layer's Read, or ErrDamaged if it lists a chunk beyond what it uses.

@@ -27,6 +27,9 @@ func (p *Pool) Activate(ctx context.Context, lv string) (string, error) {
 		return "", err
 	}
 	return run(ctx, &p.group, []string{lvKey(lv)}, func(ctx context.Context) (path string, err error) {
+		if err := p.flattenBelow(ctx, lv); err != nil {
+			return "", fmt.Errorf("activate volume %s: %w", lv, err)
+		}
 		transient, lost := false, false
 		err = p.do(ctx, &change{what: "activate volume " + lv, edit: func(t *edit) error { return t.givenOut(lv) }, act: func(ctx context.Context, v *view) error {
 			if their := v.theirLV(lv); their != nil {
@@ -78,7 +81,12 @@ func (p *Pool) Deactivate(ctx context.Context, lv string) error {
 	} else if o := v.volumeByLV(lv); o != nil && o.transient {
 		return p.unnoteScratch(ctx, lv)
 	}
-	return p.onVolume(ctx, lv, func(ctx context.Context) error { return p.deactivate(ctx, lv) })
+	return p.onVolume(ctx, lv, func(ctx context.Context) error {
+		if err := p.deactivate(ctx, lv); err != nil {
+			return err
+		}
+		return p.dropFlats(ctx, lv)
+	})
 }
 
 func (p *Pool) deactivate(ctx context.Context, lv string) error {

@@ -13,7 +13,7 @@ const (
 
 // caretaker has done what is left to do for volumes: devices that a change could
 // not bring in line, layers that nothing needs, forks that nobody hydrates, stores
-// to be trimmed. Its methods may be called concurrently.
+// to be trimmed, flat stores that are missing or that nobody reads by. Its methods may be called concurrently.
 type caretaker struct {
 	pool *Pool
 
@@ -71,6 +71,18 @@ func (c *caretaker) attendTo(v *view, o *volume, has map[string]bool) {
 		c.attend(o, "trim", attendPause, p.trim) // records boundaries, too
 	} else if p.unrecorded(o) {
 		c.attend(o, "boundary", attendPause, p.recordBoundaries)
+	}
+	for _, f := range o.flats {
+		if v.unclear != nil {
+			break
+		}
+		if l := v.layers[f.reads]; l == nil || !has[v.snapDevice(l.lv).uuid] || !has[v.cowDevice(f.lv).uuid] {
+			c.attend(o, "flats", attendPause, p.dropFlats)
+			break
+		}
+	}
+	if v.steepest(o, has) != nil {
+		c.attend(o, "steep", attendPause, p.flattenRead)
 	}
 	l, top := o.live(), v.topDevice(o.lv)
 	if l == nil || l.lost || !has[top.uuid] {

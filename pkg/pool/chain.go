@@ -9,10 +9,14 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 )
 
-// stack puts a frozen layer's device over the next newer one's: its store
-// holds what changed between the two cuts, the rest is read from above. Both
-// devices are read-only, nothing may write to a frozen store but a fold.
-func (p *Pool) stack(ctx context.Context, v *view, l, newer *layer) (err error) {
+// stack puts a frozen layer's device over the one of the layer below it, which is the
+// next newer one: its store holds what changed between the two cuts, the rest is read
+// from there. Both devices are read-only, nothing may write to a frozen store but a
+// fold. A layer that has a flat store is put over the first layer that is not in that.
+func (p *Pool) stack(ctx context.Context, v *view, o *volume, l, newer *layer) (err error) {
+	if f, over := v.flatOf(o, l); f != nil {
+		return p.shallow(ctx, v, o, l, f, over)
+	}
 	above, err := p.find(v.snapDevice(newer.lv))
 	if err != nil {
 		return err
@@ -108,12 +112,12 @@ func (p *Pool) chainUp(ctx context.Context, v *view, o *volume, l *layer) (strin
 			}
 		}
 	}
-	path := o.path(l)
-	if path[len(path)-1] != live {
+	if path := o.path(l); path[len(path)-1] != live {
 		return "", fmt.Errorf("snapshot %s: %w: a layer that it reads through was removed", l.lv.Name, ErrLost)
 	}
-	for i := len(path) - 2; i >= 0; i-- {
-		if err := p.stack(ctx, v, path[i], path[i+1]); err != nil {
+	route := v.route(o, l)
+	for i := len(route) - 2; i >= 0; i-- {
+		if err := p.stack(ctx, v, o, route[i], route[i+1]); err != nil {
 			return "", err
 		}
 	}
@@ -159,8 +163,11 @@ func (p *Pool) chainDown(ctx context.Context, v *view, o *volume) error {
 			return err
 		}
 		if info != nil && info.OpenCount > 0 {
-			read = true
-			continue // somebody reads it, or it is below another one
+			read = true // somebody reads it, or it is below another one
+			if err := p.oldStoresDown(ctx, v, o, l); err != nil {
+				return err
+			}
+			continue
 		}
 		// Without a device, too: an interruption may have left its store's.
 		if err := p.layerDown(ctx, v, l); err != nil {
@@ -290,20 +297,20 @@ func (p *Pool) settleOlder(ctx context.Context, v *view, o *volume, live *layer)
 				return err
 			}
 		default: // somebody reads it, and so needs all that it reads through
-			for _, x := range o.path(l) {
+			for _, x := range v.route(o, l) {
 				inUse[x] = true
 			}
 		}
 	}
-	for i, l := range slices.Backward(o.layers[:len(o.layers)-1]) {
+	for _, l := range slices.Backward(o.layers[:len(o.layers)-1]) {
 		if !inUse[l] {
 			continue
 		}
-		newer := o.nextOf(i)
+		newer := v.below(o, l)
 		if newer == nil || l.lost {
 			continue // as when lvm2 removed what it reads through: it keeps what it has until it is closed
 		}
-		if err := p.stack(ctx, v, l, newer); err != nil {
+		if err := p.stack(ctx, v, o, l, newer); err != nil {
 			return err
 		}
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// decode reads the tags of lv into a *volume, a *layer, trashed, foreign or an error.
+// decode reads the tags of lv into a *volume, a *layer, a *fork, a *flat, trashed, foreign or an error.
 func decode(lv *lvm2.LV) any {
 	p, odd, err := readProperties(lv.Tags)
 	if err != nil {
@@ -44,6 +44,8 @@ func decode(lv *lvm2.LV) any {
 			return r.err
 		}
 		return f
+	case roleFlat:
+		return decodeFlat(lv, odd, &r)
 	default:
 		return fmt.Errorf("tag %s: unknown role %q", tag(tagRole), role)
 	}

@@ -13,15 +13,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A snapshot is read through a device for each layer from its own to the live one.
-// A request passes all of them on the kernel's stack, which a chain of some 40
-// overflows where the kernel is built with frame pointers.
+// A request passes all devices that lie over each other on the kernel's stack, which
+// some 40 overflow where the kernel is built with frame pointers. An old snapshot is
+// read by flatLevels at most, and without a flat store, as in a full pool, by one
+// for each newer one.
 const (
-	depthFramed = 24  // layers of a chain that is read, where the kernel has frame pointers or does not tell
+	depthFramed = 24  // devices that lie over each other, where the kernel has frame pointers or does not tell
 	depthLean   = 120 // the same elsewhere
 )
 
-// deepestChain is how many layers the running kernel can read through.
+// deepestChain is how many devices the running kernel can read through.
 func deepestChain() int {
 	if runtime.GOARCH == "arm64" {
 		return depthFramed // it always has frame pointers
@@ -74,38 +75,39 @@ func framePointers(path string) (framed bool, err error) {
 	return framed, nil
 }
 
-// depth is how many layers l of o is read through, its own included, with those
+// depth is how many devices l of o is read by, its own included, with those
 // that o reads through itself as long as it is a fork.
 func (v *view) depth(o *volume, l *layer) int {
-	n := len(o.path(l))
+	n := len(v.route(o, l))
 	if below := v.layers[o.copyOf]; below != nil {
 		n += 1 + v.depth(v.volumes[below.of], below)
 	}
 	return n
 }
 
-// readable refuses a layer that lies too deep for the kernel.
+// readable refuses a layer that lies too deep for the kernel, since it has no flat
+// store: for lack of room, or because a fold needs each layer's device.
 func (p *Pool) readable(v *view, o *volume, l *layer) error {
 	if n := v.depth(o, l); n > p.deepest {
-		return fmt.Errorf("snapshot %s/%s: %w: it reads through %d layers, this kernel can read through %d: delete newer snapshots of volume %s, their layers are joined in the background",
-			v.vg.Name, l.lv.Name, ErrPrecondition, n, p.deepest, o.known())
+		return fmt.Errorf("snapshot %s/%s: %w: it would be read by %d devices one over the other, this kernel can read through %d",
+			v.vg.Name, l.lv.Name, ErrPrecondition, n, p.deepest)
 	}
 	return nil
 }
 
-// deepens refuses to add a layer to o's history while o, or a volume that would
-// read through it, reads through as many as the kernel can.
+// deepens refuses to add a layer to o's history while o, or a volume that is in use
+// and reads through it, reads through as many devices as the kernel can.
 func (p *Pool) deepens(v *view, o *volume) error {
-	if l := v.layers[o.copyOf]; l != nil && v.depth(v.volumes[l.of], l)+2 > p.deepest {
-		return fmt.Errorf("volume %s/%s: %w: it reads through as many layers as this kernel can: wait until it is hydrated", v.vg.Name, o.lv.Name, ErrPrecondition)
-	}
 	for _, x := range v.volumes {
 		l := v.layers[x.from()]
-		if l == nil || !v.readsThrough(x, o) || v.depth(v.volumes[l.of], l) < p.deepest {
+		if l == nil || x != o && !v.readsThrough(x, o) || v.depth(v.volumes[l.of], l)+2 <= p.deepest {
 			continue
 		}
-		return fmt.Errorf("volume %s/%s: %w: volume %s reads through %d of its layers, as many as this kernel can: wait until that is hydrated, or delete it, or newer snapshots",
-			v.vg.Name, o.lv.Name, ErrPrecondition, x.lv.Name, p.deepest)
+		if info, err := p.find(v.snapDevice(l.lv)); err != nil || info == nil {
+			continue // it gets a flat store when it is read
+		}
+		return fmt.Errorf("volume %s/%s: %w: volume %s reads through %d devices, nearly as many as this kernel can: wait until that is hydrated, or delete it, or make room for a store of its own",
+			v.vg.Name, o.lv.Name, ErrPrecondition, x.lv.Name, v.depth(v.volumes[l.of], l))
 	}
 	return nil
 }
@@ -122,25 +124,4 @@ func (v *view) readsThrough(x, o *volume) bool {
 		}
 	}
 	return false
-}
-
-// deep says whether a snapshot of o, or what a volume reads, lies too deep.
-func (p *Pool) deep(v *view, o *volume) bool {
-	return len(o.layers) > 0 && v.depth(o, o.layers[0]) > p.deepest
-}
-
-// depthHealth says which snapshots of o cannot be read.
-func (p *Pool) depthHealth(v *view, o *volume) []Condition {
-	n, newest := 0, (*layer)(nil)
-	for _, l := range v.snapshotsOf(o) {
-		if p.readable(v, v.volumes[l.of], l) != nil {
-			n, newest = n+1, l
-		}
-	}
-	if n == 0 {
-		return nil
-	}
-	return []Condition{{Degraded, "SnapshotsTooDeep", fmt.Sprintf(
-		"%d snapshots up to %s cannot be restored: more than %d layers lie between them and the volume, which this kernel cannot read through; delete newer ones, their layers are joined in the background",
-		n, newest.name, p.deepest)}}
 }

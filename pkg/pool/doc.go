@@ -15,6 +15,7 @@
 //	            worked on, the work under way                      operation.go guard.go refresh.go offline.go
 //	mapper      device-mapper, as a view says                      mapper.go devices.go chain.go window.go map.go mapped.go
 //	                                                               removal.go freeze.go probe.go thaw.go fork_*.go exact.go
+//	                                                               flat*.go depth.go
 //	storeGuard  stores that the kernel fills                       monitor.go filling.go growth.go brake.go gate*.go tend.go
 //	wiper       trash, unknown extents, the store's unused end     wipe.go scrub.go clean.go trim.go
 //	hydrator    forks, until they are plain volumes                hydrate*.go pace.go

@@ -380,5 +380,5 @@ func (f *fold) settleHeir(ctx context.Context, v *view, o *volume) error {
 	if info.OpenCount == 0 {
 		return f.layerDown(ctx, v, heir)
 	}
-	return f.stack(ctx, v, heir, newer)
+	return f.stack(ctx, v, o, heir, newer)
 }

@@ -122,14 +122,7 @@ func (w *folder) due(v *view, pair foldPair) bool {
 	case c.live || c.failed:
 		return time.Since(c.at) >= foldRetry
 	}
-	return c.worth(v.extent(), w.pool.wanting(v, pair))
-}
-
-// wanting says whether a fold is welcome that copies much for what becomes free:
-// volumes find no room, or snapshots lie too deep to be read.
-func (p *Pool) wanting(v *view, pair foldPair) bool {
-	o := v.volumes[pair.volume]
-	return p.room(v) == 0 || o != nil && p.deep(v, o)
+	return c.worth(v.extent(), w.pool.room(v) == 0)
 }
 
 // foldPairs returns the layers that can be folded away, each with its heir,
@@ -156,7 +149,7 @@ func (v *view) foldPairs() []foldPair {
 // foldable says whether gone can be folded into heir, the layer of o that reads
 // through it.
 func (v *view) foldable(o *volume, heir, gone *layer) bool {
-	return v.unclear == nil && !gone.named && !v.pinned[gone.lv.ID] && !heir.lost && !gone.lost && o.theirs() == "" &&
+	return v.unclear == nil && !gone.named && !v.pinned[gone.lv.ID] && !v.flattened[gone.lv.ID] && !v.flattened[heir.lv.ID] && !heir.lost && !gone.lost && o.theirs() == "" &&
 		linear(heir.lv) && linear(gone.lv) && heir.snap == nil && o.live() != nil && heir.length/heir.chunk <= foldMost
 }
 
@@ -176,7 +169,7 @@ func (p *Pool) tryFold(ctx context.Context, pair foldPair) (foldCost, error) {
 		return foldCost{}, err
 	}
 	cost := f.cost(v, heir, gone)
-	if !cost.worth(v.extent(), p.wanting(v, pair)) {
+	if !cost.worth(v.extent(), p.room(v) == 0) {
 		return cost, nil
 	}
 	began := time.Now()

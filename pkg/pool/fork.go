@@ -159,7 +159,7 @@ func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) 
 func (p *Pool) copyOf(t *edit, spec VolumeSpec) (from original, n lvm2.Extents, err error) {
 	from, err = t.contentOf(spec)
 	if err == nil && from.layer != nil {
-		err = errors.Join(p.intact(t.view, from.volume, from.layer), p.unmounted(t.view, from.volume, from.layer), p.readable(t.view, from.volume, from.layer))
+		err = errors.Join(p.intact(t.view, from.volume, from.layer), p.unmounted(t.view, from.volume, from.layer))
 	}
 	if err == nil {
 		n, err = t.copyExtents(spec, from)

@@ -43,7 +43,6 @@ func (p *Pool) volumeConditions(v *view, o *volume) []Condition {
 				fmt.Sprintf("the store of the newest snapshot (%v) cannot grow, when it is full the snapshot is lost: %v", v.bytesOf(l.lv), why)})
 		}
 	}
-	out = append(out, p.depthHealth(v, o)...)
 	if o.forked() {
 		out = append(out, p.forkHealth(v, o)...)
 	}

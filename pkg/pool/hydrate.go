@@ -246,7 +246,12 @@ func (h *hydrator) step(ctx context.Context, lv string, j *hydration) (*window, 
 // exclusive runs f as a step in the kernel while nothing else works on lv or
 // what it reads through.
 func (h *hydrator) exclusive(ctx context.Context, lv string, c *change) error {
-	return h.pool.onVolume(ctx, lv, func(ctx context.Context) error { return h.pool.do(ctx, c) })
+	return h.pool.onVolume(ctx, lv, func(ctx context.Context) error {
+		if err := h.pool.flattenBelow(ctx, lv); err != nil {
+			return err
+		}
+		return h.pool.do(ctx, c)
+	})
 }
 
 // forkOf finds lv as a volume that is to be hydrated.

@@ -215,7 +215,7 @@ func (l *look) poolState() PoolState {
 		switch v.decoded[lv].(type) {
 		case *volume:
 			s.Blocks += v.taken(lv)
-		case *layer, *fork:
+		case *layer, *fork, *flat:
 			s.Stores += v.bytesOf(lv)
 		case trashed:
 			s.Trash += v.bytesOf(lv)
@@ -274,6 +274,9 @@ func (l *look) volumeState(o *volume) VolumeState {
 	if o.fork != nil {
 		s.Devices = append(s.Devices, l.devicesOfLVs(o.fork.lv.Name, nil)...)
 	}
+	for _, f := range o.flats {
+		s.Devices = append(s.Devices, l.devicesOfLVs(f.lv.Name, nil)...)
+	}
 	return s
 }
 
@@ -300,7 +303,8 @@ func (l *look) layerState(o *volume, x *layer) LayerState {
 	}
 	if d := l.at(x.lv, ""); d != nil {
 		s.Active = d.Live
-		if status := d.status; status != nil && !status.Invalid && !status.Overflow && !status.NoUsage {
+		if f, _ := l.view.flatOf(o, x); f != nil { // the kernel tells of the flat store
+		} else if status := d.status; status != nil && !status.Invalid && !status.Overflow && !status.NoUsage {
 			used := status.Used.Bytes()
 			s.Used = &used
 		} else if status != nil && status.Invalid {

@@ -72,6 +72,11 @@ func (r *report) checkMetadata(v *view) {
 				continue
 			}
 			r.checkLayer(v, v.layers[lv.ID])
+		case *flat:
+			r.checkOdd(lv, d.odd)
+			if !untouchable(lv) || slices.Contains(lv.Status, lvm2.StatusWrite) {
+				r.add("Unprotected", r.at(lv), "lvchange -pr "+r.at(lv)+"; "+protect(r.at(lv)), "a store that an old snapshot is read by must not be writable, and LVM2 must neither activate nor change it")
+			}
 		}
 	}
 	r.checkLinks(v)

@@ -13,7 +13,7 @@ import (
 // makes so, and trash.
 var handsOff = []string{lvm2.FlagActivationSkip, lvm2.FlagNoAutoActivate}
 
-// handOff has LVM2 neither activate nor change lv. Frozen layers, forks with their
+// handOff has LVM2 neither activate nor change lv. Frozen layers and flat stores, forks with their
 // stores and live layers, readers and hidden volumes are such: to LVM2 they look like plain logical volumes,
 // and what it made of their devices would lose data. Trash may be removed.
 func handOff(lv *lvm2.LV) {
@@ -52,6 +52,9 @@ func (t *edit) protect() error {
 		}
 		if o.fork != nil {
 			open = append(open, o.fork.lv)
+		}
+		for _, f := range o.flats {
+			open = append(open, f.lv)
 		}
 		for _, l := range o.layers {
 			if l.snap == nil || o.forked() {
@@ -184,6 +187,13 @@ func (t *edit) discard(lvs ...*lvm2.LV) error {
 		if l := t.layers[lv.ID]; l != nil && l.snap != nil && t.vg.LVByID(l.snap.ID) != nil {
 			if err := t.remove(l.snap.ID); err != nil {
 				return err
+			}
+		}
+		for _, f := range t.flats[lv.ID] {
+			if now := t.vg.LVByID(f.lv.ID); now != nil && now.Name != trashName(now.ID) {
+				if err := t.discard(now); err != nil {
+					return err
+				}
 			}
 		}
 		c := lv.Clone()

@@ -17,7 +17,10 @@ func (p *Pool) layerDown(ctx context.Context, v *view, l *layer) error {
 	if !l.lost && p.dropped(d) {
 		return &unrecordedLoss{volume: l.of, layer: l.lv.ID}
 	}
-	return p.storeDown(ctx, v, l.lv, d)
+	if err := p.storeDown(ctx, v, l.lv, d); err != nil {
+		return err
+	}
+	return p.takeDown(ctx, v.flatDevices(l)...)
 }
 
 // storeDown removes devices above a store, then the store's and its gates.

@@ -71,6 +71,7 @@ func (p *Pool) amend(ctx context.Context) error {
 		}},
 		{what: "take names from snapshots that were not cut", edit: p.unname},
 		{what: "throw away what nothing needs", edit: (*edit).tidy},
+		{what: "give back what old snapshots were read by", edit: p.discardIdle},
 		{what: "lock what lvm2 must leave alone", edit: (*edit).protect},
 	} {
 		c.what += " in volume group " + p.vgName

@@ -43,6 +43,9 @@ func (v *volume) parts() []*lvm2.LV {
 	if v.fork != nil {
 		parts = append(parts, v.fork.lv)
 	}
+	for _, f := range v.flats {
+		parts = append(parts, f.lv)
+	}
 	return parts
 }
 

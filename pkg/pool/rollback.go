@@ -124,7 +124,7 @@ func (p *Pool) rollbackOf(v *view, spec RollbackSpec) (*volume, *layer, error) {
 	if v.describeSnapshot(l).Lost {
 		return nil, nil, fmt.Errorf("snapshot %s/%s: %w", v.vg.Name, l.lv.Name, ErrLost)
 	}
-	if err := errors.Join(v.writable(), p.roomForText(v), p.readable(v, of, l), p.intact(v, of, l), p.unmounted(v, of, l)); err != nil {
+	if err := errors.Join(v.writable(), p.roomForText(v), p.intact(v, of, l), p.unmounted(v, of, l)); err != nil {
 		return nil, nil, err
 	}
 	if err := p.unused(v, o); err != nil {

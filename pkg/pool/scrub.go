@@ -147,6 +147,9 @@ func (p *Pool) scrubNow(ctx context.Context, lv string, j *job) (err error) {
 	var was *view
 	var o *volume
 	var f *os.File
+	if err := p.flattenBelow(ctx, lv); err != nil {
+		return err
+	}
 	err = p.do(ctx, &change{what: "wipe volume " + lv, act: func(ctx context.Context, v *view) (err error) {
 		was, o = v, v.volumeByLV(lv)
 		if o == nil || len(p.unwiped(v, o)) == 0 {

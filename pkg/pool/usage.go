@@ -46,6 +46,9 @@ func (p *Pool) Usage() (Usage, error) {
 			}
 			u.Stores, u.StoresUsed = u.Stores+stored, u.StoresUsed+used
 		}
+		for _, f := range o.flats {
+			u.Stores, u.StoresUsed = u.Stores+v.bytesOf(f.lv), u.StoresUsed+f.used.Bytes()
+		}
 		live := o.live()
 		for _, l := range o.layers {
 			stored := v.bytesOf(l.lv)

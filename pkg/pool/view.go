@@ -14,6 +14,7 @@ const (
 	roleVolume = "volume"
 	roleLayer  = "layer"
 	roleFork   = "fork"
+	roleFlat   = "flat"
 	roleTrash  = "trash"
 )
 
@@ -45,6 +46,7 @@ type volume struct {
 	lentTo     string     // POOL/NAME of the volume that another pool copies from this one
 	former     string     // LV name of the volume that this was until a rollback, "" if it was none
 	layers     []*layer   // oldest first
+	flats      []*flat    // by which some of them are read
 	foreignCow bool       // has snapshots that are not ours
 	merging    bool       // lvm2 merges a snapshot into it, or will at the next activation
 	odd        error      // a tag of it, or of its history, that is not understood
@@ -109,9 +111,11 @@ type view struct {
 	vg        *lvm2.VG
 	volumes   map[lvm2.ID]*volume
 	layers    map[lvm2.ID]*layer
-	forks     map[lvm2.ID]*fork  // by their store's id
-	named     map[string]*volume // by CSI name, deleted ones excepted
-	snapshots map[string]*layer  // by CSI name
+	forks     map[lvm2.ID]*fork   // by their store's id
+	flats     map[lvm2.ID][]*flat // by the layer that is read by them
+	flattened map[lvm2.ID]bool    // layers that are parts of a flat store
+	named     map[string]*volume  // by CSI name, deleted ones excepted
+	snapshots map[string]*layer   // by CSI name
 	trash     []*lvm2.LV
 	strange   []string          // what carries our tags and makes no sense, for people
 	unclear   error             // the first tag that is not understood: what it is about is not known, so nothing may be thrown away
@@ -136,6 +140,7 @@ func newView(vg *lvm2.VG, prev *view) *view {
 	n := len(vg.LVs)
 	v := &view{
 		vg: vg, volumes: make(map[lvm2.ID]*volume, n), layers: map[lvm2.ID]*layer{}, forks: map[lvm2.ID]*fork{},
+		flats: map[lvm2.ID][]*flat{}, flattened: map[lvm2.ID]bool{},
 		named: make(map[string]*volume, n), snapshots: map[string]*layer{},
 		decoded: make(map[*lvm2.LV]any, n), pinned: map[lvm2.ID]bool{}, sources: map[string]bool{},
 		doubtful: map[lvm2.ID]error{},
@@ -143,6 +148,7 @@ func newView(vg *lvm2.VG, prev *view) *view {
 	var hidden []*lvm2.LV
 	byName := map[string]*layer{}
 	var stores []*fork
+	var flats []*flat
 	for _, lv := range vg.LVs {
 		if s := snapshotSegment(lv); s != nil {
 			hidden = append(hidden, lv)
@@ -156,11 +162,15 @@ func newView(vg *lvm2.VG, prev *view) *view {
 		}
 		v.decoded[lv] = d
 		v.add(lv, d, byName)
-		if f, is := d.(*fork); is {
-			stores = append(stores, f)
+		switch d := d.(type) {
+		case *fork:
+			stores = append(stores, d)
+		case *flat:
+			flats = append(flats, d)
 		}
 	}
 	v.link(hidden, byName)
+	v.linkFlats(flats)
 	v.linkForks(stores)
 	v.free = newRangeSet(vg.Free()...)
 	v.clean = readClean(vg).intersect(v.free)
@@ -194,6 +204,8 @@ func (v *view) add(lv *lvm2.LV, decoded any, byName map[string]*layer) {
 			v.snapshots[c.name] = &c
 		}
 	case *fork:
+		v.misread(lv, d.odd)
+	case *flat:
 		v.misread(lv, d.odd)
 	case trashed:
 		v.trash = append(v.trash, lv)

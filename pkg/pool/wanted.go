@@ -20,6 +20,7 @@ import (
 //	                  snapN             snapshot         <volume-real> <snapN-cow> P
 //	                  snapN-cow         linear           the store's extents
 //	older layer       snapK             snapshot         <snapK+1> <snapK-cow> P, read-only
+//	with a flat store snapK             snapshot         <snapN> <flat-cow> P, read-only (flat.go)
 //	reader            volume            linear           <snapK>, read-only
 //	transient volume  volume            snapshot         <snapK> <volume-cow> N
 
@@ -95,7 +96,7 @@ func (w *wantedSet) needs(o *volume) {
 	for _, l := range o.layers {
 		if w.read[l.lv.ID] {
 			w.content[o.lv.ID] = true
-			for _, x := range o.path(l) {
+			for _, x := range w.route(o, l) {
 				w.read[x.lv.ID] = true
 			}
 		}
@@ -169,12 +170,12 @@ func (w *wantedSet) volume(o *volume) {
 		top.table = originOn(blocks.length(), real)
 		w.add(top, nil)
 	}
-	for i, l := range slices.Backward(o.layers[:len(o.layers)-1]) {
+	for _, l := range slices.Backward(o.layers[:len(o.layers)-1]) {
 		if !w.read[l.lv.ID] {
 			continue
 		}
-		if newer := o.nextOf(i); newer != nil && !l.lost {
-			w.layer(o, l, w.snapDevice(newer.lv))
+		if below := w.below(o, l); below != nil && !l.lost {
+			w.layer(o, l, w.snapDevice(below.lv))
 		} else { // it keeps what it has until it is closed
 			w.keep(fmt.Errorf("snapshot %s/%s: %w", w.vg.Name, l.lv.Name, ErrLost), l.lv)
 		}
@@ -195,6 +196,10 @@ func (w *wantedSet) abandoned(o *volume) {
 
 // layer adds the devices of a layer that reads through origin.
 func (w *wantedSet) layer(o *volume, l *layer, origin device) {
+	if f, _ := w.flatOf(o, l); f != nil {
+		w.flat(o, l, f, origin)
+		return
+	}
 	frozen, kind := l.snap == nil, dm.Persistent
 	snap, cow := w.snapDevice(l.lv), w.cowDevice(l.lv)
 	if frozen && l.lv.ID == w.heir {
@@ -210,6 +215,14 @@ func (w *wantedSet) layer(o *volume, l *layer, origin device) {
 		d.stretch = w.stretched(l.store(o), store)
 	}
 	w.add(d, nil)
+}
+
+// flat adds the devices of a layer that is read by a flat store.
+func (w *wantedSet) flat(o *volume, l *layer, f *flat, origin device) {
+	cow := w.cowDevice(f.lv)
+	store, err := w.flatTable(o, f)
+	w.add(wanted{device: cow, table: disks(store), readOnly: true, of: o}, err)
+	w.add(wanted{device: w.snapDevice(l.lv), table: snapshotOn(l.length, origin, cow, dm.Persistent, f.chunk), readOnly: true, of: o, layer: l}, nil)
 }
 
 // blocks is the table of the device that has the volume's content: its extents, or

@@ -74,7 +74,7 @@ func Take(ctx context.Context, group string, disks []string, list func() (Listin
 	}
 }
 
-// Settled waits until nothing is being copied or wiped and calls look with the
+// Settled waits until nothing is being copied or wiped, nor kept for somebody who read it, and calls look with the
 // metadata, which does not change meanwhile: layers are folded in the background.
 func Settled(ctx context.Context, group string, disks []string, look func(*lvm2.VG) error) error {
 	ctx, cancel := context.WithTimeout(ctx, settleLimit)
@@ -108,11 +108,15 @@ func settled(ctx context.Context, store *lvm2.Store, group string, look func(*lv
 	}
 	defer lock.Unlock()
 	vg, err := store.Read(ctx)
-	if err != nil || slices.ContainsFunc(vg.LVs, func(lv *lvm2.LV) bool {
-		t := Tags(lv)
-		return t["copy"] != "" || t["role"] == "trash"
-	}) {
+	if err != nil {
 		return false, err
+	}
+	shown := shownBy(vg)
+	if slices.ContainsFunc(vg.LVs, func(lv *lvm2.LV) bool {
+		t := Tags(lv)
+		return t["copy"] != "" || t["role"] == "trash" || t["role"] == "flat" && !shown[t["reads"]]
+	}) {
+		return false, nil
 	}
 	return true, look(vg)
 }

@@ -29,10 +29,7 @@ func (a *Audit) checkVolumes() (layersOf, error) {
 	for _, x := range a.Snapshots {
 		named[x.LV] = true
 	}
-	shown := map[string]bool{} // layers that volumes show
-	for _, lv := range a.VG.LVs {
-		shown[Tags(lv)["reads"]] = true
-	}
+	shown := shownBy(a.VG)
 	layers := layersOf{}
 	links := map[string]string{} // origin by store
 	for _, lv := range a.VG.LVs {
@@ -52,6 +49,7 @@ func (a *Audit) checkVolumes() (layersOf, error) {
 		switch {
 		case lv.Segments[0].Snapshot != nil:
 		case t["role"] == "layer":
+		case t["role"] == "flat" && shown[t["reads"]]:
 		case t["role"] != "volume":
 			return nil, fmt.Errorf("stray logical volume %s %v", lv.Name, lv.Tags)
 		case listed[lv.Name] == 0 && (!has(lv, "deleted") || len(layers[string(lv.ID)]) == 0):
@@ -81,6 +79,17 @@ func (a *Audit) checkVolumes() (layersOf, error) {
 		return nil, fmt.Errorf("not on the disk, or not joined to a volume: stores %v, snapshots %v, volumes %v, layers of %v", links, named, listed, orphans)
 	}
 	return layers, nil
+}
+
+// shownBy are the layers that volumes show.
+func shownBy(vg *lvm2.VG) map[string]bool {
+	shown := map[string]bool{}
+	for _, lv := range vg.LVs {
+		if t := Tags(lv); t["role"] == "volume" {
+			shown[t["reads"]] = true
+		}
+	}
+	return shown
 }
 
 // readDevices lists the kernel's devices and sees to it that those of active
@@ -147,6 +156,11 @@ func (a *Audit) chainOf(x pool.Volume, layers layersOf) (names []string) {
 	for _, l := range layers[of] {
 		if number(l, "order") >= number(shows, "order") {
 			names = append(names, lvm2.DMName(a.VG.Name, l.Name, ""), lvm2.DMName(a.VG.Name, l.Name, "cow"))
+		}
+	}
+	for _, lv := range a.VG.LVs {
+		if t := Tags(lv); t["role"] == "flat" && t["of"] == of {
+			names = append(names, lvm2.DMName(a.VG.Name, lv.Name, "cow"))
 		}
 	}
 	return names

@@ -1,0 +1,401 @@
+//go:build kernel
+
+package pool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// newDeep makes an active volume with n snapshots, with chunks of all sizes, which is
+// expanded in between. Of those in keep it knows the content.
+func newDeep(t *testing.T, n int, keep ...int) *past {
+	t.Helper()
+	h := newPast(t, 8*size.MiB)
+	h.p.config.FirstStore = 4 * size.MiB
+	for i := range n {
+		h.write(1 + h.random.IntN(12))
+		h.cut(fmt.Sprint("s", i), size.Bytes(4<<h.random.IntN(5))*size.KiB)
+		if !slices.Contains(keep, i) {
+			delete(h.want, fmt.Sprint("s", i))
+		}
+		if i%17 == 11 {
+			h.grow(4 * size.MiB)
+		}
+	}
+	h.write(20)
+	return h
+}
+
+// show makes a volume that shows a snapshot, read-only, and returns its device.
+func (h *past) show(snapshot string) (lv, path string) {
+	h.t.Helper()
+	ctx := context.Background()
+	v := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "r-" + snapshot, Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, snapshot}}))(h.t)
+	return v.LV, must(h.p.Activate(ctx, v.LV))(h.t)
+}
+
+func (h *past) hide(lv string) {
+	h.t.Helper()
+	ok(h.t, h.p.Deactivate(context.Background(), lv))
+	ok(h.t, h.p.DeleteVolume(context.Background(), lv))
+}
+
+// same compares a device with what a snapshot must hold.
+func (h *past) same(path, snapshot, when string) {
+	h.t.Helper()
+	if want := h.want[snapshot]; !bytes.Equal(readDevice(h.t, path, size.Bytes(len(want))), want) {
+		h.t.Fatalf("%s: snapshot %s has wrong bytes", when, snapshot)
+	}
+}
+
+// levels is how many snapshot devices the kernel reads a layer by.
+func levels(t *testing.T, p *Pool, snapshot string) (n int) {
+	t.Helper()
+	at := must(p.find(must(p.latest())(t).snapDevice(must(p.latest())(t).vg.LV(snapshot))))(t)
+	if at == nil {
+		t.Fatalf("snapshot %s has no device", snapshot)
+	}
+	byDevice := map[dm.Device]string{}
+	for _, e := range must(p.dm.List())(t) {
+		byDevice[e.Device] = e.Name
+	}
+	for name := at.Name; name != ""; n++ {
+		table := must(p.dm.Table(name))(t)
+		s, is := table[0].Target.(dm.Snapshot)
+		if !is {
+			break
+		}
+		name = byDevice[s.Origin]
+	}
+	return n
+}
+
+// flatsOf lists the flat stores that the metadata have.
+func flatsOf(t *testing.T, p *Pool) (all []*flat) {
+	for _, o := range must(p.latest())(t).volumes {
+		all = append(all, o.flats...)
+	}
+	return all
+}
+
+// noFlats waits until no flat store is left.
+func noFlats(t *testing.T, p *Pool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); len(flatsOf(t, p)) > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("flat stores are left: %+v", flatsOf(t, p))
+		}
+	}
+}
+
+// TestFlatReaders: snapshots of any depth have the bytes of the model and of the
+// stack of all layers, also while their volume is written, and are read by few devices.
+func TestFlatReaders(t *testing.T) {
+	const cuts = 60
+	ctx := context.Background()
+	deeps := []int{2, 3, flatLevels, flatLevels + 1, 9, 12, 23, cuts - 3, cuts}
+	var keep []int
+	for _, deep := range deeps {
+		keep = append(keep, cuts-deep)
+	}
+	h := newDeep(t, cuts, keep...)
+	for _, deep := range deeps {
+		name := fmt.Sprint("s", cuts-deep)
+		began := time.Now()
+		lv, path := h.show(name)
+		took := time.Since(began)
+		h.same(path, name, fmt.Sprintf("%d layers deep", deep))
+		n := levels(t, h.p, name)
+		if n > flatLevels || deep > flatLevels && n != 2 {
+			t.Errorf("what lies %d layers deep is read by %d devices", deep, n)
+		}
+		t.Logf("%d layers: %d devices, shown after %v", deep, n, took)
+		h.write(15)
+		h.same(path, name, "after writes to the volume")
+		noFindings(t, h.p)
+		h.hide(lv)
+		noFlats(t, h.p)
+	}
+	for _, deep := range []int{3, 9, 23} { // the stack of all layers says the same
+		name := fmt.Sprint("s", cuts-deep)
+		f := openSnapshot(t, h.p, name)
+		h.same(f.Name(), name, "by the stack")
+		closeSnapshots(t, h.p, h.lv, f)
+	}
+	h.deactivate()
+	lv, path := h.show("s3")
+	h.same(path, "s3", "of a volume that is not active")
+	h.activate()
+	h.write(10)
+	h.same(path, "s3", "of a volume that is active again")
+	noFindings(t, h.p)
+	h.hide(lv)
+	noFlats(t, h.p)
+	h.idle("in the end")
+	ok(t, h.p.Deactivate(ctx, h.lv))
+}
+
+// TestFlatCuts: snapshots that are cut while an old one is read add a device each,
+// until there are too many: then the old one is read by another store, and nobody notices.
+func TestFlatCuts(t *testing.T) {
+	h := newDeep(t, 8, 1, 7)
+	ctx := context.Background()
+	lv, path := h.show("s1")
+	near, nearPath := h.show("s7") // the newest: it is read by no flat store
+	stop, failed := make(chan struct{}), make(chan error, 1)
+	go func() { // who reads all the time sees no error and no other byte
+		f, err := os.Open(path)
+		b := make([]byte, 256*size.KiB)
+		for off := int64(0); err == nil; off = (off + int64(len(b))) % int64(len(h.want["s1"])) {
+			select {
+			case <-stop:
+				failed <- f.Close()
+				return
+			default:
+			}
+			if _, err = f.ReadAt(b, off); err == nil && !bytes.Equal(b, h.want["s1"][off:off+int64(len(b))]) {
+				err = fmt.Errorf("wrong bytes at %d", off)
+			}
+		}
+		failed <- err
+	}()
+	most := 0
+	for i := 8; i < 24; i++ {
+		h.write(10)
+		h.cut(fmt.Sprint("s", i), size.Bytes(4<<h.random.IntN(4))*size.KiB)
+		if i < 22 {
+			delete(h.want, fmt.Sprint("s", i))
+		}
+		h.write(10)
+		h.same(path, "s1", fmt.Sprintf("after cut %d", i))
+		h.same(nearPath, "s7", fmt.Sprintf("after cut %d", i))
+		most = max(most, levels(t, h.p, "s1"), levels(t, h.p, "s7"))
+		time.Sleep(200 * time.Millisecond)
+	}
+	close(stop)
+	ok(t, <-failed)
+	for end := time.Now().Add(20 * time.Second); levels(t, h.p, "s1") > flatLevels || levels(t, h.p, "s7") > flatLevels; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("read by %d and %d devices", levels(t, h.p, "s1"), levels(t, h.p, "s7"))
+		}
+	}
+	t.Logf("at most %d devices", most)
+	h.same(path, "s1", "in the end")
+	h.same(nearPath, "s7", "in the end")
+	waitTrimmed(t, h.p)
+	noFindings(t, h.p)
+	for i := 2; i < 23; i++ { // layers that are read stay
+		if i != 7 {
+			h.remove(fmt.Sprint("s", i))
+		}
+	}
+	if n := h.fold(); n != 0 {
+		t.Errorf("%d layers were folded that are read", n)
+	}
+	h.same(path, "s1", "after the end of those between")
+	h.remove("s1", "s7")
+	h.write(10)
+	noFindings(t, h.p)
+	h.hide(lv)
+	h.hide(near)
+	noFlats(t, h.p)
+	waitIdle(t, h.p)
+	h.check("in the end")
+	ok(t, h.p.Deactivate(ctx, h.lv))
+}
+
+// TestFlatKilled: whatever a driver that dies has begun of a flat store is gone when
+// the pool is opened again, and what is read stays.
+func TestFlatKilled(t *testing.T) {
+	ctx := context.Background()
+	h := newDeep(t, 8, 1)
+	layerOf := func(name string) *layer { return must(h.p.latest())(t).snapshots[name] }
+	again := func() {
+		t.Helper()
+		config := h.p.config
+		ok(t, h.p.Close())
+		h.p = openPool(t, config)
+	}
+	made := func() *flat {
+		t.Helper()
+		ok(t, h.p.flattenLayer(ctx, layerOf("s1").of, layerOf("s1").lv.ID))
+		all := flatsOf(t, h.p)
+		return all[len(all)-1]
+	}
+	waitTrimmed(t, h.p)
+	key := func() func() { return must(h.p.keys.lock(ctx, lvKey(h.lv)))(t) }
+
+	release := key() // committed, and not written
+	f := made()
+	ok(t, h.p.do(ctx, &change{what: "unwrite", edit: func(e *edit) error {
+		c := e.vg.LVByID(f.lv.ID).Clone()
+		c.Tags = dropTags(c.Tags, tagUsed)
+		return e.put(c)
+	}}))
+	release()
+	again()
+	noFlats(t, h.p)
+	waitIdle(t, h.p)
+	h.idle("what was not written")
+
+	release = key() // written, and not used
+	made()
+	release()
+	again()
+	noFlats(t, h.p)
+	waitIdle(t, h.p)
+	h.idle("what was not used")
+
+	release = key() // the device of the store is there, the snapshot's is not
+	f = made()
+	ok(t, h.p.do(ctx, &change{what: "half", act: func(ctx context.Context, v *view) error {
+		o := v.volumeByLV(h.lv)
+		dev, _, err := h.p.ensure(v.cowDevice(f.lv), must(v.flatTable(o, o.flats[0]))(t), true)
+		if err == nil {
+			err = h.p.start(ctx, v.cowDevice(f.lv), dev)
+		}
+		return err
+	}}))
+	release()
+	again()
+	noFlats(t, h.p)
+	waitIdle(t, h.p)
+	h.idle("a store without its snapshot")
+
+	lv, path := h.show("s1")
+	one := flatsOf(t, h.p)
+	again()
+	h.same(path, "s1", "after a restart")
+	if now := flatsOf(t, h.p); len(now) != 1 || now[0].lv.ID != one[0].lv.ID {
+		t.Errorf("it is read by %+v, before by %+v", now, one)
+	}
+	noFindings(t, h.p)
+	for i := range flatLevels { // the next store is made, and not below the snapshot yet
+		h.write(5)
+		h.cut(fmt.Sprint("n", i), 4*size.KiB)
+	}
+	again()
+	h.same(path, "s1", "with another store")
+	for end := time.Now().Add(20 * time.Second); levels(t, h.p, "s1") > flatLevels || len(flatsOf(t, h.p)) != 1; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d levels, %+v", levels(t, h.p, "s1"), flatsOf(t, h.p))
+		}
+	}
+	h.same(path, "s1", "with only the other store")
+	noFindings(t, h.p)
+	h.hide(lv)
+	noFlats(t, h.p)
+
+	// A reboot.
+	lv, _ = h.show("s1")
+	h.deactivate()
+	config := h.p.config
+	ok(t, h.p.Close())
+	removeAll(t, h.p)
+	h.p = openPool(t, config)
+	noFlats(t, h.p)
+	path = must(h.p.Activate(ctx, lv))(t)
+	h.same(path, "s1", "after a reboot")
+	h.hide(lv)
+	noFlats(t, h.p)
+	waitIdle(t, h.p)
+	if all := settledTo(t, h.p, 0); len(all) != 0 {
+		t.Errorf("left: %v", all)
+	}
+}
+
+// TestFlatForks: what reads an old snapshot lies over it as over any other: forks,
+// forks of forks and their readers, and transient volumes.
+func TestFlatForks(t *testing.T) {
+	ctx := context.Background()
+	h := newDeep(t, 10, 1, 2)
+	h.p.config.HydrationRate = 2 * size.MiB
+	fork := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{FromSnapshot, "s1"}}))(t)
+	path := must(h.p.Activate(ctx, fork.LV))(t)
+	h.same(path, "s1", "a fork")
+	forked := content(bytes.Clone(h.want["s1"]))
+	var cut content
+	for i := range 7 {
+		forked.scribble(t, h.random, path, 10)
+		must(h.p.CreateSnapshot(ctx, fmt.Sprint("f", i), fork.LV))(t)
+		if i == 0 {
+			cut = bytes.Clone(forked)
+		}
+	}
+	second := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "second", Mode: Block, Source: Source{FromSnapshot, "f0"}}))(t)
+	secondPath := must(h.p.Activate(ctx, second.LV))(t)
+	cut.compare(t, secondPath, "the fork of a fork")
+	scratch := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "scratch", Mode: Block, Transient: true, Source: Source{FromSnapshot, "s2"}}))(t)
+	scratchPath := must(h.p.Activate(ctx, scratch.LV))(t)
+	h.same(scratchPath, "s2", "a transient volume")
+	written := content(bytes.Clone(h.want["s2"]))
+	written.scribble(t, h.random, scratchPath, 20)
+	if v := must(h.p.latest())(t); !v.volumeByLV(fork.LV).forked() {
+		t.Error("the fork was hydrated before anything was tried")
+	}
+	for i := range 7 {
+		h.write(5)
+		h.cut(fmt.Sprint("n", i), 8*size.KiB)
+		forked.scribble(t, h.random, path, 5)
+		written.scribble(t, h.random, scratchPath, 5)
+		forked.compare(t, path, "the fork")
+		cut.compare(t, secondPath, "the fork of the fork")
+		written.compare(t, scratchPath, "the transient volume")
+		time.Sleep(300 * time.Millisecond)
+	}
+	noFindings(t, h.p)
+	h.p.config.HydrationRate = 0
+	waitHydrated(t, h.p, fork.LV)
+	waitHydrated(t, h.p, second.LV)
+	forked.compare(t, path, "the hydrated fork")
+	cut.compare(t, secondPath, "the hydrated fork of a fork")
+	written.compare(t, scratchPath, "the transient volume")
+	for _, lv := range []string{fork.LV, second.LV, scratch.LV} {
+		ok(t, h.p.Deactivate(ctx, lv))
+		ok(t, h.p.DeleteVolume(ctx, lv))
+	}
+	noFlats(t, h.p)
+}
+
+// TestFlatNoRoom: without room for a store an old snapshot is read by a device for
+// each newer one, as far as the kernel can, and beyond that the error says what is missing.
+func TestFlatNoRoom(t *testing.T) {
+	ctx := context.Background()
+	h := newDeep(t, depthFramed+4, 1, 10)
+	waitTrimmed(t, h.p)
+	full(t, h.p)
+	lv, path := h.show("s10")
+	h.same(path, "s10", "in a full pool")
+	if n := levels(t, h.p, "s10"); n != depthFramed-6 {
+		t.Errorf("it is read by %d devices", n)
+	}
+	deep := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "deep", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, "s1"}}))(t)
+	if _, err := h.p.Activate(ctx, deep.LV); !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "s1") {
+		t.Errorf("too deep in a full pool: %v", err)
+	}
+	quiet(t, "lvremove -q -y "+h.p.vgName+"/rest")
+	ok(t, h.p.refresh(ctx))
+	deepPath := must(h.p.Activate(ctx, deep.LV))(t)
+	h.same(deepPath, "s1", "with room")
+	for end := time.Now().Add(30 * time.Second); levels(t, h.p, "s10") != 2; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("with room it is read by %d devices", levels(t, h.p, "s10"))
+		}
+	}
+	h.same(path, "s10", "with room")
+	noFindings(t, h.p)
+	h.hide(lv)
+	h.hide(deep.LV)
+	noFlats(t, h.p)
+}
