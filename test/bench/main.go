@@ -41,6 +41,7 @@ var parts = []part{
 	{"devices and memory", footprintFigures, (*bench).footprint},
 	{"deletion and its space", reclaimFigures, (*bench).reclaim},
 	{"restores and clones", restoreFigures, (*bench).restores},
+	{"old snapshots", deepFigures, (*bench).deep},
 	{"hydration", hydrationFigures, (*bench).hydration},
 	{"a plain volume", overheadFigures, (*bench).overhead},
 }

@@ -37,6 +37,7 @@ type Driver struct {
 type volume struct {
 	id    string
 	block bool
+	shown bool // to readers only
 }
 
 // process is shared by the pools of a driver.
@@ -121,6 +122,15 @@ func capability(block bool) *csi.VolumeCapability {
 	return c
 }
 
+// capability is what the volume is used for.
+func (v volume) capability() *csi.VolumeCapability {
+	c := capability(v.block)
+	if v.shown {
+		c.AccessMode.Mode = csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY
+	}
+	return c
+}
+
 func (d *Driver) Title() string   { return Ours }
 func (d *Driver) Disk() disk.Disk { return d.pool.Disk }
 
@@ -131,7 +141,7 @@ func (d *Driver) Create(name string, length size.Bytes, block bool) error {
 	if err != nil {
 		return err
 	}
-	d.volumes[name] = volume{r.GetVolume().GetVolumeId(), block}
+	d.volumes[name] = volume{r.GetVolume().GetVolumeId(), block, false}
 	return nil
 }
 
@@ -150,7 +160,7 @@ func (d *Driver) stage(name string) error {
 	}
 	for {
 		_, err := d.node.NodeStageVolume(d.ctx, &csi.NodeStageVolumeRequest{
-			VolumeId: v.id, StagingTargetPath: d.staging(name), VolumeCapability: capability(v.block)})
+			VolumeId: v.id, StagingTargetPath: d.staging(name), VolumeCapability: v.capability()})
 		if status.Code(err) != codes.Aborted { // then it is being wiped
 			return err
 		}
@@ -169,7 +179,7 @@ func (d *Driver) Attach(name string) (string, error) {
 	}
 	v := d.volumes[name]
 	_, err := d.node.NodePublishVolume(d.ctx, &csi.NodePublishVolumeRequest{
-		VolumeId: v.id, StagingTargetPath: d.staging(name), TargetPath: d.target(name), VolumeCapability: capability(v.block)})
+		VolumeId: v.id, StagingTargetPath: d.staging(name), TargetPath: d.target(name), VolumeCapability: v.capability()})
 	return d.target(name), err
 }
 

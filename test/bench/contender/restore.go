@@ -30,6 +30,21 @@ func (d *Driver) Clone(name, volume string, length size.Bytes) error {
 		Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: d.volumes[volume].id}}})
 }
 
+// Show makes a volume that shows a snapshot of a bare volume to readers only.
+func (d *Driver) Show(name, snapshot string, length size.Bytes) error {
+	r, err := d.controller.CreateVolume(d.ctx, &csi.CreateVolumeRequest{
+		Name: name, CapacityRange: &csi.CapacityRange{RequiredBytes: int64(length)}, Parameters: d.parameters(),
+		VolumeCapabilities: []*csi.VolumeCapability{volume{block: true, shown: true}.capability()},
+		VolumeContentSource: &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
+			Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: d.ids[snapshot]}}},
+	})
+	if err != nil {
+		return err
+	}
+	d.volumes[name] = volume{r.GetVolume().GetVolumeId(), true, true}
+	return nil
+}
+
 func (d *Driver) createFrom(name string, length size.Bytes, block bool, from *csi.VolumeContentSource) error {
 	r, err := d.controller.CreateVolume(d.ctx, &csi.CreateVolumeRequest{
 		Name: name, CapacityRange: &csi.CapacityRange{RequiredBytes: int64(length)}, VolumeContentSource: from,
@@ -37,7 +52,7 @@ func (d *Driver) createFrom(name string, length size.Bytes, block bool, from *cs
 	if err != nil {
 		return err
 	}
-	d.volumes[name] = volume{r.GetVolume().GetVolumeId(), block}
+	d.volumes[name] = volume{r.GetVolume().GetVolumeId(), block, false}
 	return nil
 }
 

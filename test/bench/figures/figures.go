@@ -26,6 +26,7 @@ const (
 	RawDisk = "raw disk" // the disk below, at the same place
 
 	OneSnapshot = "one snapshot" // ours, with no more than one
+	Newest      = "the newest"   // ours, of the newest snapshot
 )
 
 // Figure is one line of the results.
