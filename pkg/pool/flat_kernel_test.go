@@ -5,11 +5,9 @@ package pool
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -365,37 +363,5 @@ func TestFlatForks(t *testing.T) {
 		ok(t, h.p.Deactivate(ctx, lv))
 		ok(t, h.p.DeleteVolume(ctx, lv))
 	}
-	noFlats(t, h.p)
-}
-
-// TestFlatNoRoom: without room for a store an old snapshot is read by a device for
-// each newer one, as far as the kernel can, and beyond that the error says what is missing.
-func TestFlatNoRoom(t *testing.T) {
-	ctx := context.Background()
-	h := newDeep(t, depthFramed+4, 1, 10)
-	waitTrimmed(t, h.p)
-	full(t, h.p)
-	lv, path := h.show("s10")
-	h.same(path, "s10", "in a full pool")
-	if n := levels(t, h.p, "s10"); n != depthFramed-6 {
-		t.Errorf("it is read by %d devices", n)
-	}
-	deep := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "deep", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, "s1"}}))(t)
-	if _, err := h.p.Activate(ctx, deep.LV); !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "s1") {
-		t.Errorf("too deep in a full pool: %v", err)
-	}
-	quiet(t, "lvremove -q -y "+h.p.vgName+"/rest")
-	ok(t, h.p.refresh(ctx))
-	deepPath := must(h.p.Activate(ctx, deep.LV))(t)
-	h.same(deepPath, "s1", "with room")
-	for end := time.Now().Add(30 * time.Second); levels(t, h.p, "s10") != 2; time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("with room it is read by %d devices", levels(t, h.p, "s10"))
-		}
-	}
-	h.same(path, "s10", "with room")
-	noFindings(t, h.p)
-	h.hide(lv)
-	h.hide(deep.LV)
 	noFlats(t, h.p)
 }
