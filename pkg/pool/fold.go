@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,17 +27,16 @@ import (
 //	count     read both exception tables
 //	begin     the heir's store grows, in the metadata marked as a superset; devices
 //	copy      what the heir lacks, given way to other I/O
-//	handOver  the rest; if gone is the live layer the volume is held meanwhile
-//	          and the heir becomes a snapshot of it, too
 //	commit    the heir takes gone's place in the metadata, gone becomes trash
 //	end       the devices follow
 //
-// and after each the metadata is right whether the next one comes or not.
+// and after each the metadata is right whether the next one comes or not. The live
+// layer is not folded: its store changes under the fold, and the volume would have
+// to be held for what it gets last. It can be folded after the next cut.
 type fold struct {
 	*Pool
 	foldPair
 	wanted, held *cow.Chunks // chunks of the heir that gone holds a part of, and that the heir holds
-	read         uint64      // exceptions of gone's store that are in wanted
 	path         string      // of the heir's device
 	file         *os.File    // the same, open
 }
@@ -45,12 +45,7 @@ type fold struct {
 // them is needed, in use, or gone.
 var errFoldOver = errors.New("they cannot be folded now")
 
-const (
-	foldLook   = 300 * time.Millisecond // for which reading a store keeps others from the volume
-	foldLast   = 4 * size.MiB           // is copied while the volume is held
-	foldPasses = 8                      // over a live layer, before a busy volume is left alone
-	foldLoaded = 20_000                 // exceptions that a table takes in while the volume is held: 5 ms, on a disk that must seek some 0.5 s
-)
+const foldLook = 300 * time.Millisecond // for which reading a store keeps others from the volume
 
 // pair finds the layers of the fold, and its volume.
 func (f *fold) pair(v *view) (o *volume, heir, gone *layer, err error) {
@@ -83,8 +78,7 @@ func (f *fold) exclusive(ctx context.Context, do func() error) error {
 	return do()
 }
 
-// count reads which chunks the heir and gone hold. A live layer's are those of
-// some moment.
+// count reads which chunks the heir and gone hold.
 func (f *fold) count(ctx context.Context) error {
 	v, err := f.latest()
 	if err != nil {
@@ -95,31 +89,21 @@ func (f *fold) count(ctx context.Context) error {
 		return err
 	}
 	f.wanted, f.held = cow.NewChunks(heir.chunk.Bytes(), heir.length.Bytes()), cow.NewChunks(heir.chunk.Bytes(), heir.length.Bytes())
-	if _, err := f.readStore(ctx, heir, 0, func(e cow.Exception) { f.held.Add(e.Origin) }); err != nil {
+	if err := f.readStore(ctx, heir, func(e cow.Exception) { f.held.Add(e.Origin) }); err != nil {
 		return err
 	}
-	return f.readMore(ctx, gone)
-}
-
-// readMore takes in what gone's store has that was not read yet.
-func (f *fold) readMore(ctx context.Context, gone *layer) (err error) {
-	f.read, err = f.readStore(ctx, gone, f.read, func(e cow.Exception) { f.wanted.Cover(e.Origin, gone.chunk.Bytes()) })
-	return err
+	return f.readStore(ctx, gone, func(e cow.Exception) { f.wanted.Cover(e.Origin, gone.chunk.Bytes()) })
 }
 
 // todo is what the heir lacks of gone.
 func (f *fold) todo() *cow.Chunks { return f.wanted.Without(f.held) }
 
-// readStore reads the exceptions of a layer's store after the first from, and
-// returns how many there are. Others come to the volume in between.
-func (f *fold) readStore(ctx context.Context, l *layer, from uint64, add func(cow.Exception)) (uint64, error) {
+// readStore reads the exceptions of a layer's store. Others come to the volume in between.
+func (f *fold) readStore(ctx context.Context, l *layer, add func(cow.Exception)) error {
+	from := uint64(0)
 	for end := false; !end; {
 		err := f.exclusive(ctx, func() (err error) {
 			store, done, err := f.openStore(ctx, l)
-			if errors.Is(err, cow.ErrFresh) && l.snap != nil { // its volume was not active since the cut
-				end = true
-				return nil
-			}
 			if err != nil {
 				return err
 			}
@@ -143,10 +127,10 @@ func (f *fold) readStore(ctx context.Context, l *layer, from uint64, add func(co
 			return nil
 		})
 		if err != nil {
-			return from, err
+			return err
 		}
 	}
-	return from, nil
+	return nil
 }
 
 // openStore opens the store of a layer. If it has no device it gets one until
@@ -197,12 +181,8 @@ func (f *fold) openStore(ctx context.Context, l *layer) (store *cow.Store, done 
 
 // cost is what the fold copies and what becomes free by it.
 func (f *fold) cost(v *view, heir, gone *layer) foldCost {
-	todo := f.todo().Count()
-	before, after := v.extents(gone.used.Bytes()), f.growth(v, heir, nil)
-	if gone.snap != nil { // the heir gets room like gone's
-		before, after = gone.lv.Size(), f.growth(v, heir, gone)
-	}
-	c := foldCost{copied: size.Bytes(todo) * heir.chunk.Bytes()}
+	before, after := v.extents(gone.used.Bytes()), f.growth(v, heir)
+	c := foldCost{copied: size.Bytes(f.todo().Count()) * heir.chunk.Bytes()}
 	if before > after {
 		c.freed = size.Bytes(before-after) * v.extent()
 	}
@@ -210,22 +190,11 @@ func (f *fold) cost(v *view, heir, gone *layer) foldCost {
 }
 
 // growth is by how many extents the heir's store must grow to take what it
-// lacks of gone. If it becomes the live one it also gets room for what comes.
-func (f *fold) growth(v *view, heir, live *layer) lvm2.Extents {
+// lacks of gone.
+func (f *fold) growth(v *view, heir *layer) lvm2.Extents {
 	want := v.extents((heir.used + cow.MoreSectors(heir.chunk.Bytes(), f.todo().Count())).Bytes())
-	if live != nil {
-		want += f.spare(v, heir, live)
-	}
 	want = min(want, v.largest(heir.store(nil)))
 	return max(want, heir.lv.Size()) - heir.lv.Size()
-}
-
-// spare is the room that the heir's store must have left when it becomes the
-// live one: what gone's has left, and no less than a new store's, because the
-// monitor must see it first.
-func (f *fold) spare(v *view, heir, live *layer) lvm2.Extents {
-	used := v.extents(cow.UsedSectors(live.chunk.Bytes(), f.read).Bytes())
-	return max(live.lv.Size()-min(used, live.lv.Size()), f.firstStore(v, heir.length.Bytes(), heir.chunk.Bytes()))
 }
 
 // run carries the fold out after count.
@@ -234,15 +203,10 @@ func (f *fold) run(ctx context.Context) (err error) {
 	if err := f.begin(ctx); err != nil {
 		return err
 	}
-	if err := f.copyAll(ctx); err != nil {
+	if err := f.copy(ctx, f.giveWay); err != nil {
 		return err
 	}
-	return f.exclusive(ctx, func() error {
-		if err := f.handOver(); err != nil {
-			return err
-		}
-		return f.commit()
-	})
+	return f.exclusive(ctx, f.commit)
 }
 
 // begin gives the heir's store the room that it will need and brings up its
@@ -251,7 +215,7 @@ func (f *fold) begin(ctx context.Context) error {
 	return f.exclusive(ctx, func() error {
 		f.folder.running.Store(f)
 		return f.do(f.ctx, &change{what: "begin to fold a layer", edit: func(t *edit) error {
-			o, heir, gone, err := f.pair(t.view)
+			o, heir, _, err := f.pair(t.view)
 			if err != nil {
 				return err
 			}
@@ -267,7 +231,7 @@ func (f *fold) begin(ctx context.Context) error {
 			if err := t.writable(); err != nil {
 				return err
 			}
-			return f.grow(t, heir, gone)
+			return f.grow(t, heir)
 		}, act: func(ctx context.Context, v *view) error {
 			o, heir, _, err := f.pair(v)
 			if err != nil {
@@ -287,23 +251,10 @@ func (f *fold) begin(ctx context.Context) error {
 
 // grow extends the heir's store and marks it as one that holds more than what
 // changed until the next cut.
-func (f *fold) grow(t *edit, heir, gone *layer) error {
-	var live *layer
-	if gone.snap != nil {
-		live = gone
-		if n := f.held.Count() + f.wanted.Count(); n > foldLoaded {
-			return fmt.Errorf("layer %s: %w: with %d chunks the volume would have to be held too long; they can be folded after the next snapshot",
-				heir.lv.Name, errFoldOver, n)
-		}
-	}
+func (f *fold) grow(t *edit, heir *layer) error {
 	c := heir.lv.Clone()
 	c.Tags = setTag(dropTags(c.Tags, tagUsed, tagExact), tagSuperset)
-	return f.extend(t, heir, c, f.growth(t.view, heir, live))
-}
-
-// extend puts c, which replaces the heir, with so many more extents.
-func (f *fold) extend(t *edit, heir *layer, c *lvm2.LV, more lvm2.Extents) error {
-	if more > 0 {
+	if more := f.growth(t.view, heir); more > 0 {
 		// Live stores must find room meanwhile, or snapshots are lost.
 		if spare := f.reserve(t.view) / 2; t.freeFor(heir.lv).size() < more+spare {
 			return fmt.Errorf("layer %s: %w: its store must grow by %d extents, %d are free", heir.lv.Name, errFoldOver, more, t.freeFor(heir.lv).size())
@@ -315,6 +266,29 @@ func (f *fold) extend(t *edit, heir *layer, c *lvm2.LV, more lvm2.Extents) error
 		c.Segments = appendExtents(c.Segments, ranges...)
 	}
 	return t.put(c)
+}
+
+// commit puts the heir into gone's place. The volume's key is held.
+func (f *fold) commit() error {
+	return f.do(f.ctx, &change{what: "fold a layer", edit: func(t *edit) error {
+		o, heir, gone, err := f.pair(t.view)
+		if err != nil {
+			return err
+		}
+		// An I/O error means that the live layer died, and with it all older ones.
+		if err := errors.Join(f.intact(t.view, o, heir), t.writable()); err != nil {
+			return err
+		}
+		if left := f.todo().Count(); left > 0 {
+			return fmt.Errorf("layer %s lacks %d chunks of %s", heir.lv.Name, left, gone.lv.Name)
+		}
+		c := heir.lv.Clone()
+		c.Tags = setTag(dropTags(c.Tags, tagUsed), tagThrough, strconv.FormatUint(gone.through, 10))
+		if gone.over > 0 { // what gone read through is what the heir reads through now
+			c.Tags = setTag(c.Tags, tagOver, strconv.FormatUint(gone.over, 10))
+		}
+		return errors.Join(t.put(c), t.discard(gone.lv))
+	}})
 }
 
 // end takes the fold's devices down, or what is in use of them it makes what the
@@ -369,7 +343,7 @@ func (f *fold) leave(ctx context.Context) error {
 // newer layer again, and removes it otherwise.
 func (f *fold) settleHeir(ctx context.Context, v *view, o *volume) error {
 	heir := v.layers[f.heir]
-	if heir == nil || heir.snap != nil {
+	if heir == nil {
 		return nil
 	}
 	newer := o.next(heir)

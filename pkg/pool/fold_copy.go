@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/point"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -27,36 +26,10 @@ const (
 // foldExtent is a row of the heir's chunks, in bytes.
 type foldExtent struct{ at, length size.Bytes }
 
-// copyAll copies what the heir lacks of gone, until little is left if gone is
-// live and the volume is being written to.
-func (f *fold) copyAll(ctx context.Context) error {
-	for range foldPasses {
-		todo := f.todo()
-		if err := f.copy(ctx, todo, f.giveWay); err != nil {
-			return err
-		}
-		v, err := f.latest()
-		if err != nil {
-			return err
-		}
-		_, heir, gone, err := f.pair(v)
-		if err != nil {
-			return err
-		}
-		if err := f.readMore(ctx, gone); err != nil {
-			return err
-		}
-		if size.Bytes(f.todo().Count())*heir.chunk.Bytes() <= foldLast/2 {
-			return nil
-		}
-	}
-	return fmt.Errorf("volume %s: %w: it is written to faster than its newest layer is folded", f.volume, errFoldOver)
-}
-
-// copy reads chunks from the heir's device and writes them back, which puts them
-// into its store. They are on the disk when it returns. next is called before
-// each piece.
-func (f *fold) copy(ctx context.Context, todo *cow.Chunks, next func(context.Context) error) error {
+// copy reads what the heir lacks of gone from the heir's device and writes it
+// back, which puts it into its store. It is on the disk when copy returns. next is
+// called before each piece.
+func (f *fold) copy(ctx context.Context, next func(context.Context) error) error {
 	v, err := f.latest()
 	if err != nil {
 		return err
@@ -65,7 +38,7 @@ func (f *fold) copy(ctx context.Context, todo *cow.Chunks, next func(context.Con
 	if err != nil {
 		return err
 	}
-	chunk, length := heir.chunk.Bytes(), heir.length.Bytes()
+	todo, chunk, length := f.todo(), heir.chunk.Bytes(), heir.length.Bytes()
 	var piece []foldExtent
 	var bytes size.Bytes
 	flush := func() error {

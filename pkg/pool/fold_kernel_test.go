@@ -15,7 +15,8 @@ import (
 )
 
 // TestFold folds layers of all places in a history, with different chunks and
-// after expansions, while the volume is active and while it is not.
+// after expansions, while the volume is active and while it is not. The newest
+// one is folded after the next cut.
 func TestFold(t *testing.T) {
 	for _, active := range []bool{true, false} {
 		t.Run(map[bool]string{true: "active", false: "inactive"}[active], func(t *testing.T) {
@@ -33,10 +34,14 @@ func TestFold(t *testing.T) {
 				h.deactivate()
 			}
 			before := must(h.p.latest())(t).free.size()
-			for _, names := range [][]string{{"s1"}, {"s5", "s4"}, {"s8"}, {"s2", "s7"}, {"s3"}} {
+			for _, c := range []struct {
+				names []string
+				folds int
+			}{{[]string{"s1"}, 1}, {[]string{"s5", "s4"}, 2}, {[]string{"s8"}, 0}, {[]string{"s2", "s7"}, 2}, {[]string{"s3"}, 1}} {
+				names := c.names
 				h.remove(names...)
-				if n := h.fold(); n != len(names) {
-					t.Errorf("deleted %v, %d folds", names, n)
+				if n := h.fold(); n != c.folds {
+					t.Errorf("deleted %v, %d folds, want %d", names, n, c.folds)
 				}
 				h.check(fmt.Sprintf("after %v", names))
 				h.idle(fmt.Sprintf("after %v", names))
@@ -48,31 +53,42 @@ func TestFold(t *testing.T) {
 			waitTrimmed(t, h.p)
 			waitIdle(t, h.p)
 			v := must(h.p.latest())(t)
-			if n := len(v.volumeByLV(h.lv).layers); n != 2 {
+			if n := len(v.volumeByLV(h.lv).layers); n != 3 { // that of s8 is live
 				t.Errorf("%d layers are left", n)
 			}
 			if v.free.size() <= before {
 				t.Errorf("%d extents were free, now %d", before, v.free.size())
 			}
+			h.cut("s9", 16*size.KiB)
+			if n := h.fold(); n != 1 {
+				t.Errorf("after another cut %d folds", n)
+			}
+			h.check("folded after another cut")
 			if !active {
 				h.activate()
 			}
-			h.cut("last", 16*size.KiB)
 			h.write(30)
 			h.check("after another cut")
+			h.remove("s0", "s6", "s9")
+			waitIdle(t, h.p)
+			if n := len(must(h.p.latest())(t).volumeByLV(h.lv).layers); n != 0 { // a newest one that nothing needs goes at once
+				t.Errorf("%d layers are left without a snapshot", n)
+			}
+			h.check("without a snapshot")
 			h.deactivate()
 		})
 	}
 }
 
-// TestFoldOfUnused folds layers into which nothing was copied yet: the store of
-// the newest one is as empty as it was allocated.
+// TestFoldOfUnused folds layers into which nothing was copied: the stores have
+// nothing but the header that the next cut made.
 func TestFoldOfUnused(t *testing.T) {
 	h := newPast(t, 16*size.MiB)
 	h.write(20)
 	h.deactivate()
 	h.cut("heir", 16*size.KiB)
 	h.cut("gone", 16*size.KiB)
+	h.cut("last", 16*size.KiB)
 	h.remove("gone")
 	if n := h.fold(); n != 1 {
 		t.Errorf("%d folds", n)
@@ -84,8 +100,8 @@ func TestFoldOfUnused(t *testing.T) {
 	h.deactivate()
 }
 
-// TestFoldUnderLoad folds the newest and other layers while the volume is being
-// written to, cut and restored from.
+// TestFoldUnderLoad folds layers while the volume is being written to, cut and
+// restored from.
 func TestFoldUnderLoad(t *testing.T) {
 	ctx := context.Background()
 	h := newPast(t, 32*size.MiB)
@@ -99,6 +115,8 @@ func TestFoldUnderLoad(t *testing.T) {
 		h.write(400)
 		h.cut(gone, 4*size.KiB)
 		h.write(400)
+		h.cut(fmt.Sprintf("last%d", i), 16*size.KiB)
+		h.write(100)
 		h.remove(gone)
 		waitTrimmed(t, h.p)
 		var writer, restorer sync.WaitGroup

@@ -137,8 +137,8 @@ func foldAll(t *testing.T, p *Pool) (folds int) {
 		f := &fold{Pool: p, foldPair: pairs[0]}
 		heir, gone := v.layers[f.heir], v.layers[f.foldPair.gone]
 		ok(t, f.count(context.Background()))
-		t.Logf("folding %s (%d chunks of %v) into %s (%d of %v): %d to copy, live %v", gone.lv.Name, f.read, gone.chunk.Bytes(),
-			heir.lv.Name, f.held.Count(), heir.chunk.Bytes(), f.todo().Count(), gone.snap != nil)
+		t.Logf("folding %s (chunks of %v) into %s (%d of %v): %d to copy", gone.lv.Name, gone.chunk.Bytes(),
+			heir.lv.Name, f.held.Count(), heir.chunk.Bytes(), f.todo().Count())
 		ok(t, f.run(context.Background()))
 		if l := must(p.latest())(t).layers[f.heir]; !l.superset || l.through != gone.through {
 			t.Errorf("the heir is not marked: %v", l.lv.Tags)

@@ -75,10 +75,14 @@ func TestFoldOfLongVolume(t *testing.T) {
 		{20 * size.TiB, 128 * size.KiB, true},
 	} {
 		heir := &layer{lv: lv, length: c.length.Sectors(), chunk: c.chunk.Sectors()}
-		gone := &layer{lv: lv, length: c.length.Sectors(), chunk: c.chunk.Sectors(), snap: &lvm2.LV{}}
-		o := &volume{lv: lv, layers: []*layer{heir, gone}}
+		gone := &layer{lv: lv, length: c.length.Sectors(), chunk: c.chunk.Sectors()}
+		live := &layer{lv: lv, length: c.length.Sectors(), chunk: c.chunk.Sectors(), snap: &lvm2.LV{}}
+		o := &volume{lv: lv, layers: []*layer{heir, gone, live}}
 		if got := (&view{}).foldable(o, heir, gone); got != c.want {
 			t.Errorf("%v in chunks of %v: foldable %v", c.length, c.chunk, got)
+		}
+		if (&view{}).foldable(o, gone, live) {
+			t.Error("the live layer can be folded")
 		}
 	}
 }

@@ -15,7 +15,7 @@ import (
 
 const (
 	foldPause = 5 * time.Second  // between two looks for layers to fold
-	foldRetry = 10 * time.Minute // before a fold that failed is tried again, and a live layer is counted again
+	foldRetry = 10 * time.Minute // before a fold that failed is tried again
 	foldWorth = 4                // bytes that are copied for a byte that becomes free, at most
 	foldMost  = 1 << 28          // chunks of a volume: a set of them takes 32 MiB of memory, a fold has some four
 )
@@ -36,7 +36,6 @@ type foldPair struct{ volume, heir, gone lvm2.ID }
 // foldCount is what is known of a pair.
 type foldCount struct {
 	foldCost
-	live   bool      // of the layer that goes: its store changes still
 	failed bool      // to fold them
 	at     time.Time // when it was counted, or failed
 }
@@ -101,7 +100,7 @@ func (w *folder) round(ctx context.Context) {
 		default:
 			w.pool.log.Error(err, "Folding layers", "volumeGroup", w.pool.vgName)
 		}
-		w.counted[pair] = foldCount{foldCost: cost, live: v.layers[pair.gone].snap != nil, failed: err != nil, at: time.Now()}
+		w.counted[pair] = foldCount{foldCost: cost, failed: err != nil, at: time.Now()}
 	}
 }
 
@@ -109,7 +108,7 @@ func (w *folder) round(ctx context.Context) {
 // and nothing has it in use.
 func (w *folder) due(v *view, pair foldPair) bool {
 	heir, gone := v.layers[pair.heir], v.layers[pair.gone]
-	if !heir.trimmed || gone.snap == nil && !gone.trimmed {
+	if !heir.trimmed || !gone.trimmed {
 		return false // how much they use is not known yet
 	}
 	if info, err := w.pool.find(v.snapDevice(heir.lv)); err != nil || info != nil {
@@ -117,9 +116,9 @@ func (w *folder) due(v *view, pair foldPair) bool {
 	}
 	c, known := w.counted[pair]
 	switch {
-	case !known || c.live && gone.snap == nil:
+	case !known:
 		return true
-	case c.live || c.failed:
+	case c.failed:
 		return time.Since(c.at) >= foldRetry
 	}
 	return c.worth(v.extent(), w.pool.room(v) == 0)
@@ -147,10 +146,10 @@ func (v *view) foldPairs() []foldPair {
 }
 
 // foldable says whether gone can be folded into heir, the layer of o that reads
-// through it.
+// through it. Both are frozen: the live layer waits for the next cut.
 func (v *view) foldable(o *volume, heir, gone *layer) bool {
 	return v.unclear == nil && !gone.named && !v.pinned[gone.lv.ID] && !v.flattened[gone.lv.ID] && !v.flattened[heir.lv.ID] && !heir.lost && !gone.lost && o.theirs() == "" &&
-		linear(heir.lv) && linear(gone.lv) && heir.snap == nil && o.live() != nil && heir.length/heir.chunk <= foldMost
+		linear(heir.lv) && linear(gone.lv) && heir.snap == nil && gone.snap == nil && o.live() != nil && heir.length/heir.chunk <= foldMost
 }
 
 // tryFold counts what a fold would bring and carries it out if it is worth it.

@@ -100,7 +100,7 @@ func (m *monitor) look(now time.Time) time.Time {
 }
 
 // survey finds the stores that the kernel fills: the live layers', and while a
-// cut, a fold or an adoption is carried out those of other layers that lie on the
+// cut or an adoption is carried out those of other layers that lie on the
 // volume's blocks.
 func (m *monitor) survey(v *view, now time.Time) {
 	all, err := m.dm.List()
