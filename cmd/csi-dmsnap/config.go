@@ -36,8 +36,6 @@ type poolConfig struct {
 	FirstStoreSize      string `json:"firstStoreSize"`
 	StoreStep           string `json:"storeStep"`
 	BurstRate           string `json:"burstRate"`
-	Gate                bool   `json:"gate"`
-	WaitForDriver       bool   `json:"waitForDriver"`
 	LayerReservePercent *uint  `json:"layerReservePercent"` // 0 is not the same as nothing
 	NoFolding           bool   `json:"noFolding"`
 	Clean               string `json:"clean"`
@@ -103,7 +101,6 @@ func (p poolConfig) config() (pool.Config, error) {
 	c := pool.Config{
 		Name: p.Name, VolumeGroup: p.VolumeGroup, Devices: p.Devices, Create: p.Create, File: p.File,
 		Nodes: p.Nodes, Optional: p.Optional,
-		Gate: p.Gate, WaitForDriver: p.WaitForDriver,
 		NoFolding: p.NoFolding, Clean: pool.Cleaning(p.Clean),
 	}
 	if n := p.LayerReservePercent; n != nil {

@@ -32,8 +32,6 @@ pools:
 - name: trial
   file: /var/lib/csi-dmsnap/trial.img
   size: 20Gi
-  gate: true
-  waitForDriver: true
 `
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -46,7 +44,7 @@ pools:
 	want := []pool.Config{
 		{Name: "fast", VolumeGroup: "vg_fast", Devices: []string{"/dev/nvme*n1", "/dev/disk/by-id/wwn-0x5"}, Create: true, Groups: groups},
 		{Name: "adopted", VolumeGroup: "adopted", VolumeGroupIDs: []lvm2.ID{"aaaaaabbbbccccddddeeeeffffgggggg"}, Groups: groups, Chunk: 64 * size.KiB, FirstStore: size.GiB, StoreStep: 512 * size.MiB, BurstRate: 3 * size.GiB, LayerReserve: 10, NoFolding: true, Clean: pool.CleanFirstUse},
-		{Name: "trial", VolumeGroup: "trial", File: "/var/lib/csi-dmsnap/trial.img", Size: 20 * size.GiB, Gate: true, WaitForDriver: true, Groups: groups},
+		{Name: "trial", VolumeGroup: "trial", File: "/var/lib/csi-dmsnap/trial.img", Size: 20 * size.GiB, Groups: groups},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
@@ -89,7 +87,6 @@ func TestParseConfigRefuses(t *testing.T) {
 		"pools: [{name: a, burstRate: 0}]":                                  "burstRate",
 		"pools: [{name: a, volumeGroup: " + strings.Repeat("a-", 30) + "}]": "hyphens count twice",
 		"pools: [{name: a, file: /x.img, size: 1gb}]":                       "1gb",
-		"pools: [{name: a, gate: false, waitForDriver: true}]":              "gates",
 		"pools: [{name: a, clean: sometimes}]":                              "clean",
 	} {
 		if c, err := parseConfig([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {

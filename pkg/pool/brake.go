@@ -92,7 +92,7 @@ func (p *Pool) heldStill(v *view, o *volume) bool {
 // former process held its writers. nil if there is none.
 func (p *Pool) mustHold(v *view, o *volume) *store {
 	stores := []*store{v.forkStore(o)}
-	if l := o.live(); l != nil && !l.lost && !p.hasGate(l.store(o)) {
+	if l := o.live(); l != nil && !l.lost {
 		stores = append(stores, l.store(o))
 	}
 	for _, x := range stores {

@@ -2,7 +2,6 @@ package pool
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -13,7 +12,7 @@ import (
 // next newer one: its store holds what changed between the two cuts, the rest is read
 // from there. Both devices are read-only, nothing may write to a frozen store but a
 // fold. A layer that has a flat store is put over the first layer that is not in that.
-func (p *Pool) stack(ctx context.Context, v *view, o *volume, l, newer *layer) (err error) {
+func (p *Pool) stack(ctx context.Context, v *view, o *volume, l, newer *layer) error {
 	if f, over := v.flatOf(o, l); f != nil {
 		return p.shallow(ctx, v, o, l, f, over)
 	}
@@ -32,20 +31,6 @@ func (p *Pool) stack(ctx context.Context, v *view, o *volume, l, newer *layer) (
 		// lies in the volume. Nor have it open when the fold ends, as a scan would.
 		d.udev = udevCOW
 	}
-	end, err := p.endGate(v, l.lv)
-	if err != nil {
-		return err
-	}
-	// Until a moment ago it was the live one. What the kernel still copies into it waits
-	// at the gate rather than to fill it; but not while the kernel reads it.
-	if use == storeFrozen && end != nil {
-		use = storeStretched
-		defer func() {
-			if err == nil {
-				_, _, err = p.mapStore(ctx, v, l.lv, storeFrozen)
-			}
-		}()
-	}
 	cowDev, _, err := p.mapStore(ctx, v, l.lv, use)
 	if err != nil {
 		return err
@@ -57,10 +42,6 @@ func (p *Pool) stack(ctx context.Context, v *view, o *volume, l, newer *layer) (
 	dev, pending, err := p.ensureFrom(before, d, whole(l.length, dm.Snapshot{
 		Origin: above.Device, COW: cowDev, Persistence: persistence, Chunk: l.chunk,
 	}), readOnly)
-	if use == storeStretched {
-		_, _, failed := p.mapStore(ctx, v, l.lv, storeLive)
-		err = errors.Join(err, failed)
-	}
 	if err != nil || !pending {
 		return err
 	}

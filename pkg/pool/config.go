@@ -31,8 +31,6 @@ type Config struct {
 	FirstStore     size.Bytes // of a new snapshot's store; if 0 a tenth of the volume, at most 4 GiB and at least what BurstRate needs
 	StoreStep      size.Bytes // by which a store grows at least; if 0 what BurstRate needs
 	BurstRate      size.Bytes // that a volume writes in a second at most, from one moment to the next; 1 GiB if 0, more once more was seen
-	Gate           bool       // writers wait for room in a snapshot's store; else a store that is not extended in time is full
-	WaitForDriver  bool       // while no driver runs, who finds no room in a store waits for it; else the snapshot is lost
 	NoFolding      bool       // leave the space of deleted snapshots in use as long as older ones read through them
 	HydrationRate  size.Bytes // of restored volumes, a second; without limit if 0
 	HydrationShare uint       // percent of the time that hydration takes while others use the disks; 25 if 0
@@ -129,9 +127,6 @@ func (c Config) Check() error {
 	}
 	if c.NoReserve && c.LayerReserve > 0 {
 		return fmt.Errorf("%w: pool %s: no reserve and one of %d percent", ErrInvalid, c.Name, c.LayerReserve)
-	}
-	if c.WaitForDriver && !c.Gate {
-		return fmt.Errorf("%w: pool %s: without gates nobody can wait for the driver", ErrInvalid, c.Name)
 	}
 	if c.LayerReserve > 90 {
 		return fmt.Errorf("%w: pool %s: a reserve of %d percent leaves no room for volumes", ErrInvalid, c.Name, c.LayerReserve)

@@ -300,9 +300,7 @@ func (p *Pool) base(ctx context.Context, v *view, o *volume, live *layer, table 
 			return b, err
 		}
 	}
-	// The kernel reads ahead of the lists of a store when it constructs a snapshot:
-	// it would wait inside a gate.
-	if (above == nil || !above.Live) && (p.hasGate(live.store(o)) || crowded(sectors(v, live.lv.Size()), live.length, live.chunk)) {
+	if (above == nil || !above.Live) && crowded(sectors(v, live.lv.Size()), live.length, live.chunk) {
 		if _, _, err := p.mapStore(ctx, v, live.lv, storeStretched); err != nil {
 			return b, err
 		}
@@ -346,9 +344,6 @@ func (p *Pool) plain(ctx context.Context, v *view, o *volume, top *dm.Info, tabl
 		return p.node(ctx, vol, dev)
 	}
 	if pending {
-		if err := p.openUnneeded(); err != nil {
-			return err
-		}
 		if top != nil && top.Live {
 			err = p.swapTable(ctx, vol, top.Suspended)
 		} else {

@@ -16,7 +16,7 @@
 //	mapper      device-mapper, as a view says                      mapper.go devices.go chain.go window.go map.go mapped.go
 //	                                                               removal.go freeze.go probe.go thaw.go fork_*.go exact.go
 //	                                                               flat*.go depth.go
-//	storeGuard  stores that the kernel fills                       monitor.go filling.go growth.go brake.go gate*.go tend.go
+//	storeGuard  stores that the kernel fills                       monitor.go filling.go growth.go brake.go
 //	wiper       trash, unknown extents, the store's unused end     wipe.go scrub.go clean.go trim.go
 //	hydrator    forks, until they are plain volumes                hydrate*.go pace.go
 //	folder      layers that nobody needs                           folder.go fold*.go
@@ -71,8 +71,7 @@
 //	key "logical volume LV"       the same of one that is becoming   the same, after its root's
 //	                              independent
 //	LVM2's flock on the group     commits and their acts             committer; acts run under it
-//	key "store ID"                a change of the store's device     acts; brake and what opens a gate,
-//	                              and gates                          without LVM2's lock
+//	key "store ID"                a change of the store's device     acts; brake, without LVM2's lock
 //	mapper.trash                  making and removing devices of     acts of wiper, sweep
 //	                              trash
 //	frozen.mu                     letting a volume go on: a call     the cut of the volume, its timer
@@ -125,6 +124,5 @@
 //	scrubs, copies: one a job          with the job               its callers; Close (work)
 //	fold and copy: writers             the piece is written       the fold, the copy
 //	timers: frozenLimit, stallLimit    at once                    nobody: they only let go, or pass a turn
-//	growOnce: one a store              the store has grown        Close, for leaveLimit
 //	Close: one                         all work has ended         Close, for closeLimit
 package pool

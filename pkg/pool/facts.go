@@ -2,7 +2,6 @@ package pool
 
 import (
 	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -21,7 +20,6 @@ type facts struct {
 	growing    noted[lvm2.ID, *growth]      // the stores that are being extended
 	cramped    noted[lvm2.ID, error]        // why a store could not be extended
 	holding    noted[lvm2.ID, *growth]      // the volumes whose writers are held because a store must not be lost
-	waiting    noted[lvm2.ID, lvm2.ID]      // the volumes whose writers wait at a gate, and the store it belongs to
 	failing    noted[lvm2.ID, error]        // why a volume's file system could not be frozen
 	frozen     noted[lvm2.ID, *frozen]      // the volumes that are held still for a cut
 	unsettled  noted[lvm2.ID, bool]         // the volumes whose devices could not be brought in line
@@ -34,7 +32,6 @@ type facts struct {
 func newFacts() *facts {
 	f := &facts{}
 	f.growing.mu, f.cramped.mu, f.holding.mu, f.failing.mu = &f.mu, &f.mu, &f.mu, &f.mu
-	f.waiting.mu = &f.mu
 	f.frozen.mu, f.unsettled.mu, f.boundaries.mu, f.missed.mu = &f.mu, &f.mu, &f.mu, &f.mu
 	return f
 }
@@ -129,13 +126,6 @@ func (n *noted[K, V]) keep(needed func(K) bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	maps.DeleteFunc(n.of, func(k K, _ V) bool { return !needed(k) })
-}
-
-// keys returns what is noted.
-func (n *noted[K, V]) keys() []K {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return slices.Collect(maps.Keys(n.of))
 }
 
 // count returns how many there are.

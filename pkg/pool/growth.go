@@ -106,10 +106,6 @@ func (p *Pool) firstStore(v *view, origin, chunk size.Bytes) lvm2.Extents {
 	if p.config.FirstStore != 0 {
 		return min(most, v.extents(p.config.FirstStore))
 	}
-	if p.config.Gate {
-		want := max(leastStore, min(mostFirst, origin/firstShare))
-		return min(most, max(v.extents(leastStore), min(v.extents(want), v.free.size()/4)))
-	}
 	least := brakeLine(chunk.Sectors(), p.peak()).Bytes()
 	want := max(growLine(chunk.Sectors(), p.peak(), 0).Bytes(), min(mostStore, origin/firstPart))
 	return min(most, max(v.extents(least), min(v.extents(want), v.free.size()/4)))

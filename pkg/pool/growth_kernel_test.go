@@ -67,12 +67,12 @@ func digest(t *testing.T, path string, length size.Bytes) [32]byte {
 	return [32]byte(h.Sum(nil))
 }
 
-// TestFullSpeed: without gates three volumes that were idle are written to at full speed, with
+// TestFullSpeed: three volumes that were idle are written to at full speed, with
 // stores of the least size, and no snapshot is lost.
 func TestFullSpeed(t *testing.T) {
 	const length = 160 * size.MiB
 	ctx := context.Background()
-	p := testPool(t, func(c *Config) { c.Devices, c.FirstStore, c.Gate = testDisks(t)[:2], 0, false })
+	p := testPool(t, func(c *Config) { c.Devices, c.FirstStore = testDisks(t)[:2], 0 })
 	var vols []Volume
 	var paths []string
 	for i := range 3 {
@@ -136,12 +136,12 @@ func TestFullSpeed(t *testing.T) {
 	}
 }
 
-// TestBrake: what keeps a store without a gate from growing in time costs the
-// writers time, and no snapshot.
+// TestBrake: what keeps a store from growing in time costs the writers time, and
+// no snapshot.
 func TestBrake(t *testing.T) {
 	const length = 400 * size.MiB
 	ctx := context.Background()
-	p := testPool(t, func(c *Config) { c.Devices, c.Gate = testDisks(t)[:2], false })
+	p := testPool(t, func(c *Config) { c.Devices = testDisks(t)[:2] })
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: length, Mode: Block}))(t)
 	path := must(p.Activate(ctx, v.LV))(t)
 	p.config.FirstStore = 0
@@ -202,7 +202,7 @@ func TestHold(t *testing.T) {
 		written := make(chan float64, 1)
 		go func() { written <- writeFast(t, path, size.MiB, true, length, 0) }()
 		for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-			if p.writersWait(must(p.latest())(t).volumeByLV(v.LV).lv.ID) {
+			if info := must(p.find(must(p.latest())(t).topDevice(must(p.latest())(t).vg.LV(v.LV))))(t); info.Suspended {
 				break
 			}
 			if time.Now().After(end) {

@@ -46,7 +46,7 @@ func (p *Pool) volumeConditions(v *view, o *volume) []Condition {
 	if o.forked() {
 		out = append(out, p.forkHealth(v, o)...)
 	}
-	if p.writersWait(o.lv.ID) {
+	if p.facts.holding.has(o.lv.ID) {
 		out = append(out, Condition{Inaccessible, "WritersHeld", heldBecause})
 	}
 	return out

@@ -55,7 +55,8 @@ func (h *hydrator) urgent(lv string) bool {
 		if o == nil {
 			return false
 		}
-		return h.pool.writersWait(o.lv.ID)
+		held := h.pool.facts.holding.has(o.lv.ID)
+		return held
 	})
 }
 

@@ -183,7 +183,7 @@ func (l *look) plans() map[*volume][]PlanStep {
 	for _, members := range l.view.members() {
 		w := l.view.want(members, l.view.inUse(members, l.devices, true), l.view.seenRunning(members, l.devices))
 		plan := []PlanStep{}
-		for _, s := range w.plan(members, l.joined()) {
+		for _, s := range w.plan(members, l.devices) {
 			x := PlanStep{Do: string(s.do), Device: s.name, ReadOnly: s.readOnly, To: s.to}
 			if s.do == stepLoad {
 				x.Table = s.table.text(l.devices.number, func(uuid string) string { return w.wantedAt(device{uuid: uuid}).name })
@@ -358,12 +358,6 @@ func (l *look) devicesOfLVs(volume string, layers []LayerState) []DeviceState {
 	for _, d := range l.devices {
 		id, _, _ := splitUUID(l.view.vg.ID, d.uuid)
 		if lv := l.view.vg.LVByID(lvm2.ID(id)); lv != nil && own[lv.Name] {
-			out = append(out, d.state())
-		}
-	}
-	for _, d := range l.gates {
-		id, _ := splitGate(l.view.vg.ID, d.uuid)
-		if lv := l.view.vg.LVByID(id); lv != nil && own[lv.Name] {
 			out = append(out, d.state())
 		}
 	}

@@ -19,10 +19,9 @@ func (r *report) checkDevices(l *look) {
 			r.add("TablePending", d.Name, restartDriver, "a table is loaded and was not taken in use")
 		}
 	}
-	joined := l.joined()
 	for _, members := range l.view.members() {
 		u := l.view.inUse(members, l.devices, true)
-		c := familyCheck{l, r, l.view.want(members, u, l.view.seenRunning(members, l.devices)), joined}
+		c := familyCheck{l, r, l.view.want(members, u, l.view.seenRunning(members, l.devices))}
 		for _, o := range members {
 			if o.theirs() == "" { // else the tables are LVM2's
 				c.names(o)
@@ -37,8 +36,7 @@ func (r *report) checkDevices(l *look) {
 type familyCheck struct {
 	*look
 	*report
-	want   *wantedSet
-	joined kernel // with the stores as their gates make them
+	want *wantedSet
 }
 
 // names checks that the devices of a volume have the names of their logical volumes.
@@ -82,7 +80,7 @@ func (c familyCheck) compare() {
 
 // table checks a device's table.
 func (c familyCheck) table(w wanted, d *kernelDevice, want dm.Table) {
-	switch have := c.joined[d.uuid].goesOn(); {
+	switch have := d.goesOn(); {
 	case !have.Equal(want):
 		c.add("WrongTable", d.Name, restartDriver, "its table is\n%s\nand must be\n%s", shorten(have), shorten(want))
 	case d.ReadOnly != w.readOnly && !w.asIs:

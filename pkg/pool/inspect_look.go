@@ -69,7 +69,6 @@ type look struct {
 	*inspector
 	view     *view
 	devices  kernel            // of the group
-	gates    []*kernelDevice   // of its stores
 	names    map[string]string // UUIDs of all devices of the kernel, by name
 	problems []error           // of the metadata on the disks
 }
@@ -86,10 +85,7 @@ func (i *inspector) look(ctx context.Context) (*look, error) {
 		for _, e := range all {
 			l.names[e.Name] = e.UUID
 		}
-		if l.devices, err = lookAtAll(i.pool.dm, v.vg.ID, all, true); err != nil {
-			return err
-		}
-		l.gates, err = lookAtGates(i.pool.dm, v.vg.ID, all)
+		l.devices, err = lookAtAll(i.pool.dm, v.vg.ID, all, true)
 		return err
 	})
 	if err != nil {

@@ -16,7 +16,7 @@ const (
 	storeLive                      // to be written to
 	storeFrozen                    // to be read; one that was live stays writable below its device
 	storeGrown                     // only if it exists: to be longer
-	storeStretched                 // for its snapshot to be constructed: as long as is of use, the rest on what fails
+	storeStretched                 // for its snapshot to be constructed: as long as is of use, the rest on nothing
 )
 
 // mapStore makes the device of a store, or makes the one that existed what
@@ -48,34 +48,16 @@ func (p *Pool) mapStore(ctx context.Context, v *view, lv *lvm2.LV, use storeUse)
 	if err != nil {
 		return dev, false, err
 	}
-	s := v.storeOf(lv.ID)
-	readOnly := (use == storeFrozen || use == storeGrown) && (info == nil || info.ReadOnly)
-	if gate := s != nil && p.hasGate(s) && use != storeFrozen; !readOnly && (gate || info != nil && p.config.Gate && (s == nil || !s.fork)) {
-		most := size.Sectors(0) // no gate, and none that it had when it was written to
-		if gate {
-			most = sectors(v, v.largest(s))
-		} else if use == storeStretched && s != nil {
-			table = stretched(table, sectors(v, v.largest(s)))
-		}
-		if dev, err = p.gated(ctx, v, lv, d, info, table, most); err == nil && gate && use == storeStretched {
-			err = p.failGate(v, lv)
-		}
-		return dev, info != nil, err
-	}
-	if use == storeStretched && s != nil {
+	if s := v.storeOf(lv.ID); use == storeStretched && s != nil {
 		table = stretched(table, sectors(v, v.largest(s)))
 	}
+	readOnly := (use == storeFrozen || use == storeGrown) && (info == nil || info.ReadOnly)
 	dev, pending, err := p.ensureFrom(info, d, table, readOnly)
 	if err == nil && pending {
 		err = p.start(ctx, d, dev)
 	}
 	return dev, info != nil, err
 }
-
-// hasGate says whether the end of a store lies on a gate while it is written to.
-// That of a fork does not: who writes to a fork must not wait inside it when the
-// pool is full, because hydration, which ends that, suspends the fork.
-func (p *Pool) hasGate(s *store) bool { return p.config.Gate && !s.fork }
 
 // The kernel looks up chunks in a hash table with a bucket for each chunk that the
 // store has when it constructs the snapshot, hashTable at most, and keeps it for

@@ -184,9 +184,6 @@ func (v *view) mappedByOthers(lv *lvm2.LV, mapped []mapping) error {
 		if id, _, ok := splitUUID(v.vg.ID, m.uuid); ok && id == string(lv.ID) {
 			continue
 		}
-		if id, ok := splitGate(v.vg.ID, m.uuid); ok && id == lv.ID {
-			continue
-		}
 		if len(newRangeSet(m.Range).intersect(set)) == 0 {
 			continue
 		}

@@ -46,7 +46,6 @@ type filling struct {
 	base      sample
 	rate      rate
 	due       time.Time
-	waits     time.Time // since when somebody waits at its gate
 }
 
 // watchLoop runs the monitor.
@@ -108,9 +107,6 @@ func (m *monitor) survey(v *view, now time.Time) {
 		m.log.Error(err, "Looking for devices")
 		return
 	}
-	if err := m.openUnneeded(); err != nil {
-		m.log.Error(err, "Letting those go on who wait for room in a deleted snapshot's store")
-	}
 	m.seen, m.stale, m.surveyed = v, false, now
 	has := make(map[string]bool, len(all))
 	for _, e := range all {
@@ -122,7 +118,7 @@ func (m *monitor) survey(v *view, now time.Time) {
 		if !o.merging && has[v.realDevice(o.lv).uuid] {
 			for _, l := range o.layers {
 				snap := v.snapDevice(l.lv)
-				if l.lost || l.snap == nil && (!has[snap.uuid] || !has[v.gateDevice(l.lv, 0).uuid] && !has[v.gateDevice(l.lv, 1).uuid] && !m.onBlocks(v, o, snap)) {
+				if l.lost || l.snap == nil && (!has[snap.uuid] || !m.onBlocks(v, o, snap)) {
 					continue
 				}
 				m.watch(v, l.store(o), former, now)
@@ -139,7 +135,7 @@ func (m *monitor) survey(v *view, now time.Time) {
 func (m *monitor) watch(v *view, s *store, former map[lvm2.ID]*filling, now time.Time) {
 	f := &filling{store: s, snap: m.snapshotDevice(v, s), cow: v.cowDevice(s.lv), most: sectors(v, v.largest(s)), due: now}
 	if known := former[s.lv.ID]; known != nil {
-		f.base, f.rate, f.due, f.waits = known.base, known.rate, known.due, known.waits
+		f.base, f.rate, f.due = known.base, known.rate, known.due
 	}
 	m.stores[s.lv.ID] = f
 }
@@ -165,9 +161,6 @@ func (p *Pool) onBlocks(v *view, o *volume, d device) bool {
 // check looks at a store and returns when to look again.
 func (m *monitor) check(v *view, s *filling) time.Duration {
 	status, err := m.snapshotStatus(s.snap.name)
-	if err != nil && m.hasGate(s.store) {
-		return gateLook
-	}
 	if err != nil { // it has no device yet, or no more
 		return nextLook(sectors(v, s.lv.Size()), s.chunk, m.peak(), 0)
 	}
@@ -187,9 +180,6 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 		}
 		m.caretaker.attend(s.of, "overflow", growPause, m.recoverFork)
 		return slowestLook
-	}
-	if !s.fork && m.hasGate(s.store) && !status.Overflow && !status.NoUsage {
-		return m.tend(v, s, status)
 	}
 	if status.Overflow || status.NoUsage || status.Total >= s.most {
 		return slowestLook

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -82,9 +81,7 @@ func (c *pace) pause(ctx context.Context, n size.Bytes, took time.Duration) {
 }
 
 // urgent tells whether somebody's writes wait for volumes to be hydrated.
-func (c *pace) urgent() bool {
-	return c.pool.facts.holding.count() > 0 || slices.ContainsFunc(c.pool.facts.waiting.keys(), c.pool.writersWait)
-}
+func (c *pace) urgent() bool { return c.pool.facts.holding.count() > 0 }
 
 // others tells whether somebody else does I/O on the pool's disks. No window is
 // being copied. What the volumes' users did meanwhile their devices tell; for

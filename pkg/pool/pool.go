@@ -159,11 +159,9 @@ func (p *Pool) open(ctx context.Context) (err error) {
 func (p *Pool) Name() string { return p.name }
 
 // Close ends background work and releases the pool's lock. Devices stay as they
-// are: pods go on using them. Stores with a gate get some room, and while the pool is
-// closed a snapshot that needs more is lost, unless WaitForDriver is configured. Work
-// that hangs in the kernel is left behind: then Close returns an error.
+// are: pods go on using them. Work that hangs in the kernel is left behind: then
+// Close returns an error.
 func (p *Pool) Close() error {
-	p.growOnce()
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
@@ -180,7 +178,6 @@ func (p *Pool) Close() error {
 	}()
 	select {
 	case <-ended:
-		p.openGates()
 		return p.release()
 	case <-time.After(closeLimit):
 	}

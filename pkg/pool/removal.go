@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
 // layerDown removes a layer's devices. One that the kernel dropped is recorded
@@ -17,23 +16,10 @@ func (p *Pool) layerDown(ctx context.Context, v *view, l *layer) error {
 	if !l.lost && p.dropped(d) {
 		return &unrecordedLoss{volume: l.of, layer: l.lv.ID}
 	}
-	if err := p.storeDown(ctx, v, l.lv, d); err != nil {
+	if err := p.takeDown(ctx, d, v.cowDevice(l.lv)); err != nil {
 		return err
 	}
 	return p.takeDown(ctx, v.flatDevices(l)...)
-}
-
-// storeDown removes devices above a store, then the store's and its gates.
-func (p *Pool) storeDown(ctx context.Context, v *view, lv *lvm2.LV, above ...device) error {
-	if err := p.takeDown(ctx, above...); err != nil {
-		return err
-	}
-	d := v.cowDevice(lv)
-	info, err := p.find(d)
-	if err != nil || info == nil {
-		return err
-	}
-	return errors.Join(p.removeDevice(ctx, info.Name, d.udev), p.gatesDown(ctx, v, lv))
 }
 
 // dropped tells whether a snapshot's device is there and has lost its content.

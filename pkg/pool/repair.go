@@ -27,9 +27,6 @@ func (p *Pool) repair(ctx context.Context) error {
 	if err := p.amend(ctx); err != nil {
 		return err
 	}
-	if err := p.closeGates(ctx); err != nil {
-		p.log.Error(err, "Stores may run over until their ends are guarded again")
-	}
 	err := p.do(ctx, &change{what: "repair volume group " + p.vgName, act: func(ctx context.Context, v *view) error {
 		for _, s := range v.strange {
 			p.log.Info("Left alone, its tags make no sense", "what", s)
@@ -143,11 +140,6 @@ func (p *Pool) notForked(ctx context.Context, v *view, o *volume) error {
 // sweep removes the devices of logical volumes that are trash, top ones first,
 // unless somebody has them open.
 func (p *Pool) sweep(ctx context.Context, v *view) error {
-	if p.config.Gate {
-		if err := p.sweepGates(ctx); err != nil {
-			return err
-		}
-	}
 	if len(v.trash) == 0 {
 		return nil
 	}

@@ -49,7 +49,7 @@ func testDisks(t *testing.T) []string {
 // group must be in order for LVM2, and nothing of it stays.
 func testPool(t *testing.T, change func(*Config)) *Pool {
 	t.Helper()
-	c := Config{Name: "pool", VolumeGroup: "vg" + strings.ToLower(strings.NewReplacer("/", "", "_", "").Replace(t.Name())), Devices: testDisks(t)[:1], Create: true, FirstStore: 8 * size.MiB, Gate: os.Getenv("DMSNAP_TEST_GATE") != ""}
+	c := Config{Name: "pool", VolumeGroup: "vg" + strings.ToLower(strings.NewReplacer("/", "", "_", "").Replace(t.Name())), Devices: testDisks(t)[:1], Create: true, FirstStore: 8 * size.MiB}
 	if change != nil {
 		change(&c)
 	}
@@ -243,8 +243,7 @@ func settledTo(t *testing.T, p *Pool, n int) map[string]string {
 	}
 }
 
-// devicesOf lists the group's devices with their tables, in dmsetup's form,
-// without gates and the segments that lead to them.
+// devicesOf lists the group's devices with their tables, in dmsetup's form.
 // Those that background work has for a moment, to wipe trash or to look at a
 // frozen store, are waited for.
 func devicesOf(t *testing.T, p *Pool) map[string]string {
@@ -252,21 +251,12 @@ func devicesOf(t *testing.T, p *Pool) map[string]string {
 	prefix := strings.ReplaceAll(p.vgName, "-", "--") + "-"
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		out, passing := map[string]string{}, false
-		all := must(p.dm.List())(t)
-		isGate := map[dm.Device]bool{}
-		for _, e := range all {
-			isGate[e.Device] = strings.HasPrefix(e.UUID, gatePrefix)
-		}
-		for _, e := range all {
+		for _, e := range must(p.dm.List())(t) {
 			name, ours := strings.CutPrefix(e.Name, prefix)
-			if !ours || isGate[e.Device] {
+			if !ours {
 				continue
 			}
 			table, err := p.dm.Table(e.Name)
-			table = slices.DeleteFunc(table, func(s dm.Segment) bool {
-				l, is := s.Target.(dm.Linear)
-				return is && isGate[l.Device]
-			})
 			passing = passing || err != nil || strings.HasPrefix(name, "dmsnap--trash--")
 			out[name] = strings.TrimSpace(table.String())
 		}
