@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"k8s.io/klog/v2"
+
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
@@ -85,7 +87,12 @@ func (p *Pool) Deactivate(ctx context.Context, lv string) error {
 		if err := p.deactivate(ctx, lv); err != nil {
 			return err
 		}
-		return p.dropFlats(ctx, lv)
+		// The volume's device is gone. Where the metadata cannot be written now, as
+		// while a disk is missing, the caretaker drops them later.
+		if err := p.dropFlats(ctx, lv); err != nil {
+			klog.FromContext(ctx).Error(err, "Stores by which nobody reads old snapshots stay for now", "volume", lv)
+		}
+		return nil
 	})
 }
 

@@ -81,7 +81,7 @@ func (c *caretaker) attendTo(v *view, o *volume, has map[string]bool) {
 			break
 		}
 	}
-	if v.steepest(o, has) != nil {
+	if v.steepest(o, has, p.folder.folds) != nil {
 		c.attend(o, "steep", attendPause, p.flattenRead)
 	}
 	l, top := o.live(), v.topDevice(o.lv)

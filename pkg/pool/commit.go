@@ -79,7 +79,7 @@ func (g *group) commitLoop() {
 					delete(c.acts, w.change)
 				case <-limit:
 					for _, a := range c.acts {
-						a.lease.over.Store(true)
+						a.lease.leave()
 					}
 					clear(c.acts)
 				}
@@ -105,12 +105,12 @@ func (c *committer) end(w ended) {
 	c.group.settled(w.before, w.after)
 }
 
-// leaveLate stops waiting for acts that hang, and ends their leases.
+// leaveLate stops waiting for acts that hang.
 func (c *committer) leaveLate() {
 	for w, a := range c.acts {
 		if time.Since(a.began) > lateLimit {
 			c.group.log.Info("The kernel does not answer: the volume group's lock is given back before the devices have followed", "volumeGroup", c.group.vgName, "change", w.what)
-			a.lease.over.Store(true)
+			a.lease.leave()
 			delete(c.acts, w)
 		}
 	}
@@ -154,7 +154,7 @@ func (c *committer) batch(first *change, queue <-chan *change) {
 			noAct = true
 			continue
 		}
-		running := act{time.Now(), &lease{}}
+		running := act{time.Now(), &lease{group: c.group}}
 		c.acts[w] = running
 		go func() {
 			ctx := klog.NewContext(c.group.ctx, klog.FromContext(w.ctx))
@@ -199,6 +199,7 @@ func (g *group) read() (*view, error) {
 			g.disksMoved(former, v)
 		}
 		g.changed.Store(true)
+		g.foreign.Add(1)
 	}
 	g.broken.Store(nil)
 	g.textMost.Store(uint64(g.store.MaxText()))

@@ -71,8 +71,13 @@ func (p *Pool) flattenRead(ctx context.Context, lv string) error {
 	for err == nil && v.volumeByLV(lv) != nil {
 		o := v.volumeByLV(lv)
 		l := p.steepestRead(v, o)
-		if l == nil {
-			return nil
+		if l == nil { // what is left of too many devices has no reader
+			return p.do(ctx, &change{what: "remove what nobody reads of volume " + lv, act: func(ctx context.Context, now *view) error {
+				if o := now.volumeByLV(lv); o != nil {
+					return p.chainDown(ctx, now, o)
+				}
+				return nil
+			}})
 		}
 		if err = p.flattenLayer(ctx, o.lv.ID, l.lv.ID); err != nil {
 			return fmt.Errorf("snapshot %s/%s: %w", v.vg.Name, l.lv.Name, err)
@@ -90,10 +95,8 @@ func (p *Pool) flattenRead(ctx context.Context, lv string) error {
 			}
 			return p.chainDown(ctx, now, o)
 		}})
-		if err == nil {
-			err = p.dropFlats(ctx, lv)
-		}
-		if err == nil {
+		// Also one that could not be put in place: the layers themselves do as well.
+		if err = errors.Join(err, p.dropFlats(ctx, lv)); err == nil {
 			v, err = p.latest()
 		}
 	}
@@ -101,13 +104,14 @@ func (p *Pool) flattenRead(ctx context.Context, lv string) error {
 }
 
 // steepest returns the oldest layer of o that has a device, and would be read by
-// more devices than a flat store is worth; nil if there is none.
-func (v *view) steepest(o *volume, has map[string]bool) *layer {
+// more devices than a flat store is worth; nil if there is none. Those of a fold that
+// is under way stay as they are, and keep none of the others.
+func (v *view) steepest(o *volume, has map[string]bool, folded func(lvm2.ID) bool) *layer {
 	for i, l := range o.layers {
 		if len(o.layers)-i <= flatLevels {
 			break
 		}
-		if has[v.snapDevice(l.lv).uuid] && !l.lost && len(v.route(o, l)) > flatLevels {
+		if has[v.snapDevice(l.lv).uuid] && !l.lost && !folded(l.lv.ID) && len(v.route(o, l)) > flatLevels {
 			return l
 		}
 	}
@@ -122,7 +126,7 @@ func (p *Pool) steepestRead(v *view, o *volume) *layer {
 			has[v.snapDevice(l.lv).uuid] = true
 		}
 	}
-	return v.steepest(o, has)
+	return v.steepest(o, has, p.folder.folds)
 }
 
 // steep finds the layer if it needs a flat store: l is nil if it does not.

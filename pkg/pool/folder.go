@@ -56,6 +56,12 @@ func (w *folder) writes(id lvm2.ID) bool {
 	return f != nil && f.heir == id
 }
 
+// folds tells whether a layer is one of the two that are being folded.
+func (w *folder) folds(id lvm2.ID) bool {
+	f := w.running.Load()
+	return f != nil && (f.heir == id || f.gone == id)
+}
+
 func (w *folder) loop(ctx context.Context) {
 	if w.pool.config.NoFolding {
 		return

@@ -31,6 +31,7 @@ type group struct {
 	current  atomic.Pointer[view]  // of the last read or commit; a view never changes
 	broken   atomic.Pointer[error] // why the last read failed, if it did
 	changed  atomic.Bool           // somebody else changed the metadata, and that was not looked at yet
+	foreign  atomic.Uint64         // how often somebody else did
 	textMost atomic.Uint64         // bytes that the group's metadata may have
 
 	mapped func(v *view) ([]mapping, error) // asks the kernel what its devices map of the group

@@ -109,8 +109,9 @@ func (h *hydrator) start(lv string) {
 // settled begins to hydrate every fork of after that was none before, and
 // forgets what is not there any more.
 func (h *hydrator) settled(before, after *view) {
+	now := h.pool.current.Load() // an act that took long tells of metadata that are old by now
 	h.mu.Lock()
-	maps.DeleteFunc(h.windows, func(id lvm2.ID, _ *window) bool { return after.volumes[id] == nil })
+	maps.DeleteFunc(h.windows, func(id lvm2.ID, _ *window) bool { return now.volumes[id] == nil })
 	h.mu.Unlock()
 	for id, o := range after.volumes {
 		if !o.forked() {

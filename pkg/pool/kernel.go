@@ -137,7 +137,7 @@ func (v *view) inUse(members []*volume, k kernel, hydrating bool) use {
 		u.active[o.lv.ID] = k[v.topDevice(o.lv).uuid] != nil
 		u.content[o.lv.ID] = o.forked() && k[fork.uuid] != nil && hydrating || busy[fork.uuid] || busy[v.realDevice(o.lv).uuid]
 		for _, l := range o.layers {
-			u.read[l.lv.ID] = busy[v.snapDevice(l.lv).uuid] || l == o.live() && busy[v.realDevice(o.lv).uuid]
+			u.read[l.lv.ID] = busy[v.snapDevice(l.lv).uuid] || l == o.live() && k[v.snapDevice(l.lv).uuid] != nil && busy[v.realDevice(o.lv).uuid]
 		}
 	}
 	return u

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -13,8 +14,11 @@ func TestLateActs(t *testing.T) {
 	v := rollbackGroup(t)
 	g := &group{log: klog.Background(), facts: newFacts(), settled: func(_, _ *view) {}}
 	g.current.Store(v)
+	closed, end := context.WithCancel(context.Background())
+	g.ctx = closed
+	end() // so the metadata cannot be looked at
 	stuck, fresh := &change{what: "stuck"}, &change{what: "fresh"}
-	var late, early lease
+	late, early := lease{group: g}, lease{group: g}
 	c := committer{group: g, acts: map[*change]act{stuck: {time.Now().Add(-2 * lateLimit), &late}, fresh: {time.Now(), &early}}}
 	c.leaveLate()
 	if _, waited := c.acts[fresh]; len(c.acts) != 1 || !waited {

@@ -11,6 +11,23 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
+// TestActThatTakesLong: what takes the kernel long is done all the same if nobody has
+// changed the group meanwhile.
+func TestActThatTakesLong(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	lv := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 32 * size.MiB, Mode: Block}))(t).LV
+	ok(t, p.do(ctx, &change{what: "take long", act: func(ctx context.Context, v *view) error {
+		time.Sleep(lateLimit + 2*lateLook)
+		must(p.CreateVolume(ctx, VolumeSpec{Name: "other", Size: 32 * size.MiB, Mode: Block}))(t) // it was left: the group is free
+		return p.up(ctx, v, v.volumeByLV(lv))
+	}}))
+	if d := must(p.latest())(t); must(p.tableOf(d.topDevice(d.vg.LV(lv))))(t).Length().Bytes() != 32*size.MiB {
+		t.Error("the volume has no device")
+	}
+	ok(t, p.Deactivate(ctx, lv))
+}
+
 // TestActThatWasLeft: what hung in the kernel for so long that lvm2 got the group
 // loads no table of what it knew when it returns.
 func TestActThatWasLeft(t *testing.T) {

@@ -28,7 +28,8 @@ func TestSettled(t *testing.T) {
 		{"opening without trash", nil, state(some), false, false, true},
 		{"opening with trash", nil, state(some, "a"), false, true, true},
 		{"new trash", state(some), state(some, "a"), false, true, false},
-		{"trash instead of other", state(some, "a"), state(some, "b"), false, true, false},
+		{"trash instead of other", state(some, "a"), state(some, "b"), false, true, true},
+		{"wiped, and all of it was taken", state(some, "a"), state(some), false, false, true},
 		{"the same trash", state(some, "a"), state(some, "a"), false, false, false},
 		{"its device is gone", state(some, "a"), state(some, "a"), true, true, false},
 		{"wiped", state(some, "a"), state(more), false, false, true},
@@ -54,5 +55,20 @@ func TestSettled(t *testing.T) {
 		if freed != c.freed {
 			t.Errorf("%s: freed %v", c.name, freed)
 		}
+	}
+}
+
+// TestSettledByLateAct: what a fork has begun since an act's change stays when the act ends.
+func TestSettledByLateAct(t *testing.T) {
+	old := &view{vg: &lvm2.VG{}}
+	now := &view{vg: &lvm2.VG{}, volumes: map[lvm2.ID]*volume{"fork": {}}}
+	p := &Pool{group: group{facts: newFacts()}}
+	p.current.Store(now)
+	h := newHydrator(p)
+	h.setWindow("fork", &window{})
+	h.setWindow("gone", &window{})
+	h.settled(old, old)
+	if h.window("fork") == nil || h.window("gone") != nil {
+		t.Errorf("the fork's window is %v, that of one that is gone is %v", h.window("fork"), h.window("gone"))
 	}
 }

@@ -97,13 +97,14 @@ func (w *wiper) freed() <-chan struct{} {
 }
 
 // settled wakes the wiper if a change left more trash, or what kept trash from
-// being wiped may be over; and those who wait for room if there is more.
+// being wiped may be over; and those who wait for room if there is more, or was more
+// and others were given it: no more may come.
 func (w *wiper) settled(before, after *view) {
 	swept := w.pool.facts.takeSwept()
 	if len(after.trash) > 0 && (swept || before == nil || before.lessTrash(after) || before.otherDisks(after)) {
 		w.wake()
 	}
-	if before == nil || len(after.free.subtract(before.free)) > 0 {
+	if before == nil || len(after.free.subtract(before.free)) > 0 || after.lessTrash(before) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		close(w.next)
