@@ -2,16 +2,17 @@
 
 package points
 
-// least is how many points an operation has at least: some more come and go with the
-// background work. The sample takes only what is listed here.
+// least is how many points an operation has at least. Background work, above all the
+// copy of a fork, adds some in one run and none in the next: 46 and 128 were seen of
+// cut-forked. The sample takes only what is listed here.
 var least = map[string]int{
 	"cut-first":     40,
-	"cut-read":      56,
-	"cut-fork":      44,
-	"cut-forked":    60,
-	"expand-read":   36,
-	"expand-fork":   50,
+	"cut-read":      44,
+	"cut-fork":      30,
+	"cut-forked":    30,
+	"expand-read":   30,
+	"expand-fork":   36,
 	"delete-newest": 8,
-	"hydrate":       90,
-	"rollback":      50,
+	"hydrate":       50,
+	"rollback":      44,
 }
