@@ -329,11 +329,6 @@ func (r *rig) until(done func(vg *lvm2.VG) bool) error {
 	}
 }
 
-// without says that there is no logical volume of a name.
-func without(lv string) func(*lvm2.VG) bool {
-	return func(vg *lvm2.VG) bool { return vg.LV(lv) == nil }
-}
-
 // machineDies takes everything down as the end of the machine does, and brings the disks back.
 func (r *rig) machineDies() error {
 	for _, d := range r.disks {
