@@ -18,10 +18,7 @@ type apt struct {
 	options []string
 }
 
-const (
-	debianMirror  = "http://deb.debian.org/debian"
-	debianKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
-)
+const debianKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 // newApt reads the lists of the suite from the mirror that the machine uses.
 func newApt(suite, dir string) (*apt, error) {
@@ -35,14 +32,20 @@ func newApt(suite, dir string) (*apt, error) {
 			return nil, err
 		}
 	}
-	// Where apt knows no mirror, Debian's own one will do.
-	targets, _ := output("", "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
+	targets, err := output("", "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
+	if err != nil {
+		return nil, err
+	}
+	mirror, err := mirrorOf(targets)
+	if err != nil {
+		return nil, err
+	}
 	signed := ""
 	if _, err := os.Stat(debianKeyring); err == nil {
 		signed = "[signed-by=" + debianKeyring + "] "
 	}
 	sources := filepath.Join(dir, "sources.list")
-	line := fmt.Sprintf("deb %s%s %s main\n", signed, mirrorOf(targets), suite)
+	line := fmt.Sprintf("deb %s%s %s main\n", signed, mirror, suite)
 	if err := os.WriteFile(sources, []byte(line), 0o644); err != nil {
 		return nil, err
 	}
@@ -51,19 +54,20 @@ func newApt(suite, dir string) (*apt, error) {
 		"-o", "Dir::State::Lists=" + filepath.Join(dir, "lists"), "-o", "Dir::Cache=" + filepath.Join(dir, "cache"),
 		"-o", "Dir::State::status=/dev/null", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Languages=none",
 	}}
-	_, err := output(dir, "apt-get", append(a.options, "update", "-qq")...)
+	_, err = output(dir, "apt-get", append(a.options, "update", "-qq")...)
 	return a, err
 }
 
 // mirrorOf returns the mirror of Debian among the machine's repositories, one a
 // line; others, such as Debian's for security, do not have all suites.
-func mirrorOf(repositories string) string {
+func mirrorOf(repositories string) (string, error) {
 	for uri := range strings.Lines(repositories) {
 		if uri = strings.TrimRight(strings.TrimSpace(uri), "/"); strings.HasSuffix(uri, "/debian") {
-			return uri
+			return uri, nil
 		}
 	}
-	return debianMirror
+	return "", errors.New("apt knows no mirror of Debian: kernels of other releases are fetched where the machine's own packages come from; " +
+		"name a mirror whose address ends in /debian in apt's sources")
 }
 
 // unpack unpacks the package into the directory tree and returns its version:
