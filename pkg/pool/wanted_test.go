@@ -109,3 +109,24 @@ func TestWantedReader(t *testing.T) {
 		}
 	}
 }
+
+// TestWantedWhileZeroed: the blocks of a volume that is zeroed before its first use are
+// open alone. Its snapshot needs no device for that.
+func TestWantedWhileZeroed(t *testing.T) {
+	g := newGroup(t)
+	g.volume("vol", 8)
+	g.cut("vol", "s1", 1)
+	r := newRig(g)
+	d := g.realDevice(g.vg.LV("vol"))
+	if err := r.apply(step{do: stepCreate, device: d}); err != nil {
+		t.Fatal(err)
+	}
+	r.opens([]string{"vol-real"})
+	u := g.inUse(g.family("vol"), r.kernel, true)
+	if live := g.snapshots["s1"].lv.ID; u.read[live] {
+		t.Error("the snapshot's devices are called for")
+	}
+	if !u.content[g.vg.LV("vol").ID] {
+		t.Error("the blocks are not in use")
+	}
+}
