@@ -41,7 +41,8 @@ func TestFold(t *testing.T) {
 				names := c.names
 				h.remove(names...)
 				if n := h.fold(); n != c.folds {
-					t.Errorf("deleted %v, %d folds, want %d", names, n, c.folds)
+					v := must(h.p.latest())(t)
+					t.Errorf("deleted %v, %d folds, want %d; parts of flat stores: %v, pinned: %v, not understood: %v", names, n, c.folds, v.flattened, v.pinned, v.unclear)
 				}
 				h.check(fmt.Sprintf("after %v", names))
 				h.idle(fmt.Sprintf("after %v", names))
