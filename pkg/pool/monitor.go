@@ -31,7 +31,7 @@ type storeGuard struct {
 // are full, and has those recorded that the kernel had to drop. It has one
 // goroutine, which waits for nothing but the kernel's answers.
 type monitor struct {
-	*Pool
+	pool     *Pool
 	stores   map[lvm2.ID]*filling // by their layer
 	seen     *view                // at the last survey
 	stale    bool                 // the kernel's devices changed since
@@ -50,7 +50,7 @@ type filling struct {
 
 // watchLoop runs the monitor.
 func (p *Pool) watchLoop(ctx context.Context) {
-	m := monitor{Pool: p, stores: map[lvm2.ID]*filling{}}
+	m := monitor{pool: p, stores: map[lvm2.ID]*filling{}}
 	for timer := time.NewTimer(0); ; {
 		select {
 		case <-timer.C:
@@ -76,7 +76,7 @@ func (p *Pool) lookAgain() {
 func (m *monitor) look(now time.Time) time.Time {
 	// Not the last good view: what the kernel fills must be watched also while
 	// the metadata cannot be read.
-	v := m.current.Load()
+	v := m.pool.current.Load()
 	m.stale = m.stale || v != m.seen
 	survey := m.surveyed.Add(slowestLook)
 	if m.stale {
@@ -102,9 +102,9 @@ func (m *monitor) look(now time.Time) time.Time {
 // cut or an adoption is carried out those of other layers that lie on the
 // volume's blocks.
 func (m *monitor) survey(v *view, now time.Time) {
-	all, err := m.dm.List()
+	all, err := m.pool.dm.List()
 	if err != nil {
-		m.log.Error(err, "Looking for devices")
+		m.pool.log.Error(err, "Looking for devices")
 		return
 	}
 	m.seen, m.stale, m.surveyed = v, false, now
@@ -118,22 +118,22 @@ func (m *monitor) survey(v *view, now time.Time) {
 		if !o.merging && has[v.realDevice(o.lv).uuid] {
 			for _, l := range o.layers {
 				snap := v.snapDevice(l.lv)
-				if l.lost || l.snap == nil && (!has[snap.uuid] || !m.onBlocks(v, o, snap)) {
+				if l.lost || l.snap == nil && (!has[snap.uuid] || !m.pool.onBlocks(v, o, snap)) {
 					continue
 				}
 				m.watch(v, l.store(o), former, now)
 			}
 		}
-		if s := v.forkStore(o); s != nil && has[m.snapshotDevice(v, s).uuid] {
+		if s := v.forkStore(o); s != nil && has[m.pool.snapshotDevice(v, s).uuid] {
 			m.watch(v, s, former, now)
 		}
 	}
-	m.facts.cramped.keep(func(id lvm2.ID) bool { return m.stores[id] != nil })
+	m.pool.facts.cramped.keep(func(id lvm2.ID) bool { return m.stores[id] != nil })
 }
 
 // watch adds a store to those that are looked at.
 func (m *monitor) watch(v *view, s *store, former map[lvm2.ID]*filling, now time.Time) {
-	f := &filling{store: s, snap: m.snapshotDevice(v, s), cow: v.cowDevice(s.lv), most: sectors(v, v.largest(s)), due: now}
+	f := &filling{store: s, snap: m.pool.snapshotDevice(v, s), cow: v.cowDevice(s.lv), most: sectors(v, v.largest(s)), due: now}
 	if known := former[s.lv.ID]; known != nil {
 		f.base, f.rate, f.due = known.base, known.rate, known.due
 	}
@@ -160,25 +160,25 @@ func (p *Pool) onBlocks(v *view, o *volume, d device) bool {
 
 // check looks at a store and returns when to look again.
 func (m *monitor) check(v *view, s *filling) time.Duration {
-	status, err := m.snapshotStatus(s.snap.name)
+	status, err := m.pool.snapshotStatus(s.snap.name)
 	if err != nil { // it has no device yet, or no more
-		return nextLook(sectors(v, s.lv.Size()), s.chunk, m.peak(), 0)
+		return nextLook(sectors(v, s.lv.Size()), s.chunk, m.pool.peak(), 0)
 	}
 	if status.Invalid && s.fork {
-		m.caretaker.attend(s.of, "revival", attendPause, m.recoverFork)
+		m.pool.caretaker.attend(s.of, "revival", attendPause, m.pool.recoverFork)
 		return slowestLook
 	}
 	if status.Invalid {
 		layer := s.lv.ID
-		m.caretaker.attend(s.of, "loss", growPause, func(ctx context.Context, _ string) error { return m.recordLost(ctx, layer) })
+		m.pool.caretaker.attend(s.of, "loss", growPause, func(ctx context.Context, _ string) error { return m.pool.recordLost(ctx, layer) })
 		return slowestLook
 	}
 	if status.Overflow && s.fork {
 		// The kernel refuses what a brake would stop.
 		if m.startGrowth(s, true, false); v.freeFor(s.lv).size() == 0 {
-			m.startHold(s.store, s.rate)
+			m.pool.startHold(s.store, s.rate)
 		}
-		m.caretaker.attend(s.of, "overflow", growPause, m.recoverFork)
+		m.pool.caretaker.attend(s.of, "overflow", growPause, m.pool.recoverFork)
 		return slowestLook
 	}
 	if status.Overflow || status.NoUsage || status.Total >= s.most {
@@ -186,45 +186,45 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 	}
 	seen := time.Now()
 	s.rate, s.base = s.base.next(sample{status.Used, seen}, s.rate)
-	m.noteRate(s.rate)
+	m.pool.noteRate(s.rate)
 	left, chunk := status.Total-min(status.Used, status.Total), s.chunk
 	// What is small is not grown, nor are writers held, before it is used.
-	if left >= min(growLine(chunk, m.peak(), s.rate), status.Total*3/4) {
-		m.facts.cramped.drop(s.lv.ID)
-		return nextLook(left, chunk, m.peak(), s.rate)
+	if left >= min(growLine(chunk, m.pool.peak(), s.rate), status.Total*3/4) {
+		m.pool.facts.cramped.drop(s.lv.ID)
+		return nextLook(left, chunk, m.pool.peak(), s.rate)
 	}
-	must := left < min(brakeLine(chunk, m.peak()), status.Total/2)
-	cramped := m.facts.cramped.has(s.lv.ID) // the last attempt to extend it failed
+	must := left < min(brakeLine(chunk, m.pool.peak()), status.Total/2)
+	cramped := m.pool.facts.cramped.has(s.lv.ID) // the last attempt to extend it failed
 	free := v.freeFor(s.lv).size()
 	if free > 0 || len(v.trash) > 0 {
 		// Not both: the volume could not be suspended while its store is.
-		hold := must && m.kept(v, s.store) && (cramped || free == 0)
+		hold := must && m.pool.kept(v, s.store) && (cramped || free == 0)
 		if m.startGrowth(s, must, must && !hold); hold {
-			m.startHold(s.store, s.rate)
+			m.pool.startHold(s.store, s.rate)
 		}
-		return nextLook(left, chunk, m.peak(), s.rate)
+		return nextLook(left, chunk, m.pool.peak(), s.rate)
 	}
-	m.facts.cramped.put(s.lv.ID, ErrNoSpace)
-	if !m.kept(v, s.store) {
+	m.pool.facts.cramped.put(s.lv.ID, ErrNoSpace)
+	if !m.pool.kept(v, s.store) {
 		return slowestLook
 	}
 	if must {
-		m.startHold(s.store, s.rate)
+		m.pool.startHold(s.store, s.rate)
 	}
-	return nextLook(left, chunk, m.peak(), s.rate)
+	return nextLook(left, chunk, m.pool.peak(), s.rate)
 }
 
 // startGrowth has a store extended, as far as there is room if it must be, and its
 // writers held until it is if brake says so.
 func (m *monitor) startGrowth(s *filling, must, brake bool) {
-	g := m.newGrowth(s.store, s.rate)
+	g := m.pool.newGrowth(s.store, s.rate)
 	g.must = must
-	now, first := m.facts.growing.claim(g.store, g)
+	now, first := m.pool.facts.growing.claim(g.store, g)
 	if g = now; first {
-		m.background(func(ctx context.Context) { m.grow(ctx, g) })
+		m.pool.background(func(ctx context.Context) { m.pool.grow(ctx, g) })
 	}
 	if brake && g.braked.CompareAndSwap(false, true) {
-		m.background(func(ctx context.Context) { m.brake(ctx, g, s.cow) })
+		m.pool.background(func(ctx context.Context) { m.pool.brake(ctx, g, s.cow) })
 	}
 }
 
