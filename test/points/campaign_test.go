@@ -237,6 +237,9 @@ func (r *rig) recover(op *operation, config pool.Config, machine bool) error {
 	if err := r.open(); err != nil {
 		return err
 	}
+	if err := r.leftSuspended(); err != nil {
+		return err
+	}
 	if _, err := audit.Steady(r.dm, group, steadyLimit); err != nil {
 		return fmt.Errorf("after the pool was opened: %w", err)
 	}

@@ -5,7 +5,8 @@
 // At a point the process that has the pool kills itself. For every fourth point
 // the machine dies too: the disks answer nothing but errors from that moment on, all
 // devices are taken down, and then the disks come back. After that the pool must
-// open within 15 s and leave no device suspended; writers must go on; the
+// open within 15 s, and no device may be as the former process left it, suspended or
+// with a second table, when it is open; none may stay suspended; writers must go on; the
 // operation, asked for again, must succeed; all bytes that were acknowledged must
 // be there, in volumes and snapshots; nothing may be left that nobody needs, of
 // logical volumes, extents and devices; and vgck must be silent.

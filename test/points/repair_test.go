@@ -52,6 +52,9 @@ func (r *rig) repair(op *operation) (err error) {
 	if err := r.open(); err != nil {
 		return err
 	}
+	if err := r.leftSuspended(); err != nil {
+		return err
+	}
 	if r.points, err = r.settle(); err != nil {
 		return err
 	}

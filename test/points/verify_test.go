@@ -6,11 +6,52 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 	"github.com/csi-dmsnap/csi-dmsnap/test/audit"
 )
+
+// leftSuspended returns an error if a device is suspended, or has a second table loaded,
+// that the worker before this one left so: the pool is open, so it must have let it go. What this
+// worker suspended itself may be so for a moment, as a store grows and a copy moves on
+// at once: a device that it tried to suspend or load is left to the check that
+// waits. The worker is new, so that its points tell what it tried; a device is looked at first.
+func (r *rig) leftSuspended() error {
+	all, err := r.dm.List()
+	if err != nil {
+		return err
+	}
+	left := map[string]string{}
+	for _, e := range all {
+		if !strings.HasPrefix(e.Name, group+"-") {
+			continue
+		}
+		info, err := r.dm.Info(e.Name)
+		switch {
+		case err != nil: // it went just now
+		case info.Suspended:
+			left["suspend "+e.Name] = "suspended"
+		case info.Loaded:
+			left["load table of "+e.Name] = "with a second table"
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	passed, err := r.passed()
+	if err != nil {
+		return err
+	}
+	for _, own := range passed {
+		delete(left, strings.TrimPrefix(own, "before "))
+	}
+	for tried, state := range left {
+		return fmt.Errorf("the pool is open, and a device is still as the process before it left it, %s: it was not tried to %s", state, tried)
+	}
+	return nil
+}
 
 // verify checks all that must be so after an operation, and if empty that nothing is
 // left when all is deleted.
