@@ -74,7 +74,7 @@ func Take(ctx context.Context, group string, disks []string, list func() (Listin
 	}
 }
 
-// Settled waits until nothing is being copied or wiped, nor kept for somebody who read it, and calls look with the
+// Settled waits until nothing is being copied or wiped, nor half-made or kept for somebody who read it, and calls look with the
 // metadata, which does not change meanwhile: layers are folded in the background.
 func Settled(ctx context.Context, group string, disks []string, look func(*lvm2.VG) error) error {
 	ctx, cancel := context.WithTimeout(ctx, settleLimit)
@@ -111,10 +111,14 @@ func settled(ctx context.Context, store *lvm2.Store, group string, look func(*lv
 	if err != nil {
 		return false, err
 	}
-	shown := shownBy(vg)
+	shown, flats := shownBy(vg), map[string]int{} // a snapshot is read by one store at most
 	if slices.ContainsFunc(vg.LVs, func(lv *lvm2.LV) bool {
 		t := Tags(lv)
-		return t["copy"] != "" || t["role"] == "trash" || t["role"] == "flat" && !shown[t["reads"]]
+		if t["role"] == "flat" {
+			flats[t["reads"]]++
+			return t["used"] == "" || !shown[t["reads"]] || flats[t["reads"]] > 1
+		}
+		return t["copy"] != "" || t["role"] == "trash"
 	}) {
 		return false, nil
 	}

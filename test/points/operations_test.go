@@ -3,12 +3,14 @@
 package points
 
 import (
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+	"github.com/csi-dmsnap/csi-dmsnap/test/audit"
 )
 
 // steps are done one after the other, up to the first error.
@@ -78,6 +80,36 @@ func gone(name string) func(r *rig) error {
 	}
 }
 
+// flat waits until the volume r, if it is there, reads by a store of its own, over which few layers are newer.
+func flat(r *rig) error {
+	if r.objects["r"].gone {
+		return nil
+	}
+	return r.until(flattened)
+}
+
+func flattened(vg *lvm2.VG) bool {
+	orders, over, stores := map[string]int{}, "", 0
+	for _, lv := range vg.LVs {
+		switch t := audit.Tags(lv); t["role"] {
+		case "layer":
+			orders[string(lv.ID)], _ = strconv.Atoi(t["order"])
+		case "flat":
+			stores++
+			if t["used"] != "" {
+				over = t["over"]
+			}
+		}
+	}
+	newer := 0
+	for _, order := range orders {
+		if order > orders[over] {
+			newer++
+		}
+	}
+	return stores == 1 && over != "" && newer < 3
+}
+
 // written is a volume without snapshots.
 func written(name string) func(r *rig) error {
 	return steps(create(name, volumeSize), activate(name), scatter(name, 200))
@@ -101,6 +133,14 @@ var (
 	withFork  = steps(history, restore("f", "s1", Call{}))
 	whileFork = steps(inUse, activate("f"), writeTo("f"))
 )
+
+// deep is a volume with so many snapshots that the oldest is read by a store of its
+// own. The first one to do so has the layers trimmed.
+var deep = steps(family, cutAnd("s4", "v", 20), cutAnd("s5", "v", 20),
+	restore("x", "s1", readOnly), activate("x"), deactivate("x"), remove("x"))
+
+// deepReader is that with a volume that shows the oldest snapshot.
+func deepReader(c Call) func(r *rig) error { return steps(deep, restore("r", "s1", c)) }
 
 // overlapping is a volume with snapshots between which half the chunks are the same: that is worth a fold.
 var overlapping = steps(written("v"), snapshot("s1", "v"), rewrite("v", 0), snapshot("s2", "v"), rewrite("v", 50), snapshot("s3", "v"), scatter("v", 10))
@@ -155,13 +195,23 @@ func operations() []*operation {
 		{name: "fold", build: overlapping, ready: inUse, act: steps(remove("s2"), gone("s2"))},
 		{name: "wipe", build: steps(history, written("p")), config: fully, ready: inUse, act: steps(remove("p"), gone("p"), settled)},
 
+		{name: "flat-make", build: deepReader(readOnly), ready: inUse, act: steps(activate("r"), readFrom("r"), flat)},
+		{name: "flat-below", build: steps(deep, restore("r", "s2", readOnly)), ready: whileRead, act: steps(snapshot("s6", "v"), flat)},
+		{name: "flat-again", build: deepReader(readOnly), ready: steps(whileRead, snapshot("s6", "v"), snapshot("s7", "v")), act: steps(snapshot("s8", "v"), flat)},
+		{name: "flat-end", build: deepReader(readOnly), ready: steps(whileRead, flat), act: steps(deactivate("r"), remove("r"), settled)},
+		{name: "flat-fork", build: deep, ready: inUse, act: steps(restore("f", "s1", Call{}), activate("f"), writeTo("f"), settled)},
+		{name: "flat-transient", build: deepReader(transient), ready: inUse, act: steps(activate("r"), deactivate("r"), remove("r"), settled)},
+		{name: "flat-delete", build: deepReader(readOnly), ready: steps(whileRead, flat), act: steps(remove("s3"), settled)},
+		{name: "flat-expand", build: deepReader(readOnly), ready: steps(whileRead, flat), act: expand("v", volumeSize+4*size.MiB)},
+
 		{name: "import", build: theirs(false), act: imported},
 		{name: "adopt", build: theirs(true), act: adopted},
 	}
 	suspended := func(point string) bool { return strings.HasPrefix(point, "after suspend") }
 	for _, o := range all {
 		switch o.name {
-		case "cut-first", "cut-read", "cut-fork", "expand-read", "expand-fork", "grow", "hydrate", "rollback", "delete-newest", "delete-only", "fold":
+		case "cut-first", "cut-read", "cut-fork", "expand-read", "expand-fork", "grow", "hydrate", "rollback", "delete-newest", "delete-only", "fold",
+			"flat-make", "flat-below", "flat-again", "flat-end", "flat-fork":
 			all = append(all, &operation{name: "repair-" + o.name, first: o, at: suspended})
 		}
 	}
