@@ -34,7 +34,7 @@ import (
 // layer is not folded: its store changes under the fold, and the volume would have
 // to be held for what it gets last. It can be folded after the next cut.
 type fold struct {
-	*Pool
+	pool *Pool
 	foldPair
 	wanted, held *cow.Chunks // chunks of the heir that gone holds a part of, and that the heir holds
 	path         string      // of the heir's device
@@ -62,7 +62,7 @@ func (f *fold) pair(v *view) (o *volume, heir, gone *layer, err error) {
 
 // exclusive calls do while no other operation on the volume's history runs.
 func (f *fold) exclusive(ctx context.Context, do func() error) error {
-	v, err := f.latest()
+	v, err := f.pool.latest()
 	if err != nil {
 		return err
 	}
@@ -70,7 +70,7 @@ func (f *fold) exclusive(ctx context.Context, do func() error) error {
 	if o == nil {
 		return errFoldOver
 	}
-	release, err := f.lock(ctx, lvKey(o.lv.Name))
+	release, err := f.pool.lock(ctx, lvKey(o.lv.Name))
 	if err != nil {
 		return err
 	}
@@ -80,7 +80,7 @@ func (f *fold) exclusive(ctx context.Context, do func() error) error {
 
 // count reads which chunks the heir and gone hold.
 func (f *fold) count(ctx context.Context) error {
-	v, err := f.latest()
+	v, err := f.pool.latest()
 	if err != nil {
 		return err
 	}
@@ -138,13 +138,13 @@ func (f *fold) readStore(ctx context.Context, l *layer, add func(cow.Exception))
 func (f *fold) openStore(ctx context.Context, l *layer) (store *cow.Store, done func() error, err error) {
 	var dev device
 	done = func() error { return nil }
-	err = f.do(ctx, &change{what: "look at the store of " + l.lv.Name, act: func(ctx context.Context, v *view) error {
+	err = f.pool.do(ctx, &change{what: "look at the store of " + l.lv.Name, act: func(ctx context.Context, v *view) error {
 		if _, _, _, err := f.pair(v); err != nil {
 			return err
 		}
 		now := v.layers[l.lv.ID]
 		dev = v.cowDevice(now.lv)
-		info, err := f.find(dev)
+		info, err := f.pool.find(dev)
 		if err != nil {
 			return err
 		}
@@ -154,23 +154,23 @@ func (f *fold) openStore(ctx context.Context, l *layer) (store *cow.Store, done 
 				return err
 			}
 			done = func() error {
-				err := f.do(f.ctx, &change{what: "close the store of " + l.lv.Name, act: func(ctx context.Context, _ *view) error {
-					return f.takeDown(ctx, dev)
+				err := f.pool.do(f.pool.ctx, &change{what: "close the store of " + l.lv.Name, act: func(ctx context.Context, _ *view) error {
+					return f.pool.takeDown(ctx, dev)
 				}})
-				if f.ctx.Err() != nil { // nothing is carried out any more, but nothing need be left behind
-					err = f.takeDown(context.WithoutCancel(f.ctx), dev)
+				if f.pool.ctx.Err() != nil { // nothing is carried out any more, but nothing need be left behind
+					err = f.pool.takeDown(context.WithoutCancel(f.pool.ctx), dev)
 				}
 				return err
 			}
-			made, _, err := f.ensureFrom(nil, dev, table, true)
+			made, _, err := f.pool.ensureFrom(nil, dev, table, true)
 			if err != nil {
 				return err
 			}
-			if err := f.start(ctx, dev, made); err != nil {
+			if err := f.pool.start(ctx, dev, made); err != nil {
 				return err
 			}
 		}
-		store, err = cow.Open(f.dm.Node(dev.name))
+		store, err = cow.Open(f.pool.dm.Node(dev.name))
 		return err
 	}})
 	if err != nil {
@@ -213,16 +213,16 @@ func (f *fold) run(ctx context.Context) (err error) {
 // device, writable, over gone's.
 func (f *fold) begin(ctx context.Context) error {
 	return f.exclusive(ctx, func() error {
-		f.folder.running.Store(f)
-		return f.do(f.ctx, &change{what: "begin to fold a layer", edit: func(t *edit) error {
+		f.pool.folder.running.Store(f)
+		return f.pool.do(f.pool.ctx, &change{what: "begin to fold a layer", edit: func(t *edit) error {
 			o, heir, _, err := f.pair(t.view)
 			if err != nil {
 				return err
 			}
-			if info, err := f.find(t.snapDevice(heir.lv)); err != nil || info != nil {
+			if info, err := f.pool.find(t.snapDevice(heir.lv)); err != nil || info != nil {
 				return errors.Join(err, fmt.Errorf("layer %s: %w: it is in use", heir.lv.Name, errFoldOver))
 			}
-			if err := f.readable(t.view, o, heir); err != nil {
+			if err := f.pool.readable(t.view, o, heir); err != nil {
 				return fmt.Errorf("layer %s: %w: %w", heir.lv.Name, errFoldOver, err)
 			}
 			if !heir.trimmed {
@@ -237,10 +237,10 @@ func (f *fold) begin(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if f.path, err = f.chainUp(ctx, v, o, heir); err != nil {
+			if f.path, err = f.pool.chainUp(ctx, v, o, heir); err != nil {
 				return err
 			}
-			if err := f.intact(v, o, heir); err != nil {
+			if err := f.pool.intact(v, o, heir); err != nil {
 				return err
 			}
 			f.file, err = os.OpenFile(f.path, os.O_RDWR|unix.O_DIRECT, 0)
@@ -256,7 +256,7 @@ func (f *fold) grow(t *edit, heir *layer) error {
 	c.Tags = setTag(dropTags(c.Tags, tagUsed, tagExact), tagSuperset)
 	if more := f.growth(t.view, heir); more > 0 {
 		// Live stores must find room meanwhile, or snapshots are lost.
-		if spare := f.reserve(t.view) / 2; t.freeFor(heir.lv).size() < more+spare {
+		if spare := f.pool.reserve(t.view) / 2; t.freeFor(heir.lv).size() < more+spare {
 			return fmt.Errorf("layer %s: %w: its store must grow by %d extents, %d are free", heir.lv.Name, errFoldOver, more, t.freeFor(heir.lv).size())
 		}
 		ranges, err := t.growth(heir.lv, more, highEnd)
@@ -270,13 +270,13 @@ func (f *fold) grow(t *edit, heir *layer) error {
 
 // commit puts the heir into gone's place. The volume's key is held.
 func (f *fold) commit() error {
-	return f.do(f.ctx, &change{what: "fold a layer", edit: func(t *edit) error {
+	return f.pool.do(f.pool.ctx, &change{what: "fold a layer", edit: func(t *edit) error {
 		o, heir, gone, err := f.pair(t.view)
 		if err != nil {
 			return err
 		}
 		// An I/O error means that the live layer died, and with it all older ones.
-		if err := errors.Join(f.intact(t.view, o, heir), t.writable()); err != nil {
+		if err := errors.Join(f.pool.intact(t.view, o, heir), t.writable()); err != nil {
 			return err
 		}
 		if left := f.todo().Count(); left > 0 {
@@ -299,18 +299,18 @@ func (f *fold) end() error {
 		err = f.file.Close()
 		f.file = nil
 	}
-	settled := f.exclusive(f.ctx, func() error {
-		f.folder.running.CompareAndSwap(f, nil)
-		return f.do(f.ctx, &change{what: "take down the devices of a fold", act: func(ctx context.Context, v *view) error {
+	settled := f.exclusive(f.pool.ctx, func() error {
+		f.pool.folder.running.CompareAndSwap(f, nil)
+		return f.pool.do(f.pool.ctx, &change{what: "take down the devices of a fold", act: func(ctx context.Context, v *view) error {
 			o := v.volumes[f.volume]
 			if o == nil {
-				return f.sweep(ctx, v)
+				return f.pool.sweep(ctx, v)
 			}
 			for _, step := range []func() error{
 				func() error { return f.settleHeir(ctx, v, o) },
-				func() error { return f.settle(ctx, v, o.lv.Name) },
-				func() error { return f.sweep(ctx, v) },
-				func() error { return f.chainDown(ctx, v, o) },
+				func() error { return f.pool.settle(ctx, v, o.lv.Name) },
+				func() error { return f.pool.sweep(ctx, v) },
+				func() error { return f.pool.chainDown(ctx, v, o) },
 			} {
 				if err := step(); err != nil {
 					return err
@@ -320,23 +320,23 @@ func (f *fold) end() error {
 		}})
 	})
 	switch {
-	case f.ctx.Err() != nil: // nothing is carried out any more, but nothing need be left behind
-		settled = f.leave(context.WithoutCancel(f.ctx))
+	case f.pool.ctx.Err() != nil: // nothing is carried out any more, but nothing need be left behind
+		settled = f.leave(context.WithoutCancel(f.pool.ctx))
 	case settled != nil:
-		f.facts.unsettled.put(f.volume, true)
+		f.pool.facts.unsettled.put(f.volume, true)
 	}
 	return errors.Join(err, settled)
 }
 
 // leave takes down the fold's devices when the pool is being closed.
 func (f *fold) leave(ctx context.Context) error {
-	f.folder.running.CompareAndSwap(f, nil)
-	v := f.current.Load() // the last look at the disks may have been cut short
+	f.pool.folder.running.CompareAndSwap(f, nil)
+	v := f.pool.current.Load() // the last look at the disks may have been cut short
 	o := v.volumes[f.volume]
 	if o == nil {
 		return nil
 	}
-	return errors.Join(f.settleHeir(ctx, v, o), f.chainDown(ctx, v, o))
+	return errors.Join(f.settleHeir(ctx, v, o), f.pool.chainDown(ctx, v, o))
 }
 
 // settleHeir lets the heir's device, if somebody reads it, read through the next
@@ -347,12 +347,12 @@ func (f *fold) settleHeir(ctx context.Context, v *view, o *volume) error {
 		return nil
 	}
 	newer := o.next(heir)
-	info, err := f.find(v.snapDevice(heir.lv))
+	info, err := f.pool.find(v.snapDevice(heir.lv))
 	if err != nil || info == nil || newer == nil {
 		return err
 	}
 	if info.OpenCount == 0 {
-		return f.layerDown(ctx, v, heir)
+		return f.pool.layerDown(ctx, v, heir)
 	}
-	return f.stack(ctx, v, o, heir, newer)
+	return f.pool.stack(ctx, v, o, heir, newer)
 }

@@ -30,7 +30,7 @@ type foldExtent struct{ at, length size.Bytes }
 // back, which puts it into its store. It is on the disk when copy returns. next is
 // called before each piece.
 func (f *fold) copy(ctx context.Context, next func(context.Context) error) error {
-	v, err := f.latest()
+	v, err := f.pool.latest()
 	if err != nil {
 		return err
 	}
@@ -115,7 +115,7 @@ func (f *fold) rewrite(piece []foldExtent) error {
 // giveWay waits as long as others use the disks, but not for ever, and looks
 // whether the fold still makes sense.
 func (f *fold) giveWay(ctx context.Context) error {
-	v, err := f.latest()
+	v, err := f.pool.latest()
 	if err != nil {
 		return err
 	}

@@ -160,7 +160,7 @@ func (v *view) foldable(o *volume, heir, gone *layer) bool {
 
 // tryFold counts what a fold would bring and carries it out if it is worth it.
 func (p *Pool) tryFold(ctx context.Context, pair foldPair) (foldCost, error) {
-	f := &fold{Pool: p, foldPair: pair}
+	f := &fold{pool: p, foldPair: pair}
 	ctx = klog.NewContext(ctx, p.log.WithValues("heir", pair.heir, "layer", pair.gone))
 	if err := f.count(ctx); err != nil {
 		return foldCost{}, err
