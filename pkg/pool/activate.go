@@ -28,10 +28,10 @@ func (p *Pool) Activate(ctx context.Context, lv string) (string, error) {
 	if err := p.scrub(ctx, lv); err != nil {
 		return "", err
 	}
+	if err := p.flattenBelow(ctx, lv); err != nil {
+		return "", fmt.Errorf("activate volume %s: %w", lv, err)
+	}
 	return run(ctx, &p.group, []string{lvKey(lv)}, func(ctx context.Context) (path string, err error) {
-		if err := p.flattenBelow(ctx, lv); err != nil {
-			return "", fmt.Errorf("activate volume %s: %w", lv, err)
-		}
 		transient, lost := false, false
 		err = p.do(ctx, &change{what: "activate volume " + lv, edit: func(t *edit) error { return t.givenOut(lv) }, act: func(ctx context.Context, v *view) error {
 			if their := v.theirLV(lv); their != nil {

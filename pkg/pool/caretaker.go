@@ -17,11 +17,14 @@ const (
 type caretaker struct {
 	pool *Pool
 
-	mu   sync.Mutex      // guards busy; no other lock is taken meanwhile
-	busy map[string]bool // what is being done, by the kind of work and the volume's id
+	mu   sync.Mutex        // guards what follows; no other lock is taken meanwhile
+	busy map[string]bool   // what is being done, by the kind of work and the volume's id
+	told map[string]string // of the same: what was logged of the last failure, as long as it goes on
 }
 
-func newCaretaker(p *Pool) *caretaker { return &caretaker{pool: p, busy: map[string]bool{}} }
+func newCaretaker(p *Pool) *caretaker {
+	return &caretaker{pool: p, busy: map[string]bool{}, told: map[string]string{}}
+}
 
 // loop looks what is left to do. It waits for nothing but the kernel's answers: the
 // work has goroutines of its own.
@@ -76,13 +79,15 @@ func (c *caretaker) attendTo(v *view, o *volume, has map[string]bool) {
 		if v.unclear != nil {
 			break
 		}
-		if l := v.layers[f.reads]; l == nil || !has[v.snapDevice(l.lv).uuid] || !has[v.cowDevice(f.lv).uuid] {
+		if l := v.layers[f.reads]; (l == nil || !has[v.snapDevice(l.lv).uuid] || !has[v.cowDevice(f.lv).uuid]) && !p.awaited(f) && !v.forkNeeds(o, f) {
 			c.attend(o, "flats", attendPause, p.dropFlats)
 			break
 		}
 	}
 	if v.steepest(o, has, p.folder.folds) != nil {
-		c.attend(o, "steep", attendPause, p.flattenRead)
+		c.attendFreely(o, "steep", attendPause, p.flattenRead)
+	} else {
+		p.facts.steep.drop(o.lv.ID)
 	}
 	l, top := o.live(), v.topDevice(o.lv)
 	if l == nil || l.lost || !has[top.uuid] {
@@ -96,21 +101,33 @@ func (c *caretaker) attendTo(v *view, o *volume, has map[string]bool) {
 	}
 }
 
-// attend runs f for a volume in the background, one of a kind at a time, so
-// that a volume whose operations take long does not keep others from being
+// attend runs f for a volume, whose key is held, in the background, one of a kind at
+// a time, so that a volume whose operations take long does not keep others from being
 // watched. After a failure it pauses.
 func (c *caretaker) attend(o *volume, kind string, pause time.Duration, f func(ctx context.Context, lv string) error) {
+	c.attendFreely(o, kind, pause, func(ctx context.Context, lv string) error {
+		return c.pool.onVolume(ctx, lv, func(ctx context.Context) error { return f(ctx, lv) })
+	})
+}
+
+// attendFreely does what attend does, for what takes the volume's key itself.
+func (c *caretaker) attendFreely(o *volume, kind string, pause time.Duration, f func(ctx context.Context, lv string) error) {
 	p, key := c.pool, kind+string(o.lv.ID)
 	if !c.begin(key) {
 		return
 	}
 	p.background(func(ctx context.Context) {
 		defer c.end(key)
-		err := p.onVolume(ctx, o.lv.Name, func(ctx context.Context) error { return f(ctx, o.lv.Name) })
-		if err == nil || ctx.Err() != nil {
+		err := f(ctx, o.lv.Name)
+		if ctx.Err() != nil {
 			return
 		}
-		p.log.Error(err, "Looking after a volume", "volume", o.lv.Name)
+		if c.news(key, err) {
+			p.log.Error(err, "Looking after a volume; it is tried again", "volume", o.lv.Name)
+		}
+		if err == nil {
+			return
+		}
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
@@ -133,6 +150,22 @@ func (c *caretaker) end(key string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.busy, key)
+}
+
+// news notes how a piece of work has ended and says whether that is a failure which
+// was not logged yet.
+func (c *caretaker) news(key string, err error) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err == nil {
+		delete(c.told, key)
+		return false
+	}
+	if c.told[key] == err.Error() {
+		return false
+	}
+	c.told[key] = err.Error()
+	return true
 }
 
 // settleAgain brings the kernel in line with the metadata where a change failed to.

@@ -3,6 +3,7 @@ package pool
 import (
 	"bufio"
 	"compress/gzip"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -96,20 +97,71 @@ func (p *Pool) readable(v *view, o *volume, l *layer) error {
 }
 
 // deepens refuses to add a layer to o's history while o, or a volume that is in use
-// and reads through it, reads through as many devices as the kernel can.
+// and reads through it, reads through as many devices as the kernel can; or a fold
+// does. A fork without a flat store counts as in use: it reads at any time.
 func (p *Pool) deepens(v *view, o *volume) error {
+	if of := p.foldsBelow(v, o, 2); of != nil {
+		return fmt.Errorf("volume %s/%s: %w: layers of volume %s are being folded, and that reads through nearly as many devices as this kernel can: it ends soon, try again",
+			v.vg.Name, o.lv.Name, ErrUnavailable, of.lv.Name)
+	}
 	for _, x := range v.volumes {
 		l := v.layers[x.from()]
 		if l == nil || x != o && !v.readsThrough(x, o) || v.depth(v.volumes[l.of], l)+2 <= p.deepest {
 			continue
 		}
-		if info, err := p.find(v.snapDevice(l.lv)); err != nil || info == nil {
+		if info, err := p.find(v.snapDevice(l.lv)); (err != nil || info == nil) && (!x.forked() || len(v.flats[l.lv.ID]) > 0) {
 			continue // it gets a flat store when it is read
 		}
 		return fmt.Errorf("volume %s/%s: %w: volume %s reads through %d devices, nearly as many as this kernel can: wait until that is hydrated, or delete it, or make room for a store of its own",
 			v.vg.Name, o.lv.Name, ErrPrecondition, x.lv.Name, v.depth(v.volumes[l.of], l))
 	}
 	return nil
+}
+
+// foldsBelow returns the volume in whose history a fold is under way that would read
+// through more devices than the kernel can if o's history got more layers; nil if there is none.
+func (p *Pool) foldsBelow(v *view, o *volume, more int) *volume {
+	f := p.folder.running.Load()
+	if f == nil {
+		return nil
+	}
+	of, heir := v.volumes[f.volume], v.layers[f.heir]
+	if of == nil || heir == nil || of != o && !v.readsThrough(of, o) || v.depth(of, heir)+more <= p.deepest {
+		return nil
+	}
+	return of
+}
+
+// cutsAtOnce is how many cuts of a volume may wait for each other.
+const cutsAtOnce = 2
+
+// makeWay sees to it that a volume can be cut though it is read through by many
+// devices: a fold gives way, and who reads old snapshots gets flat stores. The
+// volume's key must not be held. That it could not is found by the cut.
+func (p *Pool) makeWay(ctx context.Context, lv string) {
+	v, err := p.latest()
+	if err != nil || v.volumeByLV(lv) == nil {
+		return
+	}
+	o := v.volumeByLV(lv)
+	if of := p.foldsBelow(v, o, 2*cutsAtOnce); of != nil {
+		p.folder.stop(ctx, of.lv.ID)
+	}
+	if p.deepens(v, o) == nil {
+		return
+	}
+	for _, x := range v.volumes {
+		if l := v.layers[x.from()]; l != nil && (x == o || v.readsThrough(x, o)) {
+			p.folder.stop(ctx, l.of)
+			err := p.flattenRead(ctx, v.volumes[l.of].lv.Name)
+			if err == nil && x.forked() {
+				err = p.flattenBelow(ctx, x.lv.Name)
+			}
+			if err != nil {
+				p.log.V(2).Info("Old snapshots are read by many devices", "volumeGroup", p.vgName, "why", err)
+			}
+		}
+	}
 }
 
 // readsThrough says whether x reads through o's history.

@@ -66,6 +66,7 @@
 //	                              name                               the keys of the pool it comes from
 //	key "hydration", "urgent …"   a window, or a piece that is       hydrator, cleaner
 //	                              cleaned
+//	key "flat store of LAYER"     making a flat store                who needs one
 //	key "logical volume ROOT"     work on a volume and all that      operations, caretaker, hydrator,
 //	                              comes from it                      folder, repair
 //	key "logical volume LV"       the same of one that is becoming   the same, after its root's
@@ -84,7 +85,7 @@
 //	facts.mu      all facts
 //	hydrator.mu   jobs, who must not be hydrated, windows
 //	scrubs.mu     jobs            copies.mu    jobs
-//	wiper.mu      next, failed    caretaker.mu busy
+//	wiper.mu      next, failed    caretaker.mu busy, told
 //	outside.mu    leftOut, strangers
 //	told.mu       what was logged of devices, for all attempts to open a pool
 //	timings.mu    a histogram

@@ -24,6 +24,9 @@ type facts struct {
 	frozen     noted[lvm2.ID, *frozen]      // the volumes that are held still for a cut
 	unsettled  noted[lvm2.ID, bool]         // the volumes whose devices could not be brought in line
 	boundaries noted[lvm2.ID, size.Sectors] // what a frozen layer used at the next cut, as long as it is not on the disk
+	flats      noted[lvm2.ID, time.Time]    // flat stores that nobody has read by yet: when they were written, zero until then
+	tables     noted[lvm2.ID, flatTable]    // what the devices of flat stores were loaded with
+	steep      noted[lvm2.ID, error]        // why an old snapshot of a volume is read by more devices than it should be
 	missed     noted[string, time.Time]     // when a target of the kernel was last found missing, by its name
 	inUse      []mapping                    // what was free and mapped when the kernel was last asked
 	swept      bool                         // devices of trash went since takeSwept was called
@@ -33,6 +36,7 @@ func newFacts() *facts {
 	f := &facts{}
 	f.growing.mu, f.cramped.mu, f.holding.mu, f.failing.mu = &f.mu, &f.mu, &f.mu, &f.mu
 	f.frozen.mu, f.unsettled.mu, f.boundaries.mu, f.missed.mu = &f.mu, &f.mu, &f.mu, &f.mu
+	f.flats.mu, f.steep.mu, f.tables.mu = &f.mu, &f.mu, &f.mu
 	return f
 }
 

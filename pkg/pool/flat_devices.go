@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
 // shallow makes the device of l, which is read by the flat store f, over that of
@@ -16,15 +17,7 @@ func (p *Pool) shallow(ctx context.Context, v *view, o *volume, l *layer, f *fla
 	if err != nil {
 		return err
 	}
-	table, err := v.flatTable(o, f)
-	if err != nil {
-		return err
-	}
-	store := v.cowDevice(f.lv)
-	cowDev, pending, err := p.ensure(store, table, true)
-	if err == nil && pending {
-		err = p.start(ctx, store, cowDev)
-	}
+	cowDev, err := p.flatUp(ctx, v, o, f)
 	if err != nil {
 		return err
 	}
@@ -46,6 +39,95 @@ func (p *Pool) shallow(ctx context.Context, v *view, o *volume, l *layer, f *fla
 		return err
 	}
 	return p.oldStoresDown(ctx, v, o, l)
+}
+
+// flatUp makes the device of a flat store. Its table has two pieces for each area,
+// and one for each layer, so it is neither made nor read from the kernel where it
+// must be what this process has loaded.
+func (p *Pool) flatUp(ctx context.Context, v *view, o *volume, f *flat) (dm.Device, error) {
+	d := v.cowDevice(f.lv)
+	info, err := p.find(d)
+	if err != nil {
+		return dm.Device{}, err
+	}
+	p.notAwaited(f)
+	if p.asLoaded(v, o, f, info) {
+		return info.Device, nil
+	}
+	table, err := v.flatTable(o, f)
+	if err != nil {
+		return dm.Device{}, err
+	}
+	dev, pending, err := p.ensureFrom(info, d, table, true)
+	if err == nil && pending {
+		err = p.start(ctx, d, dev)
+	}
+	if err == nil {
+		p.facts.tables.put(f.lv.ID, flatTable{dev, len(table), v.flatParts(o, f), v.disks()})
+	}
+	return dev, err
+}
+
+// flatTable is what the table of a flat store's device was made from.
+type flatTable struct {
+	dev    dm.Device
+	length int         // segments
+	parts  []*lvm2.LV  // one that was changed since is another one in the view
+	disks  []dm.Device // of the group's physical volumes
+}
+
+// asLoaded says whether the device of a flat store has the table that it should have,
+// as far as only this process changes it.
+func (p *Pool) asLoaded(v *view, o *volume, f *flat, info *dm.Info) bool {
+	was, known := p.facts.tables.get(f.lv.ID)
+	return known && info != nil && info.Live && info.ReadOnly && !info.Suspended && !info.Loaded &&
+		info.Device == was.dev && info.Targets == was.length &&
+		slices.Equal(was.parts, v.flatParts(o, f)) && slices.Equal(was.disks, v.disks())
+}
+
+// flatParts are the logical volumes that a flat store is made of.
+func (v *view) flatParts(o *volume, f *flat) []*lvm2.LV {
+	parts := []*lvm2.LV{f.lv}
+	for _, l := range o.path(v.layers[f.reads]) {
+		if l.lv.ID == f.over {
+			break
+		}
+		parts = append(parts, l.lv)
+	}
+	return parts
+}
+
+// disks are the devices of the physical volumes that are there.
+func (v *view) disks() (all []dm.Device) {
+	for _, pv := range v.vg.PVs {
+		if pv.Missing() {
+			all = append(all, dm.Device{})
+		} else {
+			all = append(all, diskOf(pv))
+		}
+	}
+	return all
+}
+
+// flatsAsLoaded names the devices of flat stores that map nothing but extents of
+// logical volumes of v.
+func (p *Pool) flatsAsLoaded(v *view) (map[string]bool, error) {
+	out := map[string]bool{}
+	for _, o := range v.volumes {
+		for _, f := range o.flats {
+			if v.layers[f.reads] == nil || !p.facts.tables.has(f.lv.ID) {
+				continue
+			}
+			info, err := p.find(v.cowDevice(f.lv))
+			if err != nil {
+				return nil, err
+			}
+			if p.asLoaded(v, o, f, info) {
+				out[info.Name] = true
+			}
+		}
+	}
+	return out, nil
 }
 
 // oldStoresDown removes the devices of stores that l's device does not lie on any more.
@@ -71,62 +153,13 @@ func (p *Pool) oldStoresDown(ctx context.Context, v *view, o *volume, l *layer) 
 	return errors.Join(errs...)
 }
 
-// flatDevices are the devices of the flat stores of a layer.
-func (v *view) flatDevices(l *layer) (all []device) {
+// flatDevices are the devices of the flat stores of a layer, without those that are
+// being written.
+func (p *Pool) flatDevices(v *view, l *layer) (all []device) {
 	for _, f := range v.flats[l.lv.ID] {
-		all = append(all, v.cowDevice(f.lv))
+		if written, asked := p.facts.flats.get(f.lv.ID); !asked || !written.IsZero() {
+			all = append(all, v.cowDevice(f.lv))
+		}
 	}
 	return all
-}
-
-// dropFlats makes the flat stores trash that nobody reads by, of a volume and of
-// those that it reads through. Its key is held.
-func (p *Pool) dropFlats(ctx context.Context, lv string) error {
-	v, err := p.latest()
-	if err != nil {
-		return err
-	}
-	if !slices.ContainsFunc(v.family(lv), func(lv string) bool { o := v.volumeByLV(lv); return o != nil && len(o.flats) > 0 }) {
-		return nil
-	}
-	defer p.wiper.wake()
-	return p.do(ctx, &change{what: "give back what an old snapshot of volume " + lv + " was read by", edit: func(t *edit) error {
-		for _, lv := range t.family(lv) {
-			if o := t.volumeByLV(lv); o != nil {
-				if err := p.discardUnread(t, o); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	}, act: p.sweep})
-}
-
-// discardIdle does what dropFlats does for all volumes, when a pool is opened.
-func (p *Pool) discardIdle(t *edit) error {
-	for _, o := range t.volumes {
-		if err := p.discardUnread(t, o); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// discardUnread makes those flat stores of o trash that no snapshot's device lies on.
-func (p *Pool) discardUnread(t *edit, o *volume) error {
-	if t.unclear != nil {
-		return nil
-	}
-	for _, f := range o.flats {
-		info, err := p.find(t.cowDevice(f.lv))
-		if err != nil {
-			return err
-		}
-		if now := t.vg.LVByID(f.lv.ID); now != nil && linear(now) && (info == nil || info.OpenCount == 0) {
-			if err := t.discard(now); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }

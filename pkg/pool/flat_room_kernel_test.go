@@ -5,6 +5,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +23,19 @@ func TestFlatNoRoom(t *testing.T) {
 	if n := levels(t, h.p, "s10"); n != depthFramed-6 {
 		t.Errorf("it is read by %d devices", n)
 	}
+	steep := func(is bool) {
+		t.Helper()
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+			all := must(h.p.Health(ctx, h.lv))(t)
+			if slices.ContainsFunc(all, func(c Condition) bool { return c.Reason == "SnapshotReadDeep" }) == is {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("the volume's health: %v", all)
+			}
+		}
+	}
+	steep(true)
 	edge, edgePath := h.show("s5") // one more device would be the last that the kernel takes
 	h.same(edgePath, "s5", "in a full pool")
 	if _, err := h.p.CreateSnapshot(ctx, "more", h.lv); !errors.Is(err, ErrPrecondition) || !strings.Contains(err.Error(), edge) {
@@ -42,6 +56,7 @@ func TestFlatNoRoom(t *testing.T) {
 		}
 	}
 	h.same(path, "s10", "with room")
+	steep(false)
 	noFindings(t, h.p)
 	h.hide(lv)
 	h.hide(deep.LV)

@@ -39,6 +39,12 @@ type fold struct {
 	wanted, held *cow.Chunks // chunks of the heir that gone holds a part of, and that the heir holds
 	path         string      // of the heir's device
 	file         *os.File    // the same, open
+	cancel       context.CancelCauseFunc
+	ended        chan struct{} // closed when run has ended
+}
+
+func newFold(p *Pool, pair foldPair) *fold {
+	return &fold{pool: p, foldPair: pair, cancel: func(error) {}, ended: make(chan struct{})}
 }
 
 // errFoldOver says that the layers cannot be folded any more, or not now: one of
@@ -199,7 +205,10 @@ func (f *fold) growth(v *view, heir *layer) lvm2.Extents {
 
 // run carries the fold out after count.
 func (f *fold) run(ctx context.Context) (err error) {
+	defer close(f.ended)
 	defer func() { err = errors.Join(err, f.end()) }()
+	ctx, f.cancel = context.WithCancelCause(ctx)
+	defer f.cancel(nil)
 	if err := f.begin(ctx); err != nil {
 		return err
 	}

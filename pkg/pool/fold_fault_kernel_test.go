@@ -62,7 +62,7 @@ func TestInterruptedFold(t *testing.T) {
 				h.cut(last, 16*size.KiB)
 				h.write(120)
 				h.remove(gone)
-				f := &fold{pool: h.p, foldPair: h.pair()}
+				f := newFold(h.p, h.pair())
 				var reader *os.File
 				for i, do := range f.steps()[:step+1] {
 					ok(t, do())
@@ -119,7 +119,7 @@ func TestFoldOfLost(t *testing.T) {
 	h.p.config.FirstStore = 8 * size.MiB // less than the volume gets
 	h.cut("s3", 16*size.KiB)
 	h.remove("s2")
-	f := &fold{pool: h.p, foldPair: h.pair()}
+	f := newFold(h.p, h.pair())
 	for _, do := range f.steps()[:3] {
 		ok(t, do())
 	}

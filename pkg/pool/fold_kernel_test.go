@@ -149,7 +149,7 @@ func TestFoldUnderLoad(t *testing.T) {
 			}
 		})
 		for _, pair := range must(h.p.latest())(t).foldPairs() {
-			f := &fold{pool: h.p, foldPair: pair}
+			f := newFold(h.p, pair)
 			ok(t, f.count(ctx))
 			if err := f.run(ctx); err != nil && !errors.Is(err, errFoldOver) {
 				t.Errorf("folding: %v", err)

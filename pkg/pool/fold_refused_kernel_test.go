@@ -27,7 +27,7 @@ func TestFoldNotCommitted(t *testing.T) {
 			h.cut("last", 16*size.KiB)
 			h.write(100)
 			h.remove("gone")
-			f := &fold{pool: h.p, foldPair: h.pair()}
+			f := newFold(h.p, h.pair())
 			done := func() {}
 			for i, do := range f.steps()[:4] {
 				if read && i == 3 {

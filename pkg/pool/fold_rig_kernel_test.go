@@ -136,7 +136,7 @@ func foldAll(t *testing.T, p *Pool) (folds int) {
 		if len(pairs) == 0 {
 			return folds
 		}
-		f := &fold{pool: p, foldPair: pairs[0]}
+		f := newFold(p, pairs[0])
 		heir, gone := v.layers[f.heir], v.layers[f.foldPair.gone]
 		ok(t, f.count(context.Background()))
 		t.Logf("folding %s (chunks of %v) into %s (%d of %v): %d to copy", gone.lv.Name, gone.chunk.Bytes(),

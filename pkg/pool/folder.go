@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -60,6 +61,23 @@ func (w *folder) writes(id lvm2.ID) bool {
 func (w *folder) folds(id lvm2.ID) bool {
 	f := w.running.Load()
 	return f != nil && (f.heir == id || f.gone == id)
+}
+
+// stop ends the fold in the history of a volume, if one is under way, and waits until
+// its devices are gone. What it has copied stays: an heir may hold more than it must.
+// The volume's key must not be held. false: there was none, or ctx has ended.
+func (w *folder) stop(ctx context.Context, volume lvm2.ID) bool {
+	f := w.running.Load()
+	if f == nil || f.volume != volume {
+		return false
+	}
+	f.cancel(fmt.Errorf("layers of volume %s: %w: an old snapshot is to be read through them", volume, errFoldOver))
+	select {
+	case <-f.ended:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 func (w *folder) loop(ctx context.Context) {
@@ -160,7 +178,7 @@ func (v *view) foldable(o *volume, heir, gone *layer) bool {
 
 // tryFold counts what a fold would bring and carries it out if it is worth it.
 func (p *Pool) tryFold(ctx context.Context, pair foldPair) (foldCost, error) {
-	f := &fold{pool: p, foldPair: pair}
+	f := newFold(p, pair)
 	ctx = klog.NewContext(ctx, p.log.WithValues("heir", pair.heir, "layer", pair.gone))
 	if err := f.count(ctx); err != nil {
 		return foldCost{}, err

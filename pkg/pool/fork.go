@@ -208,7 +208,7 @@ func (p *Pool) newFork(t *edit, spec VolumeSpec, n lvm2.Extents, layer lvm2.ID, 
 	if err != nil {
 		return nil, err
 	}
-	lv, err := p.newVolume(t, spec, kind, n, store)
+	lv, err := p.newVolume(t, spec, kind, n, store+p.flatNeed(t.view, from.volume, from.layer))
 	if err != nil {
 		return nil, err
 	}
@@ -273,7 +273,7 @@ func (p *Pool) asFork(t *edit, lv *lvm2.LV, origin lvm2.ID, from original, n lvm
 	if err != nil {
 		return err
 	}
-	return errors.Join(t.put(lv), p.addForkStore(t, lv, kind, n, p.config.Chunk))
+	return errors.Join(t.put(lv), p.addForkStore(t, lv, kind, n, p.config.Chunk), p.keepForFlat(t, origin))
 }
 
 // addForkStore makes the store for what is written to lv while it reads through a

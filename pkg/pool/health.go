@@ -43,6 +43,12 @@ func (p *Pool) volumeConditions(v *view, o *volume) []Condition {
 				fmt.Sprintf("the store of the newest snapshot (%v) cannot grow, when it is full the snapshot is lost: %v", v.bytesOf(l.lv), why)})
 		}
 	}
+	for _, name := range v.family(o.lv.Name) {
+		if why, steep := p.facts.steep.get(v.volumeByLV(name).lv.ID); steep {
+			out = append(out, Condition{Degraded, "SnapshotReadDeep",
+				fmt.Sprintf("an old snapshot is read by more than %d devices one over the other, which is slow, and keeps the volume from being cut when there are too many: %v", flatLevels, why)})
+		}
+	}
 	if o.forked() {
 		out = append(out, p.forkHealth(v, o)...)
 	}

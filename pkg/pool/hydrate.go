@@ -211,6 +211,10 @@ func (h *hydrator) whole(lv string) bool {
 
 // step copies one window. errHydrated if there is none left.
 func (h *hydrator) step(ctx context.Context, lv string, j *hydration) (*window, error) {
+	// Others have their turns meanwhile.
+	if err := h.pool.flattenBelow(ctx, lv); err != nil {
+		return nil, err
+	}
 	pass, err := h.turn(ctx, lv, j)
 	if err != nil {
 		return nil, err
@@ -247,12 +251,7 @@ func (h *hydrator) step(ctx context.Context, lv string, j *hydration) (*window, 
 // exclusive runs f as a step in the kernel while nothing else works on lv or
 // what it reads through.
 func (h *hydrator) exclusive(ctx context.Context, lv string, c *change) error {
-	return h.pool.onVolume(ctx, lv, func(ctx context.Context) error {
-		if err := h.pool.flattenBelow(ctx, lv); err != nil {
-			return err
-		}
-		return h.pool.do(ctx, c)
-	})
+	return h.pool.onVolume(ctx, lv, func(ctx context.Context) error { return h.pool.do(ctx, c) })
 }
 
 // forkOf finds lv as a volume that is to be hydrated.

@@ -120,10 +120,10 @@ func (p *Pool) openLoan(ctx context.Context, id lvm2.ID) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := p.flattenBelow(ctx, o.lv.Name); err != nil {
+		return nil, err
+	}
 	return run(ctx, &p.group, []string{lvKey(o.lv.Name)}, func(ctx context.Context) (f *os.File, err error) {
-		if err := p.flattenBelow(ctx, o.lv.Name); err != nil {
-			return nil, err
-		}
 		return f, p.do(ctx, &change{what: "open what volume " + o.name + " shows", act: func(ctx context.Context, v *view) error {
 			o := v.volumes[id]
 			if o == nil {

@@ -32,8 +32,21 @@ func (g *group) mapsOnce(v *view, anew bool) (all []mapping, err error) {
 	return g.maps, err
 }
 
-// mappings lists what the kernel's devices map of the group's physical volumes.
-func (p *Pool) mappings(v *view) ([]mapping, error) { return p.mappingsBy(v, p.dm.Table) }
+// mappings lists what the kernel's devices map of the group's physical volumes. It may
+// leave out those of flat stores that map what the metadata say: these have long tables,
+// and what they map are extents of logical volumes that are there.
+func (p *Pool) mappings(v *view) ([]mapping, error) {
+	known, err := p.flatsAsLoaded(v)
+	if err != nil {
+		return nil, err
+	}
+	return p.mappingsBy(v, func(name string) (dm.Table, error) {
+		if known[name] {
+			return nil, nil
+		}
+		return p.dm.Table(name)
+	})
+}
 
 // mappingsBy does what mappings does, with what tells a device's table. Of a table
 // that cannot be read, as of somebody else's device with a target that is not

@@ -130,6 +130,9 @@ func (p *Pool) onVolume(ctx context.Context, lv string, f func(context.Context) 
 func nameKey(csi string) string { return fmt.Sprintf("name %q", csi) }
 func lvKey(lv string) string    { return lvKeyPrefix + lv }
 
+// flatKey is held while a flat store is made for a layer, before lvKey.
+func flatKey(layer lvm2.ID) string { return "flat store of " + string(layer) }
+
 // storeKey is held, under lvKey or without it, while the device of a layer's store changes.
 func storeKey(id lvm2.ID) string { return "store " + string(id) }
 

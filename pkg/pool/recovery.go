@@ -102,10 +102,10 @@ func (p *Pool) Recover(ctx context.Context, lv string, room size.Bytes, replay f
 // recoveryUp makes the device that a journal is replayed on and returns its path.
 // The volume's own is removed: nobody can mount what another device lies above.
 func (p *Pool) recoveryUp(ctx context.Context, lv string) (string, error) {
+	if err := p.flattenBelow(ctx, lv); err != nil {
+		return "", fmt.Errorf("recover volume %s: %w", lv, err)
+	}
 	return run(ctx, &p.group, []string{lvKey(lv)}, func(ctx context.Context) (path string, err error) {
-		if err := p.flattenBelow(ctx, lv); err != nil {
-			return "", fmt.Errorf("recover volume %s: %w", lv, err)
-		}
 		return path, p.do(ctx, &change{what: "recover volume " + lv, act: func(ctx context.Context, v *view) error {
 			o, err := v.recoverable(lv)
 			if err != nil {

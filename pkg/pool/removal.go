@@ -19,7 +19,7 @@ func (p *Pool) layerDown(ctx context.Context, v *view, l *layer) error {
 	if err := p.takeDown(ctx, d, v.cowDevice(l.lv)); err != nil {
 		return err
 	}
-	return p.takeDown(ctx, v.flatDevices(l)...)
+	return p.takeDown(ctx, p.flatDevices(v, l)...)
 }
 
 // dropped tells whether a snapshot's device is there and has lost its content.

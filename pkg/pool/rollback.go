@@ -134,7 +134,7 @@ func (p *Pool) rollbackOf(v *view, spec RollbackSpec) (*volume, *layer, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return o, l, p.checkRoom(v, kind, o.lv.Size()+p.forkStore(v, l.length.Bytes()))
+	return o, l, p.checkRoom(v, kind, o.lv.Size()+p.forkStore(v, l.length.Bytes())+p.flatNeed(v, of, l))
 }
 
 // unused returns an error if somebody has the volume: its device is open, or

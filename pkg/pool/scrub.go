@@ -124,6 +124,9 @@ func (p *Pool) scrub(ctx context.Context, lv string) error {
 	return p.wiper.scrubs.await(ctx, p, lv, "wiping volume "+lv, func() (*job, error) {
 		return &job{total: uint64(size.Bytes(p.unwiped(v, o).size()) * v.extent())}, nil
 	}, func(ctx context.Context, j *job) error {
+		if err := p.flattenBelow(ctx, lv); err != nil {
+			return err
+		}
 		return p.onVolume(ctx, lv, func(ctx context.Context) error { return p.scrubNow(ctx, lv, j) })
 	})
 }
@@ -147,9 +150,6 @@ func (p *Pool) scrubNow(ctx context.Context, lv string, j *job) (err error) {
 	var was *view
 	var o *volume
 	var f *os.File
-	if err := p.flattenBelow(ctx, lv); err != nil {
-		return err
-	}
 	err = p.do(ctx, &change{what: "wipe volume " + lv, act: func(ctx context.Context, v *view) (err error) {
 		was, o = v, v.volumeByLV(lv)
 		if o == nil || len(p.unwiped(v, o)) == 0 {

@@ -36,6 +36,7 @@ func (p *Pool) CreateSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 			return Snapshot{}, fmt.Errorf("create snapshot %q: %w", name, err)
 		}
 	}
+	p.makeWay(ctx, volumeLV)
 	return run(ctx, &p.group, []string{nameKey(name), lvKey(volumeLV)}, func(ctx context.Context) (Snapshot, error) {
 		what := fmt.Sprintf("create snapshot %q of volume %s", name, volumeLV)
 		var id lvm2.ID

@@ -32,6 +32,9 @@ func (p *Pool) CreateVolume(ctx context.Context, spec VolumeSpec) (Volume, error
 			return Volume{}, fmt.Errorf("create volume %q: %w", spec.Name, err)
 		}
 	}
+	if spec.Source.Kind == FromVolume {
+		p.makeWay(ctx, spec.Source.LV)
+	}
 	lv, err := p.onceWiped(ctx, func() (string, error) {
 		keys, err := p.sourceKeys(spec)
 		if err != nil {

@@ -20,7 +20,7 @@ var reasons = []string{
 	"Adopted", "DeviceMissing", "DiskRefused", "DuplicateDisk", "ExtentsInUse", "FilesystemErrors", "FilesystemReadOnly", "FilesystemShutDown", "FilesystemUnreachable",
 	"ForkLost", "ForkStopped", "HydrationFailing", "Imported",
 	"MetadataDegraded", "MetadataFull", "MixedBlockSizes", "ModuleMissing", "NotGrown", "NotStaged",
-	"PoolFull", "PoolUnavailable", "RolledBack", "SnapshotLost", "SnapshotSpaceLow", "SourceLost", "SourceUnreadable",
+	"PoolFull", "PoolUnavailable", "RolledBack", "SnapshotLost", "SnapshotReadDeep", "SnapshotSpaceLow", "SourceLost", "SourceUnreadable",
 	"SpaceNotReclaimed", "SpaceReclaimed", "TransientLost", "TransientRestarted", "UnknownTags", "WritersHeld",
 }
 

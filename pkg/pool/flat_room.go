@@ -1,0 +1,240 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// newFlat describes the logical volume of a flat store, without extents.
+func newFlat(f *flat) *lvm2.LV {
+	lv := newLV("", roleFlat, tag(tagOf, string(f.of)), tag(tagReads, string(f.reads)), tag(tagOver, string(f.over)),
+		tag(tagChunk, number(f.chunk)))
+	lv.Name = flatPrefix + string(lv.ID)
+	lv.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
+	handOff(lv)
+	return lv
+}
+
+// addFlat gives a flat store its extents, those that were kept for it if some were,
+// and opens the device that it is written by.
+func (p *Pool) addFlat(ctx context.Context, w *flatWork) error {
+	return p.do(ctx, &change{what: "make a store to read an old snapshot by", edit: func(t *edit) error {
+		o := t.volumes[w.flat.of]
+		if o == nil || !w.same(t.view) {
+			return errFlatChanged
+		}
+		if err := errors.Join(t.writable(), p.roomForText(t.view)); err != nil {
+			return err
+		}
+		n, lv := t.extents(w.layout.Metadata()), newFlat(w.flat)
+		if kept := t.keptFor(w.flat.reads); kept != nil {
+			tags := lv.Tags
+			lv = kept.lv.Clone()
+			lv.Tags = tags
+		}
+		if more := n - min(n, lv.Size()); more > 0 {
+			if err := p.enlargeFlat(t, o, lv, more); err != nil {
+				return err
+			}
+		}
+		w.flat.lv = lv
+		p.facts.flats.put(lv.ID, time.Time{})
+		return t.put(lv)
+	}, act: func(ctx context.Context, v *view) error {
+		d := v.cowDevice(w.flat.lv)
+		table, err := v.linearTable(w.flat.lv)
+		if err != nil {
+			return err
+		}
+		dev, pending, err := p.ensure(d, table, false)
+		if err == nil && pending {
+			err = p.start(ctx, d, dev)
+		}
+		if err == nil {
+			w.file, err = os.OpenFile(p.dm.Node(d.name), os.O_WRONLY|unix.O_DIRECT, 0)
+		}
+		return err
+	}})
+}
+
+// enlargeFlat gives lv, a flat store of o's history, more extents.
+func (p *Pool) enlargeFlat(t *edit, o *volume, lv *lvm2.LV, more lvm2.Extents) error {
+	kind, err := t.kindOf(o)
+	if err != nil {
+		return err
+	}
+	// Live stores must find room meanwhile, or snapshots are lost.
+	if free, spare := t.freeOn(kind).size(), p.reserve(t.view)/2; free < more+spare {
+		return fmt.Errorf("%w: %d extents are needed to read it for as long as it is read, volume group %s has %d free, of which %d are kept for stores of snapshots to grow; delete volumes or newer snapshots, or extend the volume group",
+			ErrNoSpace, more, t.vg.Name, free, spare)
+	}
+	ranges, err := t.allocateOn(kind, more, highEnd)
+	if err != nil {
+		return err
+	}
+	lv.Segments = appendExtents(lv.Segments, ranges...)
+	return nil
+}
+
+// keptFor returns the flat store that has extents for a layer and is not written.
+func (v *view) keptFor(layer lvm2.ID) *flat {
+	for _, f := range v.flats[layer] {
+		if f.used == 0 && f.odd == nil && linear(f.lv) {
+			return f
+		}
+	}
+	return nil
+}
+
+// flatNeed is how many extents a fork of l, of o's history, needs for a flat store:
+// 0 if the kernel can read l without, or there is one.
+func (p *Pool) flatNeed(v *view, o *volume, l *layer) lvm2.Extents {
+	if l == nil || v.layers[l.lv.ID] == nil || v.keptFor(l.lv.ID) != nil || v.depth(o, l) <= p.deepest {
+		return 0
+	}
+	var layers []cow.Layer
+	for _, x := range o.path(l) {
+		if x.snap != nil {
+			break
+		}
+		used := x.used
+		if !x.trimmed {
+			used = sectors(v, x.lv.Size())
+		}
+		layers = append(layers, cow.Layer{Chunk: x.chunk.Bytes(), Length: x.length, Used: used})
+	}
+	if len(layers) == 0 {
+		return 0
+	}
+	return v.extents(cow.NewFlat(cow.Smallest(layers), cow.MostMerged(layers)).Metadata())
+}
+
+// keepForFlat sets extents aside for the flat store without which a fork of a layer
+// cannot be read. They are the fork's until it is hydrated.
+func (p *Pool) keepForFlat(t *edit, layer lvm2.ID) error {
+	l := t.layers[layer]
+	if l == nil {
+		return nil // it is being cut
+	}
+	o := t.volumes[l.of]
+	n := p.flatNeed(t.view, o, l)
+	if n == 0 {
+		return nil
+	}
+	kind, err := t.kindOf(o)
+	if err != nil {
+		return err
+	}
+	ranges, err := t.allocateOn(kind, n, highEnd)
+	if err != nil {
+		return err
+	}
+	path := o.path(l)
+	lv := newFlat(&flat{of: l.of, reads: layer, over: path[len(path)-1].lv.ID, chunk: l.chunk})
+	lv.Segments = appendExtents(nil, ranges...)
+	return t.put(lv)
+}
+
+// forkNeeds says whether a fork that is not hydrated is read by f, a flat store of
+// o's history, or will be: also while it has no devices, as after a reboot.
+func (v *view) forkNeeds(o *volume, f *flat) bool {
+	l := v.layers[f.reads]
+	if l == nil || l.of != o.lv.ID || !v.forkedFrom(l) {
+		return false
+	}
+	if best, _ := v.flatOf(o, l); best != nil {
+		return best == f
+	}
+	return v.keptFor(f.reads) == f
+}
+
+// forkedFrom says whether there is a fork of l that is not hydrated.
+func (v *view) forkedFrom(l *layer) bool {
+	for _, o := range v.volumes {
+		if o.copyOf == l.lv.ID {
+			return true
+		}
+	}
+	return false
+}
+
+// awaited says whether somebody has asked for f who has not read by it yet.
+func (p *Pool) awaited(f *flat) bool {
+	written, asked := p.facts.flats.get(f.lv.ID)
+	return asked && (written.IsZero() || time.Since(written) < flatWait)
+}
+
+// notAwaited notes that f is read by, or never will be, unless it is being written.
+func (p *Pool) notAwaited(f *flat) {
+	if written, asked := p.facts.flats.get(f.lv.ID); asked && !written.IsZero() {
+		p.facts.flats.drop(f.lv.ID)
+	}
+}
+
+// dropFlats makes the flat stores trash that nobody reads by, of a volume and of
+// those that it reads through. Its key is held.
+func (p *Pool) dropFlats(ctx context.Context, lv string) error {
+	v, err := p.latest()
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(v.family(lv), func(lv string) bool { o := v.volumeByLV(lv); return o != nil && len(o.flats) > 0 }) {
+		return nil
+	}
+	defer p.wiper.wake()
+	return p.do(ctx, &change{what: "give back what an old snapshot of volume " + lv + " was read by", edit: func(t *edit) error {
+		for _, lv := range t.family(lv) {
+			if o := t.volumeByLV(lv); o != nil {
+				if err := p.discardUnread(t, o); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}, act: func(ctx context.Context, v *view) error {
+		p.facts.tables.keep(func(id lvm2.ID) bool { return v.vg.LVByID(id) != nil })
+		return p.sweep(ctx, v)
+	}})
+}
+
+// discardIdle does what dropFlats does for all volumes, when a pool is opened.
+func (p *Pool) discardIdle(t *edit) error {
+	for _, o := range t.volumes {
+		if err := p.discardUnread(t, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// discardUnread makes those flat stores of o trash that nobody needs: no snapshot's
+// device lies on them, nobody has asked for them, and no fork needs them.
+func (p *Pool) discardUnread(t *edit, o *volume) error {
+	if t.unclear != nil {
+		return nil
+	}
+	for _, f := range o.flats {
+		if p.awaited(f) || t.forkNeeds(o, f) {
+			continue
+		}
+		info, err := p.find(t.cowDevice(f.lv))
+		if err != nil {
+			return err
+		}
+		if now := t.vg.LVByID(f.lv.ID); now != nil && linear(now) && (info == nil || info.OpenCount == 0) {
+			if err := t.discard(now); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,279 @@
+//go:build kernel
+
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// foldLong begins a fold of two layers below n newer ones that takes some seconds, and
+// waits until its devices are there. ended is given its error.
+func foldLong(t *testing.T, n int) (h *past, heir string, ended chan error) {
+	t.Helper()
+	h = newPast(t, 32*size.MiB)
+	h.p.config.FirstStore = 4 * size.MiB
+	h.write(10)
+	h.cut("old", 4*size.KiB)
+	h.write(10)
+	h.cut("heir", 4*size.KiB)
+	h.write(10)
+	h.cut("gone", 4*size.KiB)
+	h.write(1200)
+	for i := range n {
+		h.cut(fmt.Sprint("s", i), 4*size.KiB)
+		h.write(5)
+	}
+	heir = must(h.p.latest())(t).snapshots["heir"].lv.Name
+	h.remove("gone")
+	f := newFold(h.p, h.pair())
+	ok(t, f.count(context.Background()))
+	ended = make(chan error, 1)
+	go func() { ended <- f.run(context.Background()) }()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if info := must(h.p.find(must(h.p.latest())(t).snapDevice(must(h.p.latest())(t).vg.LV(heir))))(t); info != nil && info.Live {
+			return h, heir, ended
+		}
+		if time.Now().After(end) {
+			t.Fatal("the fold has no device")
+		}
+	}
+}
+
+// TestCutsBesideFold: however many snapshots are cut while layers are folded, the fold
+// never reads through more devices than the kernel can: it ends before.
+func TestCutsBesideFold(t *testing.T) {
+	h, heir, ended := foldLong(t, 1)
+	h.p.deepest = 7
+	most := 0
+	for i := range 16 {
+		h.cut(fmt.Sprint("n", i), 4*size.KiB)
+		if info := must(h.p.find(must(h.p.latest())(t).snapDevice(must(h.p.latest())(t).vg.LV(heir))))(t); info != nil {
+			most = max(most, levels(t, h.p, heir))
+		}
+		if i%3 != 0 {
+			delete(h.want, fmt.Sprint("n", i))
+		}
+	}
+	err := <-ended
+	t.Logf("the fold read through %d devices, and ended with %v", most, err)
+	if most > h.p.deepest {
+		t.Errorf("the fold read through %d devices, the kernel can through %d", most, h.p.deepest)
+	}
+	if err != nil && !errors.Is(err, errFoldOver) {
+		t.Error(err)
+	}
+	h.p.deepest = depthFramed
+	h.check("after the fold")
+	h.idle("after the fold")
+}
+
+// TestRestoreBesideFold: a snapshot that lies too deep for the kernel is restored while
+// layers that it reads through are folded. The fold gives way.
+func TestRestoreBesideFold(t *testing.T) {
+	h, _, ended := foldLong(t, 4)
+	h.p.deepest = 6
+	lv, path := h.show("old")
+	h.same(path, "old", "beside a fold")
+	if n := levels(t, h.p, "old"); n != 2 {
+		t.Errorf("it is read by %d devices", n)
+	}
+	if err := <-ended; !errors.Is(err, errFoldOver) {
+		t.Errorf("the fold: %v", err)
+	}
+	noFindings(t, h.p)
+	h.hide(lv)
+	noFlats(t, h.p)
+	h.p.deepest = depthFramed
+	h.check("after the fold")
+	if n := h.fold(); n != 1 {
+		t.Errorf("%d folds in the end", n)
+	}
+	h.check("in the end")
+}
+
+// TestFlatForkFullPool: a fork of a snapshot that lies too deep for the kernel has the
+// extents for its flat store from the beginning, and keeps them, and the store, until
+// it is hydrated: in a full pool, and after a reboot. So has what was rolled back.
+func TestFlatForkFullPool(t *testing.T) {
+	ctx := context.Background()
+	h := newDeep(t, 14, 1, 2)
+	h.p.config.HydrationRate = size.MiB
+	h.p.deepest = 8
+	waitTrimmed(t, h.p)
+	again := h.p.hydrator.stop("fork") // or it makes the store at once
+	fork := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{FromSnapshot, "s1"}}))(t)
+	if fork.LV != "fork" {
+		t.Fatal(fork.LV)
+	}
+	full(t, h.p)
+	again()
+	path := must(h.p.Activate(ctx, fork.LV))(t)
+	h.same(path, "s1", "in a full pool")
+	reboot := func() {
+		t.Helper()
+		config := h.p.config
+		ok(t, h.p.Close())
+		removeAll(t, h.p)
+		h.path = ""
+		h.p = openPool(t, config)
+		h.p.deepest = 8
+	}
+	one := flatsOf(t, h.p)
+	reboot()
+	waitIdle(t, h.p)
+	if now := flatsOf(t, h.p); len(now) != 1 || now[0].lv.ID != one[0].lv.ID {
+		t.Fatalf("after a reboot there is %+v, before %+v", now, one)
+	}
+	if n := must(h.p.latest())(t).free.size(); n != 0 {
+		t.Errorf("%d extents are free", n)
+	}
+	path = must(h.p.Activate(ctx, fork.LV))(t)
+	h.same(path, "s1", "after a reboot in a full pool")
+	noFindings(t, h.p)
+	h.p.config.HydrationRate = 0
+	waitHydrated(t, h.p, fork.LV)
+	h.same(path, "s1", "hydrated")
+	noFlats(t, h.p)
+
+	quiet(t, "lvremove -q -y "+h.p.vgName+"/rest")
+	ok(t, h.p.Deactivate(ctx, fork.LV))
+	ok(t, h.p.DeleteVolume(ctx, fork.LV))
+	waitIdle(t, h.p)
+	config := h.p.config
+	config.HydrationRate = size.MiB
+	ok(t, h.p.Close())
+	o := Options{}
+	ok(t, offline(ctx, config, o, func(p *Pool) error {
+		p.deepest = 8
+		_, err := p.rollback(ctx, RollbackSpec{Volume: h.lv, Snapshot: "s2"})
+		return err
+	}))
+	h.p = openPool(t, config)
+	h.p.deepest = 8
+	path = must(h.p.Activate(ctx, h.lv))(t)
+	h.same(path, "s2", "rolled back")
+	if len(flatsOf(t, h.p)) == 0 {
+		t.Error("what was rolled back has no flat store")
+	}
+	h.p.config.HydrationRate = 0
+	waitHydrated(t, h.p, h.lv)
+	noFlats(t, h.p)
+}
+
+// TestFlatWithoutKey: while the lists of layers are merged their volume can be cut, and
+// snapshots of it deleted. A store whose layers are not what they were is not used.
+func TestFlatWithoutKey(t *testing.T) {
+	ctx := context.Background()
+	h := newDeep(t, 9, 1, 2)
+	waitTrimmed(t, h.p)
+	slowly := func(snapshot string) (w *flatWork, merge, written chan error) {
+		t.Helper()
+		l := must(h.p.latest())(t).snapshots[snapshot]
+		ok(t, h.p.onVolume(ctx, h.lv, func(ctx context.Context) (err error) {
+			w, err = h.p.beginFlat(ctx, l.of, l.lv.ID)
+			return err
+		}))
+		merge, written = make(chan error), make(chan error, 1)
+		read := w.sources[0].Read
+		w.sources[0].Read = func(ctx context.Context) iter.Seq2[cow.Exception, error] {
+			<-merge
+			return read(ctx)
+		}
+		go func() { written <- w.write(ctx) }()
+		return w, merge, written
+	}
+	finish := func(w *flatWork, merge, written chan error) error {
+		t.Helper()
+		close(merge)
+		err := <-written
+		return h.p.onVolume(ctx, h.lv, func(ctx context.Context) error { return h.p.endFlat(ctx, w, err) })
+	}
+
+	w, merge, written := slowly("s1")
+	began := time.Now()
+	h.cut("meanwhile", 8*size.KiB)
+	h.remove("s3")
+	h.grow(4 * size.MiB)
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("others waited for %v", took)
+	}
+	waitTrimmed(t, h.p)
+	for _, pair := range must(h.p.latest())(t).foldPairs() {
+		t.Errorf("%v can be folded, which are being merged", pair)
+	}
+	ok(t, finish(w, merge, written))
+	lv, path := h.show("s1")
+	h.same(path, "s1", "by a store that was made beside a cut")
+	if n := levels(t, h.p, "s1"); n != 3 || len(flatsOf(t, h.p)) != 1 {
+		t.Errorf("it is read by %d devices, %+v", n, flatsOf(t, h.p))
+	}
+	noFindings(t, h.p)
+	h.hide(lv)
+	noFlats(t, h.p)
+
+	w, merge, written = slowly("s1") // what it is for goes, with a layer of it
+	h.remove("s0", "s1")
+	if err := finish(w, merge, written); !errors.Is(err, ErrPrecondition) {
+		t.Errorf("a store of a layer that is gone: %v", err)
+	}
+	noFlats(t, h.p)
+	waitIdle(t, h.p)
+	noFindings(t, h.p)
+	h.idle("after a store that was not used")
+	lv, path = h.show("s2")
+	h.same(path, "s2", "in the end")
+	h.hide(lv)
+	noFlats(t, h.p)
+	if all := flatsOf(t, h.p); slices.ContainsFunc(all, func(f *flat) bool { return f.used == 0 }) {
+		t.Errorf("left: %+v", all)
+	}
+}
+
+// TestFlatTableKnown: the long table of a flat store is not read from the kernel where
+// nothing of it can have changed, and is once something has.
+func TestFlatTableKnown(t *testing.T) {
+	ctx := context.Background()
+	h := newDeep(t, 9, 1)
+	lv, path := h.show("s1")
+	d := must(h.p.latest())(t).cowDevice(flatsOf(t, h.p)[0].lv)
+	known := func() bool {
+		t.Helper()
+		return must(h.p.flatsAsLoaded(must(h.p.latest())(t)))(t)[d.name]
+	}
+	if !known() {
+		t.Error("it is not known after it was loaded")
+	}
+	h.write(10)
+	h.cut("next", 4*size.KiB)
+	h.same(path, "s1", "after a cut")
+	if !known() {
+		t.Error("it is not known after a cut")
+	}
+	for _, m := range must(h.p.mappings(must(h.p.latest())(t)))(t) {
+		if m.device == d.name {
+			t.Errorf("it was asked for: %+v", m)
+		}
+	}
+	quiet(t, "lvchange -q --addtag somebody "+h.p.vgName+"/"+must(h.p.latest())(t).snapshots["s3"].lv.Name)
+	ok(t, h.p.refresh(ctx))
+	if known() {
+		t.Error("it is known though lvm2 has written the metadata")
+	}
+	h.cut("last", 4*size.KiB)
+	h.same(path, "s1", "after lvm2")
+	if !known() {
+		t.Error("it is not known after it was looked at")
+	}
+	noFindings(t, h.p)
+	h.hide(lv)
+	noFlats(t, h.p)
+}

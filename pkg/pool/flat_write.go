@@ -1,0 +1,137 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// flatWork is a flat store that is being made. One goroutine has it.
+type flatWork struct {
+	pool    *Pool
+	view    *view    // in which the layers were looked at
+	layers  []*layer // the stores that are parts of it
+	flat    *flat    // without lv until that is committed
+	layout  cow.Flat
+	sources []cow.Layer
+	file    *os.File // the device that header and areas are written to
+	disks   func()   // closes the disks that sources reads
+}
+
+// close closes what write needs. It may be called again.
+func (w *flatWork) close() {
+	w.disks()
+	if w.file != nil {
+		w.file.Close()
+	}
+}
+
+// write writes header and areas, which are on the disk then. No key is held: the
+// stores may have other owners by now, and then what is written is not used.
+func (w *flatWork) write(ctx context.Context) error {
+	defer w.close()
+	if _, err := w.layout.Write(w.file, cow.Merge(ctx, w.sources)); err != nil {
+		return err
+	}
+	return os.NewSyscallError("fdatasync", unix.Fdatasync(int(w.file.Fd())))
+}
+
+// sources opens the disks that the stores of layers lie on. No devices are needed:
+// nothing writes to a frozen store, and nothing of it is in a cache.
+func (p *Pool) sources(v *view, layers []*layer) (out []cow.Layer, done func(), err error) {
+	files := map[int]*os.File{}
+	done = func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}
+	for _, l := range layers {
+		d := &scattered{extent: v.extent()}
+		if d.ranges, err = physical(l.lv); err != nil {
+			done()
+			return nil, nil, err
+		}
+		for _, r := range d.ranges {
+			pv := v.vg.PVs[r.PV]
+			if files[r.PV] == nil {
+				if err = v.missing(pv); err == nil {
+					files[r.PV], err = openDisk(pv, os.O_RDONLY|unix.O_DIRECT)
+				}
+				if err != nil {
+					done()
+					return nil, nil, err
+				}
+			}
+			d.files = append(d.files, files[r.PV])
+			d.starts = append(d.starts, v.vg.Offset(pv, r.Start).Bytes())
+		}
+		store := cow.NewStore(v.vg.Name+"/"+l.lv.Name, d, l.used.Bytes())
+		out = append(out, cow.Layer{Chunk: l.chunk.Bytes(), Length: l.length, Used: l.used, Read: store.Exceptions})
+	}
+	return out, done, nil
+}
+
+// scattered reads a logical volume from the disks.
+type scattered struct {
+	extent size.Bytes
+	ranges []lvm2.Range
+	files  []*os.File   // of each range
+	starts []size.Bytes // of each range, on its disk
+}
+
+// ReadAt is io.ReaderAt's.
+func (d *scattered) ReadAt(b []byte, at int64) (n int, err error) {
+	begin := size.Bytes(0)
+	for i, r := range d.ranges {
+		end := begin + size.Bytes(r.Count)*d.extent
+		for n < len(b) && size.Bytes(at)+size.Bytes(n) >= begin && size.Bytes(at)+size.Bytes(n) < end {
+			here := size.Bytes(at) + size.Bytes(n)
+			part := b[n:min(len(b), n+int(end-here))]
+			k, err := d.files[i].ReadAt(part, int64(d.starts[i]+here-begin))
+			if n += k; err != nil {
+				return n, err
+			}
+		}
+		begin = end
+	}
+	if n < len(b) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// recordInvalid writes down which layer the kernel had given up, unnoticed until
+// now, and returns why, an error. The volume's key is held.
+func (p *Pool) recordInvalid(ctx context.Context, w *flatWork, why error) error {
+	v, err := p.latest()
+	if err != nil {
+		return errors.Join(why, err)
+	}
+	if !w.same(v) { // it was read in what is another's now
+		return errFlatChanged
+	}
+	layers := v.volumes[w.flat.of].path(v.layers[w.flat.reads])[:len(w.layers)]
+	sources, done, err := p.sources(v, layers)
+	if err != nil {
+		return errors.Join(why, err)
+	}
+	defer done()
+	for i, s := range sources {
+		for _, err := range s.Read(ctx) {
+			if errors.Is(err, cow.ErrInvalid) {
+				loss := &unrecordedLoss{volume: layers[i].of, layer: layers[i].lv.ID}
+				return errors.Join(fmt.Errorf("%w: %w", ErrLost, why), p.do(ctx, loss.record()))
+			}
+			break
+		}
+	}
+	return why
+}
