@@ -29,8 +29,9 @@ const mergeMost = 1 << 20
 // larger ones are split. Exception.Store counts from the beginning of the first
 // layer's store, with the others' used parts behind.
 //
-// It holds two million exceptions of 16 bytes at most. Where there are more for
-// chunks of the snapshot than a million, the stores are read again for each million.
+// It holds two million exceptions of 16 bytes at most, and some of layers with few that
+// are read in advance. Where there are more for chunks of the snapshot than a million, the
+// stores are read again for each million. Several layers' Reads run at a time.
 //
 // A last element with an error comes after those that could be merged: that of a
 // layer's Read, or ErrDamaged if it lists a chunk beyond what it uses.
@@ -86,13 +87,15 @@ type merger struct {
 // pass reads all stores. It lowers to if it finds too many.
 func (m *merger) pass(ctx context.Context) error {
 	base := uint64(0)
+	ahead, cancel := readAhead(ctx, m.layers)
+	defer cancel()
 	for i, l := range m.layers {
 		parts := uint64(l.Chunk / m.chunk)
 		used := uint64(l.Used.Bytes() / m.chunk)
 		// A layer may be longer than the snapshot, which was cut before its
 		// volume was expanded. No layer tells more than what it has itself.
 		end := uint64(min(l.Length, m.layers[0].Length).Bytes().RoundUp(m.chunk) / m.chunk)
-		for e, err := range l.Read(ctx) {
+		for e, err := range ahead.exceptions(i) {
 			if err != nil {
 				return err
 			}

@@ -1,0 +1,81 @@
+package cow
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// TestReadAhead: short layers are read several at a time, and merged in their order; a
+// long one is read in its turn. When Merge returns nobody reads any more.
+func TestReadAhead(t *testing.T) {
+	const chunk = MinChunk
+	var together sync.WaitGroup
+	together.Add(aheadLayers - 1) // the long one waits for its turn
+	met := make(chan struct{})
+	go func() { together.Wait(); close(met) }()
+	var layers []Layer
+	for i := range 3 * aheadLayers {
+		used := 3 * size.Sectors(chunk/512)
+		if i == 3 {
+			used = 2 * aheadMost * size.Sectors(chunk/512)
+		}
+		layers = append(layers, Layer{Chunk: chunk, Length: 8 * 1024, Used: used, Read: func(context.Context) iter.Seq2[Exception, error] {
+			return func(yield func(Exception, error) bool) {
+				if i < aheadLayers && i != 3 {
+					together.Done()
+					select {
+					case <-met:
+					case <-time.After(10 * time.Second):
+						t.Error("layers wait for each other")
+					}
+				}
+				yield(Exception{Origin: uint64(i / 2), Store: 2}, nil)
+			}
+		}})
+	}
+	at, base := uint64(0), uint64(0)
+	for e, err := range Merge(context.Background(), layers) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Origin != at || e.Store != base+2 {
+			t.Errorf("chunk %d is at %d, want %d at %d", e.Origin, e.Store, at, base+2)
+		}
+		base += uint64((layers[2*at].Used + layers[2*at+1].Used).Bytes() / chunk)
+		at++
+	}
+	if at != 3*aheadLayers/2 {
+		t.Errorf("%d chunks", at)
+	}
+
+	bad := errors.New("bad")
+	var reading sync.WaitGroup
+	for i := range layers {
+		layers[i].Used = 3 * size.Sectors(chunk/512)
+		layers[i].Read = func(ctx context.Context) iter.Seq2[Exception, error] {
+			return func(yield func(Exception, error) bool) {
+				reading.Add(1)
+				defer reading.Done()
+				if i == 2 {
+					yield(Exception{}, bad)
+					return
+				}
+				if i > 2 {
+					<-ctx.Done()
+				}
+			}
+		}
+	}
+	for _, err := range Merge(context.Background(), layers) {
+		if !errors.Is(err, bad) {
+			t.Error(err)
+		}
+	}
+	reading.Wait()
+}
