@@ -146,8 +146,17 @@ func fail(d *dm.Client, name string) {
 	}
 }
 
+// mirrors says whether a device is a mirror: others wait for what that keeps, so mirrors have to fail first.
+func mirrors(d *dm.Client, name string) bool {
+	table, err := d.Table(name)
+	return err == nil && len(table) > 0 && table[0].Target.Type() == "mirror"
+}
+
 // errStuck says that the kernel has devices that cannot be taken down: this kernel is of no use any more.
 var errStuck = errors.New("devices cannot be taken down")
+
+// takeDownLimit is for all devices to go: one that waits for another takes a second of it.
+const takeDownLimit = 40 * time.Second
 
 // takeDown removes all devices of the group, as a machine's end does.
 func takeDown(d *dm.Client) error {
@@ -166,7 +175,7 @@ func takeDown(d *dm.Client) error {
 					continue
 				}
 				left++
-				if pass > 20 {
+				if pass > 20 && (pass%2 == 0 || mirrors(d, e.Name)) {
 					fail(d, e.Name)
 				}
 				if info, err := d.Info(e.Name); err == nil && (info.Suspended || info.Loaded) {
@@ -190,7 +199,7 @@ func takeDown(d *dm.Client) error {
 	select {
 	case err := <-done:
 		return err
-	case <-time.After(10 * time.Second):
+	case <-time.After(takeDownLimit):
 		return errStuck
 	}
 }
