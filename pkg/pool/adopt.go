@@ -250,17 +250,17 @@ func (p *Pool) stateOf(v *view, lv *lvm2.LV) (lost, fresh bool, err error) {
 		return false, false, err
 	}
 	path := ""
-	if info != nil {
+	if info != nil && info.Live {
 		if path, err = p.dm.EnsureNode(p.ctx, info.Name, info.Device); err != nil {
 			return false, false, err
 		}
-	} else {
+	} else { // or an adoption was interrupted while it made the device
 		var table dm.Table
 		if table, err = v.linearTable(lv); err != nil {
 			return false, false, err
 		}
 		defer func() { err = errors.Join(err, p.takeDown(p.ctx, d)) }()
-		if path, err = p.openable(d, table); err != nil {
+		if path, err = p.openable(info, d, table); err != nil {
 			return false, false, err
 		}
 	}
@@ -275,9 +275,9 @@ func (p *Pool) stateOf(v *view, lv *lvm2.LV) (lost, fresh bool, err error) {
 	return !h.Valid, false, errors.Join(err, store.Close())
 }
 
-// openable makes a hidden read-only device and returns its path.
-func (p *Pool) openable(d device, table dm.Table) (string, error) {
-	dev, _, err := p.ensureFrom(nil, d, table, true)
+// openable makes a hidden read-only device, or completes the one that info tells of, and returns its path.
+func (p *Pool) openable(info *dm.Info, d device, table dm.Table) (string, error) {
+	dev, _, err := p.ensureFrom(info, d, table, true)
 	if err != nil {
 		return "", err
 	}

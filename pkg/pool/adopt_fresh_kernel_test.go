@@ -41,6 +41,46 @@ func TestAdoptNeverActive(t *testing.T) {
 	h.deactivate()
 }
 
+// TestAdoptHalfMade adopts and imports what an adoption or import that was
+// interrupted has left a device of, without a table or before it was taken in use.
+func TestAdoptHalfMade(t *testing.T) {
+	t.Run("empty", func(t *testing.T) { adoptHalfMade(t, false) })
+	t.Run("loaded", func(t *testing.T) { adoptHalfMade(t, true) })
+}
+
+func adoptHalfMade(t *testing.T, loaded bool) {
+	ctx := context.Background()
+	p := lvmGroup(t)
+	vg := p.config.VolumeGroup
+	lvm(t, "lvcreate", "-qq", "-y", "-Wn", "-L16m", "-n", "base", vg)
+	lvm(t, "lvcreate", "-qq", "-y", "-Wn", "-L16m", "-n", "other", vg)
+	h := &past{t: t, p: p, lv: "base", path: p.dm.Node(vg + "-base"), content: make([]byte, 16*size.MiB), want: map[string][]byte{}, random: rand.New(rand.NewPCG(3, 4))}
+	writeAll(t, h.path, h.content)
+	lvm(t, "lvcreate", "-qq", "-y", "-s", "-L", "12m", "-n", "s1", vg+"/base")
+	h.want["s1"] = bytes.Clone(h.content)
+	h.write(40)
+	lvm(t, "vgchange", "-qq", "-an", vg)
+	h.path = ""
+	ok(t, p.refresh(ctx))
+	v := must(p.latest())(t)
+	left := map[device]string{v.cowDevice(v.vg.LV("s1")): "s1", v.topDevice(v.vg.LV("other")): "other"}
+	for d, lv := range left {
+		must(p.dm.Create(d.name, d.uuid))(t)
+		if loaded {
+			ok(t, p.dm.Load(d.name, must(v.linearTable(v.vg.LV(lv)))(t), true))
+		}
+	}
+	ok(t, Adopt(ctx, p.config, Options{}, Adoption{LV: "base", Mode: Block}))
+	must(Import(ctx, p.config, Options{}, ImportSpec{LV: "other", Probe: func(context.Context, string) (Mode, string, error) { return Block, "", nil }}))(t)
+	for d := range left {
+		if info := must(p.find(d))(t); info != nil {
+			t.Errorf("device %s is left: %+v", d.name, info)
+		}
+	}
+	ok(t, p.refresh(ctx))
+	h.check("adopted")
+}
+
 // TestAdoptedStayLost: lvm2 removes the layer that adopted snapshots read
 // through. Neither what is cut nor what is adopted later brings them back.
 func TestAdoptedStayLost(t *testing.T) {

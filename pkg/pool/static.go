@@ -156,7 +156,7 @@ func (p *Pool) withDevice(ctx context.Context, v *view, lv *lvm2.LV, f func(path
 	if err != nil {
 		return err
 	}
-	if before == nil {
+	if before == nil || !before.Live {
 		defer func() { err = errors.Join(err, p.takeDown(context.WithoutCancel(ctx), d)) }()
 	}
 	return f(path)

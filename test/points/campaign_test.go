@@ -42,6 +42,7 @@ type operation struct {
 	at     func(point string) bool
 	cutAt  int  // the point at which first is cut, of a repair
 	busy   bool // build leaves background work undone
+	beside bool // it is done beside the pool, on what is not the pool's yet: a pool that opens knows nothing of it
 }
 
 // campaign cuts operations short, all in one kernel.
@@ -237,14 +238,16 @@ func (r *rig) recover(op *operation, config pool.Config, machine bool) error {
 	if err := r.open(); err != nil {
 		return err
 	}
-	if err := r.leftSuspended(); err != nil {
-		return err
-	}
-	if _, err := audit.Steady(r.dm, group, steadyLimit); err != nil {
-		return fmt.Errorf("after the pool was opened: %w", err)
+	if !op.beside {
+		if err := r.leftSuspended(); err != nil {
+			return err
+		}
+		if _, err := audit.Steady(r.dm, group, steadyLimit); err != nil {
+			return fmt.Errorf("after the pool was opened: %w", err)
+		}
 	}
 	for _, o := range r.objects {
-		if err := o.goesOn(); err != nil {
+		if err := o.goesOn(r.w); err != nil {
 			return fmt.Errorf("after the pool was opened: %w", err)
 		}
 	}

@@ -283,8 +283,8 @@ func (o *object) marks() (acked, begun int) {
 	return o.acked, len(o.log)
 }
 
-// goesOn waits until the writer has written again.
-func (o *object) goesOn() error {
+// goesOn waits until the writer has written again, as long as the worker lives.
+func (o *object) goesOn(w *client) error {
 	if o.writer == nil {
 		return nil
 	}
@@ -293,6 +293,8 @@ func (o *object) goesOn() error {
 		select {
 		case <-o.writer.ended:
 			return fmt.Errorf("writing to %s: %w", o.name, o.writer.err)
+		case <-w.ended:
+			return w.call("Arm", 0, &struct{}{}, callLimit)
 		default:
 		}
 		if acked, _ := o.marks(); acked > begun {

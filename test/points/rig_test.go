@@ -230,7 +230,7 @@ func (r *rig) writeTo(names ...string) error {
 			if err := o.startWriter(); err != nil {
 				return err
 			}
-			if err := o.goesOn(); err != nil {
+			if err := o.goesOn(r.w); err != nil {
 				return err
 			}
 		}

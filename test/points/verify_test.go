@@ -33,7 +33,7 @@ func (r *rig) leftSuspended() error {
 		case err != nil: // it went just now
 		case info.Suspended:
 			left["suspend "+e.Name] = "suspended"
-		case info.Loaded:
+		case info.Loaded && info.Live: // one that was never live keeps nobody from anything
 			left["load table of "+e.Name] = "with a second table"
 		}
 	}
