@@ -20,6 +20,7 @@ func (h *past) half(state, snapshot string) (end func()) {
 	switch state {
 	case "made":
 		var w *flatWork
+		release := must(h.p.keys.lock(ctx, flatKey(l.lv.ID)))(t)
 		ok(t, h.p.onVolume(ctx, h.lv, func(ctx context.Context) (err error) {
 			w, err = h.p.beginFlat(ctx, l.of, l.lv.ID)
 			return err
@@ -31,7 +32,7 @@ func (h *past) half(state, snapshot string) (end func()) {
 			t.Helper()
 			family := must(h.p.latest())(t).volumes[l.of].lv.Name
 			err := h.p.onVolume(ctx, family, func(ctx context.Context) error { return h.p.endFlat(ctx, w, errHalf) })
-			if !errors.Is(err, errHalf) {
+			if release(); !errors.Is(err, errHalf) {
 				t.Error(err)
 			}
 		}

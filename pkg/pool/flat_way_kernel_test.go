@@ -86,7 +86,11 @@ func TestRestoreBesideFold(t *testing.T) {
 	if n := levels(t, h.p, "old"); n != 2 {
 		t.Errorf("it is read by %d devices", n)
 	}
-	if err := <-ended; !errors.Is(err, errFoldOver) {
+	folded := 0
+	if err := <-ended; err == nil {
+		t.Log("the fold was done before")
+		folded = 1
+	} else if !errors.Is(err, errFoldOver) {
 		t.Errorf("the fold: %v", err)
 	}
 	noFindings(t, h.p)
@@ -94,8 +98,8 @@ func TestRestoreBesideFold(t *testing.T) {
 	noFlats(t, h.p)
 	h.p.deepest = depthFramed
 	h.check("after the fold")
-	if n := h.fold(); n != 1 {
-		t.Errorf("%d folds in the end", n)
+	if folded += h.fold(); folded != 1 {
+		t.Errorf("%d folds", folded)
 	}
 	h.check("in the end")
 }
