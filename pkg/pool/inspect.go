@@ -180,13 +180,15 @@ func Inspect(ctx context.Context, c Config, o Options) (*Inspection, error) {
 // plans returns the plan of each volume's family.
 func (l *look) plans() map[*volume][]PlanStep {
 	out := map[*volume][]PlanStep{}
-	for _, members := range l.view.members() {
-		w := l.view.want(members, l.view.inUse(members, l.devices, true), l.view.seenRunning(members, l.devices))
+	families := l.view.split(l.devices)
+	for root, members := range l.view.members() {
+		k := families[root]
+		w := l.view.want(members, l.view.inUse(members, k, true), l.view.seenRunning(members, k))
 		plan := []PlanStep{}
-		for _, s := range w.plan(members, l.devices) {
+		for _, s := range w.plan(members, k) {
 			x := PlanStep{Do: string(s.do), Device: s.name, ReadOnly: s.readOnly, To: s.to}
 			if s.do == stepLoad {
-				x.Table = s.table.text(l.devices.number, func(uuid string) string { return w.wantedAt(device{uuid: uuid}).name })
+				x.Table = s.table.text(k.number, func(uuid string) string { return w.wantedAt(device{uuid: uuid}).name })
 			}
 			plan = append(plan, x)
 		}

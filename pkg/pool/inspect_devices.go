@@ -19,12 +19,15 @@ func (r *report) checkDevices(l *look) {
 			r.add("TablePending", d.Name, restartDriver, "a table is loaded and was not taken in use")
 		}
 	}
-	for _, members := range l.view.members() {
-		u := l.view.inUse(members, l.devices, true)
-		c := familyCheck{l, r, l.view.want(members, u, l.view.seenRunning(members, l.devices))}
+	families := l.view.split(l.devices)
+	for root, members := range l.view.members() {
+		k := families[root]
+		u := l.view.inUse(members, k, true)
+		c := familyCheck{l, r, l.view.want(members, u, l.view.seenRunning(members, k))}
 		for _, o := range members {
 			if o.theirs() == "" { // else the tables are LVM2's
 				c.names(o)
+				c.losses(o)
 			}
 		}
 		c.compare()
@@ -68,10 +71,6 @@ func (c familyCheck) compare() {
 		if table, complete := w.table.bind(c.devices.number); complete {
 			c.table(w, d, table)
 		}
-		if s := d.status; w.layer != nil && s != nil && s.Invalid && !w.layer.lost {
-			c.add("LossNotRecorded", c.report.at(w.layer.lv), "the running driver records it; then delete this and the older snapshots of the volume",
-				"the kernel dropped its store: the snapshot and the older ones are lost, and the metadata does not say so")
-		}
 		if w.uuid == c.view.topDevice(w.of.lv).uuid {
 			c.node(d)
 		}
@@ -85,6 +84,17 @@ func (c familyCheck) table(w wanted, d *kernelDevice, want dm.Table) {
 		c.add("WrongTable", d.Name, restartDriver, "its table is\n%s\nand must be\n%s", shorten(have), shorten(want))
 	case d.ReadOnly != w.readOnly && !w.asIs:
 		c.add("WrongTable", d.Name, restartDriver, "it is %s and must be %s", access(d.ReadOnly), access(w.readOnly))
+	}
+}
+
+// losses looks for layers of a volume that the kernel dropped, also those that nobody
+// reads.
+func (c familyCheck) losses(o *volume) {
+	for _, l := range o.layers {
+		if d := c.look.at(l.lv, ""); d != nil && d.status != nil && d.status.Invalid && !l.lost {
+			c.add("LossNotRecorded", c.report.at(l.lv), "the running driver records it; then delete this and the older snapshots of the volume",
+				"the kernel dropped its store: the snapshot and the older ones are lost, and the metadata does not say so")
+		}
 	}
 }
 

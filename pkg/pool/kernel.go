@@ -68,6 +68,74 @@ func lookAtAll(client *dm.Client, vg lvm2.ID, all []dm.ListEntry, status bool) (
 	return k, nil
 }
 
+// split divides devices by the families that they belong to, by the name of each one's
+// first volume. What is left of a deleted logical volume belongs to the family whose
+// devices it lies on, or that lie on it; to none if it is by itself, or LVM2 moves it.
+func (v *view) split(k kernel) map[string]kernel {
+	root, trash := map[string]string{}, map[string]bool{} // by ids of logical volumes
+	for _, lv := range v.trash {
+		trash[string(lv.ID)] = linear(lv)
+	}
+	byNumber, id := k.byNumber(), func(uuid string) string { id, _, _ := splitUUID(v.vg.ID, uuid); return id }
+	type pair struct{ above, below string } // one of them is trash
+	var pairs []pair
+	for uuid, d := range k {
+		above := id(uuid)
+		if o := v.ownerOf(lvm2.ID(above)); o != nil && root[above] == "" {
+			root[above] = v.root(o.lv.Name)
+		}
+		for _, n := range d.uses() {
+			if lower := byNumber[n]; lower != "" && (trash[above] || trash[id(lower)]) {
+				pairs = append(pairs, pair{above, id(lower)})
+			}
+		}
+	}
+	for more := true; more; {
+		more = false
+		for _, x := range pairs {
+			switch above, below := root[x.above], root[x.below]; {
+			case above == "" && below != "" && trash[x.above]:
+				root[x.above], more = below, true
+			case below == "" && above != "" && trash[x.below]:
+				root[x.below], more = above, true
+			}
+		}
+	}
+	out := map[string]kernel{}
+	for uuid, d := range k {
+		if of := root[id(uuid)]; of != "" {
+			if out[of] == nil {
+				out[of] = kernel{}
+			}
+			out[of][uuid] = d
+		}
+	}
+	return out
+}
+
+// ownerOf returns the volume that a logical volume is a part of; nil if it is of none.
+func (v *view) ownerOf(id lvm2.ID) *volume {
+	switch d := v.decoded[v.vg.LVByID(id)].(type) {
+	case *volume:
+		return v.volumes[id]
+	case *layer:
+		return v.volumes[d.of]
+	case *fork:
+		return v.volumes[d.of]
+	case *flat:
+		return v.volumes[d.of]
+	}
+	return nil
+}
+
+func (k kernel) byNumber() map[dm.Device]string {
+	out := make(map[dm.Device]string, len(k))
+	for uuid, d := range k {
+		out[d.Device] = uuid
+	}
+	return out
+}
+
 // goesOn returns the table with which a device runs, or goes on if it is suspended,
 // as that of a volume whose writers are held.
 func (d *kernelDevice) goesOn() dm.Table {
@@ -112,9 +180,9 @@ func (k kernel) number(uuid string) (dm.Device, bool) {
 
 // opened returns how often each device is open other than by devices of the group.
 func (k kernel) opened() map[string]int {
-	byNumber, out := make(map[dm.Device]string, len(k)), make(map[string]int, len(k))
+	byNumber, out := k.byNumber(), make(map[string]int, len(k))
 	for uuid, d := range k {
-		byNumber[d.Device], out[uuid] = uuid, d.OpenCount
+		out[uuid] = d.OpenCount
 	}
 	for _, d := range k {
 		for _, below := range d.uses() {
@@ -146,10 +214,7 @@ func (v *view) inUse(members []*volume, k kernel, hydrating bool) use {
 // busy returns the devices that are open other than by devices of the family, or are
 // left as they are, and all that these lie on.
 func (v *view) busy(members []*volume, k kernel) map[string]bool {
-	byNumber, out := make(map[dm.Device]string, len(k)), map[string]bool{}
-	for uuid, d := range k {
-		byNumber[d.Device] = uuid
-	}
+	byNumber, out := k.byNumber(), map[string]bool{}
 	var mark func(uuid string)
 	mark = func(uuid string) {
 		if d := k[uuid]; d != nil && !out[uuid] {

@@ -63,16 +63,15 @@ type planner struct {
 	missing map[string]bool // devices that cannot be made: what they lie on is not there
 }
 
-// plan returns the steps that lead from the kernel's devices to those that are wanted.
-// Devices that are no member's stay, but for trash that lies on these.
+// plan returns the steps that lead from the kernel's devices, those of the family
+// (split), to those that are wanted.
 func (w *wantedSet) plan(members []*volume, k kernel) []step {
 	p := &planner{
 		wantedSet: w, k: maps.Clone(k), opened: k.opened(),
 		pending: map[string]bool{}, ran: map[string]bool{}, missing: map[string]bool{},
 	}
-	mine := p.ofFamily(members)
-	p.letGo(mine)
-	p.rename(mine)
+	p.letGo()
+	p.rename()
 	for _, o := range members {
 		p.shutWindows(o)
 	}
@@ -83,7 +82,7 @@ func (w *wantedSet) plan(members []*volume, k kernel) []step {
 			p.missing[d.uuid] = true
 		}
 	}
-	p.remove(mine)
+	p.remove()
 	return p.steps
 }
 
@@ -110,8 +109,8 @@ func (p *planner) right(w *wanted, d *kernelDevice) bool {
 
 // letGo lets the devices go on that somebody has left suspended, each with the table
 // that it has, but for volumes' own, whose change may have been under way.
-func (p *planner) letGo(mine map[string]bool) {
-	for _, d := range p.bottomUp(mine) {
+func (p *planner) letGo() {
+	for _, d := range p.bottomUp() {
 		id, layer, _ := splitUUID(p.vg.ID, d.uuid)
 		top := layer == "" && p.volumes[lvm2.ID(id)] != nil
 		if !d.Suspended || !d.Live || top || p.held[d.uuid] {

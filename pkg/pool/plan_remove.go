@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -8,55 +9,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// ofFamily returns the UUIDs of the kernel's devices that are the family's to change:
-// its members', and those of trash that is above or below these.
-func (p *planner) ofFamily(members []*volume) map[string]bool {
-	lvs, trash := map[string]bool{}, map[string]bool{}
-	for _, o := range members {
-		for _, lv := range o.parts() {
-			lvs[string(lv.ID)] = true
-		}
-	}
-	for _, lv := range p.trash {
-		trash[string(lv.ID)] = linear(lv) // else LVM2 is moving it
-	}
-	byNumber := p.byNumber()
-	id := func(uuid string) string { id, _, _ := splitUUID(p.vg.ID, uuid); return id }
-	for more := true; more; {
-		more = false
-		join := func(x string, on bool) {
-			if on && trash[x] && !lvs[x] {
-				lvs[x], more = true, true
-			}
-		}
-		for uuid, d := range p.k {
-			for _, n := range d.uses() {
-				if below := byNumber[n]; below != "" {
-					join(id(uuid), lvs[id(below)])
-					join(id(below), lvs[id(uuid)])
-				}
-			}
-		}
-	}
-	mine := map[string]bool{}
-	for uuid := range p.k {
-		mine[uuid] = lvs[id(uuid)]
-	}
-	return mine
-}
-
-func (p *planner) byNumber() map[dm.Device]string {
-	out := make(map[dm.Device]string, len(p.k))
-	for uuid, d := range p.k {
-		out[d.Device] = uuid
-	}
-	return out
-}
-
-// bottomUp returns those of the kernel's devices and what they lie on, the lowest first.
-func (p *planner) bottomUp(of map[string]bool) []*kernelDevice {
+// bottomUp returns the kernel's devices, the lowest first.
+func (p *planner) bottomUp() []*kernelDevice {
 	var out []*kernelDevice
-	byNumber, seen := p.byNumber(), map[string]bool{}
+	byNumber, seen := p.k.byNumber(), map[string]bool{}
 	var visit func(uuid string)
 	visit = func(uuid string) {
 		if uuid == "" || seen[uuid] {
@@ -68,7 +24,7 @@ func (p *planner) bottomUp(of map[string]bool) []*kernelDevice {
 		}
 		out = append(out, p.k[uuid])
 	}
-	for _, uuid := range p.sorted(of) {
+	for _, uuid := range p.sorted() {
 		visit(uuid)
 	}
 	return out
@@ -76,20 +32,13 @@ func (p *planner) bottomUp(of map[string]bool) []*kernelDevice {
 
 // sorted returns UUIDs in the order of the devices' names, so that equal states make
 // equal plans.
-func (p *planner) sorted(of map[string]bool) []string {
-	var out []string
-	for uuid, is := range of {
-		if is {
-			out = append(out, uuid)
-		}
-	}
-	slices.SortFunc(out, func(a, b string) int { return strings.Compare(p.k[a].Name, p.k[b].Name) })
-	return out
+func (p *planner) sorted() []string {
+	return slices.SortedFunc(maps.Keys(p.k), func(a, b string) int { return strings.Compare(p.k[a].Name, p.k[b].Name) })
 }
 
 // misnamed returns the names that devices should have and have not, by their UUIDs. Trash
 // keeps its name unless it stays, or something else should have the name.
-func (p *planner) misnamed(mine map[string]bool) map[string]string {
+func (p *planner) misnamed() map[string]string {
 	should, to := map[string]bool{}, map[string]string{}
 	for i := range p.devices {
 		should[p.devices[i].name] = true
@@ -97,7 +46,7 @@ func (p *planner) misnamed(mine map[string]bool) map[string]string {
 	for uuid, d := range p.k {
 		id, layer, _ := splitUUID(p.vg.ID, uuid)
 		lv := p.vg.LVByID(lvm2.ID(id))
-		if !mine[uuid] || lv == nil || p.kept[uuid] != nil {
+		if lv == nil || p.kept[uuid] != nil {
 			continue
 		}
 		_, trash := p.decoded[lv].(trashed)
@@ -110,14 +59,14 @@ func (p *planner) misnamed(mine map[string]bool) map[string]string {
 
 // rename gives devices the names of their logical volumes, which a rollback may have
 // changed. One that has another one's name comes first.
-func (p *planner) rename(mine map[string]bool) {
-	taken, to := map[string]bool{}, p.misnamed(mine)
+func (p *planner) rename() {
+	taken, to := map[string]bool{}, p.misnamed()
 	for _, d := range p.k {
 		taken[d.Name] = true
 	}
 	for progress := true; progress; {
 		progress = false
-		for _, uuid := range p.sorted(mine) {
+		for _, uuid := range p.sorted() {
 			d, name := p.k[uuid], to[uuid]
 			if name == "" || taken[name] {
 				continue
@@ -168,8 +117,8 @@ func (p *planner) shutWindows(o *volume) {
 
 // remove removes what is not wanted and what nobody has open, the highest device first.
 // Trash that somebody has open gives its name away.
-func (p *planner) remove(mine map[string]bool) {
-	should, users, byNumber := map[string]bool{}, map[string]int{}, p.byNumber()
+func (p *planner) remove() {
+	should, users, byNumber := map[string]bool{}, map[string]int{}, p.k.byNumber()
 	for i := range p.devices {
 		w := &p.devices[i]
 		should[w.uuid] = true
@@ -189,13 +138,14 @@ func (p *planner) remove(mine map[string]bool) {
 	for uuid, d := range p.k {
 		if !should[uuid] {
 			below(d, 1)
-			left[uuid] = mine[uuid] && p.kept[uuid] == nil
+			left[uuid] = p.kept[uuid] == nil
 		}
 	}
+	sorted := p.sorted()
 	for progress := true; progress; {
 		progress = false
-		for _, uuid := range p.sorted(left) {
-			if d := p.k[uuid]; users[uuid] == 0 && p.opened[uuid] <= 0 {
+		for _, uuid := range sorted {
+			if d := p.k[uuid]; left[uuid] && users[uuid] == 0 && p.opened[uuid] <= 0 {
 				p.steps = append(p.steps, p.removal(d))
 				below(d, -1)
 				delete(left, uuid)

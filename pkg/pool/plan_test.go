@@ -136,7 +136,7 @@ func TestPlanFork(t *testing.T) {
 	r.check(r.discard(r.vg.LV("fork-copy")))
 	r.opens([]string{"copy"})
 	alone := r.paperGroup.family("copy")
-	r.expect("hydrated", r.steps(r.want(alone, r.inUseBy([]string{"copy"}), running{copied: map[lvm2.ID]string{id: layerWindow1}}).plan(alone, r.kernel)),
+	r.expect("hydrated", r.steps(r.want(alone, r.inUseBy([]string{"copy"}), running{copied: map[lvm2.ID]string{id: layerWindow1}}).plan(alone, r.split(r.kernel)["copy"])),
 		"load copy: 0 65536 linear 0:0 133120", "suspend copy", "resume copy",
 		"remove copy-window1", "remove copy-fork", "remove fork--copy-cow")
 }
