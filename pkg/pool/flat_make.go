@@ -109,8 +109,12 @@ func (p *Pool) makeFlat(ctx context.Context, volume, layer lvm2.ID) error {
 		return err
 	}
 	defer w.close()
-	err = w.write(ctx)
-	err = p.onVolume(ctx, o.lv.Name, func(ctx context.Context) error { return p.endFlat(ctx, w, err) })
+	written := guard(p.log, func() error { return w.write(ctx) })
+	lv := o.lv.Name
+	if now := p.current.Load().volumes[volume]; now != nil {
+		lv = now.lv.Name // a rollback has given its name away
+	}
+	err = p.onVolume(ctx, lv, func(ctx context.Context) error { return p.endFlat(ctx, w, written) })
 	if err == nil {
 		p.log.V(2).Info("An old snapshot is read by a store of its own", "volumeGroup", v.vg.Name, "volume", o.lv.Name, "snapshot", l.lv.Name, "layers", len(w.layers), "took", time.Since(began))
 	}
