@@ -79,7 +79,7 @@ func (c *caretaker) attendTo(v *view, o *volume, has map[string]bool) {
 		if v.unclear != nil {
 			break
 		}
-		if l := v.layers[f.reads]; (l == nil || !has[v.snapDevice(l.lv).uuid] || !has[v.cowDevice(f.lv).uuid]) && !p.awaited(f) && !v.forkNeeds(o, f) {
+		if l := v.layers[f.reads]; (l == nil || !has[v.snapDevice(l.lv).uuid] || !has[v.cowDevice(f.lv).uuid]) && !p.awaited(v, f) && !v.forkNeeds(o, f) {
 			c.attend(o, "flats", attendPause, p.dropFlats)
 			break
 		}

@@ -12,9 +12,13 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// flatWait is how long a flat store stays that nobody has read by yet. Who asked for
-// it may have left while it was made, and asks again.
-const flatWait = 5 * time.Minute
+// flatWait is how long a flat store stays that nobody has read by yet, if there is a
+// volume for which it was made: who asked may have left meanwhile, and asks again.
+// Without one it stays for flatSoon, until who has made it reads by it.
+const (
+	flatWait = 5 * time.Minute
+	flatSoon = 5 * time.Second
+)
 
 // flattenBelow sees to it that what lv reads through can be read by few devices,
 // before they are made. The caller must not have lv's key: to make a flat store takes

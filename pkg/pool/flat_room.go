@@ -167,10 +167,15 @@ func (v *view) forkedFrom(l *layer) bool {
 	return false
 }
 
-// awaited says whether somebody has asked for f who has not read by it yet.
-func (p *Pool) awaited(f *flat) bool {
+// awaited says whether f is being written, or somebody has asked for it who has not read
+// by it yet.
+func (p *Pool) awaited(v *view, f *flat) bool {
 	written, asked := p.facts.flats.get(f.lv.ID)
-	return asked && (written.IsZero() || time.Since(written) < flatWait)
+	wait := flatSoon
+	if v.pinned[f.reads] {
+		wait = flatWait
+	}
+	return asked && (written.IsZero() || time.Since(written) < wait)
 }
 
 // notAwaited notes that f is read by, or never will be, unless it is being written.
@@ -223,7 +228,7 @@ func (p *Pool) discardUnread(t *edit, o *volume) error {
 		return nil
 	}
 	for _, f := range o.flats {
-		if p.awaited(f) || t.forkNeeds(o, f) {
+		if p.awaited(t.view, f) || t.forkNeeds(o, f) {
 			continue
 		}
 		info, err := p.find(t.cowDevice(f.lv))

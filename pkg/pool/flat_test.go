@@ -64,15 +64,15 @@ func TestKeptForFlat(t *testing.T) {
 		t.Error("it is not kept for the fork")
 	}
 	p.facts.flats.put(o.flats[0].lv.ID, time.Time{})
-	if !p.awaited(o.flats[0]) {
+	if !p.awaited(g.view, o.flats[0]) {
 		t.Error("it is being written")
 	}
 	p.notAwaited(o.flats[0])
-	if !p.awaited(o.flats[0]) {
+	if !p.awaited(g.view, o.flats[0]) {
 		t.Error("it is being written, and was given up")
 	}
 	p.facts.flats.put(o.flats[0].lv.ID, time.Now().Add(-flatWait))
-	if p.awaited(o.flats[0]) {
+	if p.awaited(g.view, o.flats[0]) {
 		t.Error("who asked for it has had his time")
 	}
 }
