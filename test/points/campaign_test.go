@@ -179,6 +179,9 @@ func (r *rig) settle() ([]string, error) {
 // dry performs an operation without a cut and returns its points.
 func (c *campaign) dry(op *operation, t *template) ([]string, error) {
 	r, err := c.begin(op, t, 0)
+	if errors.Is(err, errNotMet) {
+		return nil, c.over(r, nil) // a repair of nothing has no points
+	}
 	if err != nil {
 		return nil, c.over(r, err)
 	}
@@ -207,6 +210,9 @@ func (c *campaign) cut(op *operation, t *template, n int, machine bool) (cut boo
 		began = time.Now()
 	}
 	r, err := c.begin(op, t, n)
+	if errors.Is(err, errNotMet) {
+		return false, c.over(r, nil)
+	}
 	phase("begin")
 	if err == nil {
 		err = r.perform(op)

@@ -28,6 +28,10 @@ func (c *campaign) variants(op *operation, t *template) ([]*operation, error) {
 	return all, nil
 }
 
+// errNotMet says that the operation before a repair came to its end without the point at
+// which it was to be cut: what is done in the background has more points in one run than in the next.
+var errNotMet = errors.New("the point was not met")
+
 // interrupt cuts the operation before a repair short. The next worker is to be killed at the n-th point.
 func (c *campaign) interrupt(op *operation, t *template, n int) (*rig, error) {
 	r, err := c.begin(op.first, t, op.cutAt)
@@ -36,7 +40,7 @@ func (c *campaign) interrupt(op *operation, t *template, n int) (*rig, error) {
 	}
 	if !errors.Is(err, errCut) {
 		if err == nil {
-			err = fmt.Errorf("%s was not cut at its point %d", op.first.name, op.cutAt)
+			err = errNotMet
 		}
 		return r, err
 	}
