@@ -196,20 +196,7 @@ func (p *Pool) letGo(ctx context.Context, volume lvm2.ID) error {
 			if o == nil {
 				return nil
 			}
-			var err error
-			if o.forked() {
-				err = p.rebase(ctx, v, o, nothing)
-			} else {
-				err = p.notForked(ctx, v, o)
-			}
-			if err != nil && !errors.Is(err, ErrLost) { // what is lost needs nobody to wait
-				return err
-			}
-			d := v.topDevice(o.lv)
-			if err = p.dm.Resume(d.name, d.udev); errors.Is(err, dm.ErrNotFound) {
-				return nil
-			}
-			return err
+			return p.convergeTo(ctx, v, o.lv.Name, demand{goOn: volume})
 		}})
 	})
 }

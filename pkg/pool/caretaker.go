@@ -171,23 +171,6 @@ func (c *caretaker) news(key string, err error) bool {
 // settleAgain brings the kernel in line with the metadata where a change failed to.
 func (p *Pool) settleAgain(ctx context.Context, lv string) error {
 	return p.do(ctx, &change{what: "bring the devices of volume " + lv + " in line with the metadata", act: func(ctx context.Context, v *view) error {
-		if err := p.retire(ctx, v, []string{lv}); err != nil {
-			return err
-		}
-		o := v.volumeByLV(lv)
-		if o == nil {
-			return nil
-		}
-		if !o.forked() {
-			if err := p.notForked(ctx, v, o); err != nil {
-				return err
-			}
-		}
-		p.holdAgain(v, o)             // to let it go may be what failed
-		err := p.chainDown(ctx, v, o) // also of a volume that is not active
-		if err != nil {
-			p.facts.unsettled.put(o.lv.ID, true)
-		}
-		return err
+		return p.converge(ctx, v, lv)
 	}})
 }

@@ -131,7 +131,7 @@ func TestKilledCut(t *testing.T) {
 						if at == "committed" {
 							return nil
 						}
-						return f.carryOut(ctx, func(ctx context.Context) error { return p.settle(ctx, w, v.LV) })
+						return f.carryOut(ctx, func(ctx context.Context) error { return p.converge(ctx, w, v.LV) })
 					}}))
 				}
 				ok(t, p.Close())

@@ -13,9 +13,10 @@
 //	setting     what the pool was opened with                      pool.go config.go
 //	group       the metadata, its one writer, the keys of what is  group.go commit.go change.go lease.go
 //	            worked on, the work under way                      operation.go guard.go refresh.go offline.go
-//	mapper      device-mapper, as a view says                      mapper.go devices.go chain.go window.go map.go mapped.go
-//	                                                               removal.go freeze.go probe.go thaw.go fork_*.go exact.go
-//	                                                               flat*.go depth.go
+//	mapper      device-mapper, as a view says                      mapper.go wanted.go symbolic.go kernel.go plan*.go
+//	                                                               converge.go carry.go demands.go window.go
+//	                                                               devices.go chain.go map.go mapped.go removal.go freeze.go
+//	                                                               probe.go thaw.go fork_*.go exact.go flat*.go depth.go
 //	storeGuard  stores that the kernel fills                       monitor.go filling.go growth.go brake.go
 //	wiper       trash, unknown extents, the store's unused end     wipe.go scrub.go clean.go trim.go
 //	hydrator    forks, until they are plain volumes                hydrate*.go pace.go

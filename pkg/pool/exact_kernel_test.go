@@ -175,18 +175,12 @@ func TestExactAfterWindow(t *testing.T) {
 			}
 			return e.record(cutLayer{layer: l.ID, at: time.Now()}, name)
 		}, act: func(ctx context.Context, w *view) error {
-			o := w.volumeByLV(v.LV)
-			top := must(p.find(w.topDevice(o.lv)))(t)
-			b, err := p.base(ctx, w, o, o.live(), must(w.linearTable(o.lv))(t))
-			if err != nil {
-				return err
-			}
-			if err := p.window(ctx, w, o, o.live(), top, b); err != nil {
+			if err := carryWindow(ctx, p, w, v.LV); err != nil {
 				return err
 			}
 			write(7, 7) // both layers copy these
 			write(8, 8)
-			return p.settle(ctx, w, v.LV)
+			return p.converge(ctx, w, v.LV)
 		}}))
 		release()
 		waitExact(t, p)

@@ -205,16 +205,10 @@ func TestKilledInWindow(t *testing.T) {
 		_, err := p.cut(e, e.volumeByLV(v.LV), "snap1")
 		return err
 	}, act: func(ctx context.Context, w *view) error {
-		o := w.volumeByLV(v.LV)
-		b, err := p.base(ctx, w, o, o.live(), must(w.linearTable(o.lv))(t))
-		if err != nil {
+		if err := carryLoaded(ctx, p, w, v.LV); err != nil {
 			return err
 		}
-		vol := w.topDevice(o.lv)
-		if _, _, err := p.ensure(vol, whole(v.Size.Sectors(), dm.SnapshotOrigin{Origin: b.real}), false); err != nil {
-			return err
-		}
-		return p.dm.Suspend(ctx, vol.name, dm.SuspendOptions{})
+		return p.dm.Suspend(ctx, w.topDevice(w.vg.LV(v.LV)).name, dm.SuspendOptions{})
 	}}))
 	ok(t, p.Close())
 	p = openPool(t, p.config)
@@ -241,13 +235,7 @@ func TestElderLeftOnOrigin(t *testing.T) {
 		_, err := p.cut(e, e.volumeByLV(v.LV), "snap2")
 		return err
 	}, act: func(ctx context.Context, w *view) error {
-		o := w.volumeByLV(v.LV)
-		top := must(p.find(w.topDevice(o.lv)))(t)
-		b, err := p.base(ctx, w, o, o.live(), must(w.linearTable(o.lv))(t))
-		if err != nil {
-			return err
-		}
-		return p.window(ctx, w, o, o.live(), top, b)
+		return carryWindow(ctx, p, w, v.LV)
 	}}))
 	ok(t, p.Close())
 	p = openPool(t, p.config)

@@ -26,10 +26,7 @@ func (p *Pool) flattenRead(ctx context.Context, lv string) error {
 			p.facts.steep.drop(o.lv.ID)
 			return p.onVolume(ctx, lv, func(ctx context.Context) error {
 				return p.do(ctx, &change{what: "remove what nobody reads of volume " + lv, act: func(ctx context.Context, now *view) error {
-					if o := now.volumeByLV(lv); o != nil {
-						return p.chainDown(ctx, now, o)
-					}
-					return nil
+					return p.converge(ctx, now, lv)
 				}})
 			})
 		}
@@ -62,10 +59,7 @@ func (p *Pool) readBy(ctx context.Context, lv string, layer lvm2.ID, before int)
 		if len(v.route(o, l)) >= before {
 			return errFlatChanged
 		}
-		if _, err := p.chainUp(ctx, v, o, l); err != nil {
-			return err
-		}
-		return p.chainDown(ctx, v, o)
+		return p.converge(ctx, v, lv)
 	}})
 }
 

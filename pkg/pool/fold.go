@@ -311,21 +311,10 @@ func (f *fold) end() error {
 	settled := f.exclusive(f.pool.ctx, func() error {
 		f.pool.folder.running.CompareAndSwap(f, nil)
 		return f.pool.do(f.pool.ctx, &change{what: "take down the devices of a fold", act: func(ctx context.Context, v *view) error {
-			o := v.volumes[f.volume]
-			if o == nil {
-				return f.pool.sweep(ctx, v)
+			if o := v.volumes[f.volume]; o != nil {
+				return f.pool.retire(ctx, v, []string{o.lv.Name})
 			}
-			for _, step := range []func() error{
-				func() error { return f.settleHeir(ctx, v, o) },
-				func() error { return f.pool.settle(ctx, v, o.lv.Name) },
-				func() error { return f.pool.sweep(ctx, v) },
-				func() error { return f.pool.chainDown(ctx, v, o) },
-			} {
-				if err := step(); err != nil {
-					return err
-				}
-			}
-			return nil
+			return f.pool.sweep(ctx, v)
 		}})
 	})
 	switch {
@@ -345,23 +334,5 @@ func (f *fold) leave(ctx context.Context) error {
 	if o == nil {
 		return nil
 	}
-	return errors.Join(f.settleHeir(ctx, v, o), f.pool.chainDown(ctx, v, o))
-}
-
-// settleHeir lets the heir's device, if somebody reads it, read through the next
-// newer layer again, and removes it otherwise.
-func (f *fold) settleHeir(ctx context.Context, v *view, o *volume) error {
-	heir := v.layers[f.heir]
-	if heir == nil {
-		return nil
-	}
-	newer := o.next(heir)
-	info, err := f.pool.find(v.snapDevice(heir.lv))
-	if err != nil || info == nil || newer == nil {
-		return err
-	}
-	if info.OpenCount == 0 {
-		return f.pool.layerDown(ctx, v, heir)
-	}
-	return f.pool.stack(ctx, v, o, heir, newer)
+	return f.pool.converge(ctx, v, o.lv.Name)
 }

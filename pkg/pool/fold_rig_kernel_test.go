@@ -202,7 +202,7 @@ func closeSnapshots(t *testing.T, p *Pool, lv string, f *os.File) {
 	release := must(p.keys.lock(ctx, lvKey(lv)))(t)
 	defer release()
 	ok(t, p.do(ctx, &change{what: "close a snapshot", act: func(ctx context.Context, w *view) error {
-		return p.chainDown(ctx, w, w.volumeByLV(lv))
+		return p.converge(ctx, w, lv)
 	}}))
 }
 

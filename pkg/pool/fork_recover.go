@@ -45,42 +45,34 @@ func (p *Pool) recoverFork(ctx context.Context, lv string) error {
 	}})
 }
 
-// loadAgain gives the snapshot by which a fork is read its table anew, with a
-// store that is taken back if the kernel gave it up.
+// loadAgain gives the snapshot by which a fork is read its table anew, with a store that
+// is taken back if the kernel gave it up. A table that takes the former one's place
+// inherits its state, so there is another one in between. Nobody uses the device
+// meanwhile: what lies on it is suspended, unless only snapshots of the volume are read.
 func (p *Pool) loadAgain(ctx context.Context, v *view, o *volume, invalid bool) error {
-	d := v.forkDevice(o.lv)
-	table, err := p.dm.Table(d.name)
+	k, err := p.convergence(v, o.lv.Name, demand{}).look()
 	if err != nil {
 		return err
 	}
-	// A table that takes the former one's place inherits its state. Nobody
-	// uses the device while it has none.
-	become := func(t dm.Table) error {
-		if err := p.dm.Load(d.name, t, false); err != nil {
-			return err
-		}
-		return p.dm.Resume(d.name, d.udev)
+	d, fork, top := v.forkDevice(o.lv), k[v.forkDevice(o.lv).uuid], k[v.topDevice(o.lv).uuid]
+	if fork == nil {
+		return nil
 	}
-	inside := func() error {
-		if err := become(whole(table.Length(), dm.ErrorTarget{})); err != nil {
-			return err
-		}
-		if invalid {
-			err = p.reviveStore(ctx, v, o)
-		}
-		return errors.Join(err, become(table)) // also after an error: it is tried again
+	become := func(t dm.Table) []step {
+		return []step{{do: stepLoad, device: d, of: o, table: disks(t)}, {do: stepResume, device: d, of: o}}
 	}
-	vol := v.topDevice(o.lv)
-	info, err := p.find(vol)
-	if err != nil {
-		return err
+	plan := become(whole(fork.table.Length(), dm.ErrorTarget{}))
+	if invalid {
+		plan = append(plan, step{do: stepRevive, device: d, of: o})
 	}
-	// If it is not there only its snapshots are read. If it is held it must not be
-	// resumed, and may have a table that it is to go on with.
-	if info == nil || info.Suspended && p.isHeld(v, o) {
-		return inside()
+	plan = append(plan, become(fork.table)...)
+	// A volume that is held must not go on, and may have a table that it is to go on with.
+	if vol := (step{device: v.topDevice(o.lv), of: o}); top != nil && !(top.Suspended && p.isHeld(v, o)) {
+		suspend, resume := vol, vol
+		suspend.do, resume.do = stepSuspend, stepResume
+		plan = append(append([]step{suspend}, plan...), resume)
 	}
-	return p.swap(ctx, vol, false, dm.SuspendOptions{SkipLockFS: true}, inside)
+	return (&carrier{Pool: p, view: v, k: k}).carryOut(ctx, plan)
 }
 
 // reviveStore takes back that the kernel gave up the store of what was written to a fork.

@@ -198,7 +198,7 @@ func (p *Pool) growStore(ctx context.Context, g *growth) error {
 		if s == nil {
 			return nil
 		}
-		_, _, err := p.mapStore(ctx, v, s.lv, storeGrown)
+		_, err := p.mapStore(ctx, v, s.lv, true)
 		return err
 	}})
 }

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -24,8 +23,10 @@ func TestPanic(t *testing.T) {
 	for name, c := range map[string]*change{
 		"edit": {what: "edit", edit: func(*edit) error { return boom() }},
 		"act":  {what: "act", act: func(context.Context, *view) error { return boom() }},
-		"swap": {what: "swap", act: func(ctx context.Context, w *view) error {
-			return p.swap(ctx, w.topDevice(w.vg.LV(v.LV)), false, dm.SuspendOptions{}, boom)
+		"step": {what: "step", act: func(ctx context.Context, w *view) error {
+			c := p.convergence(w, v.LV, demand{})
+			k, top := must(c.look())(t), w.topDevice(w.vg.LV(v.LV))
+			return c.carryOut(ctx, []step{{do: stepSuspend, device: top, of: w.volumeByLV(v.LV)}, {do: stepUsed, device: top}}, k)
 		}},
 	} {
 		if err := p.do(ctx, c); !errors.Is(err, errPanic) {

@@ -25,16 +25,19 @@ func (h *hydrator) probe(ctx context.Context, lv string, s *search, length size.
 	var file *os.File
 	err = h.exclusive(ctx, lv, &change{what: "look whether the rest of volume " + lv + " can be read", act: func(ctx context.Context, v *view) error {
 		p := h.pool
-		o, missing, err := h.missing(ctx, v, lv)
+		o, missing, err := h.missing(v, lv)
 		if err != nil {
 			return err
 		}
 		w = &window{span: s.next(missing, length)}
-		dev, err := p.forkUp(ctx, v, o)
+		if err := p.forkUp(ctx, v, o); err != nil {
+			return err
+		}
+		fork, err := p.found(v.forkDevice(o.lv))
 		if err != nil {
 			return err
 		}
-		path, err := p.dm.EnsureNode(ctx, v.forkDevice(o.lv).name, dev)
+		path, err := p.dm.EnsureNode(ctx, fork.Name, fork.Device)
 		if err != nil {
 			return err
 		}

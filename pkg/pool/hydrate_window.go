@@ -17,49 +17,37 @@ import (
 // open makes the volume's next window.
 func (h *hydrator) open(ctx context.Context, lv string, s *search, length size.Sectors) (w *window, err error) {
 	err = h.exclusive(ctx, lv, &change{what: "hydrate volume " + lv, act: func(ctx context.Context, v *view) error {
-		p := h.pool
-		o, missing, err := h.missing(ctx, v, lv)
+		o, missing, err := h.missing(v, lv)
 		if err != nil {
 			return err
 		}
 		old := h.window(o.lv.ID)
-		if old != nil && p.heldStill(v, o) { // its device is in a table that nobody uses yet
-			h.setWindow(o.lv.ID, nil)
-			if err := p.rebase(ctx, v, o, nothing); err != nil {
+		if old != nil && h.pool.heldStill(v, o) { // its device is in a table that nobody uses yet
+			old = nil
+			if err := h.move(ctx, v, o, nil); err != nil {
 				return err
 			}
-			old = nil
 		}
-		layer, err := h.freeLayer(v, o)
-		if err != nil {
+		if w, err = h.next(v, o, s.next(missing, length)); err != nil {
 			return err
 		}
-		w = &window{layer, s.next(missing, length)}
-		d, err := h.prepare(ctx, v, o, w)
-		if err != nil {
-			return err
-		}
-		h.setWindow(o.lv.ID, w)
-		// Who writes past a mirror that copies already leaves the copy stale.
-		if err := p.rebase(ctx, v, o, func() error { return p.dm.Resume(d.name, d.udev) }); err != nil {
-			h.setWindow(o.lv.ID, old)
-			return errors.Join(err, p.rebase(ctx, v, o, nothing), p.takeDown(ctx, d))
-		}
-		if old != nil && old.layer != w.layer && !p.heldStill(v, o) { // else it is in the table that waits
-			return p.takeDown(ctx, v.device(o.lv, old.layer, udevReal))
+		if err := h.move(ctx, v, o, w); err != nil {
+			return errors.Join(err, h.move(ctx, v, o, old))
 		}
 		return nil
 	}})
 	return w, err
 }
 
-// missing returns what of a volume is not hydrated, at least something, and has
-// the kernel follow first: it may be behind after an interruption, or a change that failed.
-func (h *hydrator) missing(ctx context.Context, v *view, lv string) (*volume, spans, error) {
+// move gives a volume another window, or none, and has the devices follow.
+func (h *hydrator) move(ctx context.Context, v *view, o *volume, w *window) error {
+	h.setWindow(o.lv.ID, w)
+	return h.pool.forkUp(ctx, v, o)
+}
+
+// missing returns what of a volume is not hydrated, at least something.
+func (h *hydrator) missing(v *view, lv string) (*volume, spans, error) {
 	o, l, _, err := v.forkOf(lv)
-	if err == nil {
-		err = h.pool.settle(ctx, v, lv)
-	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -79,36 +67,26 @@ func (h *hydrator) freeLayer(v *view, o *volume) (string, error) {
 	return layerWindow0, err
 }
 
-// prepare makes a window's device, which does not copy yet. The window ends where
-// the volume's piece of the disk does.
-func (h *hydrator) prepare(ctx context.Context, v *view, o *volume, w *window) (device, error) {
-	p := h.pool
-	d := v.device(o.lv, w.layer, udevReal)
-	if _, err := p.hasTarget(targetMirror); err != nil {
-		return d, err
+// next returns the window of which this is the place. It ends where the volume's piece
+// of the disk does.
+func (h *hydrator) next(v *view, o *volume, at span) (*window, error) {
+	if _, err := h.pool.hasTarget(targetMirror); err != nil {
+		return nil, err
 	}
-	through, err := p.forkUp(ctx, v, o)
+	layer, err := h.freeLayer(v, o)
 	if err != nil {
-		return d, err
+		return nil, err
 	}
 	own, err := v.linearTable(o.lv)
 	if err != nil {
-		return d, err
+		return nil, err
 	}
-	parts := cutTable(own, w.start, w.end())
+	parts := cutTable(own, at.start, at.end())
 	if len(parts) == 0 {
-		return d, fmt.Errorf("volume %s/%s: %w: sector %d, where it goes on to be hydrated, lies beyond its end: lvreduce made it shorter, or its tags were changed",
-			v.vg.Name, o.lv.Name, ErrPrecondition, w.start)
+		return nil, fmt.Errorf("volume %s/%s: %w: sector %d, where it goes on to be hydrated, lies beyond its end: lvreduce made it shorter, or its tags were changed",
+			v.vg.Name, o.lv.Name, ErrPrecondition, at.start)
 	}
-	to := parts[0]
-	w.length = to.Length
-	if err := p.takeDown(ctx, d); err != nil { // left by an interruption
-		return d, err
-	}
-	_, _, err = p.ensureFrom(nil, d, whole(w.length, dm.Mirror{
-		Region: region(w.length), Legs: []dm.Area{{Device: through, Offset: w.start}, dm.Area(to.Target.(dm.Linear))}, HandleErrors: true,
-	}), false)
-	return d, err
+	return &window{layer, span{at.start, parts[0].Length}}, nil
 }
 
 // region is the largest unit of copying that the kernel takes for a mirror of
@@ -119,35 +97,6 @@ func region(length size.Sectors) size.Sectors {
 		r /= 2
 	}
 	return r
-}
-
-func nothing() error { return nil }
-
-// rebase gives the device that has the volume's content the table that it
-// should have now, if there is the device; inside runs while it is held.
-func (p *Pool) rebase(ctx context.Context, v *view, o *volume, inside func() error) error {
-	d := v.topDevice(o.lv)
-	if o.live() != nil {
-		d = v.realDevice(o.lv)
-	}
-	info, err := p.find(d)
-	if err != nil {
-		return err
-	}
-	if info == nil || !info.Live {
-		return inside()
-	}
-	table, err := p.blocks(ctx, v, o)
-	if err != nil {
-		return err
-	}
-	if _, _, err := p.ensureFrom(info, d, table, readOnlyLV(o.lv)); err != nil {
-		return err
-	}
-	if p.heldStill(v, o) { // whoever lets it go on finds the table loaded
-		return inside()
-	}
-	return p.swap(ctx, d, info.Suspended, dm.SuspendOptions{SkipLockFS: true}, inside)
 }
 
 // await waits until the window is copied: the kernel makes an event when it is, and
@@ -225,7 +174,7 @@ func (h *hydrator) commit(ctx context.Context, lv string, w *window) error {
 	}
 	return h.pool.onVolume(ctx, lv, func(ctx context.Context) error {
 		err := h.pool.do(ctx, &change{what: "check the window of volume " + lv, act: func(ctx context.Context, v *view) error {
-			return h.valid(ctx, v, lv, w)
+			return h.valid(v, lv, w)
 		}})
 		if err != nil {
 			return err
@@ -300,11 +249,7 @@ func (h *hydrator) advance(lv string, w *window) *change {
 		if o == nil {
 			return nil
 		}
-		h.setWindow(o.lv.ID, nil)
-		err := p.rebase(ctx, v, o, nothing)
-		if err == nil {
-			err = p.forkDown(ctx, v, o)
-		}
+		err := p.converge(ctx, v, lv)
 		if err == nil {
 			err = p.retire(ctx, v, family)
 		}
@@ -318,7 +263,7 @@ func (h *hydrator) advance(lv string, w *window) *change {
 
 // valid makes sure that the window's copy is the volume's content: it is
 // complete, and every write went to both sides.
-func (h *hydrator) valid(ctx context.Context, v *view, lv string, w *window) error {
+func (h *hydrator) valid(v *view, lv string, w *window) error {
 	p := h.pool
 	o, l, source, err := v.forkOf(lv)
 	if err != nil {
@@ -327,24 +272,26 @@ func (h *hydrator) valid(ctx context.Context, v *view, lv string, w *window) err
 	if err := h.intact(v, o, l, source, w); err != nil {
 		return err
 	}
-	user := v.topDevice(o.lv)
-	if o.live() != nil {
-		user = v.realDevice(o.lv)
-	}
-	info, err := p.find(user)
-	if err != nil || info == nil {
-		return err
-	}
-	want, err := p.blocks(ctx, v, o)
+	c := p.convergence(v, lv, demand{content: o.lv.ID})
+	k, err := c.look()
 	if err != nil {
 		return err
 	}
-	table := p.dm.Table
-	if info.Loaded && p.heldStill(v, o) { // what it goes on with
-		table = p.dm.LoadedTable
+	c.plan(k)
+	user := k[v.contentDevice(o).uuid]
+	if user == nil {
+		return nil
 	}
-	if have, err := table(info.Name); err != nil || !have.Equal(want) {
-		return errors.Join(fmt.Errorf("device %s: its table was changed", info.Name), err)
+	want, err := c.blocks(o)
+	if err != nil {
+		return err
+	}
+	have := user.table
+	if c.want.held[user.uuid] { // what it goes on with
+		have = user.goesOn()
+	}
+	if !have.Equal(want) {
+		return fmt.Errorf("device %s: its table was changed", user.Name)
 	}
 	return nil
 }

@@ -135,7 +135,7 @@ func TestInspectStack(t *testing.T) {
 	defer func() {
 		f.Close()
 		alone("close it", func(ctx context.Context, v *view) error {
-			return p.chainDown(ctx, v, v.volumeByLV("base"))
+			return p.converge(ctx, v, "base")
 		})
 	}()
 	for n := 3; n <= 4; n++ {

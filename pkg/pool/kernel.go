@@ -203,7 +203,7 @@ func (v *view) inUse(members []*volume, k kernel, hydrating bool) use {
 	for _, o := range members {
 		fork := v.forkDevice(o.lv)
 		u.active[o.lv.ID] = k[v.topDevice(o.lv).uuid] != nil
-		u.content[o.lv.ID] = o.forked() && k[fork.uuid] != nil && hydrating || busy[fork.uuid] || busy[v.realDevice(o.lv).uuid]
+		u.content[o.lv.ID] = o.forked() && k[fork.uuid] != nil && hydrating || busy[fork.uuid] || busy[v.realDevice(o.lv).uuid] || busy[v.device(o.lv, layerRecovered, udevReal).uuid]
 		for _, l := range o.layers {
 			u.read[l.lv.ID] = busy[v.snapDevice(l.lv).uuid] || l == o.live() && k[v.snapDevice(l.lv).uuid] != nil && busy[v.realDevice(o.lv).uuid]
 		}
@@ -214,6 +214,23 @@ func (v *view) inUse(members []*volume, k kernel, hydrating bool) use {
 // busy returns the devices that are open other than by devices of the family, or are
 // left as they are, and all that these lie on.
 func (v *view) busy(members []*volume, k kernel) map[string]bool {
+	var kept []string
+	for _, o := range members {
+		if o.theirs() == "" {
+			continue
+		}
+		for _, lv := range o.parts() {
+			for _, layer := range allLayers {
+				kept = append(kept, lvm2.DMUUID(v.vg.ID, lv.ID, layer))
+			}
+		}
+	}
+	return k.busy(kept...)
+}
+
+// busy returns the devices that are open other than by each other, the given ones, and
+// all that these lie on.
+func (k kernel) busy(kept ...string) map[string]bool {
 	byNumber, out := k.byNumber(), map[string]bool{}
 	var mark func(uuid string)
 	mark = func(uuid string) {
@@ -229,15 +246,8 @@ func (v *view) busy(members []*volume, k kernel) map[string]bool {
 			mark(uuid)
 		}
 	}
-	for _, o := range members {
-		if o.theirs() == "" {
-			continue
-		}
-		for _, lv := range o.parts() {
-			for _, layer := range allLayers {
-				mark(lvm2.DMUUID(v.vg.ID, lv.ID, layer))
-			}
-		}
+	for _, uuid := range kept {
+		mark(uuid)
 	}
 	return out
 }

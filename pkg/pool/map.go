@@ -8,55 +8,38 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// storeUse says what mapStore makes a store's device for.
-type storeUse int
-
-const (
-	storeNew       storeUse = iota // to be written to; it has no device
-	storeLive                      // to be written to
-	storeFrozen                    // to be read; one that was live stays writable below its device
-	storeGrown                     // only if it exists: to be longer
-	storeStretched                 // for its snapshot to be constructed: as long as is of use, the rest on nothing
-)
-
-// mapStore makes the device of a store, or makes the one that existed what
-// the metadata says. The kernel reads the store's size at each allocation, so growth
-// counts at once. Stores grow while operations on their volume run: it is the
-// latest metadata that counts, not those with which an operation began.
-func (p *Pool) mapStore(ctx context.Context, v *view, lv *lvm2.LV, use storeUse) (dev dm.Device, existed bool, err error) {
-	release, err := p.keys.lock(ctx, storeKey(lv.ID))
-	if err != nil {
-		return dev, false, err
-	}
-	defer release()
-	if now := p.current.Load(); now.vg.LVByID(lv.ID) != nil {
-		v, lv = now.leased(v.lease), now.vg.LVByID(lv.ID)
-	}
-	d := v.cowDevice(lv)
-	var info *dm.Info
-	if use != storeNew {
-		if info, err = p.find(d); err != nil || info == nil && use == storeGrown {
-			return dev, false, err
+// mapStore makes the device of a frozen store, or the one that existed what the metadata
+// says; with grown only one that exists, of a store that is longer now. The kernel reads
+// the store's size at each allocation, so growth counts at once. Stores grow while
+// operations on their volume run: it is the latest metadata that counts, not those with
+// which an operation began.
+func (p *Pool) mapStore(ctx context.Context, v *view, lv *lvm2.LV, grown bool) (dev dm.Device, err error) {
+	err = p.alone(ctx, lv.ID, func() error {
+		if now := p.current.Load(); now.vg.LVByID(lv.ID) != nil {
+			v, lv = now.leased(v.lease), now.vg.LVByID(lv.ID)
 		}
-	}
-	if g, growing := p.facts.growing.get(lv.ID); growing && g.braked.Load() && info != nil {
-		braked := *info
-		braked.Suspended = false // left to who holds it, unless the store changes
-		info = &braked
-	}
-	table, err := v.linearTable(lv)
-	if err != nil {
-		return dev, false, err
-	}
-	if s := v.storeOf(lv.ID); use == storeStretched && s != nil {
-		table = stretched(table, sectors(v, v.largest(s)))
-	}
-	readOnly := (use == storeFrozen || use == storeGrown) && (info == nil || info.ReadOnly)
-	dev, pending, err := p.ensureFrom(info, d, table, readOnly)
-	if err == nil && pending {
-		err = p.start(ctx, d, dev)
-	}
-	return dev, info != nil, err
+		d := v.cowDevice(lv)
+		info, err := p.find(d)
+		if err != nil || info == nil && grown {
+			return err
+		}
+		if g, growing := p.facts.growing.get(lv.ID); growing && g.braked.Load() && info != nil {
+			braked := *info
+			braked.Suspended = false // left to who holds it, unless the store changes
+			info = &braked
+		}
+		table, err := v.linearTable(lv)
+		if err != nil {
+			return err
+		}
+		var pending bool
+		// One that was live stays writable below its device.
+		if dev, pending, err = p.ensureFrom(info, d, table, info == nil || info.ReadOnly); err == nil && pending {
+			err = p.start(ctx, d, dev)
+		}
+		return err
+	})
+	return dev, err
 }
 
 // The kernel looks up chunks in a hash table with a bucket for each chunk that the

@@ -36,6 +36,7 @@ const (
 	stepSuspend stepKind = "suspend" // hold the device still
 	stepResume  stepKind = "resume"  // let it go on, with the table that is loaded
 	stepUsed    stepKind = "used"    // read how much of its store a layer uses
+	stepRevive  stepKind = "revive"  // take back that the kernel gave up a fork's store
 	stepRename  stepKind = "rename"
 	stepRemove  stepKind = "remove"
 )
@@ -70,11 +71,15 @@ func (w *wantedSet) plan(members []*volume, k kernel) []step {
 		wantedSet: w, k: maps.Clone(k), opened: k.opened(),
 		pending: map[string]bool{}, ran: map[string]bool{}, missing: map[string]bool{},
 	}
-	p.letGo()
-	p.rename()
+	p.steps = w.leftSuspended(k)
+	for _, s := range p.steps {
+		p.ran[s.uuid] = true
+	}
+	p.rename(p.misnamed(nil))
 	for _, o := range members {
 		p.shutWindows(o)
 	}
+	p.letTopsGo(members)
 	for i := range w.devices {
 		if d := &w.devices[i]; p.possible(d) {
 			p.bring(d)
@@ -91,6 +96,9 @@ func (p *planner) add(do stepKind, w *wanted) {
 	switch do {
 	case stepLoad:
 		s.table, s.readOnly = w.table, w.readOnly
+		if d := p.k[w.uuid]; w.asIs && d != nil && d.Live {
+			s.readOnly = d.ReadOnly
+		}
 	case stepResume:
 		p.ran[w.uuid] = true
 	}
@@ -107,20 +115,37 @@ func (p *planner) right(w *wanted, d *kernelDevice) bool {
 	return d.Live && complete && have.Equal(table) && (d.ReadOnly == w.readOnly || w.asIs) || d.Live && w.once
 }
 
-// letGo lets the devices go on that somebody has left suspended, each with the table
-// that it has, but for volumes' own, whose change may have been under way.
-func (p *planner) letGo() {
-	for _, d := range p.bottomUp() {
-		id, layer, _ := splitUUID(p.vg.ID, d.uuid)
-		top := layer == "" && p.volumes[lvm2.ID(id)] != nil
-		if !d.Suspended || !d.Live || top || p.held[d.uuid] {
+// leftSuspended returns the steps that let the devices go on that somebody has left
+// suspended, the lowest first, each with the table that it has: but for volumes' own,
+// whose change may have been under way. It goes by what is held alone.
+func (w *wantedSet) leftSuspended(k kernel) (steps []step) {
+	for _, d := range k.bottomUp() {
+		id, layer, _ := splitUUID(w.vg.ID, d.uuid)
+		of := w.ownerOf(lvm2.ID(id))
+		if top := of != nil && layer == "" && of.lv.ID == lvm2.ID(id); !d.Suspended || !d.Live || top || w.held[d.uuid] {
 			continue
 		}
-		w := &wanted{device: device{name: d.Name, uuid: d.uuid}}
-		if d.Loaded {
-			p.add(stepClear, w)
+		s := step{device: device{name: d.Name, uuid: d.uuid}, of: of}
+		if of != nil && w.stuck[of.lv.ID] != nil {
+			continue
 		}
-		p.add(stepResume, w)
+		if d.Loaded {
+			s.do = stepClear
+			steps = append(steps, s)
+		}
+		s.do = stepResume
+		steps = append(steps, s)
+	}
+	return steps
+}
+
+// letTopsGo lets volumes' own devices go on that stay as they are.
+func (p *planner) letTopsGo(members []*volume) {
+	for _, o := range members {
+		d := p.topDevice(o.lv)
+		if x := p.k[d.uuid]; x != nil && x.Suspended && x.Live && !p.held[d.uuid] && p.wantedAt(d).of == nil {
+			p.letGoTop(&wanted{device: device{name: x.Name, uuid: x.uuid, udev: d.udev}, of: o}, x)
+		}
 	}
 }
 
@@ -131,10 +156,18 @@ func (p *planner) bring(w *wanted) {
 		p.window(w, d)
 		return
 	}
+	if d != nil && w.mirrors() && !p.right(w, d) && p.idle(d) { // left of a former window
+		p.steps = append(p.steps, p.removal(d))
+		delete(p.k, w.uuid)
+		d = nil
+	}
 	switch {
 	case d == nil:
 		p.add(stepCreate, w)
 		p.load(w, false)
+		p.start(w)
+	case !p.right(w, d) && w.mirrors():
+		p.load(w, d.Loaded && !p.ran[w.uuid])
 		p.start(w)
 	case !p.right(w, d):
 		p.load(w, d.Loaded && !p.ran[w.uuid])
@@ -142,9 +175,16 @@ func (p *planner) bring(w *wanted) {
 		case !d.Live:
 			p.start(w)
 		case p.held[w.uuid] && p.isTop(w): // who lets it go on finds the table loaded
-		case p.inWindow(w) && !p.tooShort(w, d):
+			p.resumeBelow(w)
+		case p.inWindow(w) && !p.apart(w, d):
 			p.pending[w.uuid] = true
 		default:
+			p.swap(w, d)
+		}
+	case w.uuid == p.contentDevice(w.of).uuid && p.mirrorWaits(w.of):
+		if p.held[w.uuid] {
+			p.resumeBelow(w)
+		} else {
 			p.swap(w, d)
 		}
 	case p.isTop(w) && d.Suspended && !p.held[w.uuid]:
@@ -198,8 +238,28 @@ func (w *wanted) mirrors() bool {
 	return is
 }
 
+// mirrorWaits says whether a mirror waits until what lies on it is suspended.
+func (p *planner) mirrorWaits(o *volume) bool {
+	return slices.ContainsFunc(p.devices, func(x wanted) bool { return x.of == o && x.mirrors() && p.pending[x.uuid] })
+}
+
+// idle says whether nothing lies on a device.
+func (p *planner) idle(d *kernelDevice) bool {
+	for _, x := range p.k {
+		if slices.Contains(x.uses(), d.Device) {
+			return false
+		}
+	}
+	return p.opened[d.uuid] <= 0
+}
+
 // possible says whether all that a device lies on is there, or is made before it.
 func (p *planner) possible(w *wanted) bool {
+	if live := w.of.live(); live != nil && p.isTop(w) && !w.of.reading() { // what is overwritten is copied into it
+		if snap := p.snapDevice(live.lv); p.k[snap.uuid] == nil && (p.missing[snap.uuid] || p.wantedAt(snap).of == nil) {
+			return false
+		}
+	}
 	return !slices.ContainsFunc(w.table.below(), func(uuid string) bool {
 		return p.k[uuid] == nil && (p.missing[uuid] || p.wantedAt(device{uuid: uuid}).of == nil)
 	})
@@ -225,7 +285,7 @@ func (p *planner) resumeBelow(w *wanted) {
 	}
 }
 
-func (p *planner) isTop(w *wanted) bool { return w.uuid == p.topDevice(w.of.lv).uuid }
+func (w *wantedSet) isTop(d *wanted) bool { return d.uuid == w.topDevice(d.of.lv).uuid }
 
 // inWindow says whether a device may change only while its volume is held still: the
 // live layer's snapshot, and the blocks, as long as somebody may write to the volume.
@@ -237,11 +297,12 @@ func (p *planner) inWindow(w *wanted) bool {
 	return w.layer != nil && w.layer == w.of.live() || w.uuid == p.realDevice(w.of.lv).uuid
 }
 
-// tooShort says whether blocks that are there are shorter than the snapshot that will
-// lie on them: the kernel takes no snapshot of blocks that are not there. A volume that
-// was not active was expanded, and then cut, while a snapshot of it was read.
-func (p *planner) tooShort(w *wanted, d *kernelDevice) bool {
-	return w.layer == nil && d.table.Length() < w.of.live().length
+// apart says whether blocks change while the volume runs: they are as long as before, as
+// those of a fork that is hydrated. Or they are shorter than the snapshot that will lie on
+// them, and the kernel takes no snapshot of blocks that are not there: a volume that was
+// not active was expanded, and then cut, while a snapshot of it was read.
+func (p *planner) apart(w *wanted, d *kernelDevice) bool {
+	return w.layer == nil && (d.table.Length() == w.table.length() || d.table.Length() < w.of.live().length)
 }
 
 // window brings about what is to change while a volume with a live layer is held

@@ -10,21 +10,21 @@ import (
 )
 
 // bottomUp returns the kernel's devices, the lowest first.
-func (p *planner) bottomUp() []*kernelDevice {
+func (k kernel) bottomUp() []*kernelDevice {
 	var out []*kernelDevice
-	byNumber, seen := p.k.byNumber(), map[string]bool{}
+	byNumber, seen := k.byNumber(), map[string]bool{}
 	var visit func(uuid string)
 	visit = func(uuid string) {
 		if uuid == "" || seen[uuid] {
 			return
 		}
 		seen[uuid] = true
-		for _, n := range p.k[uuid].uses() {
+		for _, n := range k[uuid].uses() {
 			visit(byNumber[n])
 		}
-		out = append(out, p.k[uuid])
+		out = append(out, k[uuid])
 	}
-	for _, uuid := range p.sorted() {
+	for _, uuid := range k.sorted() {
 		visit(uuid)
 	}
 	return out
@@ -32,13 +32,13 @@ func (p *planner) bottomUp() []*kernelDevice {
 
 // sorted returns UUIDs in the order of the devices' names, so that equal states make
 // equal plans.
-func (p *planner) sorted() []string {
-	return slices.SortedFunc(maps.Keys(p.k), func(a, b string) int { return strings.Compare(p.k[a].Name, p.k[b].Name) })
+func (k kernel) sorted() []string {
+	return slices.SortedFunc(maps.Keys(k), func(a, b string) int { return strings.Compare(k[a].Name, k[b].Name) })
 }
 
 // misnamed returns the names that devices should have and have not, by their UUIDs. Trash
 // keeps its name unless it stays, or something else should have the name.
-func (p *planner) misnamed() map[string]string {
+func (p *planner) misnamed(staying map[string]bool) map[string]string {
 	should, to := map[string]bool{}, map[string]string{}
 	for i := range p.devices {
 		should[p.devices[i].name] = true
@@ -50,23 +50,23 @@ func (p *planner) misnamed() map[string]string {
 			continue
 		}
 		_, trash := p.decoded[lv].(trashed)
-		if name := lvm2.DMName(p.vg.Name, lv.Name, layer); name != d.Name && (!trash || p.opened[uuid] > 0 || should[d.Name]) {
+		if name := lvm2.DMName(p.vg.Name, lv.Name, layer); name != d.Name && (!trash || staying[uuid] || should[d.Name]) {
 			to[uuid] = name
 		}
 	}
 	return to
 }
 
-// rename gives devices the names of their logical volumes, which a rollback may have
-// changed. One that has another one's name comes first.
-func (p *planner) rename() {
-	taken, to := map[string]bool{}, p.misnamed()
+// rename gives devices the names that misnamed returns: those of their logical volumes,
+// which a rollback may have changed. One that has another one's name comes first.
+func (p *planner) rename(to map[string]string) {
+	taken := map[string]bool{}
 	for _, d := range p.k {
 		taken[d.Name] = true
 	}
-	for progress := true; progress; {
+	for progress := len(to) > 0; progress; {
 		progress = false
-		for _, uuid := range p.sorted() {
+		for _, uuid := range p.k.sorted() {
 			d, name := p.k[uuid], to[uuid]
 			if name == "" || taken[name] {
 				continue
@@ -86,7 +86,7 @@ func (p *planner) rename() {
 // volume's own blocks. They may hold writes since a disk failed, and nothing above them
 // could be suspended.
 func (p *planner) shutWindows(o *volume) {
-	if o.theirs() != "" {
+	if p.untouchable(o) != nil {
 		return
 	}
 	for _, layer := range []string{layerWindow0, layerWindow1} {
@@ -125,6 +125,11 @@ func (p *planner) remove() {
 		for _, below := range w.table.below() {
 			users[below]++
 		}
+		if d := p.k[w.uuid]; d != nil && p.held[w.uuid] { // it has its table until it goes on
+			for _, n := range devicesIn(d.table) {
+				users[byNumber[n]]++
+			}
+		}
 	}
 	below := func(d *kernelDevice, count int) {
 		for _, n := range d.uses() {
@@ -141,7 +146,7 @@ func (p *planner) remove() {
 			left[uuid] = p.kept[uuid] == nil
 		}
 	}
-	sorted := p.sorted()
+	sorted := p.k.sorted()
 	for progress := true; progress; {
 		progress = false
 		for _, uuid := range sorted {
@@ -149,10 +154,12 @@ func (p *planner) remove() {
 				p.steps = append(p.steps, p.removal(d))
 				below(d, -1)
 				delete(left, uuid)
+				delete(p.k, uuid)
 				progress = true
 			}
 		}
 	}
+	p.rename(p.misnamed(left))
 }
 
 // collecting returns the snapshots into which is copied what is overwritten through a
@@ -178,13 +185,15 @@ func (p *planner) collecting(d *kernelDevice) (uuids []string) {
 // removal is the step that removes a device.
 func (p *planner) removal(d *kernelDevice) step {
 	id, layer, _ := splitUUID(p.vg.ID, d.uuid)
-	s := step{do: stepRemove, device: device{name: d.Name, uuid: d.uuid, udev: udevReal}}
-	if layer == "" {
-		s.layer = p.layers[lvm2.ID(id)]
-		s.of = p.volumes[lvm2.ID(id)]
-	}
-	if s.layer != nil {
-		s.of, s.udev = p.volumes[s.layer.of], udevSnapshot
+	s := step{do: stepRemove, device: device{name: d.Name, uuid: d.uuid, udev: udevReal}, of: p.ownerOf(lvm2.ID(id))}
+	switch l := p.layers[lvm2.ID(id)]; {
+	case s.of == nil:
+	case layer == layerCOW:
+		s.udev = udevCOW
+	case layer == "" && l != nil:
+		s.layer, s.udev = l, udevSnapshot
+	case layer == "":
+		s.udev = udevVisible
 	}
 	return s
 }

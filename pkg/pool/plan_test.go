@@ -2,6 +2,7 @@ package pool
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -156,6 +157,89 @@ func TestPlanHeld(t *testing.T) {
 	r.expect("left", left.converge("left", active), "resume vol-real", "resume s1", "resume vol")
 	active.running.held = map[string]bool{top.uuid: true}
 	r.expect("held", r.converge("held", active), "resume vol-real", "resume s1")
+}
+
+// TestPlanForkHeld: a fork whose writers are held is given tables, and hydrated by them,
+// but does not go on.
+func TestPlanForkHeld(t *testing.T) {
+	r := newRig(newGroup(t))
+	r.volume("vol", 8)
+	r.cut("vol", "s1", 8)
+	r.fork("copy", "s1", 8, "0")
+	both := situation{active: []string{"copy"}}
+	o := r.volumeByLV("copy")
+	both.running.windows = map[lvm2.ID]window{o.lv.ID: {layerWindow0, span{0, 8192}}}
+	r.converge("first window", both)
+	top := r.kernel[r.topDevice(o.lv).uuid]
+	top.Suspended = true
+	both.running.held = map[string]bool{top.uuid: true}
+	c := r.vg.LV("copy").Clone()
+	c.Tags = setTag(c.Tags, tagHydrated, "8192")
+	r.check(r.put(c))
+	both.running.windows[o.lv.ID] = window{layerWindow1, span{8192, 8192}}
+	both.running.copied = map[lvm2.ID]string{o.lv.ID: layerWindow0}
+	r.expect("next window", r.converge("next window", both),
+		"create copy-window1", "load copy-window1: 0 8192 mirror core 1 4096 2 <copy-fork> 8192 0:0 141312 1 handle_errors",
+		"load copy: 0 8192 linear 0:0 133120; 8192 8192 linear <copy-window1> 0; 16384 49152 linear <copy-fork> 16384",
+		"resume copy-window1")
+	both.running.held = nil
+	r.expect("it goes on", r.converge("it goes on", both), "clear copy",
+		"load copy: 0 8192 linear 0:0 133120; 8192 8192 linear <copy-window1> 0; 16384 49152 linear <copy-fork> 16384",
+		"resume copy", "remove copy-window0")
+}
+
+// TestPlanWindowLeft: a mirror of another place is not made to copy before its user
+// waits.
+func TestPlanWindowLeft(t *testing.T) {
+	r := newRig(newGroup(t))
+	r.volume("vol", 8)
+	r.cut("vol", "s1", 8)
+	r.fork("copy", "s1", 8, "0")
+	id := r.volumeByLV("copy").lv.ID
+	both := situation{active: []string{"copy"}}
+	both.running.windows = map[lvm2.ID]window{id: {layerWindow0, span{0, 8192}}}
+	r.converge("a window", both)
+	both.running.windows[id] = window{layerWindow0, span{8192, 8192}}
+	r.expect("in use", r.converge("in use", both),
+		"load copy-window0: 0 8192 mirror core 1 4096 2 <copy-fork> 8192 0:0 141312 1 handle_errors",
+		"load copy: 0 8192 linear <copy-fork> 0; 8192 8192 linear <copy-window0> 0; 16384 49152 linear <copy-fork> 16384",
+		"suspend copy", "resume copy-window0", "resume copy")
+}
+
+// TestPlanStuck: a volume that cannot be brought in line stays as it is, with what reads
+// through it, but for what is suspended; the others do not.
+func TestPlanStuck(t *testing.T) {
+	r := newRig(newGroup(t))
+	r.volume("vol", 8)
+	r.cut("vol", "s1", 8)
+	r.fork("copy", "s1", 8, "0")
+	r.volume("other", 8)
+	s := situation{active: []string{"vol", "copy"}}
+	r.converge("activation", s)
+	r.cut("vol", "s2", 8)
+	r.cut("copy", "s3", 8)
+	vol := r.volumeByLV("vol").lv
+	top := r.kernel[r.topDevice(vol).uuid]
+	top.Suspended, top.Loaded, top.loaded = true, true, top.table
+	s.running.stuck = map[lvm2.ID]error{vol.ID: ErrInUse}
+	r.expect("stuck", r.converge("stuck", s), "clear vol", "resume vol")
+	s.running.stuck = map[lvm2.ID]error{r.volumeByLV("copy").lv.ID: ErrInUse}
+	if got := r.converge("the fork is stuck", s); len(got) == 0 || strings.Contains(fmt.Sprint(got), "copy") {
+		t.Errorf("the fork is stuck: %v", got)
+	}
+}
+
+// TestPlanWithoutStore: no origin is made whose snapshot cannot be.
+func TestPlanWithoutStore(t *testing.T) {
+	r := newRig(newGroup(t))
+	r.volume("vol", 8)
+	r.cut("vol", "s1", 8)
+	family := r.paperGroup.family("vol")
+	w := r.want(family, r.inUseBy([]string{"vol"}), running{})
+	cow := r.cowDevice(r.snapshots["s1"].lv)
+	w.devices, w.kept[cow.uuid] = slices.DeleteFunc(w.devices, func(d wanted) bool { return d.uuid == cow.uuid }), ErrUnavailable
+	r.expect("its disk is missing", r.steps(w.plan(family, r.kernel)),
+		"create vol-real", "load vol-real: 0 65536 linear 0:0 2048", "resume vol-real")
 }
 
 func TestPlanReader(t *testing.T) {

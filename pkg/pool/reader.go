@@ -1,13 +1,11 @@
 package pool
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -104,81 +102,6 @@ func (p *Pool) newReader(t *edit, spec VolumeSpec, n lvm2.Extents, layer lvm2.ID
 // takesNothing says whether lv has no extents of its own.
 func takesNothing(lv *lvm2.LV) bool {
 	return !slices.ContainsFunc(lv.Segments, func(s lvm2.Segment) bool { return s.Type != lvm2.TypeError })
-}
-
-// readerUp makes the device of a reader, whose state now is top; nil if there
-// is none. One that is in use stays as it is if its content is lost: reading it
-// fails.
-func (p *Pool) readerUp(ctx context.Context, v *view, o *volume, top *dm.Info) error {
-	active := top != nil && top.Live
-	l, source, err := v.readFrom(o)
-	if err == nil && active && source.theirs() != "" {
-		return nil
-	}
-	if err == nil {
-		_, err = p.chainUp(ctx, v, source, l)
-	}
-	if err == nil {
-		if err = p.intact(v, source, l); err != nil && !active {
-			err = errors.Join(err, p.chainDown(ctx, v, source))
-		}
-	}
-	if active && errors.Is(err, ErrLost) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if o.transient {
-		below, err := p.found(v.snapDevice(l.lv))
-		if err != nil {
-			return err
-		}
-		if err = p.scratchUp(ctx, v, o, below.Device, top); err != nil && top == nil {
-			err = errors.Join(err, p.down(ctx, v, o))
-		}
-		return err
-	}
-	vol := v.topDevice(o.lv)
-	below, err := p.shown(ctx, v, o, l)
-	if err != nil {
-		return err
-	}
-	dev, pending, err := p.ensureFrom(top, vol, whole(l.length, dm.Linear{Device: below}), true)
-	if err != nil {
-		return err
-	}
-	switch {
-	case pending && active:
-		err = p.swapTable(ctx, vol, top.Suspended)
-	case pending:
-		err = p.resume(vol)
-	}
-	if err != nil {
-		return err
-	}
-	return p.node(ctx, vol, dev)
-}
-
-// readerDown removes what was below the device of a reader.
-func (p *Pool) readerDown(ctx context.Context, v *view, o *volume) error {
-	if err := p.readerStoreDown(ctx, v, o); err != nil {
-		return err
-	}
-	if l := v.layers[o.reads]; l != nil {
-		return p.chainDown(ctx, v, v.volumes[l.of])
-	}
-	return nil
-}
-
-// readerStoreDown removes the devices by which a reader can be written, or what it
-// shows was recovered.
-func (p *Pool) readerStoreDown(ctx context.Context, v *view, o *volume) error {
-	devices := []device{v.device(o.lv, layerRecovered, udevReal), v.cowDevice(o.lv)}
-	if o.fork != nil {
-		devices = append(devices, v.cowDevice(o.fork.lv))
-	}
-	return p.takeDown(ctx, devices...)
 }
 
 // readerHealth returns what is wrong with what a reader shows.

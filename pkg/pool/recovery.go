@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -79,13 +79,13 @@ func (p *Pool) Recover(ctx context.Context, lv string, room size.Bytes, replay f
 		if err := p.ReserveRecovery(ctx, lv, room); err != nil {
 			return "", err
 		}
-		path, err := p.recoveryUp(ctx, lv)
+		dev, err := p.recoveryUp(ctx, lv)
 		if err != nil {
 			return "", err
 		}
-		err = replay(path)
+		err = replay(dev.Name())
 		full, failed := p.recoveryFull(lv)
-		if failed != nil {
+		if failed = errors.Join(failed, dev.Close()); failed != nil {
 			return "", errors.Join(err, failed, p.recoveryDown(ctx, lv, false))
 		}
 		if err == nil && !full {
@@ -99,39 +99,37 @@ func (p *Pool) Recover(ctx context.Context, lv string, room size.Bytes, replay f
 	}
 }
 
-// recoveryUp makes the device that a journal is replayed on and returns its path.
-// The volume's own is removed: nobody can mount what another device lies above.
-func (p *Pool) recoveryUp(ctx context.Context, lv string) (string, error) {
+// recoveryUp makes the device that a journal is replayed on and opens it: what nobody
+// has open is removed. The volume's own is removed: nobody can mount what another device
+// lies above.
+func (p *Pool) recoveryUp(ctx context.Context, lv string) (*os.File, error) {
 	if err := p.flattenBelow(ctx, lv); err != nil {
-		return "", fmt.Errorf("recover volume %s: %w", lv, err)
+		return nil, fmt.Errorf("recover volume %s: %w", lv, err)
 	}
-	return run(ctx, &p.group, []string{lvKey(lv)}, func(ctx context.Context) (path string, err error) {
-		return path, p.do(ctx, &change{what: "recover volume " + lv, act: func(ctx context.Context, v *view) error {
+	return run(ctx, &p.group, []string{lvKey(lv)}, func(ctx context.Context) (file *os.File, err error) {
+		err = p.do(ctx, &change{what: "recover volume " + lv, act: func(ctx context.Context, v *view) error {
 			o, err := v.recoverable(lv)
 			if err != nil {
 				return err
 			}
-			if err := p.takeDown(ctx, v.topDevice(o.lv)); err != nil {
-				return fmt.Errorf("volume %s/%s: %w", v.vg.Name, lv, err)
-			}
-			l, source, err := v.readFrom(o)
-			if err == nil {
-				_, err = p.chainUp(ctx, v, source, l)
-			}
-			if err == nil {
-				err = p.intact(v, source, l)
-			}
-			if err != nil {
+			if err := p.down(ctx, v, o); err != nil {
 				return err
 			}
-			dev, err := p.shown(ctx, v, o, l)
-			if err != nil {
+			if err := p.forkUp(ctx, v, o); err != nil {
 				return err
 			}
 			d := v.device(o.lv, layerRecovered, udevReal)
-			path = p.dm.Node(d.name)
-			return p.node(ctx, d, dev)
+			info, err := p.found(d)
+			if err != nil {
+				return err
+			}
+			path, err := p.dm.EnsureNode(ctx, info.Name, info.Device)
+			if err == nil {
+				file, err = os.Open(path)
+			}
+			return err
 		}})
+		return file, err
 	})
 }
 
@@ -167,17 +165,4 @@ func (p *Pool) recoveryDown(ctx context.Context, lv string, small bool) error {
 			return t.discard(o.fork.lv)
 		}})
 	})
-}
-
-// shown returns what the device of a reader for readers only lies on: layer l,
-// which is up, or what the journal is or was replayed on.
-func (p *Pool) shown(ctx context.Context, v *view, o *volume, l *layer) (dm.Device, error) {
-	below, err := p.found(v.snapDevice(l.lv))
-	if err != nil {
-		return dm.Device{}, err
-	}
-	if o.fork == nil {
-		return below.Device, nil
-	}
-	return p.overlay(ctx, v, o, l, below.Device, layerRecovered)
 }

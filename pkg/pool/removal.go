@@ -9,19 +9,6 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 )
 
-// layerDown removes a layer's devices. One that the kernel dropped is recorded
-// as lost first (*unrecordedLoss): its own mark may not outlive a power cut.
-func (p *Pool) layerDown(ctx context.Context, v *view, l *layer) error {
-	d := v.snapDevice(l.lv)
-	if !l.lost && p.dropped(d) {
-		return &unrecordedLoss{volume: l.of, layer: l.lv.ID}
-	}
-	if err := p.takeDown(ctx, d, v.cowDevice(l.lv)); err != nil {
-		return err
-	}
-	return p.takeDown(ctx, p.flatDevices(v, l)...)
-}
-
 // dropped tells whether a snapshot's device is there and has lost its content.
 // An overflow of the heir of a fold is no loss: only our write to it failed.
 func (p *Pool) dropped(d device) bool {

@@ -2,7 +2,7 @@ package pool
 
 import (
 	"context"
-	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -120,25 +120,8 @@ func (p *Pool) tidyVolume(ctx context.Context, lv string) error {
 	}, act: func(ctx context.Context, v *view) error { return p.retire(ctx, v, family) }})
 }
 
-// notForked removes what a volume that is hydrated was a fork by, if an
-// interruption left it.
-func (p *Pool) notForked(ctx context.Context, v *view, o *volume) error {
-	info, err := p.find(v.forkDevice(o.lv))
-	if err != nil || info == nil {
-		return err
-	}
-	if err := p.hydrator.shutLeft(ctx, v, o); err != nil {
-		return err
-	}
-	p.hydrator.setWindow(o.lv.ID, nil)
-	if err := p.rebase(ctx, v, o, nothing); err != nil {
-		return err
-	}
-	return p.forkDown(ctx, v, o)
-}
-
-// sweep removes the devices of logical volumes that are trash, top ones first,
-// unless somebody has them open.
+// sweep lets the devices of logical volumes go on that are trash, and removes those that
+// nobody has open, the highest first. Others give their names away.
 func (p *Pool) sweep(ctx context.Context, v *view) error {
 	if len(v.trash) == 0 {
 		return nil
@@ -149,57 +132,25 @@ func (p *Pool) sweep(ctx context.Context, v *view) error {
 	for _, lv := range v.trash {
 		gone[string(lv.ID)] = linear(lv) // else LVM2 is moving it
 	}
-	all, err := p.dm.List()
-	if err != nil {
+	k, err := p.lookAtLVs(v, gone)
+	if err != nil || len(k) == 0 {
 		return err
 	}
-	var names []string
-	for _, e := range all {
-		if id, _, ok := splitUUID(v.vg.ID, e.UUID); ok && gone[id] {
-			names = append(names, e.Name)
-		}
-	}
-	for progress := true; progress && len(names) > 0; {
-		progress = false
-		var left []string
-		for _, name := range names {
-			info, err := p.dm.Info(name)
-			if err != nil || info.OpenCount > 0 {
-				left = append(left, name)
-				continue
-			}
-			if err := p.removeDevice(ctx, name, udevReal); err != nil {
-				return err
-			}
-			progress = true
-			p.facts.noteSwept()
-		}
-		names = left
-	}
-	var errs []error
-	for _, name := range names {
-		errs = append(errs, p.stepAside(v, name))
-	}
-	return errors.Join(errs...)
+	c := &carrier{Pool: p, view: v, k: k, trashed: true}
+	return c.carryOut(ctx, v.want(nil, use{}, running{}).plan(nil, k))
 }
 
-// stepAside renames a device of a piece of trash that somebody has open, so that
-// its name can be used again.
-func (p *Pool) stepAside(v *view, name string) error {
-	info, err := p.dm.Info(name)
-	if errors.Is(err, dm.ErrNotFound) {
-		return nil
-	}
+// lookAtLVs asks the kernel for the devices of logical volumes, by their ids.
+func (p *Pool) lookAtLVs(v *view, ids map[string]bool) (kernel, error) {
+	all, err := p.dm.List()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	id, layer, _ := splitUUID(v.vg.ID, info.UUID)
-	to := lvm2.DMName(v.vg.Name, trashName(lvm2.ID(id)), layer)
-	if to == name {
-		return nil
-	}
-	p.log.V(2).Info("A device of a deleted logical volume is open, its space stays in use", "device", name, "renamed", to)
-	return errors.Join(p.dm.Rename(name, to, udevReal), p.dm.RemoveNode(name))
+	all = slices.DeleteFunc(all, func(e dm.ListEntry) bool {
+		id, _, ours := splitUUID(v.vg.ID, e.UUID)
+		return !ours || !ids[id]
+	})
+	return lookAtAll(p.dm, v.vg.ID, all, false)
 }
 
 // splitUUID takes a dm UUID of LVM2 apart: the LV's id and the layer.

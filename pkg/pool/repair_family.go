@@ -3,7 +3,6 @@ package pool
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"sync"
 	"time"
@@ -111,129 +110,22 @@ func (p *Pool) repairFamilies(ctx context.Context, v *view) <-chan struct{} {
 
 // repairTrash lets devices of deleted volumes go on and removes those that nobody uses.
 func (p *Pool) repairTrash(ctx context.Context, v *view) error {
-	trash := map[string]bool{}
-	for _, lv := range v.trash {
-		trash[string(lv.ID)] = true
-	}
-	return errors.Join(p.letGoOf(v, trash, false), p.sweep(ctx, v), p.settleSoon(v))
+	return errors.Join(p.sweep(ctx, v), p.settleSoon(v))
 }
 
-// repairFamily does what is to be done for a volume and all that read through it,
-// directly or not: their devices lie on each other. The key of the first is held.
+// repairFamily brings the devices of the volumes with the given ids in line, which were
+// a family: meanwhile LVM2 may have divided it. Its key is held.
 func (p *Pool) repairFamily(ctx context.Context, v *view, ids []lvm2.ID) error {
-	var members []*volume
-	lvs := map[string]bool{}
+	all, roots := v.members(), map[string]bool{}
 	for _, id := range ids {
-		o := v.volumes[id]
-		if o == nil {
-			continue
-		}
-		members = append(members, o)
-		for _, lv := range o.parts() {
-			lvs[string(lv.ID)] = true
-		}
-	}
-	errs := []error{p.letGoBelow(v, lvs)}
-	each := func(what string, f func(o *volume) error) {
-		for _, o := range members {
-			if err := f(o); err != nil {
-				p.facts.unsettled.put(o.lv.ID, true)
-				errs = append(errs, fmt.Errorf("%svolume %s: %w", what, o.lv.Name, err))
-			}
-		}
-	}
-	each("", func(o *volume) error { // they use what others have
-		switch {
-		case o.odd != nil:
-			return nil // where its content is, is not known
-		case o.forked():
-			return p.hydrator.shutLeft(ctx, v, o)
-		}
-		return p.notForked(ctx, v, o)
-	})
-	each("", func(o *volume) error { return p.settle(ctx, v, o.lv.Name) })
-	each("history of ", func(o *volume) error { return p.chainDown(ctx, v, o) })
-	each("", func(o *volume) error {
-		p.holdAgain(v, o)
-		return p.letGoTop(v, o)
-	})
-	if len(v.trash) > 0 { // an interrupted fold left trash that was stacked on layers
-		errs = append(errs, p.sweep(ctx, v))
-		each("history of ", func(o *volume) error { return p.chainDown(ctx, v, o) })
-	}
-	return errors.Join(errs...)
-}
-
-// letGoBelow lets the devices below volumes go on that a former process has left
-// suspended, each with the table that it has: those of the given logical volumes,
-// and what these lie on. Nothing can be loaded, suspended or asked for its status
-// before: what lies above waits for I/O inside it. So the lowest one goes first.
-func (p *Pool) letGoBelow(v *view, lvs map[string]bool) error { return p.letGoOf(v, lvs, true) }
-
-// letGoOf does what letGoBelow does; without below only for the logical volumes' own
-// devices: what they lie on may be in use under a key.
-func (p *Pool) letGoOf(v *view, lvs map[string]bool, below bool) error {
-	all, err := p.dm.List()
-	if err != nil {
-		return err
-	}
-	known := map[dm.Device]dm.ListEntry{}
-	for _, e := range all {
-		if _, _, ours := splitUUID(v.vg.ID, e.UUID); ours {
-			known[e.Device] = e
+		if o := v.volumes[id]; o != nil {
+			roots[v.root(o.lv.Name)] = true
 		}
 	}
 	var errs []error
-	seen := map[dm.Device]bool{}
-	var visit func(e dm.ListEntry)
-	visit = func(e dm.ListEntry) {
-		if seen[e.Device] {
-			return
-		}
-		seen[e.Device] = true
-		deps, err := p.dm.Deps(e.Name)
-		if err != nil && !errors.Is(err, dm.ErrNotFound) {
-			errs = append(errs, err)
-		}
-		for _, d := range deps {
-			if lower, ours := known[d]; ours {
-				visit(lower)
-			}
-		}
-		if id, layer, _ := splitUUID(v.vg.ID, e.UUID); (below || lvs[id]) && (layer != "" || v.volumes[lvm2.ID(id)] == nil) {
-			errs = append(errs, p.letGoOne(e.Name))
-		}
-	}
-	for _, e := range known {
-		if id, _, _ := splitUUID(v.vg.ID, e.UUID); lvs[id] {
-			visit(e)
-		}
+	for root := range roots {
+		c := &convergence{Pool: p, view: v, members: all[root]}
+		errs = append(errs, c.converge(ctx))
 	}
 	return errors.Join(errs...)
-}
-
-// letGoOne lets a device go on, if it is suspended, with the table that it has.
-func (p *Pool) letGoOne(name string) error {
-	info, err := p.dm.Info(name)
-	if errors.Is(err, dm.ErrNotFound) || err == nil && (!info.Suspended || !info.Live) {
-		return nil
-	}
-	if err == nil && info.Loaded {
-		err = p.dm.Clear(name)
-	}
-	if err != nil {
-		return err
-	}
-	p.log.Info("A former process has left a device suspended; it goes on", "device", name)
-	return p.dm.Resume(name, 0)
-}
-
-// letGoTop does that for a volume's own device, whatever became of its repair,
-// unless its writers are held.
-func (p *Pool) letGoTop(v *view, o *volume) error {
-	info, err := p.find(v.topDevice(o.lv))
-	if err != nil || info == nil || !info.Suspended || p.isHeld(v, o) {
-		return err
-	}
-	return p.letGoOne(info.Name)
 }

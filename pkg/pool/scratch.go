@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -28,43 +27,6 @@ func scratchChunk(most, length size.Bytes) (size.Sectors, error) {
 		}
 	}
 	return 0, fmt.Errorf("%w: %v, the size of the snapshot, is not a multiple of %v, as a transient volume needs it", ErrPrecondition, length, cow.MinChunk)
-}
-
-// scratchUp makes the device of a transient volume above the snapshot's. One
-// that is there stays as it is: a new table would forget what was written.
-func (p *Pool) scratchUp(ctx context.Context, v *view, o *volume, below dm.Device, top *dm.Info) error {
-	vol, store := v.topDevice(o.lv), v.cowDevice(o.lv)
-	table, err := v.linearTable(o.lv)
-	if err != nil {
-		return err
-	}
-	existed, err := p.find(store)
-	if err != nil {
-		return err
-	}
-	cowDev, pending, err := p.ensureFrom(existed, store, table, false)
-	if err != nil {
-		return err
-	}
-	switch {
-	case pending && existed != nil && existed.Live: // LVM2 has moved it
-		err = p.swapTable(ctx, store, existed.Suspended)
-	case pending:
-		err = p.start(ctx, store, cowDev)
-	}
-	if err != nil {
-		return err
-	}
-	if top != nil && top.Live {
-		return p.node(ctx, vol, top.Device)
-	}
-	dev, _, err := p.ensureFrom(top, vol, whole(v.bytesOf(o.lv).Sectors(), dm.Snapshot{
-		Origin: below, COW: cowDev, Persistence: dm.Transient, Chunk: o.chunk,
-	}), false)
-	if err != nil {
-		return err
-	}
-	return p.start(ctx, vol, dev)
 }
 
 // scratchKept says whether what was written to a transient volume is there. If

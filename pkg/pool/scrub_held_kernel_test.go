@@ -31,8 +31,7 @@ func TestHoldWhileWiping(t *testing.T) {
 		}
 		s := v.forkStore(o)
 		ok(t, p.do(ctx, &change{what: "fork", act: func(ctx context.Context, v *view) error {
-			_, err := p.forkUp(ctx, v, v.volumes[o.lv.ID])
-			return err
+			return p.forkUp(ctx, v, v.volumes[o.lv.ID])
 		}}))
 		cow := v.cowDevice(s.lv)
 		g := &growth{store: s.lv.ID} // a brake, which keeps the wiping from its end

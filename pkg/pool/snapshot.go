@@ -9,7 +9,6 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -78,32 +77,6 @@ func (p *Pool) CreateSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 		}
 		return v.describeSnapshot(l), nil
 	})
-}
-
-// settle brings the kernel's devices of a volume in line with the metadata if
-// it has any. If that fails the monitor tries again.
-func (p *Pool) settle(ctx context.Context, v *view, lv string) error {
-	o := v.volumeByLV(lv)
-	if o == nil {
-		return nil
-	}
-	top, err := p.find(v.topDevice(o.lv))
-	if err == nil && top != nil {
-		err = p.upFrom(ctx, v, o, top)
-	}
-	if errors.Is(err, dm.ErrExists) {
-		// A fold has committed that a layer is trash, its devices still have
-		// the name and go a moment later: the name can be given away meanwhile.
-		if err = p.sweep(ctx, v); err == nil {
-			err = p.up(ctx, v, o)
-		}
-	}
-	if err != nil {
-		p.facts.unsettled.put(o.lv.ID, true)
-	} else {
-		p.facts.unsettled.drop(o.lv.ID)
-	}
-	return err
 }
 
 // usable finds the volume of that LV name, not deleted.
@@ -178,16 +151,16 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, lv string) error {
 // What is above another one comes first.
 func (p *Pool) retire(ctx context.Context, v *view, volumes []string) error {
 	var errs []error
+	done := map[string]bool{}
 	for _, lv := range volumes {
-		errs = append(errs, p.settle(ctx, v, lv))
-	}
-	errs = append(errs, p.sweep(ctx, v))
-	for _, lv := range volumes {
-		if o := v.volumeByLV(lv); o != nil {
-			errs = append(errs, p.chainDown(ctx, v, o))
+		if !done[lv] {
+			errs = append(errs, p.converge(ctx, v, lv))
+			for _, below := range v.family(lv) {
+				done[below] = true
+			}
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, p.sweep(ctx, v))...)
 }
 
 // Snapshot returns the snapshot of that LV name; ErrNotFound.

@@ -78,7 +78,7 @@ func (p *Pool) usedOf(ctx context.Context, lv *lvm2.LV) (s *trimming, used size.
 			return err
 		}
 		s.read = snap != nil
-		made, _, err := p.mapStore(ctx, v, lv, storeFrozen)
+		made, err := p.mapStore(ctx, v, lv, false)
 		if err == nil {
 			err = p.node(ctx, s.dev, made)
 		}
@@ -130,7 +130,7 @@ func (p *Pool) trimLayer(ctx context.Context, of lvm2.ID, lv *lvm2.LV) (err erro
 			return nil
 		}
 		// The kernel reads a frozen store's lists once, and then what they name.
-		_, _, err := p.mapStore(ctx, v, now, storeFrozen)
+		_, err := p.mapStore(ctx, v, now, false)
 		if err != nil {
 			p.facts.unsettled.put(of, true)
 		}

@@ -36,9 +36,7 @@ func TestCutAfterUnfinishedCut(t *testing.T) {
 				_, err := p.cut(e, e.volumeByLV(v.LV), "s2")
 				return err
 			}, act: func(ctx context.Context, w *view) error {
-				o := w.volumeByLV(v.LV)
-				_, err := p.base(ctx, w, o, o.live(), must(w.linearTable(o.lv))(t))
-				return err
+				return carryLoaded(ctx, p, w, v.LV)
 			}}))
 			must(p.CreateSnapshot(ctx, "s3", v.LV))(t)
 			want := 4

@@ -52,10 +52,12 @@ type use struct {
 
 // running is what the driver does with devices, and the metadata do not say.
 type running struct {
-	windows map[lvm2.ID]window // of forks that are hydrated, by the volume
-	copied  map[lvm2.ID]string // layers of windows that are copied: their mirrors hold nothing back
-	heir    lvm2.ID            // the frozen layer whose store a fold writes
-	held    map[string]bool    // UUIDs of devices that stay suspended: writers are held by them
+	windows  map[lvm2.ID]window // of forks that are hydrated, by the volume
+	copied   map[lvm2.ID]string // layers of windows that are copied: their mirrors hold nothing back
+	heir     lvm2.ID            // the frozen layer whose store a fold writes
+	held     map[string]bool    // UUIDs of devices that stay suspended: writers are held by them
+	asLoaded map[string]bool    // UUIDs of flat stores' devices whose table is right, and not made again
+	stuck    map[lvm2.ID]error  // volumes that could not be brought in line, and why: they stay as they are
 }
 
 // wantedSet is what a family should have.
@@ -132,8 +134,8 @@ func (w *wantedSet) add(d wanted, err error) {
 
 // volume adds the devices of a volume and of its layers.
 func (w *wantedSet) volume(o *volume) {
-	if why := o.theirs(); why != "" {
-		w.keep(fmt.Errorf("volume %s/%s: %w: %s", w.vg.Name, o.lv.Name, ErrPrecondition, why), o.parts()...)
+	if why := w.untouchable(o); why != nil {
+		w.keep(why, o.parts()...)
 		return
 	}
 	if o.copying != nil { // who copies it has its device
@@ -182,6 +184,15 @@ func (w *wantedSet) volume(o *volume) {
 	}
 }
 
+// untouchable says why the devices of a volume stay as they are, and those of what
+// reads through it; nil if they need not.
+func (w *wantedSet) untouchable(o *volume) error {
+	if why := o.theirs(); why != "" {
+		return fmt.Errorf("volume %s/%s: %w: %s", w.vg.Name, o.lv.Name, ErrPrecondition, why)
+	}
+	return w.stuck[o.lv.ID]
+}
+
 // abandoned keeps the devices of layers that somebody still reads though they are
 // lost: lvm2 has removed what they read through.
 func (w *wantedSet) abandoned(o *volume) {
@@ -220,8 +231,12 @@ func (w *wantedSet) layer(o *volume, l *layer, origin device) {
 // flat adds the devices of a layer that is read by a flat store.
 func (w *wantedSet) flat(o *volume, l *layer, f *flat, origin device) {
 	cow := w.cowDevice(f.lv)
-	store, err := w.flatTable(o, f)
-	w.add(wanted{device: cow, table: disks(store), readOnly: true, of: o}, err)
+	if w.asLoaded[cow.uuid] {
+		w.add(wanted{device: cow, readOnly: true, once: true, of: o}, nil)
+	} else {
+		store, err := w.flatTable(o, f)
+		w.add(wanted{device: cow, table: disks(store), readOnly: true, of: o}, err)
+	}
 	w.add(wanted{device: w.snapDevice(l.lv), table: snapshotOn(l.length, origin, cow, dm.Persistent, f.chunk), readOnly: true, of: o, layer: l}, nil)
 }
 
@@ -236,8 +251,8 @@ func (w *wantedSet) blocks(o *volume) (symbolic, error) {
 	if err != nil {
 		return nil, err
 	}
-	if why := source.theirs(); why != "" {
-		return nil, fmt.Errorf("snapshot %s: %w: of volume %s %s", from.lv.Name, ErrPrecondition, source.lv.Name, why)
+	if why := w.untouchable(source); why != nil {
+		return nil, fmt.Errorf("snapshot %s: %w", from.lv.Name, why)
 	}
 	if w.lostOrigin(o) {
 		return nil, fmt.Errorf("volume %s/%s: %w: what it reads through is lost", w.vg.Name, o.lv.Name, ErrLost)
@@ -276,11 +291,11 @@ func (v *view) stretched(s *store, table dm.Table) symbolic {
 	return disks(stretched(table, sectors(v, v.largest(s))))
 }
 
-// reader adds the devices of an active volume that shows a snapshot.
+// reader adds the devices of a volume that shows a snapshot.
 func (w *wantedSet) reader(o *volume) {
 	l, source, err := w.readFrom(o)
-	if err == nil && source.theirs() != "" {
-		err = fmt.Errorf("snapshot %s: %w: of volume %s %s", l.lv.Name, ErrPrecondition, source.lv.Name, source.theirs())
+	if err == nil {
+		err = w.untouchable(source)
 	}
 	if err == nil && slices.ContainsFunc(source.path(l), func(x *layer) bool { return x.lost }) {
 		err = fmt.Errorf("volume %s/%s: %w: what it shows is lost", w.vg.Name, o.lv.Name, ErrLost)
@@ -291,6 +306,9 @@ func (w *wantedSet) reader(o *volume) {
 	}
 	below, top := w.snapDevice(l.lv), w.topDevice(o.lv)
 	if o.transient {
+		if !w.active[o.lv.ID] {
+			return
+		}
 		store, err := w.linearTable(o.lv)
 		cow := w.cowDevice(o.lv)
 		w.add(wanted{device: cow, table: disks(store), of: o}, err)
@@ -302,7 +320,9 @@ func (w *wantedSet) reader(o *volume) {
 		w.overlay(o, recovered, below, l)
 		below = recovered
 	}
-	w.add(wanted{device: top, table: linearOn(l.length, below.uuid, 0), readOnly: true, of: o}, nil)
+	if w.active[o.lv.ID] { // else a journal is replayed
+		w.add(wanted{device: top, table: linearOn(l.length, below.uuid, 0), readOnly: true, of: o}, nil)
+	}
 }
 
 // members returns the volumes of each family, what they read through first, by the

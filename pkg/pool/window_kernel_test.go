@@ -139,18 +139,23 @@ func TestWindowFails(t *testing.T) {
 	}
 	load := func(target dm.Target) { t.Helper(); ok(t, p.dm.Load(vol.name, whole(v.Size.Sectors(), target), false)) }
 
+	c, o := p.convergence(latest, v.LV, demand{}), latest.volumeByLV(v.LV)
+	window := []step{
+		{do: stepSuspend, device: vol, of: o},
+		{do: stepLoad, device: base, of: o, table: disks(whole(v.Size.Sectors(), dm.Linear{Device: dm.Device{Major: 4000}}))},
+		{do: stepResume, device: vol, of: o},
+	}
 	load(dm.Linear{Device: real.Device})
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
-	if err := p.swap(ended, vol, false, dm.SuspendOptions{}, func() error { t.Error("inside"); return nil }); !errors.Is(err, context.Canceled) {
+	if err := c.carryOut(ended, window, must(c.look())(t)); !errors.Is(err, context.Canceled) {
 		t.Errorf("too late: %v", err)
 	}
 	goesOn("late")
 
 	load(dm.Linear{Device: real.Device})
-	broken := errors.New("broken")
-	if err := p.swap(ctx, vol, false, dm.SuspendOptions{}, func() error { return broken }); !errors.Is(err, broken) {
-		t.Errorf("an error inside: %v", err)
+	if err := c.carryOut(ctx, window, must(c.look())(t)); err == nil {
+		t.Error("a table on nothing was loaded inside")
 	}
 	goesOn("inside")
 

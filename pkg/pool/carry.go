@@ -1,0 +1,300 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// carrier carries out the steps of a plan.
+type carrier struct {
+	*Pool
+	view  *view
+	k     kernel      // what the steps have made of the devices
+	still []device    // that it has suspended
+	nodes []laterNode // that it makes when nothing waits for it
+
+	window  *holding // the one that is open; nil: none is
+	late    error    // of steps without which the next ones are carried out all the same
+	trashed bool     // its caller has mapper.trash
+}
+
+// stepError is why a step could not be carried out.
+type stepError struct {
+	step
+	err error
+}
+
+func (e *stepError) Error() string { return fmt.Sprintf("%s %s: %v", e.do, e.name, e.err) }
+func (e *stepError) Unwrap() error { return e.err }
+
+// carryOut carries out a plan that was made from c.k, up to the first step that fails
+// (*stepError). What it has suspended goes on whatever happens, with the table that it
+// had. When ctx has ended nothing is suspended any more, and what can be done without is
+// done: a pool that is closed need not leave devices behind.
+func (c *carrier) carryOut(ctx context.Context, plan []step) (err error) {
+	defer func() { err = errors.Join(err, c.late, c.letGo(), c.makeNodes(ctx)) }()
+	for len(plan) > 0 {
+		s, n := plan[0], 1
+		if s.do != stepResume {
+			if err := c.makeNodes(ctx); err != nil {
+				return &stepError{s, err}
+			}
+		}
+		if lv := c.store(s); lv != nil {
+			for n < len(plan) && plan[n].uuid == s.uuid && c.store(plan[n]) != nil {
+				n++
+			}
+			err = c.changeStore(ctx, lv, plan[:n])
+		} else {
+			err = c.carry(ctx, s)
+		}
+		if err != nil {
+			return &stepError{s, err}
+		}
+		plan = plan[n:]
+	}
+	return nil
+}
+
+// letGo lets go on what is suspended after a step failed.
+func (c *carrier) letGo() error {
+	var errs []error
+	for _, d := range slices.Backward(c.still) {
+		errs = append(errs, c.dm.Clear(d.name), c.dm.Resume(d.name, d.udev))
+	}
+	c.still = nil
+	return errors.Join(errs...)
+}
+
+// makeNodes makes the nodes of devices that were resumed, unless one is suspended: udev,
+// which makes them, may be slow, or wait for that one.
+func (c *carrier) makeNodes(ctx context.Context) error {
+	if len(c.still) > 0 {
+		return nil
+	}
+	var errs []error
+	for _, n := range c.nodes {
+		errs = append(errs, c.node(ctx, n.device, n.number))
+	}
+	c.nodes = nil
+	return errors.Join(errs...)
+}
+
+// carry carries out one step.
+func (c *carrier) carry(ctx context.Context, s step) error {
+	d := c.k[s.uuid]
+	if s.do == stepCreate {
+		return c.create(s)
+	}
+	if d == nil {
+		return fmt.Errorf("device %s is gone: somebody else removed it", s.name)
+	}
+	s.name = d.Name
+	c.hold(s)
+	if err := c.change(ctx, s, d); err != nil {
+		return err
+	}
+	c.held(ctx, s)
+	return nil
+}
+
+// change does what a step says to the device d.
+func (c *carrier) change(ctx context.Context, s step, d *kernelDevice) error {
+	switch s.do {
+	case stepClear:
+		return c.dm.Clear(s.name)
+	case stepLoad:
+		return c.load(s, d)
+	case stepSuspend:
+		return c.suspend(ctx, s)
+	case stepResume:
+		return c.goOn(s, d)
+	case stepUsed:
+		if real := c.k[c.view.realDevice(s.of.lv).uuid]; real != nil {
+			c.noteBoundary(c.view, s.of, real.Device)
+		}
+	case stepRevive:
+		c.late = errors.Join(c.late, c.reviveStore(ctx, c.view, s.of))
+	case stepRename:
+		renamed := *d
+		renamed.Name = s.to
+		c.k[s.uuid] = &renamed
+		if err := errors.Join(c.dm.Rename(s.name, s.to, s.udev), c.dm.RemoveNode(s.name)); err != nil {
+			return err
+		}
+		c.nodes = append(c.nodes, laterNode{device{name: s.to}, d.Device})
+	case stepRemove:
+		return c.remove(ctx, s)
+	}
+	return nil
+}
+
+func (c *carrier) create(s step) error {
+	if err := s.lease.valid(); err != nil {
+		return err
+	}
+	made, err := c.dm.Create(s.name, s.uuid)
+	if err == nil {
+		c.k[s.uuid] = &kernelDevice{Info: made, uuid: s.uuid}
+	}
+	return err
+}
+
+// load loads a table. A device that is new and gets none is removed.
+func (c *carrier) load(s step, d *kernelDevice) error {
+	table, complete := s.table.bind(c.k.number)
+	err := s.lease.valid()
+	if err == nil && !complete {
+		err = errors.New("somebody else removed a device that its table needs")
+	}
+	if err == nil {
+		err = c.dm.Load(s.name, table, s.readOnly)
+	}
+	if err != nil {
+		if !d.Live && !d.Loaded {
+			err = errors.Join(err, c.dm.Remove(s.name, s.udev))
+			delete(c.k, s.uuid)
+		}
+		return err
+	}
+	d.Loaded = true
+	if err := s.lease.valid(); err != nil { // it ended while the kernel made the table
+		return errors.Join(err, c.dm.Clear(s.name))
+	}
+	return nil
+}
+
+// suspend holds a device still. A file system on it is not frozen: a cut that must find
+// it frozen has done that before. Here the group's lock is held.
+func (c *carrier) suspend(ctx context.Context, s step) error {
+	limited, cancel := context.WithTimeout(ctx, windowLimit)
+	defer cancel()
+	err := c.dm.Suspend(limited, s.name, dm.SuspendOptions{SkipLockFS: true, NoFlush: s.noFlush, Running: true})
+	if err != nil {
+		return errors.Join(err, c.dm.Clear(s.name))
+	}
+	c.still = append(c.still, s.device)
+	c.k[s.uuid].Suspended = true
+	return nil
+}
+
+// goOn lets a device go on.
+func (c *carrier) goOn(s step, d *kernelDevice) error {
+	if err := c.resume(s.device); err != nil {
+		return err
+	}
+	d.Live, d.Loaded, d.Suspended = true, false, false
+	c.still = slices.DeleteFunc(c.still, func(x device) bool { return x.name == s.name })
+	c.nodes = append(c.nodes, laterNode{s.device, d.Device})
+	return nil
+}
+
+// remove removes a device. The loss of a layer that the kernel dropped is recorded
+// first (*unrecordedLoss): the kernel's own mark may not outlive a power cut.
+func (c *carrier) remove(ctx context.Context, s step) error {
+	if s.layer != nil && !s.layer.lost && c.dropped(s.device) {
+		return &unrecordedLoss{volume: s.layer.of, layer: s.layer.lv.ID}
+	}
+	trash := c.view.isTrash(s.uuid)
+	if trash && !c.trashed {
+		c.trash.Lock()
+		defer c.trash.Unlock()
+	}
+	err := c.removeDevice(ctx, s.name, s.udev)
+	if err == nil {
+		delete(c.k, s.uuid)
+	}
+	if err == nil && trash {
+		c.facts.noteSwept()
+	}
+	return err
+}
+
+// isTrash says whether the device with the UUID is of a deleted logical volume.
+func (v *view) isTrash(uuid string) bool {
+	id, _, _ := splitUUID(v.vg.ID, uuid)
+	_, is := v.decoded[v.vg.LVByID(lvm2.ID(id))].(trashed)
+	return is
+}
+
+// store returns the logical volume whose store a step changes the device of, if it is
+// one that grows while operations on its volume run; nil for other steps.
+func (c *carrier) store(s step) *lvm2.LV {
+	id, kind, _ := splitUUID(c.view.vg.ID, s.uuid)
+	lv := c.view.vg.LVByID(lvm2.ID(id))
+	if kind != layerCOW || lv == nil || s.do == stepRemove || s.do == stepRename {
+		return nil
+	}
+	switch c.view.decoded[lv].(type) {
+	case *layer, *fork:
+		return lv
+	}
+	return nil
+}
+
+// changeStore carries out steps that change a store's device, with the table that it
+// has by the latest metadata, and while nothing else changes it.
+func (c *carrier) changeStore(ctx context.Context, lv *lvm2.LV, steps []step) error {
+	return c.alone(ctx, lv.ID, func() error {
+		now := c.current.Load()
+		if latest := now.vg.LVByID(lv.ID); latest != nil {
+			lv = latest
+		} else {
+			now = c.view
+		}
+		own, err := now.linearTable(lv)
+		if err != nil {
+			return err
+		}
+		at := slices.IndexFunc(steps, func(s step) bool { return s.do == stepLoad })
+		if at < 0 {
+			return c.letStoreGo(lv, steps[0])
+		}
+		table := stretched(own, steps[at].table.length())
+		if has, err := c.runsWith(steps[at], table); has || err != nil { // it has grown meanwhile
+			return err
+		}
+		for _, s := range steps {
+			if s.do == stepLoad {
+				s.table = disks(table)
+			}
+			if err := c.carry(ctx, s); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// runsWith says whether a device runs with a table as a step would load it.
+func (c *carrier) runsWith(s step, table dm.Table) (bool, error) {
+	info, err := c.find(s.device)
+	if err != nil || info == nil || !info.Live || info.Suspended || info.Loaded || info.ReadOnly != s.readOnly {
+		return false, err
+	}
+	live, err := c.dm.Table(info.Name)
+	return live.Equal(table), err
+}
+
+// letStoreGo lets the device of a store go on with the table that it has, unless its
+// writers are held while it grows.
+func (c *carrier) letStoreGo(lv *lvm2.LV, s step) error {
+	info, err := c.find(s.device)
+	if g, growing := c.facts.growing.get(lv.ID); err != nil || info == nil || growing && g.braked.Load() {
+		return err
+	}
+	if info.Loaded {
+		if err := c.dm.Clear(info.Name); err != nil {
+			return err
+		}
+	}
+	if info.Suspended {
+		return c.dm.Resume(info.Name, s.udev)
+	}
+	return nil
+}

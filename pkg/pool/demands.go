@@ -1,0 +1,156 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// up makes the volume's device, and what it lies on, or makes those that are there what v
+// says. A reader that is in use stays as it is if its content is lost: reading it fails.
+func (p *Pool) up(ctx context.Context, v *view, o *volume) error {
+	top, err := p.find(v.topDevice(o.lv))
+	if err != nil {
+		return err
+	}
+	if why := o.theirs(); why != "" {
+		if top != nil && top.Live {
+			return nil // the tables are LVM2's
+		}
+		if o.odd == nil {
+			why = fmt.Sprintf("%s; activate it with lvchange -ay %s/%s", why, v.vg.Name, o.lv.Name)
+		}
+		return fmt.Errorf("volume %s/%s: %w: %s", v.vg.Name, o.lv.Name, ErrPrecondition, why)
+	}
+	inUse := top != nil && top.Live && o.reading()
+	if l := v.layers[o.from()]; inUse && l != nil && v.volumes[l.of].theirs() != "" {
+		return nil
+	}
+	if err := p.reachable(v, o); inUse && errors.Is(err, ErrLost) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	err = p.convergeTo(ctx, v, o.lv.Name, demand{up: o.lv.ID})
+	if err != nil && top == nil && !errors.As(err, new(*unrecordedLoss)) {
+		err = errors.Join(err, p.converge(ctx, v, o.lv.Name)) // without what came up for it
+	}
+	return err
+}
+
+// settle has the devices of a volume follow what was committed, if there are any.
+func (p *Pool) settle(ctx context.Context, v *view, lv string) error {
+	o := v.volumeByLV(lv)
+	if o == nil {
+		return nil
+	}
+	top, err := p.find(v.topDevice(o.lv))
+	if err != nil || top == nil {
+		return errors.Join(err, p.converge(ctx, v, lv))
+	}
+	if err = p.up(ctx, v, o); err != nil {
+		p.facts.unsettled.put(o.lv.ID, true)
+	}
+	return err
+}
+
+// down takes the volume's device away, and what lies below it if nobody reads a
+// snapshot. ErrInUse if the volume is open. What LVM2 has made of it stays.
+func (p *Pool) down(ctx context.Context, v *view, o *volume) error {
+	if o.theirs() != "" {
+		return nil
+	}
+	err := p.convergeTo(ctx, v, o.lv.Name, demand{down: o.lv.ID})
+	if err == nil || errors.As(err, new(*unrecordedLoss)) {
+		return err
+	}
+	if info, failed := p.find(v.topDevice(o.lv)); failed != nil || info != nil {
+		return errors.Join(err, failed)
+	}
+	p.log.Error(err, "A volume that is not active any more has devices left; it is tried again", "volume", o.lv.Name)
+	return nil
+}
+
+// reachable refuses a volume that reads through a layer which is lost, or lies too deep.
+func (p *Pool) reachable(v *view, o *volume) error {
+	l := v.layers[o.from()]
+	if l == nil || v.circular(o) != nil {
+		return nil // that is said otherwise
+	}
+	if err := p.readable(v, v.volumes[l.of], l); err != nil {
+		return err
+	}
+	return p.intact(v, v.volumes[l.of], l)
+}
+
+// chainUp makes the content of layer l of o readable and returns its device's path.
+func (p *Pool) chainUp(ctx context.Context, v *view, o *volume, l *layer) (string, error) {
+	if why := o.theirs(); why != "" {
+		return "", fmt.Errorf("snapshot %s: %w: of volume %s %s", l.lv.Name, ErrPrecondition, o.lv.Name, why)
+	}
+	if err := p.readable(v, o, l); err != nil {
+		return "", err
+	}
+	if o.live() == nil {
+		return "", fmt.Errorf("snapshot %s: %w: its volume %s has no live layer", l.lv.Name, ErrPrecondition, o.lv.Name)
+	}
+	if err := p.convergeTo(ctx, v, o.lv.Name, demand{read: l.lv.ID}); err != nil {
+		return "", err
+	}
+	info, err := p.found(v.snapDevice(l.lv))
+	if err != nil {
+		return "", err
+	}
+	return p.dm.EnsureNode(ctx, info.Name, info.Device)
+}
+
+// forkUp makes the device by which o reads through its snapshot, or on which the journal
+// of what it shows is replayed.
+func (p *Pool) forkUp(ctx context.Context, v *view, o *volume) error {
+	if err := p.reachable(v, o); err != nil {
+		return err
+	}
+	return p.convergeTo(ctx, v, o.lv.Name, demand{content: o.lv.ID})
+}
+
+// blocks returns the table of the device that has the volume's content, and brings up
+// what it refers to: a fork's devices.
+func (p *Pool) blocks(ctx context.Context, v *view, o *volume) (dm.Table, error) {
+	if !o.forked() {
+		return v.linearTable(o.lv)
+	}
+	c := p.convergence(v, o.lv.Name, demand{content: o.lv.ID})
+	if err := errors.Join(p.reachable(v, o), c.converge(ctx)); err != nil {
+		return nil, err
+	}
+	return c.blocks(o)
+}
+
+// blocks returns the table of the device that has o's content, of what is there.
+func (c *convergence) blocks(o *volume) (dm.Table, error) {
+	wanted, err := c.want.blocks(o)
+	if err != nil {
+		return nil, err
+	}
+	table, complete := wanted.bind(c.kernel.number)
+	if !complete {
+		return nil, fmt.Errorf("volume %s/%s: a device that it reads through is gone", c.view.vg.Name, o.lv.Name)
+	}
+	return table, nil
+}
+
+// cutTable returns the part of a linear table between two sectors.
+func cutTable(t dm.Table, from, to size.Sectors) dm.Table {
+	var out dm.Table
+	for _, s := range t {
+		lo, hi := max(from, s.Start), min(to, s.Start+s.Length)
+		if lo < hi {
+			l := s.Target.(dm.Linear)
+			out = append(out, dm.Segment{Start: lo, Length: hi - lo, Target: dm.Linear{Device: l.Device, Offset: l.Offset + lo - s.Start}})
+		}
+	}
+	return out
+}
