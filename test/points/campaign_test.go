@@ -219,6 +219,9 @@ func (c *campaign) cut(op *operation, t *template, n int, machine bool) (cut boo
 		if err == nil {
 			_, err = r.settle()
 		}
+		if err == nil {
+			err = r.arm(0) // until here work in the background may meet the point
+		}
 	}
 	phase("perform")
 	if errors.Is(err, errCut) {
