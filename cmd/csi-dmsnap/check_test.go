@@ -56,7 +56,7 @@ var whatCheckFinds = map[string]string{
 	"MixedBlockSizes": "pool", "ModuleMissing": "pool", "PoolFull": "pool", "PoolUnavailable": "pool", "SpaceNotReclaimed": "pool", "UnknownTags": "pool",
 	"FilesystemErrors": "volume", "FilesystemReadOnly": "volume", "FilesystemShutDown": "volume", "FilesystemUnreachable": "volume", "NotGrown": "volume", "NotStaged": "volume",
 	"ForkLost": "volume", "ForkStopped": "volume", "HydrationFailing": "volume", "SnapshotLost": "volume",
-	"SnapshotSpaceLow": "volume", "SourceLost": "volume", "SourceUnreadable": "volume", "TransientLost": "volume",
+	"SnapshotReadDeep": "volume", "SnapshotSpaceLow": "volume", "SourceLost": "volume", "SourceUnreadable": "volume", "TransientLost": "volume",
 	"TransientRestarted": "volume", "WritersHeld": "volume",
 }
 
