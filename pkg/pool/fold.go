@@ -317,6 +317,8 @@ func (f *fold) end() error {
 			return f.pool.sweep(ctx, v)
 		}})
 	})
+	// Also where the metadata could not be read: nothing writes to the heir any more.
+	f.pool.folder.running.CompareAndSwap(f, nil)
 	switch {
 	case f.pool.ctx.Err() != nil: // nothing is carried out any more, but nothing need be left behind
 		settled = f.leave(context.WithoutCancel(f.pool.ctx))
@@ -328,7 +330,6 @@ func (f *fold) end() error {
 
 // leave takes down the fold's devices when the pool is being closed.
 func (f *fold) leave(ctx context.Context) error {
-	f.pool.folder.running.CompareAndSwap(f, nil)
 	v := f.pool.current.Load() // the last look at the disks may have been cut short
 	o := v.volumes[f.volume]
 	if o == nil {

@@ -1,6 +1,8 @@
 package pool
 
 import (
+	"context"
+	"errors"
 	"testing"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
@@ -176,5 +178,49 @@ func TestNextOrder(t *testing.T) {
 				t.Errorf("below a layer at %d that of %d is lost: %v", got, l.order, l.lost)
 			}
 		}
+	}
+}
+
+// TestFoldEndsUnread: a fold that ends while the metadata cannot be read, or when its
+// volume is gone, is over: readers get no writable device of the heir's.
+func TestFoldEndsUnread(t *testing.T) {
+	g := newGroup(t)
+	g.volume("vol", 8)
+	for _, name := range []string{"heir", "gone", "live"} {
+		g.cut("vol", name, 1)
+	}
+	id := func(name string) lvm2.ID { return g.vg.LV(name).ID }
+	for _, c := range []struct {
+		name   string
+		volume lvm2.ID
+		broken error
+		want   error
+	}{
+		{"unread", id("vol"), ErrUnavailable, ErrUnavailable},
+		{"no volume", "deleted", nil, errFoldOver},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := newPool(context.Background(), Config{}, Options{})
+			p.ctx, p.cancel = context.WithCancel(context.Background())
+			defer p.cancel()
+			p.current.Store(g.view)
+			if c.broken != nil {
+				p.broken.Store(&c.broken)
+			}
+			f := newFold(p, foldPair{c.volume, id("heir"), id("gone")})
+			p.folder.running.Store(f)
+			if !p.folder.writes(id("heir")) {
+				t.Fatal("it does not run")
+			}
+			if err := f.end(); !errors.Is(err, c.want) {
+				t.Errorf("it ends with %v", err)
+			}
+			if p.folder.writes(id("heir")) || p.folder.folds(id("gone")) {
+				t.Error("the heir is written to after the fold's end")
+			}
+			if !p.facts.unsettled.has(c.volume) {
+				t.Error("nobody looks after its devices")
+			}
+		})
 	}
 }
