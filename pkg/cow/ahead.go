@@ -2,8 +2,12 @@ package cow
 
 import (
 	"context"
+	"fmt"
 	"iter"
+	"runtime/debug"
 	"sync"
+
+	"k8s.io/klog/v2"
 )
 
 // Most layers are short: to read one takes a request or two, each for as long as the
@@ -38,6 +42,22 @@ func readAhead(ctx context.Context, layers []Layer) (a *ahead, cancel func()) {
 	}
 }
 
+// readAll reads a layer. A panic there becomes an error, the last result: nobody could
+// recover from it, since the goroutine is ahead's own.
+func readAll(ctx context.Context, l Layer) (all []result) {
+	defer func() {
+		if r := recover(); r != nil {
+			err := fmt.Errorf("panic: %v", r)
+			klog.FromContext(ctx).Error(err, "Panic", "stack", string(debug.Stack()))
+			all = append(all, result{err: err})
+		}
+	}()
+	for e, err := range l.Read(ctx) {
+		all = append(all, result{e, err})
+	}
+	return all
+}
+
 // exceptions yields those of layer i. It is called for one after the other.
 func (a *ahead) exceptions(i int) iter.Seq2[Exception, error] {
 	for ; a.begun < min(i+aheadLayers, len(a.layers)); a.begun++ {
@@ -47,13 +67,7 @@ func (a *ahead) exceptions(i int) iter.Seq2[Exception, error] {
 		}
 		c := make(chan []result, 1)
 		a.found[a.begun] = c
-		a.reading.Go(func() {
-			var all []result
-			for e, err := range l.Read(a.ctx) {
-				all = append(all, result{e, err})
-			}
-			c <- all
-		})
+		a.reading.Go(func() { c <- readAll(a.ctx, l) })
 	}
 	if a.found[i] == nil {
 		return a.layers[i].Read(a.ctx)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -78,4 +79,26 @@ func TestReadAhead(t *testing.T) {
 		}
 	}
 	reading.Wait()
+}
+
+// TestReadAheadPanics: a panic where a layer is read in advance ends the merge with an
+// error, as one in its turn would end the goroutine that merges, and not the process.
+func TestReadAheadPanics(t *testing.T) {
+	layers := make([]Layer, 3)
+	for i := range layers {
+		layers[i] = Layer{Chunk: MinChunk, Length: 1024, Used: 3 * size.Sectors(MinChunk/512), Read: func(context.Context) iter.Seq2[Exception, error] {
+			return func(yield func(Exception, error) bool) {
+				if yield(Exception{Origin: uint64(i), Store: 2}, nil) && i == 1 {
+					panic("no such chunk")
+				}
+			}
+		}}
+	}
+	var failed error
+	for _, err := range Merge(context.Background(), layers) {
+		failed = err
+	}
+	if failed == nil || !strings.Contains(failed.Error(), "no such chunk") {
+		t.Errorf("the merge ends with %v", failed)
+	}
 }
