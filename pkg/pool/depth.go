@@ -98,7 +98,7 @@ func (p *Pool) readable(v *view, o *volume, l *layer) error {
 
 // deepens refuses to add a layer to o's history while o, or a volume that is in use
 // and reads through it, reads through as many devices as the kernel can; or a fold
-// does. A fork without a flat store counts as in use: it reads at any time.
+// does.
 func (p *Pool) deepens(v *view, o *volume) error {
 	if of := p.foldsBelow(v, o, 2); of != nil {
 		return fmt.Errorf("volume %s/%s: %w: layers of volume %s are being folded, and that reads through nearly as many devices as this kernel can: it ends soon, try again",
@@ -109,13 +109,27 @@ func (p *Pool) deepens(v *view, o *volume) error {
 		if l == nil || x != o && !v.readsThrough(x, o) || v.depth(v.volumes[l.of], l)+2 <= p.deepest {
 			continue
 		}
-		if info, err := p.find(v.snapDevice(l.lv)); (err != nil || info == nil) && (!x.forked() || len(v.flats[l.lv.ID]) > 0) {
+		info, err := p.find(v.snapDevice(l.lv))
+		if err != nil {
+			return fmt.Errorf("volume %s/%s: %w: whether volume %s is read, through as many devices as this kernel can: %w", v.vg.Name, o.lv.Name, ErrUnavailable, x.lv.Name, err)
+		}
+		if info == nil && !v.readsUnasked(x, l) {
 			continue // it gets a flat store when it is read
 		}
 		return fmt.Errorf("volume %s/%s: %w: volume %s reads through %d devices, nearly as many as this kernel can: wait until that is hydrated, or delete it, or make room for a store of its own",
 			v.vg.Name, o.lv.Name, ErrPrecondition, x.lv.Name, v.depth(v.volumes[l.of], l))
 	}
 	return nil
+}
+
+// readsUnasked says whether x reads through l at any time: a fork does that has no flat
+// store by which l is read. Room that is kept for one is none yet.
+func (v *view) readsUnasked(x *volume, l *layer) bool {
+	if !x.forked() || l.lost {
+		return false
+	}
+	f, _ := v.flatOf(v.volumes[l.of], l)
+	return f == nil
 }
 
 // foldsBelow returns the volume in whose history a fold is under way that would read

@@ -35,12 +35,7 @@ func (p *Pool) addFlat(ctx context.Context, w *flatWork) error {
 		if err := errors.Join(t.writable(), p.roomForText(t.view)); err != nil {
 			return err
 		}
-		n, lv := t.extents(w.layout.Metadata()), newFlat(w.flat)
-		if kept := t.keptFor(w.flat.reads); kept != nil {
-			tags := lv.Tags
-			lv = kept.lv.Clone()
-			lv.Tags = tags
-		}
+		n, lv := t.extents(w.layout.Metadata()), t.keptOrNew(w.flat)
 		if more := n - min(n, lv.Size()); more > 0 {
 			if err := p.enlargeFlat(t, o, lv, more); err != nil {
 				return err
@@ -66,6 +61,18 @@ func (p *Pool) addFlat(ctx context.Context, w *flatWork) error {
 	}})
 }
 
+// keptOrNew returns the logical volume for f: what was kept for it, with its extents, or a
+// new one.
+func (v *view) keptOrNew(f *flat) *lvm2.LV {
+	lv := newFlat(f)
+	if kept := v.keptFor(f.reads); kept != nil {
+		tags := lv.Tags
+		lv = kept.lv.Clone()
+		lv.Tags = tags
+	}
+	return lv
+}
+
 // enlargeFlat gives lv, a flat store of o's history, more extents.
 func (p *Pool) enlargeFlat(t *edit, o *volume, lv *lvm2.LV, more lvm2.Extents) error {
 	kind, err := t.kindOf(o)
@@ -73,7 +80,11 @@ func (p *Pool) enlargeFlat(t *edit, o *volume, lv *lvm2.LV, more lvm2.Extents) e
 		return err
 	}
 	// Live stores must find room meanwhile, or snapshots are lost.
-	if free, spare := t.freeOn(kind).size(), p.reserve(t.view)/2; free < more+spare {
+	spare := p.reserve(t.view) / 2
+	if slices.ContainsFunc(o.flats, func(f *flat) bool { return f.lv.ID == lv.ID && t.forkNeeds(o, f) }) {
+		spare = 0 // a fork that was made has no other way to its content
+	}
+	if free := t.freeOn(kind).size(); free < more+spare {
 		return fmt.Errorf("%w: %d extents are needed to read it for as long as it is read, volume group %s has %d free, of which %d are kept for stores of snapshots to grow; delete volumes or newer snapshots, or extend the volume group",
 			ErrNoSpace, more, t.vg.Name, free, spare)
 	}
@@ -96,10 +107,17 @@ func (v *view) keptFor(layer lvm2.ID) *flat {
 }
 
 // flatNeed is how many extents a fork of l, of o's history, needs for a flat store:
-// 0 if the kernel can read l without, or there is one.
+// beyond those that are kept for it: 0 if the kernel can read l without, or there is one.
 func (p *Pool) flatNeed(v *view, o *volume, l *layer) lvm2.Extents {
-	if l == nil || v.layers[l.lv.ID] == nil || v.keptFor(l.lv.ID) != nil || v.depth(o, l) <= p.deepest {
+	if l == nil || v.layers[l.lv.ID] == nil || v.depth(o, l) <= p.deepest {
 		return 0
+	}
+	has := lvm2.Extents(0)
+	if kept := v.keptFor(l.lv.ID); kept != nil {
+		if p.flatWriting(kept) {
+			return 0
+		}
+		has = kept.lv.Size()
 	}
 	var layers []cow.Layer
 	for _, x := range o.path(l) {
@@ -115,11 +133,13 @@ func (p *Pool) flatNeed(v *view, o *volume, l *layer) lvm2.Extents {
 	if len(layers) == 0 {
 		return 0
 	}
-	return v.extents(cow.NewFlat(cow.Smallest(layers), cow.MostMerged(layers)).Metadata())
+	need := v.extents(cow.NewFlat(cow.Smallest(layers), cow.MostMerged(layers)).Metadata())
+	return need - min(need, has)
 }
 
 // keepForFlat sets extents aside for the flat store without which a fork of a layer
-// cannot be read. They are the fork's until it is hydrated.
+// cannot be read, beside those that another fork has set aside. They are the forks'
+// until these are hydrated.
 func (p *Pool) keepForFlat(t *edit, layer lvm2.ID) error {
 	l := t.layers[layer]
 	if l == nil {
@@ -139,8 +159,8 @@ func (p *Pool) keepForFlat(t *edit, layer lvm2.ID) error {
 		return err
 	}
 	path := o.path(l)
-	lv := newFlat(&flat{of: l.of, reads: layer, over: path[len(path)-1].lv.ID, chunk: l.chunk})
-	lv.Segments = appendExtents(nil, ranges...)
+	lv := t.keptOrNew(&flat{of: l.of, reads: layer, over: path[len(path)-1].lv.ID, chunk: l.chunk})
+	lv.Segments = appendExtents(lv.Segments, ranges...)
 	return t.put(lv)
 }
 

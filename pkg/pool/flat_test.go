@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -74,6 +75,69 @@ func TestKeptForFlat(t *testing.T) {
 	p.facts.flats.put(o.flats[0].lv.ID, time.Now().Add(-flatWait))
 	if p.awaited(g.view, o.flats[0]) {
 		t.Error("who asked for it has had his time")
+	}
+}
+
+// TestKeptGrows: a second fork of a snapshot that has got deeper meanwhile sets aside what
+// the first one's store lacks, and that store grows by it also where little is free. Until
+// the store is written the forks read at any time.
+func TestKeptGrows(t *testing.T) {
+	g := newGroup(t)
+	g.volume("vol", 300)
+	g.volume("rest", 2500)
+	cut := func(from, to int) {
+		for i := from; i < to; i++ {
+			name := fmt.Sprintf("s%d", i)
+			g.cut("vol", name, 40)
+			c := g.vg.LV(name).Clone()
+			c.Tags = setTag(c.Tags, tagChunk, "8")
+			g.check(g.put(c))
+		}
+	}
+	cut(0, 6)
+	p := &Pool{group: group{facts: newFacts()}, mapper: mapper{deepest: 3}, setting: setting{config: Config{LayerReserve: 100}}}
+	id := g.vg.LV("s0").ID
+	vol := func() *volume { return g.volumeByLV("vol") }
+	need := func() lvm2.Extents { return p.flatNeed(g.view, vol(), g.layers[id]) }
+	if need() != 1 {
+		t.Fatalf("the first fork needs %d extents", need())
+	}
+	g.check(p.keepForFlat(g.edit, id))
+	kept := vol().flats[0]
+	if err := p.enlargeFlat(g.edit, vol(), kept.lv.Clone(), 1); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("without a fork it grows into what is kept for live stores: %v", err)
+	}
+	g.volume("one", 8, tag(tagCopy, string(id)))
+	one := g.volumeByLV("one")
+	if err := p.enlargeFlat(g.edit, vol(), kept.lv.Clone(), 1); err != nil {
+		t.Errorf("the fork's does not grow: %v", err)
+	}
+	if !g.readsUnasked(one, g.layers[id]) {
+		t.Error("room for a store that is not written counts as a store")
+	}
+	cut(6, 10)
+	if need() != 1 {
+		t.Errorf("the second fork needs %d extents more", need())
+	}
+	p.facts.flats.put(kept.lv.ID, time.Time{})
+	if need() != 0 {
+		t.Error("what is being written grows")
+	}
+	p.facts.flats.drop(kept.lv.ID)
+	g.check(p.keepForFlat(g.edit, id))
+	if all := vol().flats; len(all) != 1 || all[0].lv.ID != kept.lv.ID || all[0].lv.Size() != 2 || all[0].over != g.vg.LV("s9").ID || need() != 0 {
+		t.Errorf("there are %+v, %d extents are needed", all[0], need())
+	}
+	for i := range 9 { // and it is written
+		c := g.vg.LV(fmt.Sprintf("s%d", i)).Clone()
+		c.Tags = setTag(c.Tags, tagUsed, "16")
+		g.check(g.put(c))
+	}
+	c := vol().flats[0].lv.Clone()
+	c.Tags = setTag(c.Tags, tagUsed, "256")
+	g.check(g.put(c))
+	if one = g.volumeByLV("one"); g.readsUnasked(one, g.layers[id]) || need() != 0 {
+		t.Error("it is written, and does not count as a store")
 	}
 }
 
