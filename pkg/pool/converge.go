@@ -118,6 +118,9 @@ func (c *convergence) plan(k kernel) []step {
 	c.want, c.kernel = c.view.want(c.members, u, c.running(k)), k
 	for _, o := range c.members {
 		for _, f := range o.flats {
+			if d := c.view.cowDevice(f.lv); !c.asLoaded[d.uuid] {
+				c.facts.tables.drop(f.lv.ID) // it may get another table, also by a plan that is not carried out to its end
+			}
 			if c.flatWriting(f) {
 				c.want.kept[c.view.cowDevice(f.lv).uuid] = fmt.Errorf("logical volume %s/%s: %w: it is being written", c.view.vg.Name, f.lv.Name, ErrPrecondition)
 			}

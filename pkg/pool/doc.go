@@ -68,6 +68,7 @@
 //	key "hydration", "urgent …"   a window, or a piece that is       hydrator, cleaner
 //	                              cleaned
 //	key "flat store of LAYER"     making a flat store                who needs one
+//	Pool.merges                   writing it                         the same; nothing is taken meanwhile
 //	key "logical volume ROOT"     work on a volume and all that      operations, caretaker, hydrator,
 //	                              comes from it                      folder, repair
 //	key "logical volume LV"       the same of one that is becoming   the same, after its root's

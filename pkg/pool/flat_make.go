@@ -119,6 +119,9 @@ func (p *Pool) makeFlat(ctx context.Context, volume, layer lvm2.ID) error {
 		lv = now.lv.Name // a rollback has given its name away
 	}
 	err = p.onVolume(ctx, lv, func(ctx context.Context) error { return p.endFlat(ctx, w, written) })
+	if err != nil {
+		err = p.leaveFlat(ctx, w, err)
+	}
 	if err == nil {
 		p.log.V(2).Info("An old snapshot is read by a store of its own", "volumeGroup", v.vg.Name, "volume", o.lv.Name, "snapshot", l.lv.Name, "layers", len(w.layers), "took", time.Since(began))
 	}
@@ -187,11 +190,28 @@ func (p *Pool) abandonFlat(ctx context.Context, w *flatWork, why error) error {
 			p.log.Error(err, "What is left of a store that could not be made goes later", "volume", v.volumes[w.flat.of].lv.Name)
 		}
 	}
-	return why
+	return p.leaveFlat(ctx, w, why)
 }
 
-// same says whether the layers, and what lies below them, are in v what they were.
+// leaveFlat takes down the device of a flat store that could not be made, if the pool is
+// being closed: nothing else is carried out any more. The next process gives the extents
+// back. It returns why the store could not be made.
+func (p *Pool) leaveFlat(ctx context.Context, w *flatWork, why error) error {
+	if p.ctx.Err() == nil {
+		return why
+	}
+	return errors.Join(why, p.takeDown(context.WithoutCancel(ctx), p.current.Load().cowDevice(w.flat.lv)))
+}
+
+// same says whether the layers, what lies below them, and the extents that are written to
+// are in v what they were.
 func (w *flatWork) same(v *view) bool {
+	if w.made != nil {
+		was, is := w.made.LVByID(w.flat.lv.ID), v.vg.LVByID(w.flat.lv.ID)
+		if was == nil || is == nil || !sameExtents(w.made, was, v.vg, is) {
+			return false
+		}
+	}
 	o, l := v.volumes[w.flat.of], v.layers[w.flat.reads]
 	if o == nil || l == nil {
 		return false

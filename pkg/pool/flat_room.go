@@ -41,10 +41,14 @@ func (p *Pool) addFlat(ctx context.Context, w *flatWork) error {
 				return err
 			}
 		}
+		if w.flat.lv != nil { // of an earlier try
+			p.facts.flats.drop(w.flat.lv.ID)
+		}
 		w.flat.lv = lv
 		p.facts.flats.put(lv.ID, time.Time{})
 		return t.put(lv)
 	}, act: func(ctx context.Context, v *view) error {
+		w.made = v.vg
 		d := v.cowDevice(w.flat.lv)
 		table, err := v.linearTable(w.flat.lv)
 		if err != nil {

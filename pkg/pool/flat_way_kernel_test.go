@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -240,6 +241,48 @@ func TestFlatWithoutKey(t *testing.T) {
 	if all := flatsOf(t, h.p); slices.ContainsFunc(all, func(f *flat) bool { return f.used == 0 }) {
 		t.Errorf("left: %+v", all)
 	}
+}
+
+// TestFlatClosed: a pool that is closed while a flat store is being made leaves no device
+// of the store behind, and the next process gives its extents back.
+func TestFlatClosed(t *testing.T) {
+	ctx := context.Background()
+	h := newDeep(t, 9, 1)
+	waitTrimmed(t, h.p)
+	for range mergesAtOnce { // so that it waits
+		h.p.merges <- struct{}{}
+	}
+	l := must(h.p.latest())(t).snapshots["s1"]
+	ended := make(chan error, 1)
+	go func() { ended <- h.p.flattenLayer(ctx, l.of, l.lv.ID) }()
+	var d device
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if all := flatsOf(t, h.p); len(all) == 1 {
+			d = must(h.p.latest())(t).cowDevice(all[0].lv)
+			if info := must(h.p.find(d))(t); info != nil && info.OpenCount > 0 {
+				break
+			}
+		}
+		if time.Now().After(end) {
+			t.Fatal("it is not written")
+		}
+	}
+	ok(t, h.p.Close())
+	if err := <-ended; err == nil {
+		t.Error("it was made all the same")
+	}
+	c := must(dm.Open())(t)
+	defer c.Close()
+	if info, err := c.InfoByUUID(d.uuid); !errors.Is(err, dm.ErrNotFound) {
+		t.Errorf("left: %+v, %v", info, err)
+	}
+	h.p = openPool(t, h.p.config)
+	noFlats(t, h.p)
+	noFindings(t, h.p)
+	lv, path := h.show("s1")
+	h.same(path, "s1", "in the end")
+	h.hide(lv)
+	noFlats(t, h.p)
 }
 
 // TestFlatTableKnown: the long table of a flat store is not read from the kernel where

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
+	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -22,6 +25,7 @@ type flatWork struct {
 	flat    *flat    // without lv until that is committed
 	layout  cow.Flat
 	sources []cow.Layer
+	made    *lvm2.VG // in which the logical volume was committed; nil before
 	file    *os.File // the device that header and areas are written to
 	disks   func()   // closes the disks that sources reads
 }
@@ -34,14 +38,66 @@ func (w *flatWork) close() {
 	}
 }
 
+const (
+	mergesAtOnce = 2       // a merge takes 32 to 64 MiB of memory
+	mergeLook    = 1 << 16 // exceptions of a layer between two looks whether they are still of use
+)
+
 // write writes header and areas, which are on the disk then. No key is held: the
-// stores may have other owners by now, and then what is written is not used.
+// stores may have other owners by now, and then what is written is not used. It waits
+// until few others are being written.
 func (w *flatWork) write(ctx context.Context) error {
 	defer w.close()
-	if _, err := w.layout.Write(w.file, cow.Merge(ctx, w.sources)); err != nil {
+	select {
+	case w.pool.merges <- struct{}{}:
+		defer func() { <-w.pool.merges }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if _, err := w.layout.Write(w.file, cow.Merge(ctx, w.watched())); err != nil {
 		return err
 	}
 	return os.NewSyscallError("fdatasync", unix.Fdatasync(int(w.file.Fd())))
+}
+
+// watched are the sources, whose reads end with an error once what is made of them is of
+// no use: the layers are not what they were, or gone, and the wiper waits for them.
+func (w *flatWork) watched() []cow.Layer {
+	var seen atomic.Pointer[view] // in which they were as they were
+	look := func() bool {
+		now := w.pool.current.Load()
+		if now == seen.Load() {
+			return true
+		}
+		if !w.same(now) {
+			return false
+		}
+		seen.Store(now)
+		return true
+	}
+	out := slices.Clone(w.sources)
+	for i := range out {
+		read := out[i].Read
+		out[i].Read = func(ctx context.Context) iter.Seq2[cow.Exception, error] {
+			return func(yield func(cow.Exception, error) bool) {
+				if !look() {
+					yield(cow.Exception{}, errFlatChanged)
+					return
+				}
+				n := 0
+				for e, err := range read(ctx) {
+					if n++; n%mergeLook == 0 && !look() {
+						yield(cow.Exception{}, errFlatChanged)
+						return
+					}
+					if !yield(e, err) {
+						return
+					}
+				}
+			}
+		}
+	}
+	return out
 }
 
 // sources opens the disks that the stores of layers lie on. No devices are needed:

@@ -29,6 +29,7 @@ type Pool struct {
 	folder    folder
 	copies    copies
 	caretaker *caretaker
+	merges    chan struct{} // holds a token for each flat store that is being written
 }
 
 // setting is what the pool was opened with. It does not change once that is done.
@@ -101,6 +102,7 @@ func newPool(ctx context.Context, c Config, o Options) *Pool {
 		storeGuard: storeGuard{lookSoon: make(chan struct{}, 1), keep: (*view).readThrough},
 		outside:    outside{told: o.told},
 		copies:     copies{turn: make(chan struct{}, 1)},
+		merges:     make(chan struct{}, mergesAtOnce),
 	}
 	p.mapped, p.group.settled = p.mappings, p.settled
 	p.hydrator, p.wiper, p.caretaker, p.folder.pool = newHydrator(p), newWiper(p), newCaretaker(p), p

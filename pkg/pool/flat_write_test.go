@@ -1,0 +1,144 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// paperWork is the making of a flat store for the oldest of some snapshots, without a disk.
+func paperWork(g *paperGroup) *flatWork {
+	g.volume("vol", 8)
+	for _, name := range []string{"s0", "s1", "s2"} {
+		g.cut("vol", name, 2)
+	}
+	for _, name := range []string{"s0", "s1"} {
+		c := g.vg.LV(name).Clone()
+		c.Tags = setTag(c.Tags, tagUsed, "512")
+		g.check(g.put(c))
+	}
+	o := g.volumeByLV("vol")
+	path := o.path(g.snapshots["s0"])
+	f := &flat{of: o.lv.ID, reads: path[0].lv.ID, over: path[2].lv.ID, chunk: 128}
+	f.lv = newFlat(f)
+	f.lv.Segments = appendExtents(nil, g.take(1))
+	g.check(g.put(f.lv))
+	p := newPool(context.Background(), Config{}, Options{})
+	p.current.Store(g.view)
+	w := &flatWork{pool: p, view: g.view, layers: g.volumeByLV("vol").path(g.snapshots["s0"])[:2], flat: f, made: g.vg.Clone(), disks: func() {}}
+	if !w.same(g.view) {
+		g.Fatal("nothing has changed")
+	}
+	return w
+}
+
+// TestMergeOfNoUse: a merge ends soon after its layers have changed, or what it writes to
+// was moved: in the middle of a layer, and before the next one is read.
+func TestMergeOfNoUse(t *testing.T) {
+	for name, change := range map[string]func(g *paperGroup, w *flatWork){
+		"a layer goes":   func(g *paperGroup, _ *flatWork) { g.drop("s0") },
+		"another length": func(g *paperGroup, _ *flatWork) { g.grow("s1", 1) },
+		"moved": func(g *paperGroup, w *flatWork) {
+			c := g.vg.LVByID(w.flat.lv.ID).Clone()
+			c.Segments = appendExtents(nil, g.take(1))
+			g.check(g.put(c))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGroup(t)
+			w := paperWork(g)
+			read, passed := 0, 0
+			all := func(ctx context.Context) iter.Seq2[cow.Exception, error] {
+				return func(yield func(cow.Exception, error) bool) {
+					for range 3 * mergeLook {
+						if read++; read == mergeLook+10 {
+							change(g, w)
+							w.pool.current.Store(g.view)
+						}
+						if !yield(cow.Exception{}, nil) {
+							return
+						}
+					}
+				}
+			}
+			w.sources = []cow.Layer{{Read: all}, {Read: all}}
+			for _, l := range w.watched() {
+				var failed error
+				for _, err := range l.Read(context.Background()) {
+					passed++
+					failed = err
+				}
+				if !errors.Is(failed, errFlatChanged) {
+					t.Fatalf("it ends with %v", failed)
+				}
+			}
+			if read != 2*mergeLook || passed != 2*mergeLook+1 {
+				t.Errorf("%d exceptions were read, %d passed", read, passed)
+			}
+		})
+	}
+}
+
+// TestMergesAtOnce: some merges run at a time; the others wait, as long as they are asked for.
+func TestMergesAtOnce(t *testing.T) {
+	g := newGroup(t)
+	w := paperWork(g)
+	w.layout = cow.NewFlat(4*size.KiB, 10)
+	none := func(context.Context) iter.Seq2[cow.Exception, error] { return func(func(cow.Exception, error) bool) {} }
+	w.sources = []cow.Layer{{Chunk: 4 * size.KiB, Length: 1024, Used: 16, Read: none}}
+	open := func() {
+		var err error
+		if w.file, err = os.OpenFile(filepath.Join(t.TempDir(), "store"), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range mergesAtOnce {
+		w.pool.merges <- struct{}{}
+	}
+	open()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- w.write(ctx) }()
+	select {
+	case err := <-ended:
+		t.Fatalf("it does not wait: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("given up: %v", err)
+	}
+	<-w.pool.merges
+	open()
+	if err := w.write(context.Background()); err != nil {
+		t.Error(err)
+	}
+	if len(w.pool.merges) != mergesAtOnce-1 {
+		t.Errorf("%d are being written", len(w.pool.merges))
+	}
+}
+
+// TestFlatTableForgotten: once a flat store's device may get another table, the one that
+// was loaded before is not taken for the one that it has.
+func TestFlatTableForgotten(t *testing.T) {
+	g := newGroup(t)
+	w := paperWork(g)
+	p, id := w.pool, w.flat.lv.ID
+	for _, as := range []bool{true, false} {
+		p.facts.tables.put(id, flatTable{length: 3, parts: []*lvm2.LV{w.flat.lv}})
+		c := p.convergence(g.view, "vol", demand{})
+		c.asLoaded = map[string]bool{g.cowDevice(w.flat.lv).uuid: as}
+		c.plan(kernel{})
+		if p.facts.tables.has(id) != as {
+			t.Errorf("loaded as it should be: %v; it is known: %v", as, !as)
+		}
+	}
+}
