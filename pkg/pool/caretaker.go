@@ -75,14 +75,8 @@ func (c *caretaker) attendTo(v *view, o *volume, has map[string]bool) {
 	} else if p.unrecorded(o) {
 		c.attend(o, "boundary", attendPause, p.recordBoundaries)
 	}
-	for _, f := range o.flats {
-		if v.unclear != nil {
-			break
-		}
-		if l := v.layers[f.reads]; (l == nil || !has[v.snapDevice(l.lv).uuid] || !has[v.cowDevice(f.lv).uuid]) && !p.awaited(v, f) && !v.forkNeeds(o, f) {
-			c.attend(o, "flats", attendPause, p.dropFlats)
-			break
-		}
+	if p.idleFlat(v, o, has) != nil {
+		c.attend(o, "flats", attendPause, p.dropIdleFlats)
 	}
 	if v.steepest(o, has, p.folder.folds) != nil {
 		c.attendFreely(o, "steep", attendPause, p.flattenRead)

@@ -235,6 +235,48 @@ func (p *Pool) dropFlats(ctx context.Context, lv string) error {
 	}})
 }
 
+// idleFlat returns a flat store of o that nobody reads by, waits for or needs; nil if there
+// is none. has are the UUIDs of the devices that are there.
+func (p *Pool) idleFlat(v *view, o *volume, has map[string]bool) *flat {
+	if v.unclear != nil {
+		return nil
+	}
+	for _, f := range o.flats {
+		l := v.layers[f.reads]
+		read := l != nil && has[v.snapDevice(l.lv).uuid] && has[v.cowDevice(f.lv).uuid]
+		if !read && !p.awaited(v, f) && !v.forkNeeds(o, f) {
+			return f
+		}
+	}
+	return nil
+}
+
+// dropIdleFlats does what dropFlats does, for a volume that has an idle one; ErrInUse if
+// that stays, so that it is not tried again at once.
+func (p *Pool) dropIdleFlats(ctx context.Context, lv string) error {
+	if err := p.dropFlats(ctx, lv); err != nil {
+		return err
+	}
+	v, err := p.latest()
+	if err != nil {
+		return err
+	}
+	all, err := p.dm.List()
+	if err != nil {
+		return err
+	}
+	has := make(map[string]bool, len(all))
+	for _, e := range all {
+		has[e.UUID] = true
+	}
+	if o := v.volumeByLV(lv); o != nil {
+		if f := p.idleFlat(v, o, has); f != nil {
+			return fmt.Errorf("store %s/%s, by which nobody reads an old snapshot any more: %w: somebody has its device open, or lvm2 has changed it", v.vg.Name, f.lv.Name, ErrInUse)
+		}
+	}
+	return nil
+}
+
 // discardIdle does what dropFlats does for all volumes, when a pool is opened.
 func (p *Pool) discardIdle(t *edit) error {
 	for _, o := range t.volumes {

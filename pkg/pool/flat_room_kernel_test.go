@@ -5,6 +5,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -61,4 +62,40 @@ func TestFlatNoRoom(t *testing.T) {
 	h.hide(lv)
 	h.hide(deep.LV)
 	noFlats(t, h.p)
+}
+
+// TestFlatHeldOpen: a flat store that nobody needs and somebody has open is told of, so
+// that the attempt to give it back waits for a while, and goes afterwards.
+func TestFlatHeldOpen(t *testing.T) {
+	ctx := context.Background()
+	h := newDeep(t, 9, 1)
+	waitTrimmed(t, h.p)
+	l := must(h.p.latest())(t).snapshots["s1"]
+	ok(t, h.p.flattenLayer(ctx, l.of, l.lv.ID))
+	f := flatsOf(t, h.p)[0]
+	var file *os.File
+	ok(t, h.p.onVolume(ctx, h.lv, func(ctx context.Context) error {
+		return h.p.do(ctx, &change{what: "hold a store open", act: func(ctx context.Context, v *view) error {
+			d := v.cowDevice(f.lv)
+			dev, _, err := h.p.ensure(d, must(v.linearTable(f.lv))(t), false)
+			if err == nil {
+				err = h.p.start(ctx, d, dev)
+			}
+			if err == nil {
+				file, err = os.Open(h.p.dm.Node(d.name))
+			}
+			return err
+		}})
+	}))
+	h.p.notAwaited(f)
+	if err := h.p.onVolume(ctx, h.lv, func(ctx context.Context) error { return h.p.dropIdleFlats(ctx, h.lv) }); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), f.lv.Name) {
+		t.Errorf("one that is open: %v", err)
+	}
+	file.Close()
+	ok(t, h.p.onVolume(ctx, h.lv, func(ctx context.Context) error { return h.p.dropIdleFlats(ctx, h.lv) }))
+	if all := flatsOf(t, h.p); len(all) != 0 {
+		t.Errorf("left: %+v", all)
+	}
+	waitIdle(t, h.p)
+	noFindings(t, h.p)
 }

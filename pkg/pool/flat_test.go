@@ -60,6 +60,13 @@ func TestKeptForFlat(t *testing.T) {
 	if g.forkNeeds(o, o.flats[0]) {
 		t.Error("there is no fork")
 	}
+	devices := map[string]bool{g.snapDevice(g.vg.LV("s0")).uuid: true}
+	if p.idleFlat(g.view, o, devices) != o.flats[0] {
+		t.Error("nobody reads by it")
+	}
+	if devices[g.cowDevice(o.flats[0].lv).uuid] = true; p.idleFlat(g.view, o, devices) != nil {
+		t.Error("it is read by")
+	}
 	g.volume("fork", 8, tag(tagCopy, string(layerOf("s0").lv.ID)))
 	if o = g.volumeByLV("vol"); !g.forkNeeds(o, o.flats[0]) {
 		t.Error("it is not kept for the fork")
@@ -73,6 +80,9 @@ func TestKeptForFlat(t *testing.T) {
 		t.Error("it is being written, and was given up")
 	}
 	p.facts.flats.put(o.flats[0].lv.ID, time.Now().Add(-flatWait))
+	if f := p.idleFlat(g.view, o, nil); f != nil {
+		t.Errorf("a fork needs %s", f.lv.Name)
+	}
 	if p.awaited(g.view, o.flats[0]) {
 		t.Error("who asked for it has had his time")
 	}

@@ -48,6 +48,7 @@ func (p *Pool) lend(ctx context.Context, spec VolumeSpec, to string) (lvm2.ID, e
 		if err := p.syncBefore(ctx, spec.Source.LV); err != nil {
 			return "", err
 		}
+		p.makeWay(ctx, spec.Source.LV)
 	}
 	keys, err := p.sourceKeys(loan)
 	if err != nil {
