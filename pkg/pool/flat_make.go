@@ -105,7 +105,8 @@ func (p *Pool) makeFlat(ctx context.Context, volume, layer lvm2.ID) error {
 	}
 	began := time.Now()
 	var w *flatWork
-	err = p.onVolume(ctx, o.lv.Name, func(ctx context.Context) (err error) {
+	whole := context.WithoutCancel(ctx) // what is begun is waited for, also when the pool is closed: w has open files
+	err = p.onVolume(whole, o.lv.Name, func(ctx context.Context) (err error) {
 		w, err = p.beginFlat(ctx, volume, layer)
 		return err
 	})
@@ -118,7 +119,7 @@ func (p *Pool) makeFlat(ctx context.Context, volume, layer lvm2.ID) error {
 	if now := p.current.Load().volumes[volume]; now != nil {
 		lv = now.lv.Name // a rollback has given its name away
 	}
-	err = p.onVolume(ctx, lv, func(ctx context.Context) error { return p.endFlat(ctx, w, written) })
+	err = p.onVolume(whole, lv, func(ctx context.Context) error { return p.endFlat(ctx, w, written) })
 	if err != nil {
 		err = p.leaveFlat(ctx, w, err)
 	}
