@@ -32,6 +32,7 @@ type convergence struct {
 	members []*volume // of one family; one that another one reads through comes before it
 	want    *wantedSet
 	stuck   map[lvm2.ID]error // volumes of which a step failed, and why: they stay as they are
+	again   map[string]bool   // UUIDs of devices that others had changed when a step came to them
 	kernel  kernel            // what it has come to
 
 	asLoaded map[string]bool // UUIDs of flat stores' devices that have the right table
@@ -64,11 +65,14 @@ func (p *Pool) convergence(v *view, lv string, d demand) *convergence {
 // converge brings the volumes in line, from the first on. If a step fails for one, those
 // that do not read through it are brought in line all the same.
 func (c *convergence) converge(ctx context.Context) error {
-	c.stuck = map[lvm2.ID]error{}
+	c.stuck, c.again = map[lvm2.ID]error{}, map[string]bool{}
 	for _, o := range c.members {
 		c.facts.unsettled.drop(o.lv.ID)
 	}
 	errs := []error{guard(c.log, func() error { return c.run(ctx) })}
+	if errs[0] != nil && !errors.Is(errs[0], errLeft) { // with that the next try has a lease
+		errs = append(errs, guard(c.log, func() error { return c.letUsersGo(ctx) }))
+	}
 	for _, o := range c.members {
 		errs = append(errs, c.stuck[o.lv.ID])
 	}
@@ -133,24 +137,6 @@ func (c *convergence) carryOut(ctx context.Context, plan []step, k kernel) error
 	return (&carrier{Pool: c.Pool, view: c.view, k: k}).carryOut(ctx, plan)
 }
 
-// failed takes note of the failure of a step; an error if no other plan can do better.
-func (c *convergence) failed(ctx context.Context, err error) error {
-	var at *stepError
-	switch {
-	case ctx.Err() != nil, errors.As(err, new(*unrecordedLoss)), errors.Is(err, errLeft), !errors.As(err, &at):
-		return err
-	case at.do == stepRemove && errors.Is(err, ErrInUse) && !c.askedDown(at): // it is in use now
-		return nil
-	case errors.Is(err, dm.ErrExists):
-		// A deleted volume or layer may still have the name: it goes, or gives it away.
-		return c.sweep(ctx, c.view)
-	case at.of == nil || c.stuck[at.of.lv.ID] != nil:
-		return err
-	}
-	c.stuck[at.of.lv.ID] = fmt.Errorf("volume %s/%s: %w", c.view.vg.Name, at.of.lv.Name, err)
-	return nil
-}
-
 // refused says why what is asked for is not there, or stays as it was.
 func (c *convergence) refused() error {
 	var d device
@@ -197,11 +183,6 @@ func (c *convergence) keptBelow() (errs []error) {
 		}
 	}
 	return errs
-}
-
-// askedDown says whether a step is about the device that a volume is to lose.
-func (c *convergence) askedDown(s *stepError) bool {
-	return s.of != nil && s.of.lv.ID == c.asked.down && s.uuid == c.view.topDevice(s.of.lv).uuid
 }
 
 // look asks the kernel for the family's devices.

@@ -14,7 +14,7 @@
 //	group       the metadata, its one writer, the keys of what is  group.go commit.go change.go lease.go
 //	            worked on, the work under way                      operation.go guard.go refresh.go offline.go
 //	mapper      device-mapper, as a view says                      mapper.go wanted.go symbolic.go kernel.go plan*.go
-//	                                                               converge.go carry.go demands.go window.go
+//	                                                               converge.go converge_failed.go carry.go demands.go window.go
 //	                                                               devices.go chain.go map.go mapped.go removal.go freeze.go
 //	                                                               probe.go thaw.go fork_*.go exact.go flat*.go depth.go
 //	storeGuard  stores that the kernel fills                       monitor.go filling.go growth.go brake.go

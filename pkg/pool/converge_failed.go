@@ -1,0 +1,65 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+)
+
+// failed takes note of the failure of a step; an error if no other plan can do better.
+func (c *convergence) failed(ctx context.Context, err error) error {
+	var at *stepError
+	switch {
+	case ctx.Err() != nil, errors.As(err, new(*unrecordedLoss)), errors.Is(err, errLeft), !errors.As(err, &at):
+		return err
+	case at.do == stepRemove && errors.Is(err, ErrInUse) && !c.askedDown(at): // it is in use now
+		return nil
+	case errors.Is(err, dm.ErrExists) && !c.again[at.uuid]:
+		// A deleted volume or layer may still have the name: it goes, or gives it away.
+		c.again[at.uuid] = true
+		if err := c.sweep(ctx, c.view); err != nil {
+			c.log.Error(err, "Removing devices of deleted volumes; it is tried again")
+		}
+		return nil
+	case at.of == nil || c.stuck[at.of.lv.ID] != nil:
+		return err
+	}
+	c.stuck[at.of.lv.ID] = fmt.Errorf("volume %s/%s: %w", c.view.vg.Name, at.of.lv.Name, err)
+	return nil
+}
+
+// askedDown says whether a step is about the device that a volume is to lose.
+func (c *convergence) askedDown(s *stepError) bool {
+	return s.of != nil && s.of.lv.ID == c.asked.down && s.uuid == c.view.topDevice(s.of.lv).uuid
+}
+
+// letUsersGo lets the users of the volumes go on after the convergence ended early,
+// whatever became of the rest: they would wait until another convergence comes to its
+// end, which may be never. A cut that holds a volume still ends that itself.
+func (c *convergence) letUsersGo(ctx context.Context) error {
+	k, err := c.look()
+	if err != nil {
+		return err
+	}
+	r := c.running(k)
+	r.stuck = nil
+	w := c.view.want(c.members, use{}, r)
+	var errs []error
+	for _, o := range c.members {
+		if c.frozenOf(o) == nil {
+			errs = append(errs, c.carryOut(ctx, w.letUsersGo(o, k), k))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// letUsersGo returns the steps without which users of a volume may wait for ever.
+func (w *wantedSet) letUsersGo(o *volume, k kernel) []step {
+	p := &planner{wantedSet: w, k: maps.Clone(k), ran: map[string]bool{}}
+	p.shutWindows(o)
+	p.letTopsGo([]*volume{o})
+	return p.steps
+}

@@ -1,0 +1,92 @@
+//go:build kernel
+
+package pool
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// TestUsersGoOn: a convergence that cannot come to its end lets the users of each volume
+// go on: where a loss cannot be recorded, and where a stranger has a device's name.
+func TestUsersGoOn(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.HydrationRate = 4 * size.MiB })
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 32 * size.MiB, Mode: Block}))(t)
+	writeDevice(t, must(p.Activate(ctx, v.LV))(t), 0, make([]byte, 4096))
+	must(p.CreateSnapshot(ctx, "s1", v.LV))(t)
+	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "f", Mode: Block, Source: Source{FromSnapshot, "s1"}}))(t)
+	must(p.Activate(ctx, f.LV))(t)
+	must(p.CreateSnapshot(ctx, "s2", f.LV))(t)
+	suspended := func(lv string) bool {
+		t.Helper()
+		return must(p.dm.Info(p.vgName + "-" + lv))(t).Suspended
+	}
+
+	// The loss of the fork's snapshot is not recorded.
+	id := must(p.latest())(t).vg.LV(f.LV).ID
+	var w *window
+	var release func()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		release = must(p.keys.lock(ctx, lvKey(v.LV)))(t)
+		if w = p.hydrator.window(id); w != nil && !must(p.latest())(t).volumes[id].hydrated.has(w.span) {
+			break
+		}
+		release()
+		if time.Now().After(end) {
+			t.Fatal("nothing is hydrated")
+		}
+	}
+	mirror := p.vgName + "-f-" + w.layer
+	p.hydrator.setWindow(id, nil)
+	lvm(t, "dmsetup", "remove", "--retry", p.vgName+"-s2")
+	for _, lv := range []string{f.LV, v.LV} {
+		ok(t, p.dm.Suspend(ctx, p.vgName+"-"+lv, dm.SuspendOptions{SkipLockFS: true}))
+	}
+	err := p.converge(ctx, must(p.latest())(t), f.LV)
+	if !errors.As(err, new(*unrecordedLoss)) {
+		t.Errorf("the loss is not found: %v", err)
+	}
+	for _, lv := range []string{f.LV, v.LV} {
+		if suspended(lv) {
+			t.Errorf("%s: its users wait as long as the loss is not recorded", lv)
+			ok(t, p.dm.Resume(p.vgName+"-"+lv, 0))
+		}
+	}
+	if table := must(p.dm.Table(mirror))(t); len(table) == 1 {
+		if _, is := table[0].Target.(dm.Mirror); is {
+			t.Error("the mirror of a window that nobody waits for still leads writes")
+		}
+	}
+	release()
+
+	// Somebody else has the name of the device that a cut needs.
+	for end := time.Now().Add(20 * time.Second); p.facts.unsettled.count() > 0 && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	release = must(p.keys.lock(ctx, lvKey(v.LV)))(t)
+	must(p.dm.Create(p.vgName+"-s3-cow", "a-stranger"))(t)
+	ok(t, p.do(ctx, &change{what: "a cut without its devices", edit: func(e *edit) error {
+		_, err := p.cut(e, e.volumeByLV(v.LV), "s3")
+		return err
+	}}))
+	ok(t, p.dm.Suspend(ctx, p.vgName+"-"+v.LV, dm.SuspendOptions{SkipLockFS: true}))
+	if err := p.converge(ctx, must(p.latest())(t), v.LV); !errors.Is(err, dm.ErrExists) {
+		t.Errorf("a stranger has the name: %v", err)
+	}
+	if suspended(v.LV) {
+		t.Error("the users wait as long as a stranger has the name")
+		ok(t, p.dm.Resume(p.vgName+"-"+v.LV, 0))
+	}
+	ok(t, p.dm.Remove(p.vgName+"-s3-cow", 0))
+	ok(t, p.converge(ctx, must(p.latest())(t), v.LV))
+	release()
+	waitHydrated(t, p, f.LV)
+	ok(t, p.Deactivate(ctx, f.LV))
+	ok(t, p.Deactivate(ctx, v.LV))
+}
