@@ -86,7 +86,7 @@ func (p *Pool) freeze(ctx context.Context, lv string) (*frozen, error) {
 		return nil, err
 	}
 	if info.Suspended && !p.isHeld(v, o) { // left by an operation that failed
-		if err := p.dm.Resume(f.device.name, f.device.udev); err != nil {
+		if err := p.resumeAsWas(info, f.device.udev); err != nil {
 			return nil, err
 		}
 	}
@@ -294,14 +294,15 @@ func (f *frozen) release() {
 	f.pool.facts.frozen.drop(f.volume.lv.ID)
 }
 
-// resume lets the volume go on if it is suspended and none of its writers are held.
+// resume lets the volume go on, as it was, if it is suspended and none of its writers are
+// held. What the cut has loaded for it may lie on what is not there yet.
 func (f *frozen) resume() {
 	info, err := f.pool.find(f.device)
 	if held := f.pool.facts.holding.has(f.volume.lv.ID); err == nil && (info == nil || !info.Suspended || held) {
 		return
 	}
 	if err == nil {
-		err = f.pool.dm.Resume(info.Name, f.device.udev)
+		err = f.pool.resumeAsWas(info, f.device.udev)
 	}
 	if err != nil {
 		f.pool.facts.unsettled.put(f.volume.lv.ID, true)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 )
 
 // leaseLook is how long an act that was left behind waits to see the metadata. It may
@@ -68,4 +70,14 @@ func (p *Pool) resume(d device) error {
 		return err
 	}
 	return p.dm.Resume(d.name, d.udev)
+}
+
+// resumeAsWas lets a suspended device go on with the table that it has, not one that is loaded.
+func (p *Pool) resumeAsWas(info *dm.Info, udev dm.Udev) error {
+	if info.Loaded {
+		if err := p.dm.Clear(info.Name); err != nil {
+			return err
+		}
+	}
+	return p.dm.Resume(info.Name, udev)
 }

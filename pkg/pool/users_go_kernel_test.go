@@ -90,3 +90,35 @@ func TestUsersGoOn(t *testing.T) {
 	ok(t, p.Deactivate(ctx, f.LV))
 	ok(t, p.Deactivate(ctx, v.LV))
 }
+
+// TestFrozenGoesOnAsBefore: a volume that was held for a cut which did not come about goes
+// on with the table that it had, not with one that was loaded meanwhile.
+func TestFrozenGoesOnAsBefore(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)
+	must(p.Activate(ctx, v.LV))(t)
+	defer must(p.keys.lock(ctx, lvKey(v.LV)))(t)()
+	name := p.vgName + "-" + v.LV
+	had := must(p.dm.Table(name))(t)
+	same := func(when string) {
+		t.Helper()
+		if info := must(p.dm.Info(name))(t); info.Loaded || info.Suspended {
+			t.Errorf("%s: %+v", when, info)
+		}
+		if has := must(p.dm.Table(name))(t); !has.Equal(had) {
+			t.Errorf("%s it has the table %v", when, has)
+			ok(t, p.dm.Load(name, had, false))
+			ok(t, p.dm.Resume(name, 0))
+		}
+	}
+	loaded := whole(had.Length(), dm.ErrorTarget{})
+	f := must(p.freeze(ctx, v.LV))(t)
+	ok(t, p.dm.Load(name, loaded, false))
+	f.release()
+	same("after a cut that did not come about")
+	ok(t, p.dm.Suspend(ctx, name, dm.SuspendOptions{}))
+	ok(t, p.dm.Load(name, loaded, false))
+	must(p.freeze(ctx, v.LV))(t).release()
+	same("after one that a former process left")
+}
