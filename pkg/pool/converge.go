@@ -32,6 +32,7 @@ type convergence struct {
 	members []*volume // of one family; one that another one reads through comes before it
 	want    *wantedSet
 	stuck   map[lvm2.ID]error // volumes of which a step failed, and why: they stay as they are
+	strays  map[string]error  // UUIDs of devices of no volume of which a step failed, and why: they stay, too
 	again   map[string]bool   // UUIDs of devices that others had changed when a step came to them
 	kernel  kernel            // what it has come to
 
@@ -65,7 +66,7 @@ func (p *Pool) convergence(v *view, lv string, d demand) *convergence {
 // converge brings the volumes in line, from the first on. If a step fails for one, those
 // that do not read through it are brought in line all the same.
 func (c *convergence) converge(ctx context.Context) error {
-	c.stuck, c.again = map[lvm2.ID]error{}, map[string]bool{}
+	c.stuck, c.strays, c.again = map[lvm2.ID]error{}, map[string]error{}, map[string]bool{}
 	for _, o := range c.members {
 		c.facts.unsettled.drop(o.lv.ID)
 	}
@@ -75,6 +76,9 @@ func (c *convergence) converge(ctx context.Context) error {
 	}
 	for _, o := range c.members {
 		errs = append(errs, c.stuck[o.lv.ID])
+	}
+	for _, uuid := range slices.Sorted(maps.Keys(c.strays)) {
+		errs = append(errs, c.strays[uuid])
 	}
 	err := errors.Join(errs...)
 	for _, o := range c.members {
@@ -307,7 +311,7 @@ func (c *convergence) losses(k kernel) error {
 
 // running says what the driver does with the family's devices.
 func (c *convergence) running(k kernel) running {
-	r := running{windows: map[lvm2.ID]window{}, copied: map[lvm2.ID]string{}, held: c.braked(), stuck: c.stuck, asLoaded: c.asLoaded}
+	r := running{windows: map[lvm2.ID]window{}, copied: map[lvm2.ID]string{}, held: c.braked(), stuck: c.stuck, strays: c.strays, asLoaded: c.asLoaded}
 	for _, o := range c.members {
 		switch w := c.hydrator.window(o.lv.ID); {
 		case w == nil:

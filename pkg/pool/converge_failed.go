@@ -17,18 +17,27 @@ func (c *convergence) failed(ctx context.Context, err error) error {
 		return err
 	case at.do == stepRemove && errors.Is(err, ErrInUse) && !c.askedDown(at): // it is in use now
 		return nil
-	case errors.Is(err, dm.ErrExists) && !c.again[at.uuid]:
-		// A deleted volume or layer may still have the name: it goes, or gives it away.
+	case (errors.Is(err, dm.ErrExists) || errors.Is(err, dm.ErrNotFound)) && !c.again[at.uuid]:
 		c.again[at.uuid] = true
-		if err := c.sweep(ctx, c.view); err != nil {
-			c.log.Error(err, "Removing devices of deleted volumes; it is tried again")
+		if errors.Is(err, dm.ErrExists) {
+			c.freeName(ctx)
 		}
+		return nil
+	case at.of == nil && c.strays[at.uuid] == nil:
+		c.strays[at.uuid] = err
 		return nil
 	case at.of == nil || c.stuck[at.of.lv.ID] != nil:
 		return err
 	}
 	c.stuck[at.of.lv.ID] = fmt.Errorf("volume %s/%s: %w", c.view.vg.Name, at.of.lv.Name, err)
 	return nil
+}
+
+// freeName has deleted volumes and layers go, or give their names away.
+func (c *convergence) freeName(ctx context.Context) {
+	if err := c.sweep(ctx, c.view); err != nil {
+		c.log.Error(err, "Removing devices of deleted volumes; it is tried again")
+	}
 }
 
 // askedDown says whether a step is about the device that a volume is to lose.
@@ -45,7 +54,7 @@ func (c *convergence) letUsersGo(ctx context.Context) error {
 		return err
 	}
 	r := c.running(k)
-	r.stuck = nil
+	r.stuck, r.strays = nil, nil
 	w := c.view.want(c.members, use{}, r)
 	var errs []error
 	for _, o := range c.members {

@@ -126,7 +126,7 @@ func (w *wantedSet) leftSuspended(k kernel) (steps []step) {
 			continue
 		}
 		s := step{device: device{name: d.Name, uuid: d.uuid}, of: of}
-		if of != nil && w.stuck[of.lv.ID] != nil {
+		if of != nil && w.stuck[of.lv.ID] != nil || w.strays[d.uuid] != nil {
 			continue
 		}
 		if d.Loaded {

@@ -68,10 +68,11 @@ func (p *planner) rename(to map[string]string) {
 		progress = false
 		for _, uuid := range p.k.sorted() {
 			d, name := p.k[uuid], to[uuid]
+			id, _, _ := splitUUID(p.vg.ID, uuid)
 			if name == "" || taken[name] {
 				continue
 			}
-			p.steps = append(p.steps, step{do: stepRename, device: device{name: d.Name, uuid: uuid, udev: udevReal}, to: name})
+			p.steps = append(p.steps, step{do: stepRename, device: device{name: d.Name, uuid: uuid, udev: udevReal}, to: name, of: p.ownerOf(lvm2.ID(id))})
 			delete(taken, d.Name)
 			renamed := *d
 			renamed.Name = name

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -58,6 +59,7 @@ type running struct {
 	held     map[string]bool    // UUIDs of devices that stay suspended: writers are held by them
 	asLoaded map[string]bool    // UUIDs of flat stores' devices whose table is right, and not made again
 	stuck    map[lvm2.ID]error  // volumes that could not be brought in line, and why: they stay as they are
+	strays   map[string]error   // UUIDs of devices of no volume that stay as they are, and why
 }
 
 // wantedSet is what a family should have.
@@ -73,6 +75,7 @@ type wantedSet struct {
 // others read through (families).
 func (v *view) want(members []*volume, u use, r running) *wantedSet {
 	w := &wantedSet{view: v, use: u.clone(), running: r, kept: map[string]error{}}
+	maps.Copy(w.kept, r.strays)
 	for _, o := range slices.Backward(members) { // what reads comes after what it reads
 		w.needs(o)
 	}
