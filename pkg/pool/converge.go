@@ -36,6 +36,8 @@ type convergence struct {
 	again   map[string]bool   // UUIDs of devices that others had changed when a step came to them
 	kernel  kernel            // what it has come to
 
+	refusedAt map[lvm2.ID]bool // volumes of which a device was open when it was to be removed
+
 	asLoaded map[string]bool // UUIDs of flat stores' devices that have the right table
 }
 
@@ -67,6 +69,7 @@ func (p *Pool) convergence(v *view, lv string, d demand) *convergence {
 // that do not read through it are brought in line all the same.
 func (c *convergence) converge(ctx context.Context) error {
 	c.stuck, c.strays, c.again = map[lvm2.ID]error{}, map[string]error{}, map[string]bool{}
+	c.refusedAt = map[lvm2.ID]bool{}
 	for _, o := range c.members {
 		c.facts.unsettled.drop(o.lv.ID)
 	}
@@ -82,7 +85,7 @@ func (c *convergence) converge(ctx context.Context) error {
 	}
 	err := errors.Join(errs...)
 	for _, o := range c.members {
-		if err != nil {
+		if err != nil || c.refusedAt[o.lv.ID] {
 			c.facts.unsettled.put(o.lv.ID, true)
 		}
 		c.holdAgain(c.view, o)

@@ -16,6 +16,9 @@ func (c *convergence) failed(ctx context.Context, err error) error {
 	case ctx.Err() != nil, errors.As(err, new(*unrecordedLoss)), errors.Is(err, errLeft), !errors.As(err, &at):
 		return err
 	case at.do == stepRemove && errors.Is(err, ErrInUse) && !c.askedDown(at): // it is in use now
+		if at.of != nil { // who has it open may only look in passing
+			c.refusedAt[at.of.lv.ID] = true
+		}
 		return nil
 	case (errors.Is(err, dm.ErrExists) || errors.Is(err, dm.ErrNotFound)) && !c.again[at.uuid]:
 		c.again[at.uuid] = true

@@ -41,3 +41,14 @@ func TestFailedStep(t *testing.T) {
 		}
 	}
 }
+
+// TestRefusedRemoval: a device that is open when it is to be removed is looked at again.
+func TestRefusedRemoval(t *testing.T) {
+	o := &volume{lv: &lvm2.LV{Name: "v", ID: "v"}}
+	g := newGroup(t)
+	c := &convergence{Pool: &Pool{}, view: g.view, refusedAt: map[lvm2.ID]bool{}}
+	err := &stepError{step{do: stepRemove, device: device{uuid: "device"}, of: o}, ErrInUse}
+	if failed := c.failed(context.Background(), err); failed != nil || !c.refusedAt[o.lv.ID] {
+		t.Errorf("%v; looked at again: %v", failed, c.refusedAt)
+	}
+}
