@@ -277,6 +277,25 @@ func (p *Pool) dropIdleFlats(ctx context.Context, lv string) error {
 	return nil
 }
 
+// giveUpUnread has the flat stores given back, in the background, that are written and
+// that nobody has read by yet: a live store needs their extents. Who has asked for one
+// asks again. Those that forks need stay.
+func (p *Pool) giveUpUnread() {
+	v := p.current.Load()
+	for _, o := range v.volumes {
+		unread := false
+		for _, f := range o.flats {
+			if written, asked := p.facts.flats.get(f.lv.ID); asked && !written.IsZero() && !v.forkNeeds(o, f) {
+				p.facts.flats.drop(f.lv.ID)
+				unread = true
+			}
+		}
+		if unread {
+			p.caretaker.attend(o, "flats", attendPause, p.dropIdleFlats)
+		}
+	}
+}
+
 // discardIdle does what dropFlats does for all volumes, when a pool is opened.
 func (p *Pool) discardIdle(t *edit) error {
 	for _, o := range t.volumes {

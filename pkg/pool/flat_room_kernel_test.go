@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
 // TestFlatNoRoom: without room for a store an old snapshot is read by a device for
@@ -97,5 +99,31 @@ func TestFlatHeldOpen(t *testing.T) {
 		t.Errorf("left: %+v", all)
 	}
 	waitIdle(t, h.p)
+	noFindings(t, h.p)
+}
+
+// TestUnreadGivesWay: a live store that finds no room gets that of a flat store by which
+// nobody reads yet.
+func TestUnreadGivesWay(t *testing.T) {
+	ctx := context.Background()
+	h := newDeep(t, 9, 1)
+	waitTrimmed(t, h.p)
+	must(h.p.CreateVolume(ctx, VolumeSpec{Name: "reader", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, "s1"}}))(t)
+	l := must(h.p.latest())(t).snapshots["s1"]
+	ok(t, h.p.flattenLayer(ctx, l.of, l.lv.ID))
+	if len(flatsOf(t, h.p)) != 1 {
+		t.Fatal("there is no flat store")
+	}
+	full(t, h.p)
+	live := must(h.p.latest())(t).volumeByLV(h.lv).live().lv
+	for end := time.Now().Add(20 * time.Second); must(h.p.latest())(t).vg.LVByID(live.ID).Size() == live.Size(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the store does not grow; flat stores: %+v", flatsOf(t, h.p))
+		}
+		h.p.grow(ctx, &growth{store: live.ID, more: size.MiB, must: true, done: make(chan struct{})})
+	}
+	if all := flatsOf(t, h.p); len(all) != 0 {
+		t.Errorf("left: %+v", all)
+	}
 	noFindings(t, h.p)
 }

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -148,6 +149,32 @@ func TestKeptGrows(t *testing.T) {
 	g.check(g.put(c))
 	if one = g.volumeByLV("one"); g.readsUnasked(one, g.layers[id]) || need() != 0 {
 		t.Error("it is written, and does not count as a store")
+	}
+}
+
+// TestGiveUpUnread: where a live store finds no room those flat stores are given up that
+// nobody has read by yet, but not one that is being written, or that a fork needs.
+func TestGiveUpUnread(t *testing.T) {
+	g := newGroup(t)
+	w := paperWork(g)
+	p, id := w.pool, w.flat.lv.ID
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	defer p.cancel()
+	asked := func(written time.Time) bool {
+		p.current.Store(g.view)
+		p.facts.flats.put(id, written)
+		p.giveUpUnread()
+		return p.facts.flats.has(id)
+	}
+	if !asked(time.Time{}) {
+		t.Error("one that is being written was given up")
+	}
+	if asked(time.Now()) {
+		t.Error("one that nobody reads by stays")
+	}
+	g.volume("fork", 8, tag(tagCopy, string(w.flat.reads)))
+	if !asked(time.Now()) {
+		t.Error("a fork's was given up")
 	}
 }
 

@@ -138,7 +138,11 @@ func (p *Pool) grow(ctx context.Context, g *growth) {
 	var err error
 	for {
 		freed := p.wiper.freed()
-		if err = p.growStore(limited, g); !errors.Is(err, ErrNoSpace) || len(p.current.Load().trash) == 0 {
+		if err = p.growStore(limited, g); !errors.Is(err, ErrNoSpace) {
+			break
+		}
+		p.giveUpUnread()
+		if len(p.current.Load().trash) == 0 {
 			break
 		}
 		p.wiper.wake()
