@@ -96,7 +96,9 @@ func (p *planner) add(do stepKind, w *wanted) {
 	switch do {
 	case stepLoad:
 		s.table, s.readOnly = w.table, w.readOnly
-		if d := p.k[w.uuid]; w.asIs && d != nil && d.Live {
+		// A frozen store that is writable stays so. A volume's own device is never made
+		// read-only by its table: nothing ends that when a writer is published.
+		if d := p.k[w.uuid]; w.asIs && w.readOnly && d != nil && d.Live {
 			s.readOnly = d.ReadOnly
 		}
 	case stepResume:

@@ -142,6 +142,41 @@ func TestPlanFork(t *testing.T) {
 		"remove copy-window1", "remove copy-fork", "remove fork--copy-cow")
 }
 
+// TestPlanPublishedReadOnly: a volume's own device that is read-only for its users gets a
+// writable table all the same, and a frozen store keeps the way in which it is open.
+func TestPlanPublishedReadOnly(t *testing.T) {
+	r := newRig(newGroup(t))
+	r.volume("vol", 8)
+	both := situation{active: []string{"vol"}}
+	r.converge("activation", both)
+	top := r.kernel[r.topDevice(r.volumeByLV("vol").lv).uuid]
+	loads := func(what string, d device) {
+		t.Helper()
+		top.ReadOnly = true
+		var loaded []bool
+		for _, s := range r.plan(both) {
+			if s.do == stepLoad && s.uuid == d.uuid {
+				loaded = append(loaded, s.readOnly)
+			}
+		}
+		if !slices.Equal(loaded, []bool{false}) {
+			t.Errorf("%s: %s is loaded read-only: %v", what, d.name, loaded)
+		}
+		r.converge(what, both)
+	}
+	own := r.topDevice(r.volumeByLV("vol").lv)
+	r.cut("vol", "s1", 8)
+	loads("first cut", own)
+	r.grow("vol", 2)
+	loads("expand", own)
+	both.read = []string{"s1"}
+	r.converge("read", both)
+	r.cut("vol", "s2", 8)
+	r.converge("next cut", both)
+	r.grow("s1", 1)
+	loads("a frozen store that was live", r.cowDevice(r.snapshots["s1"].lv))
+}
+
 // TestPlanHeld: what is held stays suspended, all else that is goes on, the lowest first.
 func TestPlanHeld(t *testing.T) {
 	r := newRig(newGroup(t))
