@@ -126,7 +126,7 @@ func (c *convergence) plan(k kernel) []step {
 		}
 	}
 	delete(u.active, c.asked.down)
-	c.want, c.kernel = c.view.want(c.members, u, c.running(k)), k
+	c.want, c.kernel = c.view.want(c.members, u, c.running(k), k), k
 	for _, o := range c.members {
 		for _, f := range o.flats {
 			if d := c.view.cowDevice(f.lv); !c.asLoaded[d.uuid] {
@@ -274,7 +274,7 @@ func (c *convergence) letLeftGo(ctx context.Context) (kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	left := c.view.want(c.members, use{}, running{held: c.braked()}).leftSuspended(k)
+	left := c.view.want(c.members, use{}, running{held: c.braked()}, k).leftSuspended(k)
 	for _, s := range left {
 		if s.do == stepResume {
 			c.log.Info("A former process has left a device suspended; it goes on", "device", s.name)

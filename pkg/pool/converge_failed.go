@@ -58,7 +58,7 @@ func (c *convergence) letUsersGo(ctx context.Context) error {
 	}
 	r := c.running(k)
 	r.stuck, r.strays = nil, nil
-	w := c.view.want(c.members, use{}, r)
+	w := c.view.want(c.members, use{}, r, k)
 	var errs []error
 	for _, o := range c.members {
 		if c.frozenOf(o) == nil {

@@ -16,7 +16,7 @@ func (h *hydrator) abandon(lv string) error {
 		}
 		h.setWindow(o.lv.ID, nil)
 		err := h.pool.converge(ctx, v, lv)
-		if err != nil && o.forked() {
+		if err != nil && o.forked() && !o.hydrated.has(w.span) { // else the volume may be written past it already
 			h.setWindow(o.lv.ID, w)
 		}
 		return err

@@ -32,6 +32,9 @@ func (h *hydrator) open(ctx context.Context, lv string, s *search, length size.S
 			return err
 		}
 		if err := h.move(ctx, v, o, w); err != nil {
+			if old != nil && o.hydrated.has(old.span) { // the volume may be written past it already
+				old = nil
+			}
 			return errors.Join(err, h.move(ctx, v, o, old))
 		}
 		return nil

@@ -183,7 +183,7 @@ func (l *look) plans() map[*volume][]PlanStep {
 	families := l.view.split(l.devices)
 	for root, members := range l.view.members() {
 		k := families[root]
-		w := l.view.want(members, l.view.inUse(members, k, true), l.view.seenRunning(members, k))
+		w := l.view.want(members, l.view.inUse(members, k, true), l.view.seenRunning(members, k), k)
 		plan := []PlanStep{}
 		for _, s := range w.plan(members, k) {
 			x := PlanStep{Do: string(s.do), Device: s.name, ReadOnly: s.readOnly, To: s.to}

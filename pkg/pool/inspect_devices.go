@@ -23,7 +23,7 @@ func (r *report) checkDevices(l *look) {
 	for root, members := range l.view.members() {
 		k := families[root]
 		u := l.view.inUse(members, k, true)
-		c := familyCheck{l, r, l.view.want(members, u, l.view.seenRunning(members, k))}
+		c := familyCheck{l, r, l.view.want(members, u, l.view.seenRunning(members, k), k)}
 		for _, o := range members {
 			if o.theirs() == "" { // else the tables are LVM2's
 				c.names(o)

@@ -200,7 +200,7 @@ func (r *rig) plan(s situation) []step {
 	}
 	r.opens(open)
 	family := r.paperGroup.family("vol")
-	return r.want(family, r.inUseBy(s.active, s.read...), s.running).plan(family, r.split(r.kernel)["vol"])
+	return r.want(family, r.inUseBy(s.active, s.read...), s.running, r.split(r.kernel)["vol"]).plan(family, r.split(r.kernel)["vol"])
 }
 
 // converge carries the plan out and checks that it led to its end, also after an

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
@@ -79,7 +80,7 @@ func TestPlanOfName(t *testing.T) {
 	r.volume("vol", 8)
 	r.opens([]string{"vol"})
 	all := append(r.members()["other"], r.members()["vol"]...)
-	plan := r.want(all, r.inUse(all, r.kernel, false), running{}).plan(all, r.kernel)
+	plan := r.want(all, r.inUse(all, r.kernel, false), running{}, r.kernel).plan(all, r.kernel)
 	r.expect("renamed", r.steps(plan), "rename vol to other")
 }
 
@@ -137,7 +138,7 @@ func TestPlanFork(t *testing.T) {
 	r.check(r.discard(r.vg.LV("fork-copy")))
 	r.opens([]string{"copy"})
 	alone := r.paperGroup.family("copy")
-	r.expect("hydrated", r.steps(r.want(alone, r.inUseBy([]string{"copy"}), running{copied: map[lvm2.ID]string{id: layerWindow1}}).plan(alone, r.split(r.kernel)["copy"])),
+	r.expect("hydrated", r.steps(r.want(alone, r.inUseBy([]string{"copy"}), running{copied: map[lvm2.ID]string{id: layerWindow1}}, r.split(r.kernel)["copy"]).plan(alone, r.split(r.kernel)["copy"])),
 		"load copy: 0 65536 linear 0:0 133120", "suspend copy", "resume copy",
 		"remove copy-window1", "remove copy-fork", "remove fork--copy-cow")
 }
@@ -241,6 +242,78 @@ func TestPlanWindowLeft(t *testing.T) {
 		"suspend copy", "resume copy-window0", "resume copy")
 }
 
+// TestPlanWindowCommitted: a window that is hydrated stays only as long as all that is
+// written goes through its mirror. It is never copied again: that would overwrite what
+// was written since.
+func TestPlanWindowCommitted(t *testing.T) {
+	committed := func(then func(r *rig, s *situation, o *volume)) (*rig, situation) {
+		r := newRig(newGroup(t))
+		r.volume("vol", 8)
+		r.cut("vol", "s1", 8)
+		r.fork("copy", "s1", 8, "0")
+		o := r.volumeByLV("copy")
+		both := situation{active: []string{"copy"}}
+		both.running.windows = map[lvm2.ID]window{o.lv.ID: {layerWindow0, span{0, 8192}}}
+		r.converge("a window", both)
+		c := o.lv.Clone()
+		c.Tags = setTag(c.Tags, tagHydrated, "8192")
+		r.check(r.put(c))
+		both.running.copied = map[lvm2.ID]string{o.lv.ID: layerWindow0}
+		then(r, &both, r.volumeByLV("copy"))
+		return r, both
+	}
+	next := func(r *rig, s *situation, o *volume) {
+		former := s.running.windows[o.lv.ID]
+		s.running.windows[o.lv.ID] = window{layerWindow1, span{8192, 8192}}
+		r.converge("next window", *s)
+		s.running.windows[o.lv.ID] = former
+	}
+	outside := []string{
+		"load copy-window1: 0 8192 linear <copy-fork> 8192", "suspend copy-window1 without a flush", "resume copy-window1",
+		"load copy: 0 8192 linear 0:0 133120; 8192 57344 linear <copy-fork> 8192", "suspend copy", "resume copy",
+	}
+	const own = "load copy: 0 8192 linear 0:0 133120; 8192 57344 linear <copy-fork> 8192"
+	for _, x := range []struct {
+		what string
+		then func(r *rig, s *situation, o *volume)
+		want []string
+	}{
+		{"its user writes through it", func(*rig, *situation, *volume) {}, nil},
+		{"its device is gone", next, append(outside[:6:6], "remove copy-window1")},
+		{"its device is there, and its user writes past it", func(r *rig, s *situation, o *volume) {
+			left := *r.kernel.at(r.vg.ID, o.lv, layerWindow0)
+			next(r, s, o)
+			r.kernel[left.uuid] = &left
+		}, append(outside[:6:6], "remove copy-window0", "remove copy-window1")},
+		{"it has no user", func(r *rig, s *situation, o *volume) {
+			s.active = nil
+			delete(r.kernel, r.topDevice(o.lv).uuid)
+		}, []string{"remove copy-window0"}},
+		{"somebody removed its device by force", func(r *rig, s *situation, o *volume) {
+			r.kernel.at(r.vg.ID, o.lv, layerWindow0).table = dm.Table{{Length: 8192, Target: dm.ErrorTarget{}}}
+		}, []string{own, "suspend copy", "resume copy", "remove copy-window0"}},
+		{"its mirror copies to another place", func(r *rig, s *situation, o *volume) {
+			x := r.kernel.at(r.vg.ID, o.lv, layerWindow0)
+			m := x.table[0].Target.(dm.Mirror)
+			m.Legs = []dm.Area{m.Legs[0], {Device: m.Legs[1].Device, Offset: m.Legs[1].Offset + 8}}
+			x.table = dm.Table{{Length: 8192, Target: m}}
+		}, []string{own, "suspend copy", "resume copy", "remove copy-window0"}},
+		{"its user is held, and goes on past it", func(r *rig, s *situation, o *volume) {
+			top := r.kernel[r.topDevice(o.lv).uuid]
+			top.Suspended, s.running.held = true, map[string]bool{top.uuid: true}
+			former := s.running.windows
+			s.running.windows = nil
+			r.finish("without a window", *s)
+			s.running.windows = former
+		}, nil},
+	} {
+		t.Run(x.what, func(t *testing.T) {
+			r, s := committed(x.then)
+			r.expect(x.what, r.converge(x.what, s), x.want...)
+		})
+	}
+}
+
 // TestPlanStuck: a volume that cannot be brought in line stays as it is, with what reads
 // through it, but for what is suspended; the others do not.
 func TestPlanStuck(t *testing.T) {
@@ -270,7 +343,7 @@ func TestPlanWithoutStore(t *testing.T) {
 	r.volume("vol", 8)
 	r.cut("vol", "s1", 8)
 	family := r.paperGroup.family("vol")
-	w := r.want(family, r.inUseBy([]string{"vol"}), running{})
+	w := r.want(family, r.inUseBy([]string{"vol"}), running{}, r.kernel)
 	cow := r.cowDevice(r.snapshots["s1"].lv)
 	w.devices, w.kept[cow.uuid] = slices.DeleteFunc(w.devices, func(d wanted) bool { return d.uuid == cow.uuid }), ErrUnavailable
 	r.expect("its disk is missing", r.steps(w.plan(family, r.kernel)),

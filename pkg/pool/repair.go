@@ -137,7 +137,7 @@ func (p *Pool) sweep(ctx context.Context, v *view) error {
 		return err
 	}
 	c := &carrier{Pool: p, view: v, k: k, trashed: true}
-	return c.carryOut(ctx, v.want(nil, use{}, running{}).plan(nil, k))
+	return c.carryOut(ctx, v.want(nil, use{}, running{}, k).plan(nil, k))
 }
 
 // lookAtLVs asks the kernel for the devices of logical volumes, by their ids.

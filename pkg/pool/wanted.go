@@ -67,14 +67,15 @@ type wantedSet struct {
 	*view
 	use
 	running
+	now     kernel           // the family's devices as they are
 	devices []wanted         // what a device lies on comes before it
 	kept    map[string]error // UUIDs of devices that stay as they are if they are there, and why
 }
 
 // want computes the devices of a family, whose first member is the one that the
-// others read through (families).
-func (v *view) want(members []*volume, u use, r running) *wantedSet {
-	w := &wantedSet{view: v, use: u.clone(), running: r, kept: map[string]error{}}
+// others read through (families), and which has the devices k now.
+func (v *view) want(members []*volume, u use, r running, k kernel) *wantedSet {
+	w := &wantedSet{view: v, use: u.clone(), running: r, now: k, kept: map[string]error{}}
 	maps.Copy(w.kept, r.strays)
 	for _, o := range slices.Backward(members) { // what reads comes after what it reads
 		w.needs(o)
@@ -264,12 +265,32 @@ func (w *wantedSet) blocks(o *volume) (symbolic, error) {
 	w.overlay(o, fork, w.snapDevice(from.lv), from)
 	x, copied := w.windows[o.lv.ID]
 	to := cutTable(own, x.start, x.end())
-	if !copied || len(to) != 1 || !missing.hold(x.span) && !o.hydrated.has(x.span) {
+	if !copied || len(to) != 1 {
 		return forkOn(own, missing, fork.uuid, nil), nil
 	}
-	d := w.device(o.lv, x.layer, udevReal)
-	w.add(wanted{device: d, table: mirrorFrom(fork, x.span, to[0].Target.(dm.Linear)), of: o}, nil)
+	d := wanted{device: w.device(o.lv, x.layer, udevReal), table: mirrorFrom(fork, x.span, to[0].Target.(dm.Linear)), of: o}
+	if !missing.hold(x.span) && !(o.hydrated.has(x.span) && w.writtenBy(o, &d)) {
+		return forkOn(own, missing, fork.uuid, nil), nil
+	}
+	w.add(d, nil)
 	return forkOn(own, missing, fork.uuid, &windowOn{d.uuid, x.span}), nil
+}
+
+// writtenBy says whether all that is written to o goes through the mirror d now, as far
+// as that copies. What it has copied stays right only as long as that is so: another
+// mirror, or this one once o was written past it, would copy the fork's old content over
+// what was written since.
+func (w *wantedSet) writtenBy(o *volume, d *wanted) bool {
+	mirror, user := w.now[d.uuid], w.now[w.contentDevice(o).uuid]
+	if mirror == nil || user == nil || !user.Live {
+		return false
+	}
+	runs := user.table
+	if w.held[user.uuid] { // what it goes on with
+		runs = user.goesOn()
+	}
+	table, complete := d.table.bind(w.now.number)
+	return complete && mirror.Live && mirror.table.Equal(table) && slices.Contains(devicesIn(runs), mirror.Device)
 }
 
 // overlay adds a device that shows what is above layer l, and keeps what is written

@@ -12,7 +12,7 @@ func TestWantedHistory(t *testing.T) {
 	g := newGroup(t)
 	g.volume("vol", 8)
 	both, none := []string{"vol"}, []string(nil)
-	want := func(u use) []string { return g.want(g.family("vol"), u, running{}).lines() }
+	want := func(u use) []string { return g.want(g.family("vol"), u, running{}, kernel{}).lines() }
 	g.expect("not active", want(g.inUseBy(none)))
 	g.expect("plain", want(g.inUseBy(both)), "vol: 0 65536 linear 0:0 2048")
 	g.cut("vol", "s1", 1)
@@ -42,7 +42,7 @@ func TestWantedHistory(t *testing.T) {
 	g.expect("the first is read", want(g.inUseBy(both, "s1")), append(second,
 		"s1-cow ro: 0 8192 linear 0:0 67584",
 		"s1 ro: 0 65536 snapshot <s2> <s1-cow> P 128")...)
-	fold := g.want(g.family("vol"), g.inUseBy(both, "s2"), running{heir: g.snapshots["s2"].lv.ID}).lines()
+	fold := g.want(g.family("vol"), g.inUseBy(both, "s2"), running{heir: g.snapshots["s2"].lv.ID}, kernel{}).lines()
 	g.expect("into the second a layer is folded", fold, append(newest[:4:4],
 		"s2-cow: 0 8192 linear 0:0 92160",
 		"s2: 0 81920 snapshot <s3> <s2-cow> PO 128")...)
@@ -62,7 +62,7 @@ func TestWantedFork(t *testing.T) {
 	below := append(source[:3:3],
 		"fork--copy-cow: 0 8192 linear 0:0 157696",
 		"copy-fork: 0 65536 snapshot <s1> <fork--copy-cow> PO 128")
-	want := func(u use, r running) []string { return g.want(g.family("copy"), u, r).lines() }
+	want := func(u use, r running) []string { return g.want(g.family("copy"), u, r, kernel{}).lines() }
 	g.expect("nobody uses it", want(g.inUseBy(nil), running{}))
 	g.expect("it is active", want(g.inUseBy([]string{"copy"}), running{}), append(below[:5:5],
 		"copy: 0 8192 linear 0:0 75776; 8192 57344 linear <copy-fork> 8192; 65536 16384 linear 0:0 141312")...)
@@ -92,7 +92,7 @@ func TestWantedReader(t *testing.T) {
 		"s2-cow: 0 8192 linear 0:0 75776",
 		"s2: 0 65536 snapshot <vol-real> <s2-cow> P 128",
 	}
-	want := func(u use) *wantedSet { return g.want(g.family("vol"), u, running{}) }
+	want := func(u use) *wantedSet { return g.want(g.family("vol"), u, running{}, kernel{}) }
 	g.expect("a transient volume", want(g.inUseBy([]string{"scratch"})).lines(), append(below[:3:3],
 		"scratch-cow: 0 65536 linear 0:0 83968",
 		"scratch: 0 65536 snapshot <s2> <scratch-cow> N 128")...)

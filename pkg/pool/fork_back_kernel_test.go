@@ -1,0 +1,65 @@
+//go:build kernel
+
+package pool
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// TestWindowNotTakenBack: a window is committed, and the volume is written past it. It is
+// not gone back to, whether its device is still there or not.
+func TestWindowNotTakenBack(t *testing.T) {
+	ctx := context.Background()
+	for _, gone := range []bool{false, true} {
+		t.Run(map[bool]string{false: "its device stays", true: "its device is gone"}[gone], func(t *testing.T) {
+			p := testPool(t, func(c *Config) { c.HydrationRate = 8 * size.MiB })
+			r := rand.New(rand.NewPCG(15, 16))
+			_, model := snapped(t, p, r, "base", 32*size.MiB)
+			f := restored(t, p, "base")
+			at := must(p.Activate(ctx, f.LV))(t)
+			again := p.hydrator.stop(f.LV)
+			h, s := p.hydrator, &search{}
+			w := must(h.open(ctx, f.LV, s, size.MiB.Sectors()))(t)
+			ok(t, h.await(ctx, f.LV, w, func() {}))
+			ok(t, h.commit(ctx, f.LV, w))
+			v := must(p.latest())(t)
+			o := v.volumeByLV(f.LV)
+			d := must(p.found(v.device(o.lv, w.layer, udevReal)))(t)
+			file := must(os.Open(must(p.dm.EnsureNode(ctx, d.Name, d.Device))(t)))(t)
+			write := func(x byte) {
+				data := bytes.Repeat([]byte{x}, 4096)
+				writeDevice(t, at, int64(w.start.Bytes()), data)
+				copy(model[w.start.Bytes():], data)
+			}
+			write('a')
+			must(h.open(ctx, f.LV, s, size.MiB.Sectors()))(t)
+			write('b')
+			back := func(w *window) {
+				h.setWindow(o.lv.ID, w)
+				ok(t, h.exclusive(ctx, f.LV, &change{what: "test", act: func(ctx context.Context, v *view) error { return p.converge(ctx, v, f.LV) }}))
+			}
+			if gone {
+				ok(t, file.Close())
+				back(nil)
+			}
+			// As after a failure of the next one.
+			back(w)
+			time.Sleep(100 * time.Millisecond) // a mirror would copy
+			model.compare(t, at, "the fork")
+			write('c')
+			if !gone {
+				ok(t, file.Close())
+			}
+			again()
+			waitHydrated(t, p, f.LV)
+			model.compare(t, at, "the volume, hydrated")
+		})
+	}
+}
