@@ -171,6 +171,9 @@ func (c *convergence) refused() error {
 			if there && o != nil && o.reading() && errors.Is(err, ErrLost) {
 				return nil // who reads it fails to
 			}
+			if there && o != nil && errors.Is(err, ErrLost) && c.want.kept[d.uuid] == nil {
+				continue // what is read of its history, which it needs no more itself
+			}
 			if err != nil {
 				return err
 			}
