@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
@@ -162,9 +163,18 @@ func (c *caretaker) news(key string, err error) bool {
 	return true
 }
 
-// settleAgain brings the kernel in line with the metadata where a change failed to.
+// settleAgain brings the kernel in line with the metadata where a change failed to. An
+// error says also that the devices cannot follow yet, as while lvm2 moves what they lie on.
 func (p *Pool) settleAgain(ctx context.Context, lv string) error {
 	return p.do(ctx, &change{what: "bring the devices of volume " + lv + " in line with the metadata", act: func(ctx context.Context, v *view) error {
-		return p.converge(ctx, v, lv)
+		if v.volumeByLV(lv) == nil {
+			return nil
+		}
+		c := p.convergence(v, lv, demand{})
+		err := c.converge(ctx)
+		for _, o := range c.members {
+			err = errors.Join(err, c.behind[o.lv.ID])
+		}
+		return err
 	}})
 }

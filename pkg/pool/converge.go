@@ -36,7 +36,8 @@ type convergence struct {
 	again   map[string]bool   // UUIDs of devices that others had changed when a step came to them
 	kernel  kernel            // what it has come to
 
-	refusedAt map[lvm2.ID]bool // volumes of which a device was open when it was to be removed
+	behind    map[lvm2.ID]error // volumes whose devices could not follow and will have to: why they stay
+	refusedAt map[lvm2.ID]bool  // volumes of which a device was open when it was to be removed
 
 	asLoaded map[string]bool // UUIDs of flat stores' devices that have the right table
 }
@@ -70,7 +71,9 @@ func (p *Pool) convergence(v *view, lv string, d demand) *convergence {
 func (c *convergence) converge(ctx context.Context) error {
 	c.stuck, c.strays, c.again = map[lvm2.ID]error{}, map[string]error{}, map[string]bool{}
 	c.refusedAt = map[lvm2.ID]bool{}
+	was := map[lvm2.ID]bool{}
 	for _, o := range c.members {
+		was[o.lv.ID] = c.facts.unsettled.has(o.lv.ID)
 		c.facts.unsettled.drop(o.lv.ID)
 	}
 	errs := []error{guard(c.log, func() error { return c.run(ctx) })}
@@ -84,8 +87,11 @@ func (c *convergence) converge(ctx context.Context) error {
 		errs = append(errs, c.strays[uuid])
 	}
 	err := errors.Join(errs...)
+	if err == nil {
+		c.behind = c.leftBehind(was)
+	}
 	for _, o := range c.members {
-		if err != nil || c.refusedAt[o.lv.ID] {
+		if err != nil || c.refusedAt[o.lv.ID] || c.behind[o.lv.ID] != nil {
 			c.facts.unsettled.put(o.lv.ID, true)
 		}
 		c.holdAgain(c.view, o)

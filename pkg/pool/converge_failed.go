@@ -1,12 +1,15 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
 // failed takes note of the failure of a step; an error if no other plan can do better.
@@ -74,4 +77,41 @@ func (w *wantedSet) letUsersGo(o *volume, k kernel) []step {
 	p.shutWindows(o)
 	p.letTopsGo([]*volume{o})
 	return p.steps
+}
+
+// leftBehind says why devices of volumes stay as they are though they should follow: of
+// those that were to be looked after before, and of those whose live layer is not in the
+// kernel. What is lost, copied or written at this moment need not follow.
+func (c *convergence) leftBehind(before map[lvm2.ID]bool) map[lvm2.ID]error {
+	out := map[lvm2.ID]error{}
+	for _, o := range c.members {
+		top := c.kernel[c.view.topDevice(o.lv).uuid]
+		ahead := o.live() != nil && !o.live().lost && top != nil && top.Live && !o.reading() && c.kernel[c.view.snapDevice(o.live().lv).uuid] == nil
+		if o.odd == nil && (before[o.lv.ID] || ahead) {
+			if why := c.staysAs(o); why != nil {
+				out[o.lv.ID] = why
+			}
+		}
+	}
+	return out
+}
+
+// staysAs says why devices of a volume that is in use stay as they are; nil if none does
+// that has to follow.
+func (c *convergence) staysAs(o *volume) (why error) {
+	used := false
+	for _, lv := range o.parts() {
+		for _, layer := range allLayers {
+			uuid := lvm2.DMUUID(c.view.vg.ID, lv.ID, layer)
+			used = used || c.kernel[uuid] != nil
+			passing := o.copying != nil && uuid == c.view.realDevice(o.lv).uuid || slices.ContainsFunc(o.flats, func(f *flat) bool { return f.lv == lv })
+			if err := c.want.kept[uuid]; err != nil && !passing && !errors.Is(err, ErrLost) {
+				why = cmp.Or(why, err)
+			}
+		}
+	}
+	if !used {
+		return nil
+	}
+	return why
 }

@@ -52,3 +52,37 @@ func TestRefusedRemoval(t *testing.T) {
 		t.Errorf("%v; looked at again: %v", failed, c.refusedAt)
 	}
 }
+
+// TestLeftBehind: a volume whose devices cannot follow is looked after until they can.
+func TestLeftBehind(t *testing.T) {
+	r := newRig(newGroup(t))
+	r.volume("vol", 8)
+	r.cut("vol", "s1", 8)
+	r.converge("activation", situation{active: []string{"vol"}})
+	family := r.paperGroup.family("vol")
+	o := r.volumeByLV("vol")
+	top, cow := r.topDevice(o.lv).uuid, r.cowDevice(o.live().lv).uuid
+	for _, x := range []struct {
+		name   string
+		why    error
+		before bool
+		k      kernel
+		behind bool
+	}{
+		{"as wanted", nil, true, r.kernel, false},
+		{"it was to be looked after", ErrUnavailable, true, r.kernel, true},
+		{"nothing has changed", ErrUnavailable, false, r.kernel, false},
+		{"its live layer is not there", ErrUnavailable, false, kernel{top: r.kernel[top]}, true},
+		{"it is not in use", ErrUnavailable, true, kernel{}, false},
+		{"it is lost", ErrLost, true, r.kernel, false},
+	} {
+		w := r.want(family, r.inUseBy([]string{"vol"}), running{}, r.kernel)
+		if x.why != nil {
+			w.kept[cow] = x.why
+		}
+		c := &convergence{view: r.view, members: family, want: w, kernel: x.k}
+		if got := c.leftBehind(map[lvm2.ID]bool{o.lv.ID: x.before}); (got[o.lv.ID] != nil) != x.behind {
+			t.Errorf("%s: %v", x.name, got)
+		}
+	}
+}
