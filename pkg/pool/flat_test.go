@@ -159,11 +159,12 @@ func TestGiveUpUnread(t *testing.T) {
 	w := paperWork(g)
 	p, id := w.pool, w.flat.lv.ID
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	defer p.cancel()
+	p.cancel() // no store is given back: there is no kernel
 	asked := func(written time.Time) bool {
 		p.current.Store(g.view)
 		p.facts.flats.put(id, written)
 		p.giveUpUnread()
+		p.work.Wait() // it looks at the view, which is changed next
 		return p.facts.flats.has(id)
 	}
 	if !asked(time.Time{}) {
