@@ -33,7 +33,7 @@ func (e *stepError) Error() string { return fmt.Sprintf("%s %s: %v", e.do, e.nam
 func (e *stepError) Unwrap() error { return e.err }
 
 // carryOut carries out a plan that was made from c.k, up to the first step that fails
-// (*stepError). What it has suspended goes on whatever happens, with the table that it
+// (*stepError). Each device that it has suspended goes on whatever happens, with the table that it
 // had. When ctx has ended nothing is suspended any more, and what can be done without is
 // done: a pool that is closed need not leave devices behind.
 func (c *carrier) carryOut(ctx context.Context, plan []step) (err error) {
@@ -105,6 +105,12 @@ func (c *carrier) carry(ctx context.Context, s step) error {
 
 // change does what a step says to the device d.
 func (c *carrier) change(ctx context.Context, s step, d *kernelDevice) error {
+	switch s.do {
+	case stepClear, stepSuspend, stepRename: // LVM2 may have loaded the table, or be about to resume
+		if err := c.view.lease.valid(); err != nil {
+			return err
+		}
+	}
 	switch s.do {
 	case stepClear:
 		return c.dm.Clear(s.name)

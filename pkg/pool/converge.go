@@ -288,7 +288,11 @@ func (c *convergence) letLeftGo(ctx context.Context) (kernel, error) {
 		if s.do == stepResume {
 			c.log.Info("A former process has left a device suspended; it goes on", "device", s.name)
 		}
-		if err := c.carryOut(ctx, []step{s}, k); err != nil {
+		err := c.carryOut(ctx, []step{s}, k)
+		if errors.Is(err, errLeft) { // LVM2 may be about to resume the device with a table of its own
+			return nil, err
+		}
+		if err != nil {
 			c.log.Error(err, "Letting a device go on; it is tried again")
 		}
 	}

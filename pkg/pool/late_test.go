@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -33,5 +34,19 @@ func TestLateActs(t *testing.T) {
 	}
 	if c.end(ended{stuck, v, v}); unsettled() != len(v.volumes) {
 		t.Errorf("%d of %d volumes are looked after", unsettled(), len(v.volumes))
+	}
+}
+
+// An act whose lease has ended clears no table, suspends and renames nothing: LVM2 may
+// have loaded the table. It does not reach the kernel.
+func TestLeaseOfCarrier(t *testing.T) {
+	over := &lease{}
+	over.left.Store(true)
+	over.over.Store(true)
+	c := &carrier{Pool: &Pool{}, view: &view{lease: over}, k: kernel{"x": {}}}
+	for _, do := range []stepKind{stepClear, stepSuspend, stepRename} {
+		if err := c.change(t.Context(), step{do: do, device: device{name: "vg-v", uuid: "x"}}, c.k["x"]); !errors.Is(err, errLeft) {
+			t.Errorf("%v: %v", do, err)
+		}
 	}
 }
