@@ -42,13 +42,9 @@ func (c *caretaker) loop(ctx context.Context) {
 }
 
 func (c *caretaker) round() {
-	all, err := c.pool.dm.List()
+	has, err := c.pool.allUUIDs()
 	if err != nil {
 		return // the monitor tells
-	}
-	has := make(map[string]bool, len(all))
-	for _, e := range all {
-		has[e.UUID] = true
 	}
 	v := c.pool.current.Load()
 	for _, o := range v.volumes {

@@ -81,7 +81,7 @@ func (w *wantedSet) letUsersGo(o *volume, k kernel) []step {
 
 // leftBehind says why devices of volumes stay as they are though they should follow: of
 // those that were to be looked after before, and of those whose live layer is not in the
-// kernel. What is lost, copied or written at this moment need not follow.
+// kernel. A device that is lost, copied or written at this moment need not follow.
 func (c *convergence) leftBehind(before map[lvm2.ID]bool) map[lvm2.ID]error {
 	out := map[lvm2.ID]error{}
 	for _, o := range c.members {

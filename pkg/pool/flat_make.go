@@ -239,7 +239,7 @@ func (p *Pool) flatWritten(ctx context.Context, w *flatWork) error {
 		c.Tags = setTag(c.Tags, tagUsed, number(w.layout.Metadata().Sectors()))
 		return t.put(c)
 	}, act: func(ctx context.Context, v *view) error {
-		// Who reads the snapshot makes it anew. One that somebody looks at stays until then.
+		// The next reader of the snapshot makes it anew. A store that somebody looks at stays until then.
 		if err := p.takeDown(ctx, v.cowDevice(w.flat.lv)); err != nil && !errors.Is(err, ErrInUse) {
 			return err
 		}

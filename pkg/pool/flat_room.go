@@ -252,7 +252,7 @@ func (p *Pool) idleFlat(v *view, o *volume, has map[string]bool) *flat {
 }
 
 // dropIdleFlats does what dropFlats does, for a volume that has an idle one; ErrInUse if
-// that stays, so that it is not tried again at once.
+// that stays, so that its caller pauses before the next try.
 func (p *Pool) dropIdleFlats(ctx context.Context, lv string) error {
 	if err := p.dropFlats(ctx, lv); err != nil {
 		return err
@@ -261,13 +261,9 @@ func (p *Pool) dropIdleFlats(ctx context.Context, lv string) error {
 	if err != nil {
 		return err
 	}
-	all, err := p.dm.List()
+	has, err := p.allUUIDs()
 	if err != nil {
 		return err
-	}
-	has := make(map[string]bool, len(all))
-	for _, e := range all {
-		has[e.UUID] = true
 	}
 	if o := v.volumeByLV(lv); o != nil {
 		if f := p.idleFlat(v, o, has); f != nil {
@@ -278,7 +274,7 @@ func (p *Pool) dropIdleFlats(ctx context.Context, lv string) error {
 }
 
 // giveUpUnread has the flat stores given back, in the background, that are written and
-// that nobody has read by yet: a live store needs their extents. Who has asked for one
+// that nobody has read by yet: a live store needs their extents. A caller that has asked for one
 // asks again. Those that forks need stay.
 func (p *Pool) giveUpUnread() {
 	v := p.current.Load()

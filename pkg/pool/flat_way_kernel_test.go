@@ -114,7 +114,7 @@ func TestFlatForkFullPool(t *testing.T) {
 	h.p.config.HydrationRate = size.MiB
 	h.p.deepest = 8
 	waitTrimmed(t, h.p)
-	again := h.p.hydrator.stop("fork") // or it makes the store at once
+	again := h.p.hydrator.stop("fork") // else it makes the store first
 	fork := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{FromSnapshot, "s1"}}))(t)
 	if fork.LV != "fork" {
 		t.Fatal(fork.LV)

@@ -64,7 +64,7 @@ func (w *folder) folds(id lvm2.ID) bool {
 }
 
 // stop ends the fold in the history of a volume, if one is under way, and waits until
-// its devices are gone. What it has copied stays: an heir may hold more than it must.
+// its devices are gone. The copied chunks stay: an heir may hold more than it must.
 // The volume's key must not be held. false: there was none, or ctx has ended.
 func (w *folder) stop(ctx context.Context, volume lvm2.ID) bool {
 	f := w.running.Load()

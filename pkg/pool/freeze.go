@@ -295,7 +295,7 @@ func (f *frozen) release() {
 }
 
 // resume lets the volume go on, as it was, if it is suspended and none of its writers are
-// held. What the cut has loaded for it may lie on what is not there yet.
+// held. The table that the cut has loaded for it may need devices that are not there yet.
 func (f *frozen) resume() {
 	info, err := f.pool.find(f.device)
 	if held := f.pool.facts.holding.has(f.volume.lv.ID); err == nil && (info == nil || !info.Suspended || held) {

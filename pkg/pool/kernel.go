@@ -69,7 +69,7 @@ func lookAtAll(client *dm.Client, vg lvm2.ID, all []dm.ListEntry, status bool) (
 }
 
 // split divides devices by the families that they belong to, by the name of each one's
-// first volume. What is left of a deleted logical volume belongs to the family whose
+// first volume. The devices of a deleted logical volume belong to the family whose
 // devices it lies on, or that lie on it; to none if it is by itself, or LVM2 moves it.
 func (v *view) split(k kernel) map[string]kernel {
 	root, trash := map[string]string{}, map[string]bool{} // by ids of logical volumes

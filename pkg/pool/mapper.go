@@ -13,3 +13,16 @@ type mapper struct {
 	trash   sync.Mutex // held while devices of trash are made, or removed where nobody uses them
 	windows timings    // how long cuts held their volumes
 }
+
+// allUUIDs returns the UUIDs of all devices of the machine.
+func (m *mapper) allUUIDs() (map[string]bool, error) {
+	all, err := m.dm.List()
+	if err != nil {
+		return nil, err
+	}
+	has := make(map[string]bool, len(all))
+	for _, e := range all {
+		has[e.UUID] = true
+	}
+	return has, nil
+}

@@ -277,7 +277,7 @@ func (w *wantedSet) blocks(o *volume) (symbolic, error) {
 }
 
 // writtenBy says whether all that is written to o goes through the mirror d now, as far
-// as that copies. What it has copied stays right only as long as that is so: another
+// as that copies. The copy stays right only as long as that is so: another
 // mirror, or this one once o was written past it, would copy the fork's old content over
 // what was written since.
 func (w *wantedSet) writtenBy(o *volume, d *wanted) bool {

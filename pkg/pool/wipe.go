@@ -300,13 +300,9 @@ func (p *Pool) openTrash(ctx context.Context, v *view, lv *lvm2.LV, mapped []map
 // settleSoon has those volumes looked after that may have devices of their history
 // for nobody any more, now that something that lay on them is gone.
 func (p *Pool) settleSoon(v *view) error {
-	all, err := p.dm.List()
+	has, err := p.allUUIDs()
 	if err != nil {
 		return err
-	}
-	has := make(map[string]bool, len(all))
-	for _, e := range all {
-		has[e.UUID] = true
 	}
 	for _, o := range v.volumes {
 		frozen := slices.ContainsFunc(o.layers, func(l *layer) bool { return l.snap == nil && has[v.snapDevice(l.lv).uuid] })

@@ -16,7 +16,7 @@ import (
 // leftSuspended returns an error if a device is suspended, or has a second table loaded,
 // that the worker before this one left so: the pool is open, so it must have let it go. What this
 // worker suspended itself may be so for a moment, as a store grows and a copy moves on
-// at once: a device that it tried to suspend or load is left to the check that
+// immediately: a device that it tried to suspend or load is left to the check that
 // waits. The worker is new, so that its points tell what it tried; a device is looked at first.
 func (r *rig) leftSuspended() error {
 	all, err := r.dm.List()
