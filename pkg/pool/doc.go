@@ -10,13 +10,14 @@
 //
 // Pool is made of its owners. Each has its own locks, and a line on what they guard.
 //
-//	setting     what the pool was opened with                      pool.go config.go
+//	setting     what the pool was opened with                      pool.go config.go modules.go
 //	group       the metadata, its one writer, the keys of what is  group.go commit.go change.go lease.go
 //	            worked on, the work under way                      operation.go guard.go refresh.go offline.go
 //	mapper      device-mapper, as a view says                      mapper.go wanted.go symbolic.go kernel.go plan*.go
 //	                                                               converge.go converge_failed.go carry.go demands.go window.go
 //	                                                               devices.go chain.go map.go mapped.go removal.go freeze.go
-//	                                                               probe.go thaw.go fork_*.go exact.go flat*.go depth.go
+//	                                                               probe.go thaw.go mounts.go timing.go fork_recover.go loss.go
+//	                                                               exact.go flat*.go depth.go disks.go
 //	storeGuard  stores that the kernel fills                       monitor.go filling.go growth.go brake.go
 //	wiper       trash, unknown extents, the store's unused end     wipe.go scrub.go clean.go trim.go
 //	hydrator    forks, until they are plain volumes                hydrate*.go pace.go
@@ -28,12 +29,16 @@
 //	            owners have it
 //
 // A view is what one generation of the metadata means: view.go decode.go tags.go
-// history.go kinds.go logical.go extents.go ranges.go spans.go. It never changes
+// history.go kinds.go logical.go extents.go ranges.go spans.go names.go. It never changes
 // once it is published, and needs no lock. The operations are in volume.go,
 // snapshot.go, cut.go, fork.go, reader.go, scratch.go, expand.go, activate.go,
-// recovery.go; what opens and repairs a pool in setup.go, loop.go, repair*.go and
-// set.go; the commands that work beside a driver in adopt.go, import.go, rollback.go,
-// static.go; what looks and changes nothing in inspect*.go, health.go, usage.go.
+// recovery.go, mode.go, with types.go and errors.go; what an edit allocates and
+// records in space.go, store.go, text.go, asked.go, deed.go; what opens and repairs a
+// pool in setup.go, loop.go, optional.go, repair*.go and set.go; the commands that work
+// beside a driver in adopt.go, import.go, rollback.go, static.go; what looks and changes
+// nothing in inspect*.go, health.go, concerns.go, usage.go.
+//
+// docs/design tells how all of this works: begin with docs/design/convergence.md.
 //
 // # The life of a change
 //
@@ -44,8 +49,9 @@
 //     edit that fails is dropped, the others stay.
 //  3. Each change's act runs in a goroutine of its own and brings the kernel in line
 //     with the view after the commit. The lock is held until all acts have ended. One
-//     that takes longer than lateLimit is left behind: its lease ends, the lock is
-//     given back, and all volumes are looked after once it returns.
+//     that takes longer than lateLimit is left behind: the lock is given back, its
+//     lease ends as soon as somebody else changes the metadata, and all volumes are
+//     looked after once it returns.
 //  4. The group tells settled, with the views before and after. The monitor looks
 //     again, the wiper wipes new trash, who waits for room tries again, the hydrator
 //     begins with new forks. settled waits for nothing.

@@ -1,0 +1,116 @@
+package style
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+var (
+	link    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	heading = regexp.MustCompile(`(?m)^#+ +(.*)$`)
+	marked  = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+	source  = regexp.MustCompile("`(?:pkg/)?([a-z0-9]+/[a-z0-9_*]+\\.go)`")
+	inDoc   = regexp.MustCompile(`[a-z_*]+\.go\b`)
+)
+
+// pages returns the project's pages with their texts, by their paths.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/*/*.md", "deploy/helm/*/*.md"} {
+		paths, err := filepath.Glob("../../" + pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range paths {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all[path] = string(text)
+		}
+	}
+	if len(all) < 20 {
+		t.Fatalf("only %d pages were found", len(all))
+	}
+	return all
+}
+
+// anchors returns those of a page's headings, as GitHub makes them.
+func anchors(text string) []string {
+	var all []string
+	for _, m := range heading.FindAllStringSubmatch(text, -1) {
+		all = append(all, strings.ReplaceAll(marked.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-"))
+	}
+	return all
+}
+
+// TestLinks: a link of a page leads to a file, and to a heading of that.
+func TestLinks(t *testing.T) {
+	all := pages(t)
+	for path, text := range all {
+		for _, m := range link.FindAllStringSubmatch(text, -1) {
+			to, anchor, _ := strings.Cut(m[1], "#")
+			if strings.Contains(to, ":") {
+				continue
+			}
+			target := path
+			if to != "" {
+				target = filepath.Join(filepath.Dir(path), to)
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s: %v", path, err)
+			} else if page, is := all[target]; is && anchor != "" && !slices.Contains(anchors(page), anchor) {
+				t.Errorf("%s: %s has no heading %s", path, target, anchor)
+			}
+		}
+	}
+}
+
+// TestSources: a page names no file of the product that is gone.
+func TestSources(t *testing.T) {
+	for path, text := range pages(t) {
+		for _, m := range source.FindAllStringSubmatch(text, -1) {
+			if found, err := filepath.Glob("../../pkg/" + m[1]); err != nil || len(found) == 0 {
+				t.Errorf("%s names %s, which is not there", path, m[1])
+			}
+		}
+	}
+}
+
+// TestMap: the package comment of pool names each of its files, and no other one.
+func TestMap(t *testing.T) {
+	text, err := os.ReadFile("../../pkg/pool/doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("../../pkg/pool/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	patterns := inDoc.FindAllString(string(text), -1)
+	used := map[string]bool{"doc.go": true}
+	for _, file := range files {
+		name, named := filepath.Base(file), false
+		if strings.HasSuffix(name, "_test.go") || name == "doc.go" {
+			continue
+		}
+		for _, p := range patterns {
+			if is, err := filepath.Match(p, name); err == nil && is {
+				named, used[p] = true, true
+			}
+		}
+		if !named {
+			t.Errorf("pkg/pool/doc.go does not name %s", name)
+		}
+	}
+	for _, p := range patterns {
+		if !used[p] {
+			t.Errorf("pkg/pool/doc.go names %s, which is not there", p)
+		}
+	}
+}
