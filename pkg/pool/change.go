@@ -19,7 +19,6 @@ type change struct {
 	fast  bool                                     // a store fills: not behind slow acts of other volumes
 	done  chan error
 	ctx   context.Context
-	held  bool // the edit is on the disk, or there was nothing to write
 }
 
 // edit is what a change may alter. What a failing edit did is dropped.
@@ -62,13 +61,9 @@ func inTheWay(err error) error {
 func (g *group) do(ctx context.Context, c *change) error {
 	err := g.submit(ctx, c)
 	var loss *unrecordedLoss
-	if errors.As(err, &loss) {
-		// What c has committed stands; the kernel follows once the loss is on the disk.
-		if err = g.submit(ctx, loss.record()); err == nil {
+	if errors.As(err, &loss) { // the edit goes by what is on record
+		if err = g.record(ctx, loss); err == nil {
 			again := *c
-			if c.held {
-				again.edit = nil
-			}
 			err = g.submit(ctx, &again)
 		}
 	}

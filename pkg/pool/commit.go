@@ -148,7 +148,6 @@ func (c *committer) batch(first *change, queue <-chan *change) {
 	v, todo := c.group.edit(before, waiting)
 	noAct := false
 	for _, w := range todo {
-		w.held = true
 		if w.act == nil {
 			w.done <- nil
 			noAct = true

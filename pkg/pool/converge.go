@@ -99,28 +99,31 @@ func (c *convergence) converge(ctx context.Context) error {
 	return err
 }
 
-// run makes plans and carries them out until one was.
+// run makes plans and carries them out until one was. A loss that it finds is recorded
+// before anything else is done.
 func (c *convergence) run(ctx context.Context) error {
 	k, err := c.letLeftGo(ctx)
-	if err != nil {
-		return err
-	}
-	for tries := plansMost + len(c.members); ; tries-- {
-		if err := c.losses(k); err != nil {
-			return err
+	for tries := plansMost + len(c.members); err == nil; tries-- {
+		if err = c.losses(k); err == nil {
+			err = c.carryOut(ctx, c.plan(k), k)
 		}
-		err := c.carryOut(ctx, c.plan(k), k)
-		if err == nil {
+		var loss *unrecordedLoss
+		var last error
+		switch {
+		case err == nil:
 			c.noteFlats()
 			return errors.Join(c.visible(ctx, k), c.refused())
+		case errors.As(err, &loss):
+			last = c.recorded(ctx, loss)
+		default:
+			last = c.failed(ctx, err)
 		}
-		if last := c.failed(ctx, err); last != nil || tries == 0 {
+		if last != nil || tries <= 0 {
 			return cmp.Or(last, err)
 		}
-		if k, err = c.look(); err != nil {
-			return err
-		}
+		k, err = c.look()
 	}
+	return err
 }
 
 // plan computes what is wanted, and returns the steps to it.
@@ -300,29 +303,6 @@ func (c *convergence) letLeftGo(ctx context.Context) (kernel, error) {
 		return c.look()
 	}
 	return k, nil
-}
-
-// losses looks for layers that the kernel dropped, or that somebody removed the device
-// of, and that the metadata does not say are lost: *unrecordedLoss.
-func (c *convergence) losses(k kernel) error {
-	for _, o := range c.members {
-		if o.theirs() != "" || c.stuck[o.lv.ID] != nil {
-			continue
-		}
-		if err := c.collected(c.view, o); errors.As(err, new(*unrecordedLoss)) {
-			return err
-		} else if err != nil {
-			c.stuck[o.lv.ID] = err
-			continue
-		}
-		for _, l := range o.layers {
-			d := c.view.snapDevice(l.lv)
-			if x := k[d.uuid]; x != nil && x.Live && !l.lost && c.dropped(device{name: x.Name}) {
-				return &unrecordedLoss{volume: o.lv.ID, layer: l.lv.ID}
-			}
-		}
-	}
-	return nil
 }
 
 // running says what the driver does with the family's devices.

@@ -16,7 +16,7 @@ import (
 func (c *convergence) failed(ctx context.Context, err error) error {
 	var at *stepError
 	switch {
-	case ctx.Err() != nil, errors.As(err, new(*unrecordedLoss)), errors.Is(err, errLeft), !errors.As(err, &at):
+	case ctx.Err() != nil, errors.Is(err, errLeft), !errors.As(err, &at):
 		return err
 	case at.do == stepRemove && errors.Is(err, ErrInUse) && !c.askedDown(at): // it is in use now
 		if at.of != nil { // who has it open may only look in passing

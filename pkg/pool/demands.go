@@ -35,7 +35,7 @@ func (p *Pool) up(ctx context.Context, v *view, o *volume) error {
 		return err
 	}
 	err = p.convergeTo(ctx, v, o.lv.Name, demand{up: o.lv.ID})
-	if err != nil && top == nil && !errors.As(err, new(*unrecordedLoss)) {
+	if err != nil && top == nil {
 		err = errors.Join(err, p.converge(ctx, v, o.lv.Name)) // without what came up for it
 	}
 	return err
@@ -64,8 +64,8 @@ func (p *Pool) down(ctx context.Context, v *view, o *volume) error {
 		return nil
 	}
 	err := p.convergeTo(ctx, v, o.lv.Name, demand{down: o.lv.ID})
-	if err == nil || errors.As(err, new(*unrecordedLoss)) {
-		return err
+	if err == nil {
+		return nil
 	}
 	if info, failed := p.find(v.topDevice(o.lv)); failed != nil || info != nil {
 		return errors.Join(err, failed)

@@ -55,11 +55,12 @@
 //  4. The group tells settled, with the views before and after. The monitor looks
 //     again, the wiper wipes new trash, who waits for room tries again, the hydrator
 //     begins with new forks. settled waits for nothing.
-//  5. The operation gets the error of edit or act. A loss that the act has found
-//     (unrecordedLoss) is committed first and the act repeated. What failed in the
-//     kernel is noted as unsettled in facts, and the caretaker tries it again.
+//  5. The operation gets the error of edit or act. What failed in the kernel is noted
+//     as unsettled in facts, and the caretaker tries it again.
 //
-// An edit and an act never call do: they would wait for themselves.
+// An edit and an act never call do: they would wait for themselves. But the convergence
+// in an act records a loss that it finds (record), by an urgent change, and goes on; after
+// an edit that finds one (unrecordedLoss) the loss is recorded and the edit made again.
 //
 // # Locks
 //

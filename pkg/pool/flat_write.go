@@ -183,8 +183,7 @@ func (p *Pool) recordInvalid(ctx context.Context, w *flatWork, why error) error 
 	for i, s := range sources {
 		for _, err := range s.Read(ctx) {
 			if errors.Is(err, cow.ErrInvalid) {
-				loss := &unrecordedLoss{volume: layers[i].of, layer: layers[i].lv.ID}
-				return errors.Join(fmt.Errorf("%w: %w", ErrLost, why), p.do(ctx, loss.record()))
+				return errors.Join(fmt.Errorf("%w: %w", ErrLost, why), p.record(ctx, &unrecordedLoss{layers[i].lv.ID}))
 			}
 			break
 		}

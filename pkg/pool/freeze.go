@@ -221,7 +221,7 @@ func (f *frozen) carryOut(ctx context.Context, act func(context.Context) error) 
 	f.watch.lap("commit")
 	var later nodesLater
 	err := act(context.WithValue(ctx, nodesKey{}, &later))
-	if err != nil && !errors.As(err, new(*unrecordedLoss)) { // with that it is tried once more
+	if err != nil {
 		f.mu.Lock()
 		if !f.passed {
 			f.passed = true

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -11,7 +12,7 @@ import (
 
 // unrecordedLoss says that the kernel dropped a layer and the metadata does not
 // say so yet. Until it does the layer's device must stay.
-type unrecordedLoss struct{ volume, layer lvm2.ID }
+type unrecordedLoss struct{ layer lvm2.ID }
 
 func (e *unrecordedLoss) Error() string {
 	return fmt.Sprintf("the store of layer %s overflowed, or its device was removed by hand: %v", e.layer, ErrLost)
@@ -59,7 +60,7 @@ func (p *Pool) collected(v *view, o *volume) error {
 			return nil
 		}
 	}
-	return &unrecordedLoss{volume: o.lv.ID, layer: dead.lv.ID}
+	return &unrecordedLoss{dead.lv.ID}
 }
 
 // begunInKernel tells whether a layer was live in the kernel: it has got its purpose,
@@ -94,20 +95,19 @@ func (p *Pool) tableOf(d device) (dm.Table, error) {
 	return p.dm.Table(info.Name)
 }
 
-// record is the change that writes the loss down.
-func (e *unrecordedLoss) record() *change {
-	return &change{what: "record that a snapshot is lost", fast: true, edit: func(t *edit) error {
-		o := t.volumes[e.volume]
-		if o == nil {
+// record writes a loss down. An act may call it: urgent changes do not wait for acts.
+func (g *group) record(ctx context.Context, loss *unrecordedLoss) error {
+	err := g.submit(ctx, &change{fast: true, edit: func(t *edit) error {
+		l := t.layers[loss.layer]
+		if l == nil || l.lost {
 			return nil
 		}
-		for _, l := range o.layers {
-			if l.lv.ID == e.layer {
-				return t.lose(o, l)
-			}
-		}
-		return nil
-	}}
+		return t.lose(t.volumes[l.of], l)
+	}})
+	if err != nil {
+		return fmt.Errorf("recording that a snapshot is lost: %w", err)
+	}
+	return nil
 }
 
 // lose marks a layer and all that read through it as lost.
@@ -139,4 +139,43 @@ func (p *Pool) recordLost(ctx context.Context, id lvm2.ID) error {
 		}
 		return t.lose(t.volumes[l.of], l)
 	}})
+}
+
+// losses looks for layers that the kernel dropped, or that somebody removed the device
+// of, and that the metadata does not say are lost: *unrecordedLoss.
+func (c *convergence) losses(k kernel) error {
+	for _, o := range c.members {
+		if o.theirs() != "" || c.stuck[o.lv.ID] != nil {
+			continue
+		}
+		if err := c.collected(c.view, o); errors.As(err, new(*unrecordedLoss)) {
+			return err
+		} else if err != nil {
+			c.stuck[o.lv.ID] = err
+			continue
+		}
+		for _, l := range o.layers {
+			d := c.view.snapDevice(l.lv)
+			if x := k[d.uuid]; x != nil && x.Live && !l.lost && c.dropped(device{name: x.Name}) {
+				return &unrecordedLoss{l.lv.ID}
+			}
+		}
+	}
+	return nil
+}
+
+// recorded writes a loss down and goes on with the metadata after that.
+func (c *convergence) recorded(ctx context.Context, loss *unrecordedLoss) error {
+	if err := c.record(ctx, loss); err != nil {
+		return err
+	}
+	c.view = c.current.Load().leased(c.view.lease)
+	members := c.members
+	c.members = nil
+	for _, o := range members {
+		if o := c.view.volumes[o.lv.ID]; o != nil {
+			c.members = append(c.members, o)
+		}
+	}
+	return nil
 }

@@ -100,8 +100,7 @@ func (p *Pool) usedOf(ctx context.Context, lv *lvm2.LV) (s *trimming, used size.
 func (p *Pool) trimLayer(ctx context.Context, of lvm2.ID, lv *lvm2.LV) (err error) {
 	s, used, err := p.usedOf(ctx, lv)
 	if errors.Is(err, cow.ErrInvalid) { // given up by the kernel, unnoticed until now
-		loss := &unrecordedLoss{volume: of, layer: lv.ID}
-		return p.do(ctx, loss.record())
+		return p.record(ctx, &unrecordedLoss{lv.ID})
 	}
 	if err != nil {
 		return err

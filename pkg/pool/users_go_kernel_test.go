@@ -28,48 +28,8 @@ func TestUsersGoOn(t *testing.T) {
 		return must(p.dm.Info(p.vgName + "-" + lv))(t).Suspended
 	}
 
-	// The loss of the fork's snapshot is not recorded.
-	id := must(p.latest())(t).vg.LV(f.LV).ID
-	var w *window
-	var release func()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		release = must(p.keys.lock(ctx, lvKey(v.LV)))(t)
-		if w = p.hydrator.window(id); w != nil && !must(p.latest())(t).volumes[id].hydrated.has(w.span) {
-			break
-		}
-		release()
-		if time.Now().After(end) {
-			t.Fatal("nothing is hydrated")
-		}
-	}
-	mirror := p.vgName + "-f-" + w.layer
-	p.hydrator.setWindow(id, nil)
-	lvm(t, "dmsetup", "remove", "--retry", p.vgName+"-s2")
-	for _, lv := range []string{f.LV, v.LV} {
-		ok(t, p.dm.Suspend(ctx, p.vgName+"-"+lv, dm.SuspendOptions{SkipLockFS: true}))
-	}
-	err := p.converge(ctx, must(p.latest())(t), f.LV)
-	if !errors.As(err, new(*unrecordedLoss)) {
-		t.Errorf("the loss is not found: %v", err)
-	}
-	for _, lv := range []string{f.LV, v.LV} {
-		if suspended(lv) {
-			t.Errorf("%s: its users wait as long as the loss is not recorded", lv)
-			ok(t, p.dm.Resume(p.vgName+"-"+lv, 0))
-		}
-	}
-	if table := must(p.dm.Table(mirror))(t); len(table) == 1 {
-		if _, is := table[0].Target.(dm.Mirror); is {
-			t.Error("the mirror of a window that nobody waits for still leads writes")
-		}
-	}
-	release()
-
 	// Somebody else has the name of the device that a cut needs.
-	for end := time.Now().Add(20 * time.Second); p.facts.unsettled.count() > 0 && time.Now().Before(end); {
-		time.Sleep(10 * time.Millisecond)
-	}
-	release = must(p.keys.lock(ctx, lvKey(v.LV)))(t)
+	release := must(p.keys.lock(ctx, lvKey(v.LV)))(t)
 	must(p.dm.Create(p.vgName+"-s3-cow", "a-stranger"))(t)
 	ok(t, p.do(ctx, &change{what: "a cut without its devices", edit: func(e *edit) error {
 		_, err := p.cut(e, e.volumeByLV(v.LV), "s3")
@@ -86,9 +46,88 @@ func TestUsersGoOn(t *testing.T) {
 	ok(t, p.dm.Remove(p.vgName+"-s3-cow", 0))
 	ok(t, p.converge(ctx, must(p.latest())(t), v.LV))
 	release()
+
+	// The loss of the fork's snapshot cannot be recorded: the pool is being closed.
+	id := must(p.latest())(t).vg.LV(f.LV).ID
+	var w *window
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		release = must(p.keys.lock(ctx, lvKey(v.LV)))(t)
+		if w = p.hydrator.window(id); w != nil && !must(p.latest())(t).volumes[id].hydrated.has(w.span) {
+			break
+		}
+		release()
+		if time.Now().After(end) {
+			t.Fatal("nothing is hydrated")
+		}
+	}
+	p.cancel()
+	<-p.stopped
+	p.work.Wait()
+	mirror := p.vgName + "-f-" + w.layer
+	p.hydrator.setWindow(id, nil)
+	lvm(t, "dmsetup", "remove", "--retry", p.vgName+"-s2")
+	for _, lv := range []string{f.LV, v.LV} {
+		ok(t, p.dm.Suspend(ctx, p.vgName+"-"+lv, dm.SuspendOptions{SkipLockFS: true}))
+	}
+	err := p.converge(ctx, must(p.latest())(t), f.LV)
+	if !errors.Is(err, ErrUnavailable) || must(p.latest())(t).snapshotByLV("s2").lost {
+		t.Errorf("the loss is recorded, or not found: %v", err)
+	}
+	for _, lv := range []string{f.LV, v.LV} {
+		if suspended(lv) {
+			t.Errorf("%s: its users wait as long as the loss is not recorded", lv)
+			ok(t, p.dm.Resume(p.vgName+"-"+lv, 0))
+		}
+	}
+	if table := must(p.dm.Table(mirror))(t); len(table) == 1 {
+		if _, is := table[0].Target.(dm.Mirror); is {
+			t.Error("the mirror of a window that nobody waits for still leads writes")
+		}
+	}
+	release()
+	config := p.config
+	ok(t, p.Close())
+	p = openPool(t, config)
 	waitHydrated(t, p, f.LV)
+	if !must(p.Snapshot(ctx, "s2"))(t).Lost {
+		t.Error("the loss is never recorded")
+	}
 	ok(t, p.Deactivate(ctx, f.LV))
 	ok(t, p.Deactivate(ctx, v.LV))
+}
+
+// TestLossesOfOneChange: what a change finds lost is recorded, of however many volumes, and
+// the change goes on.
+func TestLossesOfOneChange(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	volumes := []string{"v1", "v2"}
+	for _, v := range volumes {
+		must(p.CreateVolume(ctx, VolumeSpec{Name: v, Size: 16 * size.MiB, Mode: Block}))(t)
+		must(p.Activate(ctx, v))(t)
+		must(p.CreateSnapshot(ctx, "of-"+v, v))(t)
+		defer must(p.keys.lock(ctx, lvKey(v)))(t)()
+	}
+	acts := 0
+	err := p.do(ctx, &change{what: "look after both", act: func(ctx context.Context, now *view) error {
+		if acts++; acts == 1 {
+			for _, v := range volumes {
+				lvm(t, "dmsetup", "remove", "--retry", p.vgName+"-of--"+v)
+			}
+		}
+		return errors.Join(p.converge(ctx, now, volumes[0]), p.converge(ctx, now, volumes[1]))
+	}})
+	if err != nil || acts != 1 {
+		t.Errorf("the change was carried out %d times: %v", acts, err)
+	}
+	for _, v := range volumes {
+		if !must(p.Snapshot(ctx, "of-"+v))(t).Lost {
+			t.Errorf("the loss of the snapshot of %s is not recorded", v)
+		}
+	}
+	for _, v := range volumes {
+		ok(t, p.deactivate(ctx, v))
+	}
 }
 
 // TestFrozenGoesOnAsBefore: a volume that was held for a cut which did not come about goes
