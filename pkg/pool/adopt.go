@@ -9,7 +9,6 @@ import (
 	"strconv"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -246,40 +245,24 @@ func (p *Pool) stateOf(v *view, lv *lvm2.LV) (lost, fresh bool, err error) {
 	}
 	d := v.cowDevice(lv)
 	info, err := p.find(d)
+	if err == nil && info != nil && !info.Live { // left by an adoption of an older build that was interrupted
+		err = p.takeDown(p.ctx, d)
+	}
 	if err != nil {
 		return false, false, err
 	}
-	path := ""
-	if info != nil && info.Live {
-		if path, err = p.dm.EnsureNode(p.ctx, info.Name, info.Device); err != nil {
-			return false, false, err
-		}
-	} else { // or an adoption was interrupted while it made the device
-		var table dm.Table
-		if table, err = v.linearTable(lv); err != nil {
-			return false, false, err
-		}
-		defer func() { err = errors.Join(err, p.takeDown(p.ctx, d)) }()
-		if path, err = p.openable(info, d, table); err != nil {
-			return false, false, err
-		}
+	on := onDisks{view: v}
+	defer on.close()
+	store, err := on.store(lv, v.bytesOf(lv))
+	if err != nil {
+		return false, false, err
 	}
-	store, err := cow.Open(path)
+	h, err := store.Header()
 	if errors.Is(err, cow.ErrFresh) {
 		return false, true, nil
 	}
 	if err != nil {
 		return false, false, fmt.Errorf("snapshot %s: %w", lv.Name, err)
 	}
-	h, err := store.Header()
-	return !h.Valid, false, errors.Join(err, store.Close())
-}
-
-// openable makes a hidden read-only device, or completes the one that info tells of, and returns its path.
-func (p *Pool) openable(info *dm.Info, d device, table dm.Table) (string, error) {
-	dev, _, err := p.ensureFrom(info, d, table, true)
-	if err != nil {
-		return "", err
-	}
-	return p.dm.Node(d.name), p.start(p.ctx, d, dev)
+	return !h.Valid, false, nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"os"
 	"slices"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
 // flatWork is a flat store that is being made. One goroutine has it.
@@ -100,68 +98,18 @@ func (w *flatWork) watched() []cow.Layer {
 	return out
 }
 
-// sources opens the disks that the stores of layers lie on. No devices are needed:
-// nothing writes to a frozen store, and nothing of it is in a cache.
+// sources opens the disks that the stores of layers lie on.
 func (p *Pool) sources(v *view, layers []*layer) (out []cow.Layer, done func(), err error) {
-	files := map[int]*os.File{}
-	done = func() {
-		for _, f := range files {
-			f.Close()
-		}
-	}
+	on := onDisks{view: v}
 	for _, l := range layers {
-		d := &scattered{extent: v.extent()}
-		if d.ranges, err = physical(l.lv); err != nil {
-			done()
+		store, err := on.store(l.lv, l.used.Bytes())
+		if err != nil {
+			on.close()
 			return nil, nil, err
 		}
-		for _, r := range d.ranges {
-			pv := v.vg.PVs[r.PV]
-			if files[r.PV] == nil {
-				if err = v.missing(pv); err == nil {
-					files[r.PV], err = openDisk(pv, os.O_RDONLY|unix.O_DIRECT)
-				}
-				if err != nil {
-					done()
-					return nil, nil, err
-				}
-			}
-			d.files = append(d.files, files[r.PV])
-			d.starts = append(d.starts, v.vg.Offset(pv, r.Start).Bytes())
-		}
-		store := cow.NewStore(v.vg.Name+"/"+l.lv.Name, d, l.used.Bytes())
 		out = append(out, cow.Layer{Chunk: l.chunk.Bytes(), Length: l.length, Used: l.used, Read: store.Exceptions})
 	}
-	return out, done, nil
-}
-
-// scattered reads a logical volume from the disks.
-type scattered struct {
-	extent size.Bytes
-	ranges []lvm2.Range
-	files  []*os.File   // of each range
-	starts []size.Bytes // of each range, on its disk
-}
-
-// ReadAt is io.ReaderAt's.
-func (d *scattered) ReadAt(b []byte, at int64) (n int, err error) {
-	begin := size.Bytes(0)
-	for i, r := range d.ranges {
-		end := begin + size.Bytes(r.Count)*d.extent
-		for n < len(b) && size.Bytes(at)+size.Bytes(n) >= begin && size.Bytes(at)+size.Bytes(n) < end {
-			here := size.Bytes(at) + size.Bytes(n)
-			part := b[n:min(len(b), n+int(end-here))]
-			k, err := d.files[i].ReadAt(part, int64(d.starts[i]+here-begin))
-			if n += k; err != nil {
-				return n, err
-			}
-		}
-		begin = end
-	}
-	if n < len(b) {
-		return n, io.EOF
-	}
-	return n, nil
+	return out, on.close, nil
 }
 
 // recordInvalid writes down which layer the kernel had given up, unnoticed until

@@ -108,12 +108,7 @@ func (f *fold) todo() *cow.Chunks { return f.wanted.Without(f.held) }
 func (f *fold) readStore(ctx context.Context, l *layer, add func(cow.Exception)) error {
 	from := uint64(0)
 	for end := false; !end; {
-		err := f.exclusive(ctx, func() (err error) {
-			store, done, err := f.openStore(ctx, l)
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, store.Close(), done()) }()
+		err := f.look(ctx, l, func(store *cow.Store) error {
 			if h, err := store.Header(); err != nil || h.Chunk != l.chunk.Bytes() {
 				return errors.Join(err, fmt.Errorf("the store of %s has chunks of %v, by our tags of %v", l.lv.Name, h.Chunk, l.chunk.Bytes()))
 			}
@@ -139,50 +134,30 @@ func (f *fold) readStore(ctx context.Context, l *layer, add func(cow.Exception))
 	return nil
 }
 
-// openStore opens the store of a layer. If it has no device it gets one until
-// done is called.
-func (f *fold) openStore(ctx context.Context, l *layer) (store *cow.Store, done func() error, err error) {
-	var dev device
-	done = func() error { return nil }
-	err = f.pool.do(ctx, &change{what: "look at the store of " + l.lv.Name, act: func(ctx context.Context, v *view) error {
-		if _, _, _, err := f.pair(v); err != nil {
-			return err
-		}
-		now := v.layers[l.lv.ID]
-		dev = v.cowDevice(now.lv)
-		info, err := f.pool.find(dev)
+// look calls read with the store of a layer, while no other operation on the volume's
+// history runs.
+func (f *fold) look(ctx context.Context, l *layer, read func(*cow.Store) error) error {
+	return f.exclusive(ctx, func() error {
+		v, err := f.pool.latest()
 		if err != nil {
 			return err
 		}
-		if info == nil {
-			table, err := v.linearTable(now.lv)
-			if err != nil {
-				return err
-			}
-			done = func() error {
-				err := f.pool.do(f.pool.ctx, &change{what: "close the store of " + l.lv.Name, act: func(ctx context.Context, _ *view) error {
-					return f.pool.takeDown(ctx, dev)
-				}})
-				if f.pool.ctx.Err() != nil { // nothing is carried out any more, but nothing need be left behind
-					err = f.pool.takeDown(context.WithoutCancel(f.pool.ctx), dev)
-				}
-				return err
-			}
-			made, _, err := f.pool.ensureFrom(nil, dev, table, true)
-			if err != nil {
-				return err
-			}
-			if err := f.pool.start(ctx, dev, made); err != nil {
-				return err
-			}
+		if _, _, _, err := f.pair(v); err != nil {
+			return err
 		}
-		store, err = cow.Open(f.pool.dm.Node(dev.name))
-		return err
-	}})
-	if err != nil {
-		return nil, nil, errors.Join(err, done())
-	}
-	return store, done, nil
+		l := v.layers[l.lv.ID]
+		if err := readFrozen(v, l, read); err != nil {
+			return err
+		}
+		if err := f.pool.refresh(ctx); err != nil {
+			return err
+		}
+		now := f.pool.current.Load()
+		if x := now.layers[l.lv.ID]; x == nil || !sameExtents(v.vg, l.lv, now.vg, x.lv) {
+			return fmt.Errorf("layer %s: %w: lvm2 changed its store while it was read", l.lv.Name, errFoldOver)
+		}
+		return nil
+	})
 }
 
 // cost is what the fold copies and what becomes free by it.

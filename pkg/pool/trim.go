@@ -45,95 +45,41 @@ func (p *Pool) trim(ctx context.Context, lv string) error {
 		if l == nil {
 			return nil
 		}
-		if err := p.trimLayer(ctx, l.of, l.lv); err != nil {
+		if err := p.trimLayer(ctx, v, l); err != nil {
 			return fmt.Errorf("trimming the store of %s/%s: %w", v.vg.Name, l.lv.Name, err)
 		}
 	}
 }
 
-// trimming is a frozen layer's store whose unused end is given back.
-type trimming struct {
-	group *lvm2.VG // the generation in which the store was read
-	dev   device
-	read  bool // by somebody: then its device stays
-}
-
-// closeTrimming takes down the store's device if nobody but us has it.
-func (p *Pool) closeTrimming(ctx context.Context, s *trimming) error {
-	if s.read || s.dev.name == "" {
-		return nil
-	}
-	return p.takeDown(ctx, s.dev)
-}
-
-// usedOf reads how much of a frozen layer's store is in use. The store's device
-// stays, unless there is an error.
-func (p *Pool) usedOf(ctx context.Context, lv *lvm2.LV) (s *trimming, used size.Sectors, err error) {
-	s = &trimming{}
-	var store *cow.Store
-	err = p.do(ctx, &change{what: "look at the store of " + lv.Name, act: func(ctx context.Context, v *view) error {
-		s.group, s.dev = v.vg, v.cowDevice(lv)
-		snap, err := p.find(v.snapDevice(lv))
-		if err != nil {
-			return err
-		}
-		s.read = snap != nil
-		made, err := p.mapStore(ctx, v, lv, false)
-		if err == nil {
-			err = p.node(ctx, s.dev, made)
-		}
-		if err == nil {
-			store, err = cow.Open(p.dm.Node(s.dev.name))
-		}
-		return err
-	}})
-	if err == nil {
-		used, err = store.Used(ctx)
-		err = errors.Join(err, store.Close())
-	}
-	if err != nil {
-		err = errors.Join(err, p.closeTrimming(ctx, s))
-	}
-	return s, used, err
-}
-
-func (p *Pool) trimLayer(ctx context.Context, of lvm2.ID, lv *lvm2.LV) (err error) {
-	s, used, err := p.usedOf(ctx, lv)
+func (p *Pool) trimLayer(ctx context.Context, v *view, l *layer) error {
+	var used size.Sectors
+	err := readFrozen(v, l, func(s *cow.Store) (err error) { used, err = s.Used(ctx); return err })
 	if errors.Is(err, cow.ErrInvalid) { // given up by the kernel, unnoticed until now
-		return p.record(ctx, &unrecordedLoss{lv.ID})
+		return p.record(ctx, &unrecordedLoss{l.lv.ID})
 	}
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if p.ctx.Err() != nil { // nothing is committed any more, but nothing need be left behind
-			err = errors.Join(err, p.closeTrimming(context.WithoutCancel(ctx), s))
-		}
-	}()
-	return p.do(ctx, &change{what: "give back the end of the store of " + lv.Name, edit: func(t *edit) error {
-		if err := p.closeTrimming(p.ctx, s); err != nil {
-			return err
-		}
-		now := t.vg.LVByID(lv.ID)
-		if l := t.layers[lv.ID]; now == nil || l == nil || l.snap != nil || !sameExtents(s.group, lv, t.vg, now) {
+	return p.do(ctx, &change{what: "give back the end of the store of " + l.lv.Name, edit: func(t *edit) error {
+		now := t.layers[l.lv.ID]
+		if now == nil || now.snap != nil || !sameExtents(v.vg, l.lv, t.vg, now.lv) {
 			return nil // somebody else changed it
 		}
-		if err := t.shrinkStore(now, used); err != nil {
+		if err := t.shrinkStore(now.lv, used); err != nil {
 			return err
 		}
-		return p.setBoundary(t, lv.ID)
+		return p.setBoundary(t, l.lv.ID)
 	}, act: func(ctx context.Context, v *view) error {
 		p.forgetBoundaries()
-		now := v.vg.LVByID(lv.ID)
-		if !s.read || now == nil {
+		now, o := v.layers[l.lv.ID], v.volumes[l.of]
+		if now == nil || o == nil {
 			return nil
 		}
-		// The kernel reads a frozen store's lists once, and then what they name.
-		_, err := p.mapStore(ctx, v, now, false)
-		if err != nil {
-			p.facts.unsettled.put(of, true)
+		if read, err := p.find(v.cowDevice(now.lv)); err != nil || read == nil {
+			return err
 		}
-		return err
+		// The kernel reads a frozen store's lists once, and then what they name.
+		return p.converge(ctx, v, o.lv.Name)
 	}})
 }
 

@@ -58,3 +58,34 @@ func TestTrimBelowReader(t *testing.T) {
 	base.compare(t, path, "the volume")
 	ok(t, p.Deactivate(ctx, v.LV))
 }
+
+// TestTrimWithoutDevice: the end of a store is given back also where its device cannot be
+// made: the store is read from the disks.
+func TestTrimWithoutDevice(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.FirstStore = 16 * size.MiB })
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 32 * size.MiB, Mode: Block}))(t)
+	writeDevice(t, must(p.Activate(ctx, v.LV))(t), 0, bytes.Repeat([]byte("A"), 4096))
+	s := must(p.CreateSnapshot(ctx, "s", v.LV))(t)
+	writeDevice(t, p.DevicePath(v.LV), 0, bytes.Repeat([]byte("B"), 4096))
+	ok(t, p.Deactivate(ctx, v.LV))
+	stranger := p.vgName + "-s-cow"
+	must(p.dm.Create(stranger, "a-stranger"))(t)
+	must(p.CreateSnapshot(ctx, "next", v.LV))(t)
+	trimmed := func() bool {
+		w := must(p.latest())(t)
+		l := w.snapshotByLV(s.LV)
+		return l.trimmed && w.bytesOf(l.lv) == w.extent()
+	}
+	for end := time.Now().Add(10 * time.Second); !trimmed(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the store keeps its end")
+		}
+	}
+	ok(t, p.dm.Remove(stranger, 0))
+	r := must(p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, s.LV}}))(t)
+	if got := readDevice(t, must(p.Activate(ctx, r.LV))(t), 4096); got[0] != 'A' {
+		t.Errorf("the snapshot has %q", got[:8])
+	}
+	ok(t, p.Deactivate(ctx, r.LV))
+}

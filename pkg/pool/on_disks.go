@@ -1,0 +1,103 @@
+package pool
+
+import (
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// onDisks opens stores on the disks that they lie on. No devices are needed: nothing writes
+// to the store of a frozen layer, and nothing of any store is in a cache.
+type onDisks struct {
+	view  *view
+	files map[int]*os.File // by the number of the physical volume
+}
+
+func (d *onDisks) close() {
+	for _, f := range d.files {
+		f.Close()
+	}
+}
+
+// store returns the store in the first length bytes of a logical volume, until close.
+func (d *onDisks) store(lv *lvm2.LV, length size.Bytes) (*cow.Store, error) {
+	s := &scattered{extent: d.view.extent()}
+	var err error
+	if s.ranges, err = physical(lv); err != nil {
+		return nil, err
+	}
+	for _, r := range s.ranges {
+		f, err := d.disk(r.PV)
+		if err != nil {
+			return nil, err
+		}
+		s.files = append(s.files, f)
+		s.starts = append(s.starts, d.view.vg.Offset(d.view.vg.PVs[r.PV], r.Start).Bytes())
+	}
+	return cow.NewStore(d.view.vg.Name+"/"+lv.Name, s, length), nil
+}
+
+func (d *onDisks) disk(k int) (*os.File, error) {
+	if f := d.files[k]; f != nil {
+		return f, nil
+	}
+	pv := d.view.vg.PVs[k]
+	if err := d.view.missing(pv); err != nil {
+		return nil, err
+	}
+	f, err := openDisk(pv, os.O_RDONLY|unix.O_DIRECT)
+	if err != nil {
+		return nil, err
+	}
+	if d.files == nil {
+		d.files = map[int]*os.File{}
+	}
+	d.files[k] = f
+	return f, nil
+}
+
+// readFrozen calls read with the store of a frozen layer of v. LVM2 may move the store
+// meanwhile: what was read counts if it has the same extents afterwards (sameExtents).
+func readFrozen(v *view, l *layer, read func(*cow.Store) error) error {
+	on := onDisks{view: v}
+	defer on.close()
+	store, err := on.store(l.lv, v.bytesOf(l.lv))
+	if err != nil {
+		return err
+	}
+	return read(store)
+}
+
+// scattered reads a logical volume from the disks.
+type scattered struct {
+	extent size.Bytes
+	ranges []lvm2.Range
+	files  []*os.File   // of each range
+	starts []size.Bytes // of each range, on its disk
+}
+
+// ReadAt is io.ReaderAt's.
+func (d *scattered) ReadAt(b []byte, at int64) (n int, err error) {
+	begin := size.Bytes(0)
+	for i, r := range d.ranges {
+		end := begin + size.Bytes(r.Count)*d.extent
+		for n < len(b) && size.Bytes(at)+size.Bytes(n) >= begin && size.Bytes(at)+size.Bytes(n) < end {
+			here := size.Bytes(at) + size.Bytes(n)
+			part := b[n:min(len(b), n+int(end-here))]
+			k, err := d.files[i].ReadAt(part, int64(d.starts[i]+here-begin))
+			if n += k; err != nil {
+				return n, err
+			}
+		}
+		begin = end
+	}
+	if n < len(b) {
+		return n, io.EOF
+	}
+	return n, nil
+}
