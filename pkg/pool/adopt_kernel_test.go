@@ -284,7 +284,7 @@ func TestAdoptRefuses(t *testing.T) {
 	hidden := must(p.latest())(t).volumes[must(p.latest())(t).snapshots["kept"].of].lv.Name
 	half := newLV("half", roleVolume, tag(tagName, "half"), tag(tagMode, string(Block)), tag(tagCopy, string(must(p.latest())(t).snapshots["kept"].lv.ID)))
 	ok(t, p.do(ctx, &change{what: "half a copy", edit: func(t *edit) error {
-		ranges, err := t.allocate(1, lowEnd)
+		ranges, err := t.allocateOn(anyKind, 1, lowEnd)
 		half.Segments = appendExtents(nil, ranges...)
 		return errors.Join(err, t.put(half))
 	}}))

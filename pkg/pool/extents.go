@@ -18,11 +18,6 @@ const (
 	highEnd              // COW stores: from the end, so that volumes stay in one piece
 )
 
-// allocate takes n free extents on disks of one kind, whichever has the room.
-func (t *edit) allocate(n lvm2.Extents, at place) ([]lvm2.Range, error) {
-	return t.allocateOn(anyKind, n, at)
-}
-
 // allocateOn takes n free extents on disks of that kind: for volumes wiped ones, in one
 // piece if there is one; else in one piece, and else wherever there is room. Nobody
 // sees what lay where a store is, so stores leave wiped extents to volumes.

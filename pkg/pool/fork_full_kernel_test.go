@@ -20,7 +20,7 @@ func fill(t *testing.T, p *Pool, left lvm2.Extents) {
 	ok(t, p.do(context.Background(), &change{what: "take all extents", edit: func(e *edit) error {
 		name := fmt.Sprint("filler", e.vg.Seqno)
 		lv := newLV(name, roleVolume, tag(tagName, name), tag(tagMode, string(Block)))
-		ranges, err := e.allocate(e.free.size()-left, lowEnd)
+		ranges, err := e.allocateOn(anyKind, e.free.size()-left, lowEnd)
 		if err != nil {
 			return err
 		}

@@ -6,7 +6,6 @@ import "github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 type Usage struct {
 	Capacity
 	Metadata   Metadata
-	Growth     size.Bytes // what the stores of snapshots may still take: all free extents
 	Volumes    int        // without those that only their snapshots keep
 	Snapshots  int        // lost ones included
 	Lost       int        // of Snapshots, those whose content is gone
@@ -26,7 +25,7 @@ func (p *Pool) Usage() (Usage, error) {
 	if err != nil {
 		return Usage{}, err
 	}
-	u := Usage{Capacity: p.capacity(v), Metadata: p.metadata(v), Growth: size.Bytes(v.free.size()) * v.extent(), Unwiped: v.unwipedFree(), Volumes: len(v.named), Snapshots: len(v.snapshots), Layers: len(v.layers)}
+	u := Usage{Capacity: p.capacity(v), Metadata: p.metadata(v), Unwiped: v.unwipedFree(), Volumes: len(v.named), Snapshots: len(v.snapshots), Layers: len(v.layers)}
 	for _, l := range v.snapshots {
 		if v.describeSnapshot(l).Lost {
 			u.Lost++
