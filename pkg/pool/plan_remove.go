@@ -36,6 +36,16 @@ func (k kernel) sorted() []string {
 	return slices.SortedFunc(maps.Keys(k), func(a, b string) int { return strings.Compare(k[a].Name, k[b].Name) })
 }
 
+// names returns the steps that give devices the names of their logical volumes.
+func (w *wantedSet) names(k kernel) []step {
+	p, all := &planner{wantedSet: w, k: maps.Clone(k)}, map[string]bool{}
+	for uuid := range k {
+		all[uuid] = true
+	}
+	p.rename(p.misnamed(all))
+	return p.steps
+}
+
 // misnamed returns the names that devices should have and have not, by their UUIDs. Trash
 // keeps its name unless it stays, or something else should have the name.
 func (p *planner) misnamed(staying map[string]bool) map[string]string {

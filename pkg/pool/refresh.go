@@ -49,13 +49,12 @@ func (p *Pool) follow(ctx context.Context, before *view) error {
 	err := p.do(ctx, &change{what: "follow changes of volume group " + p.vgName, edit: func(t *edit) error {
 		return errors.Join(t.withoutMapped(), t.protect())
 	}, act: func(ctx context.Context, v *view) error {
-		err := errors.Join(p.renamed(ctx, v), p.sweep(ctx, v))
 		for id, o := range v.volumes {
 			if o.former != "" { // its devices go when no operation has them
 				p.facts.unsettled.put(id, true)
 			}
 		}
-		return err
+		return p.sweep(ctx, v)
 	}})
 	if v, failed := p.latest(); failed != nil {
 		err = errors.Join(err, failed)

@@ -27,21 +27,12 @@ func (p *Pool) repair(ctx context.Context) error {
 	if err := p.amend(ctx); err != nil {
 		return err
 	}
-	err := p.do(ctx, &change{what: "repair volume group " + p.vgName, act: func(ctx context.Context, v *view) error {
-		for _, s := range v.strange {
-			p.log.Info("Left alone, its tags make no sense", "what", s)
-		}
-		if err := p.renamed(ctx, v); err != nil {
-			p.log.Error(err, "Devices keep the names that they had before a rollback")
-		}
-		return nil
-	}})
-	if err != nil {
-		return err
-	}
 	v, err := p.latest()
 	if err != nil {
 		return err
+	}
+	for _, s := range v.strange {
+		p.log.Info("Left alone, its tags make no sense", "what", s)
 	}
 	p.changed.Store(false)
 	repaired := p.repairFamilies(ctx, v)

@@ -268,38 +268,22 @@ func (v *view) snapshotsOf(o *volume) []*layer {
 	return out
 }
 
-// renamed gives the devices of logical volumes that a rollback renamed their new
-// names. A device keeps its name until then, and the volume that took the place
-// of its own needs that.
+// renamed gives devices the names of their logical volumes, some of which a rollback has
+// renamed: the volume that took the place of its own needs the name. Everything else is
+// left to who has the pool open.
 func (p *Pool) renamed(ctx context.Context, v *view) error {
-	aside := map[string]*lvm2.LV{}
+	aside := map[string]bool{}
 	for _, o := range v.volumes {
 		if o.former != "" {
-			aside[string(o.lv.ID)] = o.lv
+			aside[string(o.lv.ID)] = true
 		}
 	}
 	for _, lv := range v.trash {
-		aside[string(lv.ID)] = lv
+		aside[string(lv.ID)] = true
 	}
-	if len(aside) == 0 {
-		return nil
-	}
-	all, err := p.dm.List()
+	k, err := p.lookAtLVs(v, aside)
 	if err != nil {
 		return err
 	}
-	var errs []error
-	for _, e := range all {
-		id, layer, _ := splitUUID(v.vg.ID, e.UUID)
-		lv := aside[id]
-		if lv == nil {
-			continue
-		}
-		if name := lvm2.DMName(v.vg.Name, lv.Name, layer); name != e.Name {
-			errs = append(errs, p.dm.Rename(e.Name, name, udevReal), p.dm.RemoveNode(e.Name))
-			_, err := p.dm.EnsureNode(ctx, name, e.Device)
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
+	return (&carrier{Pool: p, view: v, k: k}).carryOut(ctx, v.want(nil, use{}, running{}, k).names(k))
 }
