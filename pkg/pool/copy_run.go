@@ -57,7 +57,7 @@ func (c *copying) open(ctx context.Context, o *volume) (err error) {
 		}
 		// Not by the volume's own name: hydration takes what that does for its user's.
 		c.device = v.realDevice(now.lv)
-		if c.to, err = c.pool.openDevice(ctx, c.device, table); err != nil {
+		if c.to, err = c.pool.openDevice(ctx, v, c.device, table); err != nil {
 			return err
 		}
 		flags, err := unix.FcntlInt(c.to.Fd(), unix.F_GETFL, 0)

@@ -102,71 +102,51 @@ func whole(length size.Sectors, t dm.Target) dm.Table {
 	return dm.Table{{Start: 0, Length: length, Target: t}}
 }
 
-// ensure makes d with the given table live if it is absent, and loads the
-// table into its inactive slot if it has another one. It reports the device
-// and whether it needs a resume to take the table in use.
-func (p *Pool) ensure(d device, table dm.Table, readOnly bool) (dm.Device, bool, error) {
-	info, err := p.find(d)
-	if err != nil {
-		return dm.Device{}, false, err
-	}
-	return p.ensureFrom(info, d, table, readOnly)
-}
-
-// ensureFrom does what ensure does where find has told before what there is, or
-// where nothing should be: then info is nil, and looking first would be in vain.
-func (p *Pool) ensureFrom(info *dm.Info, d device, table dm.Table, readOnly bool) (dm.Device, bool, error) {
-	if err := d.lease.valid(); err != nil {
-		return dm.Device{}, false, err
-	}
-	if info == nil {
-		made, err := p.dm.Create(d.name, d.uuid)
-		if errors.Is(err, dm.ErrExists) {
-			found, failed := p.find(d)
-			if failed != nil || found == nil { // another device has the name
-				return dm.Device{}, false, errors.Join(err, failed)
-			}
-			return p.ensureFrom(found, d, table, readOnly)
+// single makes a device by itself, which no convergence knows of, or makes the one that is
+// there what it should be: running, with that table.
+func (p *Pool) single(ctx context.Context, v *view, d device, table dm.Table, readOnly bool) (dm.Device, error) {
+	for again := true; ; again = false {
+		k := kernel{}
+		info, err := p.find(d)
+		if err == nil && info != nil {
+			k[d.uuid], err = lookAt(p.dm, dm.ListEntry{Name: info.Name, UUID: d.uuid}, false)
+		}
+		if err == nil {
+			w := &wanted{device: d, table: disks(table), readOnly: readOnly}
+			err = (&carrier{Pool: p, view: v, k: k}).carryOut(ctx, w.alone(k[d.uuid]))
+		}
+		if again && (errors.Is(err, dm.ErrExists) || errors.Is(err, dm.ErrNotFound)) { // it came, or went, just now
+			continue
 		}
 		if err != nil {
-			return dm.Device{}, false, err
+			return dm.Device{}, err
 		}
-		if err := p.dm.Load(d.name, table, readOnly); err != nil {
-			return dm.Device{}, false, errors.Join(err, p.dm.Remove(d.name, d.udev))
-		}
-		return made.Device, true, nil
+		return k[d.uuid].Device, nil
 	}
-	if info.Loaded {
-		// Left by an interrupted change. The kernel refuses a second snapshot
-		// on the same store even where it would take the first one's place.
-		if err := p.dm.Clear(info.Name); err != nil {
-			return dm.Device{}, false, err
-		}
-	}
-	if info.Live {
-		live, err := p.dm.Table(info.Name)
-		if err != nil {
-			return dm.Device{}, false, err
-		}
-		if live.Equal(table) && info.ReadOnly == readOnly {
-			return info.Device, info.Suspended, nil
-		}
-	}
-	if err := p.dm.Load(info.Name, table, readOnly); err != nil {
-		return info.Device, true, err
-	}
-	if err := d.lease.valid(); err != nil { // it ended while the kernel made the table
-		return info.Device, true, errors.Join(err, p.dm.Clear(info.Name))
-	}
-	return info.Device, true, nil
 }
 
-// start resumes d, which is the kernel's device dev, and makes its node.
-func (p *Pool) start(ctx context.Context, d device, dev dm.Device) error {
-	if err := p.resume(d); err != nil {
-		return err
+// alone returns the steps that make a device, d in the kernel, what is wanted, where no
+// other device of the group has to do with it.
+func (w *wanted) alone(d *kernelDevice) []step {
+	s := step{device: w.device, table: w.table, readOnly: w.readOnly}
+	var dos []stepKind
+	table, _ := w.table.bind(nil)
+	switch {
+	case d == nil:
+		dos = []stepKind{stepCreate, stepLoad, stepResume}
+	case !d.Live || !d.table.Equal(table) || d.ReadOnly != w.readOnly:
+		dos = []stepKind{stepLoad, stepResume}
+	case d.Suspended:
+		dos = []stepKind{stepResume}
 	}
-	return p.node(ctx, d, dev)
+	if d != nil && d.Loaded { // left by an interrupted change
+		dos = append([]stepKind{stepClear}, dos...)
+	}
+	var steps []step
+	for _, s.do = range dos {
+		steps = append(steps, s)
+	}
+	return steps
 }
 
 // node sees to it that the node of d, the kernel's device dev, is in /dev/mapper.

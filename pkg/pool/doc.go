@@ -15,9 +15,9 @@
 //	            worked on, the work under way                      operation.go guard.go refresh.go offline.go
 //	mapper      device-mapper, as a view says                      mapper.go wanted.go symbolic.go kernel.go plan*.go
 //	                                                               converge.go converge_failed.go carry.go demands.go window.go
-//	                                                               devices.go chain.go map.go mapped.go removal.go freeze.go
+//	                                                               devices.go chain.go mapped.go removal.go freeze.go
 //	                                                               probe.go thaw.go mounts.go timing.go fork_recover.go loss.go
-//	                                                               exact.go flat*.go depth.go disks.go
+//	                                                               exact.go flat*.go depth.go disks.go on_disks.go
 //	storeGuard  stores that the kernel fills                       monitor.go filling.go growth.go brake.go
 //	wiper       trash, unknown extents, the store's unused end     wipe.go scrub.go clean.go trim.go
 //	hydrator    forks, until they are plain volumes                hydrate*.go pace.go

@@ -255,10 +255,7 @@ func TestFlatKilled(t *testing.T) {
 	f = made() // the device of the store is there, the snapshot's is not
 	ok(t, h.p.do(ctx, &change{what: "half", act: func(ctx context.Context, v *view) error {
 		o := v.volumeByLV(h.lv)
-		dev, _, err := h.p.ensure(v.cowDevice(f.lv), must(v.flatTable(o, o.flats[0]))(t), true)
-		if err == nil {
-			err = h.p.start(ctx, v.cowDevice(f.lv), dev)
-		}
+		_, err := h.p.single(ctx, v, v.cowDevice(f.lv), must(v.flatTable(o, o.flats[0]))(t), true)
 		return err
 	}}))
 	again()

@@ -54,11 +54,7 @@ func (p *Pool) addFlat(ctx context.Context, w *flatWork) error {
 		if err != nil {
 			return err
 		}
-		dev, pending, err := p.ensure(d, table, false)
-		if err == nil && pending {
-			err = p.start(ctx, d, dev)
-		}
-		if err == nil {
+		if _, err = p.single(ctx, v, d, table, false); err == nil {
 			w.file, err = os.OpenFile(p.dm.Node(d.name), os.O_WRONLY|unix.O_DIRECT, 0)
 		}
 		return err

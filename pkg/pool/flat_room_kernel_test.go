@@ -79,10 +79,7 @@ func TestFlatHeldOpen(t *testing.T) {
 	ok(t, h.p.onVolume(ctx, h.lv, func(ctx context.Context) error {
 		return h.p.do(ctx, &change{what: "hold a store open", act: func(ctx context.Context, v *view) error {
 			d := v.cowDevice(f.lv)
-			dev, _, err := h.p.ensure(d, must(v.linearTable(f.lv))(t), false)
-			if err == nil {
-				err = h.p.start(ctx, d, dev)
-			}
+			_, err := h.p.single(ctx, v, d, must(v.linearTable(f.lv))(t), false)
 			if err == nil {
 				file, err = os.Open(h.p.dm.Node(d.name))
 			}

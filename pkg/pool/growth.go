@@ -198,13 +198,24 @@ func (p *Pool) growStore(ctx context.Context, g *growth) error {
 		c.Segments = appendExtents(c.Segments, ranges...)
 		return t.put(c)
 	}, act: func(ctx context.Context, v *view) error {
-		s := v.storeOf(g.store)
-		if s == nil {
-			return nil
+		if s := v.storeOf(g.store); s != nil {
+			return p.lengthen(ctx, v, s)
 		}
-		_, err := p.mapStore(ctx, v, s.lv, true)
-		return err
+		return nil
 	}})
+}
+
+// lengthen gives the device of a store that has grown its table, if there is one. The
+// kernel reads the store's size at each allocation, so growth counts at once, and it
+// suspends the device by itself while it takes the table.
+func (p *Pool) lengthen(ctx context.Context, v *view, s *store) error {
+	d := v.cowDevice(s.lv)
+	info, err := p.find(d)
+	if err != nil || info == nil {
+		return err
+	}
+	c := &carrier{Pool: p, view: v, k: kernel{d.uuid: {Info: *info, uuid: d.uuid}}}
+	return c.carryOut(ctx, []step{{do: stepLoad, device: d, of: s.of}, {do: stepResume, device: d, of: s.of}})
 }
 
 // whenFull says what happens when a store is full.

@@ -109,7 +109,7 @@ func TestTransient(t *testing.T) {
 	// The driver is killed while it activates the volume.
 	now := must(p.latest())(t)
 	o := now.volumeByLV(made.LV)
-	f := must(p.openDevice(ctx, now.cowDevice(o.lv), must(now.linearTable(o.lv))(t)))(t)
+	f := must(p.openDevice(ctx, now, now.cowDevice(o.lv), must(now.linearTable(o.lv))(t)))(t)
 	ok(t, f.Close())
 	config = p.config
 	ok(t, p.Close())

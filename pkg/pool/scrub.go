@@ -211,5 +211,5 @@ func (p *Pool) openToScrub(ctx context.Context, v *view, o *volume) (*os.File, e
 	if o.live() != nil {
 		d = v.realDevice(o.lv)
 	}
-	return p.openDevice(ctx, d, table)
+	return p.openDevice(ctx, v, d, table)
 }

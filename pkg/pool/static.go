@@ -180,12 +180,9 @@ func (p *Pool) activateTheirs(ctx context.Context, v *view, lv *lvm2.LV) (string
 	if err != nil {
 		return "", err
 	}
-	dev, _, err := p.ensureFrom(info, d, table, readOnlyLV(lv))
+	dev, err := p.single(ctx, v, d, table, readOnlyLV(lv))
 	if err != nil {
 		return "", err
 	}
-	if err := p.start(ctx, d, dev); err != nil {
-		return "", err
-	}
-	return p.dm.Node(d.name), nil
+	return p.dm.EnsureNode(ctx, d.name, dev)
 }

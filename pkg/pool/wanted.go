@@ -8,6 +8,7 @@ import (
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
 // A family is a volume and all volumes that read through it, directly or not, as
@@ -304,6 +305,29 @@ func (w *wantedSet) overlay(o *volume, d, above device, l *layer) {
 		device: d, table: snapshotOn(l.length, above, cow, dm.PersistentOverflow, o.fork.chunk), of: o,
 		stretch: w.stretched(&store{lv: o.fork.lv, of: o, chunk: o.fork.chunk, length: l.length, fork: true}, table),
 	}, nil)
+}
+
+// The kernel looks up chunks in a hash table with a bucket for each chunk that the
+// store has when it constructs the snapshot, hashTable at most, and keeps it for
+// life (init_hash_tables in dm-snap.c). Rows of hashShared chunks of the origin
+// share a bucket in any case.
+const (
+	hashTable  = 2 << 20 / 8
+	hashShared = 256
+)
+
+// crowded tells whether a store is so short that its snapshot's hash table would have
+// less than a bucket for each such row. Lookups would become slow once the store has grown.
+func crowded(store, origin size.Sectors, chunk size.Sectors) bool {
+	return store/chunk < min(hashTable, origin/chunk/hashShared)
+}
+
+// stretched makes a table of that length, the end of which fails.
+func stretched(t dm.Table, length size.Sectors) dm.Table {
+	if start := t.Length(); start < length {
+		t = append(t, dm.Segment{Start: start, Length: length - start, Target: dm.ErrorTarget{}})
+	}
+	return t
 }
 
 // stretched is the table of a store while its snapshot is constructed, with table

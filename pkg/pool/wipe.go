@@ -291,7 +291,7 @@ func (p *Pool) openTrash(ctx context.Context, v *view, lv *lvm2.LV, mapped []map
 		}
 	}
 	t := &wiping{lv: lv, dev: v.device(lv, "", udevReal)}
-	if t.file, err = p.openDevice(ctx, t.dev, table); err != nil {
+	if t.file, err = p.openDevice(ctx, v, t.dev, table); err != nil {
 		return nil, errors.Join(err, p.takeDown(ctx, t.dev))
 	}
 	return t, nil
@@ -315,11 +315,8 @@ func (p *Pool) settleSoon(v *view) error {
 }
 
 // openDevice makes a hidden device, or finds it, and opens it for writing.
-func (p *Pool) openDevice(ctx context.Context, d device, table dm.Table) (*os.File, error) {
-	dev, pending, err := p.ensure(d, table, false)
-	if err == nil && pending {
-		err = p.resume(d)
-	}
+func (p *Pool) openDevice(ctx context.Context, v *view, d device, table dm.Table) (*os.File, error) {
+	dev, err := p.single(ctx, v, d, table, false)
 	if err != nil {
 		return nil, err
 	}
