@@ -18,8 +18,9 @@ import (
 // concurrently.
 type Client struct {
 	control
-	dev  string // usually /dev
-	udev string // usually /run/udev
+	dev    string // usually /dev
+	udev   string // usually /run/udev
+	listed listed
 }
 
 // Option changes what Open does.

@@ -3,10 +3,16 @@
 package dm
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -226,6 +232,65 @@ func TestManyDevices(t *testing.T) {
 	if found != n {
 		t.Errorf("%d of %d devices are listed", found, n)
 	}
+}
+
+// TestListFollows: whatever changes the devices, also by others, the next list tells it.
+// While nothing does the kernel is not asked again.
+func TestListFollows(t *testing.T) {
+	c, other := open(t), open(t)
+	ours := func() map[string]ListEntry {
+		t.Helper()
+		entries, err := c.List()
+		must(t, err)
+		again, err := c.List()
+		must(t, err)
+		if len(entries) > 0 && &entries[0] != &again[0] {
+			t.Error("nothing happened, and the kernel was asked again")
+		}
+		out := map[string]ListEntry{}
+		for _, e := range entries {
+			if strings.HasPrefix(e.Name, "t-follow") {
+				out[e.Name] = e
+			}
+		}
+		return out
+	}
+	is := func(what string, want ...string) {
+		t.Helper()
+		names := slices.Sorted(maps.Keys(ours()))
+		if !slices.Equal(names, want) {
+			t.Errorf("%s: listed are %v, not %v", what, names, want)
+		}
+	}
+	is("before")
+	_, err := other.Create("t-follow-a", "")
+	must(t, err)
+	is("created", "t-follow-a")
+	must(t, other.SetUUID("t-follow-a", "uuid-a"))
+	if e := ours()["t-follow-a"]; e.UUID != "uuid-a" {
+		t.Errorf("its UUID is listed as %q", e.UUID)
+	}
+	must(t, other.Rename("t-follow-a", "t-follow-b", 0))
+	is("renamed", "t-follow-b")
+	must(t, other.Load("t-follow-b", parse(t, "0 2048 zero"), false))
+	must(t, other.Resume("t-follow-b", 0))
+	info, err := other.Info("t-follow-b")
+	must(t, err)
+	node, err := other.EnsureNode(context.Background(), "t-follow-b", info.Device)
+	must(t, err)
+	f, err := os.Open(node)
+	must(t, err)
+	if out, err := exec.Command("dmsetup", "--noudevsync", "remove", "--deferred", "t-follow-b").CombinedOutput(); err != nil {
+		t.Fatalf("dmsetup: %v %s", err, out)
+	}
+	is("to be removed", "t-follow-b")
+	must(t, f.Close())
+	for end := time.Now().Add(10 * time.Second); len(ours()) > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it was removed when it was closed, and is listed still")
+		}
+	}
+	must(t, other.RemoveNode("t-follow-b"))
 }
 
 func TestLongTable(t *testing.T) {

@@ -91,11 +91,13 @@ const (
 	uuidLen = 129
 )
 
-// The buffer for answers begins with answerRoom bytes behind the header and
-// doubles until the answer fits. No answer is expected to reach maxRoom.
+// The buffer for answers begins with answerRoom bytes behind the header and becomes
+// answerGrowth times longer until the answer fits. The kernel copies all of it both
+// ways, so it is no longer than most answers need. None is expected to reach maxRoom.
 const (
-	answerRoom = 16 << 10
-	maxRoom    = 256 << 20
+	answerRoom   = 2 << 10
+	answerGrowth = 4
+	maxRoom      = 256 << 20
 )
 
 // request is what goes to the kernel. At most one of name, uuid and dev may
@@ -109,6 +111,7 @@ type request struct {
 	targets uint32
 	data    []byte
 	answers bool // the kernel puts data behind the header
+	room    int  // bytes that the answer is expected to have; 0: nobody knows
 }
 
 // device tells the request's device in error messages.
@@ -227,9 +230,9 @@ func (k control) call(ctx context.Context, op operation, r request) (reply, erro
 	}
 	room := 0
 	if r.answers {
-		room = answerRoom
+		room = max(answerRoom, r.room)
 	}
-	for ; room <= maxRoom; room *= 2 {
+	for ; room <= maxRoom; room *= answerGrowth {
 		b := r.encode(room)
 		if err := k.ioctl(ctx, op, b); err != nil {
 			var errno unix.Errno

@@ -4,6 +4,9 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -115,12 +118,49 @@ type ListEntry struct {
 	EventNr    uint32
 }
 
-// List returns all devices.
+// listed is the last list of all devices.
+type listed struct {
+	mu      sync.Mutex // held while the kernel is asked
+	entries []ListEntry
+	known   bool // entries are all that there were when the client's mark was set
+	bytes   int  // that the kernel's answer had
+}
+
+// List returns all devices. With many of them the kernel takes long to list them, so the
+// answer is the last one until it says that there was an event: a device was made,
+// renamed or removed, or had an event of its own. Nobody may change what is returned.
 func (c *Client) List() ([]ListEntry, error) {
-	rep, err := c.call(context.Background(), opList, request{flags: flagUUID, answers: true})
+	c.listed.mu.Lock()
+	defer c.listed.mu.Unlock()
+	if c.listed.known && !c.eventful() {
+		return c.listed.entries, nil
+	}
+	_, unmarked := c.call(context.Background(), opArm, request{}) // before it is asked: nothing is missed
+	entries, err := c.list()
+	if c.listed.known = err == nil && unmarked == nil; err != nil {
+		return nil, err
+	}
+	c.listed.entries = entries
+	return entries, nil
+}
+
+// eventful says whether there may have been an event since the client's mark was set.
+func (c *Client) eventful() bool {
+	n, failed := 0, error(nil)
+	closed := c.conn.Control(func(fd uintptr) {
+		n, failed = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	})
+	return closed != nil || failed != nil || n != 0
+}
+
+// list asks the kernel for all devices.
+func (c *Client) list() ([]ListEntry, error) {
+	const more = 4 << 10 // for what was made since
+	rep, err := c.call(context.Background(), opList, request{flags: flagUUID, answers: true, room: c.listed.bytes + more})
 	if err != nil {
 		return nil, err
 	}
+	c.listed.bytes = len(rep.data)
 	records, err := decodeList(rep.data)
 	if err != nil {
 		return nil, &Error{opList.name, "", err}

@@ -43,6 +43,10 @@ func (p *Pool) take(ctx context.Context, what, lv, csi string, finish func(*edit
 
 // takeOnce is one try of take; errWentOn where another can do better.
 func (p *Pool) takeOnce(ctx context.Context, what, lv, csi string, finish func(*edit, cutLayer) error) error {
+	_, err := p.dm.List() // it takes long with many devices: here nobody is held by that yet
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
 	f, err := p.freeze(ctx, lv)
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)

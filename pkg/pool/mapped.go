@@ -3,6 +3,7 @@ package pool
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 
@@ -51,6 +52,7 @@ func (p *Pool) mappings(v *view) ([]mapping, error) {
 // mappingsBy does what mappings does, with what tells a device's table. Of a table
 // that cannot be read, as of somebody else's device with a target that is not
 // understood, the kernel still tells which devices it lies on: all of these may be mapped.
+// Devices that lie on none of the group's disks are not asked.
 func (p *Pool) mappingsBy(v *view, tableOf func(name string) (dm.Table, error)) ([]mapping, error) {
 	pvs := map[dm.Device]int{}
 	for i, pv := range v.vg.PVs {
@@ -63,8 +65,11 @@ func (p *Pool) mappingsBy(v *view, tableOf func(name string) (dm.Table, error)) 
 	if err != nil {
 		return nil, err
 	}
-	out := []mapping{}
+	out, on := []mapping{}, holders(pvs)
 	for _, e := range all {
+		if on != nil && !on[e.Device.Minor] {
+			continue
+		}
 		table, unread := tableOf(e.Name)
 		if errors.Is(unread, dm.ErrNotFound) { // it was removed, or renamed to what no metadata call for
 			continue
@@ -95,6 +100,26 @@ func (p *Pool) mappingsBy(v *view, tableOf func(name string) (dm.Table, error)) 
 		}
 	}
 	return out, nil
+}
+
+// holders returns the minor numbers of the mapped devices that lie on some disks, by a
+// table that is in use or loaded: the kernel links them to these before it takes the
+// table. nil where it does not say; then it may be any.
+func holders(disks map[dm.Device]int) map[uint32]bool {
+	out := map[uint32]bool{}
+	for d := range disks {
+		all, err := os.ReadDir(fmt.Sprintf("/sys/dev/block/%v/holders", d))
+		if err != nil {
+			return nil
+		}
+		for _, h := range all {
+			number, mapped := strings.CutPrefix(h.Name(), "dm-")
+			if minor, err := strconv.ParseUint(number, 10, 32); mapped && err == nil {
+				out[uint32(minor)] = true
+			}
+		}
+	}
+	return out
 }
 
 // area is a piece of a device below another one.

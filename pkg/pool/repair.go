@@ -2,7 +2,6 @@ package pool
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"time"
 
@@ -137,16 +136,21 @@ func (p *Pool) lookAtLVs(v *view, ids map[string]bool) (kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	all = slices.DeleteFunc(all, func(e dm.ListEntry) bool {
-		id, _, ours := splitUUID(v.vg.ID, e.UUID)
-		return !ours || !ids[id]
-	})
-	return lookAtAll(p.dm, v.vg.ID, all, false)
+	var of []dm.ListEntry
+	for _, e := range all {
+		if id, _, ours := splitUUID(v.vg.ID, e.UUID); ours && ids[id] {
+			of = append(of, e)
+		}
+	}
+	return lookAtAll(p.dm, v.vg.ID, of, false)
 }
 
 // splitUUID takes a dm UUID of LVM2 apart: the LV's id and the layer.
 func splitUUID(vg lvm2.ID, uuid string) (lv, layer string, ok bool) {
-	rest, ok := strings.CutPrefix(uuid, lvm2.DMUUID(vg, "", ""))
+	rest, ok := strings.CutPrefix(uuid, lvm2.DMUUID("", "", ""))
+	if ok {
+		rest, ok = strings.CutPrefix(rest, string(vg))
+	}
 	if !ok || len(rest) < 32 {
 		return "", "", false
 	}

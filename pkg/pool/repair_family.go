@@ -114,17 +114,19 @@ func (p *Pool) repairTrash(ctx context.Context, v *view) error {
 }
 
 // repairFamily brings the devices of the volumes with the given ids in line, which were
-// a family: meanwhile LVM2 may have divided it. Its key is held.
+// a family: meanwhile LVM2 may have divided it, or joined it to another one. Its key is held.
 func (p *Pool) repairFamily(ctx context.Context, v *view, ids []lvm2.ID) error {
-	all, roots := v.members(), map[string]bool{}
+	of := map[*volume]bool{}
 	for _, id := range ids {
 		if o := v.volumes[id]; o != nil {
-			roots[v.root(o.lv.Name)] = true
+			for _, lv := range v.family(o.lv.Name) {
+				of[v.volumeByLV(lv)] = true
+			}
 		}
 	}
 	var errs []error
-	for root := range roots {
-		c := &convergence{Pool: p, view: v, members: all[root]}
+	for _, members := range v.membersOf(maps.Keys(of)) {
+		c := &convergence{Pool: p, view: v, members: members}
 		errs = append(errs, c.converge(ctx))
 	}
 	return errors.Join(errs...)

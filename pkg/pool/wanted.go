@@ -2,6 +2,7 @@ package pool
 
 import (
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -375,9 +376,12 @@ func (w *wantedSet) reader(o *volume) {
 
 // members returns the volumes of each family, what they read through first, by the
 // name of the first.
-func (v *view) members() map[string][]*volume {
+func (v *view) members() map[string][]*volume { return v.membersOf(maps.Values(v.volumes)) }
+
+// membersOf does what members does, for some volumes.
+func (v *view) membersOf(some iter.Seq[*volume]) map[string][]*volume {
 	out, depth := map[string][]*volume{}, map[*volume]int{}
-	for _, o := range v.volumes {
+	for o := range some {
 		line := v.family(o.lv.Name)
 		root := line[len(line)-1]
 		out[root], depth[o] = append(out[root], o), len(line)
