@@ -191,7 +191,10 @@ func (c *carrier) suspend(ctx context.Context, s step) error {
 
 // goOn lets a device go on.
 func (c *carrier) goOn(s step, d *kernelDevice) error {
-	if err := c.resume(s.device); err != nil {
+	if err := s.lease.valid(); err != nil {
+		return err
+	}
+	if err := c.dm.Resume(s.name, s.udev); err != nil {
 		return err
 	}
 	d.Live, d.Loaded, d.Suspended = true, false, false
@@ -294,13 +297,11 @@ func (c *carrier) letStoreGo(lv *lvm2.LV, s step) error {
 	if g, growing := c.facts.growing.get(lv.ID); err != nil || info == nil || growing && g.braked.Load() {
 		return err
 	}
-	if info.Loaded {
-		if err := c.dm.Clear(info.Name); err != nil {
-			return err
-		}
-	}
-	if info.Suspended {
-		return c.dm.Resume(info.Name, s.udev)
+	switch {
+	case info.Suspended:
+		return c.resumeAsWas(info, s.udev)
+	case info.Loaded:
+		return c.dm.Clear(info.Name)
 	}
 	return nil
 }

@@ -64,14 +64,6 @@ func (v *view) leased(l *lease) *view {
 	return &own
 }
 
-// resume lets d go on with the table that is loaded.
-func (p *Pool) resume(d device) error {
-	if err := d.lease.valid(); err != nil {
-		return err
-	}
-	return p.dm.Resume(d.name, d.udev)
-}
-
 // resumeAsWas lets a suspended device go on with the table that it has, not one that is loaded.
 func (p *Pool) resumeAsWas(info *dm.Info, udev dm.Udev) error {
 	if info.Loaded {
