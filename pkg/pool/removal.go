@@ -16,21 +16,13 @@ func (p *Pool) dropped(d device) bool {
 	return err == nil && s.Invalid
 }
 
-// takeDown removes devices in the given order, those that exist.
-func (p *Pool) takeDown(ctx context.Context, devices ...device) error {
-	for _, d := range devices {
-		info, err := p.find(d)
-		if err != nil {
-			return err
-		}
-		if info == nil {
-			continue
-		}
-		if err := p.removeDevice(ctx, info.Name, d.udev); err != nil {
-			return err
-		}
+// takeDown removes a device if it is there.
+func (p *Pool) takeDown(ctx context.Context, d device) error {
+	info, err := p.find(d)
+	if err != nil || info == nil {
+		return err
 	}
-	return nil
+	return p.removeDevice(ctx, info.Name, d.udev)
 }
 
 // removeDevice removes a device that nobody holds, waiting a little for those
