@@ -105,6 +105,9 @@ func (c *convergence) run(ctx context.Context) error {
 	k, err := c.letLeftGo(ctx)
 	for tries := plansMost + len(c.members); err == nil; tries-- {
 		if err = c.losses(k); err == nil {
+			err = c.reachable(k)
+		}
+		if err == nil {
 			err = c.carryOut(ctx, c.plan(k), k)
 		}
 		var loss *unrecordedLoss

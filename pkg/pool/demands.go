@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,14 +26,8 @@ func (p *Pool) up(ctx context.Context, v *view, o *volume) error {
 		}
 		return fmt.Errorf("volume %s/%s: %w: %s", v.vg.Name, o.lv.Name, ErrPrecondition, why)
 	}
-	inUse := top != nil && top.Live && o.reading()
-	if l := v.layers[o.from()]; inUse && l != nil && v.volumes[l.of].theirs() != "" {
+	if l := v.layers[o.from()]; top != nil && top.Live && o.reading() && l != nil && v.volumes[l.of].theirs() != "" {
 		return nil
-	}
-	if err := p.reachable(v, o); inUse && errors.Is(err, ErrLost) {
-		return nil
-	} else if err != nil {
-		return err
 	}
 	err = p.convergeTo(ctx, v, o.lv.Name, demand{up: o.lv.ID})
 	if err != nil && top == nil {
@@ -74,16 +69,23 @@ func (p *Pool) down(ctx context.Context, v *view, o *volume) error {
 	return nil
 }
 
-// reachable refuses a volume that reads through a layer which is lost, or lies too deep.
-func (p *Pool) reachable(v *view, o *volume) error {
-	l := v.layers[o.from()]
-	if l == nil || v.circular(o) != nil {
+// reachable refuses what is asked for if it reads through a layer that is lost, or lies too
+// deep. A reader that is in use stays as it is if its content is lost: reading it fails.
+func (c *convergence) reachable(k kernel) error {
+	v, o := c.view, c.view.volumes[cmp.Or(c.asked.up, c.asked.content)]
+	if o == nil || v.layers[o.from()] == nil || v.circular(o) != nil {
 		return nil // that is said otherwise
 	}
-	if err := p.readable(v, v.volumes[l.of], l); err != nil {
-		return err
+	l := v.layers[o.from()]
+	err := c.readable(v, v.volumes[l.of], l)
+	if err == nil {
+		err = c.intact(v, v.volumes[l.of], l)
 	}
-	return p.intact(v, v.volumes[l.of], l)
+	top := k[v.topDevice(o.lv).uuid]
+	if errors.Is(err, ErrLost) && c.asked.up != "" && o.reading() && top != nil && top.Live {
+		return nil
+	}
+	return err
 }
 
 // chainUp makes the content of layer l of o readable and returns its device's path.
@@ -110,9 +112,6 @@ func (p *Pool) chainUp(ctx context.Context, v *view, o *volume, l *layer) (strin
 // forkUp makes the device by which o reads through its snapshot, or on which the journal
 // of what it shows is replayed.
 func (p *Pool) forkUp(ctx context.Context, v *view, o *volume) error {
-	if err := p.reachable(v, o); err != nil {
-		return err
-	}
 	return p.convergeTo(ctx, v, o.lv.Name, demand{content: o.lv.ID})
 }
 
@@ -123,7 +122,7 @@ func (p *Pool) blocks(ctx context.Context, v *view, o *volume) (dm.Table, error)
 		return v.linearTable(o.lv)
 	}
 	c := p.convergence(v, o.lv.Name, demand{content: o.lv.ID})
-	if err := errors.Join(p.reachable(v, o), c.converge(ctx)); err != nil {
+	if err := c.converge(ctx); err != nil {
 		return nil, err
 	}
 	return c.blocks(o)

@@ -1,0 +1,64 @@
+//go:build kernel
+
+package pool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// TestLeftSuspendedFull: the store of a snapshot runs over while somebody who was killed
+// has left its device suspended. The kernel answers nobody who asks for the snapshot's
+// status until the store's device goes on, so that comes first when a restored volume is
+// activated.
+func TestLeftSuspendedFull(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.HydrationRate, c.FirstStore = size.MiB, 4*size.MiB })
+	base := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 64 * size.MiB, Mode: Block}))(t)
+	volume := must(p.Activate(ctx, base.LV))(t)
+	must(p.CreateSnapshot(ctx, "s", base.LV))(t)
+	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "f", Mode: Block, Source: Source{FromSnapshot, "s"}}))(t)
+	must(p.Activate(ctx, f.LV))(t)
+	again := p.hydrator.stop(f.LV)
+	store := p.vgName + "-s-cow"
+	client := must(dm.Open())(t)
+	defer client.Close()
+	ok(t, client.Suspend(ctx, store, dm.SuspendOptions{SkipLockFS: true}))
+	const writers = 4
+	written := make(chan error, writers)
+	for i := range writers {
+		b := directBuffer(t, 4*size.MiB)
+		copy(b, bytes.Repeat([]byte("x"), len(b)))
+		go func() { written <- writeFrom(volume, int64(i)*int64(len(b)), b) }()
+	}
+	asked := make(chan error, 1)
+	time.Sleep(200 * time.Millisecond)
+	go func() {
+		_, err := client.Status(p.vgName + "-s")
+		asked <- err
+	}()
+	select {
+	case err := <-asked:
+		t.Logf("the kernel told the status: %v", err)
+	case <-time.After(200 * time.Millisecond):
+	}
+	limited, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if _, err := p.Activate(limited, f.LV); !errors.Is(err, ErrLost) {
+		t.Errorf("activated: %v", err)
+		client.Resume(store, 0)
+	}
+	for range writers {
+		ok(t, <-written)
+	}
+	ok(t, p.Deactivate(ctx, f.LV))
+	ok(t, p.DeleteVolume(ctx, f.LV))
+	again()
+	ok(t, p.Deactivate(ctx, base.LV))
+}
