@@ -13,7 +13,7 @@ import (
 // search says where the pool's volume group is looked for. What tenants write to
 // their volumes must never count: they can make it look like the pool's disks.
 func (c Config) search(h lvm2.Host) lvm2.Search {
-	s := lvm2.Search{IDs: c.VolumeGroupIDs, Others: otherDevices, Listed: h.Listed, Named: c.named, Seen: c.seen}
+	s := lvm2.Search{IDs: c.VolumeGroupIDs, Others: otherDevices, Listed: h.Listed, Named: c.named, Seen: func() string { return c.seen(nil) }}
 	if c.chosen() {
 		s.Devices = c.devices
 	}
@@ -24,11 +24,14 @@ func (c Config) search(h lvm2.Host) lvm2.Search {
 func (c Config) named(device string) bool { return slices.Contains(c.Devices, device) }
 
 // seen describes the machine's block devices but the logical volumes, and what the
-// configuration means.
-func (c Config) seen() string {
+// configuration means. The kernel's names in lvs are known to be logical volumes.
+func (c Config) seen(lvs map[string]bool) string {
 	var b strings.Builder
 	all, _ := filepath.Glob("/sys/class/block/*")
 	for _, dir := range all {
+		if lvs[filepath.Base(dir)] { // there may be thousands, and reading of each takes long
+			continue
+		}
 		if uuid, err := os.ReadFile(filepath.Join(dir, "dm", "uuid")); err == nil && strings.HasPrefix(string(uuid), "LVM-") {
 			continue
 		}

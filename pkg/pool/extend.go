@@ -84,7 +84,7 @@ func (x *extender) due() bool {
 	if err != nil {
 		return false
 	}
-	now := x.pool.config.seen() + fmt.Sprint(v.writable())
+	now := x.pool.config.seen(x.pool.lvDevices()) + fmt.Sprint(v.writable())
 	if now == x.seen && time.Now().Before(x.next) {
 		return false
 	}

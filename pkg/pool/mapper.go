@@ -1,9 +1,12 @@
 package pool
 
 import (
+	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
 // mapper is what the pool knows and holds of device-mapper.
@@ -25,4 +28,17 @@ func (m *mapper) allUUIDs() (map[string]bool, error) {
 		has[e.UUID] = true
 	}
 	return has, nil
+}
+
+// lvDevices returns the kernel's names of the devices of logical volumes; none if it does
+// not tell them.
+func (m *mapper) lvDevices() map[string]bool {
+	all, _ := m.dm.List()
+	lvs := map[string]bool{}
+	for _, e := range all {
+		if strings.HasPrefix(e.UUID, lvm2.DMUUID("", "", "")) {
+			lvs[fmt.Sprintf("dm-%d", e.Device.Minor)] = true
+		}
+	}
+	return lvs
 }

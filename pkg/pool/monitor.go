@@ -102,16 +102,12 @@ func (m *monitor) look(now time.Time) time.Time {
 // cut or an adoption is carried out those of other layers that lie on the
 // volume's blocks.
 func (m *monitor) survey(v *view, now time.Time) {
-	all, err := m.pool.dm.List()
+	has, err := m.pool.allUUIDs()
 	if err != nil {
 		m.pool.log.Error(err, "Looking for devices")
 		return
 	}
 	m.seen, m.stale, m.surveyed = v, false, now
-	has := make(map[string]bool, len(all))
-	for _, e := range all {
-		has[e.UUID] = true
-	}
 	former := m.stores
 	m.stores = map[lvm2.ID]*filling{}
 	for _, o := range v.volumes {
