@@ -101,11 +101,11 @@ func (u use) clone() use {
 
 // needs notes which layers o is read through, and that these need what is newer.
 func (w *wantedSet) needs(o *volume) {
-	for _, l := range o.layers {
+	for _, l := range o.layers { // what a layer lies on is newer, and comes after it
 		if w.read[l.lv.ID] {
 			w.content[o.lv.ID] = true
-			for _, x := range w.route(o, l) {
-				w.read[x.lv.ID] = true
+			if below := w.below(o, l); below != nil {
+				w.read[below.lv.ID] = true
 			}
 		}
 	}
