@@ -163,6 +163,9 @@ func leavesMuch(point string) bool {
 		strings.HasPrefix(point, "after") && strings.Contains(point, "--flat--")
 }
 
+// leavesTable says whether a cut at a point leaves a second table loaded: growth suspends nothing.
+func leavesTable(point string) bool { return strings.HasPrefix(point, "after load table") }
+
 // operations are all that is cut short.
 func operations() []*operation {
 	all := []*operation{
@@ -216,9 +219,11 @@ func operations() []*operation {
 	}
 	for _, o := range all {
 		switch o.name {
-		case "cut-first", "cut-read", "cut-fork", "expand-read", "expand-fork", "grow", "hydrate", "rollback", "delete-newest", "delete-only", "fold",
+		case "cut-first", "cut-read", "cut-fork", "expand-read", "expand-fork", "hydrate", "rollback", "delete-only", "fold",
 			"flat-make", "flat-below", "flat-again", "flat-end", "flat-fork":
 			all = append(all, &operation{name: "repair-" + o.name, first: o, at: leavesMuch})
+		case "grow", "delete-newest":
+			all = append(all, &operation{name: "repair-" + o.name, first: o, at: leavesTable})
 		}
 	}
 	return all

@@ -132,28 +132,34 @@ func (c *campaign) sample(ops []*operation) {
 // returns, counted from 0.
 func (c *campaign) sweep(op *operation, s selection, choose func(points int) []int) {
 	began, cuts, findings := time.Now(), c.cuts, c.findings
-	points, err := c.sweepThrough(op, s, choose)
+	points, tried, err := c.sweepThrough(op, s, choose)
 	if err != nil {
 		c.finding(op, 0, "", false, err)
 	}
 	if err == nil && points < least[op.name] {
 		c.finding(op, 0, "", false, fmt.Errorf("it has %d points, it had at least %d", points, least[op.name]))
 	}
+	if cut := c.cuts - cuts; err == nil && 2*cut < tried {
+		c.finding(op, 0, "", false, fmt.Errorf("%d of %d points were cut: the others were not met", cut, tried))
+	}
 	fmt.Printf("operation %s: %d points, %d cut, %d findings, %v\n", op.name, points, c.cuts-cuts, c.findings-findings, time.Since(began).Round(time.Second))
 }
 
-func (c *campaign) sweepThrough(op *operation, s selection, choose func(points int) []int) (int, error) {
+func (c *campaign) sweepThrough(op *operation, s selection, choose func(points int) []int) (points, tried int, err error) {
 	base := op
 	if op.first != nil {
 		base = op.first
 	}
 	t, err := c.build(base)
 	if err != nil {
-		return 0, fmt.Errorf("before it: %w", c.over(nil, err))
+		return 0, 0, fmt.Errorf("before it: %w", c.over(nil, err))
 	}
 	variants, err := c.variants(op, t)
+	if err == nil && len(variants) == 0 {
+		err = errors.New("no point of the operation before it is chosen")
+	}
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	type place struct {
 		op   *operation
@@ -164,7 +170,7 @@ func (c *campaign) sweepThrough(op *operation, s selection, choose func(points i
 	for _, v := range variants {
 		passed, err := c.dry(v, t)
 		if err != nil {
-			return 0, fmt.Errorf("%s without a cut: %w", v.name, err)
+			return 0, 0, fmt.Errorf("%s without a cut: %w", v.name, err)
 		}
 		for i, name := range passed {
 			if timed {
@@ -189,6 +195,7 @@ func (c *campaign) sweepThrough(op *operation, s selection, choose func(points i
 			continue
 		}
 		p := places[i]
+		tried++
 		for _, machine := range []bool{false, true} {
 			if s.machine != machine && (s.machine || (k+rollingStart)%machineEvery != 0) {
 				continue
@@ -206,7 +213,7 @@ func (c *campaign) sweepThrough(op *operation, s selection, choose func(points i
 			}
 		}
 	}
-	return len(places), nil
+	return len(places), tried, nil
 }
 
 func (c *campaign) finding(op *operation, n int, where string, machine bool, err error) {
