@@ -9,7 +9,7 @@ var least = map[string]int{
 	"activate":      24,
 	"adopt":         12,
 	"clone":         60,
-	"create":        40,
+	"create":        34,
 	"cut-first":     40,
 	"cut-fork":      30,
 	"cut-forked":    30,

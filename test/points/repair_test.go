@@ -13,19 +13,16 @@ func (c *campaign) variants(op *operation, t *template) ([]*operation, error) {
 	if op.first == nil {
 		return []*operation{op}, nil
 	}
+	passed, err := c.dry(op.first, t)
+	if err != nil {
+		return nil, fmt.Errorf("%s without a cut: %w", op.first.name, err)
+	}
 	var all []*operation
-	// Work in the background comes in one run and not in the next.
-	for try := 0; len(all) == 0 && try < 5; try++ {
-		passed, err := c.dry(op.first, t)
-		if err != nil {
-			return nil, fmt.Errorf("%s without a cut: %w", op.first.name, err)
-		}
-		for i, name := range passed {
-			if op.at(name) {
-				v := *op.first
-				v.name, v.first, v.cutAt = op.name, op.first, i+1
-				all = append(all, &v)
-			}
+	for i, name := range passed {
+		if op.at(name) {
+			v := *op.first
+			v.name, v.first, v.cutAt = op.name, op.first, i+1
+			all = append(all, &v)
 		}
 	}
 	return all, nil
