@@ -31,6 +31,7 @@ type poolConfig struct {
 	Optional       bool     `json:"optional"`
 	File           string   `json:"file"`
 	Size           string   `json:"size"`
+	ExtentSize     string   `json:"extentSize"`
 
 	ChunkSize           string `json:"chunkSize"`
 	FirstStoreSize      string `json:"firstStoreSize"`
@@ -136,7 +137,7 @@ func (p poolConfig) config() (pool.Config, error) {
 		key, text string
 		value     *size.Bytes
 	}{
-		{"size", p.Size, &c.Size}, {"chunkSize", p.ChunkSize, &c.Chunk}, {"firstStoreSize", p.FirstStoreSize, &c.FirstStore},
+		{"size", p.Size, &c.Size}, {"extentSize", p.ExtentSize, &c.ExtentSize}, {"chunkSize", p.ChunkSize, &c.Chunk}, {"firstStoreSize", p.FirstStoreSize, &c.FirstStore},
 		{"storeStep", p.StoreStep, &c.StoreStep}, {"burstRate", p.BurstRate, &c.BurstRate},
 		{"hydrationRate", p.HydrationRate, &c.HydrationRate},
 	} {

@@ -32,6 +32,7 @@ pools:
 - name: trial
   file: /var/lib/csi-dmsnap/trial.img
   size: 20Gi
+  extentSize: 1Mi
 `
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -44,7 +45,7 @@ pools:
 	want := []pool.Config{
 		{Name: "fast", VolumeGroup: "vg_fast", Devices: []string{"/dev/nvme*n1", "/dev/disk/by-id/wwn-0x5"}, Create: true, Groups: groups},
 		{Name: "adopted", VolumeGroup: "adopted", VolumeGroupIDs: []lvm2.ID{"aaaaaabbbbccccddddeeeeffffgggggg"}, Groups: groups, Chunk: 64 * size.KiB, FirstStore: size.GiB, StoreStep: 512 * size.MiB, BurstRate: 3 * size.GiB, LayerReserve: 10, NoFolding: true, Clean: pool.CleanFirstUse},
-		{Name: "trial", VolumeGroup: "trial", File: "/var/lib/csi-dmsnap/trial.img", Size: 20 * size.GiB, Groups: groups},
+		{Name: "trial", VolumeGroup: "trial", File: "/var/lib/csi-dmsnap/trial.img", Size: 20 * size.GiB, ExtentSize: size.MiB, Groups: groups},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
@@ -77,6 +78,8 @@ func TestParseConfigRefuses(t *testing.T) {
 		"pools: [{name: a, file: /x.img}]":                                  "size",
 		"pools: [{name: a, size: 1Gi}]":                                     "file",
 		"pools: [{name: a, file: /x.img, size: 1Gi, devices: [/dev/a]}]":    "not both",
+		"pools: [{name: a, file: /x.img, size: 1Gi, extentSize: 3Mi}]":      "extent",
+		"pools: [{name: a, file: /x.img, size: 1Gi, extentSize: 256Ki}]":    "extent",
 		"pools: [{name: a, chunkSize: 1x}]":                                 "chunkSize",
 		"pools: [{name: a, chunkSize: 5000}]":                               "chunk",
 		"pools: [{name: a, layerReservePercent: 95}]":                       "reserve",

@@ -26,6 +26,7 @@ type Config struct {
 	Create         bool       // initialise the blank ones of Devices
 	File           string     // instead of Devices: a sparse file behind a loop device, for evaluation
 	Size           size.Bytes // of File when it is made
+	ExtentSize     size.Bytes // of the group when it is made, a power of two, 512 KiB at least; 4 MiB if 0
 
 	Chunk          size.Bytes // of new snapshots' stores, a power of two; 16 KiB if 0
 	FirstStore     size.Bytes // of a new snapshot's store; if 0 a tenth of the volume, at most 4 GiB and at least what BurstRate needs
@@ -56,6 +57,8 @@ const (
 	defaultChunk   = 16 * size.KiB
 	defaultReserve = 5
 	defaultShare   = 25
+
+	leastExtent, mostExtent = cow.MaxChunk, size.GiB // of a group that is made
 )
 
 func (c Config) withDefaults() Config {
@@ -121,6 +124,9 @@ func (c Config) Check() error {
 	}
 	if c.File != "" && c.Size == 0 {
 		return fmt.Errorf("%w: pool %s: a file needs a size", ErrInvalid, c.Name)
+	}
+	if e := c.ExtentSize; e != 0 && (e < leastExtent || e > mostExtent || e&(e-1) != 0) {
+		return fmt.Errorf("%w: pool %s: extents of %v: a power of two from %v to %v", ErrInvalid, c.Name, e, leastExtent, mostExtent)
 	}
 	if c.HydrationShare > 100 {
 		return fmt.Errorf("%w: pool %s: hydration cannot have a share of %d percent", ErrInvalid, c.Name, c.HydrationShare)

@@ -95,7 +95,7 @@ func (p *Pool) createGroup(ctx context.Context) error {
 		return err
 	}
 	p.outside.leaveOut(p.log, append(left, other...))
-	if err := lvm2.CreateVG(ctx, p.host, p.vgName, devices, lvm2.CreateOptions{Namesake: true}); err != nil {
+	if err := lvm2.CreateVG(ctx, p.host, p.vgName, devices, lvm2.CreateOptions{ExtentSize: p.config.ExtentSize, Namesake: true}); err != nil {
 		return err
 	}
 	p.log.Info("Created volume group", "volumeGroup", p.vgName, "devices", devices)
