@@ -10,6 +10,8 @@ import (
 const (
 	careLook    = 500 * time.Millisecond // between two looks what is left to do
 	attendPause = 10 * time.Second       // after settling a volume's devices failed
+
+	careTrim = "trim" // the kind of work by which frozen stores are trimmed
 )
 
 // caretaker has done what is left to do for volumes: devices that a change could
@@ -17,6 +19,7 @@ const (
 // to be trimmed, flat stores that are missing or that nobody reads by. Its methods may be called concurrently.
 type caretaker struct {
 	pool *Pool
+	soon chan struct{} // has one if it is to look at once
 
 	mu   sync.Mutex        // guards what follows; no other lock is taken meanwhile
 	busy map[string]bool   // what is being done, by the kind of work and the volume's id
@@ -24,7 +27,7 @@ type caretaker struct {
 }
 
 func newCaretaker(p *Pool) *caretaker {
-	return &caretaker{pool: p, busy: map[string]bool{}, told: map[string]string{}}
+	return &caretaker{pool: p, soon: make(chan struct{}, 1), busy: map[string]bool{}, told: map[string]string{}}
 }
 
 // loop looks what is left to do. It waits for nothing but the kernel's answers: the
@@ -34,10 +37,20 @@ func (c *caretaker) loop(ctx context.Context) {
 		select {
 		case <-tick.C:
 			c.round()
+		case <-c.soon:
+			c.round()
 		case <-ctx.Done():
 			tick.Stop()
 			return
 		}
+	}
+}
+
+// wake has the caretaker look at once: somebody waits for room that stores give back.
+func (c *caretaker) wake() {
+	select {
+	case c.soon <- struct{}{}:
+	default:
 	}
 }
 
@@ -68,7 +81,7 @@ func (c *caretaker) attendTo(v *view, o *volume, has map[string]bool) {
 		p.hydrator.start(o.lv.Name)
 	}
 	if p.trimmable(v, o) != nil {
-		c.attend(o, "trim", attendPause, p.trim) // records boundaries, too
+		c.attend(o, careTrim, attendPause, p.trim) // records boundaries, too
 	} else if p.unrecorded(o) {
 		c.attend(o, "boundary", attendPause, p.recordBoundaries)
 	}
@@ -141,6 +154,13 @@ func (c *caretaker) end(key string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.busy, key)
+}
+
+// failed says whether a piece of work ended with an error when it was last done.
+func (c *caretaker) failed(o *volume, kind string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.told[kind+string(o.lv.ID)] != ""
 }
 
 // news notes how a piece of work has ended and says whether that is a failure which

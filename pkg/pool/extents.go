@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -20,7 +21,8 @@ const (
 
 // allocateOn takes n free extents on disks of that kind: for volumes wiped ones, in one
 // piece if there is one; else in one piece, and else wherever there is room. Nobody
-// sees what lay where a store is, so stores leave wiped extents to volumes.
+// sees what lay where a store is, so stores leave wiped extents to volumes, and the
+// large pieces, too.
 func (t *edit) allocateOn(block size.Bytes, n lvm2.Extents, at place) ([]lvm2.Range, error) {
 	if err := t.withoutMapped(); err != nil {
 		return nil, err
@@ -32,7 +34,10 @@ func (t *edit) allocateOn(block size.Bytes, n lvm2.Extents, at place) ([]lvm2.Ra
 		if free.size() < n {
 			continue
 		}
-		if clean := t.clean.intersect(free); at == lowEnd && clean.size() >= n {
+		if at == highEnd {
+			return t.take(packed(free, n)...), nil
+		}
+		if clean := t.clean.intersect(free); clean.size() >= n {
 			free = clean
 		}
 		if r, ok := onePiece(free, n, at); ok {
@@ -67,10 +72,34 @@ func onePiece(s rangeSet, n lvm2.Extents, at place) (lvm2.Range, bool) {
 	return lvm2.Range{}, false
 }
 
-// pieces returns n extents of s from one end of it.
-func pieces(s rangeSet, n lvm2.Extents, at place) []lvm2.Range {
+// smallPieces is how many gaps between stores a new part of a store begins with at most.
+const smallPieces = 3
+
+// packed returns n extents of s for a store: of the gaps at the high end first. What a
+// frozen store keeps is its beginning, so the gaps that others left are filled, and what
+// is given back lies in one piece with what is free.
+func packed(s rangeSet, n lvm2.Extents) []lvm2.Range {
 	var out []lvm2.Range
-	take := func(r lvm2.Range) {
+	for len(s) > 0 && len(out) < smallPieces && s[len(s)-1].Count < n {
+		gap := s[len(s)-1]
+		out, s, n = append(out, gap), s[:len(s)-1], n-gap.Count
+	}
+	if r, ok := onePiece(s, n, highEnd); ok {
+		return append(out, r)
+	}
+	return append(out, pieces(s, n, highEnd)...)
+}
+
+// pieces returns n extents of s in as few pieces as can be, and those near one end of it.
+func pieces(s rangeSet, n lvm2.Extents, at place) []lvm2.Range {
+	all := slices.Clone(s)
+	if at == highEnd {
+		slices.Reverse(all)
+	}
+	slices.SortStableFunc(all, func(a, b lvm2.Range) int { return cmp.Compare(b.Count, a.Count) })
+	var out []lvm2.Range
+	for i := 0; i < len(all) && n > 0; i++ {
+		r := all[i]
 		k := min(n, r.Count)
 		if at == highEnd {
 			r.Start += r.Count - k
@@ -79,14 +108,9 @@ func pieces(s rangeSet, n lvm2.Extents, at place) []lvm2.Range {
 		out = append(out, r)
 		n -= k
 	}
+	slices.SortFunc(out, compareRanges)
 	if at == highEnd {
-		for i := len(s) - 1; i >= 0 && n > 0; i-- {
-			take(s[i])
-		}
-		return out
-	}
-	for i := 0; i < len(s) && n > 0; i++ {
-		take(s[i])
+		slices.Reverse(out)
 	}
 	return out
 }

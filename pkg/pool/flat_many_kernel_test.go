@@ -45,11 +45,11 @@ func addLayers(t *testing.T, p *Pool, lv string, base []byte, n, exceptions int)
 				binary.LittleEndian.PutUint64(data, uint64(i)<<32|uint64(at))
 				copy(want[at*int(chunk):], data)
 			}
-			ranges, err := e.allocateOn(anyKind, e.extents(used.Bytes()), highEnd)
-			if err != nil {
-				return err
+			piece, ok := onePiece(e.free, e.extents(used.Bytes()), highEnd)
+			if !ok {
+				return ErrNoSpace
 			}
-			if err := e.writing(ranges[0], func(f *os.File, from int64) error { return second(f.WriteAt(buf, from)) }); err != nil {
+			if err := e.writing(e.take(piece)[0], func(f *os.File, from int64) error { return second(f.WriteAt(buf, from)) }); err != nil {
 				return err
 			}
 			name := fmt.Sprint("s", i)
@@ -57,7 +57,7 @@ func addLayers(t *testing.T, p *Pool, lv string, base []byte, n, exceptions int)
 				tag(tagLength, strconv.Itoa(len(base)/512)), tag(tagChunk, "8"), tag(tagUsed, strconv.Itoa(int(used))))
 			l.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
 			handOff(l)
-			l.Segments = appendExtents(nil, ranges...)
+			l.Segments = appendExtents(nil, piece)
 			if err := e.put(l); err != nil {
 				return err
 			}

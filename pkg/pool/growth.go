@@ -130,7 +130,7 @@ type growth struct {
 }
 
 // grow extends a store. No operation on the volume keeps it waiting. If there is
-// no room, it waits until trash is wiped.
+// no room, it waits until trash is wiped and frozen stores are trimmed.
 func (p *Pool) grow(ctx context.Context, g *growth) {
 	defer p.facts.growing.drop(g.store)
 	limited, cancel := context.WithTimeout(ctx, growLimit)
@@ -142,10 +142,11 @@ func (p *Pool) grow(ctx context.Context, g *growth) {
 			break
 		}
 		p.giveUpUnread()
-		if len(p.current.Load().trash) == 0 {
+		if p.comingFree(p.current.Load()) == 0 {
 			break
 		}
 		p.wiper.wake()
+		p.caretaker.wake()
 		select {
 		case <-freed:
 			continue

@@ -271,7 +271,7 @@ func TestInspectFindsDevices(t *testing.T) {
 		}, []string{"WrongTable " + vg + "-base"}},
 		{"the blocks are read-only", func() func() { return swap(vg+"-base-real", func(dm.Table) {}, true) },
 			[]string{"WrongTable " + vg + "-base-real"}},
-		{"a store is shorter", func() func() { return swap(vg+"-s3-cow", func(t dm.Table) { t[0].Length -= 32 }, false) },
+		{"a store is shorter", func() func() { return swap(vg+"-s3-cow", func(t dm.Table) { t[len(t)-1].Length -= 32 }, false) },
 			[]string{"WrongTable " + vg + "-s3-cow"}},
 		{"a device of a volume that is gone", func() func() {
 			return fake(vg+"-gone", base[:36]+strings.Repeat("x", 32))

@@ -57,6 +57,10 @@ func (p *Pool) lend(ctx context.Context, spec VolumeSpec, to string) (lvm2.ID, e
 	lv, err := run(ctx, &p.group, append([]string{nameKey(loan.Name)}, keys...), func(ctx context.Context) (string, error) {
 		return p.createFrom(ctx, loan)
 	})
+	var debt *PendingError
+	if errors.As(err, &debt) && debt.wiping {
+		return "", &PendingError{What: debt.What} // the caller would wait for its own pool's extents
+	}
 	if err != nil {
 		return "", err
 	}

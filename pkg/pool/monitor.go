@@ -192,7 +192,7 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 	must := left < min(brakeLine(chunk, m.pool.peak()), status.Total/2)
 	cramped := m.pool.facts.cramped.has(s.lv.ID) // the last attempt to extend it failed
 	free := v.freeFor(s.lv).size()
-	if free > 0 || len(v.trash) > 0 {
+	if free > 0 || m.pool.comingFree(v) > 0 {
 		// Not both: the volume could not be suspended while its store is.
 		hold := must && m.pool.kept(v, s.store) && (cramped || free == 0)
 		if m.startGrowth(s, must, must && !hold); hold {

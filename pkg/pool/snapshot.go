@@ -35,7 +35,14 @@ func (p *Pool) CreateSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 			return Snapshot{}, fmt.Errorf("create snapshot %q: %w", name, err)
 		}
 	}
-	p.makeWay(ctx, volumeLV)
+	return onceWiped(ctx, p, func() (Snapshot, error) {
+		p.makeWay(ctx, volumeLV) // each time: folds go on while it waits
+		return p.createSnapshot(ctx, name, volumeLV)
+	})
+}
+
+// createSnapshot does what CreateSnapshot does, without waiting for room: then it is a *PendingError.
+func (p *Pool) createSnapshot(ctx context.Context, name, volumeLV string) (Snapshot, error) {
 	return run(ctx, &p.group, []string{nameKey(name), lvKey(volumeLV)}, func(ctx context.Context) (Snapshot, error) {
 		what := fmt.Sprintf("create snapshot %q of volume %s", name, volumeLV)
 		var id lvm2.ID

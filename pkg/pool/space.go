@@ -16,18 +16,41 @@ func (p *Pool) checkRoom(v *view, block size.Bytes, n lvm2.Extents) error {
 	if n <= room {
 		return nil
 	}
-	var debt lvm2.Extents
-	for _, lv := range v.trash {
-		debt += lv.Size()
-	}
-	if n <= room+debt && v.unclear != nil {
-		return fmt.Errorf("%w: %d extents are needed, there is room for %d, and deleted volumes have %d: %w", ErrNoSpace, n, room, debt, v.notReclaimed())
-	}
-	if n <= room+debt {
-		return &PendingError{wiping: true, What: fmt.Sprintf("wiping deleted volumes of volume group %s to make room for %d extents", v.vg.Name, n)}
+	if err := p.soon(v, n, n-room); err != nil {
+		return err
 	}
 	return fmt.Errorf("%w: %d extents of %v are needed%s, volume group %s has room for %d (%d more are kept for snapshots)",
 		ErrNoSpace, n, v.extent(), v.onKind(block), v.vg.Name, room, p.reserve(v))
+}
+
+// soon says that n extents, of which lacking are not free, are free once what is
+// deleted is wiped and frozen stores are trimmed: *PendingError. nil if they are not.
+func (p *Pool) soon(v *view, n, lacking lvm2.Extents) error {
+	coming := p.comingFree(v)
+	if lacking > coming {
+		return nil
+	}
+	if v.unclear != nil {
+		return fmt.Errorf("%w: %d extents are needed, there is room for %d, and deleted volumes have %d: %w", ErrNoSpace, n, n-lacking, coming, v.notReclaimed())
+	}
+	return &PendingError{wiping: true, What: fmt.Sprintf("wiping deleted volumes and ends of stores of volume group %s to make room for %d extents", v.vg.Name, n)}
+}
+
+// comingFree is how many extents, at most, become free by themselves: those of deleted
+// volumes, and of frozen stores that are not trimmed yet, if that has not failed, all but
+// the first.
+func (p *Pool) comingFree(v *view) (n lvm2.Extents) {
+	for _, lv := range v.trash {
+		n += lv.Size()
+	}
+	for _, o := range v.volumes {
+		for _, l := range o.layers {
+			if p.canTrim(v, l) && !p.caretaker.failed(o, careTrim) {
+				n += l.lv.Size() - 1
+			}
+		}
+	}
+	return n
 }
 
 // room is the number of extents that volumes may take.

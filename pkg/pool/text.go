@@ -55,19 +55,37 @@ func (v *view) roomForReader(from Source) error {
 	return nil
 }
 
-// roomForStore refuses a new snapshot's first store that would take what live
-// stores of others rely on: half of the reserve.
+// roomForStore refuses a new snapshot's first store for which there is no room, or that
+// would take what live stores of others rely on: half of the reserve. It is a
+// *PendingError where there is room in a moment: stores of former cuts are not trimmed
+// yet, or what they gave back is not wiped.
 func (p *Pool) roomForStore(v *view, o *volume, n lvm2.Extents) error {
-	left, spare := v.free.size(), p.reserve(v)/2
-	if n+spare <= left {
+	kind, err := v.kind(o.lv)
+	if err != nil {
+		return err
+	}
+	left, spare := v.free.size(), lvm2.Extents(0)
+	if v.othersGrow(o) {
+		spare = p.reserve(v) / 2
+	}
+	room := min(max(left, spare)-spare, v.freeOn(kind).size())
+	if n <= room {
 		return nil
 	}
+	if err := p.soon(v, n, n-room); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: a snapshot's store needs %d extents%s, volume group %s has %d free, of which %d are kept for stores of other volumes to grow; delete volumes or snapshots, or extend the volume group",
+		ErrNoSpace, n, v.onKind(kind), v.vg.Name, left, spare)
+}
+
+// othersGrow says whether stores of other volumes than o may have to grow.
+func (v *view) othersGrow(o *volume) bool {
 	for _, x := range v.volumes {
 		l := x.live()
 		if x != o && l != nil && !l.lost && l.lv.Size() < v.largest(l.store(x)) || x.fork != nil {
-			return fmt.Errorf("%w: a snapshot's store needs %d extents, volume group %s has %d free, of which %d are kept for stores of other volumes to grow; delete volumes or snapshots, or extend the volume group",
-				ErrNoSpace, n, v.vg.Name, left, spare)
+			return true
 		}
 	}
-	return nil
+	return false
 }

@@ -12,6 +12,7 @@ func TestRoomForStore(t *testing.T) {
 	v := rollbackGroup(t)
 	p := &Pool{setting: setting{config: Config{LayerReserve: 20}}} // of 499 extents
 	v.free = rangeSet{{Start: 100, Count: 60}}
+	allTrimmed(v)
 	base, bare := v.volumeByLV("base"), v.volumeByLV("bare")
 	for _, c := range []struct {
 		of   *volume
@@ -24,10 +25,18 @@ func TestRoomForStore(t *testing.T) {
 	}
 }
 
+// allTrimmed makes frozen stores such that have nothing to give back.
+func allTrimmed(v *view) {
+	for _, l := range v.layers {
+		l.trimmed = true
+	}
+}
+
 // A reserve of 0 is none, and not the one that a pool has by default.
 func TestNoReserve(t *testing.T) {
 	v := rollbackGroup(t)
 	v.free = rangeSet{{Start: 100, Count: 60}}
+	allTrimmed(v)
 	for _, c := range []struct {
 		config        Config
 		reserve, room lvm2.Extents

@@ -14,19 +14,24 @@ import (
 // trimmable returns a frozen layer of o whose store's unused end can be given
 // back, or nil. One that somebody reads is frozen in the kernel, too, once its device is read-only.
 func (p *Pool) trimmable(v *view, o *volume) *layer {
-	if v.unclear != nil {
-		return nil
-	}
 	for _, l := range o.layers {
-		if l.snap != nil || l.lost || l.trimmed || !linear(l.lv) {
-			continue
-		}
-		if info, err := p.find(v.snapDevice(l.lv)); err == nil && (info == nil || info.Live && info.ReadOnly) {
+		if p.canTrim(v, l) {
 			return l
 		}
 	}
 	return nil
 }
+
+func (p *Pool) canTrim(v *view, l *layer) bool {
+	if v.unclear != nil || !l.untrimmed() || !linear(l.lv) {
+		return false
+	}
+	info, err := p.find(v.snapDevice(l.lv))
+	return err == nil && (info == nil || info.Live && info.ReadOnly)
+}
+
+// untrimmed says that the store of a layer is frozen and has the length that it grew to.
+func (l *layer) untrimmed() bool { return l.snap == nil && !l.lost && !l.trimmed }
 
 // trim gives back the unused ends of a volume's frozen stores: a snapshot costs
 // what changed. Nothing writes to a frozen store, so what it uses now it will

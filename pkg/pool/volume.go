@@ -32,10 +32,10 @@ func (p *Pool) CreateVolume(ctx context.Context, spec VolumeSpec) (Volume, error
 			return Volume{}, fmt.Errorf("create volume %q: %w", spec.Name, err)
 		}
 	}
-	if spec.Source.Kind == FromVolume {
-		p.makeWay(ctx, spec.Source.LV)
-	}
-	lv, err := p.onceWiped(ctx, func() (string, error) {
+	lv, err := onceWiped(ctx, p, func() (string, error) {
+		if spec.Source.Kind == FromVolume {
+			p.makeWay(ctx, spec.Source.LV) // each time: folds go on while it waits
+		}
 		keys, err := p.sourceKeys(spec)
 		if err != nil {
 			return "", err
@@ -54,18 +54,21 @@ func (p *Pool) CreateVolume(ctx context.Context, spec VolumeSpec) (Volume, error
 }
 
 // onceWiped calls create, again whenever extents become free if it must wait for that.
-func (p *Pool) onceWiped(ctx context.Context, create func() (string, error)) (lv string, err error) {
+// create leaves the keys of volumes to those who free some.
+func onceWiped[T any](ctx context.Context, p *Pool, create func() (T, error)) (T, error) {
 	for {
 		wiped := p.wiper.freed() // before looking for room, so that nothing is missed
-		lv, err := create()
+		made, err := create()
 		var debt *PendingError
 		if !errors.As(err, &debt) || !debt.wiping {
-			return lv, err
+			return made, err
 		}
+		p.caretaker.wake()
 		select {
 		case <-wiped:
 		case <-ctx.Done():
-			return "", err
+			var none T
+			return none, err
 		}
 	}
 }

@@ -29,24 +29,31 @@ func giveExceptions(t *testing.T, p *Pool, lv string, n uint64) {
 	v := must(p.latest())(t)
 	l := v.volumeByLV(lv).live()
 	extents := must(physical(l.lv))(t)
-	if len(extents) != 1 {
-		t.Fatalf("the store is in %d pieces", len(extents))
-	}
 	f := must(os.OpenFile(v.vg.PVs[extents[0].PV].Device, os.O_RDWR|unix.O_DIRECT, 0))(t)
 	defer f.Close()
-	start := int64(v.vg.Offset(v.vg.PVs[extents[0].PV], extents[0].Start).Bytes())
+	write := func(b []byte, at size.Bytes) {
+		for _, r := range extents {
+			length := size.Bytes(r.Count) * v.extent()
+			if at < length {
+				must(f.WriteAt(b, int64(v.vg.Offset(v.vg.PVs[r.PV], r.Start).Bytes()+at)))(t)
+				return
+			}
+			at -= length
+		}
+		t.Fatalf("the store is too small, by %v", at)
+	}
 	chunk := l.chunk.Bytes()
 	perArea := uint64(chunk / 16)
 	area := directBuffer(t, chunk)
 	copy(area, cow.NewHeader(chunk))
-	must(f.WriteAt(area, start))(t)
+	write(area, 0)
 	for i := range n/perArea + 1 { // the last one ends the list
 		clear(area)
 		for k := range min(perArea, n-i*perArea) {
 			binary.LittleEndian.PutUint64(area[16*k:], i*perArea+k)
 			binary.LittleEndian.PutUint64(area[16*k+8:], 1+i*(perArea+1)+1+k)
 		}
-		must(f.WriteAt(area, start+int64(1+i*(perArea+1))*int64(chunk)))(t)
+		write(area, size.Bytes(1+i*(perArea+1))*chunk)
 	}
 }
 

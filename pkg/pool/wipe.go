@@ -104,7 +104,7 @@ func (w *wiper) settled(before, after *view) {
 	if len(after.trash) > 0 && (swept || before == nil || before.lessTrash(after) || before.otherDisks(after)) {
 		w.wake()
 	}
-	if before == nil || len(after.free.subtract(before.free)) > 0 || after.lessTrash(before) {
+	if before == nil || len(after.free.subtract(before.free)) > 0 || after.lessTrash(before) || before.trimmedBy(after) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		close(w.next)
@@ -119,6 +119,17 @@ func (v *view) lessTrash(after *view) bool {
 		known[lv.ID] = true
 	}
 	return slices.ContainsFunc(after.trash, func(lv *lvm2.LV) bool { return !known[lv.ID] })
+}
+
+// trimmedBy says whether a frozen store of v that could give something back need not, or
+// cannot, any more in after.
+func (v *view) trimmedBy(after *view) bool {
+	for id, l := range v.layers {
+		if now := after.layers[id]; l.untrimmed() && (now == nil || !now.untrimmed()) {
+			return true
+		}
+	}
+	return false
 }
 
 // otherDisks says whether a physical volume of after is on another device than in v.

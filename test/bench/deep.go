@@ -14,6 +14,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/bench/fio"
 )
 
+// A snapshot takes an extent at least, so a thousand take 4 GiB of the disk, beside what
+// two volumes of deepLength have.
 const (
 	deepVolume = "deep"
 	deepLength = 512 * size.MiB

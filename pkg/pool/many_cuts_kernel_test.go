@@ -1,0 +1,172 @@
+//go:build kernel
+
+package pool
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// usedSpace is who has a pool's extents.
+type usedSpace struct {
+	live, trimmed, ideal, untrimmed, trash lvm2.Extents
+	stores, segments                       int // that are trimmed, and of one of these at most
+}
+
+func spaceOf(v *view) (s usedSpace) {
+	for _, o := range v.volumes {
+		for _, l := range o.layers {
+			switch {
+			case l.snap != nil:
+				s.live += l.lv.Size()
+			case l.trimmed:
+				s.trimmed += l.lv.Size()
+				s.ideal += v.extents(l.used.Bytes())
+				s.stores++
+				s.segments = max(s.segments, len(l.lv.Segments))
+			default:
+				s.untrimmed += l.lv.Size()
+			}
+		}
+	}
+	for _, lv := range v.trash {
+		s.trash += lv.Size()
+	}
+	return s
+}
+
+func logSpace(t *testing.T, p *Pool, what string) {
+	t.Helper()
+	v := must(p.latest())(t)
+	s, m := spaceOf(v), p.metadata(v)
+	var pieces []string
+	for _, r := range v.free {
+		pieces = append(pieces, fmt.Sprint(r.Count))
+	}
+	t.Logf("%s; extents: live %d, of %d trimmed stores %d (used %d, at most %d segments), of others %d, trash %d, free %d in %d pieces (%s); metadata %v of %v",
+		what, s.live, s.stores, s.trimmed, s.ideal, s.segments, s.untrimmed, s.trash, v.free.size(), len(pieces), strings.Join(pieces[:min(len(pieces), 10)], " "), m.Used, m.Size)
+}
+
+// timed logs how long f took.
+func timed(t *testing.T, what string, f func()) {
+	t.Helper()
+	began := time.Now()
+	f()
+	t.Logf("%s: %v", what, time.Since(began))
+}
+
+// TestManyCuts: as many snapshots as there is room for can be taken at once, however
+// large their first stores are, and cost what changed. They can be deleted in any order.
+func TestManyCuts(t *testing.T) {
+	ctx := context.Background()
+	config := Config{Name: "pool", VolumeGroup: "vgmanycuts", Devices: testDisks(t)[:1], Create: true}
+	p := testPool(t, func(c *Config) { *c = config })
+	n := 80
+	if must(p.Capacity(ctx))(t).Free > 5*size.GiB { // DMSNAP_DISKS=6G: for the record
+		n = 1000
+	}
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 128 * size.MiB, Mode: Block}))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	whole := must(p.latest())(t).free.size()
+	r := rand.New(rand.NewPCG(1, 2))
+	base := make(content, v.Size)
+	base.scribble(t, r, path, 100)
+	oldest := content(bytes.Clone(base))
+	var snapshots []string
+	var took []time.Duration
+	for i := range n {
+		began := time.Now()
+		s, err := p.CreateSnapshot(ctx, fmt.Sprint("s", i), v.LV)
+		if err != nil {
+			logSpace(t, p, "after the error")
+			t.Fatalf("snapshot %d: %v", i+1, err)
+		}
+		took = append(took, time.Since(began))
+		snapshots = append(snapshots, s.LV)
+		base.scribble(t, r, path, 10)
+		if len(took) == n/10 {
+			slices.Sort(took)
+			logSpace(t, p, fmt.Sprintf("up to snapshot %d each took %v, at most %v", i+1, took[len(took)/2], took[len(took)-1]))
+			took = nil
+		}
+	}
+	for end := time.Now().Add(20 * time.Second); spaceOf(must(p.latest())(t)).untrimmed > 0 && time.Now().Before(end); {
+		time.Sleep(20 * time.Millisecond)
+	}
+	waitIdle(t, p)
+	logSpace(t, p, "when stores are trimmed")
+	if s := spaceOf(must(p.latest())(t)); s.trimmed != s.ideal || s.segments > smallPieces+1 || s.stores != n-1 {
+		t.Errorf("frozen stores are not as small as can be, or in many pieces: %+v", s)
+	}
+	noFindings(t, p)
+
+	timed(t, "the oldest is shown", func() {
+		reader := must(p.CreateVolume(ctx, VolumeSpec{Name: "reader", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, snapshots[0]}}))(t)
+		oldest.compare(t, must(p.Activate(ctx, reader.LV))(t), "the oldest")
+		ok(t, p.Deactivate(ctx, reader.LV))
+		ok(t, p.DeleteVolume(ctx, reader.LV))
+	})
+	timed(t, "the oldest is restored", func() {
+		fork := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{FromSnapshot, snapshots[0]}}))(t)
+		oldest.compare(t, must(p.Activate(ctx, fork.LV))(t), "the restored volume")
+		waitHydrated(t, p, fork.LV)
+		ok(t, p.Deactivate(ctx, fork.LV))
+		ok(t, p.DeleteVolume(ctx, fork.LV))
+	})
+	ok(t, p.Deactivate(ctx, v.LV))
+	ok(t, p.Close())
+	timed(t, "the pool is opened again", func() { p = openPool(t, config) })
+	base.compare(t, must(p.Activate(ctx, v.LV))(t), "the volume")
+	timed(t, "the one in the middle is deleted", func() { ok(t, p.DeleteSnapshot(ctx, snapshots[n/2])) })
+	timed(t, "all others are deleted", func() {
+		for _, i := range r.Perm(n) {
+			ok(t, p.DeleteSnapshot(ctx, snapshots[i]))
+		}
+	})
+	timed(t, "their space is there", func() {
+		for end := time.Now().Add(time.Minute); must(p.latest())(t).free.size() != whole; time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(end) {
+				logSpace(t, p, "when all are deleted")
+				t.Fatalf("of %d extents %d are free again", whole, must(p.latest())(t).free.size())
+			}
+		}
+	})
+	base.compare(t, path, "the volume without snapshots")
+	noFindings(t, p)
+	ok(t, p.Deactivate(ctx, v.LV))
+	ok(t, p.DeleteVolume(ctx, v.LV))
+	waitIdle(t, p)
+}
+
+// TestExtentSize: in a group that is made with small extents a snapshot takes as little.
+func TestExtentSize(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.ExtentSize, c.FirstStore = size.MiB, 0 })
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 3 * size.MiB, Mode: Block}))(t)
+	if v.Size != 3*size.MiB {
+		t.Errorf("the volume has %v", v.Size)
+	}
+	path := must(p.Activate(ctx, v.LV))(t)
+	base := make(content, v.Size)
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := range 3 {
+		must(p.CreateSnapshot(ctx, fmt.Sprint("s", i), v.LV))(t)
+		base.scribble(t, r, path, 2)
+	}
+	for end := time.Now().Add(20 * time.Second); spaceOf(must(p.latest())(t)).untrimmed > 0 && time.Now().Before(end); {
+		time.Sleep(20 * time.Millisecond)
+	}
+	if s := spaceOf(must(p.latest())(t)); s.trimmed != 2 || s.ideal != 2 {
+		t.Errorf("two frozen stores: %+v", s)
+	}
+	ok(t, p.Deactivate(ctx, v.LV))
+}
