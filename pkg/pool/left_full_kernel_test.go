@@ -62,3 +62,48 @@ func TestLeftSuspendedFull(t *testing.T) {
 	again()
 	ok(t, p.Deactivate(ctx, base.LV))
 }
+
+// TestOpenedWithFullStoreSuspended: while no driver ran a snapshot's store ran over whose
+// device the former process had left suspended. The kernel answers nobody who asks for the
+// snapshot's status then, so the pool lets the store go on before anything else: it is
+// open within its time, serves other volumes, and the writers go on.
+func TestOpenedWithFullStoreSuspended(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.FirstStore = 4 * size.MiB })
+	base := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 64 * size.MiB, Mode: Block}))(t)
+	other := must(p.CreateVolume(ctx, VolumeSpec{Name: "other", Size: 8 * size.MiB, Mode: Block}))(t)
+	volume := must(p.Activate(ctx, base.LV))(t)
+	must(p.CreateSnapshot(ctx, "s", base.LV))(t)
+	store := p.vgName + "-s-cow"
+	config := p.config
+	ok(t, p.Close())
+	client := must(dm.Open())(t)
+	defer client.Close()
+	ok(t, client.Suspend(ctx, store, dm.SuspendOptions{SkipLockFS: true}))
+	const writers = 4
+	written := make(chan error, writers)
+	for i := range writers {
+		b := directBuffer(t, 4*size.MiB)
+		copy(b, bytes.Repeat([]byte("x"), len(b)))
+		go func() { written <- writeFrom(volume, int64(i)*int64(len(b)), b) }()
+	}
+	time.Sleep(400 * time.Millisecond)
+	rescue := time.AfterFunc(20*time.Second, func() { client.Resume(store, 0) })
+	began := time.Now()
+	p = openPool(t, config)
+	if _, err := p.Activate(ctx, other.LV); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); !rescue.Stop() || took > 15*time.Second {
+		t.Errorf("opened, and another volume activated, after %v", took)
+	}
+	for range writers {
+		ok(t, <-written)
+	}
+	s := must(p.Snapshots(ctx))(t)
+	if len(s) != 1 || !s[0].Lost {
+		t.Errorf("the snapshot whose store has run over: %+v", s)
+	}
+	ok(t, p.Deactivate(ctx, other.LV))
+	ok(t, p.Deactivate(ctx, base.LV))
+}
