@@ -24,6 +24,11 @@ const (
 // sees what lay where a store is, so stores leave wiped extents to volumes, and the
 // large pieces, too.
 func (t *edit) allocateOn(block size.Bytes, n lvm2.Extents, at place) ([]lvm2.Range, error) {
+	return t.allocateMore(nil, block, n, at)
+}
+
+// allocateMore does what allocateOn does, for what goes on after the segments has.
+func (t *edit) allocateMore(has []lvm2.Segment, block size.Bytes, n lvm2.Extents, at place) ([]lvm2.Range, error) {
 	if err := t.withoutMapped(); err != nil {
 		return nil, err
 	}
@@ -35,7 +40,7 @@ func (t *edit) allocateOn(block size.Bytes, n lvm2.Extents, at place) ([]lvm2.Ra
 			continue
 		}
 		if at == highEnd {
-			return t.take(packed(free, n)...), nil
+			return t.take(packed(oneDisk(free, n, has), n)...), nil
 		}
 		if clean := t.clean.intersect(free); clean.size() >= n {
 			free = clean
@@ -70,6 +75,34 @@ func onePiece(s rangeSet, n lvm2.Extents, at place) (lvm2.Range, bool) {
 		}
 	}
 	return lvm2.Range{}, false
+}
+
+// oneDisk returns the part of s on one disk from which a store that has segments already
+// takes n extents: a disk that the store is on, its last first; else one that has them in
+// one piece; else one that has them, from the last disk on. It is s if no disk has: a
+// store is lost with each disk that it is on.
+func oneDisk(s rangeSet, n lvm2.Extents, has []lvm2.Segment) rangeSet {
+	disks, order := map[int]rangeSet{}, []int(nil)
+	for _, r := range s {
+		disks[r.PV] = append(disks[r.PV], r)
+	}
+	for _, segment := range slices.Backward(has) {
+		for _, stripe := range segment.Stripes {
+			order = append(order, stripe.PV)
+		}
+	}
+	if r, ok := onePiece(s, n, highEnd); ok {
+		order = append(order, r.PV)
+	}
+	for _, r := range slices.Backward(s) {
+		order = append(order, r.PV)
+	}
+	for _, pv := range order {
+		if disks[pv].size() >= n {
+			return disks[pv]
+		}
+	}
+	return s
 }
 
 // smallPieces is how many gaps between stores a new part of a store begins with at most.
@@ -131,7 +164,7 @@ func (t *edit) growth(lv *lvm2.LV, n lvm2.Extents, at place) ([]lvm2.Range, erro
 			return t.take(lvm2.Range{PV: r.PV, Start: end, Count: n}), nil
 		}
 	}
-	return t.allocateOn(t.vg.PVs[last.PV].BlockSize, n, at)
+	return t.allocateMore(lv.Segments, t.vg.PVs[last.PV].BlockSize, n, at)
 }
 
 // appendExtents adds ranges to the end of segments, joining what is adjacent as LVM2 does.

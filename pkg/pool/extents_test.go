@@ -29,3 +29,45 @@ func TestPlaces(t *testing.T) {
 		}
 	}
 }
+
+// A store takes all that it takes at once from one disk, and grows on the disk that it is
+// on, as long as one disk has the room.
+func TestStoresStayOnOneDisk(t *testing.T) {
+	r := func(pv int, start, count lvm2.Extents) lvm2.Range {
+		return lvm2.Range{PV: pv, Start: start, Count: count}
+	}
+	// Disk 0 has a large piece, disk 1 some, disk 2 has gaps only.
+	free := rangeSet{r(0, 100, 100), r(1, 50, 3), r(1, 60, 9), r(2, 10, 2), r(2, 20, 1), r(2, 30, 1), r(2, 40, 1)}
+	vg := &lvm2.VG{PVs: []*lvm2.PV{{PECount: 200}, {PECount: 100}, {PECount: 100}}, ExtentSize: 8192}
+	for _, c := range []struct {
+		what string
+		has  []lvm2.Range // nil: it is new
+		n    lvm2.Extents
+		want []lvm2.Range
+	}{
+		{"one extent", nil, 1, []lvm2.Range{r(2, 40, 1)}},
+		{"a piece of disk 1", nil, 4, []lvm2.Range{r(1, 65, 4)}},
+		{"a piece of disk 0", nil, 10, []lvm2.Range{r(0, 190, 10)}},
+		{"all disks", nil, 110, []lvm2.Range{r(2, 40, 1), r(2, 30, 1), r(2, 20, 1), r(1, 62, 7), r(0, 100, 100)}},
+		{"growth where it ends", []lvm2.Range{r(0, 90, 10)}, 5, []lvm2.Range{r(0, 100, 5)}},
+		{"growth on its disk, in pieces", []lvm2.Range{r(2, 0, 5)}, 5, []lvm2.Range{r(2, 40, 1), r(2, 30, 1), r(2, 20, 1), r(2, 10, 2)}},
+		{"growth on its last disk", []lvm2.Range{r(0, 0, 5), r(1, 0, 5)}, 9, []lvm2.Range{r(1, 60, 9)}},
+		{"growth on its first disk", []lvm2.Range{r(0, 0, 5), r(2, 0, 5)}, 9, []lvm2.Range{r(0, 191, 9)}},
+		{"growth on another disk as a whole", []lvm2.Range{r(2, 0, 5)}, 12, []lvm2.Range{r(0, 188, 12)}},
+	} {
+		e := &edit{view: &view{vg: vg, free: free}}
+		var got []lvm2.Range
+		var err error
+		if c.has == nil {
+			got, err = e.allocateOn(anyKind, c.n, highEnd)
+		} else {
+			got, err = e.growth(&lvm2.LV{Segments: appendExtents(nil, c.has...)}, c.n, highEnd)
+		}
+		if err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, %v, want %v", c.what, got, err, c.want)
+		}
+		if left := e.free.size(); left != free.size()-c.n {
+			t.Errorf("%s: %d extents are left", c.what, left)
+		}
+	}
+}

@@ -88,7 +88,7 @@ func (p *Pool) enlargeFlat(t *edit, o *volume, lv *lvm2.LV, more lvm2.Extents) e
 		return fmt.Errorf("%w: %d extents are needed to read it for as long as it is read, volume group %s has %d free, of which %d are kept for stores of snapshots to grow; delete volumes or newer snapshots, or extend the volume group",
 			ErrNoSpace, more, t.vg.Name, free, spare)
 	}
-	ranges, err := t.allocateOn(kind, more, highEnd)
+	ranges, err := t.allocateMore(lv.Segments, kind, more, highEnd)
 	if err != nil {
 		return err
 	}
@@ -154,12 +154,12 @@ func (p *Pool) keepForFlat(t *edit, layer lvm2.ID) error {
 	if err != nil {
 		return err
 	}
-	ranges, err := t.allocateOn(kind, n, highEnd)
+	path := o.path(l)
+	lv := t.keptOrNew(&flat{of: l.of, reads: layer, over: path[len(path)-1].lv.ID, chunk: l.chunk})
+	ranges, err := t.allocateMore(lv.Segments, kind, n, highEnd)
 	if err != nil {
 		return err
 	}
-	path := o.path(l)
-	lv := t.keptOrNew(&flat{of: l.of, reads: layer, over: path[len(path)-1].lv.ID, chunk: l.chunk})
 	lv.Segments = appendExtents(lv.Segments, ranges...)
 	return t.put(lv)
 }
