@@ -112,7 +112,7 @@ func TestFormerPhysicalVolume(t *testing.T) {
 				command(t, "pvcreate", "-qq", "--devices", disk, "--labelsector", fmt.Sprint(sector), disk)
 				command(t, "vgcreate", "-qq", "--devices", disk, "former", disk)
 				command(t, "vgremove", "-qq", "-y", "--devices", disk, "former")
-				if _, unfit := Fit([]string{disk}, nil); len(unfit) != 1 || !errors.Is(unfit[0].Err, ErrNotBlank) {
+				if _, unfit := Fit([]string{disk}, nil, 0); len(unfit) != 1 || !errors.Is(unfit[0].Err, ErrNotBlank) {
 					t.Errorf("before it is wiped: %v", unfit)
 				}
 				command(t, "wipefs", "-qa", disk)
@@ -122,7 +122,7 @@ func TestFormerPhysicalVolume(t *testing.T) {
 				if found, err := Signature(disk); found != "" || err != nil {
 					t.Errorf("it has the signature of %s, %v", found, err)
 				}
-				if fit, unfit := Fit([]string{disk}, nil); len(fit) != 1 {
+				if fit, unfit := Fit([]string{disk}, nil, 0); len(fit) != 1 {
 					t.Errorf("it is not fit: %v", unfit)
 				}
 				if err := CreateVG(context.Background(), kernelHost, "fresh", []string{disk}, CreateOptions{}); err != nil {

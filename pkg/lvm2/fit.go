@@ -1,6 +1,7 @@
 package lvm2
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -29,11 +30,11 @@ func (u Unfit) Certain() bool {
 		func(certain error) bool { return errors.Is(u.Err, certain) })
 }
 
-// Fit returns those of the devices that can become physical volumes of vg, or
-// of a new volume group if vg is nil, and says of the others why they cannot. It
-// only reads, and does not read what is in use.
-func Fit(devices []string, vg *VG) (fit []string, unfit []Unfit) {
-	extent, kinds := DefaultExtentSize, []size.Bytes(nil)
+// Fit returns those of the devices that can become physical volumes of vg, or, if vg
+// is nil, of a new volume group with extents of that size (0: DefaultExtentSize), and
+// says of the others why they cannot. It only reads, and does not read what is in use.
+func Fit(devices []string, vg *VG, extent size.Bytes) (fit []string, unfit []Unfit) {
+	extent, kinds := cmp.Or(extent, DefaultExtentSize), []size.Bytes(nil)
 	if vg == nil {
 		vg = newVG("", uint64(extent.Sectors()), nil, nil, "")
 	} else {

@@ -141,7 +141,7 @@ func (c Config) choose(vg *lvm2.VG) (devices []string, left []LeftOut, err error
 		looked[m.path] = m
 		paths = append(paths, m.path)
 	}
-	fit, unfit := lvm2.Fit(paths, vg)
+	fit, unfit := lvm2.Fit(paths, vg, c.ExtentSize)
 	twins := lvm2.Twins(fit)
 	for _, path := range fit {
 		why := looked[path].unnamed(all)

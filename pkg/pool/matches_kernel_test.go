@@ -174,6 +174,24 @@ func TestPatternOfAllDisks(t *testing.T) {
 	b.check(p.outside.leftOuts())
 }
 
+// TestSmallBesideLargeExtents: a disk that has no room for an extent of the pool's size
+// is left out, and does not keep the pool from being made of the others.
+func TestSmallBesideLargeExtents(t *testing.T) {
+	b := newByID(t)
+	b.link("nvme-large", b.loop("400M"), "")
+	b.link("nvme-small", b.loop("64M"), "too small")
+	c := Config{Name: "pool", VolumeGroup: "vglarge", Devices: []string{b.pattern()}, Create: true, ExtentSize: 128 * size.MiB}
+	p := openPool(t, c)
+	t.Cleanup(func() {
+		ok(t, p.Close())
+		command(t, "vgremove", "-ff", "-y", "vglarge")
+	})
+	if vg := must(p.latest())(t).vg; len(vg.PVs) != 1 || vg.ExtentSize.Bytes() != c.ExtentSize {
+		t.Errorf("a group with %d disks and extents of %v", len(vg.PVs), vg.ExtentSize.Bytes())
+	}
+	b.check(p.outside.leftOuts())
+}
+
 // TestNothingFits: a pool for which nothing is fit says of each match why. What
 // may be its own disk and cannot be read keeps it from being made of the others,
 // and so does what the configuration names and is not fit.
