@@ -30,8 +30,9 @@ func newCaretaker(p *Pool) *caretaker {
 	return &caretaker{pool: p, soon: make(chan struct{}, 1), busy: map[string]bool{}, told: map[string]string{}}
 }
 
-// loop looks what is left to do. It waits for nothing but the kernel's answers: the
-// work has goroutines of its own.
+// loop looks what is left to do. It does not ask the kernel for the status of a
+// snapshot, which is not answered while the snapshot's store is suspended and full: that,
+// and the work, have goroutines of their own.
 func (c *caretaker) loop(ctx context.Context) {
 	for tick := time.NewTicker(careLook); ; {
 		select {
@@ -93,15 +94,8 @@ func (c *caretaker) attendTo(v *view, o *volume, has map[string]bool) {
 	} else {
 		p.facts.steep.drop(o.lv.ID)
 	}
-	l, top := o.live(), v.topDevice(o.lv)
-	if l == nil || l.lost || !has[top.uuid] {
-		return
-	}
-	// The metadata are ahead: a cut was interrupted, or the volume was adopted.
-	if _, err := p.snapshotStatus(v.snapDevice(l.lv).name); err != nil {
-		if info, err := p.find(top); err == nil && info != nil && info.Live {
-			c.attend(o, "devices", attendPause, p.settleAgain)
-		}
+	if l := o.live(); l != nil && !l.lost && has[v.topDevice(o.lv).uuid] {
+		c.attendFreely(o, "ahead", attendPause, p.settleAhead)
 	}
 }
 
@@ -177,6 +171,23 @@ func (c *caretaker) news(key string, err error) bool {
 	}
 	c.told[key] = err.Error()
 	return true
+}
+
+// settleAhead brings the kernel in line with the metadata where they are ahead, as
+// after a cut that was interrupted, or an adoption: the newest layer is no snapshot yet.
+func (p *Pool) settleAhead(ctx context.Context, lv string) error {
+	v := p.current.Load()
+	o := v.volumeByLV(lv)
+	if o == nil || o.live() == nil {
+		return nil
+	}
+	if _, err := p.snapshotStatus(v.snapDevice(o.live().lv).name); err == nil {
+		return nil
+	}
+	if info, err := p.find(v.topDevice(o.lv)); err != nil || info == nil || !info.Live {
+		return nil
+	}
+	return p.onVolume(ctx, lv, func(ctx context.Context) error { return p.settleAgain(ctx, lv) })
 }
 
 // settleAgain brings the kernel in line with the metadata where a change failed to. An

@@ -63,6 +63,57 @@ func TestLeftSuspendedFull(t *testing.T) {
 	ok(t, p.Deactivate(ctx, base.LV))
 }
 
+// TestCaretakerBesideFullStoreSuspended: the kernel tells no status of a snapshot whose
+// store ran over while somebody had its device suspended. What is left to do for other
+// volumes is done meanwhile: their stores are trimmed.
+func TestCaretakerBesideFullStoreSuspended(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.FirstStore = 4 * size.MiB })
+	base := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 64 * size.MiB, Mode: Block}))(t)
+	other := must(p.CreateVolume(ctx, VolumeSpec{Name: "other", Size: 64 * size.MiB, Mode: Block}))(t)
+	volume := must(p.Activate(ctx, base.LV))(t)
+	must(p.CreateSnapshot(ctx, "s", base.LV))(t)
+	store := p.vgName + "-s-cow"
+	client := must(dm.Open())(t)
+	defer client.Close()
+	ok(t, client.Suspend(ctx, store, dm.SuspendOptions{SkipLockFS: true}))
+	rescue := time.AfterFunc(40*time.Second, func() { client.Resume(store, 0) })
+	const writers = 4
+	written := make(chan error, writers)
+	for i := range writers {
+		b := directBuffer(t, 4*size.MiB)
+		copy(b, bytes.Repeat([]byte("x"), len(b)))
+		go func() { written <- writeFrom(volume, int64(i)*int64(len(b)), b) }()
+	}
+	asked := make(chan error, 1)
+	time.Sleep(200 * time.Millisecond)
+	go func() {
+		_, err := client.Status(p.vgName + "-s")
+		asked <- err
+	}()
+	select {
+	case err := <-asked:
+		t.Errorf("the kernel told the status, so this test shows nothing: %v", err)
+	case <-time.After(2 * careLook):
+	}
+	must(p.CreateSnapshot(ctx, "o1", other.LV))(t)
+	must(p.CreateSnapshot(ctx, "o2", other.LV))(t)
+	for end := time.Now().Add(20 * time.Second); spaceOf(must(p.latest())(t)).untrimmed > 0; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Error("the store of another volume's snapshot was not trimmed")
+			break
+		}
+	}
+	if !rescue.Stop() {
+		t.Error("this took so long that the store goes on")
+	}
+	ok(t, client.Resume(store, 0))
+	for range writers {
+		ok(t, <-written)
+	}
+	ok(t, p.Deactivate(ctx, base.LV))
+}
+
 // TestOpenedWithFullStoreSuspended: while no driver ran a snapshot's store ran over whose
 // device the former process had left suspended. The kernel answers nobody who asks for the
 // snapshot's status then, so the pool lets the store go on before anything else: it is
