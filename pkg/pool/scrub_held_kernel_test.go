@@ -81,3 +81,65 @@ func TestHoldWhileWiping(t *testing.T) {
 		waitIdle(t, p)
 	}
 }
+
+// TestOthersBetweenWipes: the key under which a volume is wiped is that of its whole
+// family. What waits for it, as stores to be trimmed do, has it after a turn of the
+// wiping, and not when all is wiped.
+func TestOthersBetweenWipes(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	p.wiper.scrubTurn = 0 // of one piece
+	b := must(p.CreateVolume(ctx, VolumeSpec{Name: "b", Size: 64 * size.MiB, Mode: Filesystem, FSType: "ext4"}))(t)
+	must(p.CreateSnapshot(ctx, "snapb", b.LV))(t)
+	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "f", Mode: Filesystem, FSType: "ext4", Source: Source{FromSnapshot, "snapb"}}))(t)
+	hydrate := p.hydrator.stop(f.LV)
+	left := func() rangeSet {
+		v := must(p.latest())(t)
+		return p.unwiped(v, v.volumeByLV(f.LV))
+	}
+	todo := left()
+	if len(todo) != 2 {
+		t.Fatalf("%v is to be wiped: this test shows nothing", todo)
+	}
+	v := must(p.latest())(t)
+	o := v.volumeByLV(f.LV)
+	ok(t, p.do(ctx, &change{what: "fork", act: func(ctx context.Context, v *view) error {
+		return p.forkUp(ctx, v, v.volumes[o.lv.ID])
+	}}))
+	s := v.forkStore(o)
+	g := &growth{store: s.lv.ID} // a brake, which keeps the wiping from its end
+	g.braked.Store(true)
+	p.facts.growing.put(s.lv.ID, g)
+	cow := v.cowDevice(s.lv)
+	ok(t, p.dm.Suspend(ctx, cow.name, dm.SuspendOptions{SkipLockFS: true}))
+	active := make(chan error, 1)
+	go func() {
+		_, err := p.Activate(ctx, f.LV)
+		active <- err
+	}()
+	for end := time.Now().Add(10 * time.Second); !p.scrubbing(f.LV); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it is not wiped")
+		}
+	}
+	other := make(chan rangeSet, 1)
+	go func() {
+		ok(t, p.onVolume(ctx, b.LV, func(context.Context) error { other <- left(); return nil }))
+	}()
+	time.Sleep(200 * time.Millisecond)
+	if len(other) > 0 {
+		t.Error("nothing waits for the wiping, so this test shows nothing")
+	}
+	p.facts.growing.drop(s.lv.ID)
+	ok(t, p.dm.Resume(cow.name, cow.udev))
+	if now := <-other; len(now) != 1 {
+		t.Errorf("%v was to be wiped when others had their turn", now)
+	}
+	ok(t, <-active)
+	if now := left(); len(now) > 0 {
+		t.Errorf("%v is not wiped", now)
+	}
+	hydrate()
+	waitHydrated(t, p, f.LV)
+	ok(t, p.Deactivate(ctx, f.LV))
+}
