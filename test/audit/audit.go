@@ -111,12 +111,12 @@ func settled(ctx context.Context, store *lvm2.Store, group string, look func(*lv
 	if err != nil {
 		return false, err
 	}
-	shown, flats := shownBy(vg), map[string]int{} // a snapshot is read by one store at most
+	through, flats := readThrough(vg), map[string]int{} // a snapshot is read by one store at most
 	if slices.ContainsFunc(vg.LVs, func(lv *lvm2.LV) bool {
 		t := Tags(lv)
 		if t["role"] == "flat" {
 			flats[t["reads"]]++
-			return t["used"] == "" || !shown[t["reads"]] || flats[t["reads"]] > 1
+			return t["used"] == "" || !through[t["reads"]] || flats[t["reads"]] > 1
 		}
 		return t["copy"] != "" || t["role"] == "trash"
 	}) {

@@ -30,6 +30,7 @@ func (a *Audit) checkVolumes() (layersOf, error) {
 		named[x.LV] = true
 	}
 	shown := shownBy(a.VG)
+	through := readThrough(a.VG)
 	layers := layersOf{}
 	links := map[string]string{} // origin by store
 	for _, lv := range a.VG.LVs {
@@ -49,7 +50,7 @@ func (a *Audit) checkVolumes() (layersOf, error) {
 		switch {
 		case lv.Segments[0].Snapshot != nil:
 		case t["role"] == "layer":
-		case t["role"] == "flat" && shown[t["reads"]]:
+		case t["role"] == "flat" && through[t["reads"]]:
 		case t["role"] != "volume":
 			return nil, fmt.Errorf("stray logical volume %s %v", lv.Name, lv.Tags)
 		case listed[lv.Name] == 0 && (!has(lv, "deleted") || len(layers[string(lv.ID)]) == 0):
@@ -90,6 +91,28 @@ func shownBy(vg *lvm2.VG) map[string]bool {
 		}
 	}
 	return shown
+}
+
+// readThrough are the layers that volumes show, and those that are newer: who reads an
+// older one may do so through the store of its own that a newer one is read by.
+func readThrough(vg *lvm2.VG) map[string]bool {
+	oldest := map[string]int64{} // shown, by the volume
+	for id := range shownBy(vg) {
+		if l := vg.LVByID(lvm2.ID(id)); l != nil {
+			of := Tags(l)["of"]
+			if n, is := oldest[of]; !is || number(l, "order") < n {
+				oldest[of] = number(l, "order")
+			}
+		}
+	}
+	through := map[string]bool{}
+	for _, l := range vg.LVs {
+		t := Tags(l)
+		if n, is := oldest[t["of"]]; is && t["role"] == "layer" && number(l, "order") >= n {
+			through[string(l.ID)] = true
+		}
+	}
+	return through
 }
 
 // readDevices lists the kernel's devices and sees to it that those of active
