@@ -25,23 +25,26 @@ import (
 // until the next cut, and those that its store has besides.
 func recorded(t *testing.T, p *Pool, name string) (changed, redundant map[uint64]bool) {
 	t.Helper()
-	f := openSnapshot(t, p, name) // so that its store has a device
-	defer closeSnapshots(t, p, must(p.Snapshot(t.Context(), name))(t).Volume, f)
-	l := must(p.latest())(t).snapshots[name]
+	v := must(p.latest())(t)
+	l := v.snapshots[name]
 	if !l.exact {
 		t.Fatalf("what changed after %s is not on record", name)
 	}
-	store := must(cow.Open(p.dm.Node(p.vgName + "-" + l.lv.Name + "-cow")))(t)
-	defer store.Close()
 	changed, redundant = map[uint64]bool{}, map[uint64]bool{}
-	for e, err := range store.Exceptions(context.Background()) {
-		ok(t, err)
-		if l.bound == 0 || e.Store < uint64(l.bound/l.chunk) {
-			changed[e.Origin] = true
-		} else {
-			redundant[e.Origin] = true
+	// From the disks: a deep snapshot's device may lie on a flat store instead.
+	ok(t, readFrozen(v, l, func(store *cow.Store) error {
+		for e, err := range store.Exceptions(context.Background()) {
+			if err != nil {
+				return err
+			}
+			if l.bound == 0 || e.Store < uint64(l.bound/l.chunk) {
+				changed[e.Origin] = true
+			} else {
+				redundant[e.Origin] = true
+			}
 		}
-	}
+		return nil
+	}))
 	return changed, redundant
 }
 

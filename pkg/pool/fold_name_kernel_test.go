@@ -26,7 +26,7 @@ func TestNameOfFoldedLayer(t *testing.T) {
 	defer f.Close()
 	for i := range 40 {
 		s, err := p.CreateSnapshot(ctx, "next", v.LV)
-		if errors.Is(err, ErrNoSpace) { // faster than folding and wiping
+		if errors.Is(err, ErrNoSpace) || errors.Is(err, ErrUnavailable) { // faster than folding and wiping
 			waitIdle(t, p)
 			continue
 		}
