@@ -17,6 +17,7 @@ type change struct {
 	act   func(ctx context.Context, v *view) error // may be nil: nothing changes in the kernel
 	alone func(ctx context.Context) error          // instead of both: works on the store itself, under locks that it takes, and nothing else does meanwhile
 	fast  bool                                     // a store fills: not behind slow acts of other volumes
+	loose bool                                     // its caller leaves when ctx ends, also where it may still be carried out
 	done  chan error
 	ctx   context.Context
 }
@@ -57,7 +58,7 @@ func inTheWay(err error) error {
 }
 
 // do carries out c: it is on the disk and in the kernel when do returns nil. If
-// ctx ends first, c still runs if it has begun.
+// ctx ends first, c still runs if it has begun; do waits for it, unless c is loose.
 func (g *group) do(ctx context.Context, c *change) error {
 	err := g.submit(ctx, c)
 	var loss *unrecordedLoss
@@ -90,9 +91,15 @@ func (g *group) submit(ctx context.Context, c *change) error {
 	case <-g.ctx.Done():
 		return fmt.Errorf("pool %s is closed: %w", g.name, ErrUnavailable)
 	}
+	var left <-chan struct{}
+	if c.loose {
+		left = ctx.Done()
+	}
 	select {
 	case err := <-c.done:
 		return err
+	case <-left: // the committer may wait for LVM2
+		return fmt.Errorf("waiting for volume group %s: %w", g.vgName, context.Cause(ctx))
 	case <-g.stopped:
 		return fmt.Errorf("pool %s was closed: %w", g.name, ErrUnavailable)
 	}

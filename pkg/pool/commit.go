@@ -327,9 +327,10 @@ func (g *group) latest() (*view, error) {
 	return g.current.Load(), nil
 }
 
-// refresh reads the metadata again, so that what LVM2's own commands change is seen.
+// refresh reads the metadata again, so that what LVM2's own commands change is seen. It
+// waits no longer than ctx lives, also while LVM2 has the group's lock.
 func (g *group) refresh(ctx context.Context) error {
-	return g.do(ctx, &change{what: "read volume group " + g.vgName})
+	return g.do(ctx, &change{what: "read volume group " + g.vgName, loose: true})
 }
 
 // unavailable says which of this package's errors an error of the LVM2 layer is.

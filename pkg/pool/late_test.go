@@ -50,3 +50,56 @@ func TestLeaseOfCarrier(t *testing.T) {
 		}
 	}
 }
+
+// silent is a group whose committer waits for LVM2: it takes changes and does not answer.
+func silent(t *testing.T) *group {
+	g := &group{name: "pool", vgName: "vg", log: klog.Background(), facts: newFacts(), ctx: t.Context(),
+		changes: make(chan *change, 1), urgent: make(chan *change, 1), stopped: make(chan struct{})}
+	g.current.Store(rollbackGroup(t))
+	return g
+}
+
+// TestLeaseWhileLVMHasTheLock: an act that was left behind does not wait until LVM2 gives
+// the group's lock back: a device may be suspended, and LVM2 may wait for that.
+func TestLeaseWhileLVMHasTheLock(t *testing.T) {
+	t.Parallel()
+	l := &lease{group: silent(t)}
+	l.leave()
+	began, ended := time.Now(), make(chan error, 1)
+	go func() { ended <- l.valid() }()
+	select {
+	case err := <-ended:
+		if took := time.Since(began); !errors.Is(err, errLeft) || took < leaseLook {
+			t.Errorf("%v after %v", err, took)
+		}
+	case <-time.After(leaseLook + 5*time.Second):
+		t.Fatal("it waits for LVM2")
+	}
+	if began = time.Now(); !errors.Is(l.valid(), errLeft) || time.Since(began) > leaseLook/2 {
+		t.Error("the lease has ended, and it waits again")
+	}
+}
+
+// TestLossWhileLVMHasTheLock: nor does it wait to record a loss.
+func TestLossWhileLVMHasTheLock(t *testing.T) {
+	g := silent(t)
+	over := &lease{group: g}
+	over.left.Store(true)
+	over.over.Store(true)
+	c := &convergence{Pool: &Pool{group: group{}}, view: &view{lease: over}}
+	if err := c.recorded(t.Context(), &unrecordedLoss{"s"}); !errors.Is(err, errLeft) {
+		t.Errorf("the lease has ended: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- g.record(ctx, &unrecordedLoss{"s"}) }()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, context.DeadlineExceeded) || len(g.urgent) != 1 {
+			t.Errorf("a loss is not recorded in time: %v", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("it waits for LVM2")
+	}
+}

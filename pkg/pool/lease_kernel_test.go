@@ -5,9 +5,11 @@ package pool
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -71,6 +73,65 @@ func TestActThatWasLeft(t *testing.T) {
 	}
 	if now := length(); now != 64*size.MiB {
 		t.Errorf("in the end the device is %v long", now)
+	}
+	ok(t, p.Deactivate(ctx, lv))
+}
+
+// TestLeftWhileLVMHasTheLock: an act that was left behind with a volume suspended lets it
+// go on soon, although LVM2 has the group's lock by then and keeps it: it may wait for the
+// volume.
+func TestLeftWhileLVMHasTheLock(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	lv := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 32 * size.MiB, Mode: Block}))(t).LV
+	path := must(p.Activate(ctx, lv))(t)
+	must(p.CreateSnapshot(ctx, "s", lv))(t)
+	release := must(p.keys.lock(ctx, lvKey(lv)))(t)
+	f := must(p.freeze(ctx, lv))(t)
+	left, locked, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		ended <- p.do(ctx, &change{what: "hang", act: func(ctx context.Context, v *view) error {
+			return f.carryOut(ctx, func(ctx context.Context) error {
+				for ; !v.lease.left.Load(); time.Sleep(lateLook / 10) {
+				}
+				close(left)
+				<-locked
+				return p.settle(ctx, v, lv)
+			})
+		}})
+	}()
+	<-left
+	ok(t, p.refresh(ctx)) // so that it is the act's own look at the metadata that the committer waits with
+	lock := must(p.host.LockVG(ctx, p.vgName, lvm2.Exclusive))(t)
+	unlock := sync.OnceFunc(func() { ok(t, lock.Unlock()) })
+	defer unlock()
+	close(locked)
+	wrote := make(chan struct{})
+	go func() {
+		defer close(wrote)
+		writeDevice(t, path, 0, make([]byte, 4096))
+	}()
+	began := time.Now()
+	select {
+	case <-wrote:
+		t.Logf("the volume went on after %v", time.Since(began))
+	case <-time.After(leaseLook + 10*time.Second):
+		t.Error("the volume stays suspended as long as LVM2 has the lock")
+	}
+	unlock()
+	if err := <-ended; !errors.Is(err, errLeft) {
+		t.Errorf("the act ended with %v", err)
+	}
+	<-wrote
+	f.release()
+	release()
+	for end := time.Now().Add(10 * time.Second); p.facts.unsettled.count() > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the volume is not looked after")
+		}
+	}
+	if s := must(p.Snapshot(ctx, "s"))(t); s.Lost {
+		t.Error("the snapshot is lost")
 	}
 	ok(t, p.Deactivate(ctx, lv))
 }

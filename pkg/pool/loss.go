@@ -95,9 +95,10 @@ func (p *Pool) tableOf(d device) (dm.Table, error) {
 	return p.dm.Table(info.Name)
 }
 
-// record writes a loss down. An act may call it: urgent changes do not wait for acts.
+// record writes a loss down, or leaves it when ctx ends: then it may be written down later.
+// An act may call it: urgent changes do not wait for acts.
 func (g *group) record(ctx context.Context, loss *unrecordedLoss) error {
-	err := g.submit(ctx, &change{fast: true, edit: func(t *edit) error {
+	err := g.submit(ctx, &change{fast: true, loose: true, edit: func(t *edit) error {
 		l := t.layers[loss.layer]
 		if l == nil || l.lost {
 			return nil
@@ -164,9 +165,15 @@ func (c *convergence) losses(k kernel) error {
 	return nil
 }
 
-// recorded writes a loss down and goes on with the metadata after that.
+// recorded writes a loss down and goes on with the metadata after that. A device may be
+// suspended: an act that was left behind does not wait for LVM2 with that.
 func (c *convergence) recorded(ctx context.Context, loss *unrecordedLoss) error {
-	if err := c.record(ctx, loss); err != nil {
+	if err := c.view.lease.valid(); err != nil {
+		return err
+	}
+	limited, cancel := context.WithTimeout(ctx, lateLimit) // the lock may have been given back just now
+	defer cancel()
+	if err := c.record(limited, loss); err != nil {
 		return err
 	}
 	c.view = c.current.Load().leased(c.view.lease)
