@@ -207,7 +207,7 @@ func (c *carrier) goOn(s step, d *kernelDevice) error {
 // first (*unrecordedLoss): the kernel's own mark may not outlive a power cut.
 func (c *carrier) remove(ctx context.Context, s step) error {
 	if s.layer != nil && !s.layer.lost && c.dropped(s.device) {
-		return &unrecordedLoss{s.layer.lv.ID}
+		return &unrecordedLoss{layer: s.layer.lv.ID}
 	}
 	trash := c.view.isTrash(s.uuid)
 	if trash && !c.trashed {

@@ -130,10 +130,15 @@ func (p *Pool) recordInvalid(ctx context.Context, w *flatWork, why error) error 
 	defer done()
 	for i, s := range sources {
 		for _, err := range s.Read(ctx) {
-			if errors.Is(err, cow.ErrInvalid) {
-				return errors.Join(fmt.Errorf("%w: %w", ErrLost, why), p.record(ctx, &unrecordedLoss{layers[i].lv.ID}))
+			if !errors.Is(err, cow.ErrInvalid) {
+				break
 			}
-			break
+			id := layers[i].lv.ID
+			err := p.record(ctx, &unrecordedLoss{id, v})
+			if now := p.current.Load().layers[id]; err == nil && (now == nil || !now.lost) { // it was moved
+				return errFlatChanged
+			}
+			return errors.Join(fmt.Errorf("%w: %w", ErrLost, why), err)
 		}
 	}
 	return why

@@ -87,13 +87,13 @@ func TestLossWhileLVMHasTheLock(t *testing.T) {
 	over.left.Store(true)
 	over.over.Store(true)
 	c := &convergence{Pool: &Pool{group: group{}}, view: &view{lease: over}}
-	if err := c.recorded(t.Context(), &unrecordedLoss{"s"}); !errors.Is(err, errLeft) {
+	if err := c.recorded(t.Context(), &unrecordedLoss{layer: "s"}); !errors.Is(err, errLeft) {
 		t.Errorf("the lease has ended: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	ended := make(chan error, 1)
-	go func() { ended <- g.record(ctx, &unrecordedLoss{"s"}) }()
+	go func() { ended <- g.record(ctx, &unrecordedLoss{layer: "s"}) }()
 	select {
 	case err := <-ended:
 		if !errors.Is(err, context.DeadlineExceeded) || len(g.urgent) != 1 {
@@ -101,5 +101,58 @@ func TestLossWhileLVMHasTheLock(t *testing.T) {
 		}
 	case <-time.After(5 * time.Second):
 		t.Fatal("it waits for LVM2")
+	}
+}
+
+// answer carries out the edits of the urgent changes, without a disk.
+func (g *group) answer(ctx context.Context) {
+	for {
+		select {
+		case c := <-g.urgent:
+			b := g.apply(g.current.Load(), []*change{c})
+			g.current.Store(b.next)
+			for _, c := range append(b.todo, b.edited...) {
+				c.done <- nil
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// TestLossThatWasMoved: what was read on the disks is no loss if the store has been moved
+// meanwhile: another one's may be where it was.
+func TestLossThatWasMoved(t *testing.T) {
+	for name, c := range map[string]struct {
+		moved, read, lost bool
+	}{
+		"read where it is":              {read: true, lost: true},
+		"moved since it was read":       {read: true, moved: true},
+		"moved, and the kernel told it": {moved: true, lost: true},
+	} {
+		paper := newGroup(t)
+		paper.volume("vol", 8)
+		paper.cut("vol", "s0", 2)
+		paper.cut("vol", "s1", 2)
+		id, loss := paper.snapshots["s0"].lv.ID, unrecordedLoss{layer: paper.snapshots["s0"].lv.ID}
+		if c.read {
+			own := *paper.view
+			own.vg = own.vg.Clone()
+			loss.read = &own
+		}
+		if c.moved {
+			lv := paper.vg.LVByID(id).Clone()
+			lv.Segments = appendExtents(nil, paper.take(2))
+			paper.check(paper.put(lv))
+		}
+		g := silent(t)
+		g.current.Store(paper.view)
+		go g.answer(t.Context())
+		if err := g.record(t.Context(), &loss); err != nil {
+			t.Fatal(err)
+		}
+		if now := g.current.Load().layers[id]; now.lost != c.lost {
+			t.Errorf("%s: recorded as lost: %v", name, now.lost)
+		}
 	}
 }

@@ -12,7 +12,10 @@ import (
 
 // unrecordedLoss says that the kernel dropped a layer and the metadata does not
 // say so yet. Until it does the layer's device must stay.
-type unrecordedLoss struct{ layer lvm2.ID }
+type unrecordedLoss struct {
+	layer lvm2.ID
+	read  *view // by which its store was read on the disks; nil: the kernel has told it
+}
 
 func (e *unrecordedLoss) Error() string {
 	return fmt.Sprintf("the store of layer %s overflowed, or its device was removed by hand: %v", e.layer, ErrLost)
@@ -60,7 +63,7 @@ func (p *Pool) collected(v *view, o *volume) error {
 			return nil
 		}
 	}
-	return &unrecordedLoss{dead.lv.ID}
+	return &unrecordedLoss{layer: dead.lv.ID}
 }
 
 // begunInKernel tells whether a layer was live in the kernel: it has got its purpose,
@@ -96,11 +99,13 @@ func (p *Pool) tableOf(d device) (dm.Table, error) {
 }
 
 // record writes a loss down, or leaves it when ctx ends: then it may be written down later.
+// What was read on the disks is no loss if the store has other extents by now: LVM2 may
+// have moved it before that.
 // An act may call it: urgent changes do not wait for acts.
 func (g *group) record(ctx context.Context, loss *unrecordedLoss) error {
 	err := g.submit(ctx, &change{fast: true, loose: true, edit: func(t *edit) error {
 		l := t.layers[loss.layer]
-		if l == nil || l.lost {
+		if l == nil || l.lost || loss.read != nil && !sameExtents(loss.read.vg, loss.read.layers[loss.layer].lv, t.vg, l.lv) {
 			return nil
 		}
 		return t.lose(t.volumes[l.of], l)
@@ -158,7 +163,7 @@ func (c *convergence) losses(k kernel) error {
 		for _, l := range o.layers {
 			d := c.view.snapDevice(l.lv)
 			if x := k[d.uuid]; x != nil && x.Live && !l.lost && c.dropped(device{name: x.Name}) {
-				return &unrecordedLoss{l.lv.ID}
+				return &unrecordedLoss{layer: l.lv.ID}
 			}
 		}
 	}

@@ -60,7 +60,7 @@ func (p *Pool) trimLayer(ctx context.Context, v *view, l *layer) error {
 	var used size.Sectors
 	err := readFrozen(v, l, func(s *cow.Store) (err error) { used, err = s.Used(ctx); return err })
 	if errors.Is(err, cow.ErrInvalid) { // given up by the kernel, unnoticed until now
-		return p.record(ctx, &unrecordedLoss{l.lv.ID})
+		return p.record(ctx, &unrecordedLoss{l.lv.ID, v})
 	}
 	if err != nil {
 		return err
