@@ -156,3 +156,25 @@ func TestLossThatWasMoved(t *testing.T) {
 		}
 	}
 }
+
+// TestLossOfRemovedVolumes: a convergence whose volumes LVM2 has removed when it has
+// recorded a loss ends.
+func TestLossOfRemovedVolumes(t *testing.T) {
+	paper := newGroup(t)
+	paper.volume("vol", 8)
+	now := paper.view
+	paper.volume("gone", 8)
+	paper.cut("gone", "s0", 2)
+	then := paper.view
+	p := newPool(t.Context(), Config{}, Options{})
+	p.ctx = t.Context()
+	p.current.Store(now)
+	go p.answer(t.Context())
+	c := p.convergence(then, "gone", demand{})
+	if err := c.recorded(t.Context(), &unrecordedLoss{layer: then.snapshots["s0"].lv.ID}); !errors.Is(err, errLeft) {
+		t.Errorf("it goes on without a volume: %v", err)
+	}
+	if c = p.convergence(then, "vol", demand{}); c.recorded(t.Context(), &unrecordedLoss{layer: then.snapshots["s0"].lv.ID}) != nil || len(c.members) != 1 {
+		t.Error("a volume that is there is not brought in line any more")
+	}
+}

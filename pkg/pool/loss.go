@@ -189,5 +189,8 @@ func (c *convergence) recorded(ctx context.Context, loss *unrecordedLoss) error 
 			c.members = append(c.members, o)
 		}
 	}
+	if len(c.members) == 0 {
+		return errLeft // LVM2 has removed all of them
+	}
 	return nil
 }
