@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,8 @@ type change struct {
 	loose bool                                     // its caller leaves when ctx ends, also where it may still be carried out
 	done  chan error
 	ctx   context.Context
+
+	committed bool // its edit is on the disk; the committer's until it answers
 }
 
 // edit is what a change may alter. What a failing edit did is dropped.
@@ -63,7 +66,8 @@ func (g *group) do(ctx context.Context, c *change) error {
 	err := g.submit(ctx, c)
 	var loss *unrecordedLoss
 	if errors.As(err, &loss) { // the edit goes by what is on record
-		if err = g.record(ctx, loss); err == nil {
+		failed := g.record(ctx, loss)
+		if err = cmp.Or(failed, err); failed == nil && !c.committed {
 			again := *c
 			err = g.submit(ctx, &again)
 		}

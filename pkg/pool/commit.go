@@ -216,6 +216,9 @@ func (g *group) edit(v *view, waiting []*change) (*view, []*change) {
 	err := g.write(b)
 	switch {
 	case err == nil:
+		for _, c := range b.edited {
+			c.committed = true
+		}
 		return b.next, append(b.todo, b.edited...)
 	case len(b.edited) > 1 && !errors.Is(err, lvm2.ErrUncertain):
 		// Nothing was written. Each gets its own answer, first what makes room in the metadata.

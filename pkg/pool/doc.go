@@ -60,7 +60,8 @@
 //
 // An edit and an act never call do: they would wait for themselves. But the convergence
 // in an act records a loss that it finds (record), by an urgent change, and goes on; after
-// an edit that finds one (unrecordedLoss) the loss is recorded and the edit made again.
+// an edit that finds one (unrecordedLoss) the loss is recorded and the edit made again; one
+// whose act finds it is on the disk and is not.
 //
 // # Locks
 //

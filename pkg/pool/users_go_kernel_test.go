@@ -130,6 +130,30 @@ func TestLossesOfOneChange(t *testing.T) {
 	}
 }
 
+// TestLossAfterCommit: a change whose act finds a loss is not made again: its edit is on the
+// disk. The loss is recorded.
+func TestLossAfterCommit(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)
+	must(p.Activate(ctx, v.LV))(t)
+	must(p.CreateSnapshot(ctx, "s", v.LV))(t)
+	edits := 0
+	err := p.do(ctx, &change{what: "extend it", edit: func(t *edit) error {
+		edits++
+		return t.put(t.vg.LV(v.LV).Clone())
+	}, act: func(_ context.Context, now *view) error {
+		return &unrecordedLoss{layer: now.snapshotByLV("s").lv.ID}
+	}})
+	if edits != 1 || !errors.Is(err, ErrLost) {
+		t.Errorf("the edit was made %d times: %v", edits, err)
+	}
+	if !must(p.Snapshot(ctx, "s"))(t).Lost {
+		t.Error("the loss is not recorded")
+	}
+	ok(t, p.Deactivate(ctx, v.LV))
+}
+
 // TestFrozenGoesOnAsBefore: a volume that was held for a cut which did not come about goes
 // on with the table that it had, not with one that was loaded meanwhile.
 func TestFrozenGoesOnAsBefore(t *testing.T) {
