@@ -44,11 +44,21 @@ func (p *Pool) brake(ctx context.Context, g *growth, d device) {
 	// Whatever happened.
 	err := p.alone(context.WithoutCancel(ctx), g.store, func() error { return p.dm.Resume(d.name, d.udev) })
 	if err != nil && !errors.Is(err, dm.ErrNotFound) {
-		p.log.Error(err, "Letting writers go on", "store", d.name)
+		p.log.Error(err, "Letting writers go on; it is tried again", "store", d.name)
+		p.unbraked(g)
 	}
 	took := time.Since(began)
 	p.brakes.add("", took)
 	p.log.V(2).Info("Writers were held while a store grew", "store", d.name, "for", took)
+}
+
+// unbraked has a convergence let the device of a store go on that the brake could not.
+func (p *Pool) unbraked(g *growth) {
+	g.braked.Store(false) // else it leaves the device as it is
+	if s := p.current.Load().storeOf(g.store); s != nil {
+		p.facts.unsettled.put(s.of.lv.ID, true)
+		p.caretaker.wake()
+	}
 }
 
 // alone calls f while nothing else changes the device of the layer's store: a

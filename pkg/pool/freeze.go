@@ -87,6 +87,7 @@ func (p *Pool) freeze(ctx context.Context, lv string) (*frozen, error) {
 	}
 	if info.Suspended && !p.isHeld(v, o) { // left by an operation that failed
 		if err := p.resumeAsWas(info, f.device.udev); err != nil {
+			p.facts.unsettled.put(o.lv.ID, true)
 			return nil, err
 		}
 	}
