@@ -188,7 +188,7 @@ func TestExactAfterWindow(t *testing.T) {
 		release()
 		waitExact(t, p)
 		if reader {
-			open.Close()
+			closeSnapshots(t, p, v.LV, open)
 		}
 		changed, redundant := recorded(t, p, former)
 		var got []uint64
