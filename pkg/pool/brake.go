@@ -170,7 +170,7 @@ func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
 		if errors.Is(err, dm.ErrNotFound) {
 			return
 		}
-		if s := v.storeOf(g.store); s != nil && v.freeFor(s.lv).size() > 0 && p.growStore(ctx, g) == nil {
+		if s := v.storeOf(g.store); s != nil && (v.freeFor(s.lv).size() > 0 || p.shorter(v, s)) && p.growStore(ctx, g) == nil {
 			break
 		}
 		if len(v.trash) > 0 && p.wiper.problem() == nil { // else it has a pause of its own

@@ -21,6 +21,7 @@ type carrier struct {
 	window  *holding // the one that is open; nil: none is
 	late    error    // of steps without which the next ones are carried out all the same
 	trashed bool     // its caller has mapper.trash
+	keyed   bool     // its caller has the key of the one store that it works on, and the latest metadata
 }
 
 // stepError is why a step could not be carried out.
@@ -236,7 +237,7 @@ func (v *view) isTrash(uuid string) bool {
 func (c *carrier) store(s step) *lvm2.LV {
 	id, kind, _ := splitUUID(c.view.vg.ID, s.uuid)
 	lv := c.view.vg.LVByID(lvm2.ID(id))
-	if kind != layerCOW || lv == nil || s.do == stepRemove || s.do == stepRename {
+	if c.keyed || kind != layerCOW || lv == nil || s.do == stepRemove || s.do == stepRename {
 		return nil
 	}
 	switch c.view.decoded[lv].(type) {

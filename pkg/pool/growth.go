@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -171,7 +172,8 @@ func (p *Pool) grow(ctx context.Context, g *growth) {
 	}
 }
 
-// growStore extends a store, as far as it is of use and there is room.
+// growStore extends a store, as far as it is of use and there is room. One of which the
+// kernel does not have all yet gets that first, and no more: there may be none.
 func (p *Pool) growStore(ctx context.Context, g *growth) error {
 	return p.do(ctx, &change{fast: true, what: "extend a store", edit: func(t *edit) error {
 		s := t.storeOf(g.store)
@@ -180,6 +182,9 @@ func (p *Pool) growStore(ctx context.Context, g *growth) error {
 		}
 		have, most := s.lv.Size(), t.largest(s)
 		if have >= most {
+			return nil
+		}
+		if p.shorter(t.view, s) {
 			return nil
 		}
 		room := t.freeFor(s.lv).size()
@@ -199,24 +204,69 @@ func (p *Pool) growStore(ctx context.Context, g *growth) error {
 		c.Segments = appendExtents(c.Segments, ranges...)
 		return t.put(c)
 	}, act: func(ctx context.Context, v *view) error {
-		if s := v.storeOf(g.store); s != nil {
-			return p.lengthen(ctx, v, s)
+		s := v.storeOf(g.store)
+		if s == nil {
+			return nil
 		}
-		return nil
+		err := p.lengthen(ctx, v, g.store)
+		if err != nil { // the extents are the store's by now
+			p.facts.unsettled.put(s.of.lv.ID, true)
+		}
+		return err
 	}})
+}
+
+// shorter says whether the device of a store ends before the store does: the kernel did
+// not follow when that grew.
+func (p *Pool) shorter(v *view, s *store) bool {
+	info, err := p.find(v.cowDevice(s.lv))
+	if err != nil || info == nil || !info.Live {
+		return false
+	}
+	table, err := p.dm.Table(info.Name)
+	return err == nil && table.Length() < sectors(v, s.lv.Size())
 }
 
 // lengthen gives the device of a store that has grown its table, if there is one. The
 // kernel reads the store's size at each allocation, so growth counts at once, and it
-// suspends the device by itself while it takes the table.
-func (p *Pool) lengthen(ctx context.Context, v *view, s *store) error {
-	d := v.cowDevice(s.lv)
-	info, err := p.find(d)
-	if err != nil || info == nil {
-		return err
+// suspends the device by itself while it takes the table. One that somebody else makes just
+// now is waited for: it may get the table that was right before. What is held while the
+// store grows is left to who holds it if nothing has to be done.
+func (p *Pool) lengthen(ctx context.Context, v *view, id lvm2.ID) error {
+	return p.alone(ctx, id, func() error {
+		v := p.current.Load().leased(v.lease)
+		s := v.storeOf(id)
+		if s == nil { // it is trimmed, or gone
+			return nil
+		}
+		d := v.cowDevice(s.lv)
+		info, err := p.find(d)
+		if err != nil || info == nil {
+			return err
+		}
+		table, err := v.linearTable(s.lv)
+		if err != nil {
+			return err
+		}
+		has, err := lookAt(p.dm, dm.ListEntry{Name: info.Name, UUID: d.uuid}, false)
+		if err != nil {
+			return unlessGone(err)
+		}
+		if g, growing := p.facts.growing.get(id); growing && g.braked.Load() {
+			has.Suspended = false
+		}
+		w := &wanted{device: d, of: s.of, table: disks(table), readOnly: has.ReadOnly} // a frozen one stays so
+		c := &carrier{Pool: p, view: v, k: kernel{d.uuid: has}, keyed: true}
+		return unlessGone(c.carryOut(ctx, w.alone(has)))
+	})
+}
+
+// unlessGone returns err unless it says that the device is gone: it was deactivated.
+func unlessGone(err error) error {
+	if errors.Is(err, dm.ErrNotFound) {
+		return nil
 	}
-	c := &carrier{Pool: p, view: v, k: kernel{d.uuid: {Info: *info, uuid: d.uuid}}}
-	return c.carryOut(ctx, []step{{do: stepLoad, device: d, of: s.of}, {do: stepResume, device: d, of: s.of}})
+	return err
 }
 
 // whenFull says what happens when a store is full.

@@ -171,7 +171,7 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 	}
 	if status.Overflow && s.fork {
 		// The kernel refuses what a brake would stop.
-		if m.startGrowth(s, true, false); v.freeFor(s.lv).size() == 0 {
+		if m.startGrowth(s, true, false); v.freeFor(s.lv).size() == 0 && !m.pool.shorter(v, s.store) {
 			m.pool.startHold(s.store, s.rate)
 		}
 		m.pool.caretaker.attend(s.of, "overflow", growPause, m.pool.recoverFork)
@@ -190,12 +190,16 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 		return nextLook(left, chunk, m.pool.peak(), s.rate)
 	}
 	must := left < min(brakeLine(chunk, m.pool.peak()), status.Total/2)
-	cramped := m.pool.facts.cramped.has(s.lv.ID) // the last attempt to extend it failed
-	free := v.freeFor(s.lv).size()
-	if free > 0 || m.pool.comingFree(v) > 0 {
+	cramped := m.pool.facts.cramped.has(s.lv.ID)    // the last attempt to extend it failed
+	short := status.Total < sectors(v, s.lv.Size()) // the kernel did not follow when it grew
+	free := short || v.freeFor(s.lv).size() > 0
+	if free || m.pool.comingFree(v) > 0 {
 		// Not both: the volume could not be suspended while its store is.
-		hold := must && m.pool.kept(v, s.store) && (cramped || free == 0)
-		if m.startGrowth(s, must, must && !hold); hold {
+		hold := must && m.pool.kept(v, s.store) && (cramped || !free)
+		if !hold || !short { // else the hold has it lengthened, and ends
+			m.startGrowth(s, must, must && !hold)
+		}
+		if hold {
 			m.pool.startHold(s.store, s.rate)
 		}
 		return nextLook(left, chunk, m.pool.peak(), s.rate)

@@ -1,0 +1,76 @@
+//go:build kernel
+
+package pool
+
+import (
+	"bytes"
+	"context"
+	"testing"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// TestGrowthOfDeviceBeingMade: a store grows while somebody makes its device, with the
+// table that was right before. It is read-only then, and stays so.
+func TestGrowthOfDeviceBeingMade(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 64 * size.MiB, Mode: Block}))(t)
+	must(p.CreateSnapshot(ctx, "s", v.LV))(t)
+	before := must(p.latest())(t)
+	l := before.snapshotByLV("s")
+	d, id := before.cowDevice(l.lv), l.lv.ID
+	release := must(p.keys.lock(ctx, storeKey(id)))(t)
+	grown := make(chan error, 1)
+	go func() { grown <- p.growStore(ctx, &growth{store: id, more: 8 * size.MiB, must: true}) }()
+	store := func() *lvm2.LV { return must(p.latest())(t).vg.LVByID(id) }
+	for end := time.Now().Add(10 * time.Second); store().Size() == l.lv.Size(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it does not grow")
+		}
+	}
+	time.Sleep(50 * time.Millisecond)
+	must(p.dm.Create(d.name, d.uuid))(t)
+	ok(t, p.dm.Load(d.name, must(before.linearTable(l.lv))(t), true))
+	ok(t, p.dm.Resume(d.name, d.udev))
+	release()
+	ok(t, <-grown)
+	table, want := must(p.dm.Table(d.name))(t), sectors(before, store().Size())
+	if info := must(p.find(d))(t); table.Length() != want || !info.ReadOnly {
+		t.Errorf("of %v the device has %v, read-only %v", want, table.Length(), info.ReadOnly)
+	}
+	must(p.Activate(ctx, v.LV))(t)
+	noFindings(t, p)
+	ok(t, p.Deactivate(ctx, v.LV))
+}
+
+// TestGrowthThatKernelMissed: a store that has more than its device, as after an act
+// that failed, gets it before it is full, also where nothing else is free.
+func TestGrowthThatKernelMissed(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.LayerReserve = 1 })
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 64 * size.MiB, Mode: Block}))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	must(p.CreateSnapshot(ctx, "s", v.LV))(t)
+	ok(t, p.do(ctx, &change{what: "extend a store on the disk alone", edit: func(e *edit) error {
+		c := e.snapshotByLV("s").lv.Clone()
+		ranges, err := e.growth(c, 4, highEnd)
+		if err != nil {
+			return err
+		}
+		c.Segments = appendExtents(c.Segments, ranges...)
+		return e.put(c)
+	}}))
+	fill(t, p, 0)
+	for i := range 20 {
+		writeDevice(t, path, int64(i)<<20, bytes.Repeat([]byte("x"), 1<<20))
+		time.Sleep(100 * time.Millisecond)
+	}
+	if s := must(p.Snapshot(ctx, "s"))(t); s.Lost {
+		t.Error("the snapshot is lost, and its store was not full")
+	}
+	noFindings(t, p)
+	ok(t, p.Deactivate(ctx, v.LV))
+}
