@@ -36,14 +36,16 @@ func (k kernel) sorted() []string {
 	return slices.SortedFunc(maps.Keys(k), func(a, b string) int { return strings.Compare(k[a].Name, k[b].Name) })
 }
 
-// names returns the steps that give devices the names of their logical volumes.
-func (w *wantedSet) names(k kernel) []step {
+// names returns the steps that give devices the names of their logical volumes, and the
+// names that other devices of k have, by the UUIDs of those that should have them.
+func (w *wantedSet) names(k kernel) (steps []step, left map[string]string) {
 	p, all := &planner{wantedSet: w, k: maps.Clone(k)}, map[string]bool{}
 	for uuid := range k {
 		all[uuid] = true
 	}
-	p.rename(p.misnamed(all))
-	return p.steps
+	left = p.misnamed(all)
+	p.rename(left)
+	return p.steps, left
 }
 
 // misnamed returns the names that devices should have and have not, by their UUIDs. Trash

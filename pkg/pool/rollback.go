@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
@@ -94,8 +95,11 @@ func (p *Pool) rollback(ctx context.Context, spec RollbackSpec) (r RolledBack, e
 			r = RolledBack{}
 			return err
 		}
-		// Whoever runs the pool repeats it if this is interrupted.
-		return p.renamed(ctx, now)
+		// It is on the disk: whoever asked again would set the restored volume aside. Who has the pool open renames, too.
+		if err := p.renamed(ctx, now); err != nil {
+			p.log.Error(err, "Devices keep the names that they had before the rollback until whoever has the pool open renames them", "volume", spec.Volume)
+		}
+		return nil
 	})
 	return r, err
 }
@@ -270,20 +274,35 @@ func (v *view) snapshotsOf(o *volume) []*layer {
 
 // renamed gives devices the names of their logical volumes, some of which a rollback has
 // renamed: the volume that took the place of its own needs the name. Everything else is
-// left to who has the pool open.
+// left to who has the pool open. A device that cannot be renamed keeps no other from it.
 func (p *Pool) renamed(ctx context.Context, v *view) error {
-	aside := map[string]bool{}
-	for _, o := range v.volumes {
-		if o.former != "" {
-			aside[string(o.lv.ID)] = true
-		}
-	}
-	for _, lv := range v.trash {
-		aside[string(lv.ID)] = true
-	}
-	k, err := p.lookAtLVs(v, aside)
+	all, err := p.dm.List()
 	if err != nil {
 		return err
 	}
-	return (&carrier{Pool: p, view: v, k: k}).carryOut(ctx, v.want(nil, use{}, running{}, k).names(k))
+	k := kernel{} // without tables: names do not depend on them
+	for _, e := range all {
+		if id, _, ours := splitUUID(v.vg.ID, e.UUID); ours && v.aside(v.vg.LVByID(lvm2.ID(id))) {
+			k[e.UUID] = &kernelDevice{Info: dm.Info{Name: e.Name, UUID: e.UUID, Device: e.Device}, uuid: e.UUID}
+		}
+	}
+	var errs []error
+	steps, left := v.want(nil, use{}, running{}, k).names(k)
+	for uuid, name := range left {
+		errs = append(errs, fmt.Errorf("renaming %s: another device of the group has the name %s", k[uuid].Name, name))
+	}
+	for _, s := range steps {
+		errs = append(errs, unlessGone((&carrier{Pool: p, view: v, k: k}).carryOut(ctx, []step{s})))
+	}
+	return errors.Join(errs...)
+}
+
+// aside says whether a rollback may have renamed a logical volume.
+func (v *view) aside(lv *lvm2.LV) bool {
+	if lv == nil {
+		return false
+	}
+	o := v.volumes[lv.ID]
+	_, trash := v.decoded[lv].(trashed)
+	return trash || o != nil && o.former != ""
 }

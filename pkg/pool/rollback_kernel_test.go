@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -232,6 +233,34 @@ func withoutDriver(t *testing.T, rollBack func(Config, RollbackSpec)) {
 		t.Errorf("left: the devices %v", left)
 	}
 	ok(t, p.Close())
+}
+
+// TestRollbackBesideOddNames: a device that has nothing to do with the rollback and cannot
+// be renamed keeps the others from nothing, and the rollback is done.
+func TestRollbackBesideOddNames(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, nil)
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 16 * size.MiB, Mode: Block}))(t)
+	must(p.Activate(ctx, v.LV))(t)
+	must(p.CreateSnapshot(ctx, "s1", v.LV))(t)
+	trash, letGo := trashOf(t, p)
+	ok(t, p.Close())
+	reader := must(os.Open(p.dm.Node(p.vgName + "-s1")))(t) // below it is a device that has the volume's name
+	client := must(dm.Open())(t)
+	defer client.Close()
+	base := must(client.Info(p.vgName + "-base-real"))(t)
+	stranger := lvm2.DMName(p.vgName, trash, "")
+	must(client.Create(stranger, "a-stranger"))(t)
+	ok(t, client.Rename(p.vgName+"-gone", p.vgName+"-a", 0)) // comes first
+	must(Rollback(ctx, p.config, Options{}, RollbackSpec{Volume: v.LV, Snapshot: "s1"}))(t)
+	if now := must(client.InfoByUUID(base.UUID))(t); now.Name != lvm2.DMName(p.vgName, "former-base", layerReal) {
+		t.Errorf("what the volume was has the device %s", now.Name)
+	}
+	ok(t, client.Remove(stranger, 0))
+	ok(t, reader.Close())
+	letGo()
+	p = openPool(t, p.config)
+	waitIdle(t, p)
 }
 
 // TestRollbackRefused: what cannot be rolled back stays as it is.
