@@ -83,8 +83,11 @@ func (c *caretaker) attendTo(v *view, o *volume, has map[string]bool) {
 	}
 	if p.trimmable(v, o) != nil {
 		c.attend(o, careTrim, attendPause, p.trim) // records boundaries, too
-	} else if p.unrecorded(o) {
-		c.attend(o, "boundary", attendPause, p.recordBoundaries)
+	} else {
+		c.news(careTrim+string(o.lv.ID), nil) // of a store that is gone
+		if p.unrecorded(o) {
+			c.attend(o, "boundary", attendPause, p.recordBoundaries)
+		}
 	}
 	if p.idleFlat(v, o, has) != nil {
 		c.attend(o, "flats", attendPause, p.dropIdleFlats)
@@ -122,6 +125,9 @@ func (c *caretaker) attendFreely(o *volume, kind string, pause time.Duration, f 
 		}
 		if c.news(key, err) {
 			p.log.Error(err, "Looking after a volume; it is tried again", "volume", o.lv.Name)
+			if kind == careTrim {
+				p.wiper.lookAgain()
+			}
 		}
 		if err == nil {
 			return

@@ -46,7 +46,7 @@ func (p *Pool) CopyVolume(ctx context.Context, spec VolumeSpec, source *Pool) (V
 			ErrInvalid, source.name, p.name)
 	}
 	for anew := true; ; anew = false {
-		lv, err := onceWiped(ctx, p, func() (string, error) {
+		lv, err := onceRoom(ctx, p, func() (string, error) {
 			return run(ctx, &p.group, []string{nameKey(spec.Name)}, func(ctx context.Context) (string, error) {
 				return p.beginCopy(ctx, spec, source)
 			})

@@ -167,7 +167,10 @@ func (p *Pool) followed(v *view, o *volume, live *layer) bool {
 // cuttable says why o cannot be cut now, and how many extents a new layer's store has.
 func (p *Pool) cuttable(v *view, o *volume) (first lvm2.Extents, err error) {
 	first = p.firstStore(v, v.bytesOf(o.lv), p.config.Chunk)
-	return first, errors.Join(v.writable(), p.roomForText(v), p.deepens(v, o), p.roomForStore(v, o, first))
+	if err := errors.Join(v.writable(), p.roomForText(v), p.deepens(v, o)); err != nil {
+		return first, err // waiting for room is of no use
+	}
+	return first, p.roomForStore(v, o, first)
 }
 
 // cut adds a new newest layer to o's history, with a logical volume called after

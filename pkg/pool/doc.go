@@ -19,7 +19,7 @@
 //	                                                               probe.go thaw.go mounts.go timing.go fork_recover.go loss.go
 //	                                                               exact.go flat*.go depth.go disks.go on_disks.go
 //	storeGuard  stores that the kernel fills                       monitor.go filling.go growth.go brake.go
-//	wiper       trash, unknown extents, the store's unused end     wipe.go scrub.go clean.go trim.go
+//	wiper       trash, unknown extents, the store's unused end     wipe.go room.go scrub.go clean.go trim.go
 //	hydrator    forks, until they are plain volumes                hydrate*.go pace.go
 //	folder      layers that nobody needs                           folder.go fold*.go
 //	copies      volumes that are copied from another pool          copy*.go loan.go jobs.go
@@ -71,6 +71,8 @@
 //	lock                          held for                           by
 //	flock RunDir/GROUP.lock       the pool being open                the process (Set, Open)
 //	copies.turn                   a copy from another pool           copy jobs
+//	key "room"                    waiting for room that stores       the one cut that waits, for
+//	                              give back                          roomLimit
 //	key "name NAME"               making and finding what has the    operations; that of a copy before
 //	                              name                               the keys of the pool it comes from
 //	key "hydration", "urgent …"   a window, or a piece that is       hydrator, cleaner
@@ -95,7 +97,7 @@
 //	facts.mu      all facts
 //	hydrator.mu   jobs, who must not be hydrated, windows
 //	scrubs.mu     jobs            copies.mu    jobs
-//	wiper.mu      next, failed    caretaker.mu busy, told
+//	wiper.mu      next, failed, failures    caretaker.mu busy, told
 //	outside.mu    leftOut, strangers
 //	told.mu       what was logged of devices, for all attempts to open a pool
 //	timings.mu    a histogram

@@ -29,7 +29,6 @@ func (p *Pool) ExpandVolume(ctx context.Context, lv string, required, limit size
 			return vol, err
 		}
 		p.wiper.wake()
-		p.caretaker.wake()
 		select {
 		case <-wiped:
 		case <-ctx.Done():

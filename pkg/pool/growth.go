@@ -131,7 +131,7 @@ type growth struct {
 }
 
 // grow extends a store. No operation on the volume keeps it waiting. If there is
-// no room, it waits until trash is wiped and frozen stores are trimmed.
+// no room, it waits until trash is wiped.
 func (p *Pool) grow(ctx context.Context, g *growth) {
 	defer p.facts.growing.drop(g.store)
 	limited, cancel := context.WithTimeout(ctx, growLimit)
@@ -143,11 +143,11 @@ func (p *Pool) grow(ctx context.Context, g *growth) {
 			break
 		}
 		p.giveUpUnread()
-		if p.comingFree(p.current.Load()) == 0 {
+		// Not for frozen stores to be trimmed: that may wait for those whom this store holds.
+		if v := p.current.Load(); v.storeOf(g.store) == nil || p.wipedSoon(v, v.growsOn(v.storeOf(g.store).lv)) == 0 {
 			break
 		}
 		p.wiper.wake()
-		p.caretaker.wake()
 		select {
 		case <-freed:
 			continue

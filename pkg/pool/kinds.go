@@ -66,12 +66,40 @@ func (v *view) disksOn(block size.Bytes) rangeSet {
 }
 
 // freeFor returns the free extents by which lv may grow.
-func (v *view) freeFor(lv *lvm2.LV) rangeSet {
+func (v *view) freeFor(lv *lvm2.LV) rangeSet { return v.freeOn(v.growsOn(lv)) }
+
+// growsOn returns the kind of the disks on which lv may grow.
+func (v *view) growsOn(lv *lvm2.LV) size.Bytes {
 	has, err := physical(lv)
 	if err != nil {
-		return v.free
+		return anyKind
 	}
-	return v.freeOn(v.vg.PVs[has[len(has)-1].PV].BlockSize)
+	return v.vg.PVs[has[len(has)-1].PV].BlockSize
+}
+
+// sizeOn returns how much of lv lies on disks of a kind.
+func (v *view) sizeOn(lv *lvm2.LV, kind size.Bytes) (n lvm2.Extents) {
+	if kind == anyKind || len(v.kinds()) < 2 {
+		return lv.Size()
+	}
+	has, err := physical(lv)
+	if err != nil {
+		return 0
+	}
+	for _, r := range has {
+		if v.vg.PVs[r.PV].BlockSize == kind {
+			n += r.Count
+		}
+	}
+	return n
+}
+
+// trashOn returns how much trash lies on disks of a kind.
+func (v *view) trashOn(kind size.Bytes) (n lvm2.Extents) {
+	for _, lv := range v.trash {
+		n += v.sizeOn(lv, kind)
+	}
+	return n
 }
 
 // kind returns the block size of the disks on which logical volumes lie that are

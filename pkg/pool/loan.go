@@ -61,6 +61,10 @@ func (p *Pool) lend(ctx context.Context, spec VolumeSpec, to string) (lvm2.ID, e
 	if errors.As(err, &debt) && debt.wiping {
 		return "", &PendingError{What: debt.What} // the caller would wait for its own pool's extents
 	}
+	var yet *noRoomYet
+	if errors.As(err, &yet) {
+		return "", yet.error
+	}
 	if err != nil {
 		return "", err
 	}

@@ -193,7 +193,7 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 	cramped := m.pool.facts.cramped.has(s.lv.ID)    // the last attempt to extend it failed
 	short := status.Total < sectors(v, s.lv.Size()) // the kernel did not follow when it grew
 	free := short || v.freeFor(s.lv).size() > 0
-	if free || m.pool.comingFree(v) > 0 {
+	if free || m.pool.wipedSoon(v, v.growsOn(s.lv)) > 0 {
 		// Not both: the volume could not be suspended while its store is.
 		hold := must && m.pool.kept(v, s.store) && (cramped || !free)
 		if !hold || !short { // else the hold has it lengthened, and ends

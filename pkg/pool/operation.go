@@ -133,6 +133,9 @@ func lvKey(lv string) string    { return lvKeyPrefix + lv }
 // flatKey is held while a flat store is made for a layer, before lvKey.
 func flatKey(layer lvm2.ID) string { return "flat store of " + string(layer) }
 
+// roomKey is held by the one cut that waits for room, before all other keys.
+const roomKey = "room"
+
 // storeKey is held, under lvKey or without it, while the device of a layer's store changes.
 func storeKey(id lvm2.ID) string { return "store " + string(id) }
 

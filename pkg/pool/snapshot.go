@@ -30,18 +30,18 @@ func (p *Pool) CreateSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 	if err := checkName(name); err != nil {
 		return Snapshot{}, err
 	}
-	if v, err := p.latest(); err == nil && v.snapshots[name] == nil {
-		if err := p.syncBefore(ctx, volumeLV); err != nil {
-			return Snapshot{}, fmt.Errorf("create snapshot %q: %w", name, err)
+	return onceRoom(ctx, p, func() (Snapshot, error) { // all of it each time: folds and writers go on while it waits
+		if v, err := p.latest(); err == nil && v.snapshots[name] == nil {
+			if err := p.syncBefore(ctx, volumeLV); err != nil {
+				return Snapshot{}, fmt.Errorf("create snapshot %q: %w", name, err)
+			}
 		}
-	}
-	return onceWiped(ctx, p, func() (Snapshot, error) {
-		p.makeWay(ctx, volumeLV) // each time: folds go on while it waits
+		p.makeWay(ctx, volumeLV)
 		return p.createSnapshot(ctx, name, volumeLV)
 	})
 }
 
-// createSnapshot does what CreateSnapshot does, without waiting for room: then it is a *PendingError.
+// createSnapshot does what CreateSnapshot does, without waiting for room: then it is a *noRoomYet.
 func (p *Pool) createSnapshot(ctx context.Context, name, volumeLV string) (Snapshot, error) {
 	return run(ctx, &p.group, []string{nameKey(name), lvKey(volumeLV)}, func(ctx context.Context) (Snapshot, error) {
 		what := fmt.Sprintf("create snapshot %q of volume %s", name, volumeLV)

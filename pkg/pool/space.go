@@ -10,47 +10,61 @@ import (
 )
 
 // checkRoom keeps volumes from taking the extents that layers need to grow, on
-// disks of one kind or of anyKind.
+// disks of one kind or of anyKind. *PendingError where there is room once trash is wiped.
 func (p *Pool) checkRoom(v *view, block size.Bytes, n lvm2.Extents) error {
+	var pending, unclear bool
+	for _, kind := range v.kindsOf(block) {
+		need, free := n+p.reserveOn(v, kind), v.freeOn(kind).size()
+		if need <= free {
+			return nil
+		}
+		pending = pending || need <= free+p.wipedSoon(v, kind)
+		unclear = unclear || v.unclear != nil && need <= free+v.trashOn(kind)
+	}
 	room := p.roomOn(v, block)
-	if n <= room {
-		return nil
+	if unclear {
+		return fmt.Errorf("%w: %d extents are needed, there is room for %d, and deleted volumes have the others: %w", ErrNoSpace, n, room, v.notReclaimed())
 	}
-	if err := p.soon(v, n, n-room); err != nil {
-		return err
+	if pending {
+		return &PendingError{wiping: true, What: fmt.Sprintf("wiping deleted volumes of volume group %s to make room for %d extents", v.vg.Name, n)}
 	}
-	return fmt.Errorf("%w: %d extents of %v are needed%s, volume group %s has room for %d (%d more are kept for snapshots)",
-		ErrNoSpace, n, v.extent(), v.onKind(block), v.vg.Name, room, p.reserve(v))
+	return fmt.Errorf("%w: %d extents of %v are needed%s, volume group %s has room for %d (%d more are kept for snapshots)%s",
+		ErrNoSpace, n, v.extent(), v.onKind(block), v.vg.Name, room, p.reserve(v), p.notWiped(v))
 }
 
-// soon says that n extents, of which lacking are not free, are free once what is
-// deleted is wiped and frozen stores are trimmed: *PendingError. nil if they are not.
-func (p *Pool) soon(v *view, n, lacking lvm2.Extents) error {
-	coming := p.comingFree(v)
-	if lacking > coming {
-		return nil
-	}
+// wipedSoon is how many extents on disks of a kind become free by themselves: of trash
+// that the wiper has not failed to wipe.
+func (p *Pool) wipedSoon(v *view, kind size.Bytes) (n lvm2.Extents) {
 	if v.unclear != nil {
-		return fmt.Errorf("%w: %d extents are needed, there is room for %d, and deleted volumes have %d: %w", ErrNoSpace, n, n-lacking, coming, v.notReclaimed())
+		return 0
 	}
-	return &PendingError{wiping: true, What: fmt.Sprintf("wiping deleted volumes and ends of stores of volume group %s to make room for %d extents", v.vg.Name, n)}
+	for _, lv := range v.trash {
+		if !p.wiper.stuck(lv.ID) {
+			n += v.sizeOn(lv, kind)
+		}
+	}
+	return n
 }
 
-// comingFree is how many extents, at most, become free by themselves: those of deleted
-// volumes, and of frozen stores that are not trimmed yet, if that has not failed, all but
-// the first.
-func (p *Pool) comingFree(v *view) (n lvm2.Extents) {
-	for _, lv := range v.trash {
-		n += lv.Size()
-	}
+// trimmedSoon is how many extents on disks of a kind frozen stores give back when they are
+// trimmed, at most: all but the first of each, unless that has failed, or LVM2 has the volume.
+func (p *Pool) trimmedSoon(v *view, kind size.Bytes) (n lvm2.Extents) {
 	for _, o := range v.volumes {
 		for _, l := range o.layers {
-			if p.canTrim(v, l) && !p.caretaker.failed(o, careTrim) {
-				n += l.lv.Size() - 1
+			if o.theirs() == "" && p.canTrim(v, l) && !p.caretaker.failed(o, careTrim) {
+				n += max(1, v.sizeOn(l.lv, kind)) - 1
 			}
 		}
 	}
 	return n
+}
+
+// notWiped says for people why trash is not wiped, "" if it is.
+func (p *Pool) notWiped(v *view) string {
+	if len(v.trash) == 0 || p.wiper.problem() == nil {
+		return ""
+	}
+	return fmt.Sprintf("; deleted volumes are not wiped: %v", p.wiper.problem())
 }
 
 // room is the number of extents that volumes may take.
@@ -64,7 +78,7 @@ func (p *Pool) room(v *view) (room lvm2.Extents) {
 // roomOn is the number of extents that one volume may take on disks of a kind.
 func (p *Pool) roomOn(v *view, block size.Bytes) (room lvm2.Extents) {
 	for _, kind := range v.kindsOf(block) {
-		free, reserve := v.freeOn(kind).size(), v.disksOn(kind).size()*lvm2.Extents(p.config.LayerReserve)/100
+		free, reserve := v.freeOn(kind).size(), p.reserveOn(v, kind)
 		room = max(room, max(free, reserve)-reserve)
 	}
 	return room
@@ -77,6 +91,11 @@ func (p *Pool) reserve(v *view) lvm2.Extents {
 		total += pv.PECount
 	}
 	return total * lvm2.Extents(p.config.LayerReserve) / 100
+}
+
+// reserveOn is the part of it on disks of a kind.
+func (p *Pool) reserveOn(v *view, kind size.Bytes) lvm2.Extents {
+	return v.disksOn(kind).size() * lvm2.Extents(p.config.LayerReserve) / 100
 }
 
 // Capacity returns the pool's room.

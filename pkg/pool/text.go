@@ -56,27 +56,27 @@ func (v *view) roomForReader(from Source) error {
 }
 
 // roomForStore refuses a new snapshot's first store for which there is no room, or that
-// would take what live stores of others rely on: half of the reserve. It is a
-// *PendingError where there is room in a moment: stores of former cuts are not trimmed
-// yet, or what they gave back is not wiped.
+// would take what live stores of others rely on: half of the reserve. It is a *noRoomYet
+// where there may be room in a moment: stores of former cuts are not trimmed yet, or what
+// they gave back is not wiped.
 func (p *Pool) roomForStore(v *view, o *volume, n lvm2.Extents) error {
 	kind, err := v.kind(o.lv)
 	if err != nil {
 		return err
 	}
-	left, spare := v.free.size(), lvm2.Extents(0)
+	left, on, spare := v.free.size(), v.freeOn(kind).size(), lvm2.Extents(0)
 	if v.othersGrow(o) {
 		spare = p.reserve(v) / 2
 	}
-	room := min(max(left, spare)-spare, v.freeOn(kind).size())
-	if n <= room {
+	if n+spare <= left && n <= on {
 		return nil
 	}
-	if err := p.soon(v, n, n-room); err != nil {
-		return err
+	err = fmt.Errorf("%w: a snapshot's store needs %d extents%s, volume group %s has %d free, of which %d are kept for stores of other volumes to grow%s; delete volumes or snapshots, or extend the volume group",
+		ErrNoSpace, n, v.onKind(kind), v.vg.Name, left, spare, p.notWiped(v))
+	if n+spare <= left+p.wipedSoon(v, anyKind)+p.trimmedSoon(v, anyKind) && n <= on+p.wipedSoon(v, kind)+p.trimmedSoon(v, kind) {
+		return &noRoomYet{err}
 	}
-	return fmt.Errorf("%w: a snapshot's store needs %d extents%s, volume group %s has %d free, of which %d are kept for stores of other volumes to grow; delete volumes or snapshots, or extend the volume group",
-		ErrNoSpace, n, v.onKind(kind), v.vg.Name, left, spare)
+	return err
 }
 
 // othersGrow says whether stores of other volumes than o may have to grow.

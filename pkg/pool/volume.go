@@ -27,12 +27,12 @@ func (p *Pool) CreateVolume(ctx context.Context, spec VolumeSpec) (Volume, error
 	if err := checkSpec(spec); err != nil {
 		return Volume{}, err
 	}
-	if v, err := p.latest(); err == nil && spec.Source.Kind == FromVolume && v.named[spec.Name] == nil {
-		if err := p.syncBefore(ctx, spec.Source.LV); err != nil {
-			return Volume{}, fmt.Errorf("create volume %q: %w", spec.Name, err)
+	lv, err := onceRoom(ctx, p, func() (string, error) {
+		if v, err := p.latest(); err == nil && spec.Source.Kind == FromVolume && v.named[spec.Name] == nil {
+			if err := p.syncBefore(ctx, spec.Source.LV); err != nil {
+				return "", fmt.Errorf("create volume %q: %w", spec.Name, err)
+			}
 		}
-	}
-	lv, err := onceWiped(ctx, p, func() (string, error) {
 		if spec.Source.Kind == FromVolume {
 			p.makeWay(ctx, spec.Source.LV) // each time: folds go on while it waits
 		}
@@ -51,26 +51,6 @@ func (p *Pool) CreateVolume(ctx context.Context, spec VolumeSpec) (Volume, error
 		return Volume{}, err
 	}
 	return p.Volume(ctx, lv)
-}
-
-// onceWiped calls create, again whenever extents become free if it must wait for that.
-// create leaves the keys of volumes to those who free some.
-func onceWiped[T any](ctx context.Context, p *Pool, create func() (T, error)) (T, error) {
-	for {
-		wiped := p.wiper.freed() // before looking for room, so that nothing is missed
-		made, err := create()
-		var debt *PendingError
-		if !errors.As(err, &debt) || !debt.wiping {
-			return made, err
-		}
-		p.caretaker.wake()
-		select {
-		case <-wiped:
-		case <-ctx.Done():
-			var none T
-			return none, err
-		}
-	}
 }
 
 func checkSpec(s VolumeSpec) error {

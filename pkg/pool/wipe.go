@@ -68,8 +68,10 @@ type wiper struct {
 	beingCleaned atomic.Pointer[lvm2.ID] // the trash that the cleaner has made of free extents
 
 	mu     sync.Mutex    // guards what follows; no other lock is taken meanwhile
-	next   chan struct{} // closed when extents were freed
+	next   chan struct{} // closed when extents were freed, or some that were to be cannot
 	failed error         // of the last round
+
+	failures map[lvm2.ID]int // in how many rounds in a row a piece of trash could not be wiped
 }
 
 func newWiper(p *Pool) *wiper {
@@ -107,10 +109,7 @@ func (w *wiper) settled(before, after *view) {
 		w.wake()
 	}
 	if before == nil || len(after.free.subtract(before.free)) > 0 || after.lessTrash(before) || before.trimmedBy(after) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		close(w.next)
-		w.next = make(chan struct{})
+		w.lookAgain()
 	}
 }
 
@@ -212,7 +211,7 @@ func (w *wiper) round(ctx context.Context) error {
 	p := w.pool
 	var group *lvm2.VG
 	var todo []*wiping
-	var failed []error
+	left := unwiped{is: map[lvm2.ID]bool{}}
 	err := p.do(ctx, &change{what: "wipe deleted volumes", act: func(ctx context.Context, v *view) error {
 		if v.unclear != nil {
 			return v.notReclaimed()
@@ -228,19 +227,20 @@ func (w *wiper) round(ctx context.Context) error {
 			}
 			t, err := p.openTrash(ctx, v, lv, mapped)
 			if err != nil {
-				failed = append(failed, fmt.Errorf("deleted logical volume %s/%s is not wiped: %w", v.vg.Name, lv.Name, err))
+				left.add(lv, fmt.Errorf("deleted logical volume %s/%s is not wiped: %w", v.vg.Name, lv.Name, err))
 				continue
 			}
 			todo = append(todo, t)
 		}
 		return nil
 	}})
+	defer func() { w.note(p.current.Load().trash, left.is, err) }()
 	if err != nil {
 		return err
 	}
 	deadline := time.Now().Add(wipeCommit)
 	for _, t := range todo {
-		failed = append(failed, t.zero(ctx, group, deadline), t.file.Close())
+		left.add(t.lv, errors.Join(t.zero(ctx, group, deadline), t.file.Close()))
 	}
 	err = p.do(p.ctx, &change{what: "free wiped extents", edit: func(e *edit) error {
 		for _, t := range todo {
@@ -248,7 +248,7 @@ func (w *wiper) round(ctx context.Context) error {
 				continue // LVM2 moves it: its device is LVM2's until that is over
 			}
 			if err := p.takeDown(p.ctx, t.dev); err != nil {
-				failed = append(failed, err)
+				left.add(t.lv, err)
 				continue
 			}
 			if err := e.shorten(t.lv.ID, t.wiped); err != nil {
@@ -259,10 +259,10 @@ func (w *wiper) round(ctx context.Context) error {
 	}})
 	if p.ctx.Err() != nil { // nothing is committed any more, but nothing need be left behind
 		for _, t := range todo {
-			failed = append(failed, p.takeDown(context.WithoutCancel(ctx), t.dev))
+			left.add(t.lv, p.takeDown(context.WithoutCancel(ctx), t.dev))
 		}
 	}
-	return errors.Join(append(failed, err)...)
+	return errors.Join(append(left.why, err)...)
 }
 
 // notReclaimed is the error of what would destroy what may be needed.
