@@ -65,7 +65,7 @@ func (p *Pool) mappingsBy(v *view, tableOf func(name string) (dm.Table, error)) 
 	if err != nil {
 		return nil, err
 	}
-	out, on := []mapping{}, holders(pvs)
+	out, on := []mapping{}, holders("/sys", pvs, all)
 	for _, e := range all {
 		if on != nil && !on[e.Device.Minor] {
 			continue
@@ -103,16 +103,20 @@ func (p *Pool) mappingsBy(v *view, tableOf func(name string) (dm.Table, error)) 
 }
 
 // holders returns the minor numbers of the mapped devices that lie on some disks, by a
-// table that is in use or loaded: the kernel links them to these before it takes the
-// table. nil where it does not say; then it may be any.
-func holders(disks map[dm.Device]int) map[uint32]bool {
+// table that is in use or loaded: the kernel links them to these in sysfs before it takes
+// the table. nil where that does not say, or is not the sysfs of the kernel that has
+// the mapped devices all; then it may be any.
+func holders(sysfs string, disks map[dm.Device]int, all []dm.ListEntry) map[uint32]bool {
+	if !describes(sysfs, all) {
+		return nil
+	}
 	out := map[uint32]bool{}
 	for d := range disks {
-		all, err := os.ReadDir(fmt.Sprintf("/sys/dev/block/%v/holders", d))
+		links, err := os.ReadDir(fmt.Sprintf("%s/dev/block/%v/holders", sysfs, d))
 		if err != nil {
 			return nil
 		}
-		for _, h := range all {
+		for _, h := range links {
 			number, mapped := strings.CutPrefix(h.Name(), "dm-")
 			if minor, err := strconv.ParseUint(number, 10, 32); mapped && err == nil {
 				out[uint32(minor)] = true
@@ -120,6 +124,21 @@ func holders(disks map[dm.Device]int) map[uint32]bool {
 		}
 	}
 	return out
+}
+
+// describes says whether sysfs has one of the mapped devices, as where it is of the kernel
+// that has them. Those without a UUID prove nothing.
+func describes(sysfs string, all []dm.ListEntry) bool {
+	for _, e := range all {
+		if e.UUID == "" {
+			continue
+		}
+		uuid, err := os.ReadFile(fmt.Sprintf("%s/dev/block/%v/dm/uuid", sysfs, e.Device))
+		if err == nil {
+			return strings.TrimSpace(string(uuid)) == e.UUID
+		}
+	}
+	return false
 }
 
 // area is a piece of a device below another one.

@@ -1,0 +1,51 @@
+package pool
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+)
+
+// Devices are left out by what sysfs says only if it is that of the kernel that has them.
+func TestHolders(t *testing.T) {
+	disk, first, second := dm.Device{Major: 8}, dm.Device{Major: 253, Minor: 3}, dm.Device{Major: 253, Minor: 4}
+	all := []dm.ListEntry{{Name: "bare", Device: dm.Device{Major: 253, Minor: 9}}, {Name: "gone", UUID: "gone", Device: dm.Device{Major: 253, Minor: 8}},
+		{Name: "a", UUID: "LVM-a", Device: first}, {Name: "b", UUID: "LVM-b", Device: second}}
+	for _, c := range []struct {
+		what  string
+		uuids map[dm.Device]string // that sysfs has
+		disk  bool                 // sysfs has it
+		known bool
+	}{
+		{"the kernel's", map[dm.Device]string{first: "LVM-a", second: "LVM-b"}, true, true},
+		{"another one's, which has such a disk", nil, true, false},
+		{"another one's, which has such a device", map[dm.Device]string{first: "LVM-other"}, true, false},
+		{"the disk is not told of", map[dm.Device]string{first: "LVM-a"}, false, false},
+	} {
+		sysfs := t.TempDir()
+		at := func(d dm.Device, name string) string { return filepath.Join(sysfs, "dev/block", d.String(), name) }
+		for d, uuid := range c.uuids {
+			if err := os.MkdirAll(at(d, "dm"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(at(d, "dm/uuid"), []byte(uuid+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if c.disk {
+			if err := os.MkdirAll(at(disk, "holders/dm-3"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := holders(sysfs, map[dm.Device]int{disk: 0}, all)
+		if known := got != nil; known != c.known || known && !maps.Equal(got, map[uint32]bool{3: true}) {
+			t.Errorf("%s: %v", c.what, got)
+		}
+	}
+	if got := holders(t.TempDir(), nil, nil); got != nil {
+		t.Errorf("without devices nothing is known: %v", got)
+	}
+}
