@@ -8,11 +8,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
-
-const scrubPiece = 256 * size.MiB // that is zeroed between two looks whether a scrub's turn is over
 
 // edges returns the extents of o in which the signatures of file systems lie:
 // those of its first and its last MiB.
@@ -130,14 +127,7 @@ func (p *Pool) scrub(ctx context.Context, lv string) error {
 		if err := p.flattenBelow(ctx, lv); err != nil {
 			return err
 		}
-		// The key is that of the volume's whole family, and all of it may take hours.
-		for more := true; more; {
-			var err error
-			if more, err = run(ctx, &p.group, []string{lvKey(lv)}, func(ctx context.Context) (bool, error) { return p.scrubNow(ctx, lv, j) }); err != nil {
-				return err
-			}
-		}
-		return nil
+		return p.onVolume(ctx, lv, func(ctx context.Context) error { return p.scrubNow(ctx, lv, j) })
 	})
 }
 
@@ -154,10 +144,9 @@ func (v *view) readsUnknown(o *volume) bool {
 	return l != nil && len(o.unknown.intersect(rangeSet{{Start: 0, Count: v.extents(l.length.Bytes())}})) > 0
 }
 
-// scrubNow zeroes what scrub must on what the volume itself shows, as much as it can in
-// a turn, and records it. It says whether there is more. The volume's key is held. The
-// device is open meanwhile, so LVM2 leaves it alone.
-func (p *Pool) scrubNow(ctx context.Context, lv string, j *job) (more bool, err error) {
+// scrubNow zeroes what scrub must on what the volume itself shows, and records
+// it. The volume's key is held. The device is open meanwhile, so LVM2 leaves it alone.
+func (p *Pool) scrubNow(ctx context.Context, lv string, j *job) (err error) {
 	var was *view
 	var o *volume
 	var f *os.File
@@ -178,15 +167,17 @@ func (p *Pool) scrubNow(ctx context.Context, lv string, j *job) (more bool, err 
 	}})
 	defer j.writing.Store(false)
 	if err != nil || f == nil {
-		return false, err
+		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	todo := p.unwiped(was, o)
-	done, err := p.zeroTurn(ctx, f, todo, was.extent(), j)
-	if err != nil {
-		return false, err
+	progress := func(n size.Bytes) { j.done.Add(uint64(n)) }
+	for _, r := range todo {
+		if err := zeroDevice(ctx, f, size.Bytes(r.Start)*was.extent(), size.Bytes(r.Count)*was.extent(), progress); err != nil {
+			return err
+		}
 	}
-	return len(todo.subtract(done)) > 0, p.do(ctx, &change{what: "record that volume " + lv + " was wiped", edit: func(t *edit) error {
+	return p.do(ctx, &change{what: "record that volume " + lv + " was wiped", edit: func(t *edit) error {
 		now := t.volumeByLV(lv)
 		if now == nil {
 			return nil
@@ -198,27 +189,9 @@ func (p *Pool) scrubNow(ctx context.Context, lv string, j *job) (more bool, err 
 		if now.transient { // if its device is lost, so is this
 			c.Tags = setTag(c.Tags, tagBegun)
 		}
-		setUnknown(c, now.unknown.subtract(done))
+		setUnknown(c, now.unknown.subtract(todo))
 		return t.put(c)
 	}})
-}
-
-// zeroTurn zeroes logical extents of a volume until its turn is over, one piece at
-// least, and returns which.
-func (p *Pool) zeroTurn(ctx context.Context, f *os.File, todo rangeSet, extent size.Bytes, j *job) (done rangeSet, err error) {
-	end := time.Now().Add(p.wiper.scrubTurn)
-	most := max(1, lvm2.Extents(scrubPiece/extent))
-	for _, r := range todo {
-		for r.Count > 0 && (done == nil || time.Now().Before(end)) {
-			piece := lvm2.Range{Start: r.Start, Count: min(r.Count, most)}
-			if err := zeroDevice(ctx, f, size.Bytes(piece.Start)*extent, size.Bytes(piece.Count)*extent, func(n size.Bytes) { j.done.Add(uint64(n)) }); err != nil {
-				return nil, err
-			}
-			done = append(done, piece)
-			r.Start, r.Count = r.Start+piece.Count, r.Count-piece.Count
-		}
-	}
-	return newRangeSet(done...), nil
 }
 
 // openToScrub opens the device that has what the volume shows: below a snapshot of

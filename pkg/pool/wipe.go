@@ -20,7 +20,6 @@ import (
 
 const (
 	zeroStep   = 64 * size.MiB          // between two looks whether to go on
-	scrubFor   = 5 * time.Second        // the default of a scrub's turn
 	wipeCommit = 2 * time.Second        // wiped extents are given back at least this often
 	wipeLVs    = 64                     // and after this many logical volumes
 	wipeSoon   = 100 * time.Millisecond // pause before the first try, and after a first failure
@@ -64,7 +63,6 @@ type wiper struct {
 	pool         *Pool
 	signal       chan struct{}
 	scrubs       jobs                    // volumes whose unknown extents are being zeroed
-	scrubTurn    time.Duration           // for which a volume is zeroed before others get its key
 	beingCleaned atomic.Pointer[lvm2.ID] // the trash that the cleaner has made of free extents
 
 	mu     sync.Mutex    // guards what follows; no other lock is taken meanwhile
@@ -75,7 +73,7 @@ type wiper struct {
 }
 
 func newWiper(p *Pool) *wiper {
-	return &wiper{pool: p, scrubTurn: scrubFor, signal: make(chan struct{}, 1), next: make(chan struct{})}
+	return &wiper{pool: p, signal: make(chan struct{}, 1), next: make(chan struct{})}
 }
 
 // wake says that there is trash.
