@@ -137,8 +137,9 @@ func (p *Pool) grow(ctx context.Context, g *growth) {
 	limited, cancel := context.WithTimeout(ctx, growLimit)
 	defer cancel()
 	var err error
+	var freed <-chan struct{}
 	for {
-		freed := p.wiper.freed()
+		freed = p.wiper.freed()
 		if err = p.growStore(limited, g); !errors.Is(err, ErrNoSpace) {
 			break
 		}
@@ -156,6 +157,9 @@ func (p *Pool) grow(ctx context.Context, g *growth) {
 		break
 	}
 	close(g.done)
+	if errors.Is(err, ErrNoSpace) {
+		p.caretaker.wake() // it may have stores to trim
+	}
 	if err == nil {
 		p.facts.cramped.drop(g.store)
 		return
@@ -168,6 +172,7 @@ func (p *Pool) grow(ctx context.Context, g *growth) {
 	}
 	select {
 	case <-time.After(growPause):
+	case <-freed:
 	case <-ctx.Done():
 	}
 }

@@ -85,16 +85,21 @@ func TestCaretakerBesideFullStoreSuspended(t *testing.T) {
 		copy(b, bytes.Repeat([]byte("x"), len(b)))
 		go func() { written <- writeFrom(volume, int64(i)*int64(len(b)), b) }()
 	}
-	asked := make(chan error, 1)
-	time.Sleep(200 * time.Millisecond)
-	go func() {
-		_, err := client.Status(p.vgName + "-s")
-		asked <- err
-	}()
-	select {
-	case err := <-asked:
-		t.Errorf("the kernel told the status, so this test shows nothing: %v", err)
-	case <-time.After(2 * careLook):
+	for end := time.Now().Add(15 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		asked := make(chan error, 1)
+		go func() {
+			_, err := client.Status(p.vgName + "-s")
+			asked <- err
+		}()
+		select {
+		case err := <-asked:
+			if time.Now().Before(end) {
+				continue // the writers have not filled it yet
+			}
+			t.Errorf("the kernel told the status, so this test shows nothing: %v", err)
+		case <-time.After(2 * careLook):
+		}
+		break
 	}
 	must(p.CreateSnapshot(ctx, "o1", other.LV))(t)
 	must(p.CreateSnapshot(ctx, "o2", other.LV))(t)

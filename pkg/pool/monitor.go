@@ -196,7 +196,7 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 	if free || m.pool.wipedSoon(v, v.growsOn(s.lv)) > 0 {
 		// Not both: the volume could not be suspended while its store is.
 		hold := must && m.pool.kept(v, s.store) && (cramped || !free)
-		if !hold || !short { // else the hold has it lengthened, and ends
+		if !hold || !short || m.pool.scrubbing(s.of.lv.Name) { // else the hold has it lengthened, and ends
 			m.startGrowth(s, must, must && !hold)
 		}
 		if hold {
@@ -205,10 +205,10 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 		return nextLook(left, chunk, m.pool.peak(), s.rate)
 	}
 	m.pool.facts.cramped.put(s.lv.ID, ErrNoSpace)
-	if !m.pool.kept(v, s.store) {
+	if !m.pool.kept(v, s.store) && m.pool.trimmedSoon(v, v.growsOn(s.lv)) == 0 {
 		return slowestLook
 	}
-	if must {
+	if must && m.pool.kept(v, s.store) {
 		m.pool.startHold(s.store, s.rate)
 	}
 	return nextLook(left, chunk, m.pool.peak(), s.rate)

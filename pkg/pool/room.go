@@ -75,27 +75,39 @@ func (u *unwiped) add(lv *lvm2.LV, err error) {
 	}
 }
 
-// stuckAfter is in how many rounds in a row trash must have failed to be wiped: once is
-// no news.
+// stuckAfter is in how many rounds in a row trash must have failed to be wiped, for longer
+// than busyLimit: a device that is open in passing is no news.
 const stuckAfter = 2
+
+// failing is trash that could not be wiped in the last rounds.
+type failing struct {
+	rounds int
+	since  time.Time
+	told   bool // to those who wait for room
+}
+
+func (f failing) stuck() bool { return f.rounds >= stuckAfter && time.Since(f.since) > busyLimit }
 
 // stuck says whether a piece of trash cannot be wiped, as far as the wiper knows.
 func (w *wiper) stuck(id lvm2.ID) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.failures[id] >= stuckAfter
+	return w.failures[id].stuck()
 }
 
-// note notes which trash a round could not wipe; all of it if failed is the round's error.
-func (w *wiper) note(trash []*lvm2.LV, unwiped map[lvm2.ID]bool, failed error) {
+// note notes which trash a round could not wipe.
+func (w *wiper) note(unwiped map[lvm2.ID]bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	now, news := map[lvm2.ID]int{}, false
-	for _, lv := range trash {
-		if failed != nil || unwiped[lv.ID] {
-			now[lv.ID] = w.failures[lv.ID] + 1
-			news = news || now[lv.ID] == stuckAfter
+	now, news := map[lvm2.ID]failing{}, false
+	for id := range unwiped {
+		f := w.failures[id]
+		if f.rounds++; f.rounds == 1 {
+			f.since = time.Now()
 		}
+		news = news || f.stuck() && !f.told
+		f.told = f.stuck()
+		now[id] = f
 	}
 	if w.failures = now; news {
 		w.tell()

@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,16 +23,18 @@ func TestRoomInTrash(t *testing.T) {
 	for _, c := range []struct {
 		what    string
 		n       lvm2.Extents
-		rounds  int // that have failed
+		rounds  int           // that have failed
+		ago     time.Duration // between two
 		unclear bool
 		pending bool
 	}{
-		{"there is room", 11, limit, false, false},
-		{"there will be", 19, 0, false, true},
-		{"there will be, once is no news", 19, stuckAfter - 1, false, true},
-		{"not with the reserve", 20, 0, false, false},
-		{"it cannot be wiped", 19, stuckAfter, false, false},
-		{"nothing is wiped", 19, 0, true, false},
+		{"there is room", 11, limit, 2 * busyLimit, false, false},
+		{"there will be", 19, 0, 0, false, true},
+		{"there will be, once is no news", 19, stuckAfter - 1, 2 * busyLimit, false, true},
+		{"not with the reserve", 20, 0, 0, false, false},
+		{"it is open in passing", 19, limit, 0, false, true},
+		{"it cannot be wiped", 19, stuckAfter, 2 * busyLimit, false, false},
+		{"nothing is wiped", 19, 0, 0, true, false},
 	} {
 		v := rollbackGroup(t)
 		p := roomPool(Config{LayerReserve: 10}) // of 499 extents
@@ -42,7 +45,10 @@ func TestRoomInTrash(t *testing.T) {
 		}
 		next := p.wiper.freed()
 		for range c.rounds {
-			p.wiper.note(v.trash, map[lvm2.ID]bool{v.trash[0].ID: true}, nil)
+			p.wiper.note(map[lvm2.ID]bool{v.trash[0].ID: true})
+			f := p.wiper.failures[v.trash[0].ID]
+			f.since = f.since.Add(-c.ago)
+			p.wiper.failures[v.trash[0].ID] = f
 		}
 		err := p.checkRoom(v, anyKind, c.n)
 		var pending *PendingError
@@ -51,15 +57,15 @@ func TestRoomInTrash(t *testing.T) {
 		}
 		select {
 		case <-next:
-			if c.rounds < stuckAfter {
+			if c.rounds < stuckAfter || c.ago == 0 {
 				t.Errorf("%s: who waits is told", c.what)
 			}
 		default:
-			if c.rounds >= stuckAfter {
+			if c.rounds >= stuckAfter && c.ago > 0 {
 				t.Errorf("%s: who waits is not told", c.what)
 			}
 		}
-		if p.wiper.note(v.trash, nil, nil); p.wiper.stuck(v.trash[0].ID) {
+		if p.wiper.note(nil); p.wiper.stuck(v.trash[0].ID) {
 			t.Errorf("%s: it is wiped, and counts as stuck", c.what)
 		}
 	}
@@ -69,27 +75,32 @@ func TestRoomInTrash(t *testing.T) {
 func TestOnceRoom(t *testing.T) {
 	p := roomPool(Config{})
 	none := &noRoomYet{ErrNoSpace}
-	ctx, cancel := context.WithTimeout(context.Background(), 400*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
 	defer cancel()
-	tries, ended := 0, make(chan error)
+	var tries, others atomic.Int32
+	ended := make(chan error)
+	wait := func(n *atomic.Int32, to int32) {
+		for end := time.Now().Add(time.Second); n.Load() < to && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+	}
 	go func() {
-		_, err := onceRoom(ctx, p, func() (size.Bytes, error) { tries++; return 0, none })
+		_, err := onceRoom(ctx, p, func() (size.Bytes, error) { tries.Add(1); return 0, none })
 		ended <- err
 	}()
-	time.Sleep(50 * time.Millisecond)
-	others := 0
+	wait(&tries, 2) // so it has the key
 	go func() {
-		_, err := onceRoom(ctx, p, func() (size.Bytes, error) { others++; return 0, none })
+		_, err := onceRoom(ctx, p, func() (size.Bytes, error) { others.Add(1); return 0, none })
 		ended <- err
 	}()
-	time.Sleep(50 * time.Millisecond)
+	wait(&others, 1)
 	p.wiper.lookAgain()
 	for range 2 {
 		if err := <-ended; !errors.Is(err, ErrNoSpace) || ctx.Err() != nil {
 			t.Errorf("%v, and for the caller %v", err, ctx.Err())
 		}
 	}
-	if tries != 3 || others > 2 { // at once, with the key, and when something was free
+	if tries, others := tries.Load(), others.Load(); tries != 3 || others > 2 { // at once, with the key, and when something was free
 		t.Errorf("tried %d times, and %d times by who came later", tries, others)
 	}
 	if _, err := onceRoom(context.Background(), p, func() (size.Bytes, error) { return 0, ErrPrecondition }); !errors.Is(err, ErrPrecondition) {

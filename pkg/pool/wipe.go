@@ -69,7 +69,7 @@ type wiper struct {
 	next   chan struct{} // closed when extents were freed, or some that were to be cannot
 	failed error         // of the last round
 
-	failures map[lvm2.ID]int // in how many rounds in a row a piece of trash could not be wiped
+	failures map[lvm2.ID]failing // trash that could not be wiped in the last round
 }
 
 func newWiper(p *Pool) *wiper {
@@ -232,10 +232,10 @@ func (w *wiper) round(ctx context.Context) error {
 		}
 		return nil
 	}})
-	defer func() { w.note(p.current.Load().trash, left.is, err) }()
-	if err != nil {
+	if err != nil { // it says nothing of a piece
 		return err
 	}
+	defer func() { w.note(left.is) }()
 	deadline := time.Now().Add(wipeCommit)
 	for _, t := range todo {
 		left.add(t.lv, errors.Join(t.zero(ctx, group, deadline), t.file.Close()))
