@@ -13,6 +13,44 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
+// fullWhileSuspended suspends the device of the store of snapshot s, as a process does that
+// is killed then, and writes 16 MiB to the volume until the store has run over: the kernel
+// tells nobody the snapshot's status any more. written waits for the writes, which end
+// when the device goes on.
+func fullWhileSuspended(t *testing.T, client *dm.Client, group, volume string) (store string, written func()) {
+	t.Helper()
+	store = group + "-s-cow"
+	ok(t, client.Suspend(context.Background(), store, dm.SuspendOptions{SkipLockFS: true}))
+	const writers = 4
+	ended := make(chan error, writers)
+	for i := range writers {
+		b := directBuffer(t, 4*size.MiB)
+		copy(b, bytes.Repeat([]byte("x"), len(b)))
+		go func() { ended <- writeFrom(volume, int64(i)*int64(len(b)), b) }()
+	}
+	for end := time.Now().Add(15 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		asked := make(chan error, 1)
+		go func() {
+			_, err := client.Status(group + "-s")
+			asked <- err
+		}()
+		select {
+		case err := <-asked:
+			if time.Now().Before(end) {
+				continue // the writers have not filled it yet
+			}
+			t.Errorf("the kernel told the status, so this test shows nothing: %v", err)
+		case <-time.After(2 * careLook):
+		}
+		return store, func() {
+			t.Helper()
+			for range writers {
+				ok(t, <-ended)
+			}
+		}
+	}
+}
+
 // TestLeftSuspendedFull: the store of a snapshot runs over while somebody who was killed
 // has left its device suspended. The kernel answers nobody who asks for the snapshot's
 // status until the store's device goes on, so that comes first when a restored volume is
@@ -26,37 +64,16 @@ func TestLeftSuspendedFull(t *testing.T) {
 	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "f", Mode: Block, Source: Source{FromSnapshot, "s"}}))(t)
 	must(p.Activate(ctx, f.LV))(t)
 	again := p.hydrator.stop(f.LV)
-	store := p.vgName + "-s-cow"
 	client := must(dm.Open())(t)
 	defer client.Close()
-	ok(t, client.Suspend(ctx, store, dm.SuspendOptions{SkipLockFS: true}))
-	const writers = 4
-	written := make(chan error, writers)
-	for i := range writers {
-		b := directBuffer(t, 4*size.MiB)
-		copy(b, bytes.Repeat([]byte("x"), len(b)))
-		go func() { written <- writeFrom(volume, int64(i)*int64(len(b)), b) }()
-	}
-	asked := make(chan error, 1)
-	time.Sleep(200 * time.Millisecond)
-	go func() {
-		_, err := client.Status(p.vgName + "-s")
-		asked <- err
-	}()
-	select {
-	case err := <-asked:
-		t.Logf("the kernel told the status: %v", err)
-	case <-time.After(200 * time.Millisecond):
-	}
+	store, written := fullWhileSuspended(t, client, p.vgName, volume)
 	limited, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if _, err := p.Activate(limited, f.LV); !errors.Is(err, ErrLost) {
 		t.Errorf("activated: %v", err)
 		client.Resume(store, 0)
 	}
-	for range writers {
-		ok(t, <-written)
-	}
+	written()
 	ok(t, p.Deactivate(ctx, f.LV))
 	ok(t, p.DeleteVolume(ctx, f.LV))
 	again()
@@ -73,34 +90,10 @@ func TestCaretakerBesideFullStoreSuspended(t *testing.T) {
 	other := must(p.CreateVolume(ctx, VolumeSpec{Name: "other", Size: 64 * size.MiB, Mode: Block}))(t)
 	volume := must(p.Activate(ctx, base.LV))(t)
 	must(p.CreateSnapshot(ctx, "s", base.LV))(t)
-	store := p.vgName + "-s-cow"
 	client := must(dm.Open())(t)
 	defer client.Close()
-	ok(t, client.Suspend(ctx, store, dm.SuspendOptions{SkipLockFS: true}))
+	store, written := fullWhileSuspended(t, client, p.vgName, volume)
 	rescue := time.AfterFunc(40*time.Second, func() { client.Resume(store, 0) })
-	const writers = 4
-	written := make(chan error, writers)
-	for i := range writers {
-		b := directBuffer(t, 4*size.MiB)
-		copy(b, bytes.Repeat([]byte("x"), len(b)))
-		go func() { written <- writeFrom(volume, int64(i)*int64(len(b)), b) }()
-	}
-	for end := time.Now().Add(15 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-		asked := make(chan error, 1)
-		go func() {
-			_, err := client.Status(p.vgName + "-s")
-			asked <- err
-		}()
-		select {
-		case err := <-asked:
-			if time.Now().Before(end) {
-				continue // the writers have not filled it yet
-			}
-			t.Errorf("the kernel told the status, so this test shows nothing: %v", err)
-		case <-time.After(2 * careLook):
-		}
-		break
-	}
 	must(p.CreateSnapshot(ctx, "o1", other.LV))(t)
 	must(p.CreateSnapshot(ctx, "o2", other.LV))(t)
 	for end := time.Now().Add(20 * time.Second); spaceOf(must(p.latest())(t)).untrimmed > 0; time.Sleep(20 * time.Millisecond) {
@@ -113,9 +106,7 @@ func TestCaretakerBesideFullStoreSuspended(t *testing.T) {
 		t.Error("this took so long that the store goes on")
 	}
 	ok(t, client.Resume(store, 0))
-	for range writers {
-		ok(t, <-written)
-	}
+	written()
 	ok(t, p.Deactivate(ctx, base.LV))
 }
 
@@ -130,20 +121,11 @@ func TestOpenedWithFullStoreSuspended(t *testing.T) {
 	other := must(p.CreateVolume(ctx, VolumeSpec{Name: "other", Size: 8 * size.MiB, Mode: Block}))(t)
 	volume := must(p.Activate(ctx, base.LV))(t)
 	must(p.CreateSnapshot(ctx, "s", base.LV))(t)
-	store := p.vgName + "-s-cow"
 	config := p.config
 	ok(t, p.Close())
 	client := must(dm.Open())(t)
 	defer client.Close()
-	ok(t, client.Suspend(ctx, store, dm.SuspendOptions{SkipLockFS: true}))
-	const writers = 4
-	written := make(chan error, writers)
-	for i := range writers {
-		b := directBuffer(t, 4*size.MiB)
-		copy(b, bytes.Repeat([]byte("x"), len(b)))
-		go func() { written <- writeFrom(volume, int64(i)*int64(len(b)), b) }()
-	}
-	time.Sleep(400 * time.Millisecond)
+	store, written := fullWhileSuspended(t, client, p.vgName, volume)
 	rescue := time.AfterFunc(20*time.Second, func() { client.Resume(store, 0) })
 	began := time.Now()
 	p = openPool(t, config)
@@ -153,9 +135,7 @@ func TestOpenedWithFullStoreSuspended(t *testing.T) {
 	if took := time.Since(began); !rescue.Stop() || took > 15*time.Second {
 		t.Errorf("opened, and another volume activated, after %v", took)
 	}
-	for range writers {
-		ok(t, <-written)
-	}
+	written()
 	s := must(p.Snapshots(ctx))(t)
 	if len(s) != 1 || !s[0].Lost {
 		t.Errorf("the snapshot whose store has run over: %+v", s)
