@@ -19,7 +19,7 @@ const (
 // to be trimmed, flat stores that are missing or that nobody reads by. Its methods may be called concurrently.
 type caretaker struct {
 	pool *Pool
-	soon chan struct{} // has one if it is to look at once
+	soon chan struct{} // has one if the caretaker is to look now, not at its next tick
 
 	mu   sync.Mutex        // guards what follows; no other lock is taken meanwhile
 	busy map[string]bool   // what is being done, by the kind of work and the volume's id
@@ -47,7 +47,7 @@ func (c *caretaker) loop(ctx context.Context) {
 	}
 }
 
-// wake has the caretaker look at once: somebody waits for room that stores give back.
+// wake has the caretaker look now: somebody waits for room that stores give back.
 func (c *caretaker) wake() {
 	select {
 	case c.soon <- struct{}{}:

@@ -72,7 +72,7 @@
 //	flock RunDir/GROUP.lock       the pool being open                the process (Set, Open)
 //	copies.turn                   a copy from another pool           copy jobs
 //	key "room"                    waiting for room that stores       the one cut that waits, for
-//	                              give back                          roomLimit
+//	                              give back                          roomLimit and its cut
 //	key "name NAME"               making and finding what has the    operations; that of a copy before
 //	                              name                               the keys of the pool it comes from
 //	key "hydration", "urgent …"   a window, or a piece that is       hydrator, cleaner

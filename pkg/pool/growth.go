@@ -213,7 +213,7 @@ func (p *Pool) growStore(ctx context.Context, g *growth) error {
 		if s == nil {
 			return nil
 		}
-		err := p.lengthen(ctx, v, g.store)
+		err := p.lengthen(ctx, v.lease, g.store)
 		if err != nil { // the extents are the store's by now
 			p.facts.unsettled.put(s.of.lv.ID, true)
 		}
@@ -234,12 +234,12 @@ func (p *Pool) shorter(v *view, s *store) bool {
 
 // lengthen gives the device of a store that has grown its table, if there is one. The
 // kernel reads the store's size at each allocation, so growth counts at once, and it
-// suspends the device by itself while it takes the table. One that somebody else makes just
-// now is waited for: it may get the table that was right before. What is held while the
-// store grows is left to who holds it if nothing has to be done.
-func (p *Pool) lengthen(ctx context.Context, v *view, id lvm2.ID) error {
+// suspends the device by itself while it takes the table. If somebody else makes the device
+// just now, lengthen waits for that: the device may get the table that was right before. A
+// device that the brake holds and that has the right table stays held.
+func (p *Pool) lengthen(ctx context.Context, l *lease, id lvm2.ID) error {
 	return p.alone(ctx, id, func() error {
-		v := p.current.Load().leased(v.lease)
+		v := p.current.Load().leased(l)
 		s := v.storeOf(id)
 		if s == nil { // it is trimmed, or gone
 			return nil
@@ -277,7 +277,7 @@ func unlessGone(err error) error {
 // whenFull says what happens when a store is full.
 func (p *Pool) whenFull(v *view, s *store) string {
 	if p.kept(v, s) {
-		return "when it is full who writes to the volume waits"
+		return "when the store is full, writers of the volume wait"
 	}
-	return "when it is full the snapshot is lost"
+	return "when the store is full, the snapshot is lost"
 }

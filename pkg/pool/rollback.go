@@ -95,7 +95,7 @@ func (p *Pool) rollback(ctx context.Context, spec RollbackSpec) (r RolledBack, e
 			r = RolledBack{}
 			return err
 		}
-		// It is on the disk: whoever asked again would set the restored volume aside. Who has the pool open renames, too.
+		// The rollback is on the disk: a second one would set the restored volume aside. The driver that has the pool open renames, too.
 		if err := p.renamed(ctx, now); err != nil {
 			p.log.Error(err, "Devices keep the names that they had before the rollback until whoever has the pool open renames them", "volume", spec.Volume)
 		}
