@@ -68,7 +68,7 @@ demo: deps build ## the main job on a real kernel, told step by step
 test: deps ## all tests; ends with their number. DURATION=8h goes on cutting the power
 	@hack/test -cuts $(CUTS) -duration $(DURATION)
 
-# KERNELS="uml-6.12 uml-smp", PARTS="kernel sanity powercut", PACKAGES=./pkg/pool, RUN=TestCut
+# KERNELS="uml-6.12 uml-smp", PARTS="kernel sanity powercut", PACKAGES=./internal/pool, RUN=TestCut
 # and CUTS narrow it. Other kernels than the installed one are fetched once, and uml-smp
 # is built, which takes the better part of an hour. All of it takes some hours.
 kernels: ## kernel tests, csi-sanity and power cuts on several kernels; ends with a matrix
@@ -79,21 +79,21 @@ points: deps ## cut each operation at each of its points; hours. POINTS="cut,exp
 	@hack/points $(POINTS)
 
 lint:
-	@test -z "$$(gofmt -l cmd hack pkg test)" || { gofmt -l cmd hack pkg test; echo "not gofmt-clean"; exit 1; }
+	@test -z "$$(gofmt -l cmd hack internal pkg test)" || { gofmt -l cmd hack internal pkg test; echo "not gofmt-clean"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags kernel ./...
 	$(GO) vet -tags powercut ./test/powercut/...
 	$(GO) vet -tags kernel,points ./...
 	$(GO) run $(STATICCHECK) -tags kernel ./...
 	$(GO) run $(STATICCHECK) -tags powercut ./test/powercut/...
-	$(GO) run $(STATICCHECK) -tags kernel,points ./test/points ./pkg/point
+	$(GO) run $(STATICCHECK) -tags kernel,points ./test/points ./internal/point
 	for m in $(MODULES); do (cd $$m && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...); done
 
-generate: ## code from pkg/dmsnapv1/*.proto; needs protoc (Debian: protobuf-compiler)
+generate: ## code from internal/roleapi/*.proto; needs protoc (Debian: protobuf-compiler)
 	GOBIN=$(CURDIR)/out/protoc $(GO) install $(PROTOC_GEN_GO)
 	GOBIN=$(CURDIR)/out/protoc $(GO) install $(PROTOC_GEN_GO_GRPC)
 	PATH=$(CURDIR)/out/protoc:$$PATH protoc --go_out=. --go_opt=paths=source_relative \
-		--go-grpc_out=. --go-grpc_opt=paths=source_relative pkg/dmsnapv1/*.proto
+		--go-grpc_out=. --go-grpc_opt=paths=source_relative internal/roleapi/*.proto
 
 # DMSNAP_BENCH="-quick": fewer repetitions; "-run 'write_.*64KiB'": only figures whose
 # names match; "-list": their names. A full run takes about an hour and 30 GB.

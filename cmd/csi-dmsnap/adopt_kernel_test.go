@@ -11,8 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2/lvm2test"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 )
 
 // TestAdoptCommand adopts a volume with lvm2's snapshots on a machine without a

@@ -13,8 +13,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/reports"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/reports"
 )
 
 // sick is a driver with health calls that say one thing.

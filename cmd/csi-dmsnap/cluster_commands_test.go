@@ -23,9 +23,9 @@ import (
 	dynamicfake "k8s.io/client-go/dynamic/fake"
 	"k8s.io/client-go/kubernetes/fake"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/cluster"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/cluster"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
 func persistentVolume(name, id string) *corev1.PersistentVolume {
@@ -149,7 +149,7 @@ func (d *disks) ControllerGetVolume(_ context.Context, r *csi.ControllerGetVolum
 
 func (d *disks) trailer(ctx context.Context) {
 	for _, n := range d.silent {
-		grpc.SetTrailer(ctx, metadata.Pairs(conditions.PartialKey, n))
+		grpc.SetTrailer(ctx, metadata.Pairs(callmeta.PartialKey, n))
 	}
 }
 

@@ -11,9 +11,9 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/cluster"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/observe"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/router"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/cluster"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/router"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/telemetry"
 )
 
 // controllerFlags are the flags of the controller role.
@@ -73,9 +73,9 @@ func runController(ctx context.Context, f controllerFlags) error {
 // serveController runs the parts of the controller until ctx ends or one of
 // them fails.
 func serveController(ctx context.Context, f controllerFlags, client kubernetes.Interface, nodes peers) error {
-	registry := observe.NewRegistry()
+	registry := telemetry.NewRegistry()
 	r, err := router.New(router.Options{
-		Version: buildVersion(), Credentials: nodes.credentials, Claims: claims{client}, Observe: observe.NewCalls(registry).Unary,
+		Version: buildVersion(), Credentials: nodes.credentials, Claims: claims{client}, Observe: telemetry.NewCalls(registry).Unary,
 	})
 	if err != nil {
 		return err
@@ -89,7 +89,7 @@ func serveController(ctx context.Context, f controllerFlags, client kubernetes.I
 			return cluster.WatchNodes(ctx, client, pods, func(list []cluster.Node) { r.SetNodes(routed(list, f.nodePort)) })
 		},
 	}
-	http, err := httpParts(f.http, f.probes, observe.Server{
+	http, err := httpParts(f.http, f.probes, telemetry.Server{
 		Healthy: func(context.Context) error { return nil }, // that it answers
 		Ready: func(context.Context) error {
 			if !nodes.ready() {

@@ -20,7 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/cluster"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/cluster"
 )
 
 // oneVolume is a node that has one volume.

@@ -15,10 +15,10 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/sockets"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/driver"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/sockets"
 )
 
 // Variables that the driver's pod sets for the commands that run in it.

@@ -4,7 +4,7 @@ import (
 	"context"
 	"net"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/observe"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/telemetry"
 )
 
 const (
@@ -15,10 +15,10 @@ const (
 // httpParts opens the addresses at which a role tells how it is, and returns
 // what serves them. Without an address for the probes they are answered at the
 // other one too.
-func httpParts(metrics, probes string, s observe.Server) (parts []func(context.Context) error, err error) {
+func httpParts(metrics, probes string, s telemetry.Server) (parts []func(context.Context) error, err error) {
 	var listeners []net.Listener
-	serve := func(address string, s observe.Server) error {
-		l, err := observe.Listen(address)
+	serve := func(address string, s telemetry.Server) error {
+		l, err := telemetry.Listen(address)
 		if err != nil {
 			return err
 		}
@@ -27,8 +27,8 @@ func httpParts(metrics, probes string, s observe.Server) (parts []func(context.C
 		return nil
 	}
 	if probes != "" {
-		err = serve(probes, observe.Server{Healthy: s.Healthy, Ready: s.Ready})
-		s = observe.Server{Metrics: s.Metrics}
+		err = serve(probes, telemetry.Server{Healthy: s.Healthy, Ready: s.Ready})
+		s = telemetry.Server{Metrics: s.Metrics}
 	}
 	if err == nil && metrics != "" {
 		err = serve(metrics, s)

@@ -5,7 +5,7 @@ import (
 	"net/http"
 	"testing"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/observe"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/telemetry"
 )
 
 // Probes have a listener of their own, if it is asked for, and are at no other then.
@@ -17,7 +17,7 @@ func TestProbesAreApart(t *testing.T) {
 		if apart {
 			probes = freeAddress(t)
 		}
-		parts, err := httpParts(metrics, probes, observe.Server{Healthy: ok, Ready: ok, Metrics: observe.NewRegistry()})
+		parts, err := httpParts(metrics, probes, telemetry.Server{Healthy: ok, Ready: ok, Metrics: telemetry.NewRegistry()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,10 +44,10 @@ func TestProbesAreApart(t *testing.T) {
 		want(probes, "/readyz", http.StatusOK)
 	}
 	taken := freeAddress(t)
-	if parts, err := httpParts("no address", taken, observe.Server{Healthy: ok}); err == nil {
+	if parts, err := httpParts("no address", taken, telemetry.Server{Healthy: ok}); err == nil {
 		t.Errorf("%d parts at an address that is none", len(parts))
 	}
-	parts, err := httpParts("", taken, observe.Server{Healthy: ok})
+	parts, err := httpParts("", taken, telemetry.Server{Healthy: ok})
 	if err != nil {
 		t.Fatalf("the listener of a failed start is still open: %v", err)
 	}

@@ -7,8 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
 // importCommand makes logical volumes of LVM2's own volumes.

@@ -16,10 +16,10 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/cluster"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/sockets"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/cluster"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/sockets"
 )
 
 // orphans has the flags of the command of that name.
@@ -141,7 +141,7 @@ func look(ctx context.Context, nodes csi.ControllerClient, clients cluster.Clien
 	if err != nil {
 		return survey{}, err
 	}
-	found := survey{Silent: append(trailer1.Get(conditions.PartialKey), trailer2.Get(conditions.PartialKey)...)}
+	found := survey{Silent: append(trailer1.Get(callmeta.PartialKey), trailer2.Get(callmeta.PartialKey)...)}
 	c := comparison{known: known, silent: map[string]bool{}}
 	for _, n := range found.Silent {
 		c.silent[handle.ShortNode(n)] = true

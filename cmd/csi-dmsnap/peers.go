@@ -9,10 +9,10 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/cluster"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/election"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/events"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/trust"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/cluster"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/election"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/events"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/trust"
 )
 
 // trustFlags say how the controller and the nodes know each other.

@@ -20,8 +20,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
 // empty is a node without volumes that has room for any.
@@ -32,7 +32,7 @@ type empty struct {
 }
 
 func (e empty) CreateVolume(ctx context.Context, q *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
-	if conditions.Of(ctx).OnlyExisting {
+	if callmeta.Of(ctx).OnlyExisting {
 		return nil, status.Error(codes.NotFound, "no such volume")
 	}
 	return &csi.CreateVolumeResponse{Volume: &csi.Volume{
@@ -131,7 +131,7 @@ func TestImmediateClaim(t *testing.T) {
 				objects = append(objects, p)
 			}
 			got, err := placed(t, fake.NewClientset(objects...), &csi.CreateVolumeRequest{
-				Name: "pvc-" + uid, Parameters: map[string]string{conditions.ParameterClaimNamespace: "ns", conditions.ParameterClaimName: "c"},
+				Name: "pvc-" + uid, Parameters: map[string]string{callmeta.ParameterClaimNamespace: "ns", callmeta.ParameterClaimName: "c"},
 			})
 			if err != nil {
 				got = err.Error()

@@ -10,14 +10,14 @@ import (
 	"github.com/spf13/pflag"
 	"google.golang.org/grpc"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/dmsnapv1"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/registration"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/reports"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/sockets"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/telemetry"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/trust"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/driver"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/observe"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/registration"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/reports"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/sockets"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/trust"
 )
 
 // clusterFlags are the flags of a node role that is part of a cluster.
@@ -82,12 +82,12 @@ func (n *nodeParts) front(ctx context.Context) (front driver.Front, err error) {
 	n.add(func(ctx context.Context) error { n.log.Run(ctx); return nil }, nil)
 	return driver.Front{Listener: l, Options: node.ServerOptions(), Register: func(r grpc.ServiceRegistrar) {
 		node.Register(r)
-		dmsnapv1.RegisterReportsServer(r, n.log)
+		roleapi.RegisterReportsServer(r, n.log)
 	}}, nil
 }
 
 // register keeps the driver registered with the kubelet.
-func (n *nodeParts) register(plugin *observe.Plugin) error {
+func (n *nodeParts) register(plugin *telemetry.Plugin) error {
 	socket, err := sockets.Path(n.flags.endpoint)
 	if err != nil {
 		return err
@@ -109,15 +109,15 @@ func (n *nodeParts) register(plugin *observe.Plugin) error {
 // serveNode serves CSI, and beside it what a cluster needs, until ctx ends or
 // one of the parts fails.
 func serveNode(ctx context.Context, f nodeFlags, pools *pool.Set) error {
-	plugin, err := observe.NewPlugin(f.endpoint)
+	plugin, err := telemetry.NewPlugin(f.endpoint)
 	if err != nil {
 		return err
 	}
 	defer plugin.Close()
-	metrics := observe.NewRegistry()
+	metrics := telemetry.NewRegistry()
 	o := driver.Options{
 		NodeName: f.nodeName, KubeletDir: f.kubeletDir, Version: buildVersion(), Pools: pools,
-		Observe: observe.NewCalls(metrics).Unary,
+		Observe: telemetry.NewCalls(metrics).Unary,
 	}
 	n := &nodeParts{flags: f, log: reports.NewLog(), ready: []func(context.Context) error{plugin.Probe}}
 	if f.cluster.listen != "" {
@@ -139,7 +139,7 @@ func serveNode(ctx context.Context, f nodeFlags, pools *pool.Set) error {
 	}
 	metrics.MustRegister(d.Metrics())
 	n.add(func(ctx context.Context) error { d.Report(ctx, n.log.Add); return nil }, nil)
-	http, err := httpParts(f.cluster.http, f.cluster.probes, observe.Server{Healthy: plugin.Probe, Metrics: metrics, Ready: n.isReady})
+	http, err := httpParts(f.cluster.http, f.cluster.probes, telemetry.Server{Healthy: plugin.Probe, Metrics: metrics, Ready: n.isReady})
 	if err != nil {
 		return err
 	}

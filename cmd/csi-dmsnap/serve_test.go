@@ -26,9 +26,9 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/driver"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 )
 
 // background runs f until the test ends, and waits for it.
@@ -112,7 +112,7 @@ func TestServeNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	ctx := conditions.For(t.Context(), "node-a", conditions.Conditions{})
+	ctx := callmeta.For(t.Context(), "node-a", callmeta.Conditions{})
 	if plugin, err := csi.NewIdentityClient(conn).GetPluginInfo(ctx, &csi.GetPluginInfoRequest{}); err != nil || plugin.GetName() != driver.Name {
 		t.Errorf("the controller's call: %v, %v", plugin, err)
 	}

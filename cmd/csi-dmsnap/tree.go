@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
 // printTree draws a volume's history as a line, since each snapshot reads

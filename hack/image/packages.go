@@ -6,7 +6,7 @@ var multiarch = map[string]string{
 	"arm64": "aarch64-linux-gnu",
 }
 
-// tools are the programs in the image: what pkg/filesystem and mount-utils
+// tools are the programs in the image: what internal/filesystem and mount-utils
 // execute, and the three checkers, for a person who has to repair a file system
 // on a node that has no tools of its own.
 var tools = []string{

@@ -6,7 +6,7 @@ import (
 	"io"
 	"iter"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/directio"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -63,7 +63,7 @@ func (f Flat) Pieces() []FlatPiece {
 // the beginning of w in pieces of whole chunks, from memory that O_DIRECT accepts.
 // It returns how many exceptions there were. The caller has to flush.
 func (f Flat) Write(w io.WriterAt, merged iter.Seq2[Exception, error]) (count uint64, err error) {
-	buf, free, err := direct.Buffer(f.Chunk)
+	buf, free, err := directio.Buffer(f.Chunk)
 	if err != nil {
 		return 0, err
 	}

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/directio"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -45,7 +45,7 @@ func newHistory(t *testing.T, chunk size.Bytes, chunks int, store size.Bytes) *h
 	t.Helper()
 	c, err := dm.Open()
 	must(t, err)
-	buf, free, err := direct.Buffer(size.MiB)
+	buf, free, err := directio.Buffer(size.MiB)
 	must(t, err)
 	h := &history{t: t, dm: c, chunk: chunk, length: size.Bytes(chunks) * chunk, buf: buf}
 	t.Cleanup(func() {

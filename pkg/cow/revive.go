@@ -8,8 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/point"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/directio"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/point"
 )
 
 // Revive takes back the mark by which the kernel gives a snapshot up, in the
@@ -34,7 +34,7 @@ func Revive(path string) error {
 }
 
 func revive(file *os.File) error {
-	buf, free, err := direct.Buffer(headerRead)
+	buf, free, err := directio.Buffer(headerRead)
 	if err != nil {
 		return err
 	}

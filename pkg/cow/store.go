@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/directio"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -86,7 +86,7 @@ func (s *Store) Close() error { return s.file.Close() }
 // could not have written it. That a header says that the snapshot is lost is no
 // error.
 func (s *Store) Header() (Header, error) {
-	buf, free, err := direct.Buffer(headerRead)
+	buf, free, err := directio.Buffer(headerRead)
 	if err != nil {
 		return Header{}, err
 	}
@@ -156,7 +156,7 @@ func (s *Store) Used(ctx context.Context) (size.Sectors, error) {
 
 // walk calls yield with every exception but the first skip until it returns false.
 func (s *Store) walk(ctx context.Context, skip uint64, yield func(Exception) bool) error {
-	buf, free, err := direct.Buffer(readBytes)
+	buf, free, err := directio.Buffer(readBytes)
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/point"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/point"
 )
 
 // ioctl makes one ioctl on the control device. It returns an errno, or the

@@ -8,9 +8,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
 // codeOf has the gRPC code of every error that the packages below know by
@@ -20,7 +20,7 @@ var codeOf = []struct {
 	code codes.Code
 }{
 	{errNotOurs, codes.NotFound},
-	{conditions.ErrReserved, codes.Aborted},
+	{callmeta.ErrReserved, codes.Aborted},
 	{pool.ErrNotFound, codes.NotFound},
 	{pool.ErrConflict, codes.AlreadyExists},
 	{pool.ErrNoSpace, codes.ResourceExhausted},

@@ -7,8 +7,8 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
 // CreateSnapshot cuts a snapshot of a volume, mounted or not. It is idempotent
@@ -20,7 +20,7 @@ func (d *Driver) CreateSnapshot(ctx context.Context, r *csi.CreateSnapshotReques
 	if r.GetSourceVolumeId() == "" {
 		return nil, invalid("no source volume id is given")
 	}
-	if conditions.Of(ctx).OnlyExisting {
+	if callmeta.Of(ctx).OnlyExisting {
 		return d.existingSnapshot(ctx, r)
 	}
 	if err := checkParameters(r.GetParameters()); err != nil {

@@ -8,10 +8,10 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
 // CreateVolume makes a volume, empty or with the content of a snapshot or of
@@ -80,7 +80,7 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 // lost when the node restarts. One that names none does not come from Kubernetes,
 // and whoever makes it knows what it asks for. Errors: FAILED_PRECONDITION.
 func mayBeTransient(ctx context.Context, class parameters) (bool, error) {
-	if class.transient && class.claim != "" && !conditions.Of(ctx).Ephemeral {
+	if class.transient && class.claim != "" && !callmeta.Of(ctx).Ephemeral {
 		return false, precondition("claim %s: a transient volume is only made for a claim that a pod owns, and by way of the controller, which looks at that", class.claim)
 	}
 	return class.transient, nil
@@ -107,7 +107,7 @@ func prepareSpec(ctx context.Context, at place, spec *pool.VolumeSpec) error {
 func mayChangeMode(ctx context.Context, at place, spec pool.VolumeSpec, allowed bool) error {
 	if mode, _ := at.sourceUse(ctx); spec.Mode == pool.Filesystem && mode == pool.Block && !allowed {
 		return precondition("%s %s: it is of a raw block volume, and what pods wrote to that is not mounted as a file system unless the storage class has the parameter %s: \"true\"",
-			at.source.Kind, at.source.LV, conditions.ParameterModeChange)
+			at.source.Kind, at.source.LV, callmeta.ParameterModeChange)
 	}
 	return nil
 }

@@ -10,8 +10,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
 // asked asks for a volume until it is complete, as the provisioner does, and

@@ -10,10 +10,10 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/dmsnapv1"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/reports"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/reports"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
 )
 
 // Who rolled a volume back beside the driver is told, by the volume's id: once, again by
@@ -44,7 +44,7 @@ func TestReportDeed(t *testing.T) {
 	if look(known, time.Now()); len(told) != 1 {
 		t.Fatalf("told: %+v", told)
 	}
-	if h := told[0]; h.Kind != dmsnapv1.Happening_KIND_VOLUME || h.ID != id || h.Reason != "RolledBack" || h.Warning || !h.Lasting ||
+	if h := told[0]; h.Kind != roleapi.Happening_KIND_VOLUME || h.ID != id || h.Reason != "RolledBack" || h.Warning || !h.Lasting ||
 		!strings.Contains(h.Message, "alice (uid 7) on n rolled the volume back to snapshot s, taken ") {
 		t.Errorf("told: %+v", h)
 	}

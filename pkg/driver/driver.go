@@ -13,9 +13,9 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
 // Name is the driver's name in Kubernetes objects.
@@ -43,7 +43,7 @@ type Driver struct {
 	version    string
 	pools      *pool.Set
 	running    operations
-	reserved   conditions.Reservations
+	reserved   callmeta.Reservations
 	fronts     []Front
 	observe    grpc.UnaryServerInterceptor
 	notGrown   sync.Map // volume id to the error why its file system could not be grown

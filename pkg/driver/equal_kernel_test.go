@@ -9,8 +9,8 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
 )
 
 // sized asks for so many bytes.
@@ -82,7 +82,7 @@ func TestEqualClaim(t *testing.T) {
 				{"restore", c.use, fromSnapshot(snapshot), nil},
 				{"clone", c.use, fromVolume(source.GetVolumeId()), nil},
 				{"readers", c.readers, fromSnapshot(snapshot), nil},
-				{"transient", c.use, fromSnapshot(snapshot), map[string]string{conditions.ParameterTransient: "true"}},
+				{"transient", c.use, fromSnapshot(snapshot), map[string]string{callmeta.ParameterTransient: "true"}},
 			} {
 				if c.use.GetBlock() != nil && x.what != "restore" && x.what != "clone" {
 					continue // parts of it were never wiped

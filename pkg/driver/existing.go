@@ -7,8 +7,8 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
 // mayCreate heeds the conditions of a CreateVolume request. The caller has the
@@ -17,7 +17,7 @@ import (
 // is reserved by another controller, or not by this one; UNAVAILABLE if it may
 // be in the pool that is asked for, and that is not open.
 func (d *Driver) mayCreate(ctx context.Context, r *csi.CreateVolumeRequest) error {
-	c, name, asked := conditions.Of(ctx), r.GetName(), r.GetParameters()[parameterPool]
+	c, name, asked := callmeta.Of(ctx), r.GetName(), r.GetParameters()[parameterPool]
 	if !c.OnlyExisting {
 		if c.Reservation == "" {
 			return nil

@@ -8,8 +8,8 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
 // Requests that must create nothing, and reservations of names.
@@ -17,17 +17,17 @@ func TestConditions(t *testing.T) {
 	disks := scratch(t)
 	r := rigOf(t, pool.Config{Name: "one", VolumeGroup: "vgone", Devices: disks[:1]},
 		pool.Config{Name: "two", VolumeGroup: "vgtwo", Devices: disks[1:2]})
-	create := func(name, pool string, c conditions.Conditions) (string, error) {
+	create := func(name, pool string, c callmeta.Conditions) (string, error) {
 		q := request(name, 64, block(writer))
 		q.Parameters = map[string]string{"pool": pool}
-		reply, err := r.CreateVolume(conditions.For(t.Context(), "node-1", c), q)
+		reply, err := r.CreateVolume(callmeta.For(t.Context(), "node-1", c), q)
 		return reply.GetVolume().GetVolumeId(), err
 	}
-	look := conditions.Conditions{OnlyExisting: true}
-	reserve := func(of string) conditions.Conditions {
-		return conditions.Conditions{OnlyExisting: true, Reservation: of}
+	look := callmeta.Conditions{OnlyExisting: true}
+	reserve := func(of string) callmeta.Conditions {
+		return callmeta.Conditions{OnlyExisting: true, Reservation: of}
 	}
-	held := func(of string) conditions.Conditions { return conditions.Conditions{Reservation: of} }
+	held := func(of string) callmeta.Conditions { return callmeta.Conditions{Reservation: of} }
 
 	_, err := create("v", "one", look)
 	r.want("look for what is not there", err, codes.NotFound)
@@ -43,7 +43,7 @@ func TestConditions(t *testing.T) {
 	}
 	id, err := create("v", "one", held("a/1"))
 	r.want("create", err, codes.OK)
-	for what, c := range map[string]conditions.Conditions{"look": look, "reserve": reserve("b/2")} {
+	for what, c := range map[string]callmeta.Conditions{"look": look, "reserve": reserve("b/2")} {
 		again, err := create("v", "one", c)
 		if err != nil || again != id {
 			t.Errorf("%s for what is there: %q, %v", what, again, err)
@@ -52,15 +52,15 @@ func TestConditions(t *testing.T) {
 		r.want(what+" in another pool", err, codes.AlreadyExists)
 	}
 
-	cut := func(name, source string, c conditions.Conditions) (string, error) {
-		reply, err := r.CreateSnapshot(conditions.For(t.Context(), "node-1", c), &csi.CreateSnapshotRequest{Name: name, SourceVolumeId: source})
+	cut := func(name, source string, c callmeta.Conditions) (string, error) {
+		reply, err := r.CreateSnapshot(callmeta.For(t.Context(), "node-1", c), &csi.CreateSnapshotRequest{Name: name, SourceVolumeId: source})
 		return reply.GetSnapshot().GetSnapshotId(), err
 	}
 	_, err = cut("s", id, look)
 	r.want("look for a snapshot that is not there", err, codes.NotFound)
 	_, err = cut("s", "v1:node-2:one:v", look)
 	r.want("look for a snapshot of another node's volume", err, codes.NotFound)
-	s, err := cut("s", id, conditions.Conditions{})
+	s, err := cut("s", id, callmeta.Conditions{})
 	r.want("cut", err, codes.OK)
 	again, err := cut("s", id, look)
 	if err != nil || again != s {

@@ -8,8 +8,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
 // stagedFilesystems returns the mounts of whole file systems below the kubelet

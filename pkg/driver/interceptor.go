@@ -17,7 +17,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"k8s.io/klog/v2"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
 )
 
 // Verbosity of log lines: successful changes, successful reads, whole requests.
@@ -47,7 +47,7 @@ func (d *Driver) intercept(ctx context.Context, request any, info *grpc.UnarySer
 		}
 		took := time.Since(begin).Round(time.Microsecond)
 		switch {
-		case status.Code(err) == codes.NotFound && conditions.Of(ctx).OnlyExisting:
+		case status.Code(err) == codes.NotFound && callmeta.Of(ctx).OnlyExisting:
 			reply = nil
 			log.V(logReads).Info("Nothing has the name", "took", took)
 		case err != nil:

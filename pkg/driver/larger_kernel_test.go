@@ -15,10 +15,10 @@ import (
 
 	"google.golang.org/grpc/codes"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -182,7 +182,7 @@ func TestRestoreOtherMode(t *testing.T) {
 
 	q := request("as-files", 400, fs)
 	q.VolumeContentSource = fromSnapshot(empty)
-	allowed := map[string]string{conditions.ParameterModeChange: "true"}
+	allowed := map[string]string{callmeta.ParameterModeChange: "true"}
 	q.Parameters = allowed
 	files := r.volume(q)
 	r.must("stage as files", r.stage(files, "fst", fs))

@@ -10,8 +10,8 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
 )
 
 func (r *rig) total(volume, at string) int64 {
@@ -223,7 +223,7 @@ func TestFormattedOnce(t *testing.T) {
 	raw := r.volume(request("raw", 64, block(writer)))
 	q := request("copy", 64, c)
 	q.VolumeContentSource = fromVolume(raw)
-	q.Parameters = map[string]string{conditions.ParameterModeChange: "true"}
+	q.Parameters = map[string]string{callmeta.ParameterModeChange: "true"}
 	r.want("stage a copy of an empty block volume", r.stage(r.volume(q), "cst", c), codes.FailedPrecondition)
 }
 

@@ -3,7 +3,7 @@ package driver
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
 // figure is a metric of each pool.

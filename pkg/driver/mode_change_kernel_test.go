@@ -10,8 +10,8 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
 )
 
 // wiped stages a block volume, which is wiped first.
@@ -34,7 +34,7 @@ func TestModeChange(t *testing.T) {
 	ask := func(name string, c *csi.VolumeCapability, source *csi.VolumeContentSource, allow string) (string, error) {
 		q := from(name, 64, c, source)
 		if allow != "" {
-			q.Parameters = map[string]string{conditions.ParameterModeChange: allow}
+			q.Parameters = map[string]string{callmeta.ParameterModeChange: allow}
 		}
 		v, err := r.CreateVolume(t.Context(), q)
 		return v.GetVolume().GetVolumeId(), err

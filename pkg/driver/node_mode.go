@@ -5,9 +5,9 @@ import (
 	"context"
 	"path/filepath"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
 // A volume can be staged in the other mode than before, as backup tools do that

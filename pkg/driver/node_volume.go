@@ -7,8 +7,8 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
 // NodeGetVolumeStats returns how full a staged or published volume is; of a

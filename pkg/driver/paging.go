@@ -4,7 +4,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
 // paginate cuts a page out of a listing. The entries are sorted by id and the

@@ -7,7 +7,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
 func TestPaginate(t *testing.T) {

@@ -5,8 +5,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
 // parameterPool names the pool in the parameters of a storage class.
@@ -27,14 +27,14 @@ func parseParameters(m map[string]string) (p parameters, err error) {
 	// and reads this key in any case.
 	others := maps.Clone(m)
 	maps.DeleteFunc(others, func(key, _ string) bool { return strings.EqualFold(key, "fstype") })
-	if err := checkParameters(others, parameterPool, conditions.ParameterTransient, conditions.ParameterModeChange); err != nil {
+	if err := checkParameters(others, parameterPool, callmeta.ParameterTransient, callmeta.ParameterModeChange); err != nil {
 		return parameters{}, err
 	}
-	p.pool, p.claim = m[parameterPool], m[conditions.ParameterClaimName]
-	if p.transient, err = conditions.Transient(m); err != nil {
+	p.pool, p.claim = m[parameterPool], m[callmeta.ParameterClaimName]
+	if p.transient, err = callmeta.Transient(m); err != nil {
 		return parameters{}, invalid("%v", err)
 	}
-	if p.modeChange, err = conditions.ModeChange(m); err != nil {
+	if p.modeChange, err = callmeta.ModeChange(m); err != nil {
 		return parameters{}, invalid("%v", err)
 	}
 	return p, nil

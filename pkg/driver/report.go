@@ -7,9 +7,9 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/dmsnapv1"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/reports"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/reports"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -21,7 +21,7 @@ const (
 
 // concern identifies what is wrong, whatever the words.
 type concern struct {
-	kind       dmsnapv1.Happening_Kind
+	kind       roleapi.Happening_Kind
 	id, reason string
 }
 
@@ -75,7 +75,7 @@ func (d *Driver) reportWiped(ctx context.Context, trash map[string]size.Bytes, t
 			continue
 		}
 		if most := trash[name]; most > 0 && u.Trash == 0 {
-			tell(ctx, reports.Happening{Kind: dmsnapv1.Happening_KIND_POOL, ID: name, Reason: "SpaceReclaimed",
+			tell(ctx, reports.Happening{Kind: roleapi.Happening_KIND_POOL, ID: name, Reason: "SpaceReclaimed",
 				Message: fmt.Sprintf("%v of deleted volumes and snapshots are wiped and free again", most)})
 		}
 		trash[name] = max(trash[name], u.Trash)
@@ -103,7 +103,7 @@ func (d *Driver) reportDeeds(ctx context.Context, known map[pool.Deed]bool, now 
 			}
 			known[deed] = true
 			tell(ctx, reports.Happening{
-				Kind: dmsnapv1.Happening_KIND_VOLUME, ID: d.id(p, deed.LV), Reason: deed.Reason, Lasting: true,
+				Kind: roleapi.Happening_KIND_VOLUME, ID: d.id(p, deed.LV), Reason: deed.Reason, Lasting: true,
 				Message: fmt.Sprintf("%s: %s", deed.At.Format(time.RFC3339), deed.What),
 			})
 		}
@@ -111,8 +111,8 @@ func (d *Driver) reportDeeds(ctx context.Context, known map[pool.Deed]bool, now 
 }
 
 // kinds are what happenings call the subjects of concerns.
-var kinds = map[pool.Subject]dmsnapv1.Happening_Kind{
-	pool.OfPool: dmsnapv1.Happening_KIND_POOL, pool.OfVolume: dmsnapv1.Happening_KIND_VOLUME, pool.OfSnapshot: dmsnapv1.Happening_KIND_SNAPSHOT,
+var kinds = map[pool.Subject]roleapi.Happening_Kind{
+	pool.OfPool: roleapi.Happening_KIND_POOL, pool.OfVolume: roleapi.Happening_KIND_VOLUME, pool.OfSnapshot: roleapi.Happening_KIND_SNAPSHOT,
 }
 
 // concerns lists what is wrong now.

@@ -11,9 +11,9 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/dmsnapv1"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/reports"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/reports"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
 )
 
 // A snapshot whose store is full is told of, by its id, and the pool that has
@@ -41,12 +41,12 @@ func TestReportLost(t *testing.T) {
 		t.Fatalf("told while all is well: %+v", told)
 	}
 	r.must("overwrite the volume", os.WriteFile(path, make([]byte, 64<<20), 0))
-	is := func(kind dmsnapv1.Happening_Kind, id, reason string) func(reports.Happening) bool {
+	is := func(kind roleapi.Happening_Kind, id, reason string) func(reports.Happening) bool {
 		return func(h reports.Happening) bool {
 			return h.Kind == kind && h.ID == id && h.Reason == reason && h.Warning && h.Message != ""
 		}
 	}
-	lost := is(dmsnapv1.Happening_KIND_SNAPSHOT, snapshot, "SnapshotLost")
+	lost := is(roleapi.Happening_KIND_SNAPSHOT, snapshot, "SnapshotLost")
 	for end := time.Now().Add(30 * time.Second); !slices.ContainsFunc(told, lost); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("nothing is told of the lost snapshot: %+v", told)
@@ -56,7 +56,7 @@ func TestReportLost(t *testing.T) {
 	if i := slices.IndexFunc(told, lost); !told[i].Lasting {
 		t.Error("a lost snapshot is not a lasting fact")
 	}
-	if slices.ContainsFunc(told, is(dmsnapv1.Happening_KIND_VOLUME, volume, "SnapshotLost")) {
+	if slices.ContainsFunc(told, is(roleapi.Happening_KIND_VOLUME, volume, "SnapshotLost")) {
 		t.Error("told of the volume too")
 	}
 	before := len(told)

@@ -5,9 +5,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/dmsnapv1"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/reports"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/reports"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
 )
 
 func TestReportNew(t *testing.T) {
@@ -22,7 +22,7 @@ func TestReportNew(t *testing.T) {
 		d.reportNew(t.Context(), known, now, func(_ context.Context, h reports.Happening) { told = append(told, h) })
 	}
 	look(0)
-	if len(told) != 1 || told[0].Kind != dmsnapv1.Happening_KIND_POOL || told[0].ID != "fast" || told[0].Reason != "PoolUnavailable" || !told[0].Warning || told[0].Lasting {
+	if len(told) != 1 || told[0].Kind != roleapi.Happening_KIND_POOL || told[0].ID != "fast" || told[0].Reason != "PoolUnavailable" || !told[0].Warning || told[0].Lasting {
 		t.Fatalf("%+v", told)
 	}
 	for range 3 {

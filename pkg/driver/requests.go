@@ -3,7 +3,7 @@ package driver
 import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 

@@ -7,8 +7,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
 func TestCapacityRange(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/sockets"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/sockets"
 )
 
 // stopLimit is how long requests may take to end when the driver stops; then

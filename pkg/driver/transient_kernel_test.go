@@ -12,9 +12,9 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/conditions"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/reports"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/reports"
 )
 
 // told returns the reasons of what is told of a volume now.
@@ -51,7 +51,7 @@ func TestTransient(t *testing.T) {
 				}
 				return q
 			}
-			claim := map[string]string{conditions.ParameterClaimName: "c", conditions.ParameterClaimNamespace: "ns"}
+			claim := map[string]string{callmeta.ParameterClaimName: "c", callmeta.ParameterClaimNamespace: "ns"}
 			for what, x := range map[string]struct {
 				q    *csi.CreateVolumeRequest
 				want codes.Code
@@ -65,7 +65,7 @@ func TestTransient(t *testing.T) {
 				_, err := r.CreateVolume(t.Context(), x.q)
 				r.want(what, err, x.want)
 			}
-			made, err := r.CreateVolume(conditions.For(t.Context(), "node-1", conditions.Conditions{Ephemeral: true}), ask("scratch", least, fromSnapshot(snapshot), claim))
+			made, err := r.CreateVolume(callmeta.For(t.Context(), "node-1", callmeta.Conditions{Ephemeral: true}), ask("scratch", least, fromSnapshot(snapshot), claim))
 			r.must("create", err)
 			id := made.GetVolume().GetVolumeId()
 			if second := r.volume(ask("second", least, fromVolume(volume), nil)); second != "" {

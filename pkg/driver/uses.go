@@ -9,8 +9,8 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"k8s.io/klog/v2"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/filesystem"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
 // A volume may be staged at several paths, each of which may be published. The

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/point"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/point"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 

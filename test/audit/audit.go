@@ -13,9 +13,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 )
 
 // settleLimit is for copies and wiping to come to an end.

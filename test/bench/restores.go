@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/directio"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 	"github.com/csi-dmsnap/csi-dmsnap/test/bench/contender"
 	"github.com/csi-dmsnap/csi-dmsnap/test/bench/disk"
@@ -265,7 +265,7 @@ func firstBlock(path string) (out []byte, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	b, free, err := direct.Buffer(block)
+	b, free, err := directio.Buffer(block)
 	if err != nil {
 		return nil, err
 	}

@@ -19,7 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 

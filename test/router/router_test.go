@@ -21,10 +21,10 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/router"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/driver"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/router"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 

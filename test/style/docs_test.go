@@ -13,7 +13,7 @@ var (
 	link    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	heading = regexp.MustCompile(`(?m)^#+ +(.*)$`)
 	marked  = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
-	source  = regexp.MustCompile("`(?:pkg/)?([a-z0-9]+/[a-z0-9_*]+\\.go)`")
+	source  = regexp.MustCompile("`(?:pkg/|internal/)?([a-z0-9]+/[a-z0-9_*]+\\.go)`")
 	inDoc   = regexp.MustCompile(`[a-z_*]+\.go\b`)
 )
 
@@ -75,7 +75,9 @@ func TestLinks(t *testing.T) {
 func TestSources(t *testing.T) {
 	for path, text := range pages(t) {
 		for _, m := range source.FindAllStringSubmatch(text, -1) {
-			if found, err := filepath.Glob("../../pkg/" + m[1]); err != nil || len(found) == 0 {
+			libraries, _ := filepath.Glob("../../pkg/" + m[1])
+			own, _ := filepath.Glob("../../internal/" + m[1])
+			if len(libraries)+len(own) == 0 {
 				t.Errorf("%s names %s, which is not there", path, m[1])
 			}
 		}
@@ -84,11 +86,11 @@ func TestSources(t *testing.T) {
 
 // TestMap: the package comment of pool names each of its files, and no other one.
 func TestMap(t *testing.T) {
-	text, err := os.ReadFile("../../pkg/pool/doc.go")
+	text, err := os.ReadFile("../../internal/pool/doc.go")
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, err := filepath.Glob("../../pkg/pool/*.go")
+	files, err := filepath.Glob("../../internal/pool/*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,12 +107,12 @@ func TestMap(t *testing.T) {
 			}
 		}
 		if !named {
-			t.Errorf("pkg/pool/doc.go does not name %s", name)
+			t.Errorf("internal/pool/doc.go does not name %s", name)
 		}
 	}
 	for _, p := range patterns {
 		if !used[p] {
-			t.Errorf("pkg/pool/doc.go names %s, which is not there", p)
+			t.Errorf("internal/pool/doc.go names %s, which is not there", p)
 		}
 	}
 }

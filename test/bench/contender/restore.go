@@ -11,10 +11,10 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/handle"
 	lv "github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 

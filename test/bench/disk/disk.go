@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/directio"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -94,7 +94,7 @@ func Fill(path string, offset, length size.Bytes) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	b, free, err := direct.Buffer(step)
+	b, free, err := directio.Buffer(step)
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/directio"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -42,7 +42,7 @@ func OpenLog(disk string, model *Model) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, _, err := direct.Buffer(logBuffer)
+	b, _, err := directio.Buffer(logBuffer)
 	if err != nil {
 		return nil, err
 	}

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/direct"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/directio"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 	"github.com/csi-dmsnap/csi-dmsnap/test/powercut/history"
 )
@@ -130,7 +130,7 @@ func (w *writer) write(b []byte, block, n int) bool {
 
 // directBuffer returns memory that O_DIRECT accepts, for the life of the process.
 func directBuffer(n size.Bytes) []byte {
-	b, _, err := direct.Buffer(n)
+	b, _, err := directio.Buffer(n)
 	if err != nil {
 		fail("memory: %v", err)
 	}

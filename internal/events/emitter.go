@@ -1,0 +1,196 @@
+// Package events makes Kubernetes Events of what nodes report: nodes have no
+// access to the API.
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/util/flowcontrol"
+	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
+)
+
+// Node is a node that can be asked.
+type Node struct {
+	Name      string   // full
+	Instance  string   // of the process that answers there
+	Addresses []string // host:port, the first that answers is used
+	// Unlabelled is what is wrong with the driver's topology label of the Node
+	// object; "" if nothing is.
+	Unlabelled string
+}
+
+// Options are what an emitter needs.
+type Options struct {
+	Client  kubernetes.Interface
+	Dynamic dynamic.Interface                   // for snapshots, whose types are not Kubernetes' own
+	Dial    func(node string) []grpc.DialOption // how to reach a node and no other
+}
+
+// Emitter follows the reports of nodes. Only the elected controller has one.
+// Should two follow a node at the same time, each Event is made once, by its
+// name.
+type Emitter struct {
+	o       Options
+	objects objects
+
+	ctx     context.Context // ends with the emitter: goroutines come and go in between
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+
+	mu      sync.Mutex
+	follows map[string]*follow                 // by the node's name
+	limits  map[string]flowcontrol.RateLimiter // of how many Events, by the node's name
+	labels  map[string]*time.Timer             // by the name of a node whose label is wrong
+}
+
+// follow is a node that is being followed.
+type follow struct {
+	Node
+	stop context.CancelFunc
+}
+
+// New returns an emitter that follows nobody. Close ends it.
+func New(ctx context.Context, o Options) *Emitter {
+	e := &Emitter{o: o, objects: newObjects(o), follows: map[string]*follow{}, limits: map[string]flowcontrol.RateLimiter{}, labels: map[string]*time.Timer{}}
+	e.ctx, e.cancel = context.WithCancel(ctx)
+	return e
+}
+
+// Close stops following, and waits for that.
+func (e *Emitter) Close() {
+	e.SetNodes(nil)
+	e.cancel()
+	e.running.Wait()
+}
+
+// SetNodes says who is to be followed: all of these that have an address.
+func (e *Emitter) SetNodes(nodes []Node) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ctx.Err() != nil {
+		return
+	}
+	e.watchLabels(nodes)
+	wanted := map[string]bool{}
+	for _, n := range nodes {
+		if len(n.Addresses) == 0 {
+			continue
+		}
+		wanted[n.Name] = true
+		if f := e.follows[n.Name]; f != nil {
+			if f.Instance == n.Instance && slices.Equal(f.Addresses, n.Addresses) {
+				continue
+			}
+			f.stop()
+		}
+		ctx, stop := context.WithCancel(e.ctx)
+		e.follows[n.Name] = &follow{Node: n, stop: stop}
+		limit := e.limit(n.Name)
+		e.running.Go(func() { e.follow(ctx, n, limit) })
+	}
+	for name, f := range e.follows {
+		if !wanted[name] {
+			f.stop()
+			delete(e.follows, name)
+		}
+	}
+}
+
+// Times between attempts to follow a node. Variables for the tests.
+var (
+	firstRetry = time.Second
+	lastRetry  = time.Minute
+)
+
+// dealLimit is how long one happening may take.
+const dealLimit = 30 * time.Second
+
+// follow makes Events of what a node reports, until ctx ends. Whatever goes
+// wrong, it begins anew with what was not confirmed.
+func (e *Emitter) follow(ctx context.Context, n Node, limit flowcontrol.RateLimiter) {
+	log := klog.FromContext(ctx).WithValues("node", n.Name)
+	pause := firstRetry
+	for i := 0; ctx.Err() == nil; i++ {
+		got, err := e.stream(ctx, n.Name, n.Addresses[i%len(n.Addresses)], limit)
+		if got {
+			pause = firstRetry
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		log.V(2).Info("Not following a node's reports, trying again", "err", err, "in", pause)
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, lastRetry)
+	}
+}
+
+// stream follows a node as long as all goes well. It tells whether the node
+// sent something that could be dealt with.
+func (e *Emitter) stream(ctx context.Context, node, address string, limit flowcontrol.RateLimiter) (got bool, err error) {
+	conn, err := grpc.NewClient("passthrough:///"+address, append(e.o.Dial(node),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxHappening)), grpc.WithMaxHeaderListSize(maxHeaders),
+		grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(window))...)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	client := roleapi.NewReportsClient(conn)
+	stream, err := client.Watch(ctx, &roleapi.WatchRequest{})
+	if err != nil {
+		return false, err
+	}
+	var last *roleapi.Happening
+	var reminding sync.WaitGroup
+	reminding.Go(func() { e.remind(ctx, node, conn) })
+	defer reminding.Wait()
+	defer cancel()
+	for {
+		h, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			err = errors.New("the node ended the stream")
+		}
+		if err != nil {
+			return got, err
+		}
+		if err := limit.Wait(ctx); err != nil {
+			return got, err
+		}
+		if last != nil && last.GetEpoch() == h.GetEpoch() && h.GetSequence() > last.GetSequence()+1 {
+			klog.FromContext(ctx).Info("A node had no room for all that happened", "node", node, "lost", h.GetSequence()-last.GetSequence()-1)
+		}
+		if err := e.deal(ctx, node, h, client); err != nil {
+			return got, fmt.Errorf("make an event of %.200s of %.200s: %w", h.GetReason(), h.GetId(), err)
+		}
+		got, last = true, h
+	}
+}
+
+// deal makes an Event, unless it would be about another node's things, and lets
+// the node forget what happened.
+func (e *Emitter) deal(ctx context.Context, node string, h *roleapi.Happening, client roleapi.ReportsClient) error {
+	ctx, cancel := context.WithTimeout(ctx, dealLimit)
+	defer cancel()
+	if err := own(node, h); err != nil {
+		klog.FromContext(ctx).Error(err, "A node reports about what is not its own: it may have been taken over", "node", node)
+	} else if err := e.emit(ctx, node, h); err != nil {
+		return err
+	}
+	_, err := client.Confirm(ctx, &roleapi.ConfirmRequest{Epoch: h.GetEpoch(), Sequence: h.GetSequence()})
+	return err
+}

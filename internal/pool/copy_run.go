@@ -1,0 +1,231 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/internal/directio"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/point"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+const (
+	copyPiece   = size.MiB        // read and written by one transfer
+	copyWorkers = 4               // transfers at a time
+	copyCommit  = 2 * time.Second // between two records of how much is copied
+)
+
+// open opens what is read and what is written. Nobody has a device of o: it is not complete.
+func (c *copying) open(ctx context.Context, o *volume) (err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.close(context.WithoutCancel(ctx)))
+		}
+	}()
+	if c.from, err = c.source.openLoan(ctx, c.state.loan); err != nil {
+		return err
+	}
+	loan, from, err := c.source.lent(c.state.loan)
+	if err != nil {
+		return err
+	}
+	theirs, err := c.source.latest()
+	if err != nil {
+		return err
+	}
+	c.length = min(from.length, theirs.bytesOf(loan.lv))
+	if o.mode == Block {
+		for _, u := range from.unknown {
+			c.zeroes = append(c.zeroes, byteRange{size.Bytes(u.Start) * theirs.extent(), size.Bytes(u.Start+u.Count) * theirs.extent()})
+		}
+	}
+	return c.pool.do(ctx, &change{what: "open volume " + c.lv + " to copy it", act: func(ctx context.Context, v *view) error {
+		now, err := c.current(v)
+		if err != nil {
+			return err
+		}
+		c.end = min(c.length.RoundUp(v.extent()), v.bytesOf(now.lv))
+		table, err := v.linearTable(now.lv)
+		if err != nil {
+			return err
+		}
+		// Not by the volume's own name: hydration takes what that does for its user's.
+		c.device = v.realDevice(now.lv)
+		if c.to, err = c.pool.openDevice(ctx, v, c.device, table); err != nil {
+			return err
+		}
+		flags, err := unix.FcntlInt(c.to.Fd(), unix.F_GETFL, 0)
+		if err == nil {
+			_, err = unix.FcntlInt(c.to.Fd(), unix.F_SETFL, flags|unix.O_DIRECT)
+		}
+		return os.NewSyscallError("fcntl", err)
+	}})
+}
+
+// current finds the volume in v, as long as it is copied from the same loan.
+func (c *copying) current(v *view) (*volume, error) {
+	o := v.volumeByLV(c.lv)
+	if o == nil || o.deleted || o.copying == nil || o.copying.loan != c.state.loan {
+		return nil, fmt.Errorf("volume %s/%s: %w: removed by somebody else", v.vg.Name, c.lv, ErrNotFound)
+	}
+	if why := o.theirs(); why != "" {
+		return nil, fmt.Errorf("volume %s/%s: %w: %s", v.vg.Name, c.lv, ErrPrecondition, why)
+	}
+	return o, nil
+}
+
+// close closes both and takes the device away that was written.
+func (c *copying) close(ctx context.Context) error {
+	var errs []error
+	if c.from != nil {
+		errs = append(errs, c.from.Close())
+	}
+	if c.to != nil {
+		errs = append(errs, c.to.Close(), c.pool.takeDown(ctx, c.device))
+	}
+	return errors.Join(errs...)
+}
+
+// run copies what is not copied yet. It keeps out of the way of others on the disks
+// of either pool as hydration does.
+func (c *copying) run(ctx context.Context) error {
+	pace, theirs := &pace{pool: c.pool}, &pace{pool: c.source}
+	recorded := time.Now()
+	at := c.state.done.Bytes()
+	for at < c.length {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		n := pace.window().Bytes()
+		if !pace.busy && theirs.others() {
+			pace.busy, n = true, min(n, busyWindow)
+		}
+		n = min(n, c.length-at)
+		began := time.Now()
+		if err := c.window(ctx, byteRange{at, at + n}); err != nil {
+			return err
+		}
+		at += n
+		c.job.done.Store(uint64(at))
+		if time.Since(recorded) > copyCommit && at < c.length {
+			if err := c.record(ctx, at); err != nil {
+				return err
+			}
+			recorded = time.Now()
+		}
+		pace.pause(ctx, n, time.Since(began))
+	}
+	if err := zeroDevice(ctx, c.to, c.length, c.end-c.length, func(size.Bytes) {}); err != nil {
+		return err
+	}
+	return c.flush()
+}
+
+// record commits that the volume is copied up to there.
+func (c *copying) record(ctx context.Context, at size.Bytes) error {
+	if err := c.flush(); err != nil {
+		return err
+	}
+	return c.pool.do(ctx, &change{what: "record how much of volume " + c.lv + " is copied", edit: func(t *edit) error {
+		now, err := c.current(t.view)
+		if err != nil {
+			return err
+		}
+		lv := now.lv.Clone()
+		lv.Tags = setTag(lv.Tags, tagCopying, copyState{loan: c.state.loan, done: at.Sectors()}.String())
+		return t.put(lv)
+	}})
+}
+
+func (c *copying) flush() error {
+	return os.NewSyscallError("fdatasync", unix.Fdatasync(int(c.to.Fd())))
+}
+
+// window copies a part.
+func (c *copying) window(ctx context.Context, part byteRange) error {
+	for at := part.from; at < part.to; {
+		next := byteRange{at, part.to}
+		zero := false
+		for _, z := range c.zeroes {
+			if z.to <= at {
+				continue
+			}
+			if zero = z.from <= at; zero {
+				next.to = min(next.to, z.to)
+			} else {
+				next.to = min(next.to, z.from)
+			}
+			break
+		}
+		var err error
+		if zero {
+			err = zeroDevice(ctx, c.to, next.from, next.to-next.from, func(size.Bytes) {})
+		} else {
+			err = c.transfer(ctx, next)
+		}
+		if err != nil {
+			return err
+		}
+		at = next.to
+	}
+	return nil
+}
+
+// transfer reads and writes a part, several pieces at a time.
+func (c *copying) transfer(ctx context.Context, part byteRange) error {
+	buf, free, err := directio.Buffer(copyWorkers * copyPiece)
+	if err != nil {
+		return err
+	}
+	defer free()
+	work := make(chan byteRange)
+	var failed [copyWorkers]error
+	var workers sync.WaitGroup
+	broken := make(chan struct{})
+	var once sync.Once
+	for i := range copyWorkers {
+		own := buf[i*int(copyPiece):][:copyPiece]
+		workers.Go(func() {
+			for piece := range work {
+				if failed[i] = c.piece(own, piece); failed[i] != nil {
+					once.Do(func() { close(broken) })
+					return
+				}
+			}
+		})
+	}
+feed:
+	for at := part.from; at < part.to; at += copyPiece {
+		select {
+		case work <- byteRange{at, min(at+copyPiece, part.to)}:
+		case <-broken:
+			break feed
+		case <-ctx.Done():
+			break feed
+		}
+	}
+	close(work)
+	workers.Wait()
+	return errors.Join(append(failed[:], context.Cause(ctx))...)
+}
+
+// piece reads and writes what fits into buf.
+func (c *copying) piece(buf []byte, part byteRange) error {
+	b := buf[:part.to-part.from]
+	if _, err := c.from.ReadAt(b, int64(part.from)); err != nil {
+		return fmt.Errorf("reading %v at byte %d of %s: %w", part.to-part.from, part.from, c.from.Name(), err)
+	}
+	if point.On {
+		point.Before("copy to", c.to.Name())
+	}
+	if _, err := c.to.WriteAt(b, int64(part.from)); err != nil {
+		return fmt.Errorf("writing %v at byte %d of %s: %w", part.to-part.from, part.from, c.to.Name(), err)
+	}
+	return nil
+}

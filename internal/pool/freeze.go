@@ -1,0 +1,312 @@
+package pool
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
+)
+
+// Ioctls of the kernel that freeze and thaw a mounted file system (FIFREEZE, FITHAW).
+const (
+	fsFreeze = 0xc0045877
+	fsThaw   = 0xc0045878
+)
+
+const (
+	// freezeLimit is how long a volume may take to be held still for a cut: a
+	// file system with much to write back is slow.
+	freezeLimit = 10 * time.Second
+	// frozenLimit is how long a volume is held still until its cut is on the
+	// disk: LVM2's own commands may have the group's lock.
+	frozenLimit = 3 * time.Second
+	// lateAnswer is how much later than its limit a suspend that can be
+	// interrupted has ended.
+	lateAnswer  = 500 * time.Millisecond
+	freezeTries = 3 // of a file system that its owner freezes and thaws meanwhile
+)
+
+// frozen is a volume that is held still from before its cut is committed until
+// the kernel has followed. Its file system is frozen without any lock: that may
+// take however long, and cannot be interrupted.
+type frozen struct {
+	pool   *Pool
+	volume *volume
+	device device
+	// clean: the file system on it is frozen, by us or by a hook of its owner.
+	// What the cut shows needs no recovery.
+	clean bool
+
+	ctx   context.Context // ends when the volume goes on before it was cut
+	thaw  context.CancelCauseFunc
+	limit *time.Timer
+	watch stopwatch
+
+	mu     sync.Mutex
+	used   bool      // the cut is being carried out in the kernel
+	passed bool      // the volume has gone on
+	at     time.Time // of the cut in the kernel; zero: there was none
+}
+
+// errWentOn: the kernel could not cut the volume while it was held still, as where
+// a fold that has just ended still has the name of a device. The next try can.
+var errWentOn = fmt.Errorf("%w: it went on before it was cut", ErrFreeze)
+
+// stuckFreeze says that a volume is still being suspended though nobody waits for
+// it any more. It goes on by itself then; until that nothing else can be done to it.
+type stuckFreeze struct {
+	err   error
+	until <-chan struct{}
+}
+
+func (e *stuckFreeze) Error() string { return e.err.Error() }
+func (e *stuckFreeze) Unwrap() error { return e.err }
+
+// freeze holds a volume still; nil if its device is not active, so that nobody
+// can write to it. The caller has the volume's key, and must release what it gets.
+func (p *Pool) freeze(ctx context.Context, lv string) (*frozen, error) {
+	v, err := p.latest()
+	if err != nil {
+		return nil, err
+	}
+	o, err := v.changeable(lv)
+	if err != nil {
+		return nil, err
+	}
+	f := &frozen{pool: p, volume: o, device: v.topDevice(o.lv)}
+	info, err := p.find(f.device)
+	if err != nil || info == nil || !info.Live {
+		return nil, err
+	}
+	if info.Suspended && !p.isHeld(v, o) { // left by an operation that failed
+		if err := p.resumeAsWas(info, f.device.udev); err != nil {
+			p.facts.unsettled.put(o.lv.ID, true)
+			return nil, err
+		}
+	}
+	if err := f.still(ctx, info.Device); err != nil {
+		p.facts.unsettled.put(o.lv.ID, true) // a resume may have failed
+		if errors.Is(err, unix.EIO) {
+			p.facts.failing.put(o.lv.ID, err)
+			err = cmp.Or(p.stillFails(o, info.Device), err)
+		}
+		return nil, cmp.Or(v.uncuttable(o, err), err)
+	}
+	f.watch.lap("suspend")
+	f.ctx, f.thaw = context.WithCancelCause(ctx)
+	f.limit = time.AfterFunc(frozenLimit, f.goOn)
+	p.facts.frozen.put(o.lv.ID, f)
+	if p.facts.holding.has(o.lv.ID) { // it was suspended without a freeze
+		f.release()
+		return nil, fmt.Errorf("volume %s/%s: %w: its writers are held: %s", v.vg.Name, lv, ErrNoSpace, heldBecause)
+	}
+	return f, nil
+}
+
+// still freezes the file system and suspends the device.
+func (f *frozen) still(ctx context.Context, dev dm.Device) error {
+	for range freezeTries {
+		mounts, err := mountsOf(dev)
+		if err != nil {
+			return err
+		}
+		if len(mounts) > 0 && !hasOption(mounts[0].VFSOptions, "ro") { // what cannot be written need not be frozen
+			if err := filesystem.Reachable(mounts[0]); err != nil {
+				return err
+			}
+		}
+		f.watch.start()
+		err = f.suspendIn(ctx, dm.SuspendOptions{})
+		if err == nil {
+			// The suspension of its device does not freeze a btrfs.
+			f.clean = len(mounts) > 0 && mounts[0].FSType != "btrfs"
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		// Up to Linux 6.7 a file system is frozen only once: its owner has done it.
+		if len(mounts) == 0 {
+			return fmt.Errorf("volume %s/%s: %w: the file system on it is frozen where it is mounted, which this process does not see: thaw it", f.pool.vgName, f.volume.lv.Name, ErrPrecondition)
+		}
+		if f.clean, err = f.hooked(ctx, mounts[0].Mountpoint); err != nil || f.clean {
+			return err
+		}
+	}
+	return fmt.Errorf("volume %s/%s: %w: somebody freezes and thaws its file system again and again; it is tried again when asked for", f.pool.vgName, f.volume.lv.Name, ErrFreeze)
+}
+
+// suspendIn suspends the device within freezeLimit. A suspend that cannot be
+// interrupted and takes longer lets the volume go on when it ends.
+func (f *frozen) suspendIn(ctx context.Context, o dm.SuspendOptions) error {
+	limited, cancel := context.WithTimeout(ctx, freezeLimit)
+	var err error
+	ended := f.pool.apart(func() {
+		defer cancel()
+		err = f.pool.dm.Suspend(limited, f.device.name, o)
+	})
+	select {
+	case <-ended:
+	case <-limited.Done():
+		select {
+		case <-ended:
+		case <-time.After(lateAnswer):
+			return &stuckFreeze{f.tooLong(), ended}
+		}
+	}
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return f.tooLong()
+	}
+	return err
+}
+
+// apart runs what the kernel may take however long for; the channel is closed at its end.
+func (g *group) apart(do func()) <-chan struct{} {
+	ended := make(chan struct{})
+	g.work.Add(1) // an operation runs, so that Close still waits
+	go func() {
+		defer g.work.Done()
+		defer close(ended)
+		do()
+	}()
+	return ended
+}
+
+func (f *frozen) tooLong() error {
+	return fmt.Errorf("volume %s/%s: %w: what is being written to it did not come to an end in %v; nothing was changed",
+		f.pool.vgName, f.volume.lv.Name, ErrFreeze, freezeLimit)
+}
+
+// waiting returns the context with which the cut waits to be committed.
+func (f *frozen) waiting(ctx context.Context) context.Context {
+	if f == nil {
+		return ctx
+	}
+	return f.ctx
+}
+
+// ready says in an edit whether the volume is held still. nil stands for one
+// that has no device, and must not have got one.
+func (f *frozen) ready(p *Pool, t *edit, o *volume) error {
+	if f != nil {
+		return context.Cause(f.ctx)
+	}
+	info, err := p.find(t.topDevice(o.lv))
+	if err == nil && info != nil && info.Live {
+		err = fmt.Errorf("volume %s/%s: %w: it was activated just now; nothing was changed", t.vg.Name, o.lv.Name, ErrFreeze)
+	}
+	return err
+}
+
+// carryOut calls act, which cuts the volume in the kernel and lets it go on, if
+// it is held still by now. The nodes of devices come after that: udev, which
+// makes them, may be slow, or wait for the volume itself.
+func (f *frozen) carryOut(ctx context.Context, act func(context.Context) error) error {
+	if f == nil {
+		return act(ctx)
+	}
+	f.mu.Lock()
+	if f.passed {
+		f.mu.Unlock()
+		return context.Cause(f.ctx)
+	}
+	f.used = true
+	f.mu.Unlock()
+	f.watch.lap("commit")
+	var later nodesLater
+	err := act(context.WithValue(ctx, nodesKey{}, &later))
+	if err != nil {
+		f.mu.Lock()
+		if !f.passed {
+			f.passed = true
+			f.thaw(err)
+			f.resume()
+		}
+		f.mu.Unlock()
+	}
+	errs := []error{err}
+	for _, n := range later {
+		errs = append(errs, f.pool.node(ctx, n.device, n.number))
+	}
+	return errors.Join(errs...)
+}
+
+// nodesLater are nodes that are made when a volume goes on. The context of what
+// is done meanwhile has them as the value of nodesKey.
+type (
+	nodesLater []laterNode
+	laterNode  struct {
+		device device
+		number dm.Device
+	}
+	nodesKey struct{}
+)
+
+// noteCut remembers that the kernel has cut the volume.
+func (f *frozen) noteCut(at time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.at = at
+}
+
+// cutAt returns when the kernel cut the volume.
+func (f *frozen) cutAt() (time.Time, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.at.IsZero() {
+		return f.at, fmt.Errorf("volume %s/%s: %w", f.pool.vgName, f.volume.lv.Name, errWentOn)
+	}
+	return f.at, nil
+}
+
+// goOn lets the volume go on unless its cut is being carried out.
+func (f *frozen) goOn() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.used || f.passed {
+		return
+	}
+	f.passed = true
+	f.thaw(fmt.Errorf("volume %s/%s: %w: the cut was not on the disk in %v, as while an lvm2 command has the volume group; nothing was changed",
+		f.pool.vgName, f.volume.lv.Name, ErrFreeze, frozenLimit))
+	f.resume()
+}
+
+// release ends it: the volume goes on whatever happened.
+func (f *frozen) release() {
+	if f == nil {
+		return
+	}
+	f.limit.Stop()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.passed {
+		f.passed = true
+		f.resume()
+	}
+	f.thaw(nil)
+	f.pool.facts.frozen.drop(f.volume.lv.ID)
+}
+
+// resume lets the volume go on, as it was, if it is suspended and none of its writers are
+// held. The table that the cut has loaded for it may need devices that are not there yet.
+func (f *frozen) resume() {
+	info, err := f.pool.find(f.device)
+	if held := f.pool.facts.holding.has(f.volume.lv.ID); err == nil && (info == nil || !info.Suspended || held) {
+		return
+	}
+	if err == nil {
+		err = f.pool.resumeAsWas(info, f.device.udev)
+	}
+	if err != nil {
+		f.pool.facts.unsettled.put(f.volume.lv.ID, true)
+		f.pool.log.Error(err, "Letting a volume go on that was held for a cut; it is tried again", "volume", f.volume.lv.Name)
+	}
+}

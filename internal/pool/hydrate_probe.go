@@ -1,0 +1,69 @@
+package pool
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/internal/directio"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+const probePiece = size.MiB // read at once
+
+// probe reads the next window where a mirror would, if something could not be
+// copied lately or was left behind: from the first error on a mirror refuses
+// everybody's reads of what it has not copied, sound or not. So it meets an error
+// once, not each time that is tried again.
+func (h *hydrator) probe(ctx context.Context, lv string, s *search, length size.Sectors, pass func()) (w *window, err error) {
+	if s.calm() && h.whole(lv) {
+		return nil, nil
+	}
+	var file *os.File
+	err = h.exclusive(ctx, lv, &change{what: "look whether the rest of volume " + lv + " can be read", act: func(ctx context.Context, v *view) error {
+		p := h.pool
+		o, missing, err := h.missing(v, lv)
+		if err != nil {
+			return err
+		}
+		w = &window{span: s.next(missing, length)}
+		if err := p.forkUp(ctx, v, o); err != nil {
+			return err
+		}
+		fork, err := p.found(v.forkDevice(o.lv))
+		if err != nil {
+			return err
+		}
+		path, err := p.dm.EnsureNode(ctx, fork.Name, fork.Device)
+		if err != nil {
+			return err
+		}
+		file, err = os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
+		return err
+	}})
+	if err != nil {
+		return w, err
+	}
+	defer file.Close()
+	buf, free, err := directio.Buffer(probePiece)
+	if err != nil {
+		return w, err
+	}
+	defer free()
+	late := time.AfterFunc(stallLimit, pass) // of a disk that does not answer
+	defer late.Stop()
+	for at := w.start; at < w.end(); at += probePiece.Sectors() {
+		if ctx.Err() != nil {
+			return w, ctx.Err()
+		}
+		n := min(probePiece, (w.end() - at).Bytes())
+		if _, err := file.ReadAt(buf[:n], int64(at.Bytes())); err != nil {
+			return w, fmt.Errorf("%w: %w", errUncopied, err)
+		}
+		late.Reset(stallLimit)
+	}
+	return w, nil
+}

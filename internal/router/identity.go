@@ -1,0 +1,107 @@
+package router
+
+import (
+	"context"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
+)
+
+// capabilitiesLimit is how long nodes have to say what they can do.
+const capabilitiesLimit = 5 * time.Second
+
+// GetPluginInfo returns the driver's name and the router's version.
+func (r *Router) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*csi.GetPluginInfoResponse, error) {
+	return &csi.GetPluginInfoResponse{Name: handle.Driver, VendorVersion: r.version}, nil
+}
+
+// Probe says whether a node is ready: the sidecars wait for that, because what
+// the driver can do is what its nodes can do.
+func (r *Router) Probe(context.Context, *csi.ProbeRequest) (*csi.ProbeResponse, error) {
+	return &csi.ProbeResponse{Ready: wrapperspb.Bool(len(r.fleet.ready()) > 0)}, nil
+}
+
+// GetPluginCapabilities tells which services there are: of those that the
+// router serves, the ones that all nodes which are ready have.
+func (r *Router) GetPluginCapabilities(ctx context.Context, q *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
+	common, err := commonCapabilities(ctx, r, func(ctx context.Context, n member) ([]*csi.PluginCapability, error) {
+		a, err := invoke(ctx, r, n.short, callmeta.Conditions{}, func(ctx context.Context, conn grpc.ClientConnInterface) (*csi.GetPluginCapabilitiesResponse, error) {
+			return csi.NewIdentityClient(conn).GetPluginCapabilities(ctx, q)
+		})
+		return a.GetCapabilities(), err
+	})
+	if err != nil {
+		return nil, err
+	}
+	a := &csi.GetPluginCapabilitiesResponse{}
+	for _, c := range common {
+		switch c.GetService().GetType() {
+		case csi.PluginCapability_Service_GROUP_CONTROLLER_SERVICE, csi.PluginCapability_Service_SNAPSHOT_METADATA_SERVICE:
+		default:
+			a.Capabilities = append(a.Capabilities, c)
+		}
+	}
+	return a, nil
+}
+
+// ControllerGetCapabilities tells what all nodes that are ready can do.
+func (r *Router) ControllerGetCapabilities(ctx context.Context, q *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
+	common, err := commonCapabilities(ctx, r, func(ctx context.Context, n member) ([]*csi.ControllerServiceCapability, error) {
+		a, err := call(ctx, r, n.short, csi.ControllerClient.ControllerGetCapabilities, q, callmeta.Conditions{})
+		return a.GetCapabilities(), err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &csi.ControllerGetCapabilitiesResponse{Capabilities: common}, nil
+}
+
+// commonCapabilities returns the capabilities that all nodes which are ready
+// and answer have. UNAVAILABLE if none does.
+func commonCapabilities[C proto.Message](ctx context.Context, r *Router, of func(context.Context, member) ([]C, error)) ([]C, error) {
+	asking, cancel := context.WithTimeout(ctx, capabilitiesLimit)
+	defer cancel()
+	answers := ask(r.fleet.ready(), func(n member) ([]C, error) { return of(asking, n) })
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	var common []C
+	var failed error
+	answered := false
+	for _, a := range answers {
+		switch {
+		case a.err != nil:
+			failed = a.err
+		case !answered:
+			common, answered = a.value, true
+		default:
+			common = intersect(common, a.value)
+		}
+	}
+	switch {
+	case answered:
+		return common, nil
+	case failed != nil:
+		return nil, failed
+	}
+	return nil, unavailable("no node is ready: what the driver can do is not known")
+}
+
+func intersect[C proto.Message](a, b []C) []C {
+	var both []C
+	for _, x := range a {
+		for _, y := range b {
+			if proto.Equal(x, y) {
+				both = append(both, x)
+				break
+			}
+		}
+	}
+	return both
+}

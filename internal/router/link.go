@@ -1,0 +1,171 @@
+package router
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
+	"google.golang.org/grpc/stats"
+	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
+)
+
+const (
+	maxRequest   = 4 << 20         // bytes: what a node takes
+	window       = 512 << 10       // bytes that a node may send before they are read
+	connectLimit = 5 * time.Second // to establish a connection
+	silenceLimit = 20 * time.Second
+)
+
+// link is a connection to one node's driver. It is closed when it is retired
+// and the last call on it has ended.
+type link struct {
+	conn *grpc.ClientConn
+
+	mu      sync.Mutex
+	calls   int
+	retired bool
+}
+
+// dial prepares a connection; it is established by the first call.
+func (f *fleet) dial(n Node) *link {
+	addresses := manual.NewBuilderWithScheme("dmsnap")
+	var state resolver.State
+	for _, a := range n.Addresses {
+		state.Addresses = append(state.Addresses, resolver.Address{Addr: a})
+	}
+	addresses.InitialState(state)
+	conn, err := grpc.NewClient("dmsnap:///"+n.Name,
+		grpc.WithResolvers(addresses),
+		grpc.WithTransportCredentials(f.credentials(n.Name)),
+		grpc.WithContextDialer(dialTCP),
+		grpc.WithNoProxy(),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDisableRetry(),
+		grpc.WithStatsHandler(writeRecorder{}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 2, Jitter: 0.2, MaxDelay: 5 * time.Second},
+			MinConnectTimeout: connectLimit,
+		}),
+		grpc.WithUnaryInterceptor(witness{n.Name, handle.ShortNode(n.Name)}.intercept),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer), grpc.MaxCallSendMsgSize(maxRequest)),
+		grpc.WithMaxHeaderListSize(maxHeaders),
+		grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(window),
+	)
+	if err != nil {
+		panic(fmt.Sprintf("connection to node %s: %v", n.Name, err)) // the options are right or not, whatever the node
+	}
+	return &link{conn: conn}
+}
+
+// dialTCP makes the kernel notice that a node is gone, also while a call waits
+// for its answer: gRPC's own pings would need every node to allow them.
+func dialTCP(ctx context.Context, address string) (net.Conn, error) {
+	d := net.Dialer{
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: silenceLimit / 2, Interval: silenceLimit / 8, Count: 4},
+		Control: func(_, _ string, c syscall.RawConn) (err error) {
+			refused := c.Control(func(fd uintptr) {
+				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(silenceLimit.Milliseconds()))
+			})
+			if refused != nil {
+				return refused
+			}
+			return err
+		},
+	}
+	return d.DialContext(ctx, "tcp", address)
+}
+
+func (l *link) hold() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.calls++
+}
+
+func (l *link) release() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.calls--
+	l.closeIfUnused()
+}
+
+// retire closes the connection as soon as no call uses it.
+func (l *link) retire() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.retired = true
+	l.closeIfUnused()
+}
+
+func (l *link) closeIfUnused() {
+	if l.retired && l.calls == 0 {
+		if err := l.conn.Close(); err != nil {
+			klog.ErrorS(err, "Closing a connection", "node", l.conn.Target())
+		}
+	}
+}
+
+// reconnect tries once to establish the connection.
+func (l *link) reconnect(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, connectLimit)
+	defer cancel()
+	l.conn.ResetConnectBackoff()
+	tried := false
+	for {
+		state := l.conn.GetState()
+		switch state {
+		case connectivity.Ready:
+			return true
+		case connectivity.Shutdown:
+			return false
+		case connectivity.Idle:
+			l.conn.Connect()
+		case connectivity.Connecting:
+			tried = true
+		case connectivity.TransientFailure:
+			if tried {
+				return false
+			}
+		}
+		if !l.conn.WaitForStateChange(ctx, state) {
+			return false
+		}
+	}
+}
+
+// writeRecorder notes when a request may have left this process.
+type writeRecorder struct{}
+
+type writtenKey struct{}
+
+// recordWrite returns a context in which a call sets written before its
+// request is handed to the connection.
+func recordWrite(ctx context.Context) (_ context.Context, written *atomic.Bool) {
+	written = &atomic.Bool{}
+	return context.WithValue(ctx, writtenKey{}, written), written
+}
+
+func (writeRecorder) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	if _, ok := s.(*stats.OutHeader); ok {
+		if written, ok := ctx.Value(writtenKey{}).(*atomic.Bool); ok {
+			written.Store(true)
+		}
+	}
+}
+
+func (writeRecorder) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
+
+func (writeRecorder) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+
+func (writeRecorder) HandleConn(context.Context, stats.ConnStats) {}

@@ -1,0 +1,129 @@
+// Package router is the controller role: it serves the CSI Identity and
+// Controller services to the stock sidecars and forwards each call to the node
+// that it is about. What a call is about is in its ids; where a new volume goes
+// the router decides. It has no state of its own: nodes and claims are
+// Kubernetes' to know, volumes and snapshots the nodes'.
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/internal/sockets"
+)
+
+// Options are what a router needs.
+type Options struct {
+	Version string // of this program, for GetPluginInfo
+	// Credentials for a connection to the node of that full name: they see to
+	// it that nobody else answers.
+	Credentials func(node string) credentials.TransportCredentials
+	Claims      Claims                      // nil: there are none
+	Observe     grpc.UnaryServerInterceptor // if not nil: sees all calls with their results
+	Clock       func() time.Time            // nil: time.Now
+}
+
+// Router serves CSI for all nodes.
+type Router struct {
+	csi.UnimplementedIdentityServer
+	csi.UnimplementedControllerServer
+
+	version  string
+	identity string // of this process, in reservations
+	calls    atomic.Uint64
+	fleet    *fleet
+	claims   Claims
+	observe  grpc.UnaryServerInterceptor
+	placing  names
+	metrics  *metrics
+	now      func() time.Time
+}
+
+// New returns a router that knows no nodes: SetNodes tells it, Serve makes it
+// listen, Close closes its connections.
+func New(o Options) (*Router, error) {
+	if o.Credentials == nil {
+		return nil, errors.New("no credentials for connections to nodes")
+	}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	r := &Router{
+		version:  o.Version,
+		identity: uuid.NewString(),
+		fleet:    newFleet(o.Credentials, o.Clock),
+		claims:   o.Claims,
+		observe:  o.Observe,
+		placing:  names{held: map[string]bool{}},
+		now:      o.Clock,
+	}
+	r.metrics = newMetrics(r.fleet)
+	return r, nil
+}
+
+// SetNodes replaces what the router knows of the nodes. Connections to pods
+// that are no longer there are closed when the calls on them have ended.
+func (r *Router) SetNodes(nodes []Node) { r.fleet.set(nodes) }
+
+// Metrics returns the router's figures for Prometheus.
+func (r *Router) Metrics() prometheus.Collector { return r.metrics }
+
+// Ready tells why the router cannot do its work yet; nil if it can.
+func (r *Router) Ready() error {
+	if !r.fleet.known() {
+		return errors.New("it is not known yet which nodes there are")
+	}
+	return nil
+}
+
+// Close closes all connections. Calls that run fail.
+func (r *Router) Close() { r.fleet.close() }
+
+// stopLimit is how long calls may take to end when the router stops; then their
+// contexts are cancelled, and what they began goes on where it runs.
+const stopLimit = 20 * time.Second
+
+// Serve answers requests at the endpoint, "unix:///path" or a path, until ctx ends.
+func (r *Router) Serve(ctx context.Context, endpoint string) error {
+	listener, err := sockets.Listen(endpoint)
+	if err != nil {
+		return err
+	}
+	log := klog.FromContext(ctx)
+	interceptors := []grpc.UnaryServerInterceptor{func(ctx context.Context, request any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+		return r.intercept(klog.NewContext(ctx, log), request, info, handle)
+	}}
+	if r.observe != nil {
+		interceptors = slices.Insert(interceptors, 0, r.observe)
+	}
+	server := grpc.NewServer(grpc.ChainUnaryInterceptor(interceptors...))
+	csi.RegisterIdentityServer(server, r)
+	csi.RegisterControllerServer(server, r)
+
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		log.Info("Stopping")
+		late := time.AfterFunc(stopLimit, server.Stop)
+		defer late.Stop()
+		server.GracefulStop()
+	}()
+	log.Info("Serving CSI for all nodes", "socket", endpoint, "identity", r.identity)
+	if err := server.Serve(listener); err != nil {
+		return fmt.Errorf("serve at %s: %w", endpoint, err)
+	}
+	<-stopped
+	return nil
+}

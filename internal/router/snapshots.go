@@ -1,0 +1,62 @@
+package router
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+
+	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
+)
+
+// sameNameLimit is how long other nodes have to say that they use a snapshot's
+// name. What does not answer does not hold up a snapshot.
+const sameNameLimit = 2 * time.Second
+
+// CreateSnapshot takes a snapshot on the node of its source. ALREADY_EXISTS if
+// another node that answers shows a snapshot of that name: it is of another
+// volume. A name with a UUID, as csi-snapshotter makes them, nobody else can
+// have: the others are not asked, so that none of them can say no.
+func (r *Router) CreateSnapshot(ctx context.Context, q *csi.CreateSnapshotRequest) (*csi.CreateSnapshotResponse, error) {
+	switch {
+	case q.GetName() == "":
+		return nil, invalid("no snapshot name is given")
+	case q.GetSourceVolumeId() == "":
+		return nil, invalid("no source volume id is given")
+	}
+	source, ok := handle.Parse(q.GetSourceVolumeId())
+	if !ok {
+		return nil, notFound("source volume %q: not an id of this driver", q.GetSourceVolumeId())
+	}
+	if uuidAtEnd.MatchString(q.GetName()) {
+		return call(ctx, r, source.Node, csi.ControllerClient.CreateSnapshot, q, callmeta.Conditions{})
+	}
+	others := slices.DeleteFunc(r.fleet.ready(), func(n member) bool { return n.short == source.Node })
+	asking, cancel := context.WithTimeout(ctx, sameNameLimit)
+	defer cancel()
+	answers := ask(others, func(n member) (*csi.CreateSnapshotResponse, error) {
+		return call(asking, r, n.short, csi.ControllerClient.CreateSnapshot, q, callmeta.Conditions{OnlyExisting: true})
+	})
+	for _, a := range answers {
+		if a.err == nil { // its own, see witness; an error proves nothing
+			return nil, errorf(codes.AlreadyExists, "snapshot %q exists on node %s, of volume %s", q.GetName(), a.node.Name, a.value.GetSnapshot().GetSourceVolumeId())
+		}
+	}
+	return call(ctx, r, source.Node, csi.ControllerClient.CreateSnapshot, q, callmeta.Conditions{})
+}
+
+// DeleteSnapshot deletes a snapshot.
+func (r *Router) DeleteSnapshot(ctx context.Context, q *csi.DeleteSnapshotRequest) (*csi.DeleteSnapshotResponse, error) {
+	if foreign(q.GetSnapshotId()) {
+		return &csi.DeleteSnapshotResponse{}, nil
+	}
+	return onSnapshot(ctx, r, csi.ControllerClient.DeleteSnapshot, q)
+}
+
+// GetSnapshot returns one snapshot.
+func (r *Router) GetSnapshot(ctx context.Context, q *csi.GetSnapshotRequest) (*csi.GetSnapshotResponse, error) {
+	return onSnapshot(ctx, r, csi.ControllerClient.GetSnapshot, q)
+}

@@ -1,3 +1,0 @@
-// Package dmsnapv1 is what the controller role and the node role say to each
-// other beside CSI. It is generated from the .proto files by "make generate".
-package dmsnapv1
