@@ -9,31 +9,32 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// change is one step of an operation. Both parts run under LVM2's lock on the
-// group: edit changes the metadata, act brings device-mapper in line with it
-// once it is on the disk.
+// change is one step of an operation. Its edit changes the metadata; after the
+// metadata is on the disk, its act brings device-mapper in line. Both run under
+// LVM2's lock on the group.
 type change struct {
 	what  string                                   // for messages: "create volume pvc-1"
-	edit  func(t *edit) error                      // may be nil: nothing changes on the disk
-	act   func(ctx context.Context, v *view) error // may be nil: nothing changes in the kernel
-	alone func(ctx context.Context) error          // instead of both: works on the store itself, under locks that it takes, and nothing else does meanwhile
-	fast  bool                                     // a store fills: not behind slow acts of other volumes
-	loose bool                                     // its caller leaves when ctx ends, also where it may still be carried out
+	edit  func(t *edit) error                      // nil if nothing changes on the disk
+	act   func(ctx context.Context, v *view) error // nil if nothing changes in the kernel
+	alone func(ctx context.Context) error          // instead of edit and act: works on the store itself, takes its own locks, and runs while no other change does
+	fast  bool                                     // a COW store fills up, so the change does not wait for slow acts of other volumes
+	loose bool                                     // the caller leaves when ctx ends, even if the change may still be carried out
 	done  chan error
 	ctx   context.Context
 
-	committed bool // its edit is on the disk; the committer's until it answers
+	committed bool // the edit is on the disk; only the committer uses it until it answers
 }
 
-// edit is what a change may alter. What a failing edit did is dropped.
+// edit is the metadata that a change may alter. If the edit fails, its alterations
+// are dropped.
 type edit struct {
-	*view              // the metadata as this batch found and changed it so far; vg is the edit's own copy
-	wiped   rangeSet   // extents freed by this edit that hold zeroes
-	written []*lvm2.PV // to which this edit wrote what must be on the disk before the metadata
+	*view              // the metadata with the earlier edits of this batch; vg is a copy that belongs to this edit
+	wiped   rangeSet   // extents that this edit freed and that hold zeroes
+	written []*lvm2.PV // disks to which this edit wrote data that must be durable before the metadata
 	changed bool
-	kernel  func(v *view, anew bool) ([]mapping, error) // what its devices map; nil: nothing is known, as in tests without one
-	asked   bool                                        // it was, and free is without that
-	mapped  []mapping                                   // what is free by the metadata, and not by the kernel
+	kernel  func(v *view, anew bool) ([]mapping, error) // asks the kernel which extents its devices map; nil in tests without a kernel
+	asked   bool                                        // kernel was asked, and free excludes the mapped extents
+	mapped  []mapping                                   // extents that are free in the metadata but that a device still maps
 }
 
 // put adds or replaces a logical volume.
@@ -51,8 +52,8 @@ func (t *edit) remove(id lvm2.ID) error {
 	return inTheWay(t.vg.Remove(id))
 }
 
-// inTheWay marks the errors that last as long as something of LVM2's does: a
-// running pvmove or merge, or a conversion to another segment type.
+// inTheWay marks errors that last until LVM2 finishes its own work on the volume:
+// a pvmove, a merge, or a conversion to another segment type.
 func inTheWay(err error) error {
 	if errors.Is(err, lvm2.ErrLocked) || errors.Is(err, lvm2.ErrForeignSegment) {
 		return fmt.Errorf("%w: %w", ErrPrecondition, err)
@@ -60,12 +61,12 @@ func inTheWay(err error) error {
 	return err
 }
 
-// do carries out c: it is on the disk and in the kernel when do returns nil. If
-// ctx ends first, c still runs if it has begun; do waits for it, unless c is loose.
+// do carries out c. When do returns nil, c is on the disk and in the kernel. If ctx
+// ends after c has begun, c continues, and do waits for it unless c is loose.
 func (g *group) do(ctx context.Context, c *change) error {
 	err := g.submit(ctx, c)
 	var loss *unrecordedLoss
-	if errors.As(err, &loss) { // the edit goes by what is on record
+	if errors.As(err, &loss) { // an edit relies on recorded losses: record the loss, then edit again
 		failed := g.record(ctx, loss)
 		if err = cmp.Or(failed, err); failed == nil && !c.committed {
 			again := *c
@@ -78,7 +79,7 @@ func (g *group) do(ctx context.Context, c *change) error {
 	return nil
 }
 
-// submit hands c to the committer and waits for its end.
+// submit passes c to the committer and waits for the answer.
 func (g *group) submit(ctx context.Context, c *change) error {
 	c.done, c.ctx = make(chan error, 1), ctx
 	queue := g.changes
@@ -102,7 +103,7 @@ func (g *group) submit(ctx context.Context, c *change) error {
 	select {
 	case err := <-c.done:
 		return err
-	case <-left: // the committer may wait for LVM2
+	case <-left: // the committer may be waiting for LVM2
 		return fmt.Errorf("waiting for volume group %s: %w", g.vgName, context.Cause(ctx))
 	case <-g.stopped:
 		return fmt.Errorf("pool %s was closed: %w", g.name, ErrUnavailable)

@@ -13,36 +13,37 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// lockLimit is how long LVM2's own commands wait for us while our changes
-// overlap without a pause.
+// lockLimit bounds how long overlapping changes may keep LVM2's own commands
+// waiting for the lock.
 const lockLimit = 5 * time.Second
 
-// committer owns the group's metadata and LVM2's lock on it. All changes that
-// wait are written as one commit. The lock is held until the kernel has
-// followed, but further changes do not wait for that: one volume that takes
-// long to suspend does not hold up the others.
+// committer owns the group's metadata and LVM2's lock on it. It writes all waiting
+// changes as one commit. It holds the lock until every act has brought the kernel
+// in line. Later changes do not wait for these acts, so a volume that is slow to
+// suspend does not delay the others.
 type committer struct {
 	group *group
-	lock  *lvm2.Lock      // nil: not held
-	since time.Time       // when it was taken
-	acts  map[*change]act // that run
+	lock  *lvm2.Lock      // nil if not held
+	since time.Time       // when the lock was taken
+	acts  map[*change]act // running acts
 	ended chan ended
 }
 
-// act is what a change does in the kernel.
+// act is the running kernel part of a change.
 type act struct {
 	began time.Time
 	lease *lease
 }
 
-// ended is an act that has ended, and the metadata before and after its change.
+// ended reports that the act of a change has ended, with the metadata before and after
+// the change.
 type ended struct {
 	*change
 	before, after *view
 }
 
-// An act that takes longer than lateLimit hangs in the kernel. It does not keep
-// LVM2 from the group, nor the pool from being closed.
+// An act that takes longer than lateLimit hangs in the kernel. The committer then
+// releases LVM2's lock, and the pool can be closed.
 const (
 	lateLimit = windowLimit + 2*time.Second
 	lateLook  = time.Second
@@ -59,7 +60,7 @@ func (g *group) commitLoop() {
 			lonely = nil
 		}
 		if c.lock != nil && time.Since(c.since) > lockLimit {
-			changes = nil // until the lock was free for a moment
+			changes = nil // let LVM2's commands have the lock first
 		}
 		select {
 		case first := <-g.urgent:
@@ -93,10 +94,11 @@ func (g *group) commitLoop() {
 	}
 }
 
-// end takes note that an act has ended.
+// end records that an act has ended.
 func (c *committer) end(w ended) {
 	if _, waited := c.acts[w.change]; !waited {
-		// The lock was given back meanwhile: LVM2 may have changed what it worked on.
+		// The lock was released before the act ended, so LVM2 may have changed the
+		// volumes that the act worked on.
 		for id := range c.group.current.Load().volumes {
 			c.group.facts.unsettled.put(id, true)
 		}
@@ -126,7 +128,7 @@ func (c *committer) release() {
 	c.lock = nil
 }
 
-// batch commits first and every change that waits in queue, and begins their acts.
+// batch commits first and every change waiting in queue, and starts their acts.
 func (c *committer) batch(first *change, queue <-chan *change) {
 	if c.lock == nil {
 		lock, err := c.group.host.LockVG(c.group.ctx, c.group.vgName, lvm2.Exclusive)
@@ -181,7 +183,7 @@ func drain(queue <-chan *change) []*change {
 	}
 }
 
-// read returns the view of the metadata as it is on the disk.
+// read reads the metadata from the disk and returns its view.
 func (g *group) read() (*view, error) {
 	vg, err := g.store.Read(g.ctx)
 	if err != nil {
@@ -202,12 +204,12 @@ func (g *group) read() (*view, error) {
 	}
 	g.broken.Store(nil)
 	g.textMost.Store(uint64(g.store.MaxText()))
-	g.maps = nil // they may have changed since
+	g.maps = nil // the devices may have changed
 	return v, nil
 }
 
-// edit applies the changes' edits and commits them. It answers those that
-// failed and returns the rest.
+// edit applies the edits of the waiting changes and commits them. It answers the
+// changes that failed, and returns the new view and the other changes.
 func (g *group) edit(v *view, waiting []*change) (*view, []*change) {
 	b := g.apply(v, waiting)
 	if len(b.edited) == 0 {
@@ -221,7 +223,8 @@ func (g *group) edit(v *view, waiting []*change) (*view, []*change) {
 		}
 		return b.next, append(b.todo, b.edited...)
 	case len(b.edited) > 1 && !errors.Is(err, lvm2.ErrUncertain):
-		// Nothing was written. Each gets its own answer, first what makes room in the metadata.
+		// Nothing was written. Commit each change alone so that each gets its own
+		// answer. Changes that make room in the metadata go first.
 		g.byGrowth(v, b.edited)
 		done := b.todo
 		for _, c := range b.edited {
@@ -234,7 +237,7 @@ func (g *group) edit(v *view, waiting []*change) (*view, []*change) {
 		c.done <- unavailable(err)
 	}
 	if errors.Is(err, lvm2.ErrUncertain) {
-		// It may have reached the disk all the same: then the kernel must follow.
+		// The metadata may still have reached the disk; then the kernel must follow it.
 		for id := range v.volumes {
 			g.facts.unsettled.put(id, true)
 		}
@@ -242,15 +245,16 @@ func (g *group) edit(v *view, waiting []*change) (*view, []*change) {
 	return v, b.todo
 }
 
-// batch is changes and what their edits have made of a view.
+// batch is a set of changes, and the view after their edits.
 type batch struct {
 	next    *view
-	todo    []*change // nothing is to be written for these
+	todo    []*change // changes without anything to write
 	edited  []*change
 	written []*lvm2.PV
 }
 
-// apply makes the changes' edits in memory. It answers those that failed.
+// apply runs the edits of the waiting changes in memory. It answers the changes
+// whose edit failed.
 func (g *group) apply(v *view, waiting []*change) batch {
 	b := batch{next: v}
 	for _, c := range waiting {
@@ -275,7 +279,8 @@ func (g *group) apply(v *view, waiting []*change) batch {
 	return b
 }
 
-// try makes a change's edit on a copy of v and returns what becomes of it.
+// try runs the edit of c on a copy of v, and returns the edit and the resulting
+// view. next is nil if the edit changed nothing.
 func (g *group) try(v *view, c *change) (e *edit, next *view, err error) {
 	err = guard(klog.FromContext(c.ctx), func() error {
 		own := *v
@@ -295,7 +300,8 @@ func (g *group) try(v *view, c *change) (e *edit, next *view, err error) {
 	return e, next, err
 }
 
-// byGrowth sorts changes by what each adds to the metadata. What deletes comes first.
+// byGrowth sorts changes by the size of the metadata after each, so that changes
+// that delete come first.
 func (g *group) byGrowth(v *view, changes []*change) {
 	grown := make(map[*change]int, len(changes))
 	for _, c := range changes {
@@ -310,7 +316,7 @@ func (g *group) byGrowth(v *view, changes []*change) {
 func (g *group) write(b batch) error {
 	writeClean(b.next.vg, b.next.clean)
 	if m := g.metadata(b.next); m.Size > 0 && m.Used+m.Reserved/2 > m.Size {
-		writeClean(b.next.vg, nil) // it is worth less than what must be written down
+		writeClean(b.next.vg, nil) // the list of clean extents may be lost; the rest may not
 	}
 	start := time.Now()
 	err := guard(g.log, func() error { return g.store.Commit(g.ctx, b.next.vg, b.written...) })
@@ -330,13 +336,13 @@ func (g *group) latest() (*view, error) {
 	return g.current.Load(), nil
 }
 
-// refresh reads the metadata again, so that what LVM2's own commands change is seen. It
-// waits no longer than ctx lives, also while LVM2 has the group's lock.
+// refresh reads the metadata again, so that the pool sees changes by LVM2's own
+// commands. It returns when ctx ends, even while LVM2 holds the group's lock.
 func (g *group) refresh(ctx context.Context) error {
 	return g.do(ctx, &change{what: "read volume group " + g.vgName, loose: true})
 }
 
-// unavailable says which of this package's errors an error of the LVM2 layer is.
+// unavailable converts an error of the LVM2 layer to an error of this package.
 func unavailable(err error) error {
 	if errors.Is(err, lvm2.ErrMetadataFull) {
 		return fmt.Errorf("%w: %w; %s", ErrNoSpace, err, enlarge)

@@ -9,27 +9,27 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// facts is what only this process knows of the kernel: it is not on the disks, and
-// device-mapper does not tell it. It ends with the process; repair does without it.
+// facts holds the knowledge of the kernel that only this process has: it is not on the
+// disks, and device-mapper does not report it. It is lost when the process ends, so
+// repair does not rely on it.
 //
-// One mutex guards all of it. It is held for the look-up alone: no other lock is
-// taken and nothing is waited for meanwhile.
+// One mutex guards all facts. Its holder takes no other lock and does not wait.
 type facts struct {
 	mu sync.Mutex
 
-	growing    noted[lvm2.ID, *growth]      // the stores that are being extended
-	cramped    noted[lvm2.ID, error]        // why a store could not be extended
-	holding    noted[lvm2.ID, *growth]      // the volumes whose writers are held because a store must not be lost
-	failing    noted[lvm2.ID, error]        // why a volume's file system could not be frozen
-	frozen     noted[lvm2.ID, *frozen]      // the volumes that are held still for a cut
-	unsettled  noted[lvm2.ID, bool]         // the volumes whose devices could not be brought in line
-	boundaries noted[lvm2.ID, size.Sectors] // what a frozen layer used at the next cut, as long as it is not on the disk
-	flats      noted[lvm2.ID, time.Time]    // flat stores that nobody has read by yet: when they were written, zero until then
-	tables     noted[lvm2.ID, flatTable]    // what the devices of flat stores were loaded with
-	steep      noted[lvm2.ID, error]        // why an old snapshot of a volume is read by more devices than it should be
-	missed     noted[string, time.Time]     // when a target of the kernel was last found missing, by its name
-	inUse      []mapping                    // what was free and mapped when the kernel was last asked
-	swept      bool                         // devices of trash went since takeSwept was called
+	growing    noted[lvm2.ID, *growth]      // stores that are being extended
+	cramped    noted[lvm2.ID, error]        // stores that could not be extended, with the error
+	holding    noted[lvm2.ID, *growth]      // volumes whose writers are held to save a store
+	failing    noted[lvm2.ID, error]        // volumes whose file system could not be frozen, with the error
+	frozen     noted[lvm2.ID, *frozen]      // volumes that are frozen for a cut
+	unsettled  noted[lvm2.ID, bool]         // volumes whose devices could not be brought in line
+	boundaries noted[lvm2.ID, size.Sectors] // size used by a frozen layer at the next cut, until it is recorded on the disk
+	flats      noted[lvm2.ID, time.Time]    // flat stores that nobody has read yet, with the time of writing; zero until written
+	tables     noted[lvm2.ID, flatTable]    // loaded tables of the devices of flat stores
+	steep      noted[lvm2.ID, error]        // volumes whose old snapshots need more devices than they should, with the reason
+	missed     noted[string, time.Time]     // kernel targets by name, with the time at which each was last found missing
+	inUse      []mapping                    // extents that were free but mapped when the kernel was last asked
+	swept      bool                         // devices of trash were removed since takeSwept was last called
 }
 
 func newFacts() *facts {
@@ -40,28 +40,29 @@ func newFacts() *facts {
 	return f
 }
 
-// setInUse notes which extents are free by the metadata and mapped by a device.
+// setInUse records the extents that are free in the metadata but mapped by a device.
 func (f *facts) setInUse(all []mapping) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.inUse = all
 }
 
-// stillInUse returns what setInUse was last told. The caller must not change it.
+// stillInUse returns the extents that setInUse last recorded. The caller must not change
+// the slice.
 func (f *facts) stillInUse() []mapping {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.inUse
 }
 
-// noteSwept notes that a device of trash went, so that the trash may be wiped now.
+// noteSwept records that a device of trash was removed, so the trash can be wiped now.
 func (f *facts) noteSwept() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.swept = true
 }
 
-// takeSwept returns whether noteSwept was called since the last time.
+// takeSwept reports whether noteSwept was called since the last call of takeSwept.
 func (f *facts) takeSwept() (was bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -69,7 +70,7 @@ func (f *facts) takeSwept() (was bool) {
 	return was
 }
 
-// noted is one kind of facts. Its methods may be called concurrently.
+// noted is one kind of fact. Its methods may be called concurrently.
 type noted[K comparable, V any] struct {
 	mu *sync.Mutex
 	of map[K]V
@@ -91,7 +92,7 @@ func (n *noted[K, V]) put(k K, v V) {
 	n.swap(k, v)
 }
 
-// swap puts v and reports whether something was there before.
+// swap puts v under k and reports whether k had a value before.
 func (n *noted[K, V]) swap(k K, v V) (was bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -100,7 +101,8 @@ func (n *noted[K, V]) swap(k K, v V) (was bool) {
 	return was
 }
 
-// claim puts v where nothing is and returns what is there then. first reports whether that is v.
+// claim puts v under k if k has no value. It returns the value that k has then, and
+// first reports whether this value is v.
 func (n *noted[K, V]) claim(k K, v V) (now V, first bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -111,7 +113,7 @@ func (n *noted[K, V]) claim(k K, v V) (now V, first bool) {
 	return v, true
 }
 
-// set puts v. The mutex is held.
+// set puts v under k. The caller holds the mutex.
 func (n *noted[K, V]) set(k K, v V) {
 	if n.of == nil {
 		n.of = map[K]V{}
@@ -125,14 +127,14 @@ func (n *noted[K, V]) drop(k K) {
 	delete(n.of, k)
 }
 
-// keep drops all of which needed does not say that it is. needed must not ask facts.
+// keep drops every key for which needed returns false. needed must not use facts.
 func (n *noted[K, V]) keep(needed func(K) bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	maps.DeleteFunc(n.of, func(k K, _ V) bool { return !needed(k) })
 }
 
-// count returns how many there are.
+// count returns the number of keys.
 func (n *noted[K, V]) count() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -10,14 +10,14 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// group is the volume group as this process works on it: its metadata, which one
-// goroutine writes (committer); whose turn it is to work on a thing (keys); and the
-// work that is under way, for which Close waits.
+// group is the volume group as this process works on it. It holds the metadata, which
+// one goroutine (the committer) writes; the keys, which give out turns to work on a
+// volume or a name; and the running work, for which Close waits.
 type group struct {
-	name   string // the pool's
+	name   string // of the pool
 	vgName string
 	host   lvm2.Host
-	store  *lvm2.Store // the committer's, as maps is; Problems and Stale may be asked by all
+	store  *lvm2.Store // only the committer uses it; other goroutines may call Problems and Stale
 	log    klog.Logger
 	facts  *facts
 
@@ -29,26 +29,26 @@ type group struct {
 	stopped chan struct{} // closed when the committer has ended
 
 	current  atomic.Pointer[view]  // of the last read or commit; a view never changes
-	broken   atomic.Pointer[error] // why the last read failed, if it did
-	changed  atomic.Bool           // somebody else changed the metadata, and that was not looked at yet
-	foreign  atomic.Uint64         // how often somebody else did
-	textMost atomic.Uint64         // bytes that the group's metadata may have
+	broken   atomic.Pointer[error] // the error of the last read, if it failed
+	changed  atomic.Bool           // another process changed the metadata, and refresh has not handled the change yet
+	foreign  atomic.Uint64         // number of changes by other processes
+	textMost atomic.Uint64         // largest possible metadata text, in bytes
 
-	mapped func(v *view) ([]mapping, error) // asks the kernel what its devices map of the group
-	maps   []mapping                        // what it said, asked at most once a batch
+	mapped func(v *view) ([]mapping, error) // asks the kernel which extents its devices map
+	maps   []mapping                        // the kernel's answer; only the committer uses it, and asks at most once a batch
 
-	// settled is told that a change is on the disk and its act has ended, whether or
-	// not that failed. The committer calls it: it must wait for nothing.
+	// settled is called after a change is on the disk and its act has ended, even if
+	// the act failed. The committer calls settled, so settled must not block.
 	settled func(before, after *view)
 
 	keys keyed
 
-	mu     sync.Mutex // guards closed, and that work is not added to after that; no other lock is taken meanwhile
+	mu     sync.Mutex // guards closed; work is not added to once closed is set; its holder takes no other lock
 	closed bool
 	work   sync.WaitGroup // operations and background loops
 }
 
-// begin registers a piece of background work; false once the pool is closed.
+// begin registers background work and reports whether the pool is still open.
 func (g *group) begin() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()

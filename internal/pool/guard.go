@@ -10,11 +10,13 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// errPanic: a mistake in this program, or a state of the machine that it did not think of.
+// errPanic is the error of a panic: a bug, or a state of the machine that the driver
+// does not expect.
 var errPanic = errors.New("the driver stumbled over a state that it did not expect, its log has the place")
 
-// guard calls f. A panic in it ends f with an error, and nothing else: a crash would
-// meet the same state again after the restart, and every volume would wait for it.
+// guard calls f and returns a panic in f as an error. The driver survives, because
+// after a crash and a restart it would meet the same state again, and every volume
+// would wait.
 func guard(log klog.Logger, f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -25,11 +27,11 @@ func guard(log klog.Logger, f func() error) (err error) {
 	return f()
 }
 
-// loopPause is how long a background loop rests after a panic.
+// loopPause is how long a background loop waits after a panic.
 const loopPause = time.Second
 
-// background runs f in the background until the pool is closed: false if it is.
-// A panic ends f alone.
+// background runs f in the background until the pool is closed, and reports whether
+// the pool is still open. A panic ends only f.
 func (g *group) background(f func(context.Context)) bool {
 	if !g.begin() {
 		return false
@@ -41,13 +43,13 @@ func (g *group) background(f func(context.Context)) bool {
 	return true
 }
 
-// guarded calls f, and says whether it returned without a panic.
+// guarded calls f and reports whether f returned without a panic.
 func (g *group) guarded(f func(context.Context)) bool {
 	return guard(g.log, func() error { f(g.ctx); return nil }) == nil
 }
 
-// forever runs a loop in the background until the pool is closed. After a panic,
-// which ends one turn of it, the loop goes on.
+// forever runs a loop in the background until the pool is closed. After a panic it
+// starts the loop again.
 func (g *group) forever(loop func(context.Context)) {
 	g.background(func(ctx context.Context) {
 		for !g.guarded(loop) {

@@ -10,37 +10,41 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 )
 
-// leaseLook is how long an act that was left behind waits to see the metadata. It may
-// have a device suspended meanwhile.
+// leaseLook bounds how long an abandoned act waits to read the metadata. The act may
+// hold a suspended device during this time.
 const leaseLook = 2 * time.Second
 
-// lease is how long the act of a change may bring devices in line with its view.
-// The committer stops waiting for an act that takes long and gives LVM2's lock back:
-// LVM2's own commands may then change what the act knew. From then on the act looks
-// at the metadata before each step, and its lease has ended once somebody else has
-// changed them: it loads no table any more and resumes no device with one that it has
-// loaded; it lets go what it has suspended. Else it goes on: the kernel may need long
-// to read a large store. Nobody here changes the act's volume meanwhile, the
-// operation has its key.
+// lease permits the act of a change to bring devices in line with its view.
 //
-// A view that an act is given has its lease, and so do the devices that come of it.
+// The committer stops waiting for an act that takes too long, and releases LVM2's lock.
+// LVM2's own commands may then change the metadata that the act relies on. From this
+// moment the act reads the metadata before each step. If another process has changed
+// the metadata, the lease ends: the act loads no table, resumes no device with a table
+// that it has loaded, and resumes the devices that it has suspended with their old
+// tables. If nobody has changed the metadata, the act continues, because the kernel may
+// need long to read a large store. This process does not change the act's volume in
+// the meantime, because the operation holds the volume's key.
+//
+// The view passed to an act carries the lease, and so do the devices made from the view.
 type lease struct {
 	group *group
 	left  atomic.Bool
-	seen  atomic.Uint64 // changes by others before the act was left behind
+	seen  atomic.Uint64 // changes by other processes before the act was abandoned
 	over  atomic.Bool
 }
 
-// errLeft: the volumes are looked after when the act has ended.
+// errLeft is the error of an act whose lease has ended. The caretaker brings the
+// volumes in line after the act has ended.
 var errLeft = fmt.Errorf("%w: the kernel did not answer in time, and lvm2 has changed the volume group meanwhile: the devices are brought in line again", ErrUnavailable)
 
-// leave says that the committer does not wait for the act any more.
+// leave tells the act that the committer no longer waits for it.
 func (l *lease) leave() {
 	l.seen.Store(l.group.foreign.Load())
 	l.left.Store(true)
 }
 
-// valid returns errLeft once the lease has ended, for good. Without a lease there is no end.
+// valid returns errLeft once the lease has ended; an ended lease stays ended. A nil
+// lease never ends.
 func (l *lease) valid() error {
 	if l == nil || !l.left.Load() {
 		return nil
@@ -57,14 +61,14 @@ func (l *lease) valid() error {
 	return nil
 }
 
-// leased returns v as an act with that lease has it.
+// leased returns a copy of v that carries the lease l.
 func (v *view) leased(l *lease) *view {
 	own := *v
 	own.lease = l
 	return &own
 }
 
-// resumeAsWas lets a suspended device go on with the table that it has, not one that is loaded.
+// resumeAsWas resumes a suspended device with its active table. A loaded table is dropped.
 func (p *Pool) resumeAsWas(info *dm.Info, udev dm.Udev) error {
 	if info.Loaded {
 		if err := p.dm.Clear(info.Name); err != nil {

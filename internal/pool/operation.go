@@ -13,12 +13,12 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// keyed serialises operations on one thing: a volume and its history, or a name.
-// Who waits gets its turn in order: work that gives a key up and takes it again
-// at once lets others in between.
+// keyed is a set of locks by key. A key serialises operations on a volume and its
+// history, or on a name. Waiters get their turn in order, so work that releases a key
+// and immediately takes the key again lets waiting operations run in between.
 type keyed struct {
 	mu   sync.Mutex
-	held map[string][]chan struct{} // the turns of those who wait for a key that is taken
+	held map[string][]chan struct{} // keys that are held, each with the turns of its waiters
 }
 
 // lock waits for key until ctx ends. The returned function releases it.
@@ -45,13 +45,13 @@ func (k *keyed) lock(ctx context.Context, key string) (release func(), err error
 		k.held[key] = slices.Delete(k.held[key], i, i+1)
 	}
 	k.mu.Unlock()
-	if i < 0 { // its turn came meanwhile
+	if i < 0 { // the turn came just before ctx ended
 		release()
 	}
 	return nil, fmt.Errorf("another operation on %s is running: %w", key, context.Cause(ctx))
 }
 
-// pass gives key to whoever has waited longest for it.
+// pass gives key to the longest waiter.
 func (k *keyed) pass(key string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -64,9 +64,9 @@ func (k *keyed) pass(key string) {
 	close(waiting[0])
 }
 
-// run executes f while holding keys, which are taken in the given order: names
-// before logical volumes. The caller waits as long as ctx lives. Once f has
-// begun it goes on without the caller, because what it did is on the disk.
+// run executes f while holding keys. It takes the keys in the given order: names
+// before logical volumes. The caller waits until ctx ends. Once f has begun, f
+// continues without the caller, because its first steps may already be on the disk.
 func run[T any](ctx context.Context, g *group, keys []string, f func(context.Context) (T, error)) (T, error) {
 	var none T
 	var releases []func()
@@ -98,7 +98,7 @@ func run[T any](ctx context.Context, g *group, keys []string, f func(context.Con
 		var r result
 		r.err = guard(klog.FromContext(own), func() (err error) { r.value, err = f(own); return err })
 		var stuck *stuckFreeze
-		if errors.As(r.err, &stuck) { // nobody else may come to the volume before it ends
+		if errors.As(r.err, &stuck) { // no other operation may use the volume until the freeze returns
 			for i, k := range keys {
 				if !strings.HasPrefix(k, lvKeyPrefix) {
 					releases[i]()
@@ -119,32 +119,34 @@ func run[T any](ctx context.Context, g *group, keys []string, f func(context.Con
 	}
 }
 
-// onVolume runs f as run does while it holds the logical volume lv, whatever volumes
-// it reads through included: for what has no result but its error.
+// onVolume runs f like run does, while holding the key of the logical volume lv and of
+// the root of its family.
 func (p *Pool) onVolume(ctx context.Context, lv string, f func(context.Context) error) error {
 	_, err := run(ctx, &p.group, []string{lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) { return none, f(ctx) })
 	return err
 }
 
-// Keys under which operations exclude each other.
+// nameKey and lvKey return the keys by which operations exclude each other.
 func nameKey(csi string) string { return fmt.Sprintf("name %q", csi) }
 func lvKey(lv string) string    { return lvKeyPrefix + lv }
 
-// flatKey is held while a flat store is made for a layer, before lvKey.
+// flatKey returns the key for making the flat store of a layer. It is taken before lvKey.
 func flatKey(layer lvm2.ID) string { return "flat store of " + string(layer) }
 
-// roomKey is held by the one cut that waits for room, before all other keys.
+// roomKey is the key of the only cut that may wait for room. It is taken before all
+// other keys.
 const roomKey = "room"
 
-// storeKey is held, under lvKey or without it, while the device of a layer's store changes.
+// storeKey returns the key for changing the device of a layer's store. It may be taken
+// with or without lvKey.
 func storeKey(id lvm2.ID) string { return "store " + string(id) }
 
 const lvKeyPrefix = "logical volume "
 
-// lock takes a key. Forks and what they read through share devices, so of a
-// logical volume it takes that of the volume that all of them come from; and its
-// own, because the change that makes it independent is under way for a while
-// after it is on the disk. Who comes from another one waits for that one first.
+// lock takes a key. Volumes that read through each other share devices, so for a
+// logical volume lock first takes the key of the root of its family. It then takes the
+// volume's own key, because the change that makes a fork independent still runs for a
+// while after the change is on the disk.
 func (g *group) lock(ctx context.Context, key string) (release func(), err error) {
 	lv, is := strings.CutPrefix(key, lvKeyPrefix)
 	if !is {

@@ -8,12 +8,12 @@ import (
 )
 
 const (
-	refreshPause = 2 * time.Second // between two readings of the metadata without a reason of ours, to see what LVM2's own commands changed
-	lookTimeout  = 30 * time.Second
+	refreshPause = 2 * time.Second  // between two readings of the metadata
+	lookTimeout  = 30 * time.Second // for one reading and the work that follows
 )
 
-// refreshLoop reads the metadata from time to time, to see what LVM2's own
-// commands change.
+// refreshLoop reads the metadata every refreshPause to see changes by LVM2's own
+// commands.
 func (p *Pool) refreshLoop(ctx context.Context) {
 	old, told, followed := rewriter{group: &p.group}, "", p.current.Load()
 	for tick := time.NewTicker(refreshPause); ; {
@@ -43,14 +43,14 @@ func (p *Pool) refreshLoop(ctx context.Context) {
 	}
 }
 
-// follow brings the kernel in line with what somebody else changed in the
-// metadata since before, such as a rollback.
+// follow brings the kernel in line with changes, such as a rollback, that another
+// process made in the metadata after the view before.
 func (p *Pool) follow(ctx context.Context, before *view) error {
 	err := p.do(ctx, &change{what: "follow changes of volume group " + p.vgName, edit: func(t *edit) error {
 		return errors.Join(t.withoutMapped(), t.protect())
 	}, act: func(ctx context.Context, v *view) error {
 		for id, o := range v.volumes {
-			if o.former != "" { // its devices go when no operation has them
+			if o.former != "" { // the caretaker removes its devices once no operation uses them
 				p.facts.unsettled.put(id, true)
 			}
 		}
