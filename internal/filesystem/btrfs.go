@@ -117,11 +117,11 @@ func setFsid(f superFile, fsid []byte) error {
 	sum := btrfsSums[little.Uint16(sb[btrfsCsumType:])]
 	switch flags := little.Uint64(sb[btrfsFlags:]); {
 	case sum == nil:
-		return fmt.Errorf("%w: checksums of the unknown type %d", ErrContent, little.Uint16(sb[btrfsCsumType:]))
+		return fmt.Errorf("%w: unknown checksum type %d", ErrContent, little.Uint16(sb[btrfsCsumType:]))
 	case !bytes.HasPrefix(sb, sum(sb[btrfsFsid:])):
 		return fmt.Errorf("%w: the superblock's checksum is wrong", ErrContent)
 	case flags&btrfsChangingFsid != 0:
-		return fmt.Errorf("%w: btrfstune was interrupted while it changed the fsid (flags %#x); complete that on the source first", ErrContent, flags)
+		return fmt.Errorf("%w: btrfstune was interrupted while it changed the fsid (flags %#x); complete the change on the source first", ErrContent, flags)
 	}
 	if err := aloneBtrfs(sb); err != nil {
 		return err
@@ -149,10 +149,10 @@ func setFsid(f superFile, fsid []byte) error {
 func aloneBtrfs(sb []byte) error {
 	little := binary.LittleEndian
 	if n := little.Uint64(sb[btrfsNumDevices:]); n != 1 {
-		return fmt.Errorf("%w: a btrfs of %d devices; a volume is one device", ErrContent, n)
+		return fmt.Errorf("%w: a btrfs of %d devices; a volume has only one device", ErrContent, n)
 	}
 	if little.Uint64(sb[btrfsFlags:])&btrfsSeeding != 0 {
-		return fmt.Errorf("%w: the seed of other btrfs; clear that with btrfstune -S 0", ErrContent)
+		return fmt.Errorf("%w: it is the seed of other btrfs file systems; clear the seed flag with btrfstune -S 0", ErrContent)
 	}
 	return nil
 }
@@ -209,7 +209,7 @@ func (d Device) checkBtrfs() error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: btrfs fsid %s of %s is in use by %s; unmount that one first, or make the copy writable",
+	return fmt.Errorf("%w: btrfs fsid %s of %s is in use by %s; unmount that device first, or make the copy writable",
 		ErrDuplicate, uuid, d.Path, names(mounted))
 }
 

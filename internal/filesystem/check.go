@@ -57,15 +57,15 @@ func (d Device) Check(ctx context.Context) error {
 	case ctx.Err() != nil || !errors.As(err, &exit):
 		return fmt.Errorf("check %s: %w", d.Path, err)
 	case !exit.Exited(): // nobody mounts what is repaired by half
-		return fmt.Errorf("check %s: e2fsck was killed, perhaps for lack of memory (give the driver's pod more, or run e2fsck -p %s on the node): %w", d.Path, d.Path, err)
+		return fmt.Errorf("check %s: e2fsck was killed, perhaps for lack of memory: %w; give the driver's pod more memory, or run e2fsck -p %s on the node", d.Path, err, d.Path)
 	}
 	switch code := exit.ExitCode(); {
 	case code <= fsckRepaired|fsckRebootToo:
 		klog.FromContext(ctx).Info("Repaired a file system", "device", d.Path, "type", d.Type)
 	case code&fsckUnrepaired != 0:
-		return fmt.Errorf("%w: e2fsck repairs it only if somebody decides; take a snapshot if you can, and run e2fsck -f %s on the node: %w", ErrDamaged, d.Path, err)
+		return fmt.Errorf("%w: e2fsck cannot repair it without decisions: %w; take a snapshot if you can, then run e2fsck -f %s on the node", ErrDamaged, err, d.Path)
 	default: // it could not check: the kernel may well mount it
-		klog.FromContext(ctx).Error(err, "Checking a file system", "device", d.Path)
+		klog.FromContext(ctx).Error(err, "Failed to check a file system", "device", d.Path)
 	}
 	return nil
 }

@@ -47,7 +47,7 @@ func (d Device) Clean() (bool, error) {
 	defer f.Close()
 	ok, err := clean(f, d.Type)
 	if err != nil {
-		return false, fmt.Errorf("look whether the %s of %s is clean: %w", d.Type, d.Path, err)
+		return false, fmt.Errorf("check whether the %s on %s is clean: %w", d.Type, d.Path, err)
 	}
 	return ok, nil
 }

@@ -32,7 +32,7 @@ var (
 	ErrContent = errors.New("unexpected content")
 	// ErrDuplicate: the kernel cannot mount this file system because another
 	// one with the same identity, its source or another copy, is mounted.
-	ErrDuplicate = errors.New("a file system of the same identity is mounted")
+	ErrDuplicate = errors.New("a file system with the same identity is already mounted")
 	// ErrNotGrown: the file system could not be extended to the end of its device.
 	ErrNotGrown = errors.New("the file system was not grown")
 	// ErrBusy: somebody uses the mount.

@@ -112,7 +112,7 @@ func InEffect(m *mountinfo.Info, options []string) error {
 			}
 		case !slices.Contains(seLinuxOptions, name):
 		case !given:
-			return fmt.Errorf("%w: %s at %s; mount drops it where SELinux is off, or where /sys/fs/selinux and /etc/selinux of the host are not seen: see the chart's seLinuxMount",
+			return fmt.Errorf("%w: %s at %s; mount drops it if SELinux is off or if the host's /sys/fs/selinux and /etc/selinux are not visible: see the chart's seLinuxMount",
 				ErrNotInEffect, o, m.Mountpoint)
 		case !sameLabel(got, want):
 			return fmt.Errorf("%w: %s at %s, which has %s", ErrNotInEffect, o, m.Mountpoint, got)

@@ -42,7 +42,7 @@ func superblockSize(r io.ReaderAt, fsType string) (size.Bytes, error) {
 	if over, length := bits.Mul64(blocks, block); over == 0 && 0 < length && length < 1<<62 {
 		return size.Bytes(length), nil
 	}
-	return 0, fmt.Errorf("%w: its superblock tells of %d blocks of %d bytes", ErrContent, blocks, block)
+	return 0, fmt.Errorf("%w: its superblock claims %d blocks of %d bytes", ErrContent, blocks, block)
 }
 
 // HasSuperblock reports whether the device begins with a superblock of its file

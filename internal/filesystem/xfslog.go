@@ -65,11 +65,11 @@ func readXFSLog(r io.ReaderAt) (l xfsLog, err error) {
 	}
 	if blockSize < xfsBlock || blockSize > 64<<10 || blockSize&(blockSize-1) != 0 || agBits > 31 ||
 		logBlocks == 0 || logBlocks*blockSize > xfsMostLogSize {
-		return l, fmt.Errorf("%w: its superblock makes no sense", ErrContent)
+		return l, fmt.Errorf("%w: its superblock is invalid", ErrContent)
 	}
 	at := logStart>>agBits*agBlocks + logStart&(1<<agBits-1)
 	if at > (1<<62)/uint64(blockSize) {
-		return l, fmt.Errorf("%w: its superblock makes no sense", ErrContent)
+		return l, fmt.Errorf("%w: its superblock is invalid", ErrContent)
 	}
 	return xfsLog{r: r, start: int64(at) * blockSize, blocks: logBlocks * blockSize / xfsBlock}, nil
 }

@@ -35,10 +35,10 @@ func parseUsage(c *csi.VolumeCapability) (usage, error) {
 		u.fsType = c.GetMount().GetFsType()
 		u.mountFlags = filesystem.SplitOptions(c.GetMount().GetMountFlags()...)
 	default:
-		return u, invalid("the volume capability has no access type: mount or block")
+		return u, invalid("the volume capability has no access type; it must be mount or block")
 	}
 	if u.fsType != "" && !filesystem.Supported(u.fsType) {
-		return u, invalid("file system %q is not supported: ext4, xfs or btrfs", u.fsType)
+		return u, invalid("file system %q is not supported; use ext4, xfs or btrfs", u.fsType)
 	}
 	switch mode := c.GetAccessMode().GetMode(); mode {
 	case csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER,
@@ -52,7 +52,7 @@ func parseUsage(c *csi.VolumeCapability) (usage, error) {
 	case csi.VolumeCapability_AccessMode_UNKNOWN:
 		return u, invalid("the volume capability has no access mode")
 	default:
-		return u, invalid("access mode %s is not supported: a volume can be written on its node only", mode)
+		return u, invalid("access mode %s is not supported; a volume can be written only on its own node", mode)
 	}
 	return u, nil
 }

@@ -79,7 +79,7 @@ func noRoomIsOutOfRange(err error) error {
 // starts its pod only after FAILED_PRECONDITION.
 func failingIsPrecondition(err error) error {
 	if errors.Is(err, filesystem.ErrUnreachable) || errors.Is(err, filesystem.ErrReadOnly) {
-		return precondition("%v; it is grown when it is mounted anew: end the pods that use it", err)
+		return precondition("%v; stop the pods that use it: it grows when it is next staged", err)
 	}
 	return err
 }

@@ -16,7 +16,7 @@ import (
 // ValidateVolumeCapabilities confirms capabilities that a volume offers.
 func (d *Driver) ValidateVolumeCapabilities(ctx context.Context, r *csi.ValidateVolumeCapabilitiesRequest) (*csi.ValidateVolumeCapabilitiesResponse, error) {
 	if r.GetVolumeId() == "" || len(r.GetVolumeCapabilities()) == 0 {
-		return nil, invalid("a volume id and volume capabilities are needed")
+		return nil, invalid("a volume id and volume capabilities are required")
 	}
 	p, i, err := d.locate(r.GetVolumeId())
 	if err != nil {

@@ -81,7 +81,7 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 // and whoever makes it knows what it asks for. Errors: FAILED_PRECONDITION.
 func mayBeTransient(ctx context.Context, class parameters) (bool, error) {
 	if class.transient && class.claim != "" && !callmeta.Of(ctx).Ephemeral {
-		return false, precondition("claim %s: a transient volume is only made for a claim that a pod owns, and by way of the controller, which looks at that", class.claim)
+		return false, precondition("claim %s: transient volumes are created only for claims that a pod owns, and only through the controller, which checks the owner", class.claim)
 	}
 	return class.transient, nil
 }
@@ -106,7 +106,7 @@ func prepareSpec(ctx context.Context, at place, spec *pool.VolumeSpec) error {
 // Errors: FAILED_PRECONDITION.
 func mayChangeMode(ctx context.Context, at place, spec pool.VolumeSpec, allowed bool) error {
 	if mode, _ := at.sourceUse(ctx); spec.Mode == pool.Filesystem && mode == pool.Block && !allowed {
-		return precondition("%s %s: it is of a raw block volume, and what pods wrote to that is not mounted as a file system unless the storage class has the parameter %s: \"true\"",
+		return precondition("%s %s holds what pods wrote to a raw block volume, which is not mounted as a file system by default; to allow it, set the parameter %s: \"true\" in the storage class",
 			at.source.Kind, at.source.LV, callmeta.ParameterModeChange)
 	}
 	return nil
@@ -139,7 +139,7 @@ func (d *Driver) takenElsewhere(ctx context.Context, p *pool.Pool, name string) 
 			continue
 		}
 		if _, err := other.VolumeNamed(ctx, name); err == nil {
-			return conflict("volume %q exists in pool %s", name, other.Name())
+			return conflict("volume %q already exists in pool %s", name, other.Name())
 		}
 	}
 	return nil
@@ -201,7 +201,7 @@ func (d *Driver) DeleteVolume(ctx context.Context, r *csi.DeleteVolumeRequest) (
 // without. A file system is grown by NodeExpandVolume, or when it is staged.
 func (d *Driver) ControllerExpandVolume(ctx context.Context, r *csi.ControllerExpandVolumeRequest) (*csi.ControllerExpandVolumeResponse, error) {
 	if r.GetVolumeId() == "" || r.GetCapacityRange() == nil {
-		return nil, invalid("a volume id and a capacity range are needed")
+		return nil, invalid("a volume id and a capacity range are required")
 	}
 	required, limit, err := capacityRange(r.GetCapacityRange())
 	if err != nil {

@@ -108,19 +108,19 @@ func (d *Driver) filesystemHealth(ctx context.Context, p *pool.Pool, lv string, 
 		out = append(out, pool.Condition{Severity: severity, Reason: reason, Message: fmt.Sprintf(format, args...)})
 	}
 	if s.Down {
-		add(pool.Inaccessible, "FilesystemShutDown", "xfs has shut the file system down after an error: nothing can be read or written; end the pods that use it, the next stage recovers it; the kernel's log tells why")
+		add(pool.Inaccessible, "FilesystemShutDown", "xfs has shut the file system down after an error, so nothing can be read or written; stop the pods that use it, and the next stage recovers it; the kernel's log has the cause")
 	}
 	if err := filesystem.Reachable(m); !s.Down && errors.Is(err, filesystem.ErrUnreachable) {
-		add(pool.Inaccessible, "FilesystemUnreachable", "%v; end the pods that use it, the next stage mounts it anew", err)
+		add(pool.Inaccessible, "FilesystemUnreachable", "%v; stop the pods that use it, and the next stage mounts it again", err)
 	}
 	if s.ReadOnly {
-		add(pool.Inaccessible, "FilesystemReadOnly", "the kernel has made the %s read-only after an error; end the pods that use it, the next stage mounts it to be written", m.FSType)
+		add(pool.Inaccessible, "FilesystemReadOnly", "the kernel has made the %s file system read-only after an error; stop the pods that use it, and the next stage mounts it writable", m.FSType)
 	}
 	if s.Errors > 0 {
-		add(pool.Degraded, "FilesystemErrors", "ext4 has met errors: %d are on record; %s", s.Errors, d.howRepaired(ctx, p, lv, m))
+		add(pool.Degraded, "FilesystemErrors", "ext4 has errors on record (%d); %s", s.Errors, d.howRepaired(ctx, p, lv, m))
 	}
 	if why := d.whyNotGrown(ctx, p, lv, m, s); why != "" {
-		add(pool.Degraded, "NotGrown", "the file system is smaller than its volume: %s; growing it is tried again when the volume is staged or expanded", why)
+		add(pool.Degraded, "NotGrown", "the file system is smaller than its volume: %s; growth is retried when the volume is next staged or expanded", why)
 	}
 	return out
 }
@@ -131,13 +131,13 @@ func (d *Driver) howRepaired(ctx context.Context, p *pool.Pool, lv string, m *mo
 	v, err := p.Volume(ctx, lv)
 	switch {
 	case err == nil && v.Foreign:
-		return "csi-dmsnap does not check a volume that it has not made: end the pods that use it, and run e2fsck"
+		return "csi-dmsnap does not check volumes that it did not create; stop the pods that use it, and run e2fsck"
 	case err == nil && v.ReadOnly:
-		return "a read-only restore is never repaired: restore the snapshot to a writable volume, which e2fsck repairs when it is staged"
+		return "a read-only restore is never repaired; restore the snapshot to a writable volume, and e2fsck repairs that volume when it is staged"
 	case filesystem.HasOption(m, "ro"):
-		return "it is mounted read-only; e2fsck repairs it when it is staged to be written"
+		return "it is mounted read-only; stage it writable, and e2fsck repairs it"
 	}
-	return "end the pods that use it, e2fsck repairs it at the next stage"
+	return "stop the pods that use it, and e2fsck repairs it at the next stage"
 }
 
 // whyNotGrown says why a staged file system could not be grown; "" if it was, or
@@ -161,5 +161,5 @@ func (d *Driver) whyNotGrown(ctx context.Context, p *pool.Pool, lv string, m *mo
 	if readOnly {
 		return "it is mounted read-only"
 	}
-	return "with errors on record the kernel does not grow it"
+	return "the kernel does not grow a file system with errors on record"
 }

@@ -49,7 +49,7 @@ func (d *Driver) intercept(ctx context.Context, request any, info *grpc.UnarySer
 		switch {
 		case status.Code(err) == codes.NotFound && callmeta.Of(ctx).OnlyExisting:
 			reply = nil
-			log.V(logReads).Info("Nothing has the name", "took", took)
+			log.V(logReads).Info("The name does not exist here", "took", took)
 		case err != nil:
 			reply = nil
 			log.Info("Failed", "code", status.Code(err).String(), "err", status.Convert(err).Message(), "took", took)

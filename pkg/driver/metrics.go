@@ -21,27 +21,27 @@ var (
 	figures  = []figure{
 		poolFigure("capacity_bytes", "All extents of the pool.", func(u pool.Usage) float64 { return float64(u.Total) }),
 		poolFigure("free_bytes", "Room for new volumes: wiped free extents less the reserve for snapshots.", func(u pool.Usage) float64 { return float64(u.Free) }),
-		poolFigure("volume_bytes", "Extents of volumes, also of deleted ones that have snapshots.", func(u pool.Usage) float64 { return float64(u.Blocks) }),
+		poolFigure("volume_bytes", "Extents of volumes, including deleted volumes that still have snapshots.", func(u pool.Usage) float64 { return float64(u.Blocks) }),
 		poolFigure("layer_bytes", "Extents of the stores of snapshots, and of volumes that are being hydrated.", func(u pool.Usage) float64 { return float64(u.Stores) }),
-		poolFigure("layer_used_bytes", "What of layer_bytes has content.", func(u pool.Usage) float64 { return float64(u.StoresUsed) }),
+		poolFigure("layer_used_bytes", "The part of layer_bytes that has content.", func(u pool.Usage) float64 { return float64(u.StoresUsed) }),
 		poolFigure("volumes_hydrating", "Restored volumes that read through their snapshot.", func(u pool.Usage) float64 { return float64(u.Hydrating) }),
-		poolFigure("hydrate_bytes", "What of restored volumes is not copied yet.", func(u pool.Usage) float64 { return float64(u.ToHydrate) }),
+		poolFigure("hydrate_bytes", "The part of restored volumes that is not copied yet.", func(u pool.Usage) float64 { return float64(u.ToHydrate) }),
 		poolFigure("trash_bytes", "Extents of deleted volumes and snapshots that are not wiped yet.", func(u pool.Usage) float64 { return float64(u.Trash) }),
 		poolFigure("unwiped_bytes", "Free extents that are not known to hold zeroes.", func(u pool.Usage) float64 { return float64(u.Unwiped) }),
-		poolFigure("metadata_bytes", "What the smallest of the group's metadata areas can hold.", func(u pool.Usage) float64 { return float64(u.Metadata.Size) }),
-		poolFigure("metadata_used_bytes", "What of metadata_bytes is in use.", func(u pool.Usage) float64 { return float64(u.Metadata.Used) }),
-		poolFigure("metadata_reserved_bytes", "What of metadata_bytes volumes and snapshots cannot be made with.", func(u pool.Usage) float64 { return float64(u.Metadata.Reserved) }),
+		poolFigure("metadata_bytes", "Capacity of the group's smallest metadata area.", func(u pool.Usage) float64 { return float64(u.Metadata.Size) }),
+		poolFigure("metadata_used_bytes", "The part of metadata_bytes that is in use.", func(u pool.Usage) float64 { return float64(u.Metadata.Used) }),
+		poolFigure("metadata_reserved_bytes", "The part of metadata_bytes that new volumes and snapshots cannot use.", func(u pool.Usage) float64 { return float64(u.Metadata.Reserved) }),
 		poolFigure("volumes", "Volumes.", func(u pool.Usage) float64 { return float64(u.Volumes) }),
-		poolFigure("snapshots", "Snapshots, lost ones included.", func(u pool.Usage) float64 { return float64(u.Snapshots) }),
+		poolFigure("snapshots", "Snapshots, including lost snapshots.", func(u pool.Usage) float64 { return float64(u.Snapshots) }),
 		poolFigure("snapshots_lost", "Snapshots whose content is gone.", func(u pool.Usage) float64 { return float64(u.Lost) }),
-		poolFigure("layers", "Stores: of snapshots, and of deleted ones that others read through.", func(u pool.Usage) float64 { return float64(u.Layers) }),
+		poolFigure("layers", "Stores of snapshots, including deleted snapshots that others read through.", func(u pool.Usage) float64 { return float64(u.Layers) }),
 	}
 	modulePresent = prometheus.NewDesc("csi_dmsnap_kernel_module_present",
-		"1 if the kernel has a part that the pool needs, 0 if it has not and could not load the module.", []string{"pool", "module", "part"}, nil)
+		"1 if the kernel has a part that the pool needs, 0 if the part is missing and its module could not be loaded.", []string{"pool", "module", "part"}, nil)
 	windows = histogram{prometheus.NewDesc("csi_dmsnap_cut_window_seconds",
-		"For how long cuts held volumes in use: in all (part all), and the parts of that.", []string{"pool", "part"}, nil)}
+		"Time for which a cut held a volume in use: the total (part all) and its parts.", []string{"pool", "part"}, nil)}
 	brakes = histogram{prometheus.NewDesc("csi_dmsnap_writers_held_seconds",
-		"For how long writers were held until the store of a snapshot had grown.", []string{"pool", "part"}, nil)}
+		"Time for which writers were held until the store of a snapshot had grown.", []string{"pool", "part"}, nil)}
 )
 
 // histogram is a metric made of the engine's timings.

@@ -70,7 +70,7 @@ func (d *Driver) notRaw(i handle.ID, device string) error {
 			raw = raw || own
 		}
 		if raw {
-			return precondition("volume %s is in use as a block device at %s: unstage that first", i, m.Mountpoint)
+			return precondition("volume %s is in use as a block device at %s; unstage it there first", i, m.Mountpoint)
 		}
 	}
 	return nil

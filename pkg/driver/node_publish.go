@@ -18,14 +18,14 @@ import (
 // NodePublishVolume binds a staged volume to a target path.
 func (d *Driver) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
 	if r.GetVolumeId() == "" || r.GetTargetPath() == "" {
-		return nil, invalid("a volume id and a target path are needed")
+		return nil, invalid("a volume id and a target path are required")
 	}
 	use, err := parseUsage(r.GetVolumeCapability())
 	if err != nil {
 		return nil, err
 	}
 	if r.GetStagingTargetPath() == "" {
-		return nil, precondition("no staging target path is given: stage the volume first")
+		return nil, precondition("no staging target path is given; stage the volume first")
 	}
 	s, err := d.staged(ctx, r, use)
 	if err != nil {
@@ -34,7 +34,7 @@ func (d *Driver) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolume
 	readOnly := r.GetReadonly() || use.mountReadOnly(s.volume)
 	// The orchestrator stages a volume anew that is not ready to be published.
 	if err := filesystem.Writable(s.mount); err != nil && !(readOnly && errors.Is(err, filesystem.ErrReadOnly)) {
-		return nil, precondition("volume %s must be staged anew: %v", s.id, err)
+		return nil, precondition("volume %s must be staged again: %v", s.id, err)
 	}
 	present, err := filesystem.MountAt(s.target)
 	if err != nil {
@@ -52,7 +52,7 @@ func (d *Driver) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolume
 			return nil, err
 		}
 		if len(others) > 0 {
-			return nil, precondition("volume %s has one writer only and is published at %v", s.id, others)
+			return nil, precondition("volume %s allows only one writer and is already published at %v", s.id, others)
 		}
 	}
 	if s.volume.Mode == pool.Block {
@@ -97,7 +97,7 @@ func (d *Driver) staged(ctx context.Context, r *csi.NodePublishVolumeRequest, us
 		return s, precondition("volume %s: %s", i, why)
 	}
 	if s.volume = use.as(s.volume); s.volume.Mode != use.mode {
-		return s, precondition("volume %s is used as %s, not as %s: stage it as that first", i, s.volume.Mode, use.mode)
+		return s, precondition("volume %s is used as %s, not as %s; stage it as %s first", i, s.volume.Mode, use.mode, use.mode)
 	}
 	if s.volume.Mode == pool.Block {
 		s.source = blockFile(s.source, i)
@@ -115,7 +115,7 @@ func (d *Driver) staged(ctx context.Context, r *csi.NodePublishVolumeRequest, us
 	if own, err := filesystem.MountedFrom(s.mount, device); err != nil {
 		return s, err
 	} else if !own {
-		return s, precondition("%s is a mount of something else than volume %s: %s %s", s.source, i, s.mount.Source, s.mount.Root)
+		return s, precondition("%s is not a mount of volume %s but of %s %s", s.source, i, s.mount.Source, s.mount.Root)
 	}
 	return s, nil
 }
@@ -123,10 +123,10 @@ func (d *Driver) staged(ctx context.Context, r *csi.NodePublishVolumeRequest, us
 // publishedAlready checks a mount that is at the target of a request.
 func (d *Driver) publishedAlready(s staging, present *mountinfo.Info, readOnly bool, use usage) error {
 	if !filesystem.SameContent(present, s.mount) || filesystem.HasOption(present, "ro") != readOnly {
-		return conflict("%s is a mount already, of %s %s with the options %s", s.target, present.Source, present.Root, present.Options)
+		return conflict("%s is already a mount of %s %s with the options %s", s.target, present.Source, present.Root, present.Options)
 	}
 	if err := filesystem.InEffect(present, use.mountFlags); err != nil {
-		return conflict("the volume is published with other options: %v", err)
+		return conflict("the volume is already published with other options: %v", err)
 	}
 	if s.volume.Mode == pool.Block {
 		return d.protect(s.mount, s.id) // an earlier call may have been cut off before
@@ -165,7 +165,7 @@ func publish(source, target string, mode pool.Mode, readOnly bool, flags []strin
 // volume itself may be gone, or its pool not open.
 func (d *Driver) NodeUnpublishVolume(_ context.Context, r *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
 	if r.GetVolumeId() == "" || r.GetTargetPath() == "" {
-		return nil, invalid("a volume id and a target path are needed")
+		return nil, invalid("a volume id and a target path are required")
 	}
 	i, err := d.parse(r.GetVolumeId())
 	if err != nil {

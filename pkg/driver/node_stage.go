@@ -29,7 +29,7 @@ func (d *Driver) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequ
 
 func (d *Driver) stage(ctx context.Context, r *csi.NodeStageVolumeRequest) error {
 	if r.GetVolumeId() == "" || r.GetStagingTargetPath() == "" {
-		return invalid("a volume id and a staging target path are needed")
+		return invalid("a volume id and a staging target path are required")
 	}
 	use, err := parseUsage(r.GetVolumeCapability())
 	if err != nil {
@@ -97,9 +97,9 @@ func (d *Driver) dismiss(ctx context.Context, i handle.ID, staging, device strin
 		return err
 	}
 	if len(others) > 0 {
-		return precondition("volume %s: %v; it is mounted anew when it is not mounted at %v any more: end the pods that use it", i, broken, others)
+		return precondition("volume %s: %v; stop the pods that use it: it can be mounted again only when it is no longer mounted at %v", i, broken, others)
 	}
-	klog.FromContext(ctx).Info("Mounting a file system anew", "mounted", staging, "reason", broken.Error())
+	klog.FromContext(ctx).Info("Mounting a file system again", "mounted", staging, "reason", broken.Error())
 	return filesystem.Unmount(staging)
 }
 
@@ -115,12 +115,12 @@ func staged(device, at string, readOnly bool, options []string) (bool, error) {
 	case err != nil:
 		return false, err
 	case !own:
-		return false, conflict("%s is a mount of something else: %s %s", at, m.Source, m.Root)
+		return false, conflict("%s is already a mount of %s %s", at, m.Source, m.Root)
 	case filesystem.HasOption(m, "ro") != readOnly:
-		return false, conflict("the volume is staged at %s with the options %s", at, m.Options)
+		return false, conflict("the volume is already staged at %s with the options %s", at, m.Options)
 	}
 	if err := filesystem.InEffect(m, options); err != nil {
-		return false, conflict("the volume is staged with other options: %v", err)
+		return false, conflict("the volume is already staged with other options: %v", err)
 	}
 	return true, nil
 }
@@ -194,7 +194,7 @@ func (d *Driver) grow(ctx context.Context, i handle.ID, device filesystem.Device
 		return nil
 	}
 	d.notGrown.Store(i.String(), err)
-	klog.FromContext(ctx).Error(err, "Growing a file system", "volume", i)
+	klog.FromContext(ctx).Error(err, "Failed to grow a file system", "volume", i)
 	return err
 }
 
@@ -222,7 +222,7 @@ func foundType(ctx context.Context, v pool.Volume, device string) (string, error
 	case err != nil:
 		return "", err
 	case swap:
-		return "", fmt.Errorf("%w: logical volume %s is swap", filesystem.ErrContent, v.LV)
+		return "", fmt.Errorf("%w: logical volume %s is swap space", filesystem.ErrContent, v.LV)
 	case v.Mode == pool.Block:
 		return "", nil
 	}
@@ -231,9 +231,9 @@ func foundType(ctx context.Context, v pool.Volume, device string) (string, error
 	case err != nil:
 		return "", err
 	case found == "":
-		return "", fmt.Errorf("%w: logical volume %s has no file system, and is not formatted, as there may be something else on it: make one on it first", filesystem.ErrContent, v.LV)
+		return "", fmt.Errorf("%w: logical volume %s has no file system, and is not formatted because it may hold other data; make a file system on it first", filesystem.ErrContent, v.LV)
 	case !filesystem.Supported(found):
-		return "", fmt.Errorf("%w: logical volume %s has %s: only ext4, xfs and btrfs are mounted", filesystem.ErrContent, v.LV, found)
+		return "", fmt.Errorf("%w: logical volume %s has %s; only ext4, xfs and btrfs can be mounted", filesystem.ErrContent, v.LV, found)
 	case v.FSType != "" && v.FSType != found:
 		return "", fmt.Errorf("%w: logical volume %s has %s, not %s", filesystem.ErrContent, v.LV, found, v.FSType)
 	}
@@ -255,7 +255,7 @@ func prepare(ctx context.Context, p *pool.Pool, v pool.Volume, device filesystem
 	case err != nil:
 		return err
 	case found != "" && found != device.Type, v.Formatted && found == "":
-		return fmt.Errorf("%w: volume %s must have %s, %s has %q", filesystem.ErrContent, v.LV, device.Type, device.Path, found)
+		return fmt.Errorf("%w: volume %s must have %s, but %s has %q", filesystem.ErrContent, v.LV, device.Type, device.Path, found)
 	case v.Formatted:
 		return nil
 	case v.ReadOnly:
@@ -278,14 +278,14 @@ func onRecord(ctx context.Context, v pool.Volume, device filesystem.Device) erro
 		return err
 	}
 	found, err := filesystem.Probe(ctx, device.Path)
-	instead := "nothing that is known"
+	instead := "nothing known"
 	switch {
 	case err != nil:
 		instead = err.Error()
 	case found != "":
 		instead = found
 	}
-	return fmt.Errorf("%w: volume %s had a file system, or was copied from something, but %s has no superblock of %s (found is %s); it will not be formatted",
+	return fmt.Errorf("%w: volume %s had a file system or was copied, but %s has no %s superblock (found: %s); it will not be formatted",
 		filesystem.ErrContent, v.LV, device.Path, device.Type, instead)
 }
 
@@ -294,7 +294,7 @@ func onRecord(ctx context.Context, v pool.Volume, device filesystem.Device) erro
 // and the device stays: UNAVAILABLE.
 func (d *Driver) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
 	if r.GetVolumeId() == "" || r.GetStagingTargetPath() == "" {
-		return nil, invalid("a volume id and a staging target path are needed")
+		return nil, invalid("a volume id and a staging target path are required")
 	}
 	i, err := d.parse(r.GetVolumeId())
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 // block volume its size.
 func (d *Driver) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeStatsRequest) (*csi.NodeGetVolumeStatsResponse, error) {
 	if r.GetVolumeId() == "" || r.GetVolumePath() == "" {
-		return nil, invalid("a volume id and a volume path are needed")
+		return nil, invalid("a volume id and a volume path are required")
 	}
 	p, i, err := d.locate(r.GetVolumeId())
 	if err != nil {
@@ -30,7 +30,7 @@ func (d *Driver) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeSta
 		return nil, err
 	}
 	if m == nil {
-		return nil, notFound("volume %s is not at %s", i, r.GetVolumePath())
+		return nil, notFound("volume %s is not mounted at %s", i, r.GetVolumePath())
 	}
 	if err := filesystem.Reachable(m); errors.Is(err, filesystem.ErrUnreachable) {
 		return nil, err
@@ -68,7 +68,7 @@ func (d *Driver) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeSta
 // was not called, the same is done here.
 func (d *Driver) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRequest) (*csi.NodeExpandVolumeResponse, error) {
 	if r.GetVolumeId() == "" || r.GetVolumePath() == "" {
-		return nil, invalid("a volume id and a volume path are needed")
+		return nil, invalid("a volume id and a volume path are required")
 	}
 	required, limit, err := capacityRange(r.GetCapacityRange())
 	if err != nil {
@@ -92,7 +92,7 @@ func (d *Driver) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRe
 	// Of a block volume any path that exists will do, there is nothing to mount.
 	if m == nil {
 		if _, err := os.Stat(r.GetVolumePath()); err != nil || v.Mode != pool.Block {
-			return nil, notFound("volume %s is not at %s", i, r.GetVolumePath())
+			return nil, notFound("volume %s is not mounted at %s", i, r.GetVolumePath())
 		}
 	} else if err := filesystem.Reachable(m); err != nil {
 		return nil, failingIsPrecondition(err)
@@ -109,7 +109,7 @@ func (d *Driver) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRe
 		if own, err := filesystem.MountedFrom(m, path); err != nil {
 			return nil, err
 		} else if !own {
-			return nil, notFound("volume %s is not at %s, %s is", i, r.GetVolumePath(), m.Source)
+			return nil, notFound("volume %s is not mounted at %s: %s is", i, r.GetVolumePath(), m.Source)
 		}
 		at, err := writable(m.Mountpoint)
 		if err != nil {

@@ -19,7 +19,7 @@ func (o *operations) begin(method string, names []string) (end func(), err error
 	defer o.mu.Unlock()
 	for _, n := range names {
 		if other, busy := o.names[n]; busy {
-			return nil, aborted("%s of %s is running, ask again", other, n)
+			return nil, aborted("%s of %s is running; retry later", other, n)
 		}
 	}
 	for _, n := range names {

@@ -18,7 +18,7 @@ func paginate[E any](d *Driver, all []E, idOf func(E) string, token string, limi
 	slices.SortFunc(all, func(a, b E) int { return strings.Compare(idOf(a), idOf(b)) })
 	if token != "" {
 		if i, ok := handle.Parse(token); !ok || i.Node != d.node {
-			return nil, "", aborted("starting_token %q is not one that this node gave: start again", token)
+			return nil, "", aborted("starting_token %q was not issued by this node; list again from the start", token)
 		}
 		begin, found := slices.BinarySearchFunc(all, token, func(e E, id string) int { return strings.Compare(idOf(e), id) })
 		if found {

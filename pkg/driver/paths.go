@@ -38,7 +38,7 @@ func (d *Driver) ownPath(path string) (string, error) {
 	}
 	real := filepath.Join(parent, filepath.Base(path))
 	if !d.inside(real) {
-		return "", invalid("path %s leads to %s, outside of the kubelet directory %s", path, real, d.kubeletDir)
+		return "", invalid("path %s leads to %s, outside the kubelet directory %s", path, real, d.kubeletDir)
 	}
 	if link, err := isLink(real); err != nil {
 		return "", pathError(path, err)
@@ -83,7 +83,7 @@ func resolve(path string) (string, error) {
 		return real, err
 	}
 	if _, err := os.Lstat(path); err == nil {
-		return "", errors.New("a symbolic link in it leads nowhere")
+		return "", errors.New("it contains a dangling symbolic link")
 	}
 	parent, err := resolve(filepath.Dir(path))
 	return filepath.Join(parent, filepath.Base(path)), err

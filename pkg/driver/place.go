@@ -52,8 +52,8 @@ func (d *Driver) place(class parameters, content *csi.VolumeContentSource) (at p
 	case name == "" && len(all) == 0: // the node has none of the optional ones
 		return at, exhausted("node %s has no pool", d.node)
 	case name == "":
-		return at, invalid("the storage class needs the parameter %q: node %s has several pools: %s",
-			parameterPool, d.node, strings.Join(all, ", "))
+		return at, invalid("node %s has several pools; set the parameter %q of the storage class to one of %s",
+			d.node, parameterPool, strings.Join(all, ", "))
 	}
 	at.pool, err = d.pool(name)
 	if errors.Is(err, pool.ErrNotFound) {

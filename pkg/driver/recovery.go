@@ -24,9 +24,9 @@ func recoverShown(ctx context.Context, p *pool.Pool, v pool.Volume, i handle.ID,
 		return err
 	}
 	if v.Foreign {
-		return precondition("logical volume %s is read-only, and %v; make it writable and mount it once, or make a snapshot of it that is writable", v.LV, filesystem.ErrUnclean)
+		return precondition("logical volume %s is read-only, and %v; make it writable and mount it once, or make a writable snapshot of it", v.LV, filesystem.ErrUnclean)
 	}
-	klog.FromContext(ctx).Info("Replaying the journal of what the volume shows", "type", device.Type)
+	klog.FromContext(ctx).Info("Replaying the journal of a read-only volume", "type", device.Type)
 	_, err = p.Recover(ctx, v.LV, room, func(path string) error {
 		d := filesystem.Device{Path: path, Type: device.Type, Copy: true}
 		if err := d.SetIdentity(i.String()); err != nil {
@@ -56,13 +56,13 @@ func reserveRecovery(ctx context.Context, p *pool.Pool, v pool.Volume) error {
 	}
 	path, err := p.Activate(ctx, v.LV)
 	if err != nil {
-		klog.FromContext(ctx).Info("What a read-only volume shows is looked at when it is staged", "volume", v.LV, "err", err)
+		klog.FromContext(ctx).Info("Leaving the journal check of a read-only volume to its stage", "volume", v.LV, "err", err)
 		return nil
 	}
 	room, err := missingRoom(filesystem.Device{Path: path, Type: v.FSType, ReadOnly: true})
 	switch {
 	case err != nil:
-		klog.FromContext(ctx).Info("What a read-only volume shows is looked at when it is staged", "volume", v.LV, "err", err)
+		klog.FromContext(ctx).Info("Leaving the journal check of a read-only volume to its stage", "volume", v.LV, "err", err)
 		err = nil
 	case room > 0:
 		err = p.ReserveRecovery(ctx, v.LV, room)

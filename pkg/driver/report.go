@@ -120,7 +120,7 @@ func (d *Driver) concerns(ctx context.Context) []reports.Happening {
 	var all []reports.Happening
 	mounts, err := d.stagedFilesystems()
 	if err != nil {
-		klog.FromContext(ctx).Error(err, "Looking at the health of file systems")
+		klog.FromContext(ctx).Error(err, "Failed to check the health of file systems")
 	}
 	for _, name := range d.pools.Names() {
 		var concerns []pool.Concern

@@ -10,7 +10,7 @@ import (
 // checkName checks a volume's or snapshot's name.
 func checkName(name string) error {
 	if name == "" || len(name) > handle.Max {
-		return invalid("a name of 1 to %d bytes is needed, %q has %d", handle.Max, name, len(name))
+		return invalid("a name must have 1 to %d bytes; %q has %d", handle.Max, name, len(name))
 	}
 	return nil
 }

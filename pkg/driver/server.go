@@ -36,7 +36,7 @@ type Front struct {
 // other fronts, until ctx ends. Volumes stay as they are.
 func (d *Driver) Serve(ctx context.Context, endpoint string) error {
 	if err := d.protectAll(nil); err != nil { // a former process may have died in between
-		klog.FromContext(ctx).Error(err, "Protecting what is published read-only")
+		klog.FromContext(ctx).Error(err, "Failed to protect block volumes that are published read-only")
 	}
 	listener, err := sockets.Listen(endpoint)
 	if err != nil {

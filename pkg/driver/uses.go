@@ -117,7 +117,7 @@ func (d *Driver) letGo(ctx context.Context, i handle.ID, at string) error {
 		case err != nil:
 			return err
 		case thawed:
-			klog.FromContext(ctx).Info("Thawed a file system that was left frozen: nobody else has it mounted", "mounted", at)
+			klog.FromContext(ctx).Info("Thawed a file system that was left frozen and has no other mount", "mounted", at)
 		}
 	}
 	return filesystem.UnmountAll(at)
