@@ -29,8 +29,10 @@ type Option func(*Client)
 // WithDev makes the client use dir instead of /dev.
 func WithDev(dir string) Option { return func(c *Client) { c.dev = dir } }
 
-// Open opens the control device. If its node is missing it is made. The error is
-// ErrNotSupported when the kernel has no device-mapper.
+// Open opens the control device, and creates its node if that is missing. The
+// caller must Close the client.
+//
+// Errors: ErrNotSupported if the kernel has no device-mapper.
 func Open(options ...Option) (*Client, error) {
 	c := &Client{dev: "/dev", udev: "/run/udev"}
 	for _, o := range options {
@@ -47,8 +49,8 @@ func Open(options ...Option) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("device-mapper: %w", err)
 	}
-	// Missing privileges and an ABI we do not speak show here rather than in
-	// the middle of the first change.
+	// Missing privileges and an unknown ABI must fail here, not in the middle of
+	// the first change.
 	if _, err := c.Version(); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
@@ -57,11 +59,11 @@ func Open(options ...Option) (*Client, error) {
 
 func (c *Client) controlPath() string { return filepath.Join(c.dev, "mapper", "control") }
 
-// Close closes the control device. Calls that are running end first.
+// Close closes the control device after running calls have ended.
 func (c *Client) Close() error { return c.file.Close() }
 
-// ensureControlNode makes the control node at path with the minor number that
-// misc, a file like /proc/misc, has for it.
+// ensureControlNode creates the control node at path if nothing is there. misc
+// is a file like /proc/misc, which has the minor number.
 func ensureControlNode(path, misc string) error {
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -76,7 +78,7 @@ func ensureControlNode(path, misc string) error {
 	const miscMajor = 10
 	err = unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(miscMajor, minor)))
 	if err != nil && err != unix.EEXIST {
-		return fmt.Errorf("make the node %s: %w", path, err)
+		return fmt.Errorf("create the node %s: %w", path, err)
 	}
 	return nil
 }
@@ -107,7 +109,7 @@ func miscMinor(misc, driver string) (uint32, error) {
 	return 0, ErrNotSupported
 }
 
-// Version is the version of the ioctl interface or of a target.
+// Version is the version of the kernel's ioctl interface or of a target.
 type Version struct{ Major, Minor, Patch uint32 }
 
 // String prints v as "4.47.0".
@@ -119,8 +121,9 @@ func (c *Client) Version() (Version, error) {
 	return rep.version, err
 }
 
-// Targets returns the targets that the kernel has loaded, by name. A target
-// that is missing may still exist as a module, see TargetVersion.
+// Targets returns the versions of the targets that the kernel has loaded, by
+// name. The module of a missing target may just not be loaded, see
+// TargetVersion.
 func (c *Client) Targets() (map[string]Version, error) {
 	rep, err := c.call(context.Background(), opTargets, request{answers: true})
 	if err != nil {
@@ -133,8 +136,10 @@ func (c *Client) Targets() (map[string]Version, error) {
 	return targets, nil
 }
 
-// TargetVersion returns the version of one target, and has the kernel load its
-// module if need be. The error is ErrNotFound if there is no such target.
+// TargetVersion returns the version of a target. The kernel loads the target's
+// module if necessary.
+//
+// Errors: ErrNotFound if there is no such target.
 func (c *Client) TargetVersion(name string) (Version, error) {
 	fail := func(err error) (Version, error) { return Version{}, &Error{opTargetVersion.name, name, err} }
 	if err := checkTypeName(name); err != nil {

@@ -11,7 +11,7 @@ import (
 )
 
 // errShort is the error of all decoders: the kernel's answer ends too early or
-// points outside itself.
+// an offset in it points outside the answer.
 var errShort = errors.New("kernel's answer is malformed")
 
 // Layout of struct dm_target_spec.
@@ -28,7 +28,7 @@ const (
 	listNoUUID  = 1 << 1
 )
 
-// align8 rounds n up to where the kernel puts the next record.
+// align8 rounds n up to a multiple of 8, where the kernel puts the next record.
 func align8(n int) int { return (n + 7) &^ 7 }
 
 // cString returns b up to the first NUL.
@@ -37,20 +37,20 @@ func cString(b []byte) string {
 	return string(s)
 }
 
-// encodeString returns s with its terminating NUL; room is the length of the
-// field it goes to.
+// encodeString returns s with a terminating NUL. room is the length of the
+// destination field in bytes, with the NUL.
 func encodeString(s string, room int) ([]byte, error) {
 	switch {
 	case len(s) >= room:
-		return nil, fmt.Errorf("has %d bytes, device-mapper takes at most %d", len(s), room-1)
+		return nil, fmt.Errorf("has %d bytes, device-mapper accepts at most %d", len(s), room-1)
 	case strings.IndexByte(s, 0) >= 0:
 		return nil, errors.New("has a NUL byte")
 	}
 	return append([]byte(s), 0), nil
 }
 
-// encodeTable writes t as the kernel's table load wants it: here each record
-// tells the distance to the next.
+// encodeTable encodes t for a table load, where a record's next field is the
+// distance from this record to the next.
 func encodeTable(t Table) ([]byte, error) {
 	if err := t.check(); err != nil {
 		return nil, err
@@ -73,15 +73,15 @@ func encodeTable(t Table) ([]byte, error) {
 	return out, nil
 }
 
-// spec is a decoded struct dm_target_spec with its string, which is a table's
-// parameters or a status.
+// spec is a decoded struct dm_target_spec and the string after it: the
+// parameters of a table, or a status.
 type spec struct {
 	start, length size.Sectors
 	typ, params   string
 }
 
-// decodeSpecs reads n records of a table or status answer: here each record
-// tells the next one's distance from the first.
+// decodeSpecs decodes n records of a table or status answer, where a record's
+// next field is the distance from the first record to the next.
 func decodeSpecs(b []byte, n int) ([]spec, error) {
 	var specs []spec
 	o := binary.NativeEndian
@@ -92,7 +92,7 @@ func decodeSpecs(b []byte, n int) ([]spec, error) {
 		r := b[at:]
 		next := int(o.Uint32(r[specNext:]))
 		if next < at+specLen || next > len(b) {
-			// The last record's next may point behind the answer's end.
+			// The last record's next field may point past the end of the answer.
 			if len(specs) < n-1 {
 				return nil, errShort
 			}
@@ -109,14 +109,14 @@ func decodeSpecs(b []byte, n int) ([]spec, error) {
 	return specs, nil
 }
 
-// record is an entry of the device list. Older kernels do not tell UUIDs.
+// record is an entry of the device list. Kernels before 5.13 do not list UUIDs.
 type record struct {
 	ListEntry
 	uuidKnown bool
 }
 
 func decodeList(b []byte) ([]record, error) {
-	const nameAt = 12 // behind dev and next
+	const nameAt = 12 // after dev and next
 	o := binary.NativeEndian
 	var records []record
 	for len(b) > 0 {
@@ -125,7 +125,7 @@ func decodeList(b []byte) ([]record, error) {
 		}
 		dev, next := o.Uint64(b), int(o.Uint32(b[8:]))
 		if dev == 0 {
-			break // how kernels without the short answer say "no devices"
+			break // "no devices", from kernels that always send a record
 		}
 		if next > len(b) || next < 0 || next > 0 && next < nameAt {
 			return nil, errShort
@@ -154,7 +154,8 @@ func decodeList(b []byte) ([]record, error) {
 	return records, nil
 }
 
-// decodeDeps reads struct dm_target_deps. A device without a table has none.
+// decodeDeps decodes struct dm_target_deps, which is missing for a device
+// without a table.
 func decodeDeps(b []byte) ([]Device, error) {
 	if len(b) == 0 {
 		return nil, nil
@@ -175,9 +176,9 @@ func decodeDeps(b []byte) ([]Device, error) {
 	return deps, nil
 }
 
-// decodeTargets reads a chain of struct dm_target_versions.
+// decodeTargets decodes a chain of struct dm_target_versions.
 func decodeTargets(b []byte) (map[string]Version, error) {
-	const nameAt = 16 // behind next and the version
+	const nameAt = 16 // after next and the version
 	o := binary.NativeEndian
 	targets := map[string]Version{}
 	for len(b) > 0 {

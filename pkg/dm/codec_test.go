@@ -4,25 +4,28 @@ import (
 	"encoding/binary"
 	"errors"
 	"reflect"
-	"strings"
 	"testing"
 )
 
-// message puts together an answer of the kernel.
+// message builds an answer of the kernel.
 type message []byte
 
-func (m message) u32(v uint32) message  { return binary.NativeEndian.AppendUint32(m, v) }
-func (m message) u64(v uint64) message  { return binary.NativeEndian.AppendUint64(m, v) }
+func (m message) u32(v uint32) message { return binary.NativeEndian.AppendUint32(m, v) }
+
+func (m message) u64(v uint64) message { return binary.NativeEndian.AppendUint64(m, v) }
+
 func (m message) text(s string) message { return append(append(m, s...), 0) }
+
 func (m message) field(s string, n int) message {
 	return append(append(m, s...), make([]byte, n-len(s))...)
 }
+
 func (m message) align() message {
 	return append(m, make([]byte, align8(len(m))-len(m))...)
 }
 
-// The device list of two devices: as kernels give it that are asked for UUIDs,
-// and as kernels before 5.13 give it.
+// Answers of the kernel. listNew and listOld list the same two devices: with UUIDs,
+// and as kernels before 5.13 list them.
 var (
 	listNew = message{}.u64(0xfe00).u32(32).text("a").align().u32(7).u32(listHasUUID).text("uuid").align().
 		u64(0xfe01).u32(0).text("bc").align().u32(8).u32(listNoUUID)
@@ -35,7 +38,9 @@ var (
 		u32(0).u32(1).u32(2).u32(3).text("zero").align()
 )
 
-func TestDecodeList(t *testing.T) {
+// TestDecodeList_kernels: the device list is decoded as new and as old kernels
+// send it.
+func TestDecodeList_kernels(t *testing.T) {
 	a, b := Device{254, 0}, Device{254, 1}
 	for name, c := range map[string]struct {
 		data message
@@ -53,7 +58,8 @@ func TestDecodeList(t *testing.T) {
 	}
 }
 
-func TestDecodeSpecs(t *testing.T) {
+// TestDecodeSpecs_table: segments are decoded in order.
+func TestDecodeSpecs_table(t *testing.T) {
 	got, err := decodeSpecs(specs, 2)
 	want := []spec{{0, 8, "zero", ""}, {8, 16, "linear", "254:1 384"}}
 	if err != nil || !reflect.DeepEqual(got, want) {
@@ -64,22 +70,25 @@ func TestDecodeSpecs(t *testing.T) {
 	}
 }
 
-func TestDecodeDeps(t *testing.T) {
+// TestDecodeDeps_devices: dependencies are decoded as device numbers.
+func TestDecodeDeps_devices(t *testing.T) {
 	got, err := decodeDeps(deps)
 	if want := []Device{{254, 1}, {8, 0}}; err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("decoded as %v, %v", got, err)
 	}
 }
 
-func TestDecodeTargets(t *testing.T) {
+// TestDecodeTargets_versions: targets are decoded with their versions.
+func TestDecodeTargets_versions(t *testing.T) {
 	got, err := decodeTargets(targets)
 	if want := (map[string]Version{"linear": {1, 4, 0}, "zero": {1, 2, 3}}); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("decoded as %v, %v", got, err)
 	}
 }
 
-// What is cut short, or points outside itself, is an error and not a panic.
-func TestDecodeMalformed(t *testing.T) {
+// TestDecode_malformed: a truncated answer, or an offset outside the answer, is
+// an error and not a panic.
+func TestDecode_malformed(t *testing.T) {
 	far := func(m message, at int) message {
 		m = append(message{}, m...)
 		binary.NativeEndian.PutUint32(m[at:], 1<<31)
@@ -113,7 +122,9 @@ func TestDecodeMalformed(t *testing.T) {
 	}
 }
 
-func TestEncodeTable(t *testing.T) {
+// TestEncodeTable_next: a record's next field counts from the record itself,
+// unlike in an answer.
+func TestEncodeTable_next(t *testing.T) {
 	table, err := ParseTable("0 8 zero\n8 16 linear 254:1 384")
 	if err != nil {
 		t.Fatal(err)
@@ -122,50 +133,18 @@ func TestEncodeTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// In a load, unlike in an answer, next counts from the record itself.
+	// The second record's next counts from the record itself.
 	want := append(message{}, specs...)
 	binary.NativeEndian.PutUint32(want[48+specNext:], 56)
 	if !reflect.DeepEqual(message(got), want) {
 		t.Errorf("encoded as\n%x, not\n%x", got, want)
 	}
 	if _, err := encodeTable(Table{{0, 8, Unknown{"thin", "1\x00"}}}); err == nil {
-		t.Error("parameters with a NUL byte were taken")
+		t.Error("parameters with a NUL byte were accepted")
 	}
 }
 
-func TestRequest(t *testing.T) {
-	r := request{name: "n", uuid: "u", dev: Device{254, 300}, flags: flagSuspend, cookie: 0x400000, targets: 3, data: []byte("xyz")}
-	b := r.encode(8)
-	want := message{}.u32(4).u32(0).u32(0).u32(320).u32(312).u32(3).u32(0).u32(2).u32(0x400000).u32(0).
-		u64(0x10fe2c).field("n", 128).field("u", 129).field("", 7).field("xyz", 8)
-	if !reflect.DeepEqual(message(b), want) {
-		t.Errorf("encoded as\n%x, not\n%x", b, want)
-	}
-	got, err := decodeReply(b)
-	if err != nil || got.version != (Version{4, 0, 0}) || string(got.data) != "xyz\x00\x00\x00\x00\x00" ||
-		got.info != (Info{Name: "n", UUID: "u", Device: r.dev, EventNr: 0x400000, Targets: 3, Suspended: true}) {
-		t.Errorf("decoded as %+v, %v", got, err)
-	}
-}
-
-func TestRequestCheck(t *testing.T) {
-	for name, c := range map[string]struct {
-		r  request
-		ok bool
-	}{
-		"long name":     {request{name: strings.Repeat("n", 127)}, true},
-		"too long name": {request{name: strings.Repeat("n", 128)}, false},
-		"long UUID":     {request{uuid: strings.Repeat("u", 128)}, true},
-		"too long UUID": {request{uuid: strings.Repeat("u", 129)}, false},
-		"NUL":           {request{name: "a\x00b"}, false},
-	} {
-		if err := c.r.check(); (err == nil) != c.ok {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
-// Whatever the kernel answers, no decoder panics.
+// FuzzDecode: no decoder panics, whatever the kernel answers.
 func FuzzDecode(f *testing.F) {
 	for _, m := range []message{listNew, listOld, specs, deps, targets, message(new(request).encode(0))} {
 		f.Add([]byte(m), 2)

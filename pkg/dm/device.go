@@ -8,14 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Device is the number of a block device, mapped or not.
+// Device is the number of any block device, mapped or not.
 type Device struct{ Major, Minor uint32 }
 
-// String prints d as tables do: "254:3".
+// String prints d as in tables: "254:3".
 func (d Device) String() string { return fmt.Sprintf("%d:%d", d.Major, d.Minor) }
 
-// ParseDevice parses "254:3". The kernel has 12 bits for the major and 20 for
-// the minor number.
+// ParseDevice parses a device number such as "254:3". The major number has 12
+// bits and the minor number 20, as in the kernel.
 func ParseDevice(s string) (Device, error) {
 	a, b, ok := strings.Cut(s, ":")
 	major, err1 := strconv.ParseUint(a, 10, 12)
@@ -26,8 +26,8 @@ func ParseDevice(s string) (Device, error) {
 	return Device{uint32(major), uint32(minor)}, nil
 }
 
-// DeviceOf returns the number of the block device whose node path is, or that
-// path links to.
+// DeviceOf returns the number of the block device at path, which is a node or a
+// link to a node.
 func DeviceOf(path string) (Device, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
@@ -43,7 +43,7 @@ func deviceOfStat(st *unix.Stat_t) Device {
 	return Device{unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))}
 }
 
-// encode gives d in the form of the ioctls (the kernel's huge_encode_dev).
+// encode returns d in the encoding of the ioctls (the kernel's huge_encode_dev).
 func (d Device) encode() uint64 {
 	return uint64(d.Minor&0xff) | uint64(d.Major)<<8 | uint64(d.Minor&^0xff)<<12
 }

@@ -7,20 +7,20 @@ import (
 	"strings"
 )
 
-// Udev is the flags that a uevent carries to udev's device-mapper rules, in the
-// high 16 bits of the cookie. The bits 0x100 to 0x8000 belong to the subsystem
-// that owns the device, such as LVM. No flags at all make an event whose origin
-// udev does not know: it then treats the device as at the event before.
+// Udev is a set of flags that a uevent carries to udev's device-mapper rules, in
+// the high 16 bits of the cookie. The bits 0x100 to 0x8000 belong to the
+// subsystem that owns the device, such as LVM. For an event without flags, udev
+// does not know who caused it, and treats the device as at the previous event.
 type Udev uint16
 
-// Flags for udev's rules (DM_UDEV_* of libdevmapper.h without the suffix FLAG).
+// Flags for udev's rules: DM_UDEV_*_FLAG of libdevmapper.h.
 const (
 	UdevDisableDM        Udev = 1 << iota // no /dev/mapper link
 	UdevDisableSubsystem                  // no links of the subsystem, such as /dev/VG/LV
 	UdevDisableDisk                       // no /dev/disk links, no scan for file systems
 	UdevDisableOther                      // no other rules
-	UdevLowPriority                       // other devices' /dev/disk links win over this one's
-	UdevDisableFallback                   // libdevmapper makes no nodes itself
+	UdevLowPriority                       // other devices' /dev/disk links win over this device's
+	UdevDisableFallback                   // libdevmapper creates no nodes itself
 	UdevPrimarySource                     // the event comes from the device's owner
 )
 
@@ -37,12 +37,13 @@ type Info struct {
 	ReadOnly        bool
 	Live            bool // has a live table
 	Loaded          bool // has a table in the inactive slot
-	DeferredRemove  bool // goes when it is closed
+	DeferredRemove  bool // the kernel removes the device when its last user closes it
 	InternalSuspend bool // suspended by the kernel for its own purposes
 }
 
-// Create makes a device without a table. The UUID may be empty. The error is
-// ErrExists if another device has the name or the UUID.
+// Create creates a device without a table. The UUID may be empty.
+//
+// Errors: ErrExists if another device has the name or the UUID.
 func (c *Client) Create(name, uuid string) (Info, error) {
 	if err := checkName(name); err != nil {
 		return Info{}, &Error{opCreate.name, name, err}
@@ -51,8 +52,8 @@ func (c *Client) Create(name, uuid string) (Info, error) {
 	return rep.info, err
 }
 
-// checkName refuses names for new devices that the kernel refuses, or that some
-// kernels refuse and that would clash in /dev/mapper.
+// checkName rejects names for new devices that all kernels refuse, and names
+// that only some kernels refuse but that would clash in /dev/mapper.
 func checkName(name string) error {
 	switch {
 	case name == "":
@@ -65,9 +66,9 @@ func checkName(name string) error {
 	return nil
 }
 
-// Load puts t into the device's inactive slot, in the place of a table that is
-// there. It takes effect when the device is resumed. With ro the device becomes
-// read-only then.
+// Load puts t into the device's inactive slot and replaces a table that is
+// there. The table takes effect at the next Resume. With ro, the device becomes
+// read-only at that moment.
 func (c *Client) Load(name string, t Table, ro bool) error {
 	data, err := encodeTable(t)
 	if err != nil {
@@ -87,26 +88,26 @@ func (c *Client) Clear(name string) error {
 	return err
 }
 
-// SuspendOptions choose what Suspend does before it holds I/O back. The zero
-// value freezes a mounted file system and waits until all I/O is done.
+// SuspendOptions choose what Suspend does before it holds back I/O. The zero
+// value freezes a mounted file system and waits until all I/O is complete.
 type SuspendOptions struct {
 	SkipLockFS bool // do not freeze the file system
-	NoFlush    bool // targets that can may put I/O in flight aside instead of completing it
-	Running    bool // the caller knows that the device is not suspended, and nobody else suspends it
+	NoFlush    bool // targets that can may requeue I/O in flight instead of completing it
+	Running    bool // the caller knows that the device is not suspended, and that nobody else suspends it
 }
 
-// Suspend completes the I/O that is under way and holds back what comes, until
-// Resume. Suspending a suspended device does nothing.
+// Suspend completes the I/O in flight and holds back new I/O until Resume.
+// Suspending a suspended device does nothing.
 //
-// When ctx ends, a Suspend that waits for I/O in flight is interrupted and the
-// device goes on as before. What cannot be interrupted is the freezing of the
-// file system: there the kernel waits, however long, for running writers and
-// for the write-back of dirty data. If ctx ends meanwhile, and the kernel then
-// suspends the device all the same, Suspend empties the inactive slot, so as
-// not to swap in a table whose moment has gone, and resumes the device. In all
-// these cases the error is the cause of ctx's end. After an error Suspend has
-// therefore not left the device suspended, unless the error says that this
-// resume failed.
+// While Suspend waits for I/O in flight, the end of ctx interrupts it, and the
+// device continues as before. Freezing the file system cannot be interrupted:
+// the kernel waits for running writers and for the write-back of dirty data,
+// however long they take. If ctx ends during the freeze and the kernel still
+// suspends the device, Suspend empties the inactive slot and resumes the device;
+// otherwise Resume would swap in a table that the caller has abandoned.
+//
+// Errors: the cause of ctx's end; ErrNotFound. After an error the device is not
+// suspended, unless the error says that it is still suspended.
 func (c *Client) Suspend(ctx context.Context, name string, o SuspendOptions) error {
 	fail := func(err error) error { return &Error{opSuspend.name, name, err} }
 	if ctx.Err() != nil {
@@ -135,19 +136,21 @@ func (c *Client) Suspend(ctx context.Context, name string, o SuspendOptions) err
 		err = c.Resume(name, 0)
 	}
 	if err != nil {
-		return fail(fmt.Errorf("%w; the device was suspended too late and is still suspended: %w", context.Cause(ctx), err))
+		return fail(fmt.Errorf("%w; the kernel suspended the device after that, and it is still suspended: %w", context.Cause(ctx), err))
 	}
 	return fail(context.Cause(ctx))
 }
 
-// Resume makes a loaded table the live one and lets I/O go on. A running device
-// is suspended for the swap, with freeze and flush and for as long as that takes:
-// Suspend it first to bound the wait. Resuming a device that runs and has no
-// loaded table does nothing.
+// Resume makes a loaded table the live table and lets I/O continue. The kernel
+// suspends a running device for the swap, with freeze and flush, for as long as
+// that takes: call Suspend first to bound the wait. Resuming a running device
+// without a loaded table does nothing.
 //
-// If the kernel refuses the table it drops it, and leaves the device suspended.
-// Resume then lets the device go on with the table that it had: after an error it
-// is not suspended, unless the error says so.
+// If the kernel refuses the table, it drops the table and leaves the device
+// suspended. Resume then resumes the device with its previous table.
+//
+// Errors: ErrNotFound. After an error a device that has a live table is not
+// suspended, unless the error says that it is still suspended.
 func (c *Client) Resume(name string, udev Udev) error {
 	resume := func() error {
 		_, err := c.call(context.Background(), opResume, request{name: name, cookie: udev.cookie()})
@@ -173,15 +176,18 @@ func (c *Client) Resume(name string, udev Udev) error {
 	return err
 }
 
-// Remove removes the device and its tables. The error is ErrBusy while it is
-// open: it then stays as it is, removal is never deferred to the last close.
+// Remove removes the device and its tables. It never defers the removal of an
+// open device to the last close.
+//
+// Errors: ErrNotFound; ErrBusy if the device is open, which leaves it unchanged.
 func (c *Client) Remove(name string, udev Udev) error {
 	_, err := c.call(context.Background(), opRemove, request{name: name, cookie: udev.cookie()})
 	return err
 }
 
-// Rename gives the device another name. The error is ErrExists if another
-// device has it.
+// Rename changes the device's name from old to new.
+//
+// Errors: ErrNotFound; ErrExists if another device has the new name.
 func (c *Client) Rename(old, new string, udev Udev) error {
 	if err := checkName(new); err != nil {
 		return &Error{opRename.name, old, fmt.Errorf("new name %q: %w", new, err)}
@@ -195,6 +201,8 @@ func (c *Client) Rename(old, new string, udev Udev) error {
 }
 
 // SetUUID gives a UUID to a device that has none.
+//
+// Errors: ErrNotFound; ErrExists if another device has the UUID.
 func (c *Client) SetUUID(name, uuid string) error {
 	data, err := encodeString(uuid, uuidLen)
 	if uuid == "" {

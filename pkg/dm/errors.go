@@ -7,12 +7,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Reasons of failures, for errors.Is.
+// Reasons for failures, for errors.Is.
 var (
 	// ErrNotSupported means that the running kernel has no device-mapper.
 	ErrNotSupported = errors.New("kernel has no device-mapper (load the module dm_mod)")
 	// ErrNotFound means that no device has the name, UUID or number, or that
-	// the kernel has no target of the name.
+	// the kernel has no target with the name.
 	ErrNotFound = errors.New("not found")
 	// ErrBusy means that a device cannot be removed because it is open: a
 	// process, a mount or another device's table uses it.
@@ -21,19 +21,19 @@ var (
 	ErrExists = errors.New("name or UUID belongs to another device")
 )
 
-// Hints for errnos that say too little by themselves.
+// Explanations of errnos that say too little.
 var (
-	errTable      = errors.New("kernel refused the table, its log (dmesg) says why")
-	errMessage    = errors.New("target refused the message, the kernel log (dmesg) may say why")
-	errUUIDSet    = errors.New("device has a UUID already, it cannot be changed")
+	errTable      = errors.New("kernel refused the table; see its log (dmesg) for the reason")
+	errMessage    = errors.New("target refused the message; see the kernel's log (dmesg)")
+	errUUIDSet    = errors.New("device already has a UUID, which cannot be changed")
 	errPrivileges = errors.New("needs CAP_SYS_ADMIN in the initial user namespace")
 )
 
 // Error is the failure of one operation on one device.
 type Error struct {
-	Op   string // what was attempted, such as "remove"
-	Name string // name, UUID or number of the device; empty if there is none
-	Err  error  // an errno (wrapped with the reason where one is known), or what was wrong with the request
+	Op   string // the operation, such as "remove"
+	Name string // name, UUID or number of the device; empty for an operation without a device
+	Err  error  // an errno, wrapped with its reason if known, or the mistake in the request
 }
 
 func (e *Error) Error() string {
@@ -46,7 +46,7 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// explain puts into words what errno means for the operation.
+// explain wraps errno with its meaning for the operation.
 func (op operation) explain(errno unix.Errno) error {
 	reason := op.reasons[errno]
 	switch {

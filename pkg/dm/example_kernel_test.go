@@ -12,7 +12,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 )
 
-// From nothing to a device that can be opened, and back.
+// Create a device that programs can open, and remove it.
 func ExampleClient() {
 	c, err := dm.Open()
 	if err != nil {
@@ -59,7 +59,8 @@ func ExampleClient() {
 	// true device-mapper: info example: not found: no such device or address
 }
 
-// Another table for a device in use: I/O waits, but not for more than a second.
+// Replace the table of a device in use. Suspend waits at most one second for I/O in
+// flight.
 func ExampleClient_Suspend() {
 	c, err := dm.Open()
 	if err != nil {

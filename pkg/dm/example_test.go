@@ -6,8 +6,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 )
 
-// The tables of the kernel's snapshot documentation: a volume, the store of its
-// snapshot, the snapshot, and the origin in the volume's place.
+// The tables of the kernel's snapshot documentation: the volume's blocks, the
+// snapshot, and the origin that takes the volume's place.
 func ExampleTable() {
 	disk := dm.Device{Major: 8, Minor: 19}
 	real, cow := dm.Device{Major: 254, Minor: 11}, dm.Device{Major: 254, Minor: 12}

@@ -12,8 +12,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/point"
 )
 
-// ioctl makes one ioctl on the control device. It returns an errno, or the
-// cause of ctx's end if that interrupted it.
+// ioctl performs one ioctl on the control device.
+//
+// Errors: an errno; the cause of ctx's end if that interrupted the ioctl.
 func (k control) ioctl(ctx context.Context, op operation, b []byte) error {
 	// _IOWR(0xfd, nr, struct dm_ioctl)
 	cmd := uintptr(3<<30 | headerLen<<16 | 0xfd<<8 | op.nr)
@@ -52,10 +53,10 @@ func (k control) ioctl(ctx context.Context, op operation, b []byte) error {
 	return nil
 }
 
-// blockSignals keeps signals from the calling thread until the returned function
-// is called. The Go runtime sends signals to its threads at any time, and
-// kernels up to 6.10 (but for late stable releases) drop the new table of a
-// resume that is interrupted while it suspends the device for the swap.
+// blockSignals blocks all signals for the calling thread until restore is
+// called. The Go runtime sends signals to its threads at any time. If a signal
+// interrupts a resume that suspends the device for the swap, kernels up to 6.10
+// (except late stable releases) drop the new table.
 func blockSignals() (restore func()) {
 	var all, old unix.Sigset_t
 	for i := range all.Val {
@@ -67,15 +68,15 @@ func blockSignals() (restore func()) {
 	return func() { _ = unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil) }
 }
 
-// interruptAtEnd makes the ioctl that the calling thread is about to do with b,
-// on a device chosen by name, give up when ctx ends. The returned function must
-// be called after it on the same thread.
+// interruptAtEnd interrupts the next ioctl of the calling thread when ctx ends.
+// b is the ioctl's request and must choose the device by name. The caller must
+// call stop after the ioctl, on the same thread.
 //
 // It sends the thread SIGURG, which the Go runtime handles and otherwise
-// ignores, again and again, since one that comes just before the ioctl would be
-// lost. Some kernels then return EINTR. Others restart the ioctl, as the
-// runtime's handlers ask for: it reads the request anew and, as the name in it
-// has been blanked, ends with ENXIO.
+// ignores. It repeats the signal, because a signal just before the ioctl is lost.
+// Some kernels then return EINTR. Others restart the ioctl, because the runtime
+// installs its handlers with SA_RESTART: the kernel reads the request again, finds
+// the name blank, and returns ENXIO.
 func interruptAtEnd(ctx context.Context, b []byte) (stop func()) {
 	pid, tid := os.Getpid(), unix.Gettid()
 	returned, finished := make(chan struct{}), make(chan struct{})

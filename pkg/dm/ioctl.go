@@ -13,13 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// operation is one ioctl of <linux/dm-ioctl.h>, or one use of it.
+// operation is one ioctl of <linux/dm-ioctl.h>, or one use of an ioctl.
 type operation struct {
 	nr      uint32
 	name    string
-	whole   bool                 // must not be interrupted, not even to be restarted
-	reasons map[unix.Errno]error // what an errno means here
-	refusal error                // what any other errno means here
+	whole   bool                 // no signal may interrupt the ioctl, not even if it is restarted
+	reasons map[unix.Errno]error // meanings of errnos
+	refusal error                // meaning of all other errnos
 }
 
 var (
@@ -46,12 +46,13 @@ var (
 	opTargetVersion = operation{nr: 17, name: "version of target", reasons: map[unix.Errno]error{unix.EINVAL: ErrNotFound}}
 )
 
-// changes tells whether the operation changes anything in the kernel.
+// changes reports whether the operation changes anything in the kernel.
 func (op operation) changes() bool {
 	return slices.Contains([]uint32{opCreate.nr, opRemove.nr, opRename.nr, opSuspend.nr, opLoad.nr, opClear.nr, opMessage.nr}, op.nr)
 }
 
-// requested is the device that an encoded request chooses, by name or UUID.
+// requested returns the name or the UUID by which an encoded request chooses its
+// device.
 func requested(b []byte) string {
 	return cString(b[offName:offName+nameLen]) + cString(b[offUUID:offUUID+uuidLen])
 }
@@ -91,30 +92,31 @@ const (
 	uuidLen = 129
 )
 
-// The buffer for answers begins with answerRoom bytes behind the header and becomes
-// answerGrowth times longer until the answer fits. The kernel copies all of it both
-// ways, so it is no longer than most answers need. None is expected to reach maxRoom.
+// The buffer for answers starts with answerRoom bytes after the header and grows by
+// a factor of answerGrowth until the answer fits. The kernel copies the whole buffer
+// in both directions, so it starts only as long as most answers are. No answer is
+// expected to reach maxRoom.
 const (
 	answerRoom   = 2 << 10
 	answerGrowth = 4
 	maxRoom      = 256 << 20
 )
 
-// request is what goes to the kernel. At most one of name, uuid and dev may
-// choose the device.
+// request is the input of an ioctl. At most one of name, uuid and dev may choose
+// the device.
 type request struct {
 	name    string
 	uuid    string
 	dev     Device
 	flags   uint32
-	cookie  uint32 // event_nr as input
+	cookie  uint32 // the input value of event_nr
 	targets uint32
 	data    []byte
-	answers bool // the kernel puts data behind the header
-	room    int  // bytes that the answer is expected to have; 0: nobody knows
+	answers bool // the kernel puts data after the header
+	room    int  // expected length of the answer in bytes; 0 if unknown
 }
 
-// device tells the request's device in error messages.
+// device returns the request's device as error messages name it.
 func (r *request) device() string {
 	switch {
 	case r.name != "":
@@ -127,23 +129,23 @@ func (r *request) device() string {
 	return ""
 }
 
-// check refuses strings that do not fit their fields, which the kernel would
-// see cut short.
+// check rejects strings that do not fit into their fields: the kernel would see
+// them truncated.
 func (r *request) check() error {
 	switch {
 	case len(r.name) >= nameLen:
-		return fmt.Errorf("name has %d bytes, device-mapper takes at most %d", len(r.name), nameLen-1)
+		return fmt.Errorf("name has %d bytes, device-mapper accepts at most %d", len(r.name), nameLen-1)
 	case len(r.uuid) >= uuidLen:
-		return fmt.Errorf("UUID has %d bytes, device-mapper takes at most %d", len(r.uuid), uuidLen-1)
+		return fmt.Errorf("UUID has %d bytes, device-mapper accepts at most %d", len(r.uuid), uuidLen-1)
 	case bytes.IndexByte([]byte(r.name+r.uuid), 0) >= 0:
 		return errors.New("name or UUID has a NUL byte")
 	}
 	return nil
 }
 
-// encode writes struct dm_ioctl and the data behind it. The version sent is
-// 4.0.0, the oldest that has the request: kernels refuse versions newer than
-// their own.
+// encode returns struct dm_ioctl and the data after it. It sends version 4.0.0,
+// the oldest that has these requests: kernels refuse versions newer than their
+// own.
 func (r *request) encode(room int) []byte {
 	b := make([]byte, headerLen+max(len(r.data), room))
 	o := binary.NativeEndian
@@ -160,12 +162,12 @@ func (r *request) encode(room int) []byte {
 	return b
 }
 
-// reply is what the kernel answered.
+// reply is the kernel's answer to a request.
 type reply struct {
 	version Version
 	info    Info
 	flags   uint32
-	data    []byte // what is behind the header
+	data    []byte // the bytes after the header
 }
 
 func decodeReply(b []byte) (reply, error) {
@@ -221,8 +223,8 @@ func newControl(path string) (control, error) {
 	return control{f, conn}, nil
 }
 
-// call is the only way to an ioctl. An operation with a context that can end is
-// interrupted when it ends; all others run until the kernel is done.
+// call makes every ioctl of this package. The end of ctx interrupts the ioctl; with
+// a context that cannot end, it runs until the kernel is done.
 func (k control) call(ctx context.Context, op operation, r request) (reply, error) {
 	fail := func(err error) (reply, error) { return reply{}, &Error{op.name, r.device(), err} }
 	if err := r.check(); err != nil {

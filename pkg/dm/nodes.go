@@ -13,32 +13,40 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How long to wait for udev at most, and how often to look.
+// udevRemoveWait is the longest wait for udev to remove a link. udevPoll is the
+// time between two looks.
 const (
 	udevRemoveWait = time.Second
 	udevPoll       = 5 * time.Millisecond
 )
 
-// udevWait is how long udevd may take for a device; tests on slow machines
-// give it more.
+// udevWait is the longest wait for udevd to handle a device's event. Tests on slow
+// machines wait longer.
 var udevWait = 10 * time.Second
 
-// Node is the path of the device's node, or of the link to it: /dev/mapper/name.
+// Node returns the path of the device's node, or of the link to the node:
+// /dev/mapper/name. It does not check that the path exists.
 func (c *Client) Node(name string) string { return filepath.Join(c.dev, "mapper", name) }
 
-// EnsureNode returns the path of the node of a device that has been resumed:
-// Node(name), once that is there and leads to device d.
+// EnsureNode waits for or creates the node of device d, which has been resumed
+// and has the name, and returns the node's path: Node(name).
 //
-// Where no udev runs, it makes the node. Where udev runs (its socket
-// /run/udev/control is there; a container must have the host's /run/udev), it
-// waits until udev's database says that udev has handled the device's event,
-// and its link is there. If that takes longer than ctx's deadline, or 10 s if it
-// has none, or if udev has no rules for device-mapper, a node is made after all,
-// unless something is in its place. For a device that was resumed with
-// UdevDisableDM, which gets no link, the path is /dev/dm-MINOR.
+// If udev runs, EnsureNode waits until udev's database shows that udev has handled
+// the device's event, and until udev's link exists. udev runs if its socket
+// /run/udev/control exists; a container must have the host's /run/udev. For a
+// device that was resumed with UdevDisableDM, udev makes no link, and the path is
+// /dev/dm-MINOR.
 //
-// Only names of the characters A-Z a-z 0-9 . _ + - have nodes: udev would mangle
-// others.
+// EnsureNode creates the node itself if udev does not run, if udev has no rules
+// for device-mapper, or if udev has not made the link by ctx's deadline or within
+// 10 s, whichever comes first. It replaces the node of another device, but nothing
+// else.
+//
+// Only names made of the characters A-Z a-z 0-9 . _ + - have nodes: udev would
+// encode other characters.
+//
+// Errors: the cause of ctx's end if ctx is canceled; an error if the path is
+// occupied.
 func (c *Client) EnsureNode(ctx context.Context, name string, d Device) (string, error) {
 	fail := func(err error) (string, error) { return "", &Error{"make node of", name, err} }
 	if err := checkNodeName(name); err != nil {
@@ -60,10 +68,10 @@ func (c *Client) EnsureNode(ctx context.Context, name string, d Device) (string,
 	return path, nil
 }
 
-// RemoveNode takes away what EnsureNode made, after the device was removed or
-// renamed. A link of udev's is left to udev, and waited for up to 1 s, lest a new
-// device of the same name be found through it. It is no error if nothing is
-// there.
+// RemoveNode removes the node that EnsureNode created, after the device was
+// removed or renamed. udev removes its own links: RemoveNode waits up to 1 s for
+// udev, so that no caller finds a new device with the same name through an old
+// link. It is no error if the path does not exist.
 func (c *Client) RemoveNode(name string) error {
 	if err := checkNodeName(name); err != nil {
 		return &Error{"remove node of", name, err}
@@ -91,15 +99,17 @@ func (c *Client) removeNode(path string) error {
 		}
 		time.Sleep(udevPoll)
 	}
-	// Nobody will take it away. Where it leads to a device, it is another's.
+	// Nobody will remove a dangling link. A link that leads to a device belongs
+	// to a newer device.
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return os.Remove(path)
 	}
 	return nil
 }
 
-// makeNode makes the node of d at path, or replaces another device's node there,
-// which is a leftover. It leaves a link alone: that is udev's.
+// makeNode creates the node of d at path. Another device's node at path is a
+// leftover, so makeNode replaces it. A link belongs to udev, so makeNode does not
+// replace it.
 func makeNode(path string, d Device) error {
 	have, err := DeviceOf(path)
 	if err == nil && have == d {
@@ -120,7 +130,7 @@ func makeNode(path string, d Device) error {
 			return err
 		}
 	default:
-		return fmt.Errorf("%s is there and is not the node of device %v: remove it if nobody else looks after it", path, d)
+		return fmt.Errorf("%s exists and is not the node of device %v; remove it if no other program manages it", path, d)
 	}
 	return mknod(path, d)
 }
@@ -129,13 +139,13 @@ func mknod(path string, d Device) error {
 	if err := unix.Mknod(path, unix.S_IFBLK|0o660, int(unix.Mkdev(d.Major, d.Minor))); err != nil {
 		return fmt.Errorf("mknod %s b %d %d: %w", path, d.Major, d.Minor, err)
 	}
-	return os.Chmod(path, 0o660) // whatever the umask
+	return os.Chmod(path, 0o660) // the umask may have removed bits
 }
 
 func isBlock(st fs.FileInfo) bool { return st.Mode().Type() == fs.ModeDevice }
 
-// checkNodeName refuses names that libdevmapper and udev would write in another
-// way below /dev/mapper, and those that are no names of files there.
+// checkNodeName rejects names that libdevmapper and udev would encode below
+// /dev/mapper, and names that cannot be file names.
 func checkNodeName(name string) error {
 	if err := checkName(name); err != nil {
 		return err
@@ -149,17 +159,20 @@ func checkNodeName(name string) error {
 	return nil
 }
 
-// errNoLink means that udev runs and makes no link.
+// errNoLink means that udev runs and makes no link to the device.
 var errNoLink = errors.New("udev makes no link")
 
-// udevRuns tells whether udevd listens for events.
+// udevRuns reports whether udevd listens for events.
 func (c *Client) udevRuns() bool {
 	st, err := os.Stat(filepath.Join(c.udev, "control"))
 	return err == nil && st.Mode().Type() == fs.ModeSocket
 }
 
-// awaitUdev waits until udev has handled the device's event and its link is
-// there. The error is errNoLink if udev does not do it in time or ever.
+// awaitUdev waits until udev has handled the device's event and has made its
+// link, and returns the path.
+//
+// Errors: errNoLink if udev never makes the link, or not in time; the cause of
+// ctx's end if ctx is canceled.
 func (c *Client) awaitUdev(ctx context.Context, name string, d Device) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, udevWait)
 	defer cancel()
@@ -181,12 +194,12 @@ func (c *Client) awaitUdev(ctx context.Context, name string, d Device) (string, 
 	}
 }
 
-// udevLink returns the path once udev is done with the device, and "" until
-// then.
+// udevLink returns the path of udev's link if udev is done with the device, and
+// "" if it is not.
 func (c *Client) udevLink(name string, d Device) (string, error) {
 	path := c.Node(name)
 	if st, err := os.Lstat(path); err == nil && isBlock(st) {
-		// A node is not udev's, and as long as it is there udev makes no link.
+		// udev makes links, not nodes, and makes no link while the node exists.
 		return "", errNoLink
 	}
 	db, err := os.ReadFile(filepath.Join(c.udev, "data", "b"+d.String()))
@@ -211,10 +224,10 @@ func (c *Client) udevLink(name string, d Device) (string, error) {
 	return path, nil
 }
 
-// properties are what udev's rules have said of a device.
+// properties are the properties that udev's rules have set for a device.
 type properties map[string]string
 
-// udevProperties reads the lines "E:KEY=value" of a file of udev's database.
+// udevProperties parses the lines "E:KEY=value" of a file of udev's database.
 func udevProperties(db string) properties {
 	p := properties{}
 	for line := range strings.Lines(db) {
@@ -226,8 +239,8 @@ func udevProperties(db string) properties {
 	return p
 }
 
-// ofDeviceMapper tells whether udev has rules for device-mapper: they set
-// properties at the first event already, long before the name.
+// ofDeviceMapper reports whether udev has rules for device-mapper. The rules set
+// properties already at a device's first event, long before they set the name.
 func (p properties) ofDeviceMapper() bool {
 	for key := range p {
 		if strings.HasPrefix(key, "DM_UDEV_") {

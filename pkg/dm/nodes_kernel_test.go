@@ -32,11 +32,13 @@ func checkNode(t *testing.T, path string, d Device, link bool) {
 func checkNoNode(t *testing.T, path string) {
 	t.Helper()
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("%s is still there: %v", path, err)
+		t.Errorf("%s still exists: %v", path, err)
 	}
 }
 
-func TestNodesWithoutUdev(t *testing.T) {
+// TestEnsureNode_withoutUdev: without udev, EnsureNode makes a node, replaces
+// leftover nodes, and accepts only a link that leads to the device.
+func TestEnsureNode_withoutUdev(t *testing.T) {
 	c := open(t)
 	if c.udevRuns() {
 		t.Skip("udev runs on this machine: it would make links where the test expects nodes")
@@ -58,20 +60,21 @@ func TestNodesWithoutUdev(t *testing.T) {
 	must(t, os.Symlink("/dev/null", c.Node("t-a")))
 	defer os.Remove(c.Node("t-a"))
 	if path, err := c.EnsureNode(t.Context(), "t-a", d); err == nil {
-		t.Errorf("a link to something else became %s", path)
+		t.Errorf("a link to another file was accepted as %s", path)
 	}
 	must(t, os.Remove(c.Node("t-a")))
 	must(t, os.Symlink(fmt.Sprintf("../dm-%d", d.Minor), c.Node("t-a")))
-	checkNode(t, node(t, c, "t-a", d), d, true) // a link to it will do
+	checkNode(t, node(t, c, "t-a", d), d, true) // a link to the device is accepted
 }
 
-// A directory without nodes, as a container may have, gets them.
-func TestOtherDev(t *testing.T) {
+// TestWithDev_emptyDirectory: Open and EnsureNode create the nodes in a
+// directory that has none, as in a container.
+func TestWithDev_emptyDirectory(t *testing.T) {
 	dir := t.TempDir()
 	c, err := Open(WithDev(dir))
 	must(t, err)
 	defer c.Close()
-	c.udev = t.TempDir() // udev, if it runs, does not look after dir
+	c.udev = t.TempDir() // udev does not manage dir even if it runs
 	if _, err := os.Stat(filepath.Join(dir, "mapper", "control")); err != nil {
 		t.Error(err)
 	}
@@ -108,10 +111,12 @@ func startUdev(t *testing.T) *exec.Cmd {
 	return udevd
 }
 
-func TestNodesWithUdev(t *testing.T) {
+// TestEnsureNode_withUdev: EnsureNode waits for udev's link, also if a new
+// device has the name and number of an old one.
+func TestEnsureNode_withUdev(t *testing.T) {
 	startUdev(t)
 	c := open(t)
-	for i := range 5 { // the same name and number, again and again
+	for i := range 5 { // the same name and number each time
 		d := mapped(t, c, "t-a", fmt.Sprintf("0 %d zero", 8+8*i))
 		path := node(t, c, "t-a", d)
 		checkNode(t, path, d, true)
@@ -127,7 +132,9 @@ func TestNodesWithUdev(t *testing.T) {
 	checkNoNode(t, old)
 }
 
-func TestUdevReadOnlyDevice(t *testing.T) {
+// TestEnsureNode_readOnlyDevice: udev also makes the link of a read-only
+// device.
+func TestEnsureNode_readOnlyDevice(t *testing.T) {
 	startUdev(t)
 	c := open(t)
 	info, err := c.Create("t-ro", "")
@@ -137,7 +144,9 @@ func TestUdevReadOnlyDevice(t *testing.T) {
 	checkNode(t, node(t, c, "t-ro", info.Device), info.Device, true)
 }
 
-func TestUdevHiddenDevice(t *testing.T) {
+// TestEnsureNode_hiddenDevice: a device that is hidden from udev's rules has
+// the path /dev/dm-MINOR.
+func TestEnsureNode_hiddenDevice(t *testing.T) {
 	startUdev(t)
 	c := open(t)
 	info, err := c.Create("t-hidden", "")
@@ -151,8 +160,9 @@ func TestUdevHiddenDevice(t *testing.T) {
 	checkNoNode(t, c.Node("t-hidden"))
 }
 
-// An udevd that does not answer must not stop us, only delay.
-func TestUdevHangs(t *testing.T) {
+// TestEnsureNode_udevHangs: an udevd that does not respond delays EnsureNode
+// until the deadline, and then EnsureNode makes the node.
+func TestEnsureNode_udevHangs(t *testing.T) {
 	udevd := startUdev(t)
 	c := open(t)
 	must(t, udevd.Process.Signal(unix.SIGSTOP))
@@ -174,25 +184,26 @@ func TestUdevHangs(t *testing.T) {
 		t.Errorf("it took %v", took)
 	}
 	checkNode(t, path, d, false)
-	checkNode(t, node(t, c, "t-a", d), d, false) // at once
+	checkNode(t, node(t, c, "t-a", d), d, false) // immediately
 	must(t, c.RemoveNode("t-a"))
 	checkNoNode(t, path)
 
-	// What is in the link's place is not overwritten.
+	// A link to another file is not overwritten.
 	must(t, os.Symlink("/dev/null", path))
 	defer os.Remove(path)
 	ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if _, err := c.EnsureNode(ctx, "t-a", d); err == nil {
-		t.Error("a link that is not to the device was taken")
+		t.Error("a link to another file was accepted")
 	}
 	if to, err := os.Readlink(path); to != "/dev/null" {
 		t.Errorf("the link is now to %q, %v", to, err)
 	}
 }
 
-// Where udev has no rules for device-mapper there will never be a link.
-func TestUdevWithoutRules(t *testing.T) {
+// TestEnsureNode_udevWithoutRules: EnsureNode does not wait for a link if udev
+// has no rules for device-mapper.
+func TestEnsureNode_udevWithoutRules(t *testing.T) {
 	must(t, os.MkdirAll("/run/udev/rules.d", 0o755))
 	for _, pattern := range []string{"/lib/udev/rules.d/*-dm.rules", "/lib/udev/rules.d/*-dm-*.rules"} {
 		rules, err := filepath.Glob(pattern)
@@ -204,7 +215,7 @@ func TestUdevWithoutRules(t *testing.T) {
 	masked, err := os.ReadDir("/run/udev/rules.d")
 	must(t, err)
 	if len(masked) == 0 || !strings.HasSuffix(masked[0].Name(), ".rules") {
-		t.Fatal("the test masks no rules")
+		t.Fatal("the test found no rules to mask")
 	}
 	startUdev(t)
 	c := open(t)

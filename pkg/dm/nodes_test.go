@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-func TestNodeNames(t *testing.T) {
+// TestEnsureNode_names: names that udev would encode have no node.
+func TestEnsureNode_names(t *testing.T) {
 	c := &Client{dev: t.TempDir(), udev: t.TempDir()}
 	for _, name := range []string{"", ".", "..", "control", "a/b", "a b", "a\\x20b", "a:b", "ä", "a\x00"} {
 		if path, err := c.EnsureNode(t.Context(), name, Device{254, 0}); err == nil {
@@ -23,7 +24,9 @@ func TestNodeNames(t *testing.T) {
 	}
 }
 
-func TestRemoveNode(t *testing.T) {
+// TestRemoveNode_links: RemoveNode removes a dangling link, keeps a link to
+// another device, and refuses a file.
+func TestRemoveNode_links(t *testing.T) {
 	c := &Client{dev: t.TempDir(), udev: t.TempDir()}
 	dir := filepath.Join(c.dev, "mapper")
 	target := filepath.Join(c.dev, "dm-1")
@@ -34,7 +37,7 @@ func TestRemoveNode(t *testing.T) {
 	for name, want := range map[string]struct{ fails, remains bool }{
 		"none":     {false, false},
 		"dangling": {false, false},
-		"reused":   {false, true}, // leads to another device by now
+		"reused":   {false, true}, // leads to another device
 		"file":     {true, true},
 	} {
 		err := c.RemoveNode(name)
@@ -45,25 +48,14 @@ func TestRemoveNode(t *testing.T) {
 	}
 }
 
-func TestUdevProperties(t *testing.T) {
+// TestUdevProperties_parse: properties are parsed, and device-mapper's rules
+// are recognized.
+func TestUdevProperties_parse(t *testing.T) {
 	p := udevProperties("S:mapper/vg-a\nI:1234567\nE:DM_NAME=vg-a\nE:DM_UDEV_RULES=1\nE:X=a=b\nE:EMPTY=\nG:systemd\n")
 	if want := (properties{"DM_NAME": "vg-a", "DM_UDEV_RULES": "1", "X": "a=b", "EMPTY": ""}); !reflect.DeepEqual(p, want) {
 		t.Errorf("read as %v", p)
 	}
 	if !p.ofDeviceMapper() || udevProperties("I:1\nE:ID_FS_TYPE=ext4\n").ofDeviceMapper() {
-		t.Error("rules for device-mapper are not told from others")
-	}
-}
-
-func TestMiscMinor(t *testing.T) {
-	misc := filepath.Join(t.TempDir(), "misc")
-	if err := os.WriteFile(misc, []byte(" 61 cpu_dma_latency\n236 device-mapper\n  1 psaux\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if minor, err := miscMinor(misc, "device-mapper"); err != nil || minor != 236 {
-		t.Errorf("minor is %d, %v", minor, err)
-	}
-	if minor, err := miscMinor(misc, "nonsense"); !errors.Is(err, ErrNotSupported) {
-		t.Errorf("minor is %d, %v", minor, err)
+		t.Error("rules for device-mapper are not distinguished from other rules")
 	}
 }

@@ -11,14 +11,19 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Info returns the state of the device with the name, or ErrNotFound.
+// Info returns the state of the device with the name.
+//
+// Errors: ErrNotFound.
 func (c *Client) Info(name string) (Info, error) { return c.info(request{name: name}) }
 
-// InfoByUUID returns the state of the device with the UUID, or ErrNotFound.
+// InfoByUUID returns the state of the device with the UUID.
+//
+// Errors: ErrNotFound.
 func (c *Client) InfoByUUID(uuid string) (Info, error) { return c.info(request{uuid: uuid}) }
 
-// InfoByDevice returns the state of the device with the number, or ErrNotFound
-// if it is not a mapped device.
+// InfoByDevice returns the state of the device with the number.
+//
+// Errors: ErrNotFound, also if d is not a mapped device.
 func (c *Client) InfoByDevice(d Device) (Info, error) { return c.info(request{dev: d}) }
 
 func (c *Client) info(r request) (Info, error) {
@@ -26,20 +31,26 @@ func (c *Client) info(r request) (Info, error) {
 	return rep.info, err
 }
 
-// Table returns the live table. It is empty if the device has none.
+// Table returns the live table, which is empty if the device has none.
+//
+// Errors: ErrNotFound.
 func (c *Client) Table(name string) (Table, error) {
 	t, _, err := c.table(name, 0)
 	return t, err
 }
 
-// Look returns the state of the device and its live table in one call.
+// Look returns the results of Info and Table, with one ioctl.
+//
+// Errors: ErrNotFound.
 func (c *Client) Look(name string) (Info, Table, error) {
 	t, info, err := c.table(name, 0)
 	return info, t, err
 }
 
-// LoadedTable returns the table in the inactive slot. It is nil if the slot is
+// LoadedTable returns the table in the inactive slot, which is nil if the slot is
 // empty.
+//
+// Errors: ErrNotFound.
 func (c *Client) LoadedTable(name string) (Table, error) {
 	t, info, err := c.table(name, flagQueryInactive)
 	if !info.Loaded {
@@ -72,11 +83,13 @@ func (c *Client) table(name string, flags uint32) (Table, Info, error) {
 // TargetStatus is the status of one segment of the live table.
 type TargetStatus struct {
 	Start, Length size.Sectors
-	Type          string // of the target
+	Type          string // the target's name, such as "snapshot"
 	Status        Status
 }
 
-// Status returns the status of each segment of the live table.
+// Status returns the status of each segment of the live table, in order.
+//
+// Errors: ErrNotFound.
 func (c *Client) Status(name string) ([]TargetStatus, error) {
 	fail := func(err error) ([]TargetStatus, error) { return nil, &Error{opStatus.name, name, err} }
 	rep, err := c.call(context.Background(), opStatus, request{name: name, answers: true})
@@ -99,6 +112,8 @@ func (c *Client) Status(name string) ([]TargetStatus, error) {
 }
 
 // Deps returns the devices that the live table uses, each once.
+//
+// Errors: ErrNotFound.
 func (c *Client) Deps(name string) ([]Device, error) {
 	rep, err := c.call(context.Background(), opDeps, request{name: name, answers: true})
 	if err != nil {
@@ -111,31 +126,33 @@ func (c *Client) Deps(name string) ([]Device, error) {
 	return deps, nil
 }
 
-// ListEntry is what List tells of a device.
+// ListEntry is a device in the result of List.
 type ListEntry struct {
 	Name, UUID string
 	Device     Device
-	EventNr    uint32
+	EventNr    uint32 // counts the device's events, see Watcher
 }
 
 // listed is the last list of all devices.
 type listed struct {
-	mu      sync.Mutex // held while the kernel is asked
+	mu      sync.Mutex // held during the ioctls of List
 	entries []ListEntry
-	known   bool // entries are all that there were when the client's mark was set
-	bytes   int  // that the kernel's answer had
+	known   bool // entries were complete when the client's mark was set
+	bytes   int  // length of the kernel's last answer
 }
 
-// List returns all devices. With many of them the kernel takes long to list them, so the
-// answer is the last one until it says that there was an event: a device was made,
-// renamed or removed, or had an event of its own. Nobody may change what is returned.
+// List returns all devices. The caller must not change the returned slice.
+//
+// The kernel takes long to list many devices. So List returns its previous result
+// until the kernel reports an event: a device was created, renamed or removed, or
+// had an event of its own.
 func (c *Client) List() ([]ListEntry, error) {
 	c.listed.mu.Lock()
 	defer c.listed.mu.Unlock()
 	if c.listed.known && !c.eventful() {
 		return c.listed.entries, nil
 	}
-	_, unmarked := c.call(context.Background(), opArm, request{}) // before it is asked: nothing is missed
+	_, unmarked := c.call(context.Background(), opArm, request{}) // before the list, so that no event is missed
 	entries, err := c.list()
 	if c.listed.known = err == nil && unmarked == nil; err != nil {
 		return nil, err
@@ -144,7 +161,8 @@ func (c *Client) List() ([]ListEntry, error) {
 	return entries, nil
 }
 
-// eventful says whether there may have been an event since the client's mark was set.
+// eventful reports whether there may have been an event since the client's mark
+// was set.
 func (c *Client) eventful() bool {
 	n, failed := 0, error(nil)
 	closed := c.conn.Control(func(fd uintptr) {
@@ -155,7 +173,7 @@ func (c *Client) eventful() bool {
 
 // list asks the kernel for all devices.
 func (c *Client) list() ([]ListEntry, error) {
-	const more = 4 << 10 // for what was made since
+	const more = 4 << 10 // bytes for devices created since the last answer
 	rep, err := c.call(context.Background(), opList, request{flags: flagUUID, answers: true, room: c.listed.bytes + more})
 	if err != nil {
 		return nil, err
@@ -184,8 +202,11 @@ func (c *Client) list() ([]ListEntry, error) {
 }
 
 // Message sends msg to the target at sector, or to the device itself if msg
-// begins with "@", and returns the answer, if any. A message with a long answer
-// may be sent several times, until the answer fits into the buffer.
+// begins with "@". It returns the answer, which is "" for most messages. If the
+// answer is longer than 2 KiB, Message sends msg again with a larger buffer, so msg
+// must be repeatable.
+//
+// Errors: ErrNotFound.
 func (c *Client) Message(name string, sector size.Sectors, msg string) (string, error) {
 	text, err := encodeString(msg, maxRoom)
 	if err != nil {

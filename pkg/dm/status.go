@@ -7,27 +7,27 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Status is what a target tells of itself. Its String is the kernel's own form.
+// Status is a target's status. String prints it in the kernel's format.
 type Status interface{ String() string }
 
-// RawStatus is the status of a target that this package has no type for. It is
-// empty for many, such as linear and snapshot-origin.
+// RawStatus is the status of a target without a status type of its own. It is
+// empty for many targets, such as linear and snapshot-origin.
 type RawStatus string
 
 // String returns the status as the kernel printed it.
 func (r RawStatus) String() string { return string(r) }
 
-// SnapshotStatus is the status of a snapshot or snapshot-merge target: either
-// the numbers, or one of the flags.
+// SnapshotStatus is the status of a snapshot or snapshot-merge target. Either the
+// numbers or one of the flags is set.
 type SnapshotStatus struct {
-	Used     size.Sectors // of the COW store, with metadata
+	Used     size.Sectors // used part of the COW store, including Metadata
 	Total    size.Sectors // length of the COW store
-	Metadata size.Sectors // part of Used that holds no chunks; a merge is done when it is all of Used
+	Metadata size.Sectors // part of Used that holds no chunks; a merge is done when Metadata equals Used
 
 	Invalid     bool // the snapshot is lost: its store was full, unreadable or unwritable
-	Overflow    bool // a write to the snapshot was refused because the store was full; its content is good
+	Overflow    bool // a write to the snapshot failed because the store was full; the content is intact
 	MergeFailed bool // an I/O error has stopped the merge
-	NoUsage     bool // the store does not tell its usage
+	NoUsage     bool // the store does not report its usage
 }
 
 const (
@@ -37,7 +37,7 @@ const (
 	statusNoUsage     = "Unknown"
 )
 
-// String prints s as the kernel does: "2056/8192 16".
+// String prints s in the kernel's format: "2056/8192 16".
 func (s SnapshotStatus) String() string {
 	switch {
 	case s.Invalid:
@@ -75,10 +75,10 @@ type MirrorLeg struct {
 type MirrorStatus struct {
 	Legs          []MirrorLeg
 	InSync, Total uint64 // regions
-	Log           string // the log's status: "core", or type, device and state of another
+	Log           string // the log's status: "core", or another log's type, device and state
 }
 
-// Synced tells whether all regions are in sync and all legs alive.
+// Synced reports whether all regions are in sync and all legs are alive.
 func (m MirrorStatus) Synced() bool {
 	for _, l := range m.Legs {
 		if l.Health != LegAlive {
@@ -88,7 +88,7 @@ func (m MirrorStatus) Synced() bool {
 	return m.InSync == m.Total
 }
 
-// String prints m as the kernel does: "2 98:0 98:16 7/150 1 AA 1 core".
+// String prints m in the kernel's format: "2 98:0 98:16 7/150 1 AA 1 core".
 func (m MirrorStatus) String() string {
 	var devices, health strings.Builder
 	for _, l := range m.Legs {
@@ -99,7 +99,8 @@ func (m MirrorStatus) String() string {
 		health.String(), len(strings.Fields(m.Log)), m.Log)
 }
 
-// ParseStatus parses the status of a target as the kernel prints it.
+// ParseStatus parses the status text that the kernel prints for a target of type
+// typ, such as "snapshot".
 func ParseStatus(typ, text string) (Status, error) {
 	words := strings.Fields(text)
 	normal := strings.Join(words, " ")
@@ -162,7 +163,7 @@ func (a *args) mirrorStatus() Status {
 	return m
 }
 
-// fraction reads "7/150".
+// fraction reads a word such as "7/150".
 func (a *args) fraction() (part, whole uint64) {
 	w, rest, _ := strings.Cut(a.next(), "/")
 	a.words = append([]string{w, rest}, a.words...)

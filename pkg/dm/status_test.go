@@ -24,7 +24,9 @@ var statuses = []struct {
 	{"striped", "2 8:0 8:16 1 AA", RawStatus("2 8:0 8:16 1 AA")},
 }
 
-func TestStatusRoundTrip(t *testing.T) {
+// TestParseStatus_roundTrip: each status parses to its value and prints as the
+// kernel printed it.
+func TestParseStatus_roundTrip(t *testing.T) {
 	for _, c := range statuses {
 		got, err := ParseStatus(c.typ, c.text)
 		if err != nil {
@@ -40,7 +42,8 @@ func TestStatusRoundTrip(t *testing.T) {
 	}
 }
 
-func TestParseStatusRefuses(t *testing.T) {
+// TestParseStatus_malformed: malformed statuses are errors.
+func TestParseStatus_malformed(t *testing.T) {
 	for _, c := range [][2]string{
 		{"snapshot", ""},
 		{"snapshot", "16"},
@@ -62,7 +65,9 @@ func TestParseStatusRefuses(t *testing.T) {
 	}
 }
 
-func TestMirrorSynced(t *testing.T) {
+// TestMirrorStatus_synced: a mirror is synced if all regions are in sync and
+// all legs are alive.
+func TestMirrorStatus_synced(t *testing.T) {
 	for text, want := range map[string]bool{
 		"2 98:0 98:16 150/150 1 AA 1 core": true,
 		"2 98:0 98:16 149/150 1 AA 1 core": false,
@@ -78,6 +83,8 @@ func TestMirrorSynced(t *testing.T) {
 	}
 }
 
+// FuzzParseStatus: a status that parses prints as a text that parses to the
+// same status.
 func FuzzParseStatus(f *testing.F) {
 	for _, c := range statuses {
 		f.Add(c.typ, c.text)

@@ -9,16 +9,17 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Table maps the sectors of a device, from 0 on and without gaps.
+// Table maps the sectors of a device, from sector 0 and without gaps.
 type Table []Segment
 
-// Segment maps Length sectors from Start on to a target.
+// Segment maps Length sectors of a device, beginning at Start, to a target.
 type Segment struct {
 	Start, Length size.Sectors
 	Target        Target
 }
 
-// String prints s as dmsetup does: "0 2097152 linear 8:19 384".
+// String prints s in the format of dmsetup: "0 2097152 linear 8:19 384". Target
+// must not be nil.
 func (s Segment) String() string {
 	line := fmt.Sprintf("%d %d %s", s.Start, s.Length, s.Target.Type())
 	if params := s.Target.Params(); params != "" {
@@ -27,8 +28,8 @@ func (s Segment) String() string {
 	return line
 }
 
-// String prints t as dmsetup table does, one segment per line, without a
-// newline at the end.
+// String prints t in the format of "dmsetup table", one segment per line, without
+// a newline at the end.
 func (t Table) String() string {
 	lines := make([]string, len(t))
 	for i, s := range t {
@@ -37,8 +38,8 @@ func (t Table) String() string {
 	return strings.Join(lines, "\n")
 }
 
-// ParseTable parses what String prints. Empty lines are skipped. It does not
-// ask whether the segments make a table that the kernel would take.
+// ParseTable parses the format of String and skips empty lines. It does not check
+// that the kernel would accept the table.
 func ParseTable(text string) (Table, error) {
 	var t Table
 	for line := range strings.Lines(text) {
@@ -47,7 +48,7 @@ func ParseTable(text string) (Table, error) {
 			continue
 		}
 		if len(words) < 3 {
-			return nil, fmt.Errorf("table line %q has not the form: start length target parameters", strings.TrimSpace(line))
+			return nil, fmt.Errorf("table line %q is not of the form: start length target parameters", strings.TrimSpace(line))
 		}
 		start, err1 := strconv.ParseUint(words[0], 10, 64)
 		length, err2 := strconv.ParseUint(words[1], 10, 64)
@@ -63,7 +64,7 @@ func ParseTable(text string) (Table, error) {
 	return t, nil
 }
 
-// Length is the length of a device with the table.
+// Length returns the length of a device with the table.
 func (t Table) Length() size.Sectors {
 	if len(t) == 0 {
 		return 0
@@ -72,7 +73,7 @@ func (t Table) Length() size.Sectors {
 	return last.Start + last.Length
 }
 
-// Equal tells whether both tables map the same sectors to the same targets with
+// Equal reports whether both tables map the same sectors to the same targets with
 // the same parameters.
 func (t Table) Equal(u Table) bool {
 	if len(t) != len(u) {
@@ -86,7 +87,8 @@ func (t Table) Equal(u Table) bool {
 	return true
 }
 
-// check refuses what the kernel would refuse with a reason in its log only.
+// check rejects tables that the kernel would refuse with an explanation only in
+// its log.
 func (t Table) check() error {
 	if len(t) == 0 {
 		return errors.New("table is empty")
@@ -99,7 +101,7 @@ func (t Table) check() error {
 		case s.Length == 0:
 			return fmt.Errorf("segment at %d is empty", s.Start)
 		case s.Start != end:
-			return fmt.Errorf("segment at %d does not begin where the one before it ends, at %d", s.Start, end)
+			return fmt.Errorf("segment at %d does not begin at %d, where the previous segment ends", s.Start, end)
 		case s.Start+s.Length < s.Start:
 			return fmt.Errorf("segment at %d is too long", s.Start)
 		}

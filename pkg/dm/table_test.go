@@ -8,7 +8,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// tables are lines as kernels print them, and what they mean.
+// tables are lines in the kernel's format, with their meanings.
 var tables = []struct {
 	line string
 	want Segment
@@ -36,7 +36,9 @@ var tables = []struct {
 	{"0 8 thin 254:3 1", Segment{0, 8, Unknown{"thin", "254:3 1"}}},
 }
 
-func TestTableRoundTrip(t *testing.T) {
+// TestParseTable_roundTrip: each line parses to its segment and prints as the
+// kernel printed it.
+func TestParseTable_roundTrip(t *testing.T) {
 	for _, c := range tables {
 		got, err := ParseTable(c.line)
 		if err != nil {
@@ -52,7 +54,8 @@ func TestTableRoundTrip(t *testing.T) {
 	}
 }
 
-func TestParseTableLines(t *testing.T) {
+// TestParseTable_spaces: empty lines and extra spaces are skipped.
+func TestParseTable_spaces(t *testing.T) {
 	got, err := ParseTable("\n0 8 zero\r\n\n  8   4 linear  8:0\t16  \n")
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +68,8 @@ func TestParseTableLines(t *testing.T) {
 	}
 }
 
-func TestParseTableRefuses(t *testing.T) {
+// TestParseTable_malformed: malformed lines are errors.
+func TestParseTable_malformed(t *testing.T) {
 	for _, line := range []string{
 		"0 8",
 		"x 8 zero",
@@ -100,7 +104,8 @@ func TestParseTableRefuses(t *testing.T) {
 	}
 }
 
-func TestTableEqual(t *testing.T) {
+// TestTable_equal: Equal compares ranges, targets and parameters.
+func TestTable_equal(t *testing.T) {
 	a, _ := ParseTable("0 8 zero\n8 8 linear 8:0 0")
 	for text, want := range map[string]bool{
 		"0 8 zero\n8 8 linear 8:0 0": true,
@@ -119,7 +124,9 @@ func TestTableEqual(t *testing.T) {
 	}
 }
 
-func TestTableCheck(t *testing.T) {
+// TestTable_check: check rejects tables with gaps, overlaps, empty segments and
+// impossible targets.
+func TestTable_check(t *testing.T) {
 	for name, c := range map[string]struct {
 		table Table
 		want  string
@@ -143,6 +150,8 @@ func TestTableCheck(t *testing.T) {
 	}
 }
 
+// FuzzParseTable: a table that parses prints as a text that parses to the same
+// table.
 func FuzzParseTable(f *testing.F) {
 	for _, c := range tables {
 		f.Add(c.line)

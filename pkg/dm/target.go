@@ -11,47 +11,47 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Target is what a segment of a table is mapped to.
+// Target is the destination of a table's segment: the name of a kernel target and
+// its parameters.
 type Target interface {
 	Type() string   // name of the target, such as "linear"
-	Params() string // its parameters, as the kernel prints them
+	Params() string // parameters, in the format in which the kernel prints them
 }
 
-// Linear is a range of another device, beginning at Offset.
+// Linear maps to a range of another device that begins at Offset.
 type Linear struct {
 	Device Device
 	Offset size.Sectors
 }
 
-// Area is the place on a device where a stripe or a mirror leg begins.
+// Area is the beginning of a stripe or a mirror leg on a device.
 type Area struct {
 	Device Device
 	Offset size.Sectors
 }
 
-// Striped spreads chunks of ChunkSize over all stripes in turn.
+// Striped distributes chunks of ChunkSize over the stripes in turn.
 type Striped struct {
 	ChunkSize size.Sectors
 	Stripes   []Area
 }
 
-// Zero reads as zeroes and drops what is written.
+// Zero reads as zeroes and discards writes.
 type Zero struct{}
 
 // ErrorTarget fails all I/O.
 type ErrorTarget struct{}
 
-// Unknown is a target, or a form of a target, that this package has no type
-// for.
+// Unknown is a target, or a variant of a target, without a type of its own.
 type Unknown struct {
-	Name string // Type
-	Args string // Params
+	Name string // result of Type
+	Args string // result of Params
 }
 
 // Type returns "linear".
 func (Linear) Type() string { return "linear" }
 
-// Params returns device and offset.
+// Params returns the device and the offset.
 func (l Linear) Params() string { return Area(l).String() }
 
 // Type returns "striped".
@@ -65,13 +65,13 @@ func (s Striped) Params() string {
 // Type returns "zero".
 func (Zero) Type() string { return "zero" }
 
-// Params returns nothing.
+// Params returns "".
 func (Zero) Params() string { return "" }
 
 // Type returns "error".
 func (ErrorTarget) Type() string { return "error" }
 
-// Params returns nothing.
+// Params returns "".
 func (ErrorTarget) Params() string { return "" }
 
 // Type returns Name.
@@ -80,7 +80,7 @@ func (u Unknown) Type() string { return u.Name }
 // Params returns Args.
 func (u Unknown) Params() string { return u.Args }
 
-// String prints a as tables do: "8:19 384".
+// String prints a as in tables: "8:19 384".
 func (a Area) String() string { return fmt.Sprintf("%v %d", a.Device, a.Offset) }
 
 func areas(list []Area) string {
@@ -91,8 +91,8 @@ func areas(list []Area) string {
 	return b.String()
 }
 
-// ParseTarget parses a target's parameters as the kernel prints them, with
-// devices by number.
+// ParseTarget parses the parameters of a target of type typ, in the format in
+// which the kernel prints them: devices are numbers, not paths.
 func ParseTarget(typ, params string) (Target, error) {
 	if err := checkTypeName(typ); err != nil {
 		return nil, err
@@ -129,23 +129,23 @@ func ParseTarget(typ, params string) (Target, error) {
 	return t, nil
 }
 
-// checkTypeName refuses what cannot be a target's name.
+// checkTypeName rejects strings that cannot be a target's name.
 func checkTypeName(typ string) error {
 	odd := func(r rune) bool { return r == 0 || unicode.IsSpace(r) }
 	if typ == "" || len(typ) >= typeLen || strings.ContainsFunc(typ, odd) {
-		return fmt.Errorf("%q cannot be the name of a target: 1 to %d bytes without spaces", typ, typeLen-1)
+		return fmt.Errorf("%q cannot be the name of a target; a name has 1 to %d bytes without spaces", typ, typeLen-1)
 	}
 	return nil
 }
 
-// args reads words one after the other. The first error sticks, so that callers
-// check once at the end.
+// args reads words one after the other. It keeps the first error, so that callers
+// check only once, at the end.
 type args struct {
 	words []string
 	err   error
 }
 
-var errTooFew = errors.New("too few")
+var errTooFew = errors.New("too few words")
 
 func (a *args) next() string {
 	if len(a.words) == 0 {
@@ -169,8 +169,8 @@ func (a *args) number() uint64 {
 
 func (a *args) sectors() size.Sectors { return size.Sectors(a.number()) }
 
-// count reads how many of something follow. It is never above the number of
-// words, so that it can size a slice.
+// count reads the number of items that follow. The result is never greater than
+// the number of remaining words, so it can size a slice.
 func (a *args) count() int {
 	n := a.number()
 	if n > uint64(len(a.words)) {
@@ -192,7 +192,7 @@ func (a *args) device() Device {
 
 func (a *args) area() Area { return Area{a.device(), a.sectors()} }
 
-// areas reads n areas; none make no sense.
+// areas reads n areas. No target has 0 areas, so n = 0 is an error.
 func (a *args) areas(n int) []Area {
 	if n == 0 && a.err == nil {
 		a.err = errTooFew
@@ -204,7 +204,7 @@ func (a *args) areas(n int) []Area {
 	return list
 }
 
-// features reads a counted list of words, which may be missing altogether.
+// features reads a number and as many words. The list may be missing.
 func (a *args) features() []string {
 	if len(a.words) == 0 {
 		return nil
@@ -217,7 +217,7 @@ func (a *args) features() []string {
 
 func (a *args) end() error {
 	if a.err == nil && len(a.words) > 0 {
-		a.err = fmt.Errorf("too many, from %q on", a.words[0])
+		a.err = fmt.Errorf("too many words, from %q on", a.words[0])
 	}
 	return a.err
 }

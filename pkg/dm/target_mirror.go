@@ -7,15 +7,15 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Mirror keeps its legs equal, and copies the first leg to the others when it
-// starts (drivers/md/dm-raid1.c). Which regions are equal it keeps in memory: the
-// log type is core. A mirror with another log, or with its log forced in sync,
-// is Unknown.
+// Mirror copies the first leg to the other legs when it starts, and keeps the
+// legs equal (drivers/md/dm-raid1.c). The log type is core: the kernel remembers
+// only in memory which regions are equal. A mirror with another log, or with its
+// log forced in sync, is Unknown.
 type Mirror struct {
-	Region       size.Sectors // unit of copying: a power of two, not above the length
-	NoSync       bool         // the legs are equal already
+	Region       size.Sectors // unit of copying: a power of two, not greater than the length
+	NoSync       bool         // the legs are already equal
 	Legs         []Area
-	HandleErrors bool // stop using a leg after an error; without it, a read error of the source counts as copied
+	HandleErrors bool // stop using a leg after an error; without it, a region that cannot be read counts as copied
 	KeepLog      bool // stop I/O when the log fails
 }
 
@@ -27,7 +27,7 @@ const (
 // Type returns "mirror".
 func (Mirror) Type() string { return "mirror" }
 
-// Params returns log, legs and features.
+// Params returns the log, the legs and the features.
 func (m Mirror) Params() string {
 	log := fmt.Sprintf("core 1 %d", m.Region)
 	if m.NoSync {
@@ -47,14 +47,14 @@ func (m Mirror) Params() string {
 	return p
 }
 
-// hasCoreLog tells whether the words are those of a mirror that Mirror can
-// express.
+// hasCoreLog reports whether the words are the parameters of a mirror that Mirror
+// can express.
 func (a *args) hasCoreLog() bool {
 	w := a.words
 	return len(w) >= 3 && w[0] == "core" && (w[1] == "1" || len(w) >= 4 && w[1] == "2" && w[3] == "nosync")
 }
 
-// mirror reads what hasCoreLog has found to be one.
+// mirror reads the parameters of a mirror for which hasCoreLog holds.
 func (a *args) mirror() Mirror {
 	var m Mirror
 	a.next() // core

@@ -7,26 +7,28 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// SnapshotOrigin passes I/O to Origin after its snapshots have saved what a
-// write is about to overwrite (Documentation/admin-guide/device-mapper/snapshot.rst).
+// SnapshotOrigin passes I/O to Origin. Before a write, Origin's snapshots save the
+// chunks that the write overwrites
+// (Documentation/admin-guide/device-mapper/snapshot.rst).
 type SnapshotOrigin struct{ Origin Device }
 
-// Persistence says how a snapshot uses its COW store.
+// Persistence is the kind of a snapshot's COW store.
 type Persistence string
 
 // The kinds of snapshot stores.
 const (
-	// Persistent stores survive a reload. A full one invalidates its snapshot.
+	// Persistent stores survive a reload. A full store invalidates its snapshot.
 	Persistent Persistence = "P"
-	// PersistentOverflow is Persistent, but when a write to the snapshot itself
-	// finds the store full, only that write fails, and the status is Overflow.
+	// PersistentOverflow is Persistent with one difference: if a write to the
+	// snapshot itself finds the store full, only that write fails, and the status
+	// is Overflow.
 	PersistentOverflow Persistence = "PO"
-	// Transient stores keep their index in memory.
+	// Transient stores have their index only in memory.
 	Transient Persistence = "N"
 )
 
-// Snapshot is a writable snapshot of Origin: chunks that were changed since it
-// was made, there or here, are on COW.
+// Snapshot is a writable snapshot of Origin. COW holds the chunks that were
+// written on Origin or on the snapshot since the snapshot was made.
 type Snapshot struct {
 	Origin, COW Device
 	Persistence Persistence
@@ -34,8 +36,8 @@ type Snapshot struct {
 	Features    []string     // such as "discard_zeroes_cow"
 }
 
-// SnapshotMerge is in the place of the origin's SnapshotOrigin and copies the
-// snapshot's chunks back into Origin.
+// SnapshotMerge takes the place of the origin's SnapshotOrigin and copies the
+// snapshot's chunks back to Origin.
 type SnapshotMerge Snapshot
 
 // Type returns "snapshot-origin".
@@ -47,7 +49,8 @@ func (o SnapshotOrigin) Params() string { return o.Origin.String() }
 // Type returns "snapshot".
 func (Snapshot) Type() string { return "snapshot" }
 
-// Params returns origin, COW store, persistence, chunk size and features.
+// Params returns the origin, the COW store, the persistence, the chunk size and
+// the features.
 func (s Snapshot) Params() string {
 	p := fmt.Sprintf("%v %v %s %d", s.Origin, s.COW, s.Persistence, s.Chunk)
 	if len(s.Features) > 0 {
@@ -59,7 +62,7 @@ func (s Snapshot) Params() string {
 // Type returns "snapshot-merge".
 func (SnapshotMerge) Type() string { return "snapshot-merge" }
 
-// Params returns the same as those of Snapshot.
+// Params returns the parameters of a Snapshot with the same fields.
 func (m SnapshotMerge) Params() string { return Snapshot(m).Params() }
 
 func (a *args) snapshot() Snapshot {
@@ -68,7 +71,7 @@ func (a *args) snapshot() Snapshot {
 	case Persistent, PersistentOverflow, Transient:
 	default:
 		if a.err == nil {
-			a.err = fmt.Errorf("%q is no kind of store: P, PO or N", string(s.Persistence))
+			a.err = fmt.Errorf("persistence %q is not P, PO or N", string(s.Persistence))
 		}
 	}
 	if f := a.features(); len(f) > 0 {

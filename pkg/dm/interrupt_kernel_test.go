@@ -19,8 +19,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// stacked makes t-top on t-below on a scratch disk and returns the path of
-// t-top. While t-below is suspended, I/O to t-top stays in flight.
+// stacked creates t-below on a scratch disk and t-top on t-below, and returns the
+// path of t-top. While t-below is suspended, I/O to t-top stays in flight.
 func stacked(t *testing.T, c *Client) string {
 	t.Helper()
 	below := mapped(t, c, "t-below", slice(disk(t, 0), 64, 64))
@@ -28,8 +28,8 @@ func stacked(t *testing.T, c *Client) string {
 	return node(t, c, "t-top", top)
 }
 
-// inFlight writes to t-top while t-below is suspended. The write ends when
-// t-below is resumed.
+// inFlight suspends t-below and starts a write to t-top, which ends when t-below is
+// resumed.
 func inFlight(t *testing.T, c *Client, path string) (written chan error) {
 	t.Helper()
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_DIRECT, 0)
@@ -63,12 +63,44 @@ func checkRunning(t *testing.T, c *Client) Info {
 	info, err := c.Info("t-top")
 	must(t, err)
 	if info.Suspended {
-		t.Error("the device was left suspended")
+		t.Error("the device is still suspended")
 	}
 	return info
 }
 
-func TestSuspendInterrupted(t *testing.T) {
+// mounted makes an ext4 file system on the device at path and mounts it.
+func mounted(t *testing.T, path string) (dir string) {
+	t.Helper()
+	if out, err := exec.Command("mkfs.ext4", "-q", "-F", path).CombinedOutput(); err != nil {
+		t.Fatalf("mkfs: %v\n%s", err, out)
+	}
+	dir = t.TempDir()
+	must(t, unix.Mount(path, dir, "ext4", 0, ""))
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// needsRecovery reads ext4's flag needs_recovery from the superblock on the disk.
+// The flag is clear only if the file system is clean or frozen.
+func needsRecovery(t *testing.T, path string) bool {
+	t.Helper()
+	const superblock, incompat, recover = 1024, 0x60, 0x4
+	b := aligned(t)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECT, 0)
+	must(t, err)
+	defer unix.Close(fd)
+	_, err = unix.Pread(fd, b, 0)
+	must(t, err)
+	return binary.LittleEndian.Uint32(b[superblock+incompat:])&recover != 0
+}
+
+// TestSuspend_interrupted: the end of the context interrupts a suspend that
+// waits for I/O, and the device keeps running with its loaded table.
+func TestSuspend_interrupted(t *testing.T) {
 	c := open(t)
 	path := stacked(t, c)
 	written := inFlight(t, c, path)
@@ -100,25 +132,9 @@ func TestSuspendInterrupted(t *testing.T) {
 	checkRunning(t, c)
 }
 
-// mounted makes an ext4 file system on t-top and mounts it.
-func mounted(t *testing.T, path string) (dir string) {
-	t.Helper()
-	if out, err := exec.Command("mkfs.ext4", "-q", "-F", path).CombinedOutput(); err != nil {
-		t.Fatalf("mkfs: %v\n%s", err, out)
-	}
-	dir = t.TempDir()
-	must(t, unix.Mount(path, dir, "ext4", 0, ""))
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
-// The freeze of a file system cannot be interrupted. When it comes to an end
-// after the context has, the device must go on, with its old table.
-func TestSuspendTooLate(t *testing.T) {
+// TestSuspend_tooLate: the freeze of a file system ends only after the context;
+// the device then runs with its old table.
+func TestSuspend_tooLate(t *testing.T) {
 	c := open(t)
 	path := stacked(t, c)
 	dir := mounted(t, path)
@@ -144,50 +160,9 @@ func TestSuspendTooLate(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(dir, "after"), []byte("x"), 0o600))
 }
 
-// needsRecovery reads the flag of that name from ext4's superblock as it is on
-// disk: it is clear only on a file system that is clean or frozen.
-func needsRecovery(t *testing.T, path string) bool {
-	t.Helper()
-	const superblock, incompat, recover = 1024, 0x60, 0x4
-	b := aligned(t)
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECT, 0)
-	must(t, err)
-	defer unix.Close(fd)
-	_, err = unix.Pread(fd, b, 0)
-	must(t, err)
-	return binary.LittleEndian.Uint32(b[superblock+incompat:])&recover != 0
-}
-
-func TestLockFS(t *testing.T) {
-	c := open(t)
-	path := stacked(t, c)
-	dir := mounted(t, path)
-	below := node(t, c, "t-below", dev(t, c, "t-below"))
-	must(t, os.WriteFile(filepath.Join(dir, "file"), []byte("x"), 0o600))
-	must(t, c.Suspend(t.Context(), "t-top", SuspendOptions{SkipLockFS: true}))
-	if !needsRecovery(t, below) {
-		t.Error("the file system is clean without having been frozen")
-	}
-	must(t, c.Resume("t-top", 0))
-
-	must(t, c.Suspend(t.Context(), "t-top", SuspendOptions{}))
-	if needsRecovery(t, below) {
-		t.Error("the frozen file system is not clean")
-	}
-	written := make(chan error, 1)
-	go func() { written <- os.WriteFile(filepath.Join(dir, "late"), []byte("x"), 0o600) }()
-	select {
-	case err := <-written:
-		t.Errorf("a write to the frozen file system ended: %v", err)
-	case <-time.After(200 * time.Millisecond):
-	}
-	must(t, c.Resume("t-top", 0))
-	must(t, <-written)
-}
-
-// A resume that swaps a table in on a running device suspends it itself. The
-// signals that the Go runtime sends must not interrupt it: see blockSignals.
-func TestResumeUnderSignals(t *testing.T) {
+// TestResume_underSignals: the signals of the Go runtime do not interrupt a
+// resume that suspends the device itself, see blockSignals.
+func TestResume_underSignals(t *testing.T) {
 	c := open(t)
 	path := stacked(t, c)
 	written := inFlight(t, c, path)
@@ -209,7 +184,8 @@ func TestResumeUnderSignals(t *testing.T) {
 	checkTable(t, c, "t-top", "0 131072 zero")
 }
 
-// signalThreads sends all threads the signal with which the Go runtime preempts.
+// signalThreads sends all threads the signal that the Go runtime uses to preempt
+// them.
 func signalThreads(t *testing.T) {
 	t.Helper()
 	threads, err := os.ReadDir("/proc/self/task")
