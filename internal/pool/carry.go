@@ -225,7 +225,7 @@ func (c *carrier) remove(ctx context.Context, s step) error {
 	return err
 }
 
-// isTrash says whether the device with the UUID is of a deleted logical volume.
+// isTrash reports whether the device with the UUID is of a deleted logical volume.
 func (v *view) isTrash(uuid string) bool {
 	id, _, _ := splitUUID(v.vg.ID, uuid)
 	_, is := v.decoded[v.vg.LVByID(lvm2.ID(id))].(trashed)
@@ -281,7 +281,7 @@ func (c *carrier) changeStore(ctx context.Context, lv *lvm2.LV, steps []step) er
 	})
 }
 
-// runsWith says whether a device runs with a table as a step would load it.
+// runsWith reports whether a device runs with a table as a step would load it.
 func (c *carrier) runsWith(s step, table dm.Table) (bool, error) {
 	info, err := c.find(s.device)
 	if err != nil || info == nil || !info.Live || info.Suspended || info.Loaded || info.ReadOnly != s.readOnly {

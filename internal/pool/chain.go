@@ -6,9 +6,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 )
 
-// intact checks that l and every newer layer down to the live one still hold
-// their content. A lost one poisons those that read through it without a word
-// from the kernel, so all must be asked.
+// intact checks that l and every newer layer up to the live layer still have their
+// content. The kernel reports an invalid layer only on its own device, not on the layers
+// that read through it, so intact asks every device.
 func (p *Pool) intact(v *view, o *volume, l *layer) error {
 	if err := p.collected(v, o); err != nil {
 		return fmt.Errorf("snapshot %s: %w", l.lv.Name, err)

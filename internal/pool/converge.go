@@ -12,16 +12,17 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// plansMost is how many plans a convergence makes at most, beside one for each volume
-// that fails: a device may be opened just as it is to be removed.
+// plansMost is the largest number of plans of a convergence, not counting one plan for
+// each volume that fails. A plan fails, for example, if a process opens a device just
+// before it is removed.
 const plansMost = 5
 
-// demand is what an operation asks for beside what is in use.
+// demand names the devices that an operation needs beside the devices in use.
 type demand struct {
-	up, down lvm2.ID // a volume that gets its device, and one that loses it
-	content  lvm2.ID // a volume that gets the device by which it reads through its snapshot
-	read     lvm2.ID // a layer that gets its device
-	goOn     lvm2.ID // a volume whose writers are not held any more
+	up, down lvm2.ID // volume whose device is to be made, or removed
+	content  lvm2.ID // volume whose device for reading through its snapshot is to be made
+	read     lvm2.ID // layer whose device is to be made
+	goOn     lvm2.ID // volume whose writers are no longer held
 }
 
 // convergence brings the devices of volumes in line with a view.
@@ -29,27 +30,27 @@ type convergence struct {
 	*Pool
 	asked   demand
 	view    *view
-	members []*volume // of one family; one that another one reads through comes before it
+	members []*volume // of one family; a volume comes before the volumes that read through it
 	want    *wantedSet
-	stuck   map[lvm2.ID]error // volumes of which a step failed, and why: they stay as they are
-	strays  map[string]error  // UUIDs of devices of no volume of which a step failed, and why: they stay, too
-	again   map[string]bool   // UUIDs of devices that others had changed when a step came to them
-	kernel  kernel            // what it has come to
+	stuck   map[lvm2.ID]error // volumes with a failed step, and its error; they are left as they are
+	strays  map[string]error  // UUIDs of devices without a volume that had a failed step, and its error; they are left too
+	again   map[string]bool   // UUIDs of devices that another process had changed before their step
+	kernel  kernel            // the devices after the steps so far
 
-	behind    map[lvm2.ID]error // volumes whose devices could not follow and will have to: why they stay
-	refusedAt map[lvm2.ID]bool  // volumes of which a device was open when it was to be removed
+	behind    map[lvm2.ID]error // volumes whose devices do not match the view yet, and the reason
+	refusedAt map[lvm2.ID]bool  // volumes with a device that could not be removed because it was open
 
 	asLoaded map[string]bool // UUIDs of flat stores' devices that have the right table
 }
 
-// converge makes the devices of a volume, and of what it reads through, what v says, as
-// far as they are in use, from whatever state they are in. The family's key is held.
-// Where that fails the caretaker tries again.
+// converge brings the devices of the volume lv, and of the volumes that it reads through,
+// in line with v, from any state. It makes only devices that are in use. The caller holds
+// the key of the family. If converge fails, the caretaker retries.
 func (p *Pool) converge(ctx context.Context, v *view, lv string) error {
 	return p.convergeTo(ctx, v, lv, demand{})
 }
 
-// convergeTo does what converge does, and what an operation asks for.
+// convergeTo does the work of converge, and also fulfils d.
 func (p *Pool) convergeTo(ctx context.Context, v *view, lv string, d demand) error {
 	if v.volumeByLV(lv) == nil {
 		return nil
@@ -57,7 +58,8 @@ func (p *Pool) convergeTo(ctx context.Context, v *view, lv string, d demand) err
 	return p.convergence(v, lv, d).converge(ctx)
 }
 
-// convergence is the one of a volume and of what it reads through.
+// convergence returns the convergence of the volume lv and of the volumes that it reads
+// through.
 func (p *Pool) convergence(v *view, lv string, d demand) *convergence {
 	c := &convergence{Pool: p, asked: d, view: v}
 	for _, name := range slices.Backward(v.family(lv)) {
@@ -66,8 +68,8 @@ func (p *Pool) convergence(v *view, lv string, d demand) *convergence {
 	return c
 }
 
-// converge brings the volumes in line, from the first on. If a step fails for one, those
-// that do not read through it are brought in line all the same.
+// converge brings the volumes in line, in the order of members. If a step fails for a
+// volume, the volumes that do not read through it are still brought in line.
 func (c *convergence) converge(ctx context.Context) error {
 	c.stuck, c.strays, c.again = map[lvm2.ID]error{}, map[string]error{}, map[string]bool{}
 	c.refusedAt = map[lvm2.ID]bool{}
@@ -77,7 +79,7 @@ func (c *convergence) converge(ctx context.Context) error {
 		c.facts.unsettled.drop(o.lv.ID)
 	}
 	errs := []error{guard(c.log, func() error { return c.run(ctx) })}
-	if errs[0] != nil && !errors.Is(errs[0], errLeft) { // with that the next try has a lease
+	if errs[0] != nil && !errors.Is(errs[0], errLeft) { // after errLeft the next convergence does this with a lease of its own
 		errs = append(errs, guard(c.log, func() error { return c.letUsersGo(ctx) }))
 	}
 	for _, o := range c.members {
@@ -99,8 +101,8 @@ func (c *convergence) converge(ctx context.Context) error {
 	return err
 }
 
-// run makes plans and carries them out until one was. A loss that it finds is recorded
-// before anything else is done.
+// run makes and carries out plans until a plan succeeds. It records a loss that it finds
+// before it does anything else.
 func (c *convergence) run(ctx context.Context) error {
 	k, err := c.letLeftGo(ctx)
 	for tries := plansMost + len(c.members); err == nil; tries-- {
@@ -129,7 +131,7 @@ func (c *convergence) run(ctx context.Context) error {
 	return err
 }
 
-// plan computes what is wanted, and returns the steps to it.
+// plan computes the wanted devices and returns the steps that make them.
 func (c *convergence) plan(k kernel) []step {
 	u := c.view.inUse(c.members, k, false)
 	for id, in := range map[lvm2.ID]map[lvm2.ID]bool{c.asked.up: u.active, c.asked.content: u.content, c.asked.read: u.read} {
@@ -142,7 +144,7 @@ func (c *convergence) plan(k kernel) []step {
 	for _, o := range c.members {
 		for _, f := range o.flats {
 			if d := c.view.cowDevice(f.lv); !c.asLoaded[d.uuid] {
-				c.facts.tables.drop(f.lv.ID) // it may get another table, also by a plan that is not carried out to its end
+				c.facts.tables.drop(f.lv.ID) // even an incomplete plan may load another table
 			}
 			if c.flatWriting(f) {
 				c.want.kept[c.view.cowDevice(f.lv).uuid] = fmt.Errorf("logical volume %s/%s: %w: it is being written", c.view.vg.Name, f.lv.Name, ErrPrecondition)
@@ -156,7 +158,8 @@ func (c *convergence) carryOut(ctx context.Context, plan []step, k kernel) error
 	return (&carrier{Pool: c.Pool, view: c.view, k: k}).carryOut(ctx, plan)
 }
 
-// refused says why what is asked for is not there, or stays as it was.
+// refused returns the reason if a device that the operation asked for was not made or
+// changed.
 func (c *convergence) refused() error {
 	var d device
 	var lvs []*lvm2.LV
@@ -181,10 +184,10 @@ func (c *convergence) refused() error {
 		for _, layer := range allLayers {
 			err := c.want.kept[lvm2.DMUUID(v.vg.ID, lv.ID, layer)]
 			if there && o != nil && o.reading() && errors.Is(err, ErrLost) {
-				return nil // who reads it fails to
+				return nil // its reads fail
 			}
 			if there && o != nil && errors.Is(err, ErrLost) && c.want.kept[d.uuid] == nil {
-				continue // what is read of its history, which it needs no more itself
+				continue // only snapshots of the volume are lost, not the volume
 			}
 			if err != nil {
 				return err
@@ -197,7 +200,7 @@ func (c *convergence) refused() error {
 	return nil
 }
 
-// keptBelow returns why devices of the volumes could not be made.
+// keptBelow returns the reasons for which devices of the volumes could not be made.
 func (c *convergence) keptBelow() (errs []error) {
 	for _, uuid := range slices.Sorted(maps.Keys(c.want.kept)) {
 		if err := c.want.kept[uuid]; !slices.ContainsFunc(errs, func(x error) bool { return x.Error() == err.Error() }) {
@@ -233,15 +236,15 @@ func (c *convergence) look() (kernel, error) {
 	}
 	if o := c.view.volumes[c.asked.down]; o != nil {
 		if top := k[c.view.topDevice(o.lv).uuid]; top != nil {
-			top.OpenCount = 0 // the kernel refuses to remove it, if it stays open
+			top.OpenCount = 0 // plan its removal; the kernel refuses it if the device is open
 		}
 	}
 	return k, nil
 }
 
-// lookAtFlats asks for devices of flat stores that have the table that they should have,
-// as far as only this process changes it, and takes them out of ids. Such a table has two
-// pieces for each area, so it is not read.
+// lookAtFlats looks up the devices of flat stores whose loaded table is known to be right,
+// and removes them from ids. It does not read these tables, because a table has two
+// segments for each area.
 func (c *convergence) lookAtFlats(ids map[string]bool) (kernel, error) {
 	k := kernel{}
 	for _, o := range c.members {
@@ -264,7 +267,7 @@ func (c *convergence) lookAtFlats(ids map[string]bool) (kernel, error) {
 	return k, nil
 }
 
-// noteFlats takes note of the flat stores that are read by, and of their tables.
+// noteFlats records the flat stores that are now read, and their tables.
 func (c *convergence) noteFlats() {
 	for _, o := range c.members {
 		for _, f := range o.flats {
@@ -281,9 +284,9 @@ func (c *convergence) noteFlats() {
 	}
 }
 
-// letLeftGo lets the devices below volumes go on that somebody has left suspended, and
-// returns what the kernel has then. Nothing can be loaded, suspended or asked for its
-// status before: what lies above waits for I/O inside it.
+// letLeftGo resumes the devices below volumes that another process left suspended, and
+// returns the kernel's devices after this. This must come before any load, suspend or
+// status call, because the devices above wait for I/O inside the suspended device.
 func (c *convergence) letLeftGo(ctx context.Context) (kernel, error) {
 	k, err := c.look()
 	if err != nil {
@@ -308,7 +311,7 @@ func (c *convergence) letLeftGo(ctx context.Context) (kernel, error) {
 	return k, nil
 }
 
-// running says what the driver does with the family's devices.
+// running returns the driver's own work on the family's devices.
 func (c *convergence) running(k kernel) running {
 	r := running{windows: map[lvm2.ID]window{}, copied: map[lvm2.ID]string{}, held: c.braked(), stuck: c.stuck, strays: c.strays, asLoaded: c.asLoaded}
 	for _, o := range c.members {
@@ -316,7 +319,7 @@ func (c *convergence) running(k kernel) running {
 		case w == nil:
 		case o.forked():
 			r.windows[o.lv.ID] = *w
-		default: // the last commit had failed for us only, or an interruption left it
+		default: // left over from an interruption, or from a commit that reached the disk but returned an error
 			c.hydrator.setWindow(o.lv.ID, nil)
 		}
 		for _, layer := range []string{layerWindow0, layerWindow1} {
@@ -338,7 +341,7 @@ func (c *convergence) running(k kernel) running {
 	return r
 }
 
-// copied says whether a window's device holds nothing back, and is of no use any more.
+// copied reports whether a window's mirror d has copied everything and is no longer needed.
 func (c *convergence) copied(o *volume, d *kernelDevice) bool {
 	if len(d.table) != 1 {
 		return false
@@ -351,7 +354,7 @@ func (c *convergence) copied(o *volume, d *kernelDevice) bool {
 	return err == nil && s.Synced()
 }
 
-// braked returns the devices of stores whose writers are held while these grow.
+// braked returns the devices of stores that are suspended, to hold writers, while they grow.
 func (c *convergence) braked() map[string]bool {
 	held := map[string]bool{}
 	for _, o := range c.members {
@@ -364,8 +367,8 @@ func (c *convergence) braked() map[string]bool {
 	return held
 }
 
-// visible sees to it that the nodes are there that users open, also where nothing
-// changed: an interruption may have come just before that.
+// visible makes the device nodes that users open. It does so even if no device changed,
+// because an interruption may have come before the nodes were made.
 func (c *convergence) visible(ctx context.Context, k kernel) error {
 	var errs []error
 	for i := range c.want.devices {

@@ -12,14 +12,14 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// failed takes note of the failure of a step; an error if no other plan can do better.
+// failed records the failure of a step. It returns an error if another plan cannot help.
 func (c *convergence) failed(ctx context.Context, err error) error {
 	var at *stepError
 	switch {
 	case ctx.Err() != nil, errors.Is(err, errLeft), !errors.As(err, &at):
 		return err
-	case at.do == stepRemove && errors.Is(err, ErrInUse) && !c.askedDown(at): // it is in use now
-		if at.of != nil { // who has it open may only look in passing
+	case at.do == stepRemove && errors.Is(err, ErrInUse) && !c.askedDown(at): // it was opened in the meantime
+		if at.of != nil { // perhaps only for a moment, as by a scan
 			c.refusedAt[at.of.lv.ID] = true
 		}
 		return nil
@@ -39,21 +39,21 @@ func (c *convergence) failed(ctx context.Context, err error) error {
 	return nil
 }
 
-// freeName has deleted volumes and layers go, or give their names away.
+// freeName removes or renames devices of deleted volumes and layers.
 func (c *convergence) freeName(ctx context.Context) {
 	if err := c.sweep(ctx, c.view); err != nil {
 		c.log.Error(err, "Removing devices of deleted volumes; it is tried again")
 	}
 }
 
-// askedDown says whether a step is about the device that a volume is to lose.
+// askedDown reports whether a step is about the device that the operation wants removed.
 func (c *convergence) askedDown(s *stepError) bool {
 	return s.of != nil && s.of.lv.ID == c.asked.down && s.uuid == c.view.topDevice(s.of.lv).uuid
 }
 
-// letUsersGo lets the users of the volumes go on after the convergence ended early,
-// whatever became of the rest: they would wait until another convergence comes to its
-// end, which may be never. A cut that holds a volume still ends that itself.
+// letUsersGo resumes the top devices of the volumes after a convergence ended early.
+// Otherwise their users would wait for the next successful convergence, which may never
+// come. Volumes that are frozen for a cut are left to the cut.
 func (c *convergence) letUsersGo(ctx context.Context) error {
 	k, err := c.look()
 	if err != nil {
@@ -71,7 +71,7 @@ func (c *convergence) letUsersGo(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// letUsersGo returns the steps without which users of a volume may wait for ever.
+// letUsersGo returns the steps without which users of a volume might wait for ever.
 func (w *wantedSet) letUsersGo(o *volume, k kernel) []step {
 	p := &planner{wantedSet: w, k: maps.Clone(k), ran: map[string]bool{}}
 	p.shutWindows(o)
@@ -79,9 +79,9 @@ func (w *wantedSet) letUsersGo(o *volume, k kernel) []step {
 	return p.steps
 }
 
-// leftBehind says why devices of volumes stay as they are though they should follow: of
-// those that were to be looked after before, and of those whose live layer is not in the
-// kernel. A device that is lost, copied or written at this moment need not follow.
+// leftBehind returns the reasons why devices of volumes do not match the view. It checks
+// the volumes in before, and volumes whose live layer is not in the kernel. It ignores
+// devices that are lost, or that are being copied or written at the moment.
 func (c *convergence) leftBehind(before map[lvm2.ID]bool) map[lvm2.ID]error {
 	out := map[lvm2.ID]error{}
 	for _, o := range c.members {
@@ -96,8 +96,8 @@ func (c *convergence) leftBehind(before map[lvm2.ID]bool) map[lvm2.ID]error {
 	return out
 }
 
-// staysAs says why devices of a volume that is in use stay as they are; nil if none does
-// that has to follow.
+// staysAs returns the reason why a device of a volume in use does not match the view; nil
+// if every device does that has to.
 func (c *convergence) staysAs(o *volume) (why error) {
 	used := false
 	for _, lv := range o.parts() {

@@ -141,7 +141,7 @@ func (p *Pool) unname(t *edit) error {
 	return nil
 }
 
-// followed says whether the kernel has cut o for its live layer, as far as it has
+// followed reports whether the kernel has cut o for its live layer, as far as it has
 // devices of it. Without: a snapshot that was removed by hand is no such one.
 func (p *Pool) followed(v *view, o *volume, live *layer) bool {
 	top, err := p.find(v.topDevice(o.lv))

@@ -122,7 +122,7 @@ func (p *Pool) deepens(v *view, o *volume) error {
 	return nil
 }
 
-// readsUnasked says whether x reads through l at any time: a fork does that has no flat
+// readsUnasked reports whether x reads through l at any time: a fork does that has no flat
 // store by which l is read. Room that is kept for one is none yet.
 func (v *view) readsUnasked(x *volume, l *layer) bool {
 	if !x.forked() || l.lost {
@@ -178,7 +178,7 @@ func (p *Pool) makeWay(ctx context.Context, lv string) {
 	}
 }
 
-// readsThrough says whether x reads through o's history.
+// readsThrough reports whether x reads through o's history.
 func (v *view) readsThrough(x, o *volume) bool {
 	for x.from() != "" {
 		l := v.layers[x.from()]

@@ -12,15 +12,15 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Layers of LVM2's device names: of a volume with a snapshot the device that
-// has its blocks, and of a snapshot the device that has its store.
+// Layers of LVM2's device names. layerReal is the device with the blocks of a volume that
+// has a snapshot. layerCOW is the device with the store of a snapshot.
 const (
 	layerReal = "real"
 	layerCOW  = "cow"
 )
 
-// Udev flags that LVM2 sends with each kind of device, so that its rules treat
-// ours alike: hidden devices are neither scanned nor linked.
+// Udev flags that LVM2 sends with each kind of device. The driver sends the same flags, so
+// that udev neither scans nor links hidden devices.
 const (
 	udevVisible  = dm.UdevPrimarySource
 	udevReal     = dm.UdevPrimarySource | dm.UdevDisableSubsystem | dm.UdevDisableDisk | dm.UdevDisableOther
@@ -29,33 +29,35 @@ const (
 )
 
 const (
-	busyLimit   = 3 * time.Second        // how long a device may stay open in passing, as by a scan of udev
-	removeLimit = 500 * time.Millisecond // the same where the group's lock is held
+	busyLimit   = 3 * time.Second        // longest time that a scan, as by udev, keeps a device open
+	removeLimit = 500 * time.Millisecond // the same while the group's lock is held
 	busyPause   = 20 * time.Millisecond
 )
 
-// device is one dm device that the metadata calls for.
+// device is a device-mapper device of the metadata. It need not exist in the kernel.
 type device struct {
 	name, uuid string
 	udev       dm.Udev
-	lease      *lease // of the act that works on it; nil: none does
+	lease      *lease // of the act that works on the device; nil outside of acts
 }
 
-// device is the device of a logical volume in that layer of LVM2's names.
+// device returns the device of a logical volume with the given layer in its name.
 func (v *view) device(lv *lvm2.LV, layer string, udev dm.Udev) device {
 	return device{name: lvm2.DMName(v.vg.Name, lv.Name, layer), uuid: lvm2.DMUUID(v.vg.ID, lv.ID, layer), udev: udev, lease: v.lease}
 }
 
-// The devices that LVM2 has, too: the one of a volume that its users open; the
-// volume's blocks below a snapshot; a layer's snapshot; the store of a layer or
-// a fork. And the snapshot through which a fork reads what it is restored from.
+// The first four devices are also known to LVM2. topDevice is the device that users of a
+// volume open. realDevice has the volume's blocks below a snapshot. snapDevice is the
+// snapshot of a layer. cowDevice is the store of a layer or a fork. forkDevice is ours: the
+// snapshot through which a fork reads its source.
 func (v *view) topDevice(lv *lvm2.LV) device  { return v.device(lv, "", udevVisible) }
 func (v *view) realDevice(lv *lvm2.LV) device { return v.device(lv, layerReal, udevReal) }
 func (v *view) snapDevice(lv *lvm2.LV) device { return v.device(lv, "", udevSnapshot) }
 func (v *view) cowDevice(lv *lvm2.LV) device  { return v.device(lv, layerCOW, udevCOW) }
 func (v *view) forkDevice(lv *lvm2.LV) device { return v.device(lv, layerFork, udevReal) }
 
-// find returns the kernel's device with d's UUID, which survives renames; nil if there is none.
+// find returns the kernel's device with the UUID of d, which a rename does not change; nil
+// if there is none.
 func (p *Pool) find(d device) (*dm.Info, error) {
 	info, err := p.dm.InfoByUUID(d.uuid)
 	if errors.Is(err, dm.ErrNotFound) {
@@ -67,7 +69,7 @@ func (p *Pool) find(d device) (*dm.Info, error) {
 	return &info, nil
 }
 
-// found does what find does for a device that was there a moment ago.
+// found is find for a device that must exist: it returns an error if the device is gone.
 func (p *Pool) found(d device) (*dm.Info, error) {
 	info, err := p.find(d)
 	if err == nil && info == nil {
@@ -76,7 +78,7 @@ func (p *Pool) found(d device) (*dm.Info, error) {
 	return info, err
 }
 
-// linearTable maps lv onto its physical volumes.
+// linearTable returns the table that maps lv onto its physical volumes.
 func (v *view) linearTable(lv *lvm2.LV) (dm.Table, error) {
 	ranges, err := physical(lv)
 	if err != nil {
@@ -102,8 +104,8 @@ func whole(length size.Sectors, t dm.Target) dm.Table {
 	return dm.Table{{Start: 0, Length: length, Target: t}}
 }
 
-// single makes a device by itself, which no convergence knows of, or makes the one that is
-// there what it should be: running, with that table.
+// single makes a device outside of convergences, or corrects the existing device, so that
+// it runs with the given table.
 func (p *Pool) single(ctx context.Context, v *view, d device, table dm.Table, readOnly bool) (dm.Device, error) {
 	for again := true; ; again = false {
 		k := kernel{}
@@ -115,7 +117,7 @@ func (p *Pool) single(ctx context.Context, v *view, d device, table dm.Table, re
 			w := &wanted{device: d, table: disks(table), readOnly: readOnly}
 			err = (&carrier{Pool: p, view: v, k: k}).carryOut(ctx, w.alone(k[d.uuid]))
 		}
-		if again && (errors.Is(err, dm.ErrExists) || errors.Is(err, dm.ErrNotFound)) { // it came, or went, just now
+		if again && (errors.Is(err, dm.ErrExists) || errors.Is(err, dm.ErrNotFound)) { // another process made or removed the device just now
 			continue
 		}
 		if err != nil {
@@ -125,8 +127,8 @@ func (p *Pool) single(ctx context.Context, v *view, d device, table dm.Table, re
 	}
 }
 
-// alone returns the steps that make a device, d in the kernel, what is wanted, where no
-// other device of the group has to do with it.
+// alone returns the steps that turn d, the kernel's device or nil, into w, where no other
+// device of the group is involved.
 func (w *wanted) alone(d *kernelDevice) []step {
 	s := step{device: w.device, table: w.table, readOnly: w.readOnly}
 	var dos []stepKind
@@ -139,7 +141,7 @@ func (w *wanted) alone(d *kernelDevice) []step {
 	case d.Suspended:
 		dos = []stepKind{stepResume}
 	}
-	if d != nil && d.Loaded { // left by an interrupted change
+	if d != nil && d.Loaded { // left over from an interrupted change
 		dos = append([]stepKind{stepClear}, dos...)
 	}
 	var steps []step
@@ -149,7 +151,8 @@ func (w *wanted) alone(d *kernelDevice) []step {
 	return steps
 }
 
-// node sees to it that the node of d, the kernel's device dev, is in /dev/mapper.
+// node makes the node of d in /dev/mapper, for the kernel's device dev. If ctx collects
+// nodes for later, node adds to them instead.
 func (p *Pool) node(ctx context.Context, d device, dev dm.Device) error {
 	if later, held := ctx.Value(nodesKey{}).(*nodesLater); held {
 		*later = append(*later, laterNode{d, dev})

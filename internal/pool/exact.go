@@ -14,7 +14,7 @@ import (
 // afterwards, until its device is removed: these are copies of what the new
 // layer holds, too.
 
-// inexact says whether it would be of use to know the boundary of a frozen layer.
+// inexact reports whether it would be of use to know the boundary of a frozen layer.
 func (l *layer) inexact() bool { return l.snap == nil && !l.exact && !l.lost && !l.superset }
 
 // noteBoundary remembers what the former newest layer uses. The volume is held,
@@ -41,7 +41,7 @@ func (p *Pool) noteBoundary(v *view, o *volume, real dm.Device) {
 	}
 }
 
-// untouched says whether nothing will be copied into the live layer of o any
+// untouched reports whether nothing will be copied into the live layer of o any
 // more if it is frozen now: neither it nor the volume has a device.
 func (p *Pool) untouched(v *view, o *volume, live *layer) bool {
 	if live.lost || live.superset {
@@ -55,7 +55,7 @@ func (p *Pool) untouched(v *view, o *volume, live *layer) bool {
 	return true
 }
 
-// unrecorded tells whether a boundary in o's history is known and not on the disk.
+// unrecorded reports whether a boundary in o's history is known and not on the disk.
 func (p *Pool) unrecorded(o *volume) bool {
 	for _, l := range o.layers {
 		if p.facts.boundaries.has(l.lv.ID) && l.inexact() {

@@ -110,12 +110,12 @@ func (v *view) flatOf(o *volume, l *layer) (best *flat, over *layer) {
 	return best, over
 }
 
-// whole says whether the store is written and these, its layers, are as they were then.
+// whole reports whether the store is written and these, its layers, are as they were then.
 func (f *flat) whole(layers []*layer) bool {
 	return f.used >= 2*f.chunk && f.odd == nil && flattable(layers)
 }
 
-// flattable says whether a flat store can be made of layers: how much of each store
+// flattable reports whether a flat store can be made of layers: how much of each store
 // is in use is known, and does not change.
 func flattable(layers []*layer) bool {
 	return !slices.ContainsFunc(layers, func(l *layer) bool { return !l.trimmed || l.snap != nil || l.lost || !linear(l.lv) })

@@ -15,7 +15,7 @@ type flatTable struct {
 	disks  []dm.Device // of the group's physical volumes
 }
 
-// asLoaded says whether the device of a flat store has the table that it should have,
+// asLoaded reports whether the device of a flat store has the table that it should have,
 // as far as only this process changes it.
 func (p *Pool) asLoaded(v *view, o *volume, f *flat, info *dm.Info) bool {
 	was, known := p.facts.tables.get(f.lv.ID)
@@ -69,7 +69,7 @@ func (p *Pool) flatsAsLoaded(v *view) (map[string]bool, error) {
 	return out, nil
 }
 
-// flatWriting says whether a flat store is being written, by its device.
+// flatWriting reports whether a flat store is being written, by its device.
 func (p *Pool) flatWriting(f *flat) bool {
 	written, asked := p.facts.flats.get(f.lv.ID)
 	return asked && written.IsZero()

@@ -53,7 +53,7 @@ func (p *Pool) flattenBelow(ctx context.Context, lv string) error {
 	return nil
 }
 
-// tooDeep says whether the kernel could not read l as it is now.
+// tooDeep reports whether the kernel could not read l as it is now.
 func (p *Pool) tooDeep(l *layer) bool {
 	v, err := p.latest()
 	if err != nil {
@@ -204,7 +204,7 @@ func (p *Pool) leaveFlat(ctx context.Context, w *flatWork, why error) error {
 	return errors.Join(why, p.takeDown(context.WithoutCancel(ctx), p.current.Load().cowDevice(w.flat.lv)))
 }
 
-// same says whether the layers, what lies below them, and the extents that are written to
+// same reports whether the layers, what lies below them, and the extents that are written to
 // are in v what they were.
 func (w *flatWork) same(v *view) bool {
 	if w.made != nil {

@@ -164,7 +164,7 @@ func (p *Pool) keepForFlat(t *edit, layer lvm2.ID) error {
 	return t.put(lv)
 }
 
-// forkNeeds says whether a fork that is not hydrated is read by f, a flat store of
+// forkNeeds reports whether a fork that is not hydrated is read by f, a flat store of
 // o's history, or will be: also while it has no devices, as after a reboot.
 func (v *view) forkNeeds(o *volume, f *flat) bool {
 	l := v.layers[f.reads]
@@ -177,7 +177,7 @@ func (v *view) forkNeeds(o *volume, f *flat) bool {
 	return v.keptFor(f.reads) == f
 }
 
-// forkedFrom says whether there is a fork of l that is not hydrated.
+// forkedFrom reports whether there is a fork of l that is not hydrated.
 func (v *view) forkedFrom(l *layer) bool {
 	for _, o := range v.volumes {
 		if o.copyOf == l.lv.ID {
@@ -187,7 +187,7 @@ func (v *view) forkedFrom(l *layer) bool {
 	return false
 }
 
-// awaited says whether f is being written, or somebody has asked for it who has not read
+// awaited reports whether f is being written, or somebody has asked for it who has not read
 // by it yet.
 func (p *Pool) awaited(v *view, f *flat) bool {
 	written, asked := p.facts.flats.get(f.lv.ID)

@@ -44,7 +44,7 @@ type fork struct {
 	odd   error // a tag of it that is not understood
 }
 
-// forked says whether o reads through a snapshot.
+// forked reports whether o reads through a snapshot.
 func (v *volume) forked() bool { return v.copyOf != "" }
 
 // origin finds the layer that o reads through, and that one's volume.
@@ -83,7 +83,7 @@ func (v *view) family(lv string) []string {
 	return out
 }
 
-// circular says whether o reads through itself by its tags, which only somebody
+// circular reports whether o reads through itself by its tags, which only somebody
 // who changed them can have done. Nothing can follow that.
 func (v *view) circular(o *volume) error {
 	seen := map[*volume]bool{}
@@ -170,7 +170,7 @@ func (p *Pool) copyOf(t *edit, spec VolumeSpec) (from original, n lvm2.Extents, 
 	return from, n, err
 }
 
-// shows says whether the volume just shows its source.
+// shows reports whether the volume just shows its source.
 func (s VolumeSpec) shows() bool { return s.ReadOnly || s.Transient }
 
 // checkClone says in advance whether there is room for a clone of n extents.

@@ -66,7 +66,7 @@ func (p *Pool) collected(v *view, o *volume) error {
 	return &unrecordedLoss{layer: dead.lv.ID}
 }
 
-// begunInKernel tells whether a layer was live in the kernel: it has got its purpose,
+// begunInKernel reports whether a layer was live in the kernel: it has got its purpose,
 // which comes after that; or it has the device of its store, and if the snapshot's is
 // there it is not one that waits for its cut.
 func (p *Pool) begunInKernel(v *view, l *layer) (bool, error) {

@@ -126,7 +126,7 @@ func holders(sysfs string, disks map[dm.Device]int, all []dm.ListEntry) map[uint
 	return out
 }
 
-// describes says whether sysfs has one of the mapped devices, as where it is of the kernel
+// describes reports whether sysfs has one of the mapped devices, as where it is of the kernel
 // that has them. Those without a UUID prove nothing.
 func describes(sysfs string, all []dm.ListEntry) bool {
 	for _, e := range all {

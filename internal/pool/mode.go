@@ -53,7 +53,7 @@ func (p *Pool) SetMode(ctx context.Context, lv string, mode Mode, fsType string)
 const NeverWiped = "below its file system are extents that were never wiped, and that a raw device would show: copy its files to a new volume, which has none " +
 	"where csi-dmsnap pools shows that the pool's free extents are clean, or that it cleans them at first use (clean in the pool's configuration)"
 
-// AsBlock tells whether the volume may be used as a block device: nothing of it may
+// AsBlock reports whether the volume may be used as a block device: nothing of it may
 // be an earlier owner's, or what may is wiped first because nobody has written to it.
 func (v Volume) AsBlock() bool { return v.Mode == Block || !v.Formatted || v.Unwiped == 0 }
 

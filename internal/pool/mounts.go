@@ -26,7 +26,7 @@ func mountPoint(dev dm.Device) (string, error) {
 	return found[0].Mountpoint, nil
 }
 
-// mountedReadOnly tells whether the file system on dev is mounted, as far as
+// mountedReadOnly reports whether the file system on dev is mounted, as far as
 // this process sees, and nobody can write to it.
 func mountedReadOnly(dev dm.Device) (bool, error) {
 	found, err := mountsOf(dev)

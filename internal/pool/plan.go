@@ -8,35 +8,35 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// A plan is what must be done to a family's devices, in this order, so that they
-// become those that it should have. It is computed from what is wanted and from the
-// kernel's devices, and nothing else. An interruption at any step leaves devices from
-// which the next plan leads on.
+// A plan is an ordered list of steps that turn the devices of a family into the wanted
+// devices. It is computed only from the wanted devices and from the kernel's devices. If
+// the driver is interrupted at any step, the next plan continues from the devices left.
 //
-// The order rules of the kernel's snapshots, each of which costs data when broken:
+// The steps obey the order rules of the kernel's snapshots. A plan that breaks one of
+// them costs data:
 //
-//   - What was left suspended goes on first, the lowest device first: what lies above
-//     waits for I/O inside it, and so would we.
-//   - A device is made, and given its table, after those that it lies on.
-//   - While a volume is held still (window): the former newest layer's used count is
-//     read, then the new snapshot is resumed, then the blocks, and the volume itself
-//     last: its resume computes how writes are split.
-//   - An older layer is loaded above the new one only after the window.
+//   - Devices that were left suspended are resumed first, the lowest device first. The
+//     devices above wait for I/O inside the suspended device, and the driver would too.
+//   - A device is created and loaded after the devices below it.
+//   - While a volume is suspended (its window), the driver reads the used count of the
+//     former newest layer, then resumes the new snapshot, then the blocks, and the volume
+//     itself last, because the kernel computes at this resume how it splits writes.
+//   - An older layer is loaded above the new layer only after the window.
 //   - A mirror is resumed only while its user is suspended.
-//   - What is not wanted is removed last, the highest device first.
+//   - Unwanted devices are removed last, the highest device first.
 
-// stepKind is what a step of a plan does.
+// stepKind is the kind of a step.
 type stepKind string
 
 // The kinds of steps.
 const (
-	stepClear   stepKind = "clear"   // drop the table that is loaded and not in use
-	stepCreate  stepKind = "create"  // make a device, without a table
-	stepLoad    stepKind = "load"    // load a table
-	stepSuspend stepKind = "suspend" // hold the device still
-	stepResume  stepKind = "resume"  // let it go on, with the table that is loaded
+	stepClear   stepKind = "clear"   // drop the inactive table
+	stepCreate  stepKind = "create"  // create a device without a table
+	stepLoad    stepKind = "load"    // load a table into the inactive slot
+	stepSuspend stepKind = "suspend" // suspend the device
+	stepResume  stepKind = "resume"  // resume the device; a loaded table becomes active
 	stepUsed    stepKind = "used"    // read how much of its store a layer uses
-	stepRevive  stepKind = "revive"  // take back that the kernel gave up a fork's store
+	stepRevive  stepKind = "revive"  // make the store of a fork valid again after the kernel marked it invalid
 	stepRename  stepKind = "rename"
 	stepRemove  stepKind = "remove"
 )
@@ -47,25 +47,25 @@ type step struct {
 	device
 	table    symbolic // to load
 	readOnly bool     // to load
-	noFlush  bool     // to suspend: I/O that a mirror holds back would never end
+	noFlush  bool     // to suspend without a flush, because I/O held back by a mirror would never end
 	to       string   // the new name
-	of       *volume  // whose device it is; nil if that is not known
-	layer    *layer   // whose snapshot it is
+	of       *volume  // owner of the device; nil if unknown
+	layer    *layer   // layer of the snapshot device; nil for other devices
 }
 
 // planner makes a plan.
 type planner struct {
 	*wantedSet
 	k       kernel
-	opened  map[string]int // by others than devices of the group
+	opened  map[string]int // open counts without the opens by devices of the group
 	steps   []step
 	pending map[string]bool // snapshots and blocks that wait for their volume's window
-	ran     map[string]bool // devices that a step lets go on
-	missing map[string]bool // devices that cannot be made: what they lie on is not there
+	ran     map[string]bool // devices that a step resumes
+	missing map[string]bool // devices that cannot be made because a device below is missing
 }
 
-// plan returns the steps that lead from the kernel's devices, those of the family
-// (split), to those that are wanted.
+// plan returns the steps that turn the kernel's devices of the family (see split) into
+// the wanted devices.
 func (w *wantedSet) plan(members []*volume, k kernel) []step {
 	p := &planner{
 		wantedSet: w, k: maps.Clone(k), opened: k.opened(),
@@ -96,8 +96,8 @@ func (p *planner) add(do stepKind, w *wanted) {
 	switch do {
 	case stepLoad:
 		s.table, s.readOnly = w.table, w.readOnly
-		// A frozen store that is writable stays so. A volume's own device is never made
-		// read-only by its table: nothing ends that when a writer is published.
+		// A writable frozen store stays writable. The table never makes a volume's own
+		// device read-only, because publishing a writer would not make it writable again.
 		if d := p.k[w.uuid]; w.asIs && w.readOnly && d != nil && d.Live {
 			s.readOnly = d.ReadOnly
 		}
@@ -107,7 +107,7 @@ func (p *planner) add(do stepKind, w *wanted) {
 	p.steps = append(p.steps, s)
 }
 
-// right says whether the kernel has a device as it is wanted.
+// right reports whether the kernel's device d matches the wanted device w.
 func (p *planner) right(w *wanted, d *kernelDevice) bool {
 	table, complete := w.table.bind(p.k.number)
 	have := d.table
@@ -117,9 +117,10 @@ func (p *planner) right(w *wanted, d *kernelDevice) bool {
 	return d.Live && complete && have.Equal(table) && (d.ReadOnly == w.readOnly || w.asIs) || d.Live && w.once
 }
 
-// leftSuspended returns the steps that let the devices go on that somebody has left
-// suspended, the lowest first, each with the table that it has: but for volumes' own,
-// whose change may have been under way. It goes by what is held alone.
+// leftSuspended returns the steps that resume, with their active tables, the devices that
+// another process left suspended, the lowest first. It leaves out the volumes' own
+// devices, which may be in the middle of a change. Of w it uses only held, stuck and
+// strays.
 func (w *wantedSet) leftSuspended(k kernel) (steps []step) {
 	for _, d := range k.bottomUp() {
 		id, layer, _ := splitUUID(w.vg.ID, d.uuid)
@@ -141,7 +142,7 @@ func (w *wantedSet) leftSuspended(k kernel) (steps []step) {
 	return steps
 }
 
-// letTopsGo lets volumes' own devices go on that stay as they are.
+// letTopsGo resumes suspended top devices of volumes that need no other change.
 func (p *planner) letTopsGo(members []*volume) {
 	for _, o := range members {
 		d := p.topDevice(o.lv)
@@ -151,14 +152,14 @@ func (p *planner) letTopsGo(members []*volume) {
 	}
 }
 
-// bring makes a device what is wanted.
+// bring adds the steps that make the device w.
 func (p *planner) bring(w *wanted) {
 	d := p.k[w.uuid]
 	if p.isTop(w) && w.of.live() != nil && !w.of.reading() {
 		p.window(w, d)
 		return
 	}
-	if d != nil && w.mirrors() && !p.right(w, d) && p.idle(d) { // left of a former window
+	if d != nil && w.mirrors() && !p.right(w, d) && p.idle(d) { // left over from an earlier window
 		p.steps = append(p.steps, p.removal(d))
 		delete(p.k, w.uuid)
 		d = nil
@@ -176,7 +177,7 @@ func (p *planner) bring(w *wanted) {
 		switch {
 		case !d.Live:
 			p.start(w)
-		case p.held[w.uuid] && p.isTop(w): // who lets it go on finds the table loaded
+		case p.held[w.uuid] && p.isTop(w): // the end of the hold resumes it with the loaded table
 			p.resumeBelow(w)
 		case p.inWindow(w) && !p.apart(w, d):
 			p.pending[w.uuid] = true
@@ -196,8 +197,8 @@ func (p *planner) bring(w *wanted) {
 	}
 }
 
-// load loads a device's table; a store is longer while its snapshot is constructed, if
-// need be.
+// load loads a device's table. If w.stretch is set, the store below is longer while the
+// kernel constructs the snapshot.
 func (p *planner) load(w *wanted, loaded bool) {
 	if loaded {
 		p.add(stepClear, w)
@@ -219,8 +220,8 @@ func (p *planner) load(w *wanted, loaded bool) {
 	}
 }
 
-// start resumes a new device, unless it must wait: a snapshot for its volume's window, a
-// mirror for its user, which is suspended then, or new.
+// start resumes a new device, unless it must wait. A snapshot waits for the window of its
+// volume. A mirror waits until its user is suspended or created.
 func (p *planner) start(w *wanted) {
 	mirror := w.mirrors() && p.wantedAt(p.contentDevice(w.of)).of != nil
 	if mirror || w.layer != nil && p.inWindow(w) {
@@ -231,7 +232,7 @@ func (p *planner) start(w *wanted) {
 	p.add(stepResume, w)
 }
 
-// mirrors says whether the device copies as soon as it is resumed.
+// mirrors reports whether the device is a mirror, which copies as soon as it is resumed.
 func (w *wanted) mirrors() bool {
 	if len(w.table) == 0 {
 		return false
@@ -240,12 +241,12 @@ func (w *wanted) mirrors() bool {
 	return is
 }
 
-// mirrorWaits says whether a mirror waits until what lies on it is suspended.
+// mirrorWaits reports whether a mirror of o waits until the device above it is suspended.
 func (p *planner) mirrorWaits(o *volume) bool {
 	return slices.ContainsFunc(p.devices, func(x wanted) bool { return x.of == o && x.mirrors() && p.pending[x.uuid] })
 }
 
-// idle says whether nothing lies on a device.
+// idle reports whether no device lies on d and nobody has d open.
 func (p *planner) idle(d *kernelDevice) bool {
 	for _, x := range p.k {
 		if slices.Contains(x.uses(), d.Device) {
@@ -255,9 +256,9 @@ func (p *planner) idle(d *kernelDevice) bool {
 	return p.opened[d.uuid] <= 0
 }
 
-// possible says whether all that a device lies on is there, or is made before it.
+// possible reports whether every device below w exists or is made before w.
 func (p *planner) possible(w *wanted) bool {
-	if live := w.of.live(); live != nil && p.isTop(w) && !w.of.reading() { // what is overwritten is copied into it
+	if live := w.of.live(); live != nil && p.isTop(w) && !w.of.reading() { // the kernel copies originals into the live layer
 		if snap := p.snapDevice(live.lv); p.k[snap.uuid] == nil && (p.missing[snap.uuid] || p.wantedAt(snap).of == nil) {
 			return false
 		}
@@ -267,7 +268,7 @@ func (p *planner) possible(w *wanted) bool {
 	})
 }
 
-// swap takes a table that is loaded in use, and the mirrors that wait for that.
+// swap makes the loaded table of w active, and resumes the mirrors that wait for w.
 func (p *planner) swap(w *wanted, d *kernelDevice) {
 	if !d.Suspended || p.ran[w.uuid] {
 		p.add(stepSuspend, w)
@@ -276,7 +277,7 @@ func (p *planner) swap(w *wanted, d *kernelDevice) {
 	p.add(stepResume, w)
 }
 
-// resumeBelow resumes mirrors below a device that is suspended.
+// resumeBelow resumes the waiting mirrors below the suspended device w.
 func (p *planner) resumeBelow(w *wanted) {
 	for i := range p.devices {
 		x := &p.devices[i]
@@ -289,8 +290,8 @@ func (p *planner) resumeBelow(w *wanted) {
 
 func (w *wantedSet) isTop(d *wanted) bool { return d.uuid == w.topDevice(d.of.lv).uuid }
 
-// inWindow says whether a device may change only while its volume is held still: the
-// live layer's snapshot, and the blocks, as long as somebody may write to the volume.
+// inWindow reports whether w may change only while its volume is suspended. This holds for
+// the live layer's snapshot and for the blocks, as long as the volume is writable.
 func (p *planner) inWindow(w *wanted) bool {
 	top := p.k[p.topDevice(w.of.lv).uuid]
 	if top == nil || !top.Live || w.of.reading() || w.of.live() == nil {
@@ -299,16 +300,17 @@ func (p *planner) inWindow(w *wanted) bool {
 	return w.layer != nil && w.layer == w.of.live() || w.uuid == p.realDevice(w.of.lv).uuid
 }
 
-// apart says whether blocks change while the volume runs: they are as long as before, as
-// those of a fork that is hydrated. Or they are shorter than the snapshot that will lie on
-// them, and the kernel takes no snapshot of blocks that are not there: a volume that was
-// not active was expanded, and then cut, while a snapshot of it was read.
+// apart reports whether the blocks may change while the volume runs. They may if their
+// length stays the same, as in a fork that is hydrated. They must if they are shorter than
+// the snapshot that will lie on them, because the kernel refuses such a snapshot. That
+// happens when an inactive volume is expanded and then cut while a snapshot of the volume
+// is read.
 func (p *planner) apart(w *wanted, d *kernelDevice) bool {
 	return w.layer == nil && (d.table.Length() == w.table.length() || d.table.Length() < w.of.live().length)
 }
 
-// window brings about what is to change while a volume with a live layer is held
-// still: its own table, and what is pending below it.
+// window adds the steps for a volume with a live layer that run while the volume is
+// suspended: its own table, and the pending devices below it.
 func (p *planner) window(w *wanted, d *kernelDevice) {
 	live := w.of.live()
 	snap, real := p.wantedAt(p.snapDevice(live.lv)), p.wantedAt(p.realDevice(w.of.lv))
@@ -348,7 +350,7 @@ func (p *planner) window(w *wanted, d *kernelDevice) {
 	p.add(stepResume, w)
 }
 
-// letGoTop lets a volume's own device go on with the table that it has.
+// letGoTop resumes a volume's top device with its active table.
 func (p *planner) letGoTop(w *wanted, d *kernelDevice) {
 	if d.Loaded {
 		p.add(stepClear, w)
@@ -365,7 +367,7 @@ func (w *wantedSet) wantedAt(d device) *wanted {
 	return &w.devices[i]
 }
 
-// liesOn says whether the kernel's snapshot of a layer has the device as its origin.
+// liesOn reports whether origin is the origin of layer l's snapshot in the kernel.
 func (p *planner) liesOn(l *layer, origin device) bool {
 	d, number := p.k[p.snapDevice(l.lv).uuid], p.k[origin.uuid]
 	if d == nil || number == nil || len(d.table) != 1 {

@@ -30,14 +30,15 @@ func (k kernel) bottomUp() []*kernelDevice {
 	return out
 }
 
-// sorted returns UUIDs in the order of the devices' names, so that equal states make
-// equal plans.
+// sorted returns the UUIDs in the order of the devices' names, so that equal states
+// result in equal plans.
 func (k kernel) sorted() []string {
 	return slices.SortedFunc(maps.Keys(k), func(a, b string) int { return strings.Compare(k[a].Name, k[b].Name) })
 }
 
-// names returns the steps that give devices the names of their logical volumes, and the
-// names that other devices of k have, by the UUIDs of those that should have them.
+// names returns the steps that rename devices to the names of their logical volumes. left
+// has the names that are still taken by other devices of k, by the UUIDs of the devices
+// that should have these names.
 func (w *wantedSet) names(k kernel) (steps []step, left map[string]string) {
 	p, all := &planner{wantedSet: w, k: maps.Clone(k)}, map[string]bool{}
 	for uuid := range k {
@@ -48,8 +49,8 @@ func (w *wantedSet) names(k kernel) (steps []step, left map[string]string) {
 	return p.steps, left
 }
 
-// misnamed returns the names that devices should have and have not, by their UUIDs. Trash
-// keeps its name unless it stays, or something else should have the name.
+// misnamed returns the right names of devices that have a wrong name, by their UUIDs. Trash
+// keeps its name unless the trash stays, or another device should have the name.
 func (p *planner) misnamed(staying map[string]bool) map[string]string {
 	should, to := map[string]bool{}, map[string]string{}
 	for i := range p.devices {
@@ -69,8 +70,9 @@ func (p *planner) misnamed(staying map[string]bool) map[string]string {
 	return to
 }
 
-// rename gives devices the names that misnamed returns: those of their logical volumes,
-// which a rollback may have changed. One that has another one's name comes first.
+// rename adds the steps that give devices the names in to: the names of their logical
+// volumes, which a rollback may have changed. A device that has the name of another device
+// is renamed first.
 func (p *planner) rename(to map[string]string) {
 	taken := map[string]bool{}
 	for _, d := range p.k {
@@ -94,10 +96,10 @@ func (p *planner) rename(to map[string]string) {
 	}
 }
 
-// shutWindows makes mirrors that nobody waits for any more lead to where the volume's
-// content is: to the fork or, if the position is behind the window already, to the
-// volume's own blocks. They may hold writes since a disk failed, and nothing above them
-// could be suspended.
+// shutWindows replaces mirrors that are no longer needed by a linear table to the volume's
+// content: to the fork or, if the window is already hydrated, to the volume's own blocks. A
+// mirror may hold back writes since a disk failed, and then no device above it can be
+// suspended.
 func (p *planner) shutWindows(o *volume) {
 	if p.untouchable(o) != nil {
 		return
@@ -128,8 +130,8 @@ func (p *planner) shutWindows(o *volume) {
 	}
 }
 
-// remove removes what is not wanted and what nobody has open, the highest device first.
-// Trash that somebody has open gives its name away.
+// remove adds the steps that remove the unwanted devices that nobody has open, the highest
+// device first. Trash that is still open is renamed if another device should have its name.
 func (p *planner) remove() {
 	should, users, byNumber := map[string]bool{}, map[string]int{}, p.k.byNumber()
 	for i := range p.devices {
@@ -138,7 +140,7 @@ func (p *planner) remove() {
 		for _, below := range w.table.below() {
 			users[below]++
 		}
-		if d := p.k[w.uuid]; d != nil && p.held[w.uuid] { // it has its table until it goes on
+		if d := p.k[w.uuid]; d != nil && p.held[w.uuid] { // its table stays active until it is resumed
 			for _, n := range devicesIn(d.table) {
 				users[byNumber[n]]++
 			}
@@ -175,8 +177,9 @@ func (p *planner) remove() {
 	p.rename(p.misnamed(left))
 }
 
-// collecting returns the snapshots into which is copied what is overwritten through a
-// volume's device d. They go after it: it may turn out to be open.
+// collecting returns the snapshots into which the kernel copies originals that are
+// overwritten through the origin device d. They are removed after d, because the removal
+// of d fails if d is open.
 func (p *planner) collecting(d *kernelDevice) (uuids []string) {
 	if len(d.table) != 1 {
 		return nil
@@ -195,7 +198,7 @@ func (p *planner) collecting(d *kernelDevice) (uuids []string) {
 	return uuids
 }
 
-// removal is the step that removes a device.
+// removal returns the step that removes d.
 func (p *planner) removal(d *kernelDevice) step {
 	id, layer, _ := splitUUID(p.vg.ID, d.uuid)
 	s := step{do: stepRemove, device: device{name: d.Name, uuid: d.uuid, udev: udevReal}, of: p.ownerOf(lvm2.ID(id))}

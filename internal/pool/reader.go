@@ -18,7 +18,7 @@ import (
 // A transient one keeps what is written to it in its own extents, and where that
 // is in the kernel's memory only (scratch.go).
 
-// reading says whether o shows a snapshot and never copies it.
+// reading reports whether o shows a snapshot and never copies it.
 func (v *volume) reading() bool { return v.reads != "" }
 
 // from is the layer that o reads through, if it does.
@@ -99,7 +99,7 @@ func (p *Pool) newReader(t *edit, spec VolumeSpec, n lvm2.Extents, layer lvm2.ID
 	return lv, t.put(lv)
 }
 
-// takesNothing says whether lv has no extents of its own.
+// takesNothing reports whether lv has no extents of its own.
 func takesNothing(lv *lvm2.LV) bool {
 	return !slices.ContainsFunc(lv.Segments, func(s lvm2.Segment) bool { return s.Type != lvm2.TypeError })
 }

@@ -133,7 +133,7 @@ func (p *Pool) recoveryUp(ctx context.Context, lv string) (*os.File, error) {
 	})
 }
 
-// recoveryFull says whether the store could not take all that was written.
+// recoveryFull reports whether the store could not take all that was written.
 func (p *Pool) recoveryFull(lv string) (bool, error) {
 	v, err := p.latest()
 	if err != nil {

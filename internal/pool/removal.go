@@ -9,7 +9,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 )
 
-// dropped tells whether a snapshot's device is there and has lost its content.
+// dropped reports whether a snapshot's device is there and has lost its content.
 // An overflow of the heir of a fold is no loss: only our write to it failed.
 func (p *Pool) dropped(d device) bool {
 	s, err := p.snapshotStatus(d.name)

@@ -29,7 +29,7 @@ func scratchChunk(most, length size.Bytes) (size.Sectors, error) {
 	return 0, fmt.Errorf("%w: %v, the size of the snapshot, is not a multiple of %v, as a transient volume needs it", ErrPrecondition, length, cow.MinChunk)
 }
 
-// scratchKept says whether what was written to a transient volume is there. If
+// scratchKept reports whether what was written to a transient volume is there. If
 // the kernel has given it up, and nobody has the device open any more, the
 // device is removed.
 func (p *Pool) scratchKept(ctx context.Context, v *view, o *volume) (bool, error) {
@@ -113,7 +113,7 @@ func (p *Pool) unnoteScratch(ctx context.Context, lv string) error {
 	})
 }
 
-// scratchHealth says whether what was written to a transient volume is lost.
+// scratchHealth reports whether what was written to a transient volume is lost.
 func (p *Pool) scratchHealth(v *view, o *volume) []Condition {
 	if !o.transient {
 		return nil

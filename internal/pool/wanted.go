@@ -278,7 +278,7 @@ func (w *wantedSet) blocks(o *volume) (symbolic, error) {
 	return forkOn(own, missing, fork.uuid, &windowOn{d.uuid, x.span}), nil
 }
 
-// writtenBy says whether all that is written to o goes through the mirror d now, as far
+// writtenBy reports whether all that is written to o goes through the mirror d now, as far
 // as that copies. The copy stays right only as long as that is so: another
 // mirror, or this one once o was written past it, would copy the fork's old content over
 // what was written since.
@@ -317,7 +317,7 @@ const (
 	hashShared = 256
 )
 
-// crowded tells whether a store is so short that its snapshot's hash table would have
+// crowded reports whether a store is so short that its snapshot's hash table would have
 // less than a bucket for each such row. Lookups would become slow once the store has grown.
 func crowded(store, origin size.Sectors, chunk size.Sectors) bool {
 	return store/chunk < min(hashTable, origin/chunk/hashShared)

@@ -8,19 +8,19 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// windowLimit is how long a volume may take to suspend for a swap of tables; one that takes
-// longer goes on as before, and the change is tried again.
+// windowLimit bounds how long the suspend of a volume may take when tables are swapped. After
+// this time the volume is resumed with its old table, and the change is retried.
 const windowLimit = 10 * time.Second
 
-// holding is a window: how long steps hold a volume still, and what cuts it.
+// holding is an open window: the time for which steps keep a volume suspended.
 type holding struct {
 	of     *volume
-	frozen *frozen // nil: it was not held before
+	frozen *frozen // nil if no cut had frozen the volume before
 	watch  *stopwatch
-	cut    time.Time // of the cut; zero: there was none
+	cut    time.Time // time of the cut; zero if there was none
 }
 
-// hold takes note that a step is about to be carried out, with which a window may begin.
+// hold is called before a step is carried out. It opens the window if the step begins one.
 func (c *carrier) hold(s step) {
 	top := s.of != nil && s.uuid == c.view.topDevice(s.of.lv).uuid
 	switch {
@@ -30,7 +30,7 @@ func (c *carrier) hold(s step) {
 		c.window.watch.start()
 	case s.do == stepUsed, s.do == stepResume && s.cuts():
 		if x := c.k[c.view.topDevice(s.of.lv).uuid]; x == nil || !x.Suspended {
-			return // nobody writes to it
+			return // the volume is not held
 		}
 		c.window = &holding{of: s.of, frozen: c.frozenOf(s.of), watch: &stopwatch{}}
 		if c.window.frozen == nil {
@@ -42,10 +42,10 @@ func (c *carrier) hold(s step) {
 	}
 }
 
-// cuts says whether the step is about the snapshot of the live layer.
+// cuts reports whether the step works on the snapshot of the live layer.
 func (s step) cuts() bool { return s.layer != nil && s.layer == s.of.live() }
 
-// held takes note that a step was carried out, and of the end of a window.
+// held is called after a step was carried out. It closes the window if the step ends one.
 func (c *carrier) held(ctx context.Context, s step) {
 	w := c.window
 	if w == nil || s.of != w.of {
@@ -75,13 +75,13 @@ func (c *carrier) held(ctx context.Context, s step) {
 	}
 }
 
-// frozenOf returns what holds o still for a cut; nil if nothing does.
+// frozenOf returns the freeze that holds o for a cut; nil if there is none.
 func (p *Pool) frozenOf(o *volume) *frozen {
 	f, _ := p.facts.frozen.get(o.lv.ID)
 	return f
 }
 
-// stopwatch measures the parts of something.
+// stopwatch measures the parts of a window.
 type stopwatch struct {
 	began, last time.Time
 	laps        []lap
@@ -92,7 +92,7 @@ type lap struct {
 	took time.Duration
 }
 
-// String is for logs.
+// String formats a lap for the log.
 func (l lap) String() string { return fmt.Sprintf("%s %v", l.part, l.took) }
 
 func (w *stopwatch) start() { w.began, w.last, w.laps = time.Now(), time.Now(), nil }
