@@ -12,17 +12,18 @@ import (
 
 const defaultFSType = filesystem.Ext4
 
-// usage is what one or several volume capabilities ask for.
+// usage is the use of a volume that one or several volume capabilities request.
 type usage struct {
 	mode         pool.Mode
-	fsType       string   // empty if the capability leaves it open
-	mountFlags   []string // of a single capability
-	readOnly     bool     // by readers only
-	multiNode    bool     // by readers on several nodes
-	singleWriter bool     // at one target path only
+	fsType       string   // "" if no capability names a file system
+	mountFlags   []string // set only by parseUsage, for a single capability
+	readOnly     bool     // nobody writes to the volume
+	multiNode    bool     // readers on several nodes use the volume
+	singleWriter bool     // the volume is published at one target path at a time
 }
 
-// parseUsage checks one capability. Errors: INVALID_ARGUMENT.
+// parseUsage checks one capability and returns the use that it requests.
+// Errors: INVALID_ARGUMENT.
 func parseUsage(c *csi.VolumeCapability) (usage, error) {
 	var u usage
 	switch {
@@ -57,8 +58,9 @@ func parseUsage(c *csi.VolumeCapability) (usage, error) {
 	return u, nil
 }
 
-// parseUsages checks the capabilities of one volume: all of one access type
-// and file system, and read-only only if all of them are.
+// parseUsages checks the capabilities of one volume and combines them. All must
+// have the same access type and file system. The combined use is read-only only
+// if all capabilities are. Errors: INVALID_ARGUMENT.
 func parseUsages(list []*csi.VolumeCapability) (usage, error) {
 	if len(list) == 0 {
 		return usage{}, invalid("no volume capabilities are given")
@@ -83,8 +85,8 @@ func parseUsages(list []*csi.VolumeCapability) (usage, error) {
 	return all, nil
 }
 
-// as returns a volume as this usage sees it: a logical volume of LVM2's own is
-// whatever it is used as.
+// as returns the volume v with the mode and file system of this use, if v is
+// LVM2's own logical volume: such a volume can be used in either mode.
 func (u usage) as(v pool.Volume) pool.Volume {
 	if v.Foreign {
 		v.Mode, v.FSType = u.mode, u.fsType
@@ -92,7 +94,7 @@ func (u usage) as(v pool.Volume) pool.Volume {
 	return v
 }
 
-// mismatch says what of a usage a volume cannot offer; empty if nothing.
+// mismatch explains why a volume does not support this use; "" if it does.
 func (u usage) mismatch(v pool.Volume) string {
 	v = u.as(v)
 	switch {
@@ -108,8 +110,8 @@ func (u usage) mismatch(v pool.Volume) string {
 	return ""
 }
 
-// mountReadOnly tells whether the mounts of a volume are read-only whatever a
-// request's own flag says.
+// mountReadOnly reports whether the volume must be mounted read-only, even if
+// the request does not ask for it.
 func (u usage) mountReadOnly(v pool.Volume) bool {
 	return u.readOnly || v.ReadOnly || slices.Contains(u.mountFlags, "ro")
 }

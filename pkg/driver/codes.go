@@ -13,8 +13,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// codeOf has the gRPC code of every error that the packages below know by
-// name; the first that matches counts.
+// codeOf lists the gRPC code of every named error of the packages below. The
+// first match decides.
 var codeOf = []struct {
 	err  error
 	code codes.Code
@@ -44,8 +44,8 @@ var codeOf = []struct {
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 }
 
-// toStatus turns any error of a handler into one with a gRPC code. It is the
-// only place that decides which.
+// toStatus gives an error of a handler its gRPC code: no other place chooses
+// codes for the errors of the packages below.
 func toStatus(err error) error {
 	if err == nil {
 		return nil
@@ -65,9 +65,9 @@ func toStatus(err error) error {
 	return status.Error(codes.Internal, err.Error())
 }
 
-// noRoomIsOutOfRange is for expansion: the resizer and the kubelet take
-// RESOURCE_EXHAUSTED for "may still be going on" and ask for ever, OUT_OF_RANGE
-// lets the user lower the request.
+// noRoomIsOutOfRange changes the code of an expansion that has no room. The
+// resizer and the kubelet read RESOURCE_EXHAUSTED as "may still be running" and
+// retry forever. After OUT_OF_RANGE the user can lower the request.
 func noRoomIsOutOfRange(err error) error {
 	if errors.Is(err, pool.ErrNoSpace) {
 		return status.Error(codes.OutOfRange, err.Error())
@@ -75,8 +75,9 @@ func noRoomIsOutOfRange(err error) error {
 	return err
 }
 
-// failingIsPrecondition is for expansion: of a file system that fails the kubelet
-// starts its pod only after FAILED_PRECONDITION.
+// failingIsPrecondition changes the code of an expansion whose file system
+// fails. With any other code than FAILED_PRECONDITION the kubelet does not
+// start the volume's pods.
 func failingIsPrecondition(err error) error {
 	if errors.Is(err, filesystem.ErrUnreachable) || errors.Is(err, filesystem.ErrReadOnly) {
 		return precondition("%v; stop the pods that use it: it grows when it is next staged", err)
@@ -84,37 +85,41 @@ func failingIsPrecondition(err error) error {
 	return err
 }
 
-// invalid is an error about the request itself.
+// invalid returns an error about the request itself: INVALID_ARGUMENT.
 func invalid(format string, args ...any) error {
 	return status.Error(codes.InvalidArgument, fmt.Sprintf(format, args...))
 }
 
-// precondition is an error about a state that somebody else must change.
+// precondition returns an error about a state that the caller must change
+// before it retries: FAILED_PRECONDITION.
 func precondition(format string, args ...any) error {
 	return status.Error(codes.FailedPrecondition, fmt.Sprintf(format, args...))
 }
 
-// conflict is an error about a repeated request that differs from the first.
+// conflict returns an error about a repeated request that differs from the
+// first: ALREADY_EXISTS.
 func conflict(format string, args ...any) error {
 	return status.Error(codes.AlreadyExists, fmt.Sprintf(format, args...))
 }
 
-// notFound is an error about a volume, snapshot or path that is not here.
+// notFound returns an error about a volume, snapshot or path that does not
+// exist on this node: NOT_FOUND.
 func notFound(format string, args ...any) error {
 	return status.Error(codes.NotFound, fmt.Sprintf(format, args...))
 }
 
-// outOfRange is an error about a size.
+// outOfRange returns an error about a size: OUT_OF_RANGE.
 func outOfRange(format string, args ...any) error {
 	return status.Error(codes.OutOfRange, fmt.Sprintf(format, args...))
 }
 
-// exhausted is an error about room that another node may have.
+// exhausted returns an error about a lack of room, which another node may have:
+// RESOURCE_EXHAUSTED.
 func exhausted(format string, args ...any) error {
 	return status.Error(codes.ResourceExhausted, fmt.Sprintf(format, args...))
 }
 
-// aborted is an error about an operation that must be asked for again.
+// aborted returns an error about a request that the caller must repeat: ABORTED.
 func aborted(format string, args ...any) error {
 	return status.Error(codes.Aborted, fmt.Sprintf(format, args...))
 }

@@ -13,7 +13,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// ValidateVolumeCapabilities confirms capabilities that a volume offers.
+// ValidateVolumeCapabilities confirms the capabilities, if the volume supports
+// all of them. Otherwise the response has a message with the reason.
+// Errors: INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE if the pool is not open.
 func (d *Driver) ValidateVolumeCapabilities(ctx context.Context, r *csi.ValidateVolumeCapabilitiesRequest) (*csi.ValidateVolumeCapabilitiesResponse, error) {
 	if r.GetVolumeId() == "" || len(r.GetVolumeCapabilities()) == 0 {
 		return nil, invalid("a volume id and volume capabilities are required")
@@ -55,8 +57,9 @@ func (d *Driver) ValidateVolumeCapabilities(ctx context.Context, r *csi.Validate
 	}}, nil
 }
 
-// ListVolumes returns the volumes of all pools, page by page. UNAVAILABLE while
-// one of the pools is not open.
+// ListVolumes returns the volumes of all pools, page by page.
+// Errors: INVALID_ARGUMENT, ABORTED for a token of another listing, UNAVAILABLE
+// if any of the pools is not open.
 func (d *Driver) ListVolumes(ctx context.Context, r *csi.ListVolumesRequest) (*csi.ListVolumesResponse, error) {
 	pools, err := d.allPools(d.pools.Names()...)
 	if err != nil {
@@ -80,7 +83,8 @@ func (d *Driver) ListVolumes(ctx context.Context, r *csi.ListVolumesRequest) (*c
 	return &csi.ListVolumesResponse{Entries: page, NextToken: next}, nil
 }
 
-// ControllerGetVolume returns one volume.
+// ControllerGetVolume returns one volume. Errors: INVALID_ARGUMENT, NOT_FOUND,
+// UNAVAILABLE if the pool is not open.
 func (d *Driver) ControllerGetVolume(ctx context.Context, r *csi.ControllerGetVolumeRequest) (*csi.ControllerGetVolumeResponse, error) {
 	if r.GetVolumeId() == "" {
 		return nil, invalid("no volume id is given")
@@ -99,8 +103,9 @@ func (d *Driver) ControllerGetVolume(ctx context.Context, r *csi.ControllerGetVo
 	}, nil
 }
 
-// GetCapacity returns the room for new volumes in the pools where CreateVolume
-// would make them: none where it would refuse.
+// GetCapacity returns the room for new volumes, in bytes. It counts only the
+// pools in which CreateVolume would place a volume of these parameters,
+// capabilities and topology. Errors: INVALID_ARGUMENT.
 func (d *Driver) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
 	class, err := parseParameters(r.GetParameters())
 	if err != nil {
@@ -129,8 +134,9 @@ func (d *Driver) GetCapacity(ctx context.Context, r *csi.GetCapacityRequest) (*c
 	}, nil
 }
 
-// capacity returns the room of a pool. One that is not there, or cannot be used
-// now, has none: an error would leave the last figure published.
+// capacity returns the room of a pool. A pool that does not exist or is not
+// usable now has no room: after an error csi-provisioner would leave the last
+// figure published.
 func (d *Driver) capacity(ctx context.Context, name string) (pool.Capacity, error) {
 	p, err := d.pool(name)
 	if err == nil {
@@ -145,8 +151,9 @@ func (d *Driver) capacity(ctx context.Context, name string) (pool.Capacity, erro
 	return pool.Capacity{}, err
 }
 
-// leastSize is the size of the smallest volume of these capabilities, if such a
-// volume can be made; no capabilities are no restriction.
+// leastSize returns the size of the smallest volume with these capabilities,
+// and reports whether they are supported. Without capabilities there is no
+// restriction.
 func leastSize(list []*csi.VolumeCapability) (least size.Bytes, supported bool) {
 	if len(list) == 0 {
 		return 0, true

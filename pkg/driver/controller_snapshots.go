@@ -11,8 +11,12 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// CreateSnapshot cuts a snapshot of a volume, mounted or not. It is idempotent
+// CreateSnapshot takes a snapshot of a volume, mounted or not. It is idempotent
 // by name: a repeated call returns the first snapshot and its time.
+// Errors: INVALID_ARGUMENT; NOT_FOUND for the volume; ALREADY_EXISTS if the
+// name belongs to a snapshot of another volume; RESOURCE_EXHAUSTED without room
+// or if the topology excludes this node; ABORTED if the file system cannot be
+// frozen now; FAILED_PRECONDITION; UNAVAILABLE if the pool is not open.
 func (d *Driver) CreateSnapshot(ctx context.Context, r *csi.CreateSnapshotRequest) (*csi.CreateSnapshotResponse, error) {
 	if err := checkName(r.GetName()); err != nil {
 		return nil, err
@@ -52,8 +56,10 @@ func (d *Driver) snapshot(p *pool.Pool, s pool.Snapshot) *csi.Snapshot {
 	}
 }
 
-// DeleteSnapshot deletes a snapshot, also one that is read from: what reads it
-// keeps its content.
+// DeleteSnapshot deletes a snapshot. Volumes that read through the snapshot
+// keep their content. A snapshot that does not exist is no error.
+// Errors: INVALID_ARGUMENT; NOT_FOUND for an id of another node or pool;
+// UNAVAILABLE if the pool is not open.
 func (d *Driver) DeleteSnapshot(ctx context.Context, r *csi.DeleteSnapshotRequest) (*csi.DeleteSnapshotResponse, error) {
 	if r.GetSnapshotId() == "" {
 		return nil, invalid("no snapshot id is given")
@@ -71,9 +77,10 @@ func (d *Driver) DeleteSnapshot(ctx context.Context, r *csi.DeleteSnapshotReques
 	return &csi.DeleteSnapshotResponse{}, nil
 }
 
-// ListSnapshots returns the snapshots of all pools, of one volume, or one
-// snapshot, page by page. UNAVAILABLE while a pool is not open that may have
-// some of them.
+// ListSnapshots returns the snapshots of all pools or of one volume, or one
+// snapshot, page by page. Errors: INVALID_ARGUMENT, ABORTED for a token of
+// another listing, UNAVAILABLE if a pool that may have some of the snapshots is
+// not open.
 func (d *Driver) ListSnapshots(ctx context.Context, r *csi.ListSnapshotsRequest) (*csi.ListSnapshotsResponse, error) {
 	names := d.pools.Names()
 	for _, want := range []string{r.GetSnapshotId(), r.GetSourceVolumeId()} {
@@ -114,7 +121,8 @@ func (d *Driver) ListSnapshots(ctx context.Context, r *csi.ListSnapshotsRequest)
 	return &csi.ListSnapshotsResponse{Entries: page, NextToken: next}, nil
 }
 
-// GetSnapshot returns one snapshot.
+// GetSnapshot returns one snapshot. Errors: INVALID_ARGUMENT, NOT_FOUND,
+// UNAVAILABLE if the pool is not open.
 func (d *Driver) GetSnapshot(ctx context.Context, r *csi.GetSnapshotRequest) (*csi.GetSnapshotResponse, error) {
 	if r.GetSnapshotId() == "" {
 		return nil, invalid("no snapshot id is given")

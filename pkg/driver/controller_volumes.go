@@ -14,8 +14,12 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// CreateVolume makes a volume, empty or with the content of a snapshot or of
-// another volume. It is idempotent by name.
+// CreateVolume creates a volume, empty or with the content of a snapshot or of
+// another volume. It is idempotent by name. Errors: INVALID_ARGUMENT; NOT_FOUND
+// for the source; ALREADY_EXISTS if the name belongs to a volume that differs
+// from the request; OUT_OF_RANGE; RESOURCE_EXHAUSTED if another node may have
+// the room or the pool; FAILED_PRECONDITION; ABORTED while content is copied,
+// or if the name is reserved; UNAVAILABLE if the pool is not open.
 func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
 	if err := checkName(r.GetName()); err != nil {
 		return nil, err
@@ -54,7 +58,7 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 	if err := mayChangeMode(ctx, at, spec, class.modeChange); err != nil {
 		return nil, err
 	}
-	// A volume with a source has something to read, whoever may write it.
+	// A volume with a source has content for readers, so it need not be shared.
 	spec.Shared = use.multiNode && !use.readOnly && at.source.Kind == pool.FromNothing
 	if spec.Mode == pool.Filesystem {
 		if err := prepareSpec(ctx, at, &spec); err != nil {
@@ -62,12 +66,12 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 		}
 	}
 	_, missing := p.VolumeNamed(ctx, spec.Name)
-	v, err := at.make(ctx, spec)
+	v, err := at.create(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
 	if err := reserveRecovery(ctx, p, v); err != nil {
-		if errors.Is(missing, pool.ErrNotFound) && errors.Is(err, pool.ErrNoSpace) { // nobody has it yet
+		if errors.Is(missing, pool.ErrNotFound) && errors.Is(err, pool.ErrNoSpace) { // this call created it, and nobody uses it yet
 			err = errors.Join(err, p.DeleteVolume(context.WithoutCancel(ctx), v.LV))
 		}
 		return nil, err
@@ -75,10 +79,11 @@ func (d *Driver) CreateVolume(ctx context.Context, r *csi.CreateVolumeRequest) (
 	return &csi.CreateVolumeResponse{Volume: d.volume(p, v)}, nil
 }
 
-// mayBeTransient tells whether a request asks for a transient volume. If it names
-// a claim, the controller must have seen that a pod owns that: what is written is
-// lost when the node restarts. One that names none does not come from Kubernetes,
-// and whoever makes it knows what it asks for. Errors: FAILED_PRECONDITION.
+// mayBeTransient reports whether a request asks for a transient volume, which
+// loses its writes when the node restarts. If the request names a claim, the
+// controller must have checked that a pod owns the claim. A request without a
+// claim does not come from Kubernetes and is not checked.
+// Errors: FAILED_PRECONDITION.
 func mayBeTransient(ctx context.Context, class parameters) (bool, error) {
 	if class.transient && class.claim != "" && !callmeta.Of(ctx).Ephemeral {
 		return false, precondition("claim %s: transient volumes are created only for claims that a pod owns, and only through the controller, which checks the owner", class.claim)
@@ -86,8 +91,8 @@ func mayBeTransient(ctx context.Context, class parameters) (bool, error) {
 	return class.transient, nil
 }
 
-// prepareSpec chooses the file system if the request leaves it open, and says how
-// large it is at least.
+// prepareSpec sets the file system, if the request names none, and the smallest
+// size of the volume. Errors: OUT_OF_RANGE.
 func prepareSpec(ctx context.Context, at place, spec *pool.VolumeSpec) error {
 	if spec.FSType == "" {
 		_, found := at.sourceUse(ctx)
@@ -100,10 +105,10 @@ func prepareSpec(ctx context.Context, at place, spec *pool.VolumeSpec) error {
 	return nil
 }
 
-// mayChangeMode refuses a file system with the content of a raw block volume unless
-// the class allows it: the kernel trusts what it mounts, and a pod wrote that. If
-// there is no source the request is about a volume that exists, or it fails.
-// Errors: FAILED_PRECONDITION.
+// mayChangeMode refuses to create a file system volume from a raw block volume
+// unless the class allows it: the kernel trusts the file systems that it mounts,
+// and a pod wrote this content. A source that does not exist passes: either the
+// new volume exists already, or its creation fails. Errors: FAILED_PRECONDITION.
 func mayChangeMode(ctx context.Context, at place, spec pool.VolumeSpec, allowed bool) error {
 	if mode, _ := at.sourceUse(ctx); spec.Mode == pool.Filesystem && mode == pool.Block && !allowed {
 		return precondition("%s %s holds what pods wrote to a raw block volume, which is not mounted as a file system by default; to allow it, set the parameter %s: \"true\" in the storage class",
@@ -112,8 +117,8 @@ func mayChangeMode(ctx context.Context, at place, spec pool.VolumeSpec, allowed 
 	return nil
 }
 
-// sourceUse is the mode of a volume's source and the file system that its content
-// has, or "" if that cannot be told.
+// sourceUse returns the mode of a volume's source and the file system of its
+// content. Both are "" if there is no source or it cannot be read.
 func (at place) sourceUse(ctx context.Context) (mode pool.Mode, fsType string) {
 	switch at.source.Kind {
 	case pool.FromSnapshot:
@@ -129,9 +134,9 @@ func (at place) sourceUse(ctx context.Context) (mode pool.Mode, fsType string) {
 }
 
 // takenElsewhere refuses a name that a volume of another pool has: a repeated
-// request must not make a second volume because its parameters changed. Pools
-// that cannot tell are passed over: a request names its pool, and a broken disk
-// must not keep the others from being used.
+// request must not create a second volume because its parameters changed. Pools
+// that are not open are skipped: the request names its pool, and a broken disk
+// must not block the use of other pools. Errors: ALREADY_EXISTS.
 func (d *Driver) takenElsewhere(ctx context.Context, p *pool.Pool, name string) error {
 	for _, candidate := range d.pools.Names() {
 		other, err := d.pool(candidate)
@@ -145,7 +150,7 @@ func (d *Driver) takenElsewhere(ctx context.Context, p *pool.Pool, name string) 
 	return nil
 }
 
-// volume describes a volume to the container orchestrator.
+// volume returns the CSI description of a volume.
 func (d *Driver) volume(p *pool.Pool, v pool.Volume) *csi.Volume {
 	r := &csi.Volume{
 		VolumeId:           d.id(p, v.LV),
@@ -166,8 +171,10 @@ func (d *Driver) volume(p *pool.Pool, v pool.Volume) *csi.Volume {
 	return r
 }
 
-// DeleteVolume deletes a volume; its snapshots outlive it. FAILED_PRECONDITION
-// while it is staged or otherwise in use.
+// DeleteVolume deletes a volume. The volume's snapshots stay. A volume that does
+// not exist is no error. Errors: INVALID_ARGUMENT; NOT_FOUND for an id of
+// another node or pool; FAILED_PRECONDITION while the volume is staged or
+// otherwise in use; UNAVAILABLE if the pool is not open.
 func (d *Driver) DeleteVolume(ctx context.Context, r *csi.DeleteVolumeRequest) (*csi.DeleteVolumeResponse, error) {
 	if r.GetVolumeId() == "" {
 		return nil, invalid("no volume id is given")
@@ -179,8 +186,8 @@ func (d *Driver) DeleteVolume(ctx context.Context, r *csi.DeleteVolumeRequest) (
 	if err != nil {
 		return nil, err
 	}
-	// A mounted file system keeps its device open, which the pool sees; a bind
-	// mount of a block device does not.
+	// The pool sees that a mounted file system keeps its device open. A bind
+	// mount of a device node does not keep the device open.
 	mounts, err := filesystem.Mounts()
 	if err != nil {
 		return nil, err
@@ -197,8 +204,10 @@ func (d *Driver) DeleteVolume(ctx context.Context, r *csi.DeleteVolumeRequest) (
 	return &csi.DeleteVolumeResponse{}, nil
 }
 
-// ControllerExpandVolume grows a volume, in use or not, with snapshots or
-// without. A file system is grown by NodeExpandVolume, or when it is staged.
+// ControllerExpandVolume grows a volume, in use or not, with or without
+// snapshots. NodeExpandVolume or the next stage grows the file system. Errors:
+// INVALID_ARGUMENT, NOT_FOUND, OUT_OF_RANGE also if the pool has no room,
+// FAILED_PRECONDITION, UNAVAILABLE if the pool is not open.
 func (d *Driver) ControllerExpandVolume(ctx context.Context, r *csi.ControllerExpandVolumeRequest) (*csi.ControllerExpandVolumeResponse, error) {
 	if r.GetVolumeId() == "" || r.GetCapacityRange() == nil {
 		return nil, invalid("a volume id and a capacity range are required")
@@ -219,7 +228,7 @@ func (d *Driver) ControllerExpandVolume(ctx context.Context, r *csi.ControllerEx
 		return nil, noRoomIsOutOfRange(err)
 	}
 	files := v.Mode == pool.Filesystem
-	if c := r.GetVolumeCapability(); c != nil { // it may not be staged in its new mode yet
+	if c := r.GetVolumeCapability(); c != nil { // the volume may not be staged in its new mode yet
 		files = c.GetMount() != nil
 	}
 	return &csi.ControllerExpandVolumeResponse{
@@ -228,8 +237,8 @@ func (d *Driver) ControllerExpandVolume(ctx context.Context, r *csi.ControllerEx
 	}, nil
 }
 
-// offers checks the optional capability of an expansion: INVALID_ARGUMENT if
-// the volume does not have it.
+// offers checks the optional capability of an expansion. Errors:
+// INVALID_ARGUMENT if the volume does not support it, NOT_FOUND.
 func (d *Driver) offers(ctx context.Context, p *pool.Pool, i handle.ID, c *csi.VolumeCapability) error {
 	if c == nil {
 		return nil

@@ -51,7 +51,7 @@ func TestReportDeed(t *testing.T) {
 	if look(map[pool.Deed]bool{}, time.Now()); len(told) != 2 || told[1] != told[0] {
 		t.Errorf("by a driver that starts: %+v", told)
 	}
-	if look(map[pool.Deed]bool{}, time.Now().Add(deedNews+time.Minute)); len(told) != 2 {
+	if look(map[pool.Deed]bool{}, time.Now().Add(deedMaxAge+time.Minute)); len(told) != 2 {
 		t.Errorf("told as news a day later: %+v", told[2:])
 	}
 	_, err = r.DeleteSnapshot(t.Context(), &csi.DeleteSnapshotRequest{SnapshotId: snapshot})

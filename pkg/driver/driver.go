@@ -1,7 +1,12 @@
-// Package driver is the node role's CSI plugin: the Identity, Controller and
-// Node services of CSI 1.13 in front of the pools of one node. It is thin: it
-// checks requests, maps them to the pools and to file systems, and their
-// errors to gRPC codes.
+// Package driver is the CSI plugin of the node role. It serves the Identity,
+// Controller and Node services of CSI 1.13 for the pools of one node. The
+// package checks requests and passes them to the packages pool and filesystem,
+// which do the work.
+//
+// Sizes in CSI messages are bytes. The Driver's methods may be called
+// concurrently. While one call through Serve changes a volume, another call that
+// would change the same volume fails with ABORTED. Serve turns the errors of the
+// methods into gRPC status errors; the "Errors:" lists name the resulting codes.
 package driver
 
 import (
@@ -18,27 +23,27 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// Name is the driver's name in Kubernetes objects.
+// Name is the name of the driver in Kubernetes objects.
 const Name = handle.Driver
 
-// Options are what a driver serves.
+// Options configure a Driver.
 type Options struct {
-	NodeName   string // as the container orchestrator calls this node
-	KubeletDir string // all staging and target paths lie below; /var/lib/kubelet if empty
-	Version    string // of this program, for GetPluginInfo
-	Pools      *pool.Set
-	Fronts     []Front                     // where to answer beside the unix socket
-	Observe    grpc.UnaryServerInterceptor // if not nil: sees all calls with their results
+	NodeName   string                      // the orchestrator's name of this node
+	KubeletDir string                      // contains all staging and target paths; "" is /var/lib/kubelet
+	Version    string                      // of this program, for GetPluginInfo
+	Pools      *pool.Set                   // the caller opens and closes it
+	Fronts     []Front                     // listeners beside the unix socket; Serve closes them
+	Observe    grpc.UnaryServerInterceptor // sees all calls with their results; may be nil
 }
 
-// Driver serves CSI for one node.
+// Driver serves CSI for one node. Its methods may be called concurrently.
 type Driver struct {
 	csi.UnimplementedIdentityServer
 	csi.UnimplementedControllerServer
 	csi.UnimplementedNodeServer
 
 	nodeName   string
-	node       string // short form of nodeName, in ids and topology
+	node       string // short form of nodeName, used in ids and topology
 	kubeletDir string // without symbolic links
 	version    string
 	pools      *pool.Set
@@ -46,11 +51,12 @@ type Driver struct {
 	reserved   callmeta.Reservations
 	fronts     []Front
 	observe    grpc.UnaryServerInterceptor
-	notGrown   sync.Map // volume id to the error why its file system could not be grown
-	notStaged  sync.Map // volume id to the error why it could not be staged, if people must see to that
+	notGrown   sync.Map // volume id (string) to the error of the last attempt to grow its file system
+	notStaged  sync.Map // volume id (string) to the error of its last stage, if a retry cannot help
 }
 
-// New checks the options and returns a driver; Serve makes it listen.
+// New checks the options and returns a Driver. Serve starts it. An error is
+// permanent: the options are invalid, or the kubelet directory does not exist.
 func New(o Options) (*Driver, error) {
 	if err := handle.CheckNode(o.NodeName); err != nil {
 		return nil, err
@@ -77,12 +83,12 @@ func New(o Options) (*Driver, error) {
 	}, nil
 }
 
-// errNotOurs: the id was not made by this driver on any node, so what it names
-// does not exist.
+// errNotOurs: this driver has issued the id on no node, so the volume or
+// snapshot does not exist.
 var errNotOurs = errors.New("not an id of this driver")
 
-// parse takes an id of this node apart. Errors: errNotOurs, and NOT_FOUND for
-// a well-formed id of another node or of a pool that is not configured here.
+// parse parses an id of this node. Errors: errNotOurs; NOT_FOUND for a
+// well-formed id of another node, or of a pool that is not configured here.
 func (d *Driver) parse(s string) (handle.ID, error) {
 	i, ok := handle.Parse(s)
 	if !ok {
@@ -108,7 +114,7 @@ func (d *Driver) locate(s string) (*pool.Pool, handle.ID, error) {
 	return p, i, err
 }
 
-// pool returns a pool that is open. Errors: pool.ErrNotFound, pool.ErrUnavailable.
+// pool returns an open pool. Errors: pool.ErrNotFound, pool.ErrUnavailable.
 func (d *Driver) pool(name string) (*pool.Pool, error) {
 	p, err := d.pools.Pool(name)
 	if err != nil {
@@ -117,8 +123,9 @@ func (d *Driver) pool(name string) (*pool.Pool, error) {
 	return p, nil
 }
 
-// allPools returns the pools of that name or, if one of them is not open, the
-// reason: whoever reads a list without its volumes would take them for deleted.
+// allPools returns the pools of the given names. It fails if any of them is not
+// open: the caller of a list would take missing volumes for deleted ones.
+// Errors: pool.ErrNotFound, pool.ErrUnavailable.
 func (d *Driver) allPools(names ...string) ([]*pool.Pool, error) {
 	var all []*pool.Pool
 	for _, name := range names {
@@ -136,19 +143,20 @@ func (d *Driver) id(p *pool.Pool, lv string) string {
 	return handle.ID{Node: d.node, Pool: p.Name(), LV: lv}.String()
 }
 
-// topology is where everything of this node is accessible from.
+// topology returns the topology of all volumes and snapshots of this node.
 func (d *Driver) topology() *csi.Topology {
 	return &csi.Topology{Segments: map[string]string{handle.TopologyKey: d.node}}
 }
 
-// includes tells whether a topology contains this node. One that does not
-// name our key does not restrict us.
+// includes reports whether a topology contains this node. A topology without
+// the driver's key contains all nodes.
 func (d *Driver) includes(t *csi.Topology) bool {
 	node, ok := t.GetSegments()[handle.TopologyKey]
 	return !ok || node == d.node
 }
 
-// reachable checks a request's accessibility requirements.
+// reachable checks that a request's accessibility requirements include this
+// node. Errors: RESOURCE_EXHAUSTED.
 func (d *Driver) reachable(r *csi.TopologyRequirement) error {
 	for _, t := range r.GetRequisite() {
 		if d.includes(t) {

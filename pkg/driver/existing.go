@@ -11,11 +11,12 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// mayCreate heeds the conditions of a CreateVolume request. The caller has the
-// operation on the name to itself, so that no reservation comes in between.
-// Errors: NOT_FOUND if the volume must exist and does not; ABORTED if the name
-// is reserved by another controller, or not by this one; UNAVAILABLE if it may
-// be in the pool that is asked for, and that is not open.
+// mayCreate checks the conditions that the controller role adds to a
+// CreateVolume request. The caller runs the only operation on the name, so no
+// other call can reserve the name meanwhile. Errors: NOT_FOUND if the volume
+// must exist and does not; ABORTED if another controller has reserved the name,
+// or if this controller's reservation is not valid; UNAVAILABLE if the requested
+// pool is not open, because it may contain the volume.
 func (d *Driver) mayCreate(ctx context.Context, r *csi.CreateVolumeRequest) error {
 	c, name, asked := callmeta.Of(ctx), r.GetName(), r.GetParameters()[parameterPool]
 	if !c.OnlyExisting {
@@ -44,11 +45,11 @@ func (d *Driver) mayCreate(ctx context.Context, r *csi.CreateVolumeRequest) erro
 	return notFound("node %s has no volume named %q", d.node, name)
 }
 
-// existingSnapshot answers a CreateSnapshot request that must create nothing
-// with the snapshot of that name, whatever it is of: the controller, which asks
-// for a snapshot of a volume on another node, takes no node's mere word that a
-// name is taken. Errors: NOT_FOUND; UNAVAILABLE if a pool that is not open may
-// have it.
+// existingSnapshot answers a CreateSnapshot request that must not create
+// anything. It returns the snapshot with the requested name, even if its source
+// is another volume: the controller, which looks for the name on all nodes,
+// wants to see the snapshot that has it. Errors: NOT_FOUND; UNAVAILABLE if a pool
+// that is not open may contain the snapshot.
 func (d *Driver) existingSnapshot(ctx context.Context, r *csi.CreateSnapshotRequest) (*csi.CreateSnapshotResponse, error) {
 	var closed error
 	for _, candidate := range d.pools.Names() {

@@ -16,7 +16,8 @@ var volumeSeverity = map[pool.Severity]csi.VolumeHealthErrorType{
 	pool.DataLoss:     csi.VolumeHealthErrorType_DATA_LOSS,
 }
 
-// merge joins the conditions of one severity and reason: CSI allows one each.
+// merge joins conditions of the same severity and reason: CSI allows only one
+// entry for each.
 func merge(conditions []pool.Condition) []pool.Condition {
 	var out []pool.Condition
 next:
@@ -42,12 +43,14 @@ func volumeHealth(id string, conditions []pool.Condition) *csi.VolumeHealth {
 	return h
 }
 
-// unusable is what is wrong with everything in a pool that is not open.
+// unusable returns the condition of everything in a pool that is not open. err
+// is the reason.
 func unusable(err error) []pool.Condition {
 	return []pool.Condition{{Severity: pool.Inaccessible, Reason: "PoolUnavailable", Message: err.Error()}}
 }
 
-// health returns what is wrong with a volume.
+// health returns the conditions of a volume; none if the volume is healthy.
+// Errors: errNotOurs, NOT_FOUND.
 func (d *Driver) health(ctx context.Context, volume string) ([]pool.Condition, error) {
 	p, i, err := d.locate(volume)
 	if errors.Is(err, pool.ErrUnavailable) {
@@ -63,7 +66,8 @@ func (d *Driver) health(ctx context.Context, volume string) ([]pool.Condition, e
 	return d.conditions(ctx, p, i.LV, mounts)
 }
 
-// ControllerGetVolumeHealth tells what is wrong with a volume.
+// ControllerGetVolumeHealth returns what is wrong with a volume. A pool that is
+// not open is a condition, not an error. Errors: INVALID_ARGUMENT, NOT_FOUND.
 func (d *Driver) ControllerGetVolumeHealth(ctx context.Context, r *csi.ControllerGetVolumeHealthRequest) (*csi.ControllerGetVolumeHealthResponse, error) {
 	if r.GetVolumeId() == "" {
 		return nil, invalid("no volume id is given")
@@ -75,8 +79,9 @@ func (d *Driver) ControllerGetVolumeHealth(ctx context.Context, r *csi.Controlle
 	return &csi.ControllerGetVolumeHealthResponse{VolumeHealth: volumeHealth(r.GetVolumeId(), conditions)}, nil
 }
 
-// ControllerListVolumeHealth returns the volumes with which something is wrong.
-// UNAVAILABLE while one of the pools is not open: its volumes cannot be named.
+// ControllerListVolumeHealth returns the unhealthy volumes, page by page.
+// Errors: INVALID_ARGUMENT; ABORTED for a token of another listing; UNAVAILABLE
+// if any of the pools is not open, because its volumes cannot be listed.
 func (d *Driver) ControllerListVolumeHealth(ctx context.Context, r *csi.ControllerListVolumeHealthRequest) (*csi.ControllerListVolumeHealthResponse, error) {
 	pools, err := d.allPools(d.pools.Names()...)
 	if err != nil {
@@ -95,7 +100,7 @@ func (d *Driver) ControllerListVolumeHealth(ctx context.Context, r *csi.Controll
 		for _, v := range volumes {
 			conditions, err := d.conditions(ctx, p, v.LV, mounts)
 			if err != nil || len(conditions) == 0 {
-				continue // an error here: it was deleted meanwhile
+				continue // an error means that the volume was deleted meanwhile
 			}
 			all = append(all, volumeHealth(d.id(p, v.LV), conditions))
 		}
@@ -107,8 +112,9 @@ func (d *Driver) ControllerListVolumeHealth(ctx context.Context, r *csi.Controll
 	return &csi.ControllerListVolumeHealthResponse{Entries: page, NextToken: next}, nil
 }
 
-// NodeGetVolumeHealth tells what is wrong with a volume. Where it is not mounted is
-// no fault: the orchestrator may have failed to get there.
+// NodeGetVolumeHealth returns what is wrong with a volume. A missing mount is not
+// a fault: the orchestrator may not have mounted the volume yet. A pool that is
+// not open is a condition, not an error. Errors: INVALID_ARGUMENT, NOT_FOUND.
 func (d *Driver) NodeGetVolumeHealth(ctx context.Context, r *csi.NodeGetVolumeHealthRequest) (*csi.NodeGetVolumeHealthResponse, error) {
 	if r.GetVolumeId() == "" {
 		return nil, invalid("no volume id is given")
@@ -120,7 +126,8 @@ func (d *Driver) NodeGetVolumeHealth(ctx context.Context, r *csi.NodeGetVolumeHe
 	return &csi.NodeGetVolumeHealthResponse{VolumeHealth: volumeHealth(r.GetVolumeId(), conditions)}, nil
 }
 
-// NodeGetStorageHealth tells what is wrong with the pools of this node.
+// NodeGetStorageHealth returns what is wrong with the pools of this node. It
+// returns no error.
 func (d *Driver) NodeGetStorageHealth(ctx context.Context, _ *csi.NodeGetStorageHealthRequest) (*csi.NodeGetStorageHealthResponse, error) {
 	var all []pool.Condition
 	for _, name := range d.pools.Names() {
@@ -133,7 +140,7 @@ func (d *Driver) NodeGetStorageHealth(ctx context.Context, _ *csi.NodeGetStorage
 		for _, c := range conditions {
 			c.Message = fmt.Sprintf("pool %s: %s", name, c.Message)
 			if c.Severity == pool.DataLoss {
-				c.Severity = pool.Degraded // of a backend there is no worse that is not "unreachable"
+				c.Severity = pool.Degraded // a backend has no status between "degraded" and "unreachable"
 			}
 			all = append(all, c)
 		}

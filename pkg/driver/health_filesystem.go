@@ -13,8 +13,8 @@ import (
 )
 
 // stagedFilesystems returns the mounts of whole file systems below the kubelet
-// directory, by their devices; of one that is mounted several times the first that
-// can be written.
+// directory, by device. Of a file system that is mounted several times, it
+// returns a writable mount if there is one.
 func (d *Driver) stagedFilesystems() (map[string]*mountinfo.Info, error) {
 	mounts, err := filesystem.Mounts()
 	if err != nil {
@@ -32,8 +32,8 @@ func (d *Driver) stagedFilesystems() (map[string]*mountinfo.Info, error) {
 	return by, nil
 }
 
-// conditions returns what is wrong with a volume, with its last stage, and with its
-// file system if that is among the staged ones.
+// conditions returns what is wrong with a volume, with its last stage, and with
+// its file system if that is staged. Errors: pool.ErrNotFound.
 func (d *Driver) conditions(ctx context.Context, p *pool.Pool, lv string, staged map[string]*mountinfo.Info) ([]pool.Condition, error) {
 	out, err := p.Health(ctx, lv)
 	if err == nil {
@@ -43,7 +43,7 @@ func (d *Driver) conditions(ctx context.Context, p *pool.Pool, lv string, staged
 }
 
 // useHealth returns why a volume could not be staged, and what is wrong with its
-// file system.
+// staged file system.
 func (d *Driver) useHealth(ctx context.Context, p *pool.Pool, lv string, staged map[string]*mountinfo.Info) []pool.Condition {
 	out := d.stageHealth(d.id(p, lv))
 	if m := staged[p.DevicePath(lv)]; m != nil {
@@ -52,22 +52,24 @@ func (d *Driver) useHealth(ctx context.Context, p *pool.Pool, lv string, staged 
 	return out
 }
 
-// needsPeople are errors of a stage that no other try ends.
-var needsPeople = []error{
+// needsOperator lists the errors of a stage that a retry cannot end.
+var needsOperator = []error{
 	filesystem.ErrDamaged, filesystem.ErrContent, filesystem.ErrUnclean, filesystem.ErrNotInEffect, filesystem.ErrDuplicate,
 }
 
-// noteStage keeps for a volume's health that it could not be staged, until it is. The
-// kubelet asks again, so another process soon knows it too.
+// noteStage records the result of a stage for the volume's health. The record
+// lasts until a stage succeeds, or until this process ends: the kubelet retries,
+// so the next process soon has it again.
 func (d *Driver) noteStage(volume string, err error) {
 	if err == nil {
 		d.notStaged.Delete(volume)
-	} else if slices.ContainsFunc(needsPeople, func(e error) bool { return errors.Is(err, e) }) {
+	} else if slices.ContainsFunc(needsOperator, func(e error) bool { return errors.Is(err, e) }) {
 		d.notStaged.Store(volume, err)
 	}
 }
 
-// stageHealth returns why a volume could not be staged.
+// stageHealth returns why a volume could not be staged; nothing if the last
+// stage succeeded.
 func (d *Driver) stageHealth(volume string) []pool.Condition {
 	why, failed := d.notStaged.Load(volume)
 	if !failed {
@@ -80,12 +82,12 @@ func (d *Driver) stageHealth(volume string) []pool.Condition {
 	return []pool.Condition{c}
 }
 
-// useConcerns lists what is wrong with the file systems of a pool, and which volumes
-// could not be staged.
+// useConcerns returns what is wrong with the file systems of a pool's volumes,
+// and why volumes could not be staged.
 func (d *Driver) useConcerns(ctx context.Context, p *pool.Pool, staged map[string]*mountinfo.Info) []pool.Concern {
 	volumes, err := p.Volumes(ctx)
 	if err != nil {
-		return nil // the pool's health says it
+		return nil // the pool's own health has the reason
 	}
 	var out []pool.Concern
 	for _, v := range volumes {
@@ -96,12 +98,12 @@ func (d *Driver) useConcerns(ctx context.Context, p *pool.Pool, staged map[strin
 	return out
 }
 
-// filesystemHealth returns what the kernel tells of a staged file system, and
-// whether it could not be grown.
+// filesystemHealth returns the faults of a staged file system that the kernel
+// knows, and why it could not be grown.
 func (d *Driver) filesystemHealth(ctx context.Context, p *pool.Pool, lv string, m *mountinfo.Info) []pool.Condition {
 	s, err := filesystem.StateOf(m)
 	if err != nil {
-		return nil // it was unmounted meanwhile
+		return nil // the file system was unmounted meanwhile
 	}
 	var out []pool.Condition
 	add := func(severity pool.Severity, reason, format string, args ...any) {
@@ -117,7 +119,7 @@ func (d *Driver) filesystemHealth(ctx context.Context, p *pool.Pool, lv string, 
 		add(pool.Inaccessible, "FilesystemReadOnly", "the kernel has made the %s file system read-only after an error; stop the pods that use it, and the next stage mounts it writable", m.FSType)
 	}
 	if s.Errors > 0 {
-		add(pool.Degraded, "FilesystemErrors", "ext4 has errors on record (%d); %s", s.Errors, d.howRepaired(ctx, p, lv, m))
+		add(pool.Degraded, "FilesystemErrors", "ext4 has errors on record (%d); %s", s.Errors, d.repairAdvice(ctx, p, lv, m))
 	}
 	if why := d.whyNotGrown(ctx, p, lv, m, s); why != "" {
 		add(pool.Degraded, "NotGrown", "the file system is smaller than its volume: %s; growth is retried when the volume is next staged or expanded", why)
@@ -125,9 +127,9 @@ func (d *Driver) filesystemHealth(ctx context.Context, p *pool.Pool, lv string, 
 	return out
 }
 
-// howRepaired says what repairs a staged ext4: e2fsck runs only before it is mounted to
-// be written.
-func (d *Driver) howRepaired(ctx context.Context, p *pool.Pool, lv string, m *mountinfo.Info) string {
+// repairAdvice explains how a staged ext4 is repaired: the driver runs e2fsck
+// only before it mounts the file system writable.
+func (d *Driver) repairAdvice(ctx context.Context, p *pool.Pool, lv string, m *mountinfo.Info) string {
 	v, err := p.Volume(ctx, lv)
 	switch {
 	case err == nil && v.Foreign:
@@ -140,9 +142,10 @@ func (d *Driver) howRepaired(ctx context.Context, p *pool.Pool, lv string, m *mo
 	return "stop the pods that use it, and e2fsck repairs it at the next stage"
 }
 
-// whyNotGrown says why a staged file system could not be grown; "" if it was, or
-// nothing tells that it had to be. That it failed is noted in this process; of an
-// ext4 with errors, and of what is mounted read-only, its superblock tells.
+// whyNotGrown explains why a staged file system is smaller than its device; ""
+// if no reason is known. This process records failed attempts to grow. After a
+// restart, the superblock still shows an ext4 with errors, and a file system
+// that is mounted read-only.
 func (d *Driver) whyNotGrown(ctx context.Context, p *pool.Pool, lv string, m *mountinfo.Info, s filesystem.State) string {
 	if err, failed := d.notGrown.Load(d.id(p, lv)); failed {
 		return fmt.Sprint(err)

@@ -12,7 +12,7 @@ func (d *Driver) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*csi
 	return &csi.GetPluginInfoResponse{Name: Name, VendorVersion: d.version}, nil
 }
 
-// GetPluginCapabilities tells which services there are.
+// GetPluginCapabilities returns the services of the plugin.
 func (d *Driver) GetPluginCapabilities(context.Context, *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
 	r := &csi.GetPluginCapabilitiesResponse{}
 	for _, t := range []csi.PluginCapability_Service_Type{
@@ -30,14 +30,14 @@ func (d *Driver) GetPluginCapabilities(context.Context, *csi.GetPluginCapabiliti
 	return r, nil
 }
 
-// Probe says that the plugin is ready. A pool that cannot be opened does not
-// keep the others from being served, and a restart would not open it.
+// Probe reports that the plugin is ready, even if a pool cannot be opened: the
+// other pools are served, and a restart would not open that pool.
 func (d *Driver) Probe(context.Context, *csi.ProbeRequest) (*csi.ProbeResponse, error) {
 	return &csi.ProbeResponse{Ready: wrapperspb.Bool(true)}, nil
 }
 
-// ControllerGetCapabilities tells what the Controller service can do. Attaching
-// is nothing for local volumes, and there is no parameter that can be modified.
+// ControllerGetCapabilities returns the capabilities of the Controller service.
+// Local volumes need no attaching, and no parameter can be modified.
 func (d *Driver) ControllerGetCapabilities(context.Context, *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
 	r := &csi.ControllerGetCapabilitiesResponse{}
 	for _, t := range []csi.ControllerServiceCapability_RPC_Type{
@@ -61,7 +61,7 @@ func (d *Driver) ControllerGetCapabilities(context.Context, *csi.ControllerGetCa
 	return r, nil
 }
 
-// NodeGetCapabilities tells what the Node service can do.
+// NodeGetCapabilities returns the capabilities of the Node service.
 func (d *Driver) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
 	r := &csi.NodeGetCapabilitiesResponse{}
 	for _, t := range []csi.NodeServiceCapability_RPC_Type{
@@ -79,8 +79,8 @@ func (d *Driver) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRe
 	return r, nil
 }
 
-// NodeGetInfo returns the node's name and topology. The number of volumes is
-// limited by the pools' metadata areas only.
+// NodeGetInfo returns the node's name and topology. It gives no maximum number
+// of volumes: only the pools' metadata areas limit the number.
 func (d *Driver) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
 	return &csi.NodeGetInfoResponse{NodeId: d.nodeName, AccessibleTopology: d.topology()}, nil
 }

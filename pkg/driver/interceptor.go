@@ -20,18 +20,19 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
 )
 
-// Verbosity of log lines: successful changes, successful reads, whole requests.
+// Verbosity levels of log lines.
 const (
-	logChanges  = 2
-	logReads    = 4
-	logRequests = 5
+	logChanges  = 2 // successful calls that change something
+	logReads    = 4 // successful calls that only read
+	logRequests = 5 // the content of requests
 )
 
-var requests atomic.Uint64
+var requests atomic.Uint64 // number of requests so far: the ids of requests in the log
 
-// intercept surrounds every request: one operation per volume at a time, a
-// logger that knows the request, errors with gRPC codes, and no panic that
-// takes the other requests with it.
+// intercept wraps every call. It keeps other calls from changing the same volume
+// meanwhile, gives the handler a logger with the request's id, and logs the
+// result. It turns errors into gRPC status errors, and a panic into INTERNAL, so
+// that a panic does not end the other calls.
 func (d *Driver) intercept(ctx context.Context, request any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (reply any, err error) {
 	method, begin := path.Base(info.FullMethod), time.Now()
 	log := klog.FromContext(ctx).WithValues("request", strconv.FormatUint(requests.Add(1), 36), "method", method)
@@ -68,7 +69,8 @@ func (d *Driver) intercept(ctx context.Context, request any, info *grpc.UnarySer
 	return reply, toStatus(err)
 }
 
-// subject returns what a request is about, for the log.
+// subject returns the volume, snapshot or name of a request for the log; "" if
+// the request has none.
 func subject(request any) (key, value string) {
 	switch r := request.(type) {
 	case interface{ GetVolumeId() string }:
@@ -83,8 +85,8 @@ func subject(request any) (key, value string) {
 	return "", ""
 }
 
-// withoutSecrets prints a request without the fields that the specification
-// marks as secret.
+// withoutSecrets formats a request without the fields that the CSI specification
+// marks as secret. The request is not changed.
 type withoutSecrets struct{ request any }
 
 func (w withoutSecrets) String() string {

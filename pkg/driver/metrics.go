@@ -6,35 +6,35 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// figure is a metric of each pool.
-type figure struct {
+// gauge is a metric that is read from the usage of each pool.
+type gauge struct {
 	*prometheus.Desc
 	value func(pool.Usage) float64
 }
 
-func poolFigure(name, help string, value func(pool.Usage) float64) figure {
-	return figure{prometheus.NewDesc("csi_dmsnap_pool_"+name, help, []string{"pool"}, nil), value}
+func poolGauge(name, help string, value func(pool.Usage) float64) gauge {
+	return gauge{prometheus.NewDesc("csi_dmsnap_pool_"+name, help, []string{"pool"}, nil), value}
 }
 
 var (
 	poolOpen = prometheus.NewDesc("csi_dmsnap_pool_open", "1 if the pool is open, 0 if it cannot be used.", []string{"pool"}, nil)
-	figures  = []figure{
-		poolFigure("capacity_bytes", "All extents of the pool.", func(u pool.Usage) float64 { return float64(u.Total) }),
-		poolFigure("free_bytes", "Room for new volumes: wiped free extents less the reserve for snapshots.", func(u pool.Usage) float64 { return float64(u.Free) }),
-		poolFigure("volume_bytes", "Extents of volumes, including deleted volumes that still have snapshots.", func(u pool.Usage) float64 { return float64(u.Blocks) }),
-		poolFigure("layer_bytes", "Extents of the stores of snapshots, and of volumes that are being hydrated.", func(u pool.Usage) float64 { return float64(u.Stores) }),
-		poolFigure("layer_used_bytes", "The part of layer_bytes that has content.", func(u pool.Usage) float64 { return float64(u.StoresUsed) }),
-		poolFigure("volumes_hydrating", "Restored volumes that read through their snapshot.", func(u pool.Usage) float64 { return float64(u.Hydrating) }),
-		poolFigure("hydrate_bytes", "The part of restored volumes that is not copied yet.", func(u pool.Usage) float64 { return float64(u.ToHydrate) }),
-		poolFigure("trash_bytes", "Extents of deleted volumes and snapshots that are not wiped yet.", func(u pool.Usage) float64 { return float64(u.Trash) }),
-		poolFigure("unwiped_bytes", "Free extents that are not known to hold zeroes.", func(u pool.Usage) float64 { return float64(u.Unwiped) }),
-		poolFigure("metadata_bytes", "Capacity of the group's smallest metadata area.", func(u pool.Usage) float64 { return float64(u.Metadata.Size) }),
-		poolFigure("metadata_used_bytes", "The part of metadata_bytes that is in use.", func(u pool.Usage) float64 { return float64(u.Metadata.Used) }),
-		poolFigure("metadata_reserved_bytes", "The part of metadata_bytes that new volumes and snapshots cannot use.", func(u pool.Usage) float64 { return float64(u.Metadata.Reserved) }),
-		poolFigure("volumes", "Volumes.", func(u pool.Usage) float64 { return float64(u.Volumes) }),
-		poolFigure("snapshots", "Snapshots, including lost snapshots.", func(u pool.Usage) float64 { return float64(u.Snapshots) }),
-		poolFigure("snapshots_lost", "Snapshots whose content is gone.", func(u pool.Usage) float64 { return float64(u.Lost) }),
-		poolFigure("layers", "Stores of snapshots, including deleted snapshots that others read through.", func(u pool.Usage) float64 { return float64(u.Layers) }),
+	gauges   = []gauge{
+		poolGauge("capacity_bytes", "All extents of the pool.", func(u pool.Usage) float64 { return float64(u.Total) }),
+		poolGauge("free_bytes", "Room for new volumes: wiped free extents less the reserve for snapshots.", func(u pool.Usage) float64 { return float64(u.Free) }),
+		poolGauge("volume_bytes", "Extents of volumes, including deleted volumes that still have snapshots.", func(u pool.Usage) float64 { return float64(u.Blocks) }),
+		poolGauge("layer_bytes", "Extents of the stores of snapshots, and of volumes that are being hydrated.", func(u pool.Usage) float64 { return float64(u.Stores) }),
+		poolGauge("layer_used_bytes", "The part of layer_bytes that has content.", func(u pool.Usage) float64 { return float64(u.StoresUsed) }),
+		poolGauge("volumes_hydrating", "Restored volumes that read through their snapshot.", func(u pool.Usage) float64 { return float64(u.Hydrating) }),
+		poolGauge("hydrate_bytes", "The part of restored volumes that is not copied yet.", func(u pool.Usage) float64 { return float64(u.ToHydrate) }),
+		poolGauge("trash_bytes", "Extents of deleted volumes and snapshots that are not wiped yet.", func(u pool.Usage) float64 { return float64(u.Trash) }),
+		poolGauge("unwiped_bytes", "Free extents that are not known to hold zeroes.", func(u pool.Usage) float64 { return float64(u.Unwiped) }),
+		poolGauge("metadata_bytes", "Capacity of the group's smallest metadata area.", func(u pool.Usage) float64 { return float64(u.Metadata.Size) }),
+		poolGauge("metadata_used_bytes", "The part of metadata_bytes that is in use.", func(u pool.Usage) float64 { return float64(u.Metadata.Used) }),
+		poolGauge("metadata_reserved_bytes", "The part of metadata_bytes that new volumes and snapshots cannot use.", func(u pool.Usage) float64 { return float64(u.Metadata.Reserved) }),
+		poolGauge("volumes", "Volumes.", func(u pool.Usage) float64 { return float64(u.Volumes) }),
+		poolGauge("snapshots", "Snapshots, including lost snapshots.", func(u pool.Usage) float64 { return float64(u.Snapshots) }),
+		poolGauge("snapshots_lost", "Snapshots whose content is gone.", func(u pool.Usage) float64 { return float64(u.Lost) }),
+		poolGauge("layers", "Stores of snapshots, including deleted snapshots that others read through.", func(u pool.Usage) float64 { return float64(u.Layers) }),
 	}
 	modulePresent = prometheus.NewDesc("csi_dmsnap_kernel_module_present",
 		"1 if the kernel has a part that the pool needs, 0 if the part is missing and its module could not be loaded.", []string{"pool", "module", "part"}, nil)
@@ -44,7 +44,7 @@ var (
 		"Time for which writers were held until the store of a snapshot had grown.", []string{"pool", "part"}, nil)}
 )
 
-// histogram is a metric made of the engine's timings.
+// histogram is a metric that is read from the timings of each pool, in seconds.
 type histogram struct{ *prometheus.Desc }
 
 func (h histogram) collect(to chan<- prometheus.Metric, name string, timings []pool.Timing) {
@@ -63,21 +63,23 @@ func (h histogram) collect(to chan<- prometheus.Metric, name string, timings []p
 
 type metrics struct{ pools *pool.Set }
 
-// Metrics returns the figures of the pools for Prometheus.
+// Metrics returns a collector of the pools' metrics. The collector may be used
+// concurrently.
 func (d *Driver) Metrics() prometheus.Collector { return metrics{d.pools} }
 
-// Describe lists the metrics.
+// Describe sends the descriptions of all metrics.
 func (m metrics) Describe(to chan<- *prometheus.Desc) {
 	to <- poolOpen
 	to <- modulePresent
 	to <- windows.Desc
 	to <- brakes.Desc
-	for _, f := range figures {
+	for _, f := range gauges {
 		to <- f.Desc
 	}
 }
 
-// Collect reads the figures. A pool that is not open has none.
+// Collect sends the metrics of all pools. A pool that is not open has only the
+// metric csi_dmsnap_pool_open.
 func (m metrics) Collect(to chan<- prometheus.Metric) {
 	for _, name := range m.pools.Names() {
 		var u pool.Usage
@@ -104,7 +106,7 @@ func (m metrics) Collect(to chan<- prometheus.Metric) {
 		if err != nil {
 			continue
 		}
-		for _, f := range figures {
+		for _, f := range gauges {
 			to <- prometheus.MustNewConstMetric(f.Desc, prometheus.GaugeValue, f.value(u), name)
 		}
 	}

@@ -15,7 +15,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// NodePublishVolume binds a staged volume to a target path.
+// NodePublishVolume binds a staged volume to a target path. Errors:
+// INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS if another mount is at the target,
+// FAILED_PRECONDITION if the volume is not staged there, must be staged again, or
+// allows only one writer and has one; UNAVAILABLE if the pool is not open.
 func (d *Driver) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
 	if r.GetVolumeId() == "" || r.GetTargetPath() == "" {
 		return nil, invalid("a volume id and a target path are required")
@@ -32,7 +35,7 @@ func (d *Driver) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolume
 		return nil, err
 	}
 	readOnly := r.GetReadonly() || use.mountReadOnly(s.volume)
-	// The orchestrator stages a volume anew that is not ready to be published.
+	// After FAILED_PRECONDITION the orchestrator stages the volume again.
 	if err := filesystem.Writable(s.mount); err != nil && !(readOnly && errors.Is(err, filesystem.ErrReadOnly)) {
 		return nil, precondition("volume %s must be staged again: %v", s.id, err)
 	}
@@ -69,15 +72,17 @@ func (d *Driver) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolume
 	return &csi.NodePublishVolumeResponse{}, nil
 }
 
-// staging is a staged volume that is to be published.
+// staging is a staged volume that a request is about to publish.
 type staging struct {
-	id             handle.ID
-	volume         pool.Volume
-	source, target string
-	mount          *mountinfo.Info // at source
+	id     handle.ID
+	volume pool.Volume     // as the request uses it
+	source string          // the mount to bind: the staging path, or the file in it
+	target string          // where to bind it
+	mount  *mountinfo.Info // the mount at source
 }
 
-// staged finds the volume of a request, and its mount at the staging path.
+// staged finds the volume of a request and its mount at the staging path.
+// Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION, UNAVAILABLE.
 func (d *Driver) staged(ctx context.Context, r *csi.NodePublishVolumeRequest, use usage) (s staging, err error) {
 	p, i, err := d.locate(r.GetVolumeId())
 	if err != nil {
@@ -108,7 +113,7 @@ func (d *Driver) staged(ctx context.Context, r *csi.NodePublishVolumeRequest, us
 	if s.mount == nil {
 		return s, precondition("volume %s is not staged at %s", i, r.GetStagingTargetPath())
 	}
-	device, err := p.Activate(ctx, i.LV) // it is active: this is its path
+	device, err := p.Activate(ctx, i.LV) // the volume is active already: Activate returns its path
 	if err != nil {
 		return s, err
 	}
@@ -120,7 +125,8 @@ func (d *Driver) staged(ctx context.Context, r *csi.NodePublishVolumeRequest, us
 	return s, nil
 }
 
-// publishedAlready checks a mount that is at the target of a request.
+// publishedAlready checks the mount that is already at the target of a request.
+// Errors: ALREADY_EXISTS if it differs from the request.
 func (d *Driver) publishedAlready(s staging, present *mountinfo.Info, readOnly bool, use usage) error {
 	if !filesystem.SameContent(present, s.mount) || filesystem.HasOption(present, "ro") != readOnly {
 		return conflict("%s is already a mount of %s %s with the options %s", s.target, present.Source, present.Root, present.Options)
@@ -129,12 +135,13 @@ func (d *Driver) publishedAlready(s staging, present *mountinfo.Info, readOnly b
 		return conflict("the volume is already published with other options: %v", err)
 	}
 	if s.volume.Mode == pool.Block {
-		return d.protect(s.mount, s.id) // an earlier call may have been cut off before
+		return d.protect(s.mount, s.id) // an earlier call may have been interrupted before it
 	}
 	return nil
 }
 
-// publish makes the target and binds source to it.
+// publish creates the target and binds source to it. After an error nothing is
+// left at the target.
 func publish(source, target string, mode pool.Mode, readOnly bool, flags []string) error {
 	if err := os.MkdirAll(filepath.Dir(target), 0o750); err != nil {
 		return err
@@ -161,8 +168,9 @@ func publish(source, target string, mode pool.Mode, readOnly bool, flags []strin
 	return nil
 }
 
-// NodeUnpublishVolume removes a target path and what is mounted there. The
-// volume itself may be gone, or its pool not open.
+// NodeUnpublishVolume unmounts and removes a target path. The volume need not
+// exist, and its pool need not be open. Errors: INVALID_ARGUMENT, NOT_FOUND,
+// FAILED_PRECONDITION if the mount is busy.
 func (d *Driver) NodeUnpublishVolume(_ context.Context, r *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
 	if r.GetVolumeId() == "" || r.GetTargetPath() == "" {
 		return nil, invalid("a volume id and a target path are required")
@@ -178,11 +186,12 @@ func (d *Driver) NodeUnpublishVolume(_ context.Context, r *csi.NodeUnpublishVolu
 	if err := filesystem.UnmountAll(target); err != nil {
 		return nil, err
 	}
-	// Only what publish made: a directory with something in it stays.
+	// os.Remove fails for a directory that is not empty, which publish cannot
+	// have left.
 	if err := os.Remove(target); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if err := d.protectAll(&i); err != nil { // it may have been the last writer
+	if err := d.protectAll(&i); err != nil { // the target may have been the last writer's
 		return nil, err
 	}
 	return &csi.NodeUnpublishVolumeResponse{}, nil

@@ -15,9 +15,12 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// NodeStageVolume activates a volume's device and mounts its file system at
-// the staging path, after making one if there never was one and growing it if
-// the device has grown. The device of a block volume is bound to a file there.
+// NodeStageVolume activates a volume's device. It mounts the file system at the
+// staging path, or binds the device of a block volume to a file in that directory.
+// A volume that never had a file system gets one, and a file system that is
+// shorter than its device grows. The call is idempotent. Errors: INVALID_ARGUMENT,
+// NOT_FOUND, ALREADY_EXISTS if another mount is at the path, RESOURCE_EXHAUSTED,
+// FAILED_PRECONDITION, UNAVAILABLE if the pool is not open.
 func (d *Driver) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
 	err := d.stage(ctx, r)
 	d.noteStage(r.GetVolumeId(), err)
@@ -51,7 +54,7 @@ func (d *Driver) stage(ctx context.Context, r *csi.NodeStageVolumeRequest) error
 		return precondition("volume %s: %s", i, why)
 	}
 	if v.Foreign {
-		if err := mayUse(ctx, p, i, staging); err != nil {
+		if err := checkStaticUse(ctx, p, i, staging); err != nil {
 			return err
 		}
 	}
@@ -59,14 +62,14 @@ func (d *Driver) stage(ctx context.Context, r *csi.NodeStageVolumeRequest) error
 	if err != nil {
 		return err
 	}
-	if err := d.dismiss(ctx, i, staging, path); err != nil {
+	if err := d.unmountBroken(ctx, i, staging, path); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(staging, 0o750); err != nil {
 		return err
 	}
-	// From here on the caller's patience does not matter: a mkfs that is killed
-	// at every deadline would never end.
+	// From here on the caller's deadline does not count: a mkfs that is killed at
+	// every deadline would never finish.
 	ctx = context.WithoutCancel(ctx)
 	if v.Mode == pool.Block {
 		err = stageBlock(path, blockFile(staging, i), use.mountReadOnly(v))
@@ -77,10 +80,10 @@ func (d *Driver) stage(ctx context.Context, r *csi.NodeStageVolumeRequest) error
 	return err
 }
 
-// dismiss unmounts a volume from its staging path if its file system does not work
-// any more since an error: mounting it anew is what mends it. FAILED_PRECONDITION
-// while somebody else has it.
-func (d *Driver) dismiss(ctx context.Context, i handle.ID, staging, device string) error {
+// unmountBroken unmounts a volume from its staging path if its file system has
+// failed: only a new mount repairs it. Errors: FAILED_PRECONDITION while the file
+// system is also mounted at other paths.
+func (d *Driver) unmountBroken(ctx context.Context, i handle.ID, staging, device string) error {
 	m, err := filesystem.MountAt(staging)
 	if m == nil || err != nil {
 		return err
@@ -90,7 +93,7 @@ func (d *Driver) dismiss(ctx context.Context, i handle.ID, staging, device strin
 		return nil
 	}
 	if own, err := filesystem.MountedFrom(m, device); !own || err != nil {
-		return err // what is mounted there is said later
+		return err // the stage itself refuses the mount of another device
 	}
 	others, err := d.otherMounts(m)
 	if err != nil {
@@ -103,8 +106,8 @@ func (d *Driver) dismiss(ctx context.Context, i handle.ID, staging, device strin
 	return filesystem.Unmount(staging)
 }
 
-// staged checks a mount that is at the staging path already. ALREADY_EXISTS if
-// it is not what is asked for.
+// staged reports whether the device is already mounted at a staging path.
+// Errors: ALREADY_EXISTS if the mount there differs from the request.
 func staged(device, at string, readOnly bool, options []string) (bool, error) {
 	m, err := filesystem.MountAt(at)
 	if m == nil || err != nil {
@@ -135,7 +138,8 @@ func stageBlock(device, file string, readOnly bool) error {
 	return filesystem.Bind(device, file, readOnly, nil)
 }
 
-// createFile makes the empty file that a device node is bound to.
+// createFile creates the empty file that a device node is bound to, if the file
+// does not exist.
 func createFile(path string) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
@@ -153,12 +157,12 @@ func (d *Driver) stageFilesystem(ctx context.Context, p *pool.Pool, v pool.Volum
 	if err != nil {
 		return err
 	}
-	grow := done // an earlier call may have been cut off before
+	grow := done // an earlier call may have been interrupted before it grew the file system
 	if !done {
-		if err := prepare(ctx, p, v, device); err != nil {
+		if err := prepareFilesystem(ctx, p, v, device); err != nil {
 			return err
 		}
-		if err := recoverShown(ctx, p, v, i, device); err != nil {
+		if err := recoverReader(ctx, p, v, i, device); err != nil {
 			return err
 		}
 		if !readOnly && !v.Foreign {
@@ -180,13 +184,13 @@ func (d *Driver) stageFilesystem(ctx context.Context, p *pool.Pool, v pool.Volum
 		}
 	}
 	if grow && !readOnly && !v.Foreign {
-		d.grow(ctx, i, device, staging) // health tells what failed: the content is there
+		d.grow(ctx, i, device, staging) // a failure is in the volume's health: the content can be used
 	}
 	return nil
 }
 
-// grow extends a mounted file system to the end of its device, and notes for the
-// volume's health if that fails.
+// grow extends a mounted file system to the end of its device. It records a
+// failure for the volume's health.
 func (d *Driver) grow(ctx context.Context, i handle.ID, device filesystem.Device, at string) error {
 	err := device.Grow(ctx, at)
 	if err == nil {
@@ -198,9 +202,9 @@ func (d *Driver) grow(ctx context.Context, i handle.ID, device filesystem.Device
 	return err
 }
 
-// mayUse refuses a logical volume of LVM2's own that no static volume may name, or
-// that the host itself uses: its device is open, and not because it is staged.
-func mayUse(ctx context.Context, p *pool.Pool, i handle.ID, staging string) error {
+// checkStaticUse refuses LVM2's own logical volume if no static volume may name
+// it, or if the host uses it: then its device is open although it is not staged.
+func checkStaticUse(ctx context.Context, p *pool.Pool, i handle.ID, staging string) error {
 	staged := false
 	for _, at := range []string{staging, blockFile(staging, i)} {
 		m, err := filesystem.MountAt(at)
@@ -212,11 +216,12 @@ func mayUse(ctx context.Context, p *pool.Pool, i handle.ID, staging string) erro
 	return p.StaticUse(ctx, i.LV, staged)
 }
 
-// foundType returns the type of the file system on a volume of which it is not on
-// record: a logical volume of LVM2's own, or one that was a block device. None is
-// ever made there: nobody has said that there was none. Swap is refused, also as a
-// block volume: the host may use it.
-func foundType(ctx context.Context, v pool.Volume, device string) (string, error) {
+// probedType returns the type of the file system on a volume that has no record
+// of it: LVM2's own logical volume, or a volume that was a block device. "" means
+// that v is to be a block device. Such a volume is never formatted, as nothing
+// proves that it is empty. Swap space is refused, also for a block device: the
+// host may use it. Errors: filesystem.ErrContent.
+func probedType(ctx context.Context, v pool.Volume, device string) (string, error) {
 	swap, err := filesystem.IsSwap(ctx, device)
 	switch {
 	case err != nil:
@@ -240,15 +245,17 @@ func foundType(ctx context.Context, v pool.Volume, device string) (string, error
 	return found, nil
 }
 
-// prepare sees to it that the device has the volume's file system. One is made
-// only if the volume's own record says that there never was one, and the record
-// is changed before anybody can write: nothing that was used is ever formatted.
+// prepareFilesystem makes sure that the device has the volume's file system. It
+// makes a file system only if the volume's record says that there never was one.
+// It changes the record before anybody can write, so a volume that was used is
+// never formatted.
 //
-// A file system on record needs its superblock only. A probe also finds what its
-// users wrote to the end of the device, and what lay there before it grew.
-func prepare(ctx context.Context, p *pool.Pool, v pool.Volume, device filesystem.Device) error {
+// A recorded file system is recognised by its superblock alone. A probe would
+// also find what users wrote to the end of the device, and what was there before
+// the device grew. Errors: filesystem.ErrContent, FAILED_PRECONDITION.
+func prepareFilesystem(ctx context.Context, p *pool.Pool, v pool.Volume, device filesystem.Device) error {
 	if v.Formatted && !v.Foreign {
-		return onRecord(ctx, v, device)
+		return checkSuperblock(ctx, v, device)
 	}
 	found, err := filesystem.Probe(ctx, device.Path)
 	switch {
@@ -261,8 +268,8 @@ func prepare(ctx context.Context, p *pool.Pool, v pool.Volume, device filesystem
 	case v.ReadOnly:
 		return precondition("volume %s is read-only and has no file system", v.LV)
 	}
-	// One of the right type that is not on record is what an interrupted call
-	// left, perhaps unfinished.
+	// A file system of the right type without a record is left by an interrupted
+	// call and may be incomplete.
 	klog.FromContext(ctx).Info("Making a file system", "device", device.Path, "type", device.Type)
 	if err := filesystem.Format(ctx, device.Path, device.Type); err != nil {
 		return err
@@ -270,9 +277,10 @@ func prepare(ctx context.Context, p *pool.Pool, v pool.Volume, device filesystem
 	return p.SetFormatted(ctx, v.LV)
 }
 
-// onRecord refuses a volume that had a file system, or was copied from something,
-// and has no superblock of it.
-func onRecord(ctx context.Context, v pool.Volume, device filesystem.Device) error {
+// checkSuperblock refuses a volume that has no superblock of its file system,
+// although the record says that it had one or was copied. Errors:
+// filesystem.ErrContent.
+func checkSuperblock(ctx context.Context, v pool.Volume, device filesystem.Device) error {
 	has, err := device.HasSuperblock()
 	if has || err != nil {
 		return err
@@ -289,9 +297,11 @@ func onRecord(ctx context.Context, v pool.Volume, device filesystem.Device) erro
 		filesystem.ErrContent, v.LV, device.Path, device.Type, instead)
 }
 
-// NodeUnstageVolume undoes NodeStageVolume, and what of it there is. The device stays
-// while the volume is staged at another path. If the pool is not open, the mounts go
-// and the device stays: UNAVAILABLE.
+// NodeUnstageVolume undoes NodeStageVolume, even if that was incomplete. The
+// device stays while the volume is staged at another path. Errors:
+// INVALID_ARGUMENT; NOT_FOUND; FAILED_PRECONDITION while the volume is published
+// from the path; UNAVAILABLE if the pool is not open: then the mounts are removed
+// and the device stays.
 func (d *Driver) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
 	if r.GetVolumeId() == "" || r.GetStagingTargetPath() == "" {
 		return nil, invalid("a volume id and a staging target path are required")
@@ -306,11 +316,11 @@ func (d *Driver) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolume
 	}
 	file := blockFile(staging, i)
 	for _, at := range []string{file, staging} {
-		if err := d.letGo(ctx, i, at); err != nil {
+		if err := d.unmountStaged(ctx, i, at); err != nil {
 			return nil, err
 		}
 	}
-	d.notGrown.Delete(i.String()) // the next stage tries again
+	d.notGrown.Delete(i.String()) // the next stage retries to grow the file system
 	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -322,7 +332,7 @@ func (d *Driver) NodeUnstageVolume(ctx context.Context, r *csi.NodeUnstageVolume
 	if err != nil {
 		return nil, err
 	}
-	if len(left) == 0 { // else it is staged at another path: the device goes with the last
+	if len(left) == 0 { // otherwise the volume is staged at another path, whose unstage deactivates it
 		err = p.Deactivate(ctx, i.LV)
 	}
 	if err != nil {

@@ -11,8 +11,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// NodeGetVolumeStats returns how full a staged or published volume is; of a
-// block volume its size.
+// NodeGetVolumeStats returns how full the file system of a staged or published
+// volume is, in bytes and inodes; for a block volume, its size in bytes. Errors:
+// INVALID_ARGUMENT, NOT_FOUND, INTERNAL if the file system refuses I/O,
+// UNAVAILABLE if the pool is not open.
 func (d *Driver) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeStatsRequest) (*csi.NodeGetVolumeStatsResponse, error) {
 	if r.GetVolumeId() == "" || r.GetVolumePath() == "" {
 		return nil, invalid("a volume id and a volume path are required")
@@ -63,9 +65,11 @@ func (d *Driver) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeSta
 	return s, nil
 }
 
-// NodeExpandVolume grows the file system of a staged or published volume to
-// its device. The device has been grown by ControllerExpandVolume; where that
-// was not called, the same is done here.
+// NodeExpandVolume grows the file system of a staged or published volume to the
+// size of its device. It also grows the device, if ControllerExpandVolume has
+// not. Errors: INVALID_ARGUMENT; NOT_FOUND; OUT_OF_RANGE also if the pool has no
+// room; FAILED_PRECONDITION if the file system cannot grow; UNAVAILABLE if the
+// pool is not open.
 func (d *Driver) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRequest) (*csi.NodeExpandVolumeResponse, error) {
 	if r.GetVolumeId() == "" || r.GetVolumePath() == "" {
 		return nil, invalid("a volume id and a volume path are required")
@@ -89,7 +93,7 @@ func (d *Driver) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRe
 	if err != nil {
 		return nil, err
 	}
-	// Of a block volume any path that exists will do, there is nothing to mount.
+	// A block volume needs no mount: any path that exists is accepted.
 	if m == nil {
 		if _, err := os.Stat(r.GetVolumePath()); err != nil || v.Mode != pool.Block {
 			return nil, notFound("volume %s is not mounted at %s", i, r.GetVolumePath())
@@ -102,7 +106,7 @@ func (d *Driver) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRe
 		return nil, noRoomIsOutOfRange(err)
 	}
 	if v.Mode == pool.Filesystem && !v.ReadOnly {
-		path, err := p.Activate(ctx, i.LV) // it is active: this is its path
+		path, err := p.Activate(ctx, i.LV) // the volume is active already: Activate returns its path
 		if err != nil {
 			return nil, err
 		}
@@ -123,8 +127,10 @@ func (d *Driver) NodeExpandVolume(ctx context.Context, r *csi.NodeExpandVolumeRe
 	return &csi.NodeExpandVolumeResponse{CapacityBytes: int64(v.Size)}, nil
 }
 
-// writable returns a mount point of what is mounted at path that can be
-// written: a volume may be published read-only while its staging mount is not.
+// writable returns a writable mount point of the content that is mounted at path:
+// a volume may be published read-only while its staging mount is writable.
+// Errors: FAILED_PRECONDITION if no mount point is writable; those of
+// filesystem.Writable.
 func writable(path string) (string, error) {
 	m, err := filesystem.MountAt(path)
 	if err != nil || m == nil {

@@ -6,14 +6,15 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 )
 
-// operations are the requests that run now, by what they change.
+// operations are the calls that run now. Its methods may be called concurrently.
 type operations struct {
 	mu    sync.Mutex
-	names map[string]string // what is changed: by which method
+	names map[string]string // the thing that is changed, to the method that changes it
 }
 
-// begin starts an operation that changes the named things, all or none.
-// ABORTED while another one changes any of them.
+// begin registers a call of method that changes the named things. It registers
+// all names or none. The caller must call end when the call is over. Errors:
+// ABORTED while another call changes any of the things.
 func (o *operations) begin(method string, names []string) (end func(), err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -34,7 +35,8 @@ func (o *operations) begin(method string, names []string) (end func(), err error
 	}, nil
 }
 
-// changes lists what a request changes; nothing if it only reads.
+// changes returns the names of the things that a request changes; none if the
+// request only reads.
 func changes(request any) []string {
 	volume := func(id string) []string { return []string{"volume " + id} }
 	switch r := request.(type) {
@@ -45,7 +47,7 @@ func changes(request any) []string {
 	case *csi.ControllerExpandVolumeRequest:
 		return volume(r.GetVolumeId())
 	case *csi.CreateSnapshotRequest:
-		// The volume too: a cut in the middle of a mkfs would be of no use.
+		// Also the volume: a snapshot taken in the middle of mkfs would be useless.
 		return append(volume(r.GetSourceVolumeId()), "snapshot name "+r.GetName())
 	case *csi.DeleteSnapshotRequest:
 		return []string{"snapshot " + r.GetSnapshotId()}

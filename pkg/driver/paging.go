@@ -7,10 +7,11 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
-// paginate cuts a page out of a listing. The entries are sorted by id and the
-// token is the id of the last entry of the page before, so that a page is right
-// whatever was made or deleted in between. Errors: ABORTED for a token that no
-// listing of this node has given.
+// paginate returns one page of a listing, and the token of the next page. It
+// sorts all by id. A token is the id of the last entry of the previous page, so a
+// page is correct even if entries were created or deleted meanwhile. A limit of 0
+// means all entries. Errors: INVALID_ARGUMENT for a negative limit; ABORTED for a
+// token that this node did not issue.
 func paginate[E any](d *Driver, all []E, idOf func(E) string, token string, limit int32) (page []E, next string, err error) {
 	if limit < 0 {
 		return nil, "", invalid("max_entries is negative: %d", limit)

@@ -9,22 +9,22 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// parameterPool names the pool in the parameters of a storage class.
+// parameterPool is the storage class parameter that names the pool.
 const parameterPool = "pool"
 
-// parameters are what a storage class asks for. All calls that have some read
-// them by parseParameters, so that none takes what another one refuses.
+// parameters are the parsed parameters of a storage class. All calls that have
+// parameters use parseParameters, so that all of them accept the same parameters.
 type parameters struct {
-	pool       string // "" leaves it open
+	pool       string // "" if the class names no pool
 	transient  bool
-	modeChange bool   // a raw block volume's content may be mounted
-	claim      string // for which the volume is; "" if it does not come from Kubernetes
+	modeChange bool   // the content of a raw block volume may be mounted
+	claim      string // name of the claim; "" if the request does not come from Kubernetes
 }
 
 // parseParameters reads the parameters of a storage class. Errors: INVALID_ARGUMENT.
 func parseParameters(m map[string]string) (p parameters, err error) {
-	// The file system is in the volume capability. csi-provisioner puts it there,
-	// and reads this key in any case.
+	// csi-provisioner reads this key in any letter case, and moves the file system
+	// to the volume capability.
 	others := maps.Clone(m)
 	maps.DeleteFunc(others, func(key, _ string) bool { return strings.EqualFold(key, "fstype") })
 	if err := checkParameters(others, parameterPool, callmeta.ParameterTransient, callmeta.ParameterModeChange); err != nil {
@@ -40,7 +40,8 @@ func parseParameters(m map[string]string) (p parameters, err error) {
 	return p, nil
 }
 
-// noMutable refuses the parameters of a VolumeAttributesClass.
+// noMutable refuses all parameters of a VolumeAttributesClass. Errors:
+// INVALID_ARGUMENT.
 func noMutable(parameters map[string]string) error {
 	if len(parameters) > 0 {
 		return invalid("there are no mutable parameters")
@@ -48,8 +49,8 @@ func noMutable(parameters map[string]string) error {
 	return nil
 }
 
-// checkParameters refuses what this driver does not understand. Keys of the
-// sidecars pass.
+// checkParameters refuses parameters that are neither known nor keys of the CSI
+// sidecars. Errors: INVALID_ARGUMENT.
 func checkParameters(parameters map[string]string, known ...string) error {
 	for key := range parameters {
 		if !slices.Contains(known, key) && !strings.HasPrefix(key, "csi.storage.k8s.io/") {
@@ -59,7 +60,8 @@ func checkParameters(parameters map[string]string, known ...string) error {
 	return nil
 }
 
-// mismatch says what of the parameters a volume in that pool is not; empty if nothing.
+// mismatch explains why the volume v in the pool does not match the parameters;
+// "" if it does.
 func (p parameters) mismatch(in *pool.Pool, v pool.Volume) string {
 	switch {
 	case p.pool != "" && p.pool != in.Name():

@@ -16,17 +16,18 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
-// inside tells whether a path without symbolic links is below the kubelet directory.
+// inside reports whether a path is below the kubelet directory. The path must be
+// free of symbolic links.
 func (d *Driver) inside(path string) bool {
 	rest, ok := strings.CutPrefix(path, strings.TrimSuffix(d.kubeletDir, "/")+"/")
 	return ok && rest != ""
 }
 
-// ownPath checks a staging or target path and returns it without symbolic
-// links. Mounts are made and files removed there as root, so whoever can put a
-// symbolic link into it must not lead us out of the kubelet directory. The file
-// system that is mounted there is not asked: it may be one that answers nothing
-// any more, and must be unmounted all the same. Errors: INVALID_ARGUMENT.
+// ownPath checks a staging or target path and returns it without symbolic links.
+// The driver mounts and removes files there as root, so a symbolic link must not
+// lead it out of the kubelet directory. ownPath does not access the file system
+// that is mounted at the path: a file system that no longer answers must still be
+// unmounted. Errors: INVALID_ARGUMENT, and errors of the machine such as EIO.
 func (d *Driver) ownPath(path string) (string, error) {
 	if !filepath.IsAbs(path) || slices.Contains(strings.Split(path, "/"), "..") {
 		return "", invalid("path %q is not absolute or contains ..", path)
@@ -48,8 +49,8 @@ func (d *Driver) ownPath(path string) (string, error) {
 	return real, nil
 }
 
-// pathError is the error about a path that cannot be followed: of the request, or
-// of the machine.
+// pathError returns the error about a path that cannot be followed. Errors of the
+// machine stay as they are; all others are INVALID_ARGUMENT.
 func pathError(path string, err error) error {
 	for _, machine := range []error{unix.EIO, unix.ESTALE, unix.ENOTCONN, unix.EACCES, unix.ENOMEM, unix.EINTR} {
 		if errors.Is(err, machine) {
@@ -59,9 +60,10 @@ func pathError(path string, err error) error {
 	return invalid("path %s: %v", path, err)
 }
 
-// isLink tells whether a path whose parent is free of symbolic links is one. The
-// kernel answers without asking the file system that is mounted there; if it does
-// ask it, and fails, then the path is no link: nothing can be mounted on one.
+// isLink reports whether a path is a symbolic link. The parent directory must be
+// free of symbolic links. The kernel usually answers without asking the file
+// system that is mounted at the path. If the kernel asks it and fails, the path is
+// not a link, because nothing can be mounted on a link.
 func isLink(path string) (bool, error) {
 	_, err := os.Readlink(path)
 	switch {
@@ -89,15 +91,16 @@ func resolve(path string) (string, error) {
 	return filepath.Join(parent, filepath.Base(path)), err
 }
 
-// blockFile is where a block volume's device is bound in its staging
-// directory. The volume's id in the name lets the mount table tell for ever
-// which volume is staged, whatever device number it gets.
+// blockFile returns the path of the file in the staging directory that a block
+// volume's device is bound to. The file is named after the volume's id, so the
+// mount table shows which volume is staged, even if its device number changes.
 func blockFile(staging string, i handle.ID) string {
 	return filepath.Join(staging, i.String())
 }
 
-// mountOf returns the mount of a volume that a staging or publish path stands
-// for, or nil. It does not ask the file system that is mounted there.
+// mountOf returns the mount of a volume at a staging or publish path; nil if there
+// is none. It does not access the file system that is mounted there. Errors: as
+// pathError.
 func mountOf(i handle.ID, path string) (*mountinfo.Info, error) {
 	if !filepath.IsAbs(path) {
 		return nil, nil

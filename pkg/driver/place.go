@@ -12,9 +12,11 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// poolsFor returns the names of the pools in which volumes of a class may be: the
-// one that it names, which this node may lack; if it names none, the only one,
-// or for volumes that always have a source any. None if the class must name one.
+// poolsFor returns the names of the pools in which volumes of a class may be. If
+// the class names a pool, poolsFor returns that name, even if this node does not
+// have the pool. Otherwise it returns the node's only pool, or for transient
+// volumes, which always have a source, all pools. It returns none if the class
+// must name a pool.
 func (d *Driver) poolsFor(class parameters) []string {
 	switch all := d.pools.Names(); {
 	case class.pool != "":
@@ -25,17 +27,17 @@ func (d *Driver) poolsFor(class parameters) []string {
 	return nil
 }
 
-// place is where a new volume is made, and from what.
+// place is the pool of a new volume, and the source of its content.
 type place struct {
 	pool   *pool.Pool
-	from   *pool.Pool // that the source is in: pool, unless the volume is copied
+	from   *pool.Pool // the pool of the source; it differs from pool if the content is copied
 	source pool.Source
 }
 
-// place chooses the pool of a new volume: the one that its class names, else its
-// source's, else the only one. A pool that another node may have is
-// RESOURCE_EXHAUSTED: the scheduler tries again. Other errors: INVALID_ARGUMENT,
-// NOT_FOUND, UNAVAILABLE.
+// place chooses the pool of a new volume: the pool that the class names, or the
+// source's pool, or the node's only pool, in this order. Errors: INVALID_ARGUMENT;
+// NOT_FOUND; RESOURCE_EXHAUSTED for a pool that another node may have, so that
+// the scheduler tries other nodes; UNAVAILABLE if a pool is not open.
 func (d *Driver) place(class parameters, content *csi.VolumeContentSource) (at place, err error) {
 	from, kind, err := d.sourceID(content)
 	if err != nil {
@@ -45,11 +47,8 @@ func (d *Driver) place(class parameters, content *csi.VolumeContentSource) (at p
 	if names := d.poolsFor(class); len(names) == 1 {
 		name = names[0]
 	}
-	if name == "" && len(d.pools.Names()) == 0 {
-		return at, exhausted("node %s has no pool", d.node)
-	}
 	switch all := d.pools.Names(); {
-	case name == "" && len(all) == 0: // the node has none of the optional ones
+	case name == "" && len(all) == 0: // the node has none of the optional pools
 		return at, exhausted("node %s has no pool", d.node)
 	case name == "":
 		return at, invalid("node %s has several pools; set the parameter %q of the storage class to one of %s",
@@ -70,9 +69,11 @@ func (d *Driver) place(class parameters, content *csi.VolumeContentSource) (at p
 	return at, err
 }
 
-// make makes the volume. One that is copied from another pool is asked for until
-// its caller is about to give up, which is told then how far the copy is.
-func (at place) make(ctx context.Context, spec pool.VolumeSpec) (pool.Volume, error) {
+// create creates the volume. If the content is copied from another pool, create
+// waits for the copy until shortly before the caller's deadline, so that the
+// caller still gets the progress of the copy. Errors: those of pool.CreateVolume
+// and pool.CopyVolume.
+func (at place) create(ctx context.Context, spec pool.VolumeSpec) (pool.Volume, error) {
 	spec.Source = at.source
 	if at.from == at.pool {
 		return at.pool.CreateVolume(ctx, spec)
@@ -87,11 +88,11 @@ func (at place) make(ctx context.Context, spec pool.VolumeSpec) (pool.Volume, er
 	return at.pool.CopyVolume(ctx, spec, at.from)
 }
 
-// answerTime is what the answer takes to reach the caller, at most.
+// answerTime is the longest time that the answer takes to reach the caller.
 const answerTime = time.Second
 
-// sourceID takes a content source apart, nil if a volume has none. Errors:
-// INVALID_ARGUMENT, NOT_FOUND if it is not of this node.
+// sourceID returns the id and kind of a content source, which may be nil. Errors:
+// INVALID_ARGUMENT; errNotOurs; NOT_FOUND if the source is not on this node.
 func (d *Driver) sourceID(s *csi.VolumeContentSource) (i handle.ID, kind pool.SourceKind, err error) {
 	var name string
 	switch {

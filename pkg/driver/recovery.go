@@ -12,14 +12,15 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// recoverShown sees to it that a volume for readers only shows what its file
-// system has acknowledged: if that lies in the journal it is replayed, in a store
-// of the volume's own. Nothing is ever replayed on a logical volume of LVM2's.
-func recoverShown(ctx context.Context, p *pool.Pool, v pool.Volume, i handle.ID, device filesystem.Device) error {
+// recoverReader makes sure that a read-only volume shows everything that its file
+// system has acknowledged. If part of that is only in the journal, recoverReader
+// replays the journal into a store of the volume's own. It never replays on LVM2's
+// own logical volumes. Errors: FAILED_PRECONDITION, those of pool.Recover.
+func recoverReader(ctx context.Context, p *pool.Pool, v pool.Volume, i handle.ID, device filesystem.Device) error {
 	if !device.ReadOnly {
-		return nil // the mount does it
+		return nil // the mount replays the journal
 	}
-	room, err := missingRoom(device)
+	room, err := replayRoom(device)
 	if err != nil || room == 0 {
 		return err
 	}
@@ -37,9 +38,9 @@ func recoverShown(ctx context.Context, p *pool.Pool, v pool.Volume, i handle.ID,
 	return err
 }
 
-// missingRoom returns how much a replay of the journal is likely to write; 0 if
-// nothing has to be replayed.
-func missingRoom(device filesystem.Device) (size.Bytes, error) {
+// replayRoom returns how many bytes a replay of the journal is likely to write; 0
+// if nothing must be replayed.
+func replayRoom(device filesystem.Device) (size.Bytes, error) {
 	ok, err := device.Clean()
 	if ok || err != nil {
 		return 0, err
@@ -47,9 +48,10 @@ func missingRoom(device filesystem.Device) (size.Bytes, error) {
 	return device.ReplayRoom()
 }
 
-// reserveRecovery sees to it that a new volume for readers only has room for the
-// replay of the journal, if what it shows needs one: the claim and not its pod has to
-// wait where there is none. If it cannot look, the stage will.
+// reserveRecovery reserves room for a replay of the journal, if a new read-only
+// volume needs one. Without room the claim waits, rather than its pod. If the
+// journal cannot be read now, the stage checks it again. Errors: those of
+// pool.ReserveRecovery.
 func reserveRecovery(ctx context.Context, p *pool.Pool, v pool.Volume) error {
 	if !v.ReadOnly || v.Mode != pool.Filesystem || !filesystem.Supported(v.FSType) {
 		return nil
@@ -59,7 +61,7 @@ func reserveRecovery(ctx context.Context, p *pool.Pool, v pool.Volume) error {
 		klog.FromContext(ctx).Info("Leaving the journal check of a read-only volume to its stage", "volume", v.LV, "err", err)
 		return nil
 	}
-	room, err := missingRoom(filesystem.Device{Path: path, Type: v.FSType, ReadOnly: true})
+	room, err := replayRoom(filesystem.Device{Path: path, Type: v.FSType, ReadOnly: true})
 	switch {
 	case err != nil:
 		klog.FromContext(ctx).Info("Leaving the journal check of a read-only volume to its stage", "volume", v.LV, "err", err)

@@ -14,24 +14,25 @@ import (
 )
 
 const (
-	reportEvery = 10 * time.Second // between two looks at the health of all
-	deedNews    = 24 * time.Hour   // for how long what somebody did is news
-	reportAgain = 10 * time.Minute // until the same thing is told again, if it went away in between
+	reportInterval = 10 * time.Second // between two checks of the health of the node
+	deedMaxAge     = 24 * time.Hour   // older deeds are not reported
+	repeatAfter    = 10 * time.Minute // a fault that went away for so long is reported again
 )
 
-// concern identifies what is wrong, whatever the words.
+// concern identifies a fault independently of its message.
 type concern struct {
 	kind       roleapi.Happening_Kind
 	id, reason string
 }
 
-// Report tells what goes wrong with the pools, volumes and snapshots of this
-// node, as the health calls of CSI see it, until ctx ends. In Kubernetes nobody
-// asks again whether a snapshot is well that was ready once.
+// Report calls tell for every new fault of the pools, volumes and snapshots of
+// this node, until ctx ends. The faults are those of the health calls of CSI.
+// Kubernetes needs reports because it never checks a ready snapshot again. Report
+// calls tell from one goroutine.
 func (d *Driver) Report(ctx context.Context, tell func(context.Context, reports.Happening)) {
-	known := map[concern]time.Time{} // since when it is told, or when it was last seen
+	known := map[concern]time.Time{} // reported faults, to the time when they were last seen
 	trash, deeds := map[string]size.Bytes{}, map[pool.Deed]bool{}
-	tick := time.NewTicker(reportEvery)
+	tick := time.NewTicker(reportInterval)
 	defer tick.Stop()
 	for {
 		d.reportNew(ctx, known, time.Now(), tell)
@@ -45,7 +46,8 @@ func (d *Driver) Report(ctx context.Context, tell func(context.Context, reports.
 	}
 }
 
-// reportNew tells what is wrong now and was not when it looked before.
+// reportNew reports the faults that are not known yet. known has the time when
+// each fault was last seen.
 func (d *Driver) reportNew(ctx context.Context, known map[concern]time.Time, now time.Time, tell func(context.Context, reports.Happening)) {
 	for _, h := range d.concerns(ctx) {
 		c := concern{h.Kind, h.ID, h.Reason}
@@ -55,15 +57,16 @@ func (d *Driver) reportNew(ctx context.Context, known map[concern]time.Time, now
 		known[c] = now
 	}
 	for c, seen := range known {
-		// What comes and goes, as around a threshold, is told once in a while.
-		if now.Sub(seen) >= reportAgain {
+		// A fault that comes and goes, as around a threshold, is not reported each time.
+		if now.Sub(seen) >= repeatAfter {
 			delete(known, c)
 		}
 	}
 }
 
-// reportWiped tells that what was deleted is wiped and its space free again, where that took
-// so long that somebody may wait for it. trash is how much there was at most, by pool.
+// reportWiped reports that deleted volumes and snapshots are wiped and their
+// space is free again, if that took so long that somebody may wait for it. trash
+// has the largest number of bytes seen since, by pool.
 func (d *Driver) reportWiped(ctx context.Context, trash map[string]size.Bytes, tell func(context.Context, reports.Happening)) {
 	for _, name := range d.pools.Names() {
 		p, err := d.pool(name)
@@ -85,8 +88,9 @@ func (d *Driver) reportWiped(ctx context.Context, trash map[string]size.Bytes, t
 	}
 }
 
-// reportDeeds tells what people did with volumes by commands, which may have run beside the
-// driver or before it. known is what was told.
+// reportDeeds reports what users did to volumes by commands. A command may have
+// run beside the driver or before the driver started. known has the deeds that
+// were reported.
 func (d *Driver) reportDeeds(ctx context.Context, known map[pool.Deed]bool, now time.Time, tell func(context.Context, reports.Happening)) {
 	for _, name := range d.pools.Names() {
 		p, err := d.pool(name)
@@ -98,7 +102,7 @@ func (d *Driver) reportDeeds(ctx context.Context, known map[pool.Deed]bool, now 
 			continue
 		}
 		for _, deed := range deeds {
-			if known[deed] || now.Sub(deed.At) > deedNews {
+			if known[deed] || now.Sub(deed.At) > deedMaxAge {
 				continue
 			}
 			known[deed] = true
@@ -110,12 +114,12 @@ func (d *Driver) reportDeeds(ctx context.Context, known map[pool.Deed]bool, now 
 	}
 }
 
-// kinds are what happenings call the subjects of concerns.
+// kinds maps the subjects of concerns to the kinds of happenings.
 var kinds = map[pool.Subject]roleapi.Happening_Kind{
 	pool.OfPool: roleapi.Happening_KIND_POOL, pool.OfVolume: roleapi.Happening_KIND_VOLUME, pool.OfSnapshot: roleapi.Happening_KIND_SNAPSHOT,
 }
 
-// concerns lists what is wrong now.
+// concerns returns the faults that exist now.
 func (d *Driver) concerns(ctx context.Context) []reports.Happening {
 	var all []reports.Happening
 	mounts, err := d.stagedFilesystems()
@@ -145,7 +149,8 @@ func (d *Driver) concerns(ctx context.Context) []reports.Happening {
 	return all
 }
 
-// mergeConcerns joins the concerns of one subject and reason: people are told once.
+// mergeConcerns joins concerns of the same subject and reason, so that users see
+// one event.
 func mergeConcerns(all []pool.Concern) []pool.Concern {
 	type key struct {
 		subject    pool.Subject

@@ -26,7 +26,7 @@ func TestReportNew(t *testing.T) {
 		t.Fatalf("%+v", told)
 	}
 	for range 3 {
-		look(reportAgain - time.Second)
+		look(repeatAfter - time.Second)
 	}
 	if len(told) != 1 {
 		t.Errorf("told again while it lasts: %+v", told)
@@ -34,13 +34,13 @@ func TestReportNew(t *testing.T) {
 	// It went away and comes back: soon is no news, later is.
 	pools := d.pools
 	d.pools = &pool.Set{}
-	look(reportAgain / 2)
+	look(repeatAfter / 2)
 	d.pools = pools
 	if look(time.Second); len(told) != 1 {
 		t.Errorf("told again at once: %+v", told)
 	}
 	d.pools = &pool.Set{}
-	look(reportAgain)
+	look(repeatAfter)
 	d.pools = pools
 	if look(time.Second); len(told) != 2 {
 		t.Errorf("not told again: %+v", told)

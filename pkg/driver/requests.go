@@ -7,7 +7,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// checkName checks a volume's or snapshot's name.
+// checkName checks the name of a volume or snapshot. Errors: INVALID_ARGUMENT.
 func checkName(name string) error {
 	if name == "" || len(name) > handle.Max {
 		return invalid("a name must have 1 to %d bytes; %q has %d", handle.Max, name, len(name))
@@ -15,7 +15,9 @@ func checkName(name string) error {
 	return nil
 }
 
-// capacityRange returns what a request asks for, in bytes; 0 is unspecified.
+// capacityRange returns the sizes that a request asks for; 0 if unspecified.
+// Errors: INVALID_ARGUMENT if a size is negative; OUT_OF_RANGE if the range is
+// empty.
 func capacityRange(r *csi.CapacityRange) (required, limit size.Bytes, err error) {
 	if r.GetRequiredBytes() < 0 || r.GetLimitBytes() < 0 {
 		return 0, 0, invalid("the capacity range is negative: %d to %d bytes", r.GetRequiredBytes(), r.GetLimitBytes())

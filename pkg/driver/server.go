@@ -15,27 +15,29 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/sockets"
 )
 
-// stopLimit is how long requests may take to end when the driver stops; then
-// their contexts are cancelled, and what they began goes on at the next start.
+// stopLimit is how long running calls may take to end when the driver stops.
+// After that their contexts are cancelled. The next start of the driver continues
+// what they began.
 const stopLimit = 20 * time.Second
 
-// requestWindow is how much a client may send before it is read: 64 KiB, the least
-// that gRPC has, are a hundred requests.
+// requestWindow is the number of bytes that a client may send before the server
+// reads them. 64 KiB is gRPC's minimum, and enough for a hundred requests.
 const requestWindow = 64 << 10
 
-// Front is a place beside the unix socket where a driver answers: the
-// controller's. It is never offered the Node service, which only the kubelet
-// has a use for.
+// Front is a listener beside the unix socket, for the controller role. It does
+// not serve the Node service, which only the kubelet needs.
 type Front struct {
-	Listener net.Listener
-	Options  []grpc.ServerOption         // credentials, and interceptors that come before the driver's
-	Register func(grpc.ServiceRegistrar) // adds other services than CSI's
+	Listener net.Listener                // Serve closes it
+	Options  []grpc.ServerOption         // credentials, and interceptors that run before the driver's
+	Register func(grpc.ServiceRegistrar) // adds services other than CSI's; may be nil
 }
 
-// Serve answers requests at the endpoint, "unix:///path" or a path, and at the
-// other fronts, until ctx ends. Volumes stay as they are.
+// Serve answers calls until ctx ends. It listens at the endpoint, which is
+// "unix:///path" or a path, and at the fronts. Volumes stay mounted when Serve
+// returns. Serve must be called at most once. It returns an error if any listener
+// fails; then it also closes the others.
 func (d *Driver) Serve(ctx context.Context, endpoint string) error {
-	if err := d.protectAll(nil); err != nil { // a former process may have died in between
+	if err := d.protectAll(nil); err != nil { // a former process may have died before it did so
 		klog.FromContext(ctx).Error(err, "Failed to protect block volumes that are published read-only")
 	}
 	listener, err := sockets.Listen(endpoint)
@@ -46,7 +48,7 @@ func (d *Driver) Serve(ctx context.Context, endpoint string) error {
 		return err
 	}
 	fronts := append([]Front{{Listener: listener, Register: func(r grpc.ServiceRegistrar) { csi.RegisterNodeServer(r, d) }}}, d.fronts...)
-	// One that ends takes the others with it.
+	// If one front ends, the others must end too.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	results := make(chan error, len(fronts))
@@ -71,7 +73,7 @@ func (d *Driver) serve(ctx context.Context, f Front) error {
 		interceptors = slices.Insert(interceptors, 0, d.observe)
 	}
 	server := grpc.NewServer(append(slices.Clone(f.Options), grpc.ChainUnaryInterceptor(interceptors...),
-		// Requests are small: to measure the connection's bandwidth, with two more messages for each, is in vain.
+		// Requests are small. A fixed window keeps gRPC from measuring the bandwidth, which takes two more messages per request.
 		grpc.StaticStreamWindowSize(requestWindow), grpc.StaticConnWindowSize(requestWindow))...)
 	csi.RegisterIdentityServer(server, d)
 	csi.RegisterControllerServer(server, d)

@@ -13,13 +13,13 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
-// A volume may be staged at several paths, each of which may be published. The
-// mount table tells which is which, so that a new process knows it too: a block
-// volume's staging file has its id as name. A file system's staging mount begins a
-// peer group, and binding it makes members of that.
+// A volume may be staged at several paths and published from each of them. The
+// mount table shows which mounts belong together, so a new process knows it too.
+// The staging file of a block volume is named after the volume's id. The staging
+// mount of a file system starts a peer group, and its bind mounts join the group.
 
-// mountsOfContent returns the mounts of what m shows below the kubelet directory,
-// besides m and what is mounted at besides.
+// mountsOfContent returns the mounts below the kubelet directory that show the
+// same content as m, without m and without the mounts at the paths besides.
 func (d *Driver) mountsOfContent(m *mountinfo.Info, besides ...string) ([]*mountinfo.Info, error) {
 	mounts, err := filesystem.Mounts()
 	if err != nil {
@@ -30,8 +30,7 @@ func (d *Driver) mountsOfContent(m *mountinfo.Info, besides ...string) ([]*mount
 	}), nil
 }
 
-// otherMounts returns the mount points of what m shows, besides m and the
-// given ones, below the kubelet directory.
+// otherMounts returns the mount points of mountsOfContent.
 func (d *Driver) otherMounts(m *mountinfo.Info, besides ...string) ([]string, error) {
 	others, err := d.mountsOfContent(m, besides...)
 	return mountPoints(others), err
@@ -44,12 +43,13 @@ func mountPoints(mounts []*mountinfo.Info) (at []string) {
 	return at
 }
 
-// isStaging tells whether m is where a block volume is staged.
+// isStaging reports whether m is the staging mount of a block volume.
 func isStaging(m *mountinfo.Info, i handle.ID) bool { return filepath.Base(m.Mountpoint) == i.String() }
 
-// publishedFrom returns where the volume that is staged by m is published and needs
-// that. A block volume is published as its node, wherever that is staged.
-// Mounts without a peer group, which an older version has made, count as published.
+// publishedFrom returns the target paths that need the staging mount m. A
+// published block volume needs only one of its staging mounts, because all of
+// them show the same device node. If m has no peer group, because an older version
+// mounted it, the other mounts without a group count as published from m.
 func (d *Driver) publishedFrom(m *mountinfo.Info, i handle.ID) ([]string, error) {
 	others, err := d.mountsOfContent(m)
 	if isStaging(m, i) {
@@ -62,8 +62,8 @@ func (d *Driver) publishedFrom(m *mountinfo.Info, i handle.ID) ([]string, error)
 	return mountPoints(slices.DeleteFunc(others, func(o *mountinfo.Info) bool { return filesystem.PeerGroup(o) != group })), err
 }
 
-// publishedAt returns where the volume that is staged by m is published, besides
-// target, from wherever it is staged.
+// publishedAt returns the target paths, other than target, of the volume that is
+// staged by m. It counts the targets of all of the volume's staging paths.
 func (d *Driver) publishedAt(m *mountinfo.Info, i handle.ID, target string) ([]string, error) {
 	others, err := d.mountsOfContent(m, target)
 	members := map[string]int{}
@@ -78,8 +78,8 @@ func (d *Driver) publishedAt(m *mountinfo.Info, i handle.ID, target string) ([]s
 	})), err
 }
 
-// mountsFrom returns the mounts of a device's file system, or of its node, below
-// the kubelet directory; none if there is no such device.
+// mountsFrom returns the mounts below the kubelet directory of a device's file
+// system or of its device node; none if the device does not exist.
 func (d *Driver) mountsFrom(device string) ([]*mountinfo.Info, error) {
 	mounts, err := filesystem.Mounts()
 	if err != nil {
@@ -87,7 +87,7 @@ func (d *Driver) mountsFrom(device string) ([]*mountinfo.Info, error) {
 	}
 	return slices.DeleteFunc(mounts, func(m *mountinfo.Info) bool {
 		node := m.Root != "/" && (m.FSType == "devtmpfs" || m.FSType == "tmpfs")
-		if !d.inside(m.Mountpoint) || !node && !filesystem.Supported(m.FSType) { // others may not answer
+		if !d.inside(m.Mountpoint) || !node && !filesystem.Supported(m.FSType) { // other file systems may not answer
 			return true
 		}
 		own, err := filesystem.MountedFrom(m, device)
@@ -95,9 +95,9 @@ func (d *Driver) mountsFrom(device string) ([]*mountinfo.Info, error) {
 	}), nil
 }
 
-// letGo unmounts a volume from where it is staged. FAILED_PRECONDITION if it is
-// published from there.
-func (d *Driver) letGo(ctx context.Context, i handle.ID, at string) error {
+// unmountStaged unmounts a volume from the staging path at. Errors:
+// FAILED_PRECONDITION if the volume is published from there.
+func (d *Driver) unmountStaged(ctx context.Context, i handle.ID, at string) error {
 	m, err := filesystem.MountAt(at)
 	if m == nil || err != nil {
 		return err
@@ -112,7 +112,7 @@ func (d *Driver) letGo(ctx context.Context, i handle.ID, at string) error {
 	if others, err := d.mountsOfContent(m); err != nil {
 		return err
 	} else if p, err := d.pool(i.Pool); len(others) == 0 && err == nil && filesystem.Supported(m.FSType) {
-		// One that is frozen would stay so, and keep the device.
+		// A frozen file system would stay frozen after the unmount and keep the device open.
 		switch thawed, err := p.Thaw(ctx, i.LV, at); {
 		case err != nil:
 			return err
@@ -123,9 +123,10 @@ func (d *Driver) letGo(ctx context.Context, i handle.ID, at string) error {
 	return filesystem.UnmountAll(at)
 }
 
-// protect makes the device of a block volume, which is staged by m, read-only if it
-// is published and to readers only: a bind mount cannot. adding is what is about to
-// be published there, if anything.
+// protect makes the device of a block volume read-only while only readers have
+// the volume published, and writable otherwise: a read-only bind mount does not
+// protect a device. m is a staging mount of the volume. adding is the access that
+// is about to be published, if any.
 func (d *Driver) protect(m *mountinfo.Info, i handle.ID, adding ...access) error {
 	others, err := d.mountsOfContent(m)
 	if err != nil {
@@ -140,10 +141,11 @@ func (d *Driver) protect(m *mountinfo.Info, i handle.ID, adding ...access) error
 	return filesystem.SetReadOnly(m.Mountpoint, len(adding) > 0 && !writer)
 }
 
-// access is how something is published.
+// access is how a volume is published at a target path.
 type access struct{ readOnly bool }
 
-// protectAll does so for all block volumes that are staged, or for one.
+// protectAll calls protect for all staged block volumes, or only for the given
+// one.
 func (d *Driver) protectAll(only *handle.ID) error {
 	mounts, err := filesystem.Mounts()
 	if err != nil {
@@ -156,7 +158,7 @@ func (d *Driver) protectAll(only *handle.ID) error {
 			continue
 		}
 		if err := d.protect(m, i); err != nil {
-			errs = append(errs, err) // one that fails leaves none of the others unprotected
+			errs = append(errs, err) // the other volumes are still protected
 		}
 	}
 	return errors.Join(errs...)
