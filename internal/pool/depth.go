@@ -14,16 +14,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A request passes all devices that lie over each other on the kernel's stack, which
-// some 40 overflow where the kernel is built with frame pointers. An old snapshot is
-// read by flatLevels at most, and without a flat store, as in a full pool, by one
-// for each newer one.
+// The kernel passes a request through all stacked devices on one kernel stack. About 40
+// devices overflow the stack if the kernel is built with frame pointers. An old snapshot is
+// read by at most flatLevels devices, or, without a flat store, as in a full pool, by one
+// device for each newer layer.
 const (
-	depthFramed = 24  // devices that lie over each other, where the kernel has frame pointers or does not tell
-	depthLean   = 120 // the same elsewhere
+	depthFramed = 24  // stacked devices, if the kernel has frame pointers or its configuration is unknown
+	depthLean   = 120 // the same for other kernels
 )
 
-// deepestChain is how many devices the running kernel can read through.
+// deepestChain returns how many stacked devices the running kernel can read through.
 func deepestChain() int {
 	if runtime.GOARCH == "arm64" {
 		return depthFramed // it always has frame pointers
@@ -44,7 +44,7 @@ func deepestChain() int {
 	return depthFramed
 }
 
-// framePointers reads from a kernel's configuration whether it has them.
+// framePointers reads a kernel's configuration and reports whether it has frame pointers.
 func framePointers(path string) (framed bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -76,8 +76,8 @@ func framePointers(path string) (framed bool, err error) {
 	return framed, nil
 }
 
-// depth is how many devices l of o is read by, its own included, with those
-// that o reads through itself as long as it is a fork.
+// depth returns the number of devices by which layer l of o is read, including its own. If o
+// is a fork, it also counts the devices that o reads through.
 func (v *view) depth(o *volume, l *layer) int {
 	n := len(v.route(o, l))
 	if below := v.layers[o.copyOf]; below != nil {
@@ -86,8 +86,8 @@ func (v *view) depth(o *volume, l *layer) int {
 	return n
 }
 
-// readable refuses a layer that lies too deep for the kernel, since it has no flat
-// store: for lack of room, or because a fold needs each layer's device.
+// readable returns ErrPrecondition for a layer that lies too deep for the kernel. This happens
+// only without a flat store: for lack of room, or because a fold needs each layer's device.
 func (p *Pool) readable(v *view, o *volume, l *layer) error {
 	if n := v.depth(o, l); n > p.deepest {
 		return fmt.Errorf("snapshot %s/%s: %w: it would be read by %d devices one over the other, this kernel can read through %d",
@@ -96,9 +96,8 @@ func (p *Pool) readable(v *view, o *volume, l *layer) error {
 	return nil
 }
 
-// deepens refuses to add a layer to o's history while o, or a volume that is in use
-// and reads through it, reads through as many devices as the kernel can; or a fold
-// does.
+// deepens returns an error if another layer in o's history would exceed the kernel's limit:
+// for o, for a volume in use that reads through o, or for a running fold.
 func (p *Pool) deepens(v *view, o *volume) error {
 	if of := p.foldsBelow(v, o, 2); of != nil {
 		return fmt.Errorf("volume %s/%s: %w: layers of volume %s are being folded, and that reads through nearly as many devices as this kernel can: it ends soon, try again",
@@ -114,7 +113,7 @@ func (p *Pool) deepens(v *view, o *volume) error {
 			return fmt.Errorf("volume %s/%s: %w: whether volume %s is read, through as many devices as this kernel can: %w", v.vg.Name, o.lv.Name, ErrUnavailable, x.lv.Name, err)
 		}
 		if info == nil && !v.readsUnasked(x, l) {
-			continue // it gets a flat store when it is read
+			continue // the snapshot gets a flat store when somebody reads it
 		}
 		return fmt.Errorf("volume %s/%s: %w: volume %s reads through %d devices, nearly as many as this kernel can: wait until that is hydrated, or delete it, or make room for a store of its own",
 			v.vg.Name, o.lv.Name, ErrPrecondition, x.lv.Name, v.depth(v.volumes[l.of], l))
@@ -122,8 +121,8 @@ func (p *Pool) deepens(v *view, o *volume) error {
 	return nil
 }
 
-// readsUnasked reports whether x reads through l at any time: a fork does that has no flat
-// store by which l is read. Room that is kept for one is none yet.
+// readsUnasked reports whether x may read through l at any time without a flat store. This
+// holds for a fork if l has no flat store. Room reserved for a flat store does not count.
 func (v *view) readsUnasked(x *volume, l *layer) bool {
 	if !x.forked() || l.lost {
 		return false
@@ -132,8 +131,8 @@ func (v *view) readsUnasked(x *volume, l *layer) bool {
 	return f == nil
 }
 
-// foldsBelow returns the volume in whose history a fold is under way that would read
-// through more devices than the kernel can if o's history got more layers; nil if there is none.
+// foldsBelow returns the volume whose running fold would exceed the kernel's limit if o's
+// history got more layers; nil if there is none.
 func (p *Pool) foldsBelow(v *view, o *volume, more int) *volume {
 	f := p.folder.running.Load()
 	if f == nil {
@@ -149,9 +148,9 @@ func (p *Pool) foldsBelow(v *view, o *volume, more int) *volume {
 // cutsAtOnce is how many cuts of a volume may wait for each other.
 const cutsAtOnce = 2
 
-// makeWay sees to it that a volume can be cut though it is read through by many
-// devices: a fold gives way, and who reads old snapshots gets flat stores. The
-// volume's key must not be held. That it could not is found by the cut.
+// makeWay prepares a cut of a volume that is read through many devices: it stops a fold, and
+// gives the readers of old snapshots flat stores. The caller must not hold the volume's key.
+// If makeWay fails, the cut reports the error.
 func (p *Pool) makeWay(ctx context.Context, lv string) {
 	v, err := p.latest()
 	if err != nil || v.volumeByLV(lv) == nil {

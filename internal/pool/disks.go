@@ -17,19 +17,20 @@ import (
 
 const lastRewrite = time.Minute // between two attempts to rewrite old metadata
 
-// diskOf is the device that a physical volume was found on. Its path may lead
-// elsewhere a moment later: udev gives the links of a multipath map that fails to one
-// of its paths.
+// diskOf returns the device on which a physical volume was found. The driver keeps the
+// number, because the path may lead to another device later: when a multipath map fails,
+// udev moves its links to one of its paths.
 func diskOf(pv *lvm2.PV) dm.Device {
 	major, minor := pv.Number()
 	return dm.Device{Major: major, Minor: minor}
 }
 
-// pathsBelow lists the devices that the map is made of which a physical volume is on.
+// pathsBelow lists the devices below the device of a physical volume, such as the paths of
+// a multipath map.
 func pathsBelow(pv *lvm2.PV) (paths []dm.Device) {
 	slaves, _ := filepath.Glob(fmt.Sprintf("/sys/dev/block/%v/slaves/*/dev", diskOf(pv)))
 	for _, s := range slaves {
-		text, _ := os.ReadFile(s) // one that has gone meanwhile is none
+		text, _ := os.ReadFile(s) // skip a path that has just been removed
 		if dev, err := dm.ParseDevice(strings.TrimSpace(string(text))); err == nil {
 			paths = append(paths, dev)
 		}
@@ -37,7 +38,8 @@ func pathsBelow(pv *lvm2.PV) (paths []dm.Device) {
 	return paths
 }
 
-// openDisk opens the device that a physical volume was found on.
+// openDisk opens the device on which a physical volume was found. Errors: ErrUnavailable if
+// the path leads to another device now.
 func openDisk(pv *lvm2.PV, flags int) (*os.File, error) {
 	f, err := os.OpenFile(pv.Device, flags, 0)
 	if err != nil {
@@ -55,8 +57,8 @@ func openDisk(pv *lvm2.PV, flags int) (*os.File, error) {
 	return f, nil
 }
 
-// disksMoved has the devices of all volumes looked after that lie on a disk which
-// is another device than in the former view, and of those that read through them.
+// disksMoved marks as unsettled all volumes on a disk whose device number has changed since
+// the former view, and the volumes of the same families.
 func (g *group) disksMoved(former, v *view) {
 	moved := map[int]bool{}
 	for i, pv := range v.vg.PVs {
@@ -87,15 +89,16 @@ func (g *group) disksMoved(former, v *view) {
 	}
 }
 
-// rewriter rewrites metadata areas that missed commits: of a disk that was away, or
-// that failed.
+// rewriter rewrites metadata areas that missed commits, because their disk was away or
+// failed.
 type rewriter struct {
 	group *group
 	next  time.Time
 	wait  time.Duration
 }
 
-// rewrite does so if there are some, unless it failed a moment ago.
+// rewrite commits the metadata again if areas are out of date. After a failure it waits
+// before it retries.
 func (r *rewriter) rewrite(ctx context.Context) {
 	v, err := r.group.latest()
 	if err != nil || !r.group.store.Stale() {

@@ -8,18 +8,17 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// The kernel allocates a store's chunks in ascending order, so that what the
-// store of the former newest layer uses while a cut holds the volume divides the
-// chunks that changed between the two cuts from those that it collects
-// afterwards, until its device is removed: these are copies of what the new
-// layer holds, too.
+// The kernel allocates a store's chunks in ascending order. The used size of the former
+// newest layer's store, read while a cut suspends the volume, is therefore a boundary. The
+// chunks before it changed between the two cuts. The kernel adds chunks after it until the
+// layer's device is removed; these are copies of chunks that the new layer also has.
 
-// inexact reports whether it would be of use to know the boundary of a frozen layer.
+// inexact reports whether the boundary of a frozen layer is still unknown and of use.
 func (l *layer) inexact() bool { return l.snap == nil && !l.exact && !l.lost && !l.superset }
 
-// noteBoundary remembers what the former newest layer uses. The volume is held,
-// and the new layer does not collect yet. A layer whose device does not lie on the
-// volume's blocks is none that this cut freezes.
+// noteBoundary notes the used size of the former newest layer. The caller has suspended the
+// volume, and the new layer does not receive copies yet. If the layer's device does not lie
+// on the volume's blocks, this cut does not freeze the layer, and nothing is noted.
 func (p *Pool) noteBoundary(v *view, o *volume, real dm.Device) {
 	if len(o.layers) < 2 {
 		return
@@ -41,8 +40,8 @@ func (p *Pool) noteBoundary(v *view, o *volume, real dm.Device) {
 	}
 }
 
-// untouched reports whether nothing will be copied into the live layer of o any
-// more if it is frozen now: neither it nor the volume has a device.
+// untouched reports whether the live layer of o, frozen now, will receive no more copies:
+// neither the layer nor the volume has a device.
 func (p *Pool) untouched(v *view, o *volume, live *layer) bool {
 	if live.lost || live.superset {
 		return false
@@ -55,7 +54,7 @@ func (p *Pool) untouched(v *view, o *volume, live *layer) bool {
 	return true
 }
 
-// unrecorded reports whether a boundary in o's history is known and not on the disk.
+// unrecorded reports whether a boundary in o's history is known but not yet on the disk.
 func (p *Pool) unrecorded(o *volume) bool {
 	for _, l := range o.layers {
 		if p.facts.boundaries.has(l.lv.ID) && l.inexact() {
@@ -65,8 +64,8 @@ func (p *Pool) unrecorded(o *volume) bool {
 	return false
 }
 
-// recordBoundaries writes down what is known of a volume's history. An
-// interruption before that leaves layers of which nobody can say it.
+// recordBoundaries records the known boundaries of a volume's history in the metadata. If the
+// driver is interrupted before, these boundaries stay unknown.
 func (p *Pool) recordBoundaries(ctx context.Context, lv string) error {
 	return p.do(ctx, &change{what: "record what changed between snapshots of volume " + lv, edit: func(t *edit) error {
 		o := t.volumeByLV(lv)
@@ -85,7 +84,7 @@ func (p *Pool) recordBoundaries(ctx context.Context, lv string) error {
 	}})
 }
 
-// forgetBoundaries drops those that are on the disk, or of no use any more.
+// forgetBoundaries drops the boundaries that are on the disk or no longer of use.
 func (p *Pool) forgetBoundaries() {
 	p.facts.boundaries.keep(func(id lvm2.ID) bool {
 		l := p.current.Load().layers[id]

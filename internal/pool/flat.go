@@ -10,45 +10,44 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// An old snapshot that many newer layers lie over is read by a store of its own,
-// a flat one, instead of a device for each layer:
+// The driver reads an old snapshot with many newer layers by a flat store, instead of by
+// one device for each layer:
 //
 //	pool-snapK     snapshot  <pool-snapN> <pool-flat-cow> P <chunk>, read-only
 //	pool-flat-cow  linear    header and areas: the flat store's own extents
-//	               error     between two areas, where nothing is read
+//	               error     between two areas, where nobody reads
 //	               linear    the stores of layers K to N-1, one after another
 //
-// Its areas list for each chunk the oldest of these layers that has it (cow.Merge).
-// snapN was the live layer when the store was made. Each later cut puts one more
-// device below, until there are more than flatLevels: then another store is made,
-// which takes the place of this one. The store's extents go when nobody reads the
-// snapshot any more.
+// Its areas list for each chunk the oldest of these layers that has the chunk (cow.Merge).
+// snapN was the live layer when the store was made. Each later cut adds a device below.
+// Once there are more than flatLevels devices, the driver makes another store, which
+// replaces this one. The driver deletes the store when nobody reads the snapshot any more.
 //
-// What is committed when:
+// The states of a flat store in the metadata:
 //
 //	made     the logical volume with its extents, without tagUsed
 //	written  tagUsed, once header and areas are on the disk
 //	gone     trash, once its device is gone
 //
-// The layers of a flat store are frozen and trimmed, and are not folded as long as
-// it is there, so that its table can be told from the metadata at any time.
+// The layers of a flat store are frozen and trimmed, and are not folded while the store
+// exists, so that its table can be computed from the metadata at any time.
 
-// flatLevels is how many snapshot devices lie over each other, of those that an
-// older snapshot of one volume is read by, before a flat store is worth its extents and commits.
+// flatLevels is the largest number of stacked snapshot devices, within one volume, by which
+// an old snapshot is read. Above this number a flat store is worth its extents and commits.
 const flatLevels = 4
 
 // flatPrefix begins the names of the logical volumes.
 const flatPrefix = "dmsnap-flat-"
 
-// flat is a logical volume of role flat.
+// flat is a flat store: a logical volume of role flat.
 type flat struct {
 	lv    *lvm2.LV
 	of    lvm2.ID      // the volume
-	reads lvm2.ID      // the layer that is read by it
-	over  lvm2.ID      // the layer whose device the snapshot lies on: the first that is not in the store
-	chunk size.Sectors // of the store
-	used  size.Sectors // of its extents, by header and areas; 0: they are not written yet
-	odd   error        // a tag of it that is not understood
+	reads lvm2.ID      // the layer that is read through the store
+	over  lvm2.ID      // the layer whose device lies below the snapshot: the first layer that is not in the store
+	chunk size.Sectors // chunk size of the store
+	used  size.Sectors // length of header and areas; 0 if not written yet
+	odd   error        // set if a tag is not understood
 }
 
 // decodeFlat reads the tags of lv into a *flat or an error.
@@ -66,12 +65,12 @@ func decodeFlat(lv *lvm2.LV, odd error, r *tagReader) any {
 	return f
 }
 
-// layout is where the parts of the store are.
+// layout returns the layout of the store.
 func (f *flat) layout() cow.Flat {
 	return cow.Flat{Chunk: f.chunk.Bytes(), Areas: uint64(f.used/f.chunk) - 1}
 }
 
-// linkFlats links the flat stores to what they are made of.
+// linkFlats links the flat stores to their volumes and layers.
 func (v *view) linkFlats(all []*flat) {
 	for _, f := range all {
 		v.flats[f.reads] = append(v.flats[f.reads], f)
@@ -82,7 +81,7 @@ func (v *view) linkFlats(all []*flat) {
 		}
 		o.flats = append(o.flats, f)
 		if l == nil || l.of != f.of {
-			continue // it goes with its device
+			continue // it is deleted once its device is removed
 		}
 		for _, x := range o.path(l) {
 			if x.lv.ID == f.over {
@@ -93,8 +92,8 @@ func (v *view) linkFlats(all []*flat) {
 	}
 }
 
-// flatOf returns the store by which layer l of o is read, and the layer that lies
-// below that; nil if it is read by its own store.
+// flatOf returns the flat store by which layer l of o is read, and the layer below the flat
+// store; nil if l is read by its own store.
 func (v *view) flatOf(o *volume, l *layer) (best *flat, over *layer) {
 	list := v.flats[l.lv.ID]
 	if len(list) == 0 {
@@ -110,22 +109,22 @@ func (v *view) flatOf(o *volume, l *layer) (best *flat, over *layer) {
 	return best, over
 }
 
-// whole reports whether the store is written and these, its layers, are as they were then.
+// whole reports whether the store is written, and its layers can still be read through it.
 func (f *flat) whole(layers []*layer) bool {
 	return f.used >= 2*f.chunk && f.odd == nil && flattable(layers)
 }
 
-// flattable reports whether a flat store can be made of layers: how much of each store
-// is in use is known, and does not change.
+// flattable reports whether a flat store can be made of layers: the used size of each store
+// is known and does not change.
 func flattable(layers []*layer) bool {
 	return !slices.ContainsFunc(layers, func(l *layer) bool { return !l.trimmed || l.snap != nil || l.lost || !linear(l.lv) })
 }
 
-// route returns the layers of o whose devices l is read by, its own first: those of
-// its path without the ones in between that a flat store has taken in.
+// route returns the layers of o by whose devices l is read, l first: the layers of its path
+// without the layers that flat stores skip.
 func (v *view) route(o *volume, l *layer) []*layer {
 	out := []*layer{l}
-	for len(out) <= len(o.layers) { // else its tags were changed
+	for len(out) <= len(o.layers) { // more means a circle, made by changed tags
 		if l = v.below(o, l); l == nil {
 			break
 		}
@@ -134,7 +133,7 @@ func (v *view) route(o *volume, l *layer) []*layer {
 	return out
 }
 
-// below returns the layer of o whose device l's lies on, nil for the last one.
+// below returns the layer of o whose device lies below the device of l; nil for the last one.
 func (v *view) below(o *volume, l *layer) *layer {
 	if _, over := v.flatOf(o, l); over != nil {
 		return over
@@ -142,7 +141,7 @@ func (v *view) below(o *volume, l *layer) *layer {
 	return o.next(l)
 }
 
-// flatTable is the table of a flat store's device.
+// flatTable returns the table of a flat store's device.
 func (v *view) flatTable(o *volume, f *flat) (dm.Table, error) {
 	own, err := v.linearTable(f.lv)
 	if err != nil {

@@ -7,16 +7,16 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// flatTable is what the table of a flat store's device was made from.
+// flatTable records the inputs of the table of a flat store's device.
 type flatTable struct {
 	dev    dm.Device
 	length int         // segments
-	parts  []*lvm2.LV  // one that was changed since is another one in the view
+	parts  []*lvm2.LV  // compared by pointer: a changed logical volume is a new object in the view
 	disks  []dm.Device // of the group's physical volumes
 }
 
-// asLoaded reports whether the device of a flat store has the table that it should have,
-// as far as only this process changes it.
+// asLoaded reports whether the device of a flat store still has the right table, assuming
+// that no other process has loaded a table.
 func (p *Pool) asLoaded(v *view, o *volume, f *flat, info *dm.Info) bool {
 	was, known := p.facts.tables.get(f.lv.ID)
 	return known && info != nil && info.Live && info.ReadOnly && !info.Suspended && !info.Loaded &&
@@ -24,7 +24,7 @@ func (p *Pool) asLoaded(v *view, o *volume, f *flat, info *dm.Info) bool {
 		slices.Equal(was.parts, v.flatParts(o, f)) && slices.Equal(was.disks, v.disks())
 }
 
-// flatParts are the logical volumes that a flat store is made of.
+// flatParts returns the logical volumes that a flat store is made of.
 func (v *view) flatParts(o *volume, f *flat) []*lvm2.LV {
 	parts := []*lvm2.LV{f.lv}
 	for _, l := range o.path(v.layers[f.reads]) {
@@ -36,7 +36,7 @@ func (v *view) flatParts(o *volume, f *flat) []*lvm2.LV {
 	return parts
 }
 
-// disks are the devices of the physical volumes that are there.
+// disks returns the devices of the physical volumes, zero for a missing one.
 func (v *view) disks() (all []dm.Device) {
 	for _, pv := range v.vg.PVs {
 		if pv.Missing() {
@@ -48,8 +48,8 @@ func (v *view) disks() (all []dm.Device) {
 	return all
 }
 
-// flatsAsLoaded names the devices of flat stores that map nothing but extents of
-// logical volumes of v.
+// flatsAsLoaded returns the names of the flat stores' devices whose table is known to map only
+// extents of logical volumes of v.
 func (p *Pool) flatsAsLoaded(v *view) (map[string]bool, error) {
 	out := map[string]bool{}
 	for _, o := range v.volumes {
@@ -69,7 +69,7 @@ func (p *Pool) flatsAsLoaded(v *view) (map[string]bool, error) {
 	return out, nil
 }
 
-// flatWriting reports whether a flat store is being written, by its device.
+// flatWriting reports whether the driver is writing a flat store through its device.
 func (p *Pool) flatWriting(f *flat) bool {
 	written, asked := p.facts.flats.get(f.lv.ID)
 	return asked && written.IsZero()

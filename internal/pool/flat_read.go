@@ -8,9 +8,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// flattenRead makes flat stores for the snapshots of a volume that are read by too
-// many devices since newer ones were cut, and puts them below who reads. Its key must
-// not be held.
+// flattenRead makes flat stores for snapshots of a volume that, after newer cuts, are read
+// by too many devices, and switches the readers to them. The caller must not hold the
+// volume's key.
 func (p *Pool) flattenRead(ctx context.Context, lv string) error {
 	for {
 		v, err := p.latest()
@@ -22,7 +22,7 @@ func (p *Pool) flattenRead(ctx context.Context, lv string) error {
 			return nil
 		}
 		l := p.steepestRead(v, o)
-		if l == nil { // what is left of too many devices has no reader
+		if l == nil { // remaining devices have no reader
 			p.facts.steep.drop(o.lv.ID)
 			return p.onVolume(ctx, lv, func(ctx context.Context) error {
 				return p.do(ctx, &change{what: "remove what nobody reads of volume " + lv, act: func(ctx context.Context, now *view) error {
@@ -32,7 +32,8 @@ func (p *Pool) flattenRead(ctx context.Context, lv string) error {
 		}
 		if err = p.flattenLayer(ctx, o.lv.ID, l.lv.ID); err == nil {
 			err = p.onVolume(ctx, lv, func(ctx context.Context) error {
-				// Also one that could not be put in place goes: the layers themselves do as well.
+				// A flat store that could not be put in place is dropped too: the layers
+				// can still be read without it.
 				return errors.Join(p.readBy(ctx, lv, l.lv.ID, len(v.route(o, l))), p.dropFlats(ctx, lv))
 			})
 		}
@@ -45,8 +46,9 @@ func (p *Pool) flattenRead(ctx context.Context, lv string) error {
 	}
 }
 
-// readBy puts the flat store that was made for a layer below who reads it, by so many
-// devices before. The volume's key is held.
+// readBy switches the readers of a layer to its new flat store. before is the number of
+// devices by which the layer was read. The caller holds the volume's key. Errors:
+// errFlatChanged if the flat store does not reduce this number.
 func (p *Pool) readBy(ctx context.Context, lv string, layer lvm2.ID, before int) error {
 	return p.do(ctx, &change{what: "read an old snapshot of volume " + lv + " by fewer devices", act: func(ctx context.Context, v *view) error {
 		o, l := v.volumeByLV(lv), v.layers[layer]
@@ -63,9 +65,8 @@ func (p *Pool) readBy(ctx context.Context, lv string, layer lvm2.ID, before int)
 	}})
 }
 
-// steepest returns the oldest layer of o that has a device, and would be read by
-// more devices than a flat store is worth; nil if there is none. Those of a fold that
-// is under way stay as they are, and keep none of the others.
+// steepest returns the oldest layer of o that has a device and is read by more than
+// flatLevels devices; nil if there is none. It skips the layers of a running fold.
 func (v *view) steepest(o *volume, has map[string]bool, folded func(lvm2.ID) bool) *layer {
 	for i, l := range o.layers {
 		if len(o.layers)-i <= flatLevels {
@@ -78,7 +79,7 @@ func (v *view) steepest(o *volume, has map[string]bool, folded func(lvm2.ID) boo
 	return nil
 }
 
-// steepestRead does what steepest does, for a layer that somebody has open.
+// steepestRead is steepest for layers whose device is open.
 func (p *Pool) steepestRead(v *view, o *volume) *layer {
 	has := map[string]bool{}
 	for _, l := range o.layers {

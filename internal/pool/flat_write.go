@@ -15,20 +15,20 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// flatWork is a flat store that is being made. One goroutine has it.
+// flatWork is the work of making a flat store. It belongs to one goroutine.
 type flatWork struct {
 	pool    *Pool
-	view    *view    // in which the layers were looked at
-	layers  []*layer // the stores that are parts of it
-	flat    *flat    // without lv until that is committed
+	view    *view    // view in which the layers were chosen
+	layers  []*layer // layers whose stores are part of the flat store
+	flat    *flat    // lv is nil until the logical volume is committed
 	layout  cow.Flat
 	sources []cow.Layer
-	made    *lvm2.VG // in which the logical volume was committed; nil before
-	file    *os.File // the device that header and areas are written to
-	disks   func()   // closes the disks that sources reads
+	made    *lvm2.VG // metadata with the committed logical volume; nil before
+	file    *os.File // the device for header and areas
+	disks   func()   // closes the disks of sources
 }
 
-// close closes what write needs. It may be called again.
+// close closes the files that write needs. It may be called more than once.
 func (w *flatWork) close() {
 	w.disks()
 	if w.file != nil {
@@ -38,12 +38,12 @@ func (w *flatWork) close() {
 
 const (
 	mergesAtOnce = 2       // a merge takes 32 to 64 MiB of memory
-	mergeLook    = 1 << 16 // exceptions of a layer between two looks whether they are still of use
+	mergeLook    = 1 << 16 // exceptions of a layer between two checks that the layers are unchanged
 )
 
-// write writes header and areas, which are on the disk then. No key is held: the
-// stores may have other owners by now, and then what is written is not used. It waits
-// until few others are being written.
+// write writes header and areas durably. The caller holds no key, so the layers' stores may
+// get other owners meanwhile; the flat store is then not used. write waits while
+// mergesAtOnce other flat stores are being written.
 func (w *flatWork) write(ctx context.Context) error {
 	defer w.close()
 	select {
@@ -58,8 +58,8 @@ func (w *flatWork) write(ctx context.Context) error {
 	return os.NewSyscallError("fdatasync", unix.Fdatasync(int(w.file.Fd())))
 }
 
-// watched are the sources, whose reads end with an error once what is made of them is of
-// no use: the layers are not what they were, or gone, and the wiper waits for them.
+// watched returns the sources with reads that end with errFlatChanged once the layers have
+// changed or are gone. The wiper may wait for the extents of such layers.
 func (w *flatWork) watched() []cow.Layer {
 	var seen atomic.Pointer[view] // in which they were as they were
 	look := func() bool {
@@ -112,14 +112,14 @@ func (p *Pool) sources(v *view, layers []*layer) (out []cow.Layer, done func(), 
 	return out, on.close, nil
 }
 
-// recordInvalid writes down which layer the kernel had given up, unnoticed until
-// now, and returns why, an error. The volume's key is held.
+// recordInvalid looks for the layer whose invalid store caused the error why, and records its
+// loss. It returns an error in any case. The caller holds the volume's key.
 func (p *Pool) recordInvalid(ctx context.Context, w *flatWork, why error) error {
 	v, err := p.latest()
 	if err != nil {
 		return errors.Join(why, err)
 	}
-	if !w.same(v) { // it was read in what is another's now
+	if !w.same(v) { // the read may have seen the data of other owners
 		return errFlatChanged
 	}
 	layers := v.volumes[w.flat.of].path(v.layers[w.flat.reads])[:len(w.layers)]

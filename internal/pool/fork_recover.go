@@ -8,10 +8,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 )
 
-// recoverFork lets a fork be used again that the kernel has stopped. One whose
-// store was full is only refused writes. One with an I/O error is given up: it is enough
-// that a part of a chunk is written of which the rest cannot be read. What was
-// acknowledged is in its store in both cases.
+// recoverFork makes a fork that the kernel has stopped usable again. If its store was full
+// (overflow), the kernel only refuses writes. After an I/O error the kernel marks the
+// snapshot invalid; a write to part of a chunk whose rest cannot be read is enough. In
+// both cases the store has all acknowledged writes.
 func (p *Pool) recoverFork(ctx context.Context, lv string) error {
 	return p.do(ctx, &change{what: "let volume " + lv + " be written again", act: func(ctx context.Context, v *view) error {
 		o := v.volumeByLV(lv)
@@ -28,13 +28,13 @@ func (p *Pool) recoverFork(ctx context.Context, lv string) error {
 			err = p.intact(v, source, l)
 		}
 		if errors.Is(err, ErrLost) {
-			return nil // there is nothing that it could show
+			return nil // the fork has no content any more
 		}
 		if err != nil {
 			return err
 		}
-		// The store's device stays as it is meanwhile: reading it while a brake has it
-		// suspended would wait for who waits for us. It is tried again.
+		// alone keeps a brake from suspending the store's device. A read of a suspended
+		// store would wait for the brake, which waits for this act. The caretaker retries.
 		return p.alone(ctx, o.fork.lv.ID, func() error {
 			store, err := p.find(v.cowDevice(o.fork.lv))
 			if err != nil || store == nil || store.Suspended {
@@ -45,10 +45,10 @@ func (p *Pool) recoverFork(ctx context.Context, lv string) error {
 	}})
 }
 
-// loadAgain gives the snapshot by which a fork is read its table anew, with a store that
-// is taken back if the kernel gave it up. A table that takes the former one's place
-// inherits its state, so there is another one in between. Nobody uses the device
-// meanwhile: what lies on it is suspended, unless only snapshots of the volume are read.
+// loadAgain reloads the table of the fork device of o. If invalid is set, it makes the store
+// valid again. A table that replaces a snapshot's table inherits its state, so loadAgain
+// loads an error target in between. It suspends the volume meanwhile, so that nobody uses
+// the fork device, unless only snapshots of the volume are read.
 func (p *Pool) loadAgain(ctx context.Context, v *view, o *volume, invalid bool) error {
 	k, err := p.convergence(v, o.lv.Name, demand{}).look()
 	if err != nil {
@@ -66,7 +66,7 @@ func (p *Pool) loadAgain(ctx context.Context, v *view, o *volume, invalid bool) 
 		plan = append(plan, step{do: stepRevive, device: d, of: o})
 	}
 	plan = append(plan, become(fork.table)...)
-	// A volume that is held must not go on, and may have a table that it is to go on with.
+	// A held volume must stay suspended, and may have a loaded table for its resume.
 	if vol := (step{device: v.topDevice(o.lv), of: o}); top != nil && !(top.Suspended && p.isHeld(v, o)) {
 		suspend, resume := vol, vol
 		suspend.do, resume.do = stepSuspend, stepResume
@@ -75,7 +75,7 @@ func (p *Pool) loadAgain(ctx context.Context, v *view, o *volume, invalid bool) 
 	return (&carrier{Pool: p, view: v, k: k}).carryOut(ctx, plan)
 }
 
-// reviveStore takes back that the kernel gave up the store of what was written to a fork.
+// reviveStore makes the store of a fork valid again after the kernel marked it invalid.
 func (p *Pool) reviveStore(ctx context.Context, v *view, o *volume) error {
 	d := v.cowDevice(o.fork.lv)
 	info, err := p.find(d)

@@ -14,53 +14,54 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 )
 
-// Ioctls of the kernel that freeze and thaw a mounted file system (FIFREEZE, FITHAW).
+// The ioctls FIFREEZE and FITHAW freeze and thaw a mounted file system.
 const (
 	fsFreeze = 0xc0045877
 	fsThaw   = 0xc0045878
 )
 
 const (
-	// freezeLimit is how long a volume may take to be held still for a cut: a
-	// file system with much to write back is slow.
+	// freezeLimit bounds how long a volume may take to freeze for a cut. A file
+	// system with much dirty data is slow.
 	freezeLimit = 10 * time.Second
-	// frozenLimit is how long a volume is held still until its cut is on the
-	// disk: LVM2's own commands may have the group's lock.
+	// frozenLimit bounds how long a volume stays frozen until its cut is on the
+	// disk. LVM2's own commands may hold the group's lock.
 	frozenLimit = 3 * time.Second
-	// lateAnswer is how much later than its limit a suspend that can be
-	// interrupted has ended.
+	// lateAnswer bounds how long an interruptible suspend needs to return after
+	// its limit.
 	lateAnswer  = 500 * time.Millisecond
-	freezeTries = 3 // of a file system that its owner freezes and thaws meanwhile
+	freezeTries = 3 // attempts if the owner freezes and thaws the file system in between
 )
 
-// frozen is a volume that is held still from before its cut is committed until
-// the kernel has followed. Its file system is frozen without any lock: that may
-// take however long, and cannot be interrupted.
+// frozen is a volume that is frozen and suspended from before its cut is committed
+// until the kernel has cut it. The driver freezes the file system without holding
+// LVM2's lock, because a freeze may take any time and cannot be interrupted.
 type frozen struct {
 	pool   *Pool
 	volume *volume
 	device device
-	// clean: the file system on it is frozen, by us or by a hook of its owner.
-	// What the cut shows needs no recovery.
+	// clean is set if the file system is frozen, by the driver or by a hook of the
+	// owner. The content of the cut then needs no recovery.
 	clean bool
 
-	ctx   context.Context // ends when the volume goes on before it was cut
+	ctx   context.Context // ends if the volume is resumed before the cut
 	thaw  context.CancelCauseFunc
 	limit *time.Timer
 	watch stopwatch
 
 	mu     sync.Mutex
-	used   bool      // the cut is being carried out in the kernel
-	passed bool      // the volume has gone on
-	at     time.Time // of the cut in the kernel; zero: there was none
+	used   bool      // the cut in the kernel has begun
+	passed bool      // the volume was resumed
+	at     time.Time // time of the cut in the kernel; zero if there was none
 }
 
 // errWentOn: the kernel could not cut the volume while it was held still, as where
 // a fold that has just ended still has the name of a device. The next try can.
 var errWentOn = fmt.Errorf("%w: it went on before it was cut", ErrFreeze)
 
-// stuckFreeze says that a volume is still being suspended though nobody waits for
-// it any more. It goes on by itself then; until that nothing else can be done to it.
+// stuckFreeze is the error of a freeze that still runs in the kernel after its limit. When
+// the call returns, the volume is resumed automatically. Until then no operation can use
+// the volume.
 type stuckFreeze struct {
 	err   error
 	until <-chan struct{}
@@ -69,8 +70,9 @@ type stuckFreeze struct {
 func (e *stuckFreeze) Error() string { return e.err.Error() }
 func (e *stuckFreeze) Unwrap() error { return e.err }
 
-// freeze holds a volume still; nil if its device is not active, so that nobody
-// can write to it. The caller has the volume's key, and must release what it gets.
+// freeze freezes and suspends a volume for a cut. It returns nil if the volume's device is
+// not active, because then nobody can write to the volume. The caller holds the volume's
+// key, and must call release on the result.
 func (p *Pool) freeze(ctx context.Context, lv string) (*frozen, error) {
 	v, err := p.latest()
 	if err != nil {
@@ -85,7 +87,7 @@ func (p *Pool) freeze(ctx context.Context, lv string) (*frozen, error) {
 	if err != nil || info == nil || !info.Live {
 		return nil, err
 	}
-	if info.Suspended && !p.isHeld(v, o) { // left by an operation that failed
+	if info.Suspended && !p.isHeld(v, o) { // left over from a failed operation
 		if err := p.resumeAsWas(info, f.device.udev); err != nil {
 			p.facts.unsettled.put(o.lv.ID, true)
 			return nil, err
@@ -103,7 +105,7 @@ func (p *Pool) freeze(ctx context.Context, lv string) (*frozen, error) {
 	f.ctx, f.thaw = context.WithCancelCause(ctx)
 	f.limit = time.AfterFunc(frozenLimit, f.goOn)
 	p.facts.frozen.put(o.lv.ID, f)
-	if p.facts.holding.has(o.lv.ID) { // it was suspended without a freeze
+	if p.facts.holding.has(o.lv.ID) { // the hold suspended the volume without a freeze
 		f.release()
 		return nil, fmt.Errorf("volume %s/%s: %w: its writers are held: %s", v.vg.Name, lv, ErrNoSpace, heldBecause)
 	}
@@ -117,7 +119,7 @@ func (f *frozen) still(ctx context.Context, dev dm.Device) error {
 		if err != nil {
 			return err
 		}
-		if len(mounts) > 0 && !hasOption(mounts[0].VFSOptions, "ro") { // what cannot be written need not be frozen
+		if len(mounts) > 0 && !hasOption(mounts[0].VFSOptions, "ro") { // a read-only file system needs no freeze
 			if err := filesystem.Reachable(mounts[0]); err != nil {
 				return err
 			}
@@ -125,14 +127,15 @@ func (f *frozen) still(ctx context.Context, dev dm.Device) error {
 		f.watch.start()
 		err = f.suspendIn(ctx, dm.SuspendOptions{})
 		if err == nil {
-			// The suspension of its device does not freeze a btrfs.
+			// A suspend of the device does not freeze btrfs.
 			f.clean = len(mounts) > 0 && mounts[0].FSType != "btrfs"
 			return nil
 		}
 		if !errors.Is(err, unix.EBUSY) {
 			return err
 		}
-		// Up to Linux 6.7 a file system is frozen only once: its owner has done it.
+		// Up to Linux 6.7 a file system can be frozen only once. Here its owner has
+		// frozen it.
 		if len(mounts) == 0 {
 			return fmt.Errorf("volume %s/%s: %w: the file system on it is frozen where it is mounted, which this process does not see: thaw it", f.pool.vgName, f.volume.lv.Name, ErrPrecondition)
 		}
@@ -143,8 +146,8 @@ func (f *frozen) still(ctx context.Context, dev dm.Device) error {
 	return fmt.Errorf("volume %s/%s: %w: somebody freezes and thaws its file system again and again; it is tried again when asked for", f.pool.vgName, f.volume.lv.Name, ErrFreeze)
 }
 
-// suspendIn suspends the device within freezeLimit. A suspend that cannot be
-// interrupted and takes longer lets the volume go on when it ends.
+// suspendIn suspends the device within freezeLimit. Errors: *stuckFreeze if the suspend
+// cannot be interrupted and takes longer; the volume is resumed when the suspend returns.
 func (f *frozen) suspendIn(ctx context.Context, o dm.SuspendOptions) error {
 	limited, cancel := context.WithTimeout(ctx, freezeLimit)
 	var err error
@@ -167,10 +170,11 @@ func (f *frozen) suspendIn(ctx context.Context, o dm.SuspendOptions) error {
 	return err
 }
 
-// apart runs what the kernel may take however long for; the channel is closed at its end.
+// apart runs a kernel call that may take any time in a goroutine of its own. The channel
+// is closed when do returns.
 func (g *group) apart(do func()) <-chan struct{} {
 	ended := make(chan struct{})
-	g.work.Add(1) // an operation runs, so that Close still waits
+	g.work.Add(1) // safe: the calling operation is counted already, so Close still waits
 	go func() {
 		defer g.work.Done()
 		defer close(ended)
@@ -184,7 +188,7 @@ func (f *frozen) tooLong() error {
 		f.pool.vgName, f.volume.lv.Name, ErrFreeze, freezeLimit)
 }
 
-// waiting returns the context with which the cut waits to be committed.
+// waiting returns the context with which the cut waits for its commit.
 func (f *frozen) waiting(ctx context.Context) context.Context {
 	if f == nil {
 		return ctx
@@ -192,8 +196,9 @@ func (f *frozen) waiting(ctx context.Context) context.Context {
 	return f.ctx
 }
 
-// ready says in an edit whether the volume is held still. nil stands for one
-// that has no device, and must not have got one.
+// ready is called in the cut's edit and returns an error unless the volume is still frozen.
+// A nil receiver stands for a volume without a device; ready then returns an error if the
+// volume has been activated since.
 func (f *frozen) ready(p *Pool, t *edit, o *volume) error {
 	if f != nil {
 		return context.Cause(f.ctx)
@@ -205,9 +210,9 @@ func (f *frozen) ready(p *Pool, t *edit, o *volume) error {
 	return err
 }
 
-// carryOut calls act, which cuts the volume in the kernel and lets it go on, if
-// it is held still by now. The nodes of devices come after that: udev, which
-// makes them, may be slow, or wait for the volume itself.
+// carryOut calls act, which cuts the volume in the kernel and resumes it, if the volume is
+// still frozen. It makes the device nodes after act, because udev may be slow or wait for
+// the volume itself.
 func (f *frozen) carryOut(ctx context.Context, act func(context.Context) error) error {
 	if f == nil {
 		return act(ctx)
@@ -238,8 +243,8 @@ func (f *frozen) carryOut(ctx context.Context, act func(context.Context) error) 
 	return errors.Join(errs...)
 }
 
-// nodesLater are nodes that are made when a volume goes on. The context of what
-// is done meanwhile has them as the value of nodesKey.
+// nodesLater collects device nodes that are made after a volume is resumed. The context of
+// the cut's act carries it as the value of nodesKey.
 type (
 	nodesLater []laterNode
 	laterNode  struct {
@@ -249,14 +254,14 @@ type (
 	nodesKey struct{}
 )
 
-// noteCut remembers that the kernel has cut the volume.
+// noteCut records the time at which the kernel cut the volume.
 func (f *frozen) noteCut(at time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.at = at
 }
 
-// cutAt returns when the kernel cut the volume.
+// cutAt returns the time at which the kernel cut the volume. Errors: errWentOn if it did not.
 func (f *frozen) cutAt() (time.Time, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -266,7 +271,7 @@ func (f *frozen) cutAt() (time.Time, error) {
 	return f.at, nil
 }
 
-// goOn lets the volume go on unless its cut is being carried out.
+// goOn resumes the volume unless its cut in the kernel has begun. The timer calls it.
 func (f *frozen) goOn() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -279,7 +284,7 @@ func (f *frozen) goOn() {
 	f.resume()
 }
 
-// release ends it: the volume goes on whatever happened.
+// release resumes the volume in any case, and ends the freeze.
 func (f *frozen) release() {
 	if f == nil {
 		return
@@ -295,8 +300,8 @@ func (f *frozen) release() {
 	f.pool.facts.frozen.drop(f.volume.lv.ID)
 }
 
-// resume lets the volume go on, as it was, if it is suspended and none of its writers are
-// held. The table that the cut has loaded for it may need devices that are not there yet.
+// resume resumes the volume with its old table if it is suspended and its writers are not
+// held. The table that the cut has loaded may need devices that do not exist yet.
 func (f *frozen) resume() {
 	info, err := f.pool.find(f.device)
 	if held := f.pool.facts.holding.has(f.volume.lv.ID); err == nil && (info == nil || !info.Suspended || held) {

@@ -10,11 +10,11 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// unrecordedLoss says that the kernel dropped a layer and the metadata does not
-// say so yet. Until it does the layer's device must stay.
+// unrecordedLoss is the error of a layer that is lost but not yet marked as lost in the
+// metadata. The layer's device must stay until the loss is recorded.
 type unrecordedLoss struct {
 	layer lvm2.ID
-	read  *view // by which its store was read on the disks; nil: the kernel has told it
+	read  *view // view by which the store was read from the disks; nil if the kernel reported the loss
 }
 
 func (e *unrecordedLoss) Error() string {
@@ -23,10 +23,10 @@ func (e *unrecordedLoss) Error() string {
 
 func (e *unrecordedLoss) Unwrap() error { return ErrLost }
 
-// collected makes sure that a volume that can be written has what is overwritten
-// copied into a layer: *unrecordedLoss if it has a snapshot and somebody removed the
-// device of it, or gave that another table. Until its first cut has reached the
-// kernel a volume is not a snapshot's origin there.
+// collected checks that the kernel copies originals of a writable volume into a layer. It
+// returns *unrecordedLoss if another process removed the device of the live snapshot or
+// loaded another table into it. A volume whose first cut has not reached the kernel yet is no
+// origin there, and passes.
 func (p *Pool) collected(v *view, o *volume) error {
 	live := o.live()
 	if live == nil || live.lost || o.theirs() != "" {
@@ -52,7 +52,8 @@ func (p *Pool) collected(v *view, o *volume) error {
 			return nil
 		}
 	}
-	// A cut that was committed and has not reached the kernel: it was the layer before.
+	// If the newest cut was committed but has not reached the kernel, the layer before it
+	// is the lost one.
 	begun, err := p.begunInKernel(v, live)
 	if err != nil {
 		return err
@@ -66,9 +67,10 @@ func (p *Pool) collected(v *view, o *volume) error {
 	return &unrecordedLoss{layer: dead.lv.ID}
 }
 
-// begunInKernel reports whether a layer was live in the kernel: it has got its purpose,
-// which comes after that; or it has the device of its store, and if the snapshot's is
-// there it is not one that waits for its cut.
+// begunInKernel reports whether a layer was live in the kernel. It was if it has a name or a
+// reader, which a layer gets only later. It also was if its store has a device, and its
+// snapshot device is either missing or running (a device without a live table still waits
+// for its cut).
 func (p *Pool) begunInKernel(v *view, l *layer) (bool, error) {
 	if l.named || v.pinned[l.lv.ID] {
 		return true, nil
@@ -81,7 +83,7 @@ func (p *Pool) begunInKernel(v *view, l *layer) (bool, error) {
 	return snap == nil || snap.Live, err
 }
 
-// before returns the layer before l, nil if there is none.
+// before returns the layer before l; nil if there is none.
 func (v *volume) before(l *layer) *layer {
 	if i := v.index(l); i > 0 {
 		return v.layers[i-1]
@@ -89,7 +91,7 @@ func (v *volume) before(l *layer) *layer {
 	return nil
 }
 
-// tableOf returns a device's live table, nil if there is none.
+// tableOf returns a device's active table; nil if there is none.
 func (p *Pool) tableOf(d device) (dm.Table, error) {
 	info, err := p.find(d)
 	if err != nil || info == nil || !info.Live {
@@ -98,10 +100,10 @@ func (p *Pool) tableOf(d device) (dm.Table, error) {
 	return p.dm.Table(info.Name)
 }
 
-// record writes a loss down, or leaves it when ctx ends: then it may be written down later.
-// What was read on the disks is no loss if the store has other extents by now: LVM2 may
-// have moved it before that.
-// An act may call it: urgent changes do not wait for acts.
+// record records a loss in the metadata. If ctx ends first, record returns, and the loss may
+// still be recorded later. A loss that was read from the disks is dropped if the store now
+// has other extents, because LVM2 may have moved the store before the read. An act may call
+// record, because urgent changes do not wait for acts.
 func (g *group) record(ctx context.Context, loss *unrecordedLoss) error {
 	err := g.submit(ctx, &change{fast: true, loose: true, edit: func(t *edit) error {
 		l := t.layers[loss.layer]
@@ -116,7 +118,7 @@ func (g *group) record(ctx context.Context, loss *unrecordedLoss) error {
 	return nil
 }
 
-// lose marks a layer and all that read through it as lost.
+// lose marks a layer, and all layers that read through it, as lost.
 func (t *edit) lose(o *volume, dead *layer) error {
 	if o.odd != nil {
 		return fmt.Errorf("volume %s/%s: %w: which snapshots are lost with %s is not known: %s", t.vg.Name, o.lv.Name, ErrPrecondition, dead.lv.Name, o.theirs())
@@ -136,7 +138,7 @@ func (t *edit) lose(o *volume, dead *layer) error {
 	return nil
 }
 
-// recordLost writes down that the kernel dropped a layer.
+// recordLost records the loss of a layer that the kernel has marked invalid.
 func (p *Pool) recordLost(ctx context.Context, id lvm2.ID) error {
 	return p.do(ctx, &change{fast: true, what: "record the loss of a snapshot", edit: func(t *edit) error {
 		l := t.layers[id]
@@ -147,8 +149,9 @@ func (p *Pool) recordLost(ctx context.Context, id lvm2.ID) error {
 	}})
 }
 
-// losses looks for layers that the kernel dropped, or that somebody removed the device
-// of, and that the metadata does not say are lost: *unrecordedLoss.
+// losses looks for lost layers that the metadata does not mark as lost: layers that the
+// kernel marked invalid, or whose device was removed. It returns *unrecordedLoss for the
+// first one.
 func (c *convergence) losses(k kernel) error {
 	for _, o := range c.members {
 		if o.theirs() != "" || c.stuck[o.lv.ID] != nil {
@@ -170,13 +173,13 @@ func (c *convergence) losses(k kernel) error {
 	return nil
 }
 
-// recorded writes a loss down and goes on with the metadata after that. A device may be
-// suspended: an act that was left behind does not wait for LVM2 with that.
+// recorded records a loss and switches the convergence to the metadata after it. A device may
+// be suspended here, so an abandoned act checks its lease first instead of waiting for LVM2.
 func (c *convergence) recorded(ctx context.Context, loss *unrecordedLoss) error {
 	if err := c.view.lease.valid(); err != nil {
 		return err
 	}
-	limited, cancel := context.WithTimeout(ctx, lateLimit) // the lock may have been given back just now
+	limited, cancel := context.WithTimeout(ctx, lateLimit) // LVM2 may have taken the lock just now
 	defer cancel()
 	if err := c.record(limited, loss); err != nil {
 		return err

@@ -12,20 +12,21 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// LVM2's commands can free extents that a device of ours still maps: it knows its
-// own devices of a logical volume, and no others. Given out they would show one
-// tenant's bytes to another. So before extents are given out or wiped the kernel's tables are asked.
+// LVM2's commands can free extents that a device of the driver still maps, because LVM2
+// knows only its own devices of a logical volume. A new owner of these extents would share
+// them with the former owner. So the driver asks for the kernel's tables before it allocates or
+// wipes extents.
 
 // mapping is a part of a physical volume that a device maps.
 type mapping struct {
 	device string
 	uuid   string
-	unread error // why the device's table cannot be read; then it may map any of the physical volume
+	unread error // why the device's table cannot be read; the device may then map any extent of the physical volume
 	lvm2.Range
 }
 
-// mapsOnce is mappings for edits: the committer asks once in a batch, with LVM2's
-// lock held, unless it wants to know anew.
+// mapsOnce returns the mappings for edits. The committer asks the kernel once in a batch,
+// with LVM2's lock held, and again if anew is set.
 func (g *group) mapsOnce(v *view, anew bool) (all []mapping, err error) {
 	if g.maps == nil || anew {
 		g.maps, err = g.mapped(v)
@@ -33,9 +34,9 @@ func (g *group) mapsOnce(v *view, anew bool) (all []mapping, err error) {
 	return g.maps, err
 }
 
-// mappings lists what the kernel's devices map of the group's physical volumes. It may
-// leave out those of flat stores that map what the metadata say: these have long tables,
-// and what they map are extents of logical volumes that are there.
+// mappings lists the parts of the group's physical volumes that the kernel's devices map.
+// It leaves out flat stores whose devices are known to have the right table. Their tables
+// are long, and they map only extents that the metadata has in use.
 func (p *Pool) mappings(v *view) ([]mapping, error) {
 	known, err := p.flatsAsLoaded(v)
 	if err != nil {
@@ -49,10 +50,10 @@ func (p *Pool) mappings(v *view) ([]mapping, error) {
 	})
 }
 
-// mappingsBy does what mappings does, with what tells a device's table. Of a table
-// that cannot be read, as of somebody else's device with a target that is not
-// understood, the kernel still tells which devices it lies on: all of these may be mapped.
-// Devices that lie on none of the group's disks are not asked.
+// mappingsBy is mappings with a function that returns a device's table. A table may be
+// unreadable, for example if a device of another program has an unknown target. The kernel
+// still tells the disks below the device, and mappingsBy then reports these disks as mapped
+// as a whole. It does not ask for devices that lie on none of the group's disks.
 func (p *Pool) mappingsBy(v *view, tableOf func(name string) (dm.Table, error)) ([]mapping, error) {
 	pvs := map[dm.Device]int{}
 	for i, pv := range v.vg.PVs {
@@ -71,7 +72,7 @@ func (p *Pool) mappingsBy(v *view, tableOf func(name string) (dm.Table, error)) 
 			continue
 		}
 		table, unread := tableOf(e.Name)
-		if errors.Is(unread, dm.ErrNotFound) { // it was removed, or renamed to what no metadata call for
+		if errors.Is(unread, dm.ErrNotFound) { // the device was removed or renamed in the meantime
 			continue
 		}
 		if unread != nil {
@@ -102,10 +103,10 @@ func (p *Pool) mappingsBy(v *view, tableOf func(name string) (dm.Table, error)) 
 	return out, nil
 }
 
-// holders returns the minor numbers of the mapped devices that lie on some disks, by a
-// table that is in use or loaded: the kernel links them to these in sysfs before it takes
-// the table. nil where that does not say, or is not the sysfs of the kernel that has
-// the mapped devices all; then it may be any.
+// holders returns the minor numbers of the mapped devices that lie on the given disks by an
+// active or a loaded table. The kernel makes the links in sysfs before it accepts a table.
+// holders returns nil if sysfs cannot be read, or does not describe the kernel with the
+// devices all; then any device may lie on the disks.
 func holders(sysfs string, disks map[dm.Device]int, all []dm.ListEntry) map[uint32]bool {
 	if !describes(sysfs, all) {
 		return nil
@@ -126,8 +127,8 @@ func holders(sysfs string, disks map[dm.Device]int, all []dm.ListEntry) map[uint
 	return out
 }
 
-// describes reports whether sysfs has one of the mapped devices, as where it is of the kernel
-// that has them. Those without a UUID prove nothing.
+// describes reports whether sysfs belongs to the kernel with the devices all: it must have
+// one of them. A device without a UUID proves nothing.
 func describes(sysfs string, all []dm.ListEntry) bool {
 	for _, e := range all {
 		if e.UUID == "" {
@@ -141,14 +142,15 @@ func describes(sysfs string, all []dm.ListEntry) bool {
 	return false
 }
 
-// area is a piece of a device below another one.
+// area is a piece of a device that another device lies on.
 type area struct {
 	dm.Area
 	length size.Sectors
 }
 
-// areas returns what a segment of a table lies on. Of a target that is not known
-// it is what its parameters look like: a device and an offset.
+// areas returns the pieces of devices that a segment of a table lies on. In the parameters of
+// an unknown target, areas takes each word that looks like a device, and a number after
+// the word as the offset.
 func areas(s dm.Segment) []area {
 	switch t := s.Target.(type) {
 	case dm.Linear:
@@ -178,7 +180,7 @@ func areas(s dm.Segment) []area {
 	return out
 }
 
-// extentsAt returns the extents of a physical volume that a piece of its device touches.
+// extentsAt returns the extents of a physical volume that overlap a piece of its device.
 func (v *view) extentsAt(pv int, from, length size.Sectors) lvm2.Range {
 	p, extent := v.vg.PVs[pv], v.vg.ExtentSize
 	end := from + length
@@ -193,7 +195,7 @@ func (v *view) extentsAt(pv int, from, length size.Sectors) lvm2.Range {
 	return lvm2.Range{}
 }
 
-// withoutMapped takes from the free extents those that a device still maps.
+// withoutMapped removes the extents that a device still maps from the free extents.
 func (t *edit) withoutMapped() error {
 	if t.asked || t.kernel == nil {
 		return nil
@@ -209,7 +211,7 @@ func (t *edit) withoutMapped() error {
 				t.mapped = append(t.mapped, m)
 			}
 		}
-		if len(t.mapped) == 0 { // else an edit of the same batch may just have freed them, and taken their device away
+		if len(t.mapped) == 0 { // otherwise ask again: an earlier change of this batch may have removed the device in the meantime
 			return nil
 		}
 	}
@@ -219,7 +221,8 @@ func (t *edit) withoutMapped() error {
 	return nil
 }
 
-// stillMapped says which device keeps free extents from being given out.
+// stillMapped returns text, for an error, about a device that still maps free extents; "" if
+// there is none.
 func (t *edit) stillMapped() string {
 	if len(t.mapped) == 0 {
 		return ""
@@ -230,7 +233,7 @@ func (t *edit) stillMapped() string {
 	return fmt.Sprintf("; device %s still maps others that are free, as after lvremove of what is in use: dmsetup remove it if nothing needs it", t.mapped[0].device)
 }
 
-// mappedByOthers returns an error if a device other than lv's own maps its extents.
+// mappedByOthers returns an error if a device that does not belong to lv maps extents of lv.
 func (v *view) mappedByOthers(lv *lvm2.LV, mapped []mapping) error {
 	own, err := physical(lv)
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 )
 
-// mountPoint returns where the file system on dev is mounted, as far as this
-// process sees; "" if it is not.
+// mountPoint returns a mount point of the file system on dev in this process's mount
+// namespace; "" if there is none.
 func mountPoint(dev dm.Device) (string, error) {
 	found, err := mountsOf(dev)
 	if err != nil || len(found) == 0 {
@@ -26,14 +26,14 @@ func mountPoint(dev dm.Device) (string, error) {
 	return found[0].Mountpoint, nil
 }
 
-// mountedReadOnly reports whether the file system on dev is mounted, as far as
-// this process sees, and nobody can write to it.
+// mountedReadOnly reports whether the file system on dev is mounted in this process's mount
+// namespace and is read-only.
 func mountedReadOnly(dev dm.Device) (bool, error) {
 	found, err := mountsOf(dev)
 	if err != nil || len(found) == 0 {
 		return false, err
 	}
-	// Of the file system itself; one mount of several may be read-only for itself.
+	// VFSOptions are the options of the file system. A single mount may be read-only alone.
 	return hasOption(found[0].VFSOptions, "ro"), nil
 }
 
@@ -42,7 +42,7 @@ func hasOption(options, o string) bool { return slices.Contains(strings.Split(op
 func mountsOf(dev dm.Device) ([]*mountinfo.Info, error) {
 	found, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
 		own := m.Major == int(dev.Major) && m.Minor == int(dev.Minor)
-		if m.FSType == "btrfs" { // its mounts have device numbers of their own
+		if m.FSType == "btrfs" { // btrfs mounts have device numbers of their own
 			source, err := dm.DeviceOf(m.Source)
 			own = err == nil && source == dev
 		}
@@ -54,8 +54,8 @@ func mountsOf(dev dm.Device) ([]*mountinfo.Info, error) {
 	return found, nil
 }
 
-// boundNode returns where the node of dev is bound, as it is for a pod that has
-// the volume as a raw block device; "" if nowhere, as far as this process sees.
+// boundNode returns a path to which the device node of dev is bind-mounted, as for a pod
+// with a raw block volume; "" if this process sees none.
 func boundNode(dev dm.Device) (string, error) {
 	found, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
 		if m.Root == "/" || m.FSType != "devtmpfs" && m.FSType != "tmpfs" {
@@ -74,10 +74,10 @@ func boundNode(dev dm.Device) (string, error) {
 	return found[0].Mountpoint, nil
 }
 
-// syncBefore writes back a volume's file system before a cut. No lock of LVM2's
-// nor key is held: it may take long. A suspended volume would never answer. One
-// that refuses all I/O is refused here, before anybody is held for it:
-// ErrPrecondition.
+// syncBefore writes back a volume's file system before a cut. The caller holds neither
+// LVM2's lock nor a key, because the write-back may take long. syncBefore does nothing if
+// the volume is suspended, because the call would never return. Errors: ErrPrecondition if
+// the file system refuses all I/O, before any writer is held.
 func (p *Pool) syncBefore(ctx context.Context, lv string) error {
 	v, err := p.latest()
 	if err != nil {
@@ -91,8 +91,8 @@ func (p *Pool) syncBefore(ctx context.Context, lv string) error {
 	if err != nil || info == nil || !info.Live || info.Suspended {
 		return nil
 	}
-	// If the pool is full meanwhile, writers may be held until others
-	// that need the volume's key are done: the caller can leave.
+	// If the pool becomes full, writers may be held until other operations with the
+	// volume's key end. The goroutine lets the caller leave.
 	done := make(chan error, 1)
 	go func() {
 		err := p.stillFails(o, info.Device)
@@ -101,7 +101,7 @@ func (p *Pool) syncBefore(ctx context.Context, lv string) error {
 				p.facts.failing.put(o.lv.ID, err)
 				err = cmp.Or(p.stillFails(o, info.Device), err)
 			} else {
-				err = nil // a write that failed once is its writer's to know
+				err = nil // the writer gets the error of a single failed write
 			}
 		}
 		done <- err
@@ -114,8 +114,8 @@ func (p *Pool) syncBefore(ctx context.Context, lv string) error {
 	}
 }
 
-// stillFails looks again at the file system on o, which is on dev, if it could not be
-// frozen before: nobody is held once more for what can only fail.
+// stillFails checks the file system of o on dev again if an earlier freeze failed. A freeze
+// that can only fail again would hold the writers for nothing.
 func (p *Pool) stillFails(o *volume, dev dm.Device) error {
 	if !p.facts.failing.has(o.lv.ID) {
 		return nil
@@ -126,19 +126,19 @@ func (p *Pool) stillFails(o *volume, dev dm.Device) error {
 		return err
 	}
 	err = filesystem.Writable(mounts[0])
-	if err == nil || filesystem.Reachable(mounts[0]) != nil { // everybody sees it now
+	if err == nil || filesystem.Reachable(mounts[0]) != nil { // the failure is over, or every user sees it now
 		p.facts.failing.drop(o.lv.ID)
 	} else {
 		p.facts.failing.put(o.lv.ID, err)
 	}
 	if hasOption(mounts[0].VFSOptions, "ro") {
-		return nil // by now the kernel freezes it without writing
+		return nil // the kernel can freeze a read-only file system without writing
 	}
 	return err
 }
 
-// uncuttable returns ErrPrecondition if err says that the file system on o refuses
-// I/O: the kernel can neither freeze it nor write back what it holds.
+// uncuttable returns ErrPrecondition if err shows that the file system of o refuses I/O.
+// The kernel can then neither freeze the file system nor write back its dirty data.
 func (v *view) uncuttable(o *volume, err error) error {
 	if !errors.Is(err, filesystem.ErrUnreachable) && !errors.Is(err, filesystem.ErrReadOnly) && !errors.Is(err, unix.EIO) {
 		return nil
@@ -147,24 +147,23 @@ func (v *view) uncuttable(o *volume, err error) error {
 		v.vg.Name, o.lv.Name, ErrPrecondition, err)
 }
 
-// syncMounted writes back the file system on dev, if it is mounted, so that the
-// freeze that follows has little left to do. For btrfs it is more than that:
-// suspending its device does not freeze it, so what a snapshot of it has is
-// what this wrote, and a consistent part of what came after. Errors: those of
-// filesystem.WriteBack.
+// syncMounted writes back the file system on dev, if it is mounted, so that the following
+// freeze is short. For btrfs the write-back is essential: a suspend of the device does not
+// freeze btrfs, so a snapshot has the data written back here, and a consistent part of
+// the later writes. Errors: those of filesystem.WriteBack.
 func syncMounted(ctx context.Context, dev dm.Device) error {
 	at, err := mountPoint(dev)
 	if err == nil && at != "" {
 		err = filesystem.WriteBack(at)
 	}
-	if err != nil && !errors.Is(err, filesystem.ErrUnreachable) { // that the caller says
+	if err != nil && !errors.Is(err, filesystem.ErrUnreachable) { // the caller reports ErrUnreachable
 		klog.FromContext(ctx).Error(err, "The file system was not written back before the cut", "device", dev.String())
 	}
 	return err
 }
 
-// failingHealth tells of a file system that could not be frozen, where the kernel
-// shows only to who writes that it fails.
+// failingHealth returns the condition of a file system that could not be frozen. Without it
+// only writers would see that the file system fails.
 func (p *Pool) failingHealth(o *volume) []Condition {
 	why, failed := p.facts.failing.get(o.lv.ID)
 	if !failed {

@@ -11,8 +11,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// onDisks opens stores on the disks that they lie on. No devices are needed: nothing writes
-// to the store of a frozen layer, and nothing of any store is in a cache.
+// onDisks reads stores directly from the disks, without devices. This is safe for frozen
+// layers, because nobody writes to their stores, and the page cache never holds parts of a
+// store.
 type onDisks struct {
 	view  *view
 	files map[int]*os.File // by the number of the physical volume
@@ -24,7 +25,8 @@ func (d *onDisks) close() {
 	}
 }
 
-// store returns the store in the first length bytes of a logical volume, until close.
+// store returns the store in the first length bytes of a logical volume. It is valid until
+// close.
 func (d *onDisks) store(lv *lvm2.LV, length size.Bytes) (*cow.Store, error) {
 	s := &scattered{extent: d.view.extent()}
 	var err error
@@ -61,8 +63,9 @@ func (d *onDisks) disk(k int) (*os.File, error) {
 	return f, nil
 }
 
-// readFrozen calls read with the store of a frozen layer of v. LVM2 may move the store
-// meanwhile: what was read counts if it has the same extents afterwards (sameExtents).
+// readFrozen calls read with the store of a frozen layer of v. LVM2 may move the store in the
+// meantime, so the result is valid only if the layer has the same extents afterwards
+// (sameExtents).
 func readFrozen(v *view, l *layer, read func(*cow.Store) error) error {
 	on := onDisks{view: v}
 	defer on.close()
@@ -77,11 +80,11 @@ func readFrozen(v *view, l *layer, read func(*cow.Store) error) error {
 type scattered struct {
 	extent size.Bytes
 	ranges []lvm2.Range
-	files  []*os.File   // of each range
-	starts []size.Bytes // of each range, on its disk
+	files  []*os.File   // disk of each range
+	starts []size.Bytes // start of each range on its disk
 }
 
-// ReadAt is io.ReaderAt's.
+// ReadAt implements io.ReaderAt.
 func (d *scattered) ReadAt(b []byte, at int64) (n int, err error) {
 	begin := size.Bytes(0)
 	for i, r := range d.ranges {

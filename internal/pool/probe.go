@@ -16,18 +16,18 @@ import (
 )
 
 const (
-	// probeLimit is how long the kernel may take to say that a file system is
-	// frozen. One that is not waits for the device, which is suspended.
+	// probeLimit bounds how long the kernel may take to answer that a file system is
+	// frozen. For any other file system the call waits for the suspended device.
 	probeLimit = time.Second
-	// probedLimit is how long a freeze that a process has left behind may take once
-	// the device goes on. While the device is suspended no time passes.
+	// probedLimit bounds how long a freeze call of a killed process may take after the
+	// device is resumed. Time with a suspended device does not count.
 	probedLimit = 2 * time.Second
 	probedLook  = 100 * time.Millisecond
 )
 
-// hooked suspends the device of a file system that is frozen already, mounted at
-// dir. It says whether it was frozen until then: from that moment on nothing
-// reaches the device, whatever becomes of the freeze.
+// hooked suspends the device of a file system, mounted at dir, that its owner has frozen. It
+// reports whether the file system was still frozen when the device was suspended. From
+// this moment no write reaches the device, even if the owner thaws the file system.
 func (f *frozen) hooked(ctx context.Context, dir string) (bool, error) {
 	root, err := os.Open(dir)
 	if err != nil {
@@ -65,17 +65,17 @@ func (f *frozen) hooked(ctx context.Context, dir string) (bool, error) {
 	case <-time.After(freezeLimit):
 		return false, &stuckFreeze{f.tooLong(), ended}
 	}
-	if answer == nil || errors.Is(answer, unix.EBUSY) { // it was frozen, or again, only afterwards
+	if answer == nil || errors.Is(answer, unix.EBUSY) { // it was not frozen, or only after the resume
 		return false, nil
 	}
 	return false, fmt.Errorf("freezing the file system at %s: %w", dir, answer)
 }
 
-// noteProbe notes, beside the pool's lock, that a volume's file system is asked for
-// whether it is frozen. The note is there as long as the call may end in a freeze of
-// ours. A process that is killed meanwhile leaves that call in the kernel, which
-// freezes the file system once the device goes on: whoever opens the pool next thaws
-// it. Both end with the machine.
+// noteProbe writes a note, next to the pool's lock file, that the driver probes whether a
+// volume's file system is frozen. The note exists as long as the call may end in a freeze
+// by the driver. If the process is killed, the call remains in the kernel and freezes the
+// file system when the device is resumed. The next process that opens the pool then thaws
+// the file system. A reboot ends both the call and the note.
 func (p *Pool) noteProbe(lv string) (forget func(), err error) {
 	path := p.probeNote(lv)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
@@ -95,8 +95,8 @@ func (p *Pool) probeNote(lv string) string {
 
 const probeInfix = ".probe."
 
-// thawProbed thaws, in the background, the file systems that a former process was
-// asking for when it was killed.
+// thawProbed thaws, in the background, the file systems that a former process was probing
+// when it was killed.
 func (p *Pool) thawProbed() {
 	notes, err := filepath.Glob(p.probeNote("*"))
 	if err != nil {
@@ -107,7 +107,7 @@ func (p *Pool) thawProbed() {
 		p.background(func(ctx context.Context) {
 			thawed, err := p.thawLeft(ctx, lv)
 			if ctx.Err() != nil {
-				return // the next process tries it
+				return // the next process retries
 			}
 			if err != nil {
 				p.log.Error(err, "A file system may be frozen, thaw it with fsfreeze -u", "volume", lv)
@@ -122,8 +122,8 @@ func (p *Pool) thawProbed() {
 	}
 }
 
-// thawLeft thaws the file system on a volume once its device goes on, if it is
-// frozen or becomes so.
+// thawLeft waits until the volume's device is resumed, and then thaws the file system if it
+// is frozen, or becomes frozen within probedLimit.
 func (p *Pool) thawLeft(ctx context.Context, lv string) (thawed bool, err error) {
 	for left := probedLimit; left > 0; {
 		v := p.current.Load()

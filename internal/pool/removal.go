@@ -9,14 +9,14 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 )
 
-// dropped reports whether a snapshot's device is there and has lost its content.
-// An overflow of the heir of a fold is no loss: only our write to it failed.
+// dropped reports whether the snapshot device d exists and the kernel has marked it invalid.
+// An overflow of the heir of a fold does not count: only a write by the driver failed.
 func (p *Pool) dropped(d device) bool {
 	s, err := p.snapshotStatus(d.name)
 	return err == nil && s.Invalid
 }
 
-// takeDown removes a device if it is there.
+// takeDown removes a device if it exists.
 func (p *Pool) takeDown(ctx context.Context, d device) error {
 	info, err := p.find(d)
 	if err != nil || info == nil {
@@ -25,8 +25,8 @@ func (p *Pool) takeDown(ctx context.Context, d device) error {
 	return p.removeDevice(ctx, info.Name, d.udev)
 }
 
-// removeDevice removes a device that nobody holds, waiting a little for those
-// who look at every new device in passing.
+// removeDevice removes a device. It waits up to removeLimit for programs that scan every
+// new device. Errors: ErrInUse if the device stays open.
 func (p *Pool) removeDevice(ctx context.Context, name string, udev dm.Udev) error {
 	deadline := time.Now().Add(removeLimit)
 	for {

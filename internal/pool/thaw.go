@@ -9,10 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Thaw lets the file system of a volume go on that its owner has left frozen at dir,
-// and reports whether it was. Nobody has the volume's key meanwhile, so no cut of
-// ours has it frozen: up to Linux 6.7 the kernel would end that freeze. Whoever holds
-// a volume's writers suspends it without a freeze, and thawing would wait for that.
+// Thaw thaws the file system of a volume that its owner left frozen at dir, and reports
+// whether it was frozen. Thaw holds the volume's key, so no cut has the file system
+// frozen; up to Linux 6.7 a thaw would end the cut's freeze. Thaw does nothing while the
+// volume is suspended to hold its writers, because the thaw would wait for the resume.
 //
 // Errors: ErrFreeze (the kernel does not answer in time).
 func (p *Pool) Thaw(ctx context.Context, lv, dir string) (bool, error) {
@@ -31,7 +31,7 @@ func (p *Pool) Thaw(ctx context.Context, lv, dir string) (bool, error) {
 		}
 		root, err := os.Open(dir)
 		if err != nil {
-			return false, nil // it does not answer, so nothing is written to it
+			return false, nil // the file system does not answer, so nobody writes to it
 		}
 		var answer error
 		ended := p.apart(func() {
@@ -44,6 +44,6 @@ func (p *Pool) Thaw(ctx context.Context, lv, dir string) (bool, error) {
 			return false, &stuckFreeze{fmt.Errorf("volume %s/%s: %w: thawing its file system at %s takes longer than %v",
 				v.vg.Name, lv, ErrFreeze, dir, freezeLimit), ended}
 		}
-		return answer == nil, nil // else it was not frozen, or the unmount tells why it cannot go on
+		return answer == nil, nil // otherwise it was not frozen, or the unmount that follows reports the error
 	})
 }

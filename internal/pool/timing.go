@@ -5,13 +5,13 @@ import (
 	"time"
 )
 
-// Timing is a histogram of how long something took.
+// Timing is a histogram of durations.
 type Timing struct {
-	Part  string // of it; "" is all of it
+	Part  string // the measured part; "" for the whole
 	Count uint64
 	Sum   time.Duration
 	Most  time.Duration
-	Below map[time.Duration]uint64 // how many took at most so long
+	Below map[time.Duration]uint64 // by upper bound: how many durations are at most that long
 }
 
 // timingBounds are the upper bounds in each Timing.
@@ -49,7 +49,7 @@ func (t *timings) add(part string, took time.Duration) {
 	}
 }
 
-// read returns copies of what was collected.
+// read returns copies of the collected histograms.
 func (t *timings) read() []Timing {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -65,9 +65,10 @@ func (t *timings) read() []Timing {
 	return out
 }
 
-// Windows tells how long cuts held their volumes in use since the pool was
-// opened: in all (part ""), and the ioctls inside.
+// Windows returns how long cuts have suspended volumes in use since the pool was opened: the
+// whole windows (part "") and the ioctls inside.
 func (p *Pool) Windows() []Timing { return p.windows.read() }
 
-// Brakes tells how long writers were held while stores grew, since the pool was opened.
+// Brakes returns how long writers have been held while stores grew, since the pool was
+// opened.
 func (p *Pool) Brakes() []Timing { return p.brakes.read() }
