@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 )
 
 // errPanic is the error of a panic: a bug, or a state of the machine that the driver
@@ -21,7 +23,11 @@ func guard(log klog.Logger, f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("%w: %v", errPanic, r)
-			log.Error(err, "Panic", "stack", string(debug.Stack()))
+			stack := debug.Stack()
+			if read, is := r.(*cow.ReadPanic); is {
+				stack = read.Stack
+			}
+			log.Error(err, "Panic", "stack", string(stack))
 		}
 	}()
 	return f()

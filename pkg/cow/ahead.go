@@ -6,66 +6,79 @@ import (
 	"iter"
 	"runtime/debug"
 	"sync"
-
-	"k8s.io/klog/v2"
 )
 
-// Most layers are short: to read one takes a request or two, each for as long as the
-// disk takes to answer. So several are read at a time.
+// Most layers are short: reading a short layer takes one or two requests, and nearly
+// all of that time is the latency of the disk. So several layers are read in parallel.
 const (
-	aheadLayers = 16      // that are read, or wait to be merged
-	aheadMost   = 1 << 13 // chunks of a layer that is read in advance, at most
+	aheadLayers = 16      // layers that are being read or wait to be merged
+	aheadMost   = 1 << 13 // most chunks of a layer that is read in advance
 )
 
 // ahead reads layers in advance.
 type ahead struct {
 	ctx     context.Context
 	layers  []Layer
-	begun   int // so many of them
-	found   []chan []result
+	begun   int           // number of layers that have been considered
+	found   []chan result // by layer; nil if the layer is not read in advance
 	reading sync.WaitGroup
 }
 
+// result is the result of reading a layer in advance.
 type result struct {
+	found []found
+	panic *ReadPanic // nil if Read did not panic
+}
+
+type found struct {
 	Exception
 	err error
 }
 
-// readAhead begins to read layers. It goes on until cancel is called, which returns when
-// nobody reads any more.
+// ReadPanic is the value with which Merge panics if the Read of a layer panics in
+// a goroutine of Merge's own.
+type ReadPanic struct {
+	Value any    // value of the panic
+	Stack []byte // stack of the goroutine that panicked, as debug.Stack returns it
+}
+
+// Error describes the panic in one line, without the stack.
+func (p *ReadPanic) Error() string { return fmt.Sprintf("panic while reading a layer: %v", p.Value) }
+
+// readAhead prepares to read layers in advance. cancel ends the reads and waits for
+// their goroutines.
 func readAhead(ctx context.Context, layers []Layer) (a *ahead, cancel func()) {
 	ctx, end := context.WithCancel(ctx)
-	a = &ahead{ctx: ctx, layers: layers, found: make([]chan []result, len(layers))}
+	a = &ahead{ctx: ctx, layers: layers, found: make([]chan result, len(layers))}
 	return a, func() {
 		end()
 		a.reading.Wait()
 	}
 }
 
-// readAll reads a layer. A panic there becomes an error, the last result: nobody could
-// recover from it, since the goroutine is ahead's own.
-func readAll(ctx context.Context, l Layer) (all []result) {
+// readAll reads a layer. It recovers from a panic, because the caller of Merge cannot
+// recover from a panic in another goroutine.
+func readAll(ctx context.Context, l Layer) (r result) {
 	defer func() {
-		if r := recover(); r != nil {
-			err := fmt.Errorf("panic: %v", r)
-			klog.FromContext(ctx).Error(err, "Panic", "stack", string(debug.Stack()))
-			all = append(all, result{err: err})
+		if p := recover(); p != nil {
+			r.panic = &ReadPanic{p, debug.Stack()}
 		}
 	}()
 	for e, err := range l.Read(ctx) {
-		all = append(all, result{e, err})
+		r.found = append(r.found, found{e, err})
 	}
-	return all
+	return r
 }
 
-// exceptions yields those of layer i. It is called for one after the other.
+// exceptions yields the exceptions of layer i. It must be called for all layers, in
+// order.
 func (a *ahead) exceptions(i int) iter.Seq2[Exception, error] {
 	for ; a.begun < min(i+aheadLayers, len(a.layers)); a.begun++ {
 		l := a.layers[a.begun]
 		if l.Used.Bytes()/l.Chunk > aheadMost {
-			continue // it is read in its turn
+			continue // a long layer is read when it is merged
 		}
-		c := make(chan []result, 1)
+		c := make(chan result, 1)
 		a.found[a.begun] = c
 		a.reading.Go(func() { c <- readAll(a.ctx, l) })
 	}
@@ -73,12 +86,15 @@ func (a *ahead) exceptions(i int) iter.Seq2[Exception, error] {
 		return a.layers[i].Read(a.ctx)
 	}
 	return func(yield func(Exception, error) bool) {
-		all := <-a.found[i]
+		r := <-a.found[i]
 		a.found[i] = nil
-		for _, r := range all {
-			if !yield(r.Exception, r.err) {
+		for _, f := range r.found {
+			if !yield(f.Exception, f.err) {
 				return
 			}
+		}
+		if r.panic != nil {
+			panic(r.panic)
 		}
 	}
 }

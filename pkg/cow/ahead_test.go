@@ -12,12 +12,12 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestReadAhead: short layers are read several at a time, and merged in their order; a
-// long one is read in its turn. When Merge returns nobody reads any more.
-func TestReadAhead(t *testing.T) {
+// TestMerge_readsAhead: short layers are read several at a time and merged in
+// order, a long layer is read when it is merged, and no read outlives Merge.
+func TestMerge_readsAhead(t *testing.T) {
 	const chunk = MinChunk
 	var together sync.WaitGroup
-	together.Add(aheadLayers - 1) // the long one waits for its turn
+	together.Add(aheadLayers - 1) // without the long layer
 	met := make(chan struct{})
 	go func() { together.Wait(); close(met) }()
 	var layers []Layer
@@ -33,7 +33,7 @@ func TestReadAhead(t *testing.T) {
 					select {
 					case <-met:
 					case <-time.After(10 * time.Second):
-						t.Error("layers wait for each other")
+						t.Error("the layers are not read in parallel")
 					}
 				}
 				yield(Exception{Origin: uint64(i / 2), Store: 2}, nil)
@@ -81,9 +81,9 @@ func TestReadAhead(t *testing.T) {
 	reading.Wait()
 }
 
-// TestReadAheadPanics: a panic where a layer is read in advance ends the merge with an
-// error, as one in its turn would end the goroutine that merges, and not the process.
-func TestReadAheadPanics(t *testing.T) {
+// TestMerge_readPanics: a panic in the Read of a layer that is read in advance
+// becomes a panic of Merge, and does not end the process.
+func TestMerge_readPanics(t *testing.T) {
 	layers := make([]Layer, 3)
 	for i := range layers {
 		layers[i] = Layer{Chunk: MinChunk, Length: 1024, Used: 3 * size.Sectors(MinChunk/512), Read: func(context.Context) iter.Seq2[Exception, error] {
@@ -94,11 +94,16 @@ func TestReadAheadPanics(t *testing.T) {
 			}
 		}}
 	}
-	var failed error
+	defer func() {
+		p, is := recover().(*ReadPanic)
+		if !is || p.Value != "no such chunk" || !strings.Contains(string(p.Stack), "TestMerge_readPanics") {
+			t.Errorf("the merge panicked with %v", p)
+		}
+	}()
 	for _, err := range Merge(context.Background(), layers) {
-		failed = err
+		if err != nil {
+			t.Error(err)
+		}
 	}
-	if failed == nil || !strings.Contains(failed.Error(), "no such chunk") {
-		t.Errorf("the merge ends with %v", failed)
-	}
+	t.Error("the merge did not panic")
 }

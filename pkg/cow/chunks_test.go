@@ -8,7 +8,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-func TestChunksRuns(t *testing.T) {
+// TestChunks_runs: Runs yields adjacent chunks in order, at most limit at a
+// time, and chunks beyond the origin's end are ignored.
+func TestChunks_runs(t *testing.T) {
 	s := NewChunks(4*size.KiB, 200*4*size.KiB-1)
 	for _, n := range []uint64{0, 1, 2, 63, 64, 65, 66, 130, 199, 200, 1 << 60} {
 		s.Add(n)
@@ -26,8 +28,9 @@ func TestChunksRuns(t *testing.T) {
 	}
 }
 
-// Cover and Without against sets of bytes, for all ways to divide an origin.
-func TestChunksCover(t *testing.T) {
+// TestChunks_coverAndWithout: Cover and Without agree with sets of bytes, for
+// all divisions of an origin.
+func TestChunks_coverAndWithout(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for _, chunk := range []size.Bytes{1, 2, 4, 8} {
 		for _, other := range []size.Bytes{1, 2, 4, 8} {
@@ -62,31 +65,8 @@ func TestChunksCover(t *testing.T) {
 					}
 				}
 				if left.Count() != count {
-					t.Fatalf("%d chunks are left, counted are %d", count, left.Count())
+					t.Fatalf("%d chunks are left, but Count is %d", count, left.Count())
 				}
-			}
-		}
-	}
-}
-
-func TestExceptionsAfter(t *testing.T) {
-	const chunk = 4 * size.KiB // 256 entries in an area
-	for _, n := range []int{0, 1, 255, 256, 257, 600} {
-		want := recorded(chunk, n)
-		s := inMemory(made(chunk, n+6, want))
-		for _, skip := range []int{0, 1, 254, 255, 256, 257, 511, 512, 600} {
-			if skip > n {
-				continue
-			}
-			var got []Exception
-			for e, err := range s.ExceptionsAfter(t.Context(), uint64(skip)) {
-				if err != nil {
-					t.Fatal(err)
-				}
-				got = append(got, e)
-			}
-			if !slices.Equal(got, want[skip:]) {
-				t.Errorf("of %d exceptions after the first %d: %d", n, skip, len(got))
 			}
 		}
 	}

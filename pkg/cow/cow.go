@@ -1,13 +1,30 @@
-// Package cow knows the layout of the kernel's persistent snapshot store, the
-// COW device of a dm snapshot target (Documentation/admin-guide/device-mapper/
-// snapshot.rst and drivers/md/dm-snap-persistent.c describe it).
+// Package cow reads and writes the layout of the kernel's persistent snapshot
+// store: the COW device of a device-mapper snapshot target.
+// Documentation/admin-guide/device-mapper/snapshot.rst and
+// drivers/md/dm-snap-persistent.c describe the layout.
 //
-// The store is divided into chunks. Chunk 0 is a header; then areas follow,
-// each one chunk of exception entries (16 bytes each: the origin's chunk, the
-// store's chunk) and as many data chunks as it has entries. The kernel fills
-// entries and data chunks in order; the first entry whose chunk in the store is 0
-// ends the list. A store that was zeroed gets its header and its first area when
-// the snapshot's table is loaded.
+// # Layout
+//
+// A store is divided into chunks. Chunk 0 is a header; then areas follow. An area
+// is one chunk of exception entries, followed by as many data chunks as the area
+// has entries. An entry has 16 bytes: the origin's chunk and the store's chunk. The
+// kernel fills entries and data chunks in order. The first entry whose chunk in the
+// store is 0 ends the list. A store that was zeroed gets its header and its first
+// area when the snapshot's table is loaded.
+//
+// # Reading
+//
+// [Open] opens a store, also while the kernel uses it. [Store.Exceptions] yields
+// its exceptions, and [Store.Used] returns the length of the part in use.
+// [UsedSectors], [MoreSectors] and [LargestUseful] compute lengths without reading
+// a store.
+//
+// # Flat stores
+//
+// A snapshot may read through several frozen stores, called [Layer]s, each on top
+// of the next. [Merge] merges the exceptions of the layers. [Flat] is the layout of
+// a store that refers to the layers' data, so that the kernel reads the snapshot
+// with one snapshot target.
 package cow
 
 import (
@@ -17,7 +34,7 @@ import (
 )
 
 const (
-	entryBytes = 16 // one exception: two little-endian 64-bit chunk numbers
+	entryBytes = 16 // length of an entry: two little-endian 64-bit chunk numbers
 
 	// MinChunk and MaxChunk bound the chunk sizes that LVM2 accepts for a snapshot.
 	MinChunk = 4 * size.KiB
@@ -28,15 +45,15 @@ const (
 // and MaxChunk.
 func CheckChunk(chunk size.Bytes) error {
 	if chunk < MinChunk || chunk > MaxChunk || chunk&(chunk-1) != 0 {
-		return fmt.Errorf("chunk size %v: must be a power of two from %v to %v", chunk, MinChunk, MaxChunk)
+		return fmt.Errorf("invalid chunk size %v; it must be a power of two from %v to %v", chunk, MinChunk, MaxChunk)
 	}
 	return nil
 }
 
-// LargestUseful returns the size at which a store can hold every chunk of an
-// origin of the given length, so that it cannot overflow: the header, the data
-// chunks and the areas that list them. It is LVM2's limit too
-// (lib/metadata/snapshot_manip.c). Both arguments must be positive.
+// LargestUseful returns the length of a store that cannot overflow, because it can
+// hold every chunk of an origin of the given length: the header, the data chunks
+// and the areas. LVM2 has the same limit (lib/metadata/snapshot_manip.c). Both
+// arguments must be positive.
 func LargestUseful(origin size.Bytes, chunk size.Bytes) size.Bytes {
 	data := origin.RoundUp(chunk) / chunk
 	perArea := chunk / entryBytes
@@ -44,33 +61,34 @@ func LargestUseful(origin size.Bytes, chunk size.Bytes) size.Bytes {
 	return (1 + data + areas) * chunk
 }
 
-// UsedSectors is how much of a store of the given chunk size is in use when it
-// holds that many exceptions: the first number in the status of the snapshot. It
-// begins at two chunks, the header and the first area. The status also tells the
-// metadata's part, so that (used - metadata) / chunk is the number of exceptions.
+// UsedSectors returns the used length of a store with the given chunk size and
+// number of exceptions: the first number in the status of the snapshot. An empty
+// store uses two chunks, the header and the first area. The status also has the
+// metadata's part of that, so (used - metadata) / chunk is the number of
+// exceptions.
 //
-// A store that nothing writes to any more can be cut to this length, and to no
-// less: after an exact multiple of the entries of an area the next, still empty
-// area counts as used, because without it the kernel does not load the store.
+// A store that nothing writes to any more can be cut to this length, but not to
+// less. If the last area is full, the next, empty area also counts as used, because
+// the kernel does not load the store without it.
 //
-// It is exact as long as no data chunk was left out, which a crash between the
-// allocation of a chunk and the write of its entry can cause. For a store that
-// may have seen a crash only its status and Store.Used are the right length.
+// The length is exact if no data chunk was skipped. A crash after the allocation of
+// a chunk and before the write of its entry can skip a chunk. So only the status
+// and Store.Used return the correct length of a store that may have seen a crash.
 func UsedSectors(chunk size.Bytes, exceptions uint64) size.Sectors {
 	perArea := entriesPerArea(chunk)
 	next := areaChunk(chunk, exceptions/perArea) + 1 + exceptions%perArea
 	return size.Sectors(next) * chunk.Sectors()
 }
 
-// MoreSectors is at most how much longer the used part of a store gets when that
-// many exceptions are added to it, wherever its areas lie.
+// MoreSectors returns the most by which the used length of a store grows when
+// exceptions are added to it, wherever the store's areas lie.
 func MoreSectors(chunk size.Bytes, exceptions uint64) size.Sectors {
-	const started = 2 // an area that has only begun, and the empty one after a full one
+	const started = 2 // an area that has only begun, and the empty area after a full area
 	return size.Sectors(exceptions+exceptions/entriesPerArea(chunk)+started) * chunk.Sectors()
 }
 
-// usedBelow is UsedSectors of a store by the highest of its data chunks, 0 for
-// none: persistent_usage after read_exceptions in the kernel.
+// usedBelow returns the used length of a store by its highest data chunk, 0 if there
+// is none: persistent_usage after read_exceptions in the kernel.
 func usedBelow(chunk size.Bytes, highest uint64) size.Sectors {
 	next := max(highest, areaChunk(chunk, 0)) + 1
 	if !isData(chunk, next) {
@@ -81,10 +99,10 @@ func usedBelow(chunk size.Bytes, highest uint64) size.Sectors {
 
 func entriesPerArea(chunk size.Bytes) uint64 { return uint64(chunk / entryBytes) }
 
-// areaChunk is the chunk in which an area is, counted from 0.
+// areaChunk returns the chunk of an area; areas count from 0.
 func areaChunk(chunk size.Bytes, area uint64) uint64 { return 1 + area*(entriesPerArea(chunk)+1) }
 
-// isData tells whether a chunk is neither the header nor an area.
+// isData reports whether chunk n is neither the header nor an area.
 func isData(chunk size.Bytes, n uint64) bool {
 	return n > 1 && n%(entriesPerArea(chunk)+1) != 1
 }

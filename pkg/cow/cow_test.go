@@ -6,7 +6,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-func TestLargestUseful(t *testing.T) {
+// TestLargestUseful_lvm2: LargestUseful equals lvm2's limit, and rounds a
+// partial chunk up.
+func TestLargestUseful_lvm2(t *testing.T) {
 	// lvm2 2.03.16 computes 65808 sectors for a 32 MiB origin with 4 KiB chunks.
 	if got := LargestUseful(32*size.MiB, 4*size.KiB).Sectors(); got != 65808 {
 		t.Errorf("32 MiB origin, 4 KiB chunks: %d sectors, want 65808", got)
@@ -17,7 +19,9 @@ func TestLargestUseful(t *testing.T) {
 	}
 }
 
-func TestCheckChunk(t *testing.T) {
+// TestCheckChunk_limits: only powers of two from MinChunk to MaxChunk are chunk
+// sizes.
+func TestCheckChunk_limits(t *testing.T) {
 	for chunk, good := range map[size.Bytes]bool{
 		0: false, 2 * size.KiB: false, 4 * size.KiB: true, 12 * size.KiB: false, 64 * size.KiB: true, 512 * size.KiB: true, size.MiB: false,
 	} {
@@ -27,8 +31,9 @@ func TestCheckChunk(t *testing.T) {
 	}
 }
 
-// The numbers are from the status of snapshots on a 6.1 kernel.
-func TestUsedSectors(t *testing.T) {
+// TestUsedSectors_kernel: UsedSectors equals the status of snapshots on a 6.1
+// kernel.
+func TestUsedSectors_kernel(t *testing.T) {
 	for _, c := range []struct {
 		chunk      size.Bytes
 		exceptions uint64
@@ -50,8 +55,8 @@ func TestUsedSectors(t *testing.T) {
 	}
 }
 
-// What a store uses after some more exceptions is within MoreSectors of what it used.
-func TestMoreSectors(t *testing.T) {
+// TestMoreSectors_bound: the used length grows by at most MoreSectors.
+func TestMoreSectors_bound(t *testing.T) {
 	for chunk := MinChunk; chunk <= 64*size.KiB; chunk *= 4 {
 		for _, has := range []uint64{0, 1, 254, 255, 256, 257, 4095, 4096, 5000} {
 			for _, more := range []uint64{0, 1, 2, 255, 256, 257, 1000, 10000} {
@@ -63,8 +68,9 @@ func TestMoreSectors(t *testing.T) {
 	}
 }
 
-// A full store of the largest useful size has used no more than that.
-func TestUsedFitsLargestUseful(t *testing.T) {
+// TestUsedSectors_largestUseful: a full store of the largest useful length uses
+// no more than that.
+func TestUsedSectors_largestUseful(t *testing.T) {
 	for chunk := MinChunk; chunk <= MaxChunk; chunk *= 2 {
 		for _, chunks := range []uint64{1, 255, 256, 257, 4095, 4096, 32768, 100000} {
 			used, largest := UsedSectors(chunk, chunks), LargestUseful(size.Bytes(chunks)*chunk, chunk).Sectors()

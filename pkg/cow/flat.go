@@ -10,45 +10,45 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Flat is the layout of a store that is put together to read an old snapshot by
-// one snapshot target, however many newer layers the snapshot reads through: a
-// header and areas of its own, and behind them the layers' stores one after
-// another, to whose chunks the areas point. The kernel finds the areas at fixed
-// places, so that the store's device is a table of pieces:
+// Flat is the layout of a flat store: a store through which the kernel reads an old
+// snapshot with one snapshot target, however many newer layers the snapshot reads
+// through. A flat store has a header and areas of its own. The areas point to the
+// chunks of the layers' stores, which follow one after another. The kernel expects
+// the areas at fixed places, so the device of the flat store is a table of pieces:
 //
-//	header and area 0   on the device that Write was given
-//	a gap               nothing is ever read there
-//	area 1              on that device again
+//	header and area 0   on the device that Write wrote to
+//	a gap               never read
+//	area 1              on the device that Write wrote to
 //	…
-//	the layers' stores  from Data on
+//	the layers' stores  beginning at Data
 //
-// The kernel does not mind that data chunks lie where a store of its own making
-// has areas, as long as nothing is added to the store: it must be loaded read-only.
+// The flat store must be loaded read-only. Its data chunks lie where the kernel
+// would put areas, which is harmless only if the kernel adds no exceptions.
 type Flat struct {
-	Chunk size.Bytes // the smallest of the layers
-	Areas uint64     // for which there is room, at least one
+	Chunk size.Bytes // smallest chunk size of the layers
+	Areas uint64     // number of areas, at least 1
 }
 
-// NewFlat returns the layout with room for that many exceptions. After them there
-// is room for the entry, or the area, that ends their list.
+// NewFlat returns the layout of a flat store with room for the given number of
+// exceptions and for the empty entry that ends their list. chunk must be positive.
 func NewFlat(chunk size.Bytes, exceptions uint64) Flat {
 	return Flat{chunk, exceptions/entriesPerArea(chunk) + 1}
 }
 
-// Metadata is the length of the header and the areas, without what is between them.
+// Metadata returns the length of the header and the areas, without the gaps.
 func (f Flat) Metadata() size.Bytes { return size.Bytes(1+f.Areas) * f.Chunk }
 
-// Data is where the first layer's store begins.
+// Data returns the offset of the first layer's store in the flat store.
 func (f Flat) Data() size.Sectors { return size.Sectors(f.data()) * f.Chunk.Sectors() }
 
 func (f Flat) data() uint64 { return areaChunk(f.Chunk, f.Areas-1) + 1 }
 
-// FlatPiece is a piece of the metadata: Length sectors that are at From on the
-// device with the metadata, and at At in the store.
+// FlatPiece is a piece of a flat store's metadata: Length sectors that begin at
+// From on the device with the metadata, and at At in the flat store.
 type FlatPiece struct{ At, From, Length size.Sectors }
 
-// Pieces returns where the metadata are, in ascending order. Between the pieces
-// nothing is ever read.
+// Pieces returns the pieces of the metadata in ascending order. The kernel never
+// reads the gaps between the pieces.
 func (f Flat) Pieces() []FlatPiece {
 	chunk := f.Chunk.Sectors()
 	out := make([]FlatPiece, 0, f.Areas)
@@ -59,9 +59,12 @@ func (f Flat) Pieces() []FlatPiece {
 	return out
 }
 
-// Write writes the header and the areas with these exceptions, those of Merge, to
-// the beginning of w in pieces of whole chunks, from memory that O_DIRECT accepts.
-// It returns how many exceptions there were. The caller has to flush.
+// Write writes the header and the areas with the exceptions of Merge to the
+// beginning of w. It writes whole chunks from memory that O_DIRECT accepts, and
+// does not flush. It returns the number of exceptions.
+//
+// Errors: an error of merged or of w; an error if there are more exceptions than
+// the areas have room for.
 func (f Flat) Write(w io.WriterAt, merged iter.Seq2[Exception, error]) (count uint64, err error) {
 	buf, free, err := directio.Buffer(f.Chunk)
 	if err != nil {
@@ -79,7 +82,7 @@ func (f Flat) Write(w io.WriterAt, merged iter.Seq2[Exception, error]) (count ui
 			return count, err
 		}
 		if count/perArea+1 >= f.Areas && count%perArea == perArea-1 {
-			return count, fmt.Errorf("there is room for less than %d exceptions in %d areas", f.Areas*perArea, f.Areas)
+			return count, fmt.Errorf("too many exceptions: %d areas have room for fewer than %d", f.Areas, f.Areas*perArea)
 		}
 		entry := buf[count%perArea*entryBytes:]
 		binary.LittleEndian.PutUint64(entry, e.Origin)
@@ -91,7 +94,7 @@ func (f Flat) Write(w io.WriterAt, merged iter.Seq2[Exception, error]) (count ui
 			clear(buf)
 		}
 	}
-	// With its first entry free, this area ends the list.
+	// The first free entry of this area ends the list.
 	_, err = w.WriteAt(buf, int64(1+count/perArea)*int64(f.Chunk))
 	return count, err
 }

@@ -2,9 +2,7 @@ package cow
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"iter"
 	"math/rand/v2"
@@ -14,7 +12,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// modelLayer is a frozen layer in memory: what its store has, and what it shows.
+// modelLayer is a frozen layer with its store in memory.
 type modelLayer struct {
 	chunk  size.Bytes
 	length size.Bytes // of the volume at its cut
@@ -22,7 +20,8 @@ type modelLayer struct {
 	store  []byte
 }
 
-// randomLayer makes a store with n chunks of an origin of that length, full of bytes of its own.
+// randomLayer returns a layer whose store has n chunks of an origin of the given
+// length, with random content.
 func randomLayer(r *rand.Rand, chunk, length size.Bytes, n int) *modelLayer {
 	chunks := int(length.RoundUp(chunk) / chunk)
 	n = min(n, chunks)
@@ -46,7 +45,8 @@ func (l *modelLayer) layer() Layer {
 	return Layer{l.chunk, l.length.Sectors(), used, NewStore("memory", bytes.NewReader(l.store), used.Bytes()).Exceptions}
 }
 
-// stacked reads a byte through the layers as a stack of snapshot targets does.
+// stacked returns the byte that a stack of snapshot targets, one for each layer,
+// reads at an offset.
 func stacked(layers []*modelLayer, top []byte, at size.Bytes) byte {
 	for _, l := range layers {
 		for _, e := range l.list {
@@ -68,7 +68,7 @@ func (s sink) WriteAt(p []byte, at int64) (int, error) {
 	return copy(s[at:], p), nil
 }
 
-// assembled is the device of a flat store as its table makes it. The gaps read as garbage.
+// assembled returns the content of a flat store's device. The gaps are garbage.
 func assembled(f Flat, metadata []byte, layers []*modelLayer) []byte {
 	out := bytes.Repeat([]byte{0xa5}, int(f.Data().Bytes()))
 	for _, p := range f.Pieces() {
@@ -80,7 +80,7 @@ func assembled(f Flat, metadata []byte, layers []*modelLayer) []byte {
 	return out
 }
 
-// flatten makes the device by which the first of the layers is read.
+// flatten returns the flat store by which the first layer is read.
 func flatten(t *testing.T, layers []*modelLayer, most int) (f Flat, device []byte, count uint64) {
 	t.Helper()
 	var list []Layer
@@ -99,7 +99,7 @@ func flatten(t *testing.T, layers []*modelLayer, most int) (f Flat, device []byt
 	return f, assembled(f, metadata, layers), count
 }
 
-// kernelReads reads a store's exceptions as read_exceptions in the kernel does.
+// kernelReads reads a store's exceptions like read_exceptions in the kernel.
 func kernelReads(t *testing.T, device []byte) (chunk size.Bytes, found map[uint64]uint64) {
 	t.Helper()
 	h, err := parseHeader(device)
@@ -149,7 +149,8 @@ func checkFlat(t *testing.T, layers []*modelLayer, most int) {
 	}
 }
 
-func TestFlat(t *testing.T) {
+// TestFlat_equalsStack: a flat store reads as the stack of its layers.
+func TestFlat_equalsStack(t *testing.T) {
 	const k = size.KiB
 	for name, c := range map[string]struct {
 		chunks, lengths []size.Bytes
@@ -182,6 +183,7 @@ func TestFlat(t *testing.T) {
 	}
 }
 
+// FuzzFlat: a flat store of random layers reads as the stack of its layers.
 func FuzzFlat(f *testing.F) {
 	f.Add(uint64(1), uint8(3), uint8(10))
 	f.Add(uint64(2), uint8(12), uint8(200))
@@ -199,40 +201,9 @@ func FuzzFlat(f *testing.F) {
 	})
 }
 
-// TestMergeErrors: a store that cannot be read, or lists what it does not use, ends the merge.
-func TestMergeErrors(t *testing.T) {
-	r := rand.New(rand.NewPCG(3, 4))
-	good := randomLayer(r, 4*size.KiB, size.MiB, 10)
-	short := good.layer()
-	short.Used -= short.Chunk.Sectors()
-	lost := randomLayer(r, 4*size.KiB, size.MiB, 10)
-	lost.store[4] = 0
-	for name, c := range map[string]struct {
-		layer Layer
-		want  error
-	}{
-		"beyond what is used": {short, ErrDamaged},
-		"lost":                {lost.layer(), ErrInvalid},
-	} {
-		var failed error
-		for _, err := range Merge(t.Context(), []Layer{good.layer(), c.layer}) {
-			failed = err
-		}
-		if !errors.Is(failed, c.want) {
-			t.Errorf("%s: %v", name, failed)
-		}
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	f := NewFlat(4*size.KiB, 10)
-	if _, err := f.Write(make(sink, f.Metadata()), Merge(ctx, []Layer{good.layer()})); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled: %v", err)
-	}
-}
-
-// TestFlatFull: more exceptions than there is room for are refused before the area
-// that ends the list is gone.
-func TestFlatFull(t *testing.T) {
+// TestFlat_full: more exceptions than there is room for are refused before they
+// overwrite the area that ends the list.
+func TestFlat_full(t *testing.T) {
 	some := func(n int) iter.Seq2[Exception, error] {
 		return func(yield func(Exception, error) bool) {
 			for i := range n {
@@ -250,7 +221,8 @@ func TestFlatFull(t *testing.T) {
 	}
 }
 
-func TestPieces(t *testing.T) {
+// TestFlat_pieces: the metadata lie where the kernel reads them.
+func TestFlat_pieces(t *testing.T) {
 	f := NewFlat(4*size.KiB, 600)
 	want := []FlatPiece{{0, 0, 16}, {258 * 8, 16, 8}, {515 * 8, 24, 8}}
 	if got := f.Pieces(); !slices.Equal(got, want) {
@@ -259,32 +231,4 @@ func TestPieces(t *testing.T) {
 	if f.Data() != 516*8 || f.Metadata() != 16*size.KiB {
 		t.Errorf("data at %d, metadata take %v", f.Data(), f.Metadata())
 	}
-}
-
-// The oldest of three snapshots is read by one store: chunk 7 was overwritten
-// after each of the two older cuts, so the oldest layer has what it was.
-func ExampleMerge() {
-	changed := func(list ...Exception) func(context.Context) iter.Seq2[Exception, error] {
-		return func(context.Context) iter.Seq2[Exception, error] {
-			return func(yield func(Exception, error) bool) {
-				for _, e := range list {
-					if !yield(e, nil) {
-						return
-					}
-				}
-			}
-		}
-	}
-	layers := []Layer{
-		{Chunk: 4 * size.KiB, Length: 1 << 20, Used: 4 * 8, Read: changed(Exception{7, 2}, Exception{3, 3})},
-		{Chunk: 4 * size.KiB, Length: 1 << 20, Used: 4 * 8, Read: changed(Exception{7, 2}, Exception{8, 3})},
-	}
-	f := NewFlat(Smallest(layers), MostMerged(layers))
-	for e := range Merge(context.Background(), layers) {
-		fmt.Printf("chunk %d is at sector %d\n", e.Origin, f.Data()+size.Sectors(e.Store)*f.Chunk.Sectors())
-	}
-	// Output:
-	// chunk 3 is at sector 40
-	// chunk 7 is at sector 32
-	// chunk 8 is at sector 72
 }

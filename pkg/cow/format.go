@@ -8,32 +8,34 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// What can be wrong with a store.
+// States in which a store cannot be read, for errors.Is.
 var (
 	// ErrFresh means that no snapshot has used the store yet.
-	ErrFresh = errors.New("the snapshot store is fresh: no snapshot was loaded with it yet")
-	// ErrNotStore means that something else is on the device.
-	ErrNotStore = errors.New("this is no snapshot store")
-	// ErrInvalid means that the kernel gave the snapshot up, because its store
-	// was full or failed. What was changed after that is not in the store.
+	ErrFresh = errors.New("the snapshot store is fresh: no snapshot has used it yet")
+	// ErrNotStore means that the device has other content.
+	ErrNotStore = errors.New("not a snapshot store")
+	// ErrInvalid means that the kernel has abandoned the snapshot, because its
+	// store was full or failed. Later changes of the origin are not in the store.
 	ErrInvalid = errors.New("the snapshot is lost: its store was full or had an I/O error")
-	// ErrDamaged means that the store holds what the kernel never writes, or was
-	// cut too short. The snapshot cannot be relied on.
+	// ErrDamaged means that the store holds data that the kernel never writes, or
+	// was cut too short. The snapshot cannot be relied on.
 	ErrDamaged = errors.New("the snapshot store is damaged")
 )
 
 // Header is the header of a store (disk_header in dm-snap-persistent.c).
 type Header struct {
-	Valid   bool   // false when the snapshot is lost, for good
-	Version uint32 // of the layout; there is only 1
-	Chunk   size.Bytes
+	Valid   bool       // false if the snapshot is lost, see ErrInvalid
+	Version uint32     // of the layout; always 1
+	Chunk   size.Bytes // chunk size
 }
 
-// Exception is a chunk whose content is in the store (disk_exception in
-// dm-snap-persistent.c). Both numbers count chunks of the store's chunk size.
+// Exception maps a chunk of the snapshot to the chunk of the store that has its
+// content (disk_exception in dm-snap-persistent.c). The content is the origin's
+// before a write to the origin, or was written to the snapshot. Both numbers count
+// chunks of the store's chunk size.
 type Exception struct {
-	Origin uint64 // which chunk of the origin, or of the snapshot if that was written to
-	Store  uint64 // where its content is in the store
+	Origin uint64 // chunk of the origin and of the snapshot
+	Store  uint64 // chunk of the store
 }
 
 const (
@@ -41,20 +43,20 @@ const (
 	version     = 1
 	headerBytes = 16
 
-	// biggestChunk is the biggest power of two whose bytes an int32 can count,
-	// which is what the kernel asks for (dm_exception_store_set_chunk_size).
+	// biggestChunk is the largest power of two of bytes that fits into an int32,
+	// the kernel's limit (dm_exception_store_set_chunk_size).
 	biggestChunk = size.GiB
 
-	// longestDevice is the end of what a file offset can reach.
+	// longestDevice is the length that file offsets can address.
 	longestDevice = size.Bytes(1) << 63
 )
 
-// parseHeader reads a header from the beginning of a store, of which b has at
-// least headerBytes.
+// parseHeader parses the header at the beginning of a store. b must have at least
+// headerBytes.
 func parseHeader(b []byte) (Header, error) {
 	word := func(i int) uint32 { return binary.LittleEndian.Uint32(b[4*i:]) }
 	switch {
-	case word(0) == 0: // all that the kernel looks at
+	case word(0) == 0: // the kernel checks nothing else
 		return Header{}, ErrFresh
 	case string(b[:4]) != magic:
 		return Header{}, fmt.Errorf("%w: it begins with %q instead of %q", ErrNotStore, b[:4], magic)
@@ -62,17 +64,17 @@ func parseHeader(b []byte) (Header, error) {
 	h := Header{Valid: word(1) != 0, Version: word(2), Chunk: size.Sectors(word(3)).Bytes()}
 	switch {
 	case h.Version != version:
-		return Header{}, fmt.Errorf("%w: its version is %d, and %d is the only one known", ErrDamaged, h.Version, version)
+		return Header{}, fmt.Errorf("%w: its version is %d, and only version %d is known", ErrDamaged, h.Version, version)
 	case h.Chunk == 0 || h.Chunk > biggestChunk || h.Chunk&(h.Chunk-1) != 0:
-		return Header{}, fmt.Errorf("%w: its chunk size of %d sectors is no power of two up to %v", ErrDamaged, word(3), biggestChunk)
+		return Header{}, fmt.Errorf("%w: its chunk size of %d sectors is not a power of two up to %v", ErrDamaged, word(3), biggestChunk)
 	}
 	return h, nil
 }
 
-// NewHeader returns the beginning of a store that no snapshot was loaded with
-// yet, MinChunk long. With zeroes behind it, up to the end of the second chunk,
-// it is what the kernel makes of a fresh store when it loads the first snapshot;
-// so made in advance, the store can be loaded read-only too.
+// NewHeader returns the first MinChunk bytes of a store that has no exceptions. The
+// bytes after them must be zero up to the end of the second chunk. The result equals
+// what the kernel writes when it first loads a snapshot with a fresh store. A store
+// with this header can also be loaded read-only, unlike a fresh store.
 func NewHeader(chunk size.Bytes) []byte {
 	b := make([]byte, MinChunk)
 	copy(b, magic)
@@ -82,21 +84,21 @@ func NewHeader(chunk size.Bytes) []byte {
 	return b
 }
 
-// parseException reads an entry of an area.
+// parseException parses an entry of an area.
 func parseException(b []byte) Exception {
 	return Exception{Origin: binary.LittleEndian.Uint64(b), Store: binary.LittleEndian.Uint64(b[8:])}
 }
 
-// check returns an error if e cannot be in a store of the given chunk size and
-// length. After it both ends of both chunks can be counted in bytes.
+// check returns an error if e cannot be in a store with the given chunk size and
+// length. If it returns nil, the ends of both chunks, in bytes, do not overflow.
 func (e Exception) check(chunk, length size.Bytes) error {
 	switch {
 	case !isData(chunk, e.Store):
-		return fmt.Errorf("%w: it lists chunk %d of the origin at its own chunk %d, which holds metadata", ErrDamaged, e.Origin, e.Store)
+		return fmt.Errorf("%w: it lists chunk %d of the origin at chunk %d of the store, which holds metadata", ErrDamaged, e.Origin, e.Store)
 	case e.Store >= uint64(length/chunk):
-		return fmt.Errorf("%w: it lists chunk %d of the origin at its own chunk %d, beyond its end at %d bytes", ErrDamaged, e.Origin, e.Store, length)
+		return fmt.Errorf("%w: it lists chunk %d of the origin at chunk %d of the store, beyond the end of the store at %d bytes", ErrDamaged, e.Origin, e.Store, length)
 	case e.Origin >= uint64(longestDevice/chunk):
-		return fmt.Errorf("%w: it lists chunk %d of the origin, which no device can have", ErrDamaged, e.Origin)
+		return fmt.Errorf("%w: it lists chunk %d of the origin, beyond the end of any device", ErrDamaged, e.Origin)
 	}
 	return nil
 }

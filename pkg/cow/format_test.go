@@ -11,7 +11,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// header makes a header; a chunk size in sectors need not be a good one.
+// header returns a header. The chunk size is in sectors and may be invalid.
 func header(valid, version, chunk uint32) []byte {
 	b := []byte("SnAp")
 	for _, v := range []uint32{valid, version, chunk} {
@@ -20,7 +20,7 @@ func header(valid, version, chunk uint32) []byte {
 	return b
 }
 
-// made makes a store of the given number of chunks with these exceptions.
+// made returns a store of the given number of chunks with the exceptions of list.
 func made(chunk size.Bytes, chunks int, list []Exception) []byte {
 	b := make([]byte, chunks*int(chunk))
 	copy(b, header(1, 1, uint32(chunk.Sectors())))
@@ -33,7 +33,7 @@ func made(chunk size.Bytes, chunks int, list []Exception) []byte {
 	return b
 }
 
-// recorded makes n exceptions as the kernel allocates them: without gaps.
+// recorded returns n exceptions without gaps, as the kernel allocates them.
 func recorded(chunk size.Bytes, n int) []Exception {
 	var list []Exception
 	perArea := int(chunk) / 16
@@ -45,14 +45,14 @@ func recorded(chunk size.Bytes, n int) []Exception {
 	return list
 }
 
-// memory is a store that is no file.
+// memory is the source of a store in memory.
 type memory struct{ *bytes.Reader }
 
 func (memory) Close() error { return nil }
 
 func inMemory(b []byte) *Store { return &Store{"memory", memory{bytes.NewReader(b)}} }
 
-// collect returns all exceptions up to an error.
+// collect returns the exceptions of a store up to the first error.
 func collect(ctx context.Context, s *Store) (list []Exception, err error) {
 	for e, err := range s.Exceptions(ctx) {
 		if err != nil {
@@ -63,7 +63,9 @@ func collect(ctx context.Context, s *Store) (list []Exception, err error) {
 	return list, nil
 }
 
-func TestParseHeader(t *testing.T) {
+// TestParseHeader_errors: a header parses to its fields, and an impossible
+// header is an error.
+func TestParseHeader_errors(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		header []byte
@@ -89,7 +91,9 @@ func TestParseHeader(t *testing.T) {
 	}
 }
 
-func TestCheckException(t *testing.T) {
+// TestException_check: an exception must point to a complete data chunk, and
+// its chunk of the origin must be below 2⁶³ bytes.
+func TestException_check(t *testing.T) {
 	const chunk = 4 * size.KiB
 	const length = 600*chunk + 512
 	for _, c := range []struct {
@@ -103,7 +107,7 @@ func TestCheckException(t *testing.T) {
 		{Exception{7, 1}, false},       // areas
 		{Exception{7, 258}, false},     //
 		{Exception{7, 515}, false},     //
-		{Exception{7, 600}, false},     // only a part of the chunk is there
+		{Exception{7, 600}, false},     // the chunk is only partly in the store
 		{Exception{7, 1 << 60}, false}, // beyond the end
 		{Exception{1<<51 - 1, 2}, true},
 		{Exception{1 << 51, 2}, false}, // 2⁶³ bytes
@@ -114,6 +118,8 @@ func TestCheckException(t *testing.T) {
 	}
 }
 
+// FuzzParseHeader: a header that parses has a possible chunk size and survives
+// a round trip.
 func FuzzParseHeader(f *testing.F) {
 	f.Add(header(1, 1, 8))
 	f.Add(header(0, 1, 1<<22))
@@ -140,9 +146,9 @@ func FuzzParseHeader(f *testing.F) {
 	})
 }
 
-// FuzzStore reads what may be a store: the fuzzer's bytes are the header and
-// then the entries of one area after the other, and a number of chunks that are
-// there.
+// FuzzStore: a store of arbitrary bytes is read without a panic, and its
+// exceptions survive a round trip. The fuzzer's bytes are the header, the
+// entries of one area after another, and the number of chunks.
 func FuzzStore(f *testing.F) {
 	entries := func(list []Exception) (b []byte) {
 		for _, e := range list {
@@ -194,7 +200,9 @@ func FuzzStore(f *testing.F) {
 	})
 }
 
-func TestNewHeader(t *testing.T) {
+// TestNewHeader_roundTrip: a new header parses as a valid header of its chunk
+// size.
+func TestNewHeader_roundTrip(t *testing.T) {
 	for chunk := MinChunk; chunk <= MaxChunk; chunk *= 2 {
 		b := NewHeader(chunk)
 		h, err := parseHeader(b)

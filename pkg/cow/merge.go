@@ -10,31 +10,37 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Layer is a frozen store, one of those that an old snapshot is read through.
+// Layer is a frozen store through which an old snapshot is read. Nothing may write
+// to the store.
 type Layer struct {
-	Chunk  size.Bytes   // of the store
-	Length size.Sectors // of the volume at the layer's cut
-	Used   size.Sectors // of the store: so much of it is a part of the flat store
-	// Read yields the store's exceptions, those of a Store's Exceptions.
+	Chunk  size.Bytes   // chunk size of the store
+	Length size.Sectors // length of the volume when the layer became the newest
+	Used   size.Sectors // used length of the store, which becomes a part of the flat store
+	// Read yields the store's exceptions, as Store.Exceptions does. Merge may call
+	// it several times, and the Reads of several layers concurrently.
 	Read func(ctx context.Context) iter.Seq2[Exception, error]
 }
 
-// mergeMost is how many exceptions Merge holds at a time, or twice as many.
+// mergeMost is the number of exceptions that Merge keeps; it holds up to twice as
+// many.
 const mergeMost = 1 << 20
 
-// Merge yields the exceptions by which a snapshot is read, whose own layer is the
-// first one and which reads through the others in their order. For each chunk of
-// the snapshot it is the first layer's that has the chunk, in ascending order of
-// the chunks. Chunks are as small as the smallest of all layers (see Smallest),
-// larger ones are split. Exception.Store counts from the beginning of the first
-// layer's store, with the others' used parts behind.
+// Merge yields the exceptions of a flat store. The first layer is the snapshot's
+// own, and the snapshot reads through the other layers in their order. The
+// exceptions come in ascending order of Exception.Origin. For each chunk of the
+// snapshot, Merge yields the exception of the first layer that has the chunk.
 //
-// It holds two million exceptions of 16 bytes at most, and some of layers with few that
-// are read in advance. Where there are more for chunks of the snapshot than a million, the
-// stores are read again for each million. Several layers' Reads run at a time.
+// Chunks have the smallest chunk size of all layers (see Smallest); Merge splits
+// larger chunks. Exception.Store counts from the beginning of the first layer's
+// store; the used parts of the other layers' stores follow.
 //
-// A last element with an error comes after those that could be merged: that of a
-// layer's Read, or ErrDamaged if it lists a chunk beyond what it uses.
+// Merge holds at most about two million exceptions of 16 bytes, and the exceptions
+// of short layers that it reads in advance. It reads the stores again for each
+// million exceptions that it yields.
+//
+// Errors come as the last element: an error of a layer's Read; ErrDamaged if a layer
+// lists a chunk beyond its used length. Merge panics if a Read panics, with a
+// *ReadPanic if the Read ran in a goroutine of Merge's own.
 func Merge(ctx context.Context, layers []Layer) iter.Seq2[Exception, error] {
 	return merge(ctx, layers, mergeMost)
 }
@@ -57,7 +63,8 @@ func merge(ctx context.Context, layers []Layer, most int) iter.Seq2[Exception, e
 	}
 }
 
-// Smallest returns the smallest chunk size of the layers.
+// Smallest returns the smallest chunk size of the layers, and 1 GiB, the largest
+// that the kernel accepts, if there are no layers.
 func Smallest(layers []Layer) size.Bytes {
 	chunk := biggestChunk
 	for _, l := range layers {
@@ -66,7 +73,8 @@ func Smallest(layers []Layer) size.Bytes {
 	return chunk
 }
 
-// MostMerged is how many exceptions Merge yields at most.
+// MostMerged returns the most exceptions that Merge can yield. There must be at
+// least one layer.
 func MostMerged(layers []Layer) uint64 {
 	chunk, most := Smallest(layers), uint64(0)
 	for _, l := range layers {
@@ -75,7 +83,7 @@ func MostMerged(layers []Layer) uint64 {
 	return min(most, uint64(layers[0].Length.Bytes().RoundUp(chunk)/chunk))
 }
 
-// merger finds the exceptions for the snapshot's chunks from from on and below to.
+// merger finds the exceptions for the snapshot's chunks in [from, to).
 type merger struct {
 	layers   []Layer
 	chunk    size.Bytes
@@ -84,7 +92,7 @@ type merger struct {
 	found    []Exception
 }
 
-// pass reads all stores. It lowers to if it finds too many.
+// pass reads all stores. It lowers m.to if it finds more than m.most exceptions.
 func (m *merger) pass(ctx context.Context) error {
 	base := uint64(0)
 	ahead, cancel := readAhead(ctx, m.layers)
@@ -92,15 +100,15 @@ func (m *merger) pass(ctx context.Context) error {
 	for i, l := range m.layers {
 		parts := uint64(l.Chunk / m.chunk)
 		used := uint64(l.Used.Bytes() / m.chunk)
-		// A layer may be longer than the snapshot, which was cut before its
-		// volume was expanded. No layer tells more than what it has itself.
+		// A layer may be longer than the snapshot, if the volume was expanded
+		// after the snapshot. Exceptions beyond a layer's own end do not count.
 		end := uint64(min(l.Length, m.layers[0].Length).Bytes().RoundUp(m.chunk) / m.chunk)
 		for e, err := range ahead.exceptions(i) {
 			if err != nil {
 				return err
 			}
 			if (e.Store+1)*parts > used {
-				return fmt.Errorf("%w: layer %d of %d lists chunk %d of its store, beyond the %v in use", ErrDamaged, i+1, len(m.layers), e.Store, l.Used.Bytes())
+				return fmt.Errorf("%w: layer %d of %d lists chunk %d of its store, beyond its used length of %v", ErrDamaged, i+1, len(m.layers), e.Store, l.Used.Bytes())
 			}
 			for part := range parts {
 				if at := e.Origin*parts + part; at >= m.from && at < min(m.to, end) {
@@ -117,8 +125,9 @@ func (m *merger) pass(ctx context.Context) error {
 	return nil
 }
 
-// compact sorts what was found, leaves of each chunk the oldest layer's, and has
-// the rest wait for another pass if that is too much. Older layers' stores come first.
+// compact sorts the exceptions and keeps the oldest layer's exception of each chunk:
+// the stores of older layers come first. It leaves exceptions above m.most to the
+// next pass.
 func (m *merger) compact() {
 	slices.SortFunc(m.found, func(a, b Exception) int {
 		return cmp.Or(cmp.Compare(a.Origin, b.Origin), cmp.Compare(a.Store, b.Store))

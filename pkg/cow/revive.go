@@ -12,16 +12,16 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/point"
 )
 
-// Revive takes back the mark by which the kernel gives a snapshot up, in the
-// store on a block device. The caller must have made sure that no snapshot is
-// loaded with it, and that only the snapshot itself was written since, not its origin.
+// Revive marks a lost snapshot as valid again, in the store on the block device at
+// path. The caller must make sure that no snapshot is loaded with the store, and
+// that nothing has written to the origin since the snapshot was lost.
 //
-// Then, after an I/O error, the store has all that was acknowledged: the kernel
-// completes a write after its exception is on the disk, lists a chunk only once it
-// is copied, and lists none any more after an error
+// After an I/O error the store still has every acknowledged write to the snapshot.
+// The kernel completes a write after its exception is on the disk, lists a chunk
+// only after it has copied the chunk, and lists no more chunks after an error
 // (persistent_commit_exception in dm-snap-persistent.c).
 //
-// Errors are those of Header.
+// Errors: the errors of Store.Header; an error if the device is in use.
 func Revive(path string) error {
 	file, err := os.OpenFile(path, os.O_RDWR|unix.O_DIRECT|unix.O_EXCL, 0)
 	if err != nil {

@@ -11,8 +11,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestRevive: of a store only the mark changes, and of what is none nothing.
-func TestRevive(t *testing.T) {
+// TestRevive_onlyTheMark: Revive changes only the mark of a lost store, and
+// nothing on a device without a store.
+func TestRevive_onlyTheMark(t *testing.T) {
 	whole := append(NewHeader(16*size.KiB), bytes.Repeat([]byte{0xa5}, int(MinChunk+headerRead))...)
 	lost := bytes.Clone(whole)
 	binary.LittleEndian.PutUint32(lost[4:], 0)
@@ -41,7 +42,7 @@ func TestRevive(t *testing.T) {
 		}
 		f.Close()
 		if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, x.want) {
-			t.Errorf("%s: it has become something else, %v", x.name, err)
+			t.Errorf("%s: the content is wrong, %v", x.name, err)
 		}
 	}
 }

@@ -14,16 +14,18 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Store reads a store on a device. The kernel may be using the store: what is
-// read is then as of some moment during the call. Its methods may be called
-// concurrently. A device-mapper device cannot be removed while a Store of it is
-// open, and reading it waits while it is suspended.
+// Store reads a store on a device. The kernel may use the store meanwhile: the
+// result of a call is then the state at some moment during the call. A
+// device-mapper device cannot be removed while its Store is open, and reads block
+// while the device is suspended.
+//
+// The methods of Store may be called concurrently.
 type Store struct {
 	path string
 	file source
 }
 
-// source is the device; in tests also memory.
+// source is a device, a regular file, or memory.
 type source interface {
 	io.ReaderAt
 	io.Seeker
@@ -31,15 +33,17 @@ type source interface {
 }
 
 const (
-	// readBytes bounds a transfer, and with it the memory: no area that LVM2
-	// makes is longer.
+	// readBytes is the longest read, which bounds the memory. No area of a store
+	// that LVM2 makes is longer.
 	readBytes = MaxChunk
-	// headerRead is a multiple of every disk's block size.
+	// headerRead is a multiple of the block size of every disk.
 	headerRead = 4 * size.KiB
 )
 
-// Open opens the store on a block device for reading; a regular file in its
-// place will do. Errors are those of Header.
+// Open opens the store on the block device or regular file at path for reading. The
+// caller must Close it. Open succeeds for a lost snapshot.
+//
+// Errors: the errors of Header.
 func Open(path string) (*Store, error) {
 	file, err := openDirect(path)
 	if err != nil {
@@ -52,21 +56,21 @@ func Open(path string) (*Store, error) {
 	return s, nil
 }
 
-// NewStore returns the store in the first length bytes of from, which it reads as
-// Open reads a device: from memory that O_DIRECT accepts. path is for messages.
+// NewStore returns the store in the first length bytes of from. It reads into memory
+// that O_DIRECT accepts. path is the name of the store in errors. Close does not
+// close from.
 func NewStore(path string, from io.ReaderAt, length size.Bytes) *Store {
 	return &Store{path, section{io.NewSectionReader(from, 0, int64(length))}}
 }
 
-// section is a part of what somebody else opened, and closes.
+// section is a part of a file that the caller of NewStore closes.
 type section struct{ *io.SectionReader }
 
 func (section) Close() error { return nil }
 
-// openDirect opens a device past the page cache: the kernel's writes to a store
-// do not go through it, so that a cached page shows a store as it once was.
-// Nobody but the page cache writes regular files, and some file systems have
-// nothing else.
+// openDirect opens a device with O_DIRECT. The kernel writes to a store past the
+// page cache, so a cached page may be stale. Regular files are written through the
+// page cache, and some file systems do not support O_DIRECT.
 func openDirect(path string) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
 	if !errors.Is(err, unix.EINVAL) {
@@ -78,13 +82,13 @@ func openDirect(path string) (*os.File, error) {
 	return os.Open(path)
 }
 
-// Close closes the device.
+// Close closes the device that Open opened.
 func (s *Store) Close() error { return s.file.Close() }
 
-// Header reads the header. The error is ErrFresh if the store was zeroed and
-// never used, ErrNotStore if something else is there, ErrDamaged if the kernel
-// could not have written it. That a header says that the snapshot is lost is no
-// error.
+// Header reads the header. The header of a lost snapshot is no error.
+//
+// Errors: ErrFresh if the store was zeroed and never used; ErrNotStore if the device
+// has other content; ErrDamaged if the kernel cannot have written the header.
 func (s *Store) Header() (Header, error) {
 	buf, free, err := directio.Buffer(headerRead)
 	if err != nil {
@@ -110,23 +114,24 @@ func (s *Store) header(buf []byte) (Header, error) {
 }
 
 // Exceptions yields the store's exceptions in the order in which the kernel
-// recorded them. No more than MaxChunk of memory is used, however many there are.
-// A last element with an error comes after those that could be read:
-// ErrInvalid if the snapshot is lost, ErrDamaged (see there), what Header returns,
-// that of a read, or the cause of ctx's end, which is looked at between reads.
-// That a chunk is listed once only is not checked.
+// recorded them. It uses MaxChunk bytes of memory, however many exceptions there
+// are. It does not check that each chunk is listed only once.
 //
-// Every chunk of the origin whose first overwrite was complete before the call is
-// among them: the kernel lets such a write begin only after its exception is on
-// the disk. Of a store that is in use, those with Store below a status' used
-// sectors / chunk are the ones that were allocated when that status was read.
+// If the first overwrite of a chunk of the origin was complete before the call,
+// Exceptions yields its exception: the kernel starts the write only after the
+// exception is on the disk. An exception was allocated before a status was read if
+// its Store is below the status's used sectors / chunk.
+//
+// Errors come as the last element: ErrInvalid if the snapshot is lost; ErrDamaged;
+// the errors of Header; an error of a read; the cause of ctx's end, which Exceptions
+// checks between reads.
 func (s *Store) Exceptions(ctx context.Context) iter.Seq2[Exception, error] {
 	return s.ExceptionsAfter(ctx, 0)
 }
 
-// ExceptionsAfter yields what Exceptions does, without the first n of them. The
-// kernel only ever adds exceptions at the end, so that a long store can be read
-// piece by piece and again for what is new; n must be no more than was read.
+// ExceptionsAfter is Exceptions without the first n exceptions. The kernel only
+// appends exceptions, so a caller can read a long store in steps, and later read
+// only the new exceptions. n must not be greater than the number of exceptions.
 func (s *Store) ExceptionsAfter(ctx context.Context, n uint64) iter.Seq2[Exception, error] {
 	return func(yield func(Exception, error) bool) {
 		err := s.walk(ctx, n, func(e Exception) bool { return yield(e, nil) })
@@ -136,9 +141,11 @@ func (s *Store) ExceptionsAfter(ctx context.Context, n uint64) iter.Seq2[Excepti
 	}
 }
 
-// Used is the length of the store's part that is in use, see UsedSectors, and
-// what the status of the snapshot says once it is loaded again. It reads all
-// exceptions; errors are those of Exceptions.
+// Used returns the used length of the store, see UsedSectors. The status of the
+// snapshot has this length after the snapshot is loaded again. Used reads all
+// exceptions.
+//
+// Errors: the errors of Exceptions.
 func (s *Store) Used(ctx context.Context) (size.Sectors, error) {
 	h, err := s.Header()
 	if err != nil {
@@ -154,15 +161,16 @@ func (s *Store) Used(ctx context.Context) (size.Sectors, error) {
 	return usedBelow(h.Chunk, highest), nil
 }
 
-// walk calls yield with every exception but the first skip until it returns false.
+// walk calls yield with each exception after the first skip exceptions, until yield
+// returns false.
 func (s *Store) walk(ctx context.Context, skip uint64, yield func(Exception) bool) error {
 	buf, free, err := directio.Buffer(readBytes)
 	if err != nil {
 		return err
 	}
 	defer free()
-	// Not the header as it was at Open: the snapshot may have been lost since,
-	// and what changed after that is not listed.
+	// Read the header again: the snapshot may have been lost since Open, and the
+	// store does not list later changes.
 	h, err := s.header(buf)
 	if err != nil {
 		return err
@@ -191,17 +199,17 @@ func (s *Store) walk(ctx context.Context, skip uint64, yield func(Exception) boo
 }
 
 // walkPart reads a part of an area into buf and calls yield with its exceptions.
-// It returns false if they, or yield, have come to an end.
+// more is false if the list has ended or if yield has returned false.
 func (s *Store) walkPart(buf []byte, at, chunk size.Bytes, yield func(Exception) bool) (more bool, err error) {
 	n, err := s.file.ReadAt(buf, int64(at))
 	if n < len(buf) {
 		if err == io.EOF {
-			err = fmt.Errorf("%w: it ends before its area at byte %d does", ErrDamaged, at)
+			err = fmt.Errorf("%w: it ends before the end of its area at byte %d", ErrDamaged, at)
 		}
 		return false, err
 	}
-	// A store in use may grow at any time, so its length is looked at after the
-	// exceptions that it must have room for.
+	// A store in use may grow at any time, so read its length after the exceptions
+	// that must fit into it.
 	length, err := s.file.Seek(0, io.SeekEnd)
 	if err != nil {
 		return false, err

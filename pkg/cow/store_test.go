@@ -29,13 +29,15 @@ func opened(t *testing.T, b []byte) (*Store, error) {
 	return s, err
 }
 
-func TestExceptions(t *testing.T) {
+// TestExceptions_shortestStore: exceptions and used length are right for the
+// shortest store of each length around the end of an area.
+func TestExceptions_shortestStore(t *testing.T) {
 	for _, chunk := range []size.Bytes{4 * size.KiB, 8 * size.KiB} {
 		perArea := int(chunk) / 16
 		for _, n := range []int{0, 1, perArea - 1, perArea, perArea + 1, 2*perArea - 1, 2 * perArea, 2*perArea + 1} {
 			want := recorded(chunk, n)
 			used := UsedSectors(chunk, uint64(n))
-			// The shortest file that has them all.
+			// The shortest file that has all of them.
 			s, err := opened(t, made(chunk, int(used/chunk.Sectors()), want))
 			if err != nil {
 				t.Fatal(err)
@@ -53,8 +55,9 @@ func TestExceptions(t *testing.T) {
 	}
 }
 
-// What is one chunk too short either lacks a data chunk or the empty area.
-func TestTooShort(t *testing.T) {
+// TestExceptions_tooShort: a store that lacks a part of its last chunk, a data
+// chunk or the empty area, is damaged.
+func TestExceptions_tooShort(t *testing.T) {
 	const chunk = 4 * size.KiB
 	for _, n := range []int{0, 1, 255, 256, 257, 512} {
 		chunks := int(UsedSectors(chunk, uint64(n)) / chunk.Sectors())
@@ -71,8 +74,9 @@ func TestTooShort(t *testing.T) {
 	}
 }
 
-// A crash of some kernels leaves a data chunk without an exception.
-func TestUsedWithGaps(t *testing.T) {
+// TestUsed_gaps: data chunks without an exception, which a crash of some
+// kernels leaves, count as used.
+func TestUsed_gaps(t *testing.T) {
 	const chunk = 4 * size.KiB
 	for highest, want := range map[uint64]size.Sectors{3: 4 * 8, 9: 10 * 8, 256: 257 * 8, 257: 259 * 8, 300: 301 * 8} {
 		s := inMemory(made(chunk, 400, []Exception{{5, highest}, {6, 2}}))
@@ -82,8 +86,9 @@ func TestUsedWithGaps(t *testing.T) {
 	}
 }
 
-// The end is the first entry without a chunk in the store, whatever follows.
-func TestStopsAtFirstEmptyEntry(t *testing.T) {
+// TestExceptions_firstEmptyEntry: the first entry without a chunk of the store
+// ends the list, whatever follows.
+func TestExceptions_firstEmptyEntry(t *testing.T) {
 	const chunk = 4 * size.KiB
 	got, err := collect(t.Context(), inMemory(made(chunk, 10, []Exception{{1, 2}, {9, 0}, {3, 1}, {4, 1 << 50}})))
 	if err != nil || !slices.Equal(got, []Exception{{1, 2}}) {
@@ -91,7 +96,9 @@ func TestStopsAtFirstEmptyEntry(t *testing.T) {
 	}
 }
 
-func TestDamagedEntry(t *testing.T) {
+// TestExceptions_damagedEntry: an entry that points to an area ends the list
+// with ErrDamaged, after the exceptions before it.
+func TestExceptions_damagedEntry(t *testing.T) {
 	const chunk = 4 * size.KiB
 	list := recorded(chunk, 300)
 	list[270].Store = 258
@@ -104,8 +111,9 @@ func TestDamagedEntry(t *testing.T) {
 	}
 }
 
-// An area that is longer than one read.
-func TestBigChunk(t *testing.T) {
+// TestExceptions_bigChunk: an area that is longer than one read is read
+// completely.
+func TestExceptions_bigChunk(t *testing.T) {
 	const chunk = 2 * size.MiB
 	want := recorded(chunk, int(readBytes)/entryBytes+5)
 	b := made(chunk, 2, want)
@@ -122,7 +130,9 @@ func TestBigChunk(t *testing.T) {
 	}
 }
 
-func TestOpenRefuses(t *testing.T) {
+// TestOpen_errors: Open reports a fresh, foreign or damaged store, and files
+// that it cannot open.
+func TestOpen_errors(t *testing.T) {
 	for name, c := range map[string]struct {
 		content []byte
 		want    error
@@ -145,8 +155,9 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-// Only the header tells that a snapshot is lost, and it may happen at any time.
-func TestLostWhileOpen(t *testing.T) {
+// TestExceptions_lostWhileOpen: a snapshot that is lost after Open has no
+// exceptions.
+func TestExceptions_lostWhileOpen(t *testing.T) {
 	b := made(4*size.KiB, 10, recorded(4*size.KiB, 3))
 	s := inMemory(b)
 	if _, err := collect(t.Context(), s); err != nil {
@@ -161,7 +172,9 @@ func TestLostWhileOpen(t *testing.T) {
 	}
 }
 
-func TestExceptionsEnd(t *testing.T) {
+// TestExceptions_end: the end of the context ends the list after the current
+// read, and a break ends it immediately.
+func TestExceptions_end(t *testing.T) {
 	const chunk = 4 * size.KiB
 	s := inMemory(made(chunk, 1000, recorded(chunk, 700)))
 	cause := errors.New("enough")
@@ -189,8 +202,8 @@ func TestExceptionsEnd(t *testing.T) {
 	}
 }
 
-// The page cache must not be between us and a device.
-func TestOpensPastPageCache(t *testing.T) {
+// TestOpen_pastPageCache: Open uses O_DIRECT if the file system supports it.
+func TestOpen_pastPageCache(t *testing.T) {
 	s, err := opened(t, made(4*size.KiB, 4, nil))
 	if err != nil {
 		t.Fatal(err)
@@ -207,5 +220,30 @@ func TestOpensPastPageCache(t *testing.T) {
 	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
 	if err != nil || flags&unix.O_DIRECT == 0 {
 		t.Errorf("flags %#x, %v", flags, err)
+	}
+}
+
+// TestExceptionsAfter_skip: ExceptionsAfter yields the same exceptions as
+// Exceptions, without the first n.
+func TestExceptionsAfter_skip(t *testing.T) {
+	const chunk = 4 * size.KiB // 256 entries in an area
+	for _, n := range []int{0, 1, 255, 256, 257, 600} {
+		want := recorded(chunk, n)
+		s := inMemory(made(chunk, n+6, want))
+		for _, skip := range []int{0, 1, 254, 255, 256, 257, 511, 512, 600} {
+			if skip > n {
+				continue
+			}
+			var got []Exception
+			for e, err := range s.ExceptionsAfter(t.Context(), uint64(skip)) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, e)
+			}
+			if !slices.Equal(got, want[skip:]) {
+				t.Errorf("of %d exceptions after the first %d: %d", n, skip, len(got))
+			}
+		}
 	}
 }

@@ -19,59 +19,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// openStore opens the history's store for the time of the test.
-func (h *history) openStore() *Store {
-	h.t.Helper()
-	s, err := Open(h.dm.Node(cowName))
-	must(h.t, err)
-	h.t.Cleanup(func() { s.Close() })
-	return s
-}
-
-// overwrite writes one sector somewhere in a chunk of the origin.
-func (h *history) overwrite(random *rand.Rand, chunk uint64) {
-	h.t.Helper()
-	sector := size.Sectors(random.Uint64N(uint64(h.chunk.Sectors()))).Bytes()
-	at := size.Bytes(chunk)*h.chunk + sector
-	h.write(originName, at, other(at, size.SectorBytes))
-}
-
-// chunks returns n of the origin's chunks in a random order.
-func (h *history) chunks(random *rand.Rand, n int) []uint64 {
-	var list []uint64
-	for _, i := range random.Perm(int(h.length / h.chunk))[:n] {
-		list = append(list, uint64(i))
-	}
-	return list
-}
-
-// check compares a store with the chunks that were changed, in that order, and
+// TestStore_inUse: an open store that is in use shows each write, and agrees
 // with the snapshot's status.
-func (h *history) check(s *Store, changed []uint64) {
-	h.t.Helper()
-	list, err := collect(h.t.Context(), s)
-	must(h.t, err)
-	got := make([]uint64, len(list))
-	for i, e := range list {
-		got[i] = e.Origin
-	}
-	if !slices.Equal(got, changed) {
-		h.t.Fatalf("exceptions for the chunks\n%v\nwere read, not for\n%v", got, changed)
-	}
-	n, status := len(changed), h.status()
-	if used := UsedSectors(h.chunk, uint64(n)); used != status.Used {
-		h.t.Fatalf("%d exceptions use %d sectors, status is %v", n, used, status)
-	}
-	if data := size.Sectors(n) * h.chunk.Sectors(); status.Used-status.Metadata != data {
-		h.t.Fatalf("%d exceptions of %d sectors, status is %v", n, data, status)
-	}
-	if used, err := s.Used(h.t.Context()); err != nil || used != status.Used {
-		h.t.Fatalf("store of %d exceptions uses %d sectors, %v; status is %v", n, used, err, status)
-	}
-}
-
-// What the reader tells of a store in use, write by write, with one open file.
-func TestLiveStore(t *testing.T) {
+func TestStore_inUse(t *testing.T) {
 	for _, c := range []struct {
 		chunk  size.Bytes
 		writes int
@@ -103,10 +53,10 @@ func TestLiveStore(t *testing.T) {
 				if left := n % perArea; left > 2 && left < perArea-2 && n > 2 && n%c.every > 0 && n < c.writes {
 					continue
 				}
-				h.overwrite(random, changed[random.IntN(n)]) // once more changes nothing
+				h.overwrite(random, changed[random.IntN(n)]) // a second write adds no exception
 				h.check(s, changed[:n])
 
-				// The used count that was read earlier divides what was there then from the rest.
+				// The exceptions below the earlier used length are the earlier exceptions.
 				now, err := collect(t.Context(), s)
 				must(t, err)
 				older := slices.DeleteFunc(slices.Clone(now), func(e Exception) bool {
@@ -121,10 +71,10 @@ func TestLiveStore(t *testing.T) {
 				got, err := h.read(cowName, size.Bytes(e.Store)*c.chunk, c.chunk)
 				must(t, err)
 				if !bytes.Equal(got, original(size.Bytes(e.Origin)*c.chunk, c.chunk)) {
-					t.Fatalf("the store's chunk for %+v has not the origin's content", e)
+					t.Fatalf("the store's chunk for %+v does not have the origin's content", e)
 				}
 			}
-			// A write to the snapshot is an exception, too.
+			// A write to the snapshot also adds an exception.
 			last := all[c.writes]
 			h.write(snapName, size.Bytes(last)*c.chunk, other(0, size.SectorBytes))
 			h.check(s, all)
@@ -132,9 +82,9 @@ func TestLiveStore(t *testing.T) {
 	}
 }
 
-// A reader beside a writer sees all writes that were complete when it began, and
-// none that had not begun when it ended.
-func TestReadWhileWriting(t *testing.T) {
+// TestExceptions_whileWriting: a read shows all writes that were complete when
+// it began, and none that began after it ended.
+func TestExceptions_whileWriting(t *testing.T) {
 	const chunk, writes = 4 * size.KiB, 600
 	h := newHistory(t, chunk, writes, LargestUseful(writes*chunk, chunk))
 	random := rand.New(rand.NewPCG(2, 0))
@@ -160,7 +110,7 @@ func TestReadWhileWriting(t *testing.T) {
 		case <-done:
 			running = false
 			if reads < 5 {
-				t.Errorf("only %d reads while %d writes went on", reads, writes)
+				t.Errorf("only %d reads during %d writes", reads, writes)
 			}
 		default:
 		}
@@ -179,9 +129,10 @@ func TestReadWhileWriting(t *testing.T) {
 	}
 }
 
-// A frozen store without its unused tail, and then cut one chunk too short. All
-// chunks are written at once, so that many exceptions are in flight together.
-func TestTrimmedStore(t *testing.T) {
+// TestUsedSectors_trimmedStore: the kernel loads a store that was cut to its
+// used length, and not a store that is one chunk shorter. All chunks are
+// written by one request, so that many exceptions are in flight together.
+func TestUsedSectors_trimmedStore(t *testing.T) {
 	type store struct {
 		chunk size.Bytes
 		n     uint64
@@ -234,8 +185,9 @@ func TestTrimmedStore(t *testing.T) {
 	}
 }
 
-// Data chunks without an exception count as used when the store is loaded.
-func TestStoreWithGaps(t *testing.T) {
+// TestUsed_kernelGaps: Used agrees with the kernel if data chunks have no
+// exception.
+func TestUsed_kernelGaps(t *testing.T) {
 	const chunk = 4 * size.KiB
 	h := newHistory(t, chunk, 600, 4*size.MiB)
 	random := rand.New(rand.NewPCG(4, 0))
@@ -262,8 +214,9 @@ func TestStoreWithGaps(t *testing.T) {
 	}
 }
 
-// A store that is open here grows, and then is lost.
-func TestStoreGrowsAndFills(t *testing.T) {
+// TestStore_growsAndFills: an open store follows the growth of its device and
+// the loss of its snapshot.
+func TestStore_growsAndFills(t *testing.T) {
 	const chunk = 16 * size.KiB
 	h := newHistory(t, chunk, 20, 6*chunk)
 	random := rand.New(rand.NewPCG(5, 0))
