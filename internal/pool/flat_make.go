@@ -12,18 +12,18 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// flatWait is how long a flat store stays that nobody has read by yet, if there is a
-// volume for which it was made: who asked may have left meanwhile, and asks again.
-// Without one it stays for flatSoon, until who has made it reads by it.
+// flatWait is how long a flat store that nobody has read yet stays, if a volume reads
+// the snapshot: the caller may have left, and will ask again. Without such a volume it
+// stays only for flatSoon, until its maker reads it.
 const (
 	flatWait = 5 * time.Minute
 	flatSoon = 5 * time.Second
 )
 
-// flattenBelow sees to it that what lv reads through can be read by few devices,
-// before they are made. The caller must not have lv's key: to make a flat store takes
-// as long as its layers' lists are long. Where none can be made a stack of devices
-// does as well, up to what the kernel can read through: only beyond that it is an error.
+// flattenBelow makes flat stores so that lv reads through few devices. Call it before the
+// devices of lv are made. The caller must not hold the key of lv, because the time to make a
+// flat store grows with the lists of its layers. Without a flat store, a stack of devices
+// works too, up to the kernel's limit; flattenBelow returns an error only above the limit.
 func (p *Pool) flattenBelow(ctx context.Context, lv string) error {
 	v, err := p.latest()
 	if err != nil {
@@ -53,7 +53,7 @@ func (p *Pool) flattenBelow(ctx context.Context, lv string) error {
 	return nil
 }
 
-// tooDeep reports whether the kernel could not read l as it is now.
+// tooDeep reports whether l currently lies too deep for the kernel to read.
 func (p *Pool) tooDeep(l *layer) bool {
 	v, err := p.latest()
 	if err != nil {
@@ -64,8 +64,8 @@ func (p *Pool) tooDeep(l *layer) bool {
 }
 
 // flattenLayer makes a flat store for a layer that is read by more than flatLevels
-// devices, or would be. The store is made to the end also if the caller leaves, and
-// who asks meanwhile waits for the same one. The volume's key must not be held.
+// devices, or would be. It finishes the store even if the caller leaves; other callers
+// wait for the same store. The caller must not hold the volume's key.
 func (p *Pool) flattenLayer(ctx context.Context, volume, layer lvm2.ID) error {
 	if _, _, l, err := p.steep(volume, layer); err != nil || l == nil {
 		return err
@@ -76,7 +76,7 @@ func (p *Pool) flattenLayer(ctx context.Context, volume, layer lvm2.ID) error {
 	return err
 }
 
-// steep finds the layer if it needs a flat store: l is nil if it does not.
+// steep looks up a volume and a layer. l is nil if the layer needs no flat store.
 func (p *Pool) steep(volume, layer lvm2.ID) (v *view, o *volume, l *layer, err error) {
 	if v, err = p.latest(); err != nil {
 		return nil, nil, nil, err
@@ -87,17 +87,17 @@ func (p *Pool) steep(volume, layer lvm2.ID) (v *view, o *volume, l *layer, err e
 	}
 	for _, x := range o.path(l) {
 		if x.lost {
-			return v, o, nil, nil // and that is said where it is read
+			return v, o, nil, nil // its readers get the error
 		}
 	}
 	return v, o, l, nil
 }
 
-// makeFlat makes a flat store for a layer. The volume's key is held only to add the
-// logical volume and to record that the store is written, not while the layers' lists
-// are read and merged: their stores do not change, and that they are as they were is
-// looked at in the end. An interruption leaves a logical volume that counts as not
-// written, and goes. The layer's flatKey is held.
+// makeFlat makes a flat store for a layer. It holds the volume's key only to add the logical
+// volume and to record that the store is written. It does not hold the key while it reads
+// and merges the layers' lists: frozen stores do not change, and makeFlat checks at the end
+// that the layers are the same. An interruption leaves a logical volume without tagUsed,
+// which is deleted later. The caller holds the layer's flatKey.
 func (p *Pool) makeFlat(ctx context.Context, volume, layer lvm2.ID) error {
 	v, o, l, err := p.steep(volume, layer)
 	if err != nil || l == nil {
@@ -105,7 +105,7 @@ func (p *Pool) makeFlat(ctx context.Context, volume, layer lvm2.ID) error {
 	}
 	began := time.Now()
 	var w *flatWork
-	whole := context.WithoutCancel(ctx) // what is begun is waited for, also when the pool is closed: w has open files
+	whole := context.WithoutCancel(ctx) // wait even while the pool is closed, because w has open files
 	err = p.onVolume(whole, o.lv.Name, func(ctx context.Context) (err error) {
 		w, err = p.beginFlat(ctx, volume, layer)
 		return err
@@ -117,7 +117,7 @@ func (p *Pool) makeFlat(ctx context.Context, volume, layer lvm2.ID) error {
 	written := guard(p.log, func() error { return w.write(ctx) })
 	lv := o.lv.Name
 	if now := p.current.Load().volumes[volume]; now != nil {
-		lv = now.lv.Name // a rollback has given its name away
+		lv = now.lv.Name // a rollback may have renamed it
 	}
 	err = p.onVolume(whole, lv, func(ctx context.Context) error { return p.endFlat(ctx, w, written) })
 	if err != nil {
@@ -129,8 +129,8 @@ func (p *Pool) makeFlat(ctx context.Context, volume, layer lvm2.ID) error {
 	return err
 }
 
-// beginFlat adds the logical volume of a flat store for a layer, and opens what must
-// be read to write it; nil if the layer needs none. The volume's key is held.
+// beginFlat adds the logical volume of a flat store for a layer, and opens the layers' stores.
+// It returns nil if the layer needs no flat store. The caller holds the volume's key.
 func (p *Pool) beginFlat(ctx context.Context, volume, layer lvm2.ID) (*flatWork, error) {
 	v, o, l, err := p.steep(volume, layer)
 	if err != nil || l == nil {
@@ -163,8 +163,8 @@ func (p *Pool) beginFlat(ctx context.Context, volume, layer lvm2.ID) (*flatWork,
 	return w, nil
 }
 
-// endFlat records that a flat store can be used, or throws it away because of err.
-// The volume's key is held.
+// endFlat records that a flat store can be used, or discards it because of err. The caller
+// holds the volume's key.
 func (p *Pool) endFlat(ctx context.Context, w *flatWork, err error) error {
 	if errors.Is(err, cow.ErrInvalid) {
 		err = p.recordInvalid(ctx, w, err)
@@ -179,7 +179,8 @@ func (p *Pool) endFlat(ctx context.Context, w *flatWork, err error) error {
 	return p.abandonFlat(ctx, w, err)
 }
 
-// abandonFlat gives back what there is of a flat store that could not be made, and returns why.
+// abandonFlat deletes the parts of a flat store that could not be made, and returns the error
+// why.
 func (p *Pool) abandonFlat(ctx context.Context, w *flatWork, why error) error {
 	w.close()
 	if w.flat.lv == nil {
@@ -194,9 +195,9 @@ func (p *Pool) abandonFlat(ctx context.Context, w *flatWork, why error) error {
 	return p.leaveFlat(ctx, w, why)
 }
 
-// leaveFlat takes down the device of a flat store that could not be made, if the pool is
-// being closed: nothing else is carried out any more. The next process gives the extents
-// back. It returns why the store could not be made.
+// leaveFlat removes the device of a flat store that could not be made, if the pool is being
+// closed and carries out no more changes. The next process frees the extents. leaveFlat
+// returns the error why.
 func (p *Pool) leaveFlat(ctx context.Context, w *flatWork, why error) error {
 	if p.ctx.Err() == nil {
 		return why
@@ -204,8 +205,8 @@ func (p *Pool) leaveFlat(ctx context.Context, w *flatWork, why error) error {
 	return errors.Join(why, p.takeDown(context.WithoutCancel(ctx), p.current.Load().cowDevice(w.flat.lv)))
 }
 
-// same reports whether the layers, what lies below them, and the extents that are written to
-// are in v what they were.
+// same reports whether the layers, the layer below them, and the extents of the flat store
+// are unchanged in v.
 func (w *flatWork) same(v *view) bool {
 	if w.made != nil {
 		was, is := w.made.LVByID(w.flat.lv.ID), v.vg.LVByID(w.flat.lv.ID)
@@ -226,7 +227,7 @@ func (w *flatWork) same(v *view) bool {
 	})
 }
 
-// errFlatChanged says that what a flat store is made of is not what it was.
+// errFlatChanged is the error of a flat store whose layers have changed.
 var errFlatChanged = fmt.Errorf("%w: its history has changed meanwhile", ErrPrecondition)
 
 // flatWritten records that the store can be used.
@@ -239,7 +240,8 @@ func (p *Pool) flatWritten(ctx context.Context, w *flatWork) error {
 		c.Tags = setTag(c.Tags, tagUsed, number(w.layout.Metadata().Sectors()))
 		return t.put(c)
 	}, act: func(ctx context.Context, v *view) error {
-		// The next reader of the snapshot makes it anew. A store that somebody looks at stays until then.
+		// The next reader of the snapshot makes the device again. A device that is open, as by
+		// a scan, stays until then.
 		if err := p.takeDown(ctx, v.cowDevice(w.flat.lv)); err != nil && !errors.Is(err, ErrInUse) {
 			return err
 		}
@@ -247,5 +249,5 @@ func (p *Pool) flatWritten(ctx context.Context, w *flatWork) error {
 	}})
 }
 
-// number is the value of a tag.
+// number formats n as the value of a tag.
 func number(n size.Sectors) string { return fmt.Sprint(uint64(n)) }

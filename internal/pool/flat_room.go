@@ -14,7 +14,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// newFlat describes the logical volume of a flat store, without extents.
+// newFlat returns the logical volume of a flat store, without extents.
 func newFlat(f *flat) *lvm2.LV {
 	lv := newLV("", roleFlat, tag(tagOf, string(f.of)), tag(tagReads, string(f.reads)), tag(tagOver, string(f.over)),
 		tag(tagChunk, number(f.chunk)))
@@ -24,8 +24,8 @@ func newFlat(f *flat) *lvm2.LV {
 	return lv
 }
 
-// addFlat gives a flat store its extents, those that were kept for it if some were,
-// and opens the device that it is written by.
+// addFlat allocates the extents of a flat store, and opens the device for writing it. It uses
+// the extents reserved for the store, if there are some.
 func (p *Pool) addFlat(ctx context.Context, w *flatWork) error {
 	return p.do(ctx, &change{what: "make a store to read an old snapshot by", edit: func(t *edit) error {
 		o := t.volumes[w.flat.of]
@@ -41,7 +41,7 @@ func (p *Pool) addFlat(ctx context.Context, w *flatWork) error {
 				return err
 			}
 		}
-		if w.flat.lv != nil { // of an earlier try
+		if w.flat.lv != nil { // left over from an earlier attempt of this edit
 			p.facts.flats.drop(w.flat.lv.ID)
 		}
 		w.flat.lv = lv
@@ -61,8 +61,7 @@ func (p *Pool) addFlat(ctx context.Context, w *flatWork) error {
 	}})
 }
 
-// keptOrNew returns the logical volume for f: what was kept for it, with its extents, or a
-// new one.
+// keptOrNew returns the logical volume for f: the reserved one with its extents, or a new one.
 func (v *view) keptOrNew(f *flat) *lvm2.LV {
 	lv := newFlat(f)
 	if kept := v.keptFor(f.reads); kept != nil {
@@ -79,10 +78,10 @@ func (p *Pool) enlargeFlat(t *edit, o *volume, lv *lvm2.LV, more lvm2.Extents) e
 	if err != nil {
 		return err
 	}
-	// Live stores must find room meanwhile, or snapshots are lost.
+	// Leave room for live stores, or snapshots are lost.
 	spare := p.reserve(t.view) / 2
 	if slices.ContainsFunc(o.flats, func(f *flat) bool { return f.lv.ID == lv.ID && t.forkNeeds(o, f) }) {
-		spare = 0 // a fork that was made has no other way to its content
+		spare = 0 // an existing fork can be read only through this store
 	}
 	if free := t.freeOn(kind).size(); free < more+spare {
 		return fmt.Errorf("%w: %d extents are needed to read it for as long as it is read, volume group %s has %d free, of which %d are kept for stores of snapshots to grow; delete volumes or newer snapshots, or extend the volume group",
@@ -96,7 +95,7 @@ func (p *Pool) enlargeFlat(t *edit, o *volume, lv *lvm2.LV, more lvm2.Extents) e
 	return nil
 }
 
-// keptFor returns the flat store that has extents for a layer and is not written.
+// keptFor returns the flat store with reserved extents for a layer; nil if there is none.
 func (v *view) keptFor(layer lvm2.ID) *flat {
 	for _, f := range v.flats[layer] {
 		if f.used == 0 && f.odd == nil && linear(f.lv) {
@@ -106,8 +105,9 @@ func (v *view) keptFor(layer lvm2.ID) *flat {
 	return nil
 }
 
-// flatNeed is how many extents a fork of l, of o's history, needs for a flat store:
-// beyond those that are kept for it: 0 if the kernel can read l without, or there is one.
+// flatNeed returns how many extents, beyond the reserved ones, a fork of layer l in o's
+// history needs for a flat store. It returns 0 if the kernel can read l without one, or if
+// there is one already.
 func (p *Pool) flatNeed(v *view, o *volume, l *layer) lvm2.Extents {
 	if l == nil || v.layers[l.lv.ID] == nil || v.depth(o, l) <= p.deepest {
 		return 0
@@ -137,9 +137,9 @@ func (p *Pool) flatNeed(v *view, o *volume, l *layer) lvm2.Extents {
 	return need - min(need, has)
 }
 
-// keepForFlat sets extents aside for the flat store without which a fork of a layer
-// cannot be read, beside those that another fork has set aside. They are the forks'
-// until these are hydrated.
+// keepForFlat reserves extents for a flat store without which a fork of a layer cannot be
+// read, in addition to extents reserved before. They stay reserved until all forks of the
+// layer are hydrated.
 func (p *Pool) keepForFlat(t *edit, layer lvm2.ID) error {
 	l := t.layers[layer]
 	if l == nil {
@@ -164,8 +164,8 @@ func (p *Pool) keepForFlat(t *edit, layer lvm2.ID) error {
 	return t.put(lv)
 }
 
-// forkNeeds reports whether a fork that is not hydrated is read by f, a flat store of
-// o's history, or will be: also while it has no devices, as after a reboot.
+// forkNeeds reports whether a fork that is not hydrated reads through f, a flat store of
+// o's history, or will. The fork counts even without devices, as after a reboot.
 func (v *view) forkNeeds(o *volume, f *flat) bool {
 	l := v.layers[f.reads]
 	if l == nil || l.of != o.lv.ID || !v.forkedFrom(l) {
@@ -177,7 +177,7 @@ func (v *view) forkNeeds(o *volume, f *flat) bool {
 	return v.keptFor(f.reads) == f
 }
 
-// forkedFrom reports whether there is a fork of l that is not hydrated.
+// forkedFrom reports whether a fork of l exists that is not hydrated.
 func (v *view) forkedFrom(l *layer) bool {
 	for _, o := range v.volumes {
 		if o.copyOf == l.lv.ID {
@@ -187,8 +187,7 @@ func (v *view) forkedFrom(l *layer) bool {
 	return false
 }
 
-// awaited reports whether f is being written, or somebody has asked for it who has not read
-// by it yet.
+// awaited reports whether f is being written, or is written and waits for its first reader.
 func (p *Pool) awaited(v *view, f *flat) bool {
 	written, asked := p.facts.flats.get(f.lv.ID)
 	wait := flatSoon
@@ -198,15 +197,16 @@ func (p *Pool) awaited(v *view, f *flat) bool {
 	return asked && (written.IsZero() || time.Since(written) < wait)
 }
 
-// notAwaited notes that f is read by, or never will be, unless it is being written.
+// notAwaited records that f no longer waits for its first reader. It does nothing while f is
+// being written.
 func (p *Pool) notAwaited(f *flat) {
 	if written, asked := p.facts.flats.get(f.lv.ID); asked && !written.IsZero() {
 		p.facts.flats.drop(f.lv.ID)
 	}
 }
 
-// dropFlats makes the flat stores trash that nobody reads by, of a volume and of
-// those that it reads through. Its key is held.
+// dropFlats turns unused flat stores of a volume, and of the volumes that it reads through,
+// into trash. The caller holds the volume's key.
 func (p *Pool) dropFlats(ctx context.Context, lv string) error {
 	v, err := p.latest()
 	if err != nil {
@@ -231,8 +231,8 @@ func (p *Pool) dropFlats(ctx context.Context, lv string) error {
 	}})
 }
 
-// idleFlat returns a flat store of o that nobody reads by, waits for or needs; nil if there
-// is none. has are the UUIDs of the devices that are there.
+// idleFlat returns a flat store of o that nobody reads, awaits or needs; nil if there is none.
+// has are the UUIDs of the existing devices.
 func (p *Pool) idleFlat(v *view, o *volume, has map[string]bool) *flat {
 	if v.unclear != nil {
 		return nil
@@ -247,8 +247,8 @@ func (p *Pool) idleFlat(v *view, o *volume, has map[string]bool) *flat {
 	return nil
 }
 
-// dropIdleFlats does what dropFlats does, for a volume that has an idle one; ErrInUse if
-// that stays, so that its caller pauses before the next try.
+// dropIdleFlats is dropFlats for a volume with an idle flat store. It returns ErrInUse if the
+// store stays, so that the caretaker pauses before the next attempt.
 func (p *Pool) dropIdleFlats(ctx context.Context, lv string) error {
 	if err := p.dropFlats(ctx, lv); err != nil {
 		return err
@@ -269,9 +269,9 @@ func (p *Pool) dropIdleFlats(ctx context.Context, lv string) error {
 	return nil
 }
 
-// giveUpUnread has the flat stores given back, in the background, that are written and
-// that nobody has read by yet: a live store needs their extents. A caller that has asked for one
-// asks again. Those that forks need stay.
+// giveUpUnread deletes, in the background, written flat stores without a reader, because a
+// live store needs their extents. A caller that awaits such a store has to ask again. Flat
+// stores that forks need stay.
 func (p *Pool) giveUpUnread() {
 	v := p.current.Load()
 	for _, o := range v.volumes {
@@ -288,7 +288,7 @@ func (p *Pool) giveUpUnread() {
 	}
 }
 
-// discardIdle does what dropFlats does for all volumes, when a pool is opened.
+// discardIdle turns the unused flat stores of all volumes into trash when a pool is opened.
 func (p *Pool) discardIdle(t *edit) error {
 	for _, o := range t.volumes {
 		if err := p.discardUnread(t, o); err != nil {
@@ -298,8 +298,8 @@ func (p *Pool) discardIdle(t *edit) error {
 	return nil
 }
 
-// discardUnread makes those flat stores of o trash that nobody needs: no snapshot's
-// device lies on them, nobody has asked for them, and no fork needs them.
+// discardUnread turns unused flat stores of o into trash: stores without a snapshot device
+// above them that nobody awaits and no fork needs.
 func (p *Pool) discardUnread(t *edit, o *volume) error {
 	if t.unclear != nil {
 		return nil

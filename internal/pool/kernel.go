@@ -12,16 +12,16 @@ import (
 type kernelDevice struct {
 	dm.Info
 	uuid   string
-	table  dm.Table           // the live one
-	loaded dm.Table           // of the inactive slot; nil if that is empty
-	status *dm.SnapshotStatus // of a snapshot, where it was asked for
+	table  dm.Table           // the active table
+	loaded dm.Table           // the inactive table; nil if there is none
+	status *dm.SnapshotStatus // of a snapshot, if it was asked for
 }
 
 // kernel is the state of a group's devices at one moment, by their UUIDs.
 type kernel map[string]*kernelDevice
 
-// lookAt asks the kernel for one device. Of what may hang while a device below is
-// suspended nothing is asked for but with the status.
+// lookAt asks the kernel for one device. It asks for the status only if status is set,
+// because the status call may hang while a device below is suspended.
 func lookAt(client *dm.Client, e dm.ListEntry, status bool) (*kernelDevice, error) {
 	d := &kernelDevice{uuid: e.UUID}
 	var err error
@@ -48,8 +48,8 @@ func lookAt(client *dm.Client, e dm.ListEntry, status bool) (*kernelDevice, erro
 	return d, nil
 }
 
-// lookAtAll asks for those of all devices that are the group's. One that somebody
-// removes meanwhile, without LVM2's lock, is left out.
+// lookAtAll asks for the devices in all that belong to the group. It skips a device that
+// another process removes in the meantime, without LVM2's lock.
 func lookAtAll(client *dm.Client, vg lvm2.ID, all []dm.ListEntry, status bool) (kernel, error) {
 	k := kernel{}
 	for _, e := range all {
@@ -68,9 +68,9 @@ func lookAtAll(client *dm.Client, vg lvm2.ID, all []dm.ListEntry, status bool) (
 	return k, nil
 }
 
-// split divides devices by the families that they belong to, by the name of each one's
-// first volume. The devices of a deleted logical volume belong to the family whose
-// devices it lies on, or that lie on it; to none if it is by itself, or LVM2 moves it.
+// split groups devices by family, under the name of the family's root. The devices of a
+// deleted logical volume belong to the family whose devices lie above or below them. They
+// belong to no family if there is none, or if LVM2 moves the logical volume.
 func (v *view) split(k kernel) map[string]kernel {
 	root, trash := map[string]string{}, map[string]bool{} // by ids of logical volumes
 	for _, lv := range v.trash {
@@ -113,7 +113,7 @@ func (v *view) split(k kernel) map[string]kernel {
 	return out
 }
 
-// ownerOf returns the volume that a logical volume is a part of; nil if it is of none.
+// ownerOf returns the volume that a logical volume is part of; nil if there is none.
 func (v *view) ownerOf(id lvm2.ID) *volume {
 	switch d := v.decoded[v.vg.LVByID(id)].(type) {
 	case *volume:
@@ -136,8 +136,7 @@ func (k kernel) byNumber() map[dm.Device]string {
 	return out
 }
 
-// goesOn returns the table with which a device runs, or goes on if it is suspended,
-// as that of a volume whose writers are held.
+// goesOn returns the table with which a device runs, or will run after its next resume.
 func (d *kernelDevice) goesOn() dm.Table {
 	if d.Suspended && d.Loaded {
 		return d.loaded
@@ -145,10 +144,10 @@ func (d *kernelDevice) goesOn() dm.Table {
 	return d.table
 }
 
-// uses returns the devices that a device's tables lie on, each once.
+// uses returns the devices in both tables of a device, each once.
 func (d *kernelDevice) uses() []dm.Device { return devicesIn(d.table, d.loaded) }
 
-// devicesIn returns the devices that tables lie on, each once.
+// devicesIn returns the devices in the tables, each once.
 func devicesIn(tables ...dm.Table) []dm.Device {
 	var out []dm.Device
 	seen := map[dm.Device]bool{}
@@ -178,7 +177,7 @@ func (k kernel) number(uuid string) (dm.Device, bool) {
 	return dm.Device{}, false
 }
 
-// opened returns how often each device is open other than by devices of the group.
+// opened returns the open count of each device, without the opens by devices of the group.
 func (k kernel) opened() map[string]int {
 	byNumber, out := k.byNumber(), make(map[string]int, len(k))
 	for uuid, d := range k {
@@ -194,9 +193,9 @@ func (k kernel) opened() map[string]int {
 	return out
 }
 
-// inUse finds what of a family is in use, by the kernel's devices: volumes that have
-// a device for their users, what is open, and what that lies on. With hydrating a fork
-// counts as in use as long as it has devices: a driver may copy it.
+// inUse finds the parts of a family in use from the kernel's devices: volumes with their own
+// device, open devices, and the devices below these. If hydrating is set, a fork with
+// devices counts as in use, because a driver may hydrate it.
 func (v *view) inUse(members []*volume, k kernel, hydrating bool) use {
 	u := use{active: map[lvm2.ID]bool{}, content: map[lvm2.ID]bool{}, read: map[lvm2.ID]bool{}}
 	busy := v.busy(members, k)
@@ -211,8 +210,8 @@ func (v *view) inUse(members []*volume, k kernel, hydrating bool) use {
 	return u
 }
 
-// busy returns the devices that are open other than by devices of the family, or are
-// left as they are, and all that these lie on.
+// busy returns the devices that are open from outside of the family, the devices that LVM2
+// manages, and all devices below these.
 func (v *view) busy(members []*volume, k kernel) map[string]bool {
 	var kept []string
 	for _, o := range members {
@@ -228,8 +227,8 @@ func (v *view) busy(members []*volume, k kernel) map[string]bool {
 	return k.busy(kept...)
 }
 
-// busy returns the devices that are open other than by each other, the given ones, and
-// all that these lie on.
+// busy returns the devices that are open from outside of k, the devices in kept, and all
+// devices below these.
 func (k kernel) busy(kept ...string) map[string]bool {
 	byNumber, out := k.byNumber(), map[string]bool{}
 	var mark func(uuid string)
@@ -252,8 +251,8 @@ func (k kernel) busy(kept ...string) map[string]bool {
 	return out
 }
 
-// seenRunning finds what a driver does with the devices of a family, by these alone:
-// which windows its forks have, and to which frozen layer it folds another one.
+// seenRunning derives the running work of a driver from a family's devices: the windows of
+// its forks, and the heir of a fold.
 func (v *view) seenRunning(members []*volume, k kernel) running {
 	r := running{windows: map[lvm2.ID]window{}, held: map[string]bool{}}
 	for _, o := range members {
@@ -280,7 +279,7 @@ func (v *view) seenRunning(members []*volume, k kernel) running {
 	return r
 }
 
-// contentDevice is the device that has the volume's content: that of its users, or
+// contentDevice returns the device with the volume's content: the device of its users, or
 // the blocks below it if there is a live layer.
 func (v *view) contentDevice(o *volume) device {
 	if o.live() != nil {

@@ -9,12 +9,12 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// mapper is what the pool knows and holds of device-mapper.
+// mapper is the pool's access to device-mapper.
 type mapper struct {
 	dm      *dm.Client // set when the pool is opened; may be used concurrently
-	deepest int        // devices that the kernel can read through
-	trash   sync.Mutex // held while devices of trash are made, or removed where nobody uses them
-	windows timings    // how long cuts held their volumes
+	deepest int        // number of stacked devices that the kernel can read through
+	trash   sync.Mutex // held while devices of trash are made or removed
+	windows timings    // how long cuts suspended their volumes
 }
 
 // allUUIDs returns the UUIDs of all devices of the machine.
@@ -30,8 +30,8 @@ func (m *mapper) allUUIDs() (map[string]bool, error) {
 	return has, nil
 }
 
-// lvDevices returns the kernel's names of the devices of logical volumes; none if it does
-// not tell them.
+// lvDevices returns the kernel's names ("dm-3") of the devices of logical volumes; none if
+// the devices cannot be listed.
 func (m *mapper) lvDevices() map[string]bool {
 	all, _ := m.dm.List()
 	lvs := map[string]bool{}

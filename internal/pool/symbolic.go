@@ -10,15 +10,15 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// symbolic is a table that can be written down before the devices that it lies on
-// are there: it names those of the family by their UUID, and disks by their number.
+// symbolic is a table that can be made before the devices below it exist. It names the
+// devices of the family by UUID, and disks by number.
 type symbolic []piece
 
 // piece is a segment of a symbolic table.
 type piece struct {
 	length size.Sectors
 	target dm.Target // linear, snapshot-origin, snapshot, mirror or error
-	on     []string  // UUIDs of the target's devices, in its order; "" and those that are left out: the target has the number
+	on     []string  // UUIDs of the target's devices, in the target's order; for "" or a missing entry the target has the number
 }
 
 func (s symbolic) length() (n size.Sectors) {
@@ -28,7 +28,7 @@ func (s symbolic) length() (n size.Sectors) {
 	return n
 }
 
-// below returns the UUIDs of the devices that a device with the table lies on, each once.
+// below returns the UUIDs of the devices in the table, each once.
 func (s symbolic) below() []string {
 	var all []string
 	for _, p := range s {
@@ -41,7 +41,7 @@ func (s symbolic) below() []string {
 	return all
 }
 
-// bind puts the numbers of the devices into the table; false if one of them is not there.
+// bind replaces UUIDs by device numbers. It reports whether all devices exist.
 func (s symbolic) bind(number func(uuid string) (dm.Device, bool)) (dm.Table, bool) {
 	t, complete := make(dm.Table, 0, len(s)), true
 	for _, p := range s {
@@ -76,8 +76,8 @@ func (s symbolic) bind(number func(uuid string) (dm.Device, bool)) (dm.Table, bo
 	return t, complete
 }
 
-// text returns the table's lines as dmsetup prints them, with the names of devices
-// that have no number yet: "0 2097152 snapshot-origin <vg-volume-real>".
+// text returns the table's lines as dmsetup prints them. A device that does not exist yet
+// appears by name: "0 2097152 snapshot-origin <vg-volume-real>".
 func (s symbolic) text(number func(uuid string) (dm.Device, bool), name func(uuid string) string) []string {
 	var missing []string
 	t, _ := s.bind(func(uuid string) (dm.Device, bool) {
@@ -105,10 +105,10 @@ func (s symbolic) text(number func(uuid string) (dm.Device, bool), name func(uui
 	return lines
 }
 
-// placeholder is a major number that no device has: the kernel has 12 bits for it.
+// placeholder is a major number that no device has: the kernel's major numbers have 12 bits.
 const placeholder = 1 << 12
 
-// disks makes a symbolic table of one that names no device of the family.
+// disks converts a table that names no device of the family.
 func disks(t dm.Table) symbolic {
 	s := make(symbolic, len(t))
 	for i, x := range t {
@@ -117,22 +117,23 @@ func disks(t dm.Table) symbolic {
 	return s
 }
 
-// linearOn is the table of a device that shows another one from an offset on.
+// linearOn returns the table of a device that maps another device from an offset on.
 func linearOn(length size.Sectors, uuid string, offset size.Sectors) symbolic {
 	return symbolic{{length, dm.Linear{Offset: offset}, []string{uuid}}}
 }
 
-// snapshotOn is the table of a snapshot of origin with the store cow.
+// snapshotOn returns the table of a snapshot of origin with the store cow.
 func snapshotOn(length size.Sectors, origin, cow device, kind dm.Persistence, chunk size.Sectors) symbolic {
 	return symbolic{{length, dm.Snapshot{Persistence: kind, Chunk: chunk}, []string{origin.uuid, cow.uuid}}}
 }
 
-// originOn is the table of a volume whose blocks have a snapshot.
+// originOn returns the table of a volume whose blocks have a snapshot.
 func originOn(length size.Sectors, real device) symbolic {
 	return symbolic{{length, dm.SnapshotOrigin{}, []string{real.uuid}}}
 }
 
-// mirrorFrom is the table of a window: it copies from the fork to one piece of a disk.
+// mirrorFrom returns the table of a window, a mirror that copies from the fork to a piece of
+// a disk.
 func mirrorFrom(fork device, at span, to dm.Linear) symbolic {
 	return symbolic{{at.length, dm.Mirror{
 		Region: region(at.length), Legs: []dm.Area{{Offset: at.start}, dm.Area(to)}, HandleErrors: true,
@@ -145,8 +146,9 @@ type windowOn struct {
 	span
 }
 
-// forkOn is the table of what has a fork's content: the window if there is one, the
-// fork's own device where something is missing, its own extents elsewhere.
+// forkOn returns the table of the device with a fork's content. It maps the window, if there
+// is one, to w, the other missing parts to the fork device, and the hydrated parts to the
+// volume's own extents.
 func forkOn(own dm.Table, missing spans, fork string, w *windowOn) symbolic {
 	parts := slices.Clone(missing)
 	if w != nil {

@@ -12,10 +12,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// A family is a volume and all volumes that read through it, directly or not, as
-// forks and readers: their devices lie on each other. The devices that a family
-// should have follow from the metadata, from what is in use, and from what runs in
-// the driver. This file computes them; it asks nobody and changes nothing.
+// A family is a volume and all volumes, such as forks and readers, that read through it
+// directly or indirectly. Their devices lie on each other. The metadata, the devices in
+// use, and the running work of the driver determine the devices that a family should have.
+// This file computes them. It has no I/O and changes nothing.
 //
 //	volume            linear            its extents, or as a fork (fork.go)
 //	volume with       volume            snapshot-origin  <volume-real>
@@ -32,54 +32,54 @@ type wanted struct {
 	device
 	table    symbolic
 	readOnly bool
-	// asIs: the kernel may have it writable, if it is wanted read-only, or the other way
-	// round: a store that was live stays writable below its device, and a volume's own
-	// device is read-only while it is published to readers only.
+	// asIs is set if the kernel's device may differ in readOnly. The store of a frozen layer
+	// stays writable from its time as the live layer. A volume's own device is read-only
+	// while it is published only to readers.
 	asIs bool
-	// once: a table that it has stays. Another one would forget what was written.
+	// once is set if the device keeps a table that it has. Another table would lose writes.
 	once bool
-	of   *volume // whose device it is
-	// layer is the layer whose snapshot it is; nil of other devices.
+	of   *volume // owner of the device
+	// layer is the layer of a snapshot device; nil for other devices.
 	layer *layer
-	// stretch is the table of a snapshot's store while the snapshot is constructed, where
-	// that must be longer then (crowded); nil elsewhere.
+	// stretch is the longer table of the store while the kernel constructs the snapshot, if
+	// the store is crowded; nil otherwise.
 	stretch symbolic
 }
 
-// use says what of a family is in use.
+// use is the part of a family that is in use.
 type use struct {
-	active  map[lvm2.ID]bool // volumes whose own device is there for their users
-	content map[lvm2.ID]bool // forks whose content is needed without that, as to hydrate them
-	read    map[lvm2.ID]bool // layers that somebody outside of the family reads
+	active  map[lvm2.ID]bool // volumes that have their own device, for their users
+	content map[lvm2.ID]bool // forks whose content is needed, with or without their own device, as for hydration
+	read    map[lvm2.ID]bool // layers that are read from outside of the family
 }
 
-// running is what the driver does with devices, and the metadata do not say.
+// running is the work of the driver on devices that the metadata does not show.
 type running struct {
-	windows  map[lvm2.ID]window // of forks that are hydrated, by the volume
-	copied   map[lvm2.ID]string // layers of windows that are copied: their mirrors hold nothing back
+	windows  map[lvm2.ID]window // windows of forks under hydration, by the volume
+	copied   map[lvm2.ID]string // name layers of windows that are copied; their mirrors hold no I/O back
 	heir     lvm2.ID            // the frozen layer whose store a fold writes
-	held     map[string]bool    // UUIDs of devices that stay suspended: writers are held by them
-	asLoaded map[string]bool    // UUIDs of flat stores' devices whose table is right, and not made again
-	stuck    map[lvm2.ID]error  // volumes that could not be brought in line, and why: they stay as they are
-	strays   map[string]error   // UUIDs of devices of no volume that stay as they are, and why
+	held     map[string]bool    // UUIDs of devices that stay suspended to hold writers
+	asLoaded map[string]bool    // UUIDs of flat stores' devices that have the right table
+	stuck    map[lvm2.ID]error  // volumes that could not be brought in line and are left as they are, with the error
+	strays   map[string]error   // UUIDs of devices without a volume that are left as they are, with the error
 }
 
-// wantedSet is what a family should have.
+// wantedSet is the set of devices that a family should have.
 type wantedSet struct {
 	*view
 	use
 	running
-	now     kernel           // the family's devices as they are
-	devices []wanted         // what a device lies on comes before it
-	kept    map[string]error // UUIDs of devices that stay as they are if they are there, and why
+	now     kernel           // the family's current devices
+	devices []wanted         // ordered from the lowest device up
+	kept    map[string]error // UUIDs of devices that are left as they are, if they exist, with the reason
 }
 
-// want computes the devices of a family, whose first member is the one that the
-// others read through (families), and which has the devices k now.
+// want computes the wanted devices of a family. Its first member is the root of the family
+// (see members). k are the family's current devices.
 func (v *view) want(members []*volume, u use, r running, k kernel) *wantedSet {
 	w := &wantedSet{view: v, use: u.clone(), running: r, now: k, kept: map[string]error{}}
 	maps.Copy(w.kept, r.strays)
-	for _, o := range slices.Backward(members) { // what reads comes after what it reads
+	for _, o := range slices.Backward(members) { // readers before the volumes that they read through
 		w.needs(o)
 	}
 	for _, o := range members {
@@ -99,9 +99,9 @@ func (u use) clone() use {
 	return c
 }
 
-// needs notes which layers o is read through, and that these need what is newer.
+// needs marks the layers, and the content, through which the users of o read.
 func (w *wantedSet) needs(o *volume) {
-	for _, l := range o.layers { // what a layer lies on is newer, and comes after it
+	for _, l := range o.layers { // a layer lies on a newer layer, which comes later in the list
 		if w.read[l.lv.ID] {
 			w.content[o.lv.ID] = true
 			if below := w.below(o, l); below != nil {
@@ -117,7 +117,7 @@ func (w *wantedSet) needs(o *volume) {
 	}
 }
 
-// keep says that devices of logical volumes stay as they are.
+// keep marks all devices of the logical volumes as kept, with the reason why.
 func (w *wantedSet) keep(why error, lvs ...*lvm2.LV) {
 	for _, lv := range lvs {
 		for _, layer := range allLayers {
@@ -126,10 +126,10 @@ func (w *wantedSet) keep(why error, lvs ...*lvm2.LV) {
 	}
 }
 
-// allLayers are the layers of device names that a logical volume of ours can have.
+// allLayers are the layers of device names that a logical volume of the driver can have.
 var allLayers = []string{"", layerReal, layerCOW, layerFork, layerWindow0, layerWindow1, layerRecovered}
 
-// add adds a device unless its table is not known.
+// add adds a device. If err is set, its table is unknown, and the device is kept.
 func (w *wantedSet) add(d wanted, err error) {
 	if err != nil {
 		w.kept[d.uuid] = err
@@ -144,7 +144,7 @@ func (w *wantedSet) volume(o *volume) {
 		w.keep(why, o.parts()...)
 		return
 	}
-	if o.copying != nil { // who copies it has its device
+	if o.copying != nil { // the copy job uses its device
 		w.kept[w.realDevice(o.lv).uuid] = fmt.Errorf("volume %s/%s: %w: it is being copied", w.vg.Name, o.lv.Name, ErrPrecondition)
 	}
 	if !w.content[o.lv.ID] {
@@ -169,7 +169,7 @@ func (w *wantedSet) volume(o *volume) {
 		return
 	}
 	if !w.active[o.lv.ID] && !slices.ContainsFunc(o.layers, func(l *layer) bool { return w.read[l.lv.ID] }) {
-		return // it is hydrated only, which needs no more than blocks has added
+		return // hydration needs only the devices that blocks has added
 	}
 	real := w.realDevice(o.lv)
 	w.add(wanted{device: real, table: blocks, readOnly: readOnly, of: o}, nil)
@@ -184,14 +184,14 @@ func (w *wantedSet) volume(o *volume) {
 		}
 		if below := w.below(o, l); below != nil && !l.lost {
 			w.layer(o, l, w.snapDevice(below.lv))
-		} else { // it keeps what it has until it is closed
+		} else { // keep its device until it is closed
 			w.keep(fmt.Errorf("snapshot %s/%s: %w", w.vg.Name, l.lv.Name, ErrLost), l.lv)
 		}
 	}
 }
 
-// untouchable says why the devices of a volume stay as they are, and those of what
-// reads through it; nil if they need not.
+// untouchable returns the reason why the devices of a volume, and of volumes that read
+// through it, must be left as they are; nil if there is none.
 func (w *wantedSet) untouchable(o *volume) error {
 	if why := o.theirs(); why != "" {
 		return fmt.Errorf("volume %s/%s: %w: %s", w.vg.Name, o.lv.Name, ErrPrecondition, why)
@@ -199,8 +199,8 @@ func (w *wantedSet) untouchable(o *volume) error {
 	return w.stuck[o.lv.ID]
 }
 
-// abandoned keeps the devices of layers that somebody still reads though they are
-// lost: lvm2 has removed what they read through.
+// abandoned keeps the devices of lost layers that are still read, after lvm2 has removed
+// the layers below.
 func (w *wantedSet) abandoned(o *volume) {
 	for _, l := range o.layers {
 		if w.read[l.lv.ID] {
@@ -211,7 +211,7 @@ func (w *wantedSet) abandoned(o *volume) {
 	}
 }
 
-// layer adds the devices of a layer that reads through origin.
+// layer adds the devices of a layer that lies on origin.
 func (w *wantedSet) layer(o *volume, l *layer, origin device) {
 	if f, _ := w.flatOf(o, l); f != nil {
 		w.flat(o, l, f, origin)
@@ -221,8 +221,8 @@ func (w *wantedSet) layer(o *volume, l *layer, origin device) {
 	snap, cow := w.snapDevice(l.lv), w.cowDevice(l.lv)
 	if frozen && l.lv.ID == w.heir {
 		frozen, kind = false, dm.PersistentOverflow
-		// Nobody else may write there: udev would assemble an array from what lies in
-		// the volume. Nor have it open when the fold ends, as a scan would.
+		// Only the fold may open or write the device. udev would assemble an array found in
+		// the volume, and a scan could have the device open when the fold ends.
 		snap.udev = udevCOW
 	}
 	store, err := w.linearTable(l.lv)
@@ -246,8 +246,9 @@ func (w *wantedSet) flat(o *volume, l *layer, f *flat, origin device) {
 	w.add(wanted{device: w.snapDevice(l.lv), table: snapshotOn(l.length, origin, cow, dm.Persistent, f.chunk), readOnly: true, of: o, layer: l}, nil)
 }
 
-// blocks is the table of the device that has the volume's content: its extents, or
-// of a fork what is hydrated, copied now, and neither. It adds the fork's devices.
+// blocks returns the table of the device with the volume's content. For a fork the table has
+// hydrated parts, the window, and parts that are not hydrated; blocks then also adds the
+// fork's devices.
 func (w *wantedSet) blocks(o *volume) (symbolic, error) {
 	own, err := w.linearTable(o.lv)
 	if err != nil || !o.forked() {
@@ -278,26 +279,25 @@ func (w *wantedSet) blocks(o *volume) (symbolic, error) {
 	return forkOn(own, missing, fork.uuid, &windowOn{d.uuid, x.span}), nil
 }
 
-// writtenBy reports whether all that is written to o goes through the mirror d now, as far
-// as that copies. The copy stays right only as long as that is so: another
-// mirror, or this one once o was written past it, would copy the fork's old content over
-// what was written since.
+// writtenBy reports whether all writes to o in the range of mirror d currently go through d.
+// Only then is the copy right. Otherwise the mirror would copy the fork's old content over
+// newer writes.
 func (w *wantedSet) writtenBy(o *volume, d *wanted) bool {
 	mirror, user := w.now[d.uuid], w.now[w.contentDevice(o).uuid]
 	if mirror == nil || user == nil || !user.Live {
 		return false
 	}
 	runs := user.table
-	if w.held[user.uuid] { // what it goes on with
+	if w.held[user.uuid] { // its next resume activates the loaded table
 		runs = user.goesOn()
 	}
 	table, complete := d.table.bind(w.now.number)
 	return complete && mirror.Live && mirror.table.Equal(table) && slices.Contains(devicesIn(runs), mirror.Device)
 }
 
-// overlay adds a device that shows what is above layer l, and keeps what is written
-// to it in o's store. Overflow: a store that cannot hold a write fails that write, it
-// does not give up all that was written before.
+// overlay adds a snapshot device d above the device of layer l that keeps writes in o's store.
+// The store is of kind overflow: if a write does not fit, only this write fails, and the
+// earlier writes stay valid.
 func (w *wantedSet) overlay(o *volume, d, above device, l *layer) {
 	cow := w.cowDevice(o.fork.lv)
 	table, err := w.linearTable(o.fork.lv)
@@ -308,22 +308,23 @@ func (w *wantedSet) overlay(o *volume, d, above device, l *layer) {
 	}, nil)
 }
 
-// The kernel looks up chunks in a hash table with a bucket for each chunk that the
-// store has when it constructs the snapshot, hashTable at most, and keeps it for
-// life (init_hash_tables in dm-snap.c). Rows of hashShared chunks of the origin
-// share a bucket in any case.
+// The kernel looks up chunks in a hash table. Its size is the number of chunks that the
+// store has when the kernel constructs the snapshot, at most hashTable, and never changes
+// (init_hash_tables in dm-snap.c). hashShared consecutive chunks of the origin always share
+// a bucket.
 const (
 	hashTable  = 2 << 20 / 8
 	hashShared = 256
 )
 
-// crowded reports whether a store is so short that its snapshot's hash table would have
-// less than a bucket for each such row. Lookups would become slow once the store has grown.
+// crowded reports whether a store is so short that its snapshot's hash table would have less
+// than one bucket for hashShared chunks of the origin. Lookups would be slow after the store
+// has grown.
 func crowded(store, origin size.Sectors, chunk size.Sectors) bool {
 	return store/chunk < min(hashTable, origin/chunk/hashShared)
 }
 
-// stretched makes a table of that length, the end of which fails.
+// stretched extends a table to the given length with an error target.
 func stretched(t dm.Table, length size.Sectors) dm.Table {
 	if start := t.Length(); start < length {
 		t = append(t, dm.Segment{Start: start, Length: length - start, Target: dm.ErrorTarget{}})
@@ -331,8 +332,8 @@ func stretched(t dm.Table, length size.Sectors) dm.Table {
 	return t
 }
 
-// stretched is the table of a store while its snapshot is constructed, with table
-// afterwards; nil if that is long enough.
+// stretched returns the longer table of a store while the kernel constructs its snapshot; nil
+// if the final table is long enough.
 func (v *view) stretched(s *store, table dm.Table) symbolic {
 	if !crowded(table.Length(), s.length, s.chunk) {
 		return nil
@@ -349,7 +350,7 @@ func (w *wantedSet) reader(o *volume) {
 	if err == nil && slices.ContainsFunc(source.path(l), func(x *layer) bool { return x.lost }) {
 		err = fmt.Errorf("volume %s/%s: %w: what it shows is lost", w.vg.Name, o.lv.Name, ErrLost)
 	}
-	if err != nil { // one that is in use fails to be read
+	if err != nil { // reads of a reader in use fail
 		w.keep(err, o.parts()...)
 		return
 	}
@@ -364,21 +365,21 @@ func (w *wantedSet) reader(o *volume) {
 		w.add(wanted{device: top, table: snapshotOn(w.bytesOf(o.lv).Sectors(), below, cow, dm.Transient, o.chunk), asIs: true, once: true, of: o}, nil)
 		return
 	}
-	if o.fork != nil { // what the journal was replayed on
+	if o.fork != nil { // the store with the replayed journal
 		recovered := w.device(o.lv, layerRecovered, udevReal)
 		w.overlay(o, recovered, below, l)
 		below = recovered
 	}
-	if w.active[o.lv.ID] { // else a journal is replayed
+	if w.active[o.lv.ID] { // otherwise only the journal is replayed
 		w.add(wanted{device: top, table: linearOn(l.length, below.uuid, 0), readOnly: true, of: o}, nil)
 	}
 }
 
-// members returns the volumes of each family, what they read through first, by the
-// name of the first.
+// members returns the volumes of each family by the name of the family's root. A volume
+// comes before the volumes that read through it.
 func (v *view) members() map[string][]*volume { return v.membersOf(maps.Values(v.volumes)) }
 
-// membersOf does what members does, for some volumes.
+// membersOf is members for some volumes.
 func (v *view) membersOf(some iter.Seq[*volume]) map[string][]*volume {
 	out, depth := map[string][]*volume{}, map[*volume]int{}
 	for o := range some {
