@@ -31,12 +31,12 @@ const (
 	btrfsMetadataID  = 0x23b // 16 bytes
 
 	btrfsMetadataUUID = 1 << 10 // incompatible feature: blocks carry metadata_uuid, not fsid
-	btrfsChangingFsid = 3 << 35 // flags: a rewrite by btrfstune was interrupted
+	btrfsChangingFsid = 3 << 35 // flags: btrfstune was interrupted while it changed the fsid
 	btrfsSeeding      = 1 << 32 // flag: read-only seed of other file systems
 )
 
-// btrfsSums are the checksums that mkfs.btrfs --csum offers, by the number that the
-// superblock has of each.
+// btrfsSums has the checksums that mkfs.btrfs --csum offers, by their number in
+// the superblock.
 var btrfsSums = map[uint16]func([]byte) []byte{
 	0: func(b []byte) []byte {
 		return binary.LittleEndian.AppendUint32(nil, crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
@@ -48,16 +48,16 @@ var btrfsSums = map[uint16]func([]byte) []byte{
 
 var btrfsMagic = []byte("_BHRfS_M")
 
-// SetIdentity gives a writable copy an identity of its own, derived from seed,
-// so that it can be mounted beside its source. Only btrfs needs it: it refuses
-// to mount a second file system of the same fsid, for xfs a mount option
-// suffices. What is not a copy is left alone. Calling it again with the same seed
-// changes nothing, and an interruption at any point leaves a file system with the
-// old or the new fsid. Errors: ErrContent, ErrBusy.
+// SetIdentity gives a writable copy its own identity, derived from seed, so that
+// the copy can be mounted beside its source. Only btrfs needs this: it refuses to
+// mount a second file system with the same fsid. For xfs a mount option is
+// enough. SetIdentity does nothing to a device that is not a copy. A second call
+// with the same seed changes nothing. An interruption at any point leaves a file
+// system with the old or the new fsid. Errors: ErrContent, ErrBusy.
 //
-// The fsid is changed as btrfstune -M changes it (the metadata_uuid feature,
-// Linux 5.0), but with a single write: btrfstune commits three times, and
-// refuses to go on where it was interrupted in between.
+// SetIdentity changes the fsid like btrfstune -M (the metadata_uuid feature, Linux
+// 5.0), but with a single write. btrfstune commits three times, and refuses to
+// continue after an interruption between the commits.
 func (d Device) SetIdentity(seed string) (err error) {
 	if d.Type != Btrfs || d.ReadOnly || !d.Copy {
 		return nil
@@ -81,7 +81,8 @@ func (d Device) SetIdentity(seed string) (err error) {
 	return setFsid(f, fsidOf(seed))
 }
 
-// hasFsid tells whether the file system has that fsid already: it may be mounted.
+// hasFsid reports whether the file system already has the fsid. The file system
+// may be mounted.
 func (d Device) hasFsid(fsid []byte) (bool, error) {
 	f, err := os.Open(d.Path)
 	if err != nil {
@@ -123,7 +124,7 @@ func setFsid(f superFile, fsid []byte) error {
 	case flags&btrfsChangingFsid != 0:
 		return fmt.Errorf("%w: btrfstune was interrupted while it changed the fsid (flags %#x); complete the change on the source first", ErrContent, flags)
 	}
-	if err := aloneBtrfs(sb); err != nil {
+	if err := checkSingleDevice(sb); err != nil {
 		return err
 	}
 	if bytes.Equal(sb[btrfsFsid:btrfsFsid+16], fsid) {
@@ -139,14 +140,15 @@ func setFsid(f superFile, fsid []byte) error {
 	if _, err := f.WriteAt(sb, btrfsSuperOffset); err != nil {
 		return err
 	}
-	// The mirrors are left to the first commit after the mount, which writes
-	// them all: until then they say what they said, and nothing reads them.
+	// The first commit after the mount writes the mirrors of the superblock. Until
+	// then they keep the old fsid, and nothing reads them.
 	return f.Sync()
 }
 
-// aloneBtrfs refuses a file system that is not whole on its one device: one of
-// several devices, and the seed of others, which cannot be written.
-func aloneBtrfs(sb []byte) error {
+// checkSingleDevice refuses a btrfs that is not complete on its device or cannot
+// be written: a file system of several devices, and the seed of other file
+// systems. Errors: ErrContent.
+func checkSingleDevice(sb []byte) error {
 	little := binary.LittleEndian
 	if n := little.Uint64(sb[btrfsNumDevices:]); n != 1 {
 		return fmt.Errorf("%w: a btrfs of %d devices; a volume has only one device", ErrContent, n)
@@ -157,8 +159,9 @@ func aloneBtrfs(sb []byte) error {
 	return nil
 }
 
-// readBtrfsSuper reads the primary superblock. Its checksum is the kernel's concern,
-// but for one who changes it.
+// readBtrfsSuper reads the primary superblock. It does not verify the checksum:
+// the kernel does at the mount, and setFsid does before it writes. Errors:
+// errNoSuperblock.
 func readBtrfsSuper(r io.ReaderAt) ([]byte, error) {
 	sb := make([]byte, btrfsSuperLen)
 	if _, err := r.ReadAt(sb, btrfsSuperOffset); err != nil {
@@ -170,9 +173,10 @@ func readBtrfsSuper(r io.ReaderAt) ([]byte, error) {
 	return sb, nil
 }
 
-// checkBtrfs returns ErrContent if the file system is not whole on the device, and
-// ErrDuplicate if another device with the same fsid is mounted and the kernel
-// cannot tell them apart. Since Linux 6.7 it can.
+// checkBtrfs checks that a btrfs can be mounted beside the mounted ones. Errors:
+// ErrContent if the file system is not complete on the device; ErrDuplicate if
+// another device with the same fsid is mounted and the kernel cannot distinguish
+// them. Since Linux 6.7 the kernel can.
 func (d Device) checkBtrfs() error {
 	f, err := os.Open(d.Path)
 	if err != nil {
@@ -183,7 +187,7 @@ func (d Device) checkBtrfs() error {
 	if err != nil {
 		return fmt.Errorf("read btrfs superblock of %s: %w", d.Path, err)
 	}
-	if err := aloneBtrfs(sb); err != nil {
+	if err := checkSingleDevice(sb); err != nil {
 		return err
 	}
 	id := sb[btrfsFsid : btrfsFsid+16]

@@ -10,11 +10,11 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// ErrUnclean: the file system's journal or log has what its files lack, and the
-// device takes no writes, so nobody can put it there.
+// ErrUnclean: the file system's journal or log has changes that its files lack,
+// and the device accepts no writes, so the changes cannot be replayed.
 var ErrUnclean = errors.New("the file system was neither frozen nor unmounted, and its journal must be replayed")
 
-// superLen is as much of a superblock as is read of ext4 and xfs.
+// superLen is the number of bytes read of a superblock of ext4 or xfs.
 const superLen = 1024
 
 // Fields of the ext4 superblock, as in the kernel's fs/ext4/ext4.h.
@@ -23,22 +23,23 @@ const (
 	ext4Magic         = 0x38  // 16 bits
 	ext4Compat        = 0x5c  // 32 bits
 	ext4Incompat      = 0x60  // 32 bits
-	ext4JournalBackup = 0xfd  // 1: the journal's inode is kept in the superblock, too
-	ext4JournalSize   = 0x148 // upper and lower 32 bits, of that inode
+	ext4JournalBackup = 0xfd  // 1 if the superblock has a copy of the journal's inode
+	ext4JournalSize   = 0x148 // upper and lower 32 bits, from the copy of the inode
 
 	ext4HasJournal    = 1 << 2 // compatible feature
 	ext4NeedsRecovery = 1 << 2 // incompatible feature: the journal is not empty
-	ext4JournalDevice = 1 << 3 // incompatible feature: only the journal of another file system
+	ext4JournalDevice = 1 << 3 // incompatible feature: the device is only the journal of another file system
 )
 
-// btrfsLogRoot is where the tree is that has what was synchronised since the last
-// transaction; 0 if there is none.
+// btrfsLogRoot is the offset of the address of the log tree, which has the data
+// synchronised since the last transaction; the address is 0 if there is no tree.
 const btrfsLogRoot = 0x60
 
-// Clean tells whether the files have all that the file system has acknowledged,
-// without its journal or log. The device says so itself, whoever froze or
-// unmounted it: ext4 marks a journal that is in use, btrfs a log tree, and the
-// records in the log of xfs are read. What is not certainly clean is not.
+// Clean reports whether the files have everything that the file system has
+// acknowledged, without a replay of its journal or log. It depends only on the
+// device's content: ext4 marks a journal that is in use, btrfs has a log tree, and
+// Clean reads the records in the log of xfs. In doubt it returns false. Errors:
+// those of reading the device, ErrContent.
 func (d Device) Clean() (bool, error) {
 	f, err := os.Open(d.Path)
 	if err != nil {
@@ -87,14 +88,15 @@ func readExt4Super(r io.ReaderAt) ([]byte, error) {
 	return sb, nil
 }
 
-// A replay writes the content of the journal or log, and a little more. That
-// is no limit: a few bytes in the log of xfs may change a whole block.
+// A replay writes the content of the journal or log, and a little more. This is
+// an estimate, not a limit: a few bytes in the log of xfs may change a whole block.
 const (
-	replaySlack  = 16 * size.MiB
-	replayOthers = 128 * size.MiB // where the length of the log is not known
+	replaySlack   = 16 * size.MiB
+	replayUnknown = 128 * size.MiB // if the length of the log is not known
 )
 
-// ReplayRoom returns how much a replay of the journal or log is likely to write.
+// ReplayRoom returns the number of bytes that a replay of the journal or log is
+// likely to write. Errors: those of reading the device, ErrContent.
 func (d Device) ReplayRoom() (size.Bytes, error) {
 	f, err := os.Open(d.Path)
 	if err != nil {
@@ -118,5 +120,5 @@ func (d Device) ReplayRoom() (size.Bytes, error) {
 		}
 		return size.Bytes(log.blocks)*xfsBlock + replaySlack, nil
 	}
-	return replayOthers, nil
+	return replayUnknown, nil
 }

@@ -1,9 +1,14 @@
-// Package filesystem makes, probes, mounts and grows the file systems that
-// volumes carry: ext4, xfs and btrfs. It works on block devices and paths and
-// knows nothing of where a device comes from.
+// Package filesystem makes, probes, checks, mounts and grows the file systems of
+// volumes: ext4, xfs and btrfs. It works on block devices and paths, and does not
+// depend on where a device comes from.
 //
-// Making and probing run the file systems' own tools (mkfs, blkid), which must
-// be in PATH; bind mounts and unmounts are system calls.
+// The package runs the tools mkfs.*, blkid, e2fsck, resize2fs, xfs_growfs, btrfs
+// and mount, which must be in PATH. It uses system calls for bind mounts and
+// unmounts.
+//
+// The package has no state, so all functions may be called concurrently. The
+// caller makes sure that only one call at a time changes a device or a mount
+// point.
 package filesystem
 
 import (
@@ -27,26 +32,26 @@ const (
 )
 
 var (
-	// ErrContent: the device holds something other than one plain file system:
-	// a partition table, a RAID or LVM member, or several signatures at once.
+	// ErrContent: the device does not hold one plain file system. It may hold a
+	// partition table, a RAID or LVM member, or several signatures at once.
 	ErrContent = errors.New("unexpected content")
-	// ErrDuplicate: the kernel cannot mount this file system because another
-	// one with the same identity, its source or another copy, is mounted.
+	// ErrDuplicate: the kernel cannot mount this file system because its source or
+	// another copy, which has the same identity, is mounted.
 	ErrDuplicate = errors.New("a file system with the same identity is already mounted")
 	// ErrNotGrown: the file system could not be extended to the end of its device.
 	ErrNotGrown = errors.New("the file system was not grown")
-	// ErrBusy: somebody uses the mount.
+	// ErrBusy: the mount or the device is in use.
 	ErrBusy = errors.New("mount is busy")
 )
 
-// Supported tells whether fsType is a file system this package handles.
+// Supported reports whether this package supports the file system fsType.
 func Supported(fsType string) bool {
 	return fsType == Ext4 || fsType == XFS || fsType == Btrfs
 }
 
-// MinimumSize is the length of the smallest device on which the file system
-// can be made and grown: mkfs.xfs refuses less, and btrfs cannot be resized to
-// less, not even if that is more than it has.
+// MinimumSize returns the size of the smallest device on which the file system
+// can be made and grown. mkfs.xfs refuses smaller devices. btrfs refuses to be
+// resized to less, even if that is more than its present size.
 func MinimumSize(fsType string) size.Bytes {
 	switch fsType {
 	case XFS:
@@ -62,13 +67,14 @@ func MinimumSize(fsType string) size.Bytes {
 type Device struct {
 	Path     string // the device node
 	Type     string // Ext4, XFS or Btrfs
-	ReadOnly bool   // the kernel accepts no write to the device
-	Copy     bool   // may carry the identity of a file system it was copied from
+	ReadOnly bool   // the kernel accepts no writes to the device
+	Copy     bool   // the file system may have the identity of the one it was copied from
 }
 
-// run executes a tool and returns its standard output. The tool is killed when
-// ctx ends, and with this process: a mkfs that outlived it would write to a
-// device that the next process hands out.
+// run executes a tool and returns its standard output. The kernel kills the tool
+// when this process dies: a mkfs that outlived it would write to a device that the
+// next process uses. The tool is also killed when ctx ends. The error wraps an
+// *exec.ExitError, or the error of ctx after its end.
 func run(ctx context.Context, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
@@ -86,7 +92,7 @@ func run(ctx context.Context, name string, args ...string) (string, error) {
 	return string(out), nil
 }
 
-// lastLines shortens what a tool said to its last lines: they name the error.
+// lastLines returns the last lines of a tool's output, which name the error.
 func lastLines(s string) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")
 	return strings.Join(lines[max(0, len(lines)-4):], "; ")

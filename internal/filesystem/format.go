@@ -5,16 +5,16 @@ import (
 	"fmt"
 )
 
-// Format makes a file system on the whole device, over whatever is there: only
-// the caller can know that nothing of value is. The discard that mkfs would do
-// is left out, the device is expected to be wiped.
+// Format makes a file system on the whole device and overwrites its content: only
+// the caller can know that the device holds nothing of value. mkfs does not
+// discard the blocks, as the device is expected to be wiped.
 func Format(ctx context.Context, device, fsType string) error {
 	var err error
 	switch fsType {
 	case Ext4:
-		// The inode tables are initialised by the kernel after the mount;
-		// here it would take minutes on a large device. No blocks are kept for
-		// root: a volume has no system processes to save.
+		// The kernel initialises the inode tables after the mount: mkfs would take
+		// minutes on a large device. No blocks are reserved for root, because no
+		// system processes depend on a volume.
 		_, err = run(ctx, "mkfs.ext4", "-q", "-F", "-m", "0",
 			"-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", device)
 	case XFS:

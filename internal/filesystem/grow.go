@@ -5,9 +5,9 @@ import (
 	"fmt"
 )
 
-// Grow extends the mounted file system to the end of its device. The mount
-// point must be writable. A file system that fills its device stays as it is.
-// Errors: ErrNotGrown.
+// Grow extends the mounted file system to the end of its device. The mount point
+// must be writable. A file system that fills its device is not changed. Errors:
+// ErrNotGrown.
 func (d Device) Grow(ctx context.Context, mountpoint string) error {
 	var err error
 	switch d.Type {

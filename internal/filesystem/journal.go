@@ -9,8 +9,8 @@ import (
 // Fields of the superblocks of ext4 and of its journal, as in the kernel's
 // fs/ext4/ext4.h and include/linux/jbd2.h.
 const (
-	ext4LogBlockSize  = 0x18  // 32 bits, of blocks of 1 KiB
-	ext4JournalBlocks = 0x10c // where the blocks of the journal's inode are, as in that
+	ext4LogBlockSize  = 0x18  // 32 bits: log2 of the block size in KiB
+	ext4JournalBlocks = 0x10c // the block map of the journal's inode, in the inode's format
 	ext4Extents       = 0xf30a
 
 	journalMagic = 0xc03b3998
@@ -19,10 +19,11 @@ const (
 
 var errNoJournal = errors.New("the journal is not found")
 
-// journalAborted reports whether the kernel has given up the journal of a mounted ext4
-// after an error, so that nothing can be written any more. The kernel notes that in
-// the journal's superblock, which it keeps in memory; who writes would see it, too,
-// but health must not write every ten seconds.
+// journalAborted reports whether the kernel has aborted the journal of a mounted
+// ext4 after an error, so that nothing can be written any more. The kernel records
+// this in the journal's superblock, which it keeps in memory. A write would also
+// show it, but the health check must not write every ten seconds. Errors:
+// errNoJournal.
 func journalAborted(device string) (bool, error) {
 	f, err := os.Open(device)
 	if err != nil {
@@ -47,7 +48,8 @@ func journalAborted(device string) (bool, error) {
 	return binary.BigEndian.Uint32(journal[journalErrno:]) != 0, nil
 }
 
-// journalStart returns the first block of a journal whose inode the superblock has, too.
+// journalStart returns the first block of the journal, and reports whether it is
+// known: the superblock must have a copy of the journal's inode.
 func journalStart(sb []byte) (uint64, bool) {
 	little := binary.LittleEndian
 	if sb[ext4JournalBackup] != 1 || little.Uint32(sb[ext4Compat:])&ext4HasJournal == 0 {

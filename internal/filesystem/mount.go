@@ -12,12 +12,13 @@ import (
 	mountutils "k8s.io/mount-utils"
 )
 
-// Mount mounts the file system at target with the given mount(8) options, and
-// with those that the device needs: read-only where the device is, without
-// journal recovery there, and without the check for unique UUIDs for a copy.
-// Without recovery files may be missing: only what is clean is mounted so. Options
-// that need the journal are left out then. If an option is not in effect nothing
-// stays mounted. Errors: ErrUnclean, ErrDuplicate, ErrNotInEffect.
+// Mount mounts the file system at target with the given mount(8) options and with
+// the options that the device needs. A read-only device is mounted read-only and
+// without a replay of the journal. A copy of an xfs is mounted without the check
+// for unique UUIDs. Without a replay files may be missing, so Mount refuses an
+// unclean file system then, and leaves out the options that need the journal. If
+// an option is not in effect, Mount unmounts the file system again. Errors:
+// ErrContent, ErrUnclean, ErrDuplicate, ErrNotInEffect.
 func (d Device) Mount(target string, readOnly bool, options []string) error {
 	options = SplitOptions(options...)
 	if readOnly || d.ReadOnly {
@@ -39,7 +40,7 @@ func (d Device) Mount(target string, readOnly bool, options []string) error {
 		}
 		options = slices.DeleteFunc(options, func(o string) bool { return needsJournal(d.Type, o) })
 	}
-	if d.ReadOnly { // recovery would have to write
+	if d.ReadOnly { // a replay would have to write
 		switch d.Type {
 		case Ext4:
 			options = append(options, "noload")
@@ -73,8 +74,8 @@ func skipsReplay(o string) bool {
 		strings.HasPrefix(o, "rescue=") && (strings.Contains(o, "nologreplay") || strings.Contains(o, "all"))
 }
 
-// bindFlags are the mount options that belong to a mount point, not to the
-// file system: the only ones in which a bind mount can differ.
+// bindFlags are the mount options that belong to a mount point, not to the file
+// system. A bind mount can differ from its source only in these options.
 var bindFlags = map[string]uintptr{
 	"ro":         unix.MS_RDONLY,
 	"nosuid":     unix.MS_NOSUID,
@@ -85,10 +86,10 @@ var bindFlags = map[string]uintptr{
 	"relatime":   unix.MS_RELATIME,
 }
 
-// Bind makes source, a directory or a file, appear at target, which must exist
-// and be of the same kind. Of options those of the mount point are applied;
-// those of the file system belong to its first mount. What the mount of source
-// forbids stays forbidden.
+// Bind binds source, a directory or a file, to target, which must exist and be of
+// the same kind. Bind applies only the options of the mount point and ignores
+// those of the file system, which belong to its first mount. Restrictions of the
+// source mount stay in effect.
 func Bind(source, target string, readOnly bool, options []string) error {
 	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind %s at %s: %w", source, target, err)
@@ -99,7 +100,8 @@ func Bind(source, target string, readOnly bool, options []string) error {
 	return nil
 }
 
-// restrict adds flags to a bind mount: the kernel ignores them in the first call.
+// restrict adds flags to a bind mount. It needs a remount because the kernel
+// ignores the flags when it creates the bind mount.
 func restrict(target string, readOnly bool, options []string) error {
 	var flags uintptr
 	for _, o := range options {
@@ -115,14 +117,15 @@ func restrict(target string, readOnly bool, options []string) error {
 	if err := unix.Statfs(target, &st); err != nil {
 		return err
 	}
-	// A remount sets all flags anew (but for those of access times).
+	// A remount replaces all flags, except those of access times.
 	const keep = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	flags |= uintptr(st.Flags) & keep
 	return unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|flags, "")
 }
 
-// Share gives the mount at path a peer group, if it has none: by that it and what is
-// bound from it are told apart from other mounts of the same, in every namespace.
+// Share gives the mount at path a peer group, if it has none. Its bind mounts join
+// the group. So these mounts can be distinguished from other mounts of the same
+// file system, in every mount namespace.
 func Share(path string) error {
 	if err := unix.Mount("", path, "", unix.MS_SHARED, ""); err != nil {
 		return fmt.Errorf("make the mount at %s shared: %w", path, err)
@@ -130,7 +133,7 @@ func Share(path string) error {
 	return nil
 }
 
-// PeerGroup returns the peer group of a mount; "" if it has none.
+// PeerGroup returns the id of a mount's peer group; "" if it has none.
 func PeerGroup(m *mountinfo.Info) string {
 	for _, field := range strings.Fields(m.Optional) {
 		if group, is := strings.CutPrefix(field, "shared:"); is {
@@ -140,12 +143,12 @@ func PeerGroup(m *mountinfo.Info) string {
 	return ""
 }
 
-// SetReadOnly makes a block device read-only for all who write to it by its node, or
-// ends that. It changes neither the devices below it nor a read-only table of
-// device-mapper.
+// SetReadOnly makes a block device read-only or writable for all users of its
+// device node. It changes neither the devices below it nor a read-only table of
+// device-mapper. A device that no longer exists is no error.
 func SetReadOnly(device string, readOnly bool) error {
 	f, err := os.OpenFile(device, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) { // there is none any more
+	if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) { // the device no longer exists
 		return nil
 	}
 	if err != nil {
@@ -162,8 +165,8 @@ func SetReadOnly(device string, readOnly bool) error {
 	return nil
 }
 
-// Unmount removes the topmost mount at target; nothing mounted there is no
-// error. A symbolic link is not followed. Errors: ErrBusy.
+// Unmount removes the topmost mount at target. It does nothing if nothing is
+// mounted there. It does not follow a symbolic link. Errors: ErrBusy.
 func Unmount(target string) error {
 	err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
 	switch {
@@ -175,9 +178,10 @@ func Unmount(target string) error {
 	return fmt.Errorf("unmount %s: %w", target, err)
 }
 
-// UnmountAll removes every mount at target that can be reached there. The kernel
-// is asked and not the mount table: that also lists mounts that another one
-// covers, which nobody can remove from here. Errors: ErrBusy.
+// UnmountAll removes every mount at target that can be reached by this path. It
+// does not follow a symbolic link. It does not use the mount table, which also
+// lists mounts that are covered by a mount of a parent directory and cannot be
+// removed. Errors: ErrBusy.
 func UnmountAll(target string) error {
 	for {
 		err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
@@ -193,7 +197,8 @@ func UnmountAll(target string) error {
 	}
 }
 
-// Mounts returns the mounts that this process sees, each above what it covers.
+// Mounts returns the mounts of this process's mount namespace. A mount precedes
+// the mounts that it covers.
 func Mounts() ([]*mountinfo.Info, error) {
 	mounts, err := mountinfo.GetMounts(nil)
 	if err != nil {
@@ -203,8 +208,8 @@ func Mounts() ([]*mountinfo.Info, error) {
 	return mounts, nil
 }
 
-// MountAt returns what is mounted at exactly path, which must be free of
-// symbolic links, or nil.
+// MountAt returns the topmost mount at exactly path; nil if there is none. The path
+// must be free of symbolic links.
 func MountAt(path string) (*mountinfo.Info, error) {
 	mounts, err := Mounts()
 	if err != nil {
@@ -216,19 +221,20 @@ func MountAt(path string) (*mountinfo.Info, error) {
 	return nil, nil
 }
 
-// SameContent tells whether two mounts show the same file or directory of the
+// SameContent reports whether two mounts show the same file or directory of the
 // same file system.
 func SameContent(a, b *mountinfo.Info) bool {
 	return a.Major == b.Major && a.Minor == b.Minor && a.Root == b.Root
 }
 
-// HasOption tells whether a mount point has an option of its own, such as "ro".
+// HasOption reports whether a mount point has an option, such as "ro". Options of
+// the file system do not count.
 func HasOption(m *mountinfo.Info, option string) bool {
 	return slices.Contains(strings.Split(m.Options, ","), option)
 }
 
-// MountedFrom tells whether m is the mount of a device's file system, or a
-// bind mount of the device node itself.
+// MountedFrom reports whether m is the mount of a device's file system, or a bind
+// mount of the device node. The device must exist.
 func MountedFrom(m *mountinfo.Info, device string) (bool, error) {
 	want, err := deviceNumber(device)
 	if err != nil {
@@ -237,8 +243,8 @@ func MountedFrom(m *mountinfo.Info, device string) (bool, error) {
 	if unix.Mkdev(uint32(m.Major), uint32(m.Minor)) == want {
 		return true, nil
 	}
-	// btrfs has device numbers of its own, and the mount of a device node has
-	// those of the file system that the node lies on.
+	// A mount of btrfs has a device number of its own. The mount of a device node
+	// has the number of the file system that the node lies on.
 	for _, path := range []string{m.Source, m.Mountpoint} {
 		if number, err := deviceNumber(path); err == nil && number == want {
 			return true, nil

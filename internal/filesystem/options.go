@@ -13,11 +13,11 @@ import (
 	"github.com/moby/sys/mountinfo"
 )
 
-// ErrNotInEffect: the mount does not have an option that was asked for.
+// ErrNotInEffect: the mount does not have a requested option.
 var ErrNotInEffect = errors.New("a mount option is not in effect")
 
-// SplitOptions splits mount options at commas, as mount does: each of the strings
-// may be several. A comma between quotation marks belongs to a value.
+// SplitOptions splits lists of mount options at commas, like mount(8). A comma
+// between quotation marks belongs to a value. Empty options are dropped.
 func SplitOptions(lists ...string) []string {
 	var out []string
 	for _, list := range lists {
@@ -37,24 +37,26 @@ func SplitOptions(lists ...string) []string {
 	return out
 }
 
-// value returns the value of an option as the kernel gets it.
+// value returns the name of an option, and its value as the kernel gets it,
+// without quotation marks.
 func value(option string) (name, val string) {
 	name, val, _ = strings.Cut(option, "=")
 	return name, strings.Trim(val, `"`)
 }
 
-// needsJournal reports whether a file system refuses an option where its journal
-// is not loaded.
+// needsJournal reports whether a file system refuses an option when its journal is
+// not loaded.
 func needsJournal(fsType, option string) bool {
 	name, _ := value(option)
 	return fsType == Ext4 && (slices.Contains([]string{"data", "data_err", "commit"}, name) || strings.HasPrefix(name, "journal_"))
 }
 
-// Quotas of xfs that its superblock can say are kept, and enforced.
+// xfsQuotas are the quotas of xfs: the flags of the superblock for a quota that is
+// kept and for one that is enforced, and the mount options for both.
 var xfsQuotas = []struct {
-	kept, enforced uint16
-	option, loose  string
-	others         []string
+	kept, enforced   uint16
+	option, noLimits string   // for an enforced quota, and for one that is only kept
+	others           []string // other spellings of the options
 }{
 	{0x001, 0x002, "uquota", "uqnoenforce", []string{"quota", "usrquota", "qnoenforce"}},
 	{0x040, 0x080, "gquota", "gqnoenforce", []string{"grpquota"}},
@@ -63,8 +65,8 @@ var xfsQuotas = []struct {
 
 const xfsQuotaFlags = 176 // 16 bits of the superblock
 
-// withQuotas returns options with the quotas that an xfs has: where it cannot write
-// that down the kernel lets no mount change them.
+// withQuotas replaces the quota options by those that the xfs has. The kernel
+// lets no mount change the quotas of a device that it cannot write.
 func (d Device) withQuotas(options []string) ([]string, error) {
 	f, err := os.Open(d.Path)
 	if err != nil {
@@ -78,36 +80,37 @@ func (d Device) withQuotas(options []string) ([]string, error) {
 	flags := binary.BigEndian.Uint16(sb[xfsQuotaFlags:])
 	for _, q := range xfsQuotas {
 		options = slices.DeleteFunc(options, func(o string) bool {
-			return o == q.option || o == q.loose || o == "noquota" || slices.Contains(q.others, o)
+			return o == q.option || o == q.noLimits || o == "noquota" || slices.Contains(q.others, o)
 		})
 		switch {
 		case flags&q.kept != 0 && flags&q.enforced != 0:
 			options = append(options, q.option)
 		case flags&q.kept != 0:
-			options = append(options, q.loose)
+			options = append(options, q.noLimits)
 		}
 	}
 	return options, nil
 }
 
-// seLinuxOptions are dropped by mount, without a word, where it does not see SELinux.
+// seLinuxOptions are the options that mount(8) silently drops if it does not see
+// SELinux.
 var seLinuxOptions = []string{"context", "fscontext", "defcontext", "rootcontext"}
 
-// InEffect checks that a mount has the options that were asked for, in whatever
-// order, as far as the kernel tells: those of the mount point, and the labels of
-// SELinux. Errors: ErrNotInEffect.
+// InEffect checks that a mount has the requested options, in any order. It checks
+// the options that the kernel shows: the restrictions of the mount point and the
+// labels of SELinux. Errors: ErrNotInEffect.
 func InEffect(m *mountinfo.Info, options []string) error {
-	has, of := strings.Split(m.Options, ","), map[string]string{}
+	mountOptions, fsOptions := strings.Split(m.Options, ","), map[string]string{}
 	for _, o := range SplitOptions(m.VFSOptions) {
 		name, val := value(o)
-		of[name] = val
+		fsOptions[name] = val
 	}
 	for _, o := range options {
 		name, want := value(o)
-		got, given := of[name]
+		got, given := fsOptions[name]
 		switch {
 		case slices.Contains([]string{"nosuid", "nodev", "noexec", "noatime", "nodiratime"}, o):
-			if !slices.Contains(has, o) && !slices.ContainsFunc(options, func(other string) bool { return overrides(other, o) }) {
+			if !slices.Contains(mountOptions, o) && !slices.ContainsFunc(options, func(other string) bool { return overrides(other, o) }) {
 				return fmt.Errorf("%w: %s at %s, which has %s", ErrNotInEffect, o, m.Mountpoint, m.Options)
 			}
 		case !slices.Contains(seLinuxOptions, name):
@@ -121,13 +124,13 @@ func InEffect(m *mountinfo.Info, options []string) error {
 	return nil
 }
 
-// overrides reports whether another option takes back one that begins with "no".
+// overrides reports whether the option other cancels o, which begins with "no".
 func overrides(other, o string) bool {
 	return other == o[2:] || other == "defaults" || o == "noatime" && (other == "relatime" || other == "strictatime")
 }
 
-// sameLabel compares labels of SELinux. The kernel sorts the categories, and writes
-// three and more in a row as a range.
+// sameLabel reports whether two labels of SELinux are equal. The kernel sorts the
+// categories, and writes three or more consecutive ones as a range.
 func sameLabel(a, b string) bool {
 	x, y := strings.SplitN(a, ":", 4), strings.SplitN(b, ":", 4)
 	if len(x) < 4 || len(y) < 4 {
@@ -136,8 +139,8 @@ func sameLabel(a, b string) bool {
 	return slices.Equal(x[:3], y[:3]) && slices.EqualFunc(levels(x[3]), levels(y[3]), maps.Equal)
 }
 
-// levels returns the lower and the upper level of a range as sets of a sensitivity
-// and its categories.
+// levels returns the lower and the upper level of an SELinux range. Each level is
+// the set of its sensitivity and its categories.
 func levels(text string) []map[string]bool {
 	low, high, ranged := strings.Cut(text, "-")
 	if !ranged {

@@ -16,10 +16,10 @@ const (
 	blkidAmbivalent = 8
 )
 
-// Probe returns the type of the file system on a device, or "" if the device
-// holds nothing that is known. It returns "" only if the places where
-// signatures lie could be read: whoever asks may be about to format.
-// Anything but a single file system is ErrContent.
+// Probe returns the type of the file system on a device; "" if the device holds
+// no known signature. The caller may format the device after "", so Probe returns
+// "" only if it could read the places of all signatures. Errors: ErrContent if the
+// device holds anything but a single file system.
 func Probe(ctx context.Context, device string) (string, error) {
 	out, err := run(ctx, "blkid", "-p", "-o", "export", device)
 	var exit *exec.ExitError
@@ -40,7 +40,7 @@ func Probe(ctx context.Context, device string) (string, error) {
 	return "", nil
 }
 
-// IsSwap tells whether a device has the signature of swap, in use or not.
+// IsSwap reports whether a device has the signature of swap space, in use or not.
 func IsSwap(ctx context.Context, device string) (bool, error) {
 	_, err := run(ctx, "blkid", "-p", "-n", "swap,swsuspend", device)
 	var exit *exec.ExitError
@@ -48,12 +48,13 @@ func IsSwap(ctx context.Context, device string) (bool, error) {
 	case err == nil:
 		return true, nil
 	case errors.As(err, &exit) && exit.ExitCode() == blkidNothing && ctx.Err() == nil:
-		return false, readEnds(device) // blkid has no other exit code for "could not read"
+		return false, readEnds(device) // blkid has the same exit code for "could not read"
 	}
 	return false, fmt.Errorf("probe %s: %w", device, err)
 }
 
-// parseProbe reads blkid's KEY=value lines.
+// parseProbe returns the type of the file system from blkid's KEY=value lines.
+// Errors: ErrContent.
 func parseProbe(device, out string) (string, error) {
 	found := map[string]string{}
 	for line := range strings.Lines(out) {
@@ -71,8 +72,7 @@ func parseProbe(device, out string) (string, error) {
 	}
 }
 
-// readEnds reads the first and the last MiB: every signature that would make
-// a device anything but blank lies there.
+// readEnds reads the first and the last MiB of a device, where all signatures lie.
 func readEnds(device string) error {
 	f, err := os.Open(device)
 	if err != nil {

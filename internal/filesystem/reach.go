@@ -13,17 +13,17 @@ import (
 )
 
 var (
-	// ErrUnreachable: a mounted file system refuses all I/O, as one that has shut
-	// itself down after an error. Only unmounting and mounting it brings it back.
+	// ErrUnreachable: a mounted file system refuses all I/O, for example because it
+	// has shut itself down after an error. Only a new mount makes it usable.
 	ErrUnreachable = errors.New("the file system is unreachable")
 	// ErrReadOnly: the kernel has made a mounted file system read-only after an
-	// error. Only unmounting and mounting it makes it writable again.
+	// error. Only a new mount makes it writable.
 	ErrReadOnly = errors.New("the file system was made read-only after an error")
 )
 
-// Reachable returns nil if the file system of a mount answers, and can be written
-// if the mount can. It asks nothing of the disk, so it does not wait for it.
-// Errors: ErrUnreachable, ErrReadOnly.
+// Reachable returns nil if the file system of a mount answers, and is writable if
+// the mount is. It needs no I/O, so it does not wait for the disk. Errors:
+// ErrUnreachable, ErrReadOnly.
 func Reachable(m *mountinfo.Info) error {
 	if _, err := os.Lstat(m.Mountpoint); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnreachable, err)
@@ -37,23 +37,24 @@ func Reachable(m *mountinfo.Info) error {
 	return nil
 }
 
-// WriteBack writes back the file system that is mounted at dir. One that has shut
-// itself down says so when its root is written back by itself, or opened. Errors:
-// ErrUnreachable.
+// WriteBack writes the dirty data of the file system that is mounted at dir to its
+// device. It also syncs the root directory: a file system that has shut itself
+// down fails only this sync, or the open of the root. Errors: ErrUnreachable.
 func WriteBack(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {
 		return unreachable(err)
 	}
 	defer f.Close()
-	err = os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd()))) // also of an error that is over
+	err = os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd()))) // this error may be an old one
 	return errors.Join(err, unreachable(f.Sync()))
 }
 
-// Writable does what Reachable does, and begins to write where the mount can be
-// written, which changes nothing: ext4 notices only then that its journal cannot be
-// written any more. One that makes the writer wait is no failure. Errors:
-// ErrUnreachable, ErrReadOnly.
+// Writable is Reachable with a test write, if the mount is writable. The write
+// creates a file without a name and changes nothing. Only a write makes ext4
+// notice that its journal cannot be written any more. A file system that blocks
+// the write for longer than writeLimit counts as writable. Errors: ErrUnreachable,
+// ErrReadOnly.
 func Writable(m *mountinfo.Info) error {
 	if err := Reachable(m); err != nil || HasOption(m, "ro") {
 		return err
@@ -79,10 +80,11 @@ func Writable(m *mountinfo.Info) error {
 	return nil
 }
 
-// writeLimit is how long a writer may have to wait before nobody takes the file
-// system for one that fails.
+// writeLimit is how long Writable waits for its test write.
 const writeLimit = time.Second
 
+// unreachable wraps an I/O error with ErrUnreachable. It returns other errors as
+// they are.
 func unreachable(err error) error {
 	if errors.Is(err, unix.EIO) || errors.Is(err, unix.EUCLEAN) {
 		return fmt.Errorf("%w: %w", ErrUnreachable, err)

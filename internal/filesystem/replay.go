@@ -8,11 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Replay has the kernel put into the files what the journal or log holds, by a
-// mount that nobody sees. It is for a device that is thrown away: other than
-// ext4 and xfs, btrfs writes more than it must then.
+// Replay makes the kernel replay the journal or log, by a mount at no path. The
+// device must be one that is discarded after use: btrfs, unlike ext4 and xfs,
+// writes more than the replay needs. Errors: ErrUnclean if the file system is still
+// unclean after the replay.
 func (d Device) Replay() error {
-	err := d.mountUnseen()
+	err := d.mountDetached()
 	if err == nil {
 		var ok bool
 		if ok, err = d.Clean(); err == nil && !ok {
@@ -25,9 +26,9 @@ func (d Device) Replay() error {
 	return nil
 }
 
-// mountUnseen mounts the file system at no path and unmounts it again. A process
-// that is killed leaves nothing.
-func (d Device) mountUnseen() (err error) {
+// mountDetached mounts the file system at no path and unmounts it again. If the
+// process is killed, the kernel unmounts the file system.
+func (d Device) mountDetached() (err error) {
 	fd, err := unix.Fsopen(d.Type, unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return err
@@ -39,14 +40,14 @@ func (d Device) mountUnseen() (err error) {
 		err = errors.Join(err, unix.FsconfigSetFlag(fd, flag))
 	}
 	if d.Type == Ext4 {
-		// Its superblock may ask for a panic of the kernel instead.
+		// Otherwise the superblock decides, and it may ask for a kernel panic.
 		err = errors.Join(err, unix.FsconfigSetString(fd, "errors", "remount-ro"))
 	}
 	if err == nil {
 		err = unix.FsconfigCreate(fd)
 	}
 	if err != nil {
-		return fmt.Errorf("%w%s", err, said(fd))
+		return fmt.Errorf("%w%s", err, kernelMessages(fd))
 	}
 	mount, err := unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC|unix.MOUNT_ATTR_NOSUID)
 	if err != nil {
@@ -55,8 +56,9 @@ func (d Device) mountUnseen() (err error) {
 	return unix.Close(mount)
 }
 
-// said returns the kernel's messages about a mount that failed.
-func said(fd int) string {
+// kernelMessages returns the kernel's messages about a mount that failed, each
+// after "; ". fd is the file system context.
+func kernelMessages(fd int) string {
 	var out strings.Builder
 	b := make([]byte, 1024)
 	for {

@@ -11,12 +11,12 @@ import (
 
 // Usage is how full a mounted file system is.
 type Usage struct {
-	Total, Used, Available size.Bytes // Available to unprivileged users
-	// Inodes; all zero for a file system without a fixed number of them (btrfs).
+	Total, Used, Available size.Bytes // Available is for unprivileged users
+	// Inodes. All three are 0 if the file system has no fixed number (btrfs).
 	Inodes, InodesUsed, InodesFree uint64
 }
 
-// UsageOf returns the usage of the file system that path is on.
+// UsageOf returns the usage of the file system at path.
 func UsageOf(path string) (Usage, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(path, &st); err != nil {
@@ -33,14 +33,14 @@ func UsageOf(path string) (Usage, error) {
 	}, nil
 }
 
-// DeviceSize returns the length of a block device.
+// DeviceSize returns the size of a block device.
 func DeviceSize(path string) (size.Bytes, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return 0, fmt.Errorf("size of block device: %w", err)
 	}
 	defer f.Close()
-	// The end of a block device is its length, what BLKGETSIZE64 returns too.
+	// The end of a block device is its size, as BLKGETSIZE64 returns it.
 	end, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		return 0, fmt.Errorf("size of block device: %w", err)

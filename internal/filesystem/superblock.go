@@ -12,12 +12,13 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// errNoSuperblock: the file system's magic number is not where it must be.
+// errNoSuperblock: the device does not have the magic number of the file system.
 var errNoSuperblock = errors.New("no superblock found")
 
-// superblockSize is the length of the file system that the superblock on r
-// describes. Offsets: the kernel's fs/ext4/ext4.h, fs/xfs/libxfs/xfs_format.h
-// and include/uapi/linux/btrfs_tree.h.
+// superblockSize returns the size of the file system according to the superblock
+// on r. The offsets come from the kernel's fs/ext4/ext4.h,
+// fs/xfs/libxfs/xfs_format.h and include/uapi/linux/btrfs_tree.h. Errors:
+// errNoSuperblock, ErrContent.
 func superblockSize(r io.ReaderAt, fsType string) (size.Bytes, error) {
 	at := map[string]int64{Ext4: 1024, XFS: 0, Btrfs: btrfsSuperOffset}[fsType]
 	sb := make([]byte, 1024)
@@ -45,9 +46,9 @@ func superblockSize(r io.ReaderAt, fsType string) (size.Bytes, error) {
 	return 0, fmt.Errorf("%w: its superblock claims %d blocks of %d bytes", ErrContent, blocks, block)
 }
 
-// HasSuperblock reports whether the device begins with a superblock of its file
-// system. Unlike Probe it does not care what else the device looks like: a file
-// system's users may write any signature where no superblock of it lies.
+// HasSuperblock reports whether the device has a superblock of its file system.
+// Unlike Probe it ignores other signatures on the device: users of the file system
+// may write any signature to the rest of the device. Errors: ErrContent.
 func (d Device) HasSuperblock() (bool, error) {
 	f, err := os.Open(d.Path)
 	if err != nil {
@@ -63,12 +64,13 @@ func (d Device) HasSuperblock() (bool, error) {
 	return true, nil
 }
 
-// growSlack is what a file system may leave unused at the end of its device:
-// no file system uses a last allocation group that is too small.
+// growSlack is the number of bytes that a file system may leave unused at the end
+// of its device: it does not use a last allocation group that is too small.
 const growSlack = 4 * size.MiB
 
-// NeedsGrow tells whether the device is larger than its file system. Unless it is
-// ext4, that must not be mounted: a mounted one's superblock on disk may be old.
+// NeedsGrow reports whether the device is larger than its file system. An xfs or
+// btrfs must not be mounted, because its superblock on disk may be outdated then.
+// Errors: ErrContent.
 func (d Device) NeedsGrow() (bool, error) {
 	f, err := os.Open(d.Path)
 	if err != nil {

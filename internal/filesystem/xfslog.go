@@ -7,48 +7,53 @@ import (
 	"io"
 )
 
-// The log of xfs is a ring of blocks of 512 bytes, filled with records: a header
-// and what it describes. Each block begins with the number of the cycle in which
-// it was written (in a header after the magic number), so the end of the newest
-// record is where the cycle falls. As in the kernel's fs/xfs/libxfs/xfs_log_format.h.
+// The log of xfs is a ring of blocks of 512 bytes. A record is a header and the
+// data that it describes. Each block begins with the number of the cycle in which
+// it was written; in a header the number follows the magic number. So the newest
+// record ends where the cycle number falls. The format is that of the kernel's
+// fs/xfs/libxfs/xfs_log_format.h.
 const (
 	xfsBlock       = 512
 	xfsRecordMagic = 0xfeedbabe
-	xfsHeaderData  = 32 << 10 // bytes of a record for which one block of the header is enough
-	xfsRecordMost  = 256 << 10
+	xfsHeaderData  = 32 << 10  // bytes of a record that one header block describes
+	xfsMaxRecord   = 256 << 10 // bytes
 
-	// Records are written several at a time: a hole may lie so far before the end.
-	xfsInFlight = 8 * xfsRecordMost / xfsBlock
-	// A log that a freeze has emptied ends with a few records about the superblock alone.
-	xfsCoverMost = 64
+	// The kernel writes several records at a time, so blocks may be missing up to
+	// this distance before the end, in blocks.
+	xfsInFlight = 8 * xfsMaxRecord / xfsBlock
+	// A freeze empties the log and leaves a few records about the superblock at its
+	// end, in at most this number of blocks.
+	xfsMaxCover = 64
 
-	xfsTransMagic  = 0x5452414e // "TRAN": the header of a transaction
-	xfsItemBuffer  = 0x123c     // a change of a buffer
-	xfsOpHeader    = 12
-	xfsOpStart     = 1 << 0
-	xfsOpCommit    = 1 << 1
-	xfsOpUnmount   = 1 << 5
-	xfsVersion2    = 1 << 1
-	xfsMostLogSize = 1 << 31 // bytes
+	xfsTransMagic = 0x5452414e // "TRAN": the header of a transaction
+	xfsItemBuffer = 0x123c     // a change of a buffer
+	xfsOpHeader   = 12
+	xfsOpStart    = 1 << 0
+	xfsOpCommit   = 1 << 1
+	xfsOpUnmount  = 1 << 5
+	xfsVersion2   = 1 << 1
+	xfsMaxLogSize = 1 << 31 // bytes
 )
 
-// xfsLog is the log of an xfs on r.
+// xfsLog is the log of the xfs on r.
 type xfsLog struct {
 	r      io.ReaderAt
-	start  int64 // byte
-	blocks int64
+	start  int64 // in bytes from the beginning of the device
+	blocks int64 // length, in blocks
 }
 
-// xfsRecord is the place of a record and what its header says.
+// xfsRecord is a record of the log, as its header describes it.
 type xfsRecord struct {
-	at, header, data int64 // blocks
-	cycle            uint32
-	tailCycle        uint32
-	tail             int64
-	ops              uint32
-	head             []byte
+	at, header, data int64  // first block, length of the header, length of the data, in blocks
+	cycle            uint32 // in which the record was written
+	tailCycle        uint32 // cycle of the block tail
+	tail             int64  // the block from which a mount would replay
+	ops              uint32 // number of operations
+	head             []byte // first block of the header
 }
 
+// readXFSLog finds the log by the superblock on r. Errors: errNoSuperblock,
+// ErrContent.
 func readXFSLog(r io.ReaderAt) (l xfsLog, err error) {
 	sb := make([]byte, superLen)
 	if _, err := r.ReadAt(sb, 0); err != nil {
@@ -64,7 +69,7 @@ func readXFSLog(r io.ReaderAt) (l xfsLog, err error) {
 		return l, fmt.Errorf("%w: its log is on another device", ErrContent)
 	}
 	if blockSize < xfsBlock || blockSize > 64<<10 || blockSize&(blockSize-1) != 0 || agBits > 31 ||
-		logBlocks == 0 || logBlocks*blockSize > xfsMostLogSize {
+		logBlocks == 0 || logBlocks*blockSize > xfsMaxLogSize {
 		return l, fmt.Errorf("%w: its superblock is invalid", ErrContent)
 	}
 	at := logStart>>agBits*agBlocks + logStart&(1<<agBits-1)
@@ -74,7 +79,8 @@ func readXFSLog(r io.ReaderAt) (l xfsLog, err error) {
 	return xfsLog{r: r, start: int64(at) * blockSize, blocks: logBlocks * blockSize / xfsBlock}, nil
 }
 
-// read returns n blocks from block at on, which may go on at the log's beginning.
+// read returns n blocks from block at on. After the end of the log it continues at
+// the beginning.
 func (l xfsLog) read(at, n int64) ([]byte, error) {
 	out := make([]byte, n*xfsBlock)
 	first := min(n, l.blocks-at)
@@ -106,12 +112,12 @@ func (l xfsLog) cycle(at int64) (uint32, error) {
 	return cycle, nil
 }
 
-// end returns the block after the newest record, and the cycle before it.
+// end returns the block after the newest record, and the cycle of the record.
 func (l xfsLog) end() (at int64, cycle uint32, err error) {
 	if cycle, err = l.cycle(0); err != nil {
 		return 0, 0, err
 	}
-	low, high := int64(1), l.blocks // the first block of an older cycle is from low to high
+	low, high := int64(1), l.blocks // the first block of an older cycle lies between them, both included
 	for low < high {
 		middle := (low + high) / 2
 		c, err := l.cycle(middle)
@@ -127,8 +133,8 @@ func (l xfsLog) end() (at int64, cycle uint32, err error) {
 	return low % l.blocks, cycle, nil
 }
 
-// clean tells whether nothing in the log has to be replayed: it ends with the
-// mark of an unmount, or it is as a freeze leaves it.
+// clean reports whether nothing in the log must be replayed: it ends with an
+// unmount record, or with the records that a freeze leaves.
 func (l xfsLog) clean() (bool, error) {
 	end, cycle, err := l.end()
 	if err != nil {
@@ -148,8 +154,8 @@ func (l xfsLog) clean() (bool, error) {
 	return l.covered(last, end)
 }
 
-// last returns the record that ends at block end; nil if there is none, or the
-// blocks before it were not all written.
+// last returns the record that ends at block end; nil if there is none, or if
+// some of the blocks before end were not written.
 func (l xfsLog) last(end int64, cycle uint32) (*xfsRecord, error) {
 	n := min(int64(xfsInFlight), l.blocks)
 	before, err := l.read((end-n+l.blocks)%l.blocks, n)
@@ -160,7 +166,7 @@ func (l xfsLog) last(end int64, cycle uint32) (*xfsRecord, error) {
 	for i := n - 1; i >= 0; i-- {
 		at, want := end-n+i, cycle
 		if at < 0 {
-			if at += l.blocks; end > 0 { // written before the ring began anew
+			if at += l.blocks; end > 0 { // written before the ring wrapped around
 				want--
 			}
 		}
@@ -178,7 +184,7 @@ func (l xfsLog) last(end int64, cycle uint32) (*xfsRecord, error) {
 	return found, nil
 }
 
-// parseXFSRecord returns nil if the header makes no sense.
+// parseXFSRecord parses the header of a record at block at; nil if it is invalid.
 func parseXFSRecord(at int64, b []byte) *xfsRecord {
 	big := binary.BigEndian
 	length, iclog := int64(big.Uint32(b[12:])), int64(big.Uint32(b[320:]))
@@ -189,14 +195,15 @@ func parseXFSRecord(at int64, b []byte) *xfsRecord {
 	if big.Uint32(b[8:])&xfsVersion2 != 0 && iclog > xfsHeaderData {
 		r.header = (iclog + xfsHeaderData - 1) / xfsHeaderData
 	}
-	if length > xfsRecordMost || iclog > xfsRecordMost || big.Uint32(b[16:]) != r.cycle || int64(big.Uint32(b[20:])) != at {
+	if length > xfsMaxRecord || iclog > xfsMaxRecord || big.Uint32(b[16:]) != r.cycle || int64(big.Uint32(b[20:])) != at {
 		return nil
 	}
 	return r
 }
 
-// body returns what a record holds, nil if it is longer than one that matters
-// here: each block's first word lies in the header, where it made room for the cycle.
+// body returns the data of a record; nil if the record is empty or longer than the
+// records that clean looks for. The cycle number has replaced the first word of
+// each block, and the header has the words.
 func (l xfsLog) body(r *xfsRecord) ([]byte, error) {
 	if r.data > xfsHeaderData/xfsBlock || r.data == 0 {
 		return nil, nil
@@ -211,12 +218,12 @@ func (l xfsLog) body(r *xfsRecord) ([]byte, error) {
 	return b, nil
 }
 
-// covered tells whether all records that a mount would replay, from the tail to
-// the end, change the superblock only: a freeze writes everything else back, and
-// two such records so that the log says so.
+// covered reports whether all records that a mount would replay, from the tail to
+// the end, change only the superblock. A freeze writes everything else back, and
+// then two such records, which show that it did.
 func (l xfsLog) covered(last *xfsRecord, end int64) (bool, error) {
 	at, cycle := last.tail, last.tailCycle
-	if span := (end - at + l.blocks) % l.blocks; at >= l.blocks || span == 0 || span > xfsCoverMost {
+	if span := (end - at + l.blocks) % l.blocks; at >= l.blocks || span == 0 || span > xfsMaxCover {
 		return false, nil
 	}
 	for at != end {
@@ -242,12 +249,12 @@ func (l xfsLog) covered(last *xfsRecord, end int64) (bool, error) {
 	return true, nil
 }
 
-// superblockOnly tells whether the operations of a record are whole transactions
-// that change nothing but the buffer of block 0. The items are in the byte order
-// of the processor that wrote them.
+// superblockOnly reports whether the operations of a record are complete
+// transactions that change only the buffer of block 0. The items are in the byte
+// order of the processor that wrote them.
 func superblockOnly(body []byte, ops uint32) bool {
 	native := binary.NativeEndian
-	regions := uint16(0) // of the item that is being read
+	regions := uint16(0) // regions of the current item that are still to come
 	for range ops {
 		if len(body) < xfsOpHeader {
 			return false
