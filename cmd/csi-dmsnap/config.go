@@ -2,12 +2,12 @@ package main
 
 import (
 	"fmt"
-	"math/big"
+	"math"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 
+	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/yaml"
 
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
@@ -152,28 +152,19 @@ func (p poolConfig) config() (pool.Config, error) {
 	return c, c.Check()
 }
 
-var quantity = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?)([kMGTP]?|[KMGTP]i)$`)
-
-// factors are the suffixes of Kubernetes' quantities, as far as they make
-// sense for a disk.
-var factors = map[string]int64{
-	"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15,
-	"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50,
-}
-
-// parseQuantity reads a number of bytes such as 20Gi, 1.5T or 1073741824.
+// parseQuantity reads a number of bytes in the notation of Kubernetes: 20Gi,
+// 1.5T, 1073741824.
+//
+// Errors: not a quantity, or not a whole number of bytes from 1 to 2^63-2.
 func parseQuantity(s string) (size.Bytes, error) {
-	part := quantity.FindStringSubmatch(s)
-	if part == nil {
-		return 0, fmt.Errorf("%q is not a number with one of the suffixes Ki, Mi, Gi, Ti, Pi, k, M, G, T, P", s)
+	q, err := resource.ParseQuantity(s)
+	if err != nil {
+		return 0, fmt.Errorf("invalid quantity %q: %w", s, err)
 	}
-	n, ok := new(big.Rat).SetString(part[1])
-	if !ok {
-		return 0, fmt.Errorf("%q is not a number", s)
+	// Value rounds a fraction up, and ParseQuantity turns a larger number into 2^63-1.
+	n := q.Value()
+	if q.CmpInt64(n) != 0 || n <= 0 || n == math.MaxInt64 {
+		return 0, fmt.Errorf("invalid quantity %q: must be a whole number of bytes, at least 1 and below 2^63-1", s)
 	}
-	n.Mul(n, new(big.Rat).SetInt64(factors[part[2]]))
-	if !n.IsInt() || !n.Num().IsInt64() || n.Sign() == 0 {
-		return 0, fmt.Errorf("%q is not a whole number of bytes between 1 and 2^63", s)
-	}
-	return size.Bytes(n.Num().Int64()), nil
+	return size.Bytes(n), nil
 }

@@ -116,11 +116,16 @@ func TestParseConfigZero(t *testing.T) {
 	}
 }
 
-func TestParseQuantity(t *testing.T) {
+// Quantities of Kubernetes are read, and only whole numbers of bytes are accepted:
+// nothing is rounded or capped.
+func TestParseQuantity_wholeNumbersOnly(t *testing.T) {
 	for text, want := range map[string]size.Bytes{
 		"1": 1, "512Ki": 512 * size.KiB, "1.5Gi": 1536 * size.MiB, "20Gi": 20 * size.GiB, "2T": 2e12,
-		"7k": 7000, "8191Pi": 8191 << 50, "0.5Ki": 512,
-		"": 0, "0": 0, "0Gi": 0, "-1Gi": 0, "1gi": 0, "1K": 0, "1.5": 0, "1e3": 0, "Gi": 0, "1 Gi": 0, "8192Pi": 0, "0x10": 0, ".5Gi": 0,
+		"7k": 7000, "8191Pi": 8191 << 50, "0.5Ki": 512, "007": 7, "0.001k": 1, "9223372036854775806": 1<<63 - 2,
+		// Notations that only the library of Kubernetes knows.
+		"1Ei": 1 << 60, "1e3": 1000, "1E3": 1000, "2E": 2e18, "+1Gi": size.GiB, ".5Gi": 512 * size.MiB, "1.Gi": size.GiB, "2000m": 2,
+		"": 0, "0": 0, "0Gi": 0, "-1Gi": 0, "1gi": 0, "1K": 0, "1.5": 0, "1500m": 0, "0.3Ki": 0, "1n": 0, "Gi": 0, "1 Gi": 0, "0x10": 0,
+		"8192Pi": 0, "9223372036854775807": 0, "9223372036854775808": 0, "100E": 0,
 	} {
 		got, err := parseQuantity(text)
 		if got != want || (err == nil) != (want != 0) {
