@@ -3,7 +3,6 @@ package main
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -35,9 +34,7 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true, // main prints them
 	}
-	logging := flag.NewFlagSet("logging", flag.ContinueOnError)
-	klog.InitFlags(logging)
-	root.PersistentFlags().AddGoFlag(logging.Lookup("v"))
+	root.PersistentPreRunE = loggingFlags(root.PersistentFlags())
 	root.AddCommand(nodeCommand(), controllerCommand(), versionCommand())
 	root.AddCommand(importCommand())
 	root.AddCommand(operatorCommands()...)

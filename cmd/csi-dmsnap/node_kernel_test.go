@@ -23,18 +23,6 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/driver"
 )
 
-// The test binary is the program itself when asked to, so that it can be
-// started, and ended by signals, as it is in life.
-const asProgram = "CSI_DMSNAP_TEST_AS_PROGRAM"
-
-func TestMain(m *testing.M) {
-	if os.Getenv(asProgram) != "" {
-		main()
-		return
-	}
-	os.Exit(m.Run())
-}
-
 // process is a running driver.
 type process struct {
 	*exec.Cmd
