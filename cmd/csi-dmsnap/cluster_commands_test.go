@@ -89,8 +89,8 @@ func TestForgetNode(t *testing.T) {
 	if out, err := run(forgetNode{yes: true}, "up"); err == nil || out != "" || left() != 3 {
 		t.Errorf("a ready node: %q, %v", out, err)
 	}
-	if _, err := run(forgetNode{output: "yaml"}, "down"); err == nil {
-		t.Error("output yaml is taken")
+	if _, err := run(forgetNode{output: "xml"}, "down"); err == nil {
+		t.Error("output xml is accepted")
 	}
 	table := func(done string) string {
 		return `KIND                   NAME         ID              USED-BY     DELETED

@@ -48,7 +48,7 @@ the node tells who did it.`,
 	flags := cmd.Flags()
 	flags.BoolVar(&f.yes, "yes", false, "delete them")
 	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "how to reach the Kubernetes API; found as kubectl does if empty")
-	flags.StringVarP(&f.output, "output", "o", "table", "table, or json for programs")
+	addOutputFlag(flags, &f.output)
 	return cmd
 }
 

@@ -53,7 +53,7 @@ type importing struct {
 }
 
 func (i *importing) run(cmd *cobra.Command, args []string) error {
-	i.pool, i.output = args[0], "table"
+	i.pool, i.output = args[0], outputTable
 	if i.mode != "" && i.mode != string(pool.Filesystem) && i.mode != string(pool.Block) {
 		return fmt.Errorf("mode %q: %s and %s are possible", i.mode, pool.Filesystem, pool.Block)
 	}

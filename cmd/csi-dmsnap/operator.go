@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -133,7 +132,7 @@ func (o *operator) tree(cmd *cobra.Command, args []string) error {
 
 func (o *operator) commonFlags(c *cobra.Command) {
 	c.Flags().StringVar(&o.config, "config", "/etc/csi-dmsnap/config.yaml", "YAML file that lists the pools")
-	c.Flags().StringVarP(&o.output, "output", "o", "table", "table, or json for programs (lengths are in bytes)")
+	addOutputFlag(c.Flags(), &o.output)
 	o.addFlags(c)
 }
 
@@ -206,24 +205,6 @@ func (o *operator) list(render func(w io.Writer, found []*pool.Inspection) (any,
 // absentLine says that a pool is not there and need not be.
 func absentLine(name string) string {
 	return fmt.Sprintf("pool %s: optional, and not on this node", name)
-}
-
-func checkOutput(output string) error {
-	if output != "table" && output != "json" {
-		return fmt.Errorf("output %q: table and json are possible", output)
-	}
-	return nil
-}
-
-// printAs prints a table, or the same for programs.
-func printAs(w io.Writer, output, table string, data any) error {
-	if output == "json" {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		return e.Encode(data)
-	}
-	_, err := io.WriteString(w, table)
-	return err
 }
 
 func volumesOf(found []*pool.Inspection) []pool.VolumeState {

@@ -168,7 +168,7 @@ func TestOperatorRefuses(t *testing.T) {
 		want string
 		code int
 	}{
-		{[]string{"pools", "--config", config, "-o", "yaml"}, "yaml", 1},
+		{[]string{"pools", "--config", config, "-o", "xml"}, `invalid output "xml"`, 1},
 		{[]string{"volumes", "--config", config, "--pool", "c"}, `no pool "c", it has a, b`, 1},
 		{[]string{"snapshots", "--config", config + "x"}, "config.yamlx", 1},
 		{[]string{"tree", "--config", config}, "arg", 1},

@@ -54,7 +54,7 @@ the exit code is 1.`,
 	flags := cmd.Flags()
 	flags.StringVar(&o.endpoint, "endpoint", "unix:///csi/csi.sock", "socket of the controller")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "how to reach the Kubernetes API; found as kubectl does if empty")
-	flags.StringVarP(&o.output, "output", "o", "table", "table, or json for programs")
+	addOutputFlag(flags, &o.output)
 	flags.DurationVar(&o.settle, "settle", 10*time.Second, "how long after the first look to look again")
 	return cmd
 }
