@@ -19,6 +19,8 @@ var (
 	// declared is a file of the product with the names that follow it: `pool/cut.go` `Pool.take`, `edit.record`
 	declared = regexp.MustCompile("`([a-z0-9_-]+/[a-z0-9_/-]+\\.go)`((?:,? `[A-Za-z]\\w*(?:\\.\\w+)?`)+)")
 	quoted   = regexp.MustCompile("`([^`]+)`")
+	// identifier is a name of the code's alone, as `flattenBelow` or `view.forkNeeds`
+	identifier = regexp.MustCompile("`(?:\\w+\\.)?([a-z]+[A-Z]\\w*)`")
 )
 
 // exampleName stands for any test in the rules for names.
@@ -96,6 +98,37 @@ func TestNames_ofDeclarations(t *testing.T) {
 	}
 	if found < 30 {
 		t.Errorf("only %d declarations were found", found)
+	}
+}
+
+// TestNames_ofIdentifiers: an identifier in the pages for contributors is in the code.
+func TestNames_ofIdentifiers(t *testing.T) {
+	known := map[string]bool{}
+	word := regexp.MustCompile(`\w+`)
+	for _, root := range []string{"cmd", "internal", "pkg", "test", "deploy"} {
+		err := filepath.WalkDir("../../"+root, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !slices.Contains([]string{".go", ".yaml", ".json"}, filepath.Ext(path)) {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			for _, w := range word.FindAllString(string(text), -1) {
+				known[w] = true
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, text := range pages(t) {
+		if !strings.Contains(path, "/design/") && !strings.HasSuffix(path, "ARCHITECTURE.md") && !strings.HasSuffix(path, "CONTRIBUTING.md") {
+			continue
+		}
+		for _, m := range identifier.FindAllStringSubmatch(text, -1) {
+			if !known[m[1]] {
+				t.Errorf("%s names %s, which is not in the code", path, m[1])
+			}
+		}
 	}
 }
 
