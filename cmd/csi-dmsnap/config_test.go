@@ -77,7 +77,7 @@ func TestParseConfigRefuses(t *testing.T) {
 		"pools: [{name: a, file: x.img, size: 1Gi}]":                        "absolute",
 		"pools: [{name: a, file: /x.img}]":                                  "size",
 		"pools: [{name: a, size: 1Gi}]":                                     "file",
-		"pools: [{name: a, file: /x.img, size: 1Gi, devices: [/dev/a]}]":    "not both",
+		"pools: [{name: a, file: /x.img, size: 1Gi, devices: [/dev/a]}]":    "exclude each other",
 		"pools: [{name: a, file: /x.img, size: 1Gi, extentSize: 3Mi}]":      "extent",
 		"pools: [{name: a, file: /x.img, size: 1Gi, extentSize: 256Ki}]":    "extent",
 		"pools: [{name: a, chunkSize: 1x}]":                                 "chunkSize",
@@ -88,7 +88,7 @@ func TestParseConfigRefuses(t *testing.T) {
 		"pools: [{name: a, firstStoreSize: 0}]":                             "firstStoreSize",
 		"pools: [{name: a, storeStep: 0}]":                                  "storeStep",
 		"pools: [{name: a, burstRate: 0}]":                                  "burstRate",
-		"pools: [{name: a, volumeGroup: " + strings.Repeat("a-", 30) + "}]": "hyphens count twice",
+		"pools: [{name: a, volumeGroup: " + strings.Repeat("a-", 30) + "}]": "each hyphen counts twice",
 		"pools: [{name: a, file: /x.img, size: 1gb}]":                       "1gb",
 		"pools: [{name: a, clean: sometimes}]":                              "clean",
 	} {

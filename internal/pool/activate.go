@@ -90,7 +90,7 @@ func (p *Pool) Deactivate(ctx context.Context, lv string) error {
 		// The volume's device is gone. Where the metadata cannot be written now, as
 		// while a disk is missing, the caretaker drops them later.
 		if err := p.dropFlats(ctx, lv); err != nil {
-			klog.FromContext(ctx).Error(err, "Stores by which nobody reads old snapshots stay for now", "volume", lv)
+			klog.FromContext(ctx).Error(err, "Failed to delete flat stores that nobody reads; it will be retried", "volume", lv)
 		}
 		return nil
 	})
@@ -135,7 +135,7 @@ func (p *Pool) awaitClosed(ctx context.Context, v *view, lv *lvm2.LV) error {
 			return fmt.Errorf("volume %s: %w: it is mounted at %s", at, ErrInUse, mounted)
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("volume %s: %w: its device %s is open %d times, by a process, another device, as swap or by a mount elsewhere",
+			return fmt.Errorf("volume %s: %w: its device %s is open %d times: by a process, another device, swap, or a mount that this process does not see",
 				at, ErrInUse, info.Name, info.OpenCount)
 		}
 		select {

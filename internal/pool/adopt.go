@@ -67,7 +67,7 @@ func (p *Pool) adopt(t *edit, a Adoption) error {
 			return err
 		}
 	case o.deleted:
-		return fmt.Errorf("%w: the volume is deleted, its blocks stay for its snapshots", ErrPrecondition)
+		return fmt.Errorf("%w: the volume is deleted, and its blocks are kept only for its snapshots", ErrPrecondition)
 	case o.copyOf != "":
 		return fmt.Errorf("%w: the volume is still being copied", ErrPrecondition)
 	}
@@ -112,13 +112,13 @@ func (p *Pool) adoptVolume(t *edit, lv *lvm2.LV, a Adoption) (*volume, error) {
 	_, ours := t.decoded[lv].(foreign)
 	switch {
 	case !ours:
-		return nil, fmt.Errorf("%w: it is the pool's, and no volume", ErrPrecondition)
+		return nil, fmt.Errorf("%w: it belongs to the pool, but is not a volume", ErrPrecondition)
 	case !slices.Contains(lv.Status, lvm2.StatusVisible) || !linear(lv):
-		return nil, fmt.Errorf("%w: only linear logical volumes that LVM2 shows can be adopted", ErrPrecondition)
+		return nil, fmt.Errorf("%w: only visible linear logical volumes can be adopted", ErrPrecondition)
 	case len(a.LV) > maxLVName:
-		return nil, fmt.Errorf("%w: its name has %d bytes, an id has room for %d: lvrename it first", ErrPrecondition, len(a.LV), maxLVName)
+		return nil, fmt.Errorf("%w: its name has %d bytes, but an id has room for only %d; rename it with lvrename", ErrPrecondition, len(a.LV), maxLVName)
 	case !fitsDevices(t.vg.Name, a.LV):
-		return nil, fmt.Errorf("%w: with that of its group its name is too long for those of its devices, where hyphens count twice: lvrename it first", ErrPrecondition)
+		return nil, fmt.Errorf("%w: its name and its group's name are together too long for device names, where each hyphen counts twice; rename it with lvrename", ErrPrecondition)
 	case t.named[name] != nil:
 		return nil, fmt.Errorf("%w: volume %q", ErrConflict, name)
 	}
@@ -133,7 +133,7 @@ func (p *Pool) adoptVolume(t *edit, lv *lvm2.LV, a Adoption) (*volume, error) {
 	if readOnlyLV(c) {
 		c.Tags = append(c.Tags, tag(tagReadOnly))
 	}
-	c.Tags = p.noted(c.Tags, ReasonAdopted, "made logical volume %s the volume %s", a.LV, name)
+	c.Tags = p.noted(c.Tags, ReasonAdopted, "turned logical volume %s into volume %s", a.LV, name)
 	return &volume{lv: c, name: name, mode: a.Mode, fs: a.FSType, formatted: true}, t.put(c)
 }
 
@@ -162,13 +162,13 @@ func (p *Pool) foreignStores(v *view, o *volume) ([]foreignStore, error) {
 		case !linear(store):
 			return nil, fmt.Errorf("%w: its snapshot %s is not linear", ErrPrecondition, store.Name)
 		case len(store.Name) > maxLVName:
-			return nil, fmt.Errorf("%w: the name of its snapshot %s has %d bytes, an id has room for %d: lvrename it first",
+			return nil, fmt.Errorf("%w: the name of its snapshot %s has %d bytes, but an id has room for only %d; rename it with lvrename",
 				ErrPrecondition, store.Name, len(store.Name), maxLVName)
 		case v.snapshots[store.Name] != nil:
 			return nil, fmt.Errorf("%w: snapshot %q", ErrConflict, store.Name)
 		}
 		if _, ok := v.decoded[store].(foreign); !ok {
-			return nil, fmt.Errorf("%w: the store of its snapshot %s has tags of ours", ErrPrecondition, store.Name)
+			return nil, fmt.Errorf("%w: the store of its snapshot %s already has tags of csi-dmsnap", ErrPrecondition, store.Name)
 		}
 		if err := cow.CheckChunk(s.ChunkSize.Bytes()); err != nil {
 			return nil, fmt.Errorf("%w: its snapshot %s: %w", ErrPrecondition, store.Name, err)
@@ -195,7 +195,7 @@ func (p *Pool) notWritten(v *view, store *lvm2.LV) error {
 		return err
 	}
 	if !readOnly || info.OpenCount > 1 {
-		return fmt.Errorf("%w: its snapshot %s is open and may be written to: unmount it, or mount it read-only, until it is adopted", ErrPrecondition, store.Name)
+		return fmt.Errorf("%w: its snapshot %s is open and may be written to; unmount it, or mount it read-only, until it is adopted", ErrPrecondition, store.Name)
 	}
 	return nil
 }
@@ -218,7 +218,7 @@ func (p *Pool) adoptStore(t *edit, o *volume, s foreignStore, order, over uint64
 	}
 	length := t.bytesOf(s.hidden).Sectors()
 	if err := t.formatStore(&layer{lv: s.lv, chunk: s.chunk}); err != nil {
-		return fmt.Errorf("preparing the COW store of %s to be frozen: %w", s.lv.Name, err)
+		return fmt.Errorf("preparing to freeze the COW store of %s: %w", s.lv.Name, err)
 	}
 	if err := t.remove(s.hidden.ID); err != nil {
 		return err

@@ -51,7 +51,7 @@ func (v *view) blankSize(spec VolumeSpec) size.Bytes {
 // the same again. ErrOutOfRange for less.
 func (v *view) copyExtents(spec VolumeSpec, from original) (lvm2.Extents, error) {
 	if spec.Size != 0 && spec.Size < from.asked && v.given(spec) < from.length {
-		return 0, fmt.Errorf("%w: %v asked for, the source has %v", ErrOutOfRange, spec.Size, from.length)
+		return 0, fmt.Errorf("%w: %v requested, but the source has %v", ErrOutOfRange, spec.Size, from.length)
 	}
 	return v.extentsFor(max(spec.Size, from.length), spec.Limit)
 }

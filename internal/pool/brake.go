@@ -33,7 +33,7 @@ func (p *Pool) brake(ctx context.Context, g *growth, d device) {
 	if err := p.alone(limited, g.store, func() error { return p.suspend(limited, d) }); err != nil {
 		g.braked.Store(false)
 		if !errors.Is(err, dm.ErrNotFound) {
-			p.log.Error(err, "Holding writers while a store grows", "store", d.name)
+			p.log.Error(err, "Failed to hold writers while a store grows", "store", d.name)
 		}
 	} else {
 		select {
@@ -44,7 +44,7 @@ func (p *Pool) brake(ctx context.Context, g *growth, d device) {
 	// Whatever happened.
 	err := p.alone(context.WithoutCancel(ctx), g.store, func() error { return p.dm.Resume(d.name, d.udev) })
 	if err != nil && !errors.Is(err, dm.ErrNotFound) {
-		p.log.Error(err, "Letting writers go on; it is tried again", "store", d.name)
+		p.log.Error(err, "Failed to release held writers; it will be retried", "store", d.name)
 		p.unbraked(g)
 	}
 	took := time.Since(began)
@@ -80,7 +80,7 @@ func (p *Pool) suspend(ctx context.Context, d device) error {
 }
 
 // heldBecause says why writers are held, and what to do.
-const heldBecause = "the pool has no room for what is written to the volume while volumes restored from it, or itself, are hydrated; it ends by itself then; delete volumes or snapshots, or extend the volume group"
+const heldBecause = "the pool is full, so writes to the volume wait until hydration of it, or of volumes restored from it, finishes; to resume sooner, delete volumes or snapshots, or extend the volume group"
 
 // isHeld tells whether a volume that is suspended is held.
 func (p *Pool) isHeld(v *view, o *volume) bool {
@@ -161,7 +161,7 @@ func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
 		if p.scrubbing(o.lv.Name) { // it began meanwhile, and has the volume's key
 			p.facts.unsettled.put(volume, true)
 			if err := p.dm.Resume(d.name, d.udev); err != nil {
-				p.log.Error(err, "Letting a volume be wiped", "volume", o.lv.Name)
+				p.log.Error(err, "Failed to resume a volume so that it can be wiped", "volume", o.lv.Name)
 			}
 			return
 		}
@@ -188,7 +188,7 @@ func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
 	}
 	if err := p.letGo(ctx, volume); err != nil && ctx.Err() == nil {
 		p.facts.unsettled.put(volume, true)
-		p.log.Error(err, "Letting writers go on")
+		p.log.Error(err, "Failed to release held writers; it will be retried")
 	}
 	p.log.Info("Writers were held", "volume", volume, "for", time.Since(began))
 }
@@ -201,7 +201,7 @@ func (p *Pool) letGo(ctx context.Context, volume lvm2.ID) error {
 		return nil
 	}
 	return p.onVolume(ctx, o.lv.Name, func(ctx context.Context) error {
-		return p.do(ctx, &change{fast: true, what: "let the writers of volume " + o.lv.Name + " go on", act: func(ctx context.Context, v *view) error {
+		return p.do(ctx, &change{fast: true, what: "release the writers of volume " + o.lv.Name, act: func(ctx context.Context, v *view) error {
 			o := v.volumes[volume]
 			if o == nil {
 				return nil

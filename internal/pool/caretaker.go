@@ -124,7 +124,7 @@ func (c *caretaker) attendFreely(o *volume, kind string, pause time.Duration, f 
 			return
 		}
 		if c.news(key, err) {
-			p.log.Error(err, "Looking after a volume; it is tried again", "volume", o.lv.Name)
+			p.log.Error(err, "Maintenance of a volume failed; it will be retried", "volume", o.lv.Name)
 			if kind == careTrim {
 				p.wiper.lookAgain()
 			}

@@ -93,7 +93,7 @@ func (c *carrier) carry(ctx context.Context, s step) error {
 		return c.create(s)
 	}
 	if d == nil {
-		return fmt.Errorf("device %s is gone: somebody else removed it", s.name)
+		return fmt.Errorf("device %s is gone: another process removed it", s.name)
 	}
 	s.name = d.Name
 	c.hold(s)
@@ -157,7 +157,7 @@ func (c *carrier) load(s step, d *kernelDevice) error {
 	table, complete := s.table.bind(c.k.number)
 	err := s.lease.valid()
 	if err == nil && !complete {
-		err = errors.New("somebody else removed a device that its table needs")
+		err = errors.New("another process removed a device that its table needs")
 	}
 	if err == nil {
 		err = c.dm.Load(s.name, table, s.readOnly)

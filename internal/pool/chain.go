@@ -15,7 +15,7 @@ func (p *Pool) intact(v *view, o *volume, l *layer) error {
 	}
 	for _, x := range o.path(l) {
 		if x.lost {
-			return fmt.Errorf("snapshot %s: %w: the store of %s overflowed, or one that it reads through was removed", l.lv.Name, ErrLost, x.lv.Name)
+			return fmt.Errorf("snapshot %s: %w: the store of %s overflowed, or a store that it reads through was removed", l.lv.Name, ErrLost, x.lv.Name)
 		}
 		info, err := p.find(v.snapDevice(x.lv))
 		if err != nil {

@@ -116,7 +116,7 @@ func (p *Pool) cleanLoop(ctx context.Context) {
 	for {
 		wait, err := c.step(ctx)
 		if err != nil && ctx.Err() == nil {
-			p.log.Error(err, "Cleaning free extents in the background", "volumeGroup", p.vgName, "again in", cleanLook)
+			p.log.Error(err, "Failed to clean free extents in the background", "volumeGroup", p.vgName, "retryAfter", cleanLook)
 			wait = cleanLook
 		}
 		select {

@@ -111,7 +111,7 @@ func (c *committer) end(w ended) {
 func (c *committer) leaveLate() {
 	for w, a := range c.acts {
 		if time.Since(a.began) > lateLimit {
-			c.group.log.Info("The kernel does not answer: the volume group's lock is given back before the devices have followed", "volumeGroup", c.group.vgName, "change", w.what)
+			c.group.log.Info("The kernel does not answer; released the volume group's lock before the devices were updated", "volumeGroup", c.group.vgName, "change", w.what)
 			a.lease.leave()
 			delete(c.acts, w)
 		}
@@ -123,7 +123,7 @@ func (c *committer) release() {
 		return
 	}
 	if err := c.lock.Unlock(); err != nil {
-		c.group.log.Error(err, "Releasing the volume group's lock", "volumeGroup", c.group.vgName)
+		c.group.log.Error(err, "Failed to release the volume group's lock", "volumeGroup", c.group.vgName)
 	}
 	c.lock = nil
 }

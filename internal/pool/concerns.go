@@ -46,7 +46,7 @@ func (p *Pool) concerns(v *view) []Concern {
 	for _, lv := range v.vg.LVs { // in the order of the metadata
 		if l := v.layers[lv.ID]; l != nil && l.named && v.describeSnapshot(l).Lost {
 			add(OfSnapshot, lv.Name, Condition{Degraded, ReasonSnapshotLost, fmt.Sprintf(
-				"the content of snapshot %s is lost: its store or a newer snapshot's was full, or lvremove or dmsetup took one away; the volume is unharmed; delete the snapshot and take a new one", l.name)})
+				"the content of snapshot %s is lost, but the volume is unharmed: its store or a newer snapshot's store was full, or was removed by lvremove or dmsetup; delete the snapshot and take a new one", l.name)})
 		}
 		if o := v.volumes[lv.ID]; o != nil && !o.deleted {
 			for _, c := range p.volumeConditions(v, o) {

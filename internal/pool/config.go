@@ -101,7 +101,7 @@ var poolName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,23}$`)
 // Check returns an error that says what is wrong with the configuration.
 func (c Config) Check() error {
 	if !poolName.MatchString(c.Name) {
-		return fmt.Errorf("%w: pool name %q: 1 to 24 of a-z, 0-9, dot and hyphen, beginning with a letter or digit", ErrInvalid, c.Name)
+		return fmt.Errorf("%w: pool name %q must have 1 to 24 characters of a-z, 0-9, dot and hyphen, and begin with a letter or digit", ErrInvalid, c.Name)
 	}
 	if c.VolumeGroup != "" {
 		if err := checkGroupName(c.VolumeGroup); err != nil {
@@ -109,13 +109,13 @@ func (c Config) Check() error {
 		}
 	}
 	if c.File != "" && len(c.Devices) > 0 {
-		return fmt.Errorf("%w: pool %s: give devices or a file, not both", ErrInvalid, c.Name)
+		return fmt.Errorf("%w: pool %s: devices and a file exclude each other; set only one", ErrInvalid, c.Name)
 	}
 	if c.Create && len(c.Devices) == 0 {
-		return fmt.Errorf("%w: pool %s: create needs devices", ErrInvalid, c.Name)
+		return fmt.Errorf("%w: pool %s: create requires devices", ErrInvalid, c.Name)
 	}
 	if c.Optional && c.File != "" {
-		return fmt.Errorf("%w: pool %s: a file is made where it is missing, so it cannot be optional", ErrInvalid, c.Name)
+		return fmt.Errorf("%w: pool %s: a pool on a file cannot be optional, because a missing file is created", ErrInvalid, c.Name)
 	}
 	for _, n := range c.Nodes {
 		if _, err := path.Match(n, ""); err != nil || n == "" {
@@ -123,16 +123,16 @@ func (c Config) Check() error {
 		}
 	}
 	if c.File != "" && c.Size == 0 {
-		return fmt.Errorf("%w: pool %s: a file needs a size", ErrInvalid, c.Name)
+		return fmt.Errorf("%w: pool %s: a file requires a size", ErrInvalid, c.Name)
 	}
 	if e := c.ExtentSize; e != 0 && (e < leastExtent || e > mostExtent || e&(e-1) != 0) {
-		return fmt.Errorf("%w: pool %s: extents of %v: a power of two from %v to %v", ErrInvalid, c.Name, e, leastExtent, mostExtent)
+		return fmt.Errorf("%w: pool %s: extent size %v must be a power of two from %v to %v", ErrInvalid, c.Name, e, leastExtent, mostExtent)
 	}
 	if c.HydrationShare > 100 {
-		return fmt.Errorf("%w: pool %s: hydration cannot have a share of %d percent", ErrInvalid, c.Name, c.HydrationShare)
+		return fmt.Errorf("%w: pool %s: a hydration share of %d percent is more than 100", ErrInvalid, c.Name, c.HydrationShare)
 	}
 	if c.NoReserve && c.LayerReserve > 0 {
-		return fmt.Errorf("%w: pool %s: no reserve and one of %d percent", ErrInvalid, c.Name, c.LayerReserve)
+		return fmt.Errorf("%w: pool %s: a reserve of %d percent contradicts the choice of no reserve", ErrInvalid, c.Name, c.LayerReserve)
 	}
 	if c.LayerReserve > 90 {
 		return fmt.Errorf("%w: pool %s: a reserve of %d percent leaves no room for volumes", ErrInvalid, c.Name, c.LayerReserve)
@@ -140,7 +140,7 @@ func (c Config) Check() error {
 	switch c.Clean {
 	case "", CleanBackground, CleanFirstUse, CleanNever:
 	default:
-		return fmt.Errorf("%w: pool %s: clean is %q: it must be %s, %s or %s", ErrInvalid, c.Name, c.Clean, CleanBackground, CleanFirstUse, CleanNever)
+		return fmt.Errorf("%w: pool %s: clean is %q, but must be %s, %s or %s", ErrInvalid, c.Name, c.Clean, CleanBackground, CleanFirstUse, CleanNever)
 	}
 	if c.Chunk != 0 {
 		if err := cow.CheckChunk(c.Chunk); err != nil {

@@ -195,7 +195,7 @@ func (c *convergence) refused() error {
 		}
 	}
 	if !there {
-		return fmt.Errorf("device %s: %w: what it lies on cannot be made", d.name, errors.Join(c.keptBelow()...))
+		return fmt.Errorf("device %s: %w: the devices below it cannot be created", d.name, errors.Join(c.keptBelow()...))
 	}
 	return nil
 }
@@ -295,14 +295,14 @@ func (c *convergence) letLeftGo(ctx context.Context) (kernel, error) {
 	left := c.view.want(c.members, use{}, running{held: c.braked()}, k).leftSuspended(k)
 	for _, s := range left {
 		if s.do == stepResume {
-			c.log.Info("A former process has left a device suspended; it goes on", "device", s.name)
+			c.log.Info("Resuming a device that a former process left suspended", "device", s.name)
 		}
 		err := c.carryOut(ctx, []step{s}, k)
 		if errors.Is(err, errLeft) { // LVM2 may be about to resume the device with a table of its own
 			return nil, err
 		}
 		if err != nil {
-			c.log.Error(err, "Letting a device go on; it is tried again")
+			c.log.Error(err, "Failed to resume a device; it will be retried")
 		}
 	}
 	if len(left) > 0 {

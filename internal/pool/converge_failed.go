@@ -42,7 +42,7 @@ func (c *convergence) failed(ctx context.Context, err error) error {
 // freeName removes or renames devices of deleted volumes and layers.
 func (c *convergence) freeName(ctx context.Context) {
 	if err := c.sweep(ctx, c.view); err != nil {
-		c.log.Error(err, "Removing devices of deleted volumes; it is tried again")
+		c.log.Error(err, "Failed to remove devices of deleted volumes; it will be retried")
 	}
 }
 

@@ -42,7 +42,7 @@ func (p *Pool) CopyVolume(ctx context.Context, spec VolumeSpec, source *Pool) (V
 		return Volume{}, err
 	}
 	if spec.shows() {
-		return Volume{}, fmt.Errorf("%w: a read-only or transient volume shows its source, which is in pool %s, so it cannot be in pool %s: name that pool or none",
+		return Volume{}, fmt.Errorf("%w: a read-only or transient volume shows its source in pool %s, so it cannot be in pool %s; name the pool of the source, or none",
 			ErrInvalid, source.name, p.name)
 	}
 	for anew := true; ; anew = false {
@@ -64,7 +64,7 @@ func (p *Pool) CopyVolume(ctx context.Context, spec VolumeSpec, source *Pool) (V
 }
 
 // errNotLent: somebody took the loan away that a volume is copied from.
-var errNotLent = fmt.Errorf("%w: what it is copied from is not lent any more", ErrUnavailable)
+var errNotLent = fmt.Errorf("%w: the loan that the volume is copied from is gone", ErrUnavailable)
 
 // beginCopy finds the volume of spec's name, or makes it with a loan of source. The
 // name's key is held.
@@ -126,7 +126,7 @@ func (p *Pool) newCopy(t *edit, spec VolumeSpec, from original, source *Pool) (*
 		return nil, err
 	}
 	kinds := slices.DeleteFunc(t.kindsOf(anyKind), func(k size.Bytes) bool { return block != anyKind && k > block })
-	err = fmt.Errorf("%w: the disks of pool %s have larger logical blocks than those of pool %s, which are of %d bytes: a copy of a file system could not be mounted there",
+	err = fmt.Errorf("%w: the disks of pool %s have larger logical blocks than those of pool %s (%d bytes), so a copy of a file system could not be mounted there",
 		ErrPrecondition, p.name, source.name, uint64(block))
 	for _, kind := range kinds {
 		var lv *lvm2.LV
@@ -180,7 +180,7 @@ func headCopied(lv *lvm2.LV, from original, unknown rangeSet, theirs, ours size.
 		rest = rangeSet{{Count: lv.Size()}}.subtract(first(ours))
 	}
 	if len(rest) == 0 {
-		return nil, fmt.Errorf("%w: parts of the source were never wiped, and it would get a single extent of %d bytes: ask for more", ErrPrecondition, uint64(ours))
+		return nil, fmt.Errorf("%w: parts of the source were never wiped, and the copy would be a single extent of %d bytes; request a larger volume", ErrPrecondition, uint64(ours))
 	}
 	return rest, nil
 }
@@ -237,7 +237,7 @@ func (p *Pool) copyNow(ctx context.Context, lv string, source *Pool, j *job) err
 		return err
 	}
 	if err := source.recall(ctx, loanName(p.name, o.name)); err != nil {
-		p.log.Error(err, "A volume is copied, and the other pool still keeps its content; that is tried again", "volume", lv, "source", source.name)
+		p.log.Error(err, "Copied a volume, but failed to delete the loan that it was copied from; it will be retried", "volume", lv, "source", source.name)
 	}
 	return nil
 }

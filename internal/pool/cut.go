@@ -110,13 +110,13 @@ func (t *edit) record(c cutLayer, name string) error {
 // abandon throws the layer of a failed cut away unless older ones read through it.
 // If that fails it is done when the pool is opened again.
 func (p *Pool) abandon(ctx context.Context, layer lvm2.ID, lv string) {
-	err := p.do(ctx, &change{what: "throw the layer of a failed cut away", edit: func(t *edit) error {
+	err := p.do(ctx, &change{what: "discard the layer of a failed cut", edit: func(t *edit) error {
 		return t.prune(t.layers[layer])
 	}, act: func(ctx context.Context, v *view) error {
 		return p.retire(ctx, v, v.family(lv))
 	}})
 	if err != nil {
-		klog.FromContext(ctx).Error(err, "The layer of a failed cut stays for now", "volume", lv)
+		klog.FromContext(ctx).Error(err, "Failed to discard the layer of a failed cut; it will be retried", "volume", lv)
 	}
 }
 
@@ -218,7 +218,7 @@ func (p *Pool) cut(t *edit, o *volume, csi string) (*lvm2.LV, error) {
 			}
 		}
 		if err := t.formatStore(former); err != nil {
-			return nil, fmt.Errorf("preparing the COW store of %s to be frozen: %w", former.lv.Name, err)
+			return nil, fmt.Errorf("preparing to freeze the COW store of %s: %w", former.lv.Name, err)
 		}
 		if err := t.freeze(former, p.untouched(t.view, o, former)); err != nil {
 			return nil, err

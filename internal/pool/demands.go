@@ -65,7 +65,7 @@ func (p *Pool) down(ctx context.Context, v *view, o *volume) error {
 	if info, failed := p.find(v.topDevice(o.lv)); failed != nil || info != nil {
 		return errors.Join(err, failed)
 	}
-	p.log.Error(err, "A volume that is not active any more has devices left; it is tried again", "volume", o.lv.Name)
+	p.log.Error(err, "A deactivated volume still has devices; removing them will be retried", "volume", o.lv.Name)
 	return nil
 }
 
@@ -91,7 +91,7 @@ func (c *convergence) reachable(k kernel) error {
 // chainUp makes the content of layer l of o readable and returns its device's path.
 func (p *Pool) chainUp(ctx context.Context, v *view, o *volume, l *layer) (string, error) {
 	if why := o.theirs(); why != "" {
-		return "", fmt.Errorf("snapshot %s: %w: of volume %s %s", l.lv.Name, ErrPrecondition, o.lv.Name, why)
+		return "", fmt.Errorf("snapshot %s: %w: volume %s: %s", l.lv.Name, ErrPrecondition, o.lv.Name, why)
 	}
 	if err := p.readable(v, o, l); err != nil {
 		return "", err

@@ -90,7 +90,7 @@ func (v *view) depth(o *volume, l *layer) int {
 // only without a flat store: for lack of room, or because a fold needs each layer's device.
 func (p *Pool) readable(v *view, o *volume, l *layer) error {
 	if n := v.depth(o, l); n > p.deepest {
-		return fmt.Errorf("snapshot %s/%s: %w: it would be read by %d devices one over the other, this kernel can read through %d",
+		return fmt.Errorf("snapshot %s/%s: %w: reading it would stack %d devices, but this kernel can read through only %d",
 			v.vg.Name, l.lv.Name, ErrPrecondition, n, p.deepest)
 	}
 	return nil
@@ -100,7 +100,7 @@ func (p *Pool) readable(v *view, o *volume, l *layer) error {
 // for o, for a volume in use that reads through o, or for a running fold.
 func (p *Pool) deepens(v *view, o *volume) error {
 	if of := p.foldsBelow(v, o, 2); of != nil {
-		return fmt.Errorf("volume %s/%s: %w: layers of volume %s are being folded, and that reads through nearly as many devices as this kernel can: it ends soon, try again",
+		return fmt.Errorf("volume %s/%s: %w: layers of volume %s are being folded, and the fold reads through nearly as many devices as this kernel can; retry soon, when the fold has ended",
 			v.vg.Name, o.lv.Name, ErrUnavailable, of.lv.Name)
 	}
 	for _, x := range v.volumes {
@@ -110,12 +110,12 @@ func (p *Pool) deepens(v *view, o *volume) error {
 		}
 		info, err := p.find(v.snapDevice(l.lv))
 		if err != nil {
-			return fmt.Errorf("volume %s/%s: %w: whether volume %s is read, through as many devices as this kernel can: %w", v.vg.Name, o.lv.Name, ErrUnavailable, x.lv.Name, err)
+			return fmt.Errorf("volume %s/%s: %w: checking whether volume %s, which is as deep as this kernel can read, is in use: %w", v.vg.Name, o.lv.Name, ErrUnavailable, x.lv.Name, err)
 		}
 		if info == nil && !v.readsUnasked(x, l) {
 			continue // the snapshot gets a flat store when somebody reads it
 		}
-		return fmt.Errorf("volume %s/%s: %w: volume %s reads through %d devices, nearly as many as this kernel can: wait until that is hydrated, or delete it, or make room for a store of its own",
+		return fmt.Errorf("volume %s/%s: %w: volume %s reads through %d devices, nearly as many as this kernel can; wait until volume %[4]s is hydrated, delete it, or make room for a flat store",
 			v.vg.Name, o.lv.Name, ErrPrecondition, x.lv.Name, v.depth(v.volumes[l.of], l))
 	}
 	return nil
@@ -171,7 +171,7 @@ func (p *Pool) makeWay(ctx context.Context, lv string) {
 				err = p.flattenBelow(ctx, x.lv.Name)
 			}
 			if err != nil {
-				p.log.V(2).Info("Old snapshots are read by many devices", "volumeGroup", p.vgName, "why", err)
+				p.log.V(2).Info("Old snapshots are read through many devices", "volumeGroup", p.vgName, "why", err)
 			}
 		}
 	}

@@ -73,7 +73,7 @@ func (p *Pool) find(d device) (*dm.Info, error) {
 func (p *Pool) found(d device) (*dm.Info, error) {
 	info, err := p.find(d)
 	if err == nil && info == nil {
-		err = fmt.Errorf("device %s is gone: somebody else removed it; it is made again when it is needed", d.name)
+		err = fmt.Errorf("device %s is gone: another process removed it; it will be created again when it is needed", d.name)
 	}
 	return info, err
 }

@@ -48,7 +48,7 @@ func openDisk(pv *lvm2.PV, flags int) (*os.File, error) {
 	var st unix.Stat_t
 	if err = unix.Fstat(int(f.Fd()), &st); err == nil {
 		if now := (dm.Device{Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev)}); now != diskOf(pv) {
-			err = fmt.Errorf("%w: %s is device %v now, and the physical volume was found on %v; it is looked for again", ErrUnavailable, pv.Device, now, diskOf(pv))
+			err = fmt.Errorf("%w: %s is now device %v, but the physical volume was found on %v; the driver searches for it again", ErrUnavailable, pv.Device, now, diskOf(pv))
 		}
 	}
 	if err != nil {
@@ -63,7 +63,7 @@ func (g *group) disksMoved(former, v *view) {
 	moved := map[int]bool{}
 	for i, pv := range v.vg.PVs {
 		if k := former.vg.PVIndex(pv.ID); k >= 0 && pv.Device != "" && !pv.SameDevice(former.vg.PVs[k]) {
-			g.log.Info("A physical volume is on another device than before", "volumeGroup", v.vg.Name, "pv", pv.ID, "before", diskOf(former.vg.PVs[k]), "now", diskOf(pv), "path", pv.Device)
+			g.log.Info("A physical volume moved to another device", "volumeGroup", v.vg.Name, "pv", pv.ID, "before", diskOf(former.vg.PVs[k]), "now", diskOf(pv), "path", pv.Device)
 			moved[i] = true
 		}
 	}
@@ -113,7 +113,7 @@ func (r *rewriter) rewrite(ctx context.Context) {
 		return nil
 	}})
 	if err != nil && ctx.Err() == nil {
-		r.group.log.Error(err, "Metadata areas stay out of date", "problems", r.group.store.Problems())
+		r.group.log.Error(err, "Failed to update metadata areas that are out of date", "problems", r.group.store.Problems())
 	}
 	r.wait = min(max(refreshPause, 2*r.wait), lastRewrite)
 	r.next = time.Now().Add(r.wait)

@@ -11,7 +11,7 @@ var (
 	// ErrNotFound: no volume or snapshot of that name in this pool.
 	ErrNotFound = errors.New("not found")
 	// ErrConflict: the name is taken by a volume or snapshot that is not what was asked for.
-	ErrConflict = errors.New("already exists with other properties")
+	ErrConflict = errors.New("already exists with different properties")
 	// ErrNoSpace: the pool's free extents, or its metadata area, do not suffice.
 	ErrNoSpace = errors.New("no space in the pool")
 	// ErrOutOfRange: the size asked for can never be met, however much room the pool has.
@@ -43,7 +43,7 @@ type PendingError struct {
 
 func (e *PendingError) Error() string {
 	if e.Total == 0 {
-		return e.What + ": in progress, ask again"
+		return e.What + ": in progress; retry"
 	}
-	return fmt.Sprintf("%s: %d%% of %d MiB done, ask again", e.What, e.Done*100/e.Total, e.Total>>20)
+	return fmt.Sprintf("%s: %d%% of %d MiB done; retry", e.What, e.Done*100/e.Total, e.Total>>20)
 }

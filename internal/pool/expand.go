@@ -49,7 +49,7 @@ func (p *Pool) expand(ctx context.Context, lv string, required, limit size.Bytes
 		}
 		have := o.lv.Size()
 		if limit != 0 && t.bytesOf(o.lv) > limit {
-			return fmt.Errorf("%w: volume %s/%s has %v already, over the limit %v", ErrOutOfRange, t.vg.Name, lv, t.bytesOf(o.lv), limit)
+			return fmt.Errorf("%w: volume %s/%s already has %v, above the limit %v", ErrOutOfRange, t.vg.Name, lv, t.bytesOf(o.lv), limit)
 		}
 		want, err := t.extentsFor(max(required, 1), limit)
 		if err != nil || want <= have {
@@ -105,7 +105,7 @@ func (p *Pool) gain(t *edit, o *volume, kind size.Bytes, n lvm2.Extents) (ranges
 		return ranges, nil, err
 	}
 	if err := t.blankEnds(ranges); err != nil {
-		return nil, nil, fmt.Errorf("preparing what volume %s/%s gains: %w", t.vg.Name, o.lv.Name, err)
+		return nil, nil, fmt.Errorf("preparing the new extents of volume %s/%s: %w", t.vg.Name, o.lv.Name, err)
 	}
 	return ranges, unknown, nil
 }

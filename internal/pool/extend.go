@@ -16,13 +16,13 @@ const (
 	blankFor = 5 * time.Second
 )
 
-var errBlankNow = errors.New("it is blank since a moment: it is added if it stays so")
+var errBlankNow = errors.New("it became blank only a moment ago; it will be added if it stays blank")
 
 // extendAtOpening adds what is blank before the pool is used.
 func (p *Pool) extendAtOpening(ctx context.Context, store *lvm2.Store) {
 	vg, err := p.readGroup(ctx, store)
 	if err != nil {
-		p.log.Error(err, "The volume group was not extended")
+		p.log.Error(err, "Failed to extend the volume group")
 		return
 	}
 	if p.config.File != "" {
@@ -36,7 +36,7 @@ func (p *Pool) extendAtOpening(ctx context.Context, store *lvm2.Store) {
 func (p *Pool) extendGroup(vg *lvm2.VG, add func(device string) error) {
 	devices, left, err := p.config.choose(vg)
 	if err != nil {
-		p.log.Error(err, "The volume group was not extended")
+		p.log.Error(err, "Failed to extend the volume group")
 		return
 	}
 	for _, d := range devices {
@@ -113,7 +113,7 @@ func (x *extender) look(ctx context.Context) {
 		}
 		x.fit[device] = since
 		if err := v.writable(); err != nil {
-			return fmt.Errorf("it is added once the volume group can be changed: %w", err)
+			return fmt.Errorf("it will be added once the volume group can be changed: %w", err)
 		}
 		if time.Since(since) < blankFor {
 			x.next = time.Now().Add(blankFor)

@@ -50,7 +50,7 @@ func (t *edit) allocateMore(has []lvm2.Segment, block size.Bytes, n lvm2.Extents
 		}
 		return t.take(pieces(free, n, at)...), nil
 	}
-	return nil, fmt.Errorf("%w: volume group %s has %d free extents of %v%s, %d are needed%s", ErrNoSpace, t.vg.Name, most, t.extent(), t.onKind(block), n, t.stillMapped())
+	return nil, fmt.Errorf("%w: volume group %s has %d free extents of %v%s, but %d are needed%s", ErrNoSpace, t.vg.Name, most, t.extent(), t.onKind(block), n, t.stillMapped())
 }
 
 // take marks extents as given out.
@@ -191,7 +191,7 @@ func appendExtents(segments []lvm2.Segment, ranges ...lvm2.Range) []lvm2.Segment
 // volumes, at least one.
 func physical(lv *lvm2.LV) ([]lvm2.Range, error) {
 	if !linear(lv) {
-		return nil, fmt.Errorf("logical volume %s is not linear: %w: lvm2 moves it, or has converted it", lv.Name, ErrPrecondition)
+		return nil, fmt.Errorf("logical volume %s is not linear: %w: lvm2 is moving it, or has converted it", lv.Name, ErrPrecondition)
 	}
 	out := make([]lvm2.Range, 0, len(lv.Segments))
 	for _, s := range lv.Segments {

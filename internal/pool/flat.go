@@ -76,7 +76,7 @@ func (v *view) linkFlats(all []*flat) {
 		v.flats[f.reads] = append(v.flats[f.reads], f)
 		o, l := v.volumes[f.of], v.layers[f.reads]
 		if o == nil {
-			v.strange = append(v.strange, fmt.Sprintf("store %s/%s to read a snapshot by: its volume %s is not in the group; %s", v.vg.Name, f.lv.Name, f.of, v.giveUp(f.lv, f.of)))
+			v.strange = append(v.strange, fmt.Sprintf("flat store %s/%s: its volume %s is not in the group; %s", v.vg.Name, f.lv.Name, f.of, v.giveUp(f.lv, f.of)))
 			continue
 		}
 		o.flats = append(o.flats, f)

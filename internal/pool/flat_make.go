@@ -47,7 +47,7 @@ func (p *Pool) flattenBelow(ctx context.Context, lv string) error {
 		case ctx.Err() != nil || p.tooDeep(l):
 			return fmt.Errorf("snapshot %s/%s: %w", v.vg.Name, l.lv.Name, err)
 		default:
-			p.log.V(2).Info("An old snapshot is read by a device for each newer one: no store of its own could be made", "volumeGroup", p.vgName, "snapshot", l.lv.Name, "why", err)
+			p.log.V(2).Info("No flat store could be made; an old snapshot is read through one device for each newer snapshot", "volumeGroup", p.vgName, "snapshot", l.lv.Name, "why", err)
 		}
 	}
 	return nil
@@ -124,7 +124,7 @@ func (p *Pool) makeFlat(ctx context.Context, volume, layer lvm2.ID) error {
 		err = p.leaveFlat(ctx, w, err)
 	}
 	if err == nil {
-		p.log.V(2).Info("An old snapshot is read by a store of its own", "volumeGroup", v.vg.Name, "volume", o.lv.Name, "snapshot", l.lv.Name, "layers", len(w.layers), "took", time.Since(began))
+		p.log.V(2).Info("Made a flat store for an old snapshot", "volumeGroup", v.vg.Name, "volume", o.lv.Name, "snapshot", l.lv.Name, "layers", len(w.layers), "took", time.Since(began))
 	}
 	return err
 }
@@ -150,7 +150,7 @@ func (p *Pool) beginFlat(ctx context.Context, volume, layer lvm2.ID) (*flatWork,
 	case path[len(path)-1].snap == nil:
 		return nil, fmt.Errorf("snapshot %s: %w: a layer that it reads through was removed", l.lv.Name, ErrLost)
 	case !flattable(w.layers):
-		return nil, fmt.Errorf("%w: how much the stores of layers between snapshot %s and volume %s use is not known yet", ErrPrecondition, l.lv.Name, o.lv.Name)
+		return nil, fmt.Errorf("%w: the usage of the stores between snapshot %s and volume %s is not known yet", ErrPrecondition, l.lv.Name, o.lv.Name)
 	}
 	if w.sources, w.disks, err = p.sources(v, w.layers); err != nil {
 		return nil, err
@@ -189,7 +189,7 @@ func (p *Pool) abandonFlat(ctx context.Context, w *flatWork, why error) error {
 	p.facts.flats.drop(w.flat.lv.ID)
 	if v, err := p.latest(); err == nil && v.volumes[w.flat.of] != nil {
 		if err := p.dropFlats(ctx, v.volumes[w.flat.of].lv.Name); err != nil && ctx.Err() == nil {
-			p.log.Error(err, "What is left of a store that could not be made goes later", "volume", v.volumes[w.flat.of].lv.Name)
+			p.log.Error(err, "Failed to delete an unfinished flat store; it will be retried", "volume", v.volumes[w.flat.of].lv.Name)
 		}
 	}
 	return p.leaveFlat(ctx, w, why)
@@ -228,11 +228,11 @@ func (w *flatWork) same(v *view) bool {
 }
 
 // errFlatChanged is the error of a flat store whose layers have changed.
-var errFlatChanged = fmt.Errorf("%w: its history has changed meanwhile", ErrPrecondition)
+var errFlatChanged = fmt.Errorf("%w: its history changed in the meantime", ErrPrecondition)
 
 // flatWritten records that the store can be used.
 func (p *Pool) flatWritten(ctx context.Context, w *flatWork) error {
-	return p.do(ctx, &change{what: "record that a store to read an old snapshot by is written", edit: func(t *edit) error {
+	return p.do(ctx, &change{what: "record that a flat store is written", edit: func(t *edit) error {
 		if !slices.ContainsFunc(t.flats[w.flat.reads], func(f *flat) bool { return f.lv.ID == w.flat.lv.ID }) || !w.same(t.view) {
 			return errFlatChanged
 		}

@@ -25,7 +25,7 @@ func (p *Pool) flattenRead(ctx context.Context, lv string) error {
 		if l == nil { // remaining devices have no reader
 			p.facts.steep.drop(o.lv.ID)
 			return p.onVolume(ctx, lv, func(ctx context.Context) error {
-				return p.do(ctx, &change{what: "remove what nobody reads of volume " + lv, act: func(ctx context.Context, now *view) error {
+				return p.do(ctx, &change{what: "remove unread devices of volume " + lv, act: func(ctx context.Context, now *view) error {
 					return p.converge(ctx, now, lv)
 				}})
 			})
@@ -50,7 +50,7 @@ func (p *Pool) flattenRead(ctx context.Context, lv string) error {
 // devices by which the layer was read. The caller holds the volume's key. Errors:
 // errFlatChanged if the flat store does not reduce this number.
 func (p *Pool) readBy(ctx context.Context, lv string, layer lvm2.ID, before int) error {
-	return p.do(ctx, &change{what: "read an old snapshot of volume " + lv + " by fewer devices", act: func(ctx context.Context, v *view) error {
+	return p.do(ctx, &change{what: "read an old snapshot of volume " + lv + " through fewer devices", act: func(ctx context.Context, v *view) error {
 		o, l := v.volumeByLV(lv), v.layers[layer]
 		if o == nil || l == nil {
 			return nil

@@ -27,7 +27,7 @@ func newFlat(f *flat) *lvm2.LV {
 // addFlat allocates the extents of a flat store, and opens the device for writing it. It uses
 // the extents reserved for the store, if there are some.
 func (p *Pool) addFlat(ctx context.Context, w *flatWork) error {
-	return p.do(ctx, &change{what: "make a store to read an old snapshot by", edit: func(t *edit) error {
+	return p.do(ctx, &change{what: "make a flat store", edit: func(t *edit) error {
 		o := t.volumes[w.flat.of]
 		if o == nil || !w.same(t.view) {
 			return errFlatChanged
@@ -84,7 +84,7 @@ func (p *Pool) enlargeFlat(t *edit, o *volume, lv *lvm2.LV, more lvm2.Extents) e
 		spare = 0 // an existing fork can be read only through this store
 	}
 	if free := t.freeOn(kind).size(); free < more+spare {
-		return fmt.Errorf("%w: %d extents are needed to read it for as long as it is read, volume group %s has %d free, of which %d are kept for stores of snapshots to grow; delete volumes or newer snapshots, or extend the volume group",
+		return fmt.Errorf("%w: %d more extents are needed for as long as it is read, but volume group %s has %d free, of which %d are kept for growing the stores of snapshots; delete volumes or newer snapshots, or extend the volume group",
 			ErrNoSpace, more, t.vg.Name, free, spare)
 	}
 	ranges, err := t.allocateMore(lv.Segments, kind, more, highEnd)
@@ -216,7 +216,7 @@ func (p *Pool) dropFlats(ctx context.Context, lv string) error {
 		return nil
 	}
 	defer p.wiper.wake()
-	return p.do(ctx, &change{what: "give back what an old snapshot of volume " + lv + " was read by", edit: func(t *edit) error {
+	return p.do(ctx, &change{what: "delete idle flat stores of volume " + lv, edit: func(t *edit) error {
 		for _, lv := range t.family(lv) {
 			if o := t.volumeByLV(lv); o != nil {
 				if err := p.discardUnread(t, o); err != nil {
@@ -263,7 +263,7 @@ func (p *Pool) dropIdleFlats(ctx context.Context, lv string) error {
 	}
 	if o := v.volumeByLV(lv); o != nil {
 		if f := p.idleFlat(v, o, has); f != nil {
-			return fmt.Errorf("store %s/%s, by which nobody reads an old snapshot any more: %w: somebody has its device open, or lvm2 has changed it", v.vg.Name, f.lv.Name, ErrInUse)
+			return fmt.Errorf("flat store %s/%s, which nobody reads any more: %w: its device is open, or lvm2 has changed it", v.vg.Name, f.lv.Name, ErrInUse)
 		}
 	}
 	return nil

@@ -49,7 +49,7 @@ func newFold(p *Pool, pair foldPair) *fold {
 
 // errFoldOver says that the layers cannot be folded any more, or not now: one of
 // them is needed, in use, or gone.
-var errFoldOver = errors.New("they cannot be folded now")
+var errFoldOver = errors.New("cannot be folded now")
 
 const foldLook = 300 * time.Millisecond // for which reading a store keeps others from the volume
 
@@ -110,7 +110,7 @@ func (f *fold) readStore(ctx context.Context, l *layer, add func(cow.Exception))
 	for end := false; !end; {
 		err := f.look(ctx, l, func(store *cow.Store) error {
 			if h, err := store.Header(); err != nil || h.Chunk != l.chunk.Bytes() {
-				return errors.Join(err, fmt.Errorf("the store of %s has chunks of %v, by our tags of %v", l.lv.Name, h.Chunk, l.chunk.Bytes()))
+				return errors.Join(err, fmt.Errorf("the store of %s has chunks of %v, but our tags say %v", l.lv.Name, h.Chunk, l.chunk.Bytes()))
 			}
 			limited, cancel := context.WithTimeout(ctx, foldLook)
 			defer cancel()
@@ -210,7 +210,7 @@ func (f *fold) begin(ctx context.Context) error {
 				return fmt.Errorf("layer %s: %w: %w", heir.lv.Name, errFoldOver, err)
 			}
 			if !heir.trimmed {
-				return fmt.Errorf("layer %s: %w: how much it uses is not known", heir.lv.Name, errFoldOver)
+				return fmt.Errorf("layer %s: %w: its usage is not known", heir.lv.Name, errFoldOver)
 			}
 			if err := t.writable(); err != nil {
 				return err
@@ -241,7 +241,7 @@ func (f *fold) grow(t *edit, heir *layer) error {
 	if more := f.growth(t.view, heir); more > 0 {
 		// Live stores must find room meanwhile, or snapshots are lost.
 		if spare := f.pool.reserve(t.view) / 2; t.freeFor(heir.lv).size() < more+spare {
-			return fmt.Errorf("layer %s: %w: its store must grow by %d extents, %d are free", heir.lv.Name, errFoldOver, more, t.freeFor(heir.lv).size())
+			return fmt.Errorf("layer %s: %w: its store must grow by %d extents, but only %d are free", heir.lv.Name, errFoldOver, more, t.freeFor(heir.lv).size())
 		}
 		ranges, err := t.growth(heir.lv, more, highEnd)
 		if err != nil {
@@ -285,7 +285,7 @@ func (f *fold) end() error {
 	}
 	settled := f.exclusive(f.pool.ctx, func() error {
 		f.pool.folder.running.CompareAndSwap(f, nil)
-		return f.pool.do(f.pool.ctx, &change{what: "take down the devices of a fold", act: func(ctx context.Context, v *view) error {
+		return f.pool.do(f.pool.ctx, &change{what: "remove the devices of a fold", act: func(ctx context.Context, v *view) error {
 			if o := v.volumes[f.volume]; o != nil {
 				return f.pool.retire(ctx, v, []string{o.lv.Name})
 			}

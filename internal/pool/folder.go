@@ -71,7 +71,7 @@ func (w *folder) stop(ctx context.Context, volume lvm2.ID) bool {
 	if f == nil || f.volume != volume {
 		return false
 	}
-	f.cancel(fmt.Errorf("layers of volume %s: %w: an old snapshot is to be read through them", volume, errFoldOver))
+	f.cancel(fmt.Errorf("layers of volume %s: %w: an old snapshot is about to be read through them", volume, errFoldOver))
 	select {
 	case <-f.ended:
 		return true
@@ -120,9 +120,9 @@ func (w *folder) round(ctx context.Context) {
 		switch {
 		case err == nil || ctx.Err() != nil:
 		case errors.Is(err, errFoldOver):
-			w.pool.log.V(2).Info("Layers are not folded", "volumeGroup", w.pool.vgName, "why", err)
+			w.pool.log.V(2).Info("Layers were not folded", "volumeGroup", w.pool.vgName, "why", err)
 		default:
-			w.pool.log.Error(err, "Folding layers", "volumeGroup", w.pool.vgName)
+			w.pool.log.Error(err, "Failed to fold layers", "volumeGroup", w.pool.vgName)
 		}
 		w.counted[pair] = foldCount{foldCost: cost, failed: err != nil, at: time.Now()}
 	}
@@ -199,7 +199,7 @@ func (p *Pool) tryFold(ctx context.Context, pair foldPair) (foldCost, error) {
 	if err := f.run(ctx); err != nil {
 		return cost, err
 	}
-	p.log.V(2).Info("Folded a layer into the next older one", "layer", gone.lv.Name, "heir", heir.lv.Name,
+	p.log.V(2).Info("Folded a layer into its heir", "layer", gone.lv.Name, "heir", heir.lv.Name,
 		"copied", cost.copied, "freed", cost.freed, "took", time.Since(began))
 	return cost, nil
 }

@@ -54,7 +54,7 @@ func (v *view) origin(o *volume) (*layer, *volume, error) {
 		return nil, nil, fmt.Errorf("volume %s/%s: %w: the layer %s that it reads through was removed", v.vg.Name, o.lv.Name, ErrLost, o.copyOf)
 	}
 	if o.fork == nil {
-		return nil, nil, fmt.Errorf("volume %s/%s: %w: the store of what was written to it was removed", v.vg.Name, o.lv.Name, ErrLost)
+		return nil, nil, fmt.Errorf("volume %s/%s: %w: the store that holds its writes was removed", v.vg.Name, o.lv.Name, ErrLost)
 	}
 	return l, v.volumes[l.of], v.circular(o)
 }
@@ -89,7 +89,7 @@ func (v *view) circular(o *volume) error {
 	seen := map[*volume]bool{}
 	for x := o; x != nil && x.from() != ""; {
 		if seen[x] {
-			return fmt.Errorf("volume %s/%s: %w: by its tags it reads through itself: they were changed; restore them with vgcfgrestore", v.vg.Name, o.lv.Name, ErrPrecondition)
+			return fmt.Errorf("volume %s/%s: %w: its tags were changed so that it reads through itself; restore them with vgcfgrestore", v.vg.Name, o.lv.Name, ErrPrecondition)
 		}
 		seen[x] = true
 		l := v.layers[x.from()]
@@ -227,7 +227,7 @@ func (p *Pool) unmounted(v *view, o *volume, l *layer) error {
 			continue
 		}
 		if at, err := mountPoint(info.Device); err != nil || at != "" {
-			return errors.Join(err, fmt.Errorf("snapshot %s/%s: %w: the device of %s is mounted at %s: unmount it first", v.vg.Name, l.lv.Name, ErrInUse, x.lv.Name, at))
+			return errors.Join(err, fmt.Errorf("snapshot %s/%s: %w: the device of %s is mounted at %s; unmount it first", v.vg.Name, l.lv.Name, ErrInUse, x.lv.Name, at))
 		}
 	}
 	return nil
@@ -325,7 +325,7 @@ func (v *view) contentOf(spec VolumeSpec) (from original, err error) {
 		}
 		o = v.volumes[l.of]
 		if why := o.theirs(); why != "" {
-			return from, fmt.Errorf("snapshot %s/%s: %w: of its volume %s: %s", v.vg.Name, l.lv.Name, ErrPrecondition, o.lv.Name, why)
+			return from, fmt.Errorf("snapshot %s/%s: %w: volume %s: %s", v.vg.Name, l.lv.Name, ErrPrecondition, o.lv.Name, why)
 		}
 		if v.describeSnapshot(l).Lost {
 			return from, fmt.Errorf("snapshot %s/%s: %w", v.vg.Name, l.lv.Name, ErrLost)
@@ -338,7 +338,7 @@ func (v *view) contentOf(spec VolumeSpec) (from original, err error) {
 		from = original{volume: o, length: v.bytesOf(o.lv), asked: asked(o.asked, v.bytesOf(o.lv)), formatted: o.formatted, unknown: o.unknown}
 	}
 	if spec.Mode == Filesystem && o.mode == Filesystem && spec.FSType != o.fs {
-		return from, fmt.Errorf("%w: file system %s asked for, the source's is %s", ErrInvalid, spec.FSType, o.fs)
+		return from, fmt.Errorf("%w: file system %s requested, but the source has %s", ErrInvalid, spec.FSType, o.fs)
 	}
 	from.formatted = from.formatted || spec.Mode == Block || o.mode == Block
 	return from, v.modeChange(spec, from)

@@ -13,7 +13,7 @@ import (
 // snapshot invalid; a write to part of a chunk whose rest cannot be read is enough. In
 // both cases the store has all acknowledged writes.
 func (p *Pool) recoverFork(ctx context.Context, lv string) error {
-	return p.do(ctx, &change{what: "let volume " + lv + " be written again", act: func(ctx context.Context, v *view) error {
+	return p.do(ctx, &change{what: "make volume " + lv + " writable again", act: func(ctx context.Context, v *view) error {
 		o := v.volumeByLV(lv)
 		if o == nil || !o.forked() {
 			return nil
@@ -86,6 +86,6 @@ func (p *Pool) reviveStore(ctx context.Context, v *view, o *volume) error {
 	if err != nil {
 		return err
 	}
-	p.log.Info("The kernel gave up a volume that is not hydrated, after an I/O error; it is brought back", "volume", o.lv.Name)
+	p.log.Info("Restored access to a volume that is not hydrated yet and that the kernel stopped after an I/O error", "volume", o.lv.Name)
 	return cow.Revive(path)
 }

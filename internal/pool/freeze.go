@@ -57,7 +57,7 @@ type frozen struct {
 
 // errWentOn: the kernel could not cut the volume while it was held still, as where
 // a fold that has just ended still has the name of a device. The next try can.
-var errWentOn = fmt.Errorf("%w: it went on before it was cut", ErrFreeze)
+var errWentOn = fmt.Errorf("%w: it was resumed before it was cut", ErrFreeze)
 
 // stuckFreeze is the error of a freeze that still runs in the kernel after its limit. When
 // the call returns, the volume is resumed automatically. Until then no operation can use
@@ -137,13 +137,13 @@ func (f *frozen) still(ctx context.Context, dev dm.Device) error {
 		// Up to Linux 6.7 a file system can be frozen only once. Here its owner has
 		// frozen it.
 		if len(mounts) == 0 {
-			return fmt.Errorf("volume %s/%s: %w: the file system on it is frozen where it is mounted, which this process does not see: thaw it", f.pool.vgName, f.volume.lv.Name, ErrPrecondition)
+			return fmt.Errorf("volume %s/%s: %w: its file system is frozen at a mount that this process does not see; thaw it", f.pool.vgName, f.volume.lv.Name, ErrPrecondition)
 		}
 		if f.clean, err = f.hooked(ctx, mounts[0].Mountpoint); err != nil || f.clean {
 			return err
 		}
 	}
-	return fmt.Errorf("volume %s/%s: %w: somebody freezes and thaws its file system again and again; it is tried again when asked for", f.pool.vgName, f.volume.lv.Name, ErrFreeze)
+	return fmt.Errorf("volume %s/%s: %w: another process keeps freezing and thawing its file system; retry", f.pool.vgName, f.volume.lv.Name, ErrFreeze)
 }
 
 // suspendIn suspends the device within freezeLimit. Errors: *stuckFreeze if the suspend
@@ -184,7 +184,7 @@ func (g *group) apart(do func()) <-chan struct{} {
 }
 
 func (f *frozen) tooLong() error {
-	return fmt.Errorf("volume %s/%s: %w: what is being written to it did not come to an end in %v; nothing was changed",
+	return fmt.Errorf("volume %s/%s: %w: writes to it did not finish within %v; nothing was changed",
 		f.pool.vgName, f.volume.lv.Name, ErrFreeze, freezeLimit)
 }
 
@@ -279,7 +279,7 @@ func (f *frozen) goOn() {
 		return
 	}
 	f.passed = true
-	f.thaw(fmt.Errorf("volume %s/%s: %w: the cut was not on the disk in %v, as while an lvm2 command has the volume group; nothing was changed",
+	f.thaw(fmt.Errorf("volume %s/%s: %w: the cut did not reach the disk within %v, as while an lvm2 command holds the volume group; nothing was changed",
 		f.pool.vgName, f.volume.lv.Name, ErrFreeze, frozenLimit))
 	f.resume()
 }
@@ -312,6 +312,6 @@ func (f *frozen) resume() {
 	}
 	if err != nil {
 		f.pool.facts.unsettled.put(f.volume.lv.ID, true)
-		f.pool.log.Error(err, "Letting a volume go on that was held for a cut; it is tried again", "volume", f.volume.lv.Name)
+		f.pool.log.Error(err, "Failed to resume a volume that was held for a cut; it will be retried", "volume", f.volume.lv.Name)
 	}
 }

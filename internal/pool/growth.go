@@ -168,7 +168,7 @@ func (p *Pool) grow(ctx context.Context, g *growth) {
 		return
 	}
 	if !p.facts.cramped.swap(g.store, err) {
-		p.log.Error(err, "A store could not be extended; it is tried again")
+		p.log.Error(err, "Failed to extend a store; it will be retried")
 	}
 	select {
 	case <-time.After(growPause):
@@ -198,7 +198,7 @@ func (p *Pool) growStore(ctx context.Context, g *growth) error {
 		}
 		more := min(t.extents(g.more), most-have, room)
 		if more == 0 {
-			return fmt.Errorf("store %s/%s (%v) of volume %s cannot grow: %w; %s; delete volumes or snapshots, or extend the volume group",
+			return fmt.Errorf("store %s/%s (%v) of volume %s cannot grow: %w; once it is full, %s; delete volumes or snapshots, or extend the volume group",
 				t.vg.Name, s.lv.Name, t.bytesOf(s.lv), s.of.lv.Name, ErrNoSpace, p.whenFull(t.view, s))
 		}
 		ranges, err := t.growth(s.lv, more, highEnd)
@@ -277,7 +277,7 @@ func unlessGone(err error) error {
 // whenFull says what happens when a store is full.
 func (p *Pool) whenFull(v *view, s *store) string {
 	if p.kept(v, s) {
-		return "when the store is full, writers of the volume wait"
+		return "writes to the volume will block"
 	}
-	return "when the store is full, the snapshot is lost"
+	return "the snapshot will be lost"
 }

@@ -14,7 +14,7 @@ import (
 
 // errPanic is the error of a panic: a bug, or a state of the machine that the driver
 // does not expect.
-var errPanic = errors.New("the driver stumbled over a state that it did not expect, its log has the place")
+var errPanic = errors.New("internal error in the driver; see the stack trace in its log")
 
 // guard calls f and returns a panic in f as an error. The driver survives, because
 // after a crash and a restart it would meet the same state again, and every volume

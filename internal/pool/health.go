@@ -34,19 +34,19 @@ func (p *Pool) volumeConditions(v *view, o *volume) []Condition {
 	}
 	for _, l := range v.snapshotsOf(o) {
 		if v.describeSnapshot(l).Lost {
-			out = append(out, Condition{Degraded, ReasonSnapshotLost, fmt.Sprintf("snapshot %s is lost: its store or a newer snapshot's was full, or lvremove or dmsetup took one away; delete it and take a new one", l.name)})
+			out = append(out, Condition{Degraded, ReasonSnapshotLost, fmt.Sprintf("snapshot %s is lost: its store or a newer snapshot's store was full, or was removed by lvremove or dmsetup; delete it and take a new one", l.name)})
 		}
 	}
 	for _, l := range o.layers {
 		if why, cramped := p.facts.cramped.get(l.lv.ID); cramped && !l.lost {
 			out = append(out, Condition{Degraded, "SnapshotSpaceLow",
-				fmt.Sprintf("the store of the newest snapshot (%v) cannot grow, when it is full the snapshot is lost: %v", v.bytesOf(l.lv), why)})
+				fmt.Sprintf("the store of the newest snapshot (%v) cannot grow, and once it is full the snapshot is lost: %v", v.bytesOf(l.lv), why)})
 		}
 	}
 	for _, name := range v.family(o.lv.Name) {
 		if why, steep := p.facts.steep.get(v.volumeByLV(name).lv.ID); steep {
 			out = append(out, Condition{Degraded, "SnapshotReadDeep",
-				fmt.Sprintf("an old snapshot is read by more than %d devices one over the other, which is slow, and keeps the volume from being cut when there are too many: %v", flatLevels, why)})
+				fmt.Sprintf("an old snapshot is read through more than %d devices, which is slow, and too many of them prevent new snapshots of the volume: %v", flatLevels, why)})
 		}
 	}
 	if o.forked() {
@@ -65,11 +65,11 @@ func (p *Pool) forkHealth(v *view, o *volume) []Condition {
 		err = p.intact(v, source, l)
 	}
 	if errors.Is(err, ErrLost) {
-		return []Condition{{DataLoss, "ForkLost", fmt.Sprintf("the volume was not hydrated yet, and what it reads through is gone: %v; restore it again", err)}}
+		return []Condition{{DataLoss, "ForkLost", fmt.Sprintf("the volume was not hydrated yet, and the content that it reads through is gone: %v; restore it again", err)}}
 	}
 	if s, err := p.snapshotStatus(v.forkDevice(o.lv).name); err == nil && s.Invalid {
 		return []Condition{{Inaccessible, "ForkStopped",
-			"after an I/O error the kernel stopped what the volume is read through, as far as it is not hydrated yet; nothing is lost, it is brought back in a moment if the disks answer"}}
+			"after an I/O error the kernel stopped the part of the volume that is not hydrated yet; nothing is lost, and the driver restores access in a moment if the disks answer"}}
 	}
 	if _, err = p.hasTarget(targetMirror); err == nil { // without which nobody copies, whether it was tried or not
 		err = p.hydrator.failure(o.lv.Name)
@@ -80,7 +80,7 @@ func (p *Pool) forkHealth(v *view, o *volume) []Condition {
 	if err != nil {
 		missing := o.hydrated.missing(l.length).size().Bytes()
 		return []Condition{{Degraded, "HydrationFailing",
-			fmt.Sprintf("the volume reads through the snapshot that it was restored from, and copying that fails (%v of %v are not copied), it is tried again: %v", missing, l.length.Bytes(), err)}}
+			fmt.Sprintf("the volume reads through the snapshot that it was restored from, because copying the snapshot fails (%v of %v are not copied) and is retried: %v", missing, l.length.Bytes(), err)}}
 	}
 	return nil
 }
@@ -104,7 +104,7 @@ func (v *view) deviceMissing(pv *lvm2.PV) Condition {
 	case pv.Part() != nil:
 		why += ": " + wholeMissing(pv)
 	case pv.Device != "":
-		why = fmt.Sprintf("physical volume %s is marked as missing though %s has it, for lvm2 changed volume group %s without it; vgextend --restoremissing takes it back", pv.ID, pv.Device, v.vg.Name)
+		why = fmt.Sprintf("physical volume %s is marked as missing although %s has it, because lvm2 changed volume group %s without it; vgextend --restoremissing adds it back", pv.ID, pv.Device, v.vg.Name)
 	}
 	return Condition{Inaccessible, "DeviceMissing", why}
 }
@@ -154,12 +154,12 @@ func (p *Pool) poolConditions(v *view) []Condition {
 	for _, m := range p.facts.stillInUse() {
 		if m.unread != nil {
 			out = append(out, Condition{Degraded, "ExtentsInUse", fmt.Sprintf(
-				"the table of device %s cannot be read (%v): no free extents of the disk that it lies on are given out; dmsetup remove it if nothing needs it",
+				"the table of device %s cannot be read (%v), so no free extents of the disk below it are allocated; if nothing needs the device, remove it with dmsetup remove",
 				m.device, m.unread)})
 			continue
 		}
 		out = append(out, Condition{Degraded, "ExtentsInUse", fmt.Sprintf(
-			"device %s still maps %d extents that are free for LVM2, as after lvremove of what is in use: they are not given out; dmsetup remove it if nothing needs it",
+			"device %s still maps %d extents that LVM2 considers free, as after lvremove of a volume in use, so they are not allocated; if nothing needs the device, remove it with dmsetup remove",
 			m.device, m.Count)})
 	}
 	if v.unclear != nil && p.wiper.problem() == nil { // else that says it

@@ -55,7 +55,7 @@ type window struct {
 }
 
 // errHydrated: there is nothing to hydrate any more.
-var errHydrated = errors.New("not a fork any more")
+var errHydrated = errors.New("no longer a fork")
 
 func newHydrator(p *Pool) *hydrator {
 	return &hydrator{pool: p, jobs: map[string]*hydration{}, stopped: map[string]int{}, windows: map[lvm2.ID]*window{}}
@@ -185,7 +185,7 @@ func (h *hydrator) run(ctx context.Context, lv string, j *hydration) {
 			continue
 		}
 		if failed := h.abandon(lv); failed != nil && !errors.Is(failed, errHydrated) {
-			log.Error(failed, "A window that is not being copied any more stays")
+			log.Error(failed, "Failed to remove the window of a hydration that stopped")
 		}
 		if ctx.Err() != nil {
 			return
@@ -195,7 +195,7 @@ func (h *hydrator) run(ctx context.Context, lv string, j *hydration) {
 			log.V(2).Info("Hydrating a smaller part of a restored volume", "err", err)
 			continue
 		}
-		log.Error(err, "Hydrating a restored volume", "again in", hydrateRetry)
+		log.Error(err, "Failed to hydrate a restored volume", "retryAfter", hydrateRetry)
 		select {
 		case <-time.After(hydrateRetry):
 		case <-ctx.Done():
@@ -240,7 +240,7 @@ func (h *hydrator) step(ctx context.Context, lv string, j *hydration) (*window, 
 		watch.lap("commit")
 	}
 	if err == nil {
-		h.pool.log.V(4).Info("A part of a volume was hydrated", "volume", lv, "bytes", w.length.Bytes(), "others", j.pace.busy, "took", fmt.Sprint(watch.laps))
+		h.pool.log.V(4).Info("Hydrated a part of a volume", "volume", lv, "bytes", w.length.Bytes(), "others", j.pace.busy, "took", fmt.Sprint(watch.laps))
 		resting, done := h.waiting(ctx, j)
 		j.pace.pause(resting, w.length.Bytes(), watch.total())
 		done()

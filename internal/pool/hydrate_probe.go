@@ -23,7 +23,7 @@ func (h *hydrator) probe(ctx context.Context, lv string, s *search, length size.
 		return nil, nil
 	}
 	var file *os.File
-	err = h.exclusive(ctx, lv, &change{what: "look whether the rest of volume " + lv + " can be read", act: func(ctx context.Context, v *view) error {
+	err = h.exclusive(ctx, lv, &change{what: "check that the rest of volume " + lv + " can be read", act: func(ctx context.Context, v *view) error {
 		p := h.pool
 		o, missing, err := h.missing(v, lv)
 		if err != nil {

@@ -7,7 +7,7 @@ import (
 )
 
 // errUncopied: a disk did not give or take what was to be copied.
-var errUncopied = errors.New("what the volume reads through, or its own part of the disk, has an I/O error")
+var errUncopied = errors.New("I/O error in the snapshot that the volume reads through, or in the volume's own extents")
 
 // leastWindow is the least that is left behind a bad sector.
 const leastWindow = largestRegion

@@ -19,7 +19,7 @@ const (
 )
 
 // errTurn: the turn of a hydration is another one now.
-var errTurn = errors.New("it is urgent now")
+var errTurn = errors.New("the hydration became urgent")
 
 // turn waits until a window of lv may be copied. It is over when pass is called,
 // which may be twice.

@@ -56,7 +56,7 @@ func (h *hydrator) missing(v *view, lv string) (*volume, spans, error) {
 	}
 	missing := o.hydrated.missing(l.length)
 	if len(missing) == 0 {
-		return nil, nil, fmt.Errorf("volume %s/%s: %w: by its tags all is hydrated, and it is not an ordinary volume: they were changed", v.vg.Name, o.lv.Name, ErrPrecondition)
+		return nil, nil, fmt.Errorf("volume %s/%s: %w: its tags were changed: they say that all of it is hydrated, but it is still a fork", v.vg.Name, o.lv.Name, ErrPrecondition)
 	}
 	return o, missing, nil
 }
@@ -86,7 +86,7 @@ func (h *hydrator) next(v *view, o *volume, at span) (*window, error) {
 	}
 	parts := cutTable(own, at.start, at.end())
 	if len(parts) == 0 {
-		return nil, fmt.Errorf("volume %s/%s: %w: sector %d, where it goes on to be hydrated, lies beyond its end: lvreduce made it shorter, or its tags were changed",
+		return nil, fmt.Errorf("volume %s/%s: %w: hydration would continue at sector %d, which is beyond its end: lvreduce shortened it, or its tags were changed",
 			v.vg.Name, o.lv.Name, ErrPrecondition, at.start)
 	}
 	return &window{layer, span{at.start, parts[0].Length}}, nil
@@ -157,11 +157,11 @@ func (h *hydrator) mirror(name string) (m dm.MirrorStatus, err error) {
 	}
 	m, is := status[0].Status.(dm.MirrorStatus)
 	if !is {
-		return m, fmt.Errorf("device %s is no mirror", name)
+		return m, fmt.Errorf("device %s is not a mirror", name)
 	}
 	for i, leg := range m.Legs {
 		if leg.Health != dm.LegAlive {
-			return m, fmt.Errorf("copying through device %s: %w: leg %d (%v) failed, the kernel says %s", name, errUncopied, i, leg.Device, m)
+			return m, fmt.Errorf("copying through device %s: %w: leg %d (%v) failed, and the kernel reports %s", name, errUncopied, i, leg.Device, m)
 		}
 	}
 	return m, nil
@@ -258,7 +258,7 @@ func (h *hydrator) advance(lv string, w *window) *change {
 		}
 		if err != nil {
 			p.facts.unsettled.put(o.lv.ID, true)
-			p.log.Error(err, "A volume that is hydrated has devices left", "volume", lv)
+			p.log.Error(err, "A hydrated volume still has devices that it no longer needs", "volume", lv)
 		}
 		return nil
 	}}
@@ -310,7 +310,7 @@ func (h *hydrator) intact(v *view, o *volume, l *layer, source *volume, w *windo
 		return errors.Join(fmt.Errorf("volume %s/%s: its window is not copied", v.vg.Name, o.lv.Name), err)
 	}
 	if s, err := p.snapshotStatus(v.forkDevice(o.lv).name); err != nil || s.Invalid {
-		return errors.Join(fmt.Errorf("volume %s/%s: %w: the store of what was written to it is gone", v.vg.Name, o.lv.Name, ErrLost), err)
+		return errors.Join(fmt.Errorf("volume %s/%s: %w: the store that holds its writes is gone", v.vg.Name, o.lv.Name, ErrLost), err)
 	}
 	return errors.Join(p.intact(v, source, l), v.writable())
 }

@@ -35,7 +35,7 @@ func Import(ctx context.Context, c Config, o Options, spec ImportSpec) (vol Volu
 				return nil
 			}
 			if vol, err = p.importLV(ctx, v, spec); err != nil {
-				err = fmt.Errorf("import of logical volume %s/%s: %w", v.vg.Name, spec.LV, err)
+				err = fmt.Errorf("importing logical volume %s/%s: %w", v.vg.Name, spec.LV, err)
 			}
 			return err
 		})
@@ -63,7 +63,7 @@ func (p *Pool) importLV(ctx context.Context, v *view, spec ImportSpec) (vol Volu
 	if mode == Filesystem {
 		c.Tags = append(c.Tags, tag(tagFS, fsType))
 	}
-	c.Tags = p.noted(c.Tags, ReasonImported, "made logical volume %s the volume %s", spec.LV, spec.Name)
+	c.Tags = p.noted(c.Tags, ReasonImported, "turned logical volume %s into volume %s", spec.LV, spec.Name)
 	now, err := p.once(ctx, v, func(t *edit) error { return t.put(c) })
 	if err != nil {
 		return Volume{}, err
@@ -79,31 +79,31 @@ func (v *view) importable(spec ImportSpec) (*lvm2.LV, error) {
 	}
 	lv := v.vg.LV(spec.LV)
 	if lv == nil || snapshotSegment(lv) != nil {
-		return nil, fmt.Errorf("%w: there is none of that name", ErrNotFound)
+		return nil, fmt.Errorf("%w: there is no logical volume of that name", ErrNotFound)
 	}
 	if _, err := v.kind(lv); err != nil {
 		return nil, err
 	}
 	if v.theirLV(spec.LV) == nil {
 		if o := v.volumes[lv.ID]; o != nil && !o.deleted {
-			return nil, fmt.Errorf("%w: it is the volume %q already", ErrConflict, o.name)
+			return nil, fmt.Errorf("%w: it is already volume %q", ErrConflict, o.name)
 		}
-		return nil, fmt.Errorf("%w: it carries tags of csi-dmsnap that say that it is no volume: %v", ErrPrecondition, lv.Tags)
+		return nil, fmt.Errorf("%w: its tags of csi-dmsnap say that it is not a volume: %v", ErrPrecondition, lv.Tags)
 	}
 	if o := v.named[spec.Name]; o != nil {
-		return nil, fmt.Errorf("%w: the volume %s/%s has the name %q: give another with --name", ErrConflict, v.vg.Name, o.lv.Name, spec.Name)
+		return nil, fmt.Errorf("%w: volume %s/%s already has the name %q; choose another with --name", ErrConflict, v.vg.Name, o.lv.Name, spec.Name)
 	}
 	if len(spec.LV) > maxLVName {
-		return nil, fmt.Errorf("%w: its name has more than the %d bytes that fit an id: rename it with lvrename", ErrPrecondition, maxLVName)
+		return nil, fmt.Errorf("%w: its name is longer than the %d bytes that fit into an id; rename it with lvrename", ErrPrecondition, maxLVName)
 	}
 	if !fitsDevices(v.vg.Name, spec.LV) {
-		return nil, fmt.Errorf("%w: with that of its group its name is too long for those of its devices, where hyphens count twice: rename it with lvrename", ErrPrecondition)
+		return nil, fmt.Errorf("%w: its name and its group's name are together too long for device names, where each hyphen counts twice; rename it with lvrename", ErrPrecondition)
 	}
 	if why := v.notPlain(lv); why != "" {
 		return nil, fmt.Errorf("%w: %s", ErrPrecondition, why)
 	}
 	if readOnlyLV(lv) {
-		return nil, fmt.Errorf("%w: it is read-only: make it writable with lvchange -prw", ErrPrecondition)
+		return nil, fmt.Errorf("%w: it is read-only; make it writable with lvchange -prw", ErrPrecondition)
 	}
 	return lv, v.writable()
 }

@@ -48,7 +48,7 @@ func (r *report) checkMapped(l *look) error {
 	}
 	for _, m := range all {
 		if len(newRangeSet(m.Range).intersect(l.view.free)) > 0 {
-			r.add("ExtentsInUse", m.device, "they are not given out; if nothing needs it: dmsetup remove "+m.device, "it maps %d extents that are free for LVM2, as after lvremove of what is in use", m.Count)
+			r.add("ExtentsInUse", m.device, "they are not allocated; if nothing needs the device, dmsetup remove "+m.device, "it maps %d extents that LVM2 considers free, as after lvremove of a volume in use", m.Count)
 		}
 	}
 	return nil

@@ -10,13 +10,13 @@ func (r *report) checkDevices(l *look) {
 	for _, d := range l.devices {
 		id, _, _ := splitUUID(l.view.vg.ID, d.uuid)
 		if l.view.vg.LVByID(lvm2.ID(id)) == nil {
-			r.add("DeviceOrphaned", d.Name, "if nobody uses it: dmsetup remove "+d.Name, "its logical volume is gone (open %d times)", d.OpenCount)
+			r.add("DeviceOrphaned", d.Name, "if nobody uses it, dmsetup remove "+d.Name, "its logical volume is gone (open %d times)", d.OpenCount)
 		}
 		if d.Suspended {
-			r.add("DeviceSuspended", d.Name, "dmsetup resume "+d.Name+", or restart the driver", "it is suspended: who reads or writes it waits")
+			r.add("DeviceSuspended", d.Name, "dmsetup resume "+d.Name+", or restart the driver", "it is suspended, so reads and writes wait")
 		}
 		if d.Loaded {
-			r.add("TablePending", d.Name, restartDriver, "a table is loaded and was not taken in use")
+			r.add("TablePending", d.Name, restartDriver, "a table is loaded, but is not in use")
 		}
 	}
 	families := l.view.split(l.devices)
@@ -51,7 +51,7 @@ func (c familyCheck) names(o *volume) {
 				c.add("DeviceName", d.Name, "dmsetup rename "+d.Name+" "+want, "its name must be %s", want)
 			}
 			if uuid, taken := c.look.names[want]; taken && d == nil {
-				c.add("DeviceName", want, "if it is not needed: dmsetup remove "+want, "the device with this name is not LVM2's %s: its UUID is %q", c.report.at(lv), uuid)
+				c.add("DeviceName", want, "if it is not needed, dmsetup remove "+want, "the device with this name is not LVM2's %s: its UUID is %q", c.report.at(lv), uuid)
 			}
 		}
 	}
@@ -81,9 +81,9 @@ func (c familyCheck) compare() {
 func (c familyCheck) table(w wanted, d *kernelDevice, want dm.Table) {
 	switch have := d.goesOn(); {
 	case !have.Equal(want):
-		c.add("WrongTable", d.Name, restartDriver, "its table is\n%s\nand must be\n%s", shorten(have), shorten(want))
+		c.add("WrongTable", d.Name, restartDriver, "its table is\n%s\nbut must be\n%s", shorten(have), shorten(want))
 	case d.ReadOnly != w.readOnly && !w.asIs:
-		c.add("WrongTable", d.Name, restartDriver, "it is %s and must be %s", access(d.ReadOnly), access(w.readOnly))
+		c.add("WrongTable", d.Name, restartDriver, "it is %s, but must be %s", access(d.ReadOnly), access(w.readOnly))
 	}
 }
 
@@ -93,7 +93,7 @@ func (c familyCheck) losses(o *volume) {
 	for _, l := range o.layers {
 		if d := c.look.at(l.lv, ""); d != nil && d.status != nil && d.status.Invalid && !l.lost {
 			c.add("LossNotRecorded", c.report.at(l.lv), "the running driver records it; then delete this and the older snapshots of the volume",
-				"the kernel dropped its store: the snapshot and the older ones are lost, and the metadata does not say so")
+				"the kernel dropped its store, so the snapshot and the older ones are lost, but the metadata does not say so")
 		}
 	}
 }
@@ -145,6 +145,6 @@ func (c familyCheck) node(d *kernelDevice) {
 	}
 	path := c.pool.dm.Node(d.Name)
 	if have, err := dm.DeviceOf(path); err != nil || have != d.Device {
-		c.add("NodeWrong", d.Name, "dmsetup mknodes "+d.Name, "%s does not lead to device %v", path, d.Device)
+		c.add("NodeWrong", d.Name, "dmsetup mknodes "+d.Name, "%s is not the node of device %v", path, d.Device)
 	}
 }

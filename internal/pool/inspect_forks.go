@@ -14,10 +14,10 @@ func (r *report) checkFork(v *view, o *volume) {
 		return
 	}
 	if h := o.hydrated; h.to > l.length || len(h.missing(l.length)) == 0 {
-		r.add("BadTags", at, restoreGroup, "tag %s: %v sectors, the snapshot that it reads through has %d", tag(tagHydrated), o.hydrated, l.length)
+		r.add("BadTags", at, restoreGroup, "tag %s says %v sectors, but the snapshot that it reads through has %d", tag(tagHydrated), o.hydrated, l.length)
 	}
 	if o.fork == nil {
-		r.add("ForkStoreMissing", at, "delete the volume and restore it again", "the store of what was written to it is gone")
+		r.add("ForkStoreMissing", at, "delete the volume and restore it again", "the store that holds its writes is gone")
 		return
 	}
 	store := r.at(o.fork.lv)

@@ -44,7 +44,7 @@ func (r *report) checkMetadata(v *view) {
 	names := map[string]string{}
 	name := func(kind, csi string, lv *lvm2.LV) {
 		if other, taken := names[kind+csi]; taken {
-			r.add("DuplicateName", r.at(lv), restoreGroup, "%s %q is also %s/%s", kind, csi, r.vg, other)
+			r.add("DuplicateName", r.at(lv), restoreGroup, "%s name %q is also used by %s/%s", kind, csi, r.vg, other)
 		}
 		names[kind+csi] = lv.Name
 	}
@@ -54,7 +54,7 @@ func (r *report) checkMetadata(v *view) {
 			r.add("BadTags", r.at(lv), restoreGroup, "%v", d)
 		case trashed:
 			if !inactive(lv) {
-				r.add("Unprotected", r.at(lv), protect(r.at(lv)), "LVM2 may activate what was deleted and is not wiped yet")
+				r.add("Unprotected", r.at(lv), protect(r.at(lv)), "LVM2 may activate it, although it was deleted and is not wiped yet")
 			}
 		case *volume:
 			r.checkOdd(lv, d.odd)
@@ -75,7 +75,7 @@ func (r *report) checkMetadata(v *view) {
 		case *flat:
 			r.checkOdd(lv, d.odd)
 			if !untouchable(lv) || slices.Contains(lv.Status, lvm2.StatusWrite) {
-				r.add("Unprotected", r.at(lv), "lvchange -pr "+r.at(lv)+"; "+protect(r.at(lv)), "a store that an old snapshot is read by must not be writable, and LVM2 must neither activate nor change it")
+				r.add("Unprotected", r.at(lv), "lvchange -pr "+r.at(lv)+"; "+protect(r.at(lv)), "a flat store must not be writable, and LVM2 must neither activate nor change it")
 			}
 		}
 	}
@@ -85,14 +85,14 @@ func (r *report) checkMetadata(v *view) {
 // checkOdd says that a tag is not understood, and what follows from that.
 func (r *report) checkOdd(lv *lvm2.LV, odd error) {
 	if odd != nil {
-		r.add("BadTags", r.at(lv), restoreGroup, "%v; nothing in the pool is thrown away, folded or wiped until that is mended", odd)
+		r.add("BadTags", r.at(lv), restoreGroup, "%v; until this is fixed, nothing in the pool is discarded, folded or wiped", odd)
 	}
 }
 
 func (r *report) checkVolume(v *view, o *volume) {
 	at := r.at(o.lv)
 	if o.apart() && !untouchable(o.lv) {
-		r.add("Unprotected", at, protect(at), "LVM2 may activate or change a volume that is deleted or has not all of its content")
+		r.add("Unprotected", at, protect(at), "LVM2 may activate or change a volume that is deleted or incomplete")
 	}
 	if o.reading() {
 		r.checkReader(v, o)
@@ -116,7 +116,7 @@ func (r *report) checkOrder(o *volume) {
 	if len(o.layers) == 0 || o.theirs() != "" {
 		return
 	}
-	at, lost := r.at(o.lv), "the older snapshots are lost: delete them"
+	at, lost := r.at(o.lv), "delete the older snapshots, which are lost"
 	if o.live() == nil {
 		r.add("HistoryBroken", at, lost, "its newest layer %s is not live: a newer one was removed, or the snapshot was split from its origin", o.layers[len(o.layers)-1].lv.Name)
 	}
@@ -147,14 +147,14 @@ func (r *report) checkLayer(v *view, l *layer) {
 		r.add("BadTags", at, restoreGroup, "tag %s: %v", tag(tagChunk), err)
 	}
 	if length := v.bytesOf(o.lv).Sectors(); l.length == 0 || l.length > length {
-		r.add("BadTags", at, restoreGroup, "tag %s: %d sectors, its volume has %d", tag(tagLength), l.length, length)
+		r.add("BadTags", at, restoreGroup, "tag %s says %d sectors, but its volume has %d", tag(tagLength), l.length, length)
 	}
 	if l.exact && l.trimmed && l.bound > l.used {
-		r.add("BadTags", at, restoreGroup, "tag %s: %d sectors, its store uses %d", tag(tagExact), l.bound, l.used)
+		r.add("BadTags", at, restoreGroup, "tag %s says %d sectors, but its store uses %d", tag(tagExact), l.bound, l.used)
 	}
 	if l.trimmed && l.used.Bytes() > v.bytesOf(l.lv) {
-		r.add("StoreTooShort", at, "the snapshot and the older ones of its volume are lost: delete them",
-			"its store uses %v, %v of it are left", l.used.Bytes(), v.bytesOf(l.lv))
+		r.add("StoreTooShort", at, "delete the snapshot and the older ones of its volume, which are lost",
+			"its store uses %v, but only %v of it are left", l.used.Bytes(), v.bytesOf(l.lv))
 	}
 }
 
@@ -170,17 +170,17 @@ func (r *report) checkLinks(v *view) {
 			continue // Validate says so
 		}
 		if _, gone := v.decoded[store].(trashed); gone {
-			r.add("TrashInUse", r.at(store), "vgcfgrestore a state from before it was deleted, or lvremove "+r.at(store), "it is trash and a snapshot's store for LVM2")
+			r.add("TrashInUse", r.at(store), "vgcfgrestore a state from before it was deleted, or lvremove "+r.at(store), "our tags say that it is trash, but LVM2 uses it as a snapshot's store")
 		}
 		l := v.layers[store.ID]
 		if l == nil {
 			continue
 		}
 		if of := v.volumes[l.of].lv.Name; s.Origin != of {
-			r.add("WrongOrigin", r.at(store), restoreGroup, "for LVM2 it is a snapshot of %s, by our tags of %s", s.Origin, of)
+			r.add("WrongOrigin", r.at(store), restoreGroup, "LVM2 has it as a snapshot of %s, but our tags say %s", s.Origin, of)
 		}
 		if s.ChunkSize != l.chunk {
-			r.add("WrongChunk", r.at(store), restoreGroup, "its chunk size is %d sectors for LVM2 and %d by our tags", s.ChunkSize, l.chunk)
+			r.add("WrongChunk", r.at(store), restoreGroup, "LVM2 has a chunk size of %d sectors, but our tags say %d", s.ChunkSize, l.chunk)
 		}
 	}
 }

@@ -10,12 +10,12 @@ func (r *report) checkReader(v *view, o *volume) {
 	case err != nil:
 		r.add("CopySourceMissing", at, "delete the volume and restore it again", "the layer %s that it shows is gone", o.reads)
 	case l.length != length:
-		r.add("BadTags", at, restoreGroup, "it has %d sectors, what it shows has %d", length, l.length)
+		r.add("BadTags", at, restoreGroup, "it has %d sectors, but the snapshot that it shows has %d", length, l.length)
 	}
 	if o.transient && (o.chunk.Bytes() < cow.MinChunk || o.chunk&(o.chunk-1) != 0) {
-		r.add("BadTags", at, restoreGroup, "tag %s: %d sectors", tag(tagChunk), o.chunk)
+		r.add("BadTags", at, restoreGroup, "tag %s has an invalid chunk size of %d sectors", tag(tagChunk), o.chunk)
 	}
 	if !o.transient && !readOnlyLV(o.lv) {
-		r.add("Unprotected", at, "lvchange -pr "+at, "it is for readers only and writable")
+		r.add("Unprotected", at, "lvchange -pr "+at, "it is writable, but must be read-only")
 	}
 }

@@ -48,14 +48,14 @@ func (i *inspector) checkStore(ctx context.Context, id lvm2.ID, r *report) error
 		}
 		path := p.dm.Node(store.Name)
 		if have, err := dm.DeviceOf(path); err != nil || have != store.Device {
-			unread(path + " does not lead to its device")
+			unread(path + " is not the node of its device")
 			return nil
 		}
 		limited, cancel := context.WithTimeout(ctx, storeLimit)
 		defer cancel()
 		err = r.readStore(limited, path, l, func() (dm.SnapshotStatus, error) { return p.snapshotStatus(snap.Name) })
 		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-			unread("to read all of it takes longer than others can wait")
+			unread("reading all of it takes longer than others can wait")
 			return nil
 		}
 		return err
@@ -63,7 +63,7 @@ func (i *inspector) checkStore(ctx context.Context, id lvm2.ID, r *report) error
 }
 
 // untrusted is what to do where a store lists what it cannot have.
-const untrusted = "the snapshot and the older ones of its volume cannot be trusted: delete them"
+const untrusted = "delete the snapshot and the older ones of its volume, which cannot be trusted"
 
 // badStore reports an error that means that a store has wrong content, and returns any other.
 func (r *report) badStore(at string, err error) error {
@@ -89,7 +89,7 @@ func (r *report) readStore(ctx context.Context, path string, l *layer, status fu
 		return err
 	}
 	if header.Chunk != l.chunk.Bytes() {
-		r.add("WrongChunk", at, restoreGroup, "the store has chunks of %v, by our tags of %v", header.Chunk, l.chunk.Bytes())
+		r.add("WrongChunk", at, restoreGroup, "the store has chunks of %v, but our tags say %v", header.Chunk, l.chunk.Bytes())
 		return nil
 	}
 	chunks := uint64(l.length.Bytes().RoundUp(header.Chunk) / header.Chunk)
@@ -99,7 +99,7 @@ func (r *report) readStore(ctx context.Context, path string, l *layer, status fu
 			return r.badStore(at, err)
 		}
 		if e.Origin >= chunks {
-			r.add("BadStore", at, untrusted, "it lists chunk %d, its volume had %d at the cut", e.Origin, chunks)
+			r.add("BadStore", at, untrusted, "it lists chunk %d, but its volume had only %d chunks at the cut", e.Origin, chunks)
 			return nil
 		}
 		if bit := uint64(1) << (e.Origin % 64); seen[e.Origin/64]&bit == 0 {
@@ -120,7 +120,7 @@ func (r *report) readStore(ctx context.Context, path string, l *layer, status fu
 		return err
 	}
 	if least := cow.UsedSectors(header.Chunk, count); s.Used < least {
-		r.add("BadStore", at, untrusted, "it lists %d chunks, which take %v, and the kernel says that %v are in use", count, least.Bytes(), s.Used.Bytes())
+		r.add("BadStore", at, untrusted, "it lists %d chunks, which take %v, but the kernel says that only %v are in use", count, least.Bytes(), s.Used.Bytes())
 	}
 	return nil
 }

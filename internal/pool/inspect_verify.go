@@ -92,14 +92,14 @@ func (i *inspector) verify(ctx context.Context) (*report, error) {
 		return nil, err
 	}
 	for _, what := range others {
-		r.add("DuplicateDisk", l.view.vg.Name, "nothing for the pool, which does not use it; lvm2's commands may need the group's id (--select vg_uuid=...) or a filter", "%s", what)
+		r.add("DuplicateDisk", l.view.vg.Name, "nothing for the pool, which ignores it; lvm2's commands may need the group's id (--select vg_uuid=...) or a filter", "%s", what)
 	}
 	if why := l.view.mixed(); why != "" {
 		r.add("MixedBlockSizes", l.view.vg.Name, "move the volumes to disks of one kind with pvmove, and take the others out with vgreduce", "%s", why)
 	}
 	for _, left := range i.leftOut(l.view) {
 		if left.refused {
-			r.add("DiskRefused", l.view.vg.Name, "make another pool of it, or take it out of devices", "%s", left.text())
+			r.add("DiskRefused", l.view.vg.Name, "use it for another pool, or remove it from devices", "%s", left.text())
 		}
 	}
 	r.checkEntered(l)
@@ -130,9 +130,9 @@ func (r *report) checkEntered(l *look) {
 		}
 		switch in, err := l.pool.host.Entered(pv.Device, pv.ID); {
 		case err != nil:
-			r.add("NotInDevicesFile", r.vg, "see lvmdevices", "whether lvm2's commands see %s: %v", pv.Device, err)
+			r.add("NotInDevicesFile", r.vg, "see lvmdevices", "cannot tell cannot tell whether lvm2's commands see %s: %v", pv.Device, err)
 		case !in:
-			r.add("NotInDevicesFile", r.vg, "lvmdevices --adddev "+pv.Device, "lvm2 goes by the devices file %s, and %s is not in it: its commands do not see the disk", l.pool.host.DevicesFile, pv.Device)
+			r.add("NotInDevicesFile", r.vg, "lvmdevices --adddev "+pv.Device, "lvm2's commands do not see %s, because it is not in the devices file %s", pv.Device, l.pool.host.DevicesFile)
 		}
 	}
 }
@@ -148,7 +148,7 @@ func (i *inspector) leftOut(v *view) []LeftOut {
 		return []LeftOut{{Why: err.Error()}}
 	}
 	for _, d := range fit {
-		left = append(left, LeftOut{Device: d, Why: "it is blank: the driver adds it at its next look, unless a disk of the volume group is missing"})
+		left = append(left, LeftOut{Device: d, Why: "it is blank; the driver adds it at its next look, unless a disk of the volume group is missing"})
 	}
 	return left
 }
@@ -177,8 +177,8 @@ func inBoth(found, earlier []Finding) []Finding {
 
 // Advice that many findings share.
 const (
-	restartDriver = "restart the driver: it brings the devices in line with the metadata when it starts"
-	restoreGroup  = "compare the tags with those in /etc/lvm/archive or a vgcfgbackup, and put them right with lvchange --deltag and --addtag"
+	restartDriver = "restart the driver, which brings the devices in line with the metadata when it starts"
+	restoreGroup  = "compare the tags with those in /etc/lvm/archive or a vgcfgbackup, and correct them with lvchange --deltag and --addtag"
 )
 
 // checkGroup looks at what is wrong with the group for LVM2 too, and at whether
@@ -186,10 +186,10 @@ const (
 func (r *report) checkGroup(l *look) {
 	vg := l.view.vg
 	for _, err := range l.problems {
-		r.add("MetadataDegraded", vg.Name, "any change of the volume group rewrites metadata that is old or damaged; else see vgck "+vg.Name, "%v", err)
+		r.add("MetadataDegraded", vg.Name, "any change of the volume group rewrites old or damaged metadata; otherwise see vgck "+vg.Name, "%v", err)
 	}
 	if err := vg.Validate(); err != nil {
-		r.add("MetadataInvalid", vg.Name, "see vgck "+vg.Name+"; vgcfgrestore goes back to an older state", "%v", err)
+		r.add("MetadataInvalid", vg.Name, "see vgck "+vg.Name+"; vgcfgrestore restores an older state", "%v", err)
 	}
 	foreignTypes := false // how much those use is a guess
 	used := map[int]lvm2.Extents{}
@@ -208,7 +208,7 @@ func (r *report) checkGroup(l *look) {
 		case pv.Part() != nil:
 			r.add("DiskMissing", vg.Name, "bring it back, with multipath -r if it is a map", "physical volume %s is missing: %s", pv.ID, wholeMissing(pv))
 		case pv.Missing():
-			r.add("DiskMissing", vg.Name, "attach its disk, or give it up with vgreduce --removemissing "+vg.Name, "physical volume %s is missing", pv.ID)
+			r.add("DiskMissing", vg.Name, "attach its disk, or abandon it with vgreduce --removemissing "+vg.Name, "physical volume %s is missing", pv.ID)
 		}
 		if !pv.Allocatable() || foreignTypes {
 			continue
@@ -216,10 +216,10 @@ func (r *report) checkGroup(l *look) {
 		free := l.view.free.intersect(rangeSet{{PV: n, Count: pv.PECount}}).size()
 		if used[n]+free != pv.PECount {
 			r.add("ExtentsDoNotAddUp", vg.Name, "see vgck "+vg.Name+" and pvs --segments: two logical volumes may have the same extents",
-				"of the %d extents of %s logical volumes use %d and %d are free", pv.PECount, pv.Device, used[n], free)
+				"%s has %d extents, but logical volumes use %d and %d are free", pv.Device, pv.PECount, used[n], free)
 		}
 	}
 	if err := checkClean(l.view); err != nil {
-		r.add("BadTags", vg.Name, "remove the tag with vgchange --deltag: the extents are wiped again", "%v", err)
+		r.add("BadTags", vg.Name, "remove the tag with vgchange --deltag; the extents are then wiped again", "%v", err)
 	}
 }

@@ -114,8 +114,8 @@ func (v *view) kind(stacked ...*lvm2.LV) (size.Bytes, error) {
 				}
 				block := v.vg.PVs[stripe.PV].BlockSize
 				if kind != anyKind && block != kind {
-					return 0, fmt.Errorf("%w: logical volume %s/%s is on disks with logical blocks of %d and of %d bytes, or on others than what it is stacked with: "+
-						"a copy of its file system could perhaps never be mounted; move it to disks of one kind with pvmove", ErrPrecondition, v.vg.Name, lv.Name, uint64(kind), uint64(block))
+					return 0, fmt.Errorf("%w: logical volume %s/%s, or a volume that it is stacked with, is on disks with logical blocks of %d and of %d bytes: "+
+						"it might be impossible to mount a copy of its file system; move it to disks of one kind with pvmove", ErrPrecondition, v.vg.Name, lv.Name, uint64(kind), uint64(block))
 				}
 				kind = block
 			}
@@ -152,7 +152,7 @@ func (v *view) mixed() string {
 		}
 		text = text[:len(text)-1] + "),"
 	}
-	return text[:len(text)-1] + ": a volume and its snapshots stay on one kind, so each has room only there"
+	return text[:len(text)-1] + ": a volume and its snapshots stay on disks of one kind, so they have room only there"
 }
 
 // ofOneKind returns those of the devices of a new group that have the same block
@@ -175,7 +175,7 @@ func ofOneKind(devices []string) (kept []string, refused []LeftOut, err error) {
 		if blocks[i] == kind {
 			kept = append(kept, d)
 		} else {
-			refused = append(refused, otherKind(d, fmt.Errorf("%w: %d bytes, the pool's disks have %d", lvm2.ErrBlockSize, uint64(blocks[i]), uint64(kind))))
+			refused = append(refused, otherKind(d, fmt.Errorf("%w: %d bytes, but the pool's disks have %d", lvm2.ErrBlockSize, uint64(blocks[i]), uint64(kind))))
 		}
 	}
 	return kept, refused, nil
@@ -183,5 +183,5 @@ func ofOneKind(devices []string) (kept []string, refused []LeftOut, err error) {
 
 // otherKind is a device with other logical blocks than the pool's disks have.
 func otherKind(device string, why error) LeftOut {
-	return LeftOut{device, why.Error() + "; no file system could move between them: make another pool of it", true, false}
+	return LeftOut{device, why.Error() + "; no file system could move between them, so use it for another pool", true, false}
 }

@@ -35,7 +35,7 @@ type lease struct {
 
 // errLeft is the error of an act whose lease has ended. The caretaker brings the
 // volumes in line after the act has ended.
-var errLeft = fmt.Errorf("%w: the kernel did not answer in time, and lvm2 has changed the volume group meanwhile: the devices are brought in line again", ErrUnavailable)
+var errLeft = fmt.Errorf("%w: the kernel did not answer in time, and lvm2 changed the volume group in the meantime; the driver brings the devices in line again", ErrUnavailable)
 
 // leave tells the act that the committer no longer waits for it.
 func (l *lease) leave() {

@@ -133,7 +133,7 @@ func (p *Pool) openLoan(ctx context.Context, id lvm2.ID) (*os.File, error) {
 		return nil, err
 	}
 	return run(ctx, &p.group, []string{lvKey(o.lv.Name)}, func(ctx context.Context) (f *os.File, err error) {
-		return f, p.do(ctx, &change{what: "open what volume " + o.name + " shows", act: func(ctx context.Context, v *view) error {
+		return f, p.do(ctx, &change{what: "open the content of loan " + o.name, act: func(ctx context.Context, v *view) error {
 			o := v.volumes[id]
 			if o == nil {
 				return fmt.Errorf("the loan %s of volume group %s: %w", id, p.vgName, ErrNotFound)
@@ -173,7 +173,7 @@ func (s *Set) loans(ctx context.Context) {
 			return
 		}
 		if err := guard(klog.FromContext(ctx), func() error { return s.recallLoans(ctx) }); err != nil && ctx.Err() == nil {
-			klog.FromContext(ctx).Error(err, "Content that was lent for a copy stays; it is tried again")
+			klog.FromContext(ctx).Error(err, "Failed to delete loans that no copy needs; it will be retried")
 		}
 	}
 }

@@ -135,7 +135,7 @@ func attachLoop(f *os.File) (string, error) {
 			return "", fmt.Errorf("attaching %s to %s: %w", f.Name(), path, err)
 		}
 	}
-	return "", fmt.Errorf("attaching %s: all free loop devices were taken by others", f.Name())
+	return "", fmt.Errorf("attaching %s: other processes took all free loop devices", f.Name())
 }
 
 // makeLoopNode makes the node of a loop device that the kernel has just added

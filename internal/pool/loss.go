@@ -121,7 +121,7 @@ func (g *group) record(ctx context.Context, loss *unrecordedLoss) error {
 // lose marks a layer, and all layers that read through it, as lost.
 func (t *edit) lose(o *volume, dead *layer) error {
 	if o.odd != nil {
-		return fmt.Errorf("volume %s/%s: %w: which snapshots are lost with %s is not known: %s", t.vg.Name, o.lv.Name, ErrPrecondition, dead.lv.Name, o.theirs())
+		return fmt.Errorf("volume %s/%s: %w: cannot tell which snapshots are lost with %s: %s", t.vg.Name, o.lv.Name, ErrPrecondition, dead.lv.Name, o.theirs())
 	}
 	gone := map[*layer]bool{dead: true}
 	for i, l := range slices.Backward(o.layers) {

@@ -81,7 +81,7 @@ func (p *Pool) mappingsBy(v *view, tableOf func(name string) (dm.Table, error)) 
 				continue
 			}
 			if err != nil {
-				return nil, fmt.Errorf("looking at what device %s maps: %w", e.Name, errors.Join(unread, err))
+				return nil, fmt.Errorf("reading what device %s maps: %w", e.Name, errors.Join(unread, err))
 			}
 			for _, d := range below {
 				if i, ours := pvs[d]; ours {
@@ -228,9 +228,9 @@ func (t *edit) stillMapped() string {
 		return ""
 	}
 	if m := t.mapped[0]; m.unread != nil {
-		return fmt.Sprintf("; device %s may map others that are free, its table cannot be read: %v; dmsetup remove it if nothing needs it", m.device, m.unread)
+		return fmt.Sprintf("; device %s may map other free extents, because its table cannot be read: %v; if nothing needs the device, remove it with dmsetup remove", m.device, m.unread)
 	}
-	return fmt.Sprintf("; device %s still maps others that are free, as after lvremove of what is in use: dmsetup remove it if nothing needs it", t.mapped[0].device)
+	return fmt.Sprintf("; device %s still maps other free extents, as after lvremove of a volume in use; if nothing needs the device, remove it with dmsetup remove", t.mapped[0].device)
 }
 
 // mappedByOthers returns an error if a device that does not belong to lv maps extents of lv.
@@ -248,9 +248,9 @@ func (v *view) mappedByOthers(lv *lvm2.LV, mapped []mapping) error {
 			continue
 		}
 		if m.unread != nil {
-			return fmt.Errorf("%w: device %s may map its extents, its table cannot be read: %w; dmsetup remove it if nothing needs it", ErrInUse, m.device, m.unread)
+			return fmt.Errorf("%w: device %s may map its extents, because its table cannot be read: %w; if nothing needs the device, remove it with dmsetup remove", ErrInUse, m.device, m.unread)
 		}
-		return fmt.Errorf("%w: device %s still maps its extents: dmsetup remove it if nothing needs it", ErrInUse, m.device)
+		return fmt.Errorf("%w: device %s still maps its extents; if nothing needs the device, remove it with dmsetup remove", ErrInUse, m.device)
 	}
 	return nil
 }

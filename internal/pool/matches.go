@@ -86,7 +86,7 @@ func blockDevice(path string) (dm.Device, error) {
 	case info.Mode()&os.ModeCharDevice != 0:
 		return dm.Device{}, errors.New("it is a character device")
 	case info.Mode()&os.ModeDevice == 0:
-		return dm.Device{}, errors.New("it is no block device")
+		return dm.Device{}, errors.New("it is not a block device")
 	}
 	return dm.DeviceOf(path)
 }
@@ -146,7 +146,7 @@ func (c Config) choose(vg *lvm2.VG) (devices []string, left []LeftOut, err error
 	for _, path := range fit {
 		why := looked[path].unnamed(all)
 		if twin := twins[path]; twin != "" && !looked[path].named && why == nil {
-			why = fmt.Errorf("%s has the same WWID, both may be paths to one disk: set up multipath, or name one of them, or both if they are two", realPath(twin))
+			why = fmt.Errorf("%s has the same WWID, so both may be paths to one disk; set up multipath, name one of them, or name both if they are two disks", realPath(twin))
 		}
 		if why != nil {
 			left = append(left, LeftOut{Device: path, Why: why.Error()})
@@ -175,7 +175,7 @@ func missing(why error) bool { return errors.Is(why, os.ErrNotExist) }
 func waits(path string) error {
 	stack, err := lvm2.Stack(path)
 	if err == nil && slices.ContainsFunc(stack, func(l lvm2.Layer) bool { return l.Suspended }) {
-		err = errors.New("it is suspended, reading it would wait")
+		err = errors.New("it is suspended, so reading it would wait")
 	}
 	return err
 }
@@ -188,12 +188,12 @@ func (m match) unnamed(all []match) error {
 	if stack, err := lvm2.Stack(m.path); err != nil {
 		return err
 	} else if group := stack[0].Group; group != "" {
-		return fmt.Errorf("it is a logical volume of %s: name it by its path if it is meant", group)
+		return fmt.Errorf("it is a logical volume of %s; to use it, name it by its path", group)
 	}
 	// Such a partition may belong to the firmware or the boot loader, which leave no signature.
 	for _, o := range all {
 		if o.why == nil && o.dev == m.disk() {
-			return fmt.Errorf("it is a partition of %s, which matches too: name it by its path if it is meant", realPath(o.path))
+			return fmt.Errorf("it is a partition of %s, which also matches; to use it, name it by its path", realPath(o.path))
 		}
 	}
 	return nil
@@ -239,9 +239,9 @@ func (c Config) hindrance(devices []string, left []LeftOut) error {
 	meant := strings.Join(c.Devices, " ")
 	switch {
 	case len(hinders) > 0:
-		return fmt.Errorf("%w: no volume group is made while a named device is not fit, or one may be a damaged disk of the pool: %s", ErrUnavailable, why(hinders))
+		return fmt.Errorf("%w: no volume group is created while a named device is not fit, or while a device may be a damaged disk of the pool: %s", ErrUnavailable, why(hinders))
 	case len(devices) == 0 && len(left) > 0:
-		return fmt.Errorf("%w: of the devices that %s means none is fit: %s", ErrUnavailable, meant, why(left))
+		return fmt.Errorf("%w: none of the devices that match %s is fit: %s", ErrUnavailable, meant, why(left))
 	case len(devices) == 0:
 		return fmt.Errorf("%w: no device matches %s", ErrUnavailable, meant)
 	}

@@ -50,8 +50,8 @@ func (p *Pool) SetMode(ctx context.Context, lv string, mode Mode, fsType string)
 
 // NeverWiped says why a volume with a file system, or a snapshot of it, is no block
 // device, and what to do.
-const NeverWiped = "below its file system are extents that were never wiped, and that a raw device would show: copy its files to a new volume, which has none " +
-	"where csi-dmsnap pools shows that the pool's free extents are clean, or that it cleans them at first use (clean in the pool's configuration)"
+const NeverWiped = "a raw device would show extents below its file system that were never wiped; copy its files to a new volume in a pool whose free extents are clean, " +
+	"or are cleaned at first use (csi-dmsnap pools shows it; clean in the pool's configuration sets it)"
 
 // AsBlock reports whether the volume may be used as a block device: nothing of it may
 // be an earlier owner's, or what may is wiped first because nobody has written to it.
@@ -81,5 +81,5 @@ func (f original) notWiped() string {
 	if f.volume.mode == Filesystem && written {
 		return NeverWiped
 	}
-	return "nobody had used it, and it was not wiped yet: make a new volume instead"
+	return "it was never used and is not wiped yet; create a new volume instead"
 }

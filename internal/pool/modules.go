@@ -26,7 +26,7 @@ type Module struct {
 // String says what is missing and what to do. The kernel loads modules by itself where it can,
 // so this one is not installed, or modprobe may not load it.
 func (m Module) String() string {
-	return fmt.Sprintf("the kernel has no %s, and could not load it: %s; modprobe %s on the node, and have it loaded at boot; some distributions have it in a package of its own (linux-modules-extra, kernel-modules-extra)",
+	return fmt.Sprintf("the kernel has no %s and could not load it: %s; run modprobe %s on the node, and have it loaded at boot; some distributions have it in a separate package (linux-modules-extra, kernel-modules-extra)",
 		m.Part, m.without, m.Name)
 }
 
@@ -37,11 +37,11 @@ type target struct {
 
 // targets are the device-mapper targets that the engine makes tables of.
 var targets = []target{
-	{"linear", "dm-mod", "there are no volumes without it", true},
-	{"error", "dm-mod", "lost parts cannot be shown as such without it", false},
-	{"snapshot", "dm-snapshot", "there are no snapshots without it", true},
-	{"snapshot-origin", "dm-snapshot", "there are no snapshots without it", true},
-	{targetMirror, "dm-mirror", "restored and cloned volumes, and those that were rolled back, can be used but are not copied, and keep what they read through", false},
+	{"linear", "dm-mod", "volumes need it", true},
+	{"error", "dm-mod", "without it, lost parts cannot be marked as lost", false},
+	{"snapshot", "dm-snapshot", "snapshots need it", true},
+	{"snapshot-origin", "dm-snapshot", "snapshots need it", true},
+	{targetMirror, "dm-mirror", "without it, restored, cloned and rolled back volumes can be used, but are not copied and keep the snapshots that they read through", false},
 }
 
 const targetMirror = "mirror"
@@ -108,7 +108,7 @@ func (p *Pool) modules(v *view) ([]Module, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, Module{Name: fs, Part: "file system " + fs, Missing: !has, without: "volumes that have it cannot be mounted"})
+		out = append(out, Module{Name: fs, Part: "file system " + fs, Missing: !has, without: "volumes with this file system cannot be mounted"})
 	}
 	return out, nil
 }
@@ -126,7 +126,7 @@ func (p *Pool) Modules() ([]Module, error) {
 func (p *Pool) moduleConditions(v *view) (out []Condition) {
 	all, err := p.modules(v)
 	if err != nil {
-		return []Condition{{Degraded, "ModuleMissing", fmt.Sprintf("what the kernel has cannot be told: %v", err)}}
+		return []Condition{{Degraded, "ModuleMissing", fmt.Sprintf("cannot tell which modules the kernel has: %v", err)}}
 	}
 	for _, m := range all {
 		if m.Missing {
@@ -156,5 +156,5 @@ func hasFilesystem(fs string) (bool, error) {
 	case errors.Is(err, unix.ENODEV):
 		return false, nil
 	}
-	return false, fmt.Errorf("whether the kernel has file system %s: %w", fs, os.NewSyscallError("fsopen", err))
+	return false, fmt.Errorf("checking checking whether the kernel has file system %s: %w", fs, os.NewSyscallError("fsopen", err))
 }

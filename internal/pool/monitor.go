@@ -104,7 +104,7 @@ func (m *monitor) look(now time.Time) time.Time {
 func (m *monitor) survey(v *view, now time.Time) {
 	has, err := m.pool.allUUIDs()
 	if err != nil {
-		m.pool.log.Error(err, "Looking for devices")
+		m.pool.log.Error(err, "Failed to list the kernel's devices")
 		return
 	}
 	m.seen, m.stale, m.surveyed = v, false, now

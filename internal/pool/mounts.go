@@ -143,7 +143,7 @@ func (v *view) uncuttable(o *volume, err error) error {
 	if !errors.Is(err, filesystem.ErrUnreachable) && !errors.Is(err, filesystem.ErrReadOnly) && !errors.Is(err, unix.EIO) {
 		return nil
 	}
-	return fmt.Errorf("volume %s/%s: %w: it is not cut while its file system refuses I/O: %w; end all pods that use it, then it is mounted anew",
+	return fmt.Errorf("volume %s/%s: %w: no snapshot can be taken while its file system refuses I/O: %w; stop all pods that use it, and it is mounted again",
 		v.vg.Name, o.lv.Name, ErrPrecondition, err)
 }
 
@@ -157,7 +157,7 @@ func syncMounted(ctx context.Context, dev dm.Device) error {
 		err = filesystem.WriteBack(at)
 	}
 	if err != nil && !errors.Is(err, filesystem.ErrUnreachable) { // the caller reports ErrUnreachable
-		klog.FromContext(ctx).Error(err, "The file system was not written back before the cut", "device", dev.String())
+		klog.FromContext(ctx).Error(err, "Failed to write back the file system before the cut", "device", dev.String())
 	}
 	return err
 }
@@ -173,5 +173,5 @@ func (p *Pool) failingHealth(o *volume) []Condition {
 	if errors.Is(why, filesystem.ErrReadOnly) {
 		reason = "FilesystemReadOnly"
 	}
-	return []Condition{{Inaccessible, reason, fmt.Sprintf("%v; end the pods that use it, the next stage mounts it anew", why)}}
+	return []Condition{{Inaccessible, reason, fmt.Sprintf("%v; stop the pods that use it, and the next stage mounts it again", why)}}
 }

@@ -18,7 +18,7 @@ const (
 // checkName refuses what cannot be a CSI name.
 func checkName(csi string) error {
 	if csi == "" || len(csi) > maxCSIName {
-		return fmt.Errorf("%w: a name has 1 to %d bytes, this one %d", ErrInvalid, maxCSIName, len(csi))
+		return fmt.Errorf("%w: a name must have 1 to %d bytes, but this one has %d", ErrInvalid, maxCSIName, len(csi))
 	}
 	return nil
 }
@@ -38,7 +38,7 @@ func checkGroupName(group string) error {
 	}
 	if err := lvm2.CheckLVName(group, trashName(lvm2.NewID())); err != nil {
 		room := lvm2.MaxDMName - len(lvm2.DMName("", trashName(lvm2.NewID()), layerReal))
-		return fmt.Errorf("the name of volume group %s takes %d bytes of each device's name, where hyphens count twice, and %d are possible: rename it (vgrename)",
+		return fmt.Errorf("the name of volume group %s takes %d bytes of each device's name, where each hyphen counts twice, but only %d are possible; rename it with vgrename",
 			group, len(lvm2.DMName(group, "", ""))-1, room)
 	}
 	return nil

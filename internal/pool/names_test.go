@@ -15,7 +15,7 @@ func TestGroupNames(t *testing.T) {
 		strings.Repeat("a-", 24) + "aaa": false, strings.Repeat("a-", 30): false, strings.Repeat("a", 127): false,
 	} {
 		err := Config{Name: "pool", VolumeGroup: name}.Check()
-		if (err == nil) != ok || err != nil && (!errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "hyphens count twice")) {
+		if (err == nil) != ok || err != nil && (!errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "each hyphen counts twice")) {
 			t.Errorf("%s (%d bytes): %v", name, len(name), err)
 		}
 		if ok {

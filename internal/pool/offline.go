@@ -31,7 +31,7 @@ func (g *group) underLock(ctx context.Context, mode lvm2.LockMode, f func(v *vie
 	}
 	defer func() {
 		if err := lock.Unlock(); err != nil { // only logged: the changes by f are on the disk
-			klog.FromContext(ctx).Error(err, "Releasing the volume group's lock", "volumeGroup", g.vgName)
+			klog.FromContext(ctx).Error(err, "Failed to release the volume group's lock", "volumeGroup", g.vgName)
 		}
 	}()
 	v, err := g.read()

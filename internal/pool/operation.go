@@ -115,7 +115,7 @@ func run[T any](ctx context.Context, g *group, keys []string, f func(context.Con
 	case r := <-done:
 		return r.value, r.err
 	case <-ctx.Done():
-		return none, fmt.Errorf("the operation on %v goes on in the background: %w", keys, context.Cause(ctx))
+		return none, fmt.Errorf("the operation on %v continues in the background: %w", keys, context.Cause(ctx))
 	}
 }
 

@@ -37,7 +37,7 @@ func (o *outside) leaveOut(log klog.Logger, left []LeftOut) {
 	for _, l := range left {
 		now[l.Device] = true
 		if former, known := o.told.why[l.Device]; !known || former != l.Why {
-			log.Info("A device that matches the configuration is left out", "device", l.Device, "why", l.Why)
+			log.Info("Left out a device that matches the configuration", "device", l.Device, "why", l.Why)
 		}
 		o.told.why[l.Device] = l.Why
 	}
@@ -62,7 +62,7 @@ func (o *outside) setStrangers(log klog.Logger, now []string) {
 		return
 	}
 	for _, what := range now {
-		log.Info("A device that is not the pool's is left alone", "what", what)
+		log.Info("Ignored a device that is not the pool's", "what", what)
 	}
 }
 

@@ -84,7 +84,7 @@ func openHeld(ctx context.Context, c Config, o Options) (*Pool, error) {
 				_ = p.Close()
 			}
 		}()
-		return nil, fmt.Errorf("%w: its devices do not answer, the attempt to open it was left behind: %w", ErrUnavailable, context.Cause(ctx))
+		return nil, fmt.Errorf("%w: its devices do not answer, so the attempt to open it was abandoned: %w", ErrUnavailable, context.Cause(ctx))
 	}
 }
 
@@ -184,7 +184,7 @@ func (p *Pool) Close() error {
 	case <-time.After(closeLimit):
 	}
 	// What hangs changes nothing any more when it returns: without a client, and with its context at an end.
-	errs := []error{fmt.Errorf("pool %s: its devices do not answer: what waits for them was left behind", p.name), p.dm.Close()}
+	errs := []error{fmt.Errorf("pool %s: its devices do not answer, so the work that waits for them was abandoned", p.name), p.dm.Close()}
 	if p.unhold != nil {
 		errs = append(errs, p.unhold())
 	}

@@ -46,7 +46,7 @@ func (f *frozen) hooked(ctx context.Context, dir string) (bool, error) {
 		defer forget()
 		if answer = unix.IoctlSetInt(int(root.Fd()), fsFreeze, 0); answer == nil {
 			if err := unix.IoctlSetInt(int(root.Fd()), fsThaw, 0); err != nil {
-				klog.FromContext(ctx).Error(err, "Thawing a file system; thaw it with fsfreeze -u", "mounted", dir)
+				klog.FromContext(ctx).Error(err, "Failed to thaw a file system; thaw it with fsfreeze -u", "mounted", dir)
 			}
 		}
 	})
@@ -84,7 +84,7 @@ func (p *Pool) noteProbe(lv string) (forget func(), err error) {
 	}
 	return func() {
 		if err := os.Remove(path); err != nil {
-			p.log.Error(err, "A note stays, for which a frozen file system is thawed when the pool is opened", "path", path)
+			p.log.Error(err, "Failed to remove the note of a freeze; if the file system is frozen when the pool is opened, it will be thawed", "path", path)
 		}
 	}, f.Close()
 }
@@ -100,7 +100,7 @@ const probeInfix = ".probe."
 func (p *Pool) thawProbed() {
 	notes, err := filepath.Glob(p.probeNote("*"))
 	if err != nil {
-		p.log.Error(err, "Looking for file systems that are left frozen")
+		p.log.Error(err, "Failed to look for file systems that were left frozen")
 	}
 	for _, path := range notes {
 		lv := strings.TrimPrefix(filepath.Base(path), p.vgName+probeInfix)
@@ -110,13 +110,13 @@ func (p *Pool) thawProbed() {
 				return // the next process retries
 			}
 			if err != nil {
-				p.log.Error(err, "A file system may be frozen, thaw it with fsfreeze -u", "volume", lv)
+				p.log.Error(err, "A file system may be frozen; thaw it with fsfreeze -u", "volume", lv)
 			}
 			if thawed {
-				p.log.Info("Thawed a file system that a former process has left frozen", "volume", lv)
+				p.log.Info("Thawed a file system that a former process left frozen", "volume", lv)
 			}
 			if err := os.Remove(path); err != nil {
-				p.log.Error(err, "Forgetting that a file system was asked for")
+				p.log.Error(err, "Failed to remove the note of a freeze")
 			}
 		})
 	}

@@ -44,10 +44,10 @@ func (v *view) notAReader(o *volume) error {
 	case !o.reading():
 		return nil
 	case o.transient:
-		return fmt.Errorf("volume %s/%s: %w: it is transient: what is written to it is not kept, so it has no snapshots, no clones and always its snapshot's size",
+		return fmt.Errorf("volume %s/%s: %w: it is transient: it does not keep its data, so it has no snapshots or clones, and always its snapshot's size",
 			v.vg.Name, o.lv.Name, ErrPrecondition)
 	}
-	return fmt.Errorf("volume %s/%s: %w: it shows a snapshot read-only: take snapshots and clones of %s %s instead, and restore that to a larger size",
+	return fmt.Errorf("volume %s/%s: %w: it shows a snapshot read-only; take snapshots and clones of %s %[5]s instead, and restore %[5]s to get a larger volume",
 		v.vg.Name, o.lv.Name, ErrPrecondition, o.source.Kind, o.source.LV)
 }
 
@@ -57,15 +57,15 @@ func (t *edit) showable(spec VolumeSpec, from original, n lvm2.Extents) error {
 		return nil // the copy has what the source has, and is wiped where that is not
 	}
 	if spec.Mode == Block && len(from.unknown) > 0 {
-		return fmt.Errorf("%s %s/%s: %w: parts of it were never wiped, so it can only be restored to a volume that is written",
+		return fmt.Errorf("%s %s/%s: %w: parts of it were never wiped, so it can only be restored to a writable volume",
 			spec.Source.Kind, t.vg.Name, spec.Source.LV, ErrPrecondition)
 	}
 	if spec.ReadOnly && !from.formatted {
-		return fmt.Errorf("%s %s/%s: %w: the volume had no file system yet, so there is nothing to read; restore it to a volume that is written, which gets one",
+		return fmt.Errorf("%s %s/%s: %w: the volume had no file system yet, so there is nothing to read; restore it to a writable volume, which gets a file system",
 			spec.Source.Kind, t.vg.Name, spec.Source.LV, ErrPrecondition)
 	}
 	if n > t.extents(from.length) {
-		return fmt.Errorf("%w: a read-only or transient volume has the size of its source, which is %v; %v asked for", ErrOutOfRange, from.length, spec.Size)
+		return fmt.Errorf("%w: a read-only or transient volume has the size of its source, which is %v, but %v was requested", ErrOutOfRange, from.length, spec.Size)
 	}
 	return nil
 }
@@ -111,7 +111,7 @@ func (p *Pool) readerHealth(v *view, o *volume) []Condition {
 		err = p.intact(v, source, l)
 	}
 	if errors.Is(err, ErrLost) {
-		return []Condition{{DataLoss, "SourceLost", fmt.Sprintf("what it shows is gone: %v; delete it", err)}}
+		return []Condition{{DataLoss, "SourceLost", fmt.Sprintf("the snapshot that it shows is gone: %v; delete it", err)}}
 	}
 	if err != nil {
 		return []Condition{{Inaccessible, "SourceUnreadable", err.Error()}}

@@ -22,7 +22,7 @@ func (p *Pool) refreshLoop(ctx context.Context) {
 			limited, cancel := context.WithTimeout(ctx, lookTimeout)
 			err := p.refresh(limited)
 			if err != nil && ctx.Err() == nil && err.Error() != told {
-				p.log.Error(err, "Reading the metadata; it is tried again")
+				p.log.Error(err, "Failed to read the metadata; it will be retried")
 			}
 			told = fmt.Sprint(err)
 			if p.changed.Swap(false) || len(p.facts.stillInUse()) > 0 {
@@ -31,7 +31,7 @@ func (p *Pool) refreshLoop(ctx context.Context) {
 					followed = v
 				} else if ctx.Err() == nil {
 					p.changed.Store(true)
-					p.log.Error(err, "Following changes of the metadata that somebody else made")
+					p.log.Error(err, "Failed to follow changes that another process made to the metadata")
 				}
 			}
 			old.rewrite(limited)

@@ -41,7 +41,7 @@ func (p *Pool) removeDevice(ctx context.Context, name string, udev dm.Udev) erro
 			return err
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%w: %w: something has the device open, see dmsetup info %s and lsof", ErrInUse, err, name)
+			return fmt.Errorf("%w: %w: the device is open; see dmsetup info %s and lsof", ErrInUse, err, name)
 		}
 		select {
 		case <-time.After(busyPause):

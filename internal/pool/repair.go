@@ -20,7 +20,7 @@ func (p *Pool) repair(ctx context.Context) error {
 			t.changed = true
 			return nil
 		}}); err != nil {
-			p.log.Error(err, "Problems of the volume group stay", "problems", p.store.Problems())
+			p.log.Error(err, "Failed to rewrite metadata that is old or damaged", "problems", p.store.Problems())
 		}
 	}
 	if err := p.amend(ctx); err != nil {
@@ -31,7 +31,7 @@ func (p *Pool) repair(ctx context.Context) error {
 		return err
 	}
 	for _, s := range v.strange {
-		p.log.Info("Left alone, its tags make no sense", "what", s)
+		p.log.Info("Ignored a logical volume whose tags make no sense", "what", s)
 	}
 	p.changed.Store(false)
 	repaired := p.repairFamilies(ctx, v)
@@ -39,7 +39,7 @@ func (p *Pool) repair(ctx context.Context) error {
 	select {
 	case <-repaired:
 	case <-time.After(repairPatience):
-		p.log.Info("Volumes are still being repaired; who uses one of them waits for that", "volumeGroup", p.vgName)
+		p.log.Info("Volumes are still being repaired; operations on them wait for the repair", "volumeGroup", p.vgName)
 	case <-ctx.Done():
 	}
 	return nil
@@ -56,10 +56,10 @@ func (p *Pool) amend(ctx context.Context) error {
 			}
 			return nil
 		}},
-		{what: "take names from snapshots that were not cut", edit: p.unname},
-		{what: "throw away what nothing needs", edit: (*edit).tidy},
-		{what: "give back what old snapshots were read by", edit: p.discardIdle},
-		{what: "lock what lvm2 must leave alone", edit: (*edit).protect},
+		{what: "remove the names of snapshots that were not cut", edit: p.unname},
+		{what: "discard unneeded volumes and layers", edit: (*edit).tidy},
+		{what: "delete idle flat stores", edit: p.discardIdle},
+		{what: "protect volumes from lvm2", edit: (*edit).protect},
 	} {
 		c.what += " in volume group " + p.vgName
 		err := p.do(ctx, c)
@@ -67,7 +67,7 @@ func (p *Pool) amend(ctx context.Context) error {
 			return err
 		}
 		if err != nil {
-			p.log.Error(err, "Repair left something undone; it is tried again when the pool is opened again")
+			p.log.Error(err, "Repair was incomplete; it will be retried when the pool is next opened")
 		}
 	}
 	return nil
@@ -100,7 +100,7 @@ func (v *view) leftover(o *volume) bool {
 // is being cut it has a layer that is nobody's yet.
 func (p *Pool) tidyVolume(ctx context.Context, lv string) error {
 	var family []string
-	return p.do(ctx, &change{what: "throw away what nothing needs of volume " + lv, edit: func(t *edit) error {
+	return p.do(ctx, &change{what: "discard unneeded parts of volume " + lv, edit: func(t *edit) error {
 		o := t.volumeByLV(lv)
 		if o == nil || !t.leftover(o) {
 			return nil

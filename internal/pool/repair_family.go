@@ -62,7 +62,7 @@ func (p *Pool) repairFamilies(ctx context.Context, v *view) <-chan struct{} {
 	}()
 	all, err := p.dm.List()
 	if err != nil {
-		p.log.Error(err, "Looking for devices that an interruption left")
+		p.log.Error(err, "Failed to look for devices that an interruption left")
 		return done
 	}
 	turn := make(chan struct{}, repairsAtOnce)
@@ -75,7 +75,7 @@ func (p *Pool) repairFamilies(ctx context.Context, v *view) <-chan struct{} {
 			defer func() { <-turn }()
 			if err := p.do(ctx, &change{what: "repair " + what, act: act}); err != nil && ctx.Err() == nil {
 				// One volume in a bad state must not keep the others from being served.
-				p.log.Error(err, "Repair left something undone; it is tried again")
+				p.log.Error(err, "Repair was incomplete; it will be retried")
 			}
 		})
 		if !begun {
@@ -98,7 +98,7 @@ func (p *Pool) repairFamilies(ctx context.Context, v *view) <-chan struct{} {
 			defer running.Done()
 			families.Wait() // they let go what deleted volumes lie on, under their keys
 			if err := p.do(ctx, &change{what: "repair deleted volumes", act: p.repairTrash}); err != nil && ctx.Err() == nil {
-				p.log.Error(err, "Repair left something undone; it is tried again")
+				p.log.Error(err, "Repair was incomplete; it will be retried")
 			}
 		})
 		if !begun {

@@ -97,7 +97,7 @@ func (p *Pool) rollback(ctx context.Context, spec RollbackSpec) (r RolledBack, e
 		}
 		// The rollback is on the disk: a second one would set the restored volume aside. The driver that has the pool open renames, too.
 		if err := p.renamed(ctx, now); err != nil {
-			p.log.Error(err, "Devices keep the names that they had before the rollback until whoever has the pool open renames them", "volume", spec.Volume)
+			p.log.Error(err, "Failed to rename devices after the rollback; the driver renames them when it has the pool open", "volume", spec.Volume)
 		}
 		return nil
 	})
@@ -112,7 +112,7 @@ func (p *Pool) rollbackOf(v *view, spec RollbackSpec) (*volume, *layer, error) {
 		return nil, nil, err
 	}
 	if o.readOnly {
-		return nil, nil, fmt.Errorf("%w: the volume was made for readers only, it never changes", ErrPrecondition)
+		return nil, nil, fmt.Errorf("%w: the volume is read-only and never changes", ErrPrecondition)
 	}
 	l := v.snapshotByLV(spec.Snapshot)
 	if l == nil {
@@ -120,7 +120,7 @@ func (p *Pool) rollbackOf(v *view, spec RollbackSpec) (*volume, *layer, error) {
 	}
 	of := v.volumes[l.of]
 	if of.known() != o.lv.Name {
-		return nil, nil, fmt.Errorf("%w: snapshot %s is of volume %s", ErrPrecondition, l.lv.Name, of.known())
+		return nil, nil, fmt.Errorf("%w: snapshot %s belongs to volume %s", ErrPrecondition, l.lv.Name, of.known())
 	}
 	if why := of.theirs(); why != "" {
 		return nil, nil, fmt.Errorf("%w: %s has the blocks of snapshot %s: %s", ErrPrecondition, of.lv.Name, l.lv.Name, why)
@@ -156,7 +156,7 @@ func (p *Pool) unused(v *view, o *volume) error {
 		return err
 	}
 	if at != "" {
-		return fmt.Errorf("%w: it is at %s: stop the pods that use it and wait until it is unmounted", ErrInUse, at)
+		return fmt.Errorf("%w: it is in use at %s; stop the pods that use it and wait until it is unmounted", ErrInUse, at)
 	}
 	return nil
 }

@@ -26,7 +26,7 @@ func scratchChunk(most, length size.Bytes) (size.Sectors, error) {
 			return chunk.Sectors(), nil
 		}
 	}
-	return 0, fmt.Errorf("%w: %v, the size of the snapshot, is not a multiple of %v, as a transient volume needs it", ErrPrecondition, length, cow.MinChunk)
+	return 0, fmt.Errorf("%w: the size of the snapshot, %v, is not a multiple of %v, which a transient volume needs", ErrPrecondition, length, cow.MinChunk)
 }
 
 // scratchKept reports whether what was written to a transient volume is there. If
@@ -42,7 +42,7 @@ func (p *Pool) scratchKept(ctx context.Context, v *view, o *volume) (bool, error
 		return err == nil, err
 	}
 	if info.OpenCount > 0 {
-		return false, fmt.Errorf("volume %s/%s: %w: the kernel gave up what was written to it, and its device is open still", v.vg.Name, o.lv.Name, ErrInUse)
+		return false, fmt.Errorf("volume %s/%s: %w: the kernel dropped the data written to it, and its device is still open", v.vg.Name, o.lv.Name, ErrInUse)
 	}
 	return false, p.down(ctx, v, o)
 }
@@ -59,7 +59,7 @@ func (p *Pool) startOver(ctx context.Context, lv string) error {
 	}
 	return p.onVolume(ctx, lv, func(ctx context.Context) error {
 		kept := true
-		err := p.do(ctx, &change{what: "look for what was written to volume " + lv, act: func(ctx context.Context, v *view) (err error) {
+		err := p.do(ctx, &change{what: "check for data written to volume " + lv, act: func(ctx context.Context, v *view) (err error) {
 			if o := v.volumeByLV(lv); o != nil {
 				kept, err = p.scratchKept(ctx, v, o)
 			}
@@ -119,10 +119,10 @@ func (p *Pool) scratchHealth(v *view, o *volume) []Condition {
 		return nil
 	}
 	if s, err := p.snapshotStatus(v.topDevice(o.lv).name); err == nil && s.Invalid {
-		return []Condition{{DataLoss, "TransientLost", "the kernel gave up what was written to it, after an I/O error or for lack of memory: reads fail until it is staged again"}}
+		return []Condition{{DataLoss, "TransientLost", "the kernel dropped the data written to it, after an I/O error or for lack of memory; reads fail until it is staged again"}}
 	}
 	if o.reset {
-		return []Condition{{Degraded, "TransientRestarted", "what was written to it was lost, as by a reboot: it began again with the snapshot's content"}}
+		return []Condition{{Degraded, "TransientRestarted", "the data written to it was lost, as by a reboot, so it began again with the snapshot's content"}}
 	}
 	return nil
 }

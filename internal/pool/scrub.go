@@ -73,11 +73,11 @@ func (v *view) presentable(o *volume) error {
 	at := v.vg.Name + "/" + o.lv.Name
 	switch {
 	case o.mode == Filesystem && o.reading() && !o.transient && !o.formatted:
-		return fmt.Errorf("volume %s: %w: the volume had no file system yet when the snapshot was taken, so there is nothing to read; restore it to a volume that is written, which gets one", at, ErrPrecondition)
+		return fmt.Errorf("volume %s: %w: the volume had no file system yet when the snapshot was taken, so there is nothing to read; restore it to a writable volume, which gets a file system", at, ErrPrecondition)
 	case len(seen) == 0:
 		return nil
 	case o.mode == Block || !o.formatted:
-		return fmt.Errorf("volume %s was not wiped: %w: somebody opened its device first", at, ErrInUse)
+		return fmt.Errorf("volume %s was not wiped: %w: another process opened its device first", at, ErrInUse)
 	}
 	lv := o.lv
 	if l := v.layers[o.reads]; l != nil && !o.transient {
@@ -92,7 +92,7 @@ func (v *view) presentable(o *volume) error {
 		own = append(own, "--addtag "+tag(tagUnknown, unknownText(rest)))
 	}
 	at = v.vg.Name + "/" + lv.Name
-	return fmt.Errorf("logical volume %s: %w: it counts as formatted, and its first extents may hold an earlier owner's file system; if there is nothing on it that is needed let it get a new one: lvchange --addtag %s %[1]s; if its file system is its own say so: lvchange %s %[1]s",
+	return fmt.Errorf("logical volume %s: %w: it counts as formatted, but its first extents may hold an earlier owner's file system; if nothing on it is needed, have it formatted again with lvchange --addtag %s %[1]s; if the file system is its own, confirm that with lvchange %[4]s %[1]s",
 		at, ErrPrecondition, tag(tagUnformatted), strings.Join(own, " "))
 }
 
@@ -112,7 +112,7 @@ func (p *Pool) scrub(ctx context.Context, lv string) error {
 		select {
 		case <-time.After(busyPause):
 		case <-ctx.Done():
-			return &PendingError{What: "hydrating volume " + lv + ", parts of which must be wiped then"}
+			return &PendingError{What: "hydrating volume " + lv + ", parts of which must be wiped afterwards"}
 		}
 		if v, err = p.latest(); err != nil {
 			return err

@@ -148,7 +148,7 @@ func (s *Set) Close() error {
 			errs = append(errs, m.close())
 		case <-late.C:
 			late.Reset(0)
-			errs = append(errs, fmt.Errorf("pool %s: its devices do not answer: the attempt to open it was left behind", m.config.Name))
+			errs = append(errs, fmt.Errorf("pool %s: its devices do not answer, so the attempt to open it was abandoned", m.config.Name))
 		}
 	}
 	return errors.Join(errs...)
@@ -161,7 +161,7 @@ func (m *member) get() (*Pool, error) {
 	case m.pool != nil:
 		return m.pool, nil
 	case m.absent && !m.expected:
-		return nil, fmt.Errorf("pool %s is optional, and not on this node: %w", m.config.Name, ErrNotFound)
+		return nil, fmt.Errorf("pool %s is optional and not on this node: %w", m.config.Name, ErrNotFound)
 	case errors.Is(m.err, ErrUnavailable):
 		return nil, fmt.Errorf("pool %s is not open: %w", m.config.Name, m.err)
 	}
@@ -229,16 +229,16 @@ func (m *member) run(ctx context.Context) {
 		if ctx.Err() == nil {
 			if m.away() {
 				wait = lastRetry // or until devices come
-				log.V(2).Info("The pool is optional, and not on this node", "why", err.Error())
+				log.V(2).Info("The pool is optional and not on this node", "why", err.Error())
 			} else {
-				log.Error(err, "The pool is not served; it is tried again", "after", wait)
+				log.Error(err, "Failed to open the pool; it will be retried", "after", wait)
 			}
 			m.pause(ctx, wait, seen)
 		}
 		if ctx.Err() != nil {
 			if unhold != nil {
 				if err := unhold(); err != nil {
-					log.Error(err, "Releasing the pool's lock")
+					log.Error(err, "Failed to release the pool's lock")
 				}
 			}
 			return

@@ -111,7 +111,7 @@ func (p *Pool) enterFile(ctx context.Context, vg *lvm2.VG) {
 			continue
 		}
 		if err := p.host.Enter(ctx, pv.Device, pv.ID); err != nil {
-			p.log.Error(err, "The pool's file was not entered in lvm2's devices file", "device", pv.Device)
+			p.log.Error(err, "Failed to enter the loop device of the pool's file in lvm2's devices file", "device", pv.Device)
 		}
 	}
 }

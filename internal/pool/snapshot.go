@@ -49,7 +49,7 @@ func (p *Pool) createSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 		err := p.do(ctx, &change{what: what, edit: func(t *edit) error {
 			if l := t.snapshots[name]; l != nil {
 				if of := t.volumes[l.of].known(); of != volumeLV {
-					return fmt.Errorf("%w: snapshot %q is of volume %s", ErrConflict, name, of)
+					return fmt.Errorf("%w: snapshot %q belongs to volume %s", ErrConflict, name, of)
 				}
 				id = l.lv.ID
 				return nil
@@ -95,7 +95,7 @@ func (v *view) usable(lv string) (*volume, error) {
 	case o == nil || o.deleted:
 		return nil, fmt.Errorf("volume %s/%s: %w", v.vg.Name, lv, ErrNotFound)
 	case o.copying != nil:
-		return nil, fmt.Errorf("volume %s/%s: %w: it is not complete, it is being copied from pool %s; ask CreateVolume for it again, or delete it",
+		return nil, fmt.Errorf("volume %s/%s: %w: it is not complete, because it is being copied from pool %s; repeat CreateVolume, or delete it",
 			v.vg.Name, lv, ErrPrecondition, o.sourcePool)
 	}
 	return o, nil
@@ -135,7 +135,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, lv string) error {
 				return nil
 			}
 			if o := t.volumes[l.of]; o.odd != nil {
-				return fmt.Errorf("snapshot %s/%s: %w: of its volume %s: %s", t.vg.Name, lv, ErrPrecondition, o.lv.Name, o.theirs())
+				return fmt.Errorf("snapshot %s/%s: %w: volume %s: %s", t.vg.Name, lv, ErrPrecondition, o.lv.Name, o.theirs())
 			}
 			family = t.family(volumeLV)
 			c := l.lv.Clone()
@@ -147,7 +147,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, lv string) error {
 		}, act: func(ctx context.Context, v *view) error {
 			if err := p.retire(ctx, v, family); err != nil {
 				// It is deleted; what is left of it in the kernel is tried again.
-				klog.FromContext(ctx).Error(err, "A deleted snapshot has devices left", "snapshot", lv)
+				klog.FromContext(ctx).Error(err, "A deleted snapshot still has devices; removing them will be retried", "snapshot", lv)
 			}
 			return nil
 		}})

@@ -23,12 +23,12 @@ func (p *Pool) checkRoom(v *view, block size.Bytes, n lvm2.Extents) error {
 	}
 	room := p.roomOn(v, block)
 	if unclear {
-		return fmt.Errorf("%w: %d extents are needed, there is room for %d, and deleted volumes have the others: %w", ErrNoSpace, n, room, v.notReclaimed())
+		return fmt.Errorf("%w: %d extents are needed, but there is room for only %d, and deleted volumes have the others: %w", ErrNoSpace, n, room, v.notReclaimed())
 	}
 	if pending {
 		return &PendingError{wiping: true, What: fmt.Sprintf("wiping deleted volumes of volume group %s to make room for %d extents", v.vg.Name, n)}
 	}
-	return fmt.Errorf("%w: %d extents of %v are needed%s, volume group %s has room for %d (%d more are kept for snapshots)%s",
+	return fmt.Errorf("%w: %d extents of %v are needed%s, but volume group %s has room for %d (%d more are kept for snapshots)%s",
 		ErrNoSpace, n, v.extent(), v.onKind(block), v.vg.Name, room, p.reserve(v), p.notWiped(v))
 }
 

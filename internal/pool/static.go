@@ -31,7 +31,7 @@ func (v *view) notPlain(lv *lvm2.LV) string {
 	case len(users) > 0:
 		return "LVM2 uses it for " + strings.Join(users, ", ")
 	case !slices.Contains(lv.Status, lvm2.StatusVisible):
-		return "it is an inner part of LVM2's"
+		return "it is internal to LVM2"
 	case !linear(lv):
 		return "it is not linear"
 	}
@@ -52,7 +52,7 @@ func (v *view) describeTheirs(lv *lvm2.LV) Volume {
 // own; "" if it is one that people use.
 func (v *view) inner(lv *lvm2.LV) string {
 	if !slices.Contains(lv.Status, lvm2.StatusVisible) || strings.HasPrefix(lv.Name, "pvmove") {
-		return "it is an inner part of LVM2's"
+		return "it is internal to LVM2"
 	}
 	for _, s := range lv.Segments {
 		if strings.HasSuffix(s.Type, "-pool") {
@@ -76,7 +76,7 @@ func (v *view) staticUse(lv *lvm2.LV) error {
 		return fmt.Errorf("logical volume %s: %w: %s", at, ErrPrecondition, why)
 	}
 	if d, ok := v.decoded[lv].(foreign); !ok || !d.static {
-		return fmt.Errorf("logical volume %s: %w: LVM2 made it, and nobody has said that a volume may name it; `csi-dmsnap import --static POOL %s` on its node does, or lvchange --addtag %s %s",
+		return fmt.Errorf("logical volume %s: %w: LVM2 made it, and it is not marked for static volumes; mark it on its node with `csi-dmsnap import --static POOL %s`, or with lvchange --addtag %s %s",
 			at, ErrPrecondition, lv.Name, tag(tagStatic), at)
 	}
 	return nil

@@ -75,7 +75,7 @@ func (t *edit) blankTail(lv *lvm2.LV, source lvm2.Extents) error {
 		err = t.blankEnds(added)
 	}
 	if err != nil {
-		return fmt.Errorf("preparing what volume %s/%s has more than its source: %w", t.vg.Name, lv.Name, err)
+		return fmt.Errorf("preparing the part of volume %s/%s beyond its source: %w", t.vg.Name, lv.Name, err)
 	}
 	return nil
 }

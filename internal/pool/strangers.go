@@ -58,9 +58,9 @@ func strangers(ctx context.Context, vg *lvm2.VG) ([]string, error) {
 		case d.PV == "", d.Part != nil:
 		case n >= 0 && vg.PVs[n].Device == "": // the problems of the group tell why it is not that
 		case n >= 0:
-			out = append(out, fmt.Sprintf("device %s%s says that it is physical volume %v of volume group %s, which %s is", d.Path, on[d.Path], d.PV, vg.Name, vg.PVs[n].Device))
+			out = append(out, fmt.Sprintf("device %s%s claims to be physical volume %v of volume group %s, but %s is", d.Path, on[d.Path], d.PV, vg.Name, vg.PVs[n].Device))
 		case d.VG == vg.Name && d.VGID != vg.ID:
-			out = append(out, fmt.Sprintf("device %s%s has another volume group of the name %s, %v", d.Path, on[d.Path], vg.Name, d.VGID))
+			out = append(out, fmt.Sprintf("device %s%s has another volume group of the name %s (%v)", d.Path, on[d.Path], vg.Name, d.VGID))
 		}
 	}
 	return out, nil
@@ -81,7 +81,7 @@ func (p *Pool) strangersLoop(ctx context.Context) {
 				var s []string
 				err := guard(p.log, func() (err error) { s, err = strangers(ctx, v.vg); return err })
 				if err != nil && ctx.Err() == nil {
-					p.log.Error(err, "Looking for devices that pretend to be the pool's")
+					p.log.Error(err, "Failed to look for devices that pretend to be the pool's")
 				}
 				found <- s
 			}()
@@ -128,7 +128,7 @@ func (c Config) checkElsewhere(ctx context.Context, h lvm2.Host) error {
 		if err == nil && slices.ContainsFunc(vg.LVs, func(lv *lvm2.LV) bool {
 			return slices.ContainsFunc(lv.Tags, func(t string) bool { return strings.HasPrefix(t, tagPrefix) })
 		}) {
-			return fmt.Errorf("%w: the volume group %s (%v) on %s has volumes of csi-dmsnap, and the configuration does not name that device: add it to devices, or if nobody needs it remove the group", ErrUnavailable, d.VG, d.VGID, d.Path)
+			return fmt.Errorf("%w: volume group %s (%v) on %s has volumes of csi-dmsnap, but the configuration does not name the device; add it to devices, or remove the group if nobody needs it", ErrUnavailable, d.VG, d.VGID, d.Path)
 		}
 	}
 	return nil
@@ -140,7 +140,7 @@ func (c Config) notOpened(err error) error {
 	case errors.Is(err, lvm2.ErrNotFound):
 		return c.notFound(err)
 	case errors.Is(err, lvm2.ErrDuplicateVG), errors.Is(err, lvm2.ErrDuplicatePV):
-		return fmt.Errorf("%w; or say in the configuration which is meant, by devices or volumeGroupIDs", unavailable(err))
+		return fmt.Errorf("%w; or choose one in the configuration, with devices or volumeGroupIDs", unavailable(err))
 	}
 	return unavailable(err)
 }

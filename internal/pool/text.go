@@ -34,7 +34,7 @@ const enlarge = "delete volumes or snapshots, or add a disk with a larger metada
 // deletes to be written down.
 func (p *Pool) roomForText(v *view) error {
 	if m := p.metadata(v); m.full() {
-		return fmt.Errorf("%w: the metadata area of volume group %s is full: %v of %v are in use, %v are kept for what must not fail; %s",
+		return fmt.Errorf("%w: the metadata area of volume group %s is full: %v of %v are in use, and %v are kept for changes that must not fail; %s",
 			ErrNoSpace, v.vg.Name, m.Used, m.Size, m.Reserved, enlarge)
 	}
 	return nil
@@ -49,7 +49,7 @@ func (v *view) roomForReader(from Source) error {
 		}
 	}
 	if n >= mostReaders {
-		return fmt.Errorf("%w: %s %s/%s has %d read-only and transient volumes, as many as it may: let pods share a read-only claim, or delete some",
+		return fmt.Errorf("%w: %s %s/%s has %d read-only and transient volumes, as many as it may have; let pods share a read-only claim, or delete some",
 			ErrNoSpace, from.Kind, v.vg.Name, from.LV, n)
 	}
 	return nil
@@ -71,7 +71,7 @@ func (p *Pool) roomForStore(v *view, o *volume, n lvm2.Extents) error {
 	if n+spare <= left && n <= on {
 		return nil
 	}
-	err = fmt.Errorf("%w: a snapshot's store needs %d extents%s, volume group %s has %d free, of which %d are kept for stores of other volumes to grow%s; delete volumes or snapshots, or extend the volume group",
+	err = fmt.Errorf("%w: a snapshot's store needs %d extents%s, but volume group %s has %d free, of which %d are kept for growing the stores of other volumes%s; delete volumes or snapshots, or extend the volume group",
 		ErrNoSpace, n, v.onKind(kind), v.vg.Name, left, spare, p.notWiped(v))
 	if n+spare <= left+p.wipedSoon(v, anyKind)+p.trimmedSoon(v, anyKind) && n <= on+p.wipedSoon(v, kind)+p.trimmedSoon(v, kind) {
 		return &noRoomYet{err}

@@ -111,7 +111,7 @@ type Condition struct {
 }
 
 // advice is what to do where a condition's message does not say it.
-const advice = "what mends it depends on the cause; docs/limitations.md and the log of the node's driver say more"
+const advice = "the remedy depends on the cause; docs/limitations.md and the log of the node's driver say more"
 
 // Finding returns the condition as Verify tells it. Messages say first what is wrong, and
 // after a semicolon what to do.

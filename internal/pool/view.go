@@ -98,10 +98,10 @@ func (v *volume) theirs() string {
 		return "it has snapshots that LVM2 made"
 	case v.reading() && !v.transient:
 		if !takesNothing(v.lv) {
-			return "it shows a snapshot and has got extents of its own"
+			return "it shows a snapshot, but has extents of its own"
 		}
 	case !linear(v.lv):
-		return "it is not linear, as while pvmove moves it"
+		return "it is not linear, as during a pvmove"
 	}
 	return ""
 }
@@ -224,7 +224,7 @@ func (v *view) linkForks(stores []*fork) {
 		case o != nil && o.reading() && !o.transient:
 			o.fork = s
 		default:
-			v.strange = append(v.strange, fmt.Sprintf("store %s/%s of a fork: its volume %s is not one; %s", v.vg.Name, s.lv.Name, s.of, v.giveUp(s.lv, s.of)))
+			v.strange = append(v.strange, fmt.Sprintf("store %s/%s of a fork: its volume %s is not a fork; %s", v.vg.Name, s.lv.Name, s.of, v.giveUp(s.lv, s.of)))
 		}
 	}
 }
@@ -252,13 +252,13 @@ func (v *view) misread(lv *lvm2.LV, why error) {
 // extents could be another's while a device still maps them.
 func (v *view) giveUp(lv *lvm2.LV, of lvm2.ID) string {
 	if left := v.vg.LVByID(of); left != nil {
-		return fmt.Sprintf("put the tags of %s/%s right", v.vg.Name, left.Name)
+		return fmt.Sprintf("correct the tags of %s/%s", v.vg.Name, left.Name)
 	}
 	role := "?"
 	if p, _, err := readProperties(lv.Tags); err == nil {
 		role = p[tagRole]
 	}
-	return fmt.Sprintf("if that is no mistake make it trash with lvchange --deltag %s --addtag %s %s/%s: it is wiped when no device uses it",
+	return fmt.Sprintf("if that is intended, make it trash with lvchange --deltag %s --addtag %s %s/%s; it is wiped when no device uses it",
 		tag(tagRole, role), tag(tagRole, roleTrash), v.vg.Name, lv.Name)
 }
 
@@ -343,17 +343,17 @@ func (v *view) missing(pv *lvm2.PV) error {
 	case !pv.Missing():
 		return nil
 	case pv.Device != "":
-		return fmt.Errorf("%w: physical volume %s of volume group %s is on %s again, and lvm2 has changed the group without it: vgextend --restoremissing %[3]s %[4]s takes it back if its content is right, vgreduce --removemissing %[3]s gives it up",
+		return fmt.Errorf("%w: physical volume %s of volume group %s is on %s again, but lvm2 changed the group without it; vgextend --restoremissing %[3]s %[4]s adds it back if its content is right, vgreduce --removemissing %[3]s abandons it",
 			ErrUnavailable, pv.ID, v.vg.Name, pv.Device)
 	case pv.Part() != nil:
 		return fmt.Errorf("%w: physical volume %s of volume group %s: %s", ErrUnavailable, pv.ID, v.vg.Name, wholeMissing(pv))
 	}
-	return fmt.Errorf("%w: physical volume %s of volume group %s is missing: attach its disk, or give it up with vgreduce --removemissing %[3]s", ErrUnavailable, pv.ID, v.vg.Name)
+	return fmt.Errorf("%w: physical volume %s of volume group %s is missing; attach its disk, or abandon it with vgreduce --removemissing %[3]s", ErrUnavailable, pv.ID, v.vg.Name)
 }
 
 // wholeMissing tells of a physical volume of which only a part is there, and what to do.
 func wholeMissing(pv *lvm2.PV) string {
-	return fmt.Sprintf("its disk is there, and the map or other device that is made of it is not, or cannot be read: %v; bring it back", pv.Part())
+	return fmt.Sprintf("its disk is there, but the map or other device that is made of it is missing or cannot be read: %v; bring it back", pv.Part())
 }
 
 // writable refuses a change that could not be committed, before anything is done for it.

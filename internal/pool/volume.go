@@ -65,9 +65,9 @@ func checkSpec(s VolumeSpec) error {
 	case s.ReadOnly && s.Source.Kind == FromNothing:
 		return fmt.Errorf("%w: a read-only volume without a source could never hold anything", ErrInvalid)
 	case s.Transient && s.Source.Kind == FromNothing:
-		return fmt.Errorf("%w: a transient volume needs a source: it is a scratch copy of that", ErrInvalid)
+		return fmt.Errorf("%w: a transient volume needs a source, because it is a scratch copy", ErrInvalid)
 	case s.Transient && s.ReadOnly:
-		return fmt.Errorf("%w: a transient volume is there to be written: ask for a read-only one that is not transient", ErrInvalid)
+		return fmt.Errorf("%w: a transient volume cannot be read-only; request a read-only volume that is not transient", ErrInvalid)
 	}
 	return nil
 }
@@ -79,7 +79,7 @@ func (v *view) extentsFor(want, limit size.Bytes) (lvm2.Extents, error) {
 		n = 1
 	}
 	if got := size.Bytes(n) * v.extent(); limit != 0 && got > limit {
-		return 0, fmt.Errorf("%w: in whole extents of %v that is %v, over the limit %v", ErrOutOfRange, v.extent(), got, limit)
+		return 0, fmt.Errorf("%w: in whole extents of %v the size is %v, above the limit %v", ErrOutOfRange, v.extent(), got, limit)
 	}
 	if int64(size.Bytes(n)*v.extent()) < 0 {
 		return 0, fmt.Errorf("%w: %v", ErrOutOfRange, want)
@@ -97,17 +97,17 @@ func (v *view) existing(spec VolumeSpec) (*volume, error) {
 	differs := ""
 	switch {
 	case spec.Size != 0 && spec.Size != o.asked && (have < spec.Size || have >= v.given(spec)+v.extent()):
-		differs = fmt.Sprintf("has %v, asked for are %v", have, spec.Size)
+		differs = fmt.Sprintf("has %v, but %v was requested", have, spec.Size)
 	case spec.Limit != 0 && have > spec.Limit:
-		differs = fmt.Sprintf("has %v, over the limit %v", have, spec.Limit)
+		differs = fmt.Sprintf("has %v, above the limit %v", have, spec.Limit)
 	case o.mode != spec.Mode || o.mode == Filesystem && o.fs != spec.FSType:
-		differs = fmt.Sprintf("is of mode %s %s", o.mode, o.fs)
+		differs = fmt.Sprintf("has mode %s %s", o.mode, o.fs)
 	case o.readOnly != spec.ReadOnly:
-		differs = fmt.Sprintf("read-only is %v", o.readOnly)
+		differs = fmt.Sprintf("has read-only %v", o.readOnly)
 	case o.shared != spec.Shared:
-		differs = fmt.Sprintf("for readers on several nodes as well is %v", o.shared)
+		differs = fmt.Sprintf("has sharing by readers on several nodes %v", o.shared)
 	case o.transient != spec.Transient:
-		differs = fmt.Sprintf("transient is %v", o.transient)
+		differs = fmt.Sprintf("has transient %v", o.transient)
 	case o.source != spec.Source || o.sourcePool != spec.SourcePool:
 		differs = strings.TrimSpace(fmt.Sprintf("has the source %s %s %s", o.source.Kind, o.source.LV, o.sourcePool))
 	}
@@ -225,7 +225,7 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 				}
 				if err := p.retire(ctx, v, family); err != nil {
 					// It is deleted; what is left in the kernel is tried again.
-					p.log.Error(err, "What a deleted volume was restored from has devices left", "volume", lv)
+					p.log.Error(err, "The source of a deleted volume still has devices; removing them will be retried", "volume", lv)
 				}
 				return nil
 			}})

@@ -262,7 +262,7 @@ func (w *wantedSet) blocks(o *volume) (symbolic, error) {
 		return nil, fmt.Errorf("snapshot %s: %w", from.lv.Name, why)
 	}
 	if w.lostOrigin(o) {
-		return nil, fmt.Errorf("volume %s/%s: %w: what it reads through is lost", w.vg.Name, o.lv.Name, ErrLost)
+		return nil, fmt.Errorf("volume %s/%s: %w: the content that it reads through is lost", w.vg.Name, o.lv.Name, ErrLost)
 	}
 	fork, missing := w.forkDevice(o.lv), o.hydrated.missing(from.length)
 	w.overlay(o, fork, w.snapDevice(from.lv), from)
@@ -348,7 +348,7 @@ func (w *wantedSet) reader(o *volume) {
 		err = w.untouchable(source)
 	}
 	if err == nil && slices.ContainsFunc(source.path(l), func(x *layer) bool { return x.lost }) {
-		err = fmt.Errorf("volume %s/%s: %w: what it shows is lost", w.vg.Name, o.lv.Name, ErrLost)
+		err = fmt.Errorf("volume %s/%s: %w: the snapshot that it shows is lost", w.vg.Name, o.lv.Name, ErrLost)
 	}
 	if err != nil { // reads of a reader in use fail
 		w.keep(err, o.parts()...)

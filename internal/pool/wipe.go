@@ -159,7 +159,7 @@ func (w *wiper) loop(ctx context.Context) {
 			// Once is no news: the devices go a moment after the metadata.
 			pause := wipeSoon
 			if failures++; failures > 1 && ctx.Err() == nil {
-				w.pool.log.Error(err, "Wiping deleted volumes", "volumeGroup", w.pool.vgName)
+				w.pool.log.Error(err, "Failed to wipe deleted volumes", "volumeGroup", w.pool.vgName)
 				pause = wipeRetry
 			}
 			retry = time.After(pause)
@@ -265,7 +265,7 @@ func (w *wiper) round(ctx context.Context) error {
 
 // notReclaimed is the error of what would destroy what may be needed.
 func (v *view) notReclaimed() error {
-	return fmt.Errorf("%w: nothing is thrown away in volume group %s while a tag is not understood: %w: take it away with lvchange --deltag, or use the version of csi-dmsnap that made it",
+	return fmt.Errorf("%w: nothing is discarded in volume group %s while a tag is not understood: %w; remove the tag with lvchange --deltag, or use the version of csi-dmsnap that made it",
 		ErrPrecondition, v.vg.Name, v.unclear)
 }
 
