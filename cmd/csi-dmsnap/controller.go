@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/csi-dmsnap/csi-dmsnap/internal/cluster"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 	"github.com/csi-dmsnap/csi-dmsnap/internal/router"
 	"github.com/csi-dmsnap/csi-dmsnap/internal/telemetry"
 )
@@ -75,7 +76,7 @@ func runController(ctx context.Context, f controllerFlags) error {
 func serveController(ctx context.Context, f controllerFlags, client kubernetes.Interface, nodes peers) error {
 	registry := telemetry.NewRegistry()
 	r, err := router.New(router.Options{
-		Version: buildVersion(), Credentials: nodes.credentials, Claims: claims{client}, Observe: telemetry.NewCalls(registry).Unary,
+		Version: buildVersion(), Credentials: nodes.credentials, Claims: claims{client}, Observe: telemetry.NewCalls(registry, handle.Driver).Unary,
 	})
 	if err != nil {
 		return err

@@ -117,7 +117,7 @@ func serveNode(ctx context.Context, f nodeFlags, pools *pool.Set) error {
 	metrics := telemetry.NewRegistry()
 	o := driver.Options{
 		NodeName: f.nodeName, KubeletDir: f.kubeletDir, Version: buildVersion(), Pools: pools,
-		Observe: telemetry.NewCalls(metrics).Unary,
+		Observe: telemetry.NewCalls(metrics, driver.Name).Unary,
 	}
 	n := &nodeParts{flags: f, log: reports.NewLog(), ready: []func(context.Context) error{plugin.Probe}}
 	if f.cluster.listen != "" {

@@ -125,8 +125,8 @@ func TestServeNode(t *testing.T) {
 	_, text := get("/metrics")
 	for _, want := range []string{
 		`csi_dmsnap_pool_open{pool="fast"} 0`,
-		`csi_dmsnap_node_request_duration_seconds_count{code="OK",method="GetPluginInfo"} 1`,
-		`csi_dmsnap_node_request_duration_seconds_count{code="Unavailable",method="ListVolumes"} 1`,
+		`csi_plugin_operations_seconds_count{driver_name="` + driver.Name + `",grpc_status_code="OK",method_name="/csi.v1.Identity/GetPluginInfo"} 1`,
+		`csi_plugin_operations_seconds_count{driver_name="` + driver.Name + `",grpc_status_code="Unavailable",method_name="/csi.v1.Controller/ListVolumes"} 1`,
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the metrics lack %s", want)

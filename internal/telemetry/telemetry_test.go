@@ -39,7 +39,7 @@ func TestServer(t *testing.T) {
 	}
 	defer p.Close()
 	registry := NewRegistry()
-	calls := NewCalls(registry)
+	calls := NewCalls(registry, "a.driver")
 	var ready atomic.Bool
 	l, err := Listen("127.0.0.1:0")
 	if err != nil {
@@ -99,8 +99,8 @@ func TestServer(t *testing.T) {
 	}
 	_, text := get("/metrics")
 	for _, want := range []string{
-		`csi_dmsnap_node_request_duration_seconds_count{code="OK",method="Probe"}`,
-		`csi_dmsnap_node_request_duration_seconds_count{code="Unimplemented",method="NodeGetInfo"} 1`,
+		`csi_plugin_operations_seconds_count{driver_name="a.driver",grpc_status_code="OK",method_name="/csi.v1.Identity/Probe"}`,
+		`csi_plugin_operations_seconds_count{driver_name="a.driver",grpc_status_code="Unimplemented",method_name="/csi.v1.Node/NodeGetInfo"} 1`,
 		"go_goroutines", "process_resident_memory_bytes",
 	} {
 		if !strings.Contains(text, want) {
