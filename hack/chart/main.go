@@ -1,5 +1,5 @@
-// Command chart writes what is generated from the Helm chart: its README and the
-// plain manifests. Run it in its directory; its tests say when it must be run.
+// Command chart generates the README of the Helm chart, and plain manifests from
+// the chart. Run it in its directory. Its tests fail when it must be run again.
 package main
 
 import (

@@ -16,7 +16,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
-{{- /* The reference of an image: a dict of image, root and defaultTag. A registry for all images takes the place of the image's own. */ -}}
+{{- /* The reference of an image: a dict of image, root and defaultTag. A registry for all images replaces the image's own. */ -}}
 {{- define "dmsnap.image" -}}
 {{- $repository := .image.repository -}}
 {{- with (.root.Values.global).imageRegistry -}}
@@ -33,7 +33,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
-{{- /* The Secrets for pulling images, of all charts, which may be names, and of this one. */ -}}
+{{- /* The Secrets for pulling images: those of all charts, which may be names, and those of this chart. */ -}}
 {{- define "dmsnap.pullSecrets" -}}
 {{- $names := list -}}
 {{- range concat ((.Values.global).imagePullSecrets | default list) .Values.imagePullSecrets -}}
@@ -51,7 +51,7 @@ imagePullSecrets:
 {{- end -}}
 {{- end -}}
 
-{{- /* What every container but the node's may not. */ -}}
+{{- /* The restrictions of every container except the node's. */ -}}
 {{- define "dmsnap.confined" -}}
 securityContext:
   allowPrivilegeEscalation: false
@@ -121,7 +121,7 @@ securityContext:
 {{- join "," $all -}}
 {{- end -}}
 
-{{- /* The labels of a class: a dict of root and labels, of which the chart's own stay as they are. */ -}}
+{{- /* The labels of a class: a dict of root and labels. The chart's own labels take precedence. */ -}}
 {{- define "dmsnap.classLabels" -}}
 {{- $own := include "dmsnap.labels" .root -}}
 {{- $own }}
@@ -143,7 +143,7 @@ securityContext:
 {{- $dirs | uniq | toJson -}}
 {{- end -}}
 
-{{- /* The StorageClasses that one of the list makes, as JSON. */ -}}
+{{- /* The StorageClasses that one entry of the list makes, as JSON. */ -}}
 {{- define "dmsnap.variants" -}}
 {{- $variants := list (dict "name" .name "binding" (.volumeBindingMode | default "WaitForFirstConsumer") "default" (.isDefault | default false)) -}}
 {{- if and (hasKey . "restoreClass" | ternary .restoreClass true) (ne (.volumeBindingMode | default "") "Immediate") -}}
@@ -152,7 +152,7 @@ securityContext:
 {{- $variants | toJson -}}
 {{- end -}}
 
-{{- /* Pools that the driver would refuse, with which it would not start: a dict of where and pools. */ -}}
+{{- /* Fails for pools with which the driver would not start: a dict of where and pools. */ -}}
 {{- define "dmsnap.poolChecks" -}}
 {{- $where := .where -}}
 {{- $names := list -}}
@@ -160,56 +160,56 @@ securityContext:
 {{- range .pools -}}
 {{- $group := .volumeGroup | default .name -}}
 {{- if has .name $names -}}
-{{- fail (printf "%s: pool %s is there twice" $where .name) -}}
+{{- fail (printf "%s: pool %s is listed twice" $where .name) -}}
 {{- end -}}
 {{- if has $group $groups -}}
-{{- fail (printf "%s: pool %s has the volumeGroup %s, which another pool has too" $where .name $group) -}}
+{{- fail (printf "%s: pool %s has the same volumeGroup as another pool: %s" $where .name $group) -}}
 {{- end -}}
 {{- $names = append $names .name -}}
 {{- $groups = append $groups $group -}}
 {{- if gt (len (replace "-" "--" $group)) 74 -}}
-{{- fail (printf "%s: pool %s: the volumeGroup %s is too long: 74 bytes are possible, of which hyphens count twice" $where .name $group) -}}
+{{- fail (printf "%s: pool %s: the volumeGroup %s is too long; it may have 74 bytes, where hyphens count twice" $where .name $group) -}}
 {{- end -}}
 {{- if and .file .devices -}}
-{{- fail (printf "%s: pool %s has devices and a file: give one of them" $where .name) -}}
+{{- fail (printf "%s: pool %s has devices and a file; set only one of them" $where .name) -}}
 {{- end -}}
 {{- if and .file .optional -}}
-{{- fail (printf "%s: pool %s: a file is made where it is missing, so it cannot be optional" $where .name) -}}
+{{- fail (printf "%s: pool %s: a pool on a file cannot be optional, because a missing file is made" $where .name) -}}
 {{- end -}}
 {{- if and .file (eq (dir .file) "/") -}}
-{{- fail (printf "%s: pool %s: put the file into a directory of its own, the driver gets access to all of it" $where .name) -}}
+{{- fail (printf "%s: pool %s: the driver gets access to the whole directory of the file; put the file into a directory of its own" $where .name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 
-{{- /* A StorageClass whose parameters the driver or csi-provisioner would refuse. */ -}}
+{{- /* Fails for a StorageClass whose parameters the driver or csi-provisioner would refuse. */ -}}
 {{- define "dmsnap.parameterChecks" -}}
 {{- $class := printf "storageClasses: class %s" .name -}}
 {{- $parameters := .parameters | default dict -}}
 {{- range $key, $value := $parameters -}}
 {{- if eq $key "pool" -}}
-{{- fail (printf "%s has a pool among its parameters: give it as its key pool" $class) -}}
+{{- fail (printf "%s has a pool among its parameters; use the key pool of the class" $class) -}}
 {{- end -}}
 {{- if eq (lower $key) "fstype" -}}
-{{- fail (printf "%s has %s among its parameters: give it as its key fsType" $class $key) -}}
+{{- fail (printf "%s has %s among its parameters; use the key fsType of the class" $class $key) -}}
 {{- end -}}
 {{- if not (or (has $key (list "transient" "allowVolumeModeChange")) (regexMatch "^csi\\.storage\\.k8s\\.io/(fstype|((provisioner|(controller|node)-expand|(controller|node)-publish|node-stage)-)?secret-name(space)?)$" $key)) -}}
-{{- fail (printf "%s has the unknown parameter %s: besides those of csi-provisioner there are transient and allowVolumeModeChange" $class $key) -}}
+{{- fail (printf "%s has the unknown parameter %s; known are transient, allowVolumeModeChange and those of csi-provisioner" $class $key) -}}
 {{- end -}}
 {{- if hasSuffix "secret-name" $key | or (hasSuffix "secret-namespace" $key) -}}
 {{- $stem := $key | trimSuffix "space" -}}
 {{- if not (and (hasKey $parameters $stem) (hasKey $parameters (print $stem "space"))) -}}
-{{- fail (printf "%s has the parameter %s: a secret needs its name and its namespace" $class $key) -}}
+{{- fail (printf "%s has the parameter %s, but a secret needs a name and a namespace; set both" $class $key) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- $fsType := .fsType | default "ext4" -}}
 {{- if ne (get $parameters "csi.storage.k8s.io/fstype" | default $fsType) $fsType -}}
-{{- fail (printf "%s has another csi.storage.k8s.io/fstype than its fsType, which is %s: give it as its key fsType" $class $fsType) -}}
+{{- fail (printf "%s: its parameter csi.storage.k8s.io/fstype differs from its fsType, %s; use the key fsType of the class" $class $fsType) -}}
 {{- end -}}
 {{- end -}}
 
-{{- /* Two classes of a list that are both the default: a dict of list, classes and annotations, those that say so. */ -}}
+{{- /* Fails if two classes of a list are the default: a dict of list, classes and annotations that make a class the default. */ -}}
 {{- define "dmsnap.defaultChecks" -}}
 {{- $list := .list -}}
 {{- $annotations := .annotations -}}
@@ -233,7 +233,7 @@ securityContext:
 {{- list "storageclass.kubernetes.io/is-default-class" "storageclass.beta.kubernetes.io/is-default-class" | toJson -}}
 {{- end -}}
 
-{{- /* Classes of which no volume could be made, or that would be made twice. */ -}}
+{{- /* Fails for classes of which no volume could be made, or that would be made twice. */ -}}
 {{- define "dmsnap.classChecks" -}}
 {{- range .Values.storageClasses -}}
 {{- include "dmsnap.parameterChecks" . -}}
@@ -250,18 +250,18 @@ securityContext:
 {{- range $.Values.storageClasses -}}
 {{- $forCopies := or (eq (.volumeBindingMode | default "") "Immediate") (eq (dig "transient" "" (.parameters | default dict)) "true") -}}
 {{- if and (not .pool) (not $forCopies) (gt (len $everywhere) 1) -}}
-{{- fail (printf "storageClasses: class %s names no pool, and a node has several: %s. Set its pool; a class that is in the cluster already must be deleted first, its parameters cannot be changed" .name (join ", " $everywhere)) -}}
+{{- fail (printf "storageClasses: class %s names no pool, and a node has several: %s; set its pool, and delete the class first if the cluster has it already, because its parameters cannot be changed" .name (join ", " $everywhere)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- $classes := list -}}
 {{- range .Values.storageClasses -}}
 {{- if and .pool (not (has .pool $names)) -}}
-{{- fail (printf "storageClasses: class %s is of pool %s, which is not in the list pools" .name .pool) -}}
+{{- fail (printf "storageClasses: class %s has the pool %s, which is not in the list pools" .name .pool) -}}
 {{- end -}}
 {{- range include "dmsnap.variants" . | fromJsonArray -}}
 {{- if has .name $classes -}}
-{{- fail (printf "storageClasses: class %s would be made twice: a class NAME also makes NAME-restore, unless restoreClass is false" .name) -}}
+{{- fail (printf "storageClasses: class %s would be made twice; a class NAME also makes NAME-restore, unless restoreClass is false" .name) -}}
 {{- end -}}
 {{- $classes = append $classes .name -}}
 {{- end -}}
@@ -269,7 +269,7 @@ securityContext:
 {{- $classes = list -}}
 {{- range .Values.volumeSnapshotClasses -}}
 {{- if has .name $classes -}}
-{{- fail (printf "volumeSnapshotClasses: class %s is there twice" .name) -}}
+{{- fail (printf "volumeSnapshotClasses: class %s is listed twice" .name) -}}
 {{- end -}}
 {{- $classes = append $classes .name -}}
 {{- end -}}
@@ -279,13 +279,13 @@ securityContext:
 
 {{- define "dmsnap.checks" -}}
 {{- if not (or .Values.pools .Values.nodeGroups) -}}
-{{- fail "pools is empty: list the pools of your nodes. To try it out: --set 'pools[0].name=trial,pools[0].file=/var/lib/csi-dmsnap/trial.img,pools[0].size=20Gi'" -}}
+{{- fail "pools is empty; list the pools of your nodes, or for a trial: --set 'pools[0].name=trial,pools[0].file=/var/lib/csi-dmsnap/trial.img,pools[0].size=20Gi'" -}}
 {{- end -}}
 {{- include "dmsnap.poolChecks" (dict "where" "pools" "pools" .Values.pools) -}}
 {{- $groups := list -}}
 {{- range .Values.nodeGroups -}}
 {{- if has .name $groups -}}
-{{- fail (printf "nodeGroups: group %s is there twice" .name) -}}
+{{- fail (printf "nodeGroups: group %s is listed twice" .name) -}}
 {{- end -}}
 {{- $groups = append $groups .name -}}
 {{- if not (or .pools $.Values.pools) -}}
@@ -305,7 +305,7 @@ securityContext:
 {{- end -}}
 {{- end -}}
 
-{{- /* The VolumeSnapshotClasses: a dict of root, and of annotations by which Helm takes them over. */ -}}
+{{- /* The VolumeSnapshotClasses: a dict of root and of annotations with which Helm takes them over. */ -}}
 {{- define "dmsnap.volumeSnapshotClasses" -}}
 {{- $helm := .annotations | default dict -}}
 {{- $root := .root -}}
