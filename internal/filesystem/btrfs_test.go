@@ -52,7 +52,7 @@ func newMemory() *memory {
 	return m
 }
 
-func TestSetFsid(t *testing.T) {
+func TestSetFsid_repeated(t *testing.T) {
 	m := newMemory()
 	first, second := fsidOf("copy"), fsidOf("copy of the copy")
 	for _, want := range [][]byte{first, first, second} {
@@ -81,7 +81,7 @@ func TestSetFsid(t *testing.T) {
 	}
 }
 
-func TestSetFsidRefuses(t *testing.T) {
+func TestSetFsid_refused(t *testing.T) {
 	for name, damage := range map[string]func(*memory){
 		"no magic":         func(m *memory) { m.sb[0x40] = 'x'; m.seal() },
 		"wrong checksum":   func(m *memory) { m.sb[0x100] ^= 1 },

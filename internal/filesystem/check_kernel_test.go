@@ -12,7 +12,7 @@ import (
 
 // A check is made where the superblock asks for it, and only of what can be
 // written and nobody uses.
-func TestCheck(t *testing.T) {
+func TestCheck_whenNeeded(t *testing.T) {
 	disk, target := disks(t, 1)[0], t.TempDir()
 	wipe(t, disk)
 	if err := Format(t.Context(), disk, Ext4); err != nil {

@@ -8,7 +8,7 @@ import (
 )
 
 // A check that was killed has repaired nothing that can be relied on.
-func TestCheckKilled(t *testing.T) {
+func TestCheck_killed(t *testing.T) {
 	dir := t.TempDir()
 	sb := make([]byte, ext4SuperOffset+superLen)
 	sb[ext4SuperOffset+ext4Magic], sb[ext4SuperOffset+ext4Magic+1] = 0x53, 0xef

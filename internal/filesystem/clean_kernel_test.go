@@ -37,7 +37,7 @@ func fsynced(t *testing.T, dir, prefix string, n int) {
 
 // A copy of a file system shows all that was acknowledged, or that it does not
 // is said: whatever was done to the original before.
-func TestClean(t *testing.T) {
+func TestClean_copies(t *testing.T) {
 	for _, fs := range fileSystems {
 		t.Run(fs, func(t *testing.T) {
 			list := disks(t, 2)

@@ -8,7 +8,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 )
 
-func TestSplitOptions(t *testing.T) {
+func TestSplitOptions_quoted(t *testing.T) {
 	got := SplitOptions("noatime,ro", `context="system_u:object_r:container_file_t:s0:c1,c2",discard`, "", " nodev , commit=5,", "data=journal")
 	want := []string{"noatime", "ro", `context="system_u:object_r:container_file_t:s0:c1,c2"`, "discard", "nodev", "commit=5", "data=journal"}
 	if !slices.Equal(got, want) {
@@ -16,7 +16,7 @@ func TestSplitOptions(t *testing.T) {
 	}
 }
 
-func TestInEffect(t *testing.T) {
+func TestInEffect_table(t *testing.T) {
 	const label = "system_u:object_r:container_file_t:"
 	for _, c := range []struct {
 		asked, mount, super string

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestParseProbe(t *testing.T) {
+func TestParseProbe_contents(t *testing.T) {
 	for _, c := range []struct {
 		out, want string
 		content   bool

@@ -7,7 +7,7 @@ import (
 )
 
 // Only what was mounted to be written and cannot be any more is a fault.
-func TestReadOnlyByTheKernel(t *testing.T) {
+func TestStateOf_readOnly(t *testing.T) {
 	for _, c := range []struct {
 		mount, super string
 		want         bool

@@ -92,7 +92,7 @@ func change(kind uint16, block uint64) []operation {
 
 func superChange() []operation { return change(xfsItemBuffer, 0) }
 
-func TestXFSLog(t *testing.T) {
+func TestXFSLog_clean(t *testing.T) {
 	const blocks = 64
 	unmount := []operation{{xfsOpUnmount, make([]byte, 8)}}
 	other, inode := change(xfsItemBuffer, 8), change(0x123b, 0)

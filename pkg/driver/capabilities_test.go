@@ -33,7 +33,7 @@ const (
 	manyReaders  = csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY
 )
 
-func TestParseUsages(t *testing.T) {
+func TestParseUsages_combined(t *testing.T) {
 	for name, c := range map[string]struct {
 		list []*csi.VolumeCapability
 		want usage
@@ -72,7 +72,7 @@ func TestParseUsages(t *testing.T) {
 	}
 }
 
-func TestMismatch(t *testing.T) {
+func TestUsage_mismatch(t *testing.T) {
 	plain := pool.Volume{Mode: pool.Filesystem, FSType: "ext4", Formatted: true}
 	copied := pool.Volume{Mode: pool.Filesystem, FSType: "ext4", Formatted: true, Copied: true}
 	frozen := pool.Volume{Mode: pool.Filesystem, FSType: "ext4", Formatted: true, Copied: true, ReadOnly: true}

@@ -21,7 +21,7 @@ const (
 	nopool    = "v1:node-1:slow:pvc-1"
 )
 
-func TestCreateVolumeCodes(t *testing.T) {
+func TestCodes_createVolume(t *testing.T) {
 	r := newRig(t)
 	fs, blk := mount(writer, "ext4"), block(writer)
 	source := r.volume(request("source", 64, fs))
@@ -97,7 +97,7 @@ func TestCreateVolumeCodes(t *testing.T) {
 	}
 }
 
-func TestControllerCodes(t *testing.T) {
+func TestCodes_controller(t *testing.T) {
 	r := newRig(t)
 	ctx := t.Context()
 	fs := mount(writer, "ext4")
@@ -186,7 +186,7 @@ func TestControllerCodes(t *testing.T) {
 	r.want("get the snapshot", err, codes.OK)
 }
 
-func TestNodeCodes(t *testing.T) {
+func TestCodes_node(t *testing.T) {
 	r := newRig(t)
 	ctx := t.Context()
 	fs, blk := mount(writer, "ext4"), block(writer)

@@ -16,7 +16,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-func TestToStatus(t *testing.T) {
+func TestToStatus_everyError(t *testing.T) {
 	wrap := func(err error) error { return fmt.Errorf("create volume v1: %w", err) }
 	for _, c := range []struct {
 		err  error

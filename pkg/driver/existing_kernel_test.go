@@ -13,7 +13,7 @@ import (
 )
 
 // Requests that must create nothing, and reservations of names.
-func TestConditions(t *testing.T) {
+func TestMayCreate_conditions(t *testing.T) {
 	disks := scratch(t)
 	r := rigOf(t, pool.Config{Name: "one", VolumeGroup: "vgone", Devices: disks[:1]},
 		pool.Config{Name: "two", VolumeGroup: "vgtwo", Devices: disks[1:2]})

@@ -14,7 +14,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-func TestIntercept(t *testing.T) {
+func TestIntercept_errorsAndOverlap(t *testing.T) {
 	d := &Driver{running: operations{names: map[string]string{}}}
 	call := func(request any, handle func() (any, error)) (any, error) {
 		return d.intercept(t.Context(), request, &grpc.UnaryServerInfo{FullMethod: "/csi.v1.Node/Method"},
@@ -70,7 +70,7 @@ func TestIntercept(t *testing.T) {
 	}
 }
 
-func TestWithoutSecrets(t *testing.T) {
+func TestWithoutSecrets_string(t *testing.T) {
 	r := &csi.NodeStageVolumeRequest{VolumeId: "v1", Secrets: map[string]string{"key": "hidden"}}
 	if text := (withoutSecrets{r}).String(); !strings.Contains(text, "v1") || strings.Contains(text, "hidden") {
 		t.Error(text)

@@ -10,7 +10,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
-func TestPaginate(t *testing.T) {
+func TestPaginate_changedBetweenPages(t *testing.T) {
 	d := &Driver{node: "n"}
 	self := func(s string) string { return s }
 	ids := func(lvs ...string) (list []string) {

@@ -16,7 +16,7 @@ import (
 // CreateVolume, GetCapacity and ValidateVolumeCapabilities read the parameters of
 // a class alike: what one of them refuses no other one takes, and there is room
 // just where a volume can be made.
-func TestParametersAlike(t *testing.T) {
+func TestParameters_sameInAllCalls(t *testing.T) {
 	disks := scratch(t)
 	for _, rig := range []struct {
 		what  string
@@ -101,78 +101,5 @@ func TestParametersAlike(t *testing.T) {
 				r.must("delete", r.remove(v.GetVolume().GetVolumeId()))
 			}
 		})
-	}
-}
-
-// A pool with less room than the smallest file system has none for one.
-func TestNoRoomForAFileSystem(t *testing.T) {
-	r := newRig(t)
-	room := func(c *csi.VolumeCapability) int64 {
-		t.Helper()
-		got, err := r.GetCapacity(t.Context(), &csi.GetCapacityRequest{VolumeCapabilities: []*csi.VolumeCapability{c}})
-		r.must("capacity", err)
-		if got.GetMaximumVolumeSize().GetValue() > got.GetAvailableCapacity() {
-			t.Errorf("%v: %v", c, got)
-		}
-		return got.GetMaximumVolumeSize().GetValue()
-	}
-	xfs, blk := mount(writer, filesystem.XFS), block(writer)
-	if room(xfs) < 300<<20 {
-		t.Errorf("an empty pool: %d for xfs, %d for blocks", room(xfs), room(blk))
-	}
-	r.volume(request("large", room(blk)>>20-200, blk))
-	if room(blk) == 0 || room(xfs) != 0 || room(mount(writer, "")) == 0 {
-		t.Errorf("with 200 MiB left: %d for xfs, %d for blocks, %d for the default", room(xfs), room(blk), room(mount(writer, "")))
-	}
-	_, err := r.CreateVolume(t.Context(), request("xfs", 64, xfs))
-	r.want("xfs", err, codes.ResourceExhausted)
-}
-
-// A volume for writers and readers is one that is written: only a volume for
-// nobody but readers needs a source.
-func TestReadersAndWriters(t *testing.T) {
-	r := newRig(t)
-	fs, shared := mount(writer, filesystem.Ext4), mount(manyReaders, filesystem.Ext4)
-	ask := func(name string, c ...*csi.VolumeCapability) *csi.CreateVolumeRequest {
-		q := request(name, 64, c[0])
-		q.VolumeCapabilities = c
-		return q
-	}
-	for what, list := range map[string][]*csi.VolumeCapability{"written, read": {fs, shared}, "read, written": {shared, fs}} {
-		volume := r.volume(ask("v", list...))
-		if again := r.volume(ask("v", list...)); again != volume {
-			t.Errorf("%s: %s, again %s", what, volume, again)
-		}
-		a, err := r.ValidateVolumeCapabilities(t.Context(), &csi.ValidateVolumeCapabilitiesRequest{VolumeId: volume, VolumeCapabilities: list})
-		if err != nil || a.GetConfirmed() == nil {
-			t.Errorf("%s: %v, %v", what, a, err)
-		}
-		r.must("stage", r.stage(volume, "st", fs))
-		r.write("st", what)
-		r.must("unstage", r.unstage(volume, "st"))
-		r.must("stage for readers", r.stage(volume, "st", shared))
-		r.read("st", what)
-		r.must("unstage", r.unstage(volume, "st"))
-
-		// With a source it is written as well.
-		q := ask("copy", list...)
-		q.VolumeContentSource = fromVolume(volume)
-		copied := r.volume(q)
-		r.must("stage", r.stage(copied, "st", fs))
-		r.read("st", what)
-		r.write("st", "the copy's")
-		r.must("unstage", r.unstage(copied, "st"))
-		r.must("delete", r.remove(copied))
-		r.must("delete", r.remove(volume))
-	}
-	for what, list := range map[string][]*csi.VolumeCapability{
-		"readers": {shared}, "a reader": {mount(reader, filesystem.Ext4)}, "both": {shared, mount(reader, filesystem.Ext4)},
-	} {
-		_, err := r.CreateVolume(t.Context(), ask("nothing", list...))
-		r.want(what, err, codes.InvalidArgument)
-		c, err := r.GetCapacity(t.Context(), &csi.GetCapacityRequest{VolumeCapabilities: list})
-		if err != nil || c.GetAvailableCapacity() == 0 {
-			t.Errorf("%s: %v, %v", what, c, err) // what has a source can be made
-		}
 	}
 }

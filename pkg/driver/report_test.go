@@ -10,7 +10,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
 )
 
-func TestReportNew(t *testing.T) {
+func TestReportNew_repeated(t *testing.T) {
 	d, err := New(Options{NodeName: "n1", KubeletDir: t.TempDir(), Pools: closedPools(t)})
 	if err != nil {
 		t.Fatal(err)

@@ -32,7 +32,7 @@ func (r *rig) told(volume string) (reasons []string) {
 
 // A transient volume is written beside its source, keeps what was written as
 // long as the machine runs, and begins again after that with word of it.
-func TestTransient(t *testing.T) {
+func TestCreateVolume_transient(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {
 		t.Run(fs, func(t *testing.T) {
 			r := newRig(t)

@@ -34,7 +34,7 @@ func oneOfItsID(fs string) bool {
 // Volumes for readers only show their snapshot, several at once and beside the
 // source that is written, from a pool without room. Devices and mounts are
 // read-only.
-func TestReaders(t *testing.T) {
+func TestStage_readers(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {
 		t.Run(fs, func(t *testing.T) {
 			r := newRig(t)

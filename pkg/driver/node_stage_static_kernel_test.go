@@ -4,6 +4,7 @@ package driver
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,7 +52,7 @@ func (r *rig) allow(lv string) error {
 }
 
 // What LVM2 made is used as it is, and becomes a volume by import.
-func TestStaticVolume(t *testing.T) {
+func TestStage_staticVolume(t *testing.T) {
 	r := newRig(t)
 	ctx := t.Context()
 	own := r.volume(request("own", 32, block(writer)))
@@ -160,7 +161,7 @@ func TestStaticVolume(t *testing.T) {
 
 // A static volume never reaches what the host itself uses, or what nobody has
 // said it may name.
-func TestStaticOfTheHost(t *testing.T) {
+func TestStage_staticInUseByHost(t *testing.T) {
 	r := newRig(t)
 	for _, lv := range []string{"files", "root", "swap", "offswap", "held", "opened", "origin"} {
 		r.tool("lvcreate", "-qq", "-y", "-Wy", "-Zy", "-L", "32m", "-n", lv, "vgdriver")
@@ -220,5 +221,69 @@ func TestStaticOfTheHost(t *testing.T) {
 		r.tool("lvchange", "-qq", "--addtag", "dmsnap:static", "vgdriver/"+lv)
 		r.must("stage "+lv, r.stage(id(lv), "st-"+lv, block(writer)))
 		r.must("unstage "+lv, r.unstage(id(lv), "st-"+lv))
+	}
+}
+
+// Nothing is written to a btrfs that is not our copy, and what is one gets an id
+// of its own whatever its checksums are.
+func TestStage_staticBtrfs(t *testing.T) {
+	r := newRig(t)
+	c := mount(writer, filesystem.Btrfs)
+	for _, sum := range []string{"crc32c", "xxhash", "sha256", "blake2"} {
+		t.Run(sum, func(t *testing.T) {
+			r.t = t
+			const mib = 256
+			r.tool("lvcreate", "-qq", "-y", "-Wn", "-Zn", "-L", fmt.Sprintf("%dm", mib), "-n", sum, "vgdriver")
+			device, id := "/dev/vgdriver/"+sum, "v1:node-1:fast:"+sum
+			r.tool("mkfs.btrfs", "-q", "-f", "--csum", sum, device)
+			fsid := func(device string) string { return r.tool("blkid", "-p", "-s", "UUID", "-o", "value", device) }
+			was := fsid(device)
+			r.must("allow", r.allow(sum))
+			host := t.TempDir()
+			r.tool("mount", device, host)
+			r.want("stage what the host has mounted", r.stage(id, "st-"+sum, c), codes.FailedPrecondition)
+			r.tool("umount", host)
+			r.must("stage", r.stage(id, "st-"+sum, c))
+			r.write("st-"+sum, "content")
+			r.must("unstage", r.unstage(id, "st-"+sum))
+			if now := fsid(device); now != was {
+				t.Errorf("the fsid of the user's own was changed from %s to %s", was, now)
+			}
+			r.must("import", r.importLV(sum, ""))
+			r.must("stage the imported", r.stage(id, "st-"+sum, c))
+			snapshot := r.snapshot("s-"+sum, id)
+			restored := r.volume(from("restored-"+sum, mib, c, fromSnapshot(snapshot)))
+			r.must("stage the copy beside it", r.stage(restored, "copy-"+sum, c))
+			r.read("copy-"+sum, "content")
+			r.must("stage the copy again", r.stage(restored, "copy-again-"+sum, c))
+			r.must("unstage", r.unstage(id, "st-"+sum))
+			for _, at := range []string{"copy-", "copy-again-"} {
+				r.must("unmount", filesystem.Unmount(r.path(at+sum)))
+			}
+			r.tool("btrfs", "check", "--readonly", r.device(restored))
+			if now := fsid(r.device(id)); now != was {
+				t.Errorf("the fsid of the imported was changed from %s to %s", was, now)
+			}
+			if now := fsid(r.device(restored)); now == was {
+				t.Error("the copy has the source's fsid")
+			}
+			r.must("unstage", r.unstage(restored, "copy-"+sum))
+			r.must("delete", r.remove(restored))
+			_, err := r.DeleteSnapshot(t.Context(), &csi.DeleteSnapshotRequest{SnapshotId: snapshot})
+			r.must("delete", err)
+			r.must("unstage", r.unstage(id, "st-"+sum))
+			r.must("delete", r.remove(id))
+		})
+	}
+	r.t = t
+	for _, lv := range []string{"one", "two", "seed"} {
+		r.tool("lvcreate", "-qq", "-y", "-Wn", "-Zn", "-L", "256m", "-n", lv, "vgdriver")
+	}
+	r.tool("mkfs.btrfs", "-q", "-f", "/dev/vgdriver/one", "/dev/vgdriver/two")
+	r.tool("mkfs.btrfs", "-q", "-f", "/dev/vgdriver/seed")
+	r.tool("btrfstune", "-S", "1", "/dev/vgdriver/seed")
+	for _, lv := range []string{"one", "seed"} {
+		r.must("allow", r.allow(lv))
+		r.want("stage "+lv, r.stage("v1:node-1:fast:"+lv, "st", c), codes.FailedPrecondition)
 	}
 }

@@ -34,7 +34,7 @@ func (r *rig) overwriteLabel(disk string, content []byte) []byte {
 
 // A pool that cannot be opened answers with the reason; the other one works, and
 // nothing looks deleted. When its disk is readable again it opens by itself.
-func TestUnopenedPool(t *testing.T) {
+func TestPool_notOpen(t *testing.T) {
 	disks, ctx := scratch(t), t.Context()
 	r := rigOf(t, pool.Config{Name: "one", VolumeGroup: "vgone", Devices: disks[:1]},
 		pool.Config{Name: "two", VolumeGroup: "vgtwo", Devices: disks[1:2]})

@@ -3,14 +3,19 @@
 package driver
 
 import (
+	"os/exec"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-func TestListsAndCapacity(t *testing.T) {
+func TestControllerQueries_listsAndCapacity(t *testing.T) {
 	r := newRig(t)
 	ctx := t.Context()
 	capacity := func(q *csi.GetCapacityRequest) *csi.GetCapacityResponse {
@@ -98,4 +103,81 @@ func TestListsAndCapacity(t *testing.T) {
 	if err != nil || len(h.GetEntries()) != 0 {
 		t.Errorf("health: %v, %v", h, err)
 	}
+}
+
+// A group that cannot be changed has no room, whatever is free in it, so that no pod is sent
+// there; once it can be again its room is back.
+func TestGetCapacity_unchangeableGroup(t *testing.T) {
+	disks := scratch(t)
+	r := rigOf(t, pool.Config{Name: "fast", VolumeGroup: "vgdriver", Devices: disks[:2]})
+	room := func() (free, largest int64) {
+		t.Helper()
+		a, err := r.GetCapacity(t.Context(), &csi.GetCapacityRequest{})
+		r.must("capacity", err)
+		return a.GetAvailableCapacity(), a.GetMaximumVolumeSize().GetValue()
+	}
+	becomes := func(what string, none bool) {
+		t.Helper()
+		for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+			free, largest := room()
+			if none == (free == 0 && largest == 0) {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%s: room for %d bytes, for a volume of %d", what, free, largest)
+			}
+		}
+	}
+	becomes("a new pool", false)
+	lvm := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+	}
+	lvm("vgexport", "-qq", "vgdriver")
+	becomes("exported", true)
+	lvm("vgimport", "-qq", "vgdriver")
+	becomes("imported", false)
+	const there = `global/system_id_source="lvmlocal" local/system_id="elsewhere"`
+	lvm("vgchange", "-qq", "-y", "--systemid", "elsewhere", "vgdriver")
+	becomes("of another system", true)
+	lvm("vgchange", "-qq", "-y", "--config", there, "--systemid", "", "vgdriver")
+	becomes("of this system again", false)
+	r.stop()
+	r.configs[0].Create = false // or the disk would seem blank
+	label := r.overwriteLabel(disks[1], make([]byte, 4096))
+	r.start()
+	if p, err := r.pools.Pool("fast"); err != nil {
+		t.Fatalf("without a disk: %v", err)
+	} else if u, err := p.Usage(); err != nil || u.Free != 0 || u.Total == 0 {
+		t.Errorf("without a disk: the metrics say %+v, %v", u, err)
+	}
+	becomes("without a disk", true)
+	r.overwriteLabel(disks[1], label)
+	becomes("with its disk again", false)
+}
+
+// A pool with less room than the smallest file system has none for one.
+func TestGetCapacity_lessThanFilesystem(t *testing.T) {
+	r := newRig(t)
+	room := func(c *csi.VolumeCapability) int64 {
+		t.Helper()
+		got, err := r.GetCapacity(t.Context(), &csi.GetCapacityRequest{VolumeCapabilities: []*csi.VolumeCapability{c}})
+		r.must("capacity", err)
+		if got.GetMaximumVolumeSize().GetValue() > got.GetAvailableCapacity() {
+			t.Errorf("%v: %v", c, got)
+		}
+		return got.GetMaximumVolumeSize().GetValue()
+	}
+	xfs, blk := mount(writer, filesystem.XFS), block(writer)
+	if room(xfs) < 300<<20 {
+		t.Errorf("an empty pool: %d for xfs, %d for blocks", room(xfs), room(blk))
+	}
+	r.volume(request("large", room(blk)>>20-200, blk))
+	if room(blk) == 0 || room(xfs) != 0 || room(mount(writer, "")) == 0 {
+		t.Errorf("with 200 MiB left: %d for xfs, %d for blocks, %d for the default", room(xfs), room(blk), room(mount(writer, "")))
+	}
+	_, err := r.CreateVolume(t.Context(), request("xfs", 64, xfs))
+	r.want("xfs", err, codes.ResourceExhausted)
 }

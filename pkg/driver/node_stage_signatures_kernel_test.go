@@ -84,7 +84,7 @@ func (r *rig) only(what, volume, fs string) {
 
 // What is added to a file system's volume may have been part of anything: its old
 // signatures must not be found at the end of the device.
-func TestAddedExtentsShowNoSignature(t *testing.T) {
+func TestStage_signaturesInAddedExtents(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS} {
 		t.Run(fs, func(t *testing.T) {
 			r := magicGroups(t)
@@ -120,7 +120,7 @@ func TestAddedExtentsShowNoSignature(t *testing.T) {
 // A volume on record as having a file system, and that has its superblock, is
 // mounted whatever its users have written to its end. One that has it no more is not,
 // and nothing is ever made there again.
-func TestRecordedFilesystemIsMounted(t *testing.T) {
+func TestStage_signaturesBesideFilesystem(t *testing.T) {
 	r := newRig(t)
 	c := mount(writer, filesystem.Ext4)
 	volume := r.volume(request("volume", 32, c))

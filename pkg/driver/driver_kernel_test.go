@@ -5,12 +5,10 @@ package driver
 import (
 	"os"
 	"testing"
-	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 
-	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
 	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
 )
 
@@ -23,7 +21,7 @@ func (r *rig) total(volume, at string) int64 {
 
 // The life of a volume with a file system: written, snapshot, restored larger
 // and cloned beside itself, expanded in use under its snapshot.
-func TestFilesystemLife(t *testing.T) {
+func TestDriver_filesystemVolume(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {
 		t.Run(fs, func(t *testing.T) {
 			r := newRig(t)
@@ -107,7 +105,7 @@ func TestFilesystemLife(t *testing.T) {
 }
 
 // The same for a raw block volume; its device is at the target path.
-func TestBlockLife(t *testing.T) {
+func TestDriver_blockVolume(t *testing.T) {
 	r := newRig(t)
 	c := block(writer)
 	volume := r.volume(request("origin", 32, c))
@@ -164,72 +162,9 @@ func TestBlockLife(t *testing.T) {
 	}
 }
 
-// Nothing that may have been used is formatted, whatever it looks like.
-func TestFormattedOnce(t *testing.T) {
-	r := newRig(t)
-	c := mount(writer, "ext4")
-	// Wipe all extents: where their content is unknown, staging would wipe what
-	// this test writes.
-	capacity, err := r.GetCapacity(t.Context(), &csi.GetCapacityRequest{})
-	r.must("capacity", err)
-	r.must("delete", r.remove(r.volume(request("all", capacity.GetMaximumVolumeSize().GetValue()>>20, block(writer)))))
-	for begin := time.Now(); ; time.Sleep(100 * time.Millisecond) {
-		now, err := r.GetCapacity(t.Context(), &csi.GetCapacityRequest{})
-		r.must("capacity", err)
-		if now.GetAvailableCapacity() == capacity.GetAvailableCapacity() {
-			break
-		}
-		if time.Since(begin) > time.Minute {
-			t.Fatalf("not wiped: %v", now)
-		}
-	}
-	volume := r.volume(request("v", 64, c))
-
-	// A stranger's content on a volume that was never formatted.
-	mbr := make([]byte, 512)
-	mbr[446+4], mbr[446+8], mbr[446+13] = 0x83, 8, 16
-	mbr[510], mbr[511] = 0x55, 0xaa
-	put := func(data []byte) {
-		t.Helper()
-		f, err := os.OpenFile(r.device(volume), os.O_WRONLY|os.O_SYNC, 0)
-		r.must("open", err)
-		defer f.Close()
-		_, err = f.Write(data)
-		r.must("write", err)
-	}
-	put(mbr)
-	r.want("stage on a partition table", r.stage(volume, "st", c), codes.FailedPrecondition)
-	put(make([]byte, 512))
-	// What a mkfs left whose call was cut off before it was recorded.
-	r.must("format", filesystem.Format(t.Context(), r.device(volume), filesystem.Ext4))
-	r.must("stage", r.stage(volume, "st", c))
-	r.write("st", "content")
-	r.must("unstage", r.unstage(volume, "st"))
-
-	put(make([]byte, 1<<20))
-	r.want("stage what lost its superblock", r.stage(volume, "st", c), codes.FailedPrecondition)
-	f, err := os.Open(r.device(volume))
-	r.must("open", err)
-	head := make([]byte, 1<<20)
-	_, err = f.Read(head)
-	f.Close()
-	r.must("read", err)
-	for _, b := range head {
-		if b != 0 {
-			t.Fatal("a volume that had been formatted was written to")
-		}
-	}
-	// A copy of a block volume is never formatted either.
-	raw := r.volume(request("raw", 64, block(writer)))
-	q := request("copy", 64, c)
-	q.VolumeContentSource = fromVolume(raw)
-	q.Parameters = map[string]string{callmeta.ParameterModeChange: "true"}
-	r.want("stage a copy of an empty block volume", r.stage(r.volume(q), "cst", c), codes.FailedPrecondition)
-}
-
 // The driver restarts while volumes are in use: they stay, and the new one
 // takes them over.
-func TestRestart(t *testing.T) {
+func TestDriver_restart(t *testing.T) {
 	r := newRig(t)
 	fs, blk := mount(singleWriter, "ext4"), block(writer)
 	volume := r.volume(request("v", 64, fs))
@@ -259,32 +194,4 @@ func TestRestart(t *testing.T) {
 	r.must("unstage raw", r.unstage(raw, "rst"))
 	r.must("delete", r.remove(volume))
 	r.must("delete raw", r.remove(raw))
-}
-
-func TestMountFlags(t *testing.T) {
-	r := newRig(t)
-	c := mount(writer, "ext4")
-	volume := r.volume(request("v", 64, c))
-	for _, flags := range [][]string{{"noatime", "noexec", "data=ordered"}, {"ro"}} {
-		c.GetMount().MountFlags = flags
-		for range 2 {
-			r.must("stage", r.stage(volume, "st", c))
-			r.must("publish", r.publish(volume, "st", "tg", c, false))
-		}
-		for _, at := range []string{"st", "tg"} {
-			m, err := filesystem.MountAt(r.path(at))
-			r.must("mount at "+at, err)
-			for _, f := range flags[:min(2, len(flags))] {
-				if !filesystem.HasOption(m, f) {
-					t.Errorf("%s lacks %s: %s", at, f, m.Options)
-				}
-			}
-		}
-		r.must("unpublish", r.unpublish(volume, "tg"))
-		r.must("unstage", r.unstage(volume, "st"))
-	}
-	c.GetMount().MountFlags = []string{"no-such-option"}
-	r.want("stage with an unknown option", r.stage(volume, "st", c), codes.Internal)
-	r.must("unstage", r.unstage(volume, "st"))
-	r.must("delete", r.remove(volume))
 }

@@ -14,7 +14,7 @@ import (
 
 // A restore for readers is mounted without its journal, and all the same with the
 // options of its class.
-func TestReaderWithOptionsOfAWriter(t *testing.T) {
+func TestStage_readerWithOptionsOfWriter(t *testing.T) {
 	r := newRig(t)
 	for _, q := range []struct {
 		fs, written string
@@ -54,7 +54,7 @@ func TestReaderWithOptionsOfAWriter(t *testing.T) {
 }
 
 // Mount options are a set, however they are written.
-func TestOptionsAreASet(t *testing.T) {
+func TestStage_optionsInAnyOrder(t *testing.T) {
 	r := newRig(t)
 	plain := mount(writer, filesystem.Ext4)
 	volume := r.volume(request("volume", 32, plain))
@@ -84,7 +84,7 @@ func TestOptionsAreASet(t *testing.T) {
 // mount drops labels that were asked for where it sees no SELinux, as in a
 // container that does not have the host's /sys/fs/selinux. Then nothing is mounted:
 // the pod would find its files under another label.
-func TestLabelIsNotDropped(t *testing.T) {
+func TestStage_labelNotInEffect(t *testing.T) {
 	r := newRig(t)
 	volume := r.volume(request("volume", 32, mount(writer, filesystem.Ext4)))
 	for _, o := range []string{`context="system_u:object_r:container_file_t:s0:c1,c2"`, "fscontext=a:b:c", "defcontext=a:b:c", "rootcontext=a:b:c"} {
@@ -101,4 +101,32 @@ func TestLabelIsNotDropped(t *testing.T) {
 		}
 		r.must("unstage", r.unstage(volume, "st"))
 	}
+}
+
+func TestStage_mountFlags(t *testing.T) {
+	r := newRig(t)
+	c := mount(writer, "ext4")
+	volume := r.volume(request("v", 64, c))
+	for _, flags := range [][]string{{"noatime", "noexec", "data=ordered"}, {"ro"}} {
+		c.GetMount().MountFlags = flags
+		for range 2 {
+			r.must("stage", r.stage(volume, "st", c))
+			r.must("publish", r.publish(volume, "st", "tg", c, false))
+		}
+		for _, at := range []string{"st", "tg"} {
+			m, err := filesystem.MountAt(r.path(at))
+			r.must("mount at "+at, err)
+			for _, f := range flags[:min(2, len(flags))] {
+				if !filesystem.HasOption(m, f) {
+					t.Errorf("%s lacks %s: %s", at, f, m.Options)
+				}
+			}
+		}
+		r.must("unpublish", r.unpublish(volume, "tg"))
+		r.must("unstage", r.unstage(volume, "st"))
+	}
+	c.GetMount().MountFlags = []string{"no-such-option"}
+	r.want("stage with an unknown option", r.stage(volume, "st", c), codes.Internal)
+	r.must("unstage", r.unstage(volume, "st"))
+	r.must("delete", r.remove(volume))
 }

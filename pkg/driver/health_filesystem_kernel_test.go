@@ -76,83 +76,9 @@ func (r *rig) mounted(at string) bool {
 	return m != nil
 }
 
-// An ext4 that has met an error cannot be grown while it is mounted. Its pod
-// starts all the same, health says so, and the next stage repairs and grows it.
-func TestStageRepairsAndGrows(t *testing.T) {
-	r := newRig(t)
-	c := mount(writer, filesystem.Ext4)
-	volume := r.volume(request("volume", 32, c))
-	r.must("stage", r.stage(volume, "st", c))
-	r.write("st", "kept")
-	r.wantReasons("a sound one", volume)
-	r.fault(volume)
-	r.wantReasons("with an error", volume, "FilesystemErrors")
-	snapshot := r.snapshot("snapshot", volume)
-	r.must("expand", r.expand(volume, 64))
-	_, err := r.NodeExpandVolume(t.Context(), &csi.NodeExpandVolumeRequest{VolumeId: volume, VolumePath: r.path("st")})
-	r.want("grow with an error on record", err, codes.FailedPrecondition) // else the kubelet starts no pod
-	r.must("stage again", r.stage(volume, "st", c))
-	r.wantReasons("not grown", volume, "FilesystemErrors", "NotGrown")
-	r.stop()
-	r.start()
-	r.wantReasons("not grown, by a new process", volume, "FilesystemErrors", "NotGrown")
-	r.must("unstage", r.unstage(volume, "st"))
-	r.wantReasons("not staged", volume)
-
-	reader := mount(csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY, filesystem.Ext4)
-	shown := r.volume(from("shown", 32, reader, fromSnapshot(snapshot)))
-	r.must("stage a reader", r.stage(shown, "reader", reader))
-	r.read("reader", "kept")
-	h, err := r.ControllerGetVolumeHealth(t.Context(), &csi.ControllerGetVolumeHealthRequest{VolumeId: shown})
-	r.must("health of the reader's", err)
-	if s := h.GetVolumeHealth().GetHealthStatuses(); len(s) != 1 || s[0].GetReason() != "FilesystemErrors" || !strings.Contains(s[0].GetMessage(), "restore the snapshot to a writable volume") {
-		t.Errorf("health of a read-only restore with errors: %v", s)
-	}
-	r.must("unstage the reader", r.unstage(shown, "reader"))
-
-	for what, q := range map[string]struct {
-		volume string
-		total  int64
-	}{"expanded": {volume, 50 << 20}, "restored": {r.volume(from("restored", 96, c, fromSnapshot(snapshot))), 80 << 20}} {
-		r.must("stage what is "+what, r.stage(q.volume, "st", c))
-		r.read("st", "kept")
-		r.wantReasons(what+" and repaired", q.volume)
-		if got := r.total(q.volume, "st"); got < q.total {
-			t.Errorf("what is %s was not grown: %d bytes", what, got)
-		}
-		r.must("unstage", r.unstage(q.volume, "st"))
-		r.checkFilesystem(filesystem.Ext4, r.device(q.volume))
-	}
-}
-
-// What e2fsck does not repair without being asked is not mounted, and nothing of
-// the call stays.
-func TestStageRefusesDamage(t *testing.T) {
-	r := newRig(t)
-	c := mount(writer, filesystem.Ext4)
-	volume := r.volume(request("volume", 32, c))
-	r.must("stage", r.stage(volume, "st", c))
-	r.fault(volume)
-	r.must("unstage", r.unstage(volume, "st"))
-	r.tool("debugfs", "-w", "-R", "clri <2>", r.device(volume))
-	err := r.stage(volume, "st", c)
-	r.want("stage what is damaged", err, codes.FailedPrecondition)
-	if err != nil && !strings.Contains(err.Error(), "e2fsck -f "+r.device(volume)) {
-		t.Errorf("%v does not say what to do", err)
-	}
-	if r.mounted("st") {
-		t.Error("it is mounted")
-	}
-	r.sameHealth("one that is damaged", volume, "st", "FilesystemErrors")
-	r.tool("sh", "-c", "e2fsck -fy "+r.device(volume)+"; test $? -lt 4")
-	r.must("stage what was repaired", r.stage(volume, "st", c))
-	r.sameHealth("one that was repaired", volume, "st")
-	r.must("unstage", r.unstage(volume, "st"))
-}
-
 // A volume that cannot be staged before people have done something is told by health,
 // from the failed stage until one succeeds.
-func TestHealthTellsFailedStage(t *testing.T) {
+func TestHealth_failedStage(t *testing.T) {
 	r := newRig(t)
 	c := mount(writer, filesystem.Ext4)
 	volume := r.volume(request("volume", 32, c))
@@ -179,7 +105,7 @@ func TestHealthTellsFailedStage(t *testing.T) {
 // An ext4 that its kernel does not write to any more since an error is told as read-only
 // before anybody tries to write, also by a new process. Its cut and its expansion are
 // refused with what to do.
-func TestHealthTellsAbortedJournal(t *testing.T) {
+func TestHealth_abortedJournal(t *testing.T) {
 	r := newRig(t)
 	c := mount(writer, filesystem.Ext4)
 	c.GetMount().MountFlags = []string{"errors=remount-ro"}
@@ -204,7 +130,7 @@ func TestHealthTellsAbortedJournal(t *testing.T) {
 }
 
 // What was expanded and is then mounted read-only is not grown, and health says so.
-func TestHealthTellsReadOnlyNotGrown(t *testing.T) {
+func TestHealth_readOnlyNotGrown(t *testing.T) {
 	r := newRig(t)
 	for fs, mib := range map[string]int64{filesystem.Ext4: 32, filesystem.XFS: 300} {
 		c, ro := mount(writer, fs), mount(writer, fs)
@@ -226,7 +152,7 @@ func TestHealthTellsReadOnlyNotGrown(t *testing.T) {
 }
 
 // A file system whose kernel has shut it down, or made it read-only, is told by health.
-func TestFilesystemHealth(t *testing.T) {
+func TestHealth_shutDownOrReadOnly(t *testing.T) {
 	r := newRig(t)
 	xfs := mount(writer, filesystem.XFS)
 	volume := r.volume(request("xfs", 300, xfs))

@@ -16,7 +16,7 @@ import (
 // An optional pool that was never on this node is not missed: lists are complete,
 // nothing is wrong, and it has no room. One of whose volumes somebody has an id
 // was here, and lists without it would say that they are gone.
-func TestOptionalPoolOfOtherNodes(t *testing.T) {
+func TestAllPools_optionalOfOtherNodes(t *testing.T) {
 	disks, ctx := scratch(t), t.Context()
 	r := rigOf(t, pool.Config{Name: "one", VolumeGroup: "vgone", Devices: disks[:1]})
 	mine := r.configs
@@ -64,7 +64,7 @@ func TestOptionalPoolOfOtherNodes(t *testing.T) {
 }
 
 // An optional pool that was here is missing when its disk is gone or damaged.
-func TestOptionalPoolThatWasHere(t *testing.T) {
+func TestAllPools_optionalThatWasHere(t *testing.T) {
 	disks, ctx := scratch(t), t.Context()
 	r := rigOf(t, pool.Config{Name: "one", VolumeGroup: "vgone", Devices: disks[:1]},
 		pool.Config{Name: "two", VolumeGroup: "vg-two", Devices: disks[1:3], Optional: true})

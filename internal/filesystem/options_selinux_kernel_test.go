@@ -50,7 +50,7 @@ func showSELinux(t *testing.T) (hide func()) {
 
 // Labels of SELinux are what the files have, or nothing is mounted: where the kernel
 // refuses one, and where mount does not see that it could take it.
-func TestLabelsAreInEffect(t *testing.T) {
+func TestInEffect_labels(t *testing.T) {
 	const base = "system_u:object_r:container_file_t:s0"
 	labels := []string{
 		`noatime,context="` + base + `:c5,c1"`, `context="` + base + `:c3,c1,c2"`, "context=" + base,

@@ -58,7 +58,7 @@ func (r *rig) notRaw(volume string) {
 // a block copy of a file system's volume, writes the bytes to a block volume, and has
 // that mounted by the same handle. Here beside the one that it is a copy of. It
 // then is a volume as any other.
-func TestBlockDataMover(t *testing.T) {
+func TestActivate_blockDataMover(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {
 		t.Run(fs, func(t *testing.T) {
 			r := newRig(t)
@@ -126,7 +126,7 @@ func TestBlockDataMover(t *testing.T) {
 // What was given out as a block device is never formatted: not with a tenant's bytes
 // on it, not with nothing on it, and not when it was made for a file system. What
 // nobody has had gets one.
-func TestGivenOutIsNotFormatted(t *testing.T) {
+func TestActivate_usedBlockDevice(t *testing.T) {
 	r := newRig(t)
 	blk, fs := block(writer), mount(writer, filesystem.Ext4)
 	head := func(path string) []byte {
@@ -175,7 +175,7 @@ func TestGivenOutIsNotFormatted(t *testing.T) {
 }
 
 // A volume is not used in both modes at the same moment, whichever was first.
-func TestNotBothModes(t *testing.T) {
+func TestActivate_bothModes(t *testing.T) {
 	r := newRig(t)
 	blk, fs := block(writer), mount(writer, filesystem.Ext4)
 	volume := r.volume(request("v", 64, blk))

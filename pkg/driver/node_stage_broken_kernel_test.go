@@ -129,7 +129,7 @@ func showsShutdown(t *testing.T, dir string) bool {
 // A file system that refuses all I/O or all writes, because its disk failed for a
 // moment or because it has shut itself down, is unmounted and mounted anew by the
 // calls that the kubelet makes, and nobody has to help.
-func TestUnreachableFileSystem(t *testing.T) {
+func TestStage_failedFilesystem(t *testing.T) {
 	const down, unreachable, readOnly, errors = "FilesystemShutDown", "FilesystemUnreachable", "FilesystemReadOnly", "FilesystemErrors"
 	for _, c := range []struct {
 		fs, by       string

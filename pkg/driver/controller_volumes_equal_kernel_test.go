@@ -24,7 +24,7 @@ func sized(name string, required, limit int64, c *csi.VolumeCapability) *csi.Cre
 // source itself, whatever the source's request was rounded up to: a restore, a
 // clone, one for readers and a transient one. Its snapshot reports a size which
 // csi-provisioner, that compares it with the claim's, lets pass.
-func TestEqualClaim(t *testing.T) {
+func TestCreateVolume_claimOfEqualSize(t *testing.T) {
 	r := newRig(t)
 	for _, c := range []struct {
 		what     string

@@ -34,7 +34,7 @@ func (r *rig) asked(q *csi.CreateVolumeRequest) string {
 
 // A restore or clone whose class names another pool of the node is copied there;
 // one whose class names none is in its source's pool.
-func TestRestoreIntoAnotherPool(t *testing.T) {
+func TestPlace_copyIntoAnotherPool(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {
 		t.Run(fs, func(t *testing.T) {
 			disks := scratch(t)
@@ -94,5 +94,54 @@ func TestRestoreIntoAnotherPool(t *testing.T) {
 			r.must("unpublish", r.unpublish(origin, "tg"))
 			r.must("unstage", r.unstage(origin, "st"))
 		})
+	}
+}
+
+func TestPlace_severalPools(t *testing.T) {
+	disks := scratch(t)
+	r := rigOf(t, pool.Config{Name: "one", VolumeGroup: "vgone", Devices: disks[:1]},
+		pool.Config{Name: "two", VolumeGroup: "vgtwo", Devices: disks[1:2]})
+	in := func(pool, name string, source *csi.VolumeContentSource) *csi.CreateVolumeRequest {
+		q := request(name, 64, block(writer))
+		q.VolumeContentSource = source
+		if pool != "" {
+			q.Parameters = map[string]string{"pool": pool}
+		}
+		return q
+	}
+	a := r.volume(in("one", "a", nil))
+	b := r.volume(in("two", "b", nil))
+	if a != "v1:node-1:one:a" || b != "v1:node-1:two:b" {
+		t.Errorf("ids %s, %s", a, b)
+	}
+	for _, c := range []struct {
+		q    *csi.CreateVolumeRequest
+		want codes.Code
+	}{
+		{in("", "c", nil), codes.InvalidArgument},
+		{in("three", "c", nil), codes.ResourceExhausted},
+		{in("two", "a", nil), codes.AlreadyExists},
+		{in("one", "c", fromVolume(a)), codes.OK},
+		{in("two", "c", fromVolume(a)), codes.AlreadyExists},
+	} {
+		_, err := r.CreateVolume(t.Context(), c.q)
+		r.want(c.q.String(), err, c.want)
+	}
+	list, err := r.ListVolumes(t.Context(), &csi.ListVolumesRequest{MaxEntries: 2})
+	if err != nil || len(list.GetEntries()) != 2 {
+		t.Fatalf("%v, %v", list, err)
+	}
+	list, err = r.ListVolumes(t.Context(), &csi.ListVolumesRequest{StartingToken: list.GetNextToken()})
+	if err != nil || len(list.GetEntries()) != 1 || list.GetEntries()[0].GetVolume().GetVolumeId() != b {
+		t.Errorf("second page: %v, %v", list, err)
+	}
+	var free [3]int64
+	for i, parameters := range []map[string]string{{"transient": "true"}, {"pool": "one"}, {"pool": "two"}} {
+		c, err := r.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: parameters})
+		r.must("capacity", err)
+		free[i] = c.GetAvailableCapacity()
+	}
+	if free[0] != free[1]+free[2] || free[1] == 0 {
+		t.Errorf("capacity of any, one, two: %v", free)
 	}
 }

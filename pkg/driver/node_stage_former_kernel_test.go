@@ -104,7 +104,7 @@ func from(name string, mib int64, c *csi.VolumeCapability, source *csi.VolumeCon
 
 // No copy of a volume that never had a file system shows the one that a former
 // owner of its extents had there.
-func TestFormerOwner(t *testing.T) {
+func TestStage_formerOwner(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {
 		t.Run(fs, func(t *testing.T) {
 			mib := max(64, int64(filesystem.MinimumSize(fs))>>20)
@@ -157,7 +157,7 @@ func TestFormerOwner(t *testing.T) {
 }
 
 // A pool that is made anew on the disk of a former one.
-func TestFormerPool(t *testing.T) {
+func TestStage_formerPool(t *testing.T) {
 	r := newRig(t)
 	c := mount(writer, filesystem.Ext4)
 	old := r.volume(request("old", 64, c))
@@ -177,7 +177,7 @@ func TestFormerPool(t *testing.T) {
 
 // A volume that was rolled back to a time when it had no file system gets a new
 // one: neither its own nor the former owner's comes back.
-func TestFormerOwnerRollback(t *testing.T) {
+func TestStage_rolledBackBeforeFormat(t *testing.T) {
 	r := formerGroup(t, filesystem.Ext4, 64)
 	c := mount(writer, filesystem.Ext4)
 	volume := r.volume(request("origin", 64, c))
@@ -203,7 +203,7 @@ func TestFormerOwnerRollback(t *testing.T) {
 
 // The invariant itself: what counts as formatted and begins with extents of
 // unknown content is not mounted, whatever has led to it.
-func TestFormattedHasNoUnknownHead(t *testing.T) {
+func TestStage_formattedWithUnknownHead(t *testing.T) {
 	r := formerGroup(t, filesystem.Ext4, 64)
 	c := mount(writer, filesystem.Ext4)
 	volume := r.volume(request("origin", 64, c))
@@ -220,7 +220,7 @@ func TestFormattedHasNoUnknownHead(t *testing.T) {
 // A group of an older build, which left the first extents of a volume that it
 // formatted on record as unknown. The volume and restores of its snapshots go on,
 // and a raw copy of them is refused as before.
-func TestFormattedByOlderBuild(t *testing.T) {
+func TestStage_formattedByOlderBuild(t *testing.T) {
 	r := formerGroup(t, filesystem.Ext4, 64)
 	c := mount(writer, filesystem.Ext4)
 	volume := r.volume(request("origin", 64, c))

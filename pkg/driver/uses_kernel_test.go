@@ -26,7 +26,7 @@ func (r *rig) active(volume string) bool {
 
 // A volume that is staged at two paths is unstaged at each, and its device goes
 // with the last; what is published from one does not hinder the other.
-func TestTwoStagingPaths(t *testing.T) {
+func TestUnstage_twoPaths(t *testing.T) {
 	for name, c := range map[string]*csi.VolumeCapability{
 		"ext4": mount(writer, filesystem.Ext4), "xfs": mount(writer, filesystem.XFS), "btrfs": mount(writer, filesystem.Btrfs), "block": block(writer),
 	} {
@@ -70,7 +70,7 @@ func TestTwoStagingPaths(t *testing.T) {
 }
 
 // All mounts at the staging path are unmounted, one above the other.
-func TestUnstageStack(t *testing.T) {
+func TestUnstage_stackedMounts(t *testing.T) {
 	r := newRig(t)
 	c := mount(writer, filesystem.Ext4)
 	volume := r.volume(request("v", 32, c))
@@ -84,7 +84,7 @@ func TestUnstageStack(t *testing.T) {
 }
 
 // A volume for one pod is published once, at however many paths it is staged.
-func TestSingleWriterStagedTwice(t *testing.T) {
+func TestPublish_singleWriterTwoPaths(t *testing.T) {
 	for name, c := range map[string]*csi.VolumeCapability{"ext4": mount(singleWriter, filesystem.Ext4), "block": block(singleWriter)} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
@@ -107,7 +107,7 @@ func TestSingleWriterStagedTwice(t *testing.T) {
 
 // A file system that a hook has left frozen goes on before it is unmounted: a
 // frozen one would keep its device.
-func TestUnstageFrozen(t *testing.T) {
+func TestUnstage_frozenFilesystem(t *testing.T) {
 	const freeze = 0xc0045877 // FIFREEZE
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {
 		t.Run(fs, func(t *testing.T) {

@@ -81,7 +81,7 @@ func (r *rig) reader(name string, q *csi.CreateVolumeRequest, c *csi.VolumeCapab
 
 // Readers are shown all that was acknowledged, whatever happened to the
 // source before the snapshot; only what was not clean takes room.
-func TestReadersOfUnclean(t *testing.T) {
+func TestRecoverReader_powerCut(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {
 		t.Run(fs, func(t *testing.T) {
 			r := newRig(t)
@@ -152,7 +152,7 @@ func TestReadersOfUnclean(t *testing.T) {
 }
 
 // A file system that has shut itself down is frozen by nobody.
-func TestReadersOfShutDown(t *testing.T) {
+func TestRecoverReader_shutDown(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS} {
 		t.Run(fs, func(t *testing.T) {
 			r := newRig(t)
@@ -180,7 +180,7 @@ func TestReadersOfShutDown(t *testing.T) {
 
 // A snapshot of lvm2's, taken before anybody mounted the volume, and a read-only
 // logical volume of lvm2's.
-func TestUncleanOfLVM2(t *testing.T) {
+func TestRecoverReader_lvm2Snapshot(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {
 		t.Run(fs, func(t *testing.T) {
 			r := newRig(t)
@@ -220,69 +220,5 @@ func TestUncleanOfLVM2(t *testing.T) {
 			adopted := list.GetEntries()[0].GetSnapshot().GetSnapshotId()
 			r.reader("adopted", from("adopted-reader", mib, readers, fromSnapshot(adopted)), readers, "b")
 		})
-	}
-}
-
-// Nothing is written to a btrfs that is not our copy, and what is one gets an id
-// of its own whatever its checksums are.
-func TestBtrfsOfTheUser(t *testing.T) {
-	r := newRig(t)
-	c := mount(writer, filesystem.Btrfs)
-	for _, sum := range []string{"crc32c", "xxhash", "sha256", "blake2"} {
-		t.Run(sum, func(t *testing.T) {
-			r.t = t
-			const mib = 256
-			r.tool("lvcreate", "-qq", "-y", "-Wn", "-Zn", "-L", fmt.Sprintf("%dm", mib), "-n", sum, "vgdriver")
-			device, id := "/dev/vgdriver/"+sum, "v1:node-1:fast:"+sum
-			r.tool("mkfs.btrfs", "-q", "-f", "--csum", sum, device)
-			fsid := func(device string) string { return r.tool("blkid", "-p", "-s", "UUID", "-o", "value", device) }
-			was := fsid(device)
-			r.must("allow", r.allow(sum))
-			host := t.TempDir()
-			r.tool("mount", device, host)
-			r.want("stage what the host has mounted", r.stage(id, "st-"+sum, c), codes.FailedPrecondition)
-			r.tool("umount", host)
-			r.must("stage", r.stage(id, "st-"+sum, c))
-			r.write("st-"+sum, "content")
-			r.must("unstage", r.unstage(id, "st-"+sum))
-			if now := fsid(device); now != was {
-				t.Errorf("the fsid of the user's own was changed from %s to %s", was, now)
-			}
-			r.must("import", r.importLV(sum, ""))
-			r.must("stage the imported", r.stage(id, "st-"+sum, c))
-			snapshot := r.snapshot("s-"+sum, id)
-			restored := r.volume(from("restored-"+sum, mib, c, fromSnapshot(snapshot)))
-			r.must("stage the copy beside it", r.stage(restored, "copy-"+sum, c))
-			r.read("copy-"+sum, "content")
-			r.must("stage the copy again", r.stage(restored, "copy-again-"+sum, c))
-			r.must("unstage", r.unstage(id, "st-"+sum))
-			for _, at := range []string{"copy-", "copy-again-"} {
-				r.must("unmount", filesystem.Unmount(r.path(at+sum)))
-			}
-			r.tool("btrfs", "check", "--readonly", r.device(restored))
-			if now := fsid(r.device(id)); now != was {
-				t.Errorf("the fsid of the imported was changed from %s to %s", was, now)
-			}
-			if now := fsid(r.device(restored)); now == was {
-				t.Error("the copy has the source's fsid")
-			}
-			r.must("unstage", r.unstage(restored, "copy-"+sum))
-			r.must("delete", r.remove(restored))
-			_, err := r.DeleteSnapshot(t.Context(), &csi.DeleteSnapshotRequest{SnapshotId: snapshot})
-			r.must("delete", err)
-			r.must("unstage", r.unstage(id, "st-"+sum))
-			r.must("delete", r.remove(id))
-		})
-	}
-	r.t = t
-	for _, lv := range []string{"one", "two", "seed"} {
-		r.tool("lvcreate", "-qq", "-y", "-Wn", "-Zn", "-L", "256m", "-n", lv, "vgdriver")
-	}
-	r.tool("mkfs.btrfs", "-q", "-f", "/dev/vgdriver/one", "/dev/vgdriver/two")
-	r.tool("mkfs.btrfs", "-q", "-f", "/dev/vgdriver/seed")
-	r.tool("btrfstune", "-S", "1", "/dev/vgdriver/seed")
-	for _, lv := range []string{"one", "seed"} {
-		r.must("allow", r.allow(lv))
-		r.want("stage "+lv, r.stage("v1:node-1:fast:"+lv, "st", c), codes.FailedPrecondition)
 	}
 }

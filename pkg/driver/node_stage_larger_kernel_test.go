@@ -77,7 +77,7 @@ func (r *rig) checkFilesystem(fs, device string) {
 // A restore to a larger size has its file system grown when it is staged, beside
 // its mounted source and while it is hydrated; so has one of the restored one. No
 // byte is wrong while and after it becomes an ordinary volume.
-func TestRestoreLarger(t *testing.T) {
+func TestStage_restoredLarger(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {
 		t.Run(fs, func(t *testing.T) {
 			r := slowRig(t)
@@ -160,7 +160,7 @@ func TestRestoreLarger(t *testing.T) {
 
 // A block volume with a file system in it can be restored as one with that file
 // system, larger, and the other way round.
-func TestRestoreOtherMode(t *testing.T) {
+func TestStage_restoredInOtherMode(t *testing.T) {
 	r := slowRig(t)
 	blk, fs := block(writer), mount(writer, filesystem.XFS)
 	// Wipe all extents: what nobody wiped must not become a raw device.

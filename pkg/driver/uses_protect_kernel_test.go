@@ -40,7 +40,7 @@ func (r *rig) dd(what, at string, can bool) {
 
 // A block device that is published for readers only cannot be written, whatever
 // becomes of the volume meanwhile; with a writer beside them it can.
-func TestReadOnlyBlock(t *testing.T) {
+func TestProtect_readersOnly(t *testing.T) {
 	r := newRig(t)
 	readers, writers := block(reader), block(multiWriter)
 	volume := r.volume(request("v", 32, writers))
@@ -87,7 +87,7 @@ func TestReadOnlyBlock(t *testing.T) {
 
 // A call that died after it unmounted the last writer, or before it published a
 // writer, is made up for by the next one.
-func TestReadOnlyBlockInterrupted(t *testing.T) {
+func TestProtect_interrupted(t *testing.T) {
 	r := newRig(t)
 	c := block(multiWriter)
 	volume := r.volume(request("v", 32, c))

@@ -48,7 +48,7 @@ func source(t *testing.T, fs string) (src Device, dir string, copied Device) {
 	return src, dir, copied
 }
 
-func TestWritableCopyBesideSource(t *testing.T) {
+func TestMount_writableCopy(t *testing.T) {
 	for _, fs := range fileSystems {
 		t.Run(fs, func(t *testing.T) {
 			_, dir, copied := source(t, fs)
@@ -83,7 +83,7 @@ func TestWritableCopyBesideSource(t *testing.T) {
 	}
 }
 
-func TestReadOnlyCopyBesideSource(t *testing.T) {
+func TestMount_readOnlyCopy(t *testing.T) {
 	for _, fs := range fileSystems {
 		t.Run(fs, func(t *testing.T) {
 			src, dir, copied := source(t, fs)

@@ -1,0 +1,16 @@
+package driver
+
+import (
+	"testing"
+)
+
+func TestCheckParameters_unknownKey(t *testing.T) {
+	for key, ok := range map[string]bool{
+		"pool": true, "fstype": true, "csi.storage.k8s.io/pvc/name": true,
+		"Pool": false, "csi.storage.k8s.io": false, "chunk": false, "": false,
+	} {
+		if err := checkParameters(map[string]string{key: "x"}, "pool", "fstype"); (err == nil) != ok {
+			t.Errorf("%q: %v", key, err)
+		}
+	}
+}
