@@ -19,6 +19,7 @@ var (
 	// declared is a file of the product with the names that follow it: `pool/cut.go` `Pool.take`, `edit.record`
 	declared = regexp.MustCompile("`([a-z0-9_-]+/[a-z0-9_/-]+\\.go)`((?:,? `[A-Za-z]\\w*(?:\\.\\w+)?`)+)")
 	quoted   = regexp.MustCompile("`([^`]+)`")
+	inTree   = regexp.MustCompile("`((?:cmd|deploy|docs|examples|hack|internal|pkg|test)/[\\w./*-]+)`")
 	// identifier is a name of the code's alone, as `flattenBelow` or `view.forkNeeds`
 	identifier = regexp.MustCompile("`(?:\\w+\\.)?([a-z]+[A-Z]\\w*)`")
 )
@@ -98,6 +99,17 @@ func TestNames_ofDeclarations(t *testing.T) {
 	}
 	if found < 30 {
 		t.Errorf("only %d declarations were found", found)
+	}
+}
+
+// TestNames_ofPaths: a path in a page is in the repository.
+func TestNames_ofPaths(t *testing.T) {
+	for path, text := range pages(t) {
+		for _, m := range inTree.FindAllStringSubmatch(text, -1) {
+			if found, err := filepath.Glob("../../" + m[1]); err != nil || len(found) == 0 {
+				t.Errorf("%s names %s, which is not there", path, m[1])
+			}
+		}
 	}
 }
 
