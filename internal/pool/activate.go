@@ -10,15 +10,15 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// Activate makes the volume's device and returns its path; read-only if the
-// volume is. An active one stays as it is. Where the volume's extents may hold
-// an earlier owner's bytes a block volume is zeroed first (*PendingError
-// meanwhile, the work goes on), and of a file system that is yet to be made the
-// extents with the first and last MiB, so that nothing finds an old signature. The
-// device of a logical volume of LVM2's own is made, or taken, as it is.
+// Activate makes the volume's device and returns its path. The device is read-only if the
+// volume is. The device of an active volume stays as it is. If the volume's extents may hold
+// an earlier owner's bytes, Activate first zeroes a block volume; it returns *PendingError
+// when ctx ends, and the work continues. For a file system that is yet to be made, it zeroes
+// the extents with the first and the last MiB, so that no program finds an old signature. For a
+// logical volume of LVM2's own, Activate makes the device as LVM2 does.
 func (p *Pool) Activate(ctx context.Context, lv string) (string, error) {
-	// What the volume reads through decides under which key it is worked on, and
-	// a rollback by another process changes that.
+	// The root of the volume's family determines the key, and a rollback by another process
+	// may have changed the root.
 	if err := p.refresh(ctx); err != nil {
 		return "", err
 	}
@@ -68,7 +68,7 @@ func (p *Pool) Activate(ctx context.Context, lv string) (string, error) {
 	})
 }
 
-// DevicePath is where an active volume's device is.
+// DevicePath returns the path of an active volume's device.
 func (p *Pool) DevicePath(lv string) string { return p.dm.Node(lvm2.DMName(p.vgName, lv, "")) }
 
 // Deactivate takes the volume's device away; nil if it has none. ErrInUse if it
@@ -87,8 +87,8 @@ func (p *Pool) Deactivate(ctx context.Context, lv string) error {
 		if err := p.deactivate(ctx, lv); err != nil {
 			return err
 		}
-		// The volume's device is gone. Where the metadata cannot be written now, as
-		// while a disk is missing, the caretaker drops them later.
+		// The volume's device is gone. If the metadata cannot be written now, as while a
+		// disk is missing, the caretaker drops the flat stores later.
 		if err := p.dropFlats(ctx, lv); err != nil {
 			klog.FromContext(ctx).Error(err, "Failed to delete flat stores that nobody reads; it will be retried", "volume", lv)
 		}
@@ -106,8 +106,8 @@ func (p *Pool) deactivate(ctx context.Context, lv string) error {
 	}})
 }
 
-// waitClosed waits a little until nobody has the volume's device open: who
-// looks at devices in passing has it open for moments. No lock is held.
+// waitClosed waits up to busyLimit until the volume's device is closed, because a scan opens
+// every device for a moment. It holds no lock. Errors: ErrInUse.
 func (p *Pool) waitClosed(ctx context.Context, lv string) error {
 	v, err := p.latest()
 	if err != nil {
@@ -119,7 +119,7 @@ func (p *Pool) waitClosed(ctx context.Context, lv string) error {
 	return nil
 }
 
-// awaitClosed does what waitClosed does for a logical volume of v.
+// awaitClosed is waitClosed for a logical volume of v.
 func (p *Pool) awaitClosed(ctx context.Context, v *view, lv *lvm2.LV) error {
 	at := v.vg.Name + "/" + lv.Name
 	for deadline := time.Now().Add(busyLimit); ; {
@@ -146,7 +146,7 @@ func (p *Pool) awaitClosed(ctx context.Context, v *view, lv *lvm2.LV) error {
 	}
 }
 
-// SetFormatted records that the volume has a file system and must never get another.
+// SetFormatted records that the volume has a file system and must never be formatted again.
 func (p *Pool) SetFormatted(ctx context.Context, lv string) error {
 	return p.onVolume(ctx, lv, func(ctx context.Context) error {
 		return p.do(ctx, &change{what: "mark volume " + lv + " as formatted", edit: func(t *edit) error {

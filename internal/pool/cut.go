@@ -15,22 +15,24 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// cutLayer is a layer whose cut is done: in the kernel, or the volume has no device.
+// cutLayer is a layer after its cut: the kernel has cut the volume, or the volume has no
+// device.
 type cutLayer struct {
 	layer lvm2.ID
 	at    time.Time // of the cut
-	// clean: a mounted file system was frozen at the cut, so that what the layer
-	// shows needs no recovery. false: nobody knows.
+	// clean is set if a mounted file system was frozen at the cut, so that the layer
+	// needs no recovery. If it is not set, the layer may or may not need recovery.
 	clean bool
 }
 
-// take cuts a new layer of a volume that may be in use, and has finish give it
-// its purpose. The volume is held still first, without a lock; then the layer is
-// committed, as nobody's, and the kernel follows; and only when it has, finish's
-// edit is committed. So a cut that failed, or was interrupted, is one that nobody
-// gets: its layer stays as long as older ones read through it, and asking again
-// cuts anew. Where the volume has no device there is nothing in between, and it
-// is one commit.
+// take cuts a new layer of a volume that may be in use. The edit finish then gives the layer
+// its purpose: a snapshot's name, or a copy that reads it.
+//
+// take first freezes the volume, without any lock. It then commits the layer without a
+// purpose, and the kernel follows. Only after this, it commits the edit finish. So nobody
+// gets a cut that failed or was interrupted: its layer stays only while older layers read
+// through it, and a repeated call makes a new cut. If the volume has no device, take makes
+// a single commit.
 func (p *Pool) take(ctx context.Context, what, lv, csi string, finish func(*edit, cutLayer) error) error {
 	var err error
 	for range freezeTries {
@@ -41,9 +43,9 @@ func (p *Pool) take(ctx context.Context, what, lv, csi string, finish func(*edit
 	return err
 }
 
-// takeOnce is one try of take; errWentOn where another can do better.
+// takeOnce is one attempt of take. Errors: errWentOn if another attempt may succeed.
 func (p *Pool) takeOnce(ctx context.Context, what, lv, csi string, finish func(*edit, cutLayer) error) error {
-	_, err := p.dm.List() // it takes long with many devices: here nobody is held by that yet
+	_, err := p.dm.List() // slow with many devices; ask now, while no writer is held
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
@@ -92,8 +94,7 @@ func (p *Pool) takeOnce(ctx context.Context, what, lv, csi string, finish func(*
 	return err
 }
 
-// record writes down that a cut is done: its time, and the name of the snapshot
-// that it is, if it is one.
+// record records a finished cut: its time, and the name of its snapshot unless name is "".
 func (t *edit) record(c cutLayer, name string) error {
 	lv := t.vg.LVByID(c.layer)
 	if lv == nil {
@@ -107,8 +108,8 @@ func (t *edit) record(c cutLayer, name string) error {
 	return t.put(lv)
 }
 
-// abandon throws the layer of a failed cut away unless older ones read through it.
-// If that fails it is done when the pool is opened again.
+// abandon deletes the layer of a failed cut unless older layers read through it. If abandon
+// fails, the layer is deleted when the pool is opened again.
 func (p *Pool) abandon(ctx context.Context, layer lvm2.ID, lv string) {
 	err := p.do(ctx, &change{what: "discard the layer of a failed cut", edit: func(t *edit) error {
 		return t.prune(t.layers[layer])
@@ -120,9 +121,9 @@ func (p *Pool) abandon(ctx context.Context, layer lvm2.ID, lv string) {
 	}
 }
 
-// unname takes their names from snapshots that the kernel has not cut: an older
-// release gave them before that. Nobody was told of one, and it would be cut later
-// than it says. The layer stays if older ones read through it.
+// unname removes the names of snapshots that the kernel has not cut. An older release
+// committed the name before the cut in the kernel. No caller got such a snapshot, and its
+// cut would be later than its time says. The layer stays if older layers read through it.
 func (p *Pool) unname(t *edit) error {
 	if t.unclear != nil {
 		return nil
@@ -164,18 +165,18 @@ func (p *Pool) followed(v *view, o *volume, live *layer) bool {
 	})
 }
 
-// cuttable says why o cannot be cut now, and how many extents a new layer's store has.
+// cuttable returns an error if o cannot be cut now. first is the size of a new layer's store.
 func (p *Pool) cuttable(v *view, o *volume) (first lvm2.Extents, err error) {
 	first = p.firstStore(v, v.bytesOf(o.lv), p.config.Chunk)
 	if err := errors.Join(v.writable(), p.roomForText(v), p.deepens(v, o)); err != nil {
-		return first, err // waiting for room is of no use
+		return first, err // waiting for room would not help
 	}
 	return first, p.roomForStore(v, o, first)
 }
 
-// cut adds a new newest layer to o's history, with a logical volume called after
-// csi. It is nobody's yet. The store is made empty before the metadata can name it
-// a snapshot's, or the kernel would take what lies there for exceptions.
+// cut adds a new newest layer to o's history. Its logical volume is named after csi, and the
+// layer has no purpose yet (see take). cut writes an empty store to the extents before the
+// metadata names them, because otherwise the kernel would read old bytes as exceptions.
 func (p *Pool) cut(t *edit, o *volume, csi string) (*lvm2.LV, error) {
 	first, err := p.cuttable(t.view, o)
 	if err != nil {
@@ -206,7 +207,7 @@ func (p *Pool) cut(t *edit, o *volume, csi string) (*lvm2.LV, error) {
 		tag(tagChunk, strconv.FormatUint(uint64(chunk.Sectors()), 10)))
 	lv.CreationHost = p.host.Hostname
 	lv.Segments = appendExtents(nil, ranges...)
-	if o.forked() { // LVM2 must not activate its origin by it
+	if o.forked() { // LVM2 must not activate the fork through its snapshot
 		handOff(lv)
 	}
 	setAsked(lv, o.asked, length)
@@ -230,8 +231,8 @@ func (p *Pool) cut(t *edit, o *volume, csi string) (*lvm2.LV, error) {
 	return lv, t.join(o, lv, length, chunk.Sectors())
 }
 
-// freeze makes the live layer a plain logical volume that LVM2 will neither
-// write nor activate. exact says that nothing is being copied into it any more.
+// freeze turns the live layer into a plain logical volume that LVM2 neither writes nor
+// activates. exact is set if the layer receives no more copies.
 func (t *edit) freeze(l *layer, exact bool) error {
 	if err := t.remove(l.snap.ID); err != nil {
 		return err

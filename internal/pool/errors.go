@@ -5,18 +5,18 @@ import (
 	"fmt"
 )
 
-// What can be wrong with a request or with a pool. Every error of this package
-// wraps one of these, or is a failure of the machine (a disk, the kernel).
+// The errors of the package. Every error wraps one of them, or is a failure of the machine (a
+// disk, the kernel).
 var (
-	// ErrNotFound: no volume or snapshot of that name in this pool.
+	// ErrNotFound: the pool has no volume or snapshot with the name.
 	ErrNotFound = errors.New("not found")
-	// ErrConflict: the name is taken by a volume or snapshot that is not what was asked for.
+	// ErrConflict: a volume or snapshot with other properties has the name.
 	ErrConflict = errors.New("already exists with different properties")
-	// ErrNoSpace: the pool's free extents, or its metadata area, do not suffice.
+	// ErrNoSpace: the pool has too few free extents, or its metadata area is full.
 	ErrNoSpace = errors.New("no space in the pool")
-	// ErrOutOfRange: the size asked for can never be met, however much room the pool has.
+	// ErrOutOfRange: the requested size is impossible, even in an empty pool.
 	ErrOutOfRange = errors.New("size out of range")
-	// ErrInvalid: the request itself makes no sense.
+	// ErrInvalid: the request contradicts itself or has an invalid value.
 	ErrInvalid = errors.New("invalid request")
 	// ErrInUse: the device is open or mounted.
 	ErrInUse = errors.New("in use")
@@ -24,10 +24,10 @@ var (
 	ErrPrecondition = errors.New("not possible in this state")
 	// ErrLost: the snapshot's content is gone because its COW store could not hold a change.
 	ErrLost = errors.New("snapshot lost")
-	// ErrFreeze: the volume could not be held still in time for a cut; asking again tries again.
+	// ErrFreeze: the volume could not be frozen in time for a cut; a repeated call retries.
 	ErrFreeze = errors.New("the volume could not be held still")
-	// ErrUnavailable: the pool cannot be used now: its volume group is damaged,
-	// incomplete, exported, shared or somebody else's.
+	// ErrUnavailable: the pool cannot be used now, because its volume group is damaged,
+	// incomplete, exported or shared, or belongs to another system.
 	ErrUnavailable = errors.New("pool unavailable")
 )
 

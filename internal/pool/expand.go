@@ -9,12 +9,12 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// ExpandVolume grows a volume to at least required bytes and at most limit (0:
-// no limit), in whole extents; one that is large enough stays as it is. It works
-// while the volume is in use and while it has snapshots, which keep their size.
-// The extents are on the disk's metadata when it returns, and in the kernel's
-// tables if the volume is active. What a block volume gains is wiped first
-// (*PendingError meanwhile).
+// ExpandVolume grows a volume to at least required bytes and at most limit bytes (0 for no
+// limit), in whole extents. A volume that is large enough stays as it is. The volume may be
+// in use and may have snapshots; snapshots keep their size. When ExpandVolume returns, the
+// new extents are in the metadata on the disk and, if the volume is active, in the kernel's
+// tables. The wiper first wipes the extents that a block volume gains; until then
+// ExpandVolume returns *PendingError.
 //
 // Errors: ErrNotFound, ErrOutOfRange, ErrNoSpace, ErrPrecondition.
 func (p *Pool) ExpandVolume(ctx context.Context, lv string, required, limit size.Bytes) (Volume, error) {
@@ -88,9 +88,9 @@ func (p *Pool) expand(ctx context.Context, lv string, required, limit size.Bytes
 	return p.Volume(ctx, lv)
 }
 
-// gain takes n extents for o on disks of a kind, and says which of the volume's
-// extents have unknown content then. No ranges: they must be wiped first, and the
-// edit has made them trash.
+// gain allocates n extents for o on disks of a kind. unknown are the gained extents, as
+// extents of the volume, that may hold an earlier owner's bytes. ranges is nil if the
+// extents must be wiped first; the edit has then turned them into trash.
 func (p *Pool) gain(t *edit, o *volume, kind size.Bytes, n lvm2.Extents) (ranges []lvm2.Range, unknown rangeSet, err error) {
 	if ranges, err = t.growth(o.lv, n, lowEnd); err != nil {
 		return nil, nil, err
@@ -99,8 +99,8 @@ func (p *Pool) gain(t *edit, o *volume, kind size.Bytes, n lvm2.Extents) (ranges
 		return ranges, nil, nil
 	}
 	if o.mode == Block || t.unclear == nil && len(newRangeSet(ranges...).intersect(p.cleanable(t.view))) > 0 {
-		t.free = t.free.union(newRangeSet(ranges...)) // not those
-		// The device may be in use: it must not show them for a moment.
+		t.free = t.free.union(newRangeSet(ranges...)) // free these extents again
+		// The device may be in use, and must not show unwiped extents even for a moment.
 		ranges, err = t.cleanExtents(kind, n)
 		return ranges, nil, err
 	}
@@ -110,8 +110,8 @@ func (p *Pool) gain(t *edit, o *volume, kind size.Bytes, n lvm2.Extents) (ranges
 	return ranges, unknown, nil
 }
 
-// cleanExtents takes n wiped extents on disks of a kind. If there are not enough it turns the
-// missing number of others into trash, for the wiper, and returns nil.
+// cleanExtents allocates n wiped extents on disks of a kind. If there are not enough, it turns
+// as many unwiped free extents as are missing into trash for the wiper, and returns nil.
 func (t *edit) cleanExtents(kind size.Bytes, n lvm2.Extents) ([]lvm2.Range, error) {
 	free := t.freeOn(kind)
 	clean := t.clean.intersect(free)

@@ -13,41 +13,44 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// A fork is a volume with the content of a snapshot that reads through it until
-// all of that is copied into its own extents (hydrated). It is in use meanwhile:
+// A fork is a volume with the content of a snapshot. It reads through the snapshot until the
+// driver has copied the whole content into the volume's own extents (hydration). The fork can
+// be used in the meantime:
 //
 //	pool-vol        linear      the hydrated beginning: the volume's own blocks
-//	                linear      one window that is being copied: pool-vol-window0 or -window1
+//	                linear      the window that is being copied: pool-vol-window0 or -window1
 //	                linear      the rest: pool-vol-fork
-//	                linear      what the volume is longer than the snapshot: its own blocks
+//	                linear      the part beyond the snapshot's end: the volume's own blocks
 //	pool-vol-windowN  mirror    from pool-vol-fork to the volume's own blocks
 //	pool-vol-fork   snapshot    <pool-snapK> <pool-store-cow> PO <chunk>
-//	pool-store-cow  linear      what was written since and is not hydrated
+//	pool-store-cow  linear      writes to parts that are not hydrated
 //
-// If the volume has snapshots of its own, that table is pool-vol-real's.
+// If the volume has snapshots of its own, pool-vol-real has the table of pool-vol.
 
-// A fork can be written to for as long at the highest rate, and so many times less
-// than its length, while the driver does not run, where there is space.
+// If the pool has the space, the store of a new fork bridges a pause of the driver: it takes
+// writes at the highest rate for driverPause, but no more than a pausePart-th of the fork's
+// length.
 const (
 	driverPause = 2 * time.Second
 	pausePart   = 4
 )
 
-// layerFork is the layer of a fork's device name that reads through the snapshot.
+// layerFork is the name layer of the device by which a fork reads through its snapshot.
 const layerFork = "fork"
 
-// fork is a logical volume of role fork: what a fork keeps of writes.
+// fork is the store of a fork: a logical volume of role fork that takes the fork's writes.
 type fork struct {
 	lv    *lvm2.LV
 	of    lvm2.ID
 	chunk size.Sectors
-	odd   error // a tag of it that is not understood
+	odd   error // set if a tag is not understood
 }
 
-// forked reports whether o reads through a snapshot.
+// forked reports whether v is a fork that is not hydrated yet.
 func (v *volume) forked() bool { return v.copyOf != "" }
 
-// origin finds the layer that o reads through, and that one's volume.
+// origin returns the layer that the fork o reads through, and the volume of the layer.
+// Errors: ErrLost if the layer or the fork's store was removed.
 func (v *view) origin(o *volume) (*layer, *volume, error) {
 	l := v.layers[o.copyOf]
 	if l == nil {
@@ -59,14 +62,15 @@ func (v *view) origin(o *volume) (*layer, *volume, error) {
 	return l, v.volumes[l.of], v.circular(o)
 }
 
-// root returns the volume that all forks and readers read through, directly or
-// not, which lv is one of: their devices depend on each other.
+// root returns the root of the family of lv: the volume that lv reads through, directly or
+// indirectly, and that reads through no other volume. The devices of a family depend on each
+// other.
 func (v *view) root(lv string) string {
 	all := v.family(lv)
 	return all[len(all)-1]
 }
 
-// family returns the names of lv and of the volumes that it reads through.
+// family returns the name of lv, followed by the names of the volumes that it reads through.
 func (v *view) family(lv string) []string {
 	out := []string{lv}
 	for o := v.volumeByLV(lv); o != nil && o.from() != ""; {
@@ -75,7 +79,7 @@ func (v *view) family(lv string) []string {
 			break
 		}
 		o = v.volumes[l.of]
-		if slices.Contains(out, o.lv.Name) { // its tags were changed
+		if slices.Contains(out, o.lv.Name) { // a circle, made by changed tags
 			break
 		}
 		out = append(out, o.lv.Name)
@@ -83,8 +87,8 @@ func (v *view) family(lv string) []string {
 	return out
 }
 
-// circular reports whether o reads through itself by its tags, which only somebody
-// who changed them can have done. Nothing can follow that.
+// circular returns an error if o reads through itself. Only tags that somebody has changed
+// can say so, and no devices can follow them.
 func (v *view) circular(o *volume) error {
 	seen := map[*volume]bool{}
 	for x := o; x != nil && x.from() != ""; {
@@ -101,23 +105,23 @@ func (v *view) circular(o *volume) error {
 	return nil
 }
 
-// original is what a volume is made from: a layer, or a volume of which one must be cut.
+// original is the source of a new volume: a layer, or a volume that must be cut first.
 type original struct {
 	volume    *volume
-	layer     *layer // nil: one must be cut
+	layer     *layer // nil if a layer must be cut
 	length    size.Bytes
-	asked     size.Bytes // what had been asked for that length
-	formatted bool       // there has been a file system, or it is not for one
+	asked     size.Bytes // size in the request that led to length
+	formatted bool       // it has had a file system, or is a block volume
 	unknown   rangeSet   // extents that may hold an earlier owner's bytes
 }
 
-// contentAt is the content of o at the cut of l.
+// contentAt returns the content of o at the cut of l.
 func contentAt(o *volume, l *layer) original {
 	return original{volume: o, layer: l, length: l.length.Bytes(), asked: asked(l.asked, l.length.Bytes()), formatted: !l.blank, unknown: l.unknown}
 }
 
-// createFrom makes a volume with the content of a snapshot, or of another volume
-// of which it cuts an internal one: a fork, or what just shows it. It can be used at once.
+// createFrom makes a volume with the content of a snapshot, or of another volume, which it
+// cuts first. The new volume is a fork or a reader, and can be used immediately.
 func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) {
 	what := fmt.Sprintf("create volume %q from %s %s", spec.Name, spec.Source.Kind, spec.Source.LV)
 	var name string
@@ -130,7 +134,7 @@ func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) 
 		}
 		from, n, err := p.copyOf(t, spec)
 		if err == nil && from.layer == nil {
-			return p.checkClone(t, spec, from, n) // before anybody is held for it
+			return p.checkClone(t, spec, from, n) // check before the cut holds any writer
 		}
 		if err == nil {
 			name, err = p.addCopy(t, spec, from, n, from.layer.lv.ID)
@@ -155,7 +159,7 @@ func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) 
 	return name, nil
 }
 
-// copyOf finds what the volume that spec asks for is made from, and its size in extents.
+// copyOf finds the source of the volume that spec asks for, and the volume's size in extents.
 func (p *Pool) copyOf(t *edit, spec VolumeSpec) (from original, n lvm2.Extents, err error) {
 	from, err = t.contentOf(spec)
 	if err == nil && from.layer != nil {
@@ -170,10 +174,11 @@ func (p *Pool) copyOf(t *edit, spec VolumeSpec) (from original, n lvm2.Extents, 
 	return from, n, err
 }
 
-// shows reports whether the volume just shows its source.
+// shows reports whether the volume is to be a reader, which shows its source and is never
+// copied.
 func (s VolumeSpec) shows() bool { return s.ReadOnly || s.Transient }
 
-// checkClone says in advance whether there is room for a clone of n extents.
+// checkClone returns an error if there is no room for a clone of n extents.
 func (p *Pool) checkClone(t *edit, spec VolumeSpec, from original, n lvm2.Extents) error {
 	if _, err := p.cuttable(t.view, from.volume); err != nil {
 		return err
@@ -188,7 +193,8 @@ func (p *Pool) checkClone(t *edit, spec VolumeSpec, from original, n lvm2.Extent
 	return p.checkRoom(t.view, kind, n+p.firstStore(t.view, from.length, p.config.Chunk))
 }
 
-// addCopy adds the volume that spec asks for, of n extents, with the content of a layer.
+// addCopy adds the volume that spec asks for, with n extents and the content of a layer. It
+// returns the name of the logical volume.
 func (p *Pool) addCopy(t *edit, spec VolumeSpec, from original, n lvm2.Extents, layer lvm2.ID) (string, error) {
 	add := p.newFork
 	if spec.shows() {
@@ -201,7 +207,7 @@ func (p *Pool) addCopy(t *edit, spec VolumeSpec, from original, n lvm2.Extents, 
 	return lv.Name, nil
 }
 
-// newFork adds a volume of n extents that is a fork of a layer.
+// newFork adds a fork of a layer with n extents.
 func (p *Pool) newFork(t *edit, spec VolumeSpec, n lvm2.Extents, layer lvm2.ID, from original) (*lvm2.LV, error) {
 	store := p.forkStore(t.view, from.length)
 	kind, err := t.kindOf(from.volume)
@@ -215,8 +221,8 @@ func (p *Pool) newFork(t *edit, spec VolumeSpec, n lvm2.Extents, layer lvm2.ID, 
 	return lv, p.asFork(t, lv, layer, from, store)
 }
 
-// unmounted refuses a snapshot whose device, or one that it reads through, is
-// mounted as it is: the kernel lets no other device use that.
+// unmounted returns an error if the device of a snapshot, or of a layer that it reads through,
+// is mounted. The kernel lets no other device use a mounted device.
 func (p *Pool) unmounted(v *view, o *volume, l *layer) error {
 	for _, x := range o.path(l) {
 		info, err := p.find(v.snapDevice(x.lv))
@@ -233,10 +239,10 @@ func (p *Pool) unmounted(v *view, o *volume, l *layer) error {
 	return nil
 }
 
-// forkStore is the size that the store of a fork starts with. It must never be
-// full, or who writes gets errors: it is what lets it grow in time, whatever is
-// configured for snapshots; and since it is only needed while the volume is
-// hydrated and must be wiped then, no more than bridges a short pause of the driver.
+// forkStore returns the first size of a fork's store. The store must never be full, or writers
+// get errors, so it is at least large enough to grow in time, whatever size is configured
+// for snapshots. The store is needed only until the fork is hydrated, and must be wiped
+// then, so it is only large enough to bridge a short pause of the driver.
 func (p *Pool) forkStore(v *view, length size.Bytes) lvm2.Extents {
 	chunk := p.config.Chunk.Sectors()
 	least := v.extents(growLine(chunk, p.peak(), 0).Bytes())
@@ -244,14 +250,14 @@ func (p *Pool) forkStore(v *view, length size.Bytes) lvm2.Extents {
 	return min(v.extents(cow.LargestUseful(length, p.config.Chunk)), max(least, ample))
 }
 
-// asFork makes lv, which has its extents, a fork that reads its beginning through
-// a layer with from's content. n are the extents of its store.
+// asFork turns lv, which has its extents, into a fork that reads its beginning through the
+// layer origin, with the content from. n is the size of its store in extents.
 func (p *Pool) asFork(t *edit, lv *lvm2.LV, origin lvm2.ID, from original, n lvm2.Extents) error {
 	lv.Tags = setTag(lv.Tags, tagCopy, string(origin))
 	handOff(lv)
-	// Nobody sees what lies in the extents before they are hydrated. What is
-	// longer than the source is as it was, and a file system's copy carries
-	// what lay below the source's.
+	// Nobody can read the extents before they are hydrated, and then they have the source's
+	// content, including its unknown extents. Extents beyond the source's end keep their old
+	// bytes.
 	copied := rangeSet{{Start: 0, Count: t.extents(from.length)}}
 	before, _, err := readProperties(lv.Tags)
 	if err != nil {
@@ -276,8 +282,8 @@ func (p *Pool) asFork(t *edit, lv *lvm2.LV, origin lvm2.ID, from original, n lvm
 	return errors.Join(t.put(lv), p.addForkStore(t, lv, kind, n, p.config.Chunk), p.keepForFlat(t, origin))
 }
 
-// addForkStore makes the store for what is written to lv while it reads through a
-// snapshot, on disks of a kind.
+// addForkStore adds the store for writes to lv, while lv reads through a snapshot, on disks
+// of a kind.
 func (p *Pool) addForkStore(t *edit, lv *lvm2.LV, kind size.Bytes, n lvm2.Extents, chunk size.Bytes) error {
 	ranges, err := t.allocateOn(kind, n, highEnd)
 	if err != nil {
@@ -297,7 +303,7 @@ func (p *Pool) addForkStore(t *edit, lv *lvm2.LV, kind size.Bytes, n lvm2.Extent
 	return t.put(store)
 }
 
-// sourceKeys are the keys of the volume whose history spec's source is in.
+// sourceKeys returns the key of the volume whose history has spec's source.
 func (p *Pool) sourceKeys(spec VolumeSpec) ([]string, error) {
 	switch spec.Source.Kind {
 	case FromNothing:
@@ -312,10 +318,10 @@ func (p *Pool) sourceKeys(spec VolumeSpec) ([]string, error) {
 	if l := v.snapshotByLV(spec.Source.LV); l != nil {
 		return []string{lvKey(v.volumes[l.of].lv.Name)}, nil
 	}
-	return nil, nil // a repeated call may find the volume though its source is gone
+	return nil, nil // a repeated call may find the volume even if its source is gone
 }
 
-// contentOf finds what spec's source is.
+// contentOf finds the content of spec's source.
 func (v *view) contentOf(spec VolumeSpec) (from original, err error) {
 	var l *layer
 	var o *volume
@@ -344,9 +350,8 @@ func (v *view) contentOf(spec VolumeSpec) (from original, err error) {
 	return from, v.modeChange(spec, from)
 }
 
-// modeChange refuses a change of mode that would show what an earlier owner of the
-// extents left: below a file system lie blocks that it never wrote, and a block
-// volume may not be wiped yet.
+// modeChange returns an error for a change of mode that would show an earlier owner's bytes. A
+// file system covers blocks that it never wrote, and a block volume may not be wiped yet.
 func (v *view) modeChange(spec VolumeSpec, from original) error {
 	if spec.Mode != from.volume.mode && len(from.unknown) > 0 {
 		return fmt.Errorf("volume %s/%s: %w: it cannot be copied to a %s volume: %s", v.vg.Name, from.volume.lv.Name, ErrPrecondition, spec.Mode, from.notWiped())

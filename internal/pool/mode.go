@@ -7,16 +7,16 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// A volume is used in one mode at a time, and its mode on record is the last one:
-// what is on a raw device and what a file system holds are the same bytes. Only a
-// volume to which nobody can have written gets a file system, in either mode: that
-// it does not count as unformatted any more is on the disk before its raw device is given out.
+// A volume is used in one mode at a time. The recorded mode is the last one. The raw device
+// and the file system have the same bytes. The driver makes a file system only on a volume
+// to which nobody can have written, in either mode. So it clears the mark "unformatted" in
+// the metadata before it hands out a raw device.
 
-// SetMode records that a volume which nobody has open is used in another mode from
-// now on: as a block device, or with a file system of that type.
+// SetMode records a new mode of a volume that nobody has open: block device, or file system
+// of type fsType.
 //
-// Errors: ErrNotFound, ErrInUse, ErrPrecondition (its raw device would show what may
-// be an earlier owner's).
+// Errors: ErrNotFound, ErrInUse, ErrPrecondition (the raw device might show an earlier
+// owner's bytes).
 func (p *Pool) SetMode(ctx context.Context, lv string, mode Mode, fsType string) error {
 	if err := p.waitClosed(ctx, lv); err != nil {
 		return err
@@ -48,17 +48,17 @@ func (p *Pool) SetMode(ctx context.Context, lv string, mode Mode, fsType string)
 	})
 }
 
-// NeverWiped says why a volume with a file system, or a snapshot of it, is no block
-// device, and what to do.
+// NeverWiped explains why a volume with a file system, or its snapshot, cannot be a block
+// device, and what the user can do.
 const NeverWiped = "a raw device would show extents below its file system that were never wiped; copy its files to a new volume in a pool whose free extents are clean, " +
 	"or are cleaned at first use (csi-dmsnap pools shows it; clean in the pool's configuration sets it)"
 
-// AsBlock reports whether the volume may be used as a block device: nothing of it may
-// be an earlier owner's, or what may is wiped first because nobody has written to it.
+// AsBlock reports whether the volume may be used as a block device: it holds no bytes of an
+// earlier owner, or nobody has written to it, so the driver can wipe it first.
 func (v Volume) AsBlock() bool { return v.Mode == Block || !v.Formatted || v.Unwiped == 0 }
 
-// givenOut records that somebody may have written to a block volume, before its
-// device is there to be written to.
+// givenOut records, before the device of a block volume is made, that somebody may write to
+// the volume.
 func (t *edit) givenOut(lv string) error {
 	o := t.volumeByLV(lv)
 	if o == nil || o.mode != Block || o.formatted || o.reading() && !o.transient {
@@ -69,10 +69,10 @@ func (t *edit) givenOut(lv string) error {
 	return t.put(c)
 }
 
-// unwipedSize is how much of a volume may hold an earlier owner's bytes.
+// unwipedSize returns the size of the extents that may hold an earlier owner's bytes.
 func (v *view) unwipedSize(o *volume) size.Bytes { return size.Bytes(o.unknown.size()) * v.extent() }
 
-// notWiped says why a copy cannot have the other mode of what it is made from.
+// notWiped explains why a copy cannot have another mode than its source.
 func (f original) notWiped() string {
 	written := f.volume.formatted
 	if f.layer != nil {

@@ -10,18 +10,18 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// A reader is a volume that shows a snapshot and never copies it. One for
-// readers only has no extents: for LVM2 it is a logical volume of type error.
+// A reader is a volume that shows a snapshot and never copies it. A read-only reader has no
+// extents: for LVM2 it is a logical volume of type error.
 //
 //	pool-vol      linear    <pool-snapK>, read-only
 //
-// A transient one keeps what is written to it in its own extents, and where that
-// is in the kernel's memory only (scratch.go).
+// A transient reader keeps writes in its own extents, and the list of these writes only in the
+// kernel's memory (scratch.go).
 
-// reading reports whether o shows a snapshot and never copies it.
+// reading reports whether v is a reader.
 func (v *volume) reading() bool { return v.reads != "" }
 
-// from is the layer that o reads through, if it does.
+// from returns the layer that v reads through; "" if there is none.
 func (v *volume) from() lvm2.ID {
 	if v.reading() {
 		return v.reads
@@ -29,7 +29,8 @@ func (v *volume) from() lvm2.ID {
 	return v.copyOf
 }
 
-// readFrom finds the layer that a reader shows, and that one's volume.
+// readFrom returns the layer that a reader shows, and the volume of the layer. Errors:
+// ErrLost if the layer was removed.
 func (v *view) readFrom(o *volume) (*layer, *volume, error) {
 	l := v.layers[o.reads]
 	if l == nil {
@@ -38,7 +39,8 @@ func (v *view) readFrom(o *volume) (*layer, *volume, error) {
 	return l, v.volumes[l.of], v.circular(o)
 }
 
-// notAReader refuses what only volumes with blocks of their own can do.
+// notAReader returns ErrPrecondition for a reader, in operations that need a volume with
+// blocks of its own.
 func (v *view) notAReader(o *volume) error {
 	switch {
 	case !o.reading():
@@ -51,10 +53,10 @@ func (v *view) notAReader(o *volume) error {
 		v.vg.Name, o.lv.Name, ErrPrecondition, o.source.Kind, o.source.LV)
 }
 
-// showable says why a volume of n extents cannot just show what it is made from.
+// showable returns an error if a volume of n extents cannot be a reader of its source.
 func (t *edit) showable(spec VolumeSpec, from original, n lvm2.Extents) error {
 	if spec.lentTo != "" {
-		return nil // the copy has what the source has, and is wiped where that is not
+		return nil // CopyVolume copies the source, and wipes the rest
 	}
 	if spec.Mode == Block && len(from.unknown) > 0 {
 		return fmt.Errorf("%s %s/%s: %w: parts of it were never wiped, so it can only be restored to a writable volume",
@@ -90,7 +92,7 @@ func (p *Pool) newReader(t *edit, spec VolumeSpec, n lvm2.Extents, layer lvm2.ID
 		if lv, err = p.newVolume(t, spec, kind, n, 0); err != nil {
 			return nil, err
 		}
-		// Only what was copied from the snapshot is ever read from the extents.
+		// Reads from the extents return only data that the kernel copied from the snapshot.
 		setContent(lv, from.formatted, from.unknown)
 		lv.Tags = append(lv.Tags, tag(tagTransient), tag(tagChunk, strconv.FormatUint(uint64(chunk), 10)))
 	}
@@ -99,12 +101,12 @@ func (p *Pool) newReader(t *edit, spec VolumeSpec, n lvm2.Extents, layer lvm2.ID
 	return lv, t.put(lv)
 }
 
-// takesNothing reports whether lv has no extents of its own.
+// takesNothing reports whether lv has no extents.
 func takesNothing(lv *lvm2.LV) bool {
 	return !slices.ContainsFunc(lv.Segments, func(s lvm2.Segment) bool { return s.Type != lvm2.TypeError })
 }
 
-// readerHealth returns what is wrong with what a reader shows.
+// readerHealth returns the conditions of a reader and of the layer that it shows.
 func (p *Pool) readerHealth(v *view, o *volume) []Condition {
 	l, source, err := v.readFrom(o)
 	if err == nil {

@@ -11,23 +11,22 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// The file system that a reader shows may need its journal replayed, and the
-// snapshot takes no writes. Then the reader has a store, a logical volume as a
-// fork has one, and shows
+// The journal of the file system that a reader shows may need a replay, but the snapshot takes
+// no writes. The reader then gets a store, like a fork, and has the devices
 //
 //	pool-vol            linear    <pool-vol-recovered>, read-only
 //	pool-vol-recovered  snapshot  <pool-snapK> <pool-store-cow> PO <chunk>
 //
-// The caller replays the journal on pool-vol-recovered before pool-vol is made
-// above it. The store keeps the result as long as the volume exists. Its chunks are
-// the smallest that there are, for a replay writes single blocks.
+// The caller replays the journal on pool-vol-recovered before pool-vol is made above it. The
+// store keeps the result until the volume is deleted. Its chunks have the smallest size,
+// because a replay writes single blocks.
 const recoveryChunk = cow.MinChunk
 
-// layerRecovered is the layer of a reader's device name that a journal was replayed on.
+// layerRecovered is the name layer of the device on which the journal of a reader is replayed.
 const layerRecovered = "recovered"
 
-// ReserveRecovery gives a reader a store for so much as the replay of a journal
-// may write, if it has none. Errors: ErrNotFound, ErrPrecondition, ErrNoSpace.
+// ReserveRecovery gives a reader a store for room bytes of writes by the replay of a journal,
+// unless it has a store. Errors: ErrNotFound, ErrPrecondition, ErrNoSpace.
 func (p *Pool) ReserveRecovery(ctx context.Context, lv string, room size.Bytes) error {
 	return p.onVolume(ctx, lv, func(ctx context.Context) error {
 		return p.do(ctx, &change{what: "make room for the replay of a journal on volume " + lv, edit: func(t *edit) error {
@@ -55,7 +54,7 @@ func (p *Pool) ReserveRecovery(ctx context.Context, lv string, room size.Bytes) 
 	})
 }
 
-// recoverable finds the volume of that LV name as one that is for readers only.
+// recoverable finds a read-only reader by the name of its logical volume.
 func (v *view) recoverable(lv string) (*volume, error) {
 	o, err := v.usable(lv)
 	if err == nil && (!o.reading() || o.transient) {
@@ -64,16 +63,16 @@ func (v *view) recoverable(lv string) (*volume, error) {
 	return o, err
 }
 
-// mostRecovery is the size of a store that can hold all that a reader shows.
+// mostRecovery returns the size of a store that can hold the whole content of a reader.
 func (v *view) mostRecovery(o *volume) lvm2.Extents {
 	return v.extents(cow.LargestUseful(v.bytesOf(o.lv), recoveryChunk))
 }
 
-// Recover has replay change what a reader shows, by a device that it is given the
-// path of, and returns the path of the volume's own device, which shows the result
-// read-only. room is what replay is likely to write; if that is too little it is
-// called again with four times as much and the snapshot's content. Errors: those
-// of ReserveRecovery and of replay; ErrInUse.
+// Recover calls replay with the path of a writable device that has a reader's content. It
+// then returns the path of the volume's own device, which shows the result read-only. room is
+// the expected size of the writes in bytes. If room is too small, Recover starts again with
+// the snapshot's content and four times the room. Errors: those of ReserveRecovery and of
+// replay; ErrInUse.
 func (p *Pool) Recover(ctx context.Context, lv string, room size.Bytes, replay func(device string) error) (string, error) {
 	for {
 		if err := p.ReserveRecovery(ctx, lv, room); err != nil {
@@ -99,9 +98,9 @@ func (p *Pool) Recover(ctx context.Context, lv string, room size.Bytes, replay f
 	}
 }
 
-// recoveryUp makes the device that a journal is replayed on and opens it: what nobody
-// has open is removed. The volume's own is removed: nobody can mount what another device
-// lies above.
+// recoveryUp makes and opens the device for the replay of a journal. It opens the device
+// because a convergence removes a device that nobody has open. It removes the volume's own
+// device, because a device below another device cannot be mounted.
 func (p *Pool) recoveryUp(ctx context.Context, lv string) (*os.File, error) {
 	if err := p.flattenBelow(ctx, lv); err != nil {
 		return nil, fmt.Errorf("recover volume %s: %w", lv, err)
@@ -133,7 +132,7 @@ func (p *Pool) recoveryUp(ctx context.Context, lv string) (*os.File, error) {
 	})
 }
 
-// recoveryFull reports whether the store could not take all that was written.
+// recoveryFull reports whether the store was too small for the writes.
 func (p *Pool) recoveryFull(lv string) (bool, error) {
 	v, err := p.latest()
 	if err != nil {
@@ -147,8 +146,8 @@ func (p *Pool) recoveryFull(lv string) (bool, error) {
 	return err == nil && (s.Overflow || s.Invalid), err
 }
 
-// recoveryDown removes the devices of a reader whose replay failed, and its store
-// if that was too small.
+// recoveryDown removes the devices of a reader whose replay failed. If small is set, it also
+// deletes the store.
 func (p *Pool) recoveryDown(ctx context.Context, lv string, small bool) error {
 	return p.onVolume(ctx, lv, func(ctx context.Context) error {
 		if err := p.deactivate(ctx, lv); err != nil || !small {

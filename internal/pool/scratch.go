@@ -13,13 +13,13 @@ import (
 //	pool-vol      snapshot  <pool-snapK> <pool-vol-cow> N <chunk>
 //	pool-vol-cow  linear    the volume's own extents
 //
-// The kernel keeps in its memory which chunks were written, and puts them one
-// behind the other on the store, from its first sector (dm-snap-transient.c): one
-// that is as long as the volume is never full. The device is kept from the first
-// activation until the volume is deleted. If it is lost, as by a reboot, the
-// volume is its snapshot again.
+// The kernel keeps the list of written chunks in its memory. It places the chunks one after
+// another on the store, from the first sector on (dm-snap-transient.c), so a store that is
+// as long as the volume is never full. The driver keeps the device from the first activation
+// until the volume is deleted. If the device is lost, as by a reboot, the volume has its
+// snapshot's content again.
 
-// scratchChunk is the largest chunk up to most that divides a volume's length.
+// scratchChunk returns the largest chunk size up to most that divides a volume's length.
 func scratchChunk(most, length size.Bytes) (size.Sectors, error) {
 	for chunk := most; chunk >= cow.MinChunk; chunk /= 2 {
 		if length%chunk == 0 {
@@ -29,9 +29,8 @@ func scratchChunk(most, length size.Bytes) (size.Sectors, error) {
 	return 0, fmt.Errorf("%w: the size of the snapshot, %v, is not a multiple of %v, which a transient volume needs", ErrPrecondition, length, cow.MinChunk)
 }
 
-// scratchKept reports whether what was written to a transient volume is there. If
-// the kernel has given it up, and nobody has the device open any more, the
-// device is removed.
+// scratchKept reports whether a transient volume still has its writes. If the kernel has
+// marked the device invalid, and nobody has it open, scratchKept removes the device.
 func (p *Pool) scratchKept(ctx context.Context, v *view, o *volume) (bool, error) {
 	info, err := p.find(v.topDevice(o.lv))
 	if err != nil || info == nil || !info.Live {
@@ -47,8 +46,8 @@ func (p *Pool) scratchKept(ctx context.Context, v *view, o *volume) (bool, error
 	return false, p.down(ctx, v, o)
 }
 
-// startOver sees to it that a transient volume whose snapshot has no file system,
-// and that has lost the one that was made since, counts as unformatted again.
+// startOver marks a transient volume as unformatted again if its snapshot has no file system
+// and the volume has lost the file system made since.
 func (p *Pool) startOver(ctx context.Context, lv string) error {
 	v, err := p.latest()
 	if err != nil {
@@ -81,8 +80,8 @@ func (p *Pool) startOver(ctx context.Context, lv string) error {
 	})
 }
 
-// noteScratch records that a transient volume was activated, and whether what was
-// written before was lost.
+// noteScratch records that a transient volume was activated, and whether its earlier writes
+// are lost.
 func (p *Pool) noteScratch(ctx context.Context, lv string, lost bool) error {
 	return p.do(ctx, &change{what: "record the activation of volume " + lv, edit: func(t *edit) error {
 		o := t.volumeByLV(lv)
@@ -97,8 +96,8 @@ func (p *Pool) noteScratch(ctx context.Context, lv string, lost bool) error {
 	}})
 }
 
-// unnoteScratch forgets that a transient volume has lost what was written to it:
-// who used it is done.
+// unnoteScratch clears the record that a transient volume has lost its writes, because its
+// user has finished.
 func (p *Pool) unnoteScratch(ctx context.Context, lv string) error {
 	return p.onVolume(ctx, lv, func(ctx context.Context) error {
 		return p.do(ctx, &change{what: "record the end of use of volume " + lv, edit: func(t *edit) error {
@@ -113,7 +112,7 @@ func (p *Pool) unnoteScratch(ctx context.Context, lv string) error {
 	})
 }
 
-// scratchHealth reports whether what was written to a transient volume is lost.
+// scratchHealth returns a condition if a transient volume has lost its writes.
 func (p *Pool) scratchHealth(v *view, o *volume) []Condition {
 	if !o.transient {
 		return nil

@@ -13,24 +13,25 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// A new store has this part of its volume, but at most so much, if no size is configured.
+// Without a configured size, a new store has a firstPart-th of the size of its volume, but
+// at most mostStore.
 const (
 	firstPart = 10
 	mostStore = 4 * size.GiB
 )
 
-// CreateSnapshot takes a snapshot of the volume, or finds the one of that
-// name. The volume may be in use: its file system is frozen for the moment of
-// the cut, so the snapshot is clean. A new layer becomes the volume's live one;
-// the former newest reads through it from now on.
+// CreateSnapshot takes a snapshot of the volume, or finds the snapshot with the name. The
+// volume may be in use. Its file system is frozen during the cut, so the snapshot is
+// clean. A new layer becomes the live layer of the volume, and the former newest layer
+// reads through the new one.
 //
-// Errors: ErrConflict (the name is another volume's snapshot), ErrNotFound,
+// Errors: ErrConflict (the name belongs to a snapshot of another volume), ErrNotFound,
 // ErrNoSpace, ErrPrecondition.
 func (p *Pool) CreateSnapshot(ctx context.Context, name, volumeLV string) (Snapshot, error) {
 	if err := checkName(name); err != nil {
 		return Snapshot{}, err
 	}
-	return onceRoom(ctx, p, func() (Snapshot, error) { // all of it each time: folds and writers go on while it waits
+	return onceRoom(ctx, p, func() (Snapshot, error) { // everything again for each attempt, because folds and writers run in between
 		if v, err := p.latest(); err == nil && v.snapshots[name] == nil {
 			if err := p.syncBefore(ctx, volumeLV); err != nil {
 				return Snapshot{}, fmt.Errorf("create snapshot %q: %w", name, err)
@@ -41,7 +42,7 @@ func (p *Pool) CreateSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 	})
 }
 
-// createSnapshot does what CreateSnapshot does, without waiting for room: then it is a *noRoomYet.
+// createSnapshot is CreateSnapshot without waiting for room. Errors: also *noRoomYet.
 func (p *Pool) createSnapshot(ctx context.Context, name, volumeLV string) (Snapshot, error) {
 	return run(ctx, &p.group, []string{nameKey(name), lvKey(volumeLV)}, func(ctx context.Context) (Snapshot, error) {
 		what := fmt.Sprintf("create snapshot %q of volume %s", name, volumeLV)
@@ -55,7 +56,7 @@ func (p *Pool) createSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 				return nil
 			}
 			o, err := t.changeable(volumeLV)
-			if err == nil { // before anybody is held for it
+			if err == nil { // check before the cut holds any writer
 				_, err = p.cuttable(t.view, o)
 			}
 			return err
@@ -86,7 +87,8 @@ func (p *Pool) createSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 	})
 }
 
-// usable finds the volume of that LV name, not deleted.
+// usable finds a volume by the name of its logical volume. Errors: ErrNotFound, also for a
+// deleted volume; ErrPrecondition.
 func (v *view) usable(lv string) (*volume, error) {
 	o, their := v.volumeByLV(lv), v.theirLV(lv)
 	switch {
@@ -101,7 +103,8 @@ func (v *view) usable(lv string) (*volume, error) {
 	return o, nil
 }
 
-// changeable finds the volume of that LV name as one whose history or size may change.
+// changeable finds a volume whose history or size may change. Errors: those of usable, and
+// ErrPrecondition for a reader or a volume that LVM2 manages.
 func (v *view) changeable(lv string) (*volume, error) {
 	o, err := v.usable(lv)
 	if err == nil {
@@ -114,9 +117,9 @@ func (v *view) changeable(lv string) (*volume, error) {
 	return o, err
 }
 
-// DeleteSnapshot deletes a snapshot; nil if there is none. The call returns at
-// once; the layer stays as long as an older snapshot or a copy reads through it,
-// its devices as long as they are open.
+// DeleteSnapshot deletes a snapshot; it returns nil if there is none. It does not wait: the
+// layer stays until no older snapshot and no copy reads through it, and its devices stay
+// until they are closed.
 func (p *Pool) DeleteSnapshot(ctx context.Context, lv string) error {
 	v, err := p.latest()
 	if err != nil {
@@ -154,8 +157,8 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, lv string) error {
 	})
 }
 
-// retire brings the kernel in line after layers of these volumes became trash.
-// What is above another one comes first.
+// retire brings the kernel in line after layers of the volumes became trash. The caller lists
+// a volume before the volumes that it reads through.
 func (p *Pool) retire(ctx context.Context, v *view, volumes []string) error {
 	var errs []error
 	done := map[string]bool{}
@@ -170,7 +173,7 @@ func (p *Pool) retire(ctx context.Context, v *view, volumes []string) error {
 	return errors.Join(append(errs, p.sweep(ctx, v))...)
 }
 
-// Snapshot returns the snapshot of that LV name; ErrNotFound.
+// Snapshot returns the snapshot with the name of the logical volume. Errors: ErrNotFound.
 func (p *Pool) Snapshot(_ context.Context, lv string) (Snapshot, error) {
 	v, err := p.latest()
 	if err != nil {
@@ -183,8 +186,8 @@ func (p *Pool) Snapshot(_ context.Context, lv string) (Snapshot, error) {
 	return v.describeSnapshot(l), nil
 }
 
-// SnapshotNamed returns the snapshot of that CSI name, after an operation on
-// the name that runs has ended; ErrNotFound.
+// SnapshotNamed returns the snapshot with the CSI name. It waits for a running operation on
+// the name. Errors: ErrNotFound.
 func (p *Pool) SnapshotNamed(ctx context.Context, name string) (Snapshot, error) {
 	release, err := p.keys.lock(ctx, nameKey(name))
 	if err != nil {
@@ -202,7 +205,7 @@ func (p *Pool) SnapshotNamed(ctx context.Context, name string) (Snapshot, error)
 	return v.describeSnapshot(l), nil
 }
 
-// Snapshots returns all snapshots, sorted by LV name.
+// Snapshots returns all snapshots, sorted by the names of their logical volumes.
 func (p *Pool) Snapshots(context.Context) ([]Snapshot, error) {
 	v, err := p.latest()
 	if err != nil {

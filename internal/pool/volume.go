@@ -12,14 +12,14 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// defaultSize is what a volume gets when nothing is asked for.
+// defaultSize is the size of a volume if the request names none.
 const defaultSize = size.GiB
 
-// CreateVolume makes a volume, or finds the one of that name. The extents are
-// the volume's own from then on. It can be used at once; one with a source
-// reads through that until its content is copied in the background. Only where
-// deleted volumes must be wiped first to make room it waits for that
-// (*PendingError): a repeated call joins it.
+// CreateVolume makes a volume, or finds the volume with the name. The volume owns its
+// extents and can be used immediately. A volume with a source reads through the source
+// until its content is copied in the background. If there is room only after the wiper has
+// wiped deleted volumes, CreateVolume returns *PendingError when ctx ends; a repeated call
+// continues.
 //
 // Errors: ErrConflict, ErrNoSpace, ErrOutOfRange, ErrInvalid, ErrNotFound (the
 // source), ErrLost, ErrPrecondition, ErrUnavailable.
@@ -34,7 +34,7 @@ func (p *Pool) CreateVolume(ctx context.Context, spec VolumeSpec) (Volume, error
 			}
 		}
 		if spec.Source.Kind == FromVolume {
-			p.makeWay(ctx, spec.Source.LV) // each time: folds go on while it waits
+			p.makeWay(ctx, spec.Source.LV) // again for each attempt, because folds run in between
 		}
 		keys, err := p.sourceKeys(spec)
 		if err != nil {
@@ -72,7 +72,7 @@ func checkSpec(s VolumeSpec) error {
 	return nil
 }
 
-// extentsFor returns the volume's size in extents.
+// extentsFor returns the size of a new volume in extents.
 func (v *view) extentsFor(want, limit size.Bytes) (lvm2.Extents, error) {
 	n := v.extents(want)
 	if n == 0 {
@@ -87,7 +87,8 @@ func (v *view) extentsFor(want, limit size.Bytes) (lvm2.Extents, error) {
 	return n, nil
 }
 
-// existing finds a volume of spec's name and checks that it is what spec asks for.
+// existing finds the volume with spec's name; nil if there is none. Errors: ErrConflict if
+// the volume differs from spec.
 func (v *view) existing(spec VolumeSpec) (*volume, error) {
 	o := v.named[spec.Name]
 	if o == nil {
@@ -117,7 +118,7 @@ func (v *view) existing(spec VolumeSpec) (*volume, error) {
 	return o, nil
 }
 
-// createBlank makes an empty volume and returns its LV's name.
+// createBlank makes an empty volume and returns the name of its logical volume.
 func (p *Pool) createBlank(ctx context.Context, spec VolumeSpec) (name string, err error) {
 	err = p.do(ctx, &change{what: fmt.Sprintf("create volume %q", spec.Name), edit: func(t *edit) error {
 		if o, err := t.existing(spec); err != nil || o != nil {
@@ -140,8 +141,9 @@ func (p *Pool) createBlank(ctx context.Context, spec VolumeSpec) (name string, e
 	return name, err
 }
 
-// newVolume allocates n extents on disks of a kind and describes the volume. It
-// does not put it into the group. There must be room for more extents of its store.
+// newVolume allocates n extents on disks of a kind, and returns the logical volume of a new
+// volume. It does not add the logical volume to the group. There must also be room for more
+// extents, which the caller needs for the volume's store.
 func (p *Pool) newVolume(t *edit, spec VolumeSpec, kind size.Bytes, n, more lvm2.Extents) (*lvm2.LV, error) {
 	lv, err := p.blankVolume(t, spec, n)
 	if err != nil {
@@ -159,7 +161,7 @@ func (p *Pool) newVolume(t *edit, spec VolumeSpec, kind size.Bytes, n, more lvm2
 	return lv, nil
 }
 
-// blankVolume describes a volume of n extents, without them.
+// blankVolume returns the logical volume of a new volume of n extents, without extents.
 func (p *Pool) blankVolume(t *edit, spec VolumeSpec, n lvm2.Extents) (*lvm2.LV, error) {
 	name, err := t.lvName(spec.Name)
 	if err != nil {
@@ -172,7 +174,7 @@ func (p *Pool) blankVolume(t *edit, spec VolumeSpec, n lvm2.Extents) (*lvm2.LV, 
 	if spec.Mode == Filesystem {
 		tags = append(tags, tag(tagFS, spec.FSType))
 	}
-	if spec.Source.Kind == FromNothing { // else it has what the source had
+	if spec.Source.Kind == FromNothing { // a copy is as formatted as its source
 		tags = append(tags, tag(tagUnformatted))
 	}
 	if spec.ReadOnly {
@@ -197,19 +199,19 @@ func (p *Pool) blankVolume(t *edit, spec VolumeSpec, n lvm2.Extents) (*lvm2.LV, 
 	return lv, nil
 }
 
-// DeleteVolume deletes a volume; nil if there is none. Its snapshots outlive
-// it: as long as one is there the blocks stay, hidden. ErrInUse if the volume's
-// device is open, ErrPrecondition if LVM2 made it.
+// DeleteVolume deletes a volume; it returns nil if there is none. Snapshots outlive their
+// volume: the hidden blocks stay until the last snapshot is deleted. Errors: ErrInUse if
+// the volume's device is open, ErrPrecondition if LVM2 made or manages the volume.
 func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 	if err := p.deletable(lv); err != nil {
 		return err
 	}
-	defer p.hydrator.stop(lv)() // it goes on if it stays a fork: in use, or needed by its own snapshots
+	defer p.hydrator.stop(lv)() // hydration continues if the volume stays a fork: in use, or needed by its own snapshots
 	if err := p.waitClosed(ctx, lv); err != nil {
 		return err
 	}
 	return p.onVolume(ctx, lv, func(ctx context.Context) error {
-		var family []string // that the volume read through
+		var family []string // the volumes that it reads through
 		tries := 0
 		for {
 			err := p.do(ctx, &change{what: "delete volume " + lv, edit: func(t *edit) error {
@@ -230,7 +232,7 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 				return nil
 			}})
 			if errors.Is(err, errActive) {
-				// Who looks at all devices, as lvm2 does, has them open for moments.
+				// A scan, as by lvm2, opens every device for a moment.
 				if tries++; tries > deleteTries {
 					return fmt.Errorf("volume %s/%s: %w: a device that it reads through is open", p.vgName, lv, ErrInUse)
 				}
@@ -247,9 +249,9 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 	})
 }
 
-// inactive finds the volume of that LV name as one that can be deleted now; nil if
-// it is deleted already. errActive: it has devices. They go before the metadata
-// changes, so that a volume in use keeps everything.
+// inactive finds a volume that can be deleted now; nil if it is deleted already. Errors:
+// errActive if the volume still has devices. They are removed before the metadata changes,
+// so that a volume in use loses nothing.
 func (p *Pool) inactive(t *edit, lv string) (*volume, error) {
 	o := t.volumeByLV(lv)
 	if their := t.theirLV(lv); their != nil {
@@ -262,7 +264,7 @@ func (p *Pool) inactive(t *edit, lv string) (*volume, error) {
 		return nil, err
 	}
 	devices := []device{t.topDevice(o.lv), t.device(o.lv, layerRecovered, udevReal)}
-	if t.disposable(o) { // else its snapshots may be read through the fork
+	if t.disposable(o) { // otherwise its snapshots may be read through the fork device
 		devices = append(devices, t.forkDevice(o.lv))
 	}
 	for _, d := range devices {
@@ -275,13 +277,12 @@ func (p *Pool) inactive(t *edit, lv string) (*volume, error) {
 	return o, nil
 }
 
-// deleteTries is how often the devices of a volume that is deleted are taken away
-// while somebody has one of them open.
+// deleteTries is how often DeleteVolume tries to remove devices that are open.
 const deleteTries = 10
 
 var errActive = errors.New("the volume is active")
 
-// deletable says in advance whether DeleteVolume would refuse the volume.
+// deletable returns the error with which DeleteVolume would refuse the volume.
 func (p *Pool) deletable(lv string) error {
 	v, err := p.latest()
 	if err != nil {
@@ -300,8 +301,8 @@ func (v *view) checkDelete(o *volume) error {
 	return v.writable()
 }
 
-// Volume returns the volume of that LV name, or what is to be known of a logical
-// volume of LVM2's own, as it is on the disk now; ErrNotFound.
+// Volume returns the volume with the name of the logical volume. The logical volume may be
+// LVM2's own. Errors: ErrNotFound, after reading the metadata again.
 func (p *Pool) Volume(ctx context.Context, lv string) (Volume, error) {
 	v, err := p.latest()
 	if err != nil {
@@ -309,7 +310,7 @@ func (p *Pool) Volume(ctx context.Context, lv string) (Volume, error) {
 	}
 	o := v.volumeByLV(lv)
 	if o == nil || o.deleted {
-		// LVM2's commands, and ours in another process, change such ones.
+		// LVM2's commands, or commands of the driver in another process, may have made it.
 		if err := p.refresh(ctx); err != nil {
 			return Volume{}, err
 		}
@@ -327,8 +328,8 @@ func (p *Pool) Volume(ctx context.Context, lv string) (Volume, error) {
 	return v.describe(o), nil
 }
 
-// VolumeNamed returns the volume of that CSI name, after an
-// operation on the name that runs has ended; ErrNotFound.
+// VolumeNamed returns the volume with the CSI name. It waits for a running operation on the
+// name. Errors: ErrNotFound.
 func (p *Pool) VolumeNamed(ctx context.Context, name string) (Volume, error) {
 	release, err := p.keys.lock(ctx, nameKey(name))
 	if err != nil {
@@ -346,7 +347,7 @@ func (p *Pool) VolumeNamed(ctx context.Context, name string) (Volume, error) {
 	return v.describe(o), nil
 }
 
-// Volumes returns the volumes, sorted by LV name.
+// Volumes returns the volumes, sorted by the names of their logical volumes.
 func (p *Pool) Volumes(context.Context) ([]Volume, error) {
 	v, err := p.latest()
 	if err != nil {
