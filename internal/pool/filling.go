@@ -82,5 +82,12 @@ func (v *view) lostOrigin(o *volume) bool {
 	return false
 }
 
+// lostSnapshot reports whether the content of a layer is on record as lost: its
+// own store is, or one that it reads through, in its volume's history or below.
+func (v *view) lostSnapshot(l *layer) bool {
+	o := v.volumes[l.of]
+	return slices.ContainsFunc(o.path(l), func(x *layer) bool { return x.lost }) || v.lostOrigin(o)
+}
+
 // kept tells whether the writers that fill s must rather wait than have it lost.
 func (p *Pool) kept(v *view, s *store) bool { return s.fork || p.keep(v, s.of) }

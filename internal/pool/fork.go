@@ -333,7 +333,7 @@ func (v *view) contentOf(spec VolumeSpec) (from original, err error) {
 		if why := o.theirs(); why != "" {
 			return from, fmt.Errorf("snapshot %s/%s: %w: volume %s: %s", v.vg.Name, l.lv.Name, ErrPrecondition, o.lv.Name, why)
 		}
-		if v.describeSnapshot(l).Lost {
+		if v.lostSnapshot(l) {
 			return from, fmt.Errorf("snapshot %s/%s: %w", v.vg.Name, l.lv.Name, ErrLost)
 		}
 		from = contentAt(o, l)

@@ -26,7 +26,7 @@ func checkName(csi string) error {
 // longestLayer is the longest suffix of a device of a volume, spare a number that a name
 // may end with.
 const (
-	longestLayer = layerRecovered
+	longestLayer = "recovered"
 	spare        = "-99"
 )
 
@@ -37,7 +37,7 @@ func checkGroupName(group string) error {
 		return err
 	}
 	if err := lvm2.CheckLVName(group, trashName(lvm2.NewID())); err != nil {
-		room := lvm2.MaxDMName - len(lvm2.DMName("", trashName(lvm2.NewID()), layerReal))
+		room := lvm2.MaxDMName - len(lvm2.DMName("", trashName(lvm2.NewID()), "real"))
 		return fmt.Errorf("the name of volume group %s takes %d bytes of each device's name, where each hyphen counts twice, but only %d are possible; rename it with vgrename",
 			group, len(lvm2.DMName(group, "", ""))-1, room)
 	}

@@ -125,7 +125,7 @@ func (p *Pool) rollbackOf(v *view, spec RollbackSpec) (*volume, *layer, error) {
 	if why := of.theirs(); why != "" {
 		return nil, nil, fmt.Errorf("%w: %s has the blocks of snapshot %s: %s", ErrPrecondition, of.lv.Name, l.lv.Name, why)
 	}
-	if v.describeSnapshot(l).Lost {
+	if v.lostSnapshot(l) {
 		return nil, nil, fmt.Errorf("snapshot %s/%s: %w", v.vg.Name, l.lv.Name, ErrLost)
 	}
 	if err := errors.Join(v.writable(), p.roomForText(v), p.intact(v, of, l), p.unmounted(v, of, l)); err != nil {

@@ -221,10 +221,5 @@ func (p *Pool) Snapshots(context.Context) ([]Snapshot, error) {
 
 func (v *view) describeSnapshot(l *layer) Snapshot {
 	o := v.volumes[l.of]
-	s := Snapshot{Name: l.name, LV: l.lv.Name, Volume: o.known(), Mode: o.mode, FSType: o.fs, Size: l.length.Bytes(), Asked: asked(l.asked, l.length.Bytes()), Created: l.created, Lost: l.lost}
-	for _, x := range o.path(l) {
-		s.Lost = s.Lost || x.lost
-	}
-	s.Lost = s.Lost || v.lostOrigin(o)
-	return s
+	return Snapshot{Name: l.name, LV: l.lv.Name, Volume: o.known(), Mode: o.mode, FSType: o.fs, Size: l.length.Bytes(), Asked: asked(l.asked, l.length.Bytes()), Created: l.created, Lost: v.lostSnapshot(l)}
 }
