@@ -24,12 +24,13 @@ var (
 	ErrPrecondition = errors.New("not possible in this state")
 	// ErrLost: the snapshot's content is gone because its COW store could not hold a change.
 	ErrLost = errors.New("snapshot lost")
-	// ErrFreeze: the volume could not be frozen in time for a cut; a repeated call retries.
-	ErrFreeze = errors.New("the volume could not be held still")
 	// ErrUnavailable: the pool cannot be used now, because its volume group is damaged,
 	// incomplete, exported or shared, or belongs to another system.
 	ErrUnavailable = errors.New("pool unavailable")
 )
+
+// ErrFreeze: the volume could not be frozen in time for a cut; a repeated call retries.
+var ErrFreeze = errors.New("the volume could not be held still")
 
 // PendingError says that the request was accepted and goes on in the
 // background; asking again joins it.
