@@ -157,9 +157,7 @@ func (p *Pool) SetFormatted(ctx context.Context, lv string) error {
 			if o.formatted {
 				return nil
 			}
-			c := o.lv.Clone()
-			c.Tags = dropTags(c.Tags, tagUnformatted)
-			return t.put(c)
+			return t.setFormatted(o)
 		}})
 	})
 }

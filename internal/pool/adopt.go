@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
@@ -93,25 +92,14 @@ func (p *Pool) adopt(t *edit, a Adoption) error {
 	if err != nil {
 		return err
 	}
-	live = live.Clone()
-	live.Tags = setTag(live.Tags, tagOrder, strconv.FormatUint(top, 10))
-	if err := t.put(live); err != nil {
-		return err
-	}
-	if former := o.live(); former != nil {
-		c := t.vg.LVByID(former.lv.ID).Clone()
-		c.Tags = setTag(c.Tags, tagOver, strconv.FormatUint(top, 10))
-		return t.put(c)
-	}
-	return nil
+	return t.moveUp(live, o.live(), top)
 }
 
 // adoptVolume tags a logical volume of LVM2's as a volume.
 func (p *Pool) adoptVolume(t *edit, lv *lvm2.LV, a Adoption) (*volume, error) {
 	name := cmp.Or(a.Name, a.LV)
-	_, ours := t.decoded[lv].(foreign)
 	switch {
-	case !ours:
+	case !t.isTheirs(lv):
 		return nil, fmt.Errorf("%w: it belongs to the pool, but is not a volume", ErrPrecondition)
 	case !slices.Contains(lv.Status, lvm2.StatusVisible) || !linear(lv):
 		return nil, fmt.Errorf("%w: only visible linear logical volumes can be adopted", ErrPrecondition)
@@ -125,15 +113,8 @@ func (p *Pool) adoptVolume(t *edit, lv *lvm2.LV, a Adoption) (*volume, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
-	c := lv.Clone()
-	c.Tags = append(dropTags(c.Tags, tagStatic), tag(tagRole, roleVolume), tag(tagName, name), tag(tagMode, string(a.Mode)))
-	if a.Mode == Filesystem {
-		c.Tags = append(c.Tags, tag(tagFS, a.FSType))
-	}
-	if readOnlyLV(c) {
-		c.Tags = append(c.Tags, tag(tagReadOnly))
-	}
-	c.Tags = p.noted(c.Tags, ReasonAdopted, "turned logical volume %s into volume %s", a.LV, name)
+	c := asVolume(lv, name, a.Mode, a.FSType)
+	note(c, p.by, ReasonAdopted, "turned logical volume %s into volume %s", a.LV, name)
 	return &volume{lv: c, name: name, mode: a.Mode, fs: a.FSType, formatted: true}, t.put(c)
 }
 
@@ -167,7 +148,7 @@ func (p *Pool) foreignStores(v *view, o *volume) ([]foreignStore, error) {
 		case v.snapshots[store.Name] != nil:
 			return nil, fmt.Errorf("%w: snapshot %q", ErrConflict, store.Name)
 		}
-		if _, ok := v.decoded[store].(foreign); !ok {
+		if !v.isTheirs(store) {
 			return nil, fmt.Errorf("%w: the store of its snapshot %s already has tags of csi-dmsnap", ErrPrecondition, store.Name)
 		}
 		if err := cow.CheckChunk(s.ChunkSize.Bytes()); err != nil {
@@ -223,19 +204,7 @@ func (p *Pool) adoptStore(t *edit, o *volume, s foreignStore, order, over uint64
 	if err := t.remove(s.hidden.ID); err != nil {
 		return err
 	}
-	c := t.vg.LVByID(s.lv.ID).Clone()
-	c.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
-	handOff(c)
-	c.Tags = append(dropTags(c.Tags, tagStatic), tag(tagRole, roleLayer), tag(tagName, s.lv.Name), tag(tagOf, string(o.lv.ID)),
-		tag(tagOrder, strconv.FormatUint(order, 10)), tag(tagOver, strconv.FormatUint(over, 10)),
-		tag(tagCreated, strconv.FormatInt(s.lv.CreationTime.UnixNano(), 10)),
-		tag(tagLength, strconv.FormatUint(uint64(length), 10)), tag(tagChunk, strconv.FormatUint(uint64(s.chunk), 10)),
-		tag(tagSuperset)) // it may have been written to, and holds what changed after later snapshots
-	if lost {
-		c.Tags = append(c.Tags, tag(tagLost))
-	}
-	setContent(c, o.formatted, o.unknown)
-	return t.put(c)
+	return t.asLayer(t.vg.LVByID(s.lv.ID), o, adopted{order: order, over: over, length: length, chunk: s.chunk, lost: lost})
 }
 
 // stateOf tells whether the kernel gave up a snapshot of LVM2's, and whether it never used its store.

@@ -210,7 +210,7 @@ func (c *carrier) remove(ctx context.Context, s step) error {
 	if s.layer != nil && !s.layer.lost && c.dropped(s.device) {
 		return &unrecordedLoss{layer: s.layer.lv.ID}
 	}
-	trash := c.view.isTrash(s.uuid)
+	trash := c.view.ofTrash(s.uuid)
 	if trash && !c.trashed {
 		c.trash.Lock()
 		defer c.trash.Unlock()
@@ -225,11 +225,10 @@ func (c *carrier) remove(ctx context.Context, s step) error {
 	return err
 }
 
-// isTrash reports whether the device with the UUID is of a deleted logical volume.
-func (v *view) isTrash(uuid string) bool {
+// ofTrash reports whether the device with the UUID is of a deleted logical volume.
+func (v *view) ofTrash(uuid string) bool {
 	id, _, _ := splitUUID(v.vg.ID, uuid)
-	_, is := v.decoded[v.vg.LVByID(lvm2.ID(id))].(trashed)
-	return is
+	return v.isTrash(v.vg.LVByID(lvm2.ID(id)))
 }
 
 // store returns the logical volume whose store a step changes the device of, if it is
@@ -240,11 +239,10 @@ func (c *carrier) store(s step) *lvm2.LV {
 	if c.keyed || kind != layerCOW || lv == nil || s.do == stepRemove || s.do == stepRename {
 		return nil
 	}
-	switch c.view.decoded[lv].(type) {
-	case *layer, *fork:
-		return lv
+	if !c.view.isStore(lv) {
+		return nil
 	}
-	return nil
+	return lv
 }
 
 // changeStore carries out steps that change a store's device, with the table that it

@@ -201,7 +201,7 @@ func (p *Pool) beginCleaning(ctx context.Context, length size.Bytes) (n size.Byt
 		if most == 0 {
 			return nil
 		}
-		trash := newLV("", roleTrash)
+		trash := newTrash()
 		trash.Segments = appendExtents(nil, t.take(pieces(dirty, most, lowEnd)...)...)
 		n, id = size.Bytes(most)*t.extent(), trash.ID
 		p.wiper.beingCleaned.Store(&trash.ID)

@@ -91,8 +91,7 @@ func (p *Pool) beginCopy(ctx context.Context, spec VolumeSpec, source *Pool) (na
 			return err
 		}
 		name = lv.Name
-		lv.Tags = append(lv.Tags, tag(tagCopying, copyState{loan: loan}.String()))
-		handOff(lv)
+		setCopying(lv, copyState{loan: loan})
 		return t.put(lv)
 	}
 	c := change{what: fmt.Sprintf("create volume %q from %s %s of pool %s", spec.Name, spec.Source.Kind, spec.Source.LV, source.name), edit: create}
@@ -144,12 +143,11 @@ func (p *Pool) newCopy(t *edit, spec VolumeSpec, from original, source *Pool) (*
 // extents of another size. Nobody has written to what a block volume's source does
 // not know: that is zeroed instead of copied.
 func copyContent(lv *lvm2.LV, spec VolumeSpec, from original, theirs, ours size.Bytes) error {
-	before, _, err := readProperties(lv.Tags)
+	unknown, err := unknownOf(lv)
 	if err != nil {
 		return err
 	}
-	r := tagReader{p: before}
-	unknown := r.unknown().subtract(rangeSet{{Count: lvm2.Extents(from.length.RoundUp(ours) / ours)}})
+	unknown = unknown.subtract(rangeSet{{Count: lvm2.Extents(from.length.RoundUp(ours) / ours)}})
 	if spec.Mode != Block {
 		for _, u := range from.unknown {
 			first := size.Bytes(u.Start) * theirs / ours
@@ -162,7 +160,7 @@ func copyContent(lv *lvm2.LV, spec VolumeSpec, from original, theirs, ours size.
 		}
 	}
 	setContent(lv, from.formatted, unknown)
-	return r.err
+	return nil
 }
 
 // headCopied takes the first extents off what of a copy counts as unknown if only the
@@ -229,10 +227,7 @@ func (p *Pool) copyNow(ctx context.Context, lv string, source *Pool, j *job) err
 		if err != nil {
 			return err
 		}
-		done := now.lv.Clone()
-		done.Tags = dropTags(done.Tags, tagCopying)
-		handBack(done)
-		return t.put(done)
+		return t.completeCopy(now)
 	}}); err != nil {
 		return err
 	}

@@ -137,9 +137,7 @@ func (c *copying) record(ctx context.Context, at size.Bytes) error {
 		if err != nil {
 			return err
 		}
-		lv := now.lv.Clone()
-		lv.Tags = setTag(lv.Tags, tagCopying, copyState{loan: c.state.loan, done: at.Sectors()}.String())
-		return t.put(lv)
+		return t.recordCopied(now, copyState{loan: c.state.loan, done: at.Sectors()})
 	}})
 }
 

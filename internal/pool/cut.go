@@ -133,9 +133,7 @@ func (p *Pool) unname(t *edit) error {
 		if l == nil || !l.named || o.theirs() != "" || p.followed(t.view, o, l) {
 			continue
 		}
-		c := l.lv.Clone()
-		c.Tags = dropTags(c.Tags, tagName)
-		if err := errors.Join(t.put(c), t.prune(l)); err != nil {
+		if err := t.unname(l); err != nil {
 			return err
 		}
 	}
@@ -200,18 +198,9 @@ func (p *Pool) cut(t *edit, o *volume, csi string) (*lvm2.LV, error) {
 	if err != nil {
 		return nil, err
 	}
-	lv := newLV(lvName, roleLayer,
-		tag(tagOf, string(o.lv.ID)), tag(tagOrder, strconv.FormatUint(o.nextOrder(), 10)),
-		tag(tagCreated, strconv.FormatInt(time.Now().UnixNano(), 10)),
-		tag(tagLength, strconv.FormatUint(uint64(length.Sectors()), 10)),
-		tag(tagChunk, strconv.FormatUint(uint64(chunk.Sectors()), 10)))
+	lv := t.newLayer(lvName, o, chunk.Sectors())
 	lv.CreationHost = p.host.Hostname
 	lv.Segments = appendExtents(nil, ranges...)
-	if o.forked() { // LVM2 must not activate the fork through its snapshot
-		handOff(lv)
-	}
-	setAsked(lv, o.asked, length)
-	setContent(lv, o.formatted, o.unknown)
 	if former := o.live(); former != nil {
 		if !former.lost && (p.dropped(t.snapDevice(former.lv)) || p.collected(t.view, o) != nil) {
 			if err := t.lose(o, former); err != nil {

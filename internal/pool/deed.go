@@ -32,23 +32,23 @@ const (
 	ReasonImported   = "Imported"
 )
 
-// noted returns tags with the note that the caller of the command did something, if
-// it said who it is. The note comes with the commit that does it: no deed is without.
-func (p *Pool) noted(tags []string, reason, format string, args ...any) []string {
-	if p.by == "" {
-		return tags
+// note writes down on lv that by, the caller of a command, did something, if it said
+// who it is. The note comes with the commit that does it: no deed is without.
+func note(lv *lvm2.LV, by, reason, format string, args ...any) {
+	if by == "" {
+		return
 	}
-	out := make([]string, 0, len(tags)+1)
-	for _, t := range tags {
+	out := make([]string, 0, len(lv.Tags)+1)
+	for _, t := range lv.Tags {
 		if !strings.HasPrefix(t, notePrefix) {
 			out = append(out, t)
 		}
 	}
-	text := p.by + " " + fmt.Sprintf(format, args...)
+	text := by + " " + fmt.Sprintf(format, args...)
 	if len(text) > maxNote {
 		text = strings.ToValidUTF8(text[:maxNote], "")
 	}
-	return append(out, notePrefix+reason+"/"+strconv.FormatInt(time.Now().Unix(), 10)+"/"+encodeTag(text))
+	lv.Tags = append(out, notePrefix+reason+"/"+strconv.FormatInt(time.Now().Unix(), 10)+"/"+encodeTag(text))
 }
 
 // deedOf returns what the note of a logical volume says, nil if it has none that

@@ -28,12 +28,12 @@
 //	facts       what only this process knows of the kernel; all    facts.go
 //	            owners have it
 //
-// A view is what one generation of the metadata means: view.go decode.go tags.go
+// A view is what one generation of the metadata means: view.go roles.go decode.go tags.go
 // history.go kinds.go logical.go extents.go ranges.go spans.go names.go. It never changes
 // once it is published, and needs no lock. The operations are in volume.go,
 // snapshot.go, cut.go, fork.go, reader.go, scratch.go, expand.go, activate.go,
 // recovery.go, mode.go, with types.go and errors.go; what an edit allocates and
-// records in space.go, store.go, text.go, asked.go, deed.go; what opens and repairs a
+// records in space.go, store.go, text.go, asked.go, deed.go, records.go; what opens and repairs a
 // pool in setup.go, loop.go, optional.go, repair*.go and set.go; the commands that work
 // beside a driver in adopt.go, import.go, rollback.go, static.go; what looks and changes
 // nothing in inspect*.go, health.go, concerns.go, usage.go.

@@ -2,7 +2,6 @@ package pool
 
 import (
 	"context"
-	"strconv"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
@@ -99,7 +98,5 @@ func (p *Pool) setBoundary(t *edit, id lvm2.ID) error {
 	if !known || l == nil || lv == nil || !l.inexact() {
 		return nil
 	}
-	c := lv.Clone()
-	c.Tags = setTag(c.Tags, tagExact, strconv.FormatUint(uint64(used), 10))
-	return t.put(c)
+	return t.setBound(lv, used)
 }

@@ -118,7 +118,7 @@ func (t *edit) cleanExtents(kind size.Bytes, n lvm2.Extents) ([]lvm2.Range, erro
 	if clean.size() >= n {
 		return t.take(pieces(clean, n, lowEnd)...), nil
 	}
-	trash := newLV("", roleTrash)
+	trash := newTrash()
 	trash.Segments = appendExtents(nil, t.take(pieces(free.subtract(clean), n-clean.size(), lowEnd)...)...)
 	return nil, t.put(trash)
 }

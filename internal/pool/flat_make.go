@@ -9,7 +9,6 @@ import (
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
 // flatWait is how long a flat store that nobody has read yet stays, if a volume reads
@@ -236,9 +235,7 @@ func (p *Pool) flatWritten(ctx context.Context, w *flatWork) error {
 		if !slices.ContainsFunc(t.flats[w.flat.reads], func(f *flat) bool { return f.lv.ID == w.flat.lv.ID }) || !w.same(t.view) {
 			return errFlatChanged
 		}
-		c := t.vg.LVByID(w.flat.lv.ID).Clone()
-		c.Tags = setTag(c.Tags, tagUsed, number(w.layout.Metadata().Sectors()))
-		return t.put(c)
+		return t.setUsed(t.vg.LVByID(w.flat.lv.ID), w.layout.Metadata().Sectors())
 	}, act: func(ctx context.Context, v *view) error {
 		// The next reader of the snapshot makes the device again. A device that is open, as by
 		// a scan, stays until then.
@@ -250,4 +247,3 @@ func (p *Pool) flatWritten(ctx context.Context, w *flatWork) error {
 }
 
 // number formats n as the value of a tag.
-func number(n size.Sectors) string { return fmt.Sprint(uint64(n)) }

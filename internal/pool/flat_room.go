@@ -17,7 +17,7 @@ import (
 // newFlat returns the logical volume of a flat store, without extents.
 func newFlat(f *flat) *lvm2.LV {
 	lv := newLV("", roleFlat, tag(tagOf, string(f.of)), tag(tagReads, string(f.reads)), tag(tagOver, string(f.over)),
-		tag(tagChunk, fmt.Sprint(uint64(f.chunk))))
+		tag(tagChunk, number(f.chunk)))
 	lv.Name = flatPrefix + string(lv.ID)
 	lv.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
 	handOff(lv)

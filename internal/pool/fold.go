@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -236,8 +235,7 @@ func (f *fold) begin(ctx context.Context) error {
 // grow extends the heir's store and marks it as one that holds more than what
 // changed until the next cut.
 func (f *fold) grow(t *edit, heir *layer) error {
-	c := heir.lv.Clone()
-	c.Tags = setTag(dropTags(c.Tags, tagUsed, tagExact), tagSuperset)
+	c := heir.collecting()
 	if more := f.growth(t.view, heir); more > 0 {
 		// Live stores must find room meanwhile, or snapshots are lost.
 		if spare := f.pool.reserve(t.view) / 2; t.freeFor(heir.lv).size() < more+spare {
@@ -266,12 +264,7 @@ func (f *fold) commit() error {
 		if left := f.todo().Count(); left > 0 {
 			return fmt.Errorf("layer %s lacks %d chunks of %s", heir.lv.Name, left, gone.lv.Name)
 		}
-		c := heir.lv.Clone()
-		c.Tags = setTag(dropTags(c.Tags, tagUsed), tagThrough, strconv.FormatUint(gone.through, 10))
-		if gone.over > 0 { // what gone read through is what the heir reads through now
-			c.Tags = setTag(c.Tags, tagOver, strconv.FormatUint(gone.over, 10))
-		}
-		return errors.Join(t.put(c), t.discard(gone.lv))
+		return t.folded(heir, gone)
 	}})
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
@@ -253,20 +252,14 @@ func (p *Pool) forkStore(v *view, length size.Bytes) lvm2.Extents {
 // asFork turns lv, which has its extents, into a fork that reads its beginning through the
 // layer origin, with the content from. n is the size of its store in extents.
 func (p *Pool) asFork(t *edit, lv *lvm2.LV, origin lvm2.ID, from original, n lvm2.Extents) error {
-	lv.Tags = setTag(lv.Tags, tagCopy, string(origin))
-	handOff(lv)
+	readThrough(lv, origin)
 	// Nobody can read the extents before they are hydrated, and then they have the source's
 	// content, including its unknown extents. Extents beyond the source's end keep their old
 	// bytes.
 	copied := rangeSet{{Start: 0, Count: t.extents(from.length)}}
-	before, _, err := readProperties(lv.Tags)
+	tail, err := unknownOf(lv)
 	if err != nil {
 		return err
-	}
-	r := tagReader{p: before}
-	tail := r.unknown()
-	if r.err != nil {
-		return r.err
 	}
 	tail = tail.subtract(copied)
 	if len(tail) > 0 {
@@ -296,8 +289,7 @@ func (p *Pool) addForkStore(t *edit, lv *lvm2.LV, kind size.Bytes, n lvm2.Extent
 	if err != nil {
 		return err
 	}
-	store := newLV(name, roleFork, tag(tagOf, string(lv.ID)), tag(tagChunk, strconv.FormatUint(uint64(chunk.Sectors()), 10)))
-	handOff(store)
+	store := newForkStore(name, lv, chunk.Sectors())
 	store.CreationHost = p.host.Hostname
 	store.Segments = appendExtents(nil, ranges...)
 	return t.put(store)

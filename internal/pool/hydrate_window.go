@@ -237,10 +237,8 @@ func (h *hydrator) advance(lv string, w *window) *change {
 				t.written = append(t.written, pv)
 			}
 		}
-		c := o.lv.Clone()
 		if missing := o.hydrated.missing(l.length).without(w.span); len(missing) > 0 {
-			c.Tags = setTag(c.Tags, tagHydrated, hydratedBut(missing, l.length).String())
-			return t.put(c)
+			return t.setHydrated(o, missing, l.length)
 		}
 		finished, family = true, t.family(source.lv.Name)
 		return t.hydrated(o, l)

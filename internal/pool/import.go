@@ -58,12 +58,8 @@ func (p *Pool) importLV(ctx context.Context, v *view, spec ImportSpec) (vol Volu
 	if err != nil {
 		return Volume{}, err
 	}
-	c := lv.Clone()
-	c.Tags = append(dropTags(c.Tags, tagStatic), tag(tagRole, roleVolume), tag(tagName, spec.Name), tag(tagMode, string(mode)))
-	if mode == Filesystem {
-		c.Tags = append(c.Tags, tag(tagFS, fsType))
-	}
-	c.Tags = p.noted(c.Tags, ReasonImported, "turned logical volume %s into volume %s", spec.LV, spec.Name)
+	c := asVolume(lv, spec.Name, mode, fsType)
+	note(c, p.by, ReasonImported, "turned logical volume %s into volume %s", spec.LV, spec.Name)
 	now, err := p.once(ctx, v, func(t *edit) error { return t.put(c) })
 	if err != nil {
 		return Volume{}, err

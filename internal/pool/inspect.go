@@ -210,19 +210,7 @@ func (l *look) poolState() PoolState {
 		s.Total += d.Size
 		s.Disks = append(s.Disks, d)
 	}
-	for _, lv := range v.vg.LVs {
-		if snapshotSegment(lv) != nil {
-			continue // has no extents
-		}
-		switch v.decoded[lv].(type) {
-		case *volume:
-			s.Blocks += v.taken(lv)
-		case *layer, *fork, *flat:
-			s.Stores += v.bytesOf(lv)
-		case trashed:
-			s.Trash += v.bytesOf(lv)
-		}
-	}
+	s.Blocks, s.Stores, s.Trash = v.shares()
 	s.Foreign = s.Total - min(s.Total, s.Free+s.Blocks+s.Stores+s.Trash)
 	return s
 }
@@ -331,7 +319,7 @@ func (l *look) layerState(o *volume, x *layer) LayerState {
 func (l *look) foreignOrigins() []VolumeState {
 	var out []VolumeState
 	for _, lv := range l.view.vg.LVs {
-		if _, is := l.view.decoded[lv].(foreign); !is {
+		if !l.view.isTheirs(lv) {
 			continue
 		}
 		layers := l.lvm2Snapshots(lv)

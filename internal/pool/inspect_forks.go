@@ -3,7 +3,7 @@ package pool
 import "github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 
 // checkFork looks at what a fork's tags say.
-func (r *report) checkFork(v *view, o *volume) {
+func (r *checks) checkFork(v *view, o *volume) {
 	if !o.forked() {
 		return
 	}

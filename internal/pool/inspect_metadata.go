@@ -10,6 +10,33 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
+// Finding is something that is not as it must be.
+type Finding struct {
+	Reason string `json:"reason"` // CamelCase, for programs
+	Where  string `json:"where"`  // VG/LV, the name of a device, or VG
+	What   string `json:"what"`
+	Do     string `json:"do"` // what mends it
+}
+
+// checks collects what is found in a volume group.
+type checks struct {
+	vg       string // its name
+	findings []Finding
+}
+
+func (r *checks) add(reason, where, do, format string, args ...any) {
+	r.findings = append(r.findings, Finding{Reason: reason, Where: where, What: fmt.Sprintf(format, args...), Do: do})
+}
+
+// at names a logical volume in a finding.
+func (r *checks) at(lv *lvm2.LV) string { return r.vg + "/" + lv.Name }
+
+// Advice that many findings share.
+const (
+	restartDriver = "restart the driver, which brings the devices in line with the metadata when it starts"
+	restoreGroup  = "compare the tags with those in /etc/lvm/archive or a vgcfgbackup, and correct them with lvchange --deltag and --addtag"
+)
+
 // checkClean returns an error if a tag that says which free extents are wiped
 // cannot be read, or is of this generation and names extents that are not free.
 func checkClean(v *view) error {
@@ -40,7 +67,7 @@ func checkClean(v *view) error {
 
 // checkMetadata looks at our tags and flags, and at how layers and volumes refer
 // to each other.
-func (r *report) checkMetadata(v *view) {
+func (r *checks) checkMetadata(v *view) {
 	names := map[string]string{}
 	name := func(kind, csi string, lv *lvm2.LV) {
 		if other, taken := names[kind+csi]; taken {
@@ -83,13 +110,13 @@ func (r *report) checkMetadata(v *view) {
 }
 
 // checkOdd says that a tag is not understood, and what follows from that.
-func (r *report) checkOdd(lv *lvm2.LV, odd error) {
+func (r *checks) checkOdd(lv *lvm2.LV, odd error) {
 	if odd != nil {
 		r.add("BadTags", r.at(lv), restoreGroup, "%v; until this is fixed, nothing in the pool is discarded, folded or wiped", odd)
 	}
 }
 
-func (r *report) checkVolume(v *view, o *volume) {
+func (r *checks) checkVolume(v *view, o *volume) {
 	at := r.at(o.lv)
 	if o.apart() && !untouchable(o.lv) {
 		r.add("Unprotected", at, protect(at), "LVM2 may activate or change a volume that is deleted or incomplete")
@@ -112,7 +139,7 @@ func (r *report) checkVolume(v *view, o *volume) {
 
 // checkOrder checks that the history is whole: the newest layer is live, no
 // other is, and the orders have no gap. lvremove of a layer breaks that.
-func (r *report) checkOrder(o *volume) {
+func (r *checks) checkOrder(o *volume) {
 	if len(o.layers) == 0 || o.theirs() != "" {
 		return
 	}
@@ -134,7 +161,7 @@ func (r *report) checkOrder(o *volume) {
 	}
 }
 
-func (r *report) checkLayer(v *view, l *layer) {
+func (r *checks) checkLayer(v *view, l *layer) {
 	at, o := r.at(l.lv), v.volumes[l.of]
 	writable := slices.Contains(l.lv.Status, lvm2.StatusWrite)
 	if l.snap == nil && (writable || !untouchable(l.lv)) {
@@ -159,7 +186,7 @@ func (r *report) checkLayer(v *view, l *layer) {
 }
 
 // checkLinks looks at the hidden LVs that make a layer its volume's snapshot.
-func (r *report) checkLinks(v *view) {
+func (r *checks) checkLinks(v *view) {
 	for _, hidden := range v.vg.LVs {
 		s := snapshotSegment(hidden)
 		if s == nil {

@@ -3,7 +3,7 @@ package pool
 import "github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 
 // checkReader checks a volume that shows a snapshot.
-func (r *report) checkReader(v *view, o *volume) {
+func (r *checks) checkReader(v *view, o *volume) {
 	at := r.at(o.lv)
 	l, _, err := v.readFrom(o)
 	switch length := v.bytesOf(o.lv).Sectors(); {

@@ -3,7 +3,6 @@ package pool
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
@@ -22,14 +21,6 @@ type Verification struct {
 	// Volumes are the logical volumes of the volumes, with where each is mounted as far as
 	// this process sees: what to ask the driver about, which may know more.
 	Volumes map[string][]string `json:"-"`
-}
-
-// Finding is something that is not as it must be.
-type Finding struct {
-	Reason string `json:"reason"` // CamelCase, for programs
-	Where  string `json:"where"`  // VG/LV, the name of a device, or VG
-	What   string `json:"what"`
-	Do     string `json:"do"` // what mends it
 }
 
 // Unread is an exception store whose content was not looked at.
@@ -85,7 +76,7 @@ func (i *inspector) verify(ctx context.Context) (*report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &report{vg: l.view.vg.Name, findings: []Finding{}, unread: []Unread{}}
+	r := &report{checks: checks{vg: l.view.vg.Name, findings: []Finding{}}, unread: []Unread{}}
 	r.checkGroup(l)
 	others, err := strangers(ctx, l.view.vg)
 	if err != nil {
@@ -155,18 +146,10 @@ func (i *inspector) leftOut(v *view) []LeftOut {
 
 // report collects what is found.
 type report struct {
-	vg       string
-	findings []Finding
-	told     []Finding
-	unread   []Unread
+	checks
+	told   []Finding
+	unread []Unread
 }
-
-func (r *report) add(reason, where, do, format string, args ...any) {
-	r.findings = append(r.findings, Finding{Reason: reason, Where: where, What: fmt.Sprintf(format, args...), Do: do})
-}
-
-// at names a logical volume in a finding.
-func (r *report) at(lv *lvm2.LV) string { return r.vg + "/" + lv.Name }
 
 // inBoth returns those findings that are among those of an earlier look, too.
 func inBoth(found, earlier []Finding) []Finding {
@@ -174,12 +157,6 @@ func inBoth(found, earlier []Finding) []Finding {
 		return !slices.ContainsFunc(earlier, func(e Finding) bool { return e.Reason == f.Reason && e.Where == f.Where })
 	})
 }
-
-// Advice that many findings share.
-const (
-	restartDriver = "restart the driver, which brings the devices in line with the metadata when it starts"
-	restoreGroup  = "compare the tags with those in /etc/lvm/archive or a vgcfgbackup, and correct them with lvchange --deltag and --addtag"
-)
 
 // checkGroup looks at what is wrong with the group for LVM2 too, and at whether
 // its extents add up.

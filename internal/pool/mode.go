@@ -36,14 +36,7 @@ func (p *Pool) SetMode(ctx context.Context, lv string, mode Mode, fsType string)
 			case mode == Block && !t.describe(o).AsBlock():
 				return fmt.Errorf("volume %s/%s: %w: %s", t.vg.Name, lv, ErrPrecondition, NeverWiped)
 			}
-			c := o.lv.Clone()
-			if c.Tags = setTag(dropTags(c.Tags, tagFS), tagMode, string(mode)); mode == Filesystem {
-				c.Tags = append(c.Tags, tag(tagFS, fsType))
-			}
-			if mode == Filesystem && o.formatted {
-				c.Tags = setTag(c.Tags, tagRaw)
-			}
-			return t.put(c)
+			return t.setMode(o, mode, fsType)
 		}})
 	})
 }
@@ -64,9 +57,7 @@ func (t *edit) givenOut(lv string) error {
 	if o == nil || o.mode != Block || o.formatted || o.reading() && !o.transient {
 		return nil
 	}
-	c := o.lv.Clone()
-	c.Tags = dropTags(c.Tags, tagUnformatted)
-	return t.put(c)
+	return t.setFormatted(o)
 }
 
 // unwipedSize returns the size of the extents that may hold an earlier owner's bytes.

@@ -62,8 +62,7 @@ func (p *planner) misnamed(staying map[string]bool) map[string]string {
 		if lv == nil || p.kept[uuid] != nil {
 			continue
 		}
-		_, trash := p.decoded[lv].(trashed)
-		if name := lvm2.DMName(p.vg.Name, lv.Name, layer); name != d.Name && (!trash || staying[uuid] || should[d.Name]) {
+		if name := lvm2.DMName(p.vg.Name, lv.Name, layer); name != d.Name && (!p.isTrash(lv) || staying[uuid] || should[d.Name]) {
 			to[uuid] = name
 		}
 	}

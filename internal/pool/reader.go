@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -78,6 +77,7 @@ func (p *Pool) newReader(t *edit, spec VolumeSpec, n lvm2.Extents, layer lvm2.ID
 	if err != nil {
 		return nil, err
 	}
+	var chunk size.Sectors
 	if spec.ReadOnly {
 		if lv, err = p.blankVolume(t, spec, n); err != nil {
 			return nil, err
@@ -85,8 +85,7 @@ func (p *Pool) newReader(t *edit, spec VolumeSpec, n lvm2.Extents, layer lvm2.ID
 		lv.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
 		lv.Segments = []lvm2.Segment{{Count: n, Type: lvm2.TypeError}}
 	} else {
-		chunk, err := scratchChunk(p.config.Chunk, size.Bytes(n)*t.extent())
-		if err != nil {
+		if chunk, err = scratchChunk(p.config.Chunk, size.Bytes(n)*t.extent()); err != nil {
 			return nil, err
 		}
 		if lv, err = p.newVolume(t, spec, kind, n, 0); err != nil {
@@ -94,10 +93,8 @@ func (p *Pool) newReader(t *edit, spec VolumeSpec, n lvm2.Extents, layer lvm2.ID
 		}
 		// Reads from the extents return only data that the kernel copied from the snapshot.
 		setContent(lv, from.formatted, from.unknown)
-		lv.Tags = append(lv.Tags, tag(tagTransient), tag(tagChunk, strconv.FormatUint(uint64(chunk), 10)))
 	}
-	lv.Tags = append(lv.Tags, tag(tagReads, string(layer)))
-	handOff(lv)
+	show(lv, layer, chunk)
 	return lv, t.put(lv)
 }
 

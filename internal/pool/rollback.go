@@ -180,7 +180,7 @@ func (p *Pool) rollBack(ctx context.Context, t *edit, spec RollbackSpec) (Rolled
 	// All that the volume is called by and known for stays.
 	lv := o.lv.Clone()
 	lv.ID, lv.CreationTime, lv.CreationHost = lvm2.NewID(), time.Now(), p.host.Hostname
-	lv.Tags = p.noted(dropTags(lv.Tags, tagHydrated), ReasonRolledBack, "rolled the volume back to snapshot %s, taken %s; what was written since %s is lost",
+	note(lv, p.by, ReasonRolledBack, "rolled the volume back to snapshot %s, taken %s; what was written since %s is lost",
 		l.name, l.created.UTC().Format(time.RFC3339), r.lastKept())
 	lv.Segments = appendExtents(nil, ranges...)
 	setUnknown(lv, logicalOutside(t.clean, 0, ranges))
@@ -303,6 +303,5 @@ func (v *view) aside(lv *lvm2.LV) bool {
 		return false
 	}
 	o := v.volumes[lv.ID]
-	_, trash := v.decoded[lv].(trashed)
-	return trash || o != nil && o.former != ""
+	return v.isTrash(lv) || o != nil && o.former != ""
 }

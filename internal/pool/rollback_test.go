@@ -83,7 +83,7 @@ func TestSetAside(t *testing.T) {
 	if name, err := now.lvName("base"); err != nil || name != "base-2" {
 		t.Errorf("a new volume gets the name %q, %v, by which others' snapshots are known", name, err)
 	}
-	r := &report{vg: "vg"}
+	r := &checks{vg: "vg"}
 	r.checkMetadata(now)
 	for _, f := range r.findings {
 		t.Errorf("check: %+v", f)

@@ -72,10 +72,7 @@ func (p *Pool) startOver(ctx context.Context, lv string) error {
 			if o == nil || t.layers[o.reads] == nil {
 				return nil
 			}
-			c := o.lv.Clone()
-			c.Tags = setTag(c.Tags, tagReset)
-			setContent(c, false, t.layers[o.reads].unknown)
-			return t.put(c)
+			return t.startOver(o, t.layers[o.reads])
 		}})
 	})
 }
@@ -88,11 +85,7 @@ func (p *Pool) noteScratch(ctx context.Context, lv string, lost bool) error {
 		if o == nil || o.begun && !lost {
 			return nil
 		}
-		c := o.lv.Clone()
-		if c.Tags = setTag(c.Tags, tagBegun); lost {
-			c.Tags = setTag(c.Tags, tagReset)
-		}
-		return t.put(c)
+		return t.setBegun(o, lost)
 	}})
 }
 
@@ -105,9 +98,7 @@ func (p *Pool) unnoteScratch(ctx context.Context, lv string) error {
 			if o == nil || !o.reset {
 				return nil
 			}
-			c := o.lv.Clone()
-			c.Tags = dropTags(c.Tags, tagReset)
-			return t.put(c)
+			return t.forgetReset(o)
 		}})
 	})
 }

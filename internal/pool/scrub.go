@@ -185,12 +185,7 @@ func (p *Pool) scrubNow(ctx context.Context, lv string, j *job) (err error) {
 		if !sameExtents(was.vg, o.lv, t.vg, now.lv) {
 			return fmt.Errorf("volume %s/%s: %w: LVM2 moved or resized it while it was wiped", t.vg.Name, lv, ErrPrecondition)
 		}
-		c := now.lv.Clone()
-		if now.transient { // if its device is lost, so is this
-			c.Tags = setTag(c.Tags, tagBegun)
-		}
-		setUnknown(c, now.unknown.subtract(todo))
-		return t.put(c)
+		return t.setWiped(now, todo)
 	}})
 }
 

@@ -141,12 +141,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, lv string) error {
 				return fmt.Errorf("snapshot %s/%s: %w: volume %s: %s", t.vg.Name, lv, ErrPrecondition, o.lv.Name, o.theirs())
 			}
 			family = t.family(volumeLV)
-			c := l.lv.Clone()
-			c.Tags = dropTags(c.Tags, tagName)
-			if err := t.put(c); err != nil {
-				return err
-			}
-			return t.prune(l)
+			return t.unname(l)
 		}, act: func(ctx context.Context, v *view) error {
 			if err := p.retire(ctx, v, family); err != nil {
 				// It is deleted; what is left of it in the kernel is tried again.

@@ -18,7 +18,7 @@ func (v *view) theirLV(name string) *lvm2.LV {
 	if lv == nil || snapshotSegment(lv) != nil {
 		return nil
 	}
-	if _, untagged := v.decoded[lv].(foreign); !untagged {
+	if !v.isTheirs(lv) {
 		return nil
 	}
 	return lv
@@ -135,11 +135,9 @@ func (p *Pool) allowStatic(ctx context.Context, v *view, lv string, probe func(c
 	if err := p.withDevice(ctx, v, their, func(path string) error { return probe(ctx, path) }); err != nil {
 		return err
 	}
-	c := their.Clone()
-	c.Tags = setTag(c.Tags, tagStatic)
-	_, err := p.once(ctx, v, func(t *edit) error { return t.put(c) })
+	_, err := p.once(ctx, v, func(t *edit) error { return t.put(allowedStatic(their)) })
 	if errors.Is(err, lvm2.ErrForeignSegment) {
-		err = fmt.Errorf("%w: lvchange --addtag %s %s", err, tag(tagStatic), at)
+		err = fmt.Errorf("%w: lvchange --addtag %s %s", err, staticTag(), at)
 	}
 	return err
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
@@ -125,9 +124,7 @@ func (c Config) checkElsewhere(ctx context.Context, h lvm2.Host) error {
 		}
 		vg, err := s.Read(ctx)
 		s.Close()
-		if err == nil && slices.ContainsFunc(vg.LVs, func(lv *lvm2.LV) bool {
-			return slices.ContainsFunc(lv.Tags, func(t string) bool { return strings.HasPrefix(t, tagPrefix) })
-		}) {
+		if err == nil && slices.ContainsFunc(vg.LVs, hasTags) {
 			return fmt.Errorf("%w: volume group %s (%v) on %s has volumes of csi-dmsnap, but the configuration does not name the device; add it to devices, or remove the group if nobody needs it", ErrUnavailable, d.VG, d.VGID, d.Path)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
@@ -93,7 +92,7 @@ func (p *Pool) trimLayer(ctx context.Context, v *view, l *layer) error {
 func (t *edit) shrinkStore(lv *lvm2.LV, used size.Sectors) error {
 	keep := t.extents(used.Bytes())
 	if length := lv.Size(); keep < length {
-		trash := newLV("", roleTrash)
+		trash := newTrash()
 		end, err := physicalOf(lv, rangeSet{{Start: keep, Count: length - keep}})
 		if err != nil {
 			return err
@@ -105,13 +104,11 @@ func (t *edit) shrinkStore(lv *lvm2.LV, used size.Sectors) error {
 		trash.Segments = appendExtents(nil, end...)
 		lv = lv.Clone()
 		lv.Segments = appendExtents(nil, rest...)
-		lv.Tags = setTag(lv.Tags, tagUsed, strconv.FormatUint(uint64(used), 10))
+		lv.Tags = setTag(lv.Tags, tagUsed, number(used))
 		if err := t.put(lv); err != nil {
 			return err
 		}
 		return t.put(trash)
 	}
-	lv = lv.Clone()
-	lv.Tags = setTag(lv.Tags, tagUsed, strconv.FormatUint(uint64(used), 10))
-	return t.put(lv)
+	return t.setUsed(lv, used)
 }

@@ -9,15 +9,6 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Roles of our logical volumes.
-const (
-	roleVolume = "volume"
-	roleLayer  = "layer"
-	roleFork   = "fork"
-	roleFlat   = "flat"
-	roleTrash  = "trash"
-)
-
 // volume is a logical volume of role volume with its history.
 type volume struct {
 	lv         *lvm2.LV

@@ -170,32 +170,8 @@ func (p *Pool) blankVolume(t *edit, spec VolumeSpec, n lvm2.Extents) (*lvm2.LV, 
 	if err := errors.Join(t.writable(), p.roomForText(t.view)); err != nil {
 		return nil, err
 	}
-	tags := []string{tag(tagName, spec.Name), tag(tagMode, string(spec.Mode))}
-	if spec.Mode == Filesystem {
-		tags = append(tags, tag(tagFS, spec.FSType))
-	}
-	if spec.Source.Kind == FromNothing { // a copy is as formatted as its source
-		tags = append(tags, tag(tagUnformatted))
-	}
-	if spec.ReadOnly {
-		tags = append(tags, tag(tagReadOnly))
-	}
-	if spec.Shared {
-		tags = append(tags, tag(tagShared))
-	}
-	if spec.Source.Kind != FromNothing {
-		from := string(spec.Source.Kind) + "/" + spec.Source.LV
-		if spec.SourcePool != "" {
-			from += "/" + spec.SourcePool
-		}
-		tags = append(tags, tag(tagSource, from))
-	}
-	if spec.lentTo != "" {
-		tags = append(tags, tag(tagLent, spec.lentTo))
-	}
-	lv := newLV(name, roleVolume, tags...)
+	lv := newVolumeLV(name, spec, size.Bytes(n)*t.extent())
 	lv.CreationHost = p.host.Hostname
-	setAsked(lv, spec.Size, size.Bytes(n)*t.extent())
 	return lv, nil
 }
 

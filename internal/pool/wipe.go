@@ -363,7 +363,7 @@ func (p *Pool) openPath(path string, d device) (*os.File, error) {
 // shorten frees the last n extents of a piece of trash, which were wiped.
 func (t *edit) shorten(id lvm2.ID, n lvm2.Extents) error {
 	lv := t.vg.LVByID(id)
-	if _, ok := t.decoded[lv].(trashed); n == 0 || lv == nil || !ok {
+	if n == 0 || lv == nil || !t.isTrash(lv) {
 		return nil
 	}
 	length := lv.Size()
