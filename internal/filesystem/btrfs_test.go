@@ -52,6 +52,8 @@ func newMemory() *memory {
 	return m
 }
 
+// A change of the fsid is one synced write, and a repeated change writes
+// nothing.
 func TestSetFsid_repeated(t *testing.T) {
 	m := newMemory()
 	first, second := fsidOf("copy"), fsidOf("copy of the copy")
@@ -81,6 +83,7 @@ func TestSetFsid_repeated(t *testing.T) {
 	}
 }
 
+// A superblock that cannot be changed safely is refused and stays as it is.
 func TestSetFsid_refused(t *testing.T) {
 	for name, damage := range map[string]func(*memory){
 		"no magic":         func(m *memory) { m.sb[0x40] = 'x'; m.seal() },

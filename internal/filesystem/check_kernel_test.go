@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// A check is made where the superblock asks for it, and only of what can be
-// written and nobody uses.
+// e2fsck runs only if the superblock asks for it, and only on a writable device
+// that is not in use.
 func TestCheck_whenNeeded(t *testing.T) {
 	disk, target := disks(t, 1)[0], t.TempDir()
 	wipe(t, disk)

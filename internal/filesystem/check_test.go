@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// A check that was killed has repaired nothing that can be relied on.
+// A check that was killed is an error: its repair may be incomplete.
 func TestCheck_killed(t *testing.T) {
 	dir := t.TempDir()
 	sb := make([]byte, ext4SuperOffset+superLen)

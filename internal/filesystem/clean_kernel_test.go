@@ -35,8 +35,8 @@ func fsynced(t *testing.T, dir, prefix string, n int) {
 	}
 }
 
-// A copy of a file system shows all that was acknowledged, or that it does not
-// is said: whatever was done to the original before.
+// A copy of a file system shows everything that was acknowledged, or Clean
+// reports that it does not, whatever happened to the original before.
 func TestClean_copies(t *testing.T) {
 	for _, fs := range fileSystems {
 		t.Run(fs, func(t *testing.T) {

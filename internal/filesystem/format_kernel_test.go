@@ -11,6 +11,7 @@ import (
 
 var fileSystems = []string{Ext4, XFS, Btrfs}
 
+// A device that is too small, and an unknown file system, are refused.
 func TestFormat_refused(t *testing.T) {
 	disk := disks(t, 1)[0]
 	dev := mapped(t, "refuse", linear(64*size.MiB, disk, 0))

@@ -18,7 +18,8 @@ func (m image) WriteAt(p []byte, off int64) (int, error) {
 	return copy(m.b[off:], p), nil
 }
 
-// A tenant writes superblocks as it likes: whatever they hold is an error at most.
+// A superblock with any content causes an error at most: tenants can write
+// superblocks.
 func FuzzSuperblocks(f *testing.F) {
 	f.Add([]byte("XFSB"), uint8(1))
 	f.Add(newXFS(64).image[:200], uint8(1))
@@ -62,7 +63,7 @@ func FuzzSuperblocks(f *testing.F) {
 	})
 }
 
-// Nor do the blocks of a log.
+// A log with any content causes no error and no panic.
 func FuzzXFSLog(f *testing.F) {
 	l := newXFS(64)
 	l.write(62, 3, 62, superChange())
@@ -76,6 +77,7 @@ func FuzzXFSLog(f *testing.F) {
 	})
 }
 
+// No output of blkid is taken for a blank device.
 func FuzzParseProbe(f *testing.F) {
 	f.Add("TYPE=ext4\nUSAGE=filesystem\n")
 	f.Fuzz(func(t *testing.T, out string) {

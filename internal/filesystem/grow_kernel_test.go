@@ -8,7 +8,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// A file system of the smallest size is made, used, and grown while mounted.
+// A file system of the smallest size can be made, used, and grown while it is
+// mounted.
 func TestGrow_mounted(t *testing.T) {
 	disk := disks(t, 1)[0]
 	for _, fs := range fileSystems {

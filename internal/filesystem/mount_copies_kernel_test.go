@@ -48,6 +48,8 @@ func source(t *testing.T, fs string) (src Device, dir string, copied Device) {
 	return src, dir, copied
 }
 
+// A writable copy with its own identity can be mounted beside its source and
+// beside its own copy.
 func TestMount_writableCopy(t *testing.T) {
 	for _, fs := range fileSystems {
 		t.Run(fs, func(t *testing.T) {
@@ -83,6 +85,8 @@ func TestMount_writableCopy(t *testing.T) {
 	}
 }
 
+// A read-only copy can be mounted beside its source, or is refused if the
+// kernel cannot distinguish them.
 func TestMount_readOnlyCopy(t *testing.T) {
 	for _, fs := range fileSystems {
 		t.Run(fs, func(t *testing.T) {

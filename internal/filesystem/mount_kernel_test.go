@@ -13,8 +13,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// A mount that another one covers is in the mount table at a path at which
-// nobody can unmount it: it must be left alone, and not for ever be tried.
+// A mount that another mount covers is in the mount table but cannot be
+// unmounted by its path: UnmountAll leaves it alone and ends.
 func TestUnmountAll_covered(t *testing.T) {
 	dir := t.TempDir()
 	target := filepath.Join(dir, "target")
@@ -56,6 +56,8 @@ func TestUnmountAll_covered(t *testing.T) {
 	}
 }
 
+// A bind mount has the restrictions of its source and the requested options of
+// the mount point.
 func TestBind_options(t *testing.T) {
 	disk := disks(t, 1)[0]
 	d := Device{Path: mapped(t, "bind", linear(32*size.MiB, disk, 0)), Type: Ext4}

@@ -48,8 +48,8 @@ func showSELinux(t *testing.T) (hide func()) {
 	return hide
 }
 
-// Labels of SELinux are what the files have, or nothing is mounted: where the kernel
-// refuses one, and where mount does not see that it could take it.
+// The files have the requested SELinux label, or nothing is mounted: if the
+// kernel refuses the label, and if mount does not see SELinux.
 func TestInEffect_labels(t *testing.T) {
 	const base = "system_u:object_r:container_file_t:s0"
 	labels := []string{

@@ -8,6 +8,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 )
 
+// Options are split at commas, except between quotation marks.
 func TestSplitOptions_quoted(t *testing.T) {
 	got := SplitOptions("noatime,ro", `context="system_u:object_r:container_file_t:s0:c1,c2",discard`, "", " nodev , commit=5,", "data=journal")
 	want := []string{"noatime", "ro", `context="system_u:object_r:container_file_t:s0:c1,c2"`, "discard", "nodev", "commit=5", "data=journal"}
@@ -16,6 +17,8 @@ func TestSplitOptions_quoted(t *testing.T) {
 	}
 }
 
+// An option that the mount table shows must be there, in any order and
+// spelling.
 func TestInEffect_table(t *testing.T) {
 	const label = "system_u:object_r:container_file_t:"
 	for _, c := range []struct {

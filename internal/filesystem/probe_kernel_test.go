@@ -9,6 +9,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
+// A device is blank only if it has no signature and both of its ends can be
+// read.
 func TestProbe_contents(t *testing.T) {
 	disk := disks(t, 1)[0]
 	dev := mapped(t, "probe", linear(64*size.MiB, disk, 0))

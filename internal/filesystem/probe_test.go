@@ -5,6 +5,7 @@ import (
 	"testing"
 )
 
+// Only a single file system has a type; every other content is ErrContent.
 func TestParseProbe_contents(t *testing.T) {
 	for _, c := range []struct {
 		out, want string

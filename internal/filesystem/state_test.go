@@ -6,7 +6,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 )
 
-// Only what was mounted to be written and cannot be any more is a fault.
+// Only a writable mount that the kernel has made read-only is a fault.
 func TestStateOf_readOnly(t *testing.T) {
 	for _, c := range []struct {
 		mount, super string

@@ -92,6 +92,8 @@ func change(kind uint16, block uint64) []operation {
 
 func superChange() []operation { return change(xfsItemBuffer, 0) }
 
+// A log is clean only if it ends with an unmount record or as a freeze leaves
+// it; in doubt it is unclean.
 func TestXFSLog_clean(t *testing.T) {
 	const blocks = 64
 	unmount := []operation{{xfsOpUnmount, make([]byte, 8)}}

@@ -33,6 +33,8 @@ const (
 	manyReaders  = csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY
 )
 
+// Capabilities are combined into one use. A list that is empty, contradictory
+// or not supported is INVALID_ARGUMENT.
 func TestParseUsages_combined(t *testing.T) {
 	for name, c := range map[string]struct {
 		list []*csi.VolumeCapability
@@ -72,6 +74,7 @@ func TestParseUsages_combined(t *testing.T) {
 	}
 }
 
+// mismatch names the reason exactly when the volume does not support the use.
 func TestUsage_mismatch(t *testing.T) {
 	plain := pool.Volume{Mode: pool.Filesystem, FSType: "ext4", Formatted: true}
 	copied := pool.Volume{Mode: pool.Filesystem, FSType: "ext4", Formatted: true, Copied: true}

@@ -21,6 +21,8 @@ const (
 	nopool    = "v1:node-1:slow:pvc-1"
 )
 
+// CreateVolume answers each wrong request with the code that CSI demands, and
+// creates nothing.
 func TestCodes_createVolume(t *testing.T) {
 	r := newRig(t)
 	fs, blk := mount(writer, "ext4"), block(writer)
@@ -97,6 +99,8 @@ func TestCodes_createVolume(t *testing.T) {
 	}
 }
 
+// The other calls of the Controller service answer each wrong request with the
+// code that CSI demands.
 func TestCodes_controller(t *testing.T) {
 	r := newRig(t)
 	ctx := t.Context()
@@ -186,6 +190,8 @@ func TestCodes_controller(t *testing.T) {
 	r.want("get the snapshot", err, codes.OK)
 }
 
+// The calls of the Node service answer each wrong request with the code that
+// CSI demands, and are idempotent.
 func TestCodes_node(t *testing.T) {
 	r := newRig(t)
 	ctx := t.Context()

@@ -16,6 +16,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
+// Every named error gets its gRPC code, and its message is kept.
 func TestToStatus_everyError(t *testing.T) {
 	wrap := func(err error) error { return fmt.Errorf("create volume v1: %w", err) }
 	for _, c := range []struct {

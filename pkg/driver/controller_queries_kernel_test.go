@@ -15,6 +15,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
+// Lists, single queries and the capacity agree with the volumes and snapshots
+// that exist.
 func TestControllerQueries_listsAndCapacity(t *testing.T) {
 	r := newRig(t)
 	ctx := t.Context()
@@ -105,8 +107,8 @@ func TestControllerQueries_listsAndCapacity(t *testing.T) {
 	}
 }
 
-// A group that cannot be changed has no room, whatever is free in it, so that no pod is sent
-// there; once it can be again its room is back.
+// A volume group that cannot be changed has no room, so no pod is sent there.
+// The room is back once the group can be changed.
 func TestGetCapacity_unchangeableGroup(t *testing.T) {
 	disks := scratch(t)
 	r := rigOf(t, pool.Config{Name: "fast", VolumeGroup: "vgdriver", Devices: disks[:2]})
@@ -158,7 +160,8 @@ func TestGetCapacity_unchangeableGroup(t *testing.T) {
 	becomes("with its disk again", false)
 }
 
-// A pool with less room than the smallest file system has none for one.
+// A pool with less room than the smallest file system has no room for volumes
+// with this file system.
 func TestGetCapacity_lessThanFilesystem(t *testing.T) {
 	r := newRig(t)
 	room := func(c *csi.VolumeCapability) int64 {

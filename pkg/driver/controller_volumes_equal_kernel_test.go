@@ -20,10 +20,10 @@ func sized(name string, required, limit int64, c *csi.VolumeCapability) *csi.Cre
 	return q
 }
 
-// A claim as large as that of its source can be made of its snapshot and of the
-// source itself, whatever the source's request was rounded up to: a restore, a
-// clone, one for readers and a transient one. Its snapshot reports a size which
-// csi-provisioner, that compares it with the claim's, lets pass.
+// A claim of the same size as its source's claim can be created from the source
+// and from its snapshot, however the size was rounded. This holds for restores,
+// clones, read-only and transient volumes. The size of the snapshot passes csi-
+// provisioner's comparison with the claim.
 func TestCreateVolume_claimOfEqualSize(t *testing.T) {
 	r := newRig(t)
 	for _, c := range []struct {

@@ -27,9 +27,9 @@ func (r *rig) wiped(volume, at string) {
 	r.must("stage", err)
 }
 
-// The content that a pod wrote to a raw block volume is mounted only where the class allows
-// it; a file system may be read as a block device. Neither shows what a former
-// owner left.
+// The content of a raw block volume is mounted only if the class allows it, and
+// a file system can be read as a block device. Neither shows the content of a
+// former owner.
 func TestCreateVolume_modeChange(t *testing.T) {
 	r := formerGroup(t, filesystem.Ext4, 64)
 	fs, raw := mount(writer, filesystem.Ext4), block(writer)
@@ -80,8 +80,8 @@ func TestCreateVolume_modeChange(t *testing.T) {
 	r.must("unstage", r.unstage(volume, "raw"))
 }
 
-// A volume for writers and readers is one that is written: only a volume for
-// nobody but readers needs a source.
+// A volume for writers and readers can be written. Only a volume for readers
+// alone needs a source.
 func TestCreateVolume_readersAndWriters(t *testing.T) {
 	r := newRig(t)
 	fs, shared := mount(writer, filesystem.Ext4), mount(manyReaders, filesystem.Ext4)
@@ -129,7 +129,8 @@ func TestCreateVolume_readersAndWriters(t *testing.T) {
 	}
 }
 
-// A clone is there at once, and asked for again it is the same one.
+// A clone exists immediately, and concurrent and repeated requests create only
+// one.
 func TestCreateVolume_concurrentClone(t *testing.T) {
 	r := newRig(t)
 	q := request("copy", 640, block(writer))
@@ -156,6 +157,8 @@ func TestCreateVolume_concurrentClone(t *testing.T) {
 	}
 }
 
+// A full pool refuses volumes and expansions, and still has room for some
+// snapshots.
 func TestCreateVolume_fullPool(t *testing.T) {
 	r := newRig(t)
 	var volumes []string

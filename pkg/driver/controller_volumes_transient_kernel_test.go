@@ -30,8 +30,9 @@ func (r *rig) told(volume string) (reasons []string) {
 	return reasons
 }
 
-// A transient volume is written beside its source, keeps what was written as
-// long as the machine runs, and begins again after that with word of it.
+// A transient volume is written beside its source and keeps its content while
+// the machine runs. After a reboot it starts again from its source, and this is
+// reported.
 func TestCreateVolume_transient(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {
 		t.Run(fs, func(t *testing.T) {

@@ -19,8 +19,8 @@ func (r *rig) total(volume, at string) int64 {
 	return s.GetUsage()[0].GetTotal()
 }
 
-// The life of a volume with a file system: written, snapshot, restored larger
-// and cloned beside itself, expanded in use under its snapshot.
+// A file system volume can be written, snapshotted, restored larger, cloned
+// beside itself, and expanded in use while it has a snapshot.
 func TestDriver_filesystemVolume(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {
 		t.Run(fs, func(t *testing.T) {
@@ -104,7 +104,8 @@ func TestDriver_filesystemVolume(t *testing.T) {
 	}
 }
 
-// The same for a raw block volume; its device is at the target path.
+// A block volume can be written, snapshotted, restored larger and expanded in
+// use. Its device is at the target path.
 func TestDriver_blockVolume(t *testing.T) {
 	r := newRig(t)
 	c := block(writer)
@@ -162,8 +163,8 @@ func TestDriver_blockVolume(t *testing.T) {
 	}
 }
 
-// The driver restarts while volumes are in use: they stay, and the new one
-// takes them over.
+// Volumes stay in use while the driver restarts, and the new process takes them
+// over.
 func TestDriver_restart(t *testing.T) {
 	r := newRig(t)
 	fs, blk := mount(singleWriter, "ext4"), block(writer)

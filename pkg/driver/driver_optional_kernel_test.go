@@ -13,9 +13,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// An optional pool that was never on this node is not missed: lists are complete,
-// nothing is wrong, and it has no room. One of whose volumes somebody has an id
-// was here, and lists without it would say that they are gone.
+// An optional pool that was never on this node is not missed: lists are
+// complete, nothing is unhealthy, and the pool has no room. Once a call names
+// one of the pool's volumes, the pool was here, and lists fail rather than omit
+// its volumes.
 func TestAllPools_optionalOfOtherNodes(t *testing.T) {
 	disks, ctx := scratch(t), t.Context()
 	r := rigOf(t, pool.Config{Name: "one", VolumeGroup: "vgone", Devices: disks[:1]})
@@ -63,7 +64,7 @@ func TestAllPools_optionalOfOtherNodes(t *testing.T) {
 	r.t = t
 }
 
-// An optional pool that was here is missing when its disk is gone or damaged.
+// An optional pool that was here is missed when its disks are gone or damaged.
 func TestAllPools_optionalThatWasHere(t *testing.T) {
 	disks, ctx := scratch(t), t.Context()
 	r := rigOf(t, pool.Config{Name: "one", VolumeGroup: "vgone", Devices: disks[:1]},

@@ -10,6 +10,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
+// A topology requirement includes the node if any requisite topology does, or
+// if there is none.
 func TestReachable_requisite(t *testing.T) {
 	d := &Driver{node: "n1"}
 	on := func(segments ...string) (list []*csi.Topology) {
@@ -36,6 +38,7 @@ func TestReachable_requisite(t *testing.T) {
 	}
 }
 
+// New refuses options with which the driver cannot serve.
 func TestNew_invalidOptions(t *testing.T) {
 	pools := closedPools(t)
 	for name, o := range map[string]Options{

@@ -32,8 +32,9 @@ func (r *rig) overwriteLabel(disk string, content []byte) []byte {
 	return was
 }
 
-// A pool that cannot be opened answers with the reason; the other one works, and
-// nothing looks deleted. When its disk is readable again it opens by itself.
+// Calls for a pool that cannot be opened fail with the reason. The other pool
+// works, and no volume seems deleted. The pool opens automatically once its
+// disk is readable.
 func TestPool_notOpen(t *testing.T) {
 	disks, ctx := scratch(t), t.Context()
 	r := rigOf(t, pool.Config{Name: "one", VolumeGroup: "vgone", Devices: disks[:1]},

@@ -12,7 +12,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// Requests that must create nothing, and reservations of names.
+// A request that must create nothing creates nothing, and a reserved name can
+// be used only by the controller that reserved it.
 func TestMayCreate_conditions(t *testing.T) {
 	disks := scratch(t)
 	r := rigOf(t, pool.Config{Name: "one", VolumeGroup: "vgone", Devices: disks[:1]},

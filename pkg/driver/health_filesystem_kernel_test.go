@@ -76,8 +76,8 @@ func (r *rig) mounted(at string) bool {
 	return m != nil
 }
 
-// A volume that cannot be staged before people have done something is told by health,
-// from the failed stage until one succeeds.
+// A stage that a retry cannot repair is in the volume's health until a stage
+// succeeds.
 func TestHealth_failedStage(t *testing.T) {
 	r := newRig(t)
 	c := mount(writer, filesystem.Ext4)
@@ -102,9 +102,9 @@ func TestHealth_failedStage(t *testing.T) {
 	r.must("unstage", r.unstage(volume, "st"))
 }
 
-// An ext4 that its kernel does not write to any more since an error is told as read-only
-// before anybody tries to write, also by a new process. Its cut and its expansion are
-// refused with what to do.
+// The health shows an ext4 with an aborted journal as read-only before anybody
+// writes, also after a restart of the driver. Snapshots and expansions are
+// refused.
 func TestHealth_abortedJournal(t *testing.T) {
 	r := newRig(t)
 	c := mount(writer, filesystem.Ext4)
@@ -129,7 +129,8 @@ func TestHealth_abortedJournal(t *testing.T) {
 	}
 }
 
-// What was expanded and is then mounted read-only is not grown, and health says so.
+// A volume that is expanded and then mounted read-only does not grow, and its
+// health shows this.
 func TestHealth_readOnlyNotGrown(t *testing.T) {
 	r := newRig(t)
 	for fs, mib := range map[string]int64{filesystem.Ext4: 32, filesystem.XFS: 300} {
@@ -151,7 +152,8 @@ func TestHealth_readOnlyNotGrown(t *testing.T) {
 	}
 }
 
-// A file system whose kernel has shut it down, or made it read-only, is told by health.
+// The health shows a file system that the kernel has shut down or made read-
+// only.
 func TestHealth_shutDownOrReadOnly(t *testing.T) {
 	r := newRig(t)
 	xfs := mount(writer, filesystem.XFS)

@@ -6,6 +6,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
+// Conditions of the same severity and reason are joined into one.
 func TestMerge_severityAndReason(t *testing.T) {
 	got := merge([]pool.Condition{
 		{Severity: pool.Degraded, Reason: "SnapshotLost", Message: "a"},

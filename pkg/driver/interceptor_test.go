@@ -14,6 +14,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
+// A failed call has a code and no reply, a panic becomes INTERNAL, and two
+// calls never change the same volume at the same time.
 func TestIntercept_errorsAndOverlap(t *testing.T) {
 	d := &Driver{running: operations{names: map[string]string{}}}
 	call := func(request any, handle func() (any, error)) (any, error) {
@@ -70,6 +72,7 @@ func TestIntercept_errorsAndOverlap(t *testing.T) {
 	}
 }
 
+// The log shows a request without its secrets, and the request is unchanged.
 func TestWithoutSecrets_string(t *testing.T) {
 	r := &csi.NodeStageVolumeRequest{VolumeId: "v1", Secrets: map[string]string{"key": "hidden"}}
 	if text := (withoutSecrets{r}).String(); !strings.Contains(text, "v1") || strings.Contains(text, "hidden") {

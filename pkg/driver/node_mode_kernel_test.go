@@ -54,10 +54,10 @@ func (r *rig) notRaw(volume string) {
 	r.must("unstage raw", r.unstage(volume, "raw"))
 }
 
-// What Velero's block data mover does, on a new pool on disks that were used: it reads
-// a block copy of a file system's volume, writes the bytes to a block volume, and has
-// that mounted by the same handle. Here beside the one that it is a copy of. It
-// then is a volume as any other.
+// A volume that Velero's block data mover wrote as a raw device can be mounted,
+// even beside its source. The mover reads a block copy of a file system volume,
+// writes the bytes to a block volume, and has the volume mounted by the same
+// handle. The pool is new and lies on used disks.
 func TestActivate_blockDataMover(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {
 		t.Run(fs, func(t *testing.T) {
@@ -123,9 +123,9 @@ func TestActivate_blockDataMover(t *testing.T) {
 	}
 }
 
-// What was given out as a block device is never formatted: not with a tenant's bytes
-// on it, not with nothing on it, and not when it was made for a file system. What
-// nobody has had gets one.
+// A volume that was published as a block device is never formatted: whether it
+// has content or not, and even if it was created for a file system. A volume
+// that nobody has used is formatted.
 func TestActivate_usedBlockDevice(t *testing.T) {
 	r := newRig(t)
 	blk, fs := block(writer), mount(writer, filesystem.Ext4)
@@ -174,7 +174,8 @@ func TestActivate_usedBlockDevice(t *testing.T) {
 	}
 }
 
-// A volume is not used in both modes at the same moment, whichever was first.
+// A volume is never used in both modes at the same time, whichever mode was
+// first.
 func TestActivate_bothModes(t *testing.T) {
 	r := newRig(t)
 	blk, fs := block(writer), mount(writer, filesystem.Ext4)

@@ -126,9 +126,9 @@ func showsShutdown(t *testing.T, dir string) bool {
 	return slices.Contains(strings.Split(mounts[0].VFSOptions, ","), "shutdown")
 }
 
-// A file system that refuses all I/O or all writes, because its disk failed for a
-// moment or because it has shut itself down, is unmounted and mounted anew by the
-// calls that the kubelet makes, and nobody has to help.
+// The kubelet's usual calls unmount and remount a file system that refuses all
+// I/O or all writes, without help from anybody. The reason may be a disk that
+// failed for a moment, or a shutdown of the file system.
 func TestStage_failedFilesystem(t *testing.T) {
 	const down, unreachable, readOnly, errors = "FilesystemShutDown", "FilesystemUnreachable", "FilesystemReadOnly", "FilesystemErrors"
 	for _, c := range []struct {

@@ -102,8 +102,8 @@ func from(name string, mib int64, c *csi.VolumeCapability, source *csi.VolumeCon
 	return q
 }
 
-// No copy of a volume that never had a file system shows the one that a former
-// owner of its extents had there.
+// A copy of a volume that never had a file system does not show the file system
+// of a former owner of its extents.
 func TestStage_formerOwner(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {
 		t.Run(fs, func(t *testing.T) {
@@ -156,7 +156,8 @@ func TestStage_formerOwner(t *testing.T) {
 	}
 }
 
-// A pool that is made anew on the disk of a former one.
+// A volume in a new pool does not show content of a former pool on the same
+// disks.
 func TestStage_formerPool(t *testing.T) {
 	r := newRig(t)
 	c := mount(writer, filesystem.Ext4)
@@ -175,8 +176,8 @@ func TestStage_formerPool(t *testing.T) {
 	r.fresh("the volume", volume, c)
 }
 
-// A volume that was rolled back to a time when it had no file system gets a new
-// one: neither its own nor the former owner's comes back.
+// A volume that is rolled back to a time before its first format gets a new
+// file system: neither its own nor the former owner's comes back.
 func TestStage_rolledBackBeforeFormat(t *testing.T) {
 	r := formerGroup(t, filesystem.Ext4, 64)
 	c := mount(writer, filesystem.Ext4)
@@ -201,8 +202,8 @@ func TestStage_rolledBackBeforeFormat(t *testing.T) {
 	r.must("unstage", r.unstage(volume, "st"))
 }
 
-// The invariant itself: what counts as formatted and begins with extents of
-// unknown content is not mounted, whatever has led to it.
+// A volume that is recorded as formatted, but begins with extents of unknown
+// content, is not mounted.
 func TestStage_formattedWithUnknownHead(t *testing.T) {
 	r := formerGroup(t, filesystem.Ext4, 64)
 	c := mount(writer, filesystem.Ext4)
@@ -217,9 +218,9 @@ func TestStage_formattedWithUnknownHead(t *testing.T) {
 	r.fresh("the volume", volume, c)
 }
 
-// A group of an older build, which left the first extents of a volume that it
-// formatted on record as unknown. The volume and restores of its snapshots go on,
-// and a raw copy of them is refused as before.
+// A volume that an older build formatted, and whose first extents it left
+// recorded as unknown, can be used and restored. A raw copy of it is refused as
+// before.
 func TestStage_formattedByOlderBuild(t *testing.T) {
 	r := formerGroup(t, filesystem.Ext4, 64)
 	c := mount(writer, filesystem.Ext4)

@@ -15,8 +15,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
 )
 
-// An ext4 that has met an error cannot be grown while it is mounted. Its pod
-// starts all the same, health says so, and the next stage repairs and grows it.
+// An ext4 with an error on record does not grow while it is mounted. Its pod
+// starts, the health shows the error, and the next stage repairs and grows it.
 func TestStage_ext4WithError(t *testing.T) {
 	r := newRig(t)
 	c := mount(writer, filesystem.Ext4)
@@ -64,8 +64,8 @@ func TestStage_ext4WithError(t *testing.T) {
 	}
 }
 
-// What e2fsck does not repair without being asked is not mounted, and nothing of
-// the call stays.
+// An ext4 that e2fsck does not repair without decisions is not mounted, and the
+// failed call leaves nothing behind.
 func TestStage_damagedExt4(t *testing.T) {
 	r := newRig(t)
 	c := mount(writer, filesystem.Ext4)
@@ -89,7 +89,8 @@ func TestStage_damagedExt4(t *testing.T) {
 	r.must("unstage", r.unstage(volume, "st"))
 }
 
-// Nothing that may have been used is formatted, whatever it looks like.
+// A volume that may have been used is never formatted, whatever its content
+// looks like.
 func TestStage_formatsOnce(t *testing.T) {
 	r := newRig(t)
 	c := mount(writer, "ext4")

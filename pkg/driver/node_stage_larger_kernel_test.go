@@ -74,9 +74,9 @@ func (r *rig) checkFilesystem(fs, device string) {
 	}
 }
 
-// A restore to a larger size has its file system grown when it is staged, beside
-// its mounted source and while it is hydrated; so has one of the restored one. No
-// byte is wrong while and after it becomes an ordinary volume.
+// The file system of a restore to a larger size grows at the stage, beside its
+// mounted source and during hydration. The same holds for a restore of the
+// restore. All bytes are correct during and after hydration.
 func TestStage_restoredLarger(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {
 		t.Run(fs, func(t *testing.T) {
@@ -158,8 +158,8 @@ func TestStage_restoredLarger(t *testing.T) {
 	}
 }
 
-// A block volume with a file system in it can be restored as one with that file
-// system, larger, and the other way round.
+// A block volume with a file system on it can be restored, larger, as a volume
+// with this file system, and vice versa.
 func TestStage_restoredInOtherMode(t *testing.T) {
 	r := slowRig(t)
 	blk, fs := block(writer), mount(writer, filesystem.XFS)

@@ -12,8 +12,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
 )
 
-// A restore for readers is mounted without its journal, and all the same with the
-// options of its class.
+// A read-only restore is mounted without its journal, even with options of its
+// class that need the journal.
 func TestStage_readerWithOptionsOfWriter(t *testing.T) {
 	r := newRig(t)
 	for _, q := range []struct {
@@ -53,7 +53,7 @@ func TestStage_readerWithOptionsOfWriter(t *testing.T) {
 	}
 }
 
-// Mount options are a set, however they are written.
+// Mount options are compared as a set, however they are split and ordered.
 func TestStage_optionsInAnyOrder(t *testing.T) {
 	r := newRig(t)
 	plain := mount(writer, filesystem.Ext4)
@@ -81,9 +81,9 @@ func TestStage_optionsInAnyOrder(t *testing.T) {
 	}
 }
 
-// mount drops labels that were asked for where it sees no SELinux, as in a
-// container that does not have the host's /sys/fs/selinux. Then nothing is mounted:
-// the pod would find its files under another label.
+// A volume is not mounted if mount drops its SELinux label, as it does in a
+// container without the host's /sys/fs/selinux. The pod would find its files
+// under another label.
 func TestStage_labelNotInEffect(t *testing.T) {
 	r := newRig(t)
 	volume := r.volume(request("volume", 32, mount(writer, filesystem.Ext4)))
@@ -103,6 +103,8 @@ func TestStage_labelNotInEffect(t *testing.T) {
 	}
 }
 
+// A staging mount and its bind mount have the mount options of the capability,
+// and an unknown option fails the stage.
 func TestStage_mountFlags(t *testing.T) {
 	r := newRig(t)
 	c := mount(writer, "ext4")

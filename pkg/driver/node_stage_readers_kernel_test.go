@@ -31,9 +31,9 @@ func oneOfItsID(fs string) bool {
 	return fs == filesystem.Btrfs && err != nil
 }
 
-// Volumes for readers only show their snapshot, several at once and beside the
-// source that is written, from a pool without room. Devices and mounts are
-// read-only.
+// Read-only volumes show their snapshot: several at the same time, beside their
+// source while it is written, and from a full pool. Their devices and mounts
+// are read-only.
 func TestStage_readers(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {
 		t.Run(fs, func(t *testing.T) {

@@ -82,8 +82,8 @@ func (r *rig) only(what, volume, fs string) {
 	}
 }
 
-// What is added to a file system's volume may have been part of anything: its old
-// signatures must not be found at the end of the device.
+// Extents that are added to a file system volume show no old signature at the
+// end of the device.
 func TestStage_signaturesInAddedExtents(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS} {
 		t.Run(fs, func(t *testing.T) {
@@ -117,9 +117,9 @@ func TestStage_signaturesInAddedExtents(t *testing.T) {
 	}
 }
 
-// A volume on record as having a file system, and that has its superblock, is
-// mounted whatever its users have written to its end. One that has it no more is not,
-// and nothing is ever made there again.
+// A recorded file system that has its superblock is mounted, whatever its users
+// wrote to the end of the device. Without its superblock the volume is neither
+// mounted nor formatted.
 func TestStage_signaturesBesideFilesystem(t *testing.T) {
 	r := newRig(t)
 	c := mount(writer, filesystem.Ext4)

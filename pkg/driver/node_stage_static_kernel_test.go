@@ -51,7 +51,8 @@ func (r *rig) allow(lv string) error {
 	})
 }
 
-// What LVM2 made is used as it is, and becomes a volume by import.
+// LVM2's own logical volume can be used unchanged as a static volume, and an
+// import makes it an ordinary volume.
 func TestStage_staticVolume(t *testing.T) {
 	r := newRig(t)
 	ctx := t.Context()
@@ -159,8 +160,8 @@ func TestStage_staticVolume(t *testing.T) {
 	}
 }
 
-// A static volume never reaches what the host itself uses, or what nobody has
-// said it may name.
+// A static volume never reaches a logical volume that the host uses, or that
+// nobody has allowed.
 func TestStage_staticInUseByHost(t *testing.T) {
 	r := newRig(t)
 	for _, lv := range []string{"files", "root", "swap", "offswap", "held", "opened", "origin"} {
@@ -224,8 +225,8 @@ func TestStage_staticInUseByHost(t *testing.T) {
 	}
 }
 
-// Nothing is written to a btrfs that is not our copy, and what is one gets an id
-// of its own whatever its checksums are.
+// The driver never writes to a btrfs that is not its own copy, and gives a copy
+// its own fsid for every type of checksum.
 func TestStage_staticBtrfs(t *testing.T) {
 	r := newRig(t)
 	c := mount(writer, filesystem.Btrfs)

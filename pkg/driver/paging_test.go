@@ -10,6 +10,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
+// Pages are complete even if entries come and go between them, and invalid
+// tokens are refused.
 func TestPaginate_changedBetweenPages(t *testing.T) {
 	d := &Driver{node: "n"}
 	self := func(s string) string { return s }

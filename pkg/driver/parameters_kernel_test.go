@@ -13,9 +13,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// CreateVolume, GetCapacity and ValidateVolumeCapabilities read the parameters of
-// a class alike: what one of them refuses no other one takes, and there is room
-// just where a volume can be made.
+// CreateVolume, GetCapacity and ValidateVolumeCapabilities accept the same
+// parameters, and there is room exactly where a volume can be created.
 func TestParameters_sameInAllCalls(t *testing.T) {
 	disks := scratch(t)
 	for _, rig := range []struct {

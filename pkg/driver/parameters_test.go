@@ -4,6 +4,7 @@ import (
 	"testing"
 )
 
+// A parameter is accepted only if it is known or belongs to the sidecars.
 func TestCheckParameters_unknownKey(t *testing.T) {
 	for key, ok := range map[string]bool{
 		"pool": true, "fstype": true, "csi.storage.k8s.io/pvc/name": true,

@@ -9,6 +9,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
+// Only a path that stays below the kubelet directory after all symbolic links
+// is accepted.
 func TestOwnPath_symbolicLinks(t *testing.T) {
 	base, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {

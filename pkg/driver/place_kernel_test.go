@@ -32,8 +32,8 @@ func (r *rig) asked(q *csi.CreateVolumeRequest) string {
 	return ""
 }
 
-// A restore or clone whose class names another pool of the node is copied there;
-// one whose class names none is in its source's pool.
+// A restore or clone whose class names another pool of the node is copied
+// there. If the class names no pool, the volume is in the pool of its source.
 func TestPlace_copyIntoAnotherPool(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {
 		t.Run(fs, func(t *testing.T) {
@@ -97,6 +97,8 @@ func TestPlace_copyIntoAnotherPool(t *testing.T) {
 	}
 }
 
+// A node with several pools places a volume in the pool that the class or the
+// source names.
 func TestPlace_severalPools(t *testing.T) {
 	disks := scratch(t)
 	r := rigOf(t, pool.Config{Name: "one", VolumeGroup: "vgone", Devices: disks[:1]},

@@ -9,7 +9,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// A node without any pool is no place for a new volume, and another one may be.
+// A node without pools has no place for a new volume, but another node may have
+// one.
 func TestPlace_withoutPools(t *testing.T) {
 	d := &Driver{node: "n1", pools: &pool.Set{}}
 	for _, class := range []parameters{{}, {pool: "fast"}, {transient: true}} {

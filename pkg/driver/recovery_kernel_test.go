@@ -79,8 +79,9 @@ func (r *rig) reader(name string, q *csi.CreateVolumeRequest, c *csi.VolumeCapab
 	return id, takes
 }
 
-// Readers are shown all that was acknowledged, whatever happened to the
-// source before the snapshot; only what was not clean takes room.
+// Read-only volumes show everything that was acknowledged before the snapshot,
+// whatever happened to the source. Only a volume whose source was unclean takes
+// room.
 func TestRecoverReader_powerCut(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {
 		t.Run(fs, func(t *testing.T) {
@@ -151,7 +152,8 @@ func TestRecoverReader_powerCut(t *testing.T) {
 	}
 }
 
-// A file system that has shut itself down is frozen by nobody.
+// Read-only volumes show everything that was acknowledged before a file system
+// shut itself down, although the snapshot cannot freeze it.
 func TestRecoverReader_shutDown(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS} {
 		t.Run(fs, func(t *testing.T) {
@@ -178,8 +180,8 @@ func TestRecoverReader_shutDown(t *testing.T) {
 	}
 }
 
-// A snapshot of lvm2's, taken before anybody mounted the volume, and a read-only
-// logical volume of lvm2's.
+// An unclean snapshot that LVM2 took is shown completely after its adoption,
+// and an unclean read-only logical volume is refused.
 func TestRecoverReader_lvm2Snapshot(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {
 		t.Run(fs, func(t *testing.T) {

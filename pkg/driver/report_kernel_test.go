@@ -18,8 +18,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
 )
 
-// A snapshot whose store is full is told of, by its id, and the pool that has
-// no room for it too; once, and in a new epoch again.
+// A snapshot whose store is full is reported with its id, once by each process
+// of the driver. Its volume is not reported.
 func TestReportNew_lostSnapshot(t *testing.T) {
 	r := rigOf(t, pool.Config{Name: "fast", VolumeGroup: "vgdriver", Devices: scratch(t), LayerReserve: 1})
 	block := &csi.VolumeCapability{
@@ -81,8 +81,8 @@ func TestReportNew_lostSnapshot(t *testing.T) {
 	r.must("delete", r.remove(fill))
 }
 
-// Who rolled a volume back beside the driver is told, by the volume's id: once, again by
-// a driver that starts, and not when it is no news any more.
+// A rollback by command is reported with the volume's id: once by each process
+// of the driver, and not after a day.
 func TestReportDeeds_rollback(t *testing.T) {
 	config := pool.Config{Name: "fast", VolumeGroup: "vgdriver", Devices: scratch(t), Create: true}
 	r := rigOf(t, config)

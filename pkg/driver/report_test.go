@@ -10,6 +10,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
 )
 
+// A fault is reported once while it lasts, and again only if it was gone for
+// repeatAfter.
 func TestReportNew_repeated(t *testing.T) {
 	d, err := New(Options{NodeName: "n1", KubeletDir: t.TempDir(), Pools: closedPools(t)})
 	if err != nil {

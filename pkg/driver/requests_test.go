@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
+// Negative sizes and empty ranges are refused, and 0 is unspecified.
 func TestCapacityRange_bounds(t *testing.T) {
 	for _, c := range []struct {
 		required, limit int64

@@ -31,6 +31,8 @@ func closedPools(t *testing.T) *pool.Set {
 	return s
 }
 
+// Serve takes over a stale socket, but not the socket of a running server, and
+// removes its socket at the end.
 func TestServe_socket(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "csi.sock")

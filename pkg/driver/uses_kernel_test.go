@@ -24,8 +24,9 @@ func (r *rig) active(volume string) bool {
 	return strings.Contains(list, "vgdriver-"+strings.ReplaceAll(i.LV, "-", "--")+"\t")
 }
 
-// A volume that is staged at two paths is unstaged at each, and its device goes
-// with the last; what is published from one does not hinder the other.
+// A volume that is staged at two paths is unstaged at each of them, and its
+// device goes with the last. A publication from one path does not block the
+// other path.
 func TestUnstage_twoPaths(t *testing.T) {
 	for name, c := range map[string]*csi.VolumeCapability{
 		"ext4": mount(writer, filesystem.Ext4), "xfs": mount(writer, filesystem.XFS), "btrfs": mount(writer, filesystem.Btrfs), "block": block(writer),
@@ -69,7 +70,7 @@ func TestUnstage_twoPaths(t *testing.T) {
 	}
 }
 
-// All mounts at the staging path are unmounted, one above the other.
+// All mounts on top of each other at the staging path are unmounted.
 func TestUnstage_stackedMounts(t *testing.T) {
 	r := newRig(t)
 	c := mount(writer, filesystem.Ext4)
@@ -83,7 +84,8 @@ func TestUnstage_stackedMounts(t *testing.T) {
 	r.must("delete", r.remove(volume))
 }
 
-// A volume for one pod is published once, at however many paths it is staged.
+// A single-writer volume is published at one target, even if it is staged at
+// two paths.
 func TestPublish_singleWriterTwoPaths(t *testing.T) {
 	for name, c := range map[string]*csi.VolumeCapability{"ext4": mount(singleWriter, filesystem.Ext4), "block": block(singleWriter)} {
 		t.Run(name, func(t *testing.T) {
@@ -105,8 +107,8 @@ func TestPublish_singleWriterTwoPaths(t *testing.T) {
 	}
 }
 
-// A file system that a hook has left frozen goes on before it is unmounted: a
-// frozen one would keep its device.
+// A frozen file system is thawed before its last unmount, which would otherwise
+// leave its device in use.
 func TestUnstage_frozenFilesystem(t *testing.T) {
 	const freeze = 0xc0045877 // FIFREEZE
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS, filesystem.Btrfs} {

@@ -38,8 +38,8 @@ func (r *rig) dd(what, at string, can bool) {
 	}
 }
 
-// A block device that is published for readers only cannot be written, whatever
-// becomes of the volume meanwhile; with a writer beside them it can.
+// A block device that only readers have published cannot be written, by any
+// kind of write.
 func TestProtect_readersOnly(t *testing.T) {
 	r := newRig(t)
 	readers, writers := block(reader), block(multiWriter)
@@ -85,8 +85,8 @@ func TestProtect_readersOnly(t *testing.T) {
 	r.must("unstage", r.unstage(volume, "st"))
 }
 
-// A call that died after it unmounted the last writer, or before it published a
-// writer, is made up for by the next one.
+// The next call repairs the protection after a call that died between its mount
+// and the change of the device.
 func TestProtect_interrupted(t *testing.T) {
 	r := newRig(t)
 	c := block(multiWriter)
