@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// memory is a device of which only the btrfs superblock exists.
+// memory is a device that has only a btrfs superblock.
 type memory struct {
 	sb     [btrfsSuperLen]byte
 	writes int

@@ -58,7 +58,7 @@ func TestCheck_whenNeeded(t *testing.T) {
 	if err := os.WriteFile(target+"/file", []byte("content"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	tool(t, "xfs_io", "-x", "-c", "shutdown -f", target) // ext4 has that ioctl, too
+	tool(t, "xfs_io", "-x", "-c", "shutdown -f", target) // ext4 also has this ioctl
 	if err := Unmount(target); err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// fsynced makes files whose fsync has returned, so that nobody may lose them.
+// fsynced creates files and waits for their fsync, so they must not be lost.
 func fsynced(t *testing.T, dir, prefix string, n int) {
 	t.Helper()
 	for i := range n {
@@ -60,13 +60,13 @@ func TestClean_copies(t *testing.T) {
 				tool(t, "dmsetup", "suspend", "--nolockfs", "src")
 				reload(t, "src", fmt.Sprintf("0 %d error", length.Sectors()))
 				if f, err := os.Open(dir); err == nil {
-					_ = unix.IoctlSetInt(int(f.Fd()), fithaw, 0) // if it is frozen
+					_ = unix.IoctlSetInt(int(f.Fd()), fithaw, 0) // the file system may be frozen
 					f.Close()
 				}
 				unmount(t, dir)
 				reload(t, "src", table)
 			}
-			// check looks at a copy of what is on the disk now.
+			// check checks a copy of the disk's present content.
 			check := func(what string, want bool, prefix string, n int) {
 				t.Helper()
 				t.Run(what, func(t *testing.T) {
@@ -102,7 +102,7 @@ func TestClean_copies(t *testing.T) {
 			fsynced(t, dir, "a", 20)
 			powerCut()
 			check("cut", false, "a", 20)
-			open() // recovers
+			open() // replays the journal
 			unmount(t, dir)
 			check("unmounted", true, "a", 20)
 			open()

@@ -51,7 +51,7 @@ func TestGrow_mounted(t *testing.T) {
 			}
 			expect(t, dir, "before")
 
-			// The unmounted way, as a stage does it.
+			// The same for an unmounted file system, as a stage does it.
 			unmount(t, dir)
 			if needs, err := d.NeedsGrow(); needs || err != nil {
 				t.Errorf("grown: NeedsGrow %t, %v", needs, err)

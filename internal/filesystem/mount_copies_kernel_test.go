@@ -12,7 +12,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// freeze stops writes to a mounted file system as a device-mapper suspend does.
+// freeze freezes or thaws a mounted file system, as a device-mapper suspend does.
 func freeze(t *testing.T, dir string, request uint) {
 	t.Helper()
 	f, err := os.Open(dir)
@@ -27,8 +27,8 @@ func freeze(t *testing.T, dir string, request uint) {
 
 const fifreeze, fithaw = 0xc0045877, 0xc0045878
 
-// source makes a mounted file system with a file in it and a copy of the
-// device, taken while it was mounted and frozen.
+// source mounts a file system with a file in it. copied is a copy of the device,
+// taken while the file system was mounted and frozen.
 func source(t *testing.T, fs string) (src Device, dir string, copied Device) {
 	t.Helper()
 	list := disks(t, 2)
@@ -65,7 +65,7 @@ func TestMount_writableCopy(t *testing.T) {
 			expect(t, dir, "as it is")
 			unmount(t, at)
 
-			// A copy of the copy, beside both.
+			// A copy of the copy, mounted beside both.
 			second := Device{Path: mapped(t, "second", linear(max(MinimumSize(fs), 64*size.MiB), disks(t, 2)[1], 512*size.MiB)), Type: fs, Copy: true}
 			cloneDevice(t, copied.Path, second.Path)
 			if err := second.SetIdentity("second copy"); err != nil {

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// showSELinux lets mount see that the kernel has SELinux, as on a host that has it,
-// and loads a policy, which stays.
+// showSELinux lets mount see that the kernel has SELinux, as on a host with
+// SELinux, until hide is called. It loads a policy, which stays loaded.
 func showSELinux(t *testing.T) (hide func()) {
 	t.Helper()
 	const at, config = "/sys/fs/selinux", "/etc/selinux"

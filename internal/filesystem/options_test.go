@@ -26,7 +26,7 @@ func TestInEffect_table(t *testing.T) {
 		want                bool
 	}{
 		{"noatime,ro", "ro,noatime", "ro", true},
-		{"discard,data=ordered,rw", "rw,relatime", "rw", true}, // not seen: no default is
+		{"discard,data=ordered,rw", "rw,relatime", "rw", true}, // the kernel does not show defaults
 		{"noexec,nosuid", "rw,nosuid,relatime", "rw", false},
 		{"noexec,exec", "rw,relatime", "rw", true},
 		{"noatime,relatime", "rw,relatime", "rw", true},

@@ -14,7 +14,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// disks are the scratch disks of the test kernel.
+// disks returns the scratch disks of the test kernel; at least n.
 func disks(t *testing.T, n int) []string {
 	t.Helper()
 	list := strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")
@@ -37,7 +37,8 @@ func linear(length size.Bytes, disk string, at size.Bytes) string {
 	return fmt.Sprintf("0 %d linear %s %d", length.Sectors(), disk, at.Sectors())
 }
 
-// mapped makes a device of a table, zeroed at its ends, for the test's time.
+// mapped creates a device with a table and returns its path. The device is removed
+// after the test.
 func mapped(t *testing.T, name, table string, flags ...string) string {
 	t.Helper()
 	tool(t, "dmsetup", append([]string{"create", name, "--table", table}, flags...)...)
@@ -45,7 +46,7 @@ func mapped(t *testing.T, name, table string, flags ...string) string {
 	return "/dev/mapper/" + name
 }
 
-// reload swaps the table of a device.
+// reload replaces the table of a device.
 func reload(t *testing.T, name, table string, flags ...string) {
 	t.Helper()
 	tool(t, "dmsetup", append([]string{"reload", name, "--table", table}, flags...)...)
@@ -73,7 +74,7 @@ func writeAt(t *testing.T, device string, at int64, data []byte) {
 	}
 }
 
-// cloneDevice copies a device bit by bit.
+// cloneDevice copies all bytes of a device.
 func cloneDevice(t *testing.T, from, to string) {
 	t.Helper()
 	src, err := os.Open(from)
@@ -94,7 +95,7 @@ func cloneDevice(t *testing.T, from, to string) {
 	}
 }
 
-// mounted mounts a device on a fresh directory for the test's time.
+// mounted mounts a device on a new directory, until the test ends.
 func mounted(t *testing.T, d Device, readOnly bool, options ...string) string {
 	t.Helper()
 	dir := t.TempDir()

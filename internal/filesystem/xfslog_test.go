@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// xfsImage is an xfs of which the superblock and the log exist.
+// xfsImage is an xfs that has only a superblock and a log.
 type xfsImage struct {
 	image  []byte
 	blocks int
@@ -34,20 +34,20 @@ func (x *xfsImage) log() []byte { return x.image[xfsLogStart*4096:] }
 
 func (x *xfsImage) block(at int) []byte { return x.log()[at%x.blocks*xfsBlock:][:xfsBlock] }
 
-// age fills the log with blocks of a cycle.
+// age fills the log with blocks of the given cycle.
 func (x *xfsImage) age(cycle uint32) {
 	for i := range x.blocks {
 		binary.BigEndian.PutUint32(x.block(i), cycle)
 	}
 }
 
-// operation is what a record holds.
+// operation is one operation of a record.
 type operation struct {
 	flags  byte
 	region []byte
 }
 
-// write puts a record at a block and returns the block after it.
+// write writes a record at a block and returns the block after it.
 func (x *xfsImage) write(at int, cycle uint32, tail int, ops []operation) int {
 	big := binary.BigEndian
 	var body []byte
@@ -85,7 +85,7 @@ func change(kind uint16, block uint64) []operation {
 	trans, item := make([]byte, 16), make([]byte, 24)
 	native.PutUint32(trans, xfsTransMagic)
 	native.PutUint16(item, kind)
-	native.PutUint16(item[2:], 2) // this and the data
+	native.PutUint16(item[2:], 2) // the item itself and the data
 	native.PutUint64(item[8:], block)
 	return []operation{{xfsOpStart, nil}, {0, trans}, {0, item}, {0, make([]byte, 384)}, {xfsOpCommit, nil}}
 }
@@ -142,7 +142,7 @@ func TestXFSLog_clean(t *testing.T) {
 	}
 }
 
-// age2 makes the first n blocks those of a later cycle.
+// age2 sets the cycle of the first n blocks.
 func (x *xfsImage) age2(cycle uint32, n int) {
 	for i := range n {
 		binary.BigEndian.PutUint32(x.block(i), cycle)

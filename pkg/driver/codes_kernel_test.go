@@ -13,7 +13,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
-// Ids that name nothing here.
+// Ids that name nothing on this node.
 const (
 	foreign   = "fake-vol-id"
 	missing   = "v1:node-1:fast:pvc-none"
@@ -212,7 +212,7 @@ func TestCodes_node(t *testing.T) {
 		_, err = r.NodeGetVolumeHealth(ctx, &csi.NodeGetVolumeHealthRequest{VolumeId: id})
 		r.want("node health of "+id, err, want)
 		if id == missing {
-			want = codes.OK // what is left of a deleted volume can be cleaned up
+			want = codes.OK // the mounts of a deleted volume can be cleaned up
 		}
 		r.want("unpublish "+id, r.unpublish(id, "tg"), want)
 		r.want("unstage "+id, r.unstage(id, "st"), want)

@@ -51,7 +51,7 @@ func TestControllerQueries_listsAndCapacity(t *testing.T) {
 	if got := before.GetAvailableCapacity() - after.GetAvailableCapacity(); got != 96<<20 {
 		t.Errorf("three volumes of 32 MiB took %d bytes", got)
 	}
-	// The largest volume that is promised can be made.
+	// A volume of the promised maximum size can be created.
 	largest := r.volume(&csi.CreateVolumeRequest{
 		Name: "largest", VolumeCapabilities: []*csi.VolumeCapability{block(writer)},
 		CapacityRange: &csi.CapacityRange{RequiredBytes: after.GetMaximumVolumeSize().GetValue()},
@@ -147,7 +147,7 @@ func TestGetCapacity_unchangeableGroup(t *testing.T) {
 	lvm("vgchange", "-qq", "-y", "--config", there, "--systemid", "", "vgdriver")
 	becomes("of this system again", false)
 	r.stop()
-	r.configs[0].Create = false // or the disk would seem blank
+	r.configs[0].Create = false // otherwise the disk would seem blank
 	label := r.overwriteLabel(disks[1], make([]byte, 4096))
 	r.start()
 	if p, err := r.pools.Pool("fast"); err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
 )
 
-// sized asks for so many bytes.
+// sized returns a request for a volume with a size in bytes.
 func sized(name string, required, limit int64, c *csi.VolumeCapability) *csi.CreateVolumeRequest {
 	q := request(name, 0, c)
 	q.CapacityRange = &csi.CapacityRange{RequiredBytes: required, LimitBytes: limit}
@@ -69,7 +69,7 @@ func TestCreateVolume_claimOfEqualSize(t *testing.T) {
 			if source.GetCapacityBytes() < c.required {
 				t.Fatalf("the source has %d bytes", source.GetCapacityBytes())
 			}
-			// It is formatted: one for readers needs that.
+			// The stage formats the source: a read-only volume needs a file system.
 			r.must("stage", r.stage(source.GetVolumeId(), "st", c.use))
 			r.must("unstage", r.unstage(source.GetVolumeId(), "st"))
 			snapshot := cut("snapshot", source.GetVolumeId())
@@ -85,7 +85,7 @@ func TestCreateVolume_claimOfEqualSize(t *testing.T) {
 				{"transient", c.use, fromSnapshot(snapshot), map[string]string{callmeta.ParameterTransient: "true"}},
 			} {
 				if c.use.GetBlock() != nil && x.what != "restore" && x.what != "clone" {
-					continue // parts of it were never wiped
+					continue // parts of the source were never wiped
 				}
 				q := sized(c.what+x.what, c.required, 0, x.use)
 				q.VolumeContentSource, q.Parameters = x.from, x.params
@@ -93,13 +93,13 @@ func TestCreateVolume_claimOfEqualSize(t *testing.T) {
 				if v.GetCapacityBytes() != source.GetCapacityBytes() {
 					t.Errorf("%s: %d bytes, the source has %d", x.what, v.GetCapacityBytes(), source.GetCapacityBytes())
 				}
-				if x.what == "restore" && c.required < 5e8 { // there is room for more; of a copy it is true as well
+				if x.what == "restore" && c.required < 5e8 { // the pool has room for this; the same holds for a copy
 					next := cut("of-the-restore", v.GetVolumeId())
 					q := sized(c.what+"second", c.required, 0, c.use)
 					q.VolumeContentSource = fromSnapshot(next)
 					r.must("delete", r.remove(made("second", q).GetVolumeId()))
 				}
-				// A limit below what the source has still holds.
+				// A limit below the source's size is still respected.
 				if q.CapacityRange.LimitBytes = source.GetCapacityBytes() - 1; q.CapacityRange.LimitBytes >= c.required {
 					q.Name += "limited"
 					_, err := r.CreateVolume(t.Context(), q)
@@ -107,7 +107,7 @@ func TestCreateVolume_claimOfEqualSize(t *testing.T) {
 				}
 				r.must("delete", r.remove(v.GetVolumeId()))
 			}
-			// Who expands the claim must ask for as much as it has then.
+			// After an expansion of the source, a claim must ask for the new size.
 			grown := source.GetCapacityBytes() + 5e6 + 1
 			_, err := r.ControllerExpandVolume(t.Context(), &csi.ControllerExpandVolumeRequest{
 				VolumeId: source.GetVolumeId(), CapacityRange: &csi.CapacityRange{RequiredBytes: grown},

@@ -16,8 +16,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
 )
 
-// wiped stages a block volume, which is wiped first.
-func (r *rig) wiped(volume, at string) {
+// stageWiped stages a block volume, and retries while the driver wipes it.
+func (r *rig) stageWiped(volume, at string) {
 	r.t.Helper()
 	err := r.stage(volume, at, block(writer))
 	for end := time.Now().Add(time.Minute); err != nil && time.Now().Before(end); err = r.stage(volume, at, block(writer)) {
@@ -50,8 +50,8 @@ func TestCreateVolume_modeChange(t *testing.T) {
 	volume := r.volume(request("origin", 64, raw))
 	never := r.snapshot("never-staged", volume)
 	refused("what was never wiped", fs, fromSnapshot(never), "true")
-	r.wiped(volume, "raw")
-	r.formerly(r.device(volume), filesystem.Ext4) // the tenant's own superblock
+	r.stageWiped(volume, "raw")
+	r.makeSecret(r.device(volume), filesystem.Ext4) // the tenant's own superblock
 	s := r.snapshot("s", volume)
 	for _, source := range []*csi.VolumeContentSource{fromSnapshot(s), fromVolume(volume)} {
 		refused("a block volume's content without a word", fs, source, "")
@@ -69,13 +69,13 @@ func TestCreateVolume_modeChange(t *testing.T) {
 	}
 	r.must("unstage", r.unstage(files, "st"))
 
-	// The other way the kernel mounts nothing.
+	// In the other direction the kernel mounts nothing.
 	again, err := ask("again", raw, fromSnapshot(r.snapshot("of-files", files)), "")
 	r.must("create", err)
 	r.must("stage", r.stage(again, "st", raw))
 	r.must("unstage", r.unstage(again, "st"))
 	unwiped := r.volume(request("unwiped", 64, fs))
-	r.fresh("a volume", unwiped, fs)
+	r.wantFresh("a volume", unwiped, fs)
 	refused("a file system on what was never wiped as a block device", raw, fromSnapshot(r.snapshot("of-unwiped", unwiped)), "true")
 	r.must("unstage", r.unstage(volume, "raw"))
 }
@@ -106,7 +106,7 @@ func TestCreateVolume_readersAndWriters(t *testing.T) {
 		r.read("st", what)
 		r.must("unstage", r.unstage(volume, "st"))
 
-		// With a source it is written as well.
+		// A volume with a source can also be written.
 		q := ask("copy", list...)
 		q.VolumeContentSource = fromVolume(volume)
 		copied := r.volume(q)
@@ -124,7 +124,7 @@ func TestCreateVolume_readersAndWriters(t *testing.T) {
 		r.want(what, err, codes.InvalidArgument)
 		c, err := r.GetCapacity(t.Context(), &csi.GetCapacityRequest{VolumeCapabilities: list})
 		if err != nil || c.GetAvailableCapacity() == 0 {
-			t.Errorf("%s: %v, %v", what, c, err) // what has a source can be made
+			t.Errorf("%s: %v, %v", what, c, err) // a volume with a source can be created
 		}
 	}
 }
@@ -135,7 +135,7 @@ func TestCreateVolume_concurrentClone(t *testing.T) {
 	r := newRig(t)
 	q := request("copy", 640, block(writer))
 	q.VolumeContentSource = fromVolume(r.volume(request("source", 640, block(writer))))
-	// Of several at once some may be refused.
+	// Some of several concurrent calls may be refused.
 	results := make(chan error)
 	for range 8 {
 		go func() {
@@ -174,7 +174,7 @@ func TestCreateVolume_fullPool(t *testing.T) {
 		VolumeId: volumes[0], CapacityRange: &csi.CapacityRange{RequiredBytes: 64 << 20},
 	})
 	r.want("expand in a full pool", err, codes.OutOfRange)
-	// The reserve for snapshots lasts for some of them.
+	// The reserve for snapshots is enough for some snapshots.
 	cut := 0
 	for _, v := range volumes {
 		_, err = r.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{Name: v, SourceVolumeId: v})

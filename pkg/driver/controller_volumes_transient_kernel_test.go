@@ -17,8 +17,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/reports"
 )
 
-// told returns the reasons of what is told of a volume now.
-func (r *rig) told(volume string) (reasons []string) {
+// reported returns the reasons that the driver reports for a volume now.
+func (r *rig) reported(volume string) (reasons []string) {
 	r.t.Helper()
 	d, err := New(Options{NodeName: "node-1", KubeletDir: r.kubelet, Pools: r.pools})
 	r.must("another driver", err)
@@ -38,7 +38,7 @@ func TestCreateVolume_transient(t *testing.T) {
 		t.Run(fs, func(t *testing.T) {
 			r := newRig(t)
 			c := mount(writer, fs)
-			least := int64(filesystem.MinimumSize(fs))>>20 + 4 // a smaller one could be asked for
+			least := int64(filesystem.MinimumSize(fs))>>20 + 4 // so that a test can request less
 			volume := r.volume(request("origin", least, c))
 			r.must("stage", r.stage(volume, "st", c))
 			r.write("st", "as it was")
@@ -80,19 +80,19 @@ func TestCreateVolume_transient(t *testing.T) {
 			r.read("xtg", "as it was")
 			r.write("xtg", "scratched")
 			r.read("st", "as it is")
-			r.untouchable(id, least)
+			r.wantUnchangeable(id, least)
 			r.must("unpublish", r.unpublish(id, "xtg"))
 			r.must("unstage", r.unstage(id, "x"))
 			r.stop()
 			r.start()
 			r.must("stage again", r.stage(id, "x", c))
 			r.read("x", "scratched")
-			if told := r.told(id); len(told) != 0 {
+			if told := r.reported(id); len(told) != 0 {
 				t.Errorf("told while all is well: %v", told)
 			}
 			r.must("unstage", r.unstage(id, "x"))
 
-			// What a reboot does to it.
+			// A reboot would remove its devices.
 			r.stop()
 			for _, name := range []string{"vgdriver-scratch", "vgdriver-scratch-cow"} {
 				if out, err := exec.Command("dmsetup", "remove", "--retry", name).CombinedOutput(); err != nil {
@@ -102,11 +102,11 @@ func TestCreateVolume_transient(t *testing.T) {
 			r.start()
 			r.must("stage after the loss", r.stage(id, "x", c))
 			r.read("x", "as it was")
-			if told := r.told(id); !slices.Equal(told, []string{"TransientRestarted"}) {
+			if told := r.reported(id); !slices.Equal(told, []string{"TransientRestarted"}) {
 				t.Errorf("told after the loss: %v", told)
 			}
 			r.must("unstage", r.unstage(id, "x"))
-			if told := r.told(id); len(told) != 0 {
+			if told := r.reported(id); len(told) != 0 {
 				t.Errorf("told after its use: %v", told)
 			}
 			r.must("delete", r.remove(id))

@@ -34,7 +34,7 @@ func TestDriver_filesystemVolume(t *testing.T) {
 			snapshot := r.snapshot("snapshot", volume)
 			r.write("tg", "as it is")
 
-			larger := request("restored", least+64, mount(writer, "")) // the file system is the source's
+			larger := request("restored", least+64, mount(writer, "")) // it gets the source's file system
 			larger.VolumeContentSource = fromSnapshot(snapshot)
 			restored := r.volume(larger)
 			if again := r.volume(larger); again != restored {
@@ -85,7 +85,7 @@ func TestDriver_filesystemVolume(t *testing.T) {
 				r.must("unstage", r.unstage(v.id, v.staging))
 				r.must("delete", r.remove(v.id))
 			}
-			// The snapshot outlives its volume.
+			// The snapshot stays after its volume is deleted.
 			q = request("late", least, c)
 			q.VolumeContentSource = fromSnapshot(snapshot)
 			late := r.volume(q)

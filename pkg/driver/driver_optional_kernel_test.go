@@ -21,7 +21,7 @@ func TestAllPools_optionalOfOtherNodes(t *testing.T) {
 	disks, ctx := scratch(t), t.Context()
 	r := rigOf(t, pool.Config{Name: "one", VolumeGroup: "vgone", Devices: disks[:1]})
 	mine := r.configs
-	defer func() { r.configs = mine }() // only that one is to be cleared away
+	defer func() { r.configs = mine }() // only this pool is cleaned up
 	a := r.volume(request("a", 64, mount(writer, "ext4")))
 	for what, other := range map[string]pool.Config{
 		"adopted":             {},
@@ -92,7 +92,7 @@ func TestAllPools_optionalThatWasHere(t *testing.T) {
 	r.overwriteLabel(disks[2], labels[1])
 	restarted("its disks are back", codes.OK)
 	r.must("unstage", r.unstage(b, "staging-b"))
-	// The text behind the label is damaged on both disks.
+	// The metadata after the label is damaged on both disks.
 	for i, d := range disks[1:3] {
 		labels[i] = r.overwriteAt(d, 4096, make([]byte, 1<<20))
 	}
@@ -103,7 +103,7 @@ func TestAllPools_optionalThatWasHere(t *testing.T) {
 	restarted("it is in order again", codes.OK)
 }
 
-// overwriteAt writes to a disk and returns what was there.
+// overwriteAt writes content to a disk and returns the former content.
 func (r *rig) overwriteAt(disk string, at int64, content []byte) []byte {
 	r.t.Helper()
 	f, err := os.OpenFile(disk, os.O_RDWR, 0)

@@ -16,8 +16,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// overwriteLabel exchanges the first sectors of a physical volume, in which its
-// label is, and returns what was there.
+// overwriteLabel overwrites the first sectors of a physical volume, which have its
+// label, and returns the former content.
 func (r *rig) overwriteLabel(disk string, content []byte) []byte {
 	r.t.Helper()
 	f, err := os.OpenFile(disk, os.O_RDWR, 0)
@@ -50,7 +50,7 @@ func TestPool_notOpen(t *testing.T) {
 	r.must("publish", r.publish(b, "staging-b", "target-b", mount(writer, "ext4"), false))
 
 	r.stop()
-	r.configs[1].Create = false // or the disk would seem blank
+	r.configs[1].Create = false // otherwise the disk would seem blank
 	label := r.overwriteLabel(disks[1], make([]byte, 4096))
 	r.start()
 	for what, call := range map[string]func() error{
@@ -109,7 +109,7 @@ func TestPool_notOpen(t *testing.T) {
 		r.must("capacity", err)
 		free = append(free, c.GetAvailableCapacity())
 	}
-	if free[0] != 0 || free[1] == 0 || free[2] != 0 { // a class without a pool makes nothing where there are two
+	if free[0] != 0 || free[1] == 0 || free[2] != 0 { // a class without a pool cannot be used on a node with two pools
 		t.Errorf("capacity without a pool, of one, of two: %v", free)
 	}
 	storage, err := r.NodeGetStorageHealth(ctx, &csi.NodeGetStorageHealthRequest{})
@@ -120,7 +120,7 @@ func TestPool_notOpen(t *testing.T) {
 	if err != nil || len(health.GetVolumeHealth().GetHealthStatuses()) != 1 || health.GetVolumeHealth().GetHealthStatuses()[0].GetStatus() != csi.VolumeHealthErrorType_INACCESSIBLE {
 		t.Errorf("volume health: %v, %v", health, err)
 	}
-	// Its pods can end.
+	// The pods of its volumes can end.
 	r.must("unpublish", r.unpublish(b, "target-b"))
 	r.want("unstage", r.unstage(b, "staging-b"), codes.Unavailable)
 	if m, err := mountOf(handle.ID{Node: "node-1", Pool: "two", LV: "b"}, r.path("staging-b")); m != nil || err != nil {

@@ -18,8 +18,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
 )
 
-// fault makes ext4 meet an error, as damaged metadata would.
-func (r *rig) fault(volume string) {
+// causeExt4Error makes ext4 find an error, as damaged metadata would, and waits
+// until the error is on record.
+func (r *rig) causeExt4Error(volume string) {
 	r.t.Helper()
 	var st unix.Stat_t
 	r.must("stat", unix.Stat(r.device(volume), &st))
@@ -34,7 +35,7 @@ func (r *rig) fault(volume string) {
 				count, err := os.ReadFile(filepath.Join(filepath.Dir(trigger), "errors_count"))
 				r.must("read", err)
 				if strings.TrimSpace(string(count)) != "0" {
-					return // the kernel writes it down in the background
+					return // the kernel records the error in the background
 				}
 			}
 		}
@@ -49,7 +50,7 @@ func (r *rig) expand(volume string, mib int64) error {
 	return err
 }
 
-// reasons are those of a volume's health, by the calls of the controller.
+// reasons returns the reasons of a volume's health from the Controller service.
 func (r *rig) reasons(volume string) []string {
 	r.t.Helper()
 	var out []string
@@ -112,7 +113,7 @@ func TestHealth_abortedJournal(t *testing.T) {
 	for name, mib := range map[string]int64{"small-blocks": 32, "large-blocks": 600} {
 		volume := r.volume(request(name, mib, c))
 		r.must("stage", r.stage(volume, "st", c))
-		r.fault(volume)
+		r.causeExt4Error(volume)
 		r.sameHealth(name+" after an error", volume, "st", "FilesystemErrors", "FilesystemReadOnly")
 		r.stop()
 		r.start()

@@ -37,7 +37,7 @@ func TestIntercept_errorsAndOverlap(t *testing.T) {
 		t.Errorf("panic: %v, %v", reply, err)
 	}
 
-	// While one changes v1, others of v1 are refused and the rest is served.
+	// While a call changes v1, other changes of v1 are refused and all other calls run.
 	_, err = call(&csi.NodePublishVolumeRequest{VolumeId: "v1"}, func() (any, error) {
 		for _, c := range []struct {
 			request any
@@ -63,7 +63,7 @@ func TestIntercept_errorsAndOverlap(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	// A refused request has not taken part of what it wanted.
+	// The refused requests have left no name registered.
 	if _, err := call(&csi.CreateSnapshotRequest{SourceVolumeId: "v1", Name: "s"}, ok); err != nil {
 		t.Error(err)
 	}

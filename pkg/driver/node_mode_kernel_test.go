@@ -15,7 +15,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
 )
 
-// copyDevice writes what is on one device, or in a file, to another one.
+// copyDevice copies the content of a device or file to another device.
 func (r *rig) copyDevice(from, to string) {
 	r.t.Helper()
 	in, err := os.Open(from)
@@ -40,15 +40,15 @@ func (r *rig) sum(path string) [sha256.Size]byte {
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-// raw publishes a volume as a block device and returns the path that its pod has.
-func (r *rig) raw(volume string) string {
+// publishRaw publishes a volume as a block device and returns its target path.
+func (r *rig) publishRaw(volume string) string {
 	r.t.Helper()
-	r.wiped(volume, "raw")
+	r.stageWiped(volume, "raw")
 	r.must("publish raw", r.publish(volume, "raw", "raw-target", block(writer), false))
 	return r.path("raw-target")
 }
 
-func (r *rig) notRaw(volume string) {
+func (r *rig) unpublishRaw(volume string) {
 	r.t.Helper()
 	r.must("unpublish raw", r.unpublish(volume, "raw-target"))
 	r.must("unstage raw", r.unstage(volume, "raw"))
@@ -64,7 +64,7 @@ func TestActivate_blockDataMover(t *testing.T) {
 			r := newRig(t)
 			mib := max(64, int64(filesystem.MinimumSize(fs))>>20)
 			c := mount(writer, fs)
-			any := mount(writer, "") // a PersistentVolume made of a block claim names no type
+			any := mount(writer, "") // a PersistentVolume that was created from a block claim names no file system
 			origin := r.volume(request("origin", mib, c))
 			r.must("stage", r.stage(origin, "st", c))
 			r.write("st", "saved")
@@ -76,18 +76,18 @@ func TestActivate_blockDataMover(t *testing.T) {
 			r.must("stage readers", r.stage(readers, "rox", shown))
 			r.must("publish readers", r.publish(readers, "rox", "rox-target", shown, true))
 			volume := r.volume(request("restored", mib, block(writer)))
-			r.copyDevice(r.path("rox-target"), r.raw(volume))
-			r.notRaw(volume)
-			if fs == filesystem.Ext4 { // the others are larger
+			r.copyDevice(r.path("rox-target"), r.publishRaw(volume))
+			r.unpublishRaw(volume)
+			if fs == filesystem.Ext4 { // volumes of the others are larger
 				want := r.sum(r.path("rox-target"))
 				for _, transient := range []string{"false", "true"} {
 					q := from("writers-"+transient, mib, block(writer), fromSnapshot(backup))
 					q.Parameters = map[string]string{"transient": transient}
 					copied := r.volume(q)
-					if r.sum(r.raw(copied)) != want {
+					if r.sum(r.publishRaw(copied)) != want {
 						t.Errorf("what writers see differs from what readers do, transient is %s", transient)
 					}
-					r.notRaw(copied)
+					r.unpublishRaw(copied)
 					r.must("delete", r.remove(copied))
 				}
 			}
@@ -104,7 +104,7 @@ func TestActivate_blockDataMover(t *testing.T) {
 			r.must("unstage", r.unstage(volume, "files"))
 			r.must("unstage the origin", r.unstage(origin, "st"))
 
-			r.stop() // nothing but the disk remembers it
+			r.stop() // the new process has only the record on the disk
 			r.start()
 			_, err := r.ControllerExpandVolume(t.Context(), &csi.ControllerExpandVolumeRequest{
 				VolumeId: volume, CapacityRange: &csi.CapacityRange{RequiredBytes: (mib + 96) << 20}, VolumeCapability: c,
@@ -149,27 +149,27 @@ func TestActivate_usedBlockDevice(t *testing.T) {
 		{"files-with-nothing", fs, nil},
 	} {
 		volume := r.volume(request(x.name, 64, x.made))
-		path := r.raw(volume)
+		path := r.publishRaw(volume)
 		f, err := os.OpenFile(path, os.O_WRONLY, 0)
 		r.must("open", err)
 		_, err = f.WriteAt(x.content, 0)
 		r.must("write", err)
 		r.must("close", f.Close())
 		before := head(path)
-		r.notRaw(volume)
+		r.unpublishRaw(volume)
 		for _, c := range []*csi.VolumeCapability{fs, mount(writer, "")} {
 			r.want(x.name+" as a file system", r.stage(volume, "files", c), codes.FailedPrecondition)
 			r.stop()
 			r.start()
 		}
-		if !bytes.Equal(head(r.raw(volume)), before) {
+		if !bytes.Equal(head(r.publishRaw(volume)), before) {
 			t.Errorf("%s: its content was changed", x.name)
 		}
-		r.notRaw(volume)
+		r.unpublishRaw(volume)
 	}
 	for what, c := range map[string]*csi.VolumeCapability{"ext4": fs, "any": mount(writer, "")} {
 		untouched := r.volume(request("untouched-"+what, 64, blk))
-		r.fresh(what, untouched, c)
+		r.wantFresh(what, untouched, c)
 		r.must("delete", r.remove(untouched))
 	}
 }
@@ -186,24 +186,24 @@ func TestActivate_bothModes(t *testing.T) {
 			t.Errorf("%v is not confirmed: %v, %v", c, v, err)
 		}
 	}
-	path := r.raw(volume)
+	path := r.publishRaw(volume)
 	r.must("format", filesystem.Format(t.Context(), path, filesystem.Ext4))
 	r.want("files beside raw", r.stage(volume, "files", fs), codes.FailedPrecondition)
 	r.want("publish files", r.publish(volume, "raw", "target", fs, false), codes.FailedPrecondition)
-	r.notRaw(volume)
+	r.unpublishRaw(volume)
 	r.must("stage files", r.stage(volume, "files", fs))
 	r.want("raw beside files", r.stage(volume, "raw", blk), codes.FailedPrecondition)
 	r.want("publish raw", r.publish(volume, "files", "target", blk, false), codes.FailedPrecondition)
 	r.write("files", "content")
 	r.must("unstage", r.unstage(volume, "files"))
-	// Somebody else has it open.
+	// Another process has the device open.
 	r.device(volume)
 	f, err := os.OpenFile(r.device(volume), os.O_RDONLY, 0)
 	r.must("open", err)
 	r.want("raw while it is open", r.stage(volume, "raw", blk), codes.FailedPrecondition)
 	f.Close()
-	r.raw(volume)
-	r.notRaw(volume)
+	r.publishRaw(volume)
+	r.unpublishRaw(volume)
 	r.must("stage files", r.stage(volume, "files", fs))
 	r.read("files", "content")
 	r.must("unstage", r.unstage(volume, "files"))

@@ -20,10 +20,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// failingDisk is a disk that fails while it is told to.
+// failingDisk is a disk that fails between calls of fail and mend.
 type failingDisk struct {
 	r    *rig
-	good string // its table
+	good string // the table while the disk works
 }
 
 func newFailingDisk(t *testing.T) *failingDisk {
@@ -45,7 +45,7 @@ func (d *failingDisk) put(table string) {
 func (d *failingDisk) fail() { d.put("0 2000000 error") }
 func (d *failingDisk) mend() { d.put(d.good) }
 
-// shutDown makes a file system refuse all I/O, as its kernel module does after an error.
+// shutDown shuts a file system down, as the kernel does after an error.
 func shutDown(t *testing.T, dir string) {
 	t.Helper()
 	const shutdown, logflush = 0x8004587d, 1
@@ -59,7 +59,7 @@ func shutDown(t *testing.T, dir string) {
 	}
 }
 
-// writeFails makes a file system on a failing disk commit something.
+// writeFails makes a file system on a failing disk write until a write fails.
 func writeFails(t *testing.T, dir string) {
 	t.Helper()
 	for i := range 100 {
@@ -74,8 +74,8 @@ func writeFails(t *testing.T, dir string) {
 	t.Fatal("nothing fails on a failing disk")
 }
 
-// poolBack waits until the driver has seen that the pool's disk answers again.
-func (r *rig) poolBack() {
+// waitForPool waits until the driver notices that the pool's disk works again.
+func (r *rig) waitForPool() {
 	r.t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		_, err := r.ListVolumes(r.t.Context(), &csi.ListVolumesRequest{})
@@ -88,7 +88,7 @@ func (r *rig) poolBack() {
 	}
 }
 
-// sameHealth checks that all health calls give the same reasons, and which.
+// sameHealth checks that all health calls give the reasons want.
 func (r *rig) sameHealth(what, volume, at string, want ...string) {
 	r.t.Helper()
 	ctx := r.t.Context()
@@ -115,8 +115,8 @@ func (r *rig) sameHealth(what, volume, at string, want ...string) {
 	}
 }
 
-// showsShutdown says whether the options of the mount tell that its file system
-// has shut itself down.
+// showsShutdown reports whether the mount table shows that the file system has
+// shut down.
 func showsShutdown(t *testing.T, dir string) bool {
 	t.Helper()
 	mounts, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(dir))
@@ -133,10 +133,10 @@ func TestStage_failedFilesystem(t *testing.T) {
 	const down, unreachable, readOnly, errors = "FilesystemShutDown", "FilesystemUnreachable", "FilesystemReadOnly", "FilesystemErrors"
 	for _, c := range []struct {
 		fs, by       string
-		reasons      []string // of its health
+		reasons      []string // of the volume's health
 		stats, grow  codes.Code
 		cut          codes.Code
-		stage, write codes.Code // where it is published still
+		stage, write codes.Code // while it is still published
 	}{
 		{filesystem.XFS, "disk", []string{down}, codes.Internal, codes.FailedPrecondition, codes.FailedPrecondition, codes.FailedPrecondition, codes.FailedPrecondition},
 		{filesystem.XFS, "shutdown", []string{down}, codes.Internal, codes.FailedPrecondition, codes.FailedPrecondition, codes.FailedPrecondition, codes.FailedPrecondition},
@@ -158,15 +158,15 @@ func TestStage_failedFilesystem(t *testing.T) {
 				disk.fail()
 				writeFails(t, r.path("tg"))
 				disk.mend()
-				r.poolBack()
+				r.waitForPool()
 			} else {
 				shutDown(t, r.path("st"))
 			}
-			if c.fs == filesystem.Ext4 { // the kernel tells it to writers only
+			if c.fs == filesystem.Ext4 { // only a write makes the kernel notice the error
 				_, err := r.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{Name: "first", SourceVolumeId: volume})
 				r.want("the first cut", err, codes.FailedPrecondition)
 			}
-			if showsShutdown(t, r.path("st")) { // ext4 since Linux 6.15: now readers know it, too
+			if showsShutdown(t, r.path("st")) { // since Linux 6.15 readers of an ext4 also notice it
 				c.stats = codes.Internal
 			}
 			r.sameHealth("one that fails", volume, "tg", c.reasons...)
@@ -191,7 +191,7 @@ func TestStage_failedFilesystem(t *testing.T) {
 			for _, at := range []string{"tg", "tg", "tg-ro", "tg2"} {
 				r.must("unpublish "+at, r.unpublish(volume, at))
 			}
-			// Another pod has come before it was unstaged.
+			// Another pod starts before the volume is unstaged.
 			r.want("publish before it is staged", r.publish(volume, "st", "tg", fs, false), codes.FailedPrecondition)
 			r.must("stage anew", r.stage(volume, "st", fs))
 			r.must("publish anew", r.publish(volume, "st", "tg", fs, false))
@@ -201,7 +201,7 @@ func TestStage_failedFilesystem(t *testing.T) {
 				r.must("unstage", r.unstage(volume, "st"))
 			}
 			r.must("stage", r.stage(volume, "st", fs))
-			r.shows("the file system mounted anew", "st", "b")
+			r.wantFiles("the file system mounted anew", "st", "b")
 			r.snapshot("afterwards", volume)
 			r.sameHealth("one that was mounted anew", volume, "st")
 			r.must("unstage", r.unstage(volume, "st"))

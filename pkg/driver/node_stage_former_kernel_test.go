@@ -22,8 +22,8 @@ import (
 
 const formerSecret = "the former owner's password"
 
-// formerly fills the device with a file system that has a secret.
-func (r *rig) formerly(device, fs string) {
+// makeSecret makes a file system with a secret on the device.
+func (r *rig) makeSecret(device, fs string) {
 	r.t.Helper()
 	dir := r.t.TempDir()
 	force := map[string]string{filesystem.Ext4: "-F"}[fs]
@@ -33,8 +33,9 @@ func (r *rig) formerly(device, fs string) {
 	r.tool("umount", dir)
 }
 
-// formerGroup is a rig on a group of LVM2's in which a logical volume with a file
-// system was, and was removed: what lies there was never wiped, and is only where it must be.
+// formerGroup returns a rig on a volume group from which LVM2 removed a logical
+// volume with a file system. The extents were not wiped, and the driver wipes only
+// the extents that it must.
 func formerGroup(t *testing.T, fs string, mib int64) *rig {
 	t.Helper()
 	kubelet, err := filepath.EvalSymlinks(t.TempDir())
@@ -48,15 +49,15 @@ func formerGroup(t *testing.T, fs string, mib int64) *rig {
 	}
 	r.tool(append([]string{"vgcreate", "-q", "vgdriver"}, disks...)...)
 	r.tool("lvcreate", "-qq", "-y", "-Wn", "-Zn", "-L", fmt.Sprintf("%dm", mib), "-n", "old", "vgdriver", disks[0])
-	r.formerly("/dev/vgdriver/old", fs)
+	r.makeSecret("/dev/vgdriver/old", fs)
 	r.tool("lvremove", "-qq", "-y", "vgdriver/old")
 	r.configs = []pool.Config{{Name: "fast", VolumeGroup: "vgdriver", FirstStore: 16 * size.MiB, BurstRate: 200 * size.MiB, Clean: pool.CleanNever}}
 	r.start()
-	t.Cleanup(func() { r.away() })
+	t.Cleanup(func() { r.tearDown() })
 	return r
 }
 
-// blank takes away what makes a disk a physical volume, and nothing more.
+// blank overwrites the first MiB of a disk, so that it is no physical volume.
 func (r *rig) blank(disk string) {
 	r.t.Helper()
 	f, err := os.OpenFile(disk, os.O_WRONLY, 0)
@@ -66,8 +67,8 @@ func (r *rig) blank(disk string) {
 	r.must("close", f.Close())
 }
 
-// away ends the driver and removes its group.
-func (r *rig) away() {
+// tearDown stops the driver and removes its volume group.
+func (r *rig) tearDown() {
 	r.unmountAll()
 	r.hydrated()
 	r.stop()
@@ -81,8 +82,9 @@ func (r *rig) away() {
 	}
 }
 
-// fresh stages a volume, twice, and checks that it has a new file system and keeps it.
-func (r *rig) fresh(what, id string, c *csi.VolumeCapability) {
+// wantFresh stages a volume twice, and checks that it gets a new file system and
+// keeps it.
+func (r *rig) wantFresh(what, id string, c *csi.VolumeCapability) {
 	r.t.Helper()
 	r.must("stage "+what, r.stage(id, "fresh", c))
 	if b, err := os.ReadFile(r.path("fresh/secret")); err == nil {
@@ -95,7 +97,7 @@ func (r *rig) fresh(what, id string, c *csi.VolumeCapability) {
 	r.must("unstage "+what, r.unstage(id, "fresh"))
 }
 
-// from is a request for a copy.
+// from returns a request for a copy of source.
 func from(name string, mib int64, c *csi.VolumeCapability, source *csi.VolumeContentSource) *csi.CreateVolumeRequest {
 	q := request(name, mib, c)
 	q.VolumeContentSource = source
@@ -116,19 +118,19 @@ func TestStage_formerOwner(t *testing.T) {
 			scratch := from("scratch", mib, c, fromSnapshot(s1))
 			scratch.Parameters = map[string]string{"transient": "true"}
 			copies := []*csi.CreateVolumeRequest{from("restored", mib, c, fromSnapshot(s1)), scratch}
-			if fs == filesystem.Ext4 { // the others are larger
+			if fs == filesystem.Ext4 { // volumes of the others are larger
 				copies = append(copies, from("larger", mib+32, c, fromSnapshot(s1)), from("cloned", mib, c, fromVolume(volume)))
 			}
 			for _, q := range copies {
 				id := r.volume(q)
-				r.fresh(q.GetName(), id, c)
+				r.wantFresh(q.GetName(), id, c)
 				if q == scratch {
 					r.stop()
-					for _, device := range []string{"vgdriver-scratch", "vgdriver-scratch-cow"} { // what a reboot does
+					for _, device := range []string{"vgdriver-scratch", "vgdriver-scratch-cow"} { // as a reboot would
 						r.tool("dmsetup", "remove", "--retry", device)
 					}
 					r.start()
-					r.fresh("scratch, begun again", id, c)
+					r.wantFresh("scratch, begun again", id, c)
 				}
 				r.must("delete", r.remove(id))
 			}
@@ -140,8 +142,9 @@ func TestStage_formerOwner(t *testing.T) {
 			if fs != filesystem.Ext4 {
 				return
 			}
-			// Once it has one its copies have that, and what was cut before stays as it was.
-			r.fresh("origin", volume, c)
+			// Once the volume has a file system, new copies have it too. Older snapshots do
+			// not change.
+			r.wantFresh("origin", volume, c)
 			s2 := r.snapshot("s2", volume)
 			restored := r.volume(from("restored-2", mib, c, fromSnapshot(s2)))
 			r.must("stage", r.stage(restored, "st", c))
@@ -150,8 +153,8 @@ func TestStage_formerOwner(t *testing.T) {
 			r.must("delete", r.remove(restored))
 			restored = r.volume(from("restored-3", mib, c, fromSnapshot(s1)))
 			s3 := r.snapshot("s3", restored)
-			r.fresh("a copy of a copy", r.volume(from("restored-4", mib, c, fromSnapshot(s3))), c)
-			r.fresh("restored after the format", restored, c)
+			r.wantFresh("a copy of a copy", r.volume(from("restored-4", mib, c, fromSnapshot(s3))), c)
+			r.wantFresh("restored after the format", restored, c)
 		})
 	}
 }
@@ -172,8 +175,8 @@ func TestStage_formerPool(t *testing.T) {
 	}
 	r.start()
 	volume := r.volume(request("origin", 64, c))
-	r.fresh("a restored", r.volume(from("restored", 64, c, fromSnapshot(r.snapshot("s", volume)))), c)
-	r.fresh("the volume", volume, c)
+	r.wantFresh("a restored", r.volume(from("restored", 64, c, fromSnapshot(r.snapshot("s", volume)))), c)
+	r.wantFresh("the volume", volume, c)
 }
 
 // A volume that is rolled back to a time before its first format gets a new
@@ -183,7 +186,7 @@ func TestStage_rolledBackBeforeFormat(t *testing.T) {
 	c := mount(writer, filesystem.Ext4)
 	volume := r.volume(request("origin", 64, c))
 	r.snapshot("s1", volume)
-	r.fresh("the volume", volume, c)
+	r.wantFresh("the volume", volume, c)
 	r.snapshot("s2", volume)
 	back := func(to string) {
 		t.Helper()
@@ -215,7 +218,7 @@ func TestStage_formattedWithUnknownHead(t *testing.T) {
 		t.Errorf("%v does not say what to do", err)
 	}
 	r.tool("lvchange", "-qq", "--addtag", "dmsnap:unformatted", "vgdriver/origin")
-	r.fresh("the volume", volume, c)
+	r.wantFresh("the volume", volume, c)
 }
 
 // A volume that an older build formatted, and whose first extents it left

@@ -24,12 +24,12 @@ func TestStage_ext4WithError(t *testing.T) {
 	r.must("stage", r.stage(volume, "st", c))
 	r.write("st", "kept")
 	r.wantReasons("a sound one", volume)
-	r.fault(volume)
+	r.causeExt4Error(volume)
 	r.wantReasons("with an error", volume, "FilesystemErrors")
 	snapshot := r.snapshot("snapshot", volume)
 	r.must("expand", r.expand(volume, 64))
 	_, err := r.NodeExpandVolume(t.Context(), &csi.NodeExpandVolumeRequest{VolumeId: volume, VolumePath: r.path("st")})
-	r.want("grow with an error on record", err, codes.FailedPrecondition) // else the kubelet starts no pod
+	r.want("grow with an error on record", err, codes.FailedPrecondition) // with another code the kubelet would start no pod
 	r.must("stage again", r.stage(volume, "st", c))
 	r.wantReasons("not grown", volume, "FilesystemErrors", "NotGrown")
 	r.stop()
@@ -71,7 +71,7 @@ func TestStage_damagedExt4(t *testing.T) {
 	c := mount(writer, filesystem.Ext4)
 	volume := r.volume(request("volume", 32, c))
 	r.must("stage", r.stage(volume, "st", c))
-	r.fault(volume)
+	r.causeExt4Error(volume)
 	r.must("unstage", r.unstage(volume, "st"))
 	r.tool("debugfs", "-w", "-R", "clri <2>", r.device(volume))
 	err := r.stage(volume, "st", c)
@@ -94,7 +94,7 @@ func TestStage_damagedExt4(t *testing.T) {
 func TestStage_formatsOnce(t *testing.T) {
 	r := newRig(t)
 	c := mount(writer, "ext4")
-	// Wipe all extents: where their content is unknown, staging would wipe what
+	// Wipe all extents: a stage wipes extents of unknown content, and would wipe what
 	// this test writes.
 	capacity, err := r.GetCapacity(t.Context(), &csi.GetCapacityRequest{})
 	r.must("capacity", err)
@@ -111,7 +111,7 @@ func TestStage_formatsOnce(t *testing.T) {
 	}
 	volume := r.volume(request("v", 64, c))
 
-	// A stranger's content on a volume that was never formatted.
+	// Foreign content on a volume that was never formatted.
 	mbr := make([]byte, 512)
 	mbr[446+4], mbr[446+8], mbr[446+13] = 0x83, 8, 16
 	mbr[510], mbr[511] = 0x55, 0xaa
@@ -126,7 +126,7 @@ func TestStage_formatsOnce(t *testing.T) {
 	put(mbr)
 	r.want("stage on a partition table", r.stage(volume, "st", c), codes.FailedPrecondition)
 	put(make([]byte, 512))
-	// What a mkfs left whose call was cut off before it was recorded.
+	// The file system of a call that was interrupted before it recorded the format.
 	r.must("format", filesystem.Format(t.Context(), r.device(volume), filesystem.Ext4))
 	r.must("stage", r.stage(volume, "st", c))
 	r.write("st", "content")
@@ -145,7 +145,7 @@ func TestStage_formatsOnce(t *testing.T) {
 			t.Fatal("a volume that had been formatted was written to")
 		}
 	}
-	// A copy of a block volume is never formatted either.
+	// A copy of a block volume is also never formatted.
 	raw := r.volume(request("raw", 64, block(writer)))
 	q := request("copy", 64, c)
 	q.VolumeContentSource = fromVolume(raw)

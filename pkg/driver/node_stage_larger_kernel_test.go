@@ -22,23 +22,23 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// slowRig hydrates so slowly that a restored volume does not become an ordinary
-// one while a test looks at it. fast() lets it.
+// slowRig returns a rig that hydrates so slowly that a restored volume stays a fork
+// while a test checks it. hydrateFast ends that.
 func slowRig(t *testing.T) *rig {
 	t.Helper()
 	r := rigOf(t, pool.Config{Name: "fast", VolumeGroup: "vgdriver", Devices: scratch(t), FirstStore: 64 * size.MiB, HydrationRate: size.MiB})
-	t.Cleanup(r.fast)
+	t.Cleanup(r.hydrateFast)
 	return r
 }
 
-func (r *rig) fast() {
+func (r *rig) hydrateFast() {
 	r.t.Helper()
 	r.stop()
 	r.configs[0].HydrationRate = 0
 	r.start()
 }
 
-// hydrating tells whether a volume reads through a snapshot still.
+// hydrating reports whether a volume still reads through a snapshot.
 func (r *rig) hydrating(volume string) bool {
 	r.t.Helper()
 	found, err := pool.Inspect(r.t.Context(), r.configs[0], pool.Options{})
@@ -62,7 +62,7 @@ func (r *rig) waitHydrated(volume string) {
 	}
 }
 
-// checkFilesystem has the file system's own tool look at a device that is not mounted.
+// checkFilesystem checks an unmounted device with the file system's own tool.
 func (r *rig) checkFilesystem(fs, device string) {
 	r.t.Helper()
 	command := map[string]string{
@@ -82,7 +82,7 @@ func TestStage_restoredLarger(t *testing.T) {
 		t.Run(fs, func(t *testing.T) {
 			r := slowRig(t)
 			c := mount(writer, fs)
-			least := max(int64(filesystem.MinimumSize(fs))>>20, 64) + 4 // a smaller one could be asked for
+			least := max(int64(filesystem.MinimumSize(fs))>>20, 64) + 4 // so that a test can request less
 			volume := r.volume(request("origin", least, c))
 			r.must("stage", r.stage(volume, "st", c))
 			data := make([]byte, 24<<20)
@@ -117,7 +117,7 @@ func TestStage_restoredLarger(t *testing.T) {
 			if got, was := r.total(restored, "rst"), r.total(volume, "st"); got < was+(80<<20) {
 				t.Errorf("the file system has %d bytes, the source's has %d", got, was)
 			}
-			// What did not fit the source.
+			// More data than the source had room for.
 			big := make([]byte, 40<<20)
 			rand.NewChaCha8([32]byte{2}).Read(big)
 			r.must("write", os.WriteFile(filepath.Join(r.path("rst"), "big"), big, 0o600))
@@ -137,7 +137,7 @@ func TestStage_restoredLarger(t *testing.T) {
 			if !r.hydrating(restored) || !r.hydrating(second) {
 				t.Error("hydrated meanwhile: the test proves little")
 			}
-			r.fast()
+			r.hydrateFast()
 			for volume, at := range map[string]string{restored: "rst", second: "sst"} {
 				r.waitHydrated(volume)
 				same(at)
@@ -163,7 +163,7 @@ func TestStage_restoredLarger(t *testing.T) {
 func TestStage_restoredInOtherMode(t *testing.T) {
 	r := slowRig(t)
 	blk, fs := block(writer), mount(writer, filesystem.XFS)
-	// Wipe all extents: what nobody wiped must not become a raw device.
+	// Wipe all extents: extents that were never wiped must not become a raw device.
 	filler := r.fillPool()
 	r.must("delete the filler", r.remove(filler))
 	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
@@ -186,7 +186,7 @@ func TestStage_restoredInOtherMode(t *testing.T) {
 	q.Parameters = allowed
 	files := r.volume(q)
 	r.must("stage as files", r.stage(files, "fst", fs))
-	if got := r.total(files, "fst"); got < 330<<20 { // less the log, of 64 MiB
+	if got := r.total(files, "fst"); got < 330<<20 { // without the log of 64 MiB
 		t.Errorf("the file system was not grown: %d bytes", got)
 	}
 	r.write("fst", "content")

@@ -38,7 +38,7 @@ func TestStage_readerWithOptionsOfWriter(t *testing.T) {
 		volume := r.volume(request(name, max(int64(filesystem.MinimumSize(q.fs))>>20, 32), write))
 		r.must("stage", r.stage(volume, "st", write))
 		r.write("st", name)
-		r.must("unstage", r.unstage(volume, "st")) // before Linux 6.7 btrfs is mounted once
+		r.must("unstage", r.unstage(volume, "st")) // before Linux 6.7 only one btrfs with the same fsid can be mounted
 		copied := request("shown-"+name, 0, c)
 		copied.VolumeContentSource = fromSnapshot(r.snapshot("of-"+name, volume))
 		shown := r.volume(copied)

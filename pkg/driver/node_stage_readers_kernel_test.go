@@ -16,7 +16,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
 )
 
-// fillPool makes a volume of all the room that volumes may take.
+// fillPool creates a volume that takes all the room for volumes.
 func (r *rig) fillPool() string {
 	r.t.Helper()
 	c, err := r.GetCapacity(r.t.Context(), &csi.GetCapacityRequest{})
@@ -24,9 +24,9 @@ func (r *rig) fillPool() string {
 	return r.volume(request("filler", c.GetMaximumVolumeSize().GetValue()>>20, block(writer)))
 }
 
-// oneOfItsID says that the kernel cannot mount a second file system of the same
-// identity: btrfs before Linux 6.7.
-func oneOfItsID(fs string) bool {
+// refusesDuplicates reports whether the kernel cannot mount a second file system
+// with the same identity: btrfs before Linux 6.7.
+func refusesDuplicates(fs string) bool {
 	_, err := os.Stat("/sys/fs/btrfs/features/temp_fsid")
 	return fs == filesystem.Btrfs && err != nil
 }
@@ -64,12 +64,12 @@ func TestStage_readers(t *testing.T) {
 			for _, v := range views {
 				id, at := v.id, v.at
 				r.want("stage for a writer", r.stage(id, at, c), codes.FailedPrecondition)
-				if oneOfItsID(fs) {
+				if refusesDuplicates(fs) {
 					r.want("stage beside the source", r.stage(id, at, readers), codes.FailedPrecondition)
 					r.must("unstage the source", r.unstage(volume, "st"))
 				}
 				r.must("stage", r.stage(id, at, readers))
-				if oneOfItsID(fs) {
+				if refusesDuplicates(fs) {
 					r.want("stage the source beside it", r.stage(volume, "st", c), codes.FailedPrecondition)
 				} else {
 					r.write("st", "changed once more")
@@ -83,14 +83,14 @@ func TestStage_readers(t *testing.T) {
 					}
 				}
 				r.readOnlyDevice(id)
-				r.untouchable(id, least)
-				if oneOfItsID(fs) {
+				r.wantUnchangeable(id, least)
+				if refusesDuplicates(fs) {
 					r.closeReader(id, at)
 					r.must("stage the source again", r.stage(volume, "st", c))
 				}
 			}
 			r.must("delete the filler", r.remove(filler))
-			// The snapshots and the source may go.
+			// The snapshots and the source may be deleted.
 			for _, id := range []string{snapshot, second} {
 				_, err := r.DeleteSnapshot(t.Context(), &csi.DeleteSnapshotRequest{SnapshotId: id})
 				r.must("delete a snapshot", err)
@@ -99,7 +99,7 @@ func TestStage_readers(t *testing.T) {
 			r.must("delete the source", r.remove(volume))
 			for _, v := range views {
 				id, at := v.id, v.at
-				if oneOfItsID(fs) {
+				if refusesDuplicates(fs) {
 					r.must("stage without the source", r.stage(id, at, readers))
 					r.read(at, v.content)
 					r.must("unstage", r.unstage(id, at))
@@ -134,9 +134,9 @@ func (r *rig) readOnlyDevice(id string) {
 	}
 }
 
-// untouchable fails the test if a volume that shows a snapshot can be cut,
-// cloned or grown.
-func (r *rig) untouchable(id string, mib int64) {
+// wantUnchangeable fails the test if a volume that shows a snapshot can be
+// snapshotted, cloned or expanded.
+func (r *rig) wantUnchangeable(id string, mib int64) {
 	r.t.Helper()
 	ctx := r.t.Context()
 	_, err := r.CreateSnapshot(ctx, &csi.CreateSnapshotRequest{Name: "of " + id, SourceVolumeId: id})

@@ -19,11 +19,12 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// raidEvery is where the old format of Linux's RAID looks for its superblock: at
-// the last multiple that has as much after it.
+// raidEvery is the alignment of the superblock in the old format of Linux's RAID.
+// The superblock lies at the last multiple that is followed by as many bytes.
 const raidEvery = 64 * size.KiB
 
-// raidBlock is a superblock of Linux's RAID, format 0.90. It is valid wherever it lies.
+// raidBlock returns a superblock of Linux's RAID, format 0.90, which is valid at any
+// place.
 func raidBlock() []byte {
 	b := make([]byte, 4096)
 	binary.LittleEndian.PutUint32(b, 0xa92b4efc)
@@ -31,9 +32,9 @@ func raidBlock() []byte {
 	return b
 }
 
-// magicGroups is a rig on two groups of LVM2's whose free extents are full of
-// signatures of what was there before.
-func magicGroups(t *testing.T) *rig {
+// signatureRig returns a rig on two volume groups of LVM2's whose free extents are
+// full of old signatures.
+func signatureRig(t *testing.T) *rig {
 	t.Helper()
 	kubelet, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
@@ -43,11 +44,11 @@ func magicGroups(t *testing.T) *rig {
 	for i, c := range []pool.Config{{Name: "fast", VolumeGroup: "vgdriver"}, {Name: "other", VolumeGroup: "vgother"}} {
 		c.FirstStore, c.BurstRate = 16*size.MiB, 200*size.MiB
 		r.configs = append(r.configs, c)
-		r.magic(scratch(t)[i], c.VolumeGroup)
+		r.makeSignatures(scratch(t)[i], c.VolumeGroup)
 	}
 	r.start()
 	t.Cleanup(func() {
-		r.away()
+		r.tearDown()
 		if err := lvm2test.Remove("vgother"); err != nil {
 			t.Error(err)
 		}
@@ -55,8 +56,8 @@ func magicGroups(t *testing.T) *rig {
 	return r
 }
 
-// magic makes a group whose extents are full of signatures.
-func (r *rig) magic(disk, group string) {
+// makeSignatures creates a volume group whose extents are full of signatures.
+func (r *rig) makeSignatures(disk, group string) {
 	r.t.Helper()
 	r.blank(disk)
 	r.tool("vgcreate", "-q", group, disk)
@@ -74,8 +75,8 @@ func (r *rig) magic(disk, group string) {
 	r.tool("lvremove", "-qq", "-y", group+"/old")
 }
 
-// only checks that a volume has its file system and that nothing else is found on it.
-func (r *rig) only(what, volume, fs string) {
+// wantOnly checks that a probe of the volume finds its file system and nothing else.
+func (r *rig) wantOnly(what, volume, fs string) {
 	r.t.Helper()
 	if found, err := filesystem.Probe(r.t.Context(), r.device(volume)); err != nil || found != fs {
 		r.t.Errorf("%s: on it is %q, %v", what, found, err)
@@ -87,7 +88,7 @@ func (r *rig) only(what, volume, fs string) {
 func TestStage_signaturesInAddedExtents(t *testing.T) {
 	for _, fs := range []string{filesystem.Ext4, filesystem.XFS} {
 		t.Run(fs, func(t *testing.T) {
-			r := magicGroups(t)
+			r := signatureRig(t)
 			least := max(int64(filesystem.MinimumSize(fs))>>20, 48)
 			c := mount(writer, fs)
 			q := request("volume", least, c)
@@ -97,7 +98,7 @@ func TestStage_signaturesInAddedExtents(t *testing.T) {
 			r.write("st", "kept")
 			r.must("unstage", r.unstage(volume, "st"))
 			snapshot := r.snapshot("snapshot", volume)
-			r.only("a new one", volume, fs)
+			r.wantOnly("a new one", volume, fs)
 
 			_, err := r.ControllerExpandVolume(t.Context(), &csi.ControllerExpandVolumeRequest{
 				VolumeId: volume, CapacityRange: &csi.CapacityRange{RequiredBytes: (least + 24) << 20}})
@@ -105,13 +106,13 @@ func TestStage_signaturesInAddedExtents(t *testing.T) {
 			larger := r.volume(from("larger", least+24, c, fromSnapshot(snapshot)))
 			q = from("elsewhere", least+24, c, fromSnapshot(snapshot))
 			q.Parameters = map[string]string{"pool": "other"}
-			elsewhere := r.asked(q)
+			elsewhere := r.createCopy(q)
 			for what, id := range map[string]string{"expanded": volume, "restored to a larger size": larger, "restored into another pool": elsewhere} {
-				r.only(what, id, fs)
+				r.wantOnly(what, id, fs)
 				r.must("stage what is "+what, r.stage(id, "st", c))
 				r.read("st", "kept")
 				r.must("unstage", r.unstage(id, "st"))
-				r.only(what+" and grown", id, fs)
+				r.wantOnly(what+" and grown", id, fs)
 			}
 		})
 	}
@@ -128,8 +129,8 @@ func TestStage_signaturesBesideFilesystem(t *testing.T) {
 	r.write("st", "kept")
 	f, err := os.Create(filepath.Join(r.path("st"), "raid"))
 	r.must("create", err)
-	for err == nil { // until it is full
-		_, err = f.Write(bytes.Repeat(raidBlock()[:1024], 1024)) // blocks of ext4 are no smaller
+	for err == nil { // until the file system is full
+		_, err = f.Write(bytes.Repeat(raidBlock()[:1024], 1024)) // ext4 has no smaller blocks
 	}
 	r.must("close", f.Close())
 	r.must("unstage", r.unstage(volume, "st"))

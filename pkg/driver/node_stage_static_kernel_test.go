@@ -19,7 +19,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// tool runs one of the system's commands.
+// tool runs a command and returns its output.
 func (r *rig) tool(args ...string) string {
 	r.t.Helper()
 	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
@@ -42,7 +42,7 @@ func (r *rig) importLV(lv, name string) error {
 	return err
 }
 
-// allow lets static volumes name a logical volume of LVM2's own.
+// allow lets static volumes name LVM2's own logical volume.
 func (r *rig) allow(lv string) error {
 	r.t.Helper()
 	return pool.AllowStatic(r.t.Context(), r.configs[0], pool.Options{}, lv, func(ctx context.Context, device string) error {
@@ -69,7 +69,7 @@ func TestStage_staticVolume(t *testing.T) {
 		r.must("allow "+lv, r.allow(lv))
 	}
 
-	static := mount(writer, "") // a persistent volume written by hand need not say
+	static := mount(writer, "") // a PersistentVolume that is written by hand need not name a file system
 	for range 2 {
 		r.must("stage", r.stage(id("data"), "staging", static))
 	}
@@ -119,7 +119,7 @@ func TestStage_staticVolume(t *testing.T) {
 		t.Errorf("import under a name that is taken: %v", err)
 	}
 	for range 2 {
-		r.must("import", r.importLV("data", "imported")) // in use, beside the driver
+		r.must("import", r.importLV("data", "imported")) // while it is in use and the driver runs
 	}
 	r.must("import", r.importLV("raw", ""))
 	if tags := r.tool("lvs", "--noheadings", "-o", "tags", "vgdriver/data"); !strings.Contains(tags, "dmsnap:name=imported") {
@@ -152,7 +152,7 @@ func TestStage_staticVolume(t *testing.T) {
 	if _, err := os.Lstat(filepath.Join("/dev/mapper", "vgdriver-data")); err == nil {
 		t.Error("a device of the deleted stayed")
 	}
-	// What is only staged and unstaged stays as it was.
+	// A logical volume that is only staged and unstaged does not change.
 	r.must("stage", r.stage(id("blank"), "staging-4", block(writer)))
 	r.must("unstage", r.unstage(id("blank"), "staging-4"))
 	if out := strings.TrimSpace(r.tool("lvs", "--noheadings", "-o", "tags", "vgdriver/blank")); out != "dmsnap:static" {
@@ -170,7 +170,7 @@ func TestStage_staticInUseByHost(t *testing.T) {
 	for _, lv := range []string{"files", "root"} {
 		r.tool("mkfs.ext4", "-q", "/dev/vgdriver/"+lv)
 	}
-	dir := t.TempDir() // not below the kubelet's
+	dir := t.TempDir() // not below the kubelet directory
 	r.tool("mount", "/dev/vgdriver/root", dir)
 	defer r.tool("umount", dir)
 	for _, lv := range []string{"swap", "offswap"} {
@@ -198,7 +198,7 @@ func TestStage_staticInUseByHost(t *testing.T) {
 	raw, files := block(writer), mount(writer, "")
 
 	r.tool("lvchange", "-qq", "-an", "vgdriver/files")
-	refused("files", raw, files) // nobody has allowed it
+	refused("files", raw, files) // nobody has allowed it yet
 	r.must("allow", r.allow("files"))
 	r.must("stage", r.stage(id("files"), "st", files))
 	r.must("stage again", r.stage(id("files"), "st", files))
@@ -211,14 +211,15 @@ func TestStage_staticInUseByHost(t *testing.T) {
 		}
 		refused(lv, raw, files)
 	}
-	// Nor if the tag is there: it says that it may be named, not that it is free.
+	// The tag does not help: it allows a static volume, but does not show that the
+	// logical volume is free.
 	for _, lv := range []string{"root", "swap", "offswap", "held", "opened", "theirsnap"} {
 		r.tool("lvchange", "-qq", "--addtag", "dmsnap:static", "vgdriver/"+lv)
 		refused(lv, raw)
 	}
 	refused("root", files)
 	refused("offswap", files)
-	for _, lv := range []string{"origin", "mirrored"} { // lvm2 activates these, and people use them
+	for _, lv := range []string{"origin", "mirrored"} { // lvm2 itself activates these for users
 		r.tool("lvchange", "-qq", "--addtag", "dmsnap:static", "vgdriver/"+lv)
 		r.must("stage "+lv, r.stage(id(lv), "st-"+lv, block(writer)))
 		r.must("unstage "+lv, r.unstage(id(lv), "st-"+lv))

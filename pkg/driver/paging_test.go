@@ -34,7 +34,7 @@ func TestPaginate_changedBetweenPages(t *testing.T) {
 		t.Errorf("token %q after the last page", next)
 	}
 	next := page(all, "", 2, ids("a", "b"))
-	// Entries come and go between the pages; the last one of the first page too.
+	// Entries come and go between the pages. The last entry of the first page goes too.
 	changed := ids("a1", "b1", "c", "d", "e")
 	next = page(changed, next, 2, ids("b1", "c"))
 	if next = page(changed, next, 2, ids("d", "e")); next != "" {

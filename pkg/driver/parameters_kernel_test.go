@@ -20,7 +20,7 @@ func TestParameters_sameInAllCalls(t *testing.T) {
 	for _, rig := range []struct {
 		what  string
 		pools []pool.Config
-		open  codes.Code // of a class without a pool
+		open  codes.Code // code of CreateVolume for a class without a pool
 	}{
 		{"one pool", []pool.Config{{Name: "one", VolumeGroup: "vgone", Devices: disks[:1]}}, codes.OK},
 		{"two pools", []pool.Config{{Name: "one", VolumeGroup: "vgone", Devices: disks[:1]}, {Name: "two", VolumeGroup: "vgtwo", Devices: disks[1:2]}}, codes.InvalidArgument},
@@ -36,7 +36,7 @@ func TestParameters_sameInAllCalls(t *testing.T) {
 				parameters map[string]string
 				create     codes.Code
 				capacity   codes.Code
-				confirmed  bool // of source
+				confirmed  bool // ValidateVolumeCapabilities confirms source
 			}{
 				{"nothing", nil, rig.open, codes.OK, true},
 				{"its pool", map[string]string{"pool": "one"}, codes.OK, codes.OK, true},
@@ -76,13 +76,13 @@ func TestParameters_sameInAllCalls(t *testing.T) {
 				t.Errorf("validate with mutable parameters: %v, %v", a, err)
 			}
 
-			// Transient volumes have room where their sources can be.
+			// Transient volumes have room in each pool that their source may be in.
 			transient := map[string]string{"transient": "true"}
 			got, err := r.GetCapacity(t.Context(), &csi.GetCapacityRequest{Parameters: transient})
 			if err != nil || got.GetMaximumVolumeSize().GetValue() < 64<<20 {
 				t.Errorf("capacity of a transient class: %v, %v", got, err)
 			}
-			// What has a source goes to that's pool if the class names none.
+			// A volume with a source goes to the pool of the source if the class names none.
 			for name, parameters := range map[string]map[string]string{"clone": nil, "scratch": transient} {
 				q := request(name, 64, fs)
 				q.VolumeContentSource, q.Parameters = fromVolume(source), parameters

@@ -14,9 +14,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// asked asks for a volume until it is complete, as the provisioner does, and
-// returns its id.
-func (r *rig) asked(q *csi.CreateVolumeRequest) string {
+// createCopy repeats a request until the volume is complete, as csi-provisioner
+// does, and returns the volume's id.
+func (r *rig) createCopy(q *csi.CreateVolumeRequest) string {
 	r.t.Helper()
 	for range 100 {
 		v, err := r.CreateVolume(r.t.Context(), q)
@@ -59,8 +59,8 @@ func TestPlace_copyIntoAnotherPool(t *testing.T) {
 			snapshot := r.snapshot("snapshot", origin)
 			r.write("tg", "as it is")
 
-			restored := r.asked(in("two", "restored", least+64, fromSnapshot(snapshot)))
-			clone := r.asked(in("two", "clone", least, fromVolume(origin)))
+			restored := r.createCopy(in("two", "restored", least+64, fromSnapshot(snapshot)))
+			clone := r.createCopy(in("two", "clone", least, fromVolume(origin)))
 			if restored != "v1:node-1:two:restored" || clone != "v1:node-1:two:clone" {
 				t.Errorf("ids %s and %s", restored, clone)
 			}

@@ -19,9 +19,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-const acknowledged = 20 // files whose fsync has returned
+const acknowledged = 20 // number of files whose fsync has returned
 
-// fsynced writes files at a mount.
+// fsynced creates files at a mount and waits for their fsync.
 func (r *rig) fsynced(at, prefix string) {
 	r.t.Helper()
 	for i := range acknowledged {
@@ -34,8 +34,8 @@ func (r *rig) fsynced(at, prefix string) {
 	}
 }
 
-// shows fails the test if not all of them are at a mount.
-func (r *rig) shows(what, at, prefix string) {
+// wantFiles fails the test if not all files of fsynced are at a mount.
+func (r *rig) wantFiles(what, at, prefix string) {
 	r.t.Helper()
 	found, err := filepath.Glob(filepath.Join(r.path(at), prefix+"*", "file"))
 	if err != nil || len(found) != acknowledged {
@@ -43,7 +43,8 @@ func (r *rig) shows(what, at, prefix string) {
 	}
 }
 
-// powerCut takes the disk from a mounted volume, as a power cut does, and unmounts it.
+// powerCut makes the device of a mounted volume fail, as a power cut does, unmounts
+// the volume, and restores the device.
 func (r *rig) powerCut(volume, at string) {
 	r.t.Helper()
 	name := filepath.Base(r.device(volume))
@@ -60,16 +61,16 @@ func (r *rig) powerCut(volume, at string) {
 	r.tool("dmsetup", "resume", name)
 }
 
-// reader makes a volume for readers from a source, stages it, looks at what it
-// shows, and says whether it takes room of the pool.
+// reader creates a read-only volume, stages it and checks its files. takes is
+// whether the volume takes room in the pool.
 func (r *rig) reader(name string, q *csi.CreateVolumeRequest, c *csi.VolumeCapability, prefix string) (id string, takes bool) {
 	r.t.Helper()
 	id = r.volume(q)
 	takes = strings.Contains(r.tool("lvs", "--noheadings", "-o", "name", "vgdriver"), "fork-"+q.GetName())
-	for round := range 2 { // unstaging forgets nothing
+	for round := range 2 { // an unstage loses nothing
 		at := fmt.Sprint(name, round)
 		r.must("stage "+name, r.stage(id, at, c))
-		r.shows(name, at, prefix)
+		r.wantFiles(name, at, prefix)
 		if err := os.WriteFile(filepath.Join(r.path(at), "new"), nil, 0o600); !errors.Is(err, unix.EROFS) {
 			r.t.Errorf("write at %s: %v", at, err)
 		}
@@ -109,38 +110,38 @@ func TestRecoverReader_powerCut(t *testing.T) {
 			r.want("stage the transient without a replay", r.stage(transient, "tr-ro", skips), codes.FailedPrecondition)
 			only := mount(reader, fs) // the mount is read-only, the device is not
 			r.must("stage the transient to be read", r.stage(transient, "tr-ro", only))
-			r.shows("the transient that is read", "tr-ro", "b")
+			r.wantFiles("the transient that is read", "tr-ro", "b")
 			r.must("unstage the transient", r.unstage(transient, "tr-ro"))
 			r.must("stage the transient", r.stage(transient, "tr", c))
-			r.shows("the transient", "tr", "b")
+			r.wantFiles("the transient", "tr", "b")
 			r.must("unstage the transient", r.unstage(transient, "tr"))
 
-			// Beside each other, and after the driver was killed and its devices are gone.
+			// Both at the same time, and after a restart of the driver.
 			r.must("stage", r.stage(unclean, "a", readers))
 			r.must("stage", r.stage(cloned, "b", readers))
 			r.stop()
 			r.start()
 			r.must("stage again", r.stage(unclean, "a", readers))
-			r.shows("after a restart", "a", "b")
+			r.wantFiles("after a restart", "a", "b")
 			r.must("unstage", r.unstage(unclean, "a"))
 			r.must("unstage", r.unstage(cloned, "b"))
 			r.tool("vgck", "vgdriver")
 
-			// The source recovers by its own mount, and is clean then.
+			// A mount of the source replays its journal, so the source is clean then.
 			r.must("stage", r.stage(volume, "st", c))
-			r.shows("the source", "st", "b")
+			r.wantFiles("the source", "st", "b")
 			r.must("unstage", r.unstage(volume, "st"))
 			clean := r.snapshot("clean", volume)
 			ids := []string{unclean, cloned, transient}
 			for name, snapshot := range map[string]string{"mounted": mounted, "clean": clean} {
 				id, takes := r.reader(name, from(name+"-reader", mib, readers, fromSnapshot(snapshot)), readers, "a")
-				if takes && (fs != filesystem.Btrfs || name == "clean") { // which no suspend freezes
+				if takes && (fs != filesystem.Btrfs || name == "clean") { // a suspend does not freeze btrfs
 					t.Errorf("the reader of the snapshot %s takes room", name)
 				}
 				ids = append(ids, id)
 			}
 
-			// Without room the claim waits, with the reason.
+			// Without room the claim waits, and the error has the reason.
 			filler := r.fillPool()
 			_, err := r.CreateVolume(t.Context(), from("no-room", mib, readers, fromSnapshot(dirty)))
 			r.want("a reader that needs room in a full pool", err, codes.ResourceExhausted)
@@ -168,7 +169,7 @@ func TestRecoverReader_shutDown(t *testing.T) {
 			r.must("open", err)
 			r.must("shut down", unix.IoctlSetPointerInt(int(f.Fd()), shutdown, logflush))
 			f.Close()
-			// While it is mounted, if the kernel suspends it, and afterwards.
+			// A snapshot while it is mounted, if the kernel can suspend it, and one afterwards.
 			if s, err := r.CreateSnapshot(t.Context(), &csi.CreateSnapshotRequest{Name: "mounted", SourceVolumeId: volume}); err == nil {
 				r.reader("mounted", from("mounted-reader", mib, readers, fromSnapshot(s.GetSnapshot().GetSnapshotId())), readers, "b")
 			} else {
@@ -204,11 +205,11 @@ func TestRecoverReader_lvm2Snapshot(t *testing.T) {
 			r.want("stage a read-only logical volume that is not clean", err, codes.FailedPrecondition)
 			r.tool("lvchange", "-qq", "-prw", "vgdriver/static")
 			r.must("stage it writable", r.stage(static, "static", c))
-			r.shows("static", "static", "b")
+			r.wantFiles("static", "static", "b")
 			r.must("unstage", r.unstage(static, "static"))
 			r.tool("lvchange", "-qq", "-pr", "vgdriver/static")
 			r.must("stage it read-only", r.stage(static, "static", mount(reader, fs)))
-			r.shows("static", "static", "b")
+			r.wantFiles("static", "static", "b")
 			r.must("unstage", r.unstage(static, "static"))
 			r.tool("lvchange", "-qq", "-an", "vgdriver/origin", "vgdriver/static")
 

@@ -33,7 +33,7 @@ func TestReportNew_repeated(t *testing.T) {
 	if len(told) != 1 {
 		t.Errorf("told again while it lasts: %+v", told)
 	}
-	// It went away and comes back: soon is no news, later is.
+	// The fault goes away and comes back: it is reported only if that took long.
 	pools := d.pools
 	d.pools = &pool.Set{}
 	look(repeatAfter / 2)

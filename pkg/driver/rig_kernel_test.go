@@ -24,7 +24,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// rig is a driver that serves at a socket, with pools on the scratch disks.
+// rig is a driver that serves on a socket, with pools on the scratch disks.
 type rig struct {
 	t *testing.T
 	csi.IdentityClient
@@ -36,8 +36,8 @@ type rig struct {
 	stop    func()
 }
 
-// newRig makes a new pool on all scratch disks and starts the driver. Both are
-// gone after the test, whatever it leaves staged.
+// newRig creates a pool on all scratch disks and starts the driver. It removes both
+// after the test, even if the test leaves volumes staged.
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	return rigOf(t, pool.Config{Name: "fast", VolumeGroup: "vgdriver", Devices: scratch(t)})
@@ -68,7 +68,7 @@ func rigOf(t *testing.T, configs ...pool.Config) *rig {
 			r.must("blank "+d, err)
 			f.Close()
 		}
-		c.Clean = cmp.Or(c.Clean, pool.CleanFirstUse)                                               // nothing in the background
+		c.Clean = cmp.Or(c.Clean, pool.CleanFirstUse)                                               // do not wipe in the background
 		c.Create, c.FirstStore, c.BurstRate = true, cmp.Or(c.FirstStore, 16*size.MiB), 200*size.MiB // the disks are small
 		r.configs = append(r.configs, c)
 	}
@@ -123,8 +123,8 @@ func (r *rig) start() {
 	}
 }
 
-// hydrated waits until no volume reads through a snapshot: LVM2 does not know
-// the devices by which it does.
+// hydrated waits until no volume reads through a snapshot: LVM2 does not know the
+// devices of such volumes.
 func (r *rig) hydrated() {
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		forks := 0
@@ -146,7 +146,8 @@ func (r *rig) hydrated() {
 	r.t.Error("restored volumes are not hydrated after a minute")
 }
 
-// unmountAll removes what a failed test leaves below the kubelet directory.
+// unmountAll removes the mounts that a failed test leaves below the kubelet
+// directory.
 func (r *rig) unmountAll() {
 	table, _ := os.ReadFile("/proc/self/mountinfo")
 	lines := strings.Split(strings.TrimSpace(string(table)), "\n")
@@ -173,7 +174,7 @@ func (r *rig) must(what string, err error) {
 	}
 }
 
-// request returns a CreateVolumeRequest of so many MiB.
+// request returns a CreateVolumeRequest with a size in MiB.
 func request(name string, mib int64, c *csi.VolumeCapability) *csi.CreateVolumeRequest {
 	return &csi.CreateVolumeRequest{
 		Name: name, VolumeCapabilities: []*csi.VolumeCapability{c},

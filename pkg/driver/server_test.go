@@ -15,7 +15,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// closedPools returns a node's only pool, which cannot be opened.
+// closedPools returns the pools of a node whose only pool cannot be opened.
 func closedPools(t *testing.T) *pool.Set {
 	t.Helper()
 	c := pool.Config{Name: "fast", VolumeGroup: "vg-none", File: filepath.Join(t.TempDir(), "no", "directory"), Size: 1 << 30}
@@ -36,7 +36,7 @@ func closedPools(t *testing.T) *pool.Set {
 func TestServe_socket(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "csi.sock")
-	// A socket that a killed process left.
+	// The socket of a process that was killed.
 	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
 	if err != nil {
 		t.Fatal(err)

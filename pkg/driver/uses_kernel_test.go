@@ -16,7 +16,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
-// active tells whether a volume has a device.
+// active reports whether a volume has a device.
 func (r *rig) active(volume string) bool {
 	r.t.Helper()
 	i, _ := handle.Parse(volume)
@@ -39,7 +39,7 @@ func TestUnstage_twoPaths(t *testing.T) {
 				r.must("stage at another path", r.stage(volume, "b", c))
 			}
 			r.must("publish", r.publish(volume, "b", "tg", c, false))
-			if c.GetBlock() == nil { // whose node is the same at each
+			if c.GetBlock() == nil { // the device node of a block volume is the same at both paths
 				r.want("unstage what is published", r.unstage(volume, "b"), codes.FailedPrecondition)
 			}
 			for range 2 { // the first may have been interrupted
@@ -53,7 +53,7 @@ func TestUnstage_twoPaths(t *testing.T) {
 			if !r.active(volume) {
 				t.Error("the device is gone, and the volume staged")
 			}
-			// As a call that died between unmounting and taking the device away.
+			// As after a call that died between the unmount and the removal of the device.
 			at := r.path("a")
 			if c.GetBlock() != nil {
 				at = filepath.Join(at, volume)

@@ -12,8 +12,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// dd writes to a published block device as a program in a pod would.
-func (r *rig) dd(what, at string, can bool) {
+// wantWritable checks whether a program in a pod can write to a published block
+// device.
+func (r *rig) wantWritable(what, at string, can bool) {
 	r.t.Helper()
 	for _, flag := range []string{"oflag=direct", "conv=fsync,notrunc"} {
 		out, err := exec.Command("dd", "if=/dev/zero", "of="+r.path(at), "bs=64k", "count=1", flag).CombinedOutput()
@@ -45,9 +46,9 @@ func TestProtect_readersOnly(t *testing.T) {
 	readers, writers := block(reader), block(multiWriter)
 	volume := r.volume(request("v", 32, writers))
 	r.must("stage", r.stage(volume, "st", writers))
-	r.dd("staged", "st/"+volume, true)
+	r.wantWritable("staged", "st/"+volume, true)
 	r.must("publish read-only", r.publish(volume, "st", "ro", writers, true))
-	r.dd("published read-only", "ro", false)
+	r.wantWritable("published read-only", "ro", false)
 	for _, change := range []func(){
 		func() { r.snapshot("s1", volume) },
 		func() { r.snapshot("s2", volume) },
@@ -56,31 +57,31 @@ func TestProtect_readersOnly(t *testing.T) {
 		func() { r.stop(); r.start() },
 	} {
 		change()
-		r.dd("published read-only", "ro", false)
+		r.wantWritable("published read-only", "ro", false)
 	}
 	if found, err := pool.Verify(t.Context(), r.configs[0], pool.Options{}); err != nil || len(found.Findings) > 0 {
 		t.Errorf("check: %v, %v", found, err)
 	}
 	r.must("publish to a writer", r.publish(volume, "st", "rw", writers, false))
-	r.dd("published to a writer", "rw", true)
+	r.wantWritable("published to a writer", "rw", true)
 	r.must("publish read-only beside it", r.publish(volume, "st", "ro2", writers, true))
-	r.dd("published to a writer", "rw", true)
+	r.wantWritable("published to a writer", "rw", true)
 	r.must("unpublish a reader", r.unpublish(volume, "ro"))
-	r.dd("published to a writer", "rw", true)
+	r.wantWritable("published to a writer", "rw", true)
 	r.must("unpublish the writer", r.unpublish(volume, "rw"))
-	r.dd("published read-only", "ro2", false)
+	r.wantWritable("published read-only", "ro2", false)
 	r.must("unpublish", r.unpublish(volume, "ro2"))
-	r.dd("staged", "st/"+volume, true)
+	r.wantWritable("staged", "st/"+volume, true)
 	r.must("unstage", r.unstage(volume, "st"))
 
 	r.must("stage for a reader", r.stage(volume, "st", readers))
 	r.must("publish to a reader", r.publish(volume, "st", "ro", readers, false))
-	r.dd("published to a reader", "ro", false)
+	r.wantWritable("published to a reader", "ro", false)
 	r.must("unpublish", r.unpublish(volume, "ro"))
 	r.must("unstage", r.unstage(volume, "st"))
 	r.must("stage for a writer", r.stage(volume, "st", writers))
 	r.must("publish to a writer", r.publish(volume, "st", "rw", writers, false))
-	r.dd("published to a writer", "rw", true)
+	r.wantWritable("published to a writer", "rw", true)
 	r.must("unpublish", r.unpublish(volume, "rw"))
 	r.must("unstage", r.unstage(volume, "st"))
 }
@@ -95,16 +96,16 @@ func TestProtect_interrupted(t *testing.T) {
 	r.must("publish", r.publish(volume, "st", "rw", c, false))
 	r.must("publish read-only", r.publish(volume, "st", "ro", c, true))
 	r.must("unmount", unix.Unmount(r.path("rw"), 0))
-	r.dd("nobody has looked", "ro", true)
+	r.wantWritable("nobody has looked", "ro", true)
 	r.must("unpublish", r.unpublish(volume, "rw"))
-	r.dd("the writer is gone", "ro", false)
-	r.tool("blockdev", "--setrw", r.device(volume)) // as before a writer that was not published
+	r.wantWritable("the writer is gone", "ro", false)
+	r.tool("blockdev", "--setrw", r.device(volume)) // as a call leaves it that died before it published a writer
 	other := r.volume(request("other", 32, c))
 	r.must("stage another one", r.stage(other, "hidden", c))
 	r.must("hide where it is staged", unix.Mount("none", r.path("hidden"), "tmpfs", 0, ""))
 	r.stop()
 	r.start()
-	r.dd("a new process, another volume fails", "ro", false)
+	r.wantWritable("a new process, another volume fails", "ro", false)
 	r.must("show it", unix.Unmount(r.path("hidden"), 0))
 	r.must("unstage it", r.unstage(other, "hidden"))
 	r.must("unpublish", r.unpublish(volume, "ro"))
