@@ -9,23 +9,25 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// There are two ways to stop those who write to a volume.
+// There are two ways to stop the writers of a volume.
 //
 // The brake suspends the store's device while the store grows, for at most
-// growLimit: the kernel goes on handing out chunks until as many copies wait as
-// it allows, and then the writers wait. It needs no lock of the volume's device, which
-// a cut may have for as long as the file system takes to freeze: just then much is
-// written. Writes to chunks that are in the store already go on.
+// growLimit. The kernel continues to allocate chunks until it has as many pending
+// copies as it allows, and then the writers wait. Writes to chunks that are already
+// in the store continue. The brake does not lock the volume's device. A cut may
+// hold that lock for as long as the file system takes to freeze, when many writes
+// happen.
 //
-// A hold suspends the volume itself, for as long as its live layer must not be
-// lost (Pool.keep) and cannot grow. The store stays readable, so what reads through
-// it goes on and can bring the hold to its end.
+// A hold suspends the volume itself, for as long as its live layer must not be lost
+// (Pool.keep) and cannot grow. The store stays readable, so hydration through it
+// continues and can end the hold.
 const (
-	suspendLimit = 10 * time.Second      // for I/O under way to end
-	holdLook     = 10 * time.Millisecond // between two looks whether a hold can end
+	suspendLimit = 10 * time.Second      // limit for I/O under way to end
+	holdLook     = 10 * time.Millisecond // pause between two checks whether a hold can end
 )
 
-// brake holds the writers of a store until its growth g is done. d is the store's device.
+// brake holds the writers of a store until its growth g is done. d is the store's
+// device.
 func (p *Pool) brake(ctx context.Context, g *growth, d device) {
 	began := time.Now()
 	limited, cancel := context.WithTimeout(ctx, growLimit)
@@ -41,7 +43,8 @@ func (p *Pool) brake(ctx context.Context, g *growth, d device) {
 		case <-limited.Done():
 		}
 	}
-	// Whatever happened.
+	// Resume also after a failed suspend, which may still have suspended the
+	// device.
 	err := p.alone(context.WithoutCancel(ctx), g.store, func() error { return p.dm.Resume(d.name, d.udev) })
 	if err != nil && !errors.Is(err, dm.ErrNotFound) {
 		p.log.Error(err, "Failed to release held writers; it will be retried", "store", d.name)
@@ -52,17 +55,18 @@ func (p *Pool) brake(ctx context.Context, g *growth, d device) {
 	p.log.V(2).Info("Writers were held while a store grew", "store", d.name, "for", took)
 }
 
-// unbraked has a convergence let the device of a store go on that the brake could not.
+// unbraked makes a convergence resume the store's device after the brake failed to
+// resume it.
 func (p *Pool) unbraked(g *growth) {
-	g.braked.Store(false) // else it leaves the device as it is
+	g.braked.Store(false) // else the convergence leaves the device suspended
 	if s := p.current.Load().storeOf(g.store); s != nil {
 		p.facts.unsettled.put(s.of.lv.ID, true)
 		p.caretaker.wake()
 	}
 }
 
-// alone calls f while nothing else changes the device of the layer's store: a
-// resume in the middle of another one makes the kernel drop a loaded table.
+// alone calls f while nothing else changes the device of the layer's store. If one
+// resume interrupts another, the kernel drops a loaded table.
 func (p *Pool) alone(ctx context.Context, layer lvm2.ID, f func() error) error {
 	release, err := p.keys.lock(ctx, storeKey(layer))
 	if err != nil {
@@ -72,34 +76,36 @@ func (p *Pool) alone(ctx context.Context, layer lvm2.ID, f func() error) error {
 	return f()
 }
 
-// suspend suspends a device without freezing a file system, which would write more.
+// suspend suspends a device without freezing its file system, because a freeze
+// would write more.
 func (p *Pool) suspend(ctx context.Context, d device) error {
 	limited, cancel := context.WithTimeout(ctx, suspendLimit)
 	defer cancel()
 	return p.dm.Suspend(limited, d.name, dm.SuspendOptions{SkipLockFS: true})
 }
 
-// heldBecause says why writers are held, and what to do.
+// heldBecause explains to users why writers are held, and what to do.
 const heldBecause = "the pool is full, so writes to the volume wait until hydration of it, or of volumes restored from it, finishes; to resume sooner, delete volumes or snapshots, or extend the volume group"
 
-// isHeld tells whether a volume that is suspended is held.
+// isHeld reports whether a suspended volume is held.
 func (p *Pool) isHeld(v *view, o *volume) bool {
 	held := p.facts.holding.has(o.lv.ID)
 	return held || p.mustHold(v, o) != nil
 }
 
-// heldStill says whether the device that has a fork's content is suspended because
-// its writers are held. It is given tables, but does not go on with them.
+// heldStill reports whether the device with a fork's content is suspended because
+// its writers are held. A convergence loads tables into the device, but does not
+// resume it.
 func (p *Pool) heldStill(v *view, o *volume) bool {
-	if !o.forked() || o.live() != nil { // or it lies below the one that is suspended
+	if !o.forked() || o.live() != nil { // else the device below a snapshot origin has the content
 		return false
 	}
 	info, err := p.find(v.topDevice(o.lv))
 	return err == nil && info != nil && info.Live && info.Suspended && p.isHeld(v, o)
 }
 
-// mustHold returns the store for which a volume that is suspended must stay so: a
-// former process held its writers. nil if there is none.
+// mustHold returns the store for which a suspended volume must stay suspended,
+// because a former process held its writers; nil if there is none.
 func (p *Pool) mustHold(v *view, o *volume) *store {
 	stores := []*store{v.forkStore(o)}
 	if l := o.live(); l != nil && !l.lost {
@@ -117,8 +123,9 @@ func (p *Pool) mustHold(v *view, o *volume) *store {
 	return nil
 }
 
-// startHold holds the writers of a volume whose store cannot grow. If those are we,
-// as long as it is wiped, the one who could let them go on would wait for them.
+// startHold holds the writers of a volume whose store cannot grow. It does nothing
+// while the driver itself wipes the volume: the hold would then wait for the wipe,
+// and the wipe for the hold.
 func (p *Pool) startHold(s *store, now rate) {
 	if p.scrubbing(s.of.lv.Name) {
 		return
@@ -130,7 +137,7 @@ func (p *Pool) startHold(s *store, now rate) {
 	}
 }
 
-// holdAgain goes on to hold a volume whose writers a former process held.
+// holdAgain continues the hold of a volume whose writers a former process held.
 func (p *Pool) holdAgain(v *view, o *volume) {
 	info, err := p.find(v.topDevice(o.lv))
 	if err != nil || info == nil || !info.Suspended {
@@ -141,10 +148,10 @@ func (p *Pool) holdAgain(v *view, o *volume) {
 	}
 }
 
-// hold suspends a volume one of whose stores has no room left, until that can be
-// extended by what g says or need not be kept any more. If the pool is closed
-// meanwhile the volume stays suspended: a snapshot that is lost stays lost, a
-// volume goes on when the pool is opened again.
+// hold suspends a volume whose store has no room left, until the store can grow by
+// g or need not be kept any more. If the pool is closed in the meantime, the volume
+// stays suspended: a lost snapshot stays lost, but a held volume continues when the
+// pool is opened again.
 func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
 	defer p.facts.holding.drop(volume)
 	began, told := time.Now(), false
@@ -158,14 +165,15 @@ func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
 			break
 		}
 		d := v.topDevice(o.lv)
-		if p.scrubbing(o.lv.Name) { // it began meanwhile, and has the volume's key
+		if p.scrubbing(o.lv.Name) { // the wipe began in the meantime, and has the volume's key
 			p.facts.unsettled.put(volume, true)
 			if err := p.dm.Resume(d.name, d.udev); err != nil {
 				p.log.Error(err, "Failed to resume a volume so that it can be wiped", "volume", o.lv.Name)
 			}
 			return
 		}
-		// Each time: what is done to the volume meanwhile may resume it.
+		// Suspend in every round, because another operation on the volume may have
+		// resumed it.
 		err := p.suspend(ctx, d)
 		if errors.Is(err, dm.ErrNotFound) {
 			return
@@ -173,7 +181,7 @@ func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
 		if s := v.storeOf(g.store); s != nil && (v.freeFor(s.lv).size() > 0 || p.shorter(v, s)) && p.growStore(ctx, g) == nil {
 			break
 		}
-		if len(v.trash) > 0 && p.wiper.problem() == nil { // else it has a pause of its own
+		if len(v.trash) > 0 && p.wiper.problem() == nil { // else the wiper pauses after its failure
 			p.wiper.wake()
 		}
 		if !told && ctx.Err() == nil {
@@ -193,8 +201,8 @@ func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
 	p.log.Info("Writers were held", "volume", volume, "for", time.Since(began))
 }
 
-// letGo lets the writers of a held volume go on, with the table that is right by
-// now: a fork may have been hydrated meanwhile.
+// letGo resumes a held volume, with the table that is right by now: a fork may have
+// been hydrated in the meantime.
 func (p *Pool) letGo(ctx context.Context, volume lvm2.ID) error {
 	o := p.current.Load().volumes[volume]
 	if o == nil {

@@ -8,31 +8,32 @@ import (
 )
 
 const (
-	careLook    = 500 * time.Millisecond // between two looks what is left to do
-	attendPause = 10 * time.Second       // after settling a volume's devices failed
+	careLook    = 500 * time.Millisecond // pause between two rounds
+	attendPause = 10 * time.Second       // pause after a failure
 
-	careTrim = "trim" // the kind of work by which frozen stores are trimmed
+	careTrim = "trim" // kind of the work that trims frozen stores
 )
 
-// caretaker has done what is left to do for volumes: devices that a change could
-// not bring in line, layers that nothing needs, forks that nobody hydrates, stores
-// to be trimmed, flat stores that are missing or that nobody reads by. Its methods may be called concurrently.
+// caretaker finishes what is left to do for volumes: devices that a change could
+// not bring in line, unneeded layers, forks that are not being hydrated, stores to
+// be trimmed, missing flat stores, and flat stores that nobody reads. Its methods
+// may be called concurrently.
 type caretaker struct {
 	pool *Pool
-	soon chan struct{} // has one if the caretaker is to look now, not at its next tick
+	soon chan struct{} // holds an item if the caretaker must look now, before its next tick
 
-	mu   sync.Mutex        // guards what follows; no other lock is taken meanwhile
-	busy map[string]bool   // what is being done, by the kind of work and the volume's id
-	told map[string]string // of the same: what was logged of the last failure, as long as it goes on
+	mu   sync.Mutex        // guards the fields below; no other lock is taken while it is held
+	busy map[string]bool   // work in progress, by the kind of work and the volume's id
+	told map[string]string // by the same key: the logged failure of the last attempt
 }
 
 func newCaretaker(p *Pool) *caretaker {
 	return &caretaker{pool: p, soon: make(chan struct{}, 1), busy: map[string]bool{}, told: map[string]string{}}
 }
 
-// loop looks what is left to do. It does not ask the kernel for the status of a
-// snapshot, which is not answered while the snapshot's store is suspended and full: that,
-// and the work, have goroutines of their own.
+// loop looks for work. It does not ask the kernel for the status of a snapshot,
+// because the kernel does not answer while the snapshot's store is suspended and
+// full. Those questions, and the work, have goroutines of their own.
 func (c *caretaker) loop(ctx context.Context) {
 	for tick := time.NewTicker(careLook); ; {
 		select {
@@ -47,7 +48,8 @@ func (c *caretaker) loop(ctx context.Context) {
 	}
 }
 
-// wake has the caretaker look now: somebody waits for room that stores give back.
+// wake makes the caretaker look now, because somebody waits for room that stores
+// give back.
 func (c *caretaker) wake() {
 	select {
 	case c.soon <- struct{}{}:
@@ -58,7 +60,7 @@ func (c *caretaker) wake() {
 func (c *caretaker) round() {
 	has, err := c.pool.allUUIDs()
 	if err != nil {
-		return // the monitor tells
+		return // the monitor logs the error
 	}
 	v := c.pool.current.Load()
 	for _, o := range v.volumes {
@@ -66,7 +68,7 @@ func (c *caretaker) round() {
 	}
 }
 
-// attendTo has done what is left to do for a volume.
+// attendTo starts the work that is left for a volume.
 func (c *caretaker) attendTo(v *view, o *volume, has map[string]bool) {
 	p := c.pool
 	if p.facts.unsettled.has(o.lv.ID) {
@@ -82,9 +84,9 @@ func (c *caretaker) attendTo(v *view, o *volume, has map[string]bool) {
 		p.hydrator.start(o.lv.Name)
 	}
 	if p.trimmable(v, o) != nil {
-		c.attend(o, careTrim, attendPause, p.trim) // records boundaries, too
+		c.attend(o, careTrim, attendPause, p.trim) // also records boundaries
 	} else {
-		c.news(careTrim+string(o.lv.ID), nil) // of a store that is gone
+		c.news(careTrim+string(o.lv.ID), nil) // forget the failure for a store that is gone
 		if p.unrecorded(o) {
 			c.attend(o, "boundary", attendPause, p.recordBoundaries)
 		}
@@ -102,16 +104,17 @@ func (c *caretaker) attendTo(v *view, o *volume, has map[string]bool) {
 	}
 }
 
-// attend runs f for a volume, whose key is held, in the background, one of a kind at
-// a time, so that a volume whose operations take long does not keep others from being
-// watched. After a failure it pauses.
+// attend runs f for a volume in the background, with the volume's key held. One f
+// of a kind runs at a time for each volume. A volume whose operations take long
+// does not delay the others. After a failure attend pauses before it allows the
+// next run.
 func (c *caretaker) attend(o *volume, kind string, pause time.Duration, f func(ctx context.Context, lv string) error) {
 	c.attendFreely(o, kind, pause, func(ctx context.Context, lv string) error {
 		return c.pool.onVolume(ctx, lv, func(ctx context.Context) error { return f(ctx, lv) })
 	})
 }
 
-// attendFreely does what attend does, for what takes the volume's key itself.
+// attendFreely is attend for an f that takes the volume's key itself.
 func (c *caretaker) attendFreely(o *volume, kind string, pause time.Duration, f func(ctx context.Context, lv string) error) {
 	p, key := c.pool, kind+string(o.lv.ID)
 	if !c.begin(key) {
@@ -139,7 +142,7 @@ func (c *caretaker) attendFreely(o *volume, kind string, pause time.Duration, f 
 	})
 }
 
-// begin notes that a piece of work is being done; false if it is already.
+// begin records that a piece of work has begun; false if it is already running.
 func (c *caretaker) begin(key string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -156,15 +159,15 @@ func (c *caretaker) end(key string) {
 	delete(c.busy, key)
 }
 
-// failed says whether a piece of work ended with an error when it was last done.
+// failed reports whether the last run of a piece of work failed.
 func (c *caretaker) failed(o *volume, kind string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.told[kind+string(o.lv.ID)] != ""
 }
 
-// news notes how a piece of work has ended and says whether that is a failure which
-// was not logged yet.
+// news records the result of a piece of work, and reports whether it is a failure
+// that was not logged yet.
 func (c *caretaker) news(key string, err error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -179,8 +182,9 @@ func (c *caretaker) news(key string, err error) bool {
 	return true
 }
 
-// settleAhead brings the kernel in line with the metadata where they are ahead, as
-// after a cut that was interrupted, or an adoption: the newest layer is no snapshot yet.
+// settleAhead brings the kernel in line with the metadata if the metadata is ahead,
+// as after an interrupted cut or an adoption: the newest layer is not a snapshot in
+// the kernel yet.
 func (p *Pool) settleAhead(ctx context.Context, lv string) error {
 	v := p.current.Load()
 	o := v.volumeByLV(lv)
@@ -196,8 +200,9 @@ func (p *Pool) settleAhead(ctx context.Context, lv string) error {
 	return p.onVolume(ctx, lv, func(ctx context.Context) error { return p.settleAgain(ctx, lv) })
 }
 
-// settleAgain brings the kernel in line with the metadata where a change failed to. An
-// error says also that the devices cannot follow yet, as while lvm2 moves what they lie on.
+// settleAgain brings the kernel in line with the metadata after a change failed to.
+// It also returns an error if the devices cannot follow yet, as while lvm2 moves
+// the extents below them.
 func (p *Pool) settleAgain(ctx context.Context, lv string) error {
 	return p.do(ctx, &change{what: "bring the devices of volume " + lv + " in line with the metadata", act: func(ctx context.Context, v *view) error {
 		if v.volumeByLV(lv) == nil {

@@ -14,27 +14,28 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Cleaning tells when extents of unknown content, as all of a new pool are, are
-// wiped. What a block device would show of them is wiped before that whatever is chosen.
+// Cleaning chooses when extents of unknown content, such as all extents of a new
+// pool, are wiped. Extents that a block device would show are always wiped before
+// that.
 type Cleaning string
 
-// When to clean. The zero value is CleanBackground on disks that zero by
+// The choices. The zero value is CleanBackground on disks that produce zeroes by
 // themselves, and CleanNever on others.
 const (
-	CleanBackground Cleaning = "background" // all that is free, a piece at a time while the disks are idle, and the rest as with CleanFirstUse
-	CleanFirstUse   Cleaning = "first-use"  // all of a volume when it is first staged
-	CleanNever      Cleaning = "never"      // of a file system's volume what it must not find
+	CleanBackground Cleaning = "background" // all free extents, piece by piece while the disks are idle; the rest as with CleanFirstUse
+	CleanFirstUse   Cleaning = "first-use"  // all extents of a volume, when it is first staged
+	CleanNever      Cleaning = "never"      // only the extents that a file system must not find
 )
 
 const (
-	cleanAfter = 30 * time.Second // since the pool was opened, or somebody else freed extents
-	cleanLook  = 10 * time.Second // between two looks whether there is something to clean
-	cleanStep  = 64 * size.MiB    // that is cleaned at least, so that few commits are made
-	cleanPart  = 4                // of what is free that is cleaned at most: it is not free meanwhile
+	cleanAfter = 30 * time.Second // wait after the pool was opened, or after somebody else freed extents
+	cleanLook  = 10 * time.Second // pause between two checks for extents to clean
+	cleanStep  = 64 * size.MiB    // least size of a piece, so that few commits are made
+	cleanPart  = 4                // divisor: the largest share of the free extents in one piece, which is not free while it is cleaned
 )
 
-// cleanable returns the extents, of any state, that are cleaned by the
-// configuration before somebody has them.
+// cleanable returns the extents, free or not, that the configuration wants cleaned
+// before somebody gets them.
 func (p *Pool) cleanable(v *view) rangeSet {
 	switch p.config.Clean {
 	case CleanBackground, CleanFirstUse:
@@ -51,13 +52,13 @@ func (p *Pool) cleanable(v *view) rangeSet {
 	return newRangeSet(out...)
 }
 
-// zeroesItself tells whether a disk makes zeroes of any length without being
-// written to: it unmaps, or is no disk that turns.
+// zeroesItself reports whether a disk produces zeroes of any length without
+// transferring them, and can do that fast: it unmaps, or is not a rotating disk.
 func zeroesItself(dev dm.Device) bool {
 	limit := func(name string) (n uint64) {
-		for _, at := range []string{"", "../"} { // a partition has its disk's
+		for _, at := range []string{"", "../"} { // a partition has the limits of its disk
 			if text, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%v/%squeue/%s", dev, at, name)); err == nil {
-				n, _ = strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64) // 0 is the cautious answer
+				n, _ = strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64) // 0 is the safe answer
 				return n
 			}
 		}
@@ -74,12 +75,12 @@ func (p *Pool) dirty(v *view) rangeSet {
 	return v.free.subtract(v.clean).intersect(p.cleanable(v))
 }
 
-// unwipedFree is how much of what is free is not known to hold zeroes.
+// unwipedFree returns the size of the free extents that may not hold zeroes.
 func (v *view) unwipedFree() size.Bytes {
 	return size.Bytes(v.free.subtract(v.clean).size()) * v.extent()
 }
 
-// cleaning is what the configuration comes to on the group's disks.
+// cleaning returns the effective choice for the group's disks.
 func (p *Pool) cleaning(v *view) Cleaning {
 	switch {
 	case p.config.Clean != "":
@@ -90,8 +91,8 @@ func (p *Pool) cleaning(v *view) Cleaning {
 	return CleanNever
 }
 
-// atFirstUse returns the logical extents of lv that are wiped before it is used,
-// whatever it is used for.
+// atFirstUse returns the logical extents of lv that are wiped before its first use,
+// whatever the use.
 func (p *Pool) atFirstUse(v *view, lv *lvm2.LV) rangeSet {
 	has, err := physical(lv)
 	if err != nil {
@@ -100,14 +101,14 @@ func (p *Pool) atFirstUse(v *view, lv *lvm2.LV) rangeSet {
 	return rangeSet{{Count: lv.Size()}}.subtract(logicalOutside(p.cleanable(v), 0, has))
 }
 
-// cleaner wipes free extents of unknown content in the background: a piece of
-// them becomes trash, which LVM2 leaves alone and the wiper frees as clean, or after
-// an interruption the next process's. It works when neither hydration nor the
-// volumes' users need the disks.
+// cleaner wipes free extents of unknown content in the background. It turns a piece
+// of them into trash. LVM2 ignores trash, and the wiper wipes and frees it; after
+// an interruption the next process's wiper does. The cleaner works only while
+// neither hydration nor the volumes' users need the disks.
 type cleaner struct {
 	pool  *Pool
 	pace  pace
-	seen  rangeSet // to be cleaned, at the last look
+	seen  rangeSet // dirty extents at the last look
 	since time.Time
 }
 
@@ -127,11 +128,11 @@ func (p *Pool) cleanLoop(ctx context.Context) {
 	}
 }
 
-// due returns how long to wait until something is to be cleaned.
+// due returns how long to wait until there is a piece to clean.
 func (c *cleaner) due(v *view) time.Duration {
 	dirty := c.pool.dirty(v)
 	if more := dirty.subtract(c.seen); len(more) > 0 {
-		c.since = time.Now() // whoever freed them may want them back, and a pool that was just opened has other work
+		c.since = time.Now() // their former user may need them again, and a pool that was just opened has other work
 	}
 	c.seen = dirty
 	switch {
@@ -148,23 +149,23 @@ func (p *Pool) cleanAfter() time.Duration {
 	return cleanAfter
 }
 
-// step cleans a piece, and returns how long to wait before the next one.
+// step cleans a piece, and returns the pause before the next piece.
 func (c *cleaner) step(ctx context.Context) (time.Duration, error) {
 	p := c.pool
 	v, err := p.latest()
 	if err != nil {
-		return cleanLook, nil // it is told elsewhere
+		return cleanLook, nil // reported elsewhere
 	}
 	if wait := c.due(v); wait > 0 {
 		return min(wait, cleanLook), nil
 	}
-	release, err := p.keys.lock(ctx, hydrationTurn) // one stream of background work is enough for the disks
+	release, err := p.keys.lock(ctx, hydrationTurn) // the disks get only one stream of background work
 	if err != nil {
 		return 0, err
 	}
 	pass := sync.OnceFunc(release)
 	defer pass()
-	defer time.AfterFunc(stallLimit, pass).Stop() // of a disk that does not answer
+	defer time.AfterFunc(stallLimit, pass).Stop() // a disk may not answer
 	length, began := max(cleanStep, c.pace.window().Bytes()), time.Now()
 	freed := p.wiper.freed()
 	n, id, err := p.beginCleaning(ctx, length)
@@ -177,7 +178,7 @@ func (c *cleaner) step(ctx context.Context) (time.Duration, error) {
 		}
 		select {
 		case <-freed:
-		case <-time.After(cleanLook): // it cannot be wiped, which the pool's health tells
+		case <-time.After(cleanLook): // it may be impossible to wipe; the pool's health shows that
 		case <-ctx.Done():
 			return 0, ctx.Err()
 		}
@@ -189,8 +190,8 @@ func (c *cleaner) step(ctx context.Context) (time.Duration, error) {
 	return 0, nil
 }
 
-// beginCleaning makes trash of free extents of unknown content, of that length at
-// most, and returns how much, and its id.
+// beginCleaning turns free extents of unknown content into trash, at most length of
+// them. It returns their size, and the id of the trash.
 func (p *Pool) beginCleaning(ctx context.Context, length size.Bytes) (n size.Bytes, id lvm2.ID, err error) {
 	err = p.do(ctx, &change{what: "clean free extents of volume group " + p.vgName, edit: func(t *edit) error {
 		if err := t.withoutMapped(); err != nil {

@@ -11,20 +11,20 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// A volume whose source is in another pool of the node is copied, and there is no
-// volume before that is done: device-mapper could stack it on the other group's
-// devices, but then each group's repair, holding and folding would depend on the
-// other group, which may be gone. In this order:
+// A volume whose source is in another pool of the node is copied, and is not
+// complete before the copy has ended. device-mapper could stack the volume on
+// devices of the other group. But then each group's repair, holding and folding
+// would depend on the other group, which may be gone. The order is:
 //
-//  1. the other pool makes a loan of the source's content;
-//  2. commit: the volume, with the loan and how much is copied (tag copying);
-//  3. copy, flush, commit how much is copied, again and again;
-//  4. commit: the volume is complete;
-//  5. the loan goes.
+//   1. the other pool makes a loan of the source's content;
+//   2. commit: the volume, with the loan and the progress (tag copying);
+//   3. copy, flush, commit the progress, repeatedly;
+//   4. commit: the volume is complete;
+//   5. the other pool deletes the loan.
 //
-// After an interruption the next call goes on with 3; if the loan is gone it begins
-// anew, for what the source holds now may be of another size. A loan that nothing is
-// copied from is taken away in the background.
+// After an interruption the next call continues with step 3. If the loan is gone,
+// the call begins again, because the source may now have another size. A loan that
+// no copy uses is deleted in the background.
 
 // copies are the volumes that are being copied from another pool.
 type copies struct {
@@ -32,11 +32,11 @@ type copies struct {
 	turn chan struct{} // holds a token while a volume is being copied
 }
 
-// CopyVolume makes a volume with the content of a snapshot or volume of source,
-// another pool of the node, which spec.SourcePool names. It answers with
-// *PendingError while that is being copied; a repeated call joins it, and goes on
-// where it was after a restart. Errors: those of CreateVolume; ErrInvalid for a
-// volume that is to show its source.
+// CopyVolume creates a volume with the content of a snapshot or volume of source.
+// source is another pool of the node, the one that spec.SourcePool names. While the
+// content is being copied, CopyVolume returns a *PendingError. A repeated call
+// joins the copy, and continues it after a restart. Errors: those of CreateVolume;
+// ErrInvalid for a volume that would show its source.
 func (p *Pool) CopyVolume(ctx context.Context, spec VolumeSpec, source *Pool) (Volume, error) {
 	if err := checkSpec(spec); err != nil {
 		return Volume{}, err
@@ -63,11 +63,11 @@ func (p *Pool) CopyVolume(ctx context.Context, spec VolumeSpec, source *Pool) (V
 	}
 }
 
-// errNotLent: somebody took the loan away that a volume is copied from.
+// errNotLent says that somebody deleted the loan that a volume is copied from.
 var errNotLent = fmt.Errorf("%w: the loan that the volume is copied from is gone", ErrUnavailable)
 
-// beginCopy finds the volume of spec's name, or makes it with a loan of source. The
-// name's key is held.
+// beginCopy finds the volume of spec's name, or creates it with a loan of source.
+// The name's key is held.
 func (p *Pool) beginCopy(ctx context.Context, spec VolumeSpec, source *Pool) (name string, err error) {
 	lent := spec
 	lent.SourcePool = ""
@@ -80,7 +80,7 @@ func (p *Pool) beginCopy(ctx context.Context, spec VolumeSpec, source *Pool) (na
 			return err
 		}
 		from, err := source.offered(lent)
-		if loan != "" { // by now the source may hold something else
+		if loan != "" { // the source may have changed since the loan was made
 			from, err = source.lentFor(lent, loan)
 		}
 		if err != nil {
@@ -99,7 +99,8 @@ func (p *Pool) beginCopy(ctx context.Context, spec VolumeSpec, source *Pool) (na
 	if err := p.do(ctx, &ask); err != nil || name != "" {
 		return name, err
 	}
-	// There is room. Nothing is lent, and no volume held still, for what is refused.
+	// There is room. Only now make the loan, so that a request that is refused
+	// lends nothing and holds no volume.
 	if loan, err = source.lend(ctx, lent, p.name); err != nil {
 		return "", err
 	}
@@ -109,8 +110,8 @@ func (p *Pool) beginCopy(ctx context.Context, spec VolumeSpec, source *Pool) (na
 	return name, nil
 }
 
-// newCopy allocates a volume that gets from's content. Disks with larger logical
-// blocks than the source's are no place for its file system.
+// newCopy allocates a volume for from's content, and not on disks with larger
+// logical blocks than the source's: there its file system could not be mounted.
 func (p *Pool) newCopy(t *edit, spec VolumeSpec, from original, source *Pool) (*lvm2.LV, error) {
 	n, err := t.copyExtents(spec, from)
 	if err != nil {
@@ -139,9 +140,9 @@ func (p *Pool) newCopy(t *edit, spec VolumeSpec, from original, source *Pool) (*
 	return nil, err
 }
 
-// copyContent records what lv will hold once it has from's content, which has
-// extents of another size. Nobody has written to what a block volume's source does
-// not know: that is zeroed instead of copied.
+// copyContent records what lv will hold after the copy. The two pools may have
+// extents of different sizes. The unknown extents of a block volume's source were
+// never written, so they are zeroed instead of copied.
 func copyContent(lv *lvm2.LV, spec VolumeSpec, from original, theirs, ours size.Bytes) error {
 	unknown, err := unknownOf(lv)
 	if err != nil {
@@ -163,9 +164,10 @@ func copyContent(lv *lvm2.LV, spec VolumeSpec, from original, theirs, ours size.
 	return nil
 }
 
-// headCopied takes the first extents off what of a copy counts as unknown if only the
-// rest of these does: that the file system begins with what is its own is known of
-// from. Something stays unknown, so that nothing takes all of the copy for wiped.
+// headCopied removes the copy's first extents from its unknown extents, if the
+// source's first MiB is known to be its own file system and only the rest of those
+// extents is unknown. At least one extent stays unknown, lest the whole copy count
+// as wiped.
 func headCopied(lv *lvm2.LV, from original, unknown rangeSet, theirs, ours size.Bytes) (rangeSet, error) {
 	first := func(extent size.Bytes) rangeSet {
 		return rangeSet{{Count: lvm2.Extents(size.MiB.RoundUp(extent) / extent)}}
@@ -183,7 +185,8 @@ func headCopied(lv *lvm2.LV, from original, unknown rangeSet, theirs, ours size.
 	return rest, nil
 }
 
-// awaitCopy waits until the volume is complete, and has it copied if nobody does.
+// awaitCopy waits until the volume is complete, and starts the copy if none is
+// running.
 func (p *Pool) awaitCopy(ctx context.Context, lv string, source *Pool) error {
 	what := fmt.Sprintf("copying volume %s/%s from pool %s", p.vgName, lv, source.name)
 	return p.copies.await(ctx, p, lv, what, func() (*job, error) {
@@ -202,7 +205,7 @@ func (p *Pool) awaitCopy(ctx context.Context, lv string, source *Pool) error {
 }
 
 // copyNow copies the volume from source and makes it complete. If the content is
-// gone so is the volume.
+// gone, copyNow deletes the volume.
 func (p *Pool) copyNow(ctx context.Context, lv string, source *Pool, j *job) error {
 	select {
 	case p.copies.turn <- struct{}{}:
@@ -237,7 +240,7 @@ func (p *Pool) copyNow(ctx context.Context, lv string, source *Pool, j *job) err
 	return nil
 }
 
-// unfinished returns the volume, which is not complete and has its loan.
+// unfinished returns the incomplete volume, if its loan still exists.
 func (p *Pool) unfinished(lv string, source *Pool) (*volume, error) {
 	v, err := p.latest()
 	if err != nil {
@@ -253,8 +256,9 @@ func (p *Pool) unfinished(lv string, source *Pool) (*volume, error) {
 	return o, err
 }
 
-// orGone returns err, and deletes a volume that can never be complete because what it
-// is copied from is gone: no caller was told of it.
+// orGone returns err. If the source of the copy is gone, so that the volume can
+// never be complete, orGone deletes the volume. No caller has been told of the
+// volume yet.
 func (p *Pool) orGone(ctx context.Context, lv string, source *Pool, err error) error {
 	if !errors.Is(err, ErrLost) && !errors.Is(err, ErrNotFound) && !errors.Is(err, errNotLent) {
 		return err
@@ -279,8 +283,8 @@ type copying struct {
 	from, to *os.File
 	device   device      // of to
 	length   size.Bytes  // of the source
-	zeroes   []byteRange // of the source, that nobody ever wrote: sorted
-	end      size.Bytes  // of the last extent that has a part of it
+	zeroes   []byteRange // parts of the source that were never written, sorted
+	end      size.Bytes  // end of the last extent that holds a part of the source
 }
 
 // byteRange is a part of a device.

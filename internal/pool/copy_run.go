@@ -16,12 +16,12 @@ import (
 )
 
 const (
-	copyPiece   = size.MiB        // read and written by one transfer
-	copyWorkers = 4               // transfers at a time
-	copyCommit  = 2 * time.Second // between two records of how much is copied
+	copyPiece   = size.MiB        // bytes of one transfer
+	copyWorkers = 4               // concurrent transfers
+	copyCommit  = 2 * time.Second // pause between two records of the progress
 )
 
-// open opens what is read and what is written. Nobody has a device of o: it is not complete.
+// open opens the source and the volume. The incomplete volume has no other device.
 func (c *copying) open(ctx context.Context, o *volume) (err error) {
 	defer func() {
 		if err != nil {
@@ -55,7 +55,8 @@ func (c *copying) open(ctx context.Context, o *volume) (err error) {
 		if err != nil {
 			return err
 		}
-		// Not by the volume's own name: hydration takes what that does for its user's.
+		// Avoid the volume's own name: hydration counts I/O to that device as a
+		// user's.
 		c.device = v.realDevice(now.lv)
 		if c.to, err = c.pool.openDevice(ctx, v, c.device, table); err != nil {
 			return err
@@ -68,7 +69,7 @@ func (c *copying) open(ctx context.Context, o *volume) (err error) {
 	}})
 }
 
-// current finds the volume in v, as long as it is copied from the same loan.
+// current returns the volume in v, if it is still copied from the same loan.
 func (c *copying) current(v *view) (*volume, error) {
 	o := v.volumeByLV(c.lv)
 	if o == nil || o.deleted || o.copying == nil || o.copying.loan != c.state.loan {
@@ -80,7 +81,7 @@ func (c *copying) current(v *view) (*volume, error) {
 	return o, nil
 }
 
-// close closes both and takes the device away that was written.
+// close closes both, and removes the device that was written.
 func (c *copying) close(ctx context.Context) error {
 	var errs []error
 	if c.from != nil {
@@ -92,8 +93,8 @@ func (c *copying) close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// run copies what is not copied yet. It keeps out of the way of others on the disks
-// of either pool as hydration does.
+// run copies the rest of the content. Like hydration, it gives way to other I/O on
+// the disks of both pools.
 func (c *copying) run(ctx context.Context) error {
 	pace, theirs := &pace{pool: c.pool}, &pace{pool: c.source}
 	recorded := time.Now()
@@ -127,7 +128,7 @@ func (c *copying) run(ctx context.Context) error {
 	return c.flush()
 }
 
-// record commits that the volume is copied up to there.
+// record commits that the volume is copied up to at.
 func (c *copying) record(ctx context.Context, at size.Bytes) error {
 	if err := c.flush(); err != nil {
 		return err
@@ -175,7 +176,7 @@ func (c *copying) window(ctx context.Context, part byteRange) error {
 	return nil
 }
 
-// transfer reads and writes a part, several pieces at a time.
+// transfer copies a part, several pieces at a time.
 func (c *copying) transfer(ctx context.Context, part byteRange) error {
 	buf, free, err := directio.Buffer(copyWorkers * copyPiece)
 	if err != nil {
@@ -213,7 +214,7 @@ feed:
 	return errors.Join(append(failed[:], context.Cause(ctx))...)
 }
 
-// piece reads and writes what fits into buf.
+// piece copies a part that fits into buf.
 func (c *copying) piece(buf []byte, part byteRange) error {
 	b := buf[:part.to-part.from]
 	if _, err := c.from.ReadAt(b, int64(part.from)); err != nil {

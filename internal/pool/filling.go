@@ -8,16 +8,18 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// store is a COW store that the kernel may fill: of a layer, or of a fork.
+// store is a COW store that the kernel may fill: the store of a layer, or of a
+// fork.
 type store struct {
 	lv     *lvm2.LV
-	of     *volume      // who writes to it fills the store
+	of     *volume      // writes to this volume fill the store
 	chunk  size.Sectors // unit of copying
-	length size.Sectors // of what can be changed
-	fork   bool         // it has what was written to the volume: it must not be lost
+	length size.Sectors // length of the part that can change
+	fork   bool         // the store holds the writes to a fork, so it must not be lost
 }
 
-// storeOf finds the store that is the logical volume of that id; nil if it is none.
+// storeOf returns the store with that logical volume's id; nil if the id is not a
+// store's.
 func (v *view) storeOf(id lvm2.ID) *store {
 	if l := v.layers[id]; l != nil && !l.trimmed {
 		return l.store(v.volumes[l.of])
@@ -32,8 +34,8 @@ func (l *layer) store(o *volume) *store {
 	return &store{lv: l.lv, of: o, chunk: l.chunk, length: l.length}
 }
 
-// forkStore returns the store of what is written to a fork; nil if o is none, or
-// its store or what it reads through is gone.
+// forkStore returns the store that holds the writes to a fork; nil if o is not a
+// fork, or if its store or the content that it reads through is gone.
 func (v *view) forkStore(o *volume) *store {
 	l, _, err := v.origin(o)
 	if err != nil || v.lostOrigin(o) {
@@ -42,12 +44,12 @@ func (v *view) forkStore(o *volume) *store {
 	return &store{lv: o.fork.lv, of: o, chunk: o.fork.chunk, length: l.length, fork: true}
 }
 
-// largest is the size beyond which the store could not be used.
+// largest returns the size beyond which the store would be useless.
 func (v *view) largest(s *store) lvm2.Extents {
 	return v.extents(cow.LargestUseful(s.length.Bytes(), s.chunk.Bytes()))
 }
 
-// snapshotDevice is the device whose status tells how full the store is.
+// snapshotDevice returns the device whose status shows how full the store is.
 func (p *Pool) snapshotDevice(v *view, s *store) device {
 	if s.fork {
 		return v.forkDevice(s.of.lv)
@@ -55,8 +57,8 @@ func (p *Pool) snapshotDevice(v *view, s *store) device {
 	return v.snapDevice(s.lv)
 }
 
-// readThrough tells whether a fork reads through o's history: its live layer must
-// not be lost, or who writes to the fork gets errors.
+// readThrough reports whether a fork reads through o's history. Then o's live layer
+// must not be lost, or I/O to the fork would fail.
 func (v *view) readThrough(o *volume) bool {
 	for _, x := range v.volumes {
 		if l := v.layers[x.copyOf]; l != nil && l.of == o.lv.ID && x.fork != nil && !v.lostOrigin(x) {
@@ -66,8 +68,8 @@ func (v *view) readThrough(o *volume) bool {
 	return false
 }
 
-// lostOrigin tells whether what a fork reads through, directly or not, is on
-// record as lost.
+// lostOrigin reports whether the metadata records the loss of a layer that a fork
+// reads through, directly or not.
 func (v *view) lostOrigin(o *volume) bool {
 	for o.forked() {
 		l := v.layers[o.copyOf]
@@ -82,12 +84,13 @@ func (v *view) lostOrigin(o *volume) bool {
 	return false
 }
 
-// lostSnapshot reports whether the content of a layer is on record as lost: its
-// own store is, or one that it reads through, in its volume's history or below.
+// lostSnapshot reports whether the metadata records the loss of a layer's content:
+// the loss of its own store, or of a layer that it reads through, in its volume's
+// history or below.
 func (v *view) lostSnapshot(l *layer) bool {
 	o := v.volumes[l.of]
 	return slices.ContainsFunc(o.path(l), func(x *layer) bool { return x.lost }) || v.lostOrigin(o)
 }
 
-// kept tells whether the writers that fill s must rather wait than have it lost.
+// kept reports whether the writers that fill s must wait rather than lose s.
 func (p *Pool) kept(v *view, s *store) bool { return s.fork || p.keep(v, s.of) }

@@ -15,29 +15,30 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// fold joins a layer that nobody needs for itself, gone, into the next older
-// one, the heir. The heir's device is stacked over gone's as for any reader, but
-// writable; what it lacks of gone is read from it and written back to it, so that
-// the kernel puts it into the heir's store. That changes no content at any
-// moment: an interruption leaves a store that holds more than it must.
+// fold joins a layer that nobody needs for itself, gone, into the next older layer,
+// the heir. The heir's device is stacked over gone's as for any reader, but it is
+// writable. The fold reads the chunks that the heir lacks from that device and
+// writes them back to it, and the kernel puts them into the heir's store. That
+// changes no content at any moment: after an interruption the store merely holds
+// more than it must.
 //
 // The steps are
 //
 //	count     read both exception tables
-//	begin     the heir's store grows, in the metadata marked as a superset; devices
-//	copy      what the heir lacks, given way to other I/O
+//	begin     extend the heir's store, mark it as a superset, create devices
+//	copy      copy what the heir lacks, giving way to other I/O
 //	commit    the heir takes gone's place in the metadata, gone becomes trash
 //	end       the devices follow
 //
-// and after each the metadata is right whether the next one comes or not. The live
-// layer is not folded: its store changes under the fold, and the volume would have
-// to be held for what it gets last. It can be folded after the next cut.
+// After each step the metadata is right, even if the next step never happens. The
+// live layer is not folded: its store changes during the fold, and the volume would
+// have to be held for the last changes. It can be folded after the next cut.
 type fold struct {
 	pool *Pool
 	foldPair
-	wanted, held *cow.Chunks // chunks of the heir that gone holds a part of, and that the heir holds
+	wanted, held *cow.Chunks // chunks of the heir that gone holds a part of; chunks that the heir holds
 	path         string      // of the heir's device
-	file         *os.File    // the same, open
+	file         *os.File    // the open heir's device
 	cancel       context.CancelCauseFunc
 	ended        chan struct{} // closed when run has ended
 }
@@ -46,13 +47,13 @@ func newFold(p *Pool, pair foldPair) *fold {
 	return &fold{pool: p, foldPair: pair, cancel: func(error) {}, ended: make(chan struct{})}
 }
 
-// errFoldOver says that the layers cannot be folded any more, or not now: one of
+// errFoldOver says that the layers cannot be folded now, or never again: one of
 // them is needed, in use, or gone.
 var errFoldOver = errors.New("cannot be folded now")
 
-const foldLook = 300 * time.Millisecond // for which reading a store keeps others from the volume
+const foldLook = 300 * time.Millisecond // longest time that one read of a store may block other operations on the volume
 
-// pair finds the layers of the fold, and its volume.
+// pair returns the fold's volume and layers.
 func (f *fold) pair(v *view) (o *volume, heir, gone *layer, err error) {
 	o, heir, gone = v.volumes[f.volume], v.layers[f.heir], v.layers[f.foldPair.gone]
 	if o == nil || heir == nil || gone == nil {
@@ -65,7 +66,7 @@ func (f *fold) pair(v *view) (o *volume, heir, gone *layer, err error) {
 	return o, heir, gone, nil
 }
 
-// exclusive calls do while no other operation on the volume's history runs.
+// exclusive calls do while no other operation runs on the volume's history.
 func (f *fold) exclusive(ctx context.Context, do func() error) error {
 	v, err := f.pool.latest()
 	if err != nil {
@@ -100,10 +101,11 @@ func (f *fold) count(ctx context.Context) error {
 	return f.readStore(ctx, gone, func(e cow.Exception) { f.wanted.Cover(e.Origin, gone.chunk.Bytes()) })
 }
 
-// todo is what the heir lacks of gone.
+// todo returns the chunks that the heir lacks and gone holds.
 func (f *fold) todo() *cow.Chunks { return f.wanted.Without(f.held) }
 
-// readStore reads the exceptions of a layer's store. Others come to the volume in between.
+// readStore reads the exceptions of a layer's store. It reads for foldLook at a
+// time, so that other operations get access to the volume in between.
 func (f *fold) readStore(ctx context.Context, l *layer, add func(cow.Exception)) error {
 	from := uint64(0)
 	for end := false; !end; {
@@ -133,8 +135,8 @@ func (f *fold) readStore(ctx context.Context, l *layer, add func(cow.Exception))
 	return nil
 }
 
-// look calls read with the store of a layer, while no other operation on the volume's
-// history runs.
+// look calls read with the store of a layer, while no other operation runs on the
+// volume's history.
 func (f *fold) look(ctx context.Context, l *layer, read func(*cow.Store) error) error {
 	return f.exclusive(ctx, func() error {
 		v, err := f.pool.latest()
@@ -159,7 +161,7 @@ func (f *fold) look(ctx context.Context, l *layer, read func(*cow.Store) error) 
 	})
 }
 
-// cost is what the fold copies and what becomes free by it.
+// cost returns how much the fold copies, and how much becomes free.
 func (f *fold) cost(v *view, heir, gone *layer) foldCost {
 	before, after := v.extents(gone.used.Bytes()), f.growth(v, heir)
 	c := foldCost{copied: size.Bytes(f.todo().Count()) * heir.chunk.Bytes()}
@@ -169,15 +171,15 @@ func (f *fold) cost(v *view, heir, gone *layer) foldCost {
 	return c
 }
 
-// growth is by how many extents the heir's store must grow to take what it
-// lacks of gone.
+// growth returns by how many extents the heir's store must grow to hold the chunks
+// that it lacks.
 func (f *fold) growth(v *view, heir *layer) lvm2.Extents {
 	want := v.extents((heir.used + cow.MoreSectors(heir.chunk.Bytes(), f.todo().Count())).Bytes())
 	want = min(want, v.largest(heir.store(nil)))
 	return max(want, heir.lv.Size()) - heir.lv.Size()
 }
 
-// run carries the fold out after count.
+// run carries out the fold after count.
 func (f *fold) run(ctx context.Context) (err error) {
 	defer close(f.ended)
 	defer func() { err = errors.Join(err, f.end()) }()
@@ -192,8 +194,8 @@ func (f *fold) run(ctx context.Context) (err error) {
 	return f.exclusive(ctx, f.commit)
 }
 
-// begin gives the heir's store the room that it will need and brings up its
-// device, writable, over gone's.
+// begin gives the heir's store the room that it will need, and creates the heir's
+// writable device over gone's.
 func (f *fold) begin(ctx context.Context) error {
 	return f.exclusive(ctx, func() error {
 		f.pool.folder.running.Store(f)
@@ -232,12 +234,12 @@ func (f *fold) begin(ctx context.Context) error {
 	})
 }
 
-// grow extends the heir's store and marks it as one that holds more than what
-// changed until the next cut.
+// grow extends the heir's store, and marks it as a superset: it will hold more
+// chunks than changed until the next cut.
 func (f *fold) grow(t *edit, heir *layer) error {
 	c := heir.collecting()
 	if more := f.growth(t.view, heir); more > 0 {
-		// Live stores must find room meanwhile, or snapshots are lost.
+		// Live stores must still find room, or snapshots are lost.
 		if spare := f.pool.reserve(t.view) / 2; t.freeFor(heir.lv).size() < more+spare {
 			return fmt.Errorf("layer %s: %w: its store must grow by %d extents, but only %d are free", heir.lv.Name, errFoldOver, more, t.freeFor(heir.lv).size())
 		}
@@ -257,7 +259,8 @@ func (f *fold) commit() error {
 		if err != nil {
 			return err
 		}
-		// An I/O error means that the live layer died, and with it all older ones.
+		// An I/O error means that the live layer was lost, and all older layers
+		// with it.
 		if err := errors.Join(f.pool.intact(t.view, o, heir), t.writable()); err != nil {
 			return err
 		}
@@ -268,8 +271,8 @@ func (f *fold) commit() error {
 	}})
 }
 
-// end takes the fold's devices down, or what is in use of them it makes what the
-// metadata says, whether the fold came to its end or not.
+// end removes the fold's devices, whether the fold succeeded or not. Devices in use
+// get the tables that the metadata requires.
 func (f *fold) end() error {
 	var err error
 	if f.file != nil {
@@ -285,10 +288,11 @@ func (f *fold) end() error {
 			return f.pool.sweep(ctx, v)
 		}})
 	})
-	// Also where the metadata could not be read: nothing writes to the heir any more.
+	// Clear it also if the metadata could not be read: nothing writes to the heir
+	// any more.
 	f.pool.folder.running.CompareAndSwap(f, nil)
 	switch {
-	case f.pool.ctx.Err() != nil: // nothing is carried out any more, but nothing need be left behind
+	case f.pool.ctx.Err() != nil: // the pool is closing: no change is carried out, but remove the devices
 		settled = f.leave(context.WithoutCancel(f.pool.ctx))
 	case settled != nil:
 		f.pool.facts.unsettled.put(f.volume, true)
@@ -296,9 +300,9 @@ func (f *fold) end() error {
 	return errors.Join(err, settled)
 }
 
-// leave takes down the fold's devices when the pool is being closed.
+// leave removes the fold's devices while the pool is being closed.
 func (f *fold) leave(ctx context.Context) error {
-	v := f.pool.current.Load() // the last look at the disks may have been cut short
+	v := f.pool.current.Load() // the last read of the metadata may have been cut short
 	o := v.volumes[f.volume]
 	if o == nil {
 		return nil

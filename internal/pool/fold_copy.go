@@ -15,20 +15,20 @@ import (
 )
 
 const (
-	foldRun      = size.MiB               // read and written at once
-	foldPiece    = 4 * size.MiB           // between two looks whether the disks are quiet
-	foldRuns     = 64                     // the same, of short runs
-	foldWriters  = 8                      // at once: the kernel writes down the exceptions of many together
-	foldMoment   = 10 * time.Millisecond  // for which the disks must be quiet
-	foldPatience = 500 * time.Millisecond // after which a piece is copied all the same
+	foldRun      = size.MiB               // largest read and write
+	foldPiece    = 4 * size.MiB           // bytes copied between two checks whether the disks are quiet
+	foldRuns     = 64                     // runs copied between two checks, if they are short
+	foldWriters  = 8                      // concurrent writers: the kernel writes the exceptions of many writes together
+	foldMoment   = 10 * time.Millisecond  // time for which the disks must be quiet
+	foldPatience = 500 * time.Millisecond // time after which a piece is copied even if the disks are busy
 )
 
-// foldExtent is a row of the heir's chunks, in bytes.
+// foldExtent is a run of the heir's chunks, in bytes.
 type foldExtent struct{ at, length size.Bytes }
 
-// copy reads what the heir lacks of gone from the heir's device and writes it
-// back, which puts it into its store. It is on the disk when copy returns. next is
-// called before each piece.
+// copy reads the chunks that the heir lacks from the heir's device and writes them
+// back, so that the kernel puts them into the heir's store. The chunks are on the
+// disk when copy returns. copy calls next before each piece.
 func (f *fold) copy(ctx context.Context, next func(context.Context) error) error {
 	v, err := f.pool.latest()
 	if err != nil {
@@ -54,7 +54,7 @@ func (f *fold) copy(ctx context.Context, next func(context.Context) error) error
 	}
 	for first, n := range todo.Runs(max(1, uint64(foldRun/chunk))) {
 		at := size.Bytes(first) * chunk
-		e := foldExtent{at, min(size.Bytes(n)*chunk, length-at)} // the last chunk may be a partial one
+		e := foldExtent{at, min(size.Bytes(n)*chunk, length-at)} // the last chunk may be partial
 		piece, bytes = append(piece, e), bytes+e.length
 		if bytes >= foldPiece || len(piece) == foldRuns {
 			if err := flush(); err != nil {
@@ -76,7 +76,7 @@ func (f *fold) copy(ctx context.Context, next func(context.Context) error) error
 	return nil
 }
 
-// rewrite reads and writes back extents of the heir's device.
+// rewrite reads extents of the heir's device and writes them back.
 func (f *fold) rewrite(piece []foldExtent) error {
 	buf, free, err := directio.Buffer(foldWriters * foldRun)
 	if err != nil {
@@ -112,8 +112,8 @@ func (f *fold) rewrite(piece []foldExtent) error {
 	return errors.Join(failed[:]...)
 }
 
-// giveWay waits as long as others use the disks, but not for ever, and looks
-// whether the fold still makes sense.
+// giveWay waits while others use the disks, but at most for foldPatience. It
+// returns an error if the layers cannot be folded any more.
 func (f *fold) giveWay(ctx context.Context) error {
 	v, err := f.pool.latest()
 	if err != nil {

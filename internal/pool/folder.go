@@ -15,57 +15,58 @@ import (
 )
 
 const (
-	foldPause = 5 * time.Second  // between two looks for layers to fold
-	foldRetry = 10 * time.Minute // before a fold that failed is tried again
-	foldWorth = 4                // bytes that are copied for a byte that becomes free, at most
-	foldMost  = 1 << 28          // chunks of a volume: a set of them takes 32 MiB of memory, a fold has some four
+	foldPause = 5 * time.Second  // pause between two checks for layers to fold
+	foldRetry = 10 * time.Minute // pause before a failed fold is retried
+	foldWorth = 4                // most bytes copied for each byte that becomes free
+	foldMost  = 1 << 28          // most chunks of a volume: a set of them takes 32 MiB of memory, and a fold has about four sets
 )
 
-// folder reclaims the space of layers that are only there because older ones
-// read through them. The next older layer, the heir, takes over what it lacks of
-// such a layer, and the rest of that becomes free: chunks that both hold. One
-// fold runs at a time.
+// folder reclaims the space of layers that exist only because older layers read
+// through them. The next older layer, the heir, takes over the chunks that it
+// lacks. The chunks that both layers hold become free. One fold runs at a time.
 type folder struct {
 	pool    *Pool
 	running atomic.Pointer[fold]
 	counted map[foldPair]foldCount // used by loop only
 }
 
-// foldPair is a layer that nobody needs for itself, and the next older one.
+// foldPair is a layer that nobody needs for itself, and its heir, the next older
+// layer.
 type foldPair struct{ volume, heir, gone lvm2.ID }
 
-// foldCount is what is known of a pair.
+// foldCount is the result of the last attempt to fold a pair.
 type foldCount struct {
 	foldCost
-	failed bool      // to fold them
-	at     time.Time // when it was counted, or failed
+	failed bool      // the fold failed
+	at     time.Time // when the pair was counted, or the fold failed
 }
 
-// foldCost is what a fold costs and brings, in bytes.
+// foldCost is the bytes that a fold copies and frees.
 type foldCost struct{ copied, freed size.Bytes }
 
-// worth says whether a fold pays: no more than foldWorth bytes are copied for
-// each that becomes free. Where volumes find no room any more all that becomes
-// free is welcome.
+// worth reports whether a fold pays: it copies at most foldWorth bytes for each
+// byte that becomes free. If volumes find no more room, any freed extent is worth
+// it.
 func (c foldCost) worth(extent size.Bytes, short bool) bool {
 	return c.freed >= extent && (short || c.copied/foldWorth <= c.freed)
 }
 
-// writes tells whether the store of a frozen layer is being written to.
+// writes reports whether the store of a frozen layer is being written to.
 func (w *folder) writes(id lvm2.ID) bool {
 	f := w.running.Load()
 	return f != nil && f.heir == id
 }
 
-// folds tells whether a layer is one of the two that are being folded.
+// folds reports whether a layer is part of the running fold.
 func (w *folder) folds(id lvm2.ID) bool {
 	f := w.running.Load()
 	return f != nil && (f.heir == id || f.gone == id)
 }
 
-// stop ends the fold in the history of a volume, if one is under way, and waits until
-// its devices are gone. The copied chunks stay: an heir may hold more than it must.
-// The volume's key must not be held. false: there was none, or ctx has ended.
+// stop ends the fold in a volume's history and waits until its devices are gone.
+// The copied chunks stay, because an heir may hold more than it must. The volume's
+// key must not be held. stop returns false if there was no such fold, or if ctx has
+// ended.
 func (w *folder) stop(ctx context.Context, volume lvm2.ID) bool {
 	f := w.running.Load()
 	if f == nil || f.volume != volume {
@@ -95,7 +96,7 @@ func (w *folder) loop(ctx context.Context) {
 	}
 }
 
-// round folds what is worth it.
+// round folds the pairs that are worth it.
 func (w *folder) round(ctx context.Context) {
 	v, err := w.pool.latest()
 	if err != nil {
@@ -128,15 +129,15 @@ func (w *folder) round(ctx context.Context) {
 	}
 }
 
-// due says whether a pair is to be looked at: it was not yet, or it is worth it,
-// and nothing has it in use.
+// due reports whether to try to fold a pair: it was not counted yet, or it is worth
+// it, and nobody is using its layers.
 func (w *folder) due(v *view, pair foldPair) bool {
 	heir, gone := v.layers[pair.heir], v.layers[pair.gone]
 	if !heir.trimmed || !gone.trimmed {
-		return false // how much they use is not known yet
+		return false // their usage is not known yet
 	}
 	if info, err := w.pool.find(v.snapDevice(heir.lv)); err != nil || info != nil {
-		return false // somebody reads it
+		return false // the heir is being read
 	}
 	c, known := w.counted[pair]
 	switch {
@@ -148,8 +149,8 @@ func (w *folder) due(v *view, pair foldPair) bool {
 	return c.worth(v.extent(), w.pool.room(v) == 0)
 }
 
-// foldPairs returns the layers that can be folded away, each with its heir,
-// oldest first.
+// foldPairs returns the layers that can be folded away, each with its heir, oldest
+// first.
 func (v *view) foldPairs() []foldPair {
 	var out []foldPair
 	for _, o := range v.volumes {
@@ -169,14 +170,14 @@ func (v *view) foldPairs() []foldPair {
 	return out
 }
 
-// foldable says whether gone can be folded into heir, the layer of o that reads
-// through it. Both are frozen: the live layer waits for the next cut.
+// foldable reports whether gone can be folded into heir, the layer of o that reads
+// through it. Both must be frozen: a live layer can be folded after the next cut.
 func (v *view) foldable(o *volume, heir, gone *layer) bool {
 	return v.unclear == nil && !gone.named && !v.pinned[gone.lv.ID] && !v.flattened[gone.lv.ID] && !v.flattened[heir.lv.ID] && !heir.lost && !gone.lost && o.theirs() == "" &&
 		linear(heir.lv) && linear(gone.lv) && heir.snap == nil && gone.snap == nil && o.live() != nil && heir.length/heir.chunk <= foldMost
 }
 
-// tryFold counts what a fold would bring and carries it out if it is worth it.
+// tryFold counts the cost of a fold, and folds if it is worth it.
 func (p *Pool) tryFold(ctx context.Context, pair foldPair) (foldCost, error) {
 	f := newFold(p, pair)
 	ctx = klog.NewContext(ctx, p.log.WithValues("heir", pair.heir, "layer", pair.gone))

@@ -13,26 +13,26 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// A store is full as soon as the kernel finds no chunk in it, and then the
-// snapshot is gone. What bounds how fast that comes is the disk, which copies
-// at most at some rate, and the kernel's own limit for copies under way. So
-// there is always a moment from which stopping the writers is early enough; the
-// monitor looks so often that it does not miss it, even if a volume that was
-// idle is written to at full speed from one moment to the next.
+// A store is full as soon as the kernel finds no free chunk in it, and then the
+// snapshot is lost. The disk bounds how fast a store fills: it copies only at a
+// certain rate, and the kernel limits the copies under way. So for every store
+// there is a last moment at which stopping the writers is early enough. The monitor
+// looks often enough not to miss that moment, even if an idle volume is suddenly
+// written at full speed.
 const (
-	// copiesAtOnce is how many chunks the kernel hands out before the first of
-	// them is copied: its limit (module parameter snapshot_cow_threshold of
-	// dm-snapshot, 2048 unless somebody changed it), and a chunk for each of
-	// so many writers that had passed the limit.
+	// copiesAtOnce is the number of chunks that the kernel allocates before it has
+	// copied the first of them: its limit (module parameter snapshot_cow_threshold
+	// of dm-snapshot, 2048 by default), plus a chunk for each writer that had
+	// already passed the limit.
 	copiesAtOnce = 2048 + 256
-	defaultBurst = size.GiB              // that a store takes in a second at most, until more was seen
-	lateness     = 10 * time.Millisecond // by which the monitor may look, and what it decides may take effect, too late
-	commitTime   = 50 * time.Millisecond // that extending a store usually takes at most
-	ratePeriod   = 50 * time.Millisecond // over which a rate is measured: copies are begun in bursts
-	keepsUpFor   = 2 * time.Second       // a store that is filled steadily has room for so long
-	growsFor     = 4 * time.Second       // and gets room for so long
-	growLimit    = 30 * time.Second      // for a growth to be carried out, and for its writers to be held
-	growPause    = time.Second           // after extending a store failed
+	defaultBurst = size.GiB              // expected peak of a store in a second, until the monitor has seen a higher one
+	lateness     = 10 * time.Millisecond // delay that the monitor, and the effect of its decision, may have
+	commitTime   = 50 * time.Millisecond // time in which extending a store usually ends
+	ratePeriod   = 50 * time.Millisecond // shortest period of a rate: the kernel begins copies in bursts
+	keepsUpFor   = 2 * time.Second       // time for which a steadily filled store has room
+	growsFor     = 4 * time.Second       // time for which a growth adds room
+	growLimit    = 30 * time.Second      // limit for a growth, and for holding its writers
+	growPause    = time.Second           // pause after a failed growth
 )
 
 // rate is how fast a store is filled, in sectors per second.
@@ -40,41 +40,43 @@ type rate float64
 
 func (r rate) in(d time.Duration) size.Sectors { return size.Sectors(float64(r) * d.Seconds()) }
 
-// during returns the time that n sectors take.
+// during returns the time in which n sectors are filled.
 func (r rate) during(n size.Sectors) time.Duration {
 	return time.Duration(float64(n) / float64(r) * float64(time.Second))
 }
 
-// inFlight is what a store may still be asked for when its writers are held.
+// inFlight is the room that a store may still need after its writers are held.
 func inFlight(chunk size.Sectors) size.Sectors { return cow.MoreSectors(chunk.Bytes(), copiesAtOnce) }
 
-// brakeLine is the room at which writers must be held until a store has grown.
+// brakeLine is the room below which writers must be held until a store has grown.
 func brakeLine(chunk size.Sectors, peak rate) size.Sectors {
 	return inFlight(chunk) + peak.in(fastestLook+2*lateness)
 }
 
-// growLine is the room at which a store grows, so that in general nobody is held.
+// growLine is the room below which a store grows, early enough that writers are
+// rarely held.
 func growLine(chunk size.Sectors, peak, now rate) size.Sectors {
 	return max(brakeLine(chunk, peak)+peak.in(commitTime), now.in(keepsUpFor))
 }
 
-// nextLook is how long a store with so much room need not be looked at.
+// nextLook returns how long the monitor may leave a store with that much room
+// alone.
 func nextLook(left, chunk size.Sectors, peak, now rate) time.Duration {
 	if left <= inFlight(chunk) && now == 0 {
-		return surveyPause // so small that no haste would be enough
+		return surveyPause // so small that no look would be early enough
 	}
 	spare := left - min(left, inFlight(chunk))
 	return min(slowestLook, max(fastestLook, peak.during(spare)-2*lateness))
 }
 
-// sample is how full a store was at a moment.
+// sample is the usage of a store at one moment.
 type sample struct {
 	used size.Sectors
 	at   time.Time
 }
 
-// next returns the rate after a look, and the sample from which the following
-// rate is measured. A rate is forgotten slowly: writers pause.
+// next returns the rate after a look, and the sample from which the next rate is
+// measured. The rate decays slowly, because writers pause.
 func (s sample) next(now sample, before rate) (rate, sample) {
 	if s.at.IsZero() || now.used < s.used {
 		return 0, now
@@ -87,21 +89,23 @@ func (s sample) next(now sample, before rate) (rate, sample) {
 	return max(seen, before*rate(1-min(1, passed.Seconds()/keepsUpFor.Seconds()))), now
 }
 
-// peak is the highest rate that a store of this pool is expected to be filled at.
+// peak returns the highest rate at which a store of this pool is expected to be
+// filled.
 func (p *Pool) peak() rate {
 	return rate(max(p.fastest.Load(), uint64(p.config.BurstRate.Sectors())))
 }
 
-// noteRate raises the peak where a store was filled faster, with some margin.
+// noteRate raises the peak, with a margin, after a store was filled faster.
 func (p *Pool) noteRate(seen rate) {
 	if most := uint64(seen * 1.25); most > p.fastest.Load() {
-		p.fastest.Store(most) // the monitor's goroutine alone does
+		p.fastest.Store(most) // only the monitor's goroutine stores it
 	}
 }
 
-// firstStore is the size a new layer's store starts with: enough for what a
-// fast writer can do until the monitor sees it, and more for large volumes, whose
-// stores then grow less often. Where little is free it leaves most of it to others.
+// firstStore returns the initial size of a new layer's store. It suffices for the
+// writes of a fast writer until the monitor sees them. Large volumes get more, so
+// that their stores grow less often. If little is free, most of it is left to
+// others.
 func (p *Pool) firstStore(v *view, origin, chunk size.Bytes) lvm2.Extents {
 	most := v.extents(cow.LargestUseful(origin, chunk))
 	if p.config.FirstStore != 0 {
@@ -112,7 +116,7 @@ func (p *Pool) firstStore(v *view, origin, chunk size.Bytes) lvm2.Extents {
 	return min(most, max(v.extents(least), min(v.extents(want), v.free.size()/4)))
 }
 
-// step is by how much a store grows at least.
+// step returns the least size by which a store grows.
 func (p *Pool) step(chunk size.Sectors, now rate) size.Bytes {
 	least := p.config.StoreStep
 	if least == 0 {
@@ -121,17 +125,17 @@ func (p *Pool) step(chunk size.Sectors, now rate) size.Bytes {
 	return max(least, now.in(growsFor).Bytes())
 }
 
-// growth is one extension of a store that is under way.
+// growth is an extension of a store that is under way.
 type growth struct {
 	store  lvm2.ID
 	more   size.Bytes
-	must   bool          // also if others find no room after it
-	done   chan struct{} // closed when the store has grown, or cannot
-	braked atomic.Bool   // its writers are held meanwhile
+	must   bool          // take all free room, even if nothing is left for others
+	done   chan struct{} // closed when the store has grown, or cannot grow
+	braked atomic.Bool   // its writers are held until it ends
 }
 
-// grow extends a store. No operation on the volume keeps it waiting. If there is
-// no room, it waits until trash is wiped.
+// grow extends a store, and waits for no operation on the volume. If there is no
+// room, grow waits until trash is wiped.
 func (p *Pool) grow(ctx context.Context, g *growth) {
 	defer p.facts.growing.drop(g.store)
 	limited, cancel := context.WithTimeout(ctx, growLimit)
@@ -144,7 +148,8 @@ func (p *Pool) grow(ctx context.Context, g *growth) {
 			break
 		}
 		p.giveUpUnread()
-		// Not for frozen stores to be trimmed: that may wait for those whom this store holds.
+		// It does not wait for frozen stores to be trimmed: trimming may wait for
+		// the writers that this store holds.
 		if v := p.current.Load(); v.storeOf(g.store) == nil || p.wipedSoon(v, v.growsOn(v.storeOf(g.store).lv)) == 0 {
 			break
 		}
@@ -158,7 +163,7 @@ func (p *Pool) grow(ctx context.Context, g *growth) {
 	}
 	close(g.done)
 	if errors.Is(err, ErrNoSpace) {
-		p.caretaker.wake() // it may have stores to trim
+		p.caretaker.wake() // trimming stores may make room
 	}
 	if err == nil {
 		p.facts.cramped.drop(g.store)
@@ -177,8 +182,9 @@ func (p *Pool) grow(ctx context.Context, g *growth) {
 	}
 }
 
-// growStore extends a store, as far as it is of use and there is room. One of which the
-// kernel does not have all yet gets that first, and no more: there may be none.
+// growStore extends a store, as far as there is room and the store can use it. If
+// the kernel's table does not cover the whole store yet, growStore only loads the
+// longer table, because there may be no free extents.
 func (p *Pool) growStore(ctx context.Context, g *growth) error {
 	return p.do(ctx, &change{fast: true, what: "extend a store", edit: func(t *edit) error {
 		s := t.storeOf(g.store)
@@ -214,15 +220,15 @@ func (p *Pool) growStore(ctx context.Context, g *growth) error {
 			return nil
 		}
 		err := p.lengthen(ctx, v.lease, g.store)
-		if err != nil { // the extents are the store's by now
+		if err != nil { // the store has its extents, but its device is too short
 			p.facts.unsettled.put(s.of.lv.ID, true)
 		}
 		return err
 	}})
 }
 
-// shorter says whether the device of a store ends before the store does: the kernel did
-// not follow when that grew.
+// shorter reports whether a store's device is shorter than the store, because the
+// kernel did not follow an earlier growth.
 func (p *Pool) shorter(v *view, s *store) bool {
 	info, err := p.find(v.cowDevice(s.lv))
 	if err != nil || info == nil || !info.Live {
@@ -232,16 +238,18 @@ func (p *Pool) shorter(v *view, s *store) bool {
 	return err == nil && table.Length() < sectors(v, s.lv.Size())
 }
 
-// lengthen gives the device of a store that has grown its table, if there is one. The
-// kernel reads the store's size at each allocation, so growth counts at once, and it
-// suspends the device by itself while it takes the table. If somebody else makes the device
-// just now, lengthen waits for that: the device may get the table that was right before. A
-// device that the brake holds and that has the right table stays held.
+// lengthen loads the longer table of a store that has grown into its device, if
+// there is one. The kernel reads the store's size at each allocation, so the growth
+// counts immediately. The kernel suspends the device while it swaps the table.
+//
+// If another change creates the device at the same time, lengthen waits for it,
+// because the device may get the table from before the growth. A device that the
+// brake holds and that already has the right table stays suspended.
 func (p *Pool) lengthen(ctx context.Context, l *lease, id lvm2.ID) error {
 	return p.alone(ctx, id, func() error {
 		v := p.current.Load().leased(l)
 		s := v.storeOf(id)
-		if s == nil { // it is trimmed, or gone
+		if s == nil { // it was trimmed or deleted
 			return nil
 		}
 		d := v.cowDevice(s.lv)
@@ -260,13 +268,14 @@ func (p *Pool) lengthen(ctx context.Context, l *lease, id lvm2.ID) error {
 		if g, growing := p.facts.growing.get(id); growing && g.braked.Load() {
 			has.Suspended = false
 		}
-		w := &wanted{device: d, of: s.of, table: disks(table), readOnly: has.ReadOnly} // a frozen one stays so
+		w := &wanted{device: d, of: s.of, table: disks(table), readOnly: has.ReadOnly} // keeps a frozen store read-only
 		c := &carrier{Pool: p, view: v, k: kernel{d.uuid: has}, keyed: true}
 		return unlessGone(c.carryOut(ctx, w.alone(has)))
 	})
 }
 
-// unlessGone returns err unless it says that the device is gone: it was deactivated.
+// unlessGone returns err, but nil if err says that the device is gone: it was
+// deactivated.
 func unlessGone(err error) error {
 	if errors.Is(err, dm.ErrNotFound) {
 		return nil
@@ -274,7 +283,7 @@ func unlessGone(err error) error {
 	return err
 }
 
-// whenFull says what happens when a store is full.
+// whenFull describes for users the effect of a full store.
 func (p *Pool) whenFull(v *view, s *store) string {
 	if p.kept(v, s) {
 		return "writes to the volume will block"

@@ -13,28 +13,28 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// The two devices that take turns as a fork's window: the next one is ready
-// before the fork's table changes over to it.
+// The two devices that take turns as a fork's window. The next window's device is
+// ready before the fork's table changes over to it.
 const (
 	layerWindow0 = "window0"
 	layerWindow1 = "window1"
 )
 
 const (
-	largestRegion = size.Sectors(4096) // of a mirror: the kernel copies smaller ones slower, and larger ones no faster
-	hydrateRetry  = 5 * time.Second    // pause after a failure that may pass
-	windowLook    = time.Second        // between two looks at a window of which the kernel tells nothing
+	largestRegion = size.Sectors(4096) // region of a mirror: the kernel copies smaller regions slower, and larger ones no faster
+	hydrateRetry  = 5 * time.Second    // pause after a failure that may be temporary
+	windowLook    = time.Second        // pause between two checks of a window while the kernel sends no event
 )
 
-// hydrator copies what forks read through into their own extents, a window of
-// one fork at a time, in turn.
+// hydrator copies the content that forks read through into their own extents. Forks
+// take turns, one window at a time.
 type hydrator struct {
 	pool *Pool
 
-	mu      sync.Mutex            // guards what follows; no other lock is taken meanwhile but that of running work
+	mu      sync.Mutex            // guards the fields below; only group.mu may be taken while it is held
 	jobs    map[string]*hydration // by LV name
-	stopped map[string]int        // LV names that are not to be hydrated now, and for how many
-	windows map[lvm2.ID]*window   // of volumes; changed by who has the volume's key
+	stopped map[string]int        // by LV name: how many callers have stopped its hydration
+	windows map[lvm2.ID]*window   // by volume id; changed only with the volume's key
 }
 
 type hydration struct {
@@ -43,25 +43,25 @@ type hydration struct {
 	failure atomic.Pointer[error]
 	search  search
 	pace    pace
-	waiting context.CancelFunc // ends its waiting for its turn
+	waiting context.CancelFunc // ends a wait for the turn, so that its urgency is checked again
 }
 
-// window is a part of a fork that a mirror copies while both are written to.
-// Only this process knows that nothing was written past it: after a restart the
-// window is copied again from its beginning, which is on the disk.
+// window is a part of a fork that a mirror copies. Writes to the part go to both
+// legs. Only this process knows that nothing was written past the mirror. So after
+// a restart the window is copied again from its beginning, which is on the disk.
 type window struct {
-	layer string // of its device's name
+	layer string // layer in the name of its device
 	span
 }
 
-// errHydrated: there is nothing to hydrate any more.
+// errHydrated says that nothing is left to hydrate.
 var errHydrated = errors.New("no longer a fork")
 
 func newHydrator(p *Pool) *hydrator {
 	return &hydrator{pool: p, jobs: map[string]*hydration{}, stopped: map[string]int{}, windows: map[lvm2.ID]*window{}}
 }
 
-// window returns the volume's window, nil if there is none.
+// window returns the volume's window; nil if it has none.
 func (h *hydrator) window(id lvm2.ID) *window {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -78,7 +78,8 @@ func (h *hydrator) setWindow(id lvm2.ID, w *window) {
 	}
 }
 
-// start begins to hydrate the volume, or goes on, unless that is under way.
+// start begins or continues to hydrate the volume, unless its hydration is running
+// or stopped.
 func (h *hydrator) start(lv string) {
 	v, err := h.pool.latest()
 	if err != nil {
@@ -106,10 +107,10 @@ func (h *hydrator) start(lv string) {
 	}()
 }
 
-// settled begins to hydrate every fork of after that was none before, and
-// forgets what is not there any more.
+// settled begins to hydrate every fork in after that was no fork in before, and
+// forgets the windows of volumes that are gone.
 func (h *hydrator) settled(before, after *view) {
-	now := h.pool.current.Load() // an act that took long tells of metadata that are old by now
+	now := h.pool.current.Load() // after a long act, the view after is old
 	h.mu.Lock()
 	maps.DeleteFunc(h.windows, func(id lvm2.ID, _ *window) bool { return now.volumes[id] == nil })
 	h.mu.Unlock()
@@ -123,8 +124,8 @@ func (h *hydrator) settled(before, after *view) {
 	}
 }
 
-// stop ends the hydration of lv, if it is under way, and waits for its end. It
-// goes on, or begins, when again is called.
+// stop ends the hydration of lv, if one is running, and waits for its end.
+// Hydration stays off until the caller calls again, which starts it.
 func (h *hydrator) stop(lv string) (again func()) {
 	h.mu.Lock()
 	h.stopped[lv]++
@@ -144,8 +145,8 @@ func (h *hydrator) stop(lv string) (again func()) {
 	}
 }
 
-// expect has lv's windows begin small again: its user's first requests are about
-// to come.
+// expect makes lv's windows small again, because the first requests of its user are
+// about to come.
 func (h *hydrator) expect(lv string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -154,7 +155,7 @@ func (h *hydrator) expect(lv string) {
 	}
 }
 
-// failure returns why the last attempt to hydrate lv failed, if it did.
+// failure returns the error of the last attempt to hydrate lv; nil if it succeeded.
 func (h *hydrator) failure(lv string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -166,7 +167,8 @@ func (h *hydrator) failure(lv string) error {
 	return nil
 }
 
-// run hydrates until that is complete, or can never be, or is cancelled.
+// run hydrates until the volume is complete, until that is impossible, or until ctx
+// ends.
 func (h *hydrator) run(ctx context.Context, lv string, j *hydration) {
 	log := h.pool.log.WithValues("volume", lv)
 	for {
@@ -179,7 +181,7 @@ func (h *hydrator) run(ctx context.Context, lv string, j *hydration) {
 			continue
 		}
 		if h.pool.ctx.Err() != nil || errors.Is(err, errHydrated) {
-			return // devices stay as they are: pods go on using them
+			return // devices stay as they are, because pods use them
 		}
 		if errors.Is(err, errTurn) && ctx.Err() == nil {
 			continue
@@ -203,15 +205,15 @@ func (h *hydrator) run(ctx context.Context, lv string, j *hydration) {
 	}
 }
 
-// whole says whether nothing of the volume was left behind.
+// whole reports whether no part of the volume was skipped.
 func (h *hydrator) whole(lv string) bool {
 	o := h.pool.current.Load().volumeByLV(lv)
 	return o == nil || len(o.hydrated.left) == 0
 }
 
-// step copies one window. errHydrated if there is none left.
+// step copies one window; errHydrated if none is left.
 func (h *hydrator) step(ctx context.Context, lv string, j *hydration) (*window, error) {
-	// Others have their turns meanwhile.
+	// Flatten before taking the turn, so that other forks can use it.
 	if err := h.pool.flattenBelow(ctx, lv); err != nil {
 		return nil, err
 	}
@@ -234,7 +236,7 @@ func (h *hydrator) step(ctx context.Context, lv string, j *hydration) (*window, 
 		watch.lap("copy")
 	}
 	if err == nil {
-		late := time.AfterFunc(stallLimit, pass) // of a disk that does not answer
+		late := time.AfterFunc(stallLimit, pass) // a disk may not answer
 		err = h.commit(ctx, lv, w)
 		late.Stop()
 		watch.lap("commit")
@@ -248,13 +250,14 @@ func (h *hydrator) step(ctx context.Context, lv string, j *hydration) (*window, 
 	return w, err
 }
 
-// exclusive runs f as a step in the kernel while nothing else works on lv or
-// what it reads through.
+// exclusive carries out c while nothing else works on lv or on the volumes that it
+// reads through.
 func (h *hydrator) exclusive(ctx context.Context, lv string, c *change) error {
 	return h.pool.onVolume(ctx, lv, func(ctx context.Context) error { return h.pool.do(ctx, c) })
 }
 
-// forkOf finds lv as a volume that is to be hydrated.
+// forkOf returns lv with the layer and volume that it reads through; errHydrated if
+// lv is no fork.
 func (v *view) forkOf(lv string) (*volume, *layer, *volume, error) {
 	o := v.volumeByLV(lv)
 	if o == nil || !o.forked() {

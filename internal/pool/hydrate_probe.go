@@ -12,12 +12,12 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-const probePiece = size.MiB // read at once
+const probePiece = size.MiB // read by one request
 
-// probe reads the next window where a mirror would, if something could not be
-// copied lately or was left behind: from the first error on a mirror refuses
-// everybody's reads of what it has not copied, sound or not. So it meets an error
-// once, not each time that is tried again.
+// probe reads the next window from the fork's device, if a copy has failed lately
+// or parts were skipped. After its first error, a mirror fails all reads of its
+// uncopied regions, even of sound sectors. So the probe meets an error that each
+// retry would otherwise cause in a mirror.
 func (h *hydrator) probe(ctx context.Context, lv string, s *search, length size.Sectors, pass func()) (w *window, err error) {
 	if s.calm() && h.whole(lv) {
 		return nil, nil
@@ -53,7 +53,7 @@ func (h *hydrator) probe(ctx context.Context, lv string, s *search, length size.
 		return w, err
 	}
 	defer free()
-	late := time.AfterFunc(stallLimit, pass) // of a disk that does not answer
+	late := time.AfterFunc(stallLimit, pass) // a disk may not answer
 	defer late.Stop()
 	for at := w.start; at < w.end(); at += probePiece.Sectors() {
 		if ctx.Err() != nil {

@@ -6,23 +6,23 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// errUncopied: a disk did not give or take what was to be copied.
+// errUncopied says that a disk failed to read or write a part to be copied.
 var errUncopied = errors.New("I/O error in the snapshot that the volume reads through, or in the volume's own extents")
 
-// leastWindow is the least that is left behind a bad sector.
+// leastWindow is the smallest part that is skipped because of a bad sector.
 const leastWindow = largestRegion
 
-// search decides which part of a fork is hydrated next. Where something cannot be
-// copied the window is halved, until all but its least part is; then that is left
-// for later and the rest goes on behind it. What was left is tried again when the
-// end was reached.
+// search decides which part of a fork is hydrated next. After a failure the window
+// is halved, down to leastWindow. If even that fails, the part is skipped and
+// hydration continues after it. Skipped parts are retried after the end was
+// reached.
 type search struct {
-	from size.Sectors // what is missing before it was tried in this pass
-	most size.Sectors // of a window as long as the disk fails; 0: no limit
-	jump size.Sectors // how far behind the last window it went on
+	from size.Sectors // start of the rest of this pass: the missing parts before it were tried
+	most size.Sectors // largest window while the disk fails; 0: no limit
+	jump size.Sectors // distance from the last failed window to the next one
 }
 
-// next returns the next window, of at most most. Something must be missing.
+// next returns the next window, at most most long. missing must not be empty.
 func (s *search) next(missing spans, most size.Sectors) span {
 	if s.most > 0 {
 		most = min(most, s.most)
@@ -33,7 +33,7 @@ func (s *search) next(missing spans, most size.Sectors) span {
 			continue
 		}
 		if at > part.start && len(missing) > mostLeft {
-			break // there is no room to remember one more
+			break // the tag has no room for one more skipped part
 		}
 		return span{at, min(most, part.end()-at)}
 	}
@@ -41,19 +41,20 @@ func (s *search) next(missing spans, most size.Sectors) span {
 	return span{missing[0].start, min(most, missing[0].length)}
 }
 
-// failed takes note that a window could not be copied. It says whether a smaller one can be tried at once.
+// failed records that a window could not be copied. It reports whether a smaller
+// window can be tried immediately.
 func (s *search) failed(w span) bool {
 	if w.length > leastWindow {
 		s.most = max(leastWindow, w.length/2/leastWindow*leastWindow)
 		return true
 	}
-	// A whole disk may have failed: each time it goes twice as far.
+	// The whole disk may have failed, so the distance doubles with each failure.
 	s.most, s.jump = leastWindow, max(2*s.jump, leastWindow)
 	s.from = w.start + s.jump
 	return false
 }
 
-// copied takes note that one was.
+// copied records that a window was copied.
 func (s *search) copied() {
 	s.jump = 0
 	if s.most *= 2; s.most > idleWindow.Sectors() {
@@ -61,5 +62,5 @@ func (s *search) copied() {
 	}
 }
 
-// calm says whether nothing has failed lately.
+// calm reports whether nothing has failed lately.
 func (s *search) calm() bool { return s.from == 0 && s.most == 0 }

@@ -2,8 +2,9 @@ package pool
 
 import "context"
 
-// abandon goes back to a volume without a window. A mirror that failed holds
-// writes: they go where the volume's position says that its content is.
+// abandon removes the volume's window. A failed mirror blocks writes. Without the
+// window they go to the place that holds the content by the volume's recorded
+// position.
 func (h *hydrator) abandon(lv string) error {
 	return h.exclusive(h.pool.ctx, lv, &change{what: "stop hydrating volume " + lv, act: func(ctx context.Context, v *view) error {
 		o := v.volumeByLV(lv)
@@ -16,7 +17,7 @@ func (h *hydrator) abandon(lv string) error {
 		}
 		h.setWindow(o.lv.ID, nil)
 		err := h.pool.converge(ctx, v, lv)
-		if err != nil && o.forked() && !o.hydrated.has(w.span) { // else the volume may be written past it already
+		if err != nil && o.forked() && !o.hydrated.has(w.span) { // else the volume may already be written without the window
 			h.setWindow(o.lv.ID, w)
 		}
 		return err

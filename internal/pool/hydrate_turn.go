@@ -9,20 +9,20 @@ import (
 	"time"
 )
 
-// Windows take turns: one at a time is copied, so that the disks see one stream.
-// There is a second one where somebody's writes wait for a fork: that does not
-// wait for what another one's disk is slow with.
+// Windows take turns, so that the disks see a single stream of copies. There is a
+// second turn for forks whose hydration lets held writers continue. These forks
+// need not wait for another fork's slow disk.
 const (
 	hydrationTurn = "hydration"
 	urgentTurn    = "urgent hydration"
-	stallLimit    = 5 * time.Second // without a region copied, until others have their turn
+	stallLimit    = 5 * time.Second // time without a copied region, after which others get the turn
 )
 
-// errTurn: the turn of a hydration is another one now.
+// errTurn says that the hydration must take another turn now.
 var errTurn = errors.New("the hydration became urgent")
 
-// turn waits until a window of lv may be copied. It is over when pass is called,
-// which may be twice.
+// turn waits until a window of lv may be copied. The turn ends when pass is called;
+// pass may be called twice.
 func (h *hydrator) turn(ctx context.Context, lv string, j *hydration) (pass func(), err error) {
 	waiting, done := h.waiting(ctx, j)
 	defer done()
@@ -37,7 +37,7 @@ func (h *hydrator) turn(ctx context.Context, lv string, j *hydration) (pass func
 	return sync.OnceFunc(release), nil
 }
 
-// waiting is the context of a wait that ends when something becomes urgent.
+// waiting returns a context that ends when a hydration may have become urgent.
 func (h *hydrator) waiting(ctx context.Context, j *hydration) (context.Context, context.CancelFunc) {
 	waiting, cancel := context.WithCancel(ctx)
 	h.mu.Lock()
@@ -46,8 +46,8 @@ func (h *hydrator) waiting(ctx context.Context, j *hydration) (context.Context, 
 	return waiting, cancel
 }
 
-// urgent says whether somebody's writes wait for lv to be hydrated: to it, or to
-// what it reads through.
+// urgent reports whether held writers wait for lv's hydration: writers to lv, or to
+// a volume that lv reads through.
 func (h *hydrator) urgent(lv string) bool {
 	v := h.pool.current.Load()
 	return slices.ContainsFunc(v.family(lv), func(name string) bool {
@@ -55,12 +55,11 @@ func (h *hydrator) urgent(lv string) bool {
 		if o == nil {
 			return false
 		}
-		held := h.pool.facts.holding.has(o.lv.ID)
-		return held
+		return h.pool.facts.holding.has(o.lv.ID)
 	})
 }
 
-// hurry has those who wait for their turn look whether they are urgent.
+// hurry makes hydrations that wait for their turn check whether they are urgent.
 func (h *hydrator) hurry() {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -14,7 +14,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// open makes the volume's next window.
+// open sets up the volume's next window.
 func (h *hydrator) open(ctx context.Context, lv string, s *search, length size.Sectors) (w *window, err error) {
 	err = h.exclusive(ctx, lv, &change{what: "hydrate volume " + lv, act: func(ctx context.Context, v *view) error {
 		o, missing, err := h.missing(v, lv)
@@ -22,7 +22,7 @@ func (h *hydrator) open(ctx context.Context, lv string, s *search, length size.S
 			return err
 		}
 		old := h.window(o.lv.ID)
-		if old != nil && h.pool.heldStill(v, o) { // its device is in a table that nobody uses yet
+		if old != nil && h.pool.heldStill(v, o) { // its device is in a table that is loaded, but not in use
 			old = nil
 			if err := h.move(ctx, v, o, nil); err != nil {
 				return err
@@ -32,7 +32,7 @@ func (h *hydrator) open(ctx context.Context, lv string, s *search, length size.S
 			return err
 		}
 		if err := h.move(ctx, v, o, w); err != nil {
-			if old != nil && o.hydrated.has(old.span) { // the volume may be written past it already
+			if old != nil && o.hydrated.has(old.span) { // the volume may already be written without the window
 				old = nil
 			}
 			return errors.Join(err, h.move(ctx, v, o, old))
@@ -42,13 +42,13 @@ func (h *hydrator) open(ctx context.Context, lv string, s *search, length size.S
 	return w, err
 }
 
-// move gives a volume another window, or none, and has the devices follow.
+// move replaces the volume's window, nil for none, and makes the devices follow.
 func (h *hydrator) move(ctx context.Context, v *view, o *volume, w *window) error {
 	h.setWindow(o.lv.ID, w)
 	return h.pool.forkUp(ctx, v, o)
 }
 
-// missing returns what of a volume is not hydrated, at least something.
+// missing returns the parts of a volume that are not hydrated, at least one.
 func (h *hydrator) missing(v *view, lv string) (*volume, spans, error) {
 	o, l, _, err := v.forkOf(lv)
 	if err != nil {
@@ -61,7 +61,7 @@ func (h *hydrator) missing(v *view, lv string) (*volume, spans, error) {
 	return o, missing, nil
 }
 
-// freeLayer returns the layer of a window's device that the volume's table has not.
+// freeLayer returns the window layer that the volume's table does not use.
 func (h *hydrator) freeLayer(v *view, o *volume) (string, error) {
 	info, err := h.pool.find(v.device(o.lv, layerWindow0, udevReal))
 	if err == nil && info != nil && info.OpenCount > 0 {
@@ -70,8 +70,8 @@ func (h *hydrator) freeLayer(v *view, o *volume) (string, error) {
 	return layerWindow0, err
 }
 
-// next returns the window of which this is the place. It ends where the volume's piece
-// of the disk does.
+// next returns the window that begins at the given place. The window ends no later
+// than the contiguous extents of the volume at that place.
 func (h *hydrator) next(v *view, o *volume, at span) (*window, error) {
 	if _, err := h.pool.hasTarget(targetMirror); err != nil {
 		return nil, err
@@ -92,7 +92,7 @@ func (h *hydrator) next(v *view, o *volume, at span) (*window, error) {
 	return &window{layer, span{at.start, parts[0].Length}}, nil
 }
 
-// region is the largest unit of copying that the kernel takes for a mirror of
+// region returns the largest region size that the kernel accepts for a mirror of
 // that length.
 func region(length size.Sectors) size.Sectors {
 	r := largestRegion
@@ -102,9 +102,10 @@ func region(length size.Sectors) size.Sectors {
 	return r
 }
 
-// await waits until the window is copied: the kernel makes an event when it is, and
-// when a leg of the mirror fails. If nothing is copied for a while, as where a disk
-// does not answer, it calls pass: others need not wait for that.
+// await waits until the window is copied. The kernel sends an event when the copy
+// is complete, and when a leg of the mirror fails. If nothing is copied for
+// stallLimit, as when a disk does not answer, await calls pass, so that others need
+// not wait.
 func (h *hydrator) await(ctx context.Context, lv string, w *window, pass func()) error {
 	v, err := h.pool.latest()
 	if err != nil {
@@ -146,7 +147,7 @@ func (h *hydrator) await(ctx context.Context, lv string, w *window, pass func())
 	}
 }
 
-// mirror tells how far a window's mirror is; an error if it cannot copy everything.
+// mirror returns the status of a window's mirror; an error if a leg has failed.
 func (h *hydrator) mirror(name string) (m dm.MirrorStatus, err error) {
 	status, err := h.pool.dm.Status(name)
 	if err != nil {
@@ -167,11 +168,11 @@ func (h *hydrator) mirror(name string) (m dm.MirrorStatus, err error) {
 	return m, nil
 }
 
-// commit records that the window is copied. With the last one the volume is an
-// ordinary one.
+// commit records that the window is copied. After the last window the volume
+// becomes an ordinary volume.
 func (h *hydrator) commit(ctx context.Context, lv string, w *window) error {
-	// The commit flushes too, but nobody else's change should wait for what the
-	// disks' caches hold of a whole window.
+	// The commit flushes too, but then other changes would wait while the disks
+	// write a whole window out of their caches.
 	if err := h.flush(lv, w); err != nil {
 		return err
 	}
@@ -186,7 +187,7 @@ func (h *hydrator) commit(ctx context.Context, lv string, w *window) error {
 	})
 }
 
-// flush has the disk write down what was copied to it.
+// flush makes the disks write the copied data from their caches.
 func (h *hydrator) flush(lv string, w *window) error {
 	v, err := h.pool.latest()
 	if err != nil {
@@ -216,7 +217,7 @@ func (h *hydrator) flush(lv string, w *window) error {
 	return nil
 }
 
-// advance is the change that moves the volume's position behind the window.
+// advance returns the change that moves the volume's position past the window.
 func (h *hydrator) advance(lv string, w *window) *change {
 	p, finished, family := h.pool, false, []string(nil)
 	return &change{what: "hydrate volume " + lv, edit: func(t *edit) error {
@@ -227,7 +228,7 @@ func (h *hydrator) advance(lv string, w *window) *change {
 		if err := h.intact(t.view, o, l, source, w); err != nil {
 			return err
 		}
-		// What was copied must be on the disk before the metadata says so.
+		// The copied data must be on the disk before the metadata says so.
 		ranges, err := physical(o.lv)
 		if err != nil {
 			return err
@@ -262,8 +263,8 @@ func (h *hydrator) advance(lv string, w *window) *change {
 	}}
 }
 
-// valid makes sure that the window's copy is the volume's content: it is
-// complete, and every write went to both sides.
+// valid returns an error unless the window's copy is the volume's content: the copy
+// is complete, and every write went to both sides.
 func (h *hydrator) valid(v *view, lv string, w *window) error {
 	p := h.pool
 	o, l, source, err := v.forkOf(lv)
@@ -288,7 +289,7 @@ func (h *hydrator) valid(v *view, lv string, w *window) error {
 		return err
 	}
 	have := user.table
-	if c.want.held[user.uuid] { // what it goes on with
+	if c.want.held[user.uuid] { // table with which it is resumed
 		have = user.goesOn()
 	}
 	if !have.Equal(want) {
@@ -297,8 +298,8 @@ func (h *hydrator) valid(v *view, lv string, w *window) error {
 	return nil
 }
 
-// intact makes sure that nothing that the window's copy was read from failed
-// without a word.
+// intact returns an error if anything that the window was copied from failed. Such
+// a failure is not visible in the mirror.
 func (h *hydrator) intact(v *view, o *volume, l *layer, source *volume, w *window) error {
 	p := h.pool
 	if h.window(o.lv.ID) != w || !o.hydrated.missing(l.length).hold(w.span) {

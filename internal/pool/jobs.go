@@ -7,10 +7,10 @@ import (
 	"sync/atomic"
 )
 
-// jobs are long operations on volumes, one at a time on each. They go on when
-// those who wait for them have left.
+// jobs are long operations on volumes, at most one on each volume. A job continues
+// after its waiting callers have left.
 type jobs struct {
-	mu      sync.Mutex      // guards running; no other lock is taken meanwhile but that of running work
+	mu      sync.Mutex      // guards running; only group.mu may be taken while it is held
 	running map[string]*job // by LV name
 }
 
@@ -29,9 +29,9 @@ func (s *jobs) of(lv string) *job {
 	return s.running[lv]
 }
 
-// await waits for the job on lv as long as ctx lives; then it returns a
-// *PendingError that says what is done. If there is no job it begins one: prepare
-// says how much is to be done, nil if nothing is, and work does it.
+// await waits for the job on lv until ctx ends, and then returns a *PendingError
+// with the progress. If there is no job, await begins one: prepare returns the
+// amount of work, or nil if there is none, and work does the work.
 func (s *jobs) await(ctx context.Context, p *Pool, lv, what string, prepare func() (*job, error), work func(context.Context, *job) error) error {
 	j, err := s.begin(p, lv, prepare, work)
 	if j == nil {
@@ -45,7 +45,7 @@ func (s *jobs) await(ctx context.Context, p *Pool, lv, what string, prepare func
 	}
 }
 
-// begin returns the job on lv, and begins it if there is none.
+// begin returns the job on lv, and begins one if there is none.
 func (s *jobs) begin(p *Pool, lv string, prepare func() (*job, error), work func(context.Context, *job) error) (*job, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -15,11 +15,11 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// A loan is a reader that another pool of the node copies a volume from. It has no
-// room and nobody but that pool sees it. It keeps its snapshot's layers while the
-// copy goes on, whatever is deleted and whoever restarts.
+// A loan is a reader from which another pool of the node copies a volume. It has no
+// extents, and only that pool sees it. It keeps its snapshot's layers during the
+// copy, even if the snapshot is deleted or the driver restarts.
 
-// loanName is the name of the loan from which pool to copies its volume name.
+// loanName returns the name of the loan from which pool to copies its volume name.
 func loanName(to, name string) string {
 	loan := "copy-to/" + to + "/" + name
 	if len(loan) > maxCSIName {
@@ -28,10 +28,10 @@ func loanName(to, name string) string {
 	return loan
 }
 
-// lend makes the loan from which pool to copies the volume that spec asks for, and
-// finds out whether it may have that content. A loan of that name which an
-// interrupted attempt left goes first. The caller has the volume's name to itself.
-// Errors: those of CreateVolume.
+// lend makes the loan from which pool to copies the volume that spec requests,
+// after a check that the volume may have that content. lend first deletes a loan of
+// the same name that an interrupted attempt left. The caller holds the key of the
+// volume's name. Errors: those of CreateVolume.
 func (p *Pool) lend(ctx context.Context, spec VolumeSpec, to string) (lvm2.ID, error) {
 	from, err := p.offered(spec)
 	if err != nil {
@@ -59,7 +59,7 @@ func (p *Pool) lend(ctx context.Context, spec VolumeSpec, to string) (lvm2.ID, e
 	})
 	var debt *PendingError
 	if errors.As(err, &debt) && debt.wiping {
-		return "", &PendingError{What: debt.What} // the caller would wait for its own pool's extents
+		return "", &PendingError{What: debt.What} // without wiping: the caller would wait for extents of its own pool
 	}
 	var yet *noRoomYet
 	if errors.As(err, &yet) {
@@ -78,8 +78,8 @@ func (p *Pool) lend(ctx context.Context, spec VolumeSpec, to string) (lvm2.ID, e
 	return "", fmt.Errorf("volume %s/%s: %w: removed by somebody else", p.vgName, lv, ErrNotFound)
 }
 
-// offered finds the content that the volume that spec asks for begins with. spec's
-// source is p's. Errors: ErrNotFound, ErrLost, ErrPrecondition, ErrInvalid.
+// offered returns the initial content of the volume that spec requests. spec's
+// source is in p. Errors: ErrNotFound, ErrLost, ErrPrecondition, ErrInvalid.
 func (p *Pool) offered(spec VolumeSpec) (original, error) {
 	v, err := p.latest()
 	if err != nil {
@@ -88,7 +88,7 @@ func (p *Pool) offered(spec VolumeSpec) (original, error) {
 	return v.contentOf(spec)
 }
 
-// lent finds the content that a loan shows; ErrNotFound if there is no such loan.
+// lent returns the content of a loan; ErrNotFound if there is no such loan.
 func (p *Pool) lent(id lvm2.ID) (o *volume, from original, err error) {
 	v, err := p.latest()
 	if err != nil {
@@ -107,8 +107,8 @@ func (p *Pool) lent(id lvm2.ID) (o *volume, from original, err error) {
 	return o, contentAt(source, l), nil
 }
 
-// lentFor finds the content of a loan for the volume that spec asks for. Errors: those
-// of offered.
+// lentFor returns the content of a loan for the volume that spec requests. Errors:
+// those of offered.
 func (p *Pool) lentFor(spec VolumeSpec, id lvm2.ID) (original, error) {
 	_, from, err := p.lent(id)
 	if err != nil {
@@ -122,8 +122,8 @@ func (p *Pool) lentFor(spec VolumeSpec, id lvm2.ID) (original, error) {
 	return from, v.modeChange(spec, from)
 }
 
-// openLoan makes the device of a loan and opens it to be read past the page cache.
-// Errors: ErrNotFound, ErrLost.
+// openLoan creates the device of a loan, and opens it for direct reads. Errors:
+// ErrNotFound, ErrLost.
 func (p *Pool) openLoan(ctx context.Context, id lvm2.ID) (*os.File, error) {
 	o, _, err := p.lent(id)
 	if err != nil {
@@ -147,8 +147,8 @@ func (p *Pool) openLoan(ctx context.Context, id lvm2.ID) (*os.File, error) {
 	})
 }
 
-// recall takes the loan of that name away; nil if there is none. ErrInUse while it
-// is being read.
+// recall deletes the loan of that name; nil if there is none. It returns ErrInUse
+// while the loan is being read.
 func (p *Pool) recall(ctx context.Context, name string) error {
 	v, err := p.latest()
 	if err != nil {
@@ -161,7 +161,7 @@ func (p *Pool) recall(ctx context.Context, name string) error {
 	return p.DeleteVolume(ctx, o.lv.Name)
 }
 
-// loans takes loans away that nothing needs, until ctx ends.
+// loans deletes unused loans until ctx ends.
 func (s *Set) loans(ctx context.Context) {
 	look := time.NewTimer(loanFirst)
 	defer look.Stop()
@@ -178,8 +178,8 @@ func (s *Set) loans(ctx context.Context) {
 	}
 }
 
-// recallLoans takes the loans of a set's pools away from which nothing is copied: an
-// interruption, or the deletion of an unfinished volume, leaves them.
+// recallLoans deletes the loans of a set's pools that no copy uses. An
+// interruption, or the deletion of an incomplete volume, leaves such loans.
 func (s *Set) recallLoans(ctx context.Context) error {
 	var errs []error
 	for _, m := range s.members {
@@ -197,7 +197,7 @@ func (s *Set) recallLoans(ctx context.Context) error {
 			}
 			to, name, _ := strings.Cut(o.lentTo, "/")
 			switch borrower, err := s.Pool(to); {
-			case errors.Is(err, ErrNotFound): // nobody could go on
+			case errors.Is(err, ErrNotFound): // no pool can continue the copy
 				errs = append(errs, p.recall(ctx, o.name))
 			case err == nil:
 				errs = append(errs, borrower.giveBack(ctx, name, p, o))
@@ -207,8 +207,8 @@ func (s *Set) recallLoans(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// giveBack has a loan of pool from taken away unless the volume of that name is
-// being copied from it.
+// giveBack deletes a loan of pool from, unless the volume of that name is being
+// copied from it.
 func (p *Pool) giveBack(ctx context.Context, name string, from *Pool, loan *volume) error {
 	release, err := p.keys.lock(ctx, nameKey(name))
 	if err != nil {
@@ -225,10 +225,10 @@ func (p *Pool) giveBack(ctx context.Context, name string, from *Pool, loan *volu
 	return from.recall(ctx, loan.name)
 }
 
-// copyState is how far a volume is copied from another pool, as its tag has it.
+// copyState is the progress of a copy from another pool, as in the volume's tag.
 type copyState struct {
-	loan lvm2.ID      // of the pool that it is copied from
-	done size.Sectors // from the beginning
+	loan lvm2.ID      // loan in the other pool
+	done size.Sectors // copied, from the beginning
 }
 
 func (c copyState) String() string { return fmt.Sprintf("%s/%d", c.loan, uint64(c.done)) }

@@ -11,38 +11,38 @@ import (
 )
 
 const (
-	slowestLook = 500 * time.Millisecond // between two looks at a live store
+	slowestLook = 500 * time.Millisecond // longest pause between two looks at a live store
 	fastestLook = 2 * time.Millisecond
-	surveyPause = 20 * time.Millisecond // between two looks which stores there are
+	surveyPause = 20 * time.Millisecond // shortest pause between two surveys of which stores there are
 )
 
-// storeGuard is what the monitor shares with others.
+// storeGuard is the state that the monitor shares with others.
 type storeGuard struct {
-	fastest  atomic.Uint64 // sectors per second that were seen: see peak
-	brakes   timings       // how long writers were held while stores grew
-	lookSoon chan struct{} // wakes the monitor: something was changed in the kernel
+	fastest  atomic.Uint64 // highest rate seen, in sectors per second: see peak
+	brakes   timings       // times for which writers were held while stores grew
+	lookSoon chan struct{} // wakes the monitor after a change in the kernel
 
-	// keep tells whether a volume's writers must rather wait than have its live
-	// layer lost for want of room: others write to what reads through it.
+	// keep reports whether a volume's writers must wait rather than lose its live
+	// layer for lack of room, because forks read through that layer.
 	keep func(v *view, o *volume) bool
 }
 
-// monitor watches the stores that the kernel fills, has them extended before they
-// are full, and has those recorded that the kernel had to drop. It has one
-// goroutine, which waits for nothing but the kernel's answers.
+// monitor watches the stores that the kernel fills. It starts their growth before
+// they are full, and records the loss of stores that the kernel had to drop. It has
+// one goroutine, which waits only for the kernel's answers.
 type monitor struct {
 	pool     *Pool
 	stores   map[lvm2.ID]*filling // by their layer
-	seen     *view                // at the last survey
-	stale    bool                 // the kernel's devices changed since
+	seen     *view                // view at the last survey
+	stale    bool                 // the kernel's devices have changed since the last survey
 	surveyed time.Time
 }
 
-// filling is a store that the kernel fills.
+// filling is a store that the kernel fills, with its rate.
 type filling struct {
 	*store
 	snap, cow device
-	most      size.Sectors // at which it can hold all
+	most      size.Sectors // size of the store at which it can hold every chunk
 	base      sample
 	rate      rate
 	due       time.Time
@@ -64,7 +64,7 @@ func (p *Pool) watchLoop(ctx context.Context) {
 	}
 }
 
-// lookAgain tells the monitor that something was changed in the kernel.
+// lookAgain tells the monitor that the kernel's devices have changed.
 func (p *Pool) lookAgain() {
 	select {
 	case p.lookSoon <- struct{}{}:
@@ -72,10 +72,10 @@ func (p *Pool) lookAgain() {
 	}
 }
 
-// look looks at the stores whose time has come and returns when to look again.
+// look checks the stores that are due, and returns when to look again.
 func (m *monitor) look(now time.Time) time.Time {
-	// Not the last good view: what the kernel fills must be watched also while
-	// the metadata cannot be read.
+	// Use the current view, even if it is stale: the stores that the kernel fills
+	// must be watched also while the metadata cannot be read.
 	v := m.pool.current.Load()
 	m.stale = m.stale || v != m.seen
 	survey := m.surveyed.Add(slowestLook)
@@ -98,8 +98,8 @@ func (m *monitor) look(now time.Time) time.Time {
 	return next
 }
 
-// survey finds the stores that the kernel fills: the live layers', and while a
-// cut or an adoption is carried out those of other layers that lie on the
+// survey finds the stores that the kernel fills: those of live layers, and, while a
+// cut or an adoption is carried out, those of other layers that still lie on the
 // volume's blocks.
 func (m *monitor) survey(v *view, now time.Time) {
 	has, err := m.pool.allUUIDs()
@@ -127,7 +127,7 @@ func (m *monitor) survey(v *view, now time.Time) {
 	m.pool.facts.cramped.keep(func(id lvm2.ID) bool { return m.stores[id] != nil })
 }
 
-// watch adds a store to those that are looked at.
+// watch adds a store to the watched stores.
 func (m *monitor) watch(v *view, s *store, former map[lvm2.ID]*filling, now time.Time) {
 	f := &filling{store: s, snap: m.pool.snapshotDevice(v, s), cow: v.cowDevice(s.lv), most: sectors(v, v.largest(s)), due: now}
 	if known := former[s.lv.ID]; known != nil {
@@ -136,10 +136,11 @@ func (m *monitor) watch(v *view, s *store, former map[lvm2.ID]*filling, now time
 	m.stores[s.lv.ID] = f
 }
 
-// onBlocks tells whether a frozen layer's device still lies on the volume's blocks.
+// onBlocks reports whether a frozen layer's device still lies on the volume's
+// blocks.
 func (p *Pool) onBlocks(v *view, o *volume, d device) bool {
 	info, err := p.find(d)
-	if err != nil || info == nil || info.ReadOnly { // one that is only read
+	if err != nil || info == nil || info.ReadOnly { // a read-only device is not filled
 		return false
 	}
 	real, err := p.find(v.realDevice(o.lv))
@@ -154,10 +155,10 @@ func (p *Pool) onBlocks(v *view, o *volume, d device) bool {
 	return ok && t.Origin == real.Device
 }
 
-// check looks at a store and returns when to look again.
+// check checks a store, and returns how long until the next check.
 func (m *monitor) check(v *view, s *filling) time.Duration {
 	status, err := m.pool.snapshotStatus(s.snap.name)
-	if err != nil { // it has no device yet, or no more
+	if err != nil { // it has no device yet, or no longer
 		return nextLook(sectors(v, s.lv.Size()), s.chunk, m.pool.peak(), 0)
 	}
 	if status.Invalid && s.fork {
@@ -170,7 +171,7 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 		return slowestLook
 	}
 	if status.Overflow && s.fork {
-		// The kernel refuses what a brake would stop.
+		// The kernel itself now refuses the writes that a brake would stop.
 		if m.startGrowth(s, true, false); v.freeFor(s.lv).size() == 0 && !m.pool.shorter(v, s.store) {
 			m.pool.startHold(s.store, s.rate)
 		}
@@ -184,19 +185,21 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 	s.rate, s.base = s.base.next(sample{status.Used, seen}, s.rate)
 	m.pool.noteRate(s.rate)
 	left, chunk := status.Total-min(status.Used, status.Total), s.chunk
-	// What is small is not grown, nor are writers held, before it is used.
+	// A small store is neither grown, nor are its writers held, before part of it
+	// is used.
 	if left >= min(growLine(chunk, m.pool.peak(), s.rate), status.Total*3/4) {
 		m.pool.facts.cramped.drop(s.lv.ID)
 		return nextLook(left, chunk, m.pool.peak(), s.rate)
 	}
 	must := left < min(brakeLine(chunk, m.pool.peak()), status.Total/2)
-	cramped := m.pool.facts.cramped.has(s.lv.ID)    // the last attempt to extend it failed
-	short := status.Total < sectors(v, s.lv.Size()) // the kernel did not follow when it grew
+	cramped := m.pool.facts.cramped.has(s.lv.ID)    // the last attempt to extend the store failed
+	short := status.Total < sectors(v, s.lv.Size()) // the kernel did not follow an earlier growth
 	free := short || v.freeFor(s.lv).size() > 0
 	if free || m.pool.wipedSoon(v, v.growsOn(s.lv)) > 0 {
-		// Not both: the volume could not be suspended while its store is.
+		// Brake or hold, not both: the volume could not be suspended while its
+		// store is.
 		hold := must && m.pool.kept(v, s.store) && (cramped || !free)
-		if !hold || !short || m.pool.scrubbing(s.of.lv.Name) { // else the hold has it lengthened, and ends
+		if !hold || !short || m.pool.scrubbing(s.of.lv.Name) { // else the hold lengthens the device, and ends
 			m.startGrowth(s, must, must && !hold)
 		}
 		if hold {
@@ -214,8 +217,9 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 	return nextLook(left, chunk, m.pool.peak(), s.rate)
 }
 
-// startGrowth has a store extended, as far as there is room if it must be, and its
-// writers held until it is if brake says so.
+// startGrowth begins to extend a store. If must is set, the growth takes all the
+// free room that it needs. If brake is set, the store's writers are held until it
+// has grown.
 func (m *monitor) startGrowth(s *filling, must, brake bool) {
 	g := m.pool.newGrowth(s.store, s.rate)
 	g.must = must

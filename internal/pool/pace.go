@@ -15,31 +15,31 @@ import (
 )
 
 const (
-	idleWindow = size.GiB      // at most, of a fork, while nobody else uses the disks
-	idleTime   = time.Second   // that copying it should take: until then nobody looks who comes
-	busyWindow = 16 * size.MiB // else, and to begin with: what is copied is not held up for long
-	growWindow = 4             // how many times longer the next window may be
+	idleWindow = size.GiB      // largest window while nobody else uses the disks
+	idleTime   = time.Second   // time that copying the largest window should take: nobody checks for other users before its end
+	busyWindow = 16 * size.MiB // window while others use the disks, and the first window: it delays others only briefly
+	growWindow = 4             // factor by which the next window may be longer
 	paceSample = 15 * time.Millisecond
-	paceEvery  = 3 * time.Second // between two samples of disks that are quiet
+	paceEvery  = 3 * time.Second // pause between two samples of quiet disks
 
-	// What the volumes' users may do at most for the disks to count as idle.
-	idleRate = 30 // requests in a second
-	idlePart = 10 // percent of the time with a request at work
+	// The most that the volumes' users may do on disks that count as idle.
+	idleRate = 30 // requests per second
+	idlePart = 10 // percent of the time with a request in progress
 )
 
-// pace keeps hydration out of the way of other I/O. It is asked by whoever has
-// the turn to copy.
+// pace keeps hydration out of the way of other I/O. Only the holder of the turn to
+// copy uses it.
 type pace struct {
 	pool    *Pool
-	busy    bool       // others used the disks before the window that is copied now
-	next    size.Bytes // of the next window, if nobody else uses the disks
-	sampled time.Time  // when the disks were last seen to be quiet
-	looked  time.Time  // when volumes was
+	busy    bool       // others used the disks before the current window
+	next    size.Bytes // size of the next window if nobody else uses the disks
+	sampled time.Time  // when the disks were last seen quiet
+	looked  time.Time  // when the statistics in volumes were read
 	volumes map[dm.Device]blockUse
-	gentle  atomic.Bool // somebody is about to use the volume: its windows are to be small again
+	gentle  atomic.Bool // somebody is about to use the volume, so its windows must be small again
 }
 
-// window returns how much is to be copied next.
+// window returns how much to copy next.
 func (c *pace) window() size.Sectors {
 	length := idleWindow
 	if c.urgent() {
@@ -50,14 +50,14 @@ func (c *pace) window() size.Sectors {
 		c.next = busyWindow
 	}
 	length = c.next
-	if rate := c.pool.config.HydrationRate; rate > 0 { // about a second's worth
+	if rate := c.pool.config.HydrationRate; rate > 0 { // about the bytes of one second
 		length = min(length, max(size.MiB, rate))
 	}
 	return length.Sectors()
 }
 
-// pause takes note that n bytes were copied in took, and waits as long as the rate
-// and the share of hydration ask for then.
+// pause records that n bytes were copied in the time took, and then waits as long
+// as the configured rate and share of hydration require.
 func (c *pace) pause(ctx context.Context, n size.Bytes, took time.Duration) {
 	fits := size.Bytes(float64(n) * idleTime.Seconds() / took.Seconds())
 	c.next = max(busyWindow, min(fits, growWindow*n, idleWindow)/busyWindow*busyWindow)
@@ -80,13 +80,14 @@ func (c *pace) pause(ctx context.Context, n size.Bytes, took time.Duration) {
 	}
 }
 
-// urgent tells whether somebody's writes wait for volumes to be hydrated.
+// urgent reports whether held writers wait for volumes to be hydrated.
 func (c *pace) urgent() bool { return c.pool.facts.holding.count() > 0 }
 
-// others tells whether somebody else does I/O on the pool's disks. No window is
-// being copied. What the volumes' users did meanwhile their devices tell; for
-// those of other things on the disks these are watched for a moment, but not
-// each time, for nothing is copied then.
+// others reports whether somebody else does I/O on the pool's disks. No window is
+// being copied during the call. The statistics of the volumes' own devices show the
+// I/O of their users. To detect other I/O on the disks, others watches the disks
+// for a moment, but not in every call, because nothing is copied during that
+// moment.
 func (c *pace) others() bool {
 	v, err := c.pool.latest()
 	if err != nil {
@@ -109,7 +110,7 @@ func (c *pace) others() bool {
 	return false
 }
 
-// used tells whether the volumes were used since it was asked last.
+// used reports whether the volumes were used since the last call.
 func (c *pace) used(v *view) bool {
 	all, err := c.pool.dm.List()
 	if err != nil {
@@ -143,19 +144,20 @@ func (c *pace) used(v *view) bool {
 	return sum.flying > 0 || float64(sum.requests) > idleRate*since.Seconds() || sum.busy*100 > since*idlePart
 }
 
-// blockUse is what block devices have done (Documentation/block/stat.rst of the kernel).
+// blockUse is the I/O of block devices (Documentation/block/stat.rst of the
+// kernel).
 type blockUse struct {
 	requests uint64        // completed
-	flying   uint64        // at work
-	busy     time.Duration // with a request at work
+	flying   uint64        // in progress
+	busy     time.Duration // time with a request in progress
 }
 
 func (u *blockUse) add(more blockUse) {
 	u.requests, u.flying, u.busy = u.requests+more.requests, u.flying+more.flying, u.busy+more.busy
 }
 
-// disksUse returns what the pool's disks that are there have done; false if one
-// of them does not say.
+// disksUse returns the I/O of the pool's disks that are present; false if a disk
+// has no statistics.
 func disksUse(v *view) (sum blockUse, ok bool) {
 	for _, pv := range v.vg.PVs {
 		if pv.Device == "" {
@@ -170,7 +172,7 @@ func disksUse(v *view) (sum blockUse, ok bool) {
 	return sum, true
 }
 
-// useOf returns what a block device has done; false if the kernel does not say.
+// useOf returns the I/O of a block device; false if the kernel has no statistics.
 func useOf(dev dm.Device) (u blockUse, ok bool) {
 	text, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%v/stat", dev))
 	if err != nil {

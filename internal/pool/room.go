@@ -8,23 +8,24 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// roomLimit is how long a cut waits for what stores give back.
+// roomLimit is how long a cut waits for extents that stores give back.
 const roomLimit = 10 * time.Second
 
-// noRoomYet is an ErrNoSpace that may be over in a moment.
+// noRoomYet is an ErrNoSpace that may pass in a moment.
 type noRoomYet struct{ error }
 
 func (e *noRoomYet) Unwrap() error { return e.error }
 
-// onceRoom calls create, again whenever extents become free if it must wait for that:
-// for what stores give back (*noRoomYet) a moment, for deleted volumes as long as ctx lives.
-// For the former one waits at a time: there may be room for one. create leaves the keys of
-// volumes to those who free some.
+// onceRoom calls create, and calls it again whenever extents become free while
+// create fails for lack of room. It waits up to roomLimit for extents that stores
+// give back (*noRoomYet), and as long as ctx lives for deleted volumes to be wiped.
+// Only one caller at a time waits for stores, because there may be room for only
+// one. create must not hold keys of volumes that others need to free extents.
 func onceRoom[T any](ctx context.Context, p *Pool, create func() (T, error)) (T, error) {
 	var yet *noRoomYet
 	var debt *PendingError
 	limit := roomLimit
-	if end, limited := ctx.Deadline(); limited { // in time for the caller to hear why
+	if end, limited := ctx.Deadline(); limited { // leaves time to return the reason
 		limit = min(limit, time.Until(end)/2)
 	}
 	moment, done := context.WithTimeout(ctx, limit)
@@ -32,7 +33,7 @@ func onceRoom[T any](ctx context.Context, p *Pool, create func() (T, error)) (T,
 	turn := func() {}
 	defer func() { turn() }()
 	for waits := false; ; {
-		wiped := p.wiper.freed() // before looking for room, so that nothing is missed
+		wiped := p.wiper.freed() // taken before create looks for room, so that no change is missed
 		made, err := create()
 		until := ctx
 		switch {
@@ -46,7 +47,7 @@ func onceRoom[T any](ctx context.Context, p *Pool, create func() (T, error)) (T,
 		case errors.As(err, &yet):
 			until = moment
 			p.caretaker.wake()
-			if p.wiper.problem() == nil { // else it has a pause of its own
+			if p.wiper.problem() == nil { // else the wiper pauses after its failure
 				p.wiper.wake()
 			}
 		case errors.As(err, &debt) && debt.wiping:
@@ -63,7 +64,7 @@ func onceRoom[T any](ctx context.Context, p *Pool, create func() (T, error)) (T,
 	}
 }
 
-// unwiped is which trash a round could not wipe, and why.
+// unwiped is the trash that a round could not wipe, with the reasons.
 type unwiped struct {
 	is  map[lvm2.ID]bool
 	why []error
@@ -75,27 +76,29 @@ func (u *unwiped) add(lv *lvm2.LV, err error) {
 	}
 }
 
-// stuckAfter is in how many rounds in a row trash must have failed to be wiped, for longer
-// than busyLimit: a device that is open in passing is no news.
+// stuckAfter is the number of consecutive rounds after which trash counts as stuck,
+// if they took longer than busyLimit. A device that is open only briefly does not
+// count.
 const stuckAfter = 2
 
-// failing is trash that could not be wiped in the last rounds.
+// failing is trash that the last rounds could not wipe.
 type failing struct {
 	rounds int
 	since  time.Time
-	told   bool // to those who wait for room
+	told   bool // those who wait for room were told
 }
 
 func (f failing) stuck() bool { return f.rounds >= stuckAfter && time.Since(f.since) > busyLimit }
 
-// stuck says whether a piece of trash cannot be wiped, as far as the wiper knows.
+// stuck reports whether a piece of trash cannot be wiped, as far as the wiper
+// knows.
 func (w *wiper) stuck(id lvm2.ID) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.failures[id].stuck()
 }
 
-// note notes which trash a round could not wipe.
+// note records which trash a round could not wipe.
 func (w *wiper) note(unwiped map[lvm2.ID]bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -114,14 +117,15 @@ func (w *wiper) note(unwiped map[lvm2.ID]bool) {
 	}
 }
 
-// lookAgain has those who wait for room look again: some became free, or is not coming.
+// lookAgain wakes those who wait for room: extents became free, or expected extents
+// will not become free.
 func (w *wiper) lookAgain() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.tell()
 }
 
-// tell does what lookAgain does. The mutex is held.
+// tell is lookAgain for a caller that holds the mutex.
 func (w *wiper) tell() {
 	close(w.next)
 	w.next = make(chan struct{})

@@ -11,8 +11,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// edges returns the extents of o in which the signatures of file systems lie:
-// those of its first and its last MiB.
+// edges returns the extents with the first and last MiB of o, where signatures of
+// file systems lie.
 func (v *view) edges(o *volume) rangeSet {
 	head := v.head(o)
 	return head.union(rangeSet{{Start: o.lv.Size() - head.size(), Count: head.size()}})
@@ -23,12 +23,13 @@ func (v *view) head(o *volume) rangeSet {
 	return rangeSet{{Count: min(v.extents(size.MiB), o.lv.Size())}}
 }
 
-// zeroedHead takes the first extents off what an older build has recorded of o or
-// of a layer of it as unknown. That build zeroed the first MiB of a volume before
-// it formatted it, below its snapshots, and did not say so. Of a copy it is not
-// known, and of what was a block device it is not true. The rest of an extent may
-// be unwiped: where there is no other unknown one the record stays as it is, so
-// that nothing takes all of the volume for wiped.
+// zeroedHead removes the first extents from the extents that an older build
+// recorded as unknown for o or for a layer of o. That build zeroed the first MiB of
+// a volume, below its snapshots, before it formatted the volume, but did not record
+// that. For a copy it is not certain that the head was zeroed, and for a former
+// block volume it is false. The rest of a head extent may be unwiped. So if no
+// other extent is unknown, the record stays as it is, lest the whole volume count
+// as wiped.
 func (v *view) zeroedHead(o *volume, unknown rangeSet) rangeSet {
 	if o.mode != Filesystem || !o.formatted || o.raw || o.source.Kind != FromNothing {
 		return unknown
@@ -39,16 +40,17 @@ func (v *view) zeroedHead(o *volume, unknown rangeSet) rangeSet {
 	return unknown
 }
 
-// unwiped returns the extents of o that must be zeroed before anybody sees it: a
-// block volume shows all that it has, a file system only what was written to it
-// once it is made. Where the pool cleans at first use it is all of either, so that it
-// can be a block device later; but for a copy, which would be copied for it.
+// unwiped returns the extents of o that must be zeroed before anybody sees them. A
+// block volume shows all its extents. A file system shows only the blocks that were
+// written after it was made. If the pool cleans at first use, all extents of either
+// kind are zeroed, so that the volume can become a block device later. A copy is
+// the exception, because zeroing it would first copy it.
 func (p *Pool) unwiped(v *view, o *volume) rangeSet {
 	switch {
 	case o.readOnly:
 		return nil // it has no extents; presentable refuses it
 	case o.copying != nil:
-		return nil // who copies it writes to it, and nobody sees it
+		return nil // the copy overwrites it, and nobody sees it before
 	case o.mode == Block:
 		return o.unknown
 	case o.formatted:
@@ -61,10 +63,10 @@ func (p *Pool) unwiped(v *view, o *volume) rangeSet {
 	return o.unknown.intersect(must)
 }
 
-// presentable is the one check between a volume's content and whoever looks at
-// it, at every activation: a block volume has no extents that may hold an earlier
-// owner's bytes, and a file system that counts as made is this volume's, so that
-// there are none where it begins.
+// presentable is the only check, at every activation, between a volume's content
+// and its user. It returns an error if a block volume has extents that may hold an
+// earlier owner's bytes, or if the first MiB of a file system that counts as made
+// has such extents: then the file system may be the earlier owner's.
 func (v *view) presentable(o *volume) error {
 	seen := o.unknown
 	if o.mode == Filesystem {
@@ -96,7 +98,7 @@ func (v *view) presentable(o *volume) error {
 		at, ErrPrecondition, tag(tagUnformatted), strings.Join(own, " "))
 }
 
-// scrub sees to it that nobody reads an earlier owner's bytes from the volume.
+// scrub makes sure that nobody reads an earlier owner's bytes from the volume.
 func (p *Pool) scrub(ctx context.Context, lv string) error {
 	v, err := p.latest()
 	if err != nil {
@@ -106,8 +108,8 @@ func (p *Pool) scrub(ctx context.Context, lv string) error {
 	if o == nil || len(p.unwiped(v, o)) == 0 {
 		return nil
 	}
-	// Zeroing what a fork reads through would fill its store, and wait for the
-	// hydration that waits for the volume's key.
+	// Zeroing a part that a fork still reads through would fill the fork's store,
+	// and would wait for a hydration that waits for the volume's key.
 	for o.mode == Block && v.readsUnknown(o) {
 		select {
 		case <-time.After(busyPause):
@@ -131,21 +133,23 @@ func (p *Pool) scrub(ctx context.Context, lv string) error {
 	})
 }
 
-// scrubbing says whether we zero the volume: then nobody else writes to it.
+// scrubbing reports whether the driver is zeroing the volume. Then nobody else
+// writes to it.
 func (p *Pool) scrubbing(lv string) bool {
 	j := p.wiper.scrubs.of(lv)
 	return j != nil && j.writing.Load()
 }
 
-// readsUnknown tells whether a fork reads parts of its snapshot that may hold an
+// readsUnknown reports whether a fork reads parts of its snapshot that may hold an
 // earlier owner's bytes.
 func (v *view) readsUnknown(o *volume) bool {
 	l := v.layers[o.copyOf]
 	return l != nil && len(o.unknown.intersect(rangeSet{{Start: 0, Count: v.extents(l.length.Bytes())}})) > 0
 }
 
-// scrubNow zeroes what scrub must on what the volume itself shows, and records
-// it. The volume's key is held. The device is open meanwhile, so LVM2 leaves it alone.
+// scrubNow zeroes the unwiped extents through a device of the volume, and records
+// that. The caller holds the volume's key. The open device keeps LVM2 away from the
+// volume.
 func (p *Pool) scrubNow(ctx context.Context, lv string, j *job) (err error) {
 	var was *view
 	var o *volume
@@ -159,7 +163,7 @@ func (p *Pool) scrubNow(ctx context.Context, lv string, j *job) (err error) {
 			return fmt.Errorf("volume %s/%s: %w: %s", v.vg.Name, lv, ErrPrecondition, why)
 		}
 		if info, err := p.find(v.topDevice(o.lv)); err != nil || info != nil && info.OpenCount > 0 {
-			return err // in use already: it was scrubbed then
+			return err // already in use, so it was scrubbed before
 		}
 		j.writing.Store(true)
 		f, err = p.openToScrub(ctx, v, o)
@@ -189,8 +193,9 @@ func (p *Pool) scrubNow(ctx context.Context, lv string, j *job) (err error) {
 	}})
 }
 
-// openToScrub opens the device that has what the volume shows: below a snapshot of
-// it, so that zeroing does not copy the old bytes into that one's store.
+// openToScrub opens the device with the volume's content. If the volume has a
+// snapshot, that is the device below the snapshot, so that zeroing does not copy
+// the old bytes into the snapshot's store.
 func (p *Pool) openToScrub(ctx context.Context, v *view, o *volume) (*os.File, error) {
 	d := v.topDevice(o.lv)
 	if o.transient {

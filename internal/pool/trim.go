@@ -10,8 +10,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// trimmable returns a frozen layer of o whose store's unused end can be given
-// back, or nil. One that somebody reads is frozen in the kernel, too, once its device is read-only.
+// trimmable returns a frozen layer of o whose store's unused end can be given back,
+// or nil. If the layer is being read, its device in the kernel must be read-only
+// too.
 func (p *Pool) trimmable(v *view, o *volume) *layer {
 	for _, l := range o.layers {
 		if p.canTrim(v, l) {
@@ -29,12 +30,13 @@ func (p *Pool) canTrim(v *view, l *layer) bool {
 	return err == nil && (info == nil || info.Live && info.ReadOnly)
 }
 
-// untrimmed says that the store of a layer is frozen and has the length that it grew to.
+// untrimmed reports whether the store of a layer is frozen, and still has the
+// length that it grew to.
 func (l *layer) untrimmed() bool { return l.snap == nil && !l.lost && !l.trimmed }
 
-// trim gives back the unused ends of a volume's frozen stores: a snapshot costs
-// what changed. Nothing writes to a frozen store, so what it uses now it will
-// always use.
+// trim gives back the unused ends of a volume's frozen stores, so that a snapshot
+// takes only the space of the changed chunks. Nothing writes to a frozen store, so
+// its usage is final.
 func (p *Pool) trim(ctx context.Context, lv string) error {
 	for {
 		v, err := p.latest()
@@ -58,7 +60,7 @@ func (p *Pool) trim(ctx context.Context, lv string) error {
 func (p *Pool) trimLayer(ctx context.Context, v *view, l *layer) error {
 	var used size.Sectors
 	err := readFrozen(v, l, func(s *cow.Store) (err error) { used, err = s.Used(ctx); return err })
-	if errors.Is(err, cow.ErrInvalid) { // given up by the kernel, unnoticed until now
+	if errors.Is(err, cow.ErrInvalid) { // the kernel dropped the store, and nobody noticed until now
 		return p.record(ctx, &unrecordedLoss{l.lv.ID, v})
 	}
 	if err != nil {
@@ -67,7 +69,7 @@ func (p *Pool) trimLayer(ctx context.Context, v *view, l *layer) error {
 	return p.do(ctx, &change{what: "give back the end of the store of " + l.lv.Name, edit: func(t *edit) error {
 		now := t.layers[l.lv.ID]
 		if now == nil || now.snap != nil || !sameExtents(v.vg, l.lv, t.vg, now.lv) {
-			return nil // somebody else changed it
+			return nil // another change came first
 		}
 		if err := t.shrinkStore(now.lv, used); err != nil {
 			return err
@@ -82,13 +84,15 @@ func (p *Pool) trimLayer(ctx context.Context, v *view, l *layer) error {
 		if read, err := p.find(v.cowDevice(now.lv)); err != nil || read == nil {
 			return err
 		}
-		// The kernel reads a frozen store's lists once, and then what they name.
+		// The kernel reads a frozen store's lists once, and afterwards only the
+		// chunks that they list.
 		return p.converge(ctx, v, o.lv.Name)
 	}})
 }
 
-// shrinkStore shortens a frozen layer's store to what it uses. The rest becomes
-// trash: a power cut may have left copies there that are not in use.
+// shrinkStore shortens a frozen layer's store to its used part. The rest becomes
+// trash, because a power cut may have left copies there that the store does not
+// list.
 func (t *edit) shrinkStore(lv *lvm2.LV, used size.Sectors) error {
 	keep := t.extents(used.Bytes())
 	if length := lv.Size(); keep < length {

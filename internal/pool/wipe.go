@@ -19,15 +19,15 @@ import (
 )
 
 const (
-	zeroStep   = 64 * size.MiB          // between two looks whether to go on
-	wipeCommit = 2 * time.Second        // wiped extents are given back at least this often
+	zeroStep   = 64 * size.MiB          // zeroed between two checks whether to continue
+	wipeCommit = 2 * time.Second        // wiped extents are freed at least this often
 	wipeLVs    = 64                     // and after this many logical volumes
-	wipeSoon   = 100 * time.Millisecond // pause before the first try, and after a first failure
-	wipeRetry  = 5 * time.Second        // pause when trash cannot be wiped, as while a device of it is open
+	wipeSoon   = 100 * time.Millisecond // pause before the first attempt, and after a first failure
+	wipeRetry  = 5 * time.Second        // pause while trash cannot be wiped, as while its device is open
 )
 
-// zeroDevice zeroes a part of a device, in steps between which it looks whether
-// to go on, and waits until the zeroes are on the disk.
+// zeroDevice zeroes a part of a device, and waits until the zeroes are on the disk.
+// It zeroes in steps, and checks ctx between two steps.
 func zeroDevice(ctx context.Context, f *os.File, from, length size.Bytes, progress func(size.Bytes)) error {
 	for done := size.Bytes(0); done < length; {
 		if err := ctx.Err(); err != nil {
@@ -43,8 +43,8 @@ func zeroDevice(ctx context.Context, f *os.File, from, length size.Bytes, progre
 	return os.NewSyscallError("fdatasync", unix.Fdatasync(int(f.Fd())))
 }
 
-// zeroRange makes the kernel zero a range of a block device: by unmapping where
-// the device promises zeroes afterwards, else by writing them.
+// zeroRange makes the kernel zero a range of a block device. The kernel unmaps the
+// range if the device promises zeroes afterwards, and else writes zeroes.
 func zeroRange(f *os.File, from, length size.Bytes) error {
 	if point.On {
 		point.Before("zero", f.Name())
@@ -57,26 +57,26 @@ func zeroRange(f *os.File, from, length size.Bytes) error {
 	return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_ZERO_RANGE|unix.FALLOC_FL_KEEP_SIZE, int64(from), int64(length))
 }
 
-// wiper zeroes the extents of deleted volumes and layers in the background and
-// then gives them back.
+// wiper zeroes the extents of deleted volumes and layers in the background, and
+// then frees them.
 type wiper struct {
 	pool         *Pool
 	signal       chan struct{}
 	scrubs       jobs                    // volumes whose unknown extents are being zeroed
-	beingCleaned atomic.Pointer[lvm2.ID] // the trash that the cleaner has made of free extents
+	beingCleaned atomic.Pointer[lvm2.ID] // trash that the cleaner made of free extents
 
-	mu     sync.Mutex    // guards what follows; no other lock is taken meanwhile
-	next   chan struct{} // closed when extents were freed, or some that were to be cannot
-	failed error         // of the last round
+	mu     sync.Mutex    // guards the fields below; no other lock is taken while it is held
+	next   chan struct{} // closed when extents are freed, or when an expected wipe turns out to fail
+	failed error         // error of the last round
 
-	failures map[lvm2.ID]failing // trash that could not be wiped in the last round
+	failures map[lvm2.ID]failing // trash that the last round could not wipe
 }
 
 func newWiper(p *Pool) *wiper {
 	return &wiper{pool: p, signal: make(chan struct{}, 1), next: make(chan struct{})}
 }
 
-// wake says that there is trash.
+// wake tells the wiper that there is trash.
 func (w *wiper) wake() {
 	select {
 	case w.signal <- struct{}{}:
@@ -84,23 +84,25 @@ func (w *wiper) wake() {
 	}
 }
 
-// problem returns why deleted volumes are not wiped, if so.
+// problem returns the error that keeps deleted volumes from being wiped; nil if
+// there is none.
 func (w *wiper) problem() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.failed
 }
 
-// freed returns a channel that is closed the next time extents become free.
+// freed returns a channel that is closed when extents next become free.
 func (w *wiper) freed() <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.next
 }
 
-// settled wakes the wiper if a change left more trash, or what kept trash from
-// being wiped may be over; and those who wait for room if there is more, or was more
-// and others were given it: no more may come.
+// settled wakes the wiper if a change added trash, or may have removed an obstacle
+// to wiping. It wakes those who wait for room if extents became free. It also wakes
+// them if trash or trimmable ends went to others, because then no more room may
+// come.
 func (w *wiper) settled(before, after *view) {
 	swept := w.pool.facts.takeSwept()
 	if len(after.trash) > 0 && (swept || before == nil || before.lessTrash(after) || before.otherDisks(after)) {
@@ -111,7 +113,7 @@ func (w *wiper) settled(before, after *view) {
 	}
 }
 
-// lessTrash says whether there is trash in after that v does not have.
+// lessTrash reports whether after has trash that v does not have.
 func (v *view) lessTrash(after *view) bool {
 	known := make(map[lvm2.ID]bool, len(v.trash))
 	for _, lv := range v.trash {
@@ -120,8 +122,8 @@ func (v *view) lessTrash(after *view) bool {
 	return slices.ContainsFunc(after.trash, func(lv *lvm2.LV) bool { return !known[lv.ID] })
 }
 
-// trimmedBy says whether a frozen store of v that could give something back need not, or
-// cannot, any more in after.
+// trimmedBy reports whether a store that could be trimmed in v need not, or cannot,
+// be trimmed in after.
 func (v *view) trimmedBy(after *view) bool {
 	for id, l := range v.layers {
 		if now := after.layers[id]; l.untrimmed() && (now == nil || !now.untrimmed()) {
@@ -131,7 +133,8 @@ func (v *view) trimmedBy(after *view) bool {
 	return false
 }
 
-// otherDisks says whether a physical volume of after is on another device than in v.
+// otherDisks reports whether a physical volume is on another device in after than
+// in v.
 func (v *view) otherDisks(after *view) bool {
 	return slices.ContainsFunc(after.vg.PVs, func(pv *lvm2.PV) bool {
 		k := v.vg.PVIndex(pv.ID)
@@ -156,7 +159,8 @@ func (w *wiper) loop(ctx context.Context) {
 		if err == nil {
 			failures = 0
 		} else {
-			// Once is no news: the devices go a moment after the metadata.
+			// A first failure is expected: devices disappear shortly after the
+			// metadata changes.
 			pause := wipeSoon
 			if failures++; failures > 1 && ctx.Err() == nil {
 				w.pool.log.Error(err, "Failed to wipe deleted volumes", "volumeGroup", w.pool.vgName)
@@ -166,7 +170,8 @@ func (w *wiper) loop(ctx context.Context) {
 		}
 		select {
 		case <-w.signal:
-			// Deletes come in bursts: their devices go meanwhile, and one round does for many.
+			// Deletes come in bursts. In the pause their devices disappear, and one
+			// round wipes many volumes.
 			select {
 			case <-time.After(wipeSoon):
 			case <-ctx.Done():
@@ -180,12 +185,12 @@ func (w *wiper) loop(ctx context.Context) {
 }
 
 // wiping is a piece of trash that is being wiped. Its device is open, so LVM2
-// lets nobody else have the extents.
+// cannot give its extents to others.
 type wiping struct {
 	lv    *lvm2.LV
 	dev   device
 	file  *os.File
-	wiped lvm2.Extents // from its end
+	wiped lvm2.Extents // extents wiped so far, from the end
 }
 
 // zero wipes from the end until the deadline.
@@ -202,9 +207,9 @@ func (t *wiping) zero(ctx context.Context, group *lvm2.VG, deadline time.Time) e
 	return nil
 }
 
-// round wipes for a while and commits what it did. A large LV is shortened from
-// its end, so that an interruption loses at most one round's work. What cannot
-// be wiped does not keep the rest from it.
+// round wipes for a while, and commits the result. A large logical volume is
+// shortened from its end, so an interruption loses at most the work of one round. A
+// piece that cannot be wiped does not block the others.
 func (w *wiper) round(ctx context.Context) error {
 	p := w.pool
 	var group *lvm2.VG
@@ -232,7 +237,7 @@ func (w *wiper) round(ctx context.Context) error {
 		}
 		return nil
 	}})
-	if err != nil { // it says nothing of a piece
+	if err != nil { // the error concerns no particular piece
 		return err
 	}
 	defer func() { w.note(left.is) }()
@@ -243,7 +248,7 @@ func (w *wiper) round(ctx context.Context) error {
 	err = p.do(p.ctx, &change{what: "free wiped extents", edit: func(e *edit) error {
 		for _, t := range todo {
 			if now := e.vg.LVByID(t.lv.ID); now != nil && !sameExtents(group, t.lv, e.vg, now) {
-				continue // LVM2 moves it: its device is LVM2's until that is over
+				continue // LVM2 is moving it, and uses its device until the move has ended
 			}
 			if err := p.takeDown(p.ctx, t.dev); err != nil {
 				left.add(t.lv, err)
@@ -255,7 +260,7 @@ func (w *wiper) round(ctx context.Context) error {
 		}
 		return nil
 	}})
-	if p.ctx.Err() != nil { // nothing is committed any more, but nothing need be left behind
+	if p.ctx.Err() != nil { // the pool is closing: nothing is committed, but remove the devices
 		for _, t := range todo {
 			left.add(t.lv, p.takeDown(context.WithoutCancel(ctx), t.dev))
 		}
@@ -263,14 +268,15 @@ func (w *wiper) round(ctx context.Context) error {
 	return errors.Join(append(left.why, err)...)
 }
 
-// notReclaimed is the error of what would destroy what may be needed.
+// notReclaimed returns the error of an operation that could destroy data that is
+// still needed.
 func (v *view) notReclaimed() error {
 	return fmt.Errorf("%w: nothing is discarded in volume group %s while a tag is not understood: %w; remove the tag with lvchange --deltag, or use the version of csi-dmsnap that made it",
 		ErrPrecondition, v.vg.Name, v.unclear)
 }
 
-// openTrash makes a device of a deleted logical volume and opens it. One that an
-// interrupted delete left goes first.
+// openTrash creates a device of a deleted logical volume, and opens it. It first
+// removes the devices that an interrupted delete left.
 func (p *Pool) openTrash(ctx context.Context, v *view, lv *lvm2.LV, mapped []mapping) (*wiping, error) {
 	p.trash.Lock()
 	defer p.trash.Unlock()
@@ -308,8 +314,8 @@ func (p *Pool) openTrash(ctx context.Context, v *view, lv *lvm2.LV, mapped []map
 	return t, nil
 }
 
-// settleSoon has those volumes looked after that may have devices of their history
-// for nobody any more, now that something that lay on them is gone.
+// settleSoon makes the caretaker look at the volumes that may have devices of their
+// history left, now that a device above those devices is gone.
 func (p *Pool) settleSoon(v *view) error {
 	has, err := p.allUUIDs()
 	if err != nil {
@@ -325,7 +331,7 @@ func (p *Pool) settleSoon(v *view) error {
 	return nil
 }
 
-// openDevice makes a hidden device, or finds it, and opens it for writing.
+// openDevice finds or creates a hidden device, and opens it for writing.
 func (p *Pool) openDevice(ctx context.Context, v *view, d device, table dm.Table) (*os.File, error) {
 	dev, err := p.single(ctx, v, d, table, false)
 	if err != nil {
@@ -344,8 +350,8 @@ func (p *Pool) openPath(path string, d device) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Before it was open somebody may have removed it, and its number be
-	// another's: that must not be written to.
+	// Before the open somebody may have removed the device, and its number may now
+	// belong to another device, which must not be written to.
 	var st unix.Stat_t
 	if err = unix.Fstat(int(f.Fd()), &st); err == nil {
 		var info dm.Info
