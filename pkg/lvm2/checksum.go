@@ -2,8 +2,8 @@ package lvm2
 
 import "hash/crc32"
 
-// checksum is LVM2's: the common reflected CRC-32, but begun with its own value
-// and not inverted at the end.
+// checksum returns LVM2's checksum: the common reflected CRC-32, with another initial
+// value and without the final inversion.
 func checksum(parts ...[]byte) uint32 {
 	crc := ^uint32(0xf597a6cf)
 	for _, b := range parts {

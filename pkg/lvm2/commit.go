@@ -12,26 +12,26 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// description is what metadata says wrote it.
-const description = "Write from csi-dmsnap."
-
-// Commit writes vg, a changed Clone of what Read returned, with the next seqno
-// to every metadata area that is in use. The caller holds the volume group's
-// exclusive lock, since before that Read. What the caller has written to the
-// physical volumes written, and the new metadata refers to, is flushed before
-// the volume group changes. On success vg is what the next Read
-// returns and must not be changed any more; on an error vg is as it was.
+// Commit writes vg, with the next seqno, to every metadata area in use. vg must be a
+// Clone of the last result of Read, with changes. The caller must have held the
+// volume group's exclusive lock since before that Read.
 //
-// The volume group changes at one instant: when the first header that commits
-// the new text is on disk. An area that fails after that is out of date, which
-// every reader sees by its seqno; it is named in Problems and the next commit
-// rewrites it. Commit is then a success. If the first headers fail, the old ones
-// are put back and Commit fails; what is on disk then, the next Read tells.
-// Once it writes, the end of ctx does not stop it.
+// Commit flushes the devices of the physical volumes in written before the volume
+// group changes: data that the caller wrote there is then as durable as the new
+// metadata that refers to it. After success the next Read returns vg, which must not
+// be changed any more. After an error vg is unchanged.
 //
-// Errors: ErrUncertain (it has written). All others come before the first write: ErrConflict (not a Clone of what is on
-// disk), ErrInvalid (Validate), ErrMetadataFull, ErrMissingPV, ErrReadOnly and
-// those of Read.
+// The volume group changes atomically, when the first header that commits the new
+// text is on disk. If writing a later header fails, Commit still succeeds: Problems
+// names the area, readers recognize by its seqno that it is out of date, and the
+// next commit rewrites it. If writing all headers fails, Commit restores the old
+// headers and returns an error. After the first write, the end of ctx does not stop
+// Commit.
+//
+// Errors: ErrUncertain if Commit has written; call Read to learn what is on disk.
+// All other errors come before the first write: ErrConflict (vg is not a Clone of
+// the metadata on disk), ErrInvalid (see Validate), ErrMetadataFull, ErrMissingPV,
+// ErrReadOnly, and the errors of Read.
 func (s *Store) Commit(ctx context.Context, vg *VG, written ...*PV) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("commit volume group %s: %w", s.name, context.Cause(ctx))
@@ -49,7 +49,7 @@ func (s *Store) commit(vg *VG, areas []*metadataArea, written ...*PV) error {
 	case s.vg == nil:
 		return fmt.Errorf("it must be read first: %w", ErrConflict)
 	case vg.ID != s.vg.ID || vg.Name != s.vg.Name || vg.Seqno != s.vg.Seqno:
-		return fmt.Errorf("seqno %d of %v is not what was read last, seqno %d of %v: %w", vg.Seqno, vg.ID, s.vg.Seqno, s.vg.ID, ErrConflict)
+		return fmt.Errorf("the change is based on seqno %d of %v, but seqno %d of %v was read last: %w", vg.Seqno, vg.ID, s.vg.Seqno, s.vg.ID, ErrConflict)
 	}
 	if err := vg.checkWritable(s.host); err != nil {
 		return err
@@ -82,8 +82,8 @@ func (s *Store) commit(vg *VG, areas []*metadataArea, written ...*PV) error {
 	return nil
 }
 
-// unflushed returns the devices of the physical volumes that writing to areas
-// does not flush.
+// unflushed returns those devices of the physical volumes that writing to areas does
+// not flush.
 func (s *Store) unflushed(written []*PV, areas []*metadataArea) ([]*device, error) {
 	var devices []*device
 	for _, pv := range written {
@@ -99,7 +99,7 @@ func (s *Store) unflushed(written []*PV, areas []*metadataArea) ([]*device, erro
 	return devices, nil
 }
 
-// deviceOf returns the open device of a physical volume, nil if there is none.
+// deviceOf returns the open device of a physical volume, and nil if there is none.
 func (s *Store) deviceOf(pv *PV) *device {
 	info, err := os.Stat(pv.Device)
 	if err != nil {
@@ -114,16 +114,16 @@ func (s *Store) deviceOf(pv *PV) *device {
 
 // writer is one commit.
 type writer struct {
-	text   []byte // with the NUL, zeroes up to the next sector behind it
+	text   []byte // with the NUL, and zeroes up to the next sector
 	source source
 	seqno  uint64
 	areas  []*metadataArea
-	slots  []slot    // where the text goes in each area
-	data   []*device // flushed besides before the commit
+	slots  []slot    // place of the text in each area
+	data   []*device // other devices to flush before the commit
 }
 
-// newWriter checks everything that can be checked before the first write. It
-// puts the text into buffer if that is large enough.
+// newWriter makes all checks that are possible before the first write. It writes the
+// text into buffer if that is large enough.
 func newWriter(h Host, vg *VG, areas []*metadataArea, buffer []byte) (*writer, error) {
 	if err := vg.validate(); err != nil {
 		return nil, err
@@ -132,7 +132,7 @@ func newWriter(h Host, vg *VG, areas []*metadataArea, buffer []byte) (*writer, e
 	if cap(buffer) == 0 {
 		buffer = alignedBuffer(vg.source.size + 64*size.KiB)
 	}
-	text := vg.appendText(buffer[:0], vg.Seqno+1, Stamp{description, h.hostname(), time.Now()})
+	text := vg.appendText(buffer[:0], vg.Seqno+1, Stamp{h.description(), h.hostname(), time.Now()})
 	text = append(text, 0)
 	length := size.Bytes(len(text))
 	w.source = source{checksum(text), length}
@@ -148,16 +148,16 @@ func newWriter(h Host, vg *VG, areas []*metadataArea, buffer []byte) (*writer, e
 		w.areas, w.slots = append(w.areas, a), append(w.slots, slot)
 	}
 	if len(w.areas) == 0 {
-		return nil, fmt.Errorf("none of its metadata areas is in use: %w: vgchange --vgmetadatacopies all uses them", ErrDamaged)
+		return nil, fmt.Errorf("none of its metadata areas is in use: %w; enable them with vgchange --vgmetadatacopies all", ErrDamaged)
 	}
 	return w, nil
 }
 
-// write runs the steps; each is on all disks before the next begins. It returns
-// the areas that were left behind.
+// write runs the steps of a commit. Each step is complete on all disks before the
+// next step begins. late has an error for each area that is now out of date.
 func (w *writer) write() (late []error, err error) {
-	// The precommit slot is never read back by lvm2 2.03, it says only that the
-	// area can be written: it needs no flush between the text and itself.
+	// lvm2 2.03 never reads the precommit slot; its write only proves that the
+	// area can be written. So no flush is needed between the text and the slot.
 	precommit := w.each(func(i int) error {
 		if err := w.writeText(i); err != nil {
 			return err
@@ -179,7 +179,7 @@ func (w *writer) write() (late []error, err error) {
 	})
 	for i, err := range committed {
 		if err != nil {
-			late = append(late, fmt.Errorf("device %s has old metadata, the next change rewrites it: %w", w.areas[i].dev.path, err))
+			late = append(late, fmt.Errorf("device %s has old metadata, which the next change rewrites: %w", w.areas[i].dev.path, err))
 			continue
 		}
 		w.areas[i].header.committed, w.areas[i].header.precommit = w.slots[i], slot{}
@@ -191,7 +191,7 @@ func (w *writer) write() (late []error, err error) {
 	return late, nil
 }
 
-// revert puts the old headers back.
+// revert restores the old headers.
 func (w *writer) revert() error {
 	return errors.Join(w.each(func(i int) error {
 		h := w.areas[i].header
@@ -216,7 +216,7 @@ func (w *writer) writeHeader(i int, b []byte) error {
 	a := w.areas[i]
 	buffer := alignedBuffer(mdaHeaderSize)
 	copy(buffer, b)
-	a.raw = nil // unknown until it is on disk: makes the next Read look again
+	a.raw = nil // unknown until it is on disk, so that the next Read reads it again
 	if err := a.dev.write(buffer, a.where.offset); err != nil {
 		return err
 	}
@@ -227,7 +227,8 @@ func (w *writer) writeHeader(i int, b []byte) error {
 	return nil
 }
 
-// each runs step for all areas at once: they are on different disks as a rule.
+// each runs step for all areas in parallel, because they are usually on different
+// disks.
 func (w *writer) each(step func(i int) error) []error {
 	errs := make([]error, len(w.areas))
 	if len(w.areas) == 1 {

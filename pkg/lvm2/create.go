@@ -9,26 +9,27 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// CreateOptions are the properties of a new volume group; zero values take the defaults.
+// CreateOptions are the properties of a new volume group. Zero values mean the
+// defaults.
 type CreateOptions struct {
-	ExtentSize    size.Bytes // power of two, at least 4 KiB; default 4 MiB
-	MetadataSize  size.Bytes // of the metadata area, at least; default DefaultMetadataSize
-	DataAlignment size.Bytes // multiple of 4 KiB; default 1 MiB
+	ExtentSize    size.Bytes // a power of two from 4 KiB to 1 TiB; default DefaultExtentSize
+	MetadataSize  size.Bytes // least size of a metadata area; default DefaultMetadataSize
+	DataAlignment size.Bytes // a multiple of 4 KiB up to 1 GiB; default DefaultDataAlignment
 	Tags          []string
 	SystemID      string // default: the host's
-	Namesake      bool   // another volume group of that name on this machine is no obstacle
+	Namesake      bool   // allow another volume group with the same name on this machine
 }
 
-// Defaults of CreateOptions. A metadata area holds two texts and reads about
-// 900 bytes for a logical volume: there is room for 10,000.
+// Defaults of CreateOptions. A metadata area holds two texts, and a text has about
+// 900 bytes for each logical volume: 20 MiB have room for 10,000 logical volumes.
 const (
 	DefaultExtentSize    = 4 * size.MiB
 	DefaultMetadataSize  = 20 * size.MiB
 	DefaultDataAlignment = size.MiB
 )
 
-// metadataStart is where the first metadata area begins: behind the sectors
-// that may have the label.
+// metadataStart is the offset of the first metadata area: after the sectors that may
+// have the label.
 const metadataStart = 4 * size.KiB
 
 func (o *CreateOptions) complete() error {
@@ -57,15 +58,19 @@ func (o *CreateOptions) complete() error {
 	return nil
 }
 
-// CreateVG makes the devices physical volumes, and a volume group of them. It
-// takes lvm2's locks itself; the caller must hold none. No device is touched
-// before all have passed: each must hold nothing (see Signature), or only what
-// an interrupted CreateVG or Extend left; it must not be in use, have room for an
-// extent, and be given once. Errors: ErrExists (the name), ErrInvalid,
-// ErrNotBlank, ErrInUse, ErrTooSmall, ErrBlockSize.
+// CreateVG makes the devices physical volumes and creates a volume group on them. It
+// takes lvm2's locks itself; the caller must hold none.
 //
-// The volume group exists from one instant on. An interruption before it leaves
-// physical volumes without a volume group, with which the same call goes on.
+// CreateVG checks all devices before it writes to one. A device must be blank (see
+// Signature), or have only the remains of an interrupted CreateVG or Extend. It must
+// not be in use, must have room for an extent, and must be listed once.
+//
+// The volume group comes into existence atomically. An interruption before that
+// moment leaves physical volumes without a volume group; the same call with the same
+// devices then succeeds.
+//
+// Errors: ErrExists (the name), ErrInvalid, ErrNotBlank, ErrInUse, ErrPartitioned,
+// ErrWriteProtected, ErrTooSmall, ErrBlockSize.
 func CreateVG(ctx context.Context, h Host, name string, devices []string, o CreateOptions) error {
 	if err := create(ctx, h, name, devices, o); err != nil {
 		return fmt.Errorf("create volume group %s: %w", name, err)
@@ -102,7 +107,7 @@ func create(ctx context.Context, h Host, name string, devices []string, o Create
 	return h.write(ctx, vg, fresh)
 }
 
-// write makes the volume group that was prepared.
+// write creates the prepared volume group.
 func (h Host) write(ctx context.Context, vg *VG, fresh *freshDisks) error {
 	w, err := newWriter(h, vg, fresh.areas, nil)
 	if err != nil {
@@ -111,7 +116,7 @@ func (h Host) write(ctx context.Context, vg *VG, fresh *freshDisks) error {
 	if err := h.label(ctx, fresh); err != nil {
 		return err
 	}
-	// A copy that fails after the first is rewritten by the next commit.
+	// The next commit rewrites a copy that failed after the first copy.
 	if _, err := w.write(); err != nil {
 		return err
 	}
@@ -135,10 +140,12 @@ func (h Host) lockBoth(ctx context.Context, name string) (unlock func(), err err
 	}, nil
 }
 
-// Extend makes the devices physical volumes of the volume group, with metadata
-// areas as large as its own. It takes lvm2's locks itself; the caller must hold
-// none. What holds for CreateVG's devices holds for these. Errors: as CreateVG
-// and Commit.
+// Extend makes the devices physical volumes and adds them to the volume group. The
+// new metadata areas are as large as the existing ones. Extend takes lvm2's locks
+// itself; the caller must hold none. The devices must fulfil the conditions of
+// CreateVG.
+//
+// Errors: the errors of CreateVG and Commit.
 func (s *Store) Extend(ctx context.Context, devices []string) error {
 	if err := s.extend(ctx, devices); err != nil {
 		return fmt.Errorf("extend volume group %s: %w", s.name, err)
@@ -183,7 +190,7 @@ func (s *Store) extend(ctx context.Context, devices []string) error {
 	return s.join(ctx, next, fresh)
 }
 
-// join commits the volume group that was prepared.
+// join commits the prepared volume group.
 func (s *Store) join(ctx context.Context, next *VG, fresh *freshDisks) error {
 	areas := append(slices.Clone(s.areas), fresh.areas...)
 	if _, err := newWriter(s.host, next, areas, nil); err != nil {
@@ -195,8 +202,8 @@ func (s *Store) join(ctx context.Context, next *VG, fresh *freshDisks) error {
 	if err := s.commit(next, areas); err != nil {
 		return err
 	}
-	// The new devices are open exclusively, which would keep device-mapper out:
-	// the next Read opens them as the others.
+	// The new devices are open exclusively, so device-mapper could not use them. The
+	// next Read opens them again, without O_EXCL.
 	s.vg, s.areas = nil, nil
 	return s.host.dropHints()
 }

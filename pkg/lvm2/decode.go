@@ -12,8 +12,10 @@ import (
 // contentsVolumeGroup is the value of contents in every metadata text.
 const contentsVolumeGroup = "Text Format Volume Group"
 
-// ParseVG reads a metadata text, as on disk (up to its NUL) or as vgcfgbackup
-// writes it. Errors: ErrDamaged, ErrUnknownStatus.
+// ParseVG parses a metadata text, from a disk (up to its NUL) or from a file of
+// vgcfgbackup.
+//
+// Errors: ErrDamaged, ErrUnknownStatus.
 func ParseVG(text []byte) (*VG, error) {
 	nodes, err := parseText(string(text))
 	if err != nil {
@@ -23,7 +25,7 @@ func ParseVG(text []byte) (*VG, error) {
 	d := &decoder{of: "metadata text"}
 	d.distinct(nodes)
 	if d.text(nodes, "contents") != contentsVolumeGroup || d.number(nodes, "version") != 1 {
-		d.failf("contents and version are not those of an LVM2 volume group")
+		d.failf("contents or version is not the value of an LVM2 volume group")
 	}
 	var section *node
 	for i := range nodes {
@@ -35,7 +37,7 @@ func ParseVG(text []byte) (*VG, error) {
 		}
 	}
 	if section == nil {
-		d.failf("there is no volume group")
+		d.failf("the text has no volume group")
 	}
 	if d.err != nil {
 		return nil, d.err
@@ -46,8 +48,8 @@ func ParseVG(text []byte) (*VG, error) {
 	return vg, nil
 }
 
-// vgEntry marks the place of the volume group among the top-level entries; no
-// key of the text can be empty.
+// vgEntry is the key of the volume group among the top-level entries. No key of a
+// text is empty.
 const vgEntry = ""
 
 func (vg *VG) decode(section *node) error {
@@ -93,9 +95,9 @@ func (vg *VG) decode(section *node) error {
 	return d.err
 }
 
-// decoder takes values out of nodes and keeps the first error.
+// decoder decodes the values of nodes and keeps the first error.
 type decoder struct {
-	of  string // what is being read, for messages
+	of  string // the current object, for messages
 	err error
 }
 
@@ -109,13 +111,12 @@ func (d *decoder) failf(format string, args ...any) {
 	d.check(fmt.Errorf("%s: %s: %w", d.of, fmt.Sprintf(format, args...), ErrDamaged))
 }
 
-// distinct refuses a key that stands there twice: lvm2's readers differ in which
-// they take.
+// distinct rejects duplicate keys: lvm2's readers differ in which of them they use.
 func (d *decoder) distinct(nodes []node) {
 	if len(nodes) < 32 {
 		for i := range nodes {
 			if find(nodes[:i], nodes[i].key) != nil {
-				d.failf("%q stands there twice", nodes[i].key)
+				d.failf("the key %q is there twice", nodes[i].key)
 			}
 		}
 		return
@@ -123,7 +124,7 @@ func (d *decoder) distinct(nodes []node) {
 	seen := make(map[string]bool, len(nodes))
 	for i := range nodes {
 		if seen[nodes[i].key] {
-			d.failf("%q stands there twice", nodes[i].key)
+			d.failf("the key %q is there twice", nodes[i].key)
 		}
 		seen[nodes[i].key] = true
 	}
@@ -164,7 +165,7 @@ func (d *decoder) optionalText(nodes []node, key string) string {
 
 func (d *decoder) number(nodes []node, key string) uint64 {
 	v := d.scalar(nodes, key)
-	// Base 0: lvm2 reads a leading 0 as octal.
+	// Base 0, because lvm2 reads numbers with a leading 0 as octal.
 	n, err := strconv.ParseInt(v.text, 0, 64)
 	if v.kind != intValue || err != nil || n < 0 {
 		d.failf("%s = %q is not a number from 0 to 2^63-1", key, v.text)
@@ -176,13 +177,13 @@ func (d *decoder) number(nodes []node, key string) uint64 {
 func (d *decoder) extents(nodes []node, key string) Extents {
 	n := d.number(nodes, key)
 	if n > maxExtents {
-		d.failf("%s = %d is more than %d", key, n, uint64(maxExtents))
+		d.failf("%s = %d is greater than %d", key, n, uint64(maxExtents))
 	}
 	return Extents(n)
 }
 
-// maxExtents keeps sums and products of extents far from overflow; LVM2 counts
-// extents in 32 bits.
+// maxExtents is the limit of LVM2, which counts extents in 32 bits. Sums and products
+// of extents below the limit do not overflow.
 const maxExtents = 1<<32 - 1
 
 func (d *decoder) list(nodes []node, key string) []string {
@@ -216,7 +217,7 @@ func (d *decoder) id(nodes []node) ID {
 	return id
 }
 
-// sections returns the sections inside a section.
+// sections returns the sections inside the section key.
 func (d *decoder) sections(nodes []node, key string, required bool) []node {
 	n := find(nodes, key)
 	if n == nil && !required {
@@ -291,7 +292,7 @@ func (d *decoder) lv(n *node, pvs map[string]int) *LV {
 		case "id", "status", "flags", "tags", "creation_time", "creation_host", "segment_count":
 		default:
 			if child.section {
-				// To lvm2 every section of an LV is a segment, whatever its name.
+				// lvm2 reads every section of an LV as a segment, whatever its name.
 				lv.Segments = append(lv.Segments, d.segment(child, pvs))
 			} else {
 				extra.WriteString(child.source)

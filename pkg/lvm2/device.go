@@ -14,8 +14,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// diskFile is what a device is read and written through; tests put one in
-// between that fails.
+// diskFile is an open device. Tests replace it with a diskFile that fails.
 type diskFile interface {
 	io.ReaderAt
 	io.WriterAt
@@ -23,22 +22,23 @@ type diskFile interface {
 	Close() error
 }
 
-// identity tells two devices, or two regular files, apart. A number that is given
-// to another disk makes another identity.
+// identity identifies a block device or a regular file. If the kernel gives a device
+// number to another disk, the identity changes.
 type identity struct{ dev, ino, seq uint64 }
 
-// device is an open block device, or a regular file in its place. Reads and
-// writes bypass the page cache where the file system allows it: a cached page
-// of a device would hide what lvm2 wrote, and lvm2 would miss ours.
+// device is an open block device or regular file. Reads and writes bypass the page
+// cache if the file system allows it: a cached page would hide lvm2's writes from
+// this package, and this package's writes from lvm2.
 type device struct {
 	path string
 	file diskFile
 	id   identity
 	size size.Bytes
-	unit size.Bytes // logical block size: what a direct transfer is a multiple of
+	unit size.Bytes // logical block size, the unit of direct transfers
 }
 
-// directUnit is enough for any disk's logical blocks, and for memory.
+// directUnit is a multiple of the logical block size of any disk, and the alignment
+// of memory for direct transfers.
 const directUnit = 4 * size.KiB
 
 func identify(info os.FileInfo) (identity, error) {
@@ -50,18 +50,18 @@ func identify(info os.FileInfo) (identity, error) {
 	case info.Mode().IsRegular():
 		return identity{dev: uint64(st.Dev), ino: st.Ino}, nil
 	}
-	kind := "something else"
+	kind := ""
 	switch {
 	case info.IsDir():
-		kind = "a directory"
+		kind = "it is a directory, "
 	case info.Mode()&os.ModeCharDevice != 0:
-		kind = "a character device"
+		kind = "it is a character device, "
 	}
-	return identity{}, fmt.Errorf("it is %s, neither a block device nor a regular file: %w", kind, ErrInvalid)
+	return identity{}, fmt.Errorf("%sneither a block device nor a regular file: %w", kind, ErrInvalid)
 }
 
-// openDevice opens a device. With os.O_EXCL it fails if the device is mounted or
-// a part of another one.
+// openDevice opens a device. With os.O_EXCL it fails if the device is mounted or a
+// part of another device.
 func openDevice(path string, flags int) (*device, error) {
 	f, err := os.OpenFile(path, flags|unix.O_DIRECT, 0)
 	if errors.Is(err, unix.EINVAL) {
@@ -81,7 +81,7 @@ func openDevice(path string, flags int) (*device, error) {
 	return d, nil
 }
 
-// BlockSize returns the logical block size of a block device.
+// BlockSize returns the logical block size of the block device at path.
 func BlockSize(path string) (size.Bytes, error) {
 	d, err := openDevice(path, os.O_RDONLY)
 	if err != nil {
@@ -114,7 +114,7 @@ func (d *device) measure(f *os.File) error {
 	return nil
 }
 
-// alignedBuffer returns n zero bytes that a direct transfer may use.
+// alignedBuffer returns n zero bytes that are aligned for direct transfers.
 func alignedBuffer(n size.Bytes) []byte {
 	b := make([]byte, n+directUnit)
 	skip := size.Bytes(-uintptr(unsafe.Pointer(unsafe.SliceData(b)))) % directUnit
@@ -143,7 +143,7 @@ func (d *device) read(offset, n size.Bytes) ([]byte, error) {
 	return b[offset-begin:][:n], nil
 }
 
-// write puts b at offset; the rest of a block that b covers in part stays.
+// write writes b at offset. It preserves the rest of a block that b covers partly.
 func (d *device) write(b []byte, offset size.Bytes) error {
 	n := size.Bytes(len(b))
 	if offset > d.size || n > d.size-offset {
@@ -168,7 +168,7 @@ func (d *device) write(b []byte, offset size.Bytes) error {
 	return nil
 }
 
-// sync makes what was written durable.
+// sync makes earlier writes durable.
 func (d *device) sync() error {
 	if point.On {
 		point.Before("flush", d.path)

@@ -11,11 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// deviceID is how lvm2's devices file knows a device: by an id that stays where
-// there is one, else by its name.
+// deviceID is the key of an entry of lvm2's devices file: a persistent id of the
+// device or, if it has none, its name.
 type deviceID struct {
 	kind, name string
-	part       int // number of a partition, 0 of a whole device
+	part       int // number of the partition; 0: a whole device
 }
 
 // Kinds of ids, as in lvm2's devices file.
@@ -30,15 +30,15 @@ const (
 	idName   = "devname"
 )
 
-// idDevice is a device, to be asked for its ids in sysfs.
+// idDevice is a device whose ids can be read from sysfs.
 type idDevice struct {
-	node string   // its name in /dev, by which lvm2 calls it
-	real string   // the same, without links
-	dirs []string // of it, and of the disk that it is a partition of
+	node string   // lvm2's path of the device
+	real string   // path without links
+	dirs []string // sysfs directories of the device and, for a partition, of its disk
 	part int
 }
 
-// idDeviceOf looks up a block device; of a regular file only the name is known.
+// idDeviceOf looks up a block device. A regular file has only a name.
 func idDeviceOf(path string) (*idDevice, error) {
 	node, err := filepath.EvalSymlinks(path)
 	if err != nil {
@@ -70,7 +70,7 @@ func idDeviceOf(path string) (*idDevice, error) {
 	return d, nil
 }
 
-// raw reads a file of the device in sysfs, or of its disk.
+// raw reads a file of the device, or of its disk, in sysfs.
 func (d *idDevice) raw(file string) []byte {
 	for _, dir := range d.dirs {
 		if b, err := os.ReadFile(filepath.Join(dir, file)); err == nil && len(bytes.TrimSpace(b)) > 0 {
@@ -85,7 +85,7 @@ func (d *idDevice) value(file string) string {
 	return line
 }
 
-// id returns the device's id of a kind as lvm2 writes it, empty if it has none.
+// id returns the device's id of a kind, in lvm2's format, and "" if it has none.
 func (d *idDevice) id(kind string) string {
 	uuid := func(prefix string) string {
 		id := d.value("dm/uuid")
@@ -99,7 +99,7 @@ func (d *idDevice) id(kind string) string {
 	case idWWID:
 		id := d.value("device/wwid")
 		if id == "" {
-			id = d.value("wwid") // of NVMe
+			id = d.value("wwid") // NVMe
 		}
 		return plainID(id)
 	case idSerial:
@@ -130,9 +130,10 @@ func (d *idDevice) id(kind string) string {
 	return ""
 }
 
-// preferred returns the id by which lvm2 enters the device. Versions of lvm2
-// before 2.03.24, which all others than modern may be, do not agree on ids with blanks, on
-// QEMU's and on where a serial number is found: then the name is what all understand.
+// preferred returns the id under which lvm2 enters the device into the devices file.
+// If modern is false, lvm2 may be older than 2.03.24. The older versions disagree
+// about ids with blanks, about QEMU's ids, and about the source of serial numbers; for
+// such ids, preferred returns the name, which all versions understand.
 func (d *idDevice) preferred(modern bool) deviceID {
 	kinds := []string{idWWID, idSerial}
 	switch {
@@ -176,7 +177,7 @@ func (d *idDevice) major() uint32 {
 	return unix.Major(dev)
 }
 
-// is reports whether an entry of the devices file is of the device.
+// is reports whether e is the key of the device's entry in the devices file.
 func (d *idDevice) is(e deviceID) bool {
 	if e.name == "" || e.name == "." || e.part != d.part {
 		return false
@@ -184,14 +185,15 @@ func (d *idDevice) is(e deviceID) bool {
 	return e.kind == idName && (e.name == d.node || e.name == d.real) || d.stays(e)
 }
 
-// stays reports whether the device has the id of an entry, which is not its name.
+// stays reports whether e is a persistent id of the device, and not its name.
 func (d *idDevice) stays(e deviceID) bool {
 	id := d.id(e.kind)
 	return e.kind != idName && id != "" && (id == e.name || oneBlank(id) == oneBlank(e.name))
 }
 
-// plainID is an id of the hardware as lvm2 writes it: without blanks at the ends, others
-// are underscores; several together are one in a T10 id.
+// plainID returns an id of the hardware in lvm2's format: without blanks at the ends,
+// and with underscores for other blanks. In a T10 id, adjacent underscores become a
+// single underscore.
 func plainID(id string) string {
 	id = strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' || r == '"' {
@@ -207,7 +209,8 @@ func plainID(id string) string {
 	return id
 }
 
-// oneBlank makes ids alike that versions of lvm2 write differently.
+// oneBlank returns the same string for all forms in which versions of lvm2 write an
+// id: with single underscores, and none at the ends.
 func oneBlank(id string) string {
 	for strings.Contains(id, "__") {
 		id = strings.ReplaceAll(id, "__", "_")
@@ -215,7 +218,7 @@ func oneBlank(id string) string {
 	return strings.Trim(id, "_")
 }
 
-// oneWord replaces what would end a field.
+// oneWord replaces the characters that would end a field of the devices file.
 func oneWord(id string) string {
 	return strings.Map(func(r rune) rune {
 		if r <= ' ' || r == '"' || r == 0x7f {

@@ -16,11 +16,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// devicesLockPrefix begins the name of the lock file of lvm2's devices file.
+// devicesLockPrefix is the prefix of the name of the devices file's lock file.
 const devicesLockPrefix = "D_"
 
-// addDevices lists new physical volumes in lvm2's devices file, if it has one:
-// its tools would not look at them otherwise.
+// addDevices adds new physical volumes to lvm2's devices file, if there is one. The
+// lvm2 tools do not use devices that are not in the file.
 func (h Host) addDevices(ctx context.Context, pvs map[string]ID) error {
 	if h.DevicesFile == "" {
 		return nil
@@ -29,11 +29,11 @@ func (h Host) addDevices(ctx context.Context, pvs map[string]ID) error {
 	if err != nil {
 		return err
 	}
-	// lvm2 never removes this lock file and does not expect others to.
+	// lvm2 never removes this lock file, and does not expect its removal.
 	defer unix.Close(lock.fd)
 	text, err := os.ReadFile(h.DevicesFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // then lvm2 uses all devices
+		return nil // without the file lvm2 uses all devices
 	}
 	if err != nil {
 		return fmt.Errorf("read lvm2's devices file: %w", err)
@@ -44,15 +44,15 @@ func (h Host) addDevices(ctx context.Context, pvs map[string]ID) error {
 	}
 	err = replaceFile(h.DevicesFile, next)
 	if errors.Is(err, unix.EROFS) {
-		return nil // the machine's owner keeps it as it is; Entered tells what is missing
+		return nil // the machine's owner manages the file; Entered reports what is missing
 	}
 	return err
 }
 
-// appendDevices enters physical volumes as lvmdevices does: what the file says of
-// their devices is replaced. It counts the version up, by which lvm2's commands
-// notice that the file changed under them; the hash of the former text tells them
-// to make a backup of this one.
+// appendDevices returns the text of the devices file with entries for the physical
+// volumes. Like lvmdevices, it replaces existing entries of their devices and
+// increments the version, so that running lvm2 commands notice the change. It keeps
+// the hash of the old text, so that lvm2 makes a backup of the new text.
 func appendDevices(text string, pvs map[string]ID) (string, error) {
 	modern := strings.Contains(text, "# HASH=")
 	var devices []*idDevice
@@ -72,7 +72,7 @@ func appendDevices(text string, pvs map[string]ID) (string, error) {
 		var major, minor, counter uint32
 		if strings.HasPrefix(line, "VERSION=") {
 			if n, _ := fmt.Sscanf(line, "VERSION=%d.%d.%d", &major, &minor, &counter); n != 3 || major > 1 {
-				return "", fmt.Errorf("%q is not a version known here: add the devices with lvmdevices: %w", line, ErrInvalid)
+				return "", fmt.Errorf("%q is an unknown version: %w; add the devices with lvmdevices", line, ErrInvalid)
 			}
 			version = true
 			line = fmt.Sprintf("VERSION=%d.%d.%d", major, minor, counter+1)
@@ -99,7 +99,7 @@ func entryOf(id deviceID, node string, pv ID) string {
 	return line
 }
 
-// parseEntry reads a line of the devices file.
+// parseEntry parses a line of the devices file.
 func parseEntry(line string) (id deviceID, pv ID) {
 	if strings.HasPrefix(line, "#") {
 		return id, ""
@@ -119,7 +119,8 @@ func parseEntry(line string) (id deviceID, pv ID) {
 	return id, pv
 }
 
-// replaceFile puts text in the place of a file at one instant, as lvm2 does.
+// replaceFile atomically replaces the content of a file, with the temporary name that
+// lvm2 uses.
 func replaceFile(path, text string) error {
 	f, err := os.OpenFile(path+"_new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -137,8 +138,8 @@ func replaceFile(path, text string) error {
 	return nil
 }
 
-// SystemDir is where lvm2's configuration is: LVM_SYSTEM_DIR, which lvm2's own
-// commands know too, or /etc/lvm.
+// SystemDir returns the directory of lvm2's configuration: the environment variable
+// LVM_SYSTEM_DIR, as in lvm2's commands, or /etc/lvm.
 func SystemDir() string {
 	if dir := os.Getenv("LVM_SYSTEM_DIR"); dir != "" {
 		return dir
@@ -146,15 +147,15 @@ func SystemDir() string {
 	return "/etc/lvm"
 }
 
-// Settings of lvm2's configuration that say which devices file it goes by.
+// Settings of lvm2's configuration that choose the devices file.
 var (
 	useDevicesFile  = regexp.MustCompile(`(?m)^\s*(?:devices/)?use_devicesfile\s*=\s*(\d+)`)
 	devicesFileName = regexp.MustCompile(`(?m)^\s*(?:devices/)?devicesfile\s*=\s*"([^"/]+)"`)
 )
 
-// DevicesFile returns the path of the devices file by which lvm2's commands go
-// whose configuration is in dir, empty if they go by none. lvm2 uses all devices
-// as long as there is no such file.
+// DevicesFile returns the path of the devices file of lvm2's commands, by the
+// configuration in dir. It returns "" if the configuration disables the devices file.
+// While the file does not exist, lvm2 uses all devices.
 func DevicesFile(dir string) string {
 	name, used := "system.devices", true
 	for _, config := range []string{"lvm.conf", "lvmlocal.conf"} {
@@ -175,9 +176,8 @@ func DevicesFile(dir string) string {
 	return filepath.Join(dir, "devices", name)
 }
 
-// Listed reports whether lvm2's commands would take a device for the physical
-// volume that its label says it is: it is in the devices file, or there is no
-// such file.
+// Listed reports whether lvm2's commands would use the device as the physical volume
+// in its label: the devices file lists it, or there is no devices file.
 func (h Host) Listed(device string, pv ID) bool {
 	if h.DevicesFile == "" {
 		return true
@@ -203,7 +203,8 @@ func (h Host) Listed(device string, pv ID) bool {
 	return false
 }
 
-// Enter lists a physical volume in lvm2's devices file unless lvm2 finds it there.
+// Enter adds a physical volume to lvm2's devices file, unless it is already there,
+// see Entered.
 func (h Host) Enter(ctx context.Context, device string, pv ID) error {
 	if in, err := h.Entered(device, pv); in || err != nil {
 		return err
@@ -211,8 +212,8 @@ func (h Host) Enter(ctx context.Context, device string, pv ID) error {
 	return h.addDevices(ctx, map[string]ID{device: pv})
 }
 
-// Entered reports whether lvm2's commands find the device of a physical volume by
-// the devices file, or by there being none.
+// Entered reports whether lvm2's commands find the device of a physical volume: the
+// devices file has an entry for it, or there is no devices file.
 func (h Host) Entered(device string, pv ID) (bool, error) {
 	if h.DevicesFile == "" {
 		return true, nil
@@ -232,10 +233,10 @@ func (h Host) Entered(device string, pv ID) (bool, error) {
 	for line := range strings.Lines(string(text)) {
 		e, its := parseEntry(line)
 		if e.kind != idName && d.is(e) {
-			return true, nil // lvm2 corrects which physical volume that is
+			return true, nil // lvm2 corrects the physical volume's id in the entry
 		}
-		// Of one by a name lvm2 believes the physical volume, and looks for it under other
-		// names too, among the devices without another id.
+		// If an entry has a name and a physical volume's id, lvm2 relies on the id. It
+		// looks for that physical volume on all devices that only have names.
 		unknown := its == "" || its == "."
 		if e.kind == idName && (d.is(e) && unknown || (d.is(e) || byName) && its == pv) {
 			return true, nil

@@ -8,7 +8,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// disk is a device that is a physical volume, and what its metadata areas hold.
+// disk is a device that is a physical volume, with its label and metadata areas.
 type disk struct {
 	*device
 	label *label
@@ -23,23 +23,23 @@ type metadataArea struct {
 	header mdaHeader
 	text   []byte // the committed text with its NUL; nil if there is none
 	about  summary
-	err    error // why header or text cannot be used
-	bad    bool  // the header is what cannot be used
+	err    error // why the header or text is unusable
+	bad    bool  // the header is unusable
 }
 
 // inUse reports whether commits write to the area.
 func (a *metadataArea) inUse() bool { return !a.bad && !a.header.committed.ignored() }
 
-// summary is what the first lines of a metadata text say. Unlike the text it
-// can be had of one that is damaged further on.
+// summary has the fields in the first lines of a metadata text. It can be read even
+// if a later part of the text is damaged.
 type summary struct {
 	name  string
 	id    ID
 	seqno uint64
 }
 
-// inspect reads the label of a device and its metadata areas. It returns nil if
-// the device is not a physical volume. Damage inside an area is noted there.
+// inspect reads the label and the metadata areas of a device. It returns nil if the
+// device is not a physical volume. It stores damage inside an area in the area.
 func inspect(d *device) (*disk, error) {
 	if d.size < labelSectors*size.SectorBytes {
 		return nil, nil
@@ -75,7 +75,7 @@ func (a *metadataArea) readHeader() ([]byte, error) {
 	return bytes.Clone(b), nil
 }
 
-// load reads the header and the text it commits to.
+// load reads the header and the committed text.
 func (a *metadataArea) load() error {
 	a.bad = true
 	raw, err := a.readHeader()
@@ -119,10 +119,10 @@ func (a *metadataArea) readText(s slot) ([]byte, error) {
 	return text, nil
 }
 
-// summaryBytes is more than lvm2 needs for a volume group's name, id and seqno.
+// summaryBytes is enough for the name, id and seqno in any text of lvm2.
 const summaryBytes = 4096
 
-// summarize reads a text as far as the seqno; fields it does not reach are zero.
+// summarize reads a text up to the seqno. Fields that it does not reach are zero.
 func summarize(text []byte) (found summary) {
 	p := &parser{src: string(text[:min(len(text), summaryBytes)])}
 	if p.next() != nil {

@@ -1,9 +1,12 @@
-// Package lvm2 reads and writes LVM2 volume groups on disk: physical volume
-// labels, metadata areas, the metadata text, and the locks that the lvm2 tools
-// take around them. What it writes the lvm2 tools read, and the other way round;
-// nothing of a volume group that this package does not know is lost by a commit.
+// Package lvm2 reads and writes LVM2 volume groups on disk: the labels of physical
+// volumes, the metadata areas and the metadata text, under the locks of the lvm2
+// tools. The lvm2 tools read what the package writes, and the package reads what
+// they write. A commit preserves any part of the metadata that the package does not
+// understand.
 //
-// A change of a volume group goes like this:
+// # Changing a volume group
+//
+// Take the lock, read, change a clone, and commit it:
 //
 //	store, err := lvm2.OpenVG(ctx, host, "pool", devices)
 //	lock, err := host.LockVG(ctx, "pool", lvm2.Exclusive)
@@ -13,6 +16,19 @@
 //	err = next.Add(&lvm2.LV{…})
 //	err = store.Commit(ctx, next)
 //
-// The package knows neither device-mapper nor what the volumes are used for, and
-// it never runs a program.
+// A [VG], its PVs and its LVs are immutable once they have been read or committed,
+// so any number of goroutines may read them.
+//
+// # Units
+//
+// Positions and lengths in a volume group are [Extents], in units of
+// VG.ExtentSize. Positions and lengths on a device are [size.Sectors] of 512 bytes
+// or [size.Bytes].
+//
+// # Limits
+//
+// The package edits linear, striped, snapshot and error segments. It reads segments
+// of other types, counts their extents as used, and refuses to change their logical
+// volumes. It does not activate logical volumes: it knows nothing about
+// device-mapper, and it never runs a program.
 package lvm2

@@ -7,14 +7,16 @@ import (
 	"strings"
 )
 
-// Range is a run of extents of a physical volume.
+// Range is a range of extents of a physical volume.
 type Range struct {
 	PV           int // index in VG.PVs
 	Start, Count Extents
 }
 
-// Add puts a new logical volume at the end of the volume group. The LV must not
-// be changed afterwards. Errors: ErrExists, ErrInvalid.
+// Add appends a new logical volume to the volume group. The caller must not change
+// lv afterwards.
+//
+// Errors: ErrExists (the name or id), ErrInvalid.
 func (vg *VG) Add(lv *LV) error {
 	if vg.byID[lv.ID] != nil {
 		return fmt.Errorf("volume group %s: a logical volume with id %v: %w", vg.Name, lv.ID, ErrExists)
@@ -27,9 +29,11 @@ func (vg *VG) Add(lv *LV) error {
 	return nil
 }
 
-// Replace puts lv in the place of the logical volume with the same id; the name
-// may differ. The LV must not be changed afterwards. Errors: ErrNotFound,
-// ErrExists (name), ErrInvalid, ErrLocked, ErrForeignSegment.
+// Replace replaces the logical volume that has the id of lv. The name may differ.
+// The caller must not change lv afterwards.
+//
+// Errors: ErrNotFound, ErrExists (the name), ErrInvalid, ErrLocked,
+// ErrForeignSegment.
 func (vg *VG) Replace(lv *LV) error {
 	old := vg.byID[lv.ID]
 	if old == nil {
@@ -48,8 +52,9 @@ func (vg *VG) Replace(lv *LV) error {
 	return nil
 }
 
-// Remove takes the logical volume with this id out of the volume group. Errors:
-// ErrNotFound, ErrLocked, ErrForeignSegment.
+// Remove removes the logical volume with the id from the volume group.
+//
+// Errors: ErrNotFound, ErrLocked, ErrForeignSegment.
 func (vg *VG) Remove(id ID) error {
 	lv := vg.byID[id]
 	if lv == nil {
@@ -65,25 +70,27 @@ func (vg *VG) Remove(id ID) error {
 	return nil
 }
 
-// checkEditable refuses to touch what lvm2 is working on, or what is not understood.
+// checkEditable rejects logical volumes that lvm2 is working on, or whose segments
+// this package does not understand.
 func (vg *VG) checkEditable(lv *LV) error {
 	if lv.moving() {
-		return fmt.Errorf("logical volume %s/%s: %w by pvmove: wait until it is done", vg.Name, lv.Name, ErrLocked)
+		return fmt.Errorf("logical volume %s/%s: %w by pvmove; wait until pvmove is done", vg.Name, lv.Name, ErrLocked)
 	}
 	for i := range lv.Segments {
 		s := &lv.Segments[i]
 		if !s.modelled() {
-			return fmt.Errorf("logical volume %s/%s: %w %q: change it with the lvm2 tools", vg.Name, lv.Name, ErrForeignSegment, s.Type)
+			return fmt.Errorf("logical volume %s/%s: %w %q; change it with the lvm2 tools", vg.Name, lv.Name, ErrForeignSegment, s.Type)
 		}
 	}
 	if slices.Contains(vg.merging, lv.Name) {
-		return fmt.Errorf("logical volume %s/%s: %w by lvconvert --merge: wait until it is done", vg.Name, lv.Name, ErrLocked)
+		return fmt.Errorf("logical volume %s/%s: %w by lvconvert --merge; wait until the merge is done", vg.Name, lv.Name, ErrLocked)
 	}
 	return nil
 }
 
-// moving says whether pvmove works on lv: it is LOCKED and mapped onto another one.
-// LOCKED alone says only that lvm2's commands leave lv alone.
+// moving reports whether pvmove works on lv: lv is LOCKED and mapped to another
+// logical volume. A logical volume that is only LOCKED is not being moved: LOCKED
+// keeps lvm2's commands from changing it.
 func (lv *LV) moving() bool {
 	return slices.Contains(lv.Status, statusPVMove) || slices.Contains(lv.Status, StatusLocked) &&
 		slices.ContainsFunc(lv.Segments, func(s Segment) bool {
@@ -95,7 +102,8 @@ func (s *Segment) modelled() bool {
 	return s.Type == TypeStriped || s.Type == TypeSnapshot || s.Type == TypeError
 }
 
-// seal checks a logical volume by itself and fixes its text.
+// seal checks a logical volume and sets its text. It does not check references to
+// other logical volumes.
 func (vg *VG) seal(lv *LV) error {
 	if vg.byName[lv.Name] != nil {
 		return fmt.Errorf("volume group %s: logical volume %s: %w", vg.Name, lv.Name, ErrExists)
@@ -119,7 +127,7 @@ func (vg *VG) checkNewLV(lv *LV) error {
 			return err
 		}
 	} else if digits, ok := strings.CutPrefix(lv.Name, TypeSnapshot); !ok || digits == "" || strings.Trim(digits, "0123456789") != "" {
-		return fmt.Errorf("the link of a snapshot to its origin must be named snapshot and a number: %w", ErrInvalid)
+		return fmt.Errorf("the name of a snapshot's link must be \"snapshot\" and a number: %w", ErrInvalid)
 	}
 	if len(lv.Segments) == 0 {
 		return fmt.Errorf("it has no segments: %w", ErrInvalid)
@@ -142,7 +150,8 @@ func (vg *VG) checkNewLV(lv *LV) error {
 	return nil
 }
 
-// checkShape checks what encode and Validate rely on.
+// checkShape checks the conditions that encode and Validate rely on. pvs is the
+// number of physical volumes.
 func (s *Segment) checkShape(pvs int) error {
 	switch {
 	case s.Type == TypeStriped && len(s.Stripes) > 0 && s.Snapshot == nil:
@@ -152,19 +161,19 @@ func (s *Segment) checkShape(pvs int) error {
 		return fmt.Errorf("type %q does not fit its stripes or snapshot: %w", s.Type, ErrInvalid)
 	}
 	if s.Start > maxExtents || s.Count > maxExtents {
-		return fmt.Errorf("%d extents at %d are more than LVM2 counts: %w", s.Count, s.Start, ErrInvalid)
+		return fmt.Errorf("%d extents from extent %d exceed LVM2's 32 bits: %w", s.Count, s.Start, ErrInvalid)
 	}
 	for _, stripe := range s.Stripes {
 		if stripe.PV >= pvs || stripe.Start > maxExtents {
-			return fmt.Errorf("a stripe begins at extent %d of physical volume %d: %w", stripe.Start, stripe.PV, ErrInvalid)
+			return fmt.Errorf("a stripe begins at extent %d of physical volume number %d, which does not exist: %w", stripe.Start, stripe.PV, ErrInvalid)
 		}
 	}
 	return nil
 }
 
-// Free returns the extents that can be given out, sorted by physical volume and
-// start. What a segment of an unknown type may use counts as used; a missing or
-// not allocatable physical volume has none.
+// Free returns the free extents, sorted by physical volume and start. Extents that a
+// segment of an unknown type may use are not free. A physical volume that is missing
+// or not allocatable has no free extents.
 func (vg *VG) Free() []Range {
 	used := vg.used(func(*Segment) bool { return true })
 	var free []Range
@@ -186,13 +195,13 @@ func (vg *VG) Free() []Range {
 	return free
 }
 
-// use is an area and the logical volume that it belongs to.
+// use is an area and the logical volume that uses it.
 type use struct {
 	area area
 	lv   *LV
 }
 
-// used returns the areas of the segments that keep selects, sorted.
+// used returns the areas of the segments for which keep returns true, sorted.
 func (vg *VG) used(keep func(*Segment) bool) []use {
 	all := make([]use, 0, len(vg.LVs))
 	for _, lv := range vg.LVs {

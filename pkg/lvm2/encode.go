@@ -39,7 +39,7 @@ func (lv *LV) encode(pvs []*PV) string {
 		writeList(&b, "tags", lv.Tags)
 	}
 	if !lv.CreationTime.IsZero() {
-		// lvm2 demands a host beside a time, and refuses a host alone.
+		// lvm2 requires a host with a time, and rejects a host without a time.
 		writeNumber(&b, "creation_time", uint64(lv.CreationTime.Unix()))
 		b.WriteString("creation_host = " + quote(lv.CreationHost) + "\n")
 	}
@@ -67,23 +67,24 @@ func (pv *PV) encode() string {
 	return b.String()
 }
 
-// Stamp is what a metadata text says about who wrote it. Nothing depends on it.
+// Stamp records in a metadata text who wrote the text, and when. Nothing depends on
+// it.
 type Stamp struct {
 	Description string
 	Host        string
 	Time        time.Time
 }
 
-// Text returns the volume group as metadata text: in the form lvm2 writes to
-// disk, without the NUL that ends it there.
+// Text returns the metadata text of the volume group, in the format in which lvm2
+// writes it to disk, but without the NUL at its end.
 func (vg *VG) Text(s Stamp) []byte { return vg.appendText(nil, vg.Seqno, s) }
 
-// TextSize is how long the metadata text is that a Commit of vg would write, give
-// or take some bytes for who writes it and when.
+// TextSize returns the length of the metadata text that a Commit of vg would write.
+// It may differ from the real length by the few bytes of the Stamp.
 func (vg *VG) TextSize() size.Bytes {
 	rest := *vg
 	rest.LVs = nil
-	n := len(rest.appendText(nil, vg.Seqno+1, Stamp{Description: description, Time: time.Now()})) + 1
+	n := len(rest.appendText(nil, vg.Seqno+1, Stamp{Description: defaultDescription, Time: time.Now()})) + 1
 	for _, lv := range vg.LVs {
 		n += len(lv.text) + 2
 	}
@@ -105,9 +106,8 @@ func (vg *VG) appendText(b []byte, seqno uint64, s Stamp) []byte {
 	return append(b, "\n\n"...)
 }
 
-// appendSection writes the volume group's keys in the order of the text it was
-// read from, and those that the text lacked before extent_size, which is lvm2's
-// place for them.
+// appendSection writes the volume group's keys in the order of the text from which
+// it was read. New flags and tags come before extent_size, as in lvm2.
 func (vg *VG) appendSection(b []byte, seqno uint64) []byte {
 	b = append(b, vg.Name+" {\n"...)
 	written := map[string]bool{}
@@ -172,7 +172,8 @@ func (vg *VG) appendLVs(b []byte) []byte {
 	return append(b, "}\n\n"...)
 }
 
-// newVG returns a volume group without logical volumes, as vgcreate makes it.
+// newVG returns a volume group without logical volumes, like a new one of vgcreate.
+// extentSize is in sectors.
 func newVG(name string, extentSize uint64, pvs []*PV, tags []string, systemID string) *VG {
 	vg := &VG{
 		Name: name, ID: NewID(), ExtentSize: size.Sectors(extentSize),

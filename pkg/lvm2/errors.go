@@ -5,58 +5,70 @@ import (
 	"fmt"
 )
 
-// What can be wrong with a volume group, a device or a request. Errors of this
-// package wrap one of these, or are failures of the machine (I/O, context).
+// Reasons for failures, for errors.Is. Each error of this package wraps one of
+// them, or is a failure of the machine (I/O, context).
 var (
-	// ErrNotFound: no such volume group, physical or logical volume.
+	// ErrNotFound means that the volume group, physical volume or logical volume
+	// does not exist.
 	ErrNotFound = errors.New("not found")
-	// ErrNoTrace: no device shows anything of the volume group, and each of them
-	// could be read. It is an ErrNotFound.
+	// ErrNoTrace means that every device could be read and that none shows any
+	// trace of the volume group. ErrNoTrace wraps ErrNotFound.
 	ErrNoTrace = fmt.Errorf("%w, nor any trace of it", ErrNotFound)
-	// ErrExists: the name or id is taken.
+	// ErrExists means that the name or id is taken.
 	ErrExists = errors.New("already exists")
-	// ErrInvalid: a name, tag, size or logical volume breaks LVM2's rules.
+	// ErrInvalid means that a name, tag, size or logical volume breaks LVM2's
+	// rules.
 	ErrInvalid = errors.New("invalid")
-	// ErrExported: the volume group is exported; vgimport makes it usable.
+	// ErrExported means that the volume group is exported; vgimport makes it
+	// usable.
 	ErrExported = errors.New("volume group is exported")
-	// ErrShared: the volume group belongs to a cluster or needs lvmlockd.
+	// ErrShared means that the volume group belongs to a cluster or needs
+	// lvmlockd.
 	ErrShared = errors.New("volume group is shared")
-	// ErrForeignSystemID: the volume group belongs to another host.
+	// ErrForeignSystemID means that the volume group belongs to another host.
 	ErrForeignSystemID = errors.New("volume group has the system id of another host")
-	// ErrReadOnly: the volume group's status lacks WRITE.
+	// ErrReadOnly means that the volume group's status lacks WRITE.
 	ErrReadOnly = errors.New("volume group is read-only")
-	// ErrMissingPV: a physical volume is absent, or marked as missing.
+	// ErrMissingPV means that a physical volume is absent, or marked as missing.
 	ErrMissingPV = errors.New("physical volume is missing")
-	// ErrDuplicatePV: two devices carry the same physical volume id.
+	// ErrDuplicatePV means that two devices have the same physical volume id.
 	ErrDuplicatePV = errors.New("duplicate physical volume")
-	// ErrPart: the device is a part of another one, and no physical volume by itself.
+	// ErrPart means that the device is a part of another device, such as a path
+	// of a multipath map, and not itself a physical volume.
 	ErrPart = errors.New("a part of another device")
-	// ErrDuplicateVG: two volume groups have the same name.
+	// ErrDuplicateVG means that two volume groups have the same name.
 	ErrDuplicateVG = errors.New("duplicate volume group name")
-	// ErrDamaged: no usable metadata, or metadata that contradicts itself.
+	// ErrDamaged means that there is no usable metadata, or that the metadata
+	// contradicts itself.
 	ErrDamaged = errors.New("metadata is damaged")
-	// ErrUnknownStatus: the metadata has a status word that is not LVM2's as known here.
+	// ErrUnknownStatus means that the metadata has a status word that this
+	// package does not know.
 	ErrUnknownStatus = errors.New("unknown status word")
-	// ErrMetadataFull: the metadata text does not fit the metadata areas.
+	// ErrMetadataFull means that the metadata text does not fit into the metadata
+	// areas.
 	ErrMetadataFull = errors.New("metadata area is full")
-	// ErrLocked: the logical volume is being moved or merged by lvm2.
+	// ErrLocked means that lvm2 is moving or merging the logical volume.
 	ErrLocked = errors.New("logical volume is locked")
-	// ErrForeignSegment: the logical volume has a segment type that is not edited here.
+	// ErrForeignSegment means that the logical volume has a segment of a type that
+	// this package does not edit.
 	ErrForeignSegment = errors.New("logical volume has a foreign segment type")
-	// ErrConflict: the volume group changed on disk since it was read.
+	// ErrConflict means that the volume group has changed on disk since it was
+	// read.
 	ErrConflict = errors.New("volume group changed on disk")
-	// ErrUncertain: writing the metadata failed on the way. The next Read tells which are on the disks.
+	// ErrUncertain means that writing the metadata failed after it began. Call
+	// Read to learn which metadata is on the disks.
 	ErrUncertain = errors.New("metadata was not written, or not everywhere")
-	// ErrInUse: the device is mounted, or a part of something else.
+	// ErrInUse means that the device is mounted, or a part of another device.
 	ErrInUse = errors.New("device is in use")
-	// ErrPartitioned: the device has partitions.
+	// ErrPartitioned means that the device has partitions.
 	ErrPartitioned = errors.New("device has partitions")
-	// ErrWriteProtected: the device is read-only.
+	// ErrWriteProtected means that the device is read-only.
 	ErrWriteProtected = errors.New("device is read-only")
-	// ErrNotBlank: the device holds something.
+	// ErrNotBlank means that the device has content.
 	ErrNotBlank = errors.New("device is not blank")
-	// ErrBlockSize: the device has logical blocks of another size than the volume group's disks.
+	// ErrBlockSize means that the logical block size of the device differs from
+	// the block sizes of the volume group's devices.
 	ErrBlockSize = errors.New("device has another logical block size")
-	// ErrTooSmall: the device has no room for one extent.
+	// ErrTooSmall means that the device has no room for one extent.
 	ErrTooSmall = errors.New("device is too small")
 )

@@ -9,16 +9,16 @@ import (
 	"slices"
 )
 
-// finder collects physical volumes and finds out which volume group they are.
+// finder collects physical volumes and finds the volume group that they form.
 type finder struct {
 	disks    []*disk
-	parts    []part       // that show a physical volume and are none
-	used     map[ID]place // by which devices physical volumes were used
-	under    map[ID]error // what an earlier search found of those that are missing: see PV.Part
-	opened   []*device    // closed again by close
+	parts    []part       // devices that show a physical volume but are a part of another device
+	used     map[ID]place // the last devices of physical volumes
+	under    map[ID]error // PV.Part of missing physical volumes, from an earlier search
+	opened   []*device    // closed by close
 	failed   []error      // devices that could not be read
-	unlisted []error      // devices that have it, and are not in lvm2's devices file
-	problems []error      // what is wrong with the volume group that was found
+	unlisted []error      // devices with the volume group that lvm2's devices file does not list
+	problems []error      // problems of the volume group that was found
 }
 
 func (f *finder) close() {
@@ -27,8 +27,8 @@ func (f *finder) close() {
 	}
 }
 
-// add looks at a device. One that is open already is used as it is: closing a
-// device that was open for writing makes udev probe it.
+// add reads a device. It uses a device from open without opening the device again:
+// udev probes a device whenever a writer closes it.
 func (f *finder) add(path string, open map[identity]*device) {
 	d, err := f.openOnce(path, open)
 	var p *disk
@@ -52,7 +52,7 @@ func (f *finder) add(path string, open map[identity]*device) {
 	f.disks = append(f.disks, p)
 }
 
-// openOnce returns nil for a device that was added before under another path.
+// openOnce returns nil for a device that was already added under another path.
 func (f *finder) openOnce(path string, open map[identity]*device) (*device, error) {
 	if info, err := os.Stat(path); err == nil {
 		id, err := identify(info)
@@ -90,8 +90,8 @@ func (f *finder) areas(yield func(*metadataArea) bool) {
 	}
 }
 
-// newest returns, for each volume group id, the area with its newest good text:
-// a volume group's name is what that one says, an older one may be from before a
+// newest returns, for each volume group id, the area with the newest good text. Only
+// that text has the volume group's current name: an older text may be from before a
 // rename.
 func (f *finder) newest() map[ID]*metadataArea {
 	best := map[ID]*metadataArea{}
@@ -106,8 +106,8 @@ func (f *finder) newest() map[ID]*metadataArea {
 	return best
 }
 
-// group returns the volume group that is searched for and the devices of its
-// physical volumes. id is empty until it was found once.
+// group searches the volume group and returns it with the devices of its physical
+// volumes. id is the volume group's id, and empty if it is not known yet.
 func (f *finder) group(name string, id ID, search Search, open map[identity]*device) (*VG, []*disk, error) {
 	if err := f.addAll(search.Devices, open); err != nil {
 		return nil, nil, err
@@ -138,12 +138,13 @@ func (f *finder) group(name string, id ID, search Search, open map[identity]*dev
 		if err != nil || len(f.disks) == known {
 			return vg, members, err
 		}
-		// A device that only the metadata knew of may have newer metadata.
+		// A device that was found only through the metadata may have newer
+		// metadata.
 	}
 }
 
-// vg returns the volume group of that name, which must have the given id if
-// one is given, or one of ids if there are some.
+// vg returns the volume group with the name. Its id must be id or, if id is empty,
+// one of ids; if both are empty, it may have any id.
 func (f *finder) vg(name string, id ID, ids []ID) (*VG, error) {
 	var chosen *metadataArea
 	var namesakes []error
@@ -151,11 +152,11 @@ func (f *finder) vg(name string, id ID, ids []ID) (*VG, error) {
 		switch {
 		case a.about.name != name:
 		case id != "" && vgID != id:
-			namesakes = append(namesakes, fmt.Errorf("volume group %v has its name now", vgID))
+			namesakes = append(namesakes, fmt.Errorf("volume group %v now has the name", vgID))
 		case id == "" && len(ids) > 0 && !slices.Contains(ids, vgID):
-			namesakes = append(namesakes, fmt.Errorf("the volume group of that name on %s is %v, which was not asked for", a.dev.path, vgID))
+			namesakes = append(namesakes, fmt.Errorf("the volume group with the name on %s has the unexpected id %v", a.dev.path, vgID))
 		case chosen != nil:
-			return nil, fmt.Errorf("%v and %v: %w: rename one of them with vgrename and its id", chosen.about.id, vgID, ErrDuplicateVG)
+			return nil, fmt.Errorf("%v and %v: %w; rename one of them by its id with vgrename", chosen.about.id, vgID, ErrDuplicateVG)
 		default:
 			chosen = a
 		}
@@ -175,8 +176,8 @@ func (f *finder) vg(name string, id ID, ids []ID) (*VG, error) {
 	return vg, nil
 }
 
-// partsOf returns why devices with such a label and metadata area are no physical
-// volumes.
+// partsOf returns why devices are parts of other devices, for those devices for
+// which is holds: for one of their metadata areas or, with a nil area, their id.
 func (f *finder) partsOf(is func(a *metadataArea, pv ID) bool) (errs []error) {
 	for _, p := range f.parts {
 		if slices.ContainsFunc(p.areas, func(a *metadataArea) bool { return is(a, p.label.id) }) || is(nil, p.label.id) {
@@ -186,8 +187,9 @@ func (f *finder) partsOf(is func(a *metadataArea, pv ID) bool) (errs []error) {
 	return errs
 }
 
-// notFound tells a volume group that does not exist from one that may be hidden
-// behind damage, or whose disk is not there as a whole.
+// notFound returns the error for a volume group that was not found. It distinguishes
+// a volume group that does not exist from a volume group that may be hidden by
+// damage, or of which only parts of a disk are present.
 func (f *finder) notFound(name string) error {
 	if errs := f.partsOf(func(a *metadataArea, _ ID) bool { return a != nil && a.about.name == name }); len(errs) > 0 {
 		return errors.Join(append(errs, f.failed...)...)
@@ -195,22 +197,22 @@ func (f *finder) notFound(name string) error {
 	errs := slices.Concat(f.problems, f.unlisted, f.failed)
 	newest := f.newest()
 	for a := range f.areas {
-		// What a damaged text says its name is may be the damage; an id that is
-		// good elsewhere is another volume group's.
+		// The name in a damaged text may itself be damaged. An id with a good text
+		// elsewhere belongs to another volume group.
 		if a.err != nil && newest[a.about.id] == nil {
 			errs = append(errs, a.err)
 		}
 	}
 	if err := errors.Join(errs...); errors.Is(err, ErrDamaged) {
-		return fmt.Errorf("no good metadata of it on the devices given: %w: vgcfgrestore or vgck --updatemetadata may repair it", err)
+		return fmt.Errorf("none of the devices has good metadata of it: %w; vgcfgrestore or vgck --updatemetadata may repair it", err)
 	}
 	if len(errs) == 0 {
-		return fmt.Errorf("no device given belongs to it: %w", ErrNoTrace)
+		return fmt.Errorf("none of the devices belongs to it: %w", ErrNoTrace)
 	}
-	return fmt.Errorf("no device given belongs to it: %w", errors.Join(append(errs, ErrNotFound)...))
+	return fmt.Errorf("none of the devices belongs to it: %w", errors.Join(append(errs, ErrNotFound)...))
 }
 
-// consistent refuses to choose among texts that contradict each other.
+// consistent returns an error if the texts of the volume group contradict each other.
 func (f *finder) consistent(chosen *metadataArea) error {
 	for a := range f.areas {
 		if a.about.id != chosen.about.id {
@@ -219,26 +221,26 @@ func (f *finder) consistent(chosen *metadataArea) error {
 		mine, its := chosen.header.committed, a.header.committed
 		switch {
 		case a.text == nil && a.about.seqno > chosen.about.seqno:
-			return fmt.Errorf("device %s has the newest metadata, seqno %d, and it is damaged; %s has seqno %d: %w: vgck --updatemetadata takes the older", a.dev.path, a.about.seqno, chosen.dev.path, chosen.about.seqno, ErrDamaged)
+			return fmt.Errorf("the newest metadata, seqno %d on device %s, is unreadable, and device %s has seqno %d: %w; vgck --updatemetadata restores the older", a.about.seqno, a.dev.path, chosen.dev.path, chosen.about.seqno, ErrDamaged)
 		case a.text == nil:
 		case a.about.seqno == chosen.about.seqno && (its.crc != mine.crc || its.size != mine.size):
-			return fmt.Errorf("devices %s and %s have different metadata of the same seqno %d: %w: vgck --updatemetadata repairs it", chosen.dev.path, a.dev.path, a.about.seqno, ErrDamaged)
+			return fmt.Errorf("devices %s and %s have different metadata with the same seqno %d: %w; vgck --updatemetadata repairs it", chosen.dev.path, a.dev.path, a.about.seqno, ErrDamaged)
 		case a.about.seqno < chosen.about.seqno:
-			f.problems = append(f.problems, fmt.Errorf("device %s has old metadata of volume group %s, seqno %d instead of %d: the next change rewrites it", a.dev.path, chosen.about.name, a.about.seqno, chosen.about.seqno))
+			f.problems = append(f.problems, fmt.Errorf("device %s has old metadata of volume group %s, seqno %d instead of %d, which the next change rewrites", a.dev.path, chosen.about.name, a.about.seqno, chosen.about.seqno))
 		}
 	}
 	return nil
 }
 
-// members finds the devices of the physical volumes and enters their paths into
-// vg. Where no other devices may be looked at, those are that it was on before.
+// members finds the devices of the physical volumes and sets their paths in vg. If
+// search lists no other devices, members also tries the paths in the metadata.
 func (f *finder) members(vg *VG, search Search, open map[identity]*device) ([]*disk, error) {
 	hints := search.Others == nil
 	var members []*disk
 	for _, pv := range vg.PVs {
 		p, err := f.disk(pv.ID)
 		if p == nil && err == nil && hints && filepath.IsAbs(pv.hint) {
-			// Not among the devices given, such as one that vgextend added.
+			// The device is not in the search; vgextend may have added it.
 			f.add(pv.hint, open)
 			p, err = f.disk(pv.ID)
 		}
@@ -246,8 +248,8 @@ func (f *finder) members(vg *VG, search Search, open map[identity]*device) ([]*d
 			return nil, err
 		}
 		if p != nil && search.Named != nil && p.belowMap(pv) && !search.Named(p.path) {
-			pv.part = fmt.Errorf("device %s is %w: the physical volume was used by %s, which is not there", p.path, ErrPart, pv.hint)
-			f.problems = append(f.problems, fmt.Errorf("device %s has physical volume %v, which was used by %s: %w: name the device itself in the configuration if that is gone for good", p.path, pv.ID, pv.hint, ErrPart))
+			pv.part = fmt.Errorf("device %s is %w: the physical volume was used by %s, which does not exist", p.path, ErrPart, pv.hint)
+			f.problems = append(f.problems, fmt.Errorf("device %s has physical volume %v, which was used by %s: %w; if that device is gone for good, name device %s in the configuration", p.path, pv.ID, pv.hint, ErrPart, p.path))
 			continue
 		}
 		if p == nil {
@@ -263,11 +265,11 @@ func (f *finder) members(vg *VG, search Search, open map[identity]*device) ([]*d
 				f.problems = append(f.problems, a.err)
 			}
 			if a.text != nil && a.about.id != vg.ID {
-				return nil, fmt.Errorf("device %s is a physical volume of it but has metadata of volume group %s (%v): %w", p.path, a.about.name, a.about.id, ErrDamaged)
+				return nil, fmt.Errorf("device %s is a physical volume of it, but has metadata of volume group %s (%v): %w", p.path, a.about.name, a.about.id, ErrDamaged)
 			}
 		}
 		if end := vg.Offset(pv, pv.PECount).Bytes(); end > p.size {
-			f.problems = append(f.problems, fmt.Errorf("device %s has %d bytes, its physical volume %d", p.path, p.size, end))
+			f.problems = append(f.problems, fmt.Errorf("device %s has %d bytes, but its physical volume needs %d", p.path, p.size, end))
 		}
 		pv.Device, pv.BlockSize, pv.at = p.path, p.unit, p.id
 		members = append(members, p)
@@ -275,14 +277,14 @@ func (f *finder) members(vg *VG, search Search, open map[identity]*device) ([]*d
 	return members, nil
 }
 
-// disk returns the device with a physical volume id, nil if there is none.
+// disk returns the device with a physical volume id, and nil if there is none.
 func (f *finder) disk(id ID) (*disk, error) {
 	var found *disk
 	for _, p := range f.disks {
 		switch {
 		case p.label.id != id:
 		case found != nil:
-			return nil, fmt.Errorf("devices %s and %s are both physical volume %v: %w: remove one, or give it another id with vgimportclone", found.path, p.path, id, ErrDuplicatePV)
+			return nil, fmt.Errorf("devices %s and %s are both physical volume %v: %w; remove one device, or change its id with vgimportclone", found.path, p.path, id, ErrDuplicatePV)
 		default:
 			found = p
 		}

@@ -16,23 +16,24 @@ import (
 
 // Unfit is a device that cannot become a physical volume.
 type Unfit struct {
-	Device string
-	Err    error // why, without the name of the device
+	Device string // path
+	Err    error  // the reason, without the path
 }
 
-// Certain reports whether the device is known to be none of the volume group that
-// is to be made: it is used by somebody else, has a known content that is not LVM2's or is
-// of another group, or nothing can be on it. Of a device that cannot be read, or
-// whose metadata is damaged, nobody can say that.
+// Certain reports whether the device certainly does not belong to the volume group
+// that is to be created: it is in use, has known content that is not LVM2's or is of
+// another volume group, or is too small, write-protected or without a medium. A
+// device that cannot be read, or whose metadata is damaged, may belong to it.
 func (u Unfit) Certain() bool {
 	return !errors.Is(u.Err, ErrDamaged) && slices.ContainsFunc(
 		[]error{ErrInUse, ErrPartitioned, ErrWriteProtected, ErrNotBlank, ErrTooSmall, ErrBlockSize, unix.ENOMEDIUM, unix.ENXIO},
 		func(certain error) bool { return errors.Is(u.Err, certain) })
 }
 
-// Fit returns those of the devices that can become physical volumes of vg, or, if vg
-// is nil, of a new volume group with extents of that size (0: DefaultExtentSize), and
-// says of the others why they cannot. It only reads, and does not read what is in use.
+// Fit returns the devices that can become physical volumes of vg, and the reasons
+// why the others cannot. If vg is nil, it checks for a new volume group with the
+// given extent size (0: DefaultExtentSize). It does not write, and does not read
+// devices that are in use.
 func Fit(devices []string, vg *VG, extent size.Bytes) (fit []string, unfit []Unfit) {
 	extent, kinds := cmp.Or(extent, DefaultExtentSize), []size.Bytes(nil)
 	if vg == nil {
@@ -72,8 +73,9 @@ func Fit(devices []string, vg *VG, extent size.Bytes) (fit []string, unfit []Unf
 	return fit, unfit
 }
 
-// Twins returns those of the devices that have the WWID of another one of them,
-// with that one: without multipath two paths to a disk look like two disks.
+// Twins returns the devices that have the same WWID as another of the devices, each
+// with that other device. Without multipath, two paths to a disk look like two
+// disks.
 func Twins(devices []string) map[string]string {
 	seen, twins := map[deviceID]string{}, map[string]string{}
 	for _, path := range devices {
@@ -93,9 +95,9 @@ func Twins(devices []string) map[string]string {
 	return twins
 }
 
-// openFree opens a device exclusively that nobody uses and that can be written
-// to. The exclusive right tells of users that sysfs does not: mounts, also those
-// of other mount namespaces, and swap.
+// openFree opens a device exclusively, if it is not in use and can be written to.
+// The exclusive open also finds users that sysfs does not show: mounts, also in other
+// mount namespaces, and swap.
 func openFree(path string, access int) (*device, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -128,13 +130,13 @@ func openFree(path string, access int) (*device, error) {
 	return d, nil
 }
 
-// dir is the directory of a block device in sysfs.
+// dir returns the directory of a block device in sysfs.
 func (i identity) dir() string {
 	return fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(i.dev), unix.Minor(i.dev))
 }
 
-// checkFree returns an error if a block device has partitions, or something is
-// made of it.
+// checkFree returns an error if a block device has partitions or if another device
+// lies on it.
 func (i identity) checkFree() error {
 	var partitions, users []string
 	found, _ := filepath.Glob(filepath.Join(i.dir(), "*", "partition"))
@@ -152,7 +154,8 @@ func (i identity) checkFree() error {
 		}
 		users = append(users, user)
 	}
-	// A block volume that a pod has is no exclusive user: the kubelet makes a loop device of it.
+	// A loop device is not an exclusive user. The kubelet creates a loop device on
+	// each block volume of a pod.
 	found, _ = filepath.Glob("/sys/block/loop*/loop")
 	for _, path := range found {
 		loop := filepath.Base(filepath.Dir(path))
@@ -161,7 +164,7 @@ func (i identity) checkFree() error {
 		}
 	}
 	if i.ofMultipath() {
-		users = append(users, "a multipath map, says udev")
+		users = append(users, "a multipath map, according to udev")
 	}
 	if len(users) > 0 {
 		return fmt.Errorf("%w: used by %s", ErrInUse, strings.Join(users, " "))
@@ -169,8 +172,8 @@ func (i identity) checkFree() error {
 	return nil
 }
 
-// GroupsOn lists the volume groups that have logical volumes in the kernel right
-// on a block device.
+// GroupsOn returns the names of the volume groups whose active logical volumes lie
+// directly on the block device at path. A name may be listed more than once.
 func GroupsOn(path string) (groups []string) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -191,9 +194,9 @@ func GroupsOn(path string) (groups []string) {
 	return groups
 }
 
-// contents says of devices that are open exclusively why they are not blank.
-// What an interruption left as physical volumes that are in no volume group
-// counts as blank.
+// contents returns why devices are not blank. The devices must be open exclusively.
+// Physical volumes without a volume group that an interruption has left count as
+// blank.
 func contents(devices []*device, vg *VG) map[*device]error {
 	why, found, disks := map[*device]error{}, map[*device]string{}, []*disk(nil)
 	for _, d := range devices {
@@ -220,13 +223,14 @@ func contents(devices []*device, vg *VG) map[*device]error {
 	return why
 }
 
-// notBlank says what a device that nobody uses holds, and that is no physical volume.
+// notBlank returns the error for a device with the given content, which is not a
+// physical volume.
 func (d *device) notBlank(content string) error {
 	why := fmt.Errorf("%w: it has the signature of %s", ErrNotBlank, content)
 	if strings.Contains(content, "partition table") && !d.scanned() {
-		return why // and perhaps partitions
+		return why // the device may have partitions
 	}
-	return fmt.Errorf("%w; if nobody needs its content, wipe it with wipefs -a", why)
+	return fmt.Errorf("%w; if its content is not needed, wipe it with wipefs -a", why)
 }
 
 // scanned reports whether the kernel would show partitions of the device.
@@ -235,8 +239,8 @@ func (d *device) scanned() bool {
 	return err == nil && strings.TrimSpace(string(text)) != "1"
 }
 
-// notBlank says whose physical volume a device is. Only one that is certainly in
-// no volume group may be wiped.
+// notBlank returns the error for a physical volume, with its volume group. It
+// suggests to wipe p only if p is certainly in no volume group.
 func (p *disk) notBlank(content string) error {
 	why := fmt.Errorf("%w: it is an %s", ErrNotBlank, content)
 	orphan := !p.label.used && len(p.areas) > 0
@@ -252,5 +256,5 @@ func (p *disk) notBlank(content string) error {
 	if !orphan {
 		return why
 	}
-	return fmt.Errorf("%w in no volume group; if nobody needs it, wipe it with pvremove", why)
+	return fmt.Errorf("%w in no volume group; if it is not needed, wipe it with pvremove", why)
 }

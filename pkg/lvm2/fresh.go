@@ -12,7 +12,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// freshDisks are devices that are about to become physical volumes.
+// freshDisks are devices that will become physical volumes.
 type freshDisks struct {
 	devices []*device
 	labels  []*label
@@ -25,7 +25,7 @@ func (f *freshDisks) close() {
 	}
 }
 
-// prepare checks the devices and enters a physical volume for each into vg. It
+// prepare checks the devices and adds a physical volume for each device to vg. It
 // writes nothing.
 func prepare(paths []string, vg *VG, metadataSize, alignment size.Bytes) (*freshDisks, error) {
 	fresh := &freshDisks{}
@@ -55,8 +55,8 @@ func prepare(paths []string, vg *VG, metadataSize, alignment size.Bytes) (*fresh
 	return fresh, nil
 }
 
-// plan lays out a physical volume as pvcreate does: label, metadata area, and
-// the extents from the next aligned byte on.
+// plan computes the layout of a physical volume like pvcreate: the label, the
+// metadata area, and the extents from the next aligned byte on.
 func (f *freshDisks) plan(d *device, vg *VG, metadataSize, alignment size.Bytes) error {
 	extent := vg.ExtentSize.Bytes()
 	dataStart, err := d.dataStart(extent, metadataSize, alignment)
@@ -65,14 +65,14 @@ func (f *freshDisks) plan(d *device, vg *VG, metadataSize, alignment size.Bytes)
 	}
 	count := Extents((d.size - dataStart) / extent)
 	if count > maxExtents {
-		return fmt.Errorf("device %s has %d extents, LVM2 counts to %d: choose a larger extent size: %w", d.path, count, uint64(maxExtents), ErrInvalid)
+		return fmt.Errorf("device %s has %d extents, and LVM2 allows %d: %w; choose a larger extent size", d.path, count, uint64(maxExtents), ErrInvalid)
 	}
 	l := &label{
 		id:   NewID(),
 		size: d.size,
 		data: []region{{offset: dataStart}},
-		// Set at once: nobody else may take the device for free while its volume
-		// group is written.
+		// Set from the start, so that no other program uses the device while the
+		// volume group is written.
 		used:     true,
 		metadata: []region{{metadataStart, dataStart - metadataStart}},
 	}
@@ -88,17 +88,17 @@ func (f *freshDisks) plan(d *device, vg *VG, metadataSize, alignment size.Bytes)
 	return nil
 }
 
-// dataStart is where the extents of a physical volume on d begin.
+// dataStart returns the offset of the first extent of a physical volume on d.
 func (d *device) dataStart(extent, metadataSize, alignment size.Bytes) (size.Bytes, error) {
 	start := (metadataStart + metadataSize).RoundUp(alignment)
 	if d.size < start+extent {
-		return 0, fmt.Errorf("%w: it has %v, less than %v of metadata and an extent of %v", ErrTooSmall, d.size, start, extent)
+		return 0, fmt.Errorf("%w: it has %v and needs %v of metadata and an extent of %v", ErrTooSmall, d.size, start, extent)
 	}
 	return start, nil
 }
 
-// checkBlank accepts devices without content, and those that an interruption
-// left as physical volumes that are in no volume group.
+// checkBlank rejects devices with content, except physical volumes without a volume
+// group that an interruption has left.
 func (f *freshDisks) checkBlank(vg *VG) error {
 	content := contents(f.devices, vg)
 	for _, d := range f.devices {
@@ -109,9 +109,10 @@ func (f *freshDisks) checkBlank(vg *VG) error {
 	return nil
 }
 
-// checkBlocks refuses devices with other logical blocks than those of vg, or than
-// each other: a logical volume that spans both has the larger ones, with which a
-// file system from the smaller cannot be used.
+// checkBlocks rejects devices whose logical block size differs from the block size
+// of vg or of each other. A logical volume that spans both kinds has the larger
+// blocks, and a file system that was made with the smaller blocks cannot be mounted
+// on it.
 func (f *freshDisks) checkBlocks(vg *VG) error {
 	kinds := vg.blockSizes()
 	for _, d := range f.devices {
@@ -123,7 +124,7 @@ func (f *freshDisks) checkBlocks(vg *VG) error {
 	return nil
 }
 
-// blockSizes lists the logical block sizes of the physical volumes, as often as they are.
+// blockSizes returns the logical block size of each physical volume that is present.
 func (vg *VG) blockSizes() (kinds []size.Bytes) {
 	for _, pv := range vg.PVs {
 		if pv.BlockSize != 0 {
@@ -135,17 +136,19 @@ func (vg *VG) blockSizes() (kinds []size.Bytes) {
 
 func (d *device) checkBlocks(kinds []size.Bytes) error {
 	if len(kinds) > 0 && !slices.Contains(kinds, d.unit) {
-		return fmt.Errorf("%w: %d bytes, others of the volume group have %d", ErrBlockSize, uint64(d.unit), uint64(kinds[0]))
+		return fmt.Errorf("%w: %d bytes, other devices of the volume group have %d", ErrBlockSize, uint64(d.unit), uint64(kinds[0]))
 	}
 	return nil
 }
 
-// unfinished recognises what CreateVG and Extend, or their like in lvm2, leave
-// when they are interrupted: a label marked as used, and nothing committed.
-// Before anything is committed anywhere, the text is prepared on all physical
-// volumes that it lists. So one without a prepared text is in no volume group,
-// and one with it is in none if the text is of this volume group, which does not
-// list it, or if everything that the text lists is here and uncommitted.
+// unfinished reports whether p was left by an interrupted CreateVG or Extend, or by
+// vgcreate or vgextend: its label is marked as used, but no text is committed.
+//
+// A commit prepares its text on all physical volumes that the text lists, before it
+// commits the text anywhere. So a physical volume without a prepared text is in no
+// volume group. A physical volume with a prepared text is in no volume group in two
+// cases: the text is of vg, which does not list the physical volume; or given has
+// all physical volumes of the text, and none has a committed text.
 func (p *disk) unfinished(vg *VG, given []*disk) bool {
 	if !p.label.used || len(p.areas) == 0 || vg.PVIndex(p.label.id) >= 0 {
 		return false
@@ -166,7 +169,7 @@ func (p *disk) unfinished(vg *VG, given []*disk) bool {
 	return true
 }
 
-// prepared returns the volume group that a commit was about to write.
+// prepared returns the volume group of the prepared text.
 func (a *metadataArea) prepared() (*VG, error) {
 	s := a.header.precommit
 	if s.offset < mdaHeaderSize || s.offset >= a.header.size || s.size > a.header.size-mdaHeaderSize {
@@ -197,9 +200,9 @@ func allUncommitted(vg *VG, given []*disk) bool {
 	return true
 }
 
-// checkNameFree refuses a name that a volume group elsewhere on this machine
-// has. It looks at disks and partitions; reading device-mapper devices could
-// wait for ever.
+// checkNameFree returns ErrExists if another volume group on this machine has the
+// name. It reads only disks and partitions, because a read of a device-mapper device
+// could block forever.
 func checkNameFree(ctx context.Context, name string) error {
 	entries, err := filepath.Glob("/sys/class/block/*")
 	if err != nil {
@@ -220,13 +223,13 @@ func checkNameFree(ctx context.Context, name string) error {
 	}
 	for _, d := range found {
 		if d.VG == name {
-			return fmt.Errorf("it is on %s: %w", d.Path, ErrExists)
+			return fmt.Errorf("device %s has a volume group with the name: %w", d.Path, ErrExists)
 		}
 	}
 	return nil
 }
 
-// label makes the devices physical volumes.
+// label writes the metadata areas and labels of the devices.
 func (h Host) label(ctx context.Context, fresh *freshDisks) error {
 	ids := map[string]ID{}
 	for i, d := range fresh.devices {
@@ -236,7 +239,7 @@ func (h Host) label(ctx context.Context, fresh *freshDisks) error {
 		return err
 	}
 	for i, d := range fresh.devices {
-		// The label goes last: it makes the rest visible.
+		// The label must be last: it makes the metadata area visible.
 		if err := errors.Join(d.write(fresh.areas[i].raw, metadataStart), d.sync()); err != nil {
 			return err
 		}

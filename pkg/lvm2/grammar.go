@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// valueKind is how a scalar of the metadata text was written.
+// valueKind is the kind of a scalar of the metadata text.
 type valueKind byte
 
 const (
@@ -14,14 +14,15 @@ const (
 	floatValue
 )
 
-// value is a scalar. The text of a string is unescaped, a number is as written.
+// value is a scalar. The text of a string is unescaped; the text of a number is
+// unchanged.
 type value struct {
 	kind valueKind
 	text string
 }
 
-// node is "key = value", "key = [ values ]" or "key { nodes }". Its source is
-// kept so that what is not understood can be written again as it was.
+// node is "key = value", "key = [ values ]" or "key { nodes }". It keeps its source
+// text, so that unknown nodes can be written again unchanged.
 type node struct {
 	key      string
 	section  bool
@@ -46,22 +47,23 @@ const (
 // maxDepth bounds the nesting of sections; lvm2 writes four levels.
 const maxDepth = 32
 
-// parser reads LVM2's configuration grammar, as libdm-config.c lexes it.
+// parser parses LVM2's configuration grammar, with the lexical rules of
+// libdm-config.c.
 type parser struct {
 	src        string
 	kind       tokenKind
 	start, end int // of the current token
-	last       int // end of the token before it
+	last       int // end of the previous token
 	depth      int
 	nodes      arena[node]
 	values     arena[value]
 }
 
-// arena collects lists that may be nested, and returns each as a slice of its
-// own: a text has tens of thousands of short ones.
+// arena allocates memory for lists, which may be nested. One allocation serves many
+// lists: a text has tens of thousands of short lists.
 type arena[T any] struct {
-	open   []T // lists that are being collected, one behind the other
-	closed []T // room for complete ones
+	open   []T // lists that are being collected, one after another
+	closed []T // memory for complete lists
 }
 
 // close completes the list that began when open had n elements.
@@ -79,7 +81,8 @@ func (a *arena[T]) close(n int) []T {
 	return a.closed[begin:len(a.closed):len(a.closed)]
 }
 
-// parseText returns the top-level nodes of a metadata text, which ends at a NUL.
+// parseText returns the top-level nodes of a metadata text, which ends at the first
+// NUL.
 func parseText(text string) ([]node, error) {
 	if i := strings.IndexByte(text, 0); i >= 0 {
 		text = text[:i]
@@ -108,7 +111,7 @@ func (p *parser) token() string { return p.src[p.start:p.end] }
 // is reports whether the current token is the single character c.
 func (p *parser) is(c byte) bool { return p.kind == charToken && p.src[p.start] == c }
 
-// node reads one node; the current token is its key.
+// node parses a node, whose key is the current token.
 func (p *parser) node() (node, error) {
 	begin := p.start
 	key, err := p.scalar()
@@ -116,10 +119,10 @@ func (p *parser) node() (node, error) {
 		return node{}, err
 	}
 	if key.kind != stringValue || key.text == "" {
-		return node{}, p.failf("%q where a key should be", p.token())
+		return node{}, p.failf("%q is in the place of a key", p.token())
 	}
 	if strings.IndexByte(key.text, '/') >= 0 {
-		// To lvm2 this is a path of sections. It never writes one.
+		// lvm2 reads this as a path of sections, and never writes it.
 		return node{}, p.failf("key %q has a slash", key.text)
 	}
 	n := node{key: key.text}
@@ -188,7 +191,7 @@ func (p *parser) assignment(n *node) error {
 	return p.next()
 }
 
-// scalar takes the current token as a scalar and moves on.
+// scalar returns the current token as a scalar and moves to the next token.
 func (p *parser) scalar() (value, error) {
 	v := value{text: p.token()}
 	switch p.kind {
@@ -202,26 +205,26 @@ func (p *parser) scalar() (value, error) {
 	case rawStringToken:
 		v.text = v.text[1 : len(v.text)-1]
 	default:
-		return v, p.failf("%q where a value should be", v.text)
+		return v, p.failf("%q is in the place of a value", v.text)
 	}
 	return v, p.next()
 }
 
 func isSpace(c byte) bool { return c == ' ' || '\t' <= c && c <= '\r' }
 
-// isSpecial reports whether c is a token by itself.
+// isSpecial reports whether the character c is a complete token.
 func isSpecial(c byte) bool {
 	return c == '{' || c == '}' || c == '[' || c == ']' || c == ',' || c == '='
 }
 
-// endsWord reports whether a bare word ends before c; a bracket or comma is a
-// part of it.
+// endsWord reports whether a bare word ends before c. A bare word may have brackets
+// and commas.
 func endsWord(c byte) bool {
 	return isSpace(c) || c == '#' || c == '=' || c == '{' || c == '}'
 }
 
-// next moves to the next token. Numbers exist only where a value may begin:
-// after '=', '[' and ','; anywhere else digits begin a bare word.
+// next moves to the next token. A token is a number only where a value may begin:
+// after '=', '[' and ','. Elsewhere digits begin a bare word.
 func (p *parser) next() error {
 	number := p.is('=') || p.is('[') || p.is(',')
 	p.last = p.end
@@ -290,7 +293,7 @@ func (p *parser) number() {
 	p.end = i
 }
 
-// unescape undoes \" and \\; a backslash before anything else stays.
+// unescape replaces \" and \\. It keeps a backslash before any other character.
 func unescape(s string) string {
 	if strings.IndexByte(s, '\\') < 0 {
 		return s
@@ -305,7 +308,7 @@ func unescape(s string) string {
 	return b.String()
 }
 
-// quote is the inverse of unescape, with the quotation marks.
+// quote escapes s, the inverse of unescape, and adds quotation marks.
 func quote(s string) string {
 	if !strings.ContainsAny(s, `"\`) {
 		return `"` + s + `"`

@@ -6,13 +6,13 @@ import (
 	"strings"
 )
 
-// ID identifies a volume group, physical or logical volume: 32 characters of
+// ID identifies a volume group, physical volume or logical volume: 32 characters of
 // [0-9a-zA-Z!#], without hyphens.
 type ID string
 
 const idLength = 32
 
-// idAlphabet is what lvm2 makes new ids of; it also accepts ! and #.
+// idAlphabet has the characters of lvm2's new ids. lvm2 also accepts ! and #.
 const idAlphabet = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 // NewID returns a random id.
@@ -22,7 +22,7 @@ func NewID() ID {
 	for len(id) < idLength {
 		rand.Read(random[:])
 		for _, r := range random {
-			// 248 = 4*62: a larger byte would favour the first letters.
+			// 248 = 4*62: larger bytes would favour the first characters.
 			if r < 248 && len(id) < idLength {
 				id = append(id, idAlphabet[int(r)%len(idAlphabet)])
 			}
@@ -31,13 +31,16 @@ func NewID() ID {
 	return ID(id)
 }
 
-// ParseID accepts 32 characters, or the same in groups of 6-4-4-4-4-4-6.
+// ParseID parses an id of 32 characters, with or without hyphens in groups of
+// 6-4-4-4-4-4-6.
+//
+// Errors: ErrInvalid.
 func ParseID(s string) (ID, error) {
 	plain := s
 	if len(s) == idLength+6 {
 		plain = strings.ReplaceAll(s, "-", "")
 		if ID(plain).String() != s {
-			return "", fmt.Errorf("id %q: hyphens are not in groups of 6-4-4-4-4-4-6: %w", s, ErrInvalid)
+			return "", fmt.Errorf("id %q does not have hyphens in groups of 6-4-4-4-4-4-6: %w", s, ErrInvalid)
 		}
 	}
 	if len(plain) != idLength {
@@ -51,7 +54,7 @@ func ParseID(s string) (ID, error) {
 	return ID(plain), nil
 }
 
-// String prints the id as lvm2 does, in groups of 6-4-4-4-4-4-6.
+// String prints the id in lvm2's format, in groups of 6-4-4-4-4-4-6.
 func (id ID) String() string {
 	if len(id) != idLength {
 		return string(id)

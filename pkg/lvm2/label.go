@@ -7,10 +7,11 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Where a physical volume's label is: in one of the first four sectors.
+// The layout of a physical volume's label, which is in one of the first four
+// sectors.
 const (
 	labelSectors    = 4
-	labelSector     = 1 // where lvm2 puts it, and we
+	labelSector     = 1 // the sector to which lvm2 and this package write the label
 	labelHeader     = 32
 	labelMagic      = "LABELONE"
 	labelType       = "LVM2 001"
@@ -19,20 +20,20 @@ const (
 	labelUsed       = 1 // the physical volume is in a volume group
 )
 
-// extent of a device, in bytes.
+// region is a range of bytes of a device.
 type region struct{ offset, size size.Bytes }
 
 // label is the label of a physical volume.
 type label struct {
 	id       ID
 	size     size.Bytes // of the device
-	data     []region   // the last may have size 0: to the end of the device
+	data     []region   // size 0 in the last region: to the end of the device
 	metadata []region
-	used     bool // in a volume group; lvm2 notes it since 2.02.99
+	used     bool // in a volume group; lvm2 records this since 2.02.99
 }
 
-// findLabel looks for a label in the first sectors of a device. It returns nil
-// if there is none, and an error if there is one that lvm2 would not take.
+// findLabel looks for a label in the first sectors of a device. It returns nil if
+// there is none, and an error if there is a label that lvm2 would reject.
 func findLabel(b []byte) (*label, error) {
 	for n := range labelSectors {
 		s := b[n*size.SectorBytes : (n+1)*size.SectorBytes]
@@ -51,8 +52,8 @@ func findLabel(b []byte) (*label, error) {
 	return nil, nil
 }
 
-// isLabel reports whether lvm2 takes the n-th sector for a label, damaged or not: of
-// a former one wipefs leaves all but the type.
+// isLabel reports whether lvm2 recognizes the n-th sector as a label, even if the
+// label is damaged. A label that wipefs has erased lacks only the type.
 func isLabel(s []byte, n int) bool {
 	return string(s[:8]) == labelMagic && binary.LittleEndian.Uint64(s[8:]) == uint64(n) && string(s[24:32]) == labelType
 }
@@ -77,7 +78,7 @@ func decodeLabel(s []byte) (*label, error) {
 	return l, nil
 }
 
-// decodeRegions reads a list that ends with 16 zero bytes.
+// decodeRegions decodes a list that ends with 16 zero bytes.
 func decodeRegions(b []byte) (list []region, rest []byte, err error) {
 	for len(b) >= 16 {
 		r := region{size.Bytes(binary.LittleEndian.Uint64(b)), size.Bytes(binary.LittleEndian.Uint64(b[8:]))}
@@ -90,7 +91,7 @@ func decodeRegions(b []byte) (list []region, rest []byte, err error) {
 	return nil, nil, fmt.Errorf("a list of areas has no end: %w", ErrDamaged)
 }
 
-// encode returns the label as it stands in sector labelSector.
+// encode returns the content of sector labelSector.
 func (l *label) encode() []byte {
 	s := make([]byte, 0, size.SectorBytes)
 	s = append(s, labelMagic...)

@@ -12,27 +12,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LockMode is how a lock is held.
+// LockMode is the mode of a lock.
 type LockMode int
 
-// Shared is for readers, Exclusive for whoever changes metadata or devices.
+// Shared locks are for readers. Exclusive locks are for changes of metadata or
+// devices.
 const (
 	Shared    LockMode = unix.LOCK_SH
 	Exclusive LockMode = unix.LOCK_EX
 )
 
-// The names of lvm2's lock files.
+// Parts of the names of lvm2's lock files.
 const (
 	vgLockPrefix = "V_"
 	globalLock   = "P_global"
 	auxSuffix    = ":aux"
 )
 
-// Lock is a lock that lvm2's tools respect, as this package respects theirs.
-// Locks exclude each other inside one process too.
+// Lock is a lock of lvm2: the lvm2 tools respect the locks of this package, and this
+// package respects theirs. Two locks also exclude each other within a process.
 //
-// Its file is a bare descriptor: an os.File would be made known to the runtime's
-// poller, in vain and by five more system calls for each lock.
+// A Lock has a bare file descriptor. For an os.File, the runtime's poller would need
+// five more system calls for each lock, without any use.
 type Lock struct {
 	path string
 	fd   int
@@ -40,7 +41,9 @@ type Lock struct {
 }
 
 // LockVG locks a volume group by its name. It waits until it has the lock or ctx
-// ends. What was read before the lock was held may be out of date.
+// ends. A result of Read from before the lock may be out of date.
+//
+// Errors: ErrInvalid (the name); the cause of ctx's end.
 func (h Host) LockVG(ctx context.Context, name string, mode LockMode) (*Lock, error) {
 	if err := CheckVGName(name); err != nil {
 		return nil, err
@@ -48,21 +51,23 @@ func (h Host) LockVG(ctx context.Context, name string, mode LockMode) (*Lock, er
 	return h.lock(ctx, vgLockPrefix+name, mode)
 }
 
-// LockGlobal takes lvm2's lock on the set of volume groups and physical volumes.
-// Whoever needs both takes it before that of a volume group.
+// LockGlobal takes lvm2's lock on the set of volume groups and physical volumes. A
+// caller that needs both locks must take it before the lock of a volume group.
+//
+// Errors: the cause of ctx's end.
 func (h Host) LockGlobal(ctx context.Context, mode LockMode) (*Lock, error) {
 	return h.lock(ctx, globalLock, mode)
 }
 
-// lock follows lib/locking/lvm-flock.c: everyone passes through an auxiliary
-// lock. A writer keeps it while it waits for the lock itself, so that new
-// readers queue up behind the writer.
+// lock follows lib/locking/lvm-flock.c: every caller first takes an auxiliary lock. A
+// writer keeps the auxiliary lock while it waits for the lock itself, so new readers
+// queue after the writer.
 func (h Host) lock(ctx context.Context, name string, mode LockMode) (*Lock, error) {
 	path := filepath.Join(h.lockDir(), name)
 	aux, err := acquire(ctx, path+auxSuffix, Exclusive)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := os.MkdirAll(h.lockDir(), 0o700); err != nil {
-			return nil, fmt.Errorf("make lvm2's lock directory: %w", err)
+			return nil, fmt.Errorf("create lvm2's lock directory: %w", err)
 		}
 		aux, err = acquire(ctx, path+auxSuffix, Exclusive)
 	}
@@ -78,15 +83,15 @@ func (h Host) lock(ctx context.Context, name string, mode LockMode) (*Lock, erro
 	return l, err
 }
 
-// Intervals between attempts to get a lock: a commit of ours is over in
-// milliseconds, a command of lvm2 in tenths of a second.
+// Intervals between attempts to take a lock. A Commit takes milliseconds, and a
+// command of lvm2 takes tenths of a second.
 const (
 	firstWait = 200 * time.Microsecond
 	lastWait  = 20 * time.Millisecond
 )
 
-// acquire gets an flock on the file at path. It polls, because a Go program
-// cannot interrupt a blocking flock when ctx ends.
+// acquire takes a flock on the file at path. It polls, because a Go program cannot
+// interrupt a blocking flock when ctx ends.
 func acquire(ctx context.Context, path string, mode LockMode) (*Lock, error) {
 	for wait := firstWait; ; wait = min(2*wait, lastWait) {
 		if err := ctx.Err(); err != nil {
@@ -108,7 +113,7 @@ func acquire(ctx context.Context, path string, mode LockMode) (*Lock, error) {
 	}
 }
 
-// try returns nil if another process has the lock.
+// try returns nil if another lock excludes this lock.
 func try(path string, mode LockMode) (*Lock, error) {
 	for {
 		fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_APPEND|unix.O_CLOEXEC, 0o777)
@@ -130,7 +135,7 @@ func try(path string, mode LockMode) (*Lock, error) {
 		case err != nil && !errors.Is(err, unix.EINTR):
 			return nil, err
 		}
-		// The file was unlinked by whoever released it: lock the new one.
+		// The previous owner of the lock has unlinked the file: lock the new file.
 	}
 }
 
@@ -141,10 +146,10 @@ func (l *Lock) current() bool {
 	return err1 == nil && err2 == nil && mine.Dev == there.Dev && mine.Ino == there.Ino
 }
 
-// release drops the lock, and the file if nobody else waits for it.
+// release releases the lock, and removes the file if no other lock holds it.
 func (l *Lock) release() error {
 	if l.mode == Exclusive || unix.Flock(l.fd, unix.LOCK_EX|unix.LOCK_NB) == nil && l.current() {
-		_ = unix.Unlink(l.path) // who holds it exclusively since it was current is the only one who may
+		_ = unix.Unlink(l.path) // safe only with an exclusive lock on the current file
 	}
 	return os.NewSyscallError("close", unix.Close(l.fd))
 }
@@ -154,8 +159,8 @@ func (l *Lock) Unlock() error {
 	if l.mode == Exclusive {
 		return l.release()
 	}
-	// A shared lock must go before release tries the exclusive one, or two
-	// readers that leave at once would both keep the file.
+	// Drop the shared lock before release tries the exclusive lock: otherwise two
+	// readers that leave at the same time would both keep the file.
 	err := unix.Flock(l.fd, unix.LOCK_UN)
 	return errors.Join(err, l.release())
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// The layout of a metadata area: a header of one sector, then a ring of text.
+// The layout of a metadata area: a header of one sector, and a ring buffer of texts.
 const (
 	mdaHeaderSize = size.SectorBytes
 	mdaMagic      = " LVM2 x[5A%r0N*>"
@@ -16,13 +16,13 @@ const (
 	slotSize      = 24
 	slotIgnored   = 1 // flag: the area is not in use
 	textAlign     = size.SectorBytes
-	// minMDASize is what a header and two texts of one sector need.
+	// minMDASize has room for a header and two texts of one sector.
 	minMDASize = 4 * size.SectorBytes
 )
 
-// slot says where in a metadata area a text is.
+// slot is the place of a text in a metadata area.
 type slot struct {
-	offset size.Bytes // from the area's start
+	offset size.Bytes // from the start of the area
 	size   size.Bytes // with the NUL
 	crc    uint32
 	flags  uint32
@@ -35,10 +35,10 @@ type mdaHeader struct {
 	start     size.Bytes // on the device
 	size      size.Bytes // with the header
 	committed slot
-	precommit slot // written during a commit; no reader looks at it
+	precommit slot // used during a commit; no reader uses it
 }
 
-// decodeMDAHeader reads the header of the area that the label describes.
+// decodeMDAHeader decodes the header of the area that the label lists as where.
 func decodeMDAHeader(b []byte, where region) (mdaHeader, error) {
 	h := mdaHeader{
 		start:     size.Bytes(binary.LittleEndian.Uint64(b[24:])),
@@ -50,9 +50,9 @@ func decodeMDAHeader(b []byte, where region) (mdaHeader, error) {
 	case binary.LittleEndian.Uint32(b) != checksum(b[4:mdaHeaderSize]):
 		return h, fmt.Errorf("metadata area at byte %d: the header has a wrong checksum: %w", where.offset, ErrDamaged)
 	case string(b[4:20]) != mdaMagic || binary.LittleEndian.Uint32(b[20:]) != mdaVersion:
-		return h, fmt.Errorf("metadata area at byte %d: the header is not of LVM2 version %d: %w", where.offset, mdaVersion, ErrDamaged)
+		return h, fmt.Errorf("metadata area at byte %d: the header does not have LVM2's version %d: %w", where.offset, mdaVersion, ErrDamaged)
 	case h.start != where.offset || h.size != where.size || h.size < minMDASize || h.size%textAlign != 0:
-		return h, fmt.Errorf("metadata area at byte %d: the header says %d bytes at %d, the label %d bytes: %w", where.offset, h.size, h.start, where.size, ErrDamaged)
+		return h, fmt.Errorf("metadata area at byte %d: the header lists %d bytes at %d, but the label lists %d bytes: %w", where.offset, h.size, h.start, where.size, ErrDamaged)
 	}
 	if s := h.committed; s.offset != 0 && !s.ignored() && (s.offset < mdaHeaderSize || s.offset >= h.size || s.size == 0 || s.size > h.size-mdaHeaderSize) {
 		return h, fmt.Errorf("metadata area at byte %d: its text of %d bytes at %d is outside the area: %w", where.offset, s.size, s.offset, ErrDamaged)
@@ -84,12 +84,12 @@ func (h mdaHeader) encode() []byte {
 	return b
 }
 
-// maxText returns the longest text, with its NUL, that lvm2 can also replace:
-// the old one and the new one, rounded to sectors, share the ring.
+// maxText returns the length of the longest text, with its NUL, that lvm2 can also
+// replace: the ring has room for the old and the new text, both rounded to sectors.
 func (h mdaHeader) maxText() size.Bytes { return (h.size-mdaHeaderSize)/2 - textAlign }
 
-// split returns the parts of the area that a text at offset takes: the ring
-// continues behind the header.
+// split returns the parts of the area that a text at offset uses. The ring wraps to
+// the end of the header.
 func (h mdaHeader) split(offset, length size.Bytes) []region {
 	if offset+length <= h.size {
 		return []region{{h.start + offset, length}}
@@ -98,7 +98,7 @@ func (h mdaHeader) split(offset, length size.Bytes) []region {
 	return []region{{h.start + offset, tail}, {h.start + mdaHeaderSize, length - tail}}
 }
 
-// next returns where lvm2 puts the text after the committed one.
+// next returns the offset at which lvm2 writes the next text.
 func (h mdaHeader) next() size.Bytes {
 	s := h.committed
 	if s.offset == 0 || s.ignored() {
@@ -115,18 +115,19 @@ func (h mdaHeader) next() size.Bytes {
 	return start
 }
 
-// place returns the slot for a new text of this length and checksum.
+// place returns the slot for a new text with the length and checksum.
 func (h mdaHeader) place(length size.Bytes, crc uint32) (slot, error) {
 	if length > h.maxText() {
-		return slot{}, fmt.Errorf("the text has %d bytes, the metadata area of %d holds %d: %w", length, h.size, h.maxText(), ErrMetadataFull)
+		return slot{}, fmt.Errorf("the text has %d bytes, but the metadata area of %d bytes has room for %d: %w", length, h.size, h.maxText(), ErrMetadataFull)
 	}
 	s := slot{offset: h.next(), size: length, crc: crc}
 	if old := h.committed; old.offset != 0 && !old.ignored() {
-		// A text larger than maxText is readable but may leave no room beside it.
+		// A committed text longer than maxText is readable, but may leave no room
+		// for a new text.
 		for _, a := range h.split(old.offset, old.size) {
 			for _, b := range h.split(s.offset, s.size.RoundUp(textAlign)) {
 				if a.offset < b.offset+b.size && b.offset < a.offset+a.size {
-					return slot{}, fmt.Errorf("the text has %d bytes and would overwrite the %d in use: %w", length, old.size, ErrMetadataFull)
+					return slot{}, fmt.Errorf("the text has %d bytes and would overwrite the committed text of %d bytes: %w", length, old.size, ErrMetadataFull)
 				}
 			}
 		}

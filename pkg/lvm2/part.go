@@ -12,26 +12,26 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// A device can be a part of another one and show the same label: a path of a
-// multipath map, a mirror's member, the disk below a cache. Only the whole is
-// the physical volume, also while it fails or is not there yet: what is written
-// past it is lost, or different on each part.
+// A device can be a part of another device and show the same label: a path of a
+// multipath map, a mirror's member, the disk below a cache. Only the whole device is
+// the physical volume, also while it fails or does not exist yet: data that is
+// written past the whole device is lost, or different on each part.
 
-// part is a device that shows a physical volume and is none by itself.
+// part is a device that shows a physical volume but is a part of another device.
 type part struct {
 	*disk
 	why error
 }
 
-// multipathProperty is how udev's rules mark the paths of multipath maps, from
-// before multipathd makes the map.
+// multipathProperty is the property with which udev's rules mark the paths of
+// multipath maps, even before multipathd creates the map.
 const multipathProperty = "E:DM_MULTIPATH_DEVICE_PATH=1"
 
-// wholeUUIDs begin the UUIDs of mapped devices that take a disk as a whole.
+// wholeUUIDs are prefixes of the UUIDs of mapped devices that use a whole disk.
 var wholeUUIDs = []string{"mpath-", "CRYPT-", "DMRAID-"}
 
-// partOf returns an error if the device is a part of another one. It believes
-// nothing of what a logical volume's user can write.
+// partOf returns an error if the device is a part of another device. It ignores data
+// that a user of a logical volume can write.
 func (p *disk) partOf() error {
 	if p.id.ino != 0 {
 		return nil
@@ -42,7 +42,7 @@ func (p *disk) partOf() error {
 	whole := p.id.dir()
 	dirs := []string{whole}
 	if _, err := os.Stat(filepath.Join(whole, "partition")); err == nil {
-		dirs = append(dirs, whole+"/..") // of the disk, which may be a part
+		dirs = append(dirs, whole+"/..") // the disk may also be a part
 	}
 	for _, dir := range dirs {
 		holders, _ := filepath.Glob(dir + "/holders/*")
@@ -53,7 +53,7 @@ func (p *disk) partOf() error {
 		}
 	}
 	if p.id.ofMultipath() {
-		return is("a path of a multipath map, says udev")
+		return is("a path of a multipath map, according to udev")
 	}
 	found, err := p.memberSignature()
 	if err != nil {
@@ -65,15 +65,16 @@ func (p *disk) partOf() error {
 	return nil
 }
 
-// ofMultipath reports whether udev has marked the device as a path of a map.
+// ofMultipath reports whether udev has marked the device as a path of a multipath
+// map.
 func (i identity) ofMultipath() bool {
 	text, err := os.ReadFile(fmt.Sprintf("/run/udev/data/b%d:%d", unix.Major(i.dev), unix.Minor(i.dev)))
 	return err == nil && slices.Contains(strings.Split(string(text), "\n"), multipathProperty)
 }
 
-// heldBy names the holder with that directory in sysfs if the device is a part
-// of it. Logical volumes lie on a physical volume; a device that somebody made by
-// hand may map any piece of it.
+// heldBy returns the name of the holder with the sysfs directory dir if the device is
+// a part of that holder, and "" otherwise. It returns "" for logical volumes, and for
+// a mapped device of another kind that does not show the label of p.
 func (p *disk) heldBy(dir string) string {
 	name := filepath.Base(dir)
 	uuid, err := readLine(filepath.Join(dir, "dm", "uuid"))
@@ -91,7 +92,8 @@ func (p *disk) heldBy(dir string) string {
 	return fmt.Sprintf("%s (%s)", called, name)
 }
 
-// shownBy reports whether a mapped device shows p's label, or cannot be asked.
+// shownBy reports whether a mapped device shows p's label. It also returns true if
+// the mapped device cannot be read.
 func (p *disk) shownBy(dir string) bool {
 	if suspended, err := readLine(filepath.Join(dir, "dm", "suspended")); err != nil || suspended != "0" {
 		return true
@@ -112,8 +114,9 @@ func (p *disk) shownBy(dir string) bool {
 	return err != nil || l != nil && l.id == p.label.id
 }
 
-// memberSignature names what the device is a member of whose superblock lies
-// beyond the physical volume's end: there no logical volume is.
+// memberSignature returns the kind of device of which p is a member, by a superblock
+// after the end of the physical volume, where no logical volume can write. It returns
+// "" if there is none.
 func (p *disk) memberSignature() (string, error) {
 	if p.label.size == 0 || p.label.size >= p.size {
 		return "", nil
@@ -132,11 +135,11 @@ func (p *disk) memberSignature() (string, error) {
 	return raidSignature(tail, p.size), nil
 }
 
-// mapPaths begin the paths of devices that are made of others.
+// mapPaths are prefixes of the paths of devices that consist of other devices.
 var mapPaths = []string{"/dev/mapper/", "/dev/dm-", "/dev/md", "/dev/drbd", "/dev/bcache", "/dev/disk/by-id/dm-", "/dev/disk/by-id/md-"}
 
-// belowMap reports whether the physical volume was used by a map, which is not there,
-// and p is a plain disk.
+// belowMap reports whether p is a plain disk although the physical volume was last
+// used by a map, which does not exist now.
 func (p *disk) belowMap(pv *PV) bool {
 	if p.id.ino != 0 || p.inUse() || !slices.ContainsFunc(mapPaths, func(prefix string) bool { return strings.HasPrefix(pv.hint, prefix) }) {
 		return false
@@ -146,7 +149,7 @@ func (p *disk) belowMap(pv *PV) bool {
 	return len(b.devices) == 0 || b.file || err == nil
 }
 
-// readLine reads a file of sysfs.
+// readLine returns the content of a file of sysfs without the newline.
 func readLine(path string) (string, error) {
 	text, err := os.ReadFile(path)
 	return strings.TrimSpace(string(text)), err

@@ -10,13 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// place is the device by which a physical volume is used. A disk may come back as
-// another device; something that only looks like it must not take its place.
+// place is the device on which a physical volume was last used. The disk may return
+// as another device, but a device that only shows the same physical volume must not
+// replace it.
 type place struct {
 	id    identity
 	path  string
-	disk  string // which disk it is by what its hardware tells; empty: that tells nothing
-	below map[uint64]bool
+	disk  string          // result of hardware
+	below map[uint64]bool // devices below the device, by number
 }
 
 func placeOf(d *device) place {
@@ -33,39 +34,40 @@ func placeOf(d *device) place {
 	return p
 }
 
-// taken returns an error if d must not take the place: it is not the disk that
-// was there, or that may be there still.
+// taken returns an error if d must not replace the device: d is another disk, or the
+// device may still exist.
 func (p place) taken(d *device) error {
 	if p.id.ino != 0 || d.id.ino != 0 || d.id == p.id || d.above(&device{id: p.id}) {
 		return nil
 	}
 	switch disk := hardware(d.id); {
 	case p.there():
-		return fmt.Errorf("device %s shows the physical volume that is used by %s: %w", d.path, p.path, ErrDuplicatePV)
+		return fmt.Errorf("device %s shows the physical volume that %s uses: %w", d.path, p.path, ErrDuplicatePV)
 	case p.below[d.id.dev]:
 		return fmt.Errorf("device %s is %w: the physical volume was used by %s, which lay on it", d.path, ErrPart, p.path)
 	case p.disk != "" && disk != "" && p.disk != disk:
-		return fmt.Errorf("device %s shows the physical volume that was on %s, and is another disk (%s, that was %s): %w: restart the driver if it has taken its place",
+		return fmt.Errorf("device %s shows the physical volume that was on %s, but is another disk (%s instead of %s): %w; if it has replaced that disk, restart the driver",
 			d.path, p.path, disk, p.disk, ErrDuplicatePV)
 	}
 	return nil
 }
 
-// there reports whether the device still is what it was.
+// there reports whether the device still exists and is the same disk.
 func (p place) there() bool {
 	sectors, err := readLine(filepath.Join(p.id.dir(), "size"))
 	return err == nil && sectors != "0" && diskSequence(p.id.dev) == p.id.seq && hardware(p.id) == p.disk
 }
 
-// diskSequence returns the number that the kernel gives to each disk that it
-// sees, and to each content of a drive or loop device; 0 if it gives none (before
-// 5.15). A mapped device is what its name says, whatever its tables become.
+// diskSequence returns the kernel's sequence number of a disk: a new number for each
+// disk that appears, and for each medium of a drive or file of a loop device. It
+// returns 0 if there is none: for kernels before 5.15, and for mapped devices, which
+// stay the same device when their tables change.
 func diskSequence(dev uint64) uint64 {
 	dir := identity{dev: dev}.dir()
 	if _, err := os.Stat(dir + "/dm"); err == nil {
 		return 0
 	}
-	for _, path := range []string{dir + "/diskseq", dir + "/../diskseq"} { // of a partition's disk
+	for _, path := range []string{dir + "/diskseq", dir + "/../diskseq"} { // the second: a partition's disk
 		if text, err := readLine(path); err == nil {
 			n, _ := strconv.ParseUint(text, 10, 64)
 			return n
@@ -74,8 +76,8 @@ func diskSequence(dev uint64) uint64 {
 	return 0
 }
 
-// hardware says which disk a block device is, whatever its number is; empty if
-// nothing tells.
+// hardware identifies the disk of a block device independently of its device number.
+// It returns "" if the disk has no identification.
 func hardware(id identity) string {
 	dir := id.dir()
 	if part, err := readLine(dir + "/partition"); err == nil {
@@ -104,7 +106,7 @@ func hardware(id identity) string {
 	return ""
 }
 
-// fileOf identifies the file of a loop device.
+// fileOf identifies the file of the loop device with the sysfs directory dir.
 func fileOf(dir string) string {
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {

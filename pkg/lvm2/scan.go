@@ -9,19 +9,21 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Device is what Scan found on a device.
+// Device is the result of Scan for a device.
 type Device struct {
 	Path string
 	Size size.Bytes
-	PV   ID     // empty: not a physical volume
-	VG   string // name of its volume group; empty: none, or not known from the devices scanned
+	PV   ID     // id of the physical volume; empty: not a physical volume
+	VG   string // name of its volume group; empty: none, or not known from the scanned devices
 	VGID ID
-	Part error // why it is no physical volume by itself, as a path of a multipath map
-	Err  error // why the device, or metadata on it, could not be read; wraps ErrDamaged if it is LVM2's but damaged
+	Part error // why the device is, or may be, only a part of another device, see ErrPart
+	Err  error // why the device or its metadata is unreadable; wraps ErrDamaged if LVM2's data is damaged
 }
 
-// Scan reads the labels and metadata of devices. The result has one entry for
-// each path, in order.
+// Scan reads the labels and metadata of devices. The result has one Device for each
+// path, in order.
+//
+// Errors: the cause of ctx's end. The errors of a device are in its Device.
 func Scan(ctx context.Context, devices []string) ([]Device, error) {
 	f := &finder{}
 	defer f.close()

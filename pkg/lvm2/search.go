@@ -5,36 +5,42 @@ import (
 	"slices"
 )
 
-// Search tells where a volume group is looked for. What is on a disk is not
-// always the host's own: whoever may write a block device of the host can put
-// metadata on it that has the name, or even the ids, of the host's volume group.
+// Search defines where to look for a volume group. The metadata on a device cannot
+// always be trusted: a user who may write to a block device can write metadata with
+// the name, or even the ids, of the host's volume group to it.
+//
+// A Store calls the functions whenever it has to find the volume group again, one at
+// a time, with its own lock held: they must not call the Store.
 type Search struct {
-	// IDs are those that the volume group may have; none: any.
+	// IDs are the ids that the volume group may have; none: any id.
 	IDs []ID
-	// Devices lists the devices that were chosen for it: only what they say is
-	// believed. nil: none were chosen, all of Others are.
+	// Devices lists the devices whose metadata is trusted. nil: the metadata of all
+	// devices of Others is trusted.
 	Devices func() ([]string, error)
-	// Others lists the devices among which further physical volumes are looked
-	// for, by the ids that the metadata names.
+	// Others lists the devices among which FindVG looks for the physical volumes
+	// that the trusted metadata names and that Devices does not list.
 	Others func() ([]string, error)
-	// Named says that somebody named that device itself for it, as opposed to one
-	// that was found. nil: all were named.
+	// Named reports whether a person has named the device for this volume group. If
+	// a physical volume was used by a map, such as a multipath map, that does not
+	// exist, FindVG uses a disk below the map only if the disk is named. nil: all
+	// devices are named.
 	Named func(device string) bool
-	// Seen describes the devices that there are; as long as it stays the same,
-	// those that are missing are looked for ever less often. nil: always.
+	// Seen describes the devices that exist. While the description stays the same,
+	// the Store looks for missing devices less and less often. nil: at each Read.
 	Seen func() string
-	// Listed is called with what Others lists; nil takes all of it.
+	// Listed reports whether a device of Others may be used as the physical volume
+	// pv, see Host.Listed. nil: every device.
 	Listed func(device string, pv ID) bool
 }
 
 func (s Search) listed(p *disk) bool { return s.Listed == nil || s.Listed(p.path, p.label.id) }
 
-// fixed is a Search on these devices, and on those that lvm2 noted for members.
+// fixed returns a Search of the devices, and of the paths in the metadata.
 func fixed(devices []string) Search {
 	return Search{Devices: func() ([]string, error) { return devices, nil }}
 }
 
-// addAll looks at what list lists.
+// addAll adds the devices that list returns.
 func (f *finder) addAll(list func() ([]string, error), open map[identity]*device) error {
 	if list == nil {
 		return nil
@@ -49,14 +55,14 @@ func (f *finder) addAll(list func() ([]string, error), open map[identity]*device
 	return nil
 }
 
-// dropUnlisted forgets the devices that are not in lvm2's devices file.
+// dropUnlisted drops the devices that are not in lvm2's devices file.
 func (f *finder) dropUnlisted(name string, search Search) {
 	f.disks = slices.DeleteFunc(f.disks, func(p *disk) bool {
 		if search.listed(p) {
 			return false
 		}
 		if slices.ContainsFunc(p.areas, func(a *metadataArea) bool { return a.about.name == name }) {
-			f.unlisted = append(f.unlisted, fmt.Errorf("device %s has it and is not in lvm2's devices file: add it there with lvmdevices", p.path))
+			f.unlisted = append(f.unlisted, fmt.Errorf("device %s has it, but is not in lvm2's devices file; add the device with lvmdevices", p.path))
 		}
 		return true
 	})
@@ -69,8 +75,8 @@ func (f *finder) lacks(vg *VG) bool {
 	})
 }
 
-// addMembers looks among the other devices for the physical volumes of vg that
-// were not found, and forgets all else that it meets.
+// addMembers adds those of the other devices that are missing physical volumes of
+// vg.
 func (f *finder) addMembers(vg *VG, search Search, open map[identity]*device) error {
 	known := slices.Clone(f.disks)
 	if err := f.addAll(search.Others, open); err != nil {
@@ -86,16 +92,16 @@ func (f *finder) addMembers(vg *VG, search Search, open map[identity]*device) er
 	return nil
 }
 
-// dropTwins drops devices that show the physical volume of another one, where it
-// is certain which of the two it is: what is made of the other, what a loop
-// device shows, what the kernel has in use.
+// dropTwins drops a device that shows the same physical volume as another device, if
+// it is certain which of the two is the physical volume, see before.
 func (f *finder) dropTwins() {
 	f.disks = slices.DeleteFunc(slices.Clone(f.disks), func(p *disk) bool {
 		return slices.ContainsFunc(f.disks, func(q *disk) bool { return p != q && p.label.id == q.label.id && q.before(p) })
 	})
 }
 
-// before reports whether p rather than q is the physical volume whose id both have.
+// before reports whether p, and not q, is the physical volume whose id both have: p
+// is made of q, or q is a loop device on p, or only p is in use by the kernel.
 func (p *disk) before(q *disk) bool {
 	switch {
 	case p.above(q.device), q.over(p.device, true):

@@ -87,7 +87,7 @@ func TestSearch(t *testing.T) {
 		h, disks := setup(t)
 		search := searched(nil, disks)
 		search.IDs = []ID{NewID()}
-		if _, err := FindVG(ctx, h, "vg", search); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "not asked for") {
+		if _, err := FindVG(ctx, h, "vg", search); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "unexpected id") {
 			t.Error(err)
 		}
 	})

@@ -9,7 +9,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// area is a run of extents of a physical volume.
+// area is a range of extents of a physical volume.
 type area struct {
 	pv           int
 	start, count Extents
@@ -31,7 +31,7 @@ func (d *decoder) segment(n *node, pvs map[string]int) Segment {
 		d.striped(&s, n, pvs)
 	case TypeSnapshot:
 		d.snapshot(&s, n)
-	case TypeError: // has no keys of its own
+	case TypeError: // no keys of its own
 	default:
 		s.areas = foreignAreas(n.children, pvs, s.Count, nil)
 	}
@@ -43,8 +43,8 @@ func (d *decoder) segment(n *node, pvs map[string]int) Segment {
 	return s
 }
 
-// The keys that Segment has fields for: of every segment, and of those types
-// that are modelled.
+// The keys for which Segment has fields: of every segment, and of the types that this
+// package edits.
 var (
 	segmentKeys = []string{"start_extent", "extent_count", "type"}
 	typeKeys    = map[string][]string{
@@ -70,7 +70,7 @@ func (d *decoder) striped(s *Segment, n *node, pvs map[string]int) {
 			d.failf("a stripe of %s is not a name and an extent", n.key)
 			return
 		}
-		// Names of physical volumes go first, as in lvm2.
+		// Names of physical volumes take precedence, as in lvm2.
 		if pv, ok := pvs[v[0].text]; ok {
 			s.Stripes = append(s.Stripes, Stripe{PV: pv, Start: start})
 		} else {
@@ -94,9 +94,9 @@ func extentValue(v value) (Extents, bool) {
 	return Extents(n), v.kind == intValue && err == nil && n >= 0 && n <= maxExtents
 }
 
-// foreignAreas finds what a segment of a type not known here may use: in any of
-// its lists, a physical volume's name followed by a number. How long the run is
-// cannot be known; no type of lvm2 uses more than the segment's length of it.
+// foreignAreas returns the areas that a segment of an unknown type may use: each
+// physical volume's name that is followed by a number in a list. The length of such
+// an area is unknown, but no type of lvm2 uses more than the segment's length.
 func foreignAreas(nodes []node, pvs map[string]int, count Extents, found []area) []area {
 	for _, n := range nodes {
 		found = foreignAreas(n.children, pvs, count, found)
@@ -127,7 +127,7 @@ func (s *Segment) used(yield func(area) bool) {
 	}
 }
 
-// encode appends the segment as lvm2 writes it.
+// encode appends the segment in lvm2's format.
 func (s *Segment) encode(b *strings.Builder, number int, pvs []*PV) {
 	b.WriteString("segment" + strconv.Itoa(number) + " {\n")
 	writeNumber(b, "start_extent", uint64(s.Start))

@@ -7,20 +7,20 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// signatureWindow is how much of both ends of a device Signature reads: the
-// magic numbers known to it lie there.
+// signatureWindow is the length that Signature reads at each end of a device. All
+// known magic numbers lie there.
 const signatureWindow = size.MiB
 
-// magic is a byte string at a fixed place: from the start of the device, or
-// from its end if negative.
+// magic is a byte string at a fixed offset from the start of the device or, if
+// negative, from its end.
 type magic struct {
 	name  string
 	at    int64
 	bytes string
 }
 
-// Offsets and values are those of the formats' own documents and of the kernel's
-// headers.
+// magics has the offsets and values in the documents of the formats and in the
+// kernel's headers.
 var magics = []magic{
 	{"LVM1 physical volume", 0, "HM\x01\x00"},
 	{"LVM1 physical volume", 0, "HM\x02\x00"},
@@ -98,8 +98,9 @@ var magics = []magic{
 	{"DRBD device", -4096 + 60, "\x83\x74\x02\x67"},
 }
 
-// Signature names what a device holds: a partition table, file system, physical
-// volume, RAID member or the like. It is empty if nothing is known to be there.
+// Signature returns the kind of content on the device at path: a partition table, a
+// file system, a physical volume, a RAID member and others. It returns "" if it
+// recognizes no content.
 func Signature(path string) (string, error) {
 	d, err := openDevice(path, os.O_RDONLY)
 	if err != nil {
@@ -140,7 +141,7 @@ func (d *device) signature() (string, error) {
 	return "", nil
 }
 
-// labelSignature finds any LVM2 label, also one that is damaged.
+// labelSignature finds any LVM2 label, even a damaged label.
 func labelSignature(head []byte) string {
 	for n := range min(labelSectors, len(head)/size.SectorBytes) {
 		if isLabel(head[n*size.SectorBytes:], n) {
@@ -150,7 +151,7 @@ func labelSignature(head []byte) string {
 	return ""
 }
 
-// swapSignature looks where the first page ends, which depends on the machine.
+// swapSignature looks at the end of the first page, for all page sizes.
 func swapSignature(head []byte) string {
 	for page := 4096; page <= 65536 && page <= len(head); page *= 2 {
 		switch end := head[page-10 : page]; {
@@ -163,8 +164,8 @@ func swapSignature(head []byte) string {
 	return ""
 }
 
-// raidSignature finds the superblocks of Linux RAID that are at a rounded place
-// near the end: versions 0.90 and 1.0.
+// raidSignature finds the superblocks of Linux RAID that lie at a rounded offset near
+// the end: versions 0.90 and 1.0.
 func raidSignature(tail []byte, length size.Bytes) string {
 	start := length - size.Bytes(len(tail))
 	for _, at := range []size.Bytes{length&^(64*size.KiB-1) - 64*size.KiB, (length - 8*size.KiB) &^ (4*size.KiB - 1)} {
@@ -179,7 +180,8 @@ func raidSignature(tail []byte, length size.Bytes) string {
 	return ""
 }
 
-// zfsSignature looks for an uberblock in the four labels, two at each end.
+// zfsSignature looks for an uberblock in the four labels, two at each end of the
+// device.
 func zfsSignature(head, tail []byte, length size.Bytes) string {
 	const label, ring = 256 * size.KiB, 128 * size.KiB
 	start := length - size.Bytes(len(tail))

@@ -10,18 +10,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Layer is one block device of a Stack.
+// Layer is a block device in the result of Stack.
 type Layer struct {
-	Device    string // its number, as "7:0"
-	Group     string // the volume group whose logical volume it is or belongs to; empty: none
-	Suspended bool   // a read of it waits
-	Opaque    bool   // it lies on something that cannot be seen from here
+	Device    string // device number, such as "7:0"
+	Group     string // volume group, if the device belongs to a logical volume; empty: none
+	Suspended bool   // reads of the device block
+	Opaque    bool   // the devices below it are not visible
 }
 
-// Stack lists the block device of that path and everything below it: what
-// device-mapper and RAID are made of, the disk of a partition, and of a loop
-// device the disk that its file lies on. The device itself is the first. It reads
-// no device, so that none can make it wait.
+// Stack returns the block device at path and all devices below it, each once, the
+// device itself first. Below a device lie the components of a device-mapper or RAID
+// device, the disk of a partition, and the disk with the file of a loop device. Stack
+// reads no device, so a device that blocks reads cannot block Stack.
 func Stack(path string) ([]Layer, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -38,15 +38,15 @@ func Stack(path string) ([]Layer, error) {
 	return out, nil
 }
 
-// below is what a block device directly lies on.
+// below has the devices directly below a block device.
 type below struct {
-	dir     string // of the device in sysfs; empty: it is no block device
-	devices []uint64
-	file    bool // in between is a file, which may be of another length and content
-	opaque  bool
+	dir     string   // sysfs directory of the device; empty: not a block device
+	devices []uint64 // device numbers
+	file    bool     // the device shows a file on devices, whose length and content differ
+	opaque  bool     // the devices below are not visible
 }
 
-// descend calls yield for a device and everything below it, once each.
+// descend calls yield once for dev and for each device below it.
 func descend(dev uint64, seen map[uint64]bool, yield func(uint64, below)) {
 	if seen == nil {
 		seen = map[uint64]bool{}
@@ -72,7 +72,7 @@ func belowOf(dev uint64) below {
 	b := below{dir: fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(dev), unix.Minor(dev))}
 	dir, err := filepath.EvalSymlinks(b.dir)
 	if err != nil {
-		// The number of a file system that lies on no device, or on several.
+		// The number of a file system on no device, or on several devices.
 		on := devicesOf(dev)
 		return below{devices: on, file: true, opaque: len(on) == 0 && !inMemory(dev)}
 	}
@@ -89,10 +89,10 @@ func belowOf(dev uint64) below {
 	name := filepath.Base(dir)
 	switch {
 	case unix.Major(dev) == nbdMajor, strings.HasPrefix(name, "ublkb"):
-		b.opaque = true // a process serves it
+		b.opaque = true // a process serves the device
 	case unix.Major(dev) == loopMajor && len(b.devices) == 0:
 		if _, err := os.Stat(filepath.Join(dir, "loop")); err != nil {
-			break // it has no file
+			break // the loop device has no file
 		}
 		on, err := fileOfLoop(filepath.Join("/dev", name))
 		if err != nil {
@@ -104,9 +104,9 @@ func belowOf(dev uint64) below {
 	return b
 }
 
-// fileOfLoop returns the device on which the file of a loop device lies, or that
-// its file is. The path of the file may be that of another mount namespace: the
-// number is not.
+// fileOfLoop returns the number of the device with the file of a loop device or, if
+// the file is itself a device, the number of that device. The path of the file may
+// belong to another mount namespace, but the number is valid in all of them.
 func fileOfLoop(path string) (uint64, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -117,20 +117,20 @@ func fileOfLoop(path string) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if info.Rdevice != 0 { // of the file, if it is a device itself
+	if info.Rdevice != 0 { // the file is a device
 		return info.Rdevice, nil
 	}
 	return info.Device, nil
 }
 
-// devicesOf returns the devices of a mounted file system whose device number is
-// that of no block device, as btrfs has them.
+// devicesOf returns the devices of the mounted btrfs with the device number dev,
+// which does not belong to a block device.
 func devicesOf(dev uint64) (devices []uint64) {
 	found, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
 		if m.FSType != "btrfs" {
 			return true, false
 		}
-		// Its files have the number of their subvolume, which the table does not tell.
+		// A file has the number of its subvolume, which the mount table does not have.
 		var st unix.Stat_t
 		own := unix.Stat(m.Mountpoint, &st) == nil && st.Dev == dev
 		return !own, own
@@ -162,8 +162,8 @@ func devicesOf(dev uint64) (devices []uint64) {
 	return devices
 }
 
-// inMemory reports whether a mounted file system whose device number is that of
-// no block device lies in memory: on no disk, so on nobody's logical volume.
+// inMemory reports whether the mounted file system with the device number dev lies in
+// memory, and so not on a logical volume.
 func inMemory(dev uint64) bool {
 	found, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
 		own := unix.Mkdev(uint32(m.Major), uint32(m.Minor)) == dev && (m.FSType == "tmpfs" || m.FSType == "ramfs")
@@ -172,7 +172,7 @@ func inMemory(dev uint64) bool {
 	return err == nil && len(found) > 0
 }
 
-// readNumber reads a device number that sysfs tells.
+// readNumber reads a device number from a file of sysfs.
 func readNumber(path string) (uint64, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -201,11 +201,12 @@ func (b below) layer(dev uint64) Layer {
 	return l
 }
 
-// above reports whether d is made of other: a RAID device or multipath map shows
-// the label that its members have, too.
+// above reports whether d consists of other, without a file in between. A RAID device
+// or multipath map shows the same label as its members.
 func (d *device) above(other *device) bool { return d.over(other, false) }
 
-// over reports whether d lies on other, with a file in between or without.
+// over reports whether d lies on other: through a file if file is set, else without a
+// file in between.
 func (d *device) over(other *device, file bool) bool {
 	if d.id.ino != 0 || other.id.ino != 0 || d.id == other.id {
 		return false
@@ -220,7 +221,7 @@ func (d *device) over(other *device, file bool) bool {
 	return found
 }
 
-// inUse reports whether logical volumes that the kernel has lie on the device.
+// inUse reports whether active logical volumes lie on the device.
 func (d *device) inUse() bool {
 	if d.id.ino != 0 {
 		return false

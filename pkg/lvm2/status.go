@@ -6,12 +6,12 @@ import (
 	"strings"
 )
 
-// Status words and flags that this package or its users deal with.
+// Status words and flags of volume groups, physical volumes and logical volumes.
 const (
 	StatusRead         = "READ"
 	StatusWrite        = "WRITE"
 	StatusVisible      = "VISIBLE"
-	StatusLocked       = "LOCKED" // lvm2 resizes, renames, moves, converts and removes no such logical volume
+	StatusLocked       = "LOCKED" // lvm2 does not resize, rename, move, convert or remove the logical volume
 	FlagActivationSkip = "ACTIVATION_SKIP"
 	FlagNoAutoActivate = "NOAUTOACTIVATE"
 	statusResizeable   = "RESIZEABLE"
@@ -25,8 +25,8 @@ const (
 	lockTypeNone       = "none"
 )
 
-// The status words of LVM2 (lib/format_text/flags.c). lvm2 cannot read a volume
-// group with any other, so meeting one means that the text is not understood.
+// The status words of LVM2 (lib/format_text/flags.c). lvm2 cannot read a volume group
+// with an unknown word, so this package does not read it either.
 var (
 	vgStatusWords = []string{statusExported, statusResizeable, statusPVMove, StatusRead, StatusWrite, statusClustered, statusShared}
 	pvStatusWords = []string{statusAllocatable, statusExported, statusMissing}
@@ -42,35 +42,35 @@ func checkStatus(of string, words, known []string) error {
 	return nil
 }
 
-// checkUsable refuses a volume group that is not this host's to use.
+// checkUsable returns an error if this host must not use the volume group.
 func (vg *VG) checkUsable(h Host) error {
 	switch {
 	case slices.Contains(vg.Status, statusExported):
-		return fmt.Errorf("%w: vgimport %s makes it usable here", ErrExported, vg.Name)
+		return fmt.Errorf("%w; import it with vgimport %s", ErrExported, vg.Name)
 	case slices.Contains(vg.Status, statusClustered), slices.Contains(vg.Status, statusShared):
-		return fmt.Errorf("%w, status %s: vgchange --lock-type none %s makes it local", ErrShared, strings.Join(vg.Status, ","), vg.Name)
+		return fmt.Errorf("%w (status %s); make it local with vgchange --lock-type none %s", ErrShared, strings.Join(vg.Status, ","), vg.Name)
 	case vg.LockType != "" && vg.LockType != lockTypeNone:
-		return fmt.Errorf("%w, lock type %q: vgchange --lock-type none %s makes it local", ErrShared, vg.LockType, vg.Name)
+		return fmt.Errorf("%w (lock type %q); make it local with vgchange --lock-type none %s", ErrShared, vg.LockType, vg.Name)
 	case vg.SystemID != "" && vg.SystemID != h.SystemID:
-		return fmt.Errorf("%w: %q, here it is %q: vgchange --systemid on its owner gives it to this host", ErrForeignSystemID, vg.SystemID, h.SystemID)
+		return fmt.Errorf("%w: %q, and this host has %q; transfer it with vgchange --systemid on its owner", ErrForeignSystemID, vg.SystemID, h.SystemID)
 	}
 	return nil
 }
 
-// checkWritable refuses a commit that lvm2 would refuse.
+// checkWritable returns an error if lvm2 would refuse a commit.
 func (vg *VG) checkWritable(h Host) error {
 	if err := vg.checkUsable(h); err != nil {
 		return err
 	}
 	if !slices.Contains(vg.Status, StatusWrite) && !slices.Contains(vg.Flags, flagWriteLocked) {
-		return fmt.Errorf("%w: add WRITE to the status in a vgcfgbackup of it and restore that", ErrReadOnly)
+		return fmt.Errorf("%w; to make it writable, add WRITE to its status in a vgcfgbackup and restore the backup", ErrReadOnly)
 	}
 	for _, pv := range vg.PVs {
 		switch {
 		case pv.Device == "":
 			return pv.notFound()
 		case pv.Missing():
-			return fmt.Errorf("%v on %s is marked so: %w: vgextend --restoremissing %s %s takes it back", pv.ID, pv.Device, ErrMissingPV, vg.Name, pv.Device)
+			return fmt.Errorf("%v on %s is marked as missing: %w; restore it with vgextend --restoremissing %s %s", pv.ID, pv.Device, ErrMissingPV, vg.Name, pv.Device)
 		}
 	}
 	return nil
@@ -78,7 +78,7 @@ func (vg *VG) checkWritable(h Host) error {
 
 func (pv *PV) notFound() error {
 	if pv.part != nil {
-		return fmt.Errorf("no whole device has %v, which was %s: %w: %w: bring it back", pv.ID, pv.hint, ErrMissingPV, pv.part)
+		return fmt.Errorf("no whole device has %v, which was %s: %w: %w; bring it back", pv.ID, pv.hint, ErrMissingPV, pv.part)
 	}
-	return fmt.Errorf("no device has %v, which was %s: %w: attach it, or run vgreduce --removemissing", pv.ID, pv.hint, ErrMissingPV)
+	return fmt.Errorf("no device has %v, which was %s: %w; attach it, or run vgreduce --removemissing", pv.ID, pv.hint, ErrMissingPV)
 }

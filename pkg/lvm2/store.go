@@ -13,8 +13,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Store is an open volume group: its name and the devices of its physical
-// volumes. It may be used by several goroutines.
+// Store is an open volume group: its name and the open devices of its physical
+// volumes. Its methods may be called concurrently.
 type Store struct {
 	host   Host
 	name   string
@@ -24,33 +24,36 @@ type Store struct {
 
 	mu       sync.Mutex
 	open     map[identity]*device
-	used     map[ID]place // by which devices the physical volumes were used last
-	under    map[ID]error // what the last hunt found of those that are missing
+	used     map[ID]place // the last devices of the physical volumes
+	under    map[ID]error // PV.Part of the missing physical volumes, from the last hunt
 	hunt     hunt
-	id       ID              // of the volume group, once it was read
+	id       ID              // of the volume group, after it was read
 	seqno    uint64          // the highest that was read or committed
 	vg       *VG             // as last read or committed; nil: read it again
-	areas    []*metadataArea // of its physical volumes
+	areas    []*metadataArea // of the physical volumes
 	problems []error
-	buffer   []byte // the last text written, to be overwritten by the next
+	buffer   []byte // memory of the last text, for the next text
 }
 
-// OpenVG finds a volume group among the devices and reads it, under a shared
-// lock of its own: the caller must not hold an exclusive one. Devices that
-// belong to something else, or that do not exist, are passed over. Errors:
-// ErrNotFound, ErrDamaged, ErrDuplicateVG, and those of Read.
+// OpenVG finds the volume group with the name among the devices and reads it. It
+// skips devices that do not exist or do not belong to the volume group. It takes a
+// shared lock itself, so the caller must not hold an exclusive lock. The caller must
+// Close the Store.
+//
+// Errors: ErrNotFound, ErrDamaged, ErrDuplicateVG, and the errors of Read.
 func OpenVG(ctx context.Context, h Host, name string, devices []string) (*Store, error) {
 	return openGroup(ctx, h, name, fixed(devices), os.O_RDWR)
 }
 
-// FindVG does what OpenVG does on the devices that search lists, each time the
-// volume group is looked for anew.
+// FindVG is OpenVG for the devices that search lists. The Store calls search again
+// whenever it has to find the volume group again.
 func FindVG(ctx context.Context, h Host, name string, search Search) (*Store, error) {
 	return openGroup(ctx, h, name, search, os.O_RDWR)
 }
 
-// FindVGReadOnly does what FindVG does for who only looks: Commit fails. The end of
-// writing to a device would have udev look at it anew, even if nothing was written.
+// FindVGReadOnly is FindVG for a caller that only reads: Commit fails. It opens no
+// device for writing, because udev probes a device again when a writer closes it,
+// even if nothing was written.
 func FindVGReadOnly(ctx context.Context, h Host, name string, search Search) (*Store, error) {
 	return openGroup(ctx, h, name, search, os.O_RDONLY)
 }
@@ -69,7 +72,7 @@ func openGroup(ctx context.Context, h Host, name string, search Search, access i
 	return s, nil
 }
 
-// Close closes the devices. The Store can be used again, it opens them anew.
+// Close closes the devices. The Store opens them again if it is used again.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -86,8 +89,8 @@ func (s *Store) close() error {
 	return errors.Join(errs...)
 }
 
-// MaxText is how long the metadata text may be: what the smallest of the metadata
-// areas in use holds. 0 if the volume group was not read.
+// MaxText returns the longest metadata text for which the smallest metadata area in
+// use has room. It returns 0 if the volume group is not read.
 func (s *Store) MaxText() (most size.Bytes) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,21 +102,23 @@ func (s *Store) MaxText() (most size.Bytes) {
 	return most
 }
 
-// Problems returns what Read and Commit met that did not stop them: a metadata
-// area that is damaged or out of date while others are good, a device that is
-// missing.
+// Problems returns the problems that did not make the last Read or Commit fail: a
+// metadata area that is damaged or out of date while others are good, or a missing
+// device. The caller must not change the slice.
 func (s *Store) Problems() []error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.problems
 }
 
-// Read returns the volume group as it is on disk; the caller holds its lock, a
-// shared one is enough. It returns the VG of the last Read or Commit if nothing
-// changed since, which costs one small read per metadata area. The VG must not
-// be changed: Clone it. Errors: ErrNotFound (removed or renamed), ErrDamaged,
-// ErrUnknownStatus, ErrDuplicatePV, ErrDuplicateVG, ErrExported, ErrShared,
-// ErrForeignSystemID. A volume group with a missing physical volume can be read.
+// Read returns the volume group as it is on disk. The caller must hold the volume
+// group's lock, shared or exclusive, and must not change the VG, but a Clone. Read
+// returns the VG of the last Read or Commit if nothing has changed since; that costs
+// one small read per metadata area. A volume group with a missing physical volume
+// can be read.
+//
+// Errors: ErrNotFound (removed or renamed), ErrDamaged, ErrUnknownStatus,
+// ErrDuplicatePV, ErrDuplicateVG, ErrExported, ErrShared, ErrForeignSystemID.
 func (s *Store) Read(ctx context.Context) (*VG, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("read volume group %s: %w", s.name, context.Cause(ctx))
@@ -139,7 +144,8 @@ func (s *Store) complete() bool {
 	return true
 }
 
-// unchanged reports whether the metadata areas are as they were last seen.
+// unchanged returns ErrConflict if the header of a metadata area has changed since
+// the last Read or Commit.
 func (s *Store) unchanged() error {
 	for _, a := range s.areas {
 		raw, err := a.readHeader()
@@ -153,8 +159,8 @@ func (s *Store) unchanged() error {
 	return nil
 }
 
-// load reads everything anew: from the devices known to have it if that is
-// enough, else from all that may.
+// load reads the volume group again. It first reads the last known devices, and
+// searches only if one of them is missing.
 func (s *Store) load() error {
 	var known []string
 	for _, p := range s.used {
@@ -165,7 +171,7 @@ func (s *Store) load() error {
 	if len(known) > 0 {
 		again := fixed(known)
 		again.Named = s.search.Named
-		if s.search.Others != nil { // members that are new are looked for there only
+		if s.search.Others != nil { // new members are found only by the full search
 			again.Others = func() ([]string, error) { return nil, nil }
 		}
 		if found = s.loadFrom(again) == nil; found && s.complete() {
@@ -182,19 +188,19 @@ func (s *Store) load() error {
 		}
 		found = found || s.hunt.err == nil
 	}
-	if found && s.hunt.err != nil { // what is there can be used
+	if found && s.hunt.err != nil { // the devices that were found are usable
 		s.problems = append(s.problems, s.hunt.err)
 		return nil
 	}
 	return s.hunt.err
 }
 
-// hunt is the search for devices that are missing.
+// hunt is the repeated search for missing devices.
 type hunt struct {
-	seen string        // what devices there were at the last one
-	next time.Time     // when to search again if these stay the same
-	wait time.Duration // until then
-	err  error         // of the last one
+	seen string        // result of Search.Seen at the last search
+	next time.Time     // time of the next search if Seen stays the same
+	wait time.Duration // from the last search to next
+	err  error         // of the last search
 }
 
 const (
@@ -202,7 +208,7 @@ const (
 	lastHunt  = time.Minute
 )
 
-// due reports whether to search again, and counts on that this is done.
+// due reports whether to search again. If it returns true, the caller must search.
 func (h *hunt) due(seen func() string) bool {
 	if seen == nil {
 		return true
@@ -219,8 +225,8 @@ func (h *hunt) due(seen func() string) bool {
 	return true
 }
 
-// Stale reports whether a metadata area missed a commit and can be rewritten: any
-// commit does that.
+// Stale reports whether a metadata area in use missed a commit. The next commit
+// rewrites it.
 func (s *Store) Stale() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -239,9 +245,10 @@ func (s *Store) loadFrom(search Search) error {
 	if err := vg.checkUsable(s.host); err != nil {
 		return err
 	}
-	// vgcfgrestore may go back; a copy that cannot be read must not.
+	// vgcfgrestore may lower the seqno. A newer copy that is unreadable must not
+	// make an older copy valid.
 	if vg.Seqno < s.seqno && (len(found.problems) > 0 || s.moved(members)) {
-		return fmt.Errorf("the newest readable metadata has seqno %d, but %d was here before: %w: %w", vg.Seqno, s.seqno, ErrDamaged, errors.Join(found.problems...))
+		return fmt.Errorf("the newest readable metadata has seqno %d, but seqno %d was read before: %w: %w", vg.Seqno, s.seqno, ErrDamaged, errors.Join(found.problems...))
 	}
 	if err := s.adopt(members); err != nil {
 		return err
@@ -263,8 +270,8 @@ func (s *Store) loadFrom(search Search) error {
 	return nil
 }
 
-// moved reports whether a physical volume is on another device than before: a copy
-// of the disk from an earlier day, for all that is known.
+// moved reports whether a physical volume is on another device than before. That
+// device may be an old copy of the disk.
 func (s *Store) moved(members []*disk) bool {
 	return slices.ContainsFunc(members, func(p *disk) bool {
 		former, known := s.used[p.label.id]
@@ -272,7 +279,7 @@ func (s *Store) moved(members []*disk) bool {
 	})
 }
 
-// adopt keeps the members' devices open, and no others.
+// adopt opens the members' devices and closes all others.
 func (s *Store) adopt(members []*disk) error {
 	keep := map[identity]bool{}
 	s.areas = nil
@@ -300,7 +307,7 @@ func (s *Store) adopt(members []*disk) error {
 	return nil
 }
 
-// sameText reports whether two readings gave the same metadata and devices.
+// sameText reports whether a and b have the same metadata text and devices.
 func sameText(a, b *VG) bool {
 	if a.source != b.source || len(a.PVs) != len(b.PVs) {
 		return false

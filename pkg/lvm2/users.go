@@ -2,10 +2,11 @@ package lvm2
 
 import "strings"
 
-// Users returns the names of the other logical volumes whose sections name this
-// one, in file order: links of its snapshots, those of which it is a part, a
-// thin volume's external origin. What types of segments there are does not
-// matter. A tag of that very text counts too.
+// Users returns the names of the logical volumes whose sections mention the logical
+// volume with the given name, in file order: links of its snapshots, logical volumes
+// of which it is a part, a thin volume with it as the external origin. Users works
+// for segments of any type. It also returns a logical volume with a tag that equals
+// the name.
 func (vg *VG) Users(name string) []string {
 	var users []string
 	for _, lv := range vg.LVs {

@@ -6,13 +6,15 @@ import (
 	"strconv"
 )
 
-// maxSeqno is the last generation: LVM2 counts in 32 bits, and a seqno is never reused.
+// maxSeqno is the last seqno: LVM2 counts in 32 bits and never reuses a seqno.
 const maxSeqno = 1<<32 - 2
 
-// Validate checks what lvm2 checks before and after a commit, so that nothing
-// is written that it could not read again: names, ids, tags, gapless segments
-// inside their physical volumes, no extent used twice, snapshots whose origin
-// and store exist. Error: ErrInvalid.
+// Validate makes the checks that lvm2 makes before and after a commit, so that lvm2
+// can read the metadata again: names, ids and tags are valid, segments have no gaps
+// and lie inside their physical volumes, no extent is used twice, and the origin and
+// store of each snapshot exist. Commit calls Validate.
+//
+// Errors: ErrInvalid.
 func (vg *VG) Validate() error {
 	if err := vg.validate(); err != nil {
 		return fmt.Errorf("volume group %s: %w", vg.Name, err)
@@ -28,7 +30,7 @@ func (vg *VG) validate() error {
 		return err
 	}
 	if vg.Seqno > maxSeqno {
-		return fmt.Errorf("seqno %d is beyond LVM2's 32 bits: %w", vg.Seqno, ErrInvalid)
+		return fmt.Errorf("seqno %d exceeds LVM2's 32 bits: %w", vg.Seqno, ErrInvalid)
 	}
 	for _, tag := range vg.Tags {
 		if err := checkTagText(tag); err != nil {
@@ -51,7 +53,7 @@ func (vg *VG) validatePVs() error {
 	}
 	for _, pv := range vg.PVs {
 		if ids[pv.ID] || keys[pv.key] {
-			return fmt.Errorf("physical volume %s (%v) stands there twice: %w", pv.key, pv.ID, ErrInvalid)
+			return fmt.Errorf("physical volume %s (%v) is listed twice: %w", pv.key, pv.ID, ErrInvalid)
 		}
 		ids[pv.ID], keys[pv.key] = true, true
 	}
@@ -64,7 +66,7 @@ func (vg *VG) validateLVs() error {
 	}
 	visible := uint64(0)
 	for _, lv := range vg.LVs {
-		// max_lv counts a snapshot by its visible link, not by its hidden store.
+		// max_lv counts a snapshot's visible link, not its hidden store.
 		if slices.Contains(lv.Status, StatusVisible) {
 			visible++
 		}
@@ -86,7 +88,7 @@ func (vg *VG) validateSegments(lv *LV) error {
 	for i := range lv.Segments {
 		s := &lv.Segments[i]
 		if s.Count == 0 || s.Start != next {
-			return fmt.Errorf("segment %d is empty or does not begin at extent %d, where the one before it ends: %w", i+1, next, ErrInvalid)
+			return fmt.Errorf("segment %d is empty or does not begin at extent %d, where the previous segment ends: %w", i+1, next, ErrInvalid)
 		}
 		next += s.Count
 		if n := Extents(len(s.Stripes)); n > 0 && s.Count%n != 0 {
@@ -130,7 +132,7 @@ func (vg *VG) validateReferences(lv *LV, s *Segment) error {
 	return nil
 }
 
-// validateOverlap looks at striped segments only: how much the others use is a guess.
+// validateOverlap checks only striped segments: the areas of others are guesses.
 func (vg *VG) validateOverlap() error {
 	used := vg.used(func(s *Segment) bool { return s.Type == TypeStriped })
 	for i := 1; i < len(used); i++ {
@@ -143,14 +145,15 @@ func (vg *VG) validateOverlap() error {
 	return nil
 }
 
-// newKey returns a name for a physical volume that the volume group does not have yet.
+// newKey returns an unused name for a new physical volume.
 func (vg *VG) newKey() string {
 	taken := map[string]bool{}
 	for _, pv := range vg.PVs {
 		taken[pv.key] = true
 	}
 	for n := 0; ; n++ {
-		// A logical volume of this name would be hidden by the physical volume's.
+		// The name of a physical volume would hide a logical volume with the same
+		// name.
 		if key := "pv" + strconv.Itoa(n); !taken[key] && vg.byName[key] == nil {
 			return key
 		}

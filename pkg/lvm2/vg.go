@@ -13,48 +13,50 @@ import (
 // Extents is a number or position of extents, in units of VG.ExtentSize.
 type Extents uint64
 
-// VG is a volume group as its metadata text describes it. Its PVs and LVs are
-// immutable: an edit replaces an LV by a changed copy, so a Clone is cheap and
-// shares all that did not change.
+// VG is a volume group as its metadata text describes it. A VG comes from Read,
+// ParseVG or Clone; the zero value is not usable.
+//
+// PVs and LVs are immutable: an edit replaces an LV with a changed copy. So a Clone
+// is cheap, because it shares them.
 type VG struct {
 	Name       string
 	ID         ID
-	Seqno      uint64 // generation of the metadata; Commit counts it up
+	Seqno      uint64 // generation of the metadata; Commit increments it
 	Status     []string
 	Flags      []string
 	Tags       []string
-	SystemID   string // the host that owns it; empty: any
+	SystemID   string // the host that owns the volume group; empty: any host
 	LockType   string // set for a volume group under lvmlockd
 	ExtentSize size.Sectors
 	MaxLV      uint64 // 0: no limit
 	MaxPV      uint64 // 0: no limit
 	PVs        []*PV
-	LVs        []*LV // in file order; change it by Add, Replace and Remove only
+	LVs        []*LV // in file order; use only Add, Replace and Remove to change it
 
 	top     []entry  // the text's top level
 	keys    []entry  // the volume group's section
 	merging []string // links, stores and origins of snapshots that lvm2 is merging
-	source  source   // the text it was read from, or committed as
+	source  source   // the text from which the VG was read, or as which it was committed
 	byName  map[string]*LV
 	byID    map[ID]*LV
 }
 
-// source tells metadata texts apart.
+// source identifies a metadata text.
 type source struct {
 	crc  uint32
 	size size.Bytes
 }
 
-// entry is a key or section as it stands in the text. Those that a VG has in
-// fields are written from the fields, in their place.
+// entry is a key or section of the text and its position. An entry for which VG has
+// a field is written from the field.
 type entry struct{ key, source string }
 
 // PV is a physical volume. It must not be changed.
 type PV struct {
 	ID      ID
-	Device  string       // path where it was found; empty: missing
-	Size    size.Sectors // of the device when it was made; 0 if the text does not say
-	PEStart size.Sectors // where extent 0 begins
+	Device  string       // path of its device; empty: missing
+	Size    size.Sectors // size of the device when the PV was made; 0: unknown
+	PEStart size.Sectors // offset of extent 0 on the device
 	PECount Extents
 	Status  []string
 	Flags   []string
@@ -64,40 +66,42 @@ type PV struct {
 
 	at   identity // of the device; zero: missing
 	hint string   // the device's path when the text was written
-	part error    // of one that is missing: which device shows it and is a part of what is missing
-	key  string   // the name that segments call it by: pv0, pv1, …
+	part error    // of a missing PV, see Part
+	key  string   // the PV's name in segments: pv0, pv1, …
 	text string
 }
 
-// Number returns the number of the device; zeroes if it is missing.
+// Number returns the number of the device, and zeroes if it is missing.
 func (pv *PV) Number() (major, minor uint32) { return unix.Major(pv.at.dev), unix.Minor(pv.at.dev) }
 
-// SameDevice reports whether other, of another reading, is on the same device.
+// SameDevice reports whether pv and other, from another Read, are on the same
+// device.
 func (pv *PV) SameDevice(other *PV) bool { return pv.at == other.at }
 
 // Missing reports whether the physical volume was not found, or is marked as
-// missing: lvm2 does that when it writes without it, and its content is then
-// out of date even when it is back.
+// missing. lvm2 marks a physical volume as missing when it writes metadata without
+// it. The content is then out of date, also after the device has returned.
 func (pv *PV) Missing() bool {
 	return pv.Device == "" || slices.Contains(pv.Flags, statusMissing) || slices.Contains(pv.Status, statusMissing)
 }
 
-// Part tells of a physical volume that was not found which device shows it and is only a
-// part of its device, as the path of a multipath map; nil if none does.
+// Part returns why a device that shows this missing physical volume is only a part
+// of the physical volume's device, such as a path of a multipath map. It returns nil
+// if there is no such device.
 func (pv *PV) Part() error { return pv.part }
 
-// Allocatable reports whether extents of the physical volume may be given out.
+// Allocatable reports whether extents of the physical volume may be allocated.
 func (pv *PV) Allocatable() bool {
 	return slices.Contains(pv.Status, statusAllocatable) && !pv.Missing()
 }
 
-// Offset returns where an extent begins on the physical volume's device.
+// Offset returns the offset of extent e on the physical volume's device.
 func (vg *VG) Offset(pv *PV, e Extents) size.Sectors {
 	return pv.PEStart + size.Sectors(e)*vg.ExtentSize
 }
 
-// LV is a logical volume. Once it is in a VG it must not be changed: change a
-// Clone and Replace it.
+// LV is a logical volume. It must not be changed once it is in a VG: change a Clone
+// and call VG.Replace.
 type LV struct {
 	Name         string
 	ID           ID
@@ -108,48 +112,48 @@ type LV struct {
 	CreationHost string
 	Segments     []Segment // in order of Start
 
-	extra string // keys that are not modelled, as they were written
-	text  string // the section as it is written; empty until the LV is in a VG
+	extra string // source text of keys without a field
+	text  string // the section's text; empty until the LV is in a VG
 }
 
-// Segment types that are modelled; all others are carried through.
+// Segment types that this package edits. It preserves segments of other types.
 const (
-	TypeStriped  = "striped" // also linear: one stripe
+	TypeStriped  = "striped" // with one stripe: linear
 	TypeSnapshot = "snapshot"
-	TypeError    = "error" // takes no extents; every read and write of it fails
+	TypeError    = "error" // has no extents of a PV; every read and write fails
 )
 
 // Segment maps a part of a logical volume.
 type Segment struct {
-	Start      Extents // in the logical volume
+	Start      Extents // first extent, counted in the logical volume
 	Count      Extents
 	Type       string
 	Stripes    []Stripe     // of TypeStriped
 	StripeSize size.Sectors // of TypeStriped with several stripes
 	Snapshot   *SnapshotSegment
 
-	extra string // keys that are not modelled, as they were written
-	areas []area // of other types: what may be extents of a PV
+	extra string // source text of keys without a field
+	areas []area // of other types: possible extents of PVs
 }
 
-// Stripe is where a stripe of a segment begins: on a physical volume or, in
-// what lvm2 stacks, in another logical volume.
+// Stripe is the beginning of a stripe of a segment: on a physical volume or, if lvm2
+// stacks logical volumes, in another logical volume.
 type Stripe struct {
-	PV    int    // index in VG.PVs; -1: LV
-	LV    string // name of a logical volume, when PV is -1
-	Start Extents
+	PV    int     // index in VG.PVs; -1: the stripe is in LV
+	LV    string  // name of a logical volume if PV is -1
+	Start Extents // first extent, counted in the PV or LV
 }
 
-// SnapshotSegment makes its (hidden) logical volume the link between an origin
-// and the store of a snapshot. The snapshot's name and id are those of the store.
+// SnapshotSegment makes its hidden logical volume the link between an origin and the
+// store of a snapshot. The snapshot has the name and id of the store.
 type SnapshotSegment struct {
 	ChunkSize size.Sectors
 	Origin    string // name of the origin
-	COWStore  string // name of the logical volume that holds the changes
-	Merging   bool   // the snapshot is being merged into its origin
+	COWStore  string // name of the logical volume that is the store
+	Merging   bool   // lvm2 is merging the snapshot into its origin
 }
 
-// Size returns the number of extents of the logical volume.
+// Size returns the length of the logical volume in extents.
 func (lv *LV) Size() Extents {
 	var n Extents
 	for _, s := range lv.Segments {
@@ -158,7 +162,7 @@ func (lv *LV) Size() Extents {
 	return n
 }
 
-// Clone returns a copy that shares nothing with lv and may be changed.
+// Clone returns a deep copy, which may be changed.
 func (lv *LV) Clone() *LV {
 	c := *lv
 	c.text = ""
@@ -175,7 +179,7 @@ func (lv *LV) Clone() *LV {
 	return &c
 }
 
-// Clone returns a copy whose own fields may be changed; PVs and LVs are shared.
+// Clone returns a copy that may be changed. It shares the PVs and LVs with vg.
 func (vg *VG) Clone() *VG {
 	c := *vg
 	c.Status, c.Flags, c.Tags = slices.Clone(vg.Status), slices.Clone(vg.Flags), slices.Clone(vg.Tags)
@@ -184,13 +188,13 @@ func (vg *VG) Clone() *VG {
 	return &c
 }
 
-// LV returns the logical volume of that name, nil if there is none.
+// LV returns the logical volume with the name, and nil if there is none.
 func (vg *VG) LV(name string) *LV { return vg.byName[name] }
 
-// LVByID returns the logical volume of that id, nil if there is none.
+// LVByID returns the logical volume with the id, and nil if there is none.
 func (vg *VG) LVByID(id ID) *LV { return vg.byID[id] }
 
-// PVIndex returns the index in PVs of the physical volume of that id, -1 if
+// PVIndex returns the index in PVs of the physical volume with the id, and -1 if
 // there is none.
 func (vg *VG) PVIndex(id ID) int {
 	return slices.IndexFunc(vg.PVs, func(pv *PV) bool { return pv.ID == id })

@@ -1,4 +1,5 @@
-// Package lvm2test is for tests of packages that make volume groups.
+// Package lvm2test has helpers for tests that run lvm2's commands on volume groups.
+// They need root and the commands pvs and vgremove.
 package lvm2test
 
 import (
@@ -12,8 +13,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// Unlock lets lvm2's commands change and remove logical volumes of a group that are
-// locked and not being moved: those of these names, or all if none is given.
+// Unlock removes the status LOCKED of logical volumes of the volume group with the
+// name, so that lvm2's commands change and remove them. It unlocks the logical
+// volumes named in only, or all if only is empty. It does not unlock logical volumes
+// that pvmove works on.
 func Unlock(name string, only ...string) (err error) {
 	ctx := context.Background()
 	out, err := exec.Command("pvs", "--noheadings", "-o", "pv_name", "-S", "vg_name="+name).Output()
@@ -49,10 +52,11 @@ func Unlock(name string, only ...string) (err error) {
 	return store.Commit(ctx, vg)
 }
 
-// Remove removes a group with all that is in it, as lvm2 does where nothing is locked.
+// Remove removes a volume group with all its logical volumes, also locked ones, with
+// lvm2's vgremove.
 func Remove(name string) error {
 	if err := Unlock(name); err != nil {
-		return fmt.Errorf("unlocking %s: %w", name, err)
+		return fmt.Errorf("unlock %s: %w", name, err)
 	}
 	if out, err := exec.Command("vgremove", "-ff", "-y", name).CombinedOutput(); err != nil {
 		return fmt.Errorf("vgremove %s: %w\n%s", name, err, out)
