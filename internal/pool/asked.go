@@ -8,13 +8,13 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// What a request asks for is a minimum, and a volume has more: whole extents, and
-// what its file system needs. An equal request must be enough for a copy of it,
-// also where csi-provisioner compares the two. So a volume remembers what was
-// asked for, and a layer what was at its cut.
+// The size in a request is a minimum. A volume may be larger: it has whole extents, and the
+// size that its file system needs. A request for a copy with the same size must succeed, and
+// csi-provisioner compares the two sizes. So a volume records the size in its request, and a
+// layer the size in its volume's request at the cut.
 
-// setAsked records in lv's tags what was asked for a volume that has so much, if
-// that is less. Nothing asked for is 0.
+// setAsked records in lv's tags the size asked in the request, if it is smaller than the
+// volume's size has. asked is 0 for a request without a size.
 func setAsked(lv *lvm2.LV, asked, has size.Bytes) {
 	lv.Tags = dropTags(lv.Tags, tagAsked)
 	if asked != 0 && asked < has {
@@ -22,7 +22,7 @@ func setAsked(lv *lvm2.LV, asked, has size.Bytes) {
 	}
 }
 
-// asked returns what was asked for what has so much, as it is recorded.
+// asked returns the size in the request, given the recorded size and the actual size has.
 func asked(recorded, has size.Bytes) size.Bytes {
 	if recorded == 0 {
 		return has
@@ -30,12 +30,12 @@ func asked(recorded, has size.Bytes) size.Bytes {
 	return min(recorded, has)
 }
 
-// given is what a new volume gets for which spec asks.
+// given returns the size of a new volume for spec.
 func (v *view) given(spec VolumeSpec) size.Bytes {
 	return max(spec.Size, spec.Least).RoundUp(v.extent())
 }
 
-// blankSize returns what spec asks for of a volume without a source.
+// blankSize returns the size that spec asks for, for a volume without a source.
 func (v *view) blankSize(spec VolumeSpec) size.Bytes {
 	want := spec.Size
 	if want == 0 {
@@ -46,9 +46,9 @@ func (v *view) blankSize(spec VolumeSpec) size.Bytes {
 	return max(want, spec.Least)
 }
 
-// copyExtents returns the size in extents of the volume that spec asks for, which
-// is made from from. What was asked for that, and what would be given as much, gets
-// the same again. ErrOutOfRange for less.
+// copyExtents returns the size, in extents, of the volume that spec asks for with the source
+// from. A request for the same size as in the source's request, or for a size that would get
+// the same extents, gets the source's size. Errors: ErrOutOfRange for a smaller request.
 func (v *view) copyExtents(spec VolumeSpec, from original) (lvm2.Extents, error) {
 	if spec.Size != 0 && spec.Size < from.asked && v.given(spec) < from.length {
 		return 0, fmt.Errorf("%w: %v requested, but the source has %v", ErrOutOfRange, spec.Size, from.length)

@@ -10,7 +10,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// decode reads the tags of lv into a *volume, a *layer, a *fork, a *flat, trashed, foreign or an error.
+// decode decodes the tags of lv into a *volume, a *layer, a *fork, a *flat, trashed, foreign
+// or an error.
 func decode(lv *lvm2.LV) any {
 	p, odd, err := readProperties(lv.Tags)
 	if err != nil {
@@ -51,7 +52,7 @@ func decode(lv *lvm2.LV) any {
 	}
 }
 
-// volume reads what the tags of a volume say.
+// volume reads the tags of a volume.
 func (r *tagReader) volume() *volume {
 	v := &volume{
 		name: r.p[tagName], mode: Mode(r.p[tagMode]), fs: r.p[tagFS],
@@ -79,7 +80,7 @@ func (r *tagReader) volume() *volume {
 	return v
 }
 
-// layer reads what the tags of a layer say.
+// layer reads the tags of a layer.
 func (r *tagReader) layer() *layer {
 	l := &layer{
 		of: r.id(tagOf, true), name: r.p[tagName], named: r.has(tagName), order: r.number(tagOrder),
@@ -102,7 +103,7 @@ func (r *tagReader) layer() *layer {
 	return l
 }
 
-// tagReader reads values and keeps the first error.
+// tagReader reads the values of tags and keeps the first error.
 type tagReader struct {
 	p   properties
 	err error
@@ -135,7 +136,7 @@ func (r *tagReader) id(key string, required bool) lvm2.ID {
 	return id
 }
 
-// asked reads what was asked for; 0 if that is what there is.
+// asked reads the size in the request; 0 if it is not recorded.
 func (r *tagReader) asked() size.Bytes {
 	if !r.has(tagAsked) {
 		return 0
@@ -152,7 +153,7 @@ func (r *tagReader) unknown() rangeSet {
 	return s
 }
 
-// copying reads how far the volume is copied from another pool, nil if it is not.
+// copying reads the progress of a copy from another pool; nil if there is none.
 func (r *tagReader) copying() *copyState {
 	if !r.has(tagCopying) {
 		return nil
@@ -166,7 +167,7 @@ func (r *tagReader) copying() *copyState {
 	return &copyState{loan: id, done: size.Sectors(n)}
 }
 
-// headKept reports whether an older build wrote what unknown reads: see zeroedHead.
+// headKept reports whether an older release wrote the tag of unknown; see zeroedHead.
 func (r *tagReader) headKept() bool {
 	return r.has(tagUnknown) && !strings.HasPrefix(r.p[tagUnknown], headTaken)
 }

@@ -9,15 +9,14 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// notePrefix begins the tag that tells people what somebody did with a volume by a
-// command. It says nothing about what the volume is: unlike a tag with tagPrefix one
-// that is not understood changes nothing.
+// notePrefix begins the tag that records a command of an operator. The tag is only for people:
+// unlike a tag with tagPrefix, a note that is not understood changes nothing.
 const notePrefix = "dmsnap-note:"
 
-// maxNote is how many bytes of a note's text are kept: encoded it must fit a tag.
+// maxNote is the largest text of a note in bytes, so that the encoded text fits a tag.
 const maxNote = 300
 
-// Deed is the last thing that somebody did with a volume by a command.
+// Deed is the last command of an operator that changed a volume.
 type Deed struct {
 	LV     string    `json:"-"`      // the volume's logical volume
 	Reason string    `json:"reason"` // CamelCase, for programs
@@ -25,15 +24,15 @@ type Deed struct {
 	What   string    `json:"what"` // who did what
 }
 
-// The deeds that are on record.
+// The reasons of deeds.
 const (
 	ReasonRolledBack = "RolledBack"
 	ReasonAdopted    = "Adopted"
 	ReasonImported   = "Imported"
 )
 
-// note writes down on lv that by, the caller of a command, did something, if it said
-// who it is. The note comes with the commit that does it: no deed is without.
+// note records on lv the command of an operator, if by names its caller. The note is part
+// of the commit of the command, so no deed is without a note.
 func note(lv *lvm2.LV, by, reason, format string, args ...any) {
 	if by == "" {
 		return
@@ -51,8 +50,7 @@ func note(lv *lvm2.LV, by, reason, format string, args ...any) {
 	lv.Tags = append(out, notePrefix+reason+"/"+strconv.FormatInt(time.Now().Unix(), 10)+"/"+encodeTag(text))
 }
 
-// deedOf returns what the note of a logical volume says, nil if it has none that
-// makes sense.
+// deedOf returns the deed in the note of a logical volume; nil if there is no valid note.
 func deedOf(lv *lvm2.LV) *Deed {
 	for _, t := range lv.Tags {
 		rest, is := strings.CutPrefix(t, notePrefix)
@@ -71,7 +69,7 @@ func deedOf(lv *lvm2.LV) *Deed {
 	return nil
 }
 
-// Deeds returns what was done by commands with the volumes that there are.
+// Deeds returns the deeds of the existing volumes.
 func (p *Pool) Deeds() ([]Deed, error) {
 	v, err := p.latest()
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// place chooses where new extents go.
+// place is the end of the disks at which new extents are allocated.
 type place int
 
 const (
@@ -19,15 +19,14 @@ const (
 	highEnd              // COW stores: from the end, so that volumes stay in one piece
 )
 
-// allocateOn takes n free extents on disks of that kind: for volumes wiped ones, in one
-// piece if there is one; else in one piece, and else wherever there is room. Nobody
-// sees what lay where a store is, so stores leave wiped extents to volumes, and the
-// large pieces, too.
+// allocateOn allocates n free extents on disks of a kind. For a volume it prefers wiped
+// extents, and one piece. For a store it leaves wiped extents and large pieces to volumes,
+// because nobody can read the old bytes below a store.
 func (t *edit) allocateOn(block size.Bytes, n lvm2.Extents, at place) ([]lvm2.Range, error) {
 	return t.allocateMore(nil, block, n, at)
 }
 
-// allocateMore does what allocateOn does, for what goes on after the segments has.
+// allocateMore is allocateOn for extents that continue a logical volume with the segments has.
 func (t *edit) allocateMore(has []lvm2.Segment, block size.Bytes, n lvm2.Extents, at place) ([]lvm2.Range, error) {
 	if err := t.withoutMapped(); err != nil {
 		return nil, err
@@ -53,13 +52,13 @@ func (t *edit) allocateMore(has []lvm2.Segment, block size.Bytes, n lvm2.Extents
 	return nil, fmt.Errorf("%w: volume group %s has %d free extents of %v%s, but %d are needed%s", ErrNoSpace, t.vg.Name, most, t.extent(), t.onKind(block), n, t.stillMapped())
 }
 
-// take marks extents as given out.
+// take removes ranges from the free extents.
 func (t *edit) take(ranges ...lvm2.Range) []lvm2.Range {
 	t.free = t.free.subtract(newRangeSet(ranges...))
 	return ranges
 }
 
-// onePiece returns n extents in one piece, the lowest or highest there is.
+// onePiece returns the lowest or the highest piece of n extents in s.
 func onePiece(s rangeSet, n lvm2.Extents, at place) (lvm2.Range, bool) {
 	if at == highEnd {
 		for _, r := range slices.Backward(s) {
@@ -77,10 +76,10 @@ func onePiece(s rangeSet, n lvm2.Extents, at place) (lvm2.Range, bool) {
 	return lvm2.Range{}, false
 }
 
-// oneDisk returns the part of s on one disk from which a store that has segments already
-// takes n extents: a disk that the store is on, its last first; else one that has them in
-// one piece; else one that has them, from the last disk on. It is s if no disk has: a
-// store is lost with each disk that it is on.
+// oneDisk returns the part of s on the disk from which a store with the segments has gets n
+// extents. A store is lost if any of its disks is lost, so it should lie on few disks. oneDisk
+// prefers a disk of the store, its last one first, then a disk with n extents in one piece,
+// then any disk with n extents, from the last disk on. It returns s if no disk has n extents.
 func oneDisk(s rangeSet, n lvm2.Extents, has []lvm2.Segment) rangeSet {
 	disks, order := map[int]rangeSet{}, []int(nil)
 	for _, r := range s {
@@ -105,12 +104,12 @@ func oneDisk(s rangeSet, n lvm2.Extents, has []lvm2.Segment) rangeSet {
 	return s
 }
 
-// smallPieces is how many gaps between stores a new part of a store begins with at most.
+// smallPieces is the largest number of gaps between stores that packed fills.
 const smallPieces = 3
 
-// packed returns n extents of s for a store: of the gaps at the high end first. What a
-// frozen store keeps is its beginning, so the gaps that others left are filled, and what
-// is given back lies in one piece with what is free.
+// packed returns n extents of s for a store, first from the gaps at the high end. A trimmed
+// store keeps its beginning, so the beginning fills gaps between other stores, and the end,
+// which is freed later, lies next to free extents.
 func packed(s rangeSet, n lvm2.Extents) []lvm2.Range {
 	var out []lvm2.Range
 	for len(s) > 0 && len(out) < smallPieces && s[len(s)-1].Count < n {
@@ -123,7 +122,7 @@ func packed(s rangeSet, n lvm2.Extents) []lvm2.Range {
 	return append(out, pieces(s, n, highEnd)...)
 }
 
-// pieces returns n extents of s in as few pieces as can be, and those near one end of it.
+// pieces returns n extents of s in as few pieces as possible, near one end of s.
 func pieces(s rangeSet, n lvm2.Extents, at place) []lvm2.Range {
 	all := slices.Clone(s)
 	if at == highEnd {
@@ -148,7 +147,7 @@ func pieces(s rangeSet, n lvm2.Extents, at place) []lvm2.Range {
 	return out
 }
 
-// growth takes n more extents for lv, where its last segment goes on if it can.
+// growth allocates n more extents for lv, directly after its last segment if possible.
 func (t *edit) growth(lv *lvm2.LV, n lvm2.Extents, at place) ([]lvm2.Range, error) {
 	has, err := physical(lv)
 	if err != nil {
@@ -167,7 +166,7 @@ func (t *edit) growth(lv *lvm2.LV, n lvm2.Extents, at place) ([]lvm2.Range, erro
 	return t.allocateMore(lv.Segments, t.vg.PVs[last.PV].BlockSize, n, at)
 }
 
-// appendExtents adds ranges to the end of segments, joining what is adjacent as LVM2 does.
+// appendExtents appends ranges to segments, and joins adjacent ranges like LVM2.
 func appendExtents(segments []lvm2.Segment, ranges ...lvm2.Range) []lvm2.Segment {
 	out := slices.Clone(segments)
 	var start lvm2.Extents
@@ -186,9 +185,9 @@ func appendExtents(segments []lvm2.Segment, ranges ...lvm2.Range) []lvm2.Segment
 	return out
 }
 
-// physical returns the physical extents of lv in the order of its logical ones;
-// ErrPrecondition if LVM2 has made it something else than pieces of physical
-// volumes, at least one.
+// physical returns the physical extents of lv in the order of its logical extents, at least
+// one range. Errors: ErrPrecondition if lv has segments that are not plain pieces of physical
+// volumes.
 func physical(lv *lvm2.LV) ([]lvm2.Range, error) {
 	if !linear(lv) {
 		return nil, fmt.Errorf("logical volume %s is not linear: %w: lvm2 is moving it, or has converted it", lv.Name, ErrPrecondition)
@@ -200,15 +199,15 @@ func physical(lv *lvm2.LV) ([]lvm2.Range, error) {
 	return out, nil
 }
 
-// linear says whether every segment of lv is a plain piece of a physical volume.
+// linear reports whether every segment of lv is a plain piece of a physical volume.
 func linear(lv *lvm2.LV) bool {
 	return len(lv.Segments) > 0 && !slices.ContainsFunc(lv.Segments, func(s lvm2.Segment) bool {
 		return s.Type != lvm2.TypeStriped || len(s.Stripes) != 1 || s.Stripes[0].PV < 0
 	})
 }
 
-// sameExtents says whether two logical volumes are the same pieces of the same
-// physical volumes. x is of group a, y of b: LVM2 renumbers physical volumes.
+// sameExtents reports whether x, of group a, and y, of group b, have the same extents of the
+// same physical volumes. It compares ids, because LVM2 renumbers physical volumes.
 func sameExtents(a *lvm2.VG, x *lvm2.LV, b *lvm2.VG, y *lvm2.LV) bool {
 	px, err1 := physical(x)
 	py, err2 := physical(y)
@@ -217,8 +216,8 @@ func sameExtents(a *lvm2.VG, x *lvm2.LV, b *lvm2.VG, y *lvm2.LV) bool {
 	})
 }
 
-// logicalOutside returns which logical extents of an LV made of ranges, the
-// first of which has number start, do not lie in known.
+// logicalOutside returns the logical extents that do not lie in known. The logical volume is
+// made of ranges, and the first logical extent has the number start.
 func logicalOutside(known rangeSet, start lvm2.Extents, ranges []lvm2.Range) rangeSet {
 	var out []lvm2.Range
 	for _, r := range ranges {
@@ -230,8 +229,8 @@ func logicalOutside(known rangeSet, start lvm2.Extents, ranges []lvm2.Range) ran
 	return newRangeSet(out...)
 }
 
-// physicalOf maps logical extents of lv to physical ones, in order. It fails as
-// physical does.
+// physicalOf maps logical extents of lv to physical extents, in order. Errors: those of
+// physical.
 func physicalOf(lv *lvm2.LV, logical rangeSet) ([]lvm2.Range, error) {
 	has, err := physical(lv)
 	if err != nil {
@@ -251,9 +250,9 @@ func physicalOf(lv *lvm2.LV, logical rangeSet) ([]lvm2.Range, error) {
 	return out, nil
 }
 
-// The group remembers in tags which free extents we wiped. LVM2 may use and
-// free extents without telling, but it raises the generation number when it
-// does: the tags hold for the generation that they name and for no other.
+// Tags of the group record the free extents that the driver has wiped. LVM2 may use and free
+// extents without updating these tags, but it raises the generation number when it does. So
+// the tags are valid only for the generation that they name.
 const (
 	maxCleanTag  = 900 // bytes of ranges in one tag
 	maxCleanTags = 8
@@ -284,8 +283,8 @@ func readClean(vg *lvm2.VG) rangeSet {
 	return newRangeSet(all...)
 }
 
-// writeClean puts the set into the group's tags for the generation that the
-// next commit makes. When it does not fit, the smallest pieces are forgotten.
+// writeClean writes the set into the group's tags, for the generation of the next commit. If
+// the set does not fit, writeClean drops the smallest pieces.
 func writeClean(vg *lvm2.VG, clean rangeSet) {
 	tags := dropTags(vg.Tags, tagClean)
 	seqno := strconv.FormatUint(vg.Seqno+1, 10)

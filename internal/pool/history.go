@@ -2,7 +2,7 @@ package pool
 
 import "slices"
 
-// live returns the layer into which the kernel copies originals, or nil.
+// live returns the layer into which the kernel copies originals; nil if there is none.
 func (v *volume) live() *layer {
 	if n := len(v.layers); n > 0 && v.layers[n-1].snap != nil {
 		return v.layers[n-1]
@@ -10,9 +10,9 @@ func (v *volume) live() *layer {
 	return nil
 }
 
-// next returns the layer that l reads through: the next newer one. Only those of
-// several that collected side by side, as LVM2's snapshots do, have a common one.
-// It is nil for the newest, and where the next one is missing.
+// next returns the layer that l reads through: the next newer layer. Layers that LVM2 filled
+// side by side, before they were adopted, may have a common next layer. next returns nil for
+// the newest layer, and if the next layer is missing.
 func (v *volume) next(l *layer) *layer {
 	if i := v.index(l); i >= 0 {
 		return v.nextOf(i)
@@ -31,7 +31,7 @@ func (v *volume) nextOf(i int) *layer {
 	return nil
 }
 
-// above returns the index of what layer i reads through, or -1.
+// above returns the index of the layer that layer i reads through; -1 if there is none.
 func (v *volume) above(i int) int {
 	at := max(v.layers[i].through+1, v.layers[i].over)
 	for k := i + 1; k < len(v.layers) && v.layers[k].order <= at; k++ {
@@ -42,8 +42,7 @@ func (v *volume) above(i int) int {
 	return -1
 }
 
-// path returns l and the layers that it reads through, up to the live one or
-// to where one is missing.
+// path returns l and the layers that it reads through, up to the live layer or a missing one.
 func (v *volume) path(l *layer) []*layer {
 	out := []*layer{l}
 	for i := v.index(l); i >= 0; {
@@ -54,22 +53,21 @@ func (v *volume) path(l *layer) []*layer {
 	return out
 }
 
-// nextOrder returns the place of a layer that becomes the newest. None that is lost
-// may find there what it read through.
+// nextOrder returns the place of the next layer. A lost layer must not find the new layer at
+// the place that it used to read through.
 func (v *volume) nextOrder() uint64 {
 	order := uint64(1)
 	for _, l := range v.layers {
 		order = max(order, l.through+1, l.over+1)
 	}
 	if len(v.layers) > 0 && v.live() == nil {
-		order++ // the gap says that the newest was removed and the older ones are lost
+		order++ // the gap shows that the newest layer was removed and the older ones are lost
 	}
 	return order
 }
 
-// findLoss marks the layers that read through one that LVM2's lvremove took out
-// of the history: the newest is live, and each begins where the next older one
-// ends, unless that happened.
+// findLoss marks the layers that read through a layer removed with lvremove. In a complete
+// history the newest layer is live, and each layer begins where the next older one ends.
 func (v *volume) findLoss() {
 	live, whole := v.live(), map[*layer]bool{}
 	for i, l := range slices.Backward(v.layers) {
@@ -81,15 +79,15 @@ func (v *volume) findLoss() {
 	}
 }
 
-// needed returns the layers of o that must stay, oldest first: named ones, ones
-// that a copy reads, and what these read through. While a tag in the group is not
-// understood that may be any.
+// needed returns the layers of o that must stay, oldest first: layers with a name, layers
+// that a fork or a reader reads, and the layers that these read through. While a tag in the
+// group is not understood, every layer is needed.
 func (v *view) needed(o *volume) []*layer {
-	twice := false // a place in the history
+	twice := false // two layers have the same place
 	for i := 1; i < len(o.layers); i++ {
 		twice = twice || o.layers[i].order == o.layers[i-1].order
 	}
-	if v.unclear != nil || twice { // which of two is the older one nobody knows
+	if v.unclear != nil || twice { // the order of the layers is not known
 		return slices.Clone(o.layers)
 	}
 	var out []*layer
@@ -101,7 +99,7 @@ func (v *view) needed(o *volume) []*layer {
 		out = append(out, l)
 		next := o.nextOf(i)
 		need[next] = true
-		// Where one is missing nothing is thrown away because of that.
+		// If the next layer is missing, keep the layer after it.
 		if i+1 < len(o.layers) && next == nil {
 			need[o.layers[i+1]] = true
 		}
@@ -109,10 +107,10 @@ func (v *view) needed(o *volume) []*layer {
 	return out
 }
 
-// disposable says whether nothing needs o's blocks once o is deleted.
+// disposable reports whether the blocks of o can go when o is deleted.
 func (v *view) disposable(o *volume) bool { return v.unclear == nil && len(v.needed(o)) == 0 }
 
-// unneeded returns the other layers of o.
+// unneeded returns the layers of o that may be deleted.
 func (v *view) unneeded(o *volume) []*layer {
 	needed := v.needed(o)
 	if len(needed) == len(o.layers) {
@@ -121,8 +119,7 @@ func (v *view) unneeded(o *volume) []*layer {
 	return slices.DeleteFunc(slices.Clone(o.layers), func(l *layer) bool { return slices.Contains(needed, l) })
 }
 
-// reader returns the one layer of those given that reads through l; nil if there
-// are none or several.
+// reader returns the layer in of that reads through l; nil if there is none or more than one.
 func (v *volume) reader(of []*layer, l *layer) (only *layer) {
 	for i, x := range v.layers {
 		if v.nextOf(i) != l || !slices.Contains(of, x) {

@@ -8,16 +8,16 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Disks have logical blocks of 512 or of 4096 bytes. A device-mapper device has
-// the largest of those below it, and a file system cannot be used on larger ones
-// than it was made on. So all that is stacked, and all that gets a volume's
-// content, lies on disks of one kind. A pool is of one kind when it is made; a
-// group that lvm2 has mixed is several rooms.
+// The kind of a disk is the size of its logical blocks: 512 or 4096 bytes. A device-mapper
+// device has the largest block size of the devices below it, and a file system cannot be used
+// with larger blocks than it was made with. So stacked devices, and all copies of a volume's
+// content, lie on disks of one kind. A new pool has disks of one kind. In a group that lvm2
+// has mixed, the driver treats the disks of each kind separately.
 
-// anyKind is the block size of what may lie on disks of any one kind.
+// anyKind stands for disks of any one kind.
 const anyKind size.Bytes = 0
 
-// kinds lists the block sizes of the group's disks, in their order.
+// kinds lists the kinds of the group's disks, in the order of the disks.
 func (v *view) kinds() (kinds []size.Bytes) {
 	for _, pv := range v.vg.PVs {
 		if pv.BlockSize != 0 && !slices.Contains(kinds, pv.BlockSize) {
@@ -27,7 +27,7 @@ func (v *view) kinds() (kinds []size.Bytes) {
 	return kinds
 }
 
-// kindsOf lists the kinds that block allows.
+// kindsOf lists the kinds that block stands for.
 func (v *view) kindsOf(block size.Bytes) []size.Bytes {
 	if kinds := v.kinds(); block == anyKind && len(kinds) > 0 {
 		return kinds
@@ -35,7 +35,8 @@ func (v *view) kindsOf(block size.Bytes) []size.Bytes {
 	return []size.Bytes{block}
 }
 
-// onKind says for people on which disks something must lie, "" where all will do.
+// onKind returns text, for messages, about the disks of a kind; "" if the group has disks of
+// one kind only.
 func (v *view) onKind(block size.Bytes) string {
 	switch {
 	case len(v.kinds()) < 2:
@@ -54,7 +55,7 @@ func (v *view) freeOn(block size.Bytes) rangeSet {
 	return v.free.intersect(v.disksOn(block))
 }
 
-// disksOn returns all extents of the disks of a kind.
+// disksOn returns all extents on disks of a kind.
 func (v *view) disksOn(block size.Bytes) rangeSet {
 	var out []lvm2.Range
 	for n, pv := range v.vg.PVs {
@@ -65,7 +66,7 @@ func (v *view) disksOn(block size.Bytes) rangeSet {
 	return newRangeSet(out...)
 }
 
-// freeFor returns the free extents by which lv may grow.
+// freeFor returns the free extents that may be added to lv.
 func (v *view) freeFor(lv *lvm2.LV) rangeSet { return v.freeOn(v.growsOn(lv)) }
 
 // growsOn returns the kind of the disks on which lv may grow.
@@ -77,7 +78,7 @@ func (v *view) growsOn(lv *lvm2.LV) size.Bytes {
 	return v.vg.PVs[has[len(has)-1].PV].BlockSize
 }
 
-// sizeOn returns how much of lv lies on disks of a kind.
+// sizeOn returns the size of the part of lv that lies on disks of a kind, in extents.
 func (v *view) sizeOn(lv *lvm2.LV, kind size.Bytes) (n lvm2.Extents) {
 	if kind == anyKind || len(v.kinds()) < 2 {
 		return lv.Size()
@@ -94,7 +95,7 @@ func (v *view) sizeOn(lv *lvm2.LV, kind size.Bytes) (n lvm2.Extents) {
 	return n
 }
 
-// trashOn returns how much trash lies on disks of a kind.
+// trashOn returns the size of the trash on disks of a kind, in extents.
 func (v *view) trashOn(kind size.Bytes) (n lvm2.Extents) {
 	for _, lv := range v.trash {
 		n += v.sizeOn(lv, kind)
@@ -102,8 +103,8 @@ func (v *view) trashOn(kind size.Bytes) (n lvm2.Extents) {
 	return n
 }
 
-// kind returns the block size of the disks on which logical volumes lie that are
-// stacked. Error: ErrPrecondition if there are several.
+// kind returns the kind of the disks on which stacked logical volumes lie. Errors:
+// ErrPrecondition if there are several kinds.
 func (v *view) kind(stacked ...*lvm2.LV) (size.Bytes, error) {
 	kind := anyKind
 	for _, lv := range stacked {
@@ -124,7 +125,8 @@ func (v *view) kind(stacked ...*lvm2.LV) (size.Bytes, error) {
 	return kind, nil
 }
 
-// kindOf returns the kind of all that a volume and its snapshots lie on.
+// kindOf returns the kind of the disks on which a volume and its snapshots lie. Errors:
+// ErrPrecondition if there are several kinds.
 func (v *view) kindOf(o *volume) (size.Bytes, error) {
 	stacked := []*lvm2.LV{o.lv}
 	for _, l := range o.layers {
@@ -136,7 +138,7 @@ func (v *view) kindOf(o *volume) (size.Bytes, error) {
 	return v.kind(stacked...)
 }
 
-// mixed says that the group has disks of several kinds, "" if it has not.
+// mixed returns a message if the group has disks of several kinds; "" otherwise.
 func (v *view) mixed() string {
 	kinds := v.kinds()
 	if len(kinds) < 2 {
@@ -155,8 +157,8 @@ func (v *view) mixed() string {
 	return text[:len(text)-1] + ": a volume and its snapshots stay on disks of one kind, so they have room only there"
 }
 
-// ofOneKind returns those of the devices of a new group that have the same block
-// size, as most have it or else the first, and the others with the reason.
+// ofOneKind selects the devices of a new group that have the most frequent block size, or the
+// first one's in a tie. It returns the other devices with the reason.
 func ofOneKind(devices []string) (kept []string, refused []LeftOut, err error) {
 	count, blocks := map[size.Bytes]int{}, make([]size.Bytes, len(devices))
 	for i, d := range devices {
@@ -181,7 +183,7 @@ func ofOneKind(devices []string) (kept []string, refused []LeftOut, err error) {
 	return kept, refused, nil
 }
 
-// otherKind is a device with other logical blocks than the pool's disks have.
+// otherKind describes a device whose block size differs from the pool's disks.
 func otherKind(device string, why error) LeftOut {
 	return LeftOut{device, why.Error() + "; no file system could move between them, so use it for another pool", true, false}
 }

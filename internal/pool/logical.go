@@ -9,13 +9,14 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// handsOff are the flags of LVs that LVM2 must not activate: those that handOff
-// makes so, and trash.
+// handsOff are the flags of logical volumes that LVM2 must not activate: trash, and those
+// changed by handOff.
 var handsOff = []string{lvm2.FlagActivationSkip, lvm2.FlagNoAutoActivate}
 
-// handOff has LVM2 neither activate nor change lv. Frozen layers and flat stores, forks with their
-// stores and live layers, readers and hidden volumes are such: to LVM2 they look like plain logical volumes,
-// and what it made of their devices would lose data. Trash may be removed.
+// handOff marks lv so that LVM2 neither activates nor changes it. It is for frozen layers,
+// flat stores, readers, hidden volumes, and forks with their stores and live layers. LVM2
+// takes them for plain logical volumes, and its devices for them would lose data. LVM2 may
+// still remove trash.
 func handOff(lv *lvm2.LV) {
 	lv.Flags = slices.Clone(handsOff)
 	if !slices.Contains(lv.Status, lvm2.StatusLocked) {
@@ -23,27 +24,27 @@ func handOff(lv *lvm2.LV) {
 	}
 }
 
-// handBack makes lv one that LVM2 may deal with as with any other.
+// handBack lets LVM2 treat lv like any other logical volume.
 func handBack(lv *lvm2.LV) {
 	lv.Flags = nil
 	lv.Status = slices.DeleteFunc(slices.Clone(lv.Status), func(s string) bool { return s == lvm2.StatusLocked })
 }
 
-// untouchable says whether LVM2 neither activates nor changes lv.
+// untouchable reports whether LVM2 neither activates nor changes lv.
 func untouchable(lv *lvm2.LV) bool {
 	return inactive(lv) && slices.Contains(lv.Status, lvm2.StatusLocked)
 }
 
-// inactive says whether LVM2 does not activate lv.
+// inactive reports whether LVM2 does not activate lv.
 func inactive(lv *lvm2.LV) bool {
 	return !slices.ContainsFunc(handsOff, func(flag string) bool { return !slices.Contains(lv.Flags, flag) })
 }
 
-// apart says whether o is more than LVM2 takes its logical volume for.
+// apart reports whether v is not the plain volume that LVM2 takes it for.
 func (v *volume) apart() bool { return v.deleted || v.from() != "" || v.copying != nil }
 
-// protect hands off what an older version, or somebody's lvchange, has left open.
-// What LVM2 moves has its turn when that is over.
+// protect applies handOff to logical volumes that need it but lack it, because of an older
+// release or an lvchange. A logical volume that LVM2 moves is protected after the move.
 func (t *edit) protect() error {
 	var open []*lvm2.LV
 	for _, o := range t.volumes {
@@ -63,7 +64,7 @@ func (t *edit) protect() error {
 		}
 	}
 	for _, lv := range open {
-		if now := t.vg.LVByID(lv.ID); now != lv || untouchable(lv) { // else this edit has made something else of it
+		if now := t.vg.LVByID(lv.ID); now != lv || untouchable(lv) { // skip it if this edit has already changed it
 			continue
 		}
 		c := lv.Clone()
@@ -75,8 +76,8 @@ func (t *edit) protect() error {
 	return nil
 }
 
-// newLV describes a logical volume of ours without extents. Trash and layers
-// get the name, status and flags of their kind.
+// newLV returns a new logical volume without extents. Trash and layers get the name, status
+// and flags of their role.
 func newLV(name, role string, tags ...string) *lvm2.LV {
 	lv := &lvm2.LV{
 		Name: name, ID: lvm2.NewID(), Tags: append([]string{tag(tagRole, role)}, tags...), CreationTime: time.Now(),
@@ -92,8 +93,8 @@ func newLV(name, role string, tags ...string) *lvm2.LV {
 	return lv
 }
 
-// join makes a layer the snapshot of its volume for LVM2: the live one. length
-// is what the volume had at the cut.
+// join makes lv the live layer of o: it adds the hidden logical volume that makes lv a
+// snapshot of o for LVM2. length is the size of the volume at the cut.
 func (t *edit) join(o *volume, lv *lvm2.LV, length size.Bytes, chunk size.Sectors) error {
 	return t.put(&lvm2.LV{
 		Name: t.hiddenName(), ID: lvm2.NewID(), Status: []string{lvm2.StatusRead, lvm2.StatusWrite, lvm2.StatusVisible},
@@ -107,19 +108,19 @@ func (t *edit) join(o *volume, lv *lvm2.LV, length size.Bytes, chunk size.Sector
 
 func trashName(id lvm2.ID) string { return trashPrefix + string(id) }
 
-// maxUnknownTag is the length of a set of extents in a tag, in bytes. LVM2
-// takes tags of 1024.
+// maxUnknownTag is the largest text of a set of extents in a tag, in bytes. LVM2 allows tags
+// of 1024 bytes.
 const maxUnknownTag = 900
 
-// headTaken begins the value of tagUnknown. Older builds wrote none, and did not
-// take the first extents off when they zeroed the first MiB of a volume.
+// headTaken begins the value of tagUnknown. Older releases did not write it, and did not
+// remove the first extents from the set when they zeroed the first MiB of a volume.
 const headTaken = "/"
 
 func unknownText(unknown rangeSet) string { return headTaken + unknown.String() }
 
-// setUnknown records the logical extents of lv that may hold an earlier owner's
-// bytes. Too many pieces are joined to fewer: none of them was ever used, so
-// wiping what is between is only more work.
+// setUnknown records the extents of lv that may hold an earlier owner's bytes. If the set has
+// too many pieces for a tag, setUnknown joins pieces. The extents in between were never used
+// either, so wiping them is only more work.
 func setUnknown(lv *lvm2.LV, unknown rangeSet) {
 	lv.Tags = dropTags(lv.Tags, tagUnknown)
 	for len(unknown.String()) > maxUnknownTag {
@@ -130,9 +131,8 @@ func setUnknown(lv *lvm2.LV, unknown rangeSet) {
 	}
 }
 
-// setContent records on lv what its content is: whether there has been a file
-// system, and which extents may hold an earlier owner's bytes. Layers get it at
-// their cut, copies from the layer.
+// setContent records on lv whether it has had a file system, and which extents may hold an
+// earlier owner's bytes. A layer gets the record at its cut, and a copy gets the layer's.
 func setContent(lv *lvm2.LV, formatted bool, unknown rangeSet) {
 	if lv.Tags = dropTags(lv.Tags, tagUnformatted); !formatted {
 		lv.Tags = append(lv.Tags, tag(tagUnformatted))
@@ -140,7 +140,7 @@ func setContent(lv *lvm2.LV, formatted bool, unknown rangeSet) {
 	setUnknown(lv, unknown)
 }
 
-// deleteVolume makes o trash, or hides it while a snapshot needs its blocks.
+// deleteVolume turns o into trash, or hides o while a snapshot needs its blocks.
 func (t *edit) deleteVolume(o *volume) error {
 	if t.disposable(o) {
 		if err := t.discard(storesOf(o.layers)...); err != nil {
@@ -154,8 +154,8 @@ func (t *edit) deleteVolume(o *volume) error {
 	return t.put(c)
 }
 
-// discardBlocks makes the extents of a volume without layers trash, and frees
-// what a fork or reader read through.
+// discardBlocks turns the extents of a volume without layers into trash, and prunes the layer
+// that the volume read through.
 func (t *edit) discardBlocks(o *volume) error {
 	lvs := []*lvm2.LV{o.lv}
 	if takesNothing(o.lv) {
@@ -181,7 +181,8 @@ func storesOf(layers []*layer) []*lvm2.LV {
 	return out
 }
 
-// discard turns LVs into trash: their extents stay allocated until they are wiped.
+// discard turns logical volumes into trash. Their extents stay allocated until the wiper has
+// wiped them.
 func (t *edit) discard(lvs ...*lvm2.LV) error {
 	for _, lv := range lvs {
 		if l := t.layers[lv.ID]; l != nil && l.snap != nil && t.vg.LVByID(l.snap.ID) != nil {
@@ -208,8 +209,8 @@ func (t *edit) discard(lvs ...*lvm2.LV) error {
 	return nil
 }
 
-// prune throws away the layers of l's history that nobody needs any more now
-// that one user of l is gone, and the volume too if it was deleted.
+// prune deletes the layers of l's history that nobody needs any more, after a user of l is
+// gone. It also deletes the blocks of a deleted volume once nothing needs them.
 func (t *edit) prune(l *layer) error {
 	if l == nil {
 		return nil

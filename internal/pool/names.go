@@ -15,7 +15,7 @@ const (
 	trashPrefix = "dmsnap-trash-"
 )
 
-// checkName refuses what cannot be a CSI name.
+// checkName returns ErrInvalid for a string that cannot be a CSI name.
 func checkName(csi string) error {
 	if csi == "" || len(csi) > maxCSIName {
 		return fmt.Errorf("%w: a name must have 1 to %d bytes, but this one has %d", ErrInvalid, maxCSIName, len(csi))
@@ -23,15 +23,15 @@ func checkName(csi string) error {
 	return nil
 }
 
-// longestLayer is the longest suffix of a device of a volume, spare a number that a name
-// may end with.
+// longestLayer is the longest suffix of the name of a volume's device. spare is the longest
+// number at the end of a name.
 const (
 	longestLayer = "recovered"
 	spare        = "-99"
 )
 
-// checkGroupName refuses a volume group in which no volume could ever be deleted: its name
-// leaves no room for that of a piece of trash, and little more for that of a volume.
+// checkGroupName returns an error for a volume group with a name so long that no volume could
+// ever be deleted: the name of a piece of trash would not fit into a device's name.
 func checkGroupName(group string) error {
 	if err := lvm2.CheckVGName(group); err != nil {
 		return err
@@ -44,14 +44,14 @@ func checkGroupName(group string) error {
 	return nil
 }
 
-// fitsDevices says whether all devices of a volume of that name can be made.
+// fitsDevices reports whether the names of all devices of a logical volume lv fit.
 func fitsDevices(group, lv string) bool {
 	return len(lvm2.DMName(group, lv, longestLayer)) <= lvm2.MaxDMName
 }
 
-// lvName chooses the name of a new logical volume for a CSI name: the name
-// itself where LVM2 allows it and nobody has it or is still known by it, else a
-// readable part of it with a hash, else that with a number.
+// lvName chooses the name of a new logical volume for a CSI name. It takes the CSI name if
+// LVM2 allows it, or else its readable beginning with a hash. If the name is taken, or still
+// known as a source, lvName appends a number.
 func (v *view) lvName(csi string) (string, error) {
 	name := csi
 	if rest, reserved := strings.CutPrefix(name, "snapshot"); reserved {
@@ -74,10 +74,10 @@ func (v *view) lvName(csi string) (string, error) {
 	return name, nil
 }
 
-// hashLetters is how much of a CSI name is kept to be read, where there is room.
+// hashLetters is the number of readable characters in a hashed name, if there is room.
 const hashLetters = 24
 
-// hashed returns the letters and digits that csi begins with and a hash of all of it.
+// hashed returns a name made of the first letters and digits of csi, and a hash of csi.
 func hashed(csi string, letters int) string {
 	var b strings.Builder
 	for i := 0; i < len(csi) && b.Len() < letters; i++ {
@@ -89,8 +89,8 @@ func hashed(csi string, letters int) string {
 	return "dmsnap-" + b.String() + "-" + hex.EncodeToString(sum[:8])
 }
 
-// hiddenName returns a free name for the hidden LV that joins a snapshot's
-// store to its origin, numbered as LVM2 does.
+// hiddenName returns a free name for the hidden logical volume that joins a snapshot's store
+// to its origin. It uses the same numbering as LVM2.
 func (v *view) hiddenName() string {
 	for n := 0; ; n++ {
 		if name := fmt.Sprintf("snapshot%d", n); v.vg.LV(name) == nil {

@@ -25,7 +25,7 @@ func compareRanges(a, b lvm2.Range) int {
 	return 0
 }
 
-// newRangeSet sorts ranges and joins those that touch or overlap.
+// newRangeSet returns the set of all extents in ranges, which may be in any order and overlap.
 func newRangeSet(ranges ...lvm2.Range) rangeSet {
 	sorted := slices.Clone(ranges)
 	slices.SortFunc(sorted, compareRanges)
@@ -52,10 +52,10 @@ func (s rangeSet) size() lvm2.Extents {
 	return n
 }
 
-// union returns the extents of either set.
+// union returns the extents that are in either set.
 func (s rangeSet) union(t rangeSet) rangeSet { return newRangeSet(append(slices.Clone(s), t...)...) }
 
-// intersect returns the extents of both sets.
+// intersect returns the extents that are in both sets.
 func (s rangeSet) intersect(t rangeSet) rangeSet {
 	var out rangeSet
 	for i, j := 0, 0; i < len(s) && j < len(t); {
@@ -98,8 +98,7 @@ func (s rangeSet) subtract(t rangeSet) rangeSet {
 	return out
 }
 
-// coarser returns a set that covers s in fewer pieces: about half of the gaps,
-// the smallest ones, are taken in.
+// coarser returns a set that covers s in fewer pieces: it fills the smaller half of the gaps.
 func (s rangeSet) coarser() rangeSet {
 	var gaps []lvm2.Extents
 	for i := 1; i < len(s); i++ {
@@ -124,7 +123,7 @@ func (s rangeSet) coarser() rangeSet {
 	return out
 }
 
-// String prints the set as "PV.START+COUNT/…", numbers in base 36.
+// String formats the set as "PV.START+COUNT/…", with START and COUNT in base 36.
 func (s rangeSet) String() string {
 	parts := make([]string, len(s))
 	for i, r := range s {

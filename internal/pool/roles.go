@@ -5,7 +5,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Roles of our logical volumes.
+// The roles of the driver's logical volumes.
 const (
 	roleVolume = "volume"
 	roleLayer  = "layer"

@@ -9,8 +9,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// checkRoom keeps volumes from taking the extents that layers need to grow, on
-// disks of one kind or of anyKind. *PendingError where there is room once trash is wiped.
+// checkRoom returns an error if there is no room for a volume of n extents on disks of a kind.
+// Extents that layers need to grow do not count as room. Errors: *PendingError if there is
+// room once trash is wiped, ErrNoSpace otherwise.
 func (p *Pool) checkRoom(v *view, block size.Bytes, n lvm2.Extents) error {
 	var pending, unclear bool
 	for _, kind := range v.kindsOf(block) {
@@ -32,8 +33,8 @@ func (p *Pool) checkRoom(v *view, block size.Bytes, n lvm2.Extents) error {
 		ErrNoSpace, n, v.extent(), v.onKind(block), v.vg.Name, room, p.reserve(v), p.notWiped(v))
 }
 
-// wipedSoon is how many extents on disks of a kind become free by themselves: of trash
-// that the wiper has not failed to wipe.
+// wipedSoon returns the number of extents on disks of a kind that the wiper will free. Trash
+// that the wiper failed to wipe does not count.
 func (p *Pool) wipedSoon(v *view, kind size.Bytes) (n lvm2.Extents) {
 	if v.unclear != nil {
 		return 0
@@ -46,8 +47,9 @@ func (p *Pool) wipedSoon(v *view, kind size.Bytes) (n lvm2.Extents) {
 	return n
 }
 
-// trimmedSoon is how many extents on disks of a kind frozen stores give back when they are
-// trimmed, at most: all but the first of each, unless that has failed, or LVM2 has the volume.
+// trimmedSoon returns an upper bound of the extents on disks of a kind that trimming frozen
+// stores will free: all but the first extent of each store. Stores that could not be trimmed,
+// and stores of volumes that LVM2 manages, do not count.
 func (p *Pool) trimmedSoon(v *view, kind size.Bytes) (n lvm2.Extents) {
 	for _, o := range v.volumes {
 		for _, l := range o.layers {
@@ -59,7 +61,7 @@ func (p *Pool) trimmedSoon(v *view, kind size.Bytes) (n lvm2.Extents) {
 	return n
 }
 
-// notWiped says for people why trash is not wiped, "" if it is.
+// notWiped returns text, for messages, about why trash is not wiped; "" if it is.
 func (p *Pool) notWiped(v *view) string {
 	if len(v.trash) == 0 || p.wiper.problem() == nil {
 		return ""
@@ -67,7 +69,7 @@ func (p *Pool) notWiped(v *view) string {
 	return fmt.Sprintf("; deleted volumes are not wiped: %v", p.wiper.problem())
 }
 
-// room is the number of extents that volumes may take.
+// room returns the number of extents that volumes may take.
 func (p *Pool) room(v *view) (room lvm2.Extents) {
 	for _, kind := range v.kindsOf(anyKind) {
 		room += p.roomOn(v, kind)
@@ -75,7 +77,7 @@ func (p *Pool) room(v *view) (room lvm2.Extents) {
 	return room
 }
 
-// roomOn is the number of extents that one volume may take on disks of a kind.
+// roomOn returns the number of extents that one volume may take on disks of a kind.
 func (p *Pool) roomOn(v *view, block size.Bytes) (room lvm2.Extents) {
 	for _, kind := range v.kindsOf(block) {
 		free, reserve := v.freeOn(kind).size(), p.reserveOn(v, kind)
@@ -84,7 +86,7 @@ func (p *Pool) roomOn(v *view, block size.Bytes) (room lvm2.Extents) {
 	return room
 }
 
-// reserve is the number of extents kept for layers.
+// reserve returns the number of extents that are reserved for layers.
 func (p *Pool) reserve(v *view) lvm2.Extents {
 	var total lvm2.Extents
 	for _, pv := range v.vg.PVs {
@@ -93,12 +95,12 @@ func (p *Pool) reserve(v *view) lvm2.Extents {
 	return total * lvm2.Extents(p.config.LayerReserve) / 100
 }
 
-// reserveOn is the part of it on disks of a kind.
+// reserveOn returns the part of the reserve on disks of a kind.
 func (p *Pool) reserveOn(v *view, kind size.Bytes) lvm2.Extents {
 	return v.disksOn(kind).size() * lvm2.Extents(p.config.LayerReserve) / 100
 }
 
-// Capacity returns the pool's room.
+// Capacity returns the room for new volumes.
 func (p *Pool) Capacity(context.Context) (Capacity, error) {
 	v, err := p.latest()
 	if err != nil {
@@ -107,7 +109,8 @@ func (p *Pool) Capacity(context.Context) (Capacity, error) {
 	return p.capacity(v), nil
 }
 
-// capacity is the pool's room: none while nothing can be made, whatever is free.
+// capacity returns the room for new volumes: none while nothing can be created, even if
+// extents are free.
 func (p *Pool) capacity(v *view) Capacity {
 	var total lvm2.Extents
 	for _, pv := range v.vg.PVs {

@@ -10,18 +10,18 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// span is a part of a volume.
+// span is a range of sectors of a volume.
 type span struct{ start, length size.Sectors }
 
 func (s span) end() size.Sectors { return s.start + s.length }
 
-// holds says whether x lies in s.
+// holds reports whether x lies within s.
 func (s span) holds(x span) bool { return s.start <= x.start && x.end() <= s.end() }
 
-// spans are parts of a volume: sorted, not overlapping, not touching.
+// spans is a set of sectors of a volume: sorted, not overlapping, not touching.
 type spans []span
 
-// without returns what of s is not in x.
+// without returns the sectors of s that are not in x.
 func (s spans) without(x span) spans {
 	var out spans
 	for _, part := range s {
@@ -35,7 +35,7 @@ func (s spans) without(x span) spans {
 	return out
 }
 
-// hold says whether x lies in one of them.
+// hold reports whether x lies within one span of s.
 func (s spans) hold(x span) bool {
 	return slices.ContainsFunc(s, func(part span) bool { return part.holds(x) })
 }
@@ -47,23 +47,24 @@ func (s spans) size() (n size.Sectors) {
 	return n
 }
 
-// extentsOf returns the logical extents that hold a part of a volume.
+// extentsOf returns the logical extents that cover s.
 func (v *view) extentsOf(s span) rangeSet {
 	first := lvm2.Extents(s.start / v.vg.ExtentSize)
 	return rangeSet{{Start: first, Count: v.extents(s.end().Bytes()) - first}}
 }
 
-// hydrated is how far a fork has come: what of its own extents has its content.
-// The zero value says that nothing has.
+// hydrated is the progress of a fork's hydration: the part of its content that is in its own
+// extents. The zero value stands for no progress.
 type hydrated struct {
-	to   size.Sectors // all before it
-	left spans        // but for these, which could not be copied
+	to   size.Sectors // hydrated up to this sector,
+	left spans        // except for these spans, which could not be copied
 }
 
-// mostLeft is how many parts a fork can have left: its tag has room for so many.
+// mostLeft is the largest number of spans in left, limited by the size of the tag.
 const mostLeft = 16
 
-// missing returns what of a fork is not hydrated; length is its source's.
+// missing returns the spans of a fork that are not hydrated. length is the length of its
+// source.
 func (h hydrated) missing(length size.Sectors) spans {
 	out := slices.Clone(h.left)
 	if h.to >= length {
@@ -85,12 +86,12 @@ func hydratedBut(missing spans, length size.Sectors) hydrated {
 	return hydrated{length, missing}
 }
 
-// has says whether x is hydrated.
+// has reports whether all of x is hydrated.
 func (h hydrated) has(x span) bool {
 	return x.end() <= h.to && !slices.ContainsFunc(h.left, func(l span) bool { return l.start < x.end() && x.start < l.end() })
 }
 
-// String prints "TO" or, where parts are left, "TO/START+LENGTH/…", in sectors.
+// String formats h as "TO" or, if spans are left, "TO/START+LENGTH/…", in sectors.
 func (h hydrated) String() string {
 	var b strings.Builder
 	fmt.Fprint(&b, uint64(h.to))

@@ -15,11 +15,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// blankStore zeroes the part of a new COW store that the kernel reads when it
-// first loads the snapshot: the header's chunk and an area without entries. It
-// is on the disk once the edit is committed. The extents are free still and only with LVM2's lock held do they stay
-// so meanwhile. Nothing but zeroes may go there before the metadata has the
-// store: after an interruption they count as wiped, if they did.
+// blankStore zeroes the part of a new COW store that the kernel reads when it first loads the
+// snapshot: the header's chunk and an empty area. The zeroes are durable when the edit is
+// committed. The extents are still free, and only LVM2's lock keeps them free. blankStore
+// writes only zeroes, because wiped extents still count as wiped after an interruption.
 func (t *edit) blankStore(ranges []lvm2.Range, chunk size.Bytes) error {
 	zeroes := 2 * chunk
 	for _, r := range ranges {
@@ -36,12 +35,12 @@ func (t *edit) blankStore(ranges []lvm2.Range, chunk size.Bytes) error {
 	return nil
 }
 
-// signatureReach is how far from either end of a device a signature may lie that
-// others know it by: RAID metadata of a BIOS lie up to 1.5 MiB before its end.
+// signatureReach is the largest distance of a signature from either end of a device. RAID
+// metadata of a BIOS lies up to 1.5 MiB before the end.
 const signatureReach = 2 * size.MiB
 
-// blankEnds zeroes both ends of extents that are added to a volume: one of them is
-// the end of the device then, and nobody may find there what a former owner was.
+// blankEnds zeroes both ends of extents that are added to a volume. One of them becomes the
+// end of the device, where a program could find a former owner's signature.
 func (t *edit) blankEnds(ranges []lvm2.Range) error {
 	var total, start size.Bytes
 	for _, r := range ranges {
@@ -65,7 +64,8 @@ func (t *edit) blankEnds(ranges []lvm2.Range) error {
 	return nil
 }
 
-// blankTail does what blankEnds does for what a new volume is longer than its source.
+// blankTail is blankEnds for the part of a new volume beyond the end of its source. source is
+// the size of the source in extents.
 func (t *edit) blankTail(lv *lvm2.LV, source lvm2.Extents) error {
 	if lv.Size() <= source {
 		return nil
@@ -80,9 +80,9 @@ func (t *edit) blankTail(lv *lvm2.LV, source lvm2.Extents) error {
 	return nil
 }
 
-// formatStore makes a header in a live store that has none, before the layer is
-// frozen by the same edit. The kernel makes one when it first loads the snapshot, but a store
-// that is frozen while its volume is not active is only ever loaded read-only.
+// formatStore writes a header to a live store without one, before the same edit freezes the
+// layer. The kernel writes the header when it first loads the snapshot writable. A store that
+// is frozen while its volume is inactive would only ever be loaded read-only.
 func (t *edit) formatStore(l *layer) error {
 	ranges, err := physical(l.lv)
 	if err != nil {
@@ -97,7 +97,7 @@ func (t *edit) formatStore(l *layer) error {
 		if _, err := f.ReadAt(b, from); err != nil {
 			return err
 		}
-		if binary.LittleEndian.Uint32(b) != 0 { // all that the kernel looks at
+		if binary.LittleEndian.Uint32(b) != 0 { // the kernel checks only this field
 			return nil
 		}
 		copy(b, cow.NewHeader(l.chunk.Bytes()))
@@ -110,8 +110,8 @@ func (t *edit) formatStore(l *layer) error {
 	})
 }
 
-// writing calls f with r's physical volume, past the page cache, and with the
-// offset where r begins. The commit of the edit flushes what it wrote first.
+// writing calls f with the disk of r, opened with O_DIRECT, and with the byte offset of r. The
+// commit of the edit flushes the disk before it writes the metadata.
 func (t *edit) writing(r lvm2.Range, f func(file *os.File, from int64) error) (err error) {
 	pv := t.vg.PVs[r.PV]
 	if err := t.missing(pv); err != nil {

@@ -8,56 +8,56 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// tagPrefix marks every tag of ours. LVM2 allows [A-Za-z0-9_+.-/=!:&#] in tags.
+// tagPrefix begins every tag of the driver. LVM2 allows [A-Za-z0-9_+.-/=!:&#] in tags.
 const tagPrefix = "dmsnap:"
 
-// Keys of our tags, written dmsnap:KEY or dmsnap:KEY=VALUE.
+// The keys of the driver's tags, written dmsnap:KEY or dmsnap:KEY=VALUE.
 const (
-	tagRole        = "role"        // volume, layer, fork or trash: the logical volume is ours
+	tagRole        = "role"        // volume, layer, fork, flat or trash; its presence marks a logical volume of the driver
 	tagName        = "name"        // the CSI name
 	tagMode        = "mode"        // a volume's Mode
 	tagFS          = "fs"          // the file system type of a volume
-	tagUnformatted = "unformatted" // the volume, or at a layer's cut its volume, never had a file system and was never given out as a block device: the only ones that are formatted
-	tagRaw         = "raw"         // the volume was a block device until its mode changed: a file system on it may be a copy of another volume's
-	tagReadOnly    = "readonly"    // made for readers only
-	tagSource      = "source"      // KIND/LV that the content came from, and /POOL if that is another one
-	tagCopying     = "copying"     // the volume is being copied from another pool: LOAN/SECTORS, the id of that pool's loan and how much is copied
-	tagLent        = "lent"        // POOL/NAME of the volume that is copied from this one
-	tagShared      = "shared"      // made for readers on several nodes as well as for writers
-	tagAsked       = "asked"       // bytes that were asked for, if the volume, a layer's at its cut, has more
-	tagCopy        = "copy"        // id of the layer that the volume still reads through
-	tagHydrated    = "hydrated"    // sectors of it that were copied into the volume's own extents, from its beginning, and which of them were not (hydrated.String)
-	tagReads       = "reads"       // id of the layer that a reader shows, as long as it exists
-	tagTransient   = "transient"   // the reader keeps what is written to it as long as its device is there
+	tagUnformatted = "unformatted" // the volume, or a layer's volume at the cut, never had a file system and was never handed out as a block device; only such volumes are formatted
+	tagRaw         = "raw"         // the volume was a block device until its mode changed; its file system may be a copy of another volume's
+	tagReadOnly    = "readonly"    // a read-only volume
+	tagSource      = "source"      // KIND/LV of the source, and /POOL if the source is in another pool
+	tagCopying     = "copying"     // a running copy from another pool: LOAN/SECTORS, the id of the loan in the other pool and the copied sectors
+	tagLent        = "lent"        // POOL/NAME of the volume into which this one is copied
+	tagShared      = "shared"      // readers on several nodes may use the volume, besides writers
+	tagAsked       = "asked"       // bytes in the request, if the volume (of a layer: at the cut) has more
+	tagCopy        = "copy"        // id of the layer that a fork still reads through
+	tagHydrated    = "hydrated"    // sectors of a fork, from its beginning, that are in its own extents, and the parts left out (hydrated.String)
+	tagReads       = "reads"       // id of the layer that a reader shows
+	tagTransient   = "transient"   // a writable reader; its writes last as long as its device
 	tagBegun       = "begun"       // the transient volume was activated
-	tagReset       = "reset"       // it has lost what was written to it, and was activated again
-	tagUnknown     = "unknown"     // extents of the volume, of a layer's at its cut, that may hold an earlier owner's bytes; see unknownText
+	tagReset       = "reset"       // the transient volume lost its writes, and was activated again
+	tagUnknown     = "unknown"     // extents of the volume (of a layer: at the cut) that may hold an earlier owner's bytes; see unknownText
 	tagDeleted     = "deleted"     // the volume was deleted; its blocks stay for its snapshots
-	tagFormer      = "former"      // name of the volume's logical volume that took the place of this one by a rollback: its snapshots are that volume's
-	tagOf          = "of"          // id of the volume that a layer or a fork's store belongs to
+	tagFormer      = "former"      // name of the logical volume that replaced this volume in a rollback; this volume's snapshots count as snapshots of the new one
+	tagOf          = "of"          // id of the volume that a layer, a fork's store or a flat store belongs to
 	tagOrder       = "order"       // place of a layer in its volume's history
-	tagCreated     = "created"     // time of the cut, nanoseconds since 1970
+	tagCreated     = "created"     // time of the cut, in nanoseconds since 1970
 	tagLength      = "length"      // sectors of the volume at the cut
-	tagChunk       = "chunk"       // sectors of a chunk of a layer's, fork's or transient volume's store
-	tagUsed        = "used"        // sectors of a frozen layer's store that are in use: the rest was given back
-	tagExact       = "exact"       // sectors of a frozen store below which it holds just what changed until the next cut; without a value all of it
-	tagSuperset    = "superset"    // a layer's store holds more than what changed until the next cut: layers are folded into it
-	tagOver        = "over"        // place of the layer that an adopted snapshot reads through: its store holds all that changed until then
-	tagThrough     = "through"     // place of the last of the layers that were folded into a layer
+	tagChunk       = "chunk"       // sectors of a chunk of the store of a layer, a fork, a flat store or a transient volume
+	tagUsed        = "used"        // used sectors of a trimmed layer's store; of a flat store: sectors of header and areas, once written
+	tagExact       = "exact"       // sectors of a frozen store below which it has exactly the chunks that changed until the next cut; without a value the whole store
+	tagSuperset    = "superset"    // the layer's store has more chunks than changed until the next cut, because layers were folded into it
+	tagOver        = "over"        // place of the layer that an adopted snapshot reads through; of a flat store: id of the layer below
+	tagThrough     = "through"     // place of the last layer that was folded into the layer
 	tagLost        = "lost"        // the layer's content is gone
 	tagStatic      = "static"      // on a logical volume of LVM2's own: a static volume may name it
-	tagClean       = "clean"       // on the group: free extents that we wiped, valid for one metadata generation
+	tagClean       = "clean"       // on the group: free extents that the driver wiped, valid for one metadata generation
 )
 
-// knownTags are the keys that a logical volume of ours may have. A tag with another
-// one is of a newer version, or a mistake: what it says is not known.
+// knownTags are the keys that a logical volume of the driver may have. A tag with another key
+// belongs to a newer release, or is a mistake.
 var knownTags = []string{
 	tagRole, tagName, tagMode, tagFS, tagUnformatted, tagRaw, tagReadOnly, tagShared, tagAsked, tagSource, tagCopy, tagHydrated, tagReads, tagTransient, tagBegun, tagReset,
 	tagUnknown, tagDeleted, tagFormer, tagOf, tagOrder, tagCreated, tagLength, tagChunk, tagUsed, tagExact, tagSuperset, tagOver, tagThrough, tagLost, tagStatic, tagCopying, tagLent,
 }
 
-// encodeTag maps any string into the alphabet of LVM2's tags: letters, digits
-// and _+.-/ stay, every other byte becomes = and two hex digits.
+// encodeTag maps any string into the alphabet of LVM2's tags. Letters, digits and _+.-/
+// stay; every other byte becomes = and two hex digits.
 func encodeTag(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
@@ -74,8 +74,8 @@ func plainInTag(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("_+.-/", c) >= 0
 }
 
-// decodeTag is the inverse of encodeTag. It refuses what encodeTag never writes,
-// so that two tags never mean the same string.
+// decodeTag is the inverse of encodeTag. It refuses text that encodeTag never writes, so two
+// different tags never mean the same string.
 func decodeTag(s string) (string, error) {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
@@ -107,12 +107,11 @@ func unhex(c byte) int {
 	return -1
 }
 
-// properties are the decoded tags of one logical volume.
+// properties are the decoded tags of one logical volume, by key.
 type properties map[string]string
 
-// readProperties decodes those of tags that are ours. odd says which of them
-// makes the others doubtful: one that is given twice, of which the first counts,
-// or one with a key that is not known.
+// readProperties decodes the driver's tags among tags. odd is set if a tag makes the others
+// doubtful: a key is given twice (the first counts), or is not known.
 func readProperties(tags []string) (p properties, odd, err error) {
 	p = properties{}
 	for _, t := range tags {
@@ -137,8 +136,8 @@ func readProperties(tags []string) (p properties, odd, err error) {
 	return p, odd, nil
 }
 
-// idsIn returns the ids that tags of ours name by these keys, one by one: also
-// where the tags together make no sense.
+// idsIn returns the ids in the driver's tags with the given keys. It works even if the tags
+// together make no sense.
 func idsIn(tags []string, keys ...string) []lvm2.ID {
 	var out []lvm2.ID
 	for _, t := range tags {
@@ -154,7 +153,7 @@ func idsIn(tags []string, keys ...string) []lvm2.ID {
 	return out
 }
 
-// tag returns the tag that says key without a value, or with one.
+// tag returns the tag with key and, if given, a value.
 func tag(key string, value ...string) string {
 	if len(value) == 0 {
 		return tagPrefix + key
@@ -162,12 +161,12 @@ func tag(key string, value ...string) string {
 	return tagPrefix + key + "=" + encodeTag(value[0])
 }
 
-// setTag returns tags with ours of that key replaced by the given value.
+// setTag returns a copy of tags in which key has the given value.
 func setTag(tags []string, key string, value ...string) []string {
 	return append(dropTags(tags, key), tag(key, value...))
 }
 
-// dropTags returns a copy of tags without ours of those keys.
+// dropTags returns a copy of tags without the driver's tags with the given keys.
 func dropTags(tags []string, keys ...string) []string {
 	out := make([]string, 0, len(tags)+1)
 next:

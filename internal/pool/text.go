@@ -8,18 +8,18 @@ import (
 )
 
 const (
-	textReserve = 8  // part of the metadata area that what creates leaves to growth, losses, deletes, wiping and hydration
-	mostReaders = 64 // read-only and transient volumes of one snapshot, or of one volume: they take no extents, but metadata
+	textReserve = 8  // a textReserve-th of the metadata area is reserved for growth, losses, deletes, wiping and hydration; creation must not use it
+	mostReaders = 64 // readers of one snapshot or volume; they take metadata, even without extents
 )
 
-// Metadata is how full the group's metadata areas are.
+// Metadata is the fill level of the group's metadata areas.
 type Metadata struct {
-	Size     size.Bytes `json:"size"`     // that the text may have in the smallest area in use
-	Used     size.Bytes `json:"used"`     // that it has
-	Reserved size.Bytes `json:"reserved"` // of Size, what volumes and snapshots cannot be made with
+	Size     size.Bytes `json:"size"`     // largest possible text in the smallest area in use
+	Used     size.Bytes `json:"used"`     // size of the text
+	Reserved size.Bytes `json:"reserved"` // part of Size that is not for new volumes and snapshots
 }
 
-// full says whether nothing more can be made.
+// full reports whether there is no room for new volumes and snapshots.
 func (m Metadata) full() bool { return m.Size > 0 && m.Used+m.Reserved > m.Size }
 
 func (g *group) metadata(v *view) Metadata {
@@ -27,11 +27,11 @@ func (g *group) metadata(v *view) Metadata {
 	return Metadata{Size: most, Used: v.vg.TextSize(), Reserved: most / textReserve}
 }
 
-// enlarge says what to do when the metadata area is full.
+// enlarge is the advice for a full metadata area.
 const enlarge = "delete volumes or snapshots, or add a disk with a larger metadata area (docs/guides/pools.md)"
 
-// roomForText refuses what would take the metadata that stores need to grow, and
-// deletes to be written down.
+// roomForText returns ErrNoSpace if new volumes and snapshots would use metadata that growing
+// stores and deletes need.
 func (p *Pool) roomForText(v *view) error {
 	if m := p.metadata(v); m.full() {
 		return fmt.Errorf("%w: the metadata area of volume group %s is full: %v of %v are in use, and %v are kept for changes that must not fail; %s",
@@ -40,7 +40,7 @@ func (p *Pool) roomForText(v *view) error {
 	return nil
 }
 
-// roomForReader refuses more than mostReaders of one source.
+// roomForReader returns ErrNoSpace if a source has mostReaders readers.
 func (v *view) roomForReader(from Source) error {
 	n := 0
 	for _, o := range v.volumes {
@@ -55,10 +55,10 @@ func (v *view) roomForReader(from Source) error {
 	return nil
 }
 
-// roomForStore refuses a new snapshot's first store for which there is no room, or that
-// would take what live stores of others rely on: half of the reserve. It is a *noRoomYet
-// where there may be room in a moment: stores of former cuts are not trimmed yet, or what
-// they gave back is not wiped.
+// roomForStore returns ErrNoSpace if there is no room for a new snapshot's first store of n
+// extents. Half of the reserve stays free for the live stores of other volumes. The error is
+// a *noRoomYet if there may be room soon: stores of former cuts are not trimmed yet, or the
+// freed extents are not wiped yet.
 func (p *Pool) roomForStore(v *view, o *volume, n lvm2.Extents) error {
 	kind, err := v.kind(o.lv)
 	if err != nil {
@@ -79,7 +79,7 @@ func (p *Pool) roomForStore(v *view, o *volume, n lvm2.Extents) error {
 	return err
 }
 
-// othersGrow says whether stores of other volumes than o may have to grow.
+// othersGrow reports whether stores of volumes other than o may have to grow.
 func (v *view) othersGrow(o *volume) bool {
 	for _, x := range v.volumes {
 		l := x.live()

@@ -19,57 +19,58 @@ type volume struct {
 	readOnly   bool
 	shared     bool
 	raw        bool       // it was a block device until its mode changed
-	asked      size.Bytes // 0: just what it has
+	asked      size.Bytes // size in the request; 0 if it is the actual size
 	source     Source
-	sourcePool string       // that source is in; "" is this one
-	copyOf     lvm2.ID      // the layer that a fork reads through, "" when complete
-	hydrated   hydrated     // what of it is in the volume's own extents
-	fork       *fork        // the store of what was written to a fork
+	sourcePool string       // pool of source; "" for this pool
+	copyOf     lvm2.ID      // the layer that a fork reads through; "" once the volume is hydrated
+	hydrated   hydrated     // the parts of a fork that are in the volume's own extents
+	fork       *fork        // the store for writes to a fork
 	reads      lvm2.ID      // the layer that a reader shows
-	transient  bool         // a reader that can be written, as long as its device is there
-	chunk      size.Sectors // of a transient volume's store
+	transient  bool         // a writable reader; its writes last as long as its device
+	chunk      size.Sectors // chunk size of a transient volume's store
 	begun      bool         // a transient volume was activated
-	reset      bool         // it has lost what was written to it, and was activated again
-	unknown    rangeSet     // logical extents that may hold an earlier owner's bytes
-	headKept   bool         // an older build has recorded that: see zeroedHead
+	reset      bool         // a transient volume lost its writes, and was activated again
+	unknown    rangeSet     // extents of the volume that may hold an earlier owner's bytes
+	headKept   bool         // an older release recorded unknown; see zeroedHead
 	deleted    bool
-	copying    *copyState // it is not complete yet: it is being copied from another pool
-	lentTo     string     // POOL/NAME of the volume that another pool copies from this one
-	former     string     // LV name of the volume that this was until a rollback, "" if it was none
+	copying    *copyState // the copy from another pool that is not complete yet; nil if there is none
+	lentTo     string     // POOL/NAME of the volume into which another pool copies this one
+	former     string     // name of the logical volume that this was before a rollback; "" if there was none
 	layers     []*layer   // oldest first
-	flats      []*flat    // by which some of them are read
-	foreignCow bool       // has snapshots that are not ours
+	flats      []*flat    // flat stores of the history
+	foreignCow bool       // has snapshots that LVM2 made
 	merging    bool       // lvm2 merges a snapshot into it, or will at the next activation
-	odd        error      // a tag of it, or of its history, that is not understood
+	odd        error      // set if a tag of the volume or of its history is not understood
 }
 
-// layer is a logical volume of role layer: one COW store.
+// layer is a COW store: a logical volume of role layer.
 type layer struct {
 	lv       *lvm2.LV
 	of       lvm2.ID
 	name     string // CSI name of the snapshot, if named
 	named    bool
-	order    uint64
-	over     uint64 // order of the layer that it reads through, if not the next one
-	through  uint64 // order of the last layer that was folded into it, or its own
+	order    uint64 // place in the history
+	over     uint64 // place of the layer that it reads through, if not the next one
+	through  uint64 // place of the last layer that was folded into it, or its own place
 	created  time.Time
-	length   size.Sectors
-	asked    size.Bytes // what had been asked for the volume; 0: just length
+	length   size.Sectors // of the volume at the cut
+	asked    size.Bytes   // size in the request for the volume; 0 if it is length
 	chunk    size.Sectors
 	lost     bool
-	used     size.Sectors // of a trimmed store
-	trimmed  bool         // the unused end of the store was given back
-	exact    bool         // the store's chunks below bound are just those that changed until the next cut
-	bound    size.Sectors // 0: all of them
-	superset bool         // the store holds more than what changed until the next cut
+	used     size.Sectors // used part of a trimmed store
+	trimmed  bool         // the unused end of the store was freed
+	exact    bool         // the store's chunks below bound are exactly the chunks that changed until the next cut
+	bound    size.Sectors // 0 if exact holds for the whole store
+	superset bool         // the store has more chunks than changed until the next cut
 	unknown  rangeSet     // the volume's unknown extents at the cut
-	headKept bool         // an older build has recorded that: see zeroedHead
+	headKept bool         // an older release recorded unknown; see zeroedHead
 	blank    bool         // the volume had no file system yet at the cut
-	snap     *lvm2.LV     // the hidden LV with the snapshot segment: the layer is live
-	odd      error        // a tag of it that is not understood
+	snap     *lvm2.LV     // the hidden logical volume with the snapshot segment; only the live layer has one
+	odd      error        // set if a tag is not understood
 }
 
-// sourceHere returns the logical volume of this group that o was made from, or "".
+// sourceHere returns the name of the logical volume of this group that v was made from; ""
+// if there is none.
 func (v *volume) sourceHere() string {
 	if v.sourcePool != "" {
 		return ""
@@ -77,8 +78,8 @@ func (v *volume) sourceHere() string {
 	return v.source.LV
 }
 
-// theirs says why the volume is left as it is: for what LVM2 has made of it, or
-// because its tags are not understood. "" if it is not.
+// theirs explains why the driver leaves the volume as it is: LVM2 is working on it, or its
+// tags are not understood. It returns "" for a volume that the driver may change.
 func (v *volume) theirs() string {
 	switch {
 	case v.odd != nil:
@@ -97,36 +98,37 @@ func (v *volume) theirs() string {
 	return ""
 }
 
-// view is what one generation of the group's metadata means to us.
+// view is the decoded form of one generation of the group's metadata. It does not change
+// once it is published, so it may be used concurrently.
 type view struct {
 	vg        *lvm2.VG
 	volumes   map[lvm2.ID]*volume
 	layers    map[lvm2.ID]*layer
-	forks     map[lvm2.ID]*fork   // by their store's id
-	flats     map[lvm2.ID][]*flat // by the layer that is read by them
-	flattened map[lvm2.ID]bool    // layers that are parts of a flat store
-	named     map[string]*volume  // by CSI name, deleted ones excepted
+	forks     map[lvm2.ID]*fork   // by the id of the store
+	flats     map[lvm2.ID][]*flat // by the layer that is read through them
+	flattened map[lvm2.ID]bool    // layers that are part of a flat store
+	named     map[string]*volume  // by CSI name, without deleted volumes
 	snapshots map[string]*layer   // by CSI name
 	trash     []*lvm2.LV
-	strange   []string          // what carries our tags and makes no sense, for people
-	unclear   error             // the first tag that is not understood: what it is about is not known, so nothing may be thrown away
-	free      rangeSet          // extents that can be given out
-	clean     rangeSet          // free extents that are known to hold zeroes
-	decoded   map[*lvm2.LV]any  // what each LV was decoded to: *volume, *layer, trashed, foreign or error
+	strange   []string          // messages about logical volumes whose tags make no sense
+	unclear   error             // the first tag that is not understood; while it is set, nothing is deleted, because the tag may name any logical volume
+	free      rangeSet          // extents that can be allocated
+	clean     rangeSet          // free extents that hold zeroes
+	decoded   map[*lvm2.LV]any  // decoded form of each logical volume: *volume, *layer, *fork, *flat, trashed, foreign or error
 	pinned    map[lvm2.ID]bool  // layers that forks and readers read through
-	sources   map[string]bool   // LV names that others name: as their source, or as the volume whose snapshots they have
+	sources   map[string]bool   // names of logical volumes that other volumes name as their source, or as the volume of their snapshots
 	doubtful  map[lvm2.ID]error // volumes whose history has a tag that is not understood
-	lease     *lease            // of the act that was given the view; nil: none was
+	lease     *lease            // of the act that got the view; nil outside of acts
 }
 
 type (
 	trashed struct{}
 	foreign struct {
-		static bool // somebody has said that a static volume may name it
+		static bool // its tag allows a static volume to name it
 	}
 )
 
-// newView decodes vg. LVs that prev decoded already are not decoded again.
+// newView decodes vg. It takes over logical volumes that prev has decoded already.
 func newView(vg *lvm2.VG, prev *view) *view {
 	n := len(vg.LVs)
 	v := &view{
@@ -168,7 +170,7 @@ func newView(vg *lvm2.VG, prev *view) *view {
 	return v
 }
 
-// add takes in what a logical volume was decoded to. Layers are added to byName.
+// add adds a decoded logical volume to the view, and a layer also to byName.
 func (v *view) add(lv *lvm2.LV, decoded any, byName map[string]*layer) {
 	switch d := decoded.(type) {
 	case *volume:
@@ -205,7 +207,7 @@ func (v *view) add(lv *lvm2.LV, decoded any, byName map[string]*layer) {
 	}
 }
 
-// linkForks joins the stores of forks, and those of readers, to their volumes.
+// linkForks links the stores of forks and readers to their volumes.
 func (v *view) linkForks(stores []*fork) {
 	for _, s := range stores {
 		switch o := v.volumes[s.of]; {
@@ -220,8 +222,8 @@ func (v *view) linkForks(stores []*fork) {
 	}
 }
 
-// misread notes a logical volume with a tag that is not understood. What its tags
-// name stays, each by itself, whatever else is wrong with them.
+// misread records a logical volume with a tag that is not understood. Every id in its other
+// tags still counts, so that nothing the logical volume may need is deleted.
 func (v *view) misread(lv *lvm2.LV, why error) {
 	if why == nil {
 		return
@@ -239,8 +241,8 @@ func (v *view) misread(lv *lvm2.LV, why error) {
 	}
 }
 
-// giveUp says how a store is thrown away whose volume is gone. By lvremove its
-// extents could be another's while a device still maps them.
+// giveUp tells the user how to delete a store whose volume is gone. After lvremove its
+// extents could get another owner while a device still maps them.
 func (v *view) giveUp(lv *lvm2.LV, of lvm2.ID) string {
 	if left := v.vg.LVByID(of); left != nil {
 		return fmt.Sprintf("correct the tags of %s/%s", v.vg.Name, left.Name)
@@ -253,7 +255,7 @@ func (v *view) giveUp(lv *lvm2.LV, of lvm2.ID) string {
 		tag(tagRole, role), tag(tagRole, roleTrash), v.vg.Name, lv.Name)
 }
 
-// link joins layers to their volumes.
+// link links layers to their volumes.
 func (v *view) link(hidden []*lvm2.LV, byName map[string]*layer) {
 	for _, h := range hidden {
 		s := snapshotSegment(h)
@@ -281,7 +283,7 @@ func (v *view) link(hidden []*lvm2.LV, byName map[string]*layer) {
 			continue
 		}
 		o.layers = append(o.layers, l)
-		l.blank = l.blank || !o.formatted // a build that did not record it on layers may have cut it
+		l.blank = l.blank || !o.formatted // older releases did not record it on layers
 		if l.headKept && !l.blank {
 			l.unknown = v.zeroedHead(o, l.unknown)
 		}
@@ -290,14 +292,14 @@ func (v *view) link(hidden []*lvm2.LV, byName map[string]*layer) {
 		if o.headKept {
 			o.unknown = v.zeroedHead(o, o.unknown)
 		}
-		if l := v.layers[o.reads]; l != nil && !o.transient { // nothing of it is its own
+		if l := v.layers[o.reads]; l != nil && !o.transient { // a read-only reader has only the layer's content
 			o.formatted, o.unknown = !l.blank, l.unknown
 		}
 		slices.SortFunc(o.layers, func(a, b *layer) int { return int(int64(a.order) - int64(b.order)) })
 		if why := v.doubtful[id]; o.odd == nil && why != nil {
 			o.odd = why
 		}
-		if o.odd == nil { // else it is not known what its history is
+		if o.odd == nil { // otherwise its history is not known
 			o.findLoss()
 		}
 	}
@@ -328,7 +330,7 @@ func (v *view) snapshotByLV(name string) *layer {
 	return nil
 }
 
-// missing returns the error for a physical volume that is not there.
+// missing returns an error if the physical volume is missing.
 func (v *view) missing(pv *lvm2.PV) error {
 	switch {
 	case !pv.Missing():
@@ -342,12 +344,13 @@ func (v *view) missing(pv *lvm2.PV) error {
 	return fmt.Errorf("%w: physical volume %s of volume group %s is missing; attach its disk, or abandon it with vgreduce --removemissing %[3]s", ErrUnavailable, pv.ID, v.vg.Name)
 }
 
-// wholeMissing tells of a physical volume of which only a part is there, and what to do.
+// wholeMissing describes a physical volume of which only a part is present, and what to do.
 func wholeMissing(pv *lvm2.PV) string {
 	return fmt.Sprintf("its disk is there, but the map or other device that is made of it is missing or cannot be read: %v; bring it back", pv.Part())
 }
 
-// writable refuses a change that could not be committed, before anything is done for it.
+// writable returns an error if no change can be committed, because a physical volume is
+// missing.
 func (v *view) writable() error {
 	for _, pv := range v.vg.PVs {
 		if err := v.missing(pv); err != nil {
@@ -357,15 +360,15 @@ func (v *view) writable() error {
 	return nil
 }
 
-// extent is the group's extent size.
+// extent returns the group's extent size.
 func (v *view) extent() size.Bytes { return v.vg.ExtentSize.Bytes() }
 
-// extents returns how many extents hold b bytes.
+// extents returns the number of extents for b bytes, rounded up.
 func (v *view) extents(b size.Bytes) lvm2.Extents {
 	return lvm2.Extents(b.RoundUp(v.extent()) / v.extent())
 }
 
-// taken returns what lv takes of the pool in bytes.
+// taken returns the size of the extents of lv in bytes.
 func (v *view) taken(lv *lvm2.LV) size.Bytes {
 	if takesNothing(lv) {
 		return 0
