@@ -173,7 +173,7 @@ func readBtrfsSuper(r io.ReaderAt) ([]byte, error) {
 	return sb, nil
 }
 
-// checkBtrfs checks that a btrfs can be mounted beside the mounted ones. Errors:
+// checkBtrfs checks that a btrfs can be mounted beside the mounted file systems. Errors:
 // ErrContent if the file system is not complete on the device; ErrDuplicate if
 // another device with the same fsid is mounted and the kernel cannot distinguish
 // them. Since Linux 6.7 the kernel can.

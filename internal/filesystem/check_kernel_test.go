@@ -74,6 +74,6 @@ func TestCheck_whenNeeded(t *testing.T) {
 	tool(t, "debugfs", "-w", "-R", "clri <2>", disk)
 	check("damage", d, ErrDamaged, true)
 	if out, err := exec.Command("e2fsck", "-fn", disk).CombinedOutput(); err == nil {
-		t.Errorf("the damage was repaired unasked: %s", out)
+		t.Errorf("the damage was repaired without a decision: %s", out)
 	}
 }

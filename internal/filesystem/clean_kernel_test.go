@@ -81,7 +81,7 @@ func TestClean_copies(t *testing.T) {
 					at := t.TempDir()
 					if !got {
 						if err := shown.Mount(at, true, nil); !errors.Is(err, ErrUnclean) {
-							t.Errorf("read-only mount of what is not clean: %v", err)
+							t.Errorf("read-only mount of an unclean file system: %v", err)
 						}
 						if err := d.Replay(); err != nil {
 							t.Fatal(err)

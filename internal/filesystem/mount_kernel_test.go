@@ -45,7 +45,7 @@ func TestUnmountAll_covered(t *testing.T) {
 			t.Fatal(err)
 		}
 		if here.Dev != above.Dev {
-			t.Error("something is still mounted")
+			t.Error("target is still mounted")
 		}
 	}
 	if m, err := MountAt(target); err != nil || m == nil {

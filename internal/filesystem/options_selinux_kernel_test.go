@@ -85,7 +85,7 @@ func TestInEffect_labels(t *testing.T) {
 			}
 			for j, other := range labels {
 				if err := InEffect(m, SplitOptions(other)); (err == nil) != (i == j) {
-					t.Errorf("%s has %s: of %s it is said: %v", fs, option, other, err)
+					t.Errorf("%s has %s: InEffect of %s: %v", fs, option, other, err)
 				}
 			}
 			label := make([]byte, 256)

@@ -220,7 +220,7 @@ func (l xfsLog) body(r *xfsRecord) ([]byte, error) {
 
 // covered reports whether all records that a mount would replay, from the tail to
 // the end, change only the superblock. A freeze writes everything else back, and
-// then two such records, which show that it did.
+// then writes two such records to show this.
 func (l xfsLog) covered(last *xfsRecord, end int64) (bool, error) {
 	at, cycle := last.tail, last.tailCycle
 	if span := (end - at + l.blocks) % l.blocks; at >= l.blocks || span == 0 || span > xfsMaxCover {

@@ -95,7 +95,7 @@ func TestCodes_createVolume(t *testing.T) {
 	}
 	list, err := r.ListVolumes(t.Context(), &csi.ListVolumesRequest{})
 	if err != nil || len(list.GetEntries()) != 2 {
-		t.Errorf("refused requests left something: %v, %v", list, err)
+		t.Errorf("refused requests left volumes: %v, %v", list, err)
 	}
 }
 

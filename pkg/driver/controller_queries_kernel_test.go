@@ -153,7 +153,7 @@ func TestGetCapacity_unchangeableGroup(t *testing.T) {
 	if p, err := r.pools.Pool("fast"); err != nil {
 		t.Fatalf("without a disk: %v", err)
 	} else if u, err := p.Usage(); err != nil || u.Free != 0 || u.Total == 0 {
-		t.Errorf("without a disk: the metrics say %+v, %v", u, err)
+		t.Errorf("without a disk: usage %+v, %v", u, err)
 	}
 	becomes("without a disk", true)
 	r.overwriteLabel(disks[1], label)

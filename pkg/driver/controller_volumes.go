@@ -111,7 +111,7 @@ func prepareSpec(ctx context.Context, at place, spec *pool.VolumeSpec) error {
 // new volume exists already, or its creation fails. Errors: FAILED_PRECONDITION.
 func mayChangeMode(ctx context.Context, at place, spec pool.VolumeSpec, allowed bool) error {
 	if mode, _ := at.sourceUse(ctx); spec.Mode == pool.Filesystem && mode == pool.Block && !allowed {
-		return precondition("%s %s holds what pods wrote to a raw block volume, which is not mounted as a file system by default; to allow it, set the parameter %s: \"true\" in the storage class",
+		return precondition("%s %s holds data that pods wrote to a raw block volume; to let it be mounted as a file system, set the parameter %s: \"true\" in the storage class",
 			at.source.Kind, at.source.LV, callmeta.ParameterModeChange)
 	}
 	return nil

@@ -88,7 +88,7 @@ func TestCreateVolume_transient(t *testing.T) {
 			r.must("stage again", r.stage(id, "x", c))
 			r.read("x", "scratched")
 			if told := r.reported(id); len(told) != 0 {
-				t.Errorf("told while all is well: %v", told)
+				t.Errorf("reported while nothing is wrong: %v", told)
 			}
 			r.must("unstage", r.unstage(id, "x"))
 
@@ -103,11 +103,11 @@ func TestCreateVolume_transient(t *testing.T) {
 			r.must("stage after the loss", r.stage(id, "x", c))
 			r.read("x", "as it was")
 			if told := r.reported(id); !slices.Equal(told, []string{"TransientRestarted"}) {
-				t.Errorf("told after the loss: %v", told)
+				t.Errorf("reported after the loss: %v", told)
 			}
 			r.must("unstage", r.unstage(id, "x"))
 			if told := r.reported(id); len(told) != 0 {
-				t.Errorf("told after its use: %v", told)
+				t.Errorf("reported after its use: %v", told)
 			}
 			r.must("delete", r.remove(id))
 			r.must("unstage the source", r.unstage(volume, "st"))

@@ -40,14 +40,14 @@ func TestMayCreate_conditions(t *testing.T) {
 	r.want("reserve what another one has", err, codes.Aborted)
 	list, err := r.ListVolumes(t.Context(), &csi.ListVolumesRequest{})
 	if err != nil || len(list.GetEntries()) != 0 {
-		t.Fatalf("something was created: %v, %v", list, err)
+		t.Fatalf("a volume was created: %v, %v", list, err)
 	}
 	id, err := create("v", "one", held("a/1"))
 	r.want("create", err, codes.OK)
 	for what, c := range map[string]callmeta.Conditions{"look": look, "reserve": reserve("b/2")} {
 		again, err := create("v", "one", c)
 		if err != nil || again != id {
-			t.Errorf("%s for what is there: %q, %v", what, again, err)
+			t.Errorf("%s for an existing volume: %q, %v", what, again, err)
 		}
 		_, err = create("v", "two", c)
 		r.want(what+" in another pool", err, codes.AlreadyExists)

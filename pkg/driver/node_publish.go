@@ -95,11 +95,8 @@ func (d *Driver) staged(ctx context.Context, r *csi.NodePublishVolumeRequest, us
 	if s.source, err = d.ownPath(r.GetStagingTargetPath()); err != nil {
 		return s, err
 	}
-	if s.volume, err = p.Volume(ctx, i.LV); err != nil {
+	if s.volume, err = volumeFor(ctx, p, i, use); err != nil {
 		return s, err
-	}
-	if why := use.mismatch(s.volume); why != "" {
-		return s, precondition("volume %s: %s", i, why)
 	}
 	if s.volume = use.as(s.volume); s.volume.Mode != use.mode {
 		return s, precondition("volume %s is used as %s, not as %s; stage it as %s first", i, s.volume.Mode, use.mode, use.mode)

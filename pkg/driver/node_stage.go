@@ -46,12 +46,9 @@ func (d *Driver) stage(ctx context.Context, r *csi.NodeStageVolumeRequest) error
 	if err != nil {
 		return err
 	}
-	v, err := p.Volume(ctx, i.LV)
+	v, err := volumeFor(ctx, p, i, use)
 	if err != nil {
 		return err
-	}
-	if why := use.mismatch(v); why != "" {
-		return precondition("volume %s: %s", i, why)
 	}
 	if v.Foreign {
 		if err := checkStaticUse(ctx, p, i, staging); err != nil {
@@ -78,6 +75,19 @@ func (d *Driver) stage(ctx context.Context, r *csi.NodeStageVolumeRequest) error
 		err = d.stageFilesystem(ctx, p, v, i, device, staging, use)
 	}
 	return err
+}
+
+// volumeFor returns the volume that a request stages or publishes. Errors:
+// pool.ErrNotFound; FAILED_PRECONDITION if the volume does not support the use.
+func volumeFor(ctx context.Context, p *pool.Pool, i handle.ID, use usage) (pool.Volume, error) {
+	v, err := p.Volume(ctx, i.LV)
+	if err != nil {
+		return v, err
+	}
+	if why := use.mismatch(v); why != "" {
+		return v, precondition("volume %s: %s", i, why)
+	}
+	return v, nil
 }
 
 // unmountBroken unmounts a volume from its staging path if its file system has

@@ -57,7 +57,7 @@ func TestStage_ext4WithError(t *testing.T) {
 		r.read("st", "kept")
 		r.wantReasons(what+" and repaired", q.volume)
 		if got := r.total(q.volume, "st"); got < q.total {
-			t.Errorf("what is %s was not grown: %d bytes", what, got)
+			t.Errorf("the %s volume did not grow: %d bytes", what, got)
 		}
 		r.must("unstage", r.unstage(q.volume, "st"))
 		r.checkFilesystem(filesystem.Ext4, r.device(q.volume))

@@ -143,7 +143,7 @@ func TestStage_restoredLarger(t *testing.T) {
 				same(at)
 				got, err := os.ReadFile(filepath.Join(r.path(at), "big"))
 				if err != nil || !bytes.Equal(got, big) {
-					t.Errorf("what was written at %s is wrong: %v", at, err)
+					t.Errorf("the data written at %s is wrong: %v", at, err)
 				}
 				r.must("unstage", r.unstage(volume, at))
 				device := r.device(volume)

@@ -160,7 +160,7 @@ func TestStage_signaturesBesideFilesystem(t *testing.T) {
 		err = r.stage(volume, "st", c)
 		r.want("stage what has "+what+" now", err, codes.FailedPrecondition)
 		if err != nil && !strings.Contains(err.Error(), "ext4") {
-			t.Errorf("%v does not tell what it should have", err)
+			t.Errorf("%v does not name the expected file system", err)
 		}
 		got := make([]byte, len(content))
 		f, err = os.Open(r.device(volume))

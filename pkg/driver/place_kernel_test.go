@@ -25,7 +25,7 @@ func (r *rig) createCopy(q *csi.CreateVolumeRequest) string {
 			return v.GetVolume().GetVolumeId()
 		}
 		if !strings.Contains(err.Error(), "copying") {
-			r.t.Fatalf("create volume %s: %v, which tells no progress", q.GetName(), err)
+			r.t.Fatalf("create volume %s: %v, without progress", q.GetName(), err)
 		}
 	}
 	r.t.Fatalf("volume %s is never complete", q.GetName())

@@ -99,7 +99,7 @@ func TestRecoverReader_powerCut(t *testing.T) {
 
 			unclean, takes := r.reader("dirty", from("dirty-reader", mib, readers, fromSnapshot(dirty)), readers, "b")
 			if !takes {
-				t.Error("the reader of what is not clean takes no room: the test proves nothing")
+				t.Error("the reader of an unclean snapshot takes no room: the test proves nothing")
 			}
 			cloned, _ := r.reader("cloned", from("clone-reader", mib, readers, fromVolume(volume)), readers, "b")
 			scratch := from("scratch", mib, c, fromSnapshot(dirty))

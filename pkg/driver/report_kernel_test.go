@@ -40,7 +40,7 @@ func TestReportNew_lostSnapshot(t *testing.T) {
 	snapshot := r.snapshot("s", volume)
 	path := r.device(volume)
 	if look(known); len(told) != 0 {
-		t.Fatalf("told while all is well: %+v", told)
+		t.Fatalf("reported while nothing is wrong: %+v", told)
 	}
 	r.must("overwrite the volume", os.WriteFile(path, make([]byte, 64<<20), 0))
 	is := func(kind roleapi.Happening_Kind, id, reason string) func(reports.Happening) bool {
@@ -51,7 +51,7 @@ func TestReportNew_lostSnapshot(t *testing.T) {
 	lost := is(roleapi.Happening_KIND_SNAPSHOT, snapshot, "SnapshotLost")
 	for end := time.Now().Add(30 * time.Second); !slices.ContainsFunc(told, lost); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("nothing is told of the lost snapshot: %+v", told)
+			t.Fatalf("the lost snapshot is not reported: %+v", told)
 		}
 		look(known)
 	}
@@ -59,16 +59,16 @@ func TestReportNew_lostSnapshot(t *testing.T) {
 		t.Error("a lost snapshot is not a lasting fact")
 	}
 	if slices.ContainsFunc(told, is(roleapi.Happening_KIND_VOLUME, volume, "SnapshotLost")) {
-		t.Error("told of the volume too")
+		t.Error("the volume is also reported")
 	}
 	before := len(told)
 	look(known)
 	if len(told) != before {
-		t.Errorf("told twice: %+v", told[before:])
+		t.Errorf("reported twice: %+v", told[before:])
 	}
 	told = nil
 	if look(map[concern]time.Time{}); !slices.ContainsFunc(told, lost) {
-		t.Errorf("not told after a restart: %+v", told)
+		t.Errorf("not reported after a restart: %+v", told)
 	}
 	_, err = r.DeleteSnapshot(t.Context(), &csi.DeleteSnapshotRequest{SnapshotId: snapshot})
 	r.must("delete snapshot", err)
@@ -117,7 +117,7 @@ func TestReportDeeds_rollback(t *testing.T) {
 		t.Errorf("by a driver that starts: %+v", told)
 	}
 	if look(map[pool.Deed]bool{}, time.Now().Add(deedMaxAge+time.Minute)); len(told) != 2 {
-		t.Errorf("told as news a day later: %+v", told[2:])
+		t.Errorf("reported a day later: %+v", told[2:])
 	}
 	_, err = r.DeleteSnapshot(t.Context(), &csi.DeleteSnapshotRequest{SnapshotId: snapshot})
 	r.must("delete snapshot", err)

@@ -31,7 +31,7 @@ func TestReportNew_repeated(t *testing.T) {
 		look(repeatAfter - time.Second)
 	}
 	if len(told) != 1 {
-		t.Errorf("told again while it lasts: %+v", told)
+		t.Errorf("reported again while it lasts: %+v", told)
 	}
 	// The fault goes away and comes back: it is reported only if that took long.
 	pools := d.pools
@@ -39,12 +39,12 @@ func TestReportNew_repeated(t *testing.T) {
 	look(repeatAfter / 2)
 	d.pools = pools
 	if look(time.Second); len(told) != 1 {
-		t.Errorf("told again at once: %+v", told)
+		t.Errorf("reported again too soon: %+v", told)
 	}
 	d.pools = &pool.Set{}
 	look(repeatAfter)
 	d.pools = pools
 	if look(time.Second); len(told) != 2 {
-		t.Errorf("not told again: %+v", told)
+		t.Errorf("not reported again: %+v", told)
 	}
 }

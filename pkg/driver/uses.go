@@ -19,20 +19,20 @@ import (
 // mount of a file system starts a peer group, and its bind mounts join the group.
 
 // mountsOfContent returns the mounts below the kubelet directory that show the
-// same content as m, without m and without the mounts at the paths besides.
-func (d *Driver) mountsOfContent(m *mountinfo.Info, besides ...string) ([]*mountinfo.Info, error) {
+// same content as m, other than m and the mounts at the paths in except.
+func (d *Driver) mountsOfContent(m *mountinfo.Info, except ...string) ([]*mountinfo.Info, error) {
 	mounts, err := filesystem.Mounts()
 	if err != nil {
 		return nil, err
 	}
 	return slices.DeleteFunc(mounts, func(o *mountinfo.Info) bool {
-		return !filesystem.SameContent(m, o) || o.Mountpoint == m.Mountpoint || !d.inside(o.Mountpoint) || slices.Contains(besides, o.Mountpoint)
+		return !filesystem.SameContent(m, o) || o.Mountpoint == m.Mountpoint || !d.inside(o.Mountpoint) || slices.Contains(except, o.Mountpoint)
 	}), nil
 }
 
 // otherMounts returns the mount points of mountsOfContent.
-func (d *Driver) otherMounts(m *mountinfo.Info, besides ...string) ([]string, error) {
-	others, err := d.mountsOfContent(m, besides...)
+func (d *Driver) otherMounts(m *mountinfo.Info, except ...string) ([]string, error) {
+	others, err := d.mountsOfContent(m, except...)
 	return mountPoints(others), err
 }
 
