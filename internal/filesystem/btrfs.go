@@ -173,10 +173,10 @@ func readBtrfsSuper(r io.ReaderAt) ([]byte, error) {
 	return sb, nil
 }
 
-// checkBtrfs checks that a btrfs can be mounted beside the mounted file systems. Errors:
+// checkBtrfs checks that a btrfs can be mounted beside the mounted file systems.
+// Since Linux 6.7 the kernel distinguishes file systems with the same fsid. Errors:
 // ErrContent if the file system is not complete on the device; ErrDuplicate if
-// another device with the same fsid is mounted and the kernel cannot distinguish
-// them. Since Linux 6.7 the kernel can.
+// another device with the same fsid is mounted and the kernel is older.
 func (d Device) checkBtrfs() error {
 	f, err := os.Open(d.Path)
 	if err != nil {

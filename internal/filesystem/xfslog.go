@@ -95,7 +95,8 @@ func (l xfsLog) read(at, n int64) ([]byte, error) {
 	return out, nil
 }
 
-// xfsCycle returns the cycle in which a block was written, and whether it begins a record.
+// xfsCycle returns the cycle in which a block was written, and whether the block
+// begins a record.
 func xfsCycle(block []byte) (cycle uint32, header bool) {
 	if first := binary.BigEndian.Uint32(block); first != xfsRecordMagic {
 		return first, false

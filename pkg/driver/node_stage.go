@@ -19,7 +19,8 @@ import (
 // staging path, or binds the device of a block volume to a file in that directory.
 // A volume that never had a file system gets one, and a file system that is
 // shorter than its device grows. The call is idempotent. Errors: INVALID_ARGUMENT,
-// NOT_FOUND, ALREADY_EXISTS if another mount is at the path, RESOURCE_EXHAUSTED,
+// NOT_FOUND, ALREADY_EXISTS if another mount is at the path, ABORTED while the
+// volume is wiped for its use as a block device, RESOURCE_EXHAUSTED,
 // FAILED_PRECONDITION, UNAVAILABLE if the pool is not open.
 func (d *Driver) NodeStageVolume(ctx context.Context, r *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
 	err := d.stage(ctx, r)

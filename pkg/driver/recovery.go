@@ -56,15 +56,18 @@ func reserveRecovery(ctx context.Context, p *pool.Pool, v pool.Volume) error {
 	if !v.ReadOnly || v.Mode != pool.Filesystem || !filesystem.Supported(v.FSType) {
 		return nil
 	}
+	postponed := func(err error) {
+		klog.FromContext(ctx).Info("The journal of a read-only volume is checked when the volume is staged", "volume", v.LV, "err", err)
+	}
 	path, err := p.Activate(ctx, v.LV)
 	if err != nil {
-		klog.FromContext(ctx).Info("Leaving the journal check of a read-only volume to its stage", "volume", v.LV, "err", err)
+		postponed(err)
 		return nil
 	}
 	room, err := replayRoom(filesystem.Device{Path: path, Type: v.FSType, ReadOnly: true})
 	switch {
 	case err != nil:
-		klog.FromContext(ctx).Info("Leaving the journal check of a read-only volume to its stage", "volume", v.LV, "err", err)
+		postponed(err)
 		err = nil
 	case room > 0:
 		err = p.ReserveRecovery(ctx, v.LV, room)

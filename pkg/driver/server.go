@@ -37,7 +37,7 @@ type Front struct {
 // returns. Serve must be called at most once. It returns an error if any listener
 // fails; then it also closes the others.
 func (d *Driver) Serve(ctx context.Context, endpoint string) error {
-	if err := d.protectAll(nil); err != nil { // a former process may have died before it did so
+	if err := d.protectAll(nil); err != nil { // a former process may have died in between
 		klog.FromContext(ctx).Error(err, "Failed to protect block volumes that are published read-only")
 	}
 	listener, err := sockets.Listen(endpoint)
@@ -63,6 +63,8 @@ func (d *Driver) Serve(ctx context.Context, endpoint string) error {
 	return errors.Join(errs...)
 }
 
+// serve answers calls at one front until ctx ends. It waits up to stopLimit for
+// running calls.
 func (d *Driver) serve(ctx context.Context, f Front) error {
 	logger := klog.FromContext(ctx)
 	log := logger.WithValues("address", f.Listener.Addr().String())
@@ -73,7 +75,8 @@ func (d *Driver) serve(ctx context.Context, f Front) error {
 		interceptors = slices.Insert(interceptors, 0, d.observe)
 	}
 	server := grpc.NewServer(append(slices.Clone(f.Options), grpc.ChainUnaryInterceptor(interceptors...),
-		// Requests are small. A fixed window keeps gRPC from measuring the bandwidth, which takes two more messages per request.
+		// Requests are small. With a fixed window gRPC does not measure the
+		// bandwidth, which would take two more messages per request.
 		grpc.StaticStreamWindowSize(requestWindow), grpc.StaticConnWindowSize(requestWindow))...)
 	csi.RegisterIdentityServer(server, d)
 	csi.RegisterControllerServer(server, d)
