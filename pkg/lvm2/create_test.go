@@ -14,10 +14,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// small is for disks of 2 MiB.
+// small are options for disks of 2 MiB.
 var small = CreateOptions{MetadataSize: 14 * size.KiB, DataAlignment: 4 * size.KiB, ExtentSize: 64 * size.KiB}
 
-// everyCrash runs attempt with a crash at its every write and flush.
+// everyCrash runs attempt with a crash at each of its writes and flushes.
 func everyCrash(t *testing.T, atLeast int, attempt func(t *testing.T, name string, f *faults)) {
 	for n := 1; ; n++ {
 		for _, kind := range []fault{crashBefore, crashInside, crashAfter} {
@@ -40,9 +40,9 @@ func (f *freshDisks) inject(faults *faults) {
 	}
 }
 
-// A crash of CreateVG leaves a volume group, or devices with which the same call
-// goes on.
-func TestCreateCrash(t *testing.T) {
+// TestCreateVG_crash: a crash of CreateVG leaves a volume group, or devices
+// with which the same call succeeds.
+func TestCreateVG_crash(t *testing.T) {
 	everyCrash(t, 2*4+2*5, func(t *testing.T, name string, f *faults) {
 		h := testHost(t)
 		disks := blankDisks(t, 2, 2*size.MiB)
@@ -69,9 +69,9 @@ func TestCreateCrash(t *testing.T) {
 	})
 }
 
-// A crash of Extend leaves the volume group as it was, or extended; the same
-// call goes on.
-func TestExtendCrash(t *testing.T) {
+// TestExtend_crash: a crash of Extend leaves the old or the extended volume
+// group, and the same call then succeeds.
+func TestExtend_crash(t *testing.T) {
 	everyCrash(t, 4+2*5, func(t *testing.T, name string, f *faults) {
 		h := testHost(t)
 		disks := blankDisks(t, 2, 2*size.MiB)
@@ -104,7 +104,9 @@ func TestExtendCrash(t *testing.T) {
 	})
 }
 
-func TestExtend(t *testing.T) {
+// TestExtend_addsDevices: Extend adds devices with metadata areas, and a Store
+// then finds the volume group from any of them.
+func TestExtend_addsDevices(t *testing.T) {
 	h := testHost(t)
 	disks := blankDisks(t, 3, diskSize)
 	s := createVG(t, h, disks[:1], CreateOptions{MetadataSize: 5 * size.MiB})
@@ -125,7 +127,8 @@ func TestExtend(t *testing.T) {
 	}
 }
 
-func TestCreateRefuses(t *testing.T) {
+// TestCreateVG_errors: a refused call writes to no device.
+func TestCreateVG_errors(t *testing.T) {
 	ctx := context.Background()
 	h := testHost(t)
 	disks := blankDisks(t, 3, diskSize)
@@ -169,17 +172,17 @@ func TestCreateRefuses(t *testing.T) {
 	if found, err := Signature(disks[0]); err != nil || found != "" {
 		t.Errorf("a refused call left %q on a device (%v)", found, err)
 	}
-	// What pvcreate made is somebody's; what is committed elsewhere too.
+	// A physical volume of pvcreate is not a remnant of CreateVG.
 	relabel(t, disks[2], func(l *label) { l.used = false })
 	rehead(t, disks[2], func(h *mdaHeader) { h.committed = slot{} })
 	if err := CreateVG(ctx, h, "x", disks[2:], CreateOptions{}); !errors.Is(err, ErrNotBlank) {
-		t.Errorf("a physical volume that was not ours to begin: %v", err)
+		t.Errorf("a physical volume of pvcreate: %v", err)
 	}
 }
 
-// A device on which only the preparation of a volume group is left belongs to it
-// if the commit took place on another device.
-func TestCreateKeepsHalfCommitted(t *testing.T) {
+// TestCreateVG_halfCommitted: a device with only a prepared text belongs to the
+// volume group if another device has the committed text.
+func TestCreateVG_halfCommitted(t *testing.T) {
 	h := testHost(t)
 	disks := blankDisks(t, 2, diskSize)
 	s := createVG(t, h, disks, CreateOptions{})
@@ -196,67 +199,62 @@ func TestCreateKeepsHalfCommitted(t *testing.T) {
 	}
 }
 
-func TestDevicesFile(t *testing.T) {
+// TestCreateVG_readAndCommit: a new volume group can be read and changed by two
+// stores, and the hints file is gone.
+func TestCreateVG_readAndCommit(t *testing.T) {
 	h := testHost(t)
-	h.DevicesFile = filepath.Join(t.TempDir(), "system.devices")
-	disks := blankDisks(t, 3, diskSize)
-	createVG(t, h, disks[:1], CreateOptions{})
-	if _, err := os.Stat(h.DevicesFile); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a devices file was made: lvm2 would use no others from now on (%v)", err)
-	}
-	others := "IDTYPE=sys_wwid IDNAME=x DEVNAME=" + disks[1] + " PVID=old PART=1\nIDTYPE=devname IDNAME=/dev/sdz DEVNAME=/dev/sdz PVID=other\n"
-	text := "# LVM uses devices listed in this file.\nVERSION=1.1.7\nIDTYPE=devname IDNAME=" + disks[1] + " DEVNAME=" + disks[1] + " PVID=old\n" + others
-	if err := os.WriteFile(h.DevicesFile, []byte(strings.TrimSuffix(text, "\n")), 0o600); err != nil {
+	if err := os.WriteFile(h.Hints, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := CreateVG(context.Background(), h, "two", disks[1:], CreateOptions{}); err != nil {
+	disks := blankDisks(t, 2, diskSize)
+	s := createVG(t, h, disks, CreateOptions{Tags: []string{"a", "b"}})
+	vg := read(t, s)
+	if vg.Name != "vg" || vg.Seqno != 1 || len(vg.PVs) != 2 || len(vg.LVs) != 0 || strings.Join(vg.Tags, " ") != "a b" {
+		t.Errorf("new volume group %+v", vg)
+	}
+	if pv := vg.PVs[1]; pv.Device != disks[1] || pv.PEStart.Bytes() != 21*size.MiB || pv.PECount != 10 {
+		t.Errorf("second physical volume %+v", pv)
+	}
+	if read(t, s) != vg {
+		t.Error("reading again gave another VG though nothing changed")
+	}
+	if _, err := os.Stat(h.Hints); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the hints file is still there: %v", err)
+	}
+	next := edit(t, s, addLV("a", 0, 0, 3))
+	if next.Seqno != 2 || read(t, s) != next {
+		t.Errorf("seqno %d; the next Read does not return what was committed", next.Seqno)
+	}
+	next = edit(t, s, addLV("b", 1, 0, 5))
+	other := openVG(t, h, disks)
+	again := read(t, other)
+	if again.Seqno != 3 || names(again) != "a b" || again.LV("b").text != next.LV("b").text {
+		t.Errorf("another reader sees seqno %d, %s", again.Seqno, names(again))
+	}
+	edit(t, other, func(vg *VG) error { return vg.Remove(vg.LV("a").ID) })
+	if got := read(t, s); got == next || got.Seqno != 4 || names(got) != "b" {
+		t.Errorf("after another writer: seqno %d, %s", got.Seqno, names(got))
+	}
+	if p := s.Problems(); len(p) > 0 {
+		t.Error(p)
+	}
+	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	found, err := Scan(context.Background(), disks)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := os.ReadFile(h.DevicesFile)
-	want := "# LVM uses devices listed in this file.\nVERSION=1.1.8\n" + others
-	for i, d := range disks[1:] {
-		want += "IDTYPE=devname IDNAME=" + d + " DEVNAME=" + d + " PVID=" + string(found[i+1].PV) + "\n"
-	}
-	if err != nil || string(got) != want {
-		t.Errorf("%v, got\n%s\nwant\n%s", err, got, want)
-	}
-	for i, want := range []bool{false, true, true} {
-		if got, err := h.Entered(disks[i], found[i].PV); got != want || err != nil {
-			t.Errorf("disk %d is entered: %v, %v", i, got, err)
-		}
-	}
-	if _, err := appendDevices("VERSION=2.0.0\n", nil); !errors.Is(err, ErrInvalid) {
-		t.Errorf("a newer version: %v", err)
+	if got := read(t, s); got.Seqno != 4 {
+		t.Errorf("after Close: seqno %d", got.Seqno)
 	}
 }
 
-func TestScan(t *testing.T) {
-	h := testHost(t)
-	disks := blankDisks(t, 4, diskSize)
-	createVG(t, h, disks[:2], CreateOptions{})
-	relabel(t, disks[1], func(l *label) { l.metadata = nil })
-	overwrite(t, disks[2], 512, append([]byte("LABELONE\x01\x00\x00\x00\x00\x00\x00\x00wrong   LVM2 001"), make([]byte, 100)...))
-	got, err := Scan(context.Background(), append(disks, "/nonexistent"))
-	if err != nil {
-		t.Fatal(err)
+// TestDefaultMetadataSize_10000Volumes: the default metadata area has room for
+// 10,000 logical volumes.
+func TestDefaultMetadataSize_10000Volumes(t *testing.T) {
+	vg := largeVG(t, 10000)
+	text := vg.Text(Stamp{})
+	if room := (mdaHeader{size: 21*size.MiB - metadataStart}).maxText(); size.Bytes(len(text)) > room {
+		t.Errorf("10,000 logical volumes need %d bytes, the default metadata area holds %d", len(text), room)
 	}
-	for i, want := range []struct {
-		vg  string
-		pv  bool
-		err error
-	}{{"vg", true, nil}, {"vg", true, nil}, {"", false, ErrDamaged}, {"", false, nil}, {"", false, os.ErrNotExist}} {
-		if got[i].VG != want.vg || (got[i].PV != "") != want.pv || !errors.Is(got[i].Err, want.err) || (got[i].VGID != "") != (want.vg != "") {
-			t.Errorf("%d: %+v, want %+v", i, got[i], want)
-		}
-		if i < 4 && got[i].Size != diskSize {
-			t.Errorf("%d: size %v", i, got[i].Size)
-		}
-	}
-	if !strings.Contains(got[2].Err.Error(), disks[2]) {
-		t.Errorf("the error names no device: %v", got[2].Err)
+	if again := parse(t, string(text)); len(again.LVs) != 10000 || again.Validate() != nil || string(again.Text(Stamp{})) != string(text) {
+		t.Error("the round trip changed something")
 	}
 }

@@ -6,16 +6,17 @@ import (
 	"testing"
 )
 
-// What lvm2 calls a device, by what sysfs says of it. The entries of an older lvm2
-// are of the same device, and an older one understands what is entered for it.
-func TestDeviceID(t *testing.T) {
+// TestDeviceID_kinds: devices have lvm2's ids by their files in sysfs. Entries
+// of an older lvm2 match the same device, and an older lvm2 understands new
+// entries.
+func TestDeviceID_kinds(t *testing.T) {
 	type files map[string]string
 	for _, c := range []struct {
 		what, node  string
 		disk        files
 		part        files // of the partition, if it is one
 		modern, old deviceID
-		also        []deviceID // by which lvm2 may have entered it
+		also        []deviceID // other ids under which lvm2 may have entered the device
 	}{
 		{"SCSI", "/dev/sda", files{"device/wwid": "naa.5000c500\n"}, nil, deviceID{idWWID, "naa.5000c500", 0}, deviceID{idWWID, "naa.5000c500", 0}, nil},
 		{"NVMe", "/dev/nvme0n1", files{"wwid": "eui.0025385b\n", "device/serial": "S4EW  \n"}, nil, deviceID{idWWID, "eui.0025385b", 0}, deviceID{idWWID, "eui.0025385b", 0}, nil},

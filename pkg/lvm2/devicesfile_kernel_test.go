@@ -10,15 +10,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
 
-// withDevicesFile is the option by which lvm2's commands go by the devices file.
+// withDevicesFile is the configuration with which lvm2's commands use the devices
+// file.
 const withDevicesFile = "devices { use_devicesfile=1 scan_lvs=1 }"
 
-// hostWithDevicesFile is the machine with an empty devices file.
+// hostWithDevicesFile returns the host with an empty devices file.
 func hostWithDevicesFile(t *testing.T) Host {
 	t.Helper()
 	h := kernelHost
@@ -44,7 +42,7 @@ func empty(t *testing.T, h Host) {
 	}
 }
 
-// entriesOf reads the entries of the devices file, by the name of the device and
+// entriesOf returns the entries of the devices file by the name of the device,
 // without the ids of physical volumes.
 func entriesOf(t *testing.T, h Host) map[string]string {
 	t.Helper()
@@ -64,57 +62,9 @@ func entriesOf(t *testing.T, h Host) map[string]string {
 	return entries
 }
 
-func command(t *testing.T, args ...string) string {
-	t.Helper()
-	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s: %v: %s", strings.Join(args, " "), err, out)
-	}
-	return strings.TrimSpace(string(out))
-}
-
-// scsiDisk makes a SCSI disk in memory, which has a WWID.
-func scsiDisk(t *testing.T) string {
-	t.Helper()
-	const driver = "/sys/bus/pseudo/drivers/scsi_debug"
-	if _, err := os.Stat(driver); err == nil { // built in
-		command(t, "sh", "-c", "echo 0 >"+driver+"/fake_rw; echo 1 >"+driver+"/add_host")
-		t.Cleanup(func() { command(t, "sh", "-c", "echo -1 >"+driver+"/add_host") })
-	} else {
-		command(t, "busybox", "modprobe", "scsi_debug", "dev_size_mb=64")
-		command(t, "busybox", "modprobe", "sd_mod")
-		t.Cleanup(func() { exec.Command("busybox", "modprobe", "-r", "scsi_debug").Run() })
-	}
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if model, _ := filepath.Glob("/sys/block/sd*/device/model"); len(model) > 0 {
-			disk := "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(model[0])))
-			if _, err := os.Stat(disk); err == nil {
-				return disk
-			}
-		}
-	}
-	t.Fatal("no disk of scsi_debug comes")
-	return ""
-}
-
-// loopDisk makes a loop device of a file whose name has a blank.
-func loopDisk(t *testing.T, options ...string) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := unix.Mount("disk", dir, "tmpfs", 0, ""); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
-	file := filepath.Join(dir, "my disk")
-	command(t, "truncate", "-s", "64M", file)
-	loop := command(t, append(append([]string{"losetup", "-f", "--show"}, options...), file)...)
-	t.Cleanup(func() { exec.Command("losetup", "-d", loop).Run() })
-	return loop
-}
-
-// Where lvm2 goes by a devices file, it sees what we create and extend, and finds
-// its entries as its own commands write them.
-func TestDevicesFileAsLVM2(t *testing.T) {
+// TestDevicesFile_asLVM2: with a devices file, lvm2 finds the devices of
+// CreateVG and Extend, and the entries equal those of lvm2's commands.
+func TestDevicesFile_asLVM2(t *testing.T) {
 	h := hostWithDevicesFile(t)
 	scratched := scratch(t, 1)
 	partitioned := loopDisk(t, "-P")
@@ -155,7 +105,7 @@ func TestDevicesFileAsLVM2(t *testing.T) {
 	got := entriesOf(t, h)
 	for _, d := range devices {
 		if got[d] != want[d] || got[d] == "" {
-			t.Errorf("of %s is entered %q, lvm2 enters %q", d, got[d], want[d])
+			t.Errorf("the entry of %s is %q, lvm2's is %q", d, got[d], want[d])
 		}
 	}
 	vg := read(t, s)
@@ -168,10 +118,10 @@ func TestDevicesFileAsLVM2(t *testing.T) {
 			t.Errorf("%s is entered: %v, %v", pv.Device, in, err)
 		}
 	}
-	// What lvm2 takes out is missing, for it and for us.
+	// A device that lvmdevices deletes is not entered any more.
 	command(t, "lvm", "lvmdevices", "--config", withDevicesFile, "--deldev", devices[0])
 	if in, err := h.Entered(vg.PVs[0].Device, vg.PVs[0].ID); in || err != nil {
-		t.Errorf("%s, which was taken out, is entered: %v, %v", vg.PVs[0].Device, in, err)
+		t.Errorf("%s, which was deleted, is entered: %v, %v", vg.PVs[0].Device, in, err)
 	}
 	command(t, "lvm", "lvmdevices", "--config", withDevicesFile, "--adddev", devices[0])
 	if in, err := h.Entered(vg.PVs[0].Device, vg.PVs[0].ID); !in || err != nil {
@@ -180,7 +130,7 @@ func TestDevicesFileAsLVM2(t *testing.T) {
 	command(t, "vgremove", "-ff", "-y", "--config", withDevicesFile, "vg")
 }
 
-// lvm2Sees lists the devices that lvm2 takes for physical volumes.
+// lvm2Sees returns the devices that lvm2 uses as physical volumes.
 func lvm2Sees(t *testing.T) []string {
 	t.Helper()
 	out, err := exec.Command("pvs", "--config", withDevicesFile, "--noheadings", "-o", "pv_name").Output()
@@ -190,10 +140,10 @@ func lvm2Sees(t *testing.T) []string {
 	return strings.Fields(string(out))
 }
 
-// TestEntryOfAnother: an entry by a device's name does not list the device if it says
-// that another physical volume is there. One by an id that stays does, whatever it
-// says: lvm2 puts it right.
-func TestEntryOfAnother(t *testing.T) {
+// TestEntered_otherPhysicalVolume: an entry by name with the id of another
+// physical volume does not list the device; an entry by a persistent id does,
+// because lvm2 corrects it.
+func TestEntered_otherPhysicalVolume(t *testing.T) {
 	h := hostWithDevicesFile(t)
 	named, looped := scratch(t, 1)[0], loopDisk(t)
 	if err := CreateVG(context.Background(), h, "vg", []string{named, looped}, CreateOptions{}); err != nil {
@@ -230,7 +180,7 @@ func TestEntryOfAnother(t *testing.T) {
 		if in {
 			continue
 		}
-		command(t, "lvm", "lvmdevices", "--config", withDevicesFile, "--adddev", c.device) // as check says
+		command(t, "lvm", "lvmdevices", "--config", withDevicesFile, "--adddev", c.device)
 		if in, err := h.Entered(c.device, pvs[c.device]); !in || err != nil || !slices.Contains(lvm2Sees(t), c.device) {
 			t.Errorf("%s was added by lvm2: entered is %v, %v", c.device, in, err)
 		}
@@ -239,4 +189,31 @@ func TestEntryOfAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 	command(t, "vgremove", "-ff", "-y", "--config", withDevicesFile, "vg")
+}
+
+// TestDevicesFile_onlyListed: with a devices file, lvm2 uses the devices of
+// CreateVG.
+func TestDevicesFile_onlyListed(t *testing.T) {
+	disks := scratch(t, 2)
+	const path = "/etc/lvm/devices/system.devices"
+	use := []string{"--config", "devices/use_devicesfile=1"}
+	// lvmdevices creates the devices file.
+	lvm(t, append([]string{"lvm", "lvmdevices", "--adddev", disks[0]}, use...)...)
+	t.Cleanup(func() {
+		if err := os.Remove(path); err != nil {
+			t.Error(err)
+		}
+	})
+	h := kernelHost
+	h.DevicesFile = path
+	if err := CreateVG(context.Background(), h, "vg", disks[1:], CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if out := lvm(t, append([]string{"vgck", "vg"}, use...)...); out != "" {
+		t.Error(out)
+	}
+	if out := lvm(t, append([]string{"lvm", "lvmdevices", "--check"}, use...)...); strings.Contains(out, "needed") {
+		t.Errorf("lvmdevices --check: %s", out)
+	}
+	lvm(t, append([]string{"vgremove", "-y", "vg"}, use...)...)
 }

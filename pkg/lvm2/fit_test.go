@@ -12,9 +12,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestFitForExtents: a device is fit for a new group if it has room for one of the
-// extents that the group will have; CreateVG takes what is fit, and only that.
-func TestFitForExtents(t *testing.T) {
+// TestFit_extentSize: a device fits if it has room for one extent, and CreateVG
+// uses exactly the devices that fit.
+func TestFit_extentSize(t *testing.T) {
 	h := testHost(t)
 	for _, c := range []struct {
 		length, extent size.Bytes

@@ -17,7 +17,7 @@ func read(t testing.TB, s *Store) *VG {
 	return vg
 }
 
-// edit commits a change of what is on disk.
+// edit commits a change of the volume group on disk.
 func edit(t testing.TB, s *Store, change func(*VG) error) *VG {
 	t.Helper()
 	vg := read(t, s).Clone()
@@ -42,7 +42,7 @@ func linearLV(name string, pv int, start, count Extents) *LV {
 	}
 }
 
-// errorLV takes no extents.
+// errorLV returns a logical volume of n extents that uses no extents of a PV.
 func errorLV(name string, n Extents) *LV {
 	lv := linearLV(name, 0, 0, 0)
 	lv.Segments = []Segment{{Count: n, Type: TypeError}}

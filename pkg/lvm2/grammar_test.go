@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// strip removes what two parses of the same thing may differ in.
+// strip removes the source texts, in which two equal nodes may differ.
 func strip(nodes []node) []node {
 	for i := range nodes {
 		nodes[i].source = ""
@@ -18,7 +18,8 @@ func strip(nodes []node) []node {
 	return nodes
 }
 
-func TestGrammar(t *testing.T) {
+// TestParseText_grammar: keys, values, lists and sections parse as in lvm2.
+func TestParseText_grammar(t *testing.T) {
 	text := `# comment
 a = 1 b="x\"y\\z\n" 'c d' = 'raw\"' # after a value
 list = [1, -2 , "three",four , 5.5] empty=[]
@@ -46,7 +47,8 @@ words = [ 1 2 ] f = +.5
 	}
 }
 
-func TestGrammarErrors(t *testing.T) {
+// TestParseText_errors: malformed texts are damaged.
+func TestParseText_errors(t *testing.T) {
 	for _, text := range []string{
 		"a", "a =", "a = [1 2]", "a = =", "a {", "a { b = 1", "a = [1", `a = "x`, "a = 'x", "= 1", "{ }", "} a = 1", "a = { }", "a/b = 1", `"" = 1`, "a = [1,,2]", "a = [[1]]",
 		strings.Repeat("a {", 40) + strings.Repeat("}", 40),
@@ -57,9 +59,9 @@ func TestGrammarErrors(t *testing.T) {
 	}
 }
 
-// FuzzGrammar checks what re-emission relies on: the source kept of a node reads
-// as that node, wherever it is put.
-func FuzzGrammar(f *testing.F) {
+// FuzzParseText: the source text of each node parses to the same node, wherever
+// it is written again.
+func FuzzParseText(f *testing.F) {
 	f.Add("a = 1\nb { c = [\"x\", 2] d = 'e' }")
 	f.Add("x=+1.5 y=[a b,3]# c\n z{}")
 	f.Fuzz(func(t *testing.T, text string) {

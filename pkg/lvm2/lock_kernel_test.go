@@ -13,8 +13,9 @@ import (
 	"time"
 )
 
-// lvm2 waits for our locks, and we for its.
-func TestInteropLocks(t *testing.T) {
+// TestLockVG_lvm2: lvm2 waits for the locks of this package, and this package
+// for lvm2's.
+func TestLockVG_lvm2(t *testing.T) {
 	ctx := context.Background()
 	disks := scratch(t, 1)
 	lvm(t, "vgcreate", "vg", disks[0])
@@ -45,12 +46,12 @@ func TestInteropLocks(t *testing.T) {
 		select {
 		case err := <-ended:
 			if c.blocks || err != nil {
-				t.Errorf("%s ended while we held the lock, mode %v: %v", c.command, c.mode, err)
+				t.Errorf("%s ended while the test held the lock in mode %v: %v", c.command, c.mode, err)
 			}
 			ended <- err
 		case <-time.After(limit):
 			if !c.blocks {
-				t.Errorf("%s is kept out by mode %v", c.command, c.mode)
+				t.Errorf("%s waits for a lock in mode %v", c.command, c.mode)
 			}
 		}
 		if err := l.Unlock(); err != nil {
@@ -64,7 +65,7 @@ func TestInteropLocks(t *testing.T) {
 		t.Errorf("tags %v", row)
 	}
 
-	// vgremove asks its question with the lock in its hand.
+	// vgremove asks its question while it holds the lock.
 	cmd := lvmCommand("vgremove", "vg")
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -106,35 +107,9 @@ func TestInteropLocks(t *testing.T) {
 		t.Errorf("after vgremove ended: %v", err)
 	}
 	if err := cmd.Wait(); err == nil {
-		t.Error("vgremove went on though it was told not to")
+		t.Error("vgremove continued after the answer n")
 	}
 	if entries, err := os.ReadDir("/run/lock/lvm"); err != nil || len(entries) > 0 {
 		t.Errorf("left in the lock directory: %v, %v", entries, err)
 	}
-}
-
-// With a devices file lvm2 sees what is listed, and nothing else.
-func TestInteropDevicesFile(t *testing.T) {
-	disks := scratch(t, 2)
-	const path = "/etc/lvm/devices/system.devices"
-	use := []string{"--config", "devices/use_devicesfile=1"}
-	// A volume group by lvm2 first, so that there is a file.
-	lvm(t, append([]string{"lvm", "lvmdevices", "--adddev", disks[0]}, use...)...)
-	t.Cleanup(func() {
-		if err := os.Remove(path); err != nil {
-			t.Error(err)
-		}
-	})
-	h := kernelHost
-	h.DevicesFile = path
-	if err := CreateVG(context.Background(), h, "vg", disks[1:], CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if out := lvm(t, append([]string{"vgck", "vg"}, use...)...); out != "" {
-		t.Error(out)
-	}
-	if out := lvm(t, append([]string{"lvm", "lvmdevices", "--check"}, use...)...); strings.Contains(out, "needed") {
-		t.Errorf("lvmdevices --check: %s", out)
-	}
-	lvm(t, append([]string{"vgremove", "-y", "vg"}, use...)...)
 }

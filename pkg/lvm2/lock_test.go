@@ -22,14 +22,16 @@ func lock(t testing.TB, h Host, mode LockMode) *Lock {
 	return l
 }
 
-// within tells whether a lock can be had in a short time.
+// within tries to take a lock for 30 ms.
 func within(h Host, mode LockMode) (*Lock, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Millisecond)
 	defer cancel()
 	return h.LockVG(ctx, "vg", mode)
 }
 
-func TestLockModes(t *testing.T) {
+// TestLockVG_modes: shared locks exclude exclusive locks only, and released
+// locks leave no files.
+func TestLockVG_modes(t *testing.T) {
 	h := testHost(t)
 	for _, c := range []struct {
 		held, wanted LockMode
@@ -56,8 +58,9 @@ func TestLockModes(t *testing.T) {
 	}
 }
 
-// A writer that waits keeps new readers out, or it might wait for ever.
-func TestLockPrefersWriters(t *testing.T) {
+// TestLockVG_prefersWriters: a waiting writer keeps new readers out, so that it
+// does not wait forever.
+func TestLockVG_prefersWriters(t *testing.T) {
 	h := testHost(t)
 	reader := lock(t, h, Shared)
 	got := make(chan *Lock)
@@ -74,7 +77,7 @@ func TestLockPrefersWriters(t *testing.T) {
 			break
 		}
 		if time.Since(begin) > 5*time.Second {
-			t.Fatal("the writer does not announce itself")
+			t.Fatal("the waiting writer does not take the auxiliary lock")
 		}
 	}
 	if l, err := within(h, Shared); err == nil {
@@ -89,9 +92,9 @@ func TestLockPrefersWriters(t *testing.T) {
 	lock(t, h, Shared).Unlock()
 }
 
-// Files are unlinked on release: nobody may end up with a lock on a file that is
-// no longer there.
-func TestLockExcludes(t *testing.T) {
+// TestLockVG_excludes: exclusive locks exclude each other although their files
+// are unlinked on release.
+func TestLockVG_excludes(t *testing.T) {
 	h := testHost(t)
 	var inside, most atomic.Int32
 	counter := 0
@@ -119,7 +122,9 @@ func TestLockExcludes(t *testing.T) {
 	}
 }
 
-func TestLockCanceled(t *testing.T) {
+// TestLockVG_canceled: the end of the context ends the wait, and the abandoned
+// wait blocks nobody.
+func TestLockVG_canceled(t *testing.T) {
 	h := testHost(t)
 	held := lock(t, h, Exclusive)
 	defer held.Unlock()
@@ -131,7 +136,7 @@ func TestLockCanceled(t *testing.T) {
 		t.Errorf("%v after %v", err, time.Since(begin))
 	}
 	if _, err := os.Stat(filepath.Join(h.LockDir, "V_vg:aux")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("whoever gave up still keeps others out: %v", err)
+		t.Errorf("the abandoned wait still holds the auxiliary lock: %v", err)
 	}
 	global, err := h.LockGlobal(context.Background(), Exclusive)
 	if err != nil {

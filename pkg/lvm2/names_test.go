@@ -8,32 +8,9 @@ import (
 	"testing"
 )
 
-func TestID(t *testing.T) {
-	const printed = "FZS26V-gx1w-TkLg-pfHT-ADnp-Alql-qv1kNy"
-	id, err := ParseID(printed)
-	if err != nil || id != "FZS26Vgx1wTkLgpfHTADnpAlqlqv1kNy" || id.String() != printed {
-		t.Fatalf("got %q, %v", string(id), err)
-	}
-	if again, err := ParseID(string(id)); err != nil || again != id {
-		t.Errorf("without hyphens: %v, %v", again, err)
-	}
-	for _, bad := range []string{"", "x", printed[1:] + "-", strings.Repeat("a", 31), strings.Repeat("a", 31) + "_", strings.Replace(printed, "-", "x", 1)} {
-		if id, err := ParseID(bad); !errors.Is(err, ErrInvalid) {
-			t.Errorf("%q: got %v, %v", bad, id, err)
-		}
-	}
-	seen := map[ID]bool{}
-	for range 1000 {
-		id := NewID()
-		if _, err := ParseID(string(id)); err != nil || seen[id] || strings.ContainsAny(string(id), "!#") {
-			t.Fatalf("new id %q: %v, seen before: %v", string(id), err, seen[id])
-		}
-		seen[id] = true
-	}
-}
-
-// The limits are those that lvm2 was seen to have; see also TestNamesInterop.
-func TestNames(t *testing.T) {
+// TestCheckNames_lvm2Limits: names and tags have the limits that lvm2 was
+// observed to have; see also TestCheckLVName_lvcreate.
+func TestCheckNames_lvm2Limits(t *testing.T) {
 	long := func(n int) string { return strings.Repeat("x", n) }
 	for _, c := range []struct {
 		vg, lv string
@@ -61,7 +38,8 @@ func TestNames(t *testing.T) {
 	}
 }
 
-func TestDMNames(t *testing.T) {
+// TestDMName_hyphens: names and UUIDs of devices are those of lvm2.
+func TestDMName_hyphens(t *testing.T) {
 	if got := DMName("my-vg", "a-b.c_d+e", ""); got != "my--vg-a--b.c_d+e" {
 		t.Error(got)
 	}
@@ -70,5 +48,14 @@ func TestDMNames(t *testing.T) {
 	}
 	if got := DMUUID("V", "L", "real"); got != "LVM-VL-real" {
 		t.Error(got)
+	}
+}
+
+// TestGroupOfDM_inverse: groupOfDM finds the volume group in a device's name.
+func TestGroupOfDM_inverse(t *testing.T) {
+	for _, c := range [][2]string{{"vg", "a"}, {"vg-fast", "pvc-1"}, {"a--b", "c--d"}, {"vg-", "lv"}} {
+		if got := groupOfDM(DMName(c[0], c[1], "")); got != c[0] {
+			t.Errorf("group of %v: %q", c, got)
+		}
 	}
 }

@@ -21,9 +21,9 @@ func searched(devices, others []string) Search {
 	return s
 }
 
-// Content of devices that nobody chose counts only for the physical volumes that
-// the metadata on the chosen ones names.
-func TestSearch(t *testing.T) {
+// TestFindVG_trust: metadata on devices that were not chosen counts only for
+// the physical volumes that the chosen devices name.
+func TestFindVG_trust(t *testing.T) {
 	ctx := context.Background()
 	setup := func(t *testing.T) (Host, []string) {
 		h, disks := testHost(t), blankDisks(t, 3, 64*size.MiB)
@@ -127,97 +127,4 @@ func TestSearch(t *testing.T) {
 			s.Close()
 		}
 	})
-}
-
-func TestDevicesFileOfConfiguration(t *testing.T) {
-	for _, c := range []struct{ main, local, want string }{
-		{"", "", "system.devices"},
-		{"devices {\n\t# use_devicesfile = 0\n}", "", "system.devices"},
-		{"devices {\n\tuse_devicesfile = 0\n}", "", ""},
-		{"devices {\n\tuse_devicesfile=1\n\tdevicesfile = \"mine.devices\"\n}", "", "mine.devices"},
-		{"devices/use_devicesfile=1", "devices { \n use_devicesfile = 0\n}", ""},
-	} {
-		dir := t.TempDir()
-		for name, text := range map[string]string{"lvm.conf": c.main, "lvmlocal.conf": c.local} {
-			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want := c.want
-		if want != "" {
-			want = filepath.Join(dir, "devices", want)
-		}
-		if got := DevicesFile(dir); got != want {
-			t.Errorf("%q and %q: %q, want %q", c.main, c.local, got, want)
-		}
-	}
-}
-
-func TestGroupOfDM(t *testing.T) {
-	for _, c := range [][2]string{{"vg", "a"}, {"vg-fast", "pvc-1"}, {"a--b", "c--d"}, {"vg-", "lv"}} {
-		if got := groupOfDM(DMName(c[0], c[1], "")); got != c[0] {
-			t.Errorf("group of %v: %q", c, got)
-		}
-	}
-}
-
-// A physical volume that is on another device than before is an earlier copy of
-// the disk if its metadata is older; an open volume group does not go back to that.
-func TestOlderCopyInPlace(t *testing.T) {
-	h, disks := testHost(t), blankDisks(t, 2, 64*size.MiB)
-	createVG(t, h, disks[:1], CreateOptions{})
-	s := openVG(t, h, disks[:1])
-	overwrite(t, disks[1], 0, content(t, disks[0], 0, int(64*size.MiB)))
-	edit(t, s, addLV("later", 0, 0, 1))
-	kept := disks[0] + ".kept"
-	for _, move := range [][2]string{{disks[0], kept}, {disks[1], disks[0]}} {
-		if err := os.Rename(move[0], move[1]); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s.Close() // as after an error
-	if _, err := s.Read(context.Background()); !errors.Is(err, ErrDamaged) {
-		t.Fatalf("the copy is read: %v", err)
-	}
-	if err := os.Rename(kept, disks[0]); err != nil {
-		t.Fatal(err)
-	}
-	if vg := read(t, s); vg.LV("later") == nil {
-		t.Error("the disk is not taken back")
-	}
-}
-
-// Missing devices are looked for ever less often, and when others are there.
-func TestHunt(t *testing.T) {
-	h, disks := testHost(t), blankDisks(t, 2, 64*size.MiB)
-	createVG(t, h, disks, CreateOptions{})
-	away := disks[1] + ".away"
-	if err := os.Rename(disks[1], away); err != nil {
-		t.Fatal(err)
-	}
-	looks, seen := 0, "one"
-	search := searched(nil, nil)
-	search.Others = func() ([]string, error) { looks++; return disks, nil }
-	search.Seen = func() string { return seen }
-	s, err := FindVG(context.Background(), h, "vg", search)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	before := looks
-	for range 5 {
-		if vg := read(t, s); vg.PVs[1].Device != "" {
-			t.Fatal("the disk that is away was found")
-		}
-	}
-	if looks > before+1 { // a slow machine takes longer than the first pause
-		t.Errorf("%d looks at the same devices", looks-before)
-	}
-	if err := os.Rename(away, disks[1]); err != nil {
-		t.Fatal(err)
-	}
-	seen = "two"
-	if vg := read(t, s); vg.PVs[1].Device != disks[1] {
-		t.Error("the disk is there, and was not found")
-	}
 }

@@ -9,7 +9,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-func TestSignature(t *testing.T) {
+// TestSignature_magics: Signature recognizes each known content at its offset,
+// and no content on a blank disk.
+func TestSignature_magics(t *testing.T) {
 	check := func(name string, length size.Bytes, at int64, b, want string) {
 		t.Helper()
 		disk := blankDisks(t, 1, length)[0]

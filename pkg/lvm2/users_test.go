@@ -7,7 +7,9 @@ import (
 	"testing"
 )
 
-func TestUsers(t *testing.T) {
+// TestUsers_links: Users returns the link of a snapshot for its origin and its
+// store, for written and for parsed metadata.
+func TestUsers_links(t *testing.T) {
 	h := testHost(t)
 	disks := blankDisks(t, 1, diskSize)
 	s := createVG(t, h, disks, CreateOptions{})

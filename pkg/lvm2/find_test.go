@@ -12,21 +12,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// flip damages one byte of a disk.
-func flip(t testing.TB, path string, at int64) {
-	t.Helper()
-	b := content(t, path, at, 1)
-	b[0] ^= 0x20
-	overwrite(t, path, at, b)
-}
-
-func textStart(t testing.TB, path string) int64 {
-	return 4096 + int64(header(t, path).committed.offset)
-}
-
-// Damage of any kind to the only copy is an error that names the device, opens
-// nothing, and lets nobody take the device for blank.
-func TestDamageOfTheOnlyCopy(t *testing.T) {
+// TestOpenVG_onlyCopyDamaged: damage to the only copy is an error that names
+// the device, and CreateVG does not use the device.
+func TestOpenVG_onlyCopyDamaged(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		damage func(t *testing.T, disk string)
@@ -80,9 +68,9 @@ func TestDamageOfTheOnlyCopy(t *testing.T) {
 	}
 }
 
-// With a good copy elsewhere damage is a problem that is reported; the next
-// commit mends texts, never an area whose header it cannot trust.
-func TestDamageOfOneCopy(t *testing.T) {
+// TestOpenVG_oneCopyDamaged: with another good copy, damage is a problem, and
+// the next commit repairs a text but not a header.
+func TestOpenVG_oneCopyDamaged(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		damage func(t *testing.T, disk string)
@@ -113,16 +101,18 @@ func TestDamageOfOneCopy(t *testing.T) {
 				t.Errorf("after a commit: %v", s.Problems())
 			}
 			if !c.mended && string(content(t, disks[1], 4096, 512)) != before {
-				t.Error("a header that is not understood was overwritten")
+				t.Error("a damaged header was overwritten")
 			}
 			if c.mended && header(t, disks[1]).committed.crc != next.source.crc {
-				t.Error("the text was not mended")
+				t.Error("the text was not repaired")
 			}
 		})
 	}
 }
 
-func TestContradictions(t *testing.T) {
+// TestOpenVG_contradictions: contradicting metadata is resolved only if it is
+// certain which metadata is current.
+func TestOpenVG_contradictions(t *testing.T) {
 	ctx := context.Background()
 	h := testHost(t)
 	// setup returns two disks of which the second has older metadata.
@@ -149,7 +139,7 @@ func TestContradictions(t *testing.T) {
 		disks := setup(t)
 		flip(t, disks[0], textStart(t, disks[0])+500)
 		if _, err := OpenVG(ctx, h, "vg", disks); !errors.Is(err, ErrDamaged) {
-			t.Errorf("%v: the older copy must not be taken for the truth", err)
+			t.Errorf("%v: the older copy must not be used", err)
 		}
 	})
 	t.Run("newest unreadable later", func(t *testing.T) {
@@ -193,7 +183,7 @@ func TestContradictions(t *testing.T) {
 			t.Fatal(err)
 		}
 		if s := openVG(t, h, append(disks, link, disks[0])); names(read(t, s)) != "a" {
-			t.Error("the same device by two names is not a duplicate")
+			t.Error("a device with two names must not be a duplicate")
 		}
 	})
 	t.Run("of another group", func(t *testing.T) {
@@ -213,7 +203,7 @@ func TestContradictions(t *testing.T) {
 		vg.Name = "renamed"
 		s.areas = s.areas[:1]
 		force(t, s, vg)
-		// One disk has the old name still, as after an interrupted vgrename.
+		// One disk still has the old name, as after an interrupted vgrename.
 		if _, err := OpenVG(ctx, h, "vg", disks); !errors.Is(err, ErrNotFound) {
 			t.Errorf("by its old name: %v", err)
 		}
@@ -224,12 +214,14 @@ func TestContradictions(t *testing.T) {
 		edit(t, s, addLV("b", 0, 5, 1))
 		s.Close()
 		if header(t, disks[1]).committed.crc != header(t, disks[0]).committed.crc {
-			t.Error("the disk with the old name was not brought up to date")
+			t.Error("the disk with the old name was not updated")
 		}
 	})
 }
 
-func TestMissingPV(t *testing.T) {
+// TestOpenVG_missingPV: a volume group with a missing device can be read but
+// not committed, until the device returns.
+func TestOpenVG_missingPV(t *testing.T) {
 	h := testHost(t)
 	disks := blankDisks(t, 2, diskSize)
 	s := createVG(t, h, disks, CreateOptions{})

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,9 +15,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// What lvm2 made is read as lvm2 reports it, survives our commits unchanged, and
-// lvm2 goes on with what we wrote.
-func TestInteropLVM2VG(t *testing.T) {
+// TestCommit_lvm2VG: a volume group of lvm2 is read as lvm2 reports it,
+// survives commits unchanged, and lvm2 continues with the result.
+func TestCommit_lvm2VG(t *testing.T) {
 	disks := scratch(t, 2)
 	lvm(t, "vgcreate", "--addtag", "vgtag", "vg", disks[0], disks[1])
 	for _, args := range []string{
@@ -52,7 +51,7 @@ func TestInteropLVM2VG(t *testing.T) {
 			t.Errorf("lvs says %v, we read %+v", row, lv)
 		}
 	}
-	if len(rows) != len(vg.LVs)-1 { // lvs hides the snapshot's link
+	if len(rows) != len(vg.LVs)-1 { // lvs does not list the snapshot's link
 		t.Errorf("lvs lists %d volumes, we read %s", len(rows), names(vg))
 	}
 
@@ -61,7 +60,7 @@ func TestInteropLVM2VG(t *testing.T) {
 	healthy(t)
 	locked(t, s, func(vg *VG) error { return vg.Remove(vg.LV("ours").ID) })
 	if after := backup(t); after != before {
-		t.Errorf("our commits changed what lvm2 wrote:\n%s\nbecame\n%s", before, after)
+		t.Errorf("the commits changed lvm2's text:\n%s\nbecame\n%s", before, after)
 	}
 	locked(t, s, func(vg *VG) error {
 		lv := vg.LV("base").Clone()
@@ -81,86 +80,9 @@ func TestInteropLVM2VG(t *testing.T) {
 	}
 }
 
-// A volume group of ours, with volumes and snapshots of ours, is one to lvm2:
-// it activates them, changes them, and removes them.
-func TestInteropOurVG(t *testing.T) {
-	ctx := context.Background()
-	disks := scratch(t, 2)
-	lvm(t, "pvs") // leaves hints that there are no physical volumes
-	if err := CreateVG(ctx, kernelHost, "vg", disks[:1], CreateOptions{Tags: []string{"ours"}}); err != nil {
-		t.Fatal(err)
-	}
-	healthy(t)
-	for _, row := range fields(t, "pvs", "-o", "pv_name,vg_name,pe_start,pv_mda_size,pv_in_use,pv_pe_count", "--units", "m", "--nosuffix", disks[0]) {
-		if want := fmt.Sprintf("%s vg 21.00 21.00 used 250", disks[0]); strings.Join(row, " ") != want {
-			t.Errorf("pvs says %v, want %s", row, want)
-		}
-	}
-	lvm(t, "pvck", disks[0])
-	s := openKernelVG(t, disks[:1])
-	if err := s.Extend(ctx, disks[1:]); err != nil {
-		t.Fatal(err)
-	}
-	healthy(t)
-	lvm(t, "pvck", disks[1])
-	vg := locked(t, s, func(vg *VG) error {
-		origin, store := linearLV("origin-1", 0, 0, 20), linearLV("snap-1", 1, 0, 5)
-		origin.Segments = append(origin.Segments, Segment{Start: 20, Count: 4, Type: TypeStriped, Stripes: []Stripe{{PV: 1, Start: 100}}})
-		store.Status = []string{StatusRead, StatusWrite}
-		link := linearLV("snapshot0", 0, 0, 0)
-		link.Segments = []Segment{{Count: 24, Type: TypeSnapshot, Snapshot: &SnapshotSegment{ChunkSize: 8, Origin: "origin-1", COWStore: "snap-1"}}}
-		frozen := linearLV("frozen", 1, 50, 2)
-		frozen.Status, frozen.Flags, frozen.Tags = []string{StatusRead, StatusVisible}, []string{FlagActivationSkip, FlagNoAutoActivate}, []string{"dmsnap:role=layer"}
-		return errors.Join(vg.Add(origin), vg.Add(store), vg.Add(link), vg.Add(frozen))
-	})
-	healthy(t)
-	want := "frozen -ri------k  dmsnap:role=layer\norigin-1 owi---s---  \nsnap-1 swi---s--- origin-1 "
-	var got []string
-	for _, row := range fields(t, "lvs", "-o", "lv_name,lv_attr,origin,lv_tags", "vg") {
-		got = append(got, strings.Join(row, " "))
-	}
-	if strings.Join(got, "\n") != want {
-		t.Errorf("lvs says\n%s\nwant\n%s", strings.Join(got, "\n"), want)
-	}
-	// A store must begin with a zero chunk before it is activated.
-	d, err := openDevice(disks[1], os.O_RDWR)
-	if err == nil {
-		err = errors.Join(d.write(alignedBuffer(4*size.KiB), vg.Offset(vg.PVs[1], 0).Bytes()), d.file.Close())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	lvm(t, "vgchange", "-ay", "vg")
-	tables := lvm(t, "dmsetup", "table")
-	for _, layer := range []string{"", "real"} {
-		if name := DMName("vg", "origin-1", layer); !strings.Contains("\n"+tables, "\n"+name+":") {
-			t.Errorf("no device %s in\n%s", name, tables)
-		}
-	}
-	if uuid := DMUUID(vg.ID, vg.LV("snap-1").ID, "cow"); !strings.Contains(lvm(t, "dmsetup", "info", "-c", "--noheadings", "-o", "uuid"), uuid) {
-		t.Errorf("no device with uuid %s", uuid)
-	}
-	if strings.Contains(tables, "frozen") {
-		t.Errorf("a layer with ACTIVATION_SKIP was activated:\n%s", tables)
-	}
-	// We commit while the volumes are open, as always.
-	locked(t, s, func(vg *VG) error { return vg.Remove(vg.LV("frozen").ID) })
-	lvm(t, "lvcreate", "-s", "-n", "theirs", "-L", "8m", "vg/origin-1")
-	if vg := read(t, s); vg.LV("theirs") == nil || vg.LV("snapshot1") == nil {
-		t.Errorf("lvm2's snapshot is not there: %s", names(vg))
-	}
-	lvm(t, "lvremove", "-y", "vg/snap-1", "vg/theirs")
-	lvm(t, "vgremove", "-f", "-y", "vg")
-	lvm(t, "pvremove", disks[0], disks[1])
-	for _, disk := range disks {
-		if found, err := Signature(disk); found != "" || err != nil {
-			t.Errorf("%s after pvremove: %q, %v", disk, found, err)
-		}
-	}
-}
-
-// 1,000 commits go round the ring; lvm2 reads now and then, and writes too.
-func TestInteropRing(t *testing.T) {
+// TestCommit_1000Times: 1,000 commits wrap around the metadata area, and lvm2
+// reads and writes in between.
+func TestCommit_1000Times(t *testing.T) {
 	disks := scratch(t, 2)
 	if err := CreateVG(context.Background(), kernelHost, "vg", disks, CreateOptions{MetadataSize: 100 * size.KiB, DataAlignment: 64 * size.KiB}); err != nil {
 		t.Fatal(err)
@@ -193,13 +115,14 @@ func TestInteropRing(t *testing.T) {
 	}
 	t.Logf("%v a commit", time.Since(begin)/1000)
 	if wrapped < 5 {
-		t.Errorf("%d texts wrapped around: the test tests nothing", wrapped)
+		t.Errorf("only %d texts wrapped around: this test shows nothing", wrapped)
 	}
 	healthy(t)
 }
 
-// We and a loop of lvm2 commands change one volume group at once.
-func TestInteropConcurrent(t *testing.T) {
+// TestCommit_concurrentWithLVM2: this package and lvm2's commands change a
+// volume group concurrently, and no change is lost.
+func TestCommit_concurrentWithLVM2(t *testing.T) {
 	disks := scratch(t, 2)
 	if err := CreateVG(context.Background(), kernelHost, "vg", disks, CreateOptions{}); err != nil {
 		t.Fatal(err)

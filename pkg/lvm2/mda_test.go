@@ -5,52 +5,15 @@ package lvm2
 import (
 	"bytes"
 	"errors"
-	"os"
 	"reflect"
-	"slices"
 	"testing"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-func golden(t testing.TB, name string) []byte {
-	t.Helper()
-	b, err := os.ReadFile("testdata/" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-// atSector puts a label sector at its place among the first four.
-func atSector(n int, sector []byte) []byte {
-	return append(append(make([]byte, n*size.SectorBytes), sector...), make([]byte, (labelSectors-1-n)*size.SectorBytes)...)
-}
-
-func TestLabel(t *testing.T) {
-	written := golden(t, "label.bin")
-	l, err := findLabel(atSector(1, written))
-	if err != nil || l == nil {
-		t.Fatal(l, err)
-	}
-	want := label{id: "gY0xmQ2q4DdrYUMR1Oo2qdwijL1mvcLb", size: size.GiB, data: []region{{size.MiB, 0}}, metadata: []region{{4 * size.KiB, 1044480}}, used: true}
-	if !reflect.DeepEqual(*l, want) {
-		t.Errorf("got %+v, want %+v", *l, want)
-	}
-	if !bytes.Equal(l.encode(), written) {
-		t.Errorf("encoded\n%x\nlvm2 wrote\n%x", l.encode(), written)
-	}
-	if l, err := findLabel(atSector(2, written)); l != nil || err != nil {
-		t.Errorf("a label in another sector than it says: %v, %v", l, err)
-	}
-	damaged := bytes.Clone(written)
-	damaged[100] ^= 1
-	if l, err := findLabel(atSector(1, damaged)); !errors.Is(err, ErrDamaged) {
-		t.Errorf("damaged: %v, %v", l, err)
-	}
-}
-
-func TestMDAHeader(t *testing.T) {
+// TestMDAHeader_asLVM2: lvm2's header decodes and encodes to the same bytes,
+// and each damaged byte is an error.
+func TestMDAHeader_asLVM2(t *testing.T) {
 	written := golden(t, "mda.bin")
 	where := region{4 * size.KiB, 1044480}
 	h, err := decodeMDAHeader(written, where)
@@ -84,7 +47,9 @@ func TestMDAHeader(t *testing.T) {
 	}
 }
 
-func TestRing(t *testing.T) {
+// TestMDAHeader_ring: the next text begins where lvm2 would write it, and wraps
+// after the header.
+func TestMDAHeader_ring(t *testing.T) {
 	h := mdaHeader{start: 4096, size: 16384}
 	for _, c := range []struct {
 		offset, size, next size.Bytes
@@ -96,7 +61,7 @@ func TestRing(t *testing.T) {
 		{15360, 512, 15872},
 		{15360, 513, 512},  // ends inside the last sector
 		{15872, 512, 512},  // ends with the area
-		{15872, 513, 1024}, // one byte behind the header
+		{15872, 513, 1024}, // one byte after the header
 		{15872, 1024, 1024},
 		{15872, 1025, 1536},
 	} {
@@ -107,7 +72,7 @@ func TestRing(t *testing.T) {
 	}
 	h.committed = slot{offset: 4096, size: 100, flags: slotIgnored}
 	if h.next() != 512 {
-		t.Error("an ignored area begins anew")
+		t.Error("the first text of an ignored area must begin after the header")
 	}
 	if got, want := h.split(15872, 1000), []region{{4096 + 15872, 512}, {4096 + 512, 488}}; !reflect.DeepEqual(got, want) {
 		t.Errorf("split %v, want %v", got, want)
@@ -125,8 +90,9 @@ func TestRing(t *testing.T) {
 	}
 }
 
-// Whatever the texts' lengths, a new one never touches the one in use.
-func TestRingNeverOverlaps(t *testing.T) {
+// TestMDAHeader_neverOverlaps: a new text never overlaps the committed text,
+// whatever their lengths.
+func TestMDAHeader_neverOverlaps(t *testing.T) {
 	for _, area := range []size.Bytes{2048, 4096, 5120, 16384} {
 		for length := range area / 2 {
 			h := mdaHeader{size: area}
@@ -141,24 +107,8 @@ func TestRingNeverOverlaps(t *testing.T) {
 	}
 }
 
-func FuzzLabel(f *testing.F) {
-	f.Add(golden(f, "label.bin"))
-	f.Fuzz(func(t *testing.T, sector []byte) {
-		if len(sector) != size.SectorBytes {
-			return
-		}
-		// Let the fuzzer past the checksum.
-		l, err := decodeLabel(sector)
-		if err != nil || l == nil || len(l.data)+len(l.metadata) > 15 {
-			return
-		}
-		again, err := findLabel(atSector(labelSector, l.encode()))
-		if err != nil || !reflect.DeepEqual(l, again) {
-			t.Fatalf("%+v became %+v, %v", l, again, err)
-		}
-	})
-}
-
+// FuzzMDAHeader: a header that decodes survives a round trip and places texts
+// inside its area.
 func FuzzMDAHeader(f *testing.F) {
 	f.Add(golden(f, "mda.bin"), uint64(4096), uint64(1044480))
 	f.Fuzz(func(t *testing.T, sector []byte, offset, length uint64) {
@@ -178,62 +128,4 @@ func FuzzMDAHeader(f *testing.F) {
 			t.Fatalf("%+v puts a text at %d", got, s.offset)
 		}
 	})
-}
-
-func FuzzVG(f *testing.F) {
-	f.Add(golden(f, "disk.txt"))
-	f.Add(golden(f, "backup.txt"))
-	f.Add([]byte(foreign))
-	f.Fuzz(roundTrip)
-}
-
-// roundTrip checks that what parses and is valid survives being written.
-func roundTrip(t *testing.T, text []byte) {
-	summarize(text)
-	vg, err := ParseVG(text)
-	if err != nil {
-		return
-	}
-	present(vg).Free()
-	if vg.Validate() != nil {
-		return
-	}
-	// Encoding anew, as after an edit, must not lose anything either.
-	for _, lv := range vg.LVs {
-		if vg.checkEditable(lv) == nil {
-			lv.text = lv.encode(vg.PVs)
-		}
-	}
-	out := vg.Text(Stamp{})
-	again, err := ParseVG(out)
-	if err != nil {
-		t.Fatalf("%v in\n%s", err, out)
-	}
-	if err := present(again).Validate(); err != nil || !reflect.DeepEqual(vg.Free(), again.Free()) || names(vg) != names(again) {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	if second := again.Text(Stamp{}); !bytes.Equal(out, second) {
-		t.Fatalf("first\n%s\nsecond\n%s", out, second)
-	}
-}
-
-// TestMutations goes where a fuzzer hardly gets, because few texts parse at all:
-// real metadata with one byte changed, missing or doubled.
-func TestMutations(t *testing.T) {
-	for _, text := range [][]byte{golden(t, "disk.txt"), []byte(foreign)} {
-		for i := range text {
-			const characters = `0"{}[=,#\/ a-.`
-			c := characters[i/3%len(characters)]
-			changed := bytes.Clone(text)
-			switch i % 3 {
-			case 0:
-				changed[i] = c
-			case 1:
-				changed = slices.Delete(changed, i, i+1)
-			case 2:
-				changed = slices.Insert(changed, i, c)
-			}
-			roundTrip(t, changed)
-		}
-	}
 }

@@ -8,10 +8,9 @@ import (
 	"testing"
 )
 
-// A logical volume of type error of ours is one to lvm2, larger than the group,
-// which lvm2 leaves alone and has not a word about; and one that lvm2 made is
-// one to us.
-func TestInteropError(t *testing.T) {
+// TestSegment_errorAsLVM2: lvm2 accepts a logical volume of type error, even
+// one larger than the volume group, and this package accepts lvm2's.
+func TestSegment_errorAsLVM2(t *testing.T) {
 	disks := scratch(t, 1)
 	if err := CreateVG(context.Background(), kernelHost, "vg", disks, CreateOptions{}); err != nil {
 		t.Fatal(err)

@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// A logical volume of type error is added, written as lvm2 writes it, read
-// again, changed and removed, and takes nothing.
-func TestErrorSegment(t *testing.T) {
+// TestSegment_error: a logical volume of type error is written as by lvm2, is
+// read and edited, and uses no extents.
+func TestSegment_error(t *testing.T) {
 	vg := parseFile(t, "disk.txt")
 	free := len(vg.Free())
 	if err := vg.Add(errorLV("nothing", 100_000)); err != nil {

@@ -3,16 +3,14 @@
 package lvm2
 
 import (
-	"context"
 	"errors"
 	"os"
 	"strings"
 	"testing"
 )
 
-// foreignLVs are logical volumes of types that the test kernel may not have the
-// targets for, as lvm2 2.03 writes them: RAID 1, thin and its pool, cache and its
-// pool, a mirror being moved, and a type that no lvm2 knows.
+// foreignLVs are logical volumes as lvm2 2.03 writes them: RAID 1, thin and its pool,
+// cache and its pool. The test kernel may lack their targets.
 const foreignLVs = `
 r { id = "RRRRRR-0000-0000-0000-0000-0000-000000" status = ["READ", "WRITE", "VISIBLE"] flags = [] creation_time = 1700000000 creation_host = "h" segment_count = 1
 	segment1 { start_extent = 0 extent_count = 4 type = "raid1" device_count = 2 region_size = 4096 raids = [ "r_rmeta_0", "r_rimage_0", "r_rmeta_1", "r_rimage_1" ] } }
@@ -44,13 +42,15 @@ fast_cmeta { id = "CCCCCC-0000-0000-0000-0000-0000-000004" status = ["READ", "WR
 	segment1 { start_extent = 0 extent_count = 1 type = "striped" stripe_count = 1 stripes = [ "pv1", 33 ] } }
 `
 
+// unknownLV is a logical volume of a type that no lvm2 knows.
 const unknownLV = `
 alien { id = "AAAAAA-0000-0000-0000-0000-0000-000000" status = ["READ", "WRITE", "VISIBLE"] flags = [] segment_count = 1
 	segment1 { start_extent = 0 extent_count = 5 type = "alien" magic_key = 77 ratio = 1.500000 areas { list = [ "pv0", 40 ] } } }
 `
 
-// What this package does not understand comes out of our commits as lvm2 put it in.
-func TestInteropForeignLVs(t *testing.T) {
+// TestCommit_preservesForeignLVs: commits preserve logical volumes that this
+// package does not understand as lvm2 wrote them.
+func TestCommit_preservesForeignLVs(t *testing.T) {
 	disks := scratch(t, 2)
 	lvm(t, "vgcreate", "vg", disks[0], disks[1])
 	path := t.TempDir() + "/edited"
@@ -61,7 +61,7 @@ func TestInteropForeignLVs(t *testing.T) {
 	}
 	for _, c := range []struct {
 		lvs     string
-		tools   bool // lvm2 changes a volume group with these
+		tools   bool // lvm2 changes a volume group with the logical volumes
 		used    Extents
 		foreign string
 	}{{foreignLVs, true, 29, "r"}, {foreignLVs + unknownLV, false, 34, "alien"}} {
@@ -92,13 +92,13 @@ func TestInteropForeignLVs(t *testing.T) {
 		}
 		locked(t, s, func(vg *VG) error { return vg.Remove(vg.LV("ours").ID) })
 		if after := vgText(t); after != before {
-			t.Errorf("our commits changed\n%s\ninto\n%s", before, after)
+			t.Errorf("the commits changed\n%s\ninto\n%s", before, after)
 		}
 		s.Close()
 	}
 }
 
-// vgText is backup, but lvm2 warns of what it does not know.
+// vgText is backup for a volume group about which lvm2 warns.
 func vgText(t *testing.T) string {
 	t.Helper()
 	path := t.TempDir() + "/backup"
@@ -106,76 +106,4 @@ func vgText(t *testing.T) string {
 		t.Fatalf("vgcfgbackup: %v\n%s%s", err, out, errs)
 	}
 	return comparable(t, path)
-}
-
-// lvm2 marks what we refuse to touch as we expect.
-func TestInteropRefusals(t *testing.T) {
-	ctx := context.Background()
-	disks := scratch(t, 2)
-	lvm(t, "vgcreate", "vg", disks[0])
-	lvm(t, "vgexport", "vg")
-	if _, err := OpenVG(ctx, kernelHost, "vg", disks); !errors.Is(err, ErrExported) {
-		t.Errorf("exported: %v", err)
-	}
-	lvm(t, "vgimport", "vg")
-	if out, errs, err := tryLVM("vgchange", "-y", "--systemid", "elsewhere", "vg"); err != nil {
-		t.Fatalf("vgchange --systemid: %v\n%s%s", err, out, errs)
-	}
-	if _, err := OpenVG(ctx, kernelHost, "vg", disks); !errors.Is(err, ErrForeignSystemID) {
-		t.Errorf("foreign: %v", err)
-	}
-	h := kernelHost
-	h.SystemID = "elsewhere"
-	s, err := OpenVG(ctx, h, "vg", disks)
-	if err != nil {
-		t.Fatal(err)
-	}
-	edit(t, s, addLV("a", 0, 0, 1))
-	edit(t, s, func(vg *VG) error { return vg.Remove(vg.LV("a").ID) })
-	s.Close()
-	there := `global/system_id_source="lvmlocal" local/system_id="elsewhere"`
-	lvm(t, "vgck", "--config", there, "vg")
-	lvm(t, "vgremove", "-y", "--config", there, "vg")
-	// A missing disk: lvm2 lets nothing be created, and neither do we.
-	lvm(t, "vgcreate", "vg", disks[0], disks[1])
-	s = openKernelVG(t, disks)
-	vg := read(t, s)
-	s.Close()
-	head := content(t, disks[1], 0, 4096)
-	overwriteDevice(t, disks[1], make([]byte, 4096))
-	s = openKernelVG(t, disks)
-	next := read(t, s).Clone()
-	if err := next.Add(linearLV("a", 0, 0, 1)); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Commit(ctx, next); !errors.Is(err, ErrMissingPV) {
-		t.Errorf("commit without a disk: %v", err)
-	}
-	overwriteDevice(t, disks[1], head)
-	if got := read(t, s); got.Seqno != vg.Seqno || got.PVs[1].Missing() {
-		t.Errorf("with the disk back: %+v", got.PVs[1])
-	}
-	healthy(t)
-}
-
-// A device stacked on a physical volume shows the same label: as RAID and
-// multipath devices do, it is the one to use.
-func TestStackedPV(t *testing.T) {
-	disks := scratch(t, 2)
-	if err := CreateVG(context.Background(), kernelHost, "vg", disks, CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	sectors := strings.TrimSpace(lvm(t, "blockdev", "--getsz", disks[1]))
-	for _, c := range [][2]string{{"t-lower", disks[1]}, {"t-upper", "/dev/mapper/t-lower"}} {
-		lvm(t, "dmsetup", "create", c[0], "--table", "0 "+sectors+" linear "+c[1]+" 0")
-	}
-	t.Cleanup(func() { lvm(t, "dmsetup", "remove", "t-upper", "t-lower") })
-	const upper, lower = "/dev/mapper/t-upper", "/dev/mapper/t-lower"
-	for _, order := range [][]string{{disks[0], disks[1], lower, upper}, {upper, disks[1], lower, disks[0]}} {
-		s := openKernelVG(t, order)
-		if got := read(t, s).PVs[1].Device; got != upper {
-			t.Errorf("of %v the physical volume is %s", order, got)
-		}
-		s.Close()
-	}
 }

@@ -8,20 +8,24 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// These tests run this package and the real lvm2 on the same disks. They share
-// the disks and the volume group's name, so none of them is parallel.
+// These tests run this package and the real lvm2 on the same disks. They share the
+// disks and the volume group's name, so none of them is parallel.
 
-// kernelHost is the machine that the lvm2 tools see.
+// kernelHost has the files and directories that the lvm2 tools use.
 var kernelHost = Host{Hostname: "test"}
 
-// lvm runs one of lvm2's commands, which must succeed and not warn.
+// lvm runs a command of lvm2, which must succeed without a warning.
 func lvm(t testing.TB, args ...string) string {
 	t.Helper()
 	out, errs, err := tryLVM(args...)
@@ -31,8 +35,8 @@ func lvm(t testing.TB, args ...string) string {
 	return out
 }
 
-// expected are messages of the tests' own making: archives are off, a filter is
-// and volumes are not zeroed when they are made inactive.
+// expected are warnings that the tests cause: archives are off, a filter is set, and
+// inactive logical volumes are not zeroed.
 var expected = []string{"NOT backed up", "not zeroed", "leaked on", "remove the lvm.conf global_filter"}
 
 func tryLVM(args ...string) (out, errs string, err error) {
@@ -52,7 +56,7 @@ func lvmCommand(args ...string) *exec.Cmd {
 	return exec.Command(args[0], args[1:]...)
 }
 
-// fields runs a report command without headings and returns its lines' fields.
+// fields runs a report command without headings and returns the fields of its lines.
 func fields(t testing.TB, args ...string) [][]string {
 	t.Helper()
 	var rows [][]string
@@ -64,6 +68,15 @@ func fields(t testing.TB, args ...string) [][]string {
 		rows = append(rows, row)
 	}
 	return rows
+}
+
+func command(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v: %s", strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
 }
 
 // scratch returns n blank disks.
@@ -98,7 +111,46 @@ func scratch(t testing.TB, n int) []string {
 	return disks[:n]
 }
 
-// healthy has lvm2 check the volume group: it must have nothing to say.
+// scsiDisk creates a SCSI disk in memory, which has a WWID.
+func scsiDisk(t *testing.T) string {
+	t.Helper()
+	const driver = "/sys/bus/pseudo/drivers/scsi_debug"
+	if _, err := os.Stat(driver); err == nil { // built in
+		command(t, "sh", "-c", "echo 0 >"+driver+"/fake_rw; echo 1 >"+driver+"/add_host")
+		t.Cleanup(func() { command(t, "sh", "-c", "echo -1 >"+driver+"/add_host") })
+	} else {
+		command(t, "busybox", "modprobe", "scsi_debug", "dev_size_mb=64")
+		command(t, "busybox", "modprobe", "sd_mod")
+		t.Cleanup(func() { exec.Command("busybox", "modprobe", "-r", "scsi_debug").Run() })
+	}
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if model, _ := filepath.Glob("/sys/block/sd*/device/model"); len(model) > 0 {
+			disk := "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(model[0])))
+			if _, err := os.Stat(disk); err == nil {
+				return disk
+			}
+		}
+	}
+	t.Fatal("the disk of scsi_debug does not appear")
+	return ""
+}
+
+// loopDisk creates a loop device of a file whose name has a blank.
+func loopDisk(t *testing.T, options ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("disk", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	file := filepath.Join(dir, "my disk")
+	command(t, "truncate", "-s", "64M", file)
+	loop := command(t, append(append([]string{"losetup", "-f", "--show"}, options...), file)...)
+	t.Cleanup(func() { exec.Command("losetup", "-d", loop).Run() })
+	return loop
+}
+
+// healthy runs vgck on the volume group, which must report nothing.
 func healthy(t testing.TB) {
 	t.Helper()
 	if out := lvm(t, "vgck", "vg"); out != "" {
@@ -116,7 +168,7 @@ func openKernelVG(t testing.TB, disks []string) *Store {
 	return s
 }
 
-// locked edits under the lock, as users of this package do.
+// locked edits the volume group under its lock.
 func locked(t testing.TB, s *Store, change func(*VG) error) *VG {
 	t.Helper()
 	l, err := kernelHost.LockVG(context.Background(), "vg", Exclusive)
@@ -131,7 +183,7 @@ func locked(t testing.TB, s *Store, change func(*VG) error) *VG {
 	return edit(t, s, change)
 }
 
-// backup returns vgcfgbackup's text without what every commit changes.
+// backup returns the text of vgcfgbackup without the lines that every commit changes.
 func backup(t testing.TB) string {
 	t.Helper()
 	path := t.TempDir() + "/backup"
