@@ -12,29 +12,31 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Adoption says which logical volume becomes a volume of the pool.
+// Adoption describes a logical volume that is to become a volume of the pool.
 type Adoption struct {
-	LV     string // a linear one; what LVM2's snapshots of it become is a snapshot of the volume
-	Name   string // the CSI name; the LV's if empty
+	LV     string // a linear logical volume; LVM2's snapshots of it become snapshots of the volume
+	Name   string // the CSI name; LV if empty
 	Mode   Mode
-	FSType string // of the file system that it has, for mode Filesystem
+	FSType string // type of its file system, for mode Filesystem
 }
 
-// Adopt makes a logical volume and the snapshots that LVM2 took of it a volume and
-// snapshots of the pool. It changes the metadata only, under LVM2's lock, and may
-// run beside the driver, which follows within a moment, or when it starts. The volume may be in use.
+// Adopt makes a logical volume, and the snapshots that LVM2 took of it, a volume
+// and snapshots of the pool. It changes only the metadata, under LVM2's lock. The
+// volume may be in use. A driver may run: it follows within a moment, or when it
+// starts.
 //
-// LVM2's snapshots are complete each by itself relative to their origin. One new
-// layer without a name becomes the volume's live one, and all of them read
-// through that from then on: an overwrite is copied once instead of into each.
-// Their CSI names are those of their logical volumes.
+// Each of LVM2's snapshots holds all changes of its origin since it was taken.
+// Adopt adds one new layer without a name, the volume's live layer, and the adopted
+// snapshots read through it. From then on an overwritten chunk is copied once
+// instead of into each snapshot. The snapshots get the names of their logical
+// volumes as CSI names.
 //
-// What the volume's own snapshots are, if it is one of the pool's already and
-// LVM2 took snapshots beside them, stays.
+// If the volume already belongs to the pool, and LVM2 took snapshots of it in
+// addition, the volume's own snapshots stay.
 //
-// Errors: ErrNotFound, ErrConflict (a name is taken), ErrPrecondition (it is not
-// linear, is being merged, moved or copied, is deleted, or a snapshot is open for writing),
-// ErrNoSpace, ErrUnavailable.
+// Errors: ErrNotFound, ErrConflict (a name is taken), ErrPrecondition (the volume
+// is not linear, is being merged, moved or copied, is deleted, or a snapshot is
+// open for writing), ErrNoSpace, ErrUnavailable.
 func Adopt(ctx context.Context, c Config, o Options, a Adoption) error {
 	if a.Mode != Filesystem && a.Mode != Block || a.Mode == Filesystem && a.FSType == "" {
 		return fmt.Errorf("%w: volume mode %q with file system %q", ErrInvalid, a.Mode, a.FSType)
@@ -49,7 +51,7 @@ func Adopt(ctx context.Context, c Config, o Options, a Adoption) error {
 	})
 }
 
-// adopt is the edit.
+// adopt is the edit of Adopt.
 func (p *Pool) adopt(t *edit, a Adoption) error {
 	lv := t.vg.LV(a.LV)
 	if lv == nil {
@@ -81,7 +83,7 @@ func (p *Pool) adopt(t *edit, a Adoption) error {
 	if _, err := t.kind(stacked...); err != nil || len(stores) == 0 {
 		return err
 	}
-	// Also the pool's own live layer, if there is one, holds all that changed until now.
+	// The pool's own live layer, if there is one, also holds all changes until now.
 	top := o.nextOrder() + uint64(len(stores))
 	for k, s := range stores {
 		if err := p.adoptStore(t, o, s, top-uint64(len(stores)-k), top); err != nil {
@@ -118,13 +120,13 @@ func (p *Pool) adoptVolume(t *edit, lv *lvm2.LV, a Adoption) (*volume, error) {
 	return &volume{lv: c, name: name, mode: a.Mode, fs: a.FSType, formatted: true}, t.put(c)
 }
 
-// foreignStore is a snapshot of LVM2's.
+// foreignStore is a snapshot that LVM2 took.
 type foreignStore struct {
 	lv, hidden *lvm2.LV
 	chunk      size.Sectors
 }
 
-// foreignStores returns LVM2's snapshots of a volume, oldest first.
+// foreignStores returns the snapshots that LVM2 took of a volume, oldest first.
 func (p *Pool) foreignStores(v *view, o *volume) ([]foreignStore, error) {
 	var out []foreignStore
 	for _, hidden := range v.vg.LVs {
@@ -139,7 +141,7 @@ func (p *Pool) foreignStores(v *view, o *volume) ([]foreignStore, error) {
 		case store == nil:
 			return nil, fmt.Errorf("%w: its snapshot %s has no store", ErrPrecondition, hidden.Name)
 		case v.layers[store.ID] != nil:
-			continue // the volume's own
+			continue // a layer of the volume
 		case !linear(store):
 			return nil, fmt.Errorf("%w: its snapshot %s is not linear", ErrPrecondition, store.Name)
 		case len(store.Name) > maxLVName:
@@ -163,8 +165,8 @@ func (p *Pool) foreignStores(v *view, o *volume) ([]foreignStore, error) {
 	return out, nil
 }
 
-// notWritten returns an error if somebody may write to a snapshot, which becomes
-// read-only: it is open, other than by read-only mounts.
+// notWritten returns an error if somebody may write to a snapshot, which is about
+// to become read-only: the snapshot is open other than by read-only mounts.
 func (p *Pool) notWritten(v *view, store *lvm2.LV) error {
 	info, err := p.find(v.snapDevice(store))
 	if err != nil || info == nil || info.OpenCount == 0 {
@@ -181,14 +183,15 @@ func (p *Pool) notWritten(v *view, store *lvm2.LV) error {
 	return nil
 }
 
-// adoptStore makes a snapshot of LVM2's a frozen layer.
+// adoptStore makes a snapshot that LVM2 took a frozen layer.
 func (p *Pool) adoptStore(t *edit, o *volume, s foreignStore, order, over uint64) error {
 	lost, fresh, err := p.stateOf(t.view, s.lv)
 	if err != nil {
 		return err
 	}
 	if fresh {
-		// LVM2 zeroes no more than the header; behind it may be what an earlier store left.
+		// LVM2 zeroes only the header; the rest may hold an earlier store's
+		// content.
 		ranges, err := physical(s.lv)
 		if err == nil {
 			err = t.blankStore(ranges, s.chunk.Bytes())
@@ -207,14 +210,15 @@ func (p *Pool) adoptStore(t *edit, o *volume, s foreignStore, order, over uint64
 	return t.asLayer(t.vg.LVByID(s.lv.ID), o, adopted{order: order, over: over, length: length, chunk: s.chunk, lost: lost})
 }
 
-// stateOf tells whether the kernel gave up a snapshot of LVM2's, and whether it never used its store.
+// stateOf reports whether the kernel dropped a snapshot that LVM2 took, and whether
+// it never used the snapshot's store.
 func (p *Pool) stateOf(v *view, lv *lvm2.LV) (lost, fresh bool, err error) {
 	if p.dropped(v.snapDevice(lv)) {
 		return true, false, nil
 	}
 	d := v.cowDevice(lv)
 	info, err := p.find(d)
-	if err == nil && info != nil && !info.Live { // left by an adoption of an older build that was interrupted
+	if err == nil && info != nil && !info.Live { // left by an interrupted adoption of an older build
 		err = p.takeDown(p.ctx, d)
 	}
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// search says where the pool's volume group is looked for. What tenants write to
-// their volumes must never count: they can make it look like the pool's disks.
+// search returns where to look for the pool's volume group. It excludes all content
+// that tenants write to their volumes, because that can imitate the pool's disks.
 func (c Config) search(h lvm2.Host) lvm2.Search {
 	s := lvm2.Search{IDs: c.VolumeGroupIDs, Others: otherDevices, Listed: h.Listed, Named: c.named, Seen: func() string { return c.seen(nil) }}
 	if c.chosen() {
@@ -20,16 +20,17 @@ func (c Config) search(h lvm2.Host) lvm2.Search {
 	return s
 }
 
-// named says whether the configuration names that very device.
+// named reports whether the configuration names exactly that device.
 func (c Config) named(device string) bool { return slices.Contains(c.Devices, device) }
 
-// seen describes the machine's block devices but the logical volumes, and what the
-// configuration means. The kernel's names in lvs are known to be logical volumes.
+// seen describes the machine's block devices, except logical volumes, and the
+// devices that match the configuration. lvs holds kernel names that are known to be
+// logical volumes.
 func (c Config) seen(lvs map[string]bool) string {
 	var b strings.Builder
 	all, _ := filepath.Glob("/sys/class/block/*")
 	for _, dir := range all {
-		if lvs[filepath.Base(dir)] { // there may be thousands, and reading of each takes long
+		if lvs[filepath.Base(dir)] { // there may be thousands, and reading them takes long
 			continue
 		}
 		if uuid, err := os.ReadFile(filepath.Join(dir, "dm", "uuid")); err == nil && strings.HasPrefix(string(uuid), "LVM-") {
@@ -42,18 +43,18 @@ func (c Config) seen(lvs map[string]bool) string {
 		}
 		b.WriteByte('\n')
 	}
-	matches, _ := c.matches() // the search tells what is wrong
+	matches, _ := c.matches() // the search reports the error
 	for _, m := range matches {
 		fmt.Fprintln(&b, m.path, m.dev)
 	}
 	return b.String()
 }
 
-// chosen says whether the configuration says which devices are the pool's.
+// chosen reports whether the configuration says which devices are the pool's.
 func (c Config) chosen() bool { return len(c.Devices) > 0 || c.File != "" }
 
-// onPool says whether a device lies on a logical volume of one of the node's
-// pools, whatever is in between.
+// onPool reports whether a device lies on a logical volume of one of the node's
+// pools, directly or through other devices.
 func (c Config) onPool(path string) bool {
 	stack, err := lvm2.Stack(path)
 	return err == nil && slices.ContainsFunc(stack, func(l lvm2.Layer) bool {
@@ -61,9 +62,10 @@ func (c Config) onPool(path string) bool {
 	})
 }
 
-// otherDevices lists the machine's block devices that may be physical volumes
-// though nobody named them: none that lies on a logical volume, on what is
-// suspended and would hang whoever reads it, or on what cannot be seen.
+// otherDevices returns the machine's block devices that may be physical volumes
+// although the configuration does not name them. It excludes devices on logical
+// volumes, on suspended devices, whose readers would hang, and on devices that
+// cannot be seen.
 func otherDevices() ([]string, error) {
 	all, err := blockDevices()
 	if err != nil {
@@ -75,7 +77,7 @@ func otherDevices() ([]string, error) {
 	}), nil
 }
 
-// blockDevices lists the machine's block devices that have a content.
+// blockDevices returns the machine's block devices that are not empty.
 func blockDevices() ([]string, error) {
 	entries, err := os.ReadDir("/sys/class/block")
 	if err != nil {

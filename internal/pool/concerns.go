@@ -5,28 +5,29 @@ import (
 	"fmt"
 )
 
-// Subject tells what a Concern is about.
+// Subject is the kind of object that a Concern is about.
 type Subject int
 
-// What can be wrong.
+// The subjects.
 const (
 	OfPool Subject = iota
 	OfVolume
 	OfSnapshot
 )
 
-// Concern is something that is wrong with a pool, or with a volume or snapshot in it.
+// Concern is a problem of a pool, or of a volume or snapshot in it.
 type Concern struct {
 	Subject Subject
-	LV      string // the volume's or snapshot's logical volume; "" of the pool
+	LV      string // the volume's or snapshot's logical volume; "" for the pool
 	Condition
 }
 
-// ReasonSnapshotLost is a concern of the snapshot itself, also in a volume's health.
+// ReasonSnapshotLost is a concern of the snapshot itself, and also appears in its
+// volume's health.
 const ReasonSnapshotLost = "SnapshotLost"
 
-// Concerns lists all that is wrong. It is the one list behind the health calls, the
-// events and Verify: what is not in it nobody hears of.
+// Concerns returns all problems. It is the only list behind the health calls, the
+// events and Verify: a problem that is not in it is reported nowhere.
 func (p *Pool) Concerns(context.Context) []Concern {
 	v, err := p.latest()
 	if err != nil {

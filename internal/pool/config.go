@@ -16,40 +16,40 @@ import (
 type Config struct {
 	Name        string // at most 24 bytes of [a-z0-9.-], beginning with a letter or digit
 	VolumeGroup string // the LVM2 volume group; Name if empty
-	// VolumeGroupIDs are those that the volume group may have: a group of that name
-	// with another id is somebody else's. Empty: any.
+	// VolumeGroupIDs are the ids that the volume group may have; any id if empty. A
+	// group of that name with another id belongs to somebody else.
 	VolumeGroupIDs []lvm2.ID
-	Groups         []string   // volume groups of the node's pools: no disk of a pool lies on them
+	Groups         []string   // volume groups of the node's pools: no pool uses a disk that lies on them
 	Devices        []string   // globs of block devices
-	Optional       bool       // a node without a trace of it does without
-	Nodes          []string   // patterns of the names of the nodes that have it; all if empty
-	Create         bool       // initialise the blank ones of Devices
+	Optional       bool       // the pool may be missing on a node, if the node has no trace of it
+	Nodes          []string   // patterns of the names of the nodes that have it; all nodes if empty
+	Create         bool       // initialise the blank devices in Devices
 	File           string     // instead of Devices: a sparse file behind a loop device, for evaluation
-	Size           size.Bytes // of File when it is made
-	ExtentSize     size.Bytes // of the group when it is made, a power of two, 512 KiB at least; 4 MiB if 0
+	Size           size.Bytes // size of a new File
+	ExtentSize     size.Bytes // extent size of a new group, a power of two, at least 512 KiB; 4 MiB if 0
 
-	Chunk          size.Bytes // of new snapshots' stores, a power of two; 16 KiB if 0
-	FirstStore     size.Bytes // of a new snapshot's store; if 0 a tenth of the volume, at most 4 GiB and at least what BurstRate needs
-	StoreStep      size.Bytes // by which a store grows at least; if 0 what BurstRate needs
-	BurstRate      size.Bytes // that a volume writes in a second at most, from one moment to the next; 1 GiB if 0, more once more was seen
-	NoFolding      bool       // leave the space of deleted snapshots in use as long as older ones read through them
-	HydrationRate  size.Bytes // of restored volumes, a second; without limit if 0
-	HydrationShare uint       // percent of the time that hydration takes while others use the disks; 25 if 0
-	LayerReserve   uint       // percent of the pool that volumes leave to snapshots; 5 if 0, unless NoReserve says that none is meant
-	NoReserve      bool       // volumes may take all extents, and the stores of snapshots then find none
+	Chunk          size.Bytes // chunk size of new snapshots' stores, a power of two; 16 KiB if 0
+	FirstStore     size.Bytes // initial size of a new snapshot's store; if 0 a tenth of the volume, at most 4 GiB and at least what BurstRate needs
+	StoreStep      size.Bytes // least growth of a store; if 0 what BurstRate needs
+	BurstRate      size.Bytes // highest write rate expected of a volume, per second; 1 GiB if 0. A higher observed rate replaces it
+	NoFolding      bool       // keep the space of deleted snapshots in use while older ones read through them
+	HydrationRate  size.Bytes // bytes copied per second to restored volumes; unlimited if 0
+	HydrationShare uint       // percent of the time that hydration may copy while others use the disks; 25 if 0
+	LayerReserve   uint       // percent of the pool that volumes leave to snapshots; if 0, 5 or, with NoReserve, none
+	NoReserve      bool       // volumes may take all extents, so that stores of snapshots find none
 	Clean          Cleaning   // when extents of unknown content are wiped
 
-	cleanAfter time.Duration // instead of the constant, for tests
-	lookEvery  time.Duration // instead of extendLook, for tests
+	cleanAfter time.Duration // replaces the constant, for tests
+	lookEvery  time.Duration // replaces extendLook, for tests
 }
 
-// Options are what is per machine rather than per pool.
+// Options are the settings of the machine, shared by its pools.
 type Options struct {
 	RunDir string    // directory of the pools' locks; /run/csi-dmsnap if empty
-	LVM    lvm2.Host // where LVM2 keeps its locks and hints; its defaults if empty
-	By     string    // who gives a command, for the record of what it changes; nothing is recorded if empty
+	LVM    lvm2.Host // where LVM2 keeps its locks and hints; LVM2's defaults if empty
+	By     string    // who gave a command, for the record of its changes; nothing is recorded if empty
 
-	told *told // what earlier attempts to open the pool have logged of its devices
+	told *told // what earlier attempts to open the pool have logged about its devices
 }
 
 const (
@@ -58,7 +58,7 @@ const (
 	defaultReserve = 5
 	defaultShare   = 25
 
-	leastExtent, mostExtent = cow.MaxChunk, size.GiB // of a group that is made
+	leastExtent, mostExtent = cow.MaxChunk, size.GiB // limits of the extent size of a new group
 )
 
 func (c Config) withDefaults() Config {
@@ -91,14 +91,15 @@ func (o Options) withDefaults() Options {
 		o.LVM.DevicesFile = lvm2.DevicesFile(lvm2.SystemDir())
 	}
 	if o.LVM.Hostname == "" {
-		o.LVM.Hostname, _ = os.Hostname() // only informs people
+		o.LVM.Hostname, _ = os.Hostname() // the name only informs people
 	}
 	return o
 }
 
 var poolName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,23}$`)
 
-// Check returns an error that says what is wrong with the configuration.
+// Check returns an error that describes the first mistake in the configuration; nil
+// if there is none.
 func (c Config) Check() error {
 	if !poolName.MatchString(c.Name) {
 		return fmt.Errorf("%w: pool name %q must have 1 to 24 characters of a-z, 0-9, dot and hyphen, and begin with a letter or digit", ErrInvalid, c.Name)

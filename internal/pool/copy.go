@@ -16,11 +16,11 @@ import (
 // devices of the other group. But then each group's repair, holding and folding
 // would depend on the other group, which may be gone. The order is:
 //
-//   1. the other pool makes a loan of the source's content;
-//   2. commit: the volume, with the loan and the progress (tag copying);
-//   3. copy, flush, commit the progress, repeatedly;
-//   4. commit: the volume is complete;
-//   5. the other pool deletes the loan.
+//  1. the other pool makes a loan of the source's content;
+//  2. commit: the volume, with the loan and the progress (tag copying);
+//  3. copy, flush, commit the progress, repeatedly;
+//  4. commit: the volume is complete;
+//  5. the other pool deletes the loan.
 //
 // After an interruption the next call continues with step 3. If the loan is gone,
 // the call begins again, because the source may now have another size. A loan that

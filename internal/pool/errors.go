@@ -32,14 +32,14 @@ var (
 // ErrFreeze: the volume could not be frozen in time for a cut; a repeated call retries.
 var ErrFreeze = errors.New("the volume could not be held still")
 
-// PendingError says that the request was accepted and goes on in the
-// background; asking again joins it.
+// PendingError says that the request was accepted and continues in the background.
+// A repeated request joins it.
 type PendingError struct {
 	What  string // "copying snapshot s1 to volume v2"
-	Done  uint64 // units done, in bytes
-	Total uint64 // units in all, in bytes; 0 if unknown
+	Done  uint64 // bytes done
+	Total uint64 // bytes in total; 0 if unknown
 
-	wiping bool // asking again makes sense once the wiper has freed extents
+	wiping bool // repeating the request makes sense after the wiper has freed extents
 }
 
 func (e *PendingError) Error() string {

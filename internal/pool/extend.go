@@ -10,15 +10,16 @@ import (
 )
 
 const (
-	extendLook = time.Minute // between two looks at devices that stay the same
-	// How long a device must have been blank before it is added to a group in use: it may
-	// be a path to a map that is not made yet, or somebody wipes it for something else.
+	extendLook = time.Minute // pause between two looks at devices that stay the same
+	// blankFor is how long a device must have been blank before it is added to a
+	// group in use. It may be a path to a map that is not made yet, or somebody may
+	// be wiping it for another purpose.
 	blankFor = 5 * time.Second
 )
 
 var errBlankNow = errors.New("it became blank only a moment ago; it will be added if it stays blank")
 
-// extendAtOpening adds what is blank before the pool is used.
+// extendAtOpening adds blank devices before the pool is used.
 func (p *Pool) extendAtOpening(ctx context.Context, store *lvm2.Store) {
 	vg, err := p.readGroup(ctx, store)
 	if err != nil {
@@ -31,8 +32,8 @@ func (p *Pool) extendAtOpening(ctx context.Context, store *lvm2.Store) {
 	p.extendGroup(vg, func(device string) error { return store.Extend(ctx, []string{device}) })
 }
 
-// extendGroup adds those of the configured devices that are blank. One that
-// holds something is left alone: it must not keep the pool from being served.
+// extendGroup adds the configured devices that are blank. A device with content is
+// left out, and does not keep the pool from being served.
 func (p *Pool) extendGroup(vg *lvm2.VG, add func(device string) error) {
 	devices, left, err := p.config.choose(vg)
 	if err != nil {
@@ -49,22 +50,23 @@ func (p *Pool) extendGroup(vg *lvm2.VG, add func(device string) error) {
 	p.outside.leaveOut(p.log, left)
 }
 
-// extender adds devices to the group that become fit, or come, while the pool is open.
+// extender adds devices to the group that appear, or become fit, while the pool is
+// open.
 type extender struct {
 	pool *Pool
-	seen string               // what there was at the last look
-	next time.Time            // when to look again if that stays so
-	fit  map[string]time.Time // since when devices are known to be blank
+	seen string               // the machine's devices at the last look
+	next time.Time            // when to look again if the devices stay the same
+	fit  map[string]time.Time // since when each device is known to be blank
 }
 
-// extendLoop looks for such devices when block devices have come or gone, and from
-// time to time: of what is written to one nobody tells.
+// extendLoop looks for such devices after block devices have come or gone, and also
+// periodically, because the kernel does not announce writes to a device.
 func (p *Pool) extendLoop(ctx context.Context) {
 	if !p.config.Create || p.config.File != "" {
 		return
 	}
 	x := extender{pool: p}
-	x.due() // the pool was opened with what there is
+	x.due() // records the devices with which the pool was opened
 	for tick := time.NewTicker(refreshPause); ; {
 		select {
 		case <-tick.C:
@@ -78,7 +80,7 @@ func (p *Pool) extendLoop(ctx context.Context) {
 	}
 }
 
-// due reports whether to look again, and counts on that this is done.
+// due reports whether to look again. If so, it assumes that the caller looks.
 func (x *extender) due() bool {
 	v, err := x.pool.latest()
 	if err != nil {
@@ -96,12 +98,12 @@ func (x *extender) due() bool {
 	return true
 }
 
-// look extends the group. The devices are read here, and not by the committer, which one
-// that does not answer would hold up.
+// look extends the group. It reads the devices itself, because a device that does
+// not answer would block the committer.
 func (x *extender) look(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	if x.pool.refresh(ctx) != nil { // refreshLoop tells
+	if x.pool.refresh(ctx) != nil { // refreshLoop logs the error
 		return
 	}
 	v, former := x.pool.current.Load(), x.fit
@@ -120,7 +122,7 @@ func (x *extender) look(ctx context.Context) {
 			return errBlankNow
 		}
 		return x.pool.do(ctx, &change{what: "add device " + device, alone: func(ctx context.Context) error {
-			ctx, cancel := context.WithTimeout(ctx, lockLimit) // all changes wait meanwhile
+			ctx, cancel := context.WithTimeout(ctx, lockLimit) // all changes wait for the extension
 			defer cancel()
 			return x.pool.store.Extend(ctx, []string{device})
 		}})

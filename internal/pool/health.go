@@ -10,7 +10,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// Health returns what is wrong with a volume; ErrNotFound.
+// Health returns the problems of a volume. Errors: ErrNotFound.
 func (p *Pool) Health(_ context.Context, lv string) ([]Condition, error) {
 	v, err := p.latest()
 	if err != nil {
@@ -26,7 +26,7 @@ func (p *Pool) Health(_ context.Context, lv string) ([]Condition, error) {
 	return p.volumeConditions(v, o), nil
 }
 
-// volumeConditions returns what is wrong with a volume.
+// volumeConditions returns the problems of a volume.
 func (p *Pool) volumeConditions(v *view, o *volume) []Condition {
 	out := append(v.disksOf(o.lv), p.failingHealth(o)...)
 	if o.reading() {
@@ -58,7 +58,8 @@ func (p *Pool) volumeConditions(v *view, o *volume) []Condition {
 	return out
 }
 
-// forkHealth says what keeps a restored volume from becoming an ordinary one.
+// forkHealth returns the problems that keep a restored volume from becoming an
+// ordinary volume.
 func (p *Pool) forkHealth(v *view, o *volume) []Condition {
 	l, source, err := v.origin(o)
 	if err == nil {
@@ -71,7 +72,7 @@ func (p *Pool) forkHealth(v *view, o *volume) []Condition {
 		return []Condition{{Inaccessible, "ForkStopped",
 			"after an I/O error the kernel stopped the part of the volume that is not hydrated yet; nothing is lost, and the driver restores access in a moment if the disks answer"}}
 	}
-	if _, err = p.hasTarget(targetMirror); err == nil { // without which nobody copies, whether it was tried or not
+	if _, err = p.hasTarget(targetMirror); err == nil { // without the target nobody copies, whether or not it was tried
 		err = p.hydrator.failure(o.lv.Name)
 	}
 	if err == nil && len(o.hydrated.left) > 0 {
@@ -85,7 +86,8 @@ func (p *Pool) forkHealth(v *view, o *volume) []Condition {
 	return nil
 }
 
-// disksOf says whether a disk is missing on which the logical volume has extents.
+// disksOf returns a condition if a disk with extents of the logical volume is
+// missing.
 func (v *view) disksOf(lv *lvm2.LV) []Condition {
 	for _, s := range lv.Segments {
 		for _, stripe := range s.Stripes {
@@ -97,7 +99,8 @@ func (v *view) disksOf(lv *lvm2.LV) []Condition {
 	return nil
 }
 
-// deviceMissing tells of a physical volume that is not there, and what to do.
+// deviceMissing returns the condition for a missing physical volume, with the
+// remedy.
 func (v *view) deviceMissing(pv *lvm2.PV) Condition {
 	why := fmt.Sprintf("physical volume %s of volume group %s is missing", pv.ID, v.vg.Name)
 	switch {
@@ -109,7 +112,7 @@ func (v *view) deviceMissing(pv *lvm2.PV) Condition {
 	return Condition{Inaccessible, "DeviceMissing", why}
 }
 
-// PoolHealth returns what is wrong with the pool.
+// PoolHealth returns the problems of the pool.
 func (p *Pool) PoolHealth(context.Context) []Condition {
 	v, err := p.latest()
 	if err != nil {
@@ -118,7 +121,7 @@ func (p *Pool) PoolHealth(context.Context) []Condition {
 	return p.poolConditions(v)
 }
 
-// poolConditions returns what is wrong with the pool as a whole.
+// poolConditions returns the problems of the pool as a whole.
 func (p *Pool) poolConditions(v *view) []Condition {
 	var out []Condition
 	for _, pv := range v.vg.PVs {
@@ -162,7 +165,7 @@ func (p *Pool) poolConditions(v *view) []Condition {
 			"device %s still maps %d extents that LVM2 considers free, as after lvremove of a volume in use, so they are not allocated; if nothing needs the device, remove it with dmsetup remove",
 			m.device, m.Count)})
 	}
-	if v.unclear != nil && p.wiper.problem() == nil { // else that says it
+	if v.unclear != nil && p.wiper.problem() == nil { // otherwise the wiper's problem says it
 		out = append(out, Condition{Degraded, "SpaceNotReclaimed", v.notReclaimed().Error()})
 	}
 	for _, s := range v.strange {

@@ -7,23 +7,23 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// ImportSpec says which logical volume of LVM2's own becomes a volume of the
-// pool, and what it is then.
+// ImportSpec describes a logical volume of LVM2's that is to become a volume of the
+// pool.
 type ImportSpec struct {
 	LV   string
-	Name string // the CSI name; the logical volume's if empty
-	// Probe looks at the device and returns how it is used, and the type of its
-	// file system if it has one that the volume is to be mounted with.
+	Name string // the CSI name; LV if empty
+	// Probe examines the device. It returns how the volume is used, and the type of
+	// the file system with which it is to be mounted, if it has one.
 	Probe func(ctx context.Context, device string) (mode Mode, fsType string, err error)
 }
 
-// Import makes a linear logical volume of LVM2's own a volume of the pool, by
-// tags: not a byte of it is touched, nor its device. The pool may be open, in
-// this process or another one, which then sees the change: LVM2's lock on the
-// group is held. One that is a volume of that name already stays as it is.
+// Import makes a linear logical volume of LVM2's a volume of the pool, by tags. It
+// changes neither the content nor the device. The pool may be open, in this process
+// or another, which then sees the change; Import holds LVM2's lock on the group. A
+// logical volume that already is a volume of that name stays as it is.
 //
 // Errors: ErrNotFound, ErrConflict (the name), ErrInvalid, ErrPrecondition (LVM2
-// uses it, or it is of a kind that volumes cannot be), ErrUnavailable.
+// uses it, or volumes cannot be of its kind), ErrUnavailable.
 func Import(ctx context.Context, c Config, o Options, spec ImportSpec) (vol Volume, err error) {
 	if spec.Name == "" {
 		spec.Name = spec.LV
@@ -43,7 +43,7 @@ func Import(ctx context.Context, c Config, o Options, spec ImportSpec) (vol Volu
 	return vol, err
 }
 
-// importLV does the work of Import under LVM2's lock.
+// importLV is Import under LVM2's lock.
 func (p *Pool) importLV(ctx context.Context, v *view, spec ImportSpec) (vol Volume, err error) {
 	lv, err := v.importable(spec)
 	if err != nil {
@@ -67,8 +67,7 @@ func (p *Pool) importLV(ctx context.Context, v *view, spec ImportSpec) (vol Volu
 	return now.describe(now.volumes[lv.ID]), nil
 }
 
-// importable finds the logical volume and checks all that can be told from the
-// metadata.
+// importable finds the logical volume, and checks it as far as the metadata allows.
 func (v *view) importable(spec ImportSpec) (*lvm2.LV, error) {
 	if err := checkName(spec.Name); err != nil {
 		return nil, err

@@ -10,16 +10,16 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Inspection is what the disks and the kernel say of a pool at one moment.
-// Lengths are in bytes.
+// Inspection is the state of a pool on the disks and in the kernel at one moment.
+// Sizes are in bytes.
 type Inspection struct {
 	PoolState
-	Volumes []VolumeState `json:"volumes"` // sorted by LV name
+	Volumes []VolumeState `json:"volumes"` // sorted by LV
 }
 
-// PoolState tells where a pool's space is, in bytes. Foreign is what is left of
-// Total without Free, Blocks, Stores and Trash: also the free extents of a disk
-// that is missing or that LVM2 must not allocate from.
+// PoolState is how a pool's space is used, in bytes. Foreign is the rest of Total
+// after Free, Blocks, Stores and Trash. It includes the free extents of a disk that
+// is missing, or from which LVM2 must not allocate.
 type PoolState struct {
 	Pool        string     `json:"pool"`
 	VolumeGroup string     `json:"volumeGroup"`
@@ -28,16 +28,16 @@ type PoolState struct {
 	ExtentSize  size.Bytes `json:"extentSize"`
 	Total       size.Bytes `json:"total"`
 	Free        size.Bytes `json:"free"`
-	Room        size.Bytes `json:"room"`    // of Free, what new volumes may take
-	Blocks      size.Bytes `json:"blocks"`  // of volumes, also of deleted ones that have snapshots
+	Room        size.Bytes `json:"room"`    // part of Free that new volumes may take
+	Blocks      size.Bytes `json:"blocks"`  // of volumes, including deleted volumes with snapshots
 	Stores      size.Bytes `json:"stores"`  // of snapshots, and of volumes that are being hydrated
 	Trash       size.Bytes `json:"trash"`   // of deleted volumes and snapshots, not wiped yet
-	Foreign     size.Bytes `json:"foreign"` // of logical volumes that are not ours, and what nobody can use
-	Unwiped     size.Bytes `json:"unwiped"` // of Free, what is not known to hold zeroes
-	Clean       Cleaning   `json:"clean"`   // when that is wiped
+	Foreign     size.Bytes `json:"foreign"` // of logical volumes that are not ours, and extents that nobody can use
+	Unwiped     size.Bytes `json:"unwiped"` // part of Free that may not hold zeroes
+	Clean       Cleaning   `json:"clean"`   // when Unwiped is wiped
 	Metadata    Metadata   `json:"metadata"`
 	Disks       []Disk     `json:"disks"`
-	LeftOut     []LeftOut  `json:"leftOut,omitempty"` // what the configuration would add to it, and cannot
+	LeftOut     []LeftOut  `json:"leftOut,omitempty"` // devices that match the configuration, but cannot be added
 }
 
 // Disk is a physical volume.
@@ -49,31 +49,31 @@ type Disk struct {
 	Missing bool       `json:"missing,omitempty"`
 }
 
-// VolumeState is a volume with its history and its devices. Lengths are in bytes.
+// VolumeState is a volume with its history and its devices. Sizes are in bytes.
 type VolumeState struct {
 	Pool       string        `json:"pool"`
-	Name       string        `json:"name"` // the CSI name; "" once it is deleted
+	Name       string        `json:"name"` // the CSI name; "" if it is deleted
 	LV         string        `json:"lv"`
 	Size       size.Bytes    `json:"size"`
 	Mode       Mode          `json:"mode"`
 	FSType     string        `json:"fsType,omitempty"`
 	ReadOnly   bool          `json:"readOnly,omitempty"`
-	Transient  bool          `json:"transient,omitempty"` // what is written to it is lost with the machine's memory
+	Transient  bool          `json:"transient,omitempty"` // its data is lost with the machine's memory
 	Shows      string        `json:"shows,omitempty"`     // the logical volume of the snapshot that it shows and never copies
-	State      string        `json:"state"`               // ready, hydrating, copying, deleted, former, lost, or lvm2 while that works on it
-	Hydration  *Hydration    `json:"hydration,omitempty"` // nil if the volume is not hydrated
-	FormerOf   string        `json:"formerOf,omitempty"`  // LV of the volume that this was until a rollback
+	State      string        `json:"state"`               // ready, hydrating, copying, deleted, former, lost; or lvm2 while LVM2 works on it
+	Hydration  *Hydration    `json:"hydration,omitempty"` // progress; nil if nothing is being copied
+	FormerOf   string        `json:"formerOf,omitempty"`  // LV of the volume that it was before a rollback
 	Source     *Source       `json:"source,omitempty"`
-	SourcePool string        `json:"sourcePool,omitempty"` // that Source is in, if that is another one
-	Deed       *Deed         `json:"deed,omitempty"`       // what somebody did last with it by a command
-	Unwiped    size.Bytes    `json:"unwiped,omitempty"`    // what may hold an earlier owner's bytes
+	SourcePool string        `json:"sourcePool,omitempty"` // pool of Source, if it is another pool
+	Deed       *Deed         `json:"deed,omitempty"`       // the last command that somebody ran on it
+	Unwiped    size.Bytes    `json:"unwiped,omitempty"`    // part that may hold an earlier owner's bytes
 	Active     bool          `json:"active"`
 	OpenCount  int           `json:"openCount"`
-	Mounts     []string      `json:"mounts,omitempty"` // as far as this process sees
-	Layers     []LayerState  `json:"layers"`           // newest first, then LVM2's snapshots
+	Mounts     []string      `json:"mounts,omitempty"` // visible to this process
+	Layers     []LayerState  `json:"layers"`           // newest first, then snapshots that LVM2 took
 	Devices    []DeviceState `json:"devices"`          // of the volume and its layers, sorted by name
-	// Plan is what a driver that starts now does to the devices of the volume, of what
-	// it reads through and of what reads through it.
+	// Plan is what a driver that starts now would do to the devices of the volume's
+	// family.
 	Plan []PlanStep `json:"-"`
 }
 
@@ -81,12 +81,12 @@ type VolumeState struct {
 type PlanStep struct {
 	Do       string   `json:"do"` // clear, create, load, suspend, resume, used, rename or remove
 	Device   string   `json:"device"`
-	Table    []string `json:"table,omitempty"` // to load, as dmsetup prints it; <name> for a device that has no number yet
+	Table    []string `json:"table,omitempty"` // table to load, in the format of dmsetup; <name> for a device without a number yet
 	ReadOnly bool     `json:"readOnly,omitempty"`
-	To       string   `json:"to,omitempty"` // the new name
+	To       string   `json:"to,omitempty"` // new name of a rename
 }
 
-// Hydration tells how far a restored volume is copied, in bytes.
+// Hydration is the progress of copying a restored volume, in bytes.
 type Hydration struct {
 	Done  size.Bytes `json:"done"`
 	Total size.Bytes `json:"total"`
@@ -95,18 +95,18 @@ type Hydration struct {
 // The states of a volume and of a layer.
 const (
 	StateReady     = "ready"
-	StateHydrating = "hydrating" // it can be used, and reads through a snapshot
-	StateCopying   = "copying"   // it is not complete: it is being copied from another pool
-	StateDeleted   = "deleted"   // its blocks stay for its snapshots
-	StateFormer    = "former"    // what a volume was before a rollback: its blocks stay for its snapshots
+	StateHydrating = "hydrating" // it is usable, and reads through a snapshot
+	StateCopying   = "copying"   // it is incomplete, because it is being copied from another pool
+	StateDeleted   = "deleted"   // its blocks are kept for its snapshots
+	StateFormer    = "former"    // a volume's content before a rollback: its blocks are kept for its snapshots
 	StateLive      = "live"      // the kernel copies originals into it
 	StateFrozen    = "frozen"    // a snapshot that reads through newer ones
-	StateInner     = "inner"     // a deleted snapshot that older ones or restored volumes read through
+	StateInner     = "inner"     // a deleted snapshot that older snapshots or restored volumes read through
 	StateLost      = "lost"      // the content is gone
-	StateLVM2      = "lvm2"      // LVM2's, left alone
+	StateLVM2      = "lvm2"      // managed by LVM2; the driver leaves it alone
 )
 
-// LayerState is a snapshot, or a layer that is left of a deleted one. Lengths
+// LayerState is a snapshot, or a layer that remains of a deleted snapshot. Sizes
 // are in bytes.
 type LayerState struct {
 	Pool     string      `json:"pool"`
@@ -115,15 +115,15 @@ type LayerState struct {
 	Volume   string      `json:"volume"` // the volume's logical volume
 	State    string      `json:"state"`
 	Position int         `json:"position,omitempty"` // 1 is the newest, which reads through the volume
-	Order    uint64      `json:"order,omitempty"`    // of the cut, in the metadata
+	Order    uint64      `json:"order,omitempty"`    // order of the cut, in the metadata
 	Created  time.Time   `json:"created,omitzero"`
 	Size     size.Bytes  `json:"size"` // of the volume at the cut
 	Store    size.Bytes  `json:"store"`
-	Used     *size.Bytes `json:"used,omitempty"` // of Store; nil while nothing tells
+	Used     *size.Bytes `json:"used,omitempty"` // part of Store; nil if unknown
 	Chunk    size.Bytes  `json:"chunk"`
 	Active   bool        `json:"active"`
-	Exact    bool        `json:"exact,omitempty"`    // which of its chunks changed until the next cut is on record
-	Superset bool        `json:"superset,omitempty"` // the store holds more than what changed until the next cut: layers were folded into it
+	Exact    bool        `json:"exact,omitempty"`    // the chunks that changed until the next cut are recorded
+	Superset bool        `json:"superset,omitempty"` // the store holds more than those chunks, because layers were folded into it
 	Readers  []string    `json:"readers,omitempty"`  // logical volumes that read through it, or show it
 }
 
@@ -134,14 +134,14 @@ type DeviceState struct {
 	OpenCount int      `json:"openCount"`
 	ReadOnly  bool     `json:"readOnly,omitempty"`
 	Suspended bool     `json:"suspended,omitempty"`
-	Table     []string `json:"table"`            // as dmsetup prints it
+	Table     []string `json:"table"`            // in the format of dmsetup
 	Status    string   `json:"status,omitempty"` // of a snapshot
-	Uses      []string `json:"uses"`             // the numbers of the devices below it
+	Uses      []string `json:"uses"`             // numbers of the devices below it
 }
 
-// Inspect reads a pool's metadata from the disks and its devices from the
-// kernel, under LVM2's shared lock and nothing else: it changes nothing, and the
-// pool may be open in another process. Errors: ErrUnavailable, or the end of ctx.
+// Inspect reads a pool's metadata from the disks and its devices from the kernel.
+// It changes nothing, and takes only LVM2's shared lock; the pool may be open in
+// another process. Errors: ErrUnavailable, or the end of ctx.
 func Inspect(ctx context.Context, c Config, o Options) (*Inspection, error) {
 	i, err := newInspector(ctx, c, o, lvm2.FindVGReadOnly)
 	if err != nil {
@@ -254,7 +254,7 @@ func (l *look) volumeState(o *volume) VolumeState {
 		state := l.layerState(o, x)
 		state.Position = len(o.layers) - k
 		if lost[o.nextOf(k)] {
-			state.State = StateLost // with a newer one that it reads through
+			state.State = StateLost // lost with a newer layer that it reads through
 		}
 		lost[x] = state.State == StateLost
 		s.Layers = append(s.Layers, state)
@@ -270,7 +270,8 @@ func (l *look) volumeState(o *volume) VolumeState {
 	return s
 }
 
-// lostAt says whether the content of a layer is gone, by the metadata or by the kernel.
+// lostAt reports whether a layer's content is lost according to the metadata or the
+// kernel.
 func (l *look) lostAt(o *volume, x *layer) bool {
 	return slices.ContainsFunc(o.path(x), func(y *layer) bool {
 		d := l.at(y.lv, "")
@@ -293,7 +294,7 @@ func (l *look) layerState(o *volume, x *layer) LayerState {
 	}
 	if d := l.at(x.lv, ""); d != nil {
 		s.Active = d.Live
-		if f, _ := l.view.flatOf(o, x); f != nil { // the kernel tells of the flat store
+		if f, _ := l.view.flatOf(o, x); f != nil { // the kernel's status is the flat store's
 		} else if status := d.status; status != nil && !status.Invalid && !status.Overflow && !status.NoUsage {
 			used := status.Used.Bytes()
 			s.Used = &used
@@ -314,8 +315,8 @@ func (l *look) layerState(o *volume, x *layer) LayerState {
 	return s
 }
 
-// foreignOrigins describes the logical volumes that are not the pool's and have
-// snapshots: csi-dmsnap adopt makes them volumes.
+// foreignOrigins returns the logical volumes that have snapshots, but are not the
+// pool's. csi-dmsnap adopt makes them volumes.
 func (l *look) foreignOrigins() []VolumeState {
 	var out []VolumeState
 	for _, lv := range l.view.vg.LVs {
@@ -339,7 +340,7 @@ func (l *look) foreignOrigins() []VolumeState {
 	return out
 }
 
-// devicesOfLVs lists the devices of a volume and of its layers.
+// devicesOfLVs returns the devices of a volume and of its layers, sorted by name.
 func (l *look) devicesOfLVs(volume string, layers []LayerState) []DeviceState {
 	own, out := map[string]bool{volume: true}, []DeviceState{}
 	for _, x := range layers {
@@ -355,7 +356,7 @@ func (l *look) devicesOfLVs(volume string, layers []LayerState) []DeviceState {
 	return out
 }
 
-// lvm2Snapshots lists the snapshots of a logical volume that LVM2 made.
+// lvm2Snapshots returns the snapshots that LVM2 took of a logical volume.
 func (l *look) lvm2Snapshots(o *lvm2.LV) []LayerState {
 	var out []LayerState
 	for _, hidden := range l.view.vg.LVs {

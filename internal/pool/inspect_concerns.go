@@ -2,7 +2,8 @@ package pool
 
 import "slices"
 
-// addConcerns adds what health calls and events tell, unless it is found already.
+// addConcerns adds the concerns of health calls and events that are not findings
+// already.
 func (r *report) addConcerns(concerns []Concern) {
 	for _, c := range concerns {
 		where := r.vg
@@ -16,7 +17,7 @@ func (r *report) addConcerns(concerns []Concern) {
 	}
 }
 
-// mounted lists the volumes, with where each is mounted.
+// mounted returns the volumes' logical volumes, each with its mount points.
 func (i *inspector) mounted(v *view) (map[string][]string, error) {
 	mounts, err := mountPoints()
 	if err != nil {
@@ -39,8 +40,8 @@ func (i *inspector) mounted(v *view) (map[string][]string, error) {
 	return out, nil
 }
 
-// checkMapped looks for free extents that the kernel's devices map, as the driver does
-// before it gives any out.
+// checkMapped looks for free extents that the kernel's devices map. The driver
+// checks the same before it allocates extents.
 func (r *report) checkMapped(l *look) error {
 	all, err := l.pool.mappings(l.view)
 	if err != nil {

@@ -25,7 +25,7 @@ func (r *report) checkDevices(l *look) {
 		u := l.view.inUse(members, k, true)
 		c := familyCheck{l, r, l.view.want(members, u, l.view.seenRunning(members, k), k)}
 		for _, o := range members {
-			if o.theirs() == "" { // else the tables are LVM2's
+			if o.theirs() == "" { // otherwise the tables are LVM2's
 				c.names(o)
 				c.losses(o)
 			}
@@ -35,14 +35,15 @@ func (r *report) checkDevices(l *look) {
 	}
 }
 
-// familyCheck compares the devices of a family with those that it should have.
+// familyCheck compares a family's devices with those that it should have.
 type familyCheck struct {
 	*look
 	*report
 	want *wantedSet
 }
 
-// names checks that the devices of a volume have the names of their logical volumes.
+// names checks that the devices of a volume have the names of their logical
+// volumes.
 func (c familyCheck) names(o *volume) {
 	check := func(lv *lvm2.LV, layers ...string) {
 		for _, layer := range layers {
@@ -60,7 +61,7 @@ func (c familyCheck) names(o *volume) {
 	}
 }
 
-// compare looks for devices that are missing, or have another table than they should.
+// compare looks for missing devices, and for devices with a wrong table.
 func (c familyCheck) compare() {
 	for _, w := range c.want.devices {
 		d := c.devices[w.uuid]
@@ -87,7 +88,7 @@ func (c familyCheck) table(w wanted, d *kernelDevice, want dm.Table) {
 	}
 }
 
-// losses looks for layers of a volume that the kernel dropped, also those that nobody
+// losses looks for layers that the kernel dropped, including those that nobody
 // reads.
 func (c familyCheck) losses(o *volume) {
 	for _, l := range o.layers {
@@ -98,7 +99,7 @@ func (c familyCheck) losses(o *volume) {
 	}
 }
 
-// leftovers looks for devices that should have gone, unless they are open.
+// leftovers looks for devices that should be gone, unless they are open.
 func (c familyCheck) leftovers(members []*volume) {
 	should := map[string]bool{}
 	for _, w := range c.want.devices {
@@ -109,7 +110,7 @@ func (c familyCheck) leftovers(members []*volume) {
 			for _, layer := range allLayers {
 				d := c.look.at(lv, layer)
 				if o.forked() && (layer == layerWindow0 || layer == layerWindow1) {
-					continue // the next one, or the one before
+					continue // the next or the previous window
 				}
 				if d != nil && d.OpenCount == 0 && !should[d.uuid] && c.want.kept[d.uuid] == nil {
 					c.add("DeviceLeftover", d.Name, restartDriver, "nobody uses it")
@@ -119,7 +120,8 @@ func (c familyCheck) leftovers(members []*volume) {
 	}
 }
 
-// shorten returns a table as dmsetup prints it, of a long one the beginning.
+// shorten returns a table in the format of dmsetup, cut after its first lines if it
+// is long.
 func shorten(t dm.Table) string {
 	const lines = 8
 	if len(t) == 0 {
@@ -138,7 +140,7 @@ func access(readOnly bool) string {
 	return "writable"
 }
 
-// node checks the node of a volume's device, which pods get.
+// node checks the node of a volume's device, which pods use.
 func (c familyCheck) node(d *kernelDevice) {
 	if !d.Live {
 		return

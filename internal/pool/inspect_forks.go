@@ -2,7 +2,7 @@ package pool
 
 import "github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 
-// checkFork looks at what a fork's tags say.
+// checkFork checks a fork's tags and store.
 func (r *checks) checkFork(v *view, o *volume) {
 	if !o.forked() {
 		return

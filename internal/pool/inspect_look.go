@@ -15,10 +15,10 @@ import (
 
 // inspector reads a pool that it does not run.
 type inspector struct {
-	pool *Pool // never opened: it lends its configuration, names and tables
+	pool *Pool // never opened; provides its configuration, names and tables
 }
 
-// openGroup opens a volume group, to be looked at or to be changed.
+// openGroup is a function that opens a volume group to be inspected or changed.
 type openGroup func(ctx context.Context, h lvm2.Host, name string, search lvm2.Search) (*lvm2.Store, error)
 
 // newInspector finds the pool's volume group on the machine's block devices.
@@ -57,14 +57,14 @@ func (i *inspector) open(ctx context.Context, open openGroup) (err error) {
 
 func (i *inspector) close() error { return i.pool.release() }
 
-// locked calls f with the metadata as it is on the disks. LVM2's shared lock is
-// held meanwhile, so no change of metadata or devices is under way; f must be
-// quick, for a driver that wants to extend a store waits.
+// locked calls f with the metadata that is on the disks. LVM2's shared lock is held
+// during the call, so metadata and devices do not change. f must be quick, because
+// a driver that wants to extend a store waits.
 func (i *inspector) locked(ctx context.Context, f func(*view) error) error {
 	return i.pool.underLock(ctx, lvm2.Shared, f)
 }
 
-// look is what the disks and the kernel said at one moment.
+// look is the state of the disks and the kernel at one moment.
 type look struct {
 	*inspector
 	view     *view
@@ -94,7 +94,7 @@ func (i *inspector) look(ctx context.Context) (*look, error) {
 	return l, nil
 }
 
-// at returns the kernel's device of a logical volume's layer, nil if there is none.
+// at returns the kernel's device of a logical volume's layer; nil if there is none.
 func (l *look) at(lv *lvm2.LV, layer string) *kernelDevice {
 	return l.devices.at(l.view.vg.ID, lv, layer)
 }
@@ -107,7 +107,7 @@ func (d *kernelDevice) state() DeviceState {
 	if t := d.goesOn(); len(t) > 0 {
 		s.Table = strings.Split(t.String(), "\n")
 	}
-	for _, u := range slices.Backward(devicesIn(d.table)) { // as the kernel lists them
+	for _, u := range slices.Backward(devicesIn(d.table)) { // in the kernel's order
 		s.Uses = append(s.Uses, u.String())
 	}
 	if d.status != nil {
@@ -116,7 +116,7 @@ func (d *kernelDevice) state() DeviceState {
 	return s
 }
 
-// mountPoints returns where each device is mounted, as far as this process sees.
+// mountPoints returns the mount points of each device that this process sees.
 func mountPoints() (map[dm.Device][]string, error) {
 	all, err := mountinfo.GetMounts(nil)
 	if err != nil {
@@ -125,7 +125,7 @@ func mountPoints() (map[dm.Device][]string, error) {
 	out := map[dm.Device][]string{}
 	for _, m := range all {
 		dev := dm.Device{Major: uint32(m.Major), Minor: uint32(m.Minor)}
-		if m.FSType == "btrfs" { // its mounts have device numbers of their own
+		if m.FSType == "btrfs" { // its mounts have their own device numbers
 			if dev, err = dm.DeviceOf(m.Source); err != nil {
 				continue
 			}

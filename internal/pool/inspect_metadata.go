@@ -37,8 +37,8 @@ const (
 	restoreGroup  = "compare the tags with those in /etc/lvm/archive or a vgcfgbackup, and correct them with lvchange --deltag and --addtag"
 )
 
-// checkClean returns an error if a tag that says which free extents are wiped
-// cannot be read, or is of this generation and names extents that are not free.
+// checkClean returns an error if the tag of the wiped free extents cannot be read,
+// or if it is of the current generation and names extents that are not free.
 func checkClean(v *view) error {
 	for _, t := range v.vg.Tags {
 		rest, ours := strings.CutPrefix(t, tagPrefix+tagClean+"=")
@@ -65,8 +65,8 @@ func checkClean(v *view) error {
 	return nil
 }
 
-// checkMetadata looks at our tags and flags, and at how layers and volumes refer
-// to each other.
+// checkMetadata checks our tags and flags, and how layers and volumes refer to each
+// other.
 func (r *checks) checkMetadata(v *view) {
 	names := map[string]string{}
 	name := func(kind, csi string, lv *lvm2.LV) {
@@ -109,7 +109,7 @@ func (r *checks) checkMetadata(v *view) {
 	r.checkLinks(v)
 }
 
-// checkOdd says that a tag is not understood, and what follows from that.
+// checkOdd reports a tag that is not understood, and the consequences.
 func (r *checks) checkOdd(lv *lvm2.LV, odd error) {
 	if odd != nil {
 		r.add("BadTags", r.at(lv), restoreGroup, "%v; until this is fixed, nothing in the pool is discarded, folded or wiped", odd)
@@ -137,8 +137,8 @@ func (r *checks) checkVolume(v *view, o *volume) {
 	r.checkOrder(o)
 }
 
-// checkOrder checks that the history is whole: the newest layer is live, no
-// other is, and the orders have no gap. lvremove of a layer breaks that.
+// checkOrder checks that the history is complete: only the newest layer is live,
+// and the orders have no gap. An lvremove of a layer breaks the history.
 func (r *checks) checkOrder(o *volume) {
 	if len(o.layers) == 0 || o.theirs() != "" {
 		return
@@ -185,7 +185,8 @@ func (r *checks) checkLayer(v *view, l *layer) {
 	}
 }
 
-// checkLinks looks at the hidden LVs that make a layer its volume's snapshot.
+// checkLinks checks the hidden logical volumes that make a layer a snapshot of its
+// volume.
 func (r *checks) checkLinks(v *view) {
 	for _, hidden := range v.vg.LVs {
 		s := snapshotSegment(hidden)
@@ -194,7 +195,7 @@ func (r *checks) checkLinks(v *view) {
 		}
 		store := v.vg.LV(s.COWStore)
 		if store == nil {
-			continue // Validate says so
+			continue // Validate reports it
 		}
 		if _, gone := v.decoded[store].(trashed); gone {
 			r.add("TrashInUse", r.at(store), "vgcfgrestore a state from before it was deleted, or lvremove "+r.at(store), "our tags say that it is trash, but LVM2 uses it as a snapshot's store")

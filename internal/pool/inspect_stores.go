@@ -10,19 +10,19 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// storeLimit bounds how long a store is read. LVM2's lock is held meanwhile, so
-// that the device stays as it is, and a driver must be able to extend a store
-// before it is full (growBefore).
+// storeLimit bounds the time for reading a store. LVM2's lock is held during the
+// read, so that the device does not change. A driver must be able to extend a store
+// before it is full.
 const storeLimit = time.Second
 
 const notActive = "not active"
 
-// checkStore reads the exception store of a layer, if its device is there.
+// checkStore reads the exception store of a layer, if the store's device is active.
 func (i *inspector) checkStore(ctx context.Context, id lvm2.ID, r *report) error {
 	return i.locked(ctx, func(v *view) error {
 		l := v.layers[id]
 		if l == nil {
-			return nil // gone meanwhile
+			return nil // deleted in the meantime
 		}
 		unread := func(why string) { r.unread = append(r.unread, Unread{r.at(l.lv), why}) }
 		p := i.pool
@@ -39,12 +39,12 @@ func (i *inspector) checkStore(ctx context.Context, id lvm2.ID, r *report) error
 			return nil
 		}
 		if store.Suspended {
-			unread("its device is suspended") // reading would wait
+			unread("its device is suspended") // reading it would wait
 			return nil
 		}
 		status, err := p.snapshotStatus(snap.Name)
 		if err != nil || status.Invalid || status.Overflow {
-			return err // a loss, and that is said already
+			return err // a loss is reported elsewhere
 		}
 		path := p.dm.Node(store.Name)
 		if have, err := dm.DeviceOf(path); err != nil || have != store.Device {
@@ -62,10 +62,11 @@ func (i *inspector) checkStore(ctx context.Context, id lvm2.ID, r *report) error
 	})
 }
 
-// untrusted is what to do where a store lists what it cannot have.
+// untrusted is the advice for a store that lists impossible chunks.
 const untrusted = "delete the snapshot and the older ones of its volume, which cannot be trusted"
 
-// badStore reports an error that means that a store has wrong content, and returns any other.
+// badStore reports an error that means that a store has wrong content. It returns
+// other errors.
 func (r *report) badStore(at string, err error) error {
 	for _, known := range []error{cow.ErrFresh, cow.ErrNotStore, cow.ErrDamaged, cow.ErrInvalid} {
 		if errors.Is(err, known) {
@@ -111,8 +112,9 @@ func (r *report) readStore(ctx context.Context, path string, l *layer, status fu
 		count++
 	}
 	if l.snap == nil {
-		// While its device was moved below a newer layer copies may have come to
-		// the store that the kernel does not know: the newer one has them, too.
+		// When its device was moved below a newer layer, the kernel may have copied
+		// chunks into the store that the kernel's status does not count. The newer
+		// layer holds them too.
 		return nil
 	}
 	s, err := status()

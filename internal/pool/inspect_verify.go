@@ -13,30 +13,30 @@ import (
 type Verification struct {
 	Pool        string    `json:"pool"`
 	VolumeGroup string    `json:"volumeGroup"`
-	Findings    []Finding `json:"findings"` // that do not fit together, sorted by Where
+	Findings    []Finding `json:"findings"` // inconsistencies, sorted by Where
 	Unread      []Unread  `json:"unread"`   // exception stores that could not be read
-	// Told is what health calls and events tell as well, as that a snapshot is lost: all
-	// may fit together nevertheless. Sorted; without what is in Findings.
+	// Told is what health calls and events also report, such as a lost snapshot: it
+	// need not be an inconsistency. Sorted by Where; without what is in Findings.
 	Told []Finding `json:"-"`
-	// Volumes are the logical volumes of the volumes, with where each is mounted as far as
-	// this process sees: what to ask the driver about, which may know more.
+	// Volumes are the logical volumes of the volumes, each with its mount points
+	// that this process sees. The driver may know more about them.
 	Volumes map[string][]string `json:"-"`
 }
 
-// Unread is an exception store whose content was not looked at.
+// Unread is an exception store that was not read.
 type Unread struct {
 	Where string `json:"where"` // VG/LV
 	Why   string `json:"why"`
 }
 
-// secondLook is the pause before the second of two looks. A driver at work may
-// be between two steps of a change, so what counts was there both times.
+// secondLook is the pause before the second of two looks. A running driver may be
+// between two steps of a change, so only problems that both looks find count.
 const secondLook = time.Second
 
-// Verify checks that the metadata makes sense, that the kernel's devices are
-// what it says, and that the exception stores whose devices are active can be
-// read. Like Inspect it changes nothing and may run beside the driver. An error
-// means that it could not look: ErrUnavailable, or the end of ctx.
+// Verify checks that the metadata is consistent, that the kernel's devices match
+// it, and that the exception stores with active devices can be read. Like Inspect,
+// it changes nothing, and may run beside the driver. An error means that Verify
+// could not look: ErrUnavailable, or the end of ctx.
 func Verify(ctx context.Context, c Config, o Options) (*Verification, error) {
 	i, err := newInspector(ctx, c, o, lvm2.FindVGReadOnly)
 	if err != nil {
@@ -98,7 +98,7 @@ func (i *inspector) verify(ctx context.Context) (*report, error) {
 	r.checkDevices(l)
 	for id, x := range l.view.layers {
 		if x.lost || l.view.volumes[x.of].theirs() != "" {
-			continue // known to hold nothing, or LVM2's
+			continue // lost, or managed by LVM2
 		}
 		if l.at(x.lv, "") == nil {
 			r.unread = append(r.unread, Unread{r.at(x.lv), notActive})
@@ -113,7 +113,7 @@ func (i *inspector) verify(ctx context.Context) (*report, error) {
 	return r, nil
 }
 
-// checkEntered looks whether LVM2's commands see the group's disks.
+// checkEntered checks that LVM2's commands see the group's disks.
 func (r *report) checkEntered(l *look) {
 	for _, pv := range l.view.vg.PVs {
 		if pv.Device == "" {
@@ -128,8 +128,8 @@ func (r *report) checkEntered(l *look) {
 	}
 }
 
-// leftOut says which of the devices that the configuration would add to the group
-// cannot be added.
+// leftOut returns the devices that match the configuration, but cannot be added to
+// the group.
 func (i *inspector) leftOut(v *view) []LeftOut {
 	if !i.pool.config.Create {
 		return nil
@@ -144,22 +144,21 @@ func (i *inspector) leftOut(v *view) []LeftOut {
 	return left
 }
 
-// report collects what is found.
+// report collects the findings.
 type report struct {
 	checks
 	told   []Finding
 	unread []Unread
 }
 
-// inBoth returns those findings that are among those of an earlier look, too.
+// inBoth returns the findings that an earlier look found too.
 func inBoth(found, earlier []Finding) []Finding {
 	return slices.DeleteFunc(found, func(f Finding) bool {
 		return !slices.ContainsFunc(earlier, func(e Finding) bool { return e.Reason == f.Reason && e.Where == f.Where })
 	})
 }
 
-// checkGroup looks at what is wrong with the group for LVM2 too, and at whether
-// its extents add up.
+// checkGroup checks the group by LVM2's own rules, and that its extents add up.
 func (r *report) checkGroup(l *look) {
 	vg := l.view.vg
 	for _, err := range l.problems {
@@ -168,7 +167,7 @@ func (r *report) checkGroup(l *look) {
 	if err := vg.Validate(); err != nil {
 		r.add("MetadataInvalid", vg.Name, "see vgck "+vg.Name+"; vgcfgrestore restores an older state", "%v", err)
 	}
-	foreignTypes := false // how much those use is a guess
+	foreignTypes := false // the extents that these use are unknown
 	used := map[int]lvm2.Extents{}
 	for _, lv := range vg.LVs {
 		for _, s := range lv.Segments {

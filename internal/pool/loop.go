@@ -12,8 +12,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// attachFile makes the sparse file if it is missing and returns a loop device
-// over it. fresh says that the file was made: it holds only zeroes.
+// attachFile creates the sparse file if it is missing, and returns a loop device on
+// it. fresh says that attachFile made the file, so it holds only zeroes.
 func attachFile(path string, length size.Bytes) (device string, fresh bool, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	switch {
@@ -29,7 +29,7 @@ func attachFile(path string, length size.Bytes) (device string, fresh bool, err 
 		if f, err = os.OpenFile(path, os.O_RDWR, 0); err != nil {
 			return "", false, err
 		}
-		if info, err := f.Stat(); err == nil && info.Size() == 0 { // interrupted before it got its size
+		if info, err := f.Stat(); err == nil && info.Size() == 0 { // an earlier attempt was interrupted before it set the size
 			fresh = true
 			if err := f.Truncate(int64(length)); err != nil {
 				return "", false, errors.Join(err, f.Close())
@@ -43,10 +43,10 @@ func attachFile(path string, length size.Bytes) (device string, fresh bool, err 
 	return device, fresh, err
 }
 
-// loopOf returns the loop device that has the file open already, or "". A file
-// is known by its inode: the path that sysfs tells is that of the mount
-// namespace in which it was opened, and a container before this one may have
-// done that. Two loop devices over one file would be two copies of a disk.
+// loopOf returns the loop device that already has the file open, or "". It compares
+// inodes: sysfs reports the path in the mount namespace in which the file was
+// opened, and that may be the namespace of an earlier container. Two loop devices
+// on one file would be two copies of a disk.
 func loopOf(path string) (string, error) {
 	var file unix.Stat_t
 	if err := unix.Stat(path, &file); err != nil {
@@ -77,7 +77,7 @@ func loopOf(path string) (string, error) {
 	return "", nil
 }
 
-// backedBy tells whether a loop device has that file open.
+// backedBy reports whether a loop device has the file open.
 func backedBy(device string, file *unix.Stat_t) (bool, error) {
 	loop, err := os.Open(device)
 	if err != nil {
@@ -115,15 +115,16 @@ func attachLoop(f *os.File) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		// Always the same: newer kernels would take the size from the file's disk, and
-		// a file system cannot be used on larger blocks than it was made on.
+		// Set the block size explicitly: newer kernels would take it from the
+		// file's disk, and a file system cannot be used on larger blocks than it
+		// was made on.
 		config := unix.LoopConfig{Fd: uint32(f.Fd()), Size: uint32(size.SectorBytes)}
 		copy(config.Info.File_name[:], f.Name())
-		// Past the page cache: the file's pages would double ours, and a power
-		// cut would lose what we believe to be on the disk.
+		// Bypass the page cache: the file's pages would duplicate ours, and a power
+		// cut would lose data that we believe to be on the disk.
 		config.Info.Flags = unix.LO_FLAGS_DIRECT_IO
 		err = unix.IoctlLoopConfigure(int(loop.Fd()), &config)
-		if errors.Is(err, unix.EINVAL) { // a file system without direct I/O
+		if errors.Is(err, unix.EINVAL) { // the file system does not support direct I/O
 			config.Info.Flags = 0
 			err = unix.IoctlLoopConfigure(int(loop.Fd()), &config)
 		}
@@ -138,8 +139,8 @@ func attachLoop(f *os.File) (string, error) {
 	return "", fmt.Errorf("attaching %s: other processes took all free loop devices", f.Name())
 }
 
-// makeLoopNode makes the node of a loop device that the kernel has just added
-// where /dev is not the kernel's own.
+// makeLoopNode makes the node of a loop device that the kernel has just added, if
+// /dev is not the kernel's own.
 func makeLoopNode(path string, n int) error {
 	if _, err := os.Stat(path); err == nil {
 		return nil

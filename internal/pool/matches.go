@@ -12,29 +12,30 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// LeftOut is a device that the configuration means and that is not the pool's.
+// LeftOut is a device that matches the configuration, but is not in the pool's
+// volume group.
 type LeftOut struct {
 	Device  string `json:"device"`
 	Why     string `json:"why"`
-	refused bool   // and people must know: the configuration names it, or it has other logical blocks
-	hinders bool   // no group is made without it
+	refused bool   // report it to people: the configuration names it, or its logical blocks have another size
+	hinders bool   // no group is created without it
 }
 
 func (l LeftOut) text() string { return "device " + l.Device + ": " + l.Why }
 
-// match is a device that the configuration names, or that one of its patterns
-// matches.
+// match is a device that the configuration names, or that matches one of its
+// patterns.
 type match struct {
-	path  string    // the first of its names
-	dev   dm.Device // zero if why says that it is none
-	named bool      // by its path, and not by a pattern
+	path  string    // its first name
+	dev   dm.Device // zero if why says that it is not a block device
+	named bool      // by its path, not by a pattern
 	why   error     // why it cannot be a disk of a pool at all
 
-	unclear bool // nobody can say what is on it
+	unclear bool // its content cannot be determined
 }
 
-// matches lists the devices that the configuration means, each once, whatever
-// links there are to it: those that it names first.
+// matches returns the devices that match the configuration, named devices first.
+// Each device occurs once, even if several links lead to it.
 func (c Config) matches() ([]match, error) {
 	named, matched := []string(nil), []string(nil)
 	for _, pattern := range c.Devices {
@@ -91,7 +92,7 @@ func blockDevice(path string) (dm.Device, error) {
 	return dm.DeviceOf(path)
 }
 
-// devices lists the block devices that the configuration means.
+// devices returns the block devices that match the configuration.
 func (c Config) devices() ([]string, error) {
 	all, err := c.matches()
 	var paths []string
@@ -103,9 +104,9 @@ func (c Config) devices() ([]string, error) {
 	return paths, err
 }
 
-// choose returns those of the devices that the configuration means of which a
-// volume group can be made, or by which vg can grow if it is not nil, and says of the
-// others why they cannot, but for those that vg has.
+// choose returns the matching devices from which a volume group can be created or,
+// if vg is not nil, by which vg can be extended. It also returns the other devices
+// with the reasons, except those that vg already has.
 func (c Config) choose(vg *lvm2.VG) (devices []string, left []LeftOut, err error) {
 	all, err := c.matches()
 	if err != nil {
@@ -167,11 +168,11 @@ func (c Config) choose(vg *lvm2.VG) (devices []string, left []LeftOut, err error
 	return devices, left, nil
 }
 
-// missing reports whether there is no such device: it may come, or another node
-// has it.
+// missing reports whether the device does not exist: it may appear later, or be on
+// another node.
 func missing(why error) bool { return errors.Is(why, os.ErrNotExist) }
 
-// waits says why a device is not even looked at.
+// waits returns why a device is not even read; nil if it can be read.
 func waits(path string) error {
 	stack, err := lvm2.Stack(path)
 	if err == nil && slices.ContainsFunc(stack, func(l lvm2.Layer) bool { return l.Suspended }) {
@@ -180,7 +181,8 @@ func waits(path string) error {
 	return err
 }
 
-// unnamed says why a device that is fit is not taken unless it is named.
+// unnamed returns why a fit device that only a pattern matches is not used; nil if
+// it can be used.
 func (m match) unnamed(all []match) error {
 	if m.named {
 		return nil
@@ -190,7 +192,8 @@ func (m match) unnamed(all []match) error {
 	} else if group := stack[0].Group; group != "" {
 		return fmt.Errorf("it is a logical volume of %s; to use it, name it by its path", group)
 	}
-	// Such a partition may belong to the firmware or the boot loader, which leave no signature.
+	// Such a partition may belong to the firmware or the boot loader, which leave
+	// no signature.
 	for _, o := range all {
 		if o.why == nil && o.dev == m.disk() {
 			return fmt.Errorf("it is a partition of %s, which also matches; to use it, name it by its path", realPath(o.path))
@@ -199,7 +202,7 @@ func (m match) unnamed(all []match) error {
 	return nil
 }
 
-// disk returns the disk of a partition, zero of what is none.
+// disk returns the disk of a partition; zero if m is not a partition.
 func (m match) disk() (disk dm.Device) {
 	dir, err := filepath.EvalSymlinks("/sys/dev/block/" + m.dev.String())
 	if err != nil {
@@ -218,7 +221,7 @@ func (m match) disk() (disk dm.Device) {
 	return disk
 }
 
-// realPath is the path to which links lead.
+// realPath returns the path with all links resolved.
 func realPath(path string) string {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		return real
@@ -226,7 +229,7 @@ func realPath(path string) string {
 	return path
 }
 
-// hindrance says why no group is made of devices, nil if one can be.
+// hindrance returns why no group can be created from devices; nil if it can.
 func (c Config) hindrance(devices []string, left []LeftOut) error {
 	why := func(all []LeftOut) string {
 		var lines []string

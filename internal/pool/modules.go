@@ -15,16 +15,17 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 )
 
-// Module is a part of the kernel that is a module of its own in most kernels.
+// Module is a part of the kernel that most kernels have as a loadable module.
 type Module struct {
-	Name    string // for modprobe
-	Part    string // what of it is needed: a device-mapper target, or a file system
-	Missing bool   // the kernel has it not, and could not load it
-	without string // what there is not without it
+	Name    string // name for modprobe
+	Part    string // the needed part: a device-mapper target, or a file system
+	Missing bool   // the kernel does not have it, and could not load it
+	without string // what needs it, for the message
 }
 
-// String says what is missing and what to do. The kernel loads modules by itself where it can,
-// so this one is not installed, or modprobe may not load it.
+// String says what is missing and what to do. The kernel loads modules
+// automatically, so a missing module is either not installed or barred from
+// modprobe.
 func (m Module) String() string {
 	return fmt.Sprintf("the kernel has no %s and could not load it: %s; run modprobe %s on the node, and have it loaded at boot; some distributions have it in a separate package (linux-modules-extra, kernel-modules-extra)",
 		m.Part, m.without, m.Name)
@@ -32,10 +33,10 @@ func (m Module) String() string {
 
 type target struct {
 	name, module, without string
-	always                bool // no pool without it
+	always                bool // a pool cannot be opened without it
 }
 
-// targets are the device-mapper targets that the engine makes tables of.
+// targets are the device-mapper targets that the engine uses.
 var targets = []target{
 	{"linear", "dm-mod", "volumes need it", true},
 	{"error", "dm-mod", "without it, lost parts cannot be marked as lost", false},
@@ -46,14 +47,15 @@ var targets = []target{
 
 const targetMirror = "mirror"
 
-// errModule: a kernel module is missing.
+// errModule says that a kernel module is missing.
 var errModule = errors.New("a kernel module is missing")
 
-// missPause is for how long a target that the kernel does not have is not asked for again: each
-// time the kernel runs modprobe.
+// missPause is the pause before the kernel is asked again for a missing target,
+// because each question runs modprobe.
 const missPause = 2 * time.Second
 
-// hasTarget has the kernel load a target if need be. errModule, with what to do, if it cannot.
+// hasTarget makes the kernel load a target if necessary. It returns errModule, with
+// the remedy, if the kernel cannot load it.
 func (p *Pool) hasTarget(name string) (Module, error) {
 	i := slices.IndexFunc(targets, func(t target) bool { return t.name == name })
 	m := Module{Name: targets[i].module, Part: "device-mapper target " + name, without: targets[i].without}
@@ -69,8 +71,8 @@ func (p *Pool) hasTarget(name string) (Module, error) {
 	return m, fmt.Errorf("%w: %s", errModule, m)
 }
 
-// needsTargets returns an error if the kernel lacks a target without which there is no pool, and
-// logs what else it lacks.
+// needsTargets returns an error if the kernel lacks a target without which the pool
+// cannot be opened. It logs the other missing targets.
 func (p *Pool) needsTargets() error {
 	for _, t := range targets {
 		m, err := p.hasTarget(t.name)
@@ -87,7 +89,8 @@ func (p *Pool) needsTargets() error {
 	return nil
 }
 
-// modules returns what the engine, and the volumes of a view, need of the kernel.
+// modules returns the parts of the kernel that the engine and the volumes of v
+// need.
 func (p *Pool) modules(v *view) ([]Module, error) {
 	var out []Module
 	for _, t := range targets {
@@ -113,7 +116,8 @@ func (p *Pool) modules(v *view) ([]Module, error) {
 	return out, nil
 }
 
-// Modules tells which parts of the kernel the pool needs, and whether they are there.
+// Modules returns the parts of the kernel that the pool needs, and whether each is
+// missing.
 func (p *Pool) Modules() ([]Module, error) {
 	v, err := p.latest()
 	if err != nil {
@@ -122,7 +126,7 @@ func (p *Pool) Modules() ([]Module, error) {
 	return p.modules(v)
 }
 
-// moduleConditions says which modules are missing.
+// moduleConditions returns a condition for each missing module.
 func (p *Pool) moduleConditions(v *view) (out []Condition) {
 	all, err := p.modules(v)
 	if err != nil {
@@ -136,8 +140,8 @@ func (p *Pool) moduleConditions(v *view) (out []Condition) {
 	return out
 }
 
-// hasFilesystem tells whether the kernel can mount a type of file system, and has it load the
-// module if need be.
+// hasFilesystem reports whether the kernel can mount a type of file system. It
+// makes the kernel load the module if necessary.
 func hasFilesystem(fs string) (bool, error) {
 	f, err := os.Open("/proc/filesystems")
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// On reports whether a node of that name has the pool, as far as the
-// configuration says.
+// On reports whether a node of that name has the pool according to the
+// configuration.
 func (c Config) On(node string) bool {
 	return len(c.Nodes) == 0 || slices.ContainsFunc(c.Nodes, func(pattern string) bool {
 		ok, err := path.Match(pattern, node)
@@ -20,18 +20,18 @@ func (c Config) On(node string) bool {
 	})
 }
 
-// Absent reports whether a pool that cannot be opened is optional and was never
-// on this machine, as far as the disks and the kernel can tell: no disk shows
-// anything of its group, each could be read, no device of the kernel is the
-// group's, and no device waits for it in vain. What tells anything else is a
-// pool that is damaged or gone: who is told of no volumes would take them for
-// deleted.
+// Absent reports whether a pool that cannot be opened is optional and was never on
+// this machine, as far as the disks and the kernel can tell. No disk may show a
+// trace of its group, each disk must be readable, the kernel must have no device of
+// the group, and no configured device may be fit for the group or prevent its
+// creation. Otherwise the pool counts as damaged or missing: a caller that got an
+// empty list would take its volumes for deleted.
 func Absent(ctx context.Context, c Config, o Options) bool {
 	c, o = c.withDefaults(), o.withDefaults()
 	if !c.Optional || c.kernelHasIt() {
 		return false
 	}
-	// On all disks, also where the configuration names some.
+	// Search all disks, even if the configuration names some.
 	store, err := lvm2.FindVGReadOnly(ctx, o.LVM, c.VolumeGroup, lvm2.Search{Others: otherDevices, Listed: o.LVM.Listed})
 	if err == nil {
 		return errors.Join(store.Close()) != nil
@@ -41,7 +41,7 @@ func Absent(ctx context.Context, c Config, o Options) bool {
 	}
 	all, err := c.matches()
 	if err != nil || slices.ContainsFunc(all, func(m match) bool { return m.named && !missing(m.why) }) {
-		return false // a disk that is named is there, and the group is not
+		return false // a named disk is there, but the group is not
 	}
 	if !c.Create {
 		return true
@@ -61,6 +61,6 @@ func (c Config) kernelHasIt() bool {
 	prefix := strings.ReplaceAll(c.VolumeGroup, "-", "--") + "-"
 	return err != nil || slices.ContainsFunc(all, func(e dm.ListEntry) bool {
 		lv, ours := strings.CutPrefix(e.Name, prefix)
-		return ours && !strings.HasPrefix(lv, "-") // that would be a longer group's
+		return ours && !strings.HasPrefix(lv, "-") // that is a device of a group with a longer name
 	})
 }

@@ -8,25 +8,25 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// outside is what is on the machine beside the pool and seems to belong to it.
-// Its methods may be called concurrently.
+// outside holds the devices of the machine that seem to belong to the pool, but do
+// not. Its methods may be called concurrently.
 type outside struct {
 	told *told
 
-	mu        sync.Mutex // guards what follows; no other lock is taken meanwhile
-	leftOut   []LeftOut  // devices that the configuration means and that are not the group's
+	mu        sync.Mutex // guards the fields below; no other lock is taken while it is held
+	leftOut   []LeftOut  // devices that match the configuration, but are not in the group
 	strangers []string   // devices that pretend to be the pool's
 }
 
-// told is what was logged of devices that are left out. All attempts to open a
+// told is what was logged about left out devices, by device. All attempts to open a
 // pool share it.
 type told struct {
 	mu  sync.Mutex // guards why
 	why map[string]string
 }
 
-// leaveOut notes which of the devices that the configuration means are not the
-// pool's, and logs what was not logged before.
+// leaveOut records the devices that match the configuration, but are not in the
+// group. It logs each of them once, and again if the reason changes.
 func (o *outside) leaveOut(log klog.Logger, left []LeftOut) {
 	o.mu.Lock()
 	o.leftOut = left
@@ -44,15 +44,16 @@ func (o *outside) leaveOut(log klog.Logger, left []LeftOut) {
 	maps.DeleteFunc(o.told.why, func(device, _ string) bool { return !now[device] })
 }
 
-// leftOuts lists the devices that the configuration means and that are not the
-// group's, as of the last look.
+// leftOuts returns the devices that match the configuration, but are not in the
+// group, as of the last look.
 func (o *outside) leftOuts() []LeftOut {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return slices.Clone(o.leftOut)
 }
 
-// setStrangers notes which devices pretend to be the pool's, and logs them if they are others than before.
+// setStrangers records the devices that pretend to be the pool's, and logs them if
+// they have changed.
 func (o *outside) setStrangers(log klog.Logger, now []string) {
 	o.mu.Lock()
 	same := slices.Equal(o.strangers, now)
@@ -66,7 +67,8 @@ func (o *outside) setStrangers(log klog.Logger, now []string) {
 	}
 }
 
-// pretenders lists the devices that pretend to be the pool's, as of the last look.
+// pretenders returns the devices that pretend to be the pool's, as of the last
+// look.
 func (o *outside) pretenders() []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -12,12 +12,12 @@ import (
 )
 
 const (
-	leaveLimit = 3 * time.Second  // how long an attempt to open a pool has to end by itself once nobody waits for it
-	closeLimit = 25 * time.Second // how long a pool that is closed has to end its work
+	leaveLimit = 3 * time.Second  // how long an attempt to open a pool may take to end after its caller has left
+	closeLimit = 25 * time.Second // how long Close waits for the pool's work to end
 )
 
 // Pool is an open pool. Its methods may be called concurrently. Its parts own the
-// state, each with locks of its own: doc.go has the order in which they are taken.
+// state, each with its own locks; doc.go lists the order of the locks.
 type Pool struct {
 	setting
 	group
@@ -32,17 +32,18 @@ type Pool struct {
 	merges    chan struct{} // holds a token for each flat store that is being written
 }
 
-// setting is what the pool was opened with. It does not change once that is done.
+// setting is what the pool was opened with. It does not change afterwards.
 type setting struct {
 	config Config
-	by     string       // who gives the command for which the pool is there; "" of a driver's pool
-	runDir string       // of the pool's lock, and of notes for the process after this one
-	unhold func() error // releases the pool's lock; nil: it is not the pool's to release
-	blank  bool         // the group's extents all hold zeroes, it was just made on a new file
+	by     string       // who gave the command for which the pool is opened; "" for a driver's pool
+	runDir string       // directory of the pool's lock, and of notes for the next process
+	unhold func() error // releases the pool's lock; nil if the pool must not release it
+	blank  bool         // all of the group's extents hold zeroes, because it was just made on a new file
 }
 
-// Open takes the pool's lock, waiting for it as long as ctx lives; makes the
-// volume group or adopts an existing one; and repairs what an interruption left.
+// Open takes the pool's lock, and waits for it as long as ctx lives. Then it
+// creates the volume group or uses an existing one, and repairs what an
+// interruption left.
 func Open(ctx context.Context, c Config, o Options) (*Pool, error) {
 	c, o = c.withDefaults(), o.withDefaults()
 	if err := c.Check(); err != nil {
@@ -60,8 +61,8 @@ func Open(ctx context.Context, c Config, o Options) (*Pool, error) {
 	return p, nil
 }
 
-// openHeld does what Open does once the pool's lock is held. The configuration
-// is checked and has its defaults.
+// openHeld is Open for a caller that holds the pool's lock. The configuration is
+// checked and has its defaults.
 func openHeld(ctx context.Context, c Config, o Options) (*Pool, error) {
 	p := newPool(ctx, c, o)
 	p.log = p.log.WithValues("pool", c.Name)
@@ -73,8 +74,9 @@ func openHeld(ctx context.Context, c Config, o Options) (*Pool, error) {
 		return p.orNot(err)
 	case <-ctx.Done():
 	}
-	// In general it ends by itself now. A disk that does not answer, or a call of the kernel's that
-	// waits for one, does not: that is left behind, and closed when it returns.
+	// Usually the attempt ends now. If a disk, or a system call that waits for one,
+	// does not answer, the attempt is abandoned, and its pool is closed when it
+	// returns.
 	select {
 	case err := <-opened:
 		return p.orNot(err)
@@ -88,7 +90,7 @@ func openHeld(ctx context.Context, c Config, o Options) (*Pool, error) {
 	}
 }
 
-// newPool makes a pool that is not open: it has no client of the kernel's, and no
+// newPool returns a pool that is not open: it has no device-mapper client and no
 // metadata. The configuration is checked and has its defaults.
 func newPool(ctx context.Context, c Config, o Options) *Pool {
 	p := &Pool{
@@ -109,14 +111,15 @@ func newPool(ctx context.Context, c Config, o Options) *Pool {
 	return p
 }
 
-// settled wakes who has work after a change: before is nil if nothing is known of it.
+// settled wakes the owners that have work after a change. before is nil if the
+// state before the change is unknown.
 func (p *Pool) settled(before, after *view) {
 	p.lookAgain()
 	p.wiper.settled(before, after)
 	p.hydrator.settled(before, after)
 }
 
-// orNot returns p if opening it did not fail.
+// orNot returns p, or err if opening p failed.
 func (p *Pool) orNot(err error) (*Pool, error) {
 	if err != nil {
 		return nil, err
@@ -124,7 +127,8 @@ func (p *Pool) orNot(err error) (*Pool, error) {
 	return p, nil
 }
 
-// begins opens all that p needs, repairs what an interruption left and begins the background work.
+// begins opens the resources of p, repairs what an interruption left, and starts
+// the background work.
 func (p *Pool) begins(ctx context.Context) error {
 	if err := p.open(ctx); err != nil {
 		p.cancel()
@@ -145,7 +149,7 @@ func (p *Pool) begins(ctx context.Context) error {
 	return nil
 }
 
-// open gets hold of all that the pool needs from the machine.
+// open acquires the resources that the pool needs from the machine.
 func (p *Pool) open(ctx context.Context) (err error) {
 	if p.dm, err = dm.Open(); err != nil {
 		return err
@@ -160,8 +164,8 @@ func (p *Pool) open(ctx context.Context) (err error) {
 // Name returns the pool's name.
 func (p *Pool) Name() string { return p.name }
 
-// Close ends background work and releases the pool's lock. Devices stay as they
-// are: pods go on using them. Work that hangs in the kernel is left behind: then
+// Close ends the background work and releases the pool's lock. Devices stay as they
+// are, because pods use them. Work that hangs in the kernel is abandoned, and then
 // Close returns an error.
 func (p *Pool) Close() error {
 	p.mu.Lock()
@@ -183,7 +187,8 @@ func (p *Pool) Close() error {
 		return p.release()
 	case <-time.After(closeLimit):
 	}
-	// What hangs changes nothing any more when it returns: without a client, and with its context at an end.
+	// The abandoned work can change nothing when it returns: its client is closed,
+	// and its context has ended.
 	errs := []error{fmt.Errorf("pool %s: its devices do not answer, so the work that waits for them was abandoned", p.name), p.dm.Close()}
 	if p.unhold != nil {
 		errs = append(errs, p.unhold())

@@ -9,13 +9,13 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// repair brings the kernel in line with the metadata after an interruption at
-// any point, and picks up work that was under way. The metadata come first; the
-// devices follow in the background, those of each volume for themselves.
+// repair brings the kernel in line with the metadata after an interruption at any
+// point, and resumes unfinished work. It repairs the metadata first. The devices
+// follow in the background, each volume's separately.
 func (p *Pool) repair(ctx context.Context) error {
 	if len(p.store.Problems()) > 0 {
-		// An interrupted commit may have left metadata areas out of date, about
-		// which LVM2 warns. Any commit rewrites them.
+		// An interrupted commit may have left metadata areas out of date, and LVM2
+		// warns about them. Any commit rewrites them.
 		if err := p.do(ctx, &change{what: "rewrite the metadata of volume group " + p.vgName, edit: func(t *edit) error {
 			t.changed = true
 			return nil
@@ -45,9 +45,10 @@ func (p *Pool) repair(ctx context.Context) error {
 	return nil
 }
 
-// amend commits what an interruption has left undone in the metadata. Where the
-// metadata area is full, or lvm2 moves something, each change may fail for itself: the
-// pool must be open so that somebody can make room. An error means that ctx has ended.
+// amend completes in the metadata what an interruption left undone. Each change may
+// fail separately, for example because the metadata area is full or because lvm2
+// moves extents. The pool must still open, so that somebody can make room. An error
+// means that ctx has ended.
 func (p *Pool) amend(ctx context.Context) error {
 	for _, c := range []*change{
 		{what: "record that the disk is blank", edit: func(t *edit) error {
@@ -73,8 +74,9 @@ func (p *Pool) amend(ctx context.Context) error {
 	return nil
 }
 
-// tidy throws away what nothing needs any more. A crash cannot leave such layers
-// behind, but LVM2's lvremove of a snapshot can, and deletes while a tag was not understood.
+// tidy discards layers and deleted volumes that nothing needs. A crash cannot leave
+// them, but LVM2's lvremove of a snapshot can, and so can deletes while a tag was
+// not understood.
 func (t *edit) tidy() error {
 	for _, o := range t.volumes {
 		if err := t.tidyOne(o); err != nil {
@@ -91,13 +93,13 @@ func (t *edit) tidyOne(o *volume) error {
 	return t.discardBlocks(o)
 }
 
-// leftover says whether nothing needs o, or some of its layers, any more.
+// leftover reports whether nothing needs o, or some of its layers, any more.
 func (v *view) leftover(o *volume) bool {
 	return len(v.unneeded(o)) > 0 || o.deleted && v.disposable(o)
 }
 
-// tidyVolume throws away what nothing needs of a volume. Its key is held: while it
-// is being cut it has a layer that is nobody's yet.
+// tidyVolume discards the unneeded parts of a volume. The caller holds the volume's
+// key, because a cut creates a layer that nothing needs yet.
 func (p *Pool) tidyVolume(ctx context.Context, lv string) error {
 	var family []string
 	return p.do(ctx, &change{what: "discard unneeded parts of volume " + lv, edit: func(t *edit) error {
@@ -110,8 +112,8 @@ func (p *Pool) tidyVolume(ctx context.Context, lv string) error {
 	}, act: func(ctx context.Context, v *view) error { return p.retire(ctx, v, family) }})
 }
 
-// sweep lets the devices of logical volumes go on that are trash, and removes those that
-// nobody has open, the highest first. Others give their names away.
+// sweep resumes the devices of trash, and removes those that nobody has open, the
+// highest first. Open devices give up their names.
 func (p *Pool) sweep(ctx context.Context, v *view) error {
 	if len(v.trash) == 0 {
 		return nil
@@ -120,7 +122,7 @@ func (p *Pool) sweep(ctx context.Context, v *view) error {
 	defer p.trash.Unlock()
 	gone := map[string]bool{}
 	for _, lv := range v.trash {
-		gone[string(lv.ID)] = linear(lv) // else LVM2 is moving it
+		gone[string(lv.ID)] = linear(lv) // otherwise LVM2 is moving it
 	}
 	k, err := p.lookAtLVs(v, gone)
 	if err != nil || len(k) == 0 {
@@ -130,7 +132,7 @@ func (p *Pool) sweep(ctx context.Context, v *view) error {
 	return c.carryOut(ctx, v.want(nil, use{}, running{}, k).plan(nil, k))
 }
 
-// lookAtLVs asks the kernel for the devices of logical volumes, by their ids.
+// lookAtLVs returns the kernel's devices of the logical volumes with the given ids.
 func (p *Pool) lookAtLVs(v *view, ids map[string]bool) (kernel, error) {
 	all, err := p.dm.List()
 	if err != nil {
@@ -145,7 +147,7 @@ func (p *Pool) lookAtLVs(v *view, ids map[string]bool) (kernel, error) {
 	return lookAtAll(p.dm, v.vg.ID, of, false)
 }
 
-// splitUUID takes a dm UUID of LVM2 apart: the LV's id and the layer.
+// splitUUID splits a dm UUID of LVM2 into the logical volume's id and the layer.
 func splitUUID(vg lvm2.ID, uuid string) (lv, layer string, ok bool) {
 	rest, ok := strings.CutPrefix(uuid, lvm2.DMUUID("", "", ""))
 	if ok {

@@ -12,11 +12,12 @@ import (
 )
 
 const (
-	repairPatience = 5 * time.Second // how long a pool that is opened waits for the repair of its volumes
+	repairPatience = 5 * time.Second // how long opening a pool waits for the repair of its volumes
 	repairsAtOnce  = 64
 )
 
-// families returns those of v that have devices in the kernel, by their roots.
+// families returns the families of v that have devices in the kernel, by their
+// roots.
 func (v *view) families(all []dm.ListEntry) map[string][]lvm2.ID {
 	has := map[string]bool{}
 	for _, e := range all {
@@ -36,7 +37,8 @@ func (v *view) families(all []dm.ListEntry) map[string][]lvm2.ID {
 	return out
 }
 
-// parts returns the logical volumes that make o, those that may have devices.
+// parts returns o's own logical volume and those of its layers, fork and flat
+// stores: all that may have devices.
 func (v *volume) parts() []*lvm2.LV {
 	parts := append([]*lvm2.LV{v.lv}, storesOf(v.layers)...)
 	if v.fork != nil {
@@ -49,8 +51,9 @@ func (v *volume) parts() []*lvm2.LV {
 }
 
 // repairFamilies brings the devices of all volumes in line with the metadata, in
-// the background. Who uses one of them waits for that: its key is taken when this
-// returns. The channel is closed when all is done.
+// the background. It holds the keys of all volumes with devices when it returns, so
+// that operations wait for the repair. The channel is closed when all repairs have
+// ended.
 func (p *Pool) repairFamilies(ctx context.Context, v *view) <-chan struct{} {
 	done := make(chan struct{})
 	var running, families sync.WaitGroup
@@ -74,7 +77,8 @@ func (p *Pool) repairFamilies(ctx context.Context, v *view) <-chan struct{} {
 			turn <- struct{}{}
 			defer func() { <-turn }()
 			if err := p.do(ctx, &change{what: "repair " + what, act: act}); err != nil && ctx.Err() == nil {
-				// One volume in a bad state must not keep the others from being served.
+				// One volume in a bad state must not keep the others from being
+				// served.
 				p.log.Error(err, "Repair was incomplete; it will be retried")
 			}
 		})
@@ -84,7 +88,7 @@ func (p *Pool) repairFamilies(ctx context.Context, v *view) <-chan struct{} {
 		}
 	}
 	for root, members := range v.families(all) {
-		key, err := p.keys.lock(ctx, lvKey(root)) // nobody has it yet
+		key, err := p.keys.lock(ctx, lvKey(root)) // free: nobody uses the pool yet
 		if err != nil {
 			return done
 		}
@@ -96,7 +100,7 @@ func (p *Pool) repairFamilies(ctx context.Context, v *view) <-chan struct{} {
 		running.Add(1)
 		begun := p.background(func(ctx context.Context) {
 			defer running.Done()
-			families.Wait() // they let go what deleted volumes lie on, under their keys
+			families.Wait() // the repairs release, under their keys, the devices below deleted volumes
 			if err := p.do(ctx, &change{what: "repair deleted volumes", act: p.repairTrash}); err != nil && ctx.Err() == nil {
 				p.log.Error(err, "Repair was incomplete; it will be retried")
 			}
@@ -108,13 +112,15 @@ func (p *Pool) repairFamilies(ctx context.Context, v *view) <-chan struct{} {
 	return done
 }
 
-// repairTrash lets devices of deleted volumes go on and removes those that nobody uses.
+// repairTrash resumes the devices of deleted volumes, and removes those that nobody
+// uses.
 func (p *Pool) repairTrash(ctx context.Context, v *view) error {
 	return errors.Join(p.sweep(ctx, v), p.settleSoon(v))
 }
 
-// repairFamily brings the devices of the volumes with the given ids in line, which were
-// a family: meanwhile LVM2 may have divided it, or joined it to another one. Its key is held.
+// repairFamily brings the devices of the volumes with the given ids in line. These
+// volumes were a family when the repair began; LVM2 may have split it, or joined it
+// to another, since then. The family's key is held.
 func (p *Pool) repairFamily(ctx context.Context, v *view, ids []lvm2.ID) error {
 	of := map[*volume]bool{}
 	for _, id := range ids {

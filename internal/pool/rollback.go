@@ -11,40 +11,41 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// RollbackSpec says which volume becomes what it was at which snapshot.
+// RollbackSpec names a volume, and the snapshot to whose content it returns.
 type RollbackSpec struct {
 	Volume   string // the volume's logical volume
 	Snapshot string // the snapshot's logical volume
-	DryRun   bool   // only say what would be done, or why not
+	DryRun   bool   // only report what would be done, or why it cannot be done
 }
 
-// RolledBack is what a rollback did, or would do.
+// RolledBack describes a rollback that was done or, in a dry run, would be.
 type RolledBack struct {
 	Volume   Volume
 	Snapshot Snapshot
-	// Newest is the newest snapshot of what the volume was: what was written to
-	// it after that is lost. Its Name is "" if there is none.
+	// Newest is the newest snapshot of the volume's content before the rollback.
+	// The writes after that snapshot are lost. Its Name is "" if there is no
+	// snapshot.
 	Newest Snapshot
-	// Former is the hidden logical volume that has the blocks of what the volume
-	// was, for its snapshots; "" if they need nothing of it, and in a dry run.
+	// Former is the hidden logical volume that keeps the former blocks of the
+	// volume for its snapshots; "" if they need none of them, and in a dry run.
 	Former string
 }
 
 // rollbackPause is how long a rollback lets others work on the group before it
-// looks for room again.
+// checks for room again.
 const rollbackPause = 200 * time.Millisecond
 
-// Rollback makes a volume what it was when one of its snapshots was cut, under
-// the same names, id and size: a fork of that snapshot, which can be used at once
-// and is hydrated in the background. The snapshots stay, the newer ones too.
-// What was written since the newest of them is lost.
+// Rollback returns a volume to its content at one of its snapshots, with the same
+// names, id and size. The volume becomes a fork of the snapshot: it can be used
+// immediately, and is hydrated in the background. All snapshots stay, also the
+// newer ones. Writes since the newest snapshot are lost.
 //
-// The volume must not be in use. The change is one commit to the metadata under
-// LVM2's lock; the pool may be open in another process, which follows within a
+// The volume must not be in use. The change is one commit to the metadata, under
+// LVM2's lock. The pool may be open in another process, which follows within a
 // moment, or when it starts.
 //
 // Errors: ErrNotFound, ErrInUse, ErrLost, ErrNoSpace, ErrPrecondition (the snapshot
-// is another volume's, or the volume is read-only or LVM2's), ErrUnavailable;
+// belongs to another volume, or the volume is read-only or LVM2's), ErrUnavailable;
 // *PendingError if ctx ends while deleted volumes must be wiped to make room.
 func Rollback(ctx context.Context, c Config, o Options, spec RollbackSpec) (r RolledBack, err error) {
 	err = offline(ctx, c, o, func(p *Pool) error {
@@ -66,7 +67,7 @@ func Rollback(ctx context.Context, c Config, o Options, spec RollbackSpec) (r Ro
 	return r, err
 }
 
-// rollback tries it once.
+// rollback makes one attempt.
 func (p *Pool) rollback(ctx context.Context, spec RollbackSpec) (r RolledBack, err error) {
 	err = p.underLock(ctx, lvm2.Exclusive, func(v *view) error {
 		_, _, err := p.rollbackOf(v, spec)
@@ -95,7 +96,9 @@ func (p *Pool) rollback(ctx context.Context, spec RollbackSpec) (r RolledBack, e
 			r = RolledBack{}
 			return err
 		}
-		// The rollback is on the disk: a second one would set the restored volume aside. The driver that has the pool open renames, too.
+		// The rollback is on the disk, so a failure here must not cause another
+		// attempt: it would set the restored volume aside. The driver that has the
+		// pool open also renames.
 		if err := p.renamed(ctx, now); err != nil {
 			p.log.Error(err, "Failed to rename devices after the rollback; the driver renames them when it has the pool open", "volume", spec.Volume)
 		}
@@ -104,8 +107,8 @@ func (p *Pool) rollback(ctx context.Context, spec RollbackSpec) (r RolledBack, e
 	return r, err
 }
 
-// rollbackOf finds the volume and the layer, and refuses what cannot be. It
-// changes nothing.
+// rollbackOf returns the volume and the layer, or an error if the rollback is
+// impossible. It changes nothing.
 func (p *Pool) rollbackOf(v *view, spec RollbackSpec) (*volume, *layer, error) {
 	o, err := v.changeable(spec.Volume)
 	if err != nil {
@@ -141,8 +144,8 @@ func (p *Pool) rollbackOf(v *view, spec RollbackSpec) (*volume, *layer, error) {
 	return o, l, p.checkRoom(v, kind, o.lv.Size()+p.forkStore(v, l.length.Bytes())+p.flatNeed(v, of, l))
 }
 
-// unused returns an error if somebody has the volume: its device is open, or
-// bound to a place where a pod will open it.
+// unused returns an error if the volume is in use: its device is mounted, or bound
+// to a place where a pod will open it.
 func (p *Pool) unused(v *view, o *volume) error {
 	info, err := p.find(v.topDevice(o.lv))
 	if err != nil || info == nil {
@@ -161,8 +164,8 @@ func (p *Pool) unused(v *view, o *volume) error {
 	return nil
 }
 
-// rollBack is the edit. The volume's device goes last, so that what is refused
-// changes nothing.
+// rollBack is the edit. It removes the volume's device last, so that a refused
+// rollback changes nothing.
 func (p *Pool) rollBack(ctx context.Context, t *edit, spec RollbackSpec) (RolledBack, error) {
 	o, l, err := p.rollbackOf(t.view, spec)
 	if err != nil {
@@ -177,7 +180,7 @@ func (p *Pool) rollBack(ctx context.Context, t *edit, spec RollbackSpec) (Rolled
 	if err != nil {
 		return RolledBack{}, err
 	}
-	// All that the volume is called by and known for stays.
+	// Keep the name and all other properties of the volume.
 	lv := o.lv.Clone()
 	lv.ID, lv.CreationTime, lv.CreationHost = lvm2.NewID(), time.Now(), p.host.Hostname
 	note(lv, p.by, ReasonRolledBack, "rolled the volume back to snapshot %s, taken %s; what was written since %s is lost",
@@ -196,7 +199,7 @@ func (p *Pool) rollBack(ctx context.Context, t *edit, spec RollbackSpec) (Rolled
 	if err != nil || info == nil {
 		return r, err
 	}
-	if info.Suspended { // by a process that died
+	if info.Suspended { // a process died while it had suspended the device
 		if err := p.dm.Resume(info.Name, d.udev); err != nil {
 			return RolledBack{}, err
 		}
@@ -204,7 +207,7 @@ func (p *Pool) rollBack(ctx context.Context, t *edit, spec RollbackSpec) (Rolled
 	return r, p.removeDevice(ctx, info.Name, d.udev)
 }
 
-// lastKept names the last moment of what the volume was that is not lost.
+// lastKept describes the last moment whose content is not lost.
 func (r RolledBack) lastKept() string {
 	if r.Newest.Name == "" { // it has no history of its own
 		return "its last rollback"
@@ -224,8 +227,8 @@ func (v *view) rolledBack(o *volume, l *layer) RolledBack {
 	return r
 }
 
-// setAside takes its names from o: it is hidden as long as its snapshots need
-// its blocks, and else thrown away. It returns its new name, "" if it goes.
+// setAside takes o's names away. It hides o while its snapshots need its blocks,
+// and otherwise discards o. It returns o's new name; "" if o was discarded.
 func (t *edit) setAside(o *volume) (string, error) {
 	if t.disposable(o) {
 		return "", errors.Join(t.discard(storesOf(o.layers)...), t.discardBlocks(o))
@@ -241,7 +244,7 @@ func (t *edit) setAside(o *volume) (string, error) {
 	if err := t.put(c); err != nil {
 		return "", err
 	}
-	if live := o.live(); live != nil { // LVM2 calls the origin by its name
+	if live := o.live(); live != nil { // LVM2 refers to the origin by its name
 		hidden := live.snap.Clone()
 		hidden.Segments[0].Snapshot.Origin = name
 		if err := t.put(hidden); err != nil {
@@ -251,8 +254,8 @@ func (t *edit) setAside(o *volume) (string, error) {
 	return name, nil
 }
 
-// known is the name of the logical volume that o's snapshots are known to be
-// of: its own, unless a rollback gave that to another one.
+// known returns the name of the logical volume to which o's snapshots belong for
+// users: o's own name, unless a rollback gave that name to another logical volume.
 func (v *volume) known() string {
 	if v.former != "" {
 		return v.former
@@ -260,7 +263,8 @@ func (v *volume) known() string {
 	return v.lv.Name
 }
 
-// snapshotsOf returns o's snapshots, also those of what it was before rollbacks.
+// snapshotsOf returns o's snapshots, oldest first, including those from before
+// rollbacks.
 func (v *view) snapshotsOf(o *volume) []*layer {
 	var out []*layer
 	for _, l := range v.snapshots {
@@ -272,15 +276,16 @@ func (v *view) snapshotsOf(o *volume) []*layer {
 	return out
 }
 
-// renamed gives devices the names of their logical volumes, some of which a rollback has
-// renamed: the volume that took the place of its own needs the name. Everything else is
-// left to who has the pool open. A device that cannot be renamed keeps no other from it.
+// renamed gives devices the names of their logical volumes, of which a rollback has
+// renamed some: the new volume's device needs the old name. All other devices are
+// left to the process that has the pool open. If one device cannot be renamed, the
+// others still are.
 func (p *Pool) renamed(ctx context.Context, v *view) error {
 	all, err := p.dm.List()
 	if err != nil {
 		return err
 	}
-	k := kernel{} // without tables: names do not depend on them
+	k := kernel{} // without tables, because names do not depend on them
 	for _, e := range all {
 		if id, _, ours := splitUUID(v.vg.ID, e.UUID); ours && v.aside(v.vg.LVByID(lvm2.ID(id))) {
 			k[e.UUID] = &kernelDevice{Info: dm.Info{Name: e.Name, UUID: e.UUID, Device: e.Device}, uuid: e.UUID}
@@ -297,7 +302,7 @@ func (p *Pool) renamed(ctx context.Context, v *view) error {
 	return errors.Join(errs...)
 }
 
-// aside says whether a rollback may have renamed a logical volume.
+// aside reports whether a rollback may have renamed a logical volume.
 func (v *view) aside(lv *lvm2.LV) bool {
 	if lv == nil {
 		return false

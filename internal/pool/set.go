@@ -12,42 +12,42 @@ import (
 )
 
 const (
-	firstRetry  = time.Second      // until a pool that did not open is tried again
-	lastRetry   = time.Minute      // the same after many failures
-	deviceLook  = 2 * time.Second  // between two looks whether its devices have changed
-	openingWait = 15 * time.Second // how long one pool's devices may keep the others from being served
-	closingWait = 10 * time.Second // how long an attempt to open may take to end
-	loanFirst   = 5 * time.Second  // until the first look for loans that nothing is copied from
-	loanLook    = time.Minute      // between two looks for loans that nothing is copied from
+	firstRetry  = time.Second      // pause before a pool that did not open is retried
+	lastRetry   = time.Minute      // longest pause, after many failures
+	deviceLook  = 2 * time.Second  // pause between two checks whether its devices have changed
+	openingWait = 15 * time.Second // how long one pool's devices may delay the others
+	closingWait = 10 * time.Second // how long Close waits for an attempt to open
+	loanFirst   = 5 * time.Second  // pause before the first search for unused loans
+	loanLook    = time.Minute      // pause between two searches for unused loans
 )
 
-// Set is the pools of a node. Those that open are there to be used; the others
-// are tried again in the background, the sooner if block devices come or go.
+// Set holds the pools of a node. The open pools can be used. The others are retried
+// in the background, earlier if block devices come or go.
 type Set struct {
 	members []*member // in the order of the configuration
 	cancel  context.CancelFunc
 }
 
-// member is one configured pool and what became of it.
+// member is a configured pool with its state.
 type member struct {
 	config  Config
 	options Options
-	held    chan struct{} // closed when the pool's lock is ours
+	held    chan struct{} // closed when this process holds the pool's lock
 	tried   chan struct{} // closed after the first attempt to open it
-	ended   chan struct{} // closed when there will be no further one
+	ended   chan struct{} // closed after the last attempt
 
 	mu   sync.Mutex
-	pool *Pool // nil: it is not open
-	err  error // why not
-	// absent: it is optional and was never here. expected: somebody has an id of
-	// something in it, so that it was here.
+	pool *Pool // nil if it is not open
+	err  error // why it is not open
+	// absent says that the pool is optional and was never here. expected says that
+	// somebody has an id of a volume or snapshot in it, so that it was here.
 	absent, expected bool
 }
 
-// OpenSet opens the pools of a node. It returns an error only for a
-// configuration that can never be right. It waits for other processes that
-// have one of the pools open, as long as ctx lives, and then a moment until each
-// pool was tried once. The pools stay when ctx ends: Close closes them.
+// OpenSet opens the pools of a node. It returns an error only if the configuration
+// can never be right, or if ctx ends. It waits, as long as ctx lives, for other
+// processes that have one of the pools open. Then it waits briefly until each pool
+// was tried once. The pools stay open after ctx ends, until Close.
 func OpenSet(ctx context.Context, configs []Config, o Options) (*Set, error) {
 	s := &Set{}
 	o = o.withDefaults()
@@ -57,14 +57,14 @@ func OpenSet(ctx context.Context, configs []Config, o Options) (*Set, error) {
 	}
 	for _, c := range configs {
 		c = c.withDefaults()
-		c.Groups = append(slices.Clone(groups), c.Groups...) // also of pools that other nodes have
+		c.Groups = append(slices.Clone(groups), c.Groups...) // includes the pools of other nodes
 		if err := c.Check(); err != nil {
 			return nil, err
 		}
 		if slices.ContainsFunc(s.members, func(m *member) bool { return m.config.Name == c.Name }) {
 			return nil, fmt.Errorf("%w: two pools have the name %s", ErrInvalid, c.Name)
 		}
-		o.told = &told{why: map[string]string{}} // of this pool
+		o.told = &told{why: map[string]string{}} // separate for each pool
 		s.members = append(s.members, &member{
 			config: c, options: o, err: errors.New("it is being opened"),
 			held: make(chan struct{}), tried: make(chan struct{}), ended: make(chan struct{}),
@@ -88,7 +88,7 @@ func OpenSet(ctx context.Context, configs []Config, o Options) (*Set, error) {
 		select {
 		case <-m.tried:
 		case <-late.C:
-			late.Reset(0) // for the others, too
+			late.Reset(0) // do not wait for the others either
 		case <-ctx.Done():
 		}
 	}
@@ -98,8 +98,8 @@ func OpenSet(ctx context.Context, configs []Config, o Options) (*Set, error) {
 	return s, nil
 }
 
-// Names lists the pools that the node has, open or not, in the order of the
-// configuration: not the optional ones that were never here.
+// Names returns the names of the node's pools, open or not, in the order of the
+// configuration. It omits optional pools that were never here.
 func (s *Set) Names() []string {
 	names := []string{}
 	for _, m := range s.members {
@@ -110,9 +110,9 @@ func (s *Set) Names() []string {
 	return names
 }
 
-// Expect reports whether a pool of that name is configured. It is for who has
-// an id of something in the pool: one that seems never to have been here was, and
-// is missing from then on.
+// Expect reports whether a pool of that name is configured. Call it with the pool
+// of an id of a volume or snapshot: the id proves that the pool was here. If the
+// pool seemed never to have been here, it counts as missing from now on.
 func (s *Set) Expect(name string) bool {
 	for _, m := range s.members {
 		if m.config.Name == name {
@@ -125,8 +125,8 @@ func (s *Set) Expect(name string) bool {
 	return false
 }
 
-// Pool returns the pool of that name. Errors: ErrNotFound if the node has none,
-// ErrUnavailable with the reason if it is not open.
+// Pool returns the pool of that name. Errors: ErrNotFound if the node has no such
+// pool; ErrUnavailable, with the reason, if the pool is not open.
 func (s *Set) Pool(name string) (*Pool, error) {
 	for _, m := range s.members {
 		if m.config.Name == name {
@@ -136,7 +136,7 @@ func (s *Set) Pool(name string) (*Pool, error) {
 	return nil, fmt.Errorf("pool %s: %w", name, ErrNotFound)
 }
 
-// Close closes the pools that are open, and gives up on the others.
+// Close closes the open pools, and stops the attempts to open the others.
 func (s *Set) Close() error {
 	s.cancel()
 	var errs []error
@@ -168,14 +168,15 @@ func (m *member) get() (*Pool, error) {
 	return nil, fmt.Errorf("pool %s is not open: %w: %w", m.config.Name, ErrUnavailable, m.err)
 }
 
-// set notes how an attempt to open the pool went.
+// set records the result of an attempt to open the pool.
 func (m *member) set(p *Pool, err error, absent bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.pool, m.err, m.absent = p, err, absent
 }
 
-// away reports whether the pool is optional, and nothing tells that it was ever here.
+// away reports whether the pool is optional, and nothing proves that it was ever
+// here.
 func (m *member) away() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -193,8 +194,8 @@ func (m *member) close() error {
 	return p.Close()
 }
 
-// run opens the pool, however often that takes. The lock that keeps other
-// processes from it is held from before the first attempt.
+// run opens the pool, and retries until it succeeds or ctx ends. It takes the lock
+// that excludes other processes before the first attempt, and keeps it.
 func (m *member) run(ctx context.Context) {
 	defer close(m.ended)
 	log := klog.FromContext(ctx).WithValues("pool", m.config.Name)
@@ -228,7 +229,7 @@ func (m *member) run(ctx context.Context) {
 		}
 		if ctx.Err() == nil {
 			if m.away() {
-				wait = lastRetry // or until devices come
+				wait = lastRetry // ends earlier if devices appear
 				log.V(2).Info("The pool is optional and not on this node", "why", err.Error())
 			} else {
 				log.Error(err, "Failed to open the pool; it will be retried", "after", wait)
@@ -246,8 +247,8 @@ func (m *member) run(ctx context.Context) {
 	}
 }
 
-// pause waits before the next attempt: until the time is over or the devices
-// are others than those seen before the last one.
+// pause waits before the next attempt: until the time is over, or until the devices
+// differ from those seen before the last attempt.
 func (m *member) pause(ctx context.Context, wait time.Duration, seen []string) {
 	over := time.NewTimer(wait)
 	defer over.Stop()
@@ -267,9 +268,9 @@ func (m *member) pause(ctx context.Context, wait time.Duration, seen []string) {
 	}
 }
 
-// devices lists what may be, or become, the pool's devices.
+// devices returns the devices that are, or may become, the pool's.
 func (m *member) devices() []string {
-	all, _ := blockDevices() // an attempt to open the pool tells what is wrong
+	all, _ := blockDevices() // an attempt to open the pool reports the error
 	matches, _ := m.config.matches()
 	for _, d := range matches {
 		all = append(all, d.path)

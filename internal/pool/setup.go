@@ -15,8 +15,9 @@ import (
 
 const holdPause = 100 * time.Millisecond
 
-// hold takes the exclusive right to run a pool's engine on this machine. Two
-// would each think that devices and unfinished work of the other are leftovers.
+// hold takes the lock that allows one process on this machine to run the pool's
+// engine. A second engine would mistake the devices and unfinished work of the
+// first for leftovers.
 func hold(ctx context.Context, dir, vg string) (release func() error, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -29,7 +30,7 @@ func hold(ctx context.Context, dir, vg string) (release func() error, err error)
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			return f.Close, nil // closing releases
+			return f.Close, nil // closing the file releases the lock
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
 			return nil, errors.Join(fmt.Errorf("locking %s: %w", path, err), f.Close())
@@ -42,7 +43,8 @@ func hold(ctx context.Context, dir, vg string) (release func() error, err error)
 	}
 }
 
-// openGroup finds the pool's volume group, or makes it where the configuration says so.
+// openGroup finds the pool's volume group, or creates it if the configuration
+// allows that.
 func (p *Pool) openGroup(ctx context.Context) (*lvm2.Store, error) {
 	create, blank := p.config.Create, false
 	if p.config.File != "" {
@@ -77,7 +79,7 @@ func (p *Pool) openGroup(ctx context.Context) (*lvm2.Store, error) {
 	return store, nil
 }
 
-// createGroup makes the volume group of what is fit for it.
+// createGroup creates the volume group from the fit devices.
 func (p *Pool) createGroup(ctx context.Context) error {
 	devices, left, err := p.config.choose(nil)
 	if err != nil {
@@ -102,9 +104,9 @@ func (p *Pool) createGroup(ctx context.Context) error {
 	return nil
 }
 
-// enterFile lists the loop device of the pool's file in lvm2's devices file anew if
-// need be: lvm2 knows it by the path that the kernel tells, which is another
-// one once the container that attached it is gone.
+// enterFile enters the loop device of the pool's file in lvm2's devices file again,
+// if necessary. lvm2 identifies the loop device by the backing path that the kernel
+// reports. That path changes after the container that attached the file is gone.
 func (p *Pool) enterFile(ctx context.Context, vg *lvm2.VG) {
 	for _, pv := range vg.PVs {
 		if pv.Device == "" {
@@ -116,7 +118,7 @@ func (p *Pool) enterFile(ctx context.Context, vg *lvm2.VG) {
 	}
 }
 
-// readGroup returns the group as it is on the disks.
+// readGroup reads the group from the disks.
 func (p *Pool) readGroup(ctx context.Context, store *lvm2.Store) (vg *lvm2.VG, err error) {
 	lock, err := p.host.LockVG(ctx, p.vgName, lvm2.Shared)
 	if err != nil {

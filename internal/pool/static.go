@@ -10,9 +10,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// theirLV returns the logical volume of that name that LVM2 made and that
-// people see, nil if there is none. It can be used as it is: it is activated, and
-// never formatted, wiped, grown, cut or removed. StaticUse tells whether it may be.
+// theirLV returns the visible logical volume of that name that LVM2 made; nil if
+// there is none. The driver may activate it, but never formats, wipes, grows, cuts
+// or removes it. StaticUse reports whether a static volume may use it.
 func (v *view) theirLV(name string) *lvm2.LV {
 	lv := v.vg.LV(name)
 	if lv == nil || snapshotSegment(lv) != nil {
@@ -24,8 +24,8 @@ func (v *view) theirLV(name string) *lvm2.LV {
 	return lv
 }
 
-// notPlain says why a logical volume of LVM2's own is more than a linear device
-// of its own; "" if it is not. Only LVM2 knows how to activate such.
+// notPlain returns why a logical volume of LVM2's is more than a plain linear
+// device; "" if it is not. Only LVM2 knows how to activate such a logical volume.
 func (v *view) notPlain(lv *lvm2.LV) string {
 	switch users := v.vg.Users(lv.Name); {
 	case len(users) > 0:
@@ -38,7 +38,7 @@ func (v *view) notPlain(lv *lvm2.LV) string {
 	return ""
 }
 
-// notOurs is the error of what only volumes of the pool can do.
+// notOurs returns the error of an operation that only volumes of the pool support.
 func (v *view) notOurs(lv *lvm2.LV) error {
 	return fmt.Errorf("logical volume %s/%s: %w: LVM2 made it, so it can only be staged and published as it is; `csi-dmsnap import POOL %[2]s` makes it a volume of the pool",
 		v.vg.Name, lv.Name, ErrPrecondition)
@@ -48,8 +48,8 @@ func (v *view) describeTheirs(lv *lvm2.LV) Volume {
 	return Volume{Name: lv.Name, LV: lv.Name, Size: v.bytesOf(lv), ReadOnly: readOnlyLV(lv), Formatted: true, Foreign: true}
 }
 
-// inner says what a logical volume is a part of, or that it has no content of its
-// own; "" if it is one that people use.
+// inner returns what a logical volume is a part of, or that it has no content of
+// its own; "" if people use it directly.
 func (v *view) inner(lv *lvm2.LV) string {
 	if !slices.Contains(lv.Status, lvm2.StatusVisible) || strings.HasPrefix(lv.Name, "pvmove") {
 		return "it is internal to LVM2"
@@ -67,9 +67,9 @@ func (v *view) inner(lv *lvm2.LV) string {
 	return ""
 }
 
-// staticUse refuses a logical volume of LVM2's own that a static volume must not
-// name: the host's own lie in the same group, and whoever makes a
-// PersistentVolume need not be who may give those away.
+// staticUse returns an error if a static volume must not name a logical volume of
+// LVM2's. The host's own logical volumes are in the same group, and a user who may
+// create a PersistentVolume need not be one who may give them away.
 func (v *view) staticUse(lv *lvm2.LV) error {
 	at := v.vg.Name + "/" + lv.Name
 	if why := v.inner(lv); why != "" {
@@ -82,10 +82,11 @@ func (v *view) staticUse(lv *lvm2.LV) error {
 	return nil
 }
 
-// StaticUse refuses to let a static volume use a logical volume of LVM2's own:
-// unless a tag allows it (ErrPrecondition), and nobody else has its device. That is
-// not mounted, not swap in use, below no other device and open by no process, unless
-// it is staged already; ErrInUse. It waits a little for who looks at devices in passing.
+// StaticUse returns an error unless a static volume may use a logical volume of
+// LVM2's: a tag must allow it (ErrPrecondition), and its device must not be in use
+// (ErrInUse). The device is in use if it is mounted, active swap, below another
+// device, or open in a process; none of these count if it is staged already.
+// StaticUse waits a little for programs that briefly open all devices.
 func (p *Pool) StaticUse(ctx context.Context, lv string, staged bool) error {
 	v, err := p.latest()
 	if err != nil {
@@ -101,19 +102,19 @@ func (p *Pool) StaticUse(ctx context.Context, lv string, staged bool) error {
 	return p.awaitClosed(ctx, v, their)
 }
 
-// AllowStatic marks a logical volume of LVM2's own as one that a static volume
-// may name, after probe has looked at its device. Nothing else of it changes.
-// The pool may be open, in this process or another one.
+// AllowStatic marks a logical volume of LVM2's as one that a static volume may
+// name, after probe has examined its device. It changes nothing else. The pool may
+// be open, in this process or another.
 //
-// Errors: ErrNotFound, ErrInUse (the host has it), ErrPrecondition (it is an inner
-// part of LVM2's, or not LVM2's own), ErrUnavailable.
+// Errors: ErrNotFound, ErrInUse (the host uses it), ErrPrecondition (it is internal
+// to LVM2, or the pool's), ErrUnavailable.
 func AllowStatic(ctx context.Context, c Config, o Options, lv string, probe func(ctx context.Context, device string) error) error {
 	return offline(ctx, c, o, func(p *Pool) error {
 		return p.underLock(ctx, lvm2.Exclusive, func(v *view) error { return p.allowStatic(ctx, v, lv, probe) })
 	})
 }
 
-// allowStatic does the work of AllowStatic under LVM2's lock.
+// allowStatic is AllowStatic under LVM2's lock.
 func (p *Pool) allowStatic(ctx context.Context, v *view, lv string, probe func(ctx context.Context, device string) error) error {
 	at := v.vg.Name + "/" + lv
 	their := v.theirLV(lv)
@@ -142,8 +143,8 @@ func (p *Pool) allowStatic(ctx context.Context, v *view, lv string, probe func(c
 	return err
 }
 
-// withDevice calls f with the path of the device of a logical volume of LVM2's
-// own. One that is not active is so for that time only.
+// withDevice calls f with the path of the device of a logical volume of LVM2's. If
+// it is not active, withDevice activates it for the duration of f.
 func (p *Pool) withDevice(ctx context.Context, v *view, lv *lvm2.LV, f func(path string) error) (err error) {
 	d := v.topDevice(lv)
 	before, err := p.find(d)
@@ -160,8 +161,8 @@ func (p *Pool) withDevice(ctx context.Context, v *view, lv *lvm2.LV, f func(path
 	return f(path)
 }
 
-// activateTheirs returns the path of the device of a logical volume of LVM2's
-// own. One that is active is taken as it is.
+// activateTheirs returns the path of the device of a logical volume of LVM2's. It
+// uses an active device as it is.
 func (p *Pool) activateTheirs(ctx context.Context, v *view, lv *lvm2.LV) (string, error) {
 	d := v.topDevice(lv)
 	info, err := p.find(d)

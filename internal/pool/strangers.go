@@ -10,14 +10,14 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// strangersPause is how often the driver looks for devices that pretend to be
+// strangersPause is the pause between two searches for devices that pretend to be
 // the pool's.
 const strangersPause = 10 * time.Minute
 
-// strangers lists the machine's devices that have a volume group of vg's name, or
-// say that they are one of its physical volumes, and are not: a tenant's volume,
-// the copy of a disk. They change nothing for the pool, but confuse people, and
-// lvm2's commands.
+// strangers returns the machine's devices that falsely claim to be a physical
+// volume of vg, or that have another volume group of vg's name. Such a device is,
+// for example, a tenant's volume or a copy of a disk. The pool ignores it, but it
+// confuses people and lvm2's commands.
 func strangers(ctx context.Context, vg *lvm2.VG) ([]string, error) {
 	all, err := blockDevices()
 	if err != nil {
@@ -34,7 +34,7 @@ func strangers(ctx context.Context, vg *lvm2.VG) ([]string, error) {
 	on := map[string]string{}
 	for _, path := range all {
 		stack := stackOf(path)
-		shows, waits := false, false // a disk of the pool as it is; a read of it waits
+		shows, waits := false, false // it shows a disk of the pool; a read of it waits
 		for _, l := range stack {
 			if l.Group != "" {
 				on[path] = " on a logical volume of " + l.Group
@@ -55,7 +55,7 @@ func strangers(ctx context.Context, vg *lvm2.VG) ([]string, error) {
 		n := vg.PVIndex(d.PV)
 		switch {
 		case d.PV == "", d.Part != nil:
-		case n >= 0 && vg.PVs[n].Device == "": // the problems of the group tell why it is not that
+		case n >= 0 && vg.PVs[n].Device == "": // the group's problems explain why
 		case n >= 0:
 			out = append(out, fmt.Sprintf("device %s%s claims to be physical volume %v of volume group %s, but %s is", d.Path, on[d.Path], d.PV, vg.Name, vg.PVs[n].Device))
 		case d.VG == vg.Name && d.VGID != vg.ID:
@@ -66,12 +66,12 @@ func strangers(ctx context.Context, vg *lvm2.VG) ([]string, error) {
 }
 
 func stackOf(path string) []lvm2.Layer {
-	stack, _ := lvm2.Stack(path) // one that is gone lies on nothing
+	stack, _ := lvm2.Stack(path) // a device that is gone has no stack
 	return stack
 }
 
-// strangersLoop looks for strangers now and then. A device that does not answer
-// keeps the loop from looking again, and not the pool from being closed.
+// strangersLoop looks for strangers periodically. A device that does not answer
+// stops further searches, but does not keep the pool from being closed.
 func (p *Pool) strangersLoop(ctx context.Context) {
 	for {
 		if v := p.current.Load(); v != nil {
@@ -99,9 +99,9 @@ func (p *Pool) strangersLoop(ctx context.Context) {
 	}
 }
 
-// checkElsewhere refuses to make a group while one of its name that the driver
-// has worked on is on a device that the configuration does not name: more likely
-// than not the configuration is wrong.
+// checkElsewhere refuses to create a volume group if a device that the
+// configuration does not name has a group of the same name with tags of the driver.
+// In that case the configuration is probably wrong.
 func (c Config) checkElsewhere(ctx context.Context, h lvm2.Host) error {
 	others, err := otherDevices()
 	if err != nil {
@@ -131,7 +131,7 @@ func (c Config) checkElsewhere(ctx context.Context, h lvm2.Host) error {
 	return nil
 }
 
-// notOpened says why the pool's group was found and cannot be used.
+// notOpened returns the error for a group that was found, but cannot be used.
 func (c Config) notOpened(err error) error {
 	switch {
 	case errors.Is(err, lvm2.ErrNotFound):
@@ -142,7 +142,8 @@ func (c Config) notOpened(err error) error {
 	return unavailable(err)
 }
 
-// notFound says where the pool's group was looked for, and was not.
+// notFound returns the error for a group that was not found, with the place of the
+// search.
 func (c Config) notFound(err error) error {
 	switch {
 	case len(c.VolumeGroupIDs) > 0:

@@ -2,24 +2,24 @@ package pool
 
 import "github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 
-// Usage is what is in a pool and how much room it takes.
+// Usage is what a pool contains, and how much room it takes.
 type Usage struct {
 	Capacity
 	Metadata   Metadata
-	Volumes    int        // without those that only their snapshots keep
-	Snapshots  int        // lost ones included
-	Lost       int        // of Snapshots, those whose content is gone
-	Layers     int        // stores: of snapshots, and of deleted ones that others read through
-	Blocks     size.Bytes // of volumes, also of deleted ones that have snapshots
+	Volumes    int        // without volumes that only their snapshots keep
+	Snapshots  int        // including lost ones
+	Lost       int        // part of Snapshots: those whose content is gone
+	Layers     int        // stores of snapshots, and of deleted snapshots that others read through
+	Blocks     size.Bytes // of volumes, including deleted volumes with snapshots
 	Stores     size.Bytes // of all layers, and of volumes that are being hydrated
-	StoresUsed size.Bytes // what of Stores has content; a store that is not active counts in full
+	StoresUsed size.Bytes // part of Stores that has content; a store that is not active counts in full
 	Hydrating  int        // volumes that read through the snapshot that they were restored from
-	ToHydrate  size.Bytes // what of that is not copied yet
+	ToHydrate  size.Bytes // bytes of these volumes that are not copied yet
 	Trash      size.Bytes // deleted, not wiped yet
-	Unwiped    size.Bytes // free, and not known to hold zeroes
+	Unwiped    size.Bytes // free, but perhaps not zeroes
 }
 
-// Usage tells how the pool is used.
+// Usage returns how the pool is used.
 func (p *Pool) Usage() (Usage, error) {
 	v, err := p.latest()
 	if err != nil {
