@@ -1,19 +1,19 @@
 // Package pool is the engine: volumes and snapshots on one LVM2 volume group.
-// It decides which extents and layers there are (package lvm2 writes that to
-// the disks) and keeps device-mapper in line with it (package dm).
+// It decides which extents and layers exist. Package lvm2 writes that decision to
+// the disks, and package dm brings device-mapper in line with it.
 //
-// A change is committed to the metadata first and then carried out in the
-// kernel, so that an interruption at any point is repaired by bringing the
-// kernel in line with the metadata: recovery only rolls forward.
+// The engine commits a change to the metadata first, and then carries it out in
+// the kernel. So after an interruption at any point, recovery only rolls forward:
+// it brings the kernel in line with the metadata.
 //
 // # The owners
 //
-// Pool is made of its owners. Each has its own locks, and a line on what they guard.
+// Pool is made of owners. Each owner has its own locks, and says what they guard.
 //
 //	setting     what the pool was opened with                      pool.go config.go modules.go
-//	group       the metadata, its one writer, the keys of what is  group.go commit.go change.go lease.go
-//	            worked on, the work under way                      operation.go guard.go refresh.go offline.go
-//	mapper      device-mapper, as a view says                      mapper.go wanted.go symbolic.go kernel.go plan*.go
+//	group       the metadata, its only writer, the keys of what    group.go commit.go change.go lease.go
+//	            is worked on, the work in progress                 operation.go guard.go refresh.go offline.go
+//	mapper      device-mapper, in line with a view                 mapper.go wanted.go symbolic.go kernel.go plan*.go
 //	                                                               converge.go converge_failed.go carry.go demands.go window.go
 //	                                                               devices.go chain.go mapped.go removal.go freeze.go
 //	                                                               probe.go thaw.go mounts.go timing.go fork_recover.go loss.go
@@ -21,121 +21,128 @@
 //	storeGuard  stores that the kernel fills                       monitor.go filling.go growth.go brake.go
 //	wiper       trash, unknown extents, the store's unused end     wipe.go room.go scrub.go clean.go trim.go
 //	hydrator    forks, until they are plain volumes                hydrate*.go pace.go
-//	folder      layers that nobody needs                           folder.go fold*.go
+//	folder      layers that nobody needs for themselves            folder.go fold*.go
 //	copies      volumes that are copied from another pool          copy*.go loan.go jobs.go
 //	caretaker   what is left to do for volumes                     caretaker.go
-//	outside     devices beside the pool                            outside.go strangers.go extend.go matches.go candidates.go
+//	outside     devices that only seem to be the pool's            outside.go strangers.go extend.go matches.go candidates.go
 //	facts       what only this process knows of the kernel; all    facts.go
-//	            owners have it
+//	            owners use it
 //
-// A view is what one generation of the metadata means: view.go roles.go decode.go tags.go
-// history.go kinds.go logical.go extents.go ranges.go spans.go names.go. It never changes
-// once it is published, and needs no lock. The operations are in volume.go,
-// snapshot.go, cut.go, fork.go, reader.go, scratch.go, expand.go, activate.go,
-// recovery.go, mode.go, with types.go and errors.go; what an edit allocates and
-// records in space.go, store.go, text.go, asked.go, deed.go, records.go; what opens and repairs a
-// pool in setup.go, loop.go, optional.go, repair*.go and set.go; the commands that work
-// beside a driver in adopt.go, import.go, rollback.go, static.go; what looks and changes
-// nothing in inspect*.go, health.go, concerns.go, usage.go.
+// A view is the decoded form of one generation of the metadata. It never changes after
+// it is published, and needs no lock. The files that belong to no owner:
 //
-// docs/design tells how all of this works: begin with docs/design/convergence.md.
+//	views       view.go roles.go decode.go tags.go history.go kinds.go logical.go
+//	            extents.go ranges.go spans.go names.go
+//	edits       what they allocate and record: space.go store.go text.go asked.go
+//	            deed.go records.go
+//	operations  volume.go snapshot.go cut.go fork.go reader.go scratch.go expand.go
+//	            activate.go recovery.go mode.go, with types.go and errors.go
+//	opening     a pool, and its repair: setup.go loop.go optional.go repair*.go set.go
+//	commands    which may run beside a driver: adopt.go import.go rollback.go static.go
+//	looking     which changes nothing: inspect*.go health.go concerns.go usage.go
+//
+// docs/design explains how this works. Begin with docs/design/convergence.md.
 //
 // # The life of a change
 //
-//  1. An operation takes its keys (run), registers as running work and goes on even
-//     if its caller leaves. It calls group.do with a change.
-//  2. The committer takes LVM2's lock on the group, reads the metadata, lets the edit
-//     of every change that waits work on a copy, and writes one commit for all. An
-//     edit that fails is dropped, the others stay.
-//  3. Each change's act runs in a goroutine of its own and brings the kernel in line
-//     with the view after the commit. The lock is held until all acts have ended. One
-//     that takes longer than lateLimit is left behind: the lock is given back, its
-//     lease ends as soon as somebody else changes the metadata, and all volumes are
-//     looked after once it returns.
-//  4. The group tells settled, with the views before and after. The monitor looks
-//     again, the wiper wipes new trash, who waits for room tries again, the hydrator
-//     begins with new forks. settled waits for nothing.
-//  5. The operation gets the error of edit or act. What failed in the kernel is noted
-//     as unsettled in facts, and the caretaker tries it again.
+//  1. An operation takes its keys (run) and registers as running work. It continues
+//     even if its caller leaves. It calls group.do with a change.
+//  2. The committer takes LVM2's lock on the group and reads the metadata. It applies
+//     the edit of every waiting change to a copy, and writes one commit for all of
+//     them. If an edit fails, only that change is dropped.
+//  3. Each change's act runs in its own goroutine, and brings the kernel in line with
+//     the view after the commit. The committer holds the lock until all acts have
+//     ended. It does not wait for an act that takes longer than lateLimit: it releases
+//     the lock, the act's lease ends as soon as somebody else changes the metadata, and
+//     the caretaker looks at all volumes after the act has returned.
+//  4. The group calls settled with the views before and after. The monitor looks
+//     again, the wiper wipes new trash, callers that wait for room retry, and the
+//     hydrator begins with new forks. settled waits for nothing.
+//  5. The operation gets the error of the edit or the act. A failure in the kernel is
+//     recorded as unsettled in facts, and the caretaker retries.
 //
-// An edit and an act never call do: they would wait for themselves. But the convergence
-// in an act records a loss that it finds (record), by an urgent change, and goes on; after
-// an edit that finds one (unrecordedLoss) the loss is recorded and the edit made again; one
-// whose act finds it is on the disk and is not.
+// An edit or an act must never call do: it would wait for itself. There are three ways
+// to record a loss. The convergence in an act records a loss that it finds by an urgent
+// change (record), and continues. If an edit finds a loss (unrecordedLoss), the loss is
+// recorded and the edit is made again. If an act returns a loss, the edit is already on
+// the disk, and is not made again.
 //
 // # Locks
 //
-// In the order in which they are taken. Who has one may wait for those below it,
-// and for none above it.
+// The table lists the locks in the order in which they are taken. The holder of a lock
+// may wait for the locks below it, and for none above it.
 //
 //	lock                          held for                           by
 //	flock RunDir/GROUP.lock       the pool being open                the process (Set, Open)
 //	copies.turn                   a copy from another pool           copy jobs
-//	key "room"                    waiting for room that stores       the one cut that waits, for
-//	                              give back                          roomLimit and its cut
-//	key "name NAME"               making and finding what has the    operations; that of a copy before
-//	                              name                               the keys of the pool it comes from
-//	key "hydration", "urgent …"   a window, or a piece that is       hydrator, cleaner
-//	                              cleaned
-//	key "flat store of LAYER"     making a flat store                who needs one
-//	Pool.merges                   writing it                         the same; nothing is taken meanwhile
-//	key "logical volume ROOT"     work on a volume and all that      operations, caretaker, hydrator,
-//	                              comes from it                      folder, repair
-//	key "logical volume LV"       the same of one that is becoming   the same, after its root's
-//	                              independent
+//	key "room"                    waiting for room that stores       one cut at a time, for roomLimit
+//	                              give back                          and its cut
+//	key "name NAME"               finding and making the volume or   operations; a copy takes it before
+//	                              snapshot of that name              keys of the source's pool
+//	key "hydration", "urgent …"   copying a window, or cleaning a    hydrator, cleaner
+//	                              piece
+//	key "flat store of LAYER"     making a flat store                operations that need it
+//	Pool.merges                   writing it                         the same; they take no other lock
+//	key "logical volume ROOT"     work on a volume and all volumes   operations, caretaker, hydrator,
+//	                              that come from it                  folder, repair
+//	key "logical volume LV"       the same for a volume that is      the same, after its root's key
+//	                              becoming independent
 //	LVM2's flock on the group     commits and their acts             committer; acts run under it
 //	key "store ID"                a change of the store's device     acts; brake, without LVM2's lock
 //	mapper.trash                  making and removing devices of     acts of wiper, sweep
 //	                              trash
-//	frozen.mu                     letting a volume go on: a call     the cut of the volume, its timer
-//	                              of the kernel's
+//	frozen.mu                     resuming a volume: a call to the   the cut of the volume, its timer
+//	                              kernel
 //
-// A mutex below is held for a look-up alone. No other lock is taken meanwhile, but
-// for group.mu, which hydrator.mu, scrubs.mu and copies.mu may take.
+// A mutex below is held only for a look-up. No other lock is taken while it is held,
+// except group.mu, which may be taken under hydrator.mu, scrubs.mu and copies.mu.
 //
-//	keyed.mu      who has a key, and who waits for it
+//	keyed.mu      the holder of each key, and who waits for it
 //	facts.mu      all facts
-//	hydrator.mu   jobs, who must not be hydrated, windows
+//	hydrator.mu   jobs, stopped volumes, windows
 //	scrubs.mu     jobs            copies.mu    jobs
 //	wiper.mu      next, failed, failures    caretaker.mu busy, told
 //	outside.mu    leftOut, strangers
-//	told.mu       what was logged of devices, for all attempts to open a pool
+//	told.mu       what was logged about devices, for all attempts to open a pool
 //	timings.mu    a histogram
-//	member.mu     a Set's pool; while it is closed for as long as that takes
-//	group.mu      closed, and that no work begins after it
+//	member.mu     a Set's pool; held as long as closing the pool takes
+//	group.mu      closed; no work begins once it is set
 //
-// Without a lock: current, broken, changed and textMost of group, fastest, what a job
-// tells of its progress (atomic). group.store and group.maps are the committer's.
+// These fields are atomic and need no lock: current, broken, changed and textMost of
+// group, fastest, and a job's progress. Only the committer uses group.store and
+// group.maps.
 //
-// hydrator.stop waits for the end of a hydration, which takes its volume's key: who
-// calls it has none of these keys. What hangs in a freeze keeps its volume's key until it
-// returns (stuckFreeze).
+// hydrator.stop waits for the end of a hydration, which takes its volume's key. So its
+// caller must hold none of these keys. A freeze that hangs keeps its volume's key until
+// the freeze returns (stuckFreeze).
 //
 // # Goroutines
 //
-//	goroutine                          ends                       who waits for it
-//	Set: one a member (member.run)     the pool is open, or       Set.Close, for closingWait
+//	goroutine                          ends                       is waited for by
+//	Set: one per member (member.run)   the pool is open, or       Set.Close, for closingWait
 //	                                   the Set closed
 //	Set: loans                         the Set is closed          nobody
-//	openHeld: begins                   the pool is open, or not   Open, for leaveLimit; then another
+//	openHeld: begins                   the attempt has ended      Open, for leaveLimit; then another
 //	                                                              goroutine closes what it opened
 //	group: the committer               the pool is closed         Close
-//	committer: one an act              with the act               the committer, for lateLimit; when
-//	                                                              closing for closingWait
+//	committer: one per act             with the act               the committer, for lateLimit; when
+//	                                                              closing, for closingWait
 //	loops of wiper, cleaner, monitor,  the pool is closed         Close (work)
 //	caretaker, refresh, extender,
 //	folder, strangers
 //	strangers: a scan                  the devices have answered  the loop, until the pool is closed
-//	run: one an operation              with the operation         its caller, until it leaves; Close (work)
-//	apart: suspend, freeze or thaw     the kernel has answered    its operation, for some time; Close (work)
+//	run: one per operation             with the operation         its caller, until it leaves; Close (work)
+//	apart: suspend, freeze or thaw     the kernel has answered    its operation, for a limited time;
+//	                                                              Close (work)
 //	syncBefore: write-back of a file   the kernel has answered    its caller, until it leaves; else nobody
 //	system
-//	background: growth, brake, hold,   with what it does          Close (work)
+//	background: growth, brake, hold,   with their work            Close (work)
 //	attend, repair, thawProbed
 //	repairFamilies: one                the repairs have ended     repair, for repairPatience
-//	hydrator: one a fork               it is no fork any more     stop; Close (work)
-//	scrubs, copies: one a job          with the job               its callers; Close (work)
+//	hydrator: one per fork             it is no longer a fork     stop; Close (work)
+//	scrubs, copies: one per job        with the job               its callers; Close (work)
 //	fold and copy: writers             the piece is written       the fold, the copy
-//	timers: frozenLimit, stallLimit    at once                    nobody: they only let go, or pass a turn
+//	timers: frozenLimit, stallLimit    immediately                nobody: they only resume a volume, or
+//	                                                              pass a turn
 //	Close: one                         all work has ended         Close, for closeLimit
 package pool
