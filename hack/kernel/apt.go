@@ -70,32 +70,32 @@ func mirrorOf(repositories string) (string, error) {
 		"name a mirror whose address ends in /debian in apt's sources")
 }
 
-// unpack unpacks the package into the directory tree and returns its version:
-// the wanted one or, where the suite does not have that any more, its newest,
-// and then says so. An empty one wants the newest.
-func (a *apt) unpack(name, wanted, tree string) (string, error) {
+// unpack unpacks the wanted version of the package into the directory tree. Where
+// the suite does not have that version any more, it unpacks the newest and says
+// so. An empty wanted means the newest.
+func (a *apt) unpack(name, wanted, tree string) error {
 	madison, err := output(a.dir, "apt-cache", append(a.options, "madison", name)...)
 	if err != nil {
-		return "", err
+		return err
 	}
 	version, err := pickVersion(name, wanted, madison)
 	if err != nil {
-		return "", fmt.Errorf("the suite %s: %w", a.suite, err)
+		return fmt.Errorf("the suite %s: %w", a.suite, err)
 	}
 	if wanted != "" && version != wanted {
 		fmt.Fprintf(os.Stderr, "testkernel: %s %s is not in the suite %s any more, %s is used\n", name, wanted, a.suite, version)
 	}
 	if _, err := output(a.dir, "apt-get", append(a.options, "download", "-qq", name+"="+version)...); err != nil {
-		return "", err
+		return err
 	}
 	debs, err := filepath.Glob(filepath.Join(a.dir, name+"_*.deb"))
 	if err != nil || len(debs) != 1 {
-		return "", errors.Join(err, fmt.Errorf("apt-get download %s: %d files", name, len(debs)))
+		return errors.Join(err, fmt.Errorf("apt-get download %s: %d files", name, len(debs)))
 	}
 	if _, err := output(a.dir, "dpkg-deb", "-x", debs[0], tree); err != nil {
-		return "", err
+		return err
 	}
-	return version, os.Remove(debs[0])
+	return os.Remove(debs[0])
 }
 
 // pickVersion chooses from what apt-cache madison has printed, the newest

@@ -59,7 +59,7 @@ func (k umlKernel) unpackSource(work string) (string, error) {
 		fmt.Fprintf(os.Stderr, "testkernel: %s is not in the suite %s any more, %s is used\n", k.source, k.suite, source)
 	}
 	packed := filepath.Join(work, "packed")
-	if _, err := a.unpack(source, wanted, packed); err != nil {
+	if err := a.unpack(source, wanted, packed); err != nil {
 		return "", err
 	}
 	archive := filepath.Join(packed, "usr/src", source+".tar.xz")

@@ -109,10 +109,10 @@ func (k umlKernel) fetch(fresh, dir string) error {
 		return err
 	}
 	tree, libc := filepath.Join(work, "tree"), filepath.Join(fresh, "libc")
-	if _, err := a.unpack(umlPackage, k.version, tree); err != nil {
+	if err := a.unpack(umlPackage, k.version, tree); err != nil {
 		return err
 	}
-	if _, err := a.unpack("libc6", "", libc); err != nil {
+	if err := a.unpack("libc6", "", libc); err != nil {
 		return err
 	}
 	files := cachedFiles(fresh)

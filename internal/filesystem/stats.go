@@ -5,8 +5,9 @@ import (
 	"io"
 	"os"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
 // Usage is how full a mounted file system is.

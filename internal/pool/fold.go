@@ -146,16 +146,16 @@ func (f *fold) look(ctx context.Context, l *layer, read func(*cow.Store) error) 
 		if _, _, _, err := f.pair(v); err != nil {
 			return err
 		}
-		l := v.layers[l.lv.ID]
-		if err := readFrozen(v, l, read); err != nil {
+		fresh := v.layers[l.lv.ID]
+		if err := readFrozen(v, fresh, read); err != nil {
 			return err
 		}
 		if err := f.pool.refresh(ctx); err != nil {
 			return err
 		}
 		now := f.pool.current.Load()
-		if x := now.layers[l.lv.ID]; x == nil || !sameExtents(v.vg, l.lv, now.vg, x.lv) {
-			return fmt.Errorf("layer %s: %w: lvm2 changed its store while it was read", l.lv.Name, errFoldOver)
+		if x := now.layers[l.lv.ID]; x == nil || !sameExtents(v.vg, fresh.lv, now.vg, x.lv) {
+			return fmt.Errorf("layer %s: %w: lvm2 changed its store while it was read", fresh.lv.Name, errFoldOver)
 		}
 		return nil
 	})

@@ -188,8 +188,8 @@ func (c *convergence) recorded(ctx context.Context, loss *unrecordedLoss) error 
 	members := c.members
 	c.members = nil
 	for _, o := range members {
-		if o := c.view.volumes[o.lv.ID]; o != nil {
-			c.members = append(c.members, o)
+		if now := c.view.volumes[o.lv.ID]; now != nil {
+			c.members = append(c.members, now)
 		}
 	}
 	if len(c.members) == 0 {

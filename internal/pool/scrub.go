@@ -94,8 +94,8 @@ func (v *view) presentable(o *volume) error {
 		own = append(own, "--addtag "+tag(tagUnknown, unknownText(rest)))
 	}
 	at = v.vg.Name + "/" + lv.Name
-	return fmt.Errorf("logical volume %s: %w: it counts as formatted, but its first extents may hold an earlier owner's file system; if nothing on it is needed, have it formatted again with lvchange --addtag %s %[1]s; if the file system is its own, confirm that with lvchange %[4]s %[1]s",
-		at, ErrPrecondition, tag(tagUnformatted), strings.Join(own, " "))
+	return fmt.Errorf("logical volume %s: %w: it counts as formatted, but its first extents may hold an earlier owner's file system; if nothing on it is needed, have it formatted again with lvchange --addtag %s %s; if the file system is its own, confirm that with lvchange %s %s",
+		at, ErrPrecondition, tag(tagUnformatted), at, strings.Join(own, " "), at)
 }
 
 // scrub makes sure that nobody reads an earlier owner's bytes from the volume.

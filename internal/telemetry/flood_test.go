@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -166,7 +167,7 @@ func TestShared(t *testing.T) {
 	}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := one.get(gone); err != context.Canceled {
+	if _, err := one.get(gone); !errors.Is(err, context.Canceled) {
 		t.Errorf("who does not wait any more: %v", err)
 	}
 	time.Sleep(50 * time.Millisecond) // for the fifty to ask: one that is late has it made again

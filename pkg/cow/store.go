@@ -107,7 +107,7 @@ func (s *Store) header(buf []byte) (Header, error) {
 	switch {
 	case n >= headerBytes:
 		return parseHeader(buf)
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		return Header{}, fmt.Errorf("%w: it has only %d bytes", ErrNotStore, n)
 	}
 	return Header{}, err
@@ -203,7 +203,7 @@ func (s *Store) walk(ctx context.Context, skip uint64, yield func(Exception) boo
 func (s *Store) walkPart(buf []byte, at, chunk size.Bytes, yield func(Exception) bool) (more bool, err error) {
 	n, err := s.file.ReadAt(buf, int64(at))
 	if n < len(buf) {
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = fmt.Errorf("%w: it ends before the end of its area at byte %d", ErrDamaged, at)
 		}
 		return false, err

@@ -77,7 +77,7 @@ func ensureControlNode(path, misc string) error {
 	}
 	const miscMajor = 10
 	err = unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(miscMajor, minor)))
-	if err != nil && err != unix.EEXIST {
+	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("create the node %s: %w", path, err)
 	}
 	return nil

@@ -141,11 +141,11 @@ func newWriter(h Host, vg *VG, areas []*metadataArea, buffer []byte) (*writer, e
 		if !a.inUse() {
 			continue
 		}
-		slot, err := a.header.place(length, w.source.crc)
+		s, err := a.header.place(length, w.source.crc)
 		if err != nil {
 			return nil, fmt.Errorf("device %s: %w", a.dev.path, err)
 		}
-		w.areas, w.slots = append(w.areas, a), append(w.slots, slot)
+		w.areas, w.slots = append(w.areas, a), append(w.slots, s)
 	}
 	if len(w.areas) == 0 {
 		return nil, fmt.Errorf("none of its metadata areas is in use: %w; enable them with vgchange --vgmetadatacopies all", ErrDamaged)

@@ -135,7 +135,7 @@ func (d *device) read(offset, n size.Bytes) ([]byte, error) {
 	got, err := d.file.ReadAt(b, int64(begin))
 	// A regular file may end inside the last unit.
 	if size.Bytes(got) < offset+n-begin {
-		if err == nil || err == io.EOF {
+		if err == nil || errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
 		return nil, fmt.Errorf("read %s at byte %d: %w", d.path, offset, err)

@@ -42,8 +42,8 @@ func (f *finder) add(path string, open map[identity]*device) {
 		return
 	}
 	why := p.partOf()
-	if place, known := f.used[p.label.id]; why == nil && known {
-		why = place.taken(p.device)
+	if u, known := f.used[p.label.id]; why == nil && known {
+		why = u.taken(p.device)
 	}
 	if why != nil {
 		f.parts = append(f.parts, part{p, why})

@@ -64,7 +64,7 @@ func decodeLabel(s []byte) (*label, error) {
 	}
 	id, err := ParseID(string(s[labelHeader : labelHeader+idLength]))
 	if err != nil {
-		return nil, fmt.Errorf("%v: %w", err, ErrDamaged)
+		return nil, fmt.Errorf("%v: %w", err, ErrDamaged) //nolint:errorlint // the label is damaged, no argument is invalid
 	}
 	l := &label{id: id, size: size.Bytes(binary.LittleEndian.Uint64(s[labelHeader+idLength:]))}
 	rest := s[labelAreas:]
