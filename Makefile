@@ -4,9 +4,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 GO ?= go
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 PROTOC_GEN_GO := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
 PROTOC_GEN_GO_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
-STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 KERNEL := $(CURDIR)/hack/testkernel exec
 CUTS ?= 20
 DURATION ?= 0s
@@ -16,9 +17,15 @@ ARCH ?= amd64
 # Modules of their own, so that the driver's stays lean.
 MODULES := hack/image hack/chart test/e2e
 
-.PHONY: all build image image-root chart pictures demo points test test-unit test-kernel test-race kernels lint generate bench deps cluster cluster-down e2e e2e-smoke clean
+.DEFAULT_GOAL := build
+.PHONY: all help build image image-root chart pictures demo points test kernels lint generate bench deps cluster cluster-down e2e e2e-smoke clean
 
-all: build
+help: ## this list
+	@awk 'BEGIN { FS = ":.*## " } /^##@ / { print "\n" substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ Build
+
+all: build ## the same as build, which is the default
 
 build: ## the binary, bin/csi-dmsnap
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/csi-dmsnap ./cmd/csi-dmsnap
@@ -27,78 +34,84 @@ out/image/csi-dmsnap-$(ARCH): FORCE
 	CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)" -o $@ ./cmd/csi-dmsnap
 FORCE:
 
-image: out/image/csi-dmsnap-$(ARCH) ## the container image, out/image/csi-dmsnap-ARCH.tar; see hack/image
+image: out/image/csi-dmsnap-$(ARCH) ## the container image, out/image/csi-dmsnap-ARCH.tar (ARCH=amd64)
 	$(GO) -C hack/image run . -arch $(ARCH) -binary $(CURDIR)/$< -debs $(CURDIR)/out/debs -reference $(IMAGE) -archive $(CURDIR)/$<.tar
 
-image-root: out/image/csi-dmsnap-$(ARCH) ## the same files in a directory, out/image/root; the Dockerfile uses it
+image-root: out/image/csi-dmsnap-$(ARCH) ## the files of the image in a directory, out/image/root, for the Dockerfile
 	rm -rf out/image/root
 	$(GO) -C hack/image run . -arch $(ARCH) -binary $(CURDIR)/$< -debs $(CURDIR)/out/debs -root $(CURDIR)/out/image/root
 
-pictures: ## the pictures in docs/pictures, after a change of their texts
-	$(GO) run ./hack/pictures
+clean: ## delete bin and out
+	rm -rf bin out
 
-chart: ## the chart's README, the plain manifests and the golden renders, after a change of the chart
-	cd hack/chart && $(GO) run . && $(GO) test -update ./...
+##@ Check a change
 
-deps: ## install or name what the tests need
+deps: ## install what the tests need (Debian, as root), or name what is missing
 	@hack/deps.sh
 
-cluster: image bin/e2e ## a real Kubernetes with two nodes and the driver; prints KUBECONFIG
+lint: ## golangci-lint of all modules with each build tag, go vet, the workflows
+	$(GO) run $(GOLANGCI_LINT) config verify
+	$(GO) run $(GOLANGCI_LINT) run --build-tags kernel
+	$(GO) run $(GOLANGCI_LINT) run --build-tags powercut ./test/powercut/...
+	$(GO) run $(GOLANGCI_LINT) run --build-tags kernel,points ./test/points ./internal/point
+	$(GO) run $(GOLANGCI_LINT) run --build-tags cluster ./test/sanity
+	for m in $(MODULES); do (cd $$m && $(GO) run $(GOLANGCI_LINT) run); done
+	$(GO) vet ./...
+	$(GO) vet -tags kernel,points ./...
+	$(GO) run $(ACTIONLINT)
+
+test: deps ## all tests but e2e; PARTS="unit kernel points powercut modules" selects, CUTS=20, DURATION=8h
+	@hack/test -cuts $(CUTS) -duration $(DURATION) $(PARTS)
+
+# KERNELS="uml-6.12 uml-smp", PARTS="kernel sanity powercut", PACKAGES=./internal/pool, RUN=TestCut
+# and CUTS narrow it. Other kernels than the installed one are fetched once, and uml-smp
+# is built, which takes the better part of an hour. All of it takes some hours.
+kernels: ## kernel tests, csi-sanity and power cuts on several kernels, for hours; ends with a matrix
+	@hack/deps.sh --kernels
+	@KERNELS="$(KERNELS)" PARTS="$(PARTS)" PACKAGES="$(PACKAGES)" RUN='$(RUN)' CUTS=$(CUTS) hack/kernels
+
+points: deps ## cut each operation at each of its points, for hours; POINTS="cut,expand" or cut-next:17 selects
+	@hack/points $(POINTS)
+
+# DMSNAP_BENCH="-quick": fewer repetitions; "-run 'write_.*64KiB'": only figures whose
+# names match; "-list": their names. A full run takes about an hour and 30 GB.
+bench: deps ## measure against lvm2 in the same kernel, out/bench.json; DMSNAP_BENCH="-quick -run freeze" selects
+	@hack/bench $(DMSNAP_BENCH)
+
+##@ Try it
+
+demo: deps build ## the life of a volume on a real kernel, step by step
+	@hack/demo
+
+cluster: image bin/e2e ## a real Kubernetes with two nodes and the driver; prints KUBECONFIG; needs root
 	@hack/deps.sh --e2e
 	@bin/e2e up --driver
 
-cluster-down: bin/e2e ## end it
+cluster-down: bin/e2e ## end the cluster
 	@bin/e2e down
 
-e2e: image bin/e2e ## all tests on a real Kubernetes; hours. E2E="upstream --focus subPath" selects
-	@hack/deps.sh --e2e
-	@bin/e2e test $(E2E)
-
-e2e-smoke: image bin/e2e ## the user's story and five of Kubernetes' own tests
+e2e-smoke: image bin/e2e ## the user's story and five of Kubernetes' own tests on such a cluster
 	@hack/deps.sh --e2e
 	@bin/e2e test smoke
+
+e2e: image bin/e2e ## all tests on such a cluster, for hours; E2E="upstream --focus subPath" selects
+	@hack/deps.sh --e2e
+	@bin/e2e test $(E2E)
 
 # The programs of the cluster are compiled with -trimpath: so this shares their cache.
 bin/e2e: FORCE
 	@cd test/e2e && CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -o ../../$@ .
 
-demo: deps build ## the main job on a real kernel, told step by step
-	@hack/demo
+##@ Generated files
 
-test: deps ## all tests; ends with their number. DURATION=8h goes on cutting the power
-	@hack/test -cuts $(CUTS) -duration $(DURATION)
-
-# KERNELS="uml-6.12 uml-smp", PARTS="kernel sanity powercut", PACKAGES=./internal/pool, RUN=TestCut
-# and CUTS narrow it. Other kernels than the installed one are fetched once, and uml-smp
-# is built, which takes the better part of an hour. All of it takes some hours.
-kernels: ## kernel tests, csi-sanity and power cuts on several kernels; ends with a matrix
-	@hack/deps.sh --kernels
-	@KERNELS="$(KERNELS)" PARTS="$(PARTS)" PACKAGES="$(PACKAGES)" RUN='$(RUN)' CUTS=$(CUTS) hack/kernels
-
-points: deps ## cut each operation at each of its points; hours. POINTS="cut,expand", POINTS=cut-next:17 selects
-	@hack/points $(POINTS)
-
-lint:
-	@test -z "$$(gofmt -l cmd hack internal pkg test)" || { gofmt -l cmd hack internal pkg test; echo "not gofmt-clean"; exit 1; }
-	$(GO) vet ./...
-	$(GO) vet -tags kernel ./...
-	$(GO) vet -tags powercut ./test/powercut/...
-	$(GO) vet -tags kernel,points ./...
-	$(GO) run $(STATICCHECK) -tags kernel ./...
-	$(GO) run $(STATICCHECK) -tags powercut ./test/powercut/...
-	$(GO) run $(STATICCHECK) -tags kernel,points ./test/points ./internal/point
-	for m in $(MODULES); do (cd $$m && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...); done
-
-generate: ## code from internal/roleapi/*.proto; needs protoc (Debian: protobuf-compiler)
+generate: ## the code of internal/roleapi/*.proto; needs protoc (Debian: protobuf-compiler)
 	GOBIN=$(CURDIR)/out/protoc $(GO) install $(PROTOC_GEN_GO)
 	GOBIN=$(CURDIR)/out/protoc $(GO) install $(PROTOC_GEN_GO_GRPC)
 	PATH=$(CURDIR)/out/protoc:$$PATH protoc --go_out=. --go_opt=paths=source_relative \
 		--go-grpc_out=. --go-grpc_opt=paths=source_relative internal/roleapi/*.proto
 
-# DMSNAP_BENCH="-quick": fewer repetitions; "-run 'write_.*64KiB'": only figures whose
-# names match; "-list": their names. A full run takes about an hour and 30 GB.
-bench: deps ## measure against lvm2 in the same kernel; writes out/bench.json. DMSNAP_BENCH="-quick -run freeze" selects
-	@hack/bench $(DMSNAP_BENCH)
+chart: ## the chart's README, the plain manifests and the golden renders
+	cd hack/chart && $(GO) run . && $(GO) test -update ./...
 
-clean:
-	rm -rf bin out
+pictures: ## the pictures in docs/pictures from their texts
+	$(GO) run ./hack/pictures

@@ -123,7 +123,7 @@ func (c *Config) launch(ctx context.Context) error {
 		select {
 		case err = <-ended:
 			text, _ := os.ReadFile(c.file(daemonLogFile))
-			return fmt.Errorf("the cluster's daemon has ended (%v): %s", err, text)
+			return fmt.Errorf("the cluster's daemon has ended (%v): %s", err, text) //nolint:errorlint // err may be nil
 		case <-ctx.Done():
 			err = ctx.Err()
 		case <-time.After(100 * time.Millisecond):

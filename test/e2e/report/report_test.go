@@ -24,7 +24,7 @@ func TestReport(t *testing.T) {
 	}
 	r.Add(Case{Suite: "two", Name: "left out", Skipped: "for a reason"})
 	bad := errors.New(`bad "thing" <here>`)
-	if err := r.Run(ctx, "two", "bad", func(context.Context) error { return bad }); err != bad {
+	if err := r.Run(ctx, "two", "bad", func(context.Context) error { return bad }); !errors.Is(err, bad) {
 		t.Errorf("got %v", err)
 	}
 	if err := r.Err(); err == nil || err.Error() != "1 of 2 tests failed" {

@@ -109,7 +109,7 @@ func Run(ctx context.Context, c *cluster.Client, o Options, r *report.Report) er
 		return ran
 	}
 	if err := read(r, results, regexp.MustCompile(focus), excluded); err != nil {
-		return fmt.Errorf("%w; ginkgo ended with %v, its log is %s", err, ran, logFile)
+		return fmt.Errorf("%w; ginkgo ended with %v, its log is %s", err, ran, logFile) //nolint:errorlint // ran may be nil
 	}
 	return nil
 }
