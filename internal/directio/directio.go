@@ -1,4 +1,4 @@
-// Package directio has the memory that I/O past the page cache (O_DIRECT) needs.
+// Package directio allocates memory for I/O past the page cache (O_DIRECT).
 package directio
 
 import (
@@ -9,9 +9,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Buffer returns n bytes, all zero, that O_DIRECT accepts as the source and the
-// destination of a transfer: the mapping begins at a page. The caller owns the
-// buffer until it calls free, once; nothing may use the buffer afterwards.
+// Buffer returns n zero bytes that begin at a page, so that O_DIRECT accepts them as
+// the source or destination of a transfer. The caller must call free once, and must
+// not use the buffer afterwards.
 func Buffer(n size.Bytes) (buf []byte, free func(), err error) {
 	buf, err = unix.Mmap(-1, 0, int(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {

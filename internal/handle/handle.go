@@ -1,6 +1,5 @@
-// Package handle has the names by which both roles of the driver know a volume
-// or snapshot and the node that it is on: the ids in CSI messages, and the
-// driver's own name.
+// Package handle has the ids of volumes and snapshots in CSI messages, which name the
+// node, the pool and the logical volume, and the driver's own name.
 package handle
 
 import (
@@ -13,11 +12,12 @@ import (
 // Driver is the driver's name in Kubernetes objects.
 const Driver = "dmsnap.csi-dmsnap.github.io"
 
-// TopologyKey is the key of the label that has the short form of a node's name.
+// TopologyKey is the key of the label with the short form of a node's name, see
+// ShortNode.
 const TopologyKey = "topology." + Driver + "/node"
 
-// Max is the most bytes that a string of a CSI message may have, CSI
-// specification, "Size Limits".
+// Max is the maximum length of a string in a CSI message, in bytes (CSI specification,
+// "Size Limits").
 const Max = 128
 
 const (
@@ -30,7 +30,8 @@ const (
 	hashDigits = 8
 )
 
-// ID names a volume or snapshot for ever: "v1:<node>:<pool>:<logical volume>".
+// ID is the id of a volume or snapshot, which never changes:
+// "v1:<node>:<pool>:<logical volume>".
 type ID struct {
 	Node string // short form, see ShortNode
 	Pool string
@@ -41,8 +42,7 @@ func (i ID) String() string {
 	return strings.Join([]string{version, i.Node, i.Pool, i.LV}, ":")
 }
 
-// Parse reads an id. It returns false for a string that this driver did not
-// make on any node.
+// Parse parses an id. It returns false if s is not an id of this driver.
 func Parse(s string) (ID, bool) {
 	part := strings.Split(s, ":")
 	if len(s) > Max || len(part) != 4 || part[0] != version {
@@ -54,8 +54,8 @@ func Parse(s string) (ID, bool) {
 	return i, ok
 }
 
-// only tells whether s is made of ASCII letters, digits and the given marks,
-// and is not empty.
+// only reports whether s is not empty and consists of ASCII letters, digits and
+// marks.
 func only(s, marks string) bool {
 	for _, c := range []byte(s) {
 		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte(marks, c) >= 0) {
@@ -65,17 +65,18 @@ func only(s, marks string) bool {
 	return s != ""
 }
 
-// CheckNode checks the full name of a node. CSI allows a node's id 256 bytes.
+// CheckNode returns an error if name cannot be the full name of a node. CSI allows
+// 256 bytes for the id of a node.
 func CheckNode(name string) error {
 	if len(name) > 256 || !only(name, marksNode) {
-		return fmt.Errorf("node name %q: 1 to 256 letters, digits, dots and hyphens", name)
+		return fmt.Errorf("invalid node name %q; it must have 1 to 256 letters, digits, dots and hyphens", name)
 	}
 	return nil
 }
 
-// ShortNode fits a node's name into ids and into a label value (at most 63
-// bytes): names of more than 40 bytes become 31 bytes, a dash and 8 digits of
-// their hash.
+// ShortNode returns the form of a node's name that fits into ids and into the value of
+// a label (at most 63 bytes). A name of more than 40 bytes becomes its first 31 bytes,
+// a hyphen and 8 digits of its hash.
 func ShortNode(name string) string {
 	if len(name) <= maxNode {
 		return name

@@ -5,7 +5,9 @@ import (
 	"testing"
 )
 
-func TestID(t *testing.T) {
+// TestParse_roundTrip: an id survives text, the longest id fits into a CSI
+// message, and other strings are not ids.
+func TestParse_roundTrip(t *testing.T) {
 	longest := ID{Node: strings.Repeat("n", maxNode), Pool: strings.Repeat("p", maxPool), LV: strings.Repeat("l", 59)}
 	for _, want := range []ID{
 		{Node: "node-1.example.org", Pool: "fast", LV: "pvc-0a1b"},
@@ -32,6 +34,8 @@ func TestID(t *testing.T) {
 	}
 }
 
+// FuzzParse: a string that parses is the text of its id and has no path
+// separators.
 func FuzzParse(f *testing.F) {
 	f.Add("v1:node:pool:lv")
 	f.Add("v1:n-1.example:p.q:pvc_1+2")
@@ -43,7 +47,9 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-func TestShortNode(t *testing.T) {
+// TestShortNode_longNames: short names stay, and long names become distinct
+// valid names of 40 bytes.
+func TestShortNode_longNames(t *testing.T) {
 	long := strings.Repeat("a-very-long-name.", 10)
 	for _, name := range []string{"n", "worker-17.example.org", strings.Repeat("x", 40)} {
 		if got := ShortNode(name); got != name {
@@ -62,7 +68,8 @@ func TestShortNode(t *testing.T) {
 	}
 }
 
-func TestCheckNode(t *testing.T) {
+// TestCheckNode_names: names of nodes have 1 to 256 valid characters.
+func TestCheckNode_names(t *testing.T) {
 	for name, want := range map[string]bool{
 		"n": true, "worker-17.example.org": true, strings.Repeat("x", 256): true,
 		"": false, "a node": false, "a/b": false, "v1:n": false, strings.Repeat("x", 257): false,

@@ -4,7 +4,7 @@ package point
 
 import "sync"
 
-// On tells whether the program was built to be ended at a point.
+// On reports whether the program was built with the tag points.
 const On = true
 
 var plan struct {
@@ -14,29 +14,30 @@ var plan struct {
 	passed []string
 }
 
-// Arm begins to count anew, and has end called at the n-th point from here on: the
-// caller of that point waits until end returns, which it need not. Nothing is
-// called if n is 0.
+// Arm starts the count again. The n-th point from now on calls end and waits until
+// end returns; end need not return. If n is 0, no point calls end.
 func Arm(n int, end func(where string)) {
 	plan.mu.Lock()
 	defer plan.mu.Unlock()
 	plan.left, plan.end, plan.passed = n, end, nil
 }
 
-// Passed returns the points that were met since Arm, in order.
+// Passed returns the points since Arm, in order.
 func Passed() []string {
 	plan.mu.Lock()
 	defer plan.mu.Unlock()
 	return append([]string(nil), plan.passed...)
 }
 
-// Before is called before something is changed: what says how, where on what.
+// Before is called before a change. what is the kind of change, and where is the
+// changed device.
 func Before(what, where string) { pass("before " + what + " " + where) }
 
-// After is called when it is changed, or when that failed.
+// After is called after a change, also if the change failed.
 func After(what, where string) { pass("after " + what + " " + where) }
 
-// pass calls end with the lock held: whoever comes to another point meanwhile stands still there.
+// pass calls end with the lock held, so that other goroutines block at their next
+// point.
 func pass(where string) {
 	plan.mu.Lock()
 	defer plan.mu.Unlock()

@@ -12,43 +12,53 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 )
 
-// Create a device that programs can open, and remove it.
-func ExampleClient() {
+// example creates a device that programs can open.
+func example(ctx context.Context) error {
 	c, err := dm.Open()
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
 	defer c.Close()
 	info, err := c.Create("example", "")
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
 	table := dm.Table{
 		{Start: 0, Length: 2048, Target: dm.Zero{}},
 		{Start: 2048, Length: 8, Target: dm.ErrorTarget{}},
 	}
 	if err := c.Load("example", table, false); err != nil {
-		log.Fatal(err)
+		return err
 	}
 	if err := c.Resume("example", dm.UdevPrimarySource); err != nil {
-		log.Fatal(err)
+		return err
 	}
-	path, err := c.EnsureNode(context.Background(), "example", info.Device)
+	path, err := c.EnsureNode(ctx, "example", info.Device)
 	if err != nil {
-		log.Fatal(err)
-	}
-	live, err := c.Table("example")
-	if err != nil {
-		log.Fatal(err)
+		return err
 	}
 	fmt.Println(path)
+	live, err := c.Table("example")
 	fmt.Println(live)
+	return err
+}
 
-	if err := c.Remove("example", dm.UdevPrimarySource); err != nil {
+// Create a device that programs can open, and remove it.
+func ExampleClient() {
+	if err := example(context.Background()); err != nil {
+		log.Print(err)
+	}
+
+	c, err := dm.Open()
+	if err != nil {
 		log.Fatal(err)
 	}
+	defer c.Close()
+	if err := c.Remove("example", dm.UdevPrimarySource); err != nil {
+		log.Print(err)
+	}
 	if err := c.RemoveNode("example"); err != nil {
-		log.Fatal(err)
+		log.Print(err)
 	}
 	_, err = c.Info("example")
 	fmt.Println(errors.Is(err, dm.ErrNotFound), err)

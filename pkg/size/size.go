@@ -1,11 +1,11 @@
-// Package size has the units in which device-mapper and LVM2 count, so that a
-// number cannot lose its unit on the way from one to the other.
+// Package size has types for the units in which device-mapper and LVM2 count, bytes
+// and sectors of 512 bytes, so that a number cannot lose its unit.
 package size
 
 import "fmt"
 
-// SectorBytes is the length of a sector: device-mapper tables and LVM2
-// metadata count in units of 512 bytes, whatever the disk's own block size.
+// SectorBytes is the length of a sector in bytes. Device-mapper tables and LVM2
+// metadata count in these units, whatever the block size of the disk.
 const SectorBytes = 512
 
 // Bytes is a length or an offset in bytes.
@@ -22,15 +22,15 @@ const (
 	TiB
 )
 
-// Bytes returns the length in bytes.
+// Bytes returns s in bytes. The result wraps around if it exceeds 2^64-1.
 func (s Sectors) Bytes() Bytes { return Bytes(s) * SectorBytes }
 
-// Sectors returns the number of whole sectors in b; a partial last sector is
-// not counted.
+// Sectors returns the number of whole sectors in b. It does not count a partial last
+// sector.
 func (b Bytes) Sectors() Sectors { return Sectors(b / SectorBytes) }
 
-// RoundUp returns the smallest multiple of unit that is not below b.
-// A unit of 0 leaves b as it is.
+// RoundUp returns the smallest multiple of unit that is not below b, and b if unit is
+// 0. The result wraps around if it exceeds 2^64-1.
 func (b Bytes) RoundUp(unit Bytes) Bytes {
 	if unit == 0 || b%unit == 0 {
 		return b
@@ -38,8 +38,9 @@ func (b Bytes) RoundUp(unit Bytes) Bytes {
 	return (b/unit + 1) * unit
 }
 
-// String prints b in the largest binary unit in which it has at most one
-// decimal: "1.5GiB", "512KiB", "513B".
+// String prints b in the largest binary unit that is not above b, with one decimal
+// if b is not a multiple of the unit: "1.5GiB", "512KiB", "513B". The text may be
+// rounded.
 func (b Bytes) String() string {
 	for _, u := range []struct {
 		unit Bytes

@@ -1,8 +1,12 @@
 package size
 
-import "testing"
+import (
+	"testing"
+)
 
-func TestRoundUp(t *testing.T) {
+// TestRoundUp_units: RoundUp returns the next multiple, and the value itself
+// for a multiple and for unit 0.
+func TestRoundUp_units(t *testing.T) {
 	for _, c := range []struct{ b, unit, want Bytes }{
 		{0, 4 * MiB, 0}, {1, 4 * MiB, 4 * MiB}, {4 * MiB, 4 * MiB, 4 * MiB}, {4*MiB + 1, 4 * MiB, 8 * MiB}, {7, 0, 7},
 	} {
@@ -12,7 +16,9 @@ func TestRoundUp(t *testing.T) {
 	}
 }
 
-func TestString(t *testing.T) {
+// TestString_units: String uses the largest unit, with one decimal where
+// necessary.
+func TestString_units(t *testing.T) {
 	for b, want := range map[Bytes]string{
 		0: "0B", 513: "513B", KiB: "1KiB", 1536 * MiB: "1.5GiB", 64 * GiB: "64GiB", 2 * TiB: "2TiB", MiB + 1: "1.0MiB",
 	} {
@@ -22,7 +28,9 @@ func TestString(t *testing.T) {
 	}
 }
 
-func TestSectors(t *testing.T) {
+// TestSectors_wholeSectors: Sectors counts whole sectors, and Bytes is its
+// inverse.
+func TestSectors_wholeSectors(t *testing.T) {
 	if got := Sectors(8192).Bytes(); got != 4*MiB {
 		t.Errorf("8192 sectors are %v, want 4MiB", got)
 	}

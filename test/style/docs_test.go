@@ -21,7 +21,7 @@ var (
 func pages(t *testing.T) map[string]string {
 	t.Helper()
 	all := map[string]string{}
-	for _, pattern := range []string{"*.md", "docs/*.md", "docs/*/*.md", "deploy/helm/*/*.md"} {
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/*/*.md", "deploy/helm/*/*.md", "pkg/*/README.md"} {
 		paths, err := filepath.Glob("../../" + pattern)
 		if err != nil {
 			t.Fatal(err)
