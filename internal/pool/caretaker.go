@@ -129,7 +129,7 @@ func (c *caretaker) attendFreely(o *volume, kind string, pause time.Duration, f 
 		if c.news(key, err) {
 			p.log.Error(err, "Maintenance of a volume failed; it will be retried", "volume", o.lv.Name)
 			if kind == careTrim {
-				p.wiper.lookAgain()
+				p.wiper.wakeWaiters()
 			}
 		}
 		if err == nil {

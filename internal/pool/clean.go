@@ -166,7 +166,7 @@ func (c *cleaner) step(ctx context.Context) (time.Duration, error) {
 	pass := sync.OnceFunc(release)
 	defer pass()
 	defer time.AfterFunc(stallLimit, pass).Stop() // a disk may not answer
-	length, began := max(cleanStep, c.pace.window().Bytes()), time.Now()
+	length, began := max(cleanStep, c.pace.nextLength().Bytes()), time.Now()
 	freed := p.wiper.freed()
 	n, id, err := p.beginCleaning(ctx, length)
 	if err != nil || n == 0 {

@@ -103,13 +103,13 @@ func (c *copying) run(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		n := pace.window().Bytes()
+		n := pace.nextLength().Bytes()
 		if !pace.busy && theirs.others() {
 			pace.busy, n = true, min(n, busyWindow)
 		}
 		n = min(n, c.length-at)
 		began := time.Now()
-		if err := c.window(ctx, byteRange{at, at + n}); err != nil {
+		if err := c.copyPart(ctx, byteRange{at, at + n}); err != nil {
 			return err
 		}
 		at += n
@@ -146,8 +146,8 @@ func (c *copying) flush() error {
 	return os.NewSyscallError("fdatasync", unix.Fdatasync(int(c.to.Fd())))
 }
 
-// window copies a part.
-func (c *copying) window(ctx context.Context, part byteRange) error {
+// copyPart copies a part.
+func (c *copying) copyPart(ctx context.Context, part byteRange) error {
 	for at := part.from; at < part.to; {
 		next := byteRange{at, part.to}
 		zero := false

@@ -122,7 +122,7 @@
 //	Set: one per member (member.run)   the pool is open, or       Set.Close, for closingWait
 //	                                   the Set closed
 //	Set: loans                         the Set is closed          nobody
-//	openHeld: begins                   the attempt has ended      Open, for leaveLimit; then another
+//	openHeld: start                    the attempt has ended      Open, for leaveLimit; then another
 //	                                                              goroutine closes what it opened
 //	group: the committer               the pool is closed         Close
 //	committer: one per act             with the act               the committer, for lateLimit; when

@@ -163,7 +163,7 @@ func (f *fold) look(ctx context.Context, l *layer, read func(*cow.Store) error) 
 
 // cost returns how much the fold copies, and how much becomes free.
 func (f *fold) cost(v *view, heir, gone *layer) foldCost {
-	before, after := v.extents(gone.used.Bytes()), f.growth(v, heir)
+	before, after := v.extents(gone.used.Bytes()), f.extraExtents(v, heir)
 	c := foldCost{copied: size.Bytes(f.todo().Count()) * heir.chunk.Bytes()}
 	if before > after {
 		c.freed = size.Bytes(before-after) * v.extent()
@@ -171,9 +171,9 @@ func (f *fold) cost(v *view, heir, gone *layer) foldCost {
 	return c
 }
 
-// growth returns by how many extents the heir's store must grow to hold the chunks
+// extraExtents returns by how many extents the heir's store must grow to hold the chunks
 // that it lacks.
-func (f *fold) growth(v *view, heir *layer) lvm2.Extents {
+func (f *fold) extraExtents(v *view, heir *layer) lvm2.Extents {
 	want := v.extents((heir.used + cow.MoreSectors(heir.chunk.Bytes(), f.todo().Count())).Bytes())
 	want = min(want, v.largest(heir.store(nil)))
 	return max(want, heir.lv.Size()) - heir.lv.Size()
@@ -238,7 +238,7 @@ func (f *fold) begin(ctx context.Context) error {
 // chunks than changed until the next cut.
 func (f *fold) grow(t *edit, heir *layer) error {
 	c := heir.collecting()
-	if more := f.growth(t.view, heir); more > 0 {
+	if more := f.extraExtents(t.view, heir); more > 0 {
 		// Live stores must still find room, or snapshots are lost.
 		if spare := f.pool.reserve(t.view) / 2; t.freeFor(heir.lv).size() < more+spare {
 			return fmt.Errorf("layer %s: %w: its store must grow by %d extents, but only %d are free", heir.lv.Name, errFoldOver, more, t.freeFor(heir.lv).size())

@@ -114,7 +114,7 @@ func TestForkOnFailingDisk(t *testing.T) {
 					t.Fatalf("hydrated: %v", o.hydrated)
 				}
 			}
-			if left := o.hydrated.left; len(left) != 1 || left.size() > leastWindow || !left.hold(span{size.Bytes(bad).Sectors(), 8}) {
+			if left := o.hydrated.left; len(left) != 1 || left.size() > leastWindow || !left.contains(span{size.Bytes(bad).Sectors(), 8}) {
 				t.Errorf("left are %v", left)
 			}
 			noFindings(t, p)

@@ -223,7 +223,7 @@ func (h *hydrator) step(ctx context.Context, lv string, j *hydration) (*window, 
 	}
 	defer pass()
 	var watch stopwatch
-	length := j.pace.window()
+	length := j.pace.nextLength()
 	watch.start()
 	w, err := h.probe(ctx, lv, &j.search, length, pass)
 	watch.lap("probe")

@@ -31,7 +31,7 @@ func TestSearch(t *testing.T) {
 			pauses := 0
 			step := func(bad spans) {
 				w := s.next(h.missing(length), idleWindow.Sectors())
-				if !h.missing(length).hold(w) || w.length == 0 || w.length > idleWindow.Sectors() {
+				if !h.missing(length).contains(w) || w.length == 0 || w.length > idleWindow.Sectors() {
 					t.Fatalf("%v is to be copied of %v", w, h)
 				}
 				for _, b := range bad {

@@ -302,7 +302,7 @@ func (h *hydrator) valid(v *view, lv string, w *window) error {
 // a failure is not visible in the mirror.
 func (h *hydrator) intact(v *view, o *volume, l *layer, source *volume, w *window) error {
 	p := h.pool
-	if h.window(o.lv.ID) != w || !o.hydrated.missing(l.length).hold(w.span) {
+	if h.window(o.lv.ID) != w || !o.hydrated.missing(l.length).contains(w.span) {
 		return fmt.Errorf("volume %s/%s: its window was changed", v.vg.Name, o.lv.Name)
 	}
 	if m, err := h.mirror(v.device(o.lv, w.layer, udevReal).name); err != nil || !m.Synced() {

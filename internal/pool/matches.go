@@ -131,11 +131,11 @@ func (c Config) choose(vg *lvm2.VG) (devices []string, left []LeftOut, err error
 			continue
 		}
 		if m.why == nil {
-			m.why = waits(m.path)
+			m.why = unreadable(m.path)
 			m.unclear = m.why != nil
 		}
 		if m.why != nil {
-			here := !missing(m.why)
+			here := !doesNotExist(m.why)
 			left = append(left, LeftOut{m.path, m.why.Error(), m.named && here, m.named && here || m.unclear})
 			continue
 		}
@@ -168,12 +168,12 @@ func (c Config) choose(vg *lvm2.VG) (devices []string, left []LeftOut, err error
 	return devices, left, nil
 }
 
-// missing reports whether the device does not exist: it may appear later, or be on
+// doesNotExist reports whether the device does not exist: it may appear later, or be on
 // another node.
-func missing(why error) bool { return errors.Is(why, os.ErrNotExist) }
+func doesNotExist(why error) bool { return errors.Is(why, os.ErrNotExist) }
 
-// waits returns why a device is not even read; nil if it can be read.
-func waits(path string) error {
+// unreadable returns why a device is not even read; nil if it can be read.
+func unreadable(path string) error {
 	stack, err := lvm2.Stack(path)
 	if err == nil && slices.ContainsFunc(stack, func(l lvm2.Layer) bool { return l.Suspended }) {
 		err = errors.New("it is suspended, so reading it would wait")

@@ -40,7 +40,7 @@ func Absent(ctx context.Context, c Config, o Options) bool {
 		return false
 	}
 	all, err := c.matches()
-	if err != nil || slices.ContainsFunc(all, func(m match) bool { return m.named && !missing(m.why) }) {
+	if err != nil || slices.ContainsFunc(all, func(m match) bool { return m.named && !doesNotExist(m.why) }) {
 		return false // a named disk is there, but the group is not
 	}
 	if !c.Create {

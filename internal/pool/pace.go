@@ -39,10 +39,10 @@ type pace struct {
 	gentle  atomic.Bool // somebody is about to use the volume, so its windows must be small again
 }
 
-// window returns how much to copy next.
-func (c *pace) window() size.Sectors {
+// nextLength returns how much to copy next.
+func (c *pace) nextLength() size.Sectors {
 	length := idleWindow
-	if c.urgent() {
+	if c.writersHeld() {
 		c.busy = false
 		return length.Sectors()
 	}
@@ -61,7 +61,7 @@ func (c *pace) window() size.Sectors {
 func (c *pace) pause(ctx context.Context, n size.Bytes, took time.Duration) {
 	fits := size.Bytes(float64(n) * idleTime.Seconds() / took.Seconds())
 	c.next = max(busyWindow, min(fits, growWindow*n, idleWindow)/busyWindow*busyWindow)
-	if c.urgent() {
+	if c.writersHeld() {
 		return
 	}
 	var wait time.Duration
@@ -80,8 +80,8 @@ func (c *pace) pause(ctx context.Context, n size.Bytes, took time.Duration) {
 	}
 }
 
-// urgent reports whether held writers wait for volumes to be hydrated.
-func (c *pace) urgent() bool { return c.pool.facts.holding.count() > 0 }
+// writersHeld reports whether held writers wait for volumes to be hydrated.
+func (c *pace) writersHeld() bool { return c.pool.facts.holding.count() > 0 }
 
 // others reports whether somebody else does I/O on the pool's disks. No window is
 // being copied during the call. The statistics of the volumes' own devices show the

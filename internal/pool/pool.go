@@ -37,7 +37,7 @@ type setting struct {
 	config Config
 	by     string       // who gave the command for which the pool is opened; "" for a driver's pool
 	runDir string       // directory of the pool's lock, and of notes for the next process
-	unhold func() error // releases the pool's lock; nil if the pool must not release it
+	unlock func() error // releases the pool's lock; nil if the pool must not release it
 	blank  bool         // all of the group's extents hold zeroes, because it was just made on a new file
 }
 
@@ -49,15 +49,15 @@ func Open(ctx context.Context, c Config, o Options) (*Pool, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	unhold, err := hold(ctx, o.RunDir, c.VolumeGroup)
+	unlock, err := lockPool(ctx, o.RunDir, c.VolumeGroup)
 	if err != nil {
 		return nil, fmt.Errorf("opening pool %s: %w", c.Name, err)
 	}
 	p, err := openHeld(ctx, c, o)
 	if err != nil {
-		return nil, fmt.Errorf("opening pool %s: %w", c.Name, errors.Join(err, unhold()))
+		return nil, fmt.Errorf("opening pool %s: %w", c.Name, errors.Join(err, unlock()))
 	}
-	p.unhold = unhold
+	p.unlock = unlock
 	return p, nil
 }
 
@@ -68,10 +68,10 @@ func openHeld(ctx context.Context, c Config, o Options) (*Pool, error) {
 	p.log = p.log.WithValues("pool", c.Name)
 	p.ctx, p.cancel = context.WithCancel(klog.NewContext(context.Background(), p.log))
 	opened := make(chan error, 1)
-	go func() { opened <- guard(p.log, func() error { return p.begins(ctx) }) }()
+	go func() { opened <- guard(p.log, func() error { return p.start(ctx) }) }()
 	select {
 	case err := <-opened:
-		return p.orNot(err)
+		return p.orError(err)
 	case <-ctx.Done():
 	}
 	// Usually the attempt ends now. If a disk, or a system call that waits for one,
@@ -79,7 +79,7 @@ func openHeld(ctx context.Context, c Config, o Options) (*Pool, error) {
 	// returns.
 	select {
 	case err := <-opened:
-		return p.orNot(err)
+		return p.orError(err)
 	case <-time.After(leaveLimit):
 		go func() {
 			if <-opened == nil {
@@ -119,17 +119,17 @@ func (p *Pool) settled(before, after *view) {
 	p.hydrator.settled(before, after)
 }
 
-// orNot returns p, or err if opening p failed.
-func (p *Pool) orNot(err error) (*Pool, error) {
+// orError returns p, or err if opening p failed.
+func (p *Pool) orError(err error) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
 	return p, nil
 }
 
-// begins opens the resources of p, repairs what an interruption left, and starts
+// start opens the resources of p, repairs what an interruption left, and starts
 // the background work.
-func (p *Pool) begins(ctx context.Context) error {
+func (p *Pool) start(ctx context.Context) error {
 	if err := p.open(ctx); err != nil {
 		p.cancel()
 		return errors.Join(err, p.release())
@@ -190,8 +190,8 @@ func (p *Pool) Close() error {
 	// The abandoned work can change nothing when it returns: its client is closed,
 	// and its context has ended.
 	errs := []error{fmt.Errorf("pool %s: its devices do not answer, so the work that waits for them was abandoned", p.name), p.dm.Close()}
-	if p.unhold != nil {
-		errs = append(errs, p.unhold())
+	if p.unlock != nil {
+		errs = append(errs, p.unlock())
 	}
 	return errors.Join(errs...)
 }
@@ -204,8 +204,8 @@ func (p *Pool) release() error {
 	if p.dm != nil {
 		errs = append(errs, p.dm.Close())
 	}
-	if p.unhold != nil {
-		errs = append(errs, p.unhold())
+	if p.unlock != nil {
+		errs = append(errs, p.unlock())
 	}
 	return errors.Join(errs...)
 }

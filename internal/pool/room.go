@@ -64,13 +64,13 @@ func onceRoom[T any](ctx context.Context, p *Pool, create func() (T, error)) (T,
 	}
 }
 
-// unwiped is the trash that a round could not wipe, with the reasons.
-type unwiped struct {
+// failedTrash is the trash that a round could not wipe, with the reasons.
+type failedTrash struct {
 	is  map[lvm2.ID]bool
 	why []error
 }
 
-func (u *unwiped) add(lv *lvm2.LV, err error) {
+func (u *failedTrash) add(lv *lvm2.LV, err error) {
 	if err != nil {
 		u.is[lv.ID], u.why = true, append(u.why, err)
 	}
@@ -113,20 +113,20 @@ func (w *wiper) note(unwiped map[lvm2.ID]bool) {
 		now[id] = f
 	}
 	if w.failures = now; news {
-		w.tell()
+		w.wakeWaitersLocked()
 	}
 }
 
-// lookAgain wakes those who wait for room: extents became free, or expected extents
+// wakeWaiters wakes those who wait for room: extents became free, or expected extents
 // will not become free.
-func (w *wiper) lookAgain() {
+func (w *wiper) wakeWaiters() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.tell()
+	w.wakeWaitersLocked()
 }
 
-// tell is lookAgain for a caller that holds the mutex.
-func (w *wiper) tell() {
+// wakeWaitersLocked is wakeWaiters for a caller that holds the mutex.
+func (w *wiper) wakeWaitersLocked() {
 	close(w.next)
 	w.next = make(chan struct{})
 }

@@ -94,7 +94,7 @@ func TestOnceRoom(t *testing.T) {
 		ended <- err
 	}()
 	wait(&others, 1)
-	p.wiper.lookAgain()
+	p.wiper.wakeWaiters()
 	for range 2 {
 		if err := <-ended; !errors.Is(err, ErrNoSpace) || ctx.Err() != nil {
 			t.Errorf("%v, and for the caller %v", err, ctx.Err())

@@ -199,26 +199,26 @@ func (m *member) close() error {
 func (m *member) run(ctx context.Context) {
 	defer close(m.ended)
 	log := klog.FromContext(ctx).WithValues("pool", m.config.Name)
-	var unhold func() error
+	var unlock func() error
 	first := true
 	for wait := firstRetry; ; wait = min(2*wait, lastRetry) {
 		seen := m.devices()
 		var err error
-		if unhold == nil {
-			if unhold, err = hold(ctx, m.options.RunDir, m.config.VolumeGroup); first {
+		if unlock == nil {
+			if unlock, err = lockPool(ctx, m.options.RunDir, m.config.VolumeGroup); first {
 				close(m.held)
 			}
 		}
 		if err == nil {
 			var p *Pool
 			if p, err = openHeld(ctx, m.config, m.options); err == nil {
-				p.unhold, unhold = unhold, nil
+				p.unlock, unlock = unlock, nil
 				m.set(p, nil, false)
 				log.Info("Opened pool", "volumeGroup", m.config.VolumeGroup)
 			}
 		}
 		if err != nil {
-			m.set(nil, err, unhold != nil && Absent(ctx, m.config, m.options))
+			m.set(nil, err, unlock != nil && Absent(ctx, m.config, m.options))
 		}
 		if first {
 			close(m.tried)
@@ -237,8 +237,8 @@ func (m *member) run(ctx context.Context) {
 			m.pause(ctx, wait, seen)
 		}
 		if ctx.Err() != nil {
-			if unhold != nil {
-				if err := unhold(); err != nil {
+			if unlock != nil {
+				if err := unlock(); err != nil {
 					log.Error(err, "Failed to release the pool's lock")
 				}
 			}

@@ -51,7 +51,7 @@ func TestSetRefuses(t *testing.T) {
 // A second process of the node waits for the first.
 func TestSetWaitsForOtherProcess(t *testing.T) {
 	c, o := closed(t, "a"), Options{RunDir: t.TempDir()}
-	release, err := hold(t.Context(), o.RunDir, c.VolumeGroup)
+	release, err := lockPool(t.Context(), o.RunDir, c.VolumeGroup)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestSetWaitsForOtherProcess(t *testing.T) {
 	if err := <-opened; err != nil {
 		t.Error(err)
 	}
-	if _, err := hold(t.Context(), o.RunDir, c.VolumeGroup); err != nil {
+	if _, err := lockPool(t.Context(), o.RunDir, c.VolumeGroup); err != nil {
 		t.Errorf("the lock after Close: %v", err)
 	}
 }

@@ -15,10 +15,10 @@ import (
 
 const holdPause = 100 * time.Millisecond
 
-// hold takes the lock that allows one process on this machine to run the pool's
+// lockPool takes the lock that allows one process on this machine to run the pool's
 // engine. A second engine would mistake the devices and unfinished work of the
 // first for leftovers.
-func hold(ctx context.Context, dir, vg string) (release func() error, err error) {
+func lockPool(ctx context.Context, dir, vg string) (release func() error, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}

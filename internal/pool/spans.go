@@ -35,8 +35,8 @@ func (s spans) without(x span) spans {
 	return out
 }
 
-// hold reports whether x lies within one span of s.
-func (s spans) hold(x span) bool {
+// contains reports whether x lies within one span of s.
+func (s spans) contains(x span) bool {
 	return slices.ContainsFunc(s, func(part span) bool { return part.holds(x) })
 }
 

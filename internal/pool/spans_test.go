@@ -22,7 +22,7 @@ func TestHydrated(t *testing.T) {
 			part := missing[r.IntN(len(missing))]
 			w := span{part.start + size.Sectors(r.IntN(int(part.length))), 0}
 			w.length = 1 + size.Sectors(r.IntN(int(part.end()-w.start)))
-			if !missing.hold(w) || h.has(w) {
+			if !missing.contains(w) || h.has(w) {
 				t.Fatalf("%v is missing in %v", w, h)
 			}
 			h = hydratedBut(missing.without(w), length)
@@ -31,7 +31,7 @@ func TestHydrated(t *testing.T) {
 			}
 			n := size.Sectors(0)
 			for i := range size.Sectors(length) {
-				if has := h.has(span{i, 1}); has != done[i] || h.missing(length).hold(span{i, 1}) == has {
+				if has := h.has(span{i, 1}); has != done[i] || h.missing(length).contains(span{i, 1}) == has {
 					t.Fatalf("%v: sector %d is hydrated: %v", h, i, done[i])
 				}
 				if !done[i] {

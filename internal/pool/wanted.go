@@ -272,7 +272,7 @@ func (w *wantedSet) blocks(o *volume) (symbolic, error) {
 		return forkOn(own, missing, fork.uuid, nil), nil
 	}
 	d := wanted{device: w.device(o.lv, x.layer, udevReal), table: mirrorFrom(fork, x.span, to[0].Target.(dm.Linear)), of: o}
-	if !missing.hold(x.span) && !(o.hydrated.has(x.span) && w.writtenBy(o, &d)) {
+	if !missing.contains(x.span) && !(o.hydrated.has(x.span) && w.writtenBy(o, &d)) {
 		return forkOn(own, missing, fork.uuid, nil), nil
 	}
 	w.add(d, nil)

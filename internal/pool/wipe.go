@@ -109,7 +109,7 @@ func (w *wiper) settled(before, after *view) {
 		w.wake()
 	}
 	if before == nil || len(after.free.subtract(before.free)) > 0 || after.lessTrash(before) || before.trimmedBy(after) {
-		w.lookAgain()
+		w.wakeWaiters()
 	}
 }
 
@@ -214,7 +214,7 @@ func (w *wiper) round(ctx context.Context) error {
 	p := w.pool
 	var group *lvm2.VG
 	var todo []*wiping
-	left := unwiped{is: map[lvm2.ID]bool{}}
+	left := failedTrash{is: map[lvm2.ID]bool{}}
 	err := p.do(ctx, &change{what: "wipe deleted volumes", act: func(ctx context.Context, v *view) error {
 		if v.unclear != nil {
 			return v.notReclaimed()
