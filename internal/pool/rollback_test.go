@@ -76,8 +76,8 @@ func TestSetAside(t *testing.T) {
 		t.Errorf("tags of others are gone: %v", former.lv.Tags)
 	}
 	for name, l := range now.snapshots {
-		if s := now.describeSnapshot(l); s.Volume != "base" || s.Lost {
-			t.Errorf("%s: %+v", name, s)
+		if of := now.volumes[l.of].known(); of != "base" || now.lostSnapshot(l) {
+			t.Errorf("%s: it is of %s, lost: %v", name, of, now.lostSnapshot(l))
 		}
 	}
 	if name, err := now.lvName("base"); err != nil || name != "base-2" {
