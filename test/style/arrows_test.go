@@ -29,6 +29,7 @@ var arrows = []struct {
 	{"pkg/lvm2", "internal/point pkg/size"},
 	{"pkg/lvm2/lvm2test", "pkg/lvm2"},
 	{"pkg/cow", "internal/directio internal/point pkg/size"},
+	{"internal/catalog/catalogtest", "pkg/lvm2"},
 	{"internal/filesystem", "pkg/size"},
 	{"internal/pool", "internal/directio internal/filesystem internal/point pkg/cow pkg/dm pkg/lvm2 pkg/size"},
 	{"internal/handle", ""},

@@ -1,0 +1,18 @@
+package pool
+
+import (
+	"testing"
+
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog/catalogtest"
+)
+
+// rollbackGroup has the volume base with the snapshots old and new, and the
+// volume bare.
+func rollbackGroup(t *testing.T) *view {
+	t.Helper()
+	v := newView(catalogtest.Group(t), nil)
+	if len(v.strange) > 0 || len(v.volumes) != 2 || len(v.snapshots) != 2 {
+		t.Fatalf("%d volumes, %d snapshots, %v", len(v.volumes), len(v.snapshots), v.strange)
+	}
+	return v
+}
