@@ -26,11 +26,12 @@ type ahead struct {
 
 // result is the result of reading a layer in advance.
 type result struct {
-	found []found
-	panic *ReadPanic // nil if Read did not panic
+	elements []element
+	panic    *ReadPanic // nil if Read did not panic
 }
 
-type found struct {
+// element is an element of the sequence that a Read returns.
+type element struct {
 	Exception
 	err error
 }
@@ -65,7 +66,7 @@ func readAll(ctx context.Context, l Layer) (r result) {
 		}
 	}()
 	for e, err := range l.Read(ctx) {
-		r.found = append(r.found, found{e, err})
+		r.elements = append(r.elements, element{e, err})
 	}
 	return r
 }
@@ -88,8 +89,8 @@ func (a *ahead) exceptions(i int) iter.Seq2[Exception, error] {
 	return func(yield func(Exception, error) bool) {
 		r := <-a.found[i]
 		a.found[i] = nil
-		for _, f := range r.found {
-			if !yield(f.Exception, f.err) {
+		for _, e := range r.elements {
+			if !yield(e.Exception, e.err) {
 				return
 			}
 		}

@@ -47,7 +47,7 @@ func (s *Store) Commit(ctx context.Context, vg *VG, written ...*PV) error {
 func (s *Store) commit(vg *VG, areas []*metadataArea, written ...*PV) error {
 	switch {
 	case s.vg == nil:
-		return fmt.Errorf("it must be read first: %w", ErrConflict)
+		return fmt.Errorf("the volume group must be read first: %w", ErrConflict)
 	case vg.ID != s.vg.ID || vg.Name != s.vg.Name || vg.Seqno != s.vg.Seqno:
 		return fmt.Errorf("the change is based on seqno %d of %v, but seqno %d of %v was read last: %w", vg.Seqno, vg.ID, s.vg.Seqno, s.vg.ID, ErrConflict)
 	}

@@ -62,7 +62,7 @@ func (f *finder) dropUnlisted(name string, search Search) {
 			return false
 		}
 		if slices.ContainsFunc(p.areas, func(a *metadataArea) bool { return a.about.name == name }) {
-			f.unlisted = append(f.unlisted, fmt.Errorf("device %s has it, but is not in lvm2's devices file; add the device with lvmdevices", p.path))
+			f.unlisted = append(f.unlisted, fmt.Errorf("device %s has a volume group with the name, but is not in lvm2's devices file; add the device with lvmdevices", p.path))
 		}
 		return true
 	})

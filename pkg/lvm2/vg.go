@@ -21,8 +21,8 @@ type Extents uint64
 type VG struct {
 	Name       string
 	ID         ID
-	Seqno      uint64 // generation of the metadata; Commit increments it
-	Status     []string
+	Seqno      uint64   // generation of the metadata; Commit increments it
+	Status     []string // status words, such as StatusWrite
 	Flags      []string
 	Tags       []string
 	SystemID   string // the host that owns the volume group; empty: any host
@@ -57,9 +57,9 @@ type PV struct {
 	Device  string       // path of its device; empty: missing
 	Size    size.Sectors // size of the device when the PV was made; 0: unknown
 	PEStart size.Sectors // offset of extent 0 on the device
-	PECount Extents
-	Status  []string
-	Flags   []string
+	PECount Extents      // number of extents
+	Status  []string     // status words, such as ALLOCATABLE
+	Flags   []string     // flags, such as MISSING
 	Tags    []string
 
 	BlockSize size.Bytes // logical block size of the device; 0: missing
@@ -104,13 +104,13 @@ func (vg *VG) Offset(pv *PV, e Extents) size.Sectors {
 // and call VG.Replace.
 type LV struct {
 	Name         string
-	ID           ID
-	Status       []string
-	Flags        []string
+	ID           ID       // a new LV needs a NewID
+	Status       []string // status words, such as StatusVisible
+	Flags        []string // flags, such as FlagActivationSkip
 	Tags         []string
 	CreationTime time.Time // to the second; zero if unknown
-	CreationHost string
-	Segments     []Segment // in order of Start
+	CreationHost string    // written only with a CreationTime
+	Segments     []Segment // in order of Start; Add and Replace sort them
 
 	extra string // source text of keys without a field
 	text  string // the section's text; empty until the LV is in a VG
