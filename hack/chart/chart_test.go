@@ -10,9 +10,9 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// The renders under version control show in a review what a change does to a
-// cluster. After a look: go test -update .
-func TestGolden(t *testing.T) {
+// The chart renders what the golden files have: in a review they show what a change
+// does to a cluster. To accept a change: go test -update .
+func TestRender_golden(t *testing.T) {
 	for name, apis := range map[string][]string{
 		"evaluation": {snapshotAPI},
 		"production": nil, // without the snapshot CRDs
@@ -51,7 +51,8 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-func TestGeneratedFilesAreCurrent(t *testing.T) {
+// The generated files are those that make chart would write.
+func TestGenerate_filesCurrent(t *testing.T) {
 	files, err := generate()
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +82,8 @@ func firstDifference(a, b string) string {
 	return "one ends before the other"
 }
 
-func TestRefused(t *testing.T) {
+// The chart refuses values with which the driver or a class would not work, and says why.
+func TestRender_refused(t *testing.T) {
 	pool := "pools: [{name: a}]\n"
 	for values, want := range map[string]string{
 		"{}":                           "pools is empty",
@@ -148,7 +150,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-func TestDescription(t *testing.T) {
+// A description is the comment after "-- ", on one line, with "|" escaped.
+func TestDescription_oneLine(t *testing.T) {
 	values := "# not this\na: 1\n# -- One\n# two | three.\nb: {c: 1}\nd:\n  # -- Four.\n  e: []\n"
 	text, err := readme([]byte(values))
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// Nobody but the controller gets at our pods' ports, and those who are named may scrape.
-func TestNetworkPoliciesAreClosed(t *testing.T) {
+// The network policies admit only the controller to the nodes' port, and only the configured peers to the metrics.
+func TestNetworkPolicies_closed(t *testing.T) {
 	for values, scraper := range map[string]bool{
 		"pools: [{name: a}]\n": false,
 		"pools: [{name: a}]\nnetworkPolicy: {metricsFrom: [{namespaceSelector: {matchLabels: {a: b}}}]}\n": true,
@@ -44,8 +44,8 @@ func TestNetworkPoliciesAreClosed(t *testing.T) {
 	}
 }
 
-// Probes are answered at a port of their own, and Go knows the memory limit.
-func TestOurContainers(t *testing.T) {
+// Both roles answer probes at a separate port, and Go knows the memory limit.
+func TestContainers_probesAndMemoryLimit(t *testing.T) {
 	all := rendered(t, "pools: [{name: a}]\n")
 	for _, pod := range []corev1.PodSpec{one[*appsv1.DaemonSet](t, all).Spec.Template.Spec, one[*appsv1.Deployment](t, all).Spec.Template.Spec} {
 		c := pod.Containers[0]
@@ -61,7 +61,7 @@ func TestOurContainers(t *testing.T) {
 		for _, e := range c.Env {
 			switch {
 			case e.Name == "GOMEMLIMIT":
-				limit = source && strings.HasPrefix(e.Value, "$(MEMORY_MIB)") // only what is above it is put in
+				limit = source && strings.HasPrefix(e.Value, "$(MEMORY_MIB)") // only variables above it are expanded
 			case e.Name == "MEMORY_MIB":
 				r := e.ValueFrom.ResourceFieldRef
 				source = r.Resource == "limits.memory" && r.Divisor.String() == "1Mi" && r.ContainerName == c.Name

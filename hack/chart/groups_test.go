@@ -13,9 +13,9 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// Each node has the driver once: in the first group that it matches, else with
-// the settings for all.
-func TestNodeGroups(t *testing.T) {
+// Each node has the driver once: with the first group that it matches, or else with
+// the settings for all nodes.
+func TestNodeGroups_driverOnce(t *testing.T) {
 	values, err := readValues("testdata/values/groups.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -101,9 +101,9 @@ func TestNodeGroups(t *testing.T) {
 	}
 }
 
-// The DaemonSet of a release without groups stays as it is when groups come, but
-// for where it runs: what cannot be changed of it is not.
-func TestNodeGroupsUpgrade(t *testing.T) {
+// When groups are added to a release, only the placement of its DaemonSet changes:
+// Kubernetes refuses changes of some other fields.
+func TestNodeGroups_upgrade(t *testing.T) {
 	find := func(values string) *appsv1.DaemonSet {
 		for _, o := range rendered(t, values) {
 			if s, ok := o.(*appsv1.DaemonSet); ok && s.Name == "csi-dmsnap-node" {

@@ -4,8 +4,8 @@ import (
 	"strings"
 )
 
-// manifests makes the plain manifests: the chart with the values for evaluation,
-// and its namespace.
+// manifests makes the plain manifests: the namespace, and the chart with the values
+// for evaluation.
 func manifests() (string, error) {
 	values, err := example("evaluation.yaml")
 	if err != nil {
@@ -18,7 +18,7 @@ func manifests() (string, error) {
 	var plain strings.Builder
 	plain.WriteString(manifestsHead)
 	for line := range strings.Lines(documents(files)) {
-		// Helm has nothing to do with these objects.
+		// Helm does not manage these objects.
 		if !strings.Contains(line, "app.kubernetes.io/managed-by:") && !strings.Contains(line, "helm.sh/chart:") {
 			plain.WriteString(line)
 		}

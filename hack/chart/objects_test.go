@@ -20,8 +20,8 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 )
 
-// objects decodes what is rendered as the API server would, and refuses fields
-// that it would drop. Custom resources are left out.
+// objects decodes the rendered manifests as the API server would, and refuses fields
+// that the API server would drop. It leaves custom resources out.
 func objects(t *testing.T, text string) []runtime.Object {
 	t.Helper()
 	decoder := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
@@ -49,7 +49,7 @@ func objects(t *testing.T, text string) []runtime.Object {
 	}
 }
 
-// rendered are the objects for the given values.
+// rendered returns the objects for the given values.
 func rendered(t *testing.T, values string) []runtime.Object {
 	t.Helper()
 	parsed, err := parseValues(values)
@@ -78,7 +78,8 @@ func one[T runtime.Object](t *testing.T, all []runtime.Object) T {
 	return found[0]
 }
 
-func TestObjectsAreValid(t *testing.T) {
+// Every object has only fields that the API server knows.
+func TestObjects_valid(t *testing.T) {
 	for _, file := range []string{"testdata/values/everything.yaml", "testdata/values/k0s.yaml"} {
 		values, err := readValues(file)
 		if err != nil {
@@ -94,8 +95,8 @@ func TestObjectsAreValid(t *testing.T) {
 	}
 }
 
-// What the README applies fits together with what the chart makes by default.
-func TestExamples(t *testing.T) {
+// The examples that the README applies use the classes that the chart makes by default.
+func TestExamples_fitDefaults(t *testing.T) {
 	classes := map[string]bool{}
 	for _, o := range rendered(t, "pools: [{name: a}]") {
 		if c, ok := o.(*storagev1.StorageClass); ok {
@@ -119,9 +120,9 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// The controller and the sidecars need no privilege: whoever adds one must
-// change this test and docs/security.md.
-func TestControllerIsConfined(t *testing.T) {
+// The controller and the sidecars have no privilege. To add one, change this test
+// and docs/security.md.
+func TestController_confined(t *testing.T) {
 	pod := one[*appsv1.Deployment](t, rendered(t, "pools: [{name: a}]")).Spec.Template.Spec
 	if s := pod.SecurityContext; !*s.RunAsNonRoot || *s.RunAsUser == 0 || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
 		t.Errorf("security context of the pod: %v", s)
@@ -146,8 +147,8 @@ func TestControllerIsConfined(t *testing.T) {
 	}
 }
 
-// The paths that the kubelet gives out must be the same on both sides.
-func TestNodePod(t *testing.T) {
+// The node's pod sees the kubelet's paths as the host does.
+func TestNodePod_paths(t *testing.T) {
 	set := one[*appsv1.DaemonSet](t, rendered(t, "pools: [{name: a, file: /srv/x/a.img, size: 1Gi}]\nkubeletDir: /data/kubelet"))
 	pod := set.Spec.Template.Spec
 	if len(pod.Containers) != 1 || len(pod.InitContainers) != 0 {
@@ -191,7 +192,7 @@ func TestNodePod(t *testing.T) {
 	if env := (corev1.EnvVar{Name: "LVM_SYSTEM_DIR", Value: "/host/etc/lvm"}); !slices.Contains(pod.Containers[0].Env, env) {
 		t.Errorf("the driver does not look for lvm2's configuration where the host's is: %v", pod.Containers[0].Env)
 	}
-	for _, v := range pod.Volumes { // where it is missing nobody may be able to make it
+	for _, v := range pod.Volumes { // some hosts can make no missing path
 		if p := v.HostPath; p != nil && strings.HasPrefix(p.Path, "/etc") && *p.Type != corev1.HostPathDirectory {
 			t.Errorf("%s of the host as %v", p.Path, *p.Type)
 		}
@@ -206,8 +207,8 @@ func TestNodePod(t *testing.T) {
 	}
 }
 
-// No role may be bound to the nodes, and none allow everything.
-func TestPermissions(t *testing.T) {
+// No role is bound to the nodes, and no role allows everything.
+func TestRoles_limited(t *testing.T) {
 	subjects := func(name string, all []rbacv1.Subject) {
 		for _, s := range all {
 			if s.Name != "csi-dmsnap-controller" || s.Namespace != "csi-dmsnap" {
@@ -247,7 +248,8 @@ func TestPermissions(t *testing.T) {
 	}
 }
 
-func TestStorageClasses(t *testing.T) {
+// Each class of the values becomes a StorageClass, with its twin for restores.
+func TestStorageClasses_rendered(t *testing.T) {
 	all := rendered(t, "pools: [{name: a}]\nstorageClasses: [{name: px, pool: a}, {name: py, restoreClass: false}, {name: pz, volumeBindingMode: Immediate, allowVolumeExpansion: false}]")
 	binding := map[string]storagev1.VolumeBindingMode{}
 	for _, o := range all {
@@ -273,7 +275,7 @@ func TestStorageClasses(t *testing.T) {
 			t.Errorf("%s: %q, want %q", name, binding[name], mode)
 		}
 	}
-	// With several pools a class that is for copies only needs none.
+	// With several pools, a class only for copies needs no pool.
 	for _, class := range []string{"{name: x, volumeBindingMode: Immediate}", "{name: x, parameters: {transient: 'true'}}", "{name: x, pool: b}"} {
 		if all := rendered(t, "pools: [{name: a}, {name: b}]\nstorageClasses: ["+class+"]"); len(all) == 0 {
 			t.Errorf("%s: nothing is rendered", class)
@@ -281,10 +283,10 @@ func TestStorageClasses(t *testing.T) {
 	}
 }
 
-// With SELinux the kubelet is told that volumes can be mounted with a label, and
-// mount finds that the host has SELinux. Where it has not, nothing is made below
-// /sys, where nobody can, and below /etc, which may be read-only.
-func TestSELinux(t *testing.T) {
+// With seLinuxMount the kubelet knows that volumes can be mounted with a label, and
+// mount finds out whether the host has SELinux. On a host without SELinux nothing is
+// made in /sys, where nobody can, or in /etc, which may be read-only.
+func TestSELinux_mounts(t *testing.T) {
 	for values, want := range map[string]bool{"": true, "seLinuxMount: false\n": false} {
 		all := rendered(t, values+"pools: [{name: a, file: /srv/x/a.img, size: 1Gi}]")
 		if got := one[*storagev1.CSIDriver](t, all).Spec.SELinuxMount; got == nil || *got != want {

@@ -16,7 +16,7 @@ import (
 	"helm.sh/helm/v4/pkg/engine"
 )
 
-// inParent renders the chart as a dependency of another one, as helm does.
+// inParent renders the chart as a dependency of another chart, as helm does.
 func inParent(t *testing.T, text string) map[string]string {
 	t.Helper()
 	sub, err := loader.Load(chartDir)
@@ -46,8 +46,8 @@ func inParent(t *testing.T, text string) map[string]string {
 	return files
 }
 
-// A parent chart turns the chart on and off, and its global values count.
-func TestSubchart(t *testing.T) {
+// A parent chart turns the chart on and off, and its global values take effect.
+func TestSubchart_parentValues(t *testing.T) {
 	pools := "pools: [{name: a}]"
 	for text, want := range map[string]bool{
 		"csi-dmsnap: {" + pools + "}":                                 true,
@@ -99,9 +99,9 @@ csi-dmsnap:
 	}
 }
 
-// What backup programs look for on classes can be given, and one class of two is
-// the default, however that is said.
-func TestClassMetadata(t *testing.T) {
+// Classes have the labels and parameters that backup programs look for, and only one
+// class is the default, however the values say so.
+func TestClasses_metadata(t *testing.T) {
 	values := `
 pools: [{name: a}]
 storageClasses:
@@ -137,7 +137,7 @@ volumeSnapshotClasses:
 	if defaults != 1 {
 		t.Errorf("%d default classes", defaults)
 	}
-	class, err := parseValues(strings.TrimPrefix(files["volumesnapshotclasses.yaml"], "---\n")) // refuses keys that are there twice
+	class, err := parseValues(strings.TrimPrefix(files["volumesnapshotclasses.yaml"], "---\n")) // refuses duplicate keys
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,13 +148,13 @@ volumeSnapshotClasses:
 }
 
 // Each command of the notes can be pasted.
-func TestNotesAreComplete(t *testing.T) {
+func TestNotes_pasteable(t *testing.T) {
 	for _, file := range []string{"testdata/values/groups.yaml", "testdata/values/everything.yaml"} {
 		values, err := readValues(file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		files, err := render(values) // without the snapshot API: all there is to say
+		files, err := render(values) // without the snapshot API the notes have every command
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -170,7 +170,7 @@ func TestNotesAreComplete(t *testing.T) {
 				whole = whole && strings.Contains(line, " -c csi-dmsnap -- ")
 			}
 			if strings.Contains(line, "rollout status") {
-				whole = whole && strings.Count(line, "/") == 1 // it takes one thing only
+				whole = whole && strings.Count(line, "/") == 1 // it takes a single object
 			}
 			if !whole || strings.Contains(line, "…") {
 				t.Errorf("%s: %s", file, line)

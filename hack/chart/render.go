@@ -14,15 +14,15 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// chartDir is the chart, seen from this directory.
+// chartDir is the chart's directory, relative to this one.
 const chartDir = "../../deploy/helm/csi-dmsnap"
 
-// snapshotAPI is what a cluster with the snapshot CRDs offers.
+// snapshotAPI is the API that a cluster with the snapshot CRDs offers.
 const snapshotAPI = "snapshot.storage.k8s.io/v1"
 
-// render renders the chart as helm install does in namespace and with a release
-// name of csi-dmsnap, with values over the chart's own. apis are offered by the
-// cluster besides Kubernetes' own. The keys of the result are file names.
+// render renders the chart as helm install does, with csi-dmsnap as namespace and
+// release name. values override the chart's own. The cluster offers apis besides
+// Kubernetes' own. The keys of the result are file names.
 func render(values map[string]any, apis ...string) (map[string]string, error) {
 	chart, err := loader.Load(chartDir)
 	if err != nil {
@@ -53,8 +53,8 @@ func render(values map[string]any, apis ...string) (map[string]string, error) {
 	return files, nil
 }
 
-// documents joins the rendered manifests in the order of their files' names,
-// without the notes.
+// documents joins the rendered manifests, without the notes, in the order of their
+// files' names.
 func documents(files map[string]string) string {
 	var names []string
 	for name := range files {
@@ -70,7 +70,7 @@ func documents(files map[string]string) string {
 	return all.String()
 }
 
-// example reads a file of the chart's examples.
+// example reads one of the chart's examples.
 func example(name string) (map[string]any, error) {
 	return readValues(filepath.Join(chartDir, "examples", name))
 }

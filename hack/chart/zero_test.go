@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// A number that somebody sets to 0 is rendered as 0: to leave it out would give it its default.
-func TestZeroIsRendered(t *testing.T) {
+// A number that is set to 0 is rendered as 0: without it, the default would apply.
+func TestRender_zero(t *testing.T) {
 	values, err := parseValues(`
 pools: [{name: a, layerReservePercent: 0, hydrationRate: "0"}]
 controller: {replicas: 2, logLevel: 0, podDisruptionBudget: {maxUnavailable: 0}}

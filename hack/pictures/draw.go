@@ -7,7 +7,7 @@ import (
 	"math"
 )
 
-// The grid, in pixels: boxes fill their columns but for a gap.
+// The grid, in pixels: boxes fill their columns except for a gap.
 const (
 	columnWidth = 130.0
 	rowHeight   = 74.0
@@ -98,8 +98,8 @@ func (a *arrow) draw(out *bytes.Buffer) {
 	words(out, x, y, anchor, a.words)
 }
 
-// edge returns where the line between the middles of two boxes leaves b. Where
-// one box is above the other the line is vertical.
+// edge returns the point where the line between the centres of two boxes leaves b.
+// If one box is above the other, the line is vertical.
 func (b *box) edge(other *box) (x, y float64) {
 	cx, cy := b.x()+b.w()/2, b.y()+b.h()/2
 	ox, oy := other.x()+other.w()/2, other.y()+other.h()/2
@@ -125,6 +125,6 @@ func words(out *bytes.Buffer, x, y float64, anchor, text string) {
 
 func escaped(text string) string {
 	var b bytes.Buffer
-	_ = xml.EscapeText(&b, []byte(text)) // a Buffer takes everything
+	_ = xml.EscapeText(&b, []byte(text)) // writing to a Buffer never fails
 	return b.String()
 }

@@ -7,14 +7,14 @@ import (
 	"strings"
 )
 
-// A text has one thing on each line; COLUMN and ROW may have decimals, and
-// WIDTH is in columns:
+// Each line of a text has one item. COLUMN and ROW may have decimals; WIDTH is in
+// columns:
 //
-//	title WORDS                             what the picture shows, for who cannot see it
-//	box NAME COLUMN ROW WIDTH KIND [WORDS]  "|" in the words begins a new line
-//	arrow FROM TO [KIND] [WORDS]            from the edge of one box to that of another
+//	title WORDS                             a description for readers who cannot see the picture
+//	box NAME COLUMN ROW WIDTH KIND [WORDS]  "|" in WORDS begins a new line
+//	arrow FROM TO [KIND] [WORDS]            from the edge of one box to the edge of another
 //	text COLUMN ROW WORDS
-//	# WORDS                                 a remark, not drawn
+//	# WORDS                                 a comment, not drawn
 //
 // Kinds of boxes: user, device, store, frozen, gone, plain. Kinds of arrows:
 // read, write, copy.

@@ -24,7 +24,7 @@ func (d *demo) run() {
 	written := d.write(target, "before", 20)
 	d.check(len(written) == 20, "20 files of 1 MiB written and synced")
 
-	d.say("Take a snapshot while a program goes on writing")
+	d.say("Take a snapshot while a program continues to write")
 	acknowledged, stopWriter := d.keepWriting(target)
 	for acknowledged.Load() < 20 {
 		time.Sleep(5 * time.Millisecond)
@@ -38,7 +38,7 @@ func (d *demo) run() {
 		time.Sleep(5 * time.Millisecond)
 	}
 	stopWriter()
-	d.check(snap.GetReadyToUse() && snap.GetSizeBytes() == gib, "snapshot %s is ready after %v; the writer never stopped (%d records before, %d in the end)",
+	d.check(snap.GetReadyToUse() && snap.GetSizeBytes() == gib, "snapshot %s is ready after %v; the writer never stopped (%d records before, %d at the end)",
 		snap.GetSnapshotId(), took.Round(time.Millisecond), certain, acknowledged.Load())
 
 	d.say("The four devices of the kernel's document, with its names")
@@ -54,7 +54,7 @@ func (d *demo) run() {
 
 	d.say("LVM2's own tools understand all of it")
 	out := show("vgck " + group + " && lvs -o lv_name,lv_attr,lv_size,origin,data_percent " + group)
-	d.check(strings.Contains(out, "owi-aos---") && strings.Contains(out, "swi-a-s---"), "an origin and its snapshot, as if lvcreate -s had made them")
+	d.check(strings.Contains(out, "owi-aos---") && strings.Contains(out, "swi-a-s---"), "an origin and its snapshot, as if made by lvcreate -s")
 
 	d.say("Restore the snapshot to a new volume")
 	restored := d.create("restored", 0, &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
@@ -94,7 +94,7 @@ func (d *demo) run() {
 	d.check(!strings.Contains(out, group), "no device is left")
 }
 
-// parameters are those of a StorageClass for the pool.
+// parameters are the parameters of a StorageClass for the pool.
 var parameters = map[string]string{"pool": "fast"}
 
 func capability() *csi.VolumeCapability {
@@ -157,7 +157,7 @@ func (d *demo) write(dir, prefix string, files int) map[string][32]byte {
 	return sums
 }
 
-// compare returns the files whose content is not what sums says.
+// compare returns the files whose checksums differ from sums.
 func (d *demo) compare(dir string, sums map[string][32]byte) []string {
 	var differ []string
 	for name, sum := range sums {
@@ -203,7 +203,7 @@ func (d *demo) checkRecords(dir string, certain, most int64) {
 			fail("record %d of the restored journal is damaged", n)
 		}
 	}
-	d.check(n >= certain && n <= most+1, "the journal has %d records: every one acknowledged before the snapshot (%d), none from after it", n, certain)
+	d.check(n >= certain && n <= most+1, "the journal has %d records: all that were acknowledged before the snapshot (%d), none from after it", n, certain)
 }
 
 // kernelDocument shows the devices in the form of the kernel's snapshot

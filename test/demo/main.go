@@ -1,6 +1,6 @@
 // Command demo drives the life of a volume through the CSI socket, on a real
-// kernel, and says what it does. Every claim is checked; the first that does
-// not hold ends it with exit code 1.
+// kernel, and prints each step. It checks every claim and exits with code 1 at the
+// first one that does not hold.
 package main
 
 import (
@@ -44,7 +44,7 @@ func main() {
 	d := &demo{ctx: ctx, dir: dir}
 	disks := strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")
 	if len(disks) < 3 {
-		fail("three scratch disks are needed: run this by hack/demo")
+		fail("three scratch disks are needed; run hack/demo")
 	}
 	kernel := strings.TrimSpace(string(must(os.ReadFile("/proc/sys/kernel/osrelease"))))
 	fmt.Printf("Kernel %s, scratch disk %s.\n", kernel, disks[0])
@@ -103,7 +103,7 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// show runs a command as a person would and prints what it prints.
+// show runs a command in a shell and prints the command and its output.
 func show(command string) string {
 	fmt.Printf("\n   # %s\n", command)
 	out, err := exec.Command("sh", "-c", command).CombinedOutput()
@@ -116,10 +116,10 @@ func show(command string) string {
 	return string(out)
 }
 
-// prepare makes the machine one as people have it.
+// prepare makes the machine look like a typical one: udev, a system disk, a foreign group.
 func (d *demo) prepare(system, large string) {
-	fmt.Printf("udev runs, each disk has three links, LVM2 goes by a devices file.\n"+
-		"%s is the system disk, %s has a group of LVM2's, the other one is blank.\n", system, large)
+	fmt.Printf("udev runs, each disk has three links, LVM2 uses a devices file.\n"+
+		"%s is the system disk, %s has a group of LVM2's, the third disk is blank.\n", system, large)
 	root := filepath.Join(d.dir, "root")
 	must(0, os.Mkdir(root, 0o700))
 	for _, part := range []func() (func() error, error){
@@ -132,7 +132,8 @@ func (d *demo) prepare(system, large string) {
 	show("ls /dev/disk/by-id | head -6; lsblk -o NAME,SIZE,MOUNTPOINTS -e 7 -e 43")
 }
 
-// start makes a pool of the disk, which is what fits of devices, starts the driver and connects to it.
+// start configures a pool of devices, of which only disk is suitable, starts the
+// driver and connects to it.
 func (d *demo) start(driver, disk, devices string, pools int) (stop func()) {
 	d.say("Start the driver with a pool on the blank disk")
 	config, socket := filepath.Join(d.dir, "config.yaml"), filepath.Join(d.dir, "csi.sock")
@@ -157,21 +158,21 @@ func (d *demo) start(driver, disk, devices string, pools int) (stop func()) {
 	}
 	if !ready {
 		text, _ := os.ReadFile(log.Name())
-		fail("the driver does not get ready; its log:\n%s", text)
+		fail("the driver did not become ready; its log:\n%s", text)
 	}
 	info := must(identity.GetPluginInfo(d.ctx, &csi.GetPluginInfoRequest{}))
 	d.check(info.GetName() == "dmsnap.csi-dmsnap.github.io", "the driver answers on its socket: %s %s", info.GetName(), info.GetVendorVersion())
 	if pools > 1 {
 		out := show(driver + " pools --config " + config)
 		d.check(strings.Count(out, "\nfast ") == 6 && strings.Contains(out, "has partitions") && !strings.Contains(out, "wipe"),
-			"of all that the pattern matches only the blank disk is in the pool")
+			"of all devices that the pattern matches, only the blank disk is in the pool")
 		out = show("pvs -o pv_name,vg_name")
-		d.check(strings.Contains(out, disk+" "), "LVM2, which goes by its devices file, sees the new group on %s", disk)
+		d.check(strings.Contains(out, disk+" "), "LVM2, which uses its devices file, sees the new group on %s", disk)
 	}
 	return func() {
 		d.say("Stop the driver")
 		must(0, cmd.Process.Signal(os.Interrupt))
 		err := cmd.Wait()
-		d.check(err == nil, "it ended in good order")
+		d.check(err == nil, "it stopped cleanly")
 	}
 }
