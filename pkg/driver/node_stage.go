@@ -106,12 +106,12 @@ func (d *Driver) unmountBroken(ctx context.Context, i handle.ID, staging, device
 	if own, err := filesystem.MountedFrom(m, device); !own || err != nil {
 		return err // the stage itself refuses the mount of another device
 	}
-	others, err := d.otherMounts(m)
+	others, err := d.mountsOfContent(m)
 	if err != nil {
 		return err
 	}
 	if len(others) > 0 {
-		return precondition("volume %s: %v; stop the pods that use it: it can be mounted again only when it is no longer mounted at %v", i, broken, others)
+		return precondition("volume %s: %v; stop the pods that use it: it can be mounted again only when it is no longer mounted at %v", i, broken, mountPoints(others))
 	}
 	klog.FromContext(ctx).Info("Mounting a file system again", "mounted", staging, "reason", broken.Error())
 	return filesystem.Unmount(staging)

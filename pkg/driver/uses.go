@@ -30,12 +30,6 @@ func (d *Driver) mountsOfContent(m *mountinfo.Info, except ...string) ([]*mounti
 	}), nil
 }
 
-// otherMounts returns the mount points of mountsOfContent.
-func (d *Driver) otherMounts(m *mountinfo.Info, except ...string) ([]string, error) {
-	others, err := d.mountsOfContent(m, except...)
-	return mountPoints(others), err
-}
-
 func mountPoints(mounts []*mountinfo.Info) (at []string) {
 	for _, m := range mounts {
 		at = append(at, m.Mountpoint)
