@@ -12,9 +12,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestAdoptNeverActive adopts a snapshot that lvm2 took of a volume that was not
-// active, in whose store an earlier snapshot's exceptions are left.
-func TestAdoptNeverActive(t *testing.T) {
+// TestAdopt_neverActiveSnapshot adopts a snapshot that lvm2 took of an inactive
+// volume. The snapshot's store still holds the exceptions of an earlier snapshot.
+func TestAdopt_neverActiveSnapshot(t *testing.T) {
 	ctx := context.Background()
 	p := lvmGroup(t)
 	vg := p.config.VolumeGroup
@@ -41,9 +41,9 @@ func TestAdoptNeverActive(t *testing.T) {
 	h.deactivate()
 }
 
-// TestAdoptHalfMade adopts and imports what an adoption or import that was
-// interrupted has left a device of, without a table or before it was taken in use.
-func TestAdoptHalfMade(t *testing.T) {
+// TestAdopt_leftDevice adopts and imports volumes after an interrupted adoption or
+// import left a device without a table, or with a table that was never in use.
+func TestAdopt_leftDevice(t *testing.T) {
 	t.Run("empty", func(t *testing.T) { adoptHalfMade(t, false) })
 	t.Run("loaded", func(t *testing.T) { adoptHalfMade(t, true) })
 }
@@ -81,9 +81,9 @@ func adoptHalfMade(t *testing.T, loaded bool) {
 	h.check("adopted")
 }
 
-// TestAdoptedStayLost: lvm2 removes the layer that adopted snapshots read
-// through. Neither what is cut nor what is adopted later brings them back.
-func TestAdoptedStayLost(t *testing.T) {
+// TestAdopt_lostStayLost removes, with lvm2, the layer that adopted snapshots read
+// through. Neither later cuts nor later adoptions bring the snapshots back.
+func TestAdopt_lostStayLost(t *testing.T) {
 	ctx := context.Background()
 	p := lvmGroup(t)
 	vg := p.config.VolumeGroup

@@ -41,9 +41,10 @@ func follow(t *testing.T, p *Pool) {
 	}
 }
 
-// TestAdopt adopts an origin with parallel snapshots of LVM2's beside a running
-// pool: they keep their content while the volume is written to, cut and grown.
-func TestAdopt(t *testing.T) {
+// TestAdopt_parallelSnapshots adopts an origin with parallel snapshots that LVM2
+// took, beside a running pool. The snapshots keep their content while the volume is
+// written to, cut and grown.
+func TestAdopt_parallelSnapshots(t *testing.T) {
 	for _, active := range []bool{true, false} {
 		t.Run(map[bool]string{true: "active", false: "inactive"}[active], func(t *testing.T) {
 			ctx := context.Background()
@@ -159,9 +160,9 @@ func writeAll(t *testing.T, path string, data []byte) {
 	}
 }
 
-// TestAdoptMounted adopts a mounted volume, one snapshot of which is mounted
-// read-only: it goes on being read while the layers change below it.
-func TestAdoptMounted(t *testing.T) {
+// TestAdopt_mounted adopts a mounted volume with a snapshot that is mounted
+// read-only. The snapshot can be read while the layers below it change.
+func TestAdopt_mounted(t *testing.T) {
 	ctx := context.Background()
 	p := lvmGroup(t)
 	vg := p.config.VolumeGroup
@@ -229,8 +230,9 @@ func TestAdoptMounted(t *testing.T) {
 	ok(t, p.Deactivate(ctx, "base"))
 }
 
-// TestAdoptBesideLayers adopts what lvm2 took beside the pool's own snapshots.
-func TestAdoptBesideLayers(t *testing.T) {
+// TestAdopt_besideLayers adopts snapshots that lvm2 took of a volume with snapshots
+// of the pool.
+func TestAdopt_besideLayers(t *testing.T) {
 	ctx := context.Background()
 	h := newPast(t, 16*size.MiB)
 	vg := h.p.config.VolumeGroup
@@ -265,8 +267,8 @@ func TestAdoptBesideLayers(t *testing.T) {
 	h.deactivate()
 }
 
-// TestAdoptRefuses leaves alone what cannot be a volume.
-func TestAdoptRefuses(t *testing.T) {
+// TestAdopt_refused leaves logical volumes alone that cannot be volumes.
+func TestAdopt_refused(t *testing.T) {
 	ctx := context.Background()
 	p := lvmGroup(t)
 	vg := p.config.VolumeGroup

@@ -15,13 +15,13 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// adopter names the volume group that a process of TestAdoptKilled adopts from.
+// adopter names the volume group that a process of TestAdopt_killed adopts from.
 const adopter = "DMSNAP_TEST_ADOPT"
 
-// TestAdoptKilled kills the process that adopts, at any moment, and takes all
-// devices away then, as a power cut does, or not. Afterwards the volume is adopted or it
-// is not, and can be; no snapshot loses a byte.
-func TestAdoptKilled(t *testing.T) {
+// TestAdopt_killed kills the adopting process at any moment, and then removes all
+// devices, like a power cut, or leaves them. Afterwards the volume is adopted, or
+// can be, and no snapshot has lost a byte.
+func TestAdopt_killed(t *testing.T) {
 	ctx := context.Background()
 	adoption := Adoption{LV: "base", Mode: Block}
 	if vg := os.Getenv(adopter); vg != "" {
@@ -47,7 +47,7 @@ func TestAdoptKilled(t *testing.T) {
 		}
 		h.write(40)
 		ok(t, p.Close())
-		child := exec.Command("/proc/self/exe", "-test.run=^TestAdoptKilled$")
+		child := exec.Command("/proc/self/exe", "-test.run=^TestAdopt_killed$")
 		child.Env = append(os.Environ(), adopter+"="+vg)
 		began := time.Now()
 		ok(t, child.Start())

@@ -39,11 +39,11 @@ func looped(t *testing.T, file string, options ...string) string {
 	return loop
 }
 
-// A tenant's volume holds a volume group of the pool's name, or a copy of the
-// pool's own physical volume. The pool is opened without a look at it, however
-// the tenant's volume becomes a block device of the node; so are the operator's
-// commands.
-func TestPoolOnTenantsVolume(t *testing.T) {
+// TestOpen_tenantImitatesPool puts a volume group of the pool's name, or a copy of
+// the pool's physical volume, on a tenant's volume. Neither Open nor the operator's
+// commands look at it, however the tenant's volume becomes a block device of the
+// node.
+func TestOpen_tenantImitatesPool(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	config := p.config
@@ -183,10 +183,10 @@ func foreignGroup(t *testing.T, name, disk string) lvm2.ID {
 	return must(lvm2.ParseID(command(t, "vgs", "--devices", disk, "--noheadings", "-o", "vg_uuid", name)))(t)
 }
 
-// A volume group of the pool's name on another disk of the node is neither
-// adopted nor in the way: the devices or ids of the configuration say which one
-// is the pool's.
-func TestNamesake(t *testing.T) {
+// TestOpen_otherGroupOfSameName puts another volume group of the pool's name on
+// another disk. It is neither adopted nor in the way, because the configuration's
+// devices or ids say which group is the pool's.
+func TestOpen_otherGroupOfSameName(t *testing.T) {
 	ctx := context.Background()
 	disks := testDisks(t)
 	const name = "vgnamesake"

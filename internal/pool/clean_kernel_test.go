@@ -73,10 +73,11 @@ func waitClean(t *testing.T, p *Pool) *view {
 	}
 }
 
-// A new pool on a disk that was used is cleaned in the background where the disk
-// zeroes by itself, without a word of configuration. That is on record: it survives a
-// restart, and ends with the first change by lvm2, after which all begins anew.
-func TestCleanInBackground(t *testing.T) {
+// TestCleaner_usedDisk makes a pool on a used disk that zeroes by itself, without
+// configuration. The cleaner cleans it in the background. The record of the clean
+// extents survives a restart, and ends with the first change by lvm2; then cleaning
+// begins again.
+func TestCleaner_usedDisk(t *testing.T) {
 	ctx := context.Background()
 	used(t)
 	quick := func(c *Config) { c.cleanAfter = 10 * time.Millisecond }
@@ -124,13 +125,13 @@ func TestCleanInBackground(t *testing.T) {
 	ok(t, p.Close())
 }
 
-// cleaning names the volume group that a process of TestCleaningKilled cleans.
+// cleaning names the volume group that a process of TestCleaner_killed cleans.
 const cleaning = "DMSNAP_TEST_CLEAN"
 
-// TestCleaningKilled kills the process that cleans, at any moment, and takes the
-// devices away, as a power cut does. Nothing that counts as clean then has a former
-// owner's bytes, nothing is lost, and the next process goes on.
-func TestCleaningKilled(t *testing.T) {
+// TestCleaner_killed kills the cleaning process at any moment, and removes the
+// devices, like a power cut. Afterwards no extent that counts as clean holds a
+// former owner's bytes, no extent is lost, and the next process continues.
+func TestCleaner_killed(t *testing.T) {
 	ctx := context.Background()
 	quick := func(c *Config) { c.cleanAfter = 10 * time.Millisecond }
 	if vg := os.Getenv(cleaning); vg != "" {
@@ -149,7 +150,7 @@ func TestCleaningKilled(t *testing.T) {
 	r := rand.New(rand.NewPCG(seed, 0))
 	before := total
 	for round := 0; round < 5 && before > 0; round++ {
-		child := exec.Command("/proc/self/exe", "-test.run=^TestCleaningKilled$")
+		child := exec.Command("/proc/self/exe", "-test.run=^TestCleaner_killed$")
 		child.Env = append(os.Environ(), cleaning+"="+c.VolumeGroup)
 		ok(t, child.Start())
 		time.Sleep(250*time.Millisecond + time.Duration(r.Int64N(int64(400*time.Millisecond))))
@@ -182,9 +183,10 @@ func TestCleaningKilled(t *testing.T) {
 	ok(t, p.Close())
 }
 
-// Clean extents are given to volumes first, in pieces rather than others in one
-// piece; stores leave them to volumes. When a volume grows it gets only such.
-func TestCleanExtentsFirst(t *testing.T) {
+// TestCleaning_volumesGetCleanExtents allocates clean extents to volumes first,
+// even in several pieces. Stores leave them to volumes, and a growing volume gets
+// only clean extents.
+func TestCleaning_volumesGetCleanExtents(t *testing.T) {
 	ctx := context.Background()
 	used(t)
 	p := testPoolOn(t, nil)
@@ -224,8 +226,9 @@ func TestCleanExtentsFirst(t *testing.T) {
 	}
 }
 
-// What of a volume is zeroed before its first use, by the configuration.
-func TestCleanAtFirstUse(t *testing.T) {
+// TestCleaning_atFirstUse checks, for each choice, which extents of a volume are
+// zeroed before its first use.
+func TestCleaning_atFirstUse(t *testing.T) {
 	ctx := context.Background()
 	for _, clean := range []Cleaning{"", CleanBackground, CleanFirstUse, CleanNever} {
 		used(t)

@@ -30,9 +30,9 @@ func usedDisks(t *testing.T, extents ...string) func(from, to *Config) {
 	}
 }
 
-// TestCopyOfWhatIsLent: a copy has what was lent for it, however the source grows
-// before the copy is committed, and shows nothing of a former owner's.
-func TestCopyOfWhatIsLent(t *testing.T) {
+// TestCopyVolume_sourceGrows copies the lent content, even if the source grows
+// before the copy is committed, and never shows a former owner's bytes.
+func TestCopyVolume_sourceGrows(t *testing.T) {
 	_, open := twoPools(t, usedDisks(t, "1m", "1m"))
 	from, to := open()
 	ctx, r := t.Context(), rand.New(rand.NewPCG(11, 12))
@@ -60,9 +60,9 @@ func TestCopyOfWhatIsLent(t *testing.T) {
 	same(t, to, c, model)
 }
 
-// TestCopyOfAnotherLoan: where the loan is gone the copy begins anew, with the size
-// that the source has by then.
-func TestCopyOfAnotherLoan(t *testing.T) {
+// TestCopyVolume_loanGone begins the copy again after the loan is gone, with the
+// source's new size.
+func TestCopyVolume_loanGone(t *testing.T) {
 	_, open := twoPools(t, func(from, to *Config) {
 		usedDisks(t, "1m", "1m")(from, to)
 		to.HydrationRate = size.MiB
@@ -93,9 +93,10 @@ func TestCopyOfAnotherLoan(t *testing.T) {
 	same(t, to, copied(t, to, spec, from), append(model, make(content, 4*size.MiB)...))
 }
 
-// TestCopyBeginsWithItsOwn: a file system's copy can be used where larger extents
-// join its first blocks to ones that were never wiped, and is no block device there.
-func TestCopyBeginsWithItsOwn(t *testing.T) {
+// TestCopyVolume_unwipedHead copies a file system to larger extents, which join its
+// first blocks to blocks that were never wiped. The copy is usable, but not as a
+// block device.
+func TestCopyVolume_unwipedHead(t *testing.T) {
 	_, open := twoPools(t, usedDisks(t, "1m", "4m"))
 	from, to := open()
 	ctx := t.Context()
@@ -122,9 +123,9 @@ func TestCopyBeginsWithItsOwn(t *testing.T) {
 	}
 }
 
-// TestCopyOfWhatIsLost: if the source's pool has no room for what is overwritten
-// while it is copied, there is no copy, rather than one with what came later.
-func TestCopyOfWhatIsLost(t *testing.T) {
+// TestCopyVolume_sourceLost refuses the copy if the source's pool has no room for
+// the blocks overwritten during the copy: the copy would have later content.
+func TestCopyVolume_sourceLost(t *testing.T) {
 	_, open := twoPools(t, func(from, to *Config) {
 		from.NoReserve, from.FirstStore, to.HydrationRate = true, size.MiB, 4*size.MiB
 	})

@@ -91,9 +91,9 @@ func same(t *testing.T, p *Pool, v Volume, model content) {
 	ok(t, p.Deactivate(t.Context(), v.LV))
 }
 
-// TestCopyIntoAnotherPool: snapshots and volumes can be copied into another pool of
-// the node, also larger, and what was copied is independent of its source.
-func TestCopyIntoAnotherPool(t *testing.T) {
+// TestCopyVolume_independentOfSource copies snapshots and volumes into another pool
+// of the node, also to larger volumes. The copies are independent of their sources.
+func TestCopyVolume_independentOfSource(t *testing.T) {
 	_, open := twoPools(t, nil)
 	from, to := open()
 	ctx, r := t.Context(), rand.New(rand.NewPCG(3, 4))
@@ -142,9 +142,9 @@ func TestCopyIntoAnotherPool(t *testing.T) {
 	}
 }
 
-// TestCopyGoesOn: a copy survives restarts, and the source's deletion while it is
-// going on; nobody can use the volume before it is complete.
-func TestCopyGoesOn(t *testing.T) {
+// TestCopyVolume_interrupted continues a copy after restarts, and after the source
+// is deleted. Nobody can use the volume before it is complete.
+func TestCopyVolume_interrupted(t *testing.T) {
 	_, open := twoPools(t, func(_, to *Config) { to.HydrationRate = 4 * size.MiB })
 	from, to := open()
 	ctx, r := t.Context(), rand.New(rand.NewPCG(5, 6))
@@ -199,9 +199,9 @@ func TestCopyGoesOn(t *testing.T) {
 	}
 }
 
-// TestCopyGivenUp: of a copy that nobody asks for any more nothing is left in the
-// source's pool once the volume is deleted, and none that cannot be complete stays.
-func TestCopyGivenUp(t *testing.T) {
+// TestCopyVolume_abandoned deletes an abandoned copy, which leaves nothing in the
+// source's pool. A copy that cannot be completed is deleted too.
+func TestCopyVolume_abandoned(t *testing.T) {
 	s, open := twoPools(t, func(_, to *Config) { to.HydrationRate = size.MiB })
 	from, to := open()
 	ctx, r := t.Context(), rand.New(rand.NewPCG(7, 8))
@@ -250,9 +250,9 @@ func TestCopyGivenUp(t *testing.T) {
 	}
 }
 
-// TestCopyToOtherExtents: groups with extents of other sizes, whose disks were
-// used before: no byte of the copy is a former owner's, and none is lost.
-func TestCopyToOtherExtents(t *testing.T) {
+// TestCopyVolume_otherExtentSize copies between groups with different extent sizes,
+// on used disks. The copy is complete, and has no byte of a former owner.
+func TestCopyVolume_otherExtentSize(t *testing.T) {
 	for _, extents := range [][2]string{{"64k", "4m"}, {"4m", "64k"}} {
 		t.Run(extents[0]+" to "+extents[1], func(t *testing.T) {
 			_, open := twoPools(t, func(from, to *Config) {
@@ -289,9 +289,9 @@ func TestCopyToOtherExtents(t *testing.T) {
 	}
 }
 
-// TestCopyOfABadSource: who copies what cannot be read is told so, and the copy
-// goes on where it was once it can be.
-func TestCopyOfABadSource(t *testing.T) {
+// TestCopyVolume_badSource reports that the source cannot be read, and continues
+// the copy once it can.
+func TestCopyVolume_badSource(t *testing.T) {
 	disk := testDisks(t)[0]
 	reload := func(table string) { // the whole disk, with a hole that cannot be read
 		t.Helper()
@@ -321,9 +321,9 @@ func TestCopyOfABadSource(t *testing.T) {
 	same(t, to, copied(t, to, VolumeSpec{Name: "restore", Mode: Block, Source: Source{FromSnapshot, "snapbase"}}, from), model)
 }
 
-// TestCopyToAnotherKind: a file system of a disk with blocks of 512 bytes is not
-// copied to disks with larger ones; the other way round it is.
-func TestCopyToAnotherKind(t *testing.T) {
+// TestCopyVolume_otherBlockSize refuses to copy a file system from a disk with
+// blocks of 512 bytes to disks with larger blocks. The reverse is allowed.
+func TestCopyVolume_otherBlockSize(t *testing.T) {
 	_, open := twoPools(t, func(_, to *Config) { to.Devices = []string{diskOf4096(t, "128M")} })
 	small, large := open()
 	r := rand.New(rand.NewPCG(13, 14))

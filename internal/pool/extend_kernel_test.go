@@ -59,9 +59,9 @@ func refusals(p *Pool) (said []string) {
 	return said
 }
 
-// A disk that becomes fit while the pool is open is added to its group, and
-// what is said of the disks that are left out is what is true now.
-func TestDiskBecomesFit(t *testing.T) {
+// TestExtender_diskBecomesFit adds a disk that becomes fit while the pool is open.
+// The reasons for disks that are left out are always current.
+func TestExtender_diskBecomesFit(t *testing.T) {
 	b := newByID(t)
 	b.link("nvme-a", testDisks(t)[0], "")
 	c := Config{Name: "pool", VolumeGroup: "vgfit", Devices: []string{b.pattern()}, Create: true, lookEvery: time.Second}
@@ -99,9 +99,9 @@ func TestDiskBecomesFit(t *testing.T) {
 	noFindings(t, p)
 }
 
-// A disk that comes while another one is missing waits for that: as long as it does the
-// metadata cannot be changed. Both are looked for when devices come or go.
-func TestDiskComesWhileOneIsMissing(t *testing.T) {
+// TestExtender_diskMissing delays adding a disk while another is missing, because
+// the metadata cannot be changed then. It looks for both when devices come or go.
+func TestExtender_diskMissing(t *testing.T) {
 	disks := testDisks(t)
 	hot := newHotDisk(t)
 	b := newByID(t)

@@ -41,9 +41,9 @@ func (f *fold) steps() []func() error {
 
 var errHalf = errors.New("half of a fold")
 
-// TestInterruptedFold stops a fold after every step, by the death of the process
-// or of the machine, and lets the next process go on from there.
-func TestInterruptedFold(t *testing.T) {
+// TestFold_interrupted stops a fold after every step, by the death of the process
+// or of the machine. The next process continues from there.
+func TestFold_interrupted(t *testing.T) {
 	ctx := context.Background()
 	const steps = 5
 	for _, machine := range []bool{false, true} {
@@ -107,9 +107,9 @@ func TestInterruptedFold(t *testing.T) {
 	}
 }
 
-// TestFoldOfLost: the live layer dies in the middle of a fold. The heir stays as
-// it is and is lost, since it read through the live layer.
-func TestFoldOfLost(t *testing.T) {
+// TestFold_liveLayerLost loses the live layer during a fold. The heir is unchanged
+// and lost, because it read through the live layer.
+func TestFold_liveLayerLost(t *testing.T) {
 	ctx := context.Background()
 	h := newPast(t, 64*size.MiB)
 	h.cut("s1", 16*size.KiB)

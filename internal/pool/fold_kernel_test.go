@@ -14,10 +14,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestFold folds layers of all places in a history, with different chunks and
-// after expansions, while the volume is active and while it is not. The newest
-// one is folded after the next cut.
-func TestFold(t *testing.T) {
+// TestFold_everyPlace folds layers at all places of a history, with different
+// chunks and after expansions, in an active and an inactive volume. The newest
+// layer is folded after the next cut.
+func TestFold_everyPlace(t *testing.T) {
 	for _, active := range []bool{true, false} {
 		t.Run(map[bool]string{true: "active", false: "inactive"}[active], func(t *testing.T) {
 			h := newPast(t, 16*size.MiB)
@@ -81,9 +81,9 @@ func TestFold(t *testing.T) {
 	}
 }
 
-// TestFoldOfUnused folds layers into which nothing was copied: the stores have
-// nothing but the header that the next cut made.
-func TestFoldOfUnused(t *testing.T) {
+// TestFold_emptyLayers folds layers into which nothing was copied: their stores
+// have only the header from the next cut.
+func TestFold_emptyLayers(t *testing.T) {
 	h := newPast(t, 16*size.MiB)
 	h.write(20)
 	h.deactivate()
@@ -101,9 +101,9 @@ func TestFoldOfUnused(t *testing.T) {
 	h.deactivate()
 }
 
-// TestFoldUnderLoad folds layers while the volume is being written to, cut and
-// restored from.
-func TestFoldUnderLoad(t *testing.T) {
+// TestFold_underLoad folds layers while the volume is written to, cut and restored
+// from.
+func TestFold_underLoad(t *testing.T) {
 	ctx := context.Background()
 	h := newPast(t, 32*size.MiB)
 	h.write(50)
@@ -174,9 +174,9 @@ func TestFoldUnderLoad(t *testing.T) {
 	h.deactivate()
 }
 
-// TestFoldByItself: what is worth it is folded without being asked for, and what
-// is not stays.
-func TestFoldByItself(t *testing.T) {
+// TestFolder_worthwhileFolds expects the folder to make exactly the folds that are
+// worth it.
+func TestFolder_worthwhileFolds(t *testing.T) {
 	ctx := context.Background()
 	h := newPast(t, 64*size.MiB)
 	h.cut("s1", 16*size.KiB)

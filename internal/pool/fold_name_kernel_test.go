@@ -13,10 +13,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestNameOfFoldedLayer takes a snapshot and deletes it, over an older one, by
-// the same name again and again. Each layer is folded in the background, which
-// sets its name free before its devices are gone.
-func TestNameOfFoldedLayer(t *testing.T) {
+// TestFolder_nameReused repeatedly takes and deletes a snapshot of the same name,
+// over an older snapshot. Each background fold frees the name before its devices
+// are gone.
+func TestFolder_nameReused(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.FirstStore = 8 * size.MiB })
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 256 * size.MiB, Mode: Block}))(t)

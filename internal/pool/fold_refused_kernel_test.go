@@ -9,10 +9,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestFoldNotCommitted: a fold that has copied all cannot be committed, and the
-// next cut comes before the fold's devices are in line again, while somebody reads
-// an older snapshot.
-func TestFoldNotCommitted(t *testing.T) {
+// TestFold_commitRefused refuses the commit of a fold that has copied everything.
+// The next cut comes before the fold's devices are in line again, while somebody
+// reads an older snapshot.
+func TestFold_commitRefused(t *testing.T) {
 	for _, read := range []bool{false, true} {
 		t.Run(map[bool]string{false: "idle", true: "read"}[read], func(t *testing.T) {
 			ctx := context.Background()

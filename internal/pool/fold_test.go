@@ -5,12 +5,12 @@ import (
 	"errors"
 	"testing"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-func TestFoldWorth(t *testing.T) {
+// TestFoldCost_worth checks which folds pay, with and without free room.
+func TestFoldCost_worth(t *testing.T) {
 	const extent = 4 * size.MiB
 	for _, c := range []struct {
 		copied, freed size.Bytes
@@ -64,8 +64,8 @@ func TestThroughIsNoGap(t *testing.T) {
 	}
 }
 
-// What a set of a volume's chunks takes of memory is bounded.
-func TestFoldOfLongVolume(t *testing.T) {
+// TestFoldable_longVolume bounds the memory for a set of a volume's chunks.
+func TestFoldable_longVolume(t *testing.T) {
 	lv := &lvm2.LV{Segments: []lvm2.Segment{{Count: 1, Type: lvm2.TypeStriped, Stripes: []lvm2.Stripe{{}}}}}
 	for _, c := range []struct {
 		length, chunk size.Bytes
@@ -140,12 +140,6 @@ func TestPaths(t *testing.T) {
 	}
 }
 
-func TestDiskUseUnknown(t *testing.T) {
-	if _, known := useOf(dm.Device{Major: 4095, Minor: 4095}); known {
-		t.Error("what a disk did that is not there is known")
-	}
-}
-
 // A new newest layer has no place that one whose newer ones were removed waits for.
 func TestNextOrder(t *testing.T) {
 	for _, c := range []struct {
@@ -181,9 +175,10 @@ func TestNextOrder(t *testing.T) {
 	}
 }
 
-// TestFoldEndsUnread: a fold that ends while the metadata cannot be read, or when its
-// volume is gone, is over: readers get no writable device of the heir's.
-func TestFoldEndsUnread(t *testing.T) {
+// TestFold_endsWithoutMetadata ends a fold while the metadata cannot be read, or
+// after its volume is gone. The fold is over: readers get no writable device of the
+// heir.
+func TestFold_endsWithoutMetadata(t *testing.T) {
 	g := newGroup(t)
 	g.volume("vol", 8)
 	for _, name := range []string{"heir", "gone", "live"} {

@@ -12,9 +12,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestGrowthOfDeviceBeingMade: a store grows while somebody makes its device, with the
-// table that was right before. It is read-only then, and stays so.
-func TestGrowthOfDeviceBeingMade(t *testing.T) {
+// TestLengthen_deviceBeingMade grows a store while its device is made with the
+// table from before the growth. The device gets the new table, and stays read-only.
+func TestLengthen_deviceBeingMade(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 64 * size.MiB, Mode: Block}))(t)
@@ -46,9 +46,10 @@ func TestGrowthOfDeviceBeingMade(t *testing.T) {
 	ok(t, p.Deactivate(ctx, v.LV))
 }
 
-// TestGrowthThatKernelMissed: a store that has more than its device, as after an act
-// that failed, gets it before it is full, also where nothing else is free.
-func TestGrowthThatKernelMissed(t *testing.T) {
+// TestLengthen_missedGrowth lengthens the device of a store that is longer than its
+// device, as after a failed act, before the store is full, even if no extent is
+// free.
+func TestLengthen_missedGrowth(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.LayerReserve = 1 })
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 64 * size.MiB, Mode: Block}))(t)

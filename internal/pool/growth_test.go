@@ -9,11 +9,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestOutrun lets writers of every speed up to the peak begin at any moment on a
-// store of the size that a new one has, with a monitor that is as late as it may
-// be and growth that takes as long as it likes: the store must never be asked for
-// more than it has.
-func TestOutrun(t *testing.T) {
+// TestGrowth_neverOutrun starts writers of every speed up to the peak at any
+// moment, on a store of the initial size. The monitor is as late as it may be, and
+// growth takes any time. The store must never need more room than it has.
+func TestGrowth_neverOutrun(t *testing.T) {
 	const seed = 4
 	r := rand.New(rand.NewPCG(seed, 0))
 	peak := rate(defaultBurst.Sectors())
@@ -51,8 +50,9 @@ func TestOutrun(t *testing.T) {
 	}
 }
 
-// TestFirstLines: what the sizes are for the default chunk, as the documents say.
-func TestFirstLines(t *testing.T) {
+// TestGrowth_documentedSizes checks the sizes for the default chunk that the
+// documents name.
+func TestGrowth_documentedSizes(t *testing.T) {
 	peak := rate(defaultBurst.Sectors())
 	for _, c := range []struct{ chunk, brake, grow size.Bytes }{
 		{4 * size.KiB, 32 * size.MiB, 83 * size.MiB},
@@ -70,8 +70,9 @@ func TestFirstLines(t *testing.T) {
 	}
 }
 
-// TestRate: a rate is that of a while, and forgotten in a while.
-func TestRate(t *testing.T) {
+// TestSample_rateDecays measures a rate over a period, and forgets it after a
+// while.
+func TestSample_rateDecays(t *testing.T) {
 	start := time.Now()
 	at := func(d time.Duration, used size.Sectors) sample { return sample{used, start.Add(d)} }
 	r, base := sample{}.next(at(0, 1000), 0)

@@ -6,9 +6,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestSearch hydrates volumes whose disks have bad sectors: all is copied but what
-// lies around those, soon, and when the disk is well again the rest is.
-func TestSearch(t *testing.T) {
+// TestSearch_badSectors hydrates volumes on disks with bad sectors. Everything is
+// copied soon, except the surroundings of the bad sectors, and these too when the
+// disk works again.
+func TestSearch_badSectors(t *testing.T) {
 	const length = size.Sectors(4 << 30 / 512)
 	all := span{0, length}
 	for _, x := range []struct {
@@ -67,8 +68,8 @@ func TestSearch(t *testing.T) {
 	}
 }
 
-// TestSearchRemembers: what cannot be remembered is not left behind.
-func TestSearchRemembers(t *testing.T) {
+// TestSearch_mostLeft skips no part that the tag has no room to record.
+func TestSearch_mostLeft(t *testing.T) {
 	const length = size.Sectors(4 << 30 / 512)
 	var s search
 	var h hydrated

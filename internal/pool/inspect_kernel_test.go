@@ -63,7 +63,9 @@ func viewOf(t *testing.T, c Config) (v *view) {
 	return v
 }
 
-func TestInspectHistory(t *testing.T) {
+// TestInspect_history inspects and verifies a history of layers, with the pool open
+// and closed.
+func TestInspect_history(t *testing.T) {
 	p := testPool(t, nil)
 	history(t, p)
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
@@ -111,9 +113,9 @@ func TestInspectHistory(t *testing.T) {
 	}
 }
 
-// TestInspectStack looks while somebody reads the oldest snapshot, and after a
-// cut that put all of them below a new layer.
-func TestInspectStack(t *testing.T) {
+// TestInspect_readOldest inspects a pool while somebody reads the oldest snapshot,
+// before and after a cut that puts all snapshots below a new layer.
+func TestInspect_readOldest(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	path := history(t, p)
@@ -155,9 +157,9 @@ func TestInspectStack(t *testing.T) {
 	}
 }
 
-// TestInspectBusy looks again and again while the driver cuts and deletes: what
-// it is in the middle of is no finding.
-func TestInspectBusy(t *testing.T) {
+// TestVerify_busyDriver verifies repeatedly while the driver cuts and deletes. The
+// steps in between are no findings.
+func TestVerify_busyDriver(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	path := history(t, p)
@@ -200,9 +202,9 @@ func TestInspectBusy(t *testing.T) {
 	<-ended
 }
 
-// TestInspectFindsDevices breaks devices and expects to be told of each. The
-// pool is closed, so that nobody mends them.
-func TestInspectFindsDevices(t *testing.T) {
+// TestVerify_brokenDevices breaks devices, and expects a finding for each. The pool
+// is closed, so that nobody repairs them.
+func TestVerify_brokenDevices(t *testing.T) {
 	p := testPool(t, nil)
 	path := history(t, p)
 	waitIdle(t, p)
@@ -306,8 +308,9 @@ func TestInspectFindsDevices(t *testing.T) {
 	}
 }
 
-// TestInspectFindsMetadata breaks the metadata with LVM2's commands.
-func TestInspectFindsMetadata(t *testing.T) {
+// TestVerify_brokenMetadata breaks the metadata with LVM2's commands, and expects a
+// finding for each.
+func TestVerify_brokenMetadata(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	path := history(t, p)
@@ -399,8 +402,9 @@ func TestInspectFindsMetadata(t *testing.T) {
 	}
 }
 
-// TestInspectCannotLook: what cannot be read is an error and no finding.
-func TestInspectCannotLook(t *testing.T) {
+// TestVerify_cannotLook returns an error, and no finding, if the pool cannot be
+// read.
+func TestVerify_cannotLook(t *testing.T) {
 	p := testPool(t, nil)
 	none := p.config
 	none.VolumeGroup = "vgnone"

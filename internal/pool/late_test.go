@@ -182,25 +182,3 @@ func TestLossOfRemovedVolumes(t *testing.T) {
 		t.Error("a volume that is there is not brought in line any more")
 	}
 }
-
-// TestUnbraked: where the brake could not let writers go on a convergence does.
-func TestUnbraked(t *testing.T) {
-	paper := newGroup(t)
-	paper.volume("vol", 8)
-	paper.cut("vol", "s0", 2)
-	p := newPool(t.Context(), Config{}, Options{})
-	p.current.Store(paper.view)
-	o, l := paper.volumeByLV("vol"), paper.snapshots["s0"]
-	g := p.newGrowth(l.store(o), 0)
-	g.braked.Store(true)
-	p.facts.growing.put(l.lv.ID, g)
-	c := p.convergence(paper.view, "vol", demand{})
-	if len(c.braked()) != 1 {
-		t.Fatal("its writers are not held")
-	}
-	if p.unbraked(g); len(c.braked()) != 0 || !p.facts.unsettled.has(o.lv.ID) {
-		t.Errorf("still held: %v, to be looked after: %v", c.braked(), p.facts.unsettled.has(o.lv.ID))
-	}
-	p.current.Store(newGroup(t).view)
-	p.unbraked(g) // its store is gone meanwhile
-}

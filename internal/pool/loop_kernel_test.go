@@ -12,9 +12,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// A driver that is started anew, in another container, sees the file at another
-// mount than the one that attached it.
-func TestFileIsAttachedOnce(t *testing.T) {
+// TestAttachFile_otherMountNamespace attaches the file again in another mount
+// namespace, as a restarted driver in a new container does. The file keeps its loop
+// device.
+func TestAttachFile_otherMountNamespace(t *testing.T) {
 	host := t.TempDir()
 	// A loop device needs a file system that is not the host's, seen through hostfs.
 	if err := unix.Mount("test", host, "tmpfs", 0, ""); err != nil {

@@ -97,10 +97,11 @@ func (b *byID) check(left []LeftOut) {
 	}
 }
 
-// TestPatternOfAllDisks: a pattern matches all that a machine has. The pool is made
-// of what is blank and free, once for each device, and grows by that; what else
-// matches is left out, with the reason, and nobody is told to wipe what is in use.
-func TestPatternOfAllDisks(t *testing.T) {
+// TestChoose_patternOfAllDisks uses a pattern that matches all devices of a
+// machine. The pool is made of, and extended by, the blank free devices, each once.
+// The others are left out with a reason, and nobody is told to wipe a device in
+// use.
+func TestChoose_patternOfAllDisks(t *testing.T) {
 	ctx := context.Background()
 	disks := testDisks(t)
 	b := newByID(t)
@@ -174,9 +175,9 @@ func TestPatternOfAllDisks(t *testing.T) {
 	b.check(p.outside.leftOuts())
 }
 
-// TestSmallBesideLargeExtents: a disk that has no room for an extent of the pool's size
-// is left out, and does not keep the pool from being made of the others.
-func TestSmallBesideLargeExtents(t *testing.T) {
+// TestChoose_diskSmallerThanExtent leaves out a disk without room for an extent of
+// the pool's size, and makes the pool of the others.
+func TestChoose_diskSmallerThanExtent(t *testing.T) {
 	b := newByID(t)
 	b.link("nvme-large", b.loop("400M"), "")
 	b.link("nvme-small", b.loop("64M"), "too small")
@@ -192,10 +193,10 @@ func TestSmallBesideLargeExtents(t *testing.T) {
 	b.check(p.outside.leftOuts())
 }
 
-// TestNothingFits: a pool for which nothing is fit says of each match why. What
-// may be its own disk and cannot be read keeps it from being made of the others,
-// and so does what the configuration names and is not fit.
-func TestNothingFits(t *testing.T) {
+// TestHindrance_nothingFits gives a reason for each match if no device is fit. No
+// pool is made of the fit devices if another match may be a damaged disk of the
+// pool, or is named and not fit.
+func TestHindrance_nothingFits(t *testing.T) {
 	disks := testDisks(t)
 	for _, c := range []struct {
 		name string
@@ -267,8 +268,9 @@ func TestNothingFits(t *testing.T) {
 	}
 }
 
-// TestNamedPartition: a partition that is named is meant, also beside its disk.
-func TestNamedPartition(t *testing.T) {
+// TestChoose_namedPartition uses a partition that the configuration names, even
+// beside its disk.
+func TestChoose_namedPartition(t *testing.T) {
 	b := newByID(t)
 	system := b.partitioned()
 	b.link("nvme-System", system, "has partitions")
@@ -283,9 +285,9 @@ func TestNamedPartition(t *testing.T) {
 	command(t, "vgremove", "-ff", "-y", "vgpartition")
 }
 
-// TestDevicesFile: a pool that is made, and one that grows, is in the file of the
-// devices that lvm2 looks at; check says what is not.
-func TestDevicesFile(t *testing.T) {
+// TestDevicesFile_newAndExtended enters the disks of a new and of an extended pool
+// in lvm2's devices file. Verify finds disks that are not in it.
+func TestDevicesFile_newAndExtended(t *testing.T) {
 	ctx := context.Background()
 	disks := testDisks(t)
 	file := filepath.Join(t.TempDir(), "system.devices")
@@ -313,9 +315,9 @@ func TestDevicesFile(t *testing.T) {
 	command(t, "vgremove", "-ff", "-y", c.VolumeGroup)
 }
 
-// TestDevicesFileOfFile: the file of a pool is entered again where the kernel tells
-// another path of it than before.
-func TestDevicesFileOfFile(t *testing.T) {
+// TestEnterFile_otherPath enters the loop device of the pool's file again after the
+// kernel reports another path for the file.
+func TestEnterFile_otherPath(t *testing.T) {
 	ctx := context.Background()
 	dir := t.TempDir()
 	ok(t, unix.Mount("files", dir, "tmpfs", 0, ""))
@@ -341,8 +343,8 @@ func TestDevicesFileOfFile(t *testing.T) {
 	command(t, "vgremove", "-ff", "-y", c.VolumeGroup)
 }
 
-// TestTwoPathsToADisk: two SCSI disks that are one are not two disks of a pool.
-func TestTwoPathsToADisk(t *testing.T) {
+// TestChoose_twoPaths does not count two SCSI paths to one disk as two disks.
+func TestChoose_twoPaths(t *testing.T) {
 	disks := testDisks(t)
 	d := newHotDisk(t)
 	set := func(key, value string) { ok(t, os.WriteFile(filepath.Join(scsiDebug, key), []byte(value), 0)) }

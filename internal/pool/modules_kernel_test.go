@@ -42,9 +42,10 @@ func withoutModule(t *testing.T, name, target string) (back func()) {
 	return back
 }
 
-// Without dm-mirror a pool is served, restores can be used, and everybody is told which module
-// is missing and what to do; copying begins by itself once it is there.
-func TestWithoutMirror(t *testing.T) {
+// TestModules_withoutMirror serves a pool without dm-mirror. Restored volumes are
+// usable, conditions name the missing module and the remedy, and copying begins
+// automatically once the module is there.
+func TestModules_withoutMirror(t *testing.T) {
 	ctx := context.Background()
 	back := withoutModule(t, "dm_mirror", "mirror")
 	p := testPool(t, nil)
@@ -84,8 +85,9 @@ func TestWithoutMirror(t *testing.T) {
 	}
 }
 
-// Without dm-snapshot there is no pool, and the reason says what to do.
-func TestWithoutSnapshot(t *testing.T) {
+// TestModules_withoutSnapshot does not open a pool without dm-snapshot, and the
+// error says what to do.
+func TestModules_withoutSnapshot(t *testing.T) {
 	withoutModule(t, "dm_snapshot", "snapshot")
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
@@ -98,8 +100,8 @@ func TestWithoutSnapshot(t *testing.T) {
 	}
 }
 
-// A file system that the kernel lacks is found by its name.
-func TestHasFilesystem(t *testing.T) {
+// TestHasFilesystem_missing finds a file system that the kernel lacks by its name.
+func TestHasFilesystem_missing(t *testing.T) {
 	for fs, want := range map[string]bool{"ext4": true, "proc": true, "nonesuch": false, "ext": false} {
 		if got := must(hasFilesystem(fs))(t); got != want {
 			t.Errorf("%s: %t", fs, got)

@@ -10,9 +10,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestPaceSeesOthers: who uses a volume is noticed, by its device, also when
-// nobody watches; and that it is over.
-func TestPaceSeesOthers(t *testing.T) {
+// TestPace_seesOthers notices the use of a volume by its device's statistics, even
+// between two looks, and notices its end.
+func TestPace_seesOthers(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 16 * size.MiB, Mode: Block}))(t)

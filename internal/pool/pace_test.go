@@ -5,11 +5,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestPaceGrows: windows grow from small ones to what is copied in a second.
-func TestPaceGrows(t *testing.T) {
+// TestPace_windowGrows grows windows from small ones to the size that is copied in
+// a second.
+func TestPace_windowGrows(t *testing.T) {
 	for _, c := range []struct {
 		copied size.Bytes
 		took   time.Duration
@@ -30,12 +32,20 @@ func TestPaceGrows(t *testing.T) {
 	}
 }
 
-// TestPacePauses: while others use the disks copying has a share of the time.
-func TestPacePauses(t *testing.T) {
+// TestPace_pauses gives copying its share of the time while others use the disks.
+func TestPace_pauses(t *testing.T) {
 	p := pace{pool: &Pool{group: group{facts: newFacts()}, setting: setting{config: Config{HydrationShare: 25}}}, busy: true}
 	began := time.Now()
 	p.pause(context.Background(), size.MiB, 20*time.Millisecond)
 	if took := time.Since(began); took < 60*time.Millisecond {
 		t.Errorf("it waited %v of 60ms", took)
+	}
+}
+
+// TestUseOf_unknownDevice reports that the use of a device that does not exist is
+// unknown.
+func TestUseOf_unknownDevice(t *testing.T) {
+	if _, known := useOf(dm.Device{Major: 4095, Minor: 4095}); known {
+		t.Error("what a disk did that is not there is known")
 	}
 }

@@ -56,11 +56,11 @@ func waitHydrating(t *testing.T, p *Pool, lv string) {
 	}
 }
 
-// TestRollback: a volume becomes what it was at a snapshot, then at a newer one
-// while it is hydrated, and at the older one again, with a snapshot of the state
-// in between; each is used at once, nothing that has a name is lost, and in the
-// end nothing is left.
-func TestRollback(t *testing.T) {
+// TestRollback_backAndForth rolls a volume back to a snapshot, to a newer one
+// during the hydration, and to the older one again, with a snapshot of the state in
+// between. The volume is usable immediately each time, nothing with a name is lost,
+// and nothing is left at the end.
+func TestRollback_backAndForth(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.HydrationRate = 8 * size.MiB; c.NoFolding = true })
 	r := rand.New(rand.NewPCG(3, uint64(time.Now().UnixNano())))
@@ -158,9 +158,10 @@ func TestRollback(t *testing.T) {
 	}
 }
 
-// TestRollbackWithoutDriver: nobody runs the pool; who starts to run it hydrates.
-// The command may have been killed once its change was on the disk.
-func TestRollbackWithoutDriver(t *testing.T) {
+// TestRollback_withoutDriver rolls a volume back while nobody runs the pool, with a
+// command that may be killed after its commit. The driver that starts next hydrates
+// the volume.
+func TestRollback_withoutDriver(t *testing.T) {
 	t.Run("done", func(t *testing.T) {
 		withoutDriver(t, func(c Config, spec RollbackSpec) {
 			ctx := context.Background()
@@ -235,9 +236,9 @@ func withoutDriver(t *testing.T, rollBack func(Config, RollbackSpec)) {
 	ok(t, p.Close())
 }
 
-// TestRollbackBesideOddNames: a device that has nothing to do with the rollback and cannot
-// be renamed keeps the others from nothing, and the rollback is done.
-func TestRollbackBesideOddNames(t *testing.T) {
+// TestRollback_deviceNotRenamed completes a rollback, and renames its devices,
+// beside an unrelated device that cannot be renamed.
+func TestRollback_deviceNotRenamed(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 16 * size.MiB, Mode: Block}))(t)
@@ -263,8 +264,8 @@ func TestRollbackBesideOddNames(t *testing.T) {
 	waitIdle(t, p)
 }
 
-// TestRollbackRefused: what cannot be rolled back stays as it is.
-func TestRollbackRefused(t *testing.T) {
+// TestRollback_refused leaves a volume unchanged if the rollback is refused.
+func TestRollback_refused(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.NoFolding = true })
 	for _, name := range []string{"base", "other", "plain"} {

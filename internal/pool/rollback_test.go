@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// A volume that makes room for what it was keeps its snapshots, under the name
-// that people know them by; one without any goes.
-func TestSetAside(t *testing.T) {
+// TestSetAside_snapshots keeps the snapshots of a volume that is set aside, under
+// the name that people know. A volume without snapshots is discarded.
+func TestSetAside_snapshots(t *testing.T) {
 	v := rollbackGroup(t)
 	own := *v
 	own.vg = v.vg.Clone()

@@ -12,9 +12,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestRoomInTrashThatIsHeld: where all that is not in use is trash that somebody has open,
-// cuts and volumes are refused, with the reason, and do not wait.
-func TestRoomInTrashThatIsHeld(t *testing.T) {
+// TestOnceRoom_trashHeldOpen refuses cuts and volumes, with the reason and without
+// waiting, if all free room is trash that somebody has open.
+func TestOnceRoom_trashHeldOpen(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.LayerReserve = 1 })
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)

@@ -16,9 +16,9 @@ func roomPool(c Config) *Pool {
 	return newPool(context.Background(), c, Options{})
 }
 
-// Who makes a volume waits for trash that will be wiped, where that makes room, and for
-// no other.
-func TestRoomInTrash(t *testing.T) {
+// TestCheckRoom_trash returns a *PendingError while trash will be wiped that makes
+// room for a volume, and ErrNoSpace for all other trash.
+func TestCheckRoom_trash(t *testing.T) {
 	const limit = 2 * stuckAfter
 	for _, c := range []struct {
 		what    string
@@ -71,8 +71,9 @@ func TestRoomInTrash(t *testing.T) {
 	}
 }
 
-// A cut waits a moment for room, one at a time, and says then that there is none.
-func TestOnceRoom(t *testing.T) {
+// TestOnceRoom_oneAtATime makes one cut at a time wait a moment for room, and then
+// returns that there is none.
+func TestOnceRoom_oneAtATime(t *testing.T) {
 	p := roomPool(Config{})
 	none := &noRoomYet{ErrNoSpace}
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)

@@ -12,10 +12,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestHoldWhileWiping: a volume whose writers would have to be held while it is
-// wiped is not, nor if they were held before: the key that would let them go on is
-// that of the wiping.
-func TestHoldWhileWiping(t *testing.T) {
+// TestScrub_writersNotHeld does not hold the writers of a volume that is being
+// wiped, and ends an earlier hold: the wipe has the key that the release needs.
+func TestScrub_writersNotHeld(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.LayerReserve = 1 })
 	b := must(p.CreateVolume(ctx, VolumeSpec{Name: "b", Size: 64 * size.MiB, Mode: Filesystem, FSType: "ext4"}))(t)

@@ -18,7 +18,9 @@ func closed(t *testing.T, name string) Config {
 	return Config{Name: name, VolumeGroup: "vg-" + name, File: filepath.Join(t.TempDir(), "no", "directory"), Size: size.GiB}
 }
 
-func TestSetServesWithoutPools(t *testing.T) {
+// TestSet_unopenedPools opens a set whose pools cannot be opened. The set returns
+// the reason for each pool.
+func TestSet_unopenedPools(t *testing.T) {
 	s, err := OpenSet(t.Context(), []Config{closed(t, "b"), closed(t, "a")}, Options{RunDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
@@ -37,7 +39,8 @@ func TestSetServesWithoutPools(t *testing.T) {
 	}
 }
 
-func TestSetRefuses(t *testing.T) {
+// TestOpenSet_refused refuses configurations that can never be right.
+func TestOpenSet_refused(t *testing.T) {
 	for name, configs := range map[string][]Config{
 		"name":  {{Name: "A"}},
 		"twice": {closed(t, "a"), closed(t, "a")},
@@ -48,8 +51,9 @@ func TestSetRefuses(t *testing.T) {
 	}
 }
 
-// A second process of the node waits for the first.
-func TestSetWaitsForOtherProcess(t *testing.T) {
+// TestOpenSet_otherProcess waits for another process of the node that has the pool
+// open.
+func TestOpenSet_otherProcess(t *testing.T) {
 	c, o := closed(t, "a"), Options{RunDir: t.TempDir()}
 	release, err := lockPool(t.Context(), o.RunDir, c.VolumeGroup)
 	if err != nil {
@@ -84,8 +88,9 @@ func TestSetWaitsForOtherProcess(t *testing.T) {
 	}
 }
 
-// A pool whose devices come is not kept waiting for the next regular attempt.
-func TestSetSeesDevices(t *testing.T) {
+// TestSet_devicesAppear retries a pool as soon as its devices appear, before the
+// next regular attempt.
+func TestSet_devicesAppear(t *testing.T) {
 	dir := t.TempDir()
 	m := &member{config: Config{Devices: []string{filepath.Join(dir, "disk*")}}}
 	seen, over := m.devices(), make(chan struct{})

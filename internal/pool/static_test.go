@@ -8,8 +8,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// Inner parts of LVM2's stay out of reach whatever tags they carry.
-func TestStaticUse(t *testing.T) {
+// TestStaticUse_internalVolumes refuses internal logical volumes of LVM2's,
+// whatever tags they carry.
+func TestStaticUse_internalVolumes(t *testing.T) {
 	shown, hidden := []string{lvm2.StatusRead, lvm2.StatusWrite, lvm2.StatusVisible}, []string{lvm2.StatusRead, lvm2.StatusWrite}
 	of := func(kind string) []lvm2.Segment { return []lvm2.Segment{{Count: 1, Type: kind}} }
 	allowed := []string{tag(tagStatic)}

@@ -13,9 +13,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestTrimBelowReader: while a snapshot is read, the unused ends of its store and of
-// the newer ones that it reads through go back to the pool, too.
-func TestTrimBelowReader(t *testing.T) {
+// TestTrim_belowReader gives the unused ends of stores back while a snapshot is
+// read: of its own store, and of the newer stores that it reads through.
+func TestTrim_belowReader(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.FirstStore, c.Chunk = 16*size.MiB, 4*size.KiB })
 	r := rand.New(rand.NewPCG(21, 22))
@@ -59,9 +59,9 @@ func TestTrimBelowReader(t *testing.T) {
 	ok(t, p.Deactivate(ctx, v.LV))
 }
 
-// TestTrimWithoutDevice: the end of a store is given back also where its device cannot be
-// made: the store is read from the disks.
-func TestTrimWithoutDevice(t *testing.T) {
+// TestTrim_withoutDevice gives the end of a store back even if the store's device
+// cannot be made, because it reads the store from the disks.
+func TestTrim_withoutDevice(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.FirstStore = 16 * size.MiB })
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 32 * size.MiB, Mode: Block}))(t)
@@ -88,4 +88,36 @@ func TestTrimWithoutDevice(t *testing.T) {
 		t.Errorf("the snapshot has %q", got[:8])
 	}
 	ok(t, p.Deactivate(ctx, r.LV))
+}
+
+// TestTrim_usesOnlyChanges shrinks a snapshot to the chunks that changed until the
+// next snapshot.
+func TestTrim_usesOnlyChanges(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.FirstStore = 48 * size.MiB })
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 64 * size.MiB, Mode: Block}))(t)
+	path := must(p.Activate(ctx, v.LV))(t)
+	must(p.CreateSnapshot(ctx, "s1", v.LV))(t)
+	for i := range int64(10) { // 10 MiB of exceptions
+		writeDevice(t, path, i<<20, bytes.Repeat([]byte{byte(i + 1)}, 1<<20))
+	}
+	before := readDevice(t, path, v.Size)
+	must(p.CreateSnapshot(ctx, "s2", v.LV))(t)
+	waitTrimmed(t, p)
+	waitIdle(t, p)
+	if s := must(p.latest())(t).vg.LV("s1").Size(); s != 3 { // extents of 4 MiB
+		t.Errorf("the frozen store has %d extents", s)
+	}
+	if n := len(settledTo(t, p, 4)); n != 4 {
+		t.Errorf("devices: %v", devicesOf(t, p))
+	}
+	writeDevice(t, path, 0, make([]byte, 4<<20))
+	for name, want := range map[string][]byte{"s1": make([]byte, v.Size), "s2": before} {
+		r := must(p.CreateVolume(ctx, VolumeSpec{Name: "r" + name, Mode: Block, Source: Source{FromSnapshot, name}}))(t)
+		if got := readDevice(t, must(p.Activate(ctx, r.LV))(t), v.Size); !bytes.Equal(got, want) {
+			t.Errorf("%s has wrong bytes", name)
+		}
+		ok(t, p.Deactivate(ctx, r.LV))
+	}
+	ok(t, p.Deactivate(ctx, v.LV))
 }

@@ -16,7 +16,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-func TestFourDevices(t *testing.T) {
+// TestPool_fourDevices brings up exactly the four devices of the kernel's own
+// document for a volume with a snapshot.
+func TestPool_fourDevices(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 64 * size.MiB, Mode: Block}))(t)
@@ -81,10 +83,10 @@ func TestFourDevices(t *testing.T) {
 	}
 }
 
-// TestHistories compares every snapshot's bytes with a model in memory while
-// volumes are written, cut, grown, deleted and restored in random order, with
-// the pool closed and opened in between.
-func TestHistories(t *testing.T) {
+// TestPool_histories compares every snapshot's bytes with a model in memory, while
+// volumes are written, cut, grown, deleted and restored in random order. The pool
+// is closed and opened in between.
+func TestPool_histories(t *testing.T) {
 	const block = 4096
 	ctx := context.Background()
 	c := Config{Name: "pool", VolumeGroup: "vghistories", Devices: testDisks(t)[:1], Create: true, FirstStore: 4 * size.MiB, NoFolding: true}
@@ -175,9 +177,10 @@ func TestHistories(t *testing.T) {
 	vgck(t, c.VolumeGroup)
 }
 
-// TestEarlierOwner proves that a new block volume shows nothing of what lay on
-// its extents before: of a deleted volume, and of a disk's former life.
-func TestEarlierOwner(t *testing.T) {
+// TestCreateVolume_earlierOwner proves that a new block volume shows nothing of the
+// earlier content of its extents: neither of a deleted volume, nor of the disk's
+// former life.
+func TestCreateVolume_earlierOwner(t *testing.T) {
 	ctx := context.Background()
 	secret := bytes.Repeat([]byte("SECRET! "), int(4*size.MiB)/8)
 	var vgDisk string
@@ -218,7 +221,10 @@ func TestEarlierOwner(t *testing.T) {
 	clean("third", 160*size.MiB)
 }
 
-func TestRoom(t *testing.T) {
+// TestCapacity_reserve fills the pool up to MaxVolume, which leaves the reserve to
+// snapshots. The room of a deleted volume can be used as soon as it is wiped, and
+// CreateVolume waits for that.
+func TestCapacity_reserve(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	c := must(p.Capacity(ctx))(t)
@@ -239,7 +245,9 @@ func TestRoom(t *testing.T) {
 	must(p.CreateVolume(ctx, VolumeSpec{Name: "all", Size: c.MaxVolume, Mode: Block}))(t)
 }
 
-func TestInUse(t *testing.T) {
+// TestDeleteVolume_inUse refuses to delete or deactivate an open volume, and
+// changes nothing.
+func TestDeleteVolume_inUse(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)
@@ -262,8 +270,9 @@ func TestInUse(t *testing.T) {
 	}
 }
 
-// TestSecondProcess: one engine per pool; the second waits for the first.
-func TestSecondProcess(t *testing.T) {
+// TestOpen_secondProcess runs one engine per pool: a second Open waits for the
+// first.
+func TestOpen_secondProcess(t *testing.T) {
 	p := testPool(t, nil)
 	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()
@@ -274,9 +283,9 @@ func TestSecondProcess(t *testing.T) {
 	openPool(t, p.config)
 }
 
-// TestCutWhileInactive: snapshots of a volume that nobody uses, the older of
-// which are never loaded for writing.
-func TestCutWhileInactive(t *testing.T) {
+// TestCreateSnapshot_inactive takes snapshots of a volume that nobody uses. The
+// older ones are never loaded for writing.
+func TestCreateSnapshot_inactive(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 64 * size.MiB, Mode: Block}))(t)
@@ -318,35 +327,4 @@ func waitTrimmed(t *testing.T, p *Pool) {
 			t.Fatalf("%d frozen layers are not trimmed", left)
 		}
 	}
-}
-
-// TestTrim: what a snapshot costs is what changed until the next one.
-func TestTrim(t *testing.T) {
-	ctx := context.Background()
-	p := testPool(t, func(c *Config) { c.FirstStore = 48 * size.MiB })
-	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 64 * size.MiB, Mode: Block}))(t)
-	path := must(p.Activate(ctx, v.LV))(t)
-	must(p.CreateSnapshot(ctx, "s1", v.LV))(t)
-	for i := range int64(10) { // 10 MiB of exceptions
-		writeDevice(t, path, i<<20, bytes.Repeat([]byte{byte(i + 1)}, 1<<20))
-	}
-	before := readDevice(t, path, v.Size)
-	must(p.CreateSnapshot(ctx, "s2", v.LV))(t)
-	waitTrimmed(t, p)
-	waitIdle(t, p)
-	if s := must(p.latest())(t).vg.LV("s1").Size(); s != 3 { // extents of 4 MiB
-		t.Errorf("the frozen store has %d extents", s)
-	}
-	if n := len(settledTo(t, p, 4)); n != 4 {
-		t.Errorf("devices: %v", devicesOf(t, p))
-	}
-	writeDevice(t, path, 0, make([]byte, 4<<20))
-	for name, want := range map[string][]byte{"s1": make([]byte, v.Size), "s2": before} {
-		r := must(p.CreateVolume(ctx, VolumeSpec{Name: "r" + name, Mode: Block, Source: Source{FromSnapshot, name}}))(t)
-		if got := readDevice(t, must(p.Activate(ctx, r.LV))(t), v.Size); !bytes.Equal(got, want) {
-			t.Errorf("%s has wrong bytes", name)
-		}
-		ok(t, p.Deactivate(ctx, r.LV))
-	}
-	ok(t, p.Deactivate(ctx, v.LV))
 }

@@ -6,10 +6,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// TestSettled: the wiper is woken for new trash and for what may be wiped now, and
-// not for what it could not wipe before; who waits for room hears of all that becomes
-// free, also if as much was taken.
-func TestSettled(t *testing.T) {
+// TestSettled_wakes wakes the wiper for new trash, and for trash that may have
+// become wipeable, but not for trash that it failed to wipe before. Callers that
+// wait for room hear of all freed extents, even if as many were taken.
+func TestSettled_wakes(t *testing.T) {
 	state := func(free rangeSet, trash ...lvm2.ID) *view {
 		v := &view{vg: &lvm2.VG{}, free: free}
 		for _, id := range trash {
@@ -58,8 +58,9 @@ func TestSettled(t *testing.T) {
 	}
 }
 
-// TestSettledByLateAct: what a fork has begun since an act's change stays when the act ends.
-func TestSettledByLateAct(t *testing.T) {
+// TestSettled_lateAct keeps what a fork has begun since an act's change when the
+// act ends.
+func TestSettled_lateAct(t *testing.T) {
 	old := &view{vg: &lvm2.VG{}}
 	now := &view{vg: &lvm2.VG{}, volumes: map[lvm2.ID]*volume{"fork": {}}}
 	p := &Pool{group: group{facts: newFacts()}}

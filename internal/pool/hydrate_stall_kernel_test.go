@@ -20,9 +20,9 @@ func (d *badDisk) stall(at, n size.Sectors) {
 	d.put(at, n, dm.Unknown{Name: "delay", Args: fmt.Sprintf("%v 60000 %[1]v 0 %[1]v 0", under)})
 }
 
-// TestForksBesideOneThatFails: a fork that cannot be copied, or whose disk does not
-// even answer, keeps no other one waiting.
-func TestForksBesideOneThatFails(t *testing.T) {
+// TestHydrator_oneForkFails hydrates forks beside a fork that cannot be copied, or
+// whose disk does not answer.
+func TestHydrator_oneForkFails(t *testing.T) {
 	ctx := context.Background()
 	for _, how := range []string{"fails", "stalls"} {
 		t.Run(how, func(t *testing.T) {

@@ -67,10 +67,10 @@ func sectorOf(v *view, lv *lvm2.LV, at size.Sectors) size.Sectors {
 	return 0
 }
 
-// TestForkOnFailingDisk: what cannot be copied, because it cannot be read or
-// written, is not taken for copied; the volume can be used as before, people are
-// told, and it is hydrated when the disk is well again.
-func TestForkOnFailingDisk(t *testing.T) {
+// TestHydrator_failingDisk never marks blocks as copied that cannot be read or
+// written. The volume stays usable, people are told, and hydration finishes when
+// the disk works again.
+func TestHydrator_failingDisk(t *testing.T) {
 	ctx := context.Background()
 	const bad = 40 << 20 // of the volume, in bytes
 	for _, failing := range []string{"source", "target"} {
@@ -143,9 +143,9 @@ func TestForkOnFailingDisk(t *testing.T) {
 	}
 }
 
-// TestFailureAfterCommit: when the step after a window's commit fails, what was
-// written to that window meanwhile is in the volume's own blocks.
-func TestFailureAfterCommit(t *testing.T) {
+// TestHydrator_failureAfterCommit fails the step after a window's commit. Writes to
+// that window since then are in the volume's own blocks.
+func TestHydrator_failureAfterCommit(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.HydrationRate = 4 * size.MiB })
 	r := rand.New(rand.NewPCG(8, 9))

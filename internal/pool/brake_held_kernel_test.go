@@ -51,9 +51,9 @@ func overwrite(t *testing.T, r *rand.Rand, path string, model content, from, to 
 	return done
 }
 
-// TestHeldByFormerProcess: a volume whose writers a former process held, and which
-// cannot be hydrated, goes on being held, and is let go when there is room.
-func TestHeldByFormerProcess(t *testing.T) {
+// TestHold_byFormerProcess continues to hold a volume that a former process held
+// and that cannot be hydrated, and releases it when there is room.
+func TestHold_byFormerProcess(t *testing.T) {
 	ctx := context.Background()
 	disk := newBadDisk(t, testDisks(t)[0])
 	p := testPool(t, func(c *Config) {
@@ -111,9 +111,9 @@ func TestHeldByFormerProcess(t *testing.T) {
 	ok(t, p.Deactivate(ctx, f.LV))
 }
 
-// TestHeldWhileNothingIsWiped: where there is no room but in what cannot be wiped,
-// writers are held for as long as it takes to hydrate the volume.
-func TestHeldWhileNothingIsWiped(t *testing.T) {
+// TestHold_nothingIsWiped holds writers for as long as hydration takes, if the only
+// room is in trash that cannot be wiped.
+func TestHold_nothingIsWiped(t *testing.T) {
 	ctx := context.Background()
 	disk := newBadDisk(t, testDisks(t)[0])
 	p := testPool(t, func(c *Config) {

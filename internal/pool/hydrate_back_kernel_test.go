@@ -13,9 +13,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestWindowNotTakenBack: a window is committed, and the volume is written past it. It is
-// not gone back to, whether its device is still there or not.
-func TestWindowNotTakenBack(t *testing.T) {
+// TestHydrator_committedWindow commits a window, and writes the volume past it. The
+// volume never returns to the window, whether or not the window's device still
+// exists.
+func TestHydrator_committedWindow(t *testing.T) {
 	ctx := context.Background()
 	for _, gone := range []bool{false, true} {
 		t.Run(map[bool]string{false: "its device stays", true: "its device is gone"}[gone], func(t *testing.T) {

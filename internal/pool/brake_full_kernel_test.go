@@ -29,10 +29,9 @@ func fill(t *testing.T, p *Pool, left lvm2.Extents) {
 	}}))
 }
 
-// TestForkInFullPool: who writes to a fork, or to what it was made from, whose
-// store cannot grow waits until the fork is hydrated; nobody gets an error and
-// nothing is lost.
-func TestForkInFullPool(t *testing.T) {
+// TestHold_forkInFullPool writes to a fork, and to its source, whose stores cannot
+// grow. The writes wait until the fork is hydrated, and no write fails or is lost.
+func TestHold_forkInFullPool(t *testing.T) {
 	ctx := context.Background()
 	for _, writer := range []string{"fork", "source"} {
 		t.Run(writer, func(t *testing.T) {
