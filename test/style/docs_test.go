@@ -49,8 +49,8 @@ func anchors(text string) []string {
 	return all
 }
 
-// TestLinks: a link of a page leads to a file, and to a heading of that.
-func TestLinks(t *testing.T) {
+// TestPages_links: a link of a page leads to a file, and to a heading of that.
+func TestPages_links(t *testing.T) {
 	all := pages(t)
 	for path, text := range all {
 		for _, m := range link.FindAllStringSubmatch(text, -1) {
@@ -71,8 +71,8 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// TestSources: a page names no file of the product that is gone.
-func TestSources(t *testing.T) {
+// TestPages_sources: a page names no file of the product that is gone.
+func TestPages_sources(t *testing.T) {
 	for path, text := range pages(t) {
 		for _, m := range source.FindAllStringSubmatch(text, -1) {
 			libraries, _ := filepath.Glob("../../pkg/" + m[1])
