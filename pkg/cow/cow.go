@@ -21,8 +21,8 @@
 //
 // # Flat stores
 //
-// A snapshot may read through several frozen stores, called [Layer]s, each on top
-// of the next. [Merge] merges the exceptions of the layers. [Flat] is the layout of
+// A snapshot may read through several frozen stores, one after another. Each of
+// them is a [Layer]. [Merge] merges the exceptions of the layers. [Flat] is the layout of
 // a store that refers to the layers' data, so that the kernel reads the snapshot
 // with one snapshot target.
 package cow
@@ -33,13 +33,15 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
+// MinChunk and MaxChunk are the smallest and the largest chunk size that LVM2 accepts
+// for a snapshot.
 const (
-	entryBytes = 16 // length of an entry: two little-endian 64-bit chunk numbers
-
-	// MinChunk and MaxChunk bound the chunk sizes that LVM2 accepts for a snapshot.
 	MinChunk = 4 * size.KiB
 	MaxChunk = 512 * size.KiB
 )
+
+// entryBytes is the length of an entry: two little-endian 64-bit chunk numbers.
+const entryBytes = 16
 
 // CheckChunk returns an error unless chunk is a power of two between MinChunk
 // and MaxChunk.

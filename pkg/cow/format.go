@@ -74,7 +74,8 @@ func parseHeader(b []byte) (Header, error) {
 // NewHeader returns the first MinChunk bytes of a store that has no exceptions. The
 // bytes after them must be zero up to the end of the second chunk. The result equals
 // what the kernel writes when it first loads a snapshot with a fresh store. A store
-// with this header can also be loaded read-only, unlike a fresh store.
+// with this header can also be loaded read-only, unlike a fresh store. chunk must pass
+// CheckChunk.
 func NewHeader(chunk size.Bytes) []byte {
 	b := make([]byte, MinChunk)
 	copy(b, magic)
