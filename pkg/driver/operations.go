@@ -20,7 +20,7 @@ func (o *operations) begin(method string, names []string) (end func(), err error
 	defer o.mu.Unlock()
 	for _, n := range names {
 		if other, busy := o.names[n]; busy {
-			return nil, aborted("%s of %s is running; retry later", other, n)
+			return nil, aborted("%s of %s is running; retry", other, n)
 		}
 	}
 	for _, n := range names {
