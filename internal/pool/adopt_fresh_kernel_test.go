@@ -110,7 +110,8 @@ func TestAdopt_lostStayLost(t *testing.T) {
 		}
 	}
 	lvm(t, "lvremove", "-qq", "-y", live())
-	// LVM2 refuses to remove a frozen layer. A version that did not lock it may have let it go.
+	// LVM2 refuses to remove a frozen layer. An older version of the driver that
+	// did not lock the layer may have allowed it.
 	ok(t, p.do(ctx, &change{what: "remove a layer", edit: func(e *edit) error { return e.remove(e.vg.LV("s2").ID) }}))
 	ok(t, p.refresh(ctx))
 	must(p.CreateSnapshot(ctx, "s3", "base"))(t)

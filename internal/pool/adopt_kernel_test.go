@@ -27,7 +27,7 @@ func lvmGroup(t *testing.T) *Pool {
 	})
 }
 
-// follow waits until the kernel's devices are what the metadata says.
+// follow waits until the kernel's devices match the metadata.
 func follow(t *testing.T, p *Pool) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; {
@@ -61,7 +61,8 @@ func TestAdopt_parallelSnapshots(t *testing.T) {
 			}
 			lvm(t, "lvcreate", "-qq", "-y", "-s", "-L", "4m", "-n", "full", vg+"/base")
 			h.write(60)
-			// A snapshot of LVM2's can be written to: no older one may read that.
+			// A snapshot that LVM2 took can be written to, and no older snapshot
+			// may read those writes.
 			own := bytes.Repeat([]byte("written to s2 "), 4096/14+1)[:4096]
 			for i := range 20 {
 				off := h.random.IntN(len(h.content)/4096) * 4096
@@ -98,7 +99,7 @@ func TestAdopt_parallelSnapshots(t *testing.T) {
 			}
 
 			ok(t, Adopt(ctx, p.config, Options{}, adoption))
-			ok(t, Adopt(ctx, p.config, Options{}, adoption)) // again changes nothing
+			ok(t, Adopt(ctx, p.config, Options{}, adoption)) // a second adoption changes nothing
 			ok(t, p.refresh(ctx))
 			follow(t, p)
 			h.idle("after the adoption")
@@ -119,7 +120,7 @@ func TestAdopt_parallelSnapshots(t *testing.T) {
 			h.write(60)
 			h.check("cut")
 			ok(t, p.DeleteSnapshot(ctx, "full"))
-			h.remove("s1") // none reads through it: its store goes at once
+			h.remove("s1") // no snapshot reads through it, so its store is discarded immediately
 			if n := len(must(p.latest())(t).volumeByLV("base").layers); n != 5 {
 				t.Errorf("%d layers", n)
 			}
@@ -132,7 +133,7 @@ func TestAdopt_parallelSnapshots(t *testing.T) {
 			h.p = openPool(t, h.p.config)
 			h.activate()
 			h.check("after a restart")
-			if n := h.fold(); n != 0 { // two read through the layer of the adoption
+			if n := h.fold(); n != 0 { // two snapshots read through the layer of the adoption
 				t.Errorf("%d folds", n)
 			}
 			h.remove("s2", "n1")

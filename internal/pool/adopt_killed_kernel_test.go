@@ -15,7 +15,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// adopter names the volume group that a process of TestAdopt_killed adopts from.
+// adopter is the volume group from which a process of TestAdopt_killed adopts.
 const adopter = "DMSNAP_TEST_ADOPT"
 
 // TestAdopt_killed kills the adopting process at any moment, and then removes all
@@ -33,7 +33,7 @@ func TestAdopt_killed(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
-	const rounds, most = 5, 25 // more than rounds only until one was killed in time
+	const rounds, most = 5, 25 // at most most rounds, until one process was killed in time
 	takes, adopted, killed := time.Duration(0), 0, 0
 	for round := 0; round < rounds || killed == 0 && round < most; round++ {
 		lvm(t, "lvcreate", "-qq", "-y", "-Wn", "-L16m", "-n", "base", vg)
@@ -51,14 +51,14 @@ func TestAdopt_killed(t *testing.T) {
 		child.Env = append(os.Environ(), adopter+"="+vg)
 		began := time.Now()
 		ok(t, child.Start())
-		if round > 0 { // the first one tells how long it takes
-			time.Sleep(takes/4 + time.Duration(r.Int64N(int64(takes*3/4)))) // before that the process begins
+		if round > 0 { // the first round measures how long an adoption takes
+			time.Sleep(takes/4 + time.Duration(r.Int64N(int64(takes*3/4)))) // before this time the process only starts
 			ok(t, child.Process.Kill())
 		}
 		dead := child.Wait() != nil
 		if round == 0 {
 			takes = time.Since(began)
-		} else if !dead { // the machine was slower then
+		} else if !dead { // the machine was slower in the first round
 			takes = takes * 2 / 3
 		}
 		if reboot := r.IntN(2) == 0; reboot {

@@ -14,7 +14,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// fill leaves the pool so many free extents.
+// fill leaves the pool that many free extents.
 func fill(t *testing.T, p *Pool, left lvm2.Extents) {
 	t.Helper()
 	ok(t, p.do(context.Background(), &change{what: "take all extents", edit: func(e *edit) error {

@@ -28,7 +28,7 @@ func waitHeld(t *testing.T, p *Pool, lv string) {
 	}
 }
 
-// overwrite writes all of a part of a volume anew; the channel has the error.
+// overwrite overwrites all of a part of a volume. The channel returns the error.
 func overwrite(t *testing.T, r *rand.Rand, path string, model content, from, to int) <-chan error {
 	t.Helper()
 	data := make(content, to-from)
@@ -74,8 +74,9 @@ func TestHold_byFormerProcess(t *testing.T) {
 	config.HydrationRate = 0
 	ok(t, p.Close())
 	p = openPool(t, config)
-	// At once: room that comes before the monitor looks would else free nobody. A
-	// process that has not seen how fast they write may let them go on for a moment.
+	// Hold immediately: room that comes before the monitor looks would otherwise
+	// release nobody. A process that has not seen the write rate may release the
+	// writers for a moment.
 	now := must(p.latest())(t)
 	o := now.volumeByLV(f.LV)
 	info := must(p.find(now.topDevice(o.lv)))(t)
@@ -89,7 +90,7 @@ func TestHold_byFormerProcess(t *testing.T) {
 	case <-time.After(time.Second):
 	}
 	for _, f := range must(Verify(ctx, config, Options{}))(t).Findings {
-		// What is hydrated meanwhile waits in a table that is only loaded.
+		// The table after the hydration is only loaded, and not in use yet.
 		if f.Reason != "DeviceSuspended" && f.Reason != "TablePending" {
 			t.Errorf("check, while writers are held: %s %s: %s", f.Reason, f.Where, f.What)
 		}

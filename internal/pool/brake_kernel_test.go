@@ -24,7 +24,7 @@ func TestBrake_lateGrowth(t *testing.T) {
 	before := digest(t, path, length)
 	s := must(p.CreateSnapshot(ctx, "s", v.LV))(t)
 	goOn, stuck, written := make(chan bool), make(chan error, 1), make(chan float64, 1)
-	go func() { // no metadata are written meanwhile
+	go func() { // no metadata is written during that time
 		stuck <- p.do(ctx, &change{what: "keep others waiting", edit: func(*edit) error {
 			<-goOn
 			return nil
@@ -65,7 +65,7 @@ func TestHold_noRoom(t *testing.T) {
 	p.keep = func(*view, *volume) bool { return kept.Load() }
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: length, Mode: Block}))(t)
 	path := must(p.Activate(ctx, v.LV))(t)
-	fill := func() { // no room but a few extents
+	fill := func() { // leaves only a few free extents
 		_, err := p.CreateVolume(ctx, VolumeSpec{Name: "fill", Size: must(p.Capacity(ctx))(t).MaxVolume, Mode: Block})
 		ok(t, err)
 	}

@@ -24,5 +24,5 @@ func TestBrake_resumeFailed(t *testing.T) {
 		t.Errorf("still held: %v, to be looked after: %v", c.braked(), p.facts.unsettled.has(o.lv.ID))
 	}
 	p.current.Store(newGroup(t).view)
-	p.unbraked(g) // its store is gone meanwhile
+	p.unbraked(g) // the store is gone in the meantime
 }

@@ -21,7 +21,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// command runs a tool and returns what it prints.
+// command runs a tool and returns its output.
 func command(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(name, args...).CombinedOutput()
@@ -54,7 +54,7 @@ func TestOpen_tenantImitatesPool(t *testing.T) {
 	disk := vg.PVs[0].Device
 	ok(t, p.Close())
 
-	// A pattern that matches it as it is blank does not make it a disk of the pool.
+	// A pattern that matches the blank volume does not make it a disk of the pool.
 	t.Run("a blank one", func(t *testing.T) {
 		looped(t, volume)
 		wide := config
@@ -143,7 +143,7 @@ func TestOpen_tenantImitatesPool(t *testing.T) {
 					t.Errorf("devices %v: the operator is shown %v", chosen.Devices, seen.Disks)
 				}
 			}
-			if n > 0 { // it takes a second look after a second
+			if n > 0 { // Verify takes a second look after a second
 				return
 			}
 			checked := must(Verify(ctx, config, Options{}))(t)
@@ -228,12 +228,12 @@ func TestOpen_otherGroupOfSameName(t *testing.T) {
 		}
 		ok(t, p.Close())
 	}
-	// The group of the driver is never made a second time beside itself.
+	// The driver never creates a second group of the same name.
 	_, err := Open(ctx, Config{Name: "pool", VolumeGroup: name, Devices: disks[2:], Create: true}, Options{})
 	if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), disks[0]) {
 		t.Errorf("configured is a blank device beside the pool's: %v", err)
 	}
-	// What lvm2's devices file lists is lvm2's, and nothing else.
+	// If lvm2 has a devices file, the pool is the group on the listed disk.
 	file := filepath.Join(t.TempDir(), "system.devices")
 	ok(t, os.WriteFile(file, fmt.Appendf(nil, "VERSION=1.1.3\nIDTYPE=devname IDNAME=%s DEVNAME=%[1]s PVID=%s\n", disks[0], string(own.PVs[0].ID)), 0o600))
 	p = must(Open(ctx, Config{Name: "pool", VolumeGroup: name}, Options{LVM: lvm2.Host{DevicesFile: file}}))(t)
@@ -241,7 +241,7 @@ func TestOpen_otherGroupOfSameName(t *testing.T) {
 		t.Errorf("the devices file lists %v, opened %v", own.ID, got)
 	}
 	ok(t, p.Close())
-	// The name alone is no name of ours: lvm2 wants the disks.
+	// vgremove needs the disk, because both groups have the name.
 	for _, d := range disks[:2] {
 		command(t, "vgremove", "--devices", d, "-ff", "-y", name)
 	}

@@ -20,8 +20,8 @@ import (
 
 var formerBytes = bytes.Repeat([]byte("a former owner's"), 4096/16)
 
-// used puts a former owner's bytes into each MiB of the first scratch disk but the
-// one where the pool's label will be.
+// used writes a former owner's bytes to each MiB of the first scratch disk, except
+// the MiB for the pool's label.
 func used(t *testing.T) string {
 	t.Helper()
 	disk := testDisks(t)[0]
@@ -37,7 +37,7 @@ func used(t *testing.T) string {
 	return disk
 }
 
-// former tells in how many MiB of extents a former owner's bytes are.
+// former counts the MiB of extents that hold a former owner's bytes.
 func former(t *testing.T, v *view, set rangeSet) (n int) {
 	t.Helper()
 	f, err := os.Open(v.vg.PVs[0].Device)
@@ -57,7 +57,7 @@ func former(t *testing.T, v *view, set rangeSet) (n int) {
 	return n
 }
 
-// dropCache has reads come from the disk.
+// dropCache makes later reads come from the disk.
 func dropCache(t *testing.T) { ok(t, os.WriteFile("/proc/sys/vm/drop_caches", []byte("1"), 0)) }
 
 func waitClean(t *testing.T, p *Pool) *view {
@@ -125,7 +125,7 @@ func TestCleaner_usedDisk(t *testing.T) {
 	ok(t, p.Close())
 }
 
-// cleaning names the volume group that a process of TestCleaner_killed cleans.
+// cleaning is the volume group that a process of TestCleaner_killed cleans.
 const cleaning = "DMSNAP_TEST_CLEAN"
 
 // TestCleaner_killed kills the cleaning process at any moment, and removes the
@@ -191,7 +191,7 @@ func TestCleaning_volumesGetCleanExtents(t *testing.T) {
 	used(t)
 	p := testPoolOn(t, nil)
 	total := must(p.latest())(t).free.size()
-	// 40 of them, in pieces of 4.
+	// 40 extents, in pieces of 4.
 	var pieces []lvm2.Range
 	for i := range lvm2.Extents(10) {
 		pieces = append(pieces, lvm2.Range{Start: 8 * i, Count: 4})
@@ -249,7 +249,7 @@ func TestCleaning_atFirstUse(t *testing.T) {
 		if (err == nil) != (clean != CleanNever) || err != nil && !errors.Is(err, ErrPrecondition) {
 			t.Errorf("clean %q: a block volume of it: %v", clean, err)
 		}
-		// Above a snapshot no disk zeroes.
+		// The device above a snapshot does not zero by itself.
 		if clean == "" && (zeroesItself(must(dm.DeviceOf(path))(t)) || !zeroesItself(must(dm.DeviceOf(testDisk(p)))(t))) {
 			t.Error("which disks zero by themselves is mistaken")
 		}
@@ -269,7 +269,7 @@ func with(c Config, change func(*Config)) Config {
 	return c
 }
 
-// testPoolOn is testPool on a disk that keeps what is on it.
+// testPoolOn is testPool on a disk that keeps its content.
 func testPoolOn(t *testing.T, change func(*Config)) *Pool {
 	t.Helper()
 	c := Config{Name: "pool", VolumeGroup: "vgclean", Devices: strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")[:1], Create: true, FirstStore: 8 * size.MiB}

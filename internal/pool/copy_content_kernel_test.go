@@ -15,8 +15,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// usedDisks has both groups on disks that were full of a former owner's bytes, with
-// extents of those sizes.
+// usedDisks makes both groups on disks that are full of a former owner's bytes,
+// with the given extent sizes.
 func usedDisks(t *testing.T, extents ...string) func(from, to *Config) {
 	return func(from, to *Config) {
 		for i, c := range []*Config{from, to} {
@@ -46,7 +46,7 @@ func TestCopyVolume_sourceGrows(t *testing.T) {
 		c, err = to.CopyVolume(ctx, VolumeSpec{Name: "clone", Mode: Block, Source: Source{FromVolume, v.LV}, SourcePool: "from"}, from)
 		done <- err
 	}()
-	time.Sleep(300 * time.Millisecond) // if it waits for the source by then, nothing is committed before its growth
+	time.Sleep(300 * time.Millisecond) // by then the copy waits for the source, and is committed only after the source has grown
 	grown := make(chan struct{})
 	go to.do(ctx, &change{what: "wait", edit: func(*edit) error { <-grown; return nil }})
 	release()
@@ -144,7 +144,7 @@ func TestCopyVolume_sourceLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	writeDevice(t, at, int64(16*size.MiB), bytes.Repeat([]byte("what came later "), int(size.MiB)))
-	if _, err = to.CopyVolume(ctx, spec, from); errors.Is(err, unix.EIO) { // unless the copy met that before we joined it
+	if _, err = to.CopyVolume(ctx, spec, from); errors.Is(err, unix.EIO) { // unless the copy met the error before this call joined it
 		_, err = to.CopyVolume(ctx, spec, from)
 	}
 	if !errors.Is(err, ErrLost) {

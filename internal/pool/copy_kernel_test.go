@@ -19,8 +19,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// twoPools opens pools "from" and "to" on a disk each. Whatever a test did, lvm2
-// finds both groups in order, and no loan is left.
+// twoPools opens pools "from" and "to", each on its own disk. After the test, lvm2
+// must find both groups in order, and no loan may be left.
 func twoPools(t *testing.T, change func(from, to *Config)) (s *Set, open func() (from, to *Pool)) {
 	t.Helper()
 	disks, suffix := testDisks(t), strings.ToLower(strings.NewReplacer("/", "", "_", "").Replace(t.Name()))
@@ -64,7 +64,7 @@ func twoPools(t *testing.T, change func(from, to *Config)) (s *Set, open func() 
 	return s, open
 }
 
-// copied asks for a volume until it is complete, as a provisioner does.
+// copied repeats the request until the volume is complete, as a provisioner does.
 func copied(t *testing.T, to *Pool, spec VolumeSpec, from *Pool) Volume {
 	t.Helper()
 	spec.SourcePool = from.name
@@ -79,7 +79,7 @@ func copied(t *testing.T, to *Pool, spec VolumeSpec, from *Pool) Volume {
 	}
 }
 
-// same fails the test unless the volume begins with those bytes and has zeroes then.
+// same fails the test unless the volume holds the given bytes, followed by zeroes.
 func same(t *testing.T, p *Pool, v Volume, model content) {
 	t.Helper()
 	at := must(p.Activate(t.Context(), v.LV))(t)
@@ -175,7 +175,7 @@ func TestCopyVolume_interrupted(t *testing.T) {
 	for _, f := range checked.Findings {
 		t.Errorf("check finds %+v", f)
 	}
-	// Who is killed leaves the device.
+	// A killed process leaves the device.
 	kept, err := os.Open(to.dm.Node(to.vgName + "-restore-real"))
 	ok(t, err)
 	from, to = open()
@@ -233,7 +233,7 @@ func TestCopyVolume_abandoned(t *testing.T) {
 	}
 	waitIdle(t, to)
 
-	// The loan is taken away by force, after a restart: the copy ends with its source.
+	// Delete the loan by force, after a restart: the copy ends with its source.
 	if err := begin("second", FromSnapshot, "snapbase"); !errors.As(err, &pending) {
 		t.Fatal(err)
 	}
@@ -272,7 +272,7 @@ func TestCopyVolume_otherExtentSize(t *testing.T) {
 			same(t, to, copied(t, to, VolumeSpec{Name: "restore", Mode: Block, Source: Source{FromSnapshot, "snapbase"}}, from), model)
 			same(t, to, copied(t, to, VolumeSpec{Name: "larger", Mode: Block, Size: 11 * size.MiB, Source: Source{FromSnapshot, "snapbase"}}, from), model)
 
-			// Nobody ever used this one, or gave it a file system.
+			// Nobody has used this volume, so it has no file system.
 			must(from.CreateVolume(ctx, VolumeSpec{Name: "raw", Mode: Block, Size: 3 * size.MiB}))(t)
 			same(t, to, copied(t, to, VolumeSpec{Name: "unused", Mode: Block, Source: Source{FromVolume, "raw"}}, from), make(content, 3*size.MiB))
 			must(from.CreateVolume(ctx, VolumeSpec{Name: "fs", Mode: Filesystem, FSType: "ext4", Size: 9 * size.MiB}))(t)

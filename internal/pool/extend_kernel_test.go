@@ -15,7 +15,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// disksOf waits until the pool's group has so many disks.
+// disksOf waits until the pool's group has that many disks.
 func disksOf(t *testing.T, p *Pool, want int) *lvm2.VG {
 	t.Helper()
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
@@ -29,7 +29,8 @@ func disksOf(t *testing.T, p *Pool, want int) *lvm2.VG {
 	}
 }
 
-// said waits until that is said of a device which is left out; "" is nothing.
+// said waits until a left out device has that reason; "" for a device that is not
+// left out.
 func said(t *testing.T, p *Pool, device, why string) {
 	t.Helper()
 	var now string
@@ -49,7 +50,7 @@ func said(t *testing.T, p *Pool, device, why string) {
 	}
 }
 
-// refusals lists the devices that the pool's health says are refused.
+// refusals returns the conditions for refused devices in the pool's health.
 func refusals(p *Pool) (said []string) {
 	for _, c := range p.PoolHealth(context.Background()) {
 		if c.Reason == "DiskRefused" {

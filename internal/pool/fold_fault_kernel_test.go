@@ -15,13 +15,13 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// steps are a fold's, for tests that stop after each.
+// steps returns the steps of a fold, so that tests can stop after each.
 func (f *fold) steps() []func() error {
 	ctx := context.Background()
 	return []func() error{
 		func() error { return f.count(ctx) },
 		func() error { return f.begin(ctx) },
-		func() error { // half of it
+		func() error { // copies half of the chunks
 			some := 0
 			err := f.copy(ctx, func(context.Context) error {
 				if some++; some > 1 {
@@ -55,7 +55,7 @@ func TestFold_interrupted(t *testing.T) {
 				heir, gone, last := fmt.Sprintf("heir%d", step), fmt.Sprintf("gone%d", step), fmt.Sprintf("last%d", step)
 				h.write(120)
 				h.cut(heir, 16*size.KiB)
-				h.fold() // the last step's newest layer, which this cut has frozen
+				h.fold() // folds the last step's newest layer, which this cut froze
 				h.write(120)
 				h.cut(gone, 4*size.KiB)
 				h.write(120)
@@ -66,7 +66,7 @@ func TestFold_interrupted(t *testing.T) {
 				var reader *os.File
 				for i, do := range f.steps()[:step+1] {
 					ok(t, do())
-					if !machine && step%2 == 0 && i == 2 { // of an older snapshot, in the middle of the fold
+					if !machine && step%2 == 0 && i == 2 { // read an older snapshot, in the middle of the fold
 						reader = openSnapshot(t, h.p, "oldest")
 					}
 					if i < 4 && h.path != "" {
@@ -78,7 +78,7 @@ func TestFold_interrupted(t *testing.T) {
 				}
 				h.p.folder.running.Store(nil)
 				ok(t, h.p.Close())
-				h.write(30) // nobody looks after the devices
+				h.write(30) // nobody repairs the devices
 				if machine {
 					removeAll(t, h.p)
 				}

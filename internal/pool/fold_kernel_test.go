@@ -54,7 +54,7 @@ func TestFold_everyPlace(t *testing.T) {
 			waitTrimmed(t, h.p)
 			waitIdle(t, h.p)
 			v := must(h.p.latest())(t)
-			if n := len(v.volumeByLV(h.lv).layers); n != 3 { // that of s8 is live
+			if n := len(v.volumeByLV(h.lv).layers); n != 3 { // the layer of s8 is live
 				t.Errorf("%d layers are left", n)
 			}
 			if v.free.size() <= before {
@@ -72,7 +72,7 @@ func TestFold_everyPlace(t *testing.T) {
 			h.check("after another cut")
 			h.remove("s0", "s6", "s9")
 			waitIdle(t, h.p)
-			if n := len(must(h.p.latest())(t).volumeByLV(h.lv).layers); n != 0 { // a newest one that nothing needs goes at once
+			if n := len(must(h.p.latest())(t).volumeByLV(h.lv).layers); n != 0 { // an unneeded newest layer is discarded immediately
 				t.Errorf("%d layers are left without a snapshot", n)
 			}
 			h.check("without a snapshot")
@@ -122,7 +122,7 @@ func TestFold_underLoad(t *testing.T) {
 		waitTrimmed(t, h.p)
 		var writer, restorer sync.WaitGroup
 		stop := make(chan struct{})
-		var mu sync.Mutex // of the content
+		var mu sync.Mutex // guards the content
 		writer.Go(func() {
 			for {
 				select {
@@ -180,7 +180,7 @@ func TestFolder_worthwhileFolds(t *testing.T) {
 	ctx := context.Background()
 	h := newPast(t, 64*size.MiB)
 	h.cut("s1", 16*size.KiB)
-	for i := range int64(24) { // the same 24 MiB in both
+	for i := range int64(24) { // the same 24 MiB in both layers
 		writeDevice(t, h.path, i<<20, bytes.Repeat([]byte{byte(i + 1)}, 1<<20))
 		copy(h.content[i<<20:], bytes.Repeat([]byte{byte(i + 1)}, 1<<20))
 	}
@@ -190,7 +190,7 @@ func TestFolder_worthwhileFolds(t *testing.T) {
 		copy(h.content[i<<20:], bytes.Repeat([]byte{byte(i + 100)}, 1<<20))
 	}
 	h.cut("s3", 16*size.KiB)
-	for i := range int64(24) { // another 24 MiB only in this
+	for i := range int64(24) { // another 24 MiB only in this layer
 		writeDevice(t, h.path, (i+40)<<20, bytes.Repeat([]byte{byte(i + 1)}, 1<<20))
 		copy(h.content[(i+40)<<20:], bytes.Repeat([]byte{byte(i + 1)}, 1<<20))
 	}

@@ -26,12 +26,12 @@ func TestFolder_nameReused(t *testing.T) {
 	defer f.Close()
 	for i := range 40 {
 		s, err := p.CreateSnapshot(ctx, "next", v.LV)
-		if errors.Is(err, ErrNoSpace) || errors.Is(err, ErrUnavailable) { // faster than folding and wiping
+		if errors.Is(err, ErrNoSpace) || errors.Is(err, ErrUnavailable) { // the test is faster than folding and wiping
 			waitIdle(t, p)
 			continue
 		}
 		ok(t, err)
-		must(f.WriteAt(ioBuffer(t), int64(i%4)*int64(size.MiB)))(t) // for the fold to move, or to find twice
+		must(f.WriteAt(ioBuffer(t), int64(i%4)*int64(size.MiB)))(t) // chunks that the fold copies, or finds in both layers
 		ok(t, p.DeleteSnapshot(ctx, s.LV))
 	}
 	f.Close()

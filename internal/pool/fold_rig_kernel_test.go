@@ -18,7 +18,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// past is a volume with snapshots and what they must hold.
+// past is a volume with snapshots, and their expected content.
 type past struct {
 	t       *testing.T
 	p       *Pool
@@ -29,7 +29,8 @@ type past struct {
 	random  *rand.Rand
 }
 
-// newPast makes an active volume whose layers are folded only when the test says so.
+// newPast makes an active volume whose layers are folded only on request of the
+// test.
 func newPast(t *testing.T, length size.Bytes) *past {
 	t.Helper()
 	p := testPool(t, func(c *Config) { c.NoFolding, c.FirstStore = true, 64*size.MiB })
@@ -86,7 +87,7 @@ func (h *past) grow(more size.Bytes) {
 	h.content = append(h.content, make([]byte, int(v.Size)-len(h.content))...)
 }
 
-// check compares the volume and every snapshot with what they must hold.
+// check compares the volume and every snapshot with their expected content.
 func (h *past) check(what string) {
 	h.t.Helper()
 	ctx := context.Background()
@@ -123,7 +124,7 @@ func (h *past) pair() foldPair {
 	return pairs[0]
 }
 
-// fold folds all that can be folded, whether it is worth it or not.
+// fold folds all foldable layers, even if it is not worth it.
 func (h *past) fold() (folds int) { return foldAll(h.t, h.p) }
 
 func foldAll(t *testing.T, p *Pool) (folds int) {
@@ -149,9 +150,9 @@ func foldAll(t *testing.T, p *Pool) (folds int) {
 	}
 }
 
-// waitNotFlattened waits until no flat store keeps layers from being folded. The
-// caretaker makes such a store if it comes by while a test reads an old snapshot,
-// and gives it back some time after the test has closed the snapshot.
+// waitNotFlattened waits until no flat store prevents folds. The caretaker makes
+// such a store if it runs while a test reads an old snapshot, and deletes it some
+// time after the test has closed the snapshot.
 func waitNotFlattened(t *testing.T, p *Pool) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
@@ -165,7 +166,7 @@ func waitNotFlattened(t *testing.T, p *Pool) {
 	}
 }
 
-// idle checks that only the four devices of an idle history are there, or none.
+// idle checks that exactly the four devices of an idle history exist, or none.
 func (h *past) idle(what string) {
 	h.t.Helper()
 	want := 0
@@ -194,7 +195,7 @@ func openSnapshot(t *testing.T, p *Pool, name string) (f *os.File) {
 	return f
 }
 
-// closeSnapshots closes a snapshot and takes down what nobody reads.
+// closeSnapshots closes a snapshot, and removes the devices that nobody reads.
 func closeSnapshots(t *testing.T, p *Pool, lv string, f *os.File) {
 	t.Helper()
 	f.Close()
@@ -214,7 +215,8 @@ func removeAll(t *testing.T, p *Pool) {
 	for end := time.Now().Add(10 * time.Second); ; {
 		left := 0
 		for _, e := range must(client.List())(t) {
-			// Of a pool that was closed: its last look at the disks may have been cut short.
+			// The last look at the disks may have been cut short, because the pool
+			// was closed.
 			if !strings.HasPrefix(e.UUID, lvm2.DMUUID(p.current.Load().vg.ID, "", "")) {
 				continue
 			}

@@ -20,15 +20,16 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// writeFast overwrites the device by fio as fast as it can and returns the rate in
-// bytes per second. Every part of it is written at most once, and not all of it if that takes longer than limit, if not 0.
+// writeFast overwrites the device with fio as fast as possible, and returns the
+// rate in bytes per second. It writes every part at most once, and stops after
+// limit, if limit is not 0.
 func writeFast(t *testing.T, path string, block size.Bytes, direct bool, length size.Bytes, limit time.Duration) float64 {
 	args := []string{"--name=w", "--filename=" + path, fmt.Sprintf("--bs=%d", block), fmt.Sprintf("--size=%d", length), "--output-format=json",
 		"--ioengine=psync", "--rw=write", "--end_fsync=1", "--thread", "--allow_mounted_write=1", fmt.Sprintf("--runtime=%d", int(limit.Seconds()))}
 	if block < 64*size.KiB {
 		args = append(args, "--rw=randwrite", "--norandommap=0")
 	}
-	if direct { // many at once, each in a part of its own
+	if direct { // many writers, each in its own part
 		const jobs = 16
 		args = append(args, "--direct=1", fmt.Sprintf("--numjobs=%d", jobs), fmt.Sprintf("--size=%d", length/jobs), fmt.Sprintf("--offset_increment=%d", length/jobs), "--group_reporting")
 	}
@@ -88,7 +89,7 @@ func TestGrowth_fullSpeed(t *testing.T) {
 		{4 * size.KiB, size.MiB, true}, {16 * size.KiB, size.MiB, false},
 	} {
 		p.config.Chunk = c.chunk
-		p.fastest.Store(0) // what was seen in the last round must not help
+		p.fastest.Store(0) // the peak of the last round must not help
 		var before [3][32]byte
 		var first [3]size.Bytes
 		for k, v := range vols {

@@ -23,7 +23,7 @@ func TestGrowth_neverOutrun(t *testing.T) {
 		late := func() time.Duration { return time.Duration(r.Int64N(3)) * lateness / 2 }
 		now, grown := time.Duration(0), time.Duration(-1)
 		begin, speed := time.Duration(r.Int64N(int64(2*time.Second))), peak*rate([]float64{1, 1, r.Float64()}[r.IntN(3)])
-		pass := func(d time.Duration) { // the writer goes on
+		pass := func(d time.Duration) { // the writer continues for d
 			if now += d; now > begin {
 				used += speed.in(min(d, now-begin))
 			}
@@ -64,7 +64,7 @@ func TestGrowth_documentedSizes(t *testing.T) {
 			t.Errorf("chunks of %v: writers are held at %v and stores grow at %v", c.chunk, brake, grow)
 		}
 	}
-	// A store that is as long as is of use needs none of that.
+	// A store of the largest useful size needs no lines.
 	if most := cow.LargestUseful(16*size.MiB, 16*size.KiB); most > 17*size.MiB {
 		t.Errorf("a volume of 16 MiB needs a store of %v", most)
 	}

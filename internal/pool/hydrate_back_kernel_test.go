@@ -50,9 +50,9 @@ func TestHydrator_committedWindow(t *testing.T) {
 				ok(t, file.Close())
 				back(nil)
 			}
-			// As after a failure of the next one.
+			// Like after a failure of the next window.
 			back(w)
-			time.Sleep(100 * time.Millisecond) // a mirror would copy
+			time.Sleep(100 * time.Millisecond) // time in which a mirror would copy
 			model.compare(t, at, "the fork")
 			write('c')
 			if !gone {

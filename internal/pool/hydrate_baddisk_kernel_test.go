@@ -14,7 +14,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// hidden is where a bad disk begins on the good one: LVM2 must not find it twice.
+// hidden is the offset of a bad disk on the good disk, so that LVM2 does not find
+// the disk twice.
 const hidden = size.Sectors(8192)
 
 // badDisk is a disk on which some sectors can be made to fail.
@@ -37,13 +38,13 @@ func newBadDisk(t *testing.T, disk string) *badDisk {
 	return d
 }
 
-// fail makes n sectors from at on fail, and no others.
+// fail makes exactly n sectors from at fail.
 func (d *badDisk) fail(at, n size.Sectors) {
 	d.t.Helper()
 	d.put(at, n, dm.ErrorTarget{})
 }
 
-// put has something else for n sectors from at on.
+// put maps n sectors from at to another target.
 func (d *badDisk) put(at, n size.Sectors, target dm.Target) {
 	d.t.Helper()
 	good := func(from, to size.Sectors) dm.Segment {
@@ -57,7 +58,7 @@ func (d *badDisk) put(at, n size.Sectors, target dm.Target) {
 	ok(d.t, d.client.Resume("baddisk", 0))
 }
 
-// sectorOf returns where on the disk a logical volume's sector is.
+// sectorOf returns the disk's sector of a logical volume's sector.
 func sectorOf(v *view, lv *lvm2.LV, at size.Sectors) size.Sectors {
 	for _, s := range lv.Segments {
 		if start := sectors(v, s.Start); at >= start && at < start+sectors(v, s.Count) {
@@ -123,7 +124,8 @@ func TestHydrator_failingDisk(t *testing.T) {
 			ok(t, p.Close())
 			p = openPool(t, config)
 			at = must(p.Activate(ctx, f.LV))(t)
-			// It is tried again at once, and once more: sound neighbours can be read all the time.
+			// The driver retries immediately, and once more. Sound neighbours can
+			// be read all the time.
 			before, behind = model[:bad-16<<10], model[bad+16<<10:]
 			for end := time.Now().Add(hydrateRetry + time.Second); time.Now().Before(end); {
 				near := size.MiB
@@ -165,7 +167,7 @@ func TestHydrator_failureAfterCommit(t *testing.T) {
 		if w := p.hydrator.window(o.lv.ID); w == nil || !o.hydrated.has(w.span) {
 			continue
 		}
-		ok(t, p.hydrator.abandon(f.LV)) // as a failing open does
+		ok(t, p.hydrator.abandon(f.LV)) // like a failing open
 		model.compare(t, at, "the volume, after a step failed")
 		failed++
 	}

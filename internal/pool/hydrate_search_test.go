@@ -15,8 +15,8 @@ func TestSearch_badSectors(t *testing.T) {
 	for _, x := range []struct {
 		name   string
 		bad    spans
-		pauses int          // until all else is copied
-		left   size.Sectors // then
+		pauses int          // pauses until everything else is copied
+		left   size.Sectors // sectors left at that moment
 	}{
 		{"nothing", nil, 0, 0},
 		{"one sector", spans{{5000000, 8}}, 1, leastWindow},
@@ -75,7 +75,7 @@ func TestSearch_mostLeft(t *testing.T) {
 	var h hydrated
 	for range 2000 {
 		w := s.next(h.missing(length), leastWindow)
-		if w.start/leastWindow%2 == 1 { // every other one is bad
+		if w.start/leastWindow%2 == 1 { // every second window is bad
 			s.failed(w)
 			continue
 		}

@@ -13,7 +13,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// stall makes reads of n sectors from at on take a minute, or until fail is called.
+// stall makes reads of n sectors from at take a minute, or until fail is called.
 func (d *badDisk) stall(at, n size.Sectors) {
 	d.t.Helper()
 	under := dm.Area{Device: d.under, Offset: at + hidden}

@@ -22,8 +22,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// history makes a volume with three snapshots, of which the middle one is
-// deleted, and a second volume that is not active. Chunks differ between cuts.
+// history makes a volume with three snapshots, and deletes the middle one. It also
+// makes a second, inactive volume. The chunk size differs between the cuts.
 func history(t *testing.T, p *Pool) (path string) {
 	t.Helper()
 	ctx := context.Background()
@@ -121,7 +121,7 @@ func TestInspect_readOldest(t *testing.T) {
 	path := history(t, p)
 	alone := func(what string, act func(context.Context, *view) error) {
 		t.Helper()
-		release := must(p.keys.lock(ctx, lvKey("base")))(t) // from the trimming of stores
+		release := must(p.keys.lock(ctx, lvKey("base")))(t) // keeps the trimming of stores away
 		defer release()
 		ok(t, p.do(ctx, &change{what: what, act: act}))
 	}
@@ -281,7 +281,7 @@ func TestVerify_brokenDevices(t *testing.T) {
 		{"the device of an older snapshot", func() func() {
 			l := viewOf(t, c).volumeByLV("base").layers[0]
 			return fake(vg+"-s1", lvm2.DMUUID(lvm2.ID(base[4:36]), l.lv.ID, ""))
-		}, []string{"DeviceLeftover " + vg + "-s1"}}, // nobody reads it, so that it needs no other one
+		}, []string{"DeviceLeftover " + vg + "-s1"}}, // nobody reads it, so it needs no other device
 		{"a store that lists a chunk twice", func() func() { return spoil(area+entry, 0) }, []string{"BadStore " + vg + "/s3"}},
 		{"a store that lists what its volume never had", func() func() { return spoil(area+entry, 4096) }, []string{"BadStore " + vg + "/s3"}},
 		{"a store that lists what is beyond its end", func() func() { return spoil(area+entry+8, 1<<40) }, []string{"BadStore " + vg + "/s3"}},
@@ -326,7 +326,7 @@ func TestVerify_brokenMetadata(t *testing.T) {
 	}{
 		{"a tag without sense", []string{"lvchange", "--deltag", order, "--addtag", "dmsnap:order=first", vg + "/s1"},
 			[]string{"lvchange", "--deltag", "dmsnap:order=first", "--addtag", order, vg + "/s1"},
-			[]string{"BadTags " + vg + "/s1"}}, // nor is it known that s2 is not needed
+			[]string{"BadTags " + vg + "/s1"}}, // and it is unknown whether s2 is needed
 		{"an order twice", []string{"lvchange", "--deltag", order, "--addtag", "dmsnap:order=2", vg + "/s1"},
 			[]string{"lvchange", "--deltag", "dmsnap:order=2", "--addtag", order, vg + "/s1"},
 			[]string{"DuplicateOrder " + vg + "/base"}},
@@ -359,7 +359,7 @@ func TestVerify_brokenMetadata(t *testing.T) {
 		t.Errorf("mended, and still found %q", got)
 	}
 
-	overrun(t, path) // nobody extends the store
+	overrun(t, path) // the pool is closed, so nobody extends the store
 	if got, want := found(t, c), []string{"LossNotRecorded " + vg + "/s3"}; !slices.Equal(got, want) {
 		t.Errorf("a full store: found %q, want %q", got, want)
 	}

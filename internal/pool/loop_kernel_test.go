@@ -17,7 +17,8 @@ import (
 // device.
 func TestAttachFile_otherMountNamespace(t *testing.T) {
 	host := t.TempDir()
-	// A loop device needs a file system that is not the host's, seen through hostfs.
+	// A loop device needs a file system other than the host's, which is visible
+	// through hostfs.
 	if err := unix.Mount("test", host, "tmpfs", 0, ""); err != nil {
 		t.Fatal(err)
 	}

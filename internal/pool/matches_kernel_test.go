@@ -20,16 +20,16 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// byID is a directory of links to devices, as udev makes /dev/disk/by-id.
+// byID is a directory of links to devices, like udev's /dev/disk/by-id.
 type byID struct {
 	*testing.T
 	dir  string
-	want map[string]string // what is said of a link's device; "" for what is taken
+	want map[string]string // the expected reason for a link's device; "" if it is used
 }
 
 func newByID(t *testing.T) *byID { return &byID{t, t.TempDir(), map[string]string{}} }
 
-// link makes a link to a device, and notes what must be said of it.
+// link makes a link to a device, with the expected reason.
 func (b *byID) link(name, device, why string) {
 	b.Helper()
 	ok(b.T, os.Symlink(device, filepath.Join(b.dir, name)))
@@ -38,7 +38,7 @@ func (b *byID) link(name, device, why string) {
 
 func (b *byID) pattern() string { return filepath.Join(b.dir, "nvme-*") }
 
-// loop makes a disk of a file of its own.
+// loop makes a disk on a new file.
 func (b *byID) loop(length string, options ...string) string {
 	b.Helper()
 	dir := b.TempDir()
@@ -49,7 +49,7 @@ func (b *byID) loop(length string, options ...string) string {
 	return looped(b.T, file, options...)
 }
 
-// partitioned makes a disk with two DOS partitions of 64 MiB, the first of which is mounted.
+// partitioned makes a disk with two DOS partitions of 64 MiB. The first is mounted.
 func (b *byID) partitioned() string {
 	b.Helper()
 	disk := b.loop("160M", "-P")
@@ -71,7 +71,7 @@ func (b *byID) mounted(device string) {
 	b.Cleanup(func() { unix.Unmount(dir, 0) })
 }
 
-// check compares what is said of the devices that were left out.
+// check compares the reasons for the devices that were left out.
 func (b *byID) check(left []LeftOut) {
 	b.Helper()
 	said := map[string]string{}
@@ -141,7 +141,7 @@ func TestChoose_patternOfAllDisks(t *testing.T) {
 	command(t, "dmsetup", "create", "holder", "--noudevsync", "--table", "0 2048 linear "+held+" 0")
 	t.Cleanup(func() { exec.Command("dmsetup", "remove", "--noudevsync", "holder").Run() })
 	b.link("nvme-held", held, "used by")
-	claim := b.loop("64M") // as the kubelet's of a block volume that a pod has
+	claim := b.loop("64M") // like the kubelet's, for a block volume of a pod
 	looped(t, claim)
 	b.link("nvme-claim", claim, "used by")
 
@@ -294,7 +294,7 @@ func TestDevicesFile_newAndExtended(t *testing.T) {
 	ok(t, os.WriteFile(file, []byte("VERSION=1.1.3\n"), 0o600))
 	o := Options{LVM: lvm2.Host{DevicesFile: file}}
 	c := Config{Name: "pool", VolumeGroup: "vgdevicesfile", Create: true}
-	for n := 1; n <= 2; n++ { // made, and grown
+	for n := 1; n <= 2; n++ { // a new group, then an extended one
 		c.Devices = disks[:n]
 		p := must(Open(ctx, c, o))(t)
 		for _, pv := range must(p.latest())(t).vg.PVs {
@@ -374,7 +374,7 @@ func TestChoose_twoPaths(t *testing.T) {
 		t.Errorf("the group has %d disks", n)
 	}
 	ok(t, p.Close())
-	c.Devices = append(c.Devices, paths[1]) // the one that is meant
+	c.Devices = append(c.Devices, paths[1]) // the chosen path
 	p = must(Open(context.Background(), c, Options{}))(t)
 	if n := len(must(p.latest())(t).vg.PVs); n != 2 {
 		t.Errorf("with a path that is named the group has %d disks", n)

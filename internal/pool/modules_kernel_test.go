@@ -19,8 +19,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// withoutModule takes a module from the kernel, and keeps it from being loaded until back is
-// called, as on a machine that does not have it.
+// withoutModule unloads a module, and prevents the kernel from loading it until
+// back is called, like on a machine without it.
 func withoutModule(t *testing.T, name, target string) (back func()) {
 	t.Helper()
 	const modprobe = "/proc/sys/kernel/modprobe"

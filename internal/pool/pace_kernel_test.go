@@ -25,7 +25,7 @@ func TestPace_seesOthers(t *testing.T) {
 	for i := range 200 {
 		writeDevice(t, path, int64(i)*4096, make([]byte, 4096))
 	}
-	c.looked = time.Now() // however long that took
+	c.looked = time.Now() // ignores how long that took
 	if !c.used(view) {
 		t.Error("200 requests were not noticed")
 	}

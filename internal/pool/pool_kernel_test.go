@@ -67,7 +67,8 @@ func TestPool_fourDevices(t *testing.T) {
 	if n := len(settledTo(t, p, 4)); n != 4 {
 		t.Errorf("after the restores there are %v", devicesOf(t, p))
 	}
-	// The middle one first: it must stay below for the oldest.
+	// Delete the middle snapshot first: its layer must stay for the oldest
+	// snapshot.
 	for _, name := range []string{"snap2", "snap1", "snap3"} {
 		ok(t, p.DeleteSnapshot(ctx, name))
 	}
@@ -206,7 +207,7 @@ func TestCreateVolume_earlierOwner(t *testing.T) {
 			writeDevice(t, path, int64(off), secret)
 		}
 		must(p.CreateSnapshot(ctx, "s-"+name, v.LV))(t)
-		writeDevice(t, path, 0, make([]byte, 4*size.MiB)) // so that the store has secrets too
+		writeDevice(t, path, 0, make([]byte, 4*size.MiB)) // puts secrets into the store too
 		ok(t, p.DeleteSnapshot(ctx, "s-"+name))
 		grown := must(p.ExpandVolume(ctx, v.LV, length+32*size.MiB, 0))(t)
 		if at := firstByte(t, path, length, grown.Size); at >= 0 {
@@ -238,10 +239,9 @@ func TestCapacity_reserve(t *testing.T) {
 	if _, err := p.ExpandVolume(ctx, v.LV, v.Size+1, 0); !errors.Is(err, ErrNoSpace) {
 		t.Errorf("expanding in a full pool: %v", err)
 	}
-	must(p.CreateSnapshot(ctx, "in-reserve", v.LV))(t) // that is what the reserve is for
+	must(p.CreateSnapshot(ctx, "in-reserve", v.LV))(t) // the reserve is for snapshots
 	ok(t, p.DeleteSnapshot(ctx, "in-reserve"))
 	ok(t, p.DeleteVolume(ctx, v.LV))
-	// Its room is there as soon as it is wiped; creation waits for that.
 	must(p.CreateVolume(ctx, VolumeSpec{Name: "all", Size: c.MaxVolume, Mode: Block}))(t)
 }
 
@@ -252,7 +252,7 @@ func TestDeleteVolume_inUse(t *testing.T) {
 	p := testPool(t, nil)
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)
 	path := must(p.Activate(ctx, v.LV))(t)
-	v = must(p.Volume(ctx, v.LV))(t) // it was given out by now
+	v = must(p.Volume(ctx, v.LV))(t) // the activation has changed it
 	f := must(os.Open(path))(t)
 	for name, err := range map[string]error{"delete": p.DeleteVolume(ctx, v.LV), "deactivate": p.Deactivate(ctx, v.LV)} {
 		if !errors.Is(err, ErrInUse) {

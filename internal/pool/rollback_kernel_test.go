@@ -22,8 +22,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// rollBack rolls a volume of an open pool back as another process does, and has
-// the pool see it.
+// rollBack rolls a volume of an open pool back, like another process, and makes the
+// pool see the change.
 func rollBack(t *testing.T, p *Pool, lv, snapshot string) RolledBack {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -34,7 +34,7 @@ func rollBack(t *testing.T, p *Pool, lv, snapshot string) RolledBack {
 	return r
 }
 
-// snapshotsShown returns the names of the snapshots that are shown as the volume's.
+// snapshotsShown returns the names of the volume's snapshots.
 func snapshotsShown(t *testing.T, p *Pool, lv string) string {
 	t.Helper()
 	var names []string
@@ -78,7 +78,7 @@ func TestRollback_backAndForth(t *testing.T) {
 		t.Helper()
 		ok(t, p.Deactivate(ctx, v.LV))
 		done := rollBack(t, p, v.LV, name)
-		hydrate = p.hydrator.stop(v.LV) // until it is waited for
+		hydrate = p.hydrator.stop(v.LV) // until the test waits for it
 		path = must(p.Activate(ctx, v.LV))(t)
 		now = append(bytes.Clone(at[name]), make(content, int(done.Volume.Size)-len(at[name]))...)
 		now.compare(t, path, "rolled back to "+name)
@@ -108,7 +108,8 @@ func TestRollback_backAndForth(t *testing.T) {
 	cut("s3")
 	now.scribble(t, r, path, 20)
 
-	// While that one hydrates and has a snapshot, forward, and from there back again.
+	// Roll back to the newer snapshot while the volume hydrates and has a snapshot
+	// of its own, and then to the older one again.
 	hydrate()
 	waitHydrating(t, p, v.LV)
 	if done := back("s2"); done.Former != "former-base-2" || done.Newest.Name != "s3" {
@@ -206,7 +207,7 @@ func withoutDriver(t *testing.T, rollBack func(Config, RollbackSpec)) {
 	was := content(readDevice(t, path, v.Size))
 	must(p.CreateSnapshot(ctx, "s1", v.LV))(t)
 	writeDevice(t, path, 0, bytes.Repeat([]byte{7}, 1<<20))
-	reader := must(os.Open(p.dm.Node(p.vgName + "-s1")))(t) // it is stacked on a device that has the volume's name
+	reader := must(os.Open(p.dm.Node(p.vgName + "-s1")))(t) // its device is stacked on a device with the volume's name
 	ok(t, p.Close())
 
 	rollBack(p.config, RollbackSpec{Volume: "base", Snapshot: "s1"})
@@ -246,13 +247,13 @@ func TestRollback_deviceNotRenamed(t *testing.T) {
 	must(p.CreateSnapshot(ctx, "s1", v.LV))(t)
 	trash, letGo := trashOf(t, p)
 	ok(t, p.Close())
-	reader := must(os.Open(p.dm.Node(p.vgName + "-s1")))(t) // below it is a device that has the volume's name
+	reader := must(os.Open(p.dm.Node(p.vgName + "-s1")))(t) // below it is a device with the volume's name
 	client := must(dm.Open())(t)
 	defer client.Close()
 	base := must(client.Info(p.vgName + "-base-real"))(t)
 	stranger := lvm2.DMName(p.vgName, trash, "")
 	must(client.Create(stranger, "a-stranger"))(t)
-	ok(t, client.Rename(p.vgName+"-gone", p.vgName+"-a", 0)) // comes first
+	ok(t, client.Rename(p.vgName+"-gone", p.vgName+"-a", 0)) // comes first in the order of renames
 	must(Rollback(ctx, p.config, Options{}, RollbackSpec{Volume: v.LV, Snapshot: "s1"}))(t)
 	if now := must(client.InfoByUUID(base.UUID))(t); now.Name != lvm2.DMName(p.vgName, "former-base", layerReal) {
 		t.Errorf("what the volume was has the device %s", now.Name)
@@ -271,7 +272,7 @@ func TestRollback_refused(t *testing.T) {
 	for _, name := range []string{"base", "other", "plain"} {
 		must(p.CreateVolume(ctx, VolumeSpec{Name: name, Size: 16 * size.MiB, Mode: Block}))(t)
 	}
-	must(p.Activate(ctx, "base"))(t) // wipes it
+	must(p.Activate(ctx, "base"))(t) // the activation wipes it
 	ok(t, p.Deactivate(ctx, "base"))
 	must(p.CreateSnapshot(ctx, "s1", "base"))(t)
 	must(p.CreateSnapshot(ctx, "theirs", "other"))(t)
@@ -320,7 +321,8 @@ func TestRollback_refused(t *testing.T) {
 	refused("full", "base", "s1", ErrNoSpace)
 }
 
-// rollBack rolls the volume of a snapshot back to it, if that is still there.
+// rollBack rolls a snapshot's volume back to the snapshot, if the snapshot still
+// exists.
 func (f *forest) rollBack(snapshot string) string {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()

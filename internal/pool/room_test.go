@@ -11,7 +11,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// roomPool is a pool in which nothing runs.
+// roomPool returns a pool without background work.
 func roomPool(c Config) *Pool {
 	return newPool(context.Background(), c, Options{})
 }
@@ -23,8 +23,8 @@ func TestCheckRoom_trash(t *testing.T) {
 	for _, c := range []struct {
 		what    string
 		n       lvm2.Extents
-		rounds  int           // that have failed
-		ago     time.Duration // between two
+		rounds  int           // failed rounds
+		ago     time.Duration // age of the first failure
 		unclear bool
 		pending bool
 	}{
@@ -37,9 +37,9 @@ func TestCheckRoom_trash(t *testing.T) {
 		{"nothing is wiped", 19, 0, 0, true, false},
 	} {
 		v := rollbackGroup(t)
-		p := roomPool(Config{LayerReserve: 10}) // of 499 extents
+		p := roomPool(Config{LayerReserve: 10}) // the group has 499 extents
 		v.free = rangeSet{{Start: 100, Count: 60}}
-		v.trash = []*lvm2.LV{v.volumeByLV("bare").lv} // of 8
+		v.trash = []*lvm2.LV{v.volumeByLV("bare").lv} // it has 8 extents
 		if c.unclear {
 			v.unclear = errors.New("a tag")
 		}
@@ -89,7 +89,7 @@ func TestOnceRoom_oneAtATime(t *testing.T) {
 		_, err := onceRoom(ctx, p, func() (size.Bytes, error) { tries.Add(1); return 0, none })
 		ended <- err
 	}()
-	wait(&tries, 2) // so it has the key
+	wait(&tries, 2) // now it has the key
 	go func() {
 		_, err := onceRoom(ctx, p, func() (size.Bytes, error) { others.Add(1); return 0, none })
 		ended <- err
@@ -101,7 +101,7 @@ func TestOnceRoom_oneAtATime(t *testing.T) {
 			t.Errorf("%v, and for the caller %v", err, ctx.Err())
 		}
 	}
-	if tries, others := tries.Load(), others.Load(); tries != 3 || others > 2 { // at once, with the key, and when something was free
+	if tries, others := tries.Load(), others.Load(); tries != 3 || others > 2 { // immediately, with the key, and after extents became free
 		t.Errorf("tried %d times, and %d times by who came later", tries, others)
 	}
 	if _, err := onceRoom(context.Background(), p, func() (size.Bytes, error) { return 0, ErrPrecondition }); !errors.Is(err, ErrPrecondition) {

@@ -33,7 +33,7 @@ func TestScrub_writersNotHeld(t *testing.T) {
 			return p.forkUp(ctx, v, v.volumes[o.lv.ID])
 		}}))
 		cow := v.cowDevice(s.lv)
-		g := &growth{store: s.lv.ID} // a brake, which keeps the wiping from its end
+		g := &growth{store: s.lv.ID} // a brake that delays the end of the wipe
 		g.braked.Store(true)
 		p.facts.growing.put(s.lv.ID, g)
 		ok(t, p.dm.Suspend(ctx, cow.name, dm.SuspendOptions{SkipLockFS: true}))
@@ -48,7 +48,7 @@ func TestScrub_writersNotHeld(t *testing.T) {
 				t.Fatal("it is not wiped")
 			}
 		}
-		if before { // as one that began a moment ago
+		if before { // a hold that began a moment ago
 			g := p.newGrowth(s, 0)
 			p.facts.holding.put(o.lv.ID, g)
 			p.background(func(ctx context.Context) { p.hold(ctx, o.lv.ID, g) })

@@ -12,7 +12,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// closed is the configuration of a pool that no machine can open.
+// closed returns the configuration of a pool that no machine can open.
 func closed(t *testing.T, name string) Config {
 	t.Helper()
 	return Config{Name: name, VolumeGroup: "vg-" + name, File: filepath.Join(t.TempDir(), "no", "directory"), Size: size.GiB}

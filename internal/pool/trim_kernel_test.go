@@ -48,7 +48,7 @@ func TestTrim_belowReader(t *testing.T) {
 			}
 		}
 	}
-	waitIdle(t, p) // what they had is wiped
+	waitIdle(t, p) // their former extents are wiped
 	shown.compare(t, at, "what is read when they are")
 	noFindings(t, p)
 	ok(t, p.Deactivate(ctx, reader.LV))
