@@ -53,8 +53,9 @@ func inputs(t *testing.T, arch string) options {
 	return o
 }
 
-// The image's own libraries must do: nothing of this machine is seen.
-func TestProgramsRunInTheRoot(t *testing.T) {
+// TestImage_programsRun: the programs of the image run with only the image's own
+// libraries.
+func TestImage_programsRun(t *testing.T) {
 	o := inputs(t, "amd64")
 	o.root = t.TempDir()
 	if err := o.run(); err != nil {
@@ -130,7 +131,9 @@ func inRoot(ctx context.Context, root string, args ...string) (string, error) {
 	return string(out), errors.Join(err, ctx.Err())
 }
 
-func TestArchive(t *testing.T) {
+// TestImage_archive: two builds of the same input are equal, the archive is small, and
+// another implementation reads it.
+func TestImage_archive(t *testing.T) {
 	o := inputs(t, "amd64")
 	var archives [2][]byte
 	for i := range archives {
@@ -194,9 +197,9 @@ func member(t *testing.T, archive []byte, name string) string {
 	}
 }
 
-// An image for arm64 cannot be run here: every program in it must be for that
-// machine, and find all its libraries.
-func TestArm64(t *testing.T) {
+// TestImage_arm64: every program in an image for arm64 is for this architecture and
+// finds all its libraries. It cannot run here.
+func TestImage_arm64(t *testing.T) {
 	o := inputs(t, "arm64")
 	all, program, err := o.layers()
 	if err != nil {

@@ -9,7 +9,9 @@ import (
 	"testing"
 )
 
-func TestFollow(t *testing.T) {
+// TestTree_followsLinks: a path is followed through links to its file; a loop or a
+// dangling link leads to none.
+func TestTree_followsLinks(t *testing.T) {
 	link := func(to string) file { return file{mode: fs.ModeSymlink | 0o777, link: to} }
 	all := tree{
 		"usr/lib64/loader":     link("/lib/abi/loader-1"),
@@ -33,7 +35,9 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-func TestMerged(t *testing.T) {
+// TestTree_mergedDirectories: paths below /bin, /sbin and /lib* become paths below
+// /usr.
+func TestTree_mergedDirectories(t *testing.T) {
 	for name, want := range map[string]string{
 		"./bin/mount": "usr/bin/mount", "/lib64/ld.so": "usr/lib64/ld.so", "./usr/bin/x": "usr/bin/x",
 		"etc/../sbin/y": "usr/sbin/y", "/etc/bin": "etc/bin",
@@ -44,9 +48,9 @@ func TestMerged(t *testing.T) {
 	}
 }
 
-// A library that none of the packages has must be found when the image is
-// made, not when a node wants to mount.
-func TestClosureMissesLibrary(t *testing.T) {
+// TestClosure_missingLibrary: a library that no package has is an error when the image
+// is made, not when a node mounts.
+func TestClosure_missingLibrary(t *testing.T) {
 	self, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +79,9 @@ func TestClosureMissesLibrary(t *testing.T) {
 	}
 }
 
-func TestPackageFile(t *testing.T) {
+// TestPackageFile_oneOfTheArchitecture: the file of a package is found by its name and
+// architecture, and there must be exactly one.
+func TestPackageFile_oneOfTheArchitecture(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := packageFile(dir, "mount", "amd64"); err == nil {
 		t.Error("found in an empty directory")
@@ -91,7 +97,9 @@ func TestPackageFile(t *testing.T) {
 	}
 }
 
-func TestTag(t *testing.T) {
+// TestTag_ofReference: a reference of an image gives its tag, also with a port in the
+// registry's name.
+func TestTag_ofReference(t *testing.T) {
 	for reference, want := range map[string]string{
 		"ghcr.io/a/b:v1": "v1", "localhost:5000/b": "", "localhost:5000/b:2": "2",
 	} {
@@ -101,8 +109,9 @@ func TestTag(t *testing.T) {
 	}
 }
 
-// The configuration of SELinux that mount reads is the host's, as the chart mounts it.
-func TestSELinuxOfTheHost(t *testing.T) {
+// TestTree_selinuxOfTheHost: mount reads the host's SELinux configuration, at the path
+// where the chart mounts it.
+func TestTree_selinuxOfTheHost(t *testing.T) {
 	chart, err := os.ReadFile("../../deploy/helm/csi-dmsnap/templates/node-daemonset.yaml")
 	if err != nil {
 		t.Fatal(err)

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestGoTest uses hack/testkernel as go test does.
-func TestGoTest(t *testing.T) {
+// TestLauncher_goTestExec: hack/testkernel works as the -exec program of go test.
+func TestLauncher_goTestExec(t *testing.T) {
 	cmd := umlCommand(t)
 	launcher, err := filepath.Abs("../testkernel")
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
+// TestParseSize: sizes with and without a unit are parsed, and mistakes are refused.
 func TestParseSize(t *testing.T) {
 	for in, want := range map[string]size.Bytes{
 		"4096": 4096, "1k": size.KiB, "512K": 512 * size.KiB, "3M": 3 * size.MiB, "64G": 64 * size.GiB, "2T": 2 * size.TiB,
@@ -24,6 +25,7 @@ func TestParseSize(t *testing.T) {
 	}
 }
 
+// TestParseDisks: lists of disks are parsed, and mistakes are refused.
 func TestParseDisks(t *testing.T) {
 	for in, want := range map[string][]disk{
 		"":                   nil,
@@ -42,6 +44,7 @@ func TestParseDisks(t *testing.T) {
 	}
 }
 
+// TestParseOptions: flags and environment variables give the options of the runner.
 func TestParseOptions(t *testing.T) {
 	env := func(list ...string) func(string) string {
 		return func(name string) string {

@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// TestQEMU does in one boot, which is slow without KVM, what the tests on User
-// Mode Linux do in many.
-func TestQEMU(t *testing.T) {
+// TestQEMU_oneBoot: one boot in QEMU, which is slow without KVM, does what the tests
+// for User-mode Linux do in many boots.
+func TestQEMU_oneBoot(t *testing.T) {
 	if os.Getenv("DMSNAP_KERNEL") != "qemu" {
 		t.Skip("not asked for by DMSNAP_KERNEL=qemu: it takes some 10 s, and the first time fetches a kernel")
 	}
@@ -43,7 +43,8 @@ func TestQEMU(t *testing.T) {
 	}
 }
 
-func TestCpio(t *testing.T) {
+// TestCpio_readByBusybox: busybox extracts the archive with all its files.
+func TestCpio_readByBusybox(t *testing.T) {
 	if _, err := exec.LookPath("busybox"); err != nil {
 		t.Skip("busybox, which reads the archive, is not installed, see hack/deps.sh")
 	}

@@ -89,7 +89,9 @@ func finish(t *testing.T, cmd *exec.Cmd) result {
 	return result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 }
 
-func TestCommandsView(t *testing.T) {
+// TestGuest_view: a command in the guest has its arguments, directory and environment,
+// the disks, device-mapper, lvm2 and a writable root, and its exit code comes back.
+func TestGuest_view(t *testing.T) {
 	// Arguments are printed between brackets, so that none can be split.
 	cmd := umlCommand(t, "run", "--disks", "64M,96M,64G", "--", "sh", "-c", `
 		printf '[%s]' "$@"; echo
@@ -122,7 +124,9 @@ func TestCommandsView(t *testing.T) {
 	}
 }
 
-func TestOutputAndInput(t *testing.T) {
+// TestGuest_outputAndInput: input and both outputs pass unchanged, with every byte
+// value.
+func TestGuest_outputAndInput(t *testing.T) {
 	data := make([]byte, 256<<10)
 	for i := range data {
 		data[i] = byte(i * i >> 8) // every byte there is, also those a terminal would change
@@ -136,14 +140,18 @@ func TestOutputAndInput(t *testing.T) {
 	}
 }
 
-func TestOutputOfBackgroundProcess(t *testing.T) {
+// TestGuest_outputOfBackgroundProcess: the runner ends with the command, even if a
+// process in the background still has its output open.
+func TestGuest_outputOfBackgroundProcess(t *testing.T) {
 	got := finish(t, umlCommand(t, "run", "--", "sh", "-c", "(echo early; sleep 1000; echo late) & sleep 0.3; kill -TERM $$"))
 	if got.code != 128+15 || got.stdout != "early\n" || !strings.Contains(got.stderr, "terminated") {
 		t.Errorf("got %v, want what was written until the command ended, and 143", got)
 	}
 }
 
-func TestShare(t *testing.T) {
+// TestGuest_sharedDirectory: the guest reads and writes files in the shared directory,
+// also with a space in its path.
+func TestGuest_sharedDirectory(t *testing.T) {
 	share := filepath.Join(t.TempDir(), "with space")
 	if err := os.Mkdir(share, 0o755); err != nil {
 		t.Fatal(err)
@@ -159,7 +167,9 @@ func TestShare(t *testing.T) {
 	}
 }
 
-func TestModules(t *testing.T) {
+// TestGuest_modules: the guest has the targets of the named modules, and loads a
+// module on demand.
+func TestGuest_modules(t *testing.T) {
 	if os.Getenv("DMSNAP_KERNEL") == umlSMP {
 		t.Skip("all targets are built in")
 	}
@@ -172,9 +182,9 @@ func TestModules(t *testing.T) {
 	}
 }
 
-// TestTap asks a server beside the guest's kernel for a byte string, in a
-// network namespace in which there is nothing else.
-func TestTap(t *testing.T) {
+// TestGuest_network: the guest reaches a server on the host side, in a network
+// namespace with nothing else in it.
+func TestGuest_network(t *testing.T) {
 	if os.Getenv("DMSNAP_KERNEL") == umlSMP {
 		t.Skip("it has no network devices of the host's")
 	}
@@ -198,7 +208,8 @@ func TestTap(t *testing.T) {
 	}
 }
 
-func TestFailuresAreExplained(t *testing.T) {
+// TestRunner_failuresAreExplained: if a boot fails, the error tells the reason.
+func TestRunner_failuresAreExplained(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		args []string
@@ -221,7 +232,8 @@ func TestFailuresAreExplained(t *testing.T) {
 	}
 }
 
-func TestHungGuest(t *testing.T) {
+// TestRunner_hungGuest: a guest that hangs is ended at its time limit.
+func TestRunner_hungGuest(t *testing.T) {
 	cmd := umlCommand(t, "run", "--timeout", "10s", "--", "sh", "-c", `
 		echo "0 2048 linear ${DMSNAP_TEST_DISKS%%,*} 0" | dmsetup create stuck
 		dmsetup suspend stuck
@@ -242,9 +254,9 @@ func TestHungGuest(t *testing.T) {
 	}
 }
 
-// TestPowerCut kills the runner in each way and boots again with its disk,
-// which has what was written until then.
-func TestPowerCut(t *testing.T) {
+// TestRunner_powerCut: after each way of ending the runner, the next boot finds on the
+// disk what was flushed.
+func TestRunner_powerCut(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
 		t.Run(sig.String(), func(t *testing.T) {
 			disk := filepath.Join(t.TempDir(), "a b:c.img")
@@ -274,8 +286,9 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
-// TestHostKernel runs the runner in a guest, where it finds device-mapper.
-func TestHostKernel(t *testing.T) {
+// TestRunner_hostKernel: where the host has device-mapper, the runner uses the host's
+// kernel. The test runs the runner in a guest.
+func TestRunner_hostKernel(t *testing.T) {
 	got := finish(t, umlCommand(t, "run", "--", "sh", "-c", `
 		export DMSNAP_KERNEL=auto DMSNAP_DISKS=64M,8G TMPDIR=/run
 		`+runner+` run -- sh -c '

@@ -10,9 +10,9 @@ import (
 	"testing"
 )
 
-// TestFetchedKernels boots those that are in the cache, and the one that
-// DMSNAP_KERNEL names, which is fetched where it must be.
-func TestFetchedKernels(t *testing.T) {
+// TestKernels_boot: the cached kernels boot, and so does the kernel in DMSNAP_KERNEL,
+// which the runner fetches if needed.
+func TestKernels_boot(t *testing.T) {
 	base, err := cacheDir()
 	if err != nil {
 		t.Fatal(err)
@@ -38,7 +38,9 @@ func TestFetchedKernels(t *testing.T) {
 	}
 }
 
-func TestChoose(t *testing.T) {
+// TestKernels_choose: each kernel is found by its name, and the error for another name
+// lists all names.
+func TestKernels_choose(t *testing.T) {
 	for name := range umlKernels {
 		if got, err := choose(name); got != name || err != nil {
 			t.Errorf("choose(%q) = %q, %v", name, got, err)
@@ -52,7 +54,9 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-func TestPickVersion(t *testing.T) {
+// TestKernels_pickVersion: the wanted version of a package is chosen, or the newest
+// one if the archive no longer has it.
+func TestKernels_pickVersion(t *testing.T) {
 	const madison = `user-mode-linux | 7.3um1+b1 | http://mirror.example/debian sid/main amd64 Packages
 user-mode-linux |     7.2um1 | http://mirror.example/debian sid/main amd64 Packages
 user-mode-linux |     7.2um1 | http://mirror.example/debian sid/main Sources
@@ -70,7 +74,8 @@ user-mode-linux-doc | 9 | http://mirror.example/debian sid/main amd64 Packages
 	}
 }
 
-func TestMirrorOf(t *testing.T) {
+// TestKernels_mirrorOf: the mirror is the first Debian archive that the host uses.
+func TestKernels_mirrorOf(t *testing.T) {
 	for in, want := range map[string]string{
 		"": "",
 		"https://download.example/linux/\nhttp://mirror.example/debian-security/\n":   "",
@@ -82,7 +87,9 @@ func TestMirrorOf(t *testing.T) {
 	}
 }
 
-func TestCached(t *testing.T) {
+// TestKernels_cached: a kernel is made once and then found in the cache; a failed or
+// interrupted attempt leaves nothing that is used.
+func TestKernels_cached(t *testing.T) {
 	base := filepath.Join(t.TempDir(), "cache")
 	failure := errors.New("no network")
 	fills := 0
@@ -128,7 +135,9 @@ func TestCached(t *testing.T) {
 	}
 }
 
-func TestWords(t *testing.T) {
+// TestKernels_processors: the command line of a kernel has the number of processors,
+// up to the number that its configuration allows.
+func TestKernels_processors(t *testing.T) {
 	smp := umlKernels[umlSMP]
 	if got, err := umlKernels["uml"].words(2); len(got) > 0 || err != nil {
 		t.Errorf("words of a kernel with one processor: %q, %v", got, err)
@@ -144,7 +153,9 @@ func TestWords(t *testing.T) {
 	}
 }
 
-func TestPickSource(t *testing.T) {
+// TestKernels_pickSource: the wanted source package is chosen, or the newest one if
+// the archive no longer has it.
+func TestKernels_pickSource(t *testing.T) {
 	const wanted = "linux-source-7.3"
 	for names, want := range map[string]string{
 		"": wanted,
@@ -158,7 +169,9 @@ func TestPickSource(t *testing.T) {
 	}
 }
 
-func TestMissingOptions(t *testing.T) {
+// TestKernels_missingOptions: options that a kernel's configuration lacks are
+// reported.
+func TestKernels_missingOptions(t *testing.T) {
 	const config = "# CONFIG_A is not set\nCONFIG_B=y\nCONFIG_NR_CPUS=4\n"
 	const wanted = "# A comment\n\nCONFIG_A=y\nCONFIG_B=y\nCONFIG_C=y\nCONFIG_NR_CPUS=4\n"
 	if got := missingOptions(wanted, config); strings.Join(got, " ") != "CONFIG_A=y CONFIG_C=y" {
@@ -169,7 +182,9 @@ func TestMissingOptions(t *testing.T) {
 	}
 }
 
-func TestHasAMX(t *testing.T) {
+// TestKernels_amx: the processor flags tell whether the host has AMX, which older
+// User-mode Linux cannot run with.
+func TestKernels_amx(t *testing.T) {
 	const without = "processor\t: 0\nflags\t\t: fpu avx512f amx_tile_not\n\nprocessor\t: 1\nflags\t\t: fpu avx512f\n"
 	if hasAMX(without) || !hasAMX(without+"flags\t\t: fpu amx_bf16 avx512_fp16 amx_tile amx_int8\n") {
 		t.Error("AMX is not told from the flags of a processor")

@@ -43,7 +43,10 @@ func dmNames(t *testing.T) map[string]string {
 // dmName is the name that LVM2 gives the device of a logical volume.
 func dmName(lv string) string { return vgName + "-" + strings.ReplaceAll(lv, "-", "--") }
 
-func TestWithUdev(t *testing.T) {
+// TestHost_withUdev: on a host with udev, volumes live through all their states, udev
+// makes the right links and hides inner devices, lvm2 works, nothing is left, and
+// there is no storm of events.
+func TestHost_withUdev(t *testing.T) {
 	startUdev(t)
 	n := newNode(t)
 	const rounds = 2
@@ -150,7 +153,9 @@ func checkHidden(t *testing.T) {
 	}
 }
 
-func TestWithoutUdev(t *testing.T) {
+// TestHost_withoutUdev: on a host without udev, the host's tools find the nodes that
+// the driver made, and nothing is left.
+func TestHost_withoutUdev(t *testing.T) {
 	n := newNode(t)
 	n.life(0, func(volume, _ string) {
 		// The host's tools find the nodes that the driver made in the host's /dev.
@@ -166,8 +171,9 @@ func TestWithoutUdev(t *testing.T) {
 	}
 }
 
-// A pod writes on while the driver is killed, is not there, and is another one.
-func TestDriverIsReplaced(t *testing.T) {
+// TestHost_driverIsReplaced: a pod continues to write while the driver is killed,
+// absent, and replaced.
+func TestHost_driverIsReplaced(t *testing.T) {
 	startUdev(t)
 	n := newNode(t)
 	v := n.create("vol", nil, volumeBytes)

@@ -22,10 +22,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/machine"
 )
 
-// TestMachineAsPeopleHaveIt: examples/production.yaml on a machine with udev, three
-// links for each disk, a system disk with partitions, a group that lvm2 made, and
-// one blank disk. lvm2 goes by a devices file, and sees both pools.
-func TestMachineAsPeopleHaveIt(t *testing.T) {
+// TestHost_productionExample: examples/production.yaml works on a machine with udev,
+// three links for each disk, a system disk with partitions, a group made by lvm2, and
+// one blank disk. lvm2 uses a devices file and sees both pools.
+func TestHost_productionExample(t *testing.T) {
 	if err := machine.Ours(); err != nil {
 		t.Skip(err)
 	}

@@ -68,9 +68,9 @@ func (g *group) sameTables(what string, got, want map[string]string) {
 	}
 }
 
-// TestBoot has LVM2 activate what we made, as a machine does when it boots
-// before the driver starts, and then has the pool take the devices over.
-func TestBoot(t *testing.T) {
+// TestBoot_lvm2ActivatesFirst: at a boot, before the driver starts, LVM2 activates the
+// driver's logical volumes, and the pool then takes the devices over.
+func TestBoot_lvm2ActivatesFirst(t *testing.T) {
 	ctx := context.Background()
 	g := newGroup(t, 2)
 	g.config.Devices = g.disks
@@ -212,10 +212,10 @@ func (g *group) numbers() map[string]string {
 	return out
 }
 
-// TestHandsOff leaves an unfinished copy, frozen layers, a deleted volume and
-// trash behind: LVM2 must activate none of them, neither at boot nor when told
-// to activate the group. What an interrupted copy left active it can take down.
-func TestHandsOff(t *testing.T) {
+// TestBoot_lvm2ActivatesNothingHidden: LVM2 activates no unfinished copy, frozen
+// layer, deleted volume or trash, neither at boot nor on demand. It can deactivate
+// what an interrupted copy left active.
+func TestBoot_lvm2ActivatesNothingHidden(t *testing.T) {
 	ctx := context.Background()
 	g := newGroup(t, 1)
 	p := g.open()

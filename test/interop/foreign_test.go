@@ -222,8 +222,9 @@ func (g *group) exercise() {
 	g.settled()
 }
 
-// TestForeign runs the pool among logical volumes of every kind that LVM2 has.
-func TestForeign(t *testing.T) {
+// TestForeign_everyKind: the pool works beside logical volumes of every kind that LVM2
+// has.
+func TestForeign_everyKind(t *testing.T) {
 	ctx := context.Background()
 	g := newForeignGroup(t, "")
 	g.scribble()
@@ -300,9 +301,9 @@ func TestForeign(t *testing.T) {
 	}
 }
 
-// TestUnknownType runs the pool beside a logical volume of a type that LVM2
-// itself does not know and therefore would not write a group with.
-func TestUnknownType(t *testing.T) {
+// TestForeign_unknownType: the pool works beside a logical volume of a type that the
+// installed LVM2 does not know, and with which LVM2 would not write the group.
+func TestForeign_unknownType(t *testing.T) {
 	g := newForeignGroup(t, unknown)
 	g.scribble()
 	rest, lvs := g.backup()

@@ -5,7 +5,7 @@
 // what the other made.
 //
 //	go test -tags kernel -exec "$PWD/hack/testkernel exec" ./test/interop
-//	go test ... ./test/interop -run TestTogether -together 10m
+//	go test ... ./test/interop -run TestTogether_concurrentCommands -together 10m
 //
 // It needs LVM2's commands and a kernel with dm-snapshot, dm-mirror and loop.
 // Logical volumes of types that need other modules (RAID, thin, cache) are put

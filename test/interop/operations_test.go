@@ -75,8 +75,9 @@ func (g *group) expect(after string, want ...string) {
 	}
 }
 
-// TestOperations looks at the group by LVM2's eyes after each operation of ours.
-func TestOperations(t *testing.T) {
+// TestOperations_asLVM2SeesThem: after each operation, LVM2 reports the expected
+// logical volumes.
+func TestOperations_asLVM2SeesThem(t *testing.T) {
 	ctx := context.Background()
 	g := newGroup(t, 1)
 	g.config.NoFolding = true // its moment is not ours to choose
@@ -176,9 +177,9 @@ func TestOperations(t *testing.T) {
 	g.lvm("vgremove", g.name)
 }
 
-// TestMade has the pool make the group and extend it, and LVM2, which keeps a
-// note of the disks that it need not look at, use what is new at once.
-func TestMade(t *testing.T) {
+// TestGroup_usableByLVM2Immediately: LVM2, which caches which disks to scan, can
+// immediately use a group that the pool has made or extended.
+func TestGroup_usableByLVM2Immediately(t *testing.T) {
 	ctx := context.Background()
 	g := newGroup(t, 0)
 	fields := func() string {

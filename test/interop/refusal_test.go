@@ -117,7 +117,8 @@ func (g *group) works(o pool.Options) {
 	g.ok(err)
 }
 
-func TestExported(t *testing.T) {
+// TestRefusal_exportedGroup: the pool refuses an exported group.
+func TestRefusal_exportedGroup(t *testing.T) {
 	g := newGroup(t, 2)
 	g.stock()
 	g.lvm("vgexport", "-q", g.name)
@@ -126,7 +127,8 @@ func TestExported(t *testing.T) {
 	g.works(pool.Options{})
 }
 
-func TestForeignSystemID(t *testing.T) {
+// TestRefusal_foreignSystemID: the pool refuses a group of another system.
+func TestRefusal_foreignSystemID(t *testing.T) {
 	g := newGroup(t, 2)
 	g.stock()
 	const here = `global{system_id_source="lvmlocal"} local{system_id="elsewhere"}`
@@ -139,7 +141,8 @@ func TestForeignSystemID(t *testing.T) {
 	g.lvm("vgck", "--config", here, g.name)
 }
 
-func TestLockType(t *testing.T) {
+// TestRefusal_lockType: the pool refuses a group with shared locks.
+func TestRefusal_lockType(t *testing.T) {
 	g := newGroup(t, 2)
 	g.stock()
 	// LVM2 makes such a group only where lvmlockd runs: its text is edited.
@@ -157,9 +160,10 @@ func TestLockType(t *testing.T) {
 	g.refusesAll("lock type", "sanlock", "--lock-type none")
 }
 
-// TestMissingPV takes one of two disks away, below an open pool and before it
-// is opened. The group can be read, what is whole can be used, nothing changes.
-func TestMissingPV(t *testing.T) {
+// TestRefusal_missingPV: while one of two disks is missing, the group can be read,
+// whole volumes can be used, and nothing changes. The disk goes away below an open
+// pool, and before the pool is opened.
+func TestRefusal_missingPV(t *testing.T) {
 	ctx := context.Background()
 	g := newGroup(t, 1)
 	// The second physical volume is a device whose table can be swapped. It

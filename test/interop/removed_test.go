@@ -87,10 +87,10 @@ func (g *group) withdraw(names ...string) {
 	g.ok(errors.Join(store.Close(), lock.Unlock()))
 }
 
-// TestRemoved removes volumes and snapshots of ours by LVM2's commands while
-// the pool is open. What reads through what was removed is lost and says so; a
-// later snapshot must not make it look whole again.
-func TestRemoved(t *testing.T) {
+// TestRemoved_byLVM2Commands: after LVM2's commands remove volumes and snapshots below
+// an open pool, everything that reads through them is reported lost, and a later
+// snapshot does not hide the loss.
+func TestRemoved_byLVM2Commands(t *testing.T) {
 	ctx := context.Background()
 	g := newGroup(t, 1)
 	p := g.open()
@@ -179,9 +179,9 @@ func TestRemoved(t *testing.T) {
 	g.expect("removing what is left")
 }
 
-// TestOlderMetadata has vgcfgrestore take the group back to what it was before
-// the pool made another volume.
-func TestOlderMetadata(t *testing.T) {
+// TestRemoved_olderMetadataRestored: the pool follows a vgcfgrestore to the metadata
+// from before it made another volume.
+func TestRemoved_olderMetadataRestored(t *testing.T) {
 	ctx := context.Background()
 	g := newGroup(t, 2)
 	p := g.open()

@@ -33,9 +33,9 @@ func (g *group) has(lv string, length size.Bytes) func() bool {
 	}
 }
 
-// TestTags has LVM2 tag everything of ours, and us change everything it tagged:
-// neither side loses a word of the other's.
-func TestTags(t *testing.T) {
+// TestRewrite_tagsOfBothSurvive: LVM2 tags every logical volume of the driver, and the
+// driver changes all of them: no tag of either side is lost.
+func TestRewrite_tagsOfBothSurvive(t *testing.T) {
 	ctx := context.Background()
 	g := newGroup(t, 1)
 	g.config.NoFolding = true // v-1 is to stay
@@ -93,8 +93,9 @@ func TestTags(t *testing.T) {
 	}
 }
 
-// TestResized grows and renames volumes and stores of ours by LVM2.
-func TestResized(t *testing.T) {
+// TestRewrite_resizedAndRenamed: the pool follows LVM2 when it grows and renames
+// volumes and stores.
+func TestRewrite_resizedAndRenamed(t *testing.T) {
 	ctx := context.Background()
 	g := newGroup(t, 1)
 	p := g.open()
@@ -180,9 +181,9 @@ func TestResized(t *testing.T) {
 	}
 }
 
-// TestDisks extends the group by a disk, moves a volume in use to it, and takes
-// the first disk away, all by LVM2 below the open pool.
-func TestDisks(t *testing.T) {
+// TestRewrite_disksExchanged: the pool follows LVM2 when it adds a disk to the group,
+// moves a volume in use to the disk, and removes the first disk.
+func TestRewrite_disksExchanged(t *testing.T) {
 	ctx := context.Background()
 	g := newGroup(t, 1)
 	p := g.open()

@@ -14,10 +14,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestTheirSnapshot has LVM2 take snapshots of volumes of ours. They must stay
-// whole: we neither write to such a volume without them nor take their devices
-// away, and what we cannot do we refuse.
-func TestTheirSnapshot(t *testing.T) {
+// TestTheirs_snapshotByLVM2: LVM2's snapshots of the driver's volumes stay whole: the
+// driver neither writes to such a volume past them nor removes their devices, and it
+// refuses what it cannot do.
+func TestTheirs_snapshotByLVM2(t *testing.T) {
 	ctx := context.Background()
 	g := newGroup(t, 1)
 	p := g.open()
@@ -123,10 +123,10 @@ func TestTheirSnapshot(t *testing.T) {
 	}
 }
 
-// TestRefresh has LVM2 load its own idea of the table into the device of a
-// frozen layer, to LVM2 a plain volume, while a restored volume that nobody uses
-// is hydrated from it. What is copied meanwhile must not be taken for its content.
-func TestRefresh(t *testing.T) {
+// TestTheirs_refreshOfFrozenLayer: LVM2 refreshes a frozen layer, and so replaces its
+// table by a plain one, while an unused restored volume is hydrated from the layer.
+// The hydration does not take the blocks for the snapshot's content.
+func TestTheirs_refreshOfFrozenLayer(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	g := newGroup(t, 1)
@@ -171,9 +171,10 @@ func TestRefresh(t *testing.T) {
 	g.vgck("lvchange --refresh")
 }
 
-// TestMerge has LVM2 merge the newest snapshot back into its volume, which we
-// leave to it. Older snapshots read through what is merged: they are lost.
-func TestMerge(t *testing.T) {
+// TestTheirs_mergeByLVM2: while LVM2 merges the newest snapshot into its volume, the
+// driver leaves the volume alone. Older snapshots are reported lost, because they read
+// through the merged one.
+func TestTheirs_mergeByLVM2(t *testing.T) {
 	ctx := context.Background()
 	g := newGroup(t, 1)
 	p := g.open()

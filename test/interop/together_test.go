@@ -17,7 +17,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-var together = flag.Duration("together", 30*time.Second, "how long TestTogether runs our operations and LVM2's commands at once")
+var together = flag.Duration("together", 30*time.Second, "how long TestTogether_concurrentCommands runs our operations and LVM2's commands at once")
 
 // stacked is what lvs says of a frozen layer while something reads through it:
 // in the metadata it is a plain volume, its device is a snapshot.
@@ -35,9 +35,9 @@ func (g *group) as(t *testing.T) *group {
 	return &c
 }
 
-// TestTogether runs operations of the pool and commands of LVM2 on one group
-// at once. Nobody may get an error, and everybody finds their bytes.
-func TestTogether(t *testing.T) {
+// TestTogether_concurrentCommands: operations of the pool and commands of LVM2 run on
+// one group concurrently, without an error, and with the right bytes.
+func TestTogether_concurrentCommands(t *testing.T) {
 	ctx := context.Background()
 	g := newGroup(t, 2)
 	p := g.open()

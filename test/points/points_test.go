@@ -46,7 +46,8 @@ func parseSelection(text string) (all []selection, err error) {
 	return all, nil
 }
 
-// TestPoints cuts the operations that POINTS selects, or a sample of all.
+// TestPoints: the operations in POINTS, or a sample of all operations, are cut at
+// their points, and the repair is right after each cut.
 func TestPoints(t *testing.T) {
 	c := newCampaign(t)
 	ops := operations()
@@ -79,7 +80,7 @@ func exact(ops []*operation, name string) bool {
 	return slices.ContainsFunc(ops, func(op *operation) bool { return op.name == name })
 }
 
-// TestList lists the operations, for make points.
+// TestList: prints the list of the operations for make points.
 func TestList(t *testing.T) {
 	if os.Getenv("POINTS") == "list" {
 		for _, op := range operations() {

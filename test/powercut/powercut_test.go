@@ -29,8 +29,8 @@ var (
 	seed     = flag.Uint64("seed", 0, "seed of all choices; 0 takes one from the clock")
 )
 
-// TestCuts runs one machine after the other on the same disks, each until its
-// power is cut, the last one until all is verified and deleted.
+// TestCuts: machines run one after the other on the same disks, each until its power
+// is cut. The last one verifies and deletes everything.
 func TestCuts(t *testing.T) {
 	r := newRun(t)
 	r.makeDisks()
@@ -45,7 +45,8 @@ func TestCuts(t *testing.T) {
 	t.Log(r.summary())
 }
 
-// TestCreation cuts the power while the volume group is made on blank disks.
+// TestCreation: the power is cut while the driver makes the volume group on blank
+// disks, and the next machine works.
 func TestCreation(t *testing.T) {
 	r := newRun(t)
 	for range max(2, *cuts/20) {

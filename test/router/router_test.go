@@ -94,7 +94,9 @@ func request(name string, source *csi.VolumeContentSource, on ...string) *csi.Cr
 	return q
 }
 
-func TestRouter(t *testing.T) {
+// TestRouter_twoDrivers: two replicas of the router place, find, list and delete
+// volumes and snapshots on two real drivers.
+func TestRouter_twoDrivers(t *testing.T) {
 	disks := strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")
 	if len(disks) < 2 {
 		t.Fatal("DMSNAP_TEST_DISKS must name two scratch disks: run this by hack/testkernel")

@@ -12,10 +12,10 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// TestCluster runs on a node of a cluster, against the controller role, which
-// forwards to all nodes, and this node's own role. The sockets and a directory
-// below the kubelet's come from the environment; test/e2e fills it in.
-func TestCluster(t *testing.T) {
+// TestSanity_ofCluster: csi-sanity passes on a node of a cluster, against the
+// controller role and the node's own role. test/e2e puts the sockets and a directory
+// below the kubelet's into the environment.
+func TestSanity_ofCluster(t *testing.T) {
 	node, controller, dir := os.Getenv("SANITY_NODE"), os.Getenv("SANITY_CONTROLLER"), os.Getenv("SANITY_DIR")
 	if node == "" || controller == "" || dir == "" {
 		t.Fatal("SANITY_NODE, SANITY_CONTROLLER and SANITY_DIR must be set")

@@ -17,7 +17,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-func TestSanity(t *testing.T) {
+// TestSanity_ofDriver: csi-sanity passes against the driver on a real kernel.
+func TestSanity_ofDriver(t *testing.T) {
 	kubelet := serve(t)
 	socket := "unix://" + filepath.Join(kubelet, "csi.sock")
 	run(t, socket, "", kubelet)

@@ -31,7 +31,9 @@ k/b.ko: k/a.ko
 k/c.ko: k/gone.ko
 `
 
-func TestOrder(t *testing.T) {
+// TestModules_dependenciesFirst: a module comes after the modules that it depends on,
+// each once, and a built-in module is left out.
+func TestModules_dependenciesFirst(t *testing.T) {
 	m, dir := tree(t, map[string]string{"modules.dep": dep, "modules.builtin": "kernel/drivers/block/loop.ko\n"})
 	for _, c := range []struct{ names, want []string }{
 		{[]string{"dm-snapshot"}, []string{"k/dm-mod.ko", "k/dm-bufio.ko.xz", "k/dm-snapshot.ko"}},
@@ -54,7 +56,9 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-func TestLoadAlias(t *testing.T) {
+// TestModules_byAlias: a module is loaded by an alias with or without a pattern, and
+// an error names the module.
+func TestModules_byAlias(t *testing.T) {
 	m, _ := tree(t, map[string]string{
 		"modules.dep":     dep,
 		"modules.builtin": "kernel/fs/xfs/xfs.ko\n",
@@ -73,8 +77,9 @@ func TestLoadAlias(t *testing.T) {
 	}
 }
 
-// TestScan compares what the modules say themselves with what depmod made of it.
-func TestScan(t *testing.T) {
+// TestModules_scanAsDepmod: the dependencies and aliases read from the modules equal
+// the files that depmod makes.
+func TestModules_scanAsDepmod(t *testing.T) {
 	found, _ := filepath.Glob("/usr/lib/uml/modules/*/modules.dep")
 	if len(found) == 0 {
 		t.Skip("no modules to read: the package user-mode-linux is not installed, see hack/deps.sh")

@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-func TestFrames(t *testing.T) {
+// TestFrames_roundTrip: frames are read as they were written.
+func TestFrames_roundTrip(t *testing.T) {
 	var line bytes.Buffer
 	w := NewWriter(&line)
 	sent := []struct {
@@ -32,7 +33,8 @@ func TestFrames(t *testing.T) {
 	}
 }
 
-func TestDamagedFrames(t *testing.T) {
+// TestFrames_damaged: a damaged frame is an error.
+func TestFrames_damaged(t *testing.T) {
 	for name, in := range map[string]string{
 		"kernel message": "[    1.0] Oops: 0000 and more text",
 		"cut head":       "o\x00\x00",

@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-func TestWindows(t *testing.T) {
+// TestWindows_fromLog: the windows and their parts are read from the driver's log.
+func TestWindows_fromLog(t *testing.T) {
 	const log = `I1122 16:34:05.1 717 window.go:61] "Volume was held" pool="ours" volume="pvc-1" cut=true for="2.5ms" parts="[suspend 1.5ms resume-volume 950.5µs]" err=null
 I1122 16:34:05.2 717 window.go:61] "Volume was held" pool="ours" volume="pvc-1" cut=false for="9ms" parts="[suspend 9ms]" err=null
 I1122 16:34:05.3 717 interceptor.go:65] "Done" took="20ms"

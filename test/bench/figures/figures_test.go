@@ -8,7 +8,9 @@ import (
 	"testing"
 )
 
-func TestPairsAndTargets(t *testing.T) {
+// TestSet_pairsAndTargets: the table and the JSON file have our figures beside the
+// others', with ratios and targets.
+func TestSet_pairsAndTargets(t *testing.T) {
 	var s Set
 	s.Add(Series{Name: "create_volume/volumes=0", Unit: "ms", Against: LVM2, Tail: true, Ours: []float64{4, 5, 100}, Theirs: []float64{240, 240, 9000}})
 	s.Add(Series{Name: "create_volume/volumes=0/thin", Unit: "ms", Against: Thin, Ours: []float64{4, 5, 6}, Theirs: []float64{4, 5, 6}})

@@ -10,7 +10,9 @@ func upTo(n int) []float64 {
 	return s
 }
 
-func TestMedianAndPercentile(t *testing.T) {
+// TestStatistics_medianAndPercentile: median and percentiles of known samples are
+// right.
+func TestStatistics_medianAndPercentile(t *testing.T) {
 	for _, c := range []struct {
 		n                int
 		median, p50, p99 float64
@@ -22,8 +24,9 @@ func TestMedianAndPercentile(t *testing.T) {
 	}
 }
 
-// TestInterval compares with the ranks that tables of the sign test have.
-func TestInterval(t *testing.T) {
+// TestStatistics_interval: the confidence interval of the median has the ranks in the
+// tables of the sign test.
+func TestStatistics_interval(t *testing.T) {
 	for n, k := range map[int]float64{6: 1, 8: 1, 9: 2, 12: 3, 20: 6, 30: 10, 40: 14, 100: 40} {
 		low, high, ok := Interval(upTo(n))
 		if !ok || low != k || high != float64(n)+1-k {

@@ -18,7 +18,9 @@ const printed = `fio: a note
   } ]
 }`
 
-func TestParse(t *testing.T) {
+// TestFio_parse: the figures are read from fio's JSON, and an incomplete or failed run
+// is an error.
+func TestFio_parse(t *testing.T) {
 	got, err := parse([]byte(printed))
 	want := Result{Bytes: 2 * size.MiB, Throughput: 45590260, P99: 4423680, Max: 4464971, Requests: 512}
 	if err != nil || got != want {
@@ -37,7 +39,8 @@ func TestParse(t *testing.T) {
 	}
 }
 
-func TestArguments(t *testing.T) {
+// TestFio_arguments: a load becomes the arguments of fio.
+func TestFio_arguments(t *testing.T) {
 	l := Load{Path: "/dev/x", Pattern: "randwrite", Block: 64 * size.KiB, Depth: 16, Offset: size.MiB, Span: 32 * size.MiB,
 		Amount: size.MiB, Time: 1500 * time.Millisecond, Flush: true}
 	got := strings.Join(l.arguments(), " ")

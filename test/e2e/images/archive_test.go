@@ -15,7 +15,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-func TestArchive(t *testing.T) {
+// TestImage_write: the archive of an image is reproducible, and has its names, files,
+// links and entrypoint.
+func TestImage_write(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "program")
 	if err := os.WriteFile(program, []byte("#!/bin/sh\n"), 0o644); err != nil {
 		t.Fatal(err)

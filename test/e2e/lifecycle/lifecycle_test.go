@@ -7,7 +7,9 @@ import (
 	"time"
 )
 
-func TestSteady(t *testing.T) {
+// TestSteady_findsPauses: a log with a pause, or without writes at the begin or the
+// end, is not steady.
+func TestSteady_findsPauses(t *testing.T) {
 	begin := time.Unix(1000, 0)
 	end := begin.Add(100 * time.Second)
 	log := func(times ...int) string {

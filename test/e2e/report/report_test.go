@@ -10,7 +10,9 @@ import (
 	"time"
 )
 
-func TestReport(t *testing.T) {
+// TestReport_cases: the report counts cases, failures and skips, and an empty report
+// is an error.
+func TestReport_cases(t *testing.T) {
 	r := New(io.Discard)
 	if r.Err() == nil {
 		t.Error("no error though nothing was tested")

@@ -2,8 +2,9 @@ package story
 
 import "testing"
 
-// TestQuickStart sees to it that the README has what is run.
-func TestQuickStart(t *testing.T) {
+// TestQuickStart_asInTheReadme: the README has exactly the commands that the story
+// runs.
+func TestQuickStart_asInTheReadme(t *testing.T) {
 	commands, err := quickStartCommands("../../../README.md")
 	if err != nil {
 		t.Fatal(err)

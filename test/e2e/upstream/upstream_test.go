@@ -31,7 +31,9 @@ var specs = []struct {
 	{"Dynamic PV (default fs)] disruptive [Disruptive] [LinuxOnly] Should test that pv written before kubelet restart is readable after restart", "disruptive", true, false},
 }
 
-func TestSelection(t *testing.T) {
+// TestUpstream_selection: the focus and skip expressions select the intended
+// Kubernetes tests.
+func TestUpstream_selection(t *testing.T) {
 	excluded, err := exclusions()
 	if err != nil {
 		t.Fatal(err)
@@ -55,9 +57,9 @@ func TestSelection(t *testing.T) {
 	}
 }
 
-// TestRead reads what ginkgo writes: what was not selected does not count,
-// unless it is excluded, and what skipped itself says why.
-func TestRead(t *testing.T) {
+// TestUpstream_readReport: ginkgo's report is read: a test that was not selected does
+// not count unless it is excluded, and a skipped test tells its reason.
+func TestUpstream_readReport(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "junit.xml")
 	text := `<testsuites><testsuite name="Kubernetes e2e suite">
 		<testcase name="` + prefix + `Dynamic PV (default fs)] volumes one" time="1.5"></testcase>

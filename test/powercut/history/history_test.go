@@ -56,7 +56,8 @@ func check(t *testing.T, c Content, o *Observation, wrong string) {
 	}
 }
 
-func TestWrites(t *testing.T) {
+// TestHistory_writes: a block has the last acknowledged write or a later one.
+func TestHistory_writes(t *testing.T) {
 	m := apply(t, volume...)
 	c := m.Objects[1].Content
 	check(t, c, read(only(3), only(0), only(0)), "")
@@ -83,7 +84,9 @@ func TestWrites(t *testing.T) {
 	check(t, m.Objects[1].Content, read(only(4), only(4), only(0)), "block 0 has 4")
 }
 
-func TestBytesOfAnotherPlace(t *testing.T) {
+// TestHistory_bytesOfAnotherPlace: a block with bytes of another block or volume is a
+// finding.
+func TestHistory_bytesOfAnotherPlace(t *testing.T) {
 	p := make([]byte, Block)
 	Fill(p, 7, 5)
 	if v := versionsOf(p, 7); !reflect.DeepEqual(v, only(5)) {
@@ -98,8 +101,9 @@ func TestBytesOfAnotherPlace(t *testing.T) {
 	}
 }
 
-// TestCut has three writes to three blocks while a snapshot is cut.
-func TestCut(t *testing.T) {
+// TestHistory_writesDuringCut: a snapshot that is cut during writes to three blocks
+// has a consistent set of them.
+func TestHistory_writesDuringCut(t *testing.T) {
 	events := append([]Event{}, volume...)
 	events = append(events, Event{Kind: Intent, Op: Snapshot, ID: 5, From: 1, Call: 6, Name: "s", Size: 3 * Block})
 	for i := range 3 {
@@ -118,8 +122,9 @@ func TestCut(t *testing.T) {
 	check(t, c, read(only(10), only(8), only(9)), "block 0 has 10")
 }
 
-// TestInterrupted looks at operations of which the end is not known.
-func TestInterrupted(t *testing.T) {
+// TestHistory_interruptedOperations: an operation whose end is unknown may have
+// happened or not, but not in part.
+func TestHistory_interruptedOperations(t *testing.T) {
 	m := apply(t, append(append([]Event{}, volume...),
 		Event{Kind: Intent, Op: Expand, ID: 1, Call: 4, Size: 4 * Block},
 		Event{Kind: Intent, Op: Clone, ID: 5, Call: 6, From: 1, Name: "c", Size: 3 * Block},
@@ -149,8 +154,9 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
-// TestFollow reads a log of which the last line is not complete.
-func TestFollow(t *testing.T) {
+// TestHistory_incompleteLog: a log whose last line is incomplete is read up to this
+// line.
+func TestHistory_incompleteLog(t *testing.T) {
 	text := `{"at":1,"kind":"write","id":1,"call":3,"count":1,"version":3}` + "\n" + `{"at":2,"kind":"wro`
 	file := filepath.Join(t.TempDir(), "log")
 	if err := os.WriteFile(file, append([]byte(text), make([]byte, size.KiB)...), 0o600); err != nil {
@@ -173,8 +179,9 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// TestRollback: a volume whose rollback was cut has all of either content.
-func TestRollback(t *testing.T) {
+// TestHistory_interruptedRollback: a volume whose rollback was interrupted has either
+// content as a whole.
+func TestHistory_interruptedRollback(t *testing.T) {
 	events := append(append([]Event{}, volume...),
 		Event{Kind: Intent, Op: Snapshot, ID: 5, From: 1, Call: 6, Name: "s", Size: 3 * Block}, Event{Kind: Done, Call: 6},
 		Event{Kind: Write, ID: 1, Call: 7, Block: 0, Count: 2, Version: 7}, Event{Kind: Wrote, ID: 1, Call: 7},
@@ -200,8 +207,9 @@ func TestRollback(t *testing.T) {
 	check(t, apply(t, append(events, Event{Kind: Failed, Call: 8})...).Objects[1].Content, before, "")
 }
 
-// TestTransient: what was written to a transient volume is there until the machine is gone.
-func TestTransient(t *testing.T) {
+// TestHistory_transientVolume: writes to a transient volume last until the machine
+// stops.
+func TestHistory_transientVolume(t *testing.T) {
 	events := append(append([]Event{}, volume...),
 		Event{Kind: Intent, Op: Snapshot, ID: 5, From: 1, Call: 6, Name: "s", Size: 3 * Block}, Event{Kind: Done, Call: 6},
 		Event{Kind: Intent, Op: Restore, ID: 7, From: 5, Call: 8, Name: "t", Size: 3 * Block, Transient: true}, Event{Kind: Done, Call: 8},
@@ -222,9 +230,9 @@ func TestTransient(t *testing.T) {
 	}
 }
 
-// A transient clone begins again as what was cut, which may have a write of
-// then or not.
-func TestTransientCloneWhileWritten(t *testing.T) {
+// TestHistory_transientCloneWhileWritten: after a restart a transient clone has the
+// content of its cut, which may include a write that was running then.
+func TestHistory_transientCloneWhileWritten(t *testing.T) {
 	m := apply(t, append(volume,
 		Event{Kind: Intent, Op: Clone, ID: 10, Call: 11, Name: "c", From: 1, Size: 3 * Block, Transient: true},
 		Event{Kind: Write, ID: 1, Call: 12, Block: 0, Count: 1, Version: 12}, Event{Kind: Wrote, ID: 1, Call: 12},
