@@ -33,32 +33,32 @@ func (p *Pool) Activate(ctx context.Context, lv string) (string, error) {
 	}
 	return run(ctx, &p.group, []string{lvKey(lv)}, func(ctx context.Context) (path string, err error) {
 		transient, lost := false, false
-		err = p.do(ctx, &change{what: "activate volume " + lv, edit: func(t *edit) error { return t.givenOut(lv) }, act: func(ctx context.Context, v *view) error {
-			if their := v.theirLV(lv); their != nil {
+		err = p.do(ctx, &change{what: "activate volume " + lv, edit: func(t *edit) error { return t.GivenOut(lv) }, act: func(ctx context.Context, v *view) error {
+			if their := v.TheirLV(lv); their != nil {
 				path, err = p.activateTheirs(ctx, v, their)
 				return err
 			}
-			o, err := v.usable(lv)
+			o, err := v.Usable(lv)
 			if err != nil {
 				return err
 			}
-			if err := v.presentable(o); err != nil {
+			if err := v.Presentable(o); err != nil {
 				return err
 			}
-			if transient = o.transient; transient {
+			if transient = o.Transient; transient {
 				kept, err := p.scratchKept(ctx, v, o)
 				if err != nil {
 					return err
 				}
-				lost = o.begun && !kept
+				lost = o.Begun && !kept
 			}
 			if err := p.up(ctx, v, o); err != nil {
 				return err
 			}
-			if o.forked() {
+			if o.Forked() {
 				p.hydrator.expect(lv)
 			}
-			path = p.dm.Node(v.topDevice(o.lv).name)
+			path = p.dm.Node(v.topDevice(o.LV).name)
 			return nil
 		}})
 		if err == nil && transient {
@@ -80,7 +80,7 @@ func (p *Pool) Deactivate(ctx context.Context, lv string) error {
 	}
 	if v, err := p.latest(); err != nil {
 		return err
-	} else if o := v.volumeByLV(lv); o != nil && o.transient {
+	} else if o := v.VolumeByLV(lv); o != nil && o.Transient {
 		return p.unnoteScratch(ctx, lv)
 	}
 	return p.onVolume(ctx, lv, func(ctx context.Context) error {
@@ -98,8 +98,8 @@ func (p *Pool) Deactivate(ctx context.Context, lv string) error {
 
 func (p *Pool) deactivate(ctx context.Context, lv string) error {
 	return p.do(ctx, &change{what: "deactivate volume " + lv, act: func(ctx context.Context, v *view) error {
-		if o := v.volumeByLV(lv); o != nil {
-			p.facts.failing.drop(o.lv.ID)
+		if o := v.VolumeByLV(lv); o != nil {
+			p.facts.failing.drop(o.LV.ID)
 			return p.down(ctx, v, o)
 		}
 		return nil
@@ -113,15 +113,15 @@ func (p *Pool) waitClosed(ctx context.Context, lv string) error {
 	if err != nil {
 		return err
 	}
-	if o := v.volumeByLV(lv); o != nil {
-		return p.awaitClosed(ctx, v, o.lv)
+	if o := v.VolumeByLV(lv); o != nil {
+		return p.awaitClosed(ctx, v, o.LV)
 	}
 	return nil
 }
 
 // awaitClosed is waitClosed for a logical volume of v.
 func (p *Pool) awaitClosed(ctx context.Context, v *view, lv *lvm2.LV) error {
-	at := v.vg.Name + "/" + lv.Name
+	at := v.VG.Name + "/" + lv.Name
 	for deadline := time.Now().Add(busyLimit); ; {
 		info, err := p.find(v.topDevice(lv))
 		if err != nil || info == nil || info.OpenCount == 0 {
@@ -150,14 +150,14 @@ func (p *Pool) awaitClosed(ctx context.Context, v *view, lv *lvm2.LV) error {
 func (p *Pool) SetFormatted(ctx context.Context, lv string) error {
 	return p.onVolume(ctx, lv, func(ctx context.Context) error {
 		return p.do(ctx, &change{what: "mark volume " + lv + " as formatted", edit: func(t *edit) error {
-			o := t.volumeByLV(lv)
-			if o == nil || o.deleted {
-				return fmt.Errorf("volume %s/%s: %w", t.vg.Name, lv, ErrNotFound)
+			o := t.VolumeByLV(lv)
+			if o == nil || o.Deleted {
+				return fmt.Errorf("volume %s/%s: %w", t.VG.Name, lv, ErrNotFound)
 			}
-			if o.formatted {
+			if o.Formatted {
 				return nil
 			}
-			return t.setFormatted(o)
+			return t.SetFormatted(o)
 		}})
 	})
 }

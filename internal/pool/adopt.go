@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -53,38 +54,38 @@ func Adopt(ctx context.Context, c Config, o Options, a Adoption) error {
 
 // adopt is the edit of Adopt.
 func (p *Pool) adopt(t *edit, a Adoption) error {
-	lv := t.vg.LV(a.LV)
+	lv := t.VG.LV(a.LV)
 	if lv == nil {
 		return ErrNotFound
 	}
-	if err := t.writable(); err != nil {
+	if err := t.Writable(); err != nil {
 		return err
 	}
-	o := t.volumes[lv.ID]
+	o := t.Volumes[lv.ID]
 	switch {
 	case o == nil:
 		var err error
 		if o, err = p.adoptVolume(t, lv, a); err != nil {
 			return err
 		}
-	case o.deleted:
+	case o.Deleted:
 		return fmt.Errorf("%w: the volume is deleted, and its blocks are kept only for its snapshots", ErrPrecondition)
-	case o.copyOf != "":
+	case o.CopyOf != "":
 		return fmt.Errorf("%w: the volume is still being copied", ErrPrecondition)
 	}
-	stores, err := p.foreignStores(t.view, o)
+	stores, err := p.foreignStores(t.view(), o)
 	if err != nil {
 		return err
 	}
-	stacked := []*lvm2.LV{o.lv}
+	stacked := []*lvm2.LV{o.LV}
 	for _, s := range stores {
 		stacked = append(stacked, s.lv)
 	}
-	if _, err := t.kind(stacked...); err != nil || len(stores) == 0 {
+	if _, err := t.Kind(stacked...); err != nil || len(stores) == 0 {
 		return err
 	}
 	// The pool's own live layer, if there is one, also holds all changes until now.
-	top := o.nextOrder() + uint64(len(stores))
+	top := o.NextOrder() + uint64(len(stores))
 	for k, s := range stores {
 		if err := p.adoptStore(t, o, s, top-uint64(len(stores)-k), top); err != nil {
 			return err
@@ -94,30 +95,30 @@ func (p *Pool) adopt(t *edit, a Adoption) error {
 	if err != nil {
 		return err
 	}
-	return t.moveUp(live, o.live(), top)
+	return t.MoveUp(live, o.Live(), top)
 }
 
 // adoptVolume tags a logical volume of LVM2's as a volume.
-func (p *Pool) adoptVolume(t *edit, lv *lvm2.LV, a Adoption) (*volume, error) {
+func (p *Pool) adoptVolume(t *edit, lv *lvm2.LV, a Adoption) (*catalog.Volume, error) {
 	name := cmp.Or(a.Name, a.LV)
 	switch {
-	case !t.isTheirs(lv):
+	case !t.IsTheirs(lv):
 		return nil, fmt.Errorf("%w: it belongs to the pool, but is not a volume", ErrPrecondition)
-	case !slices.Contains(lv.Status, lvm2.StatusVisible) || !linear(lv):
+	case !slices.Contains(lv.Status, lvm2.StatusVisible) || !catalog.Linear(lv):
 		return nil, fmt.Errorf("%w: only visible linear logical volumes can be adopted", ErrPrecondition)
-	case len(a.LV) > maxLVName:
-		return nil, fmt.Errorf("%w: its name has %d bytes, but an id has room for only %d; rename it with lvrename", ErrPrecondition, len(a.LV), maxLVName)
-	case !fitsDevices(t.vg.Name, a.LV):
+	case len(a.LV) > catalog.MaxLVName:
+		return nil, fmt.Errorf("%w: its name has %d bytes, but an id has room for only %d; rename it with lvrename", ErrPrecondition, len(a.LV), catalog.MaxLVName)
+	case !catalog.FitsDevices(t.VG.Name, a.LV):
 		return nil, fmt.Errorf("%w: its name and its group's name are together too long for device names, where each hyphen counts twice; rename it with lvrename", ErrPrecondition)
-	case t.named[name] != nil:
+	case t.Named[name] != nil:
 		return nil, fmt.Errorf("%w: volume %q", ErrConflict, name)
 	}
-	if err := checkName(name); err != nil {
+	if err := catalog.CheckName(name); err != nil {
 		return nil, err
 	}
-	c := asVolume(lv, name, a.Mode, a.FSType)
-	note(c, p.by, ReasonAdopted, "turned logical volume %s into volume %s", a.LV, name)
-	return &volume{lv: c, name: name, mode: a.Mode, fs: a.FSType, formatted: true}, t.put(c)
+	c := catalog.AsVolume(lv, name, a.Mode, a.FSType)
+	catalog.Note(c, p.by, ReasonAdopted, "turned logical volume %s into volume %s", a.LV, name)
+	return &catalog.Volume{LV: c, Name: name, Mode: a.Mode, FS: a.FSType, Formatted: true}, t.Put(c)
 }
 
 // foreignStore is a snapshot that LVM2 took.
@@ -127,30 +128,30 @@ type foreignStore struct {
 }
 
 // foreignStores returns the snapshots that LVM2 took of a volume, oldest first.
-func (p *Pool) foreignStores(v *view, o *volume) ([]foreignStore, error) {
+func (p *Pool) foreignStores(v *view, o *catalog.Volume) ([]foreignStore, error) {
 	var out []foreignStore
-	for _, hidden := range v.vg.LVs {
-		s := snapshotSegment(hidden)
-		if s == nil || s.Origin != o.lv.Name {
+	for _, hidden := range v.VG.LVs {
+		s := catalog.SnapshotSegment(hidden)
+		if s == nil || s.Origin != o.LV.Name {
 			continue
 		}
-		store := v.vg.LV(s.COWStore)
+		store := v.VG.LV(s.COWStore)
 		switch {
 		case s.Merging:
 			return nil, fmt.Errorf("%w: lvm2 is merging the snapshot %s into it", ErrPrecondition, s.COWStore)
 		case store == nil:
 			return nil, fmt.Errorf("%w: its snapshot %s has no store", ErrPrecondition, hidden.Name)
-		case v.layers[store.ID] != nil:
+		case v.Layers[store.ID] != nil:
 			continue // a layer of the volume
-		case !linear(store):
+		case !catalog.Linear(store):
 			return nil, fmt.Errorf("%w: its snapshot %s is not linear", ErrPrecondition, store.Name)
-		case len(store.Name) > maxLVName:
+		case len(store.Name) > catalog.MaxLVName:
 			return nil, fmt.Errorf("%w: the name of its snapshot %s has %d bytes, but an id has room for only %d; rename it with lvrename",
-				ErrPrecondition, store.Name, len(store.Name), maxLVName)
-		case v.snapshots[store.Name] != nil:
+				ErrPrecondition, store.Name, len(store.Name), catalog.MaxLVName)
+		case v.Snapshots[store.Name] != nil:
 			return nil, fmt.Errorf("%w: snapshot %q", ErrConflict, store.Name)
 		}
-		if !v.isTheirs(store) {
+		if !v.IsTheirs(store) {
 			return nil, fmt.Errorf("%w: the store of its snapshot %s already has tags of csi-dmsnap", ErrPrecondition, store.Name)
 		}
 		if err := cow.CheckChunk(s.ChunkSize.Bytes()); err != nil {
@@ -184,15 +185,15 @@ func (p *Pool) notWritten(v *view, store *lvm2.LV) error {
 }
 
 // adoptStore makes a snapshot that LVM2 took a frozen layer.
-func (p *Pool) adoptStore(t *edit, o *volume, s foreignStore, order, over uint64) error {
-	lost, fresh, err := p.stateOf(t.view, s.lv)
+func (p *Pool) adoptStore(t *edit, o *catalog.Volume, s foreignStore, order, over uint64) error {
+	lost, fresh, err := p.stateOf(t.view(), s.lv)
 	if err != nil {
 		return err
 	}
 	if fresh {
 		// LVM2 zeroes only the header; the rest may hold an earlier store's
 		// content.
-		ranges, err := physical(s.lv)
+		ranges, err := catalog.Physical(s.lv)
 		if err == nil {
 			err = t.blankStore(ranges, s.chunk.Bytes())
 		}
@@ -200,14 +201,14 @@ func (p *Pool) adoptStore(t *edit, o *volume, s foreignStore, order, over uint64
 			return fmt.Errorf("blanking the COW store of %s, which was never active: %w", s.lv.Name, err)
 		}
 	}
-	length := t.bytesOf(s.hidden).Sectors()
-	if err := t.formatStore(&layer{lv: s.lv, chunk: s.chunk}); err != nil {
+	length := t.BytesOf(s.hidden).Sectors()
+	if err := t.formatStore(&catalog.Layer{LV: s.lv, Chunk: s.chunk}); err != nil {
 		return fmt.Errorf("preparing to freeze the COW store of %s: %w", s.lv.Name, err)
 	}
-	if err := t.remove(s.hidden.ID); err != nil {
+	if err := t.Remove(s.hidden.ID); err != nil {
 		return err
 	}
-	return t.asLayer(t.vg.LVByID(s.lv.ID), o, adopted{order: order, over: over, length: length, chunk: s.chunk, lost: lost})
+	return t.AsLayer(t.VG.LVByID(s.lv.ID), o, catalog.Adopted{Order: order, Over: over, Length: length, Chunk: s.chunk, Lost: lost})
 }
 
 // stateOf reports whether the kernel dropped a snapshot that LVM2 took, and whether
@@ -226,7 +227,7 @@ func (p *Pool) stateOf(v *view, lv *lvm2.LV) (lost, fresh bool, err error) {
 	}
 	on := onDisks{view: v}
 	defer on.close()
-	store, err := on.store(lv, v.bytesOf(lv))
+	store, err := on.store(lv, v.BytesOf(lv))
 	if err != nil {
 		return false, false, err
 	}

@@ -63,11 +63,11 @@ func adoptHalfMade(t *testing.T, loaded bool) {
 	h.path = ""
 	ok(t, p.refresh(ctx))
 	v := must(p.latest())(t)
-	left := map[device]string{v.cowDevice(v.vg.LV("s1")): "s1", v.topDevice(v.vg.LV("other")): "other"}
+	left := map[device]string{v.cowDevice(v.VG.LV("s1")): "s1", v.topDevice(v.VG.LV("other")): "other"}
 	for d, lv := range left {
 		must(p.dm.Create(d.name, d.uuid))(t)
 		if loaded {
-			ok(t, p.dm.Load(d.name, must(v.linearTable(v.vg.LV(lv)))(t), true))
+			ok(t, p.dm.Load(d.name, must(v.linearTable(v.VG.LV(lv)))(t), true))
 		}
 	}
 	ok(t, Adopt(ctx, p.config, Options{}, Adoption{LV: "base", Mode: Block}))
@@ -95,7 +95,7 @@ func TestAdopt_lostStayLost(t *testing.T) {
 	ok(t, Adopt(ctx, p.config, Options{}, adoption))
 	ok(t, p.refresh(ctx))
 	follow(t, p)
-	live := func() string { return vg + "/" + must(p.latest())(t).volumeByLV("base").live().lv.Name }
+	live := func() string { return vg + "/" + must(p.latest())(t).VolumeByLV("base").Live().LV.Name }
 	lost := func(when string, names ...string) {
 		t.Helper()
 		ok(t, p.refresh(ctx))
@@ -103,7 +103,7 @@ func TestAdopt_lostStayLost(t *testing.T) {
 			if s, err := p.Snapshot(ctx, name); err != nil || !s.Lost {
 				t.Errorf("%s: %s is %+v, %v; must be lost", when, name, s, err)
 			}
-			_, err := p.CreateVolume(ctx, VolumeSpec{Name: "r" + name, Mode: Block, Source: Source{FromSnapshot, name}})
+			_, err := p.CreateVolume(ctx, VolumeSpec{Name: "r" + name, Mode: Block, Source: Source{Kind: FromSnapshot, LV: name}})
 			if !errors.Is(err, ErrLost) {
 				t.Errorf("%s: restored %s with %v", when, name, err)
 			}
@@ -112,7 +112,7 @@ func TestAdopt_lostStayLost(t *testing.T) {
 	lvm(t, "lvremove", "-qq", "-y", live())
 	// LVM2 refuses to remove a frozen layer. An older version of the driver that
 	// did not lock the layer may have allowed it.
-	ok(t, p.do(ctx, &change{what: "remove a layer", edit: func(e *edit) error { return e.remove(e.vg.LV("s2").ID) }}))
+	ok(t, p.do(ctx, &change{what: "remove a layer", edit: func(e *edit) error { return e.Remove(e.VG.LV("s2").ID) }}))
 	ok(t, p.refresh(ctx))
 	must(p.CreateSnapshot(ctx, "s3", "base"))(t)
 	lost("after a cut", "s1")

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -121,7 +122,7 @@ func TestAdopt_parallelSnapshots(t *testing.T) {
 			h.check("cut")
 			ok(t, p.DeleteSnapshot(ctx, "full"))
 			h.remove("s1") // no snapshot reads through it, so its store is discarded immediately
-			if n := len(must(p.latest())(t).volumeByLV("base").layers); n != 5 {
+			if n := len(must(p.latest())(t).VolumeByLV("base").Layers); n != 5 {
 				t.Errorf("%d layers", n)
 			}
 			h.check("without s1")
@@ -146,7 +147,7 @@ func TestAdopt_parallelSnapshots(t *testing.T) {
 			h.remove("n2", "s0")
 			waitIdle(t, h.p)
 			h.check("without snapshots")
-			if n := len(must(h.p.latest())(t).vg.LVs); n != 1 {
+			if n := len(must(h.p.latest())(t).VG.LVs); n != 1 {
 				t.Errorf("%d logical volumes are left", n)
 			}
 			h.deactivate()
@@ -207,12 +208,12 @@ func TestAdopt_mounted(t *testing.T) {
 	ok(t, os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0))
 	file(snap, "one")
 	file(dir, "five")
-	if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "early", Mode: Filesystem, FSType: "ext4", Source: Source{FromSnapshot, "s1"}}); !errors.Is(err, ErrInUse) {
+	if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "early", Mode: Filesystem, FSType: "ext4", Source: Source{Kind: FromSnapshot, LV: "s1"}}); !errors.Is(err, ErrInUse) {
 		t.Errorf("restored from a snapshot whose device is mounted: %v", err)
 	}
 	ok(t, unix.Unmount(snap, 0))
 	for name, text := range map[string]string{"s1": "one", "s2": "two", "s3": "four"} {
-		r := must(p.CreateVolume(ctx, VolumeSpec{Name: "r" + name, Mode: Filesystem, FSType: "ext4", Source: Source{FromSnapshot, name}}))(t)
+		r := must(p.CreateVolume(ctx, VolumeSpec{Name: "r" + name, Mode: Filesystem, FSType: "ext4", Source: Source{Kind: FromSnapshot, LV: name}}))(t)
 		at := t.TempDir()
 		ok(t, unix.Mount(must(p.Activate(ctx, r.LV))(t), at, "ext4", 0, ""))
 		file(at, text)
@@ -284,14 +285,14 @@ func TestAdopt_refused(t *testing.T) {
 	deleted := must(p.CreateVolume(ctx, VolumeSpec{Name: "deleted", Size: 4 * size.MiB, Mode: Block}))(t)
 	must(p.CreateSnapshot(ctx, "kept", deleted.LV))(t)
 	ok(t, p.DeleteVolume(ctx, deleted.LV))
-	hidden := must(p.latest())(t).volumes[must(p.latest())(t).snapshots["kept"].of].lv.Name
-	half := newLV("half", roleVolume, tag(tagName, "half"), tag(tagMode, string(Block)), tag(tagCopy, string(must(p.latest())(t).snapshots["kept"].lv.ID)))
+	hidden := must(p.latest())(t).Volumes[must(p.latest())(t).Snapshots["kept"].Of].LV.Name
+	half := catalog.NewLV("half", "volume", catalog.Tag("name", "half"), catalog.Tag("mode", string(Block)), catalog.Tag("copy", string(must(p.latest())(t).Snapshots["kept"].LV.ID)))
 	ok(t, p.do(ctx, &change{what: "half a copy", edit: func(t *edit) error {
-		ranges, err := t.allocateOn(anyKind, 1, lowEnd)
-		half.Segments = appendExtents(nil, ranges...)
-		return errors.Join(err, t.put(half))
+		ranges, err := t.AllocateOn(catalog.AnyKind, 1, catalog.LowEnd)
+		half.Segments = catalog.AppendExtents(nil, ranges...)
+		return errors.Join(err, t.Put(half))
 	}}))
-	before := must(p.latest())(t).vg.Seqno
+	before := must(p.latest())(t).VG.Seqno
 	for name, c := range map[string]struct {
 		a    Adoption
 		want error
@@ -310,9 +311,9 @@ func TestAdopt_refused(t *testing.T) {
 		}
 	}
 	ok(t, p.refresh(ctx))
-	if now := must(p.latest())(t).vg.Seqno; now != before {
+	if now := must(p.latest())(t).VG.Seqno; now != before {
 		t.Errorf("the group is changed: generation %d, before %d", now, before)
 	}
-	ok(t, p.do(ctx, &change{what: "no half a copy", edit: func(t *edit) error { return t.remove(half.ID) }}))
+	ok(t, p.do(ctx, &change{what: "no half a copy", edit: func(t *edit) error { return t.Remove(half.ID) }}))
 	open.Close()
 }

@@ -56,7 +56,7 @@ func TestAskedStays(t *testing.T) {
 	must(p.CreateVolume(ctx, VolumeSpec{Name: "old", Size: first, Mode: Block}))(t) // asked for again
 	ofOld := must(p.CreateSnapshot(ctx, "of-old", old.LV))(t)
 	asked("of-old", 32*size.MiB, 32*size.MiB)
-	for i, from := range []Source{{FromVolume, old.LV}, {FromSnapshot, ofOld.LV}} {
+	for i, from := range []Source{{Kind: FromVolume, LV: old.LV}, {Kind: FromSnapshot, LV: ofOld.LV}} {
 		c := must(p.CreateVolume(ctx, VolumeSpec{Name: "copy" + string(rune('0'+i)), Size: first, Mode: Block, Source: from}))(t)
 		if c.Size != old.Size {
 			t.Errorf("a copy of %v has %v", from, c.Size)
@@ -79,7 +79,7 @@ func TestAskedOfAnotherPool(t *testing.T) {
 	const asked = 30e6
 	v := must(from.CreateVolume(ctx, VolumeSpec{Name: "base", Size: asked, Mode: Block}))(t)
 	s := must(from.CreateSnapshot(ctx, "snapshot", v.LV))(t)
-	for i, source := range []Source{{FromVolume, v.LV}, {FromSnapshot, s.LV}} {
+	for i, source := range []Source{{Kind: FromVolume, LV: v.LV}, {Kind: FromSnapshot, LV: s.LV}} {
 		spec := VolumeSpec{Name: "copy" + string(rune('0'+i)), Size: asked, Mode: Block, Source: source}
 		c := copied(t, to, spec, from)
 		if c.Size != 32*size.MiB || copied(t, to, spec, from) != c {

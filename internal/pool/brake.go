@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
@@ -59,8 +60,8 @@ func (p *Pool) brake(ctx context.Context, g *growth, d device) {
 // resume it.
 func (p *Pool) unbraked(g *growth) {
 	g.braked.Store(false) // else the convergence leaves the device suspended
-	if s := p.current.Load().storeOf(g.store); s != nil {
-		p.facts.unsettled.put(s.of.lv.ID, true)
+	if s := p.current.Load().StoreOf(g.store); s != nil {
+		p.facts.unsettled.put(s.Of.LV.ID, true)
 		p.caretaker.wake()
 	}
 }
@@ -88,35 +89,35 @@ func (p *Pool) suspend(ctx context.Context, d device) error {
 const heldBecause = "the pool is full, so writes to the volume wait until hydration of it, or of volumes restored from it, finishes; to resume sooner, delete volumes or snapshots, or extend the volume group"
 
 // isHeld reports whether a suspended volume is held.
-func (p *Pool) isHeld(v *view, o *volume) bool {
-	held := p.facts.holding.has(o.lv.ID)
+func (p *Pool) isHeld(v *view, o *catalog.Volume) bool {
+	held := p.facts.holding.has(o.LV.ID)
 	return held || p.mustHold(v, o) != nil
 }
 
 // heldStill reports whether the device with a fork's content is suspended because
 // its writers are held. A convergence loads tables into the device, but does not
 // resume it.
-func (p *Pool) heldStill(v *view, o *volume) bool {
-	if !o.forked() || o.live() != nil { // else the device below a snapshot origin has the content
+func (p *Pool) heldStill(v *view, o *catalog.Volume) bool {
+	if !o.Forked() || o.Live() != nil { // else the device below a snapshot origin has the content
 		return false
 	}
-	info, err := p.find(v.topDevice(o.lv))
+	info, err := p.find(v.topDevice(o.LV))
 	return err == nil && info != nil && info.Live && info.Suspended && p.isHeld(v, o)
 }
 
 // mustHold returns the store for which a suspended volume must stay suspended,
 // because a former process held its writers; nil if there is none.
-func (p *Pool) mustHold(v *view, o *volume) *store {
-	stores := []*store{v.forkStore(o)}
-	if l := o.live(); l != nil && !l.lost {
-		stores = append(stores, l.store(o))
+func (p *Pool) mustHold(v *view, o *catalog.Volume) *catalog.Store {
+	stores := []*catalog.Store{v.ForkStore(o)}
+	if l := o.Live(); l != nil && !l.Lost {
+		stores = append(stores, l.Store(o))
 	}
 	for _, x := range stores {
-		if x == nil || v.freeFor(x.lv).size() > 0 || !p.kept(v, x) {
+		if x == nil || v.FreeFor(x.LV).Size() > 0 || !p.kept(v, x) {
 			continue
 		}
 		s, err := p.snapshotStatus(p.snapshotDevice(v, x).name)
-		if err == nil && !s.Invalid && s.Total < sectors(v, v.largest(x)) && s.Total < s.Used+brakeLine(x.chunk, p.peak()) {
+		if err == nil && !s.Invalid && s.Total < sectors(v, v.Largest(x)) && s.Total < s.Used+brakeLine(x.Chunk, p.peak()) {
 			return x
 		}
 	}
@@ -126,11 +127,11 @@ func (p *Pool) mustHold(v *view, o *volume) *store {
 // startHold holds the writers of a volume whose store cannot grow. It does nothing
 // while the driver itself wipes the volume: the hold would then wait for the wipe,
 // and the wipe for the hold.
-func (p *Pool) startHold(s *store, now rate) {
-	if p.scrubbing(s.of.lv.Name) {
+func (p *Pool) startHold(s *catalog.Store, now rate) {
+	if p.scrubbing(s.Of.LV.Name) {
 		return
 	}
-	volume, g := s.of.lv.ID, p.newGrowth(s, now)
+	volume, g := s.Of.LV.ID, p.newGrowth(s, now)
 	if _, first := p.facts.holding.claim(volume, g); first {
 		p.hydrator.hurry()
 		p.background(func(ctx context.Context) { p.hold(ctx, volume, g) })
@@ -138,8 +139,8 @@ func (p *Pool) startHold(s *store, now rate) {
 }
 
 // holdAgain continues the hold of a volume whose writers a former process held.
-func (p *Pool) holdAgain(v *view, o *volume) {
-	info, err := p.find(v.topDevice(o.lv))
+func (p *Pool) holdAgain(v *view, o *catalog.Volume) {
+	info, err := p.find(v.topDevice(o.LV))
 	if err != nil || info == nil || !info.Suspended {
 		return
 	}
@@ -157,18 +158,18 @@ func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
 	began, told := time.Now(), false
 	for {
 		v := p.current.Load()
-		o := v.volumes[volume]
+		o := v.Volumes[volume]
 		if o == nil {
 			return
 		}
-		if s := v.storeOf(g.store); s == nil || !p.kept(v, s) {
+		if s := v.StoreOf(g.store); s == nil || !p.kept(v, s) {
 			break
 		}
-		d := v.topDevice(o.lv)
-		if p.scrubbing(o.lv.Name) { // the wipe began in the meantime, and has the volume's key
+		d := v.topDevice(o.LV)
+		if p.scrubbing(o.LV.Name) { // the wipe began in the meantime, and has the volume's key
 			p.facts.unsettled.put(volume, true)
 			if err := p.dm.Resume(d.name, d.udev); err != nil {
-				p.log.Error(err, "Failed to resume a volume so that it can be wiped", "volume", o.lv.Name)
+				p.log.Error(err, "Failed to resume a volume so that it can be wiped", "volume", o.LV.Name)
 			}
 			return
 		}
@@ -178,15 +179,15 @@ func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
 		if errors.Is(err, dm.ErrNotFound) {
 			return
 		}
-		if s := v.storeOf(g.store); s != nil && (v.freeFor(s.lv).size() > 0 || p.shorter(v, s)) && p.growStore(ctx, g) == nil {
+		if s := v.StoreOf(g.store); s != nil && (v.FreeFor(s.LV).Size() > 0 || p.shorter(v, s)) && p.growStore(ctx, g) == nil {
 			break
 		}
-		if len(v.trash) > 0 && p.wiper.problem() == nil { // else the wiper pauses after its failure
+		if len(v.Trash) > 0 && p.wiper.problem() == nil { // else the wiper pauses after its failure
 			p.wiper.wake()
 		}
 		if !told && ctx.Err() == nil {
 			told = true
-			p.log.Info("Writers are held: "+heldBecause, "volume", o.lv.Name, "err", err)
+			p.log.Info("Writers are held: "+heldBecause, "volume", o.LV.Name, "err", err)
 		}
 		select {
 		case <-time.After(holdLook):
@@ -204,17 +205,17 @@ func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
 // letGo resumes a held volume, with the table that is right by now: a fork may have
 // been hydrated in the meantime.
 func (p *Pool) letGo(ctx context.Context, volume lvm2.ID) error {
-	o := p.current.Load().volumes[volume]
+	o := p.current.Load().Volumes[volume]
 	if o == nil {
 		return nil
 	}
-	return p.onVolume(ctx, o.lv.Name, func(ctx context.Context) error {
-		return p.do(ctx, &change{fast: true, what: "release the writers of volume " + o.lv.Name, act: func(ctx context.Context, v *view) error {
-			o := v.volumes[volume]
+	return p.onVolume(ctx, o.LV.Name, func(ctx context.Context) error {
+		return p.do(ctx, &change{fast: true, what: "release the writers of volume " + o.LV.Name, act: func(ctx context.Context, v *view) error {
+			o := v.Volumes[volume]
 			if o == nil {
 				return nil
 			}
-			return p.convergeTo(ctx, v, o.lv.Name, demand{goOn: volume})
+			return p.convergeTo(ctx, v, o.LV.Name, demand{goOn: volume})
 		}})
 	})
 }

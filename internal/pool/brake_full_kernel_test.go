@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -18,14 +19,14 @@ import (
 func fill(t *testing.T, p *Pool, left lvm2.Extents) {
 	t.Helper()
 	ok(t, p.do(context.Background(), &change{what: "take all extents", edit: func(e *edit) error {
-		name := fmt.Sprint("filler", e.vg.Seqno)
-		lv := newLV(name, roleVolume, tag(tagName, name), tag(tagMode, string(Block)))
-		ranges, err := e.allocateOn(anyKind, e.free.size()-left, lowEnd)
+		name := fmt.Sprint("filler", e.VG.Seqno)
+		lv := catalog.NewLV(name, "volume", catalog.Tag("name", name), catalog.Tag("mode", string(Block)))
+		ranges, err := e.AllocateOn(catalog.AnyKind, e.Free.Size()-left, catalog.LowEnd)
 		if err != nil {
 			return err
 		}
-		lv.Segments = appendExtents(nil, ranges...)
-		return e.put(lv)
+		lv.Segments = catalog.AppendExtents(nil, ranges...)
+		return e.Put(lv)
 	}}))
 }
 
@@ -43,8 +44,8 @@ func TestHold_forkInFullPool(t *testing.T) {
 			base.scribble(t, r, path, 100)
 			must(p.CreateSnapshot(ctx, "snap1", v.LV))(t)
 			w := must(p.latest())(t)
-			fill(t, p, w.extents(v.Size)+w.extents(growLine(p.config.Chunk.Sectors(), p.peak(), 0).Bytes())+p.reserve(w))
-			f := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{FromSnapshot, "snap1"}}))(t)
+			fill(t, p, w.Extents(v.Size)+w.Extents(growLine(p.config.Chunk.Sectors(), p.peak(), 0).Bytes())+p.reserve(w))
+			f := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snap1"}}))(t)
 			fork := content(bytes.Clone(base))
 			forkPath := must(p.Activate(ctx, f.LV))(t)
 			fill(t, p, 0)
@@ -62,12 +63,12 @@ func TestHold_forkInFullPool(t *testing.T) {
 				writeDevice(t, at, off, data)
 			}
 			t.Logf("written in %v", time.Since(began))
-			if o := must(p.latest())(t).volumeByLV(f.LV); o.forked() {
-				t.Errorf("all was written, and it is still a fork: %v sectors hydrated", o.hydrated)
+			if o := must(p.latest())(t).VolumeByLV(f.LV); o.Forked() {
+				t.Errorf("all was written, and it is still a fork: %v sectors hydrated", o.Hydrated)
 			}
 			fork.compare(t, forkPath, "the fork")
 			base.compare(t, path, "the source")
-			if p.facts.holding.has(must(p.latest())(t).volumeByLV(v.LV).lv.ID) {
+			if p.facts.holding.has(must(p.latest())(t).VolumeByLV(v.LV).LV.ID) {
 				t.Error("the source's writers are still held")
 			}
 		})

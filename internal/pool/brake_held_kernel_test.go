@@ -16,9 +16,9 @@ import (
 func waitHeld(t *testing.T, p *Pool, lv string) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		o := must(p.latest())(t).volumeByLV(lv)
-		if p.facts.holding.has(o.lv.ID) {
-			if info, err := p.find(p.current.Load().topDevice(o.lv)); err == nil && info.Suspended {
+		o := must(p.latest())(t).VolumeByLV(lv)
+		if p.facts.holding.has(o.LV.ID) {
+			if info, err := p.find(p.current.Load().topDevice(o.LV)); err == nil && info.Suspended {
 				return
 			}
 		}
@@ -63,8 +63,8 @@ func TestHold_byFormerProcess(t *testing.T) {
 	r := rand.New(rand.NewPCG(15, 16))
 	base, model := snapped(t, p, r, "base", 160*size.MiB)
 	v := must(p.latest())(t)
-	disk.fail(sectorOf(v, v.vg.LV(base.LV), 0), 8)
-	fill(t, p, v.extents(base.Size)+v.extents(growLine(p.config.Chunk.Sectors(), p.peak(), 0).Bytes())+p.reserve(v))
+	disk.fail(sectorOf(v, v.VG.LV(base.LV), 0), 8)
+	fill(t, p, v.Extents(base.Size)+v.Extents(growLine(p.config.Chunk.Sectors(), p.peak(), 0).Bytes())+p.reserve(v))
 	f := restored(t, p, "base")
 	at := must(p.Activate(ctx, f.LV))(t)
 	fill(t, p, 0)
@@ -78,9 +78,9 @@ func TestHold_byFormerProcess(t *testing.T) {
 	// release nobody. A process that has not seen the write rate may release the
 	// writers for a moment.
 	now := must(p.latest())(t)
-	o := now.volumeByLV(f.LV)
-	info := must(p.find(now.topDevice(o.lv)))(t)
-	if info.Suspended && !p.facts.holding.has(o.lv.ID) {
+	o := now.VolumeByLV(f.LV)
+	info := must(p.find(now.topDevice(o.LV)))(t)
+	if info.Suspended && !p.facts.holding.has(o.LV.ID) {
 		t.Error("the pool is open, and does not know that writers are held")
 	}
 	waitHeld(t, p, f.LV)
@@ -95,7 +95,7 @@ func TestHold_byFormerProcess(t *testing.T) {
 			t.Errorf("check, while writers are held: %s %s: %s", f.Reason, f.Where, f.What)
 		}
 	}
-	for _, lv := range must(p.latest())(t).vg.LVs {
+	for _, lv := range must(p.latest())(t).VG.LVs {
 		if strings.HasPrefix(lv.Name, "filler") {
 			ok(t, p.DeleteVolume(ctx, lv.Name))
 		}
@@ -125,9 +125,9 @@ func TestHold_nothingIsWiped(t *testing.T) {
 	base, model := snapped(t, p, r, "base", 160*size.MiB)
 	junk := must(p.CreateVolume(ctx, VolumeSpec{Name: "junk", Size: 64 * size.MiB, Mode: Block}))(t)
 	v := must(p.latest())(t)
-	lv := v.vg.LV(junk.LV)
+	lv := v.VG.LV(junk.LV)
 	disk.fail(sectorOf(v, lv, 0), sectors(v, lv.Size()))
-	fill(t, p, v.extents(base.Size)+v.extents(growLine(p.config.Chunk.Sectors(), p.peak(), 0).Bytes())+p.reserve(v))
+	fill(t, p, v.Extents(base.Size)+v.Extents(growLine(p.config.Chunk.Sectors(), p.peak(), 0).Bytes())+p.reserve(v))
 	f := restored(t, p, "base")
 	at := must(p.Activate(ctx, f.LV))(t)
 	fill(t, p, 0)
@@ -139,7 +139,7 @@ func TestHold_nothingIsWiped(t *testing.T) {
 	case <-time.After(100 * time.Second):
 		t.Fatal("its writers are held")
 	}
-	if v := must(p.latest())(t); len(v.trash) == 0 {
+	if v := must(p.latest())(t); len(v.Trash) == 0 {
 		t.Error("all trash is wiped")
 	}
 	waitHydrated(t, p, f.LV)

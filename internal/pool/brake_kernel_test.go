@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -32,7 +33,7 @@ func TestBrake_lateGrowth(t *testing.T) {
 	}()
 	go func() { written <- writeFast(t, path, size.MiB, true, length, 0) }()
 	latest := must(p.latest())(t)
-	snap, store := latest.snapDevice(latest.vg.LV(s.LV)), latest.cowDevice(latest.vg.LV(s.LV))
+	snap, store := latest.snapDevice(latest.VG.LV(s.LV)), latest.cowDevice(latest.VG.LV(s.LV))
 	held := func() bool { return must(p.find(store))(t).Suspended }
 	for end := time.Now().Add(20 * time.Second); !held(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
@@ -62,7 +63,7 @@ func TestHold_noRoom(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	var kept atomic.Bool
-	p.keep = func(*view, *volume) bool { return kept.Load() }
+	p.keep = func(*view, *catalog.Volume) bool { return kept.Load() }
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: length, Mode: Block}))(t)
 	path := must(p.Activate(ctx, v.LV))(t)
 	fill := func() { // leaves only a few free extents
@@ -78,7 +79,7 @@ func TestHold_noRoom(t *testing.T) {
 		written := make(chan float64, 1)
 		go func() { written <- writeFast(t, path, size.MiB, true, length, 0) }()
 		for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-			if info := must(p.find(must(p.latest())(t).topDevice(must(p.latest())(t).vg.LV(v.LV))))(t); info.Suspended {
+			if info := must(p.find(must(p.latest())(t).topDevice(must(p.latest())(t).VG.LV(v.LV))))(t); info.Suspended {
 				break
 			}
 			if time.Now().After(end) {

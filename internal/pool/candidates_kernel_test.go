@@ -49,7 +49,7 @@ func TestOpen_tenantImitatesPool(t *testing.T) {
 	config := p.config
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "tenant", Size: 128 * size.MiB, Mode: Block}))(t)
 	volume := must(p.Activate(ctx, v.LV))(t)
-	vg := must(p.latest())(t).vg
+	vg := must(p.latest())(t).VG
 	id := vg.ID
 	disk := vg.PVs[0].Device
 	ok(t, p.Close())
@@ -60,7 +60,7 @@ func TestOpen_tenantImitatesPool(t *testing.T) {
 		wide := config
 		wide.Devices = append([]string{"/dev/loop*"}, config.Devices...)
 		again := must(Open(ctx, wide, Options{}))(t)
-		if n := len(must(again.latest())(t).vg.PVs); n != 1 {
+		if n := len(must(again.latest())(t).VG.PVs); n != 1 {
 			t.Errorf("the group has %d disks", n)
 		}
 		ok(t, again.Close())
@@ -131,7 +131,7 @@ func TestOpen_tenantImitatesPool(t *testing.T) {
 				if err != nil {
 					t.Fatalf("devices %v: %v", chosen.Devices, err)
 				}
-				if got := must(again.latest())(t).vg; got.ID != id || len(got.PVs) != 1 || got.PVs[0].Device != disk {
+				if got := must(again.latest())(t).VG; got.ID != id || len(got.PVs) != 1 || got.PVs[0].Device != disk {
 					t.Errorf("devices %v: opened %v on %s", chosen.Devices, got.ID, got.PVs[0].Device)
 				}
 				if len(chosen.Devices) > 0 {
@@ -193,7 +193,7 @@ func TestOpen_otherGroupOfSameName(t *testing.T) {
 	foreign := foreignGroup(t, name, disks[1])
 	config := Config{Name: "pool", VolumeGroup: name, Devices: disks[:1], Create: true}
 	p := openPool(t, config)
-	own := must(p.latest())(t).vg
+	own := must(p.latest())(t).VG
 	if own.ID == foreign || len(own.PVs) != 1 || own.PVs[0].Device != disks[0] {
 		t.Fatalf("the pool is %v on %s", own.ID, own.PVs[0].Device)
 	}
@@ -223,7 +223,7 @@ func TestOpen_otherGroupOfSameName(t *testing.T) {
 			}
 			continue
 		}
-		if got := must(p.latest())(t).vg.ID; got != c.want {
+		if got := must(p.latest())(t).VG.ID; got != c.want {
 			t.Errorf("configured is %s: opened %v", c.what, got)
 		}
 		ok(t, p.Close())
@@ -237,7 +237,7 @@ func TestOpen_otherGroupOfSameName(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "system.devices")
 	ok(t, os.WriteFile(file, fmt.Appendf(nil, "VERSION=1.1.3\nIDTYPE=devname IDNAME=%s DEVNAME=%[1]s PVID=%s\n", disks[0], string(own.PVs[0].ID)), 0o600))
 	p = must(Open(ctx, Config{Name: "pool", VolumeGroup: name}, Options{LVM: lvm2.Host{DevicesFile: file}}))(t)
-	if got := must(p.latest())(t).vg.ID; got != own.ID {
+	if got := must(p.latest())(t).VG.ID; got != own.ID {
 		t.Errorf("the devices file lists %v, opened %v", own.ID, got)
 	}
 	ok(t, p.Close())

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 )
 
 const (
@@ -63,30 +65,30 @@ func (c *caretaker) round() {
 		return // the monitor logs the error
 	}
 	v := c.pool.current.Load()
-	for _, o := range v.volumes {
+	for _, o := range v.Volumes {
 		c.attendTo(v, o, has)
 	}
 }
 
 // attendTo starts the work that is left for a volume.
-func (c *caretaker) attendTo(v *view, o *volume, has map[string]bool) {
+func (c *caretaker) attendTo(v *view, o *catalog.Volume, has map[string]bool) {
 	p := c.pool
-	if p.facts.unsettled.has(o.lv.ID) {
+	if p.facts.unsettled.has(o.LV.ID) {
 		c.attend(o, "devices", attendPause, p.settleAgain)
 	}
-	if o.theirs() != "" {
+	if o.Theirs() != "" {
 		return
 	}
-	if v.leftover(o) {
+	if v.Leftover(o) {
 		c.attend(o, "leftover", attendPause, p.tidyVolume)
 	}
-	if o.forked() {
-		p.hydrator.start(o.lv.Name)
+	if o.Forked() {
+		p.hydrator.start(o.LV.Name)
 	}
 	if p.trimmable(v, o) != nil {
 		c.attend(o, careTrim, attendPause, p.trim) // also records boundaries
 	} else {
-		c.news(careTrim+string(o.lv.ID), nil) // forget the failure for a store that is gone
+		c.news(careTrim+string(o.LV.ID), nil) // forget the failure for a store that is gone
 		if p.unrecorded(o) {
 			c.attend(o, "boundary", attendPause, p.recordBoundaries)
 		}
@@ -97,9 +99,9 @@ func (c *caretaker) attendTo(v *view, o *volume, has map[string]bool) {
 	if v.steepest(o, has, p.folder.folds) != nil {
 		c.attendFreely(o, "steep", attendPause, p.flattenRead)
 	} else {
-		p.facts.steep.drop(o.lv.ID)
+		p.facts.steep.drop(o.LV.ID)
 	}
-	if l := o.live(); l != nil && !l.lost && has[v.topDevice(o.lv).uuid] {
+	if l := o.Live(); l != nil && !l.Lost && has[v.topDevice(o.LV).uuid] {
 		c.attendFreely(o, "ahead", attendPause, p.settleAhead)
 	}
 }
@@ -108,26 +110,26 @@ func (c *caretaker) attendTo(v *view, o *volume, has map[string]bool) {
 // of a kind runs at a time for each volume. A volume whose operations take long
 // does not delay the others. After a failure attend pauses before it allows the
 // next run.
-func (c *caretaker) attend(o *volume, kind string, pause time.Duration, f func(ctx context.Context, lv string) error) {
+func (c *caretaker) attend(o *catalog.Volume, kind string, pause time.Duration, f func(ctx context.Context, lv string) error) {
 	c.attendFreely(o, kind, pause, func(ctx context.Context, lv string) error {
 		return c.pool.onVolume(ctx, lv, func(ctx context.Context) error { return f(ctx, lv) })
 	})
 }
 
 // attendFreely is attend for an f that takes the volume's key itself.
-func (c *caretaker) attendFreely(o *volume, kind string, pause time.Duration, f func(ctx context.Context, lv string) error) {
-	p, key := c.pool, kind+string(o.lv.ID)
+func (c *caretaker) attendFreely(o *catalog.Volume, kind string, pause time.Duration, f func(ctx context.Context, lv string) error) {
+	p, key := c.pool, kind+string(o.LV.ID)
 	if !c.begin(key) {
 		return
 	}
 	p.background(func(ctx context.Context) {
 		defer c.end(key)
-		err := f(ctx, o.lv.Name)
+		err := f(ctx, o.LV.Name)
 		if ctx.Err() != nil {
 			return
 		}
 		if c.news(key, err) {
-			p.log.Error(err, "Maintenance of a volume failed; it will be retried", "volume", o.lv.Name)
+			p.log.Error(err, "Maintenance of a volume failed; it will be retried", "volume", o.LV.Name)
 			if kind == careTrim {
 				p.wiper.wakeWaiters()
 			}
@@ -160,10 +162,10 @@ func (c *caretaker) end(key string) {
 }
 
 // failed reports whether the last run of a piece of work failed.
-func (c *caretaker) failed(o *volume, kind string) bool {
+func (c *caretaker) failed(o *catalog.Volume, kind string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.told[kind+string(o.lv.ID)] != ""
+	return c.told[kind+string(o.LV.ID)] != ""
 }
 
 // news records the result of a piece of work, and reports whether it is a failure
@@ -187,14 +189,14 @@ func (c *caretaker) news(key string, err error) bool {
 // the kernel yet.
 func (p *Pool) settleAhead(ctx context.Context, lv string) error {
 	v := p.current.Load()
-	o := v.volumeByLV(lv)
-	if o == nil || o.live() == nil {
+	o := v.VolumeByLV(lv)
+	if o == nil || o.Live() == nil {
 		return nil
 	}
-	if _, err := p.snapshotStatus(v.snapDevice(o.live().lv).name); err == nil {
+	if _, err := p.snapshotStatus(v.snapDevice(o.Live().LV).name); err == nil {
 		return nil
 	}
-	if info, err := p.find(v.topDevice(o.lv)); err != nil || info == nil || !info.Live {
+	if info, err := p.find(v.topDevice(o.LV)); err != nil || info == nil || !info.Live {
 		return nil
 	}
 	return p.onVolume(ctx, lv, func(ctx context.Context) error { return p.settleAgain(ctx, lv) })
@@ -205,13 +207,13 @@ func (p *Pool) settleAhead(ctx context.Context, lv string) error {
 // the extents below them.
 func (p *Pool) settleAgain(ctx context.Context, lv string) error {
 	return p.do(ctx, &change{what: "bring the devices of volume " + lv + " in line with the metadata", act: func(ctx context.Context, v *view) error {
-		if v.volumeByLV(lv) == nil {
+		if v.VolumeByLV(lv) == nil {
 			return nil
 		}
 		c := p.convergence(v, lv, demand{})
 		err := c.converge(ctx)
 		for _, o := range c.members {
-			err = errors.Join(err, c.behind[o.lv.ID])
+			err = errors.Join(err, c.behind[o.LV.ID])
 		}
 		return err
 	}})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
@@ -122,7 +123,7 @@ func (c *carrier) change(ctx context.Context, s step, d *kernelDevice) error {
 	case stepResume:
 		return c.goOn(s, d)
 	case stepUsed:
-		if real := c.k[c.view.realDevice(s.of.lv).uuid]; real != nil {
+		if real := c.k[c.view.realDevice(s.of.LV).uuid]; real != nil {
 			c.noteBoundary(c.view, s.of, real.Device)
 		}
 	case stepRevive:
@@ -207,10 +208,10 @@ func (c *carrier) goOn(s step, d *kernelDevice) error {
 // remove removes a device. The loss of a layer that the kernel dropped is recorded
 // first (*unrecordedLoss): the kernel's own mark may not outlive a power cut.
 func (c *carrier) remove(ctx context.Context, s step) error {
-	if s.layer != nil && !s.layer.lost && c.dropped(s.device) {
-		return &unrecordedLoss{layer: s.layer.lv.ID}
+	if s.layer != nil && !s.layer.Lost && c.dropped(s.device) {
+		return &unrecordedLoss{layer: s.layer.LV.ID}
 	}
-	trash := c.view.ofTrash(s.uuid)
+	trash := c.view.OfTrash(s.uuid)
 	if trash && !c.trashed {
 		c.trash.Lock()
 		defer c.trash.Unlock()
@@ -225,21 +226,15 @@ func (c *carrier) remove(ctx context.Context, s step) error {
 	return err
 }
 
-// ofTrash reports whether the device with the UUID is of a deleted logical volume.
-func (v *view) ofTrash(uuid string) bool {
-	id, _, _ := splitUUID(v.vg.ID, uuid)
-	return v.isTrash(v.vg.LVByID(lvm2.ID(id)))
-}
-
 // store returns the logical volume whose store a step changes the device of, if it is
 // one that grows while operations on its volume run; nil for other steps.
 func (c *carrier) store(s step) *lvm2.LV {
-	id, kind, _ := splitUUID(c.view.vg.ID, s.uuid)
-	lv := c.view.vg.LVByID(lvm2.ID(id))
+	id, kind, _ := catalog.SplitUUID(c.view.VG.ID, s.uuid)
+	lv := c.view.VG.LVByID(lvm2.ID(id))
 	if c.keyed || kind != layerCOW || lv == nil || s.do == stepRemove || s.do == stepRename {
 		return nil
 	}
-	if !c.view.isStore(lv) {
+	if !c.view.IsStore(lv) {
 		return nil
 	}
 	return lv
@@ -250,7 +245,7 @@ func (c *carrier) store(s step) *lvm2.LV {
 func (c *carrier) changeStore(ctx context.Context, lv *lvm2.LV, steps []step) error {
 	return c.alone(ctx, lv.ID, func() error {
 		now := c.current.Load()
-		if latest := now.vg.LVByID(lv.ID); latest != nil {
+		if latest := now.VG.LVByID(lv.ID); latest != nil {
 			lv = latest
 		} else {
 			now = c.view

@@ -25,7 +25,7 @@ func carryPart(ctx context.Context, p *Pool, v *view, lv string, last stepKind, 
 	if err != nil {
 		return err
 	}
-	plan, top := c.plan(k), v.topDevice(v.vg.LV(lv))
+	plan, top := c.plan(k), v.topDevice(v.VG.LV(lv))
 	if i := slices.IndexFunc(plan, func(s step) bool { return s.do == last && s.uuid == top.uuid }); i >= 0 {
 		plan = plan[:i+more]
 	}

@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
 // change is one step of an operation. Its edit changes the metadata; after the
@@ -23,42 +21,6 @@ type change struct {
 	ctx   context.Context
 
 	committed bool // the edit is on the disk; only the committer uses it until it answers
-}
-
-// edit is the metadata that a change may alter. If the edit fails, its alterations
-// are dropped.
-type edit struct {
-	*view              // the metadata with the earlier edits of this batch; vg is a copy that belongs to this edit
-	wiped   rangeSet   // extents that this edit freed and that hold zeroes
-	written []*lvm2.PV // disks to which this edit wrote data that must be durable before the metadata
-	changed bool
-	kernel  func(v *view, anew bool) ([]mapping, error) // asks the kernel which extents its devices map; nil in tests without a kernel
-	asked   bool                                        // kernel was asked, and free excludes the mapped extents
-	mapped  []mapping                                   // extents that are free in the metadata but that a device still maps
-}
-
-// put adds or replaces a logical volume.
-func (t *edit) put(lv *lvm2.LV) error {
-	t.changed = true
-	if t.vg.LVByID(lv.ID) != nil {
-		return inTheWay(t.vg.Replace(lv))
-	}
-	return t.vg.Add(lv)
-}
-
-// remove takes a logical volume out of the group.
-func (t *edit) remove(id lvm2.ID) error {
-	t.changed = true
-	return inTheWay(t.vg.Remove(id))
-}
-
-// inTheWay marks errors that last until LVM2 finishes its own work on the volume:
-// a pvmove, a merge, or a conversion to another segment type.
-func inTheWay(err error) error {
-	if errors.Is(err, lvm2.ErrLocked) || errors.Is(err, lvm2.ErrForeignSegment) {
-		return fmt.Errorf("%w: %w", ErrPrecondition, err)
-	}
-	return err
 }
 
 // do carries out c. When do returns nil, c is on the disk and in the kernel. If ctx

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -36,20 +37,20 @@ const (
 
 // cleanable returns the extents, free or not, that the configuration wants cleaned
 // before somebody gets them.
-func (p *Pool) cleanable(v *view) rangeSet {
+func (p *Pool) cleanable(v *view) catalog.RangeSet {
 	switch p.config.Clean {
 	case CleanBackground, CleanFirstUse:
-		return v.disksOn(anyKind)
+		return v.DisksOn(catalog.AnyKind)
 	case CleanNever:
 		return nil
 	}
 	var out []lvm2.Range
-	for n, pv := range v.vg.PVs {
+	for n, pv := range v.VG.PVs {
 		if !pv.Missing() && zeroesItself(diskOf(pv)) {
 			out = append(out, lvm2.Range{PV: n, Count: pv.PECount})
 		}
 	}
-	return newRangeSet(out...)
+	return catalog.NewRangeSet(out...)
 }
 
 // zeroesItself reports whether a disk produces zeroes of any length without
@@ -68,16 +69,11 @@ func zeroesItself(dev dm.Device) bool {
 }
 
 // dirty returns the free extents that are to be cleaned in the background.
-func (p *Pool) dirty(v *view) rangeSet {
+func (p *Pool) dirty(v *view) catalog.RangeSet {
 	if p.config.Clean == CleanFirstUse {
 		return nil
 	}
-	return v.free.subtract(v.clean).intersect(p.cleanable(v))
-}
-
-// unwipedFree returns the size of the free extents that may not hold zeroes.
-func (v *view) unwipedFree() size.Bytes {
-	return size.Bytes(v.free.subtract(v.clean).size()) * v.extent()
+	return v.Free.Subtract(v.Clean).Intersect(p.cleanable(v))
 }
 
 // cleaning returns the effective choice for the group's disks.
@@ -93,12 +89,12 @@ func (p *Pool) cleaning(v *view) Cleaning {
 
 // atFirstUse returns the logical extents of lv that are wiped before its first use,
 // whatever the use.
-func (p *Pool) atFirstUse(v *view, lv *lvm2.LV) rangeSet {
-	has, err := physical(lv)
+func (p *Pool) atFirstUse(v *view, lv *lvm2.LV) catalog.RangeSet {
+	has, err := catalog.Physical(lv)
 	if err != nil {
 		return nil
 	}
-	return rangeSet{{Count: lv.Size()}}.subtract(logicalOutside(p.cleanable(v), 0, has))
+	return catalog.RangeSet{{Count: lv.Size()}}.Subtract(catalog.LogicalOutside(p.cleanable(v), 0, has))
 }
 
 // cleaner wipes free extents of unknown content in the background. It turns a piece
@@ -108,7 +104,7 @@ func (p *Pool) atFirstUse(v *view, lv *lvm2.LV) rangeSet {
 type cleaner struct {
 	pool  *Pool
 	pace  pace
-	seen  rangeSet // dirty extents at the last look
+	seen  catalog.RangeSet // dirty extents at the last look
 	since time.Time
 }
 
@@ -131,12 +127,12 @@ func (p *Pool) cleanLoop(ctx context.Context) {
 // due returns how long to wait until there is a piece to clean.
 func (c *cleaner) due(v *view) time.Duration {
 	dirty := c.pool.dirty(v)
-	if more := dirty.subtract(c.seen); len(more) > 0 {
+	if more := dirty.Subtract(c.seen); len(more) > 0 {
 		c.since = time.Now() // their former user may need them again, and a pool that was just opened has other work
 	}
 	c.seen = dirty
 	switch {
-	case len(dirty) == 0, v.unclear != nil, v.writable() != nil, len(v.trash) > 0, c.pool.wiper.problem() != nil:
+	case len(dirty) == 0, v.Unclear != nil, v.Writable() != nil, len(v.Trash) > 0, c.pool.wiper.problem() != nil:
 		return min(cleanLook, c.pool.cleanAfter())
 	}
 	return c.pool.cleanAfter() - time.Since(c.since)
@@ -173,7 +169,7 @@ func (c *cleaner) step(ctx context.Context) (time.Duration, error) {
 		return cleanLook, err
 	}
 	for ; ; freed = p.wiper.freed() {
-		if v, err = p.latest(); err == nil && v.vg.LVByID(id) == nil {
+		if v, err = p.latest(); err == nil && v.VG.LVByID(id) == nil {
 			break
 		}
 		select {
@@ -194,19 +190,19 @@ func (c *cleaner) step(ctx context.Context) (time.Duration, error) {
 // them. It returns their size, and the id of the trash.
 func (p *Pool) beginCleaning(ctx context.Context, length size.Bytes) (n size.Bytes, id lvm2.ID, err error) {
 	err = p.do(ctx, &change{what: "clean free extents of volume group " + p.vgName, edit: func(t *edit) error {
-		if err := t.withoutMapped(); err != nil {
+		if err := t.WithoutMapped(); err != nil {
 			return err
 		}
-		dirty := p.dirty(t.view)
-		most := min(t.extents(length), max(1, t.free.size()/cleanPart), dirty.size())
+		dirty := p.dirty(t.view())
+		most := min(t.Extents(length), max(1, t.Free.Size()/cleanPart), dirty.Size())
 		if most == 0 {
 			return nil
 		}
-		trash := newTrash()
-		trash.Segments = appendExtents(nil, t.take(pieces(dirty, most, lowEnd)...)...)
-		n, id = size.Bytes(most)*t.extent(), trash.ID
+		trash := catalog.NewTrash()
+		trash.Segments = catalog.AppendExtents(nil, t.Take(catalog.Pieces(dirty, most, catalog.LowEnd)...)...)
+		n, id = size.Bytes(most)*t.ExtentSize(), trash.ID
 		p.wiper.beingCleaned.Store(&trash.ID)
-		return t.put(trash)
+		return t.Put(trash)
 	}})
 	return n, id, err
 }

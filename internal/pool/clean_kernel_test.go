@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -38,15 +39,15 @@ func used(t *testing.T) string {
 }
 
 // former counts the MiB of extents that hold a former owner's bytes.
-func former(t *testing.T, v *view, set rangeSet) (n int) {
+func former(t *testing.T, v *view, set catalog.RangeSet) (n int) {
 	t.Helper()
-	f, err := os.Open(v.vg.PVs[0].Device)
+	f, err := os.Open(v.VG.PVs[0].Device)
 	ok(t, err)
 	defer f.Close()
 	b := make([]byte, len(formerBytes))
 	for _, r := range set {
-		from := int64(v.vg.Offset(v.vg.PVs[r.PV], r.Start).Bytes())
-		for at := from; at < from+int64(size.Bytes(r.Count)*v.extent()); at += int64(size.MiB) {
+		from := int64(v.VG.Offset(v.VG.PVs[r.PV], r.Start).Bytes())
+		for at := from; at < from+int64(size.Bytes(r.Count)*v.ExtentSize()); at += int64(size.MiB) {
 			_, err := f.ReadAt(b, at)
 			ok(t, err)
 			if bytes.Equal(b, formerBytes) {
@@ -64,11 +65,11 @@ func waitClean(t *testing.T, p *Pool) *view {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		v := must(p.latest())(t)
-		if v.unwipedFree() == 0 && len(v.trash) == 0 {
+		if v.UnwipedFree() == 0 && len(v.Trash) == 0 {
 			return v
 		}
 		if time.Now().After(end) {
-			t.Fatalf("%v are still not clean: %v", v.unwipedFree(), p.wiper.problem())
+			t.Fatalf("%v are still not clean: %v", v.UnwipedFree(), p.wiper.problem())
 		}
 	}
 }
@@ -84,8 +85,8 @@ func TestCleaner_usedDisk(t *testing.T) {
 	p := testPoolOn(t, quick)
 	v := waitClean(t, p)
 	dropCache(t)
-	if n := former(t, v, v.free); n > 0 || v.free.size() < 200 {
-		t.Errorf("of %d clean extents %d MiB hold a former owner's bytes", v.free.size(), n)
+	if n := former(t, v, v.Free); n > 0 || v.Free.Size() < 200 {
+		t.Errorf("of %d clean extents %d MiB hold a former owner's bytes", v.Free.Size(), n)
 	}
 	if u := must(p.Usage())(t); u.Unwiped != 0 || u.Trash != 0 {
 		t.Errorf("%v are not clean, %v are trash", u.Unwiped, u.Trash)
@@ -98,8 +99,8 @@ func TestCleaner_usedDisk(t *testing.T) {
 	c := p.config
 	c.cleanAfter = time.Hour
 	p = openPool(t, c)
-	if v := must(p.latest())(t); v.unwipedFree() != 0 {
-		t.Errorf("after a restart %v are not clean", v.unwipedFree())
+	if v := must(p.latest())(t); v.UnwipedFree() != 0 {
+		t.Errorf("after a restart %v are not clean", v.UnwipedFree())
 	}
 	found := must(Inspect(ctx, c, Options{}))(t)
 	if found.Unwiped != 0 || found.Clean != CleanBackground {
@@ -112,14 +113,14 @@ func TestCleaner_usedDisk(t *testing.T) {
 	}
 	lvm(t, "lvremove", "-qq", "-y", c.VolumeGroup+"/theirs")
 	ok(t, p.refresh(ctx))
-	if v := must(p.latest())(t); v.unwipedFree() == 0 || len(v.clean) > 0 {
+	if v := must(p.latest())(t); v.UnwipedFree() == 0 || len(v.Clean) > 0 {
 		t.Error("extents count as clean after a change by lvm2")
 	}
 	ok(t, p.Close())
 	p = openPool(t, with(c, quick))
 	v = waitClean(t, p)
 	dropCache(t)
-	if n := former(t, v, v.free); n > 0 {
+	if n := former(t, v, v.Free); n > 0 {
 		t.Errorf("%d MiB of what lvm2 freed hold a former owner's bytes", n)
 	}
 	ok(t, p.Close())
@@ -143,7 +144,7 @@ func TestCleaner_killed(t *testing.T) {
 	p := testPoolOn(t, func(c *Config) { c.Clean = CleanNever })
 	c := p.config
 	v := must(p.latest())(t)
-	total := v.free.size()
+	total := v.Free.Size()
 	ok(t, p.Close())
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -161,13 +162,13 @@ func TestCleaner_killed(t *testing.T) {
 		waitIdle(t, p)
 		v = must(p.latest())(t)
 		dropCache(t)
-		if n := former(t, v, v.clean); n > 0 {
-			t.Fatalf("round %d: of %d extents that count as clean %d MiB hold a former owner's bytes", round, v.clean.size(), n)
+		if n := former(t, v, v.Clean); n > 0 {
+			t.Fatalf("round %d: of %d extents that count as clean %d MiB hold a former owner's bytes", round, v.Clean.Size(), n)
 		}
-		left := v.free.subtract(v.clean).size()
-		t.Logf("round %d: %d of %d extents are clean", round, v.clean.size(), total)
-		if v.free.size() != total || left > before {
-			t.Errorf("round %d: %d of %d extents are free, %d are not clean, before that %d", round, v.free.size(), total, left, before)
+		left := v.Free.Subtract(v.Clean).Size()
+		t.Logf("round %d: %d of %d extents are clean", round, v.Clean.Size(), total)
+		if v.Free.Size() != total || left > before {
+			t.Errorf("round %d: %d of %d extents are free, %d are not clean, before that %d", round, v.Free.Size(), total, left, before)
 		}
 		before = left
 		ok(t, p.Close())
@@ -176,8 +177,8 @@ func TestCleaner_killed(t *testing.T) {
 		t.Error("nothing was cleaned before the process was killed: the test proves nothing")
 	}
 	p = openPool(t, with(c, func(c *Config) { c.Clean = ""; quick(c) }))
-	if v = waitClean(t, p); v.free.size() != total {
-		t.Errorf("%d of %d extents are free", v.free.size(), total)
+	if v = waitClean(t, p); v.Free.Size() != total {
+		t.Errorf("%d of %d extents are free", v.Free.Size(), total)
 	}
 	must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 64 * size.MiB, Mode: Block}))(t)
 	ok(t, p.Close())
@@ -190,27 +191,27 @@ func TestCleaning_volumesGetCleanExtents(t *testing.T) {
 	ctx := context.Background()
 	used(t)
 	p := testPoolOn(t, nil)
-	total := must(p.latest())(t).free.size()
+	total := must(p.latest())(t).Free.Size()
 	// 40 extents, in pieces of 4.
 	var pieces []lvm2.Range
 	for i := range lvm2.Extents(10) {
 		pieces = append(pieces, lvm2.Range{Start: 8 * i, Count: 4})
 	}
 	ok(t, p.do(ctx, &change{what: "pieces for a test", edit: func(e *edit) error {
-		trash := newLV("", roleTrash)
-		trash.Segments = appendExtents(nil, e.take(pieces...)...)
-		return e.put(trash)
+		trash := catalog.NewLV("", "trash")
+		trash.Segments = catalog.AppendExtents(nil, e.Take(pieces...)...)
+		return e.Put(trash)
 	}}))
 	p.wiper.wake()
 	waitIdle(t, p)
-	extent := must(p.latest())(t).extent()
+	extent := must(p.latest())(t).ExtentSize()
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 30 * extent, Mode: Filesystem, FSType: "ext4"}))(t)
 	if v.Unwiped != 0 {
 		t.Errorf("%v of the volume are unwiped though there were clean extents", v.Unwiped)
 	}
 	must(p.CreateSnapshot(ctx, "s", v.LV))(t)
-	if left := must(p.latest())(t); left.clean.size() != 10 {
-		t.Errorf("%d clean extents are left of 10: the store has some", left.clean.size())
+	if left := must(p.latest())(t); left.Clean.Size() != 10 {
+		t.Errorf("%d clean extents are left of 10: the store has some", left.Clean.Size())
 	}
 	err := error(&PendingError{})
 	var pending *PendingError
@@ -221,8 +222,8 @@ func TestCleaning_volumesGetCleanExtents(t *testing.T) {
 	if v.Unwiped != 0 || v.Size != 60*extent {
 		t.Errorf("the volume has grown to %v, %v of it are unwiped", v.Size, v.Unwiped)
 	}
-	if now := must(p.latest())(t); now.free.size() > total-60 {
-		t.Errorf("%d extents are free", now.free.size())
+	if now := must(p.latest())(t); now.Free.Size() > total-60 {
+		t.Errorf("%d extents are free", now.Free.Size())
 	}
 }
 
@@ -245,7 +246,7 @@ func TestCleaning_atFirstUse(t *testing.T) {
 		}
 		ok(t, p.SetFormatted(ctx, files.LV))
 		s := must(p.CreateSnapshot(ctx, "s", files.LV))(t)
-		_, err := p.CreateVolume(ctx, VolumeSpec{Name: "raw", Mode: Block, Source: Source{FromSnapshot, s.LV}})
+		_, err := p.CreateVolume(ctx, VolumeSpec{Name: "raw", Mode: Block, Source: Source{Kind: FromSnapshot, LV: s.LV}})
 		if (err == nil) != (clean != CleanNever) || err != nil && !errors.Is(err, ErrPrecondition) {
 			t.Errorf("clean %q: a block volume of it: %v", clean, err)
 		}
@@ -262,7 +263,7 @@ func TestCleaning_atFirstUse(t *testing.T) {
 	}
 }
 
-func testDisk(p *Pool) string { return p.current.Load().vg.PVs[0].Device }
+func testDisk(p *Pool) string { return p.current.Load().VG.PVs[0].Device }
 
 func with(c Config, change func(*Config)) Config {
 	change(&c)

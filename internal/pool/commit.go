@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
@@ -99,7 +100,7 @@ func (c *committer) end(w ended) {
 	if _, waited := c.acts[w.change]; !waited {
 		// The lock was released before the act ended, so LVM2 may have changed the
 		// volumes that the act worked on.
-		for id := range c.group.current.Load().volumes {
+		for id := range c.group.current.Load().Volumes {
 			c.group.facts.unsettled.put(id, true)
 		}
 	}
@@ -192,7 +193,7 @@ func (g *group) read() (*view, error) {
 		return nil, err
 	}
 	v := g.current.Load()
-	if v == nil || v.vg != vg {
+	if v == nil || v.VG != vg {
 		former := v
 		v = newView(vg, v)
 		g.current.Store(v)
@@ -238,7 +239,7 @@ func (g *group) edit(v *view, waiting []*change) (*view, []*change) {
 	}
 	if errors.Is(err, lvm2.ErrUncertain) {
 		// The metadata may still have reached the disk; then the kernel must follow it.
-		for id := range v.volumes {
+		for id := range v.Volumes {
 			g.facts.unsettled.put(id, true)
 		}
 	}
@@ -270,7 +271,7 @@ func (g *group) apply(v *view, waiting []*change) batch {
 		switch {
 		case err != nil:
 			c.done <- err
-		case !e.changed:
+		case !e.Changed:
 			b.todo = append(b.todo, c)
 		default:
 			b.next, b.edited, b.written = next, append(b.edited, c), append(b.written, e.written...)
@@ -283,18 +284,20 @@ func (g *group) apply(v *view, waiting []*change) batch {
 // view. next is nil if the edit changed nothing.
 func (g *group) try(v *view, c *change) (e *edit, next *view, err error) {
 	err = guard(klog.FromContext(c.ctx), func() error {
-		own := *v
-		own.vg = v.vg.Clone()
-		e = &edit{view: &own, kernel: g.mapsOnce}
+		own := *v.View
+		own.VG = v.VG.Clone()
+		e = &edit{Edit: &catalog.Edit{View: &own, Kernel: func(v *catalog.View, anew bool) ([]catalog.Mapping, error) {
+			return g.mapsOnce(&view{View: v}, anew)
+		}}}
 		err := c.edit(e)
-		if e.asked {
-			g.facts.setInUse(e.mapped)
+		if e.Asked {
+			g.facts.setInUse(e.Mapped)
 		}
-		if err != nil || !e.changed {
+		if err != nil || !e.Changed {
 			return err
 		}
-		next = newView(e.vg, v)
-		next.clean = v.clean.union(e.wiped).intersect(next.free)
+		next = newView(e.VG, v)
+		next.Clean = v.Clean.Union(e.Wiped).Intersect(next.Free)
 		return nil
 	})
 	return e, next, err
@@ -306,7 +309,7 @@ func (g *group) byGrowth(v *view, changes []*change) {
 	grown := make(map[*change]int, len(changes))
 	for _, c := range changes {
 		if _, next, err := g.try(v, c); err == nil && next != nil {
-			grown[c] = int(next.vg.TextSize())
+			grown[c] = int(next.VG.TextSize())
 		}
 	}
 	slices.SortStableFunc(changes, func(a, b *change) int { return cmp.Compare(grown[a], grown[b]) })
@@ -314,16 +317,16 @@ func (g *group) byGrowth(v *view, changes []*change) {
 
 // write commits a batch.
 func (g *group) write(b batch) error {
-	writeClean(b.next.vg, b.next.clean)
+	catalog.WriteClean(b.next.VG, b.next.Clean)
 	if m := g.metadata(b.next); m.Size > 0 && m.Used+m.Reserved/2 > m.Size {
-		writeClean(b.next.vg, nil) // the list of clean extents may be lost; the rest may not
+		catalog.WriteClean(b.next.VG, nil) // the list of clean extents may be lost; the rest may not
 	}
 	start := time.Now()
-	err := guard(g.log, func() error { return g.store.Commit(g.ctx, b.next.vg, b.written...) })
+	err := guard(g.log, func() error { return g.store.Commit(g.ctx, b.next.VG, b.written...) })
 	if err != nil {
 		return err
 	}
-	g.log.V(4).Info("Committed metadata", "volumeGroup", g.vgName, "seqno", b.next.vg.Seqno, "changes", len(b.edited), "took", time.Since(start))
+	g.log.V(4).Info("Committed metadata", "volumeGroup", g.vgName, "seqno", b.next.VG.Seqno, "changes", len(b.edited), "took", time.Since(start))
 	g.current.Store(b.next)
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -105,7 +106,7 @@ func (c Config) Check() error {
 		return fmt.Errorf("%w: pool name %q must have 1 to 24 characters of a-z, 0-9, dot and hyphen, and begin with a letter or digit", ErrInvalid, c.Name)
 	}
 	if c.VolumeGroup != "" {
-		if err := checkGroupName(c.VolumeGroup); err != nil {
+		if err := catalog.CheckGroupName(c.VolumeGroup); err != nil {
 			return fmt.Errorf("%w: pool %s: %w", ErrInvalid, c.Name, err)
 		}
 	}

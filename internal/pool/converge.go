@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
@@ -30,7 +31,7 @@ type convergence struct {
 	*Pool
 	asked   demand
 	view    *view
-	members []*volume // of one family; a volume comes before the volumes that read through it
+	members []*catalog.Volume // of one family; a volume comes before the volumes that read through it
 	want    *wantedSet
 	stuck   map[lvm2.ID]error // volumes with a failed step, and its error; they are left as they are
 	strays  map[string]error  // UUIDs of devices without a volume that had a failed step, and its error; they are left too
@@ -52,7 +53,7 @@ func (p *Pool) converge(ctx context.Context, v *view, lv string) error {
 
 // convergeTo does the work of converge, and also fulfils d.
 func (p *Pool) convergeTo(ctx context.Context, v *view, lv string, d demand) error {
-	if v.volumeByLV(lv) == nil {
+	if v.VolumeByLV(lv) == nil {
 		return nil
 	}
 	return p.convergence(v, lv, d).converge(ctx)
@@ -62,8 +63,8 @@ func (p *Pool) convergeTo(ctx context.Context, v *view, lv string, d demand) err
 // through.
 func (p *Pool) convergence(v *view, lv string, d demand) *convergence {
 	c := &convergence{Pool: p, asked: d, view: v}
-	for _, name := range slices.Backward(v.family(lv)) {
-		c.members = append(c.members, v.volumeByLV(name))
+	for _, name := range slices.Backward(v.Family(lv)) {
+		c.members = append(c.members, v.VolumeByLV(name))
 	}
 	return c
 }
@@ -75,15 +76,15 @@ func (c *convergence) converge(ctx context.Context) error {
 	c.refusedAt = map[lvm2.ID]bool{}
 	was := map[lvm2.ID]bool{}
 	for _, o := range c.members {
-		was[o.lv.ID] = c.facts.unsettled.has(o.lv.ID)
-		c.facts.unsettled.drop(o.lv.ID)
+		was[o.LV.ID] = c.facts.unsettled.has(o.LV.ID)
+		c.facts.unsettled.drop(o.LV.ID)
 	}
 	errs := []error{guard(c.log, func() error { return c.run(ctx) })}
 	if errs[0] != nil && !errors.Is(errs[0], errLeft) { // after errLeft the next convergence does this with a lease of its own
 		errs = append(errs, guard(c.log, func() error { return c.letUsersGo(ctx) }))
 	}
 	for _, o := range c.members {
-		errs = append(errs, c.stuck[o.lv.ID])
+		errs = append(errs, c.stuck[o.LV.ID])
 	}
 	for _, uuid := range slices.Sorted(maps.Keys(c.strays)) {
 		errs = append(errs, c.strays[uuid])
@@ -93,8 +94,8 @@ func (c *convergence) converge(ctx context.Context) error {
 		c.behind = c.leftBehind(was)
 	}
 	for _, o := range c.members {
-		if err != nil || c.refusedAt[o.lv.ID] || c.behind[o.lv.ID] != nil {
-			c.facts.unsettled.put(o.lv.ID, true)
+		if err != nil || c.refusedAt[o.LV.ID] || c.behind[o.LV.ID] != nil {
+			c.facts.unsettled.put(o.LV.ID, true)
 		}
 		c.holdAgain(c.view, o)
 	}
@@ -142,12 +143,12 @@ func (c *convergence) plan(k kernel) []step {
 	delete(u.active, c.asked.down)
 	c.want, c.kernel = c.view.want(c.members, u, c.running(k), k), k
 	for _, o := range c.members {
-		for _, f := range o.flats {
-			if d := c.view.cowDevice(f.lv); !c.asLoaded[d.uuid] {
-				c.facts.tables.drop(f.lv.ID) // even an incomplete plan may load another table
+		for _, f := range o.Flats {
+			if d := c.view.cowDevice(f.LV); !c.asLoaded[d.uuid] {
+				c.facts.tables.drop(f.LV.ID) // even an incomplete plan may load another table
 			}
 			if c.flatWriting(f) {
-				c.want.kept[c.view.cowDevice(f.lv).uuid] = fmt.Errorf("logical volume %s/%s: %w: it is being written", c.view.vg.Name, f.lv.Name, ErrPrecondition)
+				c.want.kept[c.view.cowDevice(f.LV).uuid] = fmt.Errorf("logical volume %s/%s: %w: it is being written", c.view.VG.Name, f.LV.Name, ErrPrecondition)
 			}
 		}
 	}
@@ -163,18 +164,18 @@ func (c *convergence) carryOut(ctx context.Context, plan []step, k kernel) error
 func (c *convergence) refused() error {
 	var d device
 	var lvs []*lvm2.LV
-	v, o := c.view, c.view.volumes[c.asked.up]
-	switch fork, l := v.volumes[c.asked.content], v.layers[c.asked.read]; {
+	v, o := c.view, c.view.Volumes[c.asked.up]
+	switch fork, l := v.Volumes[c.asked.content], v.Layers[c.asked.read]; {
 	case o != nil:
-		if d, lvs = v.topDevice(o.lv), []*lvm2.LV{o.lv}; o.live() != nil {
-			lvs = append(lvs, o.live().lv)
+		if d, lvs = v.topDevice(o.LV), []*lvm2.LV{o.LV}; o.Live() != nil {
+			lvs = append(lvs, o.Live().LV)
 		}
-	case fork != nil && fork.reading():
-		d, lvs = v.device(fork.lv, layerRecovered, udevReal), []*lvm2.LV{fork.lv}
+	case fork != nil && fork.Reading():
+		d, lvs = v.device(fork.LV, layerRecovered, udevReal), []*lvm2.LV{fork.LV}
 	case fork != nil:
-		d, lvs = v.forkDevice(fork.lv), []*lvm2.LV{fork.lv}
+		d, lvs = v.forkDevice(fork.LV), []*lvm2.LV{fork.LV}
 	case l != nil:
-		d, lvs = v.snapDevice(l.lv), []*lvm2.LV{l.lv}
+		d, lvs = v.snapDevice(l.LV), []*lvm2.LV{l.LV}
 	default:
 		return nil
 	}
@@ -182,8 +183,8 @@ func (c *convergence) refused() error {
 	there := x != nil && x.Live
 	for _, lv := range lvs {
 		for _, layer := range allLayers {
-			err := c.want.kept[lvm2.DMUUID(v.vg.ID, lv.ID, layer)]
-			if there && o != nil && o.reading() && errors.Is(err, ErrLost) {
+			err := c.want.kept[lvm2.DMUUID(v.VG.ID, lv.ID, layer)]
+			if there && o != nil && o.Reading() && errors.Is(err, ErrLost) {
 				return nil // its reads fail
 			}
 			if there && o != nil && errors.Is(err, ErrLost) && c.want.kept[d.uuid] == nil {
@@ -214,11 +215,11 @@ func (c *convergence) keptBelow() (errs []error) {
 func (c *convergence) look() (kernel, error) {
 	ids := map[string]bool{}
 	for _, o := range c.members {
-		for _, lv := range o.parts() {
+		for _, lv := range o.Parts() {
 			ids[string(lv.ID)] = true
 		}
 	}
-	for _, lv := range c.view.trash {
+	for _, lv := range c.view.Trash {
 		ids[string(lv.ID)] = true
 	}
 	c.asLoaded = map[string]bool{}
@@ -231,11 +232,11 @@ func (c *convergence) look() (kernel, error) {
 		return nil, err
 	}
 	maps.Copy(k, known)
-	if k = c.view.split(k)[c.view.root(c.members[0].lv.Name)]; k == nil {
+	if k = c.view.split(k)[c.view.Root(c.members[0].LV.Name)]; k == nil {
 		k = kernel{}
 	}
-	if o := c.view.volumes[c.asked.down]; o != nil {
-		if top := k[c.view.topDevice(o.lv).uuid]; top != nil {
+	if o := c.view.Volumes[c.asked.down]; o != nil {
+		if top := k[c.view.topDevice(o.LV).uuid]; top != nil {
 			top.OpenCount = 0 // plan its removal; the kernel refuses it if the device is open
 		}
 	}
@@ -248,11 +249,11 @@ func (c *convergence) look() (kernel, error) {
 func (c *convergence) lookAtFlats(ids map[string]bool) (kernel, error) {
 	k := kernel{}
 	for _, o := range c.members {
-		for _, f := range o.flats {
-			if c.view.layers[f.reads] == nil || !c.facts.tables.has(f.lv.ID) {
+		for _, f := range o.Flats {
+			if c.view.Layers[f.Reads] == nil || !c.facts.tables.has(f.LV.ID) {
 				continue
 			}
-			d := c.view.cowDevice(f.lv)
+			d := c.view.cowDevice(f.LV)
 			info, err := c.find(d)
 			if err != nil {
 				return nil, err
@@ -260,7 +261,7 @@ func (c *convergence) lookAtFlats(ids map[string]bool) (kernel, error) {
 			if c.Pool.asLoaded(c.view, o, f, info) {
 				k[d.uuid] = &kernelDevice{Info: *info, uuid: d.uuid}
 				c.asLoaded[d.uuid] = true
-				delete(ids, string(f.lv.ID))
+				delete(ids, string(f.LV.ID))
 			}
 		}
 	}
@@ -270,15 +271,15 @@ func (c *convergence) lookAtFlats(ids map[string]bool) (kernel, error) {
 // noteFlats records the flat stores that are now read, and their tables.
 func (c *convergence) noteFlats() {
 	for _, o := range c.members {
-		for _, f := range o.flats {
-			w := c.want.wantedAt(c.view.cowDevice(f.lv))
+		for _, f := range o.Flats {
+			w := c.want.wantedAt(c.view.cowDevice(f.LV))
 			d := c.kernel[w.uuid]
 			if w.of == nil || d == nil {
 				continue
 			}
 			c.notAwaited(f)
 			if !c.asLoaded[w.uuid] {
-				c.facts.tables.put(f.lv.ID, flatTable{d.Device, len(w.table), c.view.flatParts(o, f), c.view.disks()})
+				c.facts.tables.put(f.LV.ID, flatTable{d.Device, len(w.table), c.view.FlatParts(o, f), c.view.disks()})
 			}
 		}
 	}
@@ -315,26 +316,26 @@ func (c *convergence) letLeftGo(ctx context.Context) (kernel, error) {
 func (c *convergence) running(k kernel) running {
 	r := running{windows: map[lvm2.ID]window{}, copied: map[lvm2.ID]string{}, held: c.braked(), stuck: c.stuck, strays: c.strays, asLoaded: c.asLoaded}
 	for _, o := range c.members {
-		switch w := c.hydrator.window(o.lv.ID); {
+		switch w := c.hydrator.window(o.LV.ID); {
 		case w == nil:
-		case o.forked():
-			r.windows[o.lv.ID] = *w
+		case o.Forked():
+			r.windows[o.LV.ID] = *w
 		default: // left over from an interruption, or from a commit that reached the disk but returned an error
-			c.hydrator.setWindow(o.lv.ID, nil)
+			c.hydrator.setWindow(o.LV.ID, nil)
 		}
 		for _, layer := range []string{layerWindow0, layerWindow1} {
-			if d := k[c.view.device(o.lv, layer, udevReal).uuid]; d != nil && d.Live && c.copied(o, d) {
-				r.copied[o.lv.ID] = layer
+			if d := k[c.view.device(o.LV, layer, udevReal).uuid]; d != nil && d.Live && c.copied(o, d) {
+				r.copied[o.LV.ID] = layer
 			}
 		}
-		top := k[c.view.topDevice(o.lv).uuid]
-		ends := o.lv.ID == c.asked.down || o.lv.ID == c.asked.goOn
+		top := k[c.view.topDevice(o.LV).uuid]
+		ends := o.LV.ID == c.asked.down || o.LV.ID == c.asked.goOn
 		if top != nil && top.Suspended && !ends && c.isHeld(c.view, o) {
 			r.held[top.uuid] = true
 		}
-		for _, l := range o.layers {
-			if c.folder.writes(l.lv.ID) {
-				r.heir = l.lv.ID
+		for _, l := range o.Layers {
+			if c.folder.writes(l.LV.ID) {
+				r.heir = l.LV.ID
 			}
 		}
 	}
@@ -342,12 +343,12 @@ func (c *convergence) running(k kernel) running {
 }
 
 // copied reports whether a window's mirror d has copied everything and is no longer needed.
-func (c *convergence) copied(o *volume, d *kernelDevice) bool {
+func (c *convergence) copied(o *catalog.Volume, d *kernelDevice) bool {
 	if len(d.table) != 1 {
 		return false
 	}
 	m, is := d.table[0].Target.(dm.Mirror)
-	if !is || len(m.Legs) != 2 || o.forked() && !o.hydrated.has(span{m.Legs[0].Offset, d.table.Length()}) {
+	if !is || len(m.Legs) != 2 || o.Forked() && !o.Hydrated.Has(catalog.Span{Start: m.Legs[0].Offset, Length: d.table.Length()}) {
 		return false
 	}
 	s, err := c.hydrator.mirror(d.Name)
@@ -358,7 +359,7 @@ func (c *convergence) copied(o *volume, d *kernelDevice) bool {
 func (c *convergence) braked() map[string]bool {
 	held := map[string]bool{}
 	for _, o := range c.members {
-		for _, lv := range o.parts() {
+		for _, lv := range o.Parts() {
 			if g, growing := c.facts.growing.get(lv.ID); growing && g.braked.Load() {
 				held[c.view.cowDevice(lv).uuid] = true
 			}

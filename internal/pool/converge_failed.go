@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
@@ -20,7 +21,7 @@ func (c *convergence) failed(ctx context.Context, err error) error {
 		return err
 	case at.do == stepRemove && errors.Is(err, ErrInUse) && !c.askedDown(at): // it was opened in the meantime
 		if at.of != nil { // perhaps only for a moment, as by a scan
-			c.refusedAt[at.of.lv.ID] = true
+			c.refusedAt[at.of.LV.ID] = true
 		}
 		return nil
 	case (errors.Is(err, dm.ErrExists) || errors.Is(err, dm.ErrNotFound)) && !c.again[at.uuid]:
@@ -32,10 +33,10 @@ func (c *convergence) failed(ctx context.Context, err error) error {
 	case at.of == nil && c.strays[at.uuid] == nil:
 		c.strays[at.uuid] = err
 		return nil
-	case at.of == nil || c.stuck[at.of.lv.ID] != nil:
+	case at.of == nil || c.stuck[at.of.LV.ID] != nil:
 		return err
 	}
-	c.stuck[at.of.lv.ID] = fmt.Errorf("volume %s/%s: %w", c.view.vg.Name, at.of.lv.Name, err)
+	c.stuck[at.of.LV.ID] = fmt.Errorf("volume %s/%s: %w", c.view.VG.Name, at.of.LV.Name, err)
 	return nil
 }
 
@@ -48,7 +49,7 @@ func (c *convergence) freeName(ctx context.Context) {
 
 // askedDown reports whether a step is about the device that the operation wants removed.
 func (c *convergence) askedDown(s *stepError) bool {
-	return s.of != nil && s.of.lv.ID == c.asked.down && s.uuid == c.view.topDevice(s.of.lv).uuid
+	return s.of != nil && s.of.LV.ID == c.asked.down && s.uuid == c.view.topDevice(s.of.LV).uuid
 }
 
 // letUsersGo resumes the top devices of the volumes after a convergence ended early.
@@ -72,10 +73,10 @@ func (c *convergence) letUsersGo(ctx context.Context) error {
 }
 
 // letUsersGo returns the steps without which users of a volume might wait for ever.
-func (w *wantedSet) letUsersGo(o *volume, k kernel) []step {
+func (w *wantedSet) letUsersGo(o *catalog.Volume, k kernel) []step {
 	p := &planner{wantedSet: w, k: maps.Clone(k), ran: map[string]bool{}}
 	p.shutWindows(o)
-	p.letTopsGo([]*volume{o})
+	p.letTopsGo([]*catalog.Volume{o})
 	return p.steps
 }
 
@@ -85,11 +86,11 @@ func (w *wantedSet) letUsersGo(o *volume, k kernel) []step {
 func (c *convergence) leftBehind(before map[lvm2.ID]bool) map[lvm2.ID]error {
 	out := map[lvm2.ID]error{}
 	for _, o := range c.members {
-		top := c.kernel[c.view.topDevice(o.lv).uuid]
-		ahead := o.live() != nil && !o.live().lost && top != nil && top.Live && !o.reading() && c.kernel[c.view.snapDevice(o.live().lv).uuid] == nil
-		if o.odd == nil && (before[o.lv.ID] || ahead) {
+		top := c.kernel[c.view.topDevice(o.LV).uuid]
+		ahead := o.Live() != nil && !o.Live().Lost && top != nil && top.Live && !o.Reading() && c.kernel[c.view.snapDevice(o.Live().LV).uuid] == nil
+		if o.Odd == nil && (before[o.LV.ID] || ahead) {
 			if why := c.staysAs(o); why != nil {
-				out[o.lv.ID] = why
+				out[o.LV.ID] = why
 			}
 		}
 	}
@@ -98,13 +99,13 @@ func (c *convergence) leftBehind(before map[lvm2.ID]bool) map[lvm2.ID]error {
 
 // staysAs returns the reason why a device of a volume in use does not match the view; nil
 // if every device does that has to.
-func (c *convergence) staysAs(o *volume) (why error) {
+func (c *convergence) staysAs(o *catalog.Volume) (why error) {
 	used := false
-	for _, lv := range o.parts() {
+	for _, lv := range o.Parts() {
 		for _, layer := range allLayers {
-			uuid := lvm2.DMUUID(c.view.vg.ID, lv.ID, layer)
+			uuid := lvm2.DMUUID(c.view.VG.ID, lv.ID, layer)
 			used = used || c.kernel[uuid] != nil
-			passing := o.copying != nil && uuid == c.view.realDevice(o.lv).uuid || slices.ContainsFunc(o.flats, func(f *flat) bool { return f.lv == lv })
+			passing := o.Copying != nil && uuid == c.view.realDevice(o.LV).uuid || slices.ContainsFunc(o.Flats, func(f *catalog.Flat) bool { return f.LV == lv })
 			if err := c.want.kept[uuid]; err != nil && !passing && !errors.Is(err, ErrLost) {
 				why = cmp.Or(why, err)
 			}

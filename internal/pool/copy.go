@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -41,7 +42,7 @@ func (p *Pool) CopyVolume(ctx context.Context, spec VolumeSpec, source *Pool) (V
 	if err := checkSpec(spec); err != nil {
 		return Volume{}, err
 	}
-	if spec.shows() {
+	if spec.Shows() {
 		return Volume{}, fmt.Errorf("%w: a read-only or transient volume shows its source in pool %s, so it cannot be in pool %s; name the pool of the source, or none",
 			ErrInvalid, source.name, p.name)
 	}
@@ -73,9 +74,9 @@ func (p *Pool) beginCopy(ctx context.Context, spec VolumeSpec, source *Pool) (na
 	lent.SourcePool = ""
 	var loan lvm2.ID
 	create := func(t *edit) error {
-		if o, err := t.existing(spec); err != nil || o != nil {
+		if o, err := t.Existing(spec); err != nil || o != nil {
 			if o != nil {
-				name = o.lv.Name
+				name = o.LV.Name
 			}
 			return err
 		}
@@ -91,8 +92,8 @@ func (p *Pool) beginCopy(ctx context.Context, spec VolumeSpec, source *Pool) (na
 			return err
 		}
 		name = lv.Name
-		setCopying(lv, copyState{loan: loan})
-		return t.put(lv)
+		catalog.SetCopying(lv, catalog.CopyState{Loan: loan})
+		return t.Put(lv)
 	}
 	c := change{what: fmt.Sprintf("create volume %q from %s %s of pool %s", spec.Name, spec.Source.Kind, spec.Source.LV, source.name), edit: create}
 	ask := c
@@ -112,8 +113,8 @@ func (p *Pool) beginCopy(ctx context.Context, spec VolumeSpec, source *Pool) (na
 
 // newCopy allocates a volume for from's content, and not on disks with larger
 // logical blocks than the source's: there its file system could not be mounted.
-func (p *Pool) newCopy(t *edit, spec VolumeSpec, from original, source *Pool) (*lvm2.LV, error) {
-	n, err := t.copyExtents(spec, from)
+func (p *Pool) newCopy(t *edit, spec VolumeSpec, from catalog.Original, source *Pool) (*lvm2.LV, error) {
+	n, err := t.CopyExtents(spec, from)
 	if err != nil {
 		return nil, err
 	}
@@ -121,20 +122,20 @@ func (p *Pool) newCopy(t *edit, spec VolumeSpec, from original, source *Pool) (*
 	if err != nil {
 		return nil, err
 	}
-	block, err := v.kindOf(from.volume)
+	block, err := v.KindOf(from.Volume)
 	if err != nil {
 		return nil, err
 	}
-	kinds := slices.DeleteFunc(t.kindsOf(anyKind), func(k size.Bytes) bool { return block != anyKind && k > block })
+	kinds := slices.DeleteFunc(t.KindsOf(catalog.AnyKind), func(k size.Bytes) bool { return block != catalog.AnyKind && k > block })
 	err = fmt.Errorf("%w: the disks of pool %s have larger logical blocks than those of pool %s (%d bytes), so a copy of a file system could not be mounted there",
 		ErrPrecondition, p.name, source.name, uint64(block))
 	for _, kind := range kinds {
 		var lv *lvm2.LV
 		if lv, err = p.newVolume(t, spec, kind, n, 0); err == nil {
-			if err := t.blankTail(lv, t.extents(from.length)); err != nil {
+			if err := t.blankTail(lv, t.Extents(from.Length)); err != nil {
 				return nil, err
 			}
-			return lv, copyContent(lv, spec, from, v.extent(), t.extent())
+			return lv, copyContent(lv, spec, from, v.ExtentSize(), t.ExtentSize())
 		}
 	}
 	return nil, err
@@ -143,24 +144,24 @@ func (p *Pool) newCopy(t *edit, spec VolumeSpec, from original, source *Pool) (*
 // copyContent records what lv will hold after the copy. The two pools may have
 // extents of different sizes. The unknown extents of a block volume's source were
 // never written, so they are zeroed instead of copied.
-func copyContent(lv *lvm2.LV, spec VolumeSpec, from original, theirs, ours size.Bytes) error {
-	unknown, err := unknownOf(lv)
+func copyContent(lv *lvm2.LV, spec VolumeSpec, from catalog.Original, theirs, ours size.Bytes) error {
+	unknown, err := catalog.UnknownOf(lv)
 	if err != nil {
 		return err
 	}
-	unknown = unknown.subtract(rangeSet{{Count: lvm2.Extents(from.length.RoundUp(ours) / ours)}})
+	unknown = unknown.Subtract(catalog.RangeSet{{Count: lvm2.Extents(from.Length.RoundUp(ours) / ours)}})
 	if spec.Mode != Block {
-		for _, u := range from.unknown {
+		for _, u := range from.Unknown {
 			first := size.Bytes(u.Start) * theirs / ours
 			end := (size.Bytes(u.Start+u.Count) * theirs).RoundUp(ours) / ours
-			unknown = unknown.union(rangeSet{{Start: lvm2.Extents(first), Count: lvm2.Extents(end - first)}})
+			unknown = unknown.Union(catalog.RangeSet{{Start: lvm2.Extents(first), Count: lvm2.Extents(end - first)}})
 		}
-		unknown = unknown.intersect(rangeSet{{Count: lv.Size()}})
+		unknown = unknown.Intersect(catalog.RangeSet{{Count: lv.Size()}})
 		if unknown, err = headCopied(lv, from, unknown, theirs, ours); err != nil {
 			return err
 		}
 	}
-	setContent(lv, from.formatted, unknown)
+	catalog.SetContent(lv, from.Formatted, unknown)
 	return nil
 }
 
@@ -168,16 +169,16 @@ func copyContent(lv *lvm2.LV, spec VolumeSpec, from original, theirs, ours size.
 // source's first MiB is known to be its own file system and only the rest of those
 // extents is unknown. At least one extent stays unknown, lest the whole copy count
 // as wiped.
-func headCopied(lv *lvm2.LV, from original, unknown rangeSet, theirs, ours size.Bytes) (rangeSet, error) {
-	first := func(extent size.Bytes) rangeSet {
-		return rangeSet{{Count: lvm2.Extents(size.MiB.RoundUp(extent) / extent)}}
+func headCopied(lv *lvm2.LV, from catalog.Original, unknown catalog.RangeSet, theirs, ours size.Bytes) (catalog.RangeSet, error) {
+	first := func(extent size.Bytes) catalog.RangeSet {
+		return catalog.RangeSet{{Count: lvm2.Extents(size.MiB.RoundUp(extent) / extent)}}
 	}
-	if !from.formatted || len(unknown.intersect(first(ours))) == 0 || len(from.unknown.intersect(first(theirs))) > 0 {
+	if !from.Formatted || len(unknown.Intersect(first(ours))) == 0 || len(from.Unknown.Intersect(first(theirs))) > 0 {
 		return unknown, nil
 	}
-	rest := unknown.subtract(first(ours))
+	rest := unknown.Subtract(first(ours))
 	if len(rest) == 0 {
-		rest = rangeSet{{Count: lv.Size()}}.subtract(first(ours))
+		rest = catalog.RangeSet{{Count: lv.Size()}}.Subtract(first(ours))
 	}
 	if len(rest) == 0 {
 		return nil, fmt.Errorf("%w: parts of the source were never wiped, and the copy would be a single extent of %d bytes; request a larger volume", ErrPrecondition, uint64(ours))
@@ -194,12 +195,12 @@ func (p *Pool) awaitCopy(ctx context.Context, lv string, source *Pool) error {
 		if err != nil {
 			return nil, err
 		}
-		o := v.volumeByLV(lv)
-		if o == nil || o.copying == nil {
+		o := v.VolumeByLV(lv)
+		if o == nil || o.Copying == nil {
 			return nil, nil
 		}
-		j := &job{total: uint64(v.bytesOf(o.lv))}
-		j.done.Store(uint64(o.copying.done.Bytes()))
+		j := &job{total: uint64(v.BytesOf(o.LV))}
+		j.done.Store(uint64(o.Copying.Done.Bytes()))
 		return j, nil
 	}, func(ctx context.Context, j *job) error { return p.copyNow(ctx, lv, source, j) })
 }
@@ -217,7 +218,7 @@ func (p *Pool) copyNow(ctx context.Context, lv string, source *Pool, j *job) err
 	if err != nil {
 		return p.orGone(ctx, lv, source, err)
 	}
-	c := copying{pool: p, source: source, lv: lv, state: *o.copying, job: j}
+	c := copying{pool: p, source: source, lv: lv, state: *o.Copying, job: j}
 	if err := c.open(ctx, o); err != nil {
 		return p.orGone(ctx, lv, source, err)
 	}
@@ -226,31 +227,31 @@ func (p *Pool) copyNow(ctx context.Context, lv string, source *Pool, j *job) err
 		return p.orGone(ctx, lv, source, fmt.Errorf("copying volume %s/%s from pool %s: %w", p.vgName, lv, source.name, err))
 	}
 	if err := p.do(ctx, &change{what: "complete volume " + lv, edit: func(t *edit) error {
-		now, err := c.current(t.view)
+		now, err := c.current(t.view())
 		if err != nil {
 			return err
 		}
-		return t.completeCopy(now)
+		return t.CompleteCopy(now)
 	}}); err != nil {
 		return err
 	}
-	if err := source.recall(ctx, loanName(p.name, o.name)); err != nil {
+	if err := source.recall(ctx, loanName(p.name, o.Name)); err != nil {
 		p.log.Error(err, "Copied a volume, but failed to delete the loan that it was copied from; it will be retried", "volume", lv, "source", source.name)
 	}
 	return nil
 }
 
 // unfinished returns the incomplete volume, if its loan still exists.
-func (p *Pool) unfinished(lv string, source *Pool) (*volume, error) {
+func (p *Pool) unfinished(lv string, source *Pool) (*catalog.Volume, error) {
 	v, err := p.latest()
 	if err != nil {
 		return nil, err
 	}
-	o := v.volumeByLV(lv)
-	if o == nil || o.copying == nil {
+	o := v.VolumeByLV(lv)
+	if o == nil || o.Copying == nil {
 		return nil, fmt.Errorf("volume %s/%s: %w: removed by somebody else", p.vgName, lv, ErrNotFound)
 	}
-	if _, _, err = source.lent(o.copying.loan); errors.Is(err, ErrNotFound) {
+	if _, _, err = source.lent(o.Copying.Loan); errors.Is(err, ErrNotFound) {
 		err = fmt.Errorf("volume %s/%s: %w", p.vgName, lv, errNotLent)
 	}
 	return o, err
@@ -267,8 +268,8 @@ func (p *Pool) orGone(ctx context.Context, lv string, source *Pool, err error) e
 	if latest != nil {
 		return errors.Join(err, latest)
 	}
-	if o := v.volumeByLV(lv); o != nil && o.copying != nil {
-		err = errors.Join(err, p.DeleteVolume(ctx, lv), source.recall(ctx, loanName(p.name, o.name)))
+	if o := v.VolumeByLV(lv); o != nil && o.Copying != nil {
+		err = errors.Join(err, p.DeleteVolume(ctx, lv), source.recall(ctx, loanName(p.name, o.Name)))
 	}
 	return err
 }
@@ -277,7 +278,7 @@ func (p *Pool) orGone(ctx context.Context, lv string, source *Pool, err error) e
 type copying struct {
 	pool, source *Pool
 	lv           string
-	state        copyState
+	state        catalog.CopyState
 	job          *job
 
 	from, to *os.File

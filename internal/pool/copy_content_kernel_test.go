@@ -43,14 +43,14 @@ func TestCopyVolume_sourceGrows(t *testing.T) {
 	var c Volume
 	go func() {
 		var err error
-		c, err = to.CopyVolume(ctx, VolumeSpec{Name: "clone", Mode: Block, Source: Source{FromVolume, v.LV}, SourcePool: "from"}, from)
+		c, err = to.CopyVolume(ctx, VolumeSpec{Name: "clone", Mode: Block, Source: Source{Kind: FromVolume, LV: v.LV}, SourcePool: "from"}, from)
 		done <- err
 	}()
 	time.Sleep(300 * time.Millisecond) // by then the copy waits for the source, and is committed only after the source has grown
 	grown := make(chan struct{})
 	go to.do(ctx, &change{what: "wait", edit: func(*edit) error { <-grown; return nil }})
 	release()
-	for end := time.Now().Add(10 * time.Second); must(from.latest())(t).named[loanName("to", "clone")] == nil && time.Now().Before(end); {
+	for end := time.Now().Add(10 * time.Second); must(from.latest())(t).Named[loanName("to", "clone")] == nil && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	_, err := from.ExpandVolume(ctx, v.LV, 12*size.MiB, 0)
@@ -70,7 +70,7 @@ func TestCopyVolume_loanGone(t *testing.T) {
 	from, to := open()
 	ctx, r := t.Context(), rand.New(rand.NewPCG(13, 14))
 	v, model := snapped(t, from, r, "base", 8*size.MiB)
-	spec := VolumeSpec{Name: "clone", Mode: Block, Size: 10 * size.MiB, Source: Source{FromVolume, v.LV}, SourcePool: "from"}
+	spec := VolumeSpec{Name: "clone", Mode: Block, Size: 10 * size.MiB, Source: Source{Kind: FromVolume, LV: v.LV}, SourcePool: "from"}
 	short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
 	_, err := to.CopyVolume(short, spec, from)
 	cancel()
@@ -81,13 +81,13 @@ func TestCopyVolume_loanGone(t *testing.T) {
 	if _, err := to.Activate(ctx, "clone"); !errors.Is(err, ErrPrecondition) {
 		t.Errorf("using what is not complete: %v", err)
 	}
-	o := must(to.latest())(t).named["clone"]
-	if info := must(to.find(must(to.latest())(t).topDevice(o.lv)))(t); info != nil || len(o.unknown) == 0 {
-		t.Errorf("what is not complete has a device, or was wiped: %v", o.unknown)
+	o := must(to.latest())(t).Named["clone"]
+	if info := must(to.find(must(to.latest())(t).topDevice(o.LV)))(t); info != nil || len(o.Unknown) == 0 {
+		t.Errorf("what is not complete has a device, or was wiped: %v", o.Unknown)
 	}
 	from, to = open()
 	must(from.ExpandVolume(ctx, v.LV, 12*size.MiB, 0))(t)
-	ok(t, from.DeleteVolume(ctx, must(from.latest())(t).named[loanName("to", "clone")].lv.Name))
+	ok(t, from.DeleteVolume(ctx, must(from.latest())(t).Named[loanName("to", "clone")].LV.Name))
 	spec.Size = 0
 	to.config.HydrationRate = 0
 	same(t, to, copied(t, to, spec, from), append(model, make(content, 4*size.MiB)...))
@@ -104,7 +104,7 @@ func TestCopyVolume_unwipedHead(t *testing.T) {
 		v := must(from.CreateVolume(ctx, VolumeSpec{Name: name, Mode: Filesystem, FSType: "ext4", Size: length}))(t)
 		must(from.Activate(ctx, v.LV))(t)
 		ok(t, from.SetFormatted(ctx, v.LV))
-		spec := VolumeSpec{Name: name, Mode: Filesystem, FSType: "ext4", Source: Source{FromVolume, v.LV}, SourcePool: "from"}
+		spec := VolumeSpec{Name: name, Mode: Filesystem, FSType: "ext4", Source: Source{Kind: FromVolume, LV: v.LV}, SourcePool: "from"}
 		if name == "one" {
 			if _, err := to.CopyVolume(ctx, spec, from); !errors.Is(err, ErrPrecondition) {
 				t.Errorf("a copy of a single extent: %v", err)
@@ -135,7 +135,7 @@ func TestCopyVolume_sourceLost(t *testing.T) {
 	at := must(from.Activate(ctx, v.LV))(t)
 	room := must(from.Capacity(ctx))(t).MaxVolume
 	must(from.CreateVolume(ctx, VolumeSpec{Name: "fills", Mode: Block, Size: room - 8*size.MiB}))(t)
-	spec := VolumeSpec{Name: "clone", Mode: Block, Source: Source{FromVolume, v.LV}, SourcePool: "from"}
+	spec := VolumeSpec{Name: "clone", Mode: Block, Source: Source{Kind: FromVolume, LV: v.LV}, SourcePool: "from"}
 	short, cancel := context.WithTimeout(ctx, 2*time.Second)
 	_, err := to.CopyVolume(short, spec, from)
 	cancel()
@@ -150,7 +150,7 @@ func TestCopyVolume_sourceLost(t *testing.T) {
 	if !errors.Is(err, ErrLost) {
 		t.Fatalf("copying what is lost: %v, want %v", err, ErrLost)
 	}
-	if left := must(to.latest())(t); left.named["clone"] != nil {
+	if left := must(to.latest())(t); left.Named["clone"] != nil {
 		t.Error("a volume is left that can never be complete")
 	}
 }

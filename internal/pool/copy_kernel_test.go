@@ -41,9 +41,9 @@ func twoPools(t *testing.T, change func(from, to *Config)) (s *Set, open func() 
 	t.Cleanup(func() {
 		for _, c := range []Config{from, to} {
 			if p, err := s.Pool(c.Name); err == nil && !t.Failed() {
-				for _, o := range must(p.latest())(t).volumes {
-					if o.lentTo != "" && !o.deleted {
-						t.Errorf("the loan %s is left", o.name)
+				for _, o := range must(p.latest())(t).Volumes {
+					if o.LentTo != "" && !o.Deleted {
+						t.Errorf("the loan %s is left", o.Name)
 					}
 				}
 			}
@@ -100,9 +100,9 @@ func TestCopyVolume_independentOfSource(t *testing.T) {
 	v, model := snapped(t, from, r, "base", 16*size.MiB)
 	now := append(content{}, model...)
 	now.scribble(t, r, must(from.Activate(ctx, v.LV))(t), 50)
-	restore := copied(t, to, VolumeSpec{Name: "restore", Mode: Block, Source: Source{FromSnapshot, "snapbase"}}, from)
-	clone := copied(t, to, VolumeSpec{Name: "clone", Mode: Block, Size: 24 * size.MiB, Source: Source{FromVolume, v.LV}}, from)
-	if again := copied(t, to, VolumeSpec{Name: "restore", Mode: Block, Source: Source{FromSnapshot, "snapbase"}}, from); again != restore {
+	restore := copied(t, to, VolumeSpec{Name: "restore", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snapbase"}}, from)
+	clone := copied(t, to, VolumeSpec{Name: "clone", Mode: Block, Size: 24 * size.MiB, Source: Source{Kind: FromVolume, LV: v.LV}}, from)
+	if again := copied(t, to, VolumeSpec{Name: "restore", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snapbase"}}, from); again != restore {
 		t.Errorf("asked for again it is %+v, not %+v", again, restore)
 	}
 	if clone.Size != 24*size.MiB || clone.SourcePool != "from" || restore.Size != 16*size.MiB {
@@ -112,8 +112,8 @@ func TestCopyVolume_independentOfSource(t *testing.T) {
 	ok(t, from.DeleteSnapshot(ctx, "snapbase"))
 	ok(t, from.DeleteVolume(ctx, v.LV))
 	waitIdle(t, from)
-	if left := must(from.latest())(t); len(left.volumes)+len(left.layers) != 0 {
-		t.Errorf("%d volumes and %d layers are left of the source", len(left.volumes), len(left.layers))
+	if left := must(from.latest())(t); len(left.Volumes)+len(left.Layers) != 0 {
+		t.Errorf("%d volumes and %d layers are left of the source", len(left.Volumes), len(left.Layers))
 	}
 	same(t, to, restore, model)
 	same(t, to, clone, now)
@@ -125,20 +125,20 @@ func TestCopyVolume_independentOfSource(t *testing.T) {
 
 	small, _ := snapped(t, from, r, "small", 8*size.MiB)
 	for what, spec := range map[string]VolumeSpec{
-		"read-only":         {Name: "bad", Mode: Block, Source: Source{FromSnapshot, "snapsmall"}, ReadOnly: true},
-		"transient":         {Name: "bad", Mode: Block, Source: Source{FromSnapshot, "snapsmall"}, Transient: true},
-		"of nothing":        {Name: "bad", Mode: Block, Source: Source{FromSnapshot, "nothing"}},
-		"too large":         {Name: "bad", Mode: Block, Size: size.TiB, Source: Source{FromVolume, small.LV}},
-		"too small":         {Name: "bad", Mode: Block, Size: 4 * size.MiB, Source: Source{FromVolume, small.LV}},
-		"of another's name": {Name: "clone", Mode: Block, Source: Source{FromSnapshot, "snapsmall"}},
+		"read-only":         {Name: "bad", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snapsmall"}, ReadOnly: true},
+		"transient":         {Name: "bad", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snapsmall"}, Transient: true},
+		"of nothing":        {Name: "bad", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "nothing"}},
+		"too large":         {Name: "bad", Mode: Block, Size: size.TiB, Source: Source{Kind: FromVolume, LV: small.LV}},
+		"too small":         {Name: "bad", Mode: Block, Size: 4 * size.MiB, Source: Source{Kind: FromVolume, LV: small.LV}},
+		"of another's name": {Name: "clone", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snapsmall"}},
 	} {
 		spec.SourcePool = "from"
 		if v, err := to.CopyVolume(ctx, spec, from); err == nil {
 			t.Errorf("%s: it was copied to %+v", what, v)
 		}
 	}
-	if left := must(from.latest())(t); len(left.layers) != 1 {
-		t.Errorf("refused copies have left %d layers", len(left.layers)-1)
+	if left := must(from.latest())(t); len(left.Layers) != 1 {
+		t.Errorf("refused copies have left %d layers", len(left.Layers)-1)
 	}
 }
 
@@ -149,7 +149,7 @@ func TestCopyVolume_interrupted(t *testing.T) {
 	from, to := open()
 	ctx, r := t.Context(), rand.New(rand.NewPCG(5, 6))
 	v, model := snapped(t, from, r, "base", 32*size.MiB)
-	spec := VolumeSpec{Name: "restore", Mode: Block, Source: Source{FromSnapshot, "snapbase"}, SourcePool: "from"}
+	spec := VolumeSpec{Name: "restore", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snapbase"}, SourcePool: "from"}
 	ask := func(wait time.Duration) error {
 		ctx, cancel := context.WithTimeout(ctx, wait)
 		defer cancel()
@@ -183,19 +183,19 @@ func TestCopyVolume_interrupted(t *testing.T) {
 	for _, f := range must(Verify(ctx, to.config, Options{}))(t).Findings {
 		t.Errorf("after a kill check finds %+v", f)
 	}
-	o := must(to.latest())(t).named["restore"]
-	if o == nil || o.copying == nil || o.copying.done == 0 {
+	o := must(to.latest())(t).Named["restore"]
+	if o == nil || o.Copying == nil || o.Copying.Done == 0 {
 		t.Fatalf("after a restart the volume is %+v", o)
 	}
-	before := o.copying.loan
+	before := o.Copying.Loan
 	_ = ask(100 * time.Millisecond)
-	if o = must(to.latest())(t).named["restore"]; o.copying == nil || o.copying.loan != before || o.copying.done == 0 {
-		t.Errorf("the copy began anew: %+v", o.copying)
+	if o = must(to.latest())(t).Named["restore"]; o.Copying == nil || o.Copying.Loan != before || o.Copying.Done == 0 {
+		t.Errorf("the copy began anew: %+v", o.Copying)
 	}
 	same(t, to, copied(t, to, spec, from), model)
 	waitIdle(t, from)
-	if left := must(from.latest())(t); len(left.volumes)+len(left.layers) != 0 {
-		t.Errorf("%d volumes and %d layers are left of the source", len(left.volumes), len(left.layers))
+	if left := must(from.latest())(t); len(left.Volumes)+len(left.Layers) != 0 {
+		t.Errorf("%d volumes and %d layers are left of the source", len(left.Volumes), len(left.Layers))
 	}
 }
 
@@ -209,7 +209,7 @@ func TestCopyVolume_abandoned(t *testing.T) {
 	begin := func(name string, kind SourceKind, lv string) error {
 		ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
 		defer cancel()
-		_, err := to.CopyVolume(ctx, VolumeSpec{Name: name, Mode: Block, Source: Source{kind, lv}, SourcePool: "from"}, from)
+		_, err := to.CopyVolume(ctx, VolumeSpec{Name: name, Mode: Block, Source: Source{Kind: kind, LV: lv}, SourcePool: "from"}, from)
 		return err
 	}
 	var pending *PendingError
@@ -217,13 +217,13 @@ func TestCopyVolume_abandoned(t *testing.T) {
 		t.Fatal(err)
 	}
 	ok(t, s.recallLoans(ctx))
-	if left := must(from.latest())(t); left.named[loanName("to", "first")] == nil {
+	if left := must(from.latest())(t); left.Named[loanName("to", "first")] == nil {
 		t.Fatal("a loan went while its content was being copied")
 	}
 	ok(t, to.DeleteVolume(ctx, "first"))
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 		err := s.recallLoans(ctx)
-		left := must(from.latest())(t).named[loanName("to", "first")]
+		left := must(from.latest())(t).Named[loanName("to", "first")]
 		if left == nil && err == nil {
 			break
 		}
@@ -237,7 +237,7 @@ func TestCopyVolume_abandoned(t *testing.T) {
 	if err := begin("second", FromSnapshot, "snapbase"); !errors.As(err, &pending) {
 		t.Fatal(err)
 	}
-	loan := must(from.latest())(t).named[loanName("to", "second")].lv
+	loan := must(from.latest())(t).Named[loanName("to", "second")].LV
 	from, to = open()
 	ok(t, from.DeleteVolume(ctx, loan.Name))
 	ok(t, from.DeleteSnapshot(ctx, "snapbase"))
@@ -245,7 +245,7 @@ func TestCopyVolume_abandoned(t *testing.T) {
 	if err := begin("second", FromSnapshot, "snapbase"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("copying what is gone: %v", err)
 	}
-	if left := must(to.latest())(t); left.named["second"] != nil {
+	if left := must(to.latest())(t); left.Named["second"] != nil {
 		t.Error("a volume is left that can never be complete")
 	}
 }
@@ -269,14 +269,14 @@ func TestCopyVolume_otherExtentSize(t *testing.T) {
 			ctx, r := t.Context(), rand.New(rand.NewPCG(9, 10))
 			_, model := snapped(t, from, r, "base", 5*size.MiB+64*size.KiB)
 			model = append(model, make(content, 8*size.MiB)...)
-			same(t, to, copied(t, to, VolumeSpec{Name: "restore", Mode: Block, Source: Source{FromSnapshot, "snapbase"}}, from), model)
-			same(t, to, copied(t, to, VolumeSpec{Name: "larger", Mode: Block, Size: 11 * size.MiB, Source: Source{FromSnapshot, "snapbase"}}, from), model)
+			same(t, to, copied(t, to, VolumeSpec{Name: "restore", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snapbase"}}, from), model)
+			same(t, to, copied(t, to, VolumeSpec{Name: "larger", Mode: Block, Size: 11 * size.MiB, Source: Source{Kind: FromSnapshot, LV: "snapbase"}}, from), model)
 
 			// Nobody has used this volume, so it has no file system.
 			must(from.CreateVolume(ctx, VolumeSpec{Name: "raw", Mode: Block, Size: 3 * size.MiB}))(t)
-			same(t, to, copied(t, to, VolumeSpec{Name: "unused", Mode: Block, Source: Source{FromVolume, "raw"}}, from), make(content, 3*size.MiB))
+			same(t, to, copied(t, to, VolumeSpec{Name: "unused", Mode: Block, Source: Source{Kind: FromVolume, LV: "raw"}}, from), make(content, 3*size.MiB))
 			must(from.CreateVolume(ctx, VolumeSpec{Name: "fs", Mode: Filesystem, FSType: "ext4", Size: 9 * size.MiB}))(t)
-			v := copied(t, to, VolumeSpec{Name: "unformatted", Mode: Filesystem, FSType: "ext4", Source: Source{FromVolume, "fs"}}, from)
+			v := copied(t, to, VolumeSpec{Name: "unformatted", Mode: Filesystem, FSType: "ext4", Source: Source{Kind: FromVolume, LV: "fs"}}, from)
 			if v.Formatted {
 				t.Error("the copy of a volume without a file system counts as formatted")
 			}
@@ -307,18 +307,18 @@ func TestCopyVolume_badSource(t *testing.T) {
 	_, open := twoPools(t, func(from, _ *Config) { from.Devices = []string{"/dev/mapper/copysource"} })
 	from, to := open()
 	_, model := snapped(t, from, rand.New(rand.NewPCG(11, 12)), "base", 16*size.MiB)
-	v := must(from.latest())(t).named["base"]
-	hole := uint64(size.Sectors(v.lv.Segments[0].Stripes[0].Start)*must(from.latest())(t).vg.ExtentSize + must(from.latest())(t).vg.PVs[0].PEStart + (9 * size.MiB).Sectors())
+	v := must(from.latest())(t).Named["base"]
+	hole := uint64(size.Sectors(v.LV.Segments[0].Stripes[0].Start)*must(from.latest())(t).VG.ExtentSize + must(from.latest())(t).VG.PVs[0].PEStart + (9 * size.MiB).Sectors())
 	reload(fmt.Sprintf("0 %d linear %s %d\n%[1]d 8 error\n%[4]d %[5]d linear %[2]s %[6]d", hole, disk, offset, hole+8, n-hole-8, offset+hole+8))
-	_, err := to.CopyVolume(t.Context(), VolumeSpec{Name: "restore", Mode: Block, Source: Source{FromSnapshot, "snapbase"}, SourcePool: "from"}, from)
+	_, err := to.CopyVolume(t.Context(), VolumeSpec{Name: "restore", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snapbase"}, SourcePool: "from"}, from)
 	if !errors.Is(err, syscall.EIO) || !strings.Contains(err.Error(), "reading") {
 		t.Fatalf("copying what cannot be read: %v", err)
 	}
-	if o := must(to.latest())(t).named["restore"]; o == nil || o.copying == nil {
+	if o := must(to.latest())(t).Named["restore"]; o == nil || o.Copying == nil {
 		t.Fatalf("the volume is %+v", o)
 	}
 	reload(good)
-	same(t, to, copied(t, to, VolumeSpec{Name: "restore", Mode: Block, Source: Source{FromSnapshot, "snapbase"}}, from), model)
+	same(t, to, copied(t, to, VolumeSpec{Name: "restore", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snapbase"}}, from), model)
 }
 
 // TestCopyVolume_otherBlockSize refuses to copy a file system from a disk with
@@ -328,10 +328,10 @@ func TestCopyVolume_otherBlockSize(t *testing.T) {
 	small, large := open()
 	r := rand.New(rand.NewPCG(13, 14))
 	snapped(t, small, r, "small", 8*size.MiB)
-	_, err := large.CopyVolume(t.Context(), VolumeSpec{Name: "bad", Mode: Block, Source: Source{FromSnapshot, "snapsmall"}, SourcePool: "from"}, small)
+	_, err := large.CopyVolume(t.Context(), VolumeSpec{Name: "bad", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snapsmall"}, SourcePool: "from"}, small)
 	if !errors.Is(err, ErrPrecondition) {
 		t.Errorf("to larger blocks: %v", err)
 	}
 	_, model := snapped(t, large, r, "large", 8*size.MiB)
-	same(t, small, copied(t, small, VolumeSpec{Name: "good", Mode: Block, Source: Source{FromSnapshot, "snaplarge"}}, large), model)
+	same(t, small, copied(t, small, VolumeSpec{Name: "good", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snaplarge"}}, large), model)
 }

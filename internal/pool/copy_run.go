@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/internal/directio"
 	"github.com/csi-dmsnap/csi-dmsnap/internal/point"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -22,16 +23,16 @@ const (
 )
 
 // open opens the source and the volume. The incomplete volume has no other device.
-func (c *copying) open(ctx context.Context, o *volume) (err error) {
+func (c *copying) open(ctx context.Context, o *catalog.Volume) (err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.close(context.WithoutCancel(ctx)))
 		}
 	}()
-	if c.from, err = c.source.openLoan(ctx, c.state.loan); err != nil {
+	if c.from, err = c.source.openLoan(ctx, c.state.Loan); err != nil {
 		return err
 	}
-	loan, from, err := c.source.lent(c.state.loan)
+	loan, from, err := c.source.lent(c.state.Loan)
 	if err != nil {
 		return err
 	}
@@ -39,10 +40,10 @@ func (c *copying) open(ctx context.Context, o *volume) (err error) {
 	if err != nil {
 		return err
 	}
-	c.length = min(from.length, theirs.bytesOf(loan.lv))
-	if o.mode == Block {
-		for _, u := range from.unknown {
-			c.zeroes = append(c.zeroes, byteRange{size.Bytes(u.Start) * theirs.extent(), size.Bytes(u.Start+u.Count) * theirs.extent()})
+	c.length = min(from.Length, theirs.BytesOf(loan.LV))
+	if o.Mode == Block {
+		for _, u := range from.Unknown {
+			c.zeroes = append(c.zeroes, byteRange{size.Bytes(u.Start) * theirs.ExtentSize(), size.Bytes(u.Start+u.Count) * theirs.ExtentSize()})
 		}
 	}
 	return c.pool.do(ctx, &change{what: "open volume " + c.lv + " to copy it", act: func(ctx context.Context, v *view) error {
@@ -50,14 +51,14 @@ func (c *copying) open(ctx context.Context, o *volume) (err error) {
 		if err != nil {
 			return err
 		}
-		c.end = min(c.length.RoundUp(v.extent()), v.bytesOf(now.lv))
-		table, err := v.linearTable(now.lv)
+		c.end = min(c.length.RoundUp(v.ExtentSize()), v.BytesOf(now.LV))
+		table, err := v.linearTable(now.LV)
 		if err != nil {
 			return err
 		}
 		// Avoid the volume's own name: hydration counts I/O to that device as a
 		// user's.
-		c.device = v.realDevice(now.lv)
+		c.device = v.realDevice(now.LV)
 		if c.to, err = c.pool.openDevice(ctx, v, c.device, table); err != nil {
 			return err
 		}
@@ -70,13 +71,13 @@ func (c *copying) open(ctx context.Context, o *volume) (err error) {
 }
 
 // current returns the volume in v, if it is still copied from the same loan.
-func (c *copying) current(v *view) (*volume, error) {
-	o := v.volumeByLV(c.lv)
-	if o == nil || o.deleted || o.copying == nil || o.copying.loan != c.state.loan {
-		return nil, fmt.Errorf("volume %s/%s: %w: removed by somebody else", v.vg.Name, c.lv, ErrNotFound)
+func (c *copying) current(v *view) (*catalog.Volume, error) {
+	o := v.VolumeByLV(c.lv)
+	if o == nil || o.Deleted || o.Copying == nil || o.Copying.Loan != c.state.Loan {
+		return nil, fmt.Errorf("volume %s/%s: %w: removed by somebody else", v.VG.Name, c.lv, ErrNotFound)
 	}
-	if why := o.theirs(); why != "" {
-		return nil, fmt.Errorf("volume %s/%s: %w: %s", v.vg.Name, c.lv, ErrPrecondition, why)
+	if why := o.Theirs(); why != "" {
+		return nil, fmt.Errorf("volume %s/%s: %w: %s", v.VG.Name, c.lv, ErrPrecondition, why)
 	}
 	return o, nil
 }
@@ -98,7 +99,7 @@ func (c *copying) close(ctx context.Context) error {
 func (c *copying) run(ctx context.Context) error {
 	pace, theirs := &pace{pool: c.pool}, &pace{pool: c.source}
 	recorded := time.Now()
-	at := c.state.done.Bytes()
+	at := c.state.Done.Bytes()
 	for at < c.length {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
@@ -134,11 +135,11 @@ func (c *copying) record(ctx context.Context, at size.Bytes) error {
 		return err
 	}
 	return c.pool.do(ctx, &change{what: "record how much of volume " + c.lv + " is copied", edit: func(t *edit) error {
-		now, err := c.current(t.view)
+		now, err := c.current(t.view())
 		if err != nil {
 			return err
 		}
-		return t.recordCopied(now, copyState{loan: c.state.loan, done: at.Sectors()})
+		return t.RecordCopied(now, catalog.CopyState{Loan: c.state.Loan, Done: at.Sectors()})
 	}})
 }
 

@@ -6,24 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"k8s.io/klog/v2"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
-
-// cutLayer is a layer after its cut: the kernel has cut the volume, or the volume has no
-// device.
-type cutLayer struct {
-	layer lvm2.ID
-	at    time.Time // of the cut
-	// clean is set if a mounted file system was frozen at the cut, so that the layer
-	// needs no recovery. If it is not set, the layer may or may not need recovery.
-	clean bool
-}
 
 // take cuts a new layer of a volume that may be in use. The edit finish then gives the layer
 // its purpose: a snapshot's name, or a copy that reads it.
@@ -33,7 +23,7 @@ type cutLayer struct {
 // gets a cut that failed or was interrupted: its layer stays only while older layers read
 // through it, and a repeated call makes a new cut. If the volume has no device, take makes
 // a single commit.
-func (p *Pool) take(ctx context.Context, what, lv, csi string, finish func(*edit, cutLayer) error) error {
+func (p *Pool) take(ctx context.Context, what, lv, csi string, finish func(*edit, catalog.CutLayer) error) error {
 	var err error
 	for range freezeTries {
 		if err = p.takeOnce(ctx, what, lv, csi, finish); !errors.Is(err, errWentOn) {
@@ -44,7 +34,7 @@ func (p *Pool) take(ctx context.Context, what, lv, csi string, finish func(*edit
 }
 
 // takeOnce is one attempt of take. Errors: errWentOn if another attempt may succeed.
-func (p *Pool) takeOnce(ctx context.Context, what, lv, csi string, finish func(*edit, cutLayer) error) error {
+func (p *Pool) takeOnce(ctx context.Context, what, lv, csi string, finish func(*edit, catalog.CutLayer) error) error {
 	_, err := p.dm.List() // slow with many devices; ask now, while no writer is held
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
@@ -54,9 +44,9 @@ func (p *Pool) takeOnce(ctx context.Context, what, lv, csi string, finish func(*
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	defer f.release()
-	var done cutLayer
+	var done catalog.CutLayer
 	err = p.do(f.waiting(ctx), &change{what: what, fast: f != nil, edit: func(t *edit) error {
-		o, err := t.changeable(lv)
+		o, err := t.Changeable(lv)
 		if err == nil {
 			err = f.ready(p, t, o)
 		}
@@ -67,10 +57,10 @@ func (p *Pool) takeOnce(ctx context.Context, what, lv, csi string, finish func(*
 		if err != nil {
 			return err
 		}
-		if done.layer = l.ID; f != nil {
+		if done.Layer = l.ID; f != nil {
 			return nil
 		}
-		done.at = time.Now()
+		done.At = time.Now()
 		return finish(t, done)
 	}, act: func(ctx context.Context, v *view) error {
 		return f.carryOut(ctx, func(ctx context.Context) error { return p.settle(ctx, v, lv) })
@@ -80,41 +70,27 @@ func (p *Pool) takeOnce(ctx context.Context, what, lv, csi string, finish func(*
 	}
 	f.release()
 	if err == nil {
-		done.clean = f.clean
-		if done.at, err = f.cutAt(); err != nil {
+		done.Clean = f.clean
+		if done.At, err = f.cutAt(); err != nil {
 			err = fmt.Errorf("%s: %w", what, err)
 		}
 	}
 	if err == nil {
 		err = p.do(ctx, &change{what: what, edit: func(t *edit) error { return finish(t, done) }})
 	}
-	if err != nil && done.layer != "" {
-		p.abandon(ctx, done.layer, lv)
+	if err != nil && done.Layer != "" {
+		p.abandon(ctx, done.Layer, lv)
 	}
 	return err
-}
-
-// record records a finished cut: its time, and the name of its snapshot unless name is "".
-func (t *edit) record(c cutLayer, name string) error {
-	lv := t.vg.LVByID(c.layer)
-	if lv == nil {
-		return fmt.Errorf("layer %s: %w: removed by somebody else", c.layer, ErrNotFound)
-	}
-	lv = lv.Clone()
-	lv.Tags = setTag(lv.Tags, tagCreated, strconv.FormatInt(c.at.UnixNano(), 10))
-	if name != "" {
-		lv.Tags = setTag(lv.Tags, tagName, name)
-	}
-	return t.put(lv)
 }
 
 // abandon deletes the layer of a failed cut unless older layers read through it. If abandon
 // fails, the layer is deleted when the pool is opened again.
 func (p *Pool) abandon(ctx context.Context, layer lvm2.ID, lv string) {
 	err := p.do(ctx, &change{what: "discard the layer of a failed cut", edit: func(t *edit) error {
-		return t.prune(t.layers[layer])
+		return t.Prune(t.Layers[layer])
 	}, act: func(ctx context.Context, v *view) error {
-		return p.retire(ctx, v, v.family(lv))
+		return p.retire(ctx, v, v.Family(lv))
 	}})
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "Failed to discard the layer of a failed cut; it will be retried", "volume", lv)
@@ -125,15 +101,15 @@ func (p *Pool) abandon(ctx context.Context, layer lvm2.ID, lv string) {
 // committed the name before the cut in the kernel. No caller got such a snapshot, and its
 // cut would be later than its time says. The layer stays if older layers read through it.
 func (p *Pool) unname(t *edit) error {
-	if t.unclear != nil {
+	if t.Unclear != nil {
 		return nil
 	}
-	for _, o := range t.volumes {
-		l := o.live()
-		if l == nil || !l.named || o.theirs() != "" || p.followed(t.view, o, l) {
+	for _, o := range t.Volumes {
+		l := o.Live()
+		if l == nil || !l.Named || o.Theirs() != "" || p.followed(t.view(), o, l) {
 			continue
 		}
-		if err := t.unname(l); err != nil {
+		if err := t.Unname(l); err != nil {
 			return err
 		}
 	}
@@ -142,12 +118,12 @@ func (p *Pool) unname(t *edit) error {
 
 // followed reports whether the kernel has cut o for its live layer, as far as it has
 // devices of it. Without: a snapshot that was removed by hand is no such one.
-func (p *Pool) followed(v *view, o *volume, live *layer) bool {
-	top, err := p.find(v.topDevice(o.lv))
+func (p *Pool) followed(v *view, o *catalog.Volume, live *catalog.Layer) bool {
+	top, err := p.find(v.topDevice(o.LV))
 	if err != nil || top == nil || !top.Live {
 		return true
 	}
-	snap, err := p.find(v.snapDevice(live.lv))
+	snap, err := p.find(v.snapDevice(live.LV))
 	if err != nil || snap != nil && snap.Live {
 		return true
 	}
@@ -158,15 +134,15 @@ func (p *Pool) followed(v *view, o *volume, live *layer) bool {
 	if _, origin := table[0].Target.(dm.SnapshotOrigin); !origin {
 		return false // the first cut
 	}
-	return !slices.ContainsFunc(o.layers, func(l *layer) bool {
-		return l != live && p.onBlocks(v, o, v.snapDevice(l.lv))
+	return !slices.ContainsFunc(o.Layers, func(l *catalog.Layer) bool {
+		return l != live && p.onBlocks(v, o, v.snapDevice(l.LV))
 	})
 }
 
 // cuttable returns an error if o cannot be cut now. first is the size of a new layer's store.
-func (p *Pool) cuttable(v *view, o *volume) (first lvm2.Extents, err error) {
-	first = p.firstStore(v, v.bytesOf(o.lv), p.config.Chunk)
-	if err := errors.Join(v.writable(), p.roomForText(v), p.deepens(v, o)); err != nil {
+func (p *Pool) cuttable(v *view, o *catalog.Volume) (first lvm2.Extents, err error) {
+	first = p.firstStore(v, v.BytesOf(o.LV), p.config.Chunk)
+	if err := errors.Join(v.Writable(), p.roomForText(v), p.deepens(v, o)); err != nil {
 		return first, err // waiting for room would not help
 	}
 	return first, p.roomForStore(v, o, first)
@@ -175,62 +151,47 @@ func (p *Pool) cuttable(v *view, o *volume) (first lvm2.Extents, err error) {
 // cut adds a new newest layer to o's history. Its logical volume is named after csi, and the
 // layer has no purpose yet (see take). cut writes an empty store to the extents before the
 // metadata names them, because otherwise the kernel would read old bytes as exceptions.
-func (p *Pool) cut(t *edit, o *volume, csi string) (*lvm2.LV, error) {
-	first, err := p.cuttable(t.view, o)
+func (p *Pool) cut(t *edit, o *catalog.Volume, csi string) (*lvm2.LV, error) {
+	first, err := p.cuttable(t.view(), o)
 	if err != nil {
 		return nil, err
 	}
-	length := t.bytesOf(o.lv)
+	length := t.BytesOf(o.LV)
 	chunk := p.config.Chunk
-	kind, err := t.kind(o.lv)
+	kind, err := t.Kind(o.LV)
 	if err != nil {
 		return nil, err
 	}
-	ranges, err := t.allocateOn(kind, first, highEnd)
+	ranges, err := t.AllocateOn(kind, first, catalog.HighEnd)
 	if err != nil {
 		return nil, err
 	}
 	if err := t.blankStore(ranges, chunk); err != nil {
 		return nil, fmt.Errorf("preparing a new COW store: %w", err)
 	}
-	csi = cmp.Or(csi, "clone-of-"+o.lv.Name)
-	lvName, err := t.lvName(csi)
+	csi = cmp.Or(csi, "clone-of-"+o.LV.Name)
+	lvName, err := t.LVName(csi)
 	if err != nil {
 		return nil, err
 	}
-	lv := t.newLayer(lvName, o, chunk.Sectors())
+	lv := t.NewLayer(lvName, o, chunk.Sectors())
 	lv.CreationHost = p.host.Hostname
-	lv.Segments = appendExtents(nil, ranges...)
-	if former := o.live(); former != nil {
-		if !former.lost && (p.dropped(t.snapDevice(former.lv)) || p.collected(t.view, o) != nil) {
-			if err := t.lose(o, former); err != nil {
+	lv.Segments = catalog.AppendExtents(nil, ranges...)
+	if former := o.Live(); former != nil {
+		if !former.Lost && (p.dropped(t.view().snapDevice(former.LV)) || p.collected(t.view(), o) != nil) {
+			if err := t.Lose(o, former); err != nil {
 				return nil, err
 			}
 		}
 		if err := t.formatStore(former); err != nil {
-			return nil, fmt.Errorf("preparing to freeze the COW store of %s: %w", former.lv.Name, err)
+			return nil, fmt.Errorf("preparing to freeze the COW store of %s: %w", former.LV.Name, err)
 		}
-		if err := t.freeze(former, p.untouched(t.view, o, former)); err != nil {
+		if err := t.Freeze(former, p.untouched(t.view(), o, former)); err != nil {
 			return nil, err
 		}
 	}
-	if err := t.put(lv); err != nil {
+	if err := t.Put(lv); err != nil {
 		return nil, err
 	}
-	return lv, t.join(o, lv, length, chunk.Sectors())
-}
-
-// freeze turns the live layer into a plain logical volume that LVM2 neither writes nor
-// activates. exact is set if the layer receives no more copies.
-func (t *edit) freeze(l *layer, exact bool) error {
-	if err := t.remove(l.snap.ID); err != nil {
-		return err
-	}
-	c := t.vg.LVByID(l.lv.ID).Clone() // perhaps marked as lost by this edit
-	c.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
-	handOff(c)
-	if exact {
-		c.Tags = setTag(c.Tags, tagExact)
-	}
-	return t.put(c)
+	return lv, t.Join(o, lv, length, chunk.Sectors())
 }

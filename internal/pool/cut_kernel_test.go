@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -21,7 +22,7 @@ var cutKinds = map[string]func(ctx context.Context, p *Pool, of Volume) (string,
 		if err != nil {
 			return "", err
 		}
-		c, err := p.CreateVolume(ctx, VolumeSpec{Name: "of-" + s.Name, Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, s.LV}})
+		c, err := p.CreateVolume(ctx, VolumeSpec{Name: "of-" + s.Name, Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: s.LV}})
 		return c.LV, err
 	},
 	"clone":     cloned(VolumeSpec{}),
@@ -31,7 +32,7 @@ var cutKinds = map[string]func(ctx context.Context, p *Pool, of Volume) (string,
 
 func cloned(spec VolumeSpec) func(ctx context.Context, p *Pool, of Volume) (string, error) {
 	return func(ctx context.Context, p *Pool, of Volume) (string, error) {
-		spec.Name, spec.Mode, spec.Source = "copy", Block, Source{FromVolume, of.LV}
+		spec.Name, spec.Mode, spec.Source = "copy", Block, Source{Kind: FromVolume, LV: of.LV}
 		c, err := p.CreateVolume(ctx, spec)
 		return c.LV, err
 	}
@@ -93,11 +94,11 @@ func TestFailedCut(t *testing.T) {
 				ok(t, p.DeleteVolume(ctx, lv))
 			}
 			if kind == "snapshot" {
-				if s := must(p.Snapshot(ctx, must(p.latest())(t).snapshots["copy"].lv.Name))(t); s.Created.Before(between) {
+				if s := must(p.Snapshot(ctx, must(p.latest())(t).Snapshots["copy"].LV.Name))(t); s.Created.Before(between) {
 					t.Errorf("the snapshot's time is %v, it was cut after %v", s.Created, between)
 				}
 			}
-			checkCopy(t, p, "the snapshot before", must(p.CreateVolume(ctx, VolumeSpec{Name: "o", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, old.LV}}))(t).LV, '0')
+			checkCopy(t, p, "the snapshot before", must(p.CreateVolume(ctx, VolumeSpec{Name: "o", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: old.LV}}))(t).LV, '0')
 			ok(t, p.Deactivate(ctx, v.LV))
 		})
 	}
@@ -125,8 +126,8 @@ func TestKilledCut(t *testing.T) {
 				f.limit.Stop()
 				if at != "frozen" {
 					ok(t, p.do(ctx, &change{what: "half a cut", edit: func(e *edit) error {
-						_, err := p.cut(e, e.volumeByLV(v.LV), "copy")
-						return errors.Join(f.ready(p, e, e.volumeByLV(v.LV)), err)
+						_, err := p.cut(e, e.VolumeByLV(v.LV), "copy")
+						return errors.Join(f.ready(p, e, e.VolumeByLV(v.LV)), err)
 					}, act: func(ctx context.Context, w *view) error {
 						if at == "committed" {
 							return nil
@@ -143,7 +144,7 @@ func TestKilledCut(t *testing.T) {
 				lv := must(cut(ctx, p, v))(t)
 				write('C')
 				checkCopy(t, p, "asked for again", lv, 'B')
-				checkCopy(t, p, "the snapshot before", must(p.CreateVolume(ctx, VolumeSpec{Name: "o", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, old.LV}}))(t).LV, '0')
+				checkCopy(t, p, "the snapshot before", must(p.CreateVolume(ctx, VolumeSpec{Name: "o", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: old.LV}}))(t).LV, '0')
 				ok(t, p.Deactivate(ctx, v.LV))
 			})
 		}
@@ -165,11 +166,11 @@ func TestNamedBeforeItsCut(t *testing.T) {
 			}
 			must(p.keys.lock(ctx, lvKey(v.LV)))(t) // for good: the monitor would carry the cut out
 			ok(t, p.do(ctx, &change{what: "a cut as it was", edit: func(e *edit) error {
-				l, err := p.cut(e, e.volumeByLV(v.LV), "copy")
+				l, err := p.cut(e, e.VolumeByLV(v.LV), "copy")
 				if err != nil {
 					return err
 				}
-				return e.record(cutLayer{layer: l.ID, at: time.Now()}, "copy")
+				return e.Record(catalog.CutLayer{Layer: l.ID, At: time.Now()}, "copy")
 			}}))
 			ok(t, p.Close())
 			p = openPool(t, p.config)
@@ -184,7 +185,7 @@ func TestNamedBeforeItsCut(t *testing.T) {
 			if again := must(p.CreateSnapshot(ctx, "copy", v.LV))(t); again != s {
 				t.Errorf("after another restart it is %+v, it was %+v", again, s)
 			}
-			checkCopy(t, p, "asked for again", must(p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, s.LV}}))(t).LV, 'B')
+			checkCopy(t, p, "asked for again", must(p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: s.LV}}))(t).LV, 'B')
 			ok(t, p.Deactivate(ctx, v.LV))
 		})
 	}

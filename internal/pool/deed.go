@@ -1,28 +1,8 @@
 package pool
 
 import (
-	"fmt"
-	"strconv"
-	"strings"
-	"time"
-
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 )
-
-// notePrefix begins the tag that records a command of an operator. The tag is only for people:
-// unlike a tag with tagPrefix, a note that is not understood changes nothing.
-const notePrefix = "dmsnap-note:"
-
-// maxNote is the largest text of a note in bytes, so that the encoded text fits a tag.
-const maxNote = 300
-
-// Deed is the last command of an operator that changed a volume.
-type Deed struct {
-	LV     string    `json:"-"`      // the volume's logical volume
-	Reason string    `json:"reason"` // CamelCase, for programs
-	At     time.Time `json:"at"`
-	What   string    `json:"what"` // who did what
-}
 
 // The reasons of deeds.
 const (
@@ -31,44 +11,6 @@ const (
 	ReasonImported   = "Imported"
 )
 
-// note records on lv the command of an operator, if by names its caller. The note is part
-// of the commit of the command, so no deed is without a note.
-func note(lv *lvm2.LV, by, reason, format string, args ...any) {
-	if by == "" {
-		return
-	}
-	out := make([]string, 0, len(lv.Tags)+1)
-	for _, t := range lv.Tags {
-		if !strings.HasPrefix(t, notePrefix) {
-			out = append(out, t)
-		}
-	}
-	text := by + " " + fmt.Sprintf(format, args...)
-	if len(text) > maxNote {
-		text = strings.ToValidUTF8(text[:maxNote], "")
-	}
-	lv.Tags = append(out, notePrefix+reason+"/"+strconv.FormatInt(time.Now().Unix(), 10)+"/"+encodeTag(text))
-}
-
-// deedOf returns the deed in the note of a logical volume; nil if there is no valid note.
-func deedOf(lv *lvm2.LV) *Deed {
-	for _, t := range lv.Tags {
-		rest, is := strings.CutPrefix(t, notePrefix)
-		part := strings.SplitN(rest, "/", 3)
-		if !is || len(part) != 3 {
-			continue
-		}
-		at, err := strconv.ParseInt(part[1], 10, 64)
-		if err != nil {
-			continue
-		}
-		if what, err := decodeTag(part[2]); err == nil {
-			return &Deed{LV: lv.Name, Reason: part[0], At: time.Unix(at, 0).UTC(), What: what}
-		}
-	}
-	return nil
-}
-
 // Deeds returns the deeds of the existing volumes.
 func (p *Pool) Deeds() ([]Deed, error) {
 	v, err := p.latest()
@@ -76,8 +18,8 @@ func (p *Pool) Deeds() ([]Deed, error) {
 		return nil, err
 	}
 	var out []Deed
-	for _, o := range v.named {
-		if d := deedOf(o.lv); d != nil {
+	for _, o := range v.Named {
+		if d := catalog.DeedOf(o.LV); d != nil {
 			out = append(out, *d)
 		}
 	}

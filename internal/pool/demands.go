@@ -6,103 +6,104 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
 // up makes the volume's device, and what it lies on, or makes those that are there what v
 // says. A reader that is in use stays as it is if its content is lost: reading it fails.
-func (p *Pool) up(ctx context.Context, v *view, o *volume) error {
-	top, err := p.find(v.topDevice(o.lv))
+func (p *Pool) up(ctx context.Context, v *view, o *catalog.Volume) error {
+	top, err := p.find(v.topDevice(o.LV))
 	if err != nil {
 		return err
 	}
-	if why := o.theirs(); why != "" {
+	if why := o.Theirs(); why != "" {
 		if top != nil && top.Live {
 			return nil // the tables are LVM2's
 		}
-		if o.odd == nil {
-			why = fmt.Sprintf("%s; activate it with lvchange -ay %s/%s", why, v.vg.Name, o.lv.Name)
+		if o.Odd == nil {
+			why = fmt.Sprintf("%s; activate it with lvchange -ay %s/%s", why, v.VG.Name, o.LV.Name)
 		}
-		return fmt.Errorf("volume %s/%s: %w: %s", v.vg.Name, o.lv.Name, ErrPrecondition, why)
+		return fmt.Errorf("volume %s/%s: %w: %s", v.VG.Name, o.LV.Name, ErrPrecondition, why)
 	}
-	if l := v.layers[o.from()]; top != nil && top.Live && o.reading() && l != nil && v.volumes[l.of].theirs() != "" {
+	if l := v.Layers[o.From()]; top != nil && top.Live && o.Reading() && l != nil && v.Volumes[l.Of].Theirs() != "" {
 		return nil
 	}
-	err = p.convergeTo(ctx, v, o.lv.Name, demand{up: o.lv.ID})
+	err = p.convergeTo(ctx, v, o.LV.Name, demand{up: o.LV.ID})
 	if err != nil && top == nil {
-		err = errors.Join(err, p.converge(ctx, v, o.lv.Name)) // without what came up for it
+		err = errors.Join(err, p.converge(ctx, v, o.LV.Name)) // without what came up for it
 	}
 	return err
 }
 
 // settle has the devices of a volume follow what was committed, if there are any.
 func (p *Pool) settle(ctx context.Context, v *view, lv string) error {
-	o := v.volumeByLV(lv)
+	o := v.VolumeByLV(lv)
 	if o == nil {
 		return nil
 	}
-	top, err := p.find(v.topDevice(o.lv))
+	top, err := p.find(v.topDevice(o.LV))
 	if err != nil || top == nil {
 		return errors.Join(err, p.converge(ctx, v, lv))
 	}
 	if err = p.up(ctx, v, o); err != nil {
-		p.facts.unsettled.put(o.lv.ID, true)
+		p.facts.unsettled.put(o.LV.ID, true)
 	}
 	return err
 }
 
 // down takes the volume's device away, and what lies below it if nobody reads a
 // snapshot. ErrInUse if the volume is open. What LVM2 has made of it stays.
-func (p *Pool) down(ctx context.Context, v *view, o *volume) error {
-	if o.theirs() != "" {
+func (p *Pool) down(ctx context.Context, v *view, o *catalog.Volume) error {
+	if o.Theirs() != "" {
 		return nil
 	}
-	err := p.convergeTo(ctx, v, o.lv.Name, demand{down: o.lv.ID})
+	err := p.convergeTo(ctx, v, o.LV.Name, demand{down: o.LV.ID})
 	if err == nil {
 		return nil
 	}
-	if info, failed := p.find(v.topDevice(o.lv)); failed != nil || info != nil {
+	if info, failed := p.find(v.topDevice(o.LV)); failed != nil || info != nil {
 		return errors.Join(err, failed)
 	}
-	p.log.Error(err, "A deactivated volume still has devices; removing them will be retried", "volume", o.lv.Name)
+	p.log.Error(err, "A deactivated volume still has devices; removing them will be retried", "volume", o.LV.Name)
 	return nil
 }
 
 // reachable refuses what is asked for if it reads through a layer that is lost, or lies too
 // deep. A reader that is in use stays as it is if its content is lost: reading it fails.
 func (c *convergence) reachable(k kernel) error {
-	v, o := c.view, c.view.volumes[cmp.Or(c.asked.up, c.asked.content)]
-	if o == nil || v.layers[o.from()] == nil || v.circular(o) != nil {
+	v, o := c.view, c.view.Volumes[cmp.Or(c.asked.up, c.asked.content)]
+	if o == nil || v.Layers[o.From()] == nil || v.Circular(o) != nil {
 		return nil // that is said otherwise
 	}
-	l := v.layers[o.from()]
-	err := c.readable(v, v.volumes[l.of], l)
+	l := v.Layers[o.From()]
+	err := c.readable(v, v.Volumes[l.Of], l)
 	if err == nil {
-		err = c.intact(v, v.volumes[l.of], l)
+		err = c.intact(v, v.Volumes[l.Of], l)
 	}
-	top := k[v.topDevice(o.lv).uuid]
-	if errors.Is(err, ErrLost) && c.asked.up != "" && o.reading() && top != nil && top.Live {
+	top := k[v.topDevice(o.LV).uuid]
+	if errors.Is(err, ErrLost) && c.asked.up != "" && o.Reading() && top != nil && top.Live {
 		return nil
 	}
 	return err
 }
 
 // chainUp makes the content of layer l of o readable and returns its device's path.
-func (p *Pool) chainUp(ctx context.Context, v *view, o *volume, l *layer) (string, error) {
-	if why := o.theirs(); why != "" {
-		return "", fmt.Errorf("snapshot %s: %w: volume %s: %s", l.lv.Name, ErrPrecondition, o.lv.Name, why)
+func (p *Pool) chainUp(ctx context.Context, v *view, o *catalog.Volume, l *catalog.Layer) (string, error) {
+	if why := o.Theirs(); why != "" {
+		return "", fmt.Errorf("snapshot %s: %w: volume %s: %s", l.LV.Name, ErrPrecondition, o.LV.Name, why)
 	}
 	if err := p.readable(v, o, l); err != nil {
 		return "", err
 	}
-	if o.live() == nil {
-		return "", fmt.Errorf("snapshot %s: %w: its volume %s has no live layer", l.lv.Name, ErrPrecondition, o.lv.Name)
+	if o.Live() == nil {
+		return "", fmt.Errorf("snapshot %s: %w: its volume %s has no live layer", l.LV.Name, ErrPrecondition, o.LV.Name)
 	}
-	if err := p.convergeTo(ctx, v, o.lv.Name, demand{read: l.lv.ID}); err != nil {
+	if err := p.convergeTo(ctx, v, o.LV.Name, demand{read: l.LV.ID}); err != nil {
 		return "", err
 	}
-	info, err := p.found(v.snapDevice(l.lv))
+	info, err := p.found(v.snapDevice(l.LV))
 	if err != nil {
 		return "", err
 	}
@@ -111,17 +112,17 @@ func (p *Pool) chainUp(ctx context.Context, v *view, o *volume, l *layer) (strin
 
 // forkUp makes the device by which o reads through its snapshot, or on which the journal
 // of what it shows is replayed.
-func (p *Pool) forkUp(ctx context.Context, v *view, o *volume) error {
-	return p.convergeTo(ctx, v, o.lv.Name, demand{content: o.lv.ID})
+func (p *Pool) forkUp(ctx context.Context, v *view, o *catalog.Volume) error {
+	return p.convergeTo(ctx, v, o.LV.Name, demand{content: o.LV.ID})
 }
 
 // blocks returns the table of the device that has the volume's content, and brings up
 // what it refers to: a fork's devices.
-func (p *Pool) blocks(ctx context.Context, v *view, o *volume) (dm.Table, error) {
-	if !o.forked() {
-		return v.linearTable(o.lv)
+func (p *Pool) blocks(ctx context.Context, v *view, o *catalog.Volume) (dm.Table, error) {
+	if !o.Forked() {
+		return v.linearTable(o.LV)
 	}
-	c := p.convergence(v, o.lv.Name, demand{content: o.lv.ID})
+	c := p.convergence(v, o.LV.Name, demand{content: o.LV.ID})
 	if err := c.converge(ctx); err != nil {
 		return nil, err
 	}
@@ -129,14 +130,14 @@ func (p *Pool) blocks(ctx context.Context, v *view, o *volume) (dm.Table, error)
 }
 
 // blocks returns the table of the device that has o's content, of what is there.
-func (c *convergence) blocks(o *volume) (dm.Table, error) {
+func (c *convergence) blocks(o *catalog.Volume) (dm.Table, error) {
 	wanted, err := c.want.blocks(o)
 	if err != nil {
 		return nil, err
 	}
 	table, complete := wanted.bind(c.kernel.number)
 	if !complete {
-		return nil, fmt.Errorf("volume %s/%s: a device that it reads through is gone", c.view.vg.Name, o.lv.Name)
+		return nil, fmt.Errorf("volume %s/%s: a device that it reads through is gone", c.view.VG.Name, o.LV.Name)
 	}
 	return table, nil
 }

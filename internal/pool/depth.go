@@ -12,11 +12,13 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 )
 
 // The kernel passes a request through all stacked devices on one kernel stack. About 40
 // devices overflow the stack if the kernel is built with frame pointers. An old snapshot is
-// read by at most flatLevels devices, or, without a flat store, as in a full pool, by one
+// read by at most FlatLevels devices, or, without a flat store, as in a full pool, by one
 // device for each newer layer.
 const (
 	depthFramed = 24  // stacked devices, if the kernel has frame pointers or its configuration is unknown
@@ -76,70 +78,50 @@ func framePointers(path string) (framed bool, err error) {
 	return framed, nil
 }
 
-// depth returns the number of devices by which layer l of o is read, including its own. If o
-// is a fork, it also counts the devices that o reads through.
-func (v *view) depth(o *volume, l *layer) int {
-	n := len(v.route(o, l))
-	if below := v.layers[o.copyOf]; below != nil {
-		n += 1 + v.depth(v.volumes[below.of], below)
-	}
-	return n
-}
-
 // readable returns ErrPrecondition for a layer that lies too deep for the kernel. This happens
 // only without a flat store: for lack of room, or because a fold needs each layer's device.
-func (p *Pool) readable(v *view, o *volume, l *layer) error {
-	if n := v.depth(o, l); n > p.deepest {
+func (p *Pool) readable(v *view, o *catalog.Volume, l *catalog.Layer) error {
+	if n := v.Depth(o, l); n > p.deepest {
 		return fmt.Errorf("snapshot %s/%s: %w: reading it would stack %d devices, but this kernel can read through only %d",
-			v.vg.Name, l.lv.Name, ErrPrecondition, n, p.deepest)
+			v.VG.Name, l.LV.Name, ErrPrecondition, n, p.deepest)
 	}
 	return nil
 }
 
 // deepens returns an error if another layer in o's history would exceed the kernel's limit:
 // for o, for a volume in use that reads through o, or for a running fold.
-func (p *Pool) deepens(v *view, o *volume) error {
+func (p *Pool) deepens(v *view, o *catalog.Volume) error {
 	if of := p.foldsBelow(v, o, 2); of != nil {
 		return fmt.Errorf("volume %s/%s: %w: layers of volume %s are being folded, and the fold reads through nearly as many devices as this kernel can; retry soon, when the fold has ended",
-			v.vg.Name, o.lv.Name, ErrUnavailable, of.lv.Name)
+			v.VG.Name, o.LV.Name, ErrUnavailable, of.LV.Name)
 	}
-	for _, x := range v.volumes {
-		l := v.layers[x.from()]
-		if l == nil || x != o && !v.readsThrough(x, o) || v.depth(v.volumes[l.of], l)+2 <= p.deepest {
+	for _, x := range v.Volumes {
+		l := v.Layers[x.From()]
+		if l == nil || x != o && !v.ReadsThrough(x, o) || v.Depth(v.Volumes[l.Of], l)+2 <= p.deepest {
 			continue
 		}
-		info, err := p.find(v.snapDevice(l.lv))
+		info, err := p.find(v.snapDevice(l.LV))
 		if err != nil {
-			return fmt.Errorf("volume %s/%s: %w: checking whether volume %s, which is as deep as this kernel can read, is in use: %w", v.vg.Name, o.lv.Name, ErrUnavailable, x.lv.Name, err)
+			return fmt.Errorf("volume %s/%s: %w: checking whether volume %s, which is as deep as this kernel can read, is in use: %w", v.VG.Name, o.LV.Name, ErrUnavailable, x.LV.Name, err)
 		}
-		if info == nil && !v.readsUnasked(x, l) {
+		if info == nil && !v.ReadsUnasked(x, l) {
 			continue // the snapshot gets a flat store when somebody reads it
 		}
 		return fmt.Errorf("volume %s/%s: %w: volume %s reads through %d devices, nearly as many as this kernel can; wait until volume %[4]s is hydrated, delete it, or make room for a flat store",
-			v.vg.Name, o.lv.Name, ErrPrecondition, x.lv.Name, v.depth(v.volumes[l.of], l))
+			v.VG.Name, o.LV.Name, ErrPrecondition, x.LV.Name, v.Depth(v.Volumes[l.Of], l))
 	}
 	return nil
 }
 
-// readsUnasked reports whether x may read through l at any time without a flat store. This
-// holds for a fork if l has no flat store. Room reserved for a flat store does not count.
-func (v *view) readsUnasked(x *volume, l *layer) bool {
-	if !x.forked() || l.lost {
-		return false
-	}
-	f, _ := v.flatOf(v.volumes[l.of], l)
-	return f == nil
-}
-
 // foldsBelow returns the volume whose running fold would exceed the kernel's limit if o's
 // history got more layers; nil if there is none.
-func (p *Pool) foldsBelow(v *view, o *volume, more int) *volume {
+func (p *Pool) foldsBelow(v *view, o *catalog.Volume, more int) *catalog.Volume {
 	f := p.folder.running.Load()
 	if f == nil {
 		return nil
 	}
-	of, heir := v.volumes[f.volume], v.layers[f.heir]
-	if of == nil || heir == nil || of != o && !v.readsThrough(of, o) || v.depth(of, heir)+more <= p.deepest {
+	of, heir := v.Volumes[f.Volume], v.Layers[f.Heir]
+	if of == nil || heir == nil || of != o && !v.ReadsThrough(of, o) || v.Depth(of, heir)+more <= p.deepest {
 		return nil
 	}
 	return of
@@ -153,40 +135,26 @@ const cutsAtOnce = 2
 // If makeWay fails, the cut reports the error.
 func (p *Pool) makeWay(ctx context.Context, lv string) {
 	v, err := p.latest()
-	if err != nil || v.volumeByLV(lv) == nil {
+	if err != nil || v.VolumeByLV(lv) == nil {
 		return
 	}
-	o := v.volumeByLV(lv)
+	o := v.VolumeByLV(lv)
 	if of := p.foldsBelow(v, o, 2*cutsAtOnce); of != nil {
-		p.folder.stop(ctx, of.lv.ID)
+		p.folder.stop(ctx, of.LV.ID)
 	}
 	if p.deepens(v, o) == nil {
 		return
 	}
-	for _, x := range v.volumes {
-		if l := v.layers[x.from()]; l != nil && (x == o || v.readsThrough(x, o)) {
-			p.folder.stop(ctx, l.of)
-			err := p.flattenRead(ctx, v.volumes[l.of].lv.Name)
-			if err == nil && x.forked() {
-				err = p.flattenBelow(ctx, x.lv.Name)
+	for _, x := range v.Volumes {
+		if l := v.Layers[x.From()]; l != nil && (x == o || v.ReadsThrough(x, o)) {
+			p.folder.stop(ctx, l.Of)
+			err := p.flattenRead(ctx, v.Volumes[l.Of].LV.Name)
+			if err == nil && x.Forked() {
+				err = p.flattenBelow(ctx, x.LV.Name)
 			}
 			if err != nil {
 				p.log.V(2).Info("Old snapshots are read through many devices", "volumeGroup", p.vgName, "why", err)
 			}
 		}
 	}
-}
-
-// readsThrough reports whether x reads through o's history.
-func (v *view) readsThrough(x, o *volume) bool {
-	for x.from() != "" {
-		l := v.layers[x.from()]
-		if l == nil {
-			return false
-		}
-		if x = v.volumes[l.of]; x == o {
-			return true
-		}
-	}
-	return false
 }

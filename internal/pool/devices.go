@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -43,7 +43,7 @@ type device struct {
 
 // device returns the device of a logical volume with the given layer in its name.
 func (v *view) device(lv *lvm2.LV, layer string, udev dm.Udev) device {
-	return device{name: lvm2.DMName(v.vg.Name, lv.Name, layer), uuid: lvm2.DMUUID(v.vg.ID, lv.ID, layer), udev: udev, lease: v.lease}
+	return device{name: lvm2.DMName(v.VG.Name, lv.Name, layer), uuid: lvm2.DMUUID(v.VG.ID, lv.ID, layer), udev: udev, lease: v.lease}
 }
 
 // The first four devices are also known to LVM2. topDevice is the device that users of a
@@ -80,15 +80,15 @@ func (p *Pool) found(d device) (*dm.Info, error) {
 
 // linearTable returns the table that maps lv onto its physical volumes.
 func (v *view) linearTable(lv *lvm2.LV) (dm.Table, error) {
-	ranges, err := physical(lv)
+	ranges, err := catalog.Physical(lv)
 	if err != nil {
-		return nil, fmt.Errorf("volume group %s: %w", v.vg.Name, err)
+		return nil, fmt.Errorf("volume group %s: %w", v.VG.Name, err)
 	}
 	var t dm.Table
 	for _, r := range ranges {
-		pv := v.vg.PVs[r.PV]
-		if err := v.missing(pv); err != nil {
-			return nil, fmt.Errorf("logical volume %s/%s: %w", v.vg.Name, lv.Name, err)
+		pv := v.VG.PVs[r.PV]
+		if err := v.Missing(pv); err != nil {
+			return nil, fmt.Errorf("logical volume %s/%s: %w", v.VG.Name, lv.Name, err)
 		}
 		t = append(t, dm.Segment{
 			Start: t.Length(), Length: sectors(v, r.Count),
@@ -98,7 +98,7 @@ func (v *view) linearTable(lv *lvm2.LV) (dm.Table, error) {
 	return t, nil
 }
 
-func sectors(v *view, n lvm2.Extents) size.Sectors { return size.Sectors(n) * v.vg.ExtentSize }
+func sectors(v *view, n lvm2.Extents) size.Sectors { return size.Sectors(n) * v.VG.ExtentSize }
 
 func whole(length size.Sectors, t dm.Target) dm.Table {
 	return dm.Table{{Start: 0, Length: length, Target: t}}
@@ -161,5 +161,3 @@ func (p *Pool) node(ctx context.Context, d device, dev dm.Device) error {
 	_, err := p.dm.EnsureNode(ctx, d.name, dev)
 	return err
 }
-
-func readOnlyLV(lv *lvm2.LV) bool { return !slices.Contains(lv.Status, lvm2.StatusWrite) }

@@ -61,9 +61,9 @@ func openDisk(pv *lvm2.PV, flags int) (*os.File, error) {
 // the former view, and the volumes of the same families.
 func (g *group) disksMoved(former, v *view) {
 	moved := map[int]bool{}
-	for i, pv := range v.vg.PVs {
-		if k := former.vg.PVIndex(pv.ID); k >= 0 && pv.Device != "" && !pv.SameDevice(former.vg.PVs[k]) {
-			g.log.Info("A physical volume moved to another device", "volumeGroup", v.vg.Name, "pv", pv.ID, "before", diskOf(former.vg.PVs[k]), "now", diskOf(pv), "path", pv.Device)
+	for i, pv := range v.VG.PVs {
+		if k := former.VG.PVIndex(pv.ID); k >= 0 && pv.Device != "" && !pv.SameDevice(former.VG.PVs[k]) {
+			g.log.Info("A physical volume moved to another device", "volumeGroup", v.VG.Name, "pv", pv.ID, "before", diskOf(former.VG.PVs[k]), "now", diskOf(pv), "path", pv.Device)
 			moved[i] = true
 		}
 	}
@@ -71,19 +71,19 @@ func (g *group) disksMoved(former, v *view) {
 		return
 	}
 	roots := map[string]bool{}
-	for _, o := range v.volumes {
-		for _, lv := range o.parts() {
+	for _, o := range v.Volumes {
+		for _, lv := range o.Parts() {
 			for _, s := range lv.Segments {
 				for _, stripe := range s.Stripes {
 					if moved[stripe.PV] {
-						roots[v.root(o.lv.Name)] = true
+						roots[v.Root(o.LV.Name)] = true
 					}
 				}
 			}
 		}
 	}
-	for id, o := range v.volumes {
-		if roots[v.root(o.lv.Name)] {
+	for id, o := range v.Volumes {
+		if roots[v.Root(o.LV.Name)] {
 			g.facts.unsettled.put(id, true)
 		}
 	}
@@ -105,11 +105,11 @@ func (r *rewriter) rewrite(ctx context.Context) {
 		r.wait = 0
 		return
 	}
-	if v.writable() != nil || time.Now().Before(r.next) {
+	if v.Writable() != nil || time.Now().Before(r.next) {
 		return
 	}
 	err = r.group.do(ctx, &change{what: "rewrite the metadata of volume group " + r.group.vgName, edit: func(t *edit) error {
-		t.changed = true
+		t.Changed = true
 		return nil
 	}})
 	if err != nil && ctx.Err() == nil {

@@ -28,17 +28,17 @@
 //	facts       what only this process knows of the kernel; all    facts.go
 //	            owners use it
 //
-// A view is the decoded form of one generation of the metadata. It never changes after
-// it is published, and needs no lock. The files that belong to no owner:
+// Package catalog decodes one generation of the metadata (a view) and has the edits of
+// it. A view never changes after it is published, and needs no lock; view.go adds to both
+// what the engine needs. The files that belong to no owner:
 //
-//	views       view.go roles.go decode.go tags.go history.go kinds.go logical.go
-//	            extents.go ranges.go spans.go names.go
-//	edits       what they allocate and record: space.go store.go text.go asked.go
-//	            deed.go records.go
+//	views       and edits, as the engine has them: view.go
+//	edits       the room for them, and what they write beside the metadata: space.go kinds.go
+//	            text.go store.go
 //	operations  volume.go snapshot.go cut.go fork.go reader.go scratch.go expand.go
 //	            activate.go recovery.go mode.go, with types.go and errors.go
 //	opening     a pool, and its repair: setup.go loop.go optional.go repair*.go set.go
-//	commands    which may run beside a driver: adopt.go import.go rollback.go static.go
+//	commands    which may run beside a driver: adopt.go import.go rollback.go static.go deed.go
 //	looking     which changes nothing: inspect*.go health.go concerns.go usage.go
 //
 // docs/design explains how this works. Begin with docs/design/convergence.md.

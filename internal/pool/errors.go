@@ -3,30 +3,22 @@ package pool
 import (
 	"errors"
 	"fmt"
+
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 )
 
-// The errors of the package. Every error wraps one of them, or is a failure of the machine (a
-// disk, the kernel).
+// The errors of the package. Every error wraps one of them, or ErrFreeze, or is a failure
+// of the machine (a disk, the kernel). Package catalog explains them.
 var (
-	// ErrNotFound: the pool has no volume or snapshot with the name.
-	ErrNotFound = errors.New("not found")
-	// ErrConflict: a volume or snapshot with other properties has the name.
-	ErrConflict = errors.New("already exists with different properties")
-	// ErrNoSpace: the pool has too few free extents, or its metadata area is full.
-	ErrNoSpace = errors.New("no space in the pool")
-	// ErrOutOfRange: the requested size is impossible, even in an empty pool.
-	ErrOutOfRange = errors.New("size out of range")
-	// ErrInvalid: the request contradicts itself or has an invalid value.
-	ErrInvalid = errors.New("invalid request")
-	// ErrInUse: the device is open or mounted.
-	ErrInUse = errors.New("in use")
-	// ErrPrecondition: the state of the volume or snapshot does not allow the request.
-	ErrPrecondition = errors.New("not possible in this state")
-	// ErrLost: the snapshot's content is gone because its COW store could not hold a change.
-	ErrLost = errors.New("snapshot lost")
-	// ErrUnavailable: the pool cannot be used now, because its volume group is damaged,
-	// incomplete, exported or shared, or belongs to another system.
-	ErrUnavailable = errors.New("pool unavailable")
+	ErrNotFound     = catalog.ErrNotFound
+	ErrConflict     = catalog.ErrConflict
+	ErrNoSpace      = catalog.ErrNoSpace
+	ErrOutOfRange   = catalog.ErrOutOfRange
+	ErrInvalid      = catalog.ErrInvalid
+	ErrInUse        = catalog.ErrInUse
+	ErrPrecondition = catalog.ErrPrecondition
+	ErrLost         = catalog.ErrLost
+	ErrUnavailable  = catalog.ErrUnavailable
 )
 
 // ErrFreeze: the volume could not be frozen in time for a cut; a repeated call retries.

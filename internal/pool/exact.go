@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
@@ -12,21 +13,18 @@ import (
 // chunks before it changed between the two cuts. The kernel adds chunks after it until the
 // layer's device is removed; these are copies of chunks that the new layer also has.
 
-// inexact reports whether the boundary of a frozen layer is still unknown and of use.
-func (l *layer) inexact() bool { return l.snap == nil && !l.exact && !l.lost && !l.superset }
-
 // noteBoundary notes the used size of the former newest layer. The caller has suspended the
 // volume, and the new layer does not receive copies yet. If the layer's device does not lie
 // on the volume's blocks, this cut does not freeze the layer, and nothing is noted.
-func (p *Pool) noteBoundary(v *view, o *volume, real dm.Device) {
-	if len(o.layers) < 2 {
+func (p *Pool) noteBoundary(v *view, o *catalog.Volume, real dm.Device) {
+	if len(o.Layers) < 2 {
 		return
 	}
-	former := o.layers[len(o.layers)-2]
-	if !former.inexact() {
+	former := o.Layers[len(o.Layers)-2]
+	if !former.Inexact() {
 		return
 	}
-	name := v.snapDevice(former.lv).name
+	name := v.snapDevice(former.LV).name
 	table, err := p.dm.Table(name)
 	if err != nil || len(table) != 1 {
 		return
@@ -35,17 +33,17 @@ func (p *Pool) noteBoundary(v *view, o *volume, real dm.Device) {
 		return
 	}
 	if s, err := p.snapshotStatus(name); err == nil && !s.Invalid && !s.NoUsage {
-		p.facts.boundaries.put(former.lv.ID, s.Used)
+		p.facts.boundaries.put(former.LV.ID, s.Used)
 	}
 }
 
 // untouched reports whether the live layer of o, frozen now, will receive no more copies:
 // neither the layer nor the volume has a device.
-func (p *Pool) untouched(v *view, o *volume, live *layer) bool {
-	if live.lost || live.superset {
+func (p *Pool) untouched(v *view, o *catalog.Volume, live *catalog.Layer) bool {
+	if live.Lost || live.Superset {
 		return false
 	}
-	for _, d := range []device{v.topDevice(o.lv), v.snapDevice(live.lv)} {
+	for _, d := range []device{v.topDevice(o.LV), v.snapDevice(live.LV)} {
 		if info, err := p.find(d); err != nil || info != nil {
 			return false
 		}
@@ -54,9 +52,9 @@ func (p *Pool) untouched(v *view, o *volume, live *layer) bool {
 }
 
 // unrecorded reports whether a boundary in o's history is known but not yet on the disk.
-func (p *Pool) unrecorded(o *volume) bool {
-	for _, l := range o.layers {
-		if p.facts.boundaries.has(l.lv.ID) && l.inexact() {
+func (p *Pool) unrecorded(o *catalog.Volume) bool {
+	for _, l := range o.Layers {
+		if p.facts.boundaries.has(l.LV.ID) && l.Inexact() {
 			return true
 		}
 	}
@@ -67,12 +65,12 @@ func (p *Pool) unrecorded(o *volume) bool {
 // driver is interrupted before, these boundaries stay unknown.
 func (p *Pool) recordBoundaries(ctx context.Context, lv string) error {
 	return p.do(ctx, &change{what: "record what changed between snapshots of volume " + lv, edit: func(t *edit) error {
-		o := t.volumeByLV(lv)
+		o := t.VolumeByLV(lv)
 		if o == nil {
 			return nil
 		}
-		for _, l := range o.layers {
-			if err := p.setBoundary(t, l.lv.ID); err != nil {
+		for _, l := range o.Layers {
+			if err := p.setBoundary(t, l.LV.ID); err != nil {
 				return err
 			}
 		}
@@ -86,17 +84,17 @@ func (p *Pool) recordBoundaries(ctx context.Context, lv string) error {
 // forgetBoundaries drops the boundaries that are on the disk or no longer of use.
 func (p *Pool) forgetBoundaries() {
 	p.facts.boundaries.keep(func(id lvm2.ID) bool {
-		l := p.current.Load().layers[id]
-		return l != nil && l.inexact()
+		l := p.current.Load().Layers[id]
+		return l != nil && l.Inexact()
 	})
 }
 
 // setBoundary puts a layer's boundary into its tags if it is known.
 func (p *Pool) setBoundary(t *edit, id lvm2.ID) error {
 	used, known := p.facts.boundaries.get(id)
-	l, lv := t.layers[id], t.vg.LVByID(id)
-	if !known || l == nil || lv == nil || !l.inexact() {
+	l, lv := t.Layers[id], t.VG.LVByID(id)
+	if !known || l == nil || lv == nil || !l.Inexact() {
 		return nil
 	}
-	return t.setBound(lv, used)
+	return t.SetBound(lv, used)
 }

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -26,8 +27,8 @@ import (
 func recorded(t *testing.T, p *Pool, name string) (changed, redundant map[uint64]bool) {
 	t.Helper()
 	v := must(p.latest())(t)
-	l := v.snapshots[name]
-	if !l.exact {
+	l := v.Snapshots[name]
+	if !l.Exact {
 		t.Fatalf("what changed after %s is not on record", name)
 	}
 	changed, redundant = map[uint64]bool{}, map[uint64]bool{}
@@ -37,7 +38,7 @@ func recorded(t *testing.T, p *Pool, name string) (changed, redundant map[uint64
 			if err != nil {
 				return err
 			}
-			if l.bound == 0 || e.Store < uint64(l.bound/l.chunk) {
+			if l.Bound == 0 || e.Store < uint64(l.Bound/l.Chunk) {
 				changed[e.Origin] = true
 			} else {
 				redundant[e.Origin] = true
@@ -63,8 +64,8 @@ func waitExact(t *testing.T, p *Pool) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		v, left := must(p.latest())(t), 0
-		for _, l := range v.layers {
-			if l.snap == nil && !l.exact {
+		for _, l := range v.Layers {
+			if l.Snap == nil && !l.Exact {
 				left++
 			}
 		}
@@ -172,11 +173,11 @@ func TestExactAfterWindow(t *testing.T) {
 		}
 		release := must(p.keys.lock(ctx, lvKey(v.LV)))(t)
 		ok(t, p.do(ctx, &change{what: "a cut that is slow after its window", edit: func(e *edit) error {
-			l, err := p.cut(e, e.volumeByLV(v.LV), name)
+			l, err := p.cut(e, e.VolumeByLV(v.LV), name)
 			if err != nil {
 				return err
 			}
-			return e.record(cutLayer{layer: l.ID, at: time.Now()}, name)
+			return e.Record(catalog.CutLayer{Layer: l.ID, At: time.Now()}, name)
 		}, act: func(ctx context.Context, w *view) error {
 			if err := carryWindow(ctx, p, w, v.LV); err != nil {
 				return err
@@ -231,7 +232,7 @@ func TestExactWhileInactive(t *testing.T) {
 	// A process that dies between the window and the record leaves no wrong one.
 	must(p.keys.lock(ctx, lvKey(v.LV)))(t) // for good: the monitor would carry the cut out
 	ok(t, p.do(ctx, &change{what: "a cut", edit: func(e *edit) error {
-		_, err := p.cut(e, e.volumeByLV(v.LV), "s4")
+		_, err := p.cut(e, e.VolumeByLV(v.LV), "s4")
 		return err
 	}}))
 	ok(t, p.Close())

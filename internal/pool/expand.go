@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -40,29 +41,29 @@ func (p *Pool) ExpandVolume(ctx context.Context, lv string, required, limit size
 func (p *Pool) expand(ctx context.Context, lv string, required, limit size.Bytes) (Volume, error) {
 	var wiping *PendingError
 	err := p.do(ctx, &change{what: "expand volume " + lv, edit: func(t *edit) error {
-		if o, err := t.usable(lv); err == nil && o.reading() && required <= t.bytesOf(o.lv) && (limit == 0 || t.bytesOf(o.lv) <= limit) {
+		if o, err := t.Usable(lv); err == nil && o.Reading() && required <= t.BytesOf(o.LV) && (limit == 0 || t.BytesOf(o.LV) <= limit) {
 			return nil
 		}
-		o, err := t.changeable(lv)
+		o, err := t.Changeable(lv)
 		if err != nil {
 			return err
 		}
-		have := o.lv.Size()
-		if limit != 0 && t.bytesOf(o.lv) > limit {
-			return fmt.Errorf("%w: volume %s/%s already has %v, above the limit %v", ErrOutOfRange, t.vg.Name, lv, t.bytesOf(o.lv), limit)
+		have := o.LV.Size()
+		if limit != 0 && t.BytesOf(o.LV) > limit {
+			return fmt.Errorf("%w: volume %s/%s already has %v, above the limit %v", ErrOutOfRange, t.VG.Name, lv, t.BytesOf(o.LV), limit)
 		}
-		want, err := t.extentsFor(max(required, 1), limit)
+		want, err := t.ExtentsFor(max(required, 1), limit)
 		if err != nil || want <= have {
 			return err
 		}
-		if err := errors.Join(t.writable(), p.roomForText(t.view)); err != nil {
+		if err := errors.Join(t.Writable(), p.roomForText(t.view())); err != nil {
 			return err
 		}
-		kind, err := t.kind(o.lv)
+		kind, err := t.Kind(o.LV)
 		if err != nil {
 			return err
 		}
-		if err := p.checkRoom(t.view, kind, want-have); err != nil {
+		if err := p.checkRoom(t.view(), kind, want-have); err != nil {
 			return err
 		}
 		ranges, unknown, err := p.gain(t, o, kind, want-have)
@@ -70,14 +71,14 @@ func (p *Pool) expand(ctx context.Context, lv string, required, limit size.Bytes
 			return err
 		}
 		if ranges == nil {
-			wiping = &PendingError{wiping: true, What: "wiping extents to expand volume " + lv, Total: uint64(size.Bytes(want-have) * t.extent())}
+			wiping = &PendingError{wiping: true, What: "wiping extents to expand volume " + lv, Total: uint64(size.Bytes(want-have) * t.ExtentSize())}
 			return nil // committed: the extents to wipe
 		}
-		c := o.lv.Clone()
-		c.Segments = appendExtents(c.Segments, ranges...)
-		setUnknown(c, o.unknown.union(unknown))
-		setAsked(c, required, size.Bytes(want)*t.extent())
-		return t.put(c)
+		c := o.LV.Clone()
+		c.Segments = catalog.AppendExtents(c.Segments, ranges...)
+		catalog.SetUnknown(c, o.Unknown.Union(unknown))
+		catalog.SetAsked(c, required, size.Bytes(want)*t.ExtentSize())
+		return t.Put(c)
 	}, act: func(ctx context.Context, v *view) error { return p.settle(ctx, v, lv) }})
 	if err != nil {
 		return Volume{}, err
@@ -91,34 +92,21 @@ func (p *Pool) expand(ctx context.Context, lv string, required, limit size.Bytes
 // gain allocates n extents for o on disks of a kind. unknown are the gained extents, as
 // extents of the volume, that may hold an earlier owner's bytes. ranges is nil if the
 // extents must be wiped first; the edit has then turned them into trash.
-func (p *Pool) gain(t *edit, o *volume, kind size.Bytes, n lvm2.Extents) (ranges []lvm2.Range, unknown rangeSet, err error) {
-	if ranges, err = t.growth(o.lv, n, lowEnd); err != nil {
+func (p *Pool) gain(t *edit, o *catalog.Volume, kind size.Bytes, n lvm2.Extents) (ranges []lvm2.Range, unknown catalog.RangeSet, err error) {
+	if ranges, err = t.Growth(o.LV, n, catalog.LowEnd); err != nil {
 		return nil, nil, err
 	}
-	if unknown = logicalOutside(t.clean, o.lv.Size(), ranges); len(unknown) == 0 {
+	if unknown = catalog.LogicalOutside(t.Clean, o.LV.Size(), ranges); len(unknown) == 0 {
 		return ranges, nil, nil
 	}
-	if o.mode == Block || t.unclear == nil && len(newRangeSet(ranges...).intersect(p.cleanable(t.view))) > 0 {
-		t.free = t.free.union(newRangeSet(ranges...)) // free these extents again
+	if o.Mode == Block || t.Unclear == nil && len(catalog.NewRangeSet(ranges...).Intersect(p.cleanable(t.view()))) > 0 {
+		t.Free = t.Free.Union(catalog.NewRangeSet(ranges...)) // free these extents again
 		// The device may be in use, and must not show unwiped extents even for a moment.
-		ranges, err = t.cleanExtents(kind, n)
+		ranges, err = t.CleanExtents(kind, n)
 		return ranges, nil, err
 	}
 	if err := t.blankEnds(ranges); err != nil {
-		return nil, nil, fmt.Errorf("preparing the new extents of volume %s/%s: %w", t.vg.Name, o.lv.Name, err)
+		return nil, nil, fmt.Errorf("preparing the new extents of volume %s/%s: %w", t.VG.Name, o.LV.Name, err)
 	}
 	return ranges, unknown, nil
-}
-
-// cleanExtents allocates n wiped extents on disks of a kind. If there are not enough, it turns
-// as many unwiped free extents as are missing into trash for the wiper, and returns nil.
-func (t *edit) cleanExtents(kind size.Bytes, n lvm2.Extents) ([]lvm2.Range, error) {
-	free := t.freeOn(kind)
-	clean := t.clean.intersect(free)
-	if clean.size() >= n {
-		return t.take(pieces(clean, n, lowEnd)...), nil
-	}
-	trash := newTrash()
-	trash.Segments = appendExtents(nil, t.take(pieces(free.subtract(clean), n-clean.size(), lowEnd)...)...)
-	return nil, t.put(trash)
 }

@@ -86,7 +86,7 @@ func (x *extender) due() bool {
 	if err != nil {
 		return false
 	}
-	now := x.pool.config.seen(x.pool.lvDevices()) + fmt.Sprint(v.writable())
+	now := x.pool.config.seen(x.pool.lvDevices()) + fmt.Sprint(v.Writable())
 	if now == x.seen && time.Now().Before(x.next) {
 		return false
 	}
@@ -108,13 +108,13 @@ func (x *extender) look(ctx context.Context) {
 	}
 	v, former := x.pool.current.Load(), x.fit
 	x.fit = map[string]time.Time{}
-	x.pool.extendGroup(v.vg, func(device string) error {
+	x.pool.extendGroup(v.VG, func(device string) error {
 		since, known := former[device]
 		if !known {
 			since = time.Now()
 		}
 		x.fit[device] = since
-		if err := v.writable(); err != nil {
+		if err := v.Writable(); err != nil {
 			return fmt.Errorf("it will be added once the volume group can be changed: %w", err)
 		}
 		if time.Since(since) < blankFor {

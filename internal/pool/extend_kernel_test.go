@@ -20,8 +20,8 @@ func disksOf(t *testing.T, p *Pool, want int) *lvm2.VG {
 	t.Helper()
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		v, err := p.latest()
-		if err == nil && len(v.vg.PVs) == want {
-			return v.vg
+		if err == nil && len(v.VG.PVs) == want {
+			return v.VG
 		}
 		if time.Now().After(end) {
 			t.Fatalf("the group has not got %d disks: %v, left out %v", want, err, p.outside.leftOuts())
@@ -115,7 +115,7 @@ func TestExtender_diskMissing(t *testing.T) {
 	disksOf(t, p, 2)
 	hot.remove()
 	late := b.loop("96M")
-	for end := time.Now().Add(30 * time.Second); must(p.latest())(t).writable() == nil; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); must(p.latest())(t).Writable() == nil; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("no disk is missing")
 		}

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -28,7 +29,7 @@ type facts struct {
 	tables     noted[lvm2.ID, flatTable]    // loaded tables of the devices of flat stores
 	steep      noted[lvm2.ID, error]        // volumes whose old snapshots need more devices than they should, with the reason
 	missed     noted[string, time.Time]     // kernel targets by name, with the time at which each was last found missing
-	inUse      []mapping                    // extents that were free but mapped when the kernel was last asked
+	inUse      []catalog.Mapping            // extents that were free but mapped when the kernel was last asked
 	swept      bool                         // devices of trash were removed since takeSwept was last called
 }
 
@@ -41,7 +42,7 @@ func newFacts() *facts {
 }
 
 // setInUse records the extents that are free in the metadata but mapped by a device.
-func (f *facts) setInUse(all []mapping) {
+func (f *facts) setInUse(all []catalog.Mapping) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.inUse = all
@@ -49,7 +50,7 @@ func (f *facts) setInUse(all []mapping) {
 
 // stillInUse returns the extents that setInUse last recorded. The caller must not change
 // the slice.
-func (f *facts) stillInUse() []mapping {
+func (f *facts) stillInUse() []catalog.Mapping {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.inUse

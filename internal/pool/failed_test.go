@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
@@ -13,10 +14,10 @@ import (
 // plan can do better.
 func TestFailedStep(t *testing.T) {
 	ctx := context.Background()
-	o := &volume{lv: &lvm2.LV{Name: "v", ID: "v"}}
+	o := &catalog.Volume{LV: &lvm2.LV{Name: "v", ID: "v"}}
 	for _, x := range []struct {
 		why   error
-		of    *volume
+		of    *catalog.Volume
 		ends  int // how often it has failed when it ends the convergence
 		stuck bool
 	}{
@@ -27,7 +28,7 @@ func TestFailedStep(t *testing.T) {
 		{why: dm.ErrExists, of: o, ends: 3, stuck: true},
 		{why: errLeft, of: o, ends: 1},
 	} {
-		c := &convergence{Pool: &Pool{}, view: &view{vg: &lvm2.VG{Name: "vg"}}, stuck: map[lvm2.ID]error{}, strays: map[string]error{}, again: map[string]bool{}}
+		c := &convergence{Pool: &Pool{}, view: &view{View: &catalog.View{VG: &lvm2.VG{Name: "vg"}}}, stuck: map[lvm2.ID]error{}, strays: map[string]error{}, again: map[string]bool{}}
 		err := &stepError{step{do: stepRename, device: device{uuid: "device"}, of: x.of}, x.why}
 		n := 1
 		for c.failed(ctx, err) == nil {
@@ -44,11 +45,11 @@ func TestFailedStep(t *testing.T) {
 
 // TestRefusedRemoval: a device that is open when it is to be removed is looked at again.
 func TestRefusedRemoval(t *testing.T) {
-	o := &volume{lv: &lvm2.LV{Name: "v", ID: "v"}}
+	o := &catalog.Volume{LV: &lvm2.LV{Name: "v", ID: "v"}}
 	g := newGroup(t)
-	c := &convergence{Pool: &Pool{}, view: g.view, refusedAt: map[lvm2.ID]bool{}}
+	c := &convergence{Pool: &Pool{}, view: g.view(), refusedAt: map[lvm2.ID]bool{}}
 	err := &stepError{step{do: stepRemove, device: device{uuid: "device"}, of: o}, ErrInUse}
-	if failed := c.failed(context.Background(), err); failed != nil || !c.refusedAt[o.lv.ID] {
+	if failed := c.failed(context.Background(), err); failed != nil || !c.refusedAt[o.LV.ID] {
 		t.Errorf("%v; looked at again: %v", failed, c.refusedAt)
 	}
 }
@@ -60,8 +61,8 @@ func TestLeftBehind(t *testing.T) {
 	r.cut("vol", "s1", 8)
 	r.converge("activation", situation{active: []string{"vol"}})
 	family := r.paperGroup.family("vol")
-	o := r.volumeByLV("vol")
-	top, cow := r.topDevice(o.lv).uuid, r.cowDevice(o.live().lv).uuid
+	o := r.VolumeByLV("vol")
+	top, cow := r.view().topDevice(o.LV).uuid, r.view().cowDevice(o.Live().LV).uuid
 	for _, x := range []struct {
 		name   string
 		why    error
@@ -76,12 +77,12 @@ func TestLeftBehind(t *testing.T) {
 		{"it is not in use", ErrUnavailable, true, kernel{}, false},
 		{"it is lost", ErrLost, true, r.kernel, false},
 	} {
-		w := r.want(family, r.inUseBy([]string{"vol"}), running{}, r.kernel)
+		w := r.view().want(family, r.inUseBy([]string{"vol"}), running{}, r.kernel)
 		if x.why != nil {
 			w.kept[cow] = x.why
 		}
-		c := &convergence{view: r.view, members: family, want: w, kernel: x.k}
-		if got := c.leftBehind(map[lvm2.ID]bool{o.lv.ID: x.before}); (got[o.lv.ID] != nil) != x.behind {
+		c := &convergence{view: r.view(), members: family, want: w, kernel: x.k}
+		if got := c.leftBehind(map[lvm2.ID]bool{o.LV.ID: x.before}); (got[o.LV.ID] != nil) != x.behind {
 			t.Errorf("%s: %v", x.name, got)
 		}
 	}

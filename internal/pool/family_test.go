@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
@@ -25,7 +26,7 @@ func newGroup(t *testing.T) *paperGroup {
 		t.Fatal(err)
 	}
 	vg.PVs[0].Device = "/dev/sda"
-	return &paperGroup{T: t, edit: &edit{view: newView(vg, nil)}}
+	return &paperGroup{T: t, edit: &edit{Edit: &catalog.Edit{View: newView(vg, nil).View}}}
 }
 
 func (g *paperGroup) check(err error) {
@@ -33,7 +34,7 @@ func (g *paperGroup) check(err error) {
 	if err != nil {
 		g.Fatal(err)
 	}
-	g.view = newView(g.vg, nil)
+	g.View = newView(g.VG, nil).View
 }
 
 func (g *paperGroup) take(n lvm2.Extents) lvm2.Range {
@@ -44,78 +45,78 @@ func (g *paperGroup) take(n lvm2.Extents) lvm2.Range {
 
 // volume adds a volume of n extents.
 func (g *paperGroup) volume(name string, n lvm2.Extents, tags ...string) {
-	lv := newLV(name, roleVolume, append([]string{tag(tagName, name), tag(tagMode, string(Block))}, tags...)...)
-	lv.Segments = appendExtents(nil, g.take(n))
-	g.check(g.put(lv))
+	lv := catalog.NewLV(name, "volume", append([]string{catalog.Tag("name", name), catalog.Tag("mode", string(Block))}, tags...)...)
+	lv.Segments = catalog.AppendExtents(nil, g.take(n))
+	g.check(g.Put(lv))
 }
 
 // cut adds a layer with a store of n extents to a volume, which becomes the live one.
 func (g *paperGroup) cut(of, name string, n lvm2.Extents) {
-	o := g.volumeByLV(of)
-	order := o.nextOrder()
-	if former := o.live(); former != nil {
-		g.check(g.freeze(former, false))
-		o = g.volumeByLV(of)
+	o := g.VolumeByLV(of)
+	order := o.NextOrder()
+	if former := o.Live(); former != nil {
+		g.check(g.Freeze(former, false))
+		o = g.VolumeByLV(of)
 	}
-	length := g.bytesOf(o.lv)
-	lv := newLV(name, roleLayer, tag(tagOf, string(o.lv.ID)), tag(tagName, name), tag(tagOrder, fmt.Sprint(order)),
-		tag(tagCreated, "1"), tag(tagLength, fmt.Sprint(uint64(length.Sectors()))), tag(tagChunk, "128"))
-	lv.Segments = appendExtents(nil, g.take(n))
-	g.check(g.put(lv))
-	g.check(g.join(g.volumeByLV(of), lv, length, 128))
+	length := g.BytesOf(o.LV)
+	lv := catalog.NewLV(name, "layer", catalog.Tag("of", string(o.LV.ID)), catalog.Tag("name", name), catalog.Tag("order", fmt.Sprint(order)),
+		catalog.Tag("created", "1"), catalog.Tag("length", fmt.Sprint(uint64(length.Sectors()))), catalog.Tag("chunk", "128"))
+	lv.Segments = catalog.AppendExtents(nil, g.take(n))
+	g.check(g.Put(lv))
+	g.check(g.Join(g.VolumeByLV(of), lv, length, 128))
 }
 
 // fork adds a volume of n extents that reads through a layer, with a store of one.
 func (g *paperGroup) fork(name, from string, n lvm2.Extents, hydrated string) {
-	g.volume(name, n, tag(tagCopy, string(g.snapshots[from].lv.ID)), tag(tagHydrated, hydrated))
-	store := newLV("fork-"+name, roleFork, tag(tagOf, string(g.volumeByLV(name).lv.ID)), tag(tagChunk, "128"))
-	store.Segments = appendExtents(nil, g.take(1))
-	g.check(g.put(store))
+	g.volume(name, n, catalog.Tag("copy", string(g.Snapshots[from].LV.ID)), catalog.Tag("hydrated", hydrated))
+	store := catalog.NewLV("fork-"+name, "fork", catalog.Tag("of", string(g.VolumeByLV(name).LV.ID)), catalog.Tag("chunk", "128"))
+	store.Segments = catalog.AppendExtents(nil, g.take(1))
+	g.check(g.Put(store))
 }
 
 // reader adds a volume that shows a layer, or with tags a transient one.
 func (g *paperGroup) reader(name, from string, tags ...string) {
-	l := g.snapshots[from]
-	lv := newLV(name, roleVolume, append([]string{tag(tagName, name), tag(tagMode, string(Block)), tag(tagReads, string(l.lv.ID))}, tags...)...)
-	n := g.extents(l.length.Bytes())
+	l := g.Snapshots[from]
+	lv := catalog.NewLV(name, "volume", append([]string{catalog.Tag("name", name), catalog.Tag("mode", string(Block)), catalog.Tag("reads", string(l.LV.ID))}, tags...)...)
+	n := g.Extents(l.Length.Bytes())
 	if len(tags) > 0 {
-		lv.Segments = appendExtents(nil, g.take(n))
+		lv.Segments = catalog.AppendExtents(nil, g.take(n))
 	} else {
 		lv.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
 		lv.Segments = []lvm2.Segment{{Count: n, Type: lvm2.TypeError}}
 	}
-	g.check(g.put(lv))
+	g.check(g.Put(lv))
 }
 
 // drop takes a snapshot and what nothing needs then away.
 func (g *paperGroup) drop(name string) {
-	l := g.snapshots[name]
-	c := l.lv.Clone()
-	c.Tags = dropTags(c.Tags, tagName)
-	g.check(g.put(c))
-	g.check(g.prune(g.layers[l.lv.ID]))
+	l := g.Snapshots[name]
+	c := l.LV.Clone()
+	c.Tags = catalog.DropTags(c.Tags, "name")
+	g.check(g.Put(c))
+	g.check(g.Prune(g.Layers[l.LV.ID]))
 }
 
 // grow adds n extents to a logical volume.
 func (g *paperGroup) grow(lv string, n lvm2.Extents) {
-	c := g.vg.LV(lv).Clone()
-	c.Segments = appendExtents(c.Segments, g.take(n))
-	g.check(g.put(c))
+	c := g.VG.LV(lv).Clone()
+	c.Segments = catalog.AppendExtents(c.Segments, g.take(n))
+	g.check(g.Put(c))
 }
 
-func (g *paperGroup) family(name string) []*volume {
-	root := g.root(name)
-	return g.members()[root]
+func (g *paperGroup) family(name string) []*catalog.Volume {
+	root := g.Root(name)
+	return g.Members()[root]
 }
 
 // inUseBy says that volumes are active and that layers are read.
 func (g *paperGroup) inUseBy(volumes []string, layers ...string) use {
 	u := use{active: map[lvm2.ID]bool{}, content: map[lvm2.ID]bool{}, read: map[lvm2.ID]bool{}}
 	for _, name := range volumes {
-		u.active[g.volumeByLV(name).lv.ID] = true
+		u.active[g.VolumeByLV(name).LV.ID] = true
 	}
 	for _, name := range layers {
-		u.read[g.snapshots[name].lv.ID] = true
+		u.read[g.Snapshots[name].LV.ID] = true
 	}
 	return u
 }

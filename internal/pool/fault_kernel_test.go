@@ -33,7 +33,7 @@ func TestInterruptedCut(t *testing.T) {
 		writeDevice(t, path, 0, bytes.Repeat([]byte{byte('A' + i)}, 4096))
 		must(p.keys.lock(ctx, lvKey(v.LV)))(t) // for good: the monitor would carry the cut out
 		ok(t, p.do(ctx, &change{what: "half a cut", edit: func(e *edit) error {
-			_, err := p.cut(e, e.volumeByLV(v.LV), fmt.Sprintf("s%d", 2*i+1))
+			_, err := p.cut(e, e.VolumeByLV(v.LV), fmt.Sprintf("s%d", 2*i+1))
 			return err
 		}}))
 		if at == "suspended" {
@@ -42,7 +42,7 @@ func TestInterruptedCut(t *testing.T) {
 		ok(t, p.Close())
 		p = openPool(t, p.config)
 		writeDevice(t, path, 0, bytes.Repeat([]byte{byte('a' + i)}, 4096))
-		r := must(p.CreateVolume(ctx, VolumeSpec{Name: fmt.Sprintf("r%d", i), Mode: Block, Source: Source{FromSnapshot, first}}))(t)
+		r := must(p.CreateVolume(ctx, VolumeSpec{Name: fmt.Sprintf("r%d", i), Mode: Block, Source: Source{Kind: FromSnapshot, LV: first}}))(t)
 		if got := readDevice(t, must(p.Activate(ctx, r.LV))(t), 4096)[0]; got != byte('0'+i) {
 			t.Errorf("%s: the snapshot before the interrupted cut has %q", at, got)
 		}
@@ -86,8 +86,8 @@ func TestCutUnderReader(t *testing.T) {
 		var dev string
 		release := must(p.keys.lock(ctx, lvKey(v.LV)))(t)
 		ok(t, p.do(ctx, &change{what: "open a snapshot", act: func(ctx context.Context, w *view) (err error) {
-			l := w.snapshotByLV(s.LV)
-			dev, err = p.chainUp(ctx, w, w.volumes[l.of], l)
+			l := w.SnapshotByLV(s.LV)
+			dev, err = p.chainUp(ctx, w, w.Volumes[l.Of], l)
 			return err
 		}}))
 		readers = append(readers, open{dev, must(os.OpenFile(dev, os.O_RDONLY|unix.O_DIRECT, 0))(t), want})
@@ -146,7 +146,7 @@ func TestFullStore(t *testing.T) {
 		if !s.Lost {
 			t.Errorf("after a restart snapshot %s is not lost", s.LV)
 		}
-		if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, Source: Source{FromSnapshot, s.LV}}); !errors.Is(err, ErrLost) {
+		if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, Source: Source{Kind: FromSnapshot, LV: s.LV}}); !errors.Is(err, ErrLost) {
 			t.Errorf("restoring the lost snapshot %s: %v", s.LV, err)
 		}
 	}
@@ -181,7 +181,7 @@ func overrun(t *testing.T, path string) {
 // late keeps the monitor from a volume's store, as if it came too late.
 func late(t *testing.T, p *Pool, lv string) (inTime func()) {
 	t.Helper()
-	id := must(p.latest())(t).volumeByLV(lv).live().lv.ID
+	id := must(p.latest())(t).VolumeByLV(lv).Live().LV.ID
 	g := &growth{store: id}
 	g.braked.Store(true)
 	p.facts.growing.put(id, g)
@@ -202,13 +202,13 @@ func TestKilledInWindow(t *testing.T) {
 	ok(t, os.WriteFile(dir+"/x", bytes.Repeat([]byte("x"), 1<<20), 0o600))
 	must(p.keys.lock(ctx, lvKey(v.LV)))(t) // for good: the monitor would carry the cut out
 	ok(t, p.do(ctx, &change{what: "half a cut", edit: func(e *edit) error {
-		_, err := p.cut(e, e.volumeByLV(v.LV), "snap1")
+		_, err := p.cut(e, e.VolumeByLV(v.LV), "snap1")
 		return err
 	}, act: func(ctx context.Context, w *view) error {
 		if err := carryLoaded(ctx, p, w, v.LV); err != nil {
 			return err
 		}
-		return p.dm.Suspend(ctx, w.topDevice(w.vg.LV(v.LV)).name, dm.SuspendOptions{})
+		return p.dm.Suspend(ctx, w.topDevice(w.VG.LV(v.LV)).name, dm.SuspendOptions{})
 	}}))
 	ok(t, p.Close())
 	p = openPool(t, p.config)
@@ -232,7 +232,7 @@ func TestElderLeftOnOrigin(t *testing.T) {
 	f := must(os.Open(dev))(t)
 	must(p.keys.lock(ctx, lvKey(v.LV)))(t) // for good: the monitor would carry the cut out
 	ok(t, p.do(ctx, &change{what: "half a cut", edit: func(e *edit) error {
-		_, err := p.cut(e, e.volumeByLV(v.LV), "snap2")
+		_, err := p.cut(e, e.VolumeByLV(v.LV), "snap2")
 		return err
 	}, act: func(ctx context.Context, w *view) error {
 		return carryWindow(ctx, p, w, v.LV)
@@ -248,7 +248,7 @@ func TestElderLeftOnOrigin(t *testing.T) {
 		t.Errorf("the reader of the elder snapshot sees %q", got[:8])
 	}
 	f.Close()
-	must(p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, Source: Source{FromSnapshot, "snap1"}}))(t)
+	must(p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snap1"}}))(t)
 	ok(t, p.Deactivate(ctx, v.LV))
 }
 
@@ -285,11 +285,11 @@ func TestLostWhileRestoring(t *testing.T) {
 	s := must(p.CreateSnapshot(ctx, "snap1", v.LV))(t)
 	late(t, p, v.LV)
 	overrun(t, path)
-	if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, Source: Source{FromSnapshot, s.LV}}); !errors.Is(err, ErrLost) {
+	if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, Source: Source{Kind: FromSnapshot, LV: s.LV}}); !errors.Is(err, ErrLost) {
 		t.Errorf("restoring: %v", err)
 	}
 	waitIdle(t, p)
-	if lv := must(p.latest())(t).vg.LV("r"); lv != nil {
+	if lv := must(p.latest())(t).VG.LV("r"); lv != nil {
 		t.Errorf("the unfinished volume stays: %v", lv.Tags)
 	}
 	ok(t, p.Deactivate(ctx, v.LV))
@@ -334,13 +334,13 @@ func TestBadSector(t *testing.T) {
 	p := openPool(t, Config{Name: "pool", VolumeGroup: "vgbad", Devices: []string{path}, Create: true})
 	a := must(p.CreateVolume(ctx, VolumeSpec{Name: "a", Size: 16 * size.MiB, Mode: Block}))(t)
 	b := must(p.CreateVolume(ctx, VolumeSpec{Name: "b", Size: 16 * size.MiB, Mode: Block}))(t)
-	start := must(p.latest())(t).vg.PVs[0].PEStart
+	start := must(p.latest())(t).VG.PVs[0].PEStart
 	ok(t, client.Load("baddisk", dm.Table{good(0, start), {Start: start, Length: 8, Target: dm.ErrorTarget{}}, good(start+8, length)}, false))
 	ok(t, client.Resume("baddisk", 0))
 	ok(t, p.DeleteVolume(ctx, a.LV))
 	ok(t, p.DeleteVolume(ctx, b.LV))
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		trash, told := must(p.latest())(t).trash, len(p.PoolHealth(ctx)) > 0
+		trash, told := must(p.latest())(t).Trash, len(p.PoolHealth(ctx)) > 0
 		if len(trash) == 1 && told {
 			break
 		}

@@ -3,6 +3,7 @@ package pool
 import (
 	"slices"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
@@ -17,28 +18,16 @@ type flatTable struct {
 
 // asLoaded reports whether the device of a flat store still has the right table, assuming
 // that no other process has loaded a table.
-func (p *Pool) asLoaded(v *view, o *volume, f *flat, info *dm.Info) bool {
-	was, known := p.facts.tables.get(f.lv.ID)
+func (p *Pool) asLoaded(v *view, o *catalog.Volume, f *catalog.Flat, info *dm.Info) bool {
+	was, known := p.facts.tables.get(f.LV.ID)
 	return known && info != nil && info.Live && info.ReadOnly && !info.Suspended && !info.Loaded &&
 		info.Device == was.dev && info.Targets == was.length &&
-		slices.Equal(was.parts, v.flatParts(o, f)) && slices.Equal(was.disks, v.disks())
-}
-
-// flatParts returns the logical volumes that a flat store is made of.
-func (v *view) flatParts(o *volume, f *flat) []*lvm2.LV {
-	parts := []*lvm2.LV{f.lv}
-	for _, l := range o.path(v.layers[f.reads]) {
-		if l.lv.ID == f.over {
-			break
-		}
-		parts = append(parts, l.lv)
-	}
-	return parts
+		slices.Equal(was.parts, v.FlatParts(o, f)) && slices.Equal(was.disks, v.disks())
 }
 
 // disks returns the devices of the physical volumes, zero for a missing one.
 func (v *view) disks() (all []dm.Device) {
-	for _, pv := range v.vg.PVs {
+	for _, pv := range v.VG.PVs {
 		if pv.Missing() {
 			all = append(all, dm.Device{})
 		} else {
@@ -52,12 +41,12 @@ func (v *view) disks() (all []dm.Device) {
 // extents of logical volumes of v.
 func (p *Pool) flatsAsLoaded(v *view) (map[string]bool, error) {
 	out := map[string]bool{}
-	for _, o := range v.volumes {
-		for _, f := range o.flats {
-			if v.layers[f.reads] == nil || !p.facts.tables.has(f.lv.ID) {
+	for _, o := range v.Volumes {
+		for _, f := range o.Flats {
+			if v.Layers[f.Reads] == nil || !p.facts.tables.has(f.LV.ID) {
 				continue
 			}
-			info, err := p.find(v.cowDevice(f.lv))
+			info, err := p.find(v.cowDevice(f.LV))
 			if err != nil {
 				return nil, err
 			}
@@ -70,7 +59,7 @@ func (p *Pool) flatsAsLoaded(v *view) (map[string]bool, error) {
 }
 
 // flatWriting reports whether the driver is writing a flat store through its device.
-func (p *Pool) flatWriting(f *flat) bool {
-	written, asked := p.facts.flats.get(f.lv.ID)
+func (p *Pool) flatWriting(f *catalog.Flat) bool {
+	written, asked := p.facts.flats.get(f.LV.ID)
 	return asked && written.IsZero()
 }

@@ -16,13 +16,13 @@ import (
 func (h *past) half(state, snapshot string) (end func()) {
 	h.t.Helper()
 	t, ctx := h.t, context.Background()
-	l := must(h.p.latest())(t).snapshots[snapshot]
+	l := must(h.p.latest())(t).Snapshots[snapshot]
 	switch state {
 	case "made":
 		var w *flatWork
-		release := must(h.p.keys.lock(ctx, flatKey(l.lv.ID)))(t)
+		release := must(h.p.keys.lock(ctx, flatKey(l.LV.ID)))(t)
 		ok(t, h.p.onVolume(ctx, h.lv, func(ctx context.Context) (err error) {
-			w, err = h.p.beginFlat(ctx, l.of, l.lv.ID)
+			w, err = h.p.beginFlat(ctx, l.Of, l.LV.ID)
 			return err
 		}))
 		if w == nil {
@@ -30,14 +30,14 @@ func (h *past) half(state, snapshot string) (end func()) {
 		}
 		return func() {
 			t.Helper()
-			family := must(h.p.latest())(t).volumes[l.of].lv.Name
+			family := must(h.p.latest())(t).Volumes[l.Of].LV.Name
 			err := h.p.onVolume(ctx, family, func(ctx context.Context) error { return h.p.endFlat(ctx, w, errHalf) })
 			if release(); !errors.Is(err, errHalf) {
 				t.Error(err)
 			}
 		}
 	case "written":
-		ok(t, h.p.flattenLayer(ctx, l.of, l.lv.ID))
+		ok(t, h.p.flattenLayer(ctx, l.Of, l.LV.ID))
 		noFindings(t, h.p)
 		return func() {
 			for _, f := range flatsOf(t, h.p) {
@@ -70,7 +70,7 @@ func TestHalfFlat(t *testing.T) {
 				},
 				"deactivate": func() { h.deactivate(); h.activate() },
 				"fork": func() {
-					f := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{FromSnapshot, "s1"}}))(t)
+					f := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "s1"}}))(t)
 					if state == "made" {
 						return // its device comes when the store is written, or given up
 					}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -39,7 +40,7 @@ func newDeep(t *testing.T, n int, keep ...int) *past {
 func (h *past) show(snapshot string) (lv, path string) {
 	h.t.Helper()
 	ctx := context.Background()
-	v := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "r-" + snapshot, Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, snapshot}}))(h.t)
+	v := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "r-" + snapshot, Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: snapshot}}))(h.t)
 	return v.LV, must(h.p.Activate(ctx, v.LV))(h.t)
 }
 
@@ -60,7 +61,7 @@ func (h *past) same(path, snapshot, when string) {
 // levels is how many snapshot devices the kernel reads a layer by.
 func levels(t *testing.T, p *Pool, snapshot string) (n int) {
 	t.Helper()
-	at := must(p.find(must(p.latest())(t).snapDevice(must(p.latest())(t).vg.LV(snapshot))))(t)
+	at := must(p.find(must(p.latest())(t).snapDevice(must(p.latest())(t).VG.LV(snapshot))))(t)
 	if at == nil {
 		t.Fatalf("snapshot %s has no device", snapshot)
 	}
@@ -80,9 +81,9 @@ func levels(t *testing.T, p *Pool, snapshot string) (n int) {
 }
 
 // flatsOf lists the flat stores that the metadata have.
-func flatsOf(t *testing.T, p *Pool) (all []*flat) {
-	for _, o := range must(p.latest())(t).volumes {
-		all = append(all, o.flats...)
+func flatsOf(t *testing.T, p *Pool) (all []*catalog.Flat) {
+	for _, o := range must(p.latest())(t).Volumes {
+		all = append(all, o.Flats...)
 	}
 	return all
 }
@@ -102,7 +103,7 @@ func noFlats(t *testing.T, p *Pool) {
 func TestFlatReaders(t *testing.T) {
 	const cuts = 60
 	ctx := context.Background()
-	deeps := []int{2, 3, flatLevels, flatLevels + 1, 9, 12, 23, cuts - 3, cuts}
+	deeps := []int{2, 3, catalog.FlatLevels, catalog.FlatLevels + 1, 9, 12, 23, cuts - 3, cuts}
 	var keep []int
 	for _, deep := range deeps {
 		keep = append(keep, cuts-deep)
@@ -115,7 +116,7 @@ func TestFlatReaders(t *testing.T) {
 		took := time.Since(began)
 		h.same(path, name, fmt.Sprintf("%d layers deep", deep))
 		n := levels(t, h.p, name)
-		if n > flatLevels || deep > flatLevels && n != 2 {
+		if n > catalog.FlatLevels || deep > catalog.FlatLevels && n != 2 {
 			t.Errorf("what lies %d layers deep is read by %d devices", deep, n)
 		}
 		t.Logf("%d layers: %d devices, shown after %v", deep, n, took)
@@ -183,7 +184,7 @@ func TestFlatCuts(t *testing.T) {
 	}
 	close(stop)
 	ok(t, <-failed)
-	for end := time.Now().Add(20 * time.Second); levels(t, h.p, "s1") > flatLevels || levels(t, h.p, "s7") > flatLevels; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); levels(t, h.p, "s1") > catalog.FlatLevels || levels(t, h.p, "s7") > catalog.FlatLevels; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("read by %d and %d devices", levels(t, h.p, "s1"), levels(t, h.p, "s7"))
 		}
@@ -199,7 +200,7 @@ func TestFlatCuts(t *testing.T) {
 		}
 	}
 	waitTrimmed(t, h.p)
-	if pairs := must(h.p.latest())(t).foldPairs(); len(pairs) != 0 {
+	if pairs := must(h.p.latest())(t).FoldPairs(); len(pairs) != 0 {
 		t.Errorf("layers can be folded that are read: %v", pairs)
 	}
 	h.same(path, "s1", "after the end of those between")
@@ -219,16 +220,16 @@ func TestFlatCuts(t *testing.T) {
 func TestFlatKilled(t *testing.T) {
 	ctx := context.Background()
 	h := newDeep(t, 8, 1)
-	layerOf := func(name string) *layer { return must(h.p.latest())(t).snapshots[name] }
+	layerOf := func(name string) *catalog.Layer { return must(h.p.latest())(t).Snapshots[name] }
 	again := func() {
 		t.Helper()
 		config := h.p.config
 		ok(t, h.p.Close())
 		h.p = openPool(t, config)
 	}
-	made := func() *flat {
+	made := func() *catalog.Flat {
 		t.Helper()
-		ok(t, h.p.flattenLayer(ctx, layerOf("s1").of, layerOf("s1").lv.ID))
+		ok(t, h.p.flattenLayer(ctx, layerOf("s1").Of, layerOf("s1").LV.ID))
 		all := flatsOf(t, h.p)
 		return all[len(all)-1]
 	}
@@ -237,9 +238,9 @@ func TestFlatKilled(t *testing.T) {
 	// Nobody reads by any of them yet. They stay as long as this process expects it.
 	f := made() // committed, and not written
 	ok(t, h.p.do(ctx, &change{what: "unwrite", edit: func(e *edit) error {
-		c := e.vg.LVByID(f.lv.ID).Clone()
-		c.Tags = dropTags(c.Tags, tagUsed)
-		return e.put(c)
+		c := e.VG.LVByID(f.LV.ID).Clone()
+		c.Tags = catalog.DropTags(c.Tags, "used")
+		return e.Put(c)
 	}}))
 	again()
 	noFlats(t, h.p)
@@ -254,8 +255,8 @@ func TestFlatKilled(t *testing.T) {
 
 	f = made() // the device of the store is there, the snapshot's is not
 	ok(t, h.p.do(ctx, &change{what: "half", act: func(ctx context.Context, v *view) error {
-		o := v.volumeByLV(h.lv)
-		_, err := h.p.single(ctx, v, v.cowDevice(f.lv), must(v.flatTable(o, o.flats[0]))(t), true)
+		o := v.VolumeByLV(h.lv)
+		_, err := h.p.single(ctx, v, v.cowDevice(f.LV), must(v.flatTable(o, o.Flats[0]))(t), true)
 		return err
 	}}))
 	again()
@@ -267,17 +268,17 @@ func TestFlatKilled(t *testing.T) {
 	one := flatsOf(t, h.p)
 	again()
 	h.same(path, "s1", "after a restart")
-	if now := flatsOf(t, h.p); len(now) != 1 || now[0].lv.ID != one[0].lv.ID {
+	if now := flatsOf(t, h.p); len(now) != 1 || now[0].LV.ID != one[0].LV.ID {
 		t.Errorf("it is read by %+v, before by %+v", now, one)
 	}
 	noFindings(t, h.p)
-	for i := range flatLevels { // the next store is made, and not below the snapshot yet
+	for i := range catalog.FlatLevels { // the next store is made, and not below the snapshot yet
 		h.write(5)
 		h.cut(fmt.Sprint("n", i), 4*size.KiB)
 	}
 	again()
 	h.same(path, "s1", "with another store")
-	for end := time.Now().Add(20 * time.Second); levels(t, h.p, "s1") > flatLevels || len(flatsOf(t, h.p)) != 1; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); levels(t, h.p, "s1") > catalog.FlatLevels || len(flatsOf(t, h.p)) != 1; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d levels, %+v", levels(t, h.p, "s1"), flatsOf(t, h.p))
 		}
@@ -311,7 +312,7 @@ func TestFlatForks(t *testing.T) {
 	ctx := context.Background()
 	h := newDeep(t, 10, 1, 2)
 	h.p.config.HydrationRate = 2 * size.MiB
-	fork := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{FromSnapshot, "s1"}}))(t)
+	fork := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "s1"}}))(t)
 	path := must(h.p.Activate(ctx, fork.LV))(t)
 	h.same(path, "s1", "a fork")
 	forked := content(bytes.Clone(h.want["s1"]))
@@ -323,15 +324,15 @@ func TestFlatForks(t *testing.T) {
 			cut = bytes.Clone(forked)
 		}
 	}
-	second := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "second", Mode: Block, Source: Source{FromSnapshot, "f0"}}))(t)
+	second := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "second", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "f0"}}))(t)
 	secondPath := must(h.p.Activate(ctx, second.LV))(t)
 	cut.compare(t, secondPath, "the fork of a fork")
-	scratch := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "scratch", Mode: Block, Transient: true, Source: Source{FromSnapshot, "s2"}}))(t)
+	scratch := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "scratch", Mode: Block, Transient: true, Source: Source{Kind: FromSnapshot, LV: "s2"}}))(t)
 	scratchPath := must(h.p.Activate(ctx, scratch.LV))(t)
 	h.same(scratchPath, "s2", "a transient volume")
 	written := content(bytes.Clone(h.want["s2"]))
 	written.scribble(t, h.random, scratchPath, 20)
-	if v := must(h.p.latest())(t); !v.volumeByLV(fork.LV).forked() {
+	if v := must(h.p.latest())(t); !v.VolumeByLV(fork.LV).Forked() {
 		t.Error("the fork was hydrated before anything was tried")
 	}
 	for i := range 7 {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
@@ -28,41 +29,41 @@ func (p *Pool) flattenBelow(ctx context.Context, lv string) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range v.family(lv) {
-		o := v.volumeByLV(name)
+	for _, name := range v.Family(lv) {
+		o := v.VolumeByLV(name)
 		if o == nil {
 			continue
 		}
-		l := v.layers[o.from()]
-		if l == nil || v.circular(o) != nil {
+		l := v.Layers[o.From()]
+		if l == nil || v.Circular(o) != nil {
 			continue
 		}
-		err := p.flattenLayer(ctx, l.of, l.lv.ID)
-		if errors.Is(err, ErrPrecondition) && p.tooDeep(l) && p.folder.stop(ctx, l.of) {
-			err = p.flattenLayer(ctx, l.of, l.lv.ID)
+		err := p.flattenLayer(ctx, l.Of, l.LV.ID)
+		if errors.Is(err, ErrPrecondition) && p.tooDeep(l) && p.folder.stop(ctx, l.Of) {
+			err = p.flattenLayer(ctx, l.Of, l.LV.ID)
 		}
 		switch {
 		case err == nil:
 		case ctx.Err() != nil || p.tooDeep(l):
-			return fmt.Errorf("snapshot %s/%s: %w", v.vg.Name, l.lv.Name, err)
+			return fmt.Errorf("snapshot %s/%s: %w", v.VG.Name, l.LV.Name, err)
 		default:
-			p.log.V(2).Info("No flat store could be made; an old snapshot is read through one device for each newer snapshot", "volumeGroup", p.vgName, "snapshot", l.lv.Name, "why", err)
+			p.log.V(2).Info("No flat store could be made; an old snapshot is read through one device for each newer snapshot", "volumeGroup", p.vgName, "snapshot", l.LV.Name, "why", err)
 		}
 	}
 	return nil
 }
 
 // tooDeep reports whether l currently lies too deep for the kernel to read.
-func (p *Pool) tooDeep(l *layer) bool {
+func (p *Pool) tooDeep(l *catalog.Layer) bool {
 	v, err := p.latest()
 	if err != nil {
 		return true
 	}
-	o, now := v.volumes[l.of], v.layers[l.lv.ID]
-	return o != nil && now != nil && v.depth(o, now) > p.deepest
+	o, now := v.Volumes[l.Of], v.Layers[l.LV.ID]
+	return o != nil && now != nil && v.Depth(o, now) > p.deepest
 }
 
-// flattenLayer makes a flat store for a layer that is read by more than flatLevels
+// flattenLayer makes a flat store for a layer that is read by more than FlatLevels
 // devices, or would be. It finishes the store even if the caller leaves; other callers
 // wait for the same store. The caller must not hold the volume's key.
 func (p *Pool) flattenLayer(ctx context.Context, volume, layer lvm2.ID) error {
@@ -76,16 +77,16 @@ func (p *Pool) flattenLayer(ctx context.Context, volume, layer lvm2.ID) error {
 }
 
 // steep looks up a volume and a layer. l is nil if the layer needs no flat store.
-func (p *Pool) steep(volume, layer lvm2.ID) (v *view, o *volume, l *layer, err error) {
+func (p *Pool) steep(volume, layer lvm2.ID) (v *view, o *catalog.Volume, l *catalog.Layer, err error) {
 	if v, err = p.latest(); err != nil {
 		return nil, nil, nil, err
 	}
-	o, l = v.volumes[volume], v.layers[layer]
-	if o == nil || l == nil || o.theirs() != "" || len(v.route(o, l)) <= flatLevels {
+	o, l = v.Volumes[volume], v.Layers[layer]
+	if o == nil || l == nil || o.Theirs() != "" || len(v.Route(o, l)) <= catalog.FlatLevels {
 		return v, o, nil, nil
 	}
-	for _, x := range o.path(l) {
-		if x.lost {
+	for _, x := range o.Path(l) {
+		if x.Lost {
 			return v, o, nil, nil // its readers get the error
 		}
 	}
@@ -105,7 +106,7 @@ func (p *Pool) makeFlat(ctx context.Context, volume, layer lvm2.ID) error {
 	began := time.Now()
 	var w *flatWork
 	whole := context.WithoutCancel(ctx) // wait even while the pool is closed, because w has open files
-	err = p.onVolume(whole, o.lv.Name, func(ctx context.Context) (err error) {
+	err = p.onVolume(whole, o.LV.Name, func(ctx context.Context) (err error) {
 		w, err = p.beginFlat(ctx, volume, layer)
 		return err
 	})
@@ -114,16 +115,16 @@ func (p *Pool) makeFlat(ctx context.Context, volume, layer lvm2.ID) error {
 	}
 	defer w.close()
 	written := guard(p.log, func() error { return w.write(ctx) })
-	lv := o.lv.Name
-	if now := p.current.Load().volumes[volume]; now != nil {
-		lv = now.lv.Name // a rollback may have renamed it
+	lv := o.LV.Name
+	if now := p.current.Load().Volumes[volume]; now != nil {
+		lv = now.LV.Name // a rollback may have renamed it
 	}
 	err = p.onVolume(whole, lv, func(ctx context.Context) error { return p.endFlat(ctx, w, written) })
 	if err != nil {
 		err = p.leaveFlat(ctx, w, err)
 	}
 	if err == nil {
-		p.log.V(2).Info("Made a flat store for an old snapshot", "volumeGroup", v.vg.Name, "volume", o.lv.Name, "snapshot", l.lv.Name, "layers", len(w.layers), "took", time.Since(began))
+		p.log.V(2).Info("Made a flat store for an old snapshot", "volumeGroup", v.VG.Name, "volume", o.LV.Name, "snapshot", l.LV.Name, "layers", len(w.layers), "took", time.Since(began))
 	}
 	return err
 }
@@ -135,27 +136,27 @@ func (p *Pool) beginFlat(ctx context.Context, volume, layer lvm2.ID) (*flatWork,
 	if err != nil || l == nil {
 		return nil, err
 	}
-	if path := o.path(l); !flattable(path[:len(path)-1]) {
-		if err := p.trim(ctx, o.lv.Name); err != nil {
+	if path := o.Path(l); !catalog.Flattable(path[:len(path)-1]) {
+		if err := p.trim(ctx, o.LV.Name); err != nil {
 			return nil, err
 		}
 		if v, o, l, err = p.steep(volume, layer); err != nil || l == nil {
 			return nil, err
 		}
 	}
-	path := o.path(l)
-	w := &flatWork{pool: p, view: v, layers: path[:len(path)-1], flat: &flat{of: volume, reads: layer, over: path[len(path)-1].lv.ID}}
+	path := o.Path(l)
+	w := &flatWork{pool: p, view: v, layers: path[:len(path)-1], flat: &catalog.Flat{Of: volume, Reads: layer, Over: path[len(path)-1].LV.ID}}
 	switch {
-	case path[len(path)-1].snap == nil:
-		return nil, fmt.Errorf("snapshot %s: %w: a layer that it reads through was removed", l.lv.Name, ErrLost)
-	case !flattable(w.layers):
-		return nil, fmt.Errorf("%w: the usage of the stores between snapshot %s and volume %s is not known yet", ErrPrecondition, l.lv.Name, o.lv.Name)
+	case path[len(path)-1].Snap == nil:
+		return nil, fmt.Errorf("snapshot %s: %w: a layer that it reads through was removed", l.LV.Name, ErrLost)
+	case !catalog.Flattable(w.layers):
+		return nil, fmt.Errorf("%w: the usage of the stores between snapshot %s and volume %s is not known yet", ErrPrecondition, l.LV.Name, o.LV.Name)
 	}
 	if w.sources, w.disks, err = p.sources(v, w.layers); err != nil {
 		return nil, err
 	}
-	w.flat.chunk = cow.Smallest(w.sources).Sectors()
-	w.layout = cow.NewFlat(w.flat.chunk.Bytes(), cow.MostMerged(w.sources))
+	w.flat.Chunk = cow.Smallest(w.sources).Sectors()
+	w.layout = cow.NewFlat(w.flat.Chunk.Bytes(), cow.MostMerged(w.sources))
 	if err := p.addFlat(ctx, w); err != nil {
 		return nil, p.abandonFlat(ctx, w, err)
 	}
@@ -172,7 +173,7 @@ func (p *Pool) endFlat(ctx context.Context, w *flatWork, err error) error {
 		err = p.flatWritten(ctx, w)
 	}
 	if err == nil {
-		p.facts.flats.put(w.flat.lv.ID, time.Now())
+		p.facts.flats.put(w.flat.LV.ID, time.Now())
 		return nil
 	}
 	return p.abandonFlat(ctx, w, err)
@@ -182,13 +183,13 @@ func (p *Pool) endFlat(ctx context.Context, w *flatWork, err error) error {
 // why.
 func (p *Pool) abandonFlat(ctx context.Context, w *flatWork, why error) error {
 	w.close()
-	if w.flat.lv == nil {
+	if w.flat.LV == nil {
 		return why
 	}
-	p.facts.flats.drop(w.flat.lv.ID)
-	if v, err := p.latest(); err == nil && v.volumes[w.flat.of] != nil {
-		if err := p.dropFlats(ctx, v.volumes[w.flat.of].lv.Name); err != nil && ctx.Err() == nil {
-			p.log.Error(err, "Failed to delete an unfinished flat store; it will be retried", "volume", v.volumes[w.flat.of].lv.Name)
+	p.facts.flats.drop(w.flat.LV.ID)
+	if v, err := p.latest(); err == nil && v.Volumes[w.flat.Of] != nil {
+		if err := p.dropFlats(ctx, v.Volumes[w.flat.Of].LV.Name); err != nil && ctx.Err() == nil {
+			p.log.Error(err, "Failed to delete an unfinished flat store; it will be retried", "volume", v.Volumes[w.flat.Of].LV.Name)
 		}
 	}
 	return p.leaveFlat(ctx, w, why)
@@ -201,28 +202,28 @@ func (p *Pool) leaveFlat(ctx context.Context, w *flatWork, why error) error {
 	if p.ctx.Err() == nil {
 		return why
 	}
-	return errors.Join(why, p.takeDown(context.WithoutCancel(ctx), p.current.Load().cowDevice(w.flat.lv)))
+	return errors.Join(why, p.takeDown(context.WithoutCancel(ctx), p.current.Load().cowDevice(w.flat.LV)))
 }
 
 // same reports whether the layers, the layer below them, and the extents of the flat store
 // are unchanged in v.
 func (w *flatWork) same(v *view) bool {
 	if w.made != nil {
-		was, is := w.made.LVByID(w.flat.lv.ID), v.vg.LVByID(w.flat.lv.ID)
-		if was == nil || is == nil || !sameExtents(w.made, was, v.vg, is) {
+		was, is := w.made.LVByID(w.flat.LV.ID), v.VG.LVByID(w.flat.LV.ID)
+		if was == nil || is == nil || !catalog.SameExtents(w.made, was, v.VG, is) {
 			return false
 		}
 	}
-	o, l := v.volumes[w.flat.of], v.layers[w.flat.reads]
+	o, l := v.Volumes[w.flat.Of], v.Layers[w.flat.Reads]
 	if o == nil || l == nil {
 		return false
 	}
-	path := o.path(l)
-	if len(path) <= len(w.layers) || path[len(w.layers)].lv.ID != w.flat.over || !flattable(path[:len(w.layers)]) {
+	path := o.Path(l)
+	if len(path) <= len(w.layers) || path[len(w.layers)].LV.ID != w.flat.Over || !catalog.Flattable(path[:len(w.layers)]) {
 		return false
 	}
-	return slices.EqualFunc(w.layers, path[:len(w.layers)], func(was, is *layer) bool {
-		return was.lv.ID == is.lv.ID && was.used == is.used && was.chunk == is.chunk && sameExtents(w.view.vg, was.lv, v.vg, is.lv)
+	return slices.EqualFunc(w.layers, path[:len(w.layers)], func(was, is *catalog.Layer) bool {
+		return was.LV.ID == is.LV.ID && was.Used == is.Used && was.Chunk == is.Chunk && catalog.SameExtents(w.view.VG, was.LV, v.VG, is.LV)
 	})
 }
 
@@ -232,14 +233,14 @@ var errFlatChanged = fmt.Errorf("%w: its history changed in the meantime", ErrPr
 // flatWritten records that the store can be used.
 func (p *Pool) flatWritten(ctx context.Context, w *flatWork) error {
 	return p.do(ctx, &change{what: "record that a flat store is written", edit: func(t *edit) error {
-		if !slices.ContainsFunc(t.flats[w.flat.reads], func(f *flat) bool { return f.lv.ID == w.flat.lv.ID }) || !w.same(t.view) {
+		if !slices.ContainsFunc(t.Flats[w.flat.Reads], func(f *catalog.Flat) bool { return f.LV.ID == w.flat.LV.ID }) || !w.same(t.view()) {
 			return errFlatChanged
 		}
-		return t.setUsed(t.vg.LVByID(w.flat.lv.ID), w.layout.Metadata().Sectors())
+		return t.SetUsed(t.VG.LVByID(w.flat.LV.ID), w.layout.Metadata().Sectors())
 	}, act: func(ctx context.Context, v *view) error {
 		// The next reader of the snapshot makes the device again. A device that is open, as by
 		// a scan, stays until then.
-		if err := p.takeDown(ctx, v.cowDevice(w.flat.lv)); err != nil && !errors.Is(err, ErrInUse) {
+		if err := p.takeDown(ctx, v.cowDevice(w.flat.LV)); err != nil && !errors.Is(err, ErrInUse) {
 			return err
 		}
 		return nil

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -28,10 +29,10 @@ func addLayers(t *testing.T, p *Pool, lv string, base []byte, n, exceptions int)
 	used := cow.UsedSectors(chunk, uint64(exceptions))
 	buf := ioBuffer(t)[:used.Bytes()]
 	ok(t, p.do(context.Background(), &change{what: "make many layers", edit: func(e *edit) error {
-		o := e.volumeByLV(lv)
-		live := o.live().lv.Clone()
-		live.Tags = setTag(live.Tags, tagOrder, strconv.Itoa(n+1))
-		if err := e.put(live); err != nil {
+		o := e.VolumeByLV(lv)
+		live := o.Live().LV.Clone()
+		live.Tags = catalog.SetTag(live.Tags, "order", strconv.Itoa(n+1))
+		if err := e.Put(live); err != nil {
 			return err
 		}
 		for i := n - 1; i >= 0; i-- { // the oldest's content counts
@@ -45,20 +46,20 @@ func addLayers(t *testing.T, p *Pool, lv string, base []byte, n, exceptions int)
 				binary.LittleEndian.PutUint64(data, uint64(i)<<32|uint64(at))
 				copy(want[at*int(chunk):], data)
 			}
-			piece, ok := onePiece(e.free, e.extents(used.Bytes()), highEnd)
+			piece, ok := catalog.OnePiece(e.Free, e.Extents(used.Bytes()), catalog.HighEnd)
 			if !ok {
 				return ErrNoSpace
 			}
-			if err := e.writing(e.take(piece)[0], func(f *os.File, from int64) error { return second(f.WriteAt(buf, from)) }); err != nil {
+			if err := e.writing(e.Take(piece)[0], func(f *os.File, from int64) error { return second(f.WriteAt(buf, from)) }); err != nil {
 				return err
 			}
 			name := fmt.Sprint("s", i)
-			l := newLV(name, roleLayer, tag(tagOf, string(o.lv.ID)), tag(tagName, name), tag(tagOrder, strconv.Itoa(i+1)), tag(tagCreated, strconv.Itoa(i+1)),
-				tag(tagLength, strconv.Itoa(len(base)/512)), tag(tagChunk, "8"), tag(tagUsed, strconv.Itoa(int(used))))
+			l := catalog.NewLV(name, "layer", catalog.Tag("of", string(o.LV.ID)), catalog.Tag("name", name), catalog.Tag("order", strconv.Itoa(i+1)), catalog.Tag("created", strconv.Itoa(i+1)),
+				catalog.Tag("length", strconv.Itoa(len(base)/512)), catalog.Tag("chunk", "8"), catalog.Tag("used", strconv.Itoa(int(used))))
 			l.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
-			handOff(l)
-			l.Segments = appendExtents(nil, piece)
-			if err := e.put(l); err != nil {
+			catalog.HandOff(l)
+			l.Segments = catalog.AppendExtents(nil, piece)
+			if err := e.Put(l); err != nil {
 				return err
 			}
 		}
@@ -101,9 +102,9 @@ func TestFlatThousand(t *testing.T) {
 	base.scribble(t, r, path, 100)
 	must(p.CreateSnapshot(ctx, "live", v.LV))(t)
 	want := content(addLayers(t, p, v.LV, base, layers, exceptions))
-	newest := must(p.CreateVolume(ctx, VolumeSpec{Name: "newest", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, "live"}}))(t)
+	newest := must(p.CreateVolume(ctx, VolumeSpec{Name: "newest", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: "live"}}))(t)
 	newestPath := must(p.Activate(ctx, newest.LV))(t)
-	oldest := must(p.CreateVolume(ctx, VolumeSpec{Name: "oldest", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, "s0"}}))(t)
+	oldest := must(p.CreateVolume(ctx, VolumeSpec{Name: "oldest", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: "s0"}}))(t)
 	before, began := slab(t), time.Now()
 	shown := must(p.Activate(ctx, oldest.LV))(t)
 	took, memory := time.Since(began), slab(t)-before

@@ -10,47 +10,38 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
-
-// newFlat returns the logical volume of a flat store, without extents.
-func newFlat(f *flat) *lvm2.LV {
-	lv := newLV("", roleFlat, tag(tagOf, string(f.of)), tag(tagReads, string(f.reads)), tag(tagOver, string(f.over)),
-		tag(tagChunk, number(f.chunk)))
-	lv.Name = flatPrefix + string(lv.ID)
-	lv.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
-	handOff(lv)
-	return lv
-}
 
 // addFlat allocates the extents of a flat store, and opens the device for writing it. It uses
 // the extents reserved for the store, if there are some.
 func (p *Pool) addFlat(ctx context.Context, w *flatWork) error {
 	return p.do(ctx, &change{what: "make a flat store", edit: func(t *edit) error {
-		o := t.volumes[w.flat.of]
-		if o == nil || !w.same(t.view) {
+		o := t.Volumes[w.flat.Of]
+		if o == nil || !w.same(t.view()) {
 			return errFlatChanged
 		}
-		if err := errors.Join(t.writable(), p.roomForText(t.view)); err != nil {
+		if err := errors.Join(t.Writable(), p.roomForText(t.view())); err != nil {
 			return err
 		}
-		n, lv := t.extents(w.layout.Metadata()), t.keptOrNew(w.flat)
+		n, lv := t.Extents(w.layout.Metadata()), t.KeptOrNew(w.flat)
 		if more := n - min(n, lv.Size()); more > 0 {
 			if err := p.enlargeFlat(t, o, lv, more); err != nil {
 				return err
 			}
 		}
-		if w.flat.lv != nil { // left over from an earlier attempt of this edit
-			p.facts.flats.drop(w.flat.lv.ID)
+		if w.flat.LV != nil { // left over from an earlier attempt of this edit
+			p.facts.flats.drop(w.flat.LV.ID)
 		}
-		w.flat.lv = lv
+		w.flat.LV = lv
 		p.facts.flats.put(lv.ID, time.Time{})
-		return t.put(lv)
+		return t.Put(lv)
 	}, act: func(ctx context.Context, v *view) error {
-		w.made = v.vg
-		d := v.cowDevice(w.flat.lv)
-		table, err := v.linearTable(w.flat.lv)
+		w.made = v.VG
+		d := v.cowDevice(w.flat.LV)
+		table, err := v.linearTable(w.flat.LV)
 		if err != nil {
 			return err
 		}
@@ -61,79 +52,58 @@ func (p *Pool) addFlat(ctx context.Context, w *flatWork) error {
 	}})
 }
 
-// keptOrNew returns the logical volume for f: the reserved one with its extents, or a new one.
-func (v *view) keptOrNew(f *flat) *lvm2.LV {
-	lv := newFlat(f)
-	if kept := v.keptFor(f.reads); kept != nil {
-		tags := lv.Tags
-		lv = kept.lv.Clone()
-		lv.Tags = tags
-	}
-	return lv
-}
-
 // enlargeFlat gives lv, a flat store of o's history, more extents.
-func (p *Pool) enlargeFlat(t *edit, o *volume, lv *lvm2.LV, more lvm2.Extents) error {
-	kind, err := t.kindOf(o)
+func (p *Pool) enlargeFlat(t *edit, o *catalog.Volume, lv *lvm2.LV, more lvm2.Extents) error {
+	kind, err := t.KindOf(o)
 	if err != nil {
 		return err
 	}
 	// Leave room for live stores, or snapshots are lost.
-	spare := p.reserve(t.view) / 2
-	if slices.ContainsFunc(o.flats, func(f *flat) bool { return f.lv.ID == lv.ID && t.forkNeeds(o, f) }) {
+	spare := p.reserve(t.view()) / 2
+	if slices.ContainsFunc(o.Flats, func(f *catalog.Flat) bool { return f.LV.ID == lv.ID && t.ForkNeeds(o, f) }) {
 		spare = 0 // an existing fork can be read only through this store
 	}
-	if free := t.freeOn(kind).size(); free < more+spare {
+	if free := t.FreeOn(kind).Size(); free < more+spare {
 		return fmt.Errorf("%w: %d more extents are needed for as long as it is read, but volume group %s has %d free, of which %d are kept for growing the stores of snapshots; delete volumes or newer snapshots, or extend the volume group",
-			ErrNoSpace, more, t.vg.Name, free, spare)
+			ErrNoSpace, more, t.VG.Name, free, spare)
 	}
-	ranges, err := t.allocateMore(lv.Segments, kind, more, highEnd)
+	ranges, err := t.AllocateMore(lv.Segments, kind, more, catalog.HighEnd)
 	if err != nil {
 		return err
 	}
-	lv.Segments = appendExtents(lv.Segments, ranges...)
-	return nil
-}
-
-// keptFor returns the flat store with reserved extents for a layer; nil if there is none.
-func (v *view) keptFor(layer lvm2.ID) *flat {
-	for _, f := range v.flats[layer] {
-		if f.used == 0 && f.odd == nil && linear(f.lv) {
-			return f
-		}
-	}
+	lv.Segments = catalog.AppendExtents(lv.Segments, ranges...)
 	return nil
 }
 
 // flatNeed returns how many extents, beyond the reserved ones, a fork of layer l in o's
 // history needs for a flat store. It returns 0 if the kernel can read l without one, or if
 // there is one already.
-func (p *Pool) flatNeed(v *view, o *volume, l *layer) lvm2.Extents {
-	if l == nil || v.layers[l.lv.ID] == nil || v.depth(o, l) <= p.deepest {
+func (p *Pool) flatNeed(v *view, o *catalog.Volume, l *catalog.Layer) lvm2.Extents {
+	if l == nil || v.Layers[l.LV.ID] == nil || v.Depth(o, l) <= p.deepest {
 		return 0
 	}
 	has := lvm2.Extents(0)
-	if kept := v.keptFor(l.lv.ID); kept != nil {
+	if kept := v.KeptFor(l.LV.ID); kept != nil {
 		if p.flatWriting(kept) {
 			return 0
 		}
-		has = kept.lv.Size()
+		has = kept.LV.Size()
 	}
 	var layers []cow.Layer
-	for _, x := range o.path(l) {
-		if x.snap != nil {
+	for _, x := range o.Path(l) {
+		if x.Snap != nil {
 			break
 		}
-		used := x.used
-		if !x.trimmed {
-			used = sectors(v, x.lv.Size())
+		used := x.Used
+		if !x.Trimmed {
+			used = sectors(v, x.LV.Size())
 		}
-		layers = append(layers, cow.Layer{Chunk: x.chunk.Bytes(), Length: x.length, Used: used})
+		layers = append(layers, cow.Layer{Chunk: x.Chunk.Bytes(), Length: x.Length, Used: used})
 	}
 	if len(layers) == 0 {
 		return 0
 	}
-	need := v.extents(cow.NewFlat(cow.Smallest(layers), cow.MostMerged(layers)).Metadata())
+	need := v.Extents(cow.NewFlat(cow.Smallest(layers), cow.MostMerged(layers)).Metadata())
 	return need - min(need, has)
 }
 
@@ -141,57 +111,34 @@ func (p *Pool) flatNeed(v *view, o *volume, l *layer) lvm2.Extents {
 // read, in addition to extents reserved before. They stay reserved until all forks of the
 // layer are hydrated.
 func (p *Pool) keepForFlat(t *edit, layer lvm2.ID) error {
-	l := t.layers[layer]
+	l := t.Layers[layer]
 	if l == nil {
 		return nil // it is being cut
 	}
-	o := t.volumes[l.of]
-	n := p.flatNeed(t.view, o, l)
+	o := t.Volumes[l.Of]
+	n := p.flatNeed(t.view(), o, l)
 	if n == 0 {
 		return nil
 	}
-	kind, err := t.kindOf(o)
+	kind, err := t.KindOf(o)
 	if err != nil {
 		return err
 	}
-	path := o.path(l)
-	lv := t.keptOrNew(&flat{of: l.of, reads: layer, over: path[len(path)-1].lv.ID, chunk: l.chunk})
-	ranges, err := t.allocateMore(lv.Segments, kind, n, highEnd)
+	path := o.Path(l)
+	lv := t.KeptOrNew(&catalog.Flat{Of: l.Of, Reads: layer, Over: path[len(path)-1].LV.ID, Chunk: l.Chunk})
+	ranges, err := t.AllocateMore(lv.Segments, kind, n, catalog.HighEnd)
 	if err != nil {
 		return err
 	}
-	lv.Segments = appendExtents(lv.Segments, ranges...)
-	return t.put(lv)
-}
-
-// forkNeeds reports whether a fork that is not hydrated reads through f, a flat store of
-// o's history, or will. The fork counts even without devices, as after a reboot.
-func (v *view) forkNeeds(o *volume, f *flat) bool {
-	l := v.layers[f.reads]
-	if l == nil || l.of != o.lv.ID || !v.forkedFrom(l) {
-		return false
-	}
-	if best, _ := v.flatOf(o, l); best != nil {
-		return best == f
-	}
-	return v.keptFor(f.reads) == f
-}
-
-// forkedFrom reports whether a fork of l exists that is not hydrated.
-func (v *view) forkedFrom(l *layer) bool {
-	for _, o := range v.volumes {
-		if o.copyOf == l.lv.ID {
-			return true
-		}
-	}
-	return false
+	lv.Segments = catalog.AppendExtents(lv.Segments, ranges...)
+	return t.Put(lv)
 }
 
 // awaited reports whether f is being written, or is written and waits for its first reader.
-func (p *Pool) awaited(v *view, f *flat) bool {
-	written, asked := p.facts.flats.get(f.lv.ID)
+func (p *Pool) awaited(v *view, f *catalog.Flat) bool {
+	written, asked := p.facts.flats.get(f.LV.ID)
 	wait := flatSoon
-	if v.pinned[f.reads] {
+	if v.Pinned[f.Reads] {
 		wait = flatWait
 	}
 	return asked && (written.IsZero() || time.Since(written) < wait)
@@ -199,9 +146,9 @@ func (p *Pool) awaited(v *view, f *flat) bool {
 
 // notAwaited records that f no longer waits for its first reader. It does nothing while f is
 // being written.
-func (p *Pool) notAwaited(f *flat) {
-	if written, asked := p.facts.flats.get(f.lv.ID); asked && !written.IsZero() {
-		p.facts.flats.drop(f.lv.ID)
+func (p *Pool) notAwaited(f *catalog.Flat) {
+	if written, asked := p.facts.flats.get(f.LV.ID); asked && !written.IsZero() {
+		p.facts.flats.drop(f.LV.ID)
 	}
 }
 
@@ -212,13 +159,13 @@ func (p *Pool) dropFlats(ctx context.Context, lv string) error {
 	if err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(v.family(lv), func(lv string) bool { o := v.volumeByLV(lv); return o != nil && len(o.flats) > 0 }) {
+	if !slices.ContainsFunc(v.Family(lv), func(lv string) bool { o := v.VolumeByLV(lv); return o != nil && len(o.Flats) > 0 }) {
 		return nil
 	}
 	defer p.wiper.wake()
 	return p.do(ctx, &change{what: "delete idle flat stores of volume " + lv, edit: func(t *edit) error {
-		for _, lv := range t.family(lv) {
-			if o := t.volumeByLV(lv); o != nil {
+		for _, lv := range t.Family(lv) {
+			if o := t.VolumeByLV(lv); o != nil {
 				if err := p.discardUnread(t, o); err != nil {
 					return err
 				}
@@ -226,21 +173,21 @@ func (p *Pool) dropFlats(ctx context.Context, lv string) error {
 		}
 		return nil
 	}, act: func(ctx context.Context, v *view) error {
-		p.facts.tables.keep(func(id lvm2.ID) bool { return v.vg.LVByID(id) != nil })
+		p.facts.tables.keep(func(id lvm2.ID) bool { return v.VG.LVByID(id) != nil })
 		return p.sweep(ctx, v)
 	}})
 }
 
 // idleFlat returns a flat store of o that nobody reads, awaits or needs; nil if there is none.
 // has are the UUIDs of the existing devices.
-func (p *Pool) idleFlat(v *view, o *volume, has map[string]bool) *flat {
-	if v.unclear != nil {
+func (p *Pool) idleFlat(v *view, o *catalog.Volume, has map[string]bool) *catalog.Flat {
+	if v.Unclear != nil {
 		return nil
 	}
-	for _, f := range o.flats {
-		l := v.layers[f.reads]
-		read := l != nil && has[v.snapDevice(l.lv).uuid] && has[v.cowDevice(f.lv).uuid]
-		if !read && !p.awaited(v, f) && !v.forkNeeds(o, f) {
+	for _, f := range o.Flats {
+		l := v.Layers[f.Reads]
+		read := l != nil && has[v.snapDevice(l.LV).uuid] && has[v.cowDevice(f.LV).uuid]
+		if !read && !p.awaited(v, f) && !v.ForkNeeds(o, f) {
 			return f
 		}
 	}
@@ -261,9 +208,9 @@ func (p *Pool) dropIdleFlats(ctx context.Context, lv string) error {
 	if err != nil {
 		return err
 	}
-	if o := v.volumeByLV(lv); o != nil {
+	if o := v.VolumeByLV(lv); o != nil {
 		if f := p.idleFlat(v, o, has); f != nil {
-			return fmt.Errorf("flat store %s/%s, which nobody reads any more: %w: its device is open, or lvm2 has changed it", v.vg.Name, f.lv.Name, ErrInUse)
+			return fmt.Errorf("flat store %s/%s, which nobody reads any more: %w: its device is open, or lvm2 has changed it", v.VG.Name, f.LV.Name, ErrInUse)
 		}
 	}
 	return nil
@@ -274,11 +221,11 @@ func (p *Pool) dropIdleFlats(ctx context.Context, lv string) error {
 // stores that forks need stay.
 func (p *Pool) giveUpUnread() {
 	v := p.current.Load()
-	for _, o := range v.volumes {
+	for _, o := range v.Volumes {
 		unread := false
-		for _, f := range o.flats {
-			if written, asked := p.facts.flats.get(f.lv.ID); asked && !written.IsZero() && !v.forkNeeds(o, f) {
-				p.facts.flats.drop(f.lv.ID)
+		for _, f := range o.Flats {
+			if written, asked := p.facts.flats.get(f.LV.ID); asked && !written.IsZero() && !v.ForkNeeds(o, f) {
+				p.facts.flats.drop(f.LV.ID)
 				unread = true
 			}
 		}
@@ -290,7 +237,7 @@ func (p *Pool) giveUpUnread() {
 
 // discardIdle turns the unused flat stores of all volumes into trash when a pool is opened.
 func (p *Pool) discardIdle(t *edit) error {
-	for _, o := range t.volumes {
+	for _, o := range t.Volumes {
 		if err := p.discardUnread(t, o); err != nil {
 			return err
 		}
@@ -300,20 +247,20 @@ func (p *Pool) discardIdle(t *edit) error {
 
 // discardUnread turns unused flat stores of o into trash: stores without a snapshot device
 // above them that nobody awaits and no fork needs.
-func (p *Pool) discardUnread(t *edit, o *volume) error {
-	if t.unclear != nil {
+func (p *Pool) discardUnread(t *edit, o *catalog.Volume) error {
+	if t.Unclear != nil {
 		return nil
 	}
-	for _, f := range o.flats {
-		if p.awaited(t.view, f) || t.forkNeeds(o, f) {
+	for _, f := range o.Flats {
+		if p.awaited(t.view(), f) || t.ForkNeeds(o, f) {
 			continue
 		}
-		info, err := p.find(t.cowDevice(f.lv))
+		info, err := p.find(t.view().cowDevice(f.LV))
 		if err != nil {
 			return err
 		}
-		if now := t.vg.LVByID(f.lv.ID); now != nil && linear(now) && (info == nil || info.OpenCount == 0) {
-			if err := t.discard(now); err != nil {
+		if now := t.VG.LVByID(f.LV.ID); now != nil && catalog.Linear(now) && (info == nil || info.OpenCount == 0) {
+			if err := t.Discard(now); err != nil {
 				return err
 			}
 		}

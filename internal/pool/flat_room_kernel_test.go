@@ -45,7 +45,7 @@ func TestFlatNoRoom(t *testing.T) {
 		t.Errorf("a cut that puts what is read too deep: %v", err)
 	}
 	h.hide(edge)
-	deep := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "deep", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, "s1"}}))(t)
+	deep := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "deep", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: "s1"}}))(t)
 	if _, err := h.p.Activate(ctx, deep.LV); !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "s1") {
 		t.Errorf("too deep in a full pool: %v", err)
 	}
@@ -72,14 +72,14 @@ func TestFlatHeldOpen(t *testing.T) {
 	ctx := context.Background()
 	h := newDeep(t, 9, 1)
 	waitTrimmed(t, h.p)
-	l := must(h.p.latest())(t).snapshots["s1"]
-	ok(t, h.p.flattenLayer(ctx, l.of, l.lv.ID))
+	l := must(h.p.latest())(t).Snapshots["s1"]
+	ok(t, h.p.flattenLayer(ctx, l.Of, l.LV.ID))
 	f := flatsOf(t, h.p)[0]
 	var file *os.File
 	ok(t, h.p.onVolume(ctx, h.lv, func(ctx context.Context) error {
 		return h.p.do(ctx, &change{what: "hold a store open", act: func(ctx context.Context, v *view) error {
-			d := v.cowDevice(f.lv)
-			_, err := h.p.single(ctx, v, d, must(v.linearTable(f.lv))(t), false)
+			d := v.cowDevice(f.LV)
+			_, err := h.p.single(ctx, v, d, must(v.linearTable(f.LV))(t), false)
 			if err == nil {
 				file, err = os.Open(h.p.dm.Node(d.name))
 			}
@@ -87,7 +87,7 @@ func TestFlatHeldOpen(t *testing.T) {
 		}})
 	}))
 	h.p.notAwaited(f)
-	if err := h.p.onVolume(ctx, h.lv, func(ctx context.Context) error { return h.p.dropIdleFlats(ctx, h.lv) }); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), f.lv.Name) {
+	if err := h.p.onVolume(ctx, h.lv, func(ctx context.Context) error { return h.p.dropIdleFlats(ctx, h.lv) }); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), f.LV.Name) {
 		t.Errorf("one that is open: %v", err)
 	}
 	file.Close()
@@ -105,15 +105,15 @@ func TestUnreadGivesWay(t *testing.T) {
 	ctx := context.Background()
 	h := newDeep(t, 9, 1)
 	waitTrimmed(t, h.p)
-	must(h.p.CreateVolume(ctx, VolumeSpec{Name: "reader", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, "s1"}}))(t)
-	l := must(h.p.latest())(t).snapshots["s1"]
-	ok(t, h.p.flattenLayer(ctx, l.of, l.lv.ID))
+	must(h.p.CreateVolume(ctx, VolumeSpec{Name: "reader", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: "s1"}}))(t)
+	l := must(h.p.latest())(t).Snapshots["s1"]
+	ok(t, h.p.flattenLayer(ctx, l.Of, l.LV.ID))
 	if len(flatsOf(t, h.p)) != 1 {
 		t.Fatal("there is no flat store")
 	}
 	full(t, h.p)
-	live := must(h.p.latest())(t).volumeByLV(h.lv).live().lv
-	for end := time.Now().Add(20 * time.Second); must(h.p.latest())(t).vg.LVByID(live.ID).Size() == live.Size(); time.Sleep(10 * time.Millisecond) {
+	live := must(h.p.latest())(t).VolumeByLV(h.lv).Live().LV
+	for end := time.Now().Add(20 * time.Second); must(h.p.latest())(t).VG.LVByID(live.ID).Size() == live.Size(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("the store does not grow; flat stores: %+v", flatsOf(t, h.p))
 		}

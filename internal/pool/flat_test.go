@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
@@ -16,23 +17,23 @@ import (
 func TestSteepest(t *testing.T) {
 	g := newGroup(t)
 	g.volume("vol", 8)
-	for i := range flatLevels + 4 {
+	for i := range catalog.FlatLevels + 4 {
 		g.cut("vol", fmt.Sprintf("s%d", i), 1)
 	}
-	o, has := g.volumeByLV("vol"), map[string]bool{}
-	for _, l := range o.layers {
-		has[g.snapDevice(l.lv).uuid] = true
+	o, has := g.VolumeByLV("vol"), map[string]bool{}
+	for _, l := range o.Layers {
+		has[g.view().snapDevice(l.LV).uuid] = true
 	}
 	folded := map[lvm2.ID]bool{}
 	for i, want := range []string{"s0", "s1", "s2", "s3"} {
-		l := g.steepest(o, has, func(id lvm2.ID) bool { return folded[id] })
-		if l == nil || l.lv.Name != want {
+		l := g.view().steepest(o, has, func(id lvm2.ID) bool { return folded[id] })
+		if l == nil || l.LV.Name != want {
 			t.Fatalf("after %d that are folded it is %v, want %s", i, l, want)
 		}
-		folded[l.lv.ID] = true
+		folded[l.LV.ID] = true
 	}
-	if l := g.steepest(o, has, func(id lvm2.ID) bool { return folded[id] }); l != nil {
-		t.Errorf("%s is read by few devices", l.lv.Name)
+	if l := g.view().steepest(o, has, func(id lvm2.ID) bool { return folded[id] }); l != nil {
+		t.Errorf("%s is read by few devices", l.LV.Name)
 	}
 }
 
@@ -45,46 +46,46 @@ func TestKeptForFlat(t *testing.T) {
 		g.cut("vol", fmt.Sprintf("s%d", i), 1)
 	}
 	p := &Pool{group: group{facts: newFacts()}, mapper: mapper{deepest: 7}}
-	layerOf := func(lv string) *layer { return g.layers[g.vg.LV(lv).ID] }
+	layerOf := func(lv string) *catalog.Layer { return g.Layers[g.VG.LV(lv).ID] }
 	for lv, want := range map[string]lvm2.Extents{"s0": 1, "s1": 1, "s2": 0, "s8": 0} {
-		if n := p.flatNeed(g.view, g.volumeByLV("vol"), layerOf(lv)); n != want {
+		if n := p.flatNeed(g.view(), g.VolumeByLV("vol"), layerOf(lv)); n != want {
 			t.Errorf("a fork of %s needs %d extents, want %d", lv, n, want)
 		}
 	}
 	for _, lv := range []string{"s0", "s2"} {
-		g.check(p.keepForFlat(g.edit, layerOf(lv).lv.ID))
+		g.check(p.keepForFlat(g.edit, layerOf(lv).LV.ID))
 	}
-	o := g.volumeByLV("vol")
-	if len(o.flats) != 1 || o.flats[0].reads != layerOf("s0").lv.ID || p.flatNeed(g.view, o, layerOf("s0")) != 0 {
-		t.Fatalf("there are %+v", o.flats)
+	o := g.VolumeByLV("vol")
+	if len(o.Flats) != 1 || o.Flats[0].Reads != layerOf("s0").LV.ID || p.flatNeed(g.view(), o, layerOf("s0")) != 0 {
+		t.Fatalf("there are %+v", o.Flats)
 	}
-	if g.forkNeeds(o, o.flats[0]) {
+	if g.ForkNeeds(o, o.Flats[0]) {
 		t.Error("there is no fork")
 	}
-	devices := map[string]bool{g.snapDevice(g.vg.LV("s0")).uuid: true}
-	if p.idleFlat(g.view, o, devices) != o.flats[0] {
+	devices := map[string]bool{g.view().snapDevice(g.VG.LV("s0")).uuid: true}
+	if p.idleFlat(g.view(), o, devices) != o.Flats[0] {
 		t.Error("nobody reads by it")
 	}
-	if devices[g.cowDevice(o.flats[0].lv).uuid] = true; p.idleFlat(g.view, o, devices) != nil {
+	if devices[g.view().cowDevice(o.Flats[0].LV).uuid] = true; p.idleFlat(g.view(), o, devices) != nil {
 		t.Error("it is read by")
 	}
-	g.volume("fork", 8, tag(tagCopy, string(layerOf("s0").lv.ID)))
-	if o = g.volumeByLV("vol"); !g.forkNeeds(o, o.flats[0]) {
+	g.volume("fork", 8, catalog.Tag("copy", string(layerOf("s0").LV.ID)))
+	if o = g.VolumeByLV("vol"); !g.ForkNeeds(o, o.Flats[0]) {
 		t.Error("it is not kept for the fork")
 	}
-	p.facts.flats.put(o.flats[0].lv.ID, time.Time{})
-	if !p.awaited(g.view, o.flats[0]) {
+	p.facts.flats.put(o.Flats[0].LV.ID, time.Time{})
+	if !p.awaited(g.view(), o.Flats[0]) {
 		t.Error("it is being written")
 	}
-	p.notAwaited(o.flats[0])
-	if !p.awaited(g.view, o.flats[0]) {
+	p.notAwaited(o.Flats[0])
+	if !p.awaited(g.view(), o.Flats[0]) {
 		t.Error("it is being written, and was given up")
 	}
-	p.facts.flats.put(o.flats[0].lv.ID, time.Now().Add(-flatWait))
-	if f := p.idleFlat(g.view, o, nil); f != nil {
-		t.Errorf("a fork needs %s", f.lv.Name)
+	p.facts.flats.put(o.Flats[0].LV.ID, time.Now().Add(-flatWait))
+	if f := p.idleFlat(g.view(), o, nil); f != nil {
+		t.Errorf("a fork needs %s", f.LV.Name)
 	}
-	if p.awaited(g.view, o.flats[0]) {
+	if p.awaited(g.view(), o.Flats[0]) {
 		t.Error("who asked for it has had his time")
 	}
 }
@@ -100,54 +101,54 @@ func TestKeptGrows(t *testing.T) {
 		for i := from; i < to; i++ {
 			name := fmt.Sprintf("s%d", i)
 			g.cut("vol", name, 40)
-			c := g.vg.LV(name).Clone()
-			c.Tags = setTag(c.Tags, tagChunk, "8")
-			g.check(g.put(c))
+			c := g.VG.LV(name).Clone()
+			c.Tags = catalog.SetTag(c.Tags, "chunk", "8")
+			g.check(g.Put(c))
 		}
 	}
 	cut(0, 6)
 	p := &Pool{group: group{facts: newFacts()}, mapper: mapper{deepest: 3}, setting: setting{config: Config{LayerReserve: 100}}}
-	id := g.vg.LV("s0").ID
-	vol := func() *volume { return g.volumeByLV("vol") }
-	need := func() lvm2.Extents { return p.flatNeed(g.view, vol(), g.layers[id]) }
+	id := g.VG.LV("s0").ID
+	vol := func() *catalog.Volume { return g.VolumeByLV("vol") }
+	need := func() lvm2.Extents { return p.flatNeed(g.view(), vol(), g.Layers[id]) }
 	if need() != 1 {
 		t.Fatalf("the first fork needs %d extents", need())
 	}
 	g.check(p.keepForFlat(g.edit, id))
-	kept := vol().flats[0]
-	if err := p.enlargeFlat(g.edit, vol(), kept.lv.Clone(), 1); !errors.Is(err, ErrNoSpace) {
+	kept := vol().Flats[0]
+	if err := p.enlargeFlat(g.edit, vol(), kept.LV.Clone(), 1); !errors.Is(err, ErrNoSpace) {
 		t.Errorf("without a fork it grows into what is kept for live stores: %v", err)
 	}
-	g.volume("one", 8, tag(tagCopy, string(id)))
-	one := g.volumeByLV("one")
-	if err := p.enlargeFlat(g.edit, vol(), kept.lv.Clone(), 1); err != nil {
+	g.volume("one", 8, catalog.Tag("copy", string(id)))
+	one := g.VolumeByLV("one")
+	if err := p.enlargeFlat(g.edit, vol(), kept.LV.Clone(), 1); err != nil {
 		t.Errorf("the fork's does not grow: %v", err)
 	}
-	if !g.readsUnasked(one, g.layers[id]) {
+	if !g.ReadsUnasked(one, g.Layers[id]) {
 		t.Error("room for a store that is not written counts as a store")
 	}
 	cut(6, 10)
 	if need() != 1 {
 		t.Errorf("the second fork needs %d extents more", need())
 	}
-	p.facts.flats.put(kept.lv.ID, time.Time{})
+	p.facts.flats.put(kept.LV.ID, time.Time{})
 	if need() != 0 {
 		t.Error("what is being written grows")
 	}
-	p.facts.flats.drop(kept.lv.ID)
+	p.facts.flats.drop(kept.LV.ID)
 	g.check(p.keepForFlat(g.edit, id))
-	if all := vol().flats; len(all) != 1 || all[0].lv.ID != kept.lv.ID || all[0].lv.Size() != 2 || all[0].over != g.vg.LV("s9").ID || need() != 0 {
+	if all := vol().Flats; len(all) != 1 || all[0].LV.ID != kept.LV.ID || all[0].LV.Size() != 2 || all[0].Over != g.VG.LV("s9").ID || need() != 0 {
 		t.Errorf("there are %+v, %d extents are needed", all[0], need())
 	}
 	for i := range 9 { // and it is written
-		c := g.vg.LV(fmt.Sprintf("s%d", i)).Clone()
-		c.Tags = setTag(c.Tags, tagUsed, "16")
-		g.check(g.put(c))
+		c := g.VG.LV(fmt.Sprintf("s%d", i)).Clone()
+		c.Tags = catalog.SetTag(c.Tags, "used", "16")
+		g.check(g.Put(c))
 	}
-	c := vol().flats[0].lv.Clone()
-	c.Tags = setTag(c.Tags, tagUsed, "256")
-	g.check(g.put(c))
-	if one = g.volumeByLV("one"); g.readsUnasked(one, g.layers[id]) || need() != 0 {
+	c := vol().Flats[0].LV.Clone()
+	c.Tags = catalog.SetTag(c.Tags, "used", "256")
+	g.check(g.Put(c))
+	if one = g.VolumeByLV("one"); g.ReadsUnasked(one, g.Layers[id]) || need() != 0 {
 		t.Error("it is written, and does not count as a store")
 	}
 }
@@ -157,11 +158,11 @@ func TestKeptGrows(t *testing.T) {
 func TestGiveUpUnread(t *testing.T) {
 	g := newGroup(t)
 	w := paperWork(g)
-	p, id := w.pool, w.flat.lv.ID
+	p, id := w.pool, w.flat.LV.ID
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.cancel() // no store is given back: there is no kernel
 	asked := func(written time.Time) bool {
-		p.current.Store(g.view)
+		p.current.Store(g.view())
 		p.facts.flats.put(id, written)
 		p.giveUpUnread()
 		p.work.Wait() // it looks at the view, which is changed next
@@ -173,7 +174,7 @@ func TestGiveUpUnread(t *testing.T) {
 	if asked(time.Now()) {
 		t.Error("one that nobody reads by stays")
 	}
-	g.volume("fork", 8, tag(tagCopy, string(w.flat.reads)))
+	g.volume("fork", 8, catalog.Tag("copy", string(w.flat.Reads)))
 	if !asked(time.Now()) {
 		t.Error("a fork's was given up")
 	}

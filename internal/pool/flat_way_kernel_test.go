@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -33,14 +34,14 @@ func foldLong(t *testing.T, n int) (h *past, heir string, ended chan error) {
 		h.cut(fmt.Sprint("s", i), 4*size.KiB)
 		h.write(5)
 	}
-	heir = must(h.p.latest())(t).snapshots["heir"].lv.Name
+	heir = must(h.p.latest())(t).Snapshots["heir"].LV.Name
 	h.remove("gone")
 	f := newFold(h.p, h.pair())
 	ok(t, f.count(context.Background()))
 	ended = make(chan error, 1)
 	go func() { ended <- f.run(context.Background()) }()
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		if info := must(h.p.find(must(h.p.latest())(t).snapDevice(must(h.p.latest())(t).vg.LV(heir))))(t); info != nil && info.Live {
+		if info := must(h.p.find(must(h.p.latest())(t).snapDevice(must(h.p.latest())(t).VG.LV(heir))))(t); info != nil && info.Live {
 			return h, heir, ended
 		}
 		if time.Now().After(end) {
@@ -57,7 +58,7 @@ func TestCutsBesideFold(t *testing.T) {
 	most := 0
 	for i := range 16 {
 		h.cut(fmt.Sprint("n", i), 4*size.KiB)
-		if info := must(h.p.find(must(h.p.latest())(t).snapDevice(must(h.p.latest())(t).vg.LV(heir))))(t); info != nil {
+		if info := must(h.p.find(must(h.p.latest())(t).snapDevice(must(h.p.latest())(t).VG.LV(heir))))(t); info != nil {
 			most = max(most, levels(t, h.p, heir))
 		}
 		if i%3 != 0 {
@@ -115,7 +116,7 @@ func TestFlatForkFullPool(t *testing.T) {
 	h.p.deepest = 8
 	waitTrimmed(t, h.p)
 	again := h.p.hydrator.stop("fork") // else it makes the store first
-	fork := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{FromSnapshot, "s1"}}))(t)
+	fork := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "s1"}}))(t)
 	if fork.LV != "fork" {
 		t.Fatal(fork.LV)
 	}
@@ -135,10 +136,10 @@ func TestFlatForkFullPool(t *testing.T) {
 	one := flatsOf(t, h.p)
 	reboot()
 	waitIdle(t, h.p)
-	if now := flatsOf(t, h.p); len(now) != 1 || now[0].lv.ID != one[0].lv.ID {
+	if now := flatsOf(t, h.p); len(now) != 1 || now[0].LV.ID != one[0].LV.ID {
 		t.Fatalf("after a reboot there is %+v, before %+v", now, one)
 	}
-	if n := must(h.p.latest())(t).free.size(); n != 0 {
+	if n := must(h.p.latest())(t).Free.Size(); n != 0 {
 		t.Errorf("%d extents are free", n)
 	}
 	path = must(h.p.Activate(ctx, fork.LV))(t)
@@ -182,9 +183,9 @@ func TestFlatWithoutKey(t *testing.T) {
 	waitTrimmed(t, h.p)
 	slowly := func(snapshot string) (w *flatWork, merge, written chan error) {
 		t.Helper()
-		l := must(h.p.latest())(t).snapshots[snapshot]
+		l := must(h.p.latest())(t).Snapshots[snapshot]
 		ok(t, h.p.onVolume(ctx, h.lv, func(ctx context.Context) (err error) {
-			w, err = h.p.beginFlat(ctx, l.of, l.lv.ID)
+			w, err = h.p.beginFlat(ctx, l.Of, l.LV.ID)
 			return err
 		}))
 		merge, written = make(chan error), make(chan error, 1)
@@ -212,7 +213,7 @@ func TestFlatWithoutKey(t *testing.T) {
 		t.Errorf("others waited for %v", took)
 	}
 	waitTrimmed(t, h.p)
-	for _, pair := range must(h.p.latest())(t).foldPairs() {
+	for _, pair := range must(h.p.latest())(t).FoldPairs() {
 		t.Errorf("%v can be folded, which are being merged", pair)
 	}
 	ok(t, finish(w, merge, written))
@@ -238,7 +239,7 @@ func TestFlatWithoutKey(t *testing.T) {
 	h.same(path, "s2", "in the end")
 	h.hide(lv)
 	noFlats(t, h.p)
-	if all := flatsOf(t, h.p); slices.ContainsFunc(all, func(f *flat) bool { return f.used == 0 }) {
+	if all := flatsOf(t, h.p); slices.ContainsFunc(all, func(f *catalog.Flat) bool { return f.Used == 0 }) {
 		t.Errorf("left: %+v", all)
 	}
 }
@@ -252,13 +253,13 @@ func TestFlatClosed(t *testing.T) {
 	for range mergesAtOnce { // so that it waits
 		h.p.merges <- struct{}{}
 	}
-	l := must(h.p.latest())(t).snapshots["s1"]
+	l := must(h.p.latest())(t).Snapshots["s1"]
 	ended := make(chan error, 1)
-	go func() { ended <- h.p.flattenLayer(ctx, l.of, l.lv.ID) }()
+	go func() { ended <- h.p.flattenLayer(ctx, l.Of, l.LV.ID) }()
 	var d device
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		if all := flatsOf(t, h.p); len(all) == 1 {
-			d = must(h.p.latest())(t).cowDevice(all[0].lv)
+			d = must(h.p.latest())(t).cowDevice(all[0].LV)
 			if info := must(h.p.find(d))(t); info != nil && info.OpenCount > 0 {
 				break
 			}
@@ -291,7 +292,7 @@ func TestFlatTableKnown(t *testing.T) {
 	ctx := context.Background()
 	h := newDeep(t, 9, 1)
 	lv, path := h.show("s1")
-	d := must(h.p.latest())(t).cowDevice(flatsOf(t, h.p)[0].lv)
+	d := must(h.p.latest())(t).cowDevice(flatsOf(t, h.p)[0].LV)
 	known := func() bool {
 		t.Helper()
 		return must(h.p.flatsAsLoaded(must(h.p.latest())(t)))(t)[d.name]
@@ -306,11 +307,11 @@ func TestFlatTableKnown(t *testing.T) {
 		t.Error("it is not known after a cut")
 	}
 	for _, m := range must(h.p.mappings(must(h.p.latest())(t)))(t) {
-		if m.device == d.name {
+		if m.Device == d.name {
 			t.Errorf("it was asked for: %+v", m)
 		}
 	}
-	quiet(t, "lvchange -q --addtag somebody "+h.p.vgName+"/"+must(h.p.latest())(t).snapshots["s3"].lv.Name)
+	quiet(t, "lvchange -q --addtag somebody "+h.p.vgName+"/"+must(h.p.latest())(t).Snapshots["s3"].LV.Name)
 	ok(t, h.p.refresh(ctx))
 	if known() {
 		t.Error("it is known though lvm2 has written the metadata")

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
@@ -18,9 +19,9 @@ import (
 // flatWork is the work of making a flat store. It belongs to one goroutine.
 type flatWork struct {
 	pool    *Pool
-	view    *view    // view in which the layers were chosen
-	layers  []*layer // layers whose stores are part of the flat store
-	flat    *flat    // lv is nil until the logical volume is committed
+	view    *view            // view in which the layers were chosen
+	layers  []*catalog.Layer // layers whose stores are part of the flat store
+	flat    *catalog.Flat    // lv is nil until the logical volume is committed
 	layout  cow.Flat
 	sources []cow.Layer
 	made    *lvm2.VG // metadata with the committed logical volume; nil before
@@ -99,15 +100,15 @@ func (w *flatWork) watched() []cow.Layer {
 }
 
 // sources opens the disks that the stores of layers lie on.
-func (p *Pool) sources(v *view, layers []*layer) (out []cow.Layer, done func(), err error) {
+func (p *Pool) sources(v *view, layers []*catalog.Layer) (out []cow.Layer, done func(), err error) {
 	on := onDisks{view: v}
 	for _, l := range layers {
-		store, err := on.store(l.lv, l.used.Bytes())
+		store, err := on.store(l.LV, l.Used.Bytes())
 		if err != nil {
 			on.close()
 			return nil, nil, err
 		}
-		out = append(out, cow.Layer{Chunk: l.chunk.Bytes(), Length: l.length, Used: l.used, Read: store.Exceptions})
+		out = append(out, cow.Layer{Chunk: l.Chunk.Bytes(), Length: l.Length, Used: l.Used, Read: store.Exceptions})
 	}
 	return out, on.close, nil
 }
@@ -122,7 +123,7 @@ func (p *Pool) recordInvalid(ctx context.Context, w *flatWork, why error) error 
 	if !w.same(v) { // the read may have seen the data of other owners
 		return errFlatChanged
 	}
-	layers := v.volumes[w.flat.of].path(v.layers[w.flat.reads])[:len(w.layers)]
+	layers := v.Volumes[w.flat.Of].Path(v.Layers[w.flat.Reads])[:len(w.layers)]
 	sources, done, err := p.sources(v, layers)
 	if err != nil {
 		return errors.Join(why, err)
@@ -133,9 +134,9 @@ func (p *Pool) recordInvalid(ctx context.Context, w *flatWork, why error) error 
 			if !errors.Is(err, cow.ErrInvalid) {
 				break
 			}
-			id := layers[i].lv.ID
+			id := layers[i].LV.ID
 			err := p.record(ctx, &unrecordedLoss{id, v})
-			if now := p.current.Load().layers[id]; err == nil && (now == nil || !now.lost) { // it was moved
+			if now := p.current.Load().Layers[id]; err == nil && (now == nil || !now.Lost) { // it was moved
 				return errFlatChanged
 			}
 			return errors.Join(fmt.Errorf("%w: %w", ErrLost, why), err)

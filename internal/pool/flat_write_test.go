@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -21,20 +22,20 @@ func paperWork(g *paperGroup) *flatWork {
 		g.cut("vol", name, 2)
 	}
 	for _, name := range []string{"s0", "s1"} {
-		c := g.vg.LV(name).Clone()
-		c.Tags = setTag(c.Tags, tagUsed, "512")
-		g.check(g.put(c))
+		c := g.VG.LV(name).Clone()
+		c.Tags = catalog.SetTag(c.Tags, "used", "512")
+		g.check(g.Put(c))
 	}
-	o := g.volumeByLV("vol")
-	path := o.path(g.snapshots["s0"])
-	f := &flat{of: o.lv.ID, reads: path[0].lv.ID, over: path[2].lv.ID, chunk: 128}
-	f.lv = newFlat(f)
-	f.lv.Segments = appendExtents(nil, g.take(1))
-	g.check(g.put(f.lv))
+	o := g.VolumeByLV("vol")
+	path := o.Path(g.Snapshots["s0"])
+	f := &catalog.Flat{Of: o.LV.ID, Reads: path[0].LV.ID, Over: path[2].LV.ID, Chunk: 128}
+	f.LV = catalog.NewFlat(f)
+	f.LV.Segments = catalog.AppendExtents(nil, g.take(1))
+	g.check(g.Put(f.LV))
 	p := newPool(context.Background(), Config{}, Options{})
-	p.current.Store(g.view)
-	w := &flatWork{pool: p, view: g.view, layers: g.volumeByLV("vol").path(g.snapshots["s0"])[:2], flat: f, made: g.vg.Clone(), disks: func() {}}
-	if !w.same(g.view) {
+	p.current.Store(g.view())
+	w := &flatWork{pool: p, view: g.view(), layers: g.VolumeByLV("vol").Path(g.Snapshots["s0"])[:2], flat: f, made: g.VG.Clone(), disks: func() {}}
+	if !w.same(g.view()) {
 		g.Fatal("nothing has changed")
 	}
 	return w
@@ -47,9 +48,9 @@ func TestMergeOfNoUse(t *testing.T) {
 		"a layer goes":   func(g *paperGroup, _ *flatWork) { g.drop("s0") },
 		"another length": func(g *paperGroup, _ *flatWork) { g.grow("s1", 1) },
 		"moved": func(g *paperGroup, w *flatWork) {
-			c := g.vg.LVByID(w.flat.lv.ID).Clone()
-			c.Segments = appendExtents(nil, g.take(1))
-			g.check(g.put(c))
+			c := g.VG.LVByID(w.flat.LV.ID).Clone()
+			c.Segments = catalog.AppendExtents(nil, g.take(1))
+			g.check(g.Put(c))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -61,7 +62,7 @@ func TestMergeOfNoUse(t *testing.T) {
 					for range 3 * mergeLook {
 						if read++; read == mergeLook+10 {
 							change(g, w)
-							w.pool.current.Store(g.view)
+							w.pool.current.Store(g.view())
 						}
 						if !yield(cow.Exception{}, nil) {
 							return
@@ -131,11 +132,11 @@ func TestMergesAtOnce(t *testing.T) {
 func TestFlatTableForgotten(t *testing.T) {
 	g := newGroup(t)
 	w := paperWork(g)
-	p, id := w.pool, w.flat.lv.ID
+	p, id := w.pool, w.flat.LV.ID
 	for _, as := range []bool{true, false} {
-		p.facts.tables.put(id, flatTable{length: 3, parts: []*lvm2.LV{w.flat.lv}})
-		c := p.convergence(g.view, "vol", demand{})
-		c.asLoaded = map[string]bool{g.cowDevice(w.flat.lv).uuid: as}
+		p.facts.tables.put(id, flatTable{length: 3, parts: []*lvm2.LV{w.flat.LV}})
+		c := p.convergence(g.view(), "vol", demand{})
+		c.asLoaded = map[string]bool{g.view().cowDevice(w.flat.LV).uuid: as}
 		c.plan(kernel{})
 		if p.facts.tables.has(id) != as {
 			t.Errorf("loaded as it should be: %v; it is known: %v", as, !as)

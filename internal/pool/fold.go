@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -35,7 +36,7 @@ import (
 // have to be held for the last changes. It can be folded after the next cut.
 type fold struct {
 	pool *Pool
-	foldPair
+	catalog.FoldPair
 	wanted, held *cow.Chunks // chunks of the heir that gone holds a part of; chunks that the heir holds
 	path         string      // of the heir's device
 	file         *os.File    // the open heir's device
@@ -43,8 +44,8 @@ type fold struct {
 	ended        chan struct{} // closed when run has ended
 }
 
-func newFold(p *Pool, pair foldPair) *fold {
-	return &fold{pool: p, foldPair: pair, cancel: func(error) {}, ended: make(chan struct{})}
+func newFold(p *Pool, pair catalog.FoldPair) *fold {
+	return &fold{pool: p, FoldPair: pair, cancel: func(error) {}, ended: make(chan struct{})}
 }
 
 // errFoldOver says that the layers cannot be folded now, or never again: one of
@@ -54,14 +55,14 @@ var errFoldOver = errors.New("cannot be folded now")
 const foldLook = 300 * time.Millisecond // longest time that one read of a store may block other operations on the volume
 
 // pair returns the fold's volume and layers.
-func (f *fold) pair(v *view) (o *volume, heir, gone *layer, err error) {
-	o, heir, gone = v.volumes[f.volume], v.layers[f.heir], v.layers[f.foldPair.gone]
+func (f *fold) pair(v *view) (o *catalog.Volume, heir, gone *catalog.Layer, err error) {
+	o, heir, gone = v.Volumes[f.Volume], v.Layers[f.Heir], v.Layers[f.FoldPair.Gone]
 	if o == nil || heir == nil || gone == nil {
-		return nil, nil, nil, fmt.Errorf("layer %s of volume %s: %w: it was deleted", f.foldPair.gone, f.volume, errFoldOver)
+		return nil, nil, nil, fmt.Errorf("layer %s of volume %s: %w: it was deleted", f.FoldPair.Gone, f.Volume, errFoldOver)
 	}
-	needed := v.needed(o)
-	if !slices.Contains(needed, gone) || o.reader(needed, gone) != heir || !v.foldable(o, heir, gone) {
-		return nil, nil, nil, fmt.Errorf("layers %s and %s of volume %s: %w", heir.lv.Name, gone.lv.Name, o.lv.Name, errFoldOver)
+	needed := v.Needed(o)
+	if !slices.Contains(needed, gone) || o.Reader(needed, gone) != heir || !v.Foldable(o, heir, gone) {
+		return nil, nil, nil, fmt.Errorf("layers %s and %s of volume %s: %w", heir.LV.Name, gone.LV.Name, o.LV.Name, errFoldOver)
 	}
 	return o, heir, gone, nil
 }
@@ -72,11 +73,11 @@ func (f *fold) exclusive(ctx context.Context, do func() error) error {
 	if err != nil {
 		return err
 	}
-	o := v.volumes[f.volume]
+	o := v.Volumes[f.Volume]
 	if o == nil {
 		return errFoldOver
 	}
-	release, err := f.pool.lock(ctx, lvKey(o.lv.Name))
+	release, err := f.pool.lock(ctx, lvKey(o.LV.Name))
 	if err != nil {
 		return err
 	}
@@ -94,11 +95,11 @@ func (f *fold) count(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f.wanted, f.held = cow.NewChunks(heir.chunk.Bytes(), heir.length.Bytes()), cow.NewChunks(heir.chunk.Bytes(), heir.length.Bytes())
+	f.wanted, f.held = cow.NewChunks(heir.Chunk.Bytes(), heir.Length.Bytes()), cow.NewChunks(heir.Chunk.Bytes(), heir.Length.Bytes())
 	if err := f.readStore(ctx, heir, func(e cow.Exception) { f.held.Add(e.Origin) }); err != nil {
 		return err
 	}
-	return f.readStore(ctx, gone, func(e cow.Exception) { f.wanted.Cover(e.Origin, gone.chunk.Bytes()) })
+	return f.readStore(ctx, gone, func(e cow.Exception) { f.wanted.Cover(e.Origin, gone.Chunk.Bytes()) })
 }
 
 // todo returns the chunks that the heir lacks and gone holds.
@@ -106,12 +107,12 @@ func (f *fold) todo() *cow.Chunks { return f.wanted.Without(f.held) }
 
 // readStore reads the exceptions of a layer's store. It reads for foldLook at a
 // time, so that other operations get access to the volume in between.
-func (f *fold) readStore(ctx context.Context, l *layer, add func(cow.Exception)) error {
+func (f *fold) readStore(ctx context.Context, l *catalog.Layer, add func(cow.Exception)) error {
 	from := uint64(0)
 	for end := false; !end; {
 		err := f.look(ctx, l, func(store *cow.Store) error {
-			if h, err := store.Header(); err != nil || h.Chunk != l.chunk.Bytes() {
-				return errors.Join(err, fmt.Errorf("the store of %s has chunks of %v, but our tags say %v", l.lv.Name, h.Chunk, l.chunk.Bytes()))
+			if h, err := store.Header(); err != nil || h.Chunk != l.Chunk.Bytes() {
+				return errors.Join(err, fmt.Errorf("the store of %s has chunks of %v, but our tags say %v", l.LV.Name, h.Chunk, l.Chunk.Bytes()))
 			}
 			limited, cancel := context.WithTimeout(ctx, foldLook)
 			defer cancel()
@@ -137,7 +138,7 @@ func (f *fold) readStore(ctx context.Context, l *layer, add func(cow.Exception))
 
 // look calls read with the store of a layer, while no other operation runs on the
 // volume's history.
-func (f *fold) look(ctx context.Context, l *layer, read func(*cow.Store) error) error {
+func (f *fold) look(ctx context.Context, l *catalog.Layer, read func(*cow.Store) error) error {
 	return f.exclusive(ctx, func() error {
 		v, err := f.pool.latest()
 		if err != nil {
@@ -146,7 +147,7 @@ func (f *fold) look(ctx context.Context, l *layer, read func(*cow.Store) error) 
 		if _, _, _, err := f.pair(v); err != nil {
 			return err
 		}
-		fresh := v.layers[l.lv.ID]
+		fresh := v.Layers[l.LV.ID]
 		if err := readFrozen(v, fresh, read); err != nil {
 			return err
 		}
@@ -154,29 +155,29 @@ func (f *fold) look(ctx context.Context, l *layer, read func(*cow.Store) error) 
 			return err
 		}
 		now := f.pool.current.Load()
-		if x := now.layers[l.lv.ID]; x == nil || !sameExtents(v.vg, fresh.lv, now.vg, x.lv) {
-			return fmt.Errorf("layer %s: %w: lvm2 changed its store while it was read", fresh.lv.Name, errFoldOver)
+		if x := now.Layers[l.LV.ID]; x == nil || !catalog.SameExtents(v.VG, fresh.LV, now.VG, x.LV) {
+			return fmt.Errorf("layer %s: %w: lvm2 changed its store while it was read", fresh.LV.Name, errFoldOver)
 		}
 		return nil
 	})
 }
 
 // cost returns how much the fold copies, and how much becomes free.
-func (f *fold) cost(v *view, heir, gone *layer) foldCost {
-	before, after := v.extents(gone.used.Bytes()), f.extraExtents(v, heir)
-	c := foldCost{copied: size.Bytes(f.todo().Count()) * heir.chunk.Bytes()}
+func (f *fold) cost(v *view, heir, gone *catalog.Layer) foldCost {
+	before, after := v.Extents(gone.Used.Bytes()), f.extraExtents(v, heir)
+	c := foldCost{copied: size.Bytes(f.todo().Count()) * heir.Chunk.Bytes()}
 	if before > after {
-		c.freed = size.Bytes(before-after) * v.extent()
+		c.freed = size.Bytes(before-after) * v.ExtentSize()
 	}
 	return c
 }
 
 // extraExtents returns by how many extents the heir's store must grow to hold the chunks
 // that it lacks.
-func (f *fold) extraExtents(v *view, heir *layer) lvm2.Extents {
-	want := v.extents((heir.used + cow.MoreSectors(heir.chunk.Bytes(), f.todo().Count())).Bytes())
-	want = min(want, v.largest(heir.store(nil)))
-	return max(want, heir.lv.Size()) - heir.lv.Size()
+func (f *fold) extraExtents(v *view, heir *catalog.Layer) lvm2.Extents {
+	want := v.Extents((heir.Used + cow.MoreSectors(heir.Chunk.Bytes(), f.todo().Count())).Bytes())
+	want = min(want, v.Largest(heir.Store(nil)))
+	return max(want, heir.LV.Size()) - heir.LV.Size()
 }
 
 // run carries out the fold after count.
@@ -200,20 +201,20 @@ func (f *fold) begin(ctx context.Context) error {
 	return f.exclusive(ctx, func() error {
 		f.pool.folder.running.Store(f)
 		return f.pool.do(f.pool.ctx, &change{what: "begin to fold a layer", edit: func(t *edit) error {
-			o, heir, _, err := f.pair(t.view)
+			o, heir, _, err := f.pair(t.view())
 			if err != nil {
 				return err
 			}
-			if info, err := f.pool.find(t.snapDevice(heir.lv)); err != nil || info != nil {
-				return errors.Join(err, fmt.Errorf("layer %s: %w: it is in use", heir.lv.Name, errFoldOver))
+			if info, err := f.pool.find(t.view().snapDevice(heir.LV)); err != nil || info != nil {
+				return errors.Join(err, fmt.Errorf("layer %s: %w: it is in use", heir.LV.Name, errFoldOver))
 			}
-			if err := f.pool.readable(t.view, o, heir); err != nil {
-				return fmt.Errorf("layer %s: %w: %w", heir.lv.Name, errFoldOver, err)
+			if err := f.pool.readable(t.view(), o, heir); err != nil {
+				return fmt.Errorf("layer %s: %w: %w", heir.LV.Name, errFoldOver, err)
 			}
-			if !heir.trimmed {
-				return fmt.Errorf("layer %s: %w: its usage is not known", heir.lv.Name, errFoldOver)
+			if !heir.Trimmed {
+				return fmt.Errorf("layer %s: %w: its usage is not known", heir.LV.Name, errFoldOver)
 			}
-			if err := t.writable(); err != nil {
+			if err := t.Writable(); err != nil {
 				return err
 			}
 			return f.grow(t, heir)
@@ -236,38 +237,38 @@ func (f *fold) begin(ctx context.Context) error {
 
 // grow extends the heir's store, and marks it as a superset: it will hold more
 // chunks than changed until the next cut.
-func (f *fold) grow(t *edit, heir *layer) error {
-	c := heir.collecting()
-	if more := f.extraExtents(t.view, heir); more > 0 {
+func (f *fold) grow(t *edit, heir *catalog.Layer) error {
+	c := heir.Collecting()
+	if more := f.extraExtents(t.view(), heir); more > 0 {
 		// Live stores must still find room, or snapshots are lost.
-		if spare := f.pool.reserve(t.view) / 2; t.freeFor(heir.lv).size() < more+spare {
-			return fmt.Errorf("layer %s: %w: its store must grow by %d extents, but only %d are free", heir.lv.Name, errFoldOver, more, t.freeFor(heir.lv).size())
+		if spare := f.pool.reserve(t.view()) / 2; t.FreeFor(heir.LV).Size() < more+spare {
+			return fmt.Errorf("layer %s: %w: its store must grow by %d extents, but only %d are free", heir.LV.Name, errFoldOver, more, t.FreeFor(heir.LV).Size())
 		}
-		ranges, err := t.growth(heir.lv, more, highEnd)
+		ranges, err := t.Growth(heir.LV, more, catalog.HighEnd)
 		if err != nil {
 			return err
 		}
-		c.Segments = appendExtents(c.Segments, ranges...)
+		c.Segments = catalog.AppendExtents(c.Segments, ranges...)
 	}
-	return t.put(c)
+	return t.Put(c)
 }
 
 // commit puts the heir into gone's place. The volume's key is held.
 func (f *fold) commit() error {
 	return f.pool.do(f.pool.ctx, &change{what: "fold a layer", edit: func(t *edit) error {
-		o, heir, gone, err := f.pair(t.view)
+		o, heir, gone, err := f.pair(t.view())
 		if err != nil {
 			return err
 		}
 		// An I/O error means that the live layer was lost, and all older layers
 		// with it.
-		if err := errors.Join(f.pool.intact(t.view, o, heir), t.writable()); err != nil {
+		if err := errors.Join(f.pool.intact(t.view(), o, heir), t.Writable()); err != nil {
 			return err
 		}
 		if left := f.todo().Count(); left > 0 {
-			return fmt.Errorf("layer %s lacks %d chunks of %s", heir.lv.Name, left, gone.lv.Name)
+			return fmt.Errorf("layer %s lacks %d chunks of %s", heir.LV.Name, left, gone.LV.Name)
 		}
-		return t.folded(heir, gone)
+		return t.Folded(heir, gone)
 	}})
 }
 
@@ -282,8 +283,8 @@ func (f *fold) end() error {
 	settled := f.exclusive(f.pool.ctx, func() error {
 		f.pool.folder.running.CompareAndSwap(f, nil)
 		return f.pool.do(f.pool.ctx, &change{what: "remove the devices of a fold", act: func(ctx context.Context, v *view) error {
-			if o := v.volumes[f.volume]; o != nil {
-				return f.pool.retire(ctx, v, []string{o.lv.Name})
+			if o := v.Volumes[f.Volume]; o != nil {
+				return f.pool.retire(ctx, v, []string{o.LV.Name})
 			}
 			return f.pool.sweep(ctx, v)
 		}})
@@ -295,7 +296,7 @@ func (f *fold) end() error {
 	case f.pool.ctx.Err() != nil: // the pool is closing: no change is carried out, but remove the devices
 		settled = f.leave(context.WithoutCancel(f.pool.ctx))
 	case settled != nil:
-		f.pool.facts.unsettled.put(f.volume, true)
+		f.pool.facts.unsettled.put(f.Volume, true)
 	}
 	return errors.Join(err, settled)
 }
@@ -303,9 +304,9 @@ func (f *fold) end() error {
 // leave removes the fold's devices while the pool is being closed.
 func (f *fold) leave(ctx context.Context) error {
 	v := f.pool.current.Load() // the last read of the metadata may have been cut short
-	o := v.volumes[f.volume]
+	o := v.Volumes[f.Volume]
 	if o == nil {
 		return nil
 	}
-	return f.pool.converge(ctx, v, o.lv.Name)
+	return f.pool.converge(ctx, v, o.LV.Name)
 }

@@ -38,7 +38,7 @@ func (f *fold) copy(ctx context.Context, next func(context.Context) error) error
 	if err != nil {
 		return err
 	}
-	todo, chunk, length := f.todo(), heir.chunk.Bytes(), heir.length.Bytes()
+	todo, chunk, length := f.todo(), heir.Chunk.Bytes(), heir.Length.Bytes()
 	var piece []foldExtent
 	var bytes size.Bytes
 	flush := func() error {

@@ -139,8 +139,8 @@ func TestFold_liveLayerLost(t *testing.T) {
 		}
 	}
 	v := must(h.p.latest())(t)
-	if len(v.volumeByLV(h.lv).layers) != 3 || len(v.foldPairs()) != 0 {
-		t.Errorf("%d layers, to be folded: %v", len(v.volumeByLV(h.lv).layers), v.foldPairs())
+	if len(v.VolumeByLV(h.lv).Layers) != 3 || len(v.FoldPairs()) != 0 {
+		t.Errorf("%d layers, to be folded: %v", len(v.VolumeByLV(h.lv).Layers), v.FoldPairs())
 	}
 	h.deactivate()
 }

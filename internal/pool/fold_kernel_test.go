@@ -33,7 +33,7 @@ func TestFold_everyPlace(t *testing.T) {
 			if !active {
 				h.deactivate()
 			}
-			before := must(h.p.latest())(t).free.size()
+			before := must(h.p.latest())(t).Free.Size()
 			for _, c := range []struct {
 				names []string
 				folds int
@@ -42,7 +42,7 @@ func TestFold_everyPlace(t *testing.T) {
 				h.remove(names...)
 				if n := h.fold(); n != c.folds {
 					v := must(h.p.latest())(t)
-					t.Errorf("deleted %v, %d folds, want %d; parts of flat stores: %v, pinned: %v, not understood: %v", names, n, c.folds, v.flattened, v.pinned, v.unclear)
+					t.Errorf("deleted %v, %d folds, want %d; parts of flat stores: %v, pinned: %v, not understood: %v", names, n, c.folds, v.Flattened, v.Pinned, v.Unclear)
 				}
 				h.check(fmt.Sprintf("after %v", names))
 				h.idle(fmt.Sprintf("after %v", names))
@@ -54,11 +54,11 @@ func TestFold_everyPlace(t *testing.T) {
 			waitTrimmed(t, h.p)
 			waitIdle(t, h.p)
 			v := must(h.p.latest())(t)
-			if n := len(v.volumeByLV(h.lv).layers); n != 3 { // the layer of s8 is live
+			if n := len(v.VolumeByLV(h.lv).Layers); n != 3 { // the layer of s8 is live
 				t.Errorf("%d layers are left", n)
 			}
-			if v.free.size() <= before {
-				t.Errorf("%d extents were free, now %d", before, v.free.size())
+			if v.Free.Size() <= before {
+				t.Errorf("%d extents were free, now %d", before, v.Free.Size())
 			}
 			h.cut("s9", 16*size.KiB)
 			if n := h.fold(); n != 1 {
@@ -72,7 +72,7 @@ func TestFold_everyPlace(t *testing.T) {
 			h.check("after another cut")
 			h.remove("s0", "s6", "s9")
 			waitIdle(t, h.p)
-			if n := len(must(h.p.latest())(t).volumeByLV(h.lv).layers); n != 0 { // an unneeded newest layer is discarded immediately
+			if n := len(must(h.p.latest())(t).VolumeByLV(h.lv).Layers); n != 0 { // an unneeded newest layer is discarded immediately
 				t.Errorf("%d layers are left without a snapshot", n)
 			}
 			h.check("without a snapshot")
@@ -139,7 +139,7 @@ func TestFold_underLoad(t *testing.T) {
 		var restored error
 		restorer.Go(func() {
 			name := fmt.Sprintf("r%d", i)
-			if _, restored = h.p.CreateVolume(ctx, VolumeSpec{Name: name, Mode: Block, Source: Source{FromSnapshot, "oldest"}}); restored != nil {
+			if _, restored = h.p.CreateVolume(ctx, VolumeSpec{Name: name, Mode: Block, Source: Source{Kind: FromSnapshot, LV: "oldest"}}); restored != nil {
 				return
 			}
 			if i%2 == 1 {
@@ -148,7 +148,7 @@ func TestFold_underLoad(t *testing.T) {
 				h.cut(fmt.Sprintf("meanwhile%d", i), 16*size.KiB)
 			}
 		})
-		for _, pair := range must(h.p.latest())(t).foldPairs() {
+		for _, pair := range must(h.p.latest())(t).FoldPairs() {
 			f := newFold(h.p, pair)
 			ok(t, f.count(ctx))
 			if err := f.run(ctx); err != nil && !errors.Is(err, errFoldOver) {
@@ -198,13 +198,13 @@ func TestFolder_worthwhileFolds(t *testing.T) {
 	h.remove("s2", "s3")
 	waitTrimmed(t, h.p)
 	waitIdle(t, h.p)
-	before := must(h.p.latest())(t).free.size()
+	before := must(h.p.latest())(t).Free.Size()
 	ok(t, h.p.Close())
 	c := h.p.config
 	c.NoFolding = false
 	h.p = openPool(t, c)
 	for end := time.Now().Add(40 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-		if v := must(h.p.latest())(t); len(v.volumeByLV(h.lv).layers) == 3 {
+		if v := must(h.p.latest())(t); len(v.VolumeByLV(h.lv).Layers) == 3 {
 			break
 		}
 		if time.Now().After(end) {
@@ -215,11 +215,11 @@ func TestFolder_worthwhileFolds(t *testing.T) {
 	waitIdle(t, h.p)
 	time.Sleep(3 * foldPause / 2)
 	v := must(h.p.latest())(t)
-	layers := v.volumeByLV(h.lv).layers
-	if len(layers) != 3 || layers[1].order != 3 || layers[0].through != 2 {
-		t.Errorf("layers are left: %d, the oldest reaches to %d", len(layers), layers[0].through)
+	layers := v.VolumeByLV(h.lv).Layers
+	if len(layers) != 3 || layers[1].Order != 3 || layers[0].Through != 2 {
+		t.Errorf("layers are left: %d, the oldest reaches to %d", len(layers), layers[0].Through)
 	}
-	if freed := v.free.size() - before; freed < 5 {
+	if freed := v.Free.Size() - before; freed < 5 {
 		t.Errorf("only %d extents became free", freed)
 	}
 	h.check("after the fold")

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -113,11 +114,11 @@ func (h *past) check(what string) {
 }
 
 // pair returns the only layers that can be folded.
-func (h *past) pair() foldPair {
+func (h *past) pair() catalog.FoldPair {
 	h.t.Helper()
 	waitTrimmed(h.t, h.p)
 	waitNotFlattened(h.t, h.p)
-	pairs := must(h.p.latest())(h.t).foldPairs()
+	pairs := must(h.p.latest())(h.t).FoldPairs()
 	if len(pairs) != 1 {
 		h.t.Fatalf("%d pairs of layers can be folded: %v", len(pairs), pairs)
 	}
@@ -133,18 +134,18 @@ func foldAll(t *testing.T, p *Pool) (folds int) {
 		waitTrimmed(t, p)
 		waitNotFlattened(t, p)
 		v := must(p.latest())(t)
-		pairs := v.foldPairs()
+		pairs := v.FoldPairs()
 		if len(pairs) == 0 {
 			return folds
 		}
 		f := newFold(p, pairs[0])
-		heir, gone := v.layers[f.heir], v.layers[f.foldPair.gone]
+		heir, gone := v.Layers[f.Heir], v.Layers[f.FoldPair.Gone]
 		ok(t, f.count(context.Background()))
-		t.Logf("folding %s (chunks of %v) into %s (%d of %v): %d to copy", gone.lv.Name, gone.chunk.Bytes(),
-			heir.lv.Name, f.held.Count(), heir.chunk.Bytes(), f.todo().Count())
+		t.Logf("folding %s (chunks of %v) into %s (%d of %v): %d to copy", gone.LV.Name, gone.Chunk.Bytes(),
+			heir.LV.Name, f.held.Count(), heir.Chunk.Bytes(), f.todo().Count())
 		ok(t, f.run(context.Background()))
-		if l := must(p.latest())(t).layers[f.heir]; !l.superset || l.through != gone.through {
-			t.Errorf("the heir is not marked: %v", l.lv.Tags)
+		if l := must(p.latest())(t).Layers[f.Heir]; !l.Superset || l.Through != gone.Through {
+			t.Errorf("the heir is not marked: %v", l.LV.Tags)
 		}
 		folds++
 	}
@@ -157,11 +158,11 @@ func waitNotFlattened(t *testing.T, p *Pool) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		v := must(p.latest())(t)
-		if len(v.flattened) == 0 {
+		if len(v.Flattened) == 0 {
 			return
 		}
 		if time.Now().After(end) {
-			t.Fatalf("%d layers are parts of flat stores that nobody reads by", len(v.flattened))
+			t.Fatalf("%d layers are parts of flat stores that nobody reads by", len(v.Flattened))
 		}
 	}
 }
@@ -185,8 +186,8 @@ func openSnapshot(t *testing.T, p *Pool, name string) (f *os.File) {
 	release := must(p.keys.lock(ctx, lvKey(of)))(t)
 	defer release()
 	ok(t, p.do(ctx, &change{what: "open a snapshot", act: func(ctx context.Context, w *view) error {
-		l := w.snapshots[name]
-		dev, err := p.chainUp(ctx, w, w.volumes[l.of], l)
+		l := w.Snapshots[name]
+		dev, err := p.chainUp(ctx, w, w.Volumes[l.Of], l)
 		if err == nil {
 			f, err = os.OpenFile(dev, os.O_RDONLY|unix.O_DIRECT, 0)
 		}
@@ -217,7 +218,7 @@ func removeAll(t *testing.T, p *Pool) {
 		for _, e := range must(client.List())(t) {
 			// The last look at the disks may have been cut short, because the pool
 			// was closed.
-			if !strings.HasPrefix(e.UUID, lvm2.DMUUID(p.current.Load().vg.ID, "", "")) {
+			if !strings.HasPrefix(e.UUID, lvm2.DMUUID(p.current.Load().VG.ID, "", "")) {
 				continue
 			}
 			if client.Remove(e.Name, 0) != nil {

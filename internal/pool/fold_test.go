@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -32,15 +33,15 @@ func TestFoldCost_worth(t *testing.T) {
 
 // A history with a folded layer is whole; without the layer after it, it is not.
 func TestThroughIsNoGap(t *testing.T) {
-	history := func(orders ...[2]uint64) *volume {
-		o := &volume{}
+	history := func(orders ...[2]uint64) *catalog.Volume {
+		o := &catalog.Volume{}
 		for _, x := range orders {
-			o.layers = append(o.layers, &layer{order: x[0], through: x[1]})
+			o.Layers = append(o.Layers, &catalog.Layer{Order: x[0], Through: x[1]})
 		}
 		return o
 	}
 	for _, c := range []struct {
-		o    *volume
+		o    *catalog.Volume
 		lost int // layers, without a live one all are
 	}{
 		{history([2]uint64{1, 1}, [2]uint64{2, 2}), 0},
@@ -49,12 +50,12 @@ func TestThroughIsNoGap(t *testing.T) {
 		{history([2]uint64{1, 1}, [2]uint64{4, 6}, [2]uint64{7, 7}), 1},
 		{history([2]uint64{1, 1}, [2]uint64{2, 4}, [2]uint64{6, 7}), 2},
 	} {
-		live := c.o.layers[len(c.o.layers)-1]
-		live.snap = &lvm2.LV{}
-		c.o.findLoss()
+		live := c.o.Layers[len(c.o.Layers)-1]
+		live.Snap = &lvm2.LV{}
+		c.o.FindLoss()
 		lost := 0
-		for _, l := range c.o.layers {
-			if l.lost {
+		for _, l := range c.o.Layers {
+			if l.Lost {
 				lost++
 			}
 		}
@@ -76,14 +77,14 @@ func TestFoldable_longVolume(t *testing.T) {
 		{2 * size.TiB, 4 * size.KiB, false},
 		{20 * size.TiB, 128 * size.KiB, true},
 	} {
-		heir := &layer{lv: lv, length: c.length.Sectors(), chunk: c.chunk.Sectors()}
-		gone := &layer{lv: lv, length: c.length.Sectors(), chunk: c.chunk.Sectors()}
-		live := &layer{lv: lv, length: c.length.Sectors(), chunk: c.chunk.Sectors(), snap: &lvm2.LV{}}
-		o := &volume{lv: lv, layers: []*layer{heir, gone, live}}
-		if got := (&view{}).foldable(o, heir, gone); got != c.want {
+		heir := &catalog.Layer{LV: lv, Length: c.length.Sectors(), Chunk: c.chunk.Sectors()}
+		gone := &catalog.Layer{LV: lv, Length: c.length.Sectors(), Chunk: c.chunk.Sectors()}
+		live := &catalog.Layer{LV: lv, Length: c.length.Sectors(), Chunk: c.chunk.Sectors(), Snap: &lvm2.LV{}}
+		o := &catalog.Volume{LV: lv, Layers: []*catalog.Layer{heir, gone, live}}
+		if got := (&view{View: &catalog.View{}}).Foldable(o, heir, gone); got != c.want {
 			t.Errorf("%v in chunks of %v: foldable %v", c.length, c.chunk, got)
 		}
-		if (&view{}).foldable(o, gone, live) {
+		if (&view{View: &catalog.View{}}).Foldable(o, gone, live) {
 			t.Error("the live layer can be folded")
 		}
 	}
@@ -91,9 +92,9 @@ func TestFoldable_longVolume(t *testing.T) {
 
 // What reads through what, in a history with snapshots that collected side by side.
 func TestPaths(t *testing.T) {
-	o := &volume{}
+	o := &catalog.Volume{}
 	add := func(id string, order, through, over uint64, named bool) {
-		o.layers = append(o.layers, &layer{lv: &lvm2.LV{ID: lvm2.ID(id)}, order: order, through: through, over: over, named: named})
+		o.Layers = append(o.Layers, &catalog.Layer{LV: &lvm2.LV{ID: lvm2.ID(id)}, Order: order, Through: through, Over: over, Named: named})
 	}
 	add("a", 1, 1, 0, true)
 	add("b", 2, 2, 6, false) // was live when lvm2's snapshots c to e were adopted
@@ -104,38 +105,38 @@ func TestPaths(t *testing.T) {
 	add("g", 9, 9, 0, true)
 	add("h", 10, 10, 0, false)
 	add("i", 11, 11, 0, true)
-	o.layers[8].snap = &lvm2.LV{}
-	o.findLoss()
-	v := &view{pinned: map[lvm2.ID]bool{}}
-	names := func(layers []*layer) (s string) {
+	o.Layers[8].Snap = &lvm2.LV{}
+	o.FindLoss()
+	v := &view{View: &catalog.View{Pinned: map[lvm2.ID]bool{}}}
+	names := func(layers []*catalog.Layer) (s string) {
 		for _, l := range layers {
-			s += string(l.lv.ID)
+			s += string(l.LV.ID)
 		}
 		return s
 	}
 	for i, want := range []string{"abfghi", "bfghi", "cfghi", "dfghi", "efghi", "fghi", "ghi", "hi", "i"} {
-		if got := names(o.path(o.layers[i])); got != want || o.layers[i].lost {
-			t.Errorf("path %s, want %s; lost: %v", got, want, o.layers[i].lost)
+		if got := names(o.Path(o.Layers[i])); got != want || o.Layers[i].Lost {
+			t.Errorf("path %s, want %s; lost: %v", got, want, o.Layers[i].Lost)
 		}
 	}
-	if got := names(v.needed(o)) + "-" + names(v.unneeded(o)); got != "abdefghi-c" {
+	if got := names(v.Needed(o)) + "-" + names(v.Unneeded(o)); got != "abdefghi-c" {
 		t.Errorf("needed and not: %s", got)
 	}
 	for gone, heir := range map[int]int{1: 0, 5: -1, 7: 6} {
-		var want *layer
+		var want *catalog.Layer
 		if heir >= 0 {
-			want = o.layers[heir]
+			want = o.Layers[heir]
 		}
-		if got := o.reader(v.needed(o), o.layers[gone]); got != want {
-			t.Errorf("the heir of %s is %v", o.layers[gone].lv.ID, got)
+		if got := o.Reader(v.Needed(o), o.Layers[gone]); got != want {
+			t.Errorf("the heir of %s is %v", o.Layers[gone].LV.ID, got)
 		}
 	}
 	// Without f only g, h and i are whole.
-	o.layers = append(o.layers[:5:5], o.layers[6:]...)
-	o.findLoss()
-	for _, l := range o.layers {
-		if want := l.order < 6; l.lost != want {
-			t.Errorf("without f %s is lost: %v", l.lv.ID, l.lost)
+	o.Layers = append(o.Layers[:5:5], o.Layers[6:]...)
+	o.FindLoss()
+	for _, l := range o.Layers {
+		if want := l.Order < 6; l.Lost != want {
+			t.Errorf("without f %s is lost: %v", l.LV.ID, l.Lost)
 		}
 	}
 }
@@ -143,33 +144,33 @@ func TestPaths(t *testing.T) {
 // A new newest layer has no place that one whose newer ones were removed waits for.
 func TestNextOrder(t *testing.T) {
 	for _, c := range []struct {
-		layers []*layer
+		layers []*catalog.Layer
 		live   bool
 		want   uint64
 	}{
 		{nil, false, 1},
-		{[]*layer{{order: 1, through: 1}}, true, 2},
-		{[]*layer{{order: 1, through: 1}, {order: 2, through: 5}}, true, 6},
-		{[]*layer{{order: 1, through: 1}, {order: 2, through: 5}}, false, 7},
-		{[]*layer{{order: 1, through: 1, over: 4}}, false, 6}, // 2 and 3 were adopted with it, over 4
-		{[]*layer{{order: 1, through: 1, over: 3}, {order: 2, through: 2, over: 3}, {order: 3, through: 3}}, true, 4},
+		{[]*catalog.Layer{{Order: 1, Through: 1}}, true, 2},
+		{[]*catalog.Layer{{Order: 1, Through: 1}, {Order: 2, Through: 5}}, true, 6},
+		{[]*catalog.Layer{{Order: 1, Through: 1}, {Order: 2, Through: 5}}, false, 7},
+		{[]*catalog.Layer{{Order: 1, Through: 1, Over: 4}}, false, 6}, // 2 and 3 were adopted with it, over 4
+		{[]*catalog.Layer{{Order: 1, Through: 1, Over: 3}, {Order: 2, Through: 2, Over: 3}, {Order: 3, Through: 3}}, true, 4},
 	} {
-		o := &volume{layers: c.layers}
-		for _, l := range o.layers {
-			l.lv = &lvm2.LV{}
+		o := &catalog.Volume{Layers: c.layers}
+		for _, l := range o.Layers {
+			l.LV = &lvm2.LV{}
 		}
 		if c.live {
-			o.layers[len(o.layers)-1].snap = &lvm2.LV{}
+			o.Layers[len(o.Layers)-1].Snap = &lvm2.LV{}
 		}
-		got := o.nextOrder()
+		got := o.NextOrder()
 		if got != c.want {
-			t.Errorf("place %d after %d layers, want %d", got, len(o.layers), c.want)
+			t.Errorf("place %d after %d layers, want %d", got, len(o.Layers), c.want)
 		}
-		o.layers = append(o.layers, &layer{lv: &lvm2.LV{}, order: got, through: got, snap: &lvm2.LV{}})
-		o.findLoss()
-		for _, l := range o.layers[:len(o.layers)-1] {
-			if l.lost == c.live {
-				t.Errorf("below a layer at %d that of %d is lost: %v", got, l.order, l.lost)
+		o.Layers = append(o.Layers, &catalog.Layer{LV: &lvm2.LV{}, Order: got, Through: got, Snap: &lvm2.LV{}})
+		o.FindLoss()
+		for _, l := range o.Layers[:len(o.Layers)-1] {
+			if l.Lost == c.live {
+				t.Errorf("below a layer at %d that of %d is lost: %v", got, l.Order, l.Lost)
 			}
 		}
 	}
@@ -184,7 +185,7 @@ func TestFold_endsWithoutMetadata(t *testing.T) {
 	for _, name := range []string{"heir", "gone", "live"} {
 		g.cut("vol", name, 1)
 	}
-	id := func(name string) lvm2.ID { return g.vg.LV(name).ID }
+	id := func(name string) lvm2.ID { return g.VG.LV(name).ID }
 	for _, c := range []struct {
 		name   string
 		volume lvm2.ID
@@ -198,11 +199,11 @@ func TestFold_endsWithoutMetadata(t *testing.T) {
 			p := newPool(context.Background(), Config{}, Options{})
 			p.ctx, p.cancel = context.WithCancel(context.Background())
 			defer p.cancel()
-			p.current.Store(g.view)
+			p.current.Store(g.view())
 			if c.broken != nil {
 				p.broken.Store(&c.broken)
 			}
-			f := newFold(p, foldPair{c.volume, id("heir"), id("gone")})
+			f := newFold(p, catalog.FoldPair{Volume: c.volume, Heir: id("heir"), Gone: id("gone")})
 			p.folder.running.Store(f)
 			if !p.folder.writes(id("heir")) {
 				t.Fatal("it does not run")

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync/atomic"
 	"time"
 
 	"k8s.io/klog/v2"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -18,7 +18,7 @@ const (
 	foldPause = 5 * time.Second  // pause between two checks for layers to fold
 	foldRetry = 10 * time.Minute // pause before a failed fold is retried
 	foldWorth = 4                // most bytes copied for each byte that becomes free
-	foldMost  = 1 << 28          // most chunks of a volume: a set of them takes 32 MiB of memory, and a fold has about four sets
+
 )
 
 // folder reclaims the space of layers that exist only because older layers read
@@ -27,12 +27,8 @@ const (
 type folder struct {
 	pool    *Pool
 	running atomic.Pointer[fold]
-	counted map[foldPair]foldCount // used by loop only
+	counted map[catalog.FoldPair]foldCount // used by loop only
 }
-
-// foldPair is a layer that nobody needs for itself, and its heir, the next older
-// layer.
-type foldPair struct{ volume, heir, gone lvm2.ID }
 
 // foldCount is the result of the last attempt to fold a pair.
 type foldCount struct {
@@ -54,13 +50,13 @@ func (c foldCost) worth(extent size.Bytes, short bool) bool {
 // writes reports whether the store of a frozen layer is being written to.
 func (w *folder) writes(id lvm2.ID) bool {
 	f := w.running.Load()
-	return f != nil && f.heir == id
+	return f != nil && f.Heir == id
 }
 
 // folds reports whether a layer is part of the running fold.
 func (w *folder) folds(id lvm2.ID) bool {
 	f := w.running.Load()
-	return f != nil && (f.heir == id || f.gone == id)
+	return f != nil && (f.Heir == id || f.Gone == id)
 }
 
 // stop ends the fold in a volume's history and waits until its devices are gone.
@@ -69,7 +65,7 @@ func (w *folder) folds(id lvm2.ID) bool {
 // ended.
 func (w *folder) stop(ctx context.Context, volume lvm2.ID) bool {
 	f := w.running.Load()
-	if f == nil || f.volume != volume {
+	if f == nil || f.Volume != volume {
 		return false
 	}
 	f.cancel(fmt.Errorf("layers of volume %s: %w: an old snapshot is about to be read through them", volume, errFoldOver))
@@ -102,8 +98,8 @@ func (w *folder) round(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	pairs := v.foldPairs()
-	counted := make(map[foldPair]foldCount, len(pairs))
+	pairs := v.FoldPairs()
+	counted := make(map[catalog.FoldPair]foldCount, len(pairs))
 	for _, pair := range pairs {
 		if c, known := w.counted[pair]; known {
 			counted[pair] = c
@@ -131,12 +127,12 @@ func (w *folder) round(ctx context.Context) {
 
 // due reports whether to try to fold a pair: it was not counted yet, or it is worth
 // it, and nobody is using its layers.
-func (w *folder) due(v *view, pair foldPair) bool {
-	heir, gone := v.layers[pair.heir], v.layers[pair.gone]
-	if !heir.trimmed || !gone.trimmed {
+func (w *folder) due(v *view, pair catalog.FoldPair) bool {
+	heir, gone := v.Layers[pair.Heir], v.Layers[pair.Gone]
+	if !heir.Trimmed || !gone.Trimmed {
 		return false // their usage is not known yet
 	}
-	if info, err := w.pool.find(v.snapDevice(heir.lv)); err != nil || info != nil {
+	if info, err := w.pool.find(v.snapDevice(heir.LV)); err != nil || info != nil {
 		return false // the heir is being read
 	}
 	c, known := w.counted[pair]
@@ -146,41 +142,13 @@ func (w *folder) due(v *view, pair foldPair) bool {
 	case c.failed:
 		return time.Since(c.at) >= foldRetry
 	}
-	return c.worth(v.extent(), w.pool.room(v) == 0)
-}
-
-// foldPairs returns the layers that can be folded away, each with its heir, oldest
-// first.
-func (v *view) foldPairs() []foldPair {
-	var out []foldPair
-	for _, o := range v.volumes {
-		needed := v.needed(o)
-		for _, gone := range needed {
-			if gone.named {
-				continue
-			}
-			if heir := o.reader(needed, gone); heir != nil && v.foldable(o, heir, gone) {
-				out = append(out, foldPair{o.lv.ID, heir.lv.ID, gone.lv.ID})
-			}
-		}
-	}
-	slices.SortFunc(out, func(a, b foldPair) int {
-		return int(int64(v.layers[a.gone].order) - int64(v.layers[b.gone].order))
-	})
-	return out
-}
-
-// foldable reports whether gone can be folded into heir, the layer of o that reads
-// through it. Both must be frozen: a live layer can be folded after the next cut.
-func (v *view) foldable(o *volume, heir, gone *layer) bool {
-	return v.unclear == nil && !gone.named && !v.pinned[gone.lv.ID] && !v.flattened[gone.lv.ID] && !v.flattened[heir.lv.ID] && !heir.lost && !gone.lost && o.theirs() == "" &&
-		linear(heir.lv) && linear(gone.lv) && heir.snap == nil && gone.snap == nil && o.live() != nil && heir.length/heir.chunk <= foldMost
+	return c.worth(v.ExtentSize(), w.pool.room(v) == 0)
 }
 
 // tryFold counts the cost of a fold, and folds if it is worth it.
-func (p *Pool) tryFold(ctx context.Context, pair foldPair) (foldCost, error) {
+func (p *Pool) tryFold(ctx context.Context, pair catalog.FoldPair) (foldCost, error) {
 	f := newFold(p, pair)
-	ctx = klog.NewContext(ctx, p.log.WithValues("heir", pair.heir, "layer", pair.gone))
+	ctx = klog.NewContext(ctx, p.log.WithValues("heir", pair.Heir, "layer", pair.Gone))
 	if err := f.count(ctx); err != nil {
 		return foldCost{}, err
 	}
@@ -193,14 +161,14 @@ func (p *Pool) tryFold(ctx context.Context, pair foldPair) (foldCost, error) {
 		return foldCost{}, err
 	}
 	cost := f.cost(v, heir, gone)
-	if !cost.worth(v.extent(), p.room(v) == 0) {
+	if !cost.worth(v.ExtentSize(), p.room(v) == 0) {
 		return cost, nil
 	}
 	began := time.Now()
 	if err := f.run(ctx); err != nil {
 		return cost, err
 	}
-	p.log.V(2).Info("Folded a layer into its heir", "layer", gone.lv.Name, "heir", heir.lv.Name,
+	p.log.V(2).Info("Folded a layer into its heir", "layer", gone.LV.Name, "heir", heir.LV.Name,
 		"copied", cost.copied, "freed", cost.freed, "took", time.Since(began))
 	return cost, nil
 }

@@ -60,12 +60,12 @@ func (c content) compareAt(t *testing.T, path string, base int, what string) {
 func waitHydrated(t *testing.T, p *Pool, lv string) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-		o := must(p.latest())(t).volumeByLV(lv)
-		if o == nil || !o.forked() {
+		o := must(p.latest())(t).VolumeByLV(lv)
+		if o == nil || !o.Forked() {
 			break
 		}
 		if time.Now().After(end) {
-			t.Fatalf("%s is not hydrated: %v sectors, %v", lv, o.hydrated, p.hydrator.failure(lv))
+			t.Fatalf("%s is not hydrated: %v sectors, %v", lv, o.Hydrated, p.hydrator.failure(lv))
 		}
 	}
 	ok(t, p.refresh(context.Background())) // its devices have followed
@@ -86,7 +86,7 @@ func TestFork(t *testing.T) {
 	base.scribble(t, r, path, 100)
 
 	began := time.Now()
-	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Size: 32 * size.MiB, Mode: Block, Source: Source{FromSnapshot, "snap1"}}))(t)
+	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Size: 32 * size.MiB, Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snap1"}}))(t)
 	t.Logf("made in %v", time.Since(began))
 	forkPath := must(p.Activate(ctx, f.LV))(t)
 	t.Logf("active after %v", time.Since(began))
@@ -94,13 +94,13 @@ func TestFork(t *testing.T) {
 	copy1.compare(t, forkPath, "the fork, fresh")
 	passes := 0
 	for ; ; passes++ {
-		o := must(p.latest())(t).volumeByLV(f.LV)
-		if !o.forked() {
+		o := must(p.latest())(t).VolumeByLV(f.LV)
+		if !o.Forked() {
 			break
 		}
 		copy1.scribble(t, r, forkPath, 20)
 		base.scribble(t, r, path, 5)
-		copy1.compare(t, forkPath, fmt.Sprintf("the fork, %v sectors hydrated", o.hydrated))
+		copy1.compare(t, forkPath, fmt.Sprintf("the fork, %v sectors hydrated", o.Hydrated))
 	}
 	t.Logf("%d passes, hydrated after %v", passes, time.Since(began))
 	if passes < 3 {
@@ -121,7 +121,7 @@ func TestFork(t *testing.T) {
 		ok(t, p.DeleteVolume(ctx, lv))
 	}
 	waitIdle(t, p)
-	if n := len(must(p.latest())(t).vg.LVs); n != 0 {
+	if n := len(must(p.latest())(t).VG.LVs); n != 0 {
 		t.Errorf("%d logical volumes are left", n)
 	}
 }

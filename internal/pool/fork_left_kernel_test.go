@@ -49,7 +49,7 @@ func snapped(t *testing.T, p *Pool, r *rand.Rand, name string, length size.Bytes
 // restored makes a fork of the snapshot that snapped made.
 func restored(t *testing.T, p *Pool, name string) Volume {
 	t.Helper()
-	return must(p.CreateVolume(context.Background(), VolumeSpec{Name: "fork" + name, Mode: Block, Source: Source{FromSnapshot, "snap" + name}}))(t)
+	return must(p.CreateVolume(context.Background(), VolumeSpec{Name: "fork" + name, Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snap" + name}}))(t)
 }
 
 // TestForkThatOverflowed: a fork whose store was full while the driver was away
@@ -122,10 +122,10 @@ func TestWindowLeftWithHeldWrites(t *testing.T) {
 			v := must(p.latest())(t)
 			config := p.config
 			ok(t, p.Close())
-			disk.fail(sectorOf(v, v.vg.LV(f.LV), w.start+64), 8)
+			disk.fail(sectorOf(v, v.VG.LV(f.LV), w.Start+64), 8)
 			data := directBuffer(t, 4096)
 			copy(data, bytes.Repeat([]byte{'x'}, len(data)))
-			off := (w.start + 64).Bytes()
+			off := (w.Start + 64).Bytes()
 			written := make(chan error, 1)
 			go func() { written <- writeFrom(at, int64(off), data) }()
 			select {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 )
@@ -14,16 +15,16 @@ import (
 // both cases the store has all acknowledged writes.
 func (p *Pool) recoverFork(ctx context.Context, lv string) error {
 	return p.do(ctx, &change{what: "make volume " + lv + " writable again", act: func(ctx context.Context, v *view) error {
-		o := v.volumeByLV(lv)
-		if o == nil || !o.forked() {
+		o := v.VolumeByLV(lv)
+		if o == nil || !o.Forked() {
 			return nil
 		}
-		d := v.forkDevice(o.lv)
+		d := v.forkDevice(o.LV)
 		status, err := p.snapshotStatus(d.name)
 		if err != nil || !status.Overflow && !status.Invalid {
 			return err
 		}
-		l, source, err := v.origin(o)
+		l, source, err := v.Origin(o)
 		if err == nil && status.Invalid {
 			err = p.intact(v, source, l)
 		}
@@ -35,8 +36,8 @@ func (p *Pool) recoverFork(ctx context.Context, lv string) error {
 		}
 		// alone keeps a brake from suspending the store's device. A read of a suspended
 		// store would wait for the brake, which waits for this act. The caretaker retries.
-		return p.alone(ctx, o.fork.lv.ID, func() error {
-			store, err := p.find(v.cowDevice(o.fork.lv))
+		return p.alone(ctx, o.Fork.LV.ID, func() error {
+			store, err := p.find(v.cowDevice(o.Fork.LV))
 			if err != nil || store == nil || store.Suspended {
 				return err
 			}
@@ -49,12 +50,12 @@ func (p *Pool) recoverFork(ctx context.Context, lv string) error {
 // valid again. A table that replaces a snapshot's table inherits its state, so loadAgain
 // loads an error target in between. It suspends the volume meanwhile, so that nobody uses
 // the fork device, unless only snapshots of the volume are read.
-func (p *Pool) loadAgain(ctx context.Context, v *view, o *volume, invalid bool) error {
-	k, err := p.convergence(v, o.lv.Name, demand{}).look()
+func (p *Pool) loadAgain(ctx context.Context, v *view, o *catalog.Volume, invalid bool) error {
+	k, err := p.convergence(v, o.LV.Name, demand{}).look()
 	if err != nil {
 		return err
 	}
-	d, fork, top := v.forkDevice(o.lv), k[v.forkDevice(o.lv).uuid], k[v.topDevice(o.lv).uuid]
+	d, fork, top := v.forkDevice(o.LV), k[v.forkDevice(o.LV).uuid], k[v.topDevice(o.LV).uuid]
 	if fork == nil {
 		return nil
 	}
@@ -67,7 +68,7 @@ func (p *Pool) loadAgain(ctx context.Context, v *view, o *volume, invalid bool) 
 	}
 	plan = append(plan, become(fork.table)...)
 	// A held volume must stay suspended, and may have a loaded table for its resume.
-	if vol := (step{device: v.topDevice(o.lv), of: o}); top != nil && !(top.Suspended && p.isHeld(v, o)) {
+	if vol := (step{device: v.topDevice(o.LV), of: o}); top != nil && !(top.Suspended && p.isHeld(v, o)) {
 		suspend, resume := vol, vol
 		suspend.do, resume.do = stepSuspend, stepResume
 		plan = append(append([]step{suspend}, plan...), resume)
@@ -76,8 +77,8 @@ func (p *Pool) loadAgain(ctx context.Context, v *view, o *volume, invalid bool) 
 }
 
 // reviveStore makes the store of a fork valid again after the kernel marked it invalid.
-func (p *Pool) reviveStore(ctx context.Context, v *view, o *volume) error {
-	d := v.cowDevice(o.fork.lv)
+func (p *Pool) reviveStore(ctx context.Context, v *view, o *catalog.Volume) error {
+	d := v.cowDevice(o.Fork.LV)
 	info, err := p.find(d)
 	if err != nil || info == nil {
 		return err
@@ -86,6 +87,6 @@ func (p *Pool) reviveStore(ctx context.Context, v *view, o *volume) error {
 	if err != nil {
 		return err
 	}
-	p.log.Info("Restored access to a volume that is not hydrated yet and that the kernel stopped after an I/O error", "volume", o.lv.Name)
+	p.log.Info("Restored access to a volume that is not hydrated yet and that the kernel stopped after an I/O error", "volume", o.LV.Name)
 	return cow.Revive(path)
 }

@@ -24,7 +24,7 @@ func TestWriteBesideBadSector(t *testing.T) {
 	r := rand.New(rand.NewPCG(19, 20))
 	base, model := snapped(t, p, r, "base", 24*size.MiB)
 	v := must(p.latest())(t)
-	disk.fail(sectorOf(v, v.vg.LV(base.LV), bad), 8)
+	disk.fail(sectorOf(v, v.VG.LV(base.LV), bad), 8)
 	f := restored(t, p, "base")
 	hydrate := p.hydrator.stop(f.LV) // what is written would be hydrated before long
 	at := must(p.Activate(ctx, f.LV))(t)
@@ -32,7 +32,7 @@ func TestWriteBesideBadSector(t *testing.T) {
 	behind := model[from:]
 	stopped := func() bool {
 		v := must(p.latest())(t)
-		s, err := p.snapshotStatus(v.forkDevice(v.volumeByLV(f.LV).lv).name)
+		s, err := p.snapshotStatus(v.forkDevice(v.VolumeByLV(f.LV).LV).name)
 		return err == nil && s.Invalid
 	}
 	for round := range 3 {

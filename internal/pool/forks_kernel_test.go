@@ -95,7 +95,7 @@ func (f *forest) step() string {
 		return "create"
 	case n < 12 && s != "" && len(f.volumes) < 8:
 		grown := size.Bytes(len(f.snapshots[s]) + f.r.IntN(2)*8<<20)
-		made, err := f.p.CreateVolume(ctx, VolumeSpec{Name: f.name("r"), Size: grown, Mode: Block, Source: Source{FromSnapshot, s}})
+		made, err := f.p.CreateVolume(ctx, VolumeSpec{Name: f.name("r"), Size: grown, Mode: Block, Source: Source{Kind: FromSnapshot, LV: s}})
 		if noRoom(err) {
 			return "restore refused"
 		}
@@ -103,7 +103,7 @@ func (f *forest) step() string {
 		f.add(made, f.snapshots[s])
 		return "restore"
 	case n < 18 && len(f.volumes) < 8:
-		made, err := f.p.CreateVolume(ctx, VolumeSpec{Name: f.name("c"), Mode: Block, Source: Source{FromVolume, v.lv}})
+		made, err := f.p.CreateVolume(ctx, VolumeSpec{Name: f.name("c"), Mode: Block, Source: Source{Kind: FromVolume, LV: v.lv}})
 		if noRoom(err) {
 			return "clone refused"
 		}
@@ -177,8 +177,8 @@ func TestForks(t *testing.T) {
 	forks := 0
 	for end := time.Now().Add(*forksFor); time.Now().Before(end); {
 		f.counts[f.step()]++
-		for _, o := range must(f.p.latest())(t).volumes {
-			if o.forked() {
+		for _, o := range must(f.p.latest())(t).Volumes {
+			if o.Forked() {
 				forks++
 			}
 		}
@@ -213,7 +213,7 @@ func TestForks(t *testing.T) {
 		ok(t, f.p.DeleteVolume(ctx, v.lv))
 	}
 	waitIdle(t, f.p)
-	if left := must(f.p.latest())(t).vg.LVs; len(left) != 0 {
+	if left := must(f.p.latest())(t).VG.LVs; len(left) != 0 {
 		t.Errorf("left: %d logical volumes, the first is %s %v", len(left), left[0].Name, left[0].Tags)
 	}
 }

@@ -24,9 +24,9 @@ func (f *forest) readerStep(v *forestVolume, s string) string {
 		var shown content
 		switch {
 		case s != "" && n != 0:
-			spec.Source, shown = Source{FromSnapshot, s}, f.snapshots[s]
+			spec.Source, shown = Source{Kind: FromSnapshot, LV: s}, f.snapshots[s]
 		case v != nil:
-			spec.Source, shown = Source{FromVolume, v.lv}, bytes.Clone(v.content)
+			spec.Source, shown = Source{Kind: FromVolume, LV: v.lv}, bytes.Clone(v.content)
 		default:
 			return "nothing to read"
 		}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 )
@@ -38,7 +39,7 @@ const (
 // LVM2's lock, because a freeze may take any time and cannot be interrupted.
 type frozen struct {
 	pool   *Pool
-	volume *volume
+	volume *catalog.Volume
 	device device
 	// clean is set if the file system is frozen, by the driver or by a hook of the
 	// owner. The content of the cut then needs no recovery.
@@ -78,25 +79,25 @@ func (p *Pool) freeze(ctx context.Context, lv string) (*frozen, error) {
 	if err != nil {
 		return nil, err
 	}
-	o, err := v.changeable(lv)
+	o, err := v.Changeable(lv)
 	if err != nil {
 		return nil, err
 	}
-	f := &frozen{pool: p, volume: o, device: v.topDevice(o.lv)}
+	f := &frozen{pool: p, volume: o, device: v.topDevice(o.LV)}
 	info, err := p.find(f.device)
 	if err != nil || info == nil || !info.Live {
 		return nil, err
 	}
 	if info.Suspended && !p.isHeld(v, o) { // left over from a failed operation
 		if err := p.resumeAsWas(info, f.device.udev); err != nil {
-			p.facts.unsettled.put(o.lv.ID, true)
+			p.facts.unsettled.put(o.LV.ID, true)
 			return nil, err
 		}
 	}
 	if err := f.still(ctx, info.Device); err != nil {
-		p.facts.unsettled.put(o.lv.ID, true) // a resume may have failed
+		p.facts.unsettled.put(o.LV.ID, true) // a resume may have failed
 		if errors.Is(err, unix.EIO) {
-			p.facts.failing.put(o.lv.ID, err)
+			p.facts.failing.put(o.LV.ID, err)
 			err = cmp.Or(p.stillFails(o, info.Device), err)
 		}
 		return nil, cmp.Or(v.uncuttable(o, err), err)
@@ -104,10 +105,10 @@ func (p *Pool) freeze(ctx context.Context, lv string) (*frozen, error) {
 	f.watch.lap("suspend")
 	f.ctx, f.thaw = context.WithCancelCause(ctx)
 	f.limit = time.AfterFunc(frozenLimit, f.goOn)
-	p.facts.frozen.put(o.lv.ID, f)
-	if p.facts.holding.has(o.lv.ID) { // the hold suspended the volume without a freeze
+	p.facts.frozen.put(o.LV.ID, f)
+	if p.facts.holding.has(o.LV.ID) { // the hold suspended the volume without a freeze
 		f.release()
-		return nil, fmt.Errorf("volume %s/%s: %w: its writers are held: %s", v.vg.Name, lv, ErrNoSpace, heldBecause)
+		return nil, fmt.Errorf("volume %s/%s: %w: its writers are held: %s", v.VG.Name, lv, ErrNoSpace, heldBecause)
 	}
 	return f, nil
 }
@@ -137,13 +138,13 @@ func (f *frozen) still(ctx context.Context, dev dm.Device) error {
 		// Up to Linux 6.7 a file system can be frozen only once. Here its owner has
 		// frozen it.
 		if len(mounts) == 0 {
-			return fmt.Errorf("volume %s/%s: %w: its file system is frozen at a mount that this process does not see; thaw it", f.pool.vgName, f.volume.lv.Name, ErrPrecondition)
+			return fmt.Errorf("volume %s/%s: %w: its file system is frozen at a mount that this process does not see; thaw it", f.pool.vgName, f.volume.LV.Name, ErrPrecondition)
 		}
 		if f.clean, err = f.hooked(ctx, mounts[0].Mountpoint); err != nil || f.clean {
 			return err
 		}
 	}
-	return fmt.Errorf("volume %s/%s: %w: another process keeps freezing and thawing its file system; retry", f.pool.vgName, f.volume.lv.Name, ErrFreeze)
+	return fmt.Errorf("volume %s/%s: %w: another process keeps freezing and thawing its file system; retry", f.pool.vgName, f.volume.LV.Name, ErrFreeze)
 }
 
 // suspendIn suspends the device within freezeLimit. Errors: *stuckFreeze if the suspend
@@ -185,7 +186,7 @@ func (g *group) apart(do func()) <-chan struct{} {
 
 func (f *frozen) tooLong() error {
 	return fmt.Errorf("volume %s/%s: %w: writes to it did not finish within %v; nothing was changed",
-		f.pool.vgName, f.volume.lv.Name, ErrFreeze, freezeLimit)
+		f.pool.vgName, f.volume.LV.Name, ErrFreeze, freezeLimit)
 }
 
 // waiting returns the context with which the cut waits for its commit.
@@ -199,13 +200,13 @@ func (f *frozen) waiting(ctx context.Context) context.Context {
 // ready is called in the cut's edit and returns an error unless the volume is still frozen.
 // A nil receiver stands for a volume without a device; ready then returns an error if the
 // volume has been activated since.
-func (f *frozen) ready(p *Pool, t *edit, o *volume) error {
+func (f *frozen) ready(p *Pool, t *edit, o *catalog.Volume) error {
 	if f != nil {
 		return context.Cause(f.ctx)
 	}
-	info, err := p.find(t.topDevice(o.lv))
+	info, err := p.find(t.view().topDevice(o.LV))
 	if err == nil && info != nil && info.Live {
-		err = fmt.Errorf("volume %s/%s: %w: it was activated just now; nothing was changed", t.vg.Name, o.lv.Name, ErrFreeze)
+		err = fmt.Errorf("volume %s/%s: %w: it was activated just now; nothing was changed", t.VG.Name, o.LV.Name, ErrFreeze)
 	}
 	return err
 }
@@ -266,7 +267,7 @@ func (f *frozen) cutAt() (time.Time, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.at.IsZero() {
-		return f.at, fmt.Errorf("volume %s/%s: %w", f.pool.vgName, f.volume.lv.Name, errWentOn)
+		return f.at, fmt.Errorf("volume %s/%s: %w", f.pool.vgName, f.volume.LV.Name, errWentOn)
 	}
 	return f.at, nil
 }
@@ -280,7 +281,7 @@ func (f *frozen) goOn() {
 	}
 	f.passed = true
 	f.thaw(fmt.Errorf("volume %s/%s: %w: the cut did not reach the disk within %v, as while an lvm2 command holds the volume group; nothing was changed",
-		f.pool.vgName, f.volume.lv.Name, ErrFreeze, frozenLimit))
+		f.pool.vgName, f.volume.LV.Name, ErrFreeze, frozenLimit))
 	f.resume()
 }
 
@@ -297,21 +298,21 @@ func (f *frozen) release() {
 		f.resume()
 	}
 	f.thaw(nil)
-	f.pool.facts.frozen.drop(f.volume.lv.ID)
+	f.pool.facts.frozen.drop(f.volume.LV.ID)
 }
 
 // resume resumes the volume with its old table if it is suspended and its writers are not
 // held. The table that the cut has loaded may need devices that do not exist yet.
 func (f *frozen) resume() {
 	info, err := f.pool.find(f.device)
-	if held := f.pool.facts.holding.has(f.volume.lv.ID); err == nil && (info == nil || !info.Suspended || held) {
+	if held := f.pool.facts.holding.has(f.volume.LV.ID); err == nil && (info == nil || !info.Suspended || held) {
 		return
 	}
 	if err == nil {
 		err = f.pool.resumeAsWas(info, f.device.udev)
 	}
 	if err != nil {
-		f.pool.facts.unsettled.put(f.volume.lv.ID, true)
-		f.pool.log.Error(err, "Failed to resume a volume that was held for a cut; it will be retried", "volume", f.volume.lv.Name)
+		f.pool.facts.unsettled.put(f.volume.LV.ID, true)
+		f.pool.log.Error(err, "Failed to resume a volume that was held for a cut; it will be retried", "volume", f.volume.LV.Name)
 	}
 }

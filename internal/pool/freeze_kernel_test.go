@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -137,7 +138,7 @@ func TestCutOfHookFrozen(t *testing.T) {
 			v, _, dir := mountedVolume(t, p, fs, length)
 			writer := countIn(t, filepath.Join(dir, "count"))
 			options := map[string]string{"ext4": "noload", "xfs": "norecovery,nouuid", "btrfs": "rescue=nologreplay"}[fs]
-			clone := VolumeSpec{Mode: Filesystem, FSType: fs, Source: Source{FromVolume, v.LV}}
+			clone := VolumeSpec{Mode: Filesystem, FSType: fs, Source: Source{Kind: FromVolume, LV: v.LV}}
 			for _, kind := range []string{"snapshot", "clone", "reader", "transient"} {
 				writer.waitFor(t, writer.acknowledged.Load()+5)
 				ok(t, setFrozen(dir, true))
@@ -149,7 +150,7 @@ func TestCutOfHookFrozen(t *testing.T) {
 					if s.Created.Before(froze) || s.Created.After(time.Now()) {
 						t.Errorf("the snapshot's time is %v, the file system was frozen from %v to %v", s.Created, froze, time.Now())
 					}
-					spec.Source = Source{FromSnapshot, s.LV}
+					spec.Source = Source{Kind: FromSnapshot, LV: s.LV}
 				}
 				c, err := p.CreateVolume(ctx, spec)
 				if now := writer.acknowledged.Load(); now > at+1 { // what was written just before
@@ -184,13 +185,13 @@ func TestFreezeEnded(t *testing.T) {
 	file := filepath.Join(dir, "file")
 	err := p.onVolume(ctx, v.LV, func(ctx context.Context) error {
 		w := must(p.latest())(t)
-		o := w.volumeByLV(v.LV)
+		o := w.VolumeByLV(v.LV)
 		for _, frozenNow := range []bool{false, true, false} {
 			ok(t, os.WriteFile(file, bytes.Repeat([]byte("x"), 1<<20), 0o600)) // the freeze has something to write back
 			if frozenNow {
 				ok(t, setFrozen(dir, true))
 			}
-			f := &frozen{pool: p, volume: o, device: w.topDevice(o.lv)}
+			f := &frozen{pool: p, volume: o, device: w.topDevice(o.LV)}
 			held, err := f.hooked(ctx, dir)
 			if err != nil || held != frozenNow {
 				t.Errorf("frozen %v: was found to be frozen %v, %v", frozenNow, held, err)
@@ -211,7 +212,7 @@ func TestFreezeEnded(t *testing.T) {
 		t.Errorf("the file system was left frozen: %v", err)
 	}
 	s := must(p.CreateSnapshot(ctx, "s", v.LV))(t)
-	c := must(p.CreateVolume(ctx, VolumeSpec{Name: "c", Mode: Filesystem, FSType: "ext4", ReadOnly: true, Source: Source{FromSnapshot, s.LV}}))(t)
+	c := must(p.CreateVolume(ctx, VolumeSpec{Name: "c", Mode: Filesystem, FSType: "ext4", ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: s.LV}}))(t)
 	at := t.TempDir()
 	ok(t, unix.Mount(must(p.Activate(ctx, c.LV))(t), at, "ext4", unix.MS_RDONLY, "noload"))
 	if b := must(os.ReadFile(filepath.Join(at, "file")))(t); string(b) != "y" {
@@ -260,7 +261,7 @@ func TestHookBetweenCuts(t *testing.T) {
 			continue
 		}
 		ok(t, err)
-		c := must(p.CreateVolume(ctx, VolumeSpec{Name: "c", Mode: Filesystem, FSType: "ext4", ReadOnly: true, Source: Source{FromSnapshot, s.LV}}))(t)
+		c := must(p.CreateVolume(ctx, VolumeSpec{Name: "c", Mode: Filesystem, FSType: "ext4", ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: s.LV}}))(t)
 		lvm(t, "e2fsck", "-f", "-n", must(p.Activate(ctx, c.LV))(t))
 		ok(t, p.Deactivate(ctx, c.LV))
 		ok(t, p.DeleteVolume(ctx, c.LV))
@@ -275,7 +276,7 @@ func TestHookBetweenCuts(t *testing.T) {
 // that has come after that stands in the way.
 func cutNamed(ctx context.Context, p *Pool, lv, name string) error {
 	_, err := run(ctx, &p.group, []string{nameKey(name), lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
-		return none, p.take(ctx, "create snapshot "+name, lv, name, func(t *edit, c cutLayer) error { return t.record(c, name) })
+		return none, p.take(ctx, "create snapshot "+name, lv, name, func(t *edit, c catalog.CutLayer) error { return t.Record(c, name) })
 	})
 	return err
 }
@@ -310,7 +311,7 @@ func TestSlowFreeze(t *testing.T) {
 	go func() { wrote <- errors.Join(f.Sync(), f.Close()) }()
 	time.Sleep(300 * time.Millisecond)
 	before := must(p.latest())(t)
-	history := len(before.volumeByLV(v.LV).layers)
+	history := len(before.VolumeByLV(v.LV).Layers)
 	cut := make(chan error, 1)
 	began := time.Now()
 	go func() { cut <- cutNamed(ctx, p, v.LV, "s2") }()
@@ -341,7 +342,7 @@ func TestSlowFreeze(t *testing.T) {
 	if _, err := p.SnapshotNamed(ctx, "s2"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("the cut failed, and its snapshot is there: %v", err)
 	}
-	if now := len(must(p.latest())(t).volumeByLV(v.LV).layers); now != history {
+	if now := len(must(p.latest())(t).VolumeByLV(v.LV).Layers); now != history {
 		t.Errorf("the failed cut left layers: %d, before %d", now, history)
 	}
 	// Who comes to the volume before the kernel answers waits, and can leave.
@@ -364,7 +365,7 @@ func TestLockedGroup(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	v, _, dir := mountedVolume(t, p, "ext4", 64*size.MiB)
-	before := must(p.latest())(t).vg.Seqno
+	before := must(p.latest())(t).VG.Seqno
 	lock := must(p.host.LockVG(ctx, p.vgName, lvm2.Exclusive))(t)
 	cut := make(chan error, 1)
 	go func() { cut <- cutNamed(ctx, p, v.LV, "s") }()
@@ -382,8 +383,8 @@ func TestLockedGroup(t *testing.T) {
 		t.Errorf("the cut: %v", err)
 	}
 	ok(t, p.refresh(ctx))
-	if now := must(p.latest())(t); now.vg.Seqno != before || len(now.layers) != 0 {
-		t.Errorf("the group was changed: %d, before %d", now.vg.Seqno, before)
+	if now := must(p.latest())(t); now.VG.Seqno != before || len(now.Layers) != 0 {
+		t.Errorf("the group was changed: %d, before %d", now.VG.Seqno, before)
 	}
 	must(p.CreateSnapshot(ctx, "s", v.LV))(t)
 }

@@ -7,6 +7,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
@@ -34,8 +35,8 @@ type group struct {
 	foreign  atomic.Uint64         // number of changes by other processes
 	textMost atomic.Uint64         // largest possible metadata text, in bytes
 
-	mapped func(v *view) ([]mapping, error) // asks the kernel which extents its devices map
-	maps   []mapping                        // the kernel's answer; only the committer uses it, and asks at most once a batch
+	mapped func(v *view) ([]catalog.Mapping, error) // asks the kernel which extents its devices map
+	maps   []catalog.Mapping                        // the kernel's answer; only the committer uses it, and asks at most once a batch
 
 	// settled is called after a change is on the disk and its act has ended, even if
 	// the act failed. The committer calls settled, so settled must not block.

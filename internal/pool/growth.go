@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
@@ -107,13 +108,13 @@ func (p *Pool) noteRate(seen rate) {
 // that their stores grow less often. If little is free, most of it is left to
 // others.
 func (p *Pool) firstStore(v *view, origin, chunk size.Bytes) lvm2.Extents {
-	most := v.extents(cow.LargestUseful(origin, chunk))
+	most := v.Extents(cow.LargestUseful(origin, chunk))
 	if p.config.FirstStore != 0 {
-		return min(most, v.extents(p.config.FirstStore))
+		return min(most, v.Extents(p.config.FirstStore))
 	}
 	least := brakeLine(chunk.Sectors(), p.peak()).Bytes()
 	want := max(growLine(chunk.Sectors(), p.peak(), 0).Bytes(), min(mostStore, origin/firstPart))
-	return min(most, max(v.extents(least), min(v.extents(want), v.free.size()/4)))
+	return min(most, max(v.Extents(least), min(v.Extents(want), v.Free.Size()/4)))
 }
 
 // step returns the least size by which a store grows.
@@ -150,7 +151,7 @@ func (p *Pool) grow(ctx context.Context, g *growth) {
 		p.giveUpUnread()
 		// It does not wait for frozen stores to be trimmed: trimming may wait for
 		// the writers that this store holds.
-		if v := p.current.Load(); v.storeOf(g.store) == nil || p.wipedSoon(v, v.growsOn(v.storeOf(g.store).lv)) == 0 {
+		if v := p.current.Load(); v.StoreOf(g.store) == nil || p.wipedSoon(v, v.GrowsOn(v.StoreOf(g.store).LV)) == 0 {
 			break
 		}
 		p.wiper.wake()
@@ -187,41 +188,41 @@ func (p *Pool) grow(ctx context.Context, g *growth) {
 // longer table, because there may be no free extents.
 func (p *Pool) growStore(ctx context.Context, g *growth) error {
 	return p.do(ctx, &change{fast: true, what: "extend a store", edit: func(t *edit) error {
-		s := t.storeOf(g.store)
+		s := t.StoreOf(g.store)
 		if s == nil {
 			return nil
 		}
-		have, most := s.lv.Size(), t.largest(s)
+		have, most := s.LV.Size(), t.Largest(s)
 		if have >= most {
 			return nil
 		}
-		if p.shorter(t.view, s) {
+		if p.shorter(t.view(), s) {
 			return nil
 		}
-		room := t.freeFor(s.lv).size()
+		room := t.FreeFor(s.LV).Size()
 		if !g.must {
 			room = (room + 3) / 4
 		}
-		more := min(t.extents(g.more), most-have, room)
+		more := min(t.Extents(g.more), most-have, room)
 		if more == 0 {
 			return fmt.Errorf("store %s/%s (%v) of volume %s cannot grow: %w; once it is full, %s; delete volumes or snapshots, or extend the volume group",
-				t.vg.Name, s.lv.Name, t.bytesOf(s.lv), s.of.lv.Name, ErrNoSpace, p.whenFull(t.view, s))
+				t.VG.Name, s.LV.Name, t.BytesOf(s.LV), s.Of.LV.Name, ErrNoSpace, p.whenFull(t.view(), s))
 		}
-		ranges, err := t.growth(s.lv, more, highEnd)
+		ranges, err := t.Growth(s.LV, more, catalog.HighEnd)
 		if err != nil {
 			return err
 		}
-		c := s.lv.Clone()
-		c.Segments = appendExtents(c.Segments, ranges...)
-		return t.put(c)
+		c := s.LV.Clone()
+		c.Segments = catalog.AppendExtents(c.Segments, ranges...)
+		return t.Put(c)
 	}, act: func(ctx context.Context, v *view) error {
-		s := v.storeOf(g.store)
+		s := v.StoreOf(g.store)
 		if s == nil {
 			return nil
 		}
 		err := p.lengthen(ctx, v.lease, g.store)
 		if err != nil { // the store has its extents, but its device is too short
-			p.facts.unsettled.put(s.of.lv.ID, true)
+			p.facts.unsettled.put(s.Of.LV.ID, true)
 		}
 		return err
 	}})
@@ -229,13 +230,13 @@ func (p *Pool) growStore(ctx context.Context, g *growth) error {
 
 // shorter reports whether a store's device is shorter than the store, because the
 // kernel did not follow an earlier growth.
-func (p *Pool) shorter(v *view, s *store) bool {
-	info, err := p.find(v.cowDevice(s.lv))
+func (p *Pool) shorter(v *view, s *catalog.Store) bool {
+	info, err := p.find(v.cowDevice(s.LV))
 	if err != nil || info == nil || !info.Live {
 		return false
 	}
 	table, err := p.dm.Table(info.Name)
-	return err == nil && table.Length() < sectors(v, s.lv.Size())
+	return err == nil && table.Length() < sectors(v, s.LV.Size())
 }
 
 // lengthen loads the longer table of a store that has grown into its device, if
@@ -248,16 +249,16 @@ func (p *Pool) shorter(v *view, s *store) bool {
 func (p *Pool) lengthen(ctx context.Context, l *lease, id lvm2.ID) error {
 	return p.alone(ctx, id, func() error {
 		v := p.current.Load().leased(l)
-		s := v.storeOf(id)
+		s := v.StoreOf(id)
 		if s == nil { // it was trimmed or deleted
 			return nil
 		}
-		d := v.cowDevice(s.lv)
+		d := v.cowDevice(s.LV)
 		info, err := p.find(d)
 		if err != nil || info == nil {
 			return err
 		}
-		table, err := v.linearTable(s.lv)
+		table, err := v.linearTable(s.LV)
 		if err != nil {
 			return err
 		}
@@ -268,7 +269,7 @@ func (p *Pool) lengthen(ctx context.Context, l *lease, id lvm2.ID) error {
 		if g, growing := p.facts.growing.get(id); growing && g.braked.Load() {
 			has.Suspended = false
 		}
-		w := &wanted{device: d, of: s.of, table: disks(table), readOnly: has.ReadOnly} // keeps a frozen store read-only
+		w := &wanted{device: d, of: s.Of, table: disks(table), readOnly: has.ReadOnly} // keeps a frozen store read-only
 		c := &carrier{Pool: p, view: v, k: kernel{d.uuid: has}, keyed: true}
 		return unlessGone(c.carryOut(ctx, w.alone(has)))
 	})
@@ -284,7 +285,7 @@ func unlessGone(err error) error {
 }
 
 // whenFull describes for users the effect of a full store.
-func (p *Pool) whenFull(v *view, s *store) string {
+func (p *Pool) whenFull(v *view, s *catalog.Store) string {
 	if p.kept(v, s) {
 		return "writes to the volume will block"
 	}

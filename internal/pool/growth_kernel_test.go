@@ -95,7 +95,7 @@ func TestGrowth_fullSpeed(t *testing.T) {
 		for k, v := range vols {
 			before[k] = digest(t, paths[k], length)
 			s := must(p.CreateSnapshot(ctx, fmt.Sprintf("s%d-%d", i, k), v.LV))(t)
-			first[k] = must(p.latest())(t).bytesOf(must(p.latest())(t).vg.LV(s.LV))
+			first[k] = must(p.latest())(t).BytesOf(must(p.latest())(t).VG.LV(s.LV))
 		}
 		time.Sleep(2 * slowestLook) // idle
 		held := p.brakes.read()

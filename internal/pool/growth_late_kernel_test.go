@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -20,20 +21,20 @@ func TestLengthen_deviceBeingMade(t *testing.T) {
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 64 * size.MiB, Mode: Block}))(t)
 	must(p.CreateSnapshot(ctx, "s", v.LV))(t)
 	before := must(p.latest())(t)
-	l := before.snapshotByLV("s")
-	d, id := before.cowDevice(l.lv), l.lv.ID
+	l := before.SnapshotByLV("s")
+	d, id := before.cowDevice(l.LV), l.LV.ID
 	release := must(p.keys.lock(ctx, storeKey(id)))(t)
 	grown := make(chan error, 1)
 	go func() { grown <- p.growStore(ctx, &growth{store: id, more: 8 * size.MiB, must: true}) }()
-	store := func() *lvm2.LV { return must(p.latest())(t).vg.LVByID(id) }
-	for end := time.Now().Add(10 * time.Second); store().Size() == l.lv.Size(); time.Sleep(time.Millisecond) {
+	store := func() *lvm2.LV { return must(p.latest())(t).VG.LVByID(id) }
+	for end := time.Now().Add(10 * time.Second); store().Size() == l.LV.Size(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("it does not grow")
 		}
 	}
 	time.Sleep(50 * time.Millisecond)
 	must(p.dm.Create(d.name, d.uuid))(t)
-	ok(t, p.dm.Load(d.name, must(before.linearTable(l.lv))(t), true))
+	ok(t, p.dm.Load(d.name, must(before.linearTable(l.LV))(t), true))
 	ok(t, p.dm.Resume(d.name, d.udev))
 	release()
 	ok(t, <-grown)
@@ -56,13 +57,13 @@ func TestLengthen_missedGrowth(t *testing.T) {
 	path := must(p.Activate(ctx, v.LV))(t)
 	must(p.CreateSnapshot(ctx, "s", v.LV))(t)
 	ok(t, p.do(ctx, &change{what: "extend a store on the disk alone", edit: func(e *edit) error {
-		c := e.snapshotByLV("s").lv.Clone()
-		ranges, err := e.growth(c, 4, highEnd)
+		c := e.SnapshotByLV("s").LV.Clone()
+		ranges, err := e.Growth(c, 4, catalog.HighEnd)
 		if err != nil {
 			return err
 		}
-		c.Segments = appendExtents(c.Segments, ranges...)
-		return e.put(c)
+		c.Segments = catalog.AppendExtents(c.Segments, ranges...)
+		return e.Put(c)
 	}}))
 	fill(t, p, 0)
 	for i := range 20 {

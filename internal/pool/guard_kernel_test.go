@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -19,14 +20,14 @@ func TestPanic(t *testing.T) {
 	p := testPool(t, nil)
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)
 	path := must(p.Activate(ctx, v.LV))(t)
-	boom := func() error { var none *volume; return errors.New(none.name) }
+	boom := func() error { var none *catalog.Volume; return errors.New(none.Name) }
 	for name, c := range map[string]*change{
 		"edit": {what: "edit", edit: func(*edit) error { return boom() }},
 		"act":  {what: "act", act: func(context.Context, *view) error { return boom() }},
 		"step": {what: "step", act: func(ctx context.Context, w *view) error {
 			c := p.convergence(w, v.LV, demand{})
-			k, top := must(c.look())(t), w.topDevice(w.vg.LV(v.LV))
-			return c.carryOut(ctx, []step{{do: stepSuspend, device: top, of: w.volumeByLV(v.LV)}, {do: stepUsed, device: top}}, k)
+			k, top := must(c.look())(t), w.topDevice(w.VG.LV(v.LV))
+			return c.carryOut(ctx, []step{{do: stepSuspend, device: top, of: w.VolumeByLV(v.LV)}, {do: stepUsed, device: top}}, k)
 		}},
 	} {
 		if err := p.do(ctx, c); !errors.Is(err, errPanic) {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
@@ -16,43 +17,43 @@ func (p *Pool) Health(_ context.Context, lv string) ([]Condition, error) {
 	if err != nil {
 		return []Condition{{Inaccessible, "PoolUnavailable", err.Error()}}, nil
 	}
-	if their := v.theirLV(lv); their != nil {
+	if their := v.TheirLV(lv); their != nil {
 		return v.disksOf(their), nil
 	}
-	o := v.volumeByLV(lv)
-	if o == nil || o.deleted {
+	o := v.VolumeByLV(lv)
+	if o == nil || o.Deleted {
 		return nil, fmt.Errorf("volume %s/%s: %w", p.vgName, lv, ErrNotFound)
 	}
 	return p.volumeConditions(v, o), nil
 }
 
 // volumeConditions returns the problems of a volume.
-func (p *Pool) volumeConditions(v *view, o *volume) []Condition {
-	out := append(v.disksOf(o.lv), p.failingHealth(o)...)
-	if o.reading() {
+func (p *Pool) volumeConditions(v *view, o *catalog.Volume) []Condition {
+	out := append(v.disksOf(o.LV), p.failingHealth(o)...)
+	if o.Reading() {
 		out = append(out, p.readerHealth(v, o)...)
 	}
-	for _, l := range v.snapshotsOf(o) {
+	for _, l := range v.SnapshotsOf(o) {
 		if v.describeSnapshot(l).Lost {
-			out = append(out, Condition{Degraded, ReasonSnapshotLost, fmt.Sprintf("snapshot %s is lost: its store or a newer snapshot's store was full, or was removed by lvremove or dmsetup; delete it and take a new one", l.name)})
+			out = append(out, Condition{Degraded, ReasonSnapshotLost, fmt.Sprintf("snapshot %s is lost: its store or a newer snapshot's store was full, or was removed by lvremove or dmsetup; delete it and take a new one", l.Name)})
 		}
 	}
-	for _, l := range o.layers {
-		if why, cramped := p.facts.cramped.get(l.lv.ID); cramped && !l.lost {
+	for _, l := range o.Layers {
+		if why, cramped := p.facts.cramped.get(l.LV.ID); cramped && !l.Lost {
 			out = append(out, Condition{Degraded, "SnapshotSpaceLow",
-				fmt.Sprintf("the store of the newest snapshot (%v) cannot grow, and once it is full the snapshot is lost: %v", v.bytesOf(l.lv), why)})
+				fmt.Sprintf("the store of the newest snapshot (%v) cannot grow, and once it is full the snapshot is lost: %v", v.BytesOf(l.LV), why)})
 		}
 	}
-	for _, name := range v.family(o.lv.Name) {
-		if why, steep := p.facts.steep.get(v.volumeByLV(name).lv.ID); steep {
+	for _, name := range v.Family(o.LV.Name) {
+		if why, steep := p.facts.steep.get(v.VolumeByLV(name).LV.ID); steep {
 			out = append(out, Condition{Degraded, "SnapshotReadDeep",
-				fmt.Sprintf("an old snapshot is read through more than %d devices, which is slow, and too many of them prevent new snapshots of the volume: %v", flatLevels, why)})
+				fmt.Sprintf("an old snapshot is read through more than %d devices, which is slow, and too many of them prevent new snapshots of the volume: %v", catalog.FlatLevels, why)})
 		}
 	}
-	if o.forked() {
+	if o.Forked() {
 		out = append(out, p.forkHealth(v, o)...)
 	}
-	if p.facts.holding.has(o.lv.ID) {
+	if p.facts.holding.has(o.LV.ID) {
 		out = append(out, Condition{Inaccessible, "WritersHeld", heldBecause})
 	}
 	return out
@@ -60,28 +61,28 @@ func (p *Pool) volumeConditions(v *view, o *volume) []Condition {
 
 // forkHealth returns the problems that keep a restored volume from becoming an
 // ordinary volume.
-func (p *Pool) forkHealth(v *view, o *volume) []Condition {
-	l, source, err := v.origin(o)
+func (p *Pool) forkHealth(v *view, o *catalog.Volume) []Condition {
+	l, source, err := v.Origin(o)
 	if err == nil {
 		err = p.intact(v, source, l)
 	}
 	if errors.Is(err, ErrLost) {
 		return []Condition{{DataLoss, "ForkLost", fmt.Sprintf("the volume was not hydrated yet, and the content that it reads through is gone: %v; restore it again", err)}}
 	}
-	if s, err := p.snapshotStatus(v.forkDevice(o.lv).name); err == nil && s.Invalid {
+	if s, err := p.snapshotStatus(v.forkDevice(o.LV).name); err == nil && s.Invalid {
 		return []Condition{{Inaccessible, "ForkStopped",
 			"after an I/O error the kernel stopped the part of the volume that is not hydrated yet; nothing is lost, and the driver restores access in a moment if the disks answer"}}
 	}
 	if _, err = p.hasTarget(targetMirror); err == nil { // without the target nobody copies, whether or not it was tried
-		err = p.hydrator.failure(o.lv.Name)
+		err = p.hydrator.failure(o.LV.Name)
 	}
-	if err == nil && len(o.hydrated.left) > 0 {
+	if err == nil && len(o.Hydrated.Left) > 0 {
 		err = errUncopied
 	}
 	if err != nil {
-		missing := o.hydrated.missing(l.length).size().Bytes()
+		missing := o.Hydrated.Missing(l.Length).Size().Bytes()
 		return []Condition{{Degraded, "HydrationFailing",
-			fmt.Sprintf("the volume reads through the snapshot that it was restored from, because copying the snapshot fails (%v of %v are not copied) and is retried: %v", missing, l.length.Bytes(), err)}}
+			fmt.Sprintf("the volume reads through the snapshot that it was restored from, because copying the snapshot fails (%v of %v are not copied) and is retried: %v", missing, l.Length.Bytes(), err)}}
 	}
 	return nil
 }
@@ -91,8 +92,8 @@ func (p *Pool) forkHealth(v *view, o *volume) []Condition {
 func (v *view) disksOf(lv *lvm2.LV) []Condition {
 	for _, s := range lv.Segments {
 		for _, stripe := range s.Stripes {
-			if stripe.PV >= 0 && v.vg.PVs[stripe.PV].Missing() {
-				return []Condition{v.deviceMissing(v.vg.PVs[stripe.PV])}
+			if stripe.PV >= 0 && v.VG.PVs[stripe.PV].Missing() {
+				return []Condition{v.deviceMissing(v.VG.PVs[stripe.PV])}
 			}
 		}
 	}
@@ -102,12 +103,12 @@ func (v *view) disksOf(lv *lvm2.LV) []Condition {
 // deviceMissing returns the condition for a missing physical volume, with the
 // remedy.
 func (v *view) deviceMissing(pv *lvm2.PV) Condition {
-	why := fmt.Sprintf("physical volume %s of volume group %s is missing", pv.ID, v.vg.Name)
+	why := fmt.Sprintf("physical volume %s of volume group %s is missing", pv.ID, v.VG.Name)
 	switch {
 	case pv.Part() != nil:
-		why += ": " + wholeMissing(pv)
+		why += ": " + catalog.WholeMissing(pv)
 	case pv.Device != "":
-		why = fmt.Sprintf("physical volume %s is marked as missing although %s has it, because lvm2 changed volume group %s without it; vgextend --restoremissing adds it back", pv.ID, pv.Device, v.vg.Name)
+		why = fmt.Sprintf("physical volume %s is marked as missing although %s has it, because lvm2 changed volume group %s without it; vgextend --restoremissing adds it back", pv.ID, pv.Device, v.VG.Name)
 	}
 	return Condition{Inaccessible, "DeviceMissing", why}
 }
@@ -124,7 +125,7 @@ func (p *Pool) PoolHealth(context.Context) []Condition {
 // poolConditions returns the problems of the pool as a whole.
 func (p *Pool) poolConditions(v *view) []Condition {
 	var out []Condition
-	for _, pv := range v.vg.PVs {
+	for _, pv := range v.VG.PVs {
 		if pv.Missing() {
 			out = append(out, v.deviceMissing(pv))
 		}
@@ -135,7 +136,7 @@ func (p *Pool) poolConditions(v *view) []Condition {
 		}
 	}
 	out = append(out, p.moduleConditions(v)...)
-	if why := v.mixed(); why != "" {
+	if why := v.Mixed(); why != "" {
 		out = append(out, Condition{Degraded, "MixedBlockSizes", why})
 	}
 	for _, what := range p.outside.pretenders() {
@@ -150,25 +151,25 @@ func (p *Pool) poolConditions(v *view) []Condition {
 	if m := p.metadata(v); m.full() {
 		out = append(out, Condition{Degraded, "MetadataFull", p.roomForText(v).Error()})
 	}
-	if v.free.size() == 0 && slices.ContainsFunc(slices.Collect(maps.Values(v.snapshots)), func(l *layer) bool { return !v.describeSnapshot(l).Lost }) {
+	if v.Free.Size() == 0 && slices.ContainsFunc(slices.Collect(maps.Values(v.Snapshots)), func(l *catalog.Layer) bool { return !v.describeSnapshot(l).Lost }) {
 		out = append(out, Condition{Degraded, "PoolFull",
 			"no free extent is left: snapshots whose stores cannot grow will be lost; delete volumes or snapshots, or extend the volume group"})
 	}
 	for _, m := range p.facts.stillInUse() {
-		if m.unread != nil {
+		if m.Unread != nil {
 			out = append(out, Condition{Degraded, "ExtentsInUse", fmt.Sprintf(
 				"the table of device %s cannot be read (%v), so no free extents of the disk below it are allocated; if nothing needs the device, remove it with dmsetup remove",
-				m.device, m.unread)})
+				m.Device, m.Unread)})
 			continue
 		}
 		out = append(out, Condition{Degraded, "ExtentsInUse", fmt.Sprintf(
 			"device %s still maps %d extents that LVM2 considers free, as after lvremove of a volume in use, so they are not allocated; if nothing needs the device, remove it with dmsetup remove",
-			m.device, m.Count)})
+			m.Device, m.Count)})
 	}
-	if v.unclear != nil && p.wiper.problem() == nil { // otherwise the wiper's problem says it
-		out = append(out, Condition{Degraded, "SpaceNotReclaimed", v.notReclaimed().Error()})
+	if v.Unclear != nil && p.wiper.problem() == nil { // otherwise the wiper's problem says it
+		out = append(out, Condition{Degraded, "SpaceNotReclaimed", v.NotReclaimed().Error()})
 	}
-	for _, s := range v.strange {
+	for _, s := range v.Strange {
 		out = append(out, Condition{Degraded, "UnknownTags", s})
 	}
 	return out

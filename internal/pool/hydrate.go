@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -51,11 +52,8 @@ type hydration struct {
 // a restart the window is copied again from its beginning, which is on the disk.
 type window struct {
 	layer string // layer in the name of its device
-	span
+	catalog.Span
 }
-
-// errHydrated says that nothing is left to hydrate.
-var errHydrated = errors.New("no longer a fork")
 
 func newHydrator(p *Pool) *hydrator {
 	return &hydrator{pool: p, jobs: map[string]*hydration{}, stopped: map[string]int{}, windows: map[lvm2.ID]*window{}}
@@ -85,7 +83,7 @@ func (h *hydrator) start(lv string) {
 	if err != nil {
 		return
 	}
-	if o := v.volumeByLV(lv); o == nil || !o.forked() {
+	if o := v.VolumeByLV(lv); o == nil || !o.Forked() {
 		return
 	}
 	h.mu.Lock()
@@ -112,14 +110,14 @@ func (h *hydrator) start(lv string) {
 func (h *hydrator) settled(before, after *view) {
 	now := h.pool.current.Load() // after a long act, the view after is old
 	h.mu.Lock()
-	maps.DeleteFunc(h.windows, func(id lvm2.ID, _ *window) bool { return now.volumes[id] == nil })
+	maps.DeleteFunc(h.windows, func(id lvm2.ID, _ *window) bool { return now.Volumes[id] == nil })
 	h.mu.Unlock()
-	for id, o := range after.volumes {
-		if !o.forked() {
+	for id, o := range after.Volumes {
+		if !o.Forked() {
 			continue
 		}
-		if before == nil || before.volumes[id] == nil || !before.volumes[id].forked() {
-			h.start(o.lv.Name)
+		if before == nil || before.Volumes[id] == nil || !before.Volumes[id].Forked() {
+			h.start(o.LV.Name)
 		}
 	}
 }
@@ -180,20 +178,20 @@ func (h *hydrator) run(ctx context.Context, lv string, j *hydration) {
 			}
 			continue
 		}
-		if h.pool.ctx.Err() != nil || errors.Is(err, errHydrated) {
+		if h.pool.ctx.Err() != nil || errors.Is(err, catalog.ErrHydrated) {
 			return // devices stay as they are, because pods use them
 		}
 		if errors.Is(err, errTurn) && ctx.Err() == nil {
 			continue
 		}
-		if failed := h.abandon(lv); failed != nil && !errors.Is(failed, errHydrated) {
+		if failed := h.abandon(lv); failed != nil && !errors.Is(failed, catalog.ErrHydrated) {
 			log.Error(failed, "Failed to remove the window of a hydration that stopped")
 		}
 		if ctx.Err() != nil {
 			return
 		}
 		j.failure.Store(&err)
-		if errors.Is(err, errUncopied) && j.search.failed(w.span) {
+		if errors.Is(err, errUncopied) && j.search.failed(w.Span) {
 			log.V(2).Info("Hydrating a smaller part of a restored volume", "err", err)
 			continue
 		}
@@ -207,11 +205,11 @@ func (h *hydrator) run(ctx context.Context, lv string, j *hydration) {
 
 // whole reports whether no part of the volume was skipped.
 func (h *hydrator) whole(lv string) bool {
-	o := h.pool.current.Load().volumeByLV(lv)
-	return o == nil || len(o.hydrated.left) == 0
+	o := h.pool.current.Load().VolumeByLV(lv)
+	return o == nil || len(o.Hydrated.Left) == 0
 }
 
-// step copies one window; errHydrated if none is left.
+// step copies one window; ErrHydrated if none is left.
 func (h *hydrator) step(ctx context.Context, lv string, j *hydration) (*window, error) {
 	// Flatten before taking the turn, so that other forks can use it.
 	if err := h.pool.flattenBelow(ctx, lv); err != nil {
@@ -242,9 +240,9 @@ func (h *hydrator) step(ctx context.Context, lv string, j *hydration) (*window, 
 		watch.lap("commit")
 	}
 	if err == nil {
-		h.pool.log.V(4).Info("Hydrated a part of a volume", "volume", lv, "bytes", w.length.Bytes(), "others", j.pace.busy, "took", fmt.Sprint(watch.laps))
+		h.pool.log.V(4).Info("Hydrated a part of a volume", "volume", lv, "bytes", w.Length.Bytes(), "others", j.pace.busy, "took", fmt.Sprint(watch.laps))
 		resting, done := h.waiting(ctx, j)
-		j.pace.pause(resting, w.length.Bytes(), watch.total())
+		j.pace.pause(resting, w.Length.Bytes(), watch.total())
 		done()
 	}
 	return w, err
@@ -254,18 +252,4 @@ func (h *hydrator) step(ctx context.Context, lv string, j *hydration) (*window, 
 // reads through.
 func (h *hydrator) exclusive(ctx context.Context, lv string, c *change) error {
 	return h.pool.onVolume(ctx, lv, func(ctx context.Context) error { return h.pool.do(ctx, c) })
-}
-
-// forkOf returns lv with the layer and volume that it reads through; errHydrated if
-// lv is no fork.
-func (v *view) forkOf(lv string) (*volume, *layer, *volume, error) {
-	o := v.volumeByLV(lv)
-	if o == nil || !o.forked() {
-		return nil, nil, nil, errHydrated
-	}
-	if o.odd != nil {
-		return nil, nil, nil, fmt.Errorf("volume %s/%s: %w: %s", v.vg.Name, lv, ErrPrecondition, o.theirs())
-	}
-	l, source, err := v.origin(o)
-	return o, l, source, err
 }

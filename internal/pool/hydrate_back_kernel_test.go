@@ -31,19 +31,19 @@ func TestHydrator_committedWindow(t *testing.T) {
 			ok(t, h.await(ctx, f.LV, w, func() {}))
 			ok(t, h.commit(ctx, f.LV, w))
 			v := must(p.latest())(t)
-			o := v.volumeByLV(f.LV)
-			d := must(p.found(v.device(o.lv, w.layer, udevReal)))(t)
+			o := v.VolumeByLV(f.LV)
+			d := must(p.found(v.device(o.LV, w.layer, udevReal)))(t)
 			file := must(os.Open(must(p.dm.EnsureNode(ctx, d.Name, d.Device))(t)))(t)
 			write := func(x byte) {
 				data := bytes.Repeat([]byte{x}, 4096)
-				writeDevice(t, at, int64(w.start.Bytes()), data)
-				copy(model[w.start.Bytes():], data)
+				writeDevice(t, at, int64(w.Start.Bytes()), data)
+				copy(model[w.Start.Bytes():], data)
 			}
 			write('a')
 			must(h.open(ctx, f.LV, s, size.MiB.Sectors()))(t)
 			write('b')
 			back := func(w *window) {
-				h.setWindow(o.lv.ID, w)
+				h.setWindow(o.LV.ID, w)
 				ok(t, h.exclusive(ctx, f.LV, &change{what: "test", act: func(ctx context.Context, v *view) error { return p.converge(ctx, v, f.LV) }}))
 			}
 			if gone {

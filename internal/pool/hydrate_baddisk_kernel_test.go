@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -62,7 +63,7 @@ func (d *badDisk) put(at, n size.Sectors, target dm.Target) {
 func sectorOf(v *view, lv *lvm2.LV, at size.Sectors) size.Sectors {
 	for _, s := range lv.Segments {
 		if start := sectors(v, s.Start); at >= start && at < start+sectors(v, s.Count) {
-			return v.vg.PVs[s.Stripes[0].PV].PEStart + sectors(v, s.Stripes[0].Start) + at - start
+			return v.VG.PVs[s.Stripes[0].PV].PEStart + sectors(v, s.Stripes[0].Start) + at - start
 		}
 	}
 	return 0
@@ -85,11 +86,11 @@ func TestHydrator_failingDisk(t *testing.T) {
 			model.scribble(t, r, path, 300)
 			must(p.CreateSnapshot(ctx, "snap1", base.LV))(t)
 			ok(t, p.Deactivate(ctx, base.LV))
-			f := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{FromSnapshot, "snap1"}}))(t)
+			f := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snap1"}}))(t)
 			v := must(p.latest())(t)
-			lv := v.vg.LV(base.LV)
+			lv := v.VG.LV(base.LV)
 			if failing == "target" {
-				lv = v.vg.LV(f.LV)
+				lv = v.VG.LV(f.LV)
 			}
 			disk.fail(sectorOf(v, lv, size.Bytes(bad).Sectors()), 8)
 			at := must(p.Activate(ctx, f.LV))(t)
@@ -104,18 +105,18 @@ func TestHydrator_failingDisk(t *testing.T) {
 				t.Errorf("the volume's health: %v", told)
 			}
 			behind := model[bad+1<<20:]
-			var o *volume
+			var o *catalog.Volume
 			for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 				before.scribble(t, r, at, 2)
 				behind.scribbleAt(t, r, at, len(model)-len(behind), 2)
-				if o = must(p.latest())(t).volumeByLV(f.LV); o.hydrated.to.Bytes() == v.bytesOf(lv) {
+				if o = must(p.latest())(t).VolumeByLV(f.LV); o.Hydrated.To.Bytes() == v.BytesOf(lv) {
 					break
 				}
 				if time.Now().After(end) {
-					t.Fatalf("hydrated: %v", o.hydrated)
+					t.Fatalf("hydrated: %v", o.Hydrated)
 				}
 			}
-			if left := o.hydrated.left; len(left) != 1 || left.size() > leastWindow || !left.contains(span{size.Bytes(bad).Sectors(), 8}) {
+			if left := o.Hydrated.Left; len(left) != 1 || left.Size() > leastWindow || !left.Contains(catalog.Span{Start: size.Bytes(bad).Sectors(), Length: 8}) {
 				t.Errorf("left are %v", left)
 			}
 			noFindings(t, p)
@@ -156,15 +157,15 @@ func TestHydrator_failureAfterCommit(t *testing.T) {
 	model := make(content, base.Size)
 	model.scribble(t, r, path, 100)
 	must(p.CreateSnapshot(ctx, "snap1", base.LV))(t)
-	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{FromSnapshot, "snap1"}}))(t)
+	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snap1"}}))(t)
 	at := must(p.Activate(ctx, f.LV))(t)
 	for failed := 0; failed < 3; {
-		o := must(p.latest())(t).volumeByLV(f.LV)
-		if !o.forked() {
+		o := must(p.latest())(t).VolumeByLV(f.LV)
+		if !o.Forked() {
 			break
 		}
 		model.scribble(t, r, at, 5)
-		if w := p.hydrator.window(o.lv.ID); w == nil || !o.hydrated.has(w.span) {
+		if w := p.hydrator.window(o.LV.ID); w == nil || !o.Hydrated.Has(w.Span) {
 			continue
 		}
 		ok(t, p.hydrator.abandon(f.LV)) // like a failing open

@@ -29,11 +29,11 @@ func (h *hydrator) probe(ctx context.Context, lv string, s *search, length size.
 		if err != nil {
 			return err
 		}
-		w = &window{span: s.next(missing, length)}
+		w = &window{Span: s.next(missing, length)}
 		if err := p.forkUp(ctx, v, o); err != nil {
 			return err
 		}
-		fork, err := p.found(v.forkDevice(o.lv))
+		fork, err := p.found(v.forkDevice(o.LV))
 		if err != nil {
 			return err
 		}
@@ -55,11 +55,11 @@ func (h *hydrator) probe(ctx context.Context, lv string, s *search, length size.
 	defer free()
 	late := time.AfterFunc(stallLimit, pass) // a disk may not answer
 	defer late.Stop()
-	for at := w.start; at < w.end(); at += probePiece.Sectors() {
+	for at := w.Start; at < w.End(); at += probePiece.Sectors() {
 		if ctx.Err() != nil {
 			return w, ctx.Err()
 		}
-		n := min(probePiece, (w.end() - at).Bytes())
+		n := min(probePiece, (w.End() - at).Bytes())
 		if _, err := file.ReadAt(buf[:n], int64(at.Bytes())); err != nil {
 			return w, fmt.Errorf("%w: %w", errUncopied, err)
 		}

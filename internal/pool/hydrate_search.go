@@ -3,6 +3,7 @@ package pool
 import (
 	"errors"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -23,34 +24,34 @@ type search struct {
 }
 
 // next returns the next window, at most most long. missing must not be empty.
-func (s *search) next(missing spans, most size.Sectors) span {
+func (s *search) next(missing catalog.Spans, most size.Sectors) catalog.Span {
 	if s.most > 0 {
 		most = min(most, s.most)
 	}
 	for _, part := range missing {
-		at := max(part.start, s.from)
-		if at >= part.end() {
+		at := max(part.Start, s.from)
+		if at >= part.End() {
 			continue
 		}
-		if at > part.start && len(missing) > mostLeft {
+		if at > part.Start && len(missing) > catalog.MostLeft {
 			break // the tag has no room for one more skipped part
 		}
-		return span{at, min(most, part.end()-at)}
+		return catalog.Span{Start: at, Length: min(most, part.End()-at)}
 	}
 	s.from, s.jump = 0, 0
-	return span{missing[0].start, min(most, missing[0].length)}
+	return catalog.Span{Start: missing[0].Start, Length: min(most, missing[0].Length)}
 }
 
 // failed records that a window could not be copied. It reports whether a smaller
 // window can be tried immediately.
-func (s *search) failed(w span) bool {
-	if w.length > leastWindow {
-		s.most = max(leastWindow, w.length/2/leastWindow*leastWindow)
+func (s *search) failed(w catalog.Span) bool {
+	if w.Length > leastWindow {
+		s.most = max(leastWindow, w.Length/2/leastWindow*leastWindow)
 		return true
 	}
 	// The whole disk may have failed, so the distance doubles with each failure.
 	s.most, s.jump = leastWindow, max(2*s.jump, leastWindow)
-	s.from = w.start + s.jump
+	s.from = w.Start + s.jump
 	return false
 }
 

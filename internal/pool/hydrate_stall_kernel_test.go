@@ -32,14 +32,14 @@ func TestHydrator_oneForkFails(t *testing.T) {
 			r := rand.New(rand.NewPCG(6, 7))
 			base, _ := snapped(t, p, r, "bad", 16*size.MiB)
 			v := must(p.latest())(t)
-			if at := sectorOf(v, v.vg.LV(base.LV), 4096); how == "fails" {
+			if at := sectorOf(v, v.VG.LV(base.LV), 4096); how == "fails" {
 				disk.fail(at, 8)
 			} else {
 				disk.stall(at, 4096)
 			}
 			bad := restored(t, p, "bad")
 			for end := time.Now().Add(10 * time.Second); p.hydrator.failure(bad.LV) == nil; time.Sleep(10 * time.Millisecond) {
-				if how == "stalls" && p.hydrator.window(must(p.latest())(t).volumeByLV(bad.LV).lv.ID) != nil {
+				if how == "stalls" && p.hydrator.window(must(p.latest())(t).VolumeByLV(bad.LV).LV.ID) != nil {
 					break
 				}
 				if time.Now().After(end) {
@@ -49,7 +49,7 @@ func TestHydrator_oneForkFails(t *testing.T) {
 			_, model := snapped(t, p, r, "good", 16*size.MiB)
 			good := restored(t, p, "good")
 			waitHydrated(t, p, good.LV)
-			if o := must(p.latest())(t).volumeByLV(bad.LV); !o.forked() {
+			if o := must(p.latest())(t).VolumeByLV(bad.LV); !o.Forked() {
 				t.Error("the other one is hydrated, too")
 			}
 			model.compare(t, must(p.Activate(ctx, good.LV))(t), "the one that is hydrated")

@@ -50,12 +50,12 @@ func (h *hydrator) waiting(ctx context.Context, j *hydration) (context.Context, 
 // a volume that lv reads through.
 func (h *hydrator) urgent(lv string) bool {
 	v := h.pool.current.Load()
-	return slices.ContainsFunc(v.family(lv), func(name string) bool {
-		o := v.volumeByLV(name)
+	return slices.ContainsFunc(v.Family(lv), func(name string) bool {
+		o := v.VolumeByLV(name)
 		if o == nil {
 			return false
 		}
-		return h.pool.facts.holding.has(o.lv.ID)
+		return h.pool.facts.holding.has(o.LV.ID)
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -21,7 +22,7 @@ func (h *hydrator) open(ctx context.Context, lv string, s *search, length size.S
 		if err != nil {
 			return err
 		}
-		old := h.window(o.lv.ID)
+		old := h.window(o.LV.ID)
 		if old != nil && h.pool.heldStill(v, o) { // its device is in a table that is loaded, but not in use
 			old = nil
 			if err := h.move(ctx, v, o, nil); err != nil {
@@ -32,7 +33,7 @@ func (h *hydrator) open(ctx context.Context, lv string, s *search, length size.S
 			return err
 		}
 		if err := h.move(ctx, v, o, w); err != nil {
-			if old != nil && o.hydrated.has(old.span) { // the volume may already be written without the window
+			if old != nil && o.Hydrated.Has(old.Span) { // the volume may already be written without the window
 				old = nil
 			}
 			return errors.Join(err, h.move(ctx, v, o, old))
@@ -43,27 +44,27 @@ func (h *hydrator) open(ctx context.Context, lv string, s *search, length size.S
 }
 
 // move replaces the volume's window, nil for none, and makes the devices follow.
-func (h *hydrator) move(ctx context.Context, v *view, o *volume, w *window) error {
-	h.setWindow(o.lv.ID, w)
+func (h *hydrator) move(ctx context.Context, v *view, o *catalog.Volume, w *window) error {
+	h.setWindow(o.LV.ID, w)
 	return h.pool.forkUp(ctx, v, o)
 }
 
 // missing returns the parts of a volume that are not hydrated, at least one.
-func (h *hydrator) missing(v *view, lv string) (*volume, spans, error) {
-	o, l, _, err := v.forkOf(lv)
+func (h *hydrator) missing(v *view, lv string) (*catalog.Volume, catalog.Spans, error) {
+	o, l, _, err := v.ForkOf(lv)
 	if err != nil {
 		return nil, nil, err
 	}
-	missing := o.hydrated.missing(l.length)
+	missing := o.Hydrated.Missing(l.Length)
 	if len(missing) == 0 {
-		return nil, nil, fmt.Errorf("volume %s/%s: %w: its tags were changed: they say that all of it is hydrated, but it is still a fork", v.vg.Name, o.lv.Name, ErrPrecondition)
+		return nil, nil, fmt.Errorf("volume %s/%s: %w: its tags were changed: they say that all of it is hydrated, but it is still a fork", v.VG.Name, o.LV.Name, ErrPrecondition)
 	}
 	return o, missing, nil
 }
 
 // freeLayer returns the window layer that the volume's table does not use.
-func (h *hydrator) freeLayer(v *view, o *volume) (string, error) {
-	info, err := h.pool.find(v.device(o.lv, layerWindow0, udevReal))
+func (h *hydrator) freeLayer(v *view, o *catalog.Volume) (string, error) {
+	info, err := h.pool.find(v.device(o.LV, layerWindow0, udevReal))
 	if err == nil && info != nil && info.OpenCount > 0 {
 		return layerWindow1, nil
 	}
@@ -72,7 +73,7 @@ func (h *hydrator) freeLayer(v *view, o *volume) (string, error) {
 
 // next returns the window that begins at the given place. The window ends no later
 // than the contiguous extents of the volume at that place.
-func (h *hydrator) next(v *view, o *volume, at span) (*window, error) {
+func (h *hydrator) next(v *view, o *catalog.Volume, at catalog.Span) (*window, error) {
 	if _, err := h.pool.hasTarget(targetMirror); err != nil {
 		return nil, err
 	}
@@ -80,16 +81,16 @@ func (h *hydrator) next(v *view, o *volume, at span) (*window, error) {
 	if err != nil {
 		return nil, err
 	}
-	own, err := v.linearTable(o.lv)
+	own, err := v.linearTable(o.LV)
 	if err != nil {
 		return nil, err
 	}
-	parts := cutTable(own, at.start, at.end())
+	parts := cutTable(own, at.Start, at.End())
 	if len(parts) == 0 {
 		return nil, fmt.Errorf("volume %s/%s: %w: hydration would continue at sector %d, which is beyond its end: lvreduce shortened it, or its tags were changed",
-			v.vg.Name, o.lv.Name, ErrPrecondition, at.start)
+			v.VG.Name, o.LV.Name, ErrPrecondition, at.Start)
 	}
-	return &window{layer, span{at.start, parts[0].Length}}, nil
+	return &window{layer, catalog.Span{Start: at.Start, Length: parts[0].Length}}, nil
 }
 
 // region returns the largest region size that the kernel accepts for a mirror of
@@ -111,11 +112,11 @@ func (h *hydrator) await(ctx context.Context, lv string, w *window, pass func())
 	if err != nil {
 		return err
 	}
-	o := v.volumeByLV(lv)
+	o := v.VolumeByLV(lv)
 	if o == nil {
-		return errHydrated
+		return catalog.ErrHydrated
 	}
-	name := v.device(o.lv, w.layer, udevReal).name
+	name := v.device(o.LV, w.layer, udevReal).name
 	events, err := h.pool.dm.NewWatcher()
 	if err != nil {
 		return err
@@ -193,18 +194,18 @@ func (h *hydrator) flush(lv string, w *window) error {
 	if err != nil {
 		return err
 	}
-	o := v.volumeByLV(lv)
+	o := v.VolumeByLV(lv)
 	if o == nil {
-		return errHydrated
+		return catalog.ErrHydrated
 	}
-	ranges, err := physicalOf(o.lv, v.extentsOf(w.span))
+	ranges, err := catalog.PhysicalOf(o.LV, v.ExtentsOf(w.Span))
 	if err != nil {
 		return err
 	}
 	for _, r := range ranges {
-		pv := v.vg.PVs[r.PV]
-		if err := v.missing(pv); err != nil {
-			return fmt.Errorf("logical volume %s/%s: %w", v.vg.Name, lv, err)
+		pv := v.VG.PVs[r.PV]
+		if err := v.Missing(pv); err != nil {
+			return fmt.Errorf("logical volume %s/%s: %w", v.VG.Name, lv, err)
 		}
 		f, err := openDisk(pv, os.O_RDONLY)
 		if err != nil {
@@ -221,33 +222,33 @@ func (h *hydrator) flush(lv string, w *window) error {
 func (h *hydrator) advance(lv string, w *window) *change {
 	p, finished, family := h.pool, false, []string(nil)
 	return &change{what: "hydrate volume " + lv, edit: func(t *edit) error {
-		o, l, source, err := t.forkOf(lv)
+		o, l, source, err := t.ForkOf(lv)
 		if err != nil {
 			return err
 		}
-		if err := h.intact(t.view, o, l, source, w); err != nil {
+		if err := h.intact(t.view(), o, l, source, w); err != nil {
 			return err
 		}
 		// The copied data must be on the disk before the metadata says so.
-		ranges, err := physical(o.lv)
+		ranges, err := catalog.Physical(o.LV)
 		if err != nil {
 			return err
 		}
 		for _, r := range ranges {
-			if pv := t.vg.PVs[r.PV]; !slices.Contains(t.written, pv) {
+			if pv := t.VG.PVs[r.PV]; !slices.Contains(t.written, pv) {
 				t.written = append(t.written, pv)
 			}
 		}
-		if missing := o.hydrated.missing(l.length).without(w.span); len(missing) > 0 {
-			return t.setHydrated(o, missing, l.length)
+		if missing := o.Hydrated.Missing(l.Length).Without(w.Span); len(missing) > 0 {
+			return t.SetHydrated(o, missing, l.Length)
 		}
-		finished, family = true, t.family(source.lv.Name)
-		return t.hydrated(o, l)
+		finished, family = true, t.Family(source.LV.Name)
+		return t.Hydrated(o, l)
 	}, act: func(ctx context.Context, v *view) error {
 		if !finished {
 			return nil
 		}
-		o := v.volumeByLV(lv)
+		o := v.VolumeByLV(lv)
 		if o == nil {
 			return nil
 		}
@@ -256,7 +257,7 @@ func (h *hydrator) advance(lv string, w *window) *change {
 			err = p.retire(ctx, v, family)
 		}
 		if err != nil {
-			p.facts.unsettled.put(o.lv.ID, true)
+			p.facts.unsettled.put(o.LV.ID, true)
 			p.log.Error(err, "A hydrated volume still has devices that it no longer needs", "volume", lv)
 		}
 		return nil
@@ -267,14 +268,14 @@ func (h *hydrator) advance(lv string, w *window) *change {
 // is complete, and every write went to both sides.
 func (h *hydrator) valid(v *view, lv string, w *window) error {
 	p := h.pool
-	o, l, source, err := v.forkOf(lv)
+	o, l, source, err := v.ForkOf(lv)
 	if err != nil {
 		return err
 	}
 	if err := h.intact(v, o, l, source, w); err != nil {
 		return err
 	}
-	c := p.convergence(v, lv, demand{content: o.lv.ID})
+	c := p.convergence(v, lv, demand{content: o.LV.ID})
 	k, err := c.look()
 	if err != nil {
 		return err
@@ -300,39 +301,16 @@ func (h *hydrator) valid(v *view, lv string, w *window) error {
 
 // intact returns an error if anything that the window was copied from failed. Such
 // a failure is not visible in the mirror.
-func (h *hydrator) intact(v *view, o *volume, l *layer, source *volume, w *window) error {
+func (h *hydrator) intact(v *view, o *catalog.Volume, l *catalog.Layer, source *catalog.Volume, w *window) error {
 	p := h.pool
-	if h.window(o.lv.ID) != w || !o.hydrated.missing(l.length).contains(w.span) {
-		return fmt.Errorf("volume %s/%s: its window was changed", v.vg.Name, o.lv.Name)
+	if h.window(o.LV.ID) != w || !o.Hydrated.Missing(l.Length).Contains(w.Span) {
+		return fmt.Errorf("volume %s/%s: its window was changed", v.VG.Name, o.LV.Name)
 	}
-	if m, err := h.mirror(v.device(o.lv, w.layer, udevReal).name); err != nil || !m.Synced() {
-		return errors.Join(fmt.Errorf("volume %s/%s: its window is not copied", v.vg.Name, o.lv.Name), err)
+	if m, err := h.mirror(v.device(o.LV, w.layer, udevReal).name); err != nil || !m.Synced() {
+		return errors.Join(fmt.Errorf("volume %s/%s: its window is not copied", v.VG.Name, o.LV.Name), err)
 	}
-	if s, err := p.snapshotStatus(v.forkDevice(o.lv).name); err != nil || s.Invalid {
-		return errors.Join(fmt.Errorf("volume %s/%s: %w: the store that holds its writes is gone", v.vg.Name, o.lv.Name, ErrLost), err)
+	if s, err := p.snapshotStatus(v.forkDevice(o.LV).name); err != nil || s.Invalid {
+		return errors.Join(fmt.Errorf("volume %s/%s: %w: the store that holds its writes is gone", v.VG.Name, o.LV.Name, ErrLost), err)
 	}
-	return errors.Join(p.intact(v, source, l), v.writable())
-}
-
-// hydrated makes o an ordinary volume.
-func (t *edit) hydrated(o *volume, l *layer) error {
-	c := o.lv.Clone()
-	c.Tags = dropTags(c.Tags, tagCopy, tagHydrated)
-	if !o.deleted {
-		handBack(c)
-	}
-	if err := t.put(c); err != nil {
-		return err
-	}
-	if live := o.live(); live != nil {
-		c := live.lv.Clone()
-		handBack(c)
-		if err := t.put(c); err != nil {
-			return err
-		}
-	}
-	if err := t.discard(o.fork.lv); err != nil {
-		return err
-	}
-	return t.prune(l)
+	return errors.Join(p.intact(v, source, l), v.Writable())
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -159,16 +160,16 @@ func Inspect(ctx context.Context, c Config, o Options) (*Inspection, error) {
 	out := &Inspection{PoolState: l.poolState(), Volumes: []VolumeState{}}
 	out.LeftOut = i.leftOut(l.view)
 	plans := l.plans()
-	for _, o := range l.view.volumes {
+	for _, o := range l.view.Volumes {
 		s := l.volumeState(o)
 		s.Plan = plans[o]
-		if top := l.at(o.lv, ""); top != nil {
+		if top := l.at(o.LV, ""); top != nil {
 			s.Mounts = mounts[top.Device]
 		}
 		out.Volumes = append(out.Volumes, s)
 	}
 	for _, s := range l.foreignOrigins() {
-		if top := l.at(l.view.vg.LV(s.LV), ""); top != nil {
+		if top := l.at(l.view.VG.LV(s.LV), ""); top != nil {
 			s.Mounts = mounts[top.Device]
 		}
 		out.Volumes = append(out.Volumes, s)
@@ -178,10 +179,10 @@ func Inspect(ctx context.Context, c Config, o Options) (*Inspection, error) {
 }
 
 // plans returns the plan of each volume's family.
-func (l *look) plans() map[*volume][]PlanStep {
-	out := map[*volume][]PlanStep{}
+func (l *look) plans() map[*catalog.Volume][]PlanStep {
+	out := map[*catalog.Volume][]PlanStep{}
 	families := l.view.split(l.devices)
-	for root, members := range l.view.members() {
+	for root, members := range l.view.Members() {
 		k := families[root]
 		w := l.view.want(members, l.view.inUse(members, k, true), l.view.seenRunning(members, k), k)
 		plan := []PlanStep{}
@@ -202,99 +203,99 @@ func (l *look) plans() map[*volume][]PlanStep {
 func (l *look) poolState() PoolState {
 	v := l.view
 	s := PoolState{
-		Pool: l.pool.name, VolumeGroup: v.vg.Name, ID: v.vg.ID.String(), Generation: v.vg.Seqno, ExtentSize: v.extent(),
-		Free: size.Bytes(v.free.size()) * v.extent(), Room: l.pool.capacity(v).Free, Unwiped: v.unwipedFree(), Clean: l.pool.cleaning(v), Metadata: l.pool.metadata(v), Disks: []Disk{},
+		Pool: l.pool.name, VolumeGroup: v.VG.Name, ID: v.VG.ID.String(), Generation: v.VG.Seqno, ExtentSize: v.ExtentSize(),
+		Free: size.Bytes(v.Free.Size()) * v.ExtentSize(), Room: l.pool.capacity(v).Free, Unwiped: v.UnwipedFree(), Clean: l.pool.cleaning(v), Metadata: l.pool.metadata(v), Disks: []Disk{},
 	}
-	for _, pv := range v.vg.PVs {
-		d := Disk{Device: pv.Device, ID: string(pv.ID), Size: size.Bytes(pv.PECount) * v.extent(), Block: pv.BlockSize, Missing: pv.Missing()}
+	for _, pv := range v.VG.PVs {
+		d := Disk{Device: pv.Device, ID: string(pv.ID), Size: size.Bytes(pv.PECount) * v.ExtentSize(), Block: pv.BlockSize, Missing: pv.Missing()}
 		s.Total += d.Size
 		s.Disks = append(s.Disks, d)
 	}
-	s.Blocks, s.Stores, s.Trash = v.shares()
+	s.Blocks, s.Stores, s.Trash = v.Shares()
 	s.Foreign = s.Total - min(s.Total, s.Free+s.Blocks+s.Stores+s.Trash)
 	return s
 }
 
-func (l *look) volumeState(o *volume) VolumeState {
+func (l *look) volumeState(o *catalog.Volume) VolumeState {
 	v := l.view
 	s := VolumeState{
-		Pool: l.pool.name, Name: o.name, LV: o.lv.Name, Size: v.bytesOf(o.lv), Mode: o.mode, FSType: o.fs, ReadOnly: o.readOnly, Transient: o.transient,
-		State: StateReady, Unwiped: v.unwipedSize(o), Layers: []LayerState{},
+		Pool: l.pool.name, Name: o.Name, LV: o.LV.Name, Size: v.BytesOf(o.LV), Mode: o.Mode, FSType: o.FS, ReadOnly: o.ReadOnly, Transient: o.Transient,
+		State: StateReady, Unwiped: v.UnwipedSize(o), Layers: []LayerState{},
 	}
 	switch {
-	case o.theirs() != "":
+	case o.Theirs() != "":
 		s.State = StateLVM2
-	case o.former != "":
-		s.State, s.FormerOf = StateFormer, o.former
-	case o.deleted:
+	case o.Former != "":
+		s.State, s.FormerOf = StateFormer, o.Former
+	case o.Deleted:
 		s.State = StateDeleted
-	case o.copying != nil:
-		s.State, s.Hydration = StateCopying, &Hydration{Done: o.copying.done.Bytes(), Total: s.Size}
-	case o.forked():
+	case o.Copying != nil:
+		s.State, s.Hydration = StateCopying, &Hydration{Done: o.Copying.Done.Bytes(), Total: s.Size}
+	case o.Forked():
 		s.State = StateHydrating
-	case o.reading():
-		if x, source, err := v.readFrom(o); err != nil {
+	case o.Reading():
+		if x, source, err := v.ReadFrom(o); err != nil {
 			s.State = StateLost
-		} else if s.Shows = x.lv.Name; l.lostAt(source, x) {
+		} else if s.Shows = x.LV.Name; l.lostAt(source, x) {
 			s.State = StateLost
 		}
 	}
-	if o.source.Kind != FromNothing {
-		s.Source, s.SourcePool = &o.source, o.sourcePool
+	if o.Source.Kind != FromNothing {
+		s.Source, s.SourcePool = &o.Source, o.SourcePool
 	}
-	s.Deed = deedOf(o.lv)
-	if from := v.layers[o.copyOf]; from != nil {
-		s.Hydration = &Hydration{Done: (from.length - o.hydrated.missing(from.length).size()).Bytes(), Total: from.length.Bytes()}
+	s.Deed = catalog.DeedOf(o.LV)
+	if from := v.Layers[o.CopyOf]; from != nil {
+		s.Hydration = &Hydration{Done: (from.Length - o.Hydrated.Missing(from.Length).Size()).Bytes(), Total: from.Length.Bytes()}
 	}
-	if top := l.at(o.lv, ""); top != nil {
+	if top := l.at(o.LV, ""); top != nil {
 		s.Active, s.OpenCount = top.Live, top.OpenCount
 	}
-	lost := map[*layer]bool{}
-	for k, x := range slices.Backward(o.layers) {
+	lost := map[*catalog.Layer]bool{}
+	for k, x := range slices.Backward(o.Layers) {
 		state := l.layerState(o, x)
-		state.Position = len(o.layers) - k
-		if lost[o.nextOf(k)] {
+		state.Position = len(o.Layers) - k
+		if lost[o.NextOf(k)] {
 			state.State = StateLost // lost with a newer layer that it reads through
 		}
 		lost[x] = state.State == StateLost
 		s.Layers = append(s.Layers, state)
 	}
-	s.Layers = append(s.Layers, l.lvm2Snapshots(o.lv)...)
-	s.Devices = l.devicesOfLVs(o.lv.Name, s.Layers)
-	if o.fork != nil {
-		s.Devices = append(s.Devices, l.devicesOfLVs(o.fork.lv.Name, nil)...)
+	s.Layers = append(s.Layers, l.lvm2Snapshots(o.LV)...)
+	s.Devices = l.devicesOfLVs(o.LV.Name, s.Layers)
+	if o.Fork != nil {
+		s.Devices = append(s.Devices, l.devicesOfLVs(o.Fork.LV.Name, nil)...)
 	}
-	for _, f := range o.flats {
-		s.Devices = append(s.Devices, l.devicesOfLVs(f.lv.Name, nil)...)
+	for _, f := range o.Flats {
+		s.Devices = append(s.Devices, l.devicesOfLVs(f.LV.Name, nil)...)
 	}
 	return s
 }
 
 // lostAt reports whether a layer's content is lost according to the metadata or the
 // kernel.
-func (l *look) lostAt(o *volume, x *layer) bool {
-	return slices.ContainsFunc(o.path(x), func(y *layer) bool {
-		d := l.at(y.lv, "")
-		return y.lost || d != nil && d.status != nil && d.status.Invalid
+func (l *look) lostAt(o *catalog.Volume, x *catalog.Layer) bool {
+	return slices.ContainsFunc(o.Path(x), func(y *catalog.Layer) bool {
+		d := l.at(y.LV, "")
+		return y.Lost || d != nil && d.status != nil && d.status.Invalid
 	})
 }
 
-func (l *look) layerState(o *volume, x *layer) LayerState {
+func (l *look) layerState(o *catalog.Volume, x *catalog.Layer) LayerState {
 	s := LayerState{
-		Pool: l.pool.name, Name: x.name, LV: x.lv.Name, Volume: o.lv.Name, State: StateFrozen, Order: x.order, Created: x.created,
-		Size: x.length.Bytes(), Store: l.view.bytesOf(x.lv), Chunk: x.chunk.Bytes(), Exact: x.exact && !x.superset, Superset: x.superset,
+		Pool: l.pool.name, Name: x.Name, LV: x.LV.Name, Volume: o.LV.Name, State: StateFrozen, Order: x.Order, Created: x.Created,
+		Size: x.Length.Bytes(), Store: l.view.BytesOf(x.LV), Chunk: x.Chunk.Bytes(), Exact: x.Exact && !x.Superset, Superset: x.Superset,
 	}
 	switch {
-	case x.lost:
+	case x.Lost:
 		s.State = StateLost
-	case x.snap != nil:
+	case x.Snap != nil:
 		s.State = StateLive
-	case !x.named:
+	case !x.Named:
 		s.State = StateInner
 	}
-	if d := l.at(x.lv, ""); d != nil {
+	if d := l.at(x.LV, ""); d != nil {
 		s.Active = d.Live
-		if f, _ := l.view.flatOf(o, x); f != nil { // the kernel's status is the flat store's
+		if f, _ := l.view.FlatOf(o, x); f != nil { // the kernel's status is the flat store's
 		} else if status := d.status; status != nil && !status.Invalid && !status.Overflow && !status.NoUsage {
 			used := status.Used.Bytes()
 			s.Used = &used
@@ -302,13 +303,13 @@ func (l *look) layerState(o *volume, x *layer) LayerState {
 			s.State = StateLost
 		}
 	}
-	if s.Used == nil && x.trimmed {
-		used := x.used.Bytes()
+	if s.Used == nil && x.Trimmed {
+		used := x.Used.Bytes()
 		s.Used = &used
 	}
-	for _, other := range l.view.volumes {
-		if other.from() == x.lv.ID {
-			s.Readers = append(s.Readers, other.lv.Name)
+	for _, other := range l.view.Volumes {
+		if other.From() == x.LV.ID {
+			s.Readers = append(s.Readers, other.LV.Name)
 		}
 	}
 	slices.Sort(s.Readers)
@@ -319,8 +320,8 @@ func (l *look) layerState(o *volume, x *layer) LayerState {
 // pool's. csi-dmsnap adopt makes them volumes.
 func (l *look) foreignOrigins() []VolumeState {
 	var out []VolumeState
-	for _, lv := range l.view.vg.LVs {
-		if !l.view.isTheirs(lv) {
+	for _, lv := range l.view.VG.LVs {
+		if !l.view.IsTheirs(lv) {
 			continue
 		}
 		layers := l.lvm2Snapshots(lv)
@@ -328,7 +329,7 @@ func (l *look) foreignOrigins() []VolumeState {
 			continue
 		}
 		s := VolumeState{
-			Pool: l.pool.name, LV: lv.Name, Size: l.view.bytesOf(lv), ReadOnly: readOnlyLV(lv), State: StateLVM2,
+			Pool: l.pool.name, LV: lv.Name, Size: l.view.BytesOf(lv), ReadOnly: catalog.ReadOnlyLV(lv), State: StateLVM2,
 			Layers: layers, Devices: []DeviceState{},
 		}
 		if top := l.at(lv, ""); top != nil {
@@ -347,8 +348,8 @@ func (l *look) devicesOfLVs(volume string, layers []LayerState) []DeviceState {
 		own[x.LV] = true
 	}
 	for _, d := range l.devices {
-		id, _, _ := splitUUID(l.view.vg.ID, d.uuid)
-		if lv := l.view.vg.LVByID(lvm2.ID(id)); lv != nil && own[lv.Name] {
+		id, _, _ := catalog.SplitUUID(l.view.VG.ID, d.uuid)
+		if lv := l.view.VG.LVByID(lvm2.ID(id)); lv != nil && own[lv.Name] {
 			out = append(out, d.state())
 		}
 	}
@@ -359,18 +360,18 @@ func (l *look) devicesOfLVs(volume string, layers []LayerState) []DeviceState {
 // lvm2Snapshots returns the snapshots that LVM2 took of a logical volume.
 func (l *look) lvm2Snapshots(o *lvm2.LV) []LayerState {
 	var out []LayerState
-	for _, hidden := range l.view.vg.LVs {
-		seg := snapshotSegment(hidden)
+	for _, hidden := range l.view.VG.LVs {
+		seg := catalog.SnapshotSegment(hidden)
 		if seg == nil || seg.Origin != o.Name {
 			continue
 		}
-		store := l.view.vg.LV(seg.COWStore)
-		if store == nil || l.view.layers[store.ID] != nil {
+		store := l.view.VG.LV(seg.COWStore)
+		if store == nil || l.view.Layers[store.ID] != nil {
 			continue
 		}
 		s := LayerState{
 			Pool: l.pool.name, LV: store.Name, Volume: o.Name, State: StateLVM2, Created: store.CreationTime,
-			Size: l.view.bytesOf(hidden), Store: l.view.bytesOf(store), Chunk: seg.ChunkSize.Bytes(),
+			Size: l.view.BytesOf(hidden), Store: l.view.BytesOf(store), Chunk: seg.ChunkSize.Bytes(),
 		}
 		if d := l.at(store, ""); d != nil {
 			s.Active = d.Live

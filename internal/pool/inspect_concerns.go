@@ -1,16 +1,20 @@
 package pool
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
+)
 
 // addConcerns adds the concerns of health calls and events that are not findings
 // already.
 func (r *report) addConcerns(concerns []Concern) {
 	for _, c := range concerns {
-		where := r.vg
+		where := r.VG
 		if c.LV != "" {
 			where += "/" + c.LV
 		}
-		if slices.ContainsFunc(r.findings, func(f Finding) bool { return f.Reason == c.Reason && f.Where == where }) {
+		if slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Reason == c.Reason && f.Where == where }) {
 			continue
 		}
 		r.told = append(r.told, c.Finding(where))
@@ -24,17 +28,17 @@ func (i *inspector) mounted(v *view) (map[string][]string, error) {
 		return nil, err
 	}
 	out := map[string][]string{}
-	for _, o := range v.volumes {
-		if o.deleted {
+	for _, o := range v.Volumes {
+		if o.Deleted {
 			continue
 		}
-		info, err := i.pool.find(v.topDevice(o.lv))
+		info, err := i.pool.find(v.topDevice(o.LV))
 		if err != nil {
 			return nil, err
 		}
-		out[o.lv.Name] = nil
+		out[o.LV.Name] = nil
 		if info != nil {
-			out[o.lv.Name] = mounts[info.Device]
+			out[o.LV.Name] = mounts[info.Device]
 		}
 	}
 	return out, nil
@@ -48,8 +52,8 @@ func (r *report) checkMapped(l *look) error {
 		return err
 	}
 	for _, m := range all {
-		if len(newRangeSet(m.Range).intersect(l.view.free)) > 0 {
-			r.add("ExtentsInUse", m.device, "they are not allocated; if nothing needs the device, dmsetup remove "+m.device, "it maps %d extents that LVM2 considers free, as after lvremove of a volume in use", m.Count)
+		if len(catalog.NewRangeSet(m.Range).Intersect(l.view.Free)) > 0 {
+			r.Add("ExtentsInUse", m.Device, "they are not allocated; if nothing needs the device, dmsetup remove "+m.Device, "it maps %d extents that LVM2 considers free, as after lvremove of a volume in use", m.Count)
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
@@ -8,24 +9,24 @@ import (
 // checkDevices compares the kernel's devices with the metadata.
 func (r *report) checkDevices(l *look) {
 	for _, d := range l.devices {
-		id, _, _ := splitUUID(l.view.vg.ID, d.uuid)
-		if l.view.vg.LVByID(lvm2.ID(id)) == nil {
-			r.add("DeviceOrphaned", d.Name, "if nobody uses it, dmsetup remove "+d.Name, "its logical volume is gone (open %d times)", d.OpenCount)
+		id, _, _ := catalog.SplitUUID(l.view.VG.ID, d.uuid)
+		if l.view.VG.LVByID(lvm2.ID(id)) == nil {
+			r.Add("DeviceOrphaned", d.Name, "if nobody uses it, dmsetup remove "+d.Name, "its logical volume is gone (open %d times)", d.OpenCount)
 		}
 		if d.Suspended {
-			r.add("DeviceSuspended", d.Name, "dmsetup resume "+d.Name+", or restart the driver", "it is suspended, so reads and writes wait")
+			r.Add("DeviceSuspended", d.Name, "dmsetup resume "+d.Name+", or restart the driver", "it is suspended, so reads and writes wait")
 		}
 		if d.Loaded {
-			r.add("TablePending", d.Name, restartDriver, "a table is loaded, but is not in use")
+			r.Add("TablePending", d.Name, catalog.RestartDriver, "a table is loaded, but is not in use")
 		}
 	}
 	families := l.view.split(l.devices)
-	for root, members := range l.view.members() {
+	for root, members := range l.view.Members() {
 		k := families[root]
 		u := l.view.inUse(members, k, true)
 		c := familyCheck{l, r, l.view.want(members, u, l.view.seenRunning(members, k), k)}
 		for _, o := range members {
-			if o.theirs() == "" { // otherwise the tables are LVM2's
+			if o.Theirs() == "" { // otherwise the tables are LVM2's
 				c.names(o)
 				c.losses(o)
 			}
@@ -44,19 +45,19 @@ type familyCheck struct {
 
 // names checks that the devices of a volume have the names of their logical
 // volumes.
-func (c familyCheck) names(o *volume) {
+func (c familyCheck) names(o *catalog.Volume) {
 	check := func(lv *lvm2.LV, layers ...string) {
 		for _, layer := range layers {
-			want, d := lvm2.DMName(c.view.vg.Name, lv.Name, layer), c.look.at(lv, layer)
+			want, d := lvm2.DMName(c.view.VG.Name, lv.Name, layer), c.look.at(lv, layer)
 			if d != nil && d.Name != want {
-				c.add("DeviceName", d.Name, "dmsetup rename "+d.Name+" "+want, "its name must be %s", want)
+				c.Add("DeviceName", d.Name, "dmsetup rename "+d.Name+" "+want, "its name must be %s", want)
 			}
 			if uuid, taken := c.look.names[want]; taken && d == nil {
-				c.add("DeviceName", want, "if it is not needed, dmsetup remove "+want, "the device with this name is not LVM2's %s: its UUID is %q", c.report.at(lv), uuid)
+				c.Add("DeviceName", want, "if it is not needed, dmsetup remove "+want, "the device with this name is not LVM2's %s: its UUID is %q", c.report.At(lv), uuid)
 			}
 		}
 	}
-	for _, lv := range o.parts() {
+	for _, lv := range o.Parts() {
 		check(lv, allLayers...)
 	}
 }
@@ -66,13 +67,13 @@ func (c familyCheck) compare() {
 	for _, w := range c.want.devices {
 		d := c.devices[w.uuid]
 		if d == nil {
-			c.add("DeviceMissing", w.name, restartDriver, "volume %s or one of its snapshots is active and needs it", c.report.at(w.of.lv))
+			c.Add("DeviceMissing", w.name, catalog.RestartDriver, "volume %s or one of its snapshots is active and needs it", c.report.At(w.of.LV))
 			continue
 		}
 		if table, complete := w.table.bind(c.devices.number); complete {
 			c.table(w, d, table)
 		}
-		if w.uuid == c.view.topDevice(w.of.lv).uuid {
+		if w.uuid == c.view.topDevice(w.of.LV).uuid {
 			c.node(d)
 		}
 	}
@@ -82,38 +83,38 @@ func (c familyCheck) compare() {
 func (c familyCheck) table(w wanted, d *kernelDevice, want dm.Table) {
 	switch have := d.goesOn(); {
 	case !have.Equal(want):
-		c.add("WrongTable", d.Name, restartDriver, "its table is\n%s\nbut must be\n%s", shorten(have), shorten(want))
+		c.Add("WrongTable", d.Name, catalog.RestartDriver, "its table is\n%s\nbut must be\n%s", shorten(have), shorten(want))
 	case d.ReadOnly != w.readOnly && !w.asIs:
-		c.add("WrongTable", d.Name, restartDriver, "it is %s, but must be %s", access(d.ReadOnly), access(w.readOnly))
+		c.Add("WrongTable", d.Name, catalog.RestartDriver, "it is %s, but must be %s", access(d.ReadOnly), access(w.readOnly))
 	}
 }
 
 // losses looks for layers that the kernel dropped, including those that nobody
 // reads.
-func (c familyCheck) losses(o *volume) {
-	for _, l := range o.layers {
-		if d := c.look.at(l.lv, ""); d != nil && d.status != nil && d.status.Invalid && !l.lost {
-			c.add("LossNotRecorded", c.report.at(l.lv), "the running driver records it; then delete this and the older snapshots of the volume",
+func (c familyCheck) losses(o *catalog.Volume) {
+	for _, l := range o.Layers {
+		if d := c.look.at(l.LV, ""); d != nil && d.status != nil && d.status.Invalid && !l.Lost {
+			c.Add("LossNotRecorded", c.report.At(l.LV), "the running driver records it; then delete this and the older snapshots of the volume",
 				"the kernel dropped its store, so the snapshot and the older ones are lost, but the metadata does not say so")
 		}
 	}
 }
 
 // leftovers looks for devices that should be gone, unless they are open.
-func (c familyCheck) leftovers(members []*volume) {
+func (c familyCheck) leftovers(members []*catalog.Volume) {
 	should := map[string]bool{}
 	for _, w := range c.want.devices {
 		should[w.uuid] = true
 	}
 	for _, o := range members {
-		for _, lv := range o.parts() {
+		for _, lv := range o.Parts() {
 			for _, layer := range allLayers {
 				d := c.look.at(lv, layer)
-				if o.forked() && (layer == layerWindow0 || layer == layerWindow1) {
+				if o.Forked() && (layer == layerWindow0 || layer == layerWindow1) {
 					continue // the next or the previous window
 				}
 				if d != nil && d.OpenCount == 0 && !should[d.uuid] && c.want.kept[d.uuid] == nil {
-					c.add("DeviceLeftover", d.Name, restartDriver, "nobody uses it")
+					c.Add("DeviceLeftover", d.Name, catalog.RestartDriver, "nobody uses it")
 				}
 			}
 		}
@@ -147,6 +148,6 @@ func (c familyCheck) node(d *kernelDevice) {
 	}
 	path := c.pool.dm.Node(d.Name)
 	if have, err := dm.DeviceOf(path); err != nil || have != d.Device {
-		c.add("NodeWrong", d.Name, "dmsetup mknodes "+d.Name, "%s is not the node of device %v", path, d.Device)
+		c.Add("NodeWrong", d.Name, "dmsetup mknodes "+d.Name, "%s is not the node of device %v", path, d.Device)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2/lvm2test"
@@ -70,7 +71,7 @@ func TestInspect_history(t *testing.T) {
 	history(t, p)
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		v := must(p.latest())(t)
-		if o := v.volumeByLV("base"); o.layers[0].trimmed && o.layers[1].trimmed && len(v.trash) == 0 {
+		if o := v.VolumeByLV("base"); o.Layers[0].Trimmed && o.Layers[1].Trimmed && len(v.Trash) == 0 {
 			break
 		}
 		if time.Now().After(deadline) {
@@ -127,8 +128,8 @@ func TestInspect_readOldest(t *testing.T) {
 	}
 	var f *os.File
 	alone("open a snapshot", func(ctx context.Context, v *view) error {
-		l := v.snapshotByLV("s1")
-		dev, err := p.chainUp(ctx, v, v.volumes[l.of], l)
+		l := v.SnapshotByLV("s1")
+		dev, err := p.chainUp(ctx, v, v.Volumes[l.Of], l)
 		if err == nil {
 			f, err = os.Open(dev)
 		}
@@ -178,7 +179,7 @@ func TestVerify_busyDriver(t *testing.T) {
 				t.Error(err)
 			}
 			if i%3 == 2 {
-				r, err := p.CreateVolume(ctx, VolumeSpec{Name: "r" + name, Mode: Block, Source: Source{FromSnapshot, "s1"}})
+				r, err := p.CreateVolume(ctx, VolumeSpec{Name: "r" + name, Mode: Block, Source: Source{Kind: FromSnapshot, LV: "s1"}})
 				if err == nil {
 					err = p.DeleteVolume(ctx, r.LV)
 				}
@@ -279,8 +280,8 @@ func TestVerify_brokenDevices(t *testing.T) {
 			return fake(vg+"-gone", base[:36]+strings.Repeat("x", 32))
 		}, []string{"DeviceOrphaned " + vg + "-gone"}},
 		{"the device of an older snapshot", func() func() {
-			l := viewOf(t, c).volumeByLV("base").layers[0]
-			return fake(vg+"-s1", lvm2.DMUUID(lvm2.ID(base[4:36]), l.lv.ID, ""))
+			l := viewOf(t, c).VolumeByLV("base").Layers[0]
+			return fake(vg+"-s1", lvm2.DMUUID(lvm2.ID(base[4:36]), l.LV.ID, ""))
 		}, []string{"DeviceLeftover " + vg + "-s1"}}, // nobody reads it, so it needs no other device
 		{"a store that lists a chunk twice", func() func() { return spoil(area+entry, 0) }, []string{"BadStore " + vg + "/s3"}},
 		{"a store that lists what its volume never had", func() func() { return spoil(area+entry, 4096) }, []string{"BadStore " + vg + "/s3"}},
@@ -317,8 +318,8 @@ func TestVerify_brokenMetadata(t *testing.T) {
 	waitIdle(t, p)
 	ok(t, p.Close())
 	c, vg := p.config, p.config.VolumeGroup
-	frozen := viewOf(t, c).volumeByLV("base").layers[0]
-	order := tag(tagOrder, fmt.Sprint(frozen.order))
+	frozen := viewOf(t, c).VolumeByLV("base").Layers[0]
+	order := catalog.Tag("order", fmt.Sprint(frozen.Order))
 	for _, b := range []struct {
 		what       string
 		harm, mend []string

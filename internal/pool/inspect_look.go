@@ -85,7 +85,7 @@ func (i *inspector) look(ctx context.Context) (*look, error) {
 		for _, e := range all {
 			l.names[e.Name] = e.UUID
 		}
-		l.devices, err = lookAtAll(i.pool.dm, v.vg.ID, all, true)
+		l.devices, err = lookAtAll(i.pool.dm, v.VG.ID, all, true)
 		return err
 	})
 	if err != nil {
@@ -96,7 +96,7 @@ func (i *inspector) look(ctx context.Context) (*look, error) {
 
 // at returns the kernel's device of a logical volume's layer; nil if there is none.
 func (l *look) at(lv *lvm2.LV, layer string) *kernelDevice {
-	return l.devices.at(l.view.vg.ID, lv, layer)
+	return l.devices.at(l.view.VG.ID, lv, layer)
 }
 
 func (d *kernelDevice) state() DeviceState {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
@@ -20,17 +21,17 @@ const notActive = "not active"
 // checkStore reads the exception store of a layer, if the store's device is active.
 func (i *inspector) checkStore(ctx context.Context, id lvm2.ID, r *report) error {
 	return i.locked(ctx, func(v *view) error {
-		l := v.layers[id]
+		l := v.Layers[id]
 		if l == nil {
 			return nil // deleted in the meantime
 		}
-		unread := func(why string) { r.unread = append(r.unread, Unread{r.at(l.lv), why}) }
+		unread := func(why string) { r.unread = append(r.unread, Unread{r.At(l.LV), why}) }
 		p := i.pool
-		snap, err := p.find(v.snapDevice(l.lv))
+		snap, err := p.find(v.snapDevice(l.LV))
 		if err != nil {
 			return err
 		}
-		store, err := p.find(v.cowDevice(l.lv))
+		store, err := p.find(v.cowDevice(l.LV))
 		if err != nil {
 			return err
 		}
@@ -70,7 +71,7 @@ const untrusted = "delete the snapshot and the older ones of its volume, which c
 func (r *report) badStore(at string, err error) error {
 	for _, known := range []error{cow.ErrFresh, cow.ErrNotStore, cow.ErrDamaged, cow.ErrInvalid} {
 		if errors.Is(err, known) {
-			r.add("BadStore", at, untrusted, "%v", err)
+			r.Add("BadStore", at, untrusted, "%v", err)
 			return nil
 		}
 	}
@@ -78,8 +79,8 @@ func (r *report) badStore(at string, err error) error {
 }
 
 // readStore compares a store with its layer's tags and the kernel's status.
-func (r *report) readStore(ctx context.Context, path string, l *layer, status func() (dm.SnapshotStatus, error)) (err error) {
-	at := r.at(l.lv)
+func (r *report) readStore(ctx context.Context, path string, l *catalog.Layer, status func() (dm.SnapshotStatus, error)) (err error) {
+	at := r.At(l.LV)
 	store, err := cow.Open(path)
 	if err != nil {
 		return r.badStore(at, err)
@@ -89,29 +90,29 @@ func (r *report) readStore(ctx context.Context, path string, l *layer, status fu
 	if err != nil {
 		return err
 	}
-	if header.Chunk != l.chunk.Bytes() {
-		r.add("WrongChunk", at, restoreGroup, "the store has chunks of %v, but our tags say %v", header.Chunk, l.chunk.Bytes())
+	if header.Chunk != l.Chunk.Bytes() {
+		r.Add("WrongChunk", at, catalog.RestoreGroup, "the store has chunks of %v, but our tags say %v", header.Chunk, l.Chunk.Bytes())
 		return nil
 	}
-	chunks := uint64(l.length.Bytes().RoundUp(header.Chunk) / header.Chunk)
+	chunks := uint64(l.Length.Bytes().RoundUp(header.Chunk) / header.Chunk)
 	seen, count := make([]uint64, chunks/64+1), uint64(0)
 	for e, err := range store.Exceptions(ctx) {
 		if err != nil {
 			return r.badStore(at, err)
 		}
 		if e.Origin >= chunks {
-			r.add("BadStore", at, untrusted, "it lists chunk %d, but its volume had only %d chunks at the cut", e.Origin, chunks)
+			r.Add("BadStore", at, untrusted, "it lists chunk %d, but its volume had only %d chunks at the cut", e.Origin, chunks)
 			return nil
 		}
 		if bit := uint64(1) << (e.Origin % 64); seen[e.Origin/64]&bit == 0 {
 			seen[e.Origin/64] |= bit
 		} else {
-			r.add("BadStore", at, untrusted, "it lists chunk %d twice", e.Origin)
+			r.Add("BadStore", at, untrusted, "it lists chunk %d twice", e.Origin)
 			return nil
 		}
 		count++
 	}
-	if l.snap == nil {
+	if l.Snap == nil {
 		// When its device was moved below a newer layer, the kernel may have copied
 		// chunks into the store that the kernel's status does not count. The newer
 		// layer holds them too.
@@ -122,7 +123,7 @@ func (r *report) readStore(ctx context.Context, path string, l *layer, status fu
 		return err
 	}
 	if least := cow.UsedSectors(header.Chunk, count); s.Used < least {
-		r.add("BadStore", at, untrusted, "it lists %d chunks, which take %v, but the kernel says that only %v are in use", count, least.Bytes(), s.Used.Bytes())
+		r.Add("BadStore", at, untrusted, "it lists %d chunks, which take %v, but the kernel says that only %v are in use", count, least.Bytes(), s.Used.Bytes())
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
@@ -44,7 +45,7 @@ func Verify(ctx context.Context, c Config, o Options) (*Verification, error) {
 	}
 	defer i.close()
 	r, err := i.verify(ctx)
-	if err == nil && len(r.findings)+len(r.told) > 0 {
+	if err == nil && len(r.Findings)+len(r.told) > 0 {
 		select {
 		case <-time.After(secondLook):
 		case <-ctx.Done():
@@ -52,13 +53,13 @@ func Verify(ctx context.Context, c Config, o Options) (*Verification, error) {
 		}
 		first := r
 		if r, err = i.verify(ctx); err == nil {
-			r.findings, r.told = inBoth(r.findings, first.findings), inBoth(r.told, first.told)
+			r.Findings, r.told = inBoth(r.Findings, first.Findings), inBoth(r.told, first.told)
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	for _, found := range [][]Finding{r.findings, r.told} {
+	for _, found := range [][]Finding{r.Findings, r.told} {
 		slices.SortFunc(found, func(a, b Finding) int {
 			return cmp.Or(cmp.Compare(a.Where, b.Where), cmp.Compare(a.Reason, b.Reason))
 		})
@@ -68,7 +69,7 @@ func Verify(ctx context.Context, c Config, o Options) (*Verification, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Verification{Pool: i.pool.name, VolumeGroup: i.pool.vgName, Findings: r.findings, Told: r.told, Unread: r.unread, Volumes: volumes}, nil
+	return &Verification{Pool: i.pool.name, VolumeGroup: i.pool.vgName, Findings: r.Findings, Told: r.told, Unread: r.unread, Volumes: volumes}, nil
 }
 
 func (i *inspector) verify(ctx context.Context) (*report, error) {
@@ -76,32 +77,32 @@ func (i *inspector) verify(ctx context.Context) (*report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &report{checks: checks{vg: l.view.vg.Name, findings: []Finding{}}, unread: []Unread{}}
+	r := &report{Checks: catalog.Checks{VG: l.view.VG.Name, Findings: []Finding{}}, unread: []Unread{}}
 	r.checkGroup(l)
-	others, err := strangers(ctx, l.view.vg)
+	others, err := strangers(ctx, l.view.VG)
 	if err != nil {
 		return nil, err
 	}
 	for _, what := range others {
-		r.add("DuplicateDisk", l.view.vg.Name, "nothing for the pool, which ignores it; lvm2's commands may need the group's id (--select vg_uuid=...) or a filter", "%s", what)
+		r.Add("DuplicateDisk", l.view.VG.Name, "nothing for the pool, which ignores it; lvm2's commands may need the group's id (--select vg_uuid=...) or a filter", "%s", what)
 	}
-	if why := l.view.mixed(); why != "" {
-		r.add("MixedBlockSizes", l.view.vg.Name, "move the volumes to disks of one kind with pvmove, and take the others out with vgreduce", "%s", why)
+	if why := l.view.Mixed(); why != "" {
+		r.Add("MixedBlockSizes", l.view.VG.Name, "move the volumes to disks of one kind with pvmove, and take the others out with vgreduce", "%s", why)
 	}
 	for _, left := range i.leftOut(l.view) {
 		if left.refused {
-			r.add("DiskRefused", l.view.vg.Name, "use it for another pool, or remove it from devices", "%s", left.text())
+			r.Add("DiskRefused", l.view.VG.Name, "use it for another pool, or remove it from devices", "%s", left.text())
 		}
 	}
 	r.checkEntered(l)
-	r.checkMetadata(l.view)
+	r.CheckMetadata(l.view.View)
 	r.checkDevices(l)
-	for id, x := range l.view.layers {
-		if x.lost || l.view.volumes[x.of].theirs() != "" {
+	for id, x := range l.view.Layers {
+		if x.Lost || l.view.Volumes[x.Of].Theirs() != "" {
 			continue // lost, or managed by LVM2
 		}
-		if l.at(x.lv, "") == nil {
-			r.unread = append(r.unread, Unread{r.at(x.lv), notActive})
+		if l.at(x.LV, "") == nil {
+			r.unread = append(r.unread, Unread{r.At(x.LV), notActive})
 		} else if err := i.checkStore(ctx, id, r); err != nil {
 			return nil, err
 		}
@@ -115,15 +116,15 @@ func (i *inspector) verify(ctx context.Context) (*report, error) {
 
 // checkEntered checks that LVM2's commands see the group's disks.
 func (r *report) checkEntered(l *look) {
-	for _, pv := range l.view.vg.PVs {
+	for _, pv := range l.view.VG.PVs {
 		if pv.Device == "" {
 			continue
 		}
 		switch in, err := l.pool.host.Entered(pv.Device, pv.ID); {
 		case err != nil:
-			r.add("NotInDevicesFile", r.vg, "see lvmdevices", "cannot tell cannot tell whether lvm2's commands see %s: %v", pv.Device, err)
+			r.Add("NotInDevicesFile", r.VG, "see lvmdevices", "cannot tell cannot tell whether lvm2's commands see %s: %v", pv.Device, err)
 		case !in:
-			r.add("NotInDevicesFile", r.vg, "lvmdevices --adddev "+pv.Device, "lvm2's commands do not see %s, because it is not in the devices file %s", pv.Device, l.pool.host.DevicesFile)
+			r.Add("NotInDevicesFile", r.VG, "lvmdevices --adddev "+pv.Device, "lvm2's commands do not see %s, because it is not in the devices file %s", pv.Device, l.pool.host.DevicesFile)
 		}
 	}
 }
@@ -134,7 +135,7 @@ func (i *inspector) leftOut(v *view) []LeftOut {
 	if !i.pool.config.Create {
 		return nil
 	}
-	fit, left, err := i.pool.config.choose(v.vg)
+	fit, left, err := i.pool.config.choose(v.VG)
 	if err != nil {
 		return []LeftOut{{Why: err.Error()}}
 	}
@@ -146,7 +147,7 @@ func (i *inspector) leftOut(v *view) []LeftOut {
 
 // report collects the findings.
 type report struct {
-	checks
+	catalog.Checks
 	told   []Finding
 	unread []Unread
 }
@@ -160,12 +161,12 @@ func inBoth(found, earlier []Finding) []Finding {
 
 // checkGroup checks the group by LVM2's own rules, and that its extents add up.
 func (r *report) checkGroup(l *look) {
-	vg := l.view.vg
+	vg := l.view.VG
 	for _, err := range l.problems {
-		r.add("MetadataDegraded", vg.Name, "any change of the volume group rewrites old or damaged metadata; otherwise see vgck "+vg.Name, "%v", err)
+		r.Add("MetadataDegraded", vg.Name, "any change of the volume group rewrites old or damaged metadata; otherwise see vgck "+vg.Name, "%v", err)
 	}
 	if err := vg.Validate(); err != nil {
-		r.add("MetadataInvalid", vg.Name, "see vgck "+vg.Name+"; vgcfgrestore restores an older state", "%v", err)
+		r.Add("MetadataInvalid", vg.Name, "see vgck "+vg.Name+"; vgcfgrestore restores an older state", "%v", err)
 	}
 	foreignTypes := false // the extents that these use are unknown
 	used := map[int]lvm2.Extents{}
@@ -182,20 +183,20 @@ func (r *report) checkGroup(l *look) {
 	for n, pv := range vg.PVs {
 		switch {
 		case pv.Part() != nil:
-			r.add("DiskMissing", vg.Name, "bring it back, with multipath -r if it is a map", "physical volume %s is missing: %s", pv.ID, wholeMissing(pv))
+			r.Add("DiskMissing", vg.Name, "bring it back, with multipath -r if it is a map", "physical volume %s is missing: %s", pv.ID, catalog.WholeMissing(pv))
 		case pv.Missing():
-			r.add("DiskMissing", vg.Name, "attach its disk, or abandon it with vgreduce --removemissing "+vg.Name, "physical volume %s is missing", pv.ID)
+			r.Add("DiskMissing", vg.Name, "attach its disk, or abandon it with vgreduce --removemissing "+vg.Name, "physical volume %s is missing", pv.ID)
 		}
 		if !pv.Allocatable() || foreignTypes {
 			continue
 		}
-		free := l.view.free.intersect(rangeSet{{PV: n, Count: pv.PECount}}).size()
+		free := l.view.Free.Intersect(catalog.RangeSet{{PV: n, Count: pv.PECount}}).Size()
 		if used[n]+free != pv.PECount {
-			r.add("ExtentsDoNotAddUp", vg.Name, "see vgck "+vg.Name+" and pvs --segments: two logical volumes may have the same extents",
+			r.Add("ExtentsDoNotAddUp", vg.Name, "see vgck "+vg.Name+" and pvs --segments: two logical volumes may have the same extents",
 				"%s has %d extents, but logical volumes use %d and %d are free", pv.Device, pv.PECount, used[n], free)
 		}
 	}
-	if err := checkClean(l.view); err != nil {
-		r.add("BadTags", vg.Name, "remove the tag with vgchange --deltag; the extents are then wiped again", "%v", err)
+	if err := catalog.CheckClean(l.view.View); err != nil {
+		r.Add("BadTags", vg.Name, "remove the tag with vgchange --deltag; the extents are then wiped again", "%v", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
@@ -53,7 +54,7 @@ func lookAt(client *dm.Client, e dm.ListEntry, status bool) (*kernelDevice, erro
 func lookAtAll(client *dm.Client, vg lvm2.ID, all []dm.ListEntry, status bool) (kernel, error) {
 	k := kernel{}
 	for _, e := range all {
-		if _, _, ours := splitUUID(vg, e.UUID); !ours {
+		if _, _, ours := catalog.SplitUUID(vg, e.UUID); !ours {
 			continue
 		}
 		d, err := lookAt(client, e, status)
@@ -73,16 +74,16 @@ func lookAtAll(client *dm.Client, vg lvm2.ID, all []dm.ListEntry, status bool) (
 // belong to no family if there is none, or if LVM2 moves the logical volume.
 func (v *view) split(k kernel) map[string]kernel {
 	root, trash := map[string]string{}, map[string]bool{} // by ids of logical volumes
-	for _, lv := range v.trash {
-		trash[string(lv.ID)] = linear(lv)
+	for _, lv := range v.Trash {
+		trash[string(lv.ID)] = catalog.Linear(lv)
 	}
-	byNumber, id := k.byNumber(), func(uuid string) string { id, _, _ := splitUUID(v.vg.ID, uuid); return id }
+	byNumber, id := k.byNumber(), func(uuid string) string { id, _, _ := catalog.SplitUUID(v.VG.ID, uuid); return id }
 	type pair struct{ above, below string } // one of them is trash
 	var pairs []pair
 	for uuid, d := range k {
 		above := id(uuid)
-		if o := v.ownerOf(lvm2.ID(above)); o != nil && root[above] == "" {
-			root[above] = v.root(o.lv.Name)
+		if o := v.OwnerOf(lvm2.ID(above)); o != nil && root[above] == "" {
+			root[above] = v.Root(o.LV.Name)
 		}
 		for _, n := range d.uses() {
 			if lower := byNumber[n]; lower != "" && (trash[above] || trash[id(lower)]) {
@@ -111,21 +112,6 @@ func (v *view) split(k kernel) map[string]kernel {
 		}
 	}
 	return out
-}
-
-// ownerOf returns the volume that a logical volume is part of; nil if there is none.
-func (v *view) ownerOf(id lvm2.ID) *volume {
-	switch d := v.decoded[v.vg.LVByID(id)].(type) {
-	case *volume:
-		return v.volumes[id]
-	case *layer:
-		return v.volumes[d.of]
-	case *fork:
-		return v.volumes[d.of]
-	case *flat:
-		return v.volumes[d.of]
-	}
-	return nil
 }
 
 func (k kernel) byNumber() map[dm.Device]string {
@@ -196,15 +182,15 @@ func (k kernel) opened() map[string]int {
 // inUse finds the parts of a family in use from the kernel's devices: volumes with their own
 // device, open devices, and the devices below these. If hydrating is set, a fork with
 // devices counts as in use, because a driver may hydrate it.
-func (v *view) inUse(members []*volume, k kernel, hydrating bool) use {
+func (v *view) inUse(members []*catalog.Volume, k kernel, hydrating bool) use {
 	u := use{active: map[lvm2.ID]bool{}, content: map[lvm2.ID]bool{}, read: map[lvm2.ID]bool{}}
 	busy := v.busy(members, k)
 	for _, o := range members {
-		fork := v.forkDevice(o.lv)
-		u.active[o.lv.ID] = k[v.topDevice(o.lv).uuid] != nil
-		u.content[o.lv.ID] = o.forked() && k[fork.uuid] != nil && hydrating || busy[fork.uuid] || busy[v.realDevice(o.lv).uuid] || busy[v.device(o.lv, layerRecovered, udevReal).uuid]
-		for _, l := range o.layers {
-			u.read[l.lv.ID] = busy[v.snapDevice(l.lv).uuid] || l == o.live() && k[v.snapDevice(l.lv).uuid] != nil && busy[v.realDevice(o.lv).uuid]
+		fork := v.forkDevice(o.LV)
+		u.active[o.LV.ID] = k[v.topDevice(o.LV).uuid] != nil
+		u.content[o.LV.ID] = o.Forked() && k[fork.uuid] != nil && hydrating || busy[fork.uuid] || busy[v.realDevice(o.LV).uuid] || busy[v.device(o.LV, layerRecovered, udevReal).uuid]
+		for _, l := range o.Layers {
+			u.read[l.LV.ID] = busy[v.snapDevice(l.LV).uuid] || l == o.Live() && k[v.snapDevice(l.LV).uuid] != nil && busy[v.realDevice(o.LV).uuid]
 		}
 	}
 	return u
@@ -212,15 +198,15 @@ func (v *view) inUse(members []*volume, k kernel, hydrating bool) use {
 
 // busy returns the devices that are open from outside of the family, the devices that LVM2
 // manages, and all devices below these.
-func (v *view) busy(members []*volume, k kernel) map[string]bool {
+func (v *view) busy(members []*catalog.Volume, k kernel) map[string]bool {
 	var kept []string
 	for _, o := range members {
-		if o.theirs() == "" {
+		if o.Theirs() == "" {
 			continue
 		}
-		for _, lv := range o.parts() {
+		for _, lv := range o.Parts() {
 			for _, layer := range allLayers {
-				kept = append(kept, lvm2.DMUUID(v.vg.ID, lv.ID, layer))
+				kept = append(kept, lvm2.DMUUID(v.VG.ID, lv.ID, layer))
 			}
 		}
 	}
@@ -253,26 +239,26 @@ func (k kernel) busy(kept ...string) map[string]bool {
 
 // seenRunning derives the running work of a driver from a family's devices: the windows of
 // its forks, and the heir of a fold.
-func (v *view) seenRunning(members []*volume, k kernel) running {
+func (v *view) seenRunning(members []*catalog.Volume, k kernel) running {
 	r := running{windows: map[lvm2.ID]window{}, held: map[string]bool{}}
 	for _, o := range members {
-		for _, l := range o.layers {
-			if d := k[v.snapDevice(l.lv).uuid]; d != nil && l.snap == nil && l.superset && !d.ReadOnly {
-				r.heir = l.lv.ID
+		for _, l := range o.Layers {
+			if d := k[v.snapDevice(l.LV).uuid]; d != nil && l.Snap == nil && l.Superset && !d.ReadOnly {
+				r.heir = l.LV.ID
 			}
 		}
-		if !o.forked() {
+		if !o.Forked() {
 			continue
 		}
 		user := k[v.contentDevice(o).uuid]
 		for _, layer := range []string{layerWindow0, layerWindow1} {
-			d := k[v.device(o.lv, layer, udevReal).uuid]
+			d := k[v.device(o.LV, layer, udevReal).uuid]
 			if d == nil || len(d.table) != 1 {
 				continue
 			}
 			m, is := d.table[0].Target.(dm.Mirror)
 			if is && len(m.Legs) == 2 && (user == nil || slices.Contains(devicesIn(user.goesOn()), d.Device)) {
-				r.windows[o.lv.ID] = window{layer, span{m.Legs[0].Offset, d.table.Length()}}
+				r.windows[o.LV.ID] = window{layer, catalog.Span{Start: m.Legs[0].Offset, Length: d.table.Length()}}
 			}
 		}
 	}
@@ -281,9 +267,9 @@ func (v *view) seenRunning(members []*volume, k kernel) running {
 
 // contentDevice returns the device with the volume's content: the device of its users, or
 // the blocks below it if there is a live layer.
-func (v *view) contentDevice(o *volume) device {
-	if o.live() != nil {
-		return v.realDevice(o.lv)
+func (v *view) contentDevice(o *catalog.Volume) device {
+	if o.Live() != nil {
+		return v.realDevice(o.LV)
 	}
-	return v.topDevice(o.lv)
+	return v.topDevice(o.LV)
 }

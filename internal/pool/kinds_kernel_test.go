@@ -48,7 +48,7 @@ func TestDiskOfAnotherKind(t *testing.T) {
 		c.Devices = append(testDisks(t)[:2], diskOf4096(t, "256M"))
 	})
 	for range 2 {
-		vg := must(p.latest())(t).vg
+		vg := must(p.latest())(t).VG
 		if len(vg.PVs) != 2 || vg.PVs[0].BlockSize != 512 || vg.PVs[1].BlockSize != 512 {
 			t.Errorf("the group has %d disks", len(vg.PVs))
 		}
@@ -142,7 +142,7 @@ func TestMixedGroup(t *testing.T) {
 			if got := blockSizes(t, p, ""); !slices.Equal(got, []string{"512"}) {
 				t.Errorf("with a snapshot the devices have logical blocks of %v", got)
 			}
-			copied := must(p.CreateVolume(ctx, VolumeSpec{Name: "copy", Mode: Block, Source: Source{FromSnapshot, s.LV}}))(t)
+			copied := must(p.CreateVolume(ctx, VolumeSpec{Name: "copy", Mode: Block, Source: Source{Kind: FromSnapshot, LV: s.LV}}))(t)
 			options := ""
 			if fs.name == "xfs" {
 				options = "nouuid"
@@ -156,7 +156,7 @@ func TestMixedGroup(t *testing.T) {
 			if !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "logical blocks of 512") {
 				t.Errorf("expanded: %v", err)
 			}
-			_, err = p.CreateVolume(ctx, VolumeSpec{Name: "more", Size: 1400 * size.MiB, Mode: Block, Source: Source{FromVolume, v.LV}})
+			_, err = p.CreateVolume(ctx, VolumeSpec{Name: "more", Size: 1400 * size.MiB, Mode: Block, Source: Source{Kind: FromVolume, LV: v.LV}})
 			if !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "logical blocks of 512") {
 				t.Errorf("cloned: %v", err)
 			}

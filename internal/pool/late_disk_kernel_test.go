@@ -257,7 +257,7 @@ func TestMarkedAsMissing(t *testing.T) {
 	ctx := context.Background()
 	h := newHotPool(t)
 	h.disk.remove()
-	for end := time.Now().Add(20 * time.Second); must(h.latest())(t).writable() == nil; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); must(h.latest())(t).Writable() == nil; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the disk counts as there")
 		}
@@ -311,9 +311,9 @@ func TestAllKindsOnDiskThatComesBack(t *testing.T) {
 	must(p.CreateSnapshot(ctx, "s2", base.LV))(t)
 	writeDevice(t, paths["base"], 0, content('3'))
 	for name, spec := range map[string]VolumeSpec{
-		"fork":      {Source: Source{FromSnapshot, "s1"}},
-		"reader":    {Source: Source{FromSnapshot, "s2"}, ReadOnly: true},
-		"transient": {Source: Source{FromSnapshot, "s1"}, Transient: true},
+		"fork":      {Source: Source{Kind: FromSnapshot, LV: "s1"}},
+		"reader":    {Source: Source{Kind: FromSnapshot, LV: "s2"}, ReadOnly: true},
+		"transient": {Source: Source{Kind: FromSnapshot, LV: "s1"}, Transient: true},
 	} {
 		spec.Name, spec.Mode = name, Block
 		v := must(p.CreateVolume(ctx, spec))(t)

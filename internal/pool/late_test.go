@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 )
 
 // What hangs in the kernel does not keep the group's lock for ever, and when it
@@ -32,8 +34,8 @@ func TestLateActs(t *testing.T) {
 	if c.end(ended{fresh, v, v}); len(c.acts) != 0 || unsettled() != 0 {
 		t.Errorf("after the end of one in time it waits for %v, %d volumes are to be looked after", c.acts, unsettled())
 	}
-	if c.end(ended{stuck, v, v}); unsettled() != len(v.volumes) {
-		t.Errorf("%d of %d volumes are looked after", unsettled(), len(v.volumes))
+	if c.end(ended{stuck, v, v}); unsettled() != len(v.Volumes) {
+		t.Errorf("%d of %d volumes are looked after", unsettled(), len(v.Volumes))
 	}
 }
 
@@ -138,25 +140,25 @@ func TestLossThatWasMoved(t *testing.T) {
 		paper.volume("vol", 8)
 		paper.cut("vol", "s0", 2)
 		paper.cut("vol", "s1", 2)
-		id, loss := paper.snapshots["s0"].lv.ID, unrecordedLoss{layer: paper.snapshots["s0"].lv.ID}
+		id, loss := paper.Snapshots["s0"].LV.ID, unrecordedLoss{layer: paper.Snapshots["s0"].LV.ID}
 		if c.read {
-			own := *paper.view
-			own.vg = own.vg.Clone()
+			own := *paper.view()
+			own.VG = own.VG.Clone()
 			loss.read = &own
 		}
 		if c.moved {
-			lv := paper.vg.LVByID(id).Clone()
-			lv.Segments = appendExtents(nil, paper.take(2))
-			paper.check(paper.put(lv))
+			lv := paper.VG.LVByID(id).Clone()
+			lv.Segments = catalog.AppendExtents(nil, paper.take(2))
+			paper.check(paper.Put(lv))
 		}
 		g := silent(t)
-		g.current.Store(paper.view)
+		g.current.Store(paper.view())
 		go g.answer(t.Context())
 		if err := g.record(t.Context(), &loss); err != nil {
 			t.Fatal(err)
 		}
-		if now := g.current.Load().layers[id]; now.lost != c.lost {
-			t.Errorf("%s: recorded as lost: %v", name, now.lost)
+		if now := g.current.Load().Layers[id]; now.Lost != c.lost {
+			t.Errorf("%s: recorded as lost: %v", name, now.Lost)
 		}
 	}
 }
@@ -166,19 +168,19 @@ func TestLossThatWasMoved(t *testing.T) {
 func TestLossOfRemovedVolumes(t *testing.T) {
 	paper := newGroup(t)
 	paper.volume("vol", 8)
-	now := paper.view
+	now := paper.view()
 	paper.volume("gone", 8)
 	paper.cut("gone", "s0", 2)
-	then := paper.view
+	then := paper.view()
 	p := newPool(t.Context(), Config{}, Options{})
 	p.ctx = t.Context()
 	p.current.Store(now)
 	go p.answer(t.Context())
 	c := p.convergence(then, "gone", demand{})
-	if err := c.recorded(t.Context(), &unrecordedLoss{layer: then.snapshots["s0"].lv.ID}); !errors.Is(err, errLeft) {
+	if err := c.recorded(t.Context(), &unrecordedLoss{layer: then.Snapshots["s0"].LV.ID}); !errors.Is(err, errLeft) {
 		t.Errorf("it goes on without a volume: %v", err)
 	}
-	if c = p.convergence(then, "vol", demand{}); c.recorded(t.Context(), &unrecordedLoss{layer: then.snapshots["s0"].lv.ID}) != nil || len(c.members) != 1 {
+	if c = p.convergence(then, "vol", demand{}); c.recorded(t.Context(), &unrecordedLoss{layer: then.Snapshots["s0"].LV.ID}) != nil || len(c.members) != 1 {
 		t.Error("a volume that is there is not brought in line any more")
 	}
 }

@@ -22,9 +22,9 @@ func TestActThatTakesLong(t *testing.T) {
 	ok(t, p.do(ctx, &change{what: "take long", act: func(ctx context.Context, v *view) error {
 		time.Sleep(lateLimit + 2*lateLook)
 		must(p.CreateVolume(ctx, VolumeSpec{Name: "other", Size: 32 * size.MiB, Mode: Block}))(t) // it was left: the group is free
-		return p.up(ctx, v, v.volumeByLV(lv))
+		return p.up(ctx, v, v.VolumeByLV(lv))
 	}}))
-	if d := must(p.latest())(t); must(p.tableOf(d.topDevice(d.vg.LV(lv))))(t).Length().Bytes() != 32*size.MiB {
+	if d := must(p.latest())(t); must(p.tableOf(d.topDevice(d.VG.LV(lv))))(t).Length().Bytes() != 32*size.MiB {
 		t.Error("the volume has no device")
 	}
 	ok(t, p.Deactivate(ctx, lv))
@@ -38,7 +38,7 @@ func TestActThatWasLeft(t *testing.T) {
 	lv := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 32 * size.MiB, Mode: Block}))(t).LV
 	must(p.Activate(ctx, lv))(t)
 	length := func() size.Bytes {
-		table := must(p.tableOf(must(p.latest())(t).topDevice(must(p.latest())(t).vg.LV(lv))))(t)
+		table := must(p.tableOf(must(p.latest())(t).topDevice(must(p.latest())(t).VG.LV(lv))))(t)
 		return table.Length().Bytes()
 	}
 	hangs, extended, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
@@ -47,7 +47,7 @@ func TestActThatWasLeft(t *testing.T) {
 		ended <- p.do(ctx, &change{what: "hang", act: func(ctx context.Context, v *view) error {
 			close(hangs)
 			<-extended
-			err := p.up(ctx, v, v.volumeByLV(lv))
+			err := p.up(ctx, v, v.VolumeByLV(lv))
 			after = length()
 			return err
 		}})

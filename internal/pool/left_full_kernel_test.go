@@ -61,7 +61,7 @@ func TestLeftSuspendedFull(t *testing.T) {
 	base := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 64 * size.MiB, Mode: Block}))(t)
 	volume := must(p.Activate(ctx, base.LV))(t)
 	must(p.CreateSnapshot(ctx, "s", base.LV))(t)
-	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "f", Mode: Block, Source: Source{FromSnapshot, "s"}}))(t)
+	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "f", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "s"}}))(t)
 	must(p.Activate(ctx, f.LV))(t)
 	again := p.hydrator.stop(f.LV)
 	client := must(dm.Open())(t)

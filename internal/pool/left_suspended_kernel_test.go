@@ -28,7 +28,7 @@ func TestLeftSuspended(t *testing.T) {
 	model.scribble(t, r, volume, 100)
 	must(p.CreateSnapshot(ctx, "s1", base.LV))(t)
 	forked := append(content(nil), model...)
-	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "f", Mode: Block, Source: Source{FromSnapshot, "s1"}}))(t)
+	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "f", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "s1"}}))(t)
 	fork := must(p.Activate(ctx, f.LV))(t)
 	must(p.CreateSnapshot(ctx, "s2", f.LV))(t)
 	client := must(dm.Open())(t)
@@ -57,14 +57,14 @@ func TestLeftSuspended(t *testing.T) {
 			if layer != "window" {
 				continue
 			}
-			id := must(p.latest())(t).vg.LV(f.LV).ID
+			id := must(p.latest())(t).VG.LV(f.LV).ID
 			for end := time.Now().Add(20 * time.Second); p.hydrator.window(id) == nil; time.Sleep(time.Millisecond) {
 				if time.Now().After(end) {
 					t.Fatal("nothing is hydrated")
 				}
 			}
 			w := p.hydrator.window(id)
-			x.left[j], at = "f-"+w.layer, w.start.Bytes()
+			x.left[j], at = "f-"+w.layer, w.Start.Bytes()
 		}
 		ok(t, p.Close())
 		for _, name := range x.left {

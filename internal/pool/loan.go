@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
 // A loan is a reader from which another pool of the node copies a volume. It has no
@@ -22,8 +22,8 @@ import (
 // loanName returns the name of the loan from which pool to copies its volume name.
 func loanName(to, name string) string {
 	loan := "copy-to/" + to + "/" + name
-	if len(loan) > maxCSIName {
-		loan = hashed(loan, hashLetters)
+	if len(loan) > catalog.MaxCSIName {
+		loan = catalog.Hashed(loan, catalog.HashLetters)
 	}
 	return loan
 }
@@ -41,8 +41,8 @@ func (p *Pool) lend(ctx context.Context, spec VolumeSpec, to string) (lvm2.ID, e
 		return "", err
 	}
 	loan := VolumeSpec{
-		Name: loanName(to, spec.Name), Mode: from.volume.mode, FSType: from.volume.fs,
-		Source: spec.Source, ReadOnly: true, lentTo: to + "/" + spec.Name,
+		Name: loanName(to, spec.Name), Mode: from.Volume.Mode, FSType: from.Volume.FS,
+		Source: spec.Source, ReadOnly: true, LentTo: to + "/" + spec.Name,
 	}
 	if spec.Source.Kind == FromVolume {
 		if err := p.syncBefore(ctx, spec.Source.LV); err != nil {
@@ -72,44 +72,44 @@ func (p *Pool) lend(ctx context.Context, spec VolumeSpec, to string) (lvm2.ID, e
 	if err != nil {
 		return "", err
 	}
-	if o := v.volumeByLV(lv); o != nil {
-		return o.lv.ID, nil
+	if o := v.VolumeByLV(lv); o != nil {
+		return o.LV.ID, nil
 	}
 	return "", fmt.Errorf("volume %s/%s: %w: removed by somebody else", p.vgName, lv, ErrNotFound)
 }
 
 // offered returns the initial content of the volume that spec requests. spec's
 // source is in p. Errors: ErrNotFound, ErrLost, ErrPrecondition, ErrInvalid.
-func (p *Pool) offered(spec VolumeSpec) (original, error) {
+func (p *Pool) offered(spec VolumeSpec) (catalog.Original, error) {
 	v, err := p.latest()
 	if err != nil {
-		return original{}, err
+		return catalog.Original{}, err
 	}
-	return v.contentOf(spec)
+	return v.ContentOf(spec)
 }
 
 // lent returns the content of a loan; ErrNotFound if there is no such loan.
-func (p *Pool) lent(id lvm2.ID) (o *volume, from original, err error) {
+func (p *Pool) lent(id lvm2.ID) (o *catalog.Volume, from catalog.Original, err error) {
 	v, err := p.latest()
 	if err != nil {
 		return nil, from, err
 	}
-	if o = v.volumes[id]; o == nil || o.lentTo == "" || o.deleted {
+	if o = v.Volumes[id]; o == nil || o.LentTo == "" || o.Deleted {
 		return nil, from, fmt.Errorf("the loan %s of volume group %s: %w", id, p.vgName, ErrNotFound)
 	}
-	l, source, err := v.readFrom(o)
+	l, source, err := v.ReadFrom(o)
 	if err == nil {
 		err = p.intact(v, source, l)
 	}
 	if err != nil {
 		return nil, from, err
 	}
-	return o, contentAt(source, l), nil
+	return o, catalog.ContentAt(source, l), nil
 }
 
 // lentFor returns the content of a loan for the volume that spec requests. Errors:
 // those of offered.
-func (p *Pool) lentFor(spec VolumeSpec, id lvm2.ID) (original, error) {
+func (p *Pool) lentFor(spec VolumeSpec, id lvm2.ID) (catalog.Original, error) {
 	_, from, err := p.lent(id)
 	if err != nil {
 		return from, err
@@ -118,8 +118,8 @@ func (p *Pool) lentFor(spec VolumeSpec, id lvm2.ID) (original, error) {
 	if err != nil {
 		return from, err
 	}
-	from.formatted = from.formatted || spec.Mode == Block || from.volume.mode == Block
-	return from, v.modeChange(spec, from)
+	from.Formatted = from.Formatted || spec.Mode == Block || from.Volume.Mode == Block
+	return from, v.ModeChange(spec, from)
 }
 
 // openLoan creates the device of a loan, and opens it for direct reads. Errors:
@@ -129,19 +129,19 @@ func (p *Pool) openLoan(ctx context.Context, id lvm2.ID) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.flattenBelow(ctx, o.lv.Name); err != nil {
+	if err := p.flattenBelow(ctx, o.LV.Name); err != nil {
 		return nil, err
 	}
-	return run(ctx, &p.group, []string{lvKey(o.lv.Name)}, func(ctx context.Context) (f *os.File, err error) {
-		return f, p.do(ctx, &change{what: "open the content of loan " + o.name, act: func(ctx context.Context, v *view) error {
-			o := v.volumes[id]
+	return run(ctx, &p.group, []string{lvKey(o.LV.Name)}, func(ctx context.Context) (f *os.File, err error) {
+		return f, p.do(ctx, &change{what: "open the content of loan " + o.Name, act: func(ctx context.Context, v *view) error {
+			o := v.Volumes[id]
 			if o == nil {
 				return fmt.Errorf("the loan %s of volume group %s: %w", id, p.vgName, ErrNotFound)
 			}
 			if err := p.up(ctx, v, o); err != nil {
 				return err
 			}
-			f, err = os.OpenFile(p.dm.Node(v.topDevice(o.lv).name), os.O_RDONLY|unix.O_DIRECT, 0)
+			f, err = os.OpenFile(p.dm.Node(v.topDevice(o.LV).name), os.O_RDONLY|unix.O_DIRECT, 0)
 			return err
 		}})
 	})
@@ -154,11 +154,11 @@ func (p *Pool) recall(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	o := v.named[name]
-	if o == nil || o.lentTo == "" {
+	o := v.Named[name]
+	if o == nil || o.LentTo == "" {
 		return nil
 	}
-	return p.DeleteVolume(ctx, o.lv.Name)
+	return p.DeleteVolume(ctx, o.LV.Name)
 }
 
 // loans deletes unused loans until ctx ends.
@@ -191,14 +191,14 @@ func (s *Set) recallLoans(ctx context.Context) error {
 		if err != nil {
 			continue
 		}
-		for _, o := range v.volumes {
-			if o.lentTo == "" || o.deleted {
+		for _, o := range v.Volumes {
+			if o.LentTo == "" || o.Deleted {
 				continue
 			}
-			to, name, _ := strings.Cut(o.lentTo, "/")
+			to, name, _ := strings.Cut(o.LentTo, "/")
 			switch borrower, err := s.Pool(to); {
 			case errors.Is(err, ErrNotFound): // no pool can continue the copy
-				errs = append(errs, p.recall(ctx, o.name))
+				errs = append(errs, p.recall(ctx, o.Name))
 			case err == nil:
 				errs = append(errs, borrower.giveBack(ctx, name, p, o))
 			}
@@ -209,7 +209,7 @@ func (s *Set) recallLoans(ctx context.Context) error {
 
 // giveBack deletes a loan of pool from, unless the volume of that name is being
 // copied from it.
-func (p *Pool) giveBack(ctx context.Context, name string, from *Pool, loan *volume) error {
+func (p *Pool) giveBack(ctx context.Context, name string, from *Pool, loan *catalog.Volume) error {
 	release, err := p.keys.lock(ctx, nameKey(name))
 	if err != nil {
 		return err
@@ -219,16 +219,8 @@ func (p *Pool) giveBack(ctx context.Context, name string, from *Pool, loan *volu
 	if err != nil {
 		return err
 	}
-	if o := v.named[name]; o != nil && o.copying != nil && o.copying.loan == loan.lv.ID {
+	if o := v.Named[name]; o != nil && o.Copying != nil && o.Copying.Loan == loan.LV.ID {
 		return nil
 	}
-	return from.recall(ctx, loan.name)
+	return from.recall(ctx, loan.Name)
 }
-
-// copyState is the progress of a copy from another pool, as in the volume's tag.
-type copyState struct {
-	loan lvm2.ID      // loan in the other pool
-	done size.Sectors // copied, from the beginning
-}
-
-func (c copyState) String() string { return fmt.Sprintf("%s/%d", c.loan, uint64(c.done)) }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2/lvm2test"
@@ -32,7 +33,7 @@ func lockedGroup(t *testing.T, p *Pool) (at string, model content) {
 	must(p.CreateSnapshot(ctx, "later", base.LV))(t) // freezes snapbase
 	must(p.CreateSnapshot(ctx, "ofFork", f.LV))(t)
 	for _, spec := range []VolumeSpec{{Name: "reader", ReadOnly: true}, {Name: "scratch", Transient: true}} {
-		spec.Mode, spec.Source = Block, Source{FromSnapshot, "snapbase"}
+		spec.Mode, spec.Source = Block, Source{Kind: FromSnapshot, LV: "snapbase"}
 		must(p.Activate(ctx, must(p.CreateVolume(ctx, spec))(t).LV))(t)
 	}
 	gone, _ := snapped(t, p, r, "gone", 8*size.MiB)
@@ -114,12 +115,12 @@ func TestLockedWhenOpened(t *testing.T) {
 		t.Errorf("after the start check found %q", got)
 	}
 	v := must(p.latest())(t)
-	for _, lv := range v.vg.LVs {
-		plain := lv.Name == "forkbase" || lv.Name == "base" || snapshotSegment(lv) != nil
-		for _, l := range v.layers {
-			plain = plain || l.lv == lv && l.snap != nil
+	for _, lv := range v.VG.LVs {
+		plain := lv.Name == "forkbase" || lv.Name == "base" || catalog.SnapshotSegment(lv) != nil
+		for _, l := range v.Layers {
+			plain = plain || l.LV == lv && l.Snap != nil
 		}
-		if _, trash := v.decoded[lv].(trashed); !trash && untouchable(lv) == plain {
+		if _, trash := v.Decoded[lv].(catalog.Trashed); !trash && catalog.Untouchable(lv) == plain {
 			t.Errorf("%s: status %v, flags %v", lv.Name, lv.Status, lv.Flags)
 		}
 	}
@@ -136,17 +137,17 @@ func TestMappedIsNotFree(t *testing.T) {
 	p := testPool(t, func(c *Config) { c.HydrationRate, c.LayerReserve = size.MiB, 1 })
 	lockedGroup(t, p)
 	v := must(p.latest())(t)
-	store := v.volumeByLV("forkbase").fork.lv
-	mapped := newRangeSet(must(physical(store))(t)...)
+	store := v.VolumeByLV("forkbase").Fork.LV
+	mapped := catalog.NewRangeSet(must(catalog.Physical(store))(t)...)
 	// The same with a device of somebody's, on what is free.
 	const foreign = "foreign-linear"
-	free := v.free[0]
-	pv := must(dm.DeviceOf(v.vg.PVs[free.PV].Device))(t)
+	free := v.Free[0]
+	pv := must(dm.DeviceOf(v.VG.PVs[free.PV].Device))(t)
 	must(p.dm.Create(foreign, "foreign"))(t)
 	defer p.dm.Remove(foreign, 0)
-	ok(t, p.dm.Load(foreign, whole(sectors(v, 3), dm.Linear{Device: pv, Offset: v.vg.Offset(v.vg.PVs[free.PV], free.Start)}), true))
+	ok(t, p.dm.Load(foreign, whole(sectors(v, 3), dm.Linear{Device: pv, Offset: v.VG.Offset(v.VG.PVs[free.PV], free.Start)}), true))
 	ok(t, p.dm.Resume(foreign, 0))
-	mapped = mapped.union(newRangeSet(mapped[0], rangeSet{{PV: free.PV, Start: free.Start, Count: 3}}[0]))
+	mapped = mapped.Union(catalog.NewRangeSet(mapped[0], catalog.RangeSet{{PV: free.PV, Start: free.Start, Count: 3}}[0]))
 
 	for end := time.Now().Add(20 * time.Second); ; { // the driver locks it again when it sees it
 		ok(t, lvm2test.Unlock(p.vgName, store.Name))
@@ -159,16 +160,16 @@ func TestMappedIsNotFree(t *testing.T) {
 	}
 	ok(t, p.refresh(ctx))
 	now := must(p.latest())(t)
-	if len(now.free.intersect(mapped)) == 0 {
+	if len(now.Free.Intersect(mapped)) == 0 {
 		t.Fatal("they are not free")
 	}
-	_, err := p.CreateVolume(ctx, VolumeSpec{Name: "all", Size: size.Bytes(p.room(now)) * now.extent(), Mode: Block})
+	_, err := p.CreateVolume(ctx, VolumeSpec{Name: "all", Size: size.Bytes(p.room(now)) * now.ExtentSize(), Mode: Block})
 	if err == nil || !strings.Contains(err.Error(), "still maps") {
 		t.Errorf("a volume as large as all that is free: %v", err)
 	}
-	other := must(p.CreateVolume(ctx, VolumeSpec{Name: "other", Size: size.Bytes(p.room(now)-40) * now.extent(), Mode: Block}))(t)
+	other := must(p.CreateVolume(ctx, VolumeSpec{Name: "other", Size: size.Bytes(p.room(now)-40) * now.ExtentSize(), Mode: Block}))(t)
 	now = must(p.latest())(t)
-	if both := newRangeSet(must(physical(now.volumeByLV(other.LV).lv))(t)...).intersect(mapped); len(both) > 0 {
+	if both := catalog.NewRangeSet(must(catalog.Physical(now.VolumeByLV(other.LV).LV))(t)...).Intersect(mapped); len(both) > 0 {
 		t.Errorf("another volume got %v", both)
 	}
 	said := ""
@@ -193,7 +194,7 @@ func TestMappedIsNotFree(t *testing.T) {
 	ok(t, p.DeleteVolume(ctx, other.LV))
 	waitIdle(t, p)
 	now = must(p.latest())(t)
-	must(p.CreateVolume(ctx, VolumeSpec{Name: "all", Size: size.Bytes(p.room(now)) * now.extent(), Mode: Block}))(t)
+	must(p.CreateVolume(ctx, VolumeSpec{Name: "all", Size: size.Bytes(p.room(now)) * now.ExtentSize(), Mode: Block}))(t)
 	if used := p.facts.stillInUse(); len(used) > 0 {
 		t.Errorf("still in use: %v", used)
 	}

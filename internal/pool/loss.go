@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
@@ -27,12 +28,12 @@ func (e *unrecordedLoss) Unwrap() error { return ErrLost }
 // returns *unrecordedLoss if another process removed the device of the live snapshot or
 // loaded another table into it. A volume whose first cut has not reached the kernel yet is no
 // origin there, and passes.
-func (p *Pool) collected(v *view, o *volume) error {
-	live := o.live()
-	if live == nil || live.lost || o.theirs() != "" {
+func (p *Pool) collected(v *view, o *catalog.Volume) error {
+	live := o.Live()
+	if live == nil || live.Lost || o.Theirs() != "" {
 		return nil
 	}
-	top, err := p.tableOf(v.topDevice(o.lv))
+	top, err := p.tableOf(v.topDevice(o.LV))
 	if err != nil || len(top) != 1 {
 		return err
 	}
@@ -40,8 +41,8 @@ func (p *Pool) collected(v *view, o *volume) error {
 	if !is {
 		return nil
 	}
-	for _, l := range slices.Backward(o.layers) {
-		table, err := p.tableOf(v.snapDevice(l.lv))
+	for _, l := range slices.Backward(o.Layers) {
+		table, err := p.tableOf(v.snapDevice(l.LV))
 		if err != nil {
 			return err
 		}
@@ -60,35 +61,27 @@ func (p *Pool) collected(v *view, o *volume) error {
 	}
 	dead := live
 	if !begun {
-		if dead = o.before(live); dead == nil || dead.lost {
+		if dead = o.Before(live); dead == nil || dead.Lost {
 			return nil
 		}
 	}
-	return &unrecordedLoss{layer: dead.lv.ID}
+	return &unrecordedLoss{layer: dead.LV.ID}
 }
 
 // begunInKernel reports whether a layer was live in the kernel. It was if it has a name or a
 // reader, which a layer gets only later. It also was if its store has a device, and its
 // snapshot device is either missing or running (a device without a live table still waits
 // for its cut).
-func (p *Pool) begunInKernel(v *view, l *layer) (bool, error) {
-	if l.named || v.pinned[l.lv.ID] {
+func (p *Pool) begunInKernel(v *view, l *catalog.Layer) (bool, error) {
+	if l.Named || v.Pinned[l.LV.ID] {
 		return true, nil
 	}
-	store, err := p.find(v.cowDevice(l.lv))
+	store, err := p.find(v.cowDevice(l.LV))
 	if err != nil || store == nil {
 		return false, err
 	}
-	snap, err := p.find(v.snapDevice(l.lv))
+	snap, err := p.find(v.snapDevice(l.LV))
 	return snap == nil || snap.Live, err
-}
-
-// before returns the layer before l; nil if there is none.
-func (v *volume) before(l *layer) *layer {
-	if i := v.index(l); i > 0 {
-		return v.layers[i-1]
-	}
-	return nil
 }
 
 // tableOf returns a device's active table; nil if there is none.
@@ -106,11 +99,11 @@ func (p *Pool) tableOf(d device) (dm.Table, error) {
 // record, because urgent changes do not wait for acts.
 func (g *group) record(ctx context.Context, loss *unrecordedLoss) error {
 	err := g.submit(ctx, &change{fast: true, loose: true, edit: func(t *edit) error {
-		l := t.layers[loss.layer]
-		if l == nil || l.lost || loss.read != nil && !sameExtents(loss.read.vg, loss.read.layers[loss.layer].lv, t.vg, l.lv) {
+		l := t.Layers[loss.layer]
+		if l == nil || l.Lost || loss.read != nil && !catalog.SameExtents(loss.read.VG, loss.read.Layers[loss.layer].LV, t.VG, l.LV) {
 			return nil
 		}
-		return t.lose(t.volumes[l.of], l)
+		return t.Lose(t.Volumes[l.Of], l)
 	}})
 	if err != nil {
 		return fmt.Errorf("recording that a snapshot is lost: %w", err)
@@ -118,34 +111,14 @@ func (g *group) record(ctx context.Context, loss *unrecordedLoss) error {
 	return nil
 }
 
-// lose marks a layer, and all layers that read through it, as lost.
-func (t *edit) lose(o *volume, dead *layer) error {
-	if o.odd != nil {
-		return fmt.Errorf("volume %s/%s: %w: cannot tell which snapshots are lost with %s: %s", t.vg.Name, o.lv.Name, ErrPrecondition, dead.lv.Name, o.theirs())
-	}
-	gone := map[*layer]bool{dead: true}
-	for i, l := range slices.Backward(o.layers) {
-		if !gone[l] && !gone[o.nextOf(i)] {
-			continue
-		}
-		gone[l] = true
-		c := l.lv.Clone()
-		c.Tags = setTag(c.Tags, tagLost)
-		if err := t.put(c); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // recordLost records the loss of a layer that the kernel has marked invalid.
 func (p *Pool) recordLost(ctx context.Context, id lvm2.ID) error {
 	return p.do(ctx, &change{fast: true, what: "record the loss of a snapshot", edit: func(t *edit) error {
-		l := t.layers[id]
-		if l == nil || l.lost || !p.dropped(t.view.snapDevice(l.lv)) {
+		l := t.Layers[id]
+		if l == nil || l.Lost || !p.dropped(t.view().snapDevice(l.LV)) {
 			return nil
 		}
-		return t.lose(t.volumes[l.of], l)
+		return t.Lose(t.Volumes[l.Of], l)
 	}})
 }
 
@@ -154,19 +127,19 @@ func (p *Pool) recordLost(ctx context.Context, id lvm2.ID) error {
 // first one.
 func (c *convergence) losses(k kernel) error {
 	for _, o := range c.members {
-		if o.theirs() != "" || c.stuck[o.lv.ID] != nil {
+		if o.Theirs() != "" || c.stuck[o.LV.ID] != nil {
 			continue
 		}
 		if err := c.collected(c.view, o); errors.As(err, new(*unrecordedLoss)) {
 			return err
 		} else if err != nil {
-			c.stuck[o.lv.ID] = err
+			c.stuck[o.LV.ID] = err
 			continue
 		}
-		for _, l := range o.layers {
-			d := c.view.snapDevice(l.lv)
-			if x := k[d.uuid]; x != nil && x.Live && !l.lost && c.dropped(device{name: x.Name}) {
-				return &unrecordedLoss{layer: l.lv.ID}
+		for _, l := range o.Layers {
+			d := c.view.snapDevice(l.LV)
+			if x := k[d.uuid]; x != nil && x.Live && !l.Lost && c.dropped(device{name: x.Name}) {
+				return &unrecordedLoss{layer: l.LV.ID}
 			}
 		}
 	}
@@ -188,7 +161,7 @@ func (c *convergence) recorded(ctx context.Context, loss *unrecordedLoss) error 
 	members := c.members
 	c.members = nil
 	for _, o := range members {
-		if now := c.view.volumes[o.lv.ID]; now != nil {
+		if now := c.view.Volumes[o.LV.ID]; now != nil {
 			c.members = append(c.members, now)
 		}
 	}

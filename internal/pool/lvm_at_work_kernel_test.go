@@ -11,13 +11,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
 // pvmove has lvm2 begin to move a logical volume, unless it refuses that. end ends it.
 func pvmove(t *testing.T, p *Pool, disks []string, lv string) (end func(), begun bool) {
 	v := must(p.latest())(t)
-	from, to := v.vg.PVs[must(physical(v.vg.LV(lv)))(t)[0].PV].Device, disks[0]
+	from, to := v.VG.PVs[must(catalog.Physical(v.VG.LV(lv)))(t)[0].PV].Device, disks[0]
 	if from == to {
 		to = disks[1]
 	}
@@ -27,7 +28,7 @@ func pvmove(t *testing.T, p *Pool, disks []string, lv string) (end func(), begun
 	go func() { ended <- c.Wait() }()
 	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		ok(t, p.refresh(context.Background()))
-		if v := must(p.latest())(t); v.vg.LV("pvmove0") != nil {
+		if v := must(p.latest())(t); v.VG.LV("pvmove0") != nil {
 			break
 		}
 		select {
@@ -81,7 +82,7 @@ func underLVM2(t *testing.T, begin func(*testing.T, *Pool, []string, string) (fu
 	}
 	shown := append(content(nil), model...)
 	model.scribble(t, r, path, 20)
-	fork := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{FromSnapshot, "s2"}}))(t)
+	fork := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "s2"}}))(t)
 	at := must(p.Activate(ctx, fork.LV))(t)
 	shown.scribble(t, r, at, 20)
 	lv, letGo := what, func() {}
@@ -98,17 +99,19 @@ func underLVM2(t *testing.T, begin func(*testing.T, *Pool, []string, string) (fu
 			{"snapshot", func() error { _, err := p.CreateSnapshot(ctx, "during", base.LV); return err }},
 			{"snapshot fork", func() error { _, err := p.CreateSnapshot(ctx, "forkduring", fork.LV); return err }},
 			{"restore", func() error {
-				_, err := p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, Source: Source{FromSnapshot, "s1"}})
+				_, err := p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "s1"}})
 				return err
 			}},
 			{"clone", func() error {
-				_, err := p.CreateVolume(ctx, VolumeSpec{Name: "c", Mode: Block, Source: Source{FromVolume, base.LV}})
+				_, err := p.CreateVolume(ctx, VolumeSpec{Name: "c", Mode: Block, Source: Source{Kind: FromVolume, LV: base.LV}})
 				return err
 			}},
 			{"expand", func() error { _, err := p.ExpandVolume(ctx, base.LV, 24*size.MiB, 0); return err }},
 			{"expand fork", func() error { _, err := p.ExpandVolume(ctx, fork.LV, 24*size.MiB, 0); return err }},
 			{"activate", func() error { _, err := p.Activate(ctx, base.LV); return err }},
-			{"hydrate", func() error { return p.hydrator.flush(fork.LV, &window{layerWindow0, span{0, 2048}}) }},
+			{"hydrate", func() error {
+				return p.hydrator.flush(fork.LV, &window{layerWindow0, catalog.Span{Start: 0, Length: 2048}})
+			}},
 			{"trim", func() error { return p.trim(ctx, base.LV) }},
 			{"health", func() error { _, err := p.Health(ctx, fork.LV); return err }},
 			{"delete", func() error { return p.DeleteSnapshot(ctx, "s1") }},
@@ -135,7 +138,7 @@ func underLVM2(t *testing.T, begin func(*testing.T, *Pool, []string, string) (fu
 	}
 	eventually("snapshot", func() error { _, err := p.CreateSnapshot(ctx, "after", base.LV); return err })
 	eventually("clone", func() error {
-		_, err := p.CreateVolume(ctx, VolumeSpec{Name: "c2", Mode: Block, Source: Source{FromVolume, fork.LV}})
+		_, err := p.CreateVolume(ctx, VolumeSpec{Name: "c2", Mode: Block, Source: Source{Kind: FromVolume, LV: fork.LV}})
 		return err
 	})
 	must(p.ExpandVolume(ctx, base.LV, 32*size.MiB, 0))(t)
@@ -157,9 +160,9 @@ func trashOf(t *testing.T, p *Pool) (lv string, letGo func()) {
 	t.Helper()
 	ctx := context.Background()
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "gone", Size: 16 * size.MiB, Mode: Block}))(t)
-	id := must(p.latest())(t).vg.LV(v.LV).ID
+	id := must(p.latest())(t).VG.LV(v.LV).ID
 	// As somebody who looks at it does: it is not wiped then.
 	f := must(os.Open(must(p.Activate(ctx, v.LV))(t)))(t)
-	ok(t, p.do(ctx, &change{what: "delete an open volume", edit: func(t *edit) error { return t.deleteVolume(t.volumes[id]) }}))
-	return trashName(id), func() { f.Close() }
+	ok(t, p.do(ctx, &change{what: "delete an open volume", edit: func(t *edit) error { return t.DeleteVolume(t.Volumes[id]) }}))
+	return catalog.TrashName(id), func() { f.Close() }
 }

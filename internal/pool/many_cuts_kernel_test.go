@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -23,22 +24,22 @@ type usedSpace struct {
 }
 
 func spaceOf(v *view) (s usedSpace) {
-	for _, o := range v.volumes {
-		for _, l := range o.layers {
+	for _, o := range v.Volumes {
+		for _, l := range o.Layers {
 			switch {
-			case l.snap != nil:
-				s.live += l.lv.Size()
-			case l.trimmed:
-				s.trimmed += l.lv.Size()
-				s.ideal += v.extents(l.used.Bytes())
+			case l.Snap != nil:
+				s.live += l.LV.Size()
+			case l.Trimmed:
+				s.trimmed += l.LV.Size()
+				s.ideal += v.Extents(l.Used.Bytes())
 				s.stores++
-				s.segments = max(s.segments, len(l.lv.Segments))
+				s.segments = max(s.segments, len(l.LV.Segments))
 			default:
-				s.untrimmed += l.lv.Size()
+				s.untrimmed += l.LV.Size()
 			}
 		}
 	}
-	for _, lv := range v.trash {
+	for _, lv := range v.Trash {
 		s.trash += lv.Size()
 	}
 	return s
@@ -49,11 +50,11 @@ func logSpace(t *testing.T, p *Pool, what string) {
 	v := must(p.latest())(t)
 	s, m := spaceOf(v), p.metadata(v)
 	var pieces []string
-	for _, r := range v.free {
+	for _, r := range v.Free {
 		pieces = append(pieces, fmt.Sprint(r.Count))
 	}
 	t.Logf("%s; extents: live %d, of %d trimmed stores %d (used %d, at most %d segments), of others %d, trash %d, free %d in %d pieces (%s); metadata %v of %v",
-		what, s.live, s.stores, s.trimmed, s.ideal, s.segments, s.untrimmed, s.trash, v.free.size(), len(pieces), strings.Join(pieces[:min(len(pieces), 10)], " "), m.Used, m.Size)
+		what, s.live, s.stores, s.trimmed, s.ideal, s.segments, s.untrimmed, s.trash, v.Free.Size(), len(pieces), strings.Join(pieces[:min(len(pieces), 10)], " "), m.Used, m.Size)
 }
 
 // timed logs how long f took.
@@ -76,7 +77,7 @@ func TestManyCuts(t *testing.T) {
 	}
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: length, Mode: Block}))(t)
 	path := must(p.Activate(ctx, v.LV))(t)
-	whole := must(p.latest())(t).free.size()
+	whole := must(p.latest())(t).Free.Size()
 	r := rand.New(rand.NewPCG(1, 2))
 	base := make(content, v.Size)
 	base.scribble(t, r, path, 100)
@@ -104,19 +105,19 @@ func TestManyCuts(t *testing.T) {
 	}
 	waitIdle(t, p)
 	logSpace(t, p, "when stores are trimmed")
-	if s := spaceOf(must(p.latest())(t)); s.trimmed != s.ideal || s.segments > smallPieces+1 || s.stores != n-1 {
+	if s := spaceOf(must(p.latest())(t)); s.trimmed != s.ideal || s.segments > catalog.SmallPieces+1 || s.stores != n-1 {
 		t.Errorf("frozen stores are not as small as can be, or in many pieces: %+v", s)
 	}
 	noFindings(t, p)
 
 	timed(t, "the oldest is shown", func() {
-		reader := must(p.CreateVolume(ctx, VolumeSpec{Name: "reader", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, snapshots[0]}}))(t)
+		reader := must(p.CreateVolume(ctx, VolumeSpec{Name: "reader", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: snapshots[0]}}))(t)
 		oldest.compare(t, must(p.Activate(ctx, reader.LV))(t), "the oldest")
 		ok(t, p.Deactivate(ctx, reader.LV))
 		ok(t, p.DeleteVolume(ctx, reader.LV))
 	})
 	timed(t, "the oldest is restored", func() {
-		fork := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{FromSnapshot, snapshots[0]}}))(t)
+		fork := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{Kind: FromSnapshot, LV: snapshots[0]}}))(t)
 		oldest.compare(t, must(p.Activate(ctx, fork.LV))(t), "the restored volume")
 		waitHydrated(t, p, fork.LV)
 		ok(t, p.Deactivate(ctx, fork.LV))
@@ -133,10 +134,10 @@ func TestManyCuts(t *testing.T) {
 		}
 	})
 	timed(t, "their space is there", func() {
-		for end := time.Now().Add(time.Minute); must(p.latest())(t).free.size() != whole; time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); must(p.latest())(t).Free.Size() != whole; time.Sleep(20 * time.Millisecond) {
 			if time.Now().After(end) {
 				logSpace(t, p, "when all are deleted")
-				t.Fatalf("of %d extents %d are free again", whole, must(p.latest())(t).free.size())
+				t.Fatalf("of %d extents %d are free again", whole, must(p.latest())(t).Free.Size())
 			}
 		}
 	})

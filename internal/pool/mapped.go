@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -17,17 +18,9 @@ import (
 // them with the former owner. So the driver asks for the kernel's tables before it allocates or
 // wipes extents.
 
-// mapping is a part of a physical volume that a device maps.
-type mapping struct {
-	device string
-	uuid   string
-	unread error // why the device's table cannot be read; the device may then map any extent of the physical volume
-	lvm2.Range
-}
-
 // mapsOnce returns the mappings for edits. The committer asks the kernel once in a batch,
 // with LVM2's lock held, and again if anew is set.
-func (g *group) mapsOnce(v *view, anew bool) (all []mapping, err error) {
+func (g *group) mapsOnce(v *view, anew bool) (all []catalog.Mapping, err error) {
 	if g.maps == nil || anew {
 		g.maps, err = g.mapped(v)
 	}
@@ -37,7 +30,7 @@ func (g *group) mapsOnce(v *view, anew bool) (all []mapping, err error) {
 // mappings lists the parts of the group's physical volumes that the kernel's devices map.
 // It leaves out flat stores whose devices are known to have the right table. Their tables
 // are long, and they map only extents that the metadata has in use.
-func (p *Pool) mappings(v *view) ([]mapping, error) {
+func (p *Pool) mappings(v *view) ([]catalog.Mapping, error) {
 	known, err := p.flatsAsLoaded(v)
 	if err != nil {
 		return nil, err
@@ -54,9 +47,9 @@ func (p *Pool) mappings(v *view) ([]mapping, error) {
 // unreadable, for example if a device of another program has an unknown target. The kernel
 // still tells the disks below the device, and mappingsBy then reports these disks as mapped
 // as a whole. It does not ask for devices that lie on none of the group's disks.
-func (p *Pool) mappingsBy(v *view, tableOf func(name string) (dm.Table, error)) ([]mapping, error) {
+func (p *Pool) mappingsBy(v *view, tableOf func(name string) (dm.Table, error)) ([]catalog.Mapping, error) {
 	pvs := map[dm.Device]int{}
-	for i, pv := range v.vg.PVs {
+	for i, pv := range v.VG.PVs {
 		if pv.Missing() {
 			continue
 		}
@@ -66,7 +59,7 @@ func (p *Pool) mappingsBy(v *view, tableOf func(name string) (dm.Table, error)) 
 	if err != nil {
 		return nil, err
 	}
-	out, on := []mapping{}, holders("/sys", pvs, all)
+	out, on := []catalog.Mapping{}, holders("/sys", pvs, all)
 	for _, e := range all {
 		if on != nil && !on[e.Device.Minor] {
 			continue
@@ -85,7 +78,7 @@ func (p *Pool) mappingsBy(v *view, tableOf func(name string) (dm.Table, error)) 
 			}
 			for _, d := range below {
 				if i, ours := pvs[d]; ours {
-					out = append(out, mapping{e.Name, e.UUID, unread, lvm2.Range{PV: i, Count: v.vg.PVs[i].PECount}})
+					out = append(out, catalog.Mapping{Device: e.Name, UUID: e.UUID, Unread: unread, Range: lvm2.Range{PV: i, Count: v.VG.PVs[i].PECount}})
 				}
 			}
 			continue
@@ -93,8 +86,8 @@ func (p *Pool) mappingsBy(v *view, tableOf func(name string) (dm.Table, error)) 
 		for _, s := range table {
 			for _, a := range areas(s) {
 				if i, ours := pvs[a.Device]; ours {
-					if r := v.extentsAt(i, a.Offset, a.length); r.Count > 0 {
-						out = append(out, mapping{e.Name, e.UUID, nil, r})
+					if r := v.ExtentsAt(i, a.Offset, a.length); r.Count > 0 {
+						out = append(out, catalog.Mapping{Device: e.Name, UUID: e.UUID, Unread: nil, Range: r})
 					}
 				}
 			}
@@ -180,77 +173,24 @@ func areas(s dm.Segment) []area {
 	return out
 }
 
-// extentsAt returns the extents of a physical volume that overlap a piece of its device.
-func (v *view) extentsAt(pv int, from, length size.Sectors) lvm2.Range {
-	p, extent := v.vg.PVs[pv], v.vg.ExtentSize
-	end := from + length
-	if end <= p.PEStart || length == 0 {
-		return lvm2.Range{}
-	}
-	first := (max(from, p.PEStart) - p.PEStart) / extent
-	last := (end - p.PEStart + extent - 1) / extent
-	if first := lvm2.Extents(first); first < p.PECount {
-		return lvm2.Range{PV: pv, Start: first, Count: min(lvm2.Extents(last), p.PECount) - first}
-	}
-	return lvm2.Range{}
-}
-
-// withoutMapped removes the extents that a device still maps from the free extents.
-func (t *edit) withoutMapped() error {
-	if t.asked || t.kernel == nil {
-		return nil
-	}
-	for _, anew := range []bool{false, true} {
-		all, err := t.kernel(t.view, anew)
-		if err != nil {
-			return err
-		}
-		t.asked, t.mapped = true, nil
-		for _, m := range all {
-			if len(newRangeSet(m.Range).intersect(t.free)) > 0 {
-				t.mapped = append(t.mapped, m)
-			}
-		}
-		if len(t.mapped) == 0 { // otherwise ask again: an earlier change of this batch may have removed the device in the meantime
-			return nil
-		}
-	}
-	for _, m := range t.mapped {
-		t.free = t.free.subtract(newRangeSet(m.Range))
-	}
-	return nil
-}
-
-// stillMapped returns text, for an error, about a device that still maps free extents; "" if
-// there is none.
-func (t *edit) stillMapped() string {
-	if len(t.mapped) == 0 {
-		return ""
-	}
-	if m := t.mapped[0]; m.unread != nil {
-		return fmt.Sprintf("; device %s may map other free extents, because its table cannot be read: %v; if nothing needs the device, remove it with dmsetup remove", m.device, m.unread)
-	}
-	return fmt.Sprintf("; device %s still maps other free extents, as after lvremove of a volume in use; if nothing needs the device, remove it with dmsetup remove", t.mapped[0].device)
-}
-
 // mappedByOthers returns an error if a device that does not belong to lv maps extents of lv.
-func (v *view) mappedByOthers(lv *lvm2.LV, mapped []mapping) error {
-	own, err := physical(lv)
+func (v *view) mappedByOthers(lv *lvm2.LV, mapped []catalog.Mapping) error {
+	own, err := catalog.Physical(lv)
 	if err != nil {
 		return err
 	}
-	set := newRangeSet(own...)
+	set := catalog.NewRangeSet(own...)
 	for _, m := range mapped {
-		if id, _, ok := splitUUID(v.vg.ID, m.uuid); ok && id == string(lv.ID) {
+		if id, _, ok := catalog.SplitUUID(v.VG.ID, m.UUID); ok && id == string(lv.ID) {
 			continue
 		}
-		if len(newRangeSet(m.Range).intersect(set)) == 0 {
+		if len(catalog.NewRangeSet(m.Range).Intersect(set)) == 0 {
 			continue
 		}
-		if m.unread != nil {
-			return fmt.Errorf("%w: device %s may map its extents, because its table cannot be read: %w; if nothing needs the device, remove it with dmsetup remove", ErrInUse, m.device, m.unread)
+		if m.Unread != nil {
+			return fmt.Errorf("%w: device %s may map its extents, because its table cannot be read: %w; if nothing needs the device, remove it with dmsetup remove", ErrInUse, m.Device, m.Unread)
 		}
-		return fmt.Errorf("%w: device %s still maps its extents; if nothing needs the device, remove it with dmsetup remove", ErrInUse, m.device)
+		return fmt.Errorf("%w: device %s still maps its extents; if nothing needs the device, remove it with dmsetup remove", ErrInUse, m.Device)
 	}
 	return nil
 }

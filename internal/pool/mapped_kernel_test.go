@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -19,14 +20,14 @@ func TestUnreadableTable(t *testing.T) {
 	p := testPool(t, func(c *Config) { c.Devices, c.NoReserve = testDisks(t)[:2], true })
 	const foreign = "foreign-odd"
 	v := must(p.latest())(t)
-	pv := must(dm.DeviceOf(v.vg.PVs[0].Device))(t)
+	pv := must(dm.DeviceOf(v.VG.PVs[0].Device))(t)
 	must(p.dm.Create(foreign, "foreign"))(t)
 	defer p.dm.Remove(foreign, 0)
-	ok(t, p.dm.Load(foreign, whole(8, dm.Linear{Device: pv, Offset: v.vg.PVs[0].PEStart}), true))
+	ok(t, p.dm.Load(foreign, whole(8, dm.Linear{Device: pv, Offset: v.VG.PVs[0].PEStart}), true))
 	ok(t, p.dm.Resume(foreign, 0))
 	odd := errors.New("a target that is not understood")
 	ok(t, p.do(ctx, &change{what: "change what the committer asks", edit: func(*edit) error {
-		p.mapped = func(v *view) ([]mapping, error) {
+		p.mapped = func(v *view) ([]catalog.Mapping, error) {
 			return p.mappingsBy(v, func(name string) (dm.Table, error) {
 				if name == foreign {
 					return nil, odd
@@ -38,10 +39,10 @@ func TestUnreadableTable(t *testing.T) {
 	}}))
 	a := must(p.CreateVolume(ctx, VolumeSpec{Name: "a", Size: 32 * size.MiB, Mode: Block}))(t)
 	v = must(p.latest())(t)
-	if at := must(physical(v.vg.LV(a.LV)))(t); at[0].PV != 1 {
+	if at := must(catalog.Physical(v.VG.LV(a.LV)))(t); at[0].PV != 1 {
 		t.Errorf("it was given out what may be mapped: %v", at)
 	}
-	all := size.Bytes(v.free.size()) * v.extent()
+	all := size.Bytes(v.Free.Size()) * v.ExtentSize()
 	if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "all", Size: all, Mode: Block}); !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), foreign) {
 		t.Errorf("all that is free: %v", err)
 	}

@@ -151,7 +151,7 @@ func TestChoose_patternOfAllDisks(t *testing.T) {
 		ok(t, p.Close())
 		command(t, "vgremove", "-ff", "-y", "vgpattern")
 	})
-	if vg := must(p.latest())(t).vg; len(vg.PVs) != 1 || filepath.Dir(vg.PVs[0].Device) != b.dir || b.want[filepath.Base(vg.PVs[0].Device)] != "" {
+	if vg := must(p.latest())(t).VG; len(vg.PVs) != 1 || filepath.Dir(vg.PVs[0].Device) != b.dir || b.want[filepath.Base(vg.PVs[0].Device)] != "" {
 		t.Errorf("the group was made of %v", vg.PVs[0].Device)
 	}
 	b.check(p.outside.leftOuts())
@@ -169,7 +169,7 @@ func TestChoose_patternOfAllDisks(t *testing.T) {
 		b.link(name, disks[1], "")
 	}
 	p = openPool(t, c)
-	if n := len(must(p.latest())(t).vg.PVs); n != 2 {
+	if n := len(must(p.latest())(t).VG.PVs); n != 2 {
 		t.Errorf("the group has %d disks", n)
 	}
 	b.check(p.outside.leftOuts())
@@ -187,7 +187,7 @@ func TestChoose_diskSmallerThanExtent(t *testing.T) {
 		ok(t, p.Close())
 		command(t, "vgremove", "-ff", "-y", "vglarge")
 	})
-	if vg := must(p.latest())(t).vg; len(vg.PVs) != 1 || vg.ExtentSize.Bytes() != c.ExtentSize {
+	if vg := must(p.latest())(t).VG; len(vg.PVs) != 1 || vg.ExtentSize.Bytes() != c.ExtentSize {
 		t.Errorf("a group with %d disks and extents of %v", len(vg.PVs), vg.ExtentSize.Bytes())
 	}
 	b.check(p.outside.leftOuts())
@@ -277,7 +277,7 @@ func TestChoose_namedPartition(t *testing.T) {
 	b.link("nvme-System-part1", system+"p1", "in use")
 	c := Config{Name: "pool", VolumeGroup: "vgpartition", Devices: []string{b.pattern(), system + "p2"}, Create: true}
 	p := openPool(t, c)
-	if vg := must(p.latest())(t).vg; len(vg.PVs) != 1 || vg.PVs[0].Device != system+"p2" {
+	if vg := must(p.latest())(t).VG; len(vg.PVs) != 1 || vg.PVs[0].Device != system+"p2" {
 		t.Errorf("the group was made of %v", vg.PVs[0].Device)
 	}
 	b.check(p.outside.leftOuts())
@@ -297,7 +297,7 @@ func TestDevicesFile_newAndExtended(t *testing.T) {
 	for n := 1; n <= 2; n++ { // a new group, then an extended one
 		c.Devices = disks[:n]
 		p := must(Open(ctx, c, o))(t)
-		for _, pv := range must(p.latest())(t).vg.PVs {
+		for _, pv := range must(p.latest())(t).VG.PVs {
 			if text := must(os.ReadFile(file))(t); !strings.Contains(string(text), " DEVNAME="+pv.Device+" PVID="+string(pv.ID)+"\n") {
 				t.Errorf("%s is not in\n%s", pv.Device, text)
 			}
@@ -328,7 +328,7 @@ func TestEnterFile_otherPath(t *testing.T) {
 	c := Config{Name: "pool", VolumeGroup: "vgfile", File: filepath.Join(dir, "pool"), Size: 64 * size.MiB}
 	for range 2 {
 		p := must(Open(ctx, c, o))(t)
-		loop := must(p.latest())(t).vg.PVs[0].Device
+		loop := must(p.latest())(t).VG.PVs[0].Device
 		ok(t, p.Close())
 		text := string(must(os.ReadFile(devices))(t))
 		if strings.Count(text, "IDNAME="+c.File+" ") != 1 {
@@ -370,13 +370,13 @@ func TestChoose_twoPaths(t *testing.T) {
 	c := Config{Name: "pool", VolumeGroup: "vgpaths", Devices: []string{b.pattern()}, Create: true}
 	p := must(Open(context.Background(), c, Options{}))(t)
 	b.check(p.outside.leftOuts())
-	if n := len(must(p.latest())(t).vg.PVs); n != 1 {
+	if n := len(must(p.latest())(t).VG.PVs); n != 1 {
 		t.Errorf("the group has %d disks", n)
 	}
 	ok(t, p.Close())
 	c.Devices = append(c.Devices, paths[1]) // the chosen path
 	p = must(Open(context.Background(), c, Options{}))(t)
-	if n := len(must(p.latest())(t).vg.PVs); n != 2 {
+	if n := len(must(p.latest())(t).VG.PVs); n != 2 {
 		t.Errorf("with a path that is named the group has %d disks", n)
 	}
 	ok(t, p.Close())

@@ -3,8 +3,6 @@ package pool
 import (
 	"context"
 	"fmt"
-
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
 // A volume is used in one mode at a time. The recorded mode is the last one. The raw device
@@ -23,54 +21,24 @@ func (p *Pool) SetMode(ctx context.Context, lv string, mode Mode, fsType string)
 	}
 	return p.onVolume(ctx, lv, func(ctx context.Context) error {
 		return p.do(ctx, &change{what: fmt.Sprintf("use volume %s as %s", lv, mode), edit: func(t *edit) error {
-			o, err := t.usable(lv)
-			if err != nil || o.mode == mode {
+			o, err := t.Usable(lv)
+			if err != nil || o.Mode == mode {
 				return err
 			}
-			info, err := p.find(t.topDevice(o.lv))
+			info, err := p.find(t.view().topDevice(o.LV))
 			switch {
 			case err != nil:
 				return err
 			case info != nil && info.OpenCount > 0:
-				return fmt.Errorf("volume %s/%s: %w: its device is open", t.vg.Name, lv, ErrInUse)
-			case mode == Block && !t.describe(o).AsBlock():
-				return fmt.Errorf("volume %s/%s: %w: %s", t.vg.Name, lv, ErrPrecondition, NeverWiped)
+				return fmt.Errorf("volume %s/%s: %w: its device is open", t.VG.Name, lv, ErrInUse)
+			case mode == Block && !t.view().describe(o).AsBlock():
+				return fmt.Errorf("volume %s/%s: %w: %s", t.VG.Name, lv, ErrPrecondition, NeverWiped)
 			}
-			return t.setMode(o, mode, fsType)
+			return t.SetMode(o, mode, fsType)
 		}})
 	})
 }
 
-// NeverWiped explains why a volume with a file system, or its snapshot, cannot be a block
-// device, and what the user can do.
-const NeverWiped = "a raw device would show extents below its file system that were never wiped; copy its files to a new volume in a pool whose free extents are clean, " +
-	"or are cleaned at first use (csi-dmsnap pools shows it; clean in the pool's configuration sets it)"
-
 // AsBlock reports whether the volume may be used as a block device: it holds no bytes of an
 // earlier owner, or nobody has written to it, so the driver can wipe it first.
 func (v Volume) AsBlock() bool { return v.Mode == Block || !v.Formatted || v.Unwiped == 0 }
-
-// givenOut records, before the device of a block volume is made, that somebody may write to
-// the volume.
-func (t *edit) givenOut(lv string) error {
-	o := t.volumeByLV(lv)
-	if o == nil || o.mode != Block || o.formatted || o.reading() && !o.transient {
-		return nil
-	}
-	return t.setFormatted(o)
-}
-
-// unwipedSize returns the size of the extents that may hold an earlier owner's bytes.
-func (v *view) unwipedSize(o *volume) size.Bytes { return size.Bytes(o.unknown.size()) * v.extent() }
-
-// notWiped explains why a copy cannot have another mode than its source.
-func (f original) notWiped() string {
-	written := f.volume.formatted
-	if f.layer != nil {
-		written = !f.layer.blank
-	}
-	if f.volume.mode == Filesystem && written {
-		return NeverWiped
-	}
-	return "it was never used and is not wiped yet; create a new volume instead"
-}

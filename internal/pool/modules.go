@@ -101,9 +101,9 @@ func (p *Pool) modules(v *view) ([]Module, error) {
 		out = append(out, m)
 	}
 	used := map[string]bool{}
-	for _, o := range v.volumes {
-		if o.fs != "" && !o.deleted {
-			used[o.fs] = true
+	for _, o := range v.Volumes {
+		if o.FS != "" && !o.Deleted {
+			used[o.FS] = true
 		}
 	}
 	for _, fs := range slices.Sorted(maps.Keys(used)) {

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -54,7 +55,7 @@ func TestModules_withoutMirror(t *testing.T) {
 	model := make(content, 16*size.MiB)
 	model.scribble(t, rand.New(rand.NewPCG(3, 4)), path, 50)
 	s := must(p.CreateSnapshot(ctx, "s", v.LV))(t)
-	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "restore", Mode: Block, Source: Source{FromSnapshot, s.LV}}))(t)
+	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "restore", Mode: Block, Source: Source{Kind: FromSnapshot, LV: s.LV}}))(t)
 	model.compare(t, must(p.Activate(ctx, f.LV))(t), "the restore")
 	named := func(conditions []Condition, reason string) bool {
 		return slices.ContainsFunc(conditions, func(c Condition) bool { return c.Reason == reason && strings.Contains(c.Message, "modprobe dm-mirror") })
@@ -108,7 +109,7 @@ func TestHasFilesystem_missing(t *testing.T) {
 		}
 	}
 	p := testPool(t, nil)
-	lacking := &view{volumes: map[lvm2.ID]*volume{"a": {fs: "ext4"}, "b": {fs: "nonesuch"}, "c": {fs: "none", deleted: true}}}
+	lacking := &view{View: &catalog.View{Volumes: map[lvm2.ID]*catalog.Volume{"a": {FS: "ext4"}, "b": {FS: "nonesuch"}, "c": {FS: "none", Deleted: true}}}}
 	if all := p.moduleConditions(lacking); len(all) != 1 || !strings.Contains(all[0].Message, "modprobe nonesuch") {
 		t.Errorf("told: %+v", all)
 	}

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -24,7 +25,7 @@ type storeGuard struct {
 
 	// keep reports whether a volume's writers must wait rather than lose its live
 	// layer for lack of room, because forks read through that layer.
-	keep func(v *view, o *volume) bool
+	keep func(v *view, o *catalog.Volume) bool
 }
 
 // monitor watches the stores that the kernel fills. It starts their growth before
@@ -40,7 +41,7 @@ type monitor struct {
 
 // filling is a store that the kernel fills, with its rate.
 type filling struct {
-	*store
+	*catalog.Store
 	snap, cow device
 	most      size.Sectors // size of the store at which it can hold every chunk
 	base      sample
@@ -110,17 +111,17 @@ func (m *monitor) survey(v *view, now time.Time) {
 	m.seen, m.stale, m.surveyed = v, false, now
 	former := m.stores
 	m.stores = map[lvm2.ID]*filling{}
-	for _, o := range v.volumes {
-		if !o.merging && has[v.realDevice(o.lv).uuid] {
-			for _, l := range o.layers {
-				snap := v.snapDevice(l.lv)
-				if l.lost || l.snap == nil && (!has[snap.uuid] || !m.pool.onBlocks(v, o, snap)) {
+	for _, o := range v.Volumes {
+		if !o.Merging && has[v.realDevice(o.LV).uuid] {
+			for _, l := range o.Layers {
+				snap := v.snapDevice(l.LV)
+				if l.Lost || l.Snap == nil && (!has[snap.uuid] || !m.pool.onBlocks(v, o, snap)) {
 					continue
 				}
-				m.watch(v, l.store(o), former, now)
+				m.watch(v, l.Store(o), former, now)
 			}
 		}
-		if s := v.forkStore(o); s != nil && has[m.pool.snapshotDevice(v, s).uuid] {
+		if s := v.ForkStore(o); s != nil && has[m.pool.snapshotDevice(v, s).uuid] {
 			m.watch(v, s, former, now)
 		}
 	}
@@ -128,22 +129,22 @@ func (m *monitor) survey(v *view, now time.Time) {
 }
 
 // watch adds a store to the watched stores.
-func (m *monitor) watch(v *view, s *store, former map[lvm2.ID]*filling, now time.Time) {
-	f := &filling{store: s, snap: m.pool.snapshotDevice(v, s), cow: v.cowDevice(s.lv), most: sectors(v, v.largest(s)), due: now}
-	if known := former[s.lv.ID]; known != nil {
+func (m *monitor) watch(v *view, s *catalog.Store, former map[lvm2.ID]*filling, now time.Time) {
+	f := &filling{Store: s, snap: m.pool.snapshotDevice(v, s), cow: v.cowDevice(s.LV), most: sectors(v, v.Largest(s)), due: now}
+	if known := former[s.LV.ID]; known != nil {
 		f.base, f.rate, f.due = known.base, known.rate, known.due
 	}
-	m.stores[s.lv.ID] = f
+	m.stores[s.LV.ID] = f
 }
 
 // onBlocks reports whether a frozen layer's device still lies on the volume's
 // blocks.
-func (p *Pool) onBlocks(v *view, o *volume, d device) bool {
+func (p *Pool) onBlocks(v *view, o *catalog.Volume, d device) bool {
 	info, err := p.find(d)
 	if err != nil || info == nil || info.ReadOnly { // a read-only device is not filled
 		return false
 	}
-	real, err := p.find(v.realDevice(o.lv))
+	real, err := p.find(v.realDevice(o.LV))
 	if err != nil || real == nil {
 		return false
 	}
@@ -159,23 +160,23 @@ func (p *Pool) onBlocks(v *view, o *volume, d device) bool {
 func (m *monitor) check(v *view, s *filling) time.Duration {
 	status, err := m.pool.snapshotStatus(s.snap.name)
 	if err != nil { // it has no device yet, or no longer
-		return nextLook(sectors(v, s.lv.Size()), s.chunk, m.pool.peak(), 0)
+		return nextLook(sectors(v, s.LV.Size()), s.Chunk, m.pool.peak(), 0)
 	}
-	if status.Invalid && s.fork {
-		m.pool.caretaker.attend(s.of, "revival", attendPause, m.pool.recoverFork)
+	if status.Invalid && s.Fork {
+		m.pool.caretaker.attend(s.Of, "revival", attendPause, m.pool.recoverFork)
 		return slowestLook
 	}
 	if status.Invalid {
-		layer := s.lv.ID
-		m.pool.caretaker.attend(s.of, "loss", growPause, func(ctx context.Context, _ string) error { return m.pool.recordLost(ctx, layer) })
+		layer := s.LV.ID
+		m.pool.caretaker.attend(s.Of, "loss", growPause, func(ctx context.Context, _ string) error { return m.pool.recordLost(ctx, layer) })
 		return slowestLook
 	}
-	if status.Overflow && s.fork {
+	if status.Overflow && s.Fork {
 		// The kernel itself now refuses the writes that a brake would stop.
-		if m.startGrowth(s, true, false); v.freeFor(s.lv).size() == 0 && !m.pool.shorter(v, s.store) {
-			m.pool.startHold(s.store, s.rate)
+		if m.startGrowth(s, true, false); v.FreeFor(s.LV).Size() == 0 && !m.pool.shorter(v, s.Store) {
+			m.pool.startHold(s.Store, s.rate)
 		}
-		m.pool.caretaker.attend(s.of, "overflow", growPause, m.pool.recoverFork)
+		m.pool.caretaker.attend(s.Of, "overflow", growPause, m.pool.recoverFork)
 		return slowestLook
 	}
 	if status.Overflow || status.NoUsage || status.Total >= s.most {
@@ -184,35 +185,35 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 	seen := time.Now()
 	s.rate, s.base = s.base.next(sample{status.Used, seen}, s.rate)
 	m.pool.noteRate(s.rate)
-	left, chunk := status.Total-min(status.Used, status.Total), s.chunk
+	left, chunk := status.Total-min(status.Used, status.Total), s.Chunk
 	// A small store is neither grown, nor are its writers held, before part of it
 	// is used.
 	if left >= min(growLine(chunk, m.pool.peak(), s.rate), status.Total*3/4) {
-		m.pool.facts.cramped.drop(s.lv.ID)
+		m.pool.facts.cramped.drop(s.LV.ID)
 		return nextLook(left, chunk, m.pool.peak(), s.rate)
 	}
 	must := left < min(brakeLine(chunk, m.pool.peak()), status.Total/2)
-	cramped := m.pool.facts.cramped.has(s.lv.ID)    // the last attempt to extend the store failed
-	short := status.Total < sectors(v, s.lv.Size()) // the kernel did not follow an earlier growth
-	free := short || v.freeFor(s.lv).size() > 0
-	if free || m.pool.wipedSoon(v, v.growsOn(s.lv)) > 0 {
+	cramped := m.pool.facts.cramped.has(s.LV.ID)    // the last attempt to extend the store failed
+	short := status.Total < sectors(v, s.LV.Size()) // the kernel did not follow an earlier growth
+	free := short || v.FreeFor(s.LV).Size() > 0
+	if free || m.pool.wipedSoon(v, v.GrowsOn(s.LV)) > 0 {
 		// Brake or hold, not both: the volume could not be suspended while its
 		// store is.
-		hold := must && m.pool.kept(v, s.store) && (cramped || !free)
-		if !hold || !short || m.pool.scrubbing(s.of.lv.Name) { // else the hold lengthens the device, and ends
+		hold := must && m.pool.kept(v, s.Store) && (cramped || !free)
+		if !hold || !short || m.pool.scrubbing(s.Of.LV.Name) { // else the hold lengthens the device, and ends
 			m.startGrowth(s, must, must && !hold)
 		}
 		if hold {
-			m.pool.startHold(s.store, s.rate)
+			m.pool.startHold(s.Store, s.rate)
 		}
 		return nextLook(left, chunk, m.pool.peak(), s.rate)
 	}
-	m.pool.facts.cramped.put(s.lv.ID, ErrNoSpace)
-	if !m.pool.kept(v, s.store) && m.pool.trimmedSoon(v, v.growsOn(s.lv)) == 0 {
+	m.pool.facts.cramped.put(s.LV.ID, ErrNoSpace)
+	if !m.pool.kept(v, s.Store) && m.pool.trimmedSoon(v, v.GrowsOn(s.LV)) == 0 {
 		return slowestLook
 	}
-	if must && m.pool.kept(v, s.store) {
-		m.pool.startHold(s.store, s.rate)
+	if must && m.pool.kept(v, s.Store) {
+		m.pool.startHold(s.Store, s.rate)
 	}
 	return nextLook(left, chunk, m.pool.peak(), s.rate)
 }
@@ -221,7 +222,7 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 // free room that it needs. If brake is set, the store's writers are held until it
 // has grown.
 func (m *monitor) startGrowth(s *filling, must, brake bool) {
-	g := m.pool.newGrowth(s.store, s.rate)
+	g := m.pool.newGrowth(s.Store, s.rate)
 	g.must = must
 	now, first := m.pool.facts.growing.claim(g.store, g)
 	if g = now; first {
@@ -232,6 +233,6 @@ func (m *monitor) startGrowth(s *filling, must, brake bool) {
 	}
 }
 
-func (p *Pool) newGrowth(s *store, now rate) *growth {
-	return &growth{store: s.lv.ID, more: p.step(s.chunk, now), done: make(chan struct{})}
+func (p *Pool) newGrowth(s *catalog.Store, now rate) *growth {
+	return &growth{store: s.LV.ID, more: p.step(s.Chunk, now), done: make(chan struct{})}
 }

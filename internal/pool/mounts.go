@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/internal/filesystem"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 )
@@ -83,11 +84,11 @@ func (p *Pool) syncBefore(ctx context.Context, lv string) error {
 	if err != nil {
 		return nil
 	}
-	o := v.volumeByLV(lv)
+	o := v.VolumeByLV(lv)
 	if o == nil {
 		return nil
 	}
-	info, err := p.find(v.topDevice(o.lv))
+	info, err := p.find(v.topDevice(o.LV))
 	if err != nil || info == nil || !info.Live || info.Suspended {
 		return nil
 	}
@@ -98,7 +99,7 @@ func (p *Pool) syncBefore(ctx context.Context, lv string) error {
 		err := p.stillFails(o, info.Device)
 		if err == nil {
 			if err = syncMounted(ctx, info.Device); errors.Is(err, filesystem.ErrUnreachable) {
-				p.facts.failing.put(o.lv.ID, err)
+				p.facts.failing.put(o.LV.ID, err)
 				err = cmp.Or(p.stillFails(o, info.Device), err)
 			} else {
 				err = nil // the writer gets the error of a single failed write
@@ -116,20 +117,20 @@ func (p *Pool) syncBefore(ctx context.Context, lv string) error {
 
 // stillFails checks the file system of o on dev again if an earlier freeze failed. A freeze
 // that can only fail again would hold the writers for nothing.
-func (p *Pool) stillFails(o *volume, dev dm.Device) error {
-	if !p.facts.failing.has(o.lv.ID) {
+func (p *Pool) stillFails(o *catalog.Volume, dev dm.Device) error {
+	if !p.facts.failing.has(o.LV.ID) {
 		return nil
 	}
 	mounts, err := mountsOf(dev)
 	if err != nil || len(mounts) == 0 {
-		p.facts.failing.drop(o.lv.ID)
+		p.facts.failing.drop(o.LV.ID)
 		return err
 	}
 	err = filesystem.Writable(mounts[0])
 	if err == nil || filesystem.Reachable(mounts[0]) != nil { // the failure is over, or every user sees it now
-		p.facts.failing.drop(o.lv.ID)
+		p.facts.failing.drop(o.LV.ID)
 	} else {
-		p.facts.failing.put(o.lv.ID, err)
+		p.facts.failing.put(o.LV.ID, err)
 	}
 	if hasOption(mounts[0].VFSOptions, "ro") {
 		return nil // the kernel can freeze a read-only file system without writing
@@ -139,12 +140,12 @@ func (p *Pool) stillFails(o *volume, dev dm.Device) error {
 
 // uncuttable returns ErrPrecondition if err shows that the file system of o refuses I/O.
 // The kernel can then neither freeze the file system nor write back its dirty data.
-func (v *view) uncuttable(o *volume, err error) error {
+func (v *view) uncuttable(o *catalog.Volume, err error) error {
 	if !errors.Is(err, filesystem.ErrUnreachable) && !errors.Is(err, filesystem.ErrReadOnly) && !errors.Is(err, unix.EIO) {
 		return nil
 	}
 	return fmt.Errorf("volume %s/%s: %w: no snapshot can be taken while its file system refuses I/O: %w; stop all pods that use it, and it is mounted again",
-		v.vg.Name, o.lv.Name, ErrPrecondition, err)
+		v.VG.Name, o.LV.Name, ErrPrecondition, err)
 }
 
 // syncMounted writes back the file system on dev, if it is mounted, so that the following
@@ -164,8 +165,8 @@ func syncMounted(ctx context.Context, dev dm.Device) error {
 
 // failingHealth returns the condition of a file system that could not be frozen. Without it
 // only writers would see that the file system fails.
-func (p *Pool) failingHealth(o *volume) []Condition {
-	why, failed := p.facts.failing.get(o.lv.ID)
+func (p *Pool) failingHealth(o *catalog.Volume) []Condition {
+	why, failed := p.facts.failing.get(o.LV.ID)
 	if !failed {
 		return nil
 	}

@@ -293,7 +293,7 @@ func TestPartOfOtherStacks(t *testing.T) {
 		command(t, "dmsetup", "resume", "--noudevsync", "byhand")
 		config.Devices = []string{disk, "/dev/mapper/byhand"}
 		p := openPool(t, config)
-		if got := must(p.latest())(t).vg.PVs[0].Device; got != "/dev/mapper/byhand" {
+		if got := must(p.latest())(t).VG.PVs[0].Device; got != "/dev/mapper/byhand" {
 			t.Errorf("the physical volume is on %s", got)
 		}
 		ok(t, p.Close())
@@ -332,12 +332,12 @@ func TestTwoPathsWithoutMap(t *testing.T) {
 	second := looped(t, file)
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)
 	must(p.Activate(ctx, v.LV))(t)
-	if got := must(p.latest())(t).vg.PVs[0].Device; got != first {
+	if got := must(p.latest())(t).VG.PVs[0].Device; got != first {
 		t.Errorf("the physical volume is on %s", got)
 	}
 	ok(t, p.Close())
 	p = openPool(t, config) // the kernel uses one
-	if got := must(p.latest())(t).vg.PVs[0].Device; got != first {
+	if got := must(p.latest())(t).VG.PVs[0].Device; got != first {
 		t.Errorf("opened again the physical volume is on %s", got)
 	}
 	ok(t, p.Deactivate(ctx, v.LV))
@@ -388,7 +388,7 @@ func TestAdviceWithoutMap(t *testing.T) {
 	}
 	missing := func() {
 		t.Helper()
-		for end := time.Now().Add(30 * time.Second); must(p.latest())(t).writable() == nil; time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(30 * time.Second); must(p.latest())(t).Writable() == nil; time.Sleep(20 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatal("no disk is missing")
 			}

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -28,9 +29,9 @@ func (d *onDisks) close() {
 // store returns the store in the first length bytes of a logical volume. It is valid until
 // close.
 func (d *onDisks) store(lv *lvm2.LV, length size.Bytes) (*cow.Store, error) {
-	s := &scattered{extent: d.view.extent()}
+	s := &scattered{extent: d.view.ExtentSize()}
 	var err error
-	if s.ranges, err = physical(lv); err != nil {
+	if s.ranges, err = catalog.Physical(lv); err != nil {
 		return nil, err
 	}
 	for _, r := range s.ranges {
@@ -39,17 +40,17 @@ func (d *onDisks) store(lv *lvm2.LV, length size.Bytes) (*cow.Store, error) {
 			return nil, err
 		}
 		s.files = append(s.files, f)
-		s.starts = append(s.starts, d.view.vg.Offset(d.view.vg.PVs[r.PV], r.Start).Bytes())
+		s.starts = append(s.starts, d.view.VG.Offset(d.view.VG.PVs[r.PV], r.Start).Bytes())
 	}
-	return cow.NewStore(d.view.vg.Name+"/"+lv.Name, s, length), nil
+	return cow.NewStore(d.view.VG.Name+"/"+lv.Name, s, length), nil
 }
 
 func (d *onDisks) disk(k int) (*os.File, error) {
 	if f := d.files[k]; f != nil {
 		return f, nil
 	}
-	pv := d.view.vg.PVs[k]
-	if err := d.view.missing(pv); err != nil {
+	pv := d.view.VG.PVs[k]
+	if err := d.view.Missing(pv); err != nil {
 		return nil, err
 	}
 	f, err := openDisk(pv, os.O_RDONLY|unix.O_DIRECT)
@@ -65,11 +66,11 @@ func (d *onDisks) disk(k int) (*os.File, error) {
 
 // readFrozen calls read with the store of a frozen layer of v. LVM2 may move the store in the
 // meantime, so the result is valid only if the layer has the same extents afterwards
-// (sameExtents).
-func readFrozen(v *view, l *layer, read func(*cow.Store) error) error {
+// (SameExtents).
+func readFrozen(v *view, l *catalog.Layer, read func(*cow.Store) error) error {
 	on := onDisks{view: v}
 	defer on.close()
-	store, err := on.store(l.lv, v.bytesOf(l.lv))
+	store, err := on.store(l.LV, v.BytesOf(l.LV))
 	if err != nil {
 		return err
 	}

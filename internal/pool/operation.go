@@ -153,12 +153,12 @@ func (g *group) lock(ctx context.Context, key string) (release func(), err error
 		return g.keys.lock(ctx, key)
 	}
 	for {
-		root := g.current.Load().root(lv)
+		root := g.current.Load().Root(lv)
 		release, err := g.keys.lock(ctx, lvKey(root))
 		if err != nil {
 			return nil, err
 		}
-		if g.current.Load().root(lv) != root {
+		if g.current.Load().Root(lv) != root {
 			release()
 			continue
 		}

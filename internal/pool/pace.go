@@ -117,8 +117,8 @@ func (c *pace) used(v *view) bool {
 		return false
 	}
 	ours := map[string]bool{}
-	for _, o := range v.volumes {
-		ours[lvm2.DMName(v.vg.Name, o.lv.Name, "")] = true
+	for _, o := range v.Volumes {
+		ours[lvm2.DMName(v.VG.Name, o.LV.Name, "")] = true
 	}
 	now := map[dm.Device]blockUse{}
 	var sum blockUse
@@ -159,7 +159,7 @@ func (u *blockUse) add(more blockUse) {
 // disksUse returns the I/O of the pool's disks that are present; false if a disk
 // has no statistics.
 func disksUse(v *view) (sum blockUse, ok bool) {
-	for _, pv := range v.vg.PVs {
+	for _, pv := range v.VG.PVs {
 		if pv.Device == "" {
 			continue
 		}

@@ -11,8 +11,8 @@ import (
 func rollbackGroup(t *testing.T) *view {
 	t.Helper()
 	v := newView(catalogtest.Group(t), nil)
-	if len(v.strange) > 0 || len(v.volumes) != 2 || len(v.snapshots) != 2 {
-		t.Fatalf("%d volumes, %d snapshots, %v", len(v.volumes), len(v.snapshots), v.strange)
+	if len(v.Strange) > 0 || len(v.Volumes) != 2 || len(v.Snapshots) != 2 {
+		t.Fatalf("%d volumes, %d snapshots, %v", len(v.Volumes), len(v.Snapshots), v.Strange)
 	}
 	return v
 }

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
@@ -45,12 +46,12 @@ const (
 type step struct {
 	do stepKind
 	device
-	table    symbolic // to load
-	readOnly bool     // to load
-	noFlush  bool     // to suspend without a flush, because I/O held back by a mirror would never end
-	to       string   // the new name
-	of       *volume  // owner of the device; nil if unknown
-	layer    *layer   // layer of the snapshot device; nil for other devices
+	table    symbolic        // to load
+	readOnly bool            // to load
+	noFlush  bool            // to suspend without a flush, because I/O held back by a mirror would never end
+	to       string          // the new name
+	of       *catalog.Volume // owner of the device; nil if unknown
+	layer    *catalog.Layer  // layer of the snapshot device; nil for other devices
 }
 
 // planner makes a plan.
@@ -66,7 +67,7 @@ type planner struct {
 
 // plan returns the steps that turn the kernel's devices of the family (see split) into
 // the wanted devices.
-func (w *wantedSet) plan(members []*volume, k kernel) []step {
+func (w *wantedSet) plan(members []*catalog.Volume, k kernel) []step {
 	p := &planner{
 		wantedSet: w, k: maps.Clone(k), opened: k.opened(),
 		pending: map[string]bool{}, ran: map[string]bool{}, missing: map[string]bool{},
@@ -123,13 +124,13 @@ func (p *planner) right(w *wanted, d *kernelDevice) bool {
 // strays.
 func (w *wantedSet) leftSuspended(k kernel) (steps []step) {
 	for _, d := range k.bottomUp() {
-		id, layer, _ := splitUUID(w.vg.ID, d.uuid)
-		of := w.ownerOf(lvm2.ID(id))
-		if top := of != nil && layer == "" && of.lv.ID == lvm2.ID(id); !d.Suspended || !d.Live || top || w.held[d.uuid] {
+		id, layer, _ := catalog.SplitUUID(w.VG.ID, d.uuid)
+		of := w.OwnerOf(lvm2.ID(id))
+		if top := of != nil && layer == "" && of.LV.ID == lvm2.ID(id); !d.Suspended || !d.Live || top || w.held[d.uuid] {
 			continue
 		}
 		s := step{device: device{name: d.Name, uuid: d.uuid}, of: of}
-		if of != nil && w.stuck[of.lv.ID] != nil || w.strays[d.uuid] != nil {
+		if of != nil && w.stuck[of.LV.ID] != nil || w.strays[d.uuid] != nil {
 			continue
 		}
 		if d.Loaded {
@@ -143,9 +144,9 @@ func (w *wantedSet) leftSuspended(k kernel) (steps []step) {
 }
 
 // letTopsGo resumes suspended top devices of volumes that need no other change.
-func (p *planner) letTopsGo(members []*volume) {
+func (p *planner) letTopsGo(members []*catalog.Volume) {
 	for _, o := range members {
-		d := p.topDevice(o.lv)
+		d := p.topDevice(o.LV)
 		if x := p.k[d.uuid]; x != nil && x.Suspended && x.Live && !p.held[d.uuid] && p.wantedAt(d).of == nil {
 			p.letGoTop(&wanted{device: device{name: x.Name, uuid: x.uuid, udev: d.udev}, of: o}, x)
 		}
@@ -155,7 +156,7 @@ func (p *planner) letTopsGo(members []*volume) {
 // bring adds the steps that make the device w.
 func (p *planner) bring(w *wanted) {
 	d := p.k[w.uuid]
-	if p.isTop(w) && w.of.live() != nil && !w.of.reading() {
+	if p.isTop(w) && w.of.Live() != nil && !w.of.Reading() {
 		p.window(w, d)
 		return
 	}
@@ -242,7 +243,7 @@ func (w *wanted) mirrors() bool {
 }
 
 // mirrorWaits reports whether a mirror of o waits until the device above it is suspended.
-func (p *planner) mirrorWaits(o *volume) bool {
+func (p *planner) mirrorWaits(o *catalog.Volume) bool {
 	return slices.ContainsFunc(p.devices, func(x wanted) bool { return x.of == o && x.mirrors() && p.pending[x.uuid] })
 }
 
@@ -258,8 +259,8 @@ func (p *planner) idle(d *kernelDevice) bool {
 
 // possible reports whether every device below w exists or is made before w.
 func (p *planner) possible(w *wanted) bool {
-	if live := w.of.live(); live != nil && p.isTop(w) && !w.of.reading() { // the kernel copies originals into the live layer
-		if snap := p.snapDevice(live.lv); p.k[snap.uuid] == nil && (p.missing[snap.uuid] || p.wantedAt(snap).of == nil) {
+	if live := w.of.Live(); live != nil && p.isTop(w) && !w.of.Reading() { // the kernel copies originals into the live layer
+		if snap := p.snapDevice(live.LV); p.k[snap.uuid] == nil && (p.missing[snap.uuid] || p.wantedAt(snap).of == nil) {
 			return false
 		}
 	}
@@ -288,16 +289,16 @@ func (p *planner) resumeBelow(w *wanted) {
 	}
 }
 
-func (w *wantedSet) isTop(d *wanted) bool { return d.uuid == w.topDevice(d.of.lv).uuid }
+func (w *wantedSet) isTop(d *wanted) bool { return d.uuid == w.topDevice(d.of.LV).uuid }
 
 // inWindow reports whether w may change only while its volume is suspended. This holds for
 // the live layer's snapshot and for the blocks, as long as the volume is writable.
 func (p *planner) inWindow(w *wanted) bool {
-	top := p.k[p.topDevice(w.of.lv).uuid]
-	if top == nil || !top.Live || w.of.reading() || w.of.live() == nil {
+	top := p.k[p.topDevice(w.of.LV).uuid]
+	if top == nil || !top.Live || w.of.Reading() || w.of.Live() == nil {
 		return false
 	}
-	return w.layer != nil && w.layer == w.of.live() || w.uuid == p.realDevice(w.of.lv).uuid
+	return w.layer != nil && w.layer == w.of.Live() || w.uuid == p.realDevice(w.of.LV).uuid
 }
 
 // apart reports whether the blocks may change while the volume runs. They may if their
@@ -306,14 +307,14 @@ func (p *planner) inWindow(w *wanted) bool {
 // happens when an inactive volume is expanded and then cut while a snapshot of the volume
 // is read.
 func (p *planner) apart(w *wanted, d *kernelDevice) bool {
-	return w.layer == nil && (d.table.Length() == w.table.length() || d.table.Length() < w.of.live().length)
+	return w.layer == nil && (d.table.Length() == w.table.length() || d.table.Length() < w.of.Live().Length)
 }
 
 // window adds the steps for a volume with a live layer that run while the volume is
 // suspended: its own table, and the pending devices below it.
 func (p *planner) window(w *wanted, d *kernelDevice) {
-	live := w.of.live()
-	snap, real := p.wantedAt(p.snapDevice(live.lv)), p.wantedAt(p.realDevice(w.of.lv))
+	live := w.of.Live()
+	snap, real := p.wantedAt(p.snapDevice(live.LV)), p.wantedAt(p.realDevice(w.of.LV))
 	pending := d == nil || !p.right(w, d)
 	switch {
 	case d == nil:
@@ -336,8 +337,8 @@ func (p *planner) window(w *wanted, d *kernelDevice) {
 		p.add(stepSuspend, w)
 	}
 	if idle {
-		if former := w.of.before(live); former != nil && former.inexact() && p.liesOn(former, real.device) {
-			p.steps = append(p.steps, step{do: stepUsed, device: p.snapDevice(former.lv), of: w.of, layer: former})
+		if former := w.of.Before(live); former != nil && former.Inexact() && p.liesOn(former, real.device) {
+			p.steps = append(p.steps, step{do: stepUsed, device: p.snapDevice(former.LV), of: w.of, layer: former})
 		}
 		delete(p.pending, snap.uuid)
 		p.add(stepResume, snap)
@@ -368,8 +369,8 @@ func (w *wantedSet) wantedAt(d device) *wanted {
 }
 
 // liesOn reports whether origin is the origin of layer l's snapshot in the kernel.
-func (p *planner) liesOn(l *layer, origin device) bool {
-	d, number := p.k[p.snapDevice(l.lv).uuid], p.k[origin.uuid]
+func (p *planner) liesOn(l *catalog.Layer, origin device) bool {
+	d, number := p.k[p.snapDevice(l.LV).uuid], p.k[origin.uuid]
 	if d == nil || number == nil || len(d.table) != 1 {
 		return false
 	}

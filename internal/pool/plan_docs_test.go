@@ -5,6 +5,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 )
 
 // TestPlanInDocs: the plans that docs/design shows are those that are made.
@@ -36,20 +38,20 @@ func TestFlatPlanInDocs(t *testing.T) {
 		r.cut("vol", fmt.Sprint("s", n+1), 2)
 	}
 	for n := range 5 {
-		c := r.vg.LV(fmt.Sprint("s", n+1)).Clone()
-		c.Tags = setTag(c.Tags, tagUsed, "1024")
-		r.check(r.put(c))
+		c := r.VG.LV(fmt.Sprint("s", n+1)).Clone()
+		c.Tags = catalog.SetTag(c.Tags, "used", "1024")
+		r.check(r.Put(c))
 	}
 	r.converge("six snapshots", situation{active: []string{"vol"}})
-	o := r.volumeByLV("vol")
-	path := o.path(r.snapshots["s1"])
-	f := &flat{of: o.lv.ID, reads: path[0].lv.ID, over: path[5].lv.ID, chunk: 8}
-	lv := newFlat(f)
-	lv.Tags = setTag(lv.Tags, tagUsed, "32")
-	lv.Segments = appendExtents(nil, r.take(1))
-	r.check(r.put(lv))
+	o := r.VolumeByLV("vol")
+	path := o.Path(r.Snapshots["s1"])
+	f := &catalog.Flat{Of: o.LV.ID, Reads: path[0].LV.ID, Over: path[5].LV.ID, Chunk: 8}
+	lv := catalog.NewFlat(f)
+	lv.Tags = catalog.SetTag(lv.Tags, "used", "32")
+	lv.Segments = catalog.AppendExtents(nil, r.take(1))
+	r.check(r.Put(lv))
 	steps := r.converge("the oldest is read", situation{active: []string{"vol"}, read: []string{"s1"}})
-	name := strings.TrimPrefix(r.cowDevice(lv).name, "vg-")
+	name := strings.TrimPrefix(r.view().cowDevice(lv).name, "vg-")
 	for i, s := range steps {
 		s = strings.ReplaceAll(s, name, "flat-cow")
 		steps[i] = strings.Replace(s, "; 4128", ";\n    4128", 1) // where the page breaks the line

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
@@ -57,12 +58,12 @@ func (p *planner) misnamed(staying map[string]bool) map[string]string {
 		should[p.devices[i].name] = true
 	}
 	for uuid, d := range p.k {
-		id, layer, _ := splitUUID(p.vg.ID, uuid)
-		lv := p.vg.LVByID(lvm2.ID(id))
+		id, layer, _ := catalog.SplitUUID(p.VG.ID, uuid)
+		lv := p.VG.LVByID(lvm2.ID(id))
 		if lv == nil || p.kept[uuid] != nil {
 			continue
 		}
-		if name := lvm2.DMName(p.vg.Name, lv.Name, layer); name != d.Name && (!p.isTrash(lv) || staying[uuid] || should[d.Name]) {
+		if name := lvm2.DMName(p.VG.Name, lv.Name, layer); name != d.Name && (!p.IsTrash(lv) || staying[uuid] || should[d.Name]) {
 			to[uuid] = name
 		}
 	}
@@ -81,11 +82,11 @@ func (p *planner) rename(to map[string]string) {
 		progress = false
 		for _, uuid := range p.k.sorted() {
 			d, name := p.k[uuid], to[uuid]
-			id, _, _ := splitUUID(p.vg.ID, uuid)
+			id, _, _ := catalog.SplitUUID(p.VG.ID, uuid)
 			if name == "" || taken[name] {
 				continue
 			}
-			p.steps = append(p.steps, step{do: stepRename, device: device{name: d.Name, uuid: uuid, udev: udevReal}, to: name, of: p.ownerOf(lvm2.ID(id))})
+			p.steps = append(p.steps, step{do: stepRename, device: device{name: d.Name, uuid: uuid, udev: udevReal}, to: name, of: p.OwnerOf(lvm2.ID(id))})
 			delete(taken, d.Name)
 			renamed := *d
 			renamed.Name = name
@@ -99,27 +100,27 @@ func (p *planner) rename(to map[string]string) {
 // content: to the fork or, if the window is already hydrated, to the volume's own blocks. A
 // mirror may hold back writes since a disk failed, and then no device above it can be
 // suspended.
-func (p *planner) shutWindows(o *volume) {
+func (p *planner) shutWindows(o *catalog.Volume) {
 	if p.untouchable(o) != nil {
 		return
 	}
 	for _, layer := range []string{layerWindow0, layerWindow1} {
-		d := p.k[p.device(o.lv, layer, udevReal).uuid]
-		if d == nil || !d.Live || len(d.table) != 1 || p.copied[o.lv.ID] == layer || p.wantedAt(device{uuid: d.uuid}).of != nil {
+		d := p.k[p.device(o.LV, layer, udevReal).uuid]
+		if d == nil || !d.Live || len(d.table) != 1 || p.copied[o.LV.ID] == layer || p.wantedAt(device{uuid: d.uuid}).of != nil {
 			continue
 		}
 		m, is := d.table[0].Target.(dm.Mirror)
-		own, err := p.linearTable(o.lv)
+		own, err := p.linearTable(o.LV)
 		if !is || len(m.Legs) != 2 || err != nil {
 			continue
 		}
-		at, fork := span{m.Legs[0].Offset, d.table.Length()}, p.forkDevice(o.lv)
-		w := &wanted{device: p.device(o.lv, layer, udevReal), of: o, table: disks(cutTable(own, at.start, at.end()))}
-		if o.forked() && !o.hydrated.has(at) {
+		at, fork := catalog.Span{Start: m.Legs[0].Offset, Length: d.table.Length()}, p.forkDevice(o.LV)
+		w := &wanted{device: p.device(o.LV, layer, udevReal), of: o, table: disks(cutTable(own, at.Start, at.End()))}
+		if o.Forked() && !o.Hydrated.Has(at) {
 			if p.k[fork.uuid] == nil {
 				continue
 			}
-			w.table = linearOn(at.length, fork.uuid, at.start)
+			w.table = linearOn(at.Length, fork.uuid, at.Start)
 		}
 		p.load(w, d.Loaded && !p.ran[w.uuid])
 		if !d.Suspended || p.ran[w.uuid] {
@@ -199,9 +200,9 @@ func (p *planner) collecting(d *kernelDevice) (uuids []string) {
 
 // removal returns the step that removes d.
 func (p *planner) removal(d *kernelDevice) step {
-	id, layer, _ := splitUUID(p.vg.ID, d.uuid)
-	s := step{do: stepRemove, device: device{name: d.Name, uuid: d.uuid, udev: udevReal}, of: p.ownerOf(lvm2.ID(id))}
-	switch l := p.layers[lvm2.ID(id)]; {
+	id, layer, _ := catalog.SplitUUID(p.VG.ID, d.uuid)
+	s := step{do: stepRemove, device: device{name: d.Name, uuid: d.uuid, udev: udevReal}, of: p.OwnerOf(lvm2.ID(id))}
+	switch l := p.Layers[lvm2.ID(id)]; {
 	case s.of == nil:
 	case layer == layerCOW:
 		s.udev = udevCOW

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
@@ -183,8 +184,8 @@ func (r *rig) steps(plan []step) []string {
 
 // name returns the name of a device by its UUID, without the group's.
 func (r *rig) name(uuid string) string {
-	id, layer, _ := splitUUID(r.vg.ID, uuid)
-	return strings.TrimPrefix(lvm2.DMName("vg", r.vg.LVByID(lvm2.ID(id)).Name, layer), "vg-")
+	id, layer, _ := catalog.SplitUUID(r.VG.ID, uuid)
+	return strings.TrimPrefix(lvm2.DMName("vg", r.VG.LVByID(lvm2.ID(id)).Name, layer), "vg-")
 }
 
 // situation is what is in use, and what runs.
@@ -196,11 +197,11 @@ type situation struct {
 func (r *rig) plan(s situation) []step {
 	open := slices.Clone(s.active)
 	for _, name := range s.read {
-		open = append(open, strings.TrimPrefix(r.snapDevice(r.snapshots[name].lv).name, "vg-"))
+		open = append(open, strings.TrimPrefix(r.view().snapDevice(r.Snapshots[name].LV).name, "vg-"))
 	}
 	r.opens(open)
 	family := r.paperGroup.family("vol")
-	return r.want(family, r.inUseBy(s.active, s.read...), s.running, r.split(r.kernel)["vol"]).plan(family, r.split(r.kernel)["vol"])
+	return r.view().want(family, r.inUseBy(s.active, s.read...), s.running, r.view().split(r.kernel)["vol"]).plan(family, r.view().split(r.kernel)["vol"])
 }
 
 // converge carries the plan out and checks that it led to its end, also after an

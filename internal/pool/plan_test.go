@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
@@ -59,7 +60,7 @@ func TestPlanLastSnapshot(t *testing.T) {
 		"create s1", "load s1: 0 65536 snapshot <vol-real> <s1-cow> P 128", "resume s1",
 		"create vol", "load vol: 0 65536 snapshot-origin <vol-real>", "resume vol")
 	r.drop("s1")
-	trash := r.trash[0].Name
+	trash := r.Trash[0].Name
 	got := r.converge("the last snapshot is deleted", active)
 	r.expect("the last snapshot is deleted", got,
 		"load vol: 0 65536 linear 0:0 2048", "suspend vol", "resume vol", "remove s1", "remove s1-cow", "remove vol-real")
@@ -74,13 +75,13 @@ func TestPlanOfName(t *testing.T) {
 	r.volume("vol", 8)
 	active := situation{active: []string{"vol"}}
 	r.converge("activation", active)
-	c := r.vg.LV("vol").Clone()
+	c := r.VG.LV("vol").Clone()
 	c.Name = "other"
-	r.check(r.put(c))
+	r.check(r.Put(c))
 	r.volume("vol", 8)
 	r.opens([]string{"vol"})
-	all := append(r.members()["other"], r.members()["vol"]...)
-	plan := r.want(all, r.inUse(all, r.kernel, false), running{}, r.kernel).plan(all, r.kernel)
+	all := append(r.Members()["other"], r.Members()["vol"]...)
+	plan := r.view().want(all, r.view().inUse(all, r.kernel, false), running{}, r.kernel).plan(all, r.kernel)
 	r.expect("renamed", r.steps(plan), "rename vol to other")
 }
 
@@ -112,16 +113,16 @@ func TestPlanFork(t *testing.T) {
 		"create fork--copy-cow", "load fork--copy-cow: 0 8192 linear 0:0 198656", "resume fork--copy-cow",
 		"create copy-fork", "load copy-fork: 0 65536 snapshot <s1> <fork--copy-cow> PO 128", "resume copy-fork",
 		"create copy", "load copy: 0 65536 linear <copy-fork> 0", "resume copy")
-	id := r.volumeByLV("copy").lv.ID
-	both.running.windows = map[lvm2.ID]window{id: {layerWindow0, span{0, 8192}}}
+	id := r.VolumeByLV("copy").LV.ID
+	both.running.windows = map[lvm2.ID]window{id: {layerWindow0, catalog.Span{Start: 0, Length: 8192}}}
 	r.expect("first window", r.converge("first window", both),
 		"create copy-window0", "load copy-window0: 0 8192 mirror core 1 4096 2 <copy-fork> 0 0:0 133120 1 handle_errors",
 		"load copy: 0 8192 linear <copy-window0> 0; 8192 57344 linear <copy-fork> 8192",
 		"suspend copy", "resume copy-window0", "resume copy")
-	c := r.vg.LV("copy").Clone()
-	c.Tags = setTag(c.Tags, tagHydrated, "8192")
-	r.check(r.put(c))
-	both.running.windows[id] = window{layerWindow1, span{8192, 8192}}
+	c := r.VG.LV("copy").Clone()
+	c.Tags = catalog.SetTag(c.Tags, "hydrated", "8192")
+	r.check(r.Put(c))
+	both.running.windows[id] = window{layerWindow1, catalog.Span{Start: 8192, Length: 8192}}
 	both.running.copied = map[lvm2.ID]string{id: layerWindow0}
 	r.expect("next window", r.converge("next window", both),
 		"create copy-window1", "load copy-window1: 0 8192 mirror core 1 4096 2 <copy-fork> 8192 0:0 141312 1 handle_errors",
@@ -132,13 +133,13 @@ func TestPlanFork(t *testing.T) {
 	r.expect("a former process has left it", left.converge("left", both),
 		"load copy-window1: 0 8192 linear <copy-fork> 8192", "suspend copy-window1 without a flush", "resume copy-window1",
 		"load copy: 0 8192 linear 0:0 133120; 8192 57344 linear <copy-fork> 8192", "suspend copy", "resume copy", "remove copy-window1")
-	c = r.vg.LV("copy").Clone()
-	c.Tags = dropTags(c.Tags, tagCopy, tagHydrated)
-	r.check(r.put(c))
-	r.check(r.discard(r.vg.LV("fork-copy")))
+	c = r.VG.LV("copy").Clone()
+	c.Tags = catalog.DropTags(c.Tags, "copy", "hydrated")
+	r.check(r.Put(c))
+	r.check(r.Discard(r.VG.LV("fork-copy")))
 	r.opens([]string{"copy"})
 	alone := r.paperGroup.family("copy")
-	r.expect("hydrated", r.steps(r.want(alone, r.inUseBy([]string{"copy"}), running{copied: map[lvm2.ID]string{id: layerWindow1}}, r.split(r.kernel)["copy"]).plan(alone, r.split(r.kernel)["copy"])),
+	r.expect("hydrated", r.steps(r.view().want(alone, r.inUseBy([]string{"copy"}), running{copied: map[lvm2.ID]string{id: layerWindow1}}, r.view().split(r.kernel)["copy"]).plan(alone, r.view().split(r.kernel)["copy"])),
 		"load copy: 0 65536 linear 0:0 133120", "suspend copy", "resume copy",
 		"remove copy-window1", "remove copy-fork", "remove fork--copy-cow")
 }
@@ -150,7 +151,7 @@ func TestPlanPublishedReadOnly(t *testing.T) {
 	r.volume("vol", 8)
 	both := situation{active: []string{"vol"}}
 	r.converge("activation", both)
-	top := r.kernel[r.topDevice(r.volumeByLV("vol").lv).uuid]
+	top := r.kernel[r.view().topDevice(r.VolumeByLV("vol").LV).uuid]
 	loads := func(what string, d device) {
 		t.Helper()
 		top.ReadOnly = true
@@ -165,7 +166,7 @@ func TestPlanPublishedReadOnly(t *testing.T) {
 		}
 		r.converge(what, both)
 	}
-	own := r.topDevice(r.volumeByLV("vol").lv)
+	own := r.view().topDevice(r.VolumeByLV("vol").LV)
 	r.cut("vol", "s1", 8)
 	loads("first cut", own)
 	r.grow("vol", 2)
@@ -175,7 +176,7 @@ func TestPlanPublishedReadOnly(t *testing.T) {
 	r.cut("vol", "s2", 8)
 	r.converge("next cut", both)
 	r.grow("s1", 1)
-	loads("a frozen store that was live", r.cowDevice(r.snapshots["s1"].lv))
+	loads("a frozen store that was live", r.view().cowDevice(r.Snapshots["s1"].LV))
 }
 
 // TestPlanHeld: what is held stays suspended, all else that is goes on, the lowest first.
@@ -185,8 +186,8 @@ func TestPlanHeld(t *testing.T) {
 	r.cut("vol", "s1", 8)
 	active := situation{active: []string{"vol"}}
 	r.converge("activation", active)
-	top := r.kernel[r.topDevice(r.volumeByLV("vol").lv).uuid]
-	for _, d := range []*kernelDevice{top, r.kernel.at(r.vg.ID, r.vg.LV("s1"), ""), r.kernel.at(r.vg.ID, r.vg.LV("vol"), layerReal)} {
+	top := r.kernel[r.view().topDevice(r.VolumeByLV("vol").LV).uuid]
+	for _, d := range []*kernelDevice{top, r.kernel.at(r.VG.ID, r.VG.LV("s1"), ""), r.kernel.at(r.VG.ID, r.VG.LV("vol"), layerReal)} {
 		d.Suspended = true
 	}
 	left := r.copy()
@@ -203,17 +204,17 @@ func TestPlanForkHeld(t *testing.T) {
 	r.cut("vol", "s1", 8)
 	r.fork("copy", "s1", 8, "0")
 	both := situation{active: []string{"copy"}}
-	o := r.volumeByLV("copy")
-	both.running.windows = map[lvm2.ID]window{o.lv.ID: {layerWindow0, span{0, 8192}}}
+	o := r.VolumeByLV("copy")
+	both.running.windows = map[lvm2.ID]window{o.LV.ID: {layerWindow0, catalog.Span{Start: 0, Length: 8192}}}
 	r.converge("first window", both)
-	top := r.kernel[r.topDevice(o.lv).uuid]
+	top := r.kernel[r.view().topDevice(o.LV).uuid]
 	top.Suspended = true
 	both.running.held = map[string]bool{top.uuid: true}
-	c := r.vg.LV("copy").Clone()
-	c.Tags = setTag(c.Tags, tagHydrated, "8192")
-	r.check(r.put(c))
-	both.running.windows[o.lv.ID] = window{layerWindow1, span{8192, 8192}}
-	both.running.copied = map[lvm2.ID]string{o.lv.ID: layerWindow0}
+	c := r.VG.LV("copy").Clone()
+	c.Tags = catalog.SetTag(c.Tags, "hydrated", "8192")
+	r.check(r.Put(c))
+	both.running.windows[o.LV.ID] = window{layerWindow1, catalog.Span{Start: 8192, Length: 8192}}
+	both.running.copied = map[lvm2.ID]string{o.LV.ID: layerWindow0}
 	r.expect("next window", r.converge("next window", both),
 		"create copy-window1", "load copy-window1: 0 8192 mirror core 1 4096 2 <copy-fork> 8192 0:0 141312 1 handle_errors",
 		"load copy: 0 8192 linear 0:0 133120; 8192 8192 linear <copy-window1> 0; 16384 49152 linear <copy-fork> 16384",
@@ -231,11 +232,11 @@ func TestPlanWindowLeft(t *testing.T) {
 	r.volume("vol", 8)
 	r.cut("vol", "s1", 8)
 	r.fork("copy", "s1", 8, "0")
-	id := r.volumeByLV("copy").lv.ID
+	id := r.VolumeByLV("copy").LV.ID
 	both := situation{active: []string{"copy"}}
-	both.running.windows = map[lvm2.ID]window{id: {layerWindow0, span{0, 8192}}}
+	both.running.windows = map[lvm2.ID]window{id: {layerWindow0, catalog.Span{Start: 0, Length: 8192}}}
 	r.converge("a window", both)
-	both.running.windows[id] = window{layerWindow0, span{8192, 8192}}
+	both.running.windows[id] = window{layerWindow0, catalog.Span{Start: 8192, Length: 8192}}
 	r.expect("in use", r.converge("in use", both),
 		"load copy-window0: 0 8192 mirror core 1 4096 2 <copy-fork> 8192 0:0 141312 1 handle_errors",
 		"load copy: 0 8192 linear <copy-fork> 0; 8192 8192 linear <copy-window0> 0; 16384 49152 linear <copy-fork> 16384",
@@ -246,27 +247,27 @@ func TestPlanWindowLeft(t *testing.T) {
 // written goes through its mirror. It is never copied again: that would overwrite what
 // was written since.
 func TestPlanWindowCommitted(t *testing.T) {
-	committed := func(then func(r *rig, s *situation, o *volume)) (*rig, situation) {
+	committed := func(then func(r *rig, s *situation, o *catalog.Volume)) (*rig, situation) {
 		r := newRig(newGroup(t))
 		r.volume("vol", 8)
 		r.cut("vol", "s1", 8)
 		r.fork("copy", "s1", 8, "0")
-		o := r.volumeByLV("copy")
+		o := r.VolumeByLV("copy")
 		both := situation{active: []string{"copy"}}
-		both.running.windows = map[lvm2.ID]window{o.lv.ID: {layerWindow0, span{0, 8192}}}
+		both.running.windows = map[lvm2.ID]window{o.LV.ID: {layerWindow0, catalog.Span{Start: 0, Length: 8192}}}
 		r.converge("a window", both)
-		c := o.lv.Clone()
-		c.Tags = setTag(c.Tags, tagHydrated, "8192")
-		r.check(r.put(c))
-		both.running.copied = map[lvm2.ID]string{o.lv.ID: layerWindow0}
-		then(r, &both, r.volumeByLV("copy"))
+		c := o.LV.Clone()
+		c.Tags = catalog.SetTag(c.Tags, "hydrated", "8192")
+		r.check(r.Put(c))
+		both.running.copied = map[lvm2.ID]string{o.LV.ID: layerWindow0}
+		then(r, &both, r.VolumeByLV("copy"))
 		return r, both
 	}
-	next := func(r *rig, s *situation, o *volume) {
-		former := s.running.windows[o.lv.ID]
-		s.running.windows[o.lv.ID] = window{layerWindow1, span{8192, 8192}}
+	next := func(r *rig, s *situation, o *catalog.Volume) {
+		former := s.running.windows[o.LV.ID]
+		s.running.windows[o.LV.ID] = window{layerWindow1, catalog.Span{Start: 8192, Length: 8192}}
 		r.converge("next window", *s)
-		s.running.windows[o.lv.ID] = former
+		s.running.windows[o.LV.ID] = former
 	}
 	outside := []string{
 		"load copy-window1: 0 8192 linear <copy-fork> 8192", "suspend copy-window1 without a flush", "resume copy-window1",
@@ -275,31 +276,31 @@ func TestPlanWindowCommitted(t *testing.T) {
 	const own = "load copy: 0 8192 linear 0:0 133120; 8192 57344 linear <copy-fork> 8192"
 	for _, x := range []struct {
 		what string
-		then func(r *rig, s *situation, o *volume)
+		then func(r *rig, s *situation, o *catalog.Volume)
 		want []string
 	}{
-		{"its user writes through it", func(*rig, *situation, *volume) {}, nil},
+		{"its user writes through it", func(*rig, *situation, *catalog.Volume) {}, nil},
 		{"its device is gone", next, append(outside[:6:6], "remove copy-window1")},
-		{"its device is there, and its user writes past it", func(r *rig, s *situation, o *volume) {
-			left := *r.kernel.at(r.vg.ID, o.lv, layerWindow0)
+		{"its device is there, and its user writes past it", func(r *rig, s *situation, o *catalog.Volume) {
+			left := *r.kernel.at(r.VG.ID, o.LV, layerWindow0)
 			next(r, s, o)
 			r.kernel[left.uuid] = &left
 		}, append(outside[:6:6], "remove copy-window0", "remove copy-window1")},
-		{"it has no user", func(r *rig, s *situation, o *volume) {
+		{"it has no user", func(r *rig, s *situation, o *catalog.Volume) {
 			s.active = nil
-			delete(r.kernel, r.topDevice(o.lv).uuid)
+			delete(r.kernel, r.view().topDevice(o.LV).uuid)
 		}, []string{"remove copy-window0"}},
-		{"somebody removed its device by force", func(r *rig, s *situation, o *volume) {
-			r.kernel.at(r.vg.ID, o.lv, layerWindow0).table = dm.Table{{Length: 8192, Target: dm.ErrorTarget{}}}
+		{"somebody removed its device by force", func(r *rig, s *situation, o *catalog.Volume) {
+			r.kernel.at(r.VG.ID, o.LV, layerWindow0).table = dm.Table{{Length: 8192, Target: dm.ErrorTarget{}}}
 		}, []string{own, "suspend copy", "resume copy", "remove copy-window0"}},
-		{"its mirror copies to another place", func(r *rig, s *situation, o *volume) {
-			x := r.kernel.at(r.vg.ID, o.lv, layerWindow0)
+		{"its mirror copies to another place", func(r *rig, s *situation, o *catalog.Volume) {
+			x := r.kernel.at(r.VG.ID, o.LV, layerWindow0)
 			m := x.table[0].Target.(dm.Mirror)
 			m.Legs = []dm.Area{m.Legs[0], {Device: m.Legs[1].Device, Offset: m.Legs[1].Offset + 8}}
 			x.table = dm.Table{{Length: 8192, Target: m}}
 		}, []string{own, "suspend copy", "resume copy", "remove copy-window0"}},
-		{"its user is held, and goes on past it", func(r *rig, s *situation, o *volume) {
-			top := r.kernel[r.topDevice(o.lv).uuid]
+		{"its user is held, and goes on past it", func(r *rig, s *situation, o *catalog.Volume) {
+			top := r.kernel[r.view().topDevice(o.LV).uuid]
 			top.Suspended, s.running.held = true, map[string]bool{top.uuid: true}
 			former := s.running.windows
 			s.running.windows = nil
@@ -326,12 +327,12 @@ func TestPlanStuck(t *testing.T) {
 	r.converge("activation", s)
 	r.cut("vol", "s2", 8)
 	r.cut("copy", "s3", 8)
-	vol := r.volumeByLV("vol").lv
-	top := r.kernel[r.topDevice(vol).uuid]
+	vol := r.VolumeByLV("vol").LV
+	top := r.kernel[r.view().topDevice(vol).uuid]
 	top.Suspended, top.Loaded, top.loaded = true, true, top.table
 	s.running.stuck = map[lvm2.ID]error{vol.ID: ErrInUse}
 	r.expect("stuck", r.converge("stuck", s), "clear vol", "resume vol")
-	s.running.stuck = map[lvm2.ID]error{r.volumeByLV("copy").lv.ID: ErrInUse}
+	s.running.stuck = map[lvm2.ID]error{r.VolumeByLV("copy").LV.ID: ErrInUse}
 	if got := r.converge("the fork is stuck", s); len(got) == 0 || strings.Contains(fmt.Sprint(got), "copy") {
 		t.Errorf("the fork is stuck: %v", got)
 	}
@@ -343,8 +344,8 @@ func TestPlanWithoutStore(t *testing.T) {
 	r.volume("vol", 8)
 	r.cut("vol", "s1", 8)
 	family := r.paperGroup.family("vol")
-	w := r.want(family, r.inUseBy([]string{"vol"}), running{}, r.kernel)
-	cow := r.cowDevice(r.snapshots["s1"].lv)
+	w := r.view().want(family, r.inUseBy([]string{"vol"}), running{}, r.kernel)
+	cow := r.view().cowDevice(r.Snapshots["s1"].LV)
 	w.devices, w.kept[cow.uuid] = slices.DeleteFunc(w.devices, func(d wanted) bool { return d.uuid == cow.uuid }), ErrUnavailable
 	r.expect("its disk is missing", r.steps(w.plan(family, r.kernel)),
 		"create vol-real", "load vol-real: 0 65536 linear 0:0 2048", "resume vol-real")

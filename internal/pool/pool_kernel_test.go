@@ -52,7 +52,7 @@ func TestPool_fourDevices(t *testing.T) {
 	}
 	// Every snapshot has its own content, the newest and those below it.
 	for i, name := range []string{"snap1", "snap2", "snap3"} {
-		r := must(p.CreateVolume(ctx, VolumeSpec{Name: "restored-" + name, Mode: Block, Source: Source{FromSnapshot, name}}))(t)
+		r := must(p.CreateVolume(ctx, VolumeSpec{Name: "restored-" + name, Mode: Block, Source: Source{Kind: FromSnapshot, LV: name}}))(t)
 		got := readDevice(t, must(p.Activate(ctx, r.LV))(t), 4096)
 		want := before
 		if i > 0 {
@@ -79,8 +79,8 @@ func TestPool_fourDevices(t *testing.T) {
 	ok(t, p.Deactivate(ctx, v.LV))
 	ok(t, p.DeleteVolume(ctx, v.LV))
 	waitIdle(t, p)
-	if c := must(p.latest())(t); len(c.vg.LVs) != 0 || len(settledTo(t, p, 0)) != 0 {
-		t.Errorf("left: %d logical volumes, devices %v", len(c.vg.LVs), devicesOf(t, p))
+	if c := must(p.latest())(t); len(c.VG.LVs) != 0 || len(settledTo(t, p, 0)) != 0 {
+		t.Errorf("left: %d logical volumes, devices %v", len(c.VG.LVs), devicesOf(t, p))
 	}
 }
 
@@ -112,7 +112,7 @@ func TestPool_histories(t *testing.T) {
 	check := func(s snapshot, what string) {
 		t.Helper()
 		n := fmt.Sprintf("check-%d", r.Uint32())
-		cp := must(p.CreateVolume(ctx, VolumeSpec{Name: n, Mode: Block, Source: Source{FromSnapshot, s.lv}}))(t)
+		cp := must(p.CreateVolume(ctx, VolumeSpec{Name: n, Mode: Block, Source: Source{Kind: FromSnapshot, LV: s.lv}}))(t)
 		got := readDevice(t, must(p.Activate(ctx, cp.LV))(t), cp.Size)
 		if !bytes.Equal(got[:len(s.content)], s.content) {
 			for i := 0; i < len(s.content); i += block {
@@ -172,8 +172,8 @@ func TestPool_histories(t *testing.T) {
 		}
 	}
 	waitIdle(t, p)
-	if v := must(p.latest())(t); len(v.vg.LVs) != 0 || len(settledTo(t, p, 0)) != 0 {
-		t.Errorf("left: %d logical volumes, devices %v", len(v.vg.LVs), devicesOf(t, p))
+	if v := must(p.latest())(t); len(v.VG.LVs) != 0 || len(settledTo(t, p, 0)) != 0 {
+		t.Errorf("left: %d logical volumes, devices %v", len(v.VG.LVs), devicesOf(t, p))
 	}
 	vgck(t, c.VolumeGroup)
 }
@@ -301,7 +301,7 @@ func TestCreateSnapshot_inactive(t *testing.T) {
 	waitTrimmed(t, p)
 	writeDevice(t, must(p.Activate(ctx, v.LV))(t), 0, bytes.Repeat([]byte("B"), 65536))
 	for _, name := range []string{"s1", "s2", "s3"} {
-		r := must(p.CreateVolume(ctx, VolumeSpec{Name: "r" + name, Mode: Block, Source: Source{FromSnapshot, name}}))(t)
+		r := must(p.CreateVolume(ctx, VolumeSpec{Name: "r" + name, Mode: Block, Source: Source{Kind: FromSnapshot, LV: name}}))(t)
 		if got := readDevice(t, must(p.Activate(ctx, r.LV))(t), 65536); !bytes.Equal(got, content) {
 			t.Errorf("%s begins with %q", name, got[:4])
 		}
@@ -315,8 +315,8 @@ func waitTrimmed(t *testing.T, p *Pool) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		v, left := must(p.latest())(t), 0
-		for _, l := range v.layers {
-			if l.snap == nil && !l.trimmed {
+		for _, l := range v.Layers {
+			if l.Snap == nil && !l.Trimmed {
 				left++
 			}
 		}

@@ -3,6 +3,7 @@ package pool
 import (
 	"testing"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
@@ -10,14 +11,14 @@ import (
 // become wipeable, but not for trash that it failed to wipe before. Callers that
 // wait for room hear of all freed extents, even if as many were taken.
 func TestSettled_wakes(t *testing.T) {
-	state := func(free rangeSet, trash ...lvm2.ID) *view {
-		v := &view{vg: &lvm2.VG{}, free: free}
+	state := func(free catalog.RangeSet, trash ...lvm2.ID) *view {
+		v := &view{View: &catalog.View{VG: &lvm2.VG{}, Free: free}}
 		for _, id := range trash {
-			v.trash = append(v.trash, &lvm2.LV{ID: id})
+			v.Trash = append(v.Trash, &lvm2.LV{ID: id})
 		}
 		return v
 	}
-	some, more, other := rangeSet{{Start: 0, Count: 2}}, rangeSet{{Start: 0, Count: 3}}, rangeSet{{Start: 5, Count: 1}}
+	some, more, other := catalog.RangeSet{{Start: 0, Count: 2}}, catalog.RangeSet{{Start: 0, Count: 3}}, catalog.RangeSet{{Start: 5, Count: 1}}
 	for _, c := range []struct {
 		name          string
 		before, after *view
@@ -61,8 +62,8 @@ func TestSettled_wakes(t *testing.T) {
 // TestSettled_lateAct keeps what a fork has begun since an act's change when the
 // act ends.
 func TestSettled_lateAct(t *testing.T) {
-	old := &view{vg: &lvm2.VG{}}
-	now := &view{vg: &lvm2.VG{}, volumes: map[lvm2.ID]*volume{"fork": {}}}
+	old := &view{View: &catalog.View{VG: &lvm2.VG{}}}
+	now := &view{View: &catalog.View{VG: &lvm2.VG{}, Volumes: map[lvm2.ID]*catalog.Volume{"fork": {}}}}
 	p := &Pool{group: group{facts: newFacts()}}
 	p.current.Store(now)
 	h := newHydrator(p)

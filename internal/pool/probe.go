@@ -36,7 +36,7 @@ func (f *frozen) hooked(ctx context.Context, dir string) (bool, error) {
 	if err := f.suspendIn(ctx, dm.SuspendOptions{SkipLockFS: true}); err != nil {
 		return false, errors.Join(err, root.Close())
 	}
-	forget, err := f.pool.noteProbe(f.volume.lv.Name)
+	forget, err := f.pool.noteProbe(f.volume.LV.Name)
 	if err != nil {
 		return false, errors.Join(err, root.Close(), f.pool.dm.Resume(f.device.name, f.device.udev))
 	}
@@ -127,11 +127,11 @@ func (p *Pool) thawProbed() {
 func (p *Pool) thawLeft(ctx context.Context, lv string) (thawed bool, err error) {
 	for left := probedLimit; left > 0; {
 		v := p.current.Load()
-		o := v.volumeByLV(lv)
+		o := v.VolumeByLV(lv)
 		if o == nil {
 			return false, nil
 		}
-		info, err := p.find(v.topDevice(o.lv))
+		info, err := p.find(v.topDevice(o.LV))
 		if err != nil || info == nil {
 			return false, err
 		}

@@ -37,7 +37,7 @@ func TestKilledWhileAskingForAFreeze(t *testing.T) {
 	})
 	file := filepath.Join(dir, "file")
 	ok(t, os.WriteFile(file, bytes.Repeat([]byte("x"), 1<<20), 0o600)) // the freeze has something to write back
-	d := must(p.latest())(t).topDevice(must(p.latest())(t).vg.LV(v.LV))
+	d := must(p.latest())(t).topDevice(must(p.latest())(t).VG.LV(v.LV))
 	must(p.noteProbe(v.LV))(t)
 	ok(t, p.dm.Suspend(ctx, d.name, dm.SuspendOptions{SkipLockFS: true}))
 	ask := exec.Command("fsfreeze", "-f", dir)

@@ -47,7 +47,7 @@ func full(t *testing.T, p *Pool) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	ok(t, p.refresh(context.Background()))
-	if n := must(p.latest())(t).free.size(); n != 0 {
+	if n := must(p.latest())(t).Free.Size(); n != 0 {
 		t.Fatalf("%d extents are free", n)
 	}
 }
@@ -96,12 +96,12 @@ func TestReaders(t *testing.T) {
 		must(p.CreateSnapshot(ctx, name, v.LV))(t)
 		cuts[name] = bytes.Clone(base)
 	}
-	clone := must(p.CreateVolume(ctx, VolumeSpec{Name: "r-clone", Mode: Block, ReadOnly: true, Source: Source{FromVolume, v.LV}}))(t)
+	clone := must(p.CreateVolume(ctx, VolumeSpec{Name: "r-clone", Mode: Block, ReadOnly: true, Source: Source{Kind: FromVolume, LV: v.LV}}))(t)
 	want := map[string]content{clone.LV: bytes.Clone(base)}
 	base.scribble(t, r, path, 20)
 	full(t, p)
 	for _, name := range []string{"s1", "s2", "s2", "s3"} {
-		spec := VolumeSpec{Name: fmt.Sprint("r-", name, "-", len(want)), Size: v.Size, Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, name}}
+		spec := VolumeSpec{Name: fmt.Sprint("r-", name, "-", len(want)), Size: v.Size, Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: name}}
 		made := must(p.CreateVolume(ctx, spec))(t)
 		if again := must(p.CreateVolume(ctx, spec))(t); again != made {
 			t.Errorf("made again: %+v, was %+v", again, made)
@@ -148,7 +148,7 @@ func TestReaders(t *testing.T) {
 	reader := clone.LV
 	for what, err := range map[string]error{
 		"cut":    second(p.CreateSnapshot(ctx, "x", reader)),
-		"clone":  second(p.CreateVolume(ctx, VolumeSpec{Name: "x", Mode: Block, Source: Source{FromVolume, reader}})),
+		"clone":  second(p.CreateVolume(ctx, VolumeSpec{Name: "x", Mode: Block, Source: Source{Kind: FromVolume, LV: reader}})),
 		"expand": second(p.ExpandVolume(ctx, reader, v.Size+1, 0)),
 	} {
 		if !errors.Is(err, ErrPrecondition) {
@@ -158,7 +158,7 @@ func TestReaders(t *testing.T) {
 	if got, err := p.ExpandVolume(ctx, reader, v.Size, 0); err != nil || got.Size != v.Size {
 		t.Errorf("expanded to its size: %v, %v", got, err)
 	}
-	larger := VolumeSpec{Name: "x", Size: v.Size + 1, Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, "s1"}}
+	larger := VolumeSpec{Name: "x", Size: v.Size + 1, Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: "s1"}}
 	if _, err := p.CreateVolume(ctx, larger); !errors.Is(err, ErrOutOfRange) {
 		t.Errorf("larger than the snapshot: %v", err)
 	}
@@ -200,7 +200,7 @@ func TestReaders(t *testing.T) {
 	if left := settledTo(t, p, 0); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
-	if n := len(must(p.latest())(t).vg.LVs); n != 0 {
+	if n := len(must(p.latest())(t).VG.LVs); n != 0 {
 		t.Errorf("%d logical volumes are left", n)
 	}
 }
@@ -217,16 +217,16 @@ func TestReaderOfFork(t *testing.T) {
 	path := must(p.Activate(ctx, v.LV))(t)
 	base.scribble(t, r, path, 200)
 	must(p.CreateSnapshot(ctx, "s1", v.LV))(t)
-	fork := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{FromSnapshot, "s1"}}))(t)
+	fork := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "s1"}}))(t)
 	forkPath := must(p.Activate(ctx, fork.LV))(t)
 	forked := content(bytes.Clone(base))
 	forked.scribble(t, r, forkPath, 50)
 	must(p.CreateSnapshot(ctx, "s2", fork.LV))(t)
 	cut := content(bytes.Clone(forked))
-	reader := must(p.CreateVolume(ctx, VolumeSpec{Name: "reader", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, "s2"}}))(t)
+	reader := must(p.CreateVolume(ctx, VolumeSpec{Name: "reader", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: "s2"}}))(t)
 	shown := must(p.Activate(ctx, reader.LV))(t)
 	passes := 0
-	for ; must(p.latest())(t).volumeByLV(fork.LV).forked(); passes++ {
+	for ; must(p.latest())(t).VolumeByLV(fork.LV).Forked(); passes++ {
 		forked.scribble(t, r, forkPath, 10)
 		base.scribble(t, r, path, 5)
 		cut.compare(t, shown, fmt.Sprintf("the reader in pass %d", passes))
@@ -263,7 +263,7 @@ func TestReaderLost(t *testing.T) {
 	must(p.CreateSnapshot(ctx, "s1", v.LV))(t)
 	full(t, p)
 	for _, name := range []string{"r1", "r2"} {
-		must(p.CreateVolume(ctx, VolumeSpec{Name: name, Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, "s1"}}))(t)
+		must(p.CreateVolume(ctx, VolumeSpec{Name: name, Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: "s1"}}))(t)
 	}
 	must(p.Activate(ctx, "r1"))(t)
 	if c := must(p.Health(ctx, "r1"))(t); len(c) != 0 {
@@ -283,7 +283,7 @@ func TestReaderLost(t *testing.T) {
 	for end := time.Now().Add(10 * time.Second); !must(p.Snapshot(ctx, "s1"))(t).Lost && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond) // until it is recorded
 	}
-	if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "r3", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, "s1"}}); !errors.Is(err, ErrLost) {
+	if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "r3", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: "s1"}}); !errors.Is(err, ErrLost) {
 		t.Errorf("created: %v", err)
 	}
 	for _, lv := range []string{"r1", "r2"} {

@@ -6,21 +6,9 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
-
-// The journal of the file system that a reader shows may need a replay, but the snapshot takes
-// no writes. The reader then gets a store, like a fork, and has the devices
-//
-//	pool-vol            linear    <pool-vol-recovered>, read-only
-//	pool-vol-recovered  snapshot  <pool-snapK> <pool-store-cow> PO <chunk>
-//
-// The caller replays the journal on pool-vol-recovered before pool-vol is made above it. The
-// store keeps the result until the volume is deleted. Its chunks have the smallest size,
-// because a replay writes single blocks.
-const recoveryChunk = cow.MinChunk
 
 // layerRecovered is the name layer of the device on which the journal of a reader is replayed.
 const layerRecovered = "recovered"
@@ -30,42 +18,28 @@ const layerRecovered = "recovered"
 func (p *Pool) ReserveRecovery(ctx context.Context, lv string, room size.Bytes) error {
 	return p.onVolume(ctx, lv, func(ctx context.Context) error {
 		return p.do(ctx, &change{what: "make room for the replay of a journal on volume " + lv, edit: func(t *edit) error {
-			o, err := t.recoverable(lv)
-			if err != nil || o.fork != nil {
+			o, err := t.Recoverable(lv)
+			if err != nil || o.Fork != nil {
 				return err
 			}
-			if err := errors.Join(t.writable(), p.roomForText(t.view)); err != nil {
+			if err := errors.Join(t.Writable(), p.roomForText(t.view())); err != nil {
 				return err
 			}
-			_, source, err := t.readFrom(o)
+			_, source, err := t.ReadFrom(o)
 			if err != nil {
 				return err
 			}
-			kind, err := t.kindOf(source)
+			kind, err := t.KindOf(source)
 			if err != nil {
 				return err
 			}
-			n := min(t.extents(room), t.mostRecovery(o))
-			if err := p.checkRoom(t.view, kind, n); err != nil {
-				return fmt.Errorf("the file system that volume %s/%s shows was not clean at the cut, and its journal needs room: %w", t.vg.Name, lv, err)
+			n := min(t.Extents(room), t.MostRecovery(o))
+			if err := p.checkRoom(t.view(), kind, n); err != nil {
+				return fmt.Errorf("the file system that volume %s/%s shows was not clean at the cut, and its journal needs room: %w", t.VG.Name, lv, err)
 			}
-			return p.addForkStore(t, o.lv, kind, n, recoveryChunk)
+			return p.addForkStore(t, o.LV, kind, n, catalog.RecoveryChunk)
 		}})
 	})
-}
-
-// recoverable finds a read-only reader by the name of its logical volume.
-func (v *view) recoverable(lv string) (*volume, error) {
-	o, err := v.usable(lv)
-	if err == nil && (!o.reading() || o.transient) {
-		err = fmt.Errorf("volume %s/%s: %w: it does not show a snapshot read-only", v.vg.Name, lv, ErrPrecondition)
-	}
-	return o, err
-}
-
-// mostRecovery returns the size of a store that can hold the whole content of a reader.
-func (v *view) mostRecovery(o *volume) lvm2.Extents {
-	return v.extents(cow.LargestUseful(v.bytesOf(o.lv), recoveryChunk))
 }
 
 // Recover calls replay with the path of a writable device that has a reader's content. It
@@ -107,7 +81,7 @@ func (p *Pool) recoveryUp(ctx context.Context, lv string) (*os.File, error) {
 	}
 	return run(ctx, &p.group, []string{lvKey(lv)}, func(ctx context.Context) (file *os.File, err error) {
 		err = p.do(ctx, &change{what: "recover volume " + lv, act: func(ctx context.Context, v *view) error {
-			o, err := v.recoverable(lv)
+			o, err := v.Recoverable(lv)
 			if err != nil {
 				return err
 			}
@@ -117,7 +91,7 @@ func (p *Pool) recoveryUp(ctx context.Context, lv string) (*os.File, error) {
 			if err := p.forkUp(ctx, v, o); err != nil {
 				return err
 			}
-			d := v.device(o.lv, layerRecovered, udevReal)
+			d := v.device(o.LV, layerRecovered, udevReal)
 			info, err := p.found(d)
 			if err != nil {
 				return err
@@ -138,11 +112,11 @@ func (p *Pool) recoveryFull(lv string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	o, err := v.recoverable(lv)
+	o, err := v.Recoverable(lv)
 	if err != nil {
 		return false, err
 	}
-	s, err := p.snapshotStatus(v.device(o.lv, layerRecovered, udevReal).name)
+	s, err := p.snapshotStatus(v.device(o.LV, layerRecovered, udevReal).name)
 	return err == nil && (s.Overflow || s.Invalid), err
 }
 
@@ -154,14 +128,14 @@ func (p *Pool) recoveryDown(ctx context.Context, lv string, small bool) error {
 			return err
 		}
 		return p.do(ctx, &change{what: "give back the room for the replay of a journal on volume " + lv, edit: func(t *edit) error {
-			o, err := t.recoverable(lv)
+			o, err := t.Recoverable(lv)
 			switch {
-			case err != nil || o.fork == nil:
+			case err != nil || o.Fork == nil:
 				return err
-			case o.fork.lv.Size() >= t.mostRecovery(o):
-				return fmt.Errorf("volume %s/%s: %w: the kernel could not write to all of the room for the replay of its journal", t.vg.Name, lv, ErrLost)
+			case o.Fork.LV.Size() >= t.MostRecovery(o):
+				return fmt.Errorf("volume %s/%s: %w: the kernel could not write to all of the room for the replay of its journal", t.VG.Name, lv, ErrLost)
 			}
-			return t.discard(o.fork.lv)
+			return t.Discard(o.Fork.LV)
 		}})
 	})
 }

@@ -21,14 +21,14 @@ func TestRecover(t *testing.T) {
 	p := testPool(t, nil)
 	r := rand.New(rand.NewPCG(5, 6))
 	_, model := snapped(t, p, r, "base", 64*size.MiB)
-	from := Source{FromSnapshot, "snapbase"}
+	from := Source{Kind: FromSnapshot, LV: "snapbase"}
 	create := func(name string) Volume {
 		t.Helper()
 		return must(p.CreateVolume(ctx, VolumeSpec{Name: name, Mode: Block, ReadOnly: true, Source: from}))(t)
 	}
-	before := must(p.latest())(t).free.size()
+	before := must(p.latest())(t).Free.Size()
 	rd := create("reader")
-	if now := must(p.latest())(t).free.size(); now != before {
+	if now := must(p.latest())(t).Free.Size(); now != before {
 		t.Errorf("a reader takes %d extents", before-now)
 	}
 	path := must(p.Activate(ctx, rd.LV))(t)

@@ -47,10 +47,10 @@ func (p *Pool) refreshLoop(ctx context.Context) {
 // process made in the metadata after the view before.
 func (p *Pool) follow(ctx context.Context, before *view) error {
 	err := p.do(ctx, &change{what: "follow changes of volume group " + p.vgName, edit: func(t *edit) error {
-		return errors.Join(t.withoutMapped(), t.protect())
+		return errors.Join(t.WithoutMapped(), t.Protect())
 	}, act: func(ctx context.Context, v *view) error {
-		for id, o := range v.volumes {
-			if o.former != "" { // the caretaker removes its devices once no operation uses them
+		for id, o := range v.Volumes {
+			if o.Former != "" { // the caretaker removes its devices once no operation uses them
 				p.facts.unsettled.put(id, true)
 			}
 		}

@@ -42,13 +42,13 @@ func TestSnapshotRemovedByHand(t *testing.T) {
 			case "cut":
 				must(p.CreateSnapshot(ctx, "third", v.LV))(t)
 				writeDevice(t, path, 0, bytes.Repeat([]byte("C"), 4096))
-				must(p.CreateVolume(ctx, VolumeSpec{Name: "r3", Mode: Block, Source: Source{FromSnapshot, "third"}}))(t)
+				must(p.CreateVolume(ctx, VolumeSpec{Name: "r3", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "third"}}))(t)
 				if got := readDevice(t, must(p.Activate(ctx, "r3"))(t), 4096); got[0] != 'B' {
 					t.Errorf("the next snapshot has %q", got[:8])
 				}
 				ok(t, p.Deactivate(ctx, "r3"))
 			case "restore":
-				if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, Source: Source{FromSnapshot, first}}); !errors.Is(err, ErrLost) {
+				if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, Source: Source{Kind: FromSnapshot, LV: first}}); !errors.Is(err, ErrLost) {
 					t.Errorf("a restore: %v", err)
 				}
 			case "deactivate":
@@ -85,9 +85,9 @@ func TestDevicesRemovedByHand(t *testing.T) {
 	must(p.Activate(ctx, v.LV))(t)
 	must(p.CreateSnapshot(ctx, "s1", v.LV))(t)
 	must(p.CreateSnapshot(ctx, "s2", v.LV))(t)
-	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "f", Mode: Block, Source: Source{FromSnapshot, "s1"}}))(t)
+	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "f", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "s1"}}))(t)
 	must(p.Activate(ctx, f.LV))(t)
-	must(p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, "s1"}}))(t)
+	must(p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: "s1"}}))(t)
 	must(p.Activate(ctx, "r"))(t)
 	for _, name := range []string{"r", "s1", "f-fork", "fork--f-cow", "v-real", "s2"} {
 		_ = exec.Command("dmsetup", "remove", "--force", p.vgName+"-"+name).Run() // one that is in use stays, and fails

@@ -2,11 +2,10 @@ package pool
 
 import (
 	"context"
-	"strings"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
 // repair brings the kernel in line with the metadata after an interruption at any
@@ -17,7 +16,7 @@ func (p *Pool) repair(ctx context.Context) error {
 		// An interrupted commit may have left metadata areas out of date, and LVM2
 		// warns about them. Any commit rewrites them.
 		if err := p.do(ctx, &change{what: "rewrite the metadata of volume group " + p.vgName, edit: func(t *edit) error {
-			t.changed = true
+			t.Changed = true
 			return nil
 		}}); err != nil {
 			p.log.Error(err, "Failed to rewrite metadata that is old or damaged", "problems", p.store.Problems())
@@ -30,7 +29,7 @@ func (p *Pool) repair(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, s := range v.strange {
+	for _, s := range v.Strange {
 		p.log.Info("Ignored a logical volume whose tags make no sense", "what", s)
 	}
 	p.changed.Store(false)
@@ -53,14 +52,14 @@ func (p *Pool) amend(ctx context.Context) error {
 	for _, c := range []*change{
 		{what: "record that the disk is blank", edit: func(t *edit) error {
 			if p.blank {
-				t.wiped, t.changed = t.free, true
+				t.Wiped, t.Changed = t.Free, true
 			}
 			return nil
 		}},
 		{what: "remove the names of snapshots that were not cut", edit: p.unname},
-		{what: "discard unneeded volumes and layers", edit: (*edit).tidy},
+		{what: "discard unneeded volumes and layers", edit: (*edit).Tidy},
 		{what: "delete idle flat stores", edit: p.discardIdle},
-		{what: "protect volumes from lvm2", edit: (*edit).protect},
+		{what: "protect volumes from lvm2", edit: (*edit).Protect},
 	} {
 		c.what += " in volume group " + p.vgName
 		err := p.do(ctx, c)
@@ -74,55 +73,31 @@ func (p *Pool) amend(ctx context.Context) error {
 	return nil
 }
 
-// tidy discards layers and deleted volumes that nothing needs. A crash cannot leave
-// them, but LVM2's lvremove of a snapshot can, and so can deletes while a tag was
-// not understood.
-func (t *edit) tidy() error {
-	for _, o := range t.volumes {
-		if err := t.tidyOne(o); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (t *edit) tidyOne(o *volume) error {
-	if err := t.discard(storesOf(t.unneeded(o))...); err != nil || !o.deleted || !t.disposable(o) {
-		return err
-	}
-	return t.discardBlocks(o)
-}
-
-// leftover reports whether nothing needs o, or some of its layers, any more.
-func (v *view) leftover(o *volume) bool {
-	return len(v.unneeded(o)) > 0 || o.deleted && v.disposable(o)
-}
-
 // tidyVolume discards the unneeded parts of a volume. The caller holds the volume's
 // key, because a cut creates a layer that nothing needs yet.
 func (p *Pool) tidyVolume(ctx context.Context, lv string) error {
 	var family []string
 	return p.do(ctx, &change{what: "discard unneeded parts of volume " + lv, edit: func(t *edit) error {
-		o := t.volumeByLV(lv)
-		if o == nil || !t.leftover(o) {
+		o := t.VolumeByLV(lv)
+		if o == nil || !t.Leftover(o) {
 			return nil
 		}
-		family = t.family(lv)
-		return t.tidyOne(o)
+		family = t.Family(lv)
+		return t.TidyOne(o)
 	}, act: func(ctx context.Context, v *view) error { return p.retire(ctx, v, family) }})
 }
 
 // sweep resumes the devices of trash, and removes those that nobody has open, the
 // highest first. Open devices give up their names.
 func (p *Pool) sweep(ctx context.Context, v *view) error {
-	if len(v.trash) == 0 {
+	if len(v.Trash) == 0 {
 		return nil
 	}
 	p.trash.Lock()
 	defer p.trash.Unlock()
 	gone := map[string]bool{}
-	for _, lv := range v.trash {
-		gone[string(lv.ID)] = linear(lv) // otherwise LVM2 is moving it
+	for _, lv := range v.Trash {
+		gone[string(lv.ID)] = catalog.Linear(lv) // otherwise LVM2 is moving it
 	}
 	k, err := p.lookAtLVs(v, gone)
 	if err != nil || len(k) == 0 {
@@ -140,21 +115,9 @@ func (p *Pool) lookAtLVs(v *view, ids map[string]bool) (kernel, error) {
 	}
 	var of []dm.ListEntry
 	for _, e := range all {
-		if id, _, ours := splitUUID(v.vg.ID, e.UUID); ours && ids[id] {
+		if id, _, ours := catalog.SplitUUID(v.VG.ID, e.UUID); ours && ids[id] {
 			of = append(of, e)
 		}
 	}
-	return lookAtAll(p.dm, v.vg.ID, of, false)
-}
-
-// splitUUID splits a dm UUID of LVM2 into the logical volume's id and the layer.
-func splitUUID(vg lvm2.ID, uuid string) (lv, layer string, ok bool) {
-	rest, ok := strings.CutPrefix(uuid, lvm2.DMUUID("", "", ""))
-	if ok {
-		rest, ok = strings.CutPrefix(rest, string(vg))
-	}
-	if !ok || len(rest) < 32 {
-		return "", "", false
-	}
-	return rest[:32], strings.TrimPrefix(rest[32:], "-"), true
+	return lookAtAll(p.dm, v.VG.ID, of, false)
 }

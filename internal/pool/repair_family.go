@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
@@ -21,33 +22,20 @@ const (
 func (v *view) families(all []dm.ListEntry) map[string][]lvm2.ID {
 	has := map[string]bool{}
 	for _, e := range all {
-		if id, _, ours := splitUUID(v.vg.ID, e.UUID); ours {
+		if id, _, ours := catalog.SplitUUID(v.VG.ID, e.UUID); ours {
 			has[id] = true
 		}
 	}
 	out, active := map[string][]lvm2.ID{}, map[string]bool{}
-	for id, o := range v.volumes {
-		root := v.root(o.lv.Name)
+	for id, o := range v.Volumes {
+		root := v.Root(o.LV.Name)
 		out[root] = append(out[root], id)
-		for _, lv := range o.parts() {
+		for _, lv := range o.Parts() {
 			active[root] = active[root] || has[string(lv.ID)]
 		}
 	}
 	maps.DeleteFunc(out, func(root string, _ []lvm2.ID) bool { return !active[root] })
 	return out
-}
-
-// parts returns o's own logical volume and those of its layers, fork and flat
-// stores: all that may have devices.
-func (v *volume) parts() []*lvm2.LV {
-	parts := append([]*lvm2.LV{v.lv}, storesOf(v.layers)...)
-	if v.fork != nil {
-		parts = append(parts, v.fork.lv)
-	}
-	for _, f := range v.flats {
-		parts = append(parts, f.lv)
-	}
-	return parts
 }
 
 // repairFamilies brings the devices of all volumes in line with the metadata, in
@@ -96,7 +84,7 @@ func (p *Pool) repairFamilies(ctx context.Context, v *view) <-chan struct{} {
 		release := func() { key(); families.Done() }
 		begin(release, "volume "+root, func(ctx context.Context, v *view) error { return p.repairFamily(ctx, v, members) })
 	}
-	if len(v.trash) > 0 {
+	if len(v.Trash) > 0 {
 		running.Add(1)
 		begun := p.background(func(ctx context.Context) {
 			defer running.Done()
@@ -122,16 +110,16 @@ func (p *Pool) repairTrash(ctx context.Context, v *view) error {
 // volumes were a family when the repair began; LVM2 may have split it, or joined it
 // to another, since then. The family's key is held.
 func (p *Pool) repairFamily(ctx context.Context, v *view, ids []lvm2.ID) error {
-	of := map[*volume]bool{}
+	of := map[*catalog.Volume]bool{}
 	for _, id := range ids {
-		if o := v.volumes[id]; o != nil {
-			for _, lv := range v.family(o.lv.Name) {
-				of[v.volumeByLV(lv)] = true
+		if o := v.Volumes[id]; o != nil {
+			for _, lv := range v.Family(o.LV.Name) {
+				of[v.VolumeByLV(lv)] = true
 			}
 		}
 	}
 	var errs []error
-	for _, members := range v.membersOf(maps.Keys(of)) {
+	for _, members := range v.MembersOf(maps.Keys(of)) {
 		c := &convergence{Pool: p, view: v, members: members}
 		errs = append(errs, c.converge(ctx))
 	}

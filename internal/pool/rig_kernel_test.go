@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/internal/directio"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2/lvm2test"
@@ -61,8 +62,8 @@ func testPool(t *testing.T, change func(*Config)) *Pool {
 			return // the next test blanks the disks
 		}
 		if v := p.current.Load(); p.ctx.Err() == nil {
-			for _, o := range v.volumes { // LVM2 does not know the devices of a fork
-				waitHydrated(t, p, o.lv.Name)
+			for _, o := range v.Volumes { // LVM2 does not know the devices of a fork
+				waitHydrated(t, p, o.LV.Name)
 			}
 		}
 		if err := p.Close(); err != nil { // it would go on working on the group
@@ -109,7 +110,7 @@ func openPool(t *testing.T, c Config) *Pool {
 	t.Cleanup(func() {
 		// LVM2 does not know the devices of a fork.
 		for end := time.Now().Add(20 * time.Second); !t.Failed() && p.ctx.Err() == nil && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-			if forks := slices.ContainsFunc(slices.Collect(maps.Values(p.current.Load().volumes)), (*volume).forked); !forks {
+			if forks := slices.ContainsFunc(slices.Collect(maps.Values(p.current.Load().Volumes)), (*catalog.Volume).Forked); !forks {
 				p.refresh(context.Background()) // its devices have followed
 				break
 			}
@@ -223,11 +224,11 @@ func waitIdle(t *testing.T, p *Pool) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		v := must(p.latest())(t)
-		if len(v.trash) == 0 {
+		if len(v.Trash) == 0 {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%d deleted logical volumes are still not wiped", len(v.trash))
+			t.Fatalf("%d deleted logical volumes are still not wiped", len(v.Trash))
 		}
 	}
 }

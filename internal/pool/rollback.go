@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
@@ -109,45 +110,45 @@ func (p *Pool) rollback(ctx context.Context, spec RollbackSpec) (r RolledBack, e
 
 // rollbackOf returns the volume and the layer, or an error if the rollback is
 // impossible. It changes nothing.
-func (p *Pool) rollbackOf(v *view, spec RollbackSpec) (*volume, *layer, error) {
-	o, err := v.changeable(spec.Volume)
+func (p *Pool) rollbackOf(v *view, spec RollbackSpec) (*catalog.Volume, *catalog.Layer, error) {
+	o, err := v.Changeable(spec.Volume)
 	if err != nil {
 		return nil, nil, err
 	}
-	if o.readOnly {
+	if o.ReadOnly {
 		return nil, nil, fmt.Errorf("%w: the volume is read-only and never changes", ErrPrecondition)
 	}
-	l := v.snapshotByLV(spec.Snapshot)
+	l := v.SnapshotByLV(spec.Snapshot)
 	if l == nil {
-		return nil, nil, fmt.Errorf("snapshot %s/%s: %w", v.vg.Name, spec.Snapshot, ErrNotFound)
+		return nil, nil, fmt.Errorf("snapshot %s/%s: %w", v.VG.Name, spec.Snapshot, ErrNotFound)
 	}
-	of := v.volumes[l.of]
-	if of.known() != o.lv.Name {
-		return nil, nil, fmt.Errorf("%w: snapshot %s belongs to volume %s", ErrPrecondition, l.lv.Name, of.known())
+	of := v.Volumes[l.Of]
+	if of.Known() != o.LV.Name {
+		return nil, nil, fmt.Errorf("%w: snapshot %s belongs to volume %s", ErrPrecondition, l.LV.Name, of.Known())
 	}
-	if why := of.theirs(); why != "" {
-		return nil, nil, fmt.Errorf("%w: %s has the blocks of snapshot %s: %s", ErrPrecondition, of.lv.Name, l.lv.Name, why)
+	if why := of.Theirs(); why != "" {
+		return nil, nil, fmt.Errorf("%w: %s has the blocks of snapshot %s: %s", ErrPrecondition, of.LV.Name, l.LV.Name, why)
 	}
-	if v.lostSnapshot(l) {
-		return nil, nil, fmt.Errorf("snapshot %s/%s: %w", v.vg.Name, l.lv.Name, ErrLost)
+	if v.LostSnapshot(l) {
+		return nil, nil, fmt.Errorf("snapshot %s/%s: %w", v.VG.Name, l.LV.Name, ErrLost)
 	}
-	if err := errors.Join(v.writable(), p.roomForText(v), p.intact(v, of, l), p.unmounted(v, of, l)); err != nil {
+	if err := errors.Join(v.Writable(), p.roomForText(v), p.intact(v, of, l), p.unmounted(v, of, l)); err != nil {
 		return nil, nil, err
 	}
 	if err := p.unused(v, o); err != nil {
 		return nil, nil, err
 	}
-	kind, err := v.kindOf(of)
+	kind, err := v.KindOf(of)
 	if err != nil {
 		return nil, nil, err
 	}
-	return o, l, p.checkRoom(v, kind, o.lv.Size()+p.forkStore(v, l.length.Bytes())+p.flatNeed(v, of, l))
+	return o, l, p.checkRoom(v, kind, o.LV.Size()+p.forkStore(v, l.Length.Bytes())+p.flatNeed(v, of, l))
 }
 
 // unused returns an error if the volume is in use: its device is mounted, or bound
 // to a place where a pod will open it.
-func (p *Pool) unused(v *view, o *volume) error {
-	info, err := p.find(v.topDevice(o.lv))
+func (p *Pool) unused(v *view, o *catalog.Volume) error {
+	info, err := p.find(v.topDevice(o.LV))
 	if err != nil || info == nil {
 		return err
 	}
@@ -167,34 +168,34 @@ func (p *Pool) unused(v *view, o *volume) error {
 // rollBack is the edit. It removes the volume's device last, so that a refused
 // rollback changes nothing.
 func (p *Pool) rollBack(ctx context.Context, t *edit, spec RollbackSpec) (RolledBack, error) {
-	o, l, err := p.rollbackOf(t.view, spec)
+	o, l, err := p.rollbackOf(t.view(), spec)
 	if err != nil {
 		return RolledBack{}, err
 	}
-	r := t.rolledBack(o, l)
-	kind, err := t.kindOf(t.volumes[l.of])
+	r := t.view().rolledBack(o, l)
+	kind, err := t.KindOf(t.Volumes[l.Of])
 	if err != nil {
 		return RolledBack{}, err
 	}
-	ranges, err := t.allocateOn(kind, o.lv.Size(), lowEnd)
+	ranges, err := t.AllocateOn(kind, o.LV.Size(), catalog.LowEnd)
 	if err != nil {
 		return RolledBack{}, err
 	}
 	// Keep the name and all other properties of the volume.
-	lv := o.lv.Clone()
+	lv := o.LV.Clone()
 	lv.ID, lv.CreationTime, lv.CreationHost = lvm2.NewID(), time.Now(), p.host.Hostname
-	note(lv, p.by, ReasonRolledBack, "rolled the volume back to snapshot %s, taken %s; what was written since %s is lost",
-		l.name, l.created.UTC().Format(time.RFC3339), r.lastKept())
-	lv.Segments = appendExtents(nil, ranges...)
-	setUnknown(lv, logicalOutside(t.clean, 0, ranges))
-	if r.Former, err = t.setAside(o); err != nil {
+	catalog.Note(lv, p.by, ReasonRolledBack, "rolled the volume back to snapshot %s, taken %s; what was written since %s is lost",
+		l.Name, l.Created.UTC().Format(time.RFC3339), r.lastKept())
+	lv.Segments = catalog.AppendExtents(nil, ranges...)
+	catalog.SetUnknown(lv, catalog.LogicalOutside(t.Clean, 0, ranges))
+	if r.Former, err = t.SetAside(o); err != nil {
 		return RolledBack{}, err
 	}
-	store := p.forkStore(t.view, l.length.Bytes())
-	if err := p.asFork(t, lv, l.lv.ID, contentAt(o, l), store); err != nil {
+	store := p.forkStore(t.view(), l.Length.Bytes())
+	if err := p.asFork(t, lv, l.LV.ID, catalog.ContentAt(o, l), store); err != nil {
 		return RolledBack{}, err
 	}
-	d := t.topDevice(o.lv)
+	d := t.view().topDevice(o.LV)
 	info, err := p.find(d)
 	if err != nil || info == nil {
 		return r, err
@@ -216,64 +217,15 @@ func (r RolledBack) lastKept() string {
 }
 
 // rolledBack describes the rollback of o to l.
-func (v *view) rolledBack(o *volume, l *layer) RolledBack {
+func (v *view) rolledBack(o *catalog.Volume, l *catalog.Layer) RolledBack {
 	r := RolledBack{Volume: v.describe(o), Snapshot: v.describeSnapshot(l)}
-	for _, x := range slices.Backward(o.layers) {
-		if x.named {
+	for _, x := range slices.Backward(o.Layers) {
+		if x.Named {
 			r.Newest = v.describeSnapshot(x)
 			break
 		}
 	}
 	return r
-}
-
-// setAside takes o's names away. It hides o while its snapshots need its blocks,
-// and otherwise discards o. It returns o's new name; "" if o was discarded.
-func (t *edit) setAside(o *volume) (string, error) {
-	if t.disposable(o) {
-		return "", errors.Join(t.discard(storesOf(o.layers)...), t.discardBlocks(o))
-	}
-	name, err := t.lvName("former-" + o.lv.Name)
-	if err != nil {
-		return "", err
-	}
-	c := o.lv.Clone()
-	c.Name = name
-	c.Tags = append(dropTags(c.Tags, tagName), tag(tagDeleted), tag(tagFormer, o.lv.Name))
-	handOff(c)
-	if err := t.put(c); err != nil {
-		return "", err
-	}
-	if live := o.live(); live != nil { // LVM2 refers to the origin by its name
-		hidden := live.snap.Clone()
-		hidden.Segments[0].Snapshot.Origin = name
-		if err := t.put(hidden); err != nil {
-			return "", err
-		}
-	}
-	return name, nil
-}
-
-// known returns the name of the logical volume to which o's snapshots belong for
-// users: o's own name, unless a rollback gave that name to another logical volume.
-func (v *volume) known() string {
-	if v.former != "" {
-		return v.former
-	}
-	return v.lv.Name
-}
-
-// snapshotsOf returns o's snapshots, oldest first, including those from before
-// rollbacks.
-func (v *view) snapshotsOf(o *volume) []*layer {
-	var out []*layer
-	for _, l := range v.snapshots {
-		if v.volumes[l.of].known() == o.lv.Name {
-			out = append(out, l)
-		}
-	}
-	slices.SortFunc(out, func(a, b *layer) int { return a.created.Compare(b.created) })
-	return out
 }
 
 // renamed gives devices the names of their logical volumes, of which a rollback has
@@ -287,7 +239,7 @@ func (p *Pool) renamed(ctx context.Context, v *view) error {
 	}
 	k := kernel{} // without tables, because names do not depend on them
 	for _, e := range all {
-		if id, _, ours := splitUUID(v.vg.ID, e.UUID); ours && v.aside(v.vg.LVByID(lvm2.ID(id))) {
+		if id, _, ours := catalog.SplitUUID(v.VG.ID, e.UUID); ours && v.Aside(v.VG.LVByID(lvm2.ID(id))) {
 			k[e.UUID] = &kernelDevice{Info: dm.Info{Name: e.Name, UUID: e.UUID, Device: e.Device}, uuid: e.UUID}
 		}
 	}
@@ -300,13 +252,4 @@ func (p *Pool) renamed(ctx context.Context, v *view) error {
 		errs = append(errs, unlessGone((&carrier{Pool: p, view: v, k: k}).carryOut(ctx, []step{s})))
 	}
 	return errors.Join(errs...)
-}
-
-// aside reports whether a rollback may have renamed a logical volume.
-func (v *view) aside(lv *lvm2.LV) bool {
-	if lv == nil {
-		return false
-	}
-	o := v.volumes[lv.ID]
-	return v.isTrash(lv) || o != nil && o.former != ""
 }

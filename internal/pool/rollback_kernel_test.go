@@ -49,7 +49,7 @@ func snapshotsShown(t *testing.T, p *Pool, lv string) string {
 // waitHydrating waits until a window of the volume is open.
 func waitHydrating(t *testing.T, p *Pool, lv string) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); p.hydrator.window(must(p.latest())(t).volumeByLV(lv).lv.ID) == nil; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); p.hydrator.window(must(p.latest())(t).VolumeByLV(lv).LV.ID) == nil; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%s is not being hydrated: %v", lv, p.hydrator.failure(lv))
 		}
@@ -103,7 +103,7 @@ func TestRollback_backAndForth(t *testing.T) {
 	if s := must(p.CreateSnapshot(ctx, "s2", v.LV))(t); s.LV != "s2" || s.Volume != v.LV {
 		t.Errorf("the snapshot asked for again is %+v", s)
 	}
-	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "other", Mode: Block, Source: Source{FromSnapshot, "s2"}}))(t)
+	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "other", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "s2"}}))(t)
 	at["s2"].compare(t, must(p.Activate(ctx, f.LV))(t), "the newer snapshot, restored")
 	cut("s3")
 	now.scribble(t, r, path, 20)
@@ -126,7 +126,7 @@ func TestRollback_backAndForth(t *testing.T) {
 	hydrate()
 	ok(t, p.Deactivate(ctx, f.LV))
 	ok(t, p.DeleteVolume(ctx, f.LV))
-	f = must(p.CreateVolume(ctx, VolumeSpec{Name: "third", Mode: Block, Source: Source{FromSnapshot, "s3"}}))(t)
+	f = must(p.CreateVolume(ctx, VolumeSpec{Name: "third", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "s3"}}))(t)
 	at["s3"].compare(t, must(p.Activate(ctx, f.LV))(t), "a snapshot of what was rolled back while it was hydrated")
 	for _, lv := range []string{v.LV, f.LV, "former-base-2"} {
 		waitHydrated(t, p, lv)
@@ -151,7 +151,7 @@ func TestRollback_backAndForth(t *testing.T) {
 		ok(t, remove())
 	}
 	waitIdle(t, p)
-	if left := must(p.latest())(t).vg.LVs; len(left) != 0 {
+	if left := must(p.latest())(t).VG.LVs; len(left) != 0 {
 		t.Errorf("left: %d logical volumes, the first is %s %v", len(left), left[0].Name, left[0].Tags)
 	}
 	if left := settledTo(t, p, 0); len(left) != 0 {
@@ -169,9 +169,9 @@ func TestRollback_withoutDriver(t *testing.T) {
 			try := spec
 			try.DryRun = true
 			must(Rollback(ctx, c, Options{}, try))(t)
-			before := viewOf(t, c).vg.Seqno
+			before := viewOf(t, c).VG.Seqno
 			done := must(Rollback(ctx, c, Options{}, spec))(t)
-			if viewOf(t, c).vg.Seqno != before+1 {
+			if viewOf(t, c).VG.Seqno != before+1 {
 				t.Error("a rollback must be one commit, and a dry run none")
 			}
 			if done.Volume.Size != 32*size.MiB || !done.Volume.Formatted || done.Volume.Source.Kind != FromNothing {
@@ -276,18 +276,18 @@ func TestRollback_refused(t *testing.T) {
 	ok(t, p.Deactivate(ctx, "base"))
 	must(p.CreateSnapshot(ctx, "s1", "base"))(t)
 	must(p.CreateSnapshot(ctx, "theirs", "other"))(t)
-	must(p.CreateVolume(ctx, VolumeSpec{Name: "readers", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, "s1"}}))(t)
+	must(p.CreateVolume(ctx, VolumeSpec{Name: "readers", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: "s1"}}))(t)
 	if out, err := exec.Command("lvcreate", "-qq", "-y", "-Wn", "-L16m", "-n", "foreign", p.vgName).CombinedOutput(); err != nil {
 		t.Fatalf("lvcreate: %v\n%s", err, out)
 	}
 	ok(t, p.do(ctx, &change{what: "lose a snapshot", edit: func(e *edit) error {
-		return e.lose(e.volumeByLV("other"), e.snapshotByLV("theirs"))
+		return e.Lose(e.VolumeByLV("other"), e.SnapshotByLV("theirs"))
 	}}))
 	path := must(p.Activate(ctx, "base"))(t)
 	open := must(os.Open(path))(t)
 	refused := func(name, lv, snapshot string, want error) {
 		t.Helper()
-		was := must(p.latest())(t).vg.Seqno
+		was := must(p.latest())(t).VG.Seqno
 		spec := RollbackSpec{Volume: lv, Snapshot: snapshot}
 		for _, spec.DryRun = range []bool{true, false} {
 			if _, err := Rollback(ctx, p.config, Options{}, spec); !errors.Is(err, want) || !strings.Contains(err.Error(), lv) {
@@ -295,7 +295,7 @@ func TestRollback_refused(t *testing.T) {
 			}
 		}
 		ok(t, p.refresh(ctx))
-		if now := must(p.latest())(t).vg.Seqno; now != was {
+		if now := must(p.latest())(t).VG.Seqno; now != was {
 			t.Errorf("%s: it was refused and the metadata has changed", name)
 		}
 	}

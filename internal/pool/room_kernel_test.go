@@ -20,7 +20,7 @@ func TestOnceRoom_trashHeldOpen(t *testing.T) {
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)
 	_, letGo := trashOf(t, p)
 	fill(t, p, 0)
-	trash := must(p.latest())(t).trash
+	trash := must(p.latest())(t).Trash
 	for end := time.Now().Add(20 * time.Second); !p.wiper.stuck(trash[0].ID); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("it is wiped")

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -38,19 +39,19 @@ func TestCheckRoom_trash(t *testing.T) {
 	} {
 		v := rollbackGroup(t)
 		p := roomPool(Config{LayerReserve: 10}) // the group has 499 extents
-		v.free = rangeSet{{Start: 100, Count: 60}}
-		v.trash = []*lvm2.LV{v.volumeByLV("bare").lv} // it has 8 extents
+		v.Free = catalog.RangeSet{{Start: 100, Count: 60}}
+		v.Trash = []*lvm2.LV{v.VolumeByLV("bare").LV} // it has 8 extents
 		if c.unclear {
-			v.unclear = errors.New("a tag")
+			v.Unclear = errors.New("a tag")
 		}
 		next := p.wiper.freed()
 		for range c.rounds {
-			p.wiper.note(map[lvm2.ID]bool{v.trash[0].ID: true})
-			f := p.wiper.failures[v.trash[0].ID]
+			p.wiper.note(map[lvm2.ID]bool{v.Trash[0].ID: true})
+			f := p.wiper.failures[v.Trash[0].ID]
 			f.since = f.since.Add(-c.ago)
-			p.wiper.failures[v.trash[0].ID] = f
+			p.wiper.failures[v.Trash[0].ID] = f
 		}
-		err := p.checkRoom(v, anyKind, c.n)
+		err := p.checkRoom(v, catalog.AnyKind, c.n)
 		var pending *PendingError
 		if errors.As(err, &pending) != c.pending || !c.pending && c.n > 11 != errors.Is(err, ErrNoSpace) {
 			t.Errorf("%s: %v", c.what, err)
@@ -65,7 +66,7 @@ func TestCheckRoom_trash(t *testing.T) {
 				t.Errorf("%s: who waits is not told", c.what)
 			}
 		}
-		if p.wiper.note(nil); p.wiper.stuck(v.trash[0].ID) {
+		if p.wiper.note(nil); p.wiper.stuck(v.Trash[0].ID) {
 			t.Errorf("%s: it is wiped, and counts as stuck", c.what)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -31,8 +32,8 @@ func scratchChunk(most, length size.Bytes) (size.Sectors, error) {
 
 // scratchKept reports whether a transient volume still has its writes. If the kernel has
 // marked the device invalid, and nobody has it open, scratchKept removes the device.
-func (p *Pool) scratchKept(ctx context.Context, v *view, o *volume) (bool, error) {
-	info, err := p.find(v.topDevice(o.lv))
+func (p *Pool) scratchKept(ctx context.Context, v *view, o *catalog.Volume) (bool, error) {
+	info, err := p.find(v.topDevice(o.LV))
 	if err != nil || info == nil || !info.Live {
 		return false, err
 	}
@@ -41,25 +42,25 @@ func (p *Pool) scratchKept(ctx context.Context, v *view, o *volume) (bool, error
 		return err == nil, err
 	}
 	if info.OpenCount > 0 {
-		return false, fmt.Errorf("volume %s/%s: %w: the kernel dropped the data written to it, and its device is still open", v.vg.Name, o.lv.Name, ErrInUse)
+		return false, fmt.Errorf("volume %s/%s: %w: the kernel dropped the data written to it, and its device is still open", v.VG.Name, o.LV.Name, ErrInUse)
 	}
 	return false, p.down(ctx, v, o)
 }
 
-// startOver marks a transient volume as unformatted again if its snapshot has no file system
+// StartOver marks a transient volume as unformatted again if its snapshot has no file system
 // and the volume has lost the file system made since.
 func (p *Pool) startOver(ctx context.Context, lv string) error {
 	v, err := p.latest()
 	if err != nil {
 		return err
 	}
-	if o := v.volumeByLV(lv); o == nil || !o.transient || !o.begun || v.layers[o.reads] == nil || !v.layers[o.reads].blank {
+	if o := v.VolumeByLV(lv); o == nil || !o.Transient || !o.Begun || v.Layers[o.Reads] == nil || !v.Layers[o.Reads].Blank {
 		return nil
 	}
 	return p.onVolume(ctx, lv, func(ctx context.Context) error {
 		kept := true
 		err := p.do(ctx, &change{what: "check for data written to volume " + lv, act: func(ctx context.Context, v *view) (err error) {
-			if o := v.volumeByLV(lv); o != nil {
+			if o := v.VolumeByLV(lv); o != nil {
 				kept, err = p.scratchKept(ctx, v, o)
 			}
 			return err
@@ -68,11 +69,11 @@ func (p *Pool) startOver(ctx context.Context, lv string) error {
 			return err
 		}
 		return p.do(ctx, &change{what: "record that volume " + lv + " begins again", edit: func(t *edit) error {
-			o := t.volumeByLV(lv)
-			if o == nil || t.layers[o.reads] == nil {
+			o := t.VolumeByLV(lv)
+			if o == nil || t.Layers[o.Reads] == nil {
 				return nil
 			}
-			return t.startOver(o, t.layers[o.reads])
+			return t.StartOver(o, t.Layers[o.Reads])
 		}})
 	})
 }
@@ -81,11 +82,11 @@ func (p *Pool) startOver(ctx context.Context, lv string) error {
 // are lost.
 func (p *Pool) noteScratch(ctx context.Context, lv string, lost bool) error {
 	return p.do(ctx, &change{what: "record the activation of volume " + lv, edit: func(t *edit) error {
-		o := t.volumeByLV(lv)
-		if o == nil || o.begun && !lost {
+		o := t.VolumeByLV(lv)
+		if o == nil || o.Begun && !lost {
 			return nil
 		}
-		return t.setBegun(o, lost)
+		return t.SetBegun(o, lost)
 	}})
 }
 
@@ -94,24 +95,24 @@ func (p *Pool) noteScratch(ctx context.Context, lv string, lost bool) error {
 func (p *Pool) unnoteScratch(ctx context.Context, lv string) error {
 	return p.onVolume(ctx, lv, func(ctx context.Context) error {
 		return p.do(ctx, &change{what: "record the end of use of volume " + lv, edit: func(t *edit) error {
-			o := t.volumeByLV(lv)
-			if o == nil || !o.reset {
+			o := t.VolumeByLV(lv)
+			if o == nil || !o.Reset {
 				return nil
 			}
-			return t.forgetReset(o)
+			return t.ForgetReset(o)
 		}})
 	})
 }
 
 // scratchHealth returns a condition if a transient volume has lost its writes.
-func (p *Pool) scratchHealth(v *view, o *volume) []Condition {
-	if !o.transient {
+func (p *Pool) scratchHealth(v *view, o *catalog.Volume) []Condition {
+	if !o.Transient {
 		return nil
 	}
-	if s, err := p.snapshotStatus(v.topDevice(o.lv).name); err == nil && s.Invalid {
+	if s, err := p.snapshotStatus(v.topDevice(o.LV).name); err == nil && s.Invalid {
 		return []Condition{{DataLoss, "TransientLost", "the kernel dropped the data written to it, after an I/O error or for lack of memory; reads fail until it is staged again"}}
 	}
-	if o.reset {
+	if o.Reset {
 		return []Condition{{Degraded, "TransientRestarted", "the data written to it was lost, as by a reboot, so it began again with the snapshot's content"}}
 	}
 	return nil

@@ -35,7 +35,7 @@ func TestTransient(t *testing.T) {
 	cut := content(bytes.Clone(base))
 	base.scribble(t, r, path, 50)
 
-	spec := VolumeSpec{Name: "scratch", Mode: Block, Transient: true, Source: Source{FromSnapshot, "s1"}}
+	spec := VolumeSpec{Name: "scratch", Mode: Block, Transient: true, Source: Source{Kind: FromSnapshot, LV: "s1"}}
 	made := must(p.CreateVolume(ctx, spec))(t)
 	if again := must(p.CreateVolume(ctx, spec))(t); again != made || !made.Transient || made.Size != v.Size {
 		t.Errorf("made %+v, again %+v", made, again)
@@ -48,8 +48,8 @@ func TestTransient(t *testing.T) {
 		"without a source":           {VolumeSpec{Name: "x", Mode: Block, Transient: true}, ErrInvalid},
 		"for readers":                {VolumeSpec{Name: "x", Mode: Block, Transient: true, ReadOnly: true, Source: spec.Source}, ErrInvalid},
 		"larger than its snapshot":   {VolumeSpec{Name: "x", Size: v.Size + 1, Mode: Block, Transient: true, Source: spec.Source}, ErrOutOfRange},
-		"clone of it":                {VolumeSpec{Name: "x", Mode: Block, Source: Source{FromVolume, made.LV}}, ErrPrecondition},
-		"another one that copies it": {VolumeSpec{Name: "x", Mode: Block, Transient: true, Source: Source{FromVolume, made.LV}}, ErrPrecondition},
+		"clone of it":                {VolumeSpec{Name: "x", Mode: Block, Source: Source{Kind: FromVolume, LV: made.LV}}, ErrPrecondition},
+		"another one that copies it": {VolumeSpec{Name: "x", Mode: Block, Transient: true, Source: Source{Kind: FromVolume, LV: made.LV}}, ErrPrecondition},
 	} {
 		if _, err := p.CreateVolume(ctx, c.spec); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v", what, err)
@@ -90,7 +90,7 @@ func TestTransient(t *testing.T) {
 		writeDevice(t, scratch, int64(at), part)
 	}
 	mine.compare(t, scratch, "written all over")
-	if s := must(p.snapshotStatus(must(p.latest())(t).topDevice(must(p.latest())(t).volumeByLV(made.LV).lv).name))(t); s.Invalid || s.Used != s.Total {
+	if s := must(p.snapshotStatus(must(p.latest())(t).topDevice(must(p.latest())(t).VolumeByLV(made.LV).LV).name))(t); s.Invalid || s.Used != s.Total {
 		t.Errorf("written all over its store says %v", s)
 	}
 	if c := must(p.Health(ctx, made.LV))(t); len(c) != 0 {
@@ -108,8 +108,8 @@ func TestTransient(t *testing.T) {
 	}
 	// The driver is killed while it activates the volume.
 	now := must(p.latest())(t)
-	o := now.volumeByLV(made.LV)
-	f := must(p.openDevice(ctx, now, now.cowDevice(o.lv), must(now.linearTable(o.lv))(t)))(t)
+	o := now.VolumeByLV(made.LV)
+	f := must(p.openDevice(ctx, now, now.cowDevice(o.LV), must(now.linearTable(o.LV))(t)))(t)
 	ok(t, f.Close())
 	config = p.config
 	ok(t, p.Close())
@@ -137,7 +137,7 @@ func TestTransient(t *testing.T) {
 	if left := settledTo(t, p, 0); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
-	if n := len(must(p.latest())(t).vg.LVs); n != 0 {
+	if n := len(must(p.latest())(t).VG.LVs); n != 0 {
 		t.Errorf("%d logical volumes are left", n)
 	}
 }

@@ -21,21 +21,21 @@ func TestScrub_writersNotHeld(t *testing.T) {
 	must(p.CreateSnapshot(ctx, "snapb", b.LV))(t)
 	for _, before := range []bool{false, true} {
 		name := map[bool]string{false: "f1", true: "f2"}[before]
-		f := must(p.CreateVolume(ctx, VolumeSpec{Name: name, Mode: Filesystem, FSType: "ext4", Source: Source{FromSnapshot, "snapb"}}))(t)
+		f := must(p.CreateVolume(ctx, VolumeSpec{Name: name, Mode: Filesystem, FSType: "ext4", Source: Source{Kind: FromSnapshot, LV: "snapb"}}))(t)
 		hydrate := p.hydrator.stop(f.LV)
 		v := must(p.latest())(t)
-		o := v.volumeByLV(f.LV)
+		o := v.VolumeByLV(f.LV)
 		if len(p.unwiped(v, o)) == 0 {
 			t.Fatal("there is nothing to wipe: this test shows nothing")
 		}
-		s := v.forkStore(o)
+		s := v.ForkStore(o)
 		ok(t, p.do(ctx, &change{what: "fork", act: func(ctx context.Context, v *view) error {
-			return p.forkUp(ctx, v, v.volumes[o.lv.ID])
+			return p.forkUp(ctx, v, v.Volumes[o.LV.ID])
 		}}))
-		cow := v.cowDevice(s.lv)
-		g := &growth{store: s.lv.ID} // a brake that delays the end of the wipe
+		cow := v.cowDevice(s.LV)
+		g := &growth{store: s.LV.ID} // a brake that delays the end of the wipe
 		g.braked.Store(true)
-		p.facts.growing.put(s.lv.ID, g)
+		p.facts.growing.put(s.LV.ID, g)
 		ok(t, p.dm.Suspend(ctx, cow.name, dm.SuspendOptions{SkipLockFS: true}))
 		fill(t, p, 0)
 		active := make(chan error, 1)
@@ -50,13 +50,13 @@ func TestScrub_writersNotHeld(t *testing.T) {
 		}
 		if before { // a hold that began a moment ago
 			g := p.newGrowth(s, 0)
-			p.facts.holding.put(o.lv.ID, g)
-			p.background(func(ctx context.Context) { p.hold(ctx, o.lv.ID, g) })
+			p.facts.holding.put(o.LV.ID, g)
+			p.background(func(ctx context.Context) { p.hold(ctx, o.LV.ID, g) })
 		} else {
 			p.startHold(s, 0)
 		}
 		time.Sleep(100 * time.Millisecond)
-		p.facts.growing.drop(s.lv.ID)
+		p.facts.growing.drop(s.LV.ID)
 		ok(t, p.dm.Resume(cow.name, cow.udev))
 		select {
 		case err := <-active:
@@ -64,7 +64,7 @@ func TestScrub_writersNotHeld(t *testing.T) {
 		case <-time.After(20 * time.Second):
 			t.Fatal("it is held, and who wipes it waits")
 		}
-		if p.facts.holding.has(o.lv.ID) {
+		if p.facts.holding.has(o.LV.ID) {
 			t.Error("its writers are held still")
 		}
 		for _, v := range must(p.Volumes(ctx))(t) {

@@ -9,6 +9,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -28,11 +29,11 @@ const (
 // Errors: ErrConflict (the name belongs to a snapshot of another volume), ErrNotFound,
 // ErrNoSpace, ErrPrecondition.
 func (p *Pool) CreateSnapshot(ctx context.Context, name, volumeLV string) (Snapshot, error) {
-	if err := checkName(name); err != nil {
+	if err := catalog.CheckName(name); err != nil {
 		return Snapshot{}, err
 	}
 	return onceRoom(ctx, p, func() (Snapshot, error) { // everything again for each attempt, because folds and writers run in between
-		if v, err := p.latest(); err == nil && v.snapshots[name] == nil {
+		if v, err := p.latest(); err == nil && v.Snapshots[name] == nil {
 			if err := p.syncBefore(ctx, volumeLV); err != nil {
 				return Snapshot{}, fmt.Errorf("create snapshot %q: %w", name, err)
 			}
@@ -48,16 +49,16 @@ func (p *Pool) createSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 		what := fmt.Sprintf("create snapshot %q of volume %s", name, volumeLV)
 		var id lvm2.ID
 		err := p.do(ctx, &change{what: what, edit: func(t *edit) error {
-			if l := t.snapshots[name]; l != nil {
-				if of := t.volumes[l.of].known(); of != volumeLV {
+			if l := t.Snapshots[name]; l != nil {
+				if of := t.Volumes[l.Of].Known(); of != volumeLV {
 					return fmt.Errorf("%w: snapshot %q belongs to volume %s", ErrConflict, name, of)
 				}
-				id = l.lv.ID
+				id = l.LV.ID
 				return nil
 			}
-			o, err := t.changeable(volumeLV)
+			o, err := t.Changeable(volumeLV)
 			if err == nil { // check before the cut holds any writer
-				_, err = p.cuttable(t.view, o)
+				_, err = p.cuttable(t.view(), o)
 			}
 			return err
 		}, act: func(ctx context.Context, v *view) error {
@@ -67,9 +68,9 @@ func (p *Pool) createSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 			return p.settle(ctx, v, volumeLV)
 		}})
 		if err == nil && id == "" {
-			err = p.take(ctx, what, volumeLV, name, func(t *edit, c cutLayer) error {
-				id = c.layer
-				return t.record(c, name)
+			err = p.take(ctx, what, volumeLV, name, func(t *edit, c catalog.CutLayer) error {
+				id = c.Layer
+				return t.Record(c, name)
 			})
 		}
 		if err != nil {
@@ -79,42 +80,12 @@ func (p *Pool) createSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 		if err != nil {
 			return Snapshot{}, err
 		}
-		l := v.layers[id]
+		l := v.Layers[id]
 		if l == nil {
 			return Snapshot{}, fmt.Errorf("snapshot %q: %w: removed by somebody else", name, ErrNotFound)
 		}
 		return v.describeSnapshot(l), nil
 	})
-}
-
-// usable finds a volume by the name of its logical volume. Errors: ErrNotFound, also for a
-// deleted volume; ErrPrecondition.
-func (v *view) usable(lv string) (*volume, error) {
-	o, their := v.volumeByLV(lv), v.theirLV(lv)
-	switch {
-	case their != nil:
-		return nil, v.notOurs(their)
-	case o == nil || o.deleted:
-		return nil, fmt.Errorf("volume %s/%s: %w", v.vg.Name, lv, ErrNotFound)
-	case o.copying != nil:
-		return nil, fmt.Errorf("volume %s/%s: %w: it is not complete, because it is being copied from pool %s; repeat CreateVolume, or delete it",
-			v.vg.Name, lv, ErrPrecondition, o.sourcePool)
-	}
-	return o, nil
-}
-
-// changeable finds a volume whose history or size may change. Errors: those of usable, and
-// ErrPrecondition for a reader or a volume that LVM2 manages.
-func (v *view) changeable(lv string) (*volume, error) {
-	o, err := v.usable(lv)
-	if err == nil {
-		if why := o.theirs(); why != "" {
-			err = fmt.Errorf("volume %s/%s: %w: %s", v.vg.Name, lv, ErrPrecondition, why)
-		} else {
-			err = v.notAReader(o)
-		}
-	}
-	return o, err
 }
 
 // DeleteSnapshot deletes a snapshot; it returns nil if there is none. It does not wait: the
@@ -125,23 +96,23 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, lv string) error {
 	if err != nil {
 		return err
 	}
-	l := v.snapshotByLV(lv)
+	l := v.SnapshotByLV(lv)
 	if l == nil {
 		return nil
 	}
-	volumeLV := v.volumes[l.of].lv.Name
+	volumeLV := v.Volumes[l.Of].LV.Name
 	return p.onVolume(ctx, volumeLV, func(ctx context.Context) error {
 		var family []string
 		return p.do(ctx, &change{what: "delete snapshot " + lv, edit: func(t *edit) error {
-			l := t.snapshotByLV(lv)
+			l := t.SnapshotByLV(lv)
 			if l == nil {
 				return nil
 			}
-			if o := t.volumes[l.of]; o.odd != nil {
-				return fmt.Errorf("snapshot %s/%s: %w: volume %s: %s", t.vg.Name, lv, ErrPrecondition, o.lv.Name, o.theirs())
+			if o := t.Volumes[l.Of]; o.Odd != nil {
+				return fmt.Errorf("snapshot %s/%s: %w: volume %s: %s", t.VG.Name, lv, ErrPrecondition, o.LV.Name, o.Theirs())
 			}
-			family = t.family(volumeLV)
-			return t.unname(l)
+			family = t.Family(volumeLV)
+			return t.Unname(l)
 		}, act: func(ctx context.Context, v *view) error {
 			if err := p.retire(ctx, v, family); err != nil {
 				// It is deleted; what is left of it in the kernel is tried again.
@@ -160,7 +131,7 @@ func (p *Pool) retire(ctx context.Context, v *view, volumes []string) error {
 	for _, lv := range volumes {
 		if !done[lv] {
 			errs = append(errs, p.converge(ctx, v, lv))
-			for _, below := range v.family(lv) {
+			for _, below := range v.Family(lv) {
 				done[below] = true
 			}
 		}
@@ -174,7 +145,7 @@ func (p *Pool) Snapshot(_ context.Context, lv string) (Snapshot, error) {
 	if err != nil {
 		return Snapshot{}, err
 	}
-	l := v.snapshotByLV(lv)
+	l := v.SnapshotByLV(lv)
 	if l == nil {
 		return Snapshot{}, fmt.Errorf("snapshot %s/%s: %w", p.vgName, lv, ErrNotFound)
 	}
@@ -193,7 +164,7 @@ func (p *Pool) SnapshotNamed(ctx context.Context, name string) (Snapshot, error)
 	if err != nil {
 		return Snapshot{}, err
 	}
-	l := v.snapshots[name]
+	l := v.Snapshots[name]
 	if l == nil {
 		return Snapshot{}, fmt.Errorf("snapshot named %q in pool %s: %w", name, p.name, ErrNotFound)
 	}
@@ -207,14 +178,14 @@ func (p *Pool) Snapshots(context.Context) ([]Snapshot, error) {
 		return nil, err
 	}
 	var out []Snapshot
-	for _, l := range v.snapshots {
+	for _, l := range v.Snapshots {
 		out = append(out, v.describeSnapshot(l))
 	}
 	slices.SortFunc(out, func(a, b Snapshot) int { return strings.Compare(a.LV, b.LV) })
 	return out, nil
 }
 
-func (v *view) describeSnapshot(l *layer) Snapshot {
-	o := v.volumes[l.of]
-	return Snapshot{Name: l.name, LV: l.lv.Name, Volume: o.known(), Mode: o.mode, FSType: o.fs, Size: l.length.Bytes(), Asked: asked(l.asked, l.length.Bytes()), Created: l.created, Lost: v.lostSnapshot(l)}
+func (v *view) describeSnapshot(l *catalog.Layer) Snapshot {
+	o := v.Volumes[l.Of]
+	return Snapshot{Name: l.Name, LV: l.LV.Name, Volume: o.Known(), Mode: o.Mode, FSType: o.FS, Size: l.Length.Bytes(), Asked: catalog.Asked(l.Asked, l.Length.Bytes()), Created: l.Created, Lost: v.LostSnapshot(l)}
 }

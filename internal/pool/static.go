@@ -4,82 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// theirLV returns the visible logical volume of that name that LVM2 made; nil if
-// there is none. The driver may activate it, but never formats, wipes, grows, cuts
-// or removes it. StaticUse reports whether a static volume may use it.
-func (v *view) theirLV(name string) *lvm2.LV {
-	lv := v.vg.LV(name)
-	if lv == nil || snapshotSegment(lv) != nil {
-		return nil
-	}
-	if !v.isTheirs(lv) {
-		return nil
-	}
-	return lv
-}
-
-// notPlain returns why a logical volume of LVM2's is more than a plain linear
-// device; "" if it is not. Only LVM2 knows how to activate such a logical volume.
-func (v *view) notPlain(lv *lvm2.LV) string {
-	switch users := v.vg.Users(lv.Name); {
-	case len(users) > 0:
-		return "LVM2 uses it for " + strings.Join(users, ", ")
-	case !slices.Contains(lv.Status, lvm2.StatusVisible):
-		return "it is internal to LVM2"
-	case !linear(lv):
-		return "it is not linear"
-	}
-	return ""
-}
-
-// notOurs returns the error of an operation that only volumes of the pool support.
-func (v *view) notOurs(lv *lvm2.LV) error {
-	return fmt.Errorf("logical volume %s/%s: %w: LVM2 made it, so it can only be staged and published as it is; `csi-dmsnap import POOL %[2]s` makes it a volume of the pool",
-		v.vg.Name, lv.Name, ErrPrecondition)
-}
-
 func (v *view) describeTheirs(lv *lvm2.LV) Volume {
-	return Volume{Name: lv.Name, LV: lv.Name, Size: v.bytesOf(lv), ReadOnly: readOnlyLV(lv), Formatted: true, Foreign: true}
-}
-
-// inner returns what a logical volume is a part of, or that it has no content of
-// its own; "" if people use it directly.
-func (v *view) inner(lv *lvm2.LV) string {
-	if !slices.Contains(lv.Status, lvm2.StatusVisible) || strings.HasPrefix(lv.Name, "pvmove") {
-		return "it is internal to LVM2"
-	}
-	for _, s := range lv.Segments {
-		if strings.HasSuffix(s.Type, "-pool") {
-			return "it is a " + s.Type
-		}
-	}
-	for _, x := range v.vg.LVs {
-		if s := snapshotSegment(x); s != nil && s.COWStore == lv.Name {
-			return "it is the store of a snapshot of " + s.Origin
-		}
-	}
-	return ""
-}
-
-// staticUse returns an error if a static volume must not name a logical volume of
-// LVM2's. The host's own logical volumes are in the same group, and a user who may
-// create a PersistentVolume need not be one who may give them away.
-func (v *view) staticUse(lv *lvm2.LV) error {
-	at := v.vg.Name + "/" + lv.Name
-	if why := v.inner(lv); why != "" {
-		return fmt.Errorf("logical volume %s: %w: %s", at, ErrPrecondition, why)
-	}
-	if d, ok := v.decoded[lv].(foreign); !ok || !d.static {
-		return fmt.Errorf("logical volume %s: %w: LVM2 made it, and it is not marked for static volumes; mark it on its node with `csi-dmsnap import --static POOL %s`, or with lvchange --addtag %s %s",
-			at, ErrPrecondition, lv.Name, tag(tagStatic), at)
-	}
-	return nil
+	return Volume{Name: lv.Name, LV: lv.Name, Size: v.BytesOf(lv), ReadOnly: catalog.ReadOnlyLV(lv), Formatted: true, Foreign: true}
 }
 
 // StaticUse returns an error unless a static volume may use a logical volume of
@@ -92,11 +23,11 @@ func (p *Pool) StaticUse(ctx context.Context, lv string, staged bool) error {
 	if err != nil {
 		return err
 	}
-	their := v.theirLV(lv)
+	their := v.TheirLV(lv)
 	if their == nil {
 		return nil
 	}
-	if err := v.staticUse(their); err != nil || staged {
+	if err := v.StaticUse(their); err != nil || staged {
 		return err
 	}
 	return p.awaitClosed(ctx, v, their)
@@ -116,18 +47,18 @@ func AllowStatic(ctx context.Context, c Config, o Options, lv string, probe func
 
 // allowStatic is AllowStatic under LVM2's lock.
 func (p *Pool) allowStatic(ctx context.Context, v *view, lv string, probe func(ctx context.Context, device string) error) error {
-	at := v.vg.Name + "/" + lv
-	their := v.theirLV(lv)
+	at := v.VG.Name + "/" + lv
+	their := v.TheirLV(lv)
 	if their == nil {
-		if v.vg.LV(lv) == nil {
+		if v.VG.LV(lv) == nil {
 			return fmt.Errorf("logical volume %s: %w", at, ErrNotFound)
 		}
 		return fmt.Errorf("logical volume %s: %w: it is the pool's own", at, ErrPrecondition)
 	}
-	if v.staticUse(their) == nil {
+	if v.StaticUse(their) == nil {
 		return nil
 	}
-	if why := v.inner(their); why != "" {
+	if why := v.Inner(their); why != "" {
 		return fmt.Errorf("logical volume %s: %w: %s", at, ErrPrecondition, why)
 	}
 	if err := p.awaitClosed(ctx, v, their); err != nil {
@@ -136,9 +67,9 @@ func (p *Pool) allowStatic(ctx context.Context, v *view, lv string, probe func(c
 	if err := p.withDevice(ctx, v, their, func(path string) error { return probe(ctx, path) }); err != nil {
 		return err
 	}
-	_, err := p.once(ctx, v, func(t *edit) error { return t.put(allowedStatic(their)) })
+	_, err := p.once(ctx, v, func(t *edit) error { return t.Put(catalog.AllowedStatic(their)) })
 	if errors.Is(err, lvm2.ErrForeignSegment) {
-		err = fmt.Errorf("%w: lvchange --addtag %s %s", err, staticTag(), at)
+		err = fmt.Errorf("%w: lvchange --addtag %s %s", err, catalog.StaticTag(), at)
 	}
 	return err
 }
@@ -172,14 +103,14 @@ func (p *Pool) activateTheirs(ctx context.Context, v *view, lv *lvm2.LV) (string
 	if info != nil && info.Live {
 		return p.dm.EnsureNode(ctx, info.Name, info.Device)
 	}
-	if why := v.notPlain(lv); why != "" {
-		return "", fmt.Errorf("logical volume %s/%s: %w: it is not active, and %s; activate it with lvchange -ay %[1]s/%[2]s", v.vg.Name, lv.Name, ErrPrecondition, why)
+	if why := v.NotPlain(lv); why != "" {
+		return "", fmt.Errorf("logical volume %s/%s: %w: it is not active, and %s; activate it with lvchange -ay %[1]s/%[2]s", v.VG.Name, lv.Name, ErrPrecondition, why)
 	}
 	table, err := v.linearTable(lv)
 	if err != nil {
 		return "", err
 	}
-	dev, err := p.single(ctx, v, d, table, readOnlyLV(lv))
+	dev, err := p.single(ctx, v, d, table, catalog.ReadOnlyLV(lv))
 	if err != nil {
 		return "", err
 	}

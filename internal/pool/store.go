@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/internal/directio"
 	"github.com/csi-dmsnap/csi-dmsnap/internal/point"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
@@ -25,7 +26,7 @@ func (t *edit) blankStore(ranges []lvm2.Range, chunk size.Bytes) error {
 		if zeroes == 0 {
 			break
 		}
-		n := min(zeroes, size.Bytes(r.Count)*t.extent())
+		n := min(zeroes, size.Bytes(r.Count)*t.ExtentSize())
 		err := t.writing(r, func(f *os.File, from int64) error { return zeroRange(f, size.Bytes(from), n) })
 		if err != nil {
 			return err
@@ -44,11 +45,11 @@ const signatureReach = 2 * size.MiB
 func (t *edit) blankEnds(ranges []lvm2.Range) error {
 	var total, start size.Bytes
 	for _, r := range ranges {
-		total += size.Bytes(r.Count) * t.extent()
+		total += size.Bytes(r.Count) * t.ExtentSize()
 	}
 	head, tail := min(signatureReach, total), max(signatureReach, total)-signatureReach
 	for _, r := range ranges {
-		end := start + size.Bytes(r.Count)*t.extent()
+		end := start + size.Bytes(r.Count)*t.ExtentSize()
 		for _, part := range [][2]size.Bytes{{start, min(end, head)}, {max(start, head, tail), end}} {
 			if part[0] >= part[1] {
 				continue
@@ -70,12 +71,12 @@ func (t *edit) blankTail(lv *lvm2.LV, source lvm2.Extents) error {
 	if lv.Size() <= source {
 		return nil
 	}
-	added, err := physicalOf(lv, rangeSet{{Start: source, Count: lv.Size() - source}})
+	added, err := catalog.PhysicalOf(lv, catalog.RangeSet{{Start: source, Count: lv.Size() - source}})
 	if err == nil {
 		err = t.blankEnds(added)
 	}
 	if err != nil {
-		return fmt.Errorf("preparing the part of volume %s/%s beyond its source: %w", t.vg.Name, lv.Name, err)
+		return fmt.Errorf("preparing the part of volume %s/%s beyond its source: %w", t.VG.Name, lv.Name, err)
 	}
 	return nil
 }
@@ -83,8 +84,8 @@ func (t *edit) blankTail(lv *lvm2.LV, source lvm2.Extents) error {
 // formatStore writes a header to a live store without one, before the same edit freezes the
 // layer. The kernel writes the header when it first loads the snapshot writable. A store that
 // is frozen while its volume is inactive would only ever be loaded read-only.
-func (t *edit) formatStore(l *layer) error {
-	ranges, err := physical(l.lv)
+func (t *edit) formatStore(l *catalog.Layer) error {
+	ranges, err := catalog.Physical(l.LV)
 	if err != nil {
 		return err
 	}
@@ -100,7 +101,7 @@ func (t *edit) formatStore(l *layer) error {
 		if binary.LittleEndian.Uint32(b) != 0 { // the kernel checks only this field
 			return nil
 		}
-		copy(b, cow.NewHeader(l.chunk.Bytes()))
+		copy(b, cow.NewHeader(l.Chunk.Bytes()))
 		if point.On {
 			point.Before("format", f.Name())
 			defer point.After("format", f.Name())
@@ -113,8 +114,8 @@ func (t *edit) formatStore(l *layer) error {
 // writing calls f with the disk of r, opened with O_DIRECT, and with the byte offset of r. The
 // commit of the edit flushes the disk before it writes the metadata.
 func (t *edit) writing(r lvm2.Range, f func(file *os.File, from int64) error) (err error) {
-	pv := t.vg.PVs[r.PV]
-	if err := t.missing(pv); err != nil {
+	pv := t.VG.PVs[r.PV]
+	if err := t.Missing(pv); err != nil {
 		return err
 	}
 	file, err := openDisk(pv, os.O_RDWR|unix.O_DIRECT)
@@ -122,7 +123,7 @@ func (t *edit) writing(r lvm2.Range, f func(file *os.File, from int64) error) (e
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	if err := f(file, int64(t.vg.Offset(pv, r.Start).Bytes())); err != nil {
+	if err := f(file, int64(t.VG.Offset(pv, r.Start).Bytes())); err != nil {
 		return fmt.Errorf("%s: %w", pv.Device, err)
 	}
 	t.written = append(t.written, pv)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
@@ -78,7 +79,7 @@ func (p *Pool) strangersLoop(ctx context.Context) {
 			found := make(chan []string, 1)
 			go func() {
 				var s []string
-				err := guard(p.log, func() (err error) { s, err = strangers(ctx, v.vg); return err })
+				err := guard(p.log, func() (err error) { s, err = strangers(ctx, v.VG); return err })
 				if err != nil && ctx.Err() == nil {
 					p.log.Error(err, "Failed to look for devices that pretend to be the pool's")
 				}
@@ -124,7 +125,7 @@ func (c Config) checkElsewhere(ctx context.Context, h lvm2.Host) error {
 		}
 		vg, err := s.Read(ctx)
 		s.Close()
-		if err == nil && slices.ContainsFunc(vg.LVs, hasTags) {
+		if err == nil && slices.ContainsFunc(vg.LVs, catalog.HasTags) {
 			return fmt.Errorf("%w: volume group %s (%v) on %s has volumes of csi-dmsnap, but the configuration does not name the device; add it to devices, or remove the group if nobody needs it", ErrUnavailable, d.VG, d.VGID, d.Path)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -134,37 +135,37 @@ func originOn(length size.Sectors, real device) symbolic {
 
 // mirrorFrom returns the table of a window, a mirror that copies from the fork to a piece of
 // a disk.
-func mirrorFrom(fork device, at span, to dm.Linear) symbolic {
-	return symbolic{{at.length, dm.Mirror{
-		Region: region(at.length), Legs: []dm.Area{{Offset: at.start}, dm.Area(to)}, HandleErrors: true,
+func mirrorFrom(fork device, at catalog.Span, to dm.Linear) symbolic {
+	return symbolic{{at.Length, dm.Mirror{
+		Region: region(at.Length), Legs: []dm.Area{{Offset: at.Start}, dm.Area(to)}, HandleErrors: true,
 	}, []string{fork.uuid}}}
 }
 
 // windowOn is a window's place on a fork, and the UUID of its device.
 type windowOn struct {
 	uuid string
-	span
+	catalog.Span
 }
 
 // forkOn returns the table of the device with a fork's content. It maps the window, if there
 // is one, to w, the other missing parts to the fork device, and the hydrated parts to the
 // volume's own extents.
-func forkOn(own dm.Table, missing spans, fork string, w *windowOn) symbolic {
+func forkOn(own dm.Table, missing catalog.Spans, fork string, w *windowOn) symbolic {
 	parts := slices.Clone(missing)
 	if w != nil {
-		parts = append(missing.without(w.span), w.span)
-		slices.SortFunc(parts, func(a, b span) int { return cmp.Compare(a.start, b.start) })
+		parts = append(missing.Without(w.Span), w.Span)
+		slices.SortFunc(parts, func(a, b catalog.Span) int { return cmp.Compare(a.Start, b.Start) })
 	}
 	var t symbolic
 	var at size.Sectors
 	for _, part := range parts {
-		t = append(t, disks(cutTable(own, at, part.start))...)
-		if w != nil && part == w.span {
-			t = append(t, linearOn(part.length, w.uuid, 0)...)
+		t = append(t, disks(cutTable(own, at, part.Start))...)
+		if w != nil && part == w.Span {
+			t = append(t, linearOn(part.Length, w.uuid, 0)...)
 		} else {
-			t = append(t, linearOn(part.length, fork, part.start)...)
+			t = append(t, linearOn(part.Length, fork, part.Start)...)
 		}
-		at = part.end()
+		at = part.End()
 	}
 	return append(t, disks(cutTable(own, at, max(at, own.Length())))...)
 }

@@ -3,13 +3,14 @@ package pool
 import (
 	"fmt"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
 const (
-	textReserve = 8  // a textReserve-th of the metadata area is reserved for growth, losses, deletes, wiping and hydration; creation must not use it
-	mostReaders = 64 // readers of one snapshot or volume; they take metadata, even without extents
+	textReserve = 8 // a textReserve-th of the metadata area is reserved for growth, losses, deletes, wiping and hydration; creation must not use it
+
 )
 
 // Metadata is the fill level of the group's metadata areas.
@@ -24,7 +25,7 @@ func (m Metadata) full() bool { return m.Size > 0 && m.Used+m.Reserved > m.Size 
 
 func (g *group) metadata(v *view) Metadata {
 	most := size.Bytes(g.textMost.Load())
-	return Metadata{Size: most, Used: v.vg.TextSize(), Reserved: most / textReserve}
+	return Metadata{Size: most, Used: v.VG.TextSize(), Reserved: most / textReserve}
 }
 
 // enlarge is the advice for a full metadata area.
@@ -35,22 +36,7 @@ const enlarge = "delete volumes or snapshots, or add a disk with a larger metada
 func (p *Pool) roomForText(v *view) error {
 	if m := p.metadata(v); m.full() {
 		return fmt.Errorf("%w: the metadata area of volume group %s is full: %v of %v are in use, and %v are kept for changes that must not fail; %s",
-			ErrNoSpace, v.vg.Name, m.Used, m.Size, m.Reserved, enlarge)
-	}
-	return nil
-}
-
-// roomForReader returns ErrNoSpace if a source has mostReaders readers.
-func (v *view) roomForReader(from Source) error {
-	n := 0
-	for _, o := range v.volumes {
-		if o.reading() && o.source == from {
-			n++
-		}
-	}
-	if n >= mostReaders {
-		return fmt.Errorf("%w: %s %s/%s has %d read-only and transient volumes, as many as it may have; let pods share a read-only claim, or delete some",
-			ErrNoSpace, from.Kind, v.vg.Name, from.LV, n)
+			ErrNoSpace, v.VG.Name, m.Used, m.Size, m.Reserved, enlarge)
 	}
 	return nil
 }
@@ -59,33 +45,22 @@ func (v *view) roomForReader(from Source) error {
 // extents. Half of the reserve stays free for the live stores of other volumes. The error is
 // a *noRoomYet if there may be room soon: stores of former cuts are not trimmed yet, or the
 // freed extents are not wiped yet.
-func (p *Pool) roomForStore(v *view, o *volume, n lvm2.Extents) error {
-	kind, err := v.kind(o.lv)
+func (p *Pool) roomForStore(v *view, o *catalog.Volume, n lvm2.Extents) error {
+	kind, err := v.Kind(o.LV)
 	if err != nil {
 		return err
 	}
-	left, on, spare := v.free.size(), v.freeOn(kind).size(), lvm2.Extents(0)
-	if v.othersGrow(o) {
+	left, on, spare := v.Free.Size(), v.FreeOn(kind).Size(), lvm2.Extents(0)
+	if v.OthersGrow(o) {
 		spare = p.reserve(v) / 2
 	}
 	if n+spare <= left && n <= on {
 		return nil
 	}
 	err = fmt.Errorf("%w: a snapshot's store needs %d extents%s, but volume group %s has %d free, of which %d are kept for growing the stores of other volumes%s; delete volumes or snapshots, or extend the volume group",
-		ErrNoSpace, n, v.onKind(kind), v.vg.Name, left, spare, p.notWiped(v))
-	if n+spare <= left+p.wipedSoon(v, anyKind)+p.trimmedSoon(v, anyKind) && n <= on+p.wipedSoon(v, kind)+p.trimmedSoon(v, kind) {
+		ErrNoSpace, n, v.OnKind(kind), v.VG.Name, left, spare, p.notWiped(v))
+	if n+spare <= left+p.wipedSoon(v, catalog.AnyKind)+p.trimmedSoon(v, catalog.AnyKind) && n <= on+p.wipedSoon(v, kind)+p.trimmedSoon(v, kind) {
 		return &noRoomYet{err}
 	}
 	return err
-}
-
-// othersGrow reports whether stores of volumes other than o may have to grow.
-func (v *view) othersGrow(o *volume) bool {
-	for _, x := range v.volumes {
-		l := x.live()
-		if x != o && l != nil && !l.lost && l.lv.Size() < v.largest(l.store(x)) || x.fork != nil {
-			return true
-		}
-	}
-	return false
 }

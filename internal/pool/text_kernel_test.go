@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -31,12 +32,12 @@ func TestMetadataReserve(t *testing.T) {
 	victim := must(p.CreateVolume(ctx, VolumeSpec{Name: "victim", Size: 64 * size.MiB, Mode: Block}))(t)
 	path := must(p.Activate(ctx, victim.LV))(t)
 	must(p.CreateSnapshot(ctx, "kept", victim.LV))(t)
-	first := must(p.latest())(t).volumeByLV(victim.LV).live().lv.Size()
+	first := must(p.latest())(t).VolumeByLV(victim.LV).Live().LV.Size()
 
 	var err error
 	n := 0
 	reader := func(i int) error {
-		_, err := p.CreateVolume(ctx, VolumeSpec{Name: fmt.Sprint("reader", i), Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, "kept"}})
+		_, err := p.CreateVolume(ctx, VolumeSpec{Name: fmt.Sprint("reader", i), Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: "kept"}})
 		return err
 	}
 	for ; err == nil && n < 200; n++ {
@@ -69,7 +70,7 @@ func TestMetadataReserve(t *testing.T) {
 	for at := int64(0); at < 48<<20; at += 1 << 20 {
 		writeDevice(t, path, at, bytes.Repeat([]byte("v"), 1<<20))
 	}
-	if s := must(p.Snapshot(ctx, "kept"))(t); s.Lost || must(p.latest())(t).volumeByLV(victim.LV).live().lv.Size() <= first {
+	if s := must(p.Snapshot(ctx, "kept"))(t); s.Lost || must(p.latest())(t).VolumeByLV(victim.LV).Live().LV.Size() <= first {
 		t.Errorf("the other tenant's snapshot: lost %v, its store did not grow", s.Lost)
 	}
 	ok(t, p.DeleteVolume(ctx, "reader0"))
@@ -86,7 +87,7 @@ func TestMetadataReserve(t *testing.T) {
 	for err = nil; err == nil && n < 200; n++ {
 		err = reader(n)
 	}
-	if shown := len(must(p.Volumes(ctx))(t)) - 1; !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "read-only") || shown != mostReaders {
+	if shown := len(must(p.Volumes(ctx))(t)) - 1; !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "read-only") || shown != catalog.MostReaders {
 		t.Errorf("%d read-only volumes of one snapshot: %v", shown, err)
 	}
 	vgck(t, group)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
@@ -11,31 +12,31 @@ import (
 func TestRoomForStore(t *testing.T) {
 	v := rollbackGroup(t)
 	p := &Pool{setting: setting{config: Config{LayerReserve: 20}}} // of 499 extents
-	v.free = rangeSet{{Start: 100, Count: 60}}
+	v.Free = catalog.RangeSet{{Start: 100, Count: 60}}
 	allTrimmed(v)
-	base, bare := v.volumeByLV("base"), v.volumeByLV("bare")
+	base, bare := v.VolumeByLV("base"), v.VolumeByLV("bare")
 	for _, c := range []struct {
-		of   *volume
+		of   *catalog.Volume
 		n    lvm2.Extents
 		want error
 	}{{bare, 11, nil}, {bare, 12, ErrNoSpace}, {base, 12, nil}} { // of base no other volume has a store
 		if err := p.roomForStore(v, c.of, c.n); !errors.Is(err, c.want) {
-			t.Errorf("%d extents for %s: %v, want %v", c.n, c.of.lv.Name, err, c.want)
+			t.Errorf("%d extents for %s: %v, want %v", c.n, c.of.LV.Name, err, c.want)
 		}
 	}
 }
 
 // allTrimmed makes frozen stores such that have nothing to give back.
 func allTrimmed(v *view) {
-	for _, l := range v.layers {
-		l.trimmed = true
+	for _, l := range v.Layers {
+		l.Trimmed = true
 	}
 }
 
 // A reserve of 0 is none, and not the one that a pool has by default.
 func TestNoReserve(t *testing.T) {
 	v := rollbackGroup(t)
-	v.free = rangeSet{{Start: 100, Count: 60}}
+	v.Free = catalog.RangeSet{{Start: 100, Count: 60}}
 	allTrimmed(v)
 	for _, c := range []struct {
 		config        Config
@@ -45,7 +46,7 @@ func TestNoReserve(t *testing.T) {
 		if reserve, room := p.reserve(v), p.room(v); reserve != c.reserve || room != c.room {
 			t.Errorf("%+v: reserve %d, room %d; want %d, %d", c.config, reserve, room, c.reserve, c.room)
 		}
-		if err := p.roomForStore(v, v.volumeByLV("bare"), 60); c.config.NoReserve != (err == nil) {
+		if err := p.roomForStore(v, v.VolumeByLV("bare"), 60); c.config.NoReserve != (err == nil) {
 			t.Errorf("%+v: a store that takes all: %v", c.config, err)
 		}
 	}

@@ -21,7 +21,7 @@ func (p *Pool) Thaw(ctx context.Context, lv, dir string) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		named := v.vg.LV(lv)
+		named := v.VG.LV(lv)
 		if named == nil {
 			return false, nil
 		}
@@ -42,7 +42,7 @@ func (p *Pool) Thaw(ctx context.Context, lv, dir string) (bool, error) {
 		case <-ended:
 		case <-time.After(freezeLimit):
 			return false, &stuckFreeze{fmt.Errorf("volume %s/%s: %w: thawing its file system at %s takes longer than %v",
-				v.vg.Name, lv, ErrFreeze, dir, freezeLimit), ended}
+				v.VG.Name, lv, ErrFreeze, dir, freezeLimit), ended}
 		}
 		return answer == nil, nil // otherwise it was not frozen, or the unmount that follows reports the error
 	})

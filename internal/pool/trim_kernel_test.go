@@ -25,7 +25,7 @@ func TestTrim_belowReader(t *testing.T) {
 	base.scribble(t, r, path, 100)
 	s := must(p.CreateSnapshot(ctx, "s0", v.LV))(t)
 	shown := content(bytes.Clone(base))
-	reader := must(p.CreateVolume(ctx, VolumeSpec{Name: "reader", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, s.LV}}))(t)
+	reader := must(p.CreateVolume(ctx, VolumeSpec{Name: "reader", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: s.LV}}))(t)
 	at := must(p.Activate(ctx, reader.LV))(t)
 	for i := 1; i <= 3; i++ {
 		base.scribble(t, r, path, 30)
@@ -34,9 +34,9 @@ func TestTrim_belowReader(t *testing.T) {
 			shown.compare(t, at, "what is read while stores are trimmed")
 			left := 0
 			w := must(p.latest())(t)
-			o := w.volumeByLV(v.LV)
-			for _, l := range o.layers[:len(o.layers)-1] {
-				if !l.trimmed || sectors(w, l.lv.Size()) >= l.used+w.vg.ExtentSize {
+			o := w.VolumeByLV(v.LV)
+			for _, l := range o.Layers[:len(o.Layers)-1] {
+				if !l.Trimmed || sectors(w, l.LV.Size()) >= l.Used+w.VG.ExtentSize {
 					left++
 				}
 			}
@@ -44,7 +44,7 @@ func TestTrim_belowReader(t *testing.T) {
 				break
 			}
 			if time.Now().After(end) {
-				t.Fatalf("%d stores of %d are not trimmed", left, len(o.layers)-1)
+				t.Fatalf("%d stores of %d are not trimmed", left, len(o.Layers)-1)
 			}
 		}
 	}
@@ -74,8 +74,8 @@ func TestTrim_withoutDevice(t *testing.T) {
 	must(p.CreateSnapshot(ctx, "next", v.LV))(t)
 	trimmed := func() bool {
 		w := must(p.latest())(t)
-		l := w.snapshotByLV(s.LV)
-		return l.trimmed && w.bytesOf(l.lv) == w.extent()
+		l := w.SnapshotByLV(s.LV)
+		return l.Trimmed && w.BytesOf(l.LV) == w.ExtentSize()
 	}
 	for end := time.Now().Add(10 * time.Second); !trimmed(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -83,7 +83,7 @@ func TestTrim_withoutDevice(t *testing.T) {
 		}
 	}
 	ok(t, p.dm.Remove(stranger, 0))
-	r := must(p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, s.LV}}))(t)
+	r := must(p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: s.LV}}))(t)
 	if got := readDevice(t, must(p.Activate(ctx, r.LV))(t), 4096); got[0] != 'A' {
 		t.Errorf("the snapshot has %q", got[:8])
 	}
@@ -105,7 +105,7 @@ func TestTrim_usesOnlyChanges(t *testing.T) {
 	must(p.CreateSnapshot(ctx, "s2", v.LV))(t)
 	waitTrimmed(t, p)
 	waitIdle(t, p)
-	if s := must(p.latest())(t).vg.LV("s1").Size(); s != 3 { // extents of 4 MiB
+	if s := must(p.latest())(t).VG.LV("s1").Size(); s != 3 { // extents of 4 MiB
 		t.Errorf("the frozen store has %d extents", s)
 	}
 	if n := len(settledTo(t, p, 4)); n != 4 {
@@ -113,7 +113,7 @@ func TestTrim_usesOnlyChanges(t *testing.T) {
 	}
 	writeDevice(t, path, 0, make([]byte, 4<<20))
 	for name, want := range map[string][]byte{"s1": make([]byte, v.Size), "s2": before} {
-		r := must(p.CreateVolume(ctx, VolumeSpec{Name: "r" + name, Mode: Block, Source: Source{FromSnapshot, name}}))(t)
+		r := must(p.CreateVolume(ctx, VolumeSpec{Name: "r" + name, Mode: Block, Source: Source{Kind: FromSnapshot, LV: name}}))(t)
 		if got := readDevice(t, must(p.Activate(ctx, r.LV))(t), v.Size); !bytes.Equal(got, want) {
 			t.Errorf("%s has wrong bytes", name)
 		}

@@ -21,7 +21,7 @@ func TestUnclearTags(t *testing.T) {
 	path := must(p.Activate(ctx, base.LV))(t)
 	const at = 30 << 20
 	writeDevice(t, path, at, bytes.Repeat([]byte("A"), 65536))
-	clone := must(p.CreateVolume(ctx, VolumeSpec{Name: "clone", Size: 32 * size.MiB, Mode: Block, Source: Source{FromVolume, base.LV}}))(t)
+	clone := must(p.CreateVolume(ctx, VolumeSpec{Name: "clone", Size: 32 * size.MiB, Mode: Block, Source: Source{Kind: FromVolume, LV: base.LV}}))(t)
 	writeDevice(t, path, at, bytes.Repeat([]byte("B"), 65536)) // the layer has the A
 	other := must(p.CreateVolume(ctx, VolumeSpec{Name: "other", Size: 8 * size.MiB, Mode: Block}))(t)
 	extra := must(p.CreateSnapshot(ctx, "extra", base.LV))(t)
@@ -34,8 +34,8 @@ func TestUnclearTags(t *testing.T) {
 		lvm(t, "lvchange", "--addtag", odd, p.vgName+"/"+clone.LV)
 		p = openPool(t, config)
 		v := must(p.latest())(t)
-		if len(v.trash) > 0 || len(v.volumeByLV(base.LV).layers) != 2 {
-			t.Errorf("%s: after the start %d layers are left and %d logical volumes are trash", odd, len(v.volumeByLV(base.LV).layers), len(v.trash))
+		if len(v.Trash) > 0 || len(v.VolumeByLV(base.LV).Layers) != 2 {
+			t.Errorf("%s: after the start %d layers are left and %d logical volumes are trash", odd, len(v.VolumeByLV(base.LV).Layers), len(v.Trash))
 		}
 		if _, err := p.Activate(ctx, clone.LV); err == nil {
 			t.Errorf("%s: a volume whose tags make no sense was activated", odd)
@@ -46,12 +46,12 @@ func TestUnclearTags(t *testing.T) {
 		if odd == "dmsnap:later" { // what others delete meanwhile is kept
 			ok(t, p.DeleteVolume(ctx, other.LV))
 			ok(t, p.DeleteSnapshot(ctx, extra.LV))
-			if v = must(p.latest())(t); len(v.trash) > 0 || v.vg.LV(other.LV) == nil || v.vg.LV(extra.LV) == nil {
-				t.Errorf("something was thrown away: %d", len(v.trash))
+			if v = must(p.latest())(t); len(v.Trash) > 0 || v.VG.LV(other.LV) == nil || v.VG.LV(extra.LV) == nil {
+				t.Errorf("something was thrown away: %d", len(v.Trash))
 			}
 		}
 		lvm(t, "lvchange", "--deltag", odd, p.vgName+"/"+clone.LV)
-		for end := time.Now().Add(10 * time.Second); must(p.latest())(t).unclear != nil && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(10 * time.Second); must(p.latest())(t).Unclear != nil && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		}
 		copied := must(p.Activate(ctx, clone.LV))(t)
 		if got := readPart(t, copied, at, 4096); got[0] != 'A' {
@@ -60,7 +60,7 @@ func TestUnclearTags(t *testing.T) {
 	}
 	ok(t, p.DeleteVolume(ctx, clone.LV))
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if v := must(p.latest())(t); v.vg.LV(other.LV) == nil && len(v.trash) == 0 {
+		if v := must(p.latest())(t); v.VG.LV(other.LV) == nil && len(v.Trash) == 0 {
 			break
 		} else if time.Now().After(end) {
 			t.Fatalf("what was deleted meanwhile stays: %v", p.PoolHealth(ctx))

@@ -33,7 +33,7 @@ func TestCutAfterUnfinishedCut(t *testing.T) {
 				defer f.Close()
 			}
 			ok(t, p.do(ctx, &change{what: "a cut without its window", edit: func(e *edit) error {
-				_, err := p.cut(e, e.volumeByLV(v.LV), "s2")
+				_, err := p.cut(e, e.VolumeByLV(v.LV), "s2")
 				return err
 			}, act: func(ctx context.Context, w *view) error {
 				return carryLoaded(ctx, p, w, v.LV)
@@ -57,7 +57,7 @@ func TestCutAfterUnfinishedCut(t *testing.T) {
 				}
 				f.Close()
 			}
-			must(p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, Source: Source{FromSnapshot, "s1"}}))(t)
+			must(p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "s1"}}))(t)
 			if got := readDevice(t, must(p.Activate(ctx, "r"))(t), 4096); !bytes.Equal(got, old) {
 				t.Errorf("the snapshot has %q", got[:8])
 			}
@@ -84,7 +84,7 @@ func TestDownAfterUnfinishedCut(t *testing.T) {
 	writeDevice(t, path, 0, bytes.Repeat([]byte("B"), 4096))
 	release := must(p.keys.lock(ctx, lvKey(v.LV)))(t) // before the monitor puts it right
 	ok(t, p.do(ctx, &change{what: "a cut without its window", edit: func(e *edit) error {
-		_, err := p.cut(e, e.volumeByLV(v.LV), "s2")
+		_, err := p.cut(e, e.VolumeByLV(v.LV), "s2")
 		return err
 	}}))
 	ok(t, p.deactivate(ctx, v.LV))
@@ -112,7 +112,7 @@ func TestLostReader(t *testing.T) {
 	defer f.Close()
 	// The cut of s2 does not reach the kernel, and s2 is gone when the pool is opened again.
 	ok(t, p.do(ctx, &change{what: "a cut without its devices", edit: func(e *edit) error {
-		_, err := p.cut(e, e.volumeByLV(v.LV), "s2")
+		_, err := p.cut(e, e.VolumeByLV(v.LV), "s2")
 		return err
 	}}))
 	ok(t, p.Close())
@@ -126,7 +126,7 @@ func TestLostReader(t *testing.T) {
 	must(p.Activate(ctx, v.LV))(t)
 	must(p.CreateSnapshot(ctx, "s3", v.LV))(t)
 	writeDevice(t, path, 0, bytes.Repeat([]byte("B"), 4096))
-	must(p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, Source: Source{FromSnapshot, "s3"}}))(t)
+	must(p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "s3"}}))(t)
 	if got := readDevice(t, must(p.Activate(ctx, "r"))(t), 4096); !bytes.Equal(got, make([]byte, 4096)) {
 		t.Errorf("the next snapshot has %q", got[:8])
 	}
@@ -153,11 +153,11 @@ func TestCutOfExpanded(t *testing.T) {
 			writeDevice(t, must(p.Activate(ctx, v.LV))(t), 0, old)
 			must(p.CreateSnapshot(ctx, "s1", v.LV))(t)
 			ok(t, p.Deactivate(ctx, v.LV))
-			must(p.CreateVolume(ctx, VolumeSpec{Name: "r1", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, "s1"}}))(t)
+			must(p.CreateVolume(ctx, VolumeSpec{Name: "r1", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: "s1"}}))(t)
 			reader := must(p.Activate(ctx, "r1"))(t)
 			must(p.ExpandVolume(ctx, v.LV, 32*size.MiB, 0))(t)
 			must(p.CreateSnapshot(ctx, "s2", v.LV))(t)
-			must(p.CreateVolume(ctx, VolumeSpec{Name: "r2", Mode: Block, ReadOnly: true, Source: Source{FromSnapshot, "s2"}}))(t)
+			must(p.CreateVolume(ctx, VolumeSpec{Name: "r2", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: "s2"}}))(t)
 			use := []func(){
 				func() {
 					path := must(p.Activate(ctx, v.LV))(t)

@@ -25,44 +25,44 @@ func (p *Pool) Usage() (Usage, error) {
 	if err != nil {
 		return Usage{}, err
 	}
-	u := Usage{Capacity: p.capacity(v), Metadata: p.metadata(v), Unwiped: v.unwipedFree(), Volumes: len(v.named), Snapshots: len(v.snapshots), Layers: len(v.layers)}
-	for _, l := range v.snapshots {
+	u := Usage{Capacity: p.capacity(v), Metadata: p.metadata(v), Unwiped: v.UnwipedFree(), Volumes: len(v.Named), Snapshots: len(v.Snapshots), Layers: len(v.Layers)}
+	for _, l := range v.Snapshots {
 		if v.describeSnapshot(l).Lost {
 			u.Lost++
 		}
 	}
-	for _, o := range v.volumes {
-		u.Blocks += v.taken(o.lv)
-		if l := v.layers[o.copyOf]; l != nil {
+	for _, o := range v.Volumes {
+		u.Blocks += v.Taken(o.LV)
+		if l := v.Layers[o.CopyOf]; l != nil {
 			u.Hydrating++
-			u.ToHydrate += o.hydrated.missing(l.length).size().Bytes()
+			u.ToHydrate += o.Hydrated.Missing(l.Length).Size().Bytes()
 		}
-		if o.fork != nil {
-			stored := v.bytesOf(o.fork.lv)
+		if o.Fork != nil {
+			stored := v.BytesOf(o.Fork.LV)
 			used := stored
-			if s, err := p.snapshotStatus(v.forkDevice(o.lv).name); err == nil && !s.Invalid && !s.Overflow {
+			if s, err := p.snapshotStatus(v.forkDevice(o.LV).name); err == nil && !s.Invalid && !s.Overflow {
 				used = min(stored, s.Used.Bytes())
 			}
 			u.Stores, u.StoresUsed = u.Stores+stored, u.StoresUsed+used
 		}
-		for _, f := range o.flats {
-			u.Stores, u.StoresUsed = u.Stores+v.bytesOf(f.lv), u.StoresUsed+f.used.Bytes()
+		for _, f := range o.Flats {
+			u.Stores, u.StoresUsed = u.Stores+v.BytesOf(f.LV), u.StoresUsed+f.Used.Bytes()
 		}
-		live := o.live()
-		for _, l := range o.layers {
-			stored := v.bytesOf(l.lv)
+		live := o.Live()
+		for _, l := range o.Layers {
+			stored := v.BytesOf(l.LV)
 			used := stored
-			if l == live && !l.lost {
-				if s, err := p.snapshotStatus(v.snapDevice(l.lv).name); err == nil && !s.Invalid {
+			if l == live && !l.Lost {
+				if s, err := p.snapshotStatus(v.snapDevice(l.LV).name); err == nil && !s.Invalid {
 					used = min(stored, s.Used.Bytes())
 				}
 			}
 			u.Stores, u.StoresUsed = u.Stores+stored, u.StoresUsed+used
 		}
 	}
-	for _, lv := range v.trash {
+	for _, lv := range v.Trash {
 		if now := p.wiper.beingCleaned.Load(); now == nil || *now != lv.ID {
-			u.Trash += v.bytesOf(lv)
+			u.Trash += v.BytesOf(lv)
 		}
 	}
 	return u, nil

@@ -20,7 +20,7 @@ func TestUsersGoOn(t *testing.T) {
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 32 * size.MiB, Mode: Block}))(t)
 	writeDevice(t, must(p.Activate(ctx, v.LV))(t), 0, make([]byte, 4096))
 	must(p.CreateSnapshot(ctx, "s1", v.LV))(t)
-	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "f", Mode: Block, Source: Source{FromSnapshot, "s1"}}))(t)
+	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "f", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "s1"}}))(t)
 	must(p.Activate(ctx, f.LV))(t)
 	must(p.CreateSnapshot(ctx, "s2", f.LV))(t)
 	suspended := func(lv string) bool {
@@ -32,7 +32,7 @@ func TestUsersGoOn(t *testing.T) {
 	release := must(p.keys.lock(ctx, lvKey(v.LV)))(t)
 	must(p.dm.Create(p.vgName+"-s3-cow", "a-stranger"))(t)
 	ok(t, p.do(ctx, &change{what: "a cut without its devices", edit: func(e *edit) error {
-		_, err := p.cut(e, e.volumeByLV(v.LV), "s3")
+		_, err := p.cut(e, e.VolumeByLV(v.LV), "s3")
 		return err
 	}}))
 	ok(t, p.dm.Suspend(ctx, p.vgName+"-"+v.LV, dm.SuspendOptions{SkipLockFS: true}))
@@ -48,11 +48,11 @@ func TestUsersGoOn(t *testing.T) {
 	release()
 
 	// The loss of the fork's snapshot cannot be recorded: the pool is being closed.
-	id := must(p.latest())(t).vg.LV(f.LV).ID
+	id := must(p.latest())(t).VG.LV(f.LV).ID
 	var w *window
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 		release = must(p.keys.lock(ctx, lvKey(v.LV)))(t)
-		if w = p.hydrator.window(id); w != nil && !must(p.latest())(t).volumes[id].hydrated.has(w.span) {
+		if w = p.hydrator.window(id); w != nil && !must(p.latest())(t).Volumes[id].Hydrated.Has(w.Span) {
 			break
 		}
 		release()
@@ -70,7 +70,7 @@ func TestUsersGoOn(t *testing.T) {
 		ok(t, p.dm.Suspend(ctx, p.vgName+"-"+lv, dm.SuspendOptions{SkipLockFS: true}))
 	}
 	err := p.converge(ctx, must(p.latest())(t), f.LV)
-	if !errors.Is(err, ErrUnavailable) || must(p.latest())(t).snapshotByLV("s2").lost {
+	if !errors.Is(err, ErrUnavailable) || must(p.latest())(t).SnapshotByLV("s2").Lost {
 		t.Errorf("the loss is recorded, or not found: %v", err)
 	}
 	for _, lv := range []string{f.LV, v.LV} {
@@ -141,9 +141,9 @@ func TestLossAfterCommit(t *testing.T) {
 	edits := 0
 	err := p.do(ctx, &change{what: "extend it", edit: func(t *edit) error {
 		edits++
-		return t.put(t.vg.LV(v.LV).Clone())
+		return t.Put(t.VG.LV(v.LV).Clone())
 	}, act: func(_ context.Context, now *view) error {
-		return &unrecordedLoss{layer: now.snapshotByLV("s").lv.ID}
+		return &unrecordedLoss{layer: now.SnapshotByLV("s").LV.ID}
 	}})
 	if edits != 1 || !errors.Is(err, ErrLost) {
 		t.Errorf("the edit was made %d times: %v", edits, err)

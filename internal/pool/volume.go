@@ -8,12 +8,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
-
-// defaultSize is the size of a volume if the request names none.
-const defaultSize = size.GiB
 
 // CreateVolume makes a volume, or finds the volume with the name. The volume owns its
 // extents and can be used immediately. A volume with a source reads through the source
@@ -28,7 +26,7 @@ func (p *Pool) CreateVolume(ctx context.Context, spec VolumeSpec) (Volume, error
 		return Volume{}, err
 	}
 	lv, err := onceRoom(ctx, p, func() (string, error) {
-		if v, err := p.latest(); err == nil && spec.Source.Kind == FromVolume && v.named[spec.Name] == nil {
+		if v, err := p.latest(); err == nil && spec.Source.Kind == FromVolume && v.Named[spec.Name] == nil {
 			if err := p.syncBefore(ctx, spec.Source.LV); err != nil {
 				return "", fmt.Errorf("create volume %q: %w", spec.Name, err)
 			}
@@ -54,7 +52,7 @@ func (p *Pool) CreateVolume(ctx context.Context, spec VolumeSpec) (Volume, error
 }
 
 func checkSpec(s VolumeSpec) error {
-	if err := checkName(s.Name); err != nil {
+	if err := catalog.CheckName(s.Name); err != nil {
 		return err
 	}
 	switch {
@@ -72,71 +70,25 @@ func checkSpec(s VolumeSpec) error {
 	return nil
 }
 
-// extentsFor returns the size of a new volume in extents.
-func (v *view) extentsFor(want, limit size.Bytes) (lvm2.Extents, error) {
-	n := v.extents(want)
-	if n == 0 {
-		n = 1
-	}
-	if got := size.Bytes(n) * v.extent(); limit != 0 && got > limit {
-		return 0, fmt.Errorf("%w: in whole extents of %v the size is %v, above the limit %v", ErrOutOfRange, v.extent(), got, limit)
-	}
-	if int64(size.Bytes(n)*v.extent()) < 0 {
-		return 0, fmt.Errorf("%w: %v", ErrOutOfRange, want)
-	}
-	return n, nil
-}
-
-// existing finds the volume with spec's name; nil if there is none. Errors: ErrConflict if
-// the volume differs from spec.
-func (v *view) existing(spec VolumeSpec) (*volume, error) {
-	o := v.named[spec.Name]
-	if o == nil {
-		return nil, nil
-	}
-	have := v.bytesOf(o.lv)
-	differs := ""
-	switch {
-	case spec.Size != 0 && spec.Size != o.asked && (have < spec.Size || have >= v.given(spec)+v.extent()):
-		differs = fmt.Sprintf("has %v, but %v was requested", have, spec.Size)
-	case spec.Limit != 0 && have > spec.Limit:
-		differs = fmt.Sprintf("has %v, above the limit %v", have, spec.Limit)
-	case o.mode != spec.Mode || o.mode == Filesystem && o.fs != spec.FSType:
-		differs = fmt.Sprintf("has mode %s %s", o.mode, o.fs)
-	case o.readOnly != spec.ReadOnly:
-		differs = fmt.Sprintf("has read-only %v", o.readOnly)
-	case o.shared != spec.Shared:
-		differs = fmt.Sprintf("has sharing by readers on several nodes %v", o.shared)
-	case o.transient != spec.Transient:
-		differs = fmt.Sprintf("has transient %v", o.transient)
-	case o.source != spec.Source || o.sourcePool != spec.SourcePool:
-		differs = strings.TrimSpace(fmt.Sprintf("has the source %s %s %s", o.source.Kind, o.source.LV, o.sourcePool))
-	}
-	if differs != "" {
-		return nil, fmt.Errorf("%w: volume %q (%s/%s) %s", ErrConflict, spec.Name, v.vg.Name, o.lv.Name, differs)
-	}
-	return o, nil
-}
-
 // createBlank makes an empty volume and returns the name of its logical volume.
 func (p *Pool) createBlank(ctx context.Context, spec VolumeSpec) (name string, err error) {
 	err = p.do(ctx, &change{what: fmt.Sprintf("create volume %q", spec.Name), edit: func(t *edit) error {
-		if o, err := t.existing(spec); err != nil || o != nil {
+		if o, err := t.Existing(spec); err != nil || o != nil {
 			if o != nil {
-				name = o.lv.Name
+				name = o.LV.Name
 			}
 			return err
 		}
-		n, err := t.extentsFor(t.blankSize(spec), spec.Limit)
+		n, err := t.ExtentsFor(t.BlankSize(spec), spec.Limit)
 		if err != nil {
 			return err
 		}
-		lv, err := p.newVolume(t, spec, anyKind, n, 0)
+		lv, err := p.newVolume(t, spec, catalog.AnyKind, n, 0)
 		if err != nil {
 			return err
 		}
 		name = lv.Name
-		return t.put(lv)
+		return t.Put(lv)
 	}})
 	return name, err
 }
@@ -149,28 +101,28 @@ func (p *Pool) newVolume(t *edit, spec VolumeSpec, kind size.Bytes, n, more lvm2
 	if err != nil {
 		return nil, err
 	}
-	if err := p.checkRoom(t.view, kind, n+more); err != nil {
+	if err := p.checkRoom(t.view(), kind, n+more); err != nil {
 		return nil, err
 	}
-	ranges, err := t.allocateOn(kind, n, lowEnd)
+	ranges, err := t.AllocateOn(kind, n, catalog.LowEnd)
 	if err != nil {
 		return nil, err
 	}
-	lv.Segments = appendExtents(nil, ranges...)
-	setUnknown(lv, logicalOutside(t.clean, 0, ranges))
+	lv.Segments = catalog.AppendExtents(nil, ranges...)
+	catalog.SetUnknown(lv, catalog.LogicalOutside(t.Clean, 0, ranges))
 	return lv, nil
 }
 
 // blankVolume returns the logical volume of a new volume of n extents, without extents.
 func (p *Pool) blankVolume(t *edit, spec VolumeSpec, n lvm2.Extents) (*lvm2.LV, error) {
-	name, err := t.lvName(spec.Name)
+	name, err := t.LVName(spec.Name)
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(t.writable(), p.roomForText(t.view)); err != nil {
+	if err := errors.Join(t.Writable(), p.roomForText(t.view())); err != nil {
 		return nil, err
 	}
-	lv := newVolumeLV(name, spec, size.Bytes(n)*t.extent())
+	lv := catalog.NewVolumeLV(name, spec, size.Bytes(n)*t.ExtentSize())
 	lv.CreationHost = p.host.Hostname
 	return lv, nil
 }
@@ -195,8 +147,8 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 				if o == nil || err != nil {
 					return err
 				}
-				family = t.family(lv)[1:]
-				return t.deleteVolume(o)
+				family = t.Family(lv)[1:]
+				return t.DeleteVolume(o)
 			}, act: func(ctx context.Context, v *view) error {
 				if len(family) == 0 {
 					return nil
@@ -228,20 +180,20 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 // inactive finds a volume that can be deleted now; nil if it is deleted already. Errors:
 // errActive if the volume still has devices. They are removed before the metadata changes,
 // so that a volume in use loses nothing.
-func (p *Pool) inactive(t *edit, lv string) (*volume, error) {
-	o := t.volumeByLV(lv)
-	if their := t.theirLV(lv); their != nil {
-		return nil, t.notOurs(their)
+func (p *Pool) inactive(t *edit, lv string) (*catalog.Volume, error) {
+	o := t.VolumeByLV(lv)
+	if their := t.TheirLV(lv); their != nil {
+		return nil, t.NotOurs(their)
 	}
-	if o == nil || o.deleted {
+	if o == nil || o.Deleted {
 		return nil, nil
 	}
-	if err := t.checkDelete(o); err != nil {
+	if err := t.CheckDelete(o); err != nil {
 		return nil, err
 	}
-	devices := []device{t.topDevice(o.lv), t.device(o.lv, layerRecovered, udevReal)}
-	if t.disposable(o) { // otherwise its snapshots may be read through the fork device
-		devices = append(devices, t.forkDevice(o.lv))
+	devices := []device{t.view().topDevice(o.LV), t.view().device(o.LV, layerRecovered, udevReal)}
+	if t.Disposable(o) { // otherwise its snapshots may be read through the fork device
+		devices = append(devices, t.view().forkDevice(o.LV))
 	}
 	for _, d := range devices {
 		if info, err := p.find(d); err != nil {
@@ -264,17 +216,10 @@ func (p *Pool) deletable(lv string) error {
 	if err != nil {
 		return err
 	}
-	if o := v.volumeByLV(lv); o != nil {
-		return v.checkDelete(o)
+	if o := v.VolumeByLV(lv); o != nil {
+		return v.CheckDelete(o)
 	}
 	return nil
-}
-
-func (v *view) checkDelete(o *volume) error {
-	if why := o.theirs(); why != "" {
-		return fmt.Errorf("volume %s/%s: %w: %s", v.vg.Name, o.lv.Name, ErrPrecondition, why)
-	}
-	return v.writable()
 }
 
 // Volume returns the volume with the name of the logical volume. The logical volume may be
@@ -284,8 +229,8 @@ func (p *Pool) Volume(ctx context.Context, lv string) (Volume, error) {
 	if err != nil {
 		return Volume{}, err
 	}
-	o := v.volumeByLV(lv)
-	if o == nil || o.deleted {
+	o := v.VolumeByLV(lv)
+	if o == nil || o.Deleted {
 		// LVM2's commands, or commands of the driver in another process, may have made it.
 		if err := p.refresh(ctx); err != nil {
 			return Volume{}, err
@@ -293,12 +238,12 @@ func (p *Pool) Volume(ctx context.Context, lv string) (Volume, error) {
 		if v, err = p.latest(); err != nil {
 			return Volume{}, err
 		}
-		o = v.volumeByLV(lv)
+		o = v.VolumeByLV(lv)
 	}
-	if their := v.theirLV(lv); their != nil {
+	if their := v.TheirLV(lv); their != nil {
 		return v.describeTheirs(their), nil
 	}
-	if o == nil || o.deleted || o.lentTo != "" {
+	if o == nil || o.Deleted || o.LentTo != "" {
 		return Volume{}, fmt.Errorf("volume %s/%s: %w", p.vgName, lv, ErrNotFound)
 	}
 	return v.describe(o), nil
@@ -316,8 +261,8 @@ func (p *Pool) VolumeNamed(ctx context.Context, name string) (Volume, error) {
 	if err != nil {
 		return Volume{}, err
 	}
-	o := v.named[name]
-	if o == nil || o.lentTo != "" {
+	o := v.Named[name]
+	if o == nil || o.LentTo != "" {
 		return Volume{}, fmt.Errorf("volume named %q in pool %s: %w", name, p.name, ErrNotFound)
 	}
 	return v.describe(o), nil
@@ -330,8 +275,8 @@ func (p *Pool) Volumes(context.Context) ([]Volume, error) {
 		return nil, err
 	}
 	var out []Volume
-	for _, o := range v.named {
-		if o.lentTo == "" {
+	for _, o := range v.Named {
+		if o.LentTo == "" {
 			out = append(out, v.describe(o))
 		}
 	}
@@ -339,9 +284,9 @@ func (p *Pool) Volumes(context.Context) ([]Volume, error) {
 	return out, nil
 }
 
-func (v *view) describe(o *volume) Volume {
+func (v *view) describe(o *catalog.Volume) Volume {
 	return Volume{
-		Name: o.name, LV: o.lv.Name, Size: v.bytesOf(o.lv), Mode: o.mode, FSType: o.fs, ReadOnly: o.readOnly,
-		Source: o.source, SourcePool: o.sourcePool, Formatted: o.formatted, Unwiped: v.unwipedSize(o), Copied: o.source.Kind != FromNothing || o.raw, Transient: o.transient, Shared: o.shared,
+		Name: o.Name, LV: o.LV.Name, Size: v.BytesOf(o.LV), Mode: o.Mode, FSType: o.FS, ReadOnly: o.ReadOnly,
+		Source: o.Source, SourcePool: o.SourcePool, Formatted: o.Formatted, Unwiped: v.UnwipedSize(o), Copied: o.Source.Kind != FromNothing || o.Raw, Transient: o.Transient, Shared: o.Shared,
 	}
 }

@@ -2,11 +2,10 @@ package pool
 
 import (
 	"fmt"
-	"iter"
 	"maps"
 	"slices"
-	"strings"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -32,15 +31,15 @@ type wanted struct {
 	device
 	table    symbolic
 	readOnly bool
-	// asIs is set if the kernel's device may differ in readOnly. The store of a frozen layer
+	// asIs is set if the kernel's device may differ in ReadOnly. The store of a frozen layer
 	// stays writable from its time as the live layer. A volume's own device is read-only
 	// while it is published only to readers.
 	asIs bool
 	// once is set if the device keeps a table that it has. Another table would lose writes.
 	once bool
-	of   *volume // owner of the device
+	of   *catalog.Volume // owner of the device
 	// layer is the layer of a snapshot device; nil for other devices.
-	layer *layer
+	layer *catalog.Layer
 	// stretch is the longer table of the store while the kernel constructs the snapshot, if
 	// the store is crowded; nil otherwise.
 	stretch symbolic
@@ -76,7 +75,7 @@ type wantedSet struct {
 
 // want computes the wanted devices of a family. Its first member is the root of the family
 // (see members). k are the family's current devices.
-func (v *view) want(members []*volume, u use, r running, k kernel) *wantedSet {
+func (v *view) want(members []*catalog.Volume, u use, r running, k kernel) *wantedSet {
 	w := &wantedSet{view: v, use: u.clone(), running: r, now: k, kept: map[string]error{}}
 	maps.Copy(w.kept, r.strays)
 	for _, o := range slices.Backward(members) { // readers before the volumes that they read through
@@ -100,20 +99,20 @@ func (u use) clone() use {
 }
 
 // needs marks the layers, and the content, through which the users of o read.
-func (w *wantedSet) needs(o *volume) {
-	for _, l := range o.layers { // a layer lies on a newer layer, which comes later in the list
-		if w.read[l.lv.ID] {
-			w.content[o.lv.ID] = true
-			if below := w.below(o, l); below != nil {
-				w.read[below.lv.ID] = true
+func (w *wantedSet) needs(o *catalog.Volume) {
+	for _, l := range o.Layers { // a layer lies on a newer layer, which comes later in the list
+		if w.read[l.LV.ID] {
+			w.content[o.LV.ID] = true
+			if below := w.Below(o, l); below != nil {
+				w.read[below.LV.ID] = true
 			}
 		}
 	}
-	if _, copied := w.windows[o.lv.ID]; w.active[o.lv.ID] || copied {
-		w.content[o.lv.ID] = true
+	if _, copied := w.windows[o.LV.ID]; w.active[o.LV.ID] || copied {
+		w.content[o.LV.ID] = true
 	}
-	if from := w.layers[o.from()]; from != nil && w.content[o.lv.ID] && o.theirs() == "" {
-		w.read[from.lv.ID] = true
+	if from := w.Layers[o.From()]; from != nil && w.content[o.LV.ID] && o.Theirs() == "" {
+		w.read[from.LV.ID] = true
 	}
 }
 
@@ -121,7 +120,7 @@ func (w *wantedSet) needs(o *volume) {
 func (w *wantedSet) keep(why error, lvs ...*lvm2.LV) {
 	for _, lv := range lvs {
 		for _, layer := range allLayers {
-			w.kept[lvm2.DMUUID(w.vg.ID, lv.ID, layer)] = why
+			w.kept[lvm2.DMUUID(w.VG.ID, lv.ID, layer)] = why
 		}
 	}
 }
@@ -139,150 +138,150 @@ func (w *wantedSet) add(d wanted, err error) {
 }
 
 // volume adds the devices of a volume and of its layers.
-func (w *wantedSet) volume(o *volume) {
+func (w *wantedSet) volume(o *catalog.Volume) {
 	if why := w.untouchable(o); why != nil {
-		w.keep(why, o.parts()...)
+		w.keep(why, o.Parts()...)
 		return
 	}
-	if o.copying != nil { // the copy job uses its device
-		w.kept[w.realDevice(o.lv).uuid] = fmt.Errorf("volume %s/%s: %w: it is being copied", w.vg.Name, o.lv.Name, ErrPrecondition)
+	if o.Copying != nil { // the copy job uses its device
+		w.kept[w.realDevice(o.LV).uuid] = fmt.Errorf("volume %s/%s: %w: it is being copied", w.VG.Name, o.LV.Name, ErrPrecondition)
 	}
-	if !w.content[o.lv.ID] {
+	if !w.content[o.LV.ID] {
 		return
 	}
-	if o.reading() {
+	if o.Reading() {
 		w.reader(o)
 		return
 	}
 	blocks, err := w.blocks(o)
 	if err != nil {
-		w.keep(err, o.parts()...)
+		w.keep(err, o.Parts()...)
 		return
 	}
-	live, readOnly := o.live(), readOnlyLV(o.lv)
-	top := wanted{device: w.topDevice(o.lv), table: blocks, readOnly: readOnly, asIs: !readOnly, of: o}
+	live, readOnly := o.Live(), catalog.ReadOnlyLV(o.LV)
+	top := wanted{device: w.topDevice(o.LV), table: blocks, readOnly: readOnly, asIs: !readOnly, of: o}
 	if live == nil {
-		if w.active[o.lv.ID] {
+		if w.active[o.LV.ID] {
 			w.add(top, nil)
 		}
 		w.abandoned(o)
 		return
 	}
-	if !w.active[o.lv.ID] && !slices.ContainsFunc(o.layers, func(l *layer) bool { return w.read[l.lv.ID] }) {
+	if !w.active[o.LV.ID] && !slices.ContainsFunc(o.Layers, func(l *catalog.Layer) bool { return w.read[l.LV.ID] }) {
 		return // hydration needs only the devices that blocks has added
 	}
-	real := w.realDevice(o.lv)
+	real := w.realDevice(o.LV)
 	w.add(wanted{device: real, table: blocks, readOnly: readOnly, of: o}, nil)
 	w.layer(o, live, real)
-	if w.active[o.lv.ID] {
+	if w.active[o.LV.ID] {
 		top.table = originOn(blocks.length(), real)
 		w.add(top, nil)
 	}
-	for _, l := range slices.Backward(o.layers[:len(o.layers)-1]) {
-		if !w.read[l.lv.ID] {
+	for _, l := range slices.Backward(o.Layers[:len(o.Layers)-1]) {
+		if !w.read[l.LV.ID] {
 			continue
 		}
-		if below := w.below(o, l); below != nil && !l.lost {
-			w.layer(o, l, w.snapDevice(below.lv))
+		if below := w.Below(o, l); below != nil && !l.Lost {
+			w.layer(o, l, w.snapDevice(below.LV))
 		} else { // keep its device until it is closed
-			w.keep(fmt.Errorf("snapshot %s/%s: %w", w.vg.Name, l.lv.Name, ErrLost), l.lv)
+			w.keep(fmt.Errorf("snapshot %s/%s: %w", w.VG.Name, l.LV.Name, ErrLost), l.LV)
 		}
 	}
 }
 
 // untouchable returns the reason why the devices of a volume, and of volumes that read
 // through it, must be left as they are; nil if there is none.
-func (w *wantedSet) untouchable(o *volume) error {
-	if why := o.theirs(); why != "" {
-		return fmt.Errorf("volume %s/%s: %w: %s", w.vg.Name, o.lv.Name, ErrPrecondition, why)
+func (w *wantedSet) untouchable(o *catalog.Volume) error {
+	if why := o.Theirs(); why != "" {
+		return fmt.Errorf("volume %s/%s: %w: %s", w.VG.Name, o.LV.Name, ErrPrecondition, why)
 	}
-	return w.stuck[o.lv.ID]
+	return w.stuck[o.LV.ID]
 }
 
 // abandoned keeps the devices of lost layers that are still read, after lvm2 has removed
 // the layers below.
-func (w *wantedSet) abandoned(o *volume) {
-	for _, l := range o.layers {
-		if w.read[l.lv.ID] {
-			why := fmt.Errorf("snapshot %s/%s: %w", w.vg.Name, l.lv.Name, ErrLost)
-			w.keep(why, l.lv)
-			w.kept[w.realDevice(o.lv).uuid] = why
+func (w *wantedSet) abandoned(o *catalog.Volume) {
+	for _, l := range o.Layers {
+		if w.read[l.LV.ID] {
+			why := fmt.Errorf("snapshot %s/%s: %w", w.VG.Name, l.LV.Name, ErrLost)
+			w.keep(why, l.LV)
+			w.kept[w.realDevice(o.LV).uuid] = why
 		}
 	}
 }
 
 // layer adds the devices of a layer that lies on origin.
-func (w *wantedSet) layer(o *volume, l *layer, origin device) {
-	if f, _ := w.flatOf(o, l); f != nil {
+func (w *wantedSet) layer(o *catalog.Volume, l *catalog.Layer, origin device) {
+	if f, _ := w.FlatOf(o, l); f != nil {
 		w.flat(o, l, f, origin)
 		return
 	}
-	frozen, kind := l.snap == nil, dm.Persistent
-	snap, cow := w.snapDevice(l.lv), w.cowDevice(l.lv)
-	if frozen && l.lv.ID == w.heir {
+	frozen, kind := l.Snap == nil, dm.Persistent
+	snap, cow := w.snapDevice(l.LV), w.cowDevice(l.LV)
+	if frozen && l.LV.ID == w.heir {
 		frozen, kind = false, dm.PersistentOverflow
 		// Only the fold may open or write the device. udev would assemble an array found in
 		// the volume, and a scan could have the device open when the fold ends.
 		snap.udev = udevCOW
 	}
-	store, err := w.linearTable(l.lv)
+	store, err := w.linearTable(l.LV)
 	w.add(wanted{device: cow, table: disks(store), readOnly: frozen, asIs: frozen, of: o}, err)
-	d := wanted{device: snap, table: snapshotOn(l.length, origin, cow, kind, l.chunk), readOnly: frozen, of: o, layer: l}
+	d := wanted{device: snap, table: snapshotOn(l.Length, origin, cow, kind, l.Chunk), readOnly: frozen, of: o, layer: l}
 	if !frozen {
-		d.stretch = w.stretched(l.store(o), store)
+		d.stretch = w.stretched(l.Store(o), store)
 	}
 	w.add(d, nil)
 }
 
 // flat adds the devices of a layer that is read by a flat store.
-func (w *wantedSet) flat(o *volume, l *layer, f *flat, origin device) {
-	cow := w.cowDevice(f.lv)
+func (w *wantedSet) flat(o *catalog.Volume, l *catalog.Layer, f *catalog.Flat, origin device) {
+	cow := w.cowDevice(f.LV)
 	if w.asLoaded[cow.uuid] {
 		w.add(wanted{device: cow, readOnly: true, once: true, of: o}, nil)
 	} else {
 		store, err := w.flatTable(o, f)
 		w.add(wanted{device: cow, table: disks(store), readOnly: true, of: o}, err)
 	}
-	w.add(wanted{device: w.snapDevice(l.lv), table: snapshotOn(l.length, origin, cow, dm.Persistent, f.chunk), readOnly: true, of: o, layer: l}, nil)
+	w.add(wanted{device: w.snapDevice(l.LV), table: snapshotOn(l.Length, origin, cow, dm.Persistent, f.Chunk), readOnly: true, of: o, layer: l}, nil)
 }
 
 // blocks returns the table of the device with the volume's content. For a fork the table has
 // hydrated parts, the window, and parts that are not hydrated; blocks then also adds the
 // fork's devices.
-func (w *wantedSet) blocks(o *volume) (symbolic, error) {
-	own, err := w.linearTable(o.lv)
-	if err != nil || !o.forked() {
+func (w *wantedSet) blocks(o *catalog.Volume) (symbolic, error) {
+	own, err := w.linearTable(o.LV)
+	if err != nil || !o.Forked() {
 		return disks(own), err
 	}
-	from, source, err := w.origin(o)
+	from, source, err := w.Origin(o)
 	if err != nil {
 		return nil, err
 	}
 	if why := w.untouchable(source); why != nil {
-		return nil, fmt.Errorf("snapshot %s: %w", from.lv.Name, why)
+		return nil, fmt.Errorf("snapshot %s: %w", from.LV.Name, why)
 	}
-	if w.lostOrigin(o) {
-		return nil, fmt.Errorf("volume %s/%s: %w: the content that it reads through is lost", w.vg.Name, o.lv.Name, ErrLost)
+	if w.LostOrigin(o) {
+		return nil, fmt.Errorf("volume %s/%s: %w: the content that it reads through is lost", w.VG.Name, o.LV.Name, ErrLost)
 	}
-	fork, missing := w.forkDevice(o.lv), o.hydrated.missing(from.length)
-	w.overlay(o, fork, w.snapDevice(from.lv), from)
-	x, copied := w.windows[o.lv.ID]
-	to := cutTable(own, x.start, x.end())
+	fork, missing := w.forkDevice(o.LV), o.Hydrated.Missing(from.Length)
+	w.overlay(o, fork, w.snapDevice(from.LV), from)
+	x, copied := w.windows[o.LV.ID]
+	to := cutTable(own, x.Start, x.End())
 	if !copied || len(to) != 1 {
 		return forkOn(own, missing, fork.uuid, nil), nil
 	}
-	d := wanted{device: w.device(o.lv, x.layer, udevReal), table: mirrorFrom(fork, x.span, to[0].Target.(dm.Linear)), of: o}
-	if !missing.contains(x.span) && !(o.hydrated.has(x.span) && w.writtenBy(o, &d)) {
+	d := wanted{device: w.device(o.LV, x.layer, udevReal), table: mirrorFrom(fork, x.Span, to[0].Target.(dm.Linear)), of: o}
+	if !missing.Contains(x.Span) && !(o.Hydrated.Has(x.Span) && w.writtenBy(o, &d)) {
 		return forkOn(own, missing, fork.uuid, nil), nil
 	}
 	w.add(d, nil)
-	return forkOn(own, missing, fork.uuid, &windowOn{d.uuid, x.span}), nil
+	return forkOn(own, missing, fork.uuid, &windowOn{d.uuid, x.Span}), nil
 }
 
 // writtenBy reports whether all writes to o in the range of mirror d currently go through d.
 // Only then is the copy right. Otherwise the mirror would copy the fork's old content over
 // newer writes.
-func (w *wantedSet) writtenBy(o *volume, d *wanted) bool {
+func (w *wantedSet) writtenBy(o *catalog.Volume, d *wanted) bool {
 	mirror, user := w.now[d.uuid], w.now[w.contentDevice(o).uuid]
 	if mirror == nil || user == nil || !user.Live {
 		return false
@@ -298,13 +297,13 @@ func (w *wantedSet) writtenBy(o *volume, d *wanted) bool {
 // overlay adds a snapshot device d above the device of layer l that keeps writes in o's store.
 // The store is of kind overflow: if a write does not fit, only this write fails, and the
 // earlier writes stay valid.
-func (w *wantedSet) overlay(o *volume, d, above device, l *layer) {
-	cow := w.cowDevice(o.fork.lv)
-	table, err := w.linearTable(o.fork.lv)
+func (w *wantedSet) overlay(o *catalog.Volume, d, above device, l *catalog.Layer) {
+	cow := w.cowDevice(o.Fork.LV)
+	table, err := w.linearTable(o.Fork.LV)
 	w.add(wanted{device: cow, table: disks(table), of: o}, err)
 	w.add(wanted{
-		device: d, table: snapshotOn(l.length, above, cow, dm.PersistentOverflow, o.fork.chunk), of: o,
-		stretch: w.stretched(&store{lv: o.fork.lv, of: o, chunk: o.fork.chunk, length: l.length, fork: true}, table),
+		device: d, table: snapshotOn(l.Length, above, cow, dm.PersistentOverflow, o.Fork.Chunk), of: o,
+		stretch: w.stretched(&catalog.Store{LV: o.Fork.LV, Of: o, Chunk: o.Fork.Chunk, Length: l.Length, Fork: true}, table),
 	}, nil)
 }
 
@@ -334,66 +333,43 @@ func stretched(t dm.Table, length size.Sectors) dm.Table {
 
 // stretched returns the longer table of a store while the kernel constructs its snapshot; nil
 // if the final table is long enough.
-func (v *view) stretched(s *store, table dm.Table) symbolic {
-	if !crowded(table.Length(), s.length, s.chunk) {
+func (v *view) stretched(s *catalog.Store, table dm.Table) symbolic {
+	if !crowded(table.Length(), s.Length, s.Chunk) {
 		return nil
 	}
-	return disks(stretched(table, sectors(v, v.largest(s))))
+	return disks(stretched(table, sectors(v, v.Largest(s))))
 }
 
 // reader adds the devices of a volume that shows a snapshot.
-func (w *wantedSet) reader(o *volume) {
-	l, source, err := w.readFrom(o)
+func (w *wantedSet) reader(o *catalog.Volume) {
+	l, source, err := w.ReadFrom(o)
 	if err == nil {
 		err = w.untouchable(source)
 	}
-	if err == nil && slices.ContainsFunc(source.path(l), func(x *layer) bool { return x.lost }) {
-		err = fmt.Errorf("volume %s/%s: %w: the snapshot that it shows is lost", w.vg.Name, o.lv.Name, ErrLost)
+	if err == nil && slices.ContainsFunc(source.Path(l), func(x *catalog.Layer) bool { return x.Lost }) {
+		err = fmt.Errorf("volume %s/%s: %w: the snapshot that it shows is lost", w.VG.Name, o.LV.Name, ErrLost)
 	}
 	if err != nil { // reads of a reader in use fail
-		w.keep(err, o.parts()...)
+		w.keep(err, o.Parts()...)
 		return
 	}
-	below, top := w.snapDevice(l.lv), w.topDevice(o.lv)
-	if o.transient {
-		if !w.active[o.lv.ID] {
+	below, top := w.snapDevice(l.LV), w.topDevice(o.LV)
+	if o.Transient {
+		if !w.active[o.LV.ID] {
 			return
 		}
-		store, err := w.linearTable(o.lv)
-		cow := w.cowDevice(o.lv)
+		store, err := w.linearTable(o.LV)
+		cow := w.cowDevice(o.LV)
 		w.add(wanted{device: cow, table: disks(store), of: o}, err)
-		w.add(wanted{device: top, table: snapshotOn(w.bytesOf(o.lv).Sectors(), below, cow, dm.Transient, o.chunk), asIs: true, once: true, of: o}, nil)
+		w.add(wanted{device: top, table: snapshotOn(w.BytesOf(o.LV).Sectors(), below, cow, dm.Transient, o.Chunk), asIs: true, once: true, of: o}, nil)
 		return
 	}
-	if o.fork != nil { // the store with the replayed journal
-		recovered := w.device(o.lv, layerRecovered, udevReal)
+	if o.Fork != nil { // the store with the replayed journal
+		recovered := w.device(o.LV, layerRecovered, udevReal)
 		w.overlay(o, recovered, below, l)
 		below = recovered
 	}
-	if w.active[o.lv.ID] { // otherwise only the journal is replayed
-		w.add(wanted{device: top, table: linearOn(l.length, below.uuid, 0), readOnly: true, of: o}, nil)
+	if w.active[o.LV.ID] { // otherwise only the journal is replayed
+		w.add(wanted{device: top, table: linearOn(l.Length, below.uuid, 0), readOnly: true, of: o}, nil)
 	}
-}
-
-// members returns the volumes of each family by the name of the family's root. A volume
-// comes before the volumes that read through it.
-func (v *view) members() map[string][]*volume { return v.membersOf(maps.Values(v.volumes)) }
-
-// membersOf is members for some volumes.
-func (v *view) membersOf(some iter.Seq[*volume]) map[string][]*volume {
-	out, depth := map[string][]*volume{}, map[*volume]int{}
-	for o := range some {
-		line := v.family(o.lv.Name)
-		root := line[len(line)-1]
-		out[root], depth[o] = append(out[root], o), len(line)
-	}
-	for _, family := range out {
-		slices.SortFunc(family, func(a, b *volume) int {
-			if n := depth[a] - depth[b]; n != 0 {
-				return n
-			}
-			return strings.Compare(a.lv.Name, b.lv.Name)
-		})
-	}
-	return out
 }

@@ -3,6 +3,7 @@ package pool
 import (
 	"testing"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
@@ -12,7 +13,7 @@ func TestWantedHistory(t *testing.T) {
 	g := newGroup(t)
 	g.volume("vol", 8)
 	both, none := []string{"vol"}, []string(nil)
-	want := func(u use) []string { return g.want(g.family("vol"), u, running{}, kernel{}).lines() }
+	want := func(u use) []string { return g.view().want(g.family("vol"), u, running{}, kernel{}).lines() }
 	g.expect("not active", want(g.inUseBy(none)))
 	g.expect("plain", want(g.inUseBy(both)), "vol: 0 65536 linear 0:0 2048")
 	g.cut("vol", "s1", 1)
@@ -42,7 +43,7 @@ func TestWantedHistory(t *testing.T) {
 	g.expect("the first is read", want(g.inUseBy(both, "s1")), append(second,
 		"s1-cow ro: 0 8192 linear 0:0 67584",
 		"s1 ro: 0 65536 snapshot <s2> <s1-cow> P 128")...)
-	fold := g.want(g.family("vol"), g.inUseBy(both, "s2"), running{heir: g.snapshots["s2"].lv.ID}, kernel{}).lines()
+	fold := g.view().want(g.family("vol"), g.inUseBy(both, "s2"), running{heir: g.Snapshots["s2"].LV.ID}, kernel{}).lines()
 	g.expect("into the second a layer is folded", fold, append(newest[:4:4],
 		"s2-cow: 0 8192 linear 0:0 92160",
 		"s2: 0 81920 snapshot <s3> <s2-cow> PO 128")...)
@@ -62,11 +63,11 @@ func TestWantedFork(t *testing.T) {
 	below := append(source[:3:3],
 		"fork--copy-cow: 0 8192 linear 0:0 157696",
 		"copy-fork: 0 65536 snapshot <s1> <fork--copy-cow> PO 128")
-	want := func(u use, r running) []string { return g.want(g.family("copy"), u, r, kernel{}).lines() }
+	want := func(u use, r running) []string { return g.view().want(g.family("copy"), u, r, kernel{}).lines() }
 	g.expect("nobody uses it", want(g.inUseBy(nil), running{}))
 	g.expect("it is active", want(g.inUseBy([]string{"copy"}), running{}), append(below[:5:5],
 		"copy: 0 8192 linear 0:0 75776; 8192 57344 linear <copy-fork> 8192; 65536 16384 linear 0:0 141312")...)
-	r := running{windows: map[lvm2.ID]window{g.volumeByLV("copy").lv.ID: {layerWindow0, span{8192, 16384}}}}
+	r := running{windows: map[lvm2.ID]window{g.VolumeByLV("copy").LV.ID: {layerWindow0, catalog.Span{Start: 8192, Length: 16384}}}}
 	copied := append(below[:5:5], "copy-window0: 0 16384 mirror core 1 4096 2 <copy-fork> 8192 0:0 83968 1 handle_errors")
 	g.expect("it is hydrated while it is active", want(g.inUseBy([]string{"copy"}), r), append(copied[:6:6],
 		"copy: 0 8192 linear 0:0 75776; 8192 16384 linear <copy-window0> 0; 24576 40960 linear <copy-fork> 24576; 65536 16384 linear 0:0 141312")...)
@@ -86,13 +87,13 @@ func TestWantedReader(t *testing.T) {
 	g.cut("vol", "s1", 1)
 	g.cut("vol", "s2", 1)
 	g.reader("show", "s1")
-	g.reader("scratch", "s2", tag(tagTransient), tag(tagChunk, "128"))
+	g.reader("scratch", "s2", catalog.Tag("transient"), catalog.Tag("chunk", "128"))
 	below := []string{
 		"vol-real: 0 65536 linear 0:0 2048",
 		"s2-cow: 0 8192 linear 0:0 75776",
 		"s2: 0 65536 snapshot <vol-real> <s2-cow> P 128",
 	}
-	want := func(u use) *wantedSet { return g.want(g.family("vol"), u, running{}, kernel{}) }
+	want := func(u use) *wantedSet { return g.view().want(g.family("vol"), u, running{}, kernel{}) }
 	g.expect("a transient volume", want(g.inUseBy([]string{"scratch"})).lines(), append(below[:3:3],
 		"scratch-cow: 0 65536 linear 0:0 83968",
 		"scratch: 0 65536 snapshot <s2> <scratch-cow> N 128")...)
@@ -100,10 +101,10 @@ func TestWantedReader(t *testing.T) {
 		"s1-cow ro: 0 8192 linear 0:0 67584",
 		"s1 ro: 0 65536 snapshot <s2> <s1-cow> P 128",
 		"show ro: 0 65536 linear <s1> 0")...)
-	g.check(g.lose(g.volumeByLV("vol"), g.layers[g.snapshots["s1"].lv.ID]))
+	g.check(g.Lose(g.VolumeByLV("vol"), g.Layers[g.Snapshots["s1"].LV.ID]))
 	w := want(g.inUseBy([]string{"vol", "show"}))
 	g.expect("what it shows is lost", w.lines(), append(below, "vol: 0 65536 snapshot-origin <vol-real>")...)
-	for _, d := range []device{w.topDevice(g.volumeByLV("show").lv), w.snapDevice(g.snapshots["s1"].lv), w.cowDevice(g.snapshots["s1"].lv)} {
+	for _, d := range []device{w.topDevice(g.VolumeByLV("show").LV), w.snapDevice(g.Snapshots["s1"].LV), w.cowDevice(g.Snapshots["s1"].LV)} {
 		if w.kept[d.uuid] == nil {
 			t.Errorf("%s does not stay", d.name)
 		}
@@ -117,16 +118,16 @@ func TestWantedWhileZeroed(t *testing.T) {
 	g.volume("vol", 8)
 	g.cut("vol", "s1", 1)
 	r := newRig(g)
-	d := g.realDevice(g.vg.LV("vol"))
+	d := g.view().realDevice(g.VG.LV("vol"))
 	if err := r.apply(step{do: stepCreate, device: d}); err != nil {
 		t.Fatal(err)
 	}
 	r.opens([]string{"vol-real"})
-	u := g.inUse(g.family("vol"), r.kernel, true)
-	if live := g.snapshots["s1"].lv.ID; u.read[live] {
+	u := g.view().inUse(g.family("vol"), r.kernel, true)
+	if live := g.Snapshots["s1"].LV.ID; u.read[live] {
 		t.Error("the snapshot's devices are called for")
 	}
-	if !u.content[g.vg.LV("vol").ID] {
+	if !u.content[g.VG.LV("vol").ID] {
 		t.Error("the blocks are not in use")
 	}
 }

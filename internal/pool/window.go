@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 )
 
 // windowLimit bounds how long the suspend of a volume may take when tables are swapped. After
@@ -14,7 +16,7 @@ const windowLimit = 10 * time.Second
 
 // holding is an open window: the time for which steps keep a volume suspended.
 type holding struct {
-	of     *volume
+	of     *catalog.Volume
 	frozen *frozen // nil if no cut had frozen the volume before
 	watch  *stopwatch
 	cut    time.Time // time of the cut; zero if there was none
@@ -22,14 +24,14 @@ type holding struct {
 
 // hold is called before a step is carried out. It opens the window if the step begins one.
 func (c *carrier) hold(s step) {
-	top := s.of != nil && s.uuid == c.view.topDevice(s.of.lv).uuid
+	top := s.of != nil && s.uuid == c.view.topDevice(s.of.LV).uuid
 	switch {
 	case c.window != nil || s.of == nil:
 	case s.do == stepSuspend && top:
 		c.window = &holding{of: s.of, watch: &stopwatch{}}
 		c.window.watch.start()
 	case s.do == stepUsed, s.do == stepResume && s.cuts():
-		if x := c.k[c.view.topDevice(s.of.lv).uuid]; x == nil || !x.Suspended {
+		if x := c.k[c.view.topDevice(s.of.LV).uuid]; x == nil || !x.Suspended {
 			return // the volume is not held
 		}
 		c.window = &holding{of: s.of, frozen: c.frozenOf(s.of), watch: &stopwatch{}}
@@ -43,7 +45,7 @@ func (c *carrier) hold(s step) {
 }
 
 // cuts reports whether the step works on the snapshot of the live layer.
-func (s step) cuts() bool { return s.layer != nil && s.layer == s.of.live() }
+func (s step) cuts() bool { return s.layer != nil && s.layer == s.of.Live() }
 
 // held is called after a step was carried out. It closes the window if the step ends one.
 func (c *carrier) held(ctx context.Context, s step) {
@@ -51,7 +53,7 @@ func (c *carrier) held(ctx context.Context, s step) {
 	if w == nil || s.of != w.of {
 		return
 	}
-	top := s.uuid == c.view.topDevice(s.of.lv).uuid
+	top := s.uuid == c.view.topDevice(s.of.LV).uuid
 	switch {
 	case s.do == stepSuspend && top:
 		w.watch.lap("suspend")
@@ -68,16 +70,16 @@ func (c *carrier) held(ctx context.Context, s step) {
 		if !w.cut.IsZero() && w.frozen != nil {
 			w.frozen.noteCut(w.cut)
 		}
-		klog.FromContext(ctx).V(2).Info("Volume was held", "volume", w.of.lv.Name, "cut", !w.cut.IsZero(), "for", w.watch.total(), "parts", fmt.Sprint(w.watch.laps))
+		klog.FromContext(ctx).V(2).Info("Volume was held", "volume", w.of.LV.Name, "cut", !w.cut.IsZero(), "for", w.watch.total(), "parts", fmt.Sprint(w.watch.laps))
 		c.window = nil
-	case s.do == stepResume && s.uuid == c.view.realDevice(s.of.lv).uuid:
+	case s.do == stepResume && s.uuid == c.view.realDevice(s.of.LV).uuid:
 		w.watch.lap("resume-blocks")
 	}
 }
 
 // frozenOf returns the freeze that holds o for a cut; nil if there is none.
-func (p *Pool) frozenOf(o *volume) *frozen {
-	f, _ := p.facts.frozen.get(o.lv.ID)
+func (p *Pool) frozenOf(o *catalog.Volume) *frozen {
+	f, _ := p.facts.frozen.get(o.LV.ID)
 	return f
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
@@ -27,22 +28,22 @@ import (
 func giveExceptions(t *testing.T, p *Pool, lv string, n uint64) {
 	t.Helper()
 	v := must(p.latest())(t)
-	l := v.volumeByLV(lv).live()
-	extents := must(physical(l.lv))(t)
-	f := must(os.OpenFile(v.vg.PVs[extents[0].PV].Device, os.O_RDWR|unix.O_DIRECT, 0))(t)
+	l := v.VolumeByLV(lv).Live()
+	extents := must(catalog.Physical(l.LV))(t)
+	f := must(os.OpenFile(v.VG.PVs[extents[0].PV].Device, os.O_RDWR|unix.O_DIRECT, 0))(t)
 	defer f.Close()
 	write := func(b []byte, at size.Bytes) {
 		for _, r := range extents {
-			length := size.Bytes(r.Count) * v.extent()
+			length := size.Bytes(r.Count) * v.ExtentSize()
 			if at < length {
-				must(f.WriteAt(b, int64(v.vg.Offset(v.vg.PVs[r.PV], r.Start).Bytes()+at)))(t)
+				must(f.WriteAt(b, int64(v.VG.Offset(v.VG.PVs[r.PV], r.Start).Bytes()+at)))(t)
 				return
 			}
 			at -= length
 		}
 		t.Fatalf("the store is too small, by %v", at)
 	}
-	chunk := l.chunk.Bytes()
+	chunk := l.Chunk.Bytes()
 	perArea := uint64(chunk / 16)
 	area := directBuffer(t, chunk)
 	copy(area, cow.NewHeader(chunk))
@@ -133,7 +134,7 @@ func TestWindowFails(t *testing.T) {
 	path := must(p.Activate(ctx, v.LV))(t)
 	must(p.CreateSnapshot(ctx, "s", v.LV))(t)
 	latest := must(p.latest())(t)
-	vol, base := latest.topDevice(latest.vg.LV(v.LV)), latest.realDevice(latest.vg.LV(v.LV))
+	vol, base := latest.topDevice(latest.VG.LV(v.LV)), latest.realDevice(latest.VG.LV(v.LV))
 	real := must(p.find(base))(t)
 	before := must(p.dm.Table(vol.name))(t)
 	goesOn := func(what string) {
@@ -146,7 +147,7 @@ func TestWindowFails(t *testing.T) {
 	}
 	load := func(target dm.Target) { t.Helper(); ok(t, p.dm.Load(vol.name, whole(v.Size.Sectors(), target), false)) }
 
-	c, o := p.convergence(latest, v.LV, demand{}), latest.volumeByLV(v.LV)
+	c, o := p.convergence(latest, v.LV, demand{}), latest.VolumeByLV(v.LV)
 	window := []step{
 		{do: stepSuspend, device: vol, of: o},
 		{do: stepLoad, device: base, of: o, table: disks(whole(v.Size.Sectors(), dm.Linear{Device: dm.Device{Major: 4000}}))},

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/internal/point"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
@@ -105,48 +106,19 @@ func (w *wiper) freed() <-chan struct{} {
 // come.
 func (w *wiper) settled(before, after *view) {
 	swept := w.pool.facts.takeSwept()
-	if len(after.trash) > 0 && (swept || before == nil || before.lessTrash(after) || before.otherDisks(after)) {
+	if len(after.Trash) > 0 && (swept || before == nil || before.LessTrash(after.View) || before.OtherDisks(after.View)) {
 		w.wake()
 	}
-	if before == nil || len(after.free.subtract(before.free)) > 0 || after.lessTrash(before) || before.trimmedBy(after) {
+	if before == nil || len(after.Free.Subtract(before.Free)) > 0 || after.LessTrash(before.View) || before.TrimmedBy(after.View) {
 		w.wakeWaiters()
 	}
-}
-
-// lessTrash reports whether after has trash that v does not have.
-func (v *view) lessTrash(after *view) bool {
-	known := make(map[lvm2.ID]bool, len(v.trash))
-	for _, lv := range v.trash {
-		known[lv.ID] = true
-	}
-	return slices.ContainsFunc(after.trash, func(lv *lvm2.LV) bool { return !known[lv.ID] })
-}
-
-// trimmedBy reports whether a store that could be trimmed in v need not, or cannot,
-// be trimmed in after.
-func (v *view) trimmedBy(after *view) bool {
-	for id, l := range v.layers {
-		if now := after.layers[id]; l.untrimmed() && (now == nil || !now.untrimmed()) {
-			return true
-		}
-	}
-	return false
-}
-
-// otherDisks reports whether a physical volume is on another device in after than
-// in v.
-func (v *view) otherDisks(after *view) bool {
-	return slices.ContainsFunc(after.vg.PVs, func(pv *lvm2.PV) bool {
-		k := v.vg.PVIndex(pv.ID)
-		return k < 0 || !pv.SameDevice(v.vg.PVs[k])
-	})
 }
 
 func (w *wiper) loop(ctx context.Context) {
 	failures := 0
 	for {
 		v, err := w.pool.latest()
-		for err == nil && len(v.trash) > 0 {
+		for err == nil && len(v.Trash) > 0 {
 			if err = w.round(ctx); err != nil {
 				break
 			}
@@ -216,21 +188,21 @@ func (w *wiper) round(ctx context.Context) error {
 	var todo []*wiping
 	left := failedTrash{is: map[lvm2.ID]bool{}}
 	err := p.do(ctx, &change{what: "wipe deleted volumes", act: func(ctx context.Context, v *view) error {
-		if v.unclear != nil {
-			return v.notReclaimed()
+		if v.Unclear != nil {
+			return v.NotReclaimed()
 		}
-		group = v.vg
+		group = v.VG
 		mapped, err := p.mappings(v)
 		if err != nil {
 			return err
 		}
-		for _, lv := range v.trash {
+		for _, lv := range v.Trash {
 			if len(todo) == wipeLVs {
 				break
 			}
 			t, err := p.openTrash(ctx, v, lv, mapped)
 			if err != nil {
-				left.add(lv, fmt.Errorf("deleted logical volume %s/%s is not wiped: %w", v.vg.Name, lv.Name, err))
+				left.add(lv, fmt.Errorf("deleted logical volume %s/%s is not wiped: %w", v.VG.Name, lv.Name, err))
 				continue
 			}
 			todo = append(todo, t)
@@ -247,14 +219,14 @@ func (w *wiper) round(ctx context.Context) error {
 	}
 	err = p.do(p.ctx, &change{what: "free wiped extents", edit: func(e *edit) error {
 		for _, t := range todo {
-			if now := e.vg.LVByID(t.lv.ID); now != nil && !sameExtents(group, t.lv, e.vg, now) {
+			if now := e.VG.LVByID(t.lv.ID); now != nil && !catalog.SameExtents(group, t.lv, e.VG, now) {
 				continue // LVM2 is moving it, and uses its device until the move has ended
 			}
 			if err := p.takeDown(p.ctx, t.dev); err != nil {
 				left.add(t.lv, err)
 				continue
 			}
-			if err := e.shorten(t.lv.ID, t.wiped); err != nil {
+			if err := e.Shorten(t.lv.ID, t.wiped); err != nil {
 				return err
 			}
 		}
@@ -268,16 +240,9 @@ func (w *wiper) round(ctx context.Context) error {
 	return errors.Join(append(left.why, err)...)
 }
 
-// notReclaimed returns the error of an operation that could destroy data that is
-// still needed.
-func (v *view) notReclaimed() error {
-	return fmt.Errorf("%w: nothing is discarded in volume group %s while a tag is not understood: %w; remove the tag with lvchange --deltag, or use the version of csi-dmsnap that made it",
-		ErrPrecondition, v.vg.Name, v.unclear)
-}
-
 // openTrash creates a device of a deleted logical volume, and opens it. It first
 // removes the devices that an interrupted delete left.
-func (p *Pool) openTrash(ctx context.Context, v *view, lv *lvm2.LV, mapped []mapping) (*wiping, error) {
+func (p *Pool) openTrash(ctx context.Context, v *view, lv *lvm2.LV, mapped []catalog.Mapping) (*wiping, error) {
 	p.trash.Lock()
 	defer p.trash.Unlock()
 	table, err := v.linearTable(lv)
@@ -321,10 +286,10 @@ func (p *Pool) settleSoon(v *view) error {
 	if err != nil {
 		return err
 	}
-	for _, o := range v.volumes {
-		frozen := slices.ContainsFunc(o.layers, func(l *layer) bool { return l.snap == nil && has[v.snapDevice(l.lv).uuid] })
-		if has[v.realDevice(o.lv).uuid] && (frozen || !has[v.topDevice(o.lv).uuid]) {
-			p.facts.unsettled.put(o.lv.ID, true)
+	for _, o := range v.Volumes {
+		frozen := slices.ContainsFunc(o.Layers, func(l *catalog.Layer) bool { return l.Snap == nil && has[v.snapDevice(l.LV).uuid] })
+		if has[v.realDevice(o.LV).uuid] && (frozen || !has[v.topDevice(o.LV).uuid]) {
+			p.facts.unsettled.put(o.LV.ID, true)
 		}
 	}
 	p.lookAgain()
@@ -364,28 +329,4 @@ func (p *Pool) openPath(path string, d device) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
-}
-
-// shorten frees the last n extents of a piece of trash, which were wiped.
-func (t *edit) shorten(id lvm2.ID, n lvm2.Extents) error {
-	lv := t.vg.LVByID(id)
-	if n == 0 || lv == nil || !t.isTrash(lv) {
-		return nil
-	}
-	length := lv.Size()
-	wiped, err := physicalOf(lv, rangeSet{{Start: length - n, Count: n}})
-	if err != nil {
-		return err
-	}
-	t.wiped = t.wiped.union(newRangeSet(wiped...))
-	if n == length {
-		return t.remove(lv.ID)
-	}
-	left, err := physicalOf(lv, rangeSet{{Start: 0, Count: length - n}})
-	if err != nil {
-		return err
-	}
-	c := lv.Clone()
-	c.Segments = appendExtents(nil, left...)
-	return t.put(c)
 }

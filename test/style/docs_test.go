@@ -84,35 +84,38 @@ func TestPages_sources(t *testing.T) {
 	}
 }
 
-// TestMap: the package comment of pool names each of its files, and no other one.
+// TestMap: the package comments of pool and catalog name each of their files, and no
+// other one.
 func TestMap(t *testing.T) {
-	text, err := os.ReadFile("../../internal/pool/doc.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	files, err := filepath.Glob("../../internal/pool/*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	patterns := inDoc.FindAllString(string(text), -1)
-	used := map[string]bool{"doc.go": true}
-	for _, file := range files {
-		name, named := filepath.Base(file), false
-		if strings.HasSuffix(name, "_test.go") || name == "doc.go" {
-			continue
+	for _, dir := range []string{"internal/pool", "internal/catalog"} {
+		text, err := os.ReadFile("../../" + dir + "/doc.go")
+		if err != nil {
+			t.Fatal(err)
 		}
-		for _, p := range patterns {
-			if is, err := filepath.Match(p, name); err == nil && is {
-				named, used[p] = true, true
+		files, err := filepath.Glob("../../" + dir + "/*.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		patterns := inDoc.FindAllString(string(text), -1)
+		used := map[string]bool{"doc.go": true}
+		for _, file := range files {
+			name, named := filepath.Base(file), false
+			if strings.HasSuffix(name, "_test.go") || name == "doc.go" {
+				continue
+			}
+			for _, p := range patterns {
+				if is, err := filepath.Match(p, name); err == nil && is {
+					named, used[p] = true, true
+				}
+			}
+			if !named {
+				t.Errorf("%s/doc.go does not name %s", dir, name)
 			}
 		}
-		if !named {
-			t.Errorf("internal/pool/doc.go does not name %s", name)
-		}
-	}
-	for _, p := range patterns {
-		if !used[p] {
-			t.Errorf("internal/pool/doc.go names %s, which is not there", p)
+		for _, p := range patterns {
+			if !used[p] {
+				t.Errorf("%s/doc.go names %s, which is not there", dir, p)
+			}
 		}
 	}
 }

@@ -1,0 +1,18 @@
+package catalog
+
+import (
+	"testing"
+
+	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog/catalogtest"
+)
+
+// rollbackGroup has the volume base with the snapshots old and new, and the
+// volume bare.
+func rollbackGroup(t *testing.T) *View {
+	t.Helper()
+	v := NewView(catalogtest.Group(t), nil)
+	if len(v.Strange) > 0 || len(v.Volumes) != 2 || len(v.Snapshots) != 2 {
+		t.Fatalf("%d volumes, %d snapshots, %v", len(v.Volumes), len(v.Snapshots), v.Strange)
+	}
+	return v
+}

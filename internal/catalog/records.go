@@ -1,0 +1,290 @@
+package catalog
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// The functions in this file record one fact each in the tags of a logical volume. No
+// other package writes tags.
+
+// retag replaces a logical volume with a copy that has other tags.
+func (t *Edit) retag(lv *lvm2.LV, tags []string) error {
+	c := lv.Clone()
+	c.Tags = tags
+	return t.Put(c)
+}
+
+// SetFormatted records that there may be a file system on the volume, or what a raw
+// device was given: it never gets another one.
+func (t *Edit) SetFormatted(o *Volume) error {
+	return t.retag(o.LV, DropTags(o.LV.Tags, tagUnformatted))
+}
+
+// SetMode records the mode in which the volume is used from now on. fsType is only
+// of mode Filesystem.
+func (t *Edit) SetMode(o *Volume, mode Mode, fsType string) error {
+	tags := SetTag(DropTags(o.LV.Tags, tagFS), tagMode, string(mode))
+	if mode == Filesystem {
+		tags = append(tags, Tag(tagFS, fsType))
+		if o.Formatted {
+			tags = SetTag(tags, tagRaw)
+		}
+	}
+	return t.retag(o.LV, tags)
+}
+
+// Unname takes its CSI name from a snapshot, and throws away what nothing needs then.
+func (t *Edit) Unname(l *Layer) error {
+	if err := t.retag(l.LV, DropTags(l.LV.Tags, tagName)); err != nil {
+		return err
+	}
+	return t.Prune(l)
+}
+
+// SetBound records that the frozen store lv has just what changed until the next
+// cut in its chunks below bound.
+func (t *Edit) SetBound(lv *lvm2.LV, bound size.Sectors) error {
+	return t.retag(lv, SetTag(lv.Tags, tagExact, number(bound)))
+}
+
+// SetUsed records how much of a store is in use.
+func (t *Edit) SetUsed(lv *lvm2.LV, used size.Sectors) error {
+	return t.retag(lv, SetTag(lv.Tags, tagUsed, number(used)))
+}
+
+// Collecting returns the logical volume of a layer as one that another layer is
+// folded into: its store holds more than what changed until the next cut.
+func (l *Layer) Collecting() *lvm2.LV {
+	c := l.LV.Clone()
+	c.Tags = SetTag(DropTags(c.Tags, tagUsed, tagExact), tagSuperset)
+	return c
+}
+
+// Folded records that heir has all that gone has, which is thrown away.
+func (t *Edit) Folded(heir, gone *Layer) error {
+	tags := SetTag(DropTags(heir.LV.Tags, tagUsed), tagThrough, strconv.FormatUint(gone.Through, 10))
+	if gone.Over > 0 { // what gone read through is what the heir reads through now
+		tags = SetTag(tags, tagOver, strconv.FormatUint(gone.Over, 10))
+	}
+	if err := t.retag(heir.LV, tags); err != nil {
+		return err
+	}
+	return t.Discard(gone.LV)
+}
+
+// SetHydrated records that all of a fork but missing is copied. length is that of
+// the snapshot that it reads through.
+func (t *Edit) SetHydrated(o *Volume, missing Spans, length size.Sectors) error {
+	return t.retag(o.LV, SetTag(o.LV.Tags, tagHydrated, HydratedBut(missing, length).String()))
+}
+
+// SetBegun records that a transient volume was activated. lost: what was written to
+// it before is gone.
+func (t *Edit) SetBegun(o *Volume, lost bool) error {
+	tags := SetTag(o.LV.Tags, tagBegun)
+	if lost {
+		tags = SetTag(tags, tagReset)
+	}
+	return t.retag(o.LV, tags)
+}
+
+// StartOver records that a transient volume has lost what was written to it, and
+// begins again with what it shows, which has no file system.
+func (t *Edit) StartOver(o *Volume, shows *Layer) error {
+	c := o.LV.Clone()
+	c.Tags = SetTag(c.Tags, tagReset)
+	SetContent(c, false, shows.unknown)
+	return t.Put(c)
+}
+
+// ForgetReset records that whoever used a transient volume knows that it began again.
+func (t *Edit) ForgetReset(o *Volume) error { return t.retag(o.LV, DropTags(o.LV.Tags, tagReset)) }
+
+// wiped records that extents of a volume hold zeroes. A transient one is begun by
+// that: if its device is lost, so is what was wiped.
+func (t *Edit) SetWiped(o *Volume, extents RangeSet) error {
+	c := o.LV.Clone()
+	if o.Transient {
+		c.Tags = SetTag(c.Tags, tagBegun)
+	}
+	SetUnknown(c, o.Unknown.Subtract(extents))
+	return t.Put(c)
+}
+
+// SetCopying makes lv, which is new, a volume that is not complete: state says how much of it is copied.
+func SetCopying(lv *lvm2.LV, state CopyState) {
+	lv.Tags = SetTag(lv.Tags, tagCopying, state.String())
+	HandOff(lv)
+}
+
+// RecordCopied records how much of a volume is copied.
+func (t *Edit) RecordCopied(o *Volume, state CopyState) error {
+	return t.retag(o.LV, SetTag(o.LV.Tags, tagCopying, state.String()))
+}
+
+// CompleteCopy makes a volume that was copied one like any other.
+func (t *Edit) CompleteCopy(o *Volume) error {
+	c := o.LV.Clone()
+	c.Tags = DropTags(c.Tags, tagCopying)
+	handBack(c)
+	return t.Put(c)
+}
+
+// AllowedStatic returns a logical volume of LVM2's own as one that a static volume may name.
+func AllowedStatic(lv *lvm2.LV) *lvm2.LV {
+	c := lv.Clone()
+	c.Tags = SetTag(c.Tags, tagStatic)
+	return c
+}
+
+// StaticTag is what lvchange --addtag gives a logical volume of LVM2's own that a
+// static volume may name.
+func StaticTag() string { return Tag(tagStatic) }
+
+// HasTags reports whether a logical volume has tags of ours.
+func HasTags(lv *lvm2.LV) bool {
+	for _, t := range lv.Tags {
+		if strings.HasPrefix(t, tagPrefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// AsVolume returns a logical volume of LVM2's own as a volume of that CSI name.
+func AsVolume(lv *lvm2.LV, name string, mode Mode, fsType string) *lvm2.LV {
+	c := lv.Clone()
+	c.Tags = append(DropTags(c.Tags, tagStatic), Tag(tagRole, roleVolume), Tag(tagName, name), Tag(tagMode, string(mode)))
+	if mode == Filesystem {
+		c.Tags = append(c.Tags, Tag(tagFS, fsType))
+	}
+	if ReadOnlyLV(c) {
+		c.Tags = append(c.Tags, Tag(tagReadOnly))
+	}
+	return c
+}
+
+// Adopted says what a store of LVM2's becomes a layer with.
+type Adopted struct {
+	Order, Over uint64 // places in the history: its own, and of the layer that it reads through
+	Length      size.Sectors
+	Chunk       size.Sectors
+	Lost        bool
+}
+
+// AsLayer makes the store of a snapshot of LVM2's a frozen layer of o, named like it.
+func (t *Edit) AsLayer(lv *lvm2.LV, o *Volume, a Adopted) error {
+	c := lv.Clone()
+	c.Status = []string{lvm2.StatusRead, lvm2.StatusVisible}
+	HandOff(c)
+	c.Tags = append(DropTags(c.Tags, tagStatic), Tag(tagRole, roleLayer), Tag(tagName, lv.Name), Tag(tagOf, string(o.LV.ID)),
+		Tag(tagOrder, strconv.FormatUint(a.Order, 10)), Tag(tagOver, strconv.FormatUint(a.Over, 10)),
+		Tag(tagCreated, strconv.FormatInt(lv.CreationTime.UnixNano(), 10)), Tag(tagLength, number(a.Length)), Tag(tagChunk, number(a.Chunk)),
+		Tag(tagSuperset)) // it may have been written to, and holds what changed after later snapshots
+	if a.Lost {
+		c.Tags = append(c.Tags, Tag(tagLost))
+	}
+	SetContent(c, o.Formatted, o.Unknown)
+	return t.Put(c)
+}
+
+// MoveUp gives the layer that was just cut a higher place in its history, and has the
+// former live layer, nil if there was none, read through it.
+func (t *Edit) MoveUp(cut *lvm2.LV, former *Layer, order uint64) error {
+	if err := t.retag(cut, SetTag(cut.Tags, tagOrder, strconv.FormatUint(order, 10))); err != nil || former == nil {
+		return err
+	}
+	lv := t.VG.LVByID(former.LV.ID)
+	return t.retag(lv, SetTag(lv.Tags, tagOver, strconv.FormatUint(order, 10)))
+}
+
+// NewLayer describes the logical volume of a layer that is cut now of o: nobody's yet, and
+// without extents.
+func (v *View) NewLayer(name string, o *Volume, chunk size.Sectors) *lvm2.LV {
+	length := v.BytesOf(o.LV)
+	lv := NewLV(name, roleLayer,
+		Tag(tagOf, string(o.LV.ID)), Tag(tagOrder, strconv.FormatUint(o.NextOrder(), 10)),
+		Tag(tagCreated, strconv.FormatInt(time.Now().UnixNano(), 10)),
+		Tag(tagLength, number(length.Sectors())), Tag(tagChunk, number(chunk)))
+	if o.Forked() { // LVM2 must not activate the fork through its snapshot
+		HandOff(lv)
+	}
+	SetAsked(lv, o.asked, length)
+	SetContent(lv, o.Formatted, o.Unknown)
+	return lv
+}
+
+// NewForkStore describes the logical volume of the store of a fork, without extents.
+func NewForkStore(name string, fork *lvm2.LV, chunk size.Sectors) *lvm2.LV {
+	lv := NewLV(name, roleFork, Tag(tagOf, string(fork.ID)), Tag(tagChunk, number(chunk)))
+	HandOff(lv)
+	return lv
+}
+
+// NewTrash describes a piece of trash, without extents.
+func NewTrash() *lvm2.LV { return NewLV("", roleTrash) }
+
+// NewVolumeLV describes the logical volume of the volume that spec asks for, without
+// extents. It will have length.
+func NewVolumeLV(name string, spec VolumeSpec, length size.Bytes) *lvm2.LV {
+	tags := []string{Tag(tagName, spec.Name), Tag(tagMode, string(spec.Mode))}
+	if spec.Mode == Filesystem {
+		tags = append(tags, Tag(tagFS, spec.FSType))
+	}
+	if spec.Source.Kind == FromNothing { // a copy is as formatted as its source
+		tags = append(tags, Tag(tagUnformatted))
+	}
+	if spec.ReadOnly {
+		tags = append(tags, Tag(tagReadOnly))
+	}
+	if spec.Shared {
+		tags = append(tags, Tag(tagShared))
+	}
+	if spec.Source.Kind != FromNothing {
+		from := string(spec.Source.Kind) + "/" + spec.Source.LV
+		if spec.SourcePool != "" {
+			from += "/" + spec.SourcePool
+		}
+		tags = append(tags, Tag(tagSource, from))
+	}
+	if spec.LentTo != "" {
+		tags = append(tags, Tag(tagLent, spec.LentTo))
+	}
+	lv := NewLV(name, roleVolume, tags...)
+	SetAsked(lv, spec.Size, length)
+	return lv
+}
+
+// Show makes lv, which is new, a reader of a layer. With a chunk it is a transient one.
+func Show(lv *lvm2.LV, layer lvm2.ID, chunk size.Sectors) {
+	if chunk != 0 {
+		lv.Tags = append(lv.Tags, Tag(tagTransient), Tag(tagChunk, number(chunk)))
+	}
+	lv.Tags = append(lv.Tags, Tag(tagReads, string(layer)))
+	HandOff(lv)
+}
+
+// ReadThrough makes lv, which is new, a fork of a layer: nothing of it is copied.
+func ReadThrough(lv *lvm2.LV, layer lvm2.ID) {
+	lv.Tags = SetTag(DropTags(lv.Tags, tagHydrated), tagCopy, string(layer))
+	HandOff(lv)
+}
+
+// UnknownOf returns what is on record as unknown of lv.
+func UnknownOf(lv *lvm2.LV) (RangeSet, error) {
+	p, _, err := readProperties(lv.Tags)
+	if err != nil {
+		return nil, err
+	}
+	r := tagReader{p: p}
+	unknown := r.unknown()
+	return unknown, r.err
+}
+
+func number(n size.Sectors) string { return fmt.Sprint(uint64(n)) }

@@ -1,0 +1,58 @@
+package catalog
+
+import (
+	"fmt"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+)
+
+// The journal of the file system that a reader shows may need a replay, but the snapshot takes
+// no writes. The reader then gets a store, like a fork, and has the devices
+//
+//	pool-vol            linear    <pool-vol-recovered>, read-only
+//	pool-vol-recovered  snapshot  <pool-snapK> <pool-store-cow> PO <chunk>
+//
+// The caller replays the journal on pool-vol-recovered before pool-vol is made above it. The
+// store keeps the result until the volume is deleted. Its chunks have the smallest size,
+// because a replay writes single blocks.
+const RecoveryChunk = cow.MinChunk
+
+// Recoverable finds a read-only reader by the name of its logical volume.
+func (v *View) Recoverable(lv string) (*Volume, error) {
+	o, err := v.Usable(lv)
+	if err == nil && (!o.Reading() || o.Transient) {
+		err = fmt.Errorf("volume %s/%s: %w: it does not show a snapshot read-only", v.VG.Name, lv, ErrPrecondition)
+	}
+	return o, err
+}
+
+// MostRecovery returns the size of a store that can hold the whole content of a reader.
+func (v *View) MostRecovery(o *Volume) lvm2.Extents {
+	return v.Extents(cow.LargestUseful(v.BytesOf(o.LV), RecoveryChunk))
+}
+
+// Tidy discards layers and deleted volumes that nothing needs. A crash cannot leave
+// them, but LVM2's lvremove of a snapshot can, and so can deletes while a tag was
+// not understood.
+func (t *Edit) Tidy() error {
+	for _, o := range t.Volumes {
+		if err := t.TidyOne(o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TidyOne is Tidy for one volume.
+func (t *Edit) TidyOne(o *Volume) error {
+	if err := t.Discard(storesOf(t.Unneeded(o))...); err != nil || !o.Deleted || !t.Disposable(o) {
+		return err
+	}
+	return t.discardBlocks(o)
+}
+
+// Leftover reports whether nothing needs o, or some of its layers, any more.
+func (v *View) Leftover(o *Volume) bool {
+	return len(v.Unneeded(o)) > 0 || o.Deleted && v.Disposable(o)
+}

@@ -1,0 +1,54 @@
+package catalog
+
+import (
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// The roles of the driver's logical volumes.
+const (
+	roleVolume = "volume"
+	roleLayer  = "layer"
+	roleFork   = "fork"
+	roleFlat   = "flat"
+	roleTrash  = "trash"
+)
+
+// IsTheirs reports whether lv is LVM2's own: it has no tags that make it ours.
+func (v *View) IsTheirs(lv *lvm2.LV) bool {
+	_, is := v.Decoded[lv].(foreign)
+	return is
+}
+
+// IsTrash reports whether lv is to be wiped, and then given back.
+func (v *View) IsTrash(lv *lvm2.LV) bool {
+	_, is := v.Decoded[lv].(Trashed)
+	return is
+}
+
+// IsStore reports whether lv is the store of a layer or of a fork.
+func (v *View) IsStore(lv *lvm2.LV) bool {
+	switch v.Decoded[lv].(type) {
+	case *Layer, *ForkStore:
+		return true
+	}
+	return false
+}
+
+// Shares returns what volumes take of the pool, what stores of all kinds, and what trash does.
+func (v *View) Shares() (blocks, stores, trash size.Bytes) {
+	for _, lv := range v.VG.LVs {
+		if SnapshotSegment(lv) != nil {
+			continue // has no extents
+		}
+		switch v.Decoded[lv].(type) {
+		case *Volume:
+			blocks += v.Taken(lv)
+		case *Layer, *ForkStore, *Flat:
+			stores += v.BytesOf(lv)
+		case Trashed:
+			trash += v.BytesOf(lv)
+		}
+	}
+	return blocks, stores, trash
+}
