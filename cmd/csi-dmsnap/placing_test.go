@@ -184,7 +184,7 @@ func placed(t *testing.T, client *fake.Clientset, q *csi.CreateVolumeRequest) (s
 	defer conn.Close()
 	for {
 		a, err := csi.NewControllerClient(conn).CreateVolume(t.Context(), q)
-		if err != nil && (strings.Contains(err.Error(), "no node is there") || strings.Contains(err.Error(), "not known yet")) {
+		if err != nil && (strings.Contains(err.Error(), "there is no node") || strings.Contains(err.Error(), "not known yet")) {
 			time.Sleep(10 * time.Millisecond) // it has not looked at the nodes yet
 			continue
 		}

@@ -18,41 +18,43 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
-// Limits of a node's answers. A node that somebody has taken over may say whatever
-// they like, of any size.
+// Limits of a node's answers. A node that an attacker has taken over may answer
+// anything, of any size.
 const (
 	maxAnswer  = 64 << 10 // bytes of an answer about one thing
 	maxPage    = 1 << 20  // bytes of a page of a list
 	maxHeaders = 16 << 10 // bytes of gRPC metadata, which an error's text is a part of
-	maxText    = 2 << 10  // bytes of an error's text that are passed on
-	// maxBytes is more than any node's disks have.
+	maxText    = 2 << 10  // bytes of an error's text that the router passes on
+	// maxBytes is more than the disks of any node have.
 	maxBytes = 1 << 60
 )
 
-// falseAnswer is an answer that a node cannot truly give. Nothing of it is used.
+// falseAnswer is the error for an answer that an honest node cannot give. The
+// router uses no part of such an answer.
 type falseAnswer struct {
 	node, method string
 	cause        error
 }
 
 func (e *falseAnswer) Error() string {
-	return fmt.Sprintf("node %s: its answer to %s is refused: %v", e.node, e.method, e.cause)
+	return fmt.Sprintf("node %s: the controller refused its answer to %s: %v", e.node, e.method, e.cause)
 }
 
 func (e *falseAnswer) Unwrap() error { return e.cause }
 
-// GRPCStatus is INTERNAL: to ask again may help when the node is mended.
+// GRPCStatus is INTERNAL: a retry succeeds once the node is repaired.
 func (e *falseAnswer) GRPCStatus() *status.Status { return status.New(codes.Internal, e.Error()) }
 
 func isFalse(err error) bool { return errors.As(err, new(*falseAnswer)) }
 
-// witness is the one place through which all answers of a node come. A node
-// can speak for itself only: each volume, snapshot, source, topology and page
-// token must be its own, each size possible.
+// witness checks all answers of a node. A node speaks only for itself: each
+// volume, snapshot, source, topology and page token in an answer must belong to
+// the node, and each size must be possible.
 type witness struct{ node, short string }
 
-// intercept is a grpc.UnaryClientInterceptor. An answer that names something
-// of another node is INTERNAL. Of a list such entries are dropped and logged.
+// intercept is a grpc.UnaryClientInterceptor. It turns an answer that names
+// another node's things into INTERNAL. From a list it drops such entries and logs
+// that.
 func (w witness) intercept(ctx context.Context, method string, request, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
 	limit := maxAnswer
 	if _, list := request.(interface{ GetMaxEntries() int32 }); list {
@@ -60,20 +62,21 @@ func (w witness) intercept(ctx context.Context, method string, request, reply an
 	}
 	err := invoke(ctx, method, request, reply, conn, append(options, grpc.MaxCallRecvMsgSize(limit))...)
 	if s := status.Convert(err); s.Code() == codes.ResourceExhausted && strings.Contains(s.Message(), "message larger than max") {
-		return &falseAnswer{w.node, path.Base(method), fmt.Errorf("it has more than %d bytes", limit)} // RESOURCE_EXHAUSTED would mean a full pool
+		return &falseAnswer{w.node, path.Base(method), fmt.Errorf("it is larger than %d bytes", limit)} // RESOURCE_EXHAUSTED would mean a full pool
 	}
 	if err != nil {
 		return short(err)
 	}
 	if err := w.check(ctx, request, reply); err != nil {
 		err = &falseAnswer{w.node, path.Base(method), err}
-		klog.FromContext(ctx).Error(err, "A node speaks for what is not its own, or makes no sense: it may have been taken over", "node", w.node)
+		klog.FromContext(ctx).Error(err, "Refused an answer; an attacker may have taken over the node", "node", w.node)
 		return err
 	}
 	return nil
 }
 
-// short cuts an error's text, and drops its details, which nobody here reads.
+// short shortens an error's text and drops its details, which the router does
+// not use.
 func short(err error) error {
 	s := status.Convert(err)
 	text := s.Message()
@@ -83,10 +86,10 @@ func short(err error) error {
 	return status.Error(s.Code(), text)
 }
 
-var errUnknownAnswer = errors.New("it is not known how to check it")
+var errUnknownAnswer = errors.New("the controller cannot check this kind of answer")
 
-// check returns what is wrong with an answer, after it has dropped foreign
-// entries from a list.
+// check drops foreign entries from a list, and returns an error if the rest of
+// the answer is wrong.
 func (w witness) check(ctx context.Context, request, reply any) error {
 	switch a := reply.(type) {
 	case *csi.CreateVolumeResponse:
@@ -126,20 +129,20 @@ func (w witness) check(ctx context.Context, request, reply any) error {
 	case *csi.DeleteVolumeResponse, *csi.DeleteSnapshotResponse, *csi.ValidateVolumeCapabilitiesResponse, *csi.ControllerModifyVolumeResponse,
 		*csi.ControllerPublishVolumeResponse, *csi.ControllerUnpublishVolumeResponse,
 		*csi.ControllerGetCapabilitiesResponse, *csi.GetPluginCapabilitiesResponse:
-		return nil // they name nothing
+		return nil // these answers name nothing
 	}
 	return errUnknownAnswer
 }
 
-// own checks that an id is one of that node.
+// own checks that an id belongs to the node.
 func (w witness) own(kind, id string) error {
 	if i, ok := handle.Parse(id); !ok || i.Node != w.short {
-		return fmt.Errorf("%s %.200q is not one of this node", kind, id)
+		return fmt.Errorf("%s %.200q does not belong to this node", kind, id)
 	}
 	return nil
 }
 
-// same checks that an answer is about what was asked for.
+// same checks that an answer is about the id in the request.
 func same(id string, request any) error {
 	asked := ""
 	switch q := request.(type) {
@@ -149,14 +152,15 @@ func same(id string, request any) error {
 		asked = q.GetSnapshotId()
 	}
 	if id != asked {
-		return fmt.Errorf("%.200q was not asked for, %q was", id, asked)
+		return fmt.Errorf("it is about %.200q, the request was about %q", id, asked)
 	}
 	return nil
 }
 
+// possible checks that a node can have that many bytes.
 func possible(what string, bytes int64) error {
 	if bytes < 0 || bytes > maxBytes {
-		return fmt.Errorf("a %s of %d bytes is not possible", what, bytes)
+		return fmt.Errorf("a %s of %d bytes is impossible", what, bytes)
 	}
 	return nil
 }
@@ -186,8 +190,9 @@ func (w witness) snapshot(s *csi.Snapshot) error {
 	return cmp.Or(errs...)
 }
 
-// cut checks the answer to CreateSnapshot: also of a node that was only asked
-// for the name, and whose volume the source is not.
+// cut checks the answer to CreateSnapshot. The router also asks nodes that do not
+// have the source volume whether they use the snapshot's name; such a node must
+// name a volume of its own.
 func (w witness) cut(q *csi.CreateSnapshotRequest, s *csi.Snapshot) error {
 	err := cmp.Or(w.snapshot(s), w.own("source volume", s.GetSourceVolumeId()))
 	if w.own("", q.GetSourceVolumeId()) == nil && s.GetSourceVolumeId() != q.GetSourceVolumeId() {
@@ -196,33 +201,34 @@ func (w witness) cut(q *csi.CreateSnapshotRequest, s *csi.Snapshot) error {
 	return err
 }
 
-// topology checks that nothing but that node is said to have access.
+// topology checks that the answer grants access to no other node.
 func (w witness) topology(list []*csi.Topology) error {
 	for _, t := range list {
 		if len(t.GetSegments()) != 1 || t.GetSegments()[handle.TopologyKey] != w.short {
-			return fmt.Errorf("accessible from %.200v, which is not this node", t.GetSegments())
+			return fmt.Errorf("it is accessible from %.200v, which is not this node", t.GetSegments())
 		}
 	}
 	return nil
 }
 
-// exactly checks that it is said from where there is access: nothing would
-// mean from everywhere.
+// exactly checks that the answer grants access to this node. No topology would
+// mean access from all nodes.
 func (w witness) exactly(list []*csi.Topology) error {
 	if len(list) != 1 {
-		return fmt.Errorf("%d terms of topology, not one", len(list))
+		return fmt.Errorf("it has %d topology terms, not one", len(list))
 	}
 	return w.topology(list)
 }
 
 func (w witness) published(nodes []string) error {
 	if slices.ContainsFunc(nodes, func(n string) bool { return n != w.node }) {
-		return errors.New("published on another node")
+		return errors.New("it is published on another node")
 	}
 	return nil
 }
 
-// keep drops the entries of a list that are wrong.
+// keep returns the entries of a list without those that are wrong, and logs the
+// first error.
 func keep[E any](ctx context.Context, w witness, entries []E, wrong func(E) error) []E {
 	var first error
 	before := len(entries)
@@ -234,13 +240,13 @@ func keep[E any](ctx context.Context, w witness, entries []E, wrong func(E) erro
 		return err != nil
 	})
 	if first != nil {
-		klog.FromContext(ctx).Error(first, "A node lists what is not its own: it may have been taken over", "node", w.node, "dropped", before-len(entries))
+		klog.FromContext(ctx).Error(first, "Dropped foreign entries from a list; an attacker may have taken over the node", "node", w.node, "dropped", before-len(entries))
 	}
 	return entries
 }
 
-// page checks that a list goes on: the router's own tokens and the end of its
-// loops rest on that.
+// page checks that a list is sorted and that its next page continues after it.
+// Without that the router's own tokens would be wrong and its loops might not end.
 func (w witness) page(request any, next string, ids []string) error {
 	q := request.(interface {
 		GetStartingToken() string
@@ -249,18 +255,18 @@ func (w witness) page(request any, next string, ids []string) error {
 	last := q.GetStartingToken()
 	for _, id := range ids {
 		if id <= last {
-			return fmt.Errorf("%.200q comes after %.200q", id, last)
+			return fmt.Errorf("the entry %.200q follows %.200q, out of order", id, last)
 		}
 		last = id
 	}
 	if limit := q.GetMaxEntries(); limit > 0 && len(ids) > int(limit) {
-		return fmt.Errorf("%d entries, not %d", len(ids), limit)
+		return fmt.Errorf("it has %d entries, the request allowed %d", len(ids), limit)
 	}
 	if next == "" {
 		return nil
 	}
 	if next <= q.GetStartingToken() || next < last {
-		return fmt.Errorf("token %.200q does not go on after %.200q", next, last)
+		return fmt.Errorf("token %.200q does not continue after %.200q", next, last)
 	}
 	return w.own("token", next)
 }

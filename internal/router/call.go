@@ -16,17 +16,17 @@ import (
 // method is an RPC of the Controller service.
 type method[Q, A any] func(csi.ControllerClient, context.Context, Q, ...grpc.CallOption) (A, error)
 
-// call forwards a request to the node of that short name, as invoke does.
+// call forwards a request to the node with that short name, see invoke.
 func call[Q, A any](ctx context.Context, r *Router, short string, m method[Q, A], request Q, c callmeta.Conditions) (A, error) {
 	return invoke(ctx, r, short, c, func(ctx context.Context, conn grpc.ClientConnInterface) (A, error) {
 		return m(csi.NewControllerClient(conn), ctx, request)
 	})
 }
 
-// invoke calls the node of that short name. The caller's deadline and its
-// cancellation go with it; what the node has begun by then it finishes by
-// itself. The call is repeated once, if the connection failed before the
-// request was written. Errors are the node's; UNAVAILABLE names it.
+// invoke calls the node with that short name. The call has the caller's deadline
+// and is cancelled with it; the node finishes what it has begun by then. invoke
+// repeats the call once if the connection failed before the request was written.
+// Errors: those of the node; UNAVAILABLE names the node.
 func invoke[A any](ctx context.Context, r *Router, short string, c callmeta.Conditions, f func(context.Context, grpc.ClientConnInterface) (A, error)) (A, error) {
 	var none A
 	n, release, err := r.fleet.use(short)
@@ -46,11 +46,11 @@ func invoke[A any](ctx context.Context, r *Router, short string, c callmeta.Cond
 	return answer, nil
 }
 
-// named puts the node's name into an error that the connection may have made,
-// which knows addresses only.
+// named adds the node's name to an error that may come from the connection,
+// because the connection knows only addresses.
 func named(err error, node string) error {
 	if isFalse(err) {
-		return err // it has the name
+		return err // it names the node already
 	}
 	s := status.Convert(err).Proto()
 	if codes.Code(s.GetCode()) == codes.Unavailable {
@@ -59,18 +59,18 @@ func named(err error, node string) error {
 	return status.ErrorProto(s)
 }
 
-// answer is what one of several nodes answered.
+// answer is the answer of one of several nodes.
 type answer[A any] struct {
 	node  member
 	value A
 	err   error
 }
 
-// askers bounds how many nodes are asked at the same time.
+// askers is the number of nodes that ask calls at the same time.
 const askers = 64
 
-// ask calls several nodes at the same time and returns their answers in the
-// order of the nodes.
+// ask calls several nodes concurrently and returns their answers in the order of
+// the nodes.
 func ask[A any](nodes []member, f func(member) (A, error)) []answer[A] {
 	answers := make([]answer[A], len(nodes))
 	slots := make(chan struct{}, askers)

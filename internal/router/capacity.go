@@ -11,14 +11,14 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
-// noRoomAfter is how long a node's driver may be out of service, as while it is
-// restarted, before the node counts as having no room.
+// noRoomAfter is how long a node's driver may be out of service, for example
+// during a restart, before the node counts as full.
 const noRoomAfter = 60 * time.Second
 
-// GetCapacity returns the room for new volumes of the node that the topology
-// names: 0 if its driver is out of service for a minute, until then UNAVAILABLE,
-// so that the last known value stays. Without a topology it is the room of all
-// nodes that answer.
+// GetCapacity returns how much room the node in the topology has for new volumes.
+// While the node's driver is out of service the answer is UNAVAILABLE, so that
+// the last known value stays, and 0 after a minute. Without a topology GetCapacity
+// returns the room of all nodes that answer.
 func (r *Router) GetCapacity(ctx context.Context, q *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
 	segments := q.GetAccessibleTopology().GetSegments()
 	if node, ok := segments[handle.TopologyKey]; ok {
@@ -29,7 +29,7 @@ func (r *Router) GetCapacity(ctx context.Context, q *csi.GetCapacityRequest) (*c
 		return call(ctx, r, node, csi.ControllerClient.GetCapacity, q, callmeta.Conditions{})
 	}
 	if len(segments) > 0 {
-		return noRoom(), nil // nothing of ours is accessible from there
+		return noRoom(), nil // no volume of this driver is accessible from there
 	}
 	asking, cancel := context.WithTimeout(ctx, roomLimit)
 	defer cancel()

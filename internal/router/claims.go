@@ -10,18 +10,18 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
 )
 
-// Claim is what the router needs to know of a PersistentVolumeClaim.
+// Claim is the part of a PersistentVolumeClaim that the router uses.
 type Claim struct {
 	UID     string
 	Created time.Time
 	// SelectedNode is the node that the scheduler chose; "" if the claim's
 	// class binds immediately.
 	SelectedNode string
-	// Ephemeral: a pod owns the claim, which ends with it.
+	// Ephemeral is true if a pod owns the claim, so that the claim ends with the pod.
 	Ephemeral bool
 }
 
-// Claims looks up claims. found is false if there is no such claim.
+// Claims looks up PersistentVolumeClaims. found is false if there is no such claim.
 type Claims interface {
 	Claim(ctx context.Context, namespace, name string) (claim Claim, found bool, err error)
 }
@@ -32,17 +32,17 @@ const (
 	claimNamespace = callmeta.ParameterClaimNamespace
 )
 
-// claimState is what can be known of the claim that a volume is made for.
+// claimState is what the router knows about the claim that a volume is made for.
 type claimState int
 
 const (
-	claimUnnamed claimState = iota // the request names none
+	claimUnnamed claimState = iota // the request names no claim
 	claimThere
 	claimGone
 )
 
-// claimOf looks up the claim that a volume is made for. UNAVAILABLE if that
-// cannot be done now.
+// claimOf looks up the claim that a volume is made for.
+// Errors: UNAVAILABLE if the claim cannot be looked up now.
 func (r *Router) claimOf(ctx context.Context, q *csi.CreateVolumeRequest) (Claim, claimState, error) {
 	namespace, name := q.GetParameters()[claimNamespace], q.GetParameters()[claimName]
 	if r.claims == nil || namespace == "" || name == "" {
@@ -53,7 +53,7 @@ func (r *Router) claimOf(ctx context.Context, q *csi.CreateVolumeRequest) (Claim
 	case ctx.Err() != nil:
 		return Claim{}, claimUnnamed, ctx.Err()
 	case err != nil:
-		return Claim{}, claimUnnamed, unavailable("volume %q: claim %s/%s cannot be looked up: %v", q.GetName(), namespace, name, err)
+		return Claim{}, claimUnnamed, unavailable("volume %q: looking up claim %s/%s failed: %v", q.GetName(), namespace, name, err)
 	case !found:
 		return Claim{}, claimGone, nil
 	}
@@ -63,16 +63,17 @@ func (r *Router) claimOf(ctx context.Context, q *csi.CreateVolumeRequest) (Claim
 	return claim, claimThere, nil
 }
 
-// uuidAtEnd matches the claim's UID in a volume's name as csi-provisioner makes it.
+// uuidAtEnd matches the claim's UID at the end of a volume name that
+// csi-provisioner made.
 var uuidAtEnd = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
 
-// outageMargin is how long before a claim was made a node must have been out of
-// service, so that no controller can have sent it a request for the claim, even
-// one whose knowledge of the nodes lags or whose clock is wrong.
+// outageMargin is how long before a claim's creation a node must have gone out of
+// service. Then no controller can have sent the node a request for the claim, even
+// if the controller's list of nodes is old or its clock is wrong.
 const outageMargin = 5 * time.Minute
 
 // tooYoungFor reports whether a node cannot have a volume of that name, because
-// it was silent before the name existed and has not come back.
+// the node went silent before the claim existed and has not come back.
 func (c Claim) tooYoungFor(n member, name string) bool {
 	if uuidAtEnd.FindString(name) != c.UID || c.UID == "" {
 		return false

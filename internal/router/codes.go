@@ -9,7 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// errorf is an error that the router itself gives to its caller.
+// errorf returns an error of the router itself, with a gRPC code.
 func errorf(c codes.Code, format string, args ...any) error {
 	return status.Error(c, fmt.Sprintf(format, args...))
 }
@@ -30,7 +30,7 @@ func aborted(format string, args ...any) error {
 	return errorf(codes.Aborted, format, args...)
 }
 
-// toStatus gives every error a gRPC code.
+// toStatus returns err with a gRPC code; INTERNAL if err has no other code.
 func toStatus(err error) error {
 	switch s, ok := status.FromError(err); {
 	case err == nil, ok:

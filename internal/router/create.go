@@ -19,16 +19,16 @@ import (
 
 const (
 	// reserveLimit is how long all nodes together have to answer whether they
-	// have a name. It leaves most of callmeta.ReservationTime, so that all
-	// reservations hold at the moment when the last one was given.
+	// have a name. It is much shorter than callmeta.ReservationTime, so that all
+	// reservations still hold when the last node has given its reservation.
 	reserveLimit = 10 * time.Second
-	// roomLimit is how long nodes have to say how much room they have.
+	// roomLimit is how long nodes have to answer how much room they have.
 	roomLimit = 5 * time.Second
 )
 
-// CreateVolume makes a volume on the node of its source, on the node that the
-// scheduler chose, or on the node with most room of those that it may choose
-// from. A name is never on two nodes: see reserve.
+// CreateVolume creates a volume on the node of its source, on the node that the
+// scheduler chose, or else on the node with the most room among the possible
+// nodes. Two nodes never have the same volume name, see reserve.
 func (r *Router) CreateVolume(ctx context.Context, q *csi.CreateVolumeRequest) (*csi.CreateVolumeResponse, error) {
 	if q.GetName() == "" {
 		return nil, invalid("no volume name is given")
@@ -51,7 +51,7 @@ func (r *Router) CreateVolume(ctx context.Context, q *csi.CreateVolumeRequest) (
 	}
 	end, ok := r.placing.begin(q.GetName())
 	if !ok {
-		return nil, aborted("volume %q is being placed, ask again", q.GetName())
+		return nil, aborted("volume %q is already being placed; retry later", q.GetName())
 	}
 	defer end()
 	reservation := fmt.Sprintf("%s/%d", r.identity, r.calls.Add(1))
@@ -60,7 +60,7 @@ func (r *Router) CreateVolume(ctx context.Context, q *csi.CreateVolumeRequest) (
 		return existing, err
 	}
 	if p.state == claimGone {
-		return nil, errorf(codes.FailedPrecondition, "volume %q: its claim is gone, nothing is made for it", q.GetName())
+		return nil, errorf(codes.FailedPrecondition, "volume %q: its claim is gone, so no volume is created", q.GetName())
 	}
 	if candidates, err = takingPods(q.GetName(), candidates); err != nil {
 		return nil, err
@@ -73,16 +73,19 @@ func (r *Router) CreateVolume(ctx context.Context, q *csi.CreateVolumeRequest) (
 	return call(ctx, r, node, csi.ControllerClient.CreateVolume, q, callmeta.Conditions{Reservation: reservation})
 }
 
-// reserve asks every node that could have a volume of the request's name. If
-// one has it, its answer is returned. If none has it, the name is reserved on
-// all of them, and they are returned as candidates. UNAVAILABLE if one does not
-// answer, ABORTED if another controller is placing the name.
+// reserve asks every node that could have a volume of the request's name. If a
+// node has the volume, reserve returns that node's answer. Otherwise it reserves
+// the name on all these nodes and returns them as candidates.
+// Errors: UNAVAILABLE if a node does not answer, ABORTED if another controller is
+// placing the name.
 //
-// Why that is enough: to create, a controller must at one moment have had the
-// name on all nodes that could have it. Two controllers cannot have it at the
-// same moment. The later one asked the node that the earlier one created on
-// either after that, and was told so; or before, and then the earlier one's
-// reservation there was replaced and its request is refused.
+// The reservations ensure that only one node ever creates the name. To create a
+// volume, a controller must have held the name on all these nodes at one moment,
+// and two controllers cannot hold the name at the same moment. Suppose that one
+// controller creates the volume on a node, and a second controller asks this node
+// too. If the second one asks after the creation, it learns of the volume. If it
+// asked before, its reservation replaced the first one, and the node refuses the
+// first controller's request.
 func (r *Router) reserve(ctx context.Context, q *csi.CreateVolumeRequest, p placement, reservation string) (*csi.CreateVolumeResponse, []member, error) {
 	var nodes []member
 	for _, n := range r.fleet.all() {
@@ -91,7 +94,7 @@ func (r *Router) reserve(ctx context.Context, q *csi.CreateVolumeRequest, p plac
 		}
 	}
 	if len(nodes) == 0 {
-		return nil, nil, unavailable("volume %q: no node is there to make it on", q.GetName())
+		return nil, nil, unavailable("volume %q: there is no node to create it on", q.GetName())
 	}
 	began := r.now()
 	asking, cancel := context.WithTimeout(ctx, reserveLimit)
@@ -101,8 +104,9 @@ func (r *Router) reserve(ctx context.Context, q *csi.CreateVolumeRequest, p plac
 			return call(asking, r, n.short, csi.ControllerClient.CreateVolume, q, c)
 		})
 	}
-	// Who does not get the first node reserves nothing on the others, so that
-	// two controllers do not keep each other out with half of the nodes each.
+	// A controller that does not get the first node reserves the name on no other
+	// node. Otherwise two controllers could block each other with half of the
+	// nodes each.
 	c := callmeta.Conditions{OnlyExisting: true, Reservation: reservation}
 	answers := look(nodes[:1], c)
 	if status.Code(answers[0].err) != codes.NotFound {
@@ -114,19 +118,20 @@ func (r *Router) reserve(ctx context.Context, q *csi.CreateVolumeRequest, p plac
 	}
 	found, err := verdict(ctx, q.GetName(), answers)
 	if err == nil && found == nil && since(began, r.now()) > callmeta.ReservationTime/2 {
-		err = aborted("volume %q: asking all nodes for it took too long, ask again", q.GetName())
+		err = aborted("volume %q: asking all nodes about it took too long; retry later", q.GetName())
 	}
 	return found, nodes, err
 }
 
-// since returns how long ago began was, also if the machine was asleep meanwhile:
-// only the clock on the wall sees that, and only the other one is never set back.
+// since returns how long ago began was. Only the wall clock counts the time that
+// the machine was asleep, and only the monotonic clock is never set back. So since
+// returns the larger of both.
 func since(began, now time.Time) time.Duration {
 	return max(now.Sub(began), now.Round(0).Sub(began.Round(0)))
 }
 
-// verdict reads the nodes' answers to whether they have a volume of that name:
-// the volume; or nil if none has it.
+// verdict evaluates the nodes' answers to the question whether they have a volume
+// of that name. It returns the volume, or nil if no node has it.
 func verdict(ctx context.Context, name string, answers []answer[*csi.CreateVolumeResponse]) (*csi.CreateVolumeResponse, error) {
 	var found []answer[*csi.CreateVolumeResponse]
 	var busy, wrong error
@@ -137,17 +142,17 @@ func verdict(ctx context.Context, name string, answers []answer[*csi.CreateVolum
 			continue
 		}
 		switch status.Code(a.err) {
-		case codes.NotFound: // it does not have the name
+		case codes.NotFound: // the node does not have the name
 		case codes.Aborted:
 			busy = a.err
 		case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Unknown, codes.Internal,
 			codes.Unimplemented, codes.Unauthenticated, codes.PermissionDenied, codes.FailedPrecondition:
 			silent = append(silent, fmt.Sprintf("node %s: %s", a.node.Name, status.Convert(a.err).Message()))
-		default: // it has the name, or the request makes no sense
+		default: // the node has the name, or the request is wrong
 			found = append(found, a)
 		}
 	}
-	// One node's complaint does not stand against another one's volume.
+	// A volume on one node counts more than an error of another node.
 	slices.SortStableFunc(found, func(a, b answer[*csi.CreateVolumeResponse]) int {
 		return cmp.Compare(status.Code(a.err), status.Code(b.err))
 	})
@@ -162,15 +167,15 @@ func verdict(ctx context.Context, name string, answers []answer[*csi.CreateVolum
 	case busy != nil:
 		return nil, busy
 	case len(silent) > 0:
-		return nil, unavailable("volume %q: it may be on a node that does not answer, so it is not made on another one: %s", name, strings.Join(silent, "; "))
+		return nil, unavailable("volume %q: it may exist on a node that does not answer, so it is created nowhere else: %s", name, strings.Join(silent, "; "))
 	}
 	return nil, nil
 }
 
-// roomiest returns the candidate with most room: of those where the largest
-// possible volume is large enough, if there are any, and of these of the ones
-// that take all pods, if there are any. Whether the room is enough the node
-// itself says when it is asked to create.
+// roomiest returns the candidate with the most room. It prefers nodes whose
+// largest possible volume is large enough, and among these the nodes that take all
+// pods. The node itself decides whether its room is enough when it creates the
+// volume.
 func (r *Router) roomiest(ctx context.Context, q *csi.CreateVolumeRequest, candidates []member) (string, error) {
 	if len(candidates) == 1 {
 		return candidates[0].short, nil

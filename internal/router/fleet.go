@@ -15,27 +15,28 @@ import (
 // Node is a node that runs the node role, or may have run it.
 type Node struct {
 	Name      string   // full
-	Instance  string   // of the process that answers there: another one is another connection
-	Addresses []string // host:port of the pod if it is ready, the first that answers is used; none while it is not
-	// NotReady is since when Kubernetes has the pod for not ready; zero if it
-	// is ready, or if there is no pod.
+	Instance  string   // of the process that answers there; a new process needs a new connection
+	Addresses []string // host:port of the pod, in the order in which they are tried; none while the pod is not ready
+	// NotReady is the time since which Kubernetes considers the pod not ready;
+	// zero if the pod is ready, or if there is no pod.
 	NotReady time.Time
-	// Silent is a time since when no pod there was ready, by the clocks of
-	// Kubernetes' control plane; zero if one is, or if nothing tells.
+	// Silent is a time since which no pod there was ready, by the clocks of
+	// Kubernetes' control plane; zero if a pod is ready, or if the time is unknown.
 	Silent time.Time
-	// NoPods is why the node takes no new pods, PickyPods why it takes only
-	// pods that tolerate a taint; "" if that is not so.
+	// NoPods is the reason why the node takes no new pods, PickyPods the reason why
+	// it takes only pods that tolerate a taint. Each is "" if there is no such reason.
 	NoPods, PickyPods string
 }
 
-// fleet is what the router knows of the nodes, and its connections to them.
+// fleet has the nodes that the router knows, and its connections to them. It is
+// safe for concurrent use.
 type fleet struct {
 	credentials func(node string) credentials.TransportCredentials
 	now         func() time.Time
 
 	mu      sync.Mutex
 	members map[string]*member // by the node's short name; nil before the first set
-	since   time.Time          // of the first set
+	since   time.Time          // the time of the first set
 	closed  bool
 }
 
@@ -44,11 +45,11 @@ type member struct {
 	Node
 	short string
 	link  *link     // nil while the node is not ready
-	down  time.Time // since when it is not ready, as far as this process saw; zero if it is
-	left  bool      // it was ready until then, as this process saw
+	down  time.Time // when this process first saw it not ready; zero if it is ready
+	left  bool      // this process saw it ready until down
 }
 
-// picky is 1 for a node that takes only pods that tolerate a taint, else 0.
+// picky returns 1 for a node that takes only pods that tolerate a taint, else 0.
 func (m member) picky() int {
 	if m.PickyPods != "" {
 		return 1
@@ -60,8 +61,8 @@ func newFleet(credentials func(string) credentials.TransportCredentials, now fun
 	return &fleet{credentials: credentials, now: now}
 }
 
-// set replaces the nodes. Connections stay where the same process still answers
-// at the same addresses.
+// set replaces the nodes. It keeps the connections to nodes where the same process
+// still answers at the same addresses.
 func (f *fleet) set(nodes []Node) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -76,7 +77,7 @@ func (f *fleet) set(nodes []Node) {
 	for _, n := range nodes {
 		short := handle.ShortNode(n.Name)
 		if other, taken := next[short]; taken {
-			klog.ErrorS(nil, "Two nodes have the same short name, the second is left out", "node", other.Name, "second", n.Name, "short", short)
+			klog.ErrorS(nil, "Two nodes have the same short name; ignoring the second", "node", other.Name, "second", n.Name, "short", short)
 			continue
 		}
 		m := &member{Node: n, short: short}
@@ -113,7 +114,7 @@ func (f *fleet) close() {
 	f.closed = true
 }
 
-// known tells whether the nodes are known at all.
+// known reports whether set was called.
 func (f *fleet) known() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -137,11 +138,12 @@ func (f *fleet) ready() []member {
 	return slices.DeleteFunc(f.all(), func(m member) bool { return m.link == nil })
 }
 
-// silent returns a time since when no controller can have sent the node a
-// request; zero if nothing tells. It is the control plane's date, or an earlier
-// one that this process saw: of the pod, whose own date counts only from then on
-// because the node's clock told it; or that there is none. No date counts that is
-// older than what this process saw answer: it may be of another pod.
+// silent returns a time since which no controller can have sent the node a
+// request; zero if the time is unknown. It is Silent, the time of Kubernetes'
+// control plane, or an earlier time at which this process saw that the pod was not
+// ready or gone. NotReady may come from the node's own clock, so it only makes
+// that later. If this process saw the node answer after Silent, Silent may be
+// about another pod and does not count.
 func (m member) silent() time.Time {
 	if m.link != nil {
 		return time.Time{}
@@ -153,7 +155,7 @@ func (m member) silent() time.Time {
 	switch {
 	case m.NotReady.After(seen):
 		seen = m.NotReady
-	case m.NotReady.IsZero() && m.Instance != "": // its only pod is about to end, or has no address yet
+	case m.NotReady.IsZero() && m.Instance != "": // the node's only pod is terminating, or has no address yet
 		return told
 	}
 	if !told.IsZero() && told.Before(seen) {
@@ -162,8 +164,9 @@ func (m member) silent() time.Time {
 	return seen
 }
 
-// missing returns since when no driver of that node was ready, as Kubernetes or
-// this process saw it; zero if one is, or if the nodes are not known yet.
+// missing returns the earliest time, of Kubernetes or of this process, since which
+// the node's driver was not ready. It returns zero if the driver is ready, or if
+// the nodes are not known yet.
 func (f *fleet) missing(short string) time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -179,19 +182,20 @@ func (f *fleet) missing(short string) time.Time {
 	return f.since
 }
 
-// use returns the connection to a node and a function that ends its use.
-// UNAVAILABLE, naming the node, if it is not ready.
+// use returns a node with its connection. The caller calls release when it no
+// longer needs the connection. Errors: UNAVAILABLE, which names the node, if the
+// node is not ready.
 func (f *fleet) use(short string) (m member, release func(), err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	x, known := f.members[short]
 	switch {
 	case f.members == nil:
-		return member{}, nil, unavailable("node %s: it is not known yet which nodes there are", short)
+		return member{}, nil, unavailable("node %s: the nodes are not known yet", short)
 	case !known:
-		return member{}, nil, unavailable("node %s: no pod of the driver is there", short)
+		return member{}, nil, unavailable("node %s: the driver has no pod there", short)
 	case x.link == nil:
-		return member{}, nil, unavailable("node %s: the driver is not ready there since %s", x.Name, x.down.UTC().Format(time.RFC3339))
+		return member{}, nil, unavailable("node %s: the driver has not been ready there since %s", x.Name, x.down.UTC().Format(time.RFC3339))
 	}
 	x.link.hold()
 	return *x, x.link.release, nil

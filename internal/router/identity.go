@@ -13,7 +13,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
-// capabilitiesLimit is how long nodes have to say what they can do.
+// capabilitiesLimit is how long nodes have to answer which capabilities they have.
 const capabilitiesLimit = 5 * time.Second
 
 // GetPluginInfo returns the driver's name and the router's version.
@@ -21,14 +21,14 @@ func (r *Router) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*csi
 	return &csi.GetPluginInfoResponse{Name: handle.Driver, VendorVersion: r.version}, nil
 }
 
-// Probe says whether a node is ready: the sidecars wait for that, because what
-// the driver can do is what its nodes can do.
+// Probe answers whether any node is ready. The sidecars wait for that, because the
+// driver has the capabilities of its nodes.
 func (r *Router) Probe(context.Context, *csi.ProbeRequest) (*csi.ProbeResponse, error) {
 	return &csi.ProbeResponse{Ready: wrapperspb.Bool(len(r.fleet.ready()) > 0)}, nil
 }
 
-// GetPluginCapabilities tells which services there are: of those that the
-// router serves, the ones that all nodes which are ready have.
+// GetPluginCapabilities returns the capabilities that all ready nodes have,
+// without the services that the router does not serve.
 func (r *Router) GetPluginCapabilities(ctx context.Context, q *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
 	common, err := commonCapabilities(ctx, r, func(ctx context.Context, n member) ([]*csi.PluginCapability, error) {
 		a, err := invoke(ctx, r, n.short, callmeta.Conditions{}, func(ctx context.Context, conn grpc.ClientConnInterface) (*csi.GetPluginCapabilitiesResponse, error) {
@@ -50,7 +50,7 @@ func (r *Router) GetPluginCapabilities(ctx context.Context, q *csi.GetPluginCapa
 	return a, nil
 }
 
-// ControllerGetCapabilities tells what all nodes that are ready can do.
+// ControllerGetCapabilities returns the capabilities that all ready nodes have.
 func (r *Router) ControllerGetCapabilities(ctx context.Context, q *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
 	common, err := commonCapabilities(ctx, r, func(ctx context.Context, n member) ([]*csi.ControllerServiceCapability, error) {
 		a, err := call(ctx, r, n.short, csi.ControllerClient.ControllerGetCapabilities, q, callmeta.Conditions{})
@@ -62,8 +62,8 @@ func (r *Router) ControllerGetCapabilities(ctx context.Context, q *csi.Controlle
 	return &csi.ControllerGetCapabilitiesResponse{Capabilities: common}, nil
 }
 
-// commonCapabilities returns the capabilities that all nodes which are ready
-// and answer have. UNAVAILABLE if none does.
+// commonCapabilities returns the capabilities that all ready nodes which answer
+// have in common. Errors: UNAVAILABLE if no node answers.
 func commonCapabilities[C proto.Message](ctx context.Context, r *Router, of func(context.Context, member) ([]C, error)) ([]C, error) {
 	asking, cancel := context.WithTimeout(ctx, capabilitiesLimit)
 	defer cancel()
@@ -90,7 +90,7 @@ func commonCapabilities[C proto.Message](ctx context.Context, r *Router, of func
 	case failed != nil:
 		return nil, failed
 	}
-	return nil, unavailable("no node is ready: what the driver can do is not known")
+	return nil, unavailable("no node is ready, so the capabilities of the driver are unknown")
 }
 
 func intersect[C proto.Message](a, b []C) []C {

@@ -20,8 +20,9 @@ const (
 	logReads   = 4
 )
 
-// intercept surrounds every request: a logger that knows the request, errors
-// with gRPC codes, and no panic that takes the other requests with it.
+// intercept handles every request. It adds a logger with the request's values,
+// gives errors a gRPC code, and recovers from a panic, which would otherwise end
+// the other requests too.
 func (r *Router) intercept(ctx context.Context, request any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (reply any, err error) {
 	method, begin := path.Base(info.FullMethod), time.Now()
 	log := klog.FromContext(ctx).WithValues("request", strconv.FormatUint(r.calls.Add(1), 36), "method", method)
@@ -48,7 +49,7 @@ func (r *Router) intercept(ctx context.Context, request any, info *grpc.UnarySer
 	return reply, toStatus(err)
 }
 
-// subject returns what a request is about, for the log.
+// subject returns the id or name that a request is about, for the log.
 func subject(request any) (key, value string) {
 	switch q := request.(type) {
 	case interface{ GetVolumeId() string }:

@@ -22,14 +22,14 @@ import (
 )
 
 const (
-	maxRequest   = 4 << 20         // bytes: what a node takes
-	window       = 512 << 10       // bytes that a node may send before they are read
+	maxRequest   = 4 << 20         // bytes that a node accepts
+	window       = 512 << 10       // bytes that a node may send before the router reads them
 	connectLimit = 5 * time.Second // to establish a connection
 	silenceLimit = 20 * time.Second
 )
 
-// link is a connection to one node's driver. It is closed when it is retired
-// and the last call on it has ended.
+// link is a connection to one node's driver. It closes itself after retire, when
+// the last call on it has ended.
 type link struct {
 	conn *grpc.ClientConn
 
@@ -38,7 +38,7 @@ type link struct {
 	retired bool
 }
 
-// dial prepares a connection; it is established by the first call.
+// dial prepares a connection. The first call establishes it.
 func (f *fleet) dial(n Node) *link {
 	addresses := manual.NewBuilderWithScheme("dmsnap")
 	var state resolver.State
@@ -64,13 +64,14 @@ func (f *fleet) dial(n Node) *link {
 		grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(window),
 	)
 	if err != nil {
-		panic(fmt.Sprintf("connection to node %s: %v", n.Name, err)) // the options are right or not, whatever the node
+		panic(fmt.Sprintf("connection to node %s: %v", n.Name, err)) // the options are wrong for every node
 	}
 	return &link{conn: conn}
 }
 
-// dialTCP makes the kernel notice that a node is gone, also while a call waits
-// for its answer: gRPC's own pings would need every node to allow them.
+// dialTCP opens a connection on which the kernel notices that a node is gone, even
+// while a call waits for its answer. gRPC's own pings would work only if every
+// node allowed them.
 func dialTCP(ctx context.Context, address string) (net.Conn, error) {
 	d := net.Dialer{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: silenceLimit / 2, Interval: silenceLimit / 8, Count: 4},
@@ -144,13 +145,13 @@ func (l *link) reconnect(ctx context.Context) bool {
 	}
 }
 
-// writeRecorder notes when a request may have left this process.
+// writeRecorder records when a request may have left this process.
 type writeRecorder struct{}
 
 type writtenKey struct{}
 
-// recordWrite returns a context in which a call sets written before its
-// request is handed to the connection.
+// recordWrite returns a context for a call. The call sets written before gRPC
+// hands its request to the connection.
 func recordWrite(ctx context.Context) (_ context.Context, written *atomic.Bool) {
 	written = &atomic.Bool{}
 	return context.WithValue(ctx, writtenKey{}, written), written

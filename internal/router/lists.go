@@ -17,22 +17,24 @@ import (
 )
 
 const (
-	// listLimit is how long one node has to answer for an unfiltered list.
+	// listLimit is how long one node has to answer its part of an unfiltered list.
 	listLimit = 10 * time.Second
-	// pageSize is how many entries a node is asked for at a time: they are far smaller than maxPage.
+	// pageSize is the number of entries that the router asks a node for at a time.
+	// So many entries are far smaller than maxPage.
 	pageSize = 500
-	// maxEntries and maxList are what a node may have in a list: its metadata areas
-	// have room for some 10,000 volumes and snapshots each, of 300 bytes.
+	// maxEntries and maxList limit a node's list. The metadata area of a pool has
+	// room for about 10,000 volumes and snapshots, of 300 bytes each.
 	maxEntries = 50_000
 	maxList    = 16 << 20 // bytes
 )
 
-// list collects a page from the nodes, which are gone through by their short
-// names. A node's entries are sorted by id and its tokens are the id of the
-// last entry of a page, so such an id, which names its node, is the router's
-// token too: a page is right whatever came or went in between, also a node.
-// Nodes that do not answer are left out, and named in the trailer
-// (callmeta.PartialKey). Errors: ABORTED for a token that is none.
+// list collects a page from the nodes, in the order of their short names. A node
+// sorts its entries by id, and its token is the id of the last entry of a page.
+// Such an id names its node, so it is also the router's token. A page is therefore
+// right even if entries or nodes came or went since the last page.
+// list leaves out nodes that do not answer and names them in the trailer
+// (callmeta.PartialKey). Errors: INVALID_ARGUMENT for a negative limit, ABORTED for
+// a token that is not from this driver, UNAVAILABLE if the nodes are not known yet.
 func list[E proto.Message](ctx context.Context, r *Router, token string, limit int32, idOf func(E) string,
 	of func(ctx context.Context, node, token string, limit int32) (entries []E, next string, err error)) (page []E, next string, err error) {
 	if limit < 0 {
@@ -40,10 +42,10 @@ func list[E proto.Message](ctx context.Context, r *Router, token string, limit i
 	}
 	start, ok := handle.Parse(token)
 	if token != "" && !ok {
-		return nil, "", aborted("starting_token %q is not one that this driver gave: start again", token)
+		return nil, "", aborted("starting_token %q is not from this driver; start the list again", token)
 	}
 	if !r.fleet.known() {
-		return nil, "", unavailable("it is not known yet which nodes there are")
+		return nil, "", unavailable("the nodes are not known yet")
 	}
 	for _, n := range r.fleet.all() {
 		if n.short < start.Node {
@@ -70,7 +72,7 @@ func list[E proto.Message](ctx context.Context, r *Router, token string, limit i
 	return page, next, nil
 }
 
-// firstPage cuts what is more than a page off, and returns the token of the next.
+// firstPage returns the first page of all entries, and the token of the next page.
 func firstPage[E any](all []E, limit int32, idOf func(E) string) (page []E, next string) {
 	if limit > 0 && len(all) > int(limit) {
 		return all[:limit], idOf(all[limit-1])
@@ -78,9 +80,10 @@ func firstPage[E any](all []E, limit int32, idOf func(E) string) (page []E, next
 	return all, ""
 }
 
-// wholeList returns what one node has of a page on which there are have
-// entries already, and one entry more if there is one, which tells that there
-// is a next page. INTERNAL if that has no end.
+// wholeList returns one node's entries for a page that already has have entries.
+// If the node has more entries than fit, wholeList returns one entry too many, so
+// that the caller knows that there is a next page.
+// Errors: those of the node, INTERNAL for a list that is too long.
 func wholeList[E proto.Message](ctx context.Context, node, token string, limit int32, have int,
 	of func(ctx context.Context, node, token string, limit int32) ([]E, string, error)) ([]E, error) {
 	ctx, cancel := context.WithTimeout(ctx, listLimit)
@@ -110,12 +113,13 @@ func wholeList[E proto.Message](ctx context.Context, node, token string, limit i
 	}
 }
 
-// partial notes that a list lacks the entries of a node.
+// partial records that a list lacks the entries of a node: in the metrics, the log
+// and the trailer.
 func (r *Router) partial(ctx context.Context, n member, err error) {
 	r.metrics.partialLists.Inc()
-	klog.FromContext(ctx).Info("A node is left out of a list", "node", n.Name, "err", err)
+	klog.FromContext(ctx).Info("Left a node out of a list", "node", n.Name, "err", err)
 	if err := grpc.SetTrailer(ctx, metadata.Pairs(callmeta.PartialKey, n.Name)); err != nil {
-		klog.FromContext(ctx).Error(err, "Telling which nodes are left out of a list")
+		klog.FromContext(ctx).Error(err, "Could not name the nodes that a list lacks")
 	}
 }
 
@@ -133,7 +137,7 @@ func (r *Router) ListVolumes(ctx context.Context, q *csi.ListVolumesRequest) (*c
 	return &csi.ListVolumesResponse{Entries: entries, NextToken: next}, nil
 }
 
-// ControllerListVolumeHealth returns the volumes with which something is wrong.
+// ControllerListVolumeHealth returns the health of all volumes that have a problem.
 func (r *Router) ControllerListVolumeHealth(ctx context.Context, q *csi.ControllerListVolumeHealthRequest) (*csi.ControllerListVolumeHealthResponse, error) {
 	entries, next, err := list(ctx, r, q.GetStartingToken(), q.GetMaxEntries(), (*csi.VolumeHealth).GetVolumeId,
 		func(ctx context.Context, node, token string, limit int32) ([]*csi.VolumeHealth, string, error) {
@@ -147,8 +151,9 @@ func (r *Router) ControllerListVolumeHealth(ctx context.Context, q *csi.Controll
 	return &csi.ControllerListVolumeHealthResponse{Entries: entries, NextToken: next}, nil
 }
 
-// ListSnapshots returns the snapshots of all nodes, page by page. Those of one
-// volume, or one snapshot, are asked of their node alone, which must answer.
+// ListSnapshots returns the snapshots of all nodes, page by page. For one snapshot,
+// or the snapshots of one volume, it asks only the node in the id. That node must
+// answer.
 func (r *Router) ListSnapshots(ctx context.Context, q *csi.ListSnapshotsRequest) (*csi.ListSnapshotsResponse, error) {
 	of := func(ctx context.Context, node, token string, limit int32) ([]*csi.ListSnapshotsResponse_Entry, string, error) {
 		a, err := call(ctx, r, node, csi.ControllerClient.ListSnapshots, &csi.ListSnapshotsRequest{

@@ -2,13 +2,14 @@ package router
 
 import "sync"
 
-// names are the volume names that this process is placing.
+// names has the volume names that this process is placing. It is safe for
+// concurrent use.
 type names struct {
 	mu   sync.Mutex
 	held map[string]bool
 }
 
-// begin takes a name until end is called; false if it is taken.
+// begin takes a name until the caller calls end. ok is false if the name is taken.
 func (n *names) begin(name string) (end func(), ok bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -14,18 +14,18 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
-// placement says where a new volume may go.
+// placement describes on which nodes a new volume may be.
 type placement struct {
 	only  string   // short name of the one node; "" if there is a choice
-	free  bool     // no pod and no source is bound to that node yet
-	among []string // short names to choose from; nil: any node
+	free  bool     // neither a pod nor a source is bound to only yet
+	among []string // short names of the possible nodes; nil if all are
 	claim Claim
 	state claimState
 }
 
 // placementOf reads a request's source and topology. Errors: INVALID_ARGUMENT,
-// NOT_FOUND for a source that is not ours, RESOURCE_EXHAUSTED if the source is
-// where the volume must not be, UNAVAILABLE.
+// NOT_FOUND for a source that is not this driver's, RESOURCE_EXHAUSTED if the
+// source is on a node that the topology excludes, UNAVAILABLE.
 func (r *Router) placementOf(ctx context.Context, q *csi.CreateVolumeRequest) (placement, error) {
 	requisite, err := terms(q.GetAccessibilityRequirements().GetRequisite())
 	if err != nil {
@@ -52,7 +52,7 @@ func (r *Router) placementOf(ctx context.Context, q *csi.CreateVolumeRequest) (p
 	}
 	switch {
 	case len(preferred) > 0 && (len(requisite) == 0 || p.state == claimUnnamed || p.state == claimThere && p.claim.SelectedNode != ""):
-		// The scheduler chose that node. Anywhere else the pod could not run.
+		// The scheduler chose this node. The pod could not run on another node.
 		p.only = preferred[0]
 	case len(requisite) == 1:
 		p.only, p.free = requisite[0], true
@@ -60,9 +60,9 @@ func (r *Router) placementOf(ctx context.Context, q *csi.CreateVolumeRequest) (p
 	return p, nil
 }
 
-// takingPods returns those of the candidates to which Kubernetes would send a
-// pod: a volume elsewhere would keep its pods waiting. UNAVAILABLE, with the
-// reasons, if there are none.
+// takingPods returns the candidates to which Kubernetes would send a pod. On
+// another node the volume would keep its pods waiting.
+// Errors: UNAVAILABLE, with the reasons, if there is no such candidate.
 func takingPods(name string, candidates []member) ([]member, error) {
 	var open []member
 	var closed []string
@@ -74,13 +74,14 @@ func takingPods(name string, candidates []member) ([]member, error) {
 		}
 	}
 	if len(open) == 0 {
-		return nil, unavailable("volume %q: no node that it may be on takes pods now: %s", name, strings.Join(closed, "; "))
+		return nil, unavailable("volume %q: none of its possible nodes takes pods now: %s", name, strings.Join(closed, "; "))
 	}
 	return open, nil
 }
 
-// openTo returns nil if the only node that a volume may be on takes pods, or
-// the volume that is there already.
+// openTo checks the only node that a volume may be on. It returns nil if the node
+// takes pods, and the volume if the node does not but already has it.
+// Errors: UNAVAILABLE if the node takes no pods and does not have the volume.
 func (r *Router) openTo(ctx context.Context, q *csi.CreateVolumeRequest, short string) (*csi.CreateVolumeResponse, error) {
 	n := slices.DeleteFunc(r.fleet.all(), func(m member) bool { return m.short != short })
 	if _, closed := takingPods(q.GetName(), n); len(n) == 1 && closed != nil {
@@ -93,9 +94,9 @@ func (r *Router) openTo(ctx context.Context, q *csi.CreateVolumeRequest, short s
 	return nil, nil
 }
 
-// terms returns the nodes that topologies name, by their short names, each once
-// and in their order. INVALID_ARGUMENT if there are topologies and none names
-// a node: keys that are not ours say nothing about where a volume can be.
+// terms returns the short names of the nodes in the topologies, each once and in
+// their order. Errors: INVALID_ARGUMENT if there are topologies but none has this
+// driver's key, because other keys do not tell where a volume can be.
 func terms(topologies []*csi.Topology) ([]string, error) {
 	var nodes []string
 	for _, t := range topologies {
@@ -109,7 +110,8 @@ func terms(topologies []*csi.Topology) ([]string, error) {
 	return nodes, nil
 }
 
-// sourceNode returns the short name of the node that a content source is on.
+// sourceNode returns the short name of the node that has a content source.
+// Errors: INVALID_ARGUMENT, NOT_FOUND for an id that is not this driver's.
 func sourceNode(s *csi.VolumeContentSource) (string, error) {
 	id := s.GetSnapshot().GetSnapshotId()
 	if s.GetVolume() != nil {

@@ -1,8 +1,8 @@
-// Package router is the controller role: it serves the CSI Identity and
-// Controller services to the stock sidecars and forwards each call to the node
-// that it is about. What a call is about is in its ids; where a new volume goes
-// the router decides. It has no state of its own: nodes and claims are
-// Kubernetes' to know, volumes and snapshots the nodes'.
+// Package router is the controller role. It serves the CSI Identity and
+// Controller services to the stock sidecars. It reads the node from the ids in a
+// call and forwards the call to that node. For a new volume it chooses the node.
+// The router has no state of its own: Kubernetes knows the nodes and claims, and
+// the nodes know the volumes and snapshots.
 package router
 
 import (
@@ -26,11 +26,11 @@ import (
 // Options are what a router needs.
 type Options struct {
 	Version string // of this program, for GetPluginInfo
-	// Credentials for a connection to the node of that full name: they see to
-	// it that nobody else answers.
+	// Credentials returns the credentials for a connection to the node with that
+	// full name. They ensure that no other node answers.
 	Credentials func(node string) credentials.TransportCredentials
-	Claims      Claims                      // nil: there are none
-	Observe     grpc.UnaryServerInterceptor // if not nil: sees all calls with their results
+	Claims      Claims                      // nil if the router cannot look up claims
+	Observe     grpc.UnaryServerInterceptor // if not nil, sees all calls with their results
 	Clock       func() time.Time            // nil: time.Now
 }
 
@@ -50,8 +50,8 @@ type Router struct {
 	now      func() time.Time
 }
 
-// New returns a router that knows no nodes: SetNodes tells it, Serve makes it
-// listen, Close closes its connections.
+// New returns a router that knows no nodes yet. The caller tells it the nodes
+// with SetNodes, serves requests with Serve, and frees the connections with Close.
 func New(o Options) (*Router, error) {
 	if o.Credentials == nil {
 		return nil, errors.New("no credentials for connections to nodes")
@@ -72,26 +72,26 @@ func New(o Options) (*Router, error) {
 	return r, nil
 }
 
-// SetNodes replaces what the router knows of the nodes. Connections to pods
-// that are no longer there are closed when the calls on them have ended.
+// SetNodes replaces the nodes that the router knows. It closes connections to
+// pods that are gone once the calls on them have ended.
 func (r *Router) SetNodes(nodes []Node) { r.fleet.set(nodes) }
 
 // Metrics returns the router's figures for Prometheus.
 func (r *Router) Metrics() prometheus.Collector { return r.metrics }
 
-// Ready tells why the router cannot do its work yet; nil if it can.
+// Ready returns an error while the router cannot do its work yet.
 func (r *Router) Ready() error {
 	if !r.fleet.known() {
-		return errors.New("it is not known yet which nodes there are")
+		return errors.New("the nodes are not known yet")
 	}
 	return nil
 }
 
-// Close closes all connections. Calls that run fail.
+// Close closes all connections. Calls that are running fail.
 func (r *Router) Close() { r.fleet.close() }
 
-// stopLimit is how long calls may take to end when the router stops; then their
-// contexts are cancelled, and what they began goes on where it runs.
+// stopLimit is how long the router waits for calls to end when it stops. Then it
+// cancels their contexts. The nodes finish the work that the calls began.
 const stopLimit = 20 * time.Second
 
 // Serve answers requests at the endpoint, "unix:///path" or a path, until ctx ends.

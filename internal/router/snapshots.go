@@ -12,14 +12,15 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
-// sameNameLimit is how long other nodes have to say that they use a snapshot's
-// name. What does not answer does not hold up a snapshot.
+// sameNameLimit is how long other nodes have to answer that they use a snapshot's
+// name. A node that does not answer does not delay a snapshot further.
 const sameNameLimit = 2 * time.Second
 
-// CreateSnapshot takes a snapshot on the node of its source. ALREADY_EXISTS if
-// another node that answers shows a snapshot of that name: it is of another
-// volume. A name with a UUID, as csi-snapshotter makes them, nobody else can
-// have: the others are not asked, so that none of them can say no.
+// CreateSnapshot takes a snapshot on the node of its source. It fails with
+// ALREADY_EXISTS if another node answers with a snapshot of that name, which is a
+// snapshot of another volume. The names that csi-snapshotter makes end with a UUID
+// and cannot exist elsewhere. For such a name CreateSnapshot asks no other node,
+// so that no other node can prevent the snapshot.
 func (r *Router) CreateSnapshot(ctx context.Context, q *csi.CreateSnapshotRequest) (*csi.CreateSnapshotResponse, error) {
 	switch {
 	case q.GetName() == "":
@@ -41,8 +42,8 @@ func (r *Router) CreateSnapshot(ctx context.Context, q *csi.CreateSnapshotReques
 		return call(asking, r, n.short, csi.ControllerClient.CreateSnapshot, q, callmeta.Conditions{OnlyExisting: true})
 	})
 	for _, a := range answers {
-		if a.err == nil { // its own, see witness; an error proves nothing
-			return nil, errorf(codes.AlreadyExists, "snapshot %q exists on node %s, of volume %s", q.GetName(), a.node.Name, a.value.GetSnapshot().GetSourceVolumeId())
+		if a.err == nil { // the node has the snapshot, see witness; an error proves nothing
+			return nil, errorf(codes.AlreadyExists, "snapshot %q already exists on node %s, of volume %s", q.GetName(), a.node.Name, a.value.GetSnapshot().GetSourceVolumeId())
 		}
 	}
 	return call(ctx, r, source.Node, csi.ControllerClient.CreateSnapshot, q, callmeta.Conditions{})

@@ -9,10 +9,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
 )
 
-// ephemeral tells whether a request may make a transient volume, and asks for
-// one. What is written to such a volume is lost when the node restarts, so only
-// a claim may have one that ends with its pod anyway. Errors: INVALID_ARGUMENT,
-// FAILED_PRECONDITION if the claim is to be kept, or not there; UNAVAILABLE.
+// ephemeral reports whether a request asks for a transient volume, and checks that
+// it may have one. A transient volume loses its data when the node restarts, so
+// only a claim that ends with its pod may have one. Errors: INVALID_ARGUMENT,
+// FAILED_PRECONDITION if no pod owns the claim or the claim is gone, UNAVAILABLE.
 func (r *Router) ephemeral(ctx context.Context, q *csi.CreateVolumeRequest) (bool, error) {
 	transient, err := callmeta.Transient(q.GetParameters())
 	switch {
@@ -21,7 +21,7 @@ func (r *Router) ephemeral(ctx context.Context, q *csi.CreateVolumeRequest) (boo
 	case !transient:
 		return false, nil
 	case q.GetVolumeContentSource() == nil:
-		return false, invalid("volume %q: a transient volume needs a source: it is a scratch copy of that", q.GetName())
+		return false, invalid("volume %q: a transient volume needs a source, because it is a scratch copy", q.GetName())
 	}
 	claim, state, err := r.claimOf(ctx, q)
 	switch {
@@ -29,12 +29,12 @@ func (r *Router) ephemeral(ctx context.Context, q *csi.CreateVolumeRequest) (boo
 		return false, err
 	case state == claimUnnamed:
 		return false, errorf(codes.FailedPrecondition,
-			"volume %q: it is not known for which claim it is (csi-provisioner needs --extra-create-metadata): a transient volume is only made for a claim that a pod owns", q.GetName())
+			"volume %q: the request names no claim, and a transient volume is created only for a claim that a pod owns; start csi-provisioner with --extra-create-metadata", q.GetName())
 	case state == claimGone:
-		return false, errorf(codes.FailedPrecondition, "volume %q: its claim is gone, nothing is made for it", q.GetName())
+		return false, errorf(codes.FailedPrecondition, "volume %q: its claim is gone, so no volume is created", q.GetName())
 	case !claim.Ephemeral:
 		return false, errorf(codes.FailedPrecondition,
-			"volume %q: no pod owns its claim: what is written to a transient volume is lost when the node restarts, so it is only made for a generic ephemeral volume of a pod", q.GetName())
+			"volume %q: no pod owns its claim, and a transient volume loses its data when the node restarts; use a generic ephemeral volume", q.GetName())
 	}
 	return true, nil
 }

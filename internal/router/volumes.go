@@ -9,17 +9,18 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
-// onVolume forwards a request to the node of the volume that it names.
+// onVolume forwards a request to the node of its volume.
 func onVolume[Q interface{ GetVolumeId() string }, A any](ctx context.Context, r *Router, m method[Q, A], q Q) (A, error) {
 	return forward(ctx, r, m, q, "volume", q.GetVolumeId())
 }
 
-// onSnapshot forwards a request to the node of the snapshot that it names.
+// onSnapshot forwards a request to the node of its snapshot.
 func onSnapshot[Q interface{ GetSnapshotId() string }, A any](ctx context.Context, r *Router, m method[Q, A], q Q) (A, error) {
 	return forward(ctx, r, m, q, "snapshot", q.GetSnapshotId())
 }
 
-// forward forwards a request to the node in the id of what it is about.
+// forward forwards a request to the node in the id. Errors: those of invoke,
+// INVALID_ARGUMENT without an id, NOT_FOUND for an id that is not this driver's.
 func forward[Q, A any](ctx context.Context, r *Router, m method[Q, A], q Q, kind, id string) (A, error) {
 	var none A
 	if id == "" {
@@ -32,8 +33,8 @@ func forward[Q, A any](ctx context.Context, r *Router, m method[Q, A], q Q, kind
 	return call(ctx, r, i.Node, m, q, callmeta.Conditions{})
 }
 
-// foreign tells that an id was given and is not one of this driver: what it
-// names does not exist, so that it is deleted already and in no list.
+// foreign reports whether an id is given and is not this driver's. Such a volume
+// or snapshot does not exist: it counts as deleted and appears in no list.
 func foreign(id string) bool {
 	_, ok := handle.Parse(id)
 	return id != "" && !ok
@@ -77,7 +78,7 @@ func (r *Router) ControllerGetVolume(ctx context.Context, q *csi.ControllerGetVo
 	return onVolume(ctx, r, csi.ControllerClient.ControllerGetVolume, q)
 }
 
-// ControllerGetVolumeHealth tells what is wrong with a volume.
+// ControllerGetVolumeHealth returns the problems of a volume.
 func (r *Router) ControllerGetVolumeHealth(ctx context.Context, q *csi.ControllerGetVolumeHealthRequest) (*csi.ControllerGetVolumeHealthResponse, error) {
 	return onVolume(ctx, r, csi.ControllerClient.ControllerGetVolumeHealth, q)
 }

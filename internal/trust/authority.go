@@ -15,20 +15,20 @@ import (
 	"time"
 )
 
-// Lifetimes say how long certificates are valid and how slowly the CA changes.
+// Lifetimes are how long certificates are valid, and how slowly the CA changes.
 type Lifetimes struct {
 	CA      time.Duration // replaced after two thirds
 	Leaf    time.Duration // of nodes and controllers; replaced after two thirds
-	Overlap time.Duration // how long a new CA is known to all before it signs
+	Overlap time.Duration // how long all know a new CA before it signs
 }
 
-// DefaultLifetimes are short where nobody is bothered by it: nodes and
-// controllers get new certificates by themselves. A ConfigMap reaches the
-// nodes' files within two minutes, so an hour of overlap is ample.
+// DefaultLifetimes are short for nodes and controllers, because they get new
+// certificates automatically. A ConfigMap reaches the nodes' files within two
+// minutes, so an hour of overlap is ample.
 var DefaultLifetimes = Lifetimes{CA: 365 * 24 * time.Hour, Leaf: 24 * time.Hour, Overlap: time.Hour}
 
-// skew is how far behind other machines' clocks may be. A certificate that is
-// not yet valid there would be refused.
+// skew is how far the clocks of other machines may be behind. A machine refuses a
+// certificate that is not valid yet by its own clock.
 const skew = 10 * time.Minute
 
 // authority signs certificates.
@@ -45,7 +45,7 @@ func newAuthority(now time.Time, life time.Duration) (*authority, error) {
 		return nil, err
 	}
 	template := &x509.Certificate{
-		// The time in the name tells people which is which.
+		// The time in the name lets people tell two CAs apart.
 		Subject:               pkix.Name{CommonName: "csi-dmsnap CA " + now.UTC().Format(time.RFC3339)},
 		NotBefore:             now.Add(-skew),
 		NotAfter:              now.Add(life),
@@ -61,7 +61,7 @@ func newAuthority(now time.Time, life time.Duration) (*authority, error) {
 	return &authority{certificate: c, key: key}, nil
 }
 
-// sign makes a certificate for a key. It never outlives the CA.
+// sign makes a certificate for a key. The certificate never outlives the CA.
 func (a *authority) sign(public crypto.PublicKey, identity string, usage x509.ExtKeyUsage, now time.Time, life time.Duration) (*x509.Certificate, error) {
 	uri, err := url.Parse(identity)
 	if err != nil {
@@ -98,36 +98,38 @@ func (a *authority) controller(now time.Time, life time.Duration) (*tls.Certific
 	return keyPair(c, key), nil
 }
 
-// node signs a node's request, of which only the key is taken: the name is
-// what the controller found out.
+// node signs a node's request. It takes only the key from the request; the
+// controller has found out the node's name itself.
 func (a *authority) node(request *x509.CertificateRequest, node string, now time.Time, life time.Duration) (*x509.Certificate, error) {
 	return a.sign(request.PublicKey, NodeIdentity(node), x509.ExtKeyUsageServerAuth, now, life)
 }
 
-// decodeRequest reads a signing request, and checks that who made it has the
-// key, which must be of the one kind that we sign: others may be dear to check.
+// decodeRequest reads a signing request and checks that its maker has the key. It
+// accepts only ECDSA P-256 keys, because signatures of other kinds may be expensive
+// to check.
 func decodeRequest(text []byte) (*x509.CertificateRequest, error) {
 	if len(text) > maxSigningRequest {
-		return nil, fmt.Errorf("it has %d bytes, at most %d are read", len(text), maxSigningRequest)
+		return nil, fmt.Errorf("it has %d bytes, the limit is %d", len(text), maxSigningRequest)
 	}
 	block, _ := pem.Decode(text)
 	if block == nil || block.Type != pemRequest {
-		return nil, errors.New("not a certificate signing request in PEM form")
+		return nil, errors.New("it is not a certificate signing request in PEM form")
 	}
 	request, err := x509.ParseCertificateRequest(block.Bytes)
 	if err != nil {
 		return nil, err
 	}
 	if key, ok := request.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() {
-		return nil, errors.New("it is for another kind of key than ECDSA P-256")
+		return nil, errors.New("its key is not an ECDSA P-256 key")
 	}
 	return request, request.CheckSignature()
 }
 
-// unsignedName is the issuer of the certificate that a node shows before it
-// has one: TLS needs some.
+// unsignedName is the issuer of the certificate that a node shows until a
+// controller has signed one, because TLS needs a certificate.
 const unsignedName = "csi-dmsnap node without a certificate"
 
+// unsigned makes the certificate that a node shows until a controller has signed one.
 func unsigned(key *ecdsa.PrivateKey, now time.Time) (*tls.Certificate, error) {
 	template := &x509.Certificate{
 		Subject: pkix.Name{CommonName: unsignedName}, NotBefore: now.Add(-skew), NotAfter: now.AddDate(10, 0, 0),
@@ -175,7 +177,7 @@ func decodeCertificates(text []byte) ([]*x509.Certificate, error) {
 			break
 		}
 		if block.Type != pemCertificate {
-			return nil, fmt.Errorf("a %s where certificates belong", block.Type)
+			return nil, fmt.Errorf("there is a %s where only certificates may be", block.Type)
 		}
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {

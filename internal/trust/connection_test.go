@@ -53,7 +53,7 @@ func TestConnection(t *testing.T) {
 		refused(t, probe(t, dial(t, n.address, grpc.WithTransportCredentials(c.Credentials("node-a")), grpc.WithPerRPCCredentials(destination(name)))),
 			codes.FailedPrecondition, "this is node node-a")
 	}
-	refused(t, probe(t, dial(t, n.address, grpc.WithTransportCredentials(c.Credentials("node-a")))), codes.FailedPrecondition, "does not say")
+	refused(t, probe(t, dial(t, n.address, grpc.WithTransportCredentials(c.Credentials("node-a")))), codes.FailedPrecondition, "names no node")
 	if err := probe(t, client); err != nil {
 		t.Errorf("the good connection: %v", err)
 	}

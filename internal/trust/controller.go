@@ -22,18 +22,18 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
 )
 
-// ControllerOptions say where a controller finds what it needs.
+// ControllerOptions are the places where a controller keeps keys and certificates.
 type ControllerOptions struct {
 	Client    kubernetes.Interface
 	Namespace string    // of the Secret and the ConfigMap
 	Secret    string    // the CA's key, for controllers only
 	ConfigMap string    // the CA's public certificates, for the nodes
-	CertDir   string    // if not empty: tls.crt, tls.key and ca.crt are there; Secret and ConfigMap are not used
+	CertDir   string    // if not empty, has tls.crt, tls.key and ca.crt, which replace Secret and ConfigMap
 	Lifetimes Lifetimes // DefaultLifetimes if zero
 }
 
-// Controller is a controller's side of the trust. Every replica has one: it
-// makes its own client certificate from the CA's key.
+// Controller is a controller's side of the trust. Every replica has one, and makes
+// its own client certificate with the CA's key. It is safe for concurrent use.
 type Controller struct {
 	o     ControllerOptions
 	files *watched // with CertDir
@@ -69,15 +69,15 @@ func (c *Controller) set(k *keyring, own *tls.Certificate, roots *x509.CertPool)
 	c.changed = make(chan struct{})
 }
 
-// Ready tells whether there is a certificate to talk to nodes with.
+// Ready reports whether this replica has a certificate to talk to nodes with.
 func (c *Controller) Ready() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.certificate != nil
 }
 
-// Run follows the Secret, or the files, and keeps this replica's certificate
-// valid, until ctx ends.
+// Run watches the Secret, or the files, and keeps this replica's certificate valid,
+// until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
 	if c.files != nil {
 		c.files.run(ctx)
@@ -104,7 +104,7 @@ func (c *Controller) Run(ctx context.Context) error {
 		case s := <-secrets:
 			if k, err = decodeKeyring(s); err != nil {
 				klog.FromContext(ctx).Error(err, "The CA cannot be used")
-				k = nil // what we have stays in use
+				k = nil // the certificate of before stays in use
 			}
 		case <-timer.C:
 		}
@@ -113,7 +113,7 @@ func (c *Controller) Run(ctx context.Context) error {
 			continue
 		}
 		if err := c.use(k); err != nil {
-			klog.FromContext(ctx).Error(err, "No certificate for this controller")
+			klog.FromContext(ctx).Error(err, "Could not make a certificate for this controller")
 		}
 	}
 }
@@ -128,7 +128,8 @@ func (c *Controller) use(k *keyring) error {
 	return nil
 }
 
-// watchSecret delivers the Secret whenever it changed.
+// watchSecret sends the Secret whenever it has changed. The caller calls the
+// returned function at the end.
 func (c *Controller) watchSecret(ctx context.Context) (<-chan *corev1.Secret, func(), error) {
 	factory := informers.NewSharedInformerFactoryWithOptions(c.o.Client, 0,
 		informers.WithNamespace(c.o.Namespace),
@@ -155,12 +156,11 @@ func (c *Controller) watchSecret(ctx context.Context) (<-chan *corev1.Secret, fu
 	return found, factory.Shutdown, nil
 }
 
-// keepaliveTime is how long a connection may be silent until it is tried
-// whether the node is still there.
+// keepaliveTime is how long a connection may be silent before gRPC pings the node.
 const keepaliveTime = 20 * time.Second
 
-// DialOptions connect to the node with that full name, and to no other, and
-// say in every call which node it is for.
+// DialOptions connect to the node with that full name and to no other, and name
+// the node in every call.
 func (c *Controller) DialOptions(node string) []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithTransportCredentials(c.Credentials(node)),
@@ -169,9 +169,9 @@ func (c *Controller) DialOptions(node string) []grpc.DialOption {
 	}
 }
 
-// Credentials verify that the server is the node with that full name, and
-// show this controller's certificate of the moment. A new one is used by new
-// connections, existing ones go on.
+// Credentials verify that the server is the node with that full name. They show
+// this controller's current certificate. Only new connections use a new
+// certificate; existing connections continue.
 func (c *Controller) Credentials(node string) credentials.TransportCredentials {
 	return credentials.NewTLS(c.config(func(state tls.ConnectionState) error {
 		c.mu.Lock()
@@ -181,8 +181,8 @@ func (c *Controller) Credentials(node string) credentials.TransportCredentials {
 	}))
 }
 
-// config is a client's configuration with its own way to verify the server:
-// names are URIs here, and the roots change.
+// config returns a client's TLS configuration that verifies the server with
+// verifyServer, because names are URIs here, and the roots change.
 func (c *Controller) config(verifyServer func(tls.ConnectionState) error) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
@@ -209,7 +209,7 @@ func (d destination) GetRequestMetadata(context.Context, ...string) (map[string]
 
 func (destination) RequireTransportSecurity() bool { return true }
 
-// current returns the keyring. ErrNoCertificate until there is one.
+// current returns the keyring. Errors: ErrNoCertificate until there is a keyring.
 func (c *Controller) current() (*keyring, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -12,18 +12,18 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/sockets"
 )
 
-// What may come in at a node's port. Anybody can open connections; only a
-// controller gets through the handshake.
+// Limits of a node's port. Anybody can open connections, but only a controller
+// gets through the handshake.
 const (
 	handshakeLimit = 5 * time.Second
 	maxHandshakes  = 128      // at the same time: one more ends the oldest
-	maxControllers = 64       // connections that are through
+	maxControllers = 64       // connections after the handshake
 	maxCalls       = 256      // at the same time, on one connection
 	maxHeaders     = 16 << 10 // bytes of a call's metadata
 )
 
-// door is a server's credentials that bound how many connections there are,
-// before the handshake and after it.
+// door is a server's credentials that limit the number of connections, before the
+// handshake and after it.
 type door struct {
 	credentials.TransportCredentials
 	waiting, inside *sockets.Newest
@@ -33,7 +33,8 @@ func newDoor(c credentials.TransportCredentials) door {
 	return door{c, sockets.NewNewest(maxHandshakes), sockets.NewNewest(maxControllers)}
 }
 
-// ServerHandshake is called for each new connection, by a goroutine of its own.
+// ServerHandshake implements credentials.TransportCredentials. gRPC calls it for
+// each new connection, in a goroutine of its own.
 func (d door) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	d.waiting.Add(raw)
 	defer d.waiting.Remove(raw)
@@ -45,13 +46,14 @@ func (d door) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, err
 	return &insider{Conn: conn, leave: sync.OnceFunc(func() { d.inside.Remove(raw) })}, info, nil
 }
 
-// Clone is called by gRPC for each server: the limits are for all of them together.
+// Clone implements credentials.TransportCredentials. gRPC calls it for each server;
+// the limits hold for all servers together.
 func (d door) Clone() credentials.TransportCredentials {
 	d.TransportCredentials = d.TransportCredentials.Clone()
 	return d
 }
 
-// insider is a connection that was let in.
+// insider is a connection after the handshake.
 type insider struct {
 	net.Conn
 	leave func()
@@ -62,7 +64,7 @@ func (i *insider) Close() error {
 	return i.Conn.Close()
 }
 
-// limits are the server options that bound what a peer can take up.
+// limits returns the server options that limit the resources of a peer.
 func limits() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ConnectionTimeout(handshakeLimit),

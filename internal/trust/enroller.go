@@ -23,7 +23,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/cluster"
 )
 
-// NodePods say which pods run the node role.
+// NodePods describe the pods that run the node role.
 type NodePods struct {
 	Selector       string // of labels, in the controller's namespace
 	DaemonSet      string // that owns them; several are separated by commas
@@ -34,8 +34,9 @@ type NodePods struct {
 const (
 	enrolWorkers = 16
 	enrolLimit   = 30 * time.Second // for one node
-	// A node is looked at so many times, as when its pod starts, and then once in
-	// enrolPause, however often it changes its pod or shows another certificate.
+	// The enroller looks at a node enrolBurst times, enough for the start of its pod,
+	// and then once in enrolPause, however often the node changes its pod or shows
+	// another certificate.
 	enrolBurst = 20
 	enrolPause = 3 * time.Second
 	firstRetry = time.Second
@@ -53,7 +54,7 @@ type enroller struct {
 	limits map[string]flowcontrol.RateLimiter // of looks at a node, by its name
 }
 
-// mayLook tells whether a node may be looked at now.
+// mayLook reports whether the enroller may look at a node now.
 func (e *enroller) mayLook(node string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -68,9 +69,9 @@ func (e *enroller) mayLook(node string) bool {
 	return l.TryAccept()
 }
 
-// Enrol gives every node a certificate, and another one in time, until ctx
-// ends. It is for the elected controller. With certificates from files there
-// is nothing to do.
+// Enrol gives every node a certificate, and a new certificate before the old one
+// expires, until ctx ends. Only the elected controller calls it. If certificates
+// come from files, Enrol does nothing.
 func (c *Controller) Enrol(ctx context.Context, nodes NodePods) error {
 	if c.o.CertDir != "" {
 		<-ctx.Done()
@@ -109,7 +110,7 @@ func (c *Controller) Enrol(ctx context.Context, nodes NodePods) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-changed: // another CA may be signing now
+		case <-changed: // a new CA may sign now
 			for _, key := range e.pods.GetStore().ListKeys() {
 				e.queue.Add(key)
 			}
@@ -127,7 +128,7 @@ func (e *enroller) work(ctx context.Context) {
 		switch {
 		case ctx.Err() != nil:
 		case err != nil:
-			klog.FromContext(ctx).Error(err, "A node cannot be enrolled, trying again", "pod", key)
+			klog.FromContext(ctx).Error(err, "Could not enrol a node; retrying", "pod", key)
 			e.queue.AddRateLimited(key)
 		default:
 			e.queue.Forget(key)
@@ -139,8 +140,8 @@ func (e *enroller) work(ctx context.Context) {
 	}
 }
 
-// attend looks whether a pod needs a certificate, gives it one if so, and says
-// when to look again.
+// attend gives a pod a certificate if it needs one, and returns after which time to
+// look again; 0 if a change of the pod will cause the next look.
 func (e *enroller) attend(ctx context.Context, key string) (again time.Duration, err error) {
 	object, found, err := e.pods.GetStore().GetByKey(key)
 	if err != nil || !found {
@@ -148,7 +149,7 @@ func (e *enroller) attend(ctx context.Context, key string) (again time.Duration,
 	}
 	pod := object.(*corev1.Pod)
 	if pod.DeletionTimestamp != nil || pod.Status.Phase != corev1.PodRunning || pod.Spec.NodeName == "" || len(pod.Status.PodIPs) == 0 {
-		return 0, nil // it is coming or going: there will be an event
+		return 0, nil // the pod is starting or ending: an event will follow
 	}
 	if err := e.checkPod(pod); err != nil {
 		return 0, err
@@ -170,20 +171,22 @@ func (e *enroller) attend(ctx context.Context, key string) (again time.Duration,
 			failed = append(failed, err)
 			continue
 		}
-		// Not all at the same time after a start of the whole cluster.
+		// The random part spreads the nodes after a start of the whole cluster.
 		left := max(time.Until(renewal(leaf)), 0)
 		return max(left-time.Duration(rand.Int64N(int64(left)/8+1)), time.Second), nil
 	}
 	return 0, errors.Join(failed...)
 }
 
-// certificate returns the one that the node has, or gets.
+// certificate returns the node's certificate. It enrols the node if the certificate
+// is not good for long enough.
 func (e *enroller) certificate(ctx context.Context, address string, pod *corev1.Pod, k *keyring) (*x509.Certificate, error) {
 	chain, err := e.c.peek(ctx, address)
 	if err != nil {
 		return nil, fmt.Errorf("node %s, connect to %s: %w", pod.Spec.NodeName, address, err)
 	}
-	// Of the CA that signs now: the previous one's go before it does.
+	// Only a certificate of the current CA is good enough, so that all certificates
+	// of the previous CA are replaced before it is forgotten.
 	err = verify(chain, roots(k.current.certificate), x509.ExtKeyUsageServerAuth, NodeIdentity(pod.Spec.NodeName))
 	if err == nil && time.Now().Before(renewal(chain[0])) {
 		return chain[0], nil
@@ -207,10 +210,12 @@ func (c *Controller) peek(ctx context.Context, address string) ([]*x509.Certific
 	return conn.(*tls.Conn).ConnectionState().PeerCertificates, nil
 }
 
-// errNotOurs: a pod with our label that our DaemonSet did not make.
-var errNotOurs = errors.New("the pod is not a node's")
+// errNotOurs: a pod has the driver's label, but is not a pod of its DaemonSet or
+// runs as another service account.
+var errNotOurs = errors.New("the pod is not one of the driver's node pods")
 
-// checkPod checks what the API server says of a pod that wants to be a node.
+// checkPod checks the API server's description of a pod that claims to be a node's.
+// Errors: errNotOurs.
 func (e *enroller) checkPod(pod *corev1.Pod) error {
 	if !cluster.MadeBy(pod, e.nodes.DaemonSet) {
 		return fmt.Errorf("%w: it does not belong to DaemonSet %s", errNotOurs, e.nodes.DaemonSet)

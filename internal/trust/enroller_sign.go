@@ -18,16 +18,18 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
 )
 
-// What a node that wants a certificate may send: anybody may be at that
-// address. A token and a request of ours have about 1.2 KiB and half a KiB.
+// Limits of what a node that wants a certificate may send, because anybody may
+// answer at its address. An honest node's token has about 1.2 KiB, its request
+// half a KiB.
 const (
 	maxToken          = 16 << 10 // bytes
 	maxSigningRequest = 4 << 10
 )
 
-// enrol asks a node what to sign, has Kubernetes confirm who it is, signs and
-// hands the certificate over. The server is not verified by TLS, its token is;
-// this controller's certificate cannot be used by whoever sits in between.
+// enrol asks a node for its signing request, has Kubernetes confirm the node's
+// identity, signs, and hands the certificate over. TLS does not verify the server
+// here; the node's token does. An attacker in between cannot use this controller's
+// certificate.
 func (e *enroller) enrol(ctx context.Context, address string, pod *corev1.Pod, k *keyring) (*x509.Certificate, error) {
 	node := pod.Spec.NodeName
 	unverified := e.c.config(func(tls.ConnectionState) error { return nil })
@@ -40,7 +42,7 @@ func (e *enroller) enrol(ctx context.Context, address string, pod *corev1.Pod, k
 	client := roleapi.NewEnrolmentClient(conn)
 	wanted, err := client.Request(ctx, &roleapi.RequestRequest{})
 	if err != nil {
-		return nil, fmt.Errorf("ask for its request: %w", err)
+		return nil, fmt.Errorf("ask for its signing request: %w", err)
 	}
 	request, err := decodeRequest([]byte(wanted.GetSigningRequest()))
 	if err != nil {
@@ -59,19 +61,19 @@ func (e *enroller) enrol(ctx context.Context, address string, pod *corev1.Pod, k
 	return leaf, nil
 }
 
-// Keys of a reviewed token that say to which pod, on which node, it is bound.
-// The node is told by Kubernetes 1.30 and newer.
+// Keys of a reviewed token for the pod and the node to which the token is bound.
+// Only Kubernetes 1.30 and newer tells the node.
 const (
 	extraPodName  = "authentication.kubernetes.io/pod-name"
 	extraPodUID   = "authentication.kubernetes.io/pod-uid"
 	extraNodeName = "authentication.kubernetes.io/node-name"
 )
 
-// errToken: the token is not that of the pod.
-var errToken = errors.New("its service account token is not that of the node's pod")
+// errToken: the token does not belong to the node's pod.
+var errToken = errors.New("its service account token does not belong to the node's pod")
 
-// review has the API server tell whose token it is. It must be that pod's, for
-// our audience.
+// review has the API server check that the token belongs to the pod and is for the
+// driver's audience. Errors: errToken, or that of the review.
 func (e *enroller) review(ctx context.Context, token string, pod *corev1.Pod) error {
 	if len(token) > maxToken {
 		return fmt.Errorf("%w: it has %d bytes", errToken, len(token))
@@ -80,7 +82,7 @@ func (e *enroller) review(ctx context.Context, token string, pod *corev1.Pod) er
 		Spec: authenticationv1.TokenReviewSpec{Token: token, Audiences: []string{Domain}},
 	}, metav1.CreateOptions{})
 	if err != nil {
-		return fmt.Errorf("have its token reviewed: %w", err)
+		return fmt.Errorf("review its token: %w", err)
 	}
 	s := r.Status
 	if !s.Authenticated {
@@ -92,12 +94,12 @@ func (e *enroller) review(ctx context.Context, token string, pod *corev1.Pod) er
 	}
 	account := "system:serviceaccount:" + pod.Namespace + ":" + e.nodes.ServiceAccount
 	if s.User.Username != account {
-		return fmt.Errorf("%w: it is of %s, not of %s", errToken, s.User.Username, account)
+		return fmt.Errorf("%w: it belongs to %s, not to %s", errToken, s.User.Username, account)
 	}
 	for key, want := range map[string]string{extraPodName: pod.Name, extraPodUID: string(pod.UID), extraNodeName: pod.Spec.NodeName} {
 		got := s.User.Extra[key]
 		if key == extraNodeName && len(got) == 0 {
-			continue // the pod, which the token is bound to, is on that node
+			continue // the token is bound to the pod, which is on this node
 		}
 		if len(got) != 1 || got[0] != want {
 			return fmt.Errorf("%w: %s is %v, not %s", errToken, key, got, want)

@@ -150,7 +150,7 @@ func TestEnrolRefuses(t *testing.T) {
 		"token of an account": {review: func(s *authenticationv1.TokenReviewStatus) {
 			s.User.Username = "system:serviceaccount:csi-dmsnap:other"
 		}, reason: "other"},
-		"token of a user":    {review: func(s *authenticationv1.TokenReviewStatus) { s.User.Username = "csi-dmsnap-node" }, reason: "is of csi-dmsnap-node"},
+		"token of a user":    {review: func(s *authenticationv1.TokenReviewStatus) { s.User.Username = "csi-dmsnap-node" }, reason: "belongs to csi-dmsnap-node"},
 		"token for others":   {review: func(s *authenticationv1.TokenReviewStatus) { s.Audiences = []string{"https://kubernetes.default.svc"} }, reason: "audiences"},
 		"token for whomever": {review: func(s *authenticationv1.TokenReviewStatus) { s.Audiences = nil }, reason: "audiences"},
 	} {

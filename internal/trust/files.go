@@ -20,20 +20,20 @@ const (
 	fileRoots       = "ca.crt"
 )
 
-// watched are files that are used again whenever they have changed. They are
-// looked at in intervals: mounted Secrets and ConfigMaps change by symbolic
-// links, may not be there at first, and inotify instances run out on busy nodes.
+// watched calls use with the contents of files whenever they have changed. It reads
+// the files at intervals, because mounted Secrets and ConfigMaps change by symbolic
+// links and may be missing at first, and inotify instances run out on busy nodes.
 type watched struct {
 	dir   string
 	names []string
 	use   func(contents map[string][]byte) error
 
-	last map[string][]byte // what was used, or could not be
-	told string            // the last error
+	last map[string][]byte // the contents of the last call of use, even if it failed
+	told string            // the last error in the log
 }
 
-// look reads the files and uses them if they are others than before. What
-// cannot be used leaves everything as it is.
+// look reads the files and uses them if they have changed. If they cannot be used,
+// the certificates of before stay in use.
 func (w *watched) look(ctx context.Context) {
 	contents := map[string][]byte{}
 	err := func() error {
@@ -59,7 +59,7 @@ func (w *watched) look(ctx context.Context) {
 	}()
 	if err != nil && err.Error() != w.told {
 		w.told = err.Error()
-		klog.FromContext(ctx).Error(err, "No new certificates, waiting for the files to change", "dir", w.dir)
+		klog.FromContext(ctx).Error(err, "Could not load certificates; waiting for the files to change", "dir", w.dir)
 	}
 }
 
@@ -79,8 +79,8 @@ func (w *watched) run(ctx context.Context) {
 	}
 }
 
-// certDir watches a directory with a certificate of that identity, its key and
-// the roots to trust, kept up to date by somebody else.
+// certDir watches a directory with a certificate of that identity, its key and the
+// roots to trust. Somebody else keeps these files up to date.
 func certDir(dir, identity string, usage x509.ExtKeyUsage, use func(*tls.Certificate, *x509.CertPool)) *watched {
 	return &watched{dir: dir, names: []string{fileCertificate, fileKey, fileRoots}, use: func(contents map[string][]byte) error {
 		pair, err := tls.X509KeyPair(contents[fileCertificate], contents[fileKey])

@@ -34,7 +34,7 @@ func TestSigningRequestsAreBounded(t *testing.T) {
 	}
 	for want, text := range map[string]string{
 		"bytes": strings.Repeat("x", maxSigningRequest) + string(good),
-		"kind":  string(pem.EncodeToMemory(&pem.Block{Type: pemRequest, Bytes: der})),
+		"P-256": string(pem.EncodeToMemory(&pem.Block{Type: pemRequest, Bytes: der})),
 	} {
 		if _, err := decodeRequest([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)

@@ -9,8 +9,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
-// Domain is the audience of the tokens by which nodes show who they are, and
-// the prefix of the annotations that are ours.
+// Domain is the audience of the tokens by which nodes prove their identity, and the
+// prefix of this driver's annotations.
 const Domain = handle.Driver
 
 // ControllerIdentity is the URI in the certificate of a controller.
@@ -23,21 +23,22 @@ func NodeIdentity(node string) string { return "dmsnap://node/" + node }
 // Errors of a handshake. gRPC wraps them in the UNAVAILABLE status of a call
 // as text only.
 var (
-	// ErrIdentity: the peer's certificate is good, but of somebody else.
-	ErrIdentity = errors.New("the certificate is of another identity")
+	// ErrIdentity: the peer's certificate is valid, but belongs to another identity.
+	ErrIdentity = errors.New("the certificate belongs to another identity")
 	// ErrNotEnrolled: the peer is a node that has no certificate yet.
 	ErrNotEnrolled = errors.New("the node has no certificate yet")
-	// ErrNoCertificate: this side has none yet.
+	// ErrNoCertificate: this side has no certificate yet.
 	ErrNoCertificate = errors.New("no certificate yet")
 )
 
-// verify checks a peer's certificate chain, leaf first, as TLS received it:
-// signed by one of the roots, valid now, for that usage, of that identity.
+// verify checks a peer's certificate chain, leaf first, as TLS received it. One of
+// the roots must have signed it, and the leaf must be valid now, for that usage and
+// that identity. Errors: ErrNotEnrolled, ErrIdentity, or why the chain is not valid.
 func verify(chain []*x509.Certificate, roots *x509.CertPool, usage x509.ExtKeyUsage, identity string) error {
 	if len(chain) == 0 {
 		return fmt.Errorf("expected %s: the peer shows no certificate", identity)
 	}
-	if roots == nil { // x509 would take the system's
+	if roots == nil { // x509 would trust the roots of the system
 		return fmt.Errorf("expected %s: no CA known yet", identity)
 	}
 	intermediates := x509.NewCertPool()
@@ -57,7 +58,8 @@ func verify(chain []*x509.Certificate, roots *x509.CertPool, usage x509.ExtKeyUs
 	return checkIdentity(leaf, identity)
 }
 
-// checkIdentity: exactly one URI, so that no certificate speaks for two.
+// checkIdentity checks that a certificate has exactly one URI, the identity, so that
+// no certificate stands for two identities. Errors: ErrIdentity.
 func checkIdentity(leaf *x509.Certificate, identity string) error {
 	if len(leaf.URIs) != 1 || leaf.URIs[0].String() != identity {
 		return fmt.Errorf("expected %s, the certificate says %v: %w", identity, leaf.URIs, ErrIdentity)

@@ -12,13 +12,13 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// keepInterval is how often the CA is looked after when nothing happens.
+// keepInterval is the time between two looks at the CA when nothing changes.
 const keepInterval = time.Minute
 
-// Keep makes the CA if there is none, publishes its certificate for the nodes,
-// and replaces it in time, until ctx ends. It is for the elected controller;
-// should two believe to be elected, the API server lets one of them win each
-// step.
+// Keep makes the CA if it is missing, publishes its certificate for the nodes, and
+// replaces the CA before it expires, until ctx ends. Only the elected controller
+// calls it. If two controllers believe that they are elected, the API server lets
+// only one of them take each step.
 func (c *Controller) Keep(ctx context.Context) {
 	if c.o.CertDir != "" {
 		return
@@ -30,11 +30,11 @@ func (c *Controller) Keep(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			klog.FromContext(ctx).Error(err, "The CA is not kept, trying again")
+			klog.FromContext(ctx).Error(err, "Could not look after the CA; retrying")
 			wait = 5 * time.Second
 		case step != "":
 			klog.FromContext(ctx).Info("Certificate authority", "step", step)
-			wait = 0 // there may be another
+			wait = 0 // another step may follow
 		}
 		c.mu.Lock()
 		changed := c.changed
@@ -49,7 +49,7 @@ func (c *Controller) Keep(ctx context.Context) {
 	}
 }
 
-// keep takes at most one step and says which.
+// keep takes at most one step and returns its description; "" if there was none.
 func (c *Controller) keep(ctx context.Context, now time.Time) (step string, err error) {
 	secrets := c.o.Client.CoreV1().Secrets(c.o.Namespace)
 	s, err := secrets.Get(ctx, c.o.Secret, metav1.GetOptions{})
@@ -89,8 +89,8 @@ func (c *Controller) keep(ctx context.Context, now time.Time) (step string, err 
 	if k.next != nil {
 		delete(s.Annotations, AnnotationRotate)
 	}
-	// With the version that was read: a step that somebody else took first
-	// makes this one fail, and it is thought over.
+	// The update has the version that was read. If another controller has taken a
+	// step since, the update fails, and the next keep decides anew.
 	_, err = secrets.Update(ctx, s, metav1.UpdateOptions{})
 	switch {
 	case errors.IsConflict(err):
@@ -101,7 +101,7 @@ func (c *Controller) keep(ctx context.Context, now time.Time) (step string, err 
 	return step, nil
 }
 
-// create makes the CA, unless somebody else does at the same time.
+// create makes the CA, unless another controller makes it at the same time.
 func (c *Controller) create(ctx context.Context, now time.Time) (step string, err error) {
 	k, err := newKeyring(now, c.o.Lifetimes)
 	if err != nil {
@@ -121,8 +121,8 @@ func (c *Controller) create(ctx context.Context, now time.Time) (step string, er
 	return "made the CA", nil
 }
 
-// publish brings the ConfigMap in line with the keyring. It tells whether it
-// had to.
+// publish brings the ConfigMap in line with the keyring. changed reports whether
+// that was necessary.
 func (c *Controller) publish(ctx context.Context, k *keyring) (changed bool, err error) {
 	want := encodeCertificates(k.trusted()...)
 	maps := c.o.Client.CoreV1().ConfigMaps(c.o.Namespace)

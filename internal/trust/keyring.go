@@ -20,19 +20,19 @@ const (
 	annotationPromote = Domain + "/current-since"
 )
 
-// AnnotationRotate on the Secret asks for a new CA. It goes away when the
-// rotation has begun.
+// AnnotationRotate on the Secret asks for a new CA. The controller removes the
+// annotation when the rotation has begun.
 const AnnotationRotate = Domain + "/rotate"
 
-// keyring is the content of the Secret: the CA that signs, and, while the CA
-// is being changed, the one that will and the one that did.
+// keyring is the content of the Secret: the current CA, and during a rotation also
+// the next or the previous CA.
 type keyring struct {
 	current  *authority
-	next     *authority        // known to all, does not sign yet; nil outside of a rotation
-	previous *x509.Certificate // signs no more, its certificates are in use; nil outside of a rotation
+	next     *authority        // published, but does not sign yet; nil outside of a rotation
+	previous *x509.Certificate // no longer signs, but its certificates are in use; nil outside of a rotation
 
-	published time.Time // since when all that trust us could know next
-	promoted  time.Time // since when current signs
+	published time.Time // when next was published; zero if it was not
+	promoted  time.Time // when current began to sign
 }
 
 func newKeyring(now time.Time, life Lifetimes) (*keyring, error) {
@@ -40,7 +40,7 @@ func newKeyring(now time.Time, life Lifetimes) (*keyring, error) {
 	return &keyring{current: a, promoted: now}, err
 }
 
-// trusted returns the CA certificates to accept.
+// trusted returns the CA certificates that nodes and controllers accept.
 func (k *keyring) trusted() []*x509.Certificate {
 	all := []*x509.Certificate{k.current.certificate}
 	if k.next != nil {
@@ -52,14 +52,15 @@ func (k *keyring) trusted() []*x509.Certificate {
 	return all
 }
 
-// advance takes the next step of a change of the CA if it is time for it, and
-// says which. At each step everybody still trusts whom he talks to: first the
-// next CA is known to all, then it signs, and when all the former one's
-// certificates are past, that is forgotten.
+// advance takes the next step of a rotation of the CA if the step is due, and
+// returns its description. At each step all peers still trust each other: first
+// all peers learn the next CA, then it signs, and once all certificates of the
+// previous CA have expired, the keyring forgets it. asked begins a rotation before
+// the CA's age does.
 func (k *keyring) advance(now time.Time, life Lifetimes, asked bool) (step string, err error) {
 	switch {
 	case now.After(k.current.certificate.NotAfter):
-		// Nobody trusts it any more, there is nothing to overlap with.
+		// Nobody trusts the expired CA any more, so there is nothing to overlap with.
 		fresh, err := newKeyring(now, life)
 		if err != nil {
 			return "", err
@@ -86,7 +87,7 @@ func (k *keyring) advance(now time.Time, life Lifetimes, asked bool) (step strin
 // decodeKeyring reads the Secret.
 func decodeKeyring(s *corev1.Secret) (*keyring, error) {
 	fail := func(key string, err error) (*keyring, error) {
-		return nil, fmt.Errorf("secret %s/%s, key %s: %w (deleting the secret makes a new CA; nodes are unreachable for some minutes then)", s.Namespace, s.Name, key, err)
+		return nil, fmt.Errorf("secret %s/%s, key %s: %w; to make a new CA, delete the secret, which leaves the nodes unreachable for some minutes", s.Namespace, s.Name, key, err)
 	}
 	k := &keyring{}
 	var err error
@@ -105,8 +106,8 @@ func decodeKeyring(s *corev1.Secret) (*keyring, error) {
 		}
 		k.previous = previous[0]
 	}
-	// A time that cannot be read is the zero one, which postpones a step for
-	// published, and for promoted the certificate itself gives a safe bound.
+	// A time that cannot be read is zero. For published that postpones a step. For
+	// promoted the end of the certificate is a safe bound.
 	k.published, _ = time.Parse(time.RFC3339, s.Annotations[annotationPublish])
 	if k.promoted, err = time.Parse(time.RFC3339, s.Annotations[annotationPromote]); err != nil {
 		k.promoted = k.current.certificate.NotAfter
@@ -114,7 +115,7 @@ func decodeKeyring(s *corev1.Secret) (*keyring, error) {
 	return k, nil
 }
 
-// encode writes the keyring into a Secret; what else is in it stays.
+// encode writes the keyring into a Secret and keeps the Secret's other contents.
 func (k *keyring) encode(s *corev1.Secret) error {
 	data := maps.Clone(s.Data)
 	if data == nil {

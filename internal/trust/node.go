@@ -22,16 +22,16 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
 )
 
-// NodeOptions say who a node is and where it finds what it needs.
+// NodeOptions are a node's name, and the places of its files.
 type NodeOptions struct {
 	Name      string // the node's full name
 	TrustDir  string // has ca.crt, the CA certificates; may appear later
 	TokenFile string // the pod's service account token for the audience Domain
-	CertDir   string // if not empty: tls.crt, tls.key and ca.crt are there, and there is no enrolment
+	CertDir   string // if not empty, has tls.crt, tls.key and ca.crt, and there is no enrolment
 }
 
-// Node is the node's side of the trust: it accepts the controller only, and
-// has its own certificate from it.
+// Node is the node's side of the trust. It accepts only the controller, and gets
+// its own certificate from it. It is safe for concurrent use.
 type Node struct {
 	roleapi.UnimplementedEnrolmentServer
 
@@ -40,12 +40,12 @@ type Node struct {
 
 	mu          sync.Mutex
 	certificate *tls.Certificate
-	enrolled    bool              // certificate says who we are
-	roots       *x509.CertPool    // nil until we know a CA
-	pending     *ecdsa.PrivateKey // for which we asked for a certificate
+	enrolled    bool              // a CA has signed certificate
+	roots       *x509.CertPool    // nil until the node knows a CA
+	pending     *ecdsa.PrivateKey // the key of the last signing request
 }
 
-// NewNode reads what is there already; Run keeps it up to date.
+// NewNode reads the files that exist already. Run follows their changes.
 func NewNode(ctx context.Context, o NodeOptions) (*Node, error) {
 	n := &Node{o: o}
 	if o.CertDir != "" {
@@ -80,7 +80,7 @@ func NewNode(ctx context.Context, o NodeOptions) (*Node, error) {
 // Run follows changes of the files until ctx ends.
 func (n *Node) Run(ctx context.Context) { n.files.run(ctx) }
 
-// Enrolled tells whether controllers can recognise this node now.
+// Enrolled reports whether controllers can recognise this node now.
 func (n *Node) Enrolled() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -92,7 +92,7 @@ func (n *Node) config(*tls.ClientHelloInfo) (*tls.Config, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.roots == nil || n.certificate == nil {
-		return nil, fmt.Errorf("node %s does not know a CA: waiting for the files in %s", n.o.Name, n.files.dir)
+		return nil, fmt.Errorf("node %s does not know a CA yet; it waits for the files in %s", n.o.Name, n.files.dir)
 	}
 	return &tls.Config{
 		MinVersion:   tls.VersionTLS13,
@@ -100,7 +100,7 @@ func (n *Node) config(*tls.ClientHelloInfo) (*tls.Config, error) {
 		Certificates: []tls.Certificate{*n.certificate},
 		ClientAuth:   tls.RequireAndVerifyClientCert,
 		ClientCAs:    n.roots,
-		// A resumed session would still trust what was dropped since.
+		// A resumed session would still trust a CA that was dropped since.
 		SessionTicketsDisabled: true,
 		VerifyConnection: func(state tls.ConnectionState) error {
 			return checkIdentity(state.PeerCertificates[0], ControllerIdentity)
@@ -108,17 +108,18 @@ func (n *Node) config(*tls.ClientHelloInfo) (*tls.Config, error) {
 	}, nil
 }
 
-// How long a connection lives. An existing one does not notice that a
-// certificate expired or a CA is trusted no more, so each ends some time, by
-// asking the client to open another one: calls go on.
+// How long a connection lives. An existing connection does not notice that a
+// certificate has expired or that a CA is no longer trusted. So each connection
+// ends after a while: the server asks the client to open a new one, and running
+// calls continue.
 const (
 	connectionAge   = time.Hour
 	connectionGrace = 15 * time.Minute
 )
 
-// ServerOptions make a gRPC server speak to controllers only, and refuse calls
-// that are meant for another node or come before the node is enrolled. Nobody
-// can take up more of the server than its limits.
+// ServerOptions make a gRPC server accept only controllers. The server refuses
+// calls that are meant for another node, and calls before the node is enrolled. It
+// limits the resources of each peer.
 func (n *Node) ServerOptions() []grpc.ServerOption {
 	return append(limits(),
 		grpc.Creds(newDoor(credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: n.config}))),
@@ -137,15 +138,16 @@ func (n *Node) ServerOptions() []grpc.ServerOption {
 	)
 }
 
-// admit checks that a call is meant for this node. TLS has told who is calling.
+// admit checks that a call is meant for this node. TLS has authenticated the caller.
+// Errors: FAILED_PRECONDITION for another node's call, UNAVAILABLE before enrolment.
 func (n *Node) admit(ctx context.Context, method string) error {
 	names := metadata.ValueFromIncomingContext(ctx, callmeta.NodeKey)
 	if len(names) == 0 {
-		return status.Errorf(codes.FailedPrecondition, "this is node %s: the call does not say which it is for (metadata %s)", n.o.Name, callmeta.NodeKey)
+		return status.Errorf(codes.FailedPrecondition, "this is node %s; the call names no node in its metadata %s", n.o.Name, callmeta.NodeKey)
 	}
 	for _, name := range names {
 		if name != n.o.Name {
-			return status.Errorf(codes.FailedPrecondition, "this is node %s, the call is for node %s", n.o.Name, name)
+			return status.Errorf(codes.FailedPrecondition, "this is node %s; the call is for node %s", n.o.Name, name)
 		}
 	}
 	if !strings.HasPrefix(method, "/"+roleapi.Enrolment_ServiceDesc.ServiceName+"/") && !n.Enrolled() {
@@ -154,17 +156,16 @@ func (n *Node) admit(ctx context.Context, method string) error {
 	return nil
 }
 
-// Register adds the Enrolment service, if certificates come that way.
+// Register adds the Enrolment service, unless certificates come from files.
 func (n *Node) Register(server grpc.ServiceRegistrar) {
 	if n.o.CertDir == "" {
 		roleapi.RegisterEnrolmentServer(server, n)
 	}
 }
 
-var errNotRequested = errors.New("the certificate is not for a key of this node's process, which may have started anew")
+var errNotRequested = errors.New("the certificate is not for a key of this process of the node, which may have restarted")
 
-// install takes a certificate for the key that was asked for, or for the one
-// in use.
+// install starts to use a certificate for the pending key, or for the key in use.
 func (n *Node) install(ctx context.Context, text []byte) error {
 	chain, err := decodeCertificates(text)
 	if err != nil {
@@ -173,7 +174,7 @@ func (n *Node) install(ctx context.Context, text []byte) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.roots == nil {
-		return fmt.Errorf("waiting for the files in %s", n.files.dir)
+		return fmt.Errorf("no CA known yet; the node waits for the files in %s", n.files.dir)
 	}
 	if err := verify(chain, n.roots, x509.ExtKeyUsageServerAuth, NodeIdentity(n.o.Name)); err != nil {
 		return err

@@ -15,7 +15,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
 )
 
-// Request returns what the controller needs to sign this node's certificate.
+// Request returns this node's signing request and service account token.
 func (n *Node) Request(context.Context, *roleapi.RequestRequest) (*roleapi.RequestResponse, error) {
 	token, err := os.ReadFile(n.o.TokenFile)
 	if err != nil {
@@ -28,16 +28,17 @@ func (n *Node) Request(context.Context, *roleapi.RequestRequest) (*roleapi.Reque
 	return &roleapi.RequestResponse{SigningRequest: string(request), Token: strings.TrimSpace(string(token))}, nil
 }
 
-// Install takes the certificate that the controller signed.
+// Install starts to use the certificate that the controller has signed.
 func (n *Node) Install(ctx context.Context, r *roleapi.InstallRequest) (*roleapi.InstallResponse, error) {
 	if err := n.install(ctx, []byte(r.GetCertificate())); err != nil {
-		return nil, status.Errorf(codes.InvalidArgument, "node %s does not take the certificate: %v", n.o.Name, err)
+		return nil, status.Errorf(codes.InvalidArgument, "node %s refuses the certificate: %v", n.o.Name, err)
 	}
 	return &roleapi.InstallResponse{}, nil
 }
 
-// signingRequest is for the same key until its certificate is there: two
-// controllers that ask at once both get on.
+// signingRequest returns a request for the pending key. The key stays the same until
+// its certificate arrives, so that two controllers that ask at the same time can
+// both continue.
 func (n *Node) signingRequest() ([]byte, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
