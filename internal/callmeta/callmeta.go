@@ -1,6 +1,6 @@
-// Package callmeta has what the controller role adds to a CSI request for
-// the node role, as gRPC metadata: the same CSI API stays between them, and a
-// request without any of it is an ordinary one.
+// Package callmeta has the gRPC metadata that the controller role adds to a CSI request
+// for the node role. The API between the roles stays CSI, and a request without this
+// metadata is an ordinary CSI request.
 package callmeta
 
 import (
@@ -10,10 +10,10 @@ import (
 )
 
 const (
-	// NodeKey is the full name of the node that a request is meant for.
+	// NodeKey is for the full name of the node for which a request is meant.
 	NodeKey = "dmsnap-node"
-	// PartialKey is in the trailer of an unfiltered list: the full name of a
-	// node that did not answer, once for each such node.
+	// PartialKey is in the trailer of an unfiltered list, once for each node that did
+	// not answer, with the node's full name.
 	PartialKey = "dmsnap-partial"
 
 	onlyExistingKey = "dmsnap-only-existing"
@@ -21,22 +21,22 @@ const (
 	ephemeralKey    = "dmsnap-ephemeral"
 )
 
-// Conditions are what a node must heed before it carries out a CreateVolume or
-// CreateSnapshot request.
+// Conditions limit what a node may do for a CreateVolume or CreateSnapshot request.
 type Conditions struct {
-	// OnlyExisting: answer with what already has the request's name, as an
-	// idempotent call does, or NOT_FOUND. Nothing is created.
+	// OnlyExisting makes the node create nothing. It answers with the volume or snapshot
+	// that already has the request's name, or with NOT_FOUND.
 	OnlyExisting bool
-	// Reservation of the request's volume name, "<who>/<which>". With
-	// OnlyExisting it is taken if the name is not found here; without, nothing
-	// is created unless it is the last that was taken. See Reservations.
+	// Reservation reserves the request's volume name; it has the form "<who>/<which>".
+	// With OnlyExisting the node takes the reservation if it does not have the name.
+	// Without OnlyExisting the node creates the volume only if this is the last
+	// reservation that it took for the name. See Reservations.
 	Reservation string
-	// Ephemeral: the claim that the volume is for ends with the pod that owns it.
-	// Only for such a claim the node makes a transient volume.
+	// Ephemeral is true if the volume's claim ends with the pod that owns it. The node
+	// makes transient volumes only for such claims.
 	Ephemeral bool
 }
 
-// For returns a context for a call to a node.
+// For returns a context for a call to the node with that full name.
 func For(ctx context.Context, node string, c Conditions) context.Context {
 	pairs := []string{NodeKey, node}
 	if c.OnlyExisting {
@@ -51,7 +51,7 @@ func For(ctx context.Context, node string, c Conditions) context.Context {
 	return metadata.NewOutgoingContext(ctx, metadata.Pairs(pairs...))
 }
 
-// Of returns the conditions of a request that a server received.
+// Of returns the conditions of a request, from the context in which a server handles it.
 func Of(ctx context.Context) Conditions {
 	md, _ := metadata.FromIncomingContext(ctx)
 	return Conditions{
@@ -61,8 +61,8 @@ func Of(ctx context.Context) Conditions {
 	}
 }
 
-// Node returns the full name of the node that a request which a server
-// received is meant for; "" if it does not say.
+// Node returns the full name of the node for which a request is meant, from the context
+// in which a server handles it; "" if the request names no node.
 func Node(ctx context.Context) string {
 	md, _ := metadata.FromIncomingContext(ctx)
 	return last(md.Get(NodeKey))

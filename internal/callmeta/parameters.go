@@ -2,26 +2,26 @@ package callmeta
 
 import "fmt"
 
-// Parameters of a CreateVolume request that both roles look at.
+// Parameters of a CreateVolume request that both roles read.
 const (
-	// ParameterTransient asks for a scratch copy of a source, which is lost with
-	// the machine's memory.
+	// ParameterTransient asks for a scratch copy of a source, which a restart of the
+	// machine destroys.
 	ParameterTransient = "transient"
 	// ParameterModeChange lets a raw block volume's content be mounted as a file system.
 	ParameterModeChange = "allowVolumeModeChange"
 
-	// What csi-provisioner adds with --extra-create-metadata: the claim.
+	// csi-provisioner adds the claim with --extra-create-metadata.
 	ParameterClaimName      = "csi.storage.k8s.io/pvc/name"
 	ParameterClaimNamespace = "csi.storage.k8s.io/pvc/namespace"
 )
 
-// Transient tells whether the parameters ask for a transient volume.
+// Transient reports whether the parameters ask for a transient volume.
 func Transient(parameters map[string]string) (bool, error) {
 	return flag(parameters, ParameterTransient)
 }
 
-// ModeChange tells whether the parameters let a file system be made of a raw block
-// volume's content.
+// ModeChange reports whether the parameters let the content of a raw block volume be
+// mounted as a file system.
 func ModeChange(parameters map[string]string) (bool, error) {
 	return flag(parameters, ParameterModeChange)
 }

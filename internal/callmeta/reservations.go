@@ -9,23 +9,24 @@ import (
 )
 
 // ReservationTime is how long a node keeps a volume name for the controller
-// that reserved it. It is also how far a controller's knowledge of which nodes
-// there are may lag behind that of another one.
+// that reserved it. It is also how far the nodes that one controller knows may lag
+// behind the nodes that another controller knows.
 const ReservationTime = 30 * time.Second
 
-// ErrReserved: the name is reserved by another controller, or no longer by
-// this one. A repeated request reserves it anew.
-var ErrReserved = errors.New("ask again")
+// ErrReserved: another controller has reserved the name, or the reservation has been
+// replaced. A retry of the request reserves the name anew.
+var ErrReserved = errors.New("retry later")
 
 // Reservations are the volume names that are reserved on one node. Before a
 // controller creates a volume whose node it may choose, it reserves the name on
-// every node that could have the volume. A name is kept for one controller at a
-// time; its next reservation takes the place of the one before, so that a
-// request which was given up and arrives late creates nothing. The caller sees
-// to it that nothing is created under a name while it is being reserved.
+// every node that could have the volume. Only one controller at a time has a name. Its
+// next reservation replaces its former one, so that an abandoned request that arrives
+// late creates nothing. The caller ensures that nobody creates a volume with a name
+// while the name is being reserved.
 //
-// They live in memory. A restart forgets them, which is safe: what was reserved
-// before is refused.
+// Reservations exist only in memory. A restart forgets them, which is safe: the node
+// then refuses requests with earlier reservations. Reservations is safe for concurrent
+// use.
 type Reservations struct {
 	mu    sync.Mutex
 	names map[string]reservation
@@ -36,7 +37,7 @@ type reservation struct {
 	until time.Time
 }
 
-// Take reserves a name. ErrReserved while another controller has it.
+// Take reserves a name. Errors: ErrReserved while another controller has the name.
 func (r *Reservations) Take(name, of string, now time.Time) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -46,7 +47,7 @@ func (r *Reservations) Take(name, of string, now time.Time) error {
 		}
 	}
 	if x, reserved := r.names[name]; reserved && holder(x.of) != holder(of) {
-		return fmt.Errorf("volume name %q is reserved by another controller for %v: %w", name, x.until.Sub(now).Round(time.Second), ErrReserved)
+		return fmt.Errorf("volume name %q is reserved by another controller for %v; %w", name, x.until.Sub(now).Round(time.Second), ErrReserved)
 	}
 	if r.names == nil {
 		r.names = map[string]reservation{}
@@ -55,14 +56,14 @@ func (r *Reservations) Take(name, of string, now time.Time) error {
 	return nil
 }
 
-// Check refuses a reservation that is not the last that was taken of the name,
-// with ErrReserved. That its time is over does not matter as long as nobody
-// else has taken it.
+// Check checks that a reservation is the last that was taken for the name. A
+// reservation whose time is over still counts until another controller takes the name.
+// Errors: ErrReserved.
 func (r *Reservations) Check(name, of string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.names[name].of != of {
-		return fmt.Errorf("the reservation of volume name %q is not valid any more: %w", name, ErrReserved)
+		return fmt.Errorf("the reservation of volume name %q is no longer valid; %w", name, ErrReserved)
 	}
 	return nil
 }

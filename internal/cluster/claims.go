@@ -11,19 +11,19 @@ import (
 )
 
 // selectedNode is the annotation in which the scheduler tells the provisioner
-// which node it chose. Claims of classes that bind immediately do not have it.
+// which node it chose. Claims of classes that bind immediately lack the annotation.
 const selectedNode = "volume.kubernetes.io/selected-node"
 
-// Claim is a PersistentVolumeClaim.
+// Claim is the part of a PersistentVolumeClaim that the controller uses.
 type Claim struct {
 	UID          string
 	Created      time.Time
 	SelectedNode string // "" if the scheduler has not chosen one
-	Ephemeral    bool   // a pod owns it: it is made and deleted with that
+	Ephemeral    bool   // a pod owns the claim, which is created and deleted with the pod
 }
 
-// FindClaim looks up a claim. It asks the API server and not a cache: claims
-// are many, and what decides where a volume goes must not be stale.
+// FindClaim looks up a claim. It asks the API server instead of a cache: there are
+// many claims, and a stale claim would put a volume on the wrong node.
 func FindClaim(ctx context.Context, client kubernetes.Interface, namespace, name string) (claim Claim, found bool, err error) {
 	c, err := client.CoreV1().PersistentVolumeClaims(namespace).Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {

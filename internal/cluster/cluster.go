@@ -1,6 +1,6 @@
-// Package cluster is what the driver needs of Kubernetes: which nodes run the
-// driver, the claims that volumes are made for, and the objects that stand for
-// volumes and snapshots.
+// Package cluster reads from Kubernetes what the driver needs: the nodes that run
+// the driver, the claims for which volumes are created, and the objects that
+// represent volumes and snapshots.
 package cluster
 
 import (
@@ -10,19 +10,19 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// Config returns how to reach the API server: as that kubeconfig file says; if
-// none is given, as KUBECONFIG and the user's own one do; if there are none, as
-// the service account of the pod that we run in.
+// Config returns how to reach the API server. It reads the given kubeconfig file. If
+// kubeconfig is "", it reads the files in KUBECONFIG or the user's own file. If there
+// are none, it takes the service account of the pod that it runs in.
 func Config(kubeconfig, program string) (*rest.Config, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = kubeconfig
 	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
 	if err != nil {
-		return nil, fmt.Errorf("no way to the Kubernetes API (give --kubeconfig outside of a cluster): %w", err)
+		return nil, fmt.Errorf("no configuration for the Kubernetes API: %w; outside of a cluster, use --kubeconfig", err)
 	}
 	config.UserAgent = program
-	// One look-up per new volume whose node may be chosen: client-go's default
-	// of five a second would hold up a burst of them.
+	// Each new volume whose node may be chosen needs a look-up. The default of
+	// client-go, five a second, would delay a burst of volumes.
 	config.QPS, config.Burst = 50, 100
 	return config, nil
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
-// NodeReady tells whether there is a Node object of that name, or of another
-// name that is the same in ids, and whether Kubernetes has it for ready.
+// NodeReady reports whether there is a Node object with that name, or with another
+// name that has the same short name, and whether Kubernetes considers it ready.
 func (c Clients) NodeReady(ctx context.Context, name string) (there, ready bool, err error) {
 	all, err := c.Kubernetes.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -33,8 +33,8 @@ func (c Clients) NodeReady(ctx context.Context, name string) (there, ready bool,
 	return there, ready, nil
 }
 
-// OfNode returns all objects that stand for something on a node, given by its
-// full name: those of snapshots, of volumes, of room.
+// OfNode returns all objects for the node with that full name: the objects of its
+// snapshots, of its volumes, and of its room.
 func (c Clients) OfNode(ctx context.Context, name string) ([]Object, error) {
 	short := handle.ShortNode(name)
 	snapshots, _, err := c.Snapshots(ctx)
@@ -55,19 +55,21 @@ func (c Clients) OfNode(ctx context.Context, name string) ([]Object, error) {
 	return append(list, capacities...), err
 }
 
-// Annotations by which csi-snapshotter and the snapshot controller mark work
-// that only an answer of the driver would end.
+// Annotations by which csi-snapshotter and the snapshot controller mark work that
+// would end only with an answer of the driver.
 const (
 	beingCreated = "snapshot.storage.kubernetes.io/volumesnapshot-being-created"
 	beingDeleted = "snapshot.storage.kubernetes.io/volumesnapshot-being-deleted"
 )
 
-// Forget deletes an object without its driver's help: nil if it is gone
-// already. What it stands for stays as it is, if it is there at all.
+// Forget deletes an object without the driver's help. The volume or snapshot itself
+// stays as it is, if it still exists. Forget returns nil if the object is gone
+// already.
 func (c Clients) Forget(ctx context.Context, o Object) error {
 	uid := types.UID(o.UID)
 	now := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}}
-	// Deleted first: Kubernetes gives finalizers back to what is not being deleted.
+	// The deletion comes first, because Kubernetes restores the finalizers of an
+	// object that is not being deleted.
 	release, err := json.Marshal(map[string]any{"metadata": map[string]any{
 		"uid": o.UID, "finalizers": nil, "annotations": map[string]any{beingCreated: nil, beingDeleted: nil},
 	}})
@@ -88,7 +90,7 @@ func (c Clients) Forget(ctx context.Context, o Object) error {
 			_, err = contents.Patch(ctx, o.Name, types.MergePatchType, release, metav1.PatchOptions{})
 		}
 	default:
-		return fmt.Errorf("%s %s: not a kind that can be forgotten", o.Kind, o.Name)
+		return fmt.Errorf("%s %s: objects of this kind cannot be forgotten", o.Kind, o.Name)
 	}
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("forget %s %s: %w", o.Kind, o.Name, err)
@@ -96,7 +98,7 @@ func (c Clients) Forget(ctx context.Context, o Object) error {
 	return nil
 }
 
-// Tell makes an Event about a node of what somebody did by a command.
+// Tell creates an Event about a node, for what somebody did by a command.
 func (c Clients) Tell(ctx context.Context, node, reason, message string) error {
 	now := metav1.Now()
 	_, err := c.Kubernetes.CoreV1().Events(metav1.NamespaceDefault).Create(ctx, &corev1.Event{
@@ -106,7 +108,7 @@ func (c Clients) Tell(ctx context.Context, node, reason, message string) error {
 		Source: corev1.EventSource{Component: handle.Driver}, ReportingController: handle.Driver, ReportingInstance: "forget-node",
 	}, metav1.CreateOptions{})
 	if err != nil {
-		return fmt.Errorf("make an Event of it: %w", err)
+		return fmt.Errorf("create an Event about node %s: %w", node, err)
 	}
 	return nil
 }

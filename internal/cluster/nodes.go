@@ -21,37 +21,38 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
-// Node is a node that runs the driver's node role, or has run it: the kubelet
-// gave it the driver's topology label then, and does not take that away.
+// Node is a node that runs the driver's node role, or has run it. The kubelet gives
+// such a node the driver's topology label, and never removes the label.
 type Node struct {
 	Name string // full
 	UID  string // of the driver's pod there; "" if there is none
 	IPs  []string
-	// Ready: the pod is ready and not about to end. IPs is empty otherwise.
+	// Ready is true if the pod is ready and not terminating. Otherwise IPs is empty.
 	Ready bool
-	// NotReady is since when the only pod is not ready; zero if it is, if there
-	// is no pod, or if it is about to end. The node's own clock may have told.
+	// NotReady is the time since which the only pod is not ready. It is zero if the
+	// pod is ready or terminating, or if there is no pod. The time may come from the
+	// node's own clock.
 	NotReady time.Time
-	// Silent is a time since when no pod there was ready, by the clocks of
-	// Kubernetes' control plane; zero if one is, or if nothing tells.
+	// Silent is a time since which no pod there was ready, by the clocks of
+	// Kubernetes' control plane; zero if a pod is ready, or if the time is unknown.
 	Silent time.Time
-	// NoPods is why the node takes no new pods, PickyPods why it takes only
-	// pods that tolerate a taint; "" if that is not so.
+	// NoPods is the reason why the node takes no new pods, PickyPods the reason why
+	// it takes only pods that tolerate a taint. Each is "" if there is no such reason.
 	NoPods, PickyPods string
-	// Unlabelled is what is wrong with the driver's topology label of the Node
-	// object; "" if nothing is, or if there is no such object.
+	// Unlabelled is the fault of the driver's topology label on the Node object; "" if
+	// the label is right, or if there is no such object.
 	Unlabelled string
 }
 
-// NodePods tells which pods are the driver's node role.
+// NodePods describes the pods that run the driver's node role.
 type NodePods struct {
 	Namespace string
 	Selector  string // of labels
 	DaemonSet string // that owns them; several are separated by commas
 }
 
-// WatchNodes calls changed with all nodes: when they are known, and then
-// whenever one has changed, until ctx ends. Calls do not overlap.
+// WatchNodes calls changed with all nodes, first when it knows the nodes and then
+// whenever a node has changed, until ctx ends. Calls do not overlap.
 func WatchNodes(ctx context.Context, client kubernetes.Interface, p NodePods, changed func([]Node)) error {
 	if _, err := labels.Parse(p.Selector); err != nil {
 		return err
@@ -68,7 +69,7 @@ func WatchNodes(ctx context.Context, client kubernetes.Interface, p NodePods, ch
 	notify := func() {
 		select {
 		case poke <- struct{}{}:
-		default: // one is waiting
+		default: // a notification is waiting
 		}
 	}
 	handler := cache.ResourceEventHandlerFuncs{
@@ -108,7 +109,8 @@ func WatchNodes(ctx context.Context, client kubernetes.Interface, p NodePods, ch
 	}
 }
 
-// forgetManagers drops what nobody reads and takes most of an object's memory.
+// forgetManagers drops an object's managed fields, which nobody reads and which take
+// most of its memory.
 func forgetManagers(object any) (any, error) {
 	if o, err := meta.Accessor(object); err == nil {
 		o.SetManagedFields(nil)
@@ -116,8 +118,8 @@ func forgetManagers(object any) (any, error) {
 	return object, nil
 }
 
-// essence keeps of a Node object what nodesOf reads: each of them sends its
-// status from time to time.
+// essence reduces a Node object to the parts that nodesOf reads. Each node sends its
+// status again and again, which must not count as a change.
 func essence(object any) (any, error) {
 	n, ok := object.(*corev1.Node)
 	if !ok {
@@ -139,19 +141,19 @@ func essence(object any) (any, error) {
 	return kept, nil
 }
 
-// unchanged reports whether two versions of a Node object are the same to nodesOf.
+// unchanged reports whether two versions of a Node object are the same for nodesOf.
 func unchanged(before, after any) bool {
 	a, ok := before.(*corev1.Node)
 	b, ok2 := after.(*corev1.Node)
 	if !ok || !ok2 {
 		return false
 	}
-	x := a.DeepCopy() // what the cache has is not changed
+	x := a.DeepCopy() // the cache owns a
 	x.ResourceVersion = b.ResourceVersion
 	return equality.Semantic.DeepEqual(x, b)
 }
 
-// nodesOf returns the nodes of the DaemonSets' pods and those with the topology
+// nodesOf returns the nodes of the DaemonSets' pods and the nodes with the topology
 // label, sorted by name.
 func nodesOf(pods []*corev1.Pod, nodes []*corev1.Node, daemonSets string) []Node {
 	on, objects := map[string][]*corev1.Pod{}, map[string]*corev1.Node{}
@@ -174,8 +176,8 @@ func nodesOf(pods []*corev1.Pod, nodes []*corev1.Node, daemonSets string) []Node
 	return list
 }
 
-// nodeOf describes a node by its pods, of which there are two while one is
-// replaced, and by its object, which may be nil.
+// nodeOf describes a node by its pods and its object. There are two pods while a new
+// pod replaces another. The object may be nil.
 func nodeOf(name string, pods []*corev1.Pod, object *corev1.Node) Node {
 	n := Node{Name: name}
 	if object != nil {
@@ -207,7 +209,7 @@ func nodeOf(name string, pods []*corev1.Pod, object *corev1.Node) Node {
 	return n
 }
 
-// MadeBy reports whether one of the DaemonSets, separated by commas, made a pod.
+// MadeBy reports whether one of the DaemonSets, which commas separate, made a pod.
 func MadeBy(p *corev1.Pod, daemonSets string) bool {
 	owner := metav1.GetControllerOf(p)
 	return owner != nil && owner.Kind == "DaemonSet" && slices.Contains(strings.Split(daemonSets, ","), owner.Name)
@@ -218,7 +220,7 @@ func podReady(p *corev1.Pod) bool {
 	return p.DeletionTimestamp == nil && readiness(p).Status == corev1.ConditionTrue && len(p.Status.PodIPs) > 0
 }
 
-// readiness returns a pod's condition Ready; the zero one if it has none.
+// readiness returns a pod's condition Ready; the zero value if it has none.
 func readiness(p *corev1.Pod) (ready corev1.PodCondition) {
 	for _, c := range p.Status.Conditions {
 		if c.Type == corev1.PodReady {
@@ -228,11 +230,11 @@ func readiness(p *corev1.Pod) (ready corev1.PodCondition) {
 	return ready
 }
 
-// silentSince returns a time since when none of a node's pods was ready: the
-// last of the pods', or, if there is none, the kubelet's. Zero if nothing tells.
-// Times of which the node's own clock may have told do not count.
+// silentSince returns a time since which none of a node's pods was ready: the latest
+// of the pods' times, or the kubelet's time if there are no pods. It returns zero if
+// the time is unknown. Times that may come from the node's own clock do not count.
 func silentSince(pods []*corev1.Pod, node *corev1.Node) (last time.Time) {
-	var kubelet time.Time // silent since then, so that no pod became ready
+	var kubelet time.Time // since then the kubelet is silent, so no pod became ready
 	for _, c := range node.Status.Conditions {
 		if c.Type == corev1.NodeReady && c.Status == corev1.ConditionUnknown {
 			kubelet = c.LastTransitionTime.Time
@@ -253,9 +255,9 @@ func silentSince(pods []*corev1.Pod, node *corev1.Node) (last time.Time) {
 	return last
 }
 
-// podSilentSince returns a time since when a pod that is not ready was not, and
-// no earlier pod of its DaemonSet on its node was: that was gone before this one
-// was made. Zero if nothing tells.
+// podSilentSince returns a time since which an unready pod was not ready, and no
+// earlier pod of its DaemonSet on its node was ready: the earlier pod was gone before
+// this pod was created. It returns zero if the time is unknown.
 func podSilentSince(p *corev1.Pod, kubelet time.Time) time.Time {
 	ready := readiness(p)
 	switch {
@@ -266,24 +268,24 @@ func podSilentSince(p *corev1.Pod, kubelet time.Time) time.Time {
 			return ready.LastTransitionTime.Time
 		}
 		return kubelet
-	case p.DeletionTimestamp != nil: // when it is to be gone: nobody sends it anything since it is to be deleted
+	case p.DeletionTimestamp != nil: // the time at which it must be gone: nobody sends requests to a pod since its deletion began
 		return p.DeletionTimestamp.Time
 	}
 	return time.Time{}
 }
 
-// neverRan reports whether no container of a pod was ever started. A pod that
-// has ended may have lost the states of its containers.
+// neverRan reports whether no container of a pod has ever started. Only a pending pod
+// counts, because a pod that has ended may have lost the states of its containers.
 func neverRan(p *corev1.Pod) bool {
 	return (p.Status.Phase == "" || p.Status.Phase == corev1.PodPending) && !slices.ContainsFunc(p.Status.ContainerStatuses, func(c corev1.ContainerStatus) bool {
 		return c.RestartCount > 0 || c.State.Running != nil || c.State.Terminated != nil || c.LastTerminationState.Terminated != nil
 	})
 }
 
-// takesPods tells why a node takes no new pods, or only those that tolerate a
-// taint; "" if that is not so. Kubernetes' own taints tell of a state in which no
-// ordinary pod is sent there; other ones were made by people, whose pods for
-// these volumes may well tolerate them.
+// takesPods returns the reason why a node takes no new pods, and the reason why it
+// takes only pods that tolerate a taint; "" if there is no such reason. Kubernetes'
+// own taints mark states in which the scheduler sends no ordinary pod to the node.
+// People made the other taints, and their pods may tolerate them.
 func takesPods(n *corev1.Node) (no, picky string) {
 	if n.Spec.Unschedulable {
 		return "it is cordoned", ""

@@ -24,8 +24,7 @@ type Clients struct {
 	Dynamic    dynamic.Interface // for snapshots, whose types are not Kubernetes' own
 }
 
-// Object is a Kubernetes object that stands for a volume or snapshot, or for a
-// node's room.
+// Object is a Kubernetes object that represents a volume, a snapshot or a node's room.
 type Object struct {
 	Kind      string `json:"kind"`
 	Namespace string `json:"namespace,omitempty"`
@@ -67,9 +66,9 @@ func (c Clients) Volumes(ctx context.Context) (list []Object, err error) {
 	return list, nil
 }
 
-// Snapshots returns the driver's VolumeSnapshotContents; none if the cluster
-// does not know snapshots. The id of one whose snapshot was not taken yet is
-// the one of its volume, and cut is false.
+// Snapshots returns the driver's VolumeSnapshotContents; none if the cluster has no
+// type for them. cut reports by object name whether the snapshot was taken. Until
+// then the object's ID is the id of the source volume.
 func (c Clients) Snapshots(ctx context.Context) (list []Object, cut map[string]bool, err error) {
 	cut = map[string]bool{}
 	pages := pager.New(func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
@@ -102,8 +101,8 @@ func (c Clients) Snapshots(ctx context.Context) (list []Object, cut map[string]b
 	return list, cut, nil
 }
 
-// Capacities returns the objects that tell the scheduler how much room a node
-// has, given by its short name.
+// Capacities returns the objects that tell the scheduler how much room the node with
+// that short name has.
 func (c Clients) Capacities(ctx context.Context, short string) ([]Object, error) {
 	all, err := c.Kubernetes.StorageV1().CSIStorageCapacities(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
 		LabelSelector: "csi.storage.k8s.io/drivername=" + handle.Driver,

@@ -1,5 +1,5 @@
-// Package election lets one of several processes do what must not be done
-// twice at a time.
+// Package election chooses one of several processes for work that only one process
+// may do at a time.
 package election
 
 import (
@@ -15,30 +15,30 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// Lease is what the processes compete for.
+// Lease is the Lease object for which the processes compete.
 type Lease struct {
 	Client    kubernetes.Interface
 	Namespace string
 	Name      string
 	Identity  string // of this process: its pod's name
 
-	// How long a process that died keeps the lease, how long one that cannot
-	// reach the API server thinks that it has it, and how often it tries. The
-	// usual 15, 10 and 2 seconds if zero.
+	// Duration is how long a process that died keeps the lease. Deadline is how long
+	// a process that cannot reach the API server believes to have the lease. Period is
+	// the time between attempts. If Duration is zero, they are 15, 10 and 2 seconds.
 	Duration, Deadline, Period time.Duration
 }
 
-// Run calls lead whenever this process is elected, with a context that ends
-// when it is no more, until ctx ends. It never runs two calls at once, and
-// waits for the last one. An election is no fence: a process may find out
-// late that another one was elected.
+// Run calls lead whenever this process is elected, until ctx ends. The context of the
+// call ends when the process is no longer elected. Calls do not overlap, and Run waits
+// for the last call. An election is no fence: a process may learn late that another
+// process was elected.
 func (l Lease) Run(ctx context.Context, lead func(context.Context)) error {
 	if l.Duration == 0 {
 		l.Duration, l.Deadline, l.Period = 15*time.Second, 10*time.Second, 2*time.Second
 	}
 	log := klog.FromContext(ctx).WithValues("lease", klog.KRef(l.Namespace, l.Name), "identity", l.Identity)
 	var leading sync.Mutex
-	// The lease is given up after the call has ended, not before.
+	// The process releases the lease only after the call has ended.
 	electing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	defer context.AfterFunc(ctx, func() {
@@ -74,7 +74,7 @@ func (l Lease) Run(ctx context.Context, lead func(context.Context)) error {
 		}
 		elector.Run(electing)
 		leading.Lock() // until the call has ended
-		log.Info("Not elected any more")
+		log.Info("No longer elected")
 		leading.Unlock()
 	}
 	return nil

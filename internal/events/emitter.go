@@ -1,5 +1,5 @@
-// Package events makes Kubernetes Events of what nodes report: nodes have no
-// access to the API.
+// Package events creates Kubernetes Events from the reports of nodes, which have no
+// access to the API themselves.
 package events
 
 import (
@@ -20,13 +20,13 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
 )
 
-// Node is a node that can be asked.
+// Node is a node whose reports the emitter can follow.
 type Node struct {
 	Name      string   // full
 	Instance  string   // of the process that answers there
-	Addresses []string // host:port, the first that answers is used
-	// Unlabelled is what is wrong with the driver's topology label of the Node
-	// object; "" if nothing is.
+	Addresses []string // host:port, tried in this order
+	// Unlabelled is the fault of the driver's topology label on the Node object; "" if
+	// the label is right.
 	Unlabelled string
 }
 
@@ -37,14 +37,14 @@ type Options struct {
 	Dial    func(node string) []grpc.DialOption // how to reach a node and no other
 }
 
-// Emitter follows the reports of nodes. Only the elected controller has one.
-// Should two follow a node at the same time, each Event is made once, by its
-// name.
+// Emitter follows the reports of nodes. Only the elected controller has an emitter. If
+// two controllers follow a node at the same time, they still create each Event only
+// once, because both give it the same name. It is safe for concurrent use.
 type Emitter struct {
 	o       Options
 	objects objects
 
-	ctx     context.Context // ends with the emitter: goroutines come and go in between
+	ctx     context.Context // ends with the emitter; its goroutines come and go until then
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 
@@ -54,27 +54,27 @@ type Emitter struct {
 	labels  map[string]*time.Timer             // by the name of a node whose label is wrong
 }
 
-// follow is a node that is being followed.
+// follow is a node whose reports a goroutine follows.
 type follow struct {
 	Node
 	stop context.CancelFunc
 }
 
-// New returns an emitter that follows nobody. Close ends it.
+// New returns an emitter that follows no node yet. The caller ends it with Close.
 func New(ctx context.Context, o Options) *Emitter {
 	e := &Emitter{o: o, objects: newObjects(o), follows: map[string]*follow{}, limits: map[string]flowcontrol.RateLimiter{}, labels: map[string]*time.Timer{}}
 	e.ctx, e.cancel = context.WithCancel(ctx)
 	return e
 }
 
-// Close stops following, and waits for that.
+// Close stops following all nodes, and waits for the goroutines to end.
 func (e *Emitter) Close() {
 	e.SetNodes(nil)
 	e.cancel()
 	e.running.Wait()
 }
 
-// SetNodes says who is to be followed: all of these that have an address.
+// SetNodes replaces the nodes to follow: all of these that have an address.
 func (e *Emitter) SetNodes(nodes []Node) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -113,11 +113,11 @@ var (
 	lastRetry  = time.Minute
 )
 
-// dealLimit is how long one happening may take.
+// dealLimit is how long the emitter may take for one happening.
 const dealLimit = 30 * time.Second
 
-// follow makes Events of what a node reports, until ctx ends. Whatever goes
-// wrong, it begins anew with what was not confirmed.
+// follow creates Events from a node's reports, until ctx ends. After any error it
+// starts again with the reports that were not confirmed.
 func (e *Emitter) follow(ctx context.Context, n Node, limit flowcontrol.RateLimiter) {
 	log := klog.FromContext(ctx).WithValues("node", n.Name)
 	pause := firstRetry
@@ -129,7 +129,7 @@ func (e *Emitter) follow(ctx context.Context, n Node, limit flowcontrol.RateLimi
 		if ctx.Err() != nil {
 			return
 		}
-		log.V(2).Info("Not following a node's reports, trying again", "err", err, "in", pause)
+		log.V(2).Info("Not following a node's reports; retrying", "err", err, "in", pause)
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):
@@ -138,8 +138,8 @@ func (e *Emitter) follow(ctx context.Context, n Node, limit flowcontrol.RateLimi
 	}
 }
 
-// stream follows a node as long as all goes well. It tells whether the node
-// sent something that could be dealt with.
+// stream follows a node until an error. got reports whether it has dealt with a
+// happening.
 func (e *Emitter) stream(ctx context.Context, node, address string, limit flowcontrol.RateLimiter) (got bool, err error) {
 	conn, err := grpc.NewClient("passthrough:///"+address, append(e.o.Dial(node),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxHappening)), grpc.WithMaxHeaderListSize(maxHeaders),
@@ -172,22 +172,22 @@ func (e *Emitter) stream(ctx context.Context, node, address string, limit flowco
 			return got, err
 		}
 		if last != nil && last.GetEpoch() == h.GetEpoch() && h.GetSequence() > last.GetSequence()+1 {
-			klog.FromContext(ctx).Info("A node had no room for all that happened", "node", node, "lost", h.GetSequence()-last.GetSequence()-1)
+			klog.FromContext(ctx).Info("A node dropped reports for lack of room", "node", node, "lost", h.GetSequence()-last.GetSequence()-1)
 		}
 		if err := e.deal(ctx, node, h, client); err != nil {
-			return got, fmt.Errorf("make an event of %.200s of %.200s: %w", h.GetReason(), h.GetId(), err)
+			return got, fmt.Errorf("create an Event with reason %.200s about %.200s: %w", h.GetReason(), h.GetId(), err)
 		}
 		got, last = true, h
 	}
 }
 
-// deal makes an Event, unless it would be about another node's things, and lets
-// the node forget what happened.
+// deal creates the Event of a happening, and confirms the happening, so that the node
+// forgets it. It drops a happening about another node.
 func (e *Emitter) deal(ctx context.Context, node string, h *roleapi.Happening, client roleapi.ReportsClient) error {
 	ctx, cancel := context.WithTimeout(ctx, dealLimit)
 	defer cancel()
 	if err := own(node, h); err != nil {
-		klog.FromContext(ctx).Error(err, "A node reports about what is not its own: it may have been taken over", "node", node)
+		klog.FromContext(ctx).Error(err, "Dropped a report; an attacker may have taken over the node", "node", node)
 	} else if err := e.emit(ctx, node, h); err != nil {
 		return err
 	}

@@ -18,15 +18,15 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
 )
 
-// emit makes the Event of a happening, if there is none yet. An error means
-// that it should be tried again.
+// emit creates the Event of a happening, unless it exists. After an error the caller
+// should retry.
 func (e *Emitter) emit(ctx context.Context, node string, h *roleapi.Happening) error {
 	about, found, err := e.about(ctx, h)
 	if err != nil {
 		return err
 	}
 	reason, message := reports.Listed(h.GetReason(), h.GetMessage())
-	if !found { // of a pool, or of what Kubernetes has no object for
+	if !found { // it is about a pool, or Kubernetes has no object for it
 		about = corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node, UID: types.UID(node)} // as the kubelet names nodes
 		if h.GetKind() == roleapi.Happening_KIND_POOL {
 			message = fmt.Sprintf("pool %s: %s", h.GetId(), message)
@@ -37,21 +37,23 @@ func (e *Emitter) emit(ctx context.Context, node string, h *roleapi.Happening) e
 	return e.create(ctx, newEvent(node, h, about, reason, reports.Bounded(message)))
 }
 
-// create makes an Event if there is none of its name. An error means that it
-// should be tried again.
+// create creates an Event, unless an Event with its name exists. After an error the
+// caller should retry. create only logs errors that a retry would not solve.
 func (e *Emitter) create(ctx context.Context, event *corev1.Event) error {
 	_, err := e.o.Client.CoreV1().Events(event.Namespace).Create(ctx, event, metav1.CreateOptions{})
 	switch {
 	case err == nil, apierrors.IsAlreadyExists(err):
 		return nil
 	case apierrors.IsInvalid(err), apierrors.IsNotFound(err), apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
-		// It will not be any better the next time.
-		klog.FromContext(ctx).Error(err, "No event", "node", event.Source.Host, "about", event.InvolvedObject.Name, "reason", event.Reason, "message", event.Message)
+		// A retry would fail the same way.
+		klog.FromContext(ctx).Error(err, "Could not create an Event", "node", event.Source.Host, "about", event.InvolvedObject.Name, "reason", event.Reason, "message", event.Message)
 		return nil
 	}
 	return err
 }
 
+// about returns the object that a happening is about. found is false for a pool, and if
+// Kubernetes has no object for it.
 func (e *Emitter) about(ctx context.Context, h *roleapi.Happening) (corev1.ObjectReference, bool, error) {
 	switch h.GetKind() {
 	case roleapi.Happening_KIND_VOLUME:
@@ -62,14 +64,15 @@ func (e *Emitter) about(ctx context.Context, h *roleapi.Happening) (corev1.Objec
 	return corev1.ObjectReference{}, false, nil
 }
 
-// newEvent makes an Event whose name says what it is about, so that the same
-// happening makes one Event, however often and by whomever it is received.
+// newEvent returns the Event of a happening. Its name is a hash of the happening, so
+// that a happening has only one Event, even if several controllers receive it, or one
+// receives it twice.
 func newEvent(node string, h *roleapi.Happening, about corev1.ObjectReference, reason, message string) *corev1.Event {
 	which := fmt.Sprintf("%s %d", h.GetEpoch(), h.GetSequence())
 	if h.GetLasting() {
-		which = "" // there is but one in the life of the object
+		which = "" // it happens only once in the life of the object
 		if reports.IsDeed(reason) {
-			which = message // which says when, and another one may follow
+			which = message // it has the time, and another deed may follow
 		}
 	}
 	sum := sha256.Sum256([]byte(strings.Join([]string{node, h.GetKind().String(), h.GetId(), reason, string(about.UID), which}, "\n")))

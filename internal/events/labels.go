@@ -13,15 +13,15 @@ import (
 
 const (
 	reasonUnlabelled = "TopologyLabelMissing"
-	labelAdvice      = ": no pod with a volume of this node can be scheduled; restart the driver's pod there, so that the kubelet sets the label"
+	labelAdvice      = ", so the scheduler can place no pod with a volume of this node; restart the driver's pod there to make the kubelet set the label"
 )
 
-// labelPause is how long a node may have a ready driver without its topology
-// label: the kubelet sets it when the driver registers. A variable for the tests.
+// labelPause is how long a node may have a ready driver without the topology label.
+// The kubelet sets the label when the driver registers. A variable for the tests.
 var labelPause = time.Minute
 
-// watchLabels makes an Event of each ready node whose label is wrong for
-// labelPause, once as long as that lasts. The caller holds the lock.
+// watchLabels creates an Event for each ready node whose label is wrong for
+// labelPause, once until the label is right again. The caller holds e.mu.
 func (e *Emitter) watchLabels(nodes []Node) {
 	wrong := map[string]bool{}
 	for _, n := range nodes {
@@ -53,6 +53,6 @@ func (e *Emitter) emitUnlabelled(n Node) {
 	about := corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: n.Name, UID: types.UID(n.Name)} // as the kubelet names nodes
 	h := &roleapi.Happening{Epoch: n.Instance, Warning: true}
 	if err := e.create(ctx, newEvent(n.Name, h, about, reasonUnlabelled, n.Unlabelled+labelAdvice)); err != nil {
-		klog.FromContext(ctx).Error(err, "No event of a node without its label", "node", n.Name)
+		klog.FromContext(ctx).Error(err, "Could not create an Event for a node without its label", "node", n.Name)
 	}
 }

@@ -24,7 +24,7 @@ func TestUnlabelledNodes(t *testing.T) {
 	e.SetNodes([]Node{node("n1", "1", "the node has no label x"), node("n2", "1", "")})
 	time.Sleep(2 * labelPause)
 	got := events(t, o)
-	if len(got) != 1 || !strings.HasPrefix(got[0], "Node /n1 Warning TopologyLabelMissing: the node has no label x: ") {
+	if len(got) != 1 || !strings.HasPrefix(got[0], "Node /n1 Warning TopologyLabelMissing: the node has no label x, so ") {
 		t.Errorf("%q", got)
 	}
 }

@@ -16,28 +16,28 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
-// objects finds what the users of volumes and snapshots look at.
+// objects finds the claims and VolumeSnapshots that users look at.
 type objects struct {
 	claims, snapshots *index
 }
 
-// index knows objects by CSI ids. It is filled when something is asked for:
-// reports are rare, and to watch all volumes for them would cost more.
+// index finds objects by CSI ids. find fills it when it is asked for an id: reports are
+// rare, and watching all volumes would cost more.
 type index struct {
 	list func(context.Context, map[string]corev1.ObjectReference) error
 
 	mu    sync.Mutex
 	known map[string]corev1.ObjectReference
-	at    time.Time // when it was filled
+	at    time.Time // when known was filled
 }
 
 const (
-	indexStale = 5 * time.Minute // an object may have been deleted and made again by then
-	indexPause = time.Minute     // between two lists for what was not found, which a node may make up
+	indexStale = 5 * time.Minute // after that an object may have been deleted and created again
+	indexPause = time.Minute     // between two lists for unknown ids, which a node may invent
 	pageLimit  = 500
 )
 
-// find returns the object with that id.
+// find returns the object with that id; found is false if there is none.
 func (i *index) find(ctx context.Context, id string) (o corev1.ObjectReference, found bool, err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -105,7 +105,7 @@ func newObjects(o Options) objects {
 	}
 }
 
-// pages calls list until there is no more.
+// pages calls list until there are no more pages.
 func pages(list func(metav1.ListOptions) (next string, err error)) error {
 	options := metav1.ListOptions{Limit: pageLimit}
 	for {

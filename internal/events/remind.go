@@ -10,17 +10,16 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
-// remind asks a node for a volume in each of its pools of which Kubernetes has
-// PersistentVolumes. The answer does not matter: an optional pool of which
-// somebody has an id was there, and the node cannot know that when the pool's
-// disks are gone.
+// remind asks a node for one volume in each of its pools that has PersistentVolumes.
+// The answer does not matter. The question tells the node that an optional pool has
+// existed, which the node cannot know by itself when the pool's disks are gone.
 func (e *Emitter) remind(ctx context.Context, node string, conn grpc.ClientConnInterface) {
 	ctx, cancel := context.WithTimeout(ctx, dealLimit)
 	defer cancel()
 	log := klog.FromContext(ctx).WithValues("node", node)
 	ids, err := e.objects.claims.ids(ctx)
 	if err != nil {
-		log.Error(err, "A node is not told of which of its pools there are volumes")
+		log.Error(err, "Could not tell a node which of its pools have volumes")
 	}
 	asked := map[string]bool{}
 	for _, id := range ids {
@@ -34,9 +33,9 @@ func (e *Emitter) remind(ctx context.Context, node string, conn grpc.ClientConnI
 	}
 }
 
-// ids returns the ids of all objects.
+// ids returns the ids of all objects in the index.
 func (i *index) ids(ctx context.Context) ([]string, error) {
-	if _, _, err := i.find(ctx, ""); err != nil { // fills it if it is not fresh
+	if _, _, err := i.find(ctx, ""); err != nil { // fills the index if it is not fresh
 		return nil, err
 	}
 	i.mu.Lock()

@@ -1,6 +1,6 @@
-// Package registration makes the driver known to the kubelet, by version 1 of
-// its plugin registration: the kubelet finds a socket in its plugins_registry
-// directory, asks there what it is, and tells how it went.
+// Package registration registers the driver with the kubelet, by version 1 of the
+// kubelet's plugin registration. The kubelet finds a socket in its plugins_registry
+// directory, asks at the socket which plugin it is, and reports the result.
 package registration
 
 import (
@@ -20,17 +20,17 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/sockets"
 )
 
-// Options say what to register.
+// Options describe the driver to register.
 type Options struct {
 	Driver     string // the CSI driver's name
 	Endpoint   string // its socket as the kubelet sees it
 	KubeletDir string // the kubelet's root directory, at the same path as on the host
-	// Ready fails as long as the driver does not answer: the kubelet asks it
-	// at once, and does not ask again.
+	// Ready fails as long as the driver does not answer. The kubelet asks the driver
+	// immediately after the registration, and does not retry.
 	Ready func(context.Context) error
 }
 
-// Registration offers the driver to the kubelet.
+// Registration offers the driver to the kubelet. It is safe for concurrent use.
 type Registration struct {
 	registerapi.UnimplementedRegistrationServer
 
@@ -46,12 +46,12 @@ func New(o Options) *Registration {
 	return &Registration{o: o, refused: make(chan string, 1)}
 }
 
-// Path is the socket that the kubelet looks for.
+// Path returns the path of the socket that the kubelet looks for.
 func (r *Registration) Path() string {
 	return filepath.Join(r.o.KubeletDir, "plugins_registry", r.o.Driver+"-reg.sock")
 }
 
-// Registered tells whether the kubelet took the driver.
+// Registered reports whether the kubelet has registered the driver.
 func (r *Registration) Registered() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -64,15 +64,15 @@ func (r *Registration) set(registered bool) {
 	r.registered = registered
 }
 
-// GetInfo tells the kubelet what is at the socket.
+// GetInfo tells the kubelet which plugin serves the socket.
 func (r *Registration) GetInfo(context.Context, *registerapi.InfoRequest) (*registerapi.PluginInfo, error) {
 	return &registerapi.PluginInfo{
 		Type: registerapi.CSIPlugin, Name: r.o.Driver, Endpoint: r.o.Endpoint,
-		SupportedVersions: []string{"1.0.0"}, // of CSI; the kubelet looks at the major one
+		SupportedVersions: []string{"1.0.0"}, // of CSI; the kubelet reads only the major version
 	}, nil
 }
 
-// NotifyRegistrationStatus hears from the kubelet how it went.
+// NotifyRegistrationStatus receives the result of the registration from the kubelet.
 func (r *Registration) NotifyRegistrationStatus(ctx context.Context, s *registerapi.RegistrationStatus) (*registerapi.RegistrationStatusResponse, error) {
 	r.set(s.GetPluginRegistered())
 	if s.GetPluginRegistered() {
@@ -80,7 +80,7 @@ func (r *Registration) NotifyRegistrationStatus(ctx context.Context, s *register
 	} else {
 		select {
 		case r.refused <- s.GetError():
-		default: // one is enough
+		default: // one reason is enough
 		}
 	}
 	return &registerapi.RegistrationStatusResponse{}, nil
@@ -94,9 +94,9 @@ var (
 	maxBackoff = time.Minute
 )
 
-// Run offers the driver until ctx ends, and again whenever the socket is gone:
-// a kubelet that starts looks for sockets, but what was in its directory may
-// have been removed with it.
+// Run offers the driver until ctx ends, and offers it again whenever the socket is
+// gone. A kubelet that starts looks for sockets, but its directory may have been
+// emptied before.
 func (r *Registration) Run(ctx context.Context) {
 	log := klog.FromContext(ctx).WithValues("socket", r.Path())
 	backoff := minBackoff
@@ -105,14 +105,14 @@ func (r *Registration) Run(ctx context.Context) {
 		if err == nil {
 			err = r.offer(ctx)
 			if r.Registered() {
-				backoff = minBackoff // it went well before
+				backoff = minBackoff // this attempt succeeded
 			}
 		}
 		r.set(false)
 		if ctx.Err() != nil {
 			return
 		}
-		log.Info("Not registered with the kubelet, trying again", "err", err, "in", backoff)
+		log.Info("Not registered with the kubelet; retrying", "err", err, "in", backoff)
 		select {
 		case <-ctx.Done():
 		case <-time.After(backoff):
@@ -121,8 +121,8 @@ func (r *Registration) Run(ctx context.Context) {
 	}
 }
 
-// offer serves at the socket until it is gone, the kubelet refuses, or ctx
-// ends.
+// offer serves the socket until the socket is gone, the kubelet refuses the driver, or
+// ctx ends.
 func (r *Registration) offer(ctx context.Context) error {
 	if err := os.MkdirAll(filepath.Dir(r.Path()), 0o750); err != nil {
 		return err
@@ -131,7 +131,7 @@ func (r *Registration) offer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Closing would unlink the path, by then perhaps another's socket.
+	// Close would unlink the path, which may be another process's socket by then.
 	listener.(*net.UnixListener).SetUnlinkOnClose(false)
 	own, err := os.Lstat(r.Path())
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package reports is the node's side of the Reports service: it keeps what
-// happened on the node until the controller has made Kubernetes Events of it.
+// Package reports is the node's side of the Reports service. It keeps the happenings of
+// the node until the controller has created Kubernetes Events from them.
 package reports
 
 import (
@@ -18,20 +18,20 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
 )
 
-// Happening is something that people should hear of.
+// Happening is a fact on the node that people should know.
 type Happening struct {
 	Kind    roleapi.Happening_Kind
 	ID      string // the CSI id of a volume or snapshot, or a pool's name
 	Reason  string // one word in CamelCase
 	Message string
 	Warning bool
-	Lasting bool // a fact that stays, which is told again after every start
+	Lasting bool // the fact stays true, and the node reports it again after every start
 }
 
-// room is how many happenings are kept. The oldest go first.
+// room is the number of happenings that a Log keeps. It drops the oldest first.
 const room = 1000
 
-// Log keeps happenings in the order in which they came.
+// Log keeps happenings in the order of their arrival. It is safe for concurrent use.
 type Log struct {
 	roleapi.UnimplementedReportsServer
 
@@ -40,11 +40,11 @@ type Log struct {
 	mu       sync.Mutex
 	last     uint64 // sequence number
 	waiting  []*roleapi.Happening
-	appended chan struct{} // closed when there is another one
+	appended chan struct{} // closed when another happening arrives
 	closed   bool
 }
 
-// NewLog returns an empty log, the first one of a new epoch.
+// NewLog returns an empty log with a new epoch.
 func NewLog() *Log {
 	return &Log{epoch: string(uuid.NewUUID()), appended: make(chan struct{})}
 }
@@ -79,8 +79,8 @@ func (l *Log) Run(ctx context.Context) {
 	l.wake()
 }
 
-// after returns what has a higher sequence number, and a channel that tells
-// when there is more.
+// after returns the happenings with a higher sequence number, and a channel that is
+// closed when there are more.
 func (l *Log) after(sequence uint64) (more []*roleapi.Happening, appended <-chan struct{}, closed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -93,7 +93,7 @@ func (l *Log) after(sequence uint64) (more []*roleapi.Happening, appended <-chan
 	return more, l.appended, l.closed
 }
 
-// Watch sends what was not confirmed, and then what happens.
+// Watch sends the happenings that were not confirmed, and then new happenings.
 func (l *Log) Watch(_ *roleapi.WatchRequest, stream grpc.ServerStreamingServer[roleapi.Happening]) error {
 	var sent uint64
 	for {
@@ -118,8 +118,8 @@ func (l *Log) Watch(_ *roleapi.WatchRequest, stream grpc.ServerStreamingServer[r
 	}
 }
 
-// Confirm forgets a happening and all before it. One of another epoch is
-// forgotten already.
+// Confirm forgets a happening and all happenings before it. A happening of another
+// epoch is forgotten already.
 func (l *Log) Confirm(_ context.Context, r *roleapi.ConfirmRequest) (*roleapi.ConfirmResponse, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -6,16 +6,15 @@ import (
 	"unicode"
 )
 
-// MaxMessage is how many bytes of a message are told: what the API server
-// allows an Event.
+// MaxMessage is the most bytes of a message in an Event, by the API server's limit.
 const MaxMessage = 1024
 
-// ReasonOther is told in place of a reason that is not listed.
+// ReasonOther replaces a reason that is not listed.
 const ReasonOther = "OtherCondition"
 
-// reasons are all that a node reports. The controller makes no Event of another
-// one: a node that somebody has taken over does not choose the words that
-// people filter and alert by.
+// reasons are all reasons that a node reports. The controller uses no other reason in
+// an Event, so that a node that an attacker has taken over cannot choose the words by
+// which people filter and alert.
 var reasons = []string{
 	"Adopted", "DeviceMissing", "DiskRefused", "DuplicateDisk", "ExtentsInUse", "FilesystemErrors", "FilesystemReadOnly", "FilesystemShutDown", "FilesystemUnreachable",
 	"ForkLost", "ForkStopped", "HydrationFailing", "Imported",
@@ -24,18 +23,18 @@ var reasons = []string{
 	"SpaceNotReclaimed", "SpaceReclaimed", "TransientLost", "TransientRestarted", "UnknownTags", "WritersHeld",
 }
 
-// Reasons returns all that a node reports.
+// Reasons returns all reasons that a node reports.
 func Reasons() []string { return slices.Clone(reasons) }
 
-// deeds are those of what people did by commands. Each is told once, whatever becomes
-// of the node's process.
+// deeds are the reasons for what people did by commands. The controller creates one
+// Event for each deed, even if the node's process restarts.
 var deeds = []string{"Adopted", "Imported", "RolledBack"}
 
-// IsDeed says whether a reason is of what somebody did.
+// IsDeed reports whether a reason is for what somebody did by a command.
 func IsDeed(reason string) bool { return slices.Contains(deeds, reason) }
 
-// Listed returns a reason and its message as they are told: a reason that is
-// not listed becomes a part of the message.
+// Listed returns a reason and message for an Event. It moves a reason that is not
+// listed into the message, and replaces it by ReasonOther.
 func Listed(reason, message string) (string, string) {
 	if slices.Contains(reasons, reason) {
 		return reason, message
@@ -43,7 +42,7 @@ func Listed(reason, message string) (string, string) {
 	return ReasonOther, Bounded(reason) + ": " + message
 }
 
-// Bounded returns what is told of a text: one line, and not too long.
+// Bounded returns a text as one line of at most MaxMessage bytes.
 func Bounded(text string) string {
 	if len(text) > MaxMessage {
 		text = strings.ToValidUTF8(text[:MaxMessage-3], "") + "..."

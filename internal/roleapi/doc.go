@@ -1,3 +1,3 @@
-// Package roleapi is what the controller role and the node role say to each
-// other beside CSI. It is generated from the .proto files by "make generate".
+// Package roleapi is the API between the controller role and the node role beside CSI.
+// "make generate" generates it from the .proto files.
 package roleapi

@@ -113,7 +113,7 @@ func (x *RequestResponse) GetToken() string {
 
 type InstallRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The certificate in PEM form, of the key that was asked for.
+	// The certificate in PEM form, for the key in the signing request.
 	Certificate   string `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

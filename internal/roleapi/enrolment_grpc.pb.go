@@ -27,12 +27,12 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Enrolment gives a node its certificate. The controller calls it: the node
-// has no access to the Kubernetes API.
+// Enrolment gives a node its certificate. The controller calls the node, because the
+// node has no access to the Kubernetes API.
 type EnrolmentClient interface {
-	// Request asks the node what it wants to have signed, and who it is.
+	// Request asks the node for its signing request and for a proof of its identity.
 	Request(ctx context.Context, in *RequestRequest, opts ...grpc.CallOption) (*RequestResponse, error)
-	// Install hands the node its certificate.
+	// Install hands the certificate to the node.
 	Install(ctx context.Context, in *InstallRequest, opts ...grpc.CallOption) (*InstallResponse, error)
 }
 
@@ -68,12 +68,12 @@ func (c *enrolmentClient) Install(ctx context.Context, in *InstallRequest, opts 
 // All implementations must embed UnimplementedEnrolmentServer
 // for forward compatibility.
 //
-// Enrolment gives a node its certificate. The controller calls it: the node
-// has no access to the Kubernetes API.
+// Enrolment gives a node its certificate. The controller calls the node, because the
+// node has no access to the Kubernetes API.
 type EnrolmentServer interface {
-	// Request asks the node what it wants to have signed, and who it is.
+	// Request asks the node for its signing request and for a proof of its identity.
 	Request(context.Context, *RequestRequest) (*RequestResponse, error)
-	// Install hands the node its certificate.
+	// Install hands the certificate to the node.
 	Install(context.Context, *InstallRequest) (*InstallResponse, error)
 	mustEmbedUnimplementedEnrolmentServer()
 }

@@ -112,20 +112,22 @@ func (*WatchRequest) Descriptor() ([]byte, []int) {
 
 type Happening struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A new one with every start of the node's process.
+	// The epoch changes with every start of the node's process.
 	Epoch string `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	// Counts from 1 in an epoch. A gap means that the node had no room for more.
+	// Counts from 1 in an epoch. A gap means that the node dropped happenings for lack
+	// of room.
 	Sequence uint64         `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	Kind     Happening_Kind `protobuf:"varint,3,opt,name=kind,proto3,enum=dmsnap.v1.Happening_Kind" json:"kind,omitempty"`
 	// The CSI id of the volume or snapshot, or the pool's name.
 	Id string `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
-	// What happened, one word in CamelCase.
+	// The kind of event, one word in CamelCase.
 	Reason  string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	Message string `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
-	// Somebody should do something about it.
+	// True if somebody should act.
 	Warning bool                   `protobuf:"varint,7,opt,name=warning,proto3" json:"warning,omitempty"`
 	Time    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=time,proto3" json:"time,omitempty"`
-	// A fact that stays, such as a lost snapshot: it is told anew in every epoch.
+	// True for a fact that stays true, such as a lost snapshot. The node reports it again
+	// in every epoch.
 	Lasting       bool `protobuf:"varint,9,opt,name=lasting,proto3" json:"lasting,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

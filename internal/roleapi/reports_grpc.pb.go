@@ -27,13 +27,13 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Reports tells what happened on a node, so that the controller can make
-// Kubernetes Events of it. A node keeps what happened until it was confirmed.
+// Reports sends the happenings of a node to the controller, which creates Kubernetes
+// Events from them. A node keeps a happening until the controller confirms it.
 type ReportsClient interface {
-	// Watch sends what was not confirmed yet, then what happens from now on.
+	// Watch sends the happenings that are not confirmed yet, and then new happenings.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Happening], error)
-	// Confirm says that a happening and all before it are dealt with. They are
-	// not sent again, to nobody.
+	// Confirm tells the node that the controller has dealt with a happening and all
+	// happenings before it. The node never sends them again, to any controller.
 	Confirm(ctx context.Context, in *ConfirmRequest, opts ...grpc.CallOption) (*ConfirmResponse, error)
 }
 
@@ -78,13 +78,13 @@ func (c *reportsClient) Confirm(ctx context.Context, in *ConfirmRequest, opts ..
 // All implementations must embed UnimplementedReportsServer
 // for forward compatibility.
 //
-// Reports tells what happened on a node, so that the controller can make
-// Kubernetes Events of it. A node keeps what happened until it was confirmed.
+// Reports sends the happenings of a node to the controller, which creates Kubernetes
+// Events from them. A node keeps a happening until the controller confirms it.
 type ReportsServer interface {
-	// Watch sends what was not confirmed yet, then what happens from now on.
+	// Watch sends the happenings that are not confirmed yet, and then new happenings.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[Happening]) error
-	// Confirm says that a happening and all before it are dealt with. They are
-	// not sent again, to nobody.
+	// Confirm tells the node that the controller has dealt with a happening and all
+	// happenings before it. The node never sends them again, to any controller.
 	Confirm(context.Context, *ConfirmRequest) (*ConfirmResponse, error)
 	mustEmbedUnimplementedReportsServer()
 }

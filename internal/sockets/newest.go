@@ -6,9 +6,10 @@ import (
 	"sync"
 )
 
-// Newest bounds how many connections are open, so that who opens many and says
-// nothing keeps neither memory nor others out: one more closes the oldest. A
-// peer that is served within the time in which that many come is served.
+// Newest limits how many connections are open: a connection beyond the limit closes
+// the oldest. So a peer that opens many idle connections neither takes much memory nor
+// keeps other peers out. A peer loses its connection only if so many new connections
+// arrive before it is served. Newest is safe for concurrent use.
 type Newest struct {
 	max int
 
@@ -16,10 +17,10 @@ type Newest struct {
 	conns []net.Conn // oldest first
 }
 
-// NewNewest returns an empty set of at most that many.
+// NewNewest returns an empty set for at most that many connections.
 func NewNewest(most int) *Newest { return &Newest{max: most} }
 
-// Add adds a connection that was opened.
+// Add adds an open connection.
 func (n *Newest) Add(c net.Conn) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -30,7 +31,7 @@ func (n *Newest) Add(c net.Conn) {
 	n.conns = append(n.conns, c)
 }
 
-// Remove forgets a connection, which may be forgotten already.
+// Remove forgets a connection. It does nothing if the connection is not in the set.
 func (n *Newest) Remove(c net.Conn) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -39,10 +40,11 @@ func (n *Newest) Remove(c net.Conn) {
 	}
 }
 
-// drop closes a connection, also what the kernel holds for a peer that does not read.
+// drop closes a connection, and discards what the kernel still holds for a peer that
+// does not read.
 func drop(c net.Conn) {
 	if t, ok := c.(*net.TCPConn); ok {
-		_ = t.SetLinger(0) // it is closed in any case
+		_ = t.SetLinger(0) // Close follows in any case
 	}
 	_ = c.Close() // its user sees the error
 }

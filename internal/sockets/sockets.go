@@ -1,4 +1,4 @@
-// Package sockets opens the unix sockets that the roles serve CSI at.
+// Package sockets opens the unix sockets at which the roles serve CSI.
 package sockets
 
 import (
@@ -11,10 +11,9 @@ import (
 	"strings"
 )
 
-// Listen opens the socket of an endpoint, "unix:///path" or a path, for the
-// process's own user only, in a directory that is made if it is not there. A
-// socket that nobody answers at was left by a process that did not end in order,
-// and is replaced.
+// Listen opens the socket of an endpoint, "unix:///path" or a path. Only the process's
+// own user may use the socket. Listen makes the directory if it is missing. It replaces
+// a socket at which nobody answers, because a process that crashed left it.
 func Listen(endpoint string) (net.Listener, error) {
 	path, err := Path(endpoint)
 	if err != nil {
@@ -34,7 +33,7 @@ func Path(endpoint string) (string, error) {
 		path = strings.TrimPrefix(endpoint, "unix:")
 	}
 	if !strings.HasPrefix(path, "/") {
-		return "", fmt.Errorf("endpoint %q is not unix:// and an absolute path", endpoint)
+		return "", fmt.Errorf("endpoint %q is not an absolute path, with or without unix://", endpoint)
 	}
 	return path, nil
 }
@@ -46,7 +45,7 @@ func listen(path string) (net.Listener, error) {
 	case err != nil:
 		return nil, err
 	case info.Mode()&fs.ModeSocket == 0:
-		return nil, errors.New("there is something that is not a socket")
+		return nil, errors.New("a file that is not a socket is in the way")
 	default:
 		if c, err := net.Dial("unix", path); err == nil {
 			c.Close()
