@@ -19,6 +19,7 @@ var (
 	// declared is a file of the product with the names that follow it: `pool/cut.go` `Pool.take`, `edit.record`
 	declared = regexp.MustCompile("`([a-z0-9_-]+/[a-z0-9_/-]+\\.go)`((?:,? `[A-Za-z]\\w*(?:\\.\\w+)?`)+)")
 	quoted   = regexp.MustCompile("`([^`]+)`")
+	member   = regexp.MustCompile("`([A-Za-z]+)\\.([A-Za-z]+)`")
 	inTree   = regexp.MustCompile("`((?:cmd|deploy|docs|examples|hack|internal|pkg|test)/[\\w./*-]+)`")
 	// identifier is a name of the code's alone, as `flattenBelow` or `view.forkNeeds`
 	identifier = regexp.MustCompile("`(?:\\w+\\.)?([a-z]+[A-Z]\\w*)`")
@@ -133,7 +134,7 @@ func TestNames_ofIdentifiers(t *testing.T) {
 		}
 	}
 	for path, text := range pages(t) {
-		if !strings.Contains(path, "/design/") && !strings.HasSuffix(path, "ARCHITECTURE.md") && !strings.HasSuffix(path, "CONTRIBUTING.md") {
+		if !forContributors(path) {
 			continue
 		}
 		for _, m := range identifier.FindAllStringSubmatch(text, -1) {
@@ -142,6 +143,72 @@ func TestNames_ofIdentifiers(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestNames_ofMembers: where a page for contributors names a member of a type or a package,
+// such as `Pool.take` or `dm.Resume`, the member is there.
+func TestNames_ofMembers(t *testing.T) {
+	members := map[string][]string{}
+	for _, root := range []string{"internal", "pkg"} {
+		err := filepath.WalkDir("../../"+root, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+			if err != nil {
+				return err
+			}
+			for _, d := range f.Decls {
+				addMembers(members, f.Name.Name, d)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, text := range pages(t) {
+		if !forContributors(path) {
+			continue
+		}
+		for _, m := range member.FindAllStringSubmatch(text, -1) {
+			if fileType := slices.Contains([]string{"go", "mod", "md", "yaml"}, m[2]); !fileType && !slices.Contains(members[m[1]], m[2]) {
+				t.Errorf("%s names %s of %s, which is not there", path, m[2], m[1])
+			}
+		}
+	}
+}
+
+// addMembers adds what d declares to the members of its package and of its type.
+func addMembers(members map[string][]string, pkg string, d ast.Decl) {
+	add := func(to, name string) { members[to] = append(members[to], name) }
+	switch d := d.(type) {
+	case *ast.FuncDecl:
+		add(pkg, d.Name.Name)
+		if typ, is := strings.CutSuffix(receiver(d), "."); is {
+			add(typ, d.Name.Name)
+		}
+	case *ast.GenDecl:
+		for _, s := range d.Specs {
+			typ, is := s.(*ast.TypeSpec)
+			if !is {
+				continue
+			}
+			add(pkg, typ.Name.Name)
+			if fields, is := typ.Type.(*ast.StructType); is {
+				for _, field := range fields.Fields.List {
+					for _, name := range field.Names {
+						add(typ.Name.Name, name.Name)
+					}
+				}
+			}
+		}
+	}
+}
+
+// forContributors reports whether a page explains the code.
+func forContributors(path string) bool {
+	return strings.Contains(path, "/design/") || strings.HasSuffix(path, "ARCHITECTURE.md") || strings.HasSuffix(path, "CONTRIBUTING.md")
 }
 
 // declarations returns what a file declares at its top, methods as Type.method;
