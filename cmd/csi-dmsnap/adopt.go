@@ -9,20 +9,22 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// adoptCommand makes what LVM2 made the pool's.
+// adoptCommand returns the command that adopts a logical volume with its snapshots.
 func adoptCommand() *cobra.Command {
 	var o operator
 	var name, fsType string
 	var block bool
 	c := &cobra.Command{
-		Use: "adopt POOL LV", Short: "Make a logical volume and LVM2's snapshots of it a volume and snapshots of a pool", Args: cobra.ExactArgs(2),
-		Long: `Make a linear logical volume a volume of the pool on its volume group, and the snapshots that LVM2 took
-of it the volume's snapshots, which can then be used and deleted through CSI.
-Nothing is copied; the volume may be in use, and the driver may run. Snapshots
-become read-only: one that may be written to must be unmounted first.
+		Use: "adopt POOL LV", Short: "Turn a logical volume and LVM2's snapshots of it into a volume and snapshots", Args: cobra.ExactArgs(2),
+		Long: `Turn a linear logical volume into a volume of the pool on its volume group, and
+the snapshots that LVM2 took of it into the volume's snapshots. They can then be
+used and deleted through CSI.
 
-From then on an overwrite is copied once, however many snapshots there are: all
-of them read through one new layer, which gets a store of the pool's usual size.`,
+Nothing is copied. The volume may be in use, and the driver may be running. The
+snapshots become read-only: unmount a snapshot that is mounted for writing first.
+
+From then on the kernel copies an overwritten block once, however many snapshots
+there are: they all read through one new layer. Its store has the pool's usual size.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.pool = args[0]
 			configs, err := o.pools(cmd.Context())
@@ -52,9 +54,9 @@ of them read through one new layer, which gets a store of the pool's usual size.
 		},
 	}
 	o.commonFlags(c)
-	c.Flags().StringVar(&name, "name", "", "the volume's CSI name (default: the logical volume's)")
-	c.Flags().StringVar(&fsType, "fs-type", "", "file system that the volume has: ext4, xfs or btrfs")
-	c.Flags().BoolVar(&block, "block", false, "it is a raw block volume")
+	c.Flags().StringVar(&name, "name", "", "the volume's CSI name; if empty, the logical volume's name")
+	c.Flags().StringVar(&fsType, "fs-type", "", "file system on the volume: ext4, xfs or btrfs")
+	c.Flags().BoolVar(&block, "block", false, "the volume is a raw block volume")
 	c.MarkFlagsOneRequired("fs-type", "block")
 	c.MarkFlagsMutuallyExclusive("fs-type", "block")
 	return c

@@ -15,9 +15,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2/lvm2test"
 )
 
-// TestAdoptCommand adopts a volume with lvm2's snapshots on a machine without a
-// driver, and shows what it was and what it became.
-func TestAdoptCommand(t *testing.T) {
+// Without a driver, adopt turns a logical volume and lvm2's snapshots of it into a
+// volume and snapshots. The other commands show both states.
+func TestAdoptCommand_withoutDriver(t *testing.T) {
 	disk := strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")[0]
 	for _, args := range [][]string{
 		{"vgcreate", "-qq", "-ff", "-y", "vgadopt", disk},
@@ -48,7 +48,7 @@ func TestAdoptCommand(t *testing.T) {
 		{"adopt", "fast", "base"},                                // neither a file system nor block
 		{"adopt", "fast", "base", "--block", "--fs-type", "xfs"}, // both
 		{"adopt", "fast", "monday", "--block"},                   // a snapshot
-		{"adopt", "slow", "base", "--block"},                     // no such pool
+		{"adopt", "slow", "base", "--block"},                     // an unknown pool
 	} {
 		if out, complaint, code := program(t, append(args, "--config", config)...); code == 0 || complaint == "" {
 			t.Errorf("%v: %d, %s%s", args, code, out, complaint)

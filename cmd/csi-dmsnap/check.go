@@ -18,22 +18,22 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// checkName is the command whose exit code tells findings from failures.
-const checkName = "check"
+// checkCommandName names the command whose exit code tells findings from failures.
+const checkCommandName = "check"
 
-// checkLimit is longer than lookLimit: check reads the stores too.
+// checkLimit is longer than lookLimit, because check also reads the stores.
 const checkLimit = 10 * time.Minute
 
-// errFindings is the error of check when it found something.
-var errFindings = errors.New("not all is as it must be")
+// errFindings is the error of check if the pools have findings.
+var errFindings = errors.New("problems were found")
 
-// checked is what check found in a pool.
+// checked is the result of check for one pool.
 type checked struct {
 	*pool.Verification
-	// Absent: the pool is optional, and not on this node. Only the driver can have
-	// findings: somebody asked it for something in the pool.
+	// Absent reports that the pool is optional and not on this node. Then only the
+	// driver can have findings, because of a call that names the pool.
 	Absent bool `json:"absent,omitempty"`
-	// NoDriver says why what only the running driver knows was not looked at.
+	// NoDriver says why the running driver was not asked; "" if it answered.
 	NoDriver string `json:"noDriver,omitempty"`
 }
 
@@ -64,7 +64,7 @@ func (o *operator) check(cmd *cobra.Command, _ []string) error {
 		for _, r := range results {
 			r.NoDriver = err.Error()
 			if n := r.unasked(); n > 0 {
-				failed = append(failed, fmt.Errorf("pool %s: mounted volumes that the driver was not asked about: %d: %w", r.Pool, n, err))
+				failed = append(failed, fmt.Errorf("pool %s: the driver was not asked about %d mounted volumes: %w", r.Pool, n, err))
 			}
 		}
 	}
@@ -82,8 +82,8 @@ func (o *operator) check(cmd *cobra.Command, _ []string) error {
 	return errors.Join(failed...)
 }
 
-// unasked is how many mounted volumes the driver was not asked about: only it knows how
-// their file systems are.
+// unasked returns the number of mounted volumes that the driver was not asked
+// about. Only the driver knows the state of their file systems.
 func (c *checked) unasked() (n int) {
 	if c.NoDriver == "" {
 		return 0
@@ -96,8 +96,9 @@ func (c *checked) unasked() (n int) {
 	return n
 }
 
-// askDriver adds what the running driver's health calls say: it has tried what the disks
-// and the kernel do not tell, such as to copy a part of a volume that cannot be read.
+// askDriver adds the running driver's health to the findings. The driver knows
+// what neither the disks nor the kernel show, such as a part of a volume that it
+// failed to copy.
 func (h *here) askDriver(ctx context.Context, results []*checked) error {
 	conn, err := h.driver()
 	if err != nil {
@@ -113,12 +114,12 @@ func (h *here) askDriver(ctx context.Context, results []*checked) error {
 	}
 	storage, err := node.NodeGetStorageHealth(ctx, &csi.NodeGetStorageHealthRequest{})
 	if err != nil {
-		return fmt.Errorf("the driver does not tell the health of its pools: %w", err)
+		return fmt.Errorf("ask the driver for the health of its pools: %w", err)
 	}
 	for _, r := range results {
 		for _, s := range storage.GetBackendHealth() {
 			if strings.Contains(s.GetMessage(), driverPool(r.Pool)) {
-				r.told(r.VolumeGroup, pool.Condition{Reason: s.GetReason(), Message: s.GetMessage()})
+				r.add(r.VolumeGroup, pool.Condition{Reason: s.GetReason(), Message: s.GetMessage()})
 			}
 		}
 		for _, lv := range slices.Sorted(maps.Keys(r.Volumes)) {
@@ -127,26 +128,27 @@ func (h *here) askDriver(ctx context.Context, results []*checked) error {
 				q.StagingTargetPath = mounts[0]
 			}
 			a, err := node.NodeGetVolumeHealth(ctx, q)
-			if status.Code(err) == codes.NotFound { // deleted meanwhile
+			if status.Code(err) == codes.NotFound { // deleted since Verify
 				continue
 			}
 			if err != nil {
-				return fmt.Errorf("the driver does not tell the health of %s: %w", q.GetVolumeId(), err)
+				return fmt.Errorf("ask the driver for the health of %s: %w", q.GetVolumeId(), err)
 			}
 			for _, s := range a.GetVolumeHealth().GetHealthStatuses() {
-				r.told(r.VolumeGroup+"/"+lv, pool.Condition{Reason: s.GetReason(), Message: s.GetMessage()})
+				r.add(r.VolumeGroup+"/"+lv, pool.Condition{Reason: s.GetReason(), Message: s.GetMessage()})
 			}
 		}
 	}
 	return nil
 }
 
-// driverPool begins what the driver says of a pool.
+// driverPool returns the prefix of the driver's messages about a pool.
 func driverPool(name string) string { return "pool " + name + ": " }
 
-// told adds what the driver told, unless it was found already: of the same volume, or of
-// what is the pool's where that is known more closely, as a lost snapshot is.
-func (c *checked) told(where string, condition pool.Condition) {
+// add adds a condition that the driver reports, unless a finding has its reason
+// already: at the same place, or at a more exact one, such as a volume where the
+// driver names the pool, or the lost snapshot where the driver names its volume.
+func (c *checked) add(where string, condition pool.Condition) {
 	if !slices.ContainsFunc(c.Findings, func(f pool.Finding) bool {
 		return f.Reason == condition.Reason && (f.Where == where || where == c.VolumeGroup || condition.Reason == pool.ReasonSnapshotLost)
 	}) {
@@ -154,14 +156,14 @@ func (c *checked) told(where string, condition pool.Condition) {
 	}
 }
 
-// exitCode is the program's exit code after a command ended with err.
+// exitCode returns the program's exit code after a command ended with err.
 func exitCode(cmd *cobra.Command, err error) int {
-	const found, failed = 1, 2
+	const failed, checkFailed = 1, 2 // check exits with 1 if it has findings
 	switch {
 	case err == nil:
 		return 0
-	case cmd.Name() == checkName && !errors.Is(err, errFindings):
-		return failed
+	case cmd.Name() == checkCommandName && !errors.Is(err, errFindings):
+		return checkFailed
 	}
-	return found
+	return failed
 }

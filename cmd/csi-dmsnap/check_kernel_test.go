@@ -18,9 +18,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Snapshots that are lost, also of a volume that is deleted, are findings: beside an
-// open pool, and when nobody runs.
-func TestCheckFindsLost(t *testing.T) {
+// Lost snapshots are findings, also of a deleted volume: beside an open pool, and
+// without one.
+func TestCheck_lostSnapshots(t *testing.T) {
 	ctx := context.Background()
 	disk := strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")[0]
 	tool := func(args ...string) {
@@ -58,7 +58,7 @@ func TestCheckFindsLost(t *testing.T) {
 	}
 	for _, state := range []string{"open", "closed"} {
 		out, complaint, code := program(t, "check", "--config", config)
-		if code != 1 || !strings.Contains(out, "SnapshotLost") || !strings.Contains(out, "the running driver knows was not looked at") {
+		if code != 1 || !strings.Contains(out, "SnapshotLost") || !strings.Contains(out, "not checked, because only the running driver knows") {
 			t.Errorf("%s: %d, %s%s", state, code, out, complaint)
 		}
 		out, _, _ = program(t, "check", "--config", config, "-o", "json")
@@ -72,7 +72,7 @@ func TestCheckFindsLost(t *testing.T) {
 			t.Errorf("%s: found %v, want %v", state, found, want)
 		}
 		if results[0].NoDriver == "" {
-			t.Errorf("%s: a driver that is not there was asked: %s", state, out)
+			t.Errorf("%s: the driver seems to have answered: %s", state, out)
 		}
 		ok(p.Close())
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"path/filepath"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -17,11 +19,11 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/reports"
 )
 
-// sick is a driver with health calls that say one thing.
+// sick is a driver whose health calls report one condition.
 type sick struct {
 	csi.UnimplementedNodeServer
-	volume, reason string // of that volume, or of pool fast
-	path           string // that the volume's health was asked with
+	volume, reason string // the condition is of this volume; if "", of pool fast
+	path           string // the path in the call for the volume's health
 }
 
 func (s *sick) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
@@ -40,7 +42,7 @@ func (s *sick) NodeGetVolumeHealth(_ context.Context, r *csi.NodeGetVolumeHealth
 	h := &csi.VolumeHealth{VolumeId: r.GetVolumeId()}
 	switch r.GetVolumeId() {
 	case "v1:n1:fast:gone":
-		return nil, status.Error(codes.NotFound, "deleted meanwhile")
+		return nil, status.Error(codes.NotFound, "deleted since Verify")
 	case "v1:n1:fast:" + s.volume:
 		s.path = r.GetStagingTargetPath()
 		h.HealthStatuses = append(h.HealthStatuses, &csi.VolumeHealth_VolumeHealthEntry{Reason: s.reason, Message: "it is so"})
@@ -48,8 +50,9 @@ func (s *sick) NodeGetVolumeHealth(_ context.Context, r *csi.NodeGetVolumeHealth
 	return &csi.NodeGetVolumeHealthResponse{VolumeHealth: h}, nil
 }
 
-// What a node reports, and of what: check finds it, unless it is news and no fault. A new
-// reason needs a line here, and a way to check: health calls have one.
+// whatCheckFinds says for each reason of a report whether check finds it at a pool or
+// a volume, or whether it is news and not a fault. A new reason needs a line here, and
+// must be part of the health calls.
 var whatCheckFinds = map[string]string{
 	"Adopted": "news", "Imported": "news", "RolledBack": "news", "SpaceReclaimed": "news",
 	"DeviceMissing": "pool", "DiskRefused": "pool", "DuplicateDisk": "pool", "ExtentsInUse": "pool", "MetadataDegraded": "pool", "MetadataFull": "pool",
@@ -60,8 +63,8 @@ var whatCheckFinds = map[string]string{
 	"TransientRestarted": "volume", "WritersHeld": "volume",
 }
 
-// Every reason of the health calls and events is a finding of check.
-func TestCheckFindsAllReasons(t *testing.T) {
+// Every fault that health calls and Events report is a finding of check, once.
+func TestCheck_everyReason(t *testing.T) {
 	s := &sick{}
 	socket := filepath.Join(t.TempDir(), "csi.sock")
 	l, err := net.Listen("unix", socket)
@@ -83,12 +86,12 @@ func TestCheckFindsAllReasons(t *testing.T) {
 			t.Fatal(err)
 		}
 		if len(results[0].Findings) > 0 {
-			t.Errorf("told of another pool: %+v", results[0].Findings)
+			t.Errorf("a finding of another pool: %+v", results[0].Findings)
 		}
 		return results
 	}
 	if found := ask()[1].Findings; len(found) > 0 {
-		t.Errorf("found while all is well: %+v", found)
+		t.Errorf("found in a healthy pool: %+v", found)
 	}
 	for _, reason := range reports.Reasons() {
 		where := "vg"
@@ -100,7 +103,7 @@ func TestCheckFindsAllReasons(t *testing.T) {
 		case "volume":
 			s.volume, where = "v", "vg/v"
 		default:
-			t.Errorf("whether check finds %s is not known: add it to whatCheckFinds", reason)
+			t.Errorf("whatCheckFinds lacks %s", reason)
 			continue
 		}
 		s.reason = reason
@@ -122,5 +125,20 @@ func TestCheckFindsAllReasons(t *testing.T) {
 	server.Stop()
 	if err := h.askDriver(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "does not answer at unix://"+socket) {
 		t.Errorf("without a driver: %v", err)
+	}
+}
+
+// check exits with 1 if it has findings and with 2 if it fails; other commands exit
+// with 1 if they fail.
+func TestExitCode_checkDiffers(t *testing.T) {
+	list, check := &cobra.Command{Use: "pools"}, &cobra.Command{Use: checkCommandName}
+	for _, c := range []struct {
+		cmd  *cobra.Command
+		err  error
+		want int
+	}{{list, nil, 0}, {list, errors.New("x"), 1}, {check, nil, 0}, {check, errFindings, 1}, {check, errors.New("x"), 2}} {
+		if got := exitCode(c.cmd, c.err); got != c.want {
+			t.Errorf("%s, %v: %d, want %d", c.cmd.Name(), c.err, got, c.want)
+		}
 	}
 }

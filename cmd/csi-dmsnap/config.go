@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -20,7 +21,7 @@ type configFile struct {
 	Pools []poolConfig `json:"pools"`
 }
 
-// poolConfig is one pool in it: a volume group on devices, or on a file.
+// poolConfig is one pool of the file: a volume group on devices, or on a file.
 type poolConfig struct {
 	Name           string   `json:"name"`
 	VolumeGroup    string   `json:"volumeGroup"`
@@ -37,7 +38,7 @@ type poolConfig struct {
 	FirstStoreSize      string `json:"firstStoreSize"`
 	StoreStep           string `json:"storeStep"`
 	BurstRate           string `json:"burstRate"`
-	LayerReservePercent *uint  `json:"layerReservePercent"` // 0 is not the same as nothing
+	LayerReservePercent *uint  `json:"layerReservePercent"` // nil: the default; 0: no reserve
 	NoFolding           bool   `json:"noFolding"`
 	Clean               string `json:"clean"`
 
@@ -45,8 +46,8 @@ type poolConfig struct {
 	HydrationSharePercent *uint  `json:"hydrationSharePercent"`
 }
 
-// readConfig reads and checks the configuration file. Its errors name the file
-// and what in it is wrong.
+// readConfig reads and checks the configuration file. Its errors name the file,
+// and the pool and key that are wrong.
 func readConfig(path string) ([]pool.Config, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -65,7 +66,7 @@ func parseConfig(text []byte) ([]pool.Config, error) {
 		return nil, err
 	}
 	if len(file.Pools) == 0 {
-		return nil, fmt.Errorf("no pools are listed")
+		return nil, errors.New("no pools")
 	}
 	var configs []pool.Config
 	seen := map[string]bool{}
@@ -76,7 +77,7 @@ func parseConfig(text []byte) ([]pool.Config, error) {
 		}
 		for _, key := range []string{"name " + c.Name, "volume group " + c.VolumeGroup} {
 			if seen[key] {
-				return nil, fmt.Errorf("pool %q: another pool has the %s", c.Name, key)
+				return nil, fmt.Errorf("pool %q: another pool has the same %s", c.Name, key)
 			}
 			seen[key] = true
 		}
@@ -92,8 +93,7 @@ func parseConfig(text []byte) ([]pool.Config, error) {
 	return configs, nil
 }
 
-// poolsOn returns those of the pools that a node has, as far as the
-// configuration says.
+// poolsOn returns the pools that the configuration gives to a node.
 func poolsOn(node string, configs []pool.Config) []pool.Config {
 	return slices.DeleteFunc(slices.Clone(configs), func(c pool.Config) bool { return !c.On(node) })
 }
@@ -109,7 +109,7 @@ func (p poolConfig) config() (pool.Config, error) {
 	}
 	if n := p.HydrationSharePercent; n != nil {
 		if c.HydrationShare = *n; *n == 0 {
-			return c, fmt.Errorf("hydrationSharePercent: with 0 nothing would ever be copied beside other I/O; 1 is the least")
+			return c, errors.New("hydrationSharePercent: must be at least 1; with 0 nothing would be copied beside other I/O")
 		}
 	}
 	if c.VolumeGroup == "" {
@@ -131,7 +131,7 @@ func (p poolConfig) config() (pool.Config, error) {
 	case p.File != "" && !filepath.IsAbs(p.File):
 		return c, fmt.Errorf("file %q is not an absolute path", p.File)
 	case p.File == "" && p.Size != "":
-		return c, fmt.Errorf("a size belongs to a file; devices have their own")
+		return c, errors.New("size is only for a pool on a file; drop it, or set file")
 	}
 	for _, q := range []struct {
 		key, text string
@@ -141,7 +141,7 @@ func (p poolConfig) config() (pool.Config, error) {
 		{"storeStep", p.StoreStep, &c.StoreStep}, {"burstRate", p.BurstRate, &c.BurstRate},
 		{"hydrationRate", p.HydrationRate, &c.HydrationRate},
 	} {
-		if q.text == "" || q.key == "hydrationRate" && q.text == "0" { // no limit
+		if q.text == "" || q.key == "hydrationRate" && q.text == "0" { // 0 means no limit
 			continue
 		}
 		var err error

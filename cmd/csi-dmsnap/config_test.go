@@ -12,7 +12,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-func TestReadConfig(t *testing.T) {
+// Every key of the configuration reaches the pool.
+func TestReadConfig_keys(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "config.yaml")
 	text := `
 pools:
@@ -55,7 +56,8 @@ pools:
 	}
 }
 
-func TestParseConfigRefuses(t *testing.T) {
+// A configuration that is wrong is refused, and the error names the key or the pool.
+func TestParseConfig_refuses(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                            "no pools",
 		"pools: []":                   "no pools",
@@ -98,8 +100,8 @@ func TestParseConfigRefuses(t *testing.T) {
 	}
 }
 
-// A number that is given as 0 is not one that is left out.
-func TestParseConfigZero(t *testing.T) {
+// A number that is 0 differs from a number that is left out.
+func TestParseConfig_zero(t *testing.T) {
 	for text, want := range map[string]pool.Config{
 		"":                       {},
 		"layerReservePercent: 0": {NoReserve: true},
@@ -134,8 +136,8 @@ func TestParseQuantity_wholeNumbersOnly(t *testing.T) {
 	}
 }
 
-// Which pools a node has is decided by its own name, so that nobody has to be asked.
-func TestPoolsOn(t *testing.T) {
+// A node gets the pools whose patterns match its name, and the pools without patterns.
+func TestPoolsOn_patterns(t *testing.T) {
 	configs, err := parseConfig([]byte(`
 pools:
 - {name: everywhere}

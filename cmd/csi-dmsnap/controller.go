@@ -30,22 +30,23 @@ func controllerCommand() *cobra.Command {
 		Use:   "controller",
 		Short: "Serve CSI for all nodes of a cluster",
 		Long: `Serve the CSI Identity and Controller services for the sidecars csi-provisioner,
-csi-snapshotter and csi-resizer on a unix socket, and forward each call to the
-node that it is about. It keeps no state; several may run at the same time.
+csi-snapshotter and csi-resizer on a unix socket, and forward each call to its node.
+The controller keeps no state; several may run at the same time.
 
-On SIGTERM it lets calls end and exits; what they began goes on where it runs.`,
+On SIGTERM the controller waits for its running calls and exits. Work that they have
+started continues on the nodes.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runController(cmd.Context(), f) },
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.endpoint, "endpoint", "unix:///csi/csi.sock", "socket to serve at")
+	flags.StringVar(&f.endpoint, "endpoint", "unix:///csi/csi.sock", "socket to serve on")
 	flags.StringVar(&f.namespace, "namespace", "", "namespace of the driver's pods (required)")
-	flags.StringVar(&f.nodeSelector, "node-selector", "app.kubernetes.io/component=node", "label selector of the node role's pods")
-	flags.StringVar(&f.nodeDaemonSet, "node-daemonset", "csi-dmsnap-node", "names of the DaemonSets that own the node role's pods, separated by commas")
-	flags.Uint16Var(&f.nodePort, "node-port", 9808, "port at which the node role's pods take calls")
+	flags.StringVar(&f.nodeSelector, "node-selector", "app.kubernetes.io/component=node", "label selector of the nodes' pods")
+	flags.StringVar(&f.nodeDaemonSet, "node-daemonset", "csi-dmsnap-node", "names of the DaemonSets that own the nodes' pods, separated by commas")
+	flags.Uint16Var(&f.nodePort, "node-port", 9808, "port on which the nodes' pods accept calls")
 	flags.StringVar(&f.http, "http", "", httpHelp)
 	flags.StringVar(&f.probes, "probes", "", probesHelp)
-	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "how to reach the Kubernetes API; as the pod's service account if empty")
+	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file for the Kubernetes API; if empty, the controller uses the pod's service account")
 	f.trust.add(flags)
 	for _, name := range []string{"namespace", "pod-name"} {
 		if err := cmd.MarkFlagRequired(name); err != nil {
@@ -71,8 +72,8 @@ func runController(ctx context.Context, f controllerFlags) error {
 	return serveController(ctx, f, client, trustedPeers(ctx, f, client, snapshots))
 }
 
-// serveController runs the parts of the controller until ctx ends or one of
-// them fails.
+// serveController runs the parts of the controller until ctx ends or a part
+// fails.
 func serveController(ctx context.Context, f controllerFlags, client kubernetes.Interface, nodes peers) error {
 	registry := telemetry.NewRegistry()
 	r, err := router.New(router.Options{
@@ -91,10 +92,10 @@ func serveController(ctx context.Context, f controllerFlags, client kubernetes.I
 		},
 	}
 	http, err := httpParts(f.http, f.probes, telemetry.Server{
-		Healthy: func(context.Context) error { return nil }, // that it answers
+		Healthy: func(context.Context) error { return nil }, // the answer itself shows it
 		Ready: func(context.Context) error {
 			if !nodes.ready() {
-				return errors.New("no certificate to show to nodes yet")
+				return errors.New("the controller has no certificate yet")
 			}
 			return r.Ready()
 		},
@@ -106,7 +107,8 @@ func serveController(ctx context.Context, f controllerFlags, client kubernetes.I
 	return together(ctx, append(append(parts, http...), nodes.parts...)...)
 }
 
-// routed tells the router what Kubernetes knows of the nodes.
+// routed returns the nodes that Kubernetes knows, in the router's form. port is
+// where the nodes' pods accept calls.
 func routed(list []cluster.Node, port uint16) []router.Node {
 	nodes := make([]router.Node, 0, len(list))
 	for _, n := range list {
@@ -121,9 +123,10 @@ func routed(list []cluster.Node, port uint16) []router.Node {
 	return nodes
 }
 
-// claims are the cluster's claims as the router wants to know them.
+// claims looks up the cluster's claims for the router.
 type claims struct{ client kubernetes.Interface }
 
+// Claim implements router.Claims.
 func (c claims) Claim(ctx context.Context, namespace, name string) (router.Claim, bool, error) {
 	claim, found, err := cluster.FindClaim(ctx, c.client, namespace, name)
 	return router.Claim{UID: claim.UID, Created: claim.Created, SelectedNode: claim.SelectedNode, Ephemeral: claim.Ephemeral}, found, err

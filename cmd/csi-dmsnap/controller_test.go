@@ -23,7 +23,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/cluster"
 )
 
-// oneVolume is a node that has one volume.
+// oneVolume is a node with one volume.
 type oneVolume struct {
 	csi.UnimplementedControllerServer
 	id string
@@ -33,8 +33,9 @@ func (o oneVolume) ListVolumes(context.Context, *csi.ListVolumesRequest) (*csi.L
 	return &csi.ListVolumesResponse{Entries: []*csi.ListVolumesResponse_Entry{{Volume: &csi.Volume{VolumeId: o.id}}}}, nil
 }
 
-// The controller command against a Kubernetes API that has one node pod.
-func TestController(t *testing.T) {
+// The controller finds the pod of a node by the Kubernetes API, forwards calls to it,
+// and serves probes and metrics.
+func TestServeController_onePod(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -98,8 +99,8 @@ func TestController(t *testing.T) {
 	}
 }
 
-// A part that fails ends the whole.
-func TestControllerFails(t *testing.T) {
+// The controller ends with an error when one of its parts fails.
+func TestServeController_partFails(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file") // where a directory is needed
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -111,7 +112,7 @@ func TestControllerFails(t *testing.T) {
 	}
 }
 
-// insecurePeers protect no connection.
+// insecurePeers has connections without TLS.
 var insecurePeers = peers{
 	credentials: func(string) credentials.TransportCredentials { return insecure.NewCredentials() },
 	ready:       func() bool { return true },
@@ -127,7 +128,8 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-func TestRouted(t *testing.T) {
+// The router gets an address for each IP of a node's pod.
+func TestRouted_addresses(t *testing.T) {
 	since := time.Now()
 	got := routed([]cluster.Node{
 		{Name: "n1", UID: "1", IPs: []string{"10.0.0.1", "fd00::1"}, Ready: true}, {Name: "n2", UID: "2", NotReady: since}, {Name: "n3"},

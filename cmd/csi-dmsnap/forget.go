@@ -16,7 +16,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
-// forgetNode has the flags of the command of that name.
+// forgetNode has the flags of the command forget-node.
 type forgetNode struct {
 	kubeconfig, output string
 	yes                bool
@@ -26,16 +26,16 @@ func forgetNodeCommand() *cobra.Command {
 	var f forgetNode
 	cmd := &cobra.Command{
 		Use:   "forget-node NODE",
-		Short: "Delete what a node that never comes back leaves in Kubernetes",
-		Long: `Delete the objects in Kubernetes that stand for the volumes and snapshots of a
-node that never comes back: PersistentVolumes, VolumeSnapshotContents (with the
-finalizers and annotations that wait for its driver) and CSIStorageCapacities.
-Claims and VolumeSnapshots stay: they lose what they are bound to.
+		Short: "Delete the Kubernetes objects of a lost node's volumes and snapshots",
+		Long: `Delete the Kubernetes objects of the volumes and snapshots of a node that never
+comes back: PersistentVolumes, VolumeSnapshotContents (with the finalizers and
+annotations that wait for the node's driver) and CSIStorageCapacities. Claims and
+VolumeSnapshots stay, and lose the objects that they are bound to.
 
-Without --yes it only shows what it would delete. It refuses while the node is
-Ready. It needs no driver, and touches no disk: should the node come back after
-all, its data is there, and "csi-dmsnap orphans" lists it. An Event on
-the node tells who did it.`,
+Without --yes the command only lists the objects that it would delete. It refuses
+while the node is Ready. It needs no driver, and touches no disk: if the node comes
+back after all, its data is there, and "csi-dmsnap orphans" lists it. An Event on
+the node says who ran the command.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			clients, err := clusterClients(f.kubeconfig)
@@ -46,12 +46,13 @@ the node tells who did it.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.BoolVar(&f.yes, "yes", false, "delete them")
-	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "how to reach the Kubernetes API; found as kubectl does if empty")
+	flags.BoolVar(&f.yes, "yes", false, "delete the objects")
+	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file for the Kubernetes API; if empty, the command finds one as kubectl does")
 	addOutputFlag(flags, &f.output)
 	return cmd
 }
 
+// clusterClients connects to the Kubernetes API.
 func clusterClients(kubeconfig string) (cluster.Clients, error) {
 	config, err := cluster.Config(kubeconfig, "csi-dmsnap/"+buildVersion())
 	if err != nil {
@@ -68,7 +69,7 @@ func clusterClients(kubeconfig string) (cluster.Clients, error) {
 	return cluster.Clients{Kubernetes: k, Dynamic: d}, nil
 }
 
-// forgotten is an object and what was done with it.
+// forgotten is an object of the node, and the result of its deletion.
 type forgotten struct {
 	cluster.Object
 	Deleted bool   `json:"deleted"`
@@ -80,14 +81,14 @@ func (f forgetNode) run(ctx context.Context, w io.Writer, clients cluster.Client
 		return err
 	}
 	if id, is := handle.Parse(node); is {
-		return fmt.Errorf("%s is an id, of node %s; nothing was changed: give a node's name, all that is on it is forgotten", node, id.Node)
+		return fmt.Errorf("%s is the id of a volume or snapshot on node %s; nothing was changed; name a node to forget everything on it", node, id.Node)
 	}
 	there, ready, err := clients.NodeReady(ctx, node)
 	if err != nil {
 		return err
 	}
 	if ready {
-		return fmt.Errorf("node %s is Ready, so its volumes are there: nothing is forgotten. Delete the claims and VolumeSnapshots instead, or stop the node first", node)
+		return fmt.Errorf("node %s is Ready, so its volumes are there; nothing was changed; delete the claims and VolumeSnapshots instead, or stop the node first", node)
 	}
 	objects, err := clients.OfNode(ctx, node)
 	if err != nil {
@@ -108,9 +109,10 @@ func (f forgetNode) run(ctx context.Context, w io.Writer, clients cluster.Client
 		list[i].Deleted = true
 	}
 	if f.yes && len(list) > 0 {
-		message := fmt.Sprintf("%s deleted what stood for volumes and snapshots of node %s: %d objects, %d could not be deleted", caller(), node, len(list)-len(failed), len(failed))
+		message := fmt.Sprintf("%s deleted %d objects of volumes and snapshots on node %s; %d could not be deleted", caller(), len(list)-len(failed), node, len(failed))
 		if err := clients.Tell(ctx, node, "NodeForgotten", message); err != nil {
-			klog.FromContext(ctx).Error(err, "Nobody is told that the node was forgotten", "node", node) // who may delete need not be allowed that
+			// The right to delete the objects need not include the right to create Events.
+			klog.FromContext(ctx).Error(err, "No Event says that the node was forgotten", "node", node)
 		}
 	}
 	var text strings.Builder
@@ -122,7 +124,7 @@ func (f forgetNode) run(ctx context.Context, w io.Writer, clients cluster.Client
 
 func printForgotten(w io.Writer, list []forgotten, node string, there, yes bool) error {
 	if len(list) == 0 {
-		fmt.Fprintf(w, "Nothing in Kubernetes stands for a volume or snapshot on node %s.\n", node)
+		fmt.Fprintf(w, "Kubernetes has no objects of volumes or snapshots on node %s.\n", node)
 	} else {
 		rows := [][]string{{"KIND", "NAME", "ID", "USED-BY", "DELETED"}}
 		for _, o := range list {
@@ -136,15 +138,15 @@ func printForgotten(w io.Writer, list []forgotten, node string, there, yes bool)
 			}
 			rows = append(rows, []string{o.Kind, name, orDash(o.ID), orDash(o.UsedBy), done})
 		}
-		if err := table(w, rows...); err != nil {
+		if err := writeTable(w, rows...); err != nil {
 			return err
 		}
 		if !yes {
-			fmt.Fprint(w, "\nNothing was changed. Give --yes to delete these objects.\n")
+			fmt.Fprint(w, "\nNothing was changed. Use --yes to delete these objects.\n")
 		}
 	}
 	if there {
-		fmt.Fprintf(w, "\nThe Node object is still there: delete it too (kubectl delete node %s), or new volumes\nwhose node may be chosen wait for its driver.\n", node)
+		fmt.Fprintf(w, "\nThe Node object is still there. Delete it too (kubectl delete node %s); otherwise new volumes\nthat may be placed on any node wait for its driver.\n", node)
 	}
 	return nil
 }

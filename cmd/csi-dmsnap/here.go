@@ -21,7 +21,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/driver"
 )
 
-// Variables that the driver's pod sets for the commands that run in it.
+// Environment variables that the driver's pod sets for the commands in it.
 const (
 	nodeVariable     = "NODE_NAME"
 	endpointVariable = "CSI_ENDPOINT"
@@ -29,21 +29,22 @@ const (
 
 const defaultEndpoint = "unix:///var/lib/kubelet/plugins/" + driver.Name + "/csi.sock"
 
-// answerLimit is how long the running driver has for an answer.
+// answerLimit limits how long a command waits for the running driver's answer.
 const answerLimit = 5 * time.Second
 
-// here has the flags of the commands that must know on which node they run, or ask
-// the driver that runs there.
+// here has the flags of the commands that need this node's name, or ask the driver
+// that runs on this node.
 type here struct {
 	nodeName, endpoint string
 }
 
 func (h *here) addFlags(c *cobra.Command) {
-	c.Flags().StringVar(&h.nodeName, "node-name", os.Getenv(nodeVariable), "name of this node in the cluster; asked of the running driver if empty")
-	c.Flags().StringVar(&h.endpoint, "endpoint", cmp.Or(os.Getenv(endpointVariable), defaultEndpoint), "socket of the driver that runs on this node")
+	c.Flags().StringVar(&h.nodeName, "node-name", os.Getenv(nodeVariable), "name of this node in the cluster; if empty, the command asks the running driver")
+	c.Flags().StringVar(&h.endpoint, "endpoint", cmp.Or(os.Getenv(endpointVariable), defaultEndpoint), "socket of the driver on this node")
 }
 
-// driver connects to the driver that runs on this node, when it is asked something.
+// driver returns a connection to the driver on this node. It connects at the first
+// call. The caller closes it.
 func (h *here) driver() (*grpc.ClientConn, error) {
 	path, err := sockets.Path(h.endpoint)
 	if err != nil {
@@ -75,21 +76,24 @@ func (h *here) fullName(ctx context.Context) (string, error) {
 	defer cancel()
 	info, err := csi.NewNodeClient(conn).NodeGetInfo(ctx, &csi.NodeGetInfoRequest{})
 	if err != nil {
-		return "", fmt.Errorf("the driver does not answer at %s: %w; give the node's name with --node-name", h.endpoint, err)
+		return "", fmt.Errorf("the driver does not answer at %s: %w; use --node-name to name the node", h.endpoint, err)
 	}
 	return info.GetNodeId(), nil
 }
 
-// named is what an argument names: something of any pool by its name, or of one pool by
-// its logical volume.
+// named is a volume or snapshot that an argument names: by its name or logical
+// volume, in any pool; or by its id, which names the pool and the logical volume.
 type named struct {
 	name string
-	pool string // "" if it is not given by id
+	pool string // "" if the argument is not an id
 }
 
-// resolve reads an argument of a command, which may be a CSI id. One of another node
-// names nothing here, though this node may have a logical volume of that name; neither
-// does one of another pool than in, unless that is "".
+// resolve reads an argument of a command, which may be a CSI id. in is the pool
+// that the argument must be in, or "".
+//
+// Errors: the id is not an id of this driver, is of another node or pool, or this
+// node's name is not known. This node may have a logical volume of the same name,
+// so resolve never falls back to the name.
 func (h *here) resolve(ctx context.Context, arg, in string) (named, error) {
 	id, is := handle.Parse(arg)
 	if !is {
@@ -100,10 +104,10 @@ func (h *here) resolve(ctx context.Context, arg, in string) (named, error) {
 	}
 	node, err := h.node(ctx)
 	if err != nil {
-		return named{}, fmt.Errorf("whether %s is on this node is not known, nothing was changed: %w", arg, err)
+		return named{}, fmt.Errorf("cannot tell whether %s is on this node: %w; nothing was changed", arg, err)
 	}
 	if id.Node != node {
-		return named{}, fmt.Errorf("%s is on node %s, this is node %s; nothing was changed: run the command on that node", arg, id.Node, node)
+		return named{}, fmt.Errorf("%s is on node %s, this is node %s; nothing was changed; run the command on node %[2]s", arg, id.Node, node)
 	}
 	if in != "" && id.Pool != in {
 		return named{}, fmt.Errorf("%s is in pool %s, not in pool %s; nothing was changed", arg, id.Pool, in)
@@ -111,14 +115,15 @@ func (h *here) resolve(ctx context.Context, arg, in string) (named, error) {
 	return named{name: id.LV, pool: id.Pool}, nil
 }
 
-// logical resolves the argument of a command for one pool that takes a logical volume.
+// logical resolves an argument that names a logical volume of the pool in, and
+// returns the logical volume's name.
 func (h *here) logical(ctx context.Context, arg, in string) (string, error) {
 	n, err := h.resolve(ctx, arg, in)
 	return n.name, err
 }
 
-// matches says whether something is what an argument names. By an id only its logical
-// volume counts.
+// matches reports whether n names the volume or snapshot with the given pool, name
+// and logical volume. An id matches only the logical volume.
 func (n named) matches(in, name, lv string) bool {
 	if n.pool != "" {
 		return n.pool == in && n.name == lv
@@ -126,19 +131,23 @@ func (n named) matches(in, name, lv string) bool {
 	return n.name != "" && (n.name == name || n.name == lv)
 }
 
-// volume finds what an argument names among the volumes.
+// volume returns the volume that n names.
+//
+// Errors: no volume, or several.
 func (n named) volume(found []*pool.Inspection) (pool.VolumeState, error) {
 	matches := slices.DeleteFunc(volumesOf(found), func(v pool.VolumeState) bool { return !n.matches(v.Pool, v.Name, v.LV) })
 	switch len(matches) {
 	case 0:
-		return pool.VolumeState{}, fmt.Errorf("no volume %q in the pools looked at", n.name)
+		return pool.VolumeState{}, fmt.Errorf("no volume %q in the inspected pools", n.name)
 	case 1:
 		return matches[0], nil
 	}
-	return pool.VolumeState{}, fmt.Errorf("several volumes %q: give --pool, or the name of the logical volume", n.name)
+	return pool.VolumeState{}, fmt.Errorf("volume %q is ambiguous: use --pool, or name the logical volume", n.name)
 }
 
-// snapshot finds what an argument names among the snapshots of a pool.
+// snapshot returns the snapshot that n names in the pool in.
+//
+// Errors: no snapshot, or several.
 func (n named) snapshot(found []*pool.Inspection, in string) (pool.LayerState, error) {
 	var matches []pool.LayerState
 	for _, v := range volumesOf(found) {
@@ -154,11 +163,11 @@ func (n named) snapshot(found []*pool.Inspection, in string) (pool.LayerState, e
 	case 1:
 		return matches[0], nil
 	}
-	return pool.LayerState{}, fmt.Errorf("several snapshots %q in pool %s: give its id", n.name, in)
+	return pool.LayerState{}, fmt.Errorf("snapshot %q in pool %s is ambiguous: use its id", n.name, in)
 }
 
-// caller says who runs the command and where, as far as the machine knows. Of kubectl
-// exec it knows no name: the cluster's audit log does.
+// caller describes who runs the command, and on which host. For kubectl exec the
+// machine knows no person; the cluster's audit log does.
 func caller() string {
 	who := fmt.Sprintf("uid %d", os.Getuid())
 	if u, err := user.Current(); err == nil {
@@ -174,5 +183,5 @@ func caller() string {
 	return who + " on " + host
 }
 
-// by are the options of what changes a pool.
+// by returns the options of a change, which record the caller.
 func by() pool.Options { return pool.Options{By: caller()} }

@@ -8,13 +8,13 @@ import (
 )
 
 const (
-	httpHelp   = "TCP address for /metrics, such as :9809, and for /healthz and /readyz without --probes; none if empty"
-	probesHelp = "TCP address for /healthz and /readyz, such as :9807: scrapes do not keep the probes waiting there"
+	httpHelp   = "TCP address for /metrics, such as :9809, and without --probes also for /healthz and /readyz; none if empty"
+	probesHelp = "TCP address for /healthz and /readyz, such as :9807, so that scrapes do not delay the probes"
 )
 
-// httpParts opens the addresses at which a role tells how it is, and returns
-// what serves them. Without an address for the probes they are answered at the
-// other one too.
+// httpParts listens at the addresses for metrics and probes, and returns the
+// functions that serve them. If the address for probes is empty, the address for
+// metrics serves the probes too. The functions close the listeners.
 func httpParts(metrics, probes string, s telemetry.Server) (parts []func(context.Context) error, err error) {
 	var listeners []net.Listener
 	serve := func(address string, s telemetry.Server) error {

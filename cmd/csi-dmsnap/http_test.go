@@ -8,8 +8,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/telemetry"
 )
 
-// Probes have a listener of their own, if it is asked for, and are at no other then.
-func TestProbesAreApart(t *testing.T) {
+// With an address for the probes, only that address serves the probes, and only the
+// other one serves the metrics. Listeners of a failed start are closed.
+func TestHTTPParts_probesApart(t *testing.T) {
 	ok := func(context.Context) error { return nil }
 	defer http.DefaultClient.CloseIdleConnections()
 	for _, apart := range []bool{true, false} {
@@ -45,7 +46,7 @@ func TestProbesAreApart(t *testing.T) {
 	}
 	taken := freeAddress(t)
 	if parts, err := httpParts("no address", taken, telemetry.Server{Healthy: ok}); err == nil {
-		t.Errorf("%d parts at an address that is none", len(parts))
+		t.Errorf("%d parts at an invalid address", len(parts))
 	}
 	parts, err := httpParts("", taken, telemetry.Server{Healthy: ok})
 	if err != nil {

@@ -11,36 +11,38 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// importCommand makes logical volumes of LVM2's own volumes.
+// importCommand returns the command that imports a logical volume of LVM2's own.
 func importCommand() *cobra.Command {
 	var i importing
 	cmd := &cobra.Command{
 		Use:   "import POOL LV",
-		Short: "Make a logical volume that LVM2 made a volume of the pool",
-		Long: `Make an existing logical volume of the pool's volume group a volume of the
-pool, so that it can be snapshotted, cloned, expanded and deleted through CSI.
-Only tags are added to it: its data, its device and its name stay, it may be in
-use, and ids of persistent volumes that name it stay valid. The driver may run or
-not; one that runs sees it within seconds.
+		Short: "Turn a logical volume without snapshots into a volume",
+		Long: `Turn a logical volume of the pool's volume group into a volume of the pool, so
+that it can be snapshotted, cloned, expanded and deleted through CSI.
 
-The logical volume must be linear, writable and in no other use by LVM2: it has
-no snapshots of LVM2's and is no part of a pool, a cache or a RAID. One with an
-ext4, xfs or btrfs becomes a file-system volume, one without a file system a block
-volume; --mode block makes a block volume of either. Nothing is ever formatted.
+The command only adds tags. The data, the device and the name of the logical volume
+stay, and so do the ids of PersistentVolumes that name it. The volume may be in use.
+A running driver sees the new volume within seconds.
 
-With --static it stays LVM2's own, and a PersistentVolume written by hand may name
-it: a tag says so, without which none may, for the host's own logical volumes may
-lie in the same group. One that the host uses is refused: it is mounted, swap, below
-another device or open otherwise, or an inner part of LVM2's.`,
+The logical volume must be linear and writable. It must have no snapshots of LVM2's,
+and be no part of an LVM2 pool, cache or RAID. A logical volume with ext4, xfs or
+btrfs becomes a file-system volume, and one without a file system a block volume;
+--mode block makes a block volume in either case. Nothing is ever formatted.
+
+With --static, the logical volume stays LVM2's own. A tag then allows PersistentVolumes
+that are written by hand to name it. Without the tag they may not, because the host's
+own logical volumes may lie in the same group. The command refuses a logical volume
+that the host uses (it is mounted, swap, below another device, or open for another
+reason), and an inner part of LVM2's.`,
 		Args: cobra.ExactArgs(2),
 		RunE: i.run,
 	}
 	i.addFlags(cmd)
 	flags := cmd.Flags()
 	flags.StringVar(&i.config, "config", "/etc/csi-dmsnap/config.yaml", "YAML file that lists the pools")
-	flags.StringVar(&i.spec.Name, "name", "", "the volume's name in CSI; the logical volume's if not given")
-	flags.StringVar(&i.mode, "mode", "", "filesystem or block; by what is on it if not given")
-	flags.BoolVar(&i.static, "static", false, "leave it LVM2's own and let static volumes name it")
+	flags.StringVar(&i.spec.Name, "name", "", "the volume's CSI name; if empty, the logical volume's name")
+	flags.StringVar(&i.mode, "mode", "", "filesystem or block; if empty, the content decides")
+	flags.BoolVar(&i.static, "static", false, "leave the logical volume LVM2's own, and let static volumes name it")
 	return cmd
 }
 
@@ -55,10 +57,10 @@ type importing struct {
 func (i *importing) run(cmd *cobra.Command, args []string) error {
 	i.pool, i.output = args[0], outputTable
 	if i.mode != "" && i.mode != string(pool.Filesystem) && i.mode != string(pool.Block) {
-		return fmt.Errorf("mode %q: %s and %s are possible", i.mode, pool.Filesystem, pool.Block)
+		return fmt.Errorf("invalid mode %q: must be %s or %s", i.mode, pool.Filesystem, pool.Block)
 	}
 	if i.static && (i.spec.Name != "" || i.mode != "") {
-		return errors.New("--static goes without --name and --mode: the logical volume stays as it is")
+		return errors.New("--static leaves the logical volume as it is; drop --name and --mode")
 	}
 	configs, err := i.pools(cmd.Context())
 	if err != nil {
@@ -76,14 +78,14 @@ func (i *importing) run(cmd *cobra.Command, args []string) error {
 		if err := pool.AllowStatic(ctx, configs[0], by(), i.spec.LV, notSwap); err != nil {
 			return err
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "a static volume may name logical volume %s of pool %s\n", i.spec.LV, args[0])
+		fmt.Fprintf(cmd.OutOrStdout(), "static volumes may now name logical volume %s of pool %s\n", i.spec.LV, args[0])
 		return nil
 	}
 	v, err := pool.Import(ctx, configs[0], by(), i.spec)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "logical volume %s is the volume %q of pool %s: mode %s", v.LV, v.Name, args[0], v.Mode)
+	fmt.Fprintf(cmd.OutOrStdout(), "logical volume %s is now volume %q of pool %s: mode %s", v.LV, v.Name, args[0], v.Mode)
 	if v.FSType != "" {
 		fmt.Fprintf(cmd.OutOrStdout(), ", %s", v.FSType)
 	}
@@ -91,7 +93,8 @@ func (i *importing) run(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// notSwap refuses a device that the host may use as swap.
+// notSwap returns an error if the device has the signature of swap, because the
+// host may use it.
 func notSwap(ctx context.Context, device string) error {
 	swap, err := filesystem.IsSwap(ctx, device)
 	if err == nil && swap {
@@ -100,8 +103,8 @@ func notSwap(ctx context.Context, device string) error {
 	return err
 }
 
-// contentMode decides how a device is used that has been in use before. wanted
-// is a mode, or "" where the content decides.
+// contentMode returns the mode and file system of an imported volume. wanted is the
+// mode that the user asks for; if it is "", the content of the device decides.
 func contentMode(ctx context.Context, wanted pool.Mode, device string) (pool.Mode, string, error) {
 	if wanted == pool.Block {
 		return pool.Block, "", nil
@@ -109,7 +112,7 @@ func contentMode(ctx context.Context, wanted pool.Mode, device string) (pool.Mod
 	found, err := filesystem.Probe(ctx, device)
 	switch {
 	case errors.Is(err, filesystem.ErrContent) && wanted == "":
-		return pool.Block, "", nil // such as a partition table: what uses it as a block device made that
+		return pool.Block, "", nil // such as a partition table: it was used as a block device
 	case err != nil:
 		return "", "", err
 	case filesystem.Supported(found):
@@ -117,7 +120,7 @@ func contentMode(ctx context.Context, wanted pool.Mode, device string) (pool.Mod
 	case found == "" && wanted == "":
 		return pool.Block, "", nil
 	case found == "":
-		return "", "", fmt.Errorf("%s has no file system: make one on it first", device)
+		return "", "", fmt.Errorf("%s has no file system; make a file system first", device)
 	}
-	return "", "", fmt.Errorf("%s has %s; ext4, xfs and btrfs can be mounted: import it with --mode block", device, found)
+	return "", "", fmt.Errorf("%s has %s, and only ext4, xfs and btrfs can be mounted; use --mode block", device, found)
 }

@@ -11,8 +11,9 @@ import (
 	"testing"
 )
 
-// TestImportCommand makes volumes of what LVM2 made while no driver runs.
-func TestImportCommand(t *testing.T) {
+// Without a driver, import turns logical volumes into volumes by their content, and
+// --static only allows static volumes. Each refusal says what to do.
+func TestImportCommand_withoutDriver(t *testing.T) {
 	disk := strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")[0]
 	tool := func(line string) {
 		t.Helper()
@@ -39,23 +40,23 @@ func TestImportCommand(t *testing.T) {
 		code int
 		want string
 	}{
-		{"fast files --static --name pvc-1", 1, "goes without --name"},
+		{"fast files --static --name pvc-1", 1, "drop --name and --mode"},
 		{"fast msdos --static", 1, "is swap"},
 		{"fast none --static", 1, "not found"},
-		{"fast files --static", 0, "a static volume may name logical volume files of pool fast"},
-		{"fast files --static", 0, "may name"},
-		{"fast files --name pvc-1", 0, `logical volume files is the volume "pvc-1" of pool fast: mode filesystem, ext4`},
+		{"fast files --static", 0, "static volumes may now name logical volume files of pool fast"},
+		{"fast files --static", 0, "may now name"},
+		{"fast files --name pvc-1", 0, `logical volume files is now volume "pvc-1" of pool fast: mode filesystem, ext4`},
 		{"fast files --name pvc-1", 0, `"pvc-1"`},
 		{"fast files --name pvc-2", 1, `already volume "pvc-1"`},
 		{"fast blank --name pvc-1", 1, "choose another with --name"},
-		{"fast blank --mode filesystem", 1, "make one on it first"},
+		{"fast blank --mode filesystem", 1, "make a file system first"},
 		{"fast blank", 0, "mode block"},
 		{"fast raw --mode block", 0, "mode block"},
 		{"fast msdos --mode filesystem", 1, "swap"},
 		{"fast msdos", 0, "mode block"},
 		{"fast none", 1, "none"},
 		{"slow files", 1, `no pool "slow"`},
-		{"fast files --mode both", 1, "filesystem and block"},
+		{"fast files --mode both", 1, "must be filesystem or block"},
 	} {
 		out, complaint, code := program(t, append(strings.Fields("import "+c.args), "--config", config)...)
 		if code != c.code || !strings.Contains(out+complaint, c.want) {
@@ -63,7 +64,7 @@ func TestImportCommand(t *testing.T) {
 		}
 	}
 	if _, err := os.Stat("/dev/mapper/vgimport-files"); err == nil {
-		t.Error("a logical volume that was not active is so after its import")
+		t.Error("the import left the logical volume active")
 	}
 	out, complaint, code := program(t, "volumes", "--config", config)
 	if code != 0 || !strings.Contains(out, "pvc-1") {

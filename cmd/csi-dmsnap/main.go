@@ -13,7 +13,7 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// version is set when a release is linked.
+// version is the release; the linker sets it.
 var version string
 
 func main() {
@@ -27,18 +27,32 @@ func main() {
 	}
 }
 
+// command returns the program's root command.
 func command() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "csi-dmsnap",
-		Short:         "CSI driver for local volumes with snapshots, on LVM2 volume groups",
+		Use:   "csi-dmsnap",
+		Short: "CSI driver for local volumes with snapshots, on LVM2 volume groups",
+		Long: `csi-dmsnap is a CSI driver for local volumes with snapshots, on LVM2 volume
+groups. The same program serves CSI, and has commands for the operators of pools.
+
+Exit codes: 0 if a command succeeds, 1 if it fails. Only check differs: it exits
+with 1 if it finds problems, and with 2 if it fails or cannot look at everything.`,
 		SilenceUsage:  true,
 		SilenceErrors: true, // main prints them
 	}
 	root.PersistentPreRunE = loggingFlags(root.PersistentFlags())
-	root.AddCommand(nodeCommand(), controllerCommand(), versionCommand())
-	root.AddCommand(importCommand())
-	root.AddCommand(operatorCommands()...)
-	root.AddCommand(adoptCommand(), rollbackCommand(), forgetNodeCommand(), orphansCommand())
+	group := func(title string, commands ...*cobra.Command) {
+		root.AddGroup(&cobra.Group{ID: title, Title: title + ":"})
+		for _, c := range commands {
+			c.GroupID = title
+			root.AddCommand(c)
+		}
+	}
+	group("Serve", nodeCommand(), controllerCommand())
+	group("Look", lookCommands()...)
+	group("Change", importCommand(), adoptCommand(), rollbackCommand())
+	group("Cluster", forgetNodeCommand(), orphansCommand())
+	root.AddCommand(versionCommand())
 	return root
 }
 
@@ -53,7 +67,8 @@ func versionCommand() *cobra.Command {
 	}
 }
 
-// buildVersion is the release, or what the Go toolchain knows of the source.
+// buildVersion returns the release, or the version that the Go toolchain has
+// recorded.
 func buildVersion() string {
 	if version != "" {
 		return version

@@ -44,7 +44,8 @@ func program(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	return out.String(), complaints.String(), cmd.ProcessState.ExitCode()
 }
 
-func TestCommand(t *testing.T) {
+// The commands check their arguments and flags.
+func TestCommand_arguments(t *testing.T) {
 	for _, c := range []struct {
 		args []string
 		want string // in the output, or in the error
@@ -69,5 +70,34 @@ func TestCommand(t *testing.T) {
 		if (err == nil) != c.ok || !strings.Contains(text, c.want) {
 			t.Errorf("%v: %q, %v; want %q", c.args, text, err, c.want)
 		}
+	}
+}
+
+// Every command but version is in a group of the help.
+func TestCommand_groups(t *testing.T) {
+	for _, c := range command().Commands() {
+		if c.GroupID == "" && c.Name() != "version" {
+			t.Errorf("%s is in no group", c.Name())
+		}
+		if c.Short == "" || strings.HasSuffix(c.Short, ".") {
+			t.Errorf("%s: %q", c.Name(), c.Short)
+		}
+	}
+	for _, line := range strings.Split(command().Long, "\n") {
+		if len(line) > 90 {
+			t.Errorf("too long for a terminal: %s", line)
+		}
+	}
+	out, complaint, code := program(t, "--help")
+	if code != 0 || complaint != "" {
+		t.Errorf("--help: %d, %s", code, complaint)
+	}
+	last := -1
+	for _, want := range []string{"Exit codes:", "Serve:\n  controller", "Look:\n  check", "Change:\n  adopt", "Cluster:\n  forget-node"} {
+		i := strings.Index(out, want)
+		if i <= last {
+			t.Errorf("%q is not in its place in\n%s", want, out)
+		}
+		last = i
 	}
 }

@@ -22,22 +22,23 @@ func nodeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "node",
 		Short: "Serve CSI for the pools of this node",
-		Long: `Serve the CSI Identity, Controller and Node services for the pools of this
-node on a unix socket, and what the controller asks for over TCP. Needs root, device-mapper, and in PATH: mount, blkid and
-the tools of the file systems used (e2fsprogs, xfsprogs, btrfs-progs).
+		Long: `Serve the CSI Identity, Controller and Node services for the pools of this node on
+a unix socket, and the controller's calls on TCP. The node needs root and
+device-mapper, and in PATH mount, blkid and the tools of the file systems in use
+(e2fsprogs, xfsprogs, btrfs-progs).
 
-A pool that cannot be opened, because a disk is missing or damaged, does not keep
-the others from being served: it is tried again from time to time.
+A pool that cannot be opened, for example because a disk is missing or damaged, does
+not affect the other pools. The node retries to open it.
 
-On SIGTERM it ends what it is doing and exits; volumes in use are not touched.`,
+On SIGTERM the node ends its running calls and exits. Volumes in use stay in use.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runNode(cmd.Context(), f) },
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.config, "config", "/etc/csi-dmsnap/config.yaml", "YAML file that lists the pools")
-	flags.StringVar(&f.endpoint, "endpoint", defaultEndpoint, "socket to serve at")
+	flags.StringVar(&f.endpoint, "endpoint", defaultEndpoint, "socket to serve on")
 	flags.StringVar(&f.nodeName, "node-name", "", "name of this node in the cluster (required)")
-	flags.StringVar(&f.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "the kubelet's root directory; no path outside of it is touched")
+	flags.StringVar(&f.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "the kubelet's root directory; the node touches no path outside")
 	f.cluster.add(flags)
 	if err := cmd.MarkFlagRequired("node-name"); err != nil {
 		panic(err) // the flag is defined above
@@ -50,8 +51,8 @@ func runNode(ctx context.Context, f nodeFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	// With one processor the Go scheduler takes it away from every call to the
-	// kernel that lasts, and gives it back by waking threads.
+	// With a single processor, the Go scheduler takes the processor away from every
+	// system call that lasts, and must wake a thread to give it back.
 	if runtime.GOMAXPROCS(0) == 1 {
 		runtime.GOMAXPROCS(2)
 	}

@@ -44,7 +44,7 @@ func startNode(t *testing.T, args ...string) *process {
 	return p
 }
 
-// end sends a signal and returns how the process ended.
+// end sends a signal, waits until the process ends, and returns Wait's error.
 func (p *process) end(t *testing.T, s syscall.Signal) error {
 	t.Helper()
 	if err := p.Process.Signal(s); err != nil {
@@ -61,7 +61,7 @@ func (p *process) end(t *testing.T, s syscall.Signal) error {
 	}
 }
 
-// checkMetrics looks for lines in what the node tells Prometheus.
+// checkMetrics checks that the node's metrics have the lines.
 func checkMetrics(t *testing.T, want ...string) {
 	t.Helper()
 	r, err := http.Get("http://127.0.0.1:9809/metrics")
@@ -80,7 +80,9 @@ func checkMetrics(t *testing.T, want ...string) {
 	}
 }
 
-func TestNode(t *testing.T) {
+// A volume stays usable while the node is stopped, killed and started again, and a
+// pool that cannot be opened does not disturb the other one.
+func TestNode_restarts(t *testing.T) {
 	disk := strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")[0]
 	f, err := os.OpenFile(disk, os.O_WRONLY, 0)
 	if err != nil {
@@ -93,7 +95,7 @@ func TestNode(t *testing.T) {
 	dir := t.TempDir()
 	config, socket := filepath.Join(dir, "config.yaml"), filepath.Join(dir, "csi.sock")
 	text := fmt.Sprintf("pools:\n- name: fast\n  volumeGroup: vgnode\n  devices: [%s]\n  create: true\n"+
-		// One that cannot be opened is no reason not to serve the other.
+		// This pool cannot be opened; the node serves the other one.
 		"- name: absent\n  devices: [/dev/does-not-exist]\n", disk)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -154,11 +156,11 @@ func TestNode(t *testing.T) {
 		t.Errorf("SIGTERM: %v\n%s", err, p.output.String())
 	}
 	if _, err := os.Stat(socket); err == nil {
-		t.Error("the socket stayed")
+		t.Error("the socket is still there")
 	}
 	write("without a driver")
 
-	p = startNode(t, args...) // serves, and is killed: its socket stays
+	p = startNode(t, args...) // it is killed below, and its socket stays
 	if _, err := csi.NewNodeClient(connect()).NodeGetInfo(ctx, &csi.NodeGetInfoRequest{}); err != nil {
 		t.Fatalf("after a restart: %v\n%s", err, p.output.String())
 	}

@@ -14,28 +14,58 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// operator has the flags of the commands that look at pools.
+// operator has the flags of the commands that read or change the pools of a node.
 type operator struct {
 	here
 	config, pool, output string
-	plan                 bool // what would be done, instead of what is there
+	plan                 bool // tree prints the plan instead of the devices
 }
 
-// lookLimit is how long a command waits for LVM2's lock, which commands of
-// LVM2 hold for the length of a change.
+// lookLimit limits how long a command waits for LVM2's lock. LVM2's own commands
+// hold the lock while they change the group.
 const lookLimit = 30 * time.Second
 
-const operatorHelp = `
+const snapshotsHelp = `List the layers of the volumes' histories, the newest of each volume first.
 
-It reads the disks and device-mapper directly and changes nothing. The driver
-may run or not: only LVM2's shared lock is held while the metadata is read.`
+The state of a layer is one of:
+  live    the kernel copies blocks into it before they are overwritten
+  frozen  it is read through the newer layers
+  inner   its snapshot was deleted, but older snapshots or a copy still need it
+  lost    its content is gone
+  lvm2    it is a snapshot that LVM2 made
+The position counts from the newest layer.`
 
-// operatorCommands are the commands for people who look after pools.
-func operatorCommands() []*cobra.Command {
+const treeHelp = `Draw the history of a volume, and its devices in the kernel. VOLUME is the name
+of the volume, the name of its logical volume, or its CSI id.
+
+With --plan, print instead what a driver that starts now would do to the devices
+of the volume's family: the volume, the volumes that it reads through, and the
+volumes that read through it. The plan is empty if the devices match the metadata.
+It does not know what a running driver does beyond that, such as hold writers.`
+
+const checkHelp = `Check that the metadata is consistent, that the devices in the kernel match the
+metadata, and that the active stores of the snapshots can be read. The findings
+include everything that health calls and Events report.
+
+Only a running driver knows some of this, such as why a copy fails. The command
+asks the driver at its socket, and says so if the driver does not answer.
+
+The exit code is 0 if all is well, and 1 if problems were found. It is 2 if the
+command fails, or if it finds no problems but volumes are mounted and the driver
+does not answer.`
+
+const lookHelp = `
+
+The command reads the disks and device-mapper directly, and changes nothing. The
+driver may be running: the command holds only LVM2's shared lock, and only while
+it reads the metadata.`
+
+// lookCommands returns the commands that show pools and change nothing.
+func lookCommands() []*cobra.Command {
 	var o operator
 	commands := []*cobra.Command{
 		{
-			Use: "pools", Short: "List the pools and where their space is", Args: cobra.NoArgs,
+			Use: "pools", Short: "List the pools, and where their space is", Args: cobra.NoArgs,
 			RunE: o.list(listPools),
 		},
 		{
@@ -43,34 +73,18 @@ func operatorCommands() []*cobra.Command {
 			RunE: o.list(listVolumes),
 		},
 		{
-			Use: "snapshots", Short: "List the snapshots and what else is in the volumes' histories", Args: cobra.NoArgs,
-			Long: `List the layers of the volumes' histories, the newest of each volume first.
-
-A layer is live (the kernel copies into it what is about to be overwritten),
-frozen (it reads through the newer ones), inner (its snapshot was deleted, older
-ones or a copy need it still), lost (its content is gone), or LVM2's own. Its
-position counts from the newest.`,
+			Use: "snapshots", Short: "List the snapshots, and the other layers of the volumes' histories", Args: cobra.NoArgs,
+			Long: snapshotsHelp,
 			RunE: o.list(listSnapshots),
 		},
 		{
-			Use: "tree VOLUME", Short: "Draw a volume's history and its devices", Args: cobra.ExactArgs(1),
-			Long: `Draw the history of a volume, given by its name, its logical volume's or its CSI
-id, and its devices in the kernel. With --plan print instead what a driver that
-starts now would do to the devices of the volume, of what it reads through and of
-what reads through it: nothing if they are what the metadata calls for. What a
-running driver does with devices beyond that, such as to hold back writers, is
-not known to this command.`,
+			Use: "tree VOLUME", Short: "Draw a volume's history, and its devices in the kernel", Args: cobra.ExactArgs(1),
+			Long: treeHelp,
 			RunE: o.tree,
 		},
 		{
-			Use: checkName, Short: "Check the pools' metadata against device-mapper and the snapshots' stores", Args: cobra.NoArgs,
-			Long: `Check that the metadata makes sense, that the devices in the kernel are what it
-says, and that the snapshots' stores that are active can be read. All that health
-calls and events tell is a finding too. Some of that only the driver that runs on
-the node knows, such as why a copy fails: it is asked at its socket, and if it does
-not answer that is said. The exit code is 0 if all is well, 1 if something was
-found, 2 if it could not look: also where volumes are mounted and the driver does
-not answer.`,
+			Use: checkCommandName, Short: "Check the pools: metadata, devices, stores and health", Args: cobra.NoArgs,
+			Long: checkHelp,
 			RunE: o.check,
 		},
 	}
@@ -78,11 +92,11 @@ not answer.`,
 		if c.Long == "" {
 			c.Long = c.Short + "."
 		}
-		c.Long += operatorHelp
+		c.Long += lookHelp
 		o.commonFlags(c)
-		c.Flags().StringVar(&o.pool, "pool", "", "only this pool")
+		c.Flags().StringVar(&o.pool, "pool", "", "look only at this pool")
 		if c.Name() == "tree" {
-			c.Flags().BoolVar(&o.plan, "plan", false, "print what a driver that starts would do to the devices")
+			c.Flags().BoolVar(&o.plan, "plan", false, "print what a starting driver would do to the devices")
 		}
 	}
 	return commands
@@ -109,7 +123,7 @@ func listSnapshots(w io.Writer, found []*pool.Inspection) (any, error) {
 	return all, printSnapshots(w, all)
 }
 
-// tree draws one volume, which args name.
+// tree draws the volume that args name.
 func (o *operator) tree(cmd *cobra.Command, args []string) error {
 	n, err := o.resolve(cmd.Context(), args[0], o.pool)
 	if err != nil {
@@ -136,7 +150,8 @@ func (o *operator) commonFlags(c *cobra.Command) {
 	o.addFlags(c)
 }
 
-// pools returns the configurations of the pools to look at.
+// pools returns the configurations of this node's pools: of one pool if --pool
+// names it.
 func (o *operator) pools(ctx context.Context) ([]pool.Config, error) {
 	if err := checkOutput(o.output); err != nil {
 		return nil, err
@@ -162,12 +177,12 @@ func (o *operator) pools(ctx context.Context) ([]pool.Config, error) {
 		}
 		names = append(names, c.Name)
 	}
-	return nil, fmt.Errorf("configuration %s has no pool %q, it has %s", o.config, o.pool, strings.Join(names, ", "))
+	return nil, fmt.Errorf("configuration %s has no pool %q; it has %s", o.config, o.pool, strings.Join(names, ", "))
 }
 
-// list runs a command that shows what is there. render prints a table and
-// returns the same for programs. Pools that cannot be read do not keep the
-// others from being shown.
+// list returns a command's run function that inspects the pools and prints them.
+// render prints a table and returns the same data for programs. A pool that
+// cannot be read does not keep list from showing the others.
 func (o *operator) list(render func(w io.Writer, found []*pool.Inspection) (any, error)) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, _ []string) error {
 		configs, err := o.pools(cmd.Context())
@@ -202,11 +217,12 @@ func (o *operator) list(render func(w io.Writer, found []*pool.Inspection) (any,
 	}
 }
 
-// absentLine says that a pool is not there and need not be.
+// absentLine returns the message about an optional pool that this node lacks.
 func absentLine(name string) string {
 	return fmt.Sprintf("pool %s: optional, and not on this node", name)
 }
 
+// volumesOf returns the volumes of all pools.
 func volumesOf(found []*pool.Inspection) []pool.VolumeState {
 	all := []pool.VolumeState{}
 	for _, i := range found {

@@ -20,9 +20,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestInspectCommands runs the operator's commands beside an open pool, which
-// holds its run lock, and after it was closed.
-func TestInspectCommands(t *testing.T) {
+// The commands that look work beside an open pool, which holds its run lock, and
+// after it was closed. check finds a suspended device.
+func TestLookCommands_besideDriver(t *testing.T) {
 	ctx := context.Background()
 	disk := strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")[0]
 	f, err := os.OpenFile(disk, os.O_WRONLY, 0)
@@ -104,8 +104,8 @@ func TestInspectCommands(t *testing.T) {
 				t.Errorf("%s: %v: %d, %v: %s", state, c.args, code, err, out)
 			}
 		}
-		// No driver tells how the file system of a mounted volume is.
-		if out, complaint, code := program(t, "check", "--config", config); code != 2 || strings.Contains(out, "all is well") || !strings.Contains(out, "mounted volumes not looked at: 1") || !strings.Contains(complaint, "the driver does not answer") {
+		// Only a driver knows the state of a mounted file system.
+		if out, complaint, code := program(t, "check", "--config", config); code != 2 || strings.Contains(out, "all is well") || !strings.Contains(out, "no problems found; mounted volumes not checked: 1") || !strings.Contains(complaint, "the driver does not answer") {
 			t.Errorf("%s: check: %d, %s%s", state, code, out, complaint)
 		}
 		if err := p.Close(); err != nil {
@@ -132,14 +132,14 @@ func TestInspectCommands(t *testing.T) {
 		t.Errorf("check for programs: %d, %v, %s", code, err, out)
 	}
 	if out, _, _ := program(t, "tree", "base", "--config", config); !strings.Contains(out, "SUSPENDED") {
-		t.Errorf("the tree does not show what is suspended:\n%s", out)
+		t.Errorf("the tree does not show the suspended device:\n%s", out)
 	}
 	if out, _, _ := program(t, "tree", "base", "--plan", "--config", config); out != "resume   vginspect-base\n" {
-		t.Errorf("planned for what is suspended:\n%s", out)
+		t.Errorf("the plan for a suspended device:\n%s", out)
 	}
 	out, _, _ = program(t, "tree", "base", "--plan", "--config", config, "-o", "json")
 	var plan []pool.PlanStep
 	if err := json.Unmarshal([]byte(out), &plan); err != nil || len(plan) != 1 || plan[0].Do != "resume" || plan[0].Device != "vginspect-base" {
-		t.Errorf("planned, for programs: %v, %s", err, out)
+		t.Errorf("the plan for programs: %v, %s", err, out)
 	}
 }

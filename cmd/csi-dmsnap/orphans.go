@@ -22,7 +22,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/sockets"
 )
 
-// orphans has the flags of the command of that name.
+// orphans has the flags of the command orphans.
 type orphans struct {
 	kubeconfig, output, endpoint string
 	settle                       time.Duration
@@ -33,15 +33,15 @@ func orphansCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "orphans",
 		Short: "List volumes and snapshots that only the disks or only Kubernetes know",
-		Long: `List volumes and snapshots that are on a node's disks and that no object in
-Kubernetes stands for, and objects in Kubernetes whose volume or snapshot is on
-no disk. It asks the controller for all nodes, so run it in the controller's pod:
+		Long: `List volumes and snapshots on the nodes' disks that have no object in Kubernetes,
+and objects in Kubernetes whose volume or snapshot is on no disk. The command asks
+all nodes through the controller, so run it in the controller's pod:
 
   kubectl exec -n csi-dmsnap deploy/csi-dmsnap-controller -c csi-dmsnap -- csi-dmsnap orphans
 
-It deletes nothing. What is just being made or deleted is left out by looking
-twice. If a node does not answer, what is on it cannot be told: it says so, and
-the exit code is 1.`,
+The command deletes nothing. It looks twice, to leave out volumes and snapshots that
+are just being created or deleted. If a node does not answer, the list lacks the
+orphans of that node: the command says so, and exits with 1.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			clients, err := clusterClients(o.kubeconfig)
@@ -53,23 +53,23 @@ the exit code is 1.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.endpoint, "endpoint", "unix:///csi/csi.sock", "socket of the controller")
-	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "how to reach the Kubernetes API; found as kubectl does if empty")
+	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file for the Kubernetes API; if empty, the command finds one as kubectl does")
 	addOutputFlag(flags, &o.output)
-	flags.DurationVar(&o.settle, "settle", 10*time.Second, "how long after the first look to look again")
+	flags.DurationVar(&o.settle, "settle", 10*time.Second, "how long to wait between the two looks")
 	return cmd
 }
 
-// orphan is a volume or snapshot that one side only knows.
+// orphan is a volume or snapshot that only the disks or only Kubernetes know.
 type orphan struct {
 	Kind   string `json:"kind"` // volume or snapshot
 	Node   string `json:"node"` // short name
 	ID     string `json:"id"`
-	Object string `json:"object,omitempty"` // that stands for it; "" if it is on the disk only
+	Object string `json:"object,omitempty"` // its object in Kubernetes; "" if only the disk knows it
 	UsedBy string `json:"usedBy,omitempty"`
 	Why    string `json:"why"`
 }
 
-// survey is what one look found.
+// survey is the result of one look at all nodes and at Kubernetes.
 type survey struct {
 	Orphans []orphan `json:"orphans"`
 	Silent  []string `json:"nodesThatDoNotAnswer,omitempty"`
@@ -88,7 +88,7 @@ func (o orphans) run(ctx context.Context, w io.Writer, clients cluster.Clients) 
 		return fmt.Errorf("connect to the controller at %s: %w", o.endpoint, err)
 	}
 	defer conn.Close()
-	found, err := look(ctx, csi.NewControllerClient(conn), clients)
+	found, err := compareAll(ctx, csi.NewControllerClient(conn), clients)
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func (o orphans) run(ctx context.Context, w io.Writer, clients cluster.Clients) 
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		again, err := look(ctx, csi.NewControllerClient(conn), clients)
+		again, err := compareAll(ctx, csi.NewControllerClient(conn), clients)
 		if err != nil {
 			return err
 		}
@@ -113,13 +113,14 @@ func (o orphans) run(ctx context.Context, w io.Writer, clients cluster.Clients) 
 		return err
 	}
 	if len(found.Silent) > 0 {
-		return fmt.Errorf("the list is not complete: no answer from node %s", strings.Join(found.Silent, ", node "))
+		return fmt.Errorf("the list is incomplete: no answer from node %s", strings.Join(found.Silent, ", node "))
 	}
 	return nil
 }
 
-// look compares what the nodes and what Kubernetes know.
-func look(ctx context.Context, nodes csi.ControllerClient, clients cluster.Clients) (survey, error) {
+// compareAll compares the volumes and snapshots on all nodes with the objects in
+// Kubernetes.
+func compareAll(ctx context.Context, nodes csi.ControllerClient, clients cluster.Clients) (survey, error) {
 	var trailer1, trailer2 metadata.MD
 	volumes, err := nodes.ListVolumes(ctx, &csi.ListVolumesRequest{}, grpc.Trailer(&trailer1), grpc.MaxCallRecvMsgSize(maxList))
 	if err != nil {
@@ -165,9 +166,9 @@ func look(ctx context.Context, nodes csi.ControllerClient, clients cluster.Clien
 	return found, nil
 }
 
-// unlisted takes out of a list of orphans what their nodes have all the same: what
-// LVM2 made can be used as a static volume, and is in no list. A node that does not
-// know that it lacks an optional pool finds it out when it is asked.
+// unlisted asks the nodes for the objects in the list, and returns the orphans that
+// their nodes do not have. Lists lack static volumes, because LVM2 made them. A node
+// that has not yet seen that it lacks an optional pool finds out when it is asked.
 func (s *survey) unlisted(ctx context.Context, nodes csi.ControllerClient, list []orphan) ([]orphan, error) {
 	left := []orphan{}
 	for _, o := range list {
@@ -188,7 +189,7 @@ func (s *survey) unlisted(ctx context.Context, nodes csi.ControllerClient, list 
 	return left, nil
 }
 
-// there asks an orphan's node for it.
+// there reports whether the orphan's node has the volume or snapshot.
 func (o orphan) there(ctx context.Context, nodes csi.ControllerClient) (bool, error) {
 	if o.Kind == kindSnapshot {
 		a, err := nodes.ListSnapshots(ctx, &csi.ListSnapshotsRequest{SnapshotId: o.ID})
@@ -207,20 +208,21 @@ const (
 	kindSnapshot = "snapshot"
 )
 
-// notOnNode is why an object is an orphan whose node is there and answers.
+// notOnNode is the reason of an orphan whose node answers.
 const notOnNode = "not on the node"
 
-// maxList is enough for the volumes of a hundred full nodes.
+// maxList limits an answer, in bytes. It is enough for the volumes of a hundred
+// full nodes.
 const maxList = 1 << 30
 
-// comparison knows the nodes, by their short names.
+// comparison knows the nodes by their short names.
 type comparison struct {
 	known  map[string]bool // in Kubernetes
 	silent map[string]bool // did not answer
 }
 
-// orphans returns the ids on disks without an object, and then the objects
-// without one.
+// orphans returns the ids on disks that no object has, and then the objects whose
+// ids are on no disk.
 func (c comparison) orphans(kind string, ids []string, objects []cluster.Object) (list []orphan) {
 	onDisk, named := map[string]bool{}, map[string]bool{}
 	for _, id := range ids {
@@ -261,5 +263,5 @@ func printOrphans(w io.Writer, s survey) error {
 	for _, o := range s.Orphans {
 		rows = append(rows, []string{o.Kind, orDash(o.Node), o.ID, orDash(o.Object), orDash(o.UsedBy), o.Why})
 	}
-	return table(w, rows...)
+	return writeTable(w, rows...)
 }

@@ -15,29 +15,30 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/trust"
 )
 
-// trustFlags say how the controller and the nodes know each other.
+// trustFlags are the flags for the authentication of controller and nodes.
 type trustFlags struct {
 	podName, nodeServiceAccount, secret, configMap, lease, certDir string
 }
 
 func (f *trustFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.podName, "pod-name", "", "name of this pod (required)")
-	flags.StringVar(&f.nodeServiceAccount, "node-service-account", "csi-dmsnap-node", "service account of the node role's pods")
-	flags.StringVar(&f.secret, "trust-secret", "csi-dmsnap-ca", "Secret with the key of the certificate authority; the elected controller makes it")
-	flags.StringVar(&f.configMap, "trust-configmap", "csi-dmsnap-trust", "ConfigMap with the certificate authority's certificates for the nodes; the elected controller makes it")
-	flags.StringVar(&f.lease, "lease", "csi-dmsnap-controller", "Lease by which the controller is elected that issues certificates and emits events")
-	flags.StringVar(&f.certDir, "cert-dir", "", "directory with tls.crt, tls.key and ca.crt to use; no certificates are issued then")
+	flags.StringVar(&f.nodeServiceAccount, "node-service-account", "csi-dmsnap-node", "service account of the nodes' pods")
+	flags.StringVar(&f.secret, "trust-secret", "csi-dmsnap-ca", "Secret for the key of the certificate authority; the elected controller makes it")
+	flags.StringVar(&f.configMap, "trust-configmap", "csi-dmsnap-trust", "ConfigMap for the certificates of the certificate authority, which the nodes read; the elected controller makes it")
+	flags.StringVar(&f.lease, "lease", "csi-dmsnap-controller", "Lease that elects the controller which issues certificates and emits Events")
+	flags.StringVar(&f.certDir, "cert-dir", "", "directory of tls.crt, tls.key and ca.crt to use; then the controller issues no certificates")
 }
 
-// peers is how a controller knows nodes, and what must run for it.
+// peers authenticates the nodes to a controller. ready reports whether the
+// controller has a certificate; parts must run while the controller serves.
 type peers struct {
 	credentials func(node string) credentials.TransportCredentials
 	ready       func() bool
 	parts       []func(context.Context) error
 }
 
-// trustedPeers are nodes with certificates. One of the controllers is elected
-// to issue them, and to make Events of what nodes report.
+// trustedPeers authenticates nodes by certificates. The elected controller issues
+// the certificates, and makes Events of the nodes' reports.
 func trustedPeers(ctx context.Context, f controllerFlags, client kubernetes.Interface, snapshots dynamic.Interface) peers {
 	c := trust.NewController(ctx, trust.ControllerOptions{
 		Client: client, Namespace: f.namespace, Secret: f.trust.secret, ConfigMap: f.trust.configMap, CertDir: f.trust.certDir,
@@ -63,14 +64,15 @@ func trustedPeers(ctx context.Context, f controllerFlags, client kubernetes.Inte
 					},
 				)
 				if failed != nil {
-					stop() // not elected any more, for somebody else to be
+					stop() // give the lease up, so that another controller is elected
 				}
 			}), failed)
 		}},
 	}
 }
 
-// reporting tells the emitter of events what Kubernetes knows of the nodes.
+// reporting returns the nodes that Kubernetes knows, in the form of the emitter of
+// Events.
 func reporting(list []cluster.Node, port uint16) []events.Node {
 	nodes := make([]events.Node, 0, len(list))
 	for i, n := range routed(list, port) {

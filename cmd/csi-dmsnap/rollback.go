@@ -13,26 +13,29 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// rollbackCommand makes volumes what they were.
+// rollbackCommand returns the command that rolls a volume back in place.
 func rollbackCommand() *cobra.Command {
 	var o operator
 	var dryRun, yes bool
 	c := &cobra.Command{
-		Use: "rollback VOLUME SNAPSHOT", Short: "Make a volume what it was at one of its snapshots", Args: cobra.ExactArgs(2),
-		Long: `Make a volume what it was when one of its snapshots was taken, in place: its
-names, id and size stay, so claims and pods need no change. No pod may use it
-meanwhile. It can be used again at once, the content is copied in the background.
+		Use: "rollback VOLUME SNAPSHOT", Short: "Roll a volume back to one of its snapshots, in place", Args: cobra.ExactArgs(2),
+		Long: `Roll a volume back to the content that it had when one of its snapshots was taken.
+The rollback is in place: the volume's names, id and size stay, so claims and pods
+need no change. No pod may use the volume during the rollback. It can be used again
+immediately; the driver copies the content in the background.
 
-All snapshots stay, the newer ones too, until they are deleted: the volume can be
-rolled forward again to one of them. What was written since the newest snapshot is
-lost; take another one first if that may be needed. So it wants --yes: without that it
-says what it would do, or why it cannot, and changes nothing. It records who did it:
-csi-dmsnap tree shows that, and the driver logs it and makes an Event of it.
+All snapshots stay, the newer ones too, so the volume can be rolled forward again.
+Everything that was written after the newest snapshot is lost: take another snapshot
+first if you may need it. So the command changes nothing without --yes: it prints what
+it would do, or why it cannot. It records who ran it: csi-dmsnap tree shows the record,
+and the driver logs it and makes an Event.
 
-The volume and the snapshot are given by name, by logical volume or by CSI id (of
-a PersistentVolume: spec.csi.volumeHandle, of a VolumeSnapshotContent:
-status.snapshotHandle). An id of another node or pool is refused. Run it on the volume's node, in the driver's pod: it can tell who uses
-the volume only by the mounts that it sees. The driver may run or not.`,
+VOLUME and SNAPSHOT are names, logical volumes or CSI ids. The id of a PersistentVolume
+is spec.csi.volumeHandle, the id of a VolumeSnapshotContent status.snapshotHandle. The
+command refuses an id of another node or pool.
+
+Run the command on the volume's node, in the driver's pod: it knows that a volume is in
+use only by the mounts that it sees. The driver may be running.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), lookLimit)
 			defer cancel()
@@ -44,14 +47,15 @@ the volume only by the mounts that it sees. The driver may run or not.`,
 		},
 	}
 	o.commonFlags(c)
-	c.Flags().StringVar(&o.pool, "pool", "", "the volume is in this pool")
-	c.Flags().BoolVar(&yes, "yes", false, "do it")
-	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would be done, or why it cannot be, as without --yes")
+	c.Flags().StringVar(&o.pool, "pool", "", "look for the volume only in this pool")
+	c.Flags().BoolVar(&yes, "yes", false, "roll the volume back")
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "only print what would be done, or why it cannot be done; the default without --yes")
 	c.MarkFlagsMutuallyExclusive("yes", "dry-run")
 	return c
 }
 
-// rollback makes a volume what it was at a snapshot. Both are given as people name them.
+// rollback rolls a volume back to a snapshot. volume and snapshot are the arguments
+// of the command.
 func (o *operator) rollback(ctx context.Context, volume, snapshot string, dryRun bool) (r rollback, err error) {
 	of, err := o.resolve(ctx, volume, o.pool)
 	if err != nil {
@@ -72,7 +76,7 @@ func (o *operator) rollback(ctx context.Context, volume, snapshot string, dryRun
 	for _, c := range configs {
 		i, err := pool.Inspect(ctx, c, pool.Options{})
 		if err != nil {
-			return r, err // it may have the volume
+			return r, err // this pool may have the volume
 		}
 		found = append(found, i)
 	}
@@ -81,7 +85,7 @@ func (o *operator) rollback(ctx context.Context, volume, snapshot string, dryRun
 		return r, err
 	}
 	if to.pool != "" && to.pool != v.Pool {
-		return r, fmt.Errorf("%s is in pool %s, the volume is in pool %s; nothing was changed", snapshot, to.pool, v.Pool)
+		return r, fmt.Errorf("%s is in pool %s, but the volume is in pool %s; nothing was changed", snapshot, to.pool, v.Pool)
 	}
 	s, err := to.snapshot(found, v.Pool)
 	if err != nil {
@@ -92,7 +96,7 @@ func (o *operator) rollback(ctx context.Context, volume, snapshot string, dryRun
 	return newRollback(v.Pool, done, dryRun), err
 }
 
-// rollback is what the command says. Lengths are in bytes.
+// rollback is the command's result.
 type rollback struct {
 	Pool       string     `json:"pool"`
 	Volume     string     `json:"volume"` // the CSI name
@@ -101,9 +105,9 @@ type rollback struct {
 	Snapshot   string     `json:"snapshot"` // the CSI name
 	SnapshotLV string     `json:"snapshotLV"`
 	Created    time.Time  `json:"created"`          // when the snapshot was taken
-	Newest     string     `json:"newest,omitempty"` // the newest snapshot of what the volume was: what came after it is lost
+	Newest     string     `json:"newest,omitempty"` // the newest snapshot of the former content; later writes are lost
 	NewestAt   time.Time  `json:"newestAt,omitzero"`
-	Former     string     `json:"former,omitempty"` // the logical volume that keeps the blocks of what it was
+	Former     string     `json:"former,omitempty"` // the logical volume that keeps the blocks of the former content
 	DryRun     bool       `json:"dryRun,omitempty"`
 }
 
@@ -116,25 +120,25 @@ func newRollback(in string, r pool.RolledBack, dryRun bool) rollback {
 }
 
 func (r rollback) text() string {
-	is, lost := "is", "is lost"
+	rolled, lost := "was rolled back", "is lost"
 	if r.DryRun {
-		is, lost = "would be", "would be lost"
+		rolled, lost = "would be rolled back", "would be lost"
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "volume %s (%s/%s, %v) %s what it was at snapshot %s, taken %s\n",
-		r.Volume, r.Pool, r.LV, r.Size, is, r.Snapshot, r.Created.Format(time.RFC3339))
+	fmt.Fprintf(&b, "volume %s (%s/%s, %v) %s to snapshot %s, taken %s\n",
+		r.Volume, r.Pool, r.LV, r.Size, rolled, r.Snapshot, r.Created.Format(time.RFC3339))
 	if r.Newest == "" {
-		fmt.Fprintf(&b, "what was written to it is in no snapshot and %s\n", lost)
+		fmt.Fprintf(&b, "everything written after the last rollback %s, because no snapshot was taken since\n", lost)
 	} else {
-		fmt.Fprintf(&b, "what was written to it after its newest snapshot %s, taken %s, %s\n", r.Newest, r.NewestAt.Format(time.RFC3339), lost)
+		fmt.Fprintf(&b, "everything written after the newest snapshot %s, taken %s, %s\n", r.Newest, r.NewestAt.Format(time.RFC3339), lost)
 	}
 	if r.Former != "" {
-		fmt.Fprintf(&b, "%s keeps the blocks of what it was, for its snapshots\n", r.Former)
+		fmt.Fprintf(&b, "logical volume %s keeps the former blocks for the snapshots\n", r.Former)
 	}
 	if r.DryRun {
-		b.WriteString("\nNothing was changed. Give --yes to do it.\n")
+		b.WriteString("\nNothing was changed. Use --yes to roll the volume back.\n")
 	} else {
-		b.WriteString("it can be used; the driver copies it in the background, see: csi-dmsnap volumes\n")
+		b.WriteString("the volume can be used; the driver copies it in the background (csi-dmsnap volumes shows how far)\n")
 	}
 	return b.String()
 }

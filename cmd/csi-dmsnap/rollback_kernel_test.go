@@ -20,7 +20,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// groupText is what LVM2 says of a group's logical volumes.
+// groupText returns LVM2's list of a group's logical volumes.
 func groupText(t *testing.T, group string) string {
 	t.Helper()
 	out, err := exec.Command("lvs", "-a", "-o", "lv_name,lv_size,lv_attr,lv_uuid,lv_tags", group).Output()
@@ -30,8 +30,10 @@ func groupText(t *testing.T, group string) string {
 	return string(out)
 }
 
-// TestRollbackCommand rolls a volume back beside an open pool, which hydrates it.
-func TestRollbackCommand(t *testing.T) {
+// rollback finds volume and snapshot by name and by id, changes nothing unless --yes is
+// given and the volume is on this node, in this pool and unused, and records who ran it.
+// An open pool hydrates the volume.
+func TestRollbackCommand_besideDriver(t *testing.T) {
 	ctx := context.Background()
 	disk := strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")[0]
 	if out, err := exec.Command("vgcreate", "-qq", "-ff", "-y", "vgback", disk).CombinedOutput(); err != nil {
@@ -98,13 +100,13 @@ func TestRollbackCommand(t *testing.T) {
 	}
 	ok(open.Close())
 	out, complaint, code := program(t, "rollback", "pvc-1", "snapshot-a", "--dry-run", "--config", config)
-	if code != 0 || !strings.Contains(out, "would be what it was at snapshot snapshot-a") || !strings.Contains(out, "after its newest snapshot snapshot-b") {
+	if code != 0 || !strings.Contains(out, "would be rolled back to snapshot snapshot-a") || !strings.Contains(out, "after the newest snapshot snapshot-b") {
 		t.Errorf("dry run: %d, %s%s", code, out, complaint)
 	}
 	ok(p.Deactivate(ctx, v.LV))
 	id := func(node, in, lv string) string { return handle.ID{Node: node, Pool: in, LV: lv}.String() }
 	volume, snapshot := id("n", "fast", v.LV), id("n", "fast", old.LV)
-	// Of another node or pool, though this one has both names; and nobody has said --yes.
+	// Ids of another node or pool, although this pool has both names; and no --yes.
 	before := groupText(t, "vgback")
 	for _, c := range []struct {
 		args []string
@@ -114,13 +116,13 @@ func TestRollbackCommand(t *testing.T) {
 		{[]string{"rollback", id("other", "fast", v.LV), snapshot, "--yes"}, 1, "is on node other, this is node n; nothing was changed"},
 		{[]string{"rollback", volume, id("other", "fast", old.LV), "--yes"}, 1, "is on node other"},
 		{[]string{"rollback", volume, id("n", "slow", old.LV), "--yes"}, 1, "is in pool slow, not in pool fast"},
-		{[]string{"rollback", "pvc-1", id("n", "slow", old.LV), "--yes"}, 1, "is in pool slow, the volume is in pool fast"},
+		{[]string{"rollback", "pvc-1", id("n", "slow", old.LV), "--yes"}, 1, "is in pool slow, but the volume is in pool fast"},
 		{[]string{"rollback", id("n", "slow", v.LV), snapshot, "--yes"}, 1, "not in pool slow"},
 		{[]string{"rollback", id("n", "slow", v.LV), "snapshot-a", "--yes"}, 1, `no pool "slow"`},
 		{[]string{"rollback", id("n", "fast", "pvc"), snapshot, "--yes"}, 1, `no volume "pvc"`},
 		{[]string{"rollback", volume, "v1:n:fast", "--yes"}, 1, "is not an id"},
 		{[]string{"rollback", volume, snapshot, "--yes", "--dry-run"}, 1, "dry-run"},
-		{[]string{"rollback", volume, snapshot}, 0, "Nothing was changed. Give --yes"},
+		{[]string{"rollback", volume, snapshot}, 0, "Nothing was changed. Use --yes"},
 		{[]string{"tree", id("other", "fast", v.LV)}, 1, "is on node other"},
 		{[]string{"tree", id("n", "slow", v.LV)}, 1, `no pool "slow"`},
 		{[]string{"tree", volume}, 0, "snapshot-a"},
@@ -133,11 +135,11 @@ func TestRollbackCommand(t *testing.T) {
 			t.Errorf("%v: %d, %s%s, want %d, %s", c.args, code, out, complaint, c.code, c.want)
 		}
 	}
-	if out, complaint, code := program(t, "rollback", volume, snapshot, "--yes", "--endpoint", "unix:///does/not/exist", "--config", config); code != 1 || !strings.Contains(complaint, "is not known, nothing was changed") {
+	if out, complaint, code := program(t, "rollback", volume, snapshot, "--yes", "--endpoint", "unix:///does/not/exist", "--config", config); code != 1 || !strings.Contains(complaint, "cannot tell whether") {
 		t.Errorf("on a node without a name: %d, %s%s", code, out, complaint)
 	}
 	if after := groupText(t, "vgback"); after != before {
-		t.Errorf("what was refused changed the group:\n%s\nwas\n%s", after, before)
+		t.Errorf("a refused command changed the group:\n%s\nbefore\n%s", after, before)
 	}
 	began := time.Now().Add(-time.Second)
 	out, complaint, code = program(t, "rollback", volume, snapshot, "--yes", "-o", "json", "--node-name", "n", "--config", config)
@@ -162,7 +164,7 @@ func TestRollbackCommand(t *testing.T) {
 	ok(err)
 	ok(f.Close())
 	if !bytes.Equal(b, bytes.Repeat([]byte{1}, 1<<20)) {
-		t.Error("it is not what it was at the snapshot")
+		t.Error("the volume does not have the snapshot's content")
 	}
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 		out, complaint, code := program(t, "volumes", "-o", "json", "--config", config)
@@ -175,7 +177,7 @@ func TestRollbackCommand(t *testing.T) {
 			states[s.LV] = s
 		}
 		if former := states[done.Former]; former.State != pool.StateFormer || former.FormerOf != v.LV || len(former.Layers) != 2 {
-			t.Fatalf("what it was: %+v", former)
+			t.Fatalf("the former volume: %+v", former)
 		}
 		if states[v.LV].State == pool.StateReady {
 			break
@@ -184,7 +186,7 @@ func TestRollbackCommand(t *testing.T) {
 			t.Fatalf("not hydrated: %+v", states[v.LV])
 		}
 	}
-	deeds, err := p.Deeds() // of which the driver makes Events
+	deeds, err := p.Deeds() // the driver makes Events of them
 	ok(err)
 	if len(deeds) != 1 || deeds[0].LV != v.LV || deeds[0].Reason != pool.ReasonRolledBack || deeds[0].At.Before(began.Truncate(time.Second)) {
 		t.Errorf("on record: %+v", deeds)

@@ -8,7 +8,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-func TestRollbackText(t *testing.T) {
+// The output says what was rolled back, what is lost, and what to do next.
+func TestRollback_text(t *testing.T) {
 	at := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
 	done := pool.RolledBack{
 		Volume:   pool.Volume{Name: "pvc-1", LV: "base", Size: size.GiB},
@@ -23,16 +24,16 @@ func TestRollbackText(t *testing.T) {
 		want   string
 	}{
 		{"done", func() {}, false, `
-volume pvc-1 (fast/base, 1GiB) is what it was at snapshot monday, taken 2026-11-22T10:00:00Z
-what was written to it after its newest snapshot friday, taken 2026-11-22T11:00:00Z, is lost
-former-base keeps the blocks of what it was, for its snapshots
-it can be used; the driver copies it in the background, see: csi-dmsnap volumes
+volume pvc-1 (fast/base, 1GiB) was rolled back to snapshot monday, taken 2026-11-22T10:00:00Z
+everything written after the newest snapshot friday, taken 2026-11-22T11:00:00Z, is lost
+logical volume former-base keeps the former blocks for the snapshots
+the volume can be used; the driver copies it in the background (csi-dmsnap volumes shows how far)
 `},
-		{"nothing of it was kept, dry run", func() { done.Newest, done.Former = pool.Snapshot{}, "" }, true, `
-volume pvc-1 (fast/base, 1GiB) would be what it was at snapshot monday, taken 2026-11-22T10:00:00Z
-what was written to it is in no snapshot and would be lost
+		{"no newer snapshot, dry run", func() { done.Newest, done.Former = pool.Snapshot{}, "" }, true, `
+volume pvc-1 (fast/base, 1GiB) would be rolled back to snapshot monday, taken 2026-11-22T10:00:00Z
+everything written after the last rollback would be lost, because no snapshot was taken since
 
-Nothing was changed. Give --yes to do it.
+Nothing was changed. Use --yes to roll the volume back.
 `},
 	} {
 		c.change()

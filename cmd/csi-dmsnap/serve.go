@@ -20,7 +20,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/driver"
 )
 
-// clusterFlags are the flags of a node role that is part of a cluster.
+// clusterFlags are the flags of a node that is part of a cluster.
 type clusterFlags struct {
 	register                     bool
 	listen, http, probes         string
@@ -28,23 +28,25 @@ type clusterFlags struct {
 }
 
 func (f *clusterFlags) add(flags *pflag.FlagSet) {
-	flags.BoolVar(&f.register, "register", false, "register with the kubelet; its directory must be seen at the same path as on the host")
-	flags.StringVar(&f.listen, "listen", "", "TCP address for the controller, such as :9808; over mutual TLS")
+	flags.BoolVar(&f.register, "register", false, "register with the kubelet; the kubelet's directory must have the same path here as on the host")
+	flags.StringVar(&f.listen, "listen", "", "TCP address where the controller calls this node over mutual TLS, such as :9808; none if empty")
 	flags.StringVar(&f.http, "http", "", httpHelp)
 	flags.StringVar(&f.probes, "probes", "", probesHelp)
-	flags.StringVar(&f.trustDir, "trust-dir", "/etc/csi-dmsnap/trust", "directory with ca.crt, the CA certificates by which the controller is known; may appear later")
-	flags.StringVar(&f.tokenFile, "token-file", "/var/run/secrets/csi-dmsnap/token", "service account token for the audience "+driver.Name+", by which the controller knows this node")
-	flags.StringVar(&f.certDir, "cert-dir", "", "directory with tls.crt, tls.key and ca.crt to use instead of a certificate from the controller")
+	flags.StringVar(&f.trustDir, "trust-dir", "/etc/csi-dmsnap/trust", "directory of ca.crt, the CA certificates that authenticate the controller; the file may appear later")
+	flags.StringVar(&f.tokenFile, "token-file", "/var/run/secrets/csi-dmsnap/token", "file with the service account token for the audience "+driver.Name+", which authenticates this node to the controller")
+	flags.StringVar(&f.certDir, "cert-dir", "", "directory of tls.crt, tls.key and ca.crt, to use instead of a certificate from the controller")
 }
 
-// nodeParts are what a node role runs beside CSI, until one of them fails.
+// nodeParts collects the loops that a node runs beside the CSI server. The node
+// ends when one of them fails.
 type nodeParts struct {
 	flags nodeFlags
 	log   *reports.Log
 	parts []func(context.Context) error
-	ready []func(context.Context) error // each says why the node is not ready yet
+	ready []func(context.Context) error // each returns why the node is not ready yet
 }
 
+// add adds a loop and, if ready is not nil, a condition of readiness.
 func (n *nodeParts) add(run func(context.Context) error, ready func() error) {
 	n.parts = append(n.parts, run)
 	if ready != nil {
@@ -52,7 +54,7 @@ func (n *nodeParts) add(run func(context.Context) error, ready func() error) {
 	}
 }
 
-// isReady says why the node is not ready.
+// isReady returns why the node is not ready, or nil if it is.
 func (n *nodeParts) isReady(ctx context.Context) error {
 	for _, check := range n.ready {
 		if err := check(ctx); err != nil {
@@ -62,7 +64,7 @@ func (n *nodeParts) isReady(ctx context.Context) error {
 	return nil
 }
 
-// front listens for the controller. The caller closes the listener.
+// front returns the listener for the controller's calls. The caller closes it.
 func (n *nodeParts) front(ctx context.Context) (front driver.Front, err error) {
 	f := n.flags.cluster
 	node, err := trust.NewNode(ctx, trust.NodeOptions{Name: n.flags.nodeName, TrustDir: f.trustDir, TokenFile: f.tokenFile, CertDir: f.certDir})
@@ -75,7 +77,7 @@ func (n *nodeParts) front(ctx context.Context) (front driver.Front, err error) {
 	}
 	n.add(func(ctx context.Context) error { node.Run(ctx); return nil }, func() error {
 		if !node.Enrolled() {
-			return fmt.Errorf("node %s waits for its certificate from the controller", n.flags.nodeName)
+			return fmt.Errorf("node %s is waiting for its certificate from the controller", n.flags.nodeName)
 		}
 		return nil
 	})
@@ -106,8 +108,8 @@ func (n *nodeParts) register(plugin *telemetry.Plugin) error {
 	return nil
 }
 
-// serveNode serves CSI, and beside it what a cluster needs, until ctx ends or
-// one of the parts fails.
+// serveNode serves CSI, and everything that a cluster needs beside it, until ctx
+// ends or a part fails.
 func serveNode(ctx context.Context, f nodeFlags, pools *pool.Set) error {
 	plugin, err := telemetry.NewPlugin(f.endpoint)
 	if err != nil {

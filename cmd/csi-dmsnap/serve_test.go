@@ -31,7 +31,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/driver"
 )
 
-// background runs f until the test ends, and waits for it.
+// background runs f until the test ends or calls stop, and waits for it.
 func background(t *testing.T, f func(ctx context.Context) error) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -55,9 +55,10 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// A node role in a cluster: a controller gives it its certificate and calls
-// it, the kubelet registers it, and it tells how it is.
-func TestServeNode(t *testing.T) {
+// In a cluster the node gets its certificate from the controller and answers its
+// calls, registers with the kubelet, and is ready only then. A missing pool becomes
+// an Event.
+func TestServeNode_inCluster(t *testing.T) {
 	dir := t.TempDir()
 	pools, err := pool.OpenSet(t.Context(), []pool.Config{{Name: "fast", VolumeGroup: "vg-none", File: filepath.Join(dir, "no", "file"), Size: 1 << 30}}, pool.Options{RunDir: dir})
 	if err != nil {
@@ -84,7 +85,7 @@ func TestServeNode(t *testing.T) {
 		return r.StatusCode, string(text)
 	}
 	defer http.DefaultClient.CloseIdleConnections()
-	eventually(t, "it is healthy, though its pool is missing", func() bool { code, _ := get("/healthz"); return code == http.StatusOK })
+	eventually(t, "it is healthy without its pool", func() bool { code, _ := get("/healthz"); return code == http.StatusOK })
 	if code, text := get("/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(text, "certificate") {
 		t.Errorf("ready without a certificate: %d, %s", code, text)
 	}
@@ -142,7 +143,7 @@ func TestServeNode(t *testing.T) {
 	begin := time.Now()
 	stop()
 	if took := time.Since(begin); took > 10*time.Second {
-		t.Errorf("stopping took %v: streams hold it up", took)
+		t.Errorf("stopping took %v: streams delay it", took)
 	}
 	if _, err := net.Dial("tcp", f.cluster.listen); err == nil {
 		t.Error("still listening")
@@ -155,8 +156,8 @@ type elected struct {
 	client *fake.Clientset
 }
 
-// clusterController starts an elected controller that knows that node's pod,
-// and does the kubelet's part: the ConfigMap becomes a file in the pod.
+// clusterController starts an elected controller that knows the node's pod. Like the
+// kubelet, it makes a file of the ConfigMap in the pod.
 func clusterController(t *testing.T, f nodeFlags) elected {
 	t.Helper()
 	client := fake.NewClientset()

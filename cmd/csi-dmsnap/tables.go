@@ -10,12 +10,12 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// table prints rows in columns, the first row is the header.
-func table(w io.Writer, rows ...[]string) error {
+// writeTable prints rows in columns. The first row is the header.
+func writeTable(w io.Writer, rows ...[]string) error {
 	const gap = 2
 	t := tabwriter.NewWriter(w, 0, 0, gap, ' ', 0)
 	for _, row := range rows {
-		// No tab after the last cell: it would be padded.
+		// A tab after the last cell would pad the line.
 		if _, err := fmt.Fprintln(t, strings.Join(row, "\t")); err != nil {
 			return err
 		}
@@ -23,7 +23,7 @@ func table(w io.Writer, rows ...[]string) error {
 	return t.Flush()
 }
 
-// orDash makes an empty cell visible, and keeps the columns apart for awk.
+// orDash returns "-" for an empty cell: awk counts columns.
 func orDash(s string) string {
 	if s == "" {
 		return "-"
@@ -31,7 +31,8 @@ func orDash(s string) string {
 	return s
 }
 
-// unclean is how much of what is free may hold an earlier owner's bytes, and when it is wiped.
+// unclean returns how much free space may hold an earlier owner's bytes, and when
+// the driver wipes it.
 func unclean(i *pool.Inspection) string {
 	if i.Unwiped == 0 {
 		return i.Unwiped.String()
@@ -61,14 +62,15 @@ func printPools(w io.Writer, found []*pool.Inspection) error {
 			left = append(left, []string{i.Pool, l.Device, l.Why})
 		}
 	}
-	if err := table(w, rows...); err != nil || len(left) == 1 {
+	if err := writeTable(w, rows...); err != nil || len(left) == 1 {
 		return err
 	}
 	fmt.Fprintln(w)
-	return table(w, left...)
+	return writeTable(w, left...)
 }
 
-// percent is how much is in use of the metadata that volumes and snapshots can be made with.
+// percent returns how much of the metadata area is used, without the part that is
+// reserved: at 100% no volume or snapshot can be created.
 func percent(m pool.Metadata) string {
 	if m.Size <= m.Reserved {
 		return "-"
@@ -94,10 +96,11 @@ func printVolumes(w io.Writer, all []pool.VolumeState) error {
 			yesNo(v.Active), fmt.Sprint(v.OpenCount), orDash(source),
 		})
 	}
-	return table(w, rows...)
+	return writeTable(w, rows...)
 }
 
-// volumeState is a volume's state, with how far it is.
+// volumeState returns a volume's state, with the progress of hydration, or the
+// volume that a former one belongs to.
 func volumeState(v pool.VolumeState) string {
 	if v.FormerOf != "" {
 		return v.State + " " + v.FormerOf
@@ -122,7 +125,7 @@ func volumeType(v pool.VolumeState) string {
 	return kind
 }
 
-// inPool names a volume's source, with its pool if that is another one.
+// inPool returns the name of a volume's source, with the pool if it is another one.
 func inPool(v pool.VolumeState) string {
 	if v.SourcePool != "" {
 		return v.SourcePool + "/" + v.Source.LV
@@ -152,11 +155,11 @@ func printSnapshots(w io.Writer, all []pool.LayerState) error {
 			l.Pool, l.Volume, orDash(position), orDash(l.Name), l.LV, l.State, l.Size.String(), l.Store.String(), used(l), created(l),
 		})
 	}
-	return table(w, rows...)
+	return writeTable(w, rows...)
 }
 
-// used is how much of its store a layer uses, "?" if nothing tells while it is
-// not active.
+// used returns how much of its store a layer uses, or "?" if that is not known, as
+// while the layer is not active.
 func used(l pool.LayerState) string {
 	if l.Used == nil {
 		return "?"
@@ -176,7 +179,7 @@ func printCheck(w io.Writer, results []*checked) {
 		if v.Absent && len(v.Findings) == 0 {
 			fmt.Fprint(w, absentLine(v.Pool))
 		} else if n := v.unasked(); len(v.Findings) == 0 && n > 0 {
-			fmt.Fprintf(w, "pool %s (volume group %s): nothing found; mounted volumes not looked at: %d", v.Pool, v.VolumeGroup, n)
+			fmt.Fprintf(w, "pool %s (volume group %s): no problems found; mounted volumes not checked: %d", v.Pool, v.VolumeGroup, n)
 		} else if len(v.Findings) == 0 {
 			fmt.Fprintf(w, "pool %s (volume group %s): all is well", v.Pool, v.VolumeGroup)
 		} else {
@@ -198,8 +201,8 @@ func printCheck(w io.Writer, results []*checked) {
 	}
 	for _, v := range results {
 		if v.NoDriver != "" {
-			fmt.Fprintf(w, "\nwhat only the running driver knows was not looked at (copies and wiping that fail, stores that cannot grow,\nwriters that wait, file systems): %s\n", v.NoDriver)
-			break // all have the same
+			fmt.Fprintf(w, "\nnot checked, because only the running driver knows: copies and wiping that fail, stores that cannot grow,\nwriters that wait, file systems (%s)\n", v.NoDriver)
+			break // NoDriver is the same for all pools
 		}
 	}
 }

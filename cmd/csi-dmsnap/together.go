@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// together runs the parts of a process until ctx ends or the first of them
-// does, and waits for all.
+// together runs the parts of a process. When ctx ends, or a part returns, it
+// cancels the others. It waits for all parts and returns their errors.
 func together(ctx context.Context, parts ...func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -9,7 +9,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
-// printTree draws a volume's history as a line, since each snapshot reads
+// printTree draws a volume's history as a list, because each snapshot reads
 // through the one above it, and its devices as a tree.
 func printTree(w io.Writer, v pool.VolumeState) error {
 	about := []string{v.Size.String(), volumeType(v), volumeState(v)}
@@ -56,7 +56,7 @@ func printTree(w io.Writer, v pool.VolumeState) error {
 		}
 		rows = append(rows, []string{branch + name, l.State, created(l), l.Size.String(), "store " + l.Store.String(), "used " + used(l) + notes})
 	}
-	if err := table(w, rows...); err != nil {
+	if err := writeTable(w, rows...); err != nil {
 		return err
 	}
 	if len(v.Devices) > 0 {
@@ -88,8 +88,8 @@ func printPlan(w io.Writer, v pool.VolumeState) error {
 	return nil
 }
 
-// printDevices draws devices over the devices that they use. One that several
-// use is described the first time only.
+// printDevices draws each device above the devices that it uses. A device that
+// several devices use is described only once.
 func printDevices(w io.Writer, devices []pool.DeviceState) {
 	byNumber, used := map[string]*pool.DeviceState{}, map[string]bool{}
 	for i, d := range devices {

@@ -45,10 +45,11 @@ func (e empty) GetCapacity(context.Context, *csi.GetCapacityRequest) (*csi.GetCa
 	return &csi.GetCapacityResponse{AvailableCapacity: e.room}, nil
 }
 
-// Where an immediate claim's volume goes, by what Kubernetes has on record of
-// nodes and pods: n1 is always in order, n2 has more room. The controller has
-// just started, as after an upgrade.
-func TestImmediateClaim(t *testing.T) {
+// The volume of an immediate claim goes to the node with more room, n2, unless
+// Kubernetes knows why n2 cannot have the claim's volume; then it goes to n1. The
+// claim waits if n2 may have the volume already. The controller has just started,
+// as after an upgrade.
+func TestServeController_immediateClaim(t *testing.T) {
 	const uid = "1f0a8c5e-0000-4000-8000-0123456789ab"
 	hour, day := metav1.NewTime(time.Now().Add(-time.Hour)), metav1.NewTime(time.Now().Add(-24*time.Hour))
 	recent := metav1.NewTime(time.Now().Add(-time.Minute))
@@ -68,14 +69,14 @@ func TestImmediateClaim(t *testing.T) {
 		}
 	}
 	for what, c := range map[string]struct {
-		node func(*corev1.Node) // what is the matter with n2
+		node func(*corev1.Node) // changes n2
 		pods []func(*corev1.Pod)
 		want string // the node, or a part of the error
 	}{
-		"nothing is the matter":         {pods: []func(*corev1.Pod){nil}, want: "n2"},
+		"both nodes are ready":          {pods: []func(*corev1.Pod){nil}, want: "n2"},
 		"its pod ends, the node is off": {node: silent(hour), pods: []func(*corev1.Pod){func(p *corev1.Pod) { unready(hour)(p); p.DeletionTimestamp = &hour }}, want: "n1"},
 		"its pod ends on a live node":   {pods: []func(*corev1.Pod){func(p *corev1.Pod) { p.DeletionTimestamp = &hour }}, want: "n1"},
-		"its pod was to end a moment ago": {pods: []func(*corev1.Pod){func(p *corev1.Pod) { p.DeletionTimestamp = &recent }},
+		"its pod should have ended a moment ago": {pods: []func(*corev1.Pod){func(p *corev1.Pod) { p.DeletionTimestamp = &recent }},
 			want: "node n2"},
 		"its pod never started": {node: silent(day), pods: []func(*corev1.Pod){func(p *corev1.Pod) { p.Status = corev1.PodStatus{Phase: corev1.PodPending} }}, want: "n1"},
 		"its pod never started, is young": {pods: []func(*corev1.Pod){func(p *corev1.Pod) {
@@ -87,19 +88,19 @@ func TestImmediateClaim(t *testing.T) {
 			p.Status.Phase = corev1.PodPending
 			p.Status.ContainerStatuses[0].State = corev1.ContainerState{}
 		}}, want: "n1"},
-		"one pod ends, one never started":  {pods: []func(*corev1.Pod){func(p *corev1.Pod) { p.DeletionTimestamp = &hour }, func(p *corev1.Pod) { p.Status = corev1.PodStatus{} }}, want: "n1"},
-		"one pod ends, one ran till now":   {pods: []func(*corev1.Pod){func(p *corev1.Pod) { p.DeletionTimestamp = &hour }, unready(recent)}, want: "node n2"},
-		"the node is off":                  {node: silent(hour), pods: []func(*corev1.Pod){unready(hour)}, want: "n1"},
-		"the node is off since now":        {node: silent(recent), pods: []func(*corev1.Pod){unready(recent)}, want: "node n2"},
-		"the node is off, without a pod":   {node: silent(hour), want: "n1"},
-		"a live node lost its pod":         {want: "node n2"},
-		"its pod fails, by its own clock":  {pods: []func(*corev1.Pod){unready(hour)}, want: "node n2"},
-		"it is cordoned":                   {node: func(n *corev1.Node) { n.Spec.Unschedulable = true }, pods: []func(*corev1.Pod){nil}, want: "n1"},
-		"it is under disk pressure":        {node: tainted(corev1.TaintNodeDiskPressure, corev1.TaintEffectNoSchedule), pods: []func(*corev1.Pod){nil}, want: "n1"},
-		"it is not ready":                  {node: tainted(corev1.TaintNodeNotReady, corev1.TaintEffectNoExecute), pods: []func(*corev1.Pod){nil}, want: "n1"},
-		"it is somebody's":                 {node: tainted("dedicated", corev1.TaintEffectNoSchedule), pods: []func(*corev1.Pod){nil}, want: "n1"},
-		"it should be left to somebody":    {node: tainted("dedicated", corev1.TaintEffectPreferNoSchedule), pods: []func(*corev1.Pod){nil}, want: "n1"},
-		"pods are to be kept off it a bit": {node: tainted(corev1.TaintNodeUnschedulable, corev1.TaintEffectNoSchedule), pods: []func(*corev1.Pod){nil}, want: "n1"},
+		"one pod ends, one never started": {pods: []func(*corev1.Pod){func(p *corev1.Pod) { p.DeletionTimestamp = &hour }, func(p *corev1.Pod) { p.Status = corev1.PodStatus{} }}, want: "n1"},
+		"one pod ends, one just stopped":  {pods: []func(*corev1.Pod){func(p *corev1.Pod) { p.DeletionTimestamp = &hour }, unready(recent)}, want: "node n2"},
+		"the node is off":                 {node: silent(hour), pods: []func(*corev1.Pod){unready(hour)}, want: "n1"},
+		"the node just went off":          {node: silent(recent), pods: []func(*corev1.Pod){unready(recent)}, want: "node n2"},
+		"the node is off, without a pod":  {node: silent(hour), want: "n1"},
+		"a live node lost its pod":        {want: "node n2"},
+		"its pod fails, by its own clock": {pods: []func(*corev1.Pod){unready(hour)}, want: "node n2"},
+		"it is cordoned":                  {node: func(n *corev1.Node) { n.Spec.Unschedulable = true }, pods: []func(*corev1.Pod){nil}, want: "n1"},
+		"it is under disk pressure":       {node: tainted(corev1.TaintNodeDiskPressure, corev1.TaintEffectNoSchedule), pods: []func(*corev1.Pod){nil}, want: "n1"},
+		"it is not ready":                 {node: tainted(corev1.TaintNodeNotReady, corev1.TaintEffectNoExecute), pods: []func(*corev1.Pod){nil}, want: "n1"},
+		"it is for others":                {node: tainted("dedicated", corev1.TaintEffectNoSchedule), pods: []func(*corev1.Pod){nil}, want: "n1"},
+		"it is rather for others":         {node: tainted("dedicated", corev1.TaintEffectPreferNoSchedule), pods: []func(*corev1.Pod){nil}, want: "n1"},
+		"it takes no new pods":            {node: tainted(corev1.TaintNodeUnschedulable, corev1.TaintEffectNoSchedule), pods: []func(*corev1.Pod){nil}, want: "n1"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			owned := true
@@ -143,8 +144,8 @@ func TestImmediateClaim(t *testing.T) {
 	}
 }
 
-// placed returns the node on which a controller that has just started makes a
-// volume. The nodes n1 and n2 answer at 127.0.0.1 and 127.0.0.2.
+// placed starts a controller and returns the node on which it creates a volume. The
+// nodes n1 and n2 answer at 127.0.0.1 and 127.0.0.2.
 func placed(t *testing.T, client *fake.Clientset, q *csi.CreateVolumeRequest) (string, error) {
 	t.Helper()
 	_, port, err := net.SplitHostPort(freeAddress(t))
@@ -185,7 +186,7 @@ func placed(t *testing.T, client *fake.Clientset, q *csi.CreateVolumeRequest) (s
 	for {
 		a, err := csi.NewControllerClient(conn).CreateVolume(t.Context(), q)
 		if err != nil && (strings.Contains(err.Error(), "there is no node") || strings.Contains(err.Error(), "not known yet")) {
-			time.Sleep(10 * time.Millisecond) // it has not looked at the nodes yet
+			time.Sleep(10 * time.Millisecond) // the controller does not know the nodes yet
 			continue
 		}
 		i, _ := handle.Parse(a.GetVolume().GetVolumeId())

@@ -13,9 +13,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2/lvm2test"
 )
 
-// A node without the disks of an optional pool, and without one that is another
-// node's: the commands say so and are content. A pool that must be there is missed.
-func TestCommandsOnNodesThatDiffer(t *testing.T) {
+// The commands succeed on a node that lacks an optional pool, and say so. They ignore
+// the pools of other nodes, and fail if a pool is missing that is not optional.
+func TestOperator_optionalPool(t *testing.T) {
 	disk := strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")[0]
 	if err := os.WriteFile(disk, make([]byte, 4<<20), 0o600); err != nil {
 		t.Fatal(err)
@@ -46,14 +46,14 @@ func TestCommandsOnNodesThatDiffer(t *testing.T) {
 	})
 	const absent = "pool large: optional, and not on this node"
 	for _, c := range []struct {
-		pool string // a third one
+		pool string // one more pool
 		code int
 		says string
 	}{
 		{"- {name: large, optional: true}\n", 0, absent},
 		{"- {name: large, optional: true, devices: [/dev/no-such-*], create: true}\n", 0, absent},
 		{"- {name: large}\n", 2, "no volume group large"},
-		{"- {name: large, optional: true, devices: [" + disk + "]}\n", 2, "large"}, // that disk is named, and it is not the pool's
+		{"- {name: large, optional: true, devices: [" + disk + "]}\n", 2, "large"}, // the disk is configured, but is not the pool's
 	} {
 		write(c.pool)
 		out, complaint, code := program(t, "check", "--config", config, "--node-name", "this-1")
