@@ -33,11 +33,11 @@ func checkOutput(output string) error {
 
 // printAs prints a command's result: the table for people, or data for programs.
 func printAs(w io.Writer, output, table string, data any) error {
-	print, err := newPrinter(output)
+	p, err := newPrinter(output)
 	if err != nil {
 		return err
 	}
-	return print(w, table, data)
+	return p(w, table, data)
 }
 
 type printer func(w io.Writer, table string, data any) error

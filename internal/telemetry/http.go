@@ -1,5 +1,5 @@
-// Package telemetry has what Kubernetes and Prometheus see of a process: the
-// paths /healthz, /readyz and /metrics, and counts of gRPC calls.
+// Package telemetry shows a process to Kubernetes and Prometheus: it serves
+// /healthz, /readyz and /metrics, and measures gRPC calls.
 package telemetry
 
 import (
@@ -18,31 +18,31 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/sockets"
 )
 
-// checkLimit is how long a check may take: less than what the kubelet is told
-// to wait.
+// checkLimit limits how long a check takes. It is shorter than the timeout of the
+// kubelet's probes.
 const checkLimit = 4 * time.Second
 
-// Limits of what clients may take up. Nobody shows who they are at these ports, so that any pod of a
-// cluster without network policies can be one.
+// Limits for clients. These ports have no authentication, so in a cluster without
+// network policies any pod can be a client.
 const (
 	maxConnections = 256     // at each listener
-	maxHeader      = 4 << 10 // bytes of a request
+	maxHeader      = 4 << 10 // of a request, in bytes
 	readLimit      = 5 * time.Second
 	writeLimit     = checkLimit + 6*time.Second
-	// gatherEvery is how old figures may be that are given out.
+	// gatherEvery is the greatest age of the metrics in an answer.
 	gatherEvery = time.Second
 )
 
-// Server answers HTTP requests about a process. What is nil it does not offer:
-// the probes belong at a listener of their own, so that scrapes do not keep
-// them waiting.
+// Server answers HTTP requests about a process. It does not serve the path of a nil
+// field: the probes belong at a listener of their own, so that scrapes do not delay
+// them.
 type Server struct {
 	Healthy func(context.Context) error // /healthz: fails if only a restart helps
 	Ready   func(context.Context) error // /readyz: fails if the process cannot do its work now
 	Metrics prometheus.Gatherer         // /metrics
 }
 
-// NewRegistry returns a registry with the figures of the Go runtime and of the
+// NewRegistry returns a registry with the metrics of the Go runtime and of the
 // process.
 func NewRegistry() *prometheus.Registry {
 	r := prometheus.NewRegistry()
@@ -65,12 +65,15 @@ func (s Server) handler() http.Handler {
 	return mux
 }
 
+// check returns the handler of a probe: it answers 200 if f returns nil, and
+// otherwise 503 with the error.
 func check(f func(context.Context) error) http.Handler {
 	return answer(0, "text/plain; charset=utf-8", func(ctx context.Context) ([]byte, error) { return []byte("ok\n"), f(ctx) })
 }
 
-// answer answers with what do returns: the same bytes to all who ask meanwhile,
-// however slowly they read.
+// answer returns a handler that sends the result of do. All requests that arrive
+// while do runs, or within keep after it ended, get the same bytes, so slow readers
+// share memory.
 func answer(keep time.Duration, kind string, do func(context.Context) ([]byte, error)) http.Handler {
 	text := &shared[[]byte]{do: do, keep: keep}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -82,11 +85,12 @@ func answer(keep time.Duration, kind string, do func(context.Context) ([]byte, e
 			return
 		}
 		w.Header().Set("Content-Type", kind)
-		_, _ = w.Write(t) // to a client that may be gone
+		_, _ = w.Write(t) // the client may be gone
 	})
 }
 
-// Listen opens a TCP address such as ":9809".
+// Listen listens at a TCP address such as ":9809". The caller closes the listener, or
+// passes it to Run.
 func Listen(address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
@@ -95,7 +99,9 @@ func Listen(address string) (net.Listener, error) {
 	return l, nil
 }
 
-// Run answers at the listener until ctx ends.
+// Run serves requests at the listener until ctx ends, and closes the listener.
+//
+// Errors: the listener failed.
 func (s Server) Run(ctx context.Context, l net.Listener) error {
 	open := sockets.NewNewest(maxConnections)
 	server := &http.Server{
@@ -113,7 +119,8 @@ func (s Server) Run(ctx context.Context, l net.Listener) error {
 			}
 		},
 	}
-	// One request per connection: who does not read holds one answer.
+	// One request per connection, so that a client that does not read holds only one
+	// answer.
 	server.SetKeepAlivesEnabled(false)
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()

@@ -11,13 +11,17 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/sockets"
 )
 
-// Plugin asks a process's own CSI socket how it is: what its clients see.
+// Plugin calls a process's own CSI socket, as its clients do. Its methods may be
+// called concurrently.
 type Plugin struct {
 	conn     *grpc.ClientConn
 	endpoint string
 }
 
-// NewPlugin connects to an endpoint when it is asked something.
+// NewPlugin returns a Plugin that connects to the endpoint at its first call. The
+// caller closes it.
+//
+// Errors: the endpoint is not a unix socket's.
 func NewPlugin(endpoint string) (*Plugin, error) {
 	path, err := sockets.Path(endpoint)
 	if err != nil {
@@ -30,11 +34,11 @@ func NewPlugin(endpoint string) (*Plugin, error) {
 	return &Plugin{conn: conn, endpoint: endpoint}, nil
 }
 
-// Close ends the connection.
+// Close closes the connection.
 func (p *Plugin) Close() error { return p.conn.Close() }
 
-// Probe fails if the plugin does not answer. Whether it is ready is not asked:
-// a restart would not help one that waits for something.
+// Probe returns an error if the plugin does not answer. It ignores whether the plugin
+// is ready, because a restart would not help a plugin that waits.
 func (p *Plugin) Probe(ctx context.Context) error {
 	if _, err := csi.NewIdentityClient(p.conn).Probe(ctx, &csi.ProbeRequest{}); err != nil {
 		return fmt.Errorf("Probe at %s: %w", p.endpoint, err)
@@ -42,7 +46,8 @@ func (p *Plugin) Probe(ctx context.Context) error {
 	return nil
 }
 
-// NodeGetInfo fails if the plugin does not answer what the kubelet will ask.
+// NodeGetInfo returns an error if the plugin does not answer the call that the
+// kubelet makes when it registers the plugin.
 func (p *Plugin) NodeGetInfo(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, checkLimit)
 	defer cancel()

@@ -10,31 +10,32 @@ import (
 	"github.com/prometheus/common/expfmt"
 )
 
-// shared does something once for all who ask while it is being done, and for
-// who asks soon after: many who ask cost no more than one.
+// shared runs do once for all callers that arrive while it runs, or within keep after
+// it ended. So many callers cost no more than one.
 type shared[T any] struct {
 	do   func(context.Context) (T, error)
-	keep time.Duration // how old a result may be that is given out
+	keep time.Duration // the greatest age of a result
 
 	mu   sync.Mutex
-	last *outcome[T] // or the one that is being made; nil before the first
+	last *outcome[T] // the running or the last run; nil before the first. Guarded by mu.
 }
 
+// outcome is one run of do. value and err are valid once done is closed.
 type outcome[T any] struct {
 	done  chan struct{}
-	at    time.Time // when it was made; zero while it is not
+	at    time.Time // the end of the run; zero while it runs. Guarded by shared.mu.
 	value T
 	err   error
 }
 
-// get returns a result, or the error of ctx.
+// get returns the result of a run, or the error of ctx if ctx ends before the run.
 func (s *shared[T]) get(ctx context.Context) (T, error) {
 	s.mu.Lock()
 	o := s.last
 	if o == nil || !o.at.IsZero() && time.Since(o.at) >= s.keep {
 		o = &outcome[T]{done: make(chan struct{})}
 		s.last = o
-		go s.make(context.WithoutCancel(ctx), o) // the others go on waiting for it
+		go s.make(context.WithoutCancel(ctx), o) // other callers may wait longer than this one
 	}
 	s.mu.Unlock()
 	select {
@@ -46,6 +47,7 @@ func (s *shared[T]) get(ctx context.Context) (T, error) {
 	}
 }
 
+// make runs do for at most checkLimit, and completes o.
 func (s *shared[T]) make(ctx context.Context, o *outcome[T]) {
 	ctx, cancel := context.WithTimeout(ctx, checkLimit)
 	defer cancel()
@@ -56,7 +58,9 @@ func (s *shared[T]) make(ctx context.Context, o *outcome[T]) {
 	close(o.done)
 }
 
-// page renders figures. One that cannot be had does not keep the others back.
+// page renders metrics as text. A collector that fails does not hide the others.
+//
+// Errors: no metrics could be gathered, or a metric could not be rendered.
 func page(g prometheus.Gatherer) ([]byte, error) {
 	families, err := g.Gather()
 	var text bytes.Buffer
