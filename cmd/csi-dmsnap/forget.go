@@ -48,7 +48,7 @@ the node says who ran the command.`,
 	flags := cmd.Flags()
 	flags.BoolVar(&f.yes, "yes", false, "delete the objects")
 	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file for the Kubernetes API; if empty, the command finds one as kubectl does")
-	addOutputFlag(flags, &f.output)
+	addOutputFlag(flags, &f.output, "")
 	return cmd
 }
 

@@ -28,7 +28,7 @@ device-mapper, and in PATH mount, blkid and the tools of the file systems in use
 (e2fsprogs, xfsprogs, btrfs-progs).
 
 A pool that cannot be opened, for example because a disk is missing or damaged, does
-not affect the other pools. The node retries to open it.
+not affect the other pools. The node retries it from time to time.
 
 On SIGTERM the node ends its running calls and exits. Volumes in use stay in use.`,
 		Args: cobra.NoArgs,

@@ -41,7 +41,7 @@ of the volume, the name of its logical volume, or its CSI id.
 With --plan, print instead what a driver that starts now would do to the devices
 of the volume's family: the volume, the volumes that it reads through, and the
 volumes that read through it. The plan is empty if the devices match the metadata.
-It does not know what a running driver does beyond that, such as hold writers.`
+It lacks what a running driver does beyond that, such as holding writers.`
 
 const checkHelp = `Check that the metadata is consistent, that the devices in the kernel match the
 metadata, and that the active stores of the snapshots can be read. The findings
@@ -146,7 +146,7 @@ func (o *operator) tree(cmd *cobra.Command, args []string) error {
 
 func (o *operator) commonFlags(c *cobra.Command) {
 	c.Flags().StringVar(&o.config, "config", "/etc/csi-dmsnap/config.yaml", "YAML file that lists the pools")
-	addOutputFlag(c.Flags(), &o.output)
+	addOutputFlag(c.Flags(), &o.output, "; only table rounds lengths, the others give bytes")
 	o.addFlags(c)
 }
 

@@ -54,7 +54,7 @@ orphans of that node: the command says so, and exits with 1.`,
 	flags := cmd.Flags()
 	flags.StringVar(&o.endpoint, "endpoint", "unix:///csi/csi.sock", "socket of the controller")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file for the Kubernetes API; if empty, the command finds one as kubectl does")
-	addOutputFlag(flags, &o.output)
+	addOutputFlag(flags, &o.output, "")
 	flags.DurationVar(&o.settle, "settle", 10*time.Second, "how long to wait between the two looks")
 	return cmd
 }

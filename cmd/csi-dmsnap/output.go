@@ -19,9 +19,10 @@ const (
 	outputJSONPath = "jsonpath=" // before a template
 )
 
-// addOutputFlag adds the flag that says how a command prints its result.
-func addOutputFlag(flags *pflag.FlagSet, output *string) {
-	flags.StringVarP(output, "output", "o", outputTable, "table, json, yaml or jsonpath=TEMPLATE; table rounds lengths, the others give them in bytes")
+// addOutputFlag adds the flag that says how a command prints its result. note
+// follows the list of formats in the help.
+func addOutputFlag(flags *pflag.FlagSet, output *string, note string) {
+	flags.StringVarP(output, "output", "o", outputTable, "table, json, yaml or jsonpath=TEMPLATE"+note)
 }
 
 // checkOutput returns an error unless printAs accepts output. Commands call it

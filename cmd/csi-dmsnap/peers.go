@@ -64,7 +64,7 @@ func trustedPeers(ctx context.Context, f controllerFlags, client kubernetes.Inte
 					},
 				)
 				if failed != nil {
-					stop() // give the lease up, so that another controller is elected
+					stop() // drop the lease, so that another controller is elected
 				}
 			}), failed)
 		}},

@@ -34,8 +34,8 @@ VOLUME and SNAPSHOT are names, logical volumes or CSI ids. The id of a Persisten
 is spec.csi.volumeHandle, the id of a VolumeSnapshotContent status.snapshotHandle. The
 command refuses an id of another node or pool.
 
-Run the command on the volume's node, in the driver's pod: it knows that a volume is in
-use only by the mounts that it sees. The driver may be running.`,
+Run the command on the volume's node, in the driver's pod: only there it sees the
+mounts, which tell it whether the volume is in use. The driver may be running.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), lookLimit)
 			defer cancel()

@@ -57,6 +57,7 @@ var foreign = []struct {
 	{"google.golang.org/grpc", "cmd/csi-dmsnap internal/callmeta internal/events internal/registration internal/reports internal/roleapi internal/router internal/telemetry internal/trust pkg/driver"},
 	{"github.com/container-storage-interface/spec", "cmd/csi-dmsnap internal/events internal/router internal/telemetry pkg/driver"},
 	{"k8s.io/client-go", "cmd/csi-dmsnap internal/cluster internal/election internal/events internal/trust"},
+	{"k8s.io/component-base", "cmd/csi-dmsnap"},
 }
 
 // imports returns the imports of each package's product files, by the path of
