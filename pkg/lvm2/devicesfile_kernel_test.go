@@ -27,9 +27,14 @@ func hostWithDevicesFile(t *testing.T) Host {
 	empty(t, h)
 	t.Cleanup(func() {
 		os.RemoveAll(filepath.Dir(h.DevicesFile))
-		os.Remove(filepath.Join(h.lockDir(), devicesLockPrefix+filepath.Base(h.DevicesFile))) // which lvm2 leaves
+		removeDevicesLock(h)
 	})
 	return h
+}
+
+// removeDevicesLock removes the lock file of the devices file, which lvm2 leaves.
+func removeDevicesLock(h Host) {
+	os.Remove(filepath.Join(h.lockDir(), devicesLockPrefix+filepath.Base(h.DevicesFile)))
 }
 
 func empty(t *testing.T, h Host) {
@@ -199,13 +204,14 @@ func TestDevicesFile_onlyListed(t *testing.T) {
 	use := []string{"--config", "devices/use_devicesfile=1"}
 	// lvmdevices creates the devices file.
 	lvm(t, append([]string{"lvm", "lvmdevices", "--adddev", disks[0]}, use...)...)
+	h := kernelHost
+	h.DevicesFile = path
 	t.Cleanup(func() {
 		if err := os.Remove(path); err != nil {
 			t.Error(err)
 		}
+		removeDevicesLock(h)
 	})
-	h := kernelHost
-	h.DevicesFile = path
 	if err := CreateVG(context.Background(), h, "vg", disks[1:], CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
