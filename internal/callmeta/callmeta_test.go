@@ -13,7 +13,9 @@ func received(ctx context.Context) context.Context {
 	return metadata.NewIncomingContext(context.Background(), md)
 }
 
-func TestConditions(t *testing.T) {
+// TestConditions_roundTrip: conditions and the node's name survive the
+// metadata, and an ordinary request has none.
+func TestConditions_roundTrip(t *testing.T) {
 	for _, want := range []Conditions{{}, {OnlyExisting: true}, {Reservation: "a/1"}, {OnlyExisting: true, Reservation: "a/2"}, {Ephemeral: true}} {
 		ctx := received(For(t.Context(), "node-1.example", want))
 		if got, node := Of(ctx), Node(ctx); got != want || node != "node-1.example" {
@@ -25,8 +27,9 @@ func TestConditions(t *testing.T) {
 	}
 }
 
-// What a caller of the controller sends is not passed on.
-func TestNothingElseIsPassed(t *testing.T) {
+// TestFor_replacesMetadata: metadata of the controller's caller does not reach
+// the node.
+func TestFor_replacesMetadata(t *testing.T) {
 	ctx := metadata.AppendToOutgoingContext(t.Context(), reservationKey, "stolen/1", NodeKey, "other")
 	ctx = received(For(ctx, "n", Conditions{}))
 	if got, node := Of(ctx), Node(ctx); got.Reservation != "" || node != "n" {
@@ -34,7 +37,9 @@ func TestNothingElseIsPassed(t *testing.T) {
 	}
 }
 
-func TestFlags(t *testing.T) {
+// TestFlag_values: a boolean parameter is "true" or "false" or missing, and
+// anything else is an error.
+func TestFlag_values(t *testing.T) {
 	for key, of := range map[string]func(map[string]string) (bool, error){ParameterTransient: Transient, ParameterModeChange: ModeChange} {
 		for value, want := range map[string]bool{"true": true, "false": false, "": false} {
 			if got, err := of(map[string]string{key: value}); err != nil || got != want {

@@ -6,7 +6,9 @@ import (
 	"time"
 )
 
-func TestReservations(t *testing.T) {
+// TestReservations_holder: a name belongs to the controller whose reservation
+// is the last, also after its time until another controller takes it.
+func TestReservations_holder(t *testing.T) {
 	var r Reservations
 	at := func(seconds int) time.Time { return time.Unix(1000+int64(seconds), 0) }
 	for i, step := range []struct {

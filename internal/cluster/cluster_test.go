@@ -6,7 +6,9 @@ import (
 	"testing"
 )
 
-func TestConfig(t *testing.T) {
+// TestConfig_sources: the given kubeconfig or KUBECONFIG is used, and without
+// any cluster there is an error.
+func TestConfig_sources(t *testing.T) {
 	t.Setenv("HOME", t.TempDir())
 	t.Setenv("KUBECONFIG", "")
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")

@@ -64,7 +64,9 @@ func node(name string, labelled bool) *corev1.Node {
 	return n
 }
 
-func TestNodesOf(t *testing.T) {
+// TestNodesOf_podsAndLabels: the nodes are those with a pod of the DaemonSets
+// or with the topology label, each with what its pods and its object say.
+func TestNodesOf_podsAndLabels(t *testing.T) {
 	ips := []string{"10.0.0.1", "fd00::1"}
 	for what, c := range map[string]struct {
 		pods  []*corev1.Pod
@@ -96,8 +98,9 @@ func TestNodesOf(t *testing.T) {
 	}
 }
 
-// Several DaemonSets have pods of the node role, none of another name does.
-func TestMadeBy(t *testing.T) {
+// TestMadeBy_severalDaemonSets: several DaemonSets have node pods, and a
+// DaemonSet with another name has none.
+func TestMadeBy_severalDaemonSets(t *testing.T) {
 	for _, c := range []struct {
 		sets string
 		want bool
@@ -111,8 +114,9 @@ func TestMadeBy(t *testing.T) {
 	}
 }
 
-// A node is silent since the last of its pods was, by the control plane's clocks.
-func TestSilent(t *testing.T) {
+// TestSilentSince_controlPlaneClock: a node is silent since the last of its
+// pods was ready, by the clocks of the control plane.
+func TestSilentSince_controlPlaneClock(t *testing.T) {
 	later := metav1.NewTime(since.Add(time.Hour))
 	object := node("n1", true)
 	off := node("n1", true)
@@ -146,7 +150,8 @@ func TestSilent(t *testing.T) {
 	}
 }
 
-func TestWatchNodes(t *testing.T) {
+// TestWatchNodes_changes: every change of the pods and nodes is reported.
+func TestWatchNodes_changes(t *testing.T) {
 	client := fake.NewClientset(pod("a", "n1"), pod("x", "n8", unlabelled), pod("y", "n9", elsewhere), node("n2", true), node("n3", false))
 	ctx, stop := context.WithCancel(t.Context())
 	lists := make(chan []Node, 100)
@@ -198,7 +203,9 @@ func TestWatchNodes(t *testing.T) {
 	}
 }
 
-func TestFindClaim(t *testing.T) {
+// TestFindClaim_fields: a claim is found with its node and owner, a missing
+// claim is no error, and an API that does not answer is.
+func TestFindClaim_fields(t *testing.T) {
 	owned := func(name, apiVersion, kind string) *corev1.PersistentVolumeClaim {
 		controls := true
 		return &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, CreationTimestamp: since,

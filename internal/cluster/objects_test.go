@@ -125,7 +125,9 @@ func names(list []Object) (all []string) {
 	return all
 }
 
-func TestForget(t *testing.T) {
+// TestForget_node: all objects of a node are found and deleted, also
+// repeatedly, and the objects of other nodes and drivers stay.
+func TestForget_node(t *testing.T) {
 	long := "a-node-with-a-name-that-is-too-long-for-an-id.example.org"
 	c := clients(t, []runtime.Object{
 		volume("a", handle.Driver, "v1:n1:fast:a"), volume("b", handle.Driver, "v1:n2:fast:b"),
@@ -175,8 +177,8 @@ func TestForget(t *testing.T) {
 	}
 }
 
-// A cluster without the snapshot types.
-func TestNoSnapshots(t *testing.T) {
+// TestSnapshots_noTypes: a cluster without the snapshot types has no snapshots.
+func TestSnapshots_noTypes(t *testing.T) {
 	c := clients(t, nil)
 	c.Dynamic.(*dynamicfake.FakeDynamicClient).PrependReactor("list", "*", func(a clienttesting.Action) (bool, runtime.Object, error) {
 		return true, nil, apierrors.NewNotFound(a.GetResource().GroupResource(), "")
@@ -186,7 +188,9 @@ func TestNoSnapshots(t *testing.T) {
 	}
 }
 
-func TestNodeReady(t *testing.T) {
+// TestNodeReady_conditions: a node is there if an object has its short name,
+// and ready if Kubernetes says so.
+func TestNodeReady_conditions(t *testing.T) {
 	long := "a-node-with-a-name-that-is-too-long-for-an-id.example.org"
 	status := func(name string, s corev1.ConditionStatus) *corev1.Node {
 		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{

@@ -13,7 +13,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestLease(t *testing.T) {
+// TestLease_oneLeader: only one process leads at a time, and another takes over
+// after the first has ended its work.
+func TestLease_oneLeader(t *testing.T) {
 	client := fake.NewClientset()
 	var leaders, terms atomic.Int32
 	elected := make(chan string, 10)

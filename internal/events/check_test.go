@@ -13,9 +13,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
 )
 
-// A node reports about what is another node's, with words of its own: there is
-// no Event about that, and of what is its own it has the words that we know.
-func TestForgedReports(t *testing.T) {
+// TestEmitter_forgedReports: a report about another node makes no Event, and an
+// Event has only reasons that the controller knows.
+func TestEmitter_forgedReports(t *testing.T) {
 	o, l := cluster(), reports.NewLog()
 	address, _ := serve(t, l, "")
 	tell := func(kind roleapi.Happening_Kind, id, reason string) {
@@ -35,9 +35,9 @@ func TestForgedReports(t *testing.T) {
 	expect(t, o, "Node /evil Warning OtherCondition: pool fast: "+strings.Repeat("R", 1010)+"...", "Node /evil Warning PoolFull: pool fast: delete the claim")
 }
 
-// A node reports without end: there are so many Events, whether it breaks the
-// stream or starts anew, and another node's are made meanwhile.
-func TestFloodOfReports(t *testing.T) {
+// TestEmitter_flood: a node that reports without end gets only so many Events,
+// even if it breaks the stream or restarts, and delays no other node.
+func TestEmitter_flood(t *testing.T) {
 	o, noise, l := cluster(), reports.NewLog(), reports.NewLog()
 	flood, stop := serve(t, noise, "")
 	honest, _ := serve(t, l, "")
@@ -75,8 +75,9 @@ func TestFloodOfReports(t *testing.T) {
 	}
 }
 
-// A message of any size ends the stream and is not kept.
-func TestLargeReport(t *testing.T) {
+// TestEmitter_largeReport: a message that is too large ends the stream and is
+// not kept.
+func TestEmitter_largeReport(t *testing.T) {
 	o, l := cluster(), reports.NewLog()
 	address, _ := serve(t, l, "")
 	l.Add(t.Context(), reports.Happening{Kind: roleapi.Happening_KIND_POOL, ID: "fast", Reason: strings.Repeat("R", 1<<20)})
@@ -90,8 +91,9 @@ func TestLargeReport(t *testing.T) {
 	}
 }
 
-// A time that cannot be is not passed on: the API server would refuse the Event for ever.
-func TestImpossibleTime(t *testing.T) {
+// TestWhen_impossibleTime: an impossible time is replaced, because the API
+// server would always refuse the Event.
+func TestWhen_impossibleTime(t *testing.T) {
 	now := time.Now()
 	for _, at := range []*timestamppb.Timestamp{nil, {Seconds: 1 << 62}, {Nanos: -1}, timestamppb.New(now.AddDate(5000, 0, 0)), timestamppb.New(now.AddDate(-50, 0, 0))} {
 		if got := when(&roleapi.Happening{Time: at}); got.Sub(now).Abs() > time.Minute {

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// A node whose driver is ready and whose label is missing is told of once, after
-// a while; one that gets its label meanwhile is not.
-func TestUnlabelledNodes(t *testing.T) {
+// TestWatchLabels_missingLabel: a ready node without its label makes one Event
+// after a while, and a node that gets its label in time makes none.
+func TestWatchLabels_missingLabel(t *testing.T) {
 	labelPause = 300 * time.Millisecond
 	o := cluster()
 	node := func(name, instance, wrong string) Node {

@@ -31,9 +31,9 @@ func (p *pools) ControllerGetVolume(_ context.Context, q *csi.ControllerGetVolum
 	return nil, status.Error(codes.Unavailable, "the pool is not there")
 }
 
-// A node whose driver has started learns in which of its pools Kubernetes has
-// something, whatever it answers.
-func TestNodesAreReminded(t *testing.T) {
+// TestRemind_poolsWithVolumes: a node whose driver has started is asked for one
+// volume of each of its pools, whatever it answers.
+func TestRemind_poolsWithVolumes(t *testing.T) {
 	o, p := cluster(), &pools{}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

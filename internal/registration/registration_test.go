@@ -82,7 +82,9 @@ func socket(r *Registration) os.FileInfo {
 	return info
 }
 
-func TestRegistration(t *testing.T) {
+// TestRegistration_once: the driver is offered only once it answers, replaces a
+// stale socket, and removes its own socket at the end.
+func TestRegistration_once(t *testing.T) {
 	var answers atomic.Bool
 	var asked atomic.Int32
 	r, stop := start(t, func(context.Context) error {
@@ -124,7 +126,9 @@ func TestRegistration(t *testing.T) {
 	}
 }
 
-func TestRegistrationAgain(t *testing.T) {
+// TestRegistration_again: the driver is offered again after a refusal or when
+// its socket is gone, and another process's socket is left alone.
+func TestRegistration_again(t *testing.T) {
 	r, _ := start(t, func(context.Context) error { return nil })
 	// Refused: another socket, so that the kubelet looks again.
 	notify(t, r, false, "no such CSIDriver")

@@ -40,7 +40,9 @@ func watch(t *testing.T, l *Log) (got chan *roleapi.Happening, ended chan error,
 	return got, ended, cancel
 }
 
-func TestLog(t *testing.T) {
+// TestLog_confirm: happenings are sent in order, and again until they are
+// confirmed, and the oldest are dropped when there are too many.
+func TestLog_confirm(t *testing.T) {
 	l := NewLog()
 	add := func(id string) {
 		l.Add(t.Context(), Happening{Kind: roleapi.Happening_KIND_POOL, ID: id, Reason: "R"})

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// Every reason that the node's code has is listed.
-func TestReasonsAreListed(t *testing.T) {
+// TestReasons_complete: the list has exactly the reasons in the node's code.
+func TestReasons_complete(t *testing.T) {
 	used := regexp.MustCompile(`(?:Inaccessible|Degraded|DataLoss), "([A-Z]\w+)"|[Rr]eason\w*\s*[:=]=?\s*"([A-Z]\w+)"`)
 	var found []string
 	for _, dir := range []string{"../pool", "../../pkg/driver", "../../cmd/csi-dmsnap"} {
@@ -43,7 +43,9 @@ func TestReasonsAreListed(t *testing.T) {
 	}
 }
 
-func TestBounded(t *testing.T) {
+// TestBounded_length: a text becomes one line of limited length, and a reason
+// that is not listed becomes part of the message.
+func TestBounded_length(t *testing.T) {
 	for text, want := range map[string]string{
 		"well":                    "well",
 		"a\nb\x1b[31m":            "a b [31m",
@@ -58,8 +60,9 @@ func TestBounded(t *testing.T) {
 	}
 }
 
-// What is told is bounded where it comes from: the controller reads no more.
-func TestLogIsBounded(t *testing.T) {
+// TestLog_bounded: the log keeps only so many happenings, with messages of
+// limited length.
+func TestLog_bounded(t *testing.T) {
 	l := NewLog()
 	for range 2 * room {
 		l.Add(t.Context(), Happening{Message: strings.Repeat("x", 1<<16)})

@@ -70,8 +70,9 @@ func volumeOn(id string, nodes ...string) *csi.Volume {
 	return &csi.Volume{VolumeId: id, CapacityBytes: 1, AccessibleTopology: on(nodes...)}
 }
 
-// A node answers with what is another node's, or impossible: nobody sees it.
-func TestForeignAnswersAreRefused(t *testing.T) {
+// TestWitness_refusesForeignAnswers: an answer that names another node's
+// things, or is impossible, reaches no caller.
+func TestWitness_refusesForeignAnswers(t *testing.T) {
 	source := func(id string) *csi.VolumeContentSource {
 		return &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: id}}}
 	}
@@ -155,8 +156,9 @@ func TestForeignAnswersAreRefused(t *testing.T) {
 	}
 }
 
-// Foreign entries are dropped from a list, the others stay.
-func TestForeignEntriesAreDropped(t *testing.T) {
+// TestWitness_dropsForeignEntries: a list loses its foreign entries and keeps
+// the others.
+func TestWitness_dropsForeignEntries(t *testing.T) {
 	r, honest := evilRouter(t, lies{
 		"ListVolumes": says(&csi.ListVolumesResponse{Entries: []*csi.ListVolumesResponse_Entry{
 			{Volume: volumeOn("v1:evil:fast:a", "evil")},
@@ -194,9 +196,10 @@ func TestForeignEntriesAreDropped(t *testing.T) {
 	}
 }
 
-// A node says that it has every snapshot's name. It is believed only if it
-// shows a snapshot of its own, and never of names that csi-snapshotter makes.
-func TestOneNodeDoesNotVetoSnapshots(t *testing.T) {
+// TestCreateSnapshot_noVetoByOneNode: a node that claims every snapshot's name
+// is believed only if it shows a snapshot of its own, and never about the names
+// that csi-snapshotter makes.
+func TestCreateSnapshot_noVetoByOneNode(t *testing.T) {
 	of := func(s *csi.Snapshot) func(any) (any, error) { return says(&csi.CreateSnapshotResponse{Snapshot: s}) }
 	refusal := func(code codes.Code) func(any) (any, error) {
 		return func(any) (any, error) { return nil, errorf(code, "I have that") }
@@ -223,8 +226,9 @@ func TestOneNodeDoesNotVetoSnapshots(t *testing.T) {
 	}
 }
 
-// A node's complaint does not keep back the volume that another one has.
-func TestVolumeStandsAgainstComplaint(t *testing.T) {
+// TestCreateVolume_volumeCountsMoreThanError: a node's error does not hide the
+// volume that another node has.
+func TestCreateVolume_volumeCountsMoreThanError(t *testing.T) {
 	r, _ := evilRouter(t, lies{"CreateVolume": func(any) (any, error) { return nil, errorf(codes.AlreadyExists, "I have that") }})
 	a, err := r.CreateVolume(t.Context(), request("pvc-victim", 1))
 	if err == nil || a != nil {
@@ -237,9 +241,9 @@ func TestVolumeStandsAgainstComplaint(t *testing.T) {
 	}
 }
 
-// Lists without end, and pages that do not go on, end; the honest node's
-// entries are there.
-func TestEndlessListsEnd(t *testing.T) {
+// TestList_endsWithEndlessNode: a list ends although one node's list has no end
+// or its pages do not continue, and it has the entries of the honest node.
+func TestList_endsWithEndlessNode(t *testing.T) {
 	entries := func(from, count int) (list []*csi.ListVolumesResponse_Entry) {
 		for i := range count {
 			list = append(list, &csi.ListVolumesResponse_Entry{Volume: &csi.Volume{VolumeId: fmt.Sprintf("v1:evil:fast:%09d", from+i)}})
@@ -288,8 +292,9 @@ func TestEndlessListsEnd(t *testing.T) {
 	}
 }
 
-// What is larger than any honest answer is not read.
-func TestLargeAnswersAreNotRead(t *testing.T) {
+// TestWitness_refusesLargeAnswers: the router does not read an answer that is
+// larger than any honest answer.
+func TestWitness_refusesLargeAnswers(t *testing.T) {
 	padded := func(m proto.Message, bytes int) func(any) (any, error) {
 		b := protowire.AppendTag(nil, 1000, protowire.BytesType)
 		m.ProtoReflect().SetUnknown(protowire.AppendBytes(b, make([]byte, bytes)))
@@ -321,8 +326,9 @@ func TestLargeAnswersAreNotRead(t *testing.T) {
 	}
 }
 
-// Whatever CSI adds to the Controller service must be thought of.
-func TestEveryAnswerIsChecked(t *testing.T) {
+// TestWitness_knowsEveryAnswer: the witness checks the answer of every method
+// of the Controller service, also of methods that CSI adds.
+func TestWitness_knowsEveryAnswer(t *testing.T) {
 	d, err := protoregistry.GlobalFiles.FindDescriptorByName("csi.v1.Controller")
 	if err != nil {
 		t.Fatal(err)

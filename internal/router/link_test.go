@@ -19,9 +19,10 @@ func get(ctx context.Context, r *Router, id string) error {
 	return err
 }
 
-// A node's driver was restarted at the same address: the call finds the
-// connection broken, and is repeated on a new one.
-func TestRepeatedBeforeItIsWritten(t *testing.T) {
+// TestInvoke_repeatsUnwrittenRequest: after a restart of a node's driver at the
+// same address, a call finds the connection broken and is repeated on a new
+// connection.
+func TestInvoke_repeatsUnwrittenRequest(t *testing.T) {
 	n := newFake(t, "n1", 100)
 	r := newRouter(t, n)
 	wantCode(t, "first call", get(t.Context(), r, n.id("x")), codes.NotFound)
@@ -34,8 +35,9 @@ func TestRepeatedBeforeItIsWritten(t *testing.T) {
 	}
 }
 
-// A request that may have arrived is not repeated.
-func TestNotRepeatedAfterItIsWritten(t *testing.T) {
+// TestInvoke_neverRepeatsWrittenRequest: a request that may have arrived is not
+// repeated.
+func TestInvoke_neverRepeatsWrittenRequest(t *testing.T) {
 	n := newFake(t, "n1", 100)
 	r := newRouter(t, n)
 	n.onBefore(func(ctx context.Context, _ string) error {
@@ -54,7 +56,9 @@ func TestNotRepeatedAfterItIsWritten(t *testing.T) {
 	}
 }
 
-func TestDualStack(t *testing.T) {
+// TestLink_secondAddress: a call reaches a pod at its second address if nobody
+// listens at the first.
+func TestLink_secondAddress(t *testing.T) {
 	n := newFake(t, "n1", 100)
 	r := newRouter(t)
 	_, port, err := net.SplitHostPort(n.address)
@@ -67,9 +71,10 @@ func TestDualStack(t *testing.T) {
 	wantCode(t, "the second address", get(t.Context(), r, n.id("x")), codes.NotFound)
 }
 
-// A pod is replaced while a call runs: the call ends as it would have, the next
-// one goes to the new pod, and nothing stays of the old connection.
-func TestPodReplaced(t *testing.T) {
+// TestLink_podReplacedDuringCall: a call that runs while its pod is replaced
+// ends normally, the next call goes to the new pod, and the old connection is
+// closed.
+func TestLink_podReplacedDuringCall(t *testing.T) {
 	old, young := newFake(t, "n1", 100), newFake(t, "n1", 100)
 	r := newRouter(t, old)
 	begun, resume := make(chan struct{}), make(chan struct{})
@@ -95,7 +100,10 @@ func TestPodReplaced(t *testing.T) {
 	}
 }
 
-func TestOneConnectionPerNode(t *testing.T) {
+// TestLink_onePerProcess: all calls to a process of a node share one
+// connection, which is closed when the process is replaced or the router
+// closes.
+func TestLink_onePerProcess(t *testing.T) {
 	nodes := cluster(t, 100, 100)
 	r := newRouter(t, nodes...)
 	var wg sync.WaitGroup
@@ -125,7 +133,8 @@ func TestOneConnectionPerNode(t *testing.T) {
 	wantCode(t, "still closed", get(t.Context(), r, nodes[0].id("x")), codes.Unavailable)
 }
 
-func TestDeadlinePasses(t *testing.T) {
+// TestInvoke_passesDeadline: the node learns the caller's deadline.
+func TestInvoke_passesDeadline(t *testing.T) {
 	n := newFake(t, "n1", 100)
 	r := newRouter(t, n)
 	wantCode(t, "connect", get(t.Context(), r, n.id("x")), codes.NotFound)
@@ -145,8 +154,9 @@ func TestDeadlinePasses(t *testing.T) {
 	}
 }
 
-// A caller that gives up ends its wait; the node finishes what it has begun.
-func TestCancellation(t *testing.T) {
+// TestInvoke_cancelled: a caller that cancels stops waiting, and the node
+// finishes what it has begun.
+func TestInvoke_cancelled(t *testing.T) {
 	n := newFake(t, "n1", 100)
 	r := newRouter(t, n)
 	begun, noticed := make(chan struct{}), make(chan struct{})
@@ -171,7 +181,10 @@ func TestCancellation(t *testing.T) {
 	eventually(t, "the volume is there", func() bool { return n.has("v") })
 }
 
-func TestErrors(t *testing.T) {
+// TestInvoke_errors: ids that are not this driver's and nodes that are not
+// ready have the codes that CSI wants, and the node's own errors pass
+// unchanged.
+func TestInvoke_errors(t *testing.T) {
 	nodes := cluster(t, 100, 100)
 	r := newRouter(t, nodes...)
 	r.SetNodes([]Node{nodes[0].node(), nodes[1].gone(time.Now())})
@@ -215,7 +228,9 @@ func emptyRouter(t *testing.T) *Router {
 	return r
 }
 
-func TestShortNameClash(t *testing.T) {
+// TestFleet_shortNameClash: of two nodes with the same short name the first
+// keeps working.
+func TestFleet_shortNameClash(t *testing.T) {
 	long := strings.Repeat("a-long-name.", 5)
 	n := newFake(t, long, 100)
 	r := newRouter(t, n)

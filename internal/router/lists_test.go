@@ -38,7 +38,9 @@ func volumeIDs(a *csi.ListVolumesResponse) (ids []string) {
 	return ids
 }
 
-func TestPages(t *testing.T) {
+// TestList_pages: every page size yields all entries of all nodes once, in
+// order.
+func TestList_pages(t *testing.T) {
 	nodes := cluster(t, 1, 1, 1, 1, 1)
 	var want []string
 	for i, count := range []int{3, 0, 5, 1, 0} {
@@ -81,8 +83,9 @@ func TestPages(t *testing.T) {
 	wantCode(t, "before the nodes are known", err, codes.Unavailable)
 }
 
-// Between two pages the token's volume goes, others come, and a node goes.
-func TestTokenIsStable(t *testing.T) {
+// TestList_changesBetweenPages: a token stays valid although its volume, its
+// node and other volumes come or go before the next page.
+func TestList_changesBetweenPages(t *testing.T) {
 	nodes := cluster(t, 1, 1, 1)
 	for _, n := range nodes {
 		n.fill(4)
@@ -108,8 +111,9 @@ func TestTokenIsStable(t *testing.T) {
 	}
 }
 
-// An unfiltered list names the nodes that it lacks; a filtered one needs its node.
-func TestPartialLists(t *testing.T) {
+// TestList_nodeDoesNotAnswer: an unfiltered list names the nodes that it lacks;
+// a filtered list needs its node.
+func TestList_nodeDoesNotAnswer(t *testing.T) {
 	nodes := cluster(t, 1, 1, 1)
 	for _, n := range nodes {
 		n.fill(2)

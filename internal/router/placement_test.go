@@ -15,7 +15,9 @@ import (
 
 const uid = "1f0a8c5e-0000-4000-8000-0123456789ab"
 
-func TestPlacement(t *testing.T) {
+// TestCreateVolume_placement: source, topology, claim and room decide on which
+// node a volume is created, and which nodes are asked for its name.
+func TestCreateVolume_placement(t *testing.T) {
 	snapshotOn := func(node string) *csi.VolumeContentSource {
 		return &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
 			Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: handle.ID{Node: node, Pool: "fast", LV: "s"}.String()},
@@ -96,7 +98,9 @@ func TestPlacement(t *testing.T) {
 	}
 }
 
-func TestPlacementRefuses(t *testing.T) {
+// TestCreateVolume_refuses: requests without a name or without this driver's
+// topology key are refused, and so are volumes in a cluster without nodes.
+func TestCreateVolume_refuses(t *testing.T) {
 	r := newRouter(t, cluster(t, 100)...)
 	elsewhere := []*csi.Topology{{Segments: map[string]string{"topology.kubernetes.io/zone": "a"}}}
 	for _, q := range []*csi.CreateVolumeRequest{
@@ -111,9 +115,9 @@ func TestPlacementRefuses(t *testing.T) {
 	wantCode(t, "a cluster without nodes", err, codes.Unavailable)
 }
 
-// A volume larger than the largest that fits goes to a node where it does fit,
-// even if another one has more room in all.
-func TestRoomForTheLargest(t *testing.T) {
+// TestCreateVolume_largestVolumeDecides: a volume goes to a node whose largest
+// possible volume is large enough, even if another node has more room in total.
+func TestCreateVolume_largestVolumeDecides(t *testing.T) {
 	nodes := cluster(t, 100, 100, 90)
 	nodes[0].room, nodes[1].room = 5, 50
 	r := newRouter(t, nodes...)
@@ -125,9 +129,9 @@ func TestRoomForTheLargest(t *testing.T) {
 	}
 }
 
-// A node that is out of service since before a claim was made cannot have its
-// volume and holds up nobody; any other node that does not answer does.
-func TestOutage(t *testing.T) {
+// TestCreateVolume_nodeOutOfService: a node that went out of service before the
+// claim was created delays nothing; any other node that does not answer does.
+func TestCreateVolume_nodeOutOfService(t *testing.T) {
 	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 	for _, c := range []struct {
 		what     string
@@ -160,9 +164,10 @@ func TestOutage(t *testing.T) {
 	}
 }
 
-// The date of a pod that never started, such as one of another DaemonSet, does not
-// count while a former pod was ready, as the router saw.
-func TestOutageOfAnotherPod(t *testing.T) {
+// TestCreateVolume_outageOfAnotherPod: the date of a pod that never started,
+// such as a pod of another DaemonSet, does not count while the router saw a
+// former pod ready.
+func TestCreateVolume_outageOfAnotherPod(t *testing.T) {
 	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 	for code, saw := range map[codes.Code]bool{codes.Unavailable: true, codes.OK: false} {
 		nodes := cluster(t, 100, 300)
@@ -184,9 +189,10 @@ func TestOutageOfAnotherPod(t *testing.T) {
 	}
 }
 
-// A node to which no pod is sent gets no new volume, and says why; what it has
-// is found. One that only some pods tolerate comes after the others that have room.
-func TestNodesThatTakeNoPods(t *testing.T) {
+// TestCreateVolume_nodeTakesNoPods: a node to which the scheduler sends no pod
+// gets no new volume, and the error says why, but its existing volume is found;
+// a node that only some pods tolerate comes last.
+func TestCreateVolume_nodeTakesNoPods(t *testing.T) {
 	cordoned := func(n Node) Node { n.NoPods = "it is cordoned"; return n }
 	tainted := func(n Node) Node { n.PickyPods = "it has the taint a:NoSchedule"; return n }
 	for _, c := range []struct {

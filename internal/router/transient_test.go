@@ -11,8 +11,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
 )
 
-// Transient volumes are made only for claims that a pod owns, and the node is told.
-func TestTransient(t *testing.T) {
+// TestCreateVolume_transientNeedsPod: transient volumes are created only for
+// claims that a pod owns, and the node learns that.
+func TestCreateVolume_transientNeedsPod(t *testing.T) {
 	source := &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Volume{Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: "v1:n1:fast:v"}}}
 	for _, c := range []struct {
 		what, value, claim string

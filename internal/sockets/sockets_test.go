@@ -7,7 +7,9 @@ import (
 	"testing"
 )
 
-func TestListen(t *testing.T) {
+// TestListen_replacesStale: a stale socket is replaced, a served socket is not,
+// and only the own user may connect.
+func TestListen_replacesStale(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "new", "csi.sock")
 	first, err := Listen(path)
 	if err != nil {
@@ -35,7 +37,9 @@ func TestListen(t *testing.T) {
 	}
 }
 
-func TestListenRefuses(t *testing.T) {
+// TestListen_refuses: a file that is not a socket stays, and endpoints that are
+// not absolute paths are refused.
+func TestListen_refuses(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, []byte("content"), 0o600); err != nil {
 		t.Fatal(err)

@@ -39,9 +39,9 @@ func connections(t *testing.T, address string, count int) (conns []net.Conn) {
 	return conns
 }
 
-// Somebody opens connections and says nothing: they take little, they end, and
-// the controller gets through meanwhile.
-func TestSilentConnections(t *testing.T) {
+// TestDoor_silentConnections: connections on which nobody speaks take little
+// memory and end, and a controller gets through meanwhile.
+func TestDoor_silentConnections(t *testing.T) {
 	c := controller(t, fake.NewClientset(), true)
 	n := serveNode(t, NodeOptions{Name: "node-a"}, plugin{})
 	n.trust(t, c)
@@ -64,8 +64,9 @@ func TestSilentConnections(t *testing.T) {
 	}
 }
 
-// A controller's key, if somebody has it, opens so many connections and no more.
-func TestConnectionsOfControllers(t *testing.T) {
+// TestDoor_connectionsOfControllers: a controller's certificate opens only a
+// limited number of connections.
+func TestDoor_connectionsOfControllers(t *testing.T) {
 	waiting, inside := connections(t, listener(t), maxHandshakes+1), connections(t, listener(t), maxControllers+1)
 	d := newDoor(insecure.NewCredentials())
 	for _, c := range waiting {
@@ -106,8 +107,8 @@ func listener(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// Metadata of a call has a size.
-func TestLargeMetadata(t *testing.T) {
+// TestDoor_largeMetadata: a call with too much metadata is refused.
+func TestDoor_largeMetadata(t *testing.T) {
 	c := controller(t, fake.NewClientset(), true)
 	n := serveNode(t, NodeOptions{Name: "node-a"}, plugin{})
 	n.trust(t, c)

@@ -85,7 +85,9 @@ func enrolling(t *testing.T, c *Controller, nodes NodePods) (stop func()) {
 	})
 }
 
-func TestEnrol(t *testing.T) {
+// TestEnrol_renews: a node is enrolled once it knows the CA, keeps a good
+// certificate, and gets a new certificate after two thirds of its life.
+func TestEnrol_renews(t *testing.T) {
 	client := fake.NewClientset()
 	pod := podOf("node-a")
 	whose(client, pod, nil)
@@ -131,8 +133,9 @@ func TestEnrol(t *testing.T) {
 	}
 }
 
-// Whoever is not the node's pod gets no certificate.
-func TestEnrolRefuses(t *testing.T) {
+// TestEnrol_refuses: a pod that is not the driver's node pod, or a token that
+// does not belong to the pod, gets no certificate.
+func TestEnrol_refuses(t *testing.T) {
 	for name, c := range map[string]struct {
 		pod    func(*corev1.Pod)                         // as the API server has it
 		review func(*authenticationv1.TokenReviewStatus) // of its token

@@ -26,8 +26,9 @@ func stored(t *testing.T, client *fake.Clientset) (k *keyring, published string)
 	return k, published
 }
 
-// Replicas that start at once end with one CA, which all of them use.
-func TestKeepRace(t *testing.T) {
+// TestKeep_twoReplicas: replicas that start at the same time end with one CA,
+// which all of them use.
+func TestKeep_twoReplicas(t *testing.T) {
 	client := fake.NewClientset()
 	var all []*Controller
 	for range 8 {
@@ -56,8 +57,8 @@ func TestKeepRace(t *testing.T) {
 	}
 }
 
-// The steps of a change of the CA, at the times when they are due.
-func TestKeepRotates(t *testing.T) {
+// TestKeep_rotates: each step of a rotation of the CA happens when it is due.
+func TestKeep_rotates(t *testing.T) {
 	client := fake.NewClientset()
 	c := NewController(t.Context(), ControllerOptions{Client: client, Namespace: namespace, Secret: secret, ConfigMap: configMap})
 	life := DefaultLifetimes
@@ -122,8 +123,9 @@ func TestKeepRotates(t *testing.T) {
 	}
 }
 
-// People can ask for a new CA, and a Secret that makes no sense is left alone.
-func TestKeepAsked(t *testing.T) {
+// TestKeep_askedToRotate: the annotation begins a rotation, and a Secret that
+// cannot be read is left alone.
+func TestKeep_askedToRotate(t *testing.T) {
 	client := fake.NewClientset()
 	c := NewController(t.Context(), ControllerOptions{Client: client, Namespace: namespace, Secret: secret, ConfigMap: configMap})
 	now := time.Now()
@@ -161,8 +163,8 @@ func TestKeepAsked(t *testing.T) {
 	}
 }
 
-// Who deletes the Secret wants all trust in the CA to end.
-func TestKeepSecretDeleted(t *testing.T) {
+// TestKeep_secretDeleted: deleting the Secret ends all trust in the former CA.
+func TestKeep_secretDeleted(t *testing.T) {
 	client := fake.NewClientset()
 	c := NewController(t.Context(), ControllerOptions{Client: client, Namespace: namespace, Secret: secret, ConfigMap: configMap})
 	now := time.Now()

@@ -12,9 +12,9 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 )
 
-// The CA is replaced while two replicas call a node all the time, on open and
-// on new connections. No call fails.
-func TestRotation(t *testing.T) {
+// TestKeyring_rotationUnderCalls: no call fails while the CA is replaced and
+// two replicas call a node all the time, on open and on new connections.
+func TestKeyring_rotationUnderCalls(t *testing.T) {
 	client := fake.NewClientset()
 	pod := podOf("node-a")
 	whose(client, pod, nil)

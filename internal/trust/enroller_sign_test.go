@@ -13,9 +13,9 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 )
 
-// A signing request is small and for the kind of key that we sign, before
-// anything is computed with it or asked of Kubernetes.
-func TestSigningRequestsAreBounded(t *testing.T) {
+// TestDecodeRequest_bounded: a signing request is refused before any expensive
+// work if it is too large or for another kind of key.
+func TestDecodeRequest_bounded(t *testing.T) {
 	n := &Node{o: NodeOptions{Name: "n"}}
 	good, err := n.signingRequest()
 	if err != nil {
@@ -42,8 +42,9 @@ func TestSigningRequestsAreBounded(t *testing.T) {
 	}
 }
 
-// A token of any size is not handed to the API server.
-func TestLargeToken(t *testing.T) {
+// TestReview_largeToken: a token that is too large does not reach the API
+// server.
+func TestReview_largeToken(t *testing.T) {
 	client := fake.NewClientset()
 	e := &enroller{c: &Controller{o: ControllerOptions{Client: client}}}
 	if err := e.review(t.Context(), strings.Repeat("x", maxToken+1), &corev1.Pod{}); !errors.Is(err, errToken) || len(client.Actions()) != 0 {
@@ -51,9 +52,9 @@ func TestLargeToken(t *testing.T) {
 	}
 }
 
-// A node whose pod changes all the time is not looked at all the time, and
-// keeps no other from being looked at.
-func TestLooksAreLimited(t *testing.T) {
+// TestMayLook_limited: a node whose pod changes all the time is looked at only
+// so often, and delays no other node.
+func TestMayLook_limited(t *testing.T) {
 	e := &enroller{}
 	looks := 0
 	for range 100 * enrolBurst {

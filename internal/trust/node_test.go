@@ -26,7 +26,9 @@ func refused(t *testing.T, err error, code codes.Code, reason string) {
 	}
 }
 
-func TestConnection(t *testing.T) {
+// TestConnection_serverIdentity: a controller talks only to the node that it
+// means, and only once the node is enrolled.
+func TestConnection_serverIdentity(t *testing.T) {
 	c := controller(t, fake.NewClientset(), true)
 	n := serveNode(t, NodeOptions{Name: "node-a"}, plugin{})
 
@@ -59,8 +61,9 @@ func TestConnection(t *testing.T) {
 	}
 }
 
-// Nobody but a controller with a certificate of our CA gets a word in.
-func TestConnectionRefusesClients(t *testing.T) {
+// TestConnection_refusesClients: a node accepts no client without a
+// controller's certificate of its CA.
+func TestConnection_refusesClients(t *testing.T) {
 	c := controller(t, fake.NewClientset(), true)
 	other := controller(t, fake.NewClientset(), true) // another cluster's
 	n := serveNode(t, NodeOptions{Name: "node-a"}, plugin{})
@@ -123,8 +126,9 @@ func TestConnectionRefusesClients(t *testing.T) {
 	}
 }
 
-// A node whose certificate is past is not believed.
-func TestConnectionExpiredNode(t *testing.T) {
+// TestConnection_expiredNode: a controller does not accept a node's expired
+// certificate.
+func TestConnection_expiredNode(t *testing.T) {
 	c := controller(t, fake.NewClientset(), true)
 	n := serveNode(t, NodeOptions{Name: "node-a"}, plugin{})
 	n.trust(t, c)
@@ -146,9 +150,9 @@ func TestConnectionExpiredNode(t *testing.T) {
 	refused(t, probe(t, dial(t, n.address, c.DialOptions("node-a")...)), codes.Unavailable, "expired")
 }
 
-// A connection that is open goes on while both sides change certificates, and
-// a call that runs meanwhile does too.
-func TestConnectionTakesNewCertificates(t *testing.T) {
+// TestConnection_newCertificates: open connections and running calls continue
+// while both sides change their certificates.
+func TestConnection_newCertificates(t *testing.T) {
 	c := controller(t, fake.NewClientset(), true)
 	hold := make(chan struct{})
 	n := serveNode(t, NodeOptions{Name: "node-a"}, plugin{hold: hold})
@@ -183,7 +187,9 @@ func TestConnectionTakesNewCertificates(t *testing.T) {
 	}
 }
 
-func TestCertDir(t *testing.T) {
+// TestCertDir_replacesSecret: certificates from files work without Secret,
+// ConfigMap and enrolment, and new files are used.
+func TestCertDir_replacesSecret(t *testing.T) {
 	k, err := newKeyring(time.Now(), DefaultLifetimes)
 	if err != nil {
 		t.Fatal(err)

@@ -35,8 +35,9 @@ func (f *fake) onAfter(after func(ctx context.Context, method string) error) {
 	f.after = after
 }
 
-// The room changes between the two calls: the second one would choose another node.
-func TestTheSameNameAgain(t *testing.T) {
+// TestCreateVolume_repeated: a repeated request finds its volume although the
+// room has changed, so that the second request would choose another node.
+func TestCreateVolume_repeated(t *testing.T) {
 	nodes := cluster(t, 100, 300)
 	for i, r := range []*Router{newRouter(t, nodes...), newRouter(t, nodes...)} {
 		reply, err := r.CreateVolume(t.Context(), request("v", 10))
@@ -52,8 +53,9 @@ func TestTheSameNameAgain(t *testing.T) {
 	}
 }
 
-// The node creates the volume, its answer is lost, and the room changes.
-func TestLostReply(t *testing.T) {
+// TestCreateVolume_lostReply: a volume whose creation was not confirmed is
+// found again although the room has changed.
+func TestCreateVolume_lostReply(t *testing.T) {
 	nodes := cluster(t, 100, 300)
 	nodes[1].onAfter(func(ctx context.Context, method string) error {
 		if method == "CreateVolume" {
@@ -84,9 +86,9 @@ func TestLostReply(t *testing.T) {
 	}
 }
 
-// Two replicas place the same name: while one is between asking and creating,
-// the other one may not even begin.
-func TestTwoReplicasAtOnce(t *testing.T) {
+// TestReserve_twoReplicas: while one replica is between reserving a name and
+// creating the volume, another replica cannot begin with the name.
+func TestReserve_twoReplicas(t *testing.T) {
 	nodes := cluster(t, 100, 300)
 	r1, r2 := newRouter(t, nodes...), newRouter(t, nodes...)
 	asked, resume := make(chan struct{}), make(chan struct{})
@@ -119,9 +121,10 @@ func TestTwoReplicasAtOnce(t *testing.T) {
 	}
 }
 
-// A replica stalls for longer than its reservations last. Another one places
-// the name meanwhile. The first one's request is refused.
-func TestStalledReplica(t *testing.T) {
+// TestReserve_stalledReplica: a replica that stalls for longer than its
+// reservations last is refused if another replica has placed the name
+// meanwhile.
+func TestReserve_stalledReplica(t *testing.T) {
 	nodes := cluster(t, 300, 100)
 	r1, r2 := newRouter(t, nodes...), newRouter(t, nodes...)
 	asked, resume := make(chan struct{}), make(chan struct{})
@@ -157,9 +160,9 @@ func TestStalledReplica(t *testing.T) {
 	}
 }
 
-// A caller gives up while its request is on the way to one node, and asks
-// again; the volume is placed on another node. The late request creates nothing.
-func TestLateRequest(t *testing.T) {
+// TestReserve_lateRequest: an abandoned request that arrives after a retry has
+// placed the volume on another node creates nothing.
+func TestReserve_lateRequest(t *testing.T) {
 	nodes := cluster(t, 300, 100)
 	r := newRouter(t, nodes...)
 	arrived, resume := make(chan struct{}), make(chan struct{})
@@ -193,8 +196,9 @@ func TestLateRequest(t *testing.T) {
 	}
 }
 
-// The node that would be chosen restarts between the question and the request.
-func TestReservationLostByRestart(t *testing.T) {
+// TestReserve_nodeRestarts: a node that restarts between the reservation and
+// the request refuses the request.
+func TestReserve_nodeRestarts(t *testing.T) {
 	nodes := cluster(t, 300, 100)
 	r := newRouter(t, nodes...)
 	nodes[1].onBefore(func(_ context.Context, method string) error {
@@ -212,9 +216,9 @@ func TestReservationLostByRestart(t *testing.T) {
 	wantCode(t, "asked again", err, codes.OK)
 }
 
-// Two replicas and a caller of each that repeats what fails, with names in
-// common, answers that get lost, and room that changes all the time.
-func TestNeverTwice(t *testing.T) {
+// TestReserve_neverTwice: two replicas, callers that retry, lost answers and
+// changing room never create a name on two nodes.
+func TestReserve_neverTwice(t *testing.T) {
 	const count = 12
 	nodes := cluster(t, 1<<40, 1<<40, 1<<40)
 	for _, n := range nodes {
@@ -274,8 +278,9 @@ func TestNeverTwice(t *testing.T) {
 	}
 }
 
-// A question that nobody answers in time is no answer.
-func TestSilentNode(t *testing.T) {
+// TestReserve_silentNode: a node that does not answer in time prevents the
+// creation on other nodes.
+func TestReserve_silentNode(t *testing.T) {
 	nodes := cluster(t, 100, 300)
 	r := newRouter(t, nodes...)
 	for _, answer := range []error{
@@ -291,8 +296,9 @@ func TestSilentNode(t *testing.T) {
 	}
 }
 
-// All nodes were asked, but it took so long that the first reservation may be over.
-func TestSlowQuestion(t *testing.T) {
+// TestReserve_tookTooLong: a volume is not created if asking all nodes took so
+// long that the first reservation may be over.
+func TestReserve_tookTooLong(t *testing.T) {
 	nodes := cluster(t, 100, 300)
 	var now atomic.Int64
 	r := routerOf(t, Options{Clock: func() time.Time { return time.Unix(now.Load(), 0) }}, nodes...)

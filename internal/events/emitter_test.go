@@ -134,7 +134,9 @@ const (
 	backEvent = "Node /n Normal SpaceReclaimed: pool fast: free again"
 )
 
-func TestEvents(t *testing.T) {
+// TestEmitter_events: happenings become Events of the claim, the VolumeSnapshot
+// or the node that they are about.
+func TestEmitter_events(t *testing.T) {
 	o, l := cluster(), reports.NewLog()
 	l.Add(t.Context(), lost) // before anybody listens
 	address, _ := serve(t, l, "")
@@ -146,9 +148,9 @@ func TestEvents(t *testing.T) {
 	expect(t, o, "Node /n Normal SourceLost: v1:n:fast:pvc2: "+strings.Repeat("ä", 502)+"...", backEvent, lowEvent, lostEvent)
 }
 
-// A connection that breaks, a node that starts anew, a second controller:
-// nothing is lost, and nothing is told twice.
-func TestEventsOnce(t *testing.T) {
+// TestEmitter_once: a broken connection, a restarted node and a second
+// controller neither lose nor repeat an Event.
+func TestEmitter_once(t *testing.T) {
 	o, l := cluster(), reports.NewLog()
 	address, stop := serve(t, l, "")
 	node := Node{Name: "n", Instance: "1", Addresses: []string{address}}
@@ -187,9 +189,9 @@ func TestEventsOnce(t *testing.T) {
 	expect(t, o, backEvent, lowEvent, lowEvent, lowEvent, lostEvent)
 }
 
-// What people did is told once, however often the node's process starts; the next time
-// again.
-func TestDeeds(t *testing.T) {
+// TestEmitter_deedsOnce: a deed makes one Event, however often the node's
+// process starts, and the next deed another.
+func TestEmitter_deedsOnce(t *testing.T) {
 	o := cluster()
 	deed := func(message string) reports.Happening {
 		return reports.Happening{Kind: roleapi.Happening_KIND_VOLUME, ID: volume, Reason: "RolledBack", Message: message, Lasting: true}
@@ -212,7 +214,9 @@ func TestDeeds(t *testing.T) {
 	}
 }
 
-func TestEventsAPIServerFails(t *testing.T) {
+// TestEmitter_apiServerFails: an Event is retried while the API server fails,
+// and dropped if the API server refuses it for good.
+func TestEmitter_apiServerFails(t *testing.T) {
 	o, l := cluster(), reports.NewLog()
 	var attempts atomic.Int32
 	o.Client.(*fake.Clientset).PrependReactor("create", "events", func(clienttesting.Action) (bool, runtime.Object, error) {
