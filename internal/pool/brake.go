@@ -33,7 +33,7 @@ func (p *Pool) brake(ctx context.Context, g *growth, d device) {
 	began := time.Now()
 	limited, cancel := context.WithTimeout(ctx, growLimit)
 	defer cancel()
-	if err := p.alone(limited, g.store, func() error { return p.suspend(limited, d) }); err != nil {
+	if err := p.alone(limited, g.storeID, func() error { return p.suspend(limited, d) }); err != nil {
 		g.braked.Store(false)
 		if !errors.Is(err, dm.ErrNotFound) {
 			p.log.Error(err, "Failed to hold writers while a store grows", "store", d.name)
@@ -46,7 +46,7 @@ func (p *Pool) brake(ctx context.Context, g *growth, d device) {
 	}
 	// Resume also after a failed suspend, which may still have suspended the
 	// device.
-	err := p.alone(context.WithoutCancel(ctx), g.store, func() error { return p.dm.Resume(d.name, d.udev) })
+	err := p.alone(context.WithoutCancel(ctx), g.storeID, func() error { return p.dm.Resume(d.name, d.udev) })
 	if err != nil && !errors.Is(err, dm.ErrNotFound) {
 		p.log.Error(err, "Failed to release held writers; it will be retried", "store", d.name)
 		p.unbraked(g)
@@ -60,7 +60,7 @@ func (p *Pool) brake(ctx context.Context, g *growth, d device) {
 // resume it.
 func (p *Pool) unbraked(g *growth) {
 	g.braked.Store(false) // else the convergence leaves the device suspended
-	if s := p.current.Load().StoreOf(g.store); s != nil {
+	if s := p.current.Load().StoreOf(g.storeID); s != nil {
 		p.facts.unsettled.put(s.Of.LV.ID, true)
 		p.caretaker.wake()
 	}
@@ -162,7 +162,7 @@ func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
 		if o == nil {
 			return
 		}
-		if s := v.StoreOf(g.store); s == nil || !p.kept(v, s) {
+		if s := v.StoreOf(g.storeID); s == nil || !p.kept(v, s) {
 			break
 		}
 		d := v.topDevice(o.LV)
@@ -179,7 +179,7 @@ func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
 		if errors.Is(err, dm.ErrNotFound) {
 			return
 		}
-		if s := v.StoreOf(g.store); s != nil && (v.FreeFor(s.LV).Size() > 0 || p.shorter(v, s)) && p.growStore(ctx, g) == nil {
+		if s := v.StoreOf(g.storeID); s != nil && (v.FreeFor(s.LV).Size() > 0 || p.shorter(v, s)) && p.growStore(ctx, g) == nil {
 			break
 		}
 		if len(v.Trash) > 0 && p.wiper.problem() == nil { // else the wiper pauses after its failure

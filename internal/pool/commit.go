@@ -186,7 +186,7 @@ func drain(queue <-chan *change) []*change {
 
 // read reads the metadata from the disk and returns its view.
 func (g *group) read() (*view, error) {
-	vg, err := g.store.Read(g.ctx)
+	vg, err := g.vgStore.Read(g.ctx)
 	if err != nil {
 		err = unavailable(err)
 		g.broken.Store(&err)
@@ -204,7 +204,7 @@ func (g *group) read() (*view, error) {
 		g.foreign.Add(1)
 	}
 	g.broken.Store(nil)
-	g.textMost.Store(uint64(g.store.MaxText()))
+	g.textMost.Store(uint64(g.vgStore.MaxText()))
 	g.maps = nil // the devices may have changed
 	return v, nil
 }
@@ -322,7 +322,7 @@ func (g *group) write(b batch) error {
 		catalog.WriteClean(b.next.VG, nil) // the list of clean extents may be lost; the rest may not
 	}
 	start := time.Now()
-	err := guard(g.log, func() error { return g.store.Commit(g.ctx, b.next.VG, b.written...) })
+	err := guard(g.log, func() error { return g.vgStore.Commit(g.ctx, b.next.VG, b.written...) })
 	if err != nil {
 		return err
 	}

@@ -101,7 +101,7 @@ type rewriter struct {
 // before it retries.
 func (r *rewriter) rewrite(ctx context.Context) {
 	v, err := r.group.latest()
-	if err != nil || !r.group.store.Stale() {
+	if err != nil || !r.group.vgStore.Stale() {
 		r.wait = 0
 		return
 	}
@@ -113,7 +113,7 @@ func (r *rewriter) rewrite(ctx context.Context) {
 		return nil
 	}})
 	if err != nil && ctx.Err() == nil {
-		r.group.log.Error(err, "Failed to update metadata areas that are out of date", "problems", r.group.store.Problems())
+		r.group.log.Error(err, "Failed to update metadata areas that are out of date", "problems", r.group.vgStore.Problems())
 	}
 	r.wait = min(max(refreshPause, 2*r.wait), lastRewrite)
 	r.next = time.Now().Add(r.wait)

@@ -109,7 +109,7 @@
 //	group.mu      closed; no work begins once it is set
 //
 // These fields are atomic and need no lock: current, broken, changed and textMost of
-// group, fastest, and a job's progress. Only the committer uses group.store and
+// group, fastest, and a job's progress. Only the committer uses group.vgStore and
 // group.maps.
 //
 // hydrator.stop waits for the end of a hydration, which takes its volume's key. So its

@@ -124,7 +124,7 @@ func (x *extender) look(ctx context.Context) {
 		return x.pool.do(ctx, &change{what: "add device " + device, alone: func(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(ctx, lockLimit) // all changes wait for the extension
 			defer cancel()
-			return x.pool.store.Extend(ctx, []string{device})
+			return x.pool.vgStore.Extend(ctx, []string{device})
 		}})
 	})
 }

@@ -182,7 +182,7 @@ func overrun(t *testing.T, path string) {
 func late(t *testing.T, p *Pool, lv string) (inTime func()) {
 	t.Helper()
 	id := must(p.latest())(t).VolumeByLV(lv).Live().LV.ID
-	g := &growth{store: id}
+	g := &growth{storeID: id}
 	g.braked.Store(true)
 	p.facts.growing.put(id, g)
 	return func() { p.facts.growing.drop(id) }

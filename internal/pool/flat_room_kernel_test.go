@@ -117,7 +117,7 @@ func TestUnreadGivesWay(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatalf("the store does not grow; flat stores: %+v", flatsOf(t, h.p))
 		}
-		h.p.grow(ctx, &growth{store: live.ID, more: size.MiB, must: true, done: make(chan struct{})})
+		h.p.grow(ctx, &growth{storeID: live.ID, more: size.MiB, must: true, done: make(chan struct{})})
 	}
 	if all := flatsOf(t, h.p); len(all) != 0 {
 		t.Errorf("left: %+v", all)

@@ -15,12 +15,12 @@ import (
 // one goroutine (the committer) writes; the keys, which give out turns to work on a
 // volume or a name; and the running work, for which Close waits.
 type group struct {
-	name   string // of the pool
-	vgName string
-	host   lvm2.Host
-	store  *lvm2.Store // only the committer uses it; other goroutines may call Problems and Stale
-	log    klog.Logger
-	facts  *facts
+	name    string // of the pool
+	vgName  string
+	host    lvm2.Host
+	vgStore *lvm2.Store // only the committer uses it; other goroutines may call Problems and Stale
+	log     klog.Logger
+	facts   *facts
 
 	ctx     context.Context // ends when the pool is closed
 	cancel  context.CancelFunc

@@ -128,17 +128,17 @@ func (p *Pool) step(chunk size.Sectors, now rate) size.Bytes {
 
 // growth is an extension of a store that is under way.
 type growth struct {
-	store  lvm2.ID
-	more   size.Bytes
-	must   bool          // take all free room, even if nothing is left for others
-	done   chan struct{} // closed when the store has grown, or cannot grow
-	braked atomic.Bool   // its writers are held until it ends
+	storeID lvm2.ID
+	more    size.Bytes
+	must    bool          // take all free room, even if nothing is left for others
+	done    chan struct{} // closed when the store has grown, or cannot grow
+	braked  atomic.Bool   // its writers are held until it ends
 }
 
 // grow extends a store, and waits for no operation on the volume. If there is no
 // room, grow waits until trash is wiped.
 func (p *Pool) grow(ctx context.Context, g *growth) {
-	defer p.facts.growing.drop(g.store)
+	defer p.facts.growing.drop(g.storeID)
 	limited, cancel := context.WithTimeout(ctx, growLimit)
 	defer cancel()
 	var err error
@@ -151,7 +151,7 @@ func (p *Pool) grow(ctx context.Context, g *growth) {
 		p.giveUpUnread()
 		// It does not wait for frozen stores to be trimmed: trimming may wait for
 		// the writers that this store holds.
-		if v := p.current.Load(); v.StoreOf(g.store) == nil || p.wipedSoon(v, v.GrowsOn(v.StoreOf(g.store).LV)) == 0 {
+		if v := p.current.Load(); v.StoreOf(g.storeID) == nil || p.wipedSoon(v, v.GrowsOn(v.StoreOf(g.storeID).LV)) == 0 {
 			break
 		}
 		p.wiper.wake()
@@ -167,13 +167,13 @@ func (p *Pool) grow(ctx context.Context, g *growth) {
 		p.caretaker.wake() // trimming stores may make room
 	}
 	if err == nil {
-		p.facts.cramped.drop(g.store)
+		p.facts.cramped.drop(g.storeID)
 		return
 	}
 	if ctx.Err() != nil {
 		return
 	}
-	if !p.facts.cramped.swap(g.store, err) {
+	if !p.facts.cramped.swap(g.storeID, err) {
 		p.log.Error(err, "Failed to extend a store; it will be retried")
 	}
 	select {
@@ -188,7 +188,7 @@ func (p *Pool) grow(ctx context.Context, g *growth) {
 // longer table, because there may be no free extents.
 func (p *Pool) growStore(ctx context.Context, g *growth) error {
 	return p.do(ctx, &change{fast: true, what: "extend a store", edit: func(t *edit) error {
-		s := t.StoreOf(g.store)
+		s := t.StoreOf(g.storeID)
 		if s == nil {
 			return nil
 		}
@@ -216,11 +216,11 @@ func (p *Pool) growStore(ctx context.Context, g *growth) error {
 		c.Segments = catalog.AppendExtents(c.Segments, ranges...)
 		return t.Put(c)
 	}, act: func(ctx context.Context, v *view) error {
-		s := v.StoreOf(g.store)
+		s := v.StoreOf(g.storeID)
 		if s == nil {
 			return nil
 		}
-		err := p.lengthen(ctx, v.lease, g.store)
+		err := p.lengthen(ctx, v.lease, g.storeID)
 		if err != nil { // the store has its extents, but its device is too short
 			p.facts.unsettled.put(s.Of.LV.ID, true)
 		}

@@ -25,7 +25,7 @@ func TestLengthen_deviceBeingMade(t *testing.T) {
 	d, id := before.cowDevice(l.LV), l.LV.ID
 	release := must(p.keys.lock(ctx, storeKey(id)))(t)
 	grown := make(chan error, 1)
-	go func() { grown <- p.growStore(ctx, &growth{store: id, more: 8 * size.MiB, must: true}) }()
+	go func() { grown <- p.growStore(ctx, &growth{storeID: id, more: 8 * size.MiB, must: true}) }()
 	store := func() *lvm2.LV { return must(p.latest())(t).VG.LVByID(id) }
 	for end := time.Now().Add(10 * time.Second); store().Size() == l.LV.Size(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {

@@ -142,7 +142,7 @@ func (p *Pool) poolConditions(v *view) []Condition {
 	for _, what := range p.outside.pretenders() {
 		out = append(out, Condition{Degraded, "DuplicateDisk", what})
 	}
-	for _, problem := range p.store.Problems() {
+	for _, problem := range p.vgStore.Problems() {
 		out = append(out, Condition{Degraded, "MetadataDegraded", problem.Error()})
 	}
 	if err := p.wiper.problem(); err != nil {

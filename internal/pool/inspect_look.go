@@ -40,7 +40,7 @@ func (i *inspector) open(ctx context.Context, open openGroup) (err error) {
 	if p.dm, err = dm.Open(); err != nil {
 		return err
 	}
-	p.store, err = open(ctx, p.host, p.vgName, p.config.search(p.host))
+	p.vgStore, err = open(ctx, p.host, p.vgName, p.config.search(p.host))
 	if errors.Is(err, lvm2.ErrNotFound) && p.config.File != "" {
 		return fmt.Errorf("%w: no loop device has volume group %s; the driver attaches %s when it starts", ErrUnavailable, p.vgName, p.config.File)
 	}
@@ -77,7 +77,7 @@ type look struct {
 func (i *inspector) look(ctx context.Context) (*look, error) {
 	l := &look{inspector: i, names: map[string]string{}}
 	err := i.locked(ctx, func(v *view) error {
-		l.view, l.problems = v, i.pool.store.Problems()
+		l.view, l.problems = v, i.pool.vgStore.Problems()
 		all, err := i.pool.dm.List()
 		if err != nil {
 			return err

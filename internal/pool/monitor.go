@@ -224,7 +224,7 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 func (m *monitor) startGrowth(s *filling, must, brake bool) {
 	g := m.pool.newGrowth(s.Store, s.rate)
 	g.must = must
-	now, first := m.pool.facts.growing.claim(g.store, g)
+	now, first := m.pool.facts.growing.claim(g.storeID, g)
 	if g = now; first {
 		m.pool.background(func(ctx context.Context) { m.pool.grow(ctx, g) })
 	}
@@ -234,5 +234,5 @@ func (m *monitor) startGrowth(s *filling, must, brake bool) {
 }
 
 func (p *Pool) newGrowth(s *catalog.Store, now rate) *growth {
-	return &growth{store: s.LV.ID, more: p.step(s.Chunk, now), done: make(chan struct{})}
+	return &growth{storeID: s.LV.ID, more: p.step(s.Chunk, now), done: make(chan struct{})}
 }

@@ -157,7 +157,7 @@ func (p *Pool) open(ctx context.Context) (err error) {
 	if err := p.needsTargets(); err != nil {
 		return err
 	}
-	p.store, err = p.openGroup(ctx)
+	p.vgStore, err = p.openGroup(ctx)
 	return err
 }
 
@@ -198,8 +198,8 @@ func (p *Pool) Close() error {
 
 func (p *Pool) release() error {
 	var errs []error
-	if p.store != nil {
-		errs = append(errs, p.store.Close())
+	if p.vgStore != nil {
+		errs = append(errs, p.vgStore.Close())
 	}
 	if p.dm != nil {
 		errs = append(errs, p.dm.Close())

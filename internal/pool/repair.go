@@ -12,14 +12,14 @@ import (
 // point, and resumes unfinished work. It repairs the metadata first. The devices
 // follow in the background, each volume's separately.
 func (p *Pool) repair(ctx context.Context) error {
-	if len(p.store.Problems()) > 0 {
+	if len(p.vgStore.Problems()) > 0 {
 		// An interrupted commit may have left metadata areas out of date, and LVM2
 		// warns about them. Any commit rewrites them.
 		if err := p.do(ctx, &change{what: "rewrite the metadata of volume group " + p.vgName, edit: func(t *edit) error {
 			t.Changed = true
 			return nil
 		}}); err != nil {
-			p.log.Error(err, "Failed to rewrite metadata that is old or damaged", "problems", p.store.Problems())
+			p.log.Error(err, "Failed to rewrite metadata that is old or damaged", "problems", p.vgStore.Problems())
 		}
 	}
 	if err := p.amend(ctx); err != nil {

@@ -33,7 +33,7 @@ func TestScrub_writersNotHeld(t *testing.T) {
 			return p.forkUp(ctx, v, v.Volumes[o.LV.ID])
 		}}))
 		cow := v.cowDevice(s.LV)
-		g := &growth{store: s.LV.ID} // a brake that delays the end of the wipe
+		g := &growth{storeID: s.LV.ID} // a brake that delays the end of the wipe
 		g.braked.Store(true)
 		p.facts.growing.put(s.LV.ID, g)
 		ok(t, p.dm.Suspend(ctx, cow.name, dm.SuspendOptions{SkipLockFS: true}))
