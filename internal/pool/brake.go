@@ -155,7 +155,7 @@ func (p *Pool) holdAgain(v *view, o *catalog.Volume) {
 // pool is opened again.
 func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
 	defer p.facts.holding.drop(volume)
-	began, told := time.Now(), false
+	began, logged := time.Now(), false
 	for {
 		v := p.current.Load()
 		o := v.Volumes[volume]
@@ -185,8 +185,8 @@ func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
 		if len(v.Trash) > 0 && p.wiper.problem() == nil { // else the wiper pauses after its failure
 			p.wiper.wake()
 		}
-		if !told && ctx.Err() == nil {
-			told = true
+		if !logged && ctx.Err() == nil {
+			logged = true
 			p.log.Info("Writers are held: "+heldBecause, "volume", o.LV.Name, "err", err)
 		}
 		select {

@@ -24,13 +24,13 @@ type caretaker struct {
 	pool *Pool
 	soon chan struct{} // holds an item if the caretaker must look now, before its next tick
 
-	mu   sync.Mutex        // guards the fields below; no other lock is taken while it is held
-	busy map[string]bool   // work in progress, by the kind of work and the volume's id
-	told map[string]string // by the same key: the logged failure of the last attempt
+	mu     sync.Mutex        // guards the fields below; no other lock is taken while it is held
+	busy   map[string]bool   // work in progress, by the kind of work and the volume's id
+	logged map[string]string // by the same key: the logged failure of the last attempt
 }
 
 func newCaretaker(p *Pool) *caretaker {
-	return &caretaker{pool: p, soon: make(chan struct{}, 1), busy: map[string]bool{}, told: map[string]string{}}
+	return &caretaker{pool: p, soon: make(chan struct{}, 1), busy: map[string]bool{}, logged: map[string]string{}}
 }
 
 // loop looks for work. It does not ask the kernel for the status of a snapshot,
@@ -165,7 +165,7 @@ func (c *caretaker) end(key string) {
 func (c *caretaker) failed(o *catalog.Volume, kind string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.told[kind+string(o.LV.ID)] != ""
+	return c.logged[kind+string(o.LV.ID)] != ""
 }
 
 // news records the result of a piece of work, and reports whether it is a failure
@@ -174,13 +174,13 @@ func (c *caretaker) news(key string, err error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err == nil {
-		delete(c.told, key)
+		delete(c.logged, key)
 		return false
 	}
-	if c.told[key] == err.Error() {
+	if c.logged[key] == err.Error() {
 		return false
 	}
-	c.told[key] = err.Error()
+	c.logged[key] = err.Error()
 	return true
 }
 

@@ -50,7 +50,7 @@ type Options struct {
 	LVM    lvm2.Host // where LVM2 keeps its locks and hints; LVM2's defaults if empty
 	By     string    // who gave a command, for the record of its changes; nothing is recorded if empty
 
-	told *told // what earlier attempts to open the pool have logged about its devices
+	logged *deviceLog // what earlier attempts to open the pool have logged about its devices
 }
 
 const (
@@ -85,8 +85,8 @@ func (o Options) withDefaults() Options {
 	if o.RunDir == "" {
 		o.RunDir = defaultRunDir
 	}
-	if o.told == nil {
-		o.told = &told{why: map[string]string{}}
+	if o.logged == nil {
+		o.logged = &deviceLog{why: map[string]string{}}
 	}
 	if o.LVM.DevicesFile == "" {
 		o.LVM.DevicesFile = lvm2.DevicesFile(lvm2.SystemDir())

@@ -101,9 +101,9 @@
 //	facts.mu      all facts
 //	hydrator.mu   jobs, stopped volumes, windows
 //	scrubs.mu     jobs            copies.mu    jobs
-//	wiper.mu      next, failed, failures    caretaker.mu busy, told
+//	wiper.mu      next, failed, failures    caretaker.mu busy, logged
 //	outside.mu    leftOut, strangers
-//	told.mu       what was logged about devices, for all attempts to open a pool
+//	deviceLog.mu  what was logged about devices, for all attempts to open a pool
 //	timings.mu    a histogram
 //	member.mu     a Set's pool; held as long as closing the pool takes
 //	group.mu      closed; no work begins once it is set

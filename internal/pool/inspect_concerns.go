@@ -17,7 +17,7 @@ func (r *report) addConcerns(concerns []Concern) {
 		if slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Reason == c.Reason && f.Where == where }) {
 			continue
 		}
-		r.told = append(r.told, c.Finding(where))
+		r.concerns = append(r.concerns, c.Finding(where))
 	}
 }
 

@@ -18,11 +18,11 @@ type inspector struct {
 	pool *Pool // never opened; provides its configuration, names and tables
 }
 
-// openGroup is a function that opens a volume group to be inspected or changed.
-type openGroup func(ctx context.Context, h lvm2.Host, name string, search lvm2.Search) (*lvm2.Store, error)
+// groupOpener is a function that opens a volume group to be inspected or changed.
+type groupOpener func(ctx context.Context, h lvm2.Host, name string, search lvm2.Search) (*lvm2.Store, error)
 
 // newInspector finds the pool's volume group on the machine's block devices.
-func newInspector(ctx context.Context, c Config, o Options, open openGroup) (*inspector, error) {
+func newInspector(ctx context.Context, c Config, o Options, open groupOpener) (*inspector, error) {
 	c, o = c.withDefaults(), o.withDefaults()
 	if err := c.Check(); err != nil {
 		return nil, err
@@ -35,7 +35,7 @@ func newInspector(ctx context.Context, c Config, o Options, open openGroup) (*in
 	return i, nil
 }
 
-func (i *inspector) open(ctx context.Context, open openGroup) (err error) {
+func (i *inspector) open(ctx context.Context, open groupOpener) (err error) {
 	p := i.pool
 	if p.dm, err = dm.Open(); err != nil {
 		return err

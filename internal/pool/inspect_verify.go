@@ -45,7 +45,7 @@ func Verify(ctx context.Context, c Config, o Options) (*Verification, error) {
 	}
 	defer i.close()
 	r, err := i.verify(ctx)
-	if err == nil && len(r.Findings)+len(r.told) > 0 {
+	if err == nil && len(r.Findings)+len(r.concerns) > 0 {
 		select {
 		case <-time.After(secondLook):
 		case <-ctx.Done():
@@ -53,13 +53,13 @@ func Verify(ctx context.Context, c Config, o Options) (*Verification, error) {
 		}
 		first := r
 		if r, err = i.verify(ctx); err == nil {
-			r.Findings, r.told = inBoth(r.Findings, first.Findings), inBoth(r.told, first.told)
+			r.Findings, r.concerns = inBoth(r.Findings, first.Findings), inBoth(r.concerns, first.concerns)
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	for _, found := range [][]Finding{r.Findings, r.told} {
+	for _, found := range [][]Finding{r.Findings, r.concerns} {
 		slices.SortFunc(found, func(a, b Finding) int {
 			return cmp.Or(cmp.Compare(a.Where, b.Where), cmp.Compare(a.Reason, b.Reason))
 		})
@@ -69,7 +69,7 @@ func Verify(ctx context.Context, c Config, o Options) (*Verification, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Verification{Pool: i.pool.name, VolumeGroup: i.pool.vgName, Findings: r.Findings, Told: r.told, Unread: r.unread, Volumes: volumes}, nil
+	return &Verification{Pool: i.pool.name, VolumeGroup: i.pool.vgName, Findings: r.Findings, Told: r.concerns, Unread: r.unread, Volumes: volumes}, nil
 }
 
 func (i *inspector) verify(ctx context.Context) (*report, error) {
@@ -148,8 +148,8 @@ func (i *inspector) leftOut(v *view) []LeftOut {
 // report collects the findings.
 type report struct {
 	catalog.Checks
-	told   []Finding
-	unread []Unread
+	concerns []Finding
+	unread   []Unread
 }
 
 // inBoth returns the findings that an earlier look found too.

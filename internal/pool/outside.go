@@ -11,16 +11,16 @@ import (
 // outside holds the devices of the machine that seem to belong to the pool, but do
 // not. Its methods may be called concurrently.
 type outside struct {
-	told *told
+	logged *deviceLog
 
 	mu        sync.Mutex // guards the fields below; no other lock is taken while it is held
 	leftOut   []LeftOut  // devices that match the configuration, but are not in the group
 	strangers []string   // devices that pretend to be the pool's
 }
 
-// told is what was logged about left out devices, by device. All attempts to open a
+// deviceLog is what was logged about left out devices, by device. All attempts to open a
 // pool share it.
-type told struct {
+type deviceLog struct {
 	mu  sync.Mutex // guards why
 	why map[string]string
 }
@@ -31,17 +31,17 @@ func (o *outside) leaveOut(log klog.Logger, left []LeftOut) {
 	o.mu.Lock()
 	o.leftOut = left
 	o.mu.Unlock()
-	o.told.mu.Lock()
-	defer o.told.mu.Unlock()
+	o.logged.mu.Lock()
+	defer o.logged.mu.Unlock()
 	now := map[string]bool{}
 	for _, l := range left {
 		now[l.Device] = true
-		if former, known := o.told.why[l.Device]; !known || former != l.Why {
+		if former, known := o.logged.why[l.Device]; !known || former != l.Why {
 			log.Info("Left out a device that matches the configuration", "device", l.Device, "why", l.Why)
 		}
-		o.told.why[l.Device] = l.Why
+		o.logged.why[l.Device] = l.Why
 	}
-	maps.DeleteFunc(o.told.why, func(device, _ string) bool { return !now[device] })
+	maps.DeleteFunc(o.logged.why, func(device, _ string) bool { return !now[device] })
 }
 
 // leftOuts returns the devices that match the configuration, but are not in the

@@ -102,7 +102,7 @@ func newPool(ctx context.Context, c Config, o Options) *Pool {
 		setting:    setting{config: c, by: o.By, runDir: o.RunDir},
 		mapper:     mapper{deepest: deepestChain()},
 		storeGuard: storeGuard{lookSoon: make(chan struct{}, 1), keep: (*view).ReadThrough},
-		outside:    outside{told: o.told},
+		outside:    outside{logged: o.logged},
 		copies:     copies{turn: make(chan struct{}, 1)},
 		merges:     make(chan struct{}, mergesAtOnce),
 	}

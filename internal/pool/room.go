@@ -83,9 +83,9 @@ const stuckAfter = 2
 
 // failing is trash that the last rounds could not wipe.
 type failing struct {
-	rounds int
-	since  time.Time
-	told   bool // those who wait for room were told
+	rounds   int
+	since    time.Time
+	reported bool // those who wait for room were told
 }
 
 func (f failing) stuck() bool { return f.rounds >= stuckAfter && time.Since(f.since) > busyLimit }
@@ -108,8 +108,8 @@ func (w *wiper) note(unwiped map[lvm2.ID]bool) {
 		if f.rounds++; f.rounds == 1 {
 			f.since = time.Now()
 		}
-		news = news || f.stuck() && !f.told
-		f.told = f.stuck()
+		news = news || f.stuck() && !f.reported
+		f.reported = f.stuck()
 		now[id] = f
 	}
 	if w.failures = now; news {

@@ -64,7 +64,7 @@ func OpenSet(ctx context.Context, configs []Config, o Options) (*Set, error) {
 		if slices.ContainsFunc(s.members, func(m *member) bool { return m.config.Name == c.Name }) {
 			return nil, fmt.Errorf("%w: two pools have the name %s", ErrInvalid, c.Name)
 		}
-		o.told = &told{why: map[string]string{}} // separate for each pool
+		o.logged = &deviceLog{why: map[string]string{}} // separate for each pool
 		s.members = append(s.members, &member{
 			config: c, options: o, err: errors.New("it is being opened"),
 			held: make(chan struct{}), tried: make(chan struct{}), ended: make(chan struct{}),
