@@ -163,3 +163,19 @@ func TestDescription_oneLine(t *testing.T) {
 		}
 	}
 }
+
+// The schema accepts the sizes that the driver accepts, and refuses other units.
+func TestRender_sizes(t *testing.T) {
+	for text, accepted := range map[string]bool{
+		"20Gi": true, "1.5Ti": true, "1073741824": true, "1Ei": true, "1e9": true, "'1e9'": true, "'1E+9'": true, "2E": true, "'+1Gi'": true, ".5Gi": true,
+		"1gi": false, "1 Gi": false, "1K": false, "'0x10'": false, "Gi": false, "'.'": false, "'-1Gi'": false,
+	} {
+		values, err := parseValues("pools: [{name: a, burstRate: " + text + "}]")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = render(values, snapshotAPI); (err == nil) != accepted {
+			t.Errorf("burstRate %s: %v", text, err)
+		}
+	}
+}
