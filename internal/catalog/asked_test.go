@@ -11,7 +11,7 @@ import (
 
 // A copy may ask for what was asked for its source, for what would be given as
 // much as that has, and for more: what it gets is never less than the source has.
-func TestCopyExtents(t *testing.T) {
+func TestCopyExtents_requestedSize(t *testing.T) {
 	v := &View{VG: &lvm2.VG{ExtentSize: (4 * size.MiB).Sectors()}}
 	const mib = size.MiB
 	for _, c := range []struct {

@@ -104,10 +104,10 @@ func (r *Checks) CheckMetadata(v *View) {
 		names[kind+csi] = lv.Name
 	}
 	for _, lv := range v.VG.LVs {
-		switch d := v.Decoded[lv].(type) {
+		switch d := v.decoded[lv].(type) {
 		case error:
 			r.Add("BadTags", r.At(lv), RestoreGroup, "%v", d)
-		case Trashed:
+		case trashed:
 			if !inactive(lv) {
 				r.Add("Unprotected", r.At(lv), protect(r.At(lv)), "LVM2 may activate it, although it was deleted and is not wiped yet")
 			}
@@ -225,7 +225,7 @@ func (r *Checks) checkLinks(v *View) {
 		if store == nil {
 			continue // Validate reports it
 		}
-		if _, gone := v.Decoded[store].(Trashed); gone {
+		if _, gone := v.decoded[store].(trashed); gone {
 			r.Add("TrashInUse", r.At(store), "vgcfgrestore a state from before it was deleted, or lvremove "+r.At(store), "our tags say that it is trash, but LVM2 uses it as a snapshot's store")
 		}
 		l := v.Layers[store.ID]

@@ -26,7 +26,7 @@ func decode(lv *lvm2.LV) any {
 		if odd != nil {
 			return odd
 		}
-		return Trashed{}
+		return trashed{}
 	case roleVolume:
 		v := r.volume()
 		if v.LV, v.Odd = lv, odd; r.err != nil {

@@ -11,23 +11,23 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// place is the end of the disks at which new extents are allocated.
-type place int
+// Place is the end of the disks at which new extents are allocated.
+type Place int
 
 const (
-	LowEnd  place = iota // volumes: from the start of the disks
+	LowEnd  Place = iota // volumes: from the start of the disks
 	HighEnd              // COW stores: from the end, so that volumes stay in one piece
 )
 
 // AllocateOn allocates n free extents on disks of a kind. For a volume it prefers wiped
 // extents, and one piece. For a store it leaves wiped extents and large pieces to volumes,
 // because nobody can read the old bytes below a store.
-func (t *Edit) AllocateOn(block size.Bytes, n lvm2.Extents, at place) ([]lvm2.Range, error) {
+func (t *Edit) AllocateOn(block size.Bytes, n lvm2.Extents, at Place) ([]lvm2.Range, error) {
 	return t.AllocateMore(nil, block, n, at)
 }
 
 // AllocateMore is AllocateOn for extents that continue a logical volume with the segments has.
-func (t *Edit) AllocateMore(has []lvm2.Segment, block size.Bytes, n lvm2.Extents, at place) ([]lvm2.Range, error) {
+func (t *Edit) AllocateMore(has []lvm2.Segment, block size.Bytes, n lvm2.Extents, at Place) ([]lvm2.Range, error) {
 	if err := t.WithoutMapped(); err != nil {
 		return nil, err
 	}
@@ -59,7 +59,7 @@ func (t *Edit) Take(ranges ...lvm2.Range) []lvm2.Range {
 }
 
 // OnePiece returns the lowest or the highest piece of n extents in s.
-func OnePiece(s RangeSet, n lvm2.Extents, at place) (lvm2.Range, bool) {
+func OnePiece(s RangeSet, n lvm2.Extents, at Place) (lvm2.Range, bool) {
 	if at == HighEnd {
 		for _, r := range slices.Backward(s) {
 			if r.Count >= n {
@@ -123,7 +123,7 @@ func packed(s RangeSet, n lvm2.Extents) []lvm2.Range {
 }
 
 // Pieces returns n extents of s in as few pieces as possible, near one end of s.
-func Pieces(s RangeSet, n lvm2.Extents, at place) []lvm2.Range {
+func Pieces(s RangeSet, n lvm2.Extents, at Place) []lvm2.Range {
 	all := slices.Clone(s)
 	if at == HighEnd {
 		slices.Reverse(all)
@@ -148,7 +148,7 @@ func Pieces(s RangeSet, n lvm2.Extents, at place) []lvm2.Range {
 }
 
 // Growth allocates n more extents for lv, directly after its last segment if possible.
-func (t *Edit) Growth(lv *lvm2.LV, n lvm2.Extents, at place) ([]lvm2.Range, error) {
+func (t *Edit) Growth(lv *lvm2.LV, n lvm2.Extents, at Place) ([]lvm2.Range, error) {
 	has, err := Physical(lv)
 	if err != nil {
 		return nil, err

@@ -9,7 +9,7 @@ import (
 
 // A store fills the gaps between others, but begins with few; what is in pieces is in
 // as few as can be.
-func TestPlaces(t *testing.T) {
+func TestPieces_bothEnds(t *testing.T) {
 	free := RangeSet{{Start: 0, Count: 100}, {Start: 110, Count: 7}, {Start: 120, Count: 1}, {Start: 130, Count: 30}, {Start: 170, Count: 2}, {Start: 180, Count: 1}}
 	r := func(start, count lvm2.Extents) lvm2.Range { return lvm2.Range{Start: start, Count: count} }
 	for _, c := range []struct {
@@ -32,7 +32,7 @@ func TestPlaces(t *testing.T) {
 
 // A store takes all that it takes at once from one disk, and grows on the disk that it is
 // on, as long as one disk has the room.
-func TestStoresStayOnOneDisk(t *testing.T) {
+func TestAllocateMore_oneDisk(t *testing.T) {
 	r := func(pv int, start, count lvm2.Extents) lvm2.Range {
 		return lvm2.Range{PV: pv, Start: start, Count: count}
 	}

@@ -61,7 +61,7 @@ func (v *View) Circular(o *Volume) error {
 
 // OwnerOf returns the volume that a logical volume is part of; nil if there is none.
 func (v *View) OwnerOf(id lvm2.ID) *Volume {
-	switch d := v.Decoded[v.VG.LVByID(id)].(type) {
+	switch d := v.decoded[v.VG.LVByID(id)].(type) {
 	case *Volume:
 		return v.Volumes[id]
 	case *Layer:

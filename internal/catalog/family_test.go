@@ -6,7 +6,7 @@ import (
 )
 
 // Tags by which a volume reads through itself are an error, not a loop without end.
-func TestCircularTags(t *testing.T) {
+func TestCircular_changedTags(t *testing.T) {
 	v := rollbackGroup(t)
 	layer := v.Snapshots["old"].LV.ID
 	c := v.VolumeByLV("base").LV.Clone()

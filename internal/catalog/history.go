@@ -67,9 +67,9 @@ func (v *Volume) NextOrder() uint64 {
 	return order
 }
 
-// FindLoss marks the layers that read through a layer removed with lvremove. In a complete
+// findLoss marks the layers that read through a layer removed with lvremove. In a complete
 // history the newest layer is live, and each layer begins where the next older one ends.
-func (v *Volume) FindLoss() {
+func (v *Volume) findLoss() {
 	live, whole := v.Live(), map[*Layer]bool{}
 	for i, l := range slices.Backward(v.Layers) {
 		if next := v.NextOf(i); l == live || next != nil && whole[next] {
@@ -111,8 +111,8 @@ func (v *View) Needed(o *Volume) []*Layer {
 // Disposable reports whether the blocks of o can go when o is deleted.
 func (v *View) Disposable(o *Volume) bool { return v.Unclear == nil && len(v.Needed(o)) == 0 }
 
-// Unneeded returns the layers of o that may be deleted.
-func (v *View) Unneeded(o *Volume) []*Layer {
+// unneeded returns the layers of o that may be deleted.
+func (v *View) unneeded(o *Volume) []*Layer {
 	needed := v.Needed(o)
 	if len(needed) == len(o.Layers) {
 		return nil

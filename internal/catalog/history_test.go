@@ -28,7 +28,7 @@ func TestFindLoss_foldedLayer(t *testing.T) {
 	} {
 		live := c.o.Layers[len(c.o.Layers)-1]
 		live.Snap = &lvm2.LV{}
-		c.o.FindLoss()
+		c.o.findLoss()
 		lost := 0
 		for _, l := range c.o.Layers {
 			if l.Lost {
@@ -58,7 +58,7 @@ func TestPath_sideBySide(t *testing.T) {
 	add("h", 10, 10, 0, false)
 	add("i", 11, 11, 0, true)
 	o.Layers[8].Snap = &lvm2.LV{}
-	o.FindLoss()
+	o.findLoss()
 	v := &View{Pinned: map[lvm2.ID]bool{}}
 	names := func(layers []*Layer) (s string) {
 		for _, l := range layers {
@@ -71,7 +71,7 @@ func TestPath_sideBySide(t *testing.T) {
 			t.Errorf("path %s, want %s; lost: %v", got, want, o.Layers[i].Lost)
 		}
 	}
-	if got := names(v.Needed(o)) + "-" + names(v.Unneeded(o)); got != "abdefghi-c" {
+	if got := names(v.Needed(o)) + "-" + names(v.unneeded(o)); got != "abdefghi-c" {
 		t.Errorf("needed and not: %s", got)
 	}
 	for gone, heir := range map[int]int{1: 0, 5: -1, 7: 6} {
@@ -85,7 +85,7 @@ func TestPath_sideBySide(t *testing.T) {
 	}
 	// Without f only g, h and i are whole.
 	o.Layers = append(o.Layers[:5:5], o.Layers[6:]...)
-	o.FindLoss()
+	o.findLoss()
 	for _, l := range o.Layers {
 		if want := l.Order < 6; l.Lost != want {
 			t.Errorf("without f %s is lost: %v", l.LV.ID, l.Lost)
@@ -120,7 +120,7 @@ func TestNextOrder_neverReused(t *testing.T) {
 			t.Errorf("place %d after %d layers, want %d", got, len(o.Layers), c.want)
 		}
 		o.Layers = append(o.Layers, &Layer{LV: &lvm2.LV{}, Order: got, Through: got, Snap: &lvm2.LV{}})
-		o.FindLoss()
+		o.findLoss()
 		for _, l := range o.Layers[:len(o.Layers)-1] {
 			if l.Lost == c.live {
 				t.Errorf("below a layer at %d that of %d is lost: %v", got, l.Order, l.Lost)

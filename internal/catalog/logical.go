@@ -221,7 +221,7 @@ func (t *Edit) Prune(l *Layer) error {
 	if o == nil {
 		return nil
 	}
-	unneeded := now.Unneeded(o)
+	unneeded := now.unneeded(o)
 	if err := t.Discard(storesOf(unneeded)...); err != nil {
 		return err
 	}

@@ -26,7 +26,8 @@ func randomSet(r *rand.Rand) RangeSet {
 	return NewRangeSet(all...)
 }
 
-func TestRangeSets(t *testing.T) {
+// Union, intersection and difference are those of the sets of extents.
+func TestRangeSet_operations(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 20000 {
 		a, b := randomSet(r), randomSet(r)
@@ -50,7 +51,8 @@ func TestRangeSets(t *testing.T) {
 	}
 }
 
-func TestParseRangeSetRefuses(t *testing.T) {
+// Text that String never writes is refused.
+func TestParseRangeSet_refuses(t *testing.T) {
 	for _, bad := range []string{"x", "0.1", "0+1", "0.1+", ".1+1", "0.1+1/", "-1.1+1", "0.-1+1"} {
 		if s, err := parseRangeSet(bad); err == nil {
 			t.Errorf("%q was read as %v", bad, s)

@@ -46,7 +46,7 @@ func (t *Edit) Tidy() error {
 
 // TidyOne is Tidy for one volume.
 func (t *Edit) TidyOne(o *Volume) error {
-	if err := t.Discard(storesOf(t.Unneeded(o))...); err != nil || !o.Deleted || !t.Disposable(o) {
+	if err := t.Discard(storesOf(t.unneeded(o))...); err != nil || !o.Deleted || !t.Disposable(o) {
 		return err
 	}
 	return t.discardBlocks(o)
@@ -54,5 +54,5 @@ func (t *Edit) TidyOne(o *Volume) error {
 
 // Leftover reports whether nothing needs o, or some of its layers, any more.
 func (v *View) Leftover(o *Volume) bool {
-	return len(v.Unneeded(o)) > 0 || o.Deleted && v.Disposable(o)
+	return len(v.unneeded(o)) > 0 || o.Deleted && v.Disposable(o)
 }

@@ -16,19 +16,19 @@ const (
 
 // IsTheirs reports whether lv is LVM2's own: it has no tags that make it ours.
 func (v *View) IsTheirs(lv *lvm2.LV) bool {
-	_, is := v.Decoded[lv].(foreign)
+	_, is := v.decoded[lv].(foreign)
 	return is
 }
 
 // IsTrash reports whether lv is to be wiped, and then given back.
 func (v *View) IsTrash(lv *lvm2.LV) bool {
-	_, is := v.Decoded[lv].(Trashed)
+	_, is := v.decoded[lv].(trashed)
 	return is
 }
 
 // IsStore reports whether lv is the store of a layer or of a fork.
 func (v *View) IsStore(lv *lvm2.LV) bool {
-	switch v.Decoded[lv].(type) {
+	switch v.decoded[lv].(type) {
 	case *Layer, *ForkStore:
 		return true
 	}
@@ -41,12 +41,12 @@ func (v *View) Shares() (blocks, stores, trash size.Bytes) {
 		if SnapshotSegment(lv) != nil {
 			continue // has no extents
 		}
-		switch v.Decoded[lv].(type) {
+		switch v.decoded[lv].(type) {
 		case *Volume:
 			blocks += v.Taken(lv)
 		case *Layer, *ForkStore, *Flat:
 			stores += v.BytesOf(lv)
-		case Trashed:
+		case trashed:
 			trash += v.BytesOf(lv)
 		}
 	}

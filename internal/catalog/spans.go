@@ -80,7 +80,7 @@ func (h Hydrated) Missing(length size.Sectors) Spans {
 	return append(out, rest)
 }
 
-// HydratedBut is the inverse of missing.
+// HydratedBut is the inverse of Missing.
 func HydratedBut(missing Spans, length size.Sectors) Hydrated {
 	if n := len(missing); n > 0 && missing[n-1].End() == length {
 		return Hydrated{missing[n-1].Start, missing[:n-1]}

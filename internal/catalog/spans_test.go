@@ -8,9 +8,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestHydrated takes random parts from what is missing, as windows do, and
+// TestHydrated_missing takes random parts from what is missing, as windows do, and
 // compares with a map of every sector.
-func TestHydrated(t *testing.T) {
+func TestHydrated_missing(t *testing.T) {
 	const length = 200
 	r := rand.New(rand.NewPCG(1, 1))
 	for range 200 {
@@ -50,7 +50,8 @@ func TestHydrated(t *testing.T) {
 	}
 }
 
-func TestParseHydrated(t *testing.T) {
+// Text that String never writes is refused.
+func TestParseHydrated_refuses(t *testing.T) {
 	for _, bad := range []string{"", "x", "-1", "8/", "8/2", "8/2+", "8/2+0", "8/4+5", "8/4+1/2+1", "8/2+1/3+1", "8/2+9223372036854775807"} {
 		if h, err := ParseHydrated(bad); err == nil {
 			t.Errorf("%q is read as %v", bad, h)

@@ -33,7 +33,9 @@ func FuzzDecodeTag(f *testing.F) {
 	})
 }
 
-func TestTags(t *testing.T) {
+// A tag reads back as it was written. A tag that is given twice, or has an unknown key, makes
+// the others doubtful.
+func TestTag_roundTrip(t *testing.T) {
 	tags := []string{"theirs", Tag(tagRole, roleVolume), Tag(tagName, "a b"), Tag(tagUnformatted)}
 	p, odd, err := readProperties(tags)
 	if err != nil || odd != nil || p[tagRole] != roleVolume || p[tagName] != "a b" || len(p) != 3 {

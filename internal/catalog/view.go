@@ -21,7 +21,7 @@ type Volume struct {
 	Raw        bool       // it was a block device until its mode changed
 	asked      size.Bytes // size in the request; 0 if it is the actual size
 	Source     Source
-	SourcePool string       // pool of source; "" for this pool
+	SourcePool string       // pool of Source; "" for this pool
 	CopyOf     lvm2.ID      // the layer that a fork reads through; "" once the volume is hydrated
 	Hydrated   Hydrated     // the parts of a fork that are in the volume's own extents
 	Fork       *ForkStore   // the store for writes to a fork
@@ -54,13 +54,13 @@ type Layer struct {
 	Through  uint64 // place of the last layer that was folded into it, or its own place
 	Created  time.Time
 	Length   size.Sectors // of the volume at the cut
-	Asked    size.Bytes   // size in the request for the volume; 0 if it is length
+	Asked    size.Bytes   // size in the request for the volume; 0 if it is Length
 	Chunk    size.Sectors
 	Lost     bool
 	Used     size.Sectors // used part of a trimmed store
 	Trimmed  bool         // the unused end of the store was freed
-	Exact    bool         // the store's chunks below bound are exactly the chunks that changed until the next cut
-	Bound    size.Sectors // 0 if exact holds for the whole store
+	Exact    bool         // the store's chunks below Bound are exactly the chunks that changed until the next cut
+	Bound    size.Sectors // 0 if Exact holds for the whole store
 	Superset bool         // the store has more chunks than changed until the next cut
 	unknown  RangeSet     // the volume's unknown extents at the cut
 	headKept bool         // an older release recorded unknown; see zeroedHead
@@ -114,27 +114,27 @@ type View struct {
 	Unclear   error             // the first tag that is not understood; while it is set, nothing is deleted, because the tag may name any logical volume
 	Free      RangeSet          // extents that can be allocated
 	Clean     RangeSet          // free extents that hold zeroes
-	Decoded   map[*lvm2.LV]any  // decoded form of each logical volume: *volume, *layer, *fork, *flat, trashed, foreign or error
+	decoded   map[*lvm2.LV]any  // decoded form of each logical volume: *Volume, *Layer, *ForkStore, *Flat, trashed, foreign or error
 	Pinned    map[lvm2.ID]bool  // layers that forks and readers read through
 	sources   map[string]bool   // names of logical volumes that other volumes name as their source, or as the volume of their snapshots
 	doubtful  map[lvm2.ID]error // volumes whose history has a tag that is not understood
 }
 
 type (
-	Trashed struct{}
+	trashed struct{}
 	foreign struct {
 		static bool // its tag allows a static volume to name it
 	}
 )
 
-// newView decodes vg. It takes over logical volumes that prev has decoded already.
+// NewView decodes vg. It takes over logical volumes that prev has decoded already.
 func NewView(vg *lvm2.VG, prev *View) *View {
 	n := len(vg.LVs)
 	v := &View{
 		VG: vg, Volumes: make(map[lvm2.ID]*Volume, n), Layers: map[lvm2.ID]*Layer{}, forks: map[lvm2.ID]*ForkStore{},
 		Flats: map[lvm2.ID][]*Flat{}, Flattened: map[lvm2.ID]bool{},
 		Named: make(map[string]*Volume, n), Snapshots: map[string]*Layer{},
-		Decoded: make(map[*lvm2.LV]any, n), Pinned: map[lvm2.ID]bool{}, sources: map[string]bool{},
+		decoded: make(map[*lvm2.LV]any, n), Pinned: map[lvm2.ID]bool{}, sources: map[string]bool{},
 		doubtful: map[lvm2.ID]error{},
 	}
 	var hidden []*lvm2.LV
@@ -147,12 +147,12 @@ func NewView(vg *lvm2.VG, prev *View) *View {
 		}
 		d, known := any(nil), false
 		if prev != nil {
-			d, known = prev.Decoded[lv]
+			d, known = prev.decoded[lv]
 		}
 		if !known {
 			d = decode(lv)
 		}
-		v.Decoded[lv] = d
+		v.decoded[lv] = d
 		v.add(lv, d, byName)
 		switch d := d.(type) {
 		case *ForkStore:
@@ -199,7 +199,7 @@ func (v *View) add(lv *lvm2.LV, decoded any, byName map[string]*Layer) {
 		v.misread(lv, d.odd)
 	case *Flat:
 		v.misread(lv, d.odd)
-	case Trashed:
+	case trashed:
 		v.Trash = append(v.Trash, lv)
 	case error:
 		v.misread(lv, d)
@@ -299,7 +299,7 @@ func (v *View) link(hidden []*lvm2.LV, byName map[string]*Layer) {
 			o.Odd = why
 		}
 		if o.Odd == nil { // otherwise its history is not known
-			o.FindLoss()
+			o.findLoss()
 		}
 	}
 }

@@ -14,7 +14,7 @@ import (
 
 // A fork whose tags an older or newer version has made may not lose what it
 // reads through.
-func TestStrangeForkPinsItsLayer(t *testing.T) {
+func TestNewView_strangeForkPinsItsLayer(t *testing.T) {
 	v := rollbackGroup(t)
 	layer := v.Snapshots["old"]
 	for _, key := range []string{tagCopy, tagReads} {
@@ -38,7 +38,7 @@ func TestStrangeForkPinsItsLayer(t *testing.T) {
 
 // With any tag that is not understood nothing is thrown away in the whole group,
 // and it is again once the tag is gone.
-func TestNothingGoesWhileATagIsNotUnderstood(t *testing.T) {
+func TestNewView_nothingGoesWhileUnclear(t *testing.T) {
 	layer := rollbackGroup(t).Snapshots["old"].LV.ID
 	for name, odd := range map[string]struct{ lv, tag string }{
 		"a volume's name twice":           {"base", Tag(tagName, "again")},
@@ -109,7 +109,7 @@ func TestNothingGoesWhileATagIsNotUnderstood(t *testing.T) {
 }
 
 // A tag that the parser is not told of stops all reclaiming.
-func TestEveryTagIsKnown(t *testing.T) {
+func TestKnownTags_complete(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "tags.go", nil, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +128,7 @@ func TestEveryTagIsKnown(t *testing.T) {
 
 // What an older build recorded of a block volume says nothing of a file system's
 // first blocks, also once the volume's mode has changed.
-func TestHeadOfWhatWasABlockDevice(t *testing.T) {
+func TestZeroedHead_formerBlockDevice(t *testing.T) {
 	v := rollbackGroup(t)
 	own := *v
 	own.VG = v.VG.Clone()

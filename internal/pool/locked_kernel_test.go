@@ -120,7 +120,7 @@ func TestLockedWhenOpened(t *testing.T) {
 		for _, l := range v.Layers {
 			plain = plain || l.LV == lv && l.Snap != nil
 		}
-		if _, trash := v.Decoded[lv].(catalog.Trashed); !trash && catalog.Untouchable(lv) == plain {
+		if !v.IsTrash(lv) && catalog.Untouchable(lv) == plain {
 			t.Errorf("%s: status %v, flags %v", lv.Name, lv.Status, lv.Flags)
 		}
 	}
