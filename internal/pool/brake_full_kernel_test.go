@@ -64,7 +64,7 @@ func TestHold_forkInFullPool(t *testing.T) {
 			}
 			t.Logf("written in %v", time.Since(began))
 			if o := must(p.latest())(t).VolumeByLV(f.LV); o.Forked() {
-				t.Errorf("all was written, and it is still a fork: %v sectors hydrated", o.Hydrated)
+				t.Errorf("everything was written, but it is still a fork: %v sectors hydrated", o.Hydrated)
 			}
 			fork.compare(t, forkPath, "the fork")
 			base.compare(t, path, "the source")

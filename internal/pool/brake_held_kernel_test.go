@@ -81,12 +81,12 @@ func TestHold_byFormerProcess(t *testing.T) {
 	o := now.VolumeByLV(f.LV)
 	info := must(p.find(now.topDevice(o.LV)))(t)
 	if info.Suspended && !p.facts.holding.has(o.LV.ID) {
-		t.Error("the pool is open, and does not know that writers are held")
+		t.Error("the pool is open, but does not know that writers are held")
 	}
 	waitHeld(t, p, f.LV)
 	select {
 	case err := <-written:
-		t.Fatalf("its writers went on: %v", err)
+		t.Fatalf("its writers continued: %v", err)
 	case <-time.After(time.Second):
 	}
 	for _, f := range must(Verify(ctx, config, Options{}))(t).Findings {
@@ -104,7 +104,7 @@ func TestHold_byFormerProcess(t *testing.T) {
 	case err := <-written:
 		ok(t, err)
 	case <-time.After(20 * time.Second):
-		t.Fatal("there is room, and its writers are held still")
+		t.Fatal("there is room, but its writers are still held")
 	}
 	disk.fail(0, 0)
 	waitHydrated(t, p, f.LV)

@@ -86,7 +86,7 @@ func TestCleaner_usedDisk(t *testing.T) {
 	v := waitClean(t, p)
 	dropCache(t)
 	if n := former(t, v, v.Free); n > 0 || v.Free.Size() < 200 {
-		t.Errorf("of %d clean extents %d MiB hold a former owner's bytes", v.Free.Size(), n)
+		t.Errorf("%d clean extents hold %d MiB of a former owner's bytes", v.Free.Size(), n)
 	}
 	if u := must(p.Usage())(t); u.Unwiped != 0 || u.Trash != 0 {
 		t.Errorf("%v are not clean, %v are trash", u.Unwiped, u.Trash)
@@ -121,7 +121,7 @@ func TestCleaner_usedDisk(t *testing.T) {
 	v = waitClean(t, p)
 	dropCache(t)
 	if n := former(t, v, v.Free); n > 0 {
-		t.Errorf("%d MiB of what lvm2 freed hold a former owner's bytes", n)
+		t.Errorf("extents that lvm2 freed hold %d MiB of a former owner's bytes", n)
 	}
 	ok(t, p.Close())
 }
@@ -163,7 +163,7 @@ func TestCleaner_killed(t *testing.T) {
 		v = must(p.latest())(t)
 		dropCache(t)
 		if n := former(t, v, v.Clean); n > 0 {
-			t.Fatalf("round %d: of %d extents that count as clean %d MiB hold a former owner's bytes", round, v.Clean.Size(), n)
+			t.Fatalf("round %d: %d extents that count as clean hold %d MiB of a former owner's bytes", round, v.Clean.Size(), n)
 		}
 		left := v.Free.Subtract(v.Clean).Size()
 		t.Logf("round %d: %d of %d extents are clean", round, v.Clean.Size(), total)
@@ -252,7 +252,7 @@ func TestCleaning_atFirstUse(t *testing.T) {
 		}
 		// The device above a snapshot does not zero by itself.
 		if clean == "" && (zeroesItself(must(dm.DeviceOf(path))(t)) || !zeroesItself(must(dm.DeviceOf(testDisk(p)))(t))) {
-			t.Error("which disks zero by themselves is mistaken")
+			t.Error("zeroesItself is wrong for the test's disks")
 		}
 		for _, o := range must(p.Volumes(ctx))(t) {
 			waitHydrated(t, p, o.LV)

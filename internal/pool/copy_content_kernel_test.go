@@ -79,11 +79,11 @@ func TestCopyVolume_loanGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := to.Activate(ctx, "clone"); !errors.Is(err, ErrPrecondition) {
-		t.Errorf("using what is not complete: %v", err)
+		t.Errorf("using an incomplete volume: %v", err)
 	}
 	o := must(to.latest())(t).Named["clone"]
 	if info := must(to.find(must(to.latest())(t).topDevice(o.LV)))(t); info != nil || len(o.Unknown) == 0 {
-		t.Errorf("what is not complete has a device, or was wiped: %v", o.Unknown)
+		t.Errorf("an incomplete volume has a device, or was wiped: %v", o.Unknown)
 	}
 	from, to = open()
 	must(from.ExpandVolume(ctx, v.LV, 12*size.MiB, 0))(t)
@@ -148,9 +148,9 @@ func TestCopyVolume_sourceLost(t *testing.T) {
 		_, err = to.CopyVolume(ctx, spec, from)
 	}
 	if !errors.Is(err, ErrLost) {
-		t.Fatalf("copying what is lost: %v, want %v", err, ErrLost)
+		t.Fatalf("copying lost content: %v, want %v", err, ErrLost)
 	}
 	if left := must(to.latest())(t); left.Named["clone"] != nil {
-		t.Error("a volume is left that can never be complete")
+		t.Error("a volume that can never be complete is left")
 	}
 }

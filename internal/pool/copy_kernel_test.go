@@ -103,7 +103,7 @@ func TestCopyVolume_independentOfSource(t *testing.T) {
 	restore := copied(t, to, VolumeSpec{Name: "restore", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snapbase"}}, from)
 	clone := copied(t, to, VolumeSpec{Name: "clone", Mode: Block, Size: 24 * size.MiB, Source: Source{Kind: FromVolume, LV: v.LV}}, from)
 	if again := copied(t, to, VolumeSpec{Name: "restore", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snapbase"}}, from); again != restore {
-		t.Errorf("asked for again it is %+v, not %+v", again, restore)
+		t.Errorf("the repeated call returned %+v, not %+v", again, restore)
 	}
 	if clone.Size != 24*size.MiB || clone.SourcePool != "from" || restore.Size != 16*size.MiB {
 		t.Errorf("the clone is %+v, the restored volume %+v", clone, restore)
@@ -218,7 +218,7 @@ func TestCopyVolume_abandoned(t *testing.T) {
 	}
 	ok(t, s.recallLoans(ctx))
 	if left := must(from.latest())(t); left.Named[loanName("to", "first")] == nil {
-		t.Fatal("a loan went while its content was being copied")
+		t.Fatal("a loan was deleted during the copy")
 	}
 	ok(t, to.DeleteVolume(ctx, "first"))
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
@@ -243,10 +243,10 @@ func TestCopyVolume_abandoned(t *testing.T) {
 	ok(t, from.DeleteSnapshot(ctx, "snapbase"))
 	ok(t, from.DeleteVolume(ctx, v.LV))
 	if err := begin("second", FromSnapshot, "snapbase"); !errors.Is(err, ErrNotFound) {
-		t.Errorf("copying what is gone: %v", err)
+		t.Errorf("copying deleted content: %v", err)
 	}
 	if left := must(to.latest())(t); left.Named["second"] != nil {
-		t.Error("a volume is left that can never be complete")
+		t.Error("a volume that can never be complete is left")
 	}
 }
 
@@ -282,7 +282,7 @@ func TestCopyVolume_otherExtentSize(t *testing.T) {
 			}
 			at := must(to.Activate(ctx, v.LV))(t)
 			if garbage := firstByte(t, at, 0, size.MiB); garbage >= 0 {
-				t.Errorf("a former owner's bytes are at %d of what is to be formatted", garbage)
+				t.Errorf("a volume to be formatted has a former owner's bytes at %d", garbage)
 			}
 			ok(t, to.Deactivate(ctx, v.LV))
 		})
@@ -312,7 +312,7 @@ func TestCopyVolume_badSource(t *testing.T) {
 	reload(fmt.Sprintf("0 %d linear %s %d\n%[1]d 8 error\n%[4]d %[5]d linear %[2]s %[6]d", hole, disk, offset, hole+8, n-hole-8, offset+hole+8))
 	_, err := to.CopyVolume(t.Context(), VolumeSpec{Name: "restore", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snapbase"}, SourcePool: "from"}, from)
 	if !errors.Is(err, syscall.EIO) || !strings.Contains(err.Error(), "reading") {
-		t.Fatalf("copying what cannot be read: %v", err)
+		t.Fatalf("copying an unreadable source: %v", err)
 	}
 	if o := must(to.latest())(t).Named["restore"]; o == nil || o.Copying == nil {
 		t.Fatalf("the volume is %+v", o)

@@ -24,7 +24,7 @@ func disksOf(t *testing.T, p *Pool, want int) *lvm2.VG {
 			return v.VG
 		}
 		if time.Now().After(end) {
-			t.Fatalf("the group has not got %d disks: %v, left out %v", want, err, p.outside.leftOuts())
+			t.Fatalf("the group does not have %d disks: %v, left out %v", want, err, p.outside.leftOuts())
 		}
 	}
 }
@@ -45,7 +45,7 @@ func said(t *testing.T, p *Pool, device, why string) {
 			return
 		}
 		if time.Now().After(end) {
-			t.Fatalf("of %s is said %q, want %q", device, now, why)
+			t.Fatalf("the reason for %s is %q, want %q", device, now, why)
 		}
 	}
 }
@@ -80,7 +80,7 @@ func TestExtender_diskBecomesFit(t *testing.T) {
 	})
 	said(t, p, match, "ext4")
 	if got := refusals(p); len(got) != 1 || !strings.Contains(got[0], named) {
-		t.Errorf("refused are %q", got)
+		t.Errorf("refused devices: %q", got)
 	}
 	dir := t.TempDir()
 	ok(t, unix.Mount(former, dir, "ext4", 0, ""))
@@ -94,7 +94,7 @@ func TestExtender_diskBecomesFit(t *testing.T) {
 	said(t, p, match, "")
 	said(t, p, named, "")
 	if got := refusals(p); len(got) > 0 {
-		t.Errorf("after it was added refused are %q", got)
+		t.Errorf("after it was added refused devices: %q", got)
 	}
 	must(p.CreateVolume(context.Background(), VolumeSpec{Name: "v", Size: 8 * size.MiB, Mode: Block}))(t)
 	noFindings(t, p)

@@ -126,10 +126,10 @@ func TestFold_liveLayerLost(t *testing.T) {
 	inTime := late(t, h.p, h.lv)
 	overrun(t, h.path)
 	if err := f.copy(ctx, f.giveWay); !errors.Is(err, unix.EIO) && !errors.Is(err, errFoldOver) {
-		t.Errorf("the fold goes on with %v", err)
+		t.Errorf("the fold continued: %v", err)
 	}
 	if err := f.exclusive(ctx, f.commit); err == nil {
-		t.Error("a fold through a dead layer is committed")
+		t.Error("a fold through a lost layer is committed")
 	}
 	ok(t, f.end())
 	inTime()

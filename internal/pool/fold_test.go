@@ -70,7 +70,7 @@ func TestFold_endsWithoutMetadata(t *testing.T) {
 				t.Error("the heir is written to after the fold's end")
 			}
 			if !p.facts.unsettled.has(c.volume) {
-				t.Error("nobody looks after its devices")
+				t.Error("its devices are not marked as unsettled")
 			}
 		})
 	}

@@ -40,7 +40,7 @@ func TestLengthen_deviceBeingMade(t *testing.T) {
 	ok(t, <-grown)
 	table, want := must(p.dm.Table(d.name))(t), sectors(before, store().Size())
 	if info := must(p.find(d))(t); table.Length() != want || !info.ReadOnly {
-		t.Errorf("of %v the device has %v, read-only %v", want, table.Length(), info.ReadOnly)
+		t.Errorf("the device has %v of %v, read-only %v", table.Length(), want, info.ReadOnly)
 	}
 	must(p.Activate(ctx, v.LV))(t)
 	noFindings(t, p)
@@ -71,7 +71,7 @@ func TestLengthen_missedGrowth(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 	}
 	if s := must(p.Snapshot(ctx, "s"))(t); s.Lost {
-		t.Error("the snapshot is lost, and its store was not full")
+		t.Error("the snapshot is lost, although its store was not full")
 	}
 	noFindings(t, p)
 	ok(t, p.Deactivate(ctx, v.LV))

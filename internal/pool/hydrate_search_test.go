@@ -59,7 +59,7 @@ func TestSearch_badSectors(t *testing.T) {
 			}
 			for tries := 0; len(h.Missing(length)) > 0; tries++ {
 				if step(nil); tries > 200 {
-					t.Fatalf("well again, and left are %v", h.Missing(length))
+					t.Fatalf("the disk works again, but %v are left", h.Missing(length))
 				}
 			}
 			if pauses == 0 && !s.calm() {

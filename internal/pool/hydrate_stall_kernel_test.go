@@ -50,7 +50,7 @@ func TestHydrator_oneForkFails(t *testing.T) {
 			good := restored(t, p, "good")
 			waitHydrated(t, p, good.LV)
 			if o := must(p.latest())(t).VolumeByLV(bad.LV); !o.Forked() {
-				t.Error("the other one is hydrated, too")
+				t.Error("the failing fork is hydrated too")
 			}
 			model.compare(t, must(p.Activate(ctx, good.LV))(t), "the one that is hydrated")
 			ok(t, p.Deactivate(ctx, good.LV))

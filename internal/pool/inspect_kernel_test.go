@@ -357,7 +357,7 @@ func TestVerify_brokenMetadata(t *testing.T) {
 		}
 	}
 	if got := found(t, c); len(got) != 0 {
-		t.Errorf("mended, and still found %q", got)
+		t.Errorf("repaired, but still found %q", got)
 	}
 
 	overrun(t, path) // the pool is closed, so nobody extends the store
@@ -377,14 +377,14 @@ func TestVerify_brokenMetadata(t *testing.T) {
 	}
 	ok(t, p.Close())
 	if got := found(t, c); len(got) != 0 {
-		t.Errorf("the loss was recorded, and still found %q", got)
+		t.Errorf("the loss was recorded, but still found %q", got)
 	}
 	var told []string
 	for _, f := range must(Verify(t.Context(), c, Options{}))(t).Told {
 		told = append(told, f.Reason+" "+f.Where)
 	}
 	if want := []string{"SnapshotLost " + vg + "/s1", "SnapshotLost " + vg + "/s3"}; !slices.Equal(told, want) {
-		t.Errorf("the loss was recorded, and told is %q, want %q", told, want)
+		t.Errorf("the loss was recorded, and the concerns are %q, want %q", told, want)
 	}
 	for _, l := range must(Inspect(ctx, c, Options{}))(t).Volumes[0].Layers {
 		if l.State != StateLost {

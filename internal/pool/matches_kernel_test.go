@@ -360,7 +360,7 @@ func TestChoose_twoPaths(t *testing.T) {
 	var paths []string
 	for end := time.Now().Add(20 * time.Second); len(paths) < 2; time.Sleep(20 * time.Millisecond) {
 		if paths, _ = filepath.Glob("/dev/sd[a-z]"); time.Now().After(end) {
-			t.Fatalf("no two disks come, only %v", paths)
+			t.Fatalf("two disks did not appear, only %v", paths)
 		}
 	}
 	b := newByID(t)
@@ -377,7 +377,7 @@ func TestChoose_twoPaths(t *testing.T) {
 	c.Devices = append(c.Devices, paths[1]) // the chosen path
 	p = must(Open(context.Background(), c, Options{}))(t)
 	if n := len(must(p.latest())(t).VG.PVs); n != 2 {
-		t.Errorf("with a path that is named the group has %d disks", n)
+		t.Errorf("with a named path the group has %d disks", n)
 	}
 	ok(t, p.Close())
 	command(t, "vgremove", "-ff", "-y", "--devices", disks[0]+","+paths[1], c.VolumeGroup)

@@ -30,11 +30,11 @@ func TestPace_seesOthers(t *testing.T) {
 		t.Error("200 requests were not noticed")
 	}
 	if c.used(view) {
-		t.Error("they are over")
+		t.Error("the requests have ended, but the volume still counts as used")
 	}
 	writeDevice(t, path, 0, make([]byte, 4096))
 	c.looked = time.Now().Add(-time.Minute)
 	if c.used(view) {
-		t.Error("one request now and then counts")
+		t.Error("a few requests count as use")
 	}
 }

@@ -46,6 +46,6 @@ func TestPace_pauses(t *testing.T) {
 // unknown.
 func TestUseOf_unknownDevice(t *testing.T) {
 	if _, known := useOf(dm.Device{Major: 4095, Minor: 4095}); known {
-		t.Error("what a disk did that is not there is known")
+		t.Error("the use of a device that does not exist is known")
 	}
 }

@@ -35,7 +35,7 @@ func TestPool_fourDevices(t *testing.T) {
 		s := must(p.CreateSnapshot(ctx, name, v.LV))(t)
 		again := must(p.CreateSnapshot(ctx, name, v.LV))(t)
 		if again != s {
-			t.Errorf("asked again for %s: %+v, the first time %+v", name, again, s)
+			t.Errorf("the repeated request for %s returned %+v, the first %+v", name, again, s)
 		}
 		tables := devicesOf(t, p)
 		real, cow := must(p.dm.Info(p.vgName+"-base-real"))(t), must(p.dm.Info(p.vgName+"-"+name+"-cow"))(t)

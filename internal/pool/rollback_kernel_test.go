@@ -101,7 +101,7 @@ func TestRollback_backAndForth(t *testing.T) {
 		t.Errorf("after the rollback the volume's snapshots are %q", got)
 	}
 	if s := must(p.CreateSnapshot(ctx, "s2", v.LV))(t); s.LV != "s2" || s.Volume != v.LV {
-		t.Errorf("the snapshot asked for again is %+v", s)
+		t.Errorf("the repeated request returned the snapshot %+v", s)
 	}
 	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "other", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "s2"}}))(t)
 	at["s2"].compare(t, must(p.Activate(ctx, f.LV))(t), "the newer snapshot, restored")
@@ -256,7 +256,7 @@ func TestRollback_deviceNotRenamed(t *testing.T) {
 	ok(t, client.Rename(p.vgName+"-gone", p.vgName+"-a", 0)) // comes first in the order of renames
 	must(Rollback(ctx, p.config, Options{}, RollbackSpec{Volume: v.LV, Snapshot: "s1"}))(t)
 	if now := must(client.InfoByUUID(base.UUID))(t); now.Name != lvm2.DMName(p.vgName, "former-base", layerReal) {
-		t.Errorf("what the volume was has the device %s", now.Name)
+		t.Errorf("the former volume has the device %s", now.Name)
 	}
 	ok(t, client.Remove(stranger, 0))
 	ok(t, reader.Close())
@@ -296,7 +296,7 @@ func TestRollback_refused(t *testing.T) {
 		}
 		ok(t, p.refresh(ctx))
 		if now := must(p.latest())(t).VG.Seqno; now != was {
-			t.Errorf("%s: it was refused and the metadata has changed", name)
+			t.Errorf("%s: it was refused, but the metadata has changed", name)
 		}
 	}
 	refused("open", "base", "s1", ErrInUse)
@@ -307,7 +307,7 @@ func TestRollback_refused(t *testing.T) {
 	refused("bound for a pod", "base", "s1", ErrInUse)
 	ok(t, unix.Unmount(bound, 0))
 	if _, err := os.Stat(path); err != nil {
-		t.Errorf("a refused rollback took the device away: %v", err)
+		t.Errorf("a refused rollback removed the device: %v", err)
 	}
 	refused("no such volume", "none", "s1", ErrNotFound)
 	refused("no such snapshot", "base", "none", ErrNotFound)

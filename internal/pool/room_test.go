@@ -59,15 +59,15 @@ func TestCheckRoom_trash(t *testing.T) {
 		select {
 		case <-next:
 			if c.rounds < stuckAfter || c.ago == 0 {
-				t.Errorf("%s: who waits is told", c.what)
+				t.Errorf("%s: waiting callers are woken", c.what)
 			}
 		default:
 			if c.rounds >= stuckAfter && c.ago > 0 {
-				t.Errorf("%s: who waits is not told", c.what)
+				t.Errorf("%s: waiting callers are not woken", c.what)
 			}
 		}
 		if p.wiper.note(nil); p.wiper.stuck(v.Trash[0].ID) {
-			t.Errorf("%s: it is wiped, and counts as stuck", c.what)
+			t.Errorf("%s: it is wiped, but counts as stuck", c.what)
 		}
 	}
 }
@@ -99,11 +99,11 @@ func TestOnceRoom_oneAtATime(t *testing.T) {
 	p.wiper.wakeWaiters()
 	for range 2 {
 		if err := <-ended; !errors.Is(err, ErrNoSpace) || ctx.Err() != nil {
-			t.Errorf("%v, and for the caller %v", err, ctx.Err())
+			t.Errorf("%v; the caller's context: %v", err, ctx.Err())
 		}
 	}
 	if tries, others := tries.Load(), others.Load(); tries != 3 || others > 2 { // immediately, with the key, and after extents became free
-		t.Errorf("tried %d times, and %d times by who came later", tries, others)
+		t.Errorf("tried %d times, and %d times by the later callers", tries, others)
 	}
 	if _, err := onceRoom(context.Background(), p, func() (size.Bytes, error) { return 0, ErrPrecondition }); !errors.Is(err, ErrPrecondition) {
 		t.Error(err)

@@ -62,10 +62,10 @@ func TestScrub_writersNotHeld(t *testing.T) {
 		case err := <-active:
 			ok(t, err)
 		case <-time.After(20 * time.Second):
-			t.Fatal("it is held, and who wipes it waits")
+			t.Fatal("it is held, and the wipe waits")
 		}
 		if p.facts.holding.has(o.LV.ID) {
-			t.Error("its writers are held still")
+			t.Error("its writers are still held")
 		}
 		for _, v := range must(p.Volumes(ctx))(t) {
 			if strings.HasPrefix(v.LV, "filler") {
