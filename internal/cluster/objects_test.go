@@ -53,8 +53,8 @@ func capacity(name, driver, node string) *storagev1.CSIStorageCapacity {
 	}
 }
 
-// clients returns clients of an API that keeps what has finalizers until they
-// are taken away, as the real one does.
+// clients returns clients of an API that, like the real API, keeps an object until
+// its finalizers are removed.
 func clients(t *testing.T, objects []runtime.Object, contents ...runtime.Object) Clients {
 	t.Helper()
 	k := fake.NewClientset(objects...)

@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// serve offers a log at an address, "" for a free one, as a node does.
+// serve serves a log like a node, at an address or, if address is "", at a free one.
 func serve(t *testing.T, l *reports.Log, address string) (_ string, stop func()) {
 	t.Helper()
 	if address == "" {
@@ -59,7 +59,7 @@ const (
 	snapshot = "v1:n:fast:snap"
 )
 
-// cluster is an API server with a claim pvc and a snapshot snap on node n.
+// cluster returns an API server with a claim pvc and a snapshot snap on node n.
 func cluster() Options {
 	pv := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv"}, Spec: corev1.PersistentVolumeSpec{
 		PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: handle.Driver, VolumeHandle: volume}},
@@ -92,7 +92,7 @@ func emitter(t *testing.T, o Options, nodes ...Node) *Emitter {
 	return e
 }
 
-// events returns what is on the API server, as "Kind namespace/name Type Reason: message", sorted.
+// events returns the sorted Events of the API server, as "Kind namespace/name Type Reason: message".
 func events(t *testing.T, o Options) []string {
 	t.Helper()
 	list, err := o.Client.CoreV1().Events("").List(t.Context(), metav1.ListOptions{})
@@ -116,7 +116,7 @@ func expect(t *testing.T, o Options, want ...string) {
 			break
 		}
 	}
-	time.Sleep(50 * time.Millisecond) // for one too many
+	time.Sleep(50 * time.Millisecond) // an Event too many would appear
 	if got = events(t, o); !slices.Equal(got, want) {
 		t.Errorf("events:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
@@ -163,7 +163,7 @@ func TestEmitter_once(t *testing.T) {
 	_, stop = serve(t, l, address)
 	expect(t, o, backEvent, lowEvent, lostEvent)
 
-	// Everything that the log holds is confirmed: another controller hears nothing.
+	// All happenings are confirmed, so another controller receives none.
 	first.Close()
 	second := emitter(t, o, node)
 	expect(t, o, backEvent, lowEvent, lostEvent)
@@ -171,7 +171,7 @@ func TestEmitter_once(t *testing.T) {
 	l.Add(t.Context(), low)
 	expect(t, o, backEvent, lowEvent, lowEvent, lostEvent)
 
-	// In a new epoch the lasting is known, the other is news.
+	// In a new epoch the lasting happening has its Event already; the other is new.
 	stop()
 	l = reports.NewLog()
 	l.Add(t.Context(), lost)
@@ -228,12 +228,12 @@ func TestEmitter_apiServerFails(t *testing.T) {
 		}
 		return false, nil, nil
 	})
-	// Nobody has installed what VolumeSnapshots are.
+	// The cluster has no type VolumeSnapshot.
 	o.Dynamic.(*dynamicfake.FakeDynamicClient).PrependReactor("list", "*", func(clienttesting.Action) (bool, runtime.Object, error) {
 		return true, nil, apierrors.NewNotFound(contents.GroupResource(), "")
 	})
 	address, _ := serve(t, l, "")
-	l.Add(t.Context(), low) // tried three times, then given up
+	l.Add(t.Context(), low) // tried three times, then dropped
 	l.Add(t.Context(), lost)
 	emitter(t, o, Node{Name: "n", Addresses: []string{address}})
 	expect(t, o, "Node /n Warning SnapshotLost: v1:n:fast:snap: gone")

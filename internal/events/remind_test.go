@@ -17,7 +17,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
 )
 
-// pools is a node's controller service that notes what it is asked for.
+// pools is a node's controller service that records the requests.
 type pools struct {
 	csi.UnimplementedControllerServer
 	mu    sync.Mutex

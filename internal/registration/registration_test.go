@@ -48,7 +48,7 @@ func start(t *testing.T, ready func(context.Context) error) (r *Registration, st
 	if err := os.Mkdir(filepath.Dir(r.Path()), 0o750); err != nil {
 		t.Fatal(err)
 	}
-	// What a killed process left.
+	// A killed process left this socket.
 	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: r.Path()})
 	if err != nil {
 		t.Fatal(err)
@@ -73,7 +73,7 @@ func notify(t *testing.T, r *Registration, ok bool, reason string) {
 	}
 }
 
-// socket identifies the socket that is there, "" if there is none.
+// socket identifies the current socket; nil if there is none.
 func socket(r *Registration) os.FileInfo {
 	info, err := os.Lstat(r.Path())
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// stream hands on what is sent.
+// stream passes on the happenings that it is sent.
 type stream struct {
 	grpc.ServerStreamingServer[roleapi.Happening]
 	ctx context.Context
@@ -70,14 +70,14 @@ func TestLog_confirm(t *testing.T) {
 	confirm("another epoch", 3)
 	stop()
 	<-ended
-	// What was not confirmed comes again, to whomever.
+	// Happenings that were not confirmed are sent again, to any controller.
 	got, ended, _ = watch(t, l)
 	expect("c", 3)
 	confirm(l.epoch, 3)
 	for i := range room + 10 {
 		l.Add(t.Context(), Happening{ID: strconv.Itoa(i)})
 	}
-	// The first ten of them may have been sent before they had to go.
+	// The first ten may have been sent before the log dropped them.
 	last := uint64(3)
 	for last < 3+room+10 {
 		h := <-got

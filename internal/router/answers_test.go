@@ -32,10 +32,10 @@ const (
 	loot   = "v1:evil:fast:pvc-loot"
 )
 
-// lies are what a node answers that somebody has taken over, by method.
+// lies are the answers of a node that an attacker has taken over, by method.
 type lies map[string]func(request any) (any, error)
 
-// says is a lie that is the same whatever the request.
+// says returns a lie that does not depend on the request.
 func says(reply proto.Message) func(any) (any, error) {
 	return func(any) (any, error) { return reply, nil }
 }
@@ -184,7 +184,7 @@ func TestWitness_dropsForeignEntries(t *testing.T) {
 	if got := ids(snapshots.GetEntries(), snapshotID); err != nil || !slices.Equal(got, []string{"v1:evil:fast:s", honest.id("s-v00"), honest.id("s-v01")}) {
 		t.Errorf("%v, %v", got, err)
 	}
-	// One that was not asked for would stand for the one that was.
+	// The node must not pass off another of its snapshots as the requested one.
 	snapshots, err = r.ListSnapshots(t.Context(), &csi.ListSnapshotsRequest{SnapshotId: "v1:evil:fast:u"})
 	if err != nil || len(snapshots.GetEntries()) != 0 {
 		t.Errorf("%v, %v", snapshots, err)

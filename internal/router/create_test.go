@@ -152,7 +152,7 @@ func TestReserve_stalledReplica(t *testing.T) {
 	if err != nil || reply.GetVolume().GetVolumeId() != "v1:n2:fast:v" {
 		t.Errorf("the second replica: %v, %v", reply, err)
 	}
-	nodes[1].setRoom(1) // the first one has asked n1 already; it chooses n1
+	nodes[1].setRoom(1) // the first request has already asked n1, and chooses n1
 	close(resume)
 	wantCode(t, "the first replica", <-ended, codes.Aborted)
 	if got := where("v", nodes); !slices.Equal(got, []string{"n2"}) {

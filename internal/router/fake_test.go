@@ -20,9 +20,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
-// fake is a node that keeps volumes and snapshots in memory and answers as the
-// node role does: one operation on a name at a time, idempotent by name, pages
-// sorted by id, conditions heeded.
+// fake is a node that keeps volumes and snapshots in memory and answers like the
+// node role. It runs one operation on a name at a time, is idempotent by name,
+// sorts pages by id, and heeds conditions.
 type fake struct {
 	csi.UnimplementedIdentityServer
 	csi.UnimplementedControllerServer
@@ -34,10 +34,10 @@ type fake struct {
 	conns   atomic.Int64 // open connections
 	open    sync.Map     // the same, each as a key
 
-	// before runs before a request is looked at: an error is the answer.
+	// before runs before the fake looks at a request; its error is the answer.
 	before func(ctx context.Context, method string) error
-	// after runs when a request is done and before it is answered: an error
-	// takes the place of the answer.
+	// after runs when a request is done and before it is answered; its error
+	// replaces the answer.
 	after func(ctx context.Context, method string) error
 
 	mu           sync.Mutex
@@ -61,7 +61,7 @@ func newFake(t *testing.T, name string, room int64) *fake {
 	return f
 }
 
-// start serves at an address; it may be the one of an earlier life.
+// start serves at an address, which may be the fake's former address.
 func (f *fake) start(address string) {
 	f.t.Helper()
 	l, err := net.Listen("tcp", address)
@@ -75,7 +75,7 @@ func (f *fake) start(address string) {
 	go f.server.Serve(counted{l, f})
 }
 
-// cut cuts all connections; new ones are taken.
+// cut closes all connections. The fake accepts new connections.
 func (f *fake) cut() {
 	f.open.Range(func(c, _ any) bool {
 		c.(net.Conn).Close()
@@ -83,7 +83,7 @@ func (f *fake) cut() {
 	})
 }
 
-// stop cuts all connections. What runs goes on until it notices.
+// stop closes all connections. Requests that run continue until they notice it.
 func (f *fake) stop() { f.server.Stop() }
 
 // counted counts the open connections of a fake's listener.
@@ -335,12 +335,12 @@ func (f *fake) GetPluginCapabilities(context.Context, *csi.GetPluginCapabilities
 	return a, nil
 }
 
-// node is what Kubernetes tells of a fake that is ready.
+// node returns the description of a fake that is ready.
 func (f *fake) node() Node {
 	return Node{Name: f.name, Instance: "pod-of-" + f.name, Addresses: []string{f.address}}
 }
 
-// gone is what Kubernetes tells of a fake whose pod is not ready since then.
+// gone returns the description of a fake whose pod is not ready since then.
 func (f *fake) gone(since time.Time) Node {
 	return Node{Name: f.name, Instance: "pod-of-" + f.name, NotReady: since}
 }

@@ -13,7 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
-// get asks for a volume, which is about the shortest call to one node.
+// get asks for a volume, a short call to one node.
 func get(ctx context.Context, r *Router, id string) error {
 	_, err := r.ControllerGetVolume(ctx, &csi.ControllerGetVolumeRequest{VolumeId: id})
 	return err
@@ -204,7 +204,7 @@ func TestInvoke_errors(t *testing.T) {
 		_, err = r.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: id})
 		wantCode(t, "delete "+id, err, deleted)
 	}
-	// What an older node does not know, and what it says itself, passes unchanged.
+	// The errors of the node pass unchanged, also for a method that it does not know.
 	_, err := r.ControllerExpandVolume(t.Context(), &csi.ControllerExpandVolumeRequest{VolumeId: nodes[0].id("x")})
 	wantCode(t, "unknown to the node", err, codes.Unimplemented)
 	for _, c := range []codes.Code{codes.OutOfRange, codes.FailedPrecondition, codes.Aborted, codes.ResourceExhausted, codes.Internal} {
@@ -218,7 +218,7 @@ func TestInvoke_errors(t *testing.T) {
 	wantCode(t, "before the nodes are known", get(t.Context(), emptyRouter(t), "v1:n1:fast:x"), codes.Unavailable)
 }
 
-// emptyRouter returns a router that was never told which nodes there are.
+// emptyRouter returns a router that does not know the nodes yet.
 func emptyRouter(t *testing.T) *Router {
 	t.Helper()
 	r, err := New(Options{Credentials: newRouter(t).fleet.credentials})

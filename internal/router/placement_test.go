@@ -136,7 +136,7 @@ func TestCreateVolume_nodeOutOfService(t *testing.T) {
 	for _, c := range []struct {
 		what     string
 		notReady time.Duration // before the claim was made, by Kubernetes; negative: after
-		seen     time.Duration // the same, as the router saw it
+		seen     time.Duration // the same, by the router
 		uid      string
 		code     codes.Code
 	}{
@@ -235,7 +235,7 @@ func TestCreateVolume_nodeTakesNoPods(t *testing.T) {
 			if wantCode(t, "create", err, codes.Unavailable); err == nil || !strings.Contains(err.Error(), "node n1: it is cordoned") || len(where("v", nodes)) > 0 {
 				t.Errorf("%v, on %v", err, where("v", nodes))
 			}
-			// It was made before the node was cordoned.
+			// The volume was created before the node was cordoned.
 			if _, err := nodes[0].CreateVolume(t.Context(), q); err != nil {
 				t.Fatal(err)
 			}

@@ -40,7 +40,7 @@ func TestCreateSnapshot_names(t *testing.T) {
 	} {
 		wantCode(t, c.name+" of "+c.source, cut(c.name, c.source), c.want)
 	}
-	// A node that does not answer holds up nobody.
+	// A node that does not answer delays no snapshot.
 	nodes[2].onBefore(func(ctx context.Context, _ string) error { <-ctx.Done(); return ctx.Err() })
 	began := time.Now()
 	wantCode(t, "another node is stuck", cut("t", nodes[0].id("v00")), codes.OK)

@@ -19,7 +19,7 @@ func TestCreateVolume_transientNeedsPod(t *testing.T) {
 		what, value, claim string
 		source             *csi.VolumeContentSource
 		code               codes.Code
-		told               bool // the node: it is for a claim of a pod
+		told               bool // the node learns that a pod owns the claim
 	}{
 		{"a pod's claim", "true", "pods", source, codes.OK, true},
 		{"a pod's claim, not transient", "false", "pods", source, codes.OK, false},

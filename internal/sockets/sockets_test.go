@@ -16,7 +16,7 @@ func TestListen_replacesStale(t *testing.T) {
 		t.Fatal(err)
 	}
 	first.Close()
-	// A socket that a killed process left.
+	// A killed process left this socket.
 	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
 	if err != nil {
 		t.Fatal(err)

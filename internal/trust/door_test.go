@@ -16,7 +16,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
 )
 
-// closedWithin tells whether the other side closes a connection in that time.
+// closedWithin reports whether the other side closes a connection in that time.
 func closedWithin(t *testing.T, c net.Conn, limit time.Duration) bool {
 	t.Helper()
 	if err := c.SetReadDeadline(time.Now().Add(limit)); err != nil {
@@ -96,7 +96,7 @@ func TestDoor_connectionsOfControllers(t *testing.T) {
 	}
 }
 
-// listener takes connections and keeps them.
+// listener accepts connections and keeps them open.
 func listener(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

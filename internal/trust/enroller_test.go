@@ -23,7 +23,7 @@ const (
 	account   = "csi-dmsnap-node"
 )
 
-// podOf is the one in which a node serves.
+// podOf returns the pod in which a node serves.
 func podOf(node string) *corev1.Pod {
 	name := "pod-of-" + node
 	yes := true
@@ -37,7 +37,7 @@ func podOf(node string) *corev1.Pod {
 	}
 }
 
-// pods returns what the enroller must know to find this node.
+// pods returns the options with which the enroller finds this node.
 func (n *testNode) pods(t *testing.T) NodePods {
 	t.Helper()
 	_, text, err := net.SplitHostPort(n.address)
@@ -51,8 +51,8 @@ func (n *testNode) pods(t *testing.T) NodePods {
 	return NodePods{Selector: "app=node", DaemonSet: daemonSet, ServiceAccount: account, Port: uint16(port)}
 }
 
-// whose answers token reviews: the token of a pod on a node. It must come
-// before anybody uses the client.
+// whose makes the client answer token reviews with the token of a pod on a node. The
+// caller must call it before anything else uses the client.
 func whose(client *fake.Clientset, pod *corev1.Pod, change func(*authenticationv1.TokenReviewStatus)) {
 	client.PrependReactor("create", "tokenreviews", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		r := action.(clienttesting.CreateAction).GetObject().(*authenticationv1.TokenReview).DeepCopy()
@@ -98,7 +98,7 @@ func TestEnrol_renews(t *testing.T) {
 	if _, err := pods.Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	// The CA's certificate reaches the pod later than the pod is found.
+	// The enroller finds the pod before the CA's certificate reaches it.
 	time.Sleep(100 * time.Millisecond)
 	if n.Enrolled() {
 		t.Fatal("enrolled by somebody it cannot know")
@@ -108,7 +108,7 @@ func TestEnrol_renews(t *testing.T) {
 	if err := probe(t, dial(t, n.address, c.DialOptions("node-a")...)); err != nil {
 		t.Error(err)
 	}
-	// A certificate that is still good is left alone.
+	// The enroller keeps a certificate that is still good.
 	former := n.certificate.Leaf
 	pod.Labels["touched"] = "yes"
 	if _, err := pods.Update(t.Context(), pod, metav1.UpdateOptions{}); err != nil {
@@ -118,7 +118,7 @@ func TestEnrol_renews(t *testing.T) {
 	if !n.leaf().Equal(former) {
 		t.Error("enrolled again for no reason")
 	}
-	// One that is past two thirds of its life is not.
+	// It replaces a certificate after two thirds of its life.
 	if err := n.enrol(t, c, "node-a", -c.o.Lifetimes.Leaf*3/4); err != nil {
 		t.Fatal(err)
 	}

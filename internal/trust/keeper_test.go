@@ -96,7 +96,7 @@ func TestKeep_rotates(t *testing.T) {
 		t.Fatalf("when it is due: %v", steps)
 	}
 	next := k.next.certificate
-	// Somebody deletes what is published: the time of overlap begins again.
+	// Somebody deletes the published certificates: the overlap begins again.
 	if err := client.CoreV1().ConfigMaps(namespace).Delete(t.Context(), configMap, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func TestKeep_rotates(t *testing.T) {
 	if k, steps = settle(promoted.Add(life.Leaf + life.Overlap)); len(steps) != 1 || k.previous != nil || !k.current.certificate.Equal(next) {
 		t.Fatalf("at the end: %v", steps)
 	}
-	// Everybody was away until it had expired.
+	// No controller ran until the CA had expired.
 	if k, steps = settle(k.current.certificate.NotAfter.Add(time.Hour)); len(steps) != 1 || k.current.certificate.Equal(next) || k.previous != nil || k.next != nil {
 		t.Fatalf("after it expired: %v", steps)
 	}

@@ -25,7 +25,7 @@ func TestKeyring_rotationUnderCalls(t *testing.T) {
 	if _, err := client.CoreV1().Pods(namespace).Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	// What the kubelet does: the ConfigMap becomes a file of the pod.
+	// Like the kubelet, write the ConfigMap into a file of the pod.
 	background(t, func(ctx context.Context) {
 		for last := ""; ctx.Err() == nil; time.Sleep(interval) {
 			m, err := client.CoreV1().ConfigMaps(namespace).Get(ctx, configMap, metav1.GetOptions{})

@@ -50,7 +50,7 @@ func TestConnection_serverIdentity(t *testing.T) {
 	}
 	// Another node's certificate: the pod at this address is not node-b's.
 	refused(t, probe(t, dial(t, n.address, c.DialOptions("node-b")...)), codes.Unavailable, ErrIdentity.Error())
-	// A router that was wrong about the node, on a good connection.
+	// A call names another node, on a connection to the right node.
 	for _, name := range []string{"node-b", "node", ""} {
 		refused(t, probe(t, dial(t, n.address, grpc.WithTransportCredentials(c.Credentials("node-a")), grpc.WithPerRPCCredentials(destination(name)))),
 			codes.FailedPrecondition, "this is node node-a")
@@ -106,7 +106,7 @@ func TestConnection_refusesClients(t *testing.T) {
 		if certificate != nil {
 			config.Certificates = []tls.Certificate{*certificate}
 		}
-		// In TLS 1.3 the client learns at its first read what the server thinks.
+		// In TLS 1.3 the client learns only at its first read that the server refuses it.
 		config.NextProtos = []string{"h2"}
 		conn, err := tls.Dial("tcp", n.address, config)
 		if err == nil {

@@ -41,7 +41,7 @@ func background(t *testing.T, f func(ctx context.Context)) (stop func()) {
 	return stop
 }
 
-// eventually waits for what other goroutines do.
+// eventually waits until a condition holds.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
@@ -51,7 +51,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// controller starts a replica on that API server; elected ones keep the CA.
+// controller starts a replica on that API server. An elected replica keeps the CA.
 func controller(t *testing.T, client *fake.Clientset, elected bool) *Controller {
 	t.Helper()
 	c := NewController(t.Context(), ControllerOptions{Client: client, Namespace: namespace, Secret: secret, ConfigMap: configMap})
@@ -75,7 +75,7 @@ type testNode struct {
 	token    string // file
 }
 
-// plugin answers Probe, when it may.
+// plugin answers Probe.
 type plugin struct {
 	csi.UnimplementedIdentityServer
 	hold <-chan struct{} // if not nil: Probe waits for it
@@ -158,8 +158,8 @@ func (n *testNode) trust(t *testing.T, c *Controller) {
 	})
 }
 
-// enrol gives the node a certificate as if it were a node of that name, with a
-// shift in time, without looking at its token.
+// enrol gives the node a certificate for that name, shifted in time, without a look
+// at the node's token.
 func (n *testNode) enrol(t *testing.T, c *Controller, name string, shift time.Duration) error {
 	t.Helper()
 	k, err := c.current()
@@ -182,7 +182,7 @@ func (n *testNode) enrol(t *testing.T, c *Controller, name string, shift time.Du
 	return err
 }
 
-// dial connects as options say; the connection is closed with the test.
+// dial connects with options. The connection is closed at the end of the test.
 func dial(t *testing.T, address string, options ...grpc.DialOption) csi.IdentityClient {
 	t.Helper()
 	conn, err := grpc.NewClient(address, options...)
