@@ -33,7 +33,7 @@ func (p *Pool) brake(ctx context.Context, g *growth, d device) {
 	began := time.Now()
 	limited, cancel := context.WithTimeout(ctx, growLimit)
 	defer cancel()
-	if err := p.alone(limited, g.storeID, func() error { return p.suspend(limited, d) }); err != nil {
+	if err := p.withStoreKey(limited, g.storeID, func() error { return p.suspend(limited, d) }); err != nil {
 		g.braked.Store(false)
 		if !errors.Is(err, dm.ErrNotFound) {
 			p.log.Error(err, "Failed to hold writers while a store grows", "store", d.name)
@@ -46,7 +46,7 @@ func (p *Pool) brake(ctx context.Context, g *growth, d device) {
 	}
 	// Resume also after a failed suspend, which may still have suspended the
 	// device.
-	err := p.alone(context.WithoutCancel(ctx), g.storeID, func() error { return p.dm.Resume(d.name, d.udev) })
+	err := p.withStoreKey(context.WithoutCancel(ctx), g.storeID, func() error { return p.dm.Resume(d.name, d.udev) })
 	if err != nil && !errors.Is(err, dm.ErrNotFound) {
 		p.log.Error(err, "Failed to release held writers; it will be retried", "store", d.name)
 		p.unbraked(g)
@@ -66,9 +66,9 @@ func (p *Pool) unbraked(g *growth) {
 	}
 }
 
-// alone calls f while nothing else changes the device of the layer's store. If one
+// withStoreKey calls f while nothing else changes the device of the layer's store. If one
 // resume interrupts another, the kernel drops a loaded table.
-func (p *Pool) alone(ctx context.Context, layer lvm2.ID, f func() error) error {
+func (p *Pool) withStoreKey(ctx context.Context, layer lvm2.ID, f func() error) error {
 	release, err := p.keys.lock(ctx, storeKey(layer))
 	if err != nil {
 		return err
@@ -134,7 +134,7 @@ func (p *Pool) startHold(s *catalog.Store, now rate) {
 	volume, g := s.Of.LV.ID, p.newGrowth(s, now)
 	if _, first := p.facts.holding.claim(volume, g); first {
 		p.hydrator.hurry()
-		p.background(func(ctx context.Context) { p.hold(ctx, volume, g) })
+		p.background(func(ctx context.Context) { p.holdVolume(ctx, volume, g) })
 	}
 }
 
@@ -149,11 +149,11 @@ func (p *Pool) holdAgain(v *view, o *catalog.Volume) {
 	}
 }
 
-// hold suspends a volume whose store has no room left, until the store can grow by
+// holdVolume suspends a volume whose store has no room left, until the store can grow by
 // g or need not be kept any more. If the pool is closed in the meantime, the volume
 // stays suspended: a lost snapshot stays lost, but a held volume continues when the
 // pool is opened again.
-func (p *Pool) hold(ctx context.Context, volume lvm2.ID, g *growth) {
+func (p *Pool) holdVolume(ctx context.Context, volume lvm2.ID, g *growth) {
 	defer p.facts.holding.drop(volume)
 	began, logged := time.Now(), false
 	for {

@@ -243,7 +243,7 @@ func (c *carrier) store(s step) *lvm2.LV {
 // changeStore carries out steps that change a store's device, with the table that it
 // has by the latest metadata, and while nothing else changes it.
 func (c *carrier) changeStore(ctx context.Context, lv *lvm2.LV, steps []step) error {
-	return c.alone(ctx, lv.ID, func() error {
+	return c.withStoreKey(ctx, lv.ID, func() error {
 		now := c.current.Load()
 		if latest := now.VG.LVByID(lv.ID); latest != nil {
 			lv = latest

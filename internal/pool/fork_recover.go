@@ -36,7 +36,7 @@ func (p *Pool) recoverFork(ctx context.Context, lv string) error {
 		}
 		// alone keeps a brake from suspending the store's device. A read of a suspended
 		// store would wait for the brake, which waits for this act. The caretaker retries.
-		return p.alone(ctx, o.Fork.LV.ID, func() error {
+		return p.withStoreKey(ctx, o.Fork.LV.ID, func() error {
 			store, err := p.find(v.cowDevice(o.Fork.LV))
 			if err != nil || store == nil || store.Suspended {
 				return err

@@ -117,8 +117,8 @@ func (p *Pool) firstStore(v *view, origin, chunk size.Bytes) lvm2.Extents {
 	return min(most, max(v.Extents(least), min(v.Extents(want), v.Free.Size()/4)))
 }
 
-// step returns the least size by which a store grows.
-func (p *Pool) step(chunk size.Sectors, now rate) size.Bytes {
+// growStep returns the least size by which a store grows.
+func (p *Pool) growStep(chunk size.Sectors, now rate) size.Bytes {
 	least := p.config.StoreStep
 	if least == 0 {
 		least = 2 * growLine(chunk, p.peak(), 0).Bytes()
@@ -247,7 +247,7 @@ func (p *Pool) shorter(v *view, s *catalog.Store) bool {
 // because the device may get the table from before the growth. A device that the
 // brake holds and that already has the right table stays suspended.
 func (p *Pool) lengthen(ctx context.Context, l *lease, id lvm2.ID) error {
-	return p.alone(ctx, id, func() error {
+	return p.withStoreKey(ctx, id, func() error {
 		v := p.current.Load().leased(l)
 		s := v.StoreOf(id)
 		if s == nil { // it was trimmed or deleted

@@ -234,5 +234,5 @@ func (m *monitor) startGrowth(s *filling, must, brake bool) {
 }
 
 func (p *Pool) newGrowth(s *catalog.Store, now rate) *growth {
-	return &growth{storeID: s.LV.ID, more: p.step(s.Chunk, now), done: make(chan struct{})}
+	return &growth{storeID: s.LV.ID, more: p.growStep(s.Chunk, now), done: make(chan struct{})}
 }

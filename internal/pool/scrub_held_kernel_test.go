@@ -51,7 +51,7 @@ func TestScrub_writersNotHeld(t *testing.T) {
 		if before { // a hold that began a moment ago
 			g := p.newGrowth(s, 0)
 			p.facts.holding.put(o.LV.ID, g)
-			p.background(func(ctx context.Context) { p.hold(ctx, o.LV.ID, g) })
+			p.background(func(ctx context.Context) { p.holdVolume(ctx, o.LV.ID, g) })
 		} else {
 			p.startHold(s, 0)
 		}
