@@ -11,10 +11,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestAskedStays: what was asked for a volume is known of its snapshots after a
-// restart, an expansion and a rollback; and without the record, which an older
-// release did not make, a copy may ask for what is rounded up to its size.
-func TestAskedStays(t *testing.T) {
+// TestAsked_survivesRestartExpandRollback: the size in a volume's request is known for
+// its snapshots after a restart, an expansion and a rollback. Without the record, as
+// from an older release, a copy may ask for a size that is rounded up to its source's.
+func TestAsked_survivesRestartExpandRollback(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	const first, second = 30e6, 50e6 // 32 MiB, 48 MiB
@@ -67,9 +67,9 @@ func TestAskedStays(t *testing.T) {
 	}
 }
 
-// TestAskedOfAnotherPool: an equal request is enough for a copy into another pool
-// too, also where that has larger extents.
-func TestAskedOfAnotherPool(t *testing.T) {
+// TestAsked_copyToAnotherPool: a request for the same size is enough for a copy into
+// another pool, even one with larger extents.
+func TestAsked_copyToAnotherPool(t *testing.T) {
 	ctx := context.Background()
 	_, open := twoPools(t, func(_, to *Config) {
 		lvm(t, "vgcreate", "-qq", "-s", "16m", to.VolumeGroup, to.Devices[0])

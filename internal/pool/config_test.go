@@ -9,8 +9,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// A group in which no deleted volume could have a name is refused by its configuration.
-func TestGroupNames(t *testing.T) {
+// TestConfig_groupNames: the configuration refuses a group in which no deleted volume
+// could have a name.
+func TestConfig_groupNames(t *testing.T) {
 	for name, ok := range map[string]bool{
 		"vg": true, strings.Repeat("a", 74): true, strings.Repeat("a", 75): false, strings.Repeat("a-", 24): true, strings.Repeat("a-", 24) + "aa": true,
 		strings.Repeat("a-", 24) + "aaa": false, strings.Repeat("a-", 30): false, strings.Repeat("a", 127): false,
@@ -28,9 +29,9 @@ func TestGroupNames(t *testing.T) {
 	}
 }
 
-// In every group that is taken a new logical volume has a name with which all of its
-// devices can be made, and it is trash with a name that can be made.
-func TestNamesFitDevices(t *testing.T) {
+// TestConfig_namesFitDevices: in every accepted group a new logical volume gets a name
+// with which all of its devices can be made, and so does its trash.
+func TestConfig_namesFitDevices(t *testing.T) {
 	for _, group := range []string{"vg", strings.Repeat("a", 60), strings.Repeat("a", 74), strings.Repeat("a-", 24) + "aa"} {
 		v := &view{View: &catalog.View{VG: &lvm2.VG{Name: group}}}
 		seen := map[string]bool{}

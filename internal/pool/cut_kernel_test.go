@@ -63,9 +63,10 @@ func checkCopy(t *testing.T, p *Pool, what, lv string, b byte) {
 	ok(t, p.Deactivate(context.Background(), lv))
 }
 
-// TestFailedCut: a cut that the kernel refused is nobody's. It is not told of, does
-// not happen later, and the repeated call cuts what there is by then.
-func TestFailedCut(t *testing.T) {
+// TestCut_refusedByTheKernel: nobody gets a cut that the kernel refused: it is not
+// reported, it does not happen later, and a repeated call cuts the content of its own
+// time.
+func TestCut_refusedByTheKernel(t *testing.T) {
 	for kind, cut := range cutKinds {
 		t.Run(kind, func(t *testing.T) {
 			ctx := context.Background()
@@ -104,9 +105,9 @@ func TestFailedCut(t *testing.T) {
 	}
 }
 
-// TestKilledCut: a process that dies anywhere in a cut leaves nothing that its
-// successor tells of, and the repeated call cuts what there is by then.
-func TestKilledCut(t *testing.T) {
+// TestCut_killedAnywhere: after the process is killed anywhere in a cut, the next
+// process reports no snapshot, and a repeated call cuts the content of its own time.
+func TestCut_killedAnywhere(t *testing.T) {
 	for kind, cut := range cutKinds {
 		if kind == "reader" || kind == "transient" {
 			continue // until they get their layer all is like for a clone
@@ -151,9 +152,9 @@ func TestKilledCut(t *testing.T) {
 	}
 }
 
-// TestNamedBeforeItsCut: a snapshot that an older release has named before the kernel
-// cut it, which then did not happen, is none; one that was cut keeps its name.
-func TestNamedBeforeItsCut(t *testing.T) {
+// TestUnname_namedBeforeTheCut: a snapshot that an older release named, but that the
+// kernel never cut, is removed. A snapshot that was cut keeps its name.
+func TestUnname_namedBeforeTheCut(t *testing.T) {
 	for _, first := range []bool{true, false} {
 		t.Run(map[bool]string{true: "first", false: "second"}[first], func(t *testing.T) {
 			ctx := context.Background()

@@ -6,7 +6,9 @@ import (
 	"testing"
 )
 
-func TestFramePointers(t *testing.T) {
+// TestFramePointers_ofConfigurations: a kernel's configuration tells whether it has
+// frame pointers; half a configuration, or none, is an error.
+func TestFramePointers_ofConfigurations(t *testing.T) {
 	for text, want := range map[string]string{
 		"CONFIG_BLK_DEV_DM=m\nCONFIG_UNWINDER_ORC=y\n# CONFIG_UNWINDER_FRAME_POINTER is not set\n": "false <nil>",
 		"CONFIG_BLK_DEV_DM=m\nCONFIG_UNWINDER_FRAME_POINTER=y\n":                                   "true <nil>",

@@ -78,9 +78,9 @@ func waitExact(t *testing.T, p *Pool) {
 	}
 }
 
-// TestExactUnderWriters cuts while two writers are at work: what each frozen
-// layer records is just what differs between its snapshot and the next.
-func TestExactUnderWriters(t *testing.T) {
+// TestExact_underWriters: with two writers, each frozen layer records exactly the
+// difference between its snapshot and the next.
+func TestExact_underWriters(t *testing.T) {
 	const length, chunk, cuts = 32 * size.MiB, 16 * size.KiB, 8
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.FirstStore, c.NoFolding = 64*size.MiB, true })
@@ -148,10 +148,10 @@ func TestExactUnderWriters(t *testing.T) {
 	ok(t, p.Deactivate(ctx, v.LV))
 }
 
-// TestExactAfterWindow: copies that the former newest layer collects after the
-// window, because its device goes late, do not count; a block that is written
-// with the bytes it has does.
-func TestExactAfterWindow(t *testing.T) {
+// TestExact_copiesAfterTheWindow: copies that the former newest layer receives after
+// the window, because its device is removed late, do not count as changes. A block
+// that is written with the same bytes does.
+func TestExact_copiesAfterTheWindow(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.NoFolding = true })
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 32 * size.MiB, Mode: Block}))(t)
@@ -210,8 +210,9 @@ func TestExactAfterWindow(t *testing.T) {
 	ok(t, p.Deactivate(ctx, v.LV))
 }
 
-// TestExactWhileInactive: a cut of a volume that nobody uses needs no window.
-func TestExactWhileInactive(t *testing.T) {
+// TestExact_inactiveVolume: a cut of an inactive volume needs no window, and its layer
+// is exact.
+func TestExact_inactiveVolume(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.NoFolding = true })
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 32 * size.MiB, Mode: Block}))(t)

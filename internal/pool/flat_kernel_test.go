@@ -98,9 +98,10 @@ func noFlats(t *testing.T, p *Pool) {
 	}
 }
 
-// TestFlatReaders: snapshots of any depth have the bytes of the model and of the
-// stack of all layers, also while their volume is written, and are read by few devices.
-func TestFlatReaders(t *testing.T) {
+// TestFlat_readsAsTheStack: snapshots of any depth have the bytes of the model and of
+// the stack of all layers, even while their volume is written, and are read by few
+// devices.
+func TestFlat_readsAsTheStack(t *testing.T) {
 	const cuts = 60
 	ctx := context.Background()
 	deeps := []int{2, 3, catalog.FlatLevels, catalog.FlatLevels + 1, 9, 12, 23, cuts - 3, cuts}
@@ -145,9 +146,10 @@ func TestFlatReaders(t *testing.T) {
 	ok(t, h.p.Deactivate(ctx, h.lv))
 }
 
-// TestFlatCuts: snapshots that are cut while an old one is read add a device each,
-// until there are too many: then the old one is read by another store, and nobody notices.
-func TestFlatCuts(t *testing.T) {
+// TestFlat_cutsWhileRead: each snapshot that is cut while an old one is read adds a
+// device, until there are too many. Then another flat store replaces the first, and
+// the reader does not notice.
+func TestFlat_cutsWhileRead(t *testing.T) {
 	h := newDeep(t, 8, 1, 7)
 	ctx := context.Background()
 	lv, path := h.show("s1")
@@ -215,9 +217,9 @@ func TestFlatCuts(t *testing.T) {
 	ok(t, h.p.Deactivate(ctx, h.lv))
 }
 
-// TestFlatKilled: whatever a driver that dies has begun of a flat store is gone when
-// the pool is opened again, and what is read stays.
-func TestFlatKilled(t *testing.T) {
+// TestFlat_killedAnywhere: when a pool is opened after a kill, a flat store that was
+// being made is deleted, and a flat store that is read stays.
+func TestFlat_killedAnywhere(t *testing.T) {
 	ctx := context.Background()
 	h := newDeep(t, 8, 1)
 	layerOf := func(name string) *catalog.Layer { return must(h.p.latest())(t).Snapshots[name] }
@@ -306,9 +308,9 @@ func TestFlatKilled(t *testing.T) {
 	}
 }
 
-// TestFlatForks: what reads an old snapshot lies over it as over any other: forks,
-// forks of forks and their readers, and transient volumes.
-func TestFlatForks(t *testing.T) {
+// TestFlat_belowForksAndReaders: forks, forks of forks, their readers and transient
+// volumes read an old snapshot through a flat store.
+func TestFlat_belowForksAndReaders(t *testing.T) {
 	ctx := context.Background()
 	h := newDeep(t, 10, 1, 2)
 	h.p.config.HydrationRate = 2 * size.MiB

@@ -14,9 +14,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestFlatNoRoom: without room for a store an old snapshot is read by a device for
-// each newer one, as far as the kernel can, and beyond that the error says what is missing.
-func TestFlatNoRoom(t *testing.T) {
+// TestFlat_noRoom: without room for a flat store, an old snapshot is read by one
+// device for each newer layer, up to the kernel's limit; beyond it the error tells
+// what is missing.
+func TestFlat_noRoom(t *testing.T) {
 	ctx := context.Background()
 	h := newDeep(t, depthFramed+4, 1, 5, 10)
 	waitTrimmed(t, h.p)
@@ -66,9 +67,9 @@ func TestFlatNoRoom(t *testing.T) {
 	noFlats(t, h.p)
 }
 
-// TestFlatHeldOpen: a flat store that nobody needs and somebody has open is told of, so
-// that the attempt to give it back waits for a while, and goes afterwards.
-func TestFlatHeldOpen(t *testing.T) {
+// TestFlat_openedByOthers: an unneeded flat store that another process has open is
+// reported, and is deleted after it is closed.
+func TestFlat_openedByOthers(t *testing.T) {
 	ctx := context.Background()
 	h := newDeep(t, 9, 1)
 	waitTrimmed(t, h.p)
@@ -99,9 +100,9 @@ func TestFlatHeldOpen(t *testing.T) {
 	noFindings(t, h.p)
 }
 
-// TestUnreadGivesWay: a live store that finds no room gets that of a flat store by which
-// nobody reads yet.
-func TestUnreadGivesWay(t *testing.T) {
+// TestFlat_unreadGivesWayToLiveStore: a live store without room gets the extents of a
+// flat store that nobody reads yet.
+func TestFlat_unreadGivesWayToLiveStore(t *testing.T) {
 	ctx := context.Background()
 	h := newDeep(t, 9, 1)
 	waitTrimmed(t, h.p)

@@ -11,10 +11,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// TestSteepest: the oldest layer that is read by too many devices is the next to get a
-// store of its own. The two layers of a fold that is under way get none, and keep no
-// other layer from it.
-func TestSteepest(t *testing.T) {
+// TestSteepest_besideFold: the oldest layer that is read by too many devices gets the
+// next flat store. The two layers of a running fold get none, and do not keep other
+// layers from getting one.
+func TestSteepest_besideFold(t *testing.T) {
 	g := newGroup(t)
 	g.volume("vol", 8)
 	for i := range catalog.FlatLevels + 4 {
@@ -37,9 +37,10 @@ func TestSteepest(t *testing.T) {
 	}
 }
 
-// TestKeptForFlat: a fork of a snapshot that lies too deep has extents for a flat store,
-// and no other fork. They, and the store, stay until the fork is hydrated.
-func TestKeptForFlat(t *testing.T) {
+// TestKeepForFlat_untilHydrated: a fork of a snapshot that lies too deep reserves
+// extents for a flat store, other forks do not, and extents and store stay until the
+// fork is hydrated.
+func TestKeepForFlat_untilHydrated(t *testing.T) {
 	g := newGroup(t)
 	g.volume("vol", 8)
 	for i := range 9 {
@@ -90,10 +91,10 @@ func TestKeptForFlat(t *testing.T) {
 	}
 }
 
-// TestKeptGrows: a second fork of a snapshot that has got deeper meanwhile sets aside what
-// the first one's store lacks, and that store grows by it also where little is free. Until
-// the store is written the forks read at any time.
-func TestKeptGrows(t *testing.T) {
+// TestKeepForFlat_deeperSecondFork: a second fork of a snapshot that lies deeper by
+// now reserves the missing extents, and the store grows by them even if little is
+// free. Until the store is written, the forks may read at any time.
+func TestKeepForFlat_deeperSecondFork(t *testing.T) {
 	g := newGroup(t)
 	g.volume("vol", 300)
 	g.volume("rest", 2500)
@@ -153,9 +154,9 @@ func TestKeptGrows(t *testing.T) {
 	}
 }
 
-// TestGiveUpUnread: where a live store finds no room those flat stores are given up that
-// nobody has read by yet, but not one that is being written, or that a fork needs.
-func TestGiveUpUnread(t *testing.T) {
+// TestGiveUpUnread_notWhileWrittenOrNeeded: when a live store finds no room, unread
+// flat stores are deleted, but not one that is being written or that a fork needs.
+func TestGiveUpUnread_notWhileWrittenOrNeeded(t *testing.T) {
 	g := newGroup(t)
 	w := paperWork(g)
 	p, id := w.pool, w.flat.LV.ID
@@ -180,8 +181,9 @@ func TestGiveUpUnread(t *testing.T) {
 	}
 }
 
-// TestNews: what fails again and again is logged once, and when the reason changes.
-func TestNews(t *testing.T) {
+// TestCaretaker_logsRepeatedFailureOnce: a failure that repeats is logged once, and
+// again if its reason changes.
+func TestCaretaker_logsRepeatedFailureOnce(t *testing.T) {
 	c := newCaretaker(nil)
 	for i, s := range []struct {
 		err  error

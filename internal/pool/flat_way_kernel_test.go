@@ -50,9 +50,9 @@ func foldLong(t *testing.T, n int) (h *past, heir string, ended chan error) {
 	}
 }
 
-// TestCutsBesideFold: however many snapshots are cut while layers are folded, the fold
-// never reads through more devices than the kernel can: it ends before.
-func TestCutsBesideFold(t *testing.T) {
+// TestMakeWay_cutsBesideFold: cuts during a fold never make the fold read through more
+// devices than the kernel can: the fold ends before.
+func TestMakeWay_cutsBesideFold(t *testing.T) {
 	h, heir, ended := foldLong(t, 1)
 	h.p.deepest = 7
 	most := 0
@@ -78,9 +78,9 @@ func TestCutsBesideFold(t *testing.T) {
 	h.idle("after the fold")
 }
 
-// TestRestoreBesideFold: a snapshot that lies too deep for the kernel is restored while
-// layers that it reads through are folded. The fold gives way.
-func TestRestoreBesideFold(t *testing.T) {
+// TestMakeWay_restoreBesideFold: a snapshot that lies too deep for the kernel can be
+// restored while its layers are folded: the fold stops.
+func TestMakeWay_restoreBesideFold(t *testing.T) {
 	h, _, ended := foldLong(t, 4)
 	h.p.deepest = 6
 	lv, path := h.show("old")
@@ -106,10 +106,10 @@ func TestRestoreBesideFold(t *testing.T) {
 	h.check("in the end")
 }
 
-// TestFlatForkFullPool: a fork of a snapshot that lies too deep for the kernel has the
-// extents for its flat store from the beginning, and keeps them, and the store, until
-// it is hydrated: in a full pool, and after a reboot. So has what was rolled back.
-func TestFlatForkFullPool(t *testing.T) {
+// TestFlat_forkInFullPool: a fork of a snapshot that lies too deep has extents for its
+// flat store from the beginning, and keeps the extents and the store until it is
+// hydrated: in a full pool, after a reboot, and after a rollback.
+func TestFlat_forkInFullPool(t *testing.T) {
 	ctx := context.Background()
 	h := newDeep(t, 14, 1, 2)
 	h.p.config.HydrationRate = size.MiB
@@ -175,9 +175,10 @@ func TestFlatForkFullPool(t *testing.T) {
 	noFlats(t, h.p)
 }
 
-// TestFlatWithoutKey: while the lists of layers are merged their volume can be cut, and
-// snapshots of it deleted. A store whose layers are not what they were is not used.
-func TestFlatWithoutKey(t *testing.T) {
+// TestFlat_mergesWithoutTheKey: while the lists of layers are merged, their volume can
+// be cut and its snapshots deleted. A flat store whose layers have changed is not
+// used.
+func TestFlat_mergesWithoutTheKey(t *testing.T) {
 	ctx := context.Background()
 	h := newDeep(t, 9, 1, 2)
 	waitTrimmed(t, h.p)
@@ -244,9 +245,9 @@ func TestFlatWithoutKey(t *testing.T) {
 	}
 }
 
-// TestFlatClosed: a pool that is closed while a flat store is being made leaves no device
-// of the store behind, and the next process gives its extents back.
-func TestFlatClosed(t *testing.T) {
+// TestFlat_poolClosed: closing a pool while a flat store is being made leaves no
+// device of the store, and the next process frees its extents.
+func TestFlat_poolClosed(t *testing.T) {
 	ctx := context.Background()
 	h := newDeep(t, 9, 1)
 	waitTrimmed(t, h.p)
@@ -286,9 +287,9 @@ func TestFlatClosed(t *testing.T) {
 	noFlats(t, h.p)
 }
 
-// TestFlatTableKnown: the long table of a flat store is not read from the kernel where
-// nothing of it can have changed, and is once something has.
-func TestFlatTableKnown(t *testing.T) {
+// TestFlat_tableIsNotReadAgain: the long table of a flat store is read from the kernel
+// only if it may have changed.
+func TestFlat_tableIsNotReadAgain(t *testing.T) {
 	ctx := context.Background()
 	h := newDeep(t, 9, 1)
 	lv, path := h.show("s1")

@@ -41,9 +41,10 @@ func paperWork(g *paperGroup) *flatWork {
 	return w
 }
 
-// TestMergeOfNoUse: a merge ends soon after its layers have changed, or what it writes to
-// was moved: in the middle of a layer, and before the next one is read.
-func TestMergeOfNoUse(t *testing.T) {
+// TestFlatWrite_endsAfterChange: a merge ends soon after its layers have changed, or
+// its own extents were moved: in the middle of a layer, and before the next layer is
+// read.
+func TestFlatWrite_endsAfterChange(t *testing.T) {
 	for name, change := range map[string]func(g *paperGroup, w *flatWork){
 		"a layer goes":   func(g *paperGroup, _ *flatWork) { g.drop("s0") },
 		"another length": func(g *paperGroup, _ *flatWork) { g.grow("s1", 1) },
@@ -88,8 +89,9 @@ func TestMergeOfNoUse(t *testing.T) {
 	}
 }
 
-// TestMergesAtOnce: some merges run at a time; the others wait, as long as they are asked for.
-func TestMergesAtOnce(t *testing.T) {
+// TestFlatWrite_concurrentMerges: at most mergesAtOnce merges run; others wait while
+// somebody needs them.
+func TestFlatWrite_concurrentMerges(t *testing.T) {
 	g := newGroup(t)
 	w := paperWork(g)
 	w.layout = cow.NewFlat(4*size.KiB, 10)
@@ -127,9 +129,9 @@ func TestMergesAtOnce(t *testing.T) {
 	}
 }
 
-// TestFlatTableForgotten: once a flat store's device may get another table, the one that
-// was loaded before is not taken for the one that it has.
-func TestFlatTableForgotten(t *testing.T) {
+// TestFlat_tableForgotten: once a flat store's device may get another table, its
+// earlier table no longer counts as loaded.
+func TestFlat_tableForgotten(t *testing.T) {
 	g := newGroup(t)
 	w := paperWork(g)
 	p, id := w.pool, w.flat.LV.ID

@@ -71,9 +71,9 @@ func waitHydrated(t *testing.T, p *Pool, lv string) {
 	ok(t, p.refresh(context.Background())) // its devices have followed
 }
 
-// TestFork: a restored volume can be used at once and while it hydrates; it ends
-// as an ordinary volume, and nothing of the fork stays.
-func TestFork(t *testing.T) {
+// TestFork_lifeOfARestore: a restored volume can be used immediately and while it is
+// hydrated. It ends as an ordinary volume, and nothing of the fork stays.
+func TestFork_lifeOfARestore(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.HydrationRate = 2 * size.MiB })
 	r := rand.New(rand.NewPCG(1, 2))

@@ -128,9 +128,9 @@ func counted(t *testing.T, p *Pool, v Volume, options string) uint64 {
 	return binary.LittleEndian.Uint64(b)
 }
 
-// TestCutOfHookFrozen: a file system that a hook has frozen (fsfreeze, as for
-// backups) is cut as it is in the freeze, whatever is cut of it; and it stays frozen.
-func TestCutOfHookFrozen(t *testing.T) {
+// TestFreeze_frozenByHook: a file system that a hook has frozen (fsfreeze, as for
+// backups) is cut in the frozen state, whatever kind of cut it is, and stays frozen.
+func TestFreeze_frozenByHook(t *testing.T) {
 	for fs, length := range map[string]size.Bytes{"ext4": 64 * size.MiB, "xfs": 320 * size.MiB, "btrfs": 128 * size.MiB} {
 		t.Run(fs, func(t *testing.T) {
 			ctx := context.Background()
@@ -176,9 +176,9 @@ func TestCutOfHookFrozen(t *testing.T) {
 	}
 }
 
-// TestFreezeEnded: a hook's freeze that ended before the volume was suspended
-// does not count, and its file system is not left frozen.
-func TestFreezeEnded(t *testing.T) {
+// TestFreeze_hookEndedBefore: a hook's freeze that ended before the volume was
+// suspended does not count, and the file system does not stay frozen.
+func TestFreeze_hookEndedBefore(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	v, _, dir := mountedVolume(t, p, "ext4", 64*size.MiB)
@@ -222,9 +222,9 @@ func TestFreezeEnded(t *testing.T) {
 	ok(t, p.Deactivate(ctx, c.LV))
 }
 
-// TestHookBetweenCuts: hooks that come and go while cuts are made neither spoil
-// one nor are they undone.
-func TestHookBetweenCuts(t *testing.T) {
+// TestFreeze_hooksBetweenCuts: hooks that freeze and thaw while cuts are made spoil no
+// cut, and no cut undoes their freezes.
+func TestFreeze_hooksBetweenCuts(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.FirstStore = 4 * size.MiB })
 	v, _, dir := mountedVolume(t, p, "ext4", 32*size.MiB)
@@ -281,9 +281,9 @@ func cutNamed(ctx context.Context, p *Pool, lv, name string) error {
 	return err
 }
 
-// TestSlowFreeze: a file system that takes long to freeze keeps nobody but its own
-// volume waiting, not lvm2 either; the cut fails, changes nothing, and can be repeated.
-func TestSlowFreeze(t *testing.T) {
+// TestFreeze_slowFilesystem: a file system that freezes slowly delays only its own
+// volume, and not lvm2. The cut fails, changes nothing, and can be repeated.
+func TestFreeze_slowFilesystem(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.FirstStore = 64 * size.MiB })
 	v, _, dir := mountedVolume(t, p, "ext4", 128*size.MiB)
@@ -359,9 +359,9 @@ func TestSlowFreeze(t *testing.T) {
 	}
 }
 
-// TestLockedGroup: while an lvm2 command has the group, a volume that is held for
-// its cut goes on after a moment, and nothing was changed.
-func TestLockedGroup(t *testing.T) {
+// TestFreeze_groupLockedByLVM2: while an lvm2 command has the group's lock, a volume
+// that is frozen for its cut is resumed after frozenLimit, and nothing is changed.
+func TestFreeze_groupLockedByLVM2(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	v, _, dir := mountedVolume(t, p, "ext4", 64*size.MiB)

@@ -13,9 +13,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestPanic: a panic ends the change, the operation or the turn of a loop that it
-// comes in. The volume goes on, and so does everything else.
-func TestPanic(t *testing.T) {
+// TestGuard_panic: a panic ends only the change, the operation or the turn of a loop
+// in which it happens. The volume and all other work continue.
+func TestGuard_panic(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)

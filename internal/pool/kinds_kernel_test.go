@@ -41,9 +41,9 @@ func blockSizes(t *testing.T, p *Pool, prefix string) (all []string) {
 	return slices.Compact(all)
 }
 
-// A disk with other logical blocks than the others is refused, and the pool is
-// made and opened without it.
-func TestDiskOfAnotherKind(t *testing.T) {
+// TestKinds_otherDiskIsRefused: a disk with another block size than the other disks is
+// refused, and the pool is made and opened without it.
+func TestKinds_otherDiskIsRefused(t *testing.T) {
 	p := testPool(t, func(c *Config) {
 		c.Devices = append(testDisks(t)[:2], diskOf4096(t, "256M"))
 	})
@@ -69,9 +69,9 @@ func TestDiskOfAnotherKind(t *testing.T) {
 	}
 }
 
-// A disk that lvm2 has added, and the configuration does not name, is the group's;
-// the file of this one is in memory.
-func TestDiskAddedByLVM2(t *testing.T) {
+// TestKinds_diskAddedByLVM2: a disk that lvm2 has added to the group is used, even if
+// the configuration does not name it. Here the disk is a file in memory.
+func TestKinds_diskAddedByLVM2(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.Devices = testDisks(t)[:1] })
 	added := diskOf4096(t, "256M")
@@ -89,10 +89,10 @@ func TestDiskAddedByLVM2(t *testing.T) {
 	command(t, "vgreduce", "-qq", p.vgName, added)
 }
 
-// In a group in which lvm2 has mixed disks a volume stays on one kind, and so does
-// all that reads through it or gets its content: there is no file system on it
-// that could not be mounted any more.
-func TestMixedGroup(t *testing.T) {
+// TestKinds_mixedGroup: in a group in which lvm2 has mixed disks, a volume, its
+// readers and its copies stay on disks of one kind, so that every file system can
+// still be mounted.
+func TestKinds_mixedGroup(t *testing.T) {
 	for _, fs := range []struct{ name, mkfs string }{{"ext4", "mkfs.ext4 -q -b 1024"}, {"xfs", "mkfs.xfs -q"}} {
 		t.Run(fs.name, func(t *testing.T) {
 			ctx := context.Background()
@@ -178,9 +178,10 @@ func TestMixedGroup(t *testing.T) {
 	}
 }
 
-// All of a volume's life on a disk with logical blocks of 4096 bytes, on which
-// neither metadata nor stores can be read or written in smaller pieces.
-func TestDiskOf4096(t *testing.T) {
+// TestKinds_blocksOf4096: the whole life of a volume works on a disk with logical
+// blocks of 4096 bytes, on which neither metadata nor stores can be read or written in
+// smaller pieces.
+func TestKinds_blocksOf4096(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) {
 		c.Devices, c.BurstRate, c.Chunk = []string{diskOf4096(t, "512M")}, 20*size.MiB, 4*size.KiB

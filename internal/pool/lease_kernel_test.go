@@ -13,9 +13,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestActThatTakesLong: what takes the kernel long is done all the same if nobody has
-// changed the group meanwhile.
-func TestActThatTakesLong(t *testing.T) {
+// TestLease_longActContinues: an act that takes the kernel long is finished if nobody
+// has changed the group meanwhile.
+func TestLease_longActContinues(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	lv := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 32 * size.MiB, Mode: Block}))(t).LV
@@ -30,9 +30,9 @@ func TestActThatTakesLong(t *testing.T) {
 	ok(t, p.Deactivate(ctx, lv))
 }
 
-// TestActThatWasLeft: what hung in the kernel for so long that lvm2 got the group
-// loads no table of what it knew when it returns.
-func TestActThatWasLeft(t *testing.T) {
+// TestLease_actAfterChangeByLVM2: an act that hung in the kernel so long that lvm2 got
+// the group's lock loads none of its tables when it returns.
+func TestLease_actAfterChangeByLVM2(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	lv := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 32 * size.MiB, Mode: Block}))(t).LV
@@ -77,10 +77,10 @@ func TestActThatWasLeft(t *testing.T) {
 	ok(t, p.Deactivate(ctx, lv))
 }
 
-// TestLeftWhileLVMHasTheLock: an act that was left behind with a volume suspended lets it
-// go on soon, although LVM2 has the group's lock by then and keeps it: it may wait for the
-// volume.
-func TestLeftWhileLVMHasTheLock(t *testing.T) {
+// TestLease_abandonedWhileSuspended: an abandoned act with a suspended volume resumes
+// it soon, even if LVM2 has the group's lock and keeps it, because LVM2 may wait for
+// the volume.
+func TestLease_abandonedWhileSuspended(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	lv := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 32 * size.MiB, Mode: Block}))(t).LV

@@ -41,9 +41,9 @@ func lockedGroup(t *testing.T, p *Pool) (at string, model content) {
 	return at, model
 }
 
-// TestLVM2LeavesOursAlone: lvm2's commands refuse all that they would take for plain
-// logical volumes and are not, and go on working on the rest of the group.
-func TestLVM2LeavesOursAlone(t *testing.T) {
+// TestHandOff_lvm2Refuses: lvm2's commands refuse to change what only looks like a
+// plain logical volume, and continue to work on the rest of the group.
+func TestHandOff_lvm2Refuses(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.HydrationRate, c.Devices = size.MiB, testDisks(t)[:2] })
 	at, model := lockedGroup(t, p)
@@ -93,9 +93,10 @@ func TestLVM2LeavesOursAlone(t *testing.T) {
 	ok(t, p.DeleteVolume(ctx, "forkbase"))
 }
 
-// TestLockedWhenOpened: what an older version left open is locked at the start, and
-// a volume that is hydrated is LVM2's to change again.
-func TestLockedWhenOpened(t *testing.T) {
+// TestProtect_whenOpened: logical volumes that an older release left unlocked are
+// locked when the pool is opened, and LVM2 may change a volume again after it is
+// hydrated.
+func TestProtect_whenOpened(t *testing.T) {
 	p := testPool(t, nil)
 	lockedGroup(t, p)
 	config := p.config
@@ -130,9 +131,9 @@ func TestLockedWhenOpened(t *testing.T) {
 	ok(t, p.DeleteVolume(t.Context(), "reader"))
 }
 
-// TestMappedIsNotFree: extents that the metadata calls free and a device still maps
-// are given to nobody, and health names the device.
-func TestMappedIsNotFree(t *testing.T) {
+// TestMapped_isNotFree: extents that are free in the metadata, but that a device still
+// maps, are not allocated, and health names the device.
+func TestMapped_isNotFree(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.HydrationRate, c.LayerReserve = size.MiB, 1 })
 	lockedGroup(t, p)

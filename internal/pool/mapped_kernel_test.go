@@ -13,9 +13,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestUnreadableTable: a device of somebody's whose table is not understood keeps
-// the disk that it lies on from being given out, and no other one.
-func TestUnreadableTable(t *testing.T) {
+// TestMappings_unreadableTable: another program's device with an unknown target keeps
+// the disk below it from being allocated, and no other disk.
+func TestMappings_unreadableTable(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.Devices, c.NoReserve = testDisks(t)[:2], true })
 	const foreign = "foreign-odd"

@@ -9,8 +9,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 )
 
-// Devices are left out by what sysfs says only if it is that of the kernel that has them.
-func TestHolders(t *testing.T) {
+// TestHolders_sysfsOfAnotherKernel: devices are left out by sysfs only if it belongs
+// to the kernel with the devices.
+func TestHolders_sysfsOfAnotherKernel(t *testing.T) {
 	disk, first, second := dm.Device{Major: 8}, dm.Device{Major: 253, Minor: 3}, dm.Device{Major: 253, Minor: 4}
 	all := []dm.ListEntry{{Name: "bare", Device: dm.Device{Major: 253, Minor: 9}}, {Name: "gone", UUID: "gone", Device: dm.Device{Major: 253, Minor: 8}},
 		{Name: "a", UUID: "LVM-a", Device: first}, {Name: "b", UUID: "LVM-b", Device: second}}

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// TestKeyInTurn: long work that gives its key up for a moment now and then does
-// not keep others from it, least of all a store that must grow.
-func TestKeyInTurn(t *testing.T) {
+// TestKeyed_turnsInOrder: long work that releases its key now and then does not keep
+// others from it, in particular not a store that must grow.
+func TestKeyed_turnsInOrder(t *testing.T) {
 	k := keyed{held: map[string][]chan struct{}{}}
 	stop, rounds := make(chan struct{}), 0
 	var working sync.WaitGroup
@@ -54,8 +54,8 @@ func TestKeyInTurn(t *testing.T) {
 	}
 }
 
-// TestKeyGivenUp: who no longer waits leaves the key to the others.
-func TestKeyGivenUp(t *testing.T) {
+// TestKeyed_callerLeaves: a caller that stops waiting leaves the key to the others.
+func TestKeyed_callerLeaves(t *testing.T) {
 	k := keyed{held: map[string][]chan struct{}{}}
 	first, err := k.lock(context.Background(), "a")
 	if err != nil {

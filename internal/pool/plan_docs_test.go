@@ -9,8 +9,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 )
 
-// TestPlanInDocs: the plans that docs/design shows are those that are made.
-func TestPlanInDocs(t *testing.T) {
+// TestPlan_asInTheDocs: the plans in docs/design are the plans that the driver makes.
+func TestPlan_asInTheDocs(t *testing.T) {
 	r := newRig(newGroup(t))
 	r.volume("vol", 8)
 	r.cut("vol", "s1", 8)
@@ -30,8 +30,9 @@ func TestPlanInDocs(t *testing.T) {
 	}
 }
 
-// TestFlatPlanInDocs does the same for a flat store.
-func TestFlatPlanInDocs(t *testing.T) {
+// TestPlan_flatStoreAsInTheDocs: the plan for a flat store in docs/design is the plan
+// that the driver makes.
+func TestPlan_flatStoreAsInTheDocs(t *testing.T) {
 	r := newRig(newGroup(t))
 	r.volume("vol", 8)
 	for n := range 6 {

@@ -11,7 +11,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-func TestPlanCut(t *testing.T) {
+// TestPlan_cuts: the plans for an activation and for the first, second and later cuts
+// have the right steps in the right order.
+func TestPlan_cuts(t *testing.T) {
 	r := newRig(newGroup(t))
 	r.volume("vol", 8)
 	active := situation{active: []string{"vol"}}
@@ -49,7 +51,9 @@ func TestPlanCut(t *testing.T) {
 		"remove vol", "remove s3", "remove s3-cow", "remove vol-real")
 }
 
-func TestPlanLastSnapshot(t *testing.T) {
+// TestPlan_lastSnapshotDeleted: after its last snapshot is deleted, a volume becomes
+// linear, and the other devices are removed.
+func TestPlan_lastSnapshotDeleted(t *testing.T) {
 	r := newRig(newGroup(t))
 	r.volume("vol", 8)
 	r.cut("vol", "s1", 8)
@@ -69,8 +73,9 @@ func TestPlanLastSnapshot(t *testing.T) {
 	}
 }
 
-// TestPlanOfName: what has another one's name gives it away first.
-func TestPlanOfName(t *testing.T) {
+// TestPlan_swappedNames: a device that has the name of another device is renamed
+// first.
+func TestPlan_swappedNames(t *testing.T) {
 	r := newRig(newGroup(t))
 	r.volume("vol", 8)
 	active := situation{active: []string{"vol"}}
@@ -85,7 +90,9 @@ func TestPlanOfName(t *testing.T) {
 	r.expect("renamed", r.steps(plan), "rename vol to other")
 }
 
-func TestPlanExpandedWhileRead(t *testing.T) {
+// TestPlan_cutOfExpandedWhileRead: a volume that was expanded while only its snapshot
+// is read gets longer blocks before its next snapshot.
+func TestPlan_cutOfExpandedWhileRead(t *testing.T) {
 	r := newRig(newGroup(t))
 	r.volume("vol", 8)
 	r.cut("vol", "s1", 8)
@@ -100,7 +107,9 @@ func TestPlanExpandedWhileRead(t *testing.T) {
 		"load s1: 0 65536 snapshot <s2> <s1-cow> P 128", "suspend s1", "resume s1")
 }
 
-func TestPlanFork(t *testing.T) {
+// TestPlan_fork: the plans for a fork cover its start, its windows, and its end as an
+// ordinary volume.
+func TestPlan_fork(t *testing.T) {
 	r := newRig(newGroup(t))
 	r.volume("vol", 8)
 	r.cut("vol", "s1", 8)
@@ -144,9 +153,9 @@ func TestPlanFork(t *testing.T) {
 		"remove copy-window1", "remove copy-fork", "remove fork--copy-cow")
 }
 
-// TestPlanPublishedReadOnly: a volume's own device that is read-only for its users gets a
-// writable table all the same, and a frozen store keeps the way in which it is open.
-func TestPlanPublishedReadOnly(t *testing.T) {
+// TestPlan_publishedReadOnly: a volume's own device that is read-only for its users
+// still gets a writable table, and a frozen store stays as it was opened.
+func TestPlan_publishedReadOnly(t *testing.T) {
 	r := newRig(newGroup(t))
 	r.volume("vol", 8)
 	both := situation{active: []string{"vol"}}
@@ -179,8 +188,9 @@ func TestPlanPublishedReadOnly(t *testing.T) {
 	loads("a frozen store that was live", r.view().cowDevice(r.Snapshots["s1"].LV))
 }
 
-// TestPlanHeld: what is held stays suspended, all else that is goes on, the lowest first.
-func TestPlanHeld(t *testing.T) {
+// TestPlan_heldDevices: a held device stays suspended; all other suspended devices are
+// resumed, the lowest first.
+func TestPlan_heldDevices(t *testing.T) {
 	r := newRig(newGroup(t))
 	r.volume("vol", 8)
 	r.cut("vol", "s1", 8)
@@ -196,9 +206,9 @@ func TestPlanHeld(t *testing.T) {
 	r.expect("held", r.converge("held", active), "resume vol-real", "resume s1")
 }
 
-// TestPlanForkHeld: a fork whose writers are held is given tables, and hydrated by them,
-// but does not go on.
-func TestPlanForkHeld(t *testing.T) {
+// TestPlan_heldFork: a fork whose writers are held gets tables, and is hydrated by
+// them, but is not resumed.
+func TestPlan_heldFork(t *testing.T) {
 	r := newRig(newGroup(t))
 	r.volume("vol", 8)
 	r.cut("vol", "s1", 8)
@@ -225,9 +235,9 @@ func TestPlanForkHeld(t *testing.T) {
 		"resume copy", "remove copy-window0")
 }
 
-// TestPlanWindowLeft: a mirror of another place is not made to copy before its user
-// waits.
-func TestPlanWindowLeft(t *testing.T) {
+// TestPlan_windowLeftElsewhere: a mirror of another place does not begin to copy
+// before its user is suspended.
+func TestPlan_windowLeftElsewhere(t *testing.T) {
 	r := newRig(newGroup(t))
 	r.volume("vol", 8)
 	r.cut("vol", "s1", 8)
@@ -243,10 +253,9 @@ func TestPlanWindowLeft(t *testing.T) {
 		"suspend copy", "resume copy-window0", "resume copy")
 }
 
-// TestPlanWindowCommitted: a window that is hydrated stays only as long as all that is
-// written goes through its mirror. It is never copied again: that would overwrite what
-// was written since.
-func TestPlanWindowCommitted(t *testing.T) {
+// TestPlan_committedWindow: a hydrated window stays only while all writes go through
+// its mirror. It is never copied again, because the copy would overwrite newer writes.
+func TestPlan_committedWindow(t *testing.T) {
 	committed := func(then func(r *rig, s *situation, o *catalog.Volume)) (*rig, situation) {
 		r := newRig(newGroup(t))
 		r.volume("vol", 8)
@@ -315,9 +324,10 @@ func TestPlanWindowCommitted(t *testing.T) {
 	}
 }
 
-// TestPlanStuck: a volume that cannot be brought in line stays as it is, with what reads
-// through it, but for what is suspended; the others do not.
-func TestPlanStuck(t *testing.T) {
+// TestPlan_stuckVolume: a volume that cannot be brought in line stays as it is, with
+// the volumes that read through it, except for suspended devices. Other volumes
+// follow.
+func TestPlan_stuckVolume(t *testing.T) {
 	r := newRig(newGroup(t))
 	r.volume("vol", 8)
 	r.cut("vol", "s1", 8)
@@ -338,8 +348,8 @@ func TestPlanStuck(t *testing.T) {
 	}
 }
 
-// TestPlanWithoutStore: no origin is made whose snapshot cannot be.
-func TestPlanWithoutStore(t *testing.T) {
+// TestPlan_missingStore: no origin is made if its snapshot cannot be.
+func TestPlan_missingStore(t *testing.T) {
 	r := newRig(newGroup(t))
 	r.volume("vol", 8)
 	r.cut("vol", "s1", 8)
@@ -351,7 +361,9 @@ func TestPlanWithoutStore(t *testing.T) {
 		"create vol-real", "load vol-real: 0 65536 linear 0:0 2048", "resume vol-real")
 }
 
-func TestPlanReader(t *testing.T) {
+// TestPlan_reader: a reader brings up the devices of its snapshot, and takes them down
+// again.
+func TestPlan_reader(t *testing.T) {
 	r := newRig(newGroup(t))
 	r.volume("vol", 8)
 	r.cut("vol", "s1", 8)

@@ -20,9 +20,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestKilledWhileAskingForAFreeze: the call of a process that is killed freezes the
-// file system as soon as its successor lets the device go on, which thaws it.
-func TestKilledWhileAskingForAFreeze(t *testing.T) {
+// TestProbe_killed: the freeze call of a killed process freezes the file system when
+// the next process resumes the device; the next process then thaws it.
+func TestProbe_killed(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 64 * size.MiB, Mode: Filesystem, FSType: "ext4"}))(t)

@@ -80,10 +80,10 @@ func nothingPlanned(t *testing.T, p *Pool) {
 	t.Errorf("planned: %+v", plan)
 }
 
-// TestReaders: volumes for readers only show their snapshots, several at once,
-// from a pool without a free extent; the source and the snapshots may change and
-// go; LVM2 takes them for what they are and leaves them alone.
-func TestReaders(t *testing.T) {
+// TestReader_severalInFullPool: several read-only volumes show their snapshots in a
+// pool without a free extent, while the source and other snapshots change and are
+// deleted. LVM2 leaves them alone.
+func TestReader_severalInFullPool(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	r := rand.New(rand.NewPCG(3, 4))
@@ -207,8 +207,8 @@ func TestReaders(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-// TestReaderOfFork: a snapshot of a volume that is hydrated meanwhile.
-func TestReaderOfFork(t *testing.T) {
+// TestReader_ofFork: a reader shows a snapshot of a volume that is being hydrated.
+func TestReader_ofFork(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.HydrationRate = 4 * size.MiB })
 	r := rand.New(rand.NewPCG(5, 6))
@@ -253,9 +253,9 @@ func TestReaderOfFork(t *testing.T) {
 	}
 }
 
-// TestReaderLost: when the snapshot is lost the volume says so, and is not
-// activated any more.
-func TestReaderLost(t *testing.T) {
+// TestReader_lostSnapshot: if its snapshot is lost, a reader says so and is no longer
+// activated.
+func TestReader_lostSnapshot(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 64 * size.MiB, Mode: Block}))(t)

@@ -14,9 +14,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// What is changed on a throw-away layer is what a reader shows, also later; one
-// that turns out to be too small is made larger; nothing of it is left behind.
-func TestRecover(t *testing.T) {
+// TestRecover_smallStore: a reader shows the result of a replay on its store, also
+// later. A store that is too small is replaced by a larger one, and nothing of it is
+// left.
+func TestRecover_smallStore(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	r := rand.New(rand.NewPCG(5, 6))

@@ -21,9 +21,10 @@ func reasons(c []Condition) string {
 	return strings.Join(out, " ")
 }
 
-// TestTransient: a transient volume can be written all over, keeps that as long
-// as its device is there, and begins again when it is lost.
-func TestTransient(t *testing.T) {
+// TestScratch_untilDeviceIsLost: a transient volume can be written completely, keeps
+// the writes as long as its device exists, and has its snapshot's content again
+// afterwards.
+func TestScratch_untilDeviceIsLost(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	r := rand.New(rand.NewPCG(7, 8))

@@ -8,8 +8,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestForkTable: every sector of a fork leads to where it is.
-func TestForkTable(t *testing.T) {
+// TestForkOn_everySector: every sector of a fork's table leads to its content.
+func TestForkOn_everySector(t *testing.T) {
 	disk, fork, copying := dm.Device{Major: 8}, dm.Device{Major: 254, Minor: 1}, dm.Device{Major: 254, Minor: 2}
 	own := dm.Table{
 		{Start: 0, Length: 60, Target: dm.Linear{Device: disk, Offset: 1000}},

@@ -14,9 +14,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestMetadataReserve fills a small metadata area with what takes no extents. Others'
-// snapshots grow all the same, deletes are written down, and a disk with a larger area mends it.
-func TestMetadataReserve(t *testing.T) {
+// TestRoomForText_fullArea: with a small metadata area full of volumes without
+// extents, snapshots of other volumes still grow and deletes are recorded. A disk with
+// a larger area helps.
+func TestRoomForText_fullArea(t *testing.T) {
 	ctx := context.Background()
 	const group = "vgtestmetadatareserve"
 	var disks []string

@@ -8,8 +8,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// A new snapshot leaves half of the reserve to live stores of other volumes.
-func TestRoomForStore(t *testing.T) {
+// TestRoomForStore_halfOfTheReserve: a new snapshot leaves half of the reserve to live
+// stores of other volumes.
+func TestRoomForStore_halfOfTheReserve(t *testing.T) {
 	v := rollbackGroup(t)
 	p := &Pool{setting: setting{config: Config{LayerReserve: 20}}} // of 499 extents
 	v.Free = catalog.RangeSet{{Start: 100, Count: 60}}
@@ -33,8 +34,8 @@ func allTrimmed(v *view) {
 	}
 }
 
-// A reserve of 0 is none, and not the one that a pool has by default.
-func TestNoReserve(t *testing.T) {
+// TestReserve_zero: a configured reserve of 0 means no reserve, not the default.
+func TestReserve_zero(t *testing.T) {
 	v := rollbackGroup(t)
 	v.Free = catalog.RangeSet{{Start: 100, Count: 60}}
 	allTrimmed(v)

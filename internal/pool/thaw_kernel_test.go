@@ -18,9 +18,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestThaw: what its owner has left frozen goes on; and a freeze during an operation
-// on the volume, which may be its own, is left alone.
-func TestThaw(t *testing.T) {
+// TestThaw_notDuringOperation: a file system that its owner left frozen is thawed. A
+// freeze during an operation on the volume, which may be the operation's own, stays.
+func TestThaw_notDuringOperation(t *testing.T) {
 	p := testPool(t, nil)
 	v, _, dir := mountedVolume(t, p, "ext4", 32*size.MiB)
 	release := must(p.keys.lock(t.Context(), lvKey(v.LV)))(t)
@@ -45,9 +45,9 @@ func TestThaw(t *testing.T) {
 	}
 }
 
-// TestCutAfterAnErrorThatIsOver: a block of a file could not be written back once.
-// That is its writer's to know; the file system works, and is cut.
-func TestCutAfterAnErrorThatIsOver(t *testing.T) {
+// TestStillFails_errorIsOver: after a block of a file could not be written back once,
+// its writer gets the error, the file system works, and it can be cut.
+func TestStillFails_errorIsOver(t *testing.T) {
 	disk := testDisks(t)[0]
 	const offset = 2048 // so that lvm2 does not find the group on the disk itself
 	n := must(strconv.ParseUint(command(t, "blockdev", "--getsz", disk), 10, 64))(t) - offset

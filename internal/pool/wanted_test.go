@@ -7,9 +7,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// TestWantedHistory: a volume has the devices of the kernel's document, and those of
-// older snapshots only while somebody reads them.
-func TestWantedHistory(t *testing.T) {
+// TestWant_history: a volume has the devices of the kernel's snapshot document, and
+// devices for older snapshots only while they are read.
+func TestWant_history(t *testing.T) {
 	g := newGroup(t)
 	g.volume("vol", 8)
 	both, none := []string{"vol"}, []string(nil)
@@ -49,8 +49,8 @@ func TestWantedHistory(t *testing.T) {
 		"s2: 0 81920 snapshot <s3> <s2-cow> PO 128")...)
 }
 
-// TestWantedFork: who reads through a snapshot has all devices below it.
-func TestWantedFork(t *testing.T) {
+// TestWant_fork: a volume that reads through a snapshot has all devices below it.
+func TestWant_fork(t *testing.T) {
 	g := newGroup(t)
 	g.volume("vol", 8)
 	g.cut("vol", "s1", 1)
@@ -80,8 +80,9 @@ func TestWantedFork(t *testing.T) {
 		"s2: 0 81920 snapshot <copy-real> <s2-cow> P 128")...)
 }
 
-// TestWantedReader: volumes that show a snapshot, and what is left of one that is lost.
-func TestWantedReader(t *testing.T) {
+// TestWant_readers: volumes that show a snapshot have its devices, and a lost one
+// keeps what is left.
+func TestWant_readers(t *testing.T) {
 	g := newGroup(t)
 	g.volume("vol", 8)
 	g.cut("vol", "s1", 1)
@@ -111,9 +112,9 @@ func TestWantedReader(t *testing.T) {
 	}
 }
 
-// TestWantedWhileZeroed: the blocks of a volume that is zeroed before its first use are
-// open alone. Its snapshot needs no device for that.
-func TestWantedWhileZeroed(t *testing.T) {
+// TestWant_blocksOpenAlone: the blocks of a volume that is zeroed before its first use
+// may be open alone; its snapshot then needs no device.
+func TestWant_blocksOpenAlone(t *testing.T) {
 	g := newGroup(t)
 	g.volume("vol", 8)
 	g.cut("vol", "s1", 1)

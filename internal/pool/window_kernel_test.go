@@ -58,9 +58,9 @@ func giveExceptions(t *testing.T, p *Pool, lv string, n uint64) {
 	}
 }
 
-// TestWindow measures for how long a cut holds the volume, with few and many
-// exceptions in the former newest layer's store, which somebody reads or not.
-func TestWindow(t *testing.T) {
+// TestWindow_length: the time for which a cut holds the volume is measured, with few
+// and many exceptions in the former newest layer's store, with and without a reader.
+func TestWindow_length(t *testing.T) {
 	const cuts = 5
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.NoFolding, c.Chunk, c.FirstStore = true, 4*size.KiB, 4*size.MiB })
@@ -126,8 +126,9 @@ func TestWindow(t *testing.T) {
 	}
 }
 
-// TestWindowFails: whatever fails while a volume is held, it goes on as before.
-func TestWindowFails(t *testing.T) {
+// TestWindow_fails: whatever fails while a volume is held, the volume is resumed as
+// before.
+func TestWindow_fails(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)

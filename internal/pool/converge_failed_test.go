@@ -10,9 +10,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// TestFailedStep: a step that fails ends the convergence of a family only where no other
-// plan can do better.
-func TestFailedStep(t *testing.T) {
+// TestFailed_whetherAnotherPlanHelps: a failed step ends the convergence of a family
+// only if no other plan can help.
+func TestFailed_whetherAnotherPlanHelps(t *testing.T) {
 	ctx := context.Background()
 	o := &catalog.Volume{LV: &lvm2.LV{Name: "v", ID: "v"}}
 	for _, x := range []struct {
@@ -43,8 +43,9 @@ func TestFailedStep(t *testing.T) {
 	}
 }
 
-// TestRefusedRemoval: a device that is open when it is to be removed is looked at again.
-func TestRefusedRemoval(t *testing.T) {
+// TestFailed_openDevice: a device that is open when it is to be removed is tried again
+// later.
+func TestFailed_openDevice(t *testing.T) {
 	o := &catalog.Volume{LV: &lvm2.LV{Name: "v", ID: "v"}}
 	g := newGroup(t)
 	c := &convergence{Pool: &Pool{}, view: g.view(), refusedAt: map[lvm2.ID]bool{}}
@@ -54,8 +55,9 @@ func TestRefusedRemoval(t *testing.T) {
 	}
 }
 
-// TestLeftBehind: a volume whose devices cannot follow is looked after until they can.
-func TestLeftBehind(t *testing.T) {
+// TestLeftBehind_untilDevicesFollow: a volume whose devices do not match the view
+// stays unsettled until they do.
+func TestLeftBehind_untilDevicesFollow(t *testing.T) {
 	r := newRig(newGroup(t))
 	r.volume("vol", 8)
 	r.cut("vol", "s1", 8)

@@ -86,9 +86,9 @@ func slab(t *testing.T) (kib int) {
 	return kib
 }
 
-// TestFlatThousand: the oldest of a thousand snapshots, with 100,000 exceptions in
-// all, is read by two devices.
-func TestFlatThousand(t *testing.T) {
+// TestFlat_thousandSnapshots: the oldest of a thousand snapshots, with 100,000
+// exceptions in all, is read by two devices.
+func TestFlat_thousandSnapshots(t *testing.T) {
 	const layers, exceptions = 1000, 100
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) {

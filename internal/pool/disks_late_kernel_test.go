@@ -135,8 +135,9 @@ func numberOf(t *testing.T, path string) string {
 	return must(dm.DeviceOf(path))(t).String()
 }
 
-// A disk that is there only after the pool was opened is taken in use, and the pool is whole again.
-func TestDiskComesLate(t *testing.T) {
+// TestDisks_lateDisk: a disk that appears after the pool was opened is used, and the
+// pool is complete again.
+func TestDisks_lateDisk(t *testing.T) {
 	ctx := context.Background()
 	h := newHotPool(t)
 	model := bytes.Repeat([]byte("late"), 1<<10)
@@ -165,9 +166,9 @@ func TestDiskComesLate(t *testing.T) {
 	}
 }
 
-// A disk that comes back under another name, once and again, is taken in use for the
-// volumes that were on it, while they are used. Who uses others does not notice.
-func TestDiskComesBackAsAnother(t *testing.T) {
+// TestDisksMoved_volumesInUse: a disk that comes back under another name, more than
+// once, is used again for its volumes in use. Users of other volumes do not notice.
+func TestDisksMoved_volumesInUse(t *testing.T) {
 	ctx := context.Background()
 	h := newHotPool(t)
 	path := must(h.Activate(ctx, h.hot.LV))(t)
@@ -224,8 +225,9 @@ func TestDiskComesBackAsAnother(t *testing.T) {
 	noFindings(t, h.Pool)
 }
 
-// A disk that missed a commit gets the metadata that it missed without waiting for a change.
-func TestStaleDiskIsRewritten(t *testing.T) {
+// TestRewriter_staleDisk: a disk that missed a commit gets the metadata without
+// waiting for a change.
+func TestRewriter_staleDisk(t *testing.T) {
 	ctx := context.Background()
 	h := newHotPool(t)
 	area := readDevice(t, h.disk.device(), 24*size.MiB)
@@ -251,9 +253,9 @@ func TestStaleDiskIsRewritten(t *testing.T) {
 	}
 }
 
-// A disk that lvm2 has marked as missing stays missing when it is back, as for
-// lvm2: what to do is told, and helps.
-func TestMarkedAsMissing(t *testing.T) {
+// TestDisks_markedAsMissing: a disk that lvm2 has marked as missing stays missing when
+// it is back, as for lvm2. The driver tells what to do, and the advice works.
+func TestDisks_markedAsMissing(t *testing.T) {
 	ctx := context.Background()
 	h := newHotPool(t)
 	h.disk.remove()
@@ -286,10 +288,10 @@ func TestMarkedAsMissing(t *testing.T) {
 	must(h.Activate(ctx, h.hot.LV))(t)
 }
 
-// Whatever reads through volumes of a disk goes on when it is back as another:
-// forks that are being hydrated, readers, frozen snapshots that are read, transient
-// volumes; also where the disk is the group's only one.
-func TestAllKindsOnDiskThatComesBack(t *testing.T) {
+// TestDisksMoved_everyKindOfVolume: after a disk comes back as another device, forks
+// under hydration, readers, snapshots that are read, and transient volumes continue;
+// also if it is the group's only disk.
+func TestDisksMoved_everyKindOfVolume(t *testing.T) {
 	ctx := context.Background()
 	testDisks(t)
 	disk := newHotDisk(t)

@@ -14,8 +14,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestScaleDevices measures operations beside many devices that are not the pool's.
-func TestScaleDevices(t *testing.T) {
+// TestScale_foreignDevices: operations are measured beside many devices of other
+// programs.
+func TestScale_foreignDevices(t *testing.T) {
 	const rounds = 9
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.NoFolding, c.FirstStore = true, 4*size.MiB })
@@ -87,9 +88,9 @@ func TestScaleDevices(t *testing.T) {
 	measure(n)
 }
 
-// TestScaleOpen measures how long a pool takes to be opened, and its operations, with
-// many volumes that are in use.
-func TestScaleOpen(t *testing.T) {
+// TestScale_open: the time to open a pool, and its operations, are measured with many
+// volumes in use.
+func TestScale_open(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.NoFolding, c.FirstStore = true, 4*size.MiB })
 	n := 100

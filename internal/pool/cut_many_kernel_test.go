@@ -65,9 +65,10 @@ func timed(t *testing.T, what string, f func()) {
 	t.Logf("%s: %v", what, time.Since(began))
 }
 
-// TestManyCuts: as many snapshots as there is room for can be taken at once, however
-// large their first stores are, and cost what changed. They can be deleted in any order.
-func TestManyCuts(t *testing.T) {
+// TestCut_manySnapshots: as many snapshots as fit can be taken immediately, however
+// large their first stores are, and each costs only its changes. They can be deleted
+// in any order.
+func TestCut_manySnapshots(t *testing.T) {
 	ctx := context.Background()
 	config := Config{Name: "pool", VolumeGroup: "vgmanycuts", Devices: testDisks(t)[:1], Create: true}
 	p := testPool(t, func(c *Config) { *c = config })
@@ -148,8 +149,8 @@ func TestManyCuts(t *testing.T) {
 	waitIdle(t, p)
 }
 
-// TestExtentSize: in a group that is made with small extents a snapshot takes as little.
-func TestExtentSize(t *testing.T) {
+// TestCut_smallExtents: in a group with small extents a snapshot takes little room.
+func TestCut_smallExtents(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.ExtentSize, c.FirstStore = size.MiB, 0 })
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 3 * size.MiB, Mode: Block}))(t)

@@ -14,10 +14,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestBatchOfWhichOneDoesNotFit: where the metadata area is full each change of a
-// batch gets its own answer, what makes room comes first, and no volume counts as
-// one whose devices may be wrong.
-func TestBatchOfWhichOneDoesNotFit(t *testing.T) {
+// TestBatch_oneChangeDoesNotFit: if the metadata area is full, each change of a batch
+// gets its own answer, changes that make room go first, and no volume is marked as
+// unsettled.
+func TestBatch_oneChangeDoesNotFit(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) {
 		c.Create, c.LayerReserve = false, 1

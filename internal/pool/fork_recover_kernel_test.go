@@ -52,9 +52,9 @@ func restored(t *testing.T, p *Pool, name string) Volume {
 	return must(p.CreateVolume(context.Background(), VolumeSpec{Name: "fork" + name, Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snap" + name}}))(t)
 }
 
-// TestForkThatOverflowed: a fork whose store was full while the driver was away
-// has lost nothing of what was acknowledged, and can be written again.
-func TestForkThatOverflowed(t *testing.T) {
+// TestRecoverFork_overflowWhileDriverAway: a fork whose store became full while the
+// driver was away has lost no acknowledged write, and can be written again.
+func TestRecoverFork_overflowWhileDriverAway(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.HydrationRate, c.Chunk, c.BurstRate = size.MiB, 4*size.KiB, size.MiB })
 	r := rand.New(rand.NewPCG(11, 12))
@@ -99,10 +99,9 @@ func TestForkThatOverflowed(t *testing.T) {
 	ok(t, p.Deactivate(ctx, f.LV))
 }
 
-// TestWindowLeftWithHeldWrites: a mirror that a former process left holds the
-// writes of a disk that failed since. The next process lets them go on to where the
-// volume's content is.
-func TestWindowLeftWithHeldWrites(t *testing.T) {
+// TestShutWindows_heldWrites: a mirror left by a former process holds back writes
+// since a disk failed. The next process directs them to the volume's content.
+func TestShutWindows_heldWrites(t *testing.T) {
 	ctx := context.Background()
 	for _, committed := range []bool{false, true} {
 		t.Run(map[bool]string{false: "before the commit", true: "after it"}[committed], func(t *testing.T) {

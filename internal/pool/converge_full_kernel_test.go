@@ -51,11 +51,10 @@ func fullWhileSuspended(t *testing.T, client *dm.Client, group, volume string) (
 	}
 }
 
-// TestLeftSuspendedFull: the store of a snapshot runs over while somebody who was killed
-// has left its device suspended. The kernel answers nobody who asks for the snapshot's
-// status until the store's device goes on, so that comes first when a restored volume is
-// activated.
-func TestLeftSuspendedFull(t *testing.T) {
+// TestActivate_suspendedFullStore: a snapshot's store overflows while a killed process
+// has left its device suspended, so the kernel answers no status call for the
+// snapshot. Activating a restored volume therefore resumes the store first.
+func TestActivate_suspendedFullStore(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.HydrationRate, c.FirstStore = size.MiB, 4*size.MiB })
 	base := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 64 * size.MiB, Mode: Block}))(t)
@@ -80,10 +79,10 @@ func TestLeftSuspendedFull(t *testing.T) {
 	ok(t, p.Deactivate(ctx, base.LV))
 }
 
-// TestCaretakerBesideFullStoreSuspended: the kernel tells no status of a snapshot whose
-// store ran over while somebody had its device suspended. What is left to do for other
-// volumes is done meanwhile: their stores are trimmed.
-func TestCaretakerBesideFullStoreSuspended(t *testing.T) {
+// TestCaretaker_besideSuspendedFullStore: the kernel tells no status of a snapshot
+// whose store overflowed while its device was suspended. The caretaker still serves
+// other volumes: it trims their stores.
+func TestCaretaker_besideSuspendedFullStore(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.FirstStore = 4 * size.MiB })
 	base := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 64 * size.MiB, Mode: Block}))(t)
@@ -110,11 +109,10 @@ func TestCaretakerBesideFullStoreSuspended(t *testing.T) {
 	ok(t, p.Deactivate(ctx, base.LV))
 }
 
-// TestOpenedWithFullStoreSuspended: while no driver ran a snapshot's store ran over whose
-// device the former process had left suspended. The kernel answers nobody who asks for the
-// snapshot's status then, so the pool lets the store go on before anything else: it is
-// open within its time, serves other volumes, and the writers go on.
-func TestOpenedWithFullStoreSuspended(t *testing.T) {
+// TestOpen_suspendedFullStore: a snapshot's store overflowed while no driver ran and
+// its device was left suspended. The pool resumes the store before anything else,
+// opens within its time, and serves other volumes, and the writers continue.
+func TestOpen_suspendedFullStore(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.FirstStore = 4 * size.MiB })
 	base := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 64 * size.MiB, Mode: Block}))(t)

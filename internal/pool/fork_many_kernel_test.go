@@ -16,8 +16,8 @@ import (
 )
 
 var (
-	forksSeed = flag.Uint64("forks.seed", 0, "seed of TestForks; 0 takes a new one")
-	forksFor  = flag.Duration("forks.for", 20*time.Second, "how long TestForks goes on")
+	forksSeed = flag.Uint64("forks.seed", 0, "seed of TestFork_randomOperations; 0 takes a new one")
+	forksFor  = flag.Duration("forks.for", 20*time.Second, "how long TestFork_randomOperations goes on")
 )
 
 // forest is a model of volumes and snapshots that are made from each other.
@@ -158,10 +158,9 @@ func (f *forest) step() string {
 	}
 }
 
-// TestForks restores and clones volumes from each other, snapshots, grows,
-// deletes and writes them in random order while they hydrate, and compares all
-// bytes with a model.
-func TestForks(t *testing.T) {
+// TestFork_randomOperations: volumes are restored, cloned, snapshotted, grown, deleted
+// and written in random order while they are hydrated, and all bytes equal a model.
+func TestFork_randomOperations(t *testing.T) {
 	seed := *forksSeed
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())

@@ -15,10 +15,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestLeftSuspended: whichever device a process that was killed has left
-// suspended, the next one lets it go, and with it who writes; opening the pool
-// does not take long, and LVM2's own commands work.
-func TestLeftSuspended(t *testing.T) {
+// TestOpen_devicesLeftSuspended: whichever device a killed process has left suspended,
+// the next process resumes it, and the writers continue. The pool opens quickly, and
+// LVM2's own commands work.
+func TestOpen_devicesLeftSuspended(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.HydrationRate = size.MiB })
 	r := rand.New(rand.NewPCG(31, 32))
@@ -111,9 +111,9 @@ func TestLeftSuspended(t *testing.T) {
 	}
 }
 
-// TestOpenEndsWithItsContext: a disk that does not answer keeps nobody who opens
-// the pool for longer than he wants to wait. When it answers again the pool opens.
-func TestOpenEndsWithItsContext(t *testing.T) {
+// TestOpen_endsWithItsContext: a disk that does not answer delays Open only until its
+// context ends. When the disk answers again, the pool opens.
+func TestOpen_endsWithItsContext(t *testing.T) {
 	disk := newBadDisk(t, testDisks(t)[0])
 	p := testPool(t, func(c *Config) { c.Devices = []string{disk.path} })
 	ok(t, p.Close())

@@ -11,9 +11,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 )
 
-// What hangs in the kernel does not keep the group's lock for ever, and when it
-// returns all volumes are looked after: LVM2 may have changed them meanwhile.
-func TestLateActs(t *testing.T) {
+// TestCommitter_lateActs: an act that hangs in the kernel does not keep the group's
+// lock forever. After it returns, all volumes are checked, because LVM2 may have
+// changed them.
+func TestCommitter_lateActs(t *testing.T) {
 	v := rollbackGroup(t)
 	g := &group{log: klog.Background(), facts: newFacts(), settled: func(_, _ *view) {}}
 	g.current.Store(v)
@@ -39,9 +40,10 @@ func TestLateActs(t *testing.T) {
 	}
 }
 
-// An act whose lease has ended clears no table, suspends and renames nothing: LVM2 may
-// have loaded the table. It does not reach the kernel.
-func TestLeaseOfCarrier(t *testing.T) {
+// TestLease_endedBeforeStep: an act whose lease has ended clears no table and suspends
+// and renames nothing, because LVM2 may have loaded the table. It makes no call to the
+// kernel.
+func TestLease_endedBeforeStep(t *testing.T) {
 	over := &lease{}
 	over.left.Store(true)
 	over.over.Store(true)
@@ -61,9 +63,9 @@ func silent(t *testing.T) *group {
 	return g
 }
 
-// TestLeaseWhileLVMHasTheLock: an act that was left behind does not wait until LVM2 gives
-// the group's lock back: a device may be suspended, and LVM2 may wait for that.
-func TestLeaseWhileLVMHasTheLock(t *testing.T) {
+// TestLease_lvm2HasTheLock: an abandoned act does not wait until LVM2 releases the
+// group's lock, because a device may be suspended and LVM2 may wait for it.
+func TestLease_lvm2HasTheLock(t *testing.T) {
 	t.Parallel()
 	l := &lease{group: silent(t)}
 	l.leave()
@@ -82,8 +84,9 @@ func TestLeaseWhileLVMHasTheLock(t *testing.T) {
 	}
 }
 
-// TestLossWhileLVMHasTheLock: nor does it wait to record a loss.
-func TestLossWhileLVMHasTheLock(t *testing.T) {
+// TestRecorded_lvm2HasTheLock: an abandoned act does not wait for LVM2's lock to
+// record a loss.
+func TestRecorded_lvm2HasTheLock(t *testing.T) {
 	g := silent(t)
 	over := &lease{group: g}
 	over.left.Store(true)
@@ -126,9 +129,9 @@ func (g *group) answer(ctx context.Context) {
 	}
 }
 
-// TestLossThatWasMoved: what was read on the disks is no loss if the store has been moved
-// meanwhile: another one's may be where it was.
-func TestLossThatWasMoved(t *testing.T) {
+// TestRecord_storeWasMoved: an invalid store that was read from the disks is no loss
+// if LVM2 has moved the store meanwhile, because the read may have seen another store.
+func TestRecord_storeWasMoved(t *testing.T) {
 	for name, c := range map[string]struct {
 		moved, read, lost bool
 	}{
@@ -163,9 +166,9 @@ func TestLossThatWasMoved(t *testing.T) {
 	}
 }
 
-// TestLossOfRemovedVolumes: a convergence whose volumes LVM2 has removed when it has
-// recorded a loss ends.
-func TestLossOfRemovedVolumes(t *testing.T) {
+// TestRecorded_volumesRemovedByLVM2: a convergence ends if LVM2 has removed all its
+// volumes by the time that it has recorded a loss.
+func TestRecorded_volumesRemovedByLVM2(t *testing.T) {
 	paper := newGroup(t)
 	paper.volume("vol", 8)
 	now := paper.view()

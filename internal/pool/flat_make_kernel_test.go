@@ -51,9 +51,10 @@ func (h *past) half(state, snapshot string) (end func()) {
 	return func() {}
 }
 
-// TestHalfFlat: what is done to a volume while a flat store of its history is half made,
-// or written and read by nobody, or going, works, and nothing of the store is left.
-func TestHalfFlat(t *testing.T) {
+// TestFlat_operationsWhileHalfMade: operations on a volume work while a flat store of
+// its history is half made, written but not read, or being deleted; and nothing of the
+// store is left.
+func TestFlat_operationsWhileHalfMade(t *testing.T) {
 	ctx := context.Background()
 	for _, state := range []string{"made", "written", "gone"} {
 		t.Run(state, func(t *testing.T) {

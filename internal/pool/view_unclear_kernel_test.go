@@ -12,9 +12,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestUnclearTags: while a tag is not understood the pool goes on, and destroys
-// nothing, through restarts; health says so, and once the tag is gone all follows.
-func TestUnclearTags(t *testing.T) {
+// TestView_unclearTagsThroughRestarts: while a tag is not understood, the pool works
+// and deletes nothing, even through restarts, and health reports the tag. Once the tag
+// is gone, everything follows.
+func TestView_unclearTagsThroughRestarts(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.HydrationRate = size.MiB })
 	base := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 32 * size.MiB, Mode: Block}))(t)

@@ -12,10 +12,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestWriteBesideBadSector: the kernel gives a fork up when a part of a chunk is
-// written of which the rest cannot be read. Only that write fails for good:
-// nothing else that was ever written to the fork is lost, in this process or the next.
-func TestWriteBesideBadSector(t *testing.T) {
+// TestRecoverFork_badSector: the kernel marks a fork invalid when part of a chunk is
+// written and the rest cannot be read. Only this write fails permanently; no other
+// write to the fork is lost, in this process or the next.
+func TestRecoverFork_badSector(t *testing.T) {
 	ctx := context.Background()
 	const bad = size.Sectors(4096)
 	disk := newBadDisk(t, testDisks(t)[0])

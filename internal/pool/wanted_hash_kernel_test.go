@@ -27,9 +27,9 @@ func kernelMemory(t *testing.T) size.Bytes {
 	return size.Bytes(must(strconv.Atoi(string(m[1])))(t)) * size.KiB
 }
 
-// TestHashSize: a snapshot whose store begins small looks chunks up in a table
-// that is large enough for all that the store may hold one day.
-func TestHashSize(t *testing.T) {
+// TestStretched_hashTable: a snapshot whose store begins small gets a hash table that
+// is large enough for the largest store.
+func TestStretched_hashTable(t *testing.T) {
 	const length = 1536 * size.MiB
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.Devices, c.Chunk, c.FirstStore = testDisks(t)[:2], 4*size.KiB, 4*size.MiB })

@@ -58,10 +58,10 @@ func mirror(t *testing.T, p *Pool, disks []string, lv string) (end func(), begun
 	return func() { lvm(t, "lvconvert", "-y", "-qq", "-m", "0", p.vgName+"/"+lv) }, true
 }
 
-// TestLVM2AtWork: while lvm2 moves or converts a volume, a store, a fork or a
-// deleted volume, each operation says so or works, and the process goes on. All of
-// them work afterwards.
-func TestLVM2AtWork(t *testing.T) {
+// TestTheirs_lvm2AtWork: while lvm2 moves or converts a volume, a store, a fork or
+// trash, each operation works or says so, and the process continues. All operations
+// work afterwards.
+func TestTheirs_lvm2AtWork(t *testing.T) {
 	for _, what := range []string{"base", "s2", "fork", "trash"} {
 		t.Run("pvmove/"+what, func(t *testing.T) { underLVM2(t, pvmove, what) })
 	}

@@ -12,9 +12,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestUsersGoOn: a convergence that cannot come to its end lets the users of each volume
-// go on: where a loss cannot be recorded, and where a stranger has a device's name.
-func TestUsersGoOn(t *testing.T) {
+// TestLetUsersGo_failedConvergence: a convergence that cannot finish still resumes
+// each volume's users: if a loss cannot be recorded, and if a foreign device has a
+// device's name.
+func TestLetUsersGo_failedConvergence(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.HydrationRate = 4 * size.MiB })
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 32 * size.MiB, Mode: Block}))(t)
@@ -96,9 +97,9 @@ func TestUsersGoOn(t *testing.T) {
 	ok(t, p.Deactivate(ctx, v.LV))
 }
 
-// TestLossesOfOneChange: what a change finds lost is recorded, of however many volumes, and
-// the change goes on.
-func TestLossesOfOneChange(t *testing.T) {
+// TestDo_lossesFoundByEdit: a change records all losses that it finds, of any number
+// of volumes, and continues.
+func TestDo_lossesFoundByEdit(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	volumes := []string{"v1", "v2"}
@@ -130,9 +131,9 @@ func TestLossesOfOneChange(t *testing.T) {
 	}
 }
 
-// TestLossAfterCommit: a change whose act finds a loss is not made again: its edit is on the
-// disk. The loss is recorded.
-func TestLossAfterCommit(t *testing.T) {
+// TestDo_lossFoundByAct: a change whose act finds a loss is not repeated, because its
+// edit is on the disk. The loss is recorded.
+func TestDo_lossFoundByAct(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)
@@ -154,9 +155,9 @@ func TestLossAfterCommit(t *testing.T) {
 	ok(t, p.Deactivate(ctx, v.LV))
 }
 
-// TestFrozenGoesOnAsBefore: a volume that was held for a cut which did not come about goes
-// on with the table that it had, not with one that was loaded meanwhile.
-func TestFrozenGoesOnAsBefore(t *testing.T) {
+// TestFrozen_resumesWithOldTable: a volume that was frozen for a failed cut is resumed
+// with its old table, not with a table loaded meanwhile.
+func TestFrozen_resumesWithOldTable(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)

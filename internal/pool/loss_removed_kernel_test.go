@@ -13,11 +13,11 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestSnapshotRemovedByHand: somebody removes the device of a volume's newest
-// snapshot, and what is overwritten from then on is nowhere. The snapshot and those
-// before it are lost, however soon the next one is cut, the volume unstaged or the
-// driver restarted; the next one is whole.
-func TestSnapshotRemovedByHand(t *testing.T) {
+// TestCollected_snapshotRemovedByHand: somebody removes the device of the newest
+// snapshot, so the kernel no longer saves originals. The snapshot and older ones are
+// reported lost, however soon the next cut, unstage or restart comes. The next
+// snapshot is complete.
+func TestCollected_snapshotRemovedByHand(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	for _, then := range []string{"nothing", "cut", "restore", "deactivate", "forced", "restart"} {
@@ -76,9 +76,9 @@ func TestSnapshotRemovedByHand(t *testing.T) {
 	}
 }
 
-// TestDevicesRemovedByHand: whichever device somebody removes, with force, each
-// operation says so or works, and the process goes on.
-func TestDevicesRemovedByHand(t *testing.T) {
+// TestDevices_removedByHand: whichever device somebody removes by force, each
+// operation works or says so, and the process continues.
+func TestDevices_removedByHand(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.HydrationRate = size.MiB })
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)

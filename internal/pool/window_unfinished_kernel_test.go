@@ -14,10 +14,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestCutAfterUnfinishedCut: a cut whose window failed is followed by another
-// one before it was tried again. No former layer may stay on the volume's blocks,
-// where it would go on collecting copies until its store is full.
-func TestCutAfterUnfinishedCut(t *testing.T) {
+// TestCut_afterUnfinishedCut: a cut whose window failed is followed by another cut
+// before it is retried. No former layer stays on the volume's blocks, where it would
+// receive copies until its store is full.
+func TestCut_afterUnfinishedCut(t *testing.T) {
 	for _, read := range []bool{false, true} {
 		t.Run(map[bool]string{false: "idle", true: "read"}[read], func(t *testing.T) {
 			ctx := context.Background()
@@ -67,10 +67,10 @@ func TestCutAfterUnfinishedCut(t *testing.T) {
 	}
 }
 
-// TestDownAfterUnfinishedCut: a reader of the former newest layer, whose device
-// is on the volume's own blocks since a cut was interrupted, keeps nobody from
-// unstaging the volume, and goes on reading.
-func TestDownAfterUnfinishedCut(t *testing.T) {
+// TestDown_afterUnfinishedCut: after an interrupted cut the device of the former
+// newest layer lies on the volume's own blocks. Its reader does not keep the volume
+// from being deactivated, and continues to read.
+func TestDown_afterUnfinishedCut(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 64 * size.MiB, Mode: Block}))(t)
@@ -100,9 +100,9 @@ func TestDownAfterUnfinishedCut(t *testing.T) {
 	ok(t, p.Deactivate(ctx, v.LV))
 }
 
-// TestLostReader: a snapshot that is lost, because lvm2 removed what it reads
-// through, and is in use hinders neither its volume nor the next cut.
-func TestLostReader(t *testing.T) {
+// TestAbandoned_lostSnapshotInUse: a lost snapshot in use, because lvm2 removed a
+// layer that it reads through, blocks neither its volume nor the next cut.
+func TestAbandoned_lostSnapshotInUse(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 16 * size.MiB, Mode: Block}))(t)
@@ -141,9 +141,9 @@ func TestLostReader(t *testing.T) {
 	}
 }
 
-// TestCutOfExpanded: a volume that is expanded and then cut while only a snapshot
-// of it is in use can be used, and so can both snapshots.
-func TestCutOfExpanded(t *testing.T) {
+// TestCut_expandedWhileSnapshotInUse: a volume that is expanded and then cut while
+// only its snapshot is in use works, and so do both snapshots.
+func TestCut_expandedWhileSnapshotInUse(t *testing.T) {
 	for _, first := range []string{"volume", "snapshot"} { // what is used first then
 		t.Run(first, func(t *testing.T) {
 			ctx := context.Background()

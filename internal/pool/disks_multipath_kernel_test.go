@@ -79,9 +79,9 @@ func back(t *testing.T, p *Pool, name string) Volume {
 	}
 }
 
-// A path of a multipath map is no disk of the pool, also while the map fails:
-// calls fail until it is back.
-func TestPathOfFailedMap(t *testing.T) {
+// TestMultipath_pathOfFailedMap: a path of a multipath map is no disk of the pool,
+// even while the map fails: calls fail until the map is back.
+func TestMultipath_pathOfFailedMap(t *testing.T) {
 	ctx := context.Background()
 	for _, c := range []struct {
 		name    string
@@ -142,10 +142,10 @@ func TestPathOfFailedMap(t *testing.T) {
 	}
 }
 
-// A map that is not there is no reason to use a path of it: not while the pool is
-// open, not by a link that leads to the path now, not after a restart, whatever tells that
-// there was a map.
-func TestPathWithoutMap(t *testing.T) {
+// TestMultipath_pathWithoutMap: while the map is missing, the pool uses none of its
+// paths: not while it is open, not through a link that now leads to the path, and not
+// after a restart, however the map is known.
+func TestMultipath_pathWithoutMap(t *testing.T) {
 	ctx := context.Background()
 	link := filepath.Join(t.TempDir(), "wwn-0x60014050")
 	lead := func(t *testing.T, to string) {
@@ -232,9 +232,9 @@ func TestPathWithoutMap(t *testing.T) {
 	}
 }
 
-// A map that is made of a disk in use is what the pool uses from then on: its
-// volumes go up to it while they are open.
-func TestMapOfDiskInUse(t *testing.T) {
+// TestMultipath_mapOfDiskInUse: after a map is made of a disk in use, the pool uses
+// the map, and its open volumes move to the map.
+func TestMultipath_mapOfDiskInUse(t *testing.T) {
 	ctx := context.Background()
 	disk := testDisks(t)[0]
 	p := openPool(t, Config{Name: "pool", VolumeGroup: "vgpath", Devices: []string{disk, "/dev/mapper/mpat*"}, Create: true})
@@ -263,9 +263,9 @@ func TestMapOfDiskInUse(t *testing.T) {
 	ok(t, p.Close())
 }
 
-// Other stacks: a device made by hand that fails, and the members of a mirror with
-// its superblock at the end.
-func TestPartOfOtherStacks(t *testing.T) {
+// TestStacks_memberIsNoDisk: a device below another stack is no disk of the pool: a
+// failing device made by hand, and members of a mirror with its superblock at the end.
+func TestStacks_memberIsNoDisk(t *testing.T) {
 	ctx := context.Background()
 	unavailable := func(t *testing.T, config Config, why string) {
 		t.Helper()
@@ -314,10 +314,10 @@ func TestPartOfOtherStacks(t *testing.T) {
 	})
 }
 
-// Two paths without a map are two devices with one physical volume. The pool stays on the one
-// that it has, and does not go to the other when that is gone; it is not opened
-// while nothing tells which is meant.
-func TestTwoPathsWithoutMap(t *testing.T) {
+// TestMultipath_twoPathsWithoutMap: two paths without a map are two devices with one
+// physical volume. An open pool stays on its device, and does not switch when it is
+// gone. A pool is not opened while it is unclear which device is meant.
+func TestMultipath_twoPathsWithoutMap(t *testing.T) {
 	ctx := context.Background()
 	dir := t.TempDir()
 	ok(t, unix.Mount("disk", dir, "tmpfs", 0, ""))
@@ -349,9 +349,9 @@ func TestTwoPathsWithoutMap(t *testing.T) {
 	}
 }
 
-// TestAdviceWithoutMap: while a map fails or is not there, its disk is. Nobody is told
-// to give the physical volume up, but to bring the map back.
-func TestAdviceWithoutMap(t *testing.T) {
+// TestMultipath_adviceWithoutMap: while a map fails or is missing, its disk is still
+// there. The advice is to bring the map back, not to abandon the physical volume.
+func TestMultipath_adviceWithoutMap(t *testing.T) {
 	ctx := context.Background()
 	disks := testDisks(t)
 	m := newMultipath(t, disks[0])
