@@ -14,13 +14,14 @@ const (
 	roleTrash  = "trash"
 )
 
-// IsTheirs reports whether lv is LVM2's own: it has no tags that make it ours.
+// IsTheirs reports whether lv is LVM2's own: it has no tag of csi-dmsnap, or only the tag
+// static.
 func (v *View) IsTheirs(lv *lvm2.LV) bool {
 	_, is := v.decoded[lv].(foreign)
 	return is
 }
 
-// IsTrash reports whether lv is to be wiped, and then given back.
+// IsTrash reports whether lv is trash: the wiper wipes and then frees its extents.
 func (v *View) IsTrash(lv *lvm2.LV) bool {
 	_, is := v.decoded[lv].(trashed)
 	return is
@@ -35,7 +36,7 @@ func (v *View) IsStore(lv *lvm2.LV) bool {
 	return false
 }
 
-// Shares returns what volumes take of the pool, what stores of all kinds, and what trash does.
+// Shares returns the sizes of all volumes, of all stores, and of the trash.
 func (v *View) Shares() (blocks, stores, trash size.Bytes) {
 	for _, lv := range v.VG.LVs {
 		if SnapshotSegment(lv) != nil {

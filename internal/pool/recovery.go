@@ -10,6 +10,15 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
+// The journal of the file system that a reader shows may need a replay, but the snapshot takes
+// no writes. The reader then gets a store, like a fork, and has the devices
+//
+//	pool-vol            linear    <pool-vol-recovered>, read-only
+//	pool-vol-recovered  snapshot  <pool-snapK> <pool-store-cow> PO <chunk>
+//
+// The caller replays the journal on pool-vol-recovered before pool-vol is made above it. The
+// store keeps the result until the volume is deleted.
+
 // layerRecovered is the name layer of the device on which the journal of a reader is replayed.
 const layerRecovered = "recovered"
 
