@@ -205,7 +205,7 @@ func (p *Pool) growStore(ctx context.Context, g *growth) error {
 		}
 		more := min(t.Extents(g.more), most-have, room)
 		if more == 0 {
-			return fmt.Errorf("store %s/%s (%v) of volume %s cannot grow: %w; once it is full, %s; delete volumes or snapshots, or extend the volume group",
+			return fmt.Errorf("store %s/%s (%v) of volume %s cannot grow: %w (once it is full, %s); delete volumes or snapshots, or extend the volume group",
 				t.VG.Name, s.LV.Name, t.BytesOf(s.LV), s.Of.LV.Name, ErrNoSpace, p.whenFull(t.view(), s))
 		}
 		ranges, err := t.Growth(s.LV, more, catalog.HighEnd)
