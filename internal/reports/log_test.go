@@ -93,6 +93,6 @@ func TestLog_confirm(t *testing.T) {
 	cancel()
 	l.Run(ctx)
 	if err := <-ended; err == nil {
-		t.Error("the stream goes on after the end")
+		t.Error("the stream continues after the end")
 	}
 }

@@ -184,7 +184,7 @@ func TestReserve_lateRequest(t *testing.T) {
 	}()
 	<-arrived
 	giveUp()
-	wantCode(t, "given up", <-ended, codes.Canceled)
+	wantCode(t, "cancelled", <-ended, codes.Canceled)
 	nodes[1].setRoom(1000)
 	if _, err := r.CreateVolume(t.Context(), request("v", 10)); err != nil {
 		t.Fatal(err)

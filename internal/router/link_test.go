@@ -176,7 +176,7 @@ func TestInvoke_cancelled(t *testing.T) {
 	}()
 	<-begun
 	giveUp()
-	wantCode(t, "given up", <-ended, codes.Canceled)
+	wantCode(t, "cancelled", <-ended, codes.Canceled)
 	<-noticed
 	eventually(t, "the volume is there", func() bool { return n.has("v") })
 }

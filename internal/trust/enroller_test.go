@@ -153,9 +153,9 @@ func TestEnrol_refuses(t *testing.T) {
 		"token of an account": {review: func(s *authenticationv1.TokenReviewStatus) {
 			s.User.Username = "system:serviceaccount:csi-dmsnap:other"
 		}, reason: "other"},
-		"token of a user":    {review: func(s *authenticationv1.TokenReviewStatus) { s.User.Username = "csi-dmsnap-node" }, reason: "belongs to csi-dmsnap-node"},
-		"token for others":   {review: func(s *authenticationv1.TokenReviewStatus) { s.Audiences = []string{"https://kubernetes.default.svc"} }, reason: "audiences"},
-		"token for whomever": {review: func(s *authenticationv1.TokenReviewStatus) { s.Audiences = nil }, reason: "audiences"},
+		"token of a user":   {review: func(s *authenticationv1.TokenReviewStatus) { s.User.Username = "csi-dmsnap-node" }, reason: "belongs to csi-dmsnap-node"},
+		"token for others":  {review: func(s *authenticationv1.TokenReviewStatus) { s.Audiences = []string{"https://kubernetes.default.svc"} }, reason: "audiences"},
+		"token for anybody": {review: func(s *authenticationv1.TokenReviewStatus) { s.Audiences = nil }, reason: "audiences"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			client := fake.NewClientset()
