@@ -184,7 +184,7 @@ func (p *Pool) rollBack(ctx context.Context, t *edit, spec RollbackSpec) (Rolled
 	// Keep the name and all other properties of the volume.
 	lv := o.LV.Clone()
 	lv.ID, lv.CreationTime, lv.CreationHost = lvm2.NewID(), time.Now(), p.host.Hostname
-	catalog.Note(lv, p.by, ReasonRolledBack, "rolled the volume back to snapshot %s, taken %s; what was written since %s is lost",
+	catalog.Note(lv, p.by, ReasonRolledBack, "rolled the volume back to snapshot %s, taken %s; writes since %s are lost",
 		l.Name, l.Created.UTC().Format(time.RFC3339), r.lastKept())
 	lv.Segments = catalog.AppendExtents(nil, ranges...)
 	catalog.SetUnknown(lv, catalog.LogicalOutside(t.Clean, 0, ranges))
