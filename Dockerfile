@@ -1,4 +1,4 @@
-# The same image as `make image` makes, for those who build with Docker or Podman:
+# Builds the same image as `make image`, with Docker or Podman:
 #   docker build -t ghcr.io/csi-dmsnap/csi-dmsnap:v0.1.0 .
 FROM golang:1.26-bookworm AS build
 ARG TARGETARCH=amd64

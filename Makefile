@@ -1,6 +1,6 @@
-# Everything a fresh clone needs is installed by hack/deps.sh (as root, with
-# apt) or named by it. Tests that need device-mapper run on a real kernel: the
-# host's own, or a User-mode Linux that hack/testkernel boots.
+# hack/deps.sh installs everything that a fresh clone needs (as root, with apt),
+# or names it. Tests that need device-mapper run on a real kernel: the host's,
+# or a User-mode Linux that hack/testkernel boots.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 GO ?= go
@@ -14,7 +14,8 @@ DURATION ?= 0s
 VERSION ?= $(shell sed -n 's/^appVersion: *//p' deploy/helm/csi-dmsnap/Chart.yaml)
 IMAGE ?= ghcr.io/csi-dmsnap/csi-dmsnap:$(VERSION)
 ARCH ?= amd64
-# Modules of their own, so that the driver's stays lean.
+# These modules are separate, so that the driver's own module has few
+# dependencies.
 MODULES := hack/image hack/chart test/e2e
 
 .DEFAULT_GOAL := build
@@ -63,9 +64,10 @@ lint: ## golangci-lint of all modules with each build tag, go vet, the workflows
 test: deps ## all tests but e2e; PARTS="unit kernel points powercut modules" selects, CUTS=20, DURATION=8h
 	@hack/test -cuts $(CUTS) -duration $(DURATION) $(PARTS)
 
-# KERNELS="uml-6.12 uml-smp", PARTS="kernel sanity powercut", PACKAGES=./internal/pool, RUN=TestCut
-# and CUTS narrow it. Other kernels than the installed one are fetched once, and uml-smp
-# is built, which takes the better part of an hour. All of it takes some hours.
+# KERNELS="uml-6.12 uml-smp", PARTS="kernel sanity powercut",
+# PACKAGES=./internal/pool, RUN=TestCut and CUTS narrow the run. All kernels but
+# the installed one are fetched once. uml-smp is built, which takes most of an
+# hour. The whole run takes several hours.
 kernels: ## kernel tests, csi-sanity and power cuts on several kernels, for hours; ends with a matrix
 	@hack/deps.sh --kernels
 	@KERNELS="$(KERNELS)" PARTS="$(PARTS)" PACKAGES="$(PACKAGES)" RUN='$(RUN)' CUTS=$(CUTS) hack/kernels
@@ -73,8 +75,9 @@ kernels: ## kernel tests, csi-sanity and power cuts on several kernels, for hour
 points: deps ## cut each operation at each of its points, for hours; POINTS="cut,expand" or cut-next:17 selects
 	@hack/points $(POINTS)
 
-# DMSNAP_BENCH="-quick": fewer repetitions; "-run 'write_.*64KiB'": only figures whose
-# names match; "-list": their names. A full run takes about an hour and 30 GB.
+# DMSNAP_BENCH="-quick" does fewer repetitions, "-run 'write_.*64KiB'" measures
+# only figures whose names match, "-list" prints the names. A full run takes
+# about an hour and 30 GB.
 bench: deps ## measure against lvm2 in the same kernel, out/bench.json; DMSNAP_BENCH="-quick -run freeze" selects
 	@hack/bench $(DMSNAP_BENCH)
 
@@ -87,18 +90,19 @@ cluster: image bin/e2e ## a real Kubernetes with two nodes and the driver; print
 	@hack/deps.sh --e2e
 	@bin/e2e up --driver
 
-cluster-down: bin/e2e ## end the cluster
+cluster-down: bin/e2e ## stop and delete the cluster
 	@bin/e2e down
 
-e2e-smoke: image bin/e2e ## the user's story and five of Kubernetes' own tests on such a cluster
+e2e-smoke: image bin/e2e ## the user's story and five of Kubernetes' own tests, on a real Kubernetes
 	@hack/deps.sh --e2e
 	@bin/e2e test smoke
 
-e2e: image bin/e2e ## all tests on such a cluster, for hours; E2E="upstream --focus subPath" selects
+e2e: image bin/e2e ## all tests on a real Kubernetes, for hours; E2E="upstream --focus subPath" selects
 	@hack/deps.sh --e2e
 	@bin/e2e test $(E2E)
 
-# The programs of the cluster are compiled with -trimpath: so this shares their cache.
+# The cluster's programs are compiled with -trimpath. With the same flag, this
+# build shares their cache.
 bin/e2e: FORCE
 	@cd test/e2e && CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -o ../../$@ .
 

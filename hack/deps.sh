@@ -1,8 +1,8 @@
 #!/bin/bash
-# Installs what the tests need on Debian when run as root, else says what to
-# install. With --qemu also what DMSNAP_KERNEL=qemu needs, with --kernels what the
-# other kernels of hack/testkernel need to be fetched or built, with --e2e what
-# the tests on a real Kubernetes need.
+# Installs the Debian packages that the tests need. Unless it is run as root, it
+# prints the command that installs them and fails. Each flag adds packages:
+# --qemu for DMSNAP_KERNEL=qemu, --kernels to fetch or build the other kernels
+# of hack/testkernel, --e2e for the tests on a real Kubernetes.
 set -euo pipefail
 
 packages=(
@@ -26,7 +26,7 @@ done
 
 if ! command -v go >/dev/null; then
 	wanted=$(sed -n 's/^go //p' "$(dirname "$0")/../go.mod")
-	echo "hack/deps.sh: go is not in PATH: install Go $wanted or newer, see https://go.dev/doc/install" >&2
+	echo "hack/deps.sh: go is not in PATH; install Go $wanted or newer, see https://go.dev/doc/install" >&2
 	exit 1
 fi
 
@@ -40,7 +40,7 @@ done
 [ ${#missing[@]} -eq 0 ] && exit
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-	echo "hack/deps.sh: missing packages; on Debian, as root:" >&2
+	echo "hack/deps.sh: packages are missing; on Debian, install them as root:" >&2
 	echo "  apt-get install --no-install-recommends ${missing[*]}" >&2
 	exit 1
 fi
@@ -50,6 +50,6 @@ export DEBIAN_FRONTEND=noninteractive
 echo "hack/deps.sh: installing ${missing[*]}" >&2
 if ! { apt-get update -qq && apt-get install -y -qq -o DPkg::Lock::Timeout=300 --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 </dev/null; then
 	cat "$log" >&2
-	echo "hack/deps.sh: the installation failed" >&2
+	echo "hack/deps.sh: the installation failed; apt's output is above" >&2
 	exit 1
 fi
