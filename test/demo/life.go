@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// run is the life of a volume.
+// run takes a volume through its life, and checks each step.
 func (d *demo) run() {
 	empty := d.free()
 	base := d.create("base", gib, nil)
@@ -41,7 +41,7 @@ func (d *demo) run() {
 	d.check(snap.GetReadyToUse() && snap.GetSizeBytes() == gib, "snapshot %s is ready after %v; the writer never stopped (%d records before, %d at the end)",
 		snap.GetSnapshotId(), took.Round(time.Millisecond), certain, acknowledged.Load())
 
-	d.say("The four devices of the kernel's document, with its names")
+	d.say("Show the four devices of the kernel's document, with its names")
 	d.kernelDocument()
 
 	d.say("Overwrite everything in the volume")
@@ -52,9 +52,9 @@ func (d *demo) run() {
 	d.check(len(d.compare(target, written)) == len(written), "no file has its old content any more")
 	show("dmsetup status " + group + "-snap")
 
-	d.say("LVM2's own tools understand all of it")
+	d.say("Look at the volume and its snapshot with LVM2's own tools")
 	out := show("vgck " + group + " && lvs -o lv_name,lv_attr,lv_size,origin,data_percent " + group)
-	d.check(strings.Contains(out, "owi-aos---") && strings.Contains(out, "swi-a-s---"), "an origin and its snapshot, as if made by lvcreate -s")
+	d.check(strings.Contains(out, "owi-aos---") && strings.Contains(out, "swi-a-s---"), "LVM2 shows an origin and its snapshot, as if lvcreate -s had made them")
 
 	d.say("Restore the snapshot to a new volume")
 	restored := d.create("restored", 0, &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
@@ -66,7 +66,7 @@ func (d *demo) run() {
 	d.say("Expand the volume to 1.5 GiB while it is mounted and has a snapshot")
 	expanded := must(d.controller.ControllerExpandVolume(d.ctx, &csi.ControllerExpandVolumeRequest{
 		VolumeId: base, CapacityRange: &csi.CapacityRange{RequiredBytes: gib * 3 / 2}, VolumeCapability: capability()}))
-	d.check(expanded.GetCapacityBytes() == gib*3/2 && expanded.GetNodeExpansionRequired(), "the extents are the volume's")
+	d.check(expanded.GetCapacityBytes() == gib*3/2 && expanded.GetNodeExpansionRequired(), "the volume has the additional extents")
 	must(d.node.NodeExpandVolume(d.ctx, &csi.NodeExpandVolumeRequest{VolumeId: base, VolumePath: target, StagingTargetPath: staging,
 		CapacityRange: &csi.CapacityRange{RequiredBytes: gib * 3 / 2}, VolumeCapability: capability()}))
 	show("df -h " + target)
@@ -104,7 +104,7 @@ func capability() *csi.VolumeCapability {
 	}
 }
 
-// free is the room for volumes, in bytes.
+// free returns the room for volumes, in bytes.
 func (d *demo) free() int64 {
 	return must(d.controller.GetCapacity(d.ctx, &csi.GetCapacityRequest{Parameters: parameters})).GetAvailableCapacity()
 }
@@ -119,7 +119,7 @@ func (d *demo) create(name string, bytes int64, source *csi.VolumeContentSource)
 	}
 	began := time.Now()
 	v := must(d.controller.CreateVolume(d.ctx, r)).GetVolume()
-	d.check(v.GetCapacityBytes() == gib, "volume %s: %d MiB after %v", v.GetVolumeId(), v.GetCapacityBytes()>>20, time.Since(began).Round(time.Millisecond))
+	d.check(v.GetCapacityBytes() == gib, "volume %s of %d MiB is created after %v", v.GetVolumeId(), v.GetCapacityBytes()>>20, time.Since(began).Round(time.Millisecond))
 	return v.GetVolumeId()
 }
 
@@ -141,7 +141,8 @@ func (d *demo) unpublish(id, staging, target string) {
 	must(d.node.NodeUnstageVolume(d.ctx, &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: staging}))
 }
 
-// write makes files of random content and returns their checksums.
+// write creates files with random content of 1 MiB each and returns their
+// checksums.
 func (d *demo) write(dir, prefix string, files int) map[string][32]byte {
 	sums := map[string][32]byte{}
 	random := must(os.Open("/dev/urandom"))
@@ -157,7 +158,7 @@ func (d *demo) write(dir, prefix string, files int) map[string][32]byte {
 	return sums
 }
 
-// compare returns the files whose checksums differ from sums.
+// compare returns the names of the files whose checksums differ from sums.
 func (d *demo) compare(dir string, sums map[string][32]byte) []string {
 	var differ []string
 	for name, sum := range sums {
@@ -168,7 +169,8 @@ func (d *demo) compare(dir string, sums map[string][32]byte) []string {
 	return differ
 }
 
-// keepWriting appends numbered records to a journal, each synced before it counts.
+// keepWriting appends numbered records to a journal until stop is called. It
+// syncs a record before it counts the record as acknowledged.
 func (d *demo) keepWriting(dir string) (acknowledged *atomic.Int64, stop func()) {
 	acknowledged = new(atomic.Int64)
 	journal := must(os.OpenFile(filepath.Join(dir, "journal"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600))
@@ -193,8 +195,9 @@ func (d *demo) keepWriting(dir string) (acknowledged *atomic.Int64, stop func())
 	}
 }
 
-// checkRecords reads the journal of a restored volume: without a gap, with all
-// that was acknowledged before the snapshot and nothing from after it.
+// checkRecords checks the journal of a restored volume. It must have no gap,
+// all records that were acknowledged before the snapshot, and none from after
+// it.
 func (d *demo) checkRecords(dir string, certain, most int64) {
 	text := must(os.ReadFile(filepath.Join(dir, "journal")))
 	n := int64(0)
@@ -203,11 +206,11 @@ func (d *demo) checkRecords(dir string, certain, most int64) {
 			fail("record %d of the restored journal is damaged", n)
 		}
 	}
-	d.check(n >= certain && n <= most+1, "the journal has %d records: all that were acknowledged before the snapshot (%d), none from after it", n, certain)
+	d.check(n >= certain && n <= most+1, "the journal has %d records: all that were acknowledged before the snapshot (%d), and none from after it", n, certain)
 }
 
-// kernelDocument shows the devices in the form of the kernel's snapshot
-// document and compares them with its example.
+// kernelDocument prints the devices in the form of the kernel's snapshot
+// document and compares them with the example there.
 func (d *demo) kernelDocument() {
 	table := show("dmsetup table|grep " + group)
 	show("ls -lL /dev/mapper/" + group + "-*")

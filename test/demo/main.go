@@ -1,6 +1,6 @@
-// Command demo drives the life of a volume through the CSI socket, on a real
-// kernel, and prints each step. It checks every claim and exits with code 1 at the
-// first one that does not hold.
+// Command demo takes a volume through its life by calls to the CSI socket, on a
+// real kernel, and prints each step. It checks every claim and exits with code
+// 1 at the first claim that does not hold.
 package main
 
 import (
@@ -44,7 +44,7 @@ func main() {
 	d := &demo{ctx: ctx, dir: dir}
 	disks := strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")
 	if len(disks) < 3 {
-		fail("three scratch disks are needed; run hack/demo")
+		fail("DMSNAP_TEST_DISKS must name three scratch disks; run hack/demo")
 	}
 	kernel := strings.TrimSpace(string(must(os.ReadFile("/proc/sys/kernel/osrelease"))))
 	fmt.Printf("Kernel %s, scratch disk %s.\n", kernel, disks[0])
@@ -69,7 +69,7 @@ type demo struct {
 	conn       *grpc.ClientConn
 	controller csi.ControllerClient
 	node       csi.NodeClient
-	undo       []func() error // what takes the machine's preparation back
+	undo       []func() error // undo the preparation of the machine
 	steps      int
 	checks     int
 }
@@ -116,10 +116,11 @@ func show(command string) string {
 	return string(out)
 }
 
-// prepare makes the machine look like a typical one: udev, a system disk, a foreign group.
+// prepare makes the machine look like a typical one: udev, a system disk, and a
+// volume group that is not the driver's.
 func (d *demo) prepare(system, large string) {
-	fmt.Printf("udev runs, each disk has three links, LVM2 uses a devices file.\n"+
-		"%s is the system disk, %s has a group of LVM2's, the third disk is blank.\n", system, large)
+	fmt.Printf("udev is running, each disk has three links, and LVM2 uses a devices file.\n"+
+		"%s is the system disk, %s has a volume group of LVM2's, and the third disk is blank.\n", system, large)
 	root := filepath.Join(d.dir, "root")
 	must(0, os.Mkdir(root, 0o700))
 	for _, part := range []func() (func() error, error){
@@ -132,8 +133,8 @@ func (d *demo) prepare(system, large string) {
 	show("ls /dev/disk/by-id | head -6; lsblk -o NAME,SIZE,MOUNTPOINTS -e 7 -e 43")
 }
 
-// start configures a pool of devices, of which only disk is suitable, starts the
-// driver and connects to it.
+// start configures a pool of devices, of which only disk is suitable. It starts
+// the driver and connects to it.
 func (d *demo) start(driver, disk, devices string, pools int) (stop func()) {
 	d.say("Start the driver with a pool on the blank disk")
 	config, socket := filepath.Join(d.dir, "config.yaml"), filepath.Join(d.dir, "csi.sock")
@@ -165,14 +166,14 @@ func (d *demo) start(driver, disk, devices string, pools int) (stop func()) {
 	if pools > 1 {
 		out := show(driver + " pools --config " + config)
 		d.check(strings.Count(out, "\nfast ") == 6 && strings.Contains(out, "has partitions") && !strings.Contains(out, "wipe"),
-			"of all devices that the pattern matches, only the blank disk is in the pool")
+			"only the blank disk is in the pool, of all devices that the pattern matches")
 		out = show("pvs -o pv_name,vg_name")
-		d.check(strings.Contains(out, disk+" "), "LVM2, which uses its devices file, sees the new group on %s", disk)
+		d.check(strings.Contains(out, disk+" "), "LVM2 uses its devices file and sees the new group on %s", disk)
 	}
 	return func() {
 		d.say("Stop the driver")
 		must(0, cmd.Process.Signal(os.Interrupt))
 		err := cmd.Wait()
-		d.check(err == nil, "it stopped cleanly")
+		d.check(err == nil, "the driver stopped cleanly")
 	}
 }
