@@ -1,5 +1,5 @@
-// Package audit checks, for the tests that interrupt a pool, that there is
-// nothing on its disks and in the kernel but what its volumes and snapshots need.
+// Package audit checks the disks and the kernel after a test has interrupted a
+// pool. There must be nothing but what the pool's volumes and snapshots need.
 package audit
 
 import (
@@ -18,31 +18,32 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// settleLimit is for copies and wiping to come to an end.
+// settleLimit is how long copying and wiping may take to end.
 const settleLimit = 90 * time.Second
 
-// ErrHung says that background work does not end.
+// ErrHung is returned when background work does not end.
 var ErrHung = errors.New("copying or wiping does not end")
 
-// Listing is what the pool says that it has.
+// Listing is what the pool itself lists.
 type Listing struct {
 	Volumes   []pool.Volume
 	Snapshots []pool.Snapshot
 }
 
-// Audit is what the disks and the kernel have once background work is done.
+// Audit is what is on the disks and in the kernel once background work has
+// ended.
 type Audit struct {
 	Listing
 	VG      *lvm2.VG
-	Devices map[string]dm.Info // the group's
+	Devices map[string]dm.Info // the group's devices by name
 }
 
-// Take waits until nothing is being copied or wiped, and looks then: each logical
-// volume must have a reason, each device of the group too, none may be suspended,
-// vgck must be silent.
-// What was folded a moment ago may have its devices until steady is over.
+// Take waits until nothing is being copied or wiped, and then checks the group.
+// Each logical volume and each device must have a reason, no device may be
+// suspended, and vgck must print nothing. Devices of a layer that has just been
+// folded may remain for as long as steady.
 //
-// The error is ErrHung if the background work does not end.
+// Errors: ErrHung if the background work does not end.
 func Take(ctx context.Context, group string, disks []string, list func() (Listing, error), steady time.Duration) (*Audit, error) {
 	var a *Audit
 	for deadline := (time.Time{}); ; time.Sleep(20 * time.Millisecond) {
@@ -74,8 +75,10 @@ func Take(ctx context.Context, group string, disks []string, list func() (Listin
 	}
 }
 
-// Settled waits until nothing is being copied or wiped, nor half-made or kept for somebody who read it, and calls look with the
-// metadata, which does not change meanwhile: layers are folded in the background.
+// Settled waits until nothing is being copied or wiped, and no flat store is
+// half-made or left over from an earlier reader. It then calls look with the
+// metadata. It holds LVM2's lock meanwhile, so that folding in the background
+// does not change the metadata.
 func Settled(ctx context.Context, group string, disks []string, look func(*lvm2.VG) error) error {
 	ctx, cancel := context.WithTimeout(ctx, settleLimit)
 	defer cancel()
@@ -100,7 +103,8 @@ func Settled(ctx context.Context, group string, disks []string, look func(*lvm2.
 	}
 }
 
-// settled calls look, with LVM2's lock held, unless something is being copied or wiped.
+// settled calls look with LVM2's lock held, unless something is still being
+// done in the background. It reports whether it called look.
 func settled(ctx context.Context, store *lvm2.Store, group string, look func(*lvm2.VG) error) (bool, error) {
 	lock, err := lvm2.Host{}.LockVG(ctx, group, lvm2.Shared)
 	if err != nil {
@@ -111,7 +115,7 @@ func settled(ctx context.Context, store *lvm2.Store, group string, look func(*lv
 	if err != nil {
 		return false, err
 	}
-	through, flats := readThrough(vg), map[string]int{} // a snapshot is read by one store at most
+	through, flats := readThrough(vg), map[string]int{} // each snapshot may have one flat store
 	if slices.ContainsFunc(vg.LVs, func(lv *lvm2.LV) bool {
 		t := Tags(lv)
 		if t["role"] == "flat" {
@@ -125,7 +129,8 @@ func settled(ctx context.Context, store *lvm2.Store, group string, look func(*lv
 	return true, look(vg)
 }
 
-// idInTag restores the bytes that ids have and values of tags have not.
+// idInTag restores the bytes that an id may have and the value of a tag may
+// not.
 var idInTag = strings.NewReplacer("=21", "!", "=23", "#")
 
 // Tags returns the pool's tags of a logical volume.
@@ -140,7 +145,7 @@ func Tags(lv *lvm2.LV) map[string]string {
 	return t
 }
 
-// Names tells logical volumes with their tags.
+// Names formats logical volumes with their tags, for messages.
 func Names(lvs []*lvm2.LV) string {
 	var out []string
 	for _, lv := range lvs {
@@ -149,15 +154,15 @@ func Names(lvs []*lvm2.LV) string {
 	return strings.Join(out, "; ")
 }
 
-// Empty returns an error unless all is deleted.
+// Empty returns an error unless the group has no logical volume and no device.
 func (a *Audit) Empty() error {
 	if len(a.VG.LVs) != 0 || len(a.Devices) != 0 {
-		return fmt.Errorf("all is deleted, and left are %s and devices %v", Names(a.VG.LVs), slices.Sorted(maps.Keys(a.Devices)))
+		return fmt.Errorf("everything was deleted, but logical volumes %s and devices %v are left", Names(a.VG.LVs), slices.Sorted(maps.Keys(a.Devices)))
 	}
 	return nil
 }
 
-// Active tells whether the volume has its device.
+// Active reports whether the volume has its device.
 func (a *Audit) Active(lv string) bool {
 	_, there := a.Devices[lvm2.DMName(a.VG.Name, lv, "")]
 	return there
@@ -165,7 +170,8 @@ func (a *Audit) Active(lv string) bool {
 
 func has(lv *lvm2.LV, key string) bool { return slices.Contains(lv.Tags, "dmsnap:"+key) }
 
-// number is the value of a tag; -1, which no tag has, if it is none.
+// number returns the value of a tag as a number, or -1, which no tag has, if
+// the value is not a number.
 func number(lv *lvm2.LV, key string) int64 {
 	n, err := strconv.ParseInt(Tags(lv)[key], 10, 64)
 	if err != nil {
@@ -174,7 +180,7 @@ func number(lv *lvm2.LV, key string) int64 {
 	return n
 }
 
-// check asks lvm2, which must have nothing to complain about.
+// check runs vgck, which must find no fault and print nothing.
 func (a *Audit) check() error {
 	if out, err := exec.Command("vgck", a.VG.Name).CombinedOutput(); err != nil || len(out) > 0 {
 		return fmt.Errorf("vgck: %w\n%s", err, out)
@@ -182,7 +188,8 @@ func (a *Audit) check() error {
 	return nil
 }
 
-// Extents asks lvm2, which must count as many free extents as the logical volumes leave.
+// Extents compares lvm2's count of free extents with the extents that the
+// logical volumes leave.
 func (a *Audit) Extents() error {
 	out, err := exec.Command("vgs", "--noheadings", "-o", "vg_seqno,vg_extent_count,vg_free_count", a.VG.Name).CombinedOutput()
 	if err != nil {
@@ -199,7 +206,7 @@ func (a *Audit) Extents() error {
 		}
 	}
 	if seqno == a.VG.Seqno && total-free != used {
-		return fmt.Errorf("%d of %d extents are allocated, the logical volumes have %d: %s", total-free, total, used, Names(a.VG.LVs))
+		return fmt.Errorf("lvm2 counts %d of %d extents as allocated, but the logical volumes have %d: %s", total-free, total, used, Names(a.VG.LVs))
 	}
 	return nil
 }

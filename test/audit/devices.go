@@ -14,12 +14,12 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// layersOf are the layers of each volume by its id, oldest first.
+// layersOf has the layers of each volume by the volume's id, oldest first.
 type layersOf map[string][]*lvm2.LV
 
-// checkVolumes sees to it that each logical volume is a volume, a snapshot, a
-// layer that an older snapshot reads through, the blocks of a deleted volume
-// that has snapshots, or the link of a newest layer.
+// checkVolumes checks that each logical volume is a volume, a snapshot, a layer
+// that an older snapshot reads through, a flat store that is needed, the blocks
+// of a deleted volume that has snapshots, or the link of a newest layer.
 func (a *Audit) checkVolumes() (layersOf, error) {
 	listed := map[string]size.Bytes{}
 	named := map[string]bool{}
@@ -62,11 +62,11 @@ func (a *Audit) checkVolumes() (layersOf, error) {
 		for i, l := range layers[string(lv.ID)] {
 			useful := cow.LargestUseful(size.Sectors(number(l, "length")).Bytes(), size.Sectors(number(l, "chunk")).Bytes())
 			if have := size.Bytes(l.Size()) * a.VG.ExtentSize.Bytes(); have > useful.RoundUp(a.VG.ExtentSize.Bytes()) {
-				return nil, fmt.Errorf("layer %s has %v, it cannot use more than %v", l.Name, have, useful)
+				return nil, fmt.Errorf("layer %s has %v, but can use no more than %v", l.Name, have, useful)
 			}
 			newest := i == len(layers[string(lv.ID)])-1
 			if origin, live := links[l.Name]; live != newest || live && origin != lv.Name {
-				return nil, fmt.Errorf("layer %s of %s, the newest: %t, is a snapshot of %q", l.Name, lv.Name, newest, origin)
+				return nil, fmt.Errorf("layer %s of %s (newest: %t) is a snapshot of %q", l.Name, lv.Name, newest, origin)
 			}
 			if i == 0 && !named[l.Name] && !shown[string(l.ID)] {
 				return nil, fmt.Errorf("nobody needs layer %s of %s", l.Name, lv.Name)
@@ -77,12 +77,12 @@ func (a *Audit) checkVolumes() (layersOf, error) {
 		delete(listed, lv.Name)
 	}
 	if len(links) > 0 || len(named) > 0 || len(listed) > 0 || len(orphans) > 0 {
-		return nil, fmt.Errorf("not on the disk, or not joined to a volume: stores %v, snapshots %v, volumes %v, layers of %v", links, named, listed, orphans)
+		return nil, fmt.Errorf("missing on the disk, or without a volume: stores %v, snapshots %v, volumes %v, layers of %v", links, named, listed, orphans)
 	}
 	return layers, nil
 }
 
-// shownBy are the layers that volumes show.
+// shownBy returns the ids of the layers that volumes show.
 func shownBy(vg *lvm2.VG) map[string]bool {
 	shown := map[string]bool{}
 	for _, lv := range vg.LVs {
@@ -93,8 +93,9 @@ func shownBy(vg *lvm2.VG) map[string]bool {
 	return shown
 }
 
-// readThrough are the layers that volumes show, and those that are newer: who reads an
-// older one may do so through the store of its own that a newer one is read by.
+// readThrough returns the ids of the layers that volumes show, and of all newer
+// layers of the same volumes. A reader of an older layer may read through the
+// flat store of a newer one.
 func readThrough(vg *lvm2.VG) map[string]bool {
 	oldest := map[string]int64{} // shown, by the volume
 	for id := range shownBy(vg) {
@@ -115,9 +116,9 @@ func readThrough(vg *lvm2.VG) map[string]bool {
 	return through
 }
 
-// readDevices lists the kernel's devices and sees to it that those of active
-// volumes are there: one for a volume without snapshots, else four. It
-// returns the others.
+// readDevices lists the group's devices and checks that active volumes have
+// theirs: one for a volume without snapshots, else four. It returns the devices
+// that belong to no active volume.
 func (a *Audit) readDevices(layers layersOf, limit time.Duration) ([]string, error) {
 	client, err := dm.Open()
 	if err != nil {
@@ -168,7 +169,8 @@ func (a *Audit) devicesOf(x pool.Volume, layers layersOf) map[string]string {
 	}
 }
 
-// chainOf returns the devices that an active volume which shows a snapshot may have below it.
+// chainOf returns the devices that may lie below an active volume that shows a
+// snapshot.
 func (a *Audit) chainOf(x pool.Volume, layers layersOf) (names []string) {
 	shows := a.VG.LVByID(lvm2.ID(Tags(a.VG.LV(x.LV))["reads"]))
 	if shows == nil {
@@ -189,8 +191,8 @@ func (a *Audit) chainOf(x pool.Volume, layers layersOf) (names []string) {
 	return names
 }
 
-// Steady lists a group's devices once none is suspended or half-made. For a moment
-// one may be: a store grows while the volume is written to, or is trimmed.
+// Steady lists a group's devices once no device is suspended or half-made. A
+// device may be for a moment, while a store grows or is trimmed.
 func Steady(client *dm.Client, group string, limit time.Duration) (map[string]dm.Info, error) {
 	for deadline := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) {
 		all, err := client.List()
@@ -205,9 +207,9 @@ func Steady(client *dm.Client, group string, limit time.Duration) (map[string]dm
 			}
 			info, err := client.Info(d.Name)
 			if err != nil {
-				moving = err.Error() // it went just now
+				moving = err.Error() // the device was removed just now
 			} else if info.Suspended || !info.Live || info.Loaded {
-				moving = fmt.Sprintf("device %s is suspended: %t, has a table: %t, another one loaded: %t", d.Name, info.Suspended, info.Live, info.Loaded)
+				moving = fmt.Sprintf("device %s: suspended %t, has a live table %t, has another table loaded %t", d.Name, info.Suspended, info.Live, info.Loaded)
 			}
 			devices[d.Name] = info
 		}

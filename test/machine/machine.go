@@ -1,6 +1,6 @@
-// Package machine makes the test kernel a machine as people have it: udev runs
-// and makes links to the disks, the system disk has partitions, and lvm2 goes by
-// a devices file. Each part returns what takes it back.
+// Package machine makes the test kernel look like a typical machine: udev runs
+// and makes links to the disks, the system disk has partitions, and lvm2 uses a
+// devices file. Each part returns a function that undoes it.
 package machine
 
 import (
@@ -16,14 +16,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNotOurs says that the machine has what would be changed: it is no test kernel's.
-var ErrNotOurs = errors.New("the machine is not the test's to change")
+// ErrNotOurs is returned when the machine is not a test kernel, and so must not
+// be changed.
+var ErrNotOurs = errors.New("this machine is not a test kernel")
 
-// Ours returns ErrNotOurs on another machine than a test kernel.
+// Ours returns ErrNotOurs unless the machine is a test kernel.
 func Ours() error {
 	_, err := withDevicesFile()
 	if _, running := os.Stat("/run/udev/control"); err == nil && running == nil {
-		err = fmt.Errorf("udev runs: %w", ErrNotOurs)
+		err = fmt.Errorf("udev is running: %w", ErrNotOurs)
 	}
 	return err
 }
@@ -31,8 +32,8 @@ func Ours() error {
 // startLimit is how long udevd may take to start.
 const startLimit = time.Minute
 
-// links give the test kernel's disks, and their partitions, the names that udev
-// has for NVMe: three for each.
+// links are udev rules. They give each disk of the test kernel, and each
+// partition, three names such as NVMe disks have.
 const links = `SUBSYSTEM=="block", KERNEL=="ubd[a-z]|vd[a-z]", SYMLINK+="disk/by-id/nvme-Disk_$kernel disk/by-id/nvme-Disk_$kernel_1 disk/by-id/nvme-eui.$kernel"
 SUBSYSTEM=="block", KERNEL=="ubd[a-z][0-9]|vd[a-z][0-9]", SYMLINK+="disk/by-id/nvme-Disk_%P-part%n disk/by-id/nvme-Disk_%P_1-part%n disk/by-id/nvme-eui.%P-part%n"
 `
@@ -44,7 +45,8 @@ func run(args ...string) error {
 	return nil
 }
 
-// Links has udev make links below /dev/disk/by-id once it runs.
+// Links installs rules by which udev makes links below /dev/disk/by-id. It
+// takes effect when udev starts.
 func Links() (undo func() error, err error) {
 	const rules = "/etc/udev/rules.d/61-test.rules"
 	if err := os.MkdirAll(filepath.Dir(rules), 0o755); err != nil {
@@ -53,10 +55,11 @@ func Links() (undo func() error, err error) {
 	return func() error { return os.Remove(rules) }, os.WriteFile(rules, []byte(links), 0o644)
 }
 
-// Udev runs udevd, and lets it see what is there already.
+// Udev starts udevd, and waits until udevd has handled the devices that exist
+// already.
 func Udev() (undo func() error, err error) {
 	if _, err := os.Stat("/run/udev/control"); err == nil {
-		return nil, fmt.Errorf("udev runs: %w", ErrNotOurs)
+		return nil, fmt.Errorf("udev is running: %w", ErrNotOurs)
 	}
 	if err := os.MkdirAll("/run/udev", 0o755); err != nil {
 		return nil, err
@@ -80,7 +83,7 @@ func Udev() (undo func() error, err error) {
 			break
 		}
 		if time.Since(begun) > startLimit {
-			return nil, errors.Join(errors.New("udevd does not start"), undo())
+			return nil, errors.Join(errors.New("udevd did not start"), undo())
 		}
 	}
 	err = errors.Join(run("udevadm", "trigger", "--action=add", "--subsystem-match=block"), run("udevadm", "settle"))
@@ -90,9 +93,9 @@ func Udev() (undo func() error, err error) {
 	return undo, nil
 }
 
-// System makes a system disk: a file system that is mounted at root, swap that is
-// in use, and a boot loader's partition without a signature. The file system is
-// read-only, so that the disk's bytes stay.
+// System makes a system disk. It has a file system that is mounted at root,
+// swap that is in use, and a boot loader's partition without a signature. The
+// file system is read-only, so that the disk's bytes do not change.
 func System(disk, root string) (undo func() error, err error) {
 	const mib = 2048 // sectors
 	mbr := make([]byte, 512)
@@ -124,18 +127,21 @@ func System(disk, root string) (undo func() error, err error) {
 
 const lvmConfig = "/etc/lvm/lvm.conf"
 
-// withDevicesFile is the test kernel's configuration of lvm2, with a devices file
-// and without a filter, which lvm2 does not want beside it.
+// withDevicesFile returns the test kernel's configuration of lvm2 with a
+// devices file, and without the filter, which lvm2 does not accept together
+// with a devices file. It returns ErrNotOurs if the configuration is not the
+// test kernel's.
 func withDevicesFile() (string, error) {
 	former, err := os.ReadFile(lvmConfig)
 	text, filter, is := strings.Cut(strings.ReplaceAll(string(former), "use_devicesfile = 0", "use_devicesfile = 1"), "global_filter")
 	if err != nil || !is || !strings.Contains(text, "use_devicesfile = 1") || strings.Count(filter, "\n") > 2 {
-		return "", fmt.Errorf("lvm2 has another configuration than the test kernel's: %w", ErrNotOurs)
+		return "", fmt.Errorf("lvm2's configuration is not the test kernel's: %w", ErrNotOurs)
 	}
 	return text + "}\n", nil
 }
 
-// DevicesFile makes lvm2 look only at the devices in its devices file, which is empty.
+// DevicesFile gives lvm2 an empty devices file, and makes lvm2 use only the
+// devices in that file.
 func DevicesFile() (undo func() error, err error) {
 	const devices = "/etc/lvm/devices"
 	text, err := withDevicesFile()

@@ -1,7 +1,7 @@
 //go:build kernel
 
-// Package router runs the controller role in front of two real drivers: that
-// what one sends is what the other one understands.
+// Package router runs the controller role with two real drivers. It checks that
+// each side understands what the other side sends.
 package router
 
 import (
@@ -28,7 +28,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// node is a driver with a pool on one disk, and what Kubernetes would tell of it.
+// node starts a driver with a pool on one disk. It returns the node as
+// Kubernetes would describe it.
 func node(t *testing.T, name, disk string) router.Node {
 	t.Helper()
 	f, err := os.OpenFile(disk, os.O_WRONLY, 0)
@@ -99,7 +100,7 @@ func request(name string, source *csi.VolumeContentSource, on ...string) *csi.Cr
 func TestRouter_twoDrivers(t *testing.T) {
 	disks := strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")
 	if len(disks) < 2 {
-		t.Fatal("DMSNAP_TEST_DISKS must name two scratch disks: run this by hack/testkernel")
+		t.Fatal("DMSNAP_TEST_DISKS must name two scratch disks; run this test by hack/testkernel")
 	}
 	nodes := []router.Node{node(t, "n1", disks[0]), node(t, "n2", disks[1])}
 	replicas := []*router.Router{newRouter(t, nodes...), newRouter(t, nodes...)}
@@ -111,7 +112,7 @@ func TestRouter_twoDrivers(t *testing.T) {
 			if err == nil {
 				return v.GetVolume().GetVolumeId()
 			}
-			if status.Code(err) != codes.Aborted || time.Now().After(end) { // the copy goes on
+			if status.Code(err) != codes.Aborted || time.Now().After(end) { // the copy is still running
 				t.Fatal(err)
 			}
 		}
@@ -174,7 +175,7 @@ func TestRouter_twoDrivers(t *testing.T) {
 		t.Errorf("%v, %v", common, err)
 	}
 
-	// Page by page, everything goes.
+	// Everything is deleted, page by page.
 	if _, err := r.DeleteSnapshot(ctx, &csi.DeleteSnapshotRequest{SnapshotId: s.GetSnapshot().GetSnapshotId()}); err != nil {
 		t.Error(err)
 	}

@@ -24,8 +24,8 @@ func TestSanity_ofCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	topology := topologyOf(t, node)
-	// The suite stages on this node what it creates; without a word about the
-	// topology any node may be chosen.
+	// The suite stages on this node every volume that it creates. Without a
+	// topology in the request the router may choose another node.
 	here := func(ctx context.Context, method string, request, reply any, c *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
 		if r, ok := request.(*csi.CreateVolumeRequest); ok && r.AccessibilityRequirements == nil && r.VolumeContentSource == nil {
 			r.AccessibilityRequirements = &csi.TopologyRequirement{Requisite: []*csi.Topology{topology}, Preferred: []*csi.Topology{topology}}

@@ -25,14 +25,14 @@ func TestSanity_ofDriver(t *testing.T) {
 }
 
 // serve starts the driver with a new pool on the scratch disks and returns its
-// kubelet directory, in which its socket is.
+// kubelet directory, which has its socket.
 func serve(t *testing.T) string {
 	t.Helper()
 	disks := strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")
 	for _, d := range disks {
 		f, err := os.OpenFile(d, os.O_WRONLY, 0)
 		if err != nil {
-			t.Fatalf("DMSNAP_TEST_DISKS must name scratch disks: %v", err)
+			t.Fatalf("DMSNAP_TEST_DISKS must name scratch disks; run this test by hack/testkernel: %v", err)
 		}
 		if _, err := f.Write(make([]byte, 4<<20)); err != nil {
 			t.Fatal(err)

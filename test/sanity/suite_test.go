@@ -22,19 +22,20 @@ import (
 // passing is the number of specs that must run and pass, in both modes together.
 const passing = 156
 
-// notRun are the specs that do not run, by a part of their names, and why.
+// notRun has the specs that do not run, by a part of their names, and the
+// reason.
 var notRun = []struct{ spec, reason string }{
 	{"ControllerPublishVolume", "a local volume is not attached: PUBLISH_UNPUBLISH_VOLUME is not claimed"},
-	{"ControllerUnpublishVolume", "likewise"},
-	{"volume lifecycle", "likewise; the Node Service's specs run the same life without attaching"},
-	{"ModifyVolume", "a volume has no parameter that could change: MODIFY_VOLUME is not claimed"},
-	{"volume attribute class", "likewise"},
+	{"ControllerUnpublishVolume", "a local volume is not attached"},
+	{"volume lifecycle", "a local volume is not attached; the Node Service's specs run the same life without attaching"},
+	{"ModifyVolume", "no parameter of a volume can be changed: MODIFY_VOLUME is not claimed"},
+	{"volume attribute class", "no parameter of a volume can be changed"},
 	{"GroupController", "GROUP_CONTROLLER_SERVICE is not claimed yet"},
 	{"pagination should detect volumes added between pages", "disabled in csi-test; the driver's own tests cover it"},
 }
 
 // run runs the suite with file systems and with block devices, and checks the
-// report. More interceptors may change what the suite sends.
+// report. The interceptors in more may change the suite's requests.
 func run(t *testing.T, node, controller, dir string, more ...grpc.UnaryClientInterceptor) {
 	for _, mode := range []string{"mount", "block"} {
 		config := sanity.NewTestConfig()
@@ -57,9 +58,10 @@ func run(t *testing.T, node, controller, dir string, more ...grpc.UnaryClientInt
 }
 
 // sizeTopology fills in the cached size of the topology in a reply. The spec
-// "creating a snapshot with accessibility requirements" compares it by
-// reflection with a message that has been sent, and so has its size cached:
-// without this no driver that returns a topology could pass.
+// "creating a snapshot with accessibility requirements" compares the topology
+// by reflection with a message that has been sent, whose size is therefore
+// cached. Without this interceptor no driver that returns a topology could
+// pass.
 func sizeTopology(ctx context.Context, method string, request, reply any, c *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
 	err := invoke(ctx, method, request, reply, c, options...)
 	if r, ok := reply.(*csi.CreateSnapshotResponse); ok {
@@ -68,8 +70,8 @@ func sizeTopology(ctx context.Context, method string, request, reply any, c *grp
 	return err
 }
 
-// check compares what ran with what must run: a suite that skips silently
-// proves nothing.
+// check compares the specs that passed with those that must pass: a suite that
+// skips silently proves nothing.
 func check(t *testing.T, report types.Report) {
 	t.Helper()
 	passed, used := 0, make([]bool, len(notRun))
