@@ -10,8 +10,9 @@ import (
 	"strings"
 )
 
-// apt fetches Debian packages of one suite without the machine's own lists,
-// configuration of packages and packages: the suite need not be the machine's.
+// apt fetches Debian packages of one suite, which need not be the machine's. It
+// does not use the machine's package lists, configuration or installed
+// packages.
 type apt struct {
 	suite   string
 	dir     string // its lists and downloads
@@ -24,7 +25,7 @@ const debianKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 func newApt(suite, dir string) (*apt, error) {
 	for _, tool := range []string{"apt-get", "dpkg-deb"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			return nil, fmt.Errorf("%w: packages are fetched on Debian only", err)
+			return nil, fmt.Errorf("%w: packages can be fetched only on Debian", err)
 		}
 	}
 	for _, sub := range []string{"lists/partial", "cache/archives/partial"} {
@@ -58,21 +59,22 @@ func newApt(suite, dir string) (*apt, error) {
 	return a, err
 }
 
-// mirrorOf returns the mirror of Debian among the machine's repositories, one a
-// line; others, such as Debian's for security, do not have all suites.
+// mirrorOf returns the first Debian mirror among the machine's repositories,
+// which are listed one a line. Other repositories, such as Debian's for
+// security, do not have all suites.
 func mirrorOf(repositories string) (string, error) {
 	for uri := range strings.Lines(repositories) {
 		if uri = strings.TrimRight(strings.TrimSpace(uri), "/"); strings.HasSuffix(uri, "/debian") {
 			return uri, nil
 		}
 	}
-	return "", errors.New("apt knows no mirror of Debian: kernels of other releases are fetched where the machine's own packages come from; " +
-		"name a mirror whose address ends in /debian in apt's sources")
+	return "", errors.New("apt knows no mirror of Debian, from which to fetch kernels of other releases; " +
+		"add a mirror whose address ends in /debian to apt's sources")
 }
 
-// unpack unpacks the wanted version of the package into the directory tree. Where
-// the suite does not have that version any more, it unpacks the newest and says
-// so. An empty wanted means the newest.
+// unpack unpacks the wanted version of the package into the directory tree. If
+// the suite no longer has that version, unpack uses the newest one and prints a
+// notice. An empty wanted means the newest version.
 func (a *apt) unpack(name, wanted, tree string) error {
 	madison, err := output(a.dir, "apt-cache", append(a.options, "madison", name)...)
 	if err != nil {
@@ -83,7 +85,7 @@ func (a *apt) unpack(name, wanted, tree string) error {
 		return fmt.Errorf("the suite %s: %w", a.suite, err)
 	}
 	if wanted != "" && version != wanted {
-		fmt.Fprintf(os.Stderr, "testkernel: %s %s is not in the suite %s any more, %s is used\n", name, wanted, a.suite, version)
+		fmt.Fprintf(os.Stderr, "testkernel: %s %s is no longer in the suite %s; using %s\n", name, wanted, a.suite, version)
 	}
 	if _, err := output(a.dir, "apt-get", append(a.options, "download", "-qq", name+"="+version)...); err != nil {
 		return err
@@ -98,8 +100,8 @@ func (a *apt) unpack(name, wanted, tree string) error {
 	return os.Remove(debs[0])
 }
 
-// pickVersion chooses from what apt-cache madison has printed, the newest
-// first.
+// pickVersion returns the wanted version if apt-cache madison printed it, else
+// the first one, which is the newest.
 func pickVersion(name, wanted, madison string) (string, error) {
 	var versions []string
 	for line := range strings.Lines(madison) {

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cacheDir is the directory with what was fetched or built, one directory a
-// kernel.
+// cacheDir returns the directory that keeps fetched and built kernels, each in
+// a directory of its own.
 func cacheDir() (string, error) {
 	base, err := os.UserCacheDir()
 	if err != nil {
@@ -19,10 +19,10 @@ func cacheDir() (string, error) {
 	return filepath.Join(base, "csi-dmsnap"), nil
 }
 
-// cached returns the directory name in the cache base. Where it is missing,
-// fill makes it once, in the directory fresh, which then takes its place: what
-// is there is whole. Processes that want the same directory wait for each
-// other. fill may write down the path that the directory will have, dir.
+// cached returns the directory name in base. If the directory is missing, fill
+// makes its content once in the directory fresh, which is then renamed to dir:
+// a directory in the cache is always complete. Processes that want the same
+// directory wait for each other. fill may write the final path dir into files.
 func cached(base, name string, fill func(fresh, dir string) error) (string, error) {
 	dir := filepath.Join(base, name)
 	if isDir(dir) {
@@ -38,7 +38,7 @@ func cached(base, name string, fill func(fresh, dir string) error) (string, erro
 	defer lock.Close()
 	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		fmt.Fprintf(os.Stderr, "testkernel: waiting for another process that makes %s\n", dir)
+		fmt.Fprintf(os.Stderr, "testkernel: waiting for another process to make %s\n", dir)
 		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
 	}
 	if err != nil {
@@ -48,7 +48,7 @@ func cached(base, name string, fill func(fresh, dir string) error) (string, erro
 		return dir, nil
 	}
 	fresh := dir + ".new"
-	if err := os.RemoveAll(fresh); err != nil { // of one that was interrupted
+	if err := os.RemoveAll(fresh); err != nil { // an earlier fill may have been interrupted
 		return "", err
 	}
 	if err := os.Mkdir(fresh, 0o755); err != nil {

@@ -31,14 +31,14 @@ func choose(kernel string) (string, error) {
 		if _, err := exec.LookPath(qemuBinary); err == nil {
 			return "qemu", nil
 		}
-		return "", fmt.Errorf("no test kernel: the host's cannot be used (%w), and neither the Debian package "+
-			"user-mode-linux nor qemu-system-x86 is installed: run hack/deps.sh", host)
+		return "", fmt.Errorf("no test kernel: the host's kernel cannot be used (%w), and neither the Debian package "+
+			"user-mode-linux nor qemu-system-x86 is installed; run hack/deps.sh", host)
 	}
-	return "", fmt.Errorf("kernel %q is not %s", kernel, kernelNames())
+	return "", fmt.Errorf("unknown kernel %q: must be %s", kernel, kernelNames())
 }
 
-// environment returns the command's environment: the runner's own, with the
-// variables in set, and with what a command can rely on.
+// environment returns the command's environment: the variables in set, then the
+// runner's own. It adds HOME and PATH if neither has them.
 func environment(set ...string) []string {
 	have := map[string]bool{}
 	for _, kv := range set {

@@ -7,7 +7,7 @@ import (
 	"path"
 )
 
-// cpio is an archive as the kernel reads it for its first root file system
+// cpio is an archive in the format of the kernel's first root file system
 // (Documentation/driver-api/early-userspace/buffer-format.rst).
 type cpio struct {
 	buf   bytes.Buffer

@@ -13,19 +13,20 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/hack/kernel/module"
 )
 
-// qemuPackage is the kernel for QEMU. The smaller linux-image-cloud-amd64 has
-// no 9p, by which the guest sees the host's file system.
+// qemuPackage is the package of QEMU's kernel. The smaller
+// linux-image-cloud-amd64 lacks 9p, by which the guest sees the host's file
+// system.
 const qemuPackage = "linux-image-amd64"
 
 // debKernel is an unpacked Debian kernel.
 type debKernel struct {
 	image   string // the compressed kernel
-	modules string // the directory that has the module tree
+	modules string // the directory with a module tree for each release
 	release string
 }
 
-// fetchKernel returns the kernel from the cache, into which it downloads it
-// when it is not there; nothing is installed.
+// fetchKernel returns the kernel from the cache, and downloads it first if it
+// is not there. It installs nothing.
 func fetchKernel() (debKernel, error) {
 	base, err := cacheDir()
 	if err != nil {
@@ -37,7 +38,7 @@ func fetchKernel() (debKernel, error) {
 	}
 	images, _ := filepath.Glob(filepath.Join(dir, "boot/vmlinuz-*"))
 	if len(images) != 1 {
-		return debKernel{}, fmt.Errorf("%s: %d kernels instead of one; remove the directory to fetch it again", dir, len(images))
+		return debKernel{}, fmt.Errorf("%s has %d kernels instead of one; delete the directory to fetch the kernel again", dir, len(images))
 	}
 	return debKernel{
 		image:   images[0],
@@ -60,7 +61,7 @@ func downloadKernel(fresh, dir string) error {
 		}
 	}
 	if name == "" {
-		return errors.New("apt does not know it: this must be Debian, and apt-get update must have run")
+		return errors.New("apt does not know the package; on Debian, run apt-get update")
 	}
 	if _, err := output(fresh, "apt-get", "download", name); err != nil {
 		return err
@@ -84,8 +85,8 @@ func downloadKernel(fresh, dir string) error {
 	return nil
 }
 
-// output runs a command, which ends with this process, and returns what it
-// prints.
+// output runs a command and returns what it prints. The kernel ends the command
+// if this process ends.
 func output(dir, name string, args ...string) (string, error) {
 	cmd := exec.Command(name, args...)
 	cmd.Dir = dir

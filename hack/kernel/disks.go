@@ -11,9 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// makeDisks makes the files behind the scratch disks and returns their paths
-// in dir, which are free of characters that mean something to a kernel, and
-// the files, locked, to be held open until the kernel has ended.
+// makeDisks makes the files of the scratch disks. It returns their paths in
+// dir, which have no characters that a kernel's command line treats specially,
+// and the files, locked. The caller keeps the files open until the kernel has
+// ended.
 func makeDisks(disks []disk, dir *runDir) (paths []string, locks []*os.File, err error) {
 	for i, d := range disks {
 		path := dir.file("disk" + strconv.Itoa(i))
@@ -36,10 +37,10 @@ func makeDisks(disks []disk, dir *runDir) (paths []string, locks []*os.File, err
 	return paths, locks, nil
 }
 
-// makeDisk makes a sparse file of the given length, or lengthens the one that
-// is there; it never cuts what another run has kept. It returns the file
-// locked, so that a kernel that is still dying and the next one never have
-// the same disk.
+// makeDisk makes a sparse file of the given length in bytes, or lengthens an
+// existing file. It never shortens a file that an earlier run has kept. It
+// returns the file locked, so that a kernel that is still dying and the next
+// kernel never use the same disk.
 func makeDisk(file string, length int64) (*os.File, error) {
 	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -61,7 +62,7 @@ func prepareDisk(f *os.File, length int64) error {
 		return errors.New("not a regular file")
 	}
 	if st.Size() > length {
-		return fmt.Errorf("it is longer (%d bytes) than the %d bytes asked for", st.Size(), length)
+		return fmt.Errorf("the file has %d bytes, more than the disk's size of %d bytes", st.Size(), length)
 	}
 	giveUp := time.Now().Add(10 * time.Second)
 	for {
@@ -70,7 +71,7 @@ func prepareDisk(f *os.File, length int64) error {
 			return f.Truncate(length)
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(giveUp) {
-			return fmt.Errorf("another test kernel has it as its disk: %w", err)
+			return fmt.Errorf("another test kernel uses it as its disk: %w", err)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}

@@ -14,20 +14,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A guard is a process between the runner and the kernel. It ends the kernel
-// with all its processes, and removes the run's directory, when the kernel
-// ends or the runner does, even by SIGKILL: nothing outlives a run.
+// A guard is a process between the runner and the kernel. When the kernel ends,
+// or the runner does, even by SIGKILL, the guard ends the kernel with all its
+// processes and removes the run's directory: nothing outlives a run.
 //
-// The runner holds one end of a pipe, the leash, and the guard reads the other:
-// its end is the process's, a byte is a nudge.
+// The runner holds one end of a pipe, the leash, and the guard reads the other
+// end. A byte is a nudge. When the pipe is closed, the guard kills the process.
 type guard struct {
 	*exec.Cmd
 	leash *os.File
 }
 
-// newGuard returns the guard that will run argv. The files pass become the
-// descriptors 3 and up of argv's process; those in hold stay open in the guard
-// until that process has ended.
+// newGuard returns the guard that will run argv. The files in pass become the
+// descriptors 3 and up of argv's process. The files in hold stay open in the
+// guard until that process has ended.
 func newGuard(dir *runDir, argv []string, pass, hold []*os.File) (*guard, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -40,7 +40,8 @@ func newGuard(dir *runDir, argv []string, pass, hold []*os.File) (*guard, error)
 	args := append([]string{"guard", dir.path, strconv.Itoa(len(pass)), strconv.Itoa(len(hold))}, argv...)
 	cmd := exec.Command(self, args...)
 	cmd.ExtraFiles = append(append([]*os.File{end}, pass...), hold...)
-	// Away from the signals of the terminal, which are the runner's.
+	// A session of its own keeps the terminal's signals away: the runner
+	// handles them.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	return &guard{cmd, leash}, nil
 }
@@ -55,14 +56,15 @@ func (g *guard) Start() error {
 	return g.Cmd.Start()
 }
 
-// end ends the process as a power cut would. The guard ends when all is gone.
+// end kills the process, as a power cut would. The guard exits once everything
+// has ended.
 func (g *guard) end() { g.leash.Close() }
 
-// nudge has the process get a timer's signal, SIGALRM.
+// nudge has the guard send the process a timer's signal, SIGALRM.
 func (g *guard) nudge() { _, _ = g.leash.Write([]byte{0}) }
 
-// guardMain is the guard's own main; args are what newGuard has given it. It
-// returns the exit code of the process.
+// guardMain is the main function of the guard's process; args come from
+// newGuard. It returns the exit code of the process that it runs.
 func guardMain(args []string) (int, error) {
 	dir := args[0]
 	defer os.RemoveAll(dir)
@@ -85,8 +87,9 @@ func guardMain(args []string) (int, error) {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, os.NewFile(uintptr(first+1+i), "passed"))
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	// Pdeathsig follows the thread, and the helper processes of User Mode Linux
-	// become ours when its main process has died.
+	// Pdeathsig depends on the thread, so the thread must not end. The helper
+	// processes of User-mode Linux become children of the guard when the main
+	// process has died.
 	runtime.LockOSThread()
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return exitFailed, err
@@ -126,7 +129,7 @@ func guardMain(args []string) (int, error) {
 	if errors.As(err, &exit) {
 		status := exit.Sys().(syscall.WaitStatus)
 		if status.Signaled() && !cut.Load() {
-			return 128 + int(status.Signal()), fmt.Errorf("ended by a signal: %v", status.Signal())
+			return 128 + int(status.Signal()), fmt.Errorf("the process was killed by a signal: %v", status.Signal())
 		}
 		return status.ExitStatus(), nil
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/hack/kernel/guest"
 )
 
-// guestConfig returns what the guest is told whichever the kernel is, and
-// puts its first process, this same program, into dir.
+// guestConfig returns the part of the guest's configuration that all kernels
+// share. It also puts the first process, which is this same program, into dir.
 func guestConfig(opts options, dir *runDir, disks []string) (guest.Config, error) {
 	cwd, err := os.Getwd()
 	if err != nil {
@@ -28,8 +28,8 @@ func guestConfig(opts options, dir *runDir, disks []string) (guest.Config, error
 		return guest.Config{}, err
 	}
 	init := dir.file("init")
-	// A link to the file, where that can be, stays the same when the next build
-	// replaces it.
+	// A hard link, where possible, still names this program after the next
+	// build has replaced the file.
 	if os.Link(self, init) != nil {
 		if err := os.Symlink(self, init); err != nil {
 			return guest.Config{}, err

@@ -20,12 +20,13 @@ import (
 
 var snapshotTarget = regexp.MustCompile(`(?m)^snapshot\s`)
 
-// hostUsable says why the running kernel cannot be the test kernel.
+// hostUsable returns an error that explains why the running kernel cannot be
+// the test kernel.
 func hostUsable() error {
 	if os.Geteuid() != 0 {
-		return errors.New("only root may use device-mapper")
+		return errors.New("device-mapper needs root")
 	}
-	// What cannot be loaded may be there already, or be built in.
+	// A module that cannot be loaded may be loaded already, or be built in.
 	loadErr := loadOnHost(defaultModules)
 	if _, err := os.Stat("/dev/mapper/control"); err != nil {
 		return errors.Join(fmt.Errorf("no device-mapper: %w", err), loadErr)
@@ -58,7 +59,7 @@ func loadOnHost(modules []string) error {
 // runOnHost runs the command on the running kernel, with loop devices as its
 // scratch disks.
 func runOnHost(opts options, dir *runDir) (int, error) {
-	// As in hostUsable: a command that misses a module will say so.
+	// As in hostUsable; if a module is really missing, the command will fail.
 	_ = loadOnHost(opts.modules)
 	images, hold, err := makeDisks(opts.disks, dir)
 	if err != nil {
@@ -85,7 +86,7 @@ func runOnHost(opts options, dir *runDir) (int, error) {
 	if !udev {
 		set = append(set, "DM_DISABLE_UDEV=1")
 	}
-	// The host's own disks are no business of a test.
+	// A test must not touch the host's own disks.
 	conf := guest.LVMConfig(udev, `"a|^/dev/loop|", "a|^/dev/mapper/|", "r|.*|"`)
 	if err := os.WriteFile(dir.file("lvm.conf"), []byte(conf), 0o644); err != nil {
 		return exitFailed, err
@@ -121,7 +122,7 @@ func waitOnHost(g *guard, limit time.Duration) (int, error) {
 		case <-timeout:
 			g.end()
 			<-died
-			return exitTimeout, fmt.Errorf("ended: the time limit of %v is over", limit)
+			return exitTimeout, fmt.Errorf("killed after the time limit of %v", limit)
 		case sig := <-signals:
 			if sig == syscall.SIGQUIT {
 				_ = g.Process.Signal(sig)
@@ -129,13 +130,13 @@ func waitOnHost(g *guard, limit time.Duration) (int, error) {
 			}
 			g.end()
 			<-died
-			return 128 + int(sig.(syscall.Signal)), fmt.Errorf("ended: %v", sig)
+			return 128 + int(sig.(syscall.Signal)), fmt.Errorf("killed, because the runner received a signal: %v", sig)
 		}
 	}
 }
 
-// attachLoop returns a loop device on the image, open. It detaches itself when
-// nothing has it open any more.
+// attachLoop returns a loop device on the image, open. The kernel detaches the
+// device when nobody has it open any more.
 func attachLoop(image string) (*os.File, error) {
 	back, err := os.OpenFile(image, os.O_RDWR, 0)
 	if err != nil {
@@ -163,7 +164,7 @@ func attachLoop(image string) (*os.File, error) {
 			return loop, nil
 		}
 		loop.Close()
-		// Somebody else was faster to take it.
+		// EBUSY means that another process took the device first.
 		if !errors.Is(err, unix.EBUSY) {
 			return nil, err
 		}

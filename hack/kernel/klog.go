@@ -8,7 +8,8 @@ import (
 	"sync"
 )
 
-// kernelLog keeps the end of what the kernel prints, to be shown when it fails.
+// kernelLog keeps the last part of the kernel's output, to show it after a
+// failure.
 type kernelLog struct {
 	mu   sync.Mutex
 	buf  []byte
@@ -17,7 +18,7 @@ type kernelLog struct {
 
 const kernelLogBytes = 256 << 10
 
-// Write takes what the kernel has printed.
+// Write appends the kernel's output to the log.
 func (l *kernelLog) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -31,15 +32,15 @@ func (l *kernelLog) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// booted forgets what the kernel said while it booted: nobody who reads why a test
-// failed wants it.
+// booted drops what the kernel printed while it booted, which does not help to
+// explain a failed test.
 func (l *kernelLog) booted() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.buf = nil
 }
 
-// show prints the log, unless it has been printed as it came.
+// show prints the log, unless Write has printed it already.
 func (l *kernelLog) show(w io.Writer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,7 +1,8 @@
-// Command testkernel runs a command, most often a test binary, on a Linux
-// kernel that has device-mapper: the host's where that can be used, else User
-// Mode Linux, else QEMU with a Debian kernel, or the one that is asked for by
-// its name. See usage for how it is called; hack/testkernel builds it.
+// Command testkernel runs a command, usually a test binary, on a Linux kernel
+// that has device-mapper. It uses the host's kernel if possible, else User-mode
+// Linux, else QEMU with a Debian kernel, or the kernel that is named. The
+// constant usage describes the command line; hack/testkernel builds the
+// program.
 package main
 
 import (
@@ -16,18 +17,18 @@ import (
 const usage = `usage: testkernel run [flags] [--] COMMAND [ARG...]
        testkernel exec COMMAND [ARG...]      (for go test -exec: no flags)
 
-Runs COMMAND as root on a test kernel, with this working directory and
-environment and this file system; what it writes there is lost, except in the
-shared directory. Its exit code is the exit code; 124 means the time limit,
-125 that the test kernel failed, 128+N the signal N. SIGINT and SIGTERM to the
-runner are a power cut for the kernel; SIGQUIT is passed on to COMMAND.
+Runs COMMAND as root on a test kernel, with the caller's working directory,
+environment and file system. What COMMAND writes is lost, except in the shared
+directory. The exit code is that of COMMAND, or 124 if the time limit is over,
+125 if the test kernel failed, 128+N after signal N. SIGINT and SIGTERM to the
+runner cut the kernel's power; the runner passes SIGQUIT on to COMMAND.
 
 COMMAND finds the scratch disks in DMSNAP_TEST_DISKS, comma-separated.
 
 Flags, and the environment variables that set their defaults:
 `
 
-// Exit codes of the runner's own.
+// The runner's own exit codes.
 const (
 	exitTimeout = 124
 	exitFailed  = 125
@@ -73,10 +74,10 @@ func run(opts options) (int, error) {
 	if err != nil {
 		return exitFailed, err
 	}
-	defer dir.remove() // where it came to no guard
+	defer dir.remove() // if no guard was started
 	uml, isUML := umlKernels[kernel]
 	if opts.tap != "" && !isUML {
-		return exitFailed, fmt.Errorf("a tap device is only for User Mode Linux, this kernel is %s", kernel)
+		return exitFailed, fmt.Errorf("only User-mode Linux can have a tap device, but the kernel is %s", kernel)
 	}
 	switch {
 	case isUML:

@@ -15,7 +15,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Loaded before every command: what device-mapper snapshots and LVM need.
+// defaultModules are loaded before every command: device-mapper snapshots and
+// LVM need them.
 var defaultModules = []string{"dm-mod", "dm-bufio", "dm-log", "dm-region-hash", "dm-mirror", "dm-snapshot", "dm-delay", "loop"}
 
 type options struct {
@@ -24,17 +25,16 @@ type options struct {
 	disks   []disk
 	modules []string
 	timeout time.Duration
-	share   string   // the command's view of it; resolved, may be empty
+	share   string   // absolute and without symbolic links; "" for none
 	outputs []string // directories that the Go test binary writes results to
 	cpus    int
-	tap     string // name of the tap device that is the guest's network, may be empty
+	tap     string // the tap device of the guest's network; "" for none
 	stdin   bool
 	verbose bool
 	argv    []string
 }
 
-// disk is a scratch disk to be made: fresh and only for this run, or kept in
-// the file path.
+// disk is a scratch disk to make: for this run only, or kept in the file path.
 type disk struct {
 	path string
 	size size.Bytes
@@ -54,16 +54,16 @@ func parseOptions(args []string, getenv func(string) string) (options, error) {
 	f.StringVar(&o.kernel, "kernel", fallback("DMSNAP_KERNEL", "auto"), kernelNames()+" (DMSNAP_KERNEL)")
 	f.StringVar(&memory, "mem", fallback("DMSNAP_MEM", "2G"), "memory of the guest (DMSNAP_MEM)")
 	f.StringVar(&disks, "disks", fallback("DMSNAP_DISKS", "1G,1G,1G"),
-		"scratch disks: `SIZE,...` sparse and deleted afterwards, PATH:SIZE kept in a file, none (DMSNAP_DISKS)")
+		"scratch disks: `SIZE,...` for sparse files that are deleted afterwards, PATH:SIZE to keep the file, or none (DMSNAP_DISKS)")
 	f.StringVar(&modules, "modules", getenv("DMSNAP_MODULES"),
-		"`NAME,...` to load besides "+strings.Join(defaultModules, " ")+" (DMSNAP_MODULES)")
-	timeout := f.String("timeout", fallback("DMSNAP_TIMEOUT", "15m"), "time limit, 0 for none (DMSNAP_TIMEOUT)")
+		"`NAME,...` of modules to load in addition to "+strings.Join(defaultModules, " ")+" (DMSNAP_MODULES)")
+	timeout := f.String("timeout", fallback("DMSNAP_TIMEOUT", "15m"), "time limit; 0 for none (DMSNAP_TIMEOUT)")
 	f.StringVar(&o.share, "share", getenv("DMSNAP_SHARE"),
-		"`DIR` of the host that COMMAND may write to; it has the path in DMSNAP_SHARE (DMSNAP_SHARE)")
-	cpus := f.String("cpus", fallback("DMSNAP_CPUS", "2"), "processors of the guest, QEMU and "+umlSMP+" only (DMSNAP_CPUS)")
+		"`DIR` of the host that COMMAND may write to; COMMAND finds the path in DMSNAP_SHARE (DMSNAP_SHARE)")
+	cpus := f.String("cpus", fallback("DMSNAP_CPUS", "2"), "processors of the guest, only for qemu and "+umlSMP+" (DMSNAP_CPUS)")
 	f.StringVar(&o.tap, "tap", getenv("DMSNAP_TAP"),
-		"`NAME` of a tap device that the guest has as vec0, User Mode Linux only; the guest configures it (DMSNAP_TAP)")
-	f.BoolVar(&o.stdin, "i", false, "pass the standard input on, else COMMAND finds it empty")
+		"`NAME` of a tap device that the guest sees as vec0 and must configure, only for User-mode Linux (DMSNAP_TAP)")
+	f.BoolVar(&o.stdin, "i", false, "pass standard input on to COMMAND; otherwise it is empty")
 	f.BoolVar(&o.verbose, "v", false, "print the kernel log to standard error as it comes")
 
 	mode := ""
@@ -72,7 +72,7 @@ func parseOptions(args []string, getenv func(string) string) (options, error) {
 	}
 	switch mode {
 	case "exec":
-		// All that follows is the command; the flags keep their defaults.
+		// All arguments are the command; the flags keep their defaults.
 		o.argv = args
 		o.outputs = testOutputs(args)
 		args = nil
@@ -80,7 +80,7 @@ func parseOptions(args []string, getenv func(string) string) (options, error) {
 	case "-h", "-help", "--help", "help":
 		args = []string{"-help"}
 	default:
-		return o, fmt.Errorf("%q is neither run nor exec, see testkernel -help", mode)
+		return o, fmt.Errorf("%q is neither run nor exec; see testkernel -help", mode)
 	}
 	if err := f.Parse(args); err != nil {
 		return o, err
@@ -89,7 +89,7 @@ func parseOptions(args []string, getenv func(string) string) (options, error) {
 		o.argv = f.Args()
 	}
 	if len(o.argv) == 0 {
-		return o, errors.New("no command given, see testkernel -help")
+		return o, errors.New("no command given; see testkernel -help")
 	}
 
 	var err error
@@ -100,13 +100,13 @@ func parseOptions(args []string, getenv func(string) string) (options, error) {
 		return o, fmt.Errorf("disks: %w", err)
 	}
 	if o.timeout, err = time.ParseDuration(*timeout); err != nil || o.timeout < 0 {
-		return o, fmt.Errorf("time limit %q is not a duration like 90s or 15m", *timeout)
+		return o, fmt.Errorf("invalid time limit %q: must be a duration such as 90s or 15m", *timeout)
 	}
 	if o.cpus, err = strconv.Atoi(*cpus); err != nil || o.cpus < 1 {
-		return o, fmt.Errorf("processors: %q is not a positive number", *cpus)
+		return o, fmt.Errorf("invalid number of processors %q: must be positive", *cpus)
 	}
 	if len(o.tap) >= unix.IFNAMSIZ || strings.ContainsAny(o.tap, "/,:= \t\n") {
-		return o, fmt.Errorf("tap device: %q is not a device's name", o.tap)
+		return o, fmt.Errorf("invalid name of a tap device: %q", o.tap)
 	}
 	o.modules = append(o.modules, defaultModules...)
 	o.modules = append(o.modules, strings.FieldsFunc(modules, func(r rune) bool { return r == ',' || r == ' ' })...)
@@ -127,7 +127,7 @@ func parseOptions(args []string, getenv func(string) string) (options, error) {
 }
 
 // testOutputs returns the directories to which a test binary with these
-// arguments writes what go test reads afterwards, such as coverage.
+// arguments writes files that go test reads afterwards, such as coverage.
 func testOutputs(args []string) []string {
 	var dirs []string
 	for _, a := range args {
@@ -145,8 +145,8 @@ func testOutputs(args []string) []string {
 	return dirs
 }
 
-// parseDisks reads a list like "1G,/var/tmp/a.img:64G"; "none" or an empty
-// list is no disk.
+// parseDisks parses a list like "1G,/var/tmp/a.img:64G"; "none" and "" mean no
+// disk.
 func parseDisks(list string) ([]disk, error) {
 	if list == "" || list == "none" {
 		return nil, nil
@@ -172,7 +172,7 @@ func parseDisks(list string) ([]disk, error) {
 	return disks, nil
 }
 
-// parseSize reads a positive number of bytes with an optional binary unit:
+// parseSize parses a positive number of bytes with an optional binary unit:
 // 4096, 512K, 64M, 1G, 2T.
 func parseSize(s string) (size.Bytes, error) {
 	unit := size.Bytes(1)
@@ -194,7 +194,7 @@ func parseSize(s string) (size.Bytes, error) {
 	}
 	n, err := strconv.ParseUint(digits, 10, 64)
 	if err != nil || n == 0 || n > 1<<62/uint64(unit) {
-		return 0, fmt.Errorf("size %q is not a positive number of bytes with K, M, G or T", s)
+		return 0, fmt.Errorf("invalid size %q: must be a positive number of bytes, or of K, M, G or T", s)
 	}
 	return size.Bytes(n) * unit, nil
 }

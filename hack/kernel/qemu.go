@@ -19,13 +19,13 @@ import (
 
 const (
 	qemuBinary = "qemu-system-x86_64"
-	// Each takes one of the 32 slots of the virtual bus.
+	// Each disk takes one of the 32 slots of the virtual bus.
 	qemuMaxDisks = 16
-	// Where the modules are in the initial root file system.
+	// The directory of the modules in the initial root file system.
 	earlyModules = "/modules"
 )
 
-// The modules by which the guest reaches the host and its disks.
+// qemuModules are the modules that the guest needs to reach the host and its disks.
 var qemuModules = []string{"virtio_pci", "virtio_blk", "virtio_console", "9pnet_virtio", "9p", "overlay"}
 
 func runQEMU(opts options, dir *runDir) (int, error) {
@@ -99,7 +99,7 @@ func runQEMU(opts options, dir *runDir) (int, error) {
 	return (&session{opts: opts, guard: g, log: log, line: line}).run()
 }
 
-// share returns the options that show a directory to the guest.
+// share returns the options that make a directory visible in the guest.
 func share(tag, path string, readOnly bool) []string {
 	option := "local,id=" + tag + ",security_model=none,multidevs=remap,path=" + strings.ReplaceAll(path, ",", ",,")
 	if readOnly {
@@ -108,8 +108,8 @@ func share(tag, path string, readOnly bool) []string {
 	return []string{"-fsdev", option, "-device", "virtio-9p-pci,fsdev=" + tag + ",mount_tag=" + tag}
 }
 
-// writeInitramfs writes the first root file system: this program, what it is
-// told, and the modules with which it reaches the host's file system.
+// writeInitramfs writes the initial root file system: this program, its
+// configuration, and the modules that it needs to reach the host's file system.
 func writeInitramfs(dir *runDir, kernel debKernel, cfg guest.Config) error {
 	root := filepath.Join(kernel.modules, kernel.release)
 	tree, err := module.Open(root)
@@ -141,8 +141,8 @@ func writeInitramfs(dir *runDir, kernel debKernel, cfg guest.Config) error {
 	return os.WriteFile(dir.file("initramfs"), archive.bytes(), 0o600)
 }
 
-// kvmWorks says whether a kernel gets as far as its first line with KVM: the
-// device may be there and not work.
+// kvmWorks reports whether a kernel gets as far as its first line with KVM: the
+// device may exist and not work.
 func kvmWorks(image string) bool {
 	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if err != nil {

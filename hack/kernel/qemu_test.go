@@ -11,7 +11,7 @@ import (
 // for User-mode Linux do in many boots.
 func TestQEMU_oneBoot(t *testing.T) {
 	if os.Getenv("DMSNAP_KERNEL") != "qemu" {
-		t.Skip("not asked for by DMSNAP_KERNEL=qemu: it takes some 10 s, and the first time fetches a kernel")
+		t.Skip("set DMSNAP_KERNEL=qemu to run this test; it takes about 10 s, and the first time it fetches a kernel")
 	}
 	share := t.TempDir()
 	kept := filepath.Join(t.TempDir(), "kept.img")
@@ -39,14 +39,14 @@ func TestQEMU_oneBoot(t *testing.T) {
 		t.Errorf("the shared directory has %q, %v", out, err)
 	}
 	if disk, err := os.ReadFile(kept); err != nil || string(disk[:4]) != "mark" {
-		t.Errorf("what was written to the kept disk is not on it (%v)", err)
+		t.Errorf("the kept disk lacks what was written to it (%v)", err)
 	}
 }
 
 // TestCpio_readByBusybox: busybox extracts the archive with all its files.
 func TestCpio_readByBusybox(t *testing.T) {
 	if _, err := exec.LookPath("busybox"); err != nil {
-		t.Skip("busybox, which reads the archive, is not installed, see hack/deps.sh")
+		t.Skip("busybox is not installed; run hack/deps.sh")
 	}
 	var c cpio
 	files := map[string]string{"init": "x", "a/b/c": "four", "a/b/empty": "", "a/d": "12345"}

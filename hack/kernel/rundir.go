@@ -12,7 +12,7 @@ import (
 type runDir struct{ path string }
 
 func newRunDir() (*runDir, error) {
-	// /tmp is often in memory, too small for disks.
+	// /tmp is often in memory, and then too small for disks.
 	base := os.Getenv("TMPDIR")
 	if base == "" {
 		base = "/var/tmp"
@@ -22,7 +22,7 @@ func newRunDir() (*runDir, error) {
 		return nil, err
 	}
 	if strings.ContainsAny(base, " \t\n\",:") {
-		return nil, fmt.Errorf("TMPDIR %q: a path with blanks, commas or colons cannot be passed to a kernel; set another", base)
+		return nil, fmt.Errorf("TMPDIR %q has blanks, quotes, commas or colons, which a kernel's command line cannot have; set another TMPDIR", base)
 	}
 	path, err := os.MkdirTemp(base, "dmsnap-kernel-")
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/hack/kernel/wire"
 )
 
-// session is one guest kernel, running as a process of the host.
+// session is one guest kernel, which runs as a process of the host.
 type session struct {
 	opts  options
 	guard *guard
@@ -26,14 +26,15 @@ type session struct {
 	nudge bool // the kernel loses timers, see nudgePause
 }
 
-// nudgePause is between two timer signals that a User Mode Linux gets beside its
-// own. It arms its host timer for one event at a time and drops the signal if it
-// comes while it handles the one before, as it may on a busy machine: without
-// another signal nothing in the guest would ever time out again.
+// nudgePause is the time between two additional timer signals that a User-mode
+// Linux gets. The kernel arms its host timer for one event at a time. It drops
+// the signal if the signal comes while it handles the one before, as may happen
+// on a busy machine. Without another signal nothing in the guest would ever
+// time out again.
 const nudgePause = time.Second
 
 // run relays between the command and the standard streams until the command
-// ends, the guest dies, the time is over or a signal comes; then it ends the
+// ends, the guest dies, the time is over or a signal comes. It then kills the
 // guest and returns the exit code.
 func (s *session) run() (int, error) {
 	if err := s.guard.Start(); err != nil {
@@ -63,7 +64,7 @@ func (s *session) run() (int, error) {
 			s.kill(died)
 			return code, nil
 		case err := <-died:
-			// What the guest said last may still be on its way.
+			// The guest's last frames may still be in transit.
 			select {
 			case code := <-exit:
 				return code, nil
@@ -71,14 +72,14 @@ func (s *session) run() (int, error) {
 			}
 			s.log.show(os.Stderr)
 			if err == nil {
-				err = errors.New("it powered off")
+				err = errors.New("the guest powered off")
 			}
 			return exitFailed, fmt.Errorf("the kernel ended before the command did: %w", err)
 		case <-timeout:
 			s.askBlocked(send)
 			s.kill(died)
 			s.log.show(os.Stderr)
-			return exitTimeout, fmt.Errorf("ended: the time limit of %v is over", s.opts.timeout)
+			return exitTimeout, fmt.Errorf("killed after the time limit of %v", s.opts.timeout)
 		case sig := <-signals:
 			n := sig.(syscall.Signal)
 			if n == syscall.SIGQUIT {
@@ -86,14 +87,14 @@ func (s *session) run() (int, error) {
 				continue
 			}
 			s.kill(died)
-			return 128 + int(n), fmt.Errorf("ended: %v", sig)
+			return 128 + int(n), fmt.Errorf("killed, because the runner received a signal: %v", sig)
 		}
 	}
 }
 
-// keepTime nudges the kernel as long as the command runs.
+// keepTime nudges the kernel for as long as the command runs.
 func (s *session) keepTime() {
-	<-s.ready // before, the signal would end it
+	<-s.ready // a signal during the boot would kill the kernel
 	for range time.Tick(nudgePause) {
 		s.guard.nudge()
 	}
@@ -104,7 +105,7 @@ func (s *session) kill(died <-chan error) {
 	<-died
 }
 
-// receive writes what the guest sends to the standard streams and the log.
+// receive writes to the standard streams and the log what the guest sends.
 func (s *session) receive(exit chan<- int) {
 	frames := wire.NewReader(s.line)
 	var once sync.Once
@@ -153,7 +154,7 @@ func (s *session) passSignal(send *wire.Writer, sig syscall.Signal) {
 	_ = send.Write(wire.Signal, []byte{byte(sig)})
 }
 
-// askBlocked has the kernel log the processes that wait for what does not come.
+// askBlocked has the kernel log the processes that are blocked.
 func (s *session) askBlocked(send *wire.Writer) {
 	select {
 	case <-s.ready:
@@ -161,7 +162,7 @@ func (s *session) askBlocked(send *wire.Writer) {
 		return
 	}
 	go send.Write(wire.Blocked, nil)
-	// There is no answer but the log itself.
+	// The guest does not answer; the log needs a moment to arrive.
 	time.Sleep(time.Second)
 }
 

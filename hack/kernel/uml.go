@@ -16,16 +16,16 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// The driver's limit (MAX_DEV of ubd).
+// umlMaxDisks is the limit of the ubd driver (MAX_DEV).
 const umlMaxDisks = 16
 
 func runUML(kernel umlKernel, opts options, dir *runDir) (int, error) {
 	if len(opts.disks) > umlMaxDisks {
-		return exitFailed, fmt.Errorf("%d scratch disks: User Mode Linux has at most %d", len(opts.disks), umlMaxDisks)
+		return exitFailed, fmt.Errorf("%d scratch disks: with User-mode Linux there are at most %d", len(opts.disks), umlMaxDisks)
 	}
 	if raceBuilt(opts.argv[0]) {
-		return exitFailed, fmt.Errorf("%s is built with -race, which needs addresses that User Mode Linux "+
-			"does not have (above 512 GiB): leave -race out, or use DMSNAP_KERNEL=host or qemu", opts.argv[0])
+		return exitFailed, fmt.Errorf("%s is built with -race, which needs addresses that User-mode Linux "+
+			"does not have (above 512 GiB); leave -race out, or use DMSNAP_KERNEL=host or qemu", opts.argv[0])
 	}
 	words, err := kernel.words(opts.cpus)
 	if err != nil {
@@ -73,7 +73,7 @@ func runUML(kernel umlKernel, opts options, dir *runDir) (int, error) {
 		"panic=-1", "noreboot", "printk.time=1",
 	})
 	if !slices.ContainsFunc(opts.modules, func(m string) bool { return strings.Contains(m, "raid") }) {
-		// Half of the boot time goes into measuring which RAID 6 code is fastest.
+		// Measuring which RAID 6 code is fastest takes half of the boot time.
 		argv = append(argv, "initcall_blacklist=raid6_select_algo")
 	}
 	if opts.tap != "" {
@@ -98,12 +98,13 @@ func runUML(kernel umlKernel, opts options, dir *runDir) (int, error) {
 	}
 	g.Stdout, g.Stderr = log, log
 	g.Env = env
-	// A kernel that panics aborts; its core would be as large as its memory.
+	// A kernel that panics aborts, and its core file would be as large as its
+	// memory.
 	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
 	return (&session{opts: opts, guard: g, log: log, line: line, nudge: true}).run()
 }
 
-// raceBuilt says whether the file is a Go program with the race detector.
+// raceBuilt reports whether the file is a Go program with the race detector.
 func raceBuilt(file string) bool {
 	info, err := buildinfo.ReadFile(file)
 	if err != nil {
@@ -114,9 +115,10 @@ func raceBuilt(file string) bool {
 	})
 }
 
-// umlEnvironment is the kernel's own environment. It says where the file is to
-// be that the kernel uses as its memory: in memory where that has room for it
-// and lets it be executed, as containers often do not.
+// umlEnvironment returns the kernel's own environment. TMPDIR in it names the
+// directory for the file that the kernel uses as its memory. The directory is
+// in memory if possible; it must have enough room and allow execution, which
+// containers often forbid.
 func umlEnvironment(memory size.Bytes) ([]string, error) {
 	for _, dir := range []string{"/dev/shm", "/tmp", "/var/tmp"} {
 		var fs unix.Statfs_t
@@ -127,6 +129,6 @@ func umlEnvironment(memory size.Bytes) ([]string, error) {
 		env := slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "TMPDIR=") })
 		return append(env, "TMPDIR="+dir), nil
 	}
-	return nil, fmt.Errorf("none of /dev/shm, /tmp and /var/tmp has %v free and allows execution, "+
-		"for the memory of the test kernel", memory)
+	return nil, fmt.Errorf("no room for the test kernel's memory: none of /dev/shm, /tmp and /var/tmp "+
+		"has %v free and allows execution", memory)
 }

@@ -49,28 +49,28 @@ func (r result) String() string {
 	return fmt.Sprintf("stdout %q stderr %q exit code %d", r.stdout, r.stderr, r.code)
 }
 
-// umlCommand returns the runner's command on User Mode Linux: the installed one,
-// or the one that DMSNAP_KERNEL names.
+// umlCommand returns the runner's command on the User-mode Linux that
+// DMSNAP_KERNEL names, else on the installed one.
 func umlCommand(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	if name := os.Getenv("DMSNAP_KERNEL"); umlKernels[name].suite != "" {
 		return command(t, name, args...)
 	}
 	if _, err := exec.LookPath(umlBinary); err != nil {
-		t.Skip("no kernel to test with: the package user-mode-linux is not installed, see hack/deps.sh")
+		t.Skip("the package user-mode-linux is not installed; run hack/deps.sh")
 	}
 	return command(t, "uml", args...)
 }
 
-// command returns the runner's command; its test fails if the run leaves
-// anything behind.
+// command returns the runner's command. The test fails if the run leaves
+// anything in its directory.
 func command(t *testing.T, kernel string, args ...string) *exec.Cmd {
 	t.Helper()
 	t.Parallel()
 	tmp := t.TempDir()
 	t.Cleanup(func() {
 		if left, _ := os.ReadDir(tmp); len(left) > 0 {
-			t.Errorf("the run has left %v", left)
+			t.Errorf("the run left %v behind", left)
 		}
 	})
 	cmd := exec.Command(runner, args...)
@@ -92,7 +92,8 @@ func finish(t *testing.T, cmd *exec.Cmd) result {
 // TestGuest_view: a command in the guest has its arguments, directory and environment,
 // the disks, device-mapper, lvm2 and a writable root, and its exit code comes back.
 func TestGuest_view(t *testing.T) {
-	// Arguments are printed between brackets, so that none can be split.
+	// The arguments are printed between brackets, so that the test notices a
+	// split one.
 	cmd := umlCommand(t, "run", "--disks", "64M,96M,64G", "--", "sh", "-c", `
 		printf '[%s]' "$@"; echo
 		echo "$PWD|$MARK|$HOME"
@@ -129,14 +130,14 @@ func TestGuest_view(t *testing.T) {
 func TestGuest_outputAndInput(t *testing.T) {
 	data := make([]byte, 256<<10)
 	for i := range data {
-		data[i] = byte(i * i >> 8) // every byte there is, also those a terminal would change
+		data[i] = byte(i * i >> 8) // all byte values, also those that a terminal would change
 	}
 	cmd := umlCommand(t, "run", "-i", "--", "sh", "-c", "cat > /tmp/in; for i in 1 2 3 4 5 6 7 8; do tee /dev/stderr < /tmp/in; done")
 	cmd.Stdin = bytes.NewReader(data)
 	got := finish(t, cmd)
 	want := strings.Repeat(string(data), 8)
 	if got.code != 0 || got.stdout != want || got.stderr != want {
-		t.Errorf("%d bytes expected, %d and %d came or they differ, exit code %d", len(want), len(got.stdout), len(got.stderr), got.code)
+		t.Errorf("got %[2]d and %[3]d bytes, want the same %[1]d bytes twice; exit code %[4]d", len(want), len(got.stdout), len(got.stderr), got.code)
 	}
 }
 
@@ -145,7 +146,7 @@ func TestGuest_outputAndInput(t *testing.T) {
 func TestGuest_outputOfBackgroundProcess(t *testing.T) {
 	got := finish(t, umlCommand(t, "run", "--", "sh", "-c", "(echo early; sleep 1000; echo late) & sleep 0.3; kill -TERM $$"))
 	if got.code != 128+15 || got.stdout != "early\n" || !strings.Contains(got.stderr, "terminated") {
-		t.Errorf("got %v, want what was written until the command ended, and 143", got)
+		t.Errorf("got %v, want the output until the command ended, and exit code 143", got)
 	}
 }
 
@@ -186,7 +187,7 @@ func TestGuest_modules(t *testing.T) {
 // namespace with nothing else in it.
 func TestGuest_network(t *testing.T) {
 	if os.Getenv("DMSNAP_KERNEL") == umlSMP {
-		t.Skip("it has no network devices of the host's")
+		t.Skip("this kernel has no driver for the host's tap devices")
 	}
 	cmd := umlCommand(t, "run", "-tap", "tap0", "--", "sh", "-c",
 		"ip addr add 192.0.2.2/24 dev vec0 && ip link set vec0 up && busybox nc 192.0.2.1 7000")

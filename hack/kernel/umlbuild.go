@@ -18,7 +18,7 @@ import (
 var smpConfig string
 
 // build builds the kernel from Debian's source. It takes about 40 minutes on
-// two processors and 3 GB of the disk, of which 17 MB remain.
+// two processors and 3 GB of disk space, of which 17 MB remain in use.
 func (k umlKernel) build(fresh, dir string) error {
 	for _, tool := range []string{"gcc", "make", "flex", "bison", "bc", "xz", "strip"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -26,7 +26,7 @@ func (k umlKernel) build(fresh, dir string) error {
 		}
 	}
 	work := filepath.Join(fresh, "work")
-	fmt.Fprintf(os.Stderr, "testkernel: building the kernel %s, once: it takes the better part of an hour; see %s/*.log\n", k.name, work)
+	fmt.Fprintf(os.Stderr, "testkernel: building the kernel %s, once; this takes most of an hour, see %s/*.log\n", k.name, work)
 	tree, err := k.unpackSource(work)
 	if err != nil {
 		return err
@@ -56,7 +56,7 @@ func (k umlKernel) unpackSource(work string) (string, error) {
 	source, wanted := pickSource(k.source, names), k.version
 	if source != k.source {
 		wanted = ""
-		fmt.Fprintf(os.Stderr, "testkernel: %s is not in the suite %s any more, %s is used\n", k.source, k.suite, source)
+		fmt.Fprintf(os.Stderr, "testkernel: %s is no longer in the suite %s; using %s\n", k.source, k.suite, source)
 	}
 	packed := filepath.Join(work, "packed")
 	if err := a.unpack(source, wanted, packed); err != nil {
@@ -69,8 +69,9 @@ func (k umlKernel) unpackSource(work string) (string, error) {
 	return filepath.Join(work, source), os.RemoveAll(packed)
 }
 
-// pickSource chooses the wanted one of the packages, one a line, or the one of
-// the newest kernel, or the wanted one where there is none.
+// pickSource returns the wanted package if names, which has one package a line,
+// has it. Else it returns the package of the newest kernel, or the wanted one
+// if there is none.
 func pickSource(wanted, names string) string {
 	var newest string
 	var version []int
@@ -89,7 +90,7 @@ func pickSource(wanted, names string) string {
 	return newest
 }
 
-// parseRelease reads numbers with dots between them.
+// parseRelease parses numbers with dots between them.
 func parseRelease(s string) ([]int, error) {
 	var numbers []int
 	for part := range strings.SplitSeq(s, ".") {
@@ -112,7 +113,7 @@ func configure(tree string) error {
 	if err != nil {
 		return err
 	}
-	// The last line for an option is the one in effect.
+	// If an option has several lines, the last one counts.
 	if err := os.WriteFile(file, append(defaults, smpConfig...), 0o644); err != nil {
 		return err
 	}
@@ -145,14 +146,14 @@ func missingOptions(wanted, config string) []string {
 	return missing
 }
 
-// keepBuilt brings what is needed of the built tree to the directory fresh.
+// keepBuilt copies the needed files of the built tree to the directory fresh.
 func keepBuilt(tree, fresh string) error {
 	release, err := os.ReadFile(filepath.Join(tree, "include/config/kernel.release"))
 	if err != nil {
 		return err
 	}
 	files := cachedFiles(fresh)
-	// With what debuggers want it has four times the size.
+	// The kernel is four times as large with debugging symbols.
 	if _, err := output(tree, "strip", "--strip-debug", "-o", files.kernel, "linux"); err != nil {
 		return err
 	}
@@ -172,9 +173,10 @@ func keepBuilt(tree, fresh string) error {
 	return nil
 }
 
-// follow runs a command that ends with this process, and appends what it prints
-// to the log, the end of which is in the error where it fails. It does not take
-// part in a make that runs this one.
+// follow runs a command and appends its output to the log. If the command
+// fails, the error has the end of the log. The kernel ends the command if this
+// process ends. The command's make takes no part in a make that runs this
+// process.
 func follow(dir, log, name string, args ...string) error {
 	f, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {

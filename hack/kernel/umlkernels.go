@@ -11,18 +11,18 @@ import (
 	"strings"
 )
 
-// umlKernel is where a User Mode Linux comes from. The one of the installed
-// package user-mode-linux has no suite.
+// umlKernel describes a User-mode Linux and where it comes from. The kernel of
+// the installed package user-mode-linux has no suite.
 type umlKernel struct {
 	name    string
 	suite   string // of Debian
-	version string // of the package, the one that the tests have seen
-	xstate  bool   // it needs recipe/xstate.c on some processors
-	source  string // the package of the source that it is built from, if it is
-	maxCPUs int    // where it can have more than one
+	version string // of the package that the tests were run with
+	xstate  bool   // needs recipe/xstate.c on some processors
+	source  string // the source package that the kernel is built from; "" if it is not built here
+	maxCPUs int    // 0 if it can have only one
 }
 
-// umlKernels are all, by the names that DMSNAP_KERNEL takes.
+// umlKernels has all of them by their names, which DMSNAP_KERNEL takes.
 var umlKernels = map[string]umlKernel{
 	"uml":      {name: "uml", xstate: true},
 	"uml-6.12": {name: "uml-6.12", suite: "trixie", version: "6.12um1+b22", xstate: true},
@@ -31,16 +31,16 @@ var umlKernels = map[string]umlKernel{
 		maxCPUs: 4}, // NR_CPUS in recipe/smp.config
 }
 
-// umlSMP is built here: Debian's have one processor.
+// umlSMP is built here, because Debian's kernels support only one processor.
 const umlSMP = "uml-smp"
 
 const (
 	umlPackage = "user-mode-linux"
 	umlBinary  = "linux.uml"
-	umlModules = "/usr/lib/uml/modules" // has a directory a release of the kernel
+	umlModules = "/usr/lib/uml/modules" // has a directory for each release of the kernel
 )
 
-// kernelNames lists what DMSNAP_KERNEL may be.
+// kernelNames lists the values that DMSNAP_KERNEL may have.
 func kernelNames() string {
 	names := append(slices.Sorted(maps.Keys(umlKernels)), "host", "qemu")
 	return strings.Join(names, ", ") + " or auto"
@@ -52,7 +52,8 @@ type umlFiles struct {
 	modules string // as umlModules
 }
 
-// find returns the files, after fetching what the cache does not have.
+// find returns the kernel's files. It first fetches or builds them if the cache
+// does not have them.
 func (k umlKernel) find() (umlFiles, error) {
 	if k.suite == "" {
 		kernel, err := exec.LookPath(umlBinary)
@@ -76,18 +77,20 @@ func (k umlKernel) find() (umlFiles, error) {
 	return cachedFiles(dir), nil
 }
 
-// words are those of the kernel's command line for so many processors.
+// words returns the words of the kernel's command line for this number of
+// processors.
 func (k umlKernel) words(cpus int) ([]string, error) {
 	if k.maxCPUs == 0 {
-		return nil, nil // it has one
+		return nil, nil // it has only one processor
 	}
 	if cpus > k.maxCPUs {
 		return nil, fmt.Errorf("%d processors: %s has at most %d", cpus, k.name, k.maxCPUs)
 	}
 	return []string{
-		"ncpus=" + strconv.Itoa(cpus), "seccomp=on", // by ptrace it has only one
-		// Built in these would make disks, and take memory for them. A test that
-		// wants a SCSI disk writes 0 to fake_rw and 1 to add_host of its driver.
+		"ncpus=" + strconv.Itoa(cpus), "seccomp=on", // with ptrace it has only one processor
+		// These drivers are built in, and by default would make disks and take
+		// memory for them. A test that wants a SCSI disk writes 0 to fake_rw
+		// and 1 to add_host of its driver.
 		"scsi_debug.add_host=0", "scsi_debug.fake_rw=1", "scsi_debug.dev_size_mb=128", "null_blk.nr_devices=0",
 	}, nil
 }
@@ -128,12 +131,12 @@ func (k umlKernel) fetch(fresh, dir string) error {
 	return os.RemoveAll(work)
 }
 
-// useLibrary makes the program use the C library that is unpacked in libc, and
-// will be in final.
+// useLibrary makes the program use the C library that is unpacked in libc and
+// will be moved to final.
 func useLibrary(program, libc, final string) error {
 	const loader = "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
 	if _, err := os.Stat(filepath.Join(libc, loader)); err != nil {
-		return fmt.Errorf("the package libc6 is not as expected: %w", err)
+		return fmt.Errorf("the package libc6 has an unknown layout: %w", err)
 	}
 	_, err := output("", "patchelf", "--set-interpreter", filepath.Join(final, loader),
 		"--set-rpath", filepath.Dir(filepath.Join(final, loader)), program)

@@ -32,7 +32,7 @@ func TestKernels_boot(t *testing.T) {
 				t.Errorf("got %v, want %q", got, want)
 			}
 			if !strings.HasPrefix(k.version, strings.Join(strings.Split(release, ".")[:2], ".")) {
-				t.Errorf("the kernel's release is %s, its package %s", release, k.version)
+				t.Errorf("the kernel's release is %s, but its package is %s", release, k.version)
 			}
 		})
 	}
@@ -46,11 +46,11 @@ func TestKernels_choose(t *testing.T) {
 			t.Errorf("choose(%q) = %q, %v", name, got, err)
 		}
 		if k := umlKernels[name]; k.name != name {
-			t.Errorf("the kernel %s is called %s", name, k.name)
+			t.Errorf("the kernel %s has the name %s", name, k.name)
 		}
 	}
 	if _, err := choose("uml-5.10"); err == nil || !strings.Contains(err.Error(), "uml, uml-6.12, uml-7.2, uml-smp, host, qemu or auto") {
-		t.Errorf("an unknown kernel: %v, want the names of all", err)
+		t.Errorf("error for an unknown kernel: %v, want the names of all kernels", err)
 	}
 }
 
@@ -107,9 +107,9 @@ func TestKernels_cached(t *testing.T) {
 		return failure
 	}
 	if _, err := cached(base, "k", fill); !errors.Is(err, failure) {
-		t.Errorf("where it cannot be made: %v", err)
+		t.Errorf("cached if fill fails: %v", err)
 	}
-	// What an interrupted one leaves is not used.
+	// What an interrupted process left is not used.
 	if err := os.MkdirAll(filepath.Join(base, "k.new", "half"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func TestKernels_processors(t *testing.T) {
 		t.Errorf("words for five processors: %q, %v", got, err)
 	}
 	if want := fmt.Sprintf("CONFIG_NR_CPUS=%d\n", smp.maxCPUs); !strings.Contains(smpConfig, want) {
-		t.Errorf("the configuration has not %q", want)
+		t.Errorf("the configuration lacks %q", want)
 	}
 }
 
@@ -175,18 +175,18 @@ func TestKernels_missingOptions(t *testing.T) {
 	const config = "# CONFIG_A is not set\nCONFIG_B=y\nCONFIG_NR_CPUS=4\n"
 	const wanted = "# A comment\n\nCONFIG_A=y\nCONFIG_B=y\nCONFIG_C=y\nCONFIG_NR_CPUS=4\n"
 	if got := missingOptions(wanted, config); strings.Join(got, " ") != "CONFIG_A=y CONFIG_C=y" {
-		t.Errorf("missing are %q", got)
+		t.Errorf("missing options: %q", got)
 	}
 	if got := missingOptions(smpConfig, smpConfig); len(got) > 0 {
-		t.Errorf("missing of itself: %q", got)
+		t.Errorf("options missing in the same configuration: %q", got)
 	}
 }
 
-// TestKernels_amx: the processor flags tell whether the host has AMX, which older
-// User-mode Linux cannot run with.
+// TestKernels_amx: hasAMX finds in the processor flags whether the host has
+// AMX, with which older kernels need a library.
 func TestKernels_amx(t *testing.T) {
 	const without = "processor\t: 0\nflags\t\t: fpu avx512f amx_tile_not\n\nprocessor\t: 1\nflags\t\t: fpu avx512f\n"
 	if hasAMX(without) || !hasAMX(without+"flags\t\t: fpu amx_bf16 avx512_fp16 amx_tile amx_int8\n") {
-		t.Error("AMX is not told from the flags of a processor")
+		t.Error("hasAMX does not recognize AMX by the flags of a processor")
 	}
 }

@@ -12,8 +12,9 @@ import (
 //go:embed recipe/xstate.c
 var xstateSource []byte
 
-// xstateLibrary returns the library that old kernels need where the processor
-// has more registers than they know, or nothing where it has not.
+// xstateLibrary returns the path of the library that old kernels need on
+// processors with more registers than they know, or "" if this processor has no
+// such registers.
 func xstateLibrary() (string, error) {
 	cpuinfo, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {

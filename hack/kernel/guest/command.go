@@ -16,8 +16,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/hack/kernel/wire"
 )
 
-// runCommand runs the command, relays its input and output, buries orphans,
-// and returns its exit code when it has ended and all it wrote is sent.
+// runCommand runs the command, relays its input and output, and reaps orphans.
+// It returns the exit code once the command has ended and its output is sent.
 func runCommand(cfg Config, line *serial) (int, error) {
 	file, err := lookPath(cfg.Argv[0], cfg.Env)
 	if err != nil {
@@ -61,22 +61,22 @@ func runCommand(cfg Config, line *serial) (int, error) {
 	if err != nil {
 		return 125, err
 	}
-	// Nothing the command left behind may hold its output open.
+	// No process that the command left may hold its output open.
 	_ = unix.Kill(-1, unix.SIGKILL)
 	done := make(chan struct{})
 	go func() { output.Wait(); close(done) }()
 	select {
 	case <-done:
 	case <-time.After(time.Second):
-		_ = line.Write(wire.Log, []byte("a process that does not die holds the output open"))
+		_ = line.Write(wire.Log, []byte("a process that cannot be killed holds the output open"))
 	}
 	if status.Signaled() {
-		return 128 + int(status.Signal()), fmt.Errorf("the command was ended by a signal: %s", status.Signal())
+		return 128 + int(status.Signal()), fmt.Errorf("the command was killed by a signal: %s", status.Signal())
 	}
 	return status.ExitStatus(), nil
 }
 
-// waitFor buries every process that ends, until pid has.
+// waitFor reaps every process that ends, until pid has ended.
 func waitFor(pid int) (unix.WaitStatus, error) {
 	for {
 		var status unix.WaitStatus
@@ -93,7 +93,7 @@ func waitFor(pid int) (unix.WaitStatus, error) {
 	}
 }
 
-// receive hands on what the runner sends for the command.
+// receive passes on to the command what the runner sends.
 func receive(line *serial, pid int, stdin *os.File) {
 	frames := wire.NewReader(line.tty)
 	for {
@@ -114,7 +114,7 @@ func receive(line *serial, pid int, stdin *os.File) {
 	}
 }
 
-// lookPath finds a command as a shell does, in the PATH the command gets.
+// lookPath finds a command as a shell does, in the PATH of env.
 func lookPath(name string, env []string) (string, error) {
 	if strings.Contains(name, "/") {
 		return name, nil
@@ -136,7 +136,7 @@ func lookPath(name string, env []string) (string, error) {
 	return "", fmt.Errorf("%s: %w in PATH=%s", name, syscall.ENOENT, path)
 }
 
-// relay sends what arrives from r until its end.
+// relay sends everything that it reads from r until the end.
 func relay(r io.Reader, line *serial, t wire.Type) {
 	buf := make([]byte, 32<<10)
 	for {

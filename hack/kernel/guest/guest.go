@@ -1,4 +1,4 @@
-// Package guest is the first process of the test kernel: it makes the root
+// Package guest is the first process of the test kernel. It makes the root
 // writable, loads modules, runs one command and powers off.
 package guest
 
@@ -14,18 +14,19 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/hack/kernel/wire"
 )
 
-// Main is the life of the first process. It does not return.
+// Main is the main function of the first process. It does not return.
 func Main() {
 	if err := serve(); err != nil {
 		fmt.Fprintln(os.Stderr, "testkernel:", err)
 	}
-	// Usually the runner has ended the guest by now: it knows all it needs.
+	// Usually the runner has killed the guest by now, because it has the exit
+	// code.
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	select {}
 }
 
-// serve does what the configuration says; its errors are those that cannot be
-// told to the runner.
+// serve runs the command as configured. It returns only errors that it could
+// not send to the runner.
 func serve() error {
 	data, err := os.ReadFile(os.Getenv(ConfigVar))
 	if err != nil {
@@ -59,7 +60,8 @@ func serve() error {
 	return line.Write(wire.Exit, []byte{byte(code)})
 }
 
-// early makes the host's file system and the way to the runner usable.
+// early makes the host's file system and the device of the serial line
+// available.
 func early(cfg Config) error {
 	if err := loadFrom(cfg.EarlyModuleRoot, cfg.EarlyModules); err != nil {
 		return err
@@ -76,7 +78,8 @@ func prepare(cfg Config) error {
 	if err := makeRoot(cfg.HostRoot, cfg.Shares); err != nil {
 		return err
 	}
-	// First, since some modules ask for others when they are loaded.
+	// This comes first, because some modules request others when they are
+	// loaded.
 	if err := offerModules(cfg); err != nil {
 		return err
 	}
@@ -103,9 +106,9 @@ func loopbackUp() error {
 	return unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, ifr)
 }
 
-// syncDisks brings to the disks what is still in memory. A suspended
-// device-mapper device with dirty pages would hold it up for ever, so it has
-// a time limit.
+// syncDisks writes the kernel's cached data to the disks. It has a time limit,
+// because a suspended device-mapper device with dirty pages would block sync
+// forever.
 func syncDisks() error {
 	done := make(chan struct{})
 	go func() { unix.Sync(); close(done) }()
@@ -113,6 +116,6 @@ func syncDisks() error {
 	case <-done:
 		return nil
 	case <-time.After(10 * time.Second):
-		return errors.New("not all that was written is on the disks, sync does not end: is a device left suspended?")
+		return errors.New("sync does not end, so some writes are not on the disks; look for a device that was left suspended")
 	}
 }

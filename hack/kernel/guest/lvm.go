@@ -5,8 +5,8 @@ import (
 	"os"
 )
 
-// LVMConfig returns an lvm.conf for a system without lvm2's daemons, history
-// and device list. Without udev lvm2 makes its device nodes itself; filter is
+// LVMConfig returns an lvm.conf for a system without lvm2's daemons, archives
+// and devices file. Without udev, lvm2 makes its device nodes itself. filter is
 // the list of patterns of global_filter.
 func LVMConfig(udev bool, filter string) string {
 	on := 0

@@ -14,7 +14,7 @@ const libModules = "/lib/modules"
 
 func kernelRelease() string {
 	var u unix.Utsname
-	// Its only error is a bad address.
+	// It fails only for a bad address.
 	_ = unix.Uname(&u)
 	return unix.ByteSliceToString(u.Release[:])
 }
@@ -27,8 +27,8 @@ func loadFrom(root string, names []string) error {
 	return tree.Load(names...)
 }
 
-// offerModules makes the modules available where programs look for them, and
-// to the kernel, which asks for them when it needs one.
+// offerModules makes the modules available to programs, in /lib/modules, and to
+// the kernel, which runs Modprobe when it needs a module.
 func offerModules(cfg Config) error {
 	tree := filepath.Join(libModules, kernelRelease())
 	if _, err := os.Stat(tree); err != nil {
@@ -42,8 +42,8 @@ func offerModules(cfg Config) error {
 	return os.WriteFile("/proc/sys/kernel/modprobe", []byte(cfg.Modprobe), 0)
 }
 
-// Modprobe loads the module of an alias, for the kernel, which runs the program
-// in /proc/sys/kernel/modprobe with the arguments -q, -- and the alias.
+// Modprobe loads the modules of an alias. The kernel calls it: it runs the
+// program in /proc/sys/kernel/modprobe with the arguments -q, -- and the alias.
 func Modprobe(alias string) error {
 	tree, err := module.Open(filepath.Join(libModules, kernelRelease()))
 	if err != nil {

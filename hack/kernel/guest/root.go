@@ -18,12 +18,12 @@ func (m Mount) do() error {
 	return nil
 }
 
-// makeRoot puts a writable layer over the host's file system, which
-// is mounted at host, and makes it the root: the command may write everywhere
-// and nothing of it reaches the host, except in the shared directories.
+// makeRoot puts a writable layer over the host's file system, which is mounted
+// at host, and makes the result the root. The command may write everywhere, but
+// only writes to the shared directories reach the host.
 func makeRoot(host string, shares []Mount) error {
-	// Where the layer is made; any directory that exists on every host will do,
-	// what it hides comes back with the new root.
+	// The layer is made here. Any directory that every host has will do: the
+	// new root shows again what the layer hides.
 	const layer = "/tmp"
 	const root = layer + "/root"
 	if err := (Mount{"tmpfs", layer, "tmpfs", "mode=0755"}).do(); err != nil {
@@ -68,6 +68,7 @@ func makeRoot(host string, shares []Mount) error {
 	if err := os.Chdir("/"); err != nil {
 		return err
 	}
-	// As on a system started by systemd: what a pod's mount propagation meets.
+	// systemd makes the root shared too, so the mount propagation of pods meets
+	// the same here.
 	return unix.Mount("", "/", "", unix.MS_SHARED|unix.MS_REC, "")
 }

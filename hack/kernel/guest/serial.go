@@ -16,8 +16,8 @@ type serial struct {
 	tty *os.File
 }
 
-// openSerial opens the device; where it is a terminal it is made to pass every
-// byte unchanged.
+// openSerial opens the device. If the device is a terminal, it is set to pass
+// every byte unchanged.
 func openSerial(name string) (*serial, error) {
 	fd, err := unix.Open(name, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {

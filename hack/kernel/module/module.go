@@ -14,16 +14,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Tree is the modules of one kernel, a directory like /lib/modules/6.1.0.
+// Tree has the modules of one kernel, from a directory like /lib/modules/6.1.0.
 type Tree struct {
 	dir     string
 	files   map[string]string   // name to path below dir
-	depends map[string][]string // name to names, the direct ones at least
+	depends map[string][]string // name to names; at least the direct dependencies
 	builtin map[string]bool
 }
 
-// Open reads a module directory: the lists that depmod makes, or where there is
-// no modules.dep the modules themselves.
+// Open reads a module directory. It reads the lists that depmod makes, or the
+// modules themselves if there is no modules.dep.
 func Open(dir string) (*Tree, error) {
 	t := &Tree{dir, map[string]string{}, map[string][]string{}, map[string]bool{}}
 	builtin, err := os.ReadFile(filepath.Join(dir, "modules.builtin"))
@@ -54,8 +54,8 @@ func Open(dir string) (*Tree, error) {
 	return t, nil
 }
 
-// Order returns the files to load so that the named modules work, those first
-// that others need. Modules that are built into the kernel need no file.
+// Order returns the files to load for the named modules, each after the modules
+// that it needs. Built-in modules need no file.
 func (t *Tree) Order(names ...string) ([]string, error) {
 	var order []string
 	state := map[string]int{} // 1: being visited, 2: done
@@ -65,7 +65,7 @@ func (t *Tree) Order(names ...string) ([]string, error) {
 			return nil
 		}
 		if state[name] == 1 {
-			return fmt.Errorf("module %s: its dependencies form a circle in %s", wanted, t.dir)
+			return fmt.Errorf("module %s: its dependencies in %s form a cycle", wanted, t.dir)
 		}
 		file, ok := t.files[name]
 		if !ok {
@@ -103,9 +103,9 @@ func (t *Tree) Load(names ...string) error {
 	return nil
 }
 
-// LoadAlias loads what the kernel's own requests name: a module, or all with a
-// matching pattern in modules.alias, of which it is enough that one can be
-// loaded.
+// LoadAlias loads the module that a request of the kernel names: the module of
+// that name, or all modules with a matching pattern in modules.alias. It
+// succeeds if one of these can be loaded.
 func (t *Tree) LoadAlias(alias string) error {
 	if n := normal(alias); t.files[n] != "" || t.builtin[n] {
 		return t.Load(n)
@@ -157,5 +157,6 @@ func nameOf(file string) string {
 	return normal(name)
 }
 
-// The kernel makes no difference between - and _ in the name of a module.
+// normal replaces - by _, because the kernel treats both alike in the name of a
+// module.
 func normal(name string) string { return strings.ReplaceAll(name, "-", "_") }

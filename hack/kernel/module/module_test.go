@@ -64,7 +64,8 @@ func TestModules_byAlias(t *testing.T) {
 		"modules.builtin": "kernel/fs/xfs/xfs.ko\n",
 		"modules.alias":   "alias fs-xfs xfs\nalias devname:mapper/control dm_nothing\nalias char-major-10-* xfs\n",
 	})
-	// Built-in modules load without doing anything; the others name what they tried.
+	// Loading a built-in module does nothing. For the others, the error must
+	// name the module.
 	for _, alias := range []string{"xfs", "fs-xfs", "char-major-10-236"} {
 		if err := m.LoadAlias(alias); err != nil {
 			t.Errorf("LoadAlias(%q): %v", alias, err)
@@ -82,7 +83,7 @@ func TestModules_byAlias(t *testing.T) {
 func TestModules_scanAsDepmod(t *testing.T) {
 	found, _ := filepath.Glob("/usr/lib/uml/modules/*/modules.dep")
 	if len(found) == 0 {
-		t.Skip("no modules to read: the package user-mode-linux is not installed, see hack/deps.sh")
+		t.Skip("the package user-mode-linux is not installed; run hack/deps.sh")
 	}
 	full, err := Open(filepath.Dir(found[0]))
 	if err != nil {
@@ -112,7 +113,7 @@ func TestModules_scanAsDepmod(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(got) != len(want) {
-		t.Errorf("by the modules: %q\nby depmod: %q", got, want)
+		t.Errorf("read from the modules: %q\nfrom depmod: %q", got, want)
 	}
 	place := map[string]int{}
 	for i, file := range got {

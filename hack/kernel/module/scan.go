@@ -38,7 +38,8 @@ func Index(dir string) error {
 	return os.WriteFile(filepath.Join(dir, "modules.dep"), []byte(strings.Join(dep, "")), 0o644)
 }
 
-// scan reads the modules themselves. It returns the lines of modules.alias.
+// scan reads the modules themselves into t. It returns the lines of
+// modules.alias.
 func (t *Tree) scan() (aliases []string, err error) {
 	err = filepath.WalkDir(t.dir, func(p string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || filepath.Ext(p) != ".ko" {
@@ -69,7 +70,7 @@ func (t *Tree) scan() (aliases []string, err error) {
 	return aliases, err
 }
 
-// modinfo returns what a module says about itself.
+// modinfo returns the fields of a module's .modinfo section.
 func modinfo(file string) (map[string][]string, error) {
 	f, err := elf.Open(file)
 	if err != nil {

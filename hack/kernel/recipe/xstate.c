@@ -1,10 +1,11 @@
 /*
- * User Mode Linux before 6.13 has a fixed size, 2696 bytes, for the extended
- * registers of a process. A processor that has more of them (AMX) wants all at
- * once: PTRACE_SETREGSET with less is EFAULT, and the kernel cannot start its
- * first process. This comes between such a kernel and the C library, and adds
- * zeroes: nobody uses the registers that it does not know, and the header says
- * so. The runner builds it where it is needed, and has the loader load it.
+ * User-mode Linux before 6.13 has a fixed size, 2696 bytes, for the extended
+ * registers of a process. On a processor that has more of them (AMX),
+ * PTRACE_SETREGSET with less than all is EFAULT, and the kernel cannot start its
+ * first process. This library wraps ptrace for such a kernel and adds zeroes.
+ * The kernel does not know the added registers, so nobody uses them, and the
+ * header says so. The runner builds the library where it is needed, and has the
+ * loader load it.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

@@ -1,6 +1,6 @@
-// Package wire is the protocol between the runner and the init process of the
-// test kernel, spoken over one serial line: frames of a type byte, a length
-// and a payload, in both directions.
+// Package wire is the protocol between the runner and the first process of the
+// test kernel, over one serial line. Both directions carry frames, each of a
+// type byte, a length and a payload.
 package wire
 
 import (
@@ -14,22 +14,22 @@ import (
 // Type says what a frame carries.
 type Type byte
 
-// The frames. The runner sends nothing before it has received Ready: until
-// then the line would echo and translate what it gets.
+// The types of frames. The runner sends nothing before it has received Ready,
+// because until then the line echoes and translates its input.
 const (
 	Ready   Type = 'r' // guest: the line is raw, the command is about to start
 	Stdout  Type = 'o' // guest: bytes of the command's standard output
 	Stderr  Type = 'e' // guest: bytes of the command's standard error
 	Log     Type = 'l' // guest: a line for the kernel log
 	Exit    Type = 'x' // guest: the exit code as one byte; always the last frame
-	Stdin   Type = 'i' // runner: bytes for the command's standard input, none at its end
+	Stdin   Type = 'i' // runner: bytes for the command's standard input; empty at its end
 	Signal  Type = 's' // runner: a signal for the command, its number as one byte
-	Blocked Type = 'b' // runner: have the kernel log what processes are blocked
+	Blocked Type = 'b' // runner: have the kernel log which processes are blocked
 )
 
 const maxPayload = 1 << 20
 
-// Writer writes frames; it may be used by several goroutines.
+// Writer writes frames. Several goroutines may use it at the same time.
 type Writer struct {
 	mu sync.Mutex
 	w  io.Writer
@@ -55,7 +55,7 @@ type Reader struct{ r *bufio.Reader }
 // NewReader returns a Reader on r.
 func NewReader(r io.Reader) *Reader { return &Reader{bufio.NewReaderSize(r, 64<<10)} }
 
-// Read returns the next frame, io.EOF at the end between two frames.
+// Read returns the next frame, or io.EOF if the line ends between two frames.
 func (r *Reader) Read() (Type, []byte, error) {
 	var head [5]byte
 	if _, err := io.ReadFull(r.r, head[:]); err != nil {
