@@ -18,8 +18,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// tables describes the group's devices: uuid, read-only or not, and table, with
-// names in the place of device numbers.
+// tables describes the group's devices by name: uuid, read-only or not, and the
+// table with names instead of device numbers.
 func (g *group) tables() map[string]string {
 	g.Helper()
 	names := map[dm.Device]string{}
@@ -58,12 +58,12 @@ func (g *group) sameTables(what string, got, want map[string]string) {
 	g.Helper()
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		if got[name] != want[name] {
-			g.Errorf("%s: device %s is\n\t%q, it was\n\t%q", what, name, got[name], want[name])
+			g.Errorf("%s: device %s is\n\t%q, but was\n\t%q", what, name, got[name], want[name])
 		}
 	}
 	for name := range got {
 		if want[name] == "" {
-			g.Errorf("%s: there is a device %s:\n\t%s", what, name, got[name])
+			g.Errorf("%s: unexpected device %s:\n\t%s", what, name, got[name])
 		}
 	}
 }
@@ -92,8 +92,8 @@ func TestBoot_lvm2ActivatesFirst(t *testing.T) {
 		_, err := p.CreateSnapshot(ctx, name, lv)
 		g.ok(err)
 	}
-	// A volume of several segments on two disks, whose name LVM2 escapes, cut
-	// before and after it grew.
+	// A volume with several segments on two disks, whose name LVM2 escapes. It
+	// is cut before and after it grows.
 	holes := create(pool.VolumeSpec{Name: "holes", Size: 8 * size.MiB, Mode: pool.Block})
 	vol := create(pool.VolumeSpec{Name: "my-vol", Size: 16 * size.MiB, Mode: pool.Block})
 	create(pool.VolumeSpec{Name: "between", Size: 996 * size.MiB, Mode: pool.Filesystem, FSType: "ext4"})
@@ -116,7 +116,7 @@ func TestBoot_lvm2ActivatesFirst(t *testing.T) {
 	g.write(up(plain), 0, 'p')
 	up("between")
 	if n := len(g.metadata().LV(vol).Segments); n < 2 {
-		t.Errorf("the volume has %d segments, the test needs several", n)
+		t.Errorf("the volume has %d segments, but the test needs several", n)
 	}
 
 	nodes := []string{path, g.dm.Node(g.name + "-s--3"), g.dm.Node(g.name + "-plain")}
@@ -128,7 +128,7 @@ func TestBoot_lvm2ActivatesFirst(t *testing.T) {
 	}
 	ours, bytes := g.tables(), digests()
 	if len(ours) != 6 {
-		t.Errorf("our activation made %v", ours)
+		t.Errorf("the pool's activation made the devices %v", ours)
 	}
 	if report := g.report("data_percent,lv_active,lv_skip_activation"); report["s-3"]["data_percent"] == "" || report["s-1"]["lv_active"] != "" || report["s-1"]["lv_skip_activation"] == "" {
 		t.Errorf("lvs shows %v", report)
@@ -146,7 +146,7 @@ func TestBoot_lvm2ActivatesFirst(t *testing.T) {
 	theirs := g.tables()
 	g.sameTables("activated by LVM2", theirs, ours)
 	if got := digests(); !slices.Equal(got, bytes) {
-		t.Errorf("activated by LVM2 the devices have\n\t%v, they had\n\t%v", got, bytes)
+		t.Errorf("activated by LVM2, the devices have\n\t%v, but had\n\t%v", got, bytes)
 	}
 	g.write(path, 4, 'e') // the kernel saves the original into s-3's store
 
@@ -154,10 +154,10 @@ func TestBoot_lvm2ActivatesFirst(t *testing.T) {
 	p = g.open()
 	g.sameTables("taken over by the pool", g.tables(), theirs)
 	if after := g.numbers(); !maps.Equal(before, after) {
-		t.Errorf("taking over made new devices or changed tables: %v, before %v", after, before)
+		t.Errorf("the takeover made new devices or changed tables: %v, before %v", after, before)
 	}
 	if got := up(vol); got != path {
-		t.Errorf("Activate returns %s, it was %s", got, path)
+		t.Errorf("Activate returns %s, but was %s", got, path)
 	}
 	g.sameTables("activated again", g.tables(), theirs)
 	cut("s-4", vol)
@@ -174,12 +174,13 @@ func TestBoot_lvm2ActivatesFirst(t *testing.T) {
 	for _, lv := range []string{vol, plain, "between"} {
 		g.ok(p.Deactivate(ctx, lv))
 	}
-	g.settled() // what is being wiped has a device
+	g.settled() // trash has a device while it is wiped
 	if left := g.devices(); len(left) > 0 {
-		t.Errorf("after Deactivate there are %v", left)
+		t.Errorf("Deactivate left the devices %v", left)
 	}
 
-	// Activated by LVM2 while the pool is at work, and deleted by the pool.
+	// LVM2 activates the group while the pool is open, and the pool deletes
+	// everything.
 	g.lvm("vgchange", "-q", "-ay", g.name)
 	g.ok(p.DeleteSnapshot(ctx, "s-4"))
 	g.ok(p.DeleteSnapshot(ctx, "s-1"))
@@ -187,20 +188,21 @@ func TestBoot_lvm2ActivatesFirst(t *testing.T) {
 		g.ok(p.DeleteVolume(ctx, lv))
 	}
 	if got := g.restored("s-2", 8); got != "abaaaaaa" {
-		t.Errorf("after the volume was deleted snapshot s-2 has %s", got)
+		t.Errorf("after the volume was deleted, snapshot s-2 has %s", got)
 	}
 	g.ok(p.DeleteSnapshot(ctx, "s-3"))
 	g.ok(p.DeleteSnapshot(ctx, "s-2"))
 	g.settled()
 	if left := g.devices(); len(left) > 0 {
-		t.Errorf("after everything was deleted there are %v", left)
+		t.Errorf("after everything was deleted, there are the devices %v", left)
 	}
 	if left, _ := filepath.Glob("/dev/mapper/" + g.name + "-*"); len(left) > 0 {
-		t.Errorf("after everything was deleted there are the nodes %v", left)
+		t.Errorf("after everything was deleted, there are the nodes %v", left)
 	}
 }
 
-// numbers returns what changes when a device is made or gets a table.
+// numbers returns for each device what changes when the device is made again or
+// gets a table.
 func (g *group) numbers() map[string]string {
 	g.Helper()
 	out := map[string]string{}
@@ -232,7 +234,7 @@ func TestBoot_lvm2ActivatesNothingHidden(t *testing.T) {
 		}
 	}
 	g.ok(p.DeleteVolume(ctx, "gone"))
-	// Trash stays as long as its device is open.
+	// Trash stays for as long as its device is open.
 	f, err := os.Open(g.dm.Node(g.name + "-source--2"))
 	g.ok(err)
 	for i := range 3 {
@@ -267,17 +269,17 @@ func TestBoot_lvm2ActivatesNothingHidden(t *testing.T) {
 			}
 			found[kind]++
 			if row["lv_active"] != "" || row["lv_skip_activation"] == "" || row["lv_autoactivation"] != "" {
-				t.Errorf("after %s %s %s: %v", after, kind, name, row)
+				t.Errorf("after %s, %s %s: %v", after, kind, name, row)
 			}
 		}
 		if found["trash"] == 0 || found["copy"] != 1 || found["store"] != 1 || found["deleted"] != 1 || found["frozen"] != 2 {
-			t.Errorf("after %s there are %v", after, found)
+			t.Errorf("after %s, there are %v", after, found)
 		}
 	}
-	// LVM2 will not deactivate the group while the chain that the fork reads
-	// through is up: to LVM2 these are volumes that others use. It does not know
-	// the fork's devices. Without them it deactivates the oldest layer, and with
-	// it all that only it needs.
+	// LVM2 does not deactivate the group while the chain that the fork reads
+	// through is active, because other devices use these volumes. It does not
+	// know the fork's devices. Without the fork's devices LVM2 deactivates the
+	// oldest layer, and with it all devices that only this layer needs.
 	for _, d := range []string{"-copy-window0", "-copy-fork", "-fork--copy-cow"} {
 		if slices.Contains(g.devices(), g.name+d) {
 			g.lvm("dmsetup", "remove", "--retry", g.name+d)
@@ -291,7 +293,7 @@ func TestBoot_lvm2ActivatesNothingHidden(t *testing.T) {
 	}
 	g.lvm("vgchange", "-q", "-an", g.name)
 	if left := g.devices(); len(left) > 0 {
-		t.Errorf("of what the interrupted restore had there is left %v", left)
+		t.Errorf("the devices %v of the interrupted restore are left", left)
 	}
 	active := []string{g.name + "-again", g.name + "-again-cow", g.name + "-source", g.name + "-source-real"}
 	for _, command := range []string{"-ay", "-aay"} {

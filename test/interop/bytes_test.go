@@ -17,10 +17,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// All data goes past the page cache: what hidden devices have in it is out of
-// date as soon as the volume is written.
+// All reads and writes bypass the page cache, because cached data of hidden
+// devices is out of date as soon as the volume is written.
 
-// buffers are memory that O_DIRECT accepts.
+// buffers holds memory that O_DIRECT accepts.
 var buffers = sync.Pool{New: func() any {
 	b, err := unix.Mmap(-1, 0, len(buffer{}), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
@@ -49,8 +49,8 @@ func (g *group) write(path string, number int, fill byte) {
 	g.ok(f.Sync())
 }
 
-// first returns the first byte of each of a device's first n blocks, having
-// checked that every block is filled with one byte.
+// first returns the first byte of each of a device's first n blocks. It checks
+// that each block is filled with one byte.
 func (g *group) first(path string, n int) string {
 	g.Helper()
 	var out []byte
@@ -64,7 +64,7 @@ func (g *group) first(path string, n int) string {
 	return string(out)
 }
 
-// digest is a checksum of all of a device's bytes.
+// digest returns a checksum of all of a device's bytes.
 func (g *group) digest(path string) [32]byte {
 	g.Helper()
 	sum := sha256.New()
@@ -95,7 +95,8 @@ func (g *group) blocks(path string, visit func([]byte) bool) {
 	}
 }
 
-// restored returns the first n blocks of a snapshot, read from a copy of it.
+// restored returns the first n blocks of a snapshot, read from a volume that is
+// restored from it.
 func (g *group) restored(snapshot string, n int) string {
 	g.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -104,7 +105,8 @@ func (g *group) restored(snapshot string, n int) string {
 	g.ok(err)
 	spec := pool.VolumeSpec{Name: "check-" + snapshot, Mode: pool.Block, Source: pool.Source{Kind: pool.FromSnapshot, LV: snapshot}}
 	if o, err := g.pool.Volume(ctx, s.Volume); err != nil || o.Mode == pool.Filesystem {
-		// Below a file system may lie what nobody wiped: no block volume may come of it.
+		// A file system volume may have blocks that were never wiped, so no
+		// block volume may be made from it.
 		spec.Mode, spec.FSType = pool.Filesystem, "ext4"
 	}
 	v, err := g.pool.CreateVolume(ctx, spec)

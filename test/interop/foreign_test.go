@@ -23,13 +23,13 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// foreign is the metadata of a group whose thin pool with volumes, RAID 1,
-// cache, write cache, stripes and mirror LVM2 made on a kernel that has all of
-// the targets.
+// foreign has the metadata of a group that LVM2 made on a kernel with all the
+// targets: a thin pool with volumes, RAID 1, cache, write cache, stripes and
+// mirror.
 const foreign = "testdata/foreign.vg"
 
-// unknown is a logical volume of a type that no LVM2 knows: LVM2 keeps it, but
-// then changes nothing in the group any more.
+// unknown is a logical volume of a type that no LVM2 knows. LVM2 keeps such a
+// volume, but then no longer changes anything in the group.
 const unknown = `
 		later {
 			id = "AAAAAA-0000-0000-0000-0000-0000-000000"
@@ -70,8 +70,8 @@ func newForeignGroup(t *testing.T, more string) *group {
 	return g
 }
 
-// benign says whether all that a command complained about are warnings that
-// thin pools or unknown types always cause.
+// benign reports whether a command complained only with warnings that thin
+// pools or unknown types always cause.
 func benign(complaints string) bool {
 	for _, line := range strings.Split(complaints, "\n") {
 		if line != "" && !strings.Contains(line, "WARNING: ") {
@@ -81,12 +81,13 @@ func benign(complaints string) bool {
 	return true
 }
 
-// clean is the tag by which we remember on the group what we wiped.
+// clean matches the tag by which the driver records on the group which extents
+// are clean.
 var clean = regexp.MustCompile(`(, )?"dmsnap:clean=[^"]*"`)
 
 // backup returns LVM2's own text of the group: everything but the logical
-// volumes, and each of these by name; without ours and without what every
-// commit changes.
+// volumes in rest, and each logical volume by its name in lvs. It leaves out
+// the driver's logical volumes, and what every commit changes.
 func (g *group) backup() (rest string, lvs map[string]string) {
 	g.Helper()
 	file := filepath.Join(g.TempDir(), "backup")
@@ -132,21 +133,21 @@ func (g *group) sameBackup(after string, rest string, lvs map[string]string) {
 	g.Helper()
 	gotRest, got := g.backup()
 	if gotRest != rest {
-		g.Errorf("after %s LVM2's backup has\n%s\nit had\n%s", after, gotRest, rest)
+		g.Errorf("after %s, LVM2's backup has\n%s\nbut had\n%s", after, gotRest, rest)
 	}
 	for name := range lvs {
 		if got[name] != lvs[name] {
-			g.Errorf("after %s LVM2's backup of %s has\n%s\nit had\n%s", after, name, got[name], lvs[name])
+			g.Errorf("after %s, LVM2's backup of %s has\n%s\nbut had\n%s", after, name, got[name], lvs[name])
 		}
 	}
 	for name := range got {
 		if lvs[name] == "" {
-			g.Errorf("after %s LVM2's backup has a new %s\n%s", after, name, got[name])
+			g.Errorf("after %s, LVM2's backup has a new %s\n%s", after, name, got[name])
 		}
 	}
 }
 
-// extents returns a checksum of every extent that LVM2 says is used.
+// extents returns a checksum of each extent that LVM2 reports as used.
 func (g *group) extents() map[string][32]byte {
 	g.Helper()
 	out := map[string][32]byte{}
@@ -174,7 +175,7 @@ func (g *group) extents() map[string][32]byte {
 	return out
 }
 
-// scribble gives every extent of both disks a content of its own.
+// scribble writes different content to each extent of both disks.
 func (g *group) scribble() {
 	g.Helper()
 	buffer := buffers.Get().(*buffer)
@@ -191,8 +192,8 @@ func (g *group) scribble() {
 	}
 }
 
-// exercise makes, uses and deletes volumes and snapshots until every free
-// extent of the group had something of ours.
+// exercise makes, uses and deletes volumes and snapshots until the driver has
+// used every free extent of the group.
 func (g *group) exercise() {
 	g.Helper()
 	ctx := context.Background()
@@ -234,8 +235,8 @@ func TestForeign_everyKind(t *testing.T) {
 			t.Fatalf("%v: %s", args, complaints)
 		}
 	}
-	// Volumes of LVM2 in use: one with a snapshot, one with everything that is
-	// written into metadata.
+	// LVM2's volumes that are in use: one with a snapshot, and one with every
+	// kind of entry that LVM2 writes into metadata.
 	lvm("lvcreate", "-q", "-L", "16M", "-n", "origin", g.name)
 	origin, snapshot := "/dev/"+g.name+"/origin", "/dev/"+g.name+"/taken"
 	g.write(origin, 0, 'o')
@@ -256,29 +257,29 @@ func TestForeign_everyKind(t *testing.T) {
 
 	g.exercise()
 	p := g.pool
-	g.sameBackup("our operations", rest, lvs)
+	g.sameBackup("the pool's operations", rest, lvs)
 	if _, complaints := run("vgck", g.name); complaints != "" {
 		t.Errorf("vgck says: %s", complaints)
 	}
-	// What LVM2 has active was not touched.
+	// The devices that LVM2 activated were not touched.
 	now := g.tables()
 	for name := range tables {
 		if now[name] != tables[name] {
-			t.Errorf("device %s was\n\t%s\nand is\n\t%s", name, tables[name], now[name])
+			t.Errorf("device %s was\n\t%s\nbut is\n\t%s", name, tables[name], now[name])
 		}
 	}
 	for name, path := range map[string]string{"origin": origin, "taken": snapshot} {
 		if err := p.DeleteVolume(ctx, name); !errors.Is(err, pool.ErrPrecondition) {
-			t.Errorf("deleting a volume that is not ours must be refused: %v", err)
+			t.Errorf("deleting LVM2's volume: %v, want it refused", err)
 		}
 		if err := p.Deactivate(ctx, name); err != nil {
-			t.Errorf("deactivating what is not ours must succeed and do nothing: %v", err)
+			t.Errorf("deactivating LVM2's volume: %v, want success without effect", err)
 		}
 		if got, err := p.Activate(ctx, name); err != nil || !same(got, path) {
 			t.Errorf("%s is used as %s: %v", path, got, err)
 		}
 		if err := p.DeleteSnapshot(ctx, name); err != nil {
-			t.Errorf("deleting what is not ours must succeed and do nothing: %v", err)
+			t.Errorf("deleting LVM2's snapshot: %v, want success without effect", err)
 		}
 	}
 	g.close()
@@ -287,8 +288,8 @@ func TestForeign_everyKind(t *testing.T) {
 	g.ok(g.pool.DeleteVolume(ctx, "ours"))
 	g.settled()
 	g.close()
-	g.sameBackup("deleting all of ours", rest, lvs)
-	g.sameTables("when all of ours is gone", g.tables(), tables)
+	g.sameBackup("deleting the driver's volumes", rest, lvs)
+	g.sameTables("after the driver's volumes were deleted", g.tables(), tables)
 	is := g.extents()
 	for what := range data {
 		if is[what] != data[what] {
@@ -322,7 +323,7 @@ func TestForeign_unknownType(t *testing.T) {
 	before := sum()
 	g.exercise()
 	g.close()
-	g.sameBackup("our operations", rest, lvs)
+	g.sameBackup("the pool's operations", rest, lvs)
 	if _, complaints := run("vgck", g.name); !benign(complaints) {
 		t.Errorf("vgck says: %s", complaints)
 	}
@@ -331,7 +332,7 @@ func TestForeign_unknownType(t *testing.T) {
 	}
 }
 
-// same tells whether two paths lead to one device.
+// same reports whether two paths lead to the same device.
 func same(a, b string) bool {
 	var x, y unix.Stat_t
 	return unix.Stat(a, &x) == nil && unix.Stat(b, &y) == nil && x.Rdev == y.Rdev

@@ -48,13 +48,13 @@ type group struct {
 	dm     *dm.Client
 }
 
-// newGroup makes a volume group on the first n scratch disks by vgcreate, none
-// if n is 0. The disks are blank, and when the test ends they are so again.
+// newGroup makes a volume group on the first n scratch disks by vgcreate, or
+// none if n is 0. The disks are blank before and after the test.
 func newGroup(t *testing.T, n int) *group {
 	t.Helper()
 	disks := strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")
 	if len(disks) < 2 {
-		t.Fatal("DMSNAP_TEST_DISKS must name two scratch disks: run these tests by hack/testkernel")
+		t.Fatal("DMSNAP_TEST_DISKS must name two scratch disks; run these tests by hack/testkernel")
 	}
 	g := &group{T: t, name: "vg" + strings.ToLower(strings.ReplaceAll(t.Name(), "/", "")), disks: disks}
 	var err error
@@ -80,7 +80,7 @@ func (g *group) clear() {
 		}
 	}
 	if left := g.devices(); len(left) > 0 {
-		g.Errorf("devices that cannot be removed: %v", left)
+		g.Errorf("these devices cannot be removed: %v", left)
 	}
 	for _, d := range g.disks {
 		blank(g.T, d)
@@ -115,7 +115,7 @@ func (g *group) ok(err error) {
 	}
 }
 
-// open starts the pool's engine on the group.
+// open opens the pool on the group.
 func (g *group) open() *pool.Pool {
 	g.Helper()
 	p, err := g.tryOpen(pool.Options{})
@@ -130,7 +130,7 @@ func (g *group) tryOpen(o pool.Options) (*pool.Pool, error) {
 	return pool.Open(ctx, g.config, o)
 }
 
-// close ends the engine, as when the driver is stopped: devices stay.
+// close closes the pool, as when the driver is stopped: the devices stay.
 func (g *group) close() {
 	g.Helper()
 	if g.pool != nil {
@@ -141,15 +141,15 @@ func (g *group) close() {
 	}
 }
 
-// harmless are messages of commands that did what they were told. The last two
-// are from LVM2's look at /sys, without a lock, at devices that come and go.
+// harmless matches messages of commands that succeeded. The last two come from
+// LVM2's look, without a lock, at devices in /sys that come and go.
 var harmless = regexp.MustCompile(`(?m)^\s*(WARNING: This metadata update is NOT backed up\.` +
 	`|WARNING: Logical volume \S+ not zeroed\.` +
 	`|/sys/block/dm-\d+/\S+: f\w+ failed: No such (file or directory|device)` +
 	`|/dev/\S+: failed to find associated device structure for holder /dev/dm-\d+\.)?\n?`)
 
-// run runs a command of LVM2 and returns its output. complaints is what it
-// wrote to stderr, less what is harmless, or its exit code.
+// run runs a command of LVM2 and returns its output. complaints is its exit
+// code, if it failed, and what it wrote to stderr without harmless messages.
 func run(args ...string) (out, complaints string) {
 	var stdout, stderr bytes.Buffer
 	c := exec.Command(args[0], args[1:]...)
@@ -162,7 +162,7 @@ func run(args ...string) (out, complaints string) {
 	return stdout.String(), complaints
 }
 
-// lvm runs a command of LVM2, which must not complain about anything.
+// lvm runs a command of LVM2, which must neither fail nor complain.
 func (g *group) lvm(args ...string) string {
 	g.Helper()
 	out, complaints := run(args...)
@@ -172,11 +172,11 @@ func (g *group) lvm(args ...string) string {
 	return out
 }
 
-// vgck lets LVM2 check the metadata.
+// vgck checks the metadata by vgck.
 func (g *group) vgck(after string) {
 	g.Helper()
 	if out, complaints := run("vgck", g.name); out+complaints != "" {
-		g.Errorf("after %s vgck says: %s%s", after, out, complaints)
+		g.Errorf("after %s, vgck says: %s%s", after, out, complaints)
 	}
 }
 
@@ -207,7 +207,8 @@ func (g *group) metadata() *lvm2.VG {
 	return vg
 }
 
-// settled waits until the pool has wiped what was deleted.
+// settled waits until the pool has wiped deleted volumes and hydrated restored
+// ones.
 func (g *group) settled() *lvm2.VG {
 	g.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
@@ -216,7 +217,7 @@ func (g *group) settled() *lvm2.VG {
 			return vg
 		}
 		if time.Now().After(deadline) {
-			g.Fatal("deleted volumes are still not wiped, or restored ones not hydrated, after 30 s")
+			g.Fatal("after 30 s, deleted volumes are not wiped, or restored volumes not hydrated")
 		}
 	}
 }
@@ -227,8 +228,9 @@ func fork(lv *lvm2.LV) bool {
 
 func trash(lv *lvm2.LV) bool { return slices.Contains(lv.Tags, "dmsnap:role=trash") }
 
-// devices lists the group's devices. Those that the engine's background work
-// has for a moment, to wipe trash or to look at a frozen store, are waited for.
+// devices lists the group's devices. It waits until devices are gone that the
+// pool has in the background for a moment, to wipe trash or to look at a frozen
+// store.
 func (g *group) devices() []string {
 	g.Helper()
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
@@ -251,8 +253,8 @@ func (g *group) devices() []string {
 	}
 }
 
-// TestMain lets subtests run at once on a guest's single CPU, and silences the
-// engine's log: what it says is in its errors as well.
+// TestMain lets subtests run concurrently although the guest has one CPU, and
+// silences the pool's log, which repeats its errors.
 func TestMain(m *testing.M) {
 	flag.Set("test.parallel", "16")
 	flag.Parse()

@@ -17,10 +17,11 @@ import (
 )
 
 // rows describes the group's logical volumes as LVM2 reports them, one line
-// each: name, MiB, attributes, origin, automatic activation, tags. How large a
-// store is is the pool's business: "store" is what we read ourselves. Of our
-// tags those stay that a person can predict; ids are replaced by names. The
-// pool trims a store when it likes; rows waits until the trimmed part is wiped.
+// each: name, MiB, attributes, origin, automatic activation, tags. The size of
+// a layer is "store" if LVM2 reports the same size as the metadata on the
+// disks, because the pool decides how large a store is. Tags that a person
+// cannot predict are left out, and names replace ids. The pool may trim a store
+// at any time, so rows waits until the trimmed part is wiped.
 func (g *group) rows() []string {
 	g.Helper()
 	const fields = "lv_size,lv_attr,origin,lv_autoactivation,lv_uuid,lv_tags"
@@ -64,14 +65,14 @@ func (g *group) rows() []string {
 	return out
 }
 
-// expect compares what LVM2 shows with want, and lets vgck check the metadata.
+// expect compares LVM2's view with want, and checks the metadata by vgck.
 func (g *group) expect(after string, want ...string) {
 	g.Helper()
 	g.vgck(after)
 	got := g.rows()
 	want = slices.Sorted(slices.Values(want))
 	if fmt.Sprint(got) != fmt.Sprint(want) {
-		g.Errorf("after %s lvs shows\n\t%s\nwant\n\t%s", after, strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
+		g.Errorf("after %s, lvs shows\n\t%s\nwant\n\t%s", after, strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
 	}
 }
 
@@ -80,7 +81,7 @@ func (g *group) expect(after string, want ...string) {
 func TestOperations_asLVM2SeesThem(t *testing.T) {
 	ctx := context.Background()
 	g := newGroup(t, 1)
-	g.config.NoFolding = true // its moment is not ours to choose
+	g.config.NoFolding = true // the test cannot choose when the pool folds
 	p := g.open()
 	v, err := p.CreateVolume(ctx, pool.VolumeSpec{Name: "vol", Size: 64 * size.MiB, Mode: pool.Filesystem, FSType: "ext4"})
 	g.ok(err)
@@ -121,12 +122,12 @@ func TestOperations_asLVM2SeesThem(t *testing.T) {
 	all := []string{vol(96, "owi-a-s---"), frozen("s1", 1, small), frozen("s2", 2, small), frozen("s3", 3, large), live("s4", "swi-a-s---", 4, large)}
 	g.expect("the fourth snapshot", all...)
 
-	// A middle one: its layer stays below the oldest.
+	// The layer of a middle snapshot stays, because the oldest reads through it.
 	g.ok(p.DeleteSnapshot(ctx, "s2"))
 	all[2] = strings.Replace(all[2], " name=s2", "", 1)
 	g.expect("deleting the second snapshot", all...)
 
-	// Restores of frozen and live snapshots, at work and afterwards.
+	// Volumes restored from frozen and live snapshots, while they exist and afterwards.
 	if got := g.restored("s1", 2) + g.restored("s3", 2) + g.restored("s4", 2); got != "0.2.3." {
 		t.Errorf("restored snapshots begin with %q", got)
 	}
@@ -150,12 +151,12 @@ func TestOperations_asLVM2SeesThem(t *testing.T) {
 	if got := g.first(path, 2); got != "0." {
 		t.Errorf("the read-only restore begins with %q", got)
 	}
-	g.ok(p.Deactivate(ctx, r.LV)) // while it is active lvs warns of the table
+	g.ok(p.Deactivate(ctx, r.LV)) // lvs warns about the table of an active one
 	g.ok(p.DeleteVolume(ctx, r.LV))
 	g.ok(p.DeleteVolume(ctx, c.LV))
 	g.expect("deleting the copies", all...)
 
-	// The volume goes, its snapshots stay.
+	// The volume is deleted, and its snapshots stay.
 	g.ok(p.DeleteVolume(ctx, v.LV))
 	hidden := []string{
 		"vol 96 owI---s--k - noauto deleted fs=ext4 mode=filesystem role=volume",
@@ -163,7 +164,7 @@ func TestOperations_asLVM2SeesThem(t *testing.T) {
 	}
 	g.expect("deleting the volume", hidden...)
 	if got := g.restored("s1", 2) + g.restored("s3", 2) + g.restored("s4", 2); got != "0.2.3." {
-		t.Errorf("after the volume was deleted restored snapshots begin with %q", got)
+		t.Errorf("after the volume was deleted, restored snapshots begin with %q", got)
 	}
 	g.ok(p.DeleteSnapshot(ctx, "s4"))
 	g.ok(p.DeleteSnapshot(ctx, "s1"))
@@ -171,7 +172,7 @@ func TestOperations_asLVM2SeesThem(t *testing.T) {
 	g.ok(p.DeleteSnapshot(ctx, "s3"))
 	g.expect("deleting everything")
 	if left := g.devices(); len(left) > 0 {
-		t.Errorf("devices left: %v", left)
+		t.Errorf("the devices %v are left", left)
 	}
 	g.close()
 	g.lvm("vgremove", g.name)
@@ -185,12 +186,12 @@ func TestGroup_usableByLVM2Immediately(t *testing.T) {
 	fields := func() string {
 		return strings.TrimSpace(g.lvm("vgs", "--noheadings", "--units", "m", "-o", "pv_count,lv_count,vg_mda_count,vg_mda_used_count,vg_extent_size,vg_missing_pv_count", g.name))
 	}
-	g.lvm("vgs") // writes the note: no disk has a physical volume
+	g.lvm("vgs") // LVM2 caches that no disk has a physical volume
 	g.config.Create, g.config.Devices = true, g.disks[:1]
 	p := g.open()
 	g.vgck("creation by the pool")
 	if got := strings.Join(strings.Fields(fields()), " "); got != "1 0 1 1 4.00m 0" {
-		t.Errorf("of the group that the pool made LVM2 shows %s", got)
+		t.Errorf("LVM2 shows the group that the pool made as %s", got)
 	}
 	g.lvm("lvcreate", "-q", "-L", "8M", "-n", "theirs", g.name)
 	g.write("/dev/"+g.name+"/theirs", 0, 't')
@@ -202,7 +203,7 @@ func TestGroup_usableByLVM2Immediately(t *testing.T) {
 	p = g.open()
 	g.vgck("the pool's extension")
 	if got := strings.Join(strings.Fields(fields()), " "); got != "2 2 2 2 4.00m 0" {
-		t.Errorf("of the group that the pool extended LVM2 shows %s", got)
+		t.Errorf("LVM2 shows the group that the pool extended as %s", got)
 	}
 	g.lvm("lvcreate", "-q", "-L", "8M", "-n", "theirs2", g.name, g.disks[1])
 	g.write("/dev/"+g.name+"/theirs2", 0, 'u')
@@ -212,13 +213,14 @@ func TestGroup_usableByLVM2Immediately(t *testing.T) {
 	if got := g.first("/dev/"+g.name+"/theirs", 1) + g.first("/dev/"+g.name+"/theirs2", 1) + g.first(path, 1); got != "tuo" {
 		t.Errorf("the volumes have %s", got)
 	}
-	// A disk of LVM2's that matches the configuration is not taken.
+	// The pool does not take a disk of LVM2's, although the disk matches the
+	// configuration.
 	g.close()
 	g.lvm("vgremove", "-q", "-ff", "-y", g.name)
 	g.lvm("pvremove", "-q", g.disks[0])
 	g.lvm("vgcreate", "-q", "other", g.disks[1])
 	if _, err := g.tryOpen(pool.Options{}); !errors.Is(err, pool.ErrUnavailable) || !strings.Contains(err.Error(), g.disks[1]) {
-		t.Errorf("making a group on a disk of LVM2's: %v", err)
+		t.Errorf("making a group on a disk of LVM2's: %v, want an error that names the disk", err)
 	}
 	g.config.Devices = g.disks[:1]
 	g.open()

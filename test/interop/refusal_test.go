@@ -19,7 +19,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// headers returns the first MiB of every disk: label, metadata area.
+// headers returns the first MiB of every disk, which has the label and the
+// metadata area.
 func (g *group) headers() [][]byte {
 	g.Helper()
 	buffer := buffers.Get().(*buffer)
@@ -36,7 +37,8 @@ func (g *group) headers() [][]byte {
 	return out
 }
 
-// refused demands ErrUnavailable with a message that has the given words.
+// refused checks that err is ErrUnavailable, with a message that has the given
+// words.
 func (g *group) refused(what string, err error, words ...string) {
 	g.Helper()
 	if !errors.Is(err, pool.ErrUnavailable) {
@@ -50,13 +52,13 @@ func (g *group) refused(what string, err error, words ...string) {
 	}
 }
 
-// refusesAll demands that the pool cannot be opened, that the pool that was
-// open before refuses to change anything, and that no byte of metadata changes.
+// refusesAll checks that the pool cannot be opened, that the pool that is
+// already open refuses every change, and that no byte of metadata changes.
 func (g *group) refusesAll(words ...string) {
 	g.Helper()
 	ctx := context.Background()
 	before, devices := g.headers(), g.devices()
-	g.eventually("that the group cannot be used", func() bool {
+	g.eventually("the group cannot be used", func() bool {
 		_, err := g.pool.Volumes(ctx)
 		return err != nil
 	})
@@ -88,11 +90,11 @@ func (g *group) refusesAll(words ...string) {
 	g.config.Create = false
 	for i, now := range g.headers() {
 		if !bytes.Equal(now, before[i]) {
-			g.Errorf("what was refused changed the metadata of %s", g.disks[i])
+			g.Errorf("a refused operation changed the metadata of %s", g.disks[i])
 		}
 	}
 	if now := g.devices(); strings.Join(now, " ") != strings.Join(devices, " ") {
-		g.Errorf("what was refused made the devices %v from %v", now, devices)
+		g.Errorf("a refused operation changed the devices to %v from %v", now, devices)
 	}
 }
 
@@ -106,7 +108,8 @@ func (g *group) stock() {
 	g.ok(err)
 }
 
-// works demands that the group can be used again and lost nothing.
+// works checks that the pool can be opened and used again, and has lost
+// nothing.
 func (g *group) works(o pool.Options) {
 	g.Helper()
 	p, err := g.tryOpen(o)
@@ -136,7 +139,8 @@ func TestRefusal_foreignSystemID(t *testing.T) {
 		t.Fatal(complaints)
 	}
 	g.refusesAll("system id", `"elsewhere"`, "vgchange --systemid")
-	// The host of that name may use it, and its next commit says who it is.
+	// The host with that system id may use the group, and its next commit
+	// writes its name.
 	g.works(pool.Options{LVM: lvm2.Host{SystemID: "elsewhere"}})
 	g.lvm("vgck", "--config", here, g.name)
 }
@@ -145,7 +149,8 @@ func TestRefusal_foreignSystemID(t *testing.T) {
 func TestRefusal_lockType(t *testing.T) {
 	g := newGroup(t, 2)
 	g.stock()
-	// LVM2 makes such a group only where lvmlockd runs: its text is edited.
+	// LVM2 makes such a group only where lvmlockd runs, so the test edits the
+	// group's text.
 	file := filepath.Join(t.TempDir(), "vg")
 	restore := func(with string) {
 		t.Helper()
@@ -166,8 +171,9 @@ func TestRefusal_lockType(t *testing.T) {
 func TestRefusal_missingPV(t *testing.T) {
 	ctx := context.Background()
 	g := newGroup(t, 1)
-	// The second physical volume is a device whose table can be swapped. It
-	// does not begin where the disk does, whose own it would be else.
+	// The second physical volume is a device whose table can be swapped. The
+	// device does not begin where the disk begins: otherwise the disk itself
+	// would be the physical volume.
 	const second, begin, length = "interop-second", 4096, 256 << 11
 	under, err := dm.DeviceOf(g.disks[1])
 	g.ok(err)
@@ -193,7 +199,7 @@ func TestRefusal_missingPV(t *testing.T) {
 			g.ok(g.dm.RemoveNode(second))
 		}
 	}
-	t.Cleanup(func() { // before the group's own
+	t.Cleanup(func() { // runs before the group's cleanup
 		g.close()
 		for _, name := range g.devices() {
 			g.dm.Remove(name, 0)
@@ -224,29 +230,29 @@ func TestRefusal_missingPV(t *testing.T) {
 		g.refused(when+" ExpandVolume", err, words...)
 		g.refused(when+" DeleteVolume", g.pool.DeleteVolume(ctx, "far"), words...)
 		_, err = g.pool.Activate(ctx, "far")
-		g.refused(when+" Activate of what is on it", err, words...)
+		g.refused(when+" Activate of a volume on the missing disk", err, words...)
 		if _, err := g.pool.Activate(ctx, "vol"); err != nil {
-			t.Errorf("%s Activate of what is whole: %v", when, err)
+			t.Errorf("%s Activate of a volume on the other disk: %v", when, err)
 		}
 		if got := g.first(here, 2); got != "v." {
-			t.Errorf("%s the volume has %s", when, got)
+			t.Errorf("%s: the volume has %s", when, got)
 		}
 		for lv, want := range map[string]int{"vol": 0, "far": 1} {
 			if conditions, err := g.pool.Health(ctx, lv); err != nil || len(conditions) != want {
-				t.Errorf("%s %s is in the condition %v, %v", when, lv, conditions, err)
+				t.Errorf("%s: %s is in the condition %v, %v", when, lv, conditions, err)
 			}
 		}
 		if conditions := g.pool.PoolHealth(ctx); len(conditions) == 0 || conditions[0].Reason != "DeviceMissing" {
-			t.Errorf("%s the pool is in the condition %v", when, conditions)
+			t.Errorf("%s: the pool is in the condition %v", when, conditions)
 		}
 		for i, now := range g.headers() {
 			if !bytes.Equal(now, before[i]) {
-				t.Errorf("%s what was refused changed the metadata of %s", when, g.disks[i])
+				t.Errorf("%s: a refused operation changed the metadata of %s", when, g.disks[i])
 			}
 		}
 	}
 	attach(bad)
-	refuses("below the open pool", "missing")
+	refuses("while the pool is open", "missing")
 	g.close()
 	g.open()
 	refuses("opened with a disk that fails", "missing")
@@ -255,7 +261,7 @@ func TestRefusal_missingPV(t *testing.T) {
 	g.open()
 	refuses("opened without a disk", "missing", "vgreduce")
 
-	// It is back: everything works, and the pool that is open sees it.
+	// The disk is back: everything works, and the open pool notices.
 	attach(good)
 	g.eventually("the disk", func() bool { return len(g.pool.PoolHealth(ctx)) == 0 })
 	if _, err := g.pool.Activate(ctx, "far"); err != nil {

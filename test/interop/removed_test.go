@@ -17,7 +17,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// lists returns the pool's volumes and snapshots by name, lost ones with a mark.
+// lists returns the names of the pool's volumes and snapshots; lost snapshots
+// have a mark.
 func (g *group) lists() string {
 	g.Helper()
 	ctx := context.Background()
@@ -38,8 +39,8 @@ func (g *group) lists() string {
 	return strings.Join(out, " ")
 }
 
-// listed waits until the lists are what is wanted: the pool reads the metadata
-// every two seconds.
+// listed waits until lists returns want. The pool reads the metadata every two
+// seconds.
 func (g *group) listed(after, want string) {
 	g.Helper()
 	got := ""
@@ -48,11 +49,11 @@ func (g *group) listed(after, want string) {
 			return
 		}
 	}
-	g.Errorf("after %s the pool lists %q, want %q", after, got, want)
+	g.Errorf("after %s, the pool lists %q, want %q", after, got, want)
 }
 
-// history makes an active volume with three snapshots whose first blocks are
-// 0, 1 and 2; the volume's is 3.
+// history makes an active volume with three snapshots. The first blocks of the
+// snapshots have 0, 1 and 2, and that of the volume has 3.
 func (g *group) history(name string) (path string) {
 	g.Helper()
 	ctx := context.Background()
@@ -69,8 +70,8 @@ func (g *group) history(name string) (path string) {
 	return path
 }
 
-// withdraw removes frozen layers, which LVM2's lvremove refuses: as vgcfgrestore of
-// what somebody edited can, or an older version of the pool's.
+// withdraw removes frozen layers from the metadata, as vgcfgrestore of edited
+// metadata can. LVM2's lvremove refuses to remove them.
 func (g *group) withdraw(names ...string) {
 	g.Helper()
 	store, err := lvm2.OpenVG(context.Background(), lvm2.Host{}, g.name, g.disks)
@@ -135,7 +136,7 @@ func TestRemoved_byLVM2Commands(t *testing.T) {
 	}
 	content("before")
 
-	// A volume with its history: LVM2 removes the live layer with it, the frozen ones stay.
+	// LVM2 removes a volume with its live layer; the frozen layers stay.
 	g.ok(p.Deactivate(ctx, "d"))
 	g.lvm("lvremove", "-q", "-y", g.name+"/d")
 	left, _, _ = strings.Cut(left, " d@d-0")
@@ -149,16 +150,16 @@ func TestRemoved_byLVM2Commands(t *testing.T) {
 	if bad := p.PoolHealth(ctx); len(bad) == 0 {
 		t.Error("layers without a volume are not reported")
 	}
-	g.vgck("lvremove behind the pool's back")
+	g.vgck("lvremove while the pool was open")
 
-	// A new engine finds nothing to quarrel with.
+	// A pool that is opened again agrees with what it finds.
 	g.settled()
 	devices := g.devices()
 	g.close()
 	p = g.open()
 	g.listed("opening again", left)
 	content("opened again")
-	g.settled() // what is being wiped has a device
+	g.settled() // trash has a device while it is wiped
 	if got := g.devices(); !slices.Equal(got, devices) {
 		t.Errorf("opening again changed the devices from %v to %v", devices, got)
 	}
@@ -171,9 +172,10 @@ func TestRemoved_byLVM2Commands(t *testing.T) {
 	g.settled()
 	g.vgck("deleting the rest")
 	if left := g.devices(); len(left) > 0 {
-		t.Errorf("devices left: %v", left)
+		t.Errorf("the devices %v are left", left)
 	}
-	// What LVM2 left of the volume goes as health says.
+	// The layers that LVM2 left can be deleted as the pool's health message
+	// says.
 	g.lvm("lvchange", "-q", "--deltag", "dmsnap:role=layer", "--addtag", "dmsnap:role=trash", g.name+"/d-0", g.name+"/d-1")
 	g.eventually("making layers trash", func() bool { return g.metadata().LV("d-0") == nil && len(g.metadata().LVs) == 0 })
 	g.expect("removing what is left")

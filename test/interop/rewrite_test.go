@@ -20,7 +20,7 @@ func (g *group) eventually(what string, seen func() bool) {
 	g.Helper()
 	for deadline := time.Now().Add(6 * time.Second); !seen(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			g.Fatalf("the pool does not see: %s", what)
+			g.Fatalf("the pool did not notice in time: %s", what)
 		}
 	}
 }
@@ -38,7 +38,7 @@ func (g *group) has(lv string, length size.Bytes) func() bool {
 func TestRewrite_tagsOfBothSurvive(t *testing.T) {
 	ctx := context.Background()
 	g := newGroup(t, 1)
-	g.config.NoFolding = true // v-1 is to stay
+	g.config.NoFolding = true // folding would remove v-1
 	p := g.open()
 	g.history("v")
 	if _, err := p.CreateVolume(ctx, pool.VolumeSpec{Name: "fs", Size: 16 * size.MiB, Mode: pool.Filesystem, FSType: "xfs"}); err != nil {
@@ -55,16 +55,16 @@ func TestRewrite_tagsOfBothSurvive(t *testing.T) {
 		was, is := before.LV(lv), after.LV(lv)
 		for _, tag := range append(slices.Clone(was.Tags), "theirs=1", "dmsnapper") {
 			if !slices.Contains(is.Tags, tag) {
-				t.Errorf("LVM2 made the tags of %s %v from %v", lv, is.Tags, was.Tags)
+				t.Errorf("LVM2 changed the tags of %s to %v from %v", lv, is.Tags, was.Tags)
 			}
 		}
 		if !slices.Equal(was.Status, is.Status) || !slices.Equal(was.Flags, is.Flags) {
-			t.Errorf("LVM2 made the status of %s %v %v, it was %v %v", lv, is.Status, is.Flags, was.Status, was.Flags)
+			t.Errorf("LVM2 changed the status of %s to %v %v from %v %v", lv, is.Status, is.Flags, was.Status, was.Flags)
 		}
 	}
 	g.listed("tagging", "fs v v@v-0 v@v-1 v@v-2")
 
-	// Every one of them is changed by us now.
+	// Now the driver changes each of them.
 	g.ok(p.SetFormatted(ctx, "fs"))
 	if _, err := p.ExpandVolume(ctx, "fs", 24*size.MiB, 0); err != nil {
 		t.Fatal(err)
@@ -72,7 +72,7 @@ func TestRewrite_tagsOfBothSurvive(t *testing.T) {
 	if _, err := p.CreateSnapshot(ctx, "v-3", "v"); err != nil { // freezes v-2
 		t.Fatal(err)
 	}
-	g.ok(p.DeleteSnapshot(ctx, "v-1")) // loses its name only
+	g.ok(p.DeleteSnapshot(ctx, "v-1")) // only its name is removed
 	g.ok(p.DeleteVolume(ctx, "v"))     // stays for its snapshots
 	if got := g.restored("v-0", 2) + g.restored("v-2", 2) + g.restored("v-3", 2); got != "0.2.3." {
 		t.Errorf("the snapshots have %s", got)
@@ -116,13 +116,13 @@ func TestRewrite_resizedAndRenamed(t *testing.T) {
 	g.write(path, 1, 'x')
 	for snapshot, want := range map[string]string{"v-0": "0..", "v-1": "1..", "v-2": "2.."} {
 		if got := g.restored(snapshot, 3); got != want {
-			t.Errorf("after lvextend of the live store %s has %q, want %q", snapshot, got, want)
+			t.Errorf("after lvextend of the live store, %s has %q, want %q", snapshot, got, want)
 		}
 	}
 
 	// LVM2 grows a volume with a snapshot only while it is inactive.
 	if _, complaints := run("lvextend", "-q", "-L", "32M", g.name+"/v"); complaints == "" {
-		t.Error("lvextend of an active origin is possible now: test it")
+		t.Error("lvextend of an active origin is possible now; add it to this test")
 	}
 	g.ok(p.Deactivate(ctx, "v"))
 	g.lvm("lvextend", "-q", "-L", "32M", g.name+"/v")
@@ -136,20 +136,20 @@ func TestRewrite_resizedAndRenamed(t *testing.T) {
 	g.ok(err)
 	g.sameTables("activated by the pool after lvextend", g.tables(), theirs)
 	g.write(path, 2, 'y')
-	g.write(path, 300, 'z') // behind the snapshots' end
+	g.write(path, 300, 'z') // beyond the end of the snapshots
 	if _, err := p.CreateSnapshot(ctx, "v-3", "v"); err != nil {
 		t.Fatal(err)
 	}
 	g.write(path, 0, '4')
 	for snapshot, want := range map[string]string{"v-0": "0..", "v-1": "1..", "v-2": "2..", "v-3": "3xy"} {
 		if got := g.restored(snapshot, 3); got != want {
-			t.Errorf("after lvextend of the volume %s has %q, want %q", snapshot, got, want)
+			t.Errorf("after lvextend of the volume, %s has %q, want %q", snapshot, got, want)
 		}
 	}
 	g.vgck("resizing by LVM2")
 
-	// Renamed while active: LVM2 renames the devices, the content stays. Where
-	// no udev runs LVM2 misses its links in /dev, which vgmknodes makes.
+	// LVM2 renames active volumes with their devices, and the content stays.
+	// Without udev LVM2 needs the links in /dev, which vgmknodes makes.
 	g.lvm("vgmknodes", g.name)
 	g.lvm("lvrename", "-q", g.name, "v", "w")
 	g.lvm("lvrename", "-q", g.name, "v-3", "w-3")
@@ -165,7 +165,7 @@ func TestRewrite_resizedAndRenamed(t *testing.T) {
 	}
 	for snapshot, want := range map[string]string{"v-0": "0..", "v-1": "1..", "v-2": "2..", "w-3": "3xy"} {
 		if got := g.restored(snapshot, 3); got != want {
-			t.Errorf("after lvrename %s has %q, want %q", snapshot, got, want)
+			t.Errorf("after lvrename, %s has %q, want %q", snapshot, got, want)
 		}
 	}
 	for _, s := range []string{"w-3", "v-1", "v-0", "v-2"} {
@@ -177,7 +177,7 @@ func TestRewrite_resizedAndRenamed(t *testing.T) {
 	g.settled()
 	g.expect("deleting everything")
 	if left := g.devices(); len(left) > 0 {
-		t.Errorf("devices left: %v", left)
+		t.Errorf("the devices %v are left", left)
 	}
 }
 
@@ -204,7 +204,8 @@ func TestRewrite_disksExchanged(t *testing.T) {
 	})
 	tags := g.metadata().LV("v").Tags
 
-	// The pool works on while LVM2 moves the volume, and it is in use all the time.
+	// The pool continues to work while LVM2 moves the volume, which is in use
+	// all the time.
 	moving := exec.Command("pvmove", "-q", "-i", "1", g.disks[0], g.disks[1])
 	var said strings.Builder
 	moving.Stderr = &said
@@ -224,16 +225,16 @@ func TestRewrite_disksExchanged(t *testing.T) {
 		mirrored = mirrored || g.metadata().LV("pvmove0") != nil
 		w, err := p.CreateVolume(ctx, pool.VolumeSpec{Name: "meanwhile", Size: 4 * size.MiB, Mode: pool.Block})
 		g.ok(err)
-		if err := p.DeleteVolume(ctx, w.LV); err != nil && !errors.Is(err, pool.ErrPrecondition) { // pvmove may have it
+		if err := p.DeleteVolume(ctx, w.LV); err != nil && !errors.Is(err, pool.ErrPrecondition) { // pvmove may be moving it
 			t.Error(err)
 		}
 		if got, err := p.Activate(ctx, v.LV); err != nil || got != path {
-			t.Errorf("Activate of the volume in use while it is moved: %s, %v", got, err)
+			t.Errorf("Activate of the volume while it is moved: %s, %v", got, err)
 		}
 		g.write(path, 20+rounds%1000, byte('a'+rounds%20))
 	}
 	if !mirrored {
-		t.Error("pvmove was over before anybody saw it")
+		t.Error("pvmove ended before the test saw its mirror")
 	}
 	for i := range min(rounds, 1000) {
 		g.write(path, 20+i, 0)
@@ -244,7 +245,7 @@ func TestRewrite_disksExchanged(t *testing.T) {
 	}
 	vg := g.settled()
 	if got := vg.LV("v").Tags; !slices.Equal(got, tags) {
-		t.Errorf("the moved volume has the tags %v, it had %v", got, tags)
+		t.Errorf("the moved volume has the tags %v, but had %v", got, tags)
 	}
 	g.vgck("pvmove")
 	g.lvm("vgreduce", "-q", g.name, g.disks[0])
@@ -257,7 +258,7 @@ func TestRewrite_disksExchanged(t *testing.T) {
 	}
 	g.write(path, 0, 'X')
 	if got := g.restored("s", 3) + g.first(path, 3); got != "abcXbc" {
-		t.Errorf("on the other disk the snapshot and the volume have %s", got)
+		t.Errorf("on the other disk, the snapshot and the volume have %s", got)
 	}
 	g.vgck("vgreduce")
 	if table := g.tables()[g.name+"-v-real"]; !strings.Contains(table, g.disks[1]) || strings.Contains(table, g.disks[0]) {

@@ -26,7 +26,7 @@ func TestTheirs_snapshotByLVM2(t *testing.T) {
 	bare, err := p.Activate(ctx, v.LV)
 	g.ok(err)
 	g.write(bare, 0, '0')
-	both := g.history("both") // has snapshots of ours too
+	both := g.history("both") // also has the driver's snapshots
 	g.lvm("lvcreate", "-q", "-s", "-L", "8M", "-n", "theirs", g.name+"/bare")
 	g.lvm("lvcreate", "-q", "-s", "-L", "8M", "-n", "theirs2", g.name+"/both")
 	theirs, theirs2 := g.dm.Node(g.name+"-theirs"), g.dm.Node(g.name+"-theirs2")
@@ -36,7 +36,7 @@ func TestTheirs_snapshotByLVM2(t *testing.T) {
 	intact := func(after string) {
 		t.Helper()
 		if got := g.first(theirs, 2) + g.first(theirs2, 2); got != "0.3." {
-			t.Errorf("after %s LVM2's snapshots have %s", after, got)
+			t.Errorf("after %s, LVM2's snapshots have %s", after, got)
 		}
 	}
 	intact("writing")
@@ -44,7 +44,7 @@ func TestTheirs_snapshotByLVM2(t *testing.T) {
 		_, err := p.CreateSnapshot(ctx, "mine", "bare")
 		return errors.Is(err, pool.ErrPrecondition)
 	})
-	// The driver still records what it found out of the last cuts.
+	// The driver may still commit what it learned about the last cuts.
 	before := g.metadata().Seqno
 	for range 10 {
 		time.Sleep(2500 * time.Millisecond)
@@ -64,17 +64,17 @@ func TestTheirs_snapshotByLVM2(t *testing.T) {
 		_, err3 := p.CreateVolume(ctx, pool.VolumeSpec{Name: "clone", Mode: pool.Block, Source: pool.Source{Kind: pool.FromVolume, LV: lv}})
 		for _, err := range []error{err, err2, err3, p.DeleteVolume(ctx, lv)} {
 			if !errors.Is(err, pool.ErrPrecondition) || !strings.Contains(err.Error(), "LVM2") {
-				t.Errorf("with a snapshot of LVM2's on %s: %v", lv, err)
+				t.Errorf("an operation on %s, which has a snapshot of LVM2's: %v", lv, err)
 			}
 		}
 		g.ok(p.Deactivate(ctx, lv))
 	}
-	g.sameTables("what was refused", g.tables(), tables)
+	g.sameTables("refused operations", g.tables(), tables)
 	g.close()
 	p = g.open()
 	g.sameTables("opening the pool", g.tables(), tables)
 	if now := g.metadata().Seqno; now != before {
-		t.Errorf("what was refused raised seqno %d to %d", before, now)
+		t.Errorf("refused operations raised seqno %d to %d", before, now)
 	}
 	g.write(bare, 1, '2')
 	g.write(both, 1, '5')
@@ -85,10 +85,11 @@ func TestTheirs_snapshotByLVM2(t *testing.T) {
 	}
 	g.settled()
 	g.write(both, 2, '6')
-	intact("deleting ours")
-	g.vgck("deleting ours")
+	intact("deleting the driver's snapshots")
+	g.vgck("deleting the driver's snapshots")
 
-	// An inactive one would come up without LVM2's snapshot: refused.
+	// The driver refuses to activate an inactive volume, which would become
+	// active without LVM2's snapshot.
 	g.lvm("vgchange", "-q", "-an", g.name)
 	for _, lv := range []string{"bare", "both"} {
 		if _, err := p.Activate(ctx, lv); !errors.Is(err, pool.ErrPrecondition) || !strings.Contains(err.Error(), "lvchange") {
@@ -101,7 +102,7 @@ func TestTheirs_snapshotByLVM2(t *testing.T) {
 	g.lvm("vgchange", "-q", "-ay", g.name)
 	intact("LVM2's activation")
 
-	// Without LVM2's snapshots all is as ever.
+	// Without LVM2's snapshots everything works again.
 	g.lvm("lvremove", "-q", "-y", g.name+"/theirs", g.name+"/theirs2")
 	g.eventually("lvremove", func() bool {
 		_, err := p.CreateSnapshot(ctx, "mine", "bare")
@@ -109,7 +110,7 @@ func TestTheirs_snapshotByLVM2(t *testing.T) {
 	})
 	g.write(bare, 0, '3')
 	if got := g.restored("mine", 2); got != "12" {
-		t.Errorf("our snapshot has %s", got)
+		t.Errorf("the driver's snapshot has %s", got)
 	}
 	g.ok(p.DeleteSnapshot(ctx, "mine"))
 	for _, lv := range []string{"bare", "both"} {
@@ -119,7 +120,7 @@ func TestTheirs_snapshotByLVM2(t *testing.T) {
 	g.settled()
 	g.expect("deleting everything")
 	if left := g.devices(); len(left) > 0 {
-		t.Errorf("devices left: %v", left)
+		t.Errorf("the devices %v are left", left)
 	}
 }
 
@@ -153,10 +154,10 @@ func TestTheirs_refreshOfFrozenLayer(t *testing.T) {
 		g.ok(ctx.Err())
 		time.Sleep(time.Millisecond)
 	}
-	g.ok(g.dm.Suspend(ctx, window, dm.SuspendOptions{})) // so that it is under way for certain
+	g.ok(g.dm.Suspend(ctx, window, dm.SuspendOptions{})) // so that hydration is certainly running
 	g.lvm("lvchange", "-q", "--refresh", g.name+"/s-1")
 	if table := g.tables()[g.name+"-s--1"]; !strings.Contains(table, " linear ") {
-		t.Errorf("after lvchange --refresh the frozen layer's table is %q: the test proves nothing", table)
+		t.Errorf("after lvchange --refresh, the frozen layer's table is %q, want linear: the test proves nothing", table)
 	}
 	g.ok(g.dm.Resume(window, 0))
 	g.settled()
@@ -164,7 +165,7 @@ func TestTheirs_refreshOfFrozenLayer(t *testing.T) {
 	g.ok(err)
 	content := g.first(to, last+1)
 	if got := content[:1] + content[last:]; got != "00" {
-		t.Errorf("the volume restored from the oldest snapshot has %s in its first and last block, want 00", got)
+		t.Errorf("the first and last block of the volume restored from the oldest snapshot have %s, want 00", got)
 	}
 	g.ok(p.Deactivate(ctx, "copy"))
 	g.sameTables("lvchange --refresh", g.tables(), active)
@@ -183,24 +184,24 @@ func TestTheirs_mergeByLVM2(t *testing.T) {
 	if _, complaints := run("lvconvert", "-q", "--merge", g.name+"/v-2"); complaints != "" {
 		t.Fatalf("lvconvert --merge: %s", complaints)
 	}
-	g.eventually("that the volume is LVM2's", func() bool {
+	g.eventually("the volume is LVM2's", func() bool {
 		_, err := p.Activate(ctx, "v")
 		return errors.Is(err, pool.ErrPrecondition)
 	})
 	for _, err := range []error{p.DeleteVolume(ctx, "v"), p.DeleteSnapshot(ctx, "v-2"), second(p.CreateSnapshot(ctx, "v-3", "v")), second(p.ExpandVolume(ctx, "v", 32*size.MiB, 0))} {
 		if !errors.Is(err, pool.ErrPrecondition) {
-			t.Errorf("while LVM2 has a merge to do: %v", err)
+			t.Errorf("while LVM2 has a merge to do: %v, want it refused", err)
 		}
 	}
 	if left := g.devices(); len(left) > 0 {
-		t.Errorf("what was refused left the devices %v", left)
+		t.Errorf("refused operations left the devices %v", left)
 	}
 	g.vgck("lvconvert --merge")
 	// The merge runs while the volume is active, and LVM2 ends it.
 	g.lvm("lvchange", "-q", "-ay", g.name+"/v")
 	for deadline := time.Now().Add(30 * time.Second); g.metadata().LV("v-2") != nil; time.Sleep(200 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("LVM2 does not end the merge")
+			t.Fatal("LVM2 did not end the merge")
 		}
 		if _, err := p.Activate(ctx, "v"); err != nil {
 			t.Errorf("Activate of the active volume while it is merged: %v", err)

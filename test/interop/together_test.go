@@ -17,18 +17,19 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-var together = flag.Duration("together", 30*time.Second, "how long TestTogether_concurrentCommands runs our operations and LVM2's commands at once")
+var together = flag.Duration("together", 30*time.Second, "how long TestTogether_concurrentCommands runs the pool's operations and LVM2's commands concurrently")
 
-// stacked is what lvs says of a frozen layer while something reads through it:
-// in the metadata it is a plain volume, its device is a snapshot.
+// stacked matches what lvs says about a frozen layer while a device reads
+// through it: the layer is a plain volume in the metadata, but its device is a
+// snapshot.
 var stacked = regexp.MustCompile(`(?m)^\s*WARNING: Cannot find matching striped segment for \S+\.\n?`)
 
-// metHeld is what vgchange says when it lets a volume go on that is held still for a
-// cut, and did not do that itself: a volume is held before the group's lock is taken,
-// because a freeze may last. Such a cut is made anew.
+// metHeld matches what vgchange says when it resumes a volume that the pool
+// holds still for a cut. The pool holds a volume before it takes the group's
+// lock, because a freeze may take long. It repeats such a cut.
 var metHeld = regexp.MustCompile(`(?m)^\s*Attempted to decrement suspended device counter below zero\.\n?`)
 
-// as returns the group for use in a subtest.
+// as returns a copy of the group for use in a subtest.
 func (g *group) as(t *testing.T) *group {
 	c := *g
 	c.T = t
@@ -41,12 +42,12 @@ func TestTogether_concurrentCommands(t *testing.T) {
 	ctx := context.Background()
 	g := newGroup(t, 2)
 	p := g.open()
-	keep := g.history("keep") // stays, while LVM2 tags and activates it
+	keep := g.history("keep") // not deleted: LVM2 tags and activates it
 	until := time.Now().Add(*together)
 	running := func() bool { return time.Now().Before(until) && !t.Failed() }
 	var ours, theirs, looks, tags atomic.Int64
 
-	t.Run("at once", func(t *testing.T) {
+	t.Run("concurrently", func(t *testing.T) {
 		for w := range 3 {
 			t.Run(fmt.Sprintf("ours%d", w), func(t *testing.T) {
 				t.Parallel()
@@ -76,10 +77,10 @@ func TestTogether_concurrentCommands(t *testing.T) {
 					g.Errorf("vgchange: %s", complaints)
 				}
 				g.lvm("vgs", "-o", "+vg_tags", g.name)
-				g.vgck("nothing in particular")
+				g.vgck("vgchange -ay")
 			}
 		})
-		t.Run("LVM2 changing what is ours", func(t *testing.T) {
+		t.Run("LVM2 changing the driver's volumes", func(t *testing.T) {
 			t.Parallel()
 			g := g.as(t)
 			for i := 0; running(); i++ {
@@ -90,12 +91,12 @@ func TestTogether_concurrentCommands(t *testing.T) {
 			}
 		})
 	})
-	t.Logf("in %v: %d lives of our volumes, %d of LVM2's, %d times looked and activated, %d times tagged", *together, ours.Load(), theirs.Load(), looks.Load(), tags.Load())
+	t.Logf("in %v: %d lives of the driver's volumes, %d of LVM2's; LVM2 listed and activated %d times, tagged %d times", *together, ours.Load(), theirs.Load(), looks.Load(), tags.Load())
 	if ours.Load() == 0 || theirs.Load() == 0 || looks.Load() == 0 || tags.Load() == 0 {
-		t.Error("somebody did not get anything done")
+		t.Error("one of the four made no progress")
 	}
 
-	// Nothing is lost and nothing left.
+	// Nothing is lost, and nothing is left over.
 	for snapshot, want := range map[string]string{"keep-0": "0.", "keep-1": "1.", "keep-2": "2."} {
 		if got := g.restored(snapshot, 2); got != want {
 			t.Errorf("snapshot %s has %q, want %q", snapshot, got, want)
@@ -113,9 +114,9 @@ func TestTogether_concurrentCommands(t *testing.T) {
 			t.Errorf("the group lost the tag %s", tag)
 		}
 	}
-	g.listed("all that", "keep keep@keep-0 keep@keep-1 keep@keep-2")
+	g.listed("all operations", "keep keep@keep-0 keep@keep-1 keep@keep-2")
 	if got := strings.Join(g.devices(), " "); got != strings.ReplaceAll("VG-keep VG-keep--2 VG-keep--2-cow VG-keep-real", "VG", g.name) {
-		t.Errorf("there are the devices %s", got)
+		t.Errorf("the devices are %s", got)
 	}
 	if len(vg.LVs) != 5 { // with the link of the live layer
 		t.Errorf("there are %d logical volumes", len(vg.LVs))
@@ -123,10 +124,10 @@ func TestTogether_concurrentCommands(t *testing.T) {
 	for _, s := range []string{"keep-0", "keep-1", "keep-2"} {
 		g.ok(p.DeleteSnapshot(ctx, s))
 	}
-	g.vgck("all that")
+	g.vgck("all operations")
 }
 
-// life is one volume of ours from its creation to its end.
+// life takes one volume of the driver's from its creation to its end.
 func (g *group) life(name string) {
 	g.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -154,7 +155,8 @@ func (g *group) life(name string) {
 	g.ok(g.pool.DeleteSnapshot(ctx, name+"-0"))
 }
 
-// theirLife is one volume of LVM2's with a snapshot from its creation to its end.
+// theirLife takes one volume of LVM2's, with a snapshot, from its creation to
+// its end.
 func (g *group) theirLife(name string) {
 	g.Helper()
 	origin, snapshot := "/dev/"+g.name+"/"+name, "/dev/"+g.name+"/"+name+"s"
