@@ -24,28 +24,28 @@ const (
 	extent       = size.MiB
 	chunk        = 16 * size.KiB
 	volumeSize   = 8 * size.MiB
-	machineEvery = 4 // points at which the machine dies too
-	emptyEvery   = 4 // points after which all is deleted
+	machineEvery = 4 // at every so many points the machine dies too
+	emptyEvery   = 4 // after every so many runs everything is deleted
 	quiet        = 100 * time.Millisecond
 	steadyLimit  = 5 * time.Second
 )
 
-// operation is what is cut short.
+// operation is an operation that the campaign interrupts.
 type operation struct {
 	name   string
-	config func(*pool.Config) // of the pool until it is cut
-	build  func(r *rig) error // makes the pool's content, once
-	ready  func(r *rig) error // activates, and starts who writes and reads; may be called again
-	act    func(r *rig) error // the operation; called again after the cut
-	opens  bool               // it includes the opening of the pool, and what ready does
-	first  *operation         // is cut before, at the points that at fits
+	config func(*pool.Config) // changes the pool's configuration until the cut
+	build  func(r *rig) error // makes the pool's content, called once
+	ready  func(r *rig) error // activates, and starts writers and readers; may be called again
+	act    func(r *rig) error // performs the operation; called again after the cut
+	opens  bool               // the operation includes opening the pool, and ready
+	first  *operation         // of a repair: the operation that is cut before, at the points that at selects
 	at     func(point string) bool
-	cutAt  int  // the point at which first is cut, of a repair
-	busy   bool // build leaves background work undone
-	beside bool // it is done beside the pool, on what is not the pool's yet: a pool that opens knows nothing of it
+	cutAt  int  // of a repair: the point at which first is cut
+	busy   bool // build leaves background work unfinished
+	beside bool // it works on a volume that is not the pool's yet, so opening the pool repairs nothing
 }
 
-// campaign cuts operations short, all in one kernel.
+// campaign cuts operations, all on one kernel.
 type campaign struct {
 	t     *testing.T
 	dm    *dm.Client
@@ -56,7 +56,8 @@ type campaign struct {
 	cuts, findings int
 }
 
-// otherFilter is which devices lvm2 looks at in the tests' kernel.
+// otherFilter matches the filter of lvm2's devices in the test kernel's
+// configuration.
 var otherFilter = regexp.MustCompile(`global_filter = .*`)
 
 func newCampaign(t *testing.T) *campaign {
@@ -72,8 +73,9 @@ func newCampaign(t *testing.T) *campaign {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.end)
-	// lvm2 looks at no other devices: there are thousands, and a disk has two.
-	conf := filepath.Join(lvm2.SystemDir(), "lvm.conf") // of this test alone, by hack/testkernel
+	// Limit lvm2 to the pool's disks: there are thousands of devices, and each
+	// disk has two.
+	conf := filepath.Join(lvm2.SystemDir(), "lvm.conf") // hack/testkernel made it for this run only
 	text, err := os.ReadFile(conf)
 	if err != nil {
 		t.Fatal(err)
@@ -86,7 +88,7 @@ func newCampaign(t *testing.T) *campaign {
 	return c
 }
 
-// end takes everything down.
+// end kills the worker and removes all devices and disks.
 func (c *campaign) end() {
 	if c.w != nil {
 		c.w.kill(false)
@@ -109,7 +111,8 @@ func (c *campaign) config() pool.Config {
 	}
 }
 
-// begin brings the pool to where the operation begins, in a worker that is to be killed at the n-th point.
+// begin brings the pool to the state in which the operation begins, with a
+// worker that will be killed at the n-th point.
 func (c *campaign) begin(op *operation, t *template, n int) (*rig, error) {
 	if op.first != nil {
 		return c.interrupt(op, t, n)
@@ -145,7 +148,8 @@ func (c *campaign) begin(op *operation, t *template, n int) (*rig, error) {
 	return r, err
 }
 
-// perform does the operation, up to the end of what it has to do in the background.
+// perform performs the operation, and waits for the background work that
+// belongs to it.
 func (r *rig) perform(op *operation) error {
 	if op.first != nil {
 		return r.repair(op)
@@ -163,7 +167,8 @@ func (r *rig) perform(op *operation) error {
 	return op.act(r)
 }
 
-// settle waits until no more points come, and returns them.
+// settle waits until no more points come, and returns the points that have
+// come.
 func (r *rig) settle() ([]string, error) {
 	before := -1
 	for {
@@ -180,7 +185,7 @@ func (r *rig) settle() ([]string, error) {
 func (c *campaign) dry(op *operation, t *template) ([]string, error) {
 	r, err := c.begin(op, t, 0)
 	if errors.Is(err, errNotMet) {
-		return nil, c.over(r, nil) // a repair of nothing has no points
+		return nil, c.over(r, nil) // there is nothing to repair, so there are no points
 	}
 	if err != nil {
 		return nil, c.over(r, err)
@@ -199,7 +204,8 @@ func (c *campaign) dry(op *operation, t *template) ([]string, error) {
 	return passed, c.over(r, err)
 }
 
-// cut performs an operation that is cut at the n-th point, and checks what comes of it.
+// cut performs an operation that is cut at the n-th point, and checks the
+// outcome. It reports whether the point was reached.
 func (c *campaign) cut(op *operation, t *template, n int, machine bool) (cut bool, err error) {
 	c.runs++
 	began := time.Now()
@@ -220,7 +226,7 @@ func (c *campaign) cut(op *operation, t *template, n int, machine bool) (cut boo
 			_, err = r.settle()
 		}
 		if err == nil {
-			err = r.arm(0) // until here work in the background may meet the point
+			err = r.arm(0) // until here background work may reach the point
 		}
 	}
 	phase("perform")
@@ -236,7 +242,7 @@ func (c *campaign) cut(op *operation, t *template, n int, machine bool) (cut boo
 	return cut, c.over(r, err)
 }
 
-// recover opens the pool after a cut and asks for the operation again.
+// recover opens the pool after a cut and repeats the operation.
 func (r *rig) recover(op *operation, config pool.Config, machine bool) error {
 	r.w, r.opened, r.config = nil, false, config
 	if machine {
@@ -256,7 +262,7 @@ func (r *rig) recover(op *operation, config pool.Config, machine bool) error {
 		}
 	}
 	for _, o := range r.objects {
-		if err := o.goesOn(r.w); err != nil {
+		if err := o.continues(r.w); err != nil {
 			return fmt.Errorf("after the pool was opened: %w", err)
 		}
 	}
@@ -266,12 +272,12 @@ func (r *rig) recover(op *operation, config pool.Config, machine bool) error {
 		}
 	}
 	if err := op.act(r); err != nil {
-		return fmt.Errorf("asked again: %w", err)
+		return fmt.Errorf("repeating the operation: %w", err)
 	}
 	return nil
 }
 
-// over ends a case, and leaves the worker for the next one if all is well.
+// over ends a case. If err is nil, it keeps the worker for the next case.
 func (c *campaign) over(r *rig, err error) error {
 	if r == nil {
 		return err
@@ -299,7 +305,7 @@ func (c *campaign) over(r *rig, err error) error {
 	return errors.Join(fmt.Errorf("%w\n%s", err, told), down)
 }
 
-// devices tells the group's devices.
+// devices describes all device-mapper devices, for messages.
 func (r *rig) devices() string {
 	var out strings.Builder
 	all, _ := r.dm.List()
@@ -316,8 +322,9 @@ func (r *rig) devices() string {
 	return out.String()
 }
 
-// timed has the parts of each case timed.
+// timed reports whether to print how long the parts of each case take.
 var timed = os.Getenv("POINTS_TIMED") != ""
 
-// rollingStart is where the machine's deaths begin, so that each run has others.
+// rollingStart shifts the points at which the machine dies, so that each run
+// has others.
 var rollingStart = rand.IntN(machineEvery)

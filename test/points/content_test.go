@@ -17,7 +17,7 @@ import (
 
 const block = 4 * size.KiB
 
-// fill makes the content of a block that was written as a version.
+// fill makes the content of a block that was written as this version.
 func fill(b []byte, at int, version uint32) {
 	for i := 0; i < len(b); i += 8 {
 		binary.LittleEndian.PutUint32(b[i:], version)
@@ -25,19 +25,22 @@ func fill(b []byte, at int, version uint32) {
 	}
 }
 
-// object is a volume or a snapshot as it must be: which version each block has.
+// object is a volume or snapshot with its expected content: the version of each
+// block.
 type object struct {
 	name, lv string
 	snapshot bool
 	size     size.Bytes
 	path     string // of an active volume
 	certain  bool   // acknowledged
-	gone     bool   // it was asked to be deleted
-	hidden   bool   // nobody compares it
+	gone     bool   // its deletion was requested
+	hidden   bool   // not compared
 
-	// base is what it had when its writes began, of which log are those since then, in order; the last
-	// may be under way. What was cut or copied from another one while that was written to
-	// begins with some beginning of that one's log: from so many writes, and at most to so many.
+	// base has the versions when the object's writes began, and log has the
+	// writes since then, in order. The last write may still be in progress. An
+	// object that was cut or copied from another one (of), while that one was
+	// written, begins with the first writes of that one's log: at least the
+	// first from, and at most the first to of them.
 	base     []uint32
 	log      []write
 	acked    int
@@ -66,7 +69,7 @@ func nextVersion() uint32 {
 	return versions.last
 }
 
-// after returns what base is after the writes.
+// after returns the versions that the writes make of base.
 func after(base []uint32, log []write, blocks int) []uint32 {
 	now := make([]uint32, blocks)
 	copy(now, base)
@@ -78,7 +81,8 @@ func after(base []uint32, log []write, blocks int) []uint32 {
 	return now
 }
 
-// fresh returns the object with its content, without its history and its users.
+// fresh returns the object with its content, but without its history, writers
+// and readers.
 func (o *object) fresh() *object {
 	return &object{
 		name: o.name, lv: o.lv, snapshot: o.snapshot, size: o.size, certain: o.certain, gone: o.gone, hidden: o.hidden,
@@ -88,10 +92,12 @@ func (o *object) fresh() *object {
 
 func (o *object) blocks() int { return int(o.size / block) }
 
-// mustBe compares what was read. It settles what was open.
+// mustBe compares the versions that were read with the expected ones. It then
+// knows what was uncertain: the first writes of the other object's log, and the
+// last write.
 func (o *object) mustBe(seen []uint32) error {
 	if len(seen) != o.blocks() {
-		return fmt.Errorf("%s has %d blocks, it must have %d", o.name, len(seen), o.blocks())
+		return fmt.Errorf("%s has %d blocks, want %d", o.name, len(seen), o.blocks())
 	}
 	if o.base == nil && o.of != nil {
 		if err := o.begins(seen); err != nil {
@@ -102,7 +108,8 @@ func (o *object) mustBe(seen []uint32) error {
 	return differ(o.name, seen, after(o.base, o.log, o.blocks()))
 }
 
-// settleLast takes the last write, if it failed, for done or not as it was seen to be.
+// settleLast decides by the versions seen whether the last write, if it failed,
+// was done.
 func (o *object) settleLast(seen []uint32) {
 	if o.acked < len(o.log) {
 		w := o.log[o.acked]
@@ -113,7 +120,7 @@ func (o *object) settleLast(seen []uint32) {
 	}
 }
 
-// begins finds out which beginning of another one's log it has.
+// begins finds out how many writes of the other object's log the object has.
 func (o *object) begins(seen []uint32) error {
 	at := map[uint32]int{}
 	for i, w := range o.of.log {
@@ -126,11 +133,11 @@ func (o *object) begins(seen []uint32) error {
 		}
 	}
 	if o.to >= 0 && n > o.to {
-		return fmt.Errorf("%s has write %d of %s, which began after write %d, the last one before it was acknowledged", o.name, n, o.of.name, o.to)
+		return fmt.Errorf("%s has write %d of %s, but was acknowledged before any write after %d began", o.name, n, o.of.name, o.to)
 	}
 	base := after(o.of.base, o.of.log[:n], len(seen))
 	if err := differ(o.name, seen, base); err != nil {
-		return fmt.Errorf("of the writes to %s from %d to %d the last one seen is %d: %w", o.of.name, o.from, o.to, n, err)
+		return fmt.Errorf("the last write to %s, from %d to %d, that was seen is %d: %w", o.of.name, o.from, o.to, n, err)
 	}
 	o.base = base
 	return nil
@@ -146,15 +153,15 @@ func differ(name string, seen, want []uint32) error {
 		}
 	}
 	if wrong > 0 {
-		return fmt.Errorf("%d wrong blocks in %s: the first is block %d, version %#x instead of %#x", wrong, name, first, seen[first], want[first])
+		return fmt.Errorf("%d wrong blocks in %s; the first is block %d with version %#x, want %#x", wrong, name, first, seen[first], want[first])
 	}
 	return nil
 }
 
-// bad is the version of a block that nobody wrote.
+// bad stands for the content of a block that nobody wrote.
 const bad = ^uint32(0)
 
-// readBlocks reads a part of a device and tells the version of each block.
+// readBlocks reads a part of a device and returns the version of each block.
 func readBlocks(path string, from, length size.Bytes) ([]uint32, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
 	if err != nil {
@@ -194,14 +201,14 @@ func directBuffer(n size.Bytes) []byte {
 	return b
 }
 
-// writer writes single blocks to an active volume, one after the other, in a region
-// that a store of the smallest size has room for.
+// writer writes single blocks to an active volume, one after the other, in a
+// region for which the smallest store has room.
 type writer struct {
 	o     *object
 	file  *os.File
 	stop  chan struct{}
 	ended chan struct{}
-	err   error // after ended
+	err   error // valid once ended is closed
 }
 
 const (
@@ -244,7 +251,7 @@ func (w *writer) loop() {
 	}
 }
 
-// write writes one block.
+// write writes one block and logs it.
 func (o *object) write(f *os.File, b []byte, at int) error {
 	v := nextVersion()
 	fill(b, at, v)
@@ -272,19 +279,20 @@ func (o *object) stopWriter() error {
 	case <-w.ended:
 		return w.err
 	case <-time.After(10 * time.Second):
-		return &hangError{"a write to " + o.name + " does not end"}
+		return &hangError{"a write to " + o.name + " did not end"}
 	}
 }
 
-// marks returns how many writes were acknowledged, and how many began.
+// marks returns how many writes were acknowledged, and how many have begun.
 func (o *object) marks() (acked, begun int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.acked, len(o.log)
 }
 
-// goesOn waits until the writer has written again, as long as the worker lives.
-func (o *object) goesOn(w *client) error {
+// continues waits until the writer has completed another write. It returns
+// errCut if the worker has died.
+func (o *object) continues(w *client) error {
 	if o.writer == nil {
 		return nil
 	}
@@ -301,22 +309,23 @@ func (o *object) goesOn(w *client) error {
 			return nil
 		}
 		if time.Now().After(end) {
-			return &hangError{"a write to " + o.name + " does not end"}
+			return &hangError{"a write to " + o.name + " did not end"}
 		}
 	}
 }
 
-// reader reads an active volume that nobody writes to, again and again, and compares.
+// reader repeatedly reads an active volume that nobody writes to, and compares
+// its content.
 type reader struct {
 	stop  chan struct{}
 	ended chan struct{}
-	err   error // after ended
+	err   error // valid once ended is closed
 }
 
 const readPiece = 64 * size.KiB
 
 func (o *object) startReader() error {
-	f, err := os.Open(o.path) // held all the time
+	f, err := os.Open(o.path) // keeps the device open
 	if err != nil {
 		return err
 	}
@@ -335,7 +344,7 @@ func (o *object) startReader() error {
 			at := rand.IntN(int(o.size/readPiece)) * int(readPiece/block)
 			var seen []uint32
 			if seen, w.err = readBlocks(path, size.Bytes(at)*block, readPiece); w.err == nil {
-				w.err = differ(fmt.Sprintf("%s, read from block %d on", o.name, at), seen, want[at:at+len(seen)])
+				w.err = differ(fmt.Sprintf("%s, read from block %d", o.name, at), seen, want[at:at+len(seen)])
 			}
 			if w.err != nil {
 				return
@@ -357,6 +366,6 @@ func (o *object) stopReader() error {
 	case <-w.ended:
 		return w.err
 	case <-time.After(10 * time.Second):
-		return &hangError{"a read of " + o.name + " does not end"}
+		return &hangError{"a read of " + o.name + " did not end"}
 	}
 }

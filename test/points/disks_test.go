@@ -24,8 +24,8 @@ const (
 	pieceSize  = 64 * size.KiB
 )
 
-// disk is a disk of the pool: a file in memory behind a loop device, and a linear device on
-// top that can be cut off.
+// disk is a disk of the pool: a file in memory, a loop device on it, and on top
+// a linear device that can be cut off.
 type disk struct {
 	file       *os.File
 	loop, path string
@@ -66,12 +66,12 @@ func newDisks(d *dm.Client, n int) (disks []*disk, err error) {
 	return disks, nil
 }
 
-// remove ends the disk.
+// remove removes the disk's devices and its file.
 func (x *disk) remove(d *dm.Client) error {
 	return errors.Join(d.Remove(x.name, 0), d.RemoveNode(x.name), lvm("losetup", "-d", x.loop), os.Remove(x.file.Name()), x.file.Close())
 }
 
-// power cuts the disk off, or brings it back.
+// power reconnects the disk, or cuts it off, so that all I/O fails.
 func (x *disk) power(d *dm.Client, on bool) error {
 	var t dm.Target = dm.Linear{Device: x.under}
 	if !on {
@@ -80,7 +80,7 @@ func (x *disk) power(d *dm.Client, on bool) error {
 	return errors.Join(d.Load(x.name, dm.Table{{Length: diskSize.Sectors(), Target: t}}, false), d.Resume(x.name, 0))
 }
 
-// image is what a disk holds, without what is zero.
+// image has a disk's content by offset in bytes, without pieces of zeroes.
 type image map[int64][]byte
 
 // save reads the disk's content.
@@ -107,7 +107,7 @@ func (x *disk) save() (image, error) {
 	}
 }
 
-// restore gives the disk its content back. Nobody uses it.
+// restore writes the image back to the disk, which must not be in use.
 func (x *disk) restore(img image) error {
 	err := unix.Fallocate(int(x.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, int64(diskSize))
 	if err != nil {
@@ -125,14 +125,14 @@ func (x *disk) restore(img image) error {
 		}
 		err = unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0)
 		if err := errors.Join(err, f.Close()); err != nil {
-			return fmt.Errorf("dropping what is cached of %s: %w", path, err)
+			return fmt.Errorf("dropping the cache of %s: %w", path, err)
 		}
 	}
 	return nil
 }
 
-// fail makes a device fail all that waits in it. A mirror keeps writes that a disk refused
-// until it is suspended.
+// fail makes a device fail all I/O that waits in it. A mirror keeps the writes
+// that a disk refused until the mirror is suspended.
 func fail(d *dm.Client, name string) {
 	table, err := d.Table(name)
 	if err != nil || len(table) == 0 {
@@ -146,19 +146,22 @@ func fail(d *dm.Client, name string) {
 	}
 }
 
-// mirrors says whether a device is a mirror: others wait for what that keeps, so mirrors have to fail first.
+// mirrors reports whether a device is a mirror. Mirrors must fail first,
+// because other devices wait for the writes that they keep.
 func mirrors(d *dm.Client, name string) bool {
 	table, err := d.Table(name)
 	return err == nil && len(table) > 0 && table[0].Target.Type() == "mirror"
 }
 
-// errStuck says that the kernel has devices that cannot be taken down: this kernel is of no use any more.
-var errStuck = errors.New("devices cannot be taken down")
+// errStuck is returned when the kernel has devices that cannot be removed, so
+// that this kernel can no longer be used.
+var errStuck = errors.New("devices cannot be removed; this kernel can no longer be used")
 
-// takeDownLimit is for all devices to go: one that waits for another takes a second of it.
+// takeDownLimit is how long removing all devices may take. A device that waits
+// for another one takes one second of it.
 const takeDownLimit = 40 * time.Second
 
-// takeDown removes all devices of the group, as a machine's end does.
+// takeDown removes all devices of the group, as the end of a machine does.
 func takeDown(d *dm.Client) error {
 	prefix := group + "-"
 	done := make(chan error, 1)

@@ -1,31 +1,41 @@
-// Package points cuts each operation of a pool short once at each point: at each
-// call that changes something outside of the process (package point), before it
-// and after it, while volumes of the family are written to and read.
+// Package points cuts each operation of a pool once at each of its points:
+// before and after each call that changes anything outside of the process
+// (package point). Meanwhile volumes of the family are written and read.
 //
-// At a point the process that has the pool kills itself. For every fourth point
-// the machine dies too: the disks answer nothing but errors from that moment on, all
-// devices are taken down, and then the disks come back. After that the pool must
-// open within 15 s, and no device may be as the former process left it, suspended or
-// with a second table, when it is open; none may stay suspended; writers must go on; the
-// operation, asked for again, must succeed; all bytes that were acknowledged must
-// be there, in volumes and snapshots; nothing may be left that nobody needs, of
-// logical volumes, extents and devices; and vgck must be silent.
+// At a point the process that has the pool kills itself. At every fourth point
+// the machine dies too: from that moment all I/O on the disks fails, all
+// devices are removed, and then the disks come back.
 //
-//	make points                           all operations; ends with their numbers
-//	make points POINTS=cut,expand         operations whose names begin so
-//	make points POINTS=cut-next:17        one point; cut-next:17m with the machine
-//	make points POINTS=cut-next:17-40     some points
+// After the cut the following must hold:
+//   - The pool opens within 15 s.
+//   - Then no device is as the killed process left it, suspended or with a second table.
+//   - No device stays suspended.
+//   - Writers continue.
+//   - The operation succeeds when it is repeated.
+//   - All acknowledged bytes are there, in volumes and snapshots.
+//   - No logical volume, extent or device is left that nobody needs.
+//   - vgck prints nothing.
 //
-// POINTS_EVERY=5 cuts at every fifth point only, at others each time. POINTS_TIMED=1
-// tells the points of each operation, and how long the parts of each case take.
+// These commands run it:
 //
-// DMSNAP_KERNEL chooses the kernel, as for all tests. Without make, in the kernel:
+//	make points                           all operations; prints the totals
+//	make points POINTS=cut,expand         operations whose names begin with these words
+//	make points POINTS=cut-next:17        one point; cut-next:17m also ends the machine
+//	make points POINTS=cut-next:17-40     a range of points
+//
+// POINTS_EVERY=5 cuts only at every fifth point, and at others in the next run.
+// POINTS_TIMED=1 prints the points of each operation, and how long the parts of
+// each case take.
+//
+// DMSNAP_KERNEL chooses the kernel, as for all tests. Without make, on a test
+// kernel:
 //
 //	POINTS=cut-next:17 go test -v -tags kernel,points -exec "$PWD/hack/testkernel exec" ./test/points
 //
 // Without POINTS the test takes a sample, for as long as POINTS_FOR says (75s).
 //
-// Each operation has a least number of points in least_test.go, which grows only:
-// a smaller number means that points got lost, or that the operation got cheaper;
-// who made it cheaper lowers the number and says so.
+// least_test.go has the least number of points of each operation. These numbers
+// only grow. A smaller number means that points were lost, or that the
+// operation became cheaper. A change that makes an operation cheaper lowers the
+// number and says so.
 package points

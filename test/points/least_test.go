@@ -2,9 +2,10 @@
 
 package points
 
-// least is how many points an operation has at least. Background work, above all the
-// copy of a fork, adds some in one run and none in the next: 46 and 128 were seen of
-// cut-forked. The sample takes only what is listed here.
+// least has the least number of points of each operation. Background work,
+// above all the copy of a fork, adds points in one run and none in the next:
+// cut-forked had between 46 and 128. The sample takes only the operations in
+// this list.
 var least = map[string]int{
 	"activate":      24,
 	"adopt":         12,

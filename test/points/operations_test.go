@@ -13,7 +13,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/audit"
 )
 
-// steps are done one after the other, up to the first error.
+// steps performs the steps one after the other, up to the first error.
 func steps(all ...func(r *rig) error) func(r *rig) error {
 	return func(r *rig) error {
 		for _, step := range all {
@@ -69,10 +69,10 @@ func scatter(name string, n int) func(r *rig) error {
 	return func(r *rig) error { return r.scatter(name, n) }
 }
 
-// settled waits for what goes on in the background.
+// settled waits for background work to end.
 func settled(r *rig) error { return r.until(nil) }
 
-// gone waits until an object has no logical volume any more.
+// gone waits until an object no longer has a logical volume.
 func gone(name string) func(r *rig) error {
 	return func(r *rig) error {
 		lv := r.objects[name].lv
@@ -80,7 +80,8 @@ func gone(name string) func(r *rig) error {
 	}
 }
 
-// flat waits until the volume r, if it is there, reads by a store of its own, over which few layers are newer.
+// flat waits until the volume r is read through its flat store, which few
+// layers are newer than. It returns immediately if r was deleted.
 func flat(r *rig) error {
 	if r.objects["r"].gone {
 		return nil
@@ -110,15 +111,16 @@ func flattened(vg *lvm2.VG) bool {
 	return stores == 1 && over != "" && newer < 3
 }
 
-// written is a volume without snapshots.
+// written makes a volume with content and without snapshots.
 func written(name string) func(r *rig) error {
 	return steps(create(name, volumeSize), activate(name), scatter(name, 200))
 }
 
-// cutAnd takes a snapshot of it and writes n blocks afterwards.
+// cutAnd takes a snapshot and then writes n blocks.
 func cutAnd(s, of string, n int) func(r *rig) error { return steps(snapshot(s, of), scatter(of, n)) }
 
-// family is a volume with three snapshots; history one without the last.
+// family makes a volume with three snapshots; history makes one with two
+// snapshots.
 var (
 	history = steps(written("v"), cutAnd("s1", "v", 60), cutAnd("s2", "v", 60))
 	family  = steps(history, cutAnd("s3", "v", 60))
@@ -134,18 +136,19 @@ var (
 	whileFork = steps(inUse, activate("f"), writeTo("f"))
 )
 
-// deep is a volume with so many snapshots that the oldest is read by a store of its
-// own. The first one to do so has the layers trimmed.
+// deep makes a volume with so many snapshots that the oldest is read through a
+// flat store. Its first reader, which is deleted again, has the layers trimmed.
 var deep = steps(family, cutAnd("s4", "v", 20), cutAnd("s5", "v", 20),
 	restore("x", "s1", readOnly), activate("x"), deactivate("x"), remove("x"))
 
-// deepReader is that with a volume that shows the oldest snapshot.
+// deepReader is deep with a volume that shows the oldest snapshot.
 func deepReader(c Call) func(r *rig) error { return steps(deep, restore("r", "s1", c)) }
 
-// overlapping is a volume with snapshots between which half the chunks are the same: that is worth a fold.
+// overlapping makes a volume with snapshots between which half of the written
+// chunks are the same, so that a fold is worth while.
 var overlapping = steps(written("v"), snapshot("s1", "v"), rewrite("v", 0), snapshot("s2", "v"), rewrite("v", 50), snapshot("s3", "v"), scatter("v", 10))
 
-// rewrite writes to a hundred chunks from one on.
+// rewrite writes one block of each of a hundred chunks, beginning at a chunk.
 func rewrite(name string, chunks int) func(r *rig) error {
 	return func(r *rig) error { return r.fillUp(name, chunks*int(chunk/block), 100, 0) }
 }
@@ -153,20 +156,22 @@ func rewrite(name string, chunks int) func(r *rig) error {
 // slowly keeps forks from being hydrated before the cut.
 func slowly(c *pool.Config) { c.HydrationRate = 2 * size.MiB }
 
-// fully wipes what is free, too.
+// fully also wipes free extents.
 func fully(c *pool.Config) { c.Clean = pool.CleanBackground }
 
-// leavesMuch says whether the repair after a cut at a point has more to do than to find all in order:
-// something is suspended, folded in part, or a store to read an old snapshot by is half-made.
+// leavesMuch reports whether a cut at this point leaves a repair to do: a
+// device is suspended, a fold is unfinished, or a flat store is half-made.
 func leavesMuch(point string) bool {
 	return strings.HasPrefix(point, "after suspend") || strings.HasPrefix(point, "before fold into") ||
 		strings.HasPrefix(point, "after") && strings.Contains(point, "--flat--")
 }
 
-// leavesTable says whether a cut at a point leaves a second table loaded: growth suspends nothing.
+// leavesTable reports whether a cut at this point leaves a second table loaded.
+// Growth suspends nothing.
 func leavesTable(point string) bool { return strings.HasPrefix(point, "after load table") }
 
-// operations are all that is cut short.
+// operations returns all operations that can be cut, and the repairs after
+// them.
 func operations() []*operation {
 	all := []*operation{
 		{name: "create", build: history, ready: inUse, act: steps(create("n", 8*size.MiB), activate("n"))},
@@ -229,13 +234,13 @@ func operations() []*operation {
 	return all
 }
 
-// restoreReader is for operations that are no business of readers.
+// restoreReader does nothing, for operations without a reader.
 func restoreReader(*rig) error { return nil }
 
-// rolledBack rolls a volume back, which nobody uses, and uses it.
+// rolledBack rolls back a volume that nobody uses, and then uses the volume.
 func rolledBack(name, to string) func(r *rig) error {
 	return func(r *rig) error {
-		if o := r.objects[name]; o.path != "" { // asked again
+		if o := r.objects[name]; o.path != "" { // the operation is repeated
 			if err := r.deactivate(name); err != nil {
 				return err
 			}
@@ -244,7 +249,8 @@ func rolledBack(name, to string) func(r *rig) error {
 	}
 }
 
-// theirs makes a logical volume by LVM2's commands, perhaps with a snapshot.
+// theirs makes a logical volume by LVM2's commands, with a snapshot if
+// snapshots is set.
 func theirs(snapshots bool) func(r *rig) error {
 	return func(r *rig) error {
 		if err := lvm("lvcreate", "-q", "-y", "-Wn", "-L8m", "-n", "l", group); err != nil {

@@ -17,9 +17,9 @@ import (
 
 // selection is a part of POINTS.
 type selection struct {
-	name     string // of operations begins so
-	from, to int    // the first and the last point; the last is 0 if there is none
-	machine  bool   // in any case
+	name     string // the beginning of the operations' names
+	from, to int    // the first and the last point; to is 0 if there is no last one
+	machine  bool   // only with the death of the machine
 }
 
 var selected = regexp.MustCompile(`^([a-z-]+)(?::(\d+)(-(\d*))?(m)?)?$`)
@@ -28,7 +28,7 @@ func parseSelection(text string) (all []selection, err error) {
 	for part := range strings.SplitSeq(text, ",") {
 		m := selected.FindStringSubmatch(part)
 		if m == nil {
-			return nil, fmt.Errorf("POINTS: %q is not like cut, cut-next:17, cut-next:17m or cut-next:17-40", part)
+			return nil, fmt.Errorf("invalid POINTS %q: must be like cut, cut-next:17, cut-next:17m or cut-next:17-40", part)
 		}
 		s := selection{name: m[1], from: 1, machine: m[5] != ""}
 		if m[2] != "" {
@@ -36,7 +36,7 @@ func parseSelection(text string) (all []selection, err error) {
 			s.to = s.from
 		}
 		if m[3] != "" {
-			s.to, _ = strconv.Atoi(m[4]) // 0 if there is none
+			s.to, _ = strconv.Atoi(m[4]) // 0 if there is no last point
 		}
 		if s.name == "all" {
 			s.name = ""
@@ -70,12 +70,13 @@ func TestPoints(t *testing.T) {
 		}
 	}
 	if done == 0 {
-		t.Fatalf("no operation is selected by POINTS=%s", text)
+		t.Fatalf("POINTS=%s selects no operation", text)
 	}
 	c.sum(done)
 }
 
-// exact tells whether an operation has that name; else it is the beginning of some.
+// exact reports whether an operation has exactly this name. Otherwise the name
+// is the beginning of some.
 func exact(ops []*operation, name string) bool {
 	return slices.ContainsFunc(ops, func(op *operation) bool { return op.name == name })
 }
@@ -99,11 +100,12 @@ func (c *campaign) sum(operations int) {
 const (
 	sampleFor    = 75 * time.Second
 	sampleOfEach = 5
-	triesToMeet  = 5 // runs of an operation until one has points
-	fewTried     = 8 // points, of which it says nothing that most were not met
+	triesToMeet  = 5 // how often an operation is run until it has points
+	fewTried     = 8 // with fewer points than this, missing most of them is no finding
 )
 
-// sample cuts some points of as many operations of the table as time allows, others each time.
+// sample cuts a few points of as many operations as time allows, other ones in
+// each run.
 func (c *campaign) sample(ops []*operation) {
 	limit := sampleFor
 	if text := os.Getenv("POINTS_FOR"); text != "" {
@@ -131,7 +133,7 @@ func (c *campaign) sample(ops []*operation) {
 	c.sum(done)
 }
 
-// sweep cuts an operation at all selected points, or at those of them that choose
+// sweep cuts an operation at all selected points, or at the points that choose
 // returns, counted from 0.
 func (c *campaign) sweep(op *operation, s selection, choose func(points int) []int) {
 	began, cuts, findings := time.Now(), c.cuts, c.findings
@@ -140,10 +142,10 @@ func (c *campaign) sweep(op *operation, s selection, choose func(points int) []i
 		c.finding(op, 0, "", false, err)
 	}
 	if err == nil && points < least[op.name] {
-		c.finding(op, 0, "", false, fmt.Errorf("it has %d points, it had at least %d", points, least[op.name]))
+		c.finding(op, 0, "", false, fmt.Errorf("the operation has %d points, want at least %d", points, least[op.name]))
 	}
 	if cut := c.cuts - cuts; err == nil && tried >= fewTried && 2*cut < tried {
-		c.finding(op, 0, "", false, fmt.Errorf("%d of %d points were cut: the others were not met", cut, tried))
+		c.finding(op, 0, "", false, fmt.Errorf("only %d of %d points were cut: the others were not reached", cut, tried))
 	}
 	fmt.Printf("operation %s: %d points, %d cut, %d findings, %v\n", op.name, points, c.cuts-cuts, c.findings-findings, time.Since(began).Round(time.Second))
 }
@@ -155,13 +157,13 @@ func (c *campaign) sweepThrough(op *operation, s selection, choose func(points i
 	}
 	t, err := c.build(base)
 	if err != nil {
-		return 0, 0, fmt.Errorf("before it: %w", c.over(nil, err))
+		return 0, 0, fmt.Errorf("building the pool: %w", c.over(nil, err))
 	}
 	var places []place
-	// Work in the background comes in one run and not in the next.
+	// Background work has points in one run and none in the next.
 	for try := 0; len(places) == 0; try++ {
 		if try == triesToMeet {
-			return 0, 0, errors.New("it has no points")
+			return 0, 0, errors.New("the operation has no points")
 		}
 		if places, err = c.places(op, t); err != nil {
 			return 0, 0, err
@@ -204,14 +206,15 @@ func (c *campaign) sweepThrough(op *operation, s selection, choose func(points i
 	return len(places), tried, nil
 }
 
-// place is a point of an operation, or of a repair after one of the cuts before it.
+// place is a point of an operation, or a point of a repair after one of its
+// cuts.
 type place struct {
 	op   *operation
 	n    int
 	name string
 }
 
-// places returns all points of an operation, as they come in one run of it.
+// places returns all points of an operation, as they come in one run.
 func (c *campaign) places(op *operation, t *template) (all []place, err error) {
 	variants, err := c.variants(op, t)
 	if err != nil {

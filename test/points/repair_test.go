@@ -7,8 +7,8 @@ import (
 	"fmt"
 )
 
-// variants are the operations that an operation stands for: itself, or for a repair
-// one for each point at which the operation before it is cut.
+// variants returns the operations that op stands for: op itself or, for a
+// repair, one operation for each point at which the operation before it is cut.
 func (c *campaign) variants(op *operation, t *template) ([]*operation, error) {
 	if op.first == nil {
 		return []*operation{op}, nil
@@ -28,11 +28,13 @@ func (c *campaign) variants(op *operation, t *template) ([]*operation, error) {
 	return all, nil
 }
 
-// errNotMet says that the operation before a repair came to its end without the point at
-// which it was to be cut: what is done in the background has more points in one run than in the next.
-var errNotMet = errors.New("the point was not met")
+// errNotMet is returned when the operation before a repair ended without
+// reaching the point at which it was to be cut. Background work has more points
+// in one run than in the next.
+var errNotMet = errors.New("the point was not reached")
 
-// interrupt cuts the operation before a repair short. The next worker is to be killed at the n-th point.
+// interrupt cuts the operation before a repair. The next worker will be killed
+// at the n-th point.
 func (c *campaign) interrupt(op *operation, t *template, n int) (*rig, error) {
 	r, err := c.begin(op.first, t, op.cutAt)
 	if err == nil {
@@ -42,7 +44,7 @@ func (c *campaign) interrupt(op *operation, t *template, n int) (*rig, error) {
 		_, err = r.settle()
 	}
 	if err == nil {
-		err = r.arm(0) // until here work in the background may meet the point
+		err = r.arm(0) // until here background work may reach the point
 	}
 	if !errors.Is(err, errCut) {
 		if err == nil {
@@ -57,7 +59,8 @@ func (c *campaign) interrupt(op *operation, t *template, n int) (*rig, error) {
 	return r, r.arm(n)
 }
 
-// repair opens the pool, which is what may be cut, and then does what was interrupted.
+// repair opens the pool, which is the step that may be cut, and then repeats
+// the interrupted operation.
 func (r *rig) repair(op *operation) (err error) {
 	if err := r.open(); err != nil {
 		return err

@@ -21,8 +21,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/audit"
 )
 
-// rig is a pool, what must be in it, and who uses it. It stands for Kubernetes and the
-// pods: it lives on when the worker dies.
+// rig is a pool with its expected content, its writers and its readers. It
+// stands for Kubernetes and the pods, so it survives the worker.
 type rig struct {
 	dm      *dm.Client
 	disks   []*disk
@@ -30,8 +30,8 @@ type rig struct {
 	w       *client
 	opened  bool
 	objects map[string]*object
-	order   []string // of objects
-	points  []string // of a repair
+	order   []string // the names of objects, oldest first
+	points  []string // the points of a repair
 }
 
 func (r *rig) paths() (paths []string) {
@@ -41,7 +41,7 @@ func (r *rig) paths() (paths []string) {
 	return paths
 }
 
-// open opens the pool in the worker, which is started if there is none.
+// open opens the pool in the worker. It starts a worker if there is none.
 func (r *rig) open() (err error) {
 	if r.opened {
 		return nil
@@ -90,7 +90,7 @@ func (r *rig) do(c Call) (Reply, error) {
 	return rep, nil
 }
 
-// object returns the object of that name, new if there is none.
+// object returns the object of this name, and makes it if there is none.
 func (r *rig) object(name string) *object {
 	if o := r.objects[name]; o != nil {
 		return o
@@ -101,7 +101,7 @@ func (r *rig) object(name string) *object {
 	return o
 }
 
-// learn takes what an acknowledged call made of an object.
+// learn records the reply of an acknowledged call.
 func (o *object) learn(rep Reply) {
 	o.lv, o.size, o.certain, o.gone = rep.LV, rep.Size, true, false
 }
@@ -116,7 +116,7 @@ func (r *rig) create(name string, length size.Bytes) error {
 	return err
 }
 
-// restore makes a volume of a snapshot whose content is known.
+// restore makes a volume from a snapshot whose content is known.
 func (r *rig) restore(name, from string, c Call) error {
 	o, s := r.object(name), r.objects[from]
 	if o.base == nil {
@@ -130,7 +130,7 @@ func (r *rig) restore(name, from string, c Call) error {
 	return err
 }
 
-// derive makes a snapshot or a clone of a volume that is being written to.
+// derive makes a snapshot or a clone of a volume that may be written meanwhile.
 func (r *rig) derive(name, of string, c Call) error {
 	o, v := r.object(name), r.objects[of]
 	o.snapshot = c.Op == "snapshot"
@@ -182,7 +182,7 @@ func (r *rig) activate(names ...string) error {
 	for _, name := range names {
 		o := r.objects[name]
 		if o.gone {
-			continue // it was asked to be deleted, and may be
+			continue // its deletion was requested, so it may not exist
 		}
 		rep, err := r.do(Call{Op: "activate", LV: o.lv})
 		if err != nil {
@@ -200,7 +200,7 @@ func (r *rig) deactivate(name string) error {
 	}
 	_, err := r.do(Call{Op: "deactivate", LV: o.lv})
 	if err != nil && o.gone && strings.Contains(err.Error(), "not found") {
-		err = nil // it was deleted, and nobody was told
+		err = nil // it was deleted, but the cut came before the reply
 	}
 	if err == nil {
 		o.path = ""
@@ -223,14 +223,15 @@ func (r *rig) remove(name string) error {
 	return err
 }
 
-// writeTo has a writer write to active volumes from now on.
+// writeTo starts a writer for each of the active volumes, and waits for its
+// first write.
 func (r *rig) writeTo(names ...string) error {
 	for _, name := range names {
 		if o := r.objects[name]; o.writer == nil && !o.gone {
 			if err := o.startWriter(); err != nil {
 				return err
 			}
-			if err := o.goesOn(r.w); err != nil {
+			if err := o.continues(r.w); err != nil {
 				return err
 			}
 		}
@@ -238,7 +239,7 @@ func (r *rig) writeTo(names ...string) error {
 	return nil
 }
 
-// readFrom has a reader read from an active volume that nobody writes to.
+// readFrom starts a reader of an active volume that nobody writes to.
 func (r *rig) readFrom(name string) error {
 	if o := r.objects[name]; o.reader == nil && !o.gone {
 		return o.startReader()
@@ -246,7 +247,8 @@ func (r *rig) readFrom(name string) error {
 	return nil
 }
 
-// scatter writes to n blocks of an active volume that has no writer, all over it.
+// scatter writes n blocks at random places of an active volume that has no
+// writer.
 func (r *rig) scatter(name string, n int) error {
 	o := r.objects[name]
 	f, err := os.OpenFile(o.path, os.O_WRONLY|unix.O_DIRECT, 0)
@@ -264,7 +266,8 @@ func (r *rig) scatter(name string, n int) error {
 	return nil
 }
 
-// fillUp writes one block of each of n chunks from a block on, with a pause after each, as long as the worker lives.
+// fillUp writes one block of each of n chunks, beginning at block from, with a
+// pause after each. It stops if the worker dies.
 func (r *rig) fillUp(name string, from, n int, pause time.Duration) error {
 	o := r.objects[name]
 	f, err := os.OpenFile(o.path, os.O_WRONLY|unix.O_DIRECT, 0)
@@ -287,7 +290,8 @@ func (r *rig) fillUp(name string, from, n int, pause time.Duration) error {
 	return nil
 }
 
-// pin compares an object that nobody writes to with a device, which settles its content.
+// check compares an object that nobody writes to with a device. The object's
+// content is certain afterwards.
 func (o *object) check(path string) error {
 	seen, err := readBlocks(path, 0, o.size)
 	if err != nil {
@@ -296,7 +300,8 @@ func (o *object) check(path string) error {
 	return o.mustBe(seen)
 }
 
-// until waits until nothing is copied or wiped, and done says so of the metadata.
+// until waits until nothing is copied or wiped and done, unless it is nil,
+// returns true for the metadata.
 func (r *rig) until(done func(vg *lvm2.VG) bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
@@ -329,7 +334,8 @@ func (r *rig) until(done func(vg *lvm2.VG) bool) error {
 	}
 }
 
-// machineDies takes everything down as the end of the machine does, and brings the disks back.
+// machineDies removes everything as the end of the machine does, and then
+// brings the disks back.
 func (r *rig) machineDies() error {
 	for _, d := range r.disks {
 		if err := d.power(r.dm, false); err != nil {
@@ -352,7 +358,7 @@ func (r *rig) machineDies() error {
 	return nil
 }
 
-// abandon tells writers and readers to end, without waiting for them.
+// abandon tells writers and readers to end, and does not wait for them.
 func (r *rig) abandon() {
 	for _, o := range r.objects {
 		if o.writer != nil {
@@ -373,7 +379,7 @@ func end(stop chan struct{}) {
 	}
 }
 
-// rest waits for those that abandon told to end.
+// rest waits for the writers and readers that abandon has told to end.
 func (r *rig) rest() {
 	for _, o := range r.objects {
 		for _, ended := range []chan struct{}{o.writer.endedOrNil(), o.reader.endedOrNil()} {

@@ -10,7 +10,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// template is the pool before an operation.
+// template is the content of the pool before an operation.
 type template struct {
 	images  []image
 	objects map[string]*object
@@ -69,7 +69,8 @@ func (c *campaign) build(op *operation) (*template, error) {
 	return t, nil
 }
 
-// blank takes everything down and gives the disks a content.
+// blank removes all devices and restores the disks from the images, or empties
+// the disks if there are none.
 func (c *campaign) blank(images []image) error {
 	if err := takeDown(c.dm); err != nil {
 		return err

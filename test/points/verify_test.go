@@ -13,11 +13,12 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/audit"
 )
 
-// leftSuspended returns an error if a device is suspended, or has a second table loaded,
-// that the worker before this one left so: the pool is open, so it must have let it go. What this
-// worker suspended itself may be so for a moment, as a store grows and a copy moves on
-// immediately: a device that it tried to suspend or load is left to the check that
-// waits. The worker is new, so that its points tell what it tried; a device is looked at first.
+// leftSuspended returns an error if the worker before this one left a device
+// suspended, or with a second table loaded. The pool is open, so it must have
+// resumed the device. A device that the new worker itself tried to suspend or
+// load does not count: a growing store or a moving copy may be suspended for a
+// moment, and the later check waits for that. The worker is new, so its points
+// show what it tried. They are read after the devices.
 func (r *rig) leftSuspended() error {
 	all, err := r.dm.List()
 	if err != nil {
@@ -30,10 +31,10 @@ func (r *rig) leftSuspended() error {
 		}
 		info, err := r.dm.Info(e.Name)
 		switch {
-		case err != nil: // it went just now
+		case err != nil: // the device was removed just now
 		case info.Suspended:
 			left["suspend "+e.Name] = "suspended"
-		case info.Loaded && info.Live: // one that was never live keeps nobody from anything
+		case info.Loaded && info.Live: // a device that was never live blocks nobody
 			left["load table of "+e.Name] = "with a second table"
 		}
 	}
@@ -48,13 +49,13 @@ func (r *rig) leftSuspended() error {
 		delete(left, strings.TrimPrefix(own, "before "))
 	}
 	for tried, state := range left {
-		return fmt.Errorf("the pool is open, and a device is still as the process before it left it, %s: it was not tried to %s", state, tried)
+		return fmt.Errorf("the pool is open, but a device is still as the process before it left it, %s; the pool did not try to %s", state, tried)
 	}
 	return nil
 }
 
-// verify checks all that must be so after an operation, and if empty that nothing is
-// left when all is deleted.
+// verify checks the pool after an operation. If empty is set, it also deletes
+// everything and checks that nothing is left.
 func (r *rig) verify(empty bool) error {
 	if err := r.arm(0); err != nil {
 		return err
@@ -129,7 +130,7 @@ func (r *rig) verifyVolume(o *object) error {
 	return nil
 }
 
-// verifySnapshot compares a snapshot through a reader.
+// verifySnapshot compares a snapshot's content, read through a reader.
 func (r *rig) verifySnapshot(o *object) error {
 	rep, err := r.do(Call{Op: "create", Name: "check-" + o.name, Source: pool.Source{Kind: pool.FromSnapshot, LV: o.lv}, ReadOnly: true})
 	if err != nil {
@@ -149,7 +150,7 @@ func (r *rig) verifySnapshot(o *object) error {
 	return err
 }
 
-// match compares what the pool lists with what must be there.
+// match compares the pool's list with what must exist.
 func (r *rig) match(a *audit.Audit) error {
 	there := map[string]size.Bytes{}
 	for _, v := range a.Volumes {
@@ -162,12 +163,12 @@ func (r *rig) match(a *audit.Audit) error {
 	}
 	for _, o := range r.objects {
 		if got, is := there[o.name]; is == o.gone || is && got != o.size {
-			return fmt.Errorf("%s is there: %t, with %v; it must be: %t, with %v", o.name, is, got, !o.gone, o.size)
+			return fmt.Errorf("%s exists: %t, with %v; want %t, with %v", o.name, is, got, !o.gone, o.size)
 		}
 		delete(there, o.name)
 	}
 	if len(there) > 0 {
-		return fmt.Errorf("nobody asked for %v", there)
+		return fmt.Errorf("the pool lists %v, which were not requested", there)
 	}
 	return nil
 }

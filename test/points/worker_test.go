@@ -25,9 +25,9 @@ import (
 )
 
 const (
-	openLimit   = 15 * time.Second // for a pool to open, whatever was interrupted
+	openLimit   = 15 * time.Second // how long opening a pool may take, whatever was interrupted
 	callLimit   = 20 * time.Second
-	deathLimit  = 10 * time.Second // for a killed process to end
+	deathLimit  = 10 * time.Second // how long a killed process may take to end
 	pendingWait = 5 * time.Millisecond
 	workerFD    = 3
 	workerVar   = "DMSNAP_POINTS_WORKER"
@@ -50,8 +50,8 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// Worker has the pool, in a process of its own, to be killed. It is called through
-// net/rpc; pools are opened and closed one after the other.
+// Worker has the pool, in a process of its own that can be killed. The test
+// calls it through net/rpc, and opens and closes pools one after the other.
 type Worker struct {
 	pool   *pool.Pool
 	config pool.Config
@@ -60,15 +60,15 @@ type Worker struct {
 // Call is an operation for the worker.
 type Call struct {
 	Op     string
-	Name   string // CSI name of what is made
-	LV     string // of the volume or snapshot
+	Name   string // the CSI name of the new volume or snapshot
+	LV     string // the logical volume of the volume or snapshot
 	Size   size.Bytes
 	Source pool.Source
 
 	ReadOnly, Transient bool
 }
 
-// Reply is what came of a Call.
+// Reply is the result of a Call.
 type Reply struct {
 	LV    string
 	Size  size.Bytes
@@ -76,7 +76,7 @@ type Reply struct {
 	Error string
 }
 
-// Open opens a pool, as a driver does that starts.
+// Open opens a pool, as a starting driver does.
 func (w *Worker) Open(c pool.Config, _ *struct{}) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), openLimit)
 	defer cancel()
@@ -95,7 +95,8 @@ func (w *Worker) Close(struct{}, *struct{}) error {
 	return p.Close()
 }
 
-// Arm has the process killed at the n-th point from now on; at none if n is 0.
+// Arm has the process kill itself at the n-th point from now on, or at none if
+// n is 0.
 func (w *Worker) Arm(n int, _ *struct{}) error {
 	point.Arm(n, func(where string) {
 		fmt.Fprintf(os.Stderr, "cut %s\n", where)
@@ -111,7 +112,7 @@ func (w *Worker) Passed(_ struct{}, passed *[]string) error {
 	return nil
 }
 
-// List returns what the pool has.
+// List returns the pool's volumes and snapshots.
 func (w *Worker) List(_ struct{}, l *audit.Listing) (err error) {
 	if l.Volumes, err = w.pool.Volumes(context.Background()); err != nil {
 		return err
@@ -120,7 +121,8 @@ func (w *Worker) List(_ struct{}, l *audit.Listing) (err error) {
 	return err
 }
 
-// Do executes an operation, and asks again where the pool wants that.
+// Do performs an operation, and retries it while the pool reports it as
+// pending.
 func (w *Worker) Do(c Call, r *Reply) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callLimit)
 	defer cancel()
@@ -149,7 +151,7 @@ func (w *Worker) do(ctx context.Context, c Call, r *Reply) (err error) {
 		v.LV, v.Size = s.LV, s.Size
 	case "expand":
 		v, err = w.pool.ExpandVolume(ctx, c.LV, c.Size, 0)
-	case "rollback": // as the command does it, beside the pool
+	case "rollback": // as the command does it, while the pool is open
 		var rolled pool.RolledBack
 		rolled, err = pool.Rollback(ctx, w.config, pool.Options{}, pool.RollbackSpec{Volume: c.LV, Snapshot: c.Source.LV})
 		v = rolled.Volume
@@ -174,7 +176,7 @@ func (w *Worker) do(ctx context.Context, c Call, r *Reply) (err error) {
 	return err
 }
 
-// client is the other end: a worker process.
+// client is the test's end of a worker process.
 type client struct {
 	*rpc.Client
 	cmd    *exec.Cmd
@@ -182,7 +184,7 @@ type client struct {
 	output *tail
 }
 
-// tail keeps the end of what a process writes.
+// tail keeps the last part of a process's output.
 type tail struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -226,16 +228,19 @@ func startWorker() (*client, error) {
 	}
 	c.Client = rpc.NewClient(conn)
 	go func() {
-		_ = c.cmd.Wait() // how it ended is seen from the calls
+		_ = c.cmd.Wait() // the calls show how it ended
 		close(c.ended)
 	}()
 	return c, nil
 }
 
-// errCut says that the worker killed itself.
+// errCut is returned when the worker killed itself at its point.
 var errCut = errors.New("cut")
 
-// call calls the worker; errCut if it died at its point.
+// call calls a method of the worker.
+//
+// Errors: errCut if the worker died at its point, a hangError if it does not
+// answer within the limit.
 func (c *client) call(method string, arg, reply any, limit time.Duration) error {
 	select {
 	case done := <-c.Go("W."+method, arg, reply, make(chan *rpc.Call, 1)).Done:
@@ -246,23 +251,24 @@ func (c *client) call(method string, arg, reply any, limit time.Duration) error 
 		select {
 		case <-c.ended:
 		case <-time.After(deathLimit):
-			return &hangError{"the killed process does not end"}
+			return &hangError{"the killed process did not end"}
 		}
 		if bytes.Contains([]byte(c.output.String()), []byte("cut ")) {
 			return errCut
 		}
-		return fmt.Errorf("the worker died by itself: %w", done.Error)
+		return fmt.Errorf("the worker died without reaching its point: %w", done.Error)
 	case <-time.After(limit):
-		return &hangError{fmt.Sprintf("%s %+v does not end", method, arg)}
+		return &hangError{fmt.Sprintf("%s %+v did not end", method, arg)}
 	}
 }
 
-// hangError says that something does not end.
+// hangError is returned when a call, a read or a write does not end.
 type hangError struct{ what string }
 
 func (e *hangError) Error() string { return "hang: " + e.what }
 
-// kill ends the worker, with its goroutines told if they hang.
+// kill kills the worker. If goroutines is set, the worker prints its goroutines
+// first.
 func (c *client) kill(goroutines bool) {
 	if goroutines && c.cmd.Process.Signal(syscall.SIGQUIT) == nil {
 		select {
