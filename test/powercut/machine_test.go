@@ -27,27 +27,28 @@ const (
 	diskSize  = 384 * size.MiB
 	logSize   = 128 * size.MiB
 	extent    = 4 * size.MiB
-	lifeLimit = 2 * time.Minute
-	stalled   = 20 * time.Second // without a word from a machine
-	opWait    = time.Second      // for an operation to cut the power in
+	lifeLimit = 2 * time.Minute  // of a machine
+	stalled   = 20 * time.Second // a machine that logs nothing for so long stands still
+	opWait    = time.Second      // how long to wait for an operation in which to cut the power
 	tailLines = 30
 )
 
-// stall is a cut's occasion when the virtual machine itself stands still, as
-// User Mode Linux sometimes does: its clock does not go on.
+// stall is the reason of a power cut if the virtual machine stands still, as
+// User-mode Linux sometimes does: even its clock stops.
 const stall = "a stall of the virtual machine"
 
-// crash is one when its kernel dies by a fault of its own, as User Mode Linux
-// rarely does (seen once in some 700 machines, in the scheduler). For the disks
-// it is a power cut.
+// crash is the reason if the virtual machine's kernel dies by a fault of its
+// own, as User-mode Linux rarely does (seen once in about 700 machines, in the
+// scheduler). For the disks it is a power cut.
 const crash = "a crash of the virtual machine"
 
 const panicked = "Kernel panic - not syncing"
 
-// inTarget is a place in what we test: a crash there is a finding.
+// inTarget matches a place in the code under test: a crash there is a finding.
 var inTarget = regexp.MustCompile(`(?m)(RIP: |>\] ).*(dm_|\[dm|snapshot|mirror|kcopyd)`)
 
-// crashed tells whether it ended by a crash that has nothing to do with device-mapper.
+// crashed reports whether the machine ended by a crash that has nothing to do
+// with device-mapper.
 func (m *machine) crashed() bool {
 	out := m.output.String()
 	return strings.Contains(out, panicked) && !inTarget.MatchString(out)
@@ -61,11 +62,11 @@ type machine struct {
 	args   []string
 	output *tail
 	ended  chan error
-	err    error // how it ended by itself
+	err    error // how it ended without a power cut
 	log    history.Follow
 }
 
-// tail keeps the end of what is written to it.
+// tail keeps the last part of what is written to it.
 type tail struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -90,9 +91,9 @@ func (t *tail) String() string {
 
 func (r *run) file(name string) string { return filepath.Join(r.dir, name) }
 
-// makeDisks makes the pool's disks, blank where one looks for a content, but
-// otherwise with what an earlier owner left: at the beginning of every extent,
-// where new stores and volumes begin.
+// makeDisks makes the pool's disks. They are blank where LVM2 and others look
+// for a signature. At the beginning of every extent, where new stores and
+// volumes begin, they have random bytes, as an earlier owner leaves them.
 func (r *run) makeDisks() {
 	r.t.Helper()
 	left := make([]byte, 64*size.KiB)
@@ -105,7 +106,7 @@ func (r *run) makeDisks() {
 			r.t.Fatal(err)
 		}
 		err = f.Truncate(int64(diskSize))
-		for at := size.MiB; at < diskSize-extent; at += size.MiB { // whatever the first one's offset
+		for at := size.MiB; at < diskSize-extent; at += size.MiB { // whatever the offset of the first extent
 			_, failed := f.WriteAt(left, int64(at))
 			err = errors.Join(err, failed)
 		}
@@ -115,8 +116,8 @@ func (r *run) makeDisks() {
 	}
 }
 
-// boot starts the next machine on the disks, of which a copy is kept, so that a
-// failure can be looked at again.
+// boot starts the next machine on the disks. It first copies the disks, so that
+// a failure can be repeated.
 func (r *run) boot(what string, args ...string) *machine {
 	r.t.Helper()
 	r.boots++
@@ -125,7 +126,7 @@ func (r *run) boot(what string, args ...string) *machine {
 	}
 	for _, disk := range []string{"pv0", "pv1"} {
 		if out, err := exec.Command("cp", "--sparse=always", "--reflink=auto", r.file(disk), r.file(disk+".before")).CombinedOutput(); err != nil {
-			r.t.Fatalf("keeping a copy of a disk: %v\n%s", err, out)
+			r.t.Fatalf("copying a disk: %v\n%s", err, out)
 		}
 	}
 	log, err := os.Create(r.file("log"))
@@ -133,12 +134,12 @@ func (r *run) boot(what string, args ...string) *machine {
 		r.t.Fatal(err)
 	}
 	kernel := os.Getenv("DMSNAP_KERNEL")
-	if kernel == "" || kernel == "auto" || kernel == "host" { // the host's cannot be cut
+	if kernel == "" || kernel == "auto" || kernel == "host" { // the host's power cannot be cut
 		if kernel = "uml"; !installed("linux.uml") {
 			kernel = "qemu"
 		}
 	}
-	disks := [2]string{"/dev/ubda,/dev/ubdb", "/dev/ubdc"} // of User Mode Linux, which has several names
+	disks := [2]string{"/dev/ubda,/dev/ubdb", "/dev/ubdc"} // of User-mode Linux, whose kernels have several names
 	if kernel == "qemu" {
 		disks = [2]string{"/dev/vda,/dev/vdb", "/dev/vdc"}
 	}
@@ -162,7 +163,7 @@ func installed(program string) bool {
 	return err == nil
 }
 
-// cutAt waits for the moment and cuts the power.
+// cutAt waits for the planned moment and cuts the power.
 func (m *machine) cutAt(at when) {
 	m.run.t.Helper()
 	end := m.follow(0, func(e history.Event) bool {
@@ -175,13 +176,13 @@ func (m *machine) cutAt(at when) {
 		var op history.Op
 		if end = m.follow(opWait, func(e history.Event) bool { op = e.Op; return e.Kind == history.Intent }); end == fitting {
 			u := m.run.random.Float64()
-			time.Sleep(time.Duration(u * u * 1.25 * float64(m.run.took[op]))) // the commit is at the beginning
+			time.Sleep(time.Duration(u * u * 1.25 * float64(m.run.took[op]))) // early moments are likelier, because the commit comes early
 		}
 	}
 	switch end {
 	case over:
 		if !m.crashed() {
-			m.failed("it ended by itself: %v", m.err)
+			m.failed("the machine ended before its power was cut: %v", m.err)
 		}
 		m.what = crash
 		return
@@ -191,28 +192,28 @@ func (m *machine) cutAt(at when) {
 	m.cut()
 }
 
-// cut cuts the power.
+// cut kills the machine, as a power cut would.
 func (m *machine) cut() {
 	m.run.t.Helper()
-	_ = m.cmd.Process.Kill() // it may have failed just now
+	_ = m.cmd.Process.Kill() // fails if the machine has just ended
 	var exit *exec.ExitError
 	if err := <-m.ended; !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-		m.failed("before its power was cut: %v", err)
+		m.failed("the machine ended before its power was cut: %v", err)
 	}
 }
 
-// ending is why follow returned.
+// ending is the reason why follow returned.
 type ending int
 
 const (
 	timeOver ending = iota
-	fitting         // an event fits
+	fitting         // fits returned true for an event
 	silent          // the machine stands still: not even its clock goes on
-	over            // it ended by itself
+	over            // the machine ended
 )
 
-// follow takes what comes to the machine's log until an event fits or, if limit
-// is not 0, the time is over.
+// follow takes the events of the machine's log until fits returns true for one
+// of them or, if limit is not 0, the limit is over.
 func (m *machine) follow(limit time.Duration, fits func(e history.Event) bool) ending {
 	m.run.t.Helper()
 	began := time.Now()
@@ -244,7 +245,8 @@ func (m *machine) follow(limit time.Duration, fits func(e history.Event) bool) e
 	return timeOver
 }
 
-// collect takes the rest of the log, once the machine is dead and has the disk no more.
+// collect takes the rest of the log, once the machine is dead and no longer has
+// the disk.
 func (r *run) collect(m *machine) {
 	r.t.Helper()
 	if err := unix.Flock(int(m.log.File.Fd()), unix.LOCK_EX); err != nil {
@@ -263,7 +265,7 @@ func (r *run) collect(m *machine) {
 	}
 }
 
-// complaint is a line that a driver logs as an error.
+// complaint matches a line that a driver logs as an error.
 var complaint = regexp.MustCompile(`(?m)^E\d{4} \S+ +\d+ (.*(?:\n[ \t].*)*)`)
 
 // take adds an event of the machine's log to the model and the counts.
@@ -315,7 +317,8 @@ func (r *run) take(m *machine, e history.Event) {
 	}
 }
 
-// remember keeps the history's end: writes would leave nothing else in it.
+// remember keeps the last lines of the history, and the last lines other than
+// reads and writes.
 func (r *run) remember(e history.Event) string {
 	b, _ := json.Marshal(e)
 	line := string(b)
@@ -334,7 +337,7 @@ func (r *run) remember(e history.Event) string {
 	return line
 }
 
-// failed ends the test with all that is known.
+// failed ends the test and prints everything that is known.
 func (m *machine) failed(format string, args ...any) {
 	r := m.run
 	r.t.Helper()
@@ -348,13 +351,13 @@ func (m *machine) failed(format string, args ...any) {
 	if worker := failure.FindString(m.output.String()); worker != "" {
 		what += ": " + worker
 	}
-	r.t.Fatalf("seed %d, machine %d (power cut planned: %s): %s\n\n"+
-		"the disks are kept in %s (pv0, pv1; as they were before this machine in *.before); to boot it again:\n"+
+	r.t.Fatalf("seed %d, machine %d (planned power cut: %s): %s\n\n"+
+		"the disks are kept in %s as pv0 and pv1, and as they were before this machine in *.before; to boot it again:\n"+
 		"cd %[5]s; cp pv0.before pv0; cp pv1.before pv1; truncate -s0 log; ./testkernel %s\n\n"+
-		"the history's end, without writes:\n%s\n\nthe history's last lines:\n%s\n\nkernel log and messages:\n%s",
+		"the last lines of the history without reads and writes:\n%s\n\nthe last lines of the history:\n%s\n\nkernel log and messages:\n%s",
 		*seed, r.boots, m.what, what, r.dir, strings.Join(m.args, " "),
 		strings.Join(r.tail[max(0, len(r.tail)-2*tailLines):], "\n"), strings.Join(r.recent[max(0, len(r.recent)-tailLines):], "\n"), m.output)
 }
 
-// failure is what the worker says when it fails.
+// failure matches the worker's message when it fails.
 var failure = regexp.MustCompile(`FAIL: .*`)

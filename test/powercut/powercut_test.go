@@ -1,8 +1,8 @@
 //go:build powercut
 
-// Package powercut interrupts the pool at random moments: by cutting the power
-// of a virtual machine, and by killing the process that has the pool while the
-// machine and its volumes go on. After each cut everything that was
+// Package powercut interrupts the pool at random moments. It cuts the power of
+// a virtual machine, or kills the process that has the pool while the machine
+// and its volumes continue. After each interruption everything that was
 // acknowledged must be there, and nothing else.
 package powercut
 
@@ -24,9 +24,9 @@ import (
 )
 
 var (
-	cuts     = flag.Int("cuts", 20, "how many interruptions at least")
-	duration = flag.Duration("duration", 0, "for how long at least; needs a larger -timeout")
-	seed     = flag.Uint64("seed", 0, "seed of all choices; 0 takes one from the clock")
+	cuts     = flag.Int("cuts", 20, "least number of interruptions")
+	duration = flag.Duration("duration", 0, "least time to run; needs a larger -timeout")
+	seed     = flag.Uint64("seed", 0, "seed of all random choices; 0 takes the seed from the clock")
 )
 
 // TestCuts: machines run one after the other on the same disks, each until its power
@@ -57,11 +57,13 @@ func TestCreation(t *testing.T) {
 	t.Log(r.summary())
 }
 
-// creationTakes is from the start of the driver until it has opened a new pool.
+// creationTakes is about how long the driver takes from its start until it has
+// opened a new pool.
 const creationTakes = 150 * time.Millisecond
 
 func newRun(t *testing.T) *run {
-	// A machine dies with the thread that started it, if this process is killed.
+	// A machine dies with the thread that started it, so the thread must live
+	// as long as this process.
 	runtime.LockOSThread()
 	if *seed == 0 {
 		*seed = uint64(time.Now().UnixNano())
@@ -84,7 +86,7 @@ func newRun(t *testing.T) *run {
 	}
 }
 
-// base is where there is room for disks.
+// base returns a directory with room for disks.
 func base() string {
 	if dir := os.Getenv("TMPDIR"); dir != "" {
 		return dir
@@ -111,18 +113,18 @@ type run struct {
 	model  *history.Model
 	took   map[history.Op]time.Duration
 	count  map[string]int
-	recent []string // end of the history
-	tail   []string // the same without reads and writes
+	recent []string // the last lines of the history
+	tail   []string // the last lines other than reads and writes
 
-	complaints map[string]int // errors that drivers logged, by their place
+	complaints map[string]int // how often drivers logged each error
 }
 
 // when is the moment of a power cut.
 type when struct {
 	what  string
-	after history.Kind // the event that the delay begins with
+	after history.Kind // the delay begins at this event
 	delay time.Duration
-	inOp  bool // then wait for an operation, and cut in it
+	inOp  bool // after the delay wait for an operation, and cut in it
 }
 
 // moment chooses when to cut the power.
@@ -140,8 +142,8 @@ func (r *run) moment() when {
 	}
 }
 
-// machine boots a machine whose driver is killed at least that many times, if
-// the power is not cut before.
+// machine boots a machine and cuts its power. Before that, its driver is killed
+// this number of times, unless the power cut comes earlier.
 func (r *run) machine(kills int) {
 	r.cut(r.moment(), kills)
 }
@@ -152,13 +154,13 @@ func (r *run) cut(at when, kills int) {
 	r.wasCut(m)
 }
 
-// wasCut notes that the machine's power was cut.
+// wasCut records that the machine's power was cut.
 func (r *run) wasCut(m *machine) {
 	r.collect(m)
 	r.count["power cut during "+m.what]++
 	r.count["power cut"]++
 	if n := r.count["power cut during "+stall] + r.count["power cut during "+crash]; n > 1+max(*cuts, r.cuts())/50 {
-		m.failed("%d times: %s or %s", n, stall, crash)
+		m.failed("too many virtual machines failed: %d times %s or %s", n, stall, crash)
 	}
 }
 
@@ -181,11 +183,11 @@ func (r *run) last() {
 		m = r.boot("none", "-final")
 	}
 	if m.err != nil {
-		m.failed("the last machine: %v", m.err)
+		m.failed("the last machine failed: %v", m.err)
 	}
 	r.collect(m)
 	if len(r.model.Objects) != 0 {
-		m.failed("the history does not end with an empty pool")
+		m.failed("the pool is not empty at the end of the history")
 	}
 }
 

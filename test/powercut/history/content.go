@@ -8,16 +8,17 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Content is what the blocks of a volume or snapshot may hold.
+// Content is the possible content of the blocks of a volume or snapshot.
 type Content struct {
-	Versions []uint64         // of each block, if it is not in Maybe
+	Versions []uint64         // the version of each block that is not in Maybe
 	Maybe    map[int][]uint64 // blocks that may hold one of several versions, ascending
-	// Since is set for what was cut from a volume that was being written to,
-	// one write after the other: versions from it on were written during the
-	// cut, and those that are in must not leave out an earlier one.
+	// Since is set for a copy or snapshot that was cut from a volume while it
+	// was written, one write after the other. The writes from version Since on
+	// ran during the cut. If one of these is in the content, so are all earlier
+	// ones.
 	Since uint64
-	// Formatted: a file system was made. Until then nobody writes, and whoever
-	// activates a volume zeroes its ends.
+	// Formatted is set once a file system was made. Until then nobody writes,
+	// and activating the volume zeroes its ends.
 	Formatted bool
 }
 
@@ -31,7 +32,7 @@ func (c *Content) clone() Content {
 	return Content{Versions: slices.Clone(c.Versions), Maybe: maps.Clone(c.Maybe), Since: c.Since, Formatted: c.Formatted}
 }
 
-// resize cuts the content or lengthens it by blocks of the given version.
+// resize shortens the content, or lengthens it by blocks of the given version.
 func (c *Content) resize(length size.Bytes, version uint64) {
 	n := int(length / Block)
 	for b := range c.Maybe {
@@ -45,14 +46,14 @@ func (c *Content) resize(length size.Bytes, version uint64) {
 	c.Versions = c.Versions[:n]
 }
 
-// begin notes that the block may get a version from now on.
+// begin records that from now on the block may have the version.
 func (c *Content) begin(block int, version uint64) {
 	if block < len(c.Versions) {
 		c.Maybe[block] = append(slices.Clone(c.candidates(block)), version)
 	}
 }
 
-// set notes that the block has the version for certain.
+// set records that the block certainly has the version.
 func (c *Content) set(block int, version uint64) {
 	c.Versions[block] = version
 	delete(c.Maybe, block)
@@ -65,26 +66,27 @@ func (c *Content) candidates(block int) []uint64 {
 	return c.Versions[block : block+1]
 }
 
-// Observation is what was read from a volume.
+// Observation is the content that was read from a volume.
 type Observation struct {
 	seen [][]uint64 // versions of each block
 }
 
-// Add takes the next bytes of the volume, a multiple of Block.
+// Add adds the next bytes of the volume; their number is a multiple of Block.
 func (o *Observation) Add(data []byte) {
 	for ; len(data) > 0; data = data[Block:] {
 		o.seen = append(o.seen, versionsOf(data[:Block], len(o.seen)))
 	}
 }
 
-// Compare says what of an observation is not possible. A longer observation
-// than the content is compared as far as that goes.
+// Compare returns an error that names the blocks of the observation that are
+// not possible. The observation may be longer than the content; the rest is not
+// compared.
 func (c *Content) Compare(o *Observation) error {
 	if len(o.seen) < len(c.Versions) {
 		return fmt.Errorf("it has %d blocks, not %d", len(o.seen), len(c.Versions))
 	}
 	var wrong []string
-	newest := uint64(0) // write during the cut that is in
+	newest := uint64(0) // the last write during the cut that is in the content
 	for b := range c.Versions {
 		may := c.candidates(b)
 		if slices.Contains(may, Unknown) {
@@ -92,7 +94,7 @@ func (c *Content) Compare(o *Observation) error {
 		}
 		for _, v := range o.seen[b] {
 			if !slices.Contains(may, v) {
-				wrong = append(wrong, fmt.Sprintf("block %d has %s, not one of %v", b, version(v), may))
+				wrong = append(wrong, fmt.Sprintf("block %d has %s, want one of %v", b, version(v), may))
 			} else if c.Since > 0 && v >= c.Since {
 				newest = max(newest, v)
 			}
@@ -102,7 +104,7 @@ func (c *Content) Compare(o *Observation) error {
 		if slices.Contains(may, Unknown) || c.Since == 0 {
 			continue
 		}
-		last := uint64(0) // the latest write during the cut that must be in, as newest is
+		last := uint64(0) // the last write to this block that must be in, because newest is
 		for _, v := range may {
 			if v >= c.Since && v < newest {
 				last = v
@@ -110,7 +112,7 @@ func (c *Content) Compare(o *Observation) error {
 		}
 		for _, v := range o.seen[b] {
 			if v < last {
-				wrong = append(wrong, fmt.Sprintf("block %d has %s, but the later write %d is in while %d is not: it is not of one instant", b, version(v), newest, last))
+				wrong = append(wrong, fmt.Sprintf("block %d has %s: the content has write %d but not the earlier write %d, so it is not of one instant", b, version(v), newest, last))
 			}
 		}
 	}
@@ -130,8 +132,8 @@ func version(v uint64) string {
 	return fmt.Sprint(v)
 }
 
-// Resolve returns the blocks of c that had several possible versions and were
-// seen with one.
+// Resolve returns the blocks of c that had several possible versions, each with
+// the one version that was seen.
 func (c *Content) Resolve(o *Observation) [][2]uint64 {
 	var out [][2]uint64
 	for b := range c.Maybe {

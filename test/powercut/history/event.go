@@ -2,28 +2,28 @@ package history
 
 import "github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 
-// Kind says what an Event is.
+// Kind is the kind of an Event.
 type Kind string
 
-// The kinds of events. An Intent or Write is on the disk before what it
-// announces begins; without its Done, Failed or Wrote that may have happened or
-// not.
+// The kinds of events. An Intent or Write is on the disk before the operation
+// or write begins. Without a matching Done, Failed or Wrote, the operation or
+// write may have happened or not.
 const (
 	Boot    Kind = "boot"    // a new machine: no volume is active
-	Theirs  Kind = "theirs"  // lvm2 alone has activated all; Count volumes and snapshots were compared
+	Theirs  Kind = "theirs"  // lvm2 activated the group before any driver; Count volumes and snapshots were compared
 	Opening Kind = "opening" // a driver begins to open the pool
-	Opened  Kind = "opened"  // it is open: what former drivers began is over
-	Checked Kind = "checked" // all that was found is as it must be
-	Load    Kind = "load"    // the load begins; Last if the machine goes on until it is cut
+	Opened  Kind = "opened"  // the pool is open: operations of earlier drivers have ended
+	Checked Kind = "checked" // the verifier found no fault
+	Load    Kind = "load"    // the load begins; Last if it runs until the power is cut
 	Killed  Kind = "killed"  // the driver was killed
-	Alive   Kind = "alive"   // now and then: the machine runs
+	Alive   Kind = "alive"   // written regularly: the machine runs
 	Intent  Kind = "intent"  // an operation
 	Done    Kind = "done"
-	Failed  Kind = "failed" // it was refused and must have changed nothing
+	Failed  Kind = "failed" // the operation was refused and must have changed nothing
 	Write   Kind = "write"
 	Wrote   Kind = "wrote"
-	Found   Kind = "found" // how an interrupted operation turned out
-	Read    Kind = "read"  // which of several possible contents some blocks have
+	Found   Kind = "found" // the outcome of an interrupted operation
+	Read    Kind = "read"  // the content of blocks that had several possible ones
 )
 
 // Op is an operation of the pool.
@@ -34,7 +34,7 @@ const (
 	Create     Op = "create"   // a blank volume
 	Restore    Op = "restore"  // a volume from a snapshot
 	Clone      Op = "clone"    // a volume from a volume
-	Snapshot   Op = "snapshot" // of a volume
+	Snapshot   Op = "snapshot" // a snapshot of a volume
 	Expand     Op = "expand"
 	Format     Op = "format"
 	Activate   Op = "activate"
@@ -51,10 +51,10 @@ type Event struct {
 	Kind Kind   `json:"kind"`
 	Op   Op     `json:"op,omitempty"`
 	ID   uint64 `json:"id,omitempty"`   // the volume or snapshot
-	Call uint64 `json:"call,omitempty"` // joins an intent and its end
+	Call uint64 `json:"call,omitempty"` // the same for an intent and its end
 
 	Name     string     `json:"name,omitempty"`
-	From     uint64     `json:"from,omitempty"` // what it is made of
+	From     uint64     `json:"from,omitempty"` // the volume or snapshot that it is made from
 	Size     size.Bytes `json:"size,omitempty"`
 	FS       bool       `json:"fs,omitempty"`
 	ReadOnly bool       `json:"ro,omitempty"`
@@ -67,7 +67,7 @@ type Event struct {
 
 	Gone   bool        `json:"gone,omitempty"`
 	Active bool        `json:"active,omitempty"`
-	Other  bool        `json:"other,omitempty"` // a volume has what it may have instead
+	Other  bool        `json:"other,omitempty"` // a volume has its other possible content
 	Last   bool        `json:"last,omitempty"`
 	Blocks [][2]uint64 `json:"blocks,omitempty"` // block and version
 	Error  string      `json:"error,omitempty"`

@@ -10,8 +10,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// read makes an observation of blocks with these versions; one of a pair is a
-// block whose write was cut in the middle.
+// read makes an observation of blocks with these versions. A pair of versions
+// stands for a block whose write was interrupted in the middle.
 func read(blocks ...[]uint64) *Observation {
 	var data []byte
 	for b, versions := range blocks {
@@ -42,7 +42,7 @@ func apply(t *testing.T, events ...Event) *Model {
 	return m
 }
 
-// three blocks, of which the first was written
+// volume makes a volume of three blocks, of which the first was written.
 var volume = []Event{
 	{Kind: Intent, Op: Create, ID: 1, Call: 2, Name: "v", Size: 3 * Block}, {Kind: Done, Call: 2},
 	{Kind: Write, ID: 1, Call: 3, Block: 0, Count: 1, Version: 3}, {Kind: Wrote, ID: 1, Call: 3},
@@ -68,7 +68,8 @@ func TestHistory_writes(t *testing.T) {
 	foreign.seen[1] = only(Unknown)
 	check(t, c, foreign, "foreign bytes")
 
-	// A write that was cut may be in, or not, or in part.
+	// An interrupted write may be in the content completely, partly, or not at
+	// all.
 	if err := m.Apply(Event{Kind: Write, ID: 1, Call: 4, Block: 0, Count: 2, Version: 4}); err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +144,7 @@ func TestHistory_interruptedOperations(t *testing.T) {
 	}
 	check(t, m.Objects[1].Content, read(only(3), only(0), only(0), only(0)), "")
 	if err := m.Apply(Event{Kind: Done, Call: 6}); err == nil {
-		t.Error("an end without a beginning is accepted")
+		t.Error("Apply accepts an end without a beginning")
 	}
 	file := filepath.Join(t.TempDir(), "model")
 	if err := m.Save(file); err != nil {
@@ -195,13 +196,13 @@ func TestHistory_interruptedRollback(t *testing.T) {
 	}
 	m := apply(t, append(events, Event{Kind: Opened})...)
 	if _, err := m.Objects[1].Compare(read(only(7), only(0), only(0))); err == nil {
-		t.Error("some of either is accepted")
+		t.Error("Compare accepts a mixture of both contents")
 	}
 	if err := m.Apply(Event{Kind: Read, ID: 1, Other: true}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := m.Objects[1].Compare(before); err == nil {
-		t.Error("it was rolled back, and has what it had before")
+		t.Error("Compare accepts the former content after the rollback was seen")
 	}
 	check(t, apply(t, append(events, Event{Kind: Done, Call: 8})...).Objects[1].Content, after, "")
 	check(t, apply(t, append(events, Event{Kind: Failed, Call: 8})...).Objects[1].Content, before, "")
@@ -221,7 +222,7 @@ func TestHistory_transientVolume(t *testing.T) {
 	o = apply(t, append(events, Event{Kind: Boot})...).Objects[7]
 	check(t, o.Content, base, "")
 	check(t, o.Content, written, "block 1 has 9")
-	// The device goes before the volume does.
+	// The device is removed before the volume.
 	o = apply(t, append(events, Event{Kind: Intent, Op: Delete, ID: 7, Call: 10}, Event{Kind: Opened})...).Objects[7]
 	for _, seen := range []*Observation{base, written} {
 		if _, err := o.Compare(seen); err != nil {

@@ -15,8 +15,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Log writes a history to a disk, past every cache: what is announced there is
-// known after a power cut. The disk has one event per line and zeroes behind.
+// Log writes a history to a disk, and bypasses every cache, so that events
+// survive a power cut. The disk has one event per line, and zeroes after the
+// last one.
 type Log struct {
 	began time.Time
 	file  *os.File
@@ -24,9 +25,9 @@ type Log struct {
 	mu      sync.Mutex
 	flushed *sync.Cond
 	model   *Model
-	tail    []byte // from the beginning of the last block on
-	offset  int64  // of tail on the disk
-	length  int64  // of all that was logged
+	tail    []byte // not yet durable, from the beginning of a block
+	offset  int64  // where tail begins on the disk
+	length  int64  // of everything that was logged
 	durable int64
 	failed  error
 
@@ -36,7 +37,8 @@ type Log struct {
 
 const logBuffer = size.MiB
 
-// OpenLog continues the history of model on a zeroed disk.
+// OpenLog opens a log on a zeroed disk. It continues the history that model
+// has.
 func OpenLog(disk string, model *Model) (*Log, error) {
 	f, err := os.OpenFile(disk, os.O_WRONLY|unix.O_DIRECT, 0)
 	if err != nil {
@@ -52,8 +54,9 @@ func OpenLog(disk string, model *Model) (*Log, error) {
 	return l, nil
 }
 
-// Begin logs the event that announce makes, unless that says no, and returns
-// when it is on the disk: what the event announces may begin then.
+// Begin logs the event that announce returns, unless announce returns false.
+// Begin returns once the event is on the disk, so that the announced operation
+// may begin.
 func (l *Log) Begin(announce func(m *Model) (Event, bool)) (Event, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -69,7 +72,7 @@ func (l *Log) Begin(announce func(m *Model) (Event, bool)) (Event, bool) {
 	return e, true
 }
 
-// End logs that something has happened. It does not wait for the disk.
+// End logs an event that has happened. It does not wait for the disk.
 func (l *Log) End(e Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -84,7 +87,7 @@ func (l *Log) View(f func(m *Model)) {
 	f(l.model)
 }
 
-// check ends the program when its own log does not work: nothing can be told then.
+// check panics if the log does not work, because nothing can be reported then.
 func (l *Log) check() {
 	if l.failed != nil {
 		panic(fmt.Sprintf("writing the history: %v", l.failed))
@@ -110,7 +113,7 @@ func (l *Log) add(e *Event) {
 	}
 }
 
-// flush writes what was added. All that waits goes in one write.
+// flush writes the added events. One write has all events that wait.
 func (l *Log) flush() {
 	for range l.dirty {
 		l.mu.Lock()
@@ -122,7 +125,7 @@ func (l *Log) flush() {
 			l.tail = append([]byte(nil), l.tail[keep:]...)
 			l.offset += int64(keep)
 		}
-		if len(l.tail) > int(Block) { // did not fit the buffer
+		if len(l.tail) > int(Block) { // the tail did not fit the buffer
 			select {
 			case l.dirty <- struct{}{}:
 			default:
@@ -148,7 +151,7 @@ type Follow struct {
 	buffer [64 << 10]byte
 }
 
-// Next returns the lines that have come to the log since the last call.
+// Next returns the events that were added to the log since the last call.
 func (f *Follow) Next() ([]Event, error) {
 	var out []Event
 	for {
@@ -186,7 +189,7 @@ func (m *Model) Save(path string) error {
 	return os.WriteFile(path, b.Bytes(), 0o600)
 }
 
-// LoadModel reads what Save wrote.
+// LoadModel reads a model that Save wrote.
 func LoadModel(path string) (*Model, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -6,10 +6,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Activity of a volume's device.
+// Activity says whether a volume has its device.
 type Activity int
 
-// A volume has a device, or not, or that is for the verifier to find out.
+// MaybeActive is for the verifier to find out.
 const (
 	Inactive Activity = iota
 	Active
@@ -21,26 +21,27 @@ type Object struct {
 	ID       uint64
 	Name     string
 	Snapshot bool
-	Of       uint64 // the volume that a snapshot was taken of; that may be deleted
-	Certain  bool   // it is there; otherwise its making or deletion was begun
+	Of       uint64 // the volume that a snapshot was taken of; it may be deleted
+	Certain  bool   // it exists; otherwise its creation or deletion was begun
 	Size     size.Bytes
-	Wanted   size.Bytes // of an expansion that was begun
+	Wanted   size.Bytes // the size of an expansion that was begun
 	Content  Content
-	Or       *Content // what it may have instead, as a whole, since something was interrupted
+	Or       *Content // its other possible content as a whole, after an interruption
 
-	// Of volumes.
-	FS        bool // for a file system: what was not written is unknown
+	// Only for volumes.
+	FS        bool // for a file system: blocks that were not written are unknown
 	ReadOnly  bool
-	Transient bool     // what is written to it is gone with the machine
-	Base      *Content // and then it has this
+	Transient bool     // writes to it are lost with the machine
+	Base      *Content // the content of a transient volume after that
 	Active    Activity
 }
 
-// Shows says that the object has no content of its own: it reads a snapshot.
+// Shows reports whether the object has no content of its own, but reads a
+// snapshot.
 func (o *Object) Shows() bool { return o.ReadOnly || o.Transient }
 
-// Compare says what of an observation is not possible, and else whether it is
-// what the object may have instead.
+// Compare returns an error if the observation is not possible. Otherwise it
+// reports whether the observation is the object's other possible content.
 func (o *Object) Compare(seen *Observation) (other bool, err error) {
 	if err = o.Content.Compare(seen); err == nil || o.Or == nil {
 		return false, err
@@ -51,7 +52,7 @@ func (o *Object) Compare(seen *Observation) (other bool, err error) {
 	return false, err
 }
 
-// fresh is the version of blocks that were never written.
+// fresh returns the version of blocks that were never written.
 func (o *Object) fresh() uint64 {
 	if o.FS {
 		return Unknown
@@ -59,14 +60,14 @@ func (o *Object) fresh() uint64 {
 	return Zero
 }
 
-// Model is what is known after a history.
+// Model is the state that follows from a history.
 type Model struct {
 	Objects map[uint64]*Object
 	Calls   map[uint64]Event // intents and writes without an end
-	Last    uint64           // highest number of the sequence
+	Last    uint64           // the highest number of the sequence so far
 }
 
-// NewModel is the model of an empty pool.
+// NewModel returns the model of an empty pool.
 func NewModel() *Model {
 	return &Model{Objects: map[uint64]*Object{}, Calls: map[uint64]Event{}}
 }
@@ -77,7 +78,8 @@ func (m *Model) Next() uint64 {
 	return m.Last
 }
 
-// Apply takes the next event. An error means that the history contradicts itself.
+// Apply applies the next event. It returns an error if the history contradicts
+// itself.
 func (m *Model) Apply(e Event) error {
 	m.Last = max(m.Last, e.ID, e.Call, e.Version)
 	switch e.Kind {
@@ -102,7 +104,7 @@ func (m *Model) Apply(e Event) error {
 		}
 	case Done, Failed, Wrote:
 		if _, begun := m.Calls[e.Call]; !begun {
-			return fmt.Errorf("call %d ends and never began", e.Call)
+			return fmt.Errorf("call %d ends but never began", e.Call)
 		}
 	}
 	switch e.Kind {
@@ -121,7 +123,7 @@ func (m *Model) Apply(e Event) error {
 	}
 	o := m.Objects[e.ID]
 	if o == nil {
-		return fmt.Errorf("%s: there is no %d", e.Kind, e.ID)
+		return fmt.Errorf("%s: object %d does not exist", e.Kind, e.ID)
 	}
 	switch e.Kind {
 	case Write:
@@ -154,7 +156,7 @@ func (m *Model) intend(e Event) error {
 	switch e.Op {
 	case Create, Restore, Clone, Snapshot:
 		if o != nil || e.Op != Create && from == nil {
-			return fmt.Errorf("%s: %d exists, or there is no %d", e.Op, e.ID, e.From)
+			return fmt.Errorf("%s: object %d exists already, or object %d does not exist", e.Op, e.ID, e.From)
 		}
 		o = &Object{ID: e.ID, Name: e.Name, Snapshot: e.Op == Snapshot, Of: e.From, Size: e.Size, FS: e.FS, ReadOnly: e.ReadOnly, Transient: e.Transient}
 		m.Objects[e.ID] = o
@@ -179,7 +181,7 @@ func (m *Model) intend(e Event) error {
 		}
 	default:
 		if o == nil {
-			return fmt.Errorf("%s: there is no %d", e.Op, e.ID)
+			return fmt.Errorf("%s: object %d does not exist", e.Op, e.ID)
 		}
 		switch e.Op {
 		case Expand:
@@ -192,13 +194,13 @@ func (m *Model) intend(e Event) error {
 			if o.Active == Active {
 				o.Active = MaybeActive
 			}
-			if o.Transient { // the device goes before the volume does
+			if o.Transient { // the device is removed before the volume
 				base := o.Base.clone()
 				o.Or = &base
 			}
 		case Rollback:
 			if from == nil {
-				return fmt.Errorf("rollback of %d: there is no %d", e.ID, e.From)
+				return fmt.Errorf("rollback of object %d: object %d does not exist", e.ID, e.From)
 			}
 			was := from.Content.clone()
 			was.resize(o.Size, o.fresh())
@@ -247,8 +249,8 @@ func (m *Model) failed(c Event) error {
 	return nil
 }
 
-// write notes a write that begins: whatever is being cut from the volume may
-// have it or not.
+// write records a write that begins. A snapshot or clone that is being cut from
+// the volume may have the write or not.
 func (m *Model) write(o *Object, e Event) {
 	m.Calls[e.Call] = e
 	o.Content.Since = 0

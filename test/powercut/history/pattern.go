@@ -1,5 +1,6 @@
 // Package history records what a load did to a pool, in a form that survives
-// the machine, and derives from it what must and what may be found afterwards.
+// the machine. From the history it derives which content the pool must have,
+// and which it may have.
 package history
 
 import (
@@ -8,14 +9,15 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Block is the unit of writing. A version number identifies a write; with the
-// block's number it determines every byte, so that a reader needs no copy.
+// Block is the unit of writing. A version number identifies a write. The
+// version and the block's number determine every byte, so that a reader needs
+// no copy.
 const Block = 4 * size.KiB
 
 // Special versions of a block.
 const (
-	Zero    = uint64(0)  // never written: zeroes
-	Unknown = ^uint64(0) // as an expectation: anything; as an observation: no version's content
+	Zero    = uint64(0)  // never written, so all zeroes
+	Unknown = ^uint64(0) // expected: anything; observed: bytes of no version
 )
 
 const (
@@ -23,7 +25,8 @@ const (
 	sectors = int(Block) / sector
 )
 
-// Fill puts the content of a block at a version into p, which has Block bytes.
+// Fill writes the content of a block at a version into p, which has Block
+// bytes.
 func Fill(p []byte, block int, version uint64) {
 	for i := range sectors {
 		fillSector(p[i*sector:(i+1)*sector], block, i, version)
@@ -46,8 +49,9 @@ func fillSector(p []byte, block, i int, version uint64) {
 	}
 }
 
-// versionsOf returns the versions whose sectors make up the block read as p,
-// each once: one, unless a write was cut in the middle.
+// versionsOf returns the versions of the sectors in the block that was read as
+// p, each once. There is one version unless a write was interrupted in the
+// middle.
 func versionsOf(p []byte, block int) []uint64 {
 	var seen []uint64
 	var want [sector]byte

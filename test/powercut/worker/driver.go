@@ -27,8 +27,8 @@ const (
 	pendingWait = 5 * time.Millisecond
 )
 
-// Driver has the pool. It runs in a process of its own, to be killed, and is
-// called through net/rpc.
+// Driver has the pool, in a process of its own that can be killed. The worker
+// calls it through net/rpc.
 type Driver struct {
 	pool   *pool.Pool
 	config pool.Config
@@ -37,17 +37,17 @@ type Driver struct {
 // Call is an operation for the driver.
 type Call struct {
 	Op       history.Op
-	Name     string // CSI name of what is made
-	LV       string // of the volume or snapshot
+	Name     string // the CSI name of the new volume or snapshot
+	LV       string // the logical volume of the volume or snapshot
 	Size     size.Bytes
 	FS       bool
 	ReadOnly bool
-	Snapshot string // the LV of what a volume is rolled back to
+	Snapshot string // the LV of the snapshot that a volume is rolled back to
 
 	Transient bool
 }
 
-// Reply is what came of a Call.
+// Reply is the result of a Call.
 type Reply struct {
 	LV       string
 	Size     size.Bytes
@@ -56,11 +56,11 @@ type Reply struct {
 	NotFound bool
 }
 
-// pool is the configuration of the pool.
+// pool returns the configuration of the pool.
 func (o options) pool() pool.Config {
 	return pool.Config{
 		Name: "pool", VolumeGroup: vgName, Devices: strings.Split(o.disks, ","), Create: true,
-		Chunk: size.Bytes(o.chunk), FirstStore: extent, HydrationRate: 12 * size.MiB, HydrationShare: 100, // so that power goes while volumes hydrate
+		Chunk: size.Bytes(o.chunk), FirstStore: extent, HydrationRate: 12 * size.MiB, HydrationShare: 100, // slow, so that the power is cut while volumes hydrate
 	}
 }
 
@@ -88,7 +88,7 @@ func runDriver(o options) error {
 // Ready returns when the pool is open.
 func (d *Driver) Ready(struct{}, *struct{}) error { return nil }
 
-// List returns what the pool has.
+// List returns the pool's volumes and snapshots.
 func (d *Driver) List(_ struct{}, l *audit.Listing) (err error) {
 	if l.Volumes, err = d.pool.Volumes(context.Background()); err != nil {
 		return err
@@ -97,7 +97,8 @@ func (d *Driver) List(_ struct{}, l *audit.Listing) (err error) {
 	return err
 }
 
-// Do executes an operation, and asks again where the pool wants that.
+// Do performs an operation, and retries it while the pool reports it as
+// pending.
 func (d *Driver) Do(c Call, r *Reply) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callLimit)
 	defer cancel()
@@ -136,7 +137,7 @@ func (d *Driver) do(ctx context.Context, c Call, r *Reply) (err error) {
 		v, err = d.pool.ExpandVolume(ctx, c.LV, c.Size, 0)
 		r.Size = v.Size
 		return err
-	case history.Rollback: // as the command does it, beside the pool
+	case history.Rollback: // as the command does it, while the pool is open
 		rolled, err := pool.Rollback(ctx, d.config, pool.Options{}, pool.RollbackSpec{Volume: c.LV, Snapshot: c.Snapshot})
 		r.Size = rolled.Volume.Size
 		return err
@@ -159,7 +160,7 @@ func (d *Driver) do(ctx context.Context, c Call, r *Reply) (err error) {
 	return err
 }
 
-// client is the other end: a driver process.
+// client is the worker's end of a driver process.
 type client struct {
 	*rpc.Client
 	cmd   *exec.Cmd
@@ -186,21 +187,21 @@ func startDriver(disks string, chunk uint64) (*client, error) {
 	}
 	c := &client{rpc.NewClient(conn), cmd, make(chan struct{})}
 	go func() {
-		_ = cmd.Wait() // how it ended is seen from the calls
+		_ = cmd.Wait() // the calls show how it ended
 		close(c.ended)
 	}()
 	return c, nil
 }
 
-// kill ends the driver as a crash would.
+// kill kills the driver, as a crash would.
 func (c *client) kill() error {
-	_ = c.cmd.Process.Kill() // it may be gone
+	_ = c.cmd.Process.Kill() // it may have ended
 	defer c.Close()
 	select {
 	case <-c.ended:
 		return nil
 	case <-time.After(20 * time.Second):
-		return errors.New("the killed driver does not end: it waits in the kernel")
+		return errors.New("the killed driver did not end: it waits in the kernel")
 	}
 }
 
@@ -211,7 +212,7 @@ func (c *client) ready() error {
 	case <-call.Done:
 		return call.Error
 	case <-time.After(openLimit + 5*time.Second):
-		return errors.New("opening the pool does not end")
+		return errors.New("the pool did not open in time")
 	}
 }
 
@@ -221,7 +222,7 @@ func (c *client) do(call Call) (Reply, error) {
 	case done := <-c.Go("Driver.Do", call, r, make(chan *rpc.Call, 1)).Done:
 		return *r, done.Error
 	case <-time.After(callLimit + 10*time.Second):
-		hung("%s of %s does not end", call.Op, call.LV)
+		hung("%s of %s did not end", call.Op, call.LV)
 		return *r, nil
 	}
 }

@@ -11,17 +11,17 @@ import (
 )
 
 const (
-	admins       = 3 // operations at once
+	admins       = 3 // concurrent operations
 	mostVolumes  = 7
-	mostShowing  = 3 // besides, that show snapshots
+	mostShowing  = 3 // additional volumes that show snapshots
 	mostOnVolume = 5 // snapshots
 	mostSnaps    = 24
 	extent       = 4 * size.MiB
 	largest      = 8 * extent
-	tooLarge     = 512 * extent // for the pool
+	tooLarge     = 512 * extent // larger than the pool
 )
 
-// weights say how often operations are tried.
+// weights has how often each operation is tried, relative to the others.
 var weights = []struct {
 	op     history.Op
 	weight int
@@ -33,7 +33,7 @@ var weights = []struct {
 
 // load runs the mixed load until stop is closed.
 func (s *session) load(stop <-chan struct{}) {
-	var idle []uint64 // active volumes that the verifier found or left so
+	var idle []uint64 // active volumes without a writer
 	s.log.View(func(m *history.Model) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -65,8 +65,8 @@ func (s *session) load(stop <-chan struct{}) {
 	wg.Wait()
 }
 
-// loadUntilKilled runs the load and kills the driver in it: mostly while an
-// operation is being executed.
+// loadUntilKilled runs the load and kills the driver meanwhile, usually during
+// an operation.
 func (s *session) loadUntilKilled() {
 	s.log.End(history.Event{Kind: history.Load})
 	stop, ended := make(chan struct{}), make(chan struct{})
@@ -74,7 +74,7 @@ func (s *session) loadUntilKilled() {
 	time.Sleep(time.Duration(s.random.n(1200)) * time.Millisecond)
 	if s.random.n(4) > 0 {
 		select {
-		case <-s.begun: // an old one
+		case <-s.begun: // drops an earlier operation
 		default:
 		}
 		select {
@@ -83,7 +83,7 @@ func (s *session) loadUntilKilled() {
 			took := s.took[op]
 			s.mu.Unlock()
 			u := float64(s.random.n(1000)) / 1000
-			time.Sleep(time.Duration(u * u * 1.25 * float64(took))) // the commit is at the beginning
+			time.Sleep(time.Duration(u * u * 1.25 * float64(took))) // early moments are likelier, because the commit comes early
 		case <-time.After(time.Second):
 		}
 	}
@@ -92,7 +92,7 @@ func (s *session) loadUntilKilled() {
 	<-ended
 }
 
-// step does one random operation.
+// step performs one random operation.
 func (s *session) step() outcome {
 	e, ok := s.choose()
 	if !ok {
@@ -120,7 +120,7 @@ func (s *session) step() outcome {
 	return s.use(e.ID)
 }
 
-// use makes a file system's volume ready and begins to write to it.
+// use formats a volume that needs a file system, and begins to write to it.
 func (s *session) use(id uint64) outcome {
 	var readOnly, unformatted bool
 	s.log.View(func(m *history.Model) {
@@ -139,7 +139,7 @@ func (s *session) use(id uint64) outcome {
 	return done
 }
 
-// choose picks an operation that is possible and claims what it works on.
+// choose picks an operation that is possible, and claims its objects.
 func (s *session) choose() (e history.Event, ok bool) {
 	total := 0
 	for _, w := range weights {
@@ -164,10 +164,11 @@ func (s *session) choose() (e history.Event, ok bool) {
 	return e, ok
 }
 
-// claims are the objects that nothing else may work on: what is changed, or the
-// volume that is cut. A snapshot may be dropped while it is being restored, but not
-// while a volume is rolled back to it: the command finds it by the name of its
-// logical volume, which may be another one's by then.
+// claims returns the objects that no other operation may work on: the object
+// that is changed, or the volume that is cut. A snapshot may be dropped while
+// it is being restored, but not while a volume is rolled back to it. The
+// rollback finds the snapshot by the name of its logical volume, which may
+// belong to another snapshot by then.
 func claims(e history.Event) []uint64 {
 	switch {
 	case e.Op == history.Restore || e.Op == history.Create:
@@ -188,7 +189,7 @@ func (s *session) release(ids []uint64) {
 	}
 }
 
-// target picks what e's operation works on.
+// target picks the object for e's operation. It returns false if there is none.
 func (s *session) target(m *history.Model, e *history.Event) bool {
 	volumes, snapshots := 0, 0
 	on := map[uint64]int{}
@@ -213,7 +214,7 @@ func (s *session) target(m *history.Model, e *history.Event) bool {
 		return all[s.random.n(len(all))]
 	}
 	volume := func(o *history.Object) bool { return !o.Snapshot }
-	own := func(o *history.Object) bool { return volume(o) && !o.Shows() } // has blocks of its own
+	own := func(o *history.Object) bool { return volume(o) && !o.Shows() } // a volume with blocks of its own
 	var o *history.Object
 	switch e.Op {
 	case history.Create:
@@ -228,8 +229,8 @@ func (s *session) target(m *history.Model, e *history.Event) bool {
 		})
 		if o != nil {
 			e.From, e.FS, e.Size = o.ID, o.FS, o.Size
-			// Of a block volume that was never wiped none can be made that shows it,
-			// and of one without a file system none that is only read.
+			// No volume can show a snapshot of a block volume that was never
+			// wiped, and a read-only volume needs a file system.
 			if kind := s.random.n(3); o.FS && (kind < 2 || volumes >= mostVolumes) {
 				e.ReadOnly = kind == 0 && o.Content.Formatted
 				e.Transient = !e.ReadOnly

@@ -1,6 +1,7 @@
 // Command worker runs in the machine whose power is cut. It checks that the
-// pool on the machine's disks is what the history of its former lives says, and
-// then runs a mixed load on it. The test in the directory above starts it.
+// pool on the machine's disks agrees with the history of the machine's earlier
+// lives, and then runs a mixed load on the pool. The test in the parent
+// directory starts it.
 package main
 
 import (
@@ -26,7 +27,8 @@ type options struct {
 	final bool
 }
 
-// aliveEvery is how often the history says that the machine runs, whatever hangs.
+// aliveEvery is how often the worker logs that the machine runs, even if
+// something hangs.
 const aliveEvery = 500 * time.Millisecond
 
 func main() {
@@ -35,12 +37,12 @@ func main() {
 	var driver bool
 	flag.StringVar(&o.disks, "disks", "", "`DEVICES` of the pool, comma-separated")
 	flag.Uint64Var(&o.chunk, "chunk", 0, "chunk size of new snapshots, in bytes")
-	flag.Uint64Var(&o.seed, "seed", 1, "seed of all choices")
-	flag.IntVar(&o.kills, "kills", 0, "how often the driver is killed")
-	flag.BoolVar(&o.final, "final", false, "check all, delete all and end")
+	flag.Uint64Var(&o.seed, "seed", 1, "seed of all random choices")
+	flag.IntVar(&o.kills, "kills", 0, "how often to kill the driver")
+	flag.BoolVar(&o.final, "final", false, "check everything, delete everything and end")
 	flag.StringVar(&logDisk, "log", "", "zeroed `DEVICE` for the history")
-	flag.StringVar(&model, "model", "", "`FILE` with the model after the history so far")
-	flag.BoolVar(&driver, "driver", false, "be the driver of another worker")
+	flag.StringVar(&model, "model", "", "`FILE` with the model of the history so far")
+	flag.BoolVar(&driver, "driver", false, "run as the driver of another worker")
 	flag.Parse()
 	if driver {
 		if err := runDriver(o); err != nil {
@@ -73,7 +75,7 @@ var current *session
 
 var failOnce sync.Once
 
-// fail ends the program with what is known about the machine.
+// fail prints what is known about the machine and ends the program.
 func fail(format string, args ...any) {
 	failOnce.Do(func() {
 		fmt.Fprintf(os.Stderr, "FAIL: "+format+"\n", args...)
@@ -81,10 +83,11 @@ func fail(format string, args ...any) {
 		logical()
 		os.Exit(1)
 	})
-	select {} // another goroutine is at it
+	select {} // another goroutine ends the program
 }
 
-// hung fails because something does not end: it shows what the programs wait for.
+// hung is fail for an operation that does not end. It also prints what the
+// processes wait for.
 func hung(format string, args ...any) {
 	failOnce.Do(func() {
 		fmt.Fprintf(os.Stderr, "FAIL: "+format+"\n", args...)
@@ -119,8 +122,8 @@ func devices() {
 	}
 }
 
-// logical prints lvm2's list of logical volumes. lvm2 may hang on what is
-// suspended.
+// logical prints lvm2's list of logical volumes. It has a time limit, because a
+// suspended device may block lvm2.
 func logical() {
 	cmd := exec.Command("lvs", "-a", "-o", "lv_name,lv_attr,lv_size,origin,seg_pe_ranges,lv_tags", vgName)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr

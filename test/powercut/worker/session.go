@@ -10,15 +10,15 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/powercut/history"
 )
 
-// session is the load and the verifier of one machine's life. It stands for
-// the pods and for Kubernetes: it lives on when a driver dies.
+// session is the load and the verifier of one life of the machine. It stands
+// for the pods and Kubernetes, so it survives the driver.
 type session struct {
 	options options
 	log     *history.Log
 	random  *random
 	driver  *client
 	killing atomic.Bool     // the driver is about to be killed
-	begun   chan history.Op // operations that were just announced
+	begun   chan history.Op // operations that have just begun
 
 	mu      sync.Mutex
 	lvs     map[uint64]string  // names of logical volumes
@@ -34,8 +34,9 @@ func newSession(o options, log *history.Log) *session {
 	}
 }
 
-// run is the machine's life: sometimes a look with lvm2's eyes, open, verify, and then load and kills of the
-// driver in turn, until the power is cut.
+// run is the machine's life: sometimes a check after lvm2's activation, then
+// open and verify, then in turn load and kills of the driver, until the power
+// is cut.
 func (s *session) run() {
 	if s.options.final || s.random.n(4) == 0 {
 		s.byLVM2()
@@ -80,7 +81,7 @@ func (s *session) open() {
 	s.log.End(history.Event{Kind: history.Opened})
 }
 
-// kill kills the driver. Volumes and their writers stay.
+// kill kills the driver. The volumes and their writers remain.
 func (s *session) kill() {
 	s.killing.Store(true)
 	if err := s.driver.kill(); err != nil {
@@ -89,18 +90,18 @@ func (s *session) kill() {
 	s.log.End(history.Event{Kind: history.Killed})
 }
 
-// outcome of a call.
+// outcome is the outcome of a call.
 type outcome int
 
 const (
 	done outcome = iota
 	refused
-	interrupted // by the driver's death: it may have happened or not
+	interrupted // the driver died: the operation may have happened or not
 )
 
-// call has the driver execute an operation. Announce completes the event under
-// the model's lock, or says that the operation makes no sense any more, which
-// counts as refused.
+// call has the driver perform an operation. announce completes the event under
+// the model's lock. It returns false if the operation is no longer possible,
+// which counts as refused.
 func (s *session) call(e history.Event, announce func(m *history.Model, e *history.Event) bool) (history.Event, outcome) {
 	e.Kind = history.Intent
 	e, ok := s.log.Begin(func(m *history.Model) (history.Event, bool) {
@@ -127,7 +128,7 @@ func (s *session) call(e history.Event, announce func(m *history.Model, e *histo
 	r, err := s.driver.do(c)
 	if err != nil {
 		if !s.killing.Load() {
-			fail("%s: the driver died by itself: %v", e.Op, err)
+			fail("%s: the driver died without being killed: %v", e.Op, err)
 		}
 		return e, interrupted
 	}
@@ -140,7 +141,7 @@ func (s *session) call(e history.Event, announce func(m *history.Model, e *histo
 		return e, refused
 	}
 	if r.Size != e.Size {
-		fail("%s %q of %q (object %d): the answer says %v, asked for were %v", e.Op, e.Name, c.LV, e.ID, r.Size, e.Size)
+		fail("%s %q of %q (object %d): the reply has size %v, want %v", e.Op, e.Name, c.LV, e.ID, r.Size, e.Size)
 	}
 	if r.LV != "" {
 		s.mu.Lock()
@@ -151,8 +152,8 @@ func (s *session) call(e history.Event, announce func(m *history.Model, e *histo
 	return e, done
 }
 
-// mayRefuse says whether the pool had a reason: no room, or a source that was
-// being deleted.
+// mayRefuse reports whether the pool had a reason to refuse: no room, or a
+// source that was being deleted.
 func (s *session) mayRefuse(e history.Event, r Reply) (may bool) {
 	switch {
 	case r.NoSpace:
@@ -179,7 +180,7 @@ func (s *session) learn(op history.Op, took time.Duration) {
 	s.took[op] += (took - s.took[op]) / 4
 }
 
-// random numbers for several goroutines.
+// random makes random numbers for several goroutines.
 type random struct {
 	mu sync.Mutex
 	r  *rand.Rand
@@ -192,8 +193,8 @@ func (r *random) n(limit int) int {
 	return r.r.IntN(limit)
 }
 
-// name returns a name that no object of the kind has. Names come back, and
-// some are not fit for a logical volume.
+// name returns a name that no object has. Names are used again after a
+// deletion, and some cannot be the name of a logical volume.
 func (s *session) name(m *history.Model, snapshot bool) string {
 	taken := map[string]bool{}
 	for _, o := range m.Objects {

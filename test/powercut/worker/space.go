@@ -16,7 +16,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/powercut/history"
 )
 
-// ownCheck asks the pool's own check, which looks at what the survey does not.
+// ownCheck runs the pool's own check, which also looks at what the survey does
+// not.
 func (s *session) ownCheck() {
 	for deadline := time.Now().Add(steadyLimit); ; time.Sleep(50 * time.Millisecond) {
 		ctx, cancel := context.WithTimeout(context.Background(), settleLimit)
@@ -28,18 +29,18 @@ func (s *session) ownCheck() {
 		if len(v.Findings) == 0 {
 			return
 		}
-		// For a moment it may find what a store that grows makes it find.
+		// The check may have findings for a moment while a store grows.
 		if time.Now().After(deadline) {
-			fail("the pool's own check finds %+v", v.Findings)
+			fail("the pool's own check has the findings %+v", v.Findings)
 		}
 	}
 }
 
-// probe is how much of the beginning of each MiB is looked at.
+// probe is how many bytes are read at the beginning of each MiB.
 const probe = 2 * history.Block
 
-// checkWiped sees to it that the free extents that count as wiped hold zeroes,
-// where stores and volumes begin.
+// checkWiped checks that clean extents hold zeroes where stores and volumes
+// begin.
 func (s *session) checkWiped(vg *lvm2.VG) {
 	b := directBuffer(probe)
 	defer unix.Munmap(b)
@@ -60,16 +61,16 @@ func (s *session) checkWiped(vg *lvm2.VG) {
 			changed := false
 			s.settled(func(now *lvm2.VG) { changed = now.Seqno != vg.Seqno })
 			if changed {
-				break // a store has grown meanwhile
+				break // the metadata has changed meanwhile
 			}
-			fail("%s has at %d %q, in an extent that counts as wiped: %v", pv.Device, at, b[:16], vg.Tags)
+			fail("a clean extent is not zero: %s has at %d %q, tags %v", pv.Device, at, b[:16], vg.Tags)
 		}
 		f.Close()
 	}
 }
 
-// wiped returns the extents that the group's tags name as wiped, if they do for
-// this generation.
+// wiped returns the extents that the group's tag lists as clean, if the tag is
+// of this generation.
 func wiped(vg *lvm2.VG) (out []lvm2.Range) {
 	for _, tag := range vg.Tags {
 		text, ours := strings.CutPrefix(tag, "dmsnap:clean=")
@@ -88,7 +89,7 @@ func wiped(vg *lvm2.VG) (out []lvm2.Range) {
 			first, err1 := strconv.ParseUint(start, 36, 32)
 			n, err2 := strconv.ParseUint(count, 36, 32)
 			if err != nil || err1 != nil || err2 != nil {
-				fail("tag %s", tag)
+				fail("malformed tag %s", tag)
 			}
 			r.Start, r.Count = lvm2.Extents(first), lvm2.Extents(n)
 			out = append(out, r)

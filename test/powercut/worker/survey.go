@@ -11,12 +11,12 @@ import (
 )
 
 const (
-	settleLimit = 90 * time.Second // for the pool's own check to look
-	steadyLimit = 20 * time.Second // for devices to be what they must: layers are folded one after the other
+	settleLimit = 90 * time.Second // how long the pool's own check may take
+	steadyLimit = 20 * time.Second // how long devices may take to settle: layers are folded one after the other
 )
 
-// survey checks that nothing is there but what the pool's volumes and
-// snapshots need.
+// survey checks that the pool has nothing but what its volumes and snapshots
+// need.
 func (s *session) survey() *audit.Audit {
 	a, err := audit.Take(context.Background(), vgName, strings.Split(s.options.disks, ","), s.driver.list, steadyLimit)
 	failAudit(err)
@@ -26,8 +26,8 @@ func (s *session) survey() *audit.Audit {
 	return a
 }
 
-// settled waits until nothing is being copied or wiped and calls look with the
-// metadata, which does not change meanwhile: layers are folded in the background.
+// settled waits until nothing is being copied or wiped, and calls look with the
+// metadata, which does not change meanwhile.
 func (s *session) settled(look func(*lvm2.VG)) {
 	failAudit(audit.Settled(context.Background(), vgName, strings.Split(s.options.disks, ","), func(vg *lvm2.VG) error {
 		look(vg)

@@ -13,8 +13,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/powercut/history"
 )
 
-// byLVM2 has lvm2 alone activate what an interruption left, before any driver
-// has seen it: the bytes of volumes and of their newest snapshots must be right.
+// byLVM2 has lvm2 activate what an interruption left, before any driver has
+// seen it. The volumes and their newest snapshots must have the right bytes.
 func (s *session) byLVM2() {
 	if len(s.objects(func(o *history.Object) bool { return o.Certain })) == 0 {
 		return // there may not even be a volume group
@@ -24,7 +24,7 @@ func (s *session) byLVM2() {
 	defer cancel()
 	seen, err := pool.Inspect(ctx, s.options.pool(), pool.Options{})
 	if err != nil {
-		fail("looking at the pool that lvm2 has activated: %v", err)
+		fail("inspecting the pool that lvm2 has activated: %v", err)
 	}
 	store, err := lvm2.OpenVG(ctx, lvm2.Host{}, vgName, strings.Split(s.options.disks, ","))
 	if err != nil {
@@ -36,10 +36,10 @@ func (s *session) byLVM2() {
 		fail("reading the volume group that lvm2 has activated: %v", err)
 	}
 	wiped := func(lv string) bool { return audit.Tags(vg.LV(lv))["unknown"] == "" }
-	lvs := map[string]string{} // of what can be compared, by name
+	lvs := map[string]string{} // by name, of the objects that can be compared
 	for _, v := range seen.Volumes {
 		if v.State != pool.StateReady || v.Shows != "" {
-			continue // lvm2 leaves it alone
+			continue // lvm2 does not activate it
 		}
 		if wiped(v.LV) {
 			lvs[v.Name] = v.LV
@@ -59,7 +59,7 @@ func (s *session) byLVM2() {
 		}
 		path := "/dev/mapper/" + lvm2.DMName(vgName, lv, "")
 		length := o.Size
-		if o.Snapshot { // LVM2 makes it as long as its origin is now
+		if o.Snapshot { // LVM2 makes its device as long as the origin is now
 			length = max(length, deviceSize(path))
 		}
 		blocks := readAll(path, length)
@@ -82,7 +82,7 @@ func (s *session) lvm(command ...string) {
 func deviceSize(path string) size.Bytes {
 	f, err := os.Open(path)
 	if err != nil {
-		fail("what lvm2 has activated: %v", err)
+		fail("opening a device that lvm2 has activated: %v", err)
 	}
 	defer f.Close()
 	end, err := f.Seek(0, 2)

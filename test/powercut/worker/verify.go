@@ -20,7 +20,7 @@ import (
 // sample is how many snapshots are read back after each interruption.
 const sample = 2
 
-// verify checks that the pool is what the history says.
+// verify checks that the pool agrees with the history.
 func (s *session) verify() {
 	s.match(s.survey())
 	s.readVolumes()
@@ -35,13 +35,14 @@ func (s *session) verify() {
 	s.log.End(history.Event{Kind: history.Checked})
 }
 
-// finish verifies everything, deletes everything, and checks that nothing stays.
+// finish verifies everything, deletes everything, and checks that nothing is
+// left.
 func (s *session) finish() {
 	for _, id := range s.objects(func(o *history.Object) bool { return !o.Snapshot }) {
 		s.stopWriter(id)
 		s.must(history.Event{Op: history.Delete, ID: id})
 	}
-	// They outlive their volumes. Each makes room when it goes.
+	// The snapshots outlive their volumes. Each dropped snapshot makes room.
 	left := s.objects(func(*history.Object) bool { return true })
 	for len(left) > 0 {
 		var full []uint64
@@ -52,7 +53,7 @@ func (s *session) finish() {
 			}
 			s.must(history.Event{Op: history.Drop, ID: id})
 		}
-		if len(full) == len(left) { // no room to restore any: one must go unseen
+		if len(full) == len(left) { // there is no room to restore any: drop one without a look
 			s.must(history.Event{Op: history.Drop, ID: full[0]})
 			full = full[1:]
 		}
@@ -65,14 +66,14 @@ func (s *session) finish() {
 	s.log.End(history.Event{Kind: history.Checked})
 }
 
-// must does an operation that nothing can refuse.
+// must performs an operation that the pool has no reason to refuse.
 func (s *session) must(e history.Event) {
 	if _, out := s.call(e, nil); out != done {
 		fail("%s of %d was not done", e.Op, e.ID)
 	}
 }
 
-// objects returns the ids of what is there and fits, in order.
+// objects returns the ids of the objects for which fits returns true, in order.
 func (s *session) objects(fits func(o *history.Object) bool) (ids []uint64) {
 	s.log.View(func(m *history.Model) {
 		for _, id := range slices.Sorted(maps.Keys(m.Objects)) {
@@ -93,8 +94,8 @@ func (s *session) object(id uint64) (o history.Object) {
 	return o
 }
 
-// match compares what the pool lists with the model, and records how what was
-// interrupted turned out.
+// match compares the pool's list with the model, and records the outcome of
+// interrupted operations.
 func (s *session) match(v *audit.Audit) {
 	volumes, snapshots := map[string]pool.Volume{}, map[string]pool.Snapshot{}
 	for _, x := range v.Volumes {
@@ -125,15 +126,15 @@ func (s *session) match(v *audit.Audit) {
 			lv, e.Size = x.LV, x.Size
 		}
 		if e.Gone && o.Certain {
-			fail("acknowledged and gone: %+v", o)
+			fail("an acknowledged object is gone: %+v", o)
 		}
 		if e.Gone || !o.Certain || o.Wanted != 0 || o.Active == history.MaybeActive {
 			s.log.End(e)
 			if e.Active && o.Active == history.MaybeActive {
 				again = append(again, id)
 			}
-		} else if e.Active != (o.Active == history.Active) && !(o.Transient && e.Active) { // those are kept
-			fail("volume %q (%s) is active: %t, it must be: %t", o.Name, lv, e.Active, !e.Active)
+		} else if e.Active != (o.Active == history.Active) && !(o.Transient && e.Active) { // the driver keeps transient ones active
+			fail("volume %q (%s) is active: %t, want %t", o.Name, lv, e.Active, !e.Active)
 		}
 		s.mu.Lock()
 		if s.lvs[id] = lv; e.Gone {
@@ -142,35 +143,36 @@ func (s *session) match(v *audit.Audit) {
 		s.mu.Unlock()
 	}
 	for _, id := range again {
-		// A device that is there is no answer yet: whoever activates asks again.
+		// A device alone does not mean that the activation is complete: the
+		// caller of an interrupted Activate retries it.
 		s.must(history.Event{Op: history.Activate, ID: id})
 	}
 	if len(volumes) > 0 || len(snapshots) > 0 {
-		fail("nobody asked for these volumes and snapshots: %+v %+v", volumes, snapshots)
+		fail("the pool has volumes and snapshots that were not requested: %+v %+v", volumes, snapshots)
 	}
 }
 
 func (s *session) matchVolume(o history.Object, x pool.Volume) {
 	if x.Size != o.Size && (o.Wanted == 0 || x.Size != o.Wanted) {
-		fail("volume %q (%s) has %v, it must have %v", o.Name, x.LV, x.Size, o.Size)
+		fail("volume %q (%s) has %v, want %v", o.Name, x.LV, x.Size, o.Size)
 	}
 	formatted := o.FS && o.Content.Formatted && (o.Or == nil || o.Or.Formatted)
 	if fs := x.Mode == pool.Filesystem; fs != o.FS || x.ReadOnly != o.ReadOnly || x.Transient != o.Transient || formatted && !x.Formatted {
-		fail("volume %q has lost properties: it is %+v, it must be %+v", o.Name, x, o)
+		fail("volume %q has lost properties: it is %+v, want %+v", o.Name, x, o)
 	}
 }
 
 func (s *session) matchSnapshot(o history.Object, x pool.Snapshot) {
 	if x.Size != o.Size || x.Lost {
-		fail("snapshot %q is %+v, it must have %v", o.Name, x, o.Size)
+		fail("snapshot %q is %+v, want %v", o.Name, x, o.Size)
 	}
 	if of := s.lv(o.Of); of != "" && of != x.Volume {
-		fail("snapshot %q is of volume %s, it must be of %s", o.Name, x.Volume, of)
+		fail("snapshot %q is of volume %s, want %s", o.Name, x.Volume, of)
 	}
 }
 
-// readVolumes compares the bytes of all volumes. Some that were not active
-// stay so afterwards.
+// readVolumes compares the content of all volumes. It leaves some of the
+// inactive volumes active.
 func (s *session) readVolumes() {
 	for _, id := range s.objects(func(o *history.Object) bool { return !o.Snapshot }) {
 		active := s.object(id).Active == history.Active
@@ -184,8 +186,8 @@ func (s *session) readVolumes() {
 	}
 }
 
-// readSnapshot restores a snapshot and compares the bytes; false if there is no
-// room for that.
+// readSnapshot restores a snapshot and compares the content. It returns false
+// if there is no room for the restored volume.
 func (s *session) readSnapshot(id uint64) bool {
 	o := s.object(id)
 	e, out := s.call(history.Event{Op: history.Restore, From: id, Size: o.Size, FS: o.FS}, func(m *history.Model, e *history.Event) bool {
@@ -204,7 +206,8 @@ func (s *session) readSnapshot(id uint64) bool {
 }
 
 // compare reads the active volume and compares it with the content of the
-// object like, which is the volume itself or the snapshot that it was made from.
+// object like: the volume itself, or the snapshot that the volume was made
+// from.
 func (s *session) compare(id, like uint64) {
 	s.mu.Lock()
 	w := s.writers[id]
@@ -227,23 +230,23 @@ func (s *session) compare(id, like uint64) {
 		resolved = c.Resolve(seen)
 	})
 	if err != nil {
-		fail("wrong bytes: volume %q (%s, object %d), which must be as object %d (%+v): %v", o.Name, s.lv(id), id, like, s.object(like), err)
+		fail("wrong bytes: volume %q (%s, object %d), which must equal object %d (%+v): %v", o.Name, s.lv(id), id, like, s.object(like), err)
 	}
 	s.log.End(history.Event{Kind: history.Read, ID: like, Blocks: resolved, Other: other})
 }
 
-// path is where an active volume's device is.
+// path returns the path of an active volume's device.
 func (s *session) path(id uint64) string { return "/dev/mapper/" + lvm2.DMName(vgName, s.lv(id), "") }
 
-// readAll reads a device, which must have the given size.
+// readAll reads a device, which must have the given size in bytes.
 func readAll(path string, length size.Bytes) *history.Observation {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
 	if err != nil {
-		fail("an active volume: %v", err)
+		fail("opening an active volume: %v", err)
 	}
 	defer f.Close()
 	if end, err := f.Seek(0, io.SeekEnd); err != nil || size.Bytes(end) != length {
-		fail("%s has %d bytes (%v), the volume %v", path, end, err, length)
+		fail("%s has %d bytes (%v), want %v", path, end, err, length)
 	}
 	b := directBuffer(size.MiB)
 	defer unix.Munmap(b)
@@ -257,7 +260,7 @@ func readAll(path string, length size.Bytes) *history.Observation {
 		select {
 		case err = <-read:
 		case <-time.After(pauseLimit):
-			hung("reading %s at %d does not end", path, at)
+			hung("reading %s at %d did not end", path, at)
 		}
 		if err != nil {
 			fail("reading %s: %v", path, err)

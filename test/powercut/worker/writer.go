@@ -12,9 +12,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/powercut/history"
 )
 
-// writer writes to an active volume, one write after the other, mostly to a
-// small region that wanders: a live layer's store must not fill faster than
-// the pool promises to extend it.
+// writer writes to an active volume, one write after the other, mostly in a
+// small region that moves. A live layer's store must not fill faster than the
+// pool promises to extend it.
 type writer struct {
 	session *session
 	id      uint64
@@ -26,8 +26,8 @@ type writer struct {
 const (
 	largestWrite = 16               // blocks
 	hotRegion    = 64               // blocks
-	writePause   = 16               // milliseconds at most between two writes
-	pauseLimit   = 20 * time.Second // for a write to end
+	writePause   = 16               // most milliseconds between two writes
+	pauseLimit   = 20 * time.Second // how long a read or a write may take
 )
 
 // startWriter begins to write to the volume, which is active.
@@ -35,7 +35,7 @@ func (s *session) startWriter(id uint64) {
 	path := s.path(id)
 	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_DIRECT, 0)
 	if err != nil {
-		fail("an active volume: %v", err)
+		fail("opening an active volume: %v", err)
 	}
 	w := &writer{session: s, id: id, file: f}
 	s.mu.Lock()
@@ -62,15 +62,15 @@ func (s *session) stopWriter(id uint64) {
 	w.mu.Unlock()
 }
 
-// pause waits until no write is under way and keeps others from beginning until
-// w.mu is unlocked.
+// pause waits until no write is running, and prevents further writes until w.mu
+// is unlocked.
 func (w *writer) pause() {
 	paused := make(chan struct{})
 	go func() { w.mu.Lock(); close(paused) }()
 	select {
 	case <-paused:
 	case <-time.After(pauseLimit):
-		hung("a write to %s does not end", w.file.Name())
+		hung("a write to %s did not end", w.file.Name())
 	}
 }
 
@@ -97,7 +97,7 @@ func (w *writer) loop() {
 	}
 }
 
-// blocks is the number of blocks that the volume has for certain.
+// blocks returns the number of blocks that the volume certainly has.
 func (w *writer) blocks() (n int) {
 	w.session.log.View(func(m *history.Model) {
 		if o := m.Objects[w.id]; o != nil {
@@ -107,7 +107,8 @@ func (w *writer) blocks() (n int) {
 	return n
 }
 
-// write writes n blocks at once; false if the writer was stopped.
+// write writes n blocks by one call. It returns false if the writer was
+// stopped.
 func (w *writer) write(b []byte, block, n int) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -132,7 +133,7 @@ func (w *writer) write(b []byte, block, n int) bool {
 func directBuffer(n size.Bytes) []byte {
 	b, _, err := directio.Buffer(n)
 	if err != nil {
-		fail("memory: %v", err)
+		fail("allocating memory for O_DIRECT: %v", err)
 	}
 	return b
 }
