@@ -28,8 +28,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// kubeletVariable makes the test binary the driver in a container, and names
-// the kubelet's directory; poolsVariable has the pools.
+// kubeletVariable names the kubelet's directory. If it is set, the test binary
+// runs as the driver in a container. poolsVariable has the pools.
 const (
 	kubeletVariable = "DMSNAP_TEST_CONTAINER_KUBELET"
 	poolsVariable   = "DMSNAP_TEST_CONTAINER_POOLS"
@@ -49,8 +49,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// container is what runs in the new namespaces: it mounts what the DaemonSet
-// mounts, and is the driver until SIGTERM.
+// container runs in the new namespaces. It makes the mounts of the DaemonSet,
+// and is the driver until SIGTERM.
 func container(kubelet string) error {
 	if err := enter(kubelet); err != nil {
 		return fmt.Errorf("mounts: %w", err)
@@ -76,13 +76,12 @@ func disks() []string { return strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ","
 
 func socketOf(kubelet string) string { return filepath.Join(kubelet, "csi.sock") }
 
-// fromHost are the directories of /run that the container has in common with
-// the host.
+// fromHost has the directories of /run that the container shares with the host.
 var fromHost = []string{"/run/udev", "/run/lock/lvm", "/run/lvm", "/run/csi-dmsnap"}
 
 // enter arranges the mounts of a new mount namespace as a container runtime
-// does for the DaemonSet: of the host's /run only four directories, one of them
-// read-only; nothing propagates but what is mounted below the kubelet's directory.
+// does for the DaemonSet. Of the host's /run it has only four directories, one
+// of them read-only. Only mounts below the kubelet's directory propagate.
 func enter(kubelet string) error {
 	mounts, err := mountinfo.GetMounts(nil)
 	if err != nil {
@@ -123,23 +122,23 @@ func enter(kubelet string) error {
 	return errors.Join(
 		unix.Mount(run, "/run", "", unix.MS_MOVE, ""),
 		unix.Mount("/etc", "/host/etc", "", unix.MS_BIND, ""),
-		unix.Mount("tmpfs", "/etc/lvm", "tmpfs", 0, ""), // the image has none
+		unix.Mount("tmpfs", "/etc/lvm", "tmpfs", 0, ""), // the image has no /etc/lvm
 		unix.Mount("proc", "/proc", "proc", 0, ""),      // of the new PID namespace
 		unix.Mount("sysfs", "/sys", "sysfs", 0, ""),
 	)
 }
 
-// node is the driver in its container, and the kubelet, which talks to it.
+// node is the driver in its container, and the kubelet that talks to it.
 type node struct {
 	*testing.T
 	kubelet string
 	pools   []pool.Config
-	pool    string // of new volumes
+	pool    string // the pool of new volumes
 	process *exec.Cmd
 	connection
 }
 
-// connection is the CSI services at the socket.
+// connection has the clients of the CSI services at the socket.
 type connection struct {
 	conn       *grpc.ClientConn
 	controller csi.ControllerClient
@@ -163,7 +162,8 @@ func newNodeWith(t *testing.T, pools []pool.Config) *node {
 		must(t, os.MkdirAll(dir, 0o755)) // as the kubelet does: DirectoryOrCreate
 	}
 	must(t, unix.Mount(n.kubelet, n.kubelet, "", unix.MS_BIND, ""))
-	// Shared, but with nobody yet: the root must not see each mount once more.
+	// Shared, but not with the root's mount: otherwise the root would see each
+	// mount twice.
 	must(t, unix.Mount("", n.kubelet, "", unix.MS_PRIVATE, ""))
 	must(t, unix.Mount("", n.kubelet, "", unix.MS_SHARED, ""))
 	t.Cleanup(func() { must(t, unix.Unmount(n.kubelet, unix.MNT_DETACH)) })
@@ -200,7 +200,7 @@ func (n *node) start() {
 	n.connection = connection{conn, csi.NewControllerClient(conn), csi.NewNodeClient(conn)}
 }
 
-// end ends the container by a signal.
+// end ends the container by a signal and waits for it.
 func (n *node) end(signal unix.Signal) {
 	n.Helper()
 	must(n.T, n.conn.Close())
@@ -218,7 +218,8 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// run runs a command on the host, which must end by itself and without error.
+// run runs a command on the host, which must succeed in time, and returns its
+// output.
 func run(t *testing.T, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -230,11 +231,11 @@ func run(t *testing.T, args ...string) string {
 	return string(out)
 }
 
-// patience is how long anything may take before it is taken for hanging. With
-// udev on one slow processor a step takes half a second.
+// patience is the time after which an operation counts as hanging. With udev on
+// one slow processor a step takes half a second.
 const patience = time.Minute
 
-// wipe makes a disk blank.
+// wipe makes a disk blank, by zeroing its first 4 MiB.
 func wipe(t *testing.T, disk string) {
 	t.Helper()
 	f, err := os.OpenFile(disk, os.O_RDWR, 0)

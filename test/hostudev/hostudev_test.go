@@ -1,9 +1,9 @@
 //go:build kernel
 
 // Package hostudev runs the driver as the DaemonSet does, in namespaces of its
-// own, on a host with a real udevd and on one without: nothing may hang, links
-// must be right, hidden devices must be left alone by udev, and the driver may
-// come and go without anybody noticing.
+// own, on a host with a real udevd and on a host without. Nothing may hang,
+// links must be right, udev must leave hidden devices alone, and the driver may
+// be replaced without anybody noticing.
 package hostudev
 
 import (
@@ -22,7 +22,7 @@ type callOption = grpc.CallOption
 
 func number(dev uint64) string { return fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev)) }
 
-// dmNames maps the names of our group's devices to those in /dev.
+// dmNames maps the names of the group's devices to their names in /dev.
 func dmNames(t *testing.T) map[string]string {
 	t.Helper()
 	files, err := filepath.Glob("/sys/block/dm-*/dm/name")
@@ -40,7 +40,7 @@ func dmNames(t *testing.T) map[string]string {
 	return names
 }
 
-// dmName is the name that LVM2 gives the device of a logical volume.
+// dmName returns the name that LVM2 gives to the device of a logical volume.
 func dmName(lv string) string { return vgName + "-" + strings.ReplaceAll(lv, "-", "--") }
 
 // TestHost_withUdev: on a host with udev, volumes live through all their states, udev
@@ -57,7 +57,7 @@ func TestHost_withUdev(t *testing.T) {
 			checkLinks(t, volume)
 			checkLinks(t, copied)
 			checkHidden(t)
-			// lvm2 waits for udev by a semaphore of the host's IPC namespace.
+			// lvm2 waits for udev by a semaphore in the host's IPC namespace.
 			run(t, "lvcreate", "-q", "-Wn", "-n", "theirs", "-L", "8m", vgName)
 			run(t, "lvremove", "-q", "-y", vgName+"/theirs")
 			run(t, "vgck", vgName)
@@ -67,16 +67,16 @@ func TestHost_withUdev(t *testing.T) {
 	nothingLeft(t)
 	run(t, "udevadm", "settle")
 	if left, _ := filepath.Glob("/dev/mapper/" + vgName + "*"); len(left) > 0 {
-		t.Errorf("links or nodes that are left: %v", left)
+		t.Errorf("the links or nodes %v are left", left)
 	}
 
-	// A storm is a retry that makes an event that makes a retry. One life makes
-	// and removes about 30 devices, with about three events for each.
+	// A storm is a retry that causes an event that causes a retry. One life
+	// makes and removes about 30 devices, with about three events for each.
 	all, synthetic := e.count(t)
-	t.Logf("%d events in %d rounds, %d of them asked for", all, rounds, synthetic)
+	t.Logf("%d events in %d rounds, %d of them synthetic", all, rounds, synthetic)
 	const most = 250
 	if all > most*rounds {
-		t.Errorf("%d events are too many", all)
+		t.Errorf("%d events, want at most %d", all, most*rounds)
 	}
 	time.Sleep(2 * time.Second)
 	if all, _ := e.count(t); all > 0 {
@@ -84,8 +84,8 @@ func TestHost_withUdev(t *testing.T) {
 	}
 }
 
-// nothingLeft waits until the group has neither a logical volume nor a device:
-// what was deleted is wiped one after the other, with a device for each.
+// nothingLeft waits until the group has neither a logical volume nor a device.
+// Deleted volumes are wiped one after the other, with a device for each.
 func nothingLeft(t *testing.T) {
 	t.Helper()
 	for begun := time.Now(); ; time.Sleep(50 * time.Millisecond) {
@@ -94,14 +94,15 @@ func nothingLeft(t *testing.T) {
 			return
 		}
 		if time.Since(begun) > patience {
-			t.Errorf("logical volumes that are left: %q, devices: %v", lvs, dmNames(t))
+			t.Errorf("the logical volumes %q and devices %v are left", lvs, dmNames(t))
 			return
 		}
 	}
 }
 
-// checkLinks: udev made the links to a volume's device, and the file system is
-// found by its UUID on it, not on a snapshot of the same content.
+// checkLinks checks that udev made the links to a volume's device, and that the
+// file system is found by its UUID on this device, not on a snapshot with the
+// same content.
 func checkLinks(t *testing.T, lv string) {
 	t.Helper()
 	device := dmNames(t)[dmName(lv)]
@@ -115,18 +116,18 @@ func checkLinks(t *testing.T, lv string) {
 			continue
 		}
 		if st.Mode().Type() != os.ModeSymlink {
-			t.Errorf("%s is no link: %v", link, st.Mode())
+			t.Errorf("%s is not a symbolic link: %v", link, st.Mode())
 		}
 		if target, err := filepath.EvalSymlinks(link); err != nil || target != "/dev/"+device {
-			t.Errorf("%s leads to %s, %v, not to %s", link, target, err, device)
+			t.Errorf("%s leads to %s, %v; want %s", link, target, err, device)
 		}
 	}
 	if got := property(t, device, "ID_FS_TYPE"); got != "ext4" {
-		t.Errorf("udev takes %s for %q", dmName(lv), got)
+		t.Errorf("udev reports the file system of %s as %q, want ext4", dmName(lv), got)
 	}
 }
 
-// checkHidden: udev has not looked into the devices below a volume.
+// checkHidden checks that udev did not look into the devices below a volume.
 func checkHidden(t *testing.T) {
 	t.Helper()
 	hidden := 0
@@ -149,7 +150,7 @@ func checkHidden(t *testing.T) {
 		}
 	}
 	if hidden < 2 {
-		t.Errorf("only %d hidden devices: a volume with a snapshot has two", hidden)
+		t.Errorf("only %d hidden devices, but a volume with a snapshot has two", hidden)
 	}
 }
 
@@ -167,7 +168,7 @@ func TestHost_withoutUdev(t *testing.T) {
 	})
 	nothingLeft(t)
 	if left, _ := filepath.Glob("/dev/mapper/" + vgName + "*"); len(left) > 0 {
-		t.Errorf("nodes that are left: %v", left)
+		t.Errorf("the nodes %v are left", left)
 	}
 }
 
@@ -183,7 +184,7 @@ func TestHost_driverIsReplaced(t *testing.T) {
 	go func() { written <- writer(filepath.Join(n.pod("vol"), "log"), stop) }()
 	for _, signal := range []unix.Signal{unix.SIGKILL, unix.SIGTERM} {
 		n.end(signal)
-		time.Sleep(500 * time.Millisecond) // the pod goes on without a driver
+		time.Sleep(500 * time.Millisecond) // the pod continues without a driver
 		n.start()
 		n.deleteSnapshot(s)
 		s = n.snapshot("snap", v)
@@ -192,7 +193,7 @@ func TestHost_driverIsReplaced(t *testing.T) {
 	if err := <-written; err != nil {
 		t.Errorf("the pod's writes: %v", err)
 	}
-	// Mounts of the first container are undone by the third.
+	// The third container undoes mounts of the first one.
 	n.unpublish("vol", v)
 	if entries, err := os.ReadDir(n.pod("vol")); err == nil && len(entries) > 0 {
 		t.Errorf("still mounted on the host: %v", entries)
@@ -201,7 +202,7 @@ func TestHost_driverIsReplaced(t *testing.T) {
 	n.deleteVolume(v)
 }
 
-// writer appends to a file and makes it durable, again and again.
+// writer repeatedly writes to a file and syncs it, until stop is closed.
 func writer(path string, stop chan struct{}) error {
 	f, err := os.Create(path)
 	if err != nil {

@@ -19,14 +19,14 @@ var ext4 = &csi.VolumeCapability{
 
 const volumeBytes = 64 << 20
 
-// call makes a call that must end in time and succeed.
+// call makes a call, which must succeed in time.
 func call[Q, A any](n *node, method func(context.Context, Q, ...callOption) (A, error), q Q) A {
 	n.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	a, err := method(ctx, q)
 	if ctx.Err() != nil {
-		// It hangs: its goroutines tell where.
+		// The driver hangs: it prints its goroutines, which show where.
 		_ = n.process.Process.Signal(unix.SIGQUIT)
 		_, _ = n.process.Process.Wait()
 	}
@@ -56,7 +56,8 @@ func ofSnapshot(id string) *csi.VolumeContentSource {
 
 func (n *node) staging(name string) string { return filepath.Join(n.kubelet, "staging-"+name) }
 
-// pod is the path at which the pod sees its volume: as on the host, so in it.
+// pod returns the path of a pod's volume. It is the same on the host and in the
+// container.
 func (n *node) pod(name string) string { return filepath.Join(n.kubelet, "pod-"+name) }
 
 // publish makes a volume available to a pod.
@@ -100,9 +101,9 @@ func (n *node) read(name, want string) {
 	}
 }
 
-// life is what happens to a volume: three snapshots while it is used, a
-// restore, an expansion, and everything deleted. look is called when there is
-// most to see.
+// life takes a volume through three snapshots while it is used, a restore, an
+// expansion, and the deletion of everything. It calls look when the most
+// devices exist.
 func (n *node) life(round int, look func(volume, copied string)) {
 	n.Helper()
 	vol, copied := fmt.Sprintf("vol-%d", round), fmt.Sprintf("copy-%d", round)

@@ -55,13 +55,13 @@ func TestHost_productionExample(t *testing.T) {
 		if got := groups(t); !maps.Equal(got, want) {
 			t.Errorf("lvm2 sees %v, want %v", got, want)
 		}
-		if c.Create { // a driver that comes later finds the same
+		if c.Create { // a restarted driver finds the same
 			n.end(unix.SIGKILL)
 			n.start()
 		}
 	}
 	if sumOf(t, system) != before {
-		t.Error("the system disk was written to")
+		t.Error("the content of the system disk has changed")
 	}
 	for _, c := range pools {
 		checked, err := pool.Verify(context.Background(), c, pool.Options{})
@@ -77,7 +77,7 @@ func TestHost_productionExample(t *testing.T) {
 		target, err := filepath.EvalSymlinks(l.Device)
 		must(t, err)
 		if left[target] != "" {
-			t.Errorf("%s is told of twice", target)
+			t.Errorf("%s is listed twice", target)
 		}
 		left[target] = l.Why
 		if strings.Contains(l.Why, "wipe") {
@@ -90,11 +90,12 @@ func TestHost_productionExample(t *testing.T) {
 		}
 	}
 	if len(left) != 5 {
-		t.Errorf("left out are %v", left)
+		t.Errorf("%v are left out, want 5 devices", left)
 	}
 }
 
-// shortLife is a volume, a snapshot of it and what that is restored to.
+// shortLife makes and deletes a volume, a snapshot of it, and a volume restored
+// from the snapshot.
 func (n *node) shortLife() {
 	n.Helper()
 	v := n.create("vol-"+n.pool, nil, volumeBytes)
@@ -135,7 +136,8 @@ func production(t *testing.T) []pool.Config {
 	return pools
 }
 
-// prepared takes a part of the machine back at the end of the test.
+// prepared undoes a part of the machine at the end of the test. It skips the
+// test if the machine is not a test kernel.
 func prepared(t *testing.T) func(undo func() error, err error) {
 	return func(undo func() error, err error) {
 		t.Helper()
@@ -147,7 +149,7 @@ func prepared(t *testing.T) func(undo func() error, err error) {
 	}
 }
 
-// groups lists what lvm2 sees.
+// groups returns the volume groups that lvm2 sees, with their devices.
 func groups(t *testing.T) map[string]string {
 	t.Helper()
 	out, err := exec.Command("pvs", "--noheadings", "-o", "vg_name,pv_name").Output()
@@ -161,7 +163,8 @@ func groups(t *testing.T) map[string]string {
 	return found
 }
 
-// sumOf is the sum of where each partition of the system disk begins, and the disk.
+// sumOf returns a checksum of the beginning of the system disk, and of the
+// places where its second and third partitions begin.
 func sumOf(t *testing.T, disk string) string {
 	t.Helper()
 	f, err := os.Open(disk)

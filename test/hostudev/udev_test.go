@@ -16,21 +16,21 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/machine"
 )
 
-// startUdev runs the host's udevd until the end of the test, and lets it see
-// what is there already.
+// startUdev runs the host's udevd until the end of the test. It returns once
+// udevd has handled the devices that exist already.
 func startUdev(t *testing.T) {
 	t.Helper()
 	prepared(t)(machine.Udev())
 }
 
-// events counts what the kernel tells of devices of device-mapper.
+// events counts the kernel's events for device-mapper devices.
 type events struct {
 	socket int
 	done   chan struct{}
 
 	mu        sync.Mutex
 	all       int
-	synthetic int // asked for through sysfs, as udev does when a device that it watches was closed after a write
+	synthetic int // requested through sysfs, as udev does when a device that it watches was closed after a write
 	lost      bool
 }
 
@@ -75,7 +75,7 @@ func (e *events) receive() {
 	}
 }
 
-// count returns how many events there were since the last call.
+// count returns the numbers of events since the last call.
 func (e *events) count(t *testing.T) (all, synthetic int) {
 	t.Helper()
 	e.mu.Lock()
@@ -88,8 +88,8 @@ func (e *events) count(t *testing.T) (all, synthetic int) {
 	return all, synthetic
 }
 
-// property returns a property of a block device in udev's database, by its
-// name in /dev.
+// property returns a property of a block device from udev's database. device is
+// the name in /dev.
 func property(t *testing.T, device, key string) string {
 	t.Helper()
 	var st unix.Stat_t
