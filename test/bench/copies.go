@@ -14,8 +14,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// copyOf copies a device to a new volume by one of the ways below, and returns
-// how long that took.
+// copyOf copies a device to a new volume by the given function, and returns how
+// long the copy took, in milliseconds.
 func (b *bench) copyOf(from string, length size.Bytes, by func(from, to string) error) (took float64, err error) {
 	const volume = "copied"
 	if err := b.ours.Create(volume, length, true); err != nil {
@@ -32,7 +32,7 @@ func (b *bench) copyOf(from string, length size.Bytes, by func(from, to string) 
 	return took, errors.Join(err, b.ours.Detach(volume), b.ours.Delete(volume), b.ours.Wiped())
 }
 
-// dd copies a device to another one past the page cache, and flushes.
+// dd copies a device to another one, bypasses the page cache, and flushes.
 func dd(from, to string) error {
 	out, err := exec.Command("dd", "if="+from, "of="+to, "bs=4M", "iflag=direct", "oflag=direct", "conv=fsync", "status=none").CombinedOutput()
 	if err != nil {
@@ -41,8 +41,8 @@ func dd(from, to string) error {
 	return nil
 }
 
-// mirror copies a device to another one by a mirror of the kernel's over all of
-// it, with regions as hydration has them, and flushes.
+// mirror copies a device to another one by one kernel mirror over all of it,
+// with regions of hydration's size, and flushes.
 func mirror(from, to string) (err error) {
 	const name, region, limit = "bench-mirror", 4096, 10 * time.Minute
 	var legs []dm.Area

@@ -14,15 +14,15 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/bench/fio"
 )
 
-// A snapshot takes an extent at least, so a thousand take 4 GiB of the disk, beside what
-// two volumes of deepLength have.
+// A snapshot takes at least one extent, so a thousand take 4 GiB of the disk,
+// in addition to two volumes of deepLength.
 const (
 	deepVolume = "deep"
 	deepLength = 512 * size.MiB
 	deepWrites = 100 // between two snapshots
 )
 
-// deepSnapshots is how many the volume has.
+// deepSnapshots returns how many snapshots the volume gets.
 func (b *bench) deepSnapshots() int {
 	if b.quick {
 		return 100
@@ -38,8 +38,9 @@ func deepFigures(b *bench) []string {
 	return []string{deepName("read_old", b.deepSnapshots()), deepName("restore_first_byte", b.deepSnapshots())}
 }
 
-// deep compares the oldest of many snapshots with the newest: how long it takes
-// until a restore of it gives its first bytes, and how fast it is read.
+// deep compares the oldest of many snapshots with the newest: how long a
+// restore takes until its first bytes can be read, and how fast the snapshot is
+// read.
 func (b *bench) deep() error {
 	snapshots, err := b.deepHistory()
 	if err != nil {
@@ -47,7 +48,7 @@ func (b *bench) deep() error {
 	}
 	n := len(snapshots)
 	ends := []string{snapshots[0], snapshots[n-1]}
-	note := fmt.Sprintf("the oldest against the newest of the snapshots of a volume of %v, between two of which %d blocks were overwritten", deepLength, deepWrites)
+	note := fmt.Sprintf("the oldest against the newest snapshot of a volume of %v; %d blocks were overwritten between two snapshots", deepLength, deepWrites)
 	if name := deepName("restore_first_byte", n); b.wanted(name) {
 		took, err := b.deepRestores(ends)
 		if err != nil {
@@ -68,7 +69,8 @@ func (b *bench) deep() error {
 	return b.ours.Clear(deepVolume, snapshots)
 }
 
-// deepHistory makes the volume and its snapshots, oldest first.
+// deepHistory makes the volume and its snapshots, and returns their names,
+// oldest first.
 func (b *bench) deepHistory() (snapshots []string, err error) {
 	if err := b.ours.Create(deepVolume, deepLength, true); err != nil {
 		return nil, err
@@ -93,7 +95,7 @@ func (b *bench) deepHistory() (snapshots []string, err error) {
 	return snapshots, nil
 }
 
-// scatter overwrites n blocks somewhere on a device.
+// scatter overwrites n blocks at random places of a device.
 func scatter(path string, length size.Bytes, n int) (err error) {
 	const block = 4096
 	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_DIRECT, 0)
@@ -101,7 +103,7 @@ func scatter(path string, length size.Bytes, n int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	// An anonymous mapping is page-aligned, as O_DIRECT needs it.
+	// O_DIRECT needs page-aligned memory, such as an anonymous mapping.
 	b, err := unix.Mmap(-1, 0, block, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
 		return err
@@ -116,7 +118,7 @@ func scatter(path string, length size.Bytes, n int) (err error) {
 	return nil
 }
 
-// deepRestores takes the times of restores, in turns.
+// deepRestores measures restores of the snapshots in turns.
 func (b *bench) deepRestores(of []string) (samples, error) {
 	took, repeat := samples{}, 9
 	if b.quick {
@@ -150,7 +152,8 @@ func (b *bench) deepRestores(of []string) (samples, error) {
 	return took, nil
 }
 
-// deepReads takes the rates at which volumes are read that show snapshots, in turns.
+// deepReads measures in turns how fast volumes that show the snapshots are
+// read.
 func (b *bench) deepReads(of []string) (samples, error) {
 	rates, paths := samples{}, map[string]string{}
 	for _, snapshot := range of {

@@ -22,9 +22,9 @@ func flatFigures(*bench) (names []string) {
 	return names
 }
 
-// flat compares the driver with itself: overwriting a volume that has many
-// snapshots with overwriting one that has one, in alternating pairs, so that
-// whatever else the machine does meets both.
+// flat compares overwriting a volume that has many snapshots with overwriting
+// one that has one, both of the driver's. The pairs alternate, so that other
+// load of the machine affects both alike.
 func (b *bench) flat() error {
 	repeat := 15
 	if b.quick {
@@ -91,7 +91,7 @@ func (b *bench) flat() error {
 	for n, volume := range volumes {
 		ready, err := b.ours.Ready(snapshots[n][n-1])
 		if err != nil || !ready {
-			return fmt.Errorf("the newest snapshot of %s was lost while it was measured: %w", volume, err)
+			return fmt.Errorf("the newest snapshot of %s was lost during the measurement: %w", volume, err)
 		}
 		if err := b.ours.Detach(volume); err != nil {
 			return err

@@ -19,7 +19,8 @@ func footprintFigures(*bench) []string {
 	return []string{footprintName("devices"), footprintName("kernel_memory")}
 }
 
-// footprint counts what many snapshots of an active volume cost the kernel.
+// footprint measures the devices and the memory that many snapshots of an
+// active volume cost the kernel.
 func (b *bench) footprint() error {
 	const volume = "kept"
 	devices, memory := samples{}, samples{}
@@ -65,15 +66,15 @@ func (b *bench) footprint() error {
 		if err := c.Clear(volume, snapshots); err != nil {
 			return err
 		}
-		// What is deleted is wiped through devices of its own.
+		// Deleted volumes are wiped through devices of their own.
 		if err := c.Disk().Quiet(); err != nil {
 			return err
 		}
 	}
-	note := "a volume of 1GiB with 100 snapshots; the thin pool's own devices and memory were there before"
+	note := "a volume of 1GiB with 100 snapshots, without the thin pool's own devices and memory"
 	b.add(figures.Series{Name: footprintName("devices"), Unit: "devices", Note: note}, devices)
 	b.add(figures.Series{Name: footprintName("kernel_memory"), Unit: "MiB",
-		Note: "all memory but that of processes and the page cache, after dropping caches"}, memory)
+		Note: "all memory except that of processes and the page cache, after dropping caches"}, memory)
 	return nil
 }
 
@@ -82,7 +83,8 @@ func mappedDevices() (int, error) {
 	return len(all), err
 }
 
-// kernelMemory returns, in bytes, what is neither free nor a process's nor cache.
+// kernelMemory returns the memory that is neither free, nor a process's, nor
+// cache, in bytes.
 func kernelMemory() (float64, error) {
 	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
 		return 0, err

@@ -26,7 +26,7 @@ const (
 	hydratedSnapshot = "hydrated-snap"
 )
 
-// forkLoads are written to a volume while it is hydrated.
+// forkLoads are the loads that write to a volume while it is hydrated.
 var forkLoads = []fio.Load{
 	{Pattern: "write:60k", Block: 4 * size.KiB, Depth: writeDepth, Span: 512 * size.MiB, Amount: 32 * size.MiB},
 	{Pattern: "randwrite", Block: 64 * size.KiB, Depth: writeDepth, Span: 64 * size.MiB},
@@ -52,8 +52,8 @@ func (b *bench) hydrationRepeats() int {
 	return 5
 }
 
-// hydration measures how a restored volume becomes an ordinary one, and what that
-// costs those who use it and its source.
+// hydration measures how fast a restored volume becomes an ordinary one, and
+// how much this slows down the users of the volume and of its source.
 func (b *bench) hydration() error {
 	const volume = "hydrated-origin"
 	if err := b.ours.Create(volume, hydratedSize, true); err != nil {
@@ -84,8 +84,8 @@ func (b *bench) hydration() error {
 	return errors.Join(b.ours.Detach(volume), b.ours.Delete(volume), b.ours.Wiped())
 }
 
-// onFork takes a snapshot of the volume and calls f, which restores it to the
-// given name; then all of that goes.
+// onFork takes a snapshot of the volume and calls f, which restores the
+// snapshot to the given name. It then deletes both.
 func (b *bench) onFork(volume string, f func(fork string) error) error {
 	const fork = "hydrated"
 	if err := b.ours.Snapshot(volume, hydratedSnapshot, 0); err != nil {
@@ -100,7 +100,8 @@ func (b *bench) onFork(volume string, f func(fork string) error) error {
 	return errors.Join(b.ours.Delete(fork), b.ours.DeleteSnapshot(volume, hydratedSnapshot), b.ours.Wiped())
 }
 
-// ended waits until the fork is hydrated, if it is not, and the disk quiet.
+// ended waits until the fork is hydrated, if it is hydrating, and until the
+// disk is quiet.
 func (b *bench) ended(fork string, hydrating bool) error {
 	if hydrating {
 		if err := b.ours.Hydrated(fork); err != nil {
@@ -110,15 +111,15 @@ func (b *bench) ended(fork string, hydrating bool) error {
 	return b.ours.Disk().Quiet()
 }
 
-// throughput is that of hydration while nothing else goes on, from the request
-// for the volume to the end: against dd, and against the kernel's mirror, which it
-// is made of.
+// throughput measures hydration on an idle machine, from the request for the
+// volume to the end. It compares hydration with dd, and with one kernel mirror,
+// the target by which hydration copies.
 func (b *bench) throughput(volume, path string) error {
 	rate := func(milliseconds float64) float64 { return float64(hydratedSize/size.MiB) / milliseconds * 1000 }
 	all := []figures.Series{{Name: hydrationThroughput, Against: plainCopy}, {Name: mirrorThroughput, Against: bareCopy}}
 	copies := []func(from, to string) error{dd, mirror}
-	// Where the disk is a file that takes its space when it is first written,
-	// that must not be counted.
+	// A first copy is not counted: if the disk is a sparse file, the first
+	// write to it also allocates space.
 	if _, err := b.copyOf(path, hydratedSize, dd); err != nil {
 		return err
 	}
@@ -154,7 +155,7 @@ func (b *bench) throughput(volume, path string) error {
 	return nil
 }
 
-// foregroundLoad is of small requests, reads and writes.
+// foregroundLoad returns a load of small requests, half of them reads.
 func (b *bench) foregroundLoad(path string) fio.Load {
 	l := fio.Load{Path: path, Pattern: "randrw", Block: 4 * size.KiB, Depth: 4, Span: size.GiB, Time: 5 * time.Second}
 	if b.quick {
@@ -163,9 +164,10 @@ func (b *bench) foregroundLoad(path string) fio.Load {
 	return l
 }
 
-// foreground is the latency of requests while a fork hydrates, and of the same
-// with nothing hydrating: of the source with another snapshot of the same kind, of
-// the fork when it is an ordinary volume.
+// foreground measures the latency of requests while a fork hydrates, and of the
+// same requests while nothing hydrates. For the source, the idle case has
+// another snapshot of the same kind; for the fork, the fork is an ordinary
+// volume then.
 func (b *bench) foreground(volume, path string) error {
 	source := figures.Series{Name: foregroundSource, Unit: "ms", Against: noCopy}
 	fork := figures.Series{Name: foregroundFork, Unit: "ms", Against: noCopy}
@@ -187,7 +189,7 @@ func (b *bench) foreground(volume, path string) error {
 	return nil
 }
 
-// tooShort says that what was measured is not all during hydration.
+// tooShort adds a note if hydration ended before the measurement.
 func tooShort(s *figures.Series, hydrating bool) {
 	if !hydrating {
 		s.Note = "hydration ended before the load did"
@@ -254,11 +256,12 @@ func (b *bench) forkLatency(volume string, s *figures.Series) error {
 	})
 }
 
-// forkCosts has the bytes that reach the disk for each byte that is written to a
-// volume while it is hydrated, without what hydration copies anyway.
+// forkCosts measures how many bytes reach the disk for each byte that is
+// written to a volume while it is hydrated, without the bytes that hydration
+// copies anyway.
 func (b *bench) forkCosts(volume, _ string) error {
 	for _, l := range forkLoads {
-		s := figures.Series{Name: forkCostName(l.Block), Unit: "bytes", Note: "besides what is hydrated anyway; includes wiping all of the fork's store afterwards"}
+		s := figures.Series{Name: forkCostName(l.Block), Unit: "bytes", Note: "in addition to the hydrated bytes; includes wiping all of the fork's store afterwards"}
 		if !b.wanted(s.Name) {
 			continue
 		}

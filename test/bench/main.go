@@ -1,6 +1,7 @@
 // Command bench measures the driver, through its CSI socket, against lvm2's
-// snapshots and lvm2's thin volumes: the same kernel, the same kind of disk, the
-// same run, in turns. It prints a table and writes the figures as JSON.
+// snapshots and lvm2's thin volumes. All run in turns in the same run, on the
+// same kernel and the same kind of disk. The command prints a table and writes
+// the figures as JSON.
 package main
 
 import (
@@ -22,14 +23,14 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/bench/figures"
 )
 
-// chunk is the driver's default; lvm2's snapshots get the same.
+// chunk is the driver's default chunk size; lvm2's snapshots get the same.
 const chunk = 16 * size.KiB
 
-// part is what is measured together.
+// part is a group of figures that are measured together.
 type part struct {
 	about   string
-	figures func(b *bench) []string // all that it can measure
-	run     func(b *bench) error    // measures those that are wanted
+	figures func(b *bench) []string // the names of all its figures
+	run     func(b *bench) error    // measures the wanted figures
 }
 
 var parts = []part{
@@ -52,12 +53,12 @@ type bench struct {
 	quick   bool
 	large   bool
 	dir     string
-	driver  string    // its binary
-	spare   disk.Disk // on which nothing is
+	driver  string    // the driver's binary
+	spare   disk.Disk // an unused disk
 	ours    *contender.Driver
 	fine    *contender.Driver // a pool with chunks of 4 KiB
 	theirs  *contender.Parallel
-	thin    *contender.Pooled // nil: the kernel has none
+	thin    *contender.Pooled // nil if the kernel has no thin pools
 	figures figures.Set
 }
 
@@ -65,11 +66,11 @@ func main() {
 	driver := flag.String("driver", "bin/csi-dmsnap", "the driver's binary")
 	out := flag.String("out", "out/bench.json", "file for the figures")
 	run := flag.String("run", "", "measure only the figures whose names match this regular expression")
-	quick := flag.Bool("quick", false, "fewer repetitions and steps: a look, not a result")
-	large := flag.Bool("large", false, "also what takes large volumes, on a disk that is larger than the host's may be")
-	list := flag.Bool("list", false, "print the names of the figures, measure nothing")
+	quick := flag.Bool("quick", false, "fewer repetitions and steps; not precise enough for results")
+	large := flag.Bool("large", false, "also measure large volumes, on a disk that may be larger than the host's")
+	list := flag.Bool("list", false, "print the names of the figures and measure nothing")
 	flag.Parse()
-	klog.LogToStderr(false) // of the engine, which makes lvm2's groups
+	klog.LogToStderr(false) // silences the pool package, which makes lvm2's groups
 	klog.SetOutput(io.Discard)
 	b := &bench{quick: *quick, large: *large}
 	err := b.do(*driver, *run, *out, *list)
@@ -93,7 +94,7 @@ func (b *bench) do(driver, run, out string, list bool) (err error) {
 	}
 	todo := slices.DeleteFunc(slices.Clone(parts), func(p part) bool { return !b.anyWanted(p.figures(b)...) })
 	if len(todo) == 0 {
-		return fmt.Errorf("no figure matches %q: -list shows their names", run)
+		return fmt.Errorf("no figure matches %q; -list shows the names", run)
 	}
 	if err := b.setUp(driver); err != nil {
 		return err
@@ -105,20 +106,21 @@ func (b *bench) do(driver, run, out string, list bool) (err error) {
 		fmt.Printf("\n%s\n", p.about)
 		if err = p.run(b); err != nil {
 			err = fmt.Errorf("%s: %w", p.about, err)
-			b.figures.Note("measured until an error: %v", err)
+			b.figures.Note("incomplete, because of an error: %v", err)
 			break
 		}
 		fmt.Printf("(%v)\n", time.Since(began).Round(time.Second))
 	}
 	b.noteLoad("at the end")
-	return errors.Join(err, b.figures.Write(out, os.Stdout)) // what was measured is worth having
+	return errors.Join(err, b.figures.Write(out, os.Stdout)) // keep what was measured before an error
 }
 
-// setUp starts the driver on two disks and gives one each to lvm2's two ways.
+// setUp starts the driver with a pool on each of two disks, and makes volume
+// groups on one disk each for lvm2's snapshots and for lvm2's thin volumes.
 func (b *bench) setUp(driver string) (err error) {
 	disks := strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")
 	if len(disks) < 5 {
-		return fmt.Errorf("five scratch disks are needed: run this by hack/bench")
+		return fmt.Errorf("DMSNAP_TEST_DISKS must name five scratch disks; run this by hack/bench")
 	}
 	b.driver, b.spare = driver, disk.Disk(disks[4])
 	if b.dir, err = os.MkdirTemp("", "dmsnap-bench-"); err != nil {
@@ -138,14 +140,14 @@ func (b *bench) setUp(driver string) (err error) {
 		b.thin = nil
 		b.figures.Note("dm-thin is left out: %v", err)
 	}
-	b.figures.Note("p99 is of the samples that there are; lvm2's snapshots have chunks of %v like ours, dm-thin blocks of 64KiB; fio with libaio, past the page cache", chunk)
+	b.figures.Note("p99 is over the samples taken; lvm2's snapshots have chunks of %v like ours, dm-thin has blocks of 64KiB; fio uses libaio and bypasses the page cache", chunk)
 	if b.quick {
-		b.figures.Note("measured with -quick: too few samples for more than a look")
+		b.figures.Note("measured with -quick; there are too few samples for precise results")
 	}
 	return nil
 }
 
-// contenders are all, ours first.
+// contenders returns all contenders, ours first.
 func (b *bench) contenders() []contender.Contender {
 	all := []contender.Contender{b.ours, b.theirs}
 	if b.thin != nil {
@@ -158,8 +160,8 @@ func (b *bench) wanted(name string) bool { return b.run.MatchString(name) }
 
 func (b *bench) anyWanted(names ...string) bool { return slices.ContainsFunc(names, b.wanted) }
 
-// noteLoad records how busy the machine is: of User Mode Linux only the guest's
-// own load shows, so the runner gives that of the host.
+// noteLoad records the load of the machine. In a User-mode Linux only the
+// guest's own load is visible, so hack/bench passes on the load of the host.
 func (b *bench) noteLoad(when string) {
 	path := os.Getenv("DMSNAP_BENCH_LOAD")
 	if path == "" {
@@ -171,12 +173,13 @@ func (b *bench) noteLoad(when string) {
 	}
 }
 
-// samples are by the title of the contender, or by the name of the figure.
+// samples has the samples by the title of the contender, or by the name of the
+// figure.
 type samples map[string][]float64
 
 func (s samples) take(name string, value float64) { s[name] = append(s[name], value) }
 
-// add makes the figures of samples: ours against lvm2, and against dm-thin.
+// add adds the figures of the samples: ours against lvm2, and against dm-thin.
 func (b *bench) add(s figures.Series, by samples) {
 	if !b.wanted(s.Name) {
 		return

@@ -8,12 +8,13 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/bench/fio"
 )
 
-// windowAfter is of the same volume, when the former snapshot's store has no exceptions.
+// windowAfter is the figure of the same volume when the former layer's store
+// has no exceptions.
 const windowAfter = "freeze_window/exceptions=0"
 
 func windowExceptions(n size.Bytes) string { return fmt.Sprintf("freeze_window/exceptions=%d", n) }
 
-// exceptions is how many the store of a snapshot has.
+// exceptions returns how many exceptions the store of a snapshot gets.
 func (b *bench) exceptions() size.Bytes {
 	if b.quick {
 		return 100_000
@@ -25,8 +26,8 @@ func millionFigures(b *bench) []string {
 	return []string{windowExceptions(b.exceptions()), windowAfter}
 }
 
-// million takes a snapshot when the former one's store has a million
-// exceptions, and then others when it has none.
+// million takes a snapshot when the former layer's store has a million
+// exceptions, and then others when the store has none.
 func (b *bench) million() error {
 	const volume = "million"
 	chunks, fine := b.exceptions(), 4*size.KiB
@@ -41,7 +42,7 @@ func (b *bench) million() error {
 	if err := b.fine.Snapshot(volume, volume+"-0", 0); err != nil {
 		return err
 	}
-	// Every other chunk: neighbours would share an entry in the kernel's table.
+	// Only every other chunk, because neighbours would share an entry in the kernel's table.
 	r, err := fio.Load{Path: path, Pattern: "write:4k", Block: fine, Depth: 64, Span: length.RoundUp(size.MiB) - size.MiB, Amount: chunks * fine}.Run()
 	if err != nil {
 		return err

@@ -22,8 +22,8 @@ func overheadFigures(*bench) (names []string) {
 	return names
 }
 
-// overhead compares a volume without snapshots with the disk below it, at the
-// same place: reads and writes, half of each.
+// overhead compares a volume without snapshots with the same place of the disk
+// below it, by a load of reads and writes in equal parts.
 func (b *bench) overhead() error {
 	const volume, length = "plain", 256 * size.MiB
 	if err := b.ours.Create(volume, length, true); err != nil {
@@ -54,7 +54,7 @@ func (b *bench) overhead() error {
 				l := fio.Load{Pattern: "randrw", Block: block, Depth: writeDepth, Span: length, Time: time.Second}
 				into := &raw
 				l.Path, l.Offset = string(b.ours.Disk()), at
-				if first == (i%2 == 0) { // each is the first one of a pair as often
+				if first == (i%2 == 0) { // both come first in a pair equally often
 					into = &ours
 					l.Path, l.Offset = path, 0
 				}
@@ -73,7 +73,7 @@ func (b *bench) overhead() error {
 	return b.ours.Delete(volume)
 }
 
-// placeOnDisk returns where on its disk a volume of one piece lies.
+// placeOnDisk returns the offset on the disk of a volume of one piece.
 func placeOnDisk(path string) (size.Bytes, error) {
 	device, err := dm.DeviceOf(path)
 	if err != nil {

@@ -21,9 +21,10 @@ func reclaimFigures(*bench) []string {
 	return []string{deleteMiddle, reclaimTime, reclaimBytes, reclaimFreed}
 }
 
-// reclaim deletes the middle one of three snapshots. Before and after it 64 MiB
-// were overwritten at the same place, which both hold and of which one becomes free, and
-// after it 16 MiB elsewhere, which the older one must take over.
+// reclaim deletes the middle one of three snapshots. Before it, and again after
+// it, 64 MiB were overwritten at the same place. Two layers hold this place,
+// and one copy becomes free. After it, another 16 MiB were overwritten, which
+// the older layer must take over.
 func (b *bench) reclaim() error {
 	const volume, both, moved = "reclaimed", 64 * size.MiB, 16 * size.MiB
 	repeat := 5
@@ -88,15 +89,15 @@ func (b *bench) reclaim() error {
 		}
 	}
 	b.add(figures.Series{Name: deleteMiddle, Unit: "ms"}, call)
-	b.add(figures.Series{Name: reclaimTime, Unit: "ms", Note: "until the space can be used again; ours moves 16 MiB and wipes what becomes free, the others wipe nothing"}, took)
-	b.add(figures.Series{Name: reclaimBytes, Unit: "MiB", Note: "that reached the disk, wiping included"}, written)
+	b.add(figures.Series{Name: reclaimTime, Unit: "ms", Note: "until the space can be used again; ours moves 16 MiB and wipes the freed space, the others wipe nothing"}, took)
+	b.add(figures.Series{Name: reclaimBytes, Unit: "MiB", Note: "written to the disk, including wiping"}, written)
 	if b.wanted(reclaimFreed) {
 		b.figures.Add(figures.Series{Name: reclaimFreed, Unit: "MiB", Ours: freed})
 	}
 	return nil
 }
 
-// history makes a bare volume with three snapshots.
+// history makes a block volume with three snapshots.
 func history(c contender.Contender, volume string, snapshots []string, both, moved size.Bytes) error {
 	if err := c.Create(volume, size.GiB, true); err != nil {
 		return err
@@ -119,7 +120,7 @@ func history(c contender.Contender, volume string, snapshots []string, both, mov
 	return c.Disk().Quiet()
 }
 
-// regained waits until the pool has more room than before.
+// regained waits until the pool's free space has grown by more.
 func (b *bench) regained(before, more size.Bytes) error {
 	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		now, err := b.ours.Free()
@@ -127,5 +128,5 @@ func (b *bench) regained(before, more size.Bytes) error {
 			return err
 		}
 	}
-	return fmt.Errorf("the space of a deleted snapshot has not come back after two minutes")
+	return fmt.Errorf("the space of a deleted snapshot is not free after two minutes")
 }

@@ -17,11 +17,11 @@ import (
 )
 
 const (
-	// What restores are compared with: a copy of the whole volume while the
-	// claim waits.
+	// The baseline of restores: a copy of the whole volume while the claim
+	// waits.
 	fullCopy   = "full copy"
 	mostCopied = 4 * size.GiB // longer ones are extrapolated
-	restoreHas = size.GiB     // the origin's file, whatever its size
+	restoreHas = size.GiB     // length of the origin's file, whatever the origin's size
 	dataFile   = "data"
 )
 
@@ -37,7 +37,8 @@ func firstByteName(kind string, length size.Bytes) string {
 	return fmt.Sprintf("%s_first_byte/size=%v", kind, length)
 }
 
-// createName is of the part of that until CreateVolume returns.
+// createName is the figure of the first part of that time, until CreateVolume
+// returns.
 func createName(kind string, length size.Bytes) string {
 	return fmt.Sprintf("%s_create/size=%v", kind, length)
 }
@@ -56,8 +57,8 @@ func restoreFigures(b *bench) (all []string) {
 	return all
 }
 
-// restores measures how long it takes from the request for a restored or cloned
-// volume until it is made, and to its first byte.
+// restores measures how long a restore or clone takes from the request until
+// the volume is made, and until its first byte can be read.
 func (b *bench) restores() error {
 	var perByte float64 // milliseconds of the longest full copy
 	for _, n := range b.restoreSizes() {
@@ -73,7 +74,7 @@ func (b *bench) restores() error {
 
 func (b *bench) restoresOf(n size.Bytes, perByte *float64) error {
 	took, full := samples{}, []float64(nil)
-	note := fmt.Sprintf("of an ext4 with a file of %v (of 1GiB: 768MiB)", restoreHas)
+	note := fmt.Sprintf("of an ext4 with a file of %v (768MiB if the volume has 1GiB)", restoreHas)
 	if n <= mostCopied {
 		var err error
 		if took, full, err = b.restoresAndCopies(n); err != nil {
@@ -109,7 +110,7 @@ const (
 	restored        = "restored"
 )
 
-// restoresAndCopies takes the times of restores and clones, and of full copies.
+// restoresAndCopies measures restores, clones and full copies.
 func (b *bench) restoresAndCopies(n size.Bytes) (took samples, full []float64, err error) {
 	path, err := filled(b.ours, restoreOrigin, n, min(restoreHas, n/4*3))
 	if err != nil {
@@ -132,7 +133,7 @@ func (b *bench) restoresAndCopies(n size.Bytes) (took samples, full []float64, e
 			if err := firstByte(b.ours, kind, path, n, took); err != nil {
 				return nil, nil, err
 			}
-			// Before hydration has written all of it.
+			// Deleted before hydration has copied all of it.
 			if err := errors.Join(b.ours.Unmount(restored), b.ours.Delete(restored), b.ours.Wiped()); err != nil {
 				return nil, nil, err
 			}
@@ -151,9 +152,9 @@ func (b *bench) restoresAndCopies(n size.Bytes) (took samples, full []float64, e
 	return took, full, errors.Join(b.ours.Unmount(restoreOrigin), b.ours.Delete(restoreOrigin), b.ours.Wiped())
 }
 
-// largeRestores takes the times of restores and clones of volumes that the host's
-// disk need not have room for. Each is made in a pool of its own that is not
-// wiped in the end, or the file behind the disk would have to hold all the zeroes.
+// largeRestores measures restores and clones of volumes for which the host's
+// disk need not have room. Each is made in a pool of its own that is not wiped
+// at the end: otherwise the file of the disk would have to hold all the zeroes.
 func (b *bench) largeRestores(n size.Bytes, took samples) error {
 	const repeat = 5
 	for range repeat {
@@ -198,7 +199,7 @@ func (b *bench) largeRestore(n size.Bytes, kind string, took samples) error {
 	return errors.Join(err, d.Destroy())
 }
 
-// warmUp has the driver, which was just started, make a restore and a clone once.
+// warmUp makes one restore and one clone by a driver that was just started.
 func warmUp(d *contender.Driver) error {
 	const volume, snapshot, copied, cloned = "warm", "warm-snap", "warm-restored", "warm-cloned"
 	return errors.Join(
@@ -207,7 +208,8 @@ func warmUp(d *contender.Driver) error {
 		d.Clone(cloned, volume, 64*size.MiB), d.Hydrated(cloned))
 }
 
-// firstByte takes the time of a restore of the origin's snapshot, or of a clone of it.
+// firstByte measures a restore of the origin's snapshot, or a clone of the
+// origin.
 func firstByte(d *contender.Driver, kind, path string, n size.Bytes, took samples) error {
 	want, err := firstBlock(path)
 	if err != nil {
@@ -228,7 +230,7 @@ func firstByte(d *contender.Driver, kind, path string, n size.Bytes, took sample
 		}
 		got, err := firstBlock(filepath.Join(dir, dataFile))
 		if err == nil && !bytes.Equal(got, want) {
-			err = errors.New("its file has other bytes than its source's")
+			err = errors.New("the copy's file differs from the source's")
 		}
 		return err
 	})
@@ -240,7 +242,7 @@ func firstByte(d *contender.Driver, kind, path string, n size.Bytes, took sample
 	return nil
 }
 
-// filled makes an ext4 with a file and returns the path of that.
+// filled makes an ext4 with a file and returns the path of the file.
 func filled(d *contender.Driver, volume string, length, has size.Bytes) (string, error) {
 	if err := d.Create(volume, length, false); err != nil {
 		return "", err
@@ -257,7 +259,7 @@ func filled(d *contender.Driver, volume string, length, has size.Bytes) (string,
 	return path, errors.Join(f.Close(), disk.Fill(path, 0, has))
 }
 
-// firstBlock reads the first 4 KiB of a file, past the page cache.
+// firstBlock reads the first 4 KiB of a file and bypasses the page cache.
 func firstBlock(path string) (out []byte, err error) {
 	const block = 4096
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)

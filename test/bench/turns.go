@@ -29,8 +29,8 @@ func turnFigures(*bench) (names []string) {
 	return names
 }
 
-// turns measures making and unmaking volumes and snapshots, beside more and
-// more other volumes.
+// turns measures creating and deleting volumes and snapshots while more and
+// more other volumes exist.
 func (b *bench) turns() error {
 	have := 0
 	for _, n := range volumeCounts {
@@ -59,10 +59,10 @@ func (b *bench) turns() error {
 			return err
 		}
 	}
-	return nil // lvm2's stay: that they are there makes other parts no slower than a node is
+	return nil // lvm2's volumes stay: they slow down the other parts no more than on a node
 }
 
-// fill brings all groups to n volumes with metadata of the same kind.
+// fill fills all groups up to n volumes with the same kind of metadata.
 func (b *bench) fill(from, n int) error {
 	for i := from; i < n; i++ {
 		if err := b.ours.Create(contender.FillName(i), contender.FillSize, false); err != nil {
@@ -78,14 +78,14 @@ func (b *bench) fill(from, n int) error {
 	return nil
 }
 
-// volumeTurns makes and deletes a volume that has no device yet.
+// volumeTurns measures a volume that never gets a device.
 func (b *bench) volumeTurns(n int) error {
 	return b.pairs("volume", n,
 		func(c contender.Contender) error { return c.Create("measured", turnSize, false) },
 		func(c contender.Contender) error { return c.Delete("measured") })
 }
 
-// snapshotTurns takes and deletes the only snapshot of a mounted ext4 that is idle.
+// snapshotTurns measures the only snapshot of a mounted ext4 that is idle.
 func (b *bench) snapshotTurns(n int) error {
 	for _, c := range b.contenders() {
 		if err := c.Create("origin", originSize, false); err != nil {
@@ -112,7 +112,7 @@ func (b *bench) snapshotTurns(n int) error {
 	return nil
 }
 
-// pairs measures making and unmaking one thing, in turns.
+// pairs measures make and unmake for each contender, in turns.
 func (b *bench) pairs(kind string, n int, make, unmake func(contender.Contender) error) error {
 	repeat := 15
 	if b.quick {
@@ -145,12 +145,13 @@ func (b *bench) pairs(kind string, n int, make, unmake func(contender.Contender)
 	return nil
 }
 
-// settled waits until what was deleted is wiped, which is not what is measured.
+// settled waits until deleted volumes are wiped, which is not part of the
+// measurement.
 func (b *bench) settled(room size.Bytes) error {
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if free, err := b.ours.Free(); err != nil || free == room {
 			return err
 		}
 	}
-	return fmt.Errorf("deleted volumes are not wiped after a minute")
+	return fmt.Errorf("deleted volumes are not wiped after one minute")
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/bench/fio"
 )
 
-// Figures of the moment of a snapshot. The window is by the driver's own clock;
-// the stall is the longest wait of a request from outside.
+// Figures of the moment of a snapshot. The window is measured by the driver's
+// own clock. The stall is the longest wait of a request, measured from outside.
 const (
 	windowIdle    = "freeze_window/idle"
 	windowWriting = "freeze_window/writing"
@@ -27,8 +27,8 @@ func windowFigures(*bench) []string {
 	return []string{windowIdle, windowWriting, stallIdle, stallWriting}
 }
 
-// windows takes snapshots of a mounted ext4 with one snapshot: while it is
-// idle, and while files are written to.
+// windows measures snapshots of a mounted ext4 that has one snapshot, while it
+// is idle and while files are written.
 func (b *bench) windows() error {
 	const volume = "held"
 	dirs := map[string]string{}
@@ -86,7 +86,7 @@ func (b *bench) windows() error {
 	return nil
 }
 
-// fileLoad writes to a file of 256 MiB.
+// fileLoad returns a load that writes to a file of 256 MiB.
 func fileLoad(dir string, block size.Bytes) fio.Load {
 	return fio.Load{Path: filepath.Join(dir, "file"), Pattern: "randwrite", Block: block, Depth: 4, Span: 256 * size.MiB}
 }
@@ -112,11 +112,13 @@ func (b *bench) windowRepeats() int {
 	return 20
 }
 
-// idleWindows has the driver's own figures, with nothing else going on.
+// idleWindows measures windows by the driver's own clock while nothing else
+// runs.
 func (b *bench) idleWindows(volume string) error {
 	var all []contender.Window
 	for range b.windowRepeats() {
-		// What the snapshot before left to be folded and wiped is not idle.
+		// The volume is idle only once the previous snapshot is folded and
+		// wiped.
 		if err := b.ours.Disk().Quiet(); err != nil {
 			return err
 		}
@@ -133,7 +135,8 @@ func (b *bench) idleWindows(volume string) error {
 	return nil
 }
 
-// addWindows adds the figure of some windows, with the share of each of their parts.
+// addWindows adds the figure of the windows, with the median of each of their
+// parts.
 func (b *bench) addWindows(name string, all []contender.Window, note string) {
 	if !b.wanted(name) {
 		return
@@ -172,12 +175,13 @@ func heldBy(d *contender.Driver, volume, snapshot string) (w contender.Window, e
 		return w, err
 	}
 	if len(after) != len(before)+1 {
-		return w, fmt.Errorf("the driver's log tells of %d times that volume %s was held for snapshot %s, not of one", len(after)-len(before), volume, snapshot)
+		return w, fmt.Errorf("the driver's log has %d entries that volume %s was held for snapshot %s, want one", len(after)-len(before), volume, snapshot)
 	}
 	return after[len(before)], nil
 }
 
-// stalls has the longest wait of a load's requests while a snapshot is taken.
+// stalls measures the longest wait of a load's requests while a snapshot is
+// taken.
 func (b *bench) stalls(volume, stall, window string, dirs map[string]string, load func(dir string) (fio.Load, error)) error {
 	longest := samples{}
 	var held []contender.Window
@@ -194,7 +198,7 @@ func (b *bench) stalls(volume, stall, window string, dirs map[string]string, loa
 			if err != nil {
 				return err
 			}
-			loaded := disk.Disk(mounted) // the disk below may be busy with other things
+			loaded := disk.Disk(mounted) // the disk below may also have other load
 			running, err := l.Start()
 			if err != nil {
 				return err
@@ -211,7 +215,7 @@ func (b *bench) stalls(volume, stall, window string, dirs map[string]string, loa
 				}
 			}
 			if err == nil {
-				err = loaded.Busy(200) // those that waited have come to an end
+				err = loaded.Busy(200) // the requests that waited have completed
 			}
 			r, stopped := running.Stop()
 			if err != nil {

@@ -10,23 +10,23 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/bench/fio"
 )
 
-// span is the part of a volume that one measurement overwrites, and nothing
-// else ever does: each of its blocks is overwritten for the first time since
-// all snapshots.
+// span is the part of a volume that one measurement overwrites, and that
+// nothing else overwrites. So each of its blocks is overwritten for the first
+// time since all snapshots.
 const (
 	span       = 32 * size.MiB
 	writeDepth = 16
 )
 
-// writeLoad is how writes of one length are made.
+// writeLoad describes a load of writes of one length.
 type writeLoad struct {
 	block   size.Bytes
 	pattern string
-	amount  size.Bytes // of a span
+	amount  size.Bytes // how much of a span is written
 }
 
 var writeLoads = []writeLoad{
-	// Each in a 64 KiB of its own, so that none finds its chunk copied already.
+	// Each write is in another 64 KiB, so that its chunk is not copied already.
 	{4 * size.KiB, "write:60k", span / 16},
 	{64 * size.KiB, "randwrite", span},
 	{size.MiB, "randwrite", span},
@@ -36,7 +36,7 @@ func (l writeLoad) name(kind string, snapshots int) string {
 	return fmt.Sprintf("%s/block=%v/snapshots=%d", kind, l.block, snapshots)
 }
 
-// names are those of the figures of one measurement.
+// names returns the names of the figures of one measurement.
 func (l writeLoad) names(snapshots int) (cost, throughput, p99 string) {
 	return l.name("write_cost", snapshots), l.name("write_throughput", snapshots), l.name("write_p99", snapshots)
 }
@@ -67,14 +67,14 @@ func writeNames(snapshots int) (all []string) {
 	return all
 }
 
-// writes measures overwriting a volume that has more and more snapshots.
+// writes measures how a volume that has more and more snapshots is overwritten.
 func (b *bench) writes() error {
 	const volume = "written"
 	repeat := 5
 	if b.quick {
 		repeat = 2
 	}
-	length := span // for what is written between the snapshots
+	length := span // the first span is written between the snapshots
 	for _, n := range b.snapshotCounts() {
 		for _, l := range writeLoads {
 			if b.anyWanted(l.allNames(n)...) {
@@ -125,9 +125,9 @@ func (b *bench) writes() error {
 		}
 	}
 	if len(snapshots) > 0 {
-		// Had the newest been dropped, what was measured were writes without a snapshot.
+		// If the newest snapshot was lost, the measured writes had no snapshot.
 		if ready, err := b.ours.Ready(snapshots[len(snapshots)-1]); err != nil || !ready {
-			return fmt.Errorf("the newest snapshot was lost while it was measured: %w", err)
+			return fmt.Errorf("the newest snapshot was lost during the measurement: %w", err)
 		}
 	}
 	for _, c := range b.contenders() {
@@ -141,7 +141,8 @@ func (b *bench) writes() error {
 	return nil
 }
 
-// overwrite measures one kind of load, beginning at the offset at.
+// overwrite measures one kind of load, beginning at the offset at. It advances
+// at.
 func (b *bench) overwrite(l writeLoad, snapshots, repeat int, paths map[string]string, at *size.Bytes) error {
 	cost, throughput, p99 := l.names(snapshots)
 	costs, throughputs, p99s := samples{}, samples{}, samples{}
@@ -176,8 +177,8 @@ func (b *bench) overwrite(l writeLoad, snapshots, repeat int, paths map[string]s
 	return nil
 }
 
-// share is how much is written. Where each write is copied into every snapshot it
-// is less with many of them.
+// share returns how many bytes to write. Where each write is copied into every
+// snapshot, share is smaller with many snapshots.
 func (l writeLoad) share(c contender.Contender, snapshots int) size.Bytes {
 	const copied = 128 * size.MiB
 	if c.Title() != figures.LVM2 {

@@ -1,6 +1,6 @@
-// Package contender has the ways to make volumes and snapshots that are
-// compared: the driver through its CSI socket, lvm2's snapshots, and lvm2's thin
-// volumes, each on a disk of its own.
+// Package contender has the compared ways to make volumes and snapshots: the
+// driver through its CSI socket, lvm2's snapshots, and lvm2's thin volumes.
+// Each has a disk of its own.
 package contender
 
 import (
@@ -15,33 +15,33 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/bench/disk"
 )
 
-// Contender makes volumes and snapshots. Names are of volumes and snapshots of
-// this run, unique for each of them.
+// Contender makes volumes and snapshots. Their names are unique within the
+// contender.
 type Contender interface {
-	Title() string // as in the results
+	Title() string // the name in the results
 	Disk() disk.Disk
-	// Create makes a volume without a device, for a file system or, with block,
-	// as a bare device.
+	// Create makes a volume without a device: a block volume if block is set,
+	// else a volume for a file system.
 	Create(volume string, length size.Bytes, block bool) error
 	Delete(volume string) error
-	// Attach makes the device of a bare volume and returns its path.
+	// Attach makes the device of a block volume and returns its path.
 	Attach(volume string) (string, error)
 	Detach(volume string) error
-	// Mount makes an ext4 on a volume that has none, mounts it and returns where.
+	// Mount makes an ext4 on a new volume, mounts it and returns the directory.
 	Mount(volume string) (string, error)
 	Unmount(volume string) error
-	// Snapshot takes one of a volume. Who has to say in advance how large its
-	// store is takes store.
+	// Snapshot takes a snapshot of a volume. A contender that must fix the size
+	// of the snapshot's store in advance uses store.
 	Snapshot(volume, snapshot string, store size.Bytes) error
 	DeleteSnapshot(volume, snapshot string) error
-	// Clear deletes a volume with all its snapshots, however.
+	// Clear deletes a volume with all its snapshots, in any way.
 	Clear(volume string, snapshots []string) error
 }
 
 // Ours is the title of the driver.
 const Ours = "ours"
 
-// command runs a program and returns its error with what it printed.
+// command runs a program. If the program fails, the error has its output.
 func command(args ...string) error {
 	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
 	if err != nil {
@@ -57,7 +57,7 @@ func mountExt4(device, dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	// Options as the driver's.
+	// The options are the driver's.
 	if err := command("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", device); err != nil {
 		return err
 	}

@@ -11,15 +11,15 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Destroy kills the driver and takes its pool, whose volumes nobody uses, from
-// the disk without wiping anything: what was never written stays a hole in the
-// file behind the disk, and the next pool there writes to the same places.
+// Destroy kills the driver and removes its pool, whose volumes nobody uses,
+// without wiping anything. Blocks that were never written stay a hole in the
+// file of the disk, and the next pool there writes to the same places.
 func (d *Driver) Destroy() error {
 	err := errors.Join(d.Stop(), removeDevices(d.pool.Name+"-"))
 	if err != nil {
 		return err
 	}
-	// Without the label, at the beginning, the rest is nobody's.
+	// Without the label at the beginning, the disk belongs to no group.
 	f, err := os.OpenFile(string(d.pool.Disk), os.O_WRONLY, 0)
 	if err != nil {
 		return err
@@ -28,8 +28,9 @@ func (d *Driver) Destroy() error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// removeDevices removes all device-mapper devices whose names begin with prefix,
-// those that lie on others first.
+// removeDevices removes all device-mapper devices whose names begin with
+// prefix. It repeats until the devices that lie on others are gone, and then
+// the others.
 func removeDevices(prefix string) error {
 	const limit, pause = 30 * time.Second, 20 * time.Millisecond
 	c, err := dm.Open()
@@ -52,7 +53,7 @@ func removeDevices(prefix string) error {
 			return nil
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("devices %s… are left after %v: %w", prefix, limit, errors.Join(left...))
+			return fmt.Errorf("devices with the prefix %s are left after %v: %w", prefix, limit, errors.Join(left...))
 		}
 	}
 }

@@ -19,28 +19,28 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/bench/disk"
 )
 
-// Pool is one of the driver's.
+// Pool describes one pool of the driver.
 type Pool struct {
 	Name    string
 	Disk    disk.Disk
-	Options map[string]string // further keys of its configuration
+	Options map[string]string // more keys of the pool's configuration
 }
 
-// Driver is a driver that runs, and one of its pools.
+// Driver is a running driver, with one of its pools.
 type Driver struct {
 	*process
 	pool    Pool
 	volumes map[string]volume
-	ids     map[string]string // of snapshots
+	ids     map[string]string // the ids of snapshots by name
 }
 
 type volume struct {
 	id    string
 	block bool
-	shown bool // to readers only
+	shown bool // read-only: it shows a snapshot
 }
 
-// process is shared by the pools of a driver.
+// process is the driver's process, which its pools share.
 type process struct {
 	ctx        context.Context
 	dir        string
@@ -98,15 +98,15 @@ func (d *Driver) ready() error {
 		}
 		if time.Now().After(end) {
 			text, _ := os.ReadFile(d.log)
-			return fmt.Errorf("the driver does not get ready: %w; its log:\n%s", err, text)
+			return fmt.Errorf("the driver did not become ready: %w; its log:\n%s", err, text)
 		}
 	}
 }
 
-// Stop ends the driver. Its devices stay.
+// Stop kills the driver. Its devices stay.
 func (p *process) Stop() error {
 	err := p.cmd.Process.Kill()
-	_ = p.cmd.Wait() // it says that it was killed
+	_ = p.cmd.Wait() // the error is that it was killed
 	return err
 }
 
@@ -122,7 +122,7 @@ func capability(block bool) *csi.VolumeCapability {
 	return c
 }
 
-// capability is what the volume is used for.
+// capability returns what the volume is used for.
 func (v volume) capability() *csi.VolumeCapability {
 	c := capability(v.block)
 	if v.shown {
@@ -161,7 +161,7 @@ func (d *Driver) stage(name string) error {
 	for {
 		_, err := d.node.NodeStageVolume(d.ctx, &csi.NodeStageVolumeRequest{
 			VolumeId: v.id, StagingTargetPath: d.staging(name), VolumeCapability: v.capability()})
-		if status.Code(err) != codes.Aborted { // then it is being wiped
+		if status.Code(err) != codes.Aborted { // Aborted means that it is being wiped
 			return err
 		}
 		time.Sleep(100 * time.Millisecond)

@@ -7,10 +7,11 @@ import (
 	"time"
 )
 
-// Window is one time that the driver held a volume for a cut, by its own clock.
+// Window is one period in which the driver held a volume for a cut, by the
+// driver's clock.
 type Window struct {
 	Total time.Duration
-	Parts []Part // in their order: the device-mapper calls
+	Parts []Part // the device-mapper calls, in order
 }
 
 // Part is a part of a Window.
@@ -19,15 +20,15 @@ type Part struct {
 	Took time.Duration
 }
 
-// The driver's log says at each cut how long it held the volume. Volumes are
-// also held for other changes of their tables.
+// The driver logs at each cut how long it held the volume. It also holds
+// volumes for other changes of their tables, with cut=false.
 var (
 	heldLine = regexp.MustCompile(`"Volume was held"(.*) for="([^"]+)"(?: parts="\[([^\]]*)\])?`)
 	notCut   = regexp.MustCompile(` cut=false`)
 	heldPart = regexp.MustCompile(`([a-z][a-z-]*) ([0-9.]+(?:ns|µs|ms|s))`)
 )
 
-// Held returns the windows of all cuts until now.
+// Held returns the windows of all cuts so far.
 func (p *process) Held() ([]Window, error) {
 	text, err := os.ReadFile(p.log)
 	if err != nil {

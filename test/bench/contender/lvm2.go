@@ -16,17 +16,19 @@ import (
 type lvm2 struct {
 	group string
 	disk  disk.Disk
-	dir   string // for mount points
+	dir   string // the directory of mount points
 }
 
-// makeGroup makes the volume group with a metadata area like ours.
+// makeGroup makes the volume group, with a metadata area as the driver's pools
+// have it.
 func makeGroup(group string, d disk.Disk, dir string) (lvm2, error) {
 	g := lvm2{group, d, filepath.Join(dir, group)}
 	return g, g.Fill(0, 0)
 }
 
-// Fill adds the volumes from number up to number to, as plain logical volumes.
-// What is compared with lvm2's commands then has metadata of the same length.
+// Fill adds the volumes with the numbers from <= i < to, as plain logical
+// volumes made by the pool package. So the metadata that lvm2's commands read
+// has the same length as the driver's.
 func (g lvm2) Fill(from, to int) error {
 	ctx := context.Background()
 	p, err := pool.Open(ctx, pool.Config{Name: g.group, Devices: []string{string(g.disk)}, Create: true}, pool.Options{})
@@ -45,7 +47,7 @@ func (g lvm2) Fill(from, to int) error {
 // FillSize is the length of the volumes that only fill the group.
 const FillSize = 64 * size.MiB
 
-// FillName is the name of one of them.
+// FillName returns the name of one of these volumes.
 func FillName(i int) string { return fmt.Sprintf("pvc-%08d-1111-2222-3333-444444444444", i) }
 
 func (g lvm2) Disk() disk.Disk { return g.disk }
@@ -77,7 +79,7 @@ func (g lvm2) DeleteSnapshot(_, snapshot string) error {
 	return command("lvremove", "-y", g.lv(snapshot))
 }
 
-// Clear takes all devices down first: with many active snapshots each removal
+// Clear deactivates all devices first: with many active snapshots each removal
 // would suspend all of them.
 func (g lvm2) Clear(volume string, snapshots []string) error {
 	if err := g.Detach(volume); err != nil {
@@ -90,15 +92,15 @@ func (g lvm2) Clear(volume string, snapshots []string) error {
 	return command(append(args, g.lv(volume))...)
 }
 
-// Parallel is lvm2's snapshots: all of a volume are active, and an overwrite is
-// copied into each.
+// Parallel is lvm2's snapshots. All snapshots of a volume are active, and each
+// overwrite is copied into every one.
 type Parallel struct {
 	lvm2
 	chunk size.Bytes
 }
 
-// NewParallel makes the volume group on the disk. The chunks of snapshots have
-// the given length.
+// NewParallel makes the volume group on the disk. chunk is the chunk size of
+// snapshots.
 func NewParallel(d disk.Disk, dir string, chunk size.Bytes) (*Parallel, error) {
 	g, err := makeGroup("theirs", d, dir)
 	return &Parallel{g, chunk}, err
@@ -114,16 +116,16 @@ func (p *Parallel) Snapshot(volume, snapshot string, store size.Bytes) error {
 	return command("lvcreate", "-y", "-s", "-c", fmt.Sprintf("%dk", p.chunk/size.KiB), "-L", mebibytes(store), "-n", snapshot, p.lv(volume))
 }
 
-// Pooled is lvm2's thin volumes: blocks are shared by reference counts in a
-// common pool.
+// Pooled is lvm2's thin volumes, which share the blocks of a common pool by
+// reference counts.
 type Pooled struct {
 	lvm2
 }
 
 const thinPool = "pool"
 
-// NewPooled makes the volume group and its thin pool on the disk. The error says
-// why there is none: the kernel may not have the target.
+// NewPooled makes the volume group and its thin pool on the disk. It returns an
+// error if the kernel does not have the target.
 func NewPooled(d disk.Disk, dir string, length size.Bytes) (*Pooled, error) {
 	if err := hasTarget("thin-pool"); err != nil {
 		return nil, err

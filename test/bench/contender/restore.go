@@ -18,7 +18,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Restore makes a volume with the content of a snapshot, of a bare volume or not.
+// Restore makes a volume with the content of a snapshot. block says whether the
+// snapshot is of a block volume.
 func (d *Driver) Restore(name, snapshot string, length size.Bytes, block bool) error {
 	return d.createFrom(name, length, block, &csi.VolumeContentSource{Type: &csi.VolumeContentSource_Snapshot{
 		Snapshot: &csi.VolumeContentSource_SnapshotSource{SnapshotId: d.ids[snapshot]}}})
@@ -30,7 +31,7 @@ func (d *Driver) Clone(name, volume string, length size.Bytes) error {
 		Volume: &csi.VolumeContentSource_VolumeSource{VolumeId: d.volumes[volume].id}}})
 }
 
-// Show makes a volume that shows a snapshot of a bare volume to readers only.
+// Show makes a read-only volume that shows a snapshot of a block volume.
 func (d *Driver) Show(name, snapshot string, length size.Bytes) error {
 	r, err := d.controller.CreateVolume(d.ctx, &csi.CreateVolumeRequest{
 		Name: name, CapacityRange: &csi.CapacityRange{RequiredBytes: int64(length)}, Parameters: d.parameters(),
@@ -56,17 +57,17 @@ func (d *Driver) createFrom(name string, length size.Bytes, block bool, from *cs
 	return nil
 }
 
-// forkDevice is the name of the device that a restored volume has while it reads
-// through its snapshot.
+// forkDevice returns the name of the device that a restored volume has while it
+// reads through its snapshot.
 func (d *Driver) forkDevice(name string) (string, error) {
 	id, ok := handle.Parse(d.volumes[name].id)
 	if !ok {
-		return "", fmt.Errorf("volume %s has the id %q", name, d.volumes[name].id)
+		return "", fmt.Errorf("volume %s has the malformed id %q", name, d.volumes[name].id)
 	}
 	return lv.DMName(d.pool.Name, id.LV, "fork"), nil
 }
 
-// Hydrating tells whether a restored volume reads through its snapshot.
+// Hydrating reports whether a restored volume still reads through its snapshot.
 func (d *Driver) Hydrating(name string) (bool, error) {
 	device, err := d.forkDevice(name)
 	if err != nil {
@@ -89,8 +90,8 @@ func exists(c *dm.Client, device string) (bool, error) {
 }
 
 // Hydrated waits until a volume that was just restored has become an ordinary
-// one. It sleeps meanwhile: there is one processor in User Mode Linux, and what
-// looked again and again would slow down what it looks at.
+// one. It sleeps until device-mapper reports a change: a User-mode Linux may
+// have only one processor, and polling would slow down hydration.
 func (d *Driver) Hydrated(name string) error {
 	const begin, end = 10 * time.Second, 20 * time.Minute
 	device, err := d.forkDevice(name)
@@ -125,28 +126,28 @@ func (d *Driver) Hydrated(name string) error {
 				break
 			}
 			if err := changes.Wait(ctx); err != nil {
-				return fmt.Errorf("hydrating volume %s: %v after %v: %w", name, is, phase.limit, err)
+				return fmt.Errorf("hydrating volume %s: the fork's device exists: %v, after %v: %w", name, is, phase.limit, err)
 			}
 		}
 	}
 	return nil
 }
 
-// Wiped waits until what was deleted is wiped.
+// Wiped waits until deleted volumes and snapshots are wiped.
 func (d *Driver) Wiped() error {
 	const limit, pause = 5 * time.Minute, 100 * time.Millisecond
 	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(pause) {
 		out, err := exec.Command(d.cmd.Path, "pools", "--config", filepath.Join(d.dir, "config.yaml"), "--pool", d.pool.Name, "-o", "json").Output()
 		if err != nil {
-			return fmt.Errorf("looking at pool %s: %w", d.pool.Name, err)
+			return fmt.Errorf("reading the state of pool %s: %w", d.pool.Name, err)
 		}
 		var pools []pool.PoolState
 		if err := json.Unmarshal(out, &pools); err != nil || len(pools) != 1 {
-			return fmt.Errorf("looking at pool %s: %w\n%s", d.pool.Name, err, out)
+			return fmt.Errorf("reading the state of pool %s: %w\n%s", d.pool.Name, err, out)
 		}
 		if pools[0].Trash == 0 {
 			return nil
 		}
 	}
-	return fmt.Errorf("what was deleted is not wiped after %v", limit)
+	return fmt.Errorf("deleted volumes are not wiped after %v", limit)
 }

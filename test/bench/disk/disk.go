@@ -1,4 +1,5 @@
-// Package disk reads what reached a block device, from sysfs.
+// Package disk reads from sysfs how many requests and bytes have reached a
+// block device.
 package disk
 
 import (
@@ -16,16 +17,16 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Disk is a block device, by the path of its node.
+// Disk is the path of a block device's node.
 type Disk string
 
-// Counters are totals since the device came to be.
+// Counters are totals since the device was made.
 type Counters struct {
 	Requests uint64 // completed, of any kind
 	Written  size.Bytes
 }
 
-// Counters reads them (Documentation/block/stat.rst of the kernel).
+// Counters reads the counters (Documentation/block/stat.rst of the kernel).
 func (d Disk) Counters() (Counters, error) {
 	device, err := dm.DeviceOf(string(d))
 	if err != nil {
@@ -49,8 +50,8 @@ func (d Disk) Counters() (Counters, error) {
 	return Counters{Requests: n[0] + n[4], Written: size.Sectors(n[6]).Bytes()}, nil
 }
 
-// Quiet waits until the disk had no request for a while: what is measured next
-// must not be charged with work that is left of before.
+// Quiet waits until nothing has been written to the disk for a while, so that
+// earlier work is not measured.
 func (d Disk) Quiet() error {
 	const still, limit = 300 * time.Millisecond, 3 * time.Minute
 	var before Counters
@@ -60,7 +61,7 @@ func (d Disk) Quiet() error {
 		if err != nil {
 			return err
 		}
-		// Small reads are the driver's and lvm2's looks at the metadata.
+		// Reads do not count: the driver and lvm2 regularly read the metadata.
 		if now.Written != before.Written {
 			before, since = now, time.Now()
 		}
@@ -68,10 +69,10 @@ func (d Disk) Quiet() error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%s is being written for %v without a pause", d, limit)
+	return fmt.Errorf("%s was written for %v without a pause", d, limit)
 }
 
-// Busy waits until the disk has completed more requests.
+// Busy waits until the disk has completed this many more requests.
 func (d Disk) Busy(more uint64) error {
 	began, err := d.Counters()
 	if err != nil {
@@ -83,10 +84,10 @@ func (d Disk) Busy(more uint64) error {
 			return err
 		}
 	}
-	return fmt.Errorf("%s has no load after 30 seconds", d)
+	return fmt.Errorf("%s did not complete enough requests within 30 seconds", d)
 }
 
-// Fill writes a part of a device past the page cache.
+// Fill overwrites a part of a device and bypasses the page cache.
 func Fill(path string, offset, length size.Bytes) (err error) {
 	const step = size.MiB
 	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_DIRECT, 0)

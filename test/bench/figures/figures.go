@@ -1,5 +1,5 @@
-// Package figures collects what was measured, compares it with its targets, and
-// prints it as a table and as JSON.
+// Package figures collects the results, compares them with their targets, and
+// prints them as a table and as JSON.
 package figures
 
 import (
@@ -10,7 +10,7 @@ import (
 	"slices"
 )
 
-// Better says which of two figures is the better one.
+// Better says which of two values is the better one.
 type Better int
 
 // Times and costs are better when lower, throughput when higher.
@@ -19,14 +19,14 @@ const (
 	Higher
 )
 
-// What a figure of ours is compared with.
+// Our figures are compared with these.
 const (
-	LVM2    = "lvm2"     // lvm2's snapshots, side by side
+	LVM2    = "lvm2"     // lvm2's snapshots, each with a store of its own
 	Thin    = "dm-thin"  // lvm2's thin volumes and snapshots
 	RawDisk = "raw disk" // the disk below, at the same place
 
-	OneSnapshot = "one snapshot" // ours, with no more than one
-	Newest      = "the newest"   // ours, of the newest snapshot
+	OneSnapshot = "one snapshot" // ours with only one snapshot
+	Newest      = "the newest"   // ours with the newest snapshot
 )
 
 // Figure is one line of the results.
@@ -38,7 +38,7 @@ type Figure struct {
 	Against   string   `json:"against,omitempty"`
 	Theirs    *float64 `json:"theirs,omitempty"` // median
 	TheirsP99 *float64 `json:"theirs_p99,omitempty"`
-	Ratio     *float64 `json:"ratio,omitempty"` // how many times better ours is: median of the pairs
+	Ratio     *float64 `json:"ratio,omitempty"` // how many times better ours is; the median of the pairs
 	Low       *float64 `json:"ratio_low,omitempty"`
 	High      *float64 `json:"ratio_high,omitempty"` // 95 % interval of Ratio
 	Samples   int      `json:"samples"`
@@ -47,19 +47,19 @@ type Figure struct {
 	Note      string   `json:"note,omitempty"`
 }
 
-// Series is the samples of one figure. Those of Ours and Theirs with the same
-// index are a pair: taken one after the other.
+// Series has the samples of one figure. The samples of Ours and Theirs with the
+// same index are a pair: one was taken right after the other.
 type Series struct {
 	Name         string
 	Unit         string
 	Better       Better
-	Against      string // empty: there is nothing to compare with
+	Against      string // "" if there is no comparison
 	Ours, Theirs []float64
-	Tail         bool // the 99th percentile is of interest, too
+	Tail         bool // also give the 99th percentile
 	Note         string
 }
 
-// Figure returns the figure that the samples make.
+// Figure computes the figure of the samples.
 func (s Series) Figure() Figure {
 	f := Figure{Name: s.Name, Unit: s.Unit, Ours: Median(s.Ours), Samples: len(s.Ours), Note: s.Note}
 	if s.Tail {
@@ -91,13 +91,13 @@ func (s Series) Figure() Figure {
 	return f
 }
 
-// Set is all figures of a run, in the order in which they were measured.
+// Set has all figures of a run, in the order of the measurements.
 type Set struct {
 	Figures []Figure
-	Notes   []string // what holds for the whole run
+	Notes   []string // remarks about the whole run
 }
 
-// Add adds a figure and prints it, so that somebody who waits sees something.
+// Add adds a figure and prints it immediately.
 func (s *Set) Add(series Series) {
 	f := series.Figure()
 	s.Figures = append(s.Figures, f)
@@ -108,7 +108,7 @@ func (s *Set) Add(series Series) {
 	fmt.Println()
 }
 
-// Note adds a remark on the whole run.
+// Note adds a remark about the whole run, unless it is there already.
 func (s *Set) Note(format string, args ...any) {
 	n := fmt.Sprintf(format, args...)
 	if !slices.Contains(s.Notes, n) {
@@ -125,7 +125,8 @@ func (s *Set) find(name string) *Figure {
 	return nil
 }
 
-// Write judges the figures, writes them to the file at path and prints the table.
+// Write compares the figures with their targets, writes them to the file at
+// path and prints the table.
 func (s *Set) Write(path string, to io.Writer) error {
 	s.judge()
 	text, err := json.MarshalIndent(s.Figures, "", "  ")

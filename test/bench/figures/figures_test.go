@@ -50,6 +50,6 @@ func TestSet_pairsAndTargets(t *testing.T) {
 		}
 	}
 	if n := strings.Count(table.String(), "create_volume/volumes=0"); n != 1 {
-		t.Errorf("the figure and that of dm-thin are in %d lines, want one:\n%s", n, table.String())
+		t.Errorf("the figures of lvm2 and of dm-thin are in %d lines, want one:\n%s", n, table.String())
 	}
 }

@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// Median returns the middle of the samples, or the mean of the two middle ones.
+// Median returns the middle sample, or the mean of the two middle ones.
 func Median(samples []float64) float64 {
 	s := slices.Sorted(slices.Values(samples))
 	n := len(s)
@@ -15,15 +15,17 @@ func Median(samples []float64) float64 {
 	return (s[n/2-1] + s[n/2]) / 2
 }
 
-// Percentile returns the smallest sample that at least p percent of them do not exceed.
+// Percentile returns the smallest sample that at least p percent of the samples
+// do not exceed.
 func Percentile(samples []float64, p float64) float64 {
 	s := slices.Sorted(slices.Values(samples))
 	return s[max(0, int(math.Ceil(float64(len(s))*p/100))-1)]
 }
 
-// Interval returns a confidence interval of the median of what the samples come
-// from, of at least 95 percent, whatever its distribution: the k-th smallest and
-// the k-th largest sample. ok is false if there are fewer than six.
+// Interval returns a confidence interval of at least 95 percent for the median
+// of the samples' distribution, whatever this distribution is: the k-th
+// smallest and the k-th largest sample. ok is false if there are fewer than six
+// samples.
 func Interval(samples []float64) (low, high float64, ok bool) {
 	s := slices.Sorted(slices.Values(samples))
 	n := len(s)

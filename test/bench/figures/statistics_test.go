@@ -5,7 +5,7 @@ import "testing"
 func upTo(n int) []float64 {
 	s := make([]float64, n)
 	for i := range s {
-		s[i] = float64((i*7)%n + 1) // 1 to n, in another order where 7 is no divisor
+		s[i] = float64((i*7)%n + 1) // 1 to n in another order, if 7 does not divide n
 	}
 	return s
 }

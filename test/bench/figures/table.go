@@ -9,7 +9,7 @@ import (
 
 const thinSuffix = "/thin"
 
-// table prints the figures for people: dm-thin's in a column of its own.
+// table prints the figures as a table, with dm-thin in a column of its own.
 func (s *Set) table(to io.Writer) error {
 	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "\nfigure\tours\tlvm2\ttimes better\tdm-thin\ttimes better\ttarget")
@@ -18,7 +18,7 @@ func (s *Set) table(to io.Writer) error {
 		theirs, ratio, thin, thinRatio := "", "", "", ""
 		switch {
 		case isThin && s.find(name) != nil:
-			continue // in the line of that figure
+			continue // printed in the line of that figure
 		case isThin:
 			thin, thinRatio = f.against()
 		default:
@@ -46,7 +46,7 @@ func (s *Set) table(to io.Writer) error {
 	return nil
 }
 
-// against returns what the figure is compared with, and how it compares.
+// against returns the value that the figure is compared with, and the ratio.
 func (f *Figure) against() (theirs, ratio string) {
 	if f.Theirs == nil {
 		return "", ""
@@ -82,7 +82,7 @@ func amount(median float64, p99 *float64, unit string) string {
 	return fmt.Sprintf("%s %s (p99 %s)", number(median), unit, number(*p99))
 }
 
-// number prints three digits that count.
+// number formats a value with three significant digits.
 func number(v float64) string {
 	switch {
 	case v >= 100:

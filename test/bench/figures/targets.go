@@ -5,12 +5,12 @@ import (
 	"strings"
 )
 
-// judge puts the targets beside the figures that have one.
+// judge adds the targets to the figures that have one.
 func (s *Set) judge() {
 	for i := range s.Figures {
 		f := &s.Figures[i]
 		if f.Against == Thin {
-			continue // the targets are against lvm2's snapshots
+			continue // the targets are for the comparison with lvm2's snapshots
 		}
 		switch {
 		case strings.HasPrefix(f.Name, "write_cost/block=64KiB/"):

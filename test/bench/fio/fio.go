@@ -1,4 +1,4 @@
-// Package fio runs the load generator fio and reads its JSON.
+// Package fio runs the load generator fio and parses its JSON.
 package fio
 
 import (
@@ -14,24 +14,24 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Load is one job of fio on one device or file, past the page cache.
+// Load is one job of fio on one device or file. It bypasses the page cache.
 type Load struct {
 	Path    string
 	Pattern string     // fio's rw: randwrite, randread, randrw, write:60k, …
 	Block   size.Bytes // of each request
 	Depth   int        // requests in flight
-	Offset  size.Bytes // where the part of Path begins that is used
-	Span    size.Bytes // how long that part is
-	Amount  size.Bytes // bytes to transfer in all; Span if 0
+	Offset  size.Bytes // the beginning of the used part of Path
+	Span    size.Bytes // the length of the used part
+	Amount  size.Bytes // the total to transfer; Span if 0
 	Time    time.Duration
-	Flush   bool // ends with a flush, which counts
+	Flush   bool // end with a flush, whose time counts
 }
 
-// Result is what fio measured. Reads and writes are taken together.
+// Result is what fio measured, for reads and writes together.
 type Result struct {
 	Bytes      size.Bytes    // transferred
 	Throughput float64       // bytes per second
-	P99        time.Duration // latency, from submission to completion; the worse of reads and writes
+	P99        time.Duration // latency from submission to completion; the worse of reads and writes
 	Max        time.Duration
 	Requests   uint64
 }
@@ -57,7 +57,7 @@ func (l Load) arguments() []string {
 
 func bytesArg(name string, n size.Bytes) string { return fmt.Sprintf("--%s=%d", name, uint64(n)) }
 
-// Run runs the load to its end.
+// Run runs the load until it ends.
 func (l Load) Run() (Result, error) {
 	r, err := l.Start()
 	if err != nil {
@@ -66,23 +66,23 @@ func (l Load) Run() (Result, error) {
 	return r.wait()
 }
 
-// Running is a load that runs.
+// Running is a running load.
 type Running struct {
 	cmd         *exec.Cmd
 	out, errors bytes.Buffer
 }
 
-// Start begins the load.
+// Start starts the load.
 func (l Load) Start() (*Running, error) {
 	r := &Running{cmd: exec.Command("fio", l.arguments()...)}
 	r.cmd.Stdout, r.cmd.Stderr = &r.out, &r.errors
 	if err := r.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("fio (the Debian package fio, see hack/deps.sh): %w", err)
+		return nil, fmt.Errorf("starting fio: %w; install the Debian package fio (hack/deps.sh)", err)
 	}
 	return r, nil
 }
 
-// Stop ends the load before its time and returns what it measured until then.
+// Stop ends the load early and returns what it has measured.
 func (r *Running) Stop() (Result, error) {
 	if err := r.cmd.Process.Signal(syscall.SIGINT); err != nil {
 		return Result{}, fmt.Errorf("ending fio: %w", err)
@@ -92,7 +92,7 @@ func (r *Running) Stop() (Result, error) {
 
 func (r *Running) wait() (Result, error) {
 	if err := r.cmd.Wait(); err != nil {
-		// Interrupted, it says 128 and has reported all the same.
+		// If it is interrupted, fio exits with code 128, but it still reports.
 		var exit *exec.ExitError
 		if !errors.As(err, &exit) || exit.ExitCode() != 128 {
 			return Result{}, fmt.Errorf("%v: %w\n%s%s", r.cmd.Args, err, r.errors.Bytes(), r.out.Bytes())
@@ -105,11 +105,11 @@ func (r *Running) wait() (Result, error) {
 	return res, nil
 }
 
-// report is the part of fio's JSON that is used.
+// report is the used part of fio's JSON.
 type report struct {
 	Jobs []struct {
 		Error       int       `json:"error"`
-		Read, Write direction // also what end_fsync takes is in the runtime
+		Read, Write direction // the runtime includes end_fsync
 	} `json:"jobs"`
 }
 
@@ -123,7 +123,7 @@ type direction struct {
 	} `json:"clat_ns"`
 }
 
-// parse reads fio's output. Notes that fio makes precede the JSON.
+// parse parses fio's output. Notes of fio may precede the JSON.
 func parse(out []byte) (Result, error) {
 	at := bytes.IndexByte(out, '{')
 	if at < 0 {
@@ -134,11 +134,11 @@ func parse(out []byte) (Result, error) {
 		return Result{}, fmt.Errorf("fio's JSON: %w", err)
 	}
 	if len(r.Jobs) != 1 {
-		return Result{}, fmt.Errorf("fio reports %d jobs, not one", len(r.Jobs))
+		return Result{}, fmt.Errorf("fio reports %d jobs, want one", len(r.Jobs))
 	}
 	j := r.Jobs[0]
 	if j.Error != 0 {
-		return Result{}, fmt.Errorf("fio met an I/O error: %w", syscall.Errno(j.Error))
+		return Result{}, fmt.Errorf("fio had an I/O error: %w", syscall.Errno(j.Error))
 	}
 	var total Result
 	for _, d := range []direction{j.Read, j.Write} {
