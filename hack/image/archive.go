@@ -14,9 +14,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 )
 
-// writeArchive writes the image as an OCI image layout in a tar file, with the
-// manifest.json beside it by which older docker load finds its way. containerd
-// takes the image's name from the annotation in the index.
+// writeArchive writes the image as an OCI image layout in a tar file. The
+// archive also has the manifest.json that older versions of docker load need.
+// containerd takes the image's name from the annotation in the index.
 func writeArchive(path, reference string, img v1.Image) (err error) {
 	ref, err := name.NewTag(reference, name.StrictValidation)
 	if err != nil {
@@ -107,7 +107,7 @@ func writeLayout(out *tar.Writer, ref name.Tag, img v1.Image) error {
 	index := v1.IndexManifest{SchemaVersion: 2, MediaType: "application/vnd.oci.image.index.v1+json", Manifests: []v1.Descriptor{*descriptor}}
 	for _, f := range []struct {
 		name    string
-		content any // bytes, or what becomes JSON
+		content any // bytes, or a value to encode as JSON
 	}{
 		{blob(configName), config},
 		{blob(descriptor.Digest), manifest},

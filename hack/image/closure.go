@@ -8,9 +8,9 @@ import (
 	"slices"
 )
 
-// closure returns the paths of the tools, the extras, and everything they are
-// linked with, directly or not. Libraries are looked for where Debian's loader
-// looks by default: below /usr/lib/ABI.
+// closure returns the paths of the tools, the extras, and everything that they
+// are linked with, directly or indirectly. It looks for libraries below
+// /usr/lib/ABI, as Debian's loader does by default.
 func (t tree) closure(abi string) ([]string, error) {
 	chosen := map[string]bool{}
 	libraries := "usr/lib/" + abi + "/"
@@ -43,7 +43,7 @@ func (t tree) closure(abi string) ([]string, error) {
 			} else if path := merged("lib/" + l); t.has(path) { // the loader on arm64
 				next = append(next, path)
 			} else {
-				return nil, fmt.Errorf("%s needs %s, which is in none of the packages", target, l)
+				return nil, fmt.Errorf("%s needs %s, which no package has", target, l)
 			}
 		}
 		if interpreter != "" {
@@ -58,8 +58,8 @@ func (t tree) has(name string) bool {
 	return ok
 }
 
-// linkedWith returns the libraries that an ELF file names, and its loader. A
-// file of another kind names none.
+// linkedWith returns the libraries that an ELF file names, and its loader. It
+// returns nothing for other files.
 func linkedWith(content []byte) (needed []string, interpreter string, err error) {
 	if !bytes.HasPrefix(content, []byte(elf.ELFMAG)) {
 		return nil, "", nil

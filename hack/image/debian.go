@@ -10,8 +10,8 @@ import (
 	"os/exec"
 )
 
-// toolsTree selects from the packages in dir what the tools need, and a system's
-// few standing files.
+// toolsTree selects the files that the tools need from the packages in dir, and
+// adds the few other files of the system.
 func toolsTree(arch, dir string) (tree, error) {
 	all, owner := tree{}, map[string]string{}
 	control := map[string]string{}
@@ -44,8 +44,8 @@ func toolsTree(arch, dir string) (tree, error) {
 		used[owner[name]] = true
 	}
 	for _, name := range packages {
-		// The licence asks for the copyright file; scanners look for the other,
-		// where images without a package database have it.
+		// The licence requires the copyright file. Scanners look for the
+		// control file in this place if an image has no package database.
 		doc, _, err := all.follow("usr/share/doc/" + name)
 		if err != nil {
 			return nil, fmt.Errorf("copyright of %s: %w", name, err)
@@ -60,19 +60,19 @@ func toolsTree(arch, dir string) (tree, error) {
 	}
 	for _, name := range packages {
 		if !used[name] {
-			return nil, fmt.Errorf("nothing of package %s is needed: take it out of the list", name)
+			return nil, fmt.Errorf("no file of package %s is needed; remove the package from the list", name)
 		}
 	}
 	return t, nil
 }
 
-// skeleton is what an image has besides its programs.
+// skeleton returns the files of an image other than its programs.
 func skeleton() tree {
 	t := tree{}
 	for name, target := range map[string]string{
 		"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64",
 		"etc/mtab": "../proc/self/mounts", "etc/os-release": "../usr/lib/os-release", "var/run": "../run",
-		"etc/selinux": "../host/etc/selinux", // where the chart mounts the host's /etc: mount looks there whether SELinux is configured
+		"etc/selinux": "../host/etc/selinux", // the chart mounts the host's /etc there, and mount looks there for SELinux's configuration
 	} {
 		t.add(name, file{mode: fs.ModeSymlink | 0o777, link: target})
 	}
@@ -94,7 +94,7 @@ func unpack(deb string) (tree, error) {
 		return nil, fmt.Errorf("%w: %s", err, stderr.String())
 	}
 	t := tree{}
-	hard := map[string]string{} // Debian links names of one program to each other
+	hard := map[string]string{} // Debian has hard links for the names of one program
 	in := tar.NewReader(&stdout)
 	for {
 		h, err := in.Next()
@@ -111,7 +111,7 @@ func unpack(deb string) (tree, error) {
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)
 			}
-			// Without the setuid bit of mount: nobody is to gain anything here.
+			// The setuid bit of mount is dropped, because nobody needs it here.
 			t[name] = file{mode: fs.FileMode(h.Mode) & 0o755, content: content}
 		case tar.TypeDir:
 			t[name] = file{mode: fs.ModeDir | 0o755}

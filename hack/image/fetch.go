@@ -11,12 +11,13 @@ import (
 	"time"
 )
 
-// fetchLimit is how long one call of apt-get may take: a mirror that accepts
-// connections and then says nothing must not hold up a build for ever.
+// fetchLimit is how long one call of apt-get may take, so that a mirror that
+// accepts connections and never answers does not block a build.
 const fetchLimit = 3 * time.Minute
 
-// fetch downloads the packages that dir lacks from the sources of this machine's
-// apt. The lists and the architecture are not this machine's, and it needs no root.
+// fetch downloads the packages that dir lacks from the sources of this
+// machine's apt. It uses lists of its own and the given architecture, and needs
+// no root.
 func fetch(arch, dir string) error {
 	var missing []string
 	for _, p := range packages {
@@ -51,7 +52,7 @@ func fetch(arch, dir string) error {
 			"-o", "Acquire::http::Timeout=20", "-o", "Acquire::https::Timeout=20",
 		}, args...)...)
 		cmd.Dir = dir
-		cmd.WaitDelay = 5 * time.Second // its methods hold the output open
+		cmd.WaitDelay = 5 * time.Second // apt's methods hold the output open
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("apt-get %s: %w: %s", args[0], errors.Join(err, ctx.Err()), out)
 		}
@@ -63,7 +64,7 @@ func fetch(arch, dir string) error {
 	return apt(append([]string{"download"}, missing...)...)
 }
 
-// packageFile finds the one file of a package in dir.
+// packageFile returns the path of a package's only file in dir.
 func packageFile(dir, name, arch string) (string, error) {
 	found, err := filepath.Glob(filepath.Join(dir, name+"_*_"+arch+".deb"))
 	switch {
@@ -72,7 +73,7 @@ func packageFile(dir, name, arch string) (string, error) {
 	case len(found) == 0:
 		return "", fmt.Errorf("%w: package %s for %s in %s", os.ErrNotExist, name, arch, dir)
 	case len(found) > 1:
-		return "", fmt.Errorf("several versions of a package: %s; remove all but one", strings.Join(found, ", "))
+		return "", fmt.Errorf("several versions of a package: %s; delete all but one", strings.Join(found, ", "))
 	}
 	return found[0], nil
 }

@@ -17,13 +17,14 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// programPath is where the binary is in the image.
+// programPath is the path of the binary in the image.
 const programPath = "usr/bin/csi-dmsnap"
 
-// machines are the architectures in ELF headers.
+// machines maps architectures to those in ELF headers.
 var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
 
-// programTree is the tree of the static binary.
+// programTree returns the tree of the static binary. It refuses a binary of
+// another architecture or with a loader.
 func programTree(arch, binary string) (tree, error) {
 	content, err := os.ReadFile(binary)
 	if err != nil {
@@ -34,17 +35,18 @@ func programTree(arch, binary string) (tree, error) {
 		return nil, err
 	}
 	if f.Machine != machines[arch] {
-		return nil, fmt.Errorf("it is for %v, not for %s", f.Machine, arch)
+		return nil, fmt.Errorf("the binary is for %v, not for %s", f.Machine, arch)
 	}
 	if _, loader, err := linkedWith(content); err != nil || loader != "" {
-		return nil, errors.Join(err, fmt.Errorf("it is not static: build it with CGO_ENABLED=0"))
+		return nil, errors.Join(err, fmt.Errorf("the binary is not static; build it with CGO_ENABLED=0"))
 	}
 	t := tree{}
 	t.add(programPath, file{mode: 0o755, content: content})
 	return t, nil
 }
 
-// assemble makes the image: one layer of each tree, and how to run it.
+// assemble makes the image with one layer for each tree, and the configuration
+// that runs the program.
 func assemble(arch, reference string, trees ...tree) (v1.Image, error) {
 	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	for _, t := range trees {
@@ -83,7 +85,7 @@ func assemble(arch, reference string, trees ...tree) (v1.Image, error) {
 	return mutate.ConfigFile(img, config)
 }
 
-// tag is the part of an image's name behind the last colon, if that is a tag.
+// tag returns the tag of an image's name, or "" if the name has none.
 func tag(reference string) string {
 	i := strings.LastIndex(reference, ":")
 	if i < strings.LastIndex(reference, "/") {
@@ -92,7 +94,7 @@ func tag(reference string) string {
 	return reference[i+1:]
 }
 
-// report says what was made.
+// report prints the archive's name, its digest and its size.
 func report(w io.Writer, archive string, img v1.Image) error {
 	digest, err := img.Digest()
 	if err != nil {

@@ -24,7 +24,8 @@ var debs = flag.String("debs", "../../out/debs", "`directory` of the Debian pack
 
 const reference = "example.org/csi-dmsnap:v1"
 
-// binaries is where the tests of this process keep what they build.
+// binaries is the directory in which the tests of this process keep the
+// binaries that they build.
 var binaries string
 
 func TestMain(m *testing.M) {
@@ -37,7 +38,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// inputs are the packages, and the binary built for an architecture.
+// inputs returns the options for an architecture, and builds the binary if
+// needed.
 func inputs(t *testing.T, arch string) options {
 	t.Helper()
 	o := options{arch: arch, binary: filepath.Join(binaries, arch), debs: *debs, reference: reference}
@@ -61,7 +63,8 @@ func TestImage_programsRun(t *testing.T) {
 	if err := o.run(); err != nil {
 		t.Fatal(err)
 	}
-	// The kernel's part, as far as the tools ask for it: nothing is mounted.
+	// These files stand for /proc as far as the tools read it: nothing is
+	// mounted.
 	if err := (tree{
 		"proc/mounts":      {mode: 0o644},
 		"proc/self":        {mode: fs.ModeDir | 0o755},
@@ -72,7 +75,7 @@ func TestImage_programsRun(t *testing.T) {
 	disk := filepath.Join(o.root, "tmp", "disk")
 	for _, c := range []struct {
 		command string
-		want    string // in the output
+		want    string // a part of the output
 	}{
 		{"csi-dmsnap version", "\n"},
 		{"csi-dmsnap node --help", "--kubelet-dir"},
@@ -108,8 +111,8 @@ func TestImage_programsRun(t *testing.T) {
 	}
 }
 
-// inRoot runs a program with root as its root directory, for two minutes at
-// most: none of them has to do more than a second's work.
+// inRoot runs a program with root as its root directory, for at most two
+// minutes: no program has more than a second's work.
 func inRoot(ctx context.Context, root string, args ...string) (string, error) {
 	path := ""
 	for _, dir := range []string{"/usr/sbin/", "/usr/bin/"} {
@@ -151,9 +154,10 @@ func TestImage_archive(t *testing.T) {
 	}
 	const limit = 40e6
 	if n := len(archives[0]); n > limit {
-		t.Errorf("%d bytes: more than %.0f", n, limit)
+		t.Errorf("the archive has %d bytes, want at most %.0f", n, limit)
 	}
-	// Another implementation must find its way: this reads manifest.json.
+	// Another implementation must be able to read the archive: this one reads
+	// manifest.json.
 	img, err := tarball.ImageFromPath(o.archive, nil)
 	if err != nil {
 		t.Fatal(err)

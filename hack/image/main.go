@@ -1,8 +1,8 @@
-// Command image makes the container image of csi-dmsnap: the static binary and
-// exactly the file-system tools that the driver calls, with the libraries they
-// need, from Debian packages. The same packages and the same binary give the
-// same digest, on any machine. Nothing but apt-get and dpkg-deb is needed, and
-// a network only for packages that are not in -debs yet.
+// Command image makes the container image of csi-dmsnap. The image has the
+// static binary, the file-system tools that the driver calls, and the libraries
+// that the tools need, from Debian packages. The same packages and the same
+// binary give the same digest on any machine. The command needs only apt-get
+// and dpkg-deb, and a network only for packages that are not in -debs yet.
 package main
 
 import (
@@ -14,8 +14,8 @@ import (
 func main() {
 	var o options
 	flag.StringVar(&o.arch, "arch", "amd64", "architecture: amd64 or arm64")
-	flag.StringVar(&o.binary, "binary", "", "the static csi-dmsnap `file` for that architecture")
-	flag.StringVar(&o.debs, "debs", "", "`directory` of the Debian packages; what is missing is downloaded to it")
+	flag.StringVar(&o.binary, "binary", "", "static csi-dmsnap binary, a `file` for this architecture")
+	flag.StringVar(&o.debs, "debs", "", "`directory` of the Debian packages; missing packages are downloaded to it")
 	flag.StringVar(&o.reference, "reference", "", "name of the image, such as ghcr.io/csi-dmsnap/csi-dmsnap:v0.1.0")
 	flag.StringVar(&o.archive, "archive", "", "`file` to write the image to, for ctr images import or docker load")
 	flag.StringVar(&o.root, "root", "", "`directory` to write the image's files to instead, for a Dockerfile")
@@ -30,7 +30,7 @@ func main() {
 	}
 }
 
-// options are the command line.
+// options has the options of the command line.
 type options struct {
 	arch, binary, debs, reference, archive, root string
 }
@@ -62,7 +62,7 @@ func (o options) run() error {
 // the program.
 func (o options) layers() (tools, program tree, err error) {
 	if _, ok := multiarch[o.arch]; !ok {
-		return nil, nil, fmt.Errorf("architecture %q: only amd64 and arm64 are known", o.arch)
+		return nil, nil, fmt.Errorf("unknown architecture %q: must be amd64 or arm64", o.arch)
 	}
 	if err := fetch(o.arch, o.debs); err != nil {
 		return nil, nil, fmt.Errorf("download the Debian packages to %s: %w", o.debs, err)

@@ -14,14 +14,14 @@ import (
 	"time"
 )
 
-// tree is files by their path, without a slash at the beginning or end.
+// tree has files by their paths, which have no slash at the beginning or end.
 type tree map[string]file
 
-// file is one of them. Owners and times are the same for all.
+// file is a file of a tree. All files have the same owner and time.
 type file struct {
 	mode    fs.FileMode // type and permissions
-	content []byte      // of a regular file
-	link    string      // target of a symbolic link
+	content []byte      // only for a regular file
+	link    string      // the target of a symbolic link
 }
 
 // add adds a file and the directories above it.
@@ -34,7 +34,7 @@ func (t tree) add(name string, f file) {
 	}
 }
 
-// follow returns the path that name leads to through symbolic links, and all
+// follow returns the path to which name leads through symbolic links, and all
 // links on the way.
 func (t tree) follow(name string) (target string, links []string, err error) {
 	const most = 40 // as in the kernel
@@ -56,8 +56,8 @@ func (t tree) follow(name string) (target string, links []string, err error) {
 	return "", nil, fmt.Errorf("%s: too many symbolic links", name)
 }
 
-// merged is where a path leads on a system whose /bin, /sbin and /lib… are
-// links into /usr: Debian's packages still name the old places.
+// merged returns the path to which a path leads on a system whose /bin, /sbin
+// and /lib… are links into /usr. Debian's packages still use the old paths.
 func merged(name string) string {
 	name = strings.TrimPrefix(path.Clean("/"+name), "/")
 	top, _, _ := strings.Cut(name, "/")
@@ -68,7 +68,7 @@ func merged(name string) string {
 	return name
 }
 
-// writeTar writes the tree as a tar archive whose bytes depend on nothing else.
+// writeTar writes the tree as a tar archive. Its bytes depend only on the tree.
 func (t tree) writeTar(w io.Writer) error {
 	out := tar.NewWriter(w)
 	for _, name := range t.names() {
@@ -120,7 +120,7 @@ func (t tree) writeDir(dir string) error {
 	return nil
 }
 
-// names are the paths in order, directories before what is in them.
+// names returns the paths in order, directories before their content.
 func (t tree) names() []string {
 	var names []string
 	for name := range t {
@@ -130,6 +130,6 @@ func (t tree) names() []string {
 	return names
 }
 
-// epoch is the time of everything in the image: a real one would change with
+// epoch is the time of every file in the image. A real time would differ in
 // each build.
 var epoch = time.Unix(0, 0).UTC()

@@ -84,7 +84,7 @@ func TestClosure_missingLibrary(t *testing.T) {
 func TestPackageFile_oneOfTheArchitecture(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := packageFile(dir, "mount", "amd64"); err == nil {
-		t.Error("found in an empty directory")
+		t.Error("packageFile finds a package in an empty directory")
 	}
 	for i, name := range []string{"mount_1_amd64.deb", "mount_2_arm64.deb", "libmount1_1_amd64.deb", "mount_2_amd64.deb"} {
 		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
