@@ -45,7 +45,7 @@ func TestRender_golden(t *testing.T) {
 				t.Fatal(err)
 			}
 			if diff := firstDifference(string(want), got); diff != "" {
-				t.Errorf("%s is not what the chart renders: %s; see -update", golden, diff)
+				t.Errorf("%s differs from what the chart renders: %s; see -update", golden, diff)
 			}
 		})
 	}
@@ -63,7 +63,7 @@ func TestGenerate_filesCurrent(t *testing.T) {
 			t.Fatal(err)
 		}
 		if diff := firstDifference(string(got), want); diff != "" {
-			t.Errorf("%s is not current, run make chart: %s", path, diff)
+			t.Errorf("%s is not current; run make chart: %s", path, diff)
 		}
 	}
 }
@@ -79,7 +79,7 @@ func firstDifference(a, b string) string {
 			return "-" + x[i] + "\n+" + y[i]
 		}
 	}
-	return "one ends before the other"
+	return "one text ends before the other"
 }
 
 // The chart refuses values with which the driver or a class would not work, and says why.

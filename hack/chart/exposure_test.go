@@ -25,7 +25,7 @@ func TestNetworkPolicies_closed(t *testing.T) {
 			}
 			found++
 			if !slices.Contains(p.Spec.PolicyTypes, networkingv1.PolicyTypeIngress) {
-				t.Errorf("%s does not limit who comes in", p.Name)
+				t.Errorf("%s does not limit incoming connections", p.Name)
 			}
 			open := false
 			for _, r := range p.Spec.Ingress {
@@ -35,7 +35,7 @@ func TestNetworkPolicies_closed(t *testing.T) {
 				open = open || slices.ContainsFunc(r.Ports, func(p networkingv1.NetworkPolicyPort) bool { return *p.Port == intstr.FromString("http") })
 			}
 			if open != scraper {
-				t.Errorf("%s: scraping is possible: %t, asked for: %t", p.Name, open, scraper)
+				t.Errorf("%s: scraping is possible: %t, want %t", p.Name, open, scraper)
 			}
 		}
 		if found != 2 {

@@ -119,10 +119,10 @@ func TestNodeGroups_upgrade(t *testing.T) {
 	}
 	after.Spec.Template.Spec.Affinity = nil
 	if !reflect.DeepEqual(before, after) {
-		t.Error("more of it has changed than where it runs")
+		t.Error("more has changed than the DaemonSet's placement")
 	}
 	if s := find("nodeGroups: [{name: g, nodeSelector: {disks: none}, pools: [{name: b}]}]\nstorageClasses: []"); s != nil {
-		t.Errorf("without pools for the others there is %s", s.Name)
+		t.Errorf("without pools for the other nodes, there is the DaemonSet %s", s.Name)
 	}
 }
 

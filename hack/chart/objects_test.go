@@ -190,9 +190,9 @@ func TestNodePod_paths(t *testing.T) {
 		t.Errorf("paths of the host: %v, want %v", got, want)
 	}
 	if env := (corev1.EnvVar{Name: "LVM_SYSTEM_DIR", Value: "/host/etc/lvm"}); !slices.Contains(pod.Containers[0].Env, env) {
-		t.Errorf("the driver does not look for lvm2's configuration where the host's is: %v", pod.Containers[0].Env)
+		t.Errorf("LVM_SYSTEM_DIR does not name the host's configuration of lvm2: %v", pod.Containers[0].Env)
 	}
-	for _, v := range pod.Volumes { // some hosts can make no missing path
+	for _, v := range pod.Volumes { // some hosts cannot create a missing path
 		if p := v.HostPath; p != nil && strings.HasPrefix(p.Path, "/etc") && *p.Type != corev1.HostPathDirectory {
 			t.Errorf("%s of the host as %v", p.Path, *p.Type)
 		}
@@ -244,7 +244,7 @@ func TestRoles_limited(t *testing.T) {
 		}
 	}
 	if seen < 12 {
-		t.Errorf("only %d objects looked at", seen)
+		t.Errorf("only %d objects were checked", seen)
 	}
 }
 

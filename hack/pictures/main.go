@@ -1,6 +1,6 @@
-// Command pictures draws the pictures of the documentation: an SVG for each text file
-// in a directory, with the same name. parse.go describes the language. The test fails
-// if a picture is not the picture of its text.
+// Command pictures draws the pictures of the documentation: for each text file
+// in a directory, an SVG with the same name. parse.go describes the language of
+// the texts. A test fails if a picture does not match its text.
 package main
 
 import (

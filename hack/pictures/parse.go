@@ -66,7 +66,7 @@ func parse(text string) (*picture, error) {
 			err = p.box(words[1:])
 		case "text":
 			err = p.text(words[1:])
-		case "arrow": // once all boxes are known
+		case "arrow": // drawn later, when all boxes are known
 			arrows = append(arrows, words[1:])
 		default:
 			err = fmt.Errorf("%q is neither title, box, arrow nor text", words[0])
@@ -96,7 +96,7 @@ func (p *picture) box(words []string) error {
 	}
 	b := box{words[0], at[0], at[1], at[2], words[4], strings.Split(strings.Join(words[5:], " "), "|")}
 	if !slices.Contains(boxKinds, b.kind) {
-		return fmt.Errorf("a box of the kind %q: it must be one of %v", b.kind, boxKinds)
+		return fmt.Errorf("a box has the unknown kind %q: must be one of %v", b.kind, boxKinds)
 	}
 	if p.find(b.name) != nil {
 		return fmt.Errorf("two boxes have the name %q", b.name)
@@ -116,11 +116,11 @@ func (p *picture) find(name string) *box {
 
 func (p *picture) arrow(words []string) error {
 	if len(words) < 2 {
-		return fmt.Errorf("it needs two boxes")
+		return fmt.Errorf("an arrow needs two boxes")
 	}
 	a := arrow{from: p.find(words[0]), to: p.find(words[1]), kind: arrowKinds[0]}
 	if a.from == nil || a.to == nil {
-		return fmt.Errorf("no box has that name")
+		return fmt.Errorf("no box has one of the names")
 	}
 	words = words[2:]
 	if len(words) > 0 && slices.Contains(arrowKinds, words[0]) {

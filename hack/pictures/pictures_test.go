@@ -25,7 +25,7 @@ func TestPictures_current(t *testing.T) {
 		}
 		have, err := os.ReadFile(pictureOf(path))
 		if err != nil || !bytes.Equal(have, want) {
-			t.Errorf("%s is not what its text says (%v): run make pictures", pictureOf(path), err)
+			t.Errorf("%s does not match its text (%v); run make pictures", pictureOf(path), err)
 		}
 		wellFormed(t, path, want)
 	}
