@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// Tags by which a volume reads through itself are an error, not a loop without end.
+// TestCircular_changedTags: tags that let a volume read through itself cause an error, not an
+// endless loop.
 func TestCircular_changedTags(t *testing.T) {
 	v := rollbackGroup(t)
 	layer := v.Snapshots["old"].LV.ID
@@ -18,10 +19,10 @@ func TestCircular_changedTags(t *testing.T) {
 	now := NewView(e.VG, nil)
 	o := now.VolumeByLV("base")
 	if got := now.Family("base"); len(got) != 1 {
-		t.Errorf("its family is %v", got)
+		t.Errorf("the family of a volume that reads through itself is %v", got)
 	}
 	o.Fork = &ForkStore{LV: o.LV, of: o.LV.ID}
 	if _, _, err := now.Origin(o); !errors.Is(err, ErrPrecondition) {
-		t.Errorf("what it reads through: %v", err)
+		t.Errorf("Origin returned %v, want ErrPrecondition", err)
 	}
 }

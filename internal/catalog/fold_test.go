@@ -7,7 +7,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestFoldable_longVolume bounds the memory for a set of a volume's chunks.
+// TestFoldable_longVolume: volumes with more chunks than a fold has memory for are not folded,
+// and a live layer never is.
 func TestFoldable_longVolume(t *testing.T) {
 	lv := &lvm2.LV{Segments: []lvm2.Segment{{Count: 1, Type: lvm2.TypeStriped, Stripes: []lvm2.Stripe{{}}}}}
 	for _, c := range []struct {
@@ -24,7 +25,7 @@ func TestFoldable_longVolume(t *testing.T) {
 		live := &Layer{LV: lv, Length: c.length.Sectors(), Chunk: c.chunk.Sectors(), Snap: &lvm2.LV{}}
 		o := &Volume{LV: lv, Layers: []*Layer{heir, gone, live}}
 		if got := (&View{}).Foldable(o, heir, gone); got != c.want {
-			t.Errorf("%v in chunks of %v: foldable %v", c.length, c.chunk, got)
+			t.Errorf("%v in chunks of %v: foldable is %v, want %v", c.length, c.chunk, got, c.want)
 		}
 		if (&View{}).Foldable(o, gone, live) {
 			t.Error("the live layer can be folded")

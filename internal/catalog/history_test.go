@@ -6,8 +6,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// TestFindLoss_foldedLayer finds no loss in a history with a folded layer, but
-// finds one if the layer after the folded layer is missing.
+// TestFindLoss_foldedLayer: a layer that was folded away is no loss. If another layer is
+// missing, the layers that read through it are lost.
 func TestFindLoss_foldedLayer(t *testing.T) {
 	history := func(orders ...[2]uint64) *Volume {
 		o := &Volume{}
@@ -18,7 +18,7 @@ func TestFindLoss_foldedLayer(t *testing.T) {
 	}
 	for _, c := range []struct {
 		o    *Volume
-		lost int // layers, without a live one all are
+		lost int // number of lost layers
 	}{
 		{history([2]uint64{1, 1}, [2]uint64{2, 2}), 0},
 		{history([2]uint64{1, 4}, [2]uint64{5, 5}, [2]uint64{6, 9}), 0},
@@ -41,8 +41,8 @@ func TestFindLoss_foldedLayer(t *testing.T) {
 	}
 }
 
-// TestPath_sideBySide follows the paths of a history whose snapshots collected
-// changes side by side.
+// TestPath_sideBySide: layers that LVM2 filled side by side have a common next layer. Paths,
+// needed layers, heirs and losses follow that.
 func TestPath_sideBySide(t *testing.T) {
 	o := &Volume{}
 	add := func(id string, order, through, over uint64, named bool) {
@@ -72,7 +72,7 @@ func TestPath_sideBySide(t *testing.T) {
 		}
 	}
 	if got := names(v.Needed(o)) + "-" + names(v.unneeded(o)); got != "abdefghi-c" {
-		t.Errorf("needed and not: %s", got)
+		t.Errorf("the needed and the unneeded layers are %s", got)
 	}
 	for gone, heir := range map[int]int{1: 0, 5: -1, 7: 6} {
 		var want *Layer
@@ -83,18 +83,18 @@ func TestPath_sideBySide(t *testing.T) {
 			t.Errorf("the heir of %s is %v", o.Layers[gone].LV.ID, got)
 		}
 	}
-	// Without f only g, h and i are whole.
+	// Without f, only g, h and i are readable.
 	o.Layers = append(o.Layers[:5:5], o.Layers[6:]...)
 	o.findLoss()
 	for _, l := range o.Layers {
 		if want := l.Order < 6; l.Lost != want {
-			t.Errorf("without f %s is lost: %v", l.LV.ID, l.Lost)
+			t.Errorf("without f, the loss of %s is %v, want %v", l.LV.ID, l.Lost, want)
 		}
 	}
 }
 
-// TestNextOrder_neverReused gives a new layer no order for which a layer waits
-// whose newer layers were removed.
+// TestNextOrder_neverReused: a new layer gets no place that an older layer reads through. So
+// layers whose newer layers were removed stay lost.
 func TestNextOrder_neverReused(t *testing.T) {
 	for _, c := range []struct {
 		layers []*Layer
@@ -117,13 +117,13 @@ func TestNextOrder_neverReused(t *testing.T) {
 		}
 		got := o.NextOrder()
 		if got != c.want {
-			t.Errorf("place %d after %d layers, want %d", got, len(o.Layers), c.want)
+			t.Errorf("after %d layers the next place is %d, want %d", len(o.Layers), got, c.want)
 		}
 		o.Layers = append(o.Layers, &Layer{LV: &lvm2.LV{}, Order: got, Through: got, Snap: &lvm2.LV{}})
 		o.findLoss()
 		for _, l := range o.Layers[:len(o.Layers)-1] {
 			if l.Lost == c.live {
-				t.Errorf("below a layer at %d that of %d is lost: %v", got, l.Order, l.Lost)
+				t.Errorf("with a new layer at place %d, the loss of the layer at %d is %v", got, l.Order, l.Lost)
 			}
 		}
 	}

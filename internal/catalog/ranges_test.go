@@ -7,7 +7,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// members spells a set out, one entry for each extent.
+// members returns a set with one entry for each extent.
 func members(s RangeSet) map[[2]int]bool {
 	m := map[[2]int]bool{}
 	for _, r := range s {
@@ -26,7 +26,8 @@ func randomSet(r *rand.Rand) RangeSet {
 	return NewRangeSet(all...)
 }
 
-// Union, intersection and difference are those of the sets of extents.
+// TestRangeSet_operations: union, intersection, difference and size agree with those of plain
+// sets of extents, and a set's text is parsed as the same set.
 func TestRangeSet_operations(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 20000 {
@@ -42,20 +43,20 @@ func TestRangeSet_operations(t *testing.T) {
 			}
 		}
 		if len(ma) != int(a.Size()) {
-			t.Fatalf("%v has size %d, spelled out %d", a, a.Size(), len(ma))
+			t.Fatalf("the size of %v is %d, want %d", a, a.Size(), len(ma))
 		}
 		back, err := parseRangeSet(a.String())
 		if err != nil || back.String() != a.String() {
-			t.Fatalf("%q reads back as %q (%v)", a, back, err)
+			t.Fatalf("%q is parsed as %q, %v", a, back, err)
 		}
 	}
 }
 
-// Text that String never writes is refused.
+// TestParseRangeSet_refuses: text that String never writes is refused.
 func TestParseRangeSet_refuses(t *testing.T) {
 	for _, bad := range []string{"x", "0.1", "0+1", "0.1+", ".1+1", "0.1+1/", "-1.1+1", "0.-1+1"} {
 		if s, err := parseRangeSet(bad); err == nil {
-			t.Errorf("%q was read as %v", bad, s)
+			t.Errorf("%q is parsed as %v", bad, s)
 		}
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// Given the tags of a logical volume, an edit leaves exactly the tags that record it.
+// TestRecords_tags: each record of a fact changes exactly the tags of the fact.
 func TestRecords_tags(t *testing.T) {
 	const old = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
 	volume := []string{"dmsnap:role=volume", "dmsnap:name=pvc-2", "dmsnap:mode=block"}
@@ -22,9 +22,9 @@ func TestRecords_tags(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		lv    string   // bare, a volume, or old, a layer
-		given []string // beside its tags
+		given []string // tags besides its usual ones
 		when  func(e *Edit, o *Volume, l *Layer) error
-		then  []string // all its tags
+		then  []string // all its tags afterwards
 	}{
 		"a volume gets a file system": {"bare", []string{"dmsnap:unformatted"},
 			func(e *Edit, o *Volume, _ *Layer) error { return e.SetFormatted(o) }, volume},
@@ -91,14 +91,14 @@ func TestRecords_tags(t *testing.T) {
 				t.Errorf("%v\nwant %v", got, want)
 			}
 			if now := NewView(e.VG, nil); len(now.Strange) > 0 || !e.Changed {
-				t.Errorf("changed %v; what it left is not understood: %v", e.Changed, now.Strange)
+				t.Errorf("Changed is %v; not understood after the edit: %v", e.Changed, now.Strange)
 			}
 		})
 	}
 }
 
-// A logical volume of LVM2's own that becomes a volume, or the store of a layer, is read
-// back as what it was given.
+// TestRecords_adopted: a logical volume of LVM2's own that became a volume, or a layer, is
+// decoded as that volume or layer. Tags of others stay.
 func TestRecords_adopted(t *testing.T) {
 	v := rollbackGroup(t)
 	e := &Edit{View: v}
@@ -118,12 +118,122 @@ func TestRecords_adopted(t *testing.T) {
 	}
 	now := NewView(e.VG, nil)
 	if o := now.Named["pvc-3"]; len(now.Strange) > 0 || o == nil || o.LV.Name != "theirs" || o.FS != "btrfs" || !o.ReadOnly || !o.Formatted {
-		t.Errorf("the volume is %+v, strange is %v", o, now.Strange)
+		t.Errorf("the volume is %+v; not understood: %v", o, now.Strange)
 	}
 	if l := now.Snapshots["snap"]; l == nil || l.Of != v.VolumeByLV("bare").LV.ID || l.Order != 1 || l.Over != 2 || l.Chunk != 16 || !l.Lost || !l.Superset {
 		t.Errorf("the layer is %+v", l)
 	}
 	if now.IsTheirs(now.VG.LV("theirs")) || !slices.Contains(now.VG.LV("theirs").Tags, "foreign") {
-		t.Error("it is LVM2's own still, or others' tags are gone")
+		t.Error("the volume still counts as LVM2's own, or has lost the tags of others")
 	}
+}
+
+// TestFolded_edits: the heir takes the place of the layer that was folded into it, also where
+// that layer read through another than the next one. The layer becomes trash.
+func TestFolded_edits(t *testing.T) {
+	fold := func(heir, gone string) func(e *Edit) error {
+		return func(e *Edit) error { return e.Folded(e.Layers[e.VG.LV(heir).ID], e.Layers[e.VG.LV(gone).ID]) }
+	}
+	const place = " role=layer of=base created=1 length=65536 chunk=32 "
+	given := func(midTags string) []string {
+		return []string{"old 400+2,ro,locked name=old superset used=99 order=1" + place, "mid 404+3,ro,locked order=2 " + midTags + place, "new 402+2,hidden name=new order=6" + place}
+	}
+	testEdits(t, []editCase{
+		{what: "next layer", given: given("through=5"), edit: fold("old", "mid"),
+			then: []string{"old 400+2,ro,locked name=old superset order=1 through=5" + place, "mid:trash 404+3,inactive role=trash"}},
+		{what: "adopted layer", given: given("over=6"), edit: fold("old", "mid"),
+			then: []string{"old 400+2,ro,locked name=old superset order=1 through=2 over=6" + place, "mid:trash 404+3,inactive role=trash"}},
+		{what: "heir that LVM2 moves", given: append(given("through=5"), "old 400+2,ro,locked,pvmove name=old superset order=1"+place), edit: fold("old", "mid"), err: ErrPrecondition},
+	})
+	e := &Edit{View: rollbackGroup(t)}
+	l := e.Snapshots["old"]
+	l.LV = l.LV.Clone()
+	l.LV.Tags = append(l.LV.Tags, Tag(tagUsed, "99"), Tag(tagExact, "64"), "theirs")
+	if got := l.Collecting().Tags; !slices.Equal(got[len(got)-2:], []string{"theirs", Tag(tagSuperset)}) || slices.Contains(got, Tag(tagUsed, "99")) {
+		t.Errorf("a layer that takes in chunks has the tags %v", got)
+	}
+}
+
+// TestTransient_edits: a transient volume that lost its writes starts over with its layer's
+// content, and the record of the loss ends with its use.
+func TestTransient_edits(t *testing.T) {
+	const scratch = "scratch 20+8,locked role=volume name=pvc-6 mode=filesystem fs=ext4 transient chunk=32 reads=old "
+	of := func(edit func(e *Edit, o *Volume) error) func(e *Edit) error {
+		return func(e *Edit) error { return edit(e, e.VolumeByLV("scratch")) }
+	}
+	blank := []string{"old 400+2,ro,locked name=old unformatted unknown=/0.2+3" + oldTags, scratch + "begun"}
+	testEdits(t, []editCase{
+		{what: "starts over", given: blank, edit: of(func(e *Edit, o *Volume) error { return e.StartOver(o, e.Snapshots["old"]) }),
+			then: []string{scratch + "begun reset unformatted unknown=/0.2+3"}},
+		{what: "extents are wiped", given: []string{scratch + "unknown=/0.0+8"}, edit: of(func(e *Edit, o *Volume) error { return e.SetWiped(o, RangeSet{{Count: 8}}) }),
+			then: []string{scratch + "begun"}},
+		{what: "use ends", given: []string{scratch + "begun reset"}, edit: of((*Edit).ForgetReset),
+			then: []string{scratch + "begun"}},
+	})
+}
+
+// TestNewVolumeLV_edits: a new volume's tags say what was requested and what it is made from.
+// LVM2 must not touch what it would take for a plain volume.
+func TestNewVolumeLV_edits(t *testing.T) {
+	add := func(spec VolumeSpec, as func(e *Edit, lv *lvm2.LV)) func(e *Edit) error {
+		return func(e *Edit) error {
+			lv := NewVolumeLV("made", spec, 32*size.MiB)
+			lv.Segments = AppendExtents(nil, e.Take(lvm2.Range{Start: 50, Count: 8})...)
+			if as != nil {
+				as(e, lv)
+			}
+			return e.Put(lv)
+		}
+	}
+	old := Source{Kind: FromSnapshot, LV: "old"}
+	const free = "free -50+8"
+	testEdits(t, []editCase{
+		{what: "file system", edit: add(VolumeSpec{Name: "a b", Size: 30e6, Mode: Filesystem, FSType: "xfs"}, nil),
+			then: []string{"made 50+8 role=volume name=a=20b mode=filesystem fs=xfs unformatted asked=30000000", free}},
+		{what: "shared, of the requested size", edit: add(VolumeSpec{Name: "x", Size: 32 * size.MiB, Mode: Block, Shared: true}, nil),
+			then: []string{"made 50+8 role=volume name=x mode=block unformatted shared", free}},
+		{what: "fork", edit: add(VolumeSpec{Name: "x", Mode: Block, Source: old}, func(e *Edit, lv *lvm2.LV) {
+			ReadThrough(lv, e.Snapshots["old"].LV.ID)
+			store := NewForkStore("store", lv, 32)
+			store.Segments = AppendExtents(nil, e.Take(lvm2.Range{Start: 60, Count: 1})...)
+			if err := e.Put(store); err != nil {
+				t.Error(err)
+			}
+		}), then: []string{"made 50+8,locked role=volume name=x mode=block source=snapshot/old copy=old", "store 60+1,locked role=fork of=made chunk=32", "free -50+8/60+1"}},
+		{what: "transient volume", edit: add(VolumeSpec{Name: "x", Mode: Block, Source: old, Transient: true}, func(e *Edit, lv *lvm2.LV) {
+			Show(lv, e.Snapshots["old"].LV.ID, 16)
+		}), then: []string{"made 50+8,locked role=volume name=x mode=block source=snapshot/old reads=old transient chunk=16", free}},
+		{what: "copy from another pool", edit: add(VolumeSpec{Name: "x", Mode: Block, Source: old, SourcePool: "fast"}, func(e *Edit, lv *lvm2.LV) {
+			SetCopying(lv, CopyState{Loan: e.VG.LV("bare").ID})
+		}), then: []string{"made 50+8,locked role=volume name=x mode=block source=snapshot/old/fast copying=bare/0", free}},
+		{what: "name that is taken", edit: func(e *Edit) error {
+			lv := NewVolumeLV("bare", VolumeSpec{Name: "x", Mode: Block}, 32*size.MiB)
+			lv.Segments = AppendExtents(nil, lvm2.Range{Start: 50, Count: 8})
+			return e.Put(lv)
+		}, err: lvm2.ErrExists},
+	})
+}
+
+// TestMoveUp_edits: adopted snapshots get the places below the new live layer, and the former
+// live layer reads through it.
+func TestMoveUp_edits(t *testing.T) {
+	const adopted = "role=layer name=snap of=base order=3 over=4 created=1000000000 length=65536 chunk=16 superset"
+	testEdits(t, []editCase{{what: "one snapshot of LVM2's",
+		given: []string{"old 400+2,ro,locked name=old" + oldTags, "cut 404+2,ro,locked role=layer of=base order=3 created=1 length=65536 chunk=32", "snap 408+2 static"},
+		edit: func(e *Edit) error {
+			lv := e.VG.LV("snap").Clone()
+			lv.CreationTime = time.Unix(1, 0)
+			former := e.Snapshots["new"]
+			if err := e.Freeze(former, false); err != nil {
+				return err
+			}
+			if err := e.MoveUp(e.VG.LV("cut"), former, 4); err != nil {
+				return err
+			}
+			return e.AsLayer(lv, e.VolumeByLV("base"), Adopted{Order: 3, Over: 4, Length: 65536, Chunk: 16})
+		},
+		then: []string{
+			"cut 404+2,ro,locked role=layer of=base order=4 created=1 length=65536 chunk=32",
+			"new 402+2,ro,locked name=new over=4" + newTags, "snapshot0 gone", "snap 408+2,ro,locked " + adopted,
+		}}})
 }

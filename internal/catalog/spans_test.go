@@ -8,8 +8,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestHydrated_missing takes random parts from what is missing, as windows do, and
-// compares with a map of every sector.
+// TestHydrated_missing: while random parts are hydrated, as windows do it, the progress agrees
+// with a map of every sector. Its text is parsed as the same progress.
 func TestHydrated_missing(t *testing.T) {
 	const length = 200
 	r := rand.New(rand.NewPCG(1, 1))
@@ -22,7 +22,7 @@ func TestHydrated_missing(t *testing.T) {
 			w := Span{part.Start + size.Sectors(r.IntN(int(part.Length))), 0}
 			w.Length = 1 + size.Sectors(r.IntN(int(part.End()-w.Start)))
 			if !missing.Contains(w) || h.Has(w) {
-				t.Fatalf("%v is missing in %v", w, h)
+				t.Fatalf("%v is not missing in %v", w, h)
 			}
 			h = HydratedBut(missing.Without(w), length)
 			for i := w.Start; i < w.End(); i++ {
@@ -31,30 +31,30 @@ func TestHydrated_missing(t *testing.T) {
 			n := size.Sectors(0)
 			for i := range size.Sectors(length) {
 				if has := h.Has(Span{i, 1}); has != done[i] || h.Missing(length).Contains(Span{i, 1}) == has {
-					t.Fatalf("%v: sector %d is hydrated: %v", h, i, done[i])
+					t.Fatalf("%v: that sector %d is hydrated should be %v", h, i, done[i])
 				}
 				if !done[i] {
 					n++
 				}
 			}
 			if got := h.Missing(length).Size(); got != n {
-				t.Fatalf("%v lacks %d sectors, says %d", h, n, got)
+				t.Fatalf("%v lacks %d sectors, want %d", h, got, n)
 			}
 			if back, err := ParseHydrated(h.String()); err != nil || back.String() != h.String() || !reflect.DeepEqual(back.Missing(length), h.Missing(length)) {
-				t.Fatalf("%v is read as %v, %v", h, back, err)
+				t.Fatalf("%v is parsed as %v, %v", h, back, err)
 			}
 		}
 		if h.String() != "200" {
-			t.Errorf("all is hydrated: %v", h)
+			t.Errorf("the progress of a hydrated fork is %v, want 200", h)
 		}
 	}
 }
 
-// Text that String never writes is refused.
+// TestParseHydrated_refuses: text that String never writes is refused.
 func TestParseHydrated_refuses(t *testing.T) {
 	for _, bad := range []string{"", "x", "-1", "8/", "8/2", "8/2+", "8/2+0", "8/4+5", "8/4+1/2+1", "8/2+1/3+1", "8/2+9223372036854775807"} {
 		if h, err := ParseHydrated(bad); err == nil {
-			t.Errorf("%q is read as %v", bad, h)
+			t.Errorf("%q is parsed as %v", bad, h)
 		}
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// TestStaticUse_internalVolumes refuses internal logical volumes of LVM2's,
-// whatever tags they carry.
+// TestStaticUse_internalVolumes: a static volume may name a marked logical volume of any type,
+// but none that is internal to LVM2. The error for an unmarked one says how to mark it.
 func TestStaticUse_internalVolumes(t *testing.T) {
 	shown, hidden := []string{lvm2.StatusRead, lvm2.StatusWrite, lvm2.StatusVisible}, []string{lvm2.StatusRead, lvm2.StatusWrite}
 	of := func(kind string) []lvm2.Segment { return []lvm2.Segment{{Count: 1, Type: kind}} }
@@ -34,10 +34,10 @@ func TestStaticUse_internalVolumes(t *testing.T) {
 	for _, lv := range vg.LVs {
 		err := v.StaticUse(lv)
 		if may := lv.Name == "files" || lv.Name == "raid" || lv.Name == "thin"; may != (err == nil) || err != nil && !errors.Is(err, ErrPrecondition) {
-			t.Errorf("%s: %v", lv.Name, err)
+			t.Errorf("%s: the error is %v; static use is allowed: %v", lv.Name, err, may)
 		}
 		if lv.Name == "root" && !strings.Contains(err.Error(), "csi-dmsnap import --static POOL root") {
-			t.Errorf("%v does not say what to do", err)
+			t.Errorf("the error does not say what to do: %v", err)
 		}
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// A fork whose tags an older or newer version has made may not lose what it
-// reads through.
+// TestNewView_strangeForkPinsItsLayer: a layer stays while a volume names it, even if the
+// volume's tags are not understood.
 func TestNewView_strangeForkPinsItsLayer(t *testing.T) {
 	v := rollbackGroup(t)
 	layer := v.Snapshots["old"]
@@ -28,16 +28,16 @@ func TestNewView_strangeForkPinsItsLayer(t *testing.T) {
 		}
 		now := NewView(e.VG, v)
 		if len(now.Strange) != 1 || now.VolumeByLV("bare") != nil {
-			t.Fatalf("%s: it is not strange: %v", key, now.Strange)
+			t.Fatalf("%s: the volume's tags are understood: %v", key, now.Strange)
 		}
 		if !now.Pinned[layer.LV.ID] {
-			t.Errorf("%s: its layer may be thrown away", key)
+			t.Errorf("%s: the layer may be discarded", key)
 		}
 	}
 }
 
-// With any tag that is not understood nothing is thrown away in the whole group,
-// and it is again once the tag is gone.
+// TestNewView_nothingGoesWhileUnclear: while any tag is not understood, nothing in the group is
+// discarded or folded. Once the tag is gone, Tidy discards what nothing needs.
 func TestNewView_nothingGoesWhileUnclear(t *testing.T) {
 	layer := rollbackGroup(t).Snapshots["old"].LV.ID
 	for name, odd := range map[string]struct{ lv, tag string }{
@@ -45,11 +45,11 @@ func TestNewView_nothingGoesWhileUnclear(t *testing.T) {
 		"another volume's name twice":     {"bare", Tag(tagName, "again")},
 		"a layer's order twice":           {"old", Tag(tagOrder, "7")},
 		"a key of a later version":        {"new", Tag("later", "1")},
-		"a value without sense":           {"bare", Tag(tagHydrated, "from here to there")},
-		"an escape without sense":         {"bare", tagPrefix + "source=snapshot=zz"},
-		"two layers to read":              {"bare", Tag(tagCopy, string(layer))},
+		"a value that makes no sense":     {"bare", Tag(tagHydrated, "from here to there")},
+		"an escape that makes no sense":   {"bare", tagPrefix + "source=snapshot=zz"},
+		"two layers to read through":      {"bare", Tag(tagCopy, string(layer))},
 		"a second volume of a layer":      {"old", Tag(tagOf, string(lvm2.NewID()))},
-		"a role that is not known":        {"trash", Tag(tagRole, "later")},
+		"an unknown role":                 {"trash", Tag(tagRole, "later")},
 		"a key of a later version, trash": {"trash", Tag("later")},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -75,21 +75,21 @@ func TestNewView_nothingGoesWhileUnclear(t *testing.T) {
 			}
 			now := NewView(v.VG, nil)
 			if now.Unclear == nil || len(now.Strange) == 0 {
-				t.Fatalf("it is understood: %v", now.Strange)
+				t.Fatalf("the tag is understood: %v", now.Strange)
 			}
 			e := &Edit{View: now}
 			if err := e.Tidy(); err != nil || e.Changed {
-				t.Errorf("something was thrown away: %v", err)
+				t.Errorf("Tidy discarded a logical volume, or failed: %v", err)
 			}
 			if o := now.VolumeByLV("base"); len(now.Needed(o)) != len(o.Layers) || now.Disposable(o) || len(now.FoldPairs()) > 0 {
-				t.Errorf("layers may be thrown away or folded")
+				t.Error("layers may be discarded or folded")
 			}
 			if id := v.VG.LV("old").ID; odd.tag == Tag(tagCopy, string(layer)) && !now.Pinned[id] {
-				t.Errorf("the second layer that it may read through is not kept")
+				t.Error("the second layer that the volume may read through is not kept")
 			}
 			if o := now.VolumeByLV("bare"); o != nil && o.Odd == nil {
 				if err := e.DeleteVolume(o); err != nil || e.VG.LV("bare") == nil {
-					t.Errorf("a volume's blocks were thrown away: %v", err)
+					t.Errorf("a deleted volume's blocks were discarded, or its deletion failed: %v", err)
 				}
 			}
 			c = now.VG.LV(odd.lv).Clone()
@@ -102,13 +102,14 @@ func TestNewView_nothingGoesWhileUnclear(t *testing.T) {
 			}
 			e.View = NewView(e.VG, nil)
 			if err := e.Tidy(); err != nil || e.VG.LV("old") != nil {
-				t.Errorf("once it is understood what nothing needs stays: %v", err)
+				t.Errorf("without the tag, a layer that nothing needs stays: %v", err)
 			}
 		})
 	}
 }
 
-// A tag that the parser is not told of stops all reclaiming.
+// TestKnownTags_complete: knownTags has every key in tags.go. A key that is missing there would
+// make every group with such a tag unclear.
 func TestKnownTags_complete(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "tags.go", nil, 0)
 	if err != nil {
@@ -126,8 +127,8 @@ func TestKnownTags_complete(t *testing.T) {
 	})
 }
 
-// What an older build recorded of a block volume says nothing of a file system's
-// first blocks, also once the volume's mode has changed.
+// TestZeroedHead_formerBlockDevice: the first extents of a former block volume stay unknown.
+// Older releases zeroed the first MiB only before they made a file system.
 func TestZeroedHead_formerBlockDevice(t *testing.T) {
 	v := rollbackGroup(t)
 	own := *v
@@ -148,6 +149,6 @@ func TestZeroedHead_formerBlockDevice(t *testing.T) {
 		t.Fatal(now.Strange)
 	}
 	if l := now.Snapshots["old"]; !l.headKept || len(l.unknown.Intersect(RangeSet{{Count: 1}})) == 0 {
-		t.Errorf("of the snapshot %v is unknown, not its first extent", l.unknown)
+		t.Errorf("the snapshot's unknown extents are %v, without the first extent", l.unknown)
 	}
 }

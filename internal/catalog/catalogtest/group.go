@@ -1,4 +1,4 @@
-// Package catalogtest has volume groups on paper, for tests of what the metadata mean.
+// Package catalogtest provides the metadata of a volume group, for tests without a disk.
 package catalogtest
 
 import (
@@ -9,8 +9,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// Group returns a volume group with the volume base and its snapshots old and new,
-// of which new is live, and the volume bare. Extents are of 4 MiB.
+// Group returns a volume group with extents of 4 MiB. It has the volume base, its snapshots
+// old and new, whose layer is live, and the volume bare.
 func Group(t *testing.T) *lvm2.VG {
 	t.Helper()
 	const rw, ro = `"READ", "WRITE", "VISIBLE"`, `"READ", "VISIBLE", "LOCKED"`
