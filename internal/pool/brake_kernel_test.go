@@ -83,7 +83,7 @@ func TestHold_noRoom(t *testing.T) {
 				break
 			}
 			if time.Now().After(end) {
-				t.Fatal("the writers are not held")
+				t.Fatalf("%s: the writers are not held; snapshot lost: %v, free extents: %v", then, must(p.Snapshot(ctx, s.LV))(t).Lost, must(p.latest())(t).Free.Size())
 			}
 		}
 		snapshot := p.dm.Node(lvm2.DMName(p.vgName, s.LV, ""))
