@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
 
@@ -105,6 +107,8 @@ func TestProtect_interrupted(t *testing.T) {
 	r.must("hide where it is staged", unix.Mount("none", r.path("hidden"), "tmpfs", 0, ""))
 	r.stop()
 	r.start()
+	_, err := r.Probe(t.Context(), &csi.ProbeRequest{}) // Serve protects before it answers
+	r.must("probe", err)
 	r.wantWritable("a new process, another volume fails", "ro", false)
 	r.must("show it", unix.Unmount(r.path("hidden"), 0))
 	r.must("unstage it", r.unstage(other, "hidden"))
