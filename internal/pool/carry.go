@@ -35,9 +35,9 @@ func (e *stepError) Error() string { return fmt.Sprintf("%s %s: %v", e.do, e.nam
 func (e *stepError) Unwrap() error { return e.err }
 
 // carryOut carries out a plan that was made from c.k, up to the first step that fails
-// (*stepError). Each device that it has suspended goes on whatever happens, with the table that it
-// had. When ctx has ended nothing is suspended any more, and what can be done without is
-// done: a pool that is closed need not leave devices behind.
+// (*stepError). If a step fails, carryOut resumes each device that it has suspended, with the
+// table that the device had. After ctx has ended, carryOut suspends no device, but still carries
+// out the steps that need no suspension: a pool that is closed need not leave devices behind.
 func (c *carrier) carryOut(ctx context.Context, plan []step) (err error) {
 	defer func() { err = errors.Join(err, c.late, c.letGo(), c.makeNodes(ctx)) }()
 	for len(plan) > 0 {
@@ -63,7 +63,7 @@ func (c *carrier) carryOut(ctx context.Context, plan []step) (err error) {
 	return nil
 }
 
-// letGo lets go on what is suspended after a step failed.
+// letGo resumes the devices that are still suspended after a step failed.
 func (c *carrier) letGo() error {
 	var errs []error
 	for _, d := range slices.Backward(c.still) {
@@ -121,7 +121,7 @@ func (c *carrier) change(ctx context.Context, s step, d *kernelDevice) error {
 	case stepSuspend:
 		return c.suspend(ctx, s)
 	case stepResume:
-		return c.goOn(s, d)
+		return c.resume(s, d)
 	case stepUsed:
 		if real := c.k[c.view.realDevice(s.of.LV).uuid]; real != nil {
 			c.noteBoundary(c.view, s.of, real.Device)
@@ -191,8 +191,8 @@ func (c *carrier) suspend(ctx context.Context, s step) error {
 	return nil
 }
 
-// goOn lets a device go on.
-func (c *carrier) goOn(s step, d *kernelDevice) error {
+// resume resumes a device.
+func (c *carrier) resume(s step, d *kernelDevice) error {
 	if err := s.lease.valid(); err != nil {
 		return err
 	}
@@ -284,8 +284,8 @@ func (c *carrier) runsWith(s step, table dm.Table) (bool, error) {
 	return live.Equal(table), err
 }
 
-// letStoreGo lets the device of a store go on with the table that it has, unless its
-// writers are held while it grows.
+// letStoreGo resumes the device of a store with the table that it has, unless the brake
+// holds the store's writers until the store has grown.
 func (c *carrier) letStoreGo(lv *lvm2.LV, s step) error {
 	info, err := c.find(s.device)
 	if g, growing := c.facts.growing.get(lv.ID); err != nil || info == nil || growing && g.braked.Load() {

@@ -116,8 +116,8 @@ func (p *Pool) unname(t *edit) error {
 	return nil
 }
 
-// followed reports whether the kernel has cut o for its live layer, as far as it has
-// devices of it. Without: a snapshot that was removed by hand is no such one.
+// followed reports whether the kernel has cut o for its live layer. It also reports true if the
+// kernel has no device of the volume, or if the layer's device was removed by hand.
 func (p *Pool) followed(v *view, o *catalog.Volume, live *catalog.Layer) bool {
 	top, err := p.find(v.topDevice(o.LV))
 	if err != nil || top == nil || !top.Live {

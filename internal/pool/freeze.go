@@ -56,8 +56,8 @@ type frozen struct {
 	at     time.Time // time of the cut in the kernel; zero if there was none
 }
 
-// errWentOn: the kernel could not cut the volume while it was held still, as where
-// a fold that has just ended still has the name of a device. The next try can.
+// errWentOn: the volume was resumed before the kernel had cut it, for example because a
+// fold that has just ended still uses the name of a device. A retry can succeed.
 var errWentOn = fmt.Errorf("%w: it was resumed before it was cut", ErrFreeze)
 
 // stuckFreeze is the error of a freeze that still runs in the kernel after its limit. When

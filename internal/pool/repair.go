@@ -88,7 +88,7 @@ func (p *Pool) tidyVolume(ctx context.Context, lv string) error {
 }
 
 // sweep resumes the devices of trash, and removes those that nobody has open, the
-// highest first. Open devices give up their names.
+// highest first. Open devices are renamed.
 func (p *Pool) sweep(ctx context.Context, v *view) error {
 	if len(v.Trash) == 0 {
 		return nil

@@ -115,7 +115,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, lv string) error {
 			return t.Unname(l)
 		}, act: func(ctx context.Context, v *view) error {
 			if err := p.retire(ctx, v, family); err != nil {
-				// It is deleted; what is left of it in the kernel is tried again.
+				// The snapshot is deleted; the caretaker retries the removal of its devices.
 				klog.FromContext(ctx).Error(err, "A deleted snapshot still has devices; removing them will be retried", "snapshot", lv)
 			}
 			return nil

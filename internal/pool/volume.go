@@ -154,7 +154,7 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 					return nil
 				}
 				if err := p.retire(ctx, v, family); err != nil {
-					// It is deleted; what is left in the kernel is tried again.
+					// The volume is deleted; the caretaker retries the removal of the devices.
 					p.log.Error(err, "The source of a deleted volume still has devices; removing them will be retried", "volume", lv)
 				}
 				return nil
