@@ -7,7 +7,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/node"
 )
 
-// The commands that the program starts itself with: as the cluster's daemon, and
+// The program starts itself with these commands: as the cluster's daemon, and
 // as the first program of a machine.
 
 func daemonCommand() *cobra.Command {

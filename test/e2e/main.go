@@ -1,4 +1,5 @@
-// Command e2e runs a real Kubernetes on one machine, and tests the driver on it.
+// Command e2e runs a real Kubernetes on one machine, and tests the driver on
+// it.
 package main
 
 import (
@@ -31,14 +32,14 @@ func command() *cobra.Command {
 		Use:           "e2e",
 		Short:         "A real Kubernetes on one machine, and the driver's tests on it",
 		SilenceUsage:  true,
-		SilenceErrors: true, // main prints them
+		SilenceErrors: true, // main prints the errors
 	}
 	root.AddCommand(buildCommand(), upCommand(), downCommand(), kubectlCommand(), execCommand(), installCommand(), testCommand())
 	root.AddCommand(daemonCommand(), nodeCommand(), importCommand())
 	return root
 }
 
-// clusterFlag adds the flag that says where the cluster is.
+// clusterFlag adds the flag for the cluster's directory.
 func clusterFlag(cmd *cobra.Command, dir *string) {
 	cmd.Flags().StringVar(dir, "dir", "out/e2e/cluster", "directory of the cluster")
 }
@@ -46,7 +47,7 @@ func clusterFlag(cmd *cobra.Command, dir *string) {
 func buildCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "build",
-		Short: "Compile everything ahead, which takes long",
+		Short: "Compile everything in advance, which takes long",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			root, err := repository()
@@ -79,7 +80,7 @@ func upCommand() *cobra.Command {
 					return err
 				}
 			}
-			fmt.Printf("\nThe cluster is running. It ends by: make cluster-down\n\nexport KUBECONFIG=%s\nexport PATH=%s:$PATH\n",
+			fmt.Printf("\nThe cluster is running. To stop it, run: make cluster-down\n\nexport KUBECONFIG=%s\nexport PATH=%s:$PATH\n",
 				c.Kubeconfig(), c.Programs)
 			return nil
 		},
@@ -106,7 +107,8 @@ func up(ctx context.Context, o *cluster.Options) (*cluster.Client, error) {
 	return cluster.Up(ctx, *o, os.Stderr)
 }
 
-// repository returns the root of the repository that the working directory is in.
+// repository returns the root of the repository that contains the working
+// directory.
 func repository() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -124,7 +126,7 @@ func downCommand() *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
 		Use:   "down",
-		Short: "End a cluster",
+		Short: "Stop and delete a cluster",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return cluster.Down(cmd.Context(), dir)

@@ -41,11 +41,11 @@ func installCommand() *cobra.Command {
 		},
 	}
 	clusterFlag(cmd, &dir)
-	cmd.Flags().StringArrayVar(&set, "set", nil, "value for the chart, as helm takes it")
+	cmd.Flags().StringArrayVar(&set, "set", nil, "value for the chart, in the form of helm's --set")
 	return cmd
 }
 
-// tests are what testCommand does.
+// tests has the options of testCommand.
 type tests struct {
 	cluster  cluster.Options
 	upstream upstream.Options
@@ -66,9 +66,9 @@ func testCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "test [" + strings.Join(parts, "|") + "|" + smoke + "]...",
 		Short: "Start a cluster, install the driver and test it",
-		Long: `Start a cluster, install the driver, test it and end the cluster.
+		Long: `Start a cluster, install the driver, test it and stop the cluster.
 
-Without arguments all tests run. smoke is the story and five of Kubernetes' own.`,
+Without arguments all tests run. smoke selects the story and five of Kubernetes' own tests.`,
 		ValidArgs: append([]string{smoke}, parts...),
 		Args:      cobra.OnlyValidArgs,
 		RunE:      func(cmd *cobra.Command, args []string) error { return t.run(cmd.Context(), args) },
@@ -76,13 +76,13 @@ Without arguments all tests run. smoke is the story and five of Kubernetes' own.
 	upFlags(cmd, &t.cluster)
 	f := cmd.Flags()
 	f.StringVar(&t.upstream.Focus, "focus", "", "regular expression of the upstream specs to run")
-	f.StringVar(&t.upstream.Skip, "skip", "", "regular expression of upstream specs not to run")
+	f.StringVar(&t.upstream.Skip, "skip", "", "regular expression of upstream specs to skip")
 	f.IntVar(&t.upstream.Procs, "procs", 2, "number of upstream specs to run at a time")
 	f.StringVar(&t.chapters, "chapters", "", "regular expression of the stories and lifecycle tests to run")
-	f.IntVar(&t.sanity, "times", 10, "how often csi-sanity runs")
+	f.IntVar(&t.sanity, "times", 10, "how often to run csi-sanity")
 	f.StringVar(&t.out, "out", "out/e2e", "directory for the results")
 	f.BoolVar(&t.keep, "keep", false, "leave the cluster running")
-	f.BoolVar(&t.running, "running", false, "test what runs in the cluster, install nothing; implies --keep")
+	f.BoolVar(&t.running, "running", false, "test the driver that runs in the cluster, without installing it; implies --keep")
 	return cmd
 }
 
@@ -130,13 +130,14 @@ func (t *tests) run(ctx context.Context, selected []string) (err error) {
 		}
 		if failed != nil {
 			fmt.Fprintf(os.Stderr, "%s: %v\n", part, failed)
-			err = errors.Join(err, fmt.Errorf("the part %s did not run to its end", part))
+			err = errors.Join(err, fmt.Errorf("the part %s did not complete", part))
 		}
 	}
 	return errors.Join(err, ctx.Err(), r.JUnit(filepath.Join(t.out, "junit.xml")), r.Table(os.Stdout), r.Err())
 }
 
-// begin starts a cluster and installs the driver, unless both are there.
+// begin starts a cluster and installs the driver, or connects to the running
+// cluster.
 func (t *tests) begin(ctx context.Context) (*cluster.Client, error) {
 	var err error
 	if t.cluster.Root, err = repository(); err != nil {

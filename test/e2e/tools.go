@@ -1,7 +1,7 @@
 //go:build tools
 
-// Package tools names what the cluster of the tests is built from, so that
-// go.mod pins it.
+// Package tools imports the programs that the tests' cluster is built from, so
+// that go.mod pins them.
 package tools
 
 import (

@@ -1,5 +1,5 @@
-// Package build compiles the programs that a cluster consists of from the
-// modules that go.mod pins, into a directory that is kept until go.mod changes.
+// Package build compiles the programs of a cluster from the modules that go.mod
+// pins. It keeps them in a directory until go.mod changes.
 package build
 
 import (
@@ -19,14 +19,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CacheVar names the environment variable that moves the cache; without it
-// the cache is in the user's cache directory.
+// CacheVar names the environment variable with the directory of the cache.
+// Without the variable, the cache is in the user's cache directory.
 const CacheVar = "DMSNAP_E2E_CACHE"
 
 // Set is a complete set of programs.
 type Set struct {
-	Dir string // the directory that the programs are in
-	Key string // differs when any program may differ
+	Dir string // the directory of the programs
+	Key string // changes when any program may change
 
 	module string // the directory of go.mod
 }
@@ -34,9 +34,9 @@ type Set struct {
 // Path returns the file of a program.
 func (s *Set) Path(program string) string { return filepath.Join(s.Dir, program) }
 
-// Programs compiles what is not in the cache yet: what a cluster needs, and
-// for tests also Kubernetes' own. The directory module is the one of go.mod;
-// what is going on is written to log.
+// Programs compiles the programs that are not in the cache yet: those of a
+// cluster and, if tests is set, also Kubernetes' own tests. module is the
+// directory of go.mod. Programs writes its progress to log.
 func Programs(ctx context.Context, module string, tests bool, log io.Writer) (*Set, error) {
 	base, err := cacheDir()
 	if err != nil {
@@ -75,7 +75,8 @@ func (s *Set) has(p program) bool {
 	return true
 }
 
-// compile builds aside, so that what is in place is complete.
+// compile builds in another directory and then renames, so that the programs in
+// place are always complete.
 func (s *Set) compile(ctx context.Context, p program) error {
 	dir, err := os.MkdirTemp(filepath.Dir(s.Dir), "new-")
 	if err != nil {
@@ -93,10 +94,11 @@ func (s *Set) compile(ctx context.Context, p program) error {
 	return nil
 }
 
-// CacheFile returns the path of a file that is kept beside the programs.
+// CacheFile returns the path of a file in the cache, next to the programs.
 func (s *Set) CacheFile(name string) string { return filepath.Join(filepath.Dir(s.Dir), name) }
 
-// Module says which version of a module is built and where its files are.
+// Module returns the version of a module that is built, and the directory of
+// its files.
 func (s *Set) Module(ctx context.Context, path string) (version, dir string, err error) {
 	out, err := run(ctx, s.module, "go", "list", "-m", "-json", path)
 	if err != nil {
@@ -109,7 +111,8 @@ func (s *Set) Module(ctx context.Context, path string) (version, dir string, err
 	return m.Version, m.Dir, nil
 }
 
-// Compile builds a package of this module or of the one above into a file.
+// Compile builds a package of this module, or of the repository's main module,
+// into a file.
 func (s *Set) Compile(ctx context.Context, pkg, file string) error {
 	_, err := run(ctx, s.module, "go", "build", "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", file, pkg)
 	return err
@@ -121,12 +124,12 @@ func cacheDir() (string, error) {
 	}
 	dir, err := os.UserCacheDir()
 	if err != nil {
-		return "", fmt.Errorf("no place for the compiled cluster, set %s: %w", CacheVar, err)
+		return "", fmt.Errorf("no directory for the compiled programs: %[2]w; set %[1]s", CacheVar, err)
 	}
 	return filepath.Join(dir, "csi-dmsnap", "e2e"), nil
 }
 
-// cacheKey digests what decides how the programs come out.
+// cacheKey returns a digest of everything that affects the programs.
 func cacheKey(module string) (string, error) {
 	sum := sha256.New()
 	for _, name := range []string{"go.mod", "go.sum"} {
@@ -140,7 +143,8 @@ func cacheKey(module string) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil))[:16], nil
 }
 
-// lockDir makes the directory and locks it, waiting for whoever builds in it.
+// lockDir makes the directory and locks it. It waits until no other process
+// builds there.
 func lockDir(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err

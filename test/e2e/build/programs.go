@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 )
 
-// KubernetesVersion is what the programs of Kubernetes say they are; go.mod
-// has the same.
+// KubernetesVersion is the version that the programs of Kubernetes report.
+// go.mod has the same version.
 const KubernetesVersion = "v1.36.3"
 
 const kubernetes = "k8s.io/kubernetes/"
@@ -18,9 +18,9 @@ const ldflags = "-s -w" +
 	" -X k8s.io/component-base/version.gitMinor=36" +
 	" -X k8s.io/component-base/version.gitTreeState=clean"
 
-// program is what one call of the compiler makes.
+// program is one call of the compiler, which builds one or more programs.
 type program struct {
-	Name     string // of the file where it is not the packages' last element
+	Name     string // of the file, if it is not the last element of the package's path
 	Test     bool   // only for tests
 	Tags     string
 	Packages []string
@@ -28,7 +28,7 @@ type program struct {
 
 var programs = []program{
 	{
-		// The snapshotters that are left out need cgo or programs of their own.
+		// The excluded snapshotters need cgo or additional programs.
 		Tags: "no_btrfs no_zfs no_devmapper no_aufs",
 		Packages: []string{
 			"github.com/containerd/containerd/v2/cmd/containerd",
@@ -56,7 +56,8 @@ var programs = []program{
 	{Name: testBinary, Test: true, Packages: []string{kubernetes + "test/e2e"}},
 }
 
-// testBinary has Kubernetes' own tests; it is the only one that go test makes.
+// testBinary has Kubernetes' own tests. It is the only program that go test
+// builds.
 const testBinary = "e2e.test"
 
 // names returns the programs' file names.
@@ -71,11 +72,11 @@ func (p program) names() []string {
 	return names
 }
 
-// compile builds into the directory dir.
+// compile builds the programs into the directory dir.
 func (p program) compile(ctx context.Context, module, dir string) error {
 	args := []string{"build"}
 	if p.Name == testBinary {
-		// Vetting the test takes minutes, and is its authors' business.
+		// Vetting takes minutes, and is the task of the tests' authors.
 		args = []string{"test", "-c", "-vet=off"}
 	}
 	out := dir + "/"

@@ -1,8 +1,10 @@
-// Package cluster runs a Kubernetes cluster on one machine: a control plane of
-// processes, and nodes that are test kernels, in a network namespace of their own.
+// Package cluster runs a Kubernetes cluster on one machine. The control plane
+// consists of processes, the nodes are test kernels, and all have a network
+// namespace of their own.
 //
-// A daemon is the parent of all of it; when the daemon ends, by whatever, so
-// does all of it, and nothing is left but files. It takes commands on a socket.
+// A daemon is the parent of all processes. When the daemon ends, for whatever
+// reason, all of them end, and only files are left. The daemon accepts commands
+// on a socket.
 package cluster
 
 import (
@@ -17,28 +19,28 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/process"
 )
 
-// Config is a cluster.
+// Config is the configuration of a cluster.
 type Config struct {
 	Dir      string // the cluster's directory
 	Programs string
 	Runner   string // the testkernel program
-	Self     string // this program, which is a node's first one as well
-	Golden   string // file of the system disk that nodes begin with
+	Self     string // this program, which is also a node's first program
+	Golden   string // file of the nodes' initial system disk
 	Nodes    int
-	Memory   string // of a node, as the runner takes it
+	Memory   string // of a node, in the form of the runner's flag
 	Address  string // of the API server for clients outside of the namespace
 }
 
 // NodeName returns the name of the node with the number i, from 1.
 func NodeName(i int) string { return "node-" + strconv.Itoa(i) }
 
-// The files of the cluster's directory.
+// file returns the path of a file in the cluster's directory.
 func (c *Config) file(name string) string { return filepath.Join(c.Dir, name) }
 
-// Kubeconfig is the file that clients use.
+// Kubeconfig returns the kubeconfig for clients outside of the namespace.
 func (c *Config) Kubeconfig() string { return c.file("kubeconfig") }
 
-// Logs is the directory with a node's logs.
+// Logs returns the directory with a node's logs.
 func (c *Config) Logs(node string) string { return c.file(node) }
 
 const (
@@ -55,7 +57,7 @@ func LoadConfig(dir string) (*Config, error) {
 	c := &Config{}
 	if err := readJSON(filepath.Join(dir, configFile), c); err != nil {
 		if errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("no cluster in %s: run make cluster", dir)
+			return nil, fmt.Errorf("no cluster in %s; run make cluster", dir)
 		}
 		return nil, err
 	}
@@ -81,20 +83,20 @@ func readJSON(file string, v any) error {
 	return nil
 }
 
-// daemonRecord tells which process the daemon is: ids are used again, so the
-// time of its start goes with it.
+// daemonRecord identifies the daemon's process. It has the time of the start,
+// because process ids are used again.
 type daemonRecord struct {
 	Pid   int
 	Start string
 }
 
-// alive says whether the process is still the one that was recorded.
+// alive reports whether the recorded process is still running.
 func (d daemonRecord) alive() bool {
 	start, err := process.StartTime(d.Pid)
 	return err == nil && start == d.Start
 }
 
-// How long things may take on a busy machine.
+// Time limits for a busy machine.
 const (
 	bootTimeout = 4 * time.Minute
 	stopTimeout = time.Minute

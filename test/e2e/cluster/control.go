@@ -29,7 +29,7 @@ func (d *daemon) handler() http.Handler {
 	answer("POST /stop", func(*http.Request) error { d.stop(); return nil })
 	answer("POST /boot/{node}", func(r *http.Request) error { return d.boot(r.PathValue("node")) })
 	answer("POST /cut/{node}", func(r *http.Request) error { return d.cut(r.PathValue("node")) })
-	// Everything else is for a node itself.
+	// All other commands are for a node.
 	mux.HandleFunc("POST /node/{node}/{command...}", func(w http.ResponseWriter, r *http.Request) {
 		i, err := d.number(r.PathValue("node"))
 		if err != nil {
@@ -57,8 +57,8 @@ type Client struct {
 	http *http.Client
 }
 
-// Connect returns the client of the cluster in the directory; that it runs is
-// seen by the first command.
+// Connect returns the client of the cluster in the directory. If the cluster is
+// not running, the first command fails.
 func Connect(dir string) (*Client, error) {
 	c, err := LoadConfig(dir)
 	if err != nil {
@@ -78,7 +78,7 @@ func (c *Client) post(ctx context.Context, path string, body []byte) ([]byte, er
 	}
 	answer, err := c.http.Do(request)
 	if err != nil {
-		return nil, fmt.Errorf("the cluster in %s does not answer: %w", c.Dir, err)
+		return nil, fmt.Errorf("the cluster in %s did not answer: %w", c.Dir, err)
 	}
 	defer answer.Body.Close()
 	data, err := io.ReadAll(answer.Body)
@@ -94,7 +94,7 @@ func (c *Client) Boot(ctx context.Context, node string) error {
 	return err
 }
 
-// Cut ends the machine of a node as a power cut does.
+// Cut kills the machine of a node, as a power cut would.
 func (c *Client) Cut(ctx context.Context, node string) error {
 	_, err := c.post(ctx, "cut/"+node, nil)
 	return err
@@ -106,13 +106,13 @@ func (c *Client) StartKubelet(ctx context.Context, node string) error {
 	return err
 }
 
-// StopKubelet ends the kubelet of a node.
+// StopKubelet kills the kubelet of a node.
 func (c *Client) StopKubelet(ctx context.Context, node string) error {
 	_, err := c.post(ctx, "node/"+node+"/kubelet/stop", nil)
 	return err
 }
 
-// Run carries out a command on a node. That the command fails is no error.
+// Run runs a command on a node. It returns no error if the command fails.
 func (c *Client) Run(ctx context.Context, on string, argv ...string) (node.Result, error) {
 	var result node.Result
 	body, err := json.Marshal(node.Command{Argv: argv})
@@ -129,8 +129,8 @@ func (c *Client) Run(ctx context.Context, on string, argv ...string) (node.Resul
 	return result, nil
 }
 
-// Output carries out a command on a node and returns what it writes to its
-// standard output.
+// Output runs a command on a node and returns its standard output. It returns
+// an error if the command fails.
 func (c *Client) Output(ctx context.Context, on string, argv ...string) (string, error) {
 	r, err := c.Run(ctx, on, argv...)
 	if err == nil && r.Code != 0 {

@@ -17,8 +17,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/process"
 )
 
-// doorFD is the daemon's descriptor of the socket that clients outside of the
-// network namespace connect to: it was made outside.
+// doorFD is the daemon's descriptor of the socket for clients outside of the
+// network namespace. The socket was made outside.
 const doorFD = 3
 
 // daemon owns the processes of a cluster.
@@ -28,10 +28,10 @@ type daemon struct {
 	stop   context.CancelFunc
 
 	mu       sync.Mutex
-	machines map[string]*process.Process // by node; none of a node that is off
+	machines map[string]*process.Process // by node; a node that is off has none
 }
 
-// Serve is the daemon's life, until it is told to stop. It must run in a network
+// Serve runs the daemon until it is told to stop. It must run in a network
 // namespace of its own.
 func Serve(ctx context.Context, dir string) error {
 	c, err := LoadConfig(dir)
@@ -79,13 +79,13 @@ func (d *daemon) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Else every process of the cluster would inherit it from here.
+	// Otherwise every process of the cluster would inherit the descriptor.
 	inherited.Close()
 	go forward(door, net.JoinHostPort(controlplane.ServiceIP, "443"))
 	if d.plane, err = controlplane.New(d.config.file("controlplane"), d.config.Programs); err != nil {
 		return err
 	}
-	// The nodes boot while the control plane starts: a kubelet tries again.
+	// The nodes boot while the control plane starts, because a kubelet retries.
 	for i := range d.config.Nodes {
 		if err := d.prepare(ctx, i+1); err != nil {
 			return err
@@ -149,7 +149,7 @@ func (d *daemon) boot(name string) error {
 	return err
 }
 
-// cut ends the machine of a node as a power cut does.
+// cut kills the machine of a node, as a power cut would.
 func (d *daemon) cut(name string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -168,10 +168,11 @@ func (d *daemon) number(name string) (int, error) {
 			return i, nil
 		}
 	}
-	return 0, fmt.Errorf("no node %q: there are %d, from %s on", name, d.config.Nodes, NodeName(1))
+	return 0, fmt.Errorf("no node %q: there are %d nodes, beginning with %s", name, d.config.Nodes, NodeName(1))
 }
 
-// failed tells when a process of the control plane ends.
+// failed returns a channel that gets an error when a process of the control
+// plane ends.
 func (d *daemon) failed(ctx context.Context) <-chan error {
 	failed := make(chan error, 1)
 	for _, p := range d.plane.Processes() {
@@ -207,7 +208,7 @@ func (d *daemon) end() {
 	}
 }
 
-// forward connects everybody who comes through the door to the address.
+// forward forwards each connection that the door accepts to the address.
 func forward(door net.Listener, address string) {
 	for {
 		outside, err := door.Accept()

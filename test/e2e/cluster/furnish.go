@@ -19,8 +19,8 @@ func (c *Config) Kubectl() *kube.Kubectl {
 	return &kube.Kubectl{Program: filepath.Join(c.Programs, "kubectl"), Kubeconfig: c.Kubeconfig()}
 }
 
-// furnish waits for the nodes and installs what clusters have that can make
-// snapshots: the definitions of VolumeSnapshots and their controller.
+// furnish waits for the nodes. It installs what a cluster needs for snapshots:
+// the definitions of VolumeSnapshots, and the snapshot controller.
 func (c *Client) furnish(ctx context.Context, set *build.Set, log io.Writer) error {
 	start := time.Now()
 	k := c.Kubectl()
@@ -45,7 +45,7 @@ func (c *Client) furnish(ctx context.Context, set *build.Set, log io.Writer) err
 		}
 	}
 	fmt.Fprintf(log, "nodes ready after %v\n", time.Since(start).Round(time.Second))
-	// Its rollout counts as done much later than it works.
+	// The snapshot controller works long before its rollout counts as complete.
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 	defer cancel()
 	_, err = k.Until(ctx, func(s string) bool { return s != "" }, "-n", "kube-system", "get", "deployment", "snapshot-controller",
@@ -56,7 +56,7 @@ func (c *Client) furnish(ctx context.Context, set *build.Set, log io.Writer) err
 var snapshotControllerImage = regexp.MustCompile(`image: \S*/snapshot-controller:\S+`)
 
 // snapshotManifests returns the manifests of external-snapshotter's own
-// release, with the image of the version that is built.
+// release, with the name of the image that is built here.
 func snapshotManifests(ctx context.Context, set *build.Set) (definitions, controller string, err error) {
 	_, client, err := set.Module(ctx, "github.com/kubernetes-csi/external-snapshotter/client/v8")
 	if err != nil {

@@ -12,8 +12,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/machine"
 )
 
-// golden returns the system disk that has all images in it. Unpacking them is
-// slow in a test kernel, so that is done once and the disk copied.
+// golden returns the file of the system disk that has all images. Unpacking
+// images is slow on a test kernel, so they are unpacked once, and the disk is
+// copied for each node.
 func golden(ctx context.Context, set *build.Set, runner, self string, log io.Writer) (string, error) {
 	archives, key, err := images.Archives(ctx, set, log)
 	if err != nil {
@@ -23,7 +24,7 @@ func golden(ctx context.Context, set *build.Set, runner, self string, log io.Wri
 	if _, err := os.Stat(disk); err == nil {
 		return disk, nil
 	}
-	fmt.Fprintln(log, "unpacking the images into the disk that nodes begin with")
+	fmt.Fprintln(log, "unpacking the images into the nodes' initial disk")
 	dir, err := os.MkdirTemp(filepath.Dir(disk), "new-")
 	if err != nil {
 		return "", err

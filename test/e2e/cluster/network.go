@@ -12,7 +12,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/controlplane"
 )
 
-// nodeNet is how one node is connected: by a tap device whose other end is the
+// nodeNet is the network of one node: a tap device whose other end is in the
 // control plane's network namespace, which routes between the nodes.
 type nodeNet struct {
 	tap     string
@@ -21,7 +21,7 @@ type nodeNet struct {
 	pods    netip.Prefix
 }
 
-// netOf returns the addresses of the node with the number i, from 1.
+// netOf returns the network of the node with the number i, from 1.
 func netOf(i int) nodeNet {
 	third := byte(i)
 	return nodeNet{
@@ -33,7 +33,7 @@ func netOf(i int) nodeNet {
 }
 
 // connectNamespace sets up this process's network namespace, which must be a
-// new one. All of it goes when the last process in it does.
+// new one. The namespace and its devices end with the last process in it.
 func connectNamespace(nodes []nodeNet) error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {

@@ -17,23 +17,23 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/process"
 )
 
-// Options are what a user chooses.
+// Options are the user's choices.
 type Options struct {
 	Root   string // of the repository
-	Dir    string // where the cluster's files are to be
+	Dir    string // the directory for the cluster's files
 	Nodes  int
 	Memory string // of each node
-	Tests  bool   // Kubernetes' own tests are wanted as well
+	Tests  bool   // also build Kubernetes' own tests
 }
 
-// Up starts a cluster and returns when its nodes are ready and it can make
+// Up starts a cluster and returns once its nodes are ready and it can make
 // snapshots.
 func Up(ctx context.Context, o Options, log io.Writer) (*Client, error) {
 	if os.Geteuid() != 0 {
-		return nil, errors.New("only root can make network namespaces and devices")
+		return nil, errors.New("network namespaces and devices need root")
 	}
 	if running(o.Dir) {
-		return nil, fmt.Errorf("a cluster runs in %s already: stop it by make cluster-down", o.Dir)
+		return nil, fmt.Errorf("a cluster is already running in %s; stop it by make cluster-down", o.Dir)
 	}
 	set, err := build.Programs(ctx, filepath.Join(o.Root, "test", "e2e"), o.Tests, log)
 	if err != nil {
@@ -50,7 +50,7 @@ func Up(ctx context.Context, o Options, log io.Writer) (*Client, error) {
 		return nil, err
 	}
 	c := &Config{Dir: o.Dir, Programs: set.Dir, Runner: runner, Nodes: o.Nodes, Memory: o.Memory}
-	// A node that boots again needs the program that it booted with.
+	// A node that boots again needs the same program as before.
 	if c.Self, err = keepSelf(c.file("e2e")); err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func keepSelf(file string) (string, error) {
 	return file, os.WriteFile(file, data, 0o755)
 }
 
-// launch starts the daemon and waits until it takes commands.
+// launch starts the daemon and waits until it accepts commands.
 func (c *Config) launch(ctx context.Context) error {
 	door, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -105,7 +105,7 @@ func (c *Config) launch(ctx context.Context) error {
 	defer log.Close()
 	cmd := exec.Command(c.Self, "daemon", c.Dir)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = []*os.File{doorFile} // as doorFD
+	cmd.ExtraFiles = []*os.File{doorFile} // becomes doorFD
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: syscall.CLONE_NEWNET}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting the cluster's daemon: %w", err)
@@ -134,13 +134,13 @@ func (c *Config) launch(ctx context.Context) error {
 	return err
 }
 
-// running says whether the cluster in the directory has a daemon.
+// running reports whether the cluster in the directory has a daemon.
 func running(dir string) bool {
 	var d daemonRecord
 	return readJSON(filepath.Join(dir, daemonFile), &d) == nil && d.alive()
 }
 
-// Down ends the cluster in the directory and removes its disks; logs stay.
+// Down stops the cluster in the directory and deletes its disks. The logs stay.
 // Without a cluster it does nothing.
 func Down(ctx context.Context, dir string) error {
 	var d daemonRecord
@@ -153,7 +153,7 @@ func Down(ctx context.Context, dir string) error {
 	}
 	if d.alive() {
 		if err := syscall.Kill(d.Pid, syscall.SIGTERM); err != nil {
-			return fmt.Errorf("ending the cluster's daemon: %w", err)
+			return fmt.Errorf("stopping the cluster's daemon: %w", err)
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
@@ -161,7 +161,7 @@ func Down(ctx context.Context, dir string) error {
 	for d.alive() {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the cluster's daemon, process %d, does not end: %w", d.Pid, ctx.Err())
+			return fmt.Errorf("the cluster's daemon, process %d, did not end: %w", d.Pid, ctx.Err())
 		case <-time.After(100 * time.Millisecond):
 		}
 	}

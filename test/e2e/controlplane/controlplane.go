@@ -21,25 +21,26 @@ import (
 
 const (
 	// ServiceIP is the API server's address for everybody in the cluster. It is
-	// the first of the services' range: pods find it in their environment, and it
-	// is a real address of the network namespace, so that no proxy is needed.
+	// the first address of the services' range, which pods find in their
+	// environment. It is also a real address of the network namespace, so that
+	// no proxy is needed.
 	ServiceIP    = "10.96.0.1"
 	serviceRange = "10.96.0.0/24"
 
-	// Server is the API server as the cluster's components reach it.
+	// Server is the URL of the API server for the cluster's components.
 	Server = "https://" + ServiceIP + ":443"
 
 	etcd = "http://127.0.0.1:2379"
 )
 
-// Plane is a control plane; its files are in one directory.
+// Plane is a control plane. Its files are in one directory.
 type Plane struct {
 	programs  string
 	authority *authority
 	running   []*process.Process
 }
 
-// New makes the keys and certificates of a new cluster in the directory.
+// New makes the keys and certificates of a new cluster in the directory dir.
 func New(dir, programs string) (*Plane, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -69,7 +70,7 @@ func New(dir, programs string) (*Plane, error) {
 // Authority returns the certificate authority in PEM.
 func (p *Plane) Authority() []byte { return p.authority.pem }
 
-// AdminKubeconfig writes a kubeconfig that may do everything.
+// AdminKubeconfig writes a kubeconfig with all permissions.
 func (p *Plane) AdminKubeconfig(file, server string) error {
 	return p.authority.writeKubeconfig(file, server, "admin", "system:masters")
 }
@@ -79,10 +80,11 @@ func (p *Plane) NodeKubeconfig(file, node string) error {
 	return p.authority.writeKubeconfig(file, Server, "system:node:"+node, "system:nodes")
 }
 
-// Start starts the control plane and returns when it answers.
+// Start starts the control plane and returns once the API server is ready.
 func (p *Plane) Start(ctx context.Context) error {
 	file := p.authority.file
-	// The data is gone with the cluster: nothing needs to reach a disk in time.
+	// The data is deleted with the cluster, so it need not reach a disk in
+	// time.
 	_, err := p.start("etcd", "--data-dir="+file("etcd"), "--listen-client-urls="+etcd, "--advertise-client-urls="+etcd,
 		"--listen-peer-urls=http://127.0.0.1:2380", "--unsafe-no-fsync", "--log-level=warn")
 	if err != nil {
@@ -126,7 +128,7 @@ func (p *Plane) start(program string, args ...string) (*process.Process, error) 
 	return running, err
 }
 
-// ready asks the API server whether it is.
+// ready returns a function that succeeds if the API server is ready.
 func (p *Plane) ready() func(context.Context) error {
 	roots := x509.NewCertPool()
 	roots.AddCert(p.authority.cert)
@@ -152,5 +154,5 @@ func (p *Plane) ready() func(context.Context) error {
 	}
 }
 
-// Processes are those that the control plane consists of.
+// Processes returns the processes of the control plane.
 func (p *Plane) Processes() []*process.Process { return p.running }

@@ -7,7 +7,7 @@ import (
 	"os"
 )
 
-// Everything that is filled in is free of characters that mean something in YAML.
+// The values that are filled in have no characters that are special in YAML.
 const kubeconfig = `apiVersion: v1
 kind: Config
 current-context: dmsnap-e2e

@@ -16,7 +16,8 @@ import (
 	"time"
 )
 
-// authority signs the certificates of one cluster, which lives for days at most.
+// authority signs the certificates of one cluster, which lives for a few days
+// at most.
 type authority struct {
 	dir  string
 	cert *x509.Certificate
@@ -49,8 +50,8 @@ func newAuthority(dir string) (*authority, error) {
 
 func (a *authority) file(name string) string { return filepath.Join(a.dir, name) }
 
-// issue makes a key and a certificate for a client or, where it has
-// addresses, for a server, and returns both in PEM.
+// issue makes a key and a certificate and returns both in PEM. The certificate
+// is for a server if it has addresses, else for a client.
 func (a *authority) issue(subject pkix.Name, names []string, addresses ...net.IP) (cert, key []byte, err error) {
 	t := template(subject)
 	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
@@ -72,7 +73,7 @@ func (a *authority) issue(subject pkix.Name, names []string, addresses ...net.IP
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), key, nil
 }
 
-// issueFiles is issue, into NAME.crt and NAME.key.
+// issueFiles is issue that writes NAME.crt and NAME.key.
 func (a *authority) issueFiles(name string, subject pkix.Name, names []string, addresses ...net.IP) error {
 	cert, key, err := a.issue(subject, names, addresses...)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package images makes container images out of single programs, and keeps them
-// where nodes take them from: the cluster of the tests has no registry.
+// Package images makes container images of single programs, and keeps their
+// archives for the nodes: the tests' cluster has no registry.
 package images
 
 import (
@@ -22,13 +22,13 @@ import (
 // Image is an image with one layer.
 type Image struct {
 	Names      []string          // complete references
-	Files      map[string]string // path in the image: executable file of the host
-	Links      map[string]string // path in the image: what it points to
+	Files      map[string]string // path in the image to an executable file of the host
+	Links      map[string]string // path in the image to the target of the link
 	Entrypoint []string
 	Cmd        []string
 }
 
-// Write writes the image's archive, as docker save does. The same input makes
+// Write writes the image's archive, as docker save does. The same input gives
 // the same image.
 func (i *Image) Write(file string) error {
 	data, err := i.layer()

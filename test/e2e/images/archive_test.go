@@ -39,7 +39,7 @@ func TestImage_write(t *testing.T) {
 		}
 	}
 	if len(digests) != 1 {
-		t.Errorf("the same input made different images: %v", digests)
+		t.Errorf("the same input gives different images: %v", digests)
 	}
 }
 
@@ -76,7 +76,7 @@ func readBack(t *testing.T, file, ref string) v1.Hash {
 		t.Errorf("%s has %q, want %q", ref, names, want)
 	}
 	if got["bin/sh"].Linkname != "../usr/bin/program" || got["usr/bin/program"].Mode != 0o755 || got["tmp"].Mode != 0o1777 {
-		t.Errorf("%s: link, mode of the program or of /tmp is wrong: %+v", ref, got)
+		t.Errorf("%s: wrong link, or wrong mode of the program or of /tmp: %+v", ref, got)
 	}
 	digest, err := img.Digest()
 	if err != nil {

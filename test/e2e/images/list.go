@@ -17,10 +17,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/kube"
 )
 
-// PauseImage is the sandbox image of containerd's configuration.
+// PauseImage is the sandbox image in containerd's configuration.
 const PauseImage = "registry.k8s.io/pause:3.10.2"
 
-// The images that Kubernetes v1.36.3's own tests ask for
+// The images that Kubernetes v1.36.3's own tests use
 // (test/utils/image/manifest.go there).
 const (
 	busyboxImage = kube.Image
@@ -29,8 +29,8 @@ const (
 	glibcImage   = "registry.k8s.io/e2e-test-images/glibc-dns-testing:2.0.0"
 )
 
-// sidecars maps the programs that come as an image of their own to the
-// modules that have their version.
+// sidecars maps each program that has an image of its own to the module that
+// has its version.
 var sidecars = map[string]string{
 	"csi-provisioner":     "github.com/kubernetes-csi/external-provisioner/v6",
 	"csi-resizer":         "github.com/kubernetes-csi/external-resizer/v2",
@@ -38,14 +38,14 @@ var sidecars = map[string]string{
 	"snapshot-controller": "github.com/kubernetes-csi/external-snapshotter/v8",
 }
 
-// SidecarImage returns the name under which the sidecar's makers publish it.
+// SidecarImage returns the name under which the sidecar's project publishes it.
 func SidecarImage(ctx context.Context, set *build.Set, program string) (string, error) {
 	version, _, err := set.Module(ctx, sidecars[program])
 	return "registry.k8s.io/sig-storage/" + program + ":" + version, err
 }
 
-// Archives writes the archives of all images that are not in the cache and
-// returns them, with a key that differs when any of them does.
+// Archives writes the archives of all images, unless they are in the cache, and
+// returns their paths. key changes when any image changes.
 func Archives(ctx context.Context, set *build.Set, log io.Writer) (files []string, key string, err error) {
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
@@ -72,7 +72,7 @@ func Archives(ctx context.Context, set *build.Set, log io.Writer) (files []strin
 		if made {
 			continue
 		}
-		fmt.Fprintf(log, "making the image %s\n", image.Names[0])
+		fmt.Fprintf(log, "building the image %s\n", image.Names[0])
 		if err := image.Write(filepath.Join(unfinished, name+".tar")); err != nil {
 			return nil, "", fmt.Errorf("image %s: %w", name, err)
 		}
@@ -109,8 +109,8 @@ func list(ctx context.Context, set *build.Set, busybox string) (map[string]*Imag
 			Links: links, Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"},
 		},
 	}
-	// The storage tests use of nginx only its shell, and of glibc-dns-testing
-	// only a shell with coreutils' dd, which has the flag nocache.
+	// The storage tests use only the shell of nginx, and only a shell and
+	// coreutils' dd, which has the flag nocache, of glibc-dns-testing.
 	all["nginx"] = &Image{Names: []string{nginxImage}, Files: all["busybox"].Files, Links: links, Cmd: []string{"sh"}}
 	if all["glibc"], err = withDD(busybox, links); err != nil {
 		return nil, err
@@ -127,8 +127,8 @@ func list(ctx context.Context, set *build.Set, busybox string) (map[string]*Imag
 	return all, nil
 }
 
-// withDD is busybox with this machine's dd, and its shell, since busybox's own
-// prefers busybox's dd. Of libraries they need the C library alone.
+// withDD returns busybox with this machine's dd and shell: busybox's own shell
+// prefers busybox's dd. They need only the C library.
 func withDD(busybox string, links map[string]string) (*Image, error) {
 	files := map[string]string{"/bin/busybox": busybox, "/bin/dd": "/bin/dd", "/bin/sh": "/bin/dash"}
 	for _, library := range []string{"/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6"} {
@@ -137,7 +137,7 @@ func withDD(busybox string, links map[string]string) (*Image, error) {
 	links = maps.Clone(links)
 	for path, file := range files {
 		if _, err := os.Stat(file); err != nil {
-			return nil, fmt.Errorf("for the image %s: %w", glibcImage, err)
+			return nil, fmt.Errorf("making the image %s: %w", glibcImage, err)
 		}
 		delete(links, path)
 	}
@@ -146,7 +146,7 @@ func withDD(busybox string, links map[string]string) (*Image, error) {
 
 func digest(all map[string]*Image, busybox string) (string, error) {
 	sum := sha256.New()
-	// The other programs are the same as long as the set of programs is.
+	// The other programs change only with the set of programs.
 	f, err := os.Open(busybox)
 	if err != nil {
 		return "", err

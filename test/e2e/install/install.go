@@ -1,4 +1,4 @@
-// Package install puts the driver into a cluster as a user does: by its Helm
+// Package install installs the driver in a cluster as a user does: by its Helm
 // chart, from its image's archive.
 package install
 
@@ -16,18 +16,18 @@ import (
 )
 
 const (
-	// Namespace is where the driver is installed.
+	// Namespace is the namespace of the driver.
 	Namespace = "csi-dmsnap"
-	// Release is its name; the chart's objects have it in theirs.
+	// Release is the name of the Helm release; the names of the chart's objects contain it.
 	Release = "csi-dmsnap"
 )
 
 //go:embed values.yaml
 var values []byte
 
-// Install imports the image into all nodes and installs or upgrades the chart of
-// the repository at root, with the values of the tests and those in more, which
-// are as helm's --set takes them.
+// Install imports the image into all nodes and installs or upgrades the chart
+// of the repository at root. It uses the values of the tests and those in more,
+// which have the form of helm's --set.
 func Install(ctx context.Context, c *cluster.Client, root string, more ...string) error {
 	archive := filepath.Join(root, "out", "image", "csi-dmsnap-amd64.tar")
 	for i := range c.Nodes {
@@ -59,9 +59,9 @@ func Install(ctx context.Context, c *cluster.Client, root string, more ...string
 func load(ctx context.Context, c *cluster.Client, node, archive string) error {
 	data, err := os.ReadFile(archive)
 	if err != nil {
-		return fmt.Errorf("the driver's image: %w: run make image", err)
+		return fmt.Errorf("reading the driver's image: %w; run make image", err)
 	}
-	// The shared directory is the only one in which the node sees new files for sure.
+	// The node reliably sees new files only in the shared directory.
 	shared := filepath.Join(c.Logs(node), "image.tar")
 	if err := os.WriteFile(shared, data, 0o644); err != nil {
 		return err
@@ -75,7 +75,7 @@ func Pod(ctx context.Context, k *kube.Kubectl, node string) (string, error) {
 	name, err := k.Run(ctx, "-n", Namespace, "get", "pods", "-o", "jsonpath={.items[*].metadata.name}",
 		"-l", "app.kubernetes.io/component=node", "--field-selector", "status.phase=Running,spec.nodeName="+node)
 	if err == nil && len(strings.Fields(name)) != 1 {
-		err = fmt.Errorf("pods of the driver on %s: %q instead of one", node, name)
+		err = fmt.Errorf("pods of the driver on %s: %q, want one", node, name)
 	}
 	return name, err
 }

@@ -1,4 +1,4 @@
-// Package kube is kubectl.
+// Package kube runs kubectl and makes manifests for it.
 package kube
 
 import (
@@ -39,8 +39,8 @@ func (k *Kubectl) run(ctx context.Context, stdin string, args ...string) (string
 	return stdout.String(), nil
 }
 
-// Until runs kubectl until it says what is wanted, and returns the last
-// answer with an error when the context ends before.
+// Until runs kubectl until want returns true for its output. It returns the
+// last output, with an error if the context ends first.
 func (k *Kubectl) Until(ctx context.Context, want func(string) bool, args ...string) (string, error) {
 	for {
 		out, err := k.Run(ctx, args...)
@@ -50,7 +50,7 @@ func (k *Kubectl) Until(ctx context.Context, want func(string) bool, args ...str
 		select {
 		case <-ctx.Done():
 			if err == nil {
-				err = fmt.Errorf("kubectl %s: %w, the last answer is %q", strings.Join(args, " "), ctx.Err(), out)
+				err = fmt.Errorf("kubectl %s: %w; the last output is %q", strings.Join(args, " "), ctx.Err(), out)
 			}
 			return out, err
 		case <-time.After(300 * time.Millisecond):

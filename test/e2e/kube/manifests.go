@@ -7,17 +7,18 @@ import (
 	"strings"
 )
 
-// The classes that the tests install the driver with.
+// The classes of the tests' values.
 const (
 	Class         = "dmsnap"
 	RestoreClass  = "dmsnap-restore" // binds before a pod is scheduled
 	SnapshotClass = "dmsnap"
 )
 
-// Image is what pods run.
+// Image is the image of the pods.
 const Image = "registry.k8s.io/e2e-test-images/busybox:1.37.0-1"
 
-// Claim is the manifest of a claim; source is a VolumeSnapshot, or empty.
+// Claim returns the manifest of a claim. source is a VolumeSnapshot, or "" for
+// a new volume.
 func Claim(name, class, size, source string) string {
 	text := fmt.Sprintf(`apiVersion: v1
 kind: PersistentVolumeClaim
@@ -33,8 +34,8 @@ spec:
 	return text
 }
 
-// Pod is the manifest of a pod that runs a shell command; mounts maps paths to
-// claims.
+// Pod returns the manifest of a pod that runs a shell command. mounts maps
+// paths to claims.
 func Pod(name, script string, mounts map[string]string) string {
 	var inside, volumes strings.Builder
 	for _, path := range slices.Sorted(maps.Keys(mounts)) {
@@ -59,8 +60,8 @@ spec:
 %s`, name, Image, script, mounts, volumes)
 }
 
-// Ephemeral is the manifest of a pod that runs a shell command on a volume of its
-// own at /data, made from a VolumeSnapshot.
+// Ephemeral returns the manifest of a pod that runs a shell command with an
+// ephemeral volume at /data, made from a VolumeSnapshot.
 func Ephemeral(name, script, class, size, source string) string {
 	return pod(name, script, "    - {name: data, mountPath: /data}\n", fmt.Sprintf(`  - name: data
     ephemeral:
@@ -76,7 +77,7 @@ func Ephemeral(name, script, class, size, source string) string {
 // Sleep is the shell command of a pod that only waits.
 const Sleep = "exec sleep 1000000"
 
-// Snapshot is the manifest of a VolumeSnapshot of a claim.
+// Snapshot returns the manifest of a VolumeSnapshot of a claim.
 func Snapshot(name, claim string) string {
 	return fmt.Sprintf(`apiVersion: snapshot.storage.k8s.io/v1
 kind: VolumeSnapshot
@@ -87,8 +88,8 @@ spec:
 `, name, SnapshotClass, claim)
 }
 
-// Static is the manifest of a PersistentVolume for a volume with that id on a
-// node, and of a claim of the same name that gets it.
+// Static returns the manifests of a PersistentVolume for the volume with this
+// id on a node, and of a claim with the same name that is bound to it.
 func Static(name, id, node, reclaim string) string {
 	return fmt.Sprintf(`apiVersion: v1
 kind: PersistentVolume
@@ -111,8 +112,9 @@ spec:
 `, name, reclaim, Class, id, node) + Claim(name, Class, "320Mi", "") + "  volumeName: " + name + "\n"
 }
 
-// StaticSnapshot is the manifest of a VolumeSnapshot for a snapshot with that
-// id, and of a content of the same name that is deleted with it.
+// StaticSnapshot returns the manifests of a VolumeSnapshot for the snapshot
+// with this id, and of a VolumeSnapshotContent with the same name. The content
+// is deleted with the VolumeSnapshot.
 func StaticSnapshot(name, namespace, id string) string {
 	return fmt.Sprintf(`apiVersion: snapshot.storage.k8s.io/v1
 kind: VolumeSnapshotContent

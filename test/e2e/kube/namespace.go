@@ -6,16 +6,16 @@ import (
 	"strings"
 )
 
-// Patience is how long kubectl waits for anything.
+// Patience is the flag with kubectl's time limit.
 const Patience = "--timeout=4m"
 
-// Namespace is kubectl in one namespace, as a user of the cluster has it.
+// Namespace is kubectl in one namespace, as a user of the cluster uses it.
 type Namespace struct {
 	*Kubectl
 	Name string
 }
 
-// Create makes the namespace if it is not there.
+// Create makes the namespace unless it exists.
 func (n *Namespace) Create(ctx context.Context) error {
 	return n.Kubectl.Apply(ctx, "{apiVersion: v1, kind: Namespace, metadata: {name: "+n.Name+"}}")
 }
@@ -30,8 +30,8 @@ func (n *Namespace) Apply(ctx context.Context, manifests ...string) error {
 	return n.Kubectl.Apply(ctx, strings.Join(manifests, "\n---\n"), "-n", n.Name)
 }
 
-// Wait waits for a field of an object, for example pod/x, .status.phase,
-// Running. When it does not come, the object's events say why.
+// Wait waits until a field of an object has a value, for example pod/x,
+// .status.phase, Running. If the wait fails, the error has the object's events.
 func (n *Namespace) Wait(ctx context.Context, object, field, value string) error {
 	_, err := n.Run(ctx, "wait", object, "--for=jsonpath={"+field+"}="+value, Patience)
 	if err == nil {
@@ -43,7 +43,7 @@ func (n *Namespace) Wait(ctx context.Context, object, field, value string) error
 	return fmt.Errorf("%w\nevents of %s:\n%s", err, object, events)
 }
 
-// Running waits until pods run.
+// Running waits until the pods run.
 func (n *Namespace) Running(ctx context.Context, pods ...string) error {
 	for _, pod := range pods {
 		if err := n.Wait(ctx, "pod/"+pod, ".status.phase", "Running"); err != nil {
@@ -59,11 +59,11 @@ func (n *Namespace) Shell(ctx context.Context, pod, script string) (string, erro
 	return strings.TrimSpace(out), err
 }
 
-// Expect runs a shell command in a pod and compares what it prints.
+// Expect runs a shell command in a pod and compares its output with want.
 func (n *Namespace) Expect(ctx context.Context, pod, script, want string) error {
 	got, err := n.Shell(ctx, pod, script)
 	if err == nil && got != want {
-		err = fmt.Errorf("%s in pod %s says %q instead of %q", script, pod, got, want)
+		err = fmt.Errorf("%s in pod %s prints %q, want %q", script, pod, got, want)
 	}
 	return err
 }

@@ -9,7 +9,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/install"
 )
 
-// upgrade gives every pod of the driver a new template: all are replaced.
+// upgrade gives every pod of the driver a new template, so that all are
+// replaced.
 func (t *rig) upgrade(ctx context.Context) error {
 	before, err := t.driverPods(ctx)
 	if err != nil {
@@ -27,7 +28,7 @@ func (t *rig) upgrade(ctx context.Context) error {
 	}
 	for uid := range before {
 		if after[uid] {
-			return errors.New("a pod of the driver has survived the upgrade: nothing was tested")
+			return errors.New("a pod of the driver was not replaced by the upgrade: nothing was tested")
 		}
 	}
 	return t.provision(ctx, "upgraded")
@@ -44,7 +45,7 @@ func (t *rig) driverPods(ctx context.Context) (map[string]bool, error) {
 		ids[uid] = true
 	}
 	if len(ids) < t.c.Nodes+1 {
-		return nil, fmt.Errorf("the driver has %d pods: one for each of the %d nodes and a controller are expected", len(ids), t.c.Nodes)
+		return nil, fmt.Errorf("the driver has %d pods, want one for each of the %d nodes and a controller", len(ids), t.c.Nodes)
 	}
 	return ids, nil
 }

@@ -1,5 +1,5 @@
-// Package lifecycle tests what happens to a cluster in its life: upgrades,
-// failures of nodes, of the kubelet and of the controller, new certificates.
+// Package lifecycle tests events in the life of a cluster: upgrades, failures
+// of nodes, of the kubelet and of the controller, and new certificates.
 package lifecycle
 
 import (
@@ -17,7 +17,7 @@ import (
 
 const suite = "lifecycle"
 
-// rig has a pod on every node that writes to a volume all the time.
+// rig has a pod on every node that continuously writes to a volume.
 type rig struct {
 	*kube.Namespace
 	c    *cluster.Client
@@ -44,7 +44,7 @@ func Run(ctx context.Context, c *cluster.Client, root string, match *regexp.Rege
 		{"a node is lost for good, and comes back after all", t.lost},
 	}
 	for _, test := range tests {
-		// Each begins with what the one before has left: none hides a failure.
+		// Each test continues with the cluster that the one before has left, so no failure is hidden.
 		if match.MatchString(test.name) {
 			_ = r.Run(ctx, suite, test.name, test.do)
 		}
@@ -53,7 +53,7 @@ func Run(ctx context.Context, c *cluster.Client, root string, match *regexp.Rege
 	return nil
 }
 
-// lines counts those in the log of the writer on a node.
+// lines counts the lines in the log of the writer on a node.
 func (t *rig) lines(ctx context.Context, node string) (int, error) {
 	out, err := t.Shell(ctx, writer(node), "wc -l < /data/log")
 	if err != nil {
@@ -62,10 +62,11 @@ func (t *rig) lines(ctx context.Context, node string) (int, error) {
 	return strconv.Atoi(out)
 }
 
-// writer is the name of the pod, and of its claim, on a node.
+// writer returns the name of a node's writer pod and of its claim.
 func writer(node string) string { return "writer-" + node }
 
-// write appends the time, in seconds, to a file, and ends if it cannot.
+// write is a shell command that appends the time, in seconds, to a file, and
+// ends if it cannot.
 const write = `set -e; while :; do date +%s >> /data/log; sync -d /data/log; sleep 0.3; done`
 
 func (t *rig) writers(ctx context.Context) error {
@@ -86,10 +87,10 @@ func (t *rig) writers(ctx context.Context) error {
 	return nil
 }
 
-// longestPause is how long a writer on this slow machine may not get to write.
+// longestPause is how long a writer may pause on this slow machine.
 const longestPause = 20 * time.Second
 
-// undisturbed runs something and checks that the writers went on all the time.
+// undisturbed calls do and checks that the writers continued all the time.
 func (t *rig) undisturbed(ctx context.Context, do func(context.Context) error) error {
 	begin := time.Now().Add(-time.Second)
 	if err := do(ctx); err != nil {
@@ -102,7 +103,7 @@ func (t *rig) undisturbed(ctx context.Context, do func(context.Context) error) e
 			return err
 		}
 		if restarts != "0" {
-			return fmt.Errorf("the writer in pod %s has failed, it was restarted %s times", name, restarts)
+			return fmt.Errorf("the writer in pod %s has failed: it was restarted %s times", name, restarts)
 		}
 		text, err := t.Shell(ctx, name, "cat /data/log")
 		if err != nil {
@@ -128,22 +129,22 @@ func steady(log string, begin, end time.Time) error {
 			continue
 		}
 		if pause := at.Sub(last); pause > longestPause {
-			return fmt.Errorf("it could not write for %v before %v", pause, at.Format(time.TimeOnly))
+			return fmt.Errorf("no write for %v before %v", pause, at.Format(time.TimeOnly))
 		}
 		last = at
 	}
 	if pause := end.Sub(last); pause > longestPause {
-		return fmt.Errorf("it has not written for the last %v", pause)
+		return fmt.Errorf("no write in the last %v", pause)
 	}
 	return nil
 }
 
-// provision checks that claims are served: one gets its pod running.
+// provision checks that claims are served: a pod with a new claim must run.
 func (t *rig) provision(ctx context.Context, name string) error {
 	return t.serve(ctx, name, kube.Pod(name, kube.Sleep, map[string]string{"/data": name}))
 }
 
-// provisionOn is provision, on one node.
+// provisionOn is provision on the given node.
 func (t *rig) provisionOn(ctx context.Context, name, node string) error {
 	return t.serve(ctx, name, onNode(kube.Pod(name, kube.Sleep, map[string]string{"/data": name}), node))
 }

@@ -15,18 +15,20 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/kube"
 )
 
-// losses are what was on a lost node: the objects that stand for a volume and
-// its snapshot, and their ids.
+// losses has the objects that stand for a volume and its snapshot on a lost
+// node, and their ids.
 type losses struct {
 	volume, content      string
 	volumeID, snapshotID string
 }
 
-// noticed is how long Kubernetes takes to see that a node is down, or is back.
+// noticed is how long Kubernetes may take to notice that a node is down, or is
+// back.
 const noticed = 4 * time.Minute
 
-// lost does what docs/runbooks/node-lost.md says: a node ends for good, what
-// stands for its volumes is forgotten, and it comes back with its disks after all.
+// lost follows docs/runbooks/node-lost.md. A node ends for good, the objects
+// that stand for its volumes are deleted, and then the node comes back with its
+// disks after all.
 func (t *rig) lost(ctx context.Context) error {
 	node := cluster.NodeName(2)
 	on, err := t.snapshotOf(ctx, writer(node))
@@ -34,7 +36,7 @@ func (t *rig) lost(ctx context.Context) error {
 		return err
 	}
 	if _, err := t.forget(ctx, node); err == nil {
-		return fmt.Errorf("%s is Ready and can be forgotten", node)
+		return fmt.Errorf("forget-node succeeds although %s is Ready", node)
 	}
 	if err := t.c.Cut(ctx, node); err != nil {
 		return err
@@ -57,7 +59,7 @@ func (t *rig) lost(ctx context.Context) error {
 	return t.cameBack(ctx, node, on)
 }
 
-// snapshotOf takes a snapshot of a claim, of the same name.
+// snapshotOf takes a snapshot of a claim, with the claim's name.
 func (t *rig) snapshotOf(ctx context.Context, claim string) (losses, error) {
 	if err := t.Apply(ctx, kube.Snapshot(claim, claim)); err != nil {
 		return losses{}, err
@@ -79,7 +81,7 @@ func (t *rig) snapshotOf(ctx context.Context, claim string) (losses, error) {
 	return on, errors.Join(failed...)
 }
 
-// forget runs the command where kubectl is run.
+// forget runs csi-dmsnap forget-node on this machine, like kubectl.
 func (t *rig) forget(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(t.root, "out", "image", "csi-dmsnap-amd64"), append([]string{"forget-node"}, args...)...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+t.Kubeconfig)
@@ -90,7 +92,7 @@ func (t *rig) forget(ctx context.Context, args ...string) (string, error) {
 	return string(out), err
 }
 
-// forgotten deletes everything that stands for what was on a node.
+// forgotten deletes all objects that stand for volumes and snapshots on a node.
 func (t *rig) forgotten(ctx context.Context, node string, on losses) error {
 	objects := func() (string, error) { return t.Kubectl.Run(ctx, "get", "pv,volumesnapshotcontent", "-o", "name") }
 	shown, err := t.forget(ctx, node)
@@ -103,7 +105,7 @@ func (t *rig) forgotten(ctx context.Context, node string, on losses) error {
 	}
 	for _, o := range []string{on.volume, on.content} {
 		if !strings.Contains(shown, o) || !strings.Contains(there, o) {
-			return fmt.Errorf("of %s:\n%s\nobjects then:\n%s", o, shown, there)
+			return fmt.Errorf("%s is missing in the output of forget-node:\n%s\nor among the objects after it:\n%s", o, shown, there)
 		}
 	}
 	if _, err := t.Kubectl.Run(ctx, "delete", "node", node); err != nil {
@@ -117,7 +119,7 @@ func (t *rig) forgotten(ctx context.Context, node string, on losses) error {
 	}
 	for _, o := range []string{on.volume, on.content} {
 		if strings.Contains(there, o) {
-			return fmt.Errorf("%s is still there after it was forgotten", o)
+			return fmt.Errorf("%s still exists after forget-node --yes", o)
 		}
 	}
 	name := writer(node)
@@ -130,8 +132,8 @@ func (t *rig) forgotten(ctx context.Context, node string, on losses) error {
 	return t.Delete(ctx, "pvc/"+name, "volumesnapshot/"+name)
 }
 
-// cameBack waits for a node and gets rid of what is on its disks and unknown to
-// Kubernetes.
+// cameBack waits for a node, and deletes the volume and the snapshot on its
+// disks that Kubernetes no longer knows.
 func (t *rig) cameBack(ctx context.Context, node string, on losses) error {
 	if err := t.orphans(ctx, on.volumeID, on.snapshotID); err != nil {
 		return err
@@ -151,13 +153,13 @@ func (t *rig) cameBack(ctx context.Context, node string, on losses) error {
 	return t.orphans(ctx)
 }
 
-// orphans waits until the command lists just these ids.
+// orphans waits until the command lists exactly these ids.
 func (t *rig) orphans(ctx context.Context, ids ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, noticed)
 	defer cancel()
 	for {
 		out, err := install.Controller(ctx, t.Kubectl, "csi-dmsnap", "orphans", "--settle=1s")
-		good := err == nil && strings.Count(out, "\n") == len(ids)+1 // a heading, or that there are none
+		good := err == nil && strings.Count(out, "\n") == len(ids)+1 // the first line is a heading, or says that there are none
 		for _, id := range ids {
 			good = good && strings.Contains(out, id)
 		}
@@ -166,7 +168,7 @@ func (t *rig) orphans(ctx context.Context, ids ...string) error {
 		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("the orphans are not %v:\n%s", ids, out), err)
+			return errors.Join(fmt.Errorf("the orphans are not %v, but:\n%s", ids, out), err)
 		case <-time.After(time.Second):
 		}
 	}

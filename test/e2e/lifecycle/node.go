@@ -11,7 +11,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/kube"
 )
 
-// kubeletRestart ends the kubelet as a crash does, and starts it again.
+// kubeletRestart kills the kubelet, as a crash would, and starts it again.
 func (t *rig) kubeletRestart(ctx context.Context) error {
 	node := cluster.NodeName(1)
 	return t.undisturbed(ctx, func(ctx context.Context) error {
@@ -25,8 +25,8 @@ func (t *rig) kubeletRestart(ctx context.Context) error {
 	})
 }
 
-// kubeletDown deletes a pod while its kubelet is down: the volume must be
-// unmounted when the kubelet is back, and be usable.
+// kubeletDown deletes a pod while its kubelet is down. Once the kubelet is
+// back, it must unmount the volume, and the volume must be usable.
 func (t *rig) kubeletDown(ctx context.Context) error {
 	node := cluster.NodeName(1)
 	name := writer(node)
@@ -72,7 +72,7 @@ func (t *rig) unmounted(ctx context.Context, node, volume string) error {
 	}
 }
 
-// powerCut ends a node in the middle of its work and boots it again.
+// powerCut cuts the power of a node that is in use, and boots the node again.
 func (t *rig) powerCut(ctx context.Context) error {
 	node := cluster.NodeName(2)
 	name := writer(node)
@@ -92,7 +92,7 @@ func (t *rig) powerCut(ctx context.Context) error {
 	if err := t.Wait(ctx, "pod/"+name, ".status.containerStatuses[0].ready", "true"); err != nil {
 		return err
 	}
-	// What was synchronised is there, and the file system is whole.
+	// All synced writes are there, and the file system is intact.
 	if err := t.more(ctx, node, before); err != nil {
 		return err
 	}
@@ -103,17 +103,17 @@ func (t *rig) powerCut(ctx context.Context) error {
 	return err
 }
 
-// more checks that the writer on a node has gone on where it was.
+// more checks that the writer on a node has lost no lines.
 func (t *rig) more(ctx context.Context, node string, before int) error {
 	after, err := t.lines(ctx, node)
 	if err == nil && after < before {
-		err = fmt.Errorf("the log of the writer on %s has %d lines, and had %d", node, after, before)
+		err = fmt.Errorf("the log of the writer on %s has %d lines, but had %d", node, after, before)
 	}
 	return err
 }
 
-// drain takes a node out of service and back: its pods go, the volumes with
-// what is in them stay.
+// drain drains a node and brings it back. The node's pods go, and its volumes
+// stay with their content.
 func (t *rig) drain(ctx context.Context) error {
 	node, other := cluster.NodeName(1), cluster.NodeName(2)
 	before, err := t.lines(ctx, node)
@@ -124,7 +124,8 @@ func (t *rig) drain(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// The writers belong to no controller, and those of the driver have a socket in an emptyDir.
+	// The writers belong to no controller, and the driver's pods have a socket
+	// in an emptyDir.
 	_, err = t.Kubectl.Run(ctx, "drain", node, "--ignore-daemonsets", "--force", "--delete-emptydir-data", kube.Patience)
 	if err != nil {
 		return err

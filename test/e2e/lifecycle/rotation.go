@@ -12,8 +12,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/kube"
 )
 
-// Where the controllers keep their certificate authority (package trust of the
-// driver).
+// The Secret in which the controllers keep their certificate authority, and its
+// annotations (package trust).
 const (
 	secret           = "secret/" + install.Release + "-ca"
 	annotationRotate = "dmsnap.csi-dmsnap.github.io/rotate"
@@ -21,9 +21,10 @@ const (
 	caField          = `.data.ca\.crt`
 )
 
-// rotation has the certificate authority replaced, step by step, and checks
-// after each that claims are served and nobody is disturbed. The hour between
-// two steps is not waited for: the first is said to be longer ago.
+// rotation has the certificate authority replaced, step by step. After each
+// step it checks that claims are served and the writers are not disturbed. It
+// does not wait for the hour between two steps, but sets the time of the first
+// step back.
 func (t *rig) rotation(ctx context.Context) error {
 	driver := &kube.Namespace{Kubectl: t.Kubectl, Name: install.Namespace}
 	before, err := driver.Field(ctx, secret, caField)
@@ -52,7 +53,8 @@ func (t *rig) rotation(ctx context.Context) error {
 		if _, err := driver.Until(waiting, changed, "-n", driver.Name, "get", secret, "-o", "jsonpath={"+caField+"}"); err != nil {
 			return fmt.Errorf("waiting for the next CA to sign: %w", err)
 		}
-		// This node gets its certificate from the new CA, the others keep theirs.
+		// This node gets its certificate from the new CA, and the others keep
+		// theirs.
 		pod, err := install.Pod(ctx, t.Kubectl, cluster.NodeName(1))
 		if err != nil {
 			return err
@@ -72,7 +74,7 @@ func (t *rig) rotation(ctx context.Context) error {
 	})
 }
 
-// trusts waits until the driver on a node has been given so many CAs to trust.
+// trusts waits until the driver on a node has this number of CAs to trust.
 func (t *rig) trusts(ctx context.Context, driver *kube.Namespace, node string, want int) error {
 	pod, err := install.Pod(ctx, t.Kubectl, node)
 	if err != nil {
@@ -93,7 +95,7 @@ func (t *rig) trusts(ctx context.Context, driver *kube.Namespace, node string, w
 		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("%s on %s has %d certificates instead of %d", file, node, have, want), err)
+			return errors.Join(fmt.Errorf("%s on %s has %d certificates, want %d", file, node, have, want), err)
 		case <-time.After(time.Second):
 		}
 	}

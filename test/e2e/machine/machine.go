@@ -1,5 +1,5 @@
-// Package machine runs the nodes of the cluster: test kernels, as
-// hack/testkernel boots them, with disks that outlast a power cut.
+// Package machine runs the nodes of the cluster. They are test kernels, as
+// hack/testkernel boots them, with disks that survive a power cut.
 package machine
 
 import (
@@ -21,24 +21,24 @@ const (
 	PoolDiskBytes   = 16 << 30
 )
 
-// modules are what a node needs besides what a test kernel always has; they
-// are loaded early since containers may not ask for them.
+// modules are the modules that a node needs in addition to those of every test
+// kernel. They are loaded early, because containers may not load modules.
 const modules = "overlay,veth"
 
-// Spec is a machine.
+// Spec describes a machine.
 type Spec struct {
 	Name    string
 	Runner  string   // the testkernel program
-	Memory  string   // as the runner's flag takes it
-	System  string   // file of the disk that the node keeps its images and pods on
+	Memory  string   // in the form of the runner's flag
+	System  string   // file of the disk for images and pods
 	Pool    string   // file of the disk for the pool; may be empty
 	Tap     string   // network device; may be empty
 	Share   string   // directory that the machine may write to
-	Log     string   // file for all that the machine prints
-	Command []string // runs in the machine, which ends with it
+	Log     string   // file for everything that the machine prints
+	Command []string // runs in the machine; the machine ends when it ends
 }
 
-// Start boots the machine. It ends when this process does.
+// Start boots the machine. The machine ends when this process does.
 func Start(s Spec) (*process.Process, error) {
 	disks := s.System + ":" + strconv.Itoa(SystemDiskBytes)
 	if s.Pool != "" {
@@ -52,11 +52,11 @@ func Start(s Spec) (*process.Process, error) {
 		argv = append(argv, "-tap", s.Tap)
 	}
 	argv = append(append(argv, "--"), s.Command...)
-	// The runner keeps its own files, and the guest's memory, where it finds room.
+	// The runner finds room for its own files and for the guest's memory.
 	return process.Start("machine "+s.Name, process.Spec{Argv: argv, Log: s.Log})
 }
 
-// Cut ends the machine as a power cut does.
+// Cut kills the machine, as a power cut would.
 func Cut(p *process.Process) { p.End(20 * time.Second) }
 
 // Format makes an empty file system for a system disk.
@@ -77,7 +77,7 @@ func Copy(ctx context.Context, from, to string) error {
 	return command(ctx, "cp", "--sparse=always", "--reflink=auto", from, to)
 }
 
-// Runner builds the testkernel program of the repository and returns it.
+// Runner builds the testkernel program of the repository and returns its path.
 func Runner(ctx context.Context, root string) (string, error) {
 	if err := command(ctx, filepath.Join(root, "hack", "testkernel"), "-help"); err != nil {
 		return "", err

@@ -17,13 +17,13 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/process"
 )
 
-// Command is a command for the node, carried out as root.
+// Command is a command that the node runs as root.
 type Command struct {
 	Argv  []string
 	Stdin string
 }
 
-// Result is how a command ended.
+// Result is the result of a command.
 type Result struct {
 	Code           int
 	Stdout, Stderr string
@@ -34,12 +34,12 @@ type agent struct {
 	config *Config
 
 	mu      sync.Mutex
-	kubelet *process.Process // nil while it is stopped
+	kubelet *process.Process // nil while the kubelet is stopped
 }
 
 // Run makes the machine a node, and serves commands until the context ends.
 func Run(ctx context.Context, c *Config) error {
-	// For all that is started here, and to find the commands.
+	// For all programs that are started here, and for the commands.
 	path := c.Programs + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	if err := os.Setenv("PATH", path); err != nil {
 		return err
@@ -88,7 +88,7 @@ func (a *agent) startKubelet() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.kubelet != nil {
-		return errors.New("the kubelet runs already")
+		return errors.New("the kubelet is already running")
 	}
 	spec, err := kubelet(a.config)
 	if err != nil {
@@ -102,15 +102,15 @@ func (a *agent) stopKubelet() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.kubelet == nil {
-		return errors.New("the kubelet does not run")
+		return errors.New("the kubelet is not running")
 	}
-	// As a crash ends it: there is nothing it may rely on.
+	// As in a crash: the kubelet must not rely on an orderly end.
 	a.kubelet.End(0)
 	a.kubelet = nil
 	return nil
 }
 
-// control starts, stops or restarts the kubelet.
+// control starts or stops the kubelet.
 func (a *agent) control(w http.ResponseWriter, r *http.Request) {
 	var err error
 	switch action := r.PathValue("action"); action {
@@ -126,7 +126,7 @@ func (a *agent) control(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// exec carries out a command, for as long as the request lasts.
+// exec runs a command, and kills it when the request ends.
 func (a *agent) exec(w http.ResponseWriter, r *http.Request) {
 	var c Command
 	if err := json.NewDecoder(r.Body).Decode(&c); err != nil || len(c.Argv) == 0 {

@@ -1,6 +1,6 @@
-// Package node is what runs inside a node of the cluster: it turns a test
-// kernel into a Kubernetes node with containerd and the kubelet, and carries
-// out commands for the tests.
+// Package node runs inside a node of the cluster. It turns a test kernel into a
+// Kubernetes node with containerd and the kubelet, and runs commands for the
+// tests.
 package node
 
 import (
@@ -11,23 +11,23 @@ import (
 	"path/filepath"
 )
 
-// Port is the TCP port on which the node takes commands.
+// Port is the TCP port on which the node accepts commands.
 const Port = 7000
 
-// PoolDevice is the node's spare disk, the one for the pool.
+// PoolDevice is the node's spare disk, for the pool.
 const PoolDevice = "/dev/ubdb"
 
-// systemDevice is the disk that keeps what a reboot must not lose.
+// systemDevice is the disk with everything that must survive a reboot.
 const systemDevice = "/dev/ubda"
 
-// Config is what a node is told.
+// Config is the configuration of a node.
 type Config struct {
 	Name     string
-	Address  netip.Prefix // of the node, with the network that the gateway is in
+	Address  netip.Prefix // of the node, with the gateway's network
 	Gateway  netip.Addr
-	Pods     netip.Prefix // addresses for its pods
+	Pods     netip.Prefix // the addresses of its pods
 	Programs string       // directory of the programs
-	Share    string       // directory of the host for logs; has the kubelet's kubeconfig and the clients' CA
+	Share    string       // directory of the host, for logs, the kubelet's kubeconfig and the clients' CA
 }
 
 // The files of the shared directory.

@@ -19,8 +19,9 @@ const (
 	cniConfig        = "/etc/cni/net.d"
 )
 
-// Statistics are collected once in an hour: every second, as containerd does by
-// itself, its shims alone take a third of the one slow processor.
+// Statistics are collected once an hour. Collected every second, as is
+// containerd's default, they alone would take a third of the one slow
+// processor.
 var containerdConfig = `version = 3
 root = "/var/lib/containerd"
 state = "/run/containerd"
@@ -44,7 +45,8 @@ state = "/run/containerd"
     conf_dir = "` + cniConfig + `"
 `
 
-// containerd is how containerd is started; its shim is found beside it.
+// containerd writes containerd's configuration and returns how to start it. Its
+// shim is in the same directory.
 func containerd(programs, log string) (process.Spec, error) {
 	const file = "/etc/containerd.toml"
 	if err := os.WriteFile(file, []byte(containerdConfig), 0o644); err != nil {
@@ -52,20 +54,20 @@ func containerd(programs, log string) (process.Spec, error) {
 	}
 	return process.Spec{
 		Argv: []string{filepath.Join(programs, "containerd"), "--config", file},
-		Env:  []string{"PATH=" + programs + ":" + os.Getenv("PATH")}, // for the import, which has no agent
+		Env:  []string{"PATH=" + programs + ":" + os.Getenv("PATH")}, // the import has no agent that sets PATH
 		Log:  log,
 	}, nil
 }
 
-// answers says whether containerd does.
+// answers returns a function that succeeds if containerd answers.
 func answers(programs string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		return run(ctx, filepath.Join(programs, "ctr"), "--timeout", "2s", "version")
 	}
 }
 
-// networkPods tells containerd which addresses this node's pods get. Pods are
-// reached without translation of addresses: everybody has the routes.
+// networkPods tells containerd which addresses this node's pods get. Addresses
+// are not translated: all nodes have routes to the pods.
 func networkPods(c *Config) error {
 	conf := fmt.Sprintf(`{"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "ptp", "ipMasq": false,
 	"ipam": {"type": "host-local", "subnet": %q, "routes": [{"dst": "0.0.0.0/0"}]}}]}

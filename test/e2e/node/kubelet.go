@@ -8,8 +8,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/process"
 )
 
-// The node has one slow processor and no cpuset controller, and its image store
-// holds what no registry could give back: nothing is ever evicted from it.
+// The node has one slow processor and no cpuset controller. Its image store
+// must never evict anything, because there is no registry to fetch it again.
 const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 authentication:
@@ -36,7 +36,7 @@ syncFrequency: 20s
 maxPods: 100
 `
 
-// kubelet is how the kubelet is started.
+// kubelet writes the kubelet's configuration and returns how to start it.
 func kubelet(c *Config) (process.Spec, error) {
 	const file = "/etc/kubelet.yaml"
 	text := fmt.Sprintf(kubeletConfig, c.shared(ClientCAFile))

@@ -9,10 +9,10 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// device is what the test kernel calls its tap device.
+// device is the test kernel's name of its tap device.
 const device = "vec0"
 
-// connect gives the node its address, and the route to everything else.
+// connect gives the node its address, and the default route.
 func connect(c *Config) error {
 	link, err := netlink.LinkByName(device)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kept are the directories whose content a reboot must not lose.
+// kept has the directories whose content must survive a reboot.
 var kept = []string{"/var/lib/containerd", "/var/lib/kubelet", "/var/log/pods"}
 
 // prepareSystem mounts what containerd and the kubelet need.
@@ -23,7 +23,8 @@ func prepareSystem() error {
 		if err := os.MkdirAll(source, 0o755); err != nil {
 			return err
 		}
-		// An overlay cannot lie on another one: these are on the disk itself.
+		// containerd makes overlays here, and an overlay cannot lie on another
+		// one, so these directories are on the disk itself.
 		if err := mount(source, dir, "", unix.MS_BIND, ""); err != nil {
 			return err
 		}
@@ -54,8 +55,8 @@ func mount(source, target, fstype string, flags uintptr, data string) error {
 	return nil
 }
 
-// describeProcessor adds to /proc/cpuinfo what the kubelet's cAdvisor insists
-// on and User Mode Linux does not tell: a clock speed and a topology.
+// describeProcessor adds to /proc/cpuinfo a clock speed and a topology, which
+// the kubelet's cAdvisor needs and User-mode Linux does not report.
 func describeProcessor() error {
 	const real = "/proc/cpuinfo"
 	data, err := os.ReadFile(real)
@@ -86,6 +87,6 @@ func nameHost(name string) error {
 	if err := os.WriteFile("/etc/hosts", []byte("127.0.0.1 localhost "+name+"\n"), 0o644); err != nil {
 		return err
 	}
-	// There is no name server; without one the resolver fails at once.
+	// There is no name server. Without one at this address the resolver fails immediately.
 	return os.WriteFile("/etc/resolv.conf", []byte("nameserver 127.0.0.1\n"), 0o644)
 }

@@ -17,7 +17,8 @@ func main() {
 		case <-end:
 			return
 		case <-children:
-			// Where the pod's processes share their namespace it is their init.
+			// If the containers of a pod share a PID namespace, this process is
+			// its init and must reap orphans.
 			for {
 				if pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); pid <= 0 || err != nil {
 					break

@@ -1,5 +1,5 @@
-// Package process starts the programs of the cluster so that none of them
-// outlives the one that started it.
+// Package process starts the programs of the cluster. No program outlives the
+// process that started it.
 package process
 
 import (
@@ -21,18 +21,18 @@ type Process struct {
 	log  string
 	cmd  *exec.Cmd
 	done chan struct{}
-	err  error // of Wait, once done is closed
+	err  error // the result of Wait, valid once done is closed
 }
 
-// Spec is what is to be started.
+// Spec describes a program to start.
 type Spec struct {
 	Argv []string
 	Env  []string // added to this process's own
 	Log  string   // file that its output is appended to
 }
 
-// The kernel ends the children when the thread that started them ends, and
-// threads of Go may: all starting is done on one that never does.
+// starting runs functions on a thread that never ends. The kernel kills a child
+// when the thread that started it ends, and threads of Go may end.
 var starting = sync.OnceValue(func() chan func() {
 	work := make(chan func())
 	go func() {
@@ -44,7 +44,7 @@ var starting = sync.OnceValue(func() chan func() {
 	return work
 })
 
-// Start starts a program that ends when this process does.
+// Start starts a program. The kernel kills the program when this process ends.
 func Start(name string, spec Spec) (*Process, error) {
 	log, err := os.OpenFile(spec.Log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
@@ -75,7 +75,8 @@ func (p *Process) Pid() int { return p.cmd.Process.Pid }
 // Done is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Err says how the process ended; it has a meaning only once Done is closed.
+// Err returns how the process ended, always as an error. It is valid only once
+// Done is closed.
 func (p *Process) Err() error {
 	err := p.err
 	if err == nil {
@@ -87,7 +88,7 @@ func (p *Process) Err() error {
 // Signal sends a signal.
 func (p *Process) Signal(sig syscall.Signal) error { return p.cmd.Process.Signal(sig) }
 
-// End asks the process to end, and after the grace ends it.
+// End asks the process to end, and kills it after the grace period.
 func (p *Process) End(grace time.Duration) {
 	_ = p.Signal(syscall.SIGTERM)
 	select {
@@ -99,8 +100,9 @@ func (p *Process) End(grace time.Duration) {
 	<-p.done
 }
 
-// Poll calls ready every now and then until it returns nil, and returns its
-// last error when the context ends or the process does.
+// Poll calls ready repeatedly until ready returns nil. If the context or the
+// process ends before that, Poll returns an error, with ready's last error if
+// there is one.
 func (p *Process) Poll(ctx context.Context, ready func(context.Context) error) error {
 	for {
 		err := ready(ctx)
@@ -117,14 +119,15 @@ func (p *Process) Poll(ctx context.Context, ready func(context.Context) error) e
 	}
 }
 
-// StartTime returns when a process was started, in a form that only serves to
-// tell it from another process with the same id (proc_pid_stat(5), field 22).
+// StartTime returns the start time of a process. It serves only to distinguish
+// the process from another process with the same id (proc_pid_stat(5), field
+// 22).
 func StartTime(pid int) (string, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return "", err
 	}
-	// The second field, a name in parentheses, may hold anything.
+	// The second field, a name in parentheses, may have any characters.
 	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
 	const startTime = 22 - 3
 	if len(fields) <= startTime {
@@ -136,6 +139,6 @@ func StartTime(pid int) (string, error) {
 	return fields[startTime], nil
 }
 
-// Success says whether the process ended well; it has a meaning only once Done
-// is closed.
+// Success reports whether the process exited with status 0. It is valid only
+// once Done is closed.
 func (p *Process) Success() bool { return p.err == nil }

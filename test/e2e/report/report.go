@@ -1,4 +1,5 @@
-// Package report keeps what was tested, and writes it as a table and as JUnit.
+// Package report collects the results of tests, and writes them as a table and
+// as JUnit.
 package report
 
 import (
@@ -13,7 +14,7 @@ import (
 	"time"
 )
 
-// Case is one thing that was tested.
+// Case is the result of one test.
 type Case struct {
 	Suite, Name string
 	Took        time.Duration
@@ -21,16 +22,16 @@ type Case struct {
 	Skipped     string // why it was not run
 }
 
-// Report collects cases. It is for one goroutine.
+// Report collects cases. Only one goroutine may use it.
 type Report struct {
 	cases []Case
 	log   io.Writer
 }
 
-// New returns a Report that tells on log what happens.
+// New returns a Report that writes its progress to log.
 func New(log io.Writer) *Report { return &Report{log: log} }
 
-// Run runs a test and keeps how it ended.
+// Run runs a test and adds its result.
 func (r *Report) Run(ctx context.Context, suite, name string, test func(context.Context) error) error {
 	fmt.Fprintf(r.log, "%s  %s: %s\n", time.Now().Format(time.TimeOnly), suite, name)
 	start := time.Now()
@@ -43,7 +44,7 @@ func (r *Report) Run(ctx context.Context, suite, name string, test func(context.
 	return err
 }
 
-// Add keeps a case.
+// Add adds a case.
 func (r *Report) Add(c Case) {
 	r.cases = append(r.cases, c)
 	if c.Err != nil {
@@ -51,7 +52,8 @@ func (r *Report) Add(c Case) {
 	}
 }
 
-// Err says what failed, and fails if nothing was tested.
+// Err returns an error with the number of failed tests, or if nothing was
+// tested.
 func (r *Report) Err() error {
 	failed, ran := 0, 0
 	for _, c := range r.cases {
@@ -138,7 +140,7 @@ type junitText struct {
 	Message string `xml:"message,attr"`
 }
 
-// JUnit writes the cases into a file.
+// JUnit writes the cases to a file.
 func (r *Report) JUnit(file string) error {
 	all := junitSuites{}
 	index := map[string]int{}

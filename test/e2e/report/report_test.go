@@ -15,7 +15,7 @@ import (
 func TestReport_cases(t *testing.T) {
 	r := New(io.Discard)
 	if r.Err() == nil {
-		t.Error("no error though nothing was tested")
+		t.Error("Err returns nil although nothing was tested")
 	}
 	ctx := context.Background()
 	if err := r.Run(ctx, "one", "good", func(context.Context) error { return nil }); err != nil {

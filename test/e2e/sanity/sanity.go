@@ -1,5 +1,5 @@
-// Package sanity runs csi-test's suite on a node of the cluster: against the
-// controller role, and the node role beside it.
+// Package sanity runs csi-test's suite on a node of the cluster, against the
+// controller role and the role of that node.
 package sanity
 
 import (
@@ -24,8 +24,8 @@ const (
 	limit = 20 * time.Minute
 )
 
-// Run runs the suite several times and adds each run to the report. The tests
-// are compiled from the repository at root; logs go to the directory out.
+// Run runs the suite several times and adds each run to the report. It compiles
+// the tests from the repository at root, and writes logs to the directory out.
 func Run(ctx context.Context, c *cluster.Client, root, out string, times int, r *report.Report) error {
 	node, socket, err := controller(ctx, c)
 	if err != nil {
@@ -57,7 +57,7 @@ func Run(ctx context.Context, c *cluster.Client, root, out string, times int, r 
 				return err
 			}
 			if result.Code != 0 {
-				return fmt.Errorf("specs failed, see %s", log)
+				return fmt.Errorf("specs failed; see %s", log)
 			}
 			return nil
 		})

@@ -9,7 +9,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/kube"
 )
 
-// scratchClass makes volumes that begin as a snapshot and end with their pod.
+// scratchClass is a class of volumes that begin with a snapshot's content and
+// are deleted with their pod.
 const scratchClass = `apiVersion: storage.k8s.io/v1
 kind: StorageClass
 metadata: {name: story-scratch}
@@ -18,8 +19,8 @@ parameters: {transient: "true"}
 volumeBindingMode: Immediate
 `
 
-// uncopied uses a snapshot without a copy of it: read-only, as scratch space of a
-// pod, and by going back to it.
+// uncopied uses a snapshot without copying it: read-only, as scratch space of a
+// pod, and by a rollback.
 func (t *teller) uncopied() []step {
 	var home string
 	reads := func(pod, want string) func(context.Context) error {
@@ -27,7 +28,7 @@ func (t *teller) uncopied() []step {
 	}
 	return []step{
 		{"source with a snapshot", func(ctx context.Context) error { return t.source(ctx, &home) }},
-		{"two ReadOnlyMany claims from it, and pods: Running", func(ctx context.Context) error {
+		{"two ReadOnlyMany claims from the snapshot, and pods: Running", func(ctx context.Context) error {
 			for _, name := range []string{"reader", "reader-too"} {
 				claim := strings.Replace(kube.Claim(name, kube.RestoreClass, "512Mi", "cut"), "ReadWriteOnce", "ReadOnlyMany", 1)
 				if err := t.Apply(ctx, claim, kube.Pod(name, kube.Sleep, map[string]string{"/data": name})); err != nil {
@@ -36,13 +37,13 @@ func (t *teller) uncopied() []step {
 			}
 			return t.Running(ctx, "reader", "reader-too")
 		}},
-		{"one reads the snapshot's bytes", reads("reader", "before")},
-		{"so does the other", reads("reader-too", "before")},
-		{"neither can write", func(ctx context.Context) error {
+		{"the first reader reads the snapshot's bytes", reads("reader", "before")},
+		{"the second reader reads the snapshot's bytes", reads("reader-too", "before")},
+		{"a reader cannot write", func(ctx context.Context) error {
 			return t.Expect(ctx, "reader", "if touch /data/new 2>/dev/null; then echo written; else echo refused; fi", "refused")
 		}},
-		{"they take no extents", func(ctx context.Context) error { return t.takesNothing(ctx, home, "reader") }},
-		{"pod with a transient ephemeral volume from it: Running", func(ctx context.Context) error {
+		{"a reader takes no extents", func(ctx context.Context) error { return t.takesNothing(ctx, home, "reader") }},
+		{"pod with a transient ephemeral volume from the snapshot: Running", func(ctx context.Context) error {
 			if err := t.Kubectl.Apply(ctx, scratchClass); err != nil {
 				return err
 			}
@@ -51,11 +52,11 @@ func (t *teller) uncopied() []step {
 			}
 			return t.Running(ctx, "scratch")
 		}},
-		{"it reads the snapshot's bytes", reads("scratch", "before")},
-		{"and writes its own", func(ctx context.Context) error {
+		{"the scratch pod reads the snapshot's bytes", reads("scratch", "before")},
+		{"the scratch pod writes other bytes", func(ctx context.Context) error {
 			return t.Expect(ctx, "scratch", "echo own > /data/mark && sync && cat /data/mark", "own")
 		}},
-		{"the readers do not see them", reads("reader", "before")},
+		{"the readers do not see these bytes", reads("reader", "before")},
 		{"readers and scratch pod deleted", func(ctx context.Context) error {
 			err := t.Delete(ctx, "pod/scratch", "pod/reader", "pod/reader-too", "pvc/reader", "pvc/reader-too")
 			if err == nil {
@@ -64,12 +65,13 @@ func (t *teller) uncopied() []step {
 			return err
 		}},
 		{"source's pod deleted, its volume rolled back, pod applied: Running", func(ctx context.Context) error { return t.rollBack(ctx, home) }},
-		{"it reads the snapshot's bytes again", reads("source", "before")},
+		{"source reads the snapshot's bytes again", reads("source", "before")},
 		{"clean up", func(ctx context.Context) error { return t.Clear(ctx) }},
 	}
 }
 
-// takesNothing looks at the logical volume of a claim on its node.
+// takesNothing checks that the logical volume of a claim has no extents on its
+// node.
 func (t *teller) takesNothing(ctx context.Context, node, claim string) error {
 	volume, err := t.Field(ctx, "pvc/"+claim, ".spec.volumeName")
 	if err != nil {
@@ -82,7 +84,7 @@ func (t *teller) takesNothing(ctx context.Context, node, claim string) error {
 	return err
 }
 
-// rollBack makes the volume source what its snapshot is, as the guide says.
+// rollBack rolls the volume source back to its snapshot, as the guide says.
 func (t *teller) rollBack(ctx context.Context, node string) error {
 	if err := t.Delete(ctx, "pod/source"); err != nil {
 		return err
@@ -103,7 +105,7 @@ func (t *teller) rollBack(ctx context.Context, node string) error {
 	if err != nil {
 		return err
 	}
-	// The kubelet unmounts some time after the pod is gone; until then it is refused.
+	// The kubelet unmounts the volume some time after the pod is gone. Until then the rollback is refused.
 	for {
 		_, err = install.Exec(ctx, t.Kubectl, node, "csi-dmsnap", "rollback", id, snapshot, "--yes")
 		if err == nil || !strings.Contains(err.Error(), "use") {

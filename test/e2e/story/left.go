@@ -11,11 +11,11 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/install"
 )
 
-// wiped is how long the space of what was deleted may take to be free again.
+// wiped is how long the space of deleted volumes may take to be free again.
 const wiped = 3 * time.Minute
 
-// nothingLeft looks whether everything that was made is gone: from the API, from
-// the pools and from the kernels.
+// nothingLeft checks that everything is gone from the API, the pools and the
+// kernels.
 func (t *teller) nothingLeft() []step {
 	steps := []step{{"no PersistentVolume and no VolumeSnapshotContent", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, wiped)
@@ -48,7 +48,7 @@ func (t *teller) noOrphans(ctx context.Context) error {
 	return err
 }
 
-// empty waits until a node's pool has no logical volumes and its kernel no
+// empty waits until a node's pool has no logical volumes, and its kernel no
 // device-mapper devices.
 func (t *teller) empty(ctx context.Context, node string) error {
 	ctx, cancel := context.WithTimeout(ctx, wiped)

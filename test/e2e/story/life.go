@@ -8,14 +8,15 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/kube"
 )
 
-// Writing a file of random bytes, and the digest of what is in it.
+// Shell commands that write a file of random bytes, and print a digest of its
+// content.
 const (
 	scribble = "dd if=/dev/urandom of=/data/file bs=1M count=8 2>/dev/null && sync"
 	digest   = "sha256sum < /data/file"
 )
 
-// life is the main job: snapshot, restore, expand, and deletion in an order
-// that nobody has planned.
+// life is the main story: snapshot, restore, expand, and deletion in an unusual
+// order.
 func (t *teller) life() []step {
 	var before, after string
 	write := func(digestOf *string) func(context.Context) error {
@@ -51,7 +52,7 @@ func (t *teller) life() []step {
 		{"restore from a deleted volume's second snapshot", func(ctx context.Context) error {
 			return t.restore(ctx, "late", kube.RestoreClass, "1Gi", "second")
 		}},
-		{"it reads the bytes of then", reads("late", &after)},
+		{"it reads the bytes from the time of the second snapshot", reads("late", &after)},
 		{"first snapshot deleted, then the restored volumes, then the second snapshot", func(ctx context.Context) error {
 			for _, objects := range [][]string{
 				{"volumesnapshot/first"},
@@ -67,7 +68,8 @@ func (t *teller) life() []step {
 	}
 }
 
-// snapshot makes a VolumeSnapshot of a claim and waits until it can be used.
+// snapshot makes a VolumeSnapshot of a claim and waits until it is ready to
+// use.
 func (t *teller) snapshot(ctx context.Context, name, claim string) error {
 	if err := t.Apply(ctx, kube.Snapshot(name, claim)); err != nil {
 		return err
@@ -75,7 +77,8 @@ func (t *teller) snapshot(ctx context.Context, name, claim string) error {
 	return t.Wait(ctx, "volumesnapshot/"+name, ".status.readyToUse", "true")
 }
 
-// restore makes a claim from a snapshot and a pod on it, both of one name.
+// restore makes a claim from a snapshot, and a pod that uses the claim. Both
+// have the same name.
 func (t *teller) restore(ctx context.Context, name, class, size, from string) error {
 	err := t.Apply(ctx, kube.Claim(name, class, size, from), kube.Pod(name, kube.Sleep, map[string]string{"/data": name}))
 	if err != nil {
@@ -84,7 +87,8 @@ func (t *teller) restore(ctx context.Context, name, class, size, from string) er
 	return t.Running(ctx, name)
 }
 
-// expand makes the claim larger, and waits until the pod sees it.
+// expand makes the claim larger, and checks that the pod sees the additional
+// space.
 func (t *teller) expand(ctx context.Context) error {
 	const space = "df -mP /data | awk 'NR==2 {print $2}'"
 	smaller, err := t.mebibytes(ctx, "app", space)
@@ -100,7 +104,7 @@ func (t *teller) expand(ctx context.Context) error {
 	}
 	larger, err := t.mebibytes(ctx, "app", space)
 	if err == nil && larger < smaller+400 {
-		err = fmt.Errorf("the file system has %d MiB after the expansion by 512 MiB, and had %d", larger, smaller)
+		err = fmt.Errorf("the file system has %d MiB after the expansion by 512 MiB, and had %d MiB", larger, smaller)
 	}
 	return err
 }

@@ -7,9 +7,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/kube"
 )
 
-// elsewhere restores from a snapshot while its node takes no pods: the
-// scheduler decides for another node, and the volume that is made on the
-// snapshot's node all the same moves the pod.
+// elsewhere restores from a snapshot while its node takes no pods. The
+// scheduler chooses another node, but the volume is made on the snapshot's
+// node, and so the pod moves there.
 func (t *teller) elsewhere() []step {
 	var home string
 	return []step{
@@ -27,7 +27,7 @@ func (t *teller) elsewhere() []step {
 		{"the scheduler had decided for another node", func(ctx context.Context) error {
 			chosen, err := t.Run(ctx, "get", "pvc", "moved", "-o", `jsonpath={.metadata.annotations.volume\.kubernetes\.io/selected-node}`)
 			if err == nil && (chosen == "" || chosen == home) {
-				err = fmt.Errorf("it had decided for %q, and the snapshot is on %s", chosen, home)
+				err = fmt.Errorf("the scheduler had decided for %q, and the snapshot is on %s", chosen, home)
 			}
 			return err
 		}},
@@ -40,13 +40,14 @@ func (t *teller) elsewhere() []step {
 			}
 			return t.isOn(ctx, "moved", home)
 		}},
-		{"it reads the snapshot's bytes", func(ctx context.Context) error { return t.Expect(ctx, "moved", "cat /data/mark", "before") }},
+		{"the moved pod reads the snapshot's bytes", func(ctx context.Context) error { return t.Expect(ctx, "moved", "cat /data/mark", "before") }},
 		{"clean up", func(ctx context.Context) error { return t.Clear(ctx) }},
 	}
 }
 
-// mixed runs a pod on a restored and on a new volume. The class of the restored
-// one binds before the pod is scheduled, so that the new one follows it.
+// mixed runs a pod with a restored and a new volume. The class of the restored
+// volume binds before the pod is scheduled, so that the new volume is made on
+// the same node.
 func (t *teller) mixed() []step {
 	var home string
 	return []step{
@@ -62,14 +63,15 @@ func (t *teller) mixed() []step {
 			}
 			return t.isOn(ctx, "both", home)
 		}},
-		{"it reads the one and writes the other", func(ctx context.Context) error {
+		{"the pod copies from the restored to the new volume", func(ctx context.Context) error {
 			return t.Expect(ctx, "both", "cp /data/mark /new/mark && sync && cat /new/mark", "before")
 		}},
 		{"clean up", func(ctx context.Context) error { return t.Clear(ctx) }},
 	}
 }
 
-// source makes a volume with a snapshot, named cut, and says on which node.
+// source makes a volume with a snapshot, named cut, and sets home to their
+// node.
 func (t *teller) source(ctx context.Context, home *string) error {
 	err := t.Apply(ctx, kube.Claim("source", kube.Class, "512Mi", ""), kube.Pod("source", kube.Sleep, map[string]string{"/data": "source"}))
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/kube"
 )
 
-// quickStart runs the commands of the README's quick start, as they are there,
-// but for the installation, which the cluster has had.
+// quickStart runs the commands of the README's quick start unchanged, except
+// for the installation, which has been done already.
 func (t *teller) quickStart(root string) ([]step, error) {
 	commands, err := quickStartCommands(filepath.Join(root, "README.md"))
 	if err != nil {
@@ -25,7 +25,7 @@ func (t *teller) quickStart(root string) ([]step, error) {
 		steps = append(steps, step{command, func(ctx context.Context) error {
 			line := command
 			if strings.HasPrefix(line, "kubectl wait ") {
-				line += " " + kube.Patience // on a machine as slow as this
+				line += " " + kube.Patience // this machine is slow
 			}
 			cmd := exec.CommandContext(ctx, "sh", "-ec", line)
 			cmd.Dir = root
@@ -40,8 +40,8 @@ func (t *teller) quickStart(root string) ([]step, error) {
 	return steps, nil
 }
 
-// quickStartCommands returns the section's kubectl commands, but for those that
-// install and uninstall. The section must clean up after itself.
+// quickStartCommands returns the section's kubectl commands, except for those
+// that install and uninstall. The section must clean up what it makes.
 func quickStartCommands(readme string) ([]string, error) {
 	f, err := os.Open(readme)
 	if err != nil {
@@ -68,7 +68,7 @@ func quickStartCommands(readme string) ([]string, error) {
 		return nil, err
 	}
 	if len(commands) < 5 || !slices.Contains(commands, "kubectl delete -f examples") {
-		return nil, fmt.Errorf("the quick start in %s is not what it was: %q", readme, commands)
+		return nil, fmt.Errorf("the quick start in %s has unexpected commands: %q", readme, commands)
 	}
 	return commands, nil
 }

@@ -10,6 +10,6 @@ func TestQuickStart_asInTheReadme(t *testing.T) {
 		t.Fatal(err)
 	}
 	if commands[0] != "kubectl apply -f examples/pod.yaml" {
-		t.Errorf("it begins with %q", commands[0])
+		t.Errorf("the quick start begins with %q", commands[0])
 	}
 }

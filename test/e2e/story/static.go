@@ -8,11 +8,11 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/kube"
 )
 
-// pool is the pool of the chart's values, and its volume group.
+// pool is the name of the pool in the chart's values, and of its volume group.
 const pool = "fast"
 
-// static uses a logical volume that lvm2 has made; imported, it is a volume like
-// any other.
+// static uses a logical volume that lvm2 made. Once it is imported, it is a
+// volume like any other.
 func (t *teller) static() []step {
 	node := cluster.NodeName(1)
 	use := func(ctx context.Context, name, reclaim string) error {
@@ -33,7 +33,7 @@ func (t *teller) static() []step {
 			return err
 		}},
 		{"PersistentVolume, claim and pod applied: pod Running", func(ctx context.Context) error { return use(ctx, "by-hand", "Retain") }},
-		{"pod reads what is in it", func(ctx context.Context) error { return t.Expect(ctx, "by-hand", "cat /data/mark", "by hand") }},
+		{"pod reads the logical volume's content", func(ctx context.Context) error { return t.Expect(ctx, "by-hand", "cat /data/mark", "by hand") }},
 		{"csi-dmsnap orphans finds none", t.noOrphans},
 		{"all three deleted: the logical volume stays", func(ctx context.Context) error {
 			if err := t.Delete(ctx, "pod/by-hand", "pvc/by-hand", "pv/by-hand"); err != nil {
@@ -46,7 +46,7 @@ func (t *teller) static() []step {
 			_, err := install.Exec(ctx, t.Kubectl, node, "csi-dmsnap", "import", pool, "byhand")
 			return err
 		}},
-		{"used again, to be deleted with its claim: pod Running", func(ctx context.Context) error { return use(ctx, "imported", "Delete") }},
+		{"used again, with reclaim policy Delete: pod Running", func(ctx context.Context) error { return use(ctx, "imported", "Delete") }},
 		{"VolumeSnapshot: readyToUse", func(ctx context.Context) error { return t.snapshot(ctx, "of-imported", "imported") }},
 		{"clean up", func(ctx context.Context) error { return t.Clear(ctx) }},
 	}

@@ -1,5 +1,5 @@
-// Package story does what a user does, with kubectl and nothing else, and looks
-// at what comes of it.
+// Package story does what a user does, only with kubectl, and checks the
+// outcome.
 package story
 
 import (
@@ -13,20 +13,20 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/report"
 )
 
-// teller tells the stories.
+// teller runs the stories.
 type teller struct {
 	*kube.Namespace
 	c *cluster.Client
 }
 
-// step is a part of a chapter; each needs those before it.
+// step is a part of a chapter. Each step needs the earlier ones.
 type step struct {
 	name string
 	do   func(context.Context) error
 }
 
-// Run tells the stories whose names match and adds their steps to the report.
-// The README's is in the repository at root.
+// Run runs the stories whose names match and adds their steps to the report. It
+// reads the README in the repository at root.
 func Run(ctx context.Context, c *cluster.Client, root string, match *regexp.Regexp, r *report.Report) error {
 	t := &teller{&kube.Namespace{Kubectl: c.Kubectl(), Name: "story"}, c}
 	if err := t.Create(ctx); err != nil {
@@ -55,7 +55,8 @@ func Run(ctx context.Context, c *cluster.Client, root string, match *regexp.Rege
 		if tell(ctx, r, "story: "+chapter.name, chapter.steps) {
 			continue
 		}
-		// The next one begins with a clean cluster all the same.
+		// The next chapter must begin with a clean cluster, even after a
+		// failure.
 		if err := t.reset(ctx); err != nil {
 			return err
 		}
@@ -73,7 +74,8 @@ func (t *teller) reset(ctx context.Context) error {
 	return errors.Join(err, t.Clear(ctx))
 }
 
-// tell says whether all steps went well.
+// tell runs the steps up to the first one that fails. It reports whether all
+// succeeded.
 func tell(ctx context.Context, r *report.Report, suite string, steps []step) bool {
 	for i, s := range steps {
 		err := r.Run(ctx, suite, s.name, s.do)
@@ -81,7 +83,7 @@ func tell(ctx context.Context, r *report.Report, suite string, steps []step) boo
 			continue
 		}
 		for _, s := range steps[i+1:] {
-			r.Add(report.Case{Suite: suite, Name: s.name, Skipped: "a step before it failed"})
+			r.Add(report.Case{Suite: suite, Name: s.name, Skipped: "an earlier step failed"})
 		}
 		return false
 	}

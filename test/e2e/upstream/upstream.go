@@ -30,7 +30,7 @@ var excludedList []byte
 // external begins the names of the specs that a testdriver file makes.
 const external = "External Storage"
 
-// Smoke selects five specs, one of each thing that matters most.
+// Smoke selects five specs, one for each main feature.
 const Smoke = `Dynamic PV \(default fs\)\] volumes should store data|` +
 	`Dynamic PV \(block volmode\)\] volumes should store data|` +
 	`Dynamic Snapshot \(delete policy\)\] snapshottable .*check restore correctly works after modifying source data|` +
@@ -39,9 +39,9 @@ const Smoke = `Dynamic PV \(default fs\)\] volumes should store data|` +
 
 // Options select specs.
 type Options struct {
-	Focus string // regular expression on the part of the name behind the driver's; "" is all
-	Skip  string // leaves out more than what is excluded anyway
-	Procs int    // how many run at the same time
+	Focus string // regular expression on the part of the name after the driver's; "" selects all
+	Skip  string // regular expression of specs to skip, in addition to the excluded ones
+	Procs int    // how many specs run at the same time
 	Out   string // directory for logs and results
 }
 
@@ -100,7 +100,8 @@ func Run(ctx context.Context, c *cluster.Client, o Options, r *report.Report) er
 		"-kubeconfig="+c.Kubeconfig(), "-kubectl-path="+filepath.Join(c.Programs, "kubectl"), "-provider=skeleton",
 		"-storage.testdriver="+driver, "-num-nodes="+strconv.Itoa(c.Nodes), "-minStartupPods=0", "-dump-logs-on-failure=false")
 	cmd.Stdout, cmd.Stderr = log, log
-	// Interrupted it ends the tests that it runs in order, and they clean up.
+	// On an interrupt, ginkgo ends the running tests in order, and they clean
+	// up.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 5 * time.Minute
 	ran := cmd.Run()
@@ -109,7 +110,7 @@ func Run(ctx context.Context, c *cluster.Client, o Options, r *report.Report) er
 		return ran
 	}
 	if err := read(r, results, regexp.MustCompile(focus), excluded); err != nil {
-		return fmt.Errorf("%w; ginkgo ended with %v, its log is %s", err, ran, logFile) //nolint:errorlint // ran may be nil
+		return fmt.Errorf("%w; ginkgo ended with %v; its log is %s", err, ran, logFile) //nolint:errorlint // ran may be nil
 	}
 	return nil
 }
@@ -126,10 +127,11 @@ func (o Options) patterns(excluded []exclusion) (focus, skip string) {
 	return focus, strings.Join(all, "|")
 }
 
-// notSelected is ginkgo's message for what neither ran nor skipped itself.
+// notSelected is ginkgo's message for a spec that neither ran nor skipped
+// itself.
 const notSelected = "skipped"
 
-// read adds the specs of a JUnit file.
+// read adds the specs of a JUnit file to the report.
 func read(r *report.Report, file string, focus *regexp.Regexp, excluded []exclusion) error {
 	cases, err := report.ReadJUnit(file)
 	if err != nil {

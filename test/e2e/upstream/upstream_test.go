@@ -11,7 +11,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/e2e/report"
 )
 
-// Names of specs, as Kubernetes v1.36.3 has them, and what becomes of them.
+// specs has names of specs in Kubernetes v1.36.3, with the suite and the
+// selection expected for each.
 const prefix = "[It] External Storage [Driver: dmsnap.csi-dmsnap.github.io] [Testpattern: "
 
 var specs = []struct {
@@ -43,13 +44,13 @@ func TestUpstream_selection(t *testing.T) {
 	for _, s := range specs {
 		name := prefix + s.name
 		if got := suite(name); got != s.suite {
-			t.Errorf("%s is in the suite %q, not %q", s.name, got, s.suite)
+			t.Errorf("%s is in the suite %q, want %q", s.name, got, s.suite)
 		}
 		if got := skipped.MatchString(name); got != s.excluded {
 			t.Errorf("%s excluded: %t", s.name, got)
 		}
 		if got := smoke.MatchString(name); got != s.smoke {
-			t.Errorf("%s is for the smoke test: %t", s.name, got)
+			t.Errorf("%s is selected for the smoke test: %t", s.name, got)
 		}
 	}
 	if _, skip := (Options{Skip: "other"}).patterns(excluded); !regexp.MustCompile(skip).MatchString("some other spec") {
