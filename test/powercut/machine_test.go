@@ -208,7 +208,7 @@ type ending int
 const (
 	timeOver ending = iota
 	fitting         // fits returned true for an event
-	silent          // the machine stands still: not even its clock goes on
+	silent          // the machine stands still: even its clock has stopped
 	over            // the machine ended
 )
 
