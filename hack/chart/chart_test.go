@@ -10,8 +10,8 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// The chart renders what the golden files have: in a review they show what a change
-// does to a cluster. To accept a change: go test -update .
+// TestRender_golden: the chart renders what the golden files have: in a review they
+// show what a change does to a cluster. To accept a change: go test -update .
 func TestRender_golden(t *testing.T) {
 	for name, apis := range map[string][]string{
 		"evaluation": {snapshotAPI},
@@ -51,7 +51,8 @@ func TestRender_golden(t *testing.T) {
 	}
 }
 
-// The generated files are those that make chart would write.
+// TestGenerate_filesCurrent: the generated files are those that make chart would
+// write.
 func TestGenerate_filesCurrent(t *testing.T) {
 	files, err := generate()
 	if err != nil {
@@ -82,7 +83,8 @@ func firstDifference(a, b string) string {
 	return "one text ends before the other"
 }
 
-// The chart refuses values with which the driver or a class would not work, and says why.
+// TestRender_refused: the chart refuses values with which the driver or a class would
+// not work, and says why.
 func TestRender_refused(t *testing.T) {
 	pool := "pools: [{name: a}]\n"
 	for values, want := range map[string]string{
@@ -150,7 +152,8 @@ func TestRender_refused(t *testing.T) {
 	}
 }
 
-// A description is the comment after "-- ", on one line, with "|" escaped.
+// TestDescription_oneLine: a description is the comment after "-- ", on one line, with
+// "|" escaped.
 func TestDescription_oneLine(t *testing.T) {
 	values := "# not this\na: 1\n# -- One\n# two | three.\nb: {c: 1}\nd:\n  # -- Four.\n  e: []\n"
 	text, err := readme([]byte(values))
@@ -164,7 +167,8 @@ func TestDescription_oneLine(t *testing.T) {
 	}
 }
 
-// The schema accepts the sizes that the driver accepts, and refuses other units.
+// TestRender_sizes: the schema accepts the sizes that the driver accepts, and refuses
+// other units.
 func TestRender_sizes(t *testing.T) {
 	for text, accepted := range map[string]bool{
 		"20Gi": true, "1.5Ti": true, "1073741824": true, "1Ei": true, "1e9": true, "'1e9'": true, "'1E+9'": true, "2E": true, "'+1Gi'": true, ".5Gi": true,

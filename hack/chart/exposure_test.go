@@ -11,7 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// The network policies admit only the controller to the nodes' port, and only the configured peers to the metrics.
+// TestNetworkPolicies_closed: the network policies admit only the controller to the
+// nodes' port, and only the configured peers to the metrics.
 func TestNetworkPolicies_closed(t *testing.T) {
 	for values, scraper := range map[string]bool{
 		"pools: [{name: a}]\n": false,
@@ -44,7 +45,8 @@ func TestNetworkPolicies_closed(t *testing.T) {
 	}
 }
 
-// Both roles answer probes at a separate port, and Go knows the memory limit.
+// TestContainers_probesAndMemoryLimit: both roles answer probes at a separate port,
+// and Go knows the memory limit.
 func TestContainers_probesAndMemoryLimit(t *testing.T) {
 	all := rendered(t, "pools: [{name: a}]\n")
 	for _, pod := range []corev1.PodSpec{one[*appsv1.DaemonSet](t, all).Spec.Template.Spec, one[*appsv1.Deployment](t, all).Spec.Template.Spec} {

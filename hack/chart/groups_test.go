@@ -13,8 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// Each node has the driver once: with the first group that it matches, or else with
-// the settings for all nodes.
+// TestNodeGroups_driverOnce: each node has the driver once: with the first group that
+// it matches, or else with the settings for all nodes.
 func TestNodeGroups_driverOnce(t *testing.T) {
 	values, err := readValues("testdata/values/groups.yaml")
 	if err != nil {
@@ -101,8 +101,8 @@ func TestNodeGroups_driverOnce(t *testing.T) {
 	}
 }
 
-// When groups are added to a release, only the placement of its DaemonSet changes:
-// Kubernetes refuses changes of some other fields.
+// TestNodeGroups_upgrade: when groups are added to a release, only the placement of
+// its DaemonSet changes: Kubernetes refuses changes of some other fields.
 func TestNodeGroups_upgrade(t *testing.T) {
 	find := func(values string) *appsv1.DaemonSet {
 		for _, o := range rendered(t, values) {

@@ -78,7 +78,7 @@ func one[T runtime.Object](t *testing.T, all []runtime.Object) T {
 	return found[0]
 }
 
-// Every object has only fields that the API server knows.
+// TestObjects_valid: every object has only fields that the API server knows.
 func TestObjects_valid(t *testing.T) {
 	for _, file := range []string{"testdata/values/everything.yaml", "testdata/values/k0s.yaml"} {
 		values, err := readValues(file)
@@ -95,7 +95,8 @@ func TestObjects_valid(t *testing.T) {
 	}
 }
 
-// The examples that the README applies use the classes that the chart makes by default.
+// TestExamples_fitDefaults: the examples that the README applies use the classes that
+// the chart makes by default.
 func TestExamples_fitDefaults(t *testing.T) {
 	classes := map[string]bool{}
 	for _, o := range rendered(t, "pools: [{name: a}]") {
@@ -120,8 +121,8 @@ func TestExamples_fitDefaults(t *testing.T) {
 	}
 }
 
-// The controller and the sidecars have no privilege. To add one, change this test
-// and docs/security.md.
+// TestController_confined: the controller and the sidecars have no privilege. To add
+// one, change this test and docs/security.md.
 func TestController_confined(t *testing.T) {
 	pod := one[*appsv1.Deployment](t, rendered(t, "pools: [{name: a}]")).Spec.Template.Spec
 	if s := pod.SecurityContext; !*s.RunAsNonRoot || *s.RunAsUser == 0 || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
@@ -147,7 +148,7 @@ func TestController_confined(t *testing.T) {
 	}
 }
 
-// The node's pod sees the kubelet's paths as the host does.
+// TestNodePod_paths: the node's pod sees the kubelet's paths as the host does.
 func TestNodePod_paths(t *testing.T) {
 	set := one[*appsv1.DaemonSet](t, rendered(t, "pools: [{name: a, file: /srv/x/a.img, size: 1Gi}]\nkubeletDir: /data/kubelet"))
 	pod := set.Spec.Template.Spec
@@ -207,7 +208,7 @@ func TestNodePod_paths(t *testing.T) {
 	}
 }
 
-// No role is bound to the nodes, and no role allows everything.
+// TestRoles_limited: no role is bound to the nodes, and no role allows everything.
 func TestRoles_limited(t *testing.T) {
 	subjects := func(name string, all []rbacv1.Subject) {
 		for _, s := range all {
@@ -248,7 +249,8 @@ func TestRoles_limited(t *testing.T) {
 	}
 }
 
-// Each class of the values becomes a StorageClass, with its twin for restores.
+// TestStorageClasses_rendered: each class of the values becomes a StorageClass, with
+// its twin for restores.
 func TestStorageClasses_rendered(t *testing.T) {
 	all := rendered(t, "pools: [{name: a}]\nstorageClasses: [{name: px, pool: a}, {name: py, restoreClass: false}, {name: pz, volumeBindingMode: Immediate, allowVolumeExpansion: false}]")
 	binding := map[string]storagev1.VolumeBindingMode{}
@@ -283,9 +285,10 @@ func TestStorageClasses_rendered(t *testing.T) {
 	}
 }
 
-// With seLinuxMount the kubelet knows that volumes can be mounted with a label, and
-// mount finds out whether the host has SELinux. On a host without SELinux nothing is
-// made in /sys, where nobody can, or in /etc, which may be read-only.
+// TestSELinux_mounts: with seLinuxMount the kubelet knows that volumes can be mounted
+// with a label, and mount finds out whether the host has SELinux. On a host without
+// SELinux nothing is made in /sys, where nobody can, or in /etc, which may be
+// read-only.
 func TestSELinux_mounts(t *testing.T) {
 	for values, want := range map[string]bool{"": true, "seLinuxMount: false\n": false} {
 		all := rendered(t, values+"pools: [{name: a, file: /srv/x/a.img, size: 1Gi}]")

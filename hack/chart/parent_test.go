@@ -46,7 +46,8 @@ func inParent(t *testing.T, text string) map[string]string {
 	return files
 }
 
-// A parent chart turns the chart on and off, and its global values take effect.
+// TestSubchart_parentValues: a parent chart turns the chart on and off, and its global
+// values take effect.
 func TestSubchart_parentValues(t *testing.T) {
 	pools := "pools: [{name: a}]"
 	for text, want := range map[string]bool{
@@ -99,8 +100,8 @@ csi-dmsnap:
 	}
 }
 
-// Classes have the labels and parameters that backup programs look for, and only one
-// class is the default, however the values say so.
+// TestClasses_metadata: classes have the labels and parameters that backup programs
+// look for, and only one class is the default, however the values say so.
 func TestClasses_metadata(t *testing.T) {
 	values := `
 pools: [{name: a}]
@@ -147,7 +148,7 @@ volumeSnapshotClasses:
 	}
 }
 
-// Each command of the notes can be pasted.
+// TestNotes_pasteable: each command of the notes can be pasted.
 func TestNotes_pasteable(t *testing.T) {
 	for _, file := range []string{"testdata/values/groups.yaml", "testdata/values/everything.yaml"} {
 		values, err := readValues(file)

@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// A number that is set to 0 is rendered as 0: without it, the default would apply.
+// TestRender_zero: a number that is set to 0 is rendered as 0: without it, the default
+// would apply.
 func TestRender_zero(t *testing.T) {
 	values, err := parseValues(`
 pools: [{name: a, layerReservePercent: 0, hydrationRate: "0"}]

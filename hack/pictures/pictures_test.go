@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// Each picture is the one that make pictures would draw.
+// TestPictures_current: each picture is the one that make pictures would draw.
 func TestPictures_current(t *testing.T) {
 	texts, err := filepath.Glob("../../docs/pictures/*.txt")
 	if err != nil || len(texts) == 0 {
@@ -45,7 +45,7 @@ func wellFormed(t *testing.T, path string, svg []byte) {
 	}
 }
 
-// A text with a mistake is refused.
+// TestParse_mistakes: a text with a mistake is refused.
 func TestParse_mistakes(t *testing.T) {
 	const good = "title a & b\nbox a 0 0 1 device x|y\nbox b 0 1 1 store\narrow a b copy <words>\ntext 0 2 more\n"
 	if p, err := parse(good); err != nil || len(p.arrows) != 1 || len(p.boxes[0].lines) != 2 {
