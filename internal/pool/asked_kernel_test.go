@@ -23,11 +23,11 @@ func TestAsked_survivesRestartExpandRollback(t *testing.T) {
 		t.Helper()
 		s := must(p.SnapshotNamed(ctx, snapshot))(t)
 		if s.Asked != want || s.Size != length {
-			t.Errorf("%s: %d bytes asked for, %d there, want %d of %d", snapshot, s.Asked, s.Size, want, length)
+			t.Errorf("%s: %d bytes were requested, and it has %d; want %d and %d", snapshot, s.Asked, s.Size, want, length)
 		}
 	}
 	must(p.CreateSnapshot(ctx, "one", v.LV))(t)
-	must(p.ExpandVolume(ctx, v.LV, first+1, 0))(t) // which it has
+	must(p.ExpandVolume(ctx, v.LV, first+1, 0))(t) // it already has this size
 	must(p.CreateSnapshot(ctx, "same", v.LV))(t)
 	must(p.ExpandVolume(ctx, v.LV, second, 0))(t)
 	must(p.CreateSnapshot(ctx, "two", v.LV))(t)
@@ -47,13 +47,13 @@ func TestAsked_survivesRestartExpandRollback(t *testing.T) {
 	check()
 	asked("back", second, 48*size.MiB)
 
-	// As an older release made it.
+	// A volume as an older release made it.
 	old := must(p.CreateVolume(ctx, VolumeSpec{Name: "old", Size: first, Mode: Block}))(t)
 	if out, err := exec.Command("lvchange", "--deltag", "dmsnap:asked=30000000", p.vgName+"/old").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	ok(t, p.refresh(ctx))
-	must(p.CreateVolume(ctx, VolumeSpec{Name: "old", Size: first, Mode: Block}))(t) // asked for again
+	must(p.CreateVolume(ctx, VolumeSpec{Name: "old", Size: first, Mode: Block}))(t) // the same request again
 	ofOld := must(p.CreateSnapshot(ctx, "of-old", old.LV))(t)
 	asked("of-old", 32*size.MiB, 32*size.MiB)
 	for i, from := range []Source{{Kind: FromVolume, LV: old.LV}, {Kind: FromSnapshot, LV: ofOld.LV}} {
@@ -62,7 +62,7 @@ func TestAsked_survivesRestartExpandRollback(t *testing.T) {
 			t.Errorf("a copy of %v has %v", from, c.Size)
 		}
 		if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "less", Size: 28 * size.MiB, Mode: Block, Source: from}); !errors.Is(err, ErrOutOfRange) {
-			t.Errorf("less than %v: %v", from, err)
+			t.Errorf("a copy that is smaller than %v: %v", from, err)
 		}
 	}
 }
@@ -83,10 +83,10 @@ func TestAsked_copyToAnotherPool(t *testing.T) {
 		spec := VolumeSpec{Name: "copy" + string(rune('0'+i)), Size: asked, Mode: Block, Source: source}
 		c := copied(t, to, spec, from)
 		if c.Size != 32*size.MiB || copied(t, to, spec, from) != c {
-			t.Errorf("a copy of %v: %+v", source, c)
+			t.Errorf("the copy of %v is %+v", source, c)
 		}
 		if again := must(to.CreateSnapshot(ctx, spec.Name, c.LV))(t); again.Asked != asked {
-			t.Errorf("a snapshot of %v asks for %d", c, again.Asked)
+			t.Errorf("the requested size of a snapshot of %v is %d", c, again.Asked)
 		}
 	}
 }

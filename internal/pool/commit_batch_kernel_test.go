@@ -15,7 +15,7 @@ import (
 )
 
 // TestBatch_oneChangeDoesNotFit: if the metadata area is full, each change of a batch
-// gets its own answer, changes that make room go first, and no volume is marked as
+// gets its own answer: deletes succeed, and creates fail. No volume is marked as
 // unsettled.
 func TestBatch_oneChangeDoesNotFit(t *testing.T) {
 	ctx := context.Background()
@@ -35,7 +35,7 @@ func TestBatch_oneChangeDoesNotFit(t *testing.T) {
 	if n := marked(); n > 0 {
 		t.Errorf("%d volumes are to be looked after though nothing was written", n)
 	}
-	lock := must(p.host.LockVG(ctx, p.vgName, lvm2.Exclusive))(t) // what comes meanwhile is one batch
+	lock := must(p.host.LockVG(ctx, p.vgName, lvm2.Exclusive))(t) // the changes that arrive until Unlock are one batch
 	long := strings.Repeat("x", 100)
 	steps := []struct {
 		name string

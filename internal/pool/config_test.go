@@ -24,7 +24,7 @@ func TestConfig_groupNames(t *testing.T) {
 			continue
 		}
 		if _, err := OpenSet(t.Context(), []Config{{Name: "pool", VolumeGroup: name, File: "/does/not/exist", Size: 1 << 30}}, Options{RunDir: t.TempDir()}); !errors.Is(err, ErrInvalid) {
-			t.Errorf("%s: opened: %v", name, err)
+			t.Errorf("%s: OpenSet returned %v", name, err)
 		}
 	}
 }
@@ -47,7 +47,7 @@ func TestConfig_namesFitDevices(t *testing.T) {
 				}
 			}
 			if seen[name] {
-				t.Errorf("%s in %s: the name %s is given twice", csi, group, name)
+				t.Errorf("%s in %s: two volumes get the name %s", csi, group, name)
 			}
 			seen[name] = true
 		}

@@ -29,7 +29,7 @@ func TestLetUsersGo_failedConvergence(t *testing.T) {
 		return must(p.dm.Info(p.vgName + "-" + lv))(t).Suspended
 	}
 
-	// Somebody else has the name of the device that a cut needs.
+	// A foreign device has the name of a device that a cut needs.
 	release := must(p.keys.lock(ctx, lvKey(v.LV)))(t)
 	must(p.dm.Create(p.vgName+"-s3-cow", "a-stranger"))(t)
 	ok(t, p.do(ctx, &change{what: "a cut without its devices", edit: func(e *edit) error {
@@ -38,10 +38,10 @@ func TestLetUsersGo_failedConvergence(t *testing.T) {
 	}}))
 	ok(t, p.dm.Suspend(ctx, p.vgName+"-"+v.LV, dm.SuspendOptions{SkipLockFS: true}))
 	if err := p.converge(ctx, must(p.latest())(t), v.LV); !errors.Is(err, dm.ErrExists) {
-		t.Errorf("a stranger has the name: %v", err)
+		t.Errorf("with the name taken, converge returned %v, want dm.ErrExists", err)
 	}
 	if suspended(v.LV) {
-		t.Error("the users wait as long as a stranger has the name")
+		t.Error("the volume is still suspended because a foreign device has the name")
 		ok(t, p.dm.Resume(p.vgName+"-"+v.LV, 0))
 	}
 	ok(t, p.dm.Remove(p.vgName+"-s3-cow", 0))
@@ -58,7 +58,7 @@ func TestLetUsersGo_failedConvergence(t *testing.T) {
 		}
 		release()
 		if time.Now().After(end) {
-			t.Fatal("nothing is hydrated")
+			t.Fatal("no window was hydrated within 20 s")
 		}
 	}
 	p.cancel()
@@ -72,17 +72,17 @@ func TestLetUsersGo_failedConvergence(t *testing.T) {
 	}
 	err := p.converge(ctx, must(p.latest())(t), f.LV)
 	if !errors.Is(err, ErrUnavailable) || must(p.latest())(t).SnapshotByLV("s2").Lost {
-		t.Errorf("the loss is recorded, or not found: %v", err)
+		t.Errorf("the loss was recorded or not found: %v", err)
 	}
 	for _, lv := range []string{f.LV, v.LV} {
 		if suspended(lv) {
-			t.Errorf("%s: its users wait as long as the loss is not recorded", lv)
+			t.Errorf("%s is still suspended because the loss is not recorded", lv)
 			ok(t, p.dm.Resume(p.vgName+"-"+lv, 0))
 		}
 	}
 	if table := must(p.dm.Table(mirror))(t); len(table) == 1 {
 		if _, is := table[0].Target.(dm.Mirror); is {
-			t.Error("the mirror of a window that nobody waits for still leads writes")
+			t.Error("writes still go to the mirror of an abandoned window")
 		}
 	}
 	release()
@@ -91,15 +91,15 @@ func TestLetUsersGo_failedConvergence(t *testing.T) {
 	p = openPool(t, config)
 	waitHydrated(t, p, f.LV)
 	if !must(p.Snapshot(ctx, "s2"))(t).Lost {
-		t.Error("the loss is never recorded")
+		t.Error("the next process did not record the loss")
 	}
 	ok(t, p.Deactivate(ctx, f.LV))
 	ok(t, p.Deactivate(ctx, v.LV))
 }
 
-// TestDo_lossesFoundByEdit: a change records all losses that it finds, of any number
-// of volumes, and continues.
-func TestDo_lossesFoundByEdit(t *testing.T) {
+// TestDo_lossesFoundByConvergence: the convergences of an act record the losses that
+// they find, of several volumes, and the act runs only once.
+func TestDo_lossesFoundByConvergence(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	volumes := []string{"v1", "v2"}
@@ -119,7 +119,7 @@ func TestDo_lossesFoundByEdit(t *testing.T) {
 		return errors.Join(p.converge(ctx, now, volumes[0]), p.converge(ctx, now, volumes[1]))
 	}})
 	if err != nil || acts != 1 {
-		t.Errorf("the change was carried out %d times: %v", acts, err)
+		t.Errorf("the act ran %d times: %v", acts, err)
 	}
 	for _, v := range volumes {
 		if !must(p.Snapshot(ctx, "of-"+v))(t).Lost {
@@ -147,7 +147,7 @@ func TestDo_lossFoundByAct(t *testing.T) {
 		return &unrecordedLoss{layer: now.SnapshotByLV("s").LV.ID}
 	}})
 	if edits != 1 || !errors.Is(err, ErrLost) {
-		t.Errorf("the edit was made %d times: %v", edits, err)
+		t.Errorf("the edit ran %d times: %v", edits, err)
 	}
 	if !must(p.Snapshot(ctx, "s"))(t).Lost {
 		t.Error("the loss is not recorded")
@@ -171,7 +171,7 @@ func TestFrozen_resumesWithOldTable(t *testing.T) {
 			t.Errorf("%s: %+v", when, info)
 		}
 		if has := must(p.dm.Table(name))(t); !has.Equal(had) {
-			t.Errorf("%s it has the table %v", when, has)
+			t.Errorf("%s, the volume has the table %v", when, has)
 			ok(t, p.dm.Load(name, had, false))
 			ok(t, p.dm.Resume(name, 0))
 		}
@@ -180,9 +180,9 @@ func TestFrozen_resumesWithOldTable(t *testing.T) {
 	f := must(p.freeze(ctx, v.LV))(t)
 	ok(t, p.dm.Load(name, loaded, false))
 	f.release()
-	same("after a cut that did not come about")
+	same("after a cut that failed")
 	ok(t, p.dm.Suspend(ctx, name, dm.SuspendOptions{}))
 	ok(t, p.dm.Load(name, loaded, false))
 	must(p.freeze(ctx, v.LV))(t).release()
-	same("after one that a former process left")
+	same("after a freeze that a former process left")
 }

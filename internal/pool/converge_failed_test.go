@@ -10,19 +10,20 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// TestFailed_whetherAnotherPlanHelps: a failed step ends the convergence of a family
-// only if no other plan can help.
+// TestFailed_whetherAnotherPlanHelps: the error of a step decides how often the
+// convergence makes another plan before it ends. Then the step's volume is stuck,
+// unless the lease had ended.
 func TestFailed_whetherAnotherPlanHelps(t *testing.T) {
 	ctx := context.Background()
 	o := &catalog.Volume{LV: &lvm2.LV{Name: "v", ID: "v"}}
 	for _, x := range []struct {
 		why   error
 		of    *catalog.Volume
-		ends  int // how often it has failed when it ends the convergence
+		ends  int // number of failures that ends the convergence
 		stuck bool
 	}{
 		{why: errors.New("refused"), of: o, ends: 2, stuck: true},
-		{why: errors.New("refused"), ends: 2}, // of what was deleted
+		{why: errors.New("refused"), ends: 2}, // a device of a deleted volume
 		{why: dm.ErrNotFound, of: o, ends: 3, stuck: true},
 		{why: dm.ErrNotFound, ends: 3},
 		{why: dm.ErrExists, of: o, ends: 3, stuck: true},
@@ -35,23 +36,23 @@ func TestFailed_whetherAnotherPlanHelps(t *testing.T) {
 			n++
 		}
 		if n != x.ends {
-			t.Errorf("%v, of a volume: %v: it ends after %d failures", x.why, x.of != nil, n)
+			t.Errorf("%v, of a volume: %v: the convergence ends after %d failures, want %d", x.why, x.of != nil, n, x.ends)
 		}
 		if x.stuck != (c.stuck["v"] != nil) {
-			t.Errorf("%v: stuck: %v", x.why, c.stuck)
+			t.Errorf("%v: the stuck volumes are %v", x.why, c.stuck)
 		}
 	}
 }
 
-// TestFailed_openDevice: a device that is open when it is to be removed is tried again
-// later.
+// TestFailed_openDevice: a device that is open and cannot be removed does not end the
+// convergence. Its removal is retried later.
 func TestFailed_openDevice(t *testing.T) {
 	o := &catalog.Volume{LV: &lvm2.LV{Name: "v", ID: "v"}}
 	g := newGroup(t)
 	c := &convergence{Pool: &Pool{}, view: g.view(), refusedAt: map[lvm2.ID]bool{}}
 	err := &stepError{step{do: stepRemove, device: device{uuid: "device"}, of: o}, ErrInUse}
 	if failed := c.failed(context.Background(), err); failed != nil || !c.refusedAt[o.LV.ID] {
-		t.Errorf("%v; looked at again: %v", failed, c.refusedAt)
+		t.Errorf("failed returned %v; volumes to retry: %v", failed, c.refusedAt)
 	}
 }
 
@@ -73,9 +74,9 @@ func TestLeftBehind_untilDevicesFollow(t *testing.T) {
 		behind bool
 	}{
 		{"as wanted", nil, true, r.kernel, false},
-		{"it was to be looked after", ErrUnavailable, true, r.kernel, true},
+		{"it was unsettled", ErrUnavailable, true, r.kernel, true},
 		{"nothing has changed", ErrUnavailable, false, r.kernel, false},
-		{"its live layer is not there", ErrUnavailable, false, kernel{top: r.kernel[top]}, true},
+		{"its live layer has no device", ErrUnavailable, false, kernel{top: r.kernel[top]}, true},
 		{"it is not in use", ErrUnavailable, true, kernel{}, false},
 		{"it is lost", ErrLost, true, r.kernel, false},
 	} {
@@ -85,7 +86,7 @@ func TestLeftBehind_untilDevicesFollow(t *testing.T) {
 		}
 		c := &convergence{view: r.view(), members: family, want: w, kernel: x.k}
 		if got := c.leftBehind(map[lvm2.ID]bool{o.LV.ID: x.before}); (got[o.LV.ID] != nil) != x.behind {
-			t.Errorf("%s: %v", x.name, got)
+			t.Errorf("%s: the volumes left behind are %v", x.name, got)
 		}
 	}
 }

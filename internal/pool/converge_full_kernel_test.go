@@ -13,10 +13,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// fullWhileSuspended suspends the device of the store of snapshot s, as a process does that
-// is killed then, and writes 16 MiB to the volume until the store has run over: the kernel
-// tells nobody the snapshot's status any more. written waits for the writes, which end
-// when the device goes on.
+// fullWhileSuspended suspends the device of the store of snapshot s, as a killed process
+// leaves it. Then it writes 16 MiB to the volume until the store has overflowed, and the
+// kernel no longer answers status calls for the snapshot. written waits for the writes,
+// which end when the device is resumed.
 func fullWhileSuspended(t *testing.T, client *dm.Client, group, volume string) (store string, written func()) {
 	t.Helper()
 	store = group + "-s-cow"
@@ -37,9 +37,9 @@ func fullWhileSuspended(t *testing.T, client *dm.Client, group, volume string) (
 		select {
 		case err := <-asked:
 			if time.Now().Before(end) {
-				continue // the writers have not filled it yet
+				continue // the store is not full yet
 			}
-			t.Errorf("the kernel told the status, so this test shows nothing: %v", err)
+			t.Errorf("the kernel still answers status calls, so this test proves nothing: %v", err)
 		case <-time.After(2 * careLook):
 		}
 		return store, func() {
@@ -69,7 +69,7 @@ func TestActivate_suspendedFullStore(t *testing.T) {
 	limited, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if _, err := p.Activate(limited, f.LV); !errors.Is(err, ErrLost) {
-		t.Errorf("activated: %v", err)
+		t.Errorf("Activate returned %v, want ErrLost", err)
 		client.Resume(store, 0)
 	}
 	written()
@@ -79,9 +79,9 @@ func TestActivate_suspendedFullStore(t *testing.T) {
 	ok(t, p.Deactivate(ctx, base.LV))
 }
 
-// TestCaretaker_besideSuspendedFullStore: the kernel tells no status of a snapshot
-// whose store overflowed while its device was suspended. The caretaker still serves
-// other volumes: it trims their stores.
+// TestCaretaker_besideSuspendedFullStore: the kernel answers no status call for a
+// snapshot whose store overflowed while its device was suspended. The caretaker still
+// serves other volumes: it trims their stores.
 func TestCaretaker_besideSuspendedFullStore(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.FirstStore = 4 * size.MiB })
@@ -102,7 +102,7 @@ func TestCaretaker_besideSuspendedFullStore(t *testing.T) {
 		}
 	}
 	if !rescue.Stop() {
-		t.Error("this took so long that the store goes on")
+		t.Error("trimming took so long that the test resumed the store")
 	}
 	ok(t, client.Resume(store, 0))
 	written()
@@ -131,12 +131,12 @@ func TestOpen_suspendedFullStore(t *testing.T) {
 		t.Error(err)
 	}
 	if took := time.Since(began); !rescue.Stop() || took > 15*time.Second {
-		t.Errorf("opened, and another volume activated, after %v", took)
+		t.Errorf("opening the pool and activating another volume took %v", took)
 	}
 	written()
 	s := must(p.Snapshots(ctx))(t)
 	if len(s) != 1 || !s[0].Lost {
-		t.Errorf("the snapshot whose store has run over: %+v", s)
+		t.Errorf("the snapshot with the full store is not lost: %+v", s)
 	}
 	ok(t, p.Deactivate(ctx, other.LV))
 	ok(t, p.Deactivate(ctx, base.LV))

@@ -60,7 +60,7 @@ func TestOpen_devicesLeftSuspended(t *testing.T) {
 			id := must(p.latest())(t).VG.LV(f.LV).ID
 			for end := time.Now().Add(20 * time.Second); p.hydrator.window(id) == nil; time.Sleep(time.Millisecond) {
 				if time.Now().After(end) {
-					t.Fatal("nothing is hydrated")
+					t.Fatal("no window was hydrated within 20 s")
 				}
 			}
 			w := p.hydrator.window(id)
@@ -76,7 +76,7 @@ func TestOpen_devicesLeftSuspended(t *testing.T) {
 		go func() { written <- writeFrom(x.path, int64(at), b) }()
 		select {
 		case err := <-written:
-			t.Logf("%v: the write did not wait: %v", x.left, err)
+			t.Logf("%v: the write did not block: %v", x.left, err)
 			written <- err
 		case <-time.After(100 * time.Millisecond):
 		}
@@ -84,7 +84,7 @@ func TestOpen_devicesLeftSuspended(t *testing.T) {
 		begin := time.Now()
 		p = openPool(t, config)
 		if took := time.Since(begin); took > repairPatience {
-			t.Errorf("%v: the pool is open after %v", x.left, took)
+			t.Errorf("%v: opening the pool took %v", x.left, took)
 		}
 		select {
 		case err := <-written:
@@ -93,7 +93,7 @@ func TestOpen_devicesLeftSuspended(t *testing.T) {
 			for _, name := range x.left {
 				client.Resume(config.VolumeGroup+"-"+name, 0)
 			}
-			t.Fatalf("%v: who writes waits still", x.left)
+			t.Fatalf("%v: the writer is still blocked", x.left)
 		}
 		if out, err := exec.Command("timeout", "10", "lvs", config.VolumeGroup).CombinedOutput(); err != nil {
 			t.Errorf("%v: lvs: %v %s", x.left, err, out)
@@ -128,10 +128,10 @@ func TestOpen_endsWithItsContext(t *testing.T) {
 	select {
 	case err := <-ended:
 		if !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("open: %v", err)
+			t.Errorf("Open returned %v", err)
 		}
 	case <-time.After(10 * time.Second):
-		t.Error("open waits still")
+		t.Error("Open did not return when its context ended")
 	}
 	ok(t, disk.client.Resume("baddisk", 0))
 	openPool(t, p.config)

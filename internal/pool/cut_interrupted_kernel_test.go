@@ -19,7 +19,8 @@ import (
 )
 
 // TestCut_interrupted: after a process dies between the commit of a cut and its
-// ioctls, or inside the window, the next process finishes the cut.
+// ioctls, or inside the window, the next process finishes the cut. The snapshot before
+// it keeps its content.
 func TestCut_interrupted(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
@@ -43,11 +44,11 @@ func TestCut_interrupted(t *testing.T) {
 		writeDevice(t, path, 0, bytes.Repeat([]byte{byte('a' + i)}, 4096))
 		r := must(p.CreateVolume(ctx, VolumeSpec{Name: fmt.Sprintf("r%d", i), Mode: Block, Source: Source{Kind: FromSnapshot, LV: first}}))(t)
 		if got := readDevice(t, must(p.Activate(ctx, r.LV))(t), 4096)[0]; got != byte('0'+i) {
-			t.Errorf("%s: the snapshot before the interrupted cut has %q", at, got)
+			t.Errorf("%s: the snapshot before the interrupted cut reads %q", at, got)
 		}
 		ok(t, p.Deactivate(ctx, r.LV))
 		if n := len(settledTo(t, p, 4)); n != 4 {
-			t.Errorf("%s: devices %v", at, devicesOf(t, p))
+			t.Errorf("%s: the devices are %v, want four", at, devicesOf(t, p))
 		}
 	}
 	ok(t, p.Deactivate(ctx, v.LV))
@@ -93,21 +94,21 @@ func TestCut_underReader(t *testing.T) {
 		release()
 		for j, o := range readers {
 			if got := readDevice(t, o.dev, length); !bytes.Equal(got, o.want) {
-				t.Fatalf("after cut %d: snapshot %d has wrong bytes", i, j)
+				t.Fatalf("after cut %d, snapshot %d has other content", i, j)
 			}
 		}
 	}
 	if n := len(settledTo(t, p, 2+2*5)); n != 2+2*5 {
-		t.Errorf("with five snapshots open there are %d devices: %v", n, devicesOf(t, p))
+		t.Errorf("with five open snapshots there are %d devices: %v", n, devicesOf(t, p))
 	}
 	for _, o := range readers {
 		o.f.Close()
 	}
 	must(p.CreateSnapshot(ctx, "last", v.LV))(t)
 	ok(t, p.Close())
-	p = openPool(t, p.config) // a new process takes down what nobody reads
+	p = openPool(t, p.config) // a new process removes devices that nobody reads
 	if n := len(settledTo(t, p, 4)); n != 4 {
-		t.Errorf("with no snapshot open there are %d devices: %v", n, devicesOf(t, p))
+		t.Errorf("without open snapshots there are %d devices: %v", n, devicesOf(t, p))
 	}
 	ok(t, p.Deactivate(ctx, v.LV))
 }
@@ -128,7 +129,7 @@ func overrun(t *testing.T, path string) {
 	}
 }
 
-// late keeps the monitor from a volume's store, as if it came too late.
+// late keeps the monitor from extending a volume's store until inTime is called.
 func late(t *testing.T, p *Pool, lv string) (inTime func()) {
 	t.Helper()
 	id := must(p.latest())(t).VolumeByLV(lv).Live().LV.ID
@@ -139,7 +140,7 @@ func late(t *testing.T, p *Pool, lv string) (inTime func()) {
 }
 
 // TestCut_killedInWindow: after a process dies while a mounted volume is suspended,
-// the next process resumes the volume without waiting for it.
+// the next process opens the pool, resumes the volume, and removes the layer of the cut.
 func TestCut_killedInWindow(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
@@ -162,8 +163,8 @@ func TestCut_killedInWindow(t *testing.T) {
 	}}))
 	ok(t, p.Close())
 	p = openPool(t, p.config)
-	if n := len(settledTo(t, p, 1)); n != 1 { // nobody was told of the snapshot
-		t.Errorf("after the restart: %v", devicesOf(t, p))
+	if n := len(settledTo(t, p, 1)); n != 1 { // CreateSnapshot never returned the snapshot
+		t.Errorf("after the restart, the devices are %v, want one", devicesOf(t, p))
 	}
 	ok(t, os.WriteFile(dir+"/y", []byte("y"), 0o600))
 }
@@ -193,10 +194,10 @@ func TestSettle_formerNewestLeftOnOrigin(t *testing.T) {
 	must(p.CreateSnapshot(ctx, "snap2", v.LV))(t)
 	for off := int64(0); off < 60<<20; off += 1 << 20 {
 		writeDevice(t, path, off, bytes.Repeat([]byte("B"), 1<<20))
-		time.Sleep(50 * time.Millisecond) // the monitor can keep up
+		time.Sleep(50 * time.Millisecond) // slow enough for the monitor
 	}
 	if got := readDevice(t, dev, 65536); !bytes.Equal(got, old) {
-		t.Errorf("the reader of the elder snapshot sees %q", got[:8])
+		t.Errorf("the older snapshot reads %q", got[:8])
 	}
 	f.Close()
 	must(p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snap1"}}))(t)

@@ -14,8 +14,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// cutKinds are the ways to have a volume cut: each makes what is called "copy" of
-// it, and a volume by which its content can be read.
+// cutKinds are the calls that cut a volume. Each makes a snapshot or volume with the name
+// "copy", and returns a volume that shows its content.
 var cutKinds = map[string]func(ctx context.Context, p *Pool, of Volume) (string, error){
 	"snapshot": func(ctx context.Context, p *Pool, of Volume) (string, error) {
 		s, err := p.CreateSnapshot(ctx, "copy", of.LV)
@@ -38,8 +38,8 @@ func cloned(spec VolumeSpec) func(ctx context.Context, p *Pool, of Volume) (stri
 	}
 }
 
-// toldOf says whether anything of the name "copy" is told of.
-func toldOf(t *testing.T, p *Pool) bool {
+// copyReported reports whether the pool lists a snapshot or volume with the name "copy".
+func copyReported(t *testing.T, p *Pool) bool {
 	t.Helper()
 	for _, s := range must(p.Snapshots(context.Background()))(t) {
 		if s.Name == "copy" {
@@ -54,18 +54,17 @@ func toldOf(t *testing.T, p *Pool) bool {
 	return false
 }
 
-// checkCopy compares the beginning of a volume with so many bytes of b, and deactivates it.
+// checkCopy checks that a volume begins with 4096 bytes b, and deactivates it.
 func checkCopy(t *testing.T, p *Pool, what, lv string, b byte) {
 	t.Helper()
 	if got := readDevice(t, must(p.Activate(context.Background(), lv))(t), 4096); !bytes.Equal(got, bytes.Repeat([]byte{b}, 4096)) {
-		t.Errorf("%s: the copy has %q, not %q", what, got[:4], b)
+		t.Errorf("%s: the volume reads %q, want %q", what, got[:4], b)
 	}
 	ok(t, p.Deactivate(context.Background(), lv))
 }
 
-// TestCut_refusedByTheKernel: nobody gets a cut that the kernel refused: it is not
-// reported, it does not happen later, and a repeated call cuts the content of its own
-// time.
+// TestCut_refusedByTheKernel: a cut that the kernel refused is not reported and does
+// not happen later. A repeated call cuts the content of its own time.
 func TestCut_refusedByTheKernel(t *testing.T) {
 	for kind, cut := range cutKinds {
 		t.Run(kind, func(t *testing.T) {
@@ -80,10 +79,10 @@ func TestCut_refusedByTheKernel(t *testing.T) {
 			inTheWay := lvm2.DMName(p.vgName, map[bool]string{true: "copy", false: "clone-of-base"}[kind == "snapshot"], layerCOW)
 			must(p.dm.Create(inTheWay, ""))(t)
 			if _, err := cut(ctx, p, v); err == nil {
-				t.Fatal("there was no room for the devices of a cut, and it did not fail")
+				t.Fatal("the cut succeeded, although another device has the name of its store")
 			}
-			if toldOf(t, p) {
-				t.Error("the cut failed, and what was to be made by it is told of")
+			if copyReported(t, p) {
+				t.Error("the cut failed, but its snapshot or clone is reported")
 			}
 			ok(t, p.dm.Remove(inTheWay, 0))
 			write('B')
@@ -91,12 +90,12 @@ func TestCut_refusedByTheKernel(t *testing.T) {
 			lv := must(cut(ctx, p, v))(t)
 			write('C')
 			checkCopy(t, p, "asked for again", lv, 'B')
-			if kind == "transient" { // its device stays until then
+			if kind == "transient" { // its device stays until it is deleted
 				ok(t, p.DeleteVolume(ctx, lv))
 			}
 			if kind == "snapshot" {
 				if s := must(p.Snapshot(ctx, must(p.latest())(t).Snapshots["copy"].LV.Name))(t); s.Created.Before(between) {
-					t.Errorf("the snapshot's time is %v, it was cut after %v", s.Created, between)
+					t.Errorf("the snapshot's time is %v, but it was cut after %v", s.Created, between)
 				}
 			}
 			checkCopy(t, p, "the snapshot before", must(p.CreateVolume(ctx, VolumeSpec{Name: "o", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: old.LV}}))(t).LV, '0')
@@ -106,11 +105,12 @@ func TestCut_refusedByTheKernel(t *testing.T) {
 }
 
 // TestCut_killedAnywhere: after the process is killed anywhere in a cut, the next
-// process reports no snapshot, and a repeated call cuts the content of its own time.
+// process reports no snapshot or clone, and a repeated call cuts the content of its own
+// time.
 func TestCut_killedAnywhere(t *testing.T) {
 	for kind, cut := range cutKinds {
 		if kind == "reader" || kind == "transient" {
-			continue // until they get their layer all is like for a clone
+			continue // the same as for a clone, until they get their layer
 		}
 		for _, at := range []string{"frozen", "committed", "cut"} {
 			t.Run(kind+"/"+at, func(t *testing.T) {
@@ -138,8 +138,8 @@ func TestCut_killedAnywhere(t *testing.T) {
 				}
 				ok(t, p.Close())
 				p = openPool(t, p.config)
-				if toldOf(t, p) {
-					t.Error("what was interrupted is told of")
+				if copyReported(t, p) {
+					t.Error("the snapshot or clone of an interrupted cut is reported")
 				}
 				write('B')
 				lv := must(cut(ctx, p, v))(t)
@@ -166,7 +166,7 @@ func TestUnname_namedBeforeTheCut(t *testing.T) {
 				must(p.CreateSnapshot(ctx, "old", v.LV))(t)
 			}
 			must(p.keys.lock(ctx, lvKey(v.LV)))(t) // for good: the monitor would carry the cut out
-			ok(t, p.do(ctx, &change{what: "a cut as it was", edit: func(e *edit) error {
+			ok(t, p.do(ctx, &change{what: "a cut as of an older release", edit: func(e *edit) error {
 				l, err := p.cut(e, e.VolumeByLV(v.LV), "copy")
 				if err != nil {
 					return err
@@ -175,8 +175,8 @@ func TestUnname_namedBeforeTheCut(t *testing.T) {
 			}}))
 			ok(t, p.Close())
 			p = openPool(t, p.config)
-			if toldOf(t, p) {
-				t.Error("a snapshot that was never cut is told of")
+			if copyReported(t, p) {
+				t.Error("a snapshot that was never cut is reported")
 			}
 			writeDevice(t, path, 0, bytes.Repeat([]byte("B"), 4096))
 			s := must(p.CreateSnapshot(ctx, "copy", v.LV))(t)
@@ -184,7 +184,7 @@ func TestUnname_namedBeforeTheCut(t *testing.T) {
 			ok(t, p.Close())
 			p = openPool(t, p.config)
 			if again := must(p.CreateSnapshot(ctx, "copy", v.LV))(t); again != s {
-				t.Errorf("after another restart it is %+v, it was %+v", again, s)
+				t.Errorf("after another restart the snapshot is %+v, want %+v", again, s)
 			}
 			checkCopy(t, p, "asked for again", must(p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: s.LV}}))(t).LV, 'B')
 			ok(t, p.Deactivate(ctx, v.LV))

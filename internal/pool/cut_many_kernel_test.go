@@ -17,10 +17,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// usedSpace is who has a pool's extents.
+// usedSpace counts a pool's extents by their use.
 type usedSpace struct {
-	live, trimmed, ideal, untrimmed, trash lvm2.Extents
-	stores, segments                       int // that are trimmed, and of one of these at most
+	live, trimmed, ideal, untrimmed, trash lvm2.Extents // ideal: extents that the trimmed stores use
+	stores, segments                       int          // number of trimmed stores, and the most segments of one
 }
 
 func spaceOf(v *view) (s usedSpace) {
@@ -73,8 +73,8 @@ func TestCut_manySnapshots(t *testing.T) {
 	config := Config{Name: "pool", VolumeGroup: "vgmanycuts", Devices: testDisks(t)[:1], Create: true}
 	p := testPool(t, func(c *Config) { *c = config })
 	n, length := 80, 128*size.MiB
-	if must(p.Capacity(ctx))(t).Free > 5*size.GiB { // DMSNAP_DISKS=6G: for the record
-		n, length = 1000, 32*size.MiB // User-mode Linux cannot map a longer one page by page
+	if must(p.Capacity(ctx))(t).Free > 5*size.GiB { // only with DMSNAP_DISKS=6G, for measurements
+		n, length = 1000, 32*size.MiB // User-mode Linux cannot map a larger one page by page
 	}
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: length, Mode: Block}))(t)
 	path := must(p.Activate(ctx, v.LV))(t)
@@ -107,17 +107,17 @@ func TestCut_manySnapshots(t *testing.T) {
 	waitIdle(t, p)
 	logSpace(t, p, "when stores are trimmed")
 	if s := spaceOf(must(p.latest())(t)); s.trimmed != s.ideal || s.segments > catalog.SmallPieces+1 || s.stores != n-1 {
-		t.Errorf("frozen stores are not as small as can be, or in many pieces: %+v", s)
+		t.Errorf("frozen stores are larger than their used part, or in too many pieces: %+v", s)
 	}
 	noFindings(t, p)
 
-	timed(t, "the oldest is shown", func() {
+	timed(t, "show the oldest snapshot", func() {
 		reader := must(p.CreateVolume(ctx, VolumeSpec{Name: "reader", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: snapshots[0]}}))(t)
-		oldest.compare(t, must(p.Activate(ctx, reader.LV))(t), "the oldest")
+		oldest.compare(t, must(p.Activate(ctx, reader.LV))(t), "the oldest snapshot")
 		ok(t, p.Deactivate(ctx, reader.LV))
 		ok(t, p.DeleteVolume(ctx, reader.LV))
 	})
-	timed(t, "the oldest is restored", func() {
+	timed(t, "restore the oldest snapshot", func() {
 		fork := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{Kind: FromSnapshot, LV: snapshots[0]}}))(t)
 		oldest.compare(t, must(p.Activate(ctx, fork.LV))(t), "the restored volume")
 		waitHydrated(t, p, fork.LV)
@@ -126,19 +126,19 @@ func TestCut_manySnapshots(t *testing.T) {
 	})
 	ok(t, p.Deactivate(ctx, v.LV))
 	ok(t, p.Close())
-	timed(t, "the pool is opened again", func() { p = openPool(t, config) })
+	timed(t, "open the pool again", func() { p = openPool(t, config) })
 	base.compare(t, must(p.Activate(ctx, v.LV))(t), "the volume")
-	timed(t, "the one in the middle is deleted", func() { ok(t, p.DeleteSnapshot(ctx, snapshots[n/2])) })
-	timed(t, "all others are deleted", func() {
+	timed(t, "delete the snapshot in the middle", func() { ok(t, p.DeleteSnapshot(ctx, snapshots[n/2])) })
+	timed(t, "delete all other snapshots", func() {
 		for _, i := range r.Perm(n) {
 			ok(t, p.DeleteSnapshot(ctx, snapshots[i]))
 		}
 	})
-	timed(t, "their space is there", func() {
+	timed(t, "free their extents", func() {
 		for end := time.Now().Add(time.Minute); must(p.latest())(t).Free.Size() != whole; time.Sleep(20 * time.Millisecond) {
 			if time.Now().After(end) {
 				logSpace(t, p, "when all are deleted")
-				t.Fatalf("of %d extents %d are free again", whole, must(p.latest())(t).Free.Size())
+				t.Fatalf("of %d extents only %d are free again", whole, must(p.latest())(t).Free.Size())
 			}
 		}
 	})
@@ -149,7 +149,8 @@ func TestCut_manySnapshots(t *testing.T) {
 	waitIdle(t, p)
 }
 
-// TestCut_smallExtents: in a group with small extents a snapshot takes little room.
+// TestCut_smallExtents: in a group with extents of 1 MiB, a volume has the requested
+// 3 MiB, and a frozen store takes one extent.
 func TestCut_smallExtents(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.ExtentSize, c.FirstStore = size.MiB, 0 })
@@ -168,7 +169,7 @@ func TestCut_smallExtents(t *testing.T) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	if s := spaceOf(must(p.latest())(t)); s.trimmed != 2 || s.ideal != 2 {
-		t.Errorf("two frozen stores: %+v", s)
+		t.Errorf("the two frozen stores do not take one extent each: %+v", s)
 	}
 	ok(t, p.Deactivate(ctx, v.LV))
 }

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestFramePointers_ofConfigurations: a kernel's configuration tells whether it has
-// frame pointers; half a configuration, or none, is an error.
+// TestFramePointers_ofConfigurations: framePointers reads from a kernel's configuration
+// whether the kernel has frame pointers. An incomplete or missing file is an error.
 func TestFramePointers_ofConfigurations(t *testing.T) {
 	for text, want := range map[string]string{
 		"CONFIG_BLK_DEV_DM=m\nCONFIG_UNWINDER_ORC=y\n# CONFIG_UNWINDER_FRAME_POINTER is not set\n": "false <nil>",
@@ -31,6 +31,6 @@ func TestFramePointers_ofConfigurations(t *testing.T) {
 		}
 	}
 	if _, err := framePointers(filepath.Join(t.TempDir(), "none")); err == nil {
-		t.Error("a file that is not there tells something")
+		t.Error("a missing file causes no error")
 	}
 }

@@ -47,14 +47,14 @@ func newHotPool(t *testing.T) *hotPool {
 		h.Close()
 		removeDevices(t, "vghot")
 	})
-	// What is configured matches whatever the disk is called.
+	// From now on, the configuration matches the disk under any name.
 	ok(t, h.Close())
 	config.Devices, config.Create = []string{"/dev/sd*", config.Devices[1]}, false
 	h.Pool = openPool(t, config)
 	return h
 }
 
-// quiet waits until nothing is wrong with the pool.
+// quiet waits until the pool and its volumes have no concerns.
 func (h *hotPool) quiet() {
 	h.t.Helper()
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
@@ -71,15 +71,15 @@ func (h *hotPool) quiet() {
 	}
 }
 
-// maps reports whether a device of the group lies on the disk of that number.
+// maps reports whether a device of the group maps the disk with that device number.
 func (h *hotPool) maps(number string) bool {
 	return slices.ContainsFunc(strings.Split(command(h.t, "dmsetup", "table"), "\n"), func(line string) bool {
 		return strings.HasPrefix(line, "vghot-") && slices.Contains(strings.Fields(line), number)
 	})
 }
 
-// writing is a program that writes blocks with their number, one after the other, and
-// tries again what fails.
+// writing is a program that writes numbered blocks, one after the other, and retries
+// failed writes.
 type writing struct {
 	t            *testing.T
 	file         *os.File
@@ -118,14 +118,14 @@ func (w *writing) end() {
 	<-w.ended
 }
 
-// check fails the test unless what was written last is there.
+// check fails the test unless each block has its last content.
 func (w *writing) check() {
 	w.t.Helper()
 	b := directBuffer(w.t, 4096)
 	for n := max(0, w.done-writtenBlocks); n < w.done; n++ {
 		must(w.file.ReadAt(b, int64(n%writtenBlocks)*4096))(w.t)
 		if got := binary.LittleEndian.Uint64(b); got != uint64(n) {
-			w.t.Fatalf("block %d has what was written as number %d", n, got)
+			w.t.Fatalf("write %d is missing: its block has write %d", n, got)
 		}
 	}
 }
@@ -136,7 +136,7 @@ func numberOf(t *testing.T, path string) string {
 }
 
 // TestDisks_lateDisk: a disk that appears after the pool was opened is used, and the
-// pool is complete again.
+// pool is complete again. Until then calls that need the disk fail with ErrUnavailable.
 func TestDisks_lateDisk(t *testing.T) {
 	ctx := context.Background()
 	h := newHotPool(t)
@@ -147,16 +147,16 @@ func TestDisks_lateDisk(t *testing.T) {
 	h.disk.remove()
 	h.Pool = openPool(t, h.config)
 	if _, err := h.CreateVolume(ctx, VolumeSpec{Name: "new", Size: 16 * size.MiB, Mode: Block}); !errors.Is(err, ErrUnavailable) {
-		t.Errorf("a volume is made without the disk: %v", err)
+		t.Errorf("CreateVolume without the disk returned %v", err)
 	}
 	if _, err := h.Activate(ctx, h.hot.LV); !errors.Is(err, ErrUnavailable) {
-		t.Errorf("a volume is activated without its disk: %v", err)
+		t.Errorf("Activate without the volume's disk returned %v", err)
 	}
 	if told := must(h.Health(ctx, h.hot.LV))(t); !slices.ContainsFunc(told, func(c Condition) bool { return c.Reason == "DeviceMissing" }) {
-		t.Errorf("the volume's health: %v", told)
+		t.Errorf("the health of the volume on the missing disk is %v", told)
 	}
 	if told := must(h.Health(ctx, h.cold.LV))(t); len(told) > 0 {
-		t.Errorf("the other volume's health: %v", told)
+		t.Errorf("the health of the other volume is %v", told)
 	}
 	h.disk.attach()
 	h.quiet()
@@ -183,17 +183,17 @@ func TestDisksMoved_volumesInUse(t *testing.T) {
 	for n := range 4 {
 		before := numberOf(t, h.disk.device())
 		h.disk.remove()
-		if n == 2 { // and the driver is started anew meanwhile
+		if n == 2 { // the driver also restarts
 			ok(t, h.Close())
 			h.Pool = openPool(t, h.config)
 		}
 		if _, err := held.ReadAt(buffer, 0); err == nil {
-			t.Fatal("the disk can be read")
+			t.Fatal("the volume can be read without its disk")
 		}
 		h.disk.attach()
 		now := numberOf(t, h.disk.device())
 		if now == before {
-			t.Fatalf("the disk came back as what it was, %s", now)
+			t.Fatalf("the disk came back with the same device number %s", now)
 		}
 		h.quiet()
 		for end := time.Now().Add(30 * time.Second); h.maps(before); time.Sleep(20 * time.Millisecond) {
@@ -202,7 +202,7 @@ func TestDisksMoved_volumesInUse(t *testing.T) {
 			}
 		}
 		if _, err := held.ReadAt(buffer, 0); err != nil {
-			t.Fatalf("reading the volume, which is open: %v", err)
+			t.Fatalf("reading the volume by a file that stayed open: %v", err)
 		}
 		if got := readDevice(t, path, size.Bytes(len(model))); !bytes.Equal(got, model) {
 			t.Fatal("the volume has other content")
@@ -215,7 +215,7 @@ func TestDisksMoved_volumesInUse(t *testing.T) {
 		t.Errorf("%d writes to the volume on the disk that stayed failed", steady.failed)
 	}
 	stubborn.end()
-	t.Logf("of %d writes to the disk that was away %d failed", stubborn.done+stubborn.failed, stubborn.failed)
+	t.Logf("%d writes to the disk, %d of them failed while it was away", stubborn.done+stubborn.failed, stubborn.failed)
 	stubborn.check()
 	if s := must(h.Snapshot(ctx, "s"))(t); s.Lost {
 		t.Error("the snapshot is lost")
@@ -243,25 +243,26 @@ func TestRewriter_staleDisk(t *testing.T) {
 			break
 		}
 		if time.Now().After(end) {
-			t.Fatalf("told: %v; the pool's health: %v", told, health)
+			t.Fatalf("the stale metadata was reported: %v; the pool's health is %v", told, health)
 		}
 	}
 	must(h.Volume(ctx, "later"))(t)
 	vgck(t, h.vgName)
 	if out := command(t, "pvs", "--noheadings", "-o", "pv_name", "--devices", h.disk.device(), h.disk.device()); !strings.Contains(out, h.disk.device()) {
-		t.Errorf("pvs says %s", out)
+		t.Errorf("pvs does not show the disk: %s", out)
 	}
 }
 
 // TestDisks_markedAsMissing: a disk that lvm2 has marked as missing stays missing when
-// it is back, as for lvm2. The driver tells what to do, and the advice works.
+// it is back, as for lvm2. Errors and health calls say what to do, and their advice
+// works.
 func TestDisks_markedAsMissing(t *testing.T) {
 	ctx := context.Background()
 	h := newHotPool(t)
 	h.disk.remove()
 	for end := time.Now().Add(20 * time.Second); must(h.latest())(t).Writable() == nil; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("the disk counts as there")
+			t.Fatal("the pool does not notice that the disk is missing")
 		}
 	}
 	command(t, "lvchange", "--addtag", "changed", h.vgName+"/"+h.cold.LV)
@@ -270,17 +271,17 @@ func TestDisks_markedAsMissing(t *testing.T) {
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		_, err := h.CreateVolume(ctx, VolumeSpec{Name: "new", Size: 8 * size.MiB, Mode: Block})
 		if !errors.Is(err, ErrUnavailable) {
-			t.Fatalf("a volume is made: %v", err)
+			t.Fatalf("CreateVolume returned %v, want ErrUnavailable", err)
 		}
 		if told := must(h.Health(ctx, h.hot.LV))(t); strings.Contains(err.Error(), advice) && len(told) > 0 && strings.Contains(told[0].Message, advice) {
 			break
 		}
 		if time.Now().After(end) {
-			t.Fatalf("what to do is not told: %v", err)
+			t.Fatalf("the error or the volume's health lacks the advice: %v", err)
 		}
 	}
 	if _, err := h.Activate(ctx, h.hot.LV); !errors.Is(err, ErrUnavailable) {
-		t.Errorf("the volume is activated: %v", err)
+		t.Errorf("Activate returned %v, want ErrUnavailable", err)
 	}
 	command(t, "vgextend", "--restoremissing", h.vgName, h.disk.device())
 	h.quiet()
@@ -334,30 +335,30 @@ func TestDisksMoved_everyKindOfVolume(t *testing.T) {
 				f.Close()
 				if err == nil {
 					if !bytes.Equal(b[:1<<20], content(w[0])) || !bytes.Equal(b[1<<20:], content(w[1])) {
-						t.Errorf("%s: volume %s has other content: %q %q", when, name, b[0], b[1<<20])
+						t.Errorf("%s, volume %s has other content: %q %q", when, name, b[0], b[1<<20])
 					}
 					break
 				}
 				if time.Now().After(end) {
-					t.Fatalf("%s: volume %s: %v\n%s", when, name, err, command(t, "dmsetup", "table"))
+					t.Fatalf("%s, volume %s cannot be read: %v\n%s", when, name, err, command(t, "dmsetup", "table"))
 				}
 			}
 		}
 	}
-	check("before")
+	check("before the moves")
 	for n := range 2 {
 		before := numberOf(t, disk.device())
 		disk.remove()
 		for end := time.Now().Add(20 * time.Second); p.broken.Load() == nil; time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(end) {
-				t.Fatal("the pool counts as readable")
+				t.Fatal("the pool does not notice that its only disk is missing")
 			}
 		}
 		if _, err := p.CreateSnapshot(ctx, "never", base.LV); !errors.Is(err, ErrUnavailable) {
-			t.Errorf("a cut without the disk: %v", err)
+			t.Errorf("CreateSnapshot without the disk returned %v", err)
 		}
 		disk.attach()
-		check(fmt.Sprintf("after %d", n))
+		check(fmt.Sprintf("after move %d", n+1))
 		for end := time.Now().Add(30 * time.Second); strings.Contains(command(t, "dmsetup", "deps"), "("+strings.ReplaceAll(before, ":", ", ")+")"); time.Sleep(20 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("devices map %s still:\n%s", before, command(t, "dmsetup", "table"))
@@ -371,6 +372,6 @@ func TestDisksMoved_everyKindOfVolume(t *testing.T) {
 	config.HydrationRate = 0
 	p = openPool(t, config)
 	waitHydrated(t, p, "fork")
-	check("hydrated")
+	check("after the hydration")
 	noFindings(t, p)
 }

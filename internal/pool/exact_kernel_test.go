@@ -22,17 +22,17 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// recorded returns the chunks of a frozen layer that are on record as changed
-// until the next cut, and those that its store has besides.
+// recorded returns the chunks of a frozen layer that are recorded as changed until the
+// next cut, and the other chunks of its store.
 func recorded(t *testing.T, p *Pool, name string) (changed, redundant map[uint64]bool) {
 	t.Helper()
 	v := must(p.latest())(t)
 	l := v.Snapshots[name]
 	if !l.Exact {
-		t.Fatalf("what changed after %s is not on record", name)
+		t.Fatalf("the boundary of %s is not recorded", name)
 	}
 	changed, redundant = map[uint64]bool{}, map[uint64]bool{}
-	// From the disks: a deep snapshot's device may lie on a flat store instead.
+	// Read the disks: the device of a deep snapshot may lie on a flat store instead.
 	ok(t, readFrozen(v, l, func(store *cow.Store) error {
 		for e, err := range store.Exceptions(context.Background()) {
 			if err != nil {
@@ -73,7 +73,7 @@ func waitExact(t *testing.T, p *Pool) {
 			return
 		}
 		if time.Now().After(end) {
-			t.Fatalf("of %d frozen layers it is not on record what changed", left)
+			t.Fatalf("the boundaries of %d frozen layers are not recorded", left)
 		}
 	}
 }
@@ -102,7 +102,7 @@ func TestExact_underWriters(t *testing.T) {
 					return
 				case <-time.After(time.Millisecond):
 				}
-				// Never the same bytes twice.
+				// Never write the same bytes twice.
 				binary.LittleEndian.PutUint64(block, stamp.Add(1))
 				_, failed[w] = file.WriteAt(block, random.Int64N(int64(length)/4096)*4096)
 			}
@@ -132,12 +132,12 @@ func TestExact_underWriters(t *testing.T) {
 		total, more = total+len(want), more+len(redundant)
 		for c := range want {
 			if !changed[c] {
-				t.Errorf("s%d: chunk %d changed until the next cut, and is not on record", i, c)
+				t.Errorf("s%d: chunk %d changed until the next cut, but is not recorded", i, c)
 			}
 		}
 		for c := range changed {
 			if !want[c] {
-				t.Errorf("s%d: chunk %d is on record, and did not change until the next cut", i, c)
+				t.Errorf("s%d: chunk %d is recorded, but did not change until the next cut", i, c)
 			}
 		}
 	}
@@ -161,7 +161,7 @@ func TestExact_copiesAfterTheWindow(t *testing.T) {
 		writeDevice(t, path, chunk*16384+4096, bytes.Repeat([]byte{b}, 4096))
 	}
 	write(3, 1)
-	write(5, 0) // as it was
+	write(5, 0) // the same bytes as before
 	for _, reader := range []bool{false, true} {
 		name := map[bool]string{false: "s2", true: "s3"}[reader]
 		former := map[bool]string{false: "s1", true: "s2"}[reader]
@@ -198,10 +198,10 @@ func TestExact_copiesAfterTheWindow(t *testing.T) {
 		}
 		slices.Sort(got)
 		if !slices.Equal(got, want) {
-			t.Errorf("%s: chunks %v changed until the next cut, %v are on record", former, want, got)
+			t.Errorf("%s: chunks %v changed until the next cut, but %v are recorded", former, want, got)
 		}
 		if !reader && (len(redundant) != 2 || !redundant[7] || !redundant[8]) {
-			t.Errorf("%s: copied after the window: %v", former, redundant)
+			t.Errorf("%s: the chunks copied after the window are %v, want 7 and 8", former, redundant)
 		}
 		for _, f := range must(Verify(ctx, p.config, Options{}))(t).Findings {
 			t.Errorf("%+v", f)
@@ -227,10 +227,10 @@ func TestExact_inactiveVolume(t *testing.T) {
 	for name, want := range map[string]map[uint64]bool{"s1": {64: true}, "s2": {}} {
 		changed, redundant := recorded(t, p, name)
 		if fmt.Sprint(changed) != fmt.Sprint(want) || len(redundant) != 0 {
-			t.Errorf("%s: %v and %v are on record, %v changed", name, changed, redundant, want)
+			t.Errorf("%s: %v are recorded and %v are redundant, but %v changed", name, changed, redundant, want)
 		}
 	}
-	// A process that dies between the window and the record leaves no wrong one.
+	// A process that dies before the window leaves no wrong record.
 	must(p.keys.lock(ctx, lvKey(v.LV)))(t) // for good: the monitor would carry the cut out
 	ok(t, p.do(ctx, &change{what: "a cut", edit: func(e *edit) error {
 		_, err := p.cut(e, e.VolumeByLV(v.LV), "s4")
@@ -242,7 +242,7 @@ func TestExact_inactiveVolume(t *testing.T) {
 	writeDevice(t, path, 4<<20, bytes.Repeat([]byte{1}, 4096))
 	waitExact(t, p)
 	if changed, _ := recorded(t, p, "s3"); len(changed) != 2 || !changed[128] || !changed[192] {
-		t.Errorf("s3: %v are on record, 128 and 192 changed", changed)
+		t.Errorf("s3: %v are recorded, but 128 and 192 changed", changed)
 	}
 	ok(t, p.Deactivate(ctx, v.LV))
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// paperGroup is a volume group that tests make without a disk: extents of 4 MiB on disk 0:0.
+// paperGroup is a volume group without a disk, with extents of 4 MiB.
 type paperGroup struct {
 	*testing.T
 	*edit
@@ -66,7 +66,7 @@ func (g *paperGroup) cut(of, name string, n lvm2.Extents) {
 	g.check(g.Join(g.VolumeByLV(of), lv, length, 128))
 }
 
-// fork adds a volume of n extents that reads through a layer, with a store of one.
+// fork adds a volume of n extents that reads through a layer, with a store of one extent.
 func (g *paperGroup) fork(name, from string, n lvm2.Extents, hydrated string) {
 	g.volume(name, n, catalog.Tag("copy", string(g.Snapshots[from].LV.ID)), catalog.Tag("hydrated", hydrated))
 	store := catalog.NewLV("fork-"+name, "fork", catalog.Tag("of", string(g.VolumeByLV(name).LV.ID)), catalog.Tag("chunk", "128"))
@@ -74,7 +74,7 @@ func (g *paperGroup) fork(name, from string, n lvm2.Extents, hydrated string) {
 	g.check(g.Put(store))
 }
 
-// reader adds a volume that shows a layer, or with tags a transient one.
+// reader adds a volume that shows a layer; with tags, a transient volume.
 func (g *paperGroup) reader(name, from string, tags ...string) {
 	l := g.Snapshots[from]
 	lv := catalog.NewLV(name, "volume", append([]string{catalog.Tag("name", name), catalog.Tag("mode", string(Block)), catalog.Tag("reads", string(l.LV.ID))}, tags...)...)
@@ -88,7 +88,7 @@ func (g *paperGroup) reader(name, from string, tags ...string) {
 	g.check(g.Put(lv))
 }
 
-// drop takes a snapshot and what nothing needs then away.
+// drop deletes a snapshot, and layers that nothing needs without it.
 func (g *paperGroup) drop(name string) {
 	l := g.Snapshots[name]
 	c := l.LV.Clone()
@@ -109,7 +109,7 @@ func (g *paperGroup) family(name string) []*catalog.Volume {
 	return g.Members()[root]
 }
 
-// inUseBy says that volumes are active and that layers are read.
+// inUseBy returns a use in which volumes are active and layers are read.
 func (g *paperGroup) inUseBy(volumes []string, layers ...string) use {
 	u := use{active: map[lvm2.ID]bool{}, content: map[lvm2.ID]bool{}, read: map[lvm2.ID]bool{}}
 	for _, name := range volumes {
@@ -121,7 +121,7 @@ func (g *paperGroup) inUseBy(volumes []string, layers ...string) use {
 	return u
 }
 
-// lines returns what a family should have, a device a line, with names for numbers.
+// lines returns the wanted devices, one line each, with names instead of numbers.
 func (w *wantedSet) lines() []string {
 	names := map[string]string{}
 	for _, d := range w.devices {

@@ -16,8 +16,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// newDeep makes an active volume with n snapshots, with chunks of all sizes, which is
-// expanded in between. Of those in keep it knows the content.
+// newDeep makes an active volume with n snapshots, s0 to s(n-1), whose stores have
+// chunks of all sizes. It expands the volume in between, and remembers the content of
+// the snapshots in keep.
 func newDeep(t *testing.T, n int, keep ...int) *past {
 	t.Helper()
 	h := newPast(t, 8*size.MiB)
@@ -50,15 +51,15 @@ func (h *past) hide(lv string) {
 	ok(h.t, h.p.DeleteVolume(context.Background(), lv))
 }
 
-// same compares a device with what a snapshot must hold.
+// same fails the test unless a device has the content of a snapshot.
 func (h *past) same(path, snapshot, when string) {
 	h.t.Helper()
 	if want := h.want[snapshot]; !bytes.Equal(readDevice(h.t, path, size.Bytes(len(want))), want) {
-		h.t.Fatalf("%s: snapshot %s has wrong bytes", when, snapshot)
+		h.t.Fatalf("%s: snapshot %s has other content", when, snapshot)
 	}
 }
 
-// levels is how many snapshot devices the kernel reads a layer by.
+// levels returns the number of snapshot devices by which the kernel reads a layer.
 func levels(t *testing.T, p *Pool, snapshot string) (n int) {
 	t.Helper()
 	at := must(p.find(must(p.latest())(t).snapDevice(must(p.latest())(t).VG.LV(snapshot))))(t)
@@ -80,7 +81,7 @@ func levels(t *testing.T, p *Pool, snapshot string) (n int) {
 	return n
 }
 
-// flatsOf lists the flat stores that the metadata have.
+// flatsOf lists the flat stores in the metadata.
 func flatsOf(t *testing.T, p *Pool) (all []*catalog.Flat) {
 	for _, o := range must(p.latest())(t).Volumes {
 		all = append(all, o.Flats...)
@@ -118,7 +119,7 @@ func TestFlat_readsAsTheStack(t *testing.T) {
 		h.same(path, name, fmt.Sprintf("%d layers deep", deep))
 		n := levels(t, h.p, name)
 		if n > catalog.FlatLevels || deep > catalog.FlatLevels && n != 2 {
-			t.Errorf("what lies %d layers deep is read by %d devices", deep, n)
+			t.Errorf("a snapshot %d layers deep is read by %d devices", deep, n)
 		}
 		t.Logf("%d layers: %d devices, shown after %v", deep, n, took)
 		h.write(15)
@@ -127,7 +128,7 @@ func TestFlat_readsAsTheStack(t *testing.T) {
 		h.hide(lv)
 		noFlats(t, h.p)
 	}
-	for _, deep := range []int{3, 9, 23} { // the stack of all layers says the same
+	for _, deep := range []int{3, 9, 23} { // compare with the stack of all layers
 		name := fmt.Sprint("s", cuts-deep)
 		f := openSnapshot(t, h.p, name)
 		h.same(f.Name(), name, "by the stack")
@@ -135,10 +136,10 @@ func TestFlat_readsAsTheStack(t *testing.T) {
 	}
 	h.deactivate()
 	lv, path := h.show("s3")
-	h.same(path, "s3", "of a volume that is not active")
+	h.same(path, "s3", "with an inactive volume")
 	h.activate()
 	h.write(10)
-	h.same(path, "s3", "of a volume that is active again")
+	h.same(path, "s3", "with a volume that is active again")
 	noFindings(t, h.p)
 	h.hide(lv)
 	noFlats(t, h.p)
@@ -155,7 +156,7 @@ func TestFlat_cutsWhileRead(t *testing.T) {
 	lv, path := h.show("s1")
 	near, nearPath := h.show("s7") // the newest: it is read by no flat store
 	stop, failed := make(chan struct{}), make(chan error, 1)
-	go func() { // who reads all the time sees no error and no other byte
+	go func() { // a constant reader sees no error and no other bytes
 		f, err := os.Open(path)
 		b := make([]byte, 256*size.KiB)
 		for off := int64(0); err == nil; off = (off + int64(len(b))) % int64(len(h.want["s1"])) {
@@ -188,7 +189,7 @@ func TestFlat_cutsWhileRead(t *testing.T) {
 	ok(t, <-failed)
 	for end := time.Now().Add(20 * time.Second); levels(t, h.p, "s1") > catalog.FlatLevels || levels(t, h.p, "s7") > catalog.FlatLevels; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("read by %d and %d devices", levels(t, h.p, "s1"), levels(t, h.p, "s7"))
+			t.Fatalf("s1 and s7 are read by %d and %d devices", levels(t, h.p, "s1"), levels(t, h.p, "s7"))
 		}
 	}
 	t.Logf("at most %d devices", most)
@@ -196,16 +197,16 @@ func TestFlat_cutsWhileRead(t *testing.T) {
 	h.same(nearPath, "s7", "in the end")
 	waitTrimmed(t, h.p)
 	noFindings(t, h.p)
-	for i := 2; i < 23; i++ { // layers that are read stay
+	for i := 2; i < 23; i++ { // layers that s1 and s7 read through stay
 		if i != 7 {
 			h.remove(fmt.Sprint("s", i))
 		}
 	}
 	waitTrimmed(t, h.p)
 	if pairs := must(h.p.latest())(t).FoldPairs(); len(pairs) != 0 {
-		t.Errorf("layers can be folded that are read: %v", pairs)
+		t.Errorf("layers that are read can be folded: %v", pairs)
 	}
-	h.same(path, "s1", "after the end of those between")
+	h.same(path, "s1", "after the other snapshots were deleted")
 	h.remove("s1", "s7")
 	h.write(10)
 	noFindings(t, h.p)
@@ -217,8 +218,8 @@ func TestFlat_cutsWhileRead(t *testing.T) {
 	ok(t, h.p.Deactivate(ctx, h.lv))
 }
 
-// TestFlat_killedAnywhere: when a pool is opened after a kill, a flat store that was
-// being made is deleted, and a flat store that is read stays.
+// TestFlat_killedAnywhere: when a pool is opened after a kill, a flat store that is
+// unfinished or unread is deleted, and a flat store that is read stays.
 func TestFlat_killedAnywhere(t *testing.T) {
 	ctx := context.Background()
 	h := newDeep(t, 8, 1)
@@ -237,8 +238,8 @@ func TestFlat_killedAnywhere(t *testing.T) {
 	}
 	waitTrimmed(t, h.p)
 
-	// Nobody reads by any of them yet. They stay as long as this process expects it.
-	f := made() // committed, and not written
+	// Nobody reads these stores yet. They stay while this process awaits a reader.
+	f := made() // committed, but not written
 	ok(t, h.p.do(ctx, &change{what: "unwrite", edit: func(e *edit) error {
 		c := e.VG.LVByID(f.LV.ID).Clone()
 		c.Tags = catalog.DropTags(c.Tags, "used")
@@ -247,15 +248,15 @@ func TestFlat_killedAnywhere(t *testing.T) {
 	again()
 	noFlats(t, h.p)
 	waitIdle(t, h.p)
-	h.idle("what was not written")
+	h.idle("after a store that was not written")
 
-	made() // written, and not used
+	made() // written, but not used
 	again()
 	noFlats(t, h.p)
 	waitIdle(t, h.p)
-	h.idle("what was not used")
+	h.idle("after a store that was not used")
 
-	f = made() // the device of the store is there, the snapshot's is not
+	f = made() // the store has a device, but the snapshot has none
 	ok(t, h.p.do(ctx, &change{what: "half", act: func(ctx context.Context, v *view) error {
 		o := v.VolumeByLV(h.lv)
 		_, err := h.p.single(ctx, v, v.cowDevice(f.LV), must(v.flatTable(o, o.Flats[0]))(t), true)
@@ -264,17 +265,17 @@ func TestFlat_killedAnywhere(t *testing.T) {
 	again()
 	noFlats(t, h.p)
 	waitIdle(t, h.p)
-	h.idle("a store without its snapshot")
+	h.idle("after a store whose snapshot has no device")
 
 	lv, path := h.show("s1")
 	one := flatsOf(t, h.p)
 	again()
 	h.same(path, "s1", "after a restart")
 	if now := flatsOf(t, h.p); len(now) != 1 || now[0].LV.ID != one[0].LV.ID {
-		t.Errorf("it is read by %+v, before by %+v", now, one)
+		t.Errorf("the flat stores are %+v, want %+v", now, one)
 	}
 	noFindings(t, h.p)
-	for i := range catalog.FlatLevels { // the next store is made, and not below the snapshot yet
+	for i := range catalog.FlatLevels { // the next store is made, but is not below the snapshot yet
 		h.write(5)
 		h.cut(fmt.Sprint("n", i), 4*size.KiB)
 	}
@@ -282,7 +283,7 @@ func TestFlat_killedAnywhere(t *testing.T) {
 	h.same(path, "s1", "with another store")
 	for end := time.Now().Add(20 * time.Second); levels(t, h.p, "s1") > catalog.FlatLevels || len(flatsOf(t, h.p)) != 1; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("%d levels, %+v", levels(t, h.p, "s1"), flatsOf(t, h.p))
+			t.Fatalf("s1 is read by %d devices, the flat stores are %+v", levels(t, h.p, "s1"), flatsOf(t, h.p))
 		}
 	}
 	h.same(path, "s1", "with only the other store")
@@ -290,7 +291,7 @@ func TestFlat_killedAnywhere(t *testing.T) {
 	h.hide(lv)
 	noFlats(t, h.p)
 
-	// A reboot.
+	// After a reboot there are no devices.
 	lv, _ = h.show("s1")
 	h.deactivate()
 	config := h.p.config
@@ -304,7 +305,7 @@ func TestFlat_killedAnywhere(t *testing.T) {
 	noFlats(t, h.p)
 	waitIdle(t, h.p)
 	if all := settledTo(t, h.p, 0); len(all) != 0 {
-		t.Errorf("left: %v", all)
+		t.Errorf("devices are left: %v", all)
 	}
 }
 
@@ -335,7 +336,7 @@ func TestFlat_belowForksAndReaders(t *testing.T) {
 	written := content(bytes.Clone(h.want["s2"]))
 	written.scribble(t, h.random, scratchPath, 20)
 	if v := must(h.p.latest())(t); !v.VolumeByLV(fork.LV).Forked() {
-		t.Error("the fork was hydrated before anything was tried")
+		t.Error("the fork was hydrated too early for this test")
 	}
 	for i := range 7 {
 		h.write(5)

@@ -12,7 +12,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// half makes a flat store for a snapshot, up to a state, and returns what ends it.
+// half makes a flat store for a snapshot, up to a state. end finishes or abandons it.
 func (h *past) half(state, snapshot string) (end func()) {
 	h.t.Helper()
 	t, ctx := h.t, context.Background()
@@ -45,14 +45,14 @@ func (h *past) half(state, snapshot string) (end func()) {
 			}
 		}
 	}
-	lv, path := h.show(snapshot) // and its trash is being wiped
+	lv, path := h.show(snapshot) // the store becomes trash, and is being wiped
 	h.same(path, snapshot, "before")
 	h.hide(lv)
 	return func() {}
 }
 
 // TestFlat_operationsWhileHalfMade: operations on a volume work while a flat store of
-// its history is half made, written but not read, or being deleted; and nothing of the
+// its history is half made, written but not read, or being deleted. Nothing of the
 // store is left.
 func TestFlat_operationsWhileHalfMade(t *testing.T) {
 	ctx := context.Background()
@@ -73,7 +73,7 @@ func TestFlat_operationsWhileHalfMade(t *testing.T) {
 				"fork": func() {
 					f := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "s1"}}))(t)
 					if state == "made" {
-						return // its device comes when the store is written, or given up
+						return // it gets a device when the store is written or abandoned
 					}
 					h.same(must(h.p.Activate(ctx, f.LV))(t), "s1", "a fork")
 				},
@@ -102,7 +102,7 @@ func TestFlat_operationsWhileHalfMade(t *testing.T) {
 			h.same(must(h.p.Activate(ctx, h.lv))(t), "s2", "rolled back")
 			waitHydrated(t, h.p, h.lv)
 			noFlats(t, h.p)
-			end = h.half(state, "s1") // and what it is made for is deleted
+			end = h.half(state, "s1") // the store's snapshot is deleted meanwhile
 			ok(t, h.p.DeleteSnapshot(ctx, "s0"))
 			ok(t, h.p.DeleteSnapshot(ctx, "s1"))
 			end()
@@ -111,7 +111,7 @@ func TestFlat_operationsWhileHalfMade(t *testing.T) {
 			noFindings(t, h.p)
 			h.same(must(h.p.Activate(ctx, h.lv))(t), "s2", "in the end")
 			lv, path := h.show("s2")
-			h.same(path, "s2", fmt.Sprint("shown after all of it, ", state))
+			h.same(path, "s2", fmt.Sprint("shown after all operations, ", state))
 			h.hide(lv)
 		})
 	}

@@ -15,8 +15,8 @@ import (
 )
 
 // TestFlat_noRoom: without room for a flat store, an old snapshot is read by one
-// device for each newer layer, up to the kernel's limit; beyond it the error tells
-// what is missing.
+// device for each newer layer, up to the kernel's limit. Beyond it, activation fails
+// with ErrNoSpace and names the snapshot.
 func TestFlat_noRoom(t *testing.T) {
 	ctx := context.Background()
 	h := newDeep(t, depthFramed+4, 1, 5, 10)
@@ -25,7 +25,7 @@ func TestFlat_noRoom(t *testing.T) {
 	lv, path := h.show("s10")
 	h.same(path, "s10", "in a full pool")
 	if n := levels(t, h.p, "s10"); n != depthFramed-6 {
-		t.Errorf("it is read by %d devices", n)
+		t.Errorf("s10 is read by %d devices, want %d", n, depthFramed-6)
 	}
 	steep := func(is bool) {
 		t.Helper()
@@ -35,20 +35,20 @@ func TestFlat_noRoom(t *testing.T) {
 				return
 			}
 			if time.Now().After(end) {
-				t.Fatalf("the volume's health: %v", all)
+				t.Fatalf("the volume's health is %v; SnapshotReadDeep expected: %v", all, is)
 			}
 		}
 	}
 	steep(true)
-	edge, edgePath := h.show("s5") // one more device would be the last that the kernel takes
+	edge, edgePath := h.show("s5") // at the kernel's limit
 	h.same(edgePath, "s5", "in a full pool")
 	if _, err := h.p.CreateSnapshot(ctx, "more", h.lv); !errors.Is(err, ErrPrecondition) || !strings.Contains(err.Error(), edge) {
-		t.Errorf("a cut that puts what is read too deep: %v", err)
+		t.Errorf("a cut that would exceed the limit of a reader: %v", err)
 	}
 	h.hide(edge)
 	deep := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "deep", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: "s1"}}))(t)
 	if _, err := h.p.Activate(ctx, deep.LV); !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "s1") {
-		t.Errorf("too deep in a full pool: %v", err)
+		t.Errorf("activating a snapshot that is too deep in a full pool: %v", err)
 	}
 	quiet(t, "lvremove -q -y "+h.p.vgName+"/rest")
 	ok(t, h.p.refresh(ctx))
@@ -56,7 +56,7 @@ func TestFlat_noRoom(t *testing.T) {
 	h.same(deepPath, "s1", "with room")
 	for end := time.Now().Add(30 * time.Second); levels(t, h.p, "s10") != 2; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("with room it is read by %d devices", levels(t, h.p, "s10"))
+			t.Fatalf("with room, s10 is read by %d devices", levels(t, h.p, "s10"))
 		}
 	}
 	h.same(path, "s10", "with room")
@@ -89,12 +89,12 @@ func TestFlat_openedByOthers(t *testing.T) {
 	}))
 	h.p.notAwaited(f)
 	if err := h.p.onVolume(ctx, h.lv, func(ctx context.Context) error { return h.p.dropIdleFlats(ctx, h.lv) }); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), f.LV.Name) {
-		t.Errorf("one that is open: %v", err)
+		t.Errorf("dropping an open flat store: %v", err)
 	}
 	file.Close()
 	ok(t, h.p.onVolume(ctx, h.lv, func(ctx context.Context) error { return h.p.dropIdleFlats(ctx, h.lv) }))
 	if all := flatsOf(t, h.p); len(all) != 0 {
-		t.Errorf("left: %+v", all)
+		t.Errorf("flat stores are left: %+v", all)
 	}
 	waitIdle(t, h.p)
 	noFindings(t, h.p)
@@ -121,7 +121,7 @@ func TestFlat_unreadGivesWayToLiveStore(t *testing.T) {
 		h.p.grow(ctx, &growth{storeID: live.ID, more: size.MiB, must: true, done: make(chan struct{})})
 	}
 	if all := flatsOf(t, h.p); len(all) != 0 {
-		t.Errorf("left: %+v", all)
+		t.Errorf("flat stores are left: %+v", all)
 	}
 	noFindings(t, h.p)
 }

@@ -20,8 +20,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// addLayers puts n frozen layers below the live one of a volume, each with so many
-// exceptions of 4 KiB, in one commit, and returns what the oldest snapshot, s0, shows.
+// addLayers adds n frozen layers before the live layer of a volume, in one commit. Each
+// has the given number of exceptions, with chunks of 4 KiB. addLayers returns the
+// content of the oldest snapshot, s0.
 func addLayers(t *testing.T, p *Pool, lv string, base []byte, n, exceptions int) []byte {
 	t.Helper()
 	const chunk = cow.MinChunk
@@ -35,7 +36,7 @@ func addLayers(t *testing.T, p *Pool, lv string, base []byte, n, exceptions int)
 		if err := e.Put(live); err != nil {
 			return err
 		}
-		for i := n - 1; i >= 0; i-- { // the oldest's content counts
+		for i := n - 1; i >= 0; i-- { // the oldest layer last: its content counts
 			clear(buf)
 			copy(buf, cow.NewHeader(chunk))
 			for k, at := range r.Perm(len(base) / int(chunk))[:exceptions] {
@@ -68,7 +69,7 @@ func addLayers(t *testing.T, p *Pool, lv string, base []byte, n, exceptions int)
 	return want
 }
 
-// readAll reads a device once and returns how long that took.
+// readAll reads a device once and returns the time that it took.
 func readAll(t *testing.T, path string, length size.Bytes) time.Duration {
 	t.Helper()
 	began := time.Now()
@@ -76,7 +77,7 @@ func readAll(t *testing.T, path string, length size.Bytes) time.Duration {
 	return time.Since(began)
 }
 
-// slab is how much memory the kernel has for its tables, in KiB.
+// slab returns the kernel's memory for tables and other unreclaimable objects, in KiB.
 func slab(t *testing.T) (kib int) {
 	for line := range strings.Lines(string(must(os.ReadFile("/proc/meminfo"))(t))) {
 		if f := strings.Fields(line); f[0] == "SUnreclaim:" || f[0] == "VmallocUsed:" {
@@ -87,7 +88,7 @@ func slab(t *testing.T) (kib int) {
 }
 
 // TestFlat_thousandSnapshots: the oldest of a thousand snapshots, with 100,000
-// exceptions in all, is read by two devices.
+// exceptions in all, is read by two devices, and activated within 10 s.
 func TestFlat_thousandSnapshots(t *testing.T) {
 	const layers, exceptions = 1000, 100
 	ctx := context.Background()
@@ -109,7 +110,7 @@ func TestFlat_thousandSnapshots(t *testing.T) {
 	shown := must(p.Activate(ctx, oldest.LV))(t)
 	took, memory := time.Since(began), slab(t)-before
 	if n := levels(t, p, "s0"); n != 2 {
-		t.Errorf("it is read by %d devices", n)
+		t.Errorf("the oldest snapshot is read by %d devices, want 2", n)
 	}
 	want.compare(t, shown, "the oldest of a thousand")
 	base.compare(t, newestPath, "the newest")
@@ -118,9 +119,9 @@ func TestFlat_thousandSnapshots(t *testing.T) {
 		young += readAll(t, newestPath, v.Size)
 		old += readAll(t, shown, v.Size)
 	}
-	t.Logf("activated after %v, the kernel takes %d KiB for it; 5 times %v: the oldest in %v, the newest in %v", took, memory, v.Size, old, young)
+	t.Logf("activation took %v and %d KiB of the kernel's memory; reading 5 times %v took %v for the oldest, %v for the newest", took, memory, v.Size, old, young)
 	if took > 10*time.Second {
-		t.Errorf("it was activated after %v", took)
+		t.Errorf("activating the oldest snapshot took %v", took)
 	}
 	base.scribble(t, r, path, 100)
 	want.compare(t, shown, "the oldest of a thousand after writes")

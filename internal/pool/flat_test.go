@@ -28,12 +28,12 @@ func TestSteepest_besideFold(t *testing.T) {
 	for i, want := range []string{"s0", "s1", "s2", "s3"} {
 		l := g.view().steepest(o, has, func(id lvm2.ID) bool { return folded[id] })
 		if l == nil || l.LV.Name != want {
-			t.Fatalf("after %d that are folded it is %v, want %s", i, l, want)
+			t.Fatalf("with %d layers in a fold, the steepest is %v, want %s", i, l, want)
 		}
 		folded[l.LV.ID] = true
 	}
 	if l := g.view().steepest(o, has, func(id lvm2.ID) bool { return folded[id] }); l != nil {
-		t.Errorf("%s is read by few devices", l.LV.Name)
+		t.Errorf("%s gets a flat store, although it is read by few devices", l.LV.Name)
 	}
 }
 
@@ -58,42 +58,42 @@ func TestKeepForFlat_untilHydrated(t *testing.T) {
 	}
 	o := g.VolumeByLV("vol")
 	if len(o.Flats) != 1 || o.Flats[0].Reads != layerOf("s0").LV.ID || p.flatNeed(g.view(), o, layerOf("s0")) != 0 {
-		t.Fatalf("there are %+v", o.Flats)
+		t.Fatalf("the flat stores are %+v, want one for s0", o.Flats)
 	}
 	if g.ForkNeeds(o, o.Flats[0]) {
-		t.Error("there is no fork")
+		t.Error("a flat store is needed for a fork, but there is no fork")
 	}
 	devices := map[string]bool{g.view().snapDevice(g.VG.LV("s0")).uuid: true}
 	if p.idleFlat(g.view(), o, devices) != o.Flats[0] {
-		t.Error("nobody reads by it")
+		t.Error("a flat store without a device does not count as idle")
 	}
 	if devices[g.view().cowDevice(o.Flats[0].LV).uuid] = true; p.idleFlat(g.view(), o, devices) != nil {
-		t.Error("it is read by")
+		t.Error("a flat store with a device counts as idle")
 	}
 	g.volume("fork", 8, catalog.Tag("copy", string(layerOf("s0").LV.ID)))
 	if o = g.VolumeByLV("vol"); !g.ForkNeeds(o, o.Flats[0]) {
-		t.Error("it is not kept for the fork")
+		t.Error("the flat store is not kept for the fork")
 	}
 	p.facts.flats.put(o.Flats[0].LV.ID, time.Time{})
 	if !p.awaited(g.view(), o.Flats[0]) {
-		t.Error("it is being written")
+		t.Error("a flat store that is being written is not awaited")
 	}
 	p.notAwaited(o.Flats[0])
 	if !p.awaited(g.view(), o.Flats[0]) {
-		t.Error("it is being written, and was given up")
+		t.Error("notAwaited abandoned a flat store that is being written")
 	}
 	p.facts.flats.put(o.Flats[0].LV.ID, time.Now().Add(-flatWait))
 	if f := p.idleFlat(g.view(), o, nil); f != nil {
-		t.Errorf("a fork needs %s", f.LV.Name)
+		t.Errorf("%s counts as idle, but a fork needs it", f.LV.Name)
 	}
 	if p.awaited(g.view(), o.Flats[0]) {
-		t.Error("who asked for it has had his time")
+		t.Error("a flat store is still awaited after flatWait")
 	}
 }
 
-// TestKeepForFlat_deeperSecondFork: a second fork of a snapshot that lies deeper by
-// now reserves the missing extents, and the store grows by them even if little is
-// free. Until the store is written, the forks may read at any time.
+// TestKeepForFlat_deeperSecondFork: a second fork of a snapshot that now lies deeper
+// reserves the missing extents. A fork's store may grow into the reserve. Until the
+// store is written, it does not count as a flat store.
 func TestKeepForFlat_deeperSecondFork(t *testing.T) {
 	g := newGroup(t)
 	g.volume("vol", 300)
@@ -118,30 +118,30 @@ func TestKeepForFlat_deeperSecondFork(t *testing.T) {
 	g.check(p.keepForFlat(g.edit, id))
 	kept := vol().Flats[0]
 	if err := p.enlargeFlat(g.edit, vol(), kept.LV.Clone(), 1); !errors.Is(err, ErrNoSpace) {
-		t.Errorf("without a fork it grows into what is kept for live stores: %v", err)
+		t.Errorf("a flat store without a fork grows into the reserve: %v", err)
 	}
 	g.volume("one", 8, catalog.Tag("copy", string(id)))
 	one := g.VolumeByLV("one")
 	if err := p.enlargeFlat(g.edit, vol(), kept.LV.Clone(), 1); err != nil {
-		t.Errorf("the fork's does not grow: %v", err)
+		t.Errorf("a fork's flat store does not grow: %v", err)
 	}
 	if !g.ReadsUnasked(one, g.Layers[id]) {
-		t.Error("room for a store that is not written counts as a store")
+		t.Error("a reserved flat store counts as written")
 	}
 	cut(6, 10)
 	if need() != 1 {
-		t.Errorf("the second fork needs %d extents more", need())
+		t.Errorf("the second fork needs %d more extents, want 1", need())
 	}
 	p.facts.flats.put(kept.LV.ID, time.Time{})
 	if need() != 0 {
-		t.Error("what is being written grows")
+		t.Error("a flat store grows while it is being written")
 	}
 	p.facts.flats.drop(kept.LV.ID)
 	g.check(p.keepForFlat(g.edit, id))
 	if all := vol().Flats; len(all) != 1 || all[0].LV.ID != kept.LV.ID || all[0].LV.Size() != 2 || all[0].Over != g.VG.LV("s9").ID || need() != 0 {
-		t.Errorf("there are %+v, %d extents are needed", all[0], need())
+		t.Errorf("the flat store is %+v, and needs %d more extents", all[0], need())
 	}
-	for i := range 9 { // and it is written
+	for i := range 9 { // now the store is written
 		c := g.VG.LV(fmt.Sprintf("s%d", i)).Clone()
 		c.Tags = catalog.SetTag(c.Tags, "used", "16")
 		g.check(g.Put(c))
@@ -150,7 +150,7 @@ func TestKeepForFlat_deeperSecondFork(t *testing.T) {
 	c.Tags = catalog.SetTag(c.Tags, "used", "256")
 	g.check(g.Put(c))
 	if one = g.VolumeByLV("one"); g.ReadsUnasked(one, g.Layers[id]) || need() != 0 {
-		t.Error("it is written, and does not count as a store")
+		t.Error("the written flat store does not count as a flat store")
 	}
 }
 
@@ -161,23 +161,23 @@ func TestGiveUpUnread_notWhileWrittenOrNeeded(t *testing.T) {
 	w := paperWork(g)
 	p, id := w.pool, w.flat.LV.ID
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	p.cancel() // no store is given back: there is no kernel
+	p.cancel() // there is no kernel, so no store is deleted
 	asked := func(written time.Time) bool {
 		p.current.Store(g.view())
 		p.facts.flats.put(id, written)
 		p.giveUpUnread()
-		p.work.Wait() // it looks at the view, which is changed next
+		p.work.Wait() // it reads the view, which is changed next
 		return p.facts.flats.has(id)
 	}
 	if !asked(time.Time{}) {
-		t.Error("one that is being written was given up")
+		t.Error("a flat store that is being written was abandoned")
 	}
 	if asked(time.Now()) {
-		t.Error("one that nobody reads by stays")
+		t.Error("a flat store that nobody reads was not abandoned")
 	}
 	g.volume("fork", 8, catalog.Tag("copy", string(w.flat.Reads)))
 	if !asked(time.Now()) {
-		t.Error("a fork's was given up")
+		t.Error("a fork's flat store was abandoned")
 	}
 }
 
@@ -190,7 +190,7 @@ func TestCaretaker_logsRepeatedFailureOnce(t *testing.T) {
 		news bool
 	}{{nil, false}, {ErrNoSpace, true}, {ErrNoSpace, false}, {ErrLost, true}, {ErrLost, false}, {nil, false}, {ErrLost, true}} {
 		if news := c.news("steep", s.err); news != s.news {
-			t.Errorf("%d: %v is news: %v", i, s.err, news)
+			t.Errorf("failure %d, %v: news is %v, want %v", i, s.err, news, s.news)
 		}
 	}
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// foldLong begins a fold of two layers below n newer ones that takes some seconds, and
-// waits until its devices are there. ended is given its error.
+// foldLong begins a fold of two layers below n newer layers that takes several seconds,
+// and waits until the fold has a device. ended receives the fold's error.
 func foldLong(t *testing.T, n int) (h *past, heir string, ended chan error) {
 	t.Helper()
 	h = newPast(t, 32*size.MiB)
@@ -45,13 +45,13 @@ func foldLong(t *testing.T, n int) (h *past, heir string, ended chan error) {
 			return h, heir, ended
 		}
 		if time.Now().After(end) {
-			t.Fatal("the fold has no device")
+			t.Fatal("the fold did not get a device within 10 s")
 		}
 	}
 }
 
 // TestMakeWay_cutsBesideFold: cuts during a fold never make the fold read through more
-// devices than the kernel can: the fold ends before.
+// devices than the kernel allows: the fold ends before.
 func TestMakeWay_cutsBesideFold(t *testing.T) {
 	h, heir, ended := foldLong(t, 1)
 	h.p.deepest = 7
@@ -68,7 +68,7 @@ func TestMakeWay_cutsBesideFold(t *testing.T) {
 	err := <-ended
 	t.Logf("the fold read through %d devices, and ended with %v", most, err)
 	if most > h.p.deepest {
-		t.Errorf("the fold read through %d devices, the kernel can through %d", most, h.p.deepest)
+		t.Errorf("the fold read through %d devices, but the kernel allows %d", most, h.p.deepest)
 	}
 	if err != nil && !errors.Is(err, errFoldOver) {
 		t.Error(err)
@@ -78,22 +78,22 @@ func TestMakeWay_cutsBesideFold(t *testing.T) {
 	h.idle("after the fold")
 }
 
-// TestMakeWay_restoreBesideFold: a snapshot that lies too deep for the kernel can be
-// restored while its layers are folded: the fold stops.
+// TestMakeWay_restoreBesideFold: a snapshot that is too deep for the kernel can be
+// shown while layers that it reads through are folded: the fold stops.
 func TestMakeWay_restoreBesideFold(t *testing.T) {
 	h, _, ended := foldLong(t, 4)
 	h.p.deepest = 6
 	lv, path := h.show("old")
 	h.same(path, "old", "beside a fold")
 	if n := levels(t, h.p, "old"); n != 2 {
-		t.Errorf("it is read by %d devices", n)
+		t.Errorf("the snapshot is read by %d devices, want 2", n)
 	}
 	folded := 0
 	if err := <-ended; err == nil {
-		t.Log("the fold was done before")
+		t.Log("the fold ended before the snapshot was shown")
 		folded = 1
 	} else if !errors.Is(err, errFoldOver) {
-		t.Errorf("the fold: %v", err)
+		t.Errorf("the fold returned %v", err)
 	}
 	noFindings(t, h.p)
 	h.hide(lv)
@@ -101,7 +101,7 @@ func TestMakeWay_restoreBesideFold(t *testing.T) {
 	h.p.deepest = depthFramed
 	h.check("after the fold")
 	if folded += h.fold(); folded != 1 {
-		t.Errorf("%d folds", folded)
+		t.Errorf("%d folds, want one", folded)
 	}
 	h.check("in the end")
 }
@@ -115,7 +115,7 @@ func TestFlat_forkInFullPool(t *testing.T) {
 	h.p.config.HydrationRate = size.MiB
 	h.p.deepest = 8
 	waitTrimmed(t, h.p)
-	again := h.p.hydrator.stop("fork") // else it makes the store first
+	again := h.p.hydrator.stop("fork") // otherwise the hydrator makes the store first
 	fork := must(h.p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "s1"}}))(t)
 	if fork.LV != "fork" {
 		t.Fatal(fork.LV)
@@ -137,10 +137,10 @@ func TestFlat_forkInFullPool(t *testing.T) {
 	reboot()
 	waitIdle(t, h.p)
 	if now := flatsOf(t, h.p); len(now) != 1 || now[0].LV.ID != one[0].LV.ID {
-		t.Fatalf("after a reboot there is %+v, before %+v", now, one)
+		t.Fatalf("after a reboot the flat stores are %+v, want %+v", now, one)
 	}
 	if n := must(h.p.latest())(t).Free.Size(); n != 0 {
-		t.Errorf("%d extents are free", n)
+		t.Errorf("%d extents are free in a full pool", n)
 	}
 	path = must(h.p.Activate(ctx, fork.LV))(t)
 	h.same(path, "s1", "after a reboot in a full pool")
@@ -168,7 +168,7 @@ func TestFlat_forkInFullPool(t *testing.T) {
 	path = must(h.p.Activate(ctx, h.lv))(t)
 	h.same(path, "s2", "rolled back")
 	if len(flatsOf(t, h.p)) == 0 {
-		t.Error("what was rolled back has no flat store")
+		t.Error("the volume that was rolled back has no flat store")
 	}
 	h.p.config.HydrationRate = 0
 	waitHydrated(t, h.p, h.lv)
@@ -211,26 +211,26 @@ func TestFlat_mergesWithoutTheKey(t *testing.T) {
 	h.remove("s3")
 	h.grow(4 * size.MiB)
 	if took := time.Since(began); took > 20*time.Second {
-		t.Errorf("others waited for %v", took)
+		t.Errorf("a cut, a delete and an expansion took %v beside a merge", took)
 	}
 	waitTrimmed(t, h.p)
 	for _, pair := range must(h.p.latest())(t).FoldPairs() {
-		t.Errorf("%v can be folded, which are being merged", pair)
+		t.Errorf("%v can be folded while they are merged", pair)
 	}
 	ok(t, finish(w, merge, written))
 	lv, path := h.show("s1")
-	h.same(path, "s1", "by a store that was made beside a cut")
+	h.same(path, "s1", "read by a store that was made beside a cut")
 	if n := levels(t, h.p, "s1"); n != 3 || len(flatsOf(t, h.p)) != 1 {
-		t.Errorf("it is read by %d devices, %+v", n, flatsOf(t, h.p))
+		t.Errorf("the snapshot is read by %d devices, and the flat stores are %+v", n, flatsOf(t, h.p))
 	}
 	noFindings(t, h.p)
 	h.hide(lv)
 	noFlats(t, h.p)
 
-	w, merge, written = slowly("s1") // what it is for goes, with a layer of it
+	w, merge, written = slowly("s1") // its snapshot is deleted, with its layer
 	h.remove("s0", "s1")
 	if err := finish(w, merge, written); !errors.Is(err, ErrPrecondition) {
-		t.Errorf("a store of a layer that is gone: %v", err)
+		t.Errorf("finishing the flat store of a deleted layer: %v", err)
 	}
 	noFlats(t, h.p)
 	waitIdle(t, h.p)
@@ -241,7 +241,7 @@ func TestFlat_mergesWithoutTheKey(t *testing.T) {
 	h.hide(lv)
 	noFlats(t, h.p)
 	if all := flatsOf(t, h.p); slices.ContainsFunc(all, func(f *catalog.Flat) bool { return f.Used == 0 }) {
-		t.Errorf("left: %+v", all)
+		t.Errorf("flat stores are left: %+v", all)
 	}
 }
 
@@ -251,7 +251,7 @@ func TestFlat_poolClosed(t *testing.T) {
 	ctx := context.Background()
 	h := newDeep(t, 9, 1)
 	waitTrimmed(t, h.p)
-	for range mergesAtOnce { // so that it waits
+	for range mergesAtOnce { // so that the next merge waits
 		h.p.merges <- struct{}{}
 	}
 	l := must(h.p.latest())(t).Snapshots["s1"]
@@ -266,17 +266,17 @@ func TestFlat_poolClosed(t *testing.T) {
 			}
 		}
 		if time.Now().After(end) {
-			t.Fatal("it is not written")
+			t.Fatal("the flat store is not being written")
 		}
 	}
 	ok(t, h.p.Close())
 	if err := <-ended; err == nil {
-		t.Error("it was made all the same")
+		t.Error("the flat store was made although the pool was closed")
 	}
 	c := must(dm.Open())(t)
 	defer c.Close()
 	if info, err := c.InfoByUUID(d.uuid); !errors.Is(err, dm.ErrNotFound) {
-		t.Errorf("left: %+v, %v", info, err)
+		t.Errorf("the device of the flat store is left: %+v, %v", info, err)
 	}
 	h.p = openPool(t, h.p.config)
 	noFlats(t, h.p)
@@ -299,28 +299,28 @@ func TestFlat_tableIsNotReadAgain(t *testing.T) {
 		return must(h.p.flatsAsLoaded(must(h.p.latest())(t)))(t)[d.name]
 	}
 	if !known() {
-		t.Error("it is not known after it was loaded")
+		t.Error("the table is not known after it was loaded")
 	}
 	h.write(10)
 	h.cut("next", 4*size.KiB)
 	h.same(path, "s1", "after a cut")
 	if !known() {
-		t.Error("it is not known after a cut")
+		t.Error("the table is not known after a cut")
 	}
 	for _, m := range must(h.p.mappings(must(h.p.latest())(t)))(t) {
 		if m.Device == d.name {
-			t.Errorf("it was asked for: %+v", m)
+			t.Errorf("mappings read the table again: %+v", m)
 		}
 	}
 	quiet(t, "lvchange -q --addtag somebody "+h.p.vgName+"/"+must(h.p.latest())(t).Snapshots["s3"].LV.Name)
 	ok(t, h.p.refresh(ctx))
 	if known() {
-		t.Error("it is known though lvm2 has written the metadata")
+		t.Error("the table still counts as known after lvm2 has written the metadata")
 	}
 	h.cut("last", 4*size.KiB)
 	h.same(path, "s1", "after lvm2")
 	if !known() {
-		t.Error("it is not known after it was looked at")
+		t.Error("the table is not known after it was read")
 	}
 	noFindings(t, h.p)
 	h.hide(lv)

@@ -15,7 +15,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// paperWork is the making of a flat store for the oldest of some snapshots, without a disk.
+// paperWork returns the work of making a flat store for the oldest of three snapshots,
+// without a disk.
 func paperWork(g *paperGroup) *flatWork {
 	g.volume("vol", 8)
 	for _, name := range []string{"s0", "s1", "s2"} {
@@ -36,7 +37,7 @@ func paperWork(g *paperGroup) *flatWork {
 	p.current.Store(g.view())
 	w := &flatWork{pool: p, view: g.view(), layers: g.VolumeByLV("vol").Path(g.Snapshots["s0"])[:2], flat: f, made: g.VG.Clone(), disks: func() {}}
 	if !w.same(g.view()) {
-		g.Fatal("nothing has changed")
+		g.Fatal("the work counts as outdated, although nothing has changed")
 	}
 	return w
 }
@@ -79,18 +80,18 @@ func TestFlatWrite_endsAfterChange(t *testing.T) {
 					failed = err
 				}
 				if !errors.Is(failed, errFlatChanged) {
-					t.Fatalf("it ends with %v", failed)
+					t.Fatalf("the merge ends with %v, want errFlatChanged", failed)
 				}
 			}
 			if read != 2*mergeLook || passed != 2*mergeLook+1 {
-				t.Errorf("%d exceptions were read, %d passed", read, passed)
+				t.Errorf("%d exceptions were read, and %d were passed on", read, passed)
 			}
 		})
 	}
 }
 
-// TestFlatWrite_concurrentMerges: at most mergesAtOnce merges run; others wait while
-// somebody needs them.
+// TestFlatWrite_concurrentMerges: at most mergesAtOnce merges run. Another merge waits
+// until one ends, or until its context ends.
 func TestFlatWrite_concurrentMerges(t *testing.T) {
 	g := newGroup(t)
 	w := paperWork(g)
@@ -112,12 +113,12 @@ func TestFlatWrite_concurrentMerges(t *testing.T) {
 	go func() { ended <- w.write(ctx) }()
 	select {
 	case err := <-ended:
-		t.Fatalf("it does not wait: %v", err)
+		t.Fatalf("one merge too many does not wait: %v", err)
 	case <-time.After(50 * time.Millisecond):
 	}
 	cancel()
 	if err := <-ended; !errors.Is(err, context.Canceled) {
-		t.Errorf("given up: %v", err)
+		t.Errorf("the cancelled merge returned %v", err)
 	}
 	<-w.pool.merges
 	open()
@@ -125,7 +126,7 @@ func TestFlatWrite_concurrentMerges(t *testing.T) {
 		t.Error(err)
 	}
 	if len(w.pool.merges) != mergesAtOnce-1 {
-		t.Errorf("%d are being written", len(w.pool.merges))
+		t.Errorf("%d merges count as running", len(w.pool.merges))
 	}
 }
 
@@ -141,7 +142,7 @@ func TestFlat_tableForgotten(t *testing.T) {
 		c.asLoaded = map[string]bool{g.view().cowDevice(w.flat.LV).uuid: as}
 		c.plan(kernel{})
 		if p.facts.tables.has(id) != as {
-			t.Errorf("loaded as it should be: %v; it is known: %v", as, !as)
+			t.Errorf("with a table that is loaded as wanted: %v, the table is known: %v", as, !as)
 		}
 	}
 }

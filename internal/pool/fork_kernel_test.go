@@ -14,7 +14,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// content is a volume's bytes as they should be.
+// content is a model of a volume's bytes.
 type content []byte
 
 // scribble writes random blocks to the device and to the model.
@@ -23,7 +23,7 @@ func (c content) scribble(t *testing.T, r *rand.Rand, path string, writes int) {
 	c.scribbleAt(t, r, path, 0, writes)
 }
 
-// scribbleAt does so where c is the content from base on.
+// scribbleAt is scribble for a model of the bytes from base on.
 func (c content) scribbleAt(t *testing.T, r *rand.Rand, path string, base, writes int) {
 	t.Helper()
 	const block = 4096
@@ -51,12 +51,12 @@ func (c content) compareAt(t *testing.T, path string, base int, what string) {
 	got := readPart(t, path, size.Bytes(base), size.Bytes(len(c)))
 	for i := 0; i < len(c); i += block {
 		if !bytes.Equal(got[i:i+block], c[i:i+block]) {
-			t.Fatalf("%s: wrong bytes at block %d", what, i/block)
+			t.Fatalf("%s: block %d has other content", what, i/block)
 		}
 	}
 }
 
-// waitHydrated waits until the volume is an ordinary one.
+// waitHydrated waits until the volume is no fork any more.
 func waitHydrated(t *testing.T, p *Pool, lv string) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
@@ -65,10 +65,10 @@ func waitHydrated(t *testing.T, p *Pool, lv string) {
 			break
 		}
 		if time.Now().After(end) {
-			t.Fatalf("%s is not hydrated: %v sectors, %v", lv, o.Hydrated, p.hydrator.failure(lv))
+			t.Fatalf("%s is not hydrated; progress %v, failure %v", lv, o.Hydrated, p.hydrator.failure(lv))
 		}
 	}
-	ok(t, p.refresh(context.Background())) // its devices have followed
+	ok(t, p.refresh(context.Background())) // its devices match afterwards
 }
 
 // TestFork_lifeOfARestore: a restored volume can be used immediately and while it is
@@ -104,7 +104,7 @@ func TestFork_lifeOfARestore(t *testing.T) {
 	}
 	t.Logf("%d passes, hydrated after %v", passes, time.Since(began))
 	if passes < 3 {
-		t.Errorf("it was hydrated after %d passes", passes)
+		t.Errorf("the fork was hydrated after %d passes, too early for this test", passes)
 	}
 	copy1.scribble(t, r, forkPath, 20)
 	copy1.compare(t, forkPath, "the hydrated volume")
@@ -112,7 +112,7 @@ func TestFork_lifeOfARestore(t *testing.T) {
 	ok(t, p.DeleteSnapshot(ctx, "snap1"))
 	waitIdle(t, p)
 	if tables := settledTo(t, p, 2); len(tables) != 2 || !strings.Contains(tables["fork"], "linear") || strings.Contains(tables["fork"], "\n") {
-		t.Errorf("in the end: %v", tables)
+		t.Errorf("after the hydration the devices are %v, want two linear ones", tables)
 	}
 	ok(t, p.Deactivate(ctx, f.LV))
 	copy1.compare(t, must(p.Activate(ctx, f.LV))(t), "the hydrated volume, active again")

@@ -16,8 +16,8 @@ import (
 )
 
 var (
-	forksSeed = flag.Uint64("forks.seed", 0, "seed of TestFork_randomOperations; 0 takes a new one")
-	forksFor  = flag.Duration("forks.for", 20*time.Second, "how long TestFork_randomOperations goes on")
+	forksSeed = flag.Uint64("forks.seed", 0, "seed of TestFork_randomOperations; 0 for a random seed")
+	forksFor  = flag.Duration("forks.for", 20*time.Second, "duration of TestFork_randomOperations")
 )
 
 // forest is a model of volumes and snapshots that are made from each other.
@@ -69,19 +69,19 @@ func (f *forest) activate(v *forestVolume) {
 	v.path = must(f.p.Activate(context.Background(), v.lv))(f.t)
 }
 
-// noRoom says that an operation was refused because the pool is full.
+// noRoom reports whether an operation was refused because the pool is full.
 func noRoom(err error) bool {
 	var pending *PendingError
 	return errors.Is(err, ErrNoSpace) || errors.As(err, &pending)
 }
 
-// check fails unless the metadata and the kernel's devices are as they must be.
+// check fails the test if Verify finds a problem.
 func (f *forest) check() {
 	f.t.Helper()
 	noFindings(f.t, f.p)
 }
 
-// step does something at random and returns what.
+// step runs a random operation and returns its name.
 func (f *forest) step() string {
 	ctx := context.Background()
 	v, s := f.volume(), f.snapshot()
@@ -205,7 +205,7 @@ func TestFork_randomOperations(t *testing.T) {
 	waitIdle(t, f.p)
 	f.check()
 	if devices := devicesOf(t, f.p); len(devices) != len(f.volumes) {
-		t.Errorf("%d volumes, and in the end the devices %v", len(f.volumes), devices)
+		t.Errorf("%d hydrated volumes have the devices %v, want one each", len(f.volumes), devices)
 	}
 	for _, v := range f.volumes {
 		ok(t, f.p.Deactivate(ctx, v.lv))
@@ -213,6 +213,6 @@ func TestFork_randomOperations(t *testing.T) {
 	}
 	waitIdle(t, f.p)
 	if left := must(f.p.latest())(t).VG.LVs; len(left) != 0 {
-		t.Errorf("left: %d logical volumes, the first is %s %v", len(left), left[0].Name, left[0].Tags)
+		t.Errorf("%d logical volumes are left; the first is %s %v", len(left), left[0].Name, left[0].Tags)
 	}
 }

@@ -26,7 +26,7 @@ func TestRecoverFork_badSector(t *testing.T) {
 	v := must(p.latest())(t)
 	disk.fail(sectorOf(v, v.VG.LV(base.LV), bad), 8)
 	f := restored(t, p, "base")
-	hydrate := p.hydrator.stop(f.LV) // what is written would be hydrated before long
+	hydrate := p.hydrator.stop(f.LV) // otherwise the written chunks would soon be hydrated
 	at := must(p.Activate(ctx, f.LV))(t)
 	from := int(bad.Bytes() + size.MiB)
 	behind := model[from:]
@@ -38,10 +38,10 @@ func TestRecoverFork_badSector(t *testing.T) {
 	for round := range 3 {
 		behind.scribbleAt(t, r, at, from, 50)
 		if err := tryWrite(t, at, int64(bad.Bytes()+4096), make([]byte, 4096)); err == nil {
-			t.Fatal("a part of a chunk that cannot be read was written")
+			t.Fatal("writing a part of an unreadable chunk succeeded")
 		}
 		if round == 0 && !stopped() {
-			t.Error("the kernel did not give the fork up: this test shows nothing")
+			t.Error("the kernel did not mark the fork invalid, so this test proves nothing")
 		}
 		if round == 1 {
 			config := p.config
@@ -51,20 +51,20 @@ func TestRecoverFork_badSector(t *testing.T) {
 		}
 		for end := time.Now().Add(15 * time.Second); tryWrite(t, at, int64(bad.Bytes()+2*size.MiB), model[bad.Bytes()+2*size.MiB:][:4096]) != nil; time.Sleep(50 * time.Millisecond) {
 			if time.Now().After(end) {
-				t.Fatalf("round %d: it cannot be written any more: %v", round, must(p.Health(ctx, f.LV))(t))
+				t.Fatalf("round %d: the fork can no longer be written: %v", round, must(p.Health(ctx, f.LV))(t))
 			}
 		}
-		behind.compareAt(t, at, from, "the fork, given up and brought back")
+		behind.compareAt(t, at, from, "the fork, invalid and revived")
 	}
 	hydrate()
 	failing := func(c Condition) bool { return c.Reason == "HydrationFailing" }
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) { // until it comes to the bad sector
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) { // until the hydration reaches the bad sector
 		h := must(p.Health(ctx, f.LV))(t)
 		if slices.ContainsFunc(h, failing) {
 			break
 		}
 		if time.Now().After(end) {
-			t.Fatalf("its health: %v", h)
+			t.Fatalf("the fork's health is %v, want HydrationFailing", h)
 		}
 	}
 	disk.fail(0, 0)

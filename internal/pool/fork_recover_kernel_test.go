@@ -15,7 +15,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// tryWrite writes to a device and returns what the kernel says.
+// tryWrite writes to a device and returns the kernel's error.
 func tryWrite(t *testing.T, path string, off int64, data []byte) error {
 	t.Helper()
 	b := directBuffer(t, size.Bytes(len(data)))
@@ -23,7 +23,7 @@ func tryWrite(t *testing.T, path string, off int64, data []byte) error {
 	return writeFrom(path, off, b)
 }
 
-// writeFrom does so from a buffer that O_DIRECT accepts.
+// writeFrom is tryWrite for a buffer that O_DIRECT accepts.
 func writeFrom(path string, off int64, b []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_DIRECT, 0)
 	if err != nil {
@@ -34,7 +34,8 @@ func writeFrom(path string, off int64, b []byte) error {
 	return err
 }
 
-// snapped makes a volume of that size and a snapshot of it, and returns their content.
+// snapped makes a volume of that size and a snapshot of it, and returns their common
+// content.
 func snapped(t *testing.T, p *Pool, r *rand.Rand, name string, length size.Bytes) (Volume, content) {
 	t.Helper()
 	ctx := context.Background()
@@ -83,7 +84,7 @@ func TestRecoverFork_overflowWhileDriverAway(t *testing.T) {
 		if err := tryWrite(t, at, full, part); err == nil {
 			break
 		} else if time.Now().After(end) {
-			t.Fatalf("it cannot be written again: %v", err)
+			t.Fatalf("the fork cannot be written again: %v", err)
 		}
 	}
 	copy(model[full:], part)
@@ -99,8 +100,9 @@ func TestRecoverFork_overflowWhileDriverAway(t *testing.T) {
 	ok(t, p.Deactivate(ctx, f.LV))
 }
 
-// TestShutWindows_heldWrites: a mirror left by a former process holds back writes
-// since a disk failed. The next process directs them to the volume's content.
+// TestShutWindows_heldWrites: a mirror left by a former process holds back a write,
+// because a disk failed. The next process releases the write. It fails only if the
+// window is committed, so that it must go to the bad disk.
 func TestShutWindows_heldWrites(t *testing.T) {
 	ctx := context.Background()
 	for _, committed := range []bool{false, true} {
@@ -136,10 +138,10 @@ func TestShutWindows_heldWrites(t *testing.T) {
 			select {
 			case err := <-written:
 				if (err != nil) != committed {
-					t.Errorf("the write that was held: %v", err)
+					t.Errorf("the write that was held returned %v", err)
 				}
 			case <-time.After(10 * time.Second):
-				t.Error("the write is held still")
+				t.Error("the write is still held")
 			}
 			disk.fail(0, 0)
 			copy(model[off:], data)

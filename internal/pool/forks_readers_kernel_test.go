@@ -11,10 +11,10 @@ import (
 // forestReader is a volume that shows a snapshot.
 type forestReader struct {
 	forestVolume
-	shown content // of the snapshot
+	shown content // content of the snapshot
 }
 
-// readerStep does something at random with volumes that show snapshots.
+// readerStep runs a random operation on a volume that shows a snapshot.
 func (f *forest) readerStep(v *forestVolume, s string) string {
 	ctx := context.Background()
 	transient := f.r.IntN(2) == 0
@@ -52,7 +52,7 @@ func (f *forest) readerStep(v *forestVolume, s string) string {
 	case n < 5:
 		ok(f.t, f.p.Deactivate(ctx, r.lv))
 		f.activate(&r.forestVolume)
-	case n < 6: // as by a reboot
+	case n < 6: // all devices go, as in a reboot
 		ok(f.t, f.p.Deactivate(ctx, r.lv))
 		ok(f.t, f.p.deactivate(ctx, r.lv))
 		f.activate(&r.forestVolume)
@@ -65,7 +65,7 @@ func (f *forest) readerStep(v *forestVolume, s string) string {
 	return "compare reader"
 }
 
-// endReaders compares and deletes all that show snapshots.
+// endReaders compares and deletes all volumes that show snapshots.
 func (f *forest) endReaders() {
 	ctx := context.Background()
 	for _, r := range f.readers {

@@ -45,7 +45,7 @@ func mountedVolume(t *testing.T, p *Pool, fs string, length size.Bytes) (v Volum
 	return v, path, dir
 }
 
-// unmount unmounts what may be busy for a moment.
+// unmount unmounts a directory, and retries for 5 s while it is busy.
 func unmount(t *testing.T, dir string) {
 	t.Helper()
 	var err error
@@ -67,7 +67,7 @@ func setFrozen(dir string, freeze bool) error {
 	return unix.IoctlSetInt(int(f.Fd()), map[bool]uint{true: fsFreeze, false: fsThaw}[freeze], 0)
 }
 
-// counter writes ascending numbers to a file, each one to the disk before the next.
+// counter writes ascending numbers to a file, and syncs each before the next.
 type counter struct {
 	acknowledged atomic.Uint64
 	stop         chan struct{}
@@ -102,18 +102,18 @@ func countIn(t *testing.T, file string) *counter {
 	return c
 }
 
-// waitFor waits until so many numbers are on the disk.
+// waitFor waits until the number n is on the disk.
 func (c *counter) waitFor(t *testing.T, n uint64) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); c.acknowledged.Load() < n; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("the writer is at %d, not at %d", c.acknowledged.Load(), n)
+			t.Fatalf("the writer is only at %d, want %d", c.acknowledged.Load(), n)
 		}
 	}
 }
 
-// counted mounts a copy without recovery, unless it is a writer's, and reads
-// which number its file has.
+// counted mounts a copy read-only, with options that skip the recovery, and returns the
+// number in its file.
 func counted(t *testing.T, p *Pool, v Volume, options string) uint64 {
 	t.Helper()
 	path := must(p.Activate(context.Background(), v.LV))(t)
@@ -148,25 +148,25 @@ func TestFreeze_frozenByHook(t *testing.T) {
 				if kind == "snapshot" {
 					s := must(p.CreateSnapshot(ctx, "s", v.LV))(t)
 					if s.Created.Before(froze) || s.Created.After(time.Now()) {
-						t.Errorf("the snapshot's time is %v, the file system was frozen from %v to %v", s.Created, froze, time.Now())
+						t.Errorf("the snapshot's time is %v, but the file system was frozen from %v to %v", s.Created, froze, time.Now())
 					}
 					spec.Source = Source{Kind: FromSnapshot, LV: s.LV}
 				}
 				c, err := p.CreateVolume(ctx, spec)
-				if now := writer.acknowledged.Load(); now > at+1 { // what was written just before
-					t.Errorf("%s: the writer went from %d to %d in the freeze", kind, at, now)
+				if now := writer.acknowledged.Load(); now > at+1 { // one write may have ended just before the freeze
+					t.Errorf("%s: the writer went from %d to %d during the freeze", kind, at, now)
 				}
-				ok(t, setFrozen(dir, false)) // EINVAL if it is not frozen any more
+				ok(t, setFrozen(dir, false)) // EINVAL if it is no longer frozen
 				ok(t, err)
 				writer.waitFor(t, at+5)
 				if fs == "btrfs" && kind != "snapshot" {
-					continue // one more of the same identity cannot be mounted
+					continue // btrfs cannot mount a second file system with the same identity
 				}
 				if fs == "btrfs" {
 					lvm(t, "btrfs", "check", "--readonly", must(p.Activate(ctx, c.LV))(t))
 					ok(t, p.Deactivate(ctx, c.LV))
 				} else if got := counted(t, p, c, options); got < at || got > at+1 {
-					t.Errorf("%s: the copy has %d, the writer was at %d when it was frozen", kind, got, at)
+					t.Errorf("%s: the copy has %d, but the writer was at %d when it was frozen", kind, got, at)
 				}
 				ok(t, p.DeleteVolume(ctx, c.LV))
 			}
@@ -187,17 +187,17 @@ func TestFreeze_hookEndedBefore(t *testing.T) {
 		w := must(p.latest())(t)
 		o := w.VolumeByLV(v.LV)
 		for _, frozenNow := range []bool{false, true, false} {
-			ok(t, os.WriteFile(file, bytes.Repeat([]byte("x"), 1<<20), 0o600)) // the freeze has something to write back
+			ok(t, os.WriteFile(file, bytes.Repeat([]byte("x"), 1<<20), 0o600)) // so that the freeze has data to write back
 			if frozenNow {
 				ok(t, setFrozen(dir, true))
 			}
 			f := &frozen{pool: p, volume: o, device: w.topDevice(o.LV)}
 			held, err := f.hooked(ctx, dir)
 			if err != nil || held != frozenNow {
-				t.Errorf("frozen %v: was found to be frozen %v, %v", frozenNow, held, err)
+				t.Errorf("frozen by a hook: %v; hooked returned %v, %v", frozenNow, held, err)
 			}
 			if info := must(p.find(f.device))(t); info.Suspended != frozenNow {
-				t.Errorf("frozen %v: %+v", frozenNow, info)
+				t.Errorf("frozen by a hook: %v; the device is %+v", frozenNow, info)
 			}
 			ok(t, p.dm.Resume(f.device.name, f.device.udev))
 			if frozenNow {
@@ -216,7 +216,7 @@ func TestFreeze_hookEndedBefore(t *testing.T) {
 	at := t.TempDir()
 	ok(t, unix.Mount(must(p.Activate(ctx, c.LV))(t), at, "ext4", unix.MS_RDONLY, "noload"))
 	if b := must(os.ReadFile(filepath.Join(at, "file")))(t); string(b) != "y" {
-		t.Errorf("the snapshot has %q", b)
+		t.Errorf("the file in the snapshot has %q, want y", b)
 	}
 	unmount(t, at)
 	ok(t, p.Deactivate(ctx, c.LV))
@@ -241,7 +241,7 @@ func TestFreeze_hooksBetweenCuts(t *testing.T) {
 				hooks <- err
 				return
 			}
-			// EBUSY: just then a cut has it frozen.
+			// EBUSY: a cut has the file system frozen at this moment.
 			if err := setFrozen(dir, true); errors.Is(err, unix.EBUSY) {
 				continue
 			} else if err != nil {
@@ -272,8 +272,8 @@ func TestFreeze_hooksBetweenCuts(t *testing.T) {
 	ok(t, os.WriteFile(filepath.Join(dir, "file"), []byte("y"), 0o600))
 }
 
-// cutNamed cuts a snapshot without writing the file system back before: a writer
-// that has come after that stands in the way.
+// cutNamed cuts a snapshot without the sync before the cut, as if a writer had written
+// much after the sync.
 func cutNamed(ctx context.Context, p *Pool, lv, name string) error {
 	_, err := run(ctx, &p.group, []string{nameKey(name), lvKey(lv)}, func(ctx context.Context) (none struct{}, err error) {
 		return none, p.take(ctx, "create snapshot "+name, lv, name, func(t *edit, c catalog.CutLayer) error { return t.Record(c, name) })
@@ -293,9 +293,9 @@ func TestFreeze_slowFilesystem(t *testing.T) {
 	other := must(p.CreateVolume(ctx, VolumeSpec{Name: "other", Size: 16 * size.MiB, Mode: Block}))(t)
 	must(p.Activate(ctx, other.LV))(t)
 	cow := p.vgName + "-s1-cow"
-	inTime := late(t, p, v.LV) // the monitor leaves the store alone
+	inTime := late(t, p, v.LV) // so that the monitor leaves the store alone
 	defer inTime()
-	ok(t, p.dm.Suspend(ctx, cow, dm.SuspendOptions{SkipLockFS: true})) // as for write-back that takes long
+	ok(t, p.dm.Suspend(ctx, cow, dm.SuspendOptions{SkipLockFS: true})) // so that write-back takes long
 	resumed := false
 	resume := func() {
 		if !resumed {
@@ -304,7 +304,7 @@ func TestFreeze_slowFilesystem(t *testing.T) {
 		}
 	}
 	defer resume()
-	// The freeze has this to write back, and the store takes none of it.
+	// The freeze must write this back, but the store accepts no copies.
 	f := must(os.OpenFile(filepath.Join(dir, "x"), os.O_WRONLY, 0))(t)
 	must(f.Write(bytes.Repeat([]byte("y"), 8<<20)))(t)
 	wrote := make(chan error, 1)
@@ -323,12 +323,12 @@ func TestFreeze_slowFilesystem(t *testing.T) {
 			err = p.DeleteSnapshot(limited, s.LV)
 		}
 		if err != nil {
-			t.Errorf("%v after the freeze began another volume waits: %v", time.Since(began), err)
+			t.Errorf("%v after the freeze began, a cut of another volume failed: %v", time.Since(began), err)
 		}
 		cancel()
 		for _, command := range []string{"lvs", "vgs"} {
 			if out, err := exec.Command("timeout", "4", command, p.vgName).CombinedOutput(); err != nil {
-				t.Errorf("%v after the freeze began %s: %v\n%s", time.Since(began), command, err, out)
+				t.Errorf("%v after the freeze began, %s failed: %v\n%s", time.Since(began), command, err, out)
 			}
 		}
 		if time.Since(began) > freezeLimit*3/4 {
@@ -337,25 +337,25 @@ func TestFreeze_slowFilesystem(t *testing.T) {
 		time.Sleep(500 * time.Millisecond)
 	}
 	if err := <-cut; !errors.Is(err, ErrFreeze) {
-		t.Errorf("the cut ended after %v: %v", time.Since(began), err)
+		t.Errorf("after %v the cut returned %v, want ErrFreeze", time.Since(began), err)
 	}
 	if _, err := p.SnapshotNamed(ctx, "s2"); !errors.Is(err, ErrNotFound) {
-		t.Errorf("the cut failed, and its snapshot is there: %v", err)
+		t.Errorf("the failed cut left a snapshot: %v", err)
 	}
 	if now := len(must(p.latest())(t).VolumeByLV(v.LV).Layers); now != history {
-		t.Errorf("the failed cut left layers: %d, before %d", now, history)
+		t.Errorf("after the failed cut there are %d layers, want %d", now, history)
 	}
-	// Who comes to the volume before the kernel answers waits, and can leave.
+	// An operation on the volume waits until the kernel answers or its context ends.
 	limited, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
 	if err := cutNamed(limited, p, v.LV, "s2"); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("a cut while the volume is being suspended: %v", err)
+		t.Errorf("a cut while the volume is being suspended returned %v", err)
 	}
 	cancel()
 	resume()
 	ok(t, <-wrote)
 	s := must(p.CreateSnapshot(ctx, "s2", v.LV))(t)
 	if s.Created.Before(began.Add(freezeLimit)) {
-		t.Errorf("the snapshot's time is %v, it was cut more than %v after %v", s.Created, freezeLimit, began)
+		t.Errorf("the snapshot's time is %v, but it was cut more than %v after %v", s.Created, freezeLimit, began)
 	}
 }
 
@@ -376,15 +376,15 @@ func TestFreeze_groupLockedByLVM2(t *testing.T) {
 	case err := <-wrote:
 		ok(t, err)
 	case <-time.After(3 * frozenLimit):
-		t.Error("the volume is held as long as the group is locked")
+		t.Error("the volume stays suspended while the group is locked")
 	}
 	ok(t, lock.Unlock())
 	if err := <-cut; !errors.Is(err, ErrFreeze) {
-		t.Errorf("the cut: %v", err)
+		t.Errorf("the cut returned %v, want ErrFreeze", err)
 	}
 	ok(t, p.refresh(ctx))
 	if now := must(p.latest())(t); now.VG.Seqno != before || len(now.Layers) != 0 {
-		t.Errorf("the group was changed: %d, before %d", now.VG.Seqno, before)
+		t.Errorf("the group is at generation %d with %d layers, want %d without layers", now.VG.Seqno, len(now.Layers), before)
 	}
 	must(p.CreateSnapshot(ctx, "s", v.LV))(t)
 }

@@ -31,11 +31,11 @@ func TestGuard_panic(t *testing.T) {
 		}},
 	} {
 		if err := p.do(ctx, c); !errors.Is(err, errPanic) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("a panic in the %s of a change returned %v", name, err)
 		}
 	}
 	if _, err := run(ctx, &p.group, []string{lvKey(v.LV)}, func(context.Context) (none struct{}, err error) { return none, boom() }); !errors.Is(err, errPanic) {
-		t.Errorf("operation: %v", err)
+		t.Errorf("a panic in an operation returned %v", err)
 	}
 	var turns atomic.Int32
 	p.forever(func(context.Context) {
@@ -45,10 +45,10 @@ func TestGuard_panic(t *testing.T) {
 	})
 	for end := time.Now().Add(10 * time.Second); turns.Load() < 2; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("a loop does not go on")
+			t.Fatal("a loop does not continue after a panic")
 		}
 	}
-	writeDevice(t, path, 0, make([]byte, 4096)) // it is not suspended
+	writeDevice(t, path, 0, make([]byte, 4096)) // the volume is not suspended
 	must(p.CreateSnapshot(ctx, "s", v.LV))(t)
 	ok(t, p.Deactivate(ctx, v.LV))
 }

@@ -28,8 +28,8 @@ func diskOf4096(t *testing.T, length string) string {
 	return looped(t, file, "--sector-size", "4096")
 }
 
-// blockSizes returns the logical block sizes of the devices of a pool whose names
-// begin so.
+// blockSizes returns the logical block sizes of a pool's devices whose names begin with
+// prefix, each size once.
 func blockSizes(t *testing.T, p *Pool, prefix string) (all []string) {
 	t.Helper()
 	for name := range devicesOf(t, p) {
@@ -50,15 +50,15 @@ func TestKinds_otherDiskIsRefused(t *testing.T) {
 	for range 2 {
 		vg := must(p.latest())(t).VG
 		if len(vg.PVs) != 2 || vg.PVs[0].BlockSize != 512 || vg.PVs[1].BlockSize != 512 {
-			t.Errorf("the group has %d disks", len(vg.PVs))
+			t.Errorf("the group has %d disks, want two with blocks of 512 bytes", len(vg.PVs))
 		}
 		refused := func(reason, text string) bool { return reason == "DiskRefused" && strings.Contains(text, "4096") }
 		if health := p.PoolHealth(context.Background()); len(health) != 1 || !refused(health[0].Reason, health[0].Message) {
-			t.Errorf("health: %v", health)
+			t.Errorf("the pool's health is %v, want DiskRefused", health)
 		}
 		found := must(Verify(context.Background(), p.config, Options{}))(t).Findings
 		if len(found) != 1 || !refused(found[0].Reason, found[0].What) {
-			t.Errorf("check: %v", found)
+			t.Errorf("Verify found %v, want DiskRefused", found)
 		}
 		if !p.closed {
 			ok(t, p.Close())
@@ -69,8 +69,8 @@ func TestKinds_otherDiskIsRefused(t *testing.T) {
 	}
 }
 
-// TestKinds_diskAddedByLVM2: a disk that lvm2 has added to the group is used, even if
-// the configuration does not name it. Here the disk is a file in memory.
+// TestKinds_diskAddedByLVM2: if lvm2 adds a disk with another block size, health reports
+// MixedBlockSizes. A volume and its snapshot stay on disks of one kind.
 func TestKinds_diskAddedByLVM2(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.Devices = testDisks(t)[:1] })
@@ -78,7 +78,7 @@ func TestKinds_diskAddedByLVM2(t *testing.T) {
 	command(t, "vgextend", "-qq", "--config", "devices/allow_mixed_block_sizes=1", p.vgName, added)
 	ok(t, p.refresh(ctx))
 	if health := p.PoolHealth(ctx); len(health) != 1 || health[0].Reason != "MixedBlockSizes" {
-		t.Errorf("health: %v", health)
+		t.Errorf("the pool's health is %v, want MixedBlockSizes", health)
 	}
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 64 * size.MiB, Mode: Block}))(t)
 	must(p.Activate(ctx, v.LV))(t)
@@ -109,12 +109,12 @@ func TestKinds_mixedGroup(t *testing.T) {
 			})
 			mixed := func(c Condition) bool { return c.Reason == "MixedBlockSizes" }
 			if health := p.PoolHealth(ctx); !slices.ContainsFunc(health, mixed) {
-				t.Errorf("health: %v", health)
+				t.Errorf("the pool's health is %v, want MixedBlockSizes", health)
 			}
 			command(t, "lvcreate", "-y", "-Wn", "-Zn", "-l", "2", "-n", "both", name, disks[0]+":200-200", large+":300-300")
 			err := Adopt(ctx, p.config, Options{}, Adoption{LV: "both", Mode: Block})
 			if !errors.Is(err, ErrPrecondition) || !strings.Contains(err.Error(), "logical blocks of 512 and of 4096") {
-				t.Errorf("adopted what is on both kinds: %v", err)
+				t.Errorf("adopting a logical volume on both kinds returned %v", err)
 			}
 			command(t, "lvremove", "-y", name+"/both")
 			v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 320 * size.MiB, Mode: Block}))(t)
@@ -151,14 +151,14 @@ func TestKinds_mixedGroup(t *testing.T) {
 			waitHydrated(t, p, copied.LV)
 			mounted(must(p.Activate(ctx, copied.LV))(t), options)
 
-			// There is room, but of the other kind.
+			// There is room, but only on the other kind.
 			_, err = p.ExpandVolume(ctx, v.LV, 1800*size.MiB, 0)
 			if !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "logical blocks of 512") {
-				t.Errorf("expanded: %v", err)
+				t.Errorf("ExpandVolume returned %v", err)
 			}
 			_, err = p.CreateVolume(ctx, VolumeSpec{Name: "more", Size: 1400 * size.MiB, Mode: Block, Source: Source{Kind: FromVolume, LV: v.LV}})
 			if !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "logical blocks of 512") {
-				t.Errorf("cloned: %v", err)
+				t.Errorf("a clone returned %v", err)
 			}
 			mounted(at, "")
 			most := must(p.Capacity(ctx))(t).MaxVolume
@@ -169,7 +169,7 @@ func TestKinds_mixedGroup(t *testing.T) {
 			}
 			must(p.CreateSnapshot(ctx, "snapnew", other.LV))(t)
 			if got := blockSizes(t, p, "new"); !slices.Equal(got, []string{"4096"}) {
-				t.Errorf("with a snapshot it has logical blocks of %v", got)
+				t.Errorf("with a snapshot, that volume has logical blocks of %v", got)
 			}
 			for _, lv := range []string{v.LV, copied.LV, other.LV} {
 				ok(t, p.Deactivate(ctx, lv))
@@ -179,7 +179,7 @@ func TestKinds_mixedGroup(t *testing.T) {
 }
 
 // TestKinds_blocksOf4096: the whole life of a volume works on a disk with logical
-// blocks of 4096 bytes, on which neither metadata nor stores can be read or written in
+// blocks of 4096 bytes. There, neither metadata nor stores can be read or written in
 // smaller pieces.
 func TestKinds_blocksOf4096(t *testing.T) {
 	ctx := context.Background()
@@ -211,7 +211,7 @@ func TestKinds_blocksOf4096(t *testing.T) {
 		t.Errorf("the devices have logical blocks of %v", got)
 	}
 	if found := must(Verify(ctx, config, Options{}))(t).Findings; len(found) > 0 {
-		t.Errorf("check: %v", found)
+		t.Errorf("Verify found %v", found)
 	}
 	for _, lv := range []string{v.LV, f.LV} {
 		ok(t, p.Deactivate(ctx, lv))

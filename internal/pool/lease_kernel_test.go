@@ -13,15 +13,15 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestLease_longActContinues: an act that takes the kernel long is finished if nobody
-// has changed the group meanwhile.
+// TestLease_longActContinues: an act that takes long in the kernel still finishes if
+// LVM2 has not changed the group meanwhile.
 func TestLease_longActContinues(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	lv := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 32 * size.MiB, Mode: Block}))(t).LV
 	ok(t, p.do(ctx, &change{what: "take long", act: func(ctx context.Context, v *view) error {
 		time.Sleep(lateLimit + 2*lateLook)
-		must(p.CreateVolume(ctx, VolumeSpec{Name: "other", Size: 32 * size.MiB, Mode: Block}))(t) // it was left: the group is free
+		must(p.CreateVolume(ctx, VolumeSpec{Name: "other", Size: 32 * size.MiB, Mode: Block}))(t) // the act was left behind, so the group is free
 		return p.up(ctx, v, v.VolumeByLV(lv))
 	}}))
 	if d := must(p.latest())(t); must(p.tableOf(d.topDevice(d.VG.LV(lv))))(t).Length().Bytes() != 32*size.MiB {
@@ -54,25 +54,25 @@ func TestLease_actAfterChangeByLVM2(t *testing.T) {
 	}()
 	<-hangs
 	began := time.Now()
-	lvm(t, "lvextend", "-qq", "-L", "64m", p.vgName+"/"+lv) // it waits until the act is left behind
+	lvm(t, "lvextend", "-qq", "-L", "64m", p.vgName+"/"+lv) // waits until the act is left behind
 	t.Logf("lvextend waited %v", time.Since(began))
 	if now := length(); now != 64*size.MiB {
-		t.Fatalf("lvm2 has made the device %v long", now)
+		t.Fatalf("after lvextend the device has %v", now)
 	}
 	close(extended)
 	if err := <-ended; !errors.Is(err, errLeft) {
-		t.Errorf("the act ended with %v", err)
+		t.Errorf("the act ended with %v, want errLeft", err)
 	}
 	if after != 64*size.MiB {
-		t.Errorf("the device has the table of an old view, it is %v long", after)
+		t.Errorf("the act loaded a table of an old view: the device has %v", after)
 	}
 	for end := time.Now().Add(10 * time.Second); p.facts.unsettled.count() > 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("the volume is not looked after")
+			t.Fatal("the volume stays unsettled")
 		}
 	}
 	if now := length(); now != 64*size.MiB {
-		t.Errorf("in the end the device is %v long", now)
+		t.Errorf("in the end the device has %v", now)
 	}
 	ok(t, p.Deactivate(ctx, lv))
 }
@@ -101,7 +101,7 @@ func TestLease_abandonedWhileSuspended(t *testing.T) {
 		}})
 	}()
 	<-left
-	ok(t, p.refresh(ctx)) // so that it is the act's own look at the metadata that the committer waits with
+	ok(t, p.refresh(ctx)) // so that the committer waits only with the act's own read of the metadata
 	lock := must(p.host.LockVG(ctx, p.vgName, lvm2.Exclusive))(t)
 	unlock := sync.OnceFunc(func() { ok(t, lock.Unlock()) })
 	defer unlock()
@@ -114,20 +114,20 @@ func TestLease_abandonedWhileSuspended(t *testing.T) {
 	began := time.Now()
 	select {
 	case <-wrote:
-		t.Logf("the volume went on after %v", time.Since(began))
+		t.Logf("the volume was resumed after %v", time.Since(began))
 	case <-time.After(leaseLook + 10*time.Second):
-		t.Error("the volume stays suspended as long as LVM2 has the lock")
+		t.Error("the volume stays suspended while LVM2 has the lock")
 	}
 	unlock()
 	if err := <-ended; !errors.Is(err, errLeft) {
-		t.Errorf("the act ended with %v", err)
+		t.Errorf("the act ended with %v, want errLeft", err)
 	}
 	<-wrote
 	f.release()
 	release()
 	for end := time.Now().Add(10 * time.Second); p.facts.unsettled.count() > 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("the volume is not looked after")
+			t.Fatal("the volume stays unsettled")
 		}
 	}
 	if s := must(p.Snapshot(ctx, "s"))(t); s.Lost {

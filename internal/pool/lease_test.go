@@ -20,23 +20,23 @@ func TestCommitter_lateActs(t *testing.T) {
 	g.current.Store(v)
 	closed, end := context.WithCancel(context.Background())
 	g.ctx = closed
-	end() // so the metadata cannot be looked at
+	end() // so that the metadata cannot be read
 	stuck, fresh := &change{what: "stuck"}, &change{what: "fresh"}
 	late, early := lease{group: g}, lease{group: g}
 	c := committer{group: g, acts: map[*change]act{stuck: {time.Now().Add(-2 * lateLimit), &late}, fresh: {time.Now(), &early}}}
 	c.leaveLate()
 	if _, waited := c.acts[fresh]; len(c.acts) != 1 || !waited {
-		t.Errorf("it waits for %v", c.acts)
+		t.Errorf("the committer waits for %v, want only the fresh change", c.acts)
 	}
 	if late.valid() == nil || early.valid() != nil {
-		t.Errorf("what hangs may load tables: %v; what does not may not: %v", late.valid(), early.valid())
+		t.Errorf("the lease of the late act: %v, want an error; of the other act: %v, want none", late.valid(), early.valid())
 	}
 	unsettled := g.facts.unsettled.count
 	if c.end(ended{fresh, v, v}); len(c.acts) != 0 || unsettled() != 0 {
-		t.Errorf("after the end of one in time it waits for %v, %d volumes are to be looked after", c.acts, unsettled())
+		t.Errorf("after an act that ended in time, the committer waits for %v, and %d volumes are unsettled", c.acts, unsettled())
 	}
 	if c.end(ended{stuck, v, v}); unsettled() != len(v.Volumes) {
-		t.Errorf("%d of %d volumes are looked after", unsettled(), len(v.Volumes))
+		t.Errorf("after the late act, %d of %d volumes are unsettled, want all", unsettled(), len(v.Volumes))
 	}
 }
 
@@ -50,12 +50,13 @@ func TestLease_endedBeforeStep(t *testing.T) {
 	c := &carrier{Pool: &Pool{}, view: &view{lease: over}, k: kernel{"x": {}}}
 	for _, do := range []stepKind{stepClear, stepSuspend, stepRename} {
 		if err := c.change(t.Context(), step{do: do, device: device{name: "vg-v", uuid: "x"}}, c.k["x"]); !errors.Is(err, errLeft) {
-			t.Errorf("%v: %v", do, err)
+			t.Errorf("step %v returned %v, want errLeft", do, err)
 		}
 	}
 }
 
-// silent is a group whose committer waits for LVM2: it takes changes and does not answer.
+// silent returns a group whose committer waits for LVM2: it takes changes but does not
+// answer.
 func silent(t *testing.T) *group {
 	g := &group{name: "pool", vgName: "vg", log: klog.Background(), facts: newFacts(), ctx: t.Context(),
 		changes: make(chan *change, 1), urgent: make(chan *change, 1), stopped: make(chan struct{})}
@@ -74,13 +75,13 @@ func TestLease_lvm2HasTheLock(t *testing.T) {
 	select {
 	case err := <-ended:
 		if took := time.Since(began); !errors.Is(err, errLeft) || took < leaseLook {
-			t.Errorf("%v after %v", err, took)
+			t.Errorf("valid returned %v after %v", err, took)
 		}
 	case <-time.After(leaseLook + 5*time.Second):
-		t.Fatal("it waits for LVM2")
+		t.Fatal("valid waits for LVM2")
 	}
 	if began = time.Now(); !errors.Is(l.valid(), errLeft) || time.Since(began) > leaseLook/2 {
-		t.Error("the lease has ended, and it waits again")
+		t.Error("valid waits again, although the lease has ended")
 	}
 }
 
@@ -93,7 +94,7 @@ func TestRecorded_lvm2HasTheLock(t *testing.T) {
 	over.over.Store(true)
 	c := &convergence{Pool: &Pool{group: group{}}, view: &view{lease: over}}
 	if err := c.recorded(t.Context(), &unrecordedLoss{layer: "s"}); !errors.Is(err, errLeft) {
-		t.Errorf("the lease has ended: %v", err)
+		t.Errorf("recorded returned %v after the lease had ended, want errLeft", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -106,10 +107,10 @@ func TestRecorded_lvm2HasTheLock(t *testing.T) {
 	select {
 	case err := <-ended:
 		if !errors.Is(err, context.Canceled) || len(g.urgent) != 1 {
-			t.Errorf("a loss is not recorded in time: %v", err)
+			t.Errorf("record returned %v with %d urgent changes, want context.Canceled with one", err, len(g.urgent))
 		}
 	case <-time.After(5 * time.Second):
-		t.Fatal("it waits for LVM2")
+		t.Fatal("record waits for LVM2")
 	}
 }
 
@@ -135,9 +136,9 @@ func TestRecord_storeWasMoved(t *testing.T) {
 	for name, c := range map[string]struct {
 		moved, read, lost bool
 	}{
-		"read where it is":              {read: true, lost: true},
-		"moved since it was read":       {read: true, moved: true},
-		"moved, and the kernel told it": {moved: true, lost: true},
+		"read where it is":                  {read: true, lost: true},
+		"moved since it was read":           {read: true, moved: true},
+		"moved, and the kernel reported it": {moved: true, lost: true},
 	} {
 		paper := newGroup(t)
 		paper.volume("vol", 8)
@@ -161,7 +162,7 @@ func TestRecord_storeWasMoved(t *testing.T) {
 			t.Fatal(err)
 		}
 		if now := g.current.Load().Layers[id]; now.Lost != c.lost {
-			t.Errorf("%s: recorded as lost: %v", name, now.Lost)
+			t.Errorf("%s: recorded as lost: %v, want %v", name, now.Lost, c.lost)
 		}
 	}
 }
@@ -181,9 +182,9 @@ func TestRecorded_volumesRemovedByLVM2(t *testing.T) {
 	go p.answer(t.Context())
 	c := p.convergence(then, "gone", demand{})
 	if err := c.recorded(t.Context(), &unrecordedLoss{layer: then.Snapshots["s0"].LV.ID}); !errors.Is(err, errLeft) {
-		t.Errorf("it goes on without a volume: %v", err)
+		t.Errorf("a convergence without volumes returned %v, want errLeft", err)
 	}
 	if c = p.convergence(then, "vol", demand{}); c.recorded(t.Context(), &unrecordedLoss{layer: then.Snapshots["s0"].LV.ID}) != nil || len(c.members) != 1 {
-		t.Error("a volume that is there is not brought in line any more")
+		t.Error("a convergence lost a volume that still exists")
 	}
 }

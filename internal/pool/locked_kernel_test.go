@@ -20,8 +20,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// lockedGroup has a volume with two snapshots, a hidden one, and what reads
-// through them, all at work. It returns the fork's device and content.
+// lockedGroup makes a volume with two snapshots, a deleted volume with a snapshot, and
+// an active fork, reader and transient volume. It returns the fork's device and content.
 func lockedGroup(t *testing.T, p *Pool) (at string, model content) {
 	t.Helper()
 	ctx := context.Background()
@@ -41,8 +41,8 @@ func lockedGroup(t *testing.T, p *Pool) (at string, model content) {
 	return at, model
 }
 
-// TestHandOff_lvm2Refuses: lvm2's commands refuse to change what only looks like a
-// plain logical volume, and continue to work on the rest of the group.
+// TestHandOff_lvm2Refuses: lvm2's commands refuse to change logical volumes that are
+// handed off, and still work on the rest of the group.
 func TestHandOff_lvm2Refuses(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.HydrationRate, c.Devices = size.MiB, testDisks(t)[:2] })
@@ -53,7 +53,7 @@ func TestHandOff_lvm2Refuses(t *testing.T) {
 		t.Helper()
 		out, err := exec.Command("timeout", append([]string{"20"}, args...)...).CombinedOutput()
 		if err == nil {
-			t.Errorf("%s: done: %s", strings.Join(args, " "), out)
+			t.Errorf("%s was not refused: %s", strings.Join(args, " "), out)
 		}
 	}
 	for _, lv := range []string{"forkbase", "fork-forkbase", "ofFork", "snapbase", "reader", "scratch", "gone"} {
@@ -67,7 +67,7 @@ func TestHandOff_lvm2Refuses(t *testing.T) {
 		refused("pvmove", "-n", lv, disks[0], disks[1])
 	}
 	refused("lvconvert", "--splitsnapshot", "-y", vg+"/ofFork")
-	// The live layer of a volume is LVM2's snapshot of it. It is in use.
+	// For LVM2, the live layer of a volume is a snapshot that is in use.
 	refused("lvremove", "-f", vg+"/later")
 	refused("lvremove", "-f", vg+"/base")
 	lvm(t, "lvextend", "-qq", "-L", "+8M", vg+"/later")
@@ -77,12 +77,12 @@ func TestHandOff_lvm2Refuses(t *testing.T) {
 	lvm(t, "lvs", vg)
 	lvm(t, "vgchange", "-qq", "-ay", vg)
 	for name, table := range devicesOf(t, p) {
-		if was, had := before[name]; had && was != table && !strings.HasPrefix(name, "forkbase") { // it is hydrated meanwhile
-			t.Errorf("vgchange -ay made of %s\n%s\nfrom\n%s", name, table, was)
+		if was, had := before[name]; had && was != table && !strings.HasPrefix(name, "forkbase") { // forkbase is hydrated meanwhile
+			t.Errorf("vgchange -ay changed the table of %s to\n%s\nfrom\n%s", name, table, was)
 		}
 	}
 	if !bytes.Equal(readDevice(t, at, 64*size.MiB), model) {
-		t.Error("the fork has other bytes")
+		t.Error("the fork has other content")
 	}
 	ok(t, pod.Close())
 	for _, lv := range []string{"reader", "scratch"} {
@@ -106,14 +106,14 @@ func TestProtect_whenOpened(t *testing.T) {
 	ok(t, p.Close())
 	ok(t, lvm2test.Unlock(p.vgName))
 	got := slices.DeleteFunc(found(t, config), func(f string) bool {
-		return !strings.HasPrefix(f, "Unprotected") // the last table of forkbase may have been under way
+		return !strings.HasPrefix(f, "Unprotected") // the last table of forkbase may not have been loaded yet
 	})
 	if len(got) != 4 {
-		t.Errorf("of what is not locked check found %q", got)
+		t.Errorf("check found %q, want the four unlocked logical volumes", got)
 	}
 	p = openPool(t, config)
 	if got := found(t, config); len(got) > 0 {
-		t.Errorf("after the start check found %q", got)
+		t.Errorf("after opening the pool, check found %q", got)
 	}
 	v := must(p.latest())(t)
 	for _, lv := range v.VG.LVs {
@@ -122,7 +122,7 @@ func TestProtect_whenOpened(t *testing.T) {
 			plain = plain || l.LV == lv && l.Snap != nil
 		}
 		if !v.IsTrash(lv) && catalog.Untouchable(lv) == plain {
-			t.Errorf("%s: status %v, flags %v", lv.Name, lv.Status, lv.Flags)
+			t.Errorf("%s has status %v and flags %v; handed off should be %v", lv.Name, lv.Status, lv.Flags, !plain)
 		}
 	}
 	ok(t, p.Deactivate(t.Context(), "forkbase"))
@@ -140,7 +140,7 @@ func TestMapped_isNotFree(t *testing.T) {
 	v := must(p.latest())(t)
 	store := v.VolumeByLV("forkbase").Fork.LV
 	mapped := catalog.NewRangeSet(must(catalog.Physical(store))(t)...)
-	// The same with a device of somebody's, on what is free.
+	// A foreign device also maps free extents.
 	const foreign = "foreign-linear"
 	free := v.Free[0]
 	pv := must(dm.DeviceOf(v.VG.PVs[free.PV].Device))(t)
@@ -150,7 +150,7 @@ func TestMapped_isNotFree(t *testing.T) {
 	ok(t, p.dm.Resume(foreign, 0))
 	mapped = mapped.Union(catalog.NewRangeSet(mapped[0], catalog.RangeSet{{PV: free.PV, Start: free.Start, Count: 3}}[0]))
 
-	for end := time.Now().Add(20 * time.Second); ; { // the driver locks it again when it sees it
+	for end := time.Now().Add(20 * time.Second); ; { // the driver locks the store again when it notices
 		ok(t, lvm2test.Unlock(p.vgName, store.Name))
 		if exec.Command("lvremove", "-f", p.vgName+"/"+store.Name).Run() == nil {
 			break
@@ -162,16 +162,16 @@ func TestMapped_isNotFree(t *testing.T) {
 	ok(t, p.refresh(ctx))
 	now := must(p.latest())(t)
 	if len(now.Free.Intersect(mapped)) == 0 {
-		t.Fatal("they are not free")
+		t.Fatal("the mapped extents are not free in the metadata")
 	}
 	_, err := p.CreateVolume(ctx, VolumeSpec{Name: "all", Size: size.Bytes(p.room(now)) * now.ExtentSize(), Mode: Block})
 	if err == nil || !strings.Contains(err.Error(), "still maps") {
-		t.Errorf("a volume as large as all that is free: %v", err)
+		t.Errorf("a volume of all free extents returned %v", err)
 	}
 	other := must(p.CreateVolume(ctx, VolumeSpec{Name: "other", Size: size.Bytes(p.room(now)-40) * now.ExtentSize(), Mode: Block}))(t)
 	now = must(p.latest())(t)
 	if both := catalog.NewRangeSet(must(catalog.Physical(now.VolumeByLV(other.LV).LV))(t)...).Intersect(mapped); len(both) > 0 {
-		t.Errorf("another volume got %v", both)
+		t.Errorf("another volume got the mapped extents %v", both)
 	}
 	said := ""
 	for _, c := range p.PoolHealth(ctx) {
@@ -181,7 +181,7 @@ func TestMapped_isNotFree(t *testing.T) {
 		t.Errorf("health says %s", said)
 	}
 
-	// Once nothing needs the devices they go, and the extents are given out again.
+	// Once nothing needs the devices, they are removed, and the extents can be allocated.
 	ok(t, p.dm.Remove(foreign, 0))
 	for _, lv := range []string{"reader", "scratch"} {
 		ok(t, p.Deactivate(ctx, lv))

@@ -33,20 +33,20 @@ func TestLoss_fullStoreInFullPool(t *testing.T) {
 		}
 	}
 	if got := readDevice(t, path, v.Size)[v.Size-1]; got != 17 {
-		t.Errorf("the volume ends with %d", got)
+		t.Errorf("the volume's last byte is %d, want 17", got)
 	}
 	if h := must(p.Health(ctx, v.LV))(t); len(h) != 2 || h[0].Reason != "SnapshotLost" {
-		t.Errorf("health: %v", h)
+		t.Errorf("the volume's health is %v, want two concerns, SnapshotLost first", h)
 	}
 	ok(t, p.Deactivate(ctx, v.LV))
 	ok(t, p.Close())
 	p = openPool(t, p.config)
 	for _, s := range must(p.Snapshots(ctx))(t) {
 		if !s.Lost {
-			t.Errorf("after a restart snapshot %s is not lost", s.LV)
+			t.Errorf("after a restart, snapshot %s is not lost", s.LV)
 		}
 		if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, Source: Source{Kind: FromSnapshot, LV: s.LV}}); !errors.Is(err, ErrLost) {
-			t.Errorf("restoring the lost snapshot %s: %v", s.LV, err)
+			t.Errorf("restoring the lost snapshot %s returned %v", s.LV, err)
 		}
 	}
 	path = must(p.Activate(ctx, v.LV))(t)
@@ -79,13 +79,14 @@ func TestLoss_beforeTheNextCut(t *testing.T) {
 		}
 		inTime()
 		if s := must(p.Snapshot(ctx, s.LV))(t); !s.Lost {
-			t.Errorf("%s: the metadata says that all is well: %+v", then, s)
+			t.Errorf("%s: the loss is not recorded: %+v", then, s)
 		}
 		ok(t, p.Deactivate(ctx, v.LV))
 	}
 }
 
-// TestLoss_whileRestoring: a restore that can never finish leaves no volume behind.
+// TestLoss_whileRestoring: a restore of a snapshot whose loss is not recorded yet fails
+// with ErrLost and leaves no volume.
 func TestLoss_whileRestoring(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
@@ -95,7 +96,7 @@ func TestLoss_whileRestoring(t *testing.T) {
 	late(t, p, v.LV)
 	overrun(t, path)
 	if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, Source: Source{Kind: FromSnapshot, LV: s.LV}}); !errors.Is(err, ErrLost) {
-		t.Errorf("restoring: %v", err)
+		t.Errorf("the restore returned %v, want ErrLost", err)
 	}
 	waitIdle(t, p)
 	if lv := must(p.latest())(t).VG.LV("r"); lv != nil {

@@ -44,12 +44,12 @@ func TestCollected_snapshotRemovedByHand(t *testing.T) {
 				writeDevice(t, path, 0, bytes.Repeat([]byte("C"), 4096))
 				must(p.CreateVolume(ctx, VolumeSpec{Name: "r3", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "third"}}))(t)
 				if got := readDevice(t, must(p.Activate(ctx, "r3"))(t), 4096); got[0] != 'B' {
-					t.Errorf("the next snapshot has %q", got[:8])
+					t.Errorf("the next snapshot reads %q, want B", got[:8])
 				}
 				ok(t, p.Deactivate(ctx, "r3"))
 			case "restore":
 				if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, Source: Source{Kind: FromSnapshot, LV: first}}); !errors.Is(err, ErrLost) {
-					t.Errorf("a restore: %v", err)
+					t.Errorf("a restore returned %v, want ErrLost", err)
 				}
 			case "deactivate":
 				ok(t, p.Deactivate(ctx, v.LV))
@@ -59,7 +59,7 @@ func TestCollected_snapshotRemovedByHand(t *testing.T) {
 			for _, s := range []string{first, second} {
 				for end := time.Now().Add(10 * time.Second); !must(p.Snapshot(ctx, s))(t).Lost; time.Sleep(20 * time.Millisecond) {
 					if time.Now().After(end) {
-						t.Fatalf("%s counts as whole", s)
+						t.Fatalf("the loss of %s is not recorded", s)
 					}
 				}
 			}
@@ -76,8 +76,8 @@ func TestCollected_snapshotRemovedByHand(t *testing.T) {
 	}
 }
 
-// TestDevices_removedByHand: whichever device somebody removes by force, each
-// operation works or says so, and the process continues.
+// TestDevices_removedByHand: whichever device somebody removes by force, no operation
+// panics.
 func TestDevices_removedByHand(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.HydrationRate = size.MiB })
@@ -90,7 +90,7 @@ func TestDevices_removedByHand(t *testing.T) {
 	must(p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: "s1"}}))(t)
 	must(p.Activate(ctx, "r"))(t)
 	for _, name := range []string{"r", "s1", "f-fork", "fork--f-cow", "v-real", "s2"} {
-		_ = exec.Command("dmsetup", "remove", "--force", p.vgName+"-"+name).Run() // one that is in use stays, and fails
+		_ = exec.Command("dmsetup", "remove", "--force", p.vgName+"-"+name).Run() // fails for a device in use, which stays
 		for what, f := range map[string]func() error{
 			"activate":        func() error { _, err := p.Activate(ctx, v.LV); return err },
 			"activate fork":   func() error { _, err := p.Activate(ctx, f.LV); return err },
@@ -102,16 +102,16 @@ func TestDevices_removedByHand(t *testing.T) {
 			"settle":          func() error { return p.settleAgain(ctx, f.LV) },
 		} {
 			if err := f(); errors.Is(err, errPanic) {
-				t.Errorf("%s without %s: %v", what, name, err)
+				t.Errorf("%s without %s panicked: %v", what, name, err)
 			}
 		}
 	}
 	for _, lv := range []string{"r", f.LV, v.LV} {
 		if err := p.Deactivate(ctx, lv); errors.Is(err, errPanic) {
-			t.Errorf("deactivate %s: %v", lv, err)
+			t.Errorf("deactivating %s panicked: %v", lv, err)
 		}
 		if err := p.DeleteVolume(ctx, lv); errors.Is(err, errPanic) {
-			t.Errorf("delete %s: %v", lv, err)
+			t.Errorf("deleting %s panicked: %v", lv, err)
 		}
 	}
 }

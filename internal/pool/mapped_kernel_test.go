@@ -26,7 +26,7 @@ func TestMappings_unreadableTable(t *testing.T) {
 	ok(t, p.dm.Load(foreign, whole(8, dm.Linear{Device: pv, Offset: v.VG.PVs[0].PEStart}), true))
 	ok(t, p.dm.Resume(foreign, 0))
 	odd := errors.New("a target that is not understood")
-	ok(t, p.do(ctx, &change{what: "change what the committer asks", edit: func(*edit) error {
+	ok(t, p.do(ctx, &change{what: "replace the question for mapped extents", edit: func(*edit) error {
 		p.mapped = func(v *view) ([]catalog.Mapping, error) {
 			return p.mappingsBy(v, func(name string) (dm.Table, error) {
 				if name == foreign {
@@ -40,11 +40,11 @@ func TestMappings_unreadableTable(t *testing.T) {
 	a := must(p.CreateVolume(ctx, VolumeSpec{Name: "a", Size: 32 * size.MiB, Mode: Block}))(t)
 	v = must(p.latest())(t)
 	if at := must(catalog.Physical(v.VG.LV(a.LV)))(t); at[0].PV != 1 {
-		t.Errorf("it was given out what may be mapped: %v", at)
+		t.Errorf("the volume got extents that may be mapped: %v", at)
 	}
 	all := size.Bytes(v.Free.Size()) * v.ExtentSize()
 	if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "all", Size: all, Mode: Block}); !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), foreign) {
-		t.Errorf("all that is free: %v", err)
+		t.Errorf("a volume of all free extents returned %v", err)
 	}
 	said := ""
 	for _, c := range p.PoolHealth(ctx) {

@@ -9,22 +9,22 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 )
 
-// TestHolders_sysfsOfAnotherKernel: devices are left out by sysfs only if it belongs
-// to the kernel with the devices.
+// TestHolders_sysfsOfAnotherKernel: holders trusts sysfs only if sysfs belongs to the
+// kernel that has the devices.
 func TestHolders_sysfsOfAnotherKernel(t *testing.T) {
 	disk, first, second := dm.Device{Major: 8}, dm.Device{Major: 253, Minor: 3}, dm.Device{Major: 253, Minor: 4}
 	all := []dm.ListEntry{{Name: "bare", Device: dm.Device{Major: 253, Minor: 9}}, {Name: "gone", UUID: "gone", Device: dm.Device{Major: 253, Minor: 8}},
 		{Name: "a", UUID: "LVM-a", Device: first}, {Name: "b", UUID: "LVM-b", Device: second}}
 	for _, c := range []struct {
 		what  string
-		uuids map[dm.Device]string // that sysfs has
-		disk  bool                 // sysfs has it
+		uuids map[dm.Device]string // devices in sysfs
+		disk  bool                 // sysfs has the disk
 		known bool
 	}{
-		{"the kernel's", map[dm.Device]string{first: "LVM-a", second: "LVM-b"}, true, true},
-		{"another one's, which has such a disk", nil, true, false},
-		{"another one's, which has such a device", map[dm.Device]string{first: "LVM-other"}, true, false},
-		{"the disk is not told of", map[dm.Device]string{first: "LVM-a"}, false, false},
+		{"the same kernel", map[dm.Device]string{first: "LVM-a", second: "LVM-b"}, true, true},
+		{"another kernel with the same disk", nil, true, false},
+		{"another kernel with the same device number", map[dm.Device]string{first: "LVM-other"}, true, false},
+		{"the disk is not in sysfs", map[dm.Device]string{first: "LVM-a"}, false, false},
 	} {
 		sysfs := t.TempDir()
 		at := func(d dm.Device, name string) string { return filepath.Join(sysfs, "dev/block", d.String(), name) }
@@ -47,6 +47,6 @@ func TestHolders_sysfsOfAnotherKernel(t *testing.T) {
 		}
 	}
 	if got := holders(t.TempDir(), nil, nil); got != nil {
-		t.Errorf("without devices nothing is known: %v", got)
+		t.Errorf("without sysfs, holders returned %v", got)
 	}
 }

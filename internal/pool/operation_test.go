@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestKeyed_turnsInOrder: long work that releases its key now and then does not keep
-// others from it, in particular not a store that must grow.
+// TestKeyed_turnsInOrder: a goroutine that releases a key and immediately locks it again
+// waits for the goroutines that came before, such as the growth of a store.
 func TestKeyed_turnsInOrder(t *testing.T) {
 	k := keyed{held: map[string][]chan struct{}{}}
 	stop, rounds := make(chan struct{}), 0
@@ -44,13 +44,13 @@ func TestKeyed_turnsInOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	if rounds > 2 {
-		t.Errorf("%d rounds until somebody else had a turn", rounds)
+		t.Errorf("another goroutine got the key only after %d rounds", rounds)
 	}
 	close(stop)
 	release()
 	working.Wait()
 	if len(k.held) > 0 {
-		t.Errorf("left: %v", k.held)
+		t.Errorf("keys are still held: %v", k.held)
 	}
 }
 
@@ -84,6 +84,6 @@ func TestKeyed_callerLeaves(t *testing.T) {
 	first()
 	waiting.Wait()
 	if len(k.held) > 0 {
-		t.Errorf("left: %v", k.held)
+		t.Errorf("keys are still held: %v", k.held)
 	}
 }
