@@ -55,12 +55,12 @@ func TestPlan_flatStoreAsInTheDocs(t *testing.T) {
 	name := strings.TrimPrefix(r.view().cowDevice(lv).name, "vg-")
 	for i, s := range steps {
 		s = strings.ReplaceAll(s, name, "flat-cow")
-		steps[i] = strings.Replace(s, "; 4128", ";\n    4128", 1) // where the page breaks the line
+		steps[i] = strings.Replace(s, "; 4128", ";\n    4128", 1) // the page breaks the line here
 	}
 	shown(t, "readers", steps)
 }
 
-// shown checks that a page of the design shows these steps, one after another.
+// shown checks that a page of the design shows these steps, one after the other.
 func shown(t *testing.T, page string, steps []string) {
 	t.Helper()
 	text, err := os.ReadFile("../../docs/design/" + page + ".md")

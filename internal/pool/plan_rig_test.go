@@ -11,20 +11,20 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// rig is a kernel that tests make: it carries plans out on devices in memory, and
-// refuses what the real one refuses, or would never return from.
+// rig imitates a kernel: it carries out plans on devices in memory. It refuses steps
+// that the real kernel refuses, or would never return from.
 type rig struct {
 	*paperGroup
 	kernel
 	minor    uint32
-	readOnly map[string]bool // what is loaded
+	readOnly map[string]bool // by UUID: the loaded table is read-only
 }
 
 func newRig(g *paperGroup) *rig {
 	return &rig{paperGroup: g, kernel: kernel{}, readOnly: map[string]bool{}}
 }
 
-// copy returns the same devices, to go on with differently.
+// copy returns a rig with the same devices, whose changes do not affect r.
 func (r *rig) copy() *rig {
 	c := &rig{paperGroup: r.paperGroup, kernel: kernel{}, minor: r.minor, readOnly: maps.Clone(r.readOnly)}
 	for uuid, d := range r.kernel {
@@ -34,8 +34,8 @@ func (r *rig) copy() *rig {
 	return c
 }
 
-// opens sets the devices' open counts: what their users' tables hold, and by others
-// the named devices once.
+// opens sets the devices' open counts: the tables that use a device, and one more for
+// each device in open.
 func (r *rig) opens(open []string) {
 	byNumber := map[dm.Device]*kernelDevice{}
 	for _, d := range r.kernel {
@@ -54,7 +54,7 @@ func (r *rig) opens(open []string) {
 	}
 }
 
-// below returns the devices that a table lies on, directly or not.
+// below returns the devices that a table lies on, directly or indirectly.
 func (r *rig) below(t dm.Table) []*kernelDevice {
 	var out []*kernelDevice
 	for _, n := range devicesIn(t) {
@@ -67,16 +67,16 @@ func (r *rig) below(t dm.Table) []*kernelDevice {
 	return out
 }
 
-// apply carries a step out.
+// apply carries out a step.
 func (r *rig) apply(s step) error {
 	d := r.kernel[s.uuid]
 	if s.do == stepCreate {
 		if d != nil {
-			return fmt.Errorf("%s: it is there", s.name)
+			return fmt.Errorf("%s: it already exists", s.name)
 		}
 		for _, x := range r.kernel {
 			if x.Name == s.name {
-				return fmt.Errorf("%s: the name is another one's", s.name)
+				return fmt.Errorf("%s: another device has the name", s.name)
 			}
 		}
 		r.minor++
@@ -84,7 +84,7 @@ func (r *rig) apply(s step) error {
 		return nil
 	}
 	if d == nil || d.Name != s.name {
-		return fmt.Errorf("%s: it is not there", s.name)
+		return fmt.Errorf("%s: there is no such device", s.name)
 	}
 	switch s.do {
 	case stepClear:
@@ -115,7 +115,7 @@ func (r *rig) apply(s step) error {
 func (r *rig) load(d *kernelDevice, s step) error {
 	table, complete := s.table.bind(r.number)
 	if !complete {
-		return fmt.Errorf("%s: a device of its table is not there: %v", s.name, table)
+		return fmt.Errorf("%s: a device of its table does not exist: %v", s.name, table)
 	}
 	for _, x := range r.below(table) {
 		if x.Suspended && x != d {
@@ -132,7 +132,7 @@ func (r *rig) load(d *kernelDevice, s step) error {
 			for _, other := range []dm.Table{x.table, x.loaded} {
 				if len(other) == 1 && x != d {
 					if o, is := other[0].Target.(dm.Snapshot); is && o.COW == t.COW {
-						return fmt.Errorf("%s: its store is %s's", s.name, x.Name)
+						return fmt.Errorf("%s: %s has the same store", s.name, x.Name)
 					}
 				}
 			}
@@ -151,7 +151,7 @@ func (r *rig) resume(d *kernelDevice) error {
 			for _, x := range r.kernel {
 				if x.Live && !x.Suspended && slices.Contains(devicesIn(x.table), m.Legs[0].Device) && x != d {
 					if t, plain := x.table[0].Target.(dm.Linear); plain && t.Device != m.Legs[0].Device {
-						return fmt.Errorf("%s: %s is written past it", d.Name, x.Name)
+						return fmt.Errorf("%s: writes to %s bypass the mirror", d.Name, x.Name)
 					}
 				}
 			}
@@ -162,7 +162,7 @@ func (r *rig) resume(d *kernelDevice) error {
 	return nil
 }
 
-// steps returns a plan, a step a line.
+// steps returns a plan, one line for each step.
 func (r *rig) steps(plan []step) []string {
 	var out []string
 	for _, s := range plan {
@@ -182,13 +182,13 @@ func (r *rig) steps(plan []step) []string {
 	return out
 }
 
-// name returns the name of a device by its UUID, without the group's.
+// name returns the name of the device with a UUID, without the group's name.
 func (r *rig) name(uuid string) string {
 	id, layer, _ := catalog.SplitUUID(r.VG.ID, uuid)
 	return strings.TrimPrefix(lvm2.DMName("vg", r.VG.LVByID(lvm2.ID(id)).Name, layer), "vg-")
 }
 
-// situation is what is in use, and what runs.
+// situation says which volumes and snapshots are in use, and what runs.
 type situation struct {
 	active, read []string // volumes and snapshots
 	running      running
@@ -204,8 +204,8 @@ func (r *rig) plan(s situation) []step {
 	return r.view().want(family, r.inUseBy(s.active, s.read...), s.running, r.view().split(r.kernel)["vol"]).plan(family, r.view().split(r.kernel)["vol"])
 }
 
-// converge carries the plan out and checks that it led to its end, also after an
-// interruption at any of its steps. It returns the steps.
+// converge carries out the plan and checks that nothing is left to plan, also after an
+// interruption before each step. It returns the steps.
 func (r *rig) converge(what string, s situation) []string {
 	r.Helper()
 	plan := r.plan(s)
@@ -231,7 +231,7 @@ func (r *rig) finish(what string, s situation) {
 		}
 	}
 	if again := r.steps(r.plan(s)); len(again) > 0 {
-		r.Fatalf("%s: it does not end: after\n%s\ncomes\n%s", what, strings.Join(r.steps(plan), "\n"), strings.Join(again, "\n"))
+		r.Fatalf("%s: the plan is not complete: after\n%s\ncomes\n%s", what, strings.Join(r.steps(plan), "\n"), strings.Join(again, "\n"))
 	}
 	for _, d := range r.kernel {
 		if d.Suspended && !s.running.held[d.uuid] || d.Loaded && !d.Suspended {

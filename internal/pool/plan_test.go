@@ -38,7 +38,7 @@ func TestPlan_cuts(t *testing.T) {
 		"create s3", "load s3: 0 65536 snapshot <vol-real> <s3-cow> P 128",
 		"suspend vol", "used s2", "resume s3", "resume vol",
 		"load s2: 0 65536 snapshot <s3> <s2-cow> P 128", "suspend s2", "resume s2")
-	r.expect("nobody reads it any more", r.converge("closed", active), "remove s2", "remove s2-cow")
+	r.expect("the snapshot is no longer read", r.converge("closed", active), "remove s2", "remove s2-cow")
 	r.grow("vol", 2)
 	r.expect("expand", r.converge("expand", active),
 		"load vol-real: 0 65536 linear 0:0 2048; 65536 16384 linear 0:0 264192",
@@ -69,7 +69,7 @@ func TestPlan_lastSnapshotDeleted(t *testing.T) {
 	r.expect("the last snapshot is deleted", got,
 		"load vol: 0 65536 linear 0:0 2048", "suspend vol", "resume vol", "remove s1", "remove s1-cow", "remove vol-real")
 	if strings.Contains(fmt.Sprint(got), trash) {
-		t.Error("its devices are renamed before they go")
+		t.Error("the snapshot's devices are renamed before they are removed")
 	}
 }
 
@@ -97,7 +97,7 @@ func TestPlan_cutOfExpandedWhileRead(t *testing.T) {
 	r.volume("vol", 8)
 	r.cut("vol", "s1", 8)
 	read := situation{read: []string{"s1"}}
-	r.converge("it is read", read)
+	r.converge("the snapshot is read", read)
 	r.grow("vol", 2)
 	r.cut("vol", "s2", 8)
 	r.expect("cut", r.converge("cut", read),
@@ -139,7 +139,7 @@ func TestPlan_fork(t *testing.T) {
 		"suspend copy", "resume copy-window1", "resume copy", "remove copy-window0")
 	both.running = running{}
 	left := r.copy()
-	r.expect("a former process has left it", left.converge("left", both),
+	r.expect("a former process left the window", left.converge("left", both),
 		"load copy-window1: 0 8192 linear <copy-fork> 8192", "suspend copy-window1 without a flush", "resume copy-window1",
 		"load copy: 0 8192 linear 0:0 133120; 8192 57344 linear <copy-fork> 8192", "suspend copy", "resume copy", "remove copy-window1")
 	c = r.VG.LV("copy").Clone()
@@ -153,8 +153,8 @@ func TestPlan_fork(t *testing.T) {
 		"remove copy-window1", "remove copy-fork", "remove fork--copy-cow")
 }
 
-// TestPlan_publishedReadOnly: a volume's own device that is read-only for its users
-// still gets a writable table, and a frozen store stays as it was opened.
+// TestPlan_publishedReadOnly: a volume's own device that was made read-only for its
+// users still gets a writable table, and so does a frozen store that was live.
 func TestPlan_publishedReadOnly(t *testing.T) {
 	r := newRig(newGroup(t))
 	r.volume("vol", 8)
@@ -171,7 +171,7 @@ func TestPlan_publishedReadOnly(t *testing.T) {
 			}
 		}
 		if !slices.Equal(loaded, []bool{false}) {
-			t.Errorf("%s: %s is loaded read-only: %v", what, d.name, loaded)
+			t.Errorf("%s: the tables of %s are loaded read-only: %v, want one that is writable", what, d.name, loaded)
 		}
 		r.converge(what, both)
 	}
@@ -206,8 +206,8 @@ func TestPlan_heldDevices(t *testing.T) {
 	r.expect("held", r.converge("held", active), "resume vol-real", "resume s1")
 }
 
-// TestPlan_heldFork: a fork whose writers are held gets tables, and is hydrated by
-// them, but is not resumed.
+// TestPlan_heldFork: a fork whose writers are held gets the tables of the next window,
+// but is not resumed.
 func TestPlan_heldFork(t *testing.T) {
 	r := newRig(newGroup(t))
 	r.volume("vol", 8)
@@ -230,13 +230,13 @@ func TestPlan_heldFork(t *testing.T) {
 		"load copy: 0 8192 linear 0:0 133120; 8192 8192 linear <copy-window1> 0; 16384 49152 linear <copy-fork> 16384",
 		"resume copy-window1")
 	both.running.held = nil
-	r.expect("it goes on", r.converge("it goes on", both), "clear copy",
+	r.expect("the writers continue", r.converge("the writers continue", both), "clear copy",
 		"load copy: 0 8192 linear 0:0 133120; 8192 8192 linear <copy-window1> 0; 16384 49152 linear <copy-fork> 16384",
 		"resume copy", "remove copy-window0")
 }
 
-// TestPlan_windowLeftElsewhere: a mirror of another place does not begin to copy
-// before its user is suspended.
+// TestPlan_windowLeftElsewhere: a mirror that moves to another part of the volume does
+// not begin to copy before the volume is suspended.
 func TestPlan_windowLeftElsewhere(t *testing.T) {
 	r := newRig(newGroup(t))
 	r.volume("vol", 8)
@@ -288,18 +288,18 @@ func TestPlan_committedWindow(t *testing.T) {
 		then func(r *rig, s *situation, o *catalog.Volume)
 		want []string
 	}{
-		{"its user writes through it", func(*rig, *situation, *catalog.Volume) {}, nil},
-		{"its device is gone", next, append(outside[:6:6], "remove copy-window1")},
-		{"its device is there, and its user writes past it", func(r *rig, s *situation, o *catalog.Volume) {
+		{"the volume writes through its mirror", func(*rig, *situation, *catalog.Volume) {}, nil},
+		{"its mirror is gone", next, append(outside[:6:6], "remove copy-window1")},
+		{"the volume bypasses its mirror", func(r *rig, s *situation, o *catalog.Volume) {
 			left := *r.kernel.at(r.VG.ID, o.LV, layerWindow0)
 			next(r, s, o)
 			r.kernel[left.uuid] = &left
 		}, append(outside[:6:6], "remove copy-window0", "remove copy-window1")},
-		{"it has no user", func(r *rig, s *situation, o *catalog.Volume) {
+		{"the volume has no device", func(r *rig, s *situation, o *catalog.Volume) {
 			s.active = nil
 			delete(r.kernel, r.view().topDevice(o.LV).uuid)
 		}, []string{"remove copy-window0"}},
-		{"somebody removed its device by force", func(r *rig, s *situation, o *catalog.Volume) {
+		{"its mirror was removed by force", func(r *rig, s *situation, o *catalog.Volume) {
 			r.kernel.at(r.VG.ID, o.LV, layerWindow0).table = dm.Table{{Length: 8192, Target: dm.ErrorTarget{}}}
 		}, []string{own, "suspend copy", "resume copy", "remove copy-window0"}},
 		{"its mirror copies to another place", func(r *rig, s *situation, o *catalog.Volume) {
@@ -308,7 +308,7 @@ func TestPlan_committedWindow(t *testing.T) {
 			m.Legs = []dm.Area{m.Legs[0], {Device: m.Legs[1].Device, Offset: m.Legs[1].Offset + 8}}
 			x.table = dm.Table{{Length: 8192, Target: m}}
 		}, []string{own, "suspend copy", "resume copy", "remove copy-window0"}},
-		{"its user is held, and goes on past it", func(r *rig, s *situation, o *catalog.Volume) {
+		{"the volume is held, and will bypass its mirror", func(r *rig, s *situation, o *catalog.Volume) {
 			top := r.kernel[r.view().topDevice(o.LV).uuid]
 			top.Suspended, s.running.held = true, map[string]bool{top.uuid: true}
 			former := s.running.windows
@@ -344,11 +344,12 @@ func TestPlan_stuckVolume(t *testing.T) {
 	r.expect("stuck", r.converge("stuck", s), "clear vol", "resume vol")
 	s.running.stuck = map[lvm2.ID]error{r.VolumeByLV("copy").LV.ID: ErrInUse}
 	if got := r.converge("the fork is stuck", s); len(got) == 0 || strings.Contains(fmt.Sprint(got), "copy") {
-		t.Errorf("the fork is stuck: %v", got)
+		t.Errorf("with a stuck fork, the plan is %v", got)
 	}
 }
 
-// TestPlan_missingStore: no origin is made if its snapshot cannot be.
+// TestPlan_missingStore: without the device of a live store, neither the snapshot nor
+// the volume's own device is made.
 func TestPlan_missingStore(t *testing.T) {
 	r := newRig(newGroup(t))
 	r.volume("vol", 8)
@@ -361,8 +362,8 @@ func TestPlan_missingStore(t *testing.T) {
 		"create vol-real", "load vol-real: 0 65536 linear 0:0 2048", "resume vol-real")
 }
 
-// TestPlan_reader: a reader brings up the devices of its snapshot, and takes them down
-// again.
+// TestPlan_reader: an active reader has the devices of its snapshot. They are removed
+// with the reader's device.
 func TestPlan_reader(t *testing.T) {
 	r := newRig(newGroup(t))
 	r.volume("vol", 8)

@@ -7,9 +7,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// TestSettled_wakes wakes the wiper for new trash, and for trash that may have
-// become wipeable, but not for trash that it failed to wipe before. Callers that
-// wait for room hear of all freed extents, even if as many were taken.
+// TestSettled_wakes: new trash, and trash that may have become wipeable, wakes the
+// wiper. Trash that it failed to wipe before does not. Callers that wait for room hear
+// of all freed extents, even if as many were taken.
 func TestSettled_wakes(t *testing.T) {
 	state := func(free catalog.RangeSet, trash ...lvm2.ID) *view {
 		v := &view{View: &catalog.View{VG: &lvm2.VG{}, Free: free}}
@@ -30,11 +30,11 @@ func TestSettled_wakes(t *testing.T) {
 		{"opening with trash", nil, state(some, "a"), false, true, true},
 		{"new trash", state(some), state(some, "a"), false, true, false},
 		{"trash instead of other", state(some, "a"), state(some, "b"), false, true, true},
-		{"wiped, and all of it was taken", state(some, "a"), state(some), false, false, true},
+		{"wiped, and all extents were taken", state(some, "a"), state(some), false, false, true},
 		{"the same trash", state(some, "a"), state(some, "a"), false, false, false},
-		{"its device is gone", state(some, "a"), state(some, "a"), true, true, false},
+		{"the trash has no device any more", state(some, "a"), state(some, "a"), true, true, false},
 		{"wiped", state(some, "a"), state(more), false, false, true},
-		{"wiped, and more was taken", state(some, "a"), state(other), false, false, true},
+		{"wiped, and more extents were taken", state(some, "a"), state(other), false, false, true},
 		{"taken", state(more), state(some), false, false, false},
 	} {
 		p := &Pool{group: group{facts: newFacts()}}
@@ -45,7 +45,7 @@ func TestSettled_wakes(t *testing.T) {
 		}
 		w.settled(c.before, c.after)
 		if got := len(w.signal) > 0; got != c.woken {
-			t.Errorf("%s: woken %v", c.name, got)
+			t.Errorf("%s: the wiper is woken: %v, want %v", c.name, got, c.woken)
 		}
 		freed := false
 		select {
@@ -54,13 +54,13 @@ func TestSettled_wakes(t *testing.T) {
 		default:
 		}
 		if freed != c.freed {
-			t.Errorf("%s: freed %v", c.name, freed)
+			t.Errorf("%s: callers hear of freed extents: %v, want %v", c.name, freed, c.freed)
 		}
 	}
 }
 
-// TestSettled_lateAct keeps what a fork has begun since an act's change when the
-// act ends.
+// TestSettled_lateAct: the end of a late act keeps the window of a fork that was made
+// after the act's change, and drops the window of a volume that is gone.
 func TestSettled_lateAct(t *testing.T) {
 	old := &view{View: &catalog.View{VG: &lvm2.VG{}}}
 	now := &view{View: &catalog.View{VG: &lvm2.VG{}, Volumes: map[lvm2.ID]*catalog.Volume{"fork": {}}}}
@@ -71,6 +71,6 @@ func TestSettled_lateAct(t *testing.T) {
 	h.setWindow("gone", &window{})
 	h.settled(old, old)
 	if h.window("fork") == nil || h.window("gone") != nil {
-		t.Errorf("the fork's window is %v, that of one that is gone is %v", h.window("fork"), h.window("gone"))
+		t.Errorf("the fork's window is %v, and the window of the volume that is gone is %v", h.window("fork"), h.window("gone"))
 	}
 }

@@ -36,13 +36,13 @@ func TestProbe_killed(t *testing.T) {
 		unix.Unmount(dir, 0)
 	})
 	file := filepath.Join(dir, "file")
-	ok(t, os.WriteFile(file, bytes.Repeat([]byte("x"), 1<<20), 0o600)) // the freeze has something to write back
+	ok(t, os.WriteFile(file, bytes.Repeat([]byte("x"), 1<<20), 0o600)) // so that the freeze has data to write back
 	d := must(p.latest())(t).topDevice(must(p.latest())(t).VG.LV(v.LV))
 	must(p.noteProbe(v.LV))(t)
 	ok(t, p.dm.Suspend(ctx, d.name, dm.SuspendOptions{SkipLockFS: true}))
 	ask := exec.Command("fsfreeze", "-f", dir)
 	ok(t, ask.Start())
-	for waits := 0; waits < 20; time.Sleep(10 * time.Millisecond) { // for the device, and not for its own program
+	for waits := 0; waits < 20; time.Sleep(10 * time.Millisecond) { // until fsfreeze waits for the device, and not for its own code
 		stat := must(os.ReadFile(fmt.Sprintf("/proc/%d/stat", ask.Process.Pid)))(t)
 		if strings.Contains(string(stat), "(fsfreeze) D ") {
 			waits++
@@ -50,7 +50,7 @@ func TestProbe_killed(t *testing.T) {
 			waits = 0
 		}
 	}
-	ok(t, ask.Process.Kill()) // it ends when the device goes on
+	ok(t, ask.Process.Kill()) // it ends when the device is resumed
 	ok(t, p.Close())
 
 	p = openPool(t, p.config)
@@ -63,7 +63,7 @@ func TestProbe_killed(t *testing.T) {
 			break
 		}
 		if time.Now().After(end) {
-			t.Error("the note stays")
+			t.Error("the next process did not remove the note")
 			break
 		}
 	}

@@ -15,8 +15,8 @@ import (
 )
 
 // TestRecover_smallStore: a reader shows the result of a replay on its store, also
-// later. A store that is too small is replaced by a larger one, and nothing of it is
-// left.
+// after a restart. A store that is too small is replaced by a larger store. Nothing of
+// the stores is left after the reader is deleted.
 func TestRecover_smallStore(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
@@ -38,7 +38,7 @@ func TestRecover_smallStore(t *testing.T) {
 	}
 	broken := errors.New("broken journal")
 	if _, err := p.Recover(ctx, rd.LV, 8*size.MiB, func(string) error { return broken }); !errors.Is(err, broken) {
-		t.Errorf("a replay that fails: %v", err)
+		t.Errorf("a failed replay returned %v", err)
 	}
 	change := bytes.Repeat([]byte("recovered"), 1<<20)[:8<<20]
 	changed := bytes.Clone(model)
@@ -53,15 +53,15 @@ func TestRecover_smallStore(t *testing.T) {
 		return errors.Join(err, f.Sync(), f.Close())
 	}
 	if got := must(p.Recover(ctx, rd.LV, 8*size.MiB, replay))(t); got != path || rounds < 2 {
-		t.Errorf("%s after %d rounds; the first store was too small", got, rounds)
+		t.Errorf("Recover returned %s after %d rounds, want %s after at least two", got, rounds, path)
 	}
 	shows := func(what string) {
 		t.Helper()
 		if !bytes.Equal(readDevice(t, must(p.Activate(ctx, rd.LV))(t), 64*size.MiB), changed) {
-			t.Errorf("%s: the reader does not show what was recovered", what)
+			t.Errorf("%s: the reader does not show the recovered content", what)
 		}
 	}
-	shows("recovered")
+	shows("after the recovery")
 	noFindings(t, p)
 	ok(t, p.Deactivate(ctx, rd.LV))
 	shows("activated again")
@@ -69,14 +69,14 @@ func TestRecover_smallStore(t *testing.T) {
 	quiet(t, "lvs "+p.vgName)
 	ok(t, p.Close())
 	p = openPool(t, p.config)
-	shows("opened again")
+	shows("after a restart")
 	other := create("other")
 	if !bytes.Equal(readDevice(t, must(p.Activate(ctx, other.LV))(t), 64*size.MiB), model) {
 		t.Error("the snapshot was changed")
 	}
 	full(t, p)
 	if _, err := p.Recover(ctx, other.LV, 8*size.MiB, replay); !errors.Is(err, ErrNoSpace) {
-		t.Errorf("recovery in a full pool: %v", err)
+		t.Errorf("recovery in a full pool returned %v", err)
 	}
 	for _, lv := range []string{rd.LV, other.LV} {
 		ok(t, p.DeleteVolume(ctx, lv))

@@ -22,7 +22,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// testDisks returns the scratch disks, blank.
+// testDisks returns the scratch disks. It fills them with zeroes.
 func testDisks(t *testing.T) []string {
 	t.Helper()
 	disks := strings.Split(os.Getenv("DMSNAP_TEST_DISKS"), ",")
@@ -46,8 +46,8 @@ func testDisks(t *testing.T) []string {
 	return disks
 }
 
-// testPool opens a new pool on the first scratch disk. At the test's end the
-// group must be in order for LVM2, and nothing of it stays.
+// testPool opens a new pool on the first scratch disk. At the test's end, vgck must find
+// nothing wrong with the group, which is then removed.
 func testPool(t *testing.T, change func(*Config)) *Pool {
 	t.Helper()
 	c := Config{Name: "pool", VolumeGroup: "vg" + strings.ToLower(strings.NewReplacer("/", "", "_", "").Replace(t.Name())), Devices: testDisks(t)[:1], Create: true, FirstStore: 8 * size.MiB}
@@ -66,7 +66,7 @@ func testPool(t *testing.T, change func(*Config)) *Pool {
 				waitHydrated(t, p, o.LV.Name)
 			}
 		}
-		if err := p.Close(); err != nil { // it would go on working on the group
+		if err := p.Close(); err != nil { // otherwise the pool would still work on the group
 			t.Errorf("closing the pool: %v", err)
 		}
 		vgck(t, c.VolumeGroup)
@@ -78,8 +78,8 @@ func testPool(t *testing.T, change func(*Config)) *Pool {
 	return p
 }
 
-// removeDevices removes what a failed test has left of a group in the kernel: the
-// tests after it need the disks.
+// removeDevices removes the devices that a failed test has left of a group, because the
+// next tests need the disks.
 func removeDevices(t *testing.T, group string) {
 	client := must(dm.Open())(t)
 	defer client.Close()
@@ -99,7 +99,7 @@ func removeDevices(t *testing.T, group string) {
 func openPool(t *testing.T, c Config) *Pool {
 	t.Helper()
 	if c.cleanAfter == 0 {
-		c.cleanAfter = time.Hour // tests of other things have the disks to themselves, however long they take
+		c.cleanAfter = time.Hour // so that the cleaner does not use the disks during tests of other parts
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -111,7 +111,7 @@ func openPool(t *testing.T, c Config) *Pool {
 		// LVM2 does not know the devices of a fork.
 		for end := time.Now().Add(20 * time.Second); !t.Failed() && p.ctx.Err() == nil && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 			if forks := slices.ContainsFunc(slices.Collect(maps.Values(p.current.Load().Volumes)), (*catalog.Volume).Forked); !forks {
-				p.refresh(context.Background()) // its devices have followed
+				p.refresh(context.Background()) // its devices match afterwards
 				break
 			}
 		}
@@ -122,7 +122,7 @@ func openPool(t *testing.T, c Config) *Pool {
 	return p
 }
 
-// vgck fails the test unless LVM2 finds nothing to complain about.
+// vgck fails the test if LVM2 finds anything wrong with the group.
 func vgck(t *testing.T, vg string) {
 	t.Helper()
 	if out, err := exec.Command("vgck", vg).CombinedOutput(); err != nil || len(out) > 0 {
@@ -158,7 +158,7 @@ func directBuffer(t *testing.T, n size.Bytes) []byte {
 
 var ioBuffers = map[*testing.T][]byte{}
 
-// ioBuffer is one buffer for all transfers of a test.
+// ioBuffer returns the buffer for all transfers of a test.
 func ioBuffer(t *testing.T) []byte {
 	b := ioBuffers[t]
 	if b == nil {
@@ -188,8 +188,8 @@ func readPart(t *testing.T, path string, from, length size.Bytes) []byte {
 	return out
 }
 
-// firstByte returns where the device first has a byte other than zero between
-// from and to, or -1.
+// firstByte returns the offset of the first byte between from and to that is not zero;
+// -1 if there is none.
 func firstByte(t *testing.T, path string, from, to size.Bytes) int64 {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
@@ -233,8 +233,8 @@ func waitIdle(t *testing.T, p *Pool) {
 	}
 }
 
-// settledTo returns what devicesOf does, when that are n or ten seconds are over:
-// what ends in the background takes its devices away a moment later.
+// settledTo returns devicesOf as soon as there are n devices, or after ten seconds.
+// Background work that ends removes its devices a moment later.
 func settledTo(t *testing.T, p *Pool, n int) map[string]string {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
@@ -244,9 +244,9 @@ func settledTo(t *testing.T, p *Pool, n int) map[string]string {
 	}
 }
 
-// devicesOf lists the group's devices with their tables, in dmsetup's form.
-// Those that background work has for a moment, to wipe trash or to look at a
-// frozen store, are waited for.
+// devicesOf lists the group's devices with their tables, in dmsetup's form. It waits up
+// to ten seconds for devices that background work needs only for a moment, to wipe trash
+// or to read a frozen store.
 func devicesOf(t *testing.T, p *Pool) map[string]string {
 	t.Helper()
 	prefix := strings.ReplaceAll(p.vgName, "-", "--") + "-"

@@ -12,8 +12,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestOnceRoom_trashHeldOpen refuses cuts and volumes, with the reason and without
-// waiting, if all free room is trash that somebody has open.
+// TestOnceRoom_trashHeldOpen: if only trash that another process has open could make
+// room, cuts, volumes and expansions are refused without waiting, with the reason.
 func TestOnceRoom_trashHeldOpen(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.LayerReserve = 1 })
@@ -23,7 +23,7 @@ func TestOnceRoom_trashHeldOpen(t *testing.T) {
 	trash := must(p.latest())(t).Trash
 	for end := time.Now().Add(20 * time.Second); !p.wiper.stuck(trash[0].ID); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("it is wiped")
+			t.Fatal("the open trash does not count as stuck")
 		}
 	}
 	for what, f := range map[string]func() error{
@@ -39,10 +39,10 @@ func TestOnceRoom_trashHeldOpen(t *testing.T) {
 		select {
 		case err := <-ended:
 			if took := time.Since(began); !errors.Is(err, ErrNoSpace) || !strings.Contains(err.Error(), "not wiped") || took > 2*time.Second {
-				t.Errorf("%s: %v, after %v", what, err, took)
+				t.Errorf("%s returned %v after %v", what, err, took)
 			}
 		case <-time.After(20 * time.Second):
-			t.Fatalf("%s waits", what)
+			t.Fatalf("%s still waits after 20 s", what)
 		}
 	}
 	letGo()

@@ -17,8 +17,8 @@ func roomPool(c Config) *Pool {
 	return newPool(context.Background(), c, Options{})
 }
 
-// TestCheckRoom_trash returns a *PendingError while trash will be wiped that makes
-// room for a volume, and ErrNoSpace for all other trash.
+// TestCheckRoom_trash: checkRoom returns a *PendingError if trash that will be wiped
+// makes room for a volume, and ErrNoSpace if trash cannot help.
 func TestCheckRoom_trash(t *testing.T) {
 	const limit = 2 * stuckAfter
 	for _, c := range []struct {
@@ -30,17 +30,17 @@ func TestCheckRoom_trash(t *testing.T) {
 		pending bool
 	}{
 		{"there is room", 11, limit, 2 * busyLimit, false, false},
-		{"there will be", 19, 0, 0, false, true},
-		{"there will be, once is no news", 19, stuckAfter - 1, 2 * busyLimit, false, true},
-		{"not with the reserve", 20, 0, 0, false, false},
-		{"it is open in passing", 19, limit, 0, false, true},
-		{"it cannot be wiped", 19, stuckAfter, 2 * busyLimit, false, false},
-		{"nothing is wiped", 19, 0, 0, true, false},
+		{"there will be room", 19, 0, 0, false, true},
+		{"there will be room after a few failed rounds", 19, stuckAfter - 1, 2 * busyLimit, false, true},
+		{"room only in the reserve", 20, 0, 0, false, false},
+		{"trash that is open for a moment", 19, limit, 0, false, true},
+		{"trash that cannot be wiped", 19, stuckAfter, 2 * busyLimit, false, false},
+		{"a tag is not understood, so nothing is wiped", 19, 0, 0, true, false},
 	} {
 		v := rollbackGroup(t)
 		p := roomPool(Config{LayerReserve: 10}) // the group has 499 extents
 		v.Free = catalog.RangeSet{{Start: 100, Count: 60}}
-		v.Trash = []*lvm2.LV{v.VolumeByLV("bare").LV} // it has 8 extents
+		v.Trash = []*lvm2.LV{v.VolumeByLV("bare").LV} // 8 extents
 		if c.unclear {
 			v.Unclear = errors.New("a tag")
 		}
@@ -54,7 +54,7 @@ func TestCheckRoom_trash(t *testing.T) {
 		err := p.checkRoom(v, catalog.AnyKind, c.n)
 		var pending *PendingError
 		if errors.As(err, &pending) != c.pending || !c.pending && c.n > 11 != errors.Is(err, ErrNoSpace) {
-			t.Errorf("%s: %v", c.what, err)
+			t.Errorf("%s: checkRoom returned %v", c.what, err)
 		}
 		select {
 		case <-next:
@@ -67,13 +67,13 @@ func TestCheckRoom_trash(t *testing.T) {
 			}
 		}
 		if p.wiper.note(nil); p.wiper.stuck(v.Trash[0].ID) {
-			t.Errorf("%s: it is wiped, but counts as stuck", c.what)
+			t.Errorf("%s: trash that was wiped counts as stuck", c.what)
 		}
 	}
 }
 
-// TestOnceRoom_oneAtATime makes one cut at a time wait a moment for room, and then
-// returns that there is none.
+// TestOnceRoom_oneAtATime: one cut at a time waits a moment for room, and then returns
+// ErrNoSpace. Other errors are returned immediately.
 func TestOnceRoom_oneAtATime(t *testing.T) {
 	p := roomPool(Config{})
 	none := &noRoomYet{ErrNoSpace}
@@ -90,7 +90,7 @@ func TestOnceRoom_oneAtATime(t *testing.T) {
 		_, err := onceRoom(ctx, p, func() (size.Bytes, error) { tries.Add(1); return 0, none })
 		ended <- err
 	}()
-	wait(&tries, 2) // now it has the key
+	wait(&tries, 2) // now the first caller has the key
 	go func() {
 		_, err := onceRoom(ctx, p, func() (size.Bytes, error) { others.Add(1); return 0, none })
 		ended <- err
@@ -103,7 +103,7 @@ func TestOnceRoom_oneAtATime(t *testing.T) {
 		}
 	}
 	if tries, others := tries.Load(), others.Load(); tries != 3 || others > 2 { // immediately, with the key, and after extents became free
-		t.Errorf("tried %d times, and %d times by the later callers", tries, others)
+		t.Errorf("the first caller tried %d times, want 3; the later caller %d times, want at most 2", tries, others)
 	}
 	if _, err := onceRoom(context.Background(), p, func() (size.Bytes, error) { return 0, ErrPrecondition }); !errors.Is(err, ErrPrecondition) {
 		t.Error(err)

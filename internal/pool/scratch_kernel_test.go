@@ -22,8 +22,8 @@ func reasons(c []Condition) string {
 }
 
 // TestScratch_untilDeviceIsLost: a transient volume can be written completely, keeps
-// the writes as long as its device exists, and has its snapshot's content again
-// afterwards.
+// the writes as long as its device exists, and afterwards has its snapshot's content
+// again.
 func TestScratch_untilDeviceIsLost(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
@@ -39,28 +39,28 @@ func TestScratch_untilDeviceIsLost(t *testing.T) {
 	spec := VolumeSpec{Name: "scratch", Mode: Block, Transient: true, Source: Source{Kind: FromSnapshot, LV: "s1"}}
 	made := must(p.CreateVolume(ctx, spec))(t)
 	if again := must(p.CreateVolume(ctx, spec))(t); again != made || !made.Transient || made.Size != v.Size {
-		t.Errorf("made %+v, again %+v", made, again)
+		t.Errorf("the volume is %+v, and by a repeated request %+v", made, again)
 	}
 	for what, c := range map[string]struct {
 		spec VolumeSpec
 		want error
 	}{
-		"the same name, to be kept":  {VolumeSpec{Name: "scratch", Mode: Block, Source: spec.Source}, ErrConflict},
-		"without a source":           {VolumeSpec{Name: "x", Mode: Block, Transient: true}, ErrInvalid},
-		"for readers":                {VolumeSpec{Name: "x", Mode: Block, Transient: true, ReadOnly: true, Source: spec.Source}, ErrInvalid},
-		"larger than its snapshot":   {VolumeSpec{Name: "x", Size: v.Size + 1, Mode: Block, Transient: true, Source: spec.Source}, ErrOutOfRange},
-		"clone of it":                {VolumeSpec{Name: "x", Mode: Block, Source: Source{Kind: FromVolume, LV: made.LV}}, ErrPrecondition},
-		"another one that copies it": {VolumeSpec{Name: "x", Mode: Block, Transient: true, Source: Source{Kind: FromVolume, LV: made.LV}}, ErrPrecondition},
+		"same name, not transient":     {VolumeSpec{Name: "scratch", Mode: Block, Source: spec.Source}, ErrConflict},
+		"without a source":             {VolumeSpec{Name: "x", Mode: Block, Transient: true}, ErrInvalid},
+		"also read-only":               {VolumeSpec{Name: "x", Mode: Block, Transient: true, ReadOnly: true, Source: spec.Source}, ErrInvalid},
+		"larger than its snapshot":     {VolumeSpec{Name: "x", Size: v.Size + 1, Mode: Block, Transient: true, Source: spec.Source}, ErrOutOfRange},
+		"clone of it":                  {VolumeSpec{Name: "x", Mode: Block, Source: Source{Kind: FromVolume, LV: made.LV}}, ErrPrecondition},
+		"transient volume of its data": {VolumeSpec{Name: "x", Mode: Block, Transient: true, Source: Source{Kind: FromVolume, LV: made.LV}}, ErrPrecondition},
 	} {
 		if _, err := p.CreateVolume(ctx, c.spec); !errors.Is(err, c.want) {
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("%s: CreateVolume returned %v, want %v", what, err, c.want)
 		}
 	}
 	if err := second(p.CreateSnapshot(ctx, "x", made.LV)); !errors.Is(err, ErrPrecondition) {
-		t.Errorf("snapshot of it: %v", err)
+		t.Errorf("a snapshot of a transient volume returned %v", err)
 	}
 	if err := second(p.ExpandVolume(ctx, made.LV, v.Size+1, 0)); !errors.Is(err, ErrPrecondition) {
-		t.Errorf("expansion of it: %v", err)
+		t.Errorf("an expansion of a transient volume returned %v", err)
 	}
 
 	scratch := must(p.Activate(ctx, made.LV))(t)
@@ -75,14 +75,14 @@ func TestScratch_untilDeviceIsLost(t *testing.T) {
 	noFindings(t, p)
 	mine.compare(t, scratch, "after another cut")
 
-	// Staged elsewhere, the driver replaced: it keeps what was written.
+	// Through an unstage and a restart of the driver, it keeps its writes.
 	ok(t, p.Deactivate(ctx, made.LV))
 	config := p.config
 	ok(t, p.Close())
 	p = openPool(t, config)
 	scratch = must(p.Activate(ctx, made.LV))(t)
 	mine.compare(t, scratch, "after a restart of the driver")
-	// All over: the store of as many chunks as the volume has is never full.
+	// Write everywhere: a store for as many chunks as the volume has is never full.
 	for at := 0; at < len(mine); at += 1 << 20 {
 		part := mine[at:min(len(mine), at+1<<20)]
 		for i := range part {
@@ -90,22 +90,22 @@ func TestScratch_untilDeviceIsLost(t *testing.T) {
 		}
 		writeDevice(t, scratch, int64(at), part)
 	}
-	mine.compare(t, scratch, "written all over")
+	mine.compare(t, scratch, "written everywhere")
 	if s := must(p.snapshotStatus(must(p.latest())(t).topDevice(must(p.latest())(t).VolumeByLV(made.LV).LV).name))(t); s.Invalid || s.Used != s.Total {
-		t.Errorf("written all over its store says %v", s)
+		t.Errorf("after writes everywhere, the status of the store is %v", s)
 	}
 	if c := must(p.Health(ctx, made.LV))(t); len(c) != 0 {
-		t.Errorf("health: %v", c)
+		t.Errorf("the health of the written volume is %v", c)
 	}
 	quiet(t, "vgck "+p.vgName)
 	quiet(t, "vgchange -ay "+p.vgName)
 	mine.compare(t, scratch, "after vgchange -ay")
 
-	// The devices are lost, as by a reboot.
+	// All devices are removed, as in a reboot.
 	ok(t, p.Deactivate(ctx, made.LV))
 	ok(t, p.deactivate(ctx, made.LV))
 	if devices := settledTo(t, p, 4); len(devices) != 4 {
-		t.Errorf("without the transient volume there are the devices %v", devices)
+		t.Errorf("without the transient volume the devices are %v", devices)
 	}
 	// The driver is killed while it activates the volume.
 	now := must(p.latest())(t)
@@ -116,17 +116,17 @@ func TestScratch_untilDeviceIsLost(t *testing.T) {
 	ok(t, p.Close())
 	p = openPool(t, config)
 	if devices := settledTo(t, p, 4); len(devices) != 4 {
-		t.Errorf("after an interrupted activation there are the devices %v", devices)
+		t.Errorf("after an interrupted activation the devices are %v", devices)
 	}
 	scratch = must(p.Activate(ctx, made.LV))(t)
-	cut.compare(t, scratch, "begun again")
+	cut.compare(t, scratch, "started over")
 	if c := must(p.Health(ctx, made.LV))(t); reasons(c) != "TransientRestarted" {
-		t.Errorf("health after it began again: %v", c)
+		t.Errorf("the health of the volume that started over is %v, want TransientRestarted", c)
 	}
 	must(p.Activate(ctx, made.LV))(t)
 	ok(t, p.Deactivate(ctx, made.LV))
 	if c := must(p.Health(ctx, made.LV))(t); len(c) != 0 {
-		t.Errorf("health after its use: %v", c)
+		t.Errorf("the health after that use is %v", c)
 	}
 	ok(t, p.Deactivate(ctx, v.LV))
 	ok(t, p.DeleteVolume(ctx, v.LV))
@@ -136,7 +136,7 @@ func TestScratch_untilDeviceIsLost(t *testing.T) {
 	ok(t, p.DeleteVolume(ctx, made.LV))
 	waitIdle(t, p)
 	if left := settledTo(t, p, 0); len(left) != 0 {
-		t.Errorf("left: %v", left)
+		t.Errorf("devices are left: %v", left)
 	}
 	if n := len(must(p.latest())(t).VG.LVs); n != 0 {
 		t.Errorf("%d logical volumes are left", n)

@@ -24,7 +24,7 @@ func TestDeleteSnapshot_openDeviceFreesName(t *testing.T) {
 	f.Close()
 	waitIdle(t, p)
 	if n := len(settledTo(t, p, 4)); n != 4 {
-		t.Errorf("after it was closed: %v", devicesOf(t, p))
+		t.Errorf("after the deleted snapshot was closed, the devices are %v", devicesOf(t, p))
 	}
 	ok(t, p.Deactivate(ctx, v.LV))
 }

@@ -30,7 +30,7 @@ func TestForkOn_everySector(t *testing.T) {
 		at := size.Sectors(0)
 		for _, s := range table {
 			if s.Start != at {
-				t.Fatalf("%v: sector %d is mapped at %d", w, at, s.Start)
+				t.Fatalf("%v: a piece of the table begins at sector %d, want %d", w, s.Start, at)
 			}
 			to := s.Target.(dm.Linear)
 			for ; at < s.Start+s.Length; at++ {
@@ -49,7 +49,7 @@ func TestForkOn_everySector(t *testing.T) {
 			}
 		}
 		if at != own.Length() {
-			t.Errorf("%v: %d sectors are mapped", w, at)
+			t.Errorf("%v: the table has %d sectors, want %d", w, at, own.Length())
 		}
 	}
 }

@@ -16,7 +16,7 @@ import (
 
 // TestRoomForText_fullArea: with a small metadata area full of volumes without
 // extents, snapshots of other volumes still grow and deletes are recorded. A disk with
-// a larger area helps.
+// a larger area helps. One snapshot has at most MostReaders readers.
 func TestRoomForText_fullArea(t *testing.T) {
 	ctx := context.Background()
 	const group = "vgtestmetadatareserve"
@@ -28,7 +28,7 @@ func TestRoomForText_fullArea(t *testing.T) {
 	})
 	m := p.metadata(must(p.latest())(t))
 	if m.Size == 0 || m.Size > 100*size.KiB || m.Reserved != m.Size/textReserve {
-		t.Fatalf("the metadata area: %+v", m)
+		t.Fatalf("the metadata area is %+v", m)
 	}
 	victim := must(p.CreateVolume(ctx, VolumeSpec{Name: "victim", Size: 64 * size.MiB, Mode: Block}))(t)
 	path := must(p.Activate(ctx, victim.LV))(t)
@@ -56,23 +56,23 @@ func TestRoomForText_fullArea(t *testing.T) {
 		"an expansion": func() error { _, err := p.ExpandVolume(ctx, victim.LV, 72*size.MiB, 0); return err }(),
 	} {
 		if !errors.Is(err, ErrNoSpace) {
-			t.Errorf("%s was made: %v", what, err)
+			t.Errorf("%s in a full metadata area returned %v", what, err)
 		}
 	}
 	if c := must(p.Capacity(ctx))(t); c.Free != 0 || c.MaxVolume != 0 || c.Total == 0 {
-		t.Errorf("nothing can be made, and there is room: %+v", c)
+		t.Errorf("nothing can be made, but the capacity is %+v", c)
 	}
 	if said := p.PoolHealth(ctx); len(said) == 0 || said[0].Reason != "MetadataFull" {
-		t.Errorf("health says %v", said)
+		t.Errorf("the pool's health is %v, want MetadataFull", said)
 	}
 	if u := must(p.Usage())(t).Metadata; !u.full() || u.Used > u.Size {
-		t.Errorf("usage says %+v", u)
+		t.Errorf("the metadata's usage is %+v, want full", u)
 	}
 	for at := int64(0); at < 48<<20; at += 1 << 20 {
 		writeDevice(t, path, at, bytes.Repeat([]byte("v"), 1<<20))
 	}
 	if s := must(p.Snapshot(ctx, "kept"))(t); s.Lost || must(p.latest())(t).VolumeByLV(victim.LV).Live().LV.Size() <= first {
-		t.Errorf("the other tenant's snapshot: lost %v, its store did not grow", s.Lost)
+		t.Errorf("the store of another volume's snapshot did not grow, or the snapshot is lost: %v", s.Lost)
 	}
 	ok(t, p.DeleteVolume(ctx, "reader0"))
 	vgck(t, group)
@@ -82,9 +82,9 @@ func TestRoomForText_fullArea(t *testing.T) {
 	lvm(t, "pvchange", "-qq", "--metadataignore", "y", disks[0])
 	ok(t, p.refresh(ctx))
 	if now := p.metadata(must(p.latest())(t)); now.Size < 10*m.Size || now.full() {
-		t.Errorf("with a larger area: %+v", now)
+		t.Errorf("with a larger area, the metadata is %+v", now)
 	}
-	// What one snapshot is shown by is limited by itself.
+	// The number of readers of one snapshot has its own limit.
 	for err = nil; err == nil && n < 200; n++ {
 		err = reader(n)
 	}

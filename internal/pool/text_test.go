@@ -20,21 +20,22 @@ func TestRoomForStore_halfOfTheReserve(t *testing.T) {
 		of   *catalog.Volume
 		n    lvm2.Extents
 		want error
-	}{{bare, 11, nil}, {bare, 12, ErrNoSpace}, {base, 12, nil}} { // of base no other volume has a store
+	}{{bare, 11, nil}, {bare, 12, ErrNoSpace}, {base, 12, nil}} { // only base itself has a live store
 		if err := p.roomForStore(v, c.of, c.n); !errors.Is(err, c.want) {
 			t.Errorf("%d extents for %s: %v, want %v", c.n, c.of.LV.Name, err, c.want)
 		}
 	}
 }
 
-// allTrimmed makes frozen stores such that have nothing to give back.
+// allTrimmed marks the stores of all layers as trimmed, so that none has room to give.
 func allTrimmed(v *view) {
 	for _, l := range v.Layers {
 		l.Trimmed = true
 	}
 }
 
-// TestReserve_zero: a configured reserve of 0 means no reserve, not the default.
+// TestReserve_zero: NoReserve means a reserve of 0, and no LayerReserve the default of
+// 5 percent. Both settings together are invalid.
 func TestReserve_zero(t *testing.T) {
 	v := rollbackGroup(t)
 	v.Free = catalog.RangeSet{{Start: 100, Count: 60}}
@@ -48,10 +49,10 @@ func TestReserve_zero(t *testing.T) {
 			t.Errorf("%+v: reserve %d, room %d; want %d, %d", c.config, reserve, room, c.reserve, c.room)
 		}
 		if err := p.roomForStore(v, v.VolumeByLV("bare"), 60); c.config.NoReserve != (err == nil) {
-			t.Errorf("%+v: a store that takes all: %v", c.config, err)
+			t.Errorf("%+v: a store of all free extents: %v", c.config, err)
 		}
 	}
 	if err := (Config{Name: "a", NoReserve: true, LayerReserve: 5}).Check(); !errors.Is(err, ErrInvalid) {
-		t.Errorf("no reserve, and one of 5 percent: %v", err)
+		t.Errorf("NoReserve with a reserve of 5 percent returned %v", err)
 	}
 }

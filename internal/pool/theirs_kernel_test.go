@@ -15,7 +15,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// pvmove has lvm2 begin to move a logical volume, unless it refuses that. end ends it.
+// pvmove makes lvm2 begin to move a logical volume. begun is false if lvm2 refuses. end
+// ends the move.
 func pvmove(t *testing.T, p *Pool, disks []string, lv string) (end func(), begun bool) {
 	v := must(p.latest())(t)
 	from, to := v.VG.PVs[must(catalog.Physical(v.VG.LV(lv)))(t)[0].PV].Device, disks[0]
@@ -38,7 +39,7 @@ func pvmove(t *testing.T, p *Pool, disks []string, lv string) (end func(), begun
 		default:
 		}
 		if time.Since(begin) > 20*time.Second {
-			t.Fatal("pvmove does not begin")
+			t.Fatal("pvmove did not begin within 20 s")
 		}
 	}
 	return func() {
@@ -48,7 +49,8 @@ func pvmove(t *testing.T, p *Pool, disks []string, lv string) (end func(), begun
 	}, true
 }
 
-// mirror has lvm2 make a logical volume a mirror, unless it refuses that. end makes it linear again.
+// mirror makes lvm2 convert a logical volume to a mirror. begun is false if lvm2 refuses.
+// end makes the logical volume linear again.
 func mirror(t *testing.T, p *Pool, disks []string, lv string) (end func(), begun bool) {
 	out, err := exec.Command("lvconvert", "-y", "-qq", "--type", "mirror", "--mirrorlog", "core", "-m", "1", p.vgName+"/"+lv).CombinedOutput()
 	if err != nil {
@@ -59,8 +61,8 @@ func mirror(t *testing.T, p *Pool, disks []string, lv string) (end func(), begun
 }
 
 // TestTheirs_lvm2AtWork: while lvm2 moves or converts a volume, a store, a fork or
-// trash, each operation works or says so, and the process continues. All operations
-// work afterwards.
+// trash, each operation works or fails with ErrPrecondition. All operations work
+// afterwards.
 func TestTheirs_lvm2AtWork(t *testing.T) {
 	for _, what := range []string{"base", "s2", "fork", "trash"} {
 		t.Run("pvmove/"+what, func(t *testing.T) { underLVM2(t, pvmove, what) })
@@ -154,14 +156,14 @@ func underLVM2(t *testing.T, begin func(*testing.T, *Pool, []string, string) (fu
 	waitIdle(t, p)
 }
 
-// trashOf makes a piece of trash that stays, since somebody has its device open,
-// and returns its name.
+// trashOf makes a piece of trash that is not wiped, because its device is open, and
+// returns its name. letGo closes the device.
 func trashOf(t *testing.T, p *Pool) (lv string, letGo func()) {
 	t.Helper()
 	ctx := context.Background()
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "gone", Size: 16 * size.MiB, Mode: Block}))(t)
 	id := must(p.latest())(t).VG.LV(v.LV).ID
-	// As somebody who looks at it does: it is not wiped then.
+	// The open file keeps the trash from being wiped.
 	f := must(os.Open(must(p.Activate(ctx, v.LV))(t)))(t)
 	ok(t, p.do(ctx, &change{what: "delete an open volume", edit: func(t *edit) error { return t.DeleteVolume(t.Volumes[id]) }}))
 	return catalog.TrashName(id), func() { f.Close() }

@@ -13,8 +13,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestTrim_belowReader gives the unused ends of stores back while a snapshot is
-// read: of its own store, and of the newer stores that it reads through.
+// TestTrim_belowReader: while a snapshot is read, the unused ends of its store and of the
+// newer stores that it reads through are freed. The reader sees no other content.
 func TestTrim_belowReader(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.FirstStore, c.Chunk = 16*size.MiB, 4*size.KiB })
@@ -31,7 +31,7 @@ func TestTrim_belowReader(t *testing.T) {
 		base.scribble(t, r, path, 30)
 		must(p.CreateSnapshot(ctx, fmt.Sprint("s", i), v.LV))(t)
 		for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-			shown.compare(t, at, "what is read while stores are trimmed")
+			shown.compare(t, at, "the snapshot, while stores are trimmed")
 			left := 0
 			w := must(p.latest())(t)
 			o := w.VolumeByLV(v.LV)
@@ -48,19 +48,19 @@ func TestTrim_belowReader(t *testing.T) {
 			}
 		}
 	}
-	waitIdle(t, p) // their former extents are wiped
-	shown.compare(t, at, "what is read when they are")
+	waitIdle(t, p) // the freed extents are wiped
+	shown.compare(t, at, "the snapshot, after the freed extents were wiped")
 	noFindings(t, p)
 	ok(t, p.Deactivate(ctx, reader.LV))
-	shown.compare(t, must(p.Activate(ctx, reader.LV))(t), "what is read, loaded again")
+	shown.compare(t, must(p.Activate(ctx, reader.LV))(t), "the snapshot, activated again")
 	noFindings(t, p)
 	ok(t, p.Deactivate(ctx, reader.LV))
 	base.compare(t, path, "the volume")
 	ok(t, p.Deactivate(ctx, v.LV))
 }
 
-// TestTrim_withoutDevice gives the end of a store back even if the store's device
-// cannot be made, because it reads the store from the disks.
+// TestTrim_withoutDevice: a store is trimmed even if its device cannot be made, because
+// the driver reads the store from the disks.
 func TestTrim_withoutDevice(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.FirstStore = 16 * size.MiB })
@@ -79,19 +79,19 @@ func TestTrim_withoutDevice(t *testing.T) {
 	}
 	for end := time.Now().Add(10 * time.Second); !trimmed(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("the store keeps its end")
+			t.Fatal("the store was not trimmed within 10 s")
 		}
 	}
 	ok(t, p.dm.Remove(stranger, 0))
 	r := must(p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: s.LV}}))(t)
 	if got := readDevice(t, must(p.Activate(ctx, r.LV))(t), 4096); got[0] != 'A' {
-		t.Errorf("the snapshot has %q", got[:8])
+		t.Errorf("the snapshot reads %q, want A", got[:8])
 	}
 	ok(t, p.Deactivate(ctx, r.LV))
 }
 
-// TestTrim_usesOnlyChanges shrinks a snapshot to the chunks that changed until the
-// next snapshot.
+// TestTrim_usesOnlyChanges: a frozen store is trimmed to the chunks that changed until
+// the next snapshot.
 func TestTrim_usesOnlyChanges(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.FirstStore = 48 * size.MiB })
@@ -106,16 +106,16 @@ func TestTrim_usesOnlyChanges(t *testing.T) {
 	waitTrimmed(t, p)
 	waitIdle(t, p)
 	if s := must(p.latest())(t).VG.LV("s1").Size(); s != 3 { // extents of 4 MiB
-		t.Errorf("the frozen store has %d extents", s)
+		t.Errorf("the frozen store has %d extents, want 3", s)
 	}
 	if n := len(settledTo(t, p, 4)); n != 4 {
-		t.Errorf("devices: %v", devicesOf(t, p))
+		t.Errorf("the devices are %v, want four", devicesOf(t, p))
 	}
 	writeDevice(t, path, 0, make([]byte, 4<<20))
 	for name, want := range map[string][]byte{"s1": make([]byte, v.Size), "s2": before} {
 		r := must(p.CreateVolume(ctx, VolumeSpec{Name: "r" + name, Mode: Block, Source: Source{Kind: FromSnapshot, LV: name}}))(t)
 		if got := readDevice(t, must(p.Activate(ctx, r.LV))(t), v.Size); !bytes.Equal(got, want) {
-			t.Errorf("%s has wrong bytes", name)
+			t.Errorf("%s has other content", name)
 		}
 		ok(t, p.Deactivate(ctx, r.LV))
 	}

@@ -13,8 +13,8 @@ import (
 )
 
 // TestView_unclearTagsThroughRestarts: while a tag is not understood, the pool works
-// and deletes nothing, even through restarts, and health reports the tag. Once the tag
-// is gone, everything follows.
+// but discards nothing, even after restarts, and health reports the tag. Once the tag
+// is gone, the pool discards what was deleted meanwhile.
 func TestView_unclearTagsThroughRestarts(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.HydrationRate = size.MiB })
@@ -23,7 +23,7 @@ func TestView_unclearTagsThroughRestarts(t *testing.T) {
 	const at = 30 << 20
 	writeDevice(t, path, at, bytes.Repeat([]byte("A"), 65536))
 	clone := must(p.CreateVolume(ctx, VolumeSpec{Name: "clone", Size: 32 * size.MiB, Mode: Block, Source: Source{Kind: FromVolume, LV: base.LV}}))(t)
-	writeDevice(t, path, at, bytes.Repeat([]byte("B"), 65536)) // the layer has the A
+	writeDevice(t, path, at, bytes.Repeat([]byte("B"), 65536)) // the layer has A
 	other := must(p.CreateVolume(ctx, VolumeSpec{Name: "other", Size: 8 * size.MiB, Mode: Block}))(t)
 	extra := must(p.CreateSnapshot(ctx, "extra", base.LV))(t)
 	config := p.config
@@ -36,19 +36,19 @@ func TestView_unclearTagsThroughRestarts(t *testing.T) {
 		p = openPool(t, config)
 		v := must(p.latest())(t)
 		if len(v.Trash) > 0 || len(v.VolumeByLV(base.LV).Layers) != 2 {
-			t.Errorf("%s: after the start %d layers are left and %d logical volumes are trash", odd, len(v.VolumeByLV(base.LV).Layers), len(v.Trash))
+			t.Errorf("%s: after a restart, %d layers are left and %d logical volumes are trash", odd, len(v.VolumeByLV(base.LV).Layers), len(v.Trash))
 		}
 		if _, err := p.Activate(ctx, clone.LV); err == nil {
-			t.Errorf("%s: a volume whose tags make no sense was activated", odd)
+			t.Errorf("%s: a volume whose tags are not understood was activated", odd)
 		}
 		if said := p.PoolHealth(ctx); !strings.Contains(said[0].Message, p.vgName+"/"+clone.LV) || said[0].Reason != "SpaceNotReclaimed" {
 			t.Errorf("%s: health says %v", odd, said)
 		}
-		if odd == "dmsnap:later" { // what others delete meanwhile is kept
+		if odd == "dmsnap:later" { // volumes and snapshots that are deleted meanwhile stay
 			ok(t, p.DeleteVolume(ctx, other.LV))
 			ok(t, p.DeleteSnapshot(ctx, extra.LV))
 			if v = must(p.latest())(t); len(v.Trash) > 0 || v.VG.LV(other.LV) == nil || v.VG.LV(extra.LV) == nil {
-				t.Errorf("something was thrown away: %d", len(v.Trash))
+				t.Errorf("a logical volume was discarded; there are %d pieces of trash", len(v.Trash))
 			}
 		}
 		lvm(t, "lvchange", "--deltag", odd, p.vgName+"/"+clone.LV)
@@ -56,7 +56,7 @@ func TestView_unclearTagsThroughRestarts(t *testing.T) {
 		}
 		copied := must(p.Activate(ctx, clone.LV))(t)
 		if got := readPart(t, copied, at, 4096); got[0] != 'A' {
-			t.Errorf("%s: afterwards the clone has %q", odd, got[:4])
+			t.Errorf("%s: afterwards the clone reads %q, want A", odd, got[:4])
 		}
 	}
 	ok(t, p.DeleteVolume(ctx, clone.LV))
@@ -64,7 +64,7 @@ func TestView_unclearTagsThroughRestarts(t *testing.T) {
 		if v := must(p.latest())(t); v.VG.LV(other.LV) == nil && len(v.Trash) == 0 {
 			break
 		} else if time.Now().After(end) {
-			t.Fatalf("what was deleted meanwhile stays: %v", p.PoolHealth(ctx))
+			t.Fatalf("volumes that were deleted meanwhile stay: %v", p.PoolHealth(ctx))
 		}
 	}
 	ok(t, p.Deactivate(ctx, base.LV))

@@ -16,8 +16,8 @@ import (
 
 var unreclaimable = regexp.MustCompile(`(?m)^SUnreclaim: +(\d+) kB`)
 
-// kernelMemory is what the kernel's objects take that it cannot give up, large
-// tables among them.
+// kernelMemory returns the memory of the kernel's objects that it cannot reclaim, which
+// includes large hash tables.
 func kernelMemory(t *testing.T) size.Bytes {
 	t.Helper()
 	m := unreclaimable.FindSubmatch(must(os.ReadFile("/proc/meminfo"))(t))
@@ -38,9 +38,9 @@ func TestStretched_hashTable(t *testing.T) {
 	for i, name := range []string{"s1", "s2"} {
 		before := kernelMemory(t)
 		must(p.CreateSnapshot(ctx, name, v.LV))(t)
-		// The table for a store that can hold the whole volume takes 2 MiB, one for this store 8 KiB.
+		// The hash table for a store of the whole volume takes 2 MiB, for this store 8 KiB.
 		if after := kernelMemory(t); i == 0 && after < before+3*size.MiB/2 {
-			t.Errorf("the kernel's memory was %v before %s and is %v", before, name, after)
+			t.Errorf("the kernel's memory was %v before %s and is %v, too small for the hash table", before, name, after)
 		}
 		tables := devicesOf(t, p)
 		if store := tables[name+"-cow"]; strings.Contains(store, "error") || !strings.HasPrefix(store, "0 8192 ") {

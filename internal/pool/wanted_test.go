@@ -7,8 +7,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// TestWant_history: a volume has the devices of the kernel's snapshot document, and
-// devices for older snapshots only while they are read.
+// TestWant_history: an active volume with snapshots has the four devices of the kernel's
+// snapshot document. Older snapshots have devices only while they are read.
 func TestWant_history(t *testing.T) {
 	g := newGroup(t)
 	g.volume("vol", 8)
@@ -44,12 +44,13 @@ func TestWant_history(t *testing.T) {
 		"s1-cow ro: 0 8192 linear 0:0 67584",
 		"s1 ro: 0 65536 snapshot <s2> <s1-cow> P 128")...)
 	fold := g.view().want(g.family("vol"), g.inUseBy(both, "s2"), running{heir: g.Snapshots["s2"].LV.ID}, kernel{}).lines()
-	g.expect("into the second a layer is folded", fold, append(newest[:4:4],
+	g.expect("a layer is folded into the second", fold, append(newest[:4:4],
 		"s2-cow: 0 8192 linear 0:0 92160",
 		"s2: 0 81920 snapshot <s3> <s2-cow> PO 128")...)
 }
 
-// TestWant_fork: a volume that reads through a snapshot has all devices below it.
+// TestWant_fork: a fork in use has all devices that it reads through, and the mirror of
+// its window.
 func TestWant_fork(t *testing.T) {
 	g := newGroup(t)
 	g.volume("vol", 8)
@@ -64,24 +65,24 @@ func TestWant_fork(t *testing.T) {
 		"fork--copy-cow: 0 8192 linear 0:0 157696",
 		"copy-fork: 0 65536 snapshot <s1> <fork--copy-cow> PO 128")
 	want := func(u use, r running) []string { return g.view().want(g.family("copy"), u, r, kernel{}).lines() }
-	g.expect("nobody uses it", want(g.inUseBy(nil), running{}))
-	g.expect("it is active", want(g.inUseBy([]string{"copy"}), running{}), append(below[:5:5],
+	g.expect("not in use", want(g.inUseBy(nil), running{}))
+	g.expect("active", want(g.inUseBy([]string{"copy"}), running{}), append(below[:5:5],
 		"copy: 0 8192 linear 0:0 75776; 8192 57344 linear <copy-fork> 8192; 65536 16384 linear 0:0 141312")...)
 	r := running{windows: map[lvm2.ID]window{g.VolumeByLV("copy").LV.ID: {layerWindow0, catalog.Span{Start: 8192, Length: 16384}}}}
 	copied := append(below[:5:5], "copy-window0: 0 16384 mirror core 1 4096 2 <copy-fork> 8192 0:0 83968 1 handle_errors")
-	g.expect("it is hydrated while it is active", want(g.inUseBy([]string{"copy"}), r), append(copied[:6:6],
+	g.expect("hydrated while it is active", want(g.inUseBy([]string{"copy"}), r), append(copied[:6:6],
 		"copy: 0 8192 linear 0:0 75776; 8192 16384 linear <copy-window0> 0; 24576 40960 linear <copy-fork> 24576; 65536 16384 linear 0:0 141312")...)
-	g.expect("it is hydrated while it is not active", want(g.inUseBy(nil), r), copied...)
+	g.expect("hydrated while it is not active", want(g.inUseBy(nil), r), copied...)
 	g.cut("copy", "s2", 1)
-	g.expect("it is hydrated, and has a snapshot", want(g.inUseBy(nil), r), copied...)
-	g.expect("a snapshot of it is read", want(g.inUseBy(nil, "s2"), running{}), append(below[:5:5],
+	g.expect("hydrated, with a snapshot", want(g.inUseBy(nil), r), copied...)
+	g.expect("its snapshot is read", want(g.inUseBy(nil, "s2"), running{}), append(below[:5:5],
 		"copy-real: 0 8192 linear 0:0 75776; 8192 57344 linear <copy-fork> 8192; 65536 16384 linear 0:0 141312",
 		"s2-cow: 0 8192 linear 0:0 165888",
 		"s2: 0 81920 snapshot <copy-real> <s2-cow> P 128")...)
 }
 
-// TestWant_readers: volumes that show a snapshot have its devices, and a lost one
-// keeps what is left.
+// TestWant_readers: a volume that shows a snapshot has the snapshot's devices. If the
+// snapshot is lost, its devices stay as they are.
 func TestWant_readers(t *testing.T) {
 	g := newGroup(t)
 	g.volume("vol", 8)
@@ -104,16 +105,16 @@ func TestWant_readers(t *testing.T) {
 		"show ro: 0 65536 linear <s1> 0")...)
 	g.check(g.Lose(g.VolumeByLV("vol"), g.Layers[g.Snapshots["s1"].LV.ID]))
 	w := want(g.inUseBy([]string{"vol", "show"}))
-	g.expect("what it shows is lost", w.lines(), append(below, "vol: 0 65536 snapshot-origin <vol-real>")...)
+	g.expect("its snapshot is lost", w.lines(), append(below, "vol: 0 65536 snapshot-origin <vol-real>")...)
 	for _, d := range []device{w.topDevice(g.VolumeByLV("show").LV), w.snapDevice(g.Snapshots["s1"].LV), w.cowDevice(g.Snapshots["s1"].LV)} {
 		if w.kept[d.uuid] == nil {
-			t.Errorf("%s does not stay", d.name)
+			t.Errorf("the device %s of a lost snapshot is not kept", d.name)
 		}
 	}
 }
 
-// TestWant_blocksOpenAlone: the blocks of a volume that is zeroed before its first use
-// may be open alone; its snapshot then needs no device.
+// TestWant_blocksOpenAlone: only the blocks of a volume may be open, while it is zeroed
+// before its first use. Its snapshot then needs no device.
 func TestWant_blocksOpenAlone(t *testing.T) {
 	g := newGroup(t)
 	g.volume("vol", 8)
@@ -126,9 +127,9 @@ func TestWant_blocksOpenAlone(t *testing.T) {
 	r.opens([]string{"vol-real"})
 	u := g.view().inUse(g.family("vol"), r.kernel, true)
 	if live := g.Snapshots["s1"].LV.ID; u.read[live] {
-		t.Error("the snapshot's devices are called for")
+		t.Error("the snapshot counts as read")
 	}
 	if !u.content[g.VG.LV("vol").ID] {
-		t.Error("the blocks are not in use")
+		t.Error("the blocks do not count as in use")
 	}
 }

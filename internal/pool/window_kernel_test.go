@@ -23,8 +23,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// giveExceptions makes the live store of a volume that is not active list the first
-// n chunks, as if they had been overwritten. Their copies are what lies there.
+// giveExceptions writes a list of the first n chunks into the live store of an inactive
+// volume, as if they had been overwritten. The content of the copies is arbitrary.
 func giveExceptions(t *testing.T, p *Pool, lv string, n uint64) {
 	t.Helper()
 	v := must(p.latest())(t)
@@ -41,14 +41,14 @@ func giveExceptions(t *testing.T, p *Pool, lv string, n uint64) {
 			}
 			at -= length
 		}
-		t.Fatalf("the store is too small, by %v", at)
+		t.Fatalf("the store is too small for the list by %v", at)
 	}
 	chunk := l.Chunk.Bytes()
 	perArea := uint64(chunk / 16)
 	area := directBuffer(t, chunk)
 	copy(area, cow.NewHeader(chunk))
 	write(area, 0)
-	for i := range n/perArea + 1 { // the last one ends the list
+	for i := range n/perArea + 1 { // the last area ends the list
 		clear(area)
 		for k := range min(perArea, n-i*perArea) {
 			binary.LittleEndian.PutUint64(area[16*k:], i*perArea+k)
@@ -65,7 +65,7 @@ func TestWindow_length(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.NoFolding, c.Chunk, c.FirstStore = true, 4*size.KiB, 4*size.MiB })
 	counts := []uint64{0, 10_000, 40_000}
-	if must(p.Capacity(ctx))(t).Free > 9*size.GiB { // DMSNAP_DISKS=10G: for the record
+	if must(p.Capacity(ctx))(t).Free > 9*size.GiB { // only with DMSNAP_DISKS=10G, for measurements
 		counts = []uint64{0, 100_000, 1_000_000}
 	}
 	for _, exceptions := range counts {
@@ -100,7 +100,7 @@ func TestWindow_length(t *testing.T) {
 					want = 6
 				}
 				if n := len(settledTo(t, p, want)); n != want {
-					t.Errorf("%s: %d devices", name, n)
+					t.Errorf("%s has %d devices, want %d", name, n, want)
 				}
 				if reader != nil {
 					reader.Close()
@@ -112,7 +112,7 @@ func TestWindow_length(t *testing.T) {
 			}
 			waitIdle(t, p)
 			if len(all) != cuts {
-				t.Fatalf("%d windows were measured of %d", len(all), cuts)
+				t.Fatalf("%d of %d windows were measured", len(all), cuts)
 			}
 			var shares []string
 			for part, took := range parts {
@@ -126,8 +126,8 @@ func TestWindow_length(t *testing.T) {
 	}
 }
 
-// TestWindow_fails: whatever fails while a volume is held, the volume is resumed as
-// before.
+// TestWindow_fails: if the context ends, or a step fails, while a volume is held still,
+// the volume is resumed with its former table.
 func TestWindow_fails(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
@@ -142,7 +142,7 @@ func TestWindow_fails(t *testing.T) {
 		t.Helper()
 		info := must(p.find(vol))(t)
 		if table := must(p.dm.Table(vol.name))(t); info.Suspended || info.Loaded || !table.Equal(before) {
-			t.Errorf("%s: %+v, table %v", what, info, table)
+			t.Errorf("%s: the device is %+v with the table %v", what, info, table)
 		}
 		writeDevice(t, path, 0, bytes.Repeat([]byte(what)[:1], 4096))
 	}
@@ -158,13 +158,13 @@ func TestWindow_fails(t *testing.T) {
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
 	if err := c.carryOut(ended, window, must(c.look())(t)); !errors.Is(err, context.Canceled) {
-		t.Errorf("too late: %v", err)
+		t.Errorf("with an ended context, carryOut returned %v", err)
 	}
 	goesOn("late")
 
 	load(dm.Linear{Device: real.Device})
 	if err := c.carryOut(ctx, window, must(c.look())(t)); err == nil {
-		t.Error("a table on nothing was loaded inside")
+		t.Error("inside the window, a table on a device that does not exist was loaded")
 	}
 	goesOn("inside")
 

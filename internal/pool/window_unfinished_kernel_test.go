@@ -44,22 +44,22 @@ func TestCut_afterUnfinishedCut(t *testing.T) {
 				want = 8
 			}
 			if n := len(settledTo(t, p, want)); n != want {
-				t.Errorf("%d devices: %v", n, devicesOf(t, p))
+				t.Errorf("there are %d devices, want %d: %v", n, want, devicesOf(t, p))
 			}
 			inTime := late(t, p, v.LV)
-			for off := int64(0); off < 7<<20; off += 1 << 20 { // the live store has room for that
+			for off := int64(0); off < 7<<20; off += 1 << 20 { // fits into the live store
 				writeDevice(t, path, off, bytes.Repeat([]byte("B"), 1<<20))
 			}
 			inTime()
 			if read {
 				if got := readDevice(t, f.Name(), 4096); !bytes.Equal(got, old) {
-					t.Errorf("the reader sees %q", got[:8])
+					t.Errorf("the snapshot that stayed open reads %q", got[:8])
 				}
 				f.Close()
 			}
 			must(p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "s1"}}))(t)
 			if got := readDevice(t, must(p.Activate(ctx, "r"))(t), 4096); !bytes.Equal(got, old) {
-				t.Errorf("the snapshot has %q", got[:8])
+				t.Errorf("the restored snapshot reads %q", got[:8])
 			}
 			ok(t, p.Deactivate(ctx, "r"))
 			ok(t, p.Deactivate(ctx, v.LV))
@@ -82,7 +82,7 @@ func TestDown_afterUnfinishedCut(t *testing.T) {
 	f := must(os.OpenFile(reader, os.O_RDONLY|unix.O_DIRECT, 0))(t)
 	defer f.Close()
 	writeDevice(t, path, 0, bytes.Repeat([]byte("B"), 4096))
-	release := must(p.keys.lock(ctx, lvKey(v.LV)))(t) // before the monitor puts it right
+	release := must(p.keys.lock(ctx, lvKey(v.LV)))(t) // so that the monitor does not finish the cut
 	ok(t, p.do(ctx, &change{what: "a cut without its window", edit: func(e *edit) error {
 		_, err := p.cut(e, e.VolumeByLV(v.LV), "s2")
 		return err
@@ -90,11 +90,11 @@ func TestDown_afterUnfinishedCut(t *testing.T) {
 	ok(t, p.deactivate(ctx, v.LV))
 	release()
 	if got := readDevice(t, reader, 4096); !bytes.Equal(got, old) {
-		t.Errorf("the reader sees %q", got[:8])
+		t.Errorf("after the deactivation, the snapshot reads %q", got[:8])
 	}
 	writeDevice(t, must(p.Activate(ctx, v.LV))(t), 0, bytes.Repeat([]byte("C"), 4096))
 	if got := readDevice(t, reader, 4096); !bytes.Equal(got, old) {
-		t.Errorf("after the cut the reader sees %q", got[:8])
+		t.Errorf("after the next activation, the snapshot reads %q", got[:8])
 	}
 	f.Close()
 	ok(t, p.Deactivate(ctx, v.LV))
@@ -117,18 +117,18 @@ func TestAbandoned_lostSnapshotInUse(t *testing.T) {
 	}}))
 	ok(t, p.Close())
 	if out, err := exec.Command("lvremove", "-qq", "-f", p.vgName+"/s2").CombinedOutput(); err == nil {
-		t.Errorf("lvremove does not mind the reader: %s", out) // it commits, and leaves the devices as they are
+		t.Errorf("lvremove succeeded beside a reader: %s", out) // it fails after its commit, and leaves the devices
 	}
 	p = openPool(t, p.config)
 	if s := must(p.Snapshot(ctx, "s1"))(t); !s.Lost {
-		t.Errorf("nothing tells that it is lost: %+v", s)
+		t.Errorf("the loss of s1 is not recorded: %+v", s)
 	}
 	must(p.Activate(ctx, v.LV))(t)
 	must(p.CreateSnapshot(ctx, "s3", v.LV))(t)
 	writeDevice(t, path, 0, bytes.Repeat([]byte("B"), 4096))
 	must(p.CreateVolume(ctx, VolumeSpec{Name: "r", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "s3"}}))(t)
 	if got := readDevice(t, must(p.Activate(ctx, "r"))(t), 4096); !bytes.Equal(got, make([]byte, 4096)) {
-		t.Errorf("the next snapshot has %q", got[:8])
+		t.Errorf("the next snapshot reads %q", got[:8])
 	}
 	f.Close()
 	ok(t, p.Deactivate(ctx, "r"))
@@ -137,14 +137,14 @@ func TestAbandoned_lostSnapshotInUse(t *testing.T) {
 	ok(t, p.Deactivate(ctx, v.LV))
 	waitIdle(t, p)
 	if left := settledTo(t, p, 0); len(left) != 0 {
-		t.Errorf("left: %v", left)
+		t.Errorf("devices are left: %v", left)
 	}
 }
 
 // TestCut_expandedWhileSnapshotInUse: a volume that is expanded and then cut while
 // only its snapshot is in use works, and so do both snapshots.
 func TestCut_expandedWhileSnapshotInUse(t *testing.T) {
-	for _, first := range []string{"volume", "snapshot"} { // what is used first then
+	for _, first := range []string{"volume", "snapshot"} { // which is used first afterwards
 		t.Run(first, func(t *testing.T) {
 			ctx := context.Background()
 			p := testPool(t, nil)
@@ -168,10 +168,10 @@ func TestCut_expandedWhileSnapshotInUse(t *testing.T) {
 				func() {
 					second := must(p.Activate(ctx, "r2"))(t)
 					if got := readDevice(t, second, 4096); !bytes.Equal(got, old) {
-						t.Errorf("the second snapshot has %q", got[:8])
+						t.Errorf("the second snapshot reads %q", got[:8])
 					}
 					if got := readPart(t, second, 24*size.MiB, 4096); !bytes.Equal(got, make([]byte, 4096)) {
-						t.Errorf("where it was expanded the second snapshot has %q", got[:8])
+						t.Errorf("the second snapshot reads %q in the expanded part", got[:8])
 					}
 				},
 			}
@@ -181,7 +181,7 @@ func TestCut_expandedWhileSnapshotInUse(t *testing.T) {
 			for _, f := range append(use, use...) {
 				f()
 				if got := readDevice(t, reader, 4096); !bytes.Equal(got, old) {
-					t.Errorf("the first snapshot has %q", got[:8])
+					t.Errorf("the first snapshot reads %q", got[:8])
 				}
 			}
 			noFindings(t, p)
