@@ -13,7 +13,7 @@ import (
 type CutLayer struct {
 	Layer lvm2.ID
 	At    time.Time // of the cut
-	// clean is set if a mounted file system was frozen at the cut, so that the layer
+	// Clean is set if a mounted file system was frozen at the cut, so that the layer
 	// needs no recovery. If it is not set, the layer may or may not need recovery.
 	Clean bool
 }

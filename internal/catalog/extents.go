@@ -19,9 +19,10 @@ const (
 	HighEnd              // COW stores: from the end, so that volumes stay in one piece
 )
 
-// AllocateOn allocates n free extents on disks of a kind. For a volume it prefers wiped
-// extents, and one piece. For a store it leaves wiped extents and large pieces to volumes,
-// because nobody can read the old bytes below a store.
+// AllocateOn allocates n free extents on disks of a kind; with AnyKind, of any one kind. For
+// a volume it takes wiped extents if there are enough, and of these one piece if possible. For
+// a store it leaves wiped extents and large pieces to volumes, because nobody can read the
+// old bytes below a store.
 func (t *Edit) AllocateOn(block size.Bytes, n lvm2.Extents, at Place) ([]lvm2.Range, error) {
 	return t.AllocateMore(nil, block, n, at)
 }
@@ -230,7 +231,7 @@ func LogicalOutside(known RangeSet, start lvm2.Extents, ranges []lvm2.Range) Ran
 }
 
 // PhysicalOf maps logical extents of lv to physical extents, in order. Errors: those of
-// physical.
+// Physical.
 func PhysicalOf(lv *lvm2.LV, logical RangeSet) ([]lvm2.Range, error) {
 	has, err := Physical(lv)
 	if err != nil {

@@ -27,7 +27,7 @@ type Flat struct {
 	odd   error        // set if a tag is not understood
 }
 
-// decodeFlat reads the tags of lv into a *flat or an error.
+// decodeFlat reads the tags of lv into a *Flat or an error.
 func decodeFlat(lv *lvm2.LV, odd error, r *tagReader) any {
 	f := &Flat{LV: lv, odd: odd, Of: r.id(tagOf, true), Reads: r.id(tagReads, true), Over: r.id(tagOver, true), Chunk: size.Sectors(r.number(tagChunk))}
 	if r.has(tagUsed) {

@@ -30,7 +30,7 @@ type Volume struct {
 	Chunk      size.Sectors // chunk size of a transient volume's store
 	Begun      bool         // a transient volume was activated
 	Reset      bool         // a transient volume lost its writes, and was activated again
-	Unknown    RangeSet     // extents of the volume that may hold an earlier owner's bytes
+	Unknown    RangeSet     // logical extents that may hold an earlier owner's bytes
 	headKept   bool         // an older release recorded unknown; see zeroedHead
 	Deleted    bool
 	Copying    *CopyState // the copy from another pool that is not complete yet; nil if there is none
@@ -351,7 +351,7 @@ func WholeMissing(pv *lvm2.PV) string {
 }
 
 // Writable returns an error if no change can be committed, because a physical volume is
-// missing.
+// missing. It is called before anything is done for a change.
 func (v *View) Writable() error {
 	for _, pv := range v.VG.PVs {
 		if err := v.Missing(pv); err != nil {

@@ -125,8 +125,8 @@ func (p *Pool) mustHold(v *view, o *catalog.Volume) *catalog.Store {
 }
 
 // startHold holds the writers of a volume whose store cannot grow. It does nothing
-// while the driver itself wipes the volume: the hold would then wait for the wipe,
-// and the wipe for the hold.
+// while the driver itself scrubs the volume. The driver is the writer then and has the
+// volume's key, so nobody could end the hold.
 func (p *Pool) startHold(s *catalog.Store, now rate) {
 	if p.scrubbing(s.Of.LV.Name) {
 		return
@@ -166,7 +166,7 @@ func (p *Pool) holdVolume(ctx context.Context, volume lvm2.ID, g *growth) {
 			break
 		}
 		d := v.topDevice(o.LV)
-		if p.scrubbing(o.LV.Name) { // the wipe began in the meantime, and has the volume's key
+		if p.scrubbing(o.LV.Name) { // a scrub has begun in the meantime, and has the volume's key
 			p.facts.unsettled.put(volume, true)
 			if err := p.dm.Resume(d.name, d.udev); err != nil {
 				p.log.Error(err, "Failed to resume a volume so that it can be wiped", "volume", o.LV.Name)

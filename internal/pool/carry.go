@@ -15,17 +15,17 @@ import (
 type carrier struct {
 	*Pool
 	view  *view
-	k     kernel      // what the steps have made of the devices
-	still []device    // that it has suspended
-	nodes []laterNode // that it makes when nothing waits for it
+	k     kernel      // the devices after the steps so far
+	still []device    // devices that the steps have suspended
+	nodes []laterNode // nodes to be made once no device is suspended
 
-	window  *holding // the one that is open; nil: none is
-	late    error    // of steps without which the next ones are carried out all the same
-	trashed bool     // its caller has mapper.trash
-	keyed   bool     // its caller has the key of the one store that it works on, and the latest metadata
+	window  *holding // the open window; nil if there is none
+	late    error    // errors of steps whose failure does not stop the plan
+	trashed bool     // the caller holds mapper.trash
+	keyed   bool     // the caller holds the key of the only store that the steps change, and has the latest metadata
 }
 
-// stepError is why a step could not be carried out.
+// stepError is the error of a step that could not be carried out.
 type stepError struct {
 	step
 	err error
@@ -34,10 +34,12 @@ type stepError struct {
 func (e *stepError) Error() string { return fmt.Sprintf("%s %s: %v", e.do, e.name, e.err) }
 func (e *stepError) Unwrap() error { return e.err }
 
-// carryOut carries out a plan that was made from c.k, up to the first step that fails
-// (*stepError). If a step fails, carryOut resumes each device that it has suspended, with the
-// table that the device had. After ctx has ended, carryOut suspends no device, but still carries
-// out the steps that need no suspension: a pool that is closed need not leave devices behind.
+// carryOut carries out a plan that was made from c.k, up to the first step that fails. In
+// any case it resumes every device that it has suspended, after a failure with the device's
+// old table. After ctx has ended, carryOut suspends no device, but it still carries out
+// steps that need no suspend, so that a pool that is closing can remove its devices.
+//
+// Errors: *stepError for the step that failed.
 func (c *carrier) carryOut(ctx context.Context, plan []step) (err error) {
 	defer func() { err = errors.Join(err, c.late, c.letGo(), c.makeNodes(ctx)) }()
 	for len(plan) > 0 {
@@ -63,7 +65,8 @@ func (c *carrier) carryOut(ctx context.Context, plan []step) (err error) {
 	return nil
 }
 
-// letGo resumes the devices that are still suspended after a step failed.
+// letGo resumes the devices that are still suspended after a failed step, each with its
+// old table.
 func (c *carrier) letGo() error {
 	var errs []error
 	for _, d := range slices.Backward(c.still) {
@@ -73,8 +76,8 @@ func (c *carrier) letGo() error {
 	return errors.Join(errs...)
 }
 
-// makeNodes makes the nodes of devices that were resumed, unless one is suspended: udev,
-// which makes them, may be slow, or wait for that one.
+// makeNodes makes the nodes of resumed devices, unless a device is suspended. udev, which
+// makes the nodes, may be slow, or wait for the suspended device.
 func (c *carrier) makeNodes(ctx context.Context) error {
 	if len(c.still) > 0 {
 		return nil
@@ -105,7 +108,7 @@ func (c *carrier) carry(ctx context.Context, s step) error {
 	return nil
 }
 
-// change does what a step says to the device d.
+// change carries out a step on the existing device d.
 func (c *carrier) change(ctx context.Context, s step, d *kernelDevice) error {
 	switch s.do {
 	case stepClear, stepSuspend, stepRename: // LVM2 may have loaded the table, or be about to resume
@@ -153,7 +156,7 @@ func (c *carrier) create(s step) error {
 	return err
 }
 
-// load loads a table. A device that is new and gets none is removed.
+// load loads a table. If that fails for a new device, load removes the device.
 func (c *carrier) load(s step, d *kernelDevice) error {
 	table, complete := s.table.bind(c.k.number)
 	err := s.lease.valid()
@@ -171,14 +174,14 @@ func (c *carrier) load(s step, d *kernelDevice) error {
 		return err
 	}
 	d.Loaded = true
-	if err := s.lease.valid(); err != nil { // it ended while the kernel made the table
+	if err := s.lease.valid(); err != nil { // the lease ended while the kernel constructed the table
 		return errors.Join(err, c.dm.Clear(s.name))
 	}
 	return nil
 }
 
-// suspend holds a device still. A file system on it is not frozen: a cut that must find
-// it frozen has done that before. Here the group's lock is held.
+// suspend suspends a device without freezing its file system, because the group's lock is
+// held here. A cut that needs a frozen file system has frozen it before (freeze.go).
 func (c *carrier) suspend(ctx context.Context, s step) error {
 	limited, cancel := context.WithTimeout(ctx, windowLimit)
 	defer cancel()
@@ -191,7 +194,7 @@ func (c *carrier) suspend(ctx context.Context, s step) error {
 	return nil
 }
 
-// resume resumes a device.
+// resume resumes a device; a loaded table becomes active.
 func (c *carrier) resume(s step, d *kernelDevice) error {
 	if err := s.lease.valid(); err != nil {
 		return err
@@ -226,8 +229,8 @@ func (c *carrier) remove(ctx context.Context, s step) error {
 	return err
 }
 
-// store returns the logical volume whose store a step changes the device of, if it is
-// one that grows while operations on its volume run; nil for other steps.
+// store returns the store whose device step s changes, if the store may grow while
+// operations on its volume run; nil for other steps.
 func (c *carrier) store(s step) *lvm2.LV {
 	id, kind, _ := catalog.SplitUUID(c.view.VG.ID, s.uuid)
 	lv := c.view.VG.LVByID(lvm2.ID(id))
@@ -240,8 +243,8 @@ func (c *carrier) store(s step) *lvm2.LV {
 	return lv
 }
 
-// changeStore carries out steps that change a store's device, with the table that it
-// has by the latest metadata, and while nothing else changes it.
+// changeStore carries out steps that change a store's device. It uses the store's table by
+// the latest metadata, and holds the store's key, so that nothing else changes the device.
 func (c *carrier) changeStore(ctx context.Context, lv *lvm2.LV, steps []step) error {
 	return c.withStoreKey(ctx, lv.ID, func() error {
 		now := c.current.Load()
@@ -259,7 +262,7 @@ func (c *carrier) changeStore(ctx context.Context, lv *lvm2.LV, steps []step) er
 			return c.letStoreGo(lv, steps[0])
 		}
 		table := stretched(own, steps[at].table.length())
-		if has, err := c.runsWith(steps[at], table); has || err != nil { // it has grown meanwhile
+		if has, err := c.runsWith(steps[at], table); has || err != nil { // a growth has already loaded the table
 			return err
 		}
 		for _, s := range steps {
@@ -274,7 +277,8 @@ func (c *carrier) changeStore(ctx context.Context, lv *lvm2.LV, steps []step) er
 	})
 }
 
-// runsWith reports whether a device runs with a table as a step would load it.
+// runsWith reports whether the device of step s is already running with the table, in the
+// mode that s would load.
 func (c *carrier) runsWith(s step, table dm.Table) (bool, error) {
 	info, err := c.find(s.device)
 	if err != nil || info == nil || !info.Live || info.Suspended || info.Loaded || info.ReadOnly != s.readOnly {
@@ -284,8 +288,8 @@ func (c *carrier) runsWith(s step, table dm.Table) (bool, error) {
 	return live.Equal(table), err
 }
 
-// letStoreGo resumes the device of a store with the table that it has, unless the brake
-// holds the store's writers until the store has grown.
+// letStoreGo resumes the device of a store with its active table, and drops a loaded table.
+// It does nothing while the brake holds the store's writers.
 func (c *carrier) letStoreGo(lv *lvm2.LV, s step) error {
 	info, err := c.find(s.device)
 	if g, growing := c.facts.growing.get(lv.ID); err != nil || info == nil || growing && g.braked.Load() {

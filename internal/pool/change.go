@@ -14,7 +14,7 @@ type change struct {
 	what  string                                   // for messages: "create volume pvc-1"
 	edit  func(t *edit) error                      // nil if nothing changes on the disk
 	act   func(ctx context.Context, v *view) error // nil if nothing changes in the kernel
-	alone func(ctx context.Context) error          // instead of edit and act: works on the store itself, takes its own locks, and runs while no other change does
+	alone func(ctx context.Context) error          // instead of edit and act: works on vgStore itself, takes its own locks, and runs while no other change does
 	fast  bool                                     // a COW store fills up, so the change does not wait for slow acts of other volumes
 	loose bool                                     // the caller leaves when ctx ends, even if the change may still be carried out
 	done  chan error

@@ -243,9 +243,9 @@ func (c *convergence) look() (kernel, error) {
 	return k, nil
 }
 
-// lookAtFlats looks up the devices of flat stores whose loaded table is known to be right,
-// and removes them from ids. It does not read these tables, because a table has two
-// segments for each area.
+// lookAtFlats looks up the devices of flat stores whose active table is right, provided that
+// no other process has changed it, and removes them from ids. It does not read these tables,
+// because a table has two segments for each area.
 func (c *convergence) lookAtFlats(ids map[string]bool) (kernel, error) {
 	k := kernel{}
 	for _, o := range c.members {

@@ -18,7 +18,7 @@ import (
 // take cuts a new layer of a volume that may be in use. The edit finish then gives the layer
 // its purpose: a snapshot's name, or a copy that reads it.
 //
-// take first freezes the volume, without any lock. It then commits the layer without a
+// take first freezes the volume, without LVM2's lock. It then commits the layer without a
 // purpose, and the kernel follows. Only after this, it commits the edit finish. So nobody
 // gets a cut that failed or was interrupted: its layer stays only while older layers read
 // through it, and a repeated call makes a new cut. If the volume has no device, take makes
@@ -116,8 +116,9 @@ func (p *Pool) unname(t *edit) error {
 	return nil
 }
 
-// followed reports whether the kernel has cut o for its live layer. It also reports true if the
-// kernel has no device of the volume, or if the layer's device was removed by hand.
+// followed reports whether the kernel has cut o for its live layer. It also returns true if
+// o has no devices, or if the kernel does not tell. A live layer whose snapshot was removed
+// by hand counts as cut.
 func (p *Pool) followed(v *view, o *catalog.Volume, live *catalog.Layer) bool {
 	top, err := p.find(v.topDevice(o.LV))
 	if err != nil || top == nil || !top.Live {
@@ -139,7 +140,8 @@ func (p *Pool) followed(v *view, o *catalog.Volume, live *catalog.Layer) bool {
 	})
 }
 
-// cuttable returns an error if o cannot be cut now. first is the size of a new layer's store.
+// cuttable returns an error if o cannot be cut now. first is the size of a new layer's store,
+// in extents.
 func (p *Pool) cuttable(v *view, o *catalog.Volume) (first lvm2.Extents, err error) {
 	first = p.firstStore(v, v.BytesOf(o.LV), p.config.Chunk)
 	if err := errors.Join(v.Writable(), p.roomForText(v), p.deepens(v, o)); err != nil {

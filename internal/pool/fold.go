@@ -253,7 +253,7 @@ func (f *fold) grow(t *edit, heir *catalog.Layer) error {
 	return t.Put(c)
 }
 
-// commit puts the heir into gone's place. The volume's key is held.
+// commit puts the heir into gone's place. The caller holds the volume's key.
 func (f *fold) commit() error {
 	return f.pool.do(f.pool.ctx, &change{what: "fold a layer", edit: func(t *edit) error {
 		o, heir, gone, err := f.pair(t.view())

@@ -18,7 +18,6 @@ const (
 	foldPause = 5 * time.Second  // pause between two checks for layers to fold
 	foldRetry = 10 * time.Minute // pause before a failed fold is retried
 	foldWorth = 4                // most bytes copied for each byte that becomes free
-
 )
 
 // folder reclaims the space of layers that exist only because older layers read

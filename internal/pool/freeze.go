@@ -34,7 +34,7 @@ const (
 	freezeTries = 3 // attempts if the owner freezes and thaws the file system in between
 )
 
-// frozen is a volume that is frozen and suspended from before its cut is committed
+// frozen is a volume that is suspended for a cut, from before the cut is committed
 // until the kernel has cut it. The driver freezes the file system without holding
 // LVM2's lock, because a freeze may take any time and cannot be interrupted.
 type frozen struct {

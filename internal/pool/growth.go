@@ -130,7 +130,7 @@ func (p *Pool) growStep(chunk size.Sectors, now rate) size.Bytes {
 type growth struct {
 	storeID lvm2.ID
 	more    size.Bytes
-	must    bool          // take all free room, even if nothing is left for others
+	must    bool          // may take all free room, even if nothing is left for others
 	done    chan struct{} // closed when the store has grown, or cannot grow
 	braked  atomic.Bool   // its writers are held until it ends
 }

@@ -14,10 +14,10 @@ import (
 
 const probePiece = size.MiB // read by one request
 
-// probe reads the next window from the fork's device, if a copy has failed lately
-// or parts were skipped. After its first error, a mirror fails all reads of its
-// uncopied regions, even of sound sectors. So the probe meets an error that each
-// retry would otherwise cause in a mirror.
+// probe reads the next window from the fork's device, where a mirror would read it, if
+// a copy has failed lately or parts were skipped. After its first error, a mirror fails
+// everybody's reads of its uncopied regions, even of sound sectors. With the probe a
+// mirror meets an error once, and not again at each retry.
 func (h *hydrator) probe(ctx context.Context, lv string, s *search, length size.Sectors, pass func()) (w *window, err error) {
 	if s.calm() && h.whole(lv) {
 		return nil, nil

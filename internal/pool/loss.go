@@ -68,10 +68,10 @@ func (p *Pool) collected(v *view, o *catalog.Volume) error {
 	return &unrecordedLoss{layer: dead.LV.ID}
 }
 
-// begunInKernel reports whether a layer was live in the kernel. It was if it has a name or a
-// reader, which a layer gets only later. It also was if its store has a device, and its
-// snapshot device is either missing or running (a device without a live table still waits
-// for its cut).
+// begunInKernel reports whether a layer was live in the kernel. It was if it has a name, or
+// if a fork or a reader reads it: a layer gets these only after its cut. It also was if its
+// store has a device, and its snapshot device is either missing or has an active table. A
+// snapshot device without an active table still waits for its cut.
 func (p *Pool) begunInKernel(v *view, l *catalog.Layer) (bool, error) {
 	if l.Named || v.Pinned[l.LV.ID] {
 		return true, nil

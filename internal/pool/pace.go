@@ -17,7 +17,7 @@ import (
 const (
 	idleWindow = size.GiB      // largest window while nobody else uses the disks
 	idleTime   = time.Second   // time that copying the largest window should take: nobody checks for other users before its end
-	busyWindow = 16 * size.MiB // window while others use the disks, and the first window: it delays others only briefly
+	busyWindow = 16 * size.MiB // window while others use the disks, and the first window: I/O to it waits only briefly
 	growWindow = 4             // factor by which the next window may be longer
 	paceSample = 15 * time.Millisecond
 	paceEvery  = 3 * time.Second // pause between two samples of quiet disks

@@ -143,7 +143,7 @@ func (w *wantedSet) leftSuspended(k kernel) (steps []step) {
 	return steps
 }
 
-// letTopsGo resumes suspended top devices of volumes that need no other change.
+// letTopsGo resumes suspended top devices that the plan otherwise leaves as they are.
 func (p *planner) letTopsGo(members []*catalog.Volume) {
 	for _, o := range members {
 		d := p.topDevice(o.LV)
@@ -292,7 +292,8 @@ func (p *planner) resumeBelow(w *wanted) {
 func (w *wantedSet) isTop(d *wanted) bool { return d.uuid == w.topDevice(d.of.LV).uuid }
 
 // inWindow reports whether w may change only while its volume is suspended. This holds for
-// the live layer's snapshot and for the blocks, as long as the volume is writable.
+// the live layer's snapshot and for the blocks, while somebody may write to the volume
+// through its own device.
 func (p *planner) inWindow(w *wanted) bool {
 	top := p.k[p.topDevice(w.of.LV).uuid]
 	if top == nil || !top.Live || w.of.Reading() || w.of.Live() == nil {

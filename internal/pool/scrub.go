@@ -14,8 +14,9 @@ import (
 // unwiped returns the extents of o that must be zeroed before anybody sees them. A
 // block volume shows all its extents. A file system shows only the blocks that were
 // written after it was made. If the pool cleans at first use, all extents of either
-// kind are zeroed, so that the volume can become a block device later. A copy is
-// the exception, because zeroing it would first copy it.
+// kind are zeroed, so that the volume can become a block device later. Volumes that
+// read through a snapshot are the exception, because zeroing would first copy the
+// snapshot's content.
 func (p *Pool) unwiped(v *view, o *catalog.Volume) catalog.RangeSet {
 	switch {
 	case o.ReadOnly:

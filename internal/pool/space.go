@@ -10,9 +10,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// checkRoom returns an error if there is no room for a volume of n extents on disks of a kind.
-// Extents that layers need to grow do not count as room. Errors: *PendingError if there is
-// room once trash is wiped, ErrNoSpace otherwise.
+// checkRoom returns an error if there is no room for a volume of n extents on disks of a kind;
+// with AnyKind, of any one kind. Extents that layers need to grow do not count as room.
+// Errors: *PendingError if there is room once trash is wiped, ErrNoSpace otherwise.
 func (p *Pool) checkRoom(v *view, block size.Bytes, n lvm2.Extents) error {
 	var pending, unclear bool
 	for _, kind := range v.KindsOf(block) {
@@ -78,7 +78,8 @@ func (p *Pool) room(v *view) (room lvm2.Extents) {
 	return room
 }
 
-// roomOn returns the number of extents that one volume may take on disks of a kind.
+// roomOn returns the number of extents that one volume may take on disks of a kind; with
+// AnyKind, on disks of the kind with the most room.
 func (p *Pool) roomOn(v *view, block size.Bytes) (room lvm2.Extents) {
 	for _, kind := range v.KindsOf(block) {
 		free, reserve := v.FreeOn(kind).Size(), p.reserveOn(v, kind)

@@ -58,7 +58,7 @@ type running struct {
 	copied   map[lvm2.ID]string // name layers of windows that are copied; their mirrors hold no I/O back
 	heir     lvm2.ID            // the frozen layer whose store a fold writes
 	held     map[string]bool    // UUIDs of devices that stay suspended to hold writers
-	asLoaded map[string]bool    // UUIDs of flat stores' devices that have the right table
+	asLoaded map[string]bool    // UUIDs of flat stores' devices that have the right table, which is not computed again
 	stuck    map[lvm2.ID]error  // volumes that could not be brought in line and are left as they are, with the error
 	strays   map[string]error   // UUIDs of devices without a volume that are left as they are, with the error
 }
@@ -69,16 +69,17 @@ type wantedSet struct {
 	use
 	running
 	now     kernel           // the family's current devices
-	devices []wanted         // ordered from the lowest device up
+	devices []wanted         // a device comes after the devices that it lies on
 	kept    map[string]error // UUIDs of devices that are left as they are, if they exist, with the reason
 }
 
-// want computes the wanted devices of a family. Its first member is the root of the family
-// (see members). k are the family's current devices.
+// want computes the wanted devices of a family. The first of members is the root of the
+// family, and a volume comes before the volumes that read through it (catalog.View.Members).
+// k are the family's current devices.
 func (v *view) want(members []*catalog.Volume, u use, r running, k kernel) *wantedSet {
 	w := &wantedSet{view: v, use: u.clone(), running: r, now: k, kept: map[string]error{}}
 	maps.Copy(w.kept, r.strays)
-	for _, o := range slices.Backward(members) { // readers before the volumes that they read through
+	for _, o := range slices.Backward(members) { // a volume before the volumes that it reads through
 		w.needs(o)
 	}
 	for _, o := range members {
@@ -98,7 +99,8 @@ func (u use) clone() use {
 	return c
 }
 
-// needs marks the layers, and the content, through which the users of o read.
+// needs marks what the uses of o need: the newer layers below each layer that is read, the
+// content of o, and the layer that o itself reads through.
 func (w *wantedSet) needs(o *catalog.Volume) {
 	for _, l := range o.Layers { // a layer lies on a newer layer, which comes later in the list
 		if w.read[l.LV.ID] {
@@ -279,8 +281,8 @@ func (w *wantedSet) blocks(o *catalog.Volume) (symbolic, error) {
 }
 
 // writtenBy reports whether all writes to o in the range of mirror d currently go through d.
-// Only then is the copy right. Otherwise the mirror would copy the fork's old content over
-// newer writes.
+// The copy is right only as long as this holds. A new mirror, or this mirror after a write
+// has bypassed it, would copy the fork's old content over newer writes.
 func (w *wantedSet) writtenBy(o *catalog.Volume, d *wanted) bool {
 	mirror, user := w.now[d.uuid], w.now[w.contentDevice(o).uuid]
 	if mirror == nil || user == nil || !user.Live {
