@@ -116,7 +116,7 @@ func (p *Pool) unname(t *edit) error {
 	return nil
 }
 
-// followed reports whether the kernel has cut o for its live layer. It also returns true if
+// followed reports whether the kernel has cut o for its live layer. It also reports true if
 // o has no devices, or if the kernel does not tell. A live layer whose snapshot was removed
 // by hand counts as cut.
 func (p *Pool) followed(v *view, o *catalog.Volume, live *catalog.Layer) bool {
