@@ -24,9 +24,9 @@ import (
 // The volume group changes atomically, when the first header that commits the new
 // text is on disk. If writing a later header fails, Commit still succeeds: Problems
 // names the area, readers recognize by its seqno that it is out of date, and the
-// next commit rewrites it. If writing all headers fails, Commit restores the old
-// headers and returns an error. After the first write, the end of ctx does not stop
-// Commit.
+// next commit rewrites it. If an area cannot be prepared, or if no header can be
+// written, Commit restores the old headers and returns an error. After the first
+// write, the end of ctx does not stop Commit.
 //
 // Errors: ErrUncertain if Commit has written; call Read to learn what is on disk.
 // All other errors come before the first write: ErrConflict (vg is not a Clone of

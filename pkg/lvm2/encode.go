@@ -107,7 +107,8 @@ func (vg *VG) appendText(b []byte, seqno uint64, s Stamp) []byte {
 }
 
 // appendSection writes the volume group's keys in the order of the text from which
-// it was read. New flags and tags come before extent_size, as in lvm2.
+// it was read. As in lvm2, new flags and tags come before extent_size, and the first
+// logical volumes come after the physical volumes.
 func (vg *VG) appendSection(b []byte, seqno uint64) []byte {
 	b = append(b, vg.Name+" {\n"...)
 	written := map[string]bool{}

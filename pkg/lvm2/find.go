@@ -106,7 +106,7 @@ func (f *finder) newest() map[ID]*metadataArea {
 	return best
 }
 
-// group searches the volume group and returns it with the devices of its physical
+// group searches for the volume group and returns it with the devices of its physical
 // volumes. id is the volume group's id, and empty if it is not known yet.
 func (f *finder) group(name string, id ID, search Search, open map[identity]*device) (*VG, []*disk, error) {
 	if err := f.addAll(search.Devices, open); err != nil {
@@ -233,7 +233,7 @@ func (f *finder) consistent(chosen *metadataArea) error {
 }
 
 // members finds the devices of the physical volumes and sets their paths in vg. If
-// search lists no other devices, members also tries the paths in the metadata.
+// search.Others is nil, members also tries the paths in the metadata.
 func (f *finder) members(vg *VG, search Search, open map[identity]*device) ([]*disk, error) {
 	hints := search.Others == nil
 	var members []*disk

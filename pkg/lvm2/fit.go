@@ -21,9 +21,10 @@ type Unfit struct {
 }
 
 // Certain reports whether the device certainly does not belong to the volume group
-// that is to be created: it is in use, has known content that is not LVM2's or is of
-// another volume group, or is too small, write-protected or without a medium. A
-// device that cannot be read, or whose metadata is damaged, may belong to it.
+// that is to be created: it is in use or partitioned, has known content that is not
+// LVM2's or is of another volume group, has another logical block size, or is too
+// small, write-protected or without a medium. A device that cannot be read, or whose
+// metadata is damaged, may belong to it.
 func (u Unfit) Certain() bool {
 	return !errors.Is(u.Err, ErrDamaged) && slices.ContainsFunc(
 		[]error{ErrInUse, ErrPartitioned, ErrWriteProtected, ErrNotBlank, ErrTooSmall, ErrBlockSize, unix.ENOMEDIUM, unix.ENXIO},

@@ -229,7 +229,8 @@ func checkNameFree(ctx context.Context, name string) error {
 	return nil
 }
 
-// label writes the metadata areas and labels of the devices.
+// label adds the devices to lvm2's devices file, and then writes their metadata areas
+// and labels.
 func (h Host) label(ctx context.Context, fresh *freshDisks) error {
 	ids := map[string]ID{}
 	for i, d := range fresh.devices {

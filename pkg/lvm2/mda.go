@@ -50,7 +50,7 @@ func decodeMDAHeader(b []byte, where region) (mdaHeader, error) {
 	case binary.LittleEndian.Uint32(b) != checksum(b[4:mdaHeaderSize]):
 		return h, fmt.Errorf("metadata area at byte %d: the header has a wrong checksum: %w", where.offset, ErrDamaged)
 	case string(b[4:20]) != mdaMagic || binary.LittleEndian.Uint32(b[20:]) != mdaVersion:
-		return h, fmt.Errorf("metadata area at byte %d: the header does not have LVM2's version %d: %w", where.offset, mdaVersion, ErrDamaged)
+		return h, fmt.Errorf("metadata area at byte %d: the header is not LVM2's of version %d: %w", where.offset, mdaVersion, ErrDamaged)
 	case h.start != where.offset || h.size != where.size || h.size < minMDASize || h.size%textAlign != 0:
 		return h, fmt.Errorf("metadata area at byte %d: the header lists %d bytes at %d, but the label lists %d bytes: %w", where.offset, h.size, h.start, where.size, ErrDamaged)
 	}

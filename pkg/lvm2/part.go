@@ -73,8 +73,9 @@ func (i identity) ofMultipath() bool {
 }
 
 // heldBy returns the name of the holder with the sysfs directory dir if the device is
-// a part of that holder, and "" otherwise. It returns "" for logical volumes, and for
-// a mapped device of another kind that does not show the label of p.
+// a part of that holder, and "" otherwise. Logical volumes lie on a physical volume,
+// so p is not a part of them. Of mapped devices of unknown kinds, which may map any
+// piece of p, it is a part only if they show its label.
 func (p *disk) heldBy(dir string) string {
 	name := filepath.Base(dir)
 	uuid, err := readLine(filepath.Join(dir, "dm", "uuid"))

@@ -34,8 +34,8 @@ func placeOf(d *device) place {
 	return p
 }
 
-// taken returns an error if d must not replace the device: d is another disk, or the
-// device may still exist.
+// taken returns an error if d must not replace the device: the device still exists,
+// or it lay on d, or d is another disk.
 func (p place) taken(d *device) error {
 	if p.id.ino != 0 || d.id.ino != 0 || d.id == p.id || d.above(&device{id: p.id}) {
 		return nil

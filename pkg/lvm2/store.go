@@ -159,8 +159,9 @@ func (s *Store) unchanged() error {
 	return nil
 }
 
-// load reads the volume group again. It first reads the last known devices, and
-// searches only if one of them is missing.
+// load reads the volume group again. It first reads the last known devices. If that
+// fails, or if a physical volume is missing, it searches for the volume group, but
+// less and less often while Search.Seen stays the same.
 func (s *Store) load() error {
 	var known []string
 	for _, p := range s.used {
