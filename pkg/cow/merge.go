@@ -35,8 +35,8 @@ const mergeMost = 1 << 20
 // store; the used parts of the other layers' stores follow.
 //
 // Merge holds at most about two million exceptions of 16 bytes, and the exceptions
-// of short layers that it reads in advance. It reads the stores again for each
-// million exceptions that it yields.
+// of short layers that it reads in advance. If it yields more than a million
+// exceptions, it reads the stores again for each further million.
 //
 // Errors come as the last element: an error of a layer's Read; ErrDamaged if a layer
 // lists a chunk beyond its used length. Merge panics if a Read panics, with a

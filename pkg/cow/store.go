@@ -119,8 +119,8 @@ func (s *Store) header(buf []byte) (Header, error) {
 //
 // If the first overwrite of a chunk of the origin was complete before the call,
 // Exceptions yields its exception: the kernel starts the write only after the
-// exception is on the disk. An exception was allocated before a status was read if
-// its Store is below the status's used sectors / chunk.
+// exception is on the disk. In a store in use, an exception was allocated before a
+// status was read exactly if its Store is below the status's used sectors / chunk.
 //
 // Errors come as the last element: ErrInvalid if the snapshot is lost; ErrDamaged;
 // the errors of Header; an error of a read; the cause of ctx's end, which Exceptions

@@ -24,7 +24,7 @@ var (
 // Explanations of errnos that say too little.
 var (
 	errTable      = errors.New("kernel refused the table; see its log (dmesg) for the reason")
-	errMessage    = errors.New("target refused the message; see the kernel's log (dmesg)")
+	errMessage    = errors.New("target refused the message; the kernel's log (dmesg) may have the reason")
 	errUUIDSet    = errors.New("device already has a UUID, which cannot be changed")
 	errPrivileges = errors.New("needs CAP_SYS_ADMIN in the initial user namespace")
 )

@@ -27,8 +27,9 @@ const (
 	Transient Persistence = "N"
 )
 
-// Snapshot is a writable snapshot of Origin. COW holds the chunks that were
-// written on Origin or on the snapshot since the snapshot was made.
+// Snapshot is a writable snapshot of Origin. COW holds the snapshot's content of
+// the chunks that were written, on Origin or on the snapshot, since the snapshot
+// was made.
 type Snapshot struct {
 	Origin, COW Device
 	Persistence Persistence
