@@ -143,7 +143,8 @@ func (f *fleet) ready() []member {
 // control plane, or an earlier time at which this process saw that the pod was not
 // ready or gone. NotReady may come from the node's own clock, so it only makes
 // that later. If this process saw the node answer after Silent, Silent may be
-// about another pod and does not count.
+// about another pod, and the end of that time counts instead. While the node's only
+// pod terminates or has no address yet, what this process saw does not count.
 func (m member) silent() time.Time {
 	if m.link != nil {
 		return time.Time{}

@@ -23,7 +23,8 @@ const (
 	// So many entries are far smaller than maxPage.
 	pageSize = 500
 	// maxEntries and maxList limit a node's list. The metadata area of a pool has
-	// room for about 10,000 volumes and snapshots, of 300 bytes each.
+	// room for about 10,000 volumes and snapshots. An entry of a list has about 300
+	// bytes.
 	maxEntries = 50_000
 	maxList    = 16 << 20 // bytes
 )

@@ -104,7 +104,7 @@ func (c *Controller) Run(ctx context.Context) error {
 		case s := <-secrets:
 			if k, err = decodeKeyring(s); err != nil {
 				klog.FromContext(ctx).Error(err, "The CA cannot be used")
-				k = nil // the certificate of before stays in use
+				k = nil // the previous certificate stays in use
 			}
 		case <-timer.C:
 		}

@@ -33,7 +33,7 @@ type watched struct {
 }
 
 // look reads the files and uses them if they have changed. If they cannot be used,
-// the certificates of before stay in use.
+// the previous certificates stay in use.
 func (w *watched) look(ctx context.Context) {
 	contents := map[string][]byte{}
 	err := func() error {

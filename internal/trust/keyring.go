@@ -31,7 +31,7 @@ type keyring struct {
 	next     *authority        // published, but does not sign yet; nil outside of a rotation
 	previous *x509.Certificate // no longer signs, but its certificates are in use; nil outside of a rotation
 
-	published time.Time // when next was published; zero if it was not
+	published time.Time // when next was last published; zero if it was not
 	promoted  time.Time // when current began to sign
 }
 

@@ -90,8 +90,8 @@ func invalid(format string, args ...any) error {
 	return status.Error(codes.InvalidArgument, fmt.Sprintf(format, args...))
 }
 
-// precondition returns an error about a state that the caller must change
-// before it retries: FAILED_PRECONDITION.
+// precondition returns an error about a state that a user or the caller must
+// change before a retry: FAILED_PRECONDITION.
 func precondition(format string, args ...any) error {
 	return status.Error(codes.FailedPrecondition, fmt.Sprintf(format, args...))
 }

@@ -47,9 +47,9 @@ func (d *Driver) mayCreate(ctx context.Context, r *csi.CreateVolumeRequest) erro
 
 // existingSnapshot answers a CreateSnapshot request that must not create
 // anything. It returns the snapshot with the requested name, even if its source
-// is another volume: the controller, which looks for the name on all nodes,
-// wants to see the snapshot that has it. Errors: NOT_FOUND; UNAVAILABLE if a pool
-// that is not open may contain the snapshot.
+// is another volume: the controller asks other nodes than the source's for the
+// name, and trusts no node that only claims that the name is taken. Errors:
+// NOT_FOUND; UNAVAILABLE if a pool that is not open may contain the snapshot.
 func (d *Driver) existingSnapshot(ctx context.Context, r *csi.CreateSnapshotRequest) (*csi.CreateSnapshotResponse, error) {
 	var closed error
 	for _, candidate := range d.pools.Names() {

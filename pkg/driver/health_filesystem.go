@@ -143,9 +143,9 @@ func (d *Driver) repairAdvice(ctx context.Context, p *pool.Pool, lv string, m *m
 }
 
 // whyNotGrown explains why a staged file system is smaller than its device; ""
-// if no reason is known. This process records failed attempts to grow. After a
-// restart, the superblock still shows an ext4 with errors, and a file system
-// that is mounted read-only.
+// if no reason is known. This process records failed attempts to grow. Without
+// such a record, errors on record and a read-only mount are possible reasons, and
+// the superblock shows whether the file system is smaller than its device.
 func (d *Driver) whyNotGrown(ctx context.Context, p *pool.Pool, lv string, m *mountinfo.Info, s filesystem.State) string {
 	if err, failed := d.notGrown.Load(d.id(p, lv)); failed {
 		return fmt.Sprint(err)

@@ -37,7 +37,7 @@ type Front struct {
 // returns. Serve must be called at most once. It returns an error if any listener
 // fails; then it also closes the others.
 func (d *Driver) Serve(ctx context.Context, endpoint string) error {
-	if err := d.protectAll(nil); err != nil { // a former process may have died in between
+	if err := d.protectAll(nil); err != nil { // a former process may have died between a mount and protect
 		klog.FromContext(ctx).Error(err, "Failed to protect block volumes that are published read-only")
 	}
 	listener, err := sockets.Listen(endpoint)
