@@ -26,7 +26,7 @@ var stacked = regexp.MustCompile(`(?m)^\s*WARNING: Cannot find matching striped 
 
 // metHeld matches what vgchange says when it resumes a volume that the pool
 // holds still for a cut. The pool holds a volume before it takes the group's
-// lock, because a freeze may take long. It repeats such a cut.
+// lock, because a freeze may take long. The pool repeats such a cut.
 var metHeld = regexp.MustCompile(`(?m)^\s*Attempted to decrement suspended device counter below zero\.\n?`)
 
 // as returns a copy of the group for use in a subtest.

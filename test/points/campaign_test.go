@@ -42,7 +42,7 @@ type operation struct {
 	at     func(point string) bool
 	cutAt  int  // of a repair: the point at which first is cut
 	busy   bool // build leaves background work unfinished
-	beside bool // it works on a volume that is not the pool's yet, so opening the pool repairs nothing
+	beside bool // it works on a volume that is not the pool's yet, so opening the pool does not repair it
 }
 
 // campaign cuts operations, all on one kernel.

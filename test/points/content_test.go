@@ -37,10 +37,10 @@ type object struct {
 	hidden   bool   // not compared
 
 	// base has the versions when the object's writes began, and log has the
-	// writes since then, in order. The last write may still be in progress. An
-	// object that was cut or copied from another one (of), while that one was
-	// written, begins with the first writes of that one's log: at least the
-	// first from, and at most the first to of them.
+	// writes since then, in order. The last write may still be in progress. If
+	// the object was cut or copied from another one (of) while that one was
+	// written, it has the first writes of the other's log: at least from, and
+	// at most to of them.
 	base     []uint32
 	log      []write
 	acked    int

@@ -80,8 +80,8 @@ func gone(name string) func(r *rig) error {
 	}
 }
 
-// flat waits until the volume r is read through its flat store, which few
-// layers are newer than. It returns immediately if r was deleted.
+// flat waits until the volume r is read through a flat store with fewer than
+// three newer layers. It returns immediately if r was deleted.
 func flat(r *rig) error {
 	if r.objects["r"].gone {
 		return nil
@@ -145,7 +145,7 @@ var deep = steps(family, cutAnd("s4", "v", 20), cutAnd("s5", "v", 20),
 func deepReader(c Call) func(r *rig) error { return steps(deep, restore("r", "s1", c)) }
 
 // overlapping makes a volume with snapshots between which half of the written
-// chunks are the same, so that a fold is worth while.
+// chunks are the same, so that a fold is worthwhile.
 var overlapping = steps(written("v"), snapshot("s1", "v"), rewrite("v", 0), snapshot("s2", "v"), rewrite("v", 50), snapshot("s3", "v"), scatter("v", 10))
 
 // rewrite writes one block of each of a hundred chunks, beginning at a chunk.
