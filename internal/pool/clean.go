@@ -16,8 +16,8 @@ import (
 )
 
 // Cleaning chooses when extents of unknown content, such as all extents of a new
-// pool, are wiped. Extents that a block device would show are always wiped before
-// that.
+// pool, are wiped. Whatever is chosen, extents that a block device would show are
+// wiped before it shows them.
 type Cleaning string
 
 // The choices. The zero value is CleanBackground on disks that produce zeroes by

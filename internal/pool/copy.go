@@ -101,7 +101,7 @@ func (p *Pool) beginCopy(ctx context.Context, spec VolumeSpec, source *Pool) (na
 		return name, err
 	}
 	// There is room. Only now make the loan, so that a request that is refused
-	// lends nothing and holds no volume.
+	// lends nothing and freezes no volume.
 	if loan, err = source.lend(ctx, lent, p.name); err != nil {
 		return "", err
 	}

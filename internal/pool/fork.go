@@ -76,7 +76,7 @@ func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) 
 	return name, nil
 }
 
-// CopyOf finds the source of the volume that spec asks for, and the volume's size in extents.
+// copyOf finds the source of the volume that spec asks for, and the volume's size in extents.
 func (p *Pool) copyOf(t *edit, spec VolumeSpec) (from catalog.Original, n lvm2.Extents, err error) {
 	from, err = t.ContentOf(spec)
 	if err == nil && from.Layer != nil {
@@ -152,7 +152,7 @@ func (p *Pool) unmounted(v *view, o *catalog.Volume, l *catalog.Layer) error {
 	return nil
 }
 
-// ForkStore returns the first size of a fork's store. The store must never be full, or writers
+// forkStore returns the first size of a fork's store, in extents. The store must never be full, or writers
 // get errors, so it is at least large enough to grow in time, whatever size is configured
 // for snapshots. The store is needed only until the fork is hydrated, and must be wiped
 // then, so it is only large enough to bridge a short pause of the driver.

@@ -34,7 +34,7 @@ func (p *Pool) recoverFork(ctx context.Context, lv string) error {
 		if err != nil {
 			return err
 		}
-		// alone keeps a brake from suspending the store's device. A read of a suspended
+		// withStoreKey keeps a brake from suspending the store's device. A read of a suspended
 		// store would wait for the brake, which waits for this act. The caretaker retries.
 		return p.withStoreKey(ctx, o.Fork.LV.ID, func() error {
 			store, err := p.find(v.cowDevice(o.Fork.LV))

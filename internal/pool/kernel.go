@@ -196,8 +196,8 @@ func (v *view) inUse(members []*catalog.Volume, k kernel, hydrating bool) use {
 	return u
 }
 
-// busy returns the devices that are open from outside of the family, the devices that LVM2
-// manages, and all devices below these.
+// busy returns the devices that are open from outside of the family, the devices of volumes
+// that the driver leaves as they are (Theirs), and all devices below these.
 func (v *view) busy(members []*catalog.Volume, k kernel) map[string]bool {
 	var kept []string
 	for _, o := range members {

@@ -47,7 +47,7 @@ func (p *Pool) scratchKept(ctx context.Context, v *view, o *catalog.Volume) (boo
 	return false, p.down(ctx, v, o)
 }
 
-// StartOver marks a transient volume as unformatted again if its snapshot has no file system
+// startOver marks a transient volume as unformatted again if its snapshot has no file system
 // and the volume has lost the file system made since.
 func (p *Pool) startOver(ctx context.Context, lv string) error {
 	v, err := p.latest()

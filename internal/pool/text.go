@@ -10,7 +10,6 @@ import (
 
 const (
 	textReserve = 8 // a textReserve-th of the metadata area is reserved for growth, losses, deletes, wiping and hydration; creation must not use it
-
 )
 
 // Metadata is the fill level of the group's metadata areas.

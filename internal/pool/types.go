@@ -66,7 +66,7 @@ type Snapshot struct {
 // Capacity is the pool's room for new volumes.
 type Capacity struct {
 	Total     size.Bytes // all extents of the pool
-	Free      size.Bytes // room for new volumes: wiped free extents without the reserve for layers
+	Free      size.Bytes // room for new volumes: free extents, without trash, less the reserve for layers
 	MaxVolume size.Bytes // the largest volume that can be created now
 }
 
