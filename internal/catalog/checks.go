@@ -37,7 +37,7 @@ func (r *Checks) checkFork(v *View, o *Volume) {
 	}
 }
 
-// Finding is something that is not as it must be.
+// Finding is a problem that a check of a pool has found.
 type Finding struct {
 	Reason string `json:"reason"` // CamelCase, for programs
 	Where  string `json:"where"`  // VG/LV, the name of a device, or VG
@@ -45,7 +45,7 @@ type Finding struct {
 	Do     string `json:"do"` // what mends it
 }
 
-// Checks collects what is found in a volume group.
+// Checks collects the findings of a volume group.
 type Checks struct {
 	VG       string // its name
 	Findings []Finding

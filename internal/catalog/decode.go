@@ -10,8 +10,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// decode decodes the tags of lv into a *volume, a *layer, a *fork, a *flat, trashed, foreign
-// or an error.
+// decode decodes the tags of lv into a *Volume, a *Layer, a *ForkStore, a *Flat, trashed,
+// foreign or an error.
 func decode(lv *lvm2.LV) any {
 	p, odd, err := readProperties(lv.Tags)
 	if err != nil {

@@ -36,7 +36,7 @@ type Original struct {
 	Volume    *Volume
 	Layer     *Layer // nil if a layer must be cut
 	Length    size.Bytes
-	asked     size.Bytes // size in the request that led to length
+	asked     size.Bytes // size in the request that led to Length
 	Formatted bool       // it has had a file system, or is a block volume
 	Unknown   RangeSet   // extents that may hold an earlier owner's bytes
 }

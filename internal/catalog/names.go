@@ -50,8 +50,8 @@ func FitsDevices(group, lv string) bool {
 }
 
 // LVName chooses the name of a new logical volume for a CSI name. It takes the CSI name if
-// LVM2 allows it, or else its readable beginning with a hash. If the name is taken, or still
-// known as a source, LVName appends a number.
+// LVM2 allows it, or else its readable beginning with a hash. If the name is taken, or a volume
+// still has it as its source or its former name, LVName appends a number.
 func (v *View) LVName(csi string) (string, error) {
 	name := csi
 	if rest, reserved := strings.CutPrefix(name, "snapshot"); reserved {

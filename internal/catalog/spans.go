@@ -62,7 +62,7 @@ type Hydrated struct {
 	Left Spans        // except for these spans, which could not be copied
 }
 
-// MostLeft is the largest number of spans in left, limited by the size of the tag.
+// MostLeft is the largest number of spans in Hydrated.Left, limited by the size of the tag.
 const MostLeft = 16
 
 // Missing returns the spans of a fork that are not hydrated. length is the length of its

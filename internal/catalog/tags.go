@@ -31,7 +31,7 @@ const (
 	tagTransient   = "transient"   // a writable reader; its writes last as long as its device
 	tagBegun       = "begun"       // the transient volume was activated
 	tagReset       = "reset"       // the transient volume lost its writes, and was activated again
-	tagUnknown     = "unknown"     // extents of the volume (of a layer: at the cut) that may hold an earlier owner's bytes; see unknownText
+	tagUnknown     = "unknown"     // logical extents of the volume (of a layer: at the cut) that may hold an earlier owner's bytes; see unknownText
 	tagDeleted     = "deleted"     // the volume was deleted; its blocks stay for its snapshots
 	tagFormer      = "former"      // name of the logical volume that replaced this volume in a rollback; this volume's snapshots count as snapshots of the new one
 	tagOf          = "of"          // id of the volume that a layer, a fork's store or a flat store belongs to
@@ -41,7 +41,7 @@ const (
 	tagChunk       = "chunk"       // sectors of a chunk of the store of a layer, a fork, a flat store or a transient volume
 	tagUsed        = "used"        // used sectors of a trimmed layer's store; of a flat store: sectors of header and areas, once written
 	tagExact       = "exact"       // sectors of a frozen store below which it has exactly the chunks that changed until the next cut; without a value the whole store
-	tagSuperset    = "superset"    // the layer's store has more chunks than changed until the next cut, because layers were folded into it
+	tagSuperset    = "superset"    // the layer's store has more chunks than changed until the next cut, because layers were folded into it, or because LVM2 took the snapshot
 	tagOver        = "over"        // place of the layer that an adopted snapshot reads through; of a flat store: id of the layer below
 	tagThrough     = "through"     // place of the last layer that was folded into the layer
 	tagLost        = "lost"        // the layer's content is gone
@@ -50,7 +50,7 @@ const (
 )
 
 // knownTags are the keys that a logical volume of the driver may have. A tag with another key
-// belongs to a newer release, or is a mistake.
+// belongs to a newer release, or is a mistake; its meaning is not known.
 var knownTags = []string{
 	tagRole, tagName, tagMode, tagFS, tagUnformatted, tagRaw, tagReadOnly, tagShared, tagAsked, tagSource, tagCopy, tagHydrated, tagReads, tagTransient, tagBegun, tagReset,
 	tagUnknown, tagDeleted, tagFormer, tagOf, tagOrder, tagCreated, tagLength, tagChunk, tagUsed, tagExact, tagSuperset, tagOver, tagThrough, tagLost, tagStatic, tagCopying, tagLent,

@@ -119,7 +119,8 @@ func (v *View) Existing(spec VolumeSpec) (*Volume, error) {
 	return o, nil
 }
 
-// CheckDelete returns an error if o cannot be deleted by what the metadata say.
+// CheckDelete returns an error if o cannot be deleted, as far as the metadata shows. The kernel
+// may still have the volume open.
 func (v *View) CheckDelete(o *Volume) error {
 	if why := o.Theirs(); why != "" {
 		return fmt.Errorf("volume %s/%s: %w: %s", v.VG.Name, o.LV.Name, ErrPrecondition, why)

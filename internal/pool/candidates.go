@@ -77,7 +77,7 @@ func otherDevices() ([]string, error) {
 	}), nil
 }
 
-// blockDevices returns the machine's block devices that are not empty.
+// blockDevices returns the paths of the machine's block devices whose size is not 0.
 func blockDevices() ([]string, error) {
 	entries, err := os.ReadDir("/sys/class/block")
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 )
 
-// intact checks that l and every newer layer up to the live layer still have their
-// content. The kernel reports an invalid layer only on its own device, not on the layers
+// intact checks that l and every layer that it reads through, up to the live layer, still
+// have their content. The kernel reports an invalid layer only on its own device, not on the layers
 // that read through it, so intact asks every device.
 func (p *Pool) intact(v *view, o *catalog.Volume, l *catalog.Layer) error {
 	if err := p.collected(v, o); err != nil {

@@ -11,8 +11,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// up makes the volume's device, and what it lies on, or makes those that are there what v
-// says. A reader that is in use stays as it is if its content is lost: reading it fails.
+// up makes the volume's device and the devices below it, or brings existing devices in line
+// with v. The devices of a reader in use stay as they are if its content is lost, and reads
+// of the reader fail. Devices that LVM2 manages stay as they are too.
 func (p *Pool) up(ctx context.Context, v *view, o *catalog.Volume) error {
 	top, err := p.find(v.topDevice(o.LV))
 	if err != nil {
@@ -32,12 +33,13 @@ func (p *Pool) up(ctx context.Context, v *view, o *catalog.Volume) error {
 	}
 	err = p.convergeTo(ctx, v, o.LV.Name, demand{up: o.LV.ID})
 	if err != nil && top == nil {
-		err = errors.Join(err, p.converge(ctx, v, o.LV.Name)) // without what came up for it
+		err = errors.Join(err, p.converge(ctx, v, o.LV.Name)) // remove the devices that were made for it
 	}
 	return err
 }
 
-// settle has the devices of a volume follow what was committed, if there are any.
+// settle brings the devices of a volume, if it has any, in line with the view v after a
+// commit. If settle fails, the volume is unsettled, and the caretaker retries.
 func (p *Pool) settle(ctx context.Context, v *view, lv string) error {
 	o := v.VolumeByLV(lv)
 	if o == nil {
@@ -53,8 +55,9 @@ func (p *Pool) settle(ctx context.Context, v *view, lv string) error {
 	return err
 }
 
-// down takes the volume's device away, and what lies below it if nobody reads a
-// snapshot. ErrInUse if the volume is open. What LVM2 has made of it stays.
+// down removes the volume's device, and the devices below it unless somebody reads a
+// snapshot through them. It does nothing if LVM2 manages the volume. Errors: ErrInUse if the
+// volume's device is open.
 func (p *Pool) down(ctx context.Context, v *view, o *catalog.Volume) error {
 	if o.Theirs() != "" {
 		return nil
@@ -70,12 +73,13 @@ func (p *Pool) down(ctx context.Context, v *view, o *catalog.Volume) error {
 	return nil
 }
 
-// reachable refuses what is asked for if it reads through a layer that is lost, or lies too
-// deep. A reader that is in use stays as it is if its content is lost: reading it fails.
+// reachable returns an error if the volume that the operation asks for reads through a layer
+// that is lost or lies too deep. A reader in use stays as it is if its content is lost, and
+// reads of the reader fail.
 func (c *convergence) reachable(k kernel) error {
 	v, o := c.view, c.view.Volumes[cmp.Or(c.asked.up, c.asked.content)]
 	if o == nil || v.Layers[o.From()] == nil || v.Circular(o) != nil {
-		return nil // that is said otherwise
+		return nil // the plan reports a missing layer or a circle
 	}
 	l := v.Layers[o.From()]
 	err := c.readable(v, v.Volumes[l.Of], l)
@@ -110,14 +114,14 @@ func (p *Pool) chainUp(ctx context.Context, v *view, o *catalog.Volume, l *catal
 	return p.dm.EnsureNode(ctx, info.Name, info.Device)
 }
 
-// forkUp makes the device by which o reads through its snapshot, or on which the journal
-// of what it shows is replayed.
+// forkUp makes the device by which the fork o reads through its snapshot, or, for a reader,
+// the device on which the journal is replayed.
 func (p *Pool) forkUp(ctx context.Context, v *view, o *catalog.Volume) error {
 	return p.convergeTo(ctx, v, o.LV.Name, demand{content: o.LV.ID})
 }
 
-// blocks returns the table of the device that has the volume's content, and brings up
-// what it refers to: a fork's devices.
+// blocks returns the table of the device with the volume's content. If the volume is a fork,
+// blocks first makes the fork's devices, to which the table refers.
 func (p *Pool) blocks(ctx context.Context, v *view, o *catalog.Volume) (dm.Table, error) {
 	if !o.Forked() {
 		return v.linearTable(o.LV)
@@ -129,7 +133,8 @@ func (p *Pool) blocks(ctx context.Context, v *view, o *catalog.Volume) (dm.Table
 	return c.blocks(o)
 }
 
-// blocks returns the table of the device that has o's content, of what is there.
+// blocks returns the table of the device with o's content, with the numbers of the kernel's
+// devices. It returns an error if one of these devices is gone.
 func (c *convergence) blocks(o *catalog.Volume) (dm.Table, error) {
 	wanted, err := c.want.blocks(o)
 	if err != nil {

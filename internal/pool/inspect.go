@@ -124,7 +124,7 @@ type LayerState struct {
 	Chunk    size.Bytes  `json:"chunk"`
 	Active   bool        `json:"active"`
 	Exact    bool        `json:"exact,omitempty"`    // the chunks that changed until the next cut are recorded
-	Superset bool        `json:"superset,omitempty"` // the store holds more than those chunks, because layers were folded into it
+	Superset bool        `json:"superset,omitempty"` // the store holds more than those chunks, because layers were folded into it, or because LVM2 took the snapshot
 	Readers  []string    `json:"readers,omitempty"`  // logical volumes that read through it, or show it
 }
 

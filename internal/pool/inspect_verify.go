@@ -122,7 +122,7 @@ func (r *report) checkEntered(l *look) {
 		}
 		switch in, err := l.pool.host.Entered(pv.Device, pv.ID); {
 		case err != nil:
-			r.Add("NotInDevicesFile", r.VG, "see lvmdevices", "cannot tell cannot tell whether lvm2's commands see %s: %v", pv.Device, err)
+			r.Add("NotInDevicesFile", r.VG, "see lvmdevices", "cannot tell whether lvm2's commands see %s: %v", pv.Device, err)
 		case !in:
 			r.Add("NotInDevicesFile", r.VG, "lvmdevices --adddev "+pv.Device, "lvm2's commands do not see %s, because it is not in the devices file %s", pv.Device, l.pool.host.DevicesFile)
 		}
