@@ -160,5 +160,5 @@ func hasFilesystem(fs string) (bool, error) {
 	case errors.Is(err, unix.ENODEV):
 		return false, nil
 	}
-	return false, fmt.Errorf("checking checking whether the kernel has file system %s: %w", fs, os.NewSyscallError("fsopen", err))
+	return false, fmt.Errorf("checking whether the kernel has file system %s: %w", fs, os.NewSyscallError("fsopen", err))
 }

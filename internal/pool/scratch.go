@@ -110,7 +110,7 @@ func (p *Pool) scratchHealth(v *view, o *catalog.Volume) []Condition {
 		return nil
 	}
 	if s, err := p.snapshotStatus(v.topDevice(o.LV).name); err == nil && s.Invalid {
-		return []Condition{{DataLoss, "TransientLost", "the kernel dropped the data written to it, after an I/O error or for lack of memory; reads fail until it is staged again"}}
+		return []Condition{{DataLoss, "TransientLost", "the kernel dropped the data written to it, after an I/O error or for lack of memory, so reads fail; stage the volume again"}}
 	}
 	if o.Reset {
 		return []Condition{{Degraded, "TransientRestarted", "the data written to it was lost, as by a reboot, so it began again with the snapshot's content"}}
