@@ -20,7 +20,7 @@ import (
 // happen.
 //
 // A hold suspends the volume itself, for as long as its live layer must not be lost
-// (Pool.keep) and cannot grow. The store stays readable, so hydration through it
+// (storeGuard.keep) and cannot grow. The store stays readable, so hydration through it
 // continues and can end the hold.
 const (
 	suspendLimit = 10 * time.Second      // limit for I/O under way to end
