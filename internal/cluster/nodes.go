@@ -209,7 +209,8 @@ func nodeOf(name string, pods []*corev1.Pod, object *corev1.Node) Node {
 	return n
 }
 
-// MadeBy reports whether one of the DaemonSets, which commas separate, made a pod.
+// MadeBy reports whether a pod belongs to a DaemonSet of the list. Commas separate the
+// names in the list.
 func MadeBy(p *corev1.Pod, daemonSets string) bool {
 	owner := metav1.GetControllerOf(p)
 	return owner != nil && owner.Kind == "DaemonSet" && slices.Contains(strings.Split(daemonSets, ","), owner.Name)

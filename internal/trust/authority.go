@@ -19,7 +19,7 @@ import (
 type Lifetimes struct {
 	CA      time.Duration // replaced after two thirds
 	Leaf    time.Duration // of nodes and controllers; replaced after two thirds
-	Overlap time.Duration // how long all know a new CA before it signs
+	Overlap time.Duration // how long all peers know a new CA before it signs
 }
 
 // DefaultLifetimes are short for nodes and controllers, because they get new

@@ -116,7 +116,7 @@ func (d *decoder) distinct(nodes []node) {
 	if len(nodes) < 32 {
 		for i := range nodes {
 			if find(nodes[:i], nodes[i].key) != nil {
-				d.failf("the key %q is there twice", nodes[i].key)
+				d.failf("the key %q occurs twice", nodes[i].key)
 			}
 		}
 		return
@@ -124,7 +124,7 @@ func (d *decoder) distinct(nodes []node) {
 	seen := make(map[string]bool, len(nodes))
 	for i := range nodes {
 		if seen[nodes[i].key] {
-			d.failf("the key %q is there twice", nodes[i].key)
+			d.failf("the key %q occurs twice", nodes[i].key)
 		}
 		seen[nodes[i].key] = true
 	}

@@ -173,7 +173,7 @@ func (vg *VG) appendLVs(b []byte) []byte {
 	return append(b, "}\n\n"...)
 }
 
-// newVG returns a volume group without logical volumes, like a new one of vgcreate.
+// newVG returns a volume group without logical volumes, as vgcreate would create it.
 // extentSize is in sectors.
 func newVG(name string, extentSize uint64, pvs []*PV, tags []string, systemID string) *VG {
 	vg := &VG{

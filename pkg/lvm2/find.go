@@ -176,8 +176,8 @@ func (f *finder) vg(name string, id ID, ids []ID) (*VG, error) {
 	return vg, nil
 }
 
-// partsOf returns why devices are parts of other devices, for those devices for
-// which is holds: for one of their metadata areas or, with a nil area, their id.
+// partsOf returns the reasons why devices are only parts of other devices. It selects
+// a device if is returns true for one of its metadata areas, or for a nil area.
 func (f *finder) partsOf(is func(a *metadataArea, pv ID) bool) (errs []error) {
 	for _, p := range f.parts {
 		if slices.ContainsFunc(p.areas, func(a *metadataArea) bool { return is(a, p.label.id) }) || is(nil, p.label.id) {

@@ -119,7 +119,7 @@ func (p *parser) node() (node, error) {
 		return node{}, err
 	}
 	if key.kind != stringValue || key.text == "" {
-		return node{}, p.failf("%q is in the place of a key", p.token())
+		return node{}, p.failf("there is %q instead of a key", p.token())
 	}
 	if strings.IndexByte(key.text, '/') >= 0 {
 		// lvm2 reads this as a path of sections, and never writes it.
@@ -205,7 +205,7 @@ func (p *parser) scalar() (value, error) {
 	case rawStringToken:
 		v.text = v.text[1 : len(v.text)-1]
 	default:
-		return v, p.failf("%q is in the place of a value", v.text)
+		return v, p.failf("there is %q instead of a value", v.text)
 	}
 	return v, p.next()
 }
