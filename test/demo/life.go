@@ -90,6 +90,9 @@ func (d *demo) run() {
 	d.check(d.free() == empty, "the blocks are wiped and free again: %d MiB, as at the start", empty>>20)
 	out = show("lvs --noheadings " + group + " | wc -l")
 	d.check(strings.TrimSpace(out) == "0", "the volume group is empty")
+	// The kernel removes the device of wiped trash a moment after the metadata is committed.
+	for end := time.Now().Add(10 * time.Second); strings.Contains(devices(), group) && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	}
 	out = show("dmsetup table")
 	d.check(!strings.Contains(out, group), "no device is left")
 }
@@ -107,6 +110,11 @@ func capability() *csi.VolumeCapability {
 // free returns the room for volumes, in bytes.
 func (d *demo) free() int64 {
 	return must(d.controller.GetCapacity(d.ctx, &csi.GetCapacityRequest{Parameters: parameters})).GetAvailableCapacity()
+}
+
+// devices lists the names of the kernel's devices.
+func devices() string {
+	return string(must(exec.Command("dmsetup", "ls").Output()))
 }
 
 func (d *demo) create(name string, bytes int64, source *csi.VolumeContentSource) string {
