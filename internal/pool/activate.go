@@ -15,7 +15,8 @@ import (
 // an earlier owner's bytes, Activate first zeroes a block volume; it returns *PendingError
 // when ctx ends, and the work continues. For a file system that is yet to be made, it zeroes
 // the extents with the first and the last MiB, so that no program finds an old signature. For a
-// logical volume of LVM2's own, Activate makes the device as LVM2 does.
+// logical volume of LVM2's own, Activate uses an active device as it is, or makes the device
+// as LVM2 does, and zeroes nothing.
 func (p *Pool) Activate(ctx context.Context, lv string) (string, error) {
 	// The root of the volume's family determines the key, and a rollback by another process
 	// may have changed the root.
@@ -71,9 +72,9 @@ func (p *Pool) Activate(ctx context.Context, lv string) (string, error) {
 // DevicePath returns the path of an active volume's device.
 func (p *Pool) DevicePath(lv string) string { return p.dm.Node(lvm2.DMName(p.vgName, lv, "")) }
 
-// Deactivate takes the volume's device away; nil if it has none. ErrInUse if it
-// is open. That of a logical volume of LVM2's own stays: lvchange -an removes it;
-// and so does a transient volume's until it is deleted.
+// Deactivate removes the volume's device; it returns nil if there is none. The device of a
+// logical volume of LVM2's own stays: lvchange -an removes it. The device of a transient
+// volume stays until the volume is deleted. Errors: ErrInUse if the device is open.
 func (p *Pool) Deactivate(ctx context.Context, lv string) error {
 	if err := p.waitClosed(ctx, lv); err != nil {
 		return err

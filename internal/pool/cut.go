@@ -35,7 +35,7 @@ func (p *Pool) take(ctx context.Context, what, lv, csi string, finish func(*edit
 
 // takeOnce is one attempt of take. Errors: errWentOn if another attempt may succeed.
 func (p *Pool) takeOnce(ctx context.Context, what, lv, csi string, finish func(*edit, catalog.CutLayer) error) error {
-	_, err := p.dm.List() // slow with many devices; ask now, while no writer is held
+	_, err := p.dm.List() // slow with many devices; ask now, before the volume is frozen
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}

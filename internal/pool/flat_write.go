@@ -62,7 +62,7 @@ func (w *flatWork) write(ctx context.Context) error {
 // watched returns the sources with reads that end with errFlatChanged once the layers have
 // changed or are gone. The wiper may wait for the extents of such layers.
 func (w *flatWork) watched() []cow.Layer {
-	var seen atomic.Pointer[view] // in which they were as they were
+	var seen atomic.Pointer[view] // the last view in which the layers were unchanged
 	look := func() bool {
 		now := w.pool.current.Load()
 		if now == seen.Load() {

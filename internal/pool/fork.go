@@ -51,7 +51,7 @@ func (p *Pool) createFrom(ctx context.Context, spec VolumeSpec) (string, error) 
 		}
 		from, n, err := p.copyOf(t, spec)
 		if err == nil && from.Layer == nil {
-			return p.checkClone(t, spec, from, n) // check before the cut holds any writer
+			return p.checkClone(t, spec, from, n) // check before the cut freezes the source
 		}
 		if err == nil {
 			name, err = p.addCopy(t, spec, from, n, from.Layer.LV.ID)

@@ -78,7 +78,7 @@ func boundNode(dev dm.Device) (string, error) {
 // syncBefore writes back a volume's file system before a cut. The caller holds neither
 // LVM2's lock nor a key, because the write-back may take long. syncBefore does nothing if
 // the volume is suspended, because the call would never return. Errors: ErrPrecondition if
-// the file system refuses all I/O, before any writer is held.
+// the file system refuses all I/O, so that no cut freezes the volume in vain.
 func (p *Pool) syncBefore(ctx context.Context, lv string) error {
 	v, err := p.latest()
 	if err != nil {

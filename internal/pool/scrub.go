@@ -20,7 +20,7 @@ import (
 func (p *Pool) unwiped(v *view, o *catalog.Volume) catalog.RangeSet {
 	switch {
 	case o.ReadOnly:
-		return nil // it has no extents; presentable refuses it
+		return nil // it has no extents; Presentable refuses it
 	case o.Copying != nil:
 		return nil // the copy overwrites it, and nobody sees it before
 	case o.Mode == Block:

@@ -57,7 +57,7 @@ func (p *Pool) createSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 				return nil
 			}
 			o, err := t.Changeable(volumeLV)
-			if err == nil { // check before the cut holds any writer
+			if err == nil { // check before the cut freezes the volume
 				_, err = p.cuttable(t.view(), o)
 			}
 			return err

@@ -87,11 +87,11 @@ type Condition struct {
 	Message  string
 }
 
-// advice is what to do where a condition's message does not say it.
+// advice is the remedy for conditions whose message names none.
 const advice = "the remedy depends on the cause; docs/limitations.md and the log of the node's driver say more"
 
-// Finding returns the condition as Verify tells it. Messages say first what is wrong, and
-// after a semicolon what to do.
+// Finding returns the condition as Verify reports it. It splits the message at the first
+// semicolon: the problem comes before it, and the remedy after it.
 func (c Condition) Finding(where string) Finding {
 	f := Finding{Reason: c.Reason, Where: where, What: c.Message, Do: advice}
 	if what, do, says := strings.Cut(c.Message, "; "); says {

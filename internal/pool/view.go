@@ -9,7 +9,7 @@ import (
 // metadata, and the lease of the act. It never changes after it is published.
 type view struct {
 	*catalog.View
-	lease *lease // of the act that was given the view; nil: none was
+	lease *lease // of the act to which the view was passed; nil outside of acts
 }
 
 // newView decodes vg. Logical volumes that prev decoded already are not decoded

@@ -32,7 +32,7 @@ func (c *carrier) hold(s step) {
 		c.window.watch.start()
 	case s.do == stepUsed, s.do == stepResume && s.cuts():
 		if x := c.k[c.view.topDevice(s.of.LV).uuid]; x == nil || !x.Suspended {
-			return // the volume is not held
+			return // the volume is not suspended, so there is no window
 		}
 		c.window = &holding{of: s.of, frozen: c.frozenOf(s.of), watch: &stopwatch{}}
 		if c.window.frozen == nil {
