@@ -39,10 +39,9 @@ func looped(t *testing.T, file string, options ...string) string {
 	return loop
 }
 
-// TestOpen_tenantImitatesPool puts a volume group of the pool's name, or a copy of
-// the pool's physical volume, on a tenant's volume. Neither Open nor the operator's
-// commands look at it, however the tenant's volume becomes a block device of the
-// node.
+// TestOpen_tenantImitatesPool: a tenant's volume may have a volume group of the pool's
+// name, or a copy of the pool's physical volume. Neither Open nor the operator's
+// commands look at it, whatever block device of the node the volume becomes.
 func TestOpen_tenantImitatesPool(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
@@ -55,13 +54,13 @@ func TestOpen_tenantImitatesPool(t *testing.T) {
 	ok(t, p.Close())
 
 	// A pattern that matches the blank volume does not make it a disk of the pool.
-	t.Run("a blank one", func(t *testing.T) {
+	t.Run("a blank volume", func(t *testing.T) {
 		looped(t, volume)
 		wide := config
 		wide.Devices = append([]string{"/dev/loop*"}, config.Devices...)
 		again := must(Open(ctx, wide, Options{}))(t)
 		if n := len(must(again.latest())(t).VG.PVs); n != 1 {
-			t.Errorf("the group has %d disks", n)
+			t.Errorf("the group has %d disks, want 1", n)
 		}
 		ok(t, again.Close())
 	})
@@ -140,17 +139,17 @@ func TestOpen_tenantImitatesPool(t *testing.T) {
 				ok(t, again.Close())
 				seen := must(Inspect(ctx, chosen, Options{}))(t)
 				if len(seen.Disks) != 1 || seen.Disks[0].Device != disk {
-					t.Errorf("devices %v: the operator is shown %v", chosen.Devices, seen.Disks)
+					t.Errorf("devices %v: Inspect shows the disks %v", chosen.Devices, seen.Disks)
 				}
 			}
-			if n > 0 { // Verify takes a second look after a second
+			if n > 0 { // Verify checks again after a second
 				return
 			}
 			checked := must(Verify(ctx, config, Options{}))(t)
 			if !slices.ContainsFunc(checked.Findings, func(f Finding) bool {
 				return f.Reason == "DuplicateDisk" && strings.Contains(f.What, device+" on a logical volume")
 			}) {
-				t.Errorf("check finds %v", checked.Findings)
+				t.Errorf("Verify found %v", checked.Findings)
 			}
 		})
 	}
@@ -173,8 +172,8 @@ func reported(t *testing.T, p *Pool, device string) {
 	}
 }
 
-// foreignGroup makes a volume group with one logical volume on a disk that is
-// not the pool's, and returns its id.
+// foreignGroup makes a volume group with one logical volume on a disk that is not the
+// pool's. It returns the group's id.
 func foreignGroup(t *testing.T, name, disk string) lvm2.ID {
 	t.Helper()
 	command(t, "vgcreate", "--devices", disk, name, disk)
@@ -183,9 +182,9 @@ func foreignGroup(t *testing.T, name, disk string) lvm2.ID {
 	return must(lvm2.ParseID(command(t, "vgs", "--devices", disk, "--noheadings", "-o", "vg_uuid", name)))(t)
 }
 
-// TestOpen_otherGroupOfSameName puts another volume group of the pool's name on
-// another disk. It is neither adopted nor in the way, because the configuration's
-// devices or ids say which group is the pool's.
+// TestOpen_otherGroupOfSameName: another disk may have a volume group of the pool's
+// name. The configuration's devices or ids say which group is the pool's. The driver
+// neither uses the other group nor fails because of it.
 func TestOpen_otherGroupOfSameName(t *testing.T) {
 	ctx := context.Background()
 	disks := testDisks(t)
@@ -219,26 +218,26 @@ func TestOpen_otherGroupOfSameName(t *testing.T) {
 		cancel()
 		if err != nil {
 			if c.err == "" || !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), c.err) {
-				t.Errorf("configured is %s: %v", c.what, err)
+				t.Errorf("configured with %s, Open returned %v", c.what, err)
 			}
 			continue
 		}
 		if got := must(p.latest())(t).VG.ID; got != c.want {
-			t.Errorf("configured is %s: opened %v", c.what, got)
+			t.Errorf("configured with %s, Open used group %v", c.what, got)
 		}
 		ok(t, p.Close())
 	}
 	// The driver never creates a second group of the same name.
 	_, err := Open(ctx, Config{Name: "pool", VolumeGroup: name, Devices: disks[2:], Create: true}, Options{})
 	if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), disks[0]) {
-		t.Errorf("configured is a blank device beside the pool's: %v", err)
+		t.Errorf("configured with a blank device beside the pool's, Open returned %v", err)
 	}
 	// If lvm2 has a devices file, the pool is the group on the listed disk.
 	file := filepath.Join(t.TempDir(), "system.devices")
 	ok(t, os.WriteFile(file, fmt.Appendf(nil, "VERSION=1.1.3\nIDTYPE=devname IDNAME=%s DEVNAME=%[1]s PVID=%s\n", disks[0], string(own.PVs[0].ID)), 0o600))
 	p = must(Open(ctx, Config{Name: "pool", VolumeGroup: name}, Options{LVM: lvm2.Host{DevicesFile: file}}))(t)
 	if got := must(p.latest())(t).VG.ID; got != own.ID {
-		t.Errorf("the devices file lists %v, opened %v", own.ID, got)
+		t.Errorf("the devices file lists group %v, but Open used %v", own.ID, got)
 	}
 	ok(t, p.Close())
 	// vgremove needs the disk, because both groups have the name.

@@ -17,8 +17,8 @@ func carryLoaded(ctx context.Context, p *Pool, v *view, lv string) error {
 	return carryPart(ctx, p, v, lv, stepSuspend, 0)
 }
 
-// carryPart carries a plan out up to the first step of the kind that is about the volume's
-// own device, and more steps.
+// carryPart carries out a plan up to the first step of a kind for the volume's own
+// device, and more steps after it.
 func carryPart(ctx context.Context, p *Pool, v *view, lv string, last stepKind, more int) error {
 	c := p.convergence(v, lv, demand{})
 	k, err := c.look()

@@ -38,7 +38,7 @@ func used(t *testing.T) string {
 	return disk
 }
 
-// former counts the MiB of extents that hold a former owner's bytes.
+// former returns the number of MiB in extents that hold a former owner's bytes.
 func former(t *testing.T, v *view, set catalog.RangeSet) (n int) {
 	t.Helper()
 	f, err := os.Open(v.VG.PVs[0].Device)
@@ -58,7 +58,7 @@ func former(t *testing.T, v *view, set catalog.RangeSet) (n int) {
 	return n
 }
 
-// dropCache makes later reads come from the disk.
+// dropCache drops the page cache, so that later reads come from the disk.
 func dropCache(t *testing.T) { ok(t, os.WriteFile("/proc/sys/vm/drop_caches", []byte("1"), 0)) }
 
 func waitClean(t *testing.T, p *Pool) *view {
@@ -74,10 +74,9 @@ func waitClean(t *testing.T, p *Pool) *view {
 	}
 }
 
-// TestCleaner_usedDisk makes a pool on a used disk that zeroes by itself, without
-// configuration. The cleaner cleans it in the background. The record of the clean
-// extents survives a restart, and ends with the first change by lvm2; then cleaning
-// begins again.
+// TestCleaner_usedDisk: without configuration, the cleaner cleans a used disk that can
+// zero extents itself in the background. The record of the clean extents survives a
+// restart, and ends with the first change by lvm2. Then cleaning begins again.
 func TestCleaner_usedDisk(t *testing.T) {
 	ctx := context.Background()
 	used(t)
@@ -89,11 +88,11 @@ func TestCleaner_usedDisk(t *testing.T) {
 		t.Errorf("%d clean extents hold %d MiB of a former owner's bytes", v.Free.Size(), n)
 	}
 	if u := must(p.Usage())(t); u.Unwiped != 0 || u.Trash != 0 {
-		t.Errorf("%v are not clean, %v are trash", u.Unwiped, u.Trash)
+		t.Errorf("after cleaning, %v are not clean and %v are trash", u.Unwiped, u.Trash)
 	}
 	files := must(p.CreateVolume(ctx, VolumeSpec{Name: "files", Size: 64 * size.MiB, Mode: Filesystem, FSType: "ext4"}))(t)
 	if files.Unwiped != 0 {
-		t.Errorf("a volume on clean extents: %v of it are unwiped", files.Unwiped)
+		t.Errorf("%v of a volume on clean extents are unwiped", files.Unwiped)
 	}
 	ok(t, p.Close())
 	c := p.config
@@ -104,7 +103,7 @@ func TestCleaner_usedDisk(t *testing.T) {
 	}
 	found := must(Inspect(ctx, c, Options{}))(t)
 	if found.Unwiped != 0 || found.Clean != CleanBackground {
-		t.Errorf("another process sees %v that are not clean, %q", found.Unwiped, found.Clean)
+		t.Errorf("for Inspect, %v are not clean, and the choice is %q", found.Unwiped, found.Clean)
 	}
 	lvm(t, "lvcreate", "-qq", "-y", "-Wn", "-Zn", "-L64m", "-n", "theirs", c.VolumeGroup)
 	lv := "/dev/" + c.VolumeGroup + "/theirs"
@@ -129,9 +128,9 @@ func TestCleaner_usedDisk(t *testing.T) {
 // cleaning is the volume group that a process of TestCleaner_killed cleans.
 const cleaning = "DMSNAP_TEST_CLEAN"
 
-// TestCleaner_killed kills the cleaning process at any moment, and removes the
-// devices, like a power cut. Afterwards no extent that counts as clean holds a
-// former owner's bytes, no extent is lost, and the next process continues.
+// TestCleaner_killed: after the cleaning process is killed and its devices are removed,
+// as in a power cut, no extent that counts as clean holds a former owner's bytes. No
+// extent is lost, and the next process continues.
 func TestCleaner_killed(t *testing.T) {
 	ctx := context.Background()
 	quick := func(c *Config) { c.cleanAfter = 10 * time.Millisecond }
@@ -168,13 +167,13 @@ func TestCleaner_killed(t *testing.T) {
 		left := v.Free.Subtract(v.Clean).Size()
 		t.Logf("round %d: %d of %d extents are clean", round, v.Clean.Size(), total)
 		if v.Free.Size() != total || left > before {
-			t.Errorf("round %d: %d of %d extents are free, %d are not clean, before that %d", round, v.Free.Size(), total, left, before)
+			t.Errorf("round %d: %d of %d extents are free, and %d are not clean after %d before", round, v.Free.Size(), total, left, before)
 		}
 		before = left
 		ok(t, p.Close())
 	}
 	if before == total {
-		t.Error("nothing was cleaned before the process was killed: the test proves nothing")
+		t.Error("nothing was cleaned before the kills, so this test proves nothing")
 	}
 	p = openPool(t, with(c, func(c *Config) { c.Clean = ""; quick(c) }))
 	if v = waitClean(t, p); v.Free.Size() != total {
@@ -184,9 +183,8 @@ func TestCleaner_killed(t *testing.T) {
 	ok(t, p.Close())
 }
 
-// TestCleaning_volumesGetCleanExtents allocates clean extents to volumes first,
-// even in several pieces. Stores leave them to volumes, and a growing volume gets
-// only clean extents.
+// TestCleaning_volumesGetCleanExtents: volumes get clean extents first, even in several
+// pieces. Stores leave them to volumes. A growing volume gets only clean extents.
 func TestCleaning_volumesGetCleanExtents(t *testing.T) {
 	ctx := context.Background()
 	used(t)
@@ -207,11 +205,11 @@ func TestCleaning_volumesGetCleanExtents(t *testing.T) {
 	extent := must(p.latest())(t).ExtentSize()
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: 30 * extent, Mode: Filesystem, FSType: "ext4"}))(t)
 	if v.Unwiped != 0 {
-		t.Errorf("%v of the volume are unwiped though there were clean extents", v.Unwiped)
+		t.Errorf("%v of the volume are unwiped, although there were clean extents", v.Unwiped)
 	}
 	must(p.CreateSnapshot(ctx, "s", v.LV))(t)
 	if left := must(p.latest())(t); left.Clean.Size() != 10 {
-		t.Errorf("%d clean extents are left of 10: the store has some", left.Clean.Size())
+		t.Errorf("%d of 10 clean extents are left: the store took clean extents", left.Clean.Size())
 	}
 	err := error(&PendingError{})
 	var pending *PendingError
@@ -220,15 +218,15 @@ func TestCleaning_volumesGetCleanExtents(t *testing.T) {
 	}
 	ok(t, err)
 	if v.Unwiped != 0 || v.Size != 60*extent {
-		t.Errorf("the volume has grown to %v, %v of it are unwiped", v.Size, v.Unwiped)
+		t.Errorf("the volume has grown to %v, and %v of it are unwiped", v.Size, v.Unwiped)
 	}
 	if now := must(p.latest())(t); now.Free.Size() > total-60 {
-		t.Errorf("%d extents are free", now.Free.Size())
+		t.Errorf("%d extents are free, want at most %d", now.Free.Size(), total-60)
 	}
 }
 
-// TestCleaning_atFirstUse checks, for each choice, which extents of a volume are
-// zeroed before its first use.
+// TestCleaning_atFirstUse: before its first use a volume is zeroed, unless the choice is
+// CleanNever. Only a zeroed volume may be copied to a block volume.
 func TestCleaning_atFirstUse(t *testing.T) {
 	ctx := context.Background()
 	for _, clean := range []Cleaning{"", CleanBackground, CleanFirstUse, CleanNever} {
@@ -242,17 +240,17 @@ func TestCleaning_atFirstUse(t *testing.T) {
 		}
 		files = must(p.Volume(ctx, files.LV))(t)
 		if never := clean == CleanNever; found != never || (files.Unwiped > 0) != never {
-			t.Errorf("clean %q: a former owner's bytes are found: %v; %v are unwiped", clean, found, files.Unwiped)
+			t.Errorf("clean %q: a former owner's bytes were found: %v; %v are unwiped", clean, found, files.Unwiped)
 		}
 		ok(t, p.SetFormatted(ctx, files.LV))
 		s := must(p.CreateSnapshot(ctx, "s", files.LV))(t)
 		_, err := p.CreateVolume(ctx, VolumeSpec{Name: "raw", Mode: Block, Source: Source{Kind: FromSnapshot, LV: s.LV}})
 		if (err == nil) != (clean != CleanNever) || err != nil && !errors.Is(err, ErrPrecondition) {
-			t.Errorf("clean %q: a block volume of it: %v", clean, err)
+			t.Errorf("clean %q: a copy to a block volume returned %v", clean, err)
 		}
-		// The device above a snapshot does not zero by itself.
+		// The device above a snapshot cannot zero extents itself.
 		if clean == "" && (zeroesItself(must(dm.DeviceOf(path))(t)) || !zeroesItself(must(dm.DeviceOf(testDisk(p)))(t))) {
-			t.Error("zeroesItself is wrong for the test's disks")
+			t.Error("zeroesItself is wrong for the volume or the disk")
 		}
 		for _, o := range must(p.Volumes(ctx))(t) {
 			waitHydrated(t, p, o.LV)

@@ -38,7 +38,7 @@ func newMultipath(t *testing.T, disk string) *multipath {
 	return m
 }
 
-// assemble makes the map, as multipathd does.
+// assemble makes the map, like multipathd.
 func (m *multipath) assemble() {
 	m.t.Helper()
 	command(m.t, "dmsetup", "create", "--noudevsync", "mpatha", "--uuid", "mpath-360014050000000000000000000000001", "--table",
@@ -55,7 +55,7 @@ func (m *multipath) reinstate() {
 	command(m.t, "dmsetup", "message", "mpatha", "0", fmt.Sprintf("reinstate_path %v", m.path))
 }
 
-// unused fails the test if anything but the map lies on the path.
+// unused fails the test if a device other than the map lies on the path.
 func (m *multipath) unused(when string) {
 	m.t.Helper()
 	for _, line := range strings.Split(command(m.t, "dmsetup", "table"), "\n") {
@@ -65,7 +65,7 @@ func (m *multipath) unused(when string) {
 	}
 }
 
-// back waits until a volume can be made, and makes it.
+// back retries to create a volume until it succeeds.
 func back(t *testing.T, p *Pool, name string) Volume {
 	t.Helper()
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
@@ -85,7 +85,7 @@ func TestMultipath_pathOfFailedMap(t *testing.T) {
 	ctx := context.Background()
 	for _, c := range []struct {
 		name    string
-		devices []string // beside the map
+		devices []string // devices in the configuration besides the map
 		given   bool
 	}{
 		{"one disk, searched for", nil, false},
@@ -111,7 +111,7 @@ func TestMultipath_pathOfFailedMap(t *testing.T) {
 				for n := range 2 {
 					time.Sleep(time.Duration(n) * refreshPause)
 					if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "new", Size: 16 * size.MiB, Mode: Block}); !errors.Is(err, ErrUnavailable) {
-						t.Errorf("%s: a volume is made: %v", when, err)
+						t.Errorf("%s, CreateVolume returned %v", when, err)
 					}
 				}
 				m.unused(when)
@@ -126,7 +126,7 @@ func TestMultipath_pathOfFailedMap(t *testing.T) {
 				fails(again, "opened while the map fails")
 				ok(t, again.Close())
 			} else if !errors.Is(err, ErrUnavailable) {
-				t.Errorf("opened while the map fails: %v", err)
+				t.Errorf("Open while the map fails returned %v", err)
 			}
 			m.reinstate()
 			p = openPool(t, config)
@@ -143,8 +143,8 @@ func TestMultipath_pathOfFailedMap(t *testing.T) {
 }
 
 // TestMultipath_pathWithoutMap: while the map is missing, the pool uses none of its
-// paths: not while it is open, not through a link that now leads to the path, and not
-// after a restart, however the map is known.
+// paths: neither while the pool is open, nor through a link that now leads to the path,
+// nor after a restart.
 func TestMultipath_pathWithoutMap(t *testing.T) {
 	ctx := context.Background()
 	link := filepath.Join(t.TempDir(), "wwn-0x60014050")
@@ -196,10 +196,10 @@ func TestMultipath_pathWithoutMap(t *testing.T) {
 			fails := func(p *Pool, when string) {
 				t.Helper()
 				if _, err := p.Activate(ctx, v.LV); !errors.Is(err, ErrUnavailable) {
-					t.Errorf("%s: the volume is activated: %v", when, err)
+					t.Errorf("%s, Activate returned %v", when, err)
 				}
 				if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "new", Size: 16 * size.MiB, Mode: Block}); !errors.Is(err, ErrUnavailable) {
-					t.Errorf("%s: a volume is made: %v", when, err)
+					t.Errorf("%s, CreateVolume returned %v", when, err)
 				}
 				m.unused(when)
 			}
@@ -212,7 +212,7 @@ func TestMultipath_pathWithoutMap(t *testing.T) {
 				fails(again, "opened without the map")
 				ok(t, again.Close())
 			} else if !errors.Is(err, ErrUnavailable) {
-				t.Errorf("opened without the map: %v", err)
+				t.Errorf("Open without the map returned %v", err)
 			}
 			m.assemble()
 			lead(t, mapNode)
@@ -250,7 +250,7 @@ func TestMultipath_mapOfDiskInUse(t *testing.T) {
 		if table := command(t, "dmsetup", "table"); strings.Count(table, m.path.String()+" ") == 1 {
 			break
 		} else if time.Now().After(end) {
-			t.Fatalf("the volume lies on the path still:\n%s", table)
+			t.Fatalf("the volume still lies on the path:\n%s", table)
 		}
 	}
 	if got := readDevice(t, path, size.Bytes(len(model))); !bytes.Equal(got, model) {
@@ -263,8 +263,9 @@ func TestMultipath_mapOfDiskInUse(t *testing.T) {
 	ok(t, p.Close())
 }
 
-// TestStacks_memberIsNoDisk: a device below another stack is no disk of the pool: a
-// failing device made by hand, and members of a mirror with its superblock at the end.
+// TestStacks_memberIsNoDisk: a disk below another device is no disk of the pool. The
+// test has a disk below a failing device made by hand, and members of a mirror whose
+// superblock is at the end.
 func TestStacks_memberIsNoDisk(t *testing.T) {
 	ctx := context.Background()
 	unavailable := func(t *testing.T, config Config, why string) {
@@ -277,7 +278,7 @@ func TestStacks_memberIsNoDisk(t *testing.T) {
 			p.Close()
 		}
 		if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), why) {
-			t.Errorf("%v", err)
+			t.Errorf("the error is %v", err)
 		}
 	}
 	t.Run("linear", func(t *testing.T) {
@@ -288,7 +289,7 @@ func TestStacks_memberIsNoDisk(t *testing.T) {
 		config := Config{Name: "pool", VolumeGroup: "vgpart", Devices: []string{"/dev/mapper/byhand"}, Create: true}
 		ok(t, openPool(t, config).Close())
 		config.Devices, config.Create = []string{disk}, false
-		command(t, "dmsetup", "suspend", "--noudevsync", "--noflush", "byhand") // it maps the disk as long as it is
+		command(t, "dmsetup", "suspend", "--noudevsync", "--noflush", "byhand") // a suspended device still maps the disk
 		unavailable(t, config, "byhand")
 		command(t, "dmsetup", "resume", "--noudevsync", "byhand")
 		config.Devices = []string{disk, "/dev/mapper/byhand"}
@@ -300,7 +301,7 @@ func TestStacks_memberIsNoDisk(t *testing.T) {
 	})
 	t.Run("mirror", func(t *testing.T) {
 		disk := testDisks(t)[0]
-		// Smaller than the disk, as what is made of it is.
+		// Smaller than the disk, like the device that is made of it.
 		command(t, "pvcreate", "-y", "--setphysicalvolumesize", "1000m", disk)
 		command(t, "vgcreate", "vgpart", disk)
 		config := Config{Name: "pool", VolumeGroup: "vgpart", Devices: []string{disk}}
@@ -314,8 +315,8 @@ func TestStacks_memberIsNoDisk(t *testing.T) {
 	})
 }
 
-// TestMultipath_twoPathsWithoutMap: two paths without a map are two devices with one
-// physical volume. An open pool stays on its device, and does not switch when it is
+// TestMultipath_twoPathsWithoutMap: two paths without a map are two devices with the
+// same physical volume. An open pool does not switch to the other device when its own is
 // gone. A pool is not opened while it is unclear which device is meant.
 func TestMultipath_twoPathsWithoutMap(t *testing.T) {
 	ctx := context.Background()
@@ -336,16 +337,16 @@ func TestMultipath_twoPathsWithoutMap(t *testing.T) {
 		t.Errorf("the physical volume is on %s", got)
 	}
 	ok(t, p.Close())
-	p = openPool(t, config) // the kernel uses one
+	p = openPool(t, config) // the kernel's devices use one of the paths
 	if got := must(p.latest())(t).VG.PVs[0].Device; got != first {
-		t.Errorf("opened again the physical volume is on %s", got)
+		t.Errorf("in a reopened pool, the physical volume is on %s", got)
 	}
 	ok(t, p.Deactivate(ctx, v.LV))
 	ok(t, p.Close())
 	opening, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	if _, err := Open(opening, config, Options{}); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), second) {
-		t.Errorf("opened with two devices that are the same: %v", err)
+		t.Errorf("Open with two paths to one disk returned %v", err)
 	}
 }
 
@@ -357,7 +358,7 @@ func TestMultipath_adviceWithoutMap(t *testing.T) {
 	m := newMultipath(t, disks[0])
 	config := Config{Name: "pool", VolumeGroup: "vgadvice", Devices: []string{mapNode, disks[1]}, Create: true}
 	p := openPool(t, config)
-	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: size.GiB, Mode: Block}))(t) // on both
+	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "v", Size: size.GiB, Mode: Block}))(t) // on both disks
 	advised := func(when string) {
 		t.Helper()
 		_, err := p.CreateVolume(ctx, VolumeSpec{Name: "new", Size: 16 * size.MiB, Mode: Block})
@@ -369,7 +370,7 @@ func TestMultipath_adviceWithoutMap(t *testing.T) {
 				texts = append(texts, c.Message)
 			}
 			if strings.Contains(c.Message, "removemissing") {
-				t.Errorf("%s: health says %q", when, c.Message)
+				t.Errorf("%s: the volume's health is %q", when, c.Message)
 			}
 		}
 		for _, f := range must(Verify(ctx, config, Options{}))(t).Findings {
@@ -378,11 +379,11 @@ func TestMultipath_adviceWithoutMap(t *testing.T) {
 			}
 		}
 		if len(texts) != 5 {
-			t.Errorf("%s: not all tell of the disk: %q", when, texts)
+			t.Errorf("%s: some messages do not name the disk: %q", when, texts)
 		}
 		for _, text := range texts {
 			if strings.Contains(text, "removemissing") || !strings.Contains(text, disks[0]) || !strings.Contains(text, "bring it back") {
-				t.Errorf("%s: %q", when, text)
+				t.Errorf("%s: the advice is %q", when, text)
 			}
 		}
 	}
@@ -390,7 +391,7 @@ func TestMultipath_adviceWithoutMap(t *testing.T) {
 		t.Helper()
 		for end := time.Now().Add(30 * time.Second); must(p.latest())(t).Writable() == nil; time.Sleep(20 * time.Millisecond) {
 			if time.Now().After(end) {
-				t.Fatal("no disk is missing")
+				t.Fatal("the pool does not notice that a disk is missing")
 			}
 		}
 	}
@@ -399,7 +400,7 @@ func TestMultipath_adviceWithoutMap(t *testing.T) {
 	advised("the map fails")
 	command(t, "dmsetup", "remove", "--retry", "--noudevsync", "mpatha")
 	advised("the map is gone")
-	time.Sleep(refreshPause) // no search for it is due at each reading
+	time.Sleep(refreshPause) // the driver does not search for the disk at each read
 	advised("the map is gone for longer")
 	ok(t, p.Close())
 	p = openPool(t, config)

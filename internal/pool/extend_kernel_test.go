@@ -15,7 +15,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// disksOf waits until the pool's group has that many disks.
+// disksOf waits until the pool's group has want disks.
 func disksOf(t *testing.T, p *Pool, want int) *lvm2.VG {
 	t.Helper()
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
@@ -29,7 +29,7 @@ func disksOf(t *testing.T, p *Pool, want int) *lvm2.VG {
 	}
 }
 
-// said waits until a left out device has that reason; "" for a device that is not
+// said waits until a device is left out for the reason why; "" for a device that is not
 // left out.
 func said(t *testing.T, p *Pool, device, why string) {
 	t.Helper()
@@ -60,7 +60,7 @@ func refusals(p *Pool) (said []string) {
 	return said
 }
 
-// TestExtender_diskBecomesFit adds a disk that becomes fit while the pool is open.
+// TestExtender_diskBecomesFit: a disk that becomes fit while the pool is open is added.
 // The reasons for disks that are left out are always current.
 func TestExtender_diskBecomesFit(t *testing.T) {
 	b := newByID(t)
@@ -80,7 +80,7 @@ func TestExtender_diskBecomesFit(t *testing.T) {
 	})
 	said(t, p, match, "ext4")
 	if got := refusals(p); len(got) != 1 || !strings.Contains(got[0], named) {
-		t.Errorf("refused devices: %q", got)
+		t.Errorf("the refused devices are %q", got)
 	}
 	dir := t.TempDir()
 	ok(t, unix.Mount(former, dir, "ext4", 0, ""))
@@ -94,14 +94,14 @@ func TestExtender_diskBecomesFit(t *testing.T) {
 	said(t, p, match, "")
 	said(t, p, named, "")
 	if got := refusals(p); len(got) > 0 {
-		t.Errorf("after it was added refused devices: %q", got)
+		t.Errorf("after the disks were added, the refused devices are %q", got)
 	}
 	must(p.CreateVolume(context.Background(), VolumeSpec{Name: "v", Size: 8 * size.MiB, Mode: Block}))(t)
 	noFindings(t, p)
 }
 
-// TestExtender_diskMissing delays adding a disk while another is missing, because
-// the metadata cannot be changed then. It looks for both when devices come or go.
+// TestExtender_diskMissing: no disk is added while another is missing, because the
+// metadata cannot be changed then. The pool notices both when devices come or go.
 func TestExtender_diskMissing(t *testing.T) {
 	disks := testDisks(t)
 	hot := newHotDisk(t)
@@ -117,7 +117,7 @@ func TestExtender_diskMissing(t *testing.T) {
 	late := b.loop("96M")
 	for end := time.Now().Add(30 * time.Second); must(p.latest())(t).Writable() == nil; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("no disk is missing")
+			t.Fatal("the pool does not notice that a disk is missing")
 		}
 	}
 	b.link("nvme-late", late, "")

@@ -16,8 +16,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/hack/kernel/module"
 )
 
-// hotDisk is a SCSI disk that can be pulled out and put in again. As long as
-// something has the former device open it comes back as another one.
+// hotDisk is a SCSI disk that can be removed and attached again. While a process has its
+// former device open, the disk comes back as another device.
 type hotDisk struct {
 	t    *testing.T
 	host string
@@ -48,7 +48,7 @@ func newHotDisk(t *testing.T) *hotDisk {
 			f.Close()
 		}
 	} else if hosts, err := os.ReadFile(scsiDebug + "/add_host"); err == nil && strings.TrimSpace(string(hosts)) == "0" {
-		// It is built in and waits to be asked.
+		// The module is built in, and adds a host on request.
 		ok(t, os.WriteFile(scsiDebug+"/fake_rw", []byte("0"), 0))
 		ok(t, os.WriteFile(scsiDebug+"/add_host", []byte("1"), 0))
 	}
@@ -73,7 +73,7 @@ func (d *hotDisk) unit() string {
 	return fmt.Sprintf("/sys/bus/scsi/devices/%s:0:0:0", strings.TrimPrefix(d.host, "host"))
 }
 
-// device is the path that the disk has now, empty if it is out.
+// device returns the current path of the disk; "" if the disk is removed.
 func (d *hotDisk) device() string {
 	found, _ := filepath.Glob(d.unit() + "/block/*")
 	if len(found) == 0 {
@@ -93,7 +93,7 @@ func (d *hotDisk) attach() {
 	d.wait()
 }
 
-// wait waits until the disk can be opened: its names are there before.
+// wait waits until the disk can be opened, because its names appear earlier.
 func (d *hotDisk) wait() {
 	d.t.Helper()
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
@@ -104,7 +104,7 @@ func (d *hotDisk) wait() {
 			}
 		}
 		if time.Now().After(end) {
-			d.t.Fatal("the disk does not come back")
+			d.t.Fatal("the disk did not come back")
 		}
 	}
 }

@@ -12,9 +12,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestAttachFile_otherMountNamespace attaches the file again in another mount
-// namespace, as a restarted driver in a new container does. The file keeps its loop
-// device.
+// TestAttachFile_otherMountNamespace: a file that is attached again by another mount, as
+// by a restarted driver in a new container, keeps its loop device.
 func TestAttachFile_otherMountNamespace(t *testing.T) {
 	host := t.TempDir()
 	// A loop device needs a file system other than the host's, which is visible
@@ -41,12 +40,12 @@ func TestAttachFile_otherMountNamespace(t *testing.T) {
 	}
 	first, fresh := attach()
 	if !fresh {
-		t.Error("a new file is not taken for new")
+		t.Error("a new file does not count as fresh")
 	}
 	t.Cleanup(func() { detachLoop(t, first) })
 	second, fresh := attach()
 	if second != first || fresh {
-		t.Errorf("attached at %s, then at %s, fresh %v", first, second, fresh)
+		t.Errorf("the file is attached at %s and then at %s, fresh: %v", first, second, fresh)
 		detachLoop(t, second)
 	}
 }

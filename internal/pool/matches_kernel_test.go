@@ -20,7 +20,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// byID is a directory of links to devices, like udev's /dev/disk/by-id.
+// byID is a directory of links to devices, like /dev/disk/by-id of udev.
 type byID struct {
 	*testing.T
 	dir  string
@@ -97,10 +97,9 @@ func (b *byID) check(left []LeftOut) {
 	}
 }
 
-// TestChoose_patternOfAllDisks uses a pattern that matches all devices of a
-// machine. The pool is made of, and extended by, the blank free devices, each once.
-// The others are left out with a reason, and nobody is told to wipe a device in
-// use.
+// TestChoose_patternOfAllDisks: with a pattern that matches all devices of a machine, the
+// pool is made of, and extended by, the blank free devices, each once. The others are
+// left out with a reason. No message advises to wipe a device in use.
 func TestChoose_patternOfAllDisks(t *testing.T) {
 	ctx := context.Background()
 	disks := testDisks(t)
@@ -156,14 +155,14 @@ func TestChoose_patternOfAllDisks(t *testing.T) {
 	}
 	b.check(p.outside.leftOuts())
 	if health := p.PoolHealth(ctx); len(health) > 0 {
-		t.Errorf("health: %v", health)
+		t.Errorf("the pool's health is %v", health)
 	}
 	b.check(must(Inspect(ctx, c, Options{}))(t).LeftOut)
 	if found := must(Verify(ctx, c, Options{}))(t).Findings; len(found) > 0 {
-		t.Errorf("check: %v", found)
+		t.Errorf("Verify found %v", found)
 	}
 
-	// Another disk comes, with three names.
+	// Another disk appears, with three names.
 	ok(t, p.Close())
 	for _, name := range []string{"nvme-Disk_B_2", "nvme-Disk_B_2_1", "nvme-eui.02"} {
 		b.link(name, disks[1], "")
@@ -175,8 +174,8 @@ func TestChoose_patternOfAllDisks(t *testing.T) {
 	b.check(p.outside.leftOuts())
 }
 
-// TestChoose_diskSmallerThanExtent leaves out a disk without room for an extent of
-// the pool's size, and makes the pool of the others.
+// TestChoose_diskSmallerThanExtent: a disk without room for an extent of the pool's size
+// is left out, and the pool is made of the others.
 func TestChoose_diskSmallerThanExtent(t *testing.T) {
 	b := newByID(t)
 	b.link("nvme-large", b.loop("400M"), "")
@@ -188,14 +187,14 @@ func TestChoose_diskSmallerThanExtent(t *testing.T) {
 		command(t, "vgremove", "-ff", "-y", "vglarge")
 	})
 	if vg := must(p.latest())(t).VG; len(vg.PVs) != 1 || vg.ExtentSize.Bytes() != c.ExtentSize {
-		t.Errorf("a group with %d disks and extents of %v", len(vg.PVs), vg.ExtentSize.Bytes())
+		t.Errorf("the group has %d disks and extents of %v", len(vg.PVs), vg.ExtentSize.Bytes())
 	}
 	b.check(p.outside.leftOuts())
 }
 
-// TestHindrance_nothingFits gives a reason for each match if no device is fit. No
-// pool is made of the fit devices if another match may be a damaged disk of the
-// pool, or is named and not fit.
+// TestHindrance_nothingFits: if no device is fit, the error has a reason for each match.
+// No pool is made of fit devices if another match may be a damaged disk of the pool, or
+// if a named device is not fit.
 func TestHindrance_nothingFits(t *testing.T) {
 	disks := testDisks(t)
 	for _, c := range []struct {
@@ -251,15 +250,15 @@ func TestHindrance_nothingFits(t *testing.T) {
 			if err == nil {
 				ok(t, p.Close())
 				command(t, "vgremove", "-ff", "-y", "vgnothing")
-				t.Fatal("the pool was made")
+				t.Fatal("a pool was made")
 			}
 			for _, want := range c.want {
 				if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), want) {
-					t.Errorf("%v, want %q", err, want)
+					t.Errorf("the error is %v, want %q", err, want)
 				}
 			}
 			if strings.Contains(err.Error(), "wipe") {
-				t.Errorf("advice to wipe: %v", err)
+				t.Errorf("the error advises to wipe: %v", err)
 			}
 			if found := must(lvm2.Signature(disks[0]))(t); found != "" {
 				t.Errorf("%s has a signature: %s", disks[0], found)
@@ -268,7 +267,7 @@ func TestHindrance_nothingFits(t *testing.T) {
 	}
 }
 
-// TestChoose_namedPartition uses a partition that the configuration names, even
+// TestChoose_namedPartition: a partition that the configuration names is used, even
 // beside its disk.
 func TestChoose_namedPartition(t *testing.T) {
 	b := newByID(t)
@@ -285,8 +284,8 @@ func TestChoose_namedPartition(t *testing.T) {
 	command(t, "vgremove", "-ff", "-y", "vgpartition")
 }
 
-// TestDevicesFile_newAndExtended enters the disks of a new and of an extended pool
-// in lvm2's devices file. Verify finds disks that are not in it.
+// TestDevicesFile_newAndExtended: the disks of a new and of an extended pool are entered
+// in lvm2's devices file. Verify finds disks that are not in the file.
 func TestDevicesFile_newAndExtended(t *testing.T) {
 	ctx := context.Background()
 	disks := testDisks(t)
@@ -294,29 +293,29 @@ func TestDevicesFile_newAndExtended(t *testing.T) {
 	ok(t, os.WriteFile(file, []byte("VERSION=1.1.3\n"), 0o600))
 	o := Options{LVM: lvm2.Host{DevicesFile: file}}
 	c := Config{Name: "pool", VolumeGroup: "vgdevicesfile", Create: true}
-	for n := 1; n <= 2; n++ { // a new group, then an extended one
+	for n := 1; n <= 2; n++ { // a new group, then an extended group
 		c.Devices = disks[:n]
 		p := must(Open(ctx, c, o))(t)
 		for _, pv := range must(p.latest())(t).VG.PVs {
 			if text := must(os.ReadFile(file))(t); !strings.Contains(string(text), " DEVNAME="+pv.Device+" PVID="+string(pv.ID)+"\n") {
-				t.Errorf("%s is not in\n%s", pv.Device, text)
+				t.Errorf("%s is not in the devices file\n%s", pv.Device, text)
 			}
 		}
 		ok(t, p.Close())
 		if found := must(Verify(ctx, c, o))(t).Findings; len(found) > 0 {
-			t.Errorf("check: %v", found)
+			t.Errorf("Verify found %v", found)
 		}
 	}
 	text := string(must(os.ReadFile(file))(t))
 	ok(t, os.WriteFile(file, []byte(text[:strings.LastIndex(text, "IDTYPE")]), 0o600))
 	if found := must(Verify(ctx, c, o))(t).Findings; len(found) != 1 || found[0].Reason != "NotInDevicesFile" || !strings.Contains(found[0].Do, "lvmdevices --adddev "+disks[1]) {
-		t.Errorf("check: %v", found)
+		t.Errorf("Verify found %v", found)
 	}
 	command(t, "vgremove", "-ff", "-y", c.VolumeGroup)
 }
 
-// TestEnterFile_otherPath enters the loop device of the pool's file again after the
-// kernel reports another path for the file.
+// TestEnterFile_otherPath: if the kernel reports another path for the pool's file, its
+// loop device is entered again, and only once.
 func TestEnterFile_otherPath(t *testing.T) {
 	ctx := context.Background()
 	dir := t.TempDir()
@@ -332,10 +331,10 @@ func TestEnterFile_otherPath(t *testing.T) {
 		ok(t, p.Close())
 		text := string(must(os.ReadFile(devices))(t))
 		if strings.Count(text, "IDNAME="+c.File+" ") != 1 {
-			t.Errorf("the file is not entered once:\n%s", text)
+			t.Errorf("the file is not entered exactly once:\n%s", text)
 		}
 		if found := must(Verify(ctx, c, o))(t).Findings; len(found) > 0 {
-			t.Errorf("check: %v", found)
+			t.Errorf("Verify found %v", found)
 		}
 		t.Cleanup(func() { exec.Command("losetup", "-d", loop).Run() })
 		ok(t, os.WriteFile(devices, []byte(strings.ReplaceAll(text, "IDNAME="+dir, "IDNAME=")), 0o600))
@@ -343,7 +342,7 @@ func TestEnterFile_otherPath(t *testing.T) {
 	command(t, "vgremove", "-ff", "-y", c.VolumeGroup)
 }
 
-// TestChoose_twoPaths does not count two SCSI paths to one disk as two disks.
+// TestChoose_twoPaths: two SCSI paths to one disk do not count as two disks.
 func TestChoose_twoPaths(t *testing.T) {
 	disks := testDisks(t)
 	d := newHotDisk(t)
@@ -360,7 +359,7 @@ func TestChoose_twoPaths(t *testing.T) {
 	var paths []string
 	for end := time.Now().Add(20 * time.Second); len(paths) < 2; time.Sleep(20 * time.Millisecond) {
 		if paths, _ = filepath.Glob("/dev/sd[a-z]"); time.Now().After(end) {
-			t.Fatalf("two disks did not appear, only %v", paths)
+			t.Fatalf("only the disks %v appeared, want two", paths)
 		}
 	}
 	b := newByID(t)

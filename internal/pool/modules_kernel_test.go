@@ -20,8 +20,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// withoutModule unloads a module, and prevents the kernel from loading it until
-// back is called, like on a machine without it.
+// withoutModule unloads a module, and prevents the kernel from loading it until back is
+// called.
 func withoutModule(t *testing.T, name, target string) (back func()) {
 	t.Helper()
 	const modprobe = "/proc/sys/kernel/modprobe"
@@ -43,9 +43,9 @@ func withoutModule(t *testing.T, name, target string) (back func()) {
 	return back
 }
 
-// TestModules_withoutMirror serves a pool without dm-mirror. Restored volumes are
-// usable, conditions name the missing module and the remedy, and copying begins
-// automatically once the module is there.
+// TestModules_withoutMirror: without dm-mirror, a pool works and restored volumes are
+// usable. Conditions name the missing module and the remedy. Hydration begins
+// automatically once the module is loaded.
 func TestModules_withoutMirror(t *testing.T) {
 	ctx := context.Background()
 	back := withoutModule(t, "dm_mirror", "mirror")
@@ -81,13 +81,13 @@ func TestModules_withoutMirror(t *testing.T) {
 	model.compare(t, must(p.Activate(ctx, f.LV))(t), "the copied restore")
 	for end := time.Now().Add(20 * time.Second); len(p.Concerns(ctx)) > 0; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("told after the module came: %+v", p.Concerns(ctx))
+			t.Fatalf("with the module, the concerns are still %+v", p.Concerns(ctx))
 		}
 	}
 }
 
-// TestModules_withoutSnapshot does not open a pool without dm-snapshot, and the
-// error says what to do.
+// TestModules_withoutSnapshot: without dm-snapshot no pool is opened, and the error says
+// what to do.
 func TestModules_withoutSnapshot(t *testing.T) {
 	withoutModule(t, "dm_snapshot", "snapshot")
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -97,20 +97,21 @@ func TestModules_withoutSnapshot(t *testing.T) {
 		p.Close()
 	}
 	if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "modprobe dm-snapshot") {
-		t.Errorf("opened: %v", err)
+		t.Errorf("Open returned %v", err)
 	}
 }
 
-// TestHasFilesystem_missing finds a file system that the kernel lacks by its name.
+// TestHasFilesystem_missing: hasFilesystem reports false for a file system that the
+// kernel lacks. A condition names the missing file system of a volume.
 func TestHasFilesystem_missing(t *testing.T) {
 	for fs, want := range map[string]bool{"ext4": true, "proc": true, "nonesuch": false, "ext": false} {
 		if got := must(hasFilesystem(fs))(t); got != want {
-			t.Errorf("%s: %t", fs, got)
+			t.Errorf("hasFilesystem(%s) is %t", fs, got)
 		}
 	}
 	p := testPool(t, nil)
 	lacking := &view{View: &catalog.View{Volumes: map[lvm2.ID]*catalog.Volume{"a": {FS: "ext4"}, "b": {FS: "nonesuch"}, "c": {FS: "none", Deleted: true}}}}
 	if all := p.moduleConditions(lacking); len(all) != 1 || !strings.Contains(all[0].Message, "modprobe nonesuch") {
-		t.Errorf("told: %+v", all)
+		t.Errorf("the conditions are %+v, want one for nonesuch", all)
 	}
 }

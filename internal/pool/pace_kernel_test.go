@@ -10,8 +10,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestPace_seesOthers notices the use of a volume by its device's statistics, even
-// between two looks, and notices its end.
+// TestPace_seesOthers: pace notices the use of a volume between two looks, and the end of
+// the use, by the statistics of the volume's device. A few requests do not count.
 func TestPace_seesOthers(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
@@ -20,12 +20,12 @@ func TestPace_seesOthers(t *testing.T) {
 	view := must(p.latest())(t)
 	c := &pace{pool: p}
 	if c.used(view) {
-		t.Error("the first look finds something to compare with")
+		t.Error("the first look reports use, without an earlier look")
 	}
 	for i := range 200 {
 		writeDevice(t, path, int64(i)*4096, make([]byte, 4096))
 	}
-	c.looked = time.Now() // ignores how long that took
+	c.looked = time.Now() // ignores how long the writes took
 	if !c.used(view) {
 		t.Error("200 requests were not noticed")
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestPace_windowGrows grows windows from small ones to the size that is copied in
-// a second.
+// TestPace_windowGrows: the next window has the size that is copied in a second, at most
+// four times the last size, and from 16 MiB to 1 GiB.
 func TestPace_windowGrows(t *testing.T) {
 	for _, c := range []struct {
 		copied size.Bytes
@@ -27,23 +27,23 @@ func TestPace_windowGrows(t *testing.T) {
 	} {
 		p := pace{pool: &Pool{group: group{facts: newFacts()}}}
 		if p.pause(context.Background(), c.copied, c.took); p.next != c.next {
-			t.Errorf("after %v in %v: %v, want %v", c.copied, c.took, p.next, c.next)
+			t.Errorf("after %v in %v, the next window has %v, want %v", c.copied, c.took, p.next, c.next)
 		}
 	}
 }
 
-// TestPace_pauses gives copying its share of the time while others use the disks.
+// TestPace_pauses: while others use the disks, pauses leave hydration only its share of
+// the time.
 func TestPace_pauses(t *testing.T) {
 	p := pace{pool: &Pool{group: group{facts: newFacts()}, setting: setting{config: Config{HydrationShare: 25}}}, busy: true}
 	began := time.Now()
 	p.pause(context.Background(), size.MiB, 20*time.Millisecond)
 	if took := time.Since(began); took < 60*time.Millisecond {
-		t.Errorf("it waited %v of 60ms", took)
+		t.Errorf("the pause took %v, want at least 60ms", took)
 	}
 }
 
-// TestUseOf_unknownDevice reports that the use of a device that does not exist is
-// unknown.
+// TestUseOf_unknownDevice: the use of a device that does not exist is unknown.
 func TestUseOf_unknownDevice(t *testing.T) {
 	if _, known := useOf(dm.Device{Major: 4095, Minor: 4095}); known {
 		t.Error("the use of a device that does not exist is known")

@@ -6,8 +6,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog/catalogtest"
 )
 
-// rollbackGroup has the volume base with the snapshots old and new, and the
-// volume bare.
+// rollbackGroup returns a view of catalogtest.Group: the volume base with the snapshots
+// old and new, and the volume bare.
 func rollbackGroup(t *testing.T) *view {
 	t.Helper()
 	v := newView(catalogtest.Group(t), nil)

@@ -16,8 +16,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// TestPool_fourDevices brings up exactly the four devices of the kernel's own
-// document for a volume with a snapshot.
+// TestPool_fourDevices: an active volume with snapshots has exactly the four devices of
+// the kernel's snapshot document, and every snapshot has its own content.
 func TestPool_fourDevices(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
@@ -27,7 +27,7 @@ func TestPool_fourDevices(t *testing.T) {
 	}
 	path := must(p.Activate(ctx, v.LV))(t)
 	if tables := settledTo(t, p, 1); len(tables) != 1 || !strings.HasPrefix(tables["base"], "0 131072 linear ") {
-		t.Errorf("an active volume: %v", tables)
+		t.Errorf("an active volume has the tables %v", tables)
 	}
 	before := bytes.Repeat([]byte("old content "), 4096/4)[:4096]
 	writeDevice(t, path, 0, before)
@@ -50,7 +50,7 @@ func TestPool_fourDevices(t *testing.T) {
 		}
 		writeDevice(t, path, 0, bytes.Repeat([]byte{byte('a' + i)}, 4096))
 	}
-	// Every snapshot has its own content, the newest and those below it.
+	// Every snapshot has its own content, whether it is the newest or an older one.
 	for i, name := range []string{"snap1", "snap2", "snap3"} {
 		r := must(p.CreateVolume(ctx, VolumeSpec{Name: "restored-" + name, Mode: Block, Source: Source{Kind: FromSnapshot, LV: name}}))(t)
 		got := readDevice(t, must(p.Activate(ctx, r.LV))(t), 4096)
@@ -65,7 +65,7 @@ func TestPool_fourDevices(t *testing.T) {
 		ok(t, p.DeleteVolume(ctx, r.LV))
 	}
 	if n := len(settledTo(t, p, 4)); n != 4 {
-		t.Errorf("after the restores there are %v", devicesOf(t, p))
+		t.Errorf("after the restores, the devices are %v", devicesOf(t, p))
 	}
 	// Delete the middle snapshot first: its layer must stay for the oldest
 	// snapshot.
@@ -74,19 +74,19 @@ func TestPool_fourDevices(t *testing.T) {
 	}
 	waitIdle(t, p)
 	if tables := settledTo(t, p, 1); len(tables) != 1 || !strings.HasPrefix(tables["base"], "0 131072 linear ") {
-		t.Errorf("without snapshots: %v", tables)
+		t.Errorf("without snapshots, the tables are %v", tables)
 	}
 	ok(t, p.Deactivate(ctx, v.LV))
 	ok(t, p.DeleteVolume(ctx, v.LV))
 	waitIdle(t, p)
 	if c := must(p.latest())(t); len(c.VG.LVs) != 0 || len(settledTo(t, p, 0)) != 0 {
-		t.Errorf("left: %d logical volumes, devices %v", len(c.VG.LVs), devicesOf(t, p))
+		t.Errorf("%d logical volumes are left, and the devices %v", len(c.VG.LVs), devicesOf(t, p))
 	}
 }
 
-// TestPool_histories compares every snapshot's bytes with a model in memory, while
-// volumes are written, cut, grown, deleted and restored in random order. The pool
-// is closed and opened in between.
+// TestPool_histories: while volumes are written, cut, grown and restored, and snapshots
+// deleted and folded, in random order, every snapshot equals a model in memory. The
+// pool is closed and opened in between. Snapshots outlive their volume.
 func TestPool_histories(t *testing.T) {
 	const block = 4096
 	ctx := context.Background()
@@ -117,7 +117,7 @@ func TestPool_histories(t *testing.T) {
 		if !bytes.Equal(got[:len(s.content)], s.content) {
 			for i := 0; i < len(s.content); i += block {
 				if !bytes.Equal(got[i:i+block], s.content[i:i+block]) {
-					t.Fatalf("seed %d: %s: snapshot %s has wrong bytes at block %d", seed, what, s.lv, i/block)
+					t.Fatalf("seed %d: %s: snapshot %s has other content at block %d", seed, what, s.lv, i/block)
 				}
 			}
 		}
@@ -159,7 +159,7 @@ func TestPool_histories(t *testing.T) {
 	}
 	for _, v := range vols {
 		if got := readDevice(t, v.path, size.Bytes(len(v.content))); !bytes.Equal(got, v.content) {
-			t.Errorf("seed %d: volume %s has wrong bytes", seed, v.lv)
+			t.Errorf("seed %d: volume %s has other content", seed, v.lv)
 		}
 		for _, s := range v.snapshots {
 			check(s, "at the end")
@@ -167,20 +167,19 @@ func TestPool_histories(t *testing.T) {
 		ok(t, p.Deactivate(ctx, v.lv))
 		ok(t, p.DeleteVolume(ctx, v.lv)) // snapshots outlive their volume
 		for _, s := range v.snapshots {
-			check(s, "after its volume")
+			check(s, "after its volume was deleted")
 			ok(t, p.DeleteSnapshot(ctx, s.lv))
 		}
 	}
 	waitIdle(t, p)
 	if v := must(p.latest())(t); len(v.VG.LVs) != 0 || len(settledTo(t, p, 0)) != 0 {
-		t.Errorf("left: %d logical volumes, devices %v", len(v.VG.LVs), devicesOf(t, p))
+		t.Errorf("%d logical volumes are left, and the devices %v", len(v.VG.LVs), devicesOf(t, p))
 	}
 	vgck(t, c.VolumeGroup)
 }
 
-// TestCreateVolume_earlierOwner proves that a new block volume shows nothing of the
-// earlier content of its extents: neither of a deleted volume, nor of the disk's
-// former life.
+// TestCreateVolume_earlierOwner: a new or grown block volume shows nothing of the earlier
+// content of its extents, neither of a deleted volume nor from before the pool.
 func TestCreateVolume_earlierOwner(t *testing.T) {
 	ctx := context.Background()
 	secret := bytes.Repeat([]byte("SECRET! "), int(4*size.MiB)/8)
@@ -211,7 +210,7 @@ func TestCreateVolume_earlierOwner(t *testing.T) {
 		ok(t, p.DeleteSnapshot(ctx, "s-"+name))
 		grown := must(p.ExpandVolume(ctx, v.LV, length+32*size.MiB, 0))(t)
 		if at := firstByte(t, path, length, grown.Size); at >= 0 {
-			t.Errorf("%s grew over an earlier owner's bytes at %d", name, at)
+			t.Errorf("the grown %s shows an earlier owner's bytes at %d", name, at)
 		}
 		ok(t, p.Deactivate(ctx, v.LV))
 		ok(t, p.DeleteVolume(ctx, v.LV))
@@ -222,22 +221,21 @@ func TestCreateVolume_earlierOwner(t *testing.T) {
 	clean("third", 160*size.MiB)
 }
 
-// TestCapacity_reserve fills the pool up to MaxVolume, which leaves the reserve to
-// snapshots. The room of a deleted volume can be used as soon as it is wiped, and
-// CreateVolume waits for that.
+// TestCapacity_reserve: a volume of MaxVolume leaves the reserve to snapshots.
+// CreateVolume waits until the extents of a deleted volume are wiped, and uses them.
 func TestCapacity_reserve(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
 	c := must(p.Capacity(ctx))(t)
 	if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "big", Size: c.MaxVolume + 1, Mode: Block}); !errors.Is(err, ErrNoSpace) {
-		t.Errorf("more than MaxVolume: %v", err)
+		t.Errorf("CreateVolume of more than MaxVolume returned %v", err)
 	}
 	v := must(p.CreateVolume(ctx, VolumeSpec{Name: "all", Size: c.MaxVolume, Mode: Block}))(t)
 	if left := must(p.Capacity(ctx))(t); left.MaxVolume != 0 {
-		t.Errorf("with all taken, %v can still be created", left.MaxVolume)
+		t.Errorf("in a full pool, MaxVolume is %v", left.MaxVolume)
 	}
 	if _, err := p.ExpandVolume(ctx, v.LV, v.Size+1, 0); !errors.Is(err, ErrNoSpace) {
-		t.Errorf("expanding in a full pool: %v", err)
+		t.Errorf("ExpandVolume in a full pool returned %v", err)
 	}
 	must(p.CreateSnapshot(ctx, "in-reserve", v.LV))(t) // the reserve is for snapshots
 	ok(t, p.DeleteSnapshot(ctx, "in-reserve"))
@@ -245,8 +243,8 @@ func TestCapacity_reserve(t *testing.T) {
 	must(p.CreateVolume(ctx, VolumeSpec{Name: "all", Size: c.MaxVolume, Mode: Block}))(t)
 }
 
-// TestDeleteVolume_inUse refuses to delete or deactivate an open volume, and
-// changes nothing.
+// TestDeleteVolume_inUse: an open volume is neither deleted nor deactivated, and nothing
+// changes. A closed active volume is deleted, and a repeated delete succeeds.
 func TestDeleteVolume_inUse(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
@@ -256,35 +254,35 @@ func TestDeleteVolume_inUse(t *testing.T) {
 	f := must(os.Open(path))(t)
 	for name, err := range map[string]error{"delete": p.DeleteVolume(ctx, v.LV), "deactivate": p.Deactivate(ctx, v.LV)} {
 		if !errors.Is(err, ErrInUse) {
-			t.Errorf("%s of an open volume: %v", name, err)
+			t.Errorf("%s of an open volume returned %v", name, err)
 		}
 	}
 	if len(settledTo(t, p, 1)) != 1 || must(p.Volume(ctx, v.LV))(t) != v {
-		t.Errorf("a refused delete changed something")
+		t.Error("a refused delete changed the volume or its devices")
 	}
 	f.Close()
 	ok(t, p.DeleteVolume(ctx, v.LV))
 	ok(t, p.DeleteVolume(ctx, v.LV))
 	if _, err := p.Volume(ctx, v.LV); !errors.Is(err, ErrNotFound) {
-		t.Errorf("after the delete: %v", err)
+		t.Errorf("Volume after the delete returned %v", err)
 	}
 }
 
-// TestOpen_secondProcess runs one engine per pool: a second Open waits for the
-// first.
+// TestOpen_secondProcess: a second Open of a pool waits until the first pool is closed,
+// or its context ends.
 func TestOpen_secondProcess(t *testing.T) {
 	p := testPool(t, nil)
 	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()
 	if q, err := Open(ctx, p.config, Options{}); !errors.Is(err, ErrUnavailable) {
-		t.Fatalf("a second engine: %v, %v", q, err)
+		t.Fatalf("a second Open returned %v, %v", q, err)
 	}
 	ok(t, p.Close())
 	openPool(t, p.config)
 }
 
-// TestCreateSnapshot_inactive takes snapshots of a volume that nobody uses. The
-// older ones are never loaded for writing.
+// TestCreateSnapshot_inactive: snapshots of an inactive volume need no devices. They are
+// trimmed, and have their content after later writes.
 func TestCreateSnapshot_inactive(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
@@ -296,7 +294,7 @@ func TestCreateSnapshot_inactive(t *testing.T) {
 		must(p.CreateSnapshot(ctx, name, v.LV))(t)
 	}
 	if n := len(settledTo(t, p, 0)); n != 0 {
-		t.Errorf("devices: %v", devicesOf(t, p))
+		t.Errorf("after the snapshots, the devices are %v, want none", devicesOf(t, p))
 	}
 	waitTrimmed(t, p)
 	writeDevice(t, must(p.Activate(ctx, v.LV))(t), 0, bytes.Repeat([]byte("B"), 65536))

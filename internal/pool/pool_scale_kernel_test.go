@@ -60,7 +60,7 @@ func TestScale_foreignDevices(t *testing.T) {
 	}
 	measure(0)
 	n := 300
-	if must(p.Capacity(ctx))(t).Free > 9*size.GiB { // DMSNAP_DISKS=10G: for the record
+	if must(p.Capacity(ctx))(t).Free > 9*size.GiB { // only with DMSNAP_DISKS=10G, for measurements
 		n = 3000
 	}
 	for i := range n {
@@ -76,15 +76,15 @@ func TestScale_foreignDevices(t *testing.T) {
 	}()
 	begin := time.Now()
 	must(p.dm.List())(t)
-	t.Logf("a list takes %v", time.Since(begin))
+	t.Logf("listing the devices takes %v", time.Since(begin))
 	begin = time.Now()
 	must(p.mappingsBy(must(p.latest())(t), func(name string) (dm.Table, error) {
 		if strings.HasPrefix(name, "foreign-") {
-			t.Errorf("%s lies on no disk of the pool, and its table is read", name)
+			t.Errorf("the table of %s is read, although it lies on no disk of the pool", name)
 		}
 		return p.dm.Table(name)
 	}))(t)
-	t.Logf("what devices map of the pool takes %v", time.Since(begin))
+	t.Logf("finding the mapped extents takes %v", time.Since(begin))
 	measure(n)
 }
 
@@ -94,7 +94,7 @@ func TestScale_open(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.NoFolding, c.FirstStore = true, 4*size.MiB })
 	n := 100
-	if must(p.Capacity(ctx))(t).Free > 9*size.GiB { // DMSNAP_DISKS=10G: for the record
+	if must(p.Capacity(ctx))(t).Free > 9*size.GiB { // only with DMSNAP_DISKS=10G, for measurements
 		n = 1000
 	}
 	active := n / 2

@@ -17,9 +17,9 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
-// quiet runs a command of LVM2 that must succeed and have nothing to say but
-// that no backup was made, and that the table of an active reader, or of an
-// older snapshot, is not what it would make (docs/limitations.md).
+// quiet runs a command of LVM2, which must succeed without warnings. It accepts the
+// warnings that no backup was made, and that the table of an active reader or of an
+// older snapshot differs from LVM2's (docs/limitations.md).
 func quiet(t *testing.T, command string) string {
 	t.Helper()
 	var said bytes.Buffer
@@ -33,13 +33,13 @@ func quiet(t *testing.T, command string) string {
 	for line := range strings.Lines(said.String()) {
 		known := args[0] == "lvs" && (strings.Contains(line, "Cannot find matching striped segment") || strings.Contains(line, "does not match expected type error"))
 		if !known && !strings.Contains(line, "NOT backed up") {
-			t.Errorf("%s says %s", command, line)
+			t.Errorf("%s warns: %s", command, line)
 		}
 	}
 	return string(out)
 }
 
-// full takes every free extent of the pool.
+// full allocates every free extent of the pool.
 func full(t *testing.T, p *Pool) {
 	t.Helper()
 	waitIdle(t, p)
@@ -48,7 +48,7 @@ func full(t *testing.T, p *Pool) {
 	}
 	ok(t, p.refresh(context.Background()))
 	if n := must(p.latest())(t).Free.Size(); n != 0 {
-		t.Fatalf("%d extents are free", n)
+		t.Fatalf("%d extents are still free", n)
 	}
 }
 
@@ -63,11 +63,11 @@ func noFindings(t *testing.T, p *Pool) {
 	}
 }
 
-// nothingPlanned checks that the devices are those that they should be.
+// nothingPlanned fails the test if the devices differ from the wanted devices.
 func nothingPlanned(t *testing.T, p *Pool) {
 	t.Helper()
 	var plan []PlanStep
-	for range 10 { // what runs may be between two steps
+	for range 10 { // a running plan may be between two steps
 		plan = nil
 		for _, v := range must(Inspect(context.Background(), p.config, Options{}))(t).Volumes {
 			plan = append(plan, v.Plan...)
@@ -77,7 +77,7 @@ func nothingPlanned(t *testing.T, p *Pool) {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	t.Errorf("planned: %+v", plan)
+	t.Errorf("devices differ from the wanted ones; the plan is %+v", plan)
 }
 
 // TestReader_severalInFullPool: several read-only volumes show their snapshots in a
@@ -104,10 +104,10 @@ func TestReader_severalInFullPool(t *testing.T) {
 		spec := VolumeSpec{Name: fmt.Sprint("r-", name, "-", len(want)), Size: v.Size, Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: name}}
 		made := must(p.CreateVolume(ctx, spec))(t)
 		if again := must(p.CreateVolume(ctx, spec))(t); again != made {
-			t.Errorf("made again: %+v, was %+v", again, made)
+			t.Errorf("a repeated request returned %+v, the first %+v", again, made)
 		}
 		if made.Size != v.Size || !made.ReadOnly || !made.Copied {
-			t.Errorf("%+v", made)
+			t.Errorf("the new reader is %+v", made)
 		}
 		want[made.LV] = cuts[name]
 	}
@@ -122,7 +122,7 @@ func TestReader_severalInFullPool(t *testing.T) {
 		paths[lv] = must(p.Activate(ctx, lv))(t)
 		if f, err := os.OpenFile(paths[lv], os.O_WRONLY, 0); err == nil {
 			if _, err := f.Write(make([]byte, 4096)); err == nil {
-				t.Error("it can be written")
+				t.Error("a reader can be written")
 			}
 			f.Close()
 		}
@@ -139,7 +139,7 @@ func TestReader_severalInFullPool(t *testing.T) {
 	}
 	for name, table := range devicesOf(t, p) {
 		if before[name] != table && name != "rest" {
-			t.Errorf("vgchange -ay made %s: %s, it was %s", name, table, before[name])
+			t.Errorf("vgchange -ay changed the table of %s to %s from %s", name, table, before[name])
 		}
 	}
 	quiet(t, "lvremove -q -y "+group+"/rest")
@@ -156,11 +156,11 @@ func TestReader_severalInFullPool(t *testing.T) {
 		}
 	}
 	if got, err := p.ExpandVolume(ctx, reader, v.Size, 0); err != nil || got.Size != v.Size {
-		t.Errorf("expanded to its size: %v, %v", got, err)
+		t.Errorf("expanding a reader to its own size returned %v, %v", got, err)
 	}
 	larger := VolumeSpec{Name: "x", Size: v.Size + 1, Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: "s1"}}
 	if _, err := p.CreateVolume(ctx, larger); !errors.Is(err, ErrOutOfRange) {
-		t.Errorf("larger than the snapshot: %v", err)
+		t.Errorf("a reader that is larger than its snapshot returned %v", err)
 	}
 
 	must(p.CreateSnapshot(ctx, "s4", v.LV))(t)
@@ -169,7 +169,7 @@ func TestReader_severalInFullPool(t *testing.T) {
 	for _, name := range []string{"s2", "s3", "s1"} {
 		ok(t, p.DeleteSnapshot(ctx, name))
 		base.scribble(t, r, path, 5)
-		compare("after the end of " + name)
+		compare("after the delete of " + name)
 	}
 	config := p.config
 	ok(t, p.Close())
@@ -178,14 +178,14 @@ func TestReader_severalInFullPool(t *testing.T) {
 	ok(t, p.Deactivate(ctx, v.LV))
 	ok(t, p.DeleteVolume(ctx, v.LV))
 	ok(t, p.DeleteSnapshot(ctx, "s4"))
-	compare("after the end of their source")
+	compare("after the delete of their source")
 	for lv := range want {
 		if err := p.Deactivate(ctx, lv); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if left := settledTo(t, p, 0); len(left) != 0 {
-		t.Errorf("nothing is active, left: %v", left)
+		t.Errorf("nothing is active, but devices are left: %v", left)
 	}
 	for lv := range want {
 		paths[lv] = must(p.Activate(ctx, lv))(t)
@@ -198,7 +198,7 @@ func TestReader_severalInFullPool(t *testing.T) {
 	}
 	waitIdle(t, p)
 	if left := settledTo(t, p, 0); len(left) != 0 {
-		t.Errorf("left: %v", left)
+		t.Errorf("devices are left: %v", left)
 	}
 	if n := len(must(p.latest())(t).VG.LVs); n != 0 {
 		t.Errorf("%d logical volumes are left", n)
@@ -230,7 +230,7 @@ func TestReader_ofFork(t *testing.T) {
 		forked.scribble(t, r, forkPath, 10)
 		base.scribble(t, r, path, 5)
 		cut.compare(t, shown, fmt.Sprintf("the reader in pass %d", passes))
-		if passes == 2 { // all of it again, without the fork's own device
+		if passes == 2 { // activate the reader again, without the fork's own device
 			ok(t, p.Deactivate(ctx, reader.LV))
 			ok(t, p.Deactivate(ctx, fork.LV))
 			shown = must(p.Activate(ctx, reader.LV))(t)
@@ -239,7 +239,7 @@ func TestReader_ofFork(t *testing.T) {
 		}
 	}
 	if passes < 3 {
-		t.Errorf("hydrated after %d passes", passes)
+		t.Errorf("the fork was hydrated after %d passes, too early for this test", passes)
 	}
 	cut.compare(t, shown, "the reader in the end")
 	forked.compare(t, forkPath, "the fork in the end")
@@ -249,12 +249,12 @@ func TestReader_ofFork(t *testing.T) {
 	forked.compare(t, forkPath, "the fork without a reader")
 	waitIdle(t, p)
 	if tables := devicesOf(t, p); strings.Contains(tables["fork"], "snapshot") {
-		t.Errorf("in the end: %v", tables)
+		t.Errorf("the hydrated fork still has a snapshot: %v", tables)
 	}
 }
 
-// TestReader_lostSnapshot: if its snapshot is lost, a reader says so and is no longer
-// activated.
+// TestReader_lostSnapshot: if a snapshot is lost, the health of its readers reports
+// SourceLost. The readers can no longer be activated, and no more can be created.
 func TestReader_lostSnapshot(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, nil)
@@ -267,24 +267,24 @@ func TestReader_lostSnapshot(t *testing.T) {
 	}
 	must(p.Activate(ctx, "r1"))(t)
 	if c := must(p.Health(ctx, "r1"))(t); len(c) != 0 {
-		t.Errorf("health while it is well: %v", c)
+		t.Errorf("the health of a reader before the loss is %v", c)
 	}
 	for at := int64(0); at < int64(v.Size); at += 1 << 20 { // more than the store holds
 		writeDevice(t, path, at, bytes.Repeat([]byte{1}, 1<<20))
 	}
 	for _, name := range []string{"r1", "r2"} {
 		if c := must(p.Health(ctx, name))(t); len(c) != 1 || c[0].Severity != DataLoss || c[0].Reason != "SourceLost" {
-			t.Errorf("health of %s: %v", name, c)
+			t.Errorf("the health of %s is %v, want SourceLost", name, c)
 		}
 	}
 	if _, err := p.Activate(ctx, "r2"); !errors.Is(err, ErrLost) {
-		t.Errorf("activated: %v", err)
+		t.Errorf("Activate returned %v, want ErrLost", err)
 	}
 	for end := time.Now().Add(10 * time.Second); !must(p.Snapshot(ctx, "s1"))(t).Lost && time.Now().Before(end); {
-		time.Sleep(10 * time.Millisecond) // until it is recorded
+		time.Sleep(10 * time.Millisecond) // until the loss is recorded
 	}
 	if _, err := p.CreateVolume(ctx, VolumeSpec{Name: "r3", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: "s1"}}); !errors.Is(err, ErrLost) {
-		t.Errorf("created: %v", err)
+		t.Errorf("CreateVolume returned %v, want ErrLost", err)
 	}
 	for _, lv := range []string{"r1", "r2"} {
 		ok(t, p.Deactivate(ctx, lv))
