@@ -42,7 +42,7 @@ type Finding struct {
 	Reason string `json:"reason"` // CamelCase, for programs
 	Where  string `json:"where"`  // VG/LV, the name of a device, or VG
 	What   string `json:"what"`
-	Do     string `json:"do"` // what mends it
+	Do     string `json:"do"` // how to fix it
 }
 
 // Checks collects the findings of a volume group.
@@ -51,7 +51,7 @@ type Checks struct {
 	Findings []Finding
 }
 
-// Add adds a finding. where names its subject, do says how to mend it.
+// Add adds a finding. where names its subject, and do says how to fix it.
 func (r *Checks) Add(reason, where, do, format string, args ...any) {
 	r.Findings = append(r.Findings, Finding{Reason: reason, Where: where, What: fmt.Sprintf(format, args...), Do: do})
 }

@@ -92,7 +92,7 @@ func (r *tagReader) layer() *Layer {
 		l.Through = r.number(tagThrough)
 	}
 	if r.has(tagOver) {
-		l.Over = r.number(tagOver)
+		l.over = r.number(tagOver)
 	}
 	if l.Exact = r.has(tagExact); r.p[tagExact] != "" {
 		l.Bound = size.Sectors(r.number(tagExact))

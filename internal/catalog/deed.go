@@ -24,8 +24,8 @@ type Deed struct {
 	What   string    `json:"what"` // who did what
 }
 
-// Note records on lv the command of an operator, if by names its caller. The note is part
-// of the commit of the command, so no deed is without a note.
+// Note records the command of an operator in lv's tags. by names the caller; if it is "", Note
+// does nothing. The note is part of the commit of the command, so no deed is without a note.
 func Note(lv *lvm2.LV, by, reason, format string, args ...any) {
 	if by == "" {
 		return

@@ -86,8 +86,8 @@ func SplitUUID(vg lvm2.ID, uuid string) (lv, layer string, ok bool) {
 	return rest[:32], strings.TrimPrefix(rest[32:], "-"), true
 }
 
-// Parts returns o's own logical volume and those of its layers, fork and flat
-// stores: all that may have devices.
+// Parts returns the logical volumes of v that may have devices: its own, and those of its
+// layers, fork and flat stores.
 func (v *Volume) Parts() []*lvm2.LV {
 	parts := append([]*lvm2.LV{v.LV}, storesOf(v.Layers)...)
 	if v.Fork != nil {

@@ -13,7 +13,7 @@ import (
 // an old snapshot is read. Above this number a flat store is worth its extents and commits.
 const FlatLevels = 4
 
-// flatPrefix begins the names of the logical volumes.
+// flatPrefix begins the names of the logical volumes of flat stores.
 const flatPrefix = "dmsnap-flat-"
 
 // Flat is a flat store: a logical volume of role flat.

@@ -34,7 +34,7 @@ func (v *Volume) NextOf(i int) *Layer {
 
 // above returns the index of the layer that layer i reads through; -1 if there is none.
 func (v *Volume) above(i int) int {
-	at := max(v.Layers[i].Through+1, v.Layers[i].Over)
+	at := max(v.Layers[i].Through+1, v.Layers[i].over)
 	for k := i + 1; k < len(v.Layers) && v.Layers[k].Order <= at; k++ {
 		if at <= v.Layers[k].Through {
 			return k
@@ -59,7 +59,7 @@ func (v *Volume) Path(l *Layer) []*Layer {
 func (v *Volume) NextOrder() uint64 {
 	order := uint64(1)
 	for _, l := range v.Layers {
-		order = max(order, l.Through+1, l.Over+1)
+		order = max(order, l.Through+1, l.over+1)
 	}
 	if len(v.Layers) > 0 && v.Live() == nil {
 		order++ // the gap shows that the newest layer was removed and the older ones are lost

@@ -46,7 +46,7 @@ func TestFindLoss_foldedLayer(t *testing.T) {
 func TestPath_sideBySide(t *testing.T) {
 	o := &Volume{}
 	add := func(id string, order, through, over uint64, named bool) {
-		o.Layers = append(o.Layers, &Layer{LV: &lvm2.LV{ID: lvm2.ID(id)}, Order: order, Through: through, Over: over, Named: named})
+		o.Layers = append(o.Layers, &Layer{LV: &lvm2.LV{ID: lvm2.ID(id)}, Order: order, Through: through, over: over, Named: named})
 	}
 	add("a", 1, 1, 0, true)
 	add("b", 2, 2, 6, false) // was live when lvm2's snapshots c to e were adopted
@@ -105,8 +105,8 @@ func TestNextOrder_neverReused(t *testing.T) {
 		{[]*Layer{{Order: 1, Through: 1}}, true, 2},
 		{[]*Layer{{Order: 1, Through: 1}, {Order: 2, Through: 5}}, true, 6},
 		{[]*Layer{{Order: 1, Through: 1}, {Order: 2, Through: 5}}, false, 7},
-		{[]*Layer{{Order: 1, Through: 1, Over: 4}}, false, 6}, // 2 and 3 were adopted with it, over 4
-		{[]*Layer{{Order: 1, Through: 1, Over: 3}, {Order: 2, Through: 2, Over: 3}, {Order: 3, Through: 3}}, true, 4},
+		{[]*Layer{{Order: 1, Through: 1, over: 4}}, false, 6}, // 2 and 3 were adopted with it, over 4
+		{[]*Layer{{Order: 1, Through: 1, over: 3}, {Order: 2, Through: 2, over: 3}, {Order: 3, Through: 3}}, true, 4},
 	} {
 		o := &Volume{Layers: c.layers}
 		for _, l := range o.Layers {

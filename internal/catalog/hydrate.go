@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// ErrHydrated says that nothing is left to hydrate.
+// ErrHydrated: the volume is not a fork, or no longer, so nothing is left to hydrate.
 var ErrHydrated = errors.New("no longer a fork")
 
 // ForkOf returns lv with the layer and volume that it reads through; ErrHydrated if

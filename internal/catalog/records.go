@@ -69,8 +69,8 @@ func (l *Layer) Collecting() *lvm2.LV {
 // Folded records that heir has all chunks of gone, and discards gone.
 func (t *Edit) Folded(heir, gone *Layer) error {
 	tags := SetTag(DropTags(heir.LV.Tags, tagUsed), tagThrough, strconv.FormatUint(gone.Through, 10))
-	if gone.Over > 0 { // now heir reads through the layer that gone read through
-		tags = SetTag(tags, tagOver, strconv.FormatUint(gone.Over, 10))
+	if gone.over > 0 { // now heir reads through the layer that gone read through
+		tags = SetTag(tags, tagOver, strconv.FormatUint(gone.over, 10))
 	}
 	if err := t.retag(heir.LV, tags); err != nil {
 		return err

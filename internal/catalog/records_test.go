@@ -120,7 +120,7 @@ func TestRecords_adopted(t *testing.T) {
 	if o := now.Named["pvc-3"]; len(now.Strange) > 0 || o == nil || o.LV.Name != "theirs" || o.FS != "btrfs" || !o.ReadOnly || !o.Formatted {
 		t.Errorf("the volume is %+v; not understood: %v", o, now.Strange)
 	}
-	if l := now.Snapshots["snap"]; l == nil || l.Of != v.VolumeByLV("bare").LV.ID || l.Order != 1 || l.Over != 2 || l.Chunk != 16 || !l.Lost || !l.Superset {
+	if l := now.Snapshots["snap"]; l == nil || l.Of != v.VolumeByLV("bare").LV.ID || l.Order != 1 || l.over != 2 || l.Chunk != 16 || !l.Lost || !l.Superset {
 		t.Errorf("the layer is %+v", l)
 	}
 	if now.IsTheirs(now.VG.LV("theirs")) || !slices.Contains(now.VG.LV("theirs").Tags, "foreign") {

@@ -19,8 +19,8 @@ func (v *View) head(o *Volume) RangeSet {
 	return RangeSet{{Count: min(v.Extents(size.MiB), o.LV.Size())}}
 }
 
-// zeroedHead removes the first extents from the extents that an older build
-// recorded as unknown for o or for a layer of o. That build zeroed the first MiB of
+// zeroedHead removes the first extents from the extents that an older release
+// recorded as unknown for o or for a layer of o. That release zeroed the first MiB of
 // a volume, below its snapshots, before it formatted the volume, but did not record
 // that. For a copy it is not certain that the head was zeroed, and for a former
 // block volume it is false. The rest of a head extent may be unwiped. So if no

@@ -26,7 +26,7 @@ const (
 	tagShared      = "shared"      // readers on several nodes may use the volume, besides writers
 	tagAsked       = "asked"       // bytes in the request, if the volume (of a layer: at the cut) has more
 	tagCopy        = "copy"        // id of the layer that a fork still reads through
-	tagHydrated    = "hydrated"    // sectors of a fork, from its beginning, that are in its own extents, and the parts left out (hydrated.String)
+	tagHydrated    = "hydrated"    // sectors of a fork, from its beginning, that are in its own extents, and the parts left out (Hydrated.String)
 	tagReads       = "reads"       // id of the layer that a reader shows
 	tagTransient   = "transient"   // a writable reader; its writes last as long as its device
 	tagBegun       = "begun"       // the transient volume was activated

@@ -49,5 +49,5 @@ type VolumeSpec struct {
 	// hydrated. Its writes are lost with the machine's memory.
 	Transient bool
 
-	LentTo string // POOL/NAME of the volume into which another pool copies this one; see loan.go
+	LentTo string // POOL/NAME of the volume into which another pool copies this one; see pool/loan.go
 }

@@ -50,7 +50,7 @@ type Layer struct {
 	Name     string // CSI name of the snapshot, if named
 	Named    bool
 	Order    uint64 // place in the history
-	Over     uint64 // place of the layer that it reads through, if not the next one
+	over     uint64 // place of the layer that it reads through, if not the next one
 	Through  uint64 // place of the last layer that was folded into it, or its own place
 	Created  time.Time
 	Length   size.Sectors // of the volume at the cut
