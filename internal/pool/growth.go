@@ -60,6 +60,17 @@ func growLine(chunk size.Sectors, peak, now rate) size.Sectors {
 	return max(brakeLine(chunk, peak)+peak.in(commitTime), now.in(keepsUpFor))
 }
 
+// decide reports whether a store with that much room left has to grow, and whether
+// its writers must be held until it has grown (must). A small store is neither grown,
+// nor are its writers held, before part of it is used. So a store of less than twice
+// its brake line can be outrun by a writer at the peak.
+func decide(left, total, chunk size.Sectors, peak, now rate) (grow, must bool) {
+	if left >= min(growLine(chunk, peak, now), total*3/4) {
+		return false, false
+	}
+	return true, left < min(brakeLine(chunk, peak), total/2)
+}
+
 // nextLook returns how long the monitor may leave a store with that much room
 // alone.
 func nextLook(left, chunk size.Sectors, peak, now rate) time.Duration {
@@ -117,11 +128,11 @@ func (p *Pool) firstStore(v *view, origin, chunk size.Bytes) lvm2.Extents {
 	return min(most, max(v.Extents(least), min(v.Extents(want), v.Free.Size()/4)))
 }
 
-// growStep returns the least size by which a store grows.
-func (p *Pool) growStep(chunk size.Sectors, now rate) size.Bytes {
-	least := p.config.StoreStep
+// growStep returns the least size by which a store grows. least is the size that the
+// pool's configuration asks for; 0 if it asks for none.
+func growStep(least size.Bytes, chunk size.Sectors, peak, now rate) size.Bytes {
 	if least == 0 {
-		least = 2 * growLine(chunk, p.peak(), 0).Bytes()
+		least = 2 * growLine(chunk, peak, 0).Bytes()
 	}
 	return max(least, now.in(growsFor).Bytes())
 }

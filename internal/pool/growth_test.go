@@ -10,15 +10,15 @@ import (
 )
 
 // TestGrowth_neverOutrun starts writers of every speed up to the peak at any
-// moment, on a store of the initial size. The monitor is as late as it may be, and
-// growth takes any time. The store must never need more room than it has.
+// moment, on a store of at least twice its brake line. The monitor is as late as it
+// may be, and growth takes any time. The store must never need more room than it has.
 func TestGrowth_neverOutrun(t *testing.T) {
 	const seed = 4
 	r := rand.New(rand.NewPCG(seed, 0))
 	peak := rate(defaultBurst.Sectors())
 	for run := range 20000 {
 		chunk := size.Bytes(4 * size.KiB << r.IntN(8)).Sectors()
-		total := brakeLine(chunk, peak) + size.Sectors(r.Uint64N(uint64(size.GiB.Sectors())))
+		total := 2*brakeLine(chunk, peak) + size.Sectors(r.Uint64N(uint64(size.GiB.Sectors())))
 		used := size.Sectors(0)
 		late := func() time.Duration { return time.Duration(r.Int64N(3)) * lateness / 2 }
 		now, grown := time.Duration(0), time.Duration(-1)
@@ -30,14 +30,15 @@ func TestGrowth_neverOutrun(t *testing.T) {
 		}
 		for now < 4*time.Second {
 			left := total - min(used, total)
-			if left < growLine(chunk, peak, 0) && grown < 0 {
+			grow, must := decide(left, total, chunk, peak, 0)
+			if grow && grown < 0 {
 				grown = now + time.Duration(r.Int64N(int64(5*time.Second)))
 			}
 			if grown >= 0 && now >= grown {
-				total, grown = total+2*growLine(chunk, peak, 0), -1
+				total, grown = total+growStep(0, chunk, peak, 0).Sectors(), -1
 				continue
 			}
-			if left < brakeLine(chunk, peak) {
+			if must {
 				pass(late()) // until the brake takes effect
 				if used+inFlight(chunk) > total {
 					t.Fatalf("seed %d, run %d: chunk %v: writers are held with %v left, %v may be in flight", seed, run, chunk.Bytes(), (total - used).Bytes(), inFlight(chunk).Bytes())

@@ -186,13 +186,11 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 	s.rate, s.base = s.base.next(sample{status.Used, seen}, s.rate)
 	m.pool.noteRate(s.rate)
 	left, chunk := status.Total-min(status.Used, status.Total), s.Chunk
-	// A small store is neither grown, nor are its writers held, before part of it
-	// is used.
-	if left >= min(growLine(chunk, m.pool.peak(), s.rate), status.Total*3/4) {
+	grow, must := decide(left, status.Total, chunk, m.pool.peak(), s.rate)
+	if !grow {
 		m.pool.facts.cramped.drop(s.LV.ID)
 		return nextLook(left, chunk, m.pool.peak(), s.rate)
 	}
-	must := left < min(brakeLine(chunk, m.pool.peak()), status.Total/2)
 	cramped := m.pool.facts.cramped.has(s.LV.ID)    // the last attempt to extend the store failed
 	short := status.Total < sectors(v, s.LV.Size()) // the kernel did not follow an earlier growth
 	free := short || v.FreeFor(s.LV).Size() > 0
@@ -234,5 +232,5 @@ func (m *monitor) startGrowth(s *filling, must, brake bool) {
 }
 
 func (p *Pool) newGrowth(s *catalog.Store, now rate) *growth {
-	return &growth{storeID: s.LV.ID, more: p.growStep(s.Chunk, now), done: make(chan struct{})}
+	return &growth{storeID: s.LV.ID, more: growStep(p.config.StoreStep, s.Chunk, p.peak(), now), done: make(chan struct{})}
 }
