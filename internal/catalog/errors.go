@@ -21,7 +21,8 @@ var (
 	ErrInUse = errors.New("in use")
 	// ErrPrecondition: the state of the volume or snapshot does not allow the request.
 	ErrPrecondition = errors.New("not possible in this state")
-	// ErrLost: the snapshot's content is gone because its COW store could not hold a change.
+	// ErrLost: the content is gone. The snapshot's store overflowed, a layer or store that
+	// the volume reads through was removed or lost, or the replay of a journal had no room.
 	ErrLost = errors.New("snapshot lost")
 	// ErrUnavailable: the pool cannot be used now, because its volume group is damaged,
 	// incomplete, exported or shared, or belongs to another system.
