@@ -219,7 +219,7 @@ func (p *Pool) stateOf(v *view, lv *lvm2.LV) (lost, fresh bool, err error) {
 	}
 	d := v.cowDevice(lv)
 	info, err := p.find(d)
-	if err == nil && info != nil && !info.Live { // left by an interrupted adoption of an older build
+	if err == nil && info != nil && !info.Live { // left by an interrupted adoption of an older release
 		err = p.takeDown(p.ctx, d)
 	}
 	if err != nil {

@@ -110,7 +110,7 @@ func TestAdopt_lostStayLost(t *testing.T) {
 		}
 	}
 	lvm(t, "lvremove", "-qq", "-y", live())
-	// LVM2 refuses to remove a frozen layer. An older version of the driver that
+	// LVM2 refuses to remove a frozen layer. An older release of the driver that
 	// did not lock the layer may have allowed it.
 	ok(t, p.do(ctx, &change{what: "remove a layer", edit: func(e *edit) error { return e.Remove(e.VG.LV("s2").ID) }}))
 	ok(t, p.refresh(ctx))

@@ -221,7 +221,7 @@ func TestStage_formattedWithUnknownHead(t *testing.T) {
 	r.wantFresh("the volume", volume, c)
 }
 
-// A volume that an older build formatted, and whose first extents it left
+// A volume that an older release formatted, and whose first extents it left
 // recorded as unknown, can be used and restored. A raw copy of it is refused as
 // before.
 func TestStage_formattedByOlderBuild(t *testing.T) {
@@ -241,7 +241,7 @@ func TestStage_formattedByOlderBuild(t *testing.T) {
 		}
 		r.tool(append(args, lv)...)
 	}
-	r.must("stage what an older build formatted", r.stage(volume, "st", c))
+	r.must("stage a volume that an older release formatted", r.stage(volume, "st", c))
 	r.read("st", "the volume's own")
 	r.must("unstage", r.unstage(volume, "st"))
 	q := request("copy", 64, c)

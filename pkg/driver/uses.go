@@ -42,7 +42,7 @@ func isStaging(m *mountinfo.Info, i handle.ID) bool { return filepath.Base(m.Mou
 
 // publishedFrom returns the target paths that need the staging mount m. A
 // published block volume needs only one of its staging mounts, because all of
-// them show the same device node. If m has no peer group, because an older version
+// them show the same device node. If m has no peer group, because an older release
 // mounted it, the other mounts without a group count as published from m.
 func (d *Driver) publishedFrom(m *mountinfo.Info, i handle.ID) ([]string, error) {
 	others, err := d.mountsOfContent(m)
