@@ -12,8 +12,8 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 )
 
-// example creates a device that programs can open.
-func example(ctx context.Context) error {
+// example creates a device that programs can open, and removes it.
+func example(ctx context.Context) (err error) {
 	c, err := dm.Open()
 	if err != nil {
 		return err
@@ -23,13 +23,18 @@ func example(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer func() {
+		err = errors.Join(err, c.Remove("example", dm.UdevPrimarySource), c.RemoveNode("example"))
+	}()
 	table := dm.Table{
 		{Start: 0, Length: 2048, Target: dm.Zero{}},
 		{Start: 2048, Length: 8, Target: dm.ErrorTarget{}},
 	}
-	if err := c.Load("example", table, false); err != nil {
+	const readOnly = false
+	if err := c.Load("example", table, readOnly); err != nil {
 		return err
 	}
+	// UdevPrimarySource tells udev's rules that the event comes from the device's owner.
 	if err := c.Resume("example", dm.UdevPrimarySource); err != nil {
 		return err
 	}
@@ -39,8 +44,11 @@ func example(ctx context.Context) error {
 	}
 	fmt.Println(path)
 	live, err := c.Table("example")
+	if err != nil {
+		return err
+	}
 	fmt.Println(live)
-	return err
+	return nil
 }
 
 // Create a device that programs can open, and remove it.
@@ -54,12 +62,6 @@ func ExampleClient() {
 		log.Fatal(err)
 	}
 	defer c.Close()
-	if err := c.Remove("example", dm.UdevPrimarySource); err != nil {
-		log.Print(err)
-	}
-	if err := c.RemoveNode("example"); err != nil {
-		log.Print(err)
-	}
 	_, err = c.Info("example")
 	fmt.Println(errors.Is(err, dm.ErrNotFound), err)
 	// Output:

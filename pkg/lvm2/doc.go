@@ -6,6 +6,9 @@
 //
 // # Changing a volume group
 //
+// A [Host] says where lvm2 keeps its files on the machine. Host{} is enough where lvm2
+// has its default directories, no devices file and no system id.
+//
 // Take the lock, read, change a clone, and commit it:
 //
 //	store, err := lvm2.OpenVG(ctx, host, "pool", devices)

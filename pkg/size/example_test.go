@@ -9,8 +9,8 @@ import (
 // Lengths convert between bytes and sectors of 512 bytes, and print in binary units.
 func Example() {
 	volume := 10*size.GiB + 1
-	extents := volume.RoundUp(4 * size.MiB)
-	fmt.Println(extents, "are", uint64(extents.Sectors()), "sectors")
+	rounded := volume.RoundUp(4 * size.MiB)
+	fmt.Println(rounded, "are", uint64(rounded.Sectors()), "sectors")
 	fmt.Println(size.Sectors(2097152).Bytes())
 	// Output:
 	// 10.0GiB are 20979712 sectors
