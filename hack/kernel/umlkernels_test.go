@@ -109,7 +109,7 @@ func TestKernels_cached(t *testing.T) {
 	if _, err := cached(base, "k", fill); !errors.Is(err, failure) {
 		t.Errorf("cached if fill fails: %v", err)
 	}
-	// What an interrupted process left is not used.
+	// A half-made kernel of an interrupted process is not used.
 	if err := os.MkdirAll(filepath.Join(base, "k.new", "half"), 0o755); err != nil {
 		t.Fatal(err)
 	}

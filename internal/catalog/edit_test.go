@@ -28,8 +28,8 @@ type editCase struct {
 	err   error    // what the edit returns; then is not compared
 }
 
-// testEdits runs a table of edits. What an edit leaves must be valid for LVM2, without
-// tags that are not understood.
+// testEdits runs a table of edits. The group after an edit must be valid for LVM2, and
+// have no tag that is not understood.
 func testEdits(t *testing.T, cases []editCase) {
 	t.Helper()
 	for _, c := range cases {

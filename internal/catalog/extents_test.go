@@ -9,7 +9,7 @@ import (
 )
 
 // TestPieces_bothEnds: a store begins in at most three gaps at the high end, and then takes
-// one piece. What does not fit into one piece gets as few pieces as possible.
+// one piece. Extents that do not fit into one piece get as few pieces as possible.
 func TestPieces_bothEnds(t *testing.T) {
 	free := RangeSet{{Start: 0, Count: 100}, {Start: 110, Count: 7}, {Start: 120, Count: 1}, {Start: 130, Count: 30}, {Start: 170, Count: 2}, {Start: 180, Count: 1}}
 	r := func(start, count lvm2.Extents) lvm2.Range { return lvm2.Range{Start: start, Count: count} }

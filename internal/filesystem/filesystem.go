@@ -33,7 +33,7 @@ const (
 
 var (
 	// ErrContent: the device does not hold one plain file system. It may hold a
-	// partition table, a RAID or LVM member, or several signatures at once.
+	// partition table, a RAID or LVM member, or several signatures.
 	ErrContent = errors.New("unexpected content")
 	// ErrDuplicate: the kernel cannot mount this file system because its source or
 	// another copy, which has the same identity, is mounted.

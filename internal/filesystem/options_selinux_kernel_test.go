@@ -17,7 +17,7 @@ func showSELinux(t *testing.T) (hide func()) {
 	t.Helper()
 	const at, config = "/sys/fs/selinux", "/etc/selinux"
 	if _, err := os.Stat(at); err != nil {
-		t.Skip("the kernel was not booted with SELinux; User Mode Linux is")
+		t.Skip("the kernel was booted without SELinux; the User-mode Linux of hack/testkernel has it")
 	}
 	if m, err := MountAt(at); m != nil || err != nil {
 		t.Skip("this is no test kernel: it has a policy")

@@ -131,10 +131,10 @@ func TestHydrator_failingDisk(t *testing.T) {
 			for end := time.Now().Add(hydrateRetry + time.Second); time.Now().Before(end); {
 				near := size.MiB
 				before[len(before)-int(near):].compareAt(t, at, len(before)-int(near), "what lies just before the bad sector")
-				behind[:near].compareAt(t, at, len(model)-len(behind), "what lies just behind the bad sector")
+				behind[:near].compareAt(t, at, len(model)-len(behind), "the blocks directly after the bad sector")
 			}
 			before.compare(t, at, "what lies before the bad sector")
-			behind.compareAt(t, at, len(model)-len(behind), "what lies behind the bad sector")
+			behind.compareAt(t, at, len(model)-len(behind), "the blocks after the bad sector")
 			if told := must(p.Health(ctx, f.LV))(t); !slices.ContainsFunc(told, func(c Condition) bool { return c.Reason == "HydrationFailing" }) {
 				t.Errorf("the volume's health, in a new process: %v", told)
 			}

@@ -86,26 +86,33 @@ func TestCreateVolume_lostReply(t *testing.T) {
 	}
 }
 
-// TestReserve_twoReplicas: while one replica is between reserving a name and
-// creating the volume, another replica cannot begin with the name.
-func TestReserve_twoReplicas(t *testing.T) {
-	nodes := cluster(t, 100, 300)
-	r1, r2 := newRouter(t, nodes...), newRouter(t, nodes...)
-	asked, resume := make(chan struct{}), make(chan struct{})
+// stalledCreate begins to create volume v by r, and returns while node n delays its answer to
+// GetCapacity, until resume is closed. ended gets the error of the call.
+func stalledCreate(t *testing.T, r *Router, n *fake) (resume chan struct{}, ended chan error) {
+	t.Helper()
+	asked, resume, ended := make(chan struct{}), make(chan struct{}), make(chan error)
 	var once atomic.Bool
-	nodes[0].onBefore(func(_ context.Context, method string) error {
+	n.onBefore(func(_ context.Context, method string) error {
 		if method == "GetCapacity" && once.CompareAndSwap(false, true) {
 			close(asked)
 			<-resume
 		}
 		return nil
 	})
-	ended := make(chan error)
 	go func() {
-		_, err := r1.CreateVolume(t.Context(), request("v", 10))
+		_, err := r.CreateVolume(t.Context(), request("v", 10))
 		ended <- err
 	}()
 	<-asked
+	return resume, ended
+}
+
+// TestReserve_twoReplicas: while one replica is between reserving a name and
+// creating the volume, another replica cannot begin with the name.
+func TestReserve_twoReplicas(t *testing.T) {
+	nodes := cluster(t, 100, 300)
+	r1, r2 := newRouter(t, nodes...), newRouter(t, nodes...)
+	resume, ended := stalledCreate(t, r1, nodes[0])
 	nodes[0].setRoom(1000)
 	_, err := r2.CreateVolume(t.Context(), request("v", 10))
 	wantCode(t, "the second replica", err, codes.Aborted)
@@ -127,21 +134,7 @@ func TestReserve_twoReplicas(t *testing.T) {
 func TestReserve_stalledReplica(t *testing.T) {
 	nodes := cluster(t, 300, 100)
 	r1, r2 := newRouter(t, nodes...), newRouter(t, nodes...)
-	asked, resume := make(chan struct{}), make(chan struct{})
-	var once atomic.Bool
-	nodes[1].onBefore(func(_ context.Context, method string) error {
-		if method == "GetCapacity" && once.CompareAndSwap(false, true) {
-			close(asked)
-			<-resume
-		}
-		return nil
-	})
-	ended := make(chan error)
-	go func() {
-		_, err := r1.CreateVolume(t.Context(), request("v", 10))
-		ended <- err
-	}()
-	<-asked
+	resume, ended := stalledCreate(t, r1, nodes[1])
 	nodes[1].setRoom(1000)
 	for _, n := range nodes {
 		n.mu.Lock()

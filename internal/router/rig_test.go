@@ -17,7 +17,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 )
 
-// No test leaves a goroutine behind.
+// TestMain fails if a test leaves a goroutine running.
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // newRouter returns a router that knows the given nodes as ready.
