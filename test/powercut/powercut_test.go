@@ -78,7 +78,7 @@ func newRun(t *testing.T) *run {
 		}
 	})
 	build(t, filepath.Join(dir, "testkernel"), "../../hack/kernel")
-	build(t, filepath.Join(dir, "worker"), "./worker")
+	build(t, filepath.Join(dir, "worker"), "./worker/run")
 	t.Logf("seed %d", *seed)
 	return &run{
 		t: t, dir: dir, began: time.Now(), random: rand.New(rand.NewPCG(*seed, 0)), model: history.NewModel(),

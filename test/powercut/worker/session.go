@@ -1,4 +1,4 @@
-package main
+package worker
 
 import (
 	"fmt"
@@ -42,7 +42,11 @@ func (s *session) run() {
 		s.byLVM2()
 	}
 	s.open()
-	s.verify()
+	if s.options.check {
+		s.verify(checkedSnapshots)
+		return
+	}
+	s.verify(sample)
 	for range s.options.kills {
 		s.loadUntilKilled()
 		for s.random.n(4) == 0 {
@@ -51,7 +55,7 @@ func (s *session) run() {
 			s.kill()
 		}
 		s.open()
-		s.verify()
+		s.verify(sample)
 	}
 	if s.options.final {
 		s.finish()

@@ -1,4 +1,4 @@
-package main
+package worker
 
 import (
 	"fmt"
@@ -17,15 +17,18 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/powercut/history"
 )
 
-// sample is how many snapshots are read back after each interruption.
-const sample = 2
+const (
+	sample           = 2 // snapshots that are read back after each interruption
+	checkedSnapshots = 4 // if the program only checks
+)
 
-// verify checks that the pool agrees with the history.
-func (s *session) verify() {
+// verify checks that the pool agrees with the history. It reads back at most n
+// snapshots.
+func (s *session) verify(n int) {
 	s.match(s.survey())
 	s.readVolumes()
 	snapshots := s.objects(func(o *history.Object) bool { return o.Snapshot })
-	for range sample {
+	for range n {
 		if len(snapshots) > 0 {
 			i := s.random.n(len(snapshots))
 			s.readSnapshot(snapshots[i])

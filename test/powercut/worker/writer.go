@@ -1,7 +1,8 @@
-package main
+package worker
 
 import (
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,13 +22,16 @@ type writer struct {
 	file    *os.File
 	mu      sync.Mutex // held during a write
 	stop    bool
+
+	unflushed []history.Event // writes to a disk with a cache since the last flush
 }
 
 const (
-	largestWrite = 16               // blocks
-	hotRegion    = 64               // blocks
-	writePause   = 16               // most milliseconds between two writes
-	pauseLimit   = 20 * time.Second // how long a read or a write may take
+	largestWrite  = 16               // blocks
+	hotRegion     = 64               // blocks
+	writePause    = 16               // most milliseconds between two writes
+	mostUnflushed = 6                // writes between two flushes, about
+	pauseLimit    = 20 * time.Second // how long a read or a write may take
 )
 
 // startWriter begins to write to the volume, which is active.
@@ -62,13 +66,14 @@ func (s *session) stopWriter(id uint64) {
 	w.mu.Unlock()
 }
 
-// pause waits until no write is running, and prevents further writes until w.mu
-// is unlocked.
+// pause waits until no write is running, flushes, and prevents further writes
+// until w.mu is unlocked.
 func (w *writer) pause() {
 	paused := make(chan struct{})
 	go func() { w.mu.Lock(); close(paused) }()
 	select {
 	case <-paused:
+		w.flush()
 	case <-time.After(pauseLimit):
 		hung("a write to %s did not end", w.file.Name())
 	}
@@ -115,6 +120,9 @@ func (w *writer) write(b []byte, block, n int) bool {
 	if w.stop {
 		return false
 	}
+	if w.overlaps(block, n) {
+		w.flush()
+	}
 	e, _ := w.session.log.Begin(func(m *history.Model) (history.Event, bool) {
 		v := m.Next()
 		return history.Event{Kind: history.Write, ID: w.id, Call: v, Version: v, Block: block, Count: n}, true
@@ -125,8 +133,35 @@ func (w *writer) write(b []byte, block, n int) bool {
 	if _, err := w.file.WriteAt(b[:n*int(history.Block)], int64(block)*int64(history.Block)); err != nil {
 		fail("writing: %v", err)
 	}
-	w.session.log.End(history.Event{Kind: history.Wrote, ID: w.id, Call: e.Call})
+	if !w.session.options.cached {
+		w.session.log.End(history.Event{Kind: history.Wrote, ID: w.id, Call: e.Call})
+		return true
+	}
+	w.unflushed = append(w.unflushed, e)
+	if w.session.random.n(mostUnflushed) == 0 {
+		w.flush()
+	}
 	return true
+}
+
+// overlaps reports whether an unflushed write has one of n blocks. The order in
+// which a disk writes two of them is unknown.
+func (w *writer) overlaps(block, n int) bool {
+	return slices.ContainsFunc(w.unflushed, func(e history.Event) bool { return block < e.Block+e.Count && e.Block < block+n })
+}
+
+// flush makes all writes durable.
+func (w *writer) flush() {
+	if len(w.unflushed) == 0 {
+		return
+	}
+	if err := unix.Fdatasync(int(w.file.Fd())); err != nil {
+		fail("flushing: %v", err)
+	}
+	for _, e := range w.unflushed {
+		w.session.log.End(history.Event{Kind: history.Wrote, ID: w.id, Call: e.Call})
+	}
+	w.unflushed = nil
 }
 
 // directBuffer returns memory that O_DIRECT accepts, for the life of the process.

@@ -1,8 +1,8 @@
-// Command worker runs in the machine whose power is cut. It checks that the
-// pool on the machine's disks agrees with the history of the machine's earlier
-// lives, and then runs a mixed load on the pool. The test in the parent
-// directory starts it.
-package main
+// Package worker is a program that runs in the machine whose power is cut. It
+// checks that the pool on the machine's disks agrees with the history of the
+// machine's earlier lives, and then runs a mixed load on the pool. The test in
+// the parent directory and test/flush start it.
+package worker
 
 import (
 	"flag"
@@ -20,18 +20,21 @@ import (
 )
 
 type options struct {
-	disks string
-	chunk uint64
-	seed  uint64
-	kills int
-	final bool
+	disks  string
+	chunk  uint64
+	seed   uint64
+	kills  int
+	final  bool
+	check  bool
+	cached bool
 }
 
 // aliveEvery is how often the worker logs that the machine runs, even if
 // something hangs.
 const aliveEvery = 500 * time.Millisecond
 
-func main() {
+// Main is the program. It ends the process if anything is wrong.
+func Main() {
 	var o options
 	var logDisk, model string
 	var driver bool
@@ -40,6 +43,8 @@ func main() {
 	flag.Uint64Var(&o.seed, "seed", 1, "seed of all random choices")
 	flag.IntVar(&o.kills, "kills", 0, "how often to kill the driver")
 	flag.BoolVar(&o.final, "final", false, "check everything, delete everything and end")
+	flag.BoolVar(&o.check, "check", false, "check everything and end")
+	flag.BoolVar(&o.cached, "cached", false, "the disks have a volatile cache: a write counts as done once it is flushed")
 	flag.StringVar(&logDisk, "log", "", "zeroed `DEVICE` for the history")
 	flag.StringVar(&model, "model", "", "`FILE` with the model of the history so far")
 	flag.BoolVar(&driver, "driver", false, "run as the driver of another worker")
