@@ -10,9 +10,14 @@ const (
 	// ParameterModeChange lets a raw block volume's content be mounted as a file system.
 	ParameterModeChange = "allowVolumeModeChange"
 
+	// ParameterPool is the pool that the class names.
+	ParameterPool = "pool"
+
+	// ParameterPrefix begins the parameters that csi-provisioner adds.
+	ParameterPrefix = "csi.storage.k8s.io/"
 	// csi-provisioner adds the claim with --extra-create-metadata.
-	ParameterClaimName      = "csi.storage.k8s.io/pvc/name"
-	ParameterClaimNamespace = "csi.storage.k8s.io/pvc/namespace"
+	ParameterClaimName      = ParameterPrefix + "pvc/name"
+	ParameterClaimNamespace = ParameterPrefix + "pvc/namespace"
 )
 
 // Transient reports whether the parameters ask for a transient volume.

@@ -16,6 +16,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
 )
 
 // Limits of a node's answers. A node that an attacker has taken over may answer
@@ -126,6 +127,11 @@ func (w witness) check(ctx context.Context, request, reply any) error {
 			return w.snapshot(s)
 		})
 		return w.page(request, a.GetNextToken(), ids(a.GetEntries(), snapshotID))
+	case *roleapi.ReserveResponse:
+		if asked := len(request.(*roleapi.ReserveRequest).GetNames()); len(a.GetAnswers()) != asked {
+			return fmt.Errorf("it has %d answers to %d questions", len(a.GetAnswers()), asked)
+		}
+		return nil
 	case *csi.DeleteVolumeResponse, *csi.DeleteSnapshotResponse, *csi.ValidateVolumeCapabilitiesResponse, *csi.ControllerModifyVolumeResponse,
 		*csi.ControllerPublishVolumeResponse, *csi.ControllerUnpublishVolumeResponse,
 		*csi.ControllerGetCapabilitiesResponse, *csi.GetPluginCapabilitiesResponse:

@@ -61,7 +61,7 @@ func named(err error, node string) error {
 
 // answer is the answer of one of several nodes.
 type answer[A any] struct {
-	node  member
+	node  *member
 	value A
 	err   error
 }
@@ -71,7 +71,7 @@ const askers = 64
 
 // ask calls several nodes concurrently and returns their answers in the order of
 // the nodes.
-func ask[A any](nodes []member, f func(member) (A, error)) []answer[A] {
+func ask[A any](nodes []*member, f func(*member) (A, error)) []answer[A] {
 	answers := make([]answer[A], len(nodes))
 	slots := make(chan struct{}, askers)
 	var wg sync.WaitGroup

@@ -33,7 +33,7 @@ func (r *Router) GetCapacity(ctx context.Context, q *csi.GetCapacityRequest) (*c
 	}
 	asking, cancel := context.WithTimeout(ctx, roomLimit)
 	defer cancel()
-	answers := ask(r.fleet.ready(), func(n member) (*csi.GetCapacityResponse, error) {
+	answers := ask(r.fleet.ready(), func(n *member) (*csi.GetCapacityResponse, error) {
 		return call(asking, r, n.short, csi.ControllerClient.GetCapacity, q, callmeta.Conditions{})
 	})
 	if ctx.Err() != nil {

@@ -74,7 +74,7 @@ const outageMargin = 5 * time.Minute
 
 // tooYoungFor reports whether a node cannot have a volume of that name, because
 // the node went silent before the claim existed and has not come back.
-func (c Claim) tooYoungFor(n member, name string) bool {
+func (c Claim) tooYoungFor(n *member, name string) bool {
 	if uuidAtEnd.FindString(name) != c.UID || c.UID == "" {
 		return false
 	}

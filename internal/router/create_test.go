@@ -86,9 +86,15 @@ func TestCreateVolume_lostReply(t *testing.T) {
 	}
 }
 
-// stalledCreate begins to create volume v by r, and returns while node n delays its answer to
-// GetCapacity, until resume is closed. ended gets the error of the call.
+// stalledCreate is stalledCreateOf volume v.
 func stalledCreate(t *testing.T, r *Router, n *fake) (resume chan struct{}, ended chan error) {
+	t.Helper()
+	return stalledCreateOf(t, r, n, "v")
+}
+
+// stalledCreateOf begins to create a volume by r, and returns while node n delays its
+// answer to GetCapacity, until resume is closed. ended gets the error of the call.
+func stalledCreateOf(t *testing.T, r *Router, n *fake, name string) (resume chan struct{}, ended chan error) {
 	t.Helper()
 	asked, resume, ended := make(chan struct{}), make(chan struct{}), make(chan error)
 	var once atomic.Bool
@@ -100,7 +106,7 @@ func stalledCreate(t *testing.T, r *Router, n *fake) (resume chan struct{}, ende
 		return nil
 	})
 	go func() {
-		_, err := r.CreateVolume(t.Context(), request("v", 10))
+		_, err := r.CreateVolume(t.Context(), request(name, 10))
 		ended <- err
 	}()
 	<-asked
@@ -179,6 +185,7 @@ func TestReserve_lateRequest(t *testing.T) {
 	giveUp()
 	wantCode(t, "cancelled", <-ended, codes.Canceled)
 	nodes[1].setRoom(1000)
+	r.rooms.forget("n2")
 	if _, err := r.CreateVolume(t.Context(), request("v", 10)); err != nil {
 		t.Fatal(err)
 	}

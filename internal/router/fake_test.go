@@ -14,10 +14,13 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
 )
 
 // fake is a node that keeps volumes and snapshots in memory and answers like the
@@ -26,9 +29,11 @@ import (
 type fake struct {
 	csi.UnimplementedIdentityServer
 	csi.UnimplementedControllerServer
+	roleapi.UnimplementedNamesServer
 
 	t       *testing.T
 	name    string
+	old     bool // without the service Names
 	address string
 	server  *grpc.Server
 	conns   atomic.Int64 // open connections
@@ -72,6 +77,9 @@ func (f *fake) start(address string) {
 	f.server = grpc.NewServer(grpc.UnaryInterceptor(f.intercept))
 	csi.RegisterIdentityServer(f.server, f)
 	csi.RegisterControllerServer(f.server, f)
+	if !f.old {
+		roleapi.RegisterNamesServer(f.server, f)
+	}
 	go f.server.Serve(counted{l, f})
 }
 
@@ -120,6 +128,12 @@ func (f *fake) intercept(ctx context.Context, request any, info *grpc.UnaryServe
 	method := info.FullMethod[strings.LastIndex(info.FullMethod, "/")+1:]
 	if callmeta.Of(ctx).OnlyExisting {
 		method = "look:" + method
+	}
+	if method == "Reserve" {
+		f.mu.Lock()
+		f.seen = append(f.seen, method)
+		f.mu.Unlock()
+		return handle(ctx, request)
 	}
 	if to := callmeta.Node(ctx); to != f.name {
 		f.t.Errorf("%s for node %q reached node %q", method, to, f.name)
@@ -224,6 +238,24 @@ func (f *fake) CreateVolume(ctx context.Context, q *csi.CreateVolumeRequest) (*c
 	}
 	f.volumes[q.GetName()] = v
 	return &csi.CreateVolumeResponse{Volume: v}, nil
+}
+
+// Reserve answers each question like a CreateVolume that only looks.
+func (f *fake) Reserve(_ context.Context, q *roleapi.ReserveRequest) (*roleapi.ReserveResponse, error) {
+	reply := &roleapi.ReserveResponse{}
+	for _, n := range q.GetNames() {
+		sent, _ := metadata.FromOutgoingContext(callmeta.For(context.Background(), f.name, callmeta.Conditions{OnlyExisting: true, Reservation: n.GetReservation()}))
+		_, err := f.intercept(metadata.NewIncomingContext(context.Background(), sent), request(n.GetName(), 1),
+			&grpc.UnaryServerInfo{FullMethod: csi.Controller_CreateVolume_FullMethodName}, func(ctx context.Context, q any) (any, error) {
+				return f.CreateVolume(ctx, q.(*csi.CreateVolumeRequest))
+			})
+		s := status.Convert(err)
+		if s.Code() == codes.AlreadyExists { // because of the size, which is not in the question
+			s = nil
+		}
+		reply.Answers = append(reply.Answers, &roleapi.NameAnswer{Code: uint32(s.Code()), Message: s.Message()})
+	}
+	return reply, nil
 }
 
 func (f *fake) DeleteVolume(_ context.Context, q *csi.DeleteVolumeRequest) (*csi.DeleteVolumeResponse, error) {

@@ -1,8 +1,8 @@
 package router
 
 import (
+	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -36,11 +36,13 @@ type fleet struct {
 
 	mu      sync.Mutex
 	members map[string]*member // by the node's short name; nil before the first set
+	sorted  []*member          // the same, by short name; a set replaces the whole slice
+	usable  []*member          // those of sorted that are ready; likewise
 	since   time.Time          // the time of the first set
 	closed  bool
 }
 
-// member is a node of the fleet.
+// member is a node of the fleet. A member does not change: a set makes new ones.
 type member struct {
 	Node
 	short string
@@ -50,7 +52,7 @@ type member struct {
 }
 
 // picky returns 1 for a node that takes only pods that tolerate a taint, else 0.
-func (m member) picky() int {
+func (m *member) picky() int {
 	if m.PickyPods != "" {
 		return 1
 	}
@@ -74,6 +76,7 @@ func (f *fleet) set(nodes []Node) {
 		f.since = now
 	}
 	next := make(map[string]*member, len(nodes))
+	kept := map[*link]bool{}
 	for _, n := range nodes {
 		short := handle.ShortNode(n.Name)
 		if other, taken := next[short]; taken {
@@ -85,7 +88,8 @@ func (f *fleet) set(nodes []Node) {
 		if before != nil && before.Name == n.Name {
 			m.down, m.left = before.down, before.left
 			if before.Instance == n.Instance && slices.Equal(before.Addresses, n.Addresses) {
-				m.link, before.link = before.link, nil
+				m.link = before.link
+				kept[m.link] = true
 			}
 		}
 		switch {
@@ -100,11 +104,17 @@ func (f *fleet) set(nodes []Node) {
 		next[short] = m
 	}
 	for _, m := range f.members {
-		if m.link != nil {
+		if m.link != nil && !kept[m.link] {
 			m.link.retire()
 		}
 	}
-	f.members = next
+	f.members, f.sorted, f.usable = next, make([]*member, 0, len(next)), nil
+	for _, short := range slices.Sorted(maps.Keys(next)) {
+		f.sorted = append(f.sorted, next[short])
+		if next[short].link != nil {
+			f.usable = append(f.usable, next[short])
+		}
+	}
 }
 
 func (f *fleet) close() {
@@ -121,21 +131,28 @@ func (f *fleet) known() bool {
 	return f.members != nil
 }
 
-// all returns the nodes, sorted by short name.
-func (f *fleet) all() []member {
+// all returns the nodes, sorted by short name. All callers get the same slice and
+// must not change it: with thousands of nodes, a copy for each call is most of what
+// the call costs.
+func (f *fleet) all() []*member {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	list := make([]member, 0, len(f.members))
-	for _, m := range f.members {
-		list = append(list, *m)
-	}
-	slices.SortFunc(list, func(a, b member) int { return strings.Compare(a.short, b.short) })
-	return list
+	return f.sorted
 }
 
-// ready returns the nodes that are ready, sorted by short name.
-func (f *fleet) ready() []member {
-	return slices.DeleteFunc(f.all(), func(m member) bool { return m.link == nil })
+// find returns the node with that short name; nil if it is not known.
+func (f *fleet) find(short string) *member {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.members[short]
+}
+
+// ready returns the nodes that are ready, sorted by short name. The caller must not
+// change the slice.
+func (f *fleet) ready() []*member {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.usable
 }
 
 // silent returns a time since which no controller can have sent the node a
@@ -145,7 +162,7 @@ func (f *fleet) ready() []member {
 // that later. If this process saw the node answer after Silent, Silent may be
 // about another pod, and the end of that time counts instead. While the node's only
 // pod terminates or has no address yet, what this process saw does not count.
-func (m member) silent() time.Time {
+func (m *member) silent() time.Time {
 	if m.link != nil {
 		return time.Time{}
 	}
@@ -186,18 +203,18 @@ func (f *fleet) missing(short string) time.Time {
 // use returns a node with its connection. The caller calls release when it no
 // longer needs the connection. Errors: UNAVAILABLE, which names the node, if the
 // node is not ready.
-func (f *fleet) use(short string) (m member, release func(), err error) {
+func (f *fleet) use(short string) (m *member, release func(), err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	x, known := f.members[short]
 	switch {
 	case f.members == nil:
-		return member{}, nil, unavailable("node %s: the nodes are not known yet", short)
+		return nil, nil, unavailable("node %s: the nodes are not known yet", short)
 	case !known:
-		return member{}, nil, unavailable("node %s: the driver has no pod there", short)
+		return nil, nil, unavailable("node %s: the driver has no pod there", short)
 	case x.link == nil:
-		return member{}, nil, unavailable("node %s: the driver has not been ready there since %s", x.Name, x.down.UTC().Format(time.RFC3339))
+		return nil, nil, unavailable("node %s: the driver has not been ready there since %s", x.Name, x.down.UTC().Format(time.RFC3339))
 	}
 	x.link.hold()
-	return *x, x.link.release, nil
+	return x, x.link.release, nil
 }

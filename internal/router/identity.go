@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"reflect"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -30,7 +31,7 @@ func (r *Router) Probe(context.Context, *csi.ProbeRequest) (*csi.ProbeResponse, 
 // GetPluginCapabilities returns the capabilities that all ready nodes have,
 // without the services that the router does not serve.
 func (r *Router) GetPluginCapabilities(ctx context.Context, q *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
-	common, err := commonCapabilities(ctx, r, func(ctx context.Context, n member) ([]*csi.PluginCapability, error) {
+	common, err := commonCapabilities(ctx, r, func(ctx context.Context, n *member) ([]*csi.PluginCapability, error) {
 		a, err := invoke(ctx, r, n.short, callmeta.Conditions{}, func(ctx context.Context, conn grpc.ClientConnInterface) (*csi.GetPluginCapabilitiesResponse, error) {
 			return csi.NewIdentityClient(conn).GetPluginCapabilities(ctx, q)
 		})
@@ -52,7 +53,7 @@ func (r *Router) GetPluginCapabilities(ctx context.Context, q *csi.GetPluginCapa
 
 // ControllerGetCapabilities returns the capabilities that all ready nodes have.
 func (r *Router) ControllerGetCapabilities(ctx context.Context, q *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
-	common, err := commonCapabilities(ctx, r, func(ctx context.Context, n member) ([]*csi.ControllerServiceCapability, error) {
+	common, err := commonCapabilities(ctx, r, func(ctx context.Context, n *member) ([]*csi.ControllerServiceCapability, error) {
 		a, err := call(ctx, r, n.short, csi.ControllerClient.ControllerGetCapabilities, q, callmeta.Conditions{})
 		return a.GetCapabilities(), err
 	})
@@ -64,10 +65,12 @@ func (r *Router) ControllerGetCapabilities(ctx context.Context, q *csi.Controlle
 
 // commonCapabilities returns the capabilities that all ready nodes which answer
 // have in common. Errors: UNAVAILABLE if no node answers.
-func commonCapabilities[C proto.Message](ctx context.Context, r *Router, of func(context.Context, member) ([]C, error)) ([]C, error) {
+func commonCapabilities[C proto.Message](ctx context.Context, r *Router, of func(context.Context, *member) ([]C, error)) ([]C, error) {
 	asking, cancel := context.WithTimeout(ctx, capabilitiesLimit)
 	defer cancel()
-	answers := ask(r.fleet.ready(), func(n member) ([]C, error) { return of(asking, n) })
+	answers := ask(r.fleet.ready(), func(n *member) ([]C, error) {
+		return remembered(n.link, func() ([]C, error) { return of(asking, n) })
+	})
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
@@ -91,6 +94,21 @@ func commonCapabilities[C proto.Message](ctx context.Context, r *Router, of func
 		return nil, failed
 	}
 	return nil, unavailable("no node is ready, so the capabilities of the driver are unknown")
+}
+
+// remembered returns the capabilities of one kind that a process has told before. It
+// asks for them once, because they do not change while the process runs: each sidecar
+// asks for them, and with thousands of nodes that is most of a start's work.
+func remembered[C proto.Message](l *link, ask func() ([]C, error)) ([]C, error) {
+	kind := reflect.TypeFor[C]()
+	if known, ok := l.capabilities.Load(kind); ok {
+		return known.([]C), nil
+	}
+	told, err := ask()
+	if err == nil {
+		l.capabilities.Store(kind, told)
+	}
+	return told, err
 }
 
 func intersect[C proto.Message](a, b []C) []C {

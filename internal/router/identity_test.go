@@ -46,6 +46,8 @@ func TestCapabilities_common(t *testing.T) {
 		t.Errorf("the ready nodes: %s", got)
 	}
 	nodes[1].onBefore(func(context.Context, string) error { return unavailable("x") })
+	r = routerOf(t, Options{}) // which remembers no answers
+	r.SetNodes([]Node{nodes[0].node(), nodes[1].node()})
 	if got := of(); got != "CREATE_DELETE_VOLUME EXPAND_VOLUME CLONE_VOLUME" {
 		t.Errorf("the node that answers: %s", got)
 	}

@@ -24,6 +24,7 @@ import (
 const (
 	maxRequest   = 4 << 20         // bytes that a node accepts
 	window       = 512 << 10       // bytes that a node may send before the router reads them
+	readBuffer   = 4 << 10         // bytes; gRPC's 32 KiB for each of thousands of idle connections are most of what they take
 	connectLimit = 5 * time.Second // to establish a connection
 	silenceLimit = 20 * time.Second
 )
@@ -31,7 +32,8 @@ const (
 // link is a connection to one node's driver. It closes itself after retire, when
 // the last call on it has ended.
 type link struct {
-	conn *grpc.ClientConn
+	conn         *grpc.ClientConn
+	capabilities sync.Map // of the process, by their type, see remembered
 
 	mu      sync.Mutex
 	calls   int
@@ -62,6 +64,7 @@ func (f *fleet) dial(n Node) *link {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer), grpc.MaxCallSendMsgSize(maxRequest)),
 		grpc.WithMaxHeaderListSize(maxHeaders),
 		grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(window),
+		grpc.WithSharedWriteBuffer(true), grpc.WithReadBufferSize(readBuffer),
 	)
 	if err != nil {
 		panic(fmt.Sprintf("connection to node %s: %v", n.Name, err)) // the options are wrong for every node

@@ -116,7 +116,7 @@ func wholeList[E proto.Message](ctx context.Context, node, token string, limit i
 
 // partial records that a list lacks the entries of a node: in the metrics, the log
 // and the trailer.
-func (r *Router) partial(ctx context.Context, n member, err error) {
+func (r *Router) partial(ctx context.Context, n *member, err error) {
 	r.metrics.partialLists.Inc()
 	klog.FromContext(ctx).Info("Left a node out of a list", "node", n.Name, "err", err)
 	if err := grpc.SetTrailer(ctx, metadata.Pairs(callmeta.PartialKey, n.Name)); err != nil {

@@ -63,8 +63,8 @@ func (r *Router) placementOf(ctx context.Context, q *csi.CreateVolumeRequest) (p
 // takingPods returns the candidates to which Kubernetes would send a pod. On
 // another node the volume would keep its pods waiting.
 // Errors: UNAVAILABLE, with the reasons, if there is no such candidate.
-func takingPods(name string, candidates []member) ([]member, error) {
-	var open []member
+func takingPods(name string, candidates []*member) ([]*member, error) {
+	var open []*member
 	var closed []string
 	for _, n := range candidates {
 		if n.NoPods == "" {
@@ -83,8 +83,11 @@ func takingPods(name string, candidates []member) ([]member, error) {
 // takes pods, and the volume if the node does not but already has it.
 // Errors: UNAVAILABLE if the node takes no pods and does not have the volume.
 func (r *Router) openTo(ctx context.Context, q *csi.CreateVolumeRequest, short string) (*csi.CreateVolumeResponse, error) {
-	n := slices.DeleteFunc(r.fleet.all(), func(m member) bool { return m.short != short })
-	if _, closed := takingPods(q.GetName(), n); len(n) == 1 && closed != nil {
+	n := r.fleet.find(short)
+	if n == nil {
+		return nil, nil
+	}
+	if _, closed := takingPods(q.GetName(), []*member{n}); closed != nil {
 		existing, err := call(ctx, r, short, csi.ControllerClient.CreateVolume, q, callmeta.Conditions{OnlyExisting: true})
 		if status.Code(err) == codes.NotFound {
 			err = closed

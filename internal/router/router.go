@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -46,8 +47,14 @@ type Router struct {
 	claims   Claims
 	observe  grpc.UnaryServerInterceptor
 	placing  names
+	rounds   *rounds
+	rooms    rooms
 	metrics  *metrics
 	now      func() time.Time
+
+	ctx    context.Context // of work for several callers; ends with the router
+	cancel context.CancelFunc
+	work   sync.WaitGroup // of such work
 }
 
 // New returns a router that knows no nodes yet. The caller tells it the nodes
@@ -68,7 +75,9 @@ func New(o Options) (*Router, error) {
 		placing:  names{held: map[string]bool{}},
 		now:      o.Clock,
 	}
+	r.rounds = &rounds{r: r}
 	r.metrics = newMetrics(r.fleet)
+	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r, nil
 }
 
@@ -88,7 +97,11 @@ func (r *Router) Ready() error {
 }
 
 // Close closes all connections. Calls that are running fail.
-func (r *Router) Close() { r.fleet.close() }
+func (r *Router) Close() {
+	r.cancel()
+	r.fleet.close()
+	r.work.Wait()
+}
 
 // stopLimit is how long the router waits for calls to end when it stops. Then it
 // cancels their contexts. The nodes finish the work that the calls began.

@@ -35,10 +35,10 @@ func (r *Router) CreateSnapshot(ctx context.Context, q *csi.CreateSnapshotReques
 	if uuidAtEnd.MatchString(q.GetName()) {
 		return call(ctx, r, source.Node, csi.ControllerClient.CreateSnapshot, q, callmeta.Conditions{})
 	}
-	others := slices.DeleteFunc(r.fleet.ready(), func(n member) bool { return n.short == source.Node })
+	others := slices.DeleteFunc(slices.Clone(r.fleet.ready()), func(n *member) bool { return n.short == source.Node })
 	asking, cancel := context.WithTimeout(ctx, sameNameLimit)
 	defer cancel()
-	answers := ask(others, func(n member) (*csi.CreateSnapshotResponse, error) {
+	answers := ask(others, func(n *member) (*csi.CreateSnapshotResponse, error) {
 		return call(asking, r, n.short, csi.ControllerClient.CreateSnapshot, q, callmeta.Conditions{OnlyExisting: true})
 	})
 	for _, a := range answers {

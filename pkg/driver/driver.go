@@ -21,6 +21,7 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
 )
 
 // Name is the name of the driver in Kubernetes objects.
@@ -41,6 +42,7 @@ type Driver struct {
 	csi.UnimplementedIdentityServer
 	csi.UnimplementedControllerServer
 	csi.UnimplementedNodeServer
+	roleapi.UnimplementedNamesServer
 
 	nodeName   string
 	node       string // short form of nodeName, used in ids and topology

@@ -10,6 +10,7 @@ import (
 
 	"github.com/csi-dmsnap/csi-dmsnap/internal/callmeta"
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
 )
 
 // A request that must create nothing creates nothing, and a reserved name can
@@ -76,4 +77,49 @@ func TestMayCreate_conditions(t *testing.T) {
 	r.must("delete volume", r.remove(id))
 	_, err = create("v", "one", look)
 	r.want("look for what was deleted", err, codes.NotFound)
+}
+
+// TestReserve_manyNames: Reserve answers for each of many names what a CreateVolume that
+// must create nothing answers, and reserves the free names only.
+func TestReserve_manyNames(t *testing.T) {
+	disks := scratch(t)
+	r := rigOf(t, pool.Config{Name: "one", VolumeGroup: "vgone", Devices: disks[:1]},
+		pool.Config{Name: "two", VolumeGroup: "vgtwo", Devices: disks[1:2]})
+	create := func(name, of string) error {
+		q := request(name, 64, block(writer))
+		q.Parameters = map[string]string{"pool": "one"}
+		_, err := r.CreateVolume(callmeta.For(t.Context(), "node-1", callmeta.Conditions{Reservation: of}), q)
+		return err
+	}
+	r.want("create", create("there", ""), codes.OK)
+	asked := []struct {
+		name, reservation, pool string
+		want                    codes.Code
+	}{
+		{"free", "a/1", "one", codes.NotFound},
+		{"free", "b/1", "one", codes.Aborted},
+		{"free", "", "one", codes.NotFound},
+		{"there", "a/2", "one", codes.OK},
+		{"there", "a/2", "two", codes.OK},
+		{"there", "a/2", "", codes.OK},
+		{"", "a/4", "one", codes.InvalidArgument},
+		{"strange", "a/5", "three", codes.NotFound},
+		{"later", "a/6", "two", codes.NotFound},
+	}
+	q := &roleapi.ReserveRequest{}
+	for _, a := range asked {
+		q.Names = append(q.Names, &roleapi.WantedName{Name: a.name, Reservation: a.reservation, Pool: a.pool})
+	}
+	reply, err := r.Reserve(t.Context(), q)
+	if err != nil || len(reply.GetAnswers()) != len(asked) {
+		t.Fatalf("%v, %v", reply, err)
+	}
+	for i, a := range reply.GetAnswers() {
+		if got := codes.Code(a.GetCode()); got != asked[i].want || (got == codes.Aborted || got == codes.InvalidArgument) && a.GetMessage() == "" {
+			t.Errorf("%+v: %v, %q", asked[i], got, a.GetMessage())
+		}
+	}
+	r.want("create with another reservation", create("free", "b/1"), codes.Aborted)
+	r.want("create with the reservation", create("free", "a/1"), codes.OK)
+	r.want("create what was not reserved", create("there2", "a/2"), codes.Aborted)
 }

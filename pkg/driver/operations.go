@@ -35,13 +35,17 @@ func (o *operations) begin(method string, names []string) (end func(), err error
 	}, nil
 }
 
+// volumeName returns the thing that a call changes which creates, or reserves, a
+// volume name.
+func volumeName(name string) []string { return []string{"volume name " + name} }
+
 // changes returns the names of the things that a request changes; none if the
 // request only reads.
 func changes(request any) []string {
 	volume := func(id string) []string { return []string{"volume " + id} }
 	switch r := request.(type) {
 	case *csi.CreateVolumeRequest:
-		return []string{"volume name " + r.GetName()}
+		return volumeName(r.GetName())
 	case *csi.DeleteVolumeRequest:
 		return volume(r.GetVolumeId())
 	case *csi.ControllerExpandVolumeRequest:

@@ -20,6 +20,7 @@ import (
 
 	"github.com/csi-dmsnap/csi-dmsnap/internal/handle"
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
+	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2/lvm2test"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -30,6 +31,7 @@ type rig struct {
 	csi.IdentityClient
 	csi.ControllerClient
 	csi.NodeClient
+	roleapi.NamesClient
 	kubelet string
 	configs []pool.Config
 	pools   *pool.Set
@@ -111,6 +113,7 @@ func (r *rig) start() {
 		grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
 	r.must("dial", err)
 	r.IdentityClient, r.ControllerClient, r.NodeClient = csi.NewIdentityClient(conn), csi.NewControllerClient(conn), csi.NewNodeClient(conn)
+	r.NamesClient = roleapi.NewNamesClient(conn)
 	r.stop = func() {
 		conn.Close()
 		end()

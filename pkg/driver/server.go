@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
 	"github.com/csi-dmsnap/csi-dmsnap/internal/sockets"
 )
 
@@ -80,6 +81,7 @@ func (d *Driver) serve(ctx context.Context, f Front) error {
 		grpc.StaticStreamWindowSize(requestWindow), grpc.StaticConnWindowSize(requestWindow))...)
 	csi.RegisterIdentityServer(server, d)
 	csi.RegisterControllerServer(server, d)
+	roleapi.RegisterNamesServer(server, d)
 	if f.Register != nil {
 		f.Register(server)
 	}

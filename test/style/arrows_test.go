@@ -45,7 +45,7 @@ var arrows = []struct {
 	{"internal/cluster", "internal/handle"},
 	{"internal/events", "internal/handle internal/reports internal/roleapi"},
 	{"internal/trust", "internal/callmeta internal/cluster internal/handle internal/roleapi internal/sockets"},
-	{"internal/router", "internal/callmeta internal/handle internal/sockets"},
+	{"internal/router", "internal/callmeta internal/handle internal/roleapi internal/sockets"},
 }
 
 // foreign lists the modules of others that only some packages may import, each
