@@ -166,6 +166,8 @@ func (c *Controller) DialOptions(node string) []grpc.DialOption {
 		grpc.WithTransportCredentials(c.Credentials(node)),
 		grpc.WithPerRPCCredentials(destination(node)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTime / 2}),
+		// By default an idle connection keeps 64 KiB of buffers, and there are thousands.
+		grpc.WithSharedWriteBuffer(true), grpc.WithReadBufferSize(4 << 10),
 	}
 }
 
