@@ -82,7 +82,7 @@ func TestEmitter_largeReport(t *testing.T) {
 	address, _ := serve(t, l, "")
 	l.Add(t.Context(), reports.Happening{Kind: roleapi.Happening_KIND_POOL, ID: "fast", Reason: strings.Repeat("R", 1<<20)})
 	e := emitter(t, o)
-	got, err := e.stream(t.Context(), "evil", address, e.limit("evil"))
+	got, err := e.stream(t.Context(), "evil", address, e.limit("evil"), &reminder{})
 	if got || err == nil || !strings.Contains(err.Error(), "larger than max") {
 		t.Errorf("%t, %v", got, err)
 	}

@@ -121,8 +121,9 @@ const dealLimit = 30 * time.Second
 func (e *Emitter) follow(ctx context.Context, n Node, limit flowcontrol.RateLimiter) {
 	log := klog.FromContext(ctx).WithValues("node", n.Name)
 	pause := firstRetry
+	var reminded reminder
 	for i := 0; ctx.Err() == nil; i++ {
-		got, err := e.stream(ctx, n.Name, n.Addresses[i%len(n.Addresses)], limit)
+		got, err := e.stream(ctx, n.Name, n.Addresses[i%len(n.Addresses)], limit, &reminded)
 		if got {
 			pause = firstRetry
 		}
@@ -140,7 +141,7 @@ func (e *Emitter) follow(ctx context.Context, n Node, limit flowcontrol.RateLimi
 
 // stream follows a node until an error. got reports whether it has dealt with a
 // happening.
-func (e *Emitter) stream(ctx context.Context, node, address string, limit flowcontrol.RateLimiter) (got bool, err error) {
+func (e *Emitter) stream(ctx context.Context, node, address string, limit flowcontrol.RateLimiter, r *reminder) (got bool, err error) {
 	conn, err := grpc.NewClient("passthrough:///"+address, append(e.o.Dial(node),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxHappening)), grpc.WithMaxHeaderListSize(maxHeaders),
 		grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(window))...)
@@ -157,7 +158,11 @@ func (e *Emitter) stream(ctx context.Context, node, address string, limit flowco
 	}
 	var last *roleapi.Happening
 	var reminding sync.WaitGroup
-	reminding.Go(func() { e.remind(ctx, node, conn) })
+	reminding.Go(func() {
+		if epoch, due := r.due(ctx, stream); due && e.remind(ctx, node, conn) {
+			r.epoch = epoch
+		}
+	})
 	defer reminding.Wait()
 	defer cancel()
 	for {

@@ -28,7 +28,8 @@ type index struct {
 
 	mu    sync.Mutex
 	known map[string]corev1.ObjectReference
-	at    time.Time // when known was filled
+	at    time.Time                    // when known was filled
+	pools map[string]map[string]string // an id of known by node and pool; nil until ofPools makes it
 }
 
 const (
@@ -49,7 +50,7 @@ func (i *index) find(ctx context.Context, id string) (o corev1.ObjectReference, 
 	if err := i.list(ctx, known); err != nil {
 		return o, false, err
 	}
-	i.known, i.at = known, time.Now()
+	i.known, i.at, i.pools = known, time.Now(), nil
 	o, found = known[id]
 	return o, found, nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"k8s.io/apimachinery/pkg/util/uuid"
@@ -95,6 +96,9 @@ func (l *Log) after(sequence uint64) (more []*roleapi.Happening, appended <-chan
 
 // Watch sends the happenings that were not confirmed, and then new happenings.
 func (l *Log) Watch(_ *roleapi.WatchRequest, stream grpc.ServerStreamingServer[roleapi.Happening]) error {
+	if err := stream.SendHeader(metadata.Pairs(roleapi.EpochKey, l.epoch)); err != nil {
+		return err
+	}
 	var sent uint64
 	for {
 		more, appended, closed := l.after(sent)

@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
 )
@@ -21,6 +22,8 @@ type stream struct {
 }
 
 func (s stream) Context() context.Context { return s.ctx }
+
+func (s stream) SendHeader(metadata.MD) error { return nil }
 
 func (s stream) Send(h *roleapi.Happening) error {
 	select {
