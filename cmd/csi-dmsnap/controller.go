@@ -61,15 +61,25 @@ func runController(ctx context.Context, f controllerFlags) error {
 	if err != nil {
 		return err
 	}
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
+	// Each kind of work has its own client, and so its own limit of requests per
+	// second. If all shared one, thousands of nodes that report something or need a
+	// certificate would keep claims waiting, and the leader would lose its lease.
+	var all apiClients
+	for _, c := range []*kubernetes.Interface{&all.claims, &all.lease, &all.trust, &all.events} {
+		if *c, err = kubernetes.NewForConfig(config); err != nil {
+			return fmt.Errorf("client of the Kubernetes API: %w", err)
+		}
+	}
+	if all.snapshots, err = dynamic.NewForConfig(config); err != nil {
 		return fmt.Errorf("client of the Kubernetes API: %w", err)
 	}
-	snapshots, err := dynamic.NewForConfig(config)
-	if err != nil {
-		return fmt.Errorf("client of the Kubernetes API: %w", err)
-	}
-	return serveController(ctx, f, client, trustedPeers(ctx, f, client, snapshots))
+	return serveController(ctx, f, all.claims, trustedPeers(ctx, f, all))
+}
+
+// apiClients are the clients of the Kubernetes API, by their work.
+type apiClients struct {
+	claims, lease, trust, events kubernetes.Interface
+	snapshots                    dynamic.Interface // for the work of events
 }
 
 // serveController runs the parts of the controller until ctx ends or a part

@@ -6,8 +6,6 @@ import (
 
 	"github.com/spf13/pflag"
 	"google.golang.org/grpc/credentials"
-	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/csi-dmsnap/csi-dmsnap/internal/cluster"
 	"github.com/csi-dmsnap/csi-dmsnap/internal/election"
@@ -39,11 +37,11 @@ type peers struct {
 
 // trustedPeers authenticates nodes by certificates. The elected controller issues
 // the certificates, and makes Events of the nodes' reports.
-func trustedPeers(ctx context.Context, f controllerFlags, client kubernetes.Interface, snapshots dynamic.Interface) peers {
+func trustedPeers(ctx context.Context, f controllerFlags, clients apiClients) peers {
 	c := trust.NewController(ctx, trust.ControllerOptions{
-		Client: client, Namespace: f.namespace, Secret: f.trust.secret, ConfigMap: f.trust.configMap, CertDir: f.trust.certDir,
+		Client: clients.trust, Namespace: f.namespace, Secret: f.trust.secret, ConfigMap: f.trust.configMap, CertDir: f.trust.certDir,
 	})
-	lease := election.Lease{Client: client, Namespace: f.namespace, Name: f.trust.lease, Identity: f.trust.podName}
+	lease := election.Lease{Client: clients.lease, Namespace: f.namespace, Name: f.trust.lease, Identity: f.trust.podName}
 	nodes := trust.NodePods{Selector: f.nodeSelector, DaemonSet: f.nodeDaemonSet, ServiceAccount: f.trust.nodeServiceAccount, Port: f.nodePort}
 	return peers{
 		credentials: c.Credentials,
@@ -57,10 +55,10 @@ func trustedPeers(ctx context.Context, f controllerFlags, client kubernetes.Inte
 					func(ctx context.Context) error { c.Keep(ctx); return nil },
 					func(ctx context.Context) error { return c.Enrol(ctx, nodes) },
 					func(ctx context.Context) error {
-						e := events.New(ctx, events.Options{Client: client, Dynamic: snapshots, Dial: c.DialOptions})
+						e := events.New(ctx, events.Options{Client: clients.events, Dynamic: clients.snapshots, Dial: c.DialOptions})
 						defer e.Close()
 						pods := cluster.NodePods{Namespace: f.namespace, Selector: f.nodeSelector, DaemonSet: f.nodeDaemonSet}
-						return cluster.WatchNodes(ctx, client, pods, func(list []cluster.Node) { e.SetNodes(reporting(list, f.nodePort)) })
+						return cluster.WatchNodes(ctx, clients.events, pods, func(list []cluster.Node) { e.SetNodes(reporting(list, f.nodePort)) })
 					},
 				)
 				if failed != nil {

@@ -189,7 +189,7 @@ func clusterController(t *testing.T, f nodeFlags) elected {
 	p := trustedPeers(t.Context(), controllerFlags{
 		namespace: "n", nodeSelector: "app=node", nodeDaemonSet: "set", nodePort: uint16(address.Port),
 		trust: trustFlags{podName: "controller-0", nodeServiceAccount: "account", secret: "ca", configMap: "trust", lease: "lease"},
-	}, client, dynamicfake.NewSimpleDynamicClient(runtime.NewScheme()))
+	}, apiClients{claims: client, lease: client, trust: client, events: client, snapshots: dynamicfake.NewSimpleDynamicClient(runtime.NewScheme())})
 	background(t, func(ctx context.Context) error { return together(ctx, p.parts...) })
 	eventually(t, "the CA is published", func() bool {
 		m, err := client.CoreV1().ConfigMaps("n").Get(t.Context(), "trust", metav1.GetOptions{})

@@ -21,8 +21,8 @@ func Config(kubeconfig, program string) (*rest.Config, error) {
 		return nil, fmt.Errorf("no configuration for the Kubernetes API: %w; outside of a cluster, use --kubeconfig", err)
 	}
 	config.UserAgent = program
-	// Each new volume whose node may be chosen needs a look-up. The default of
-	// client-go, five a second, would delay a burst of volumes.
+	// The default of client-go, five a second, would delay every burst of work. Each
+	// client that is made of the configuration has a limit of its own.
 	config.QPS, config.Burst = 50, 100
 	return config, nil
 }
