@@ -38,6 +38,7 @@ func (s *Store) Commit(ctx context.Context, vg *VG, written ...*PV) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer s.publish()
 	if err := s.commit(vg, s.areas, written...); err != nil {
 		return fmt.Errorf("commit volume group %s: %w", s.name, err)
 	}

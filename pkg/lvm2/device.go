@@ -35,6 +35,8 @@ type device struct {
 	id   identity
 	size size.Bytes
 	unit size.Bytes // logical block size, the unit of direct transfers
+
+	waits *waits // records the transfers under way; may be nil
 }
 
 // directUnit is a multiple of the logical block size of any disk, and the alignment
@@ -132,7 +134,9 @@ func (d *device) read(offset, n size.Bytes) ([]byte, error) {
 	}
 	begin := offset - offset%d.unit
 	b := alignedBuffer((offset + n).RoundUp(d.unit) - begin)
+	answered := d.waits.begin(d.path)
 	got, err := d.file.ReadAt(b, int64(begin))
+	answered()
 	// A regular file may end inside the last unit.
 	if size.Bytes(got) < offset+n-begin {
 		if err == nil || errors.Is(err, io.EOF) {
@@ -162,6 +166,7 @@ func (d *device) write(b []byte, offset size.Bytes) error {
 		point.Before("write", d.path)
 		defer point.After("write", d.path)
 	}
+	defer d.waits.begin(d.path)()
 	if _, err := d.file.WriteAt(b, int64(offset)); err != nil {
 		return fmt.Errorf("write %s at byte %d: %w", d.path, offset, err)
 	}
@@ -174,6 +179,7 @@ func (d *device) sync() error {
 		point.Before("flush", d.path)
 		defer point.After("flush", d.path)
 	}
+	defer d.waits.begin(d.path)()
 	if err := d.file.Sync(); err != nil {
 		return fmt.Errorf("flush %s: %w", d.path, err)
 	}

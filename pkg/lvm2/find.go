@@ -16,6 +16,7 @@ type finder struct {
 	used     map[ID]place // the last devices of physical volumes
 	under    map[ID]error // PV.Part of missing physical volumes, from an earlier search
 	opened   []*device    // closed by close
+	waits    *waits       // for these devices
 	failed   []error      // devices that could not be read
 	unlisted []error      // devices with the volume group that lvm2's devices file does not list
 	problems []error      // problems of the volume group that was found
@@ -63,7 +64,7 @@ func (f *finder) openOnce(path string, open map[identity]*device) (*device, erro
 			return open[id], nil
 		}
 	}
-	d, err := openDevice(path, os.O_RDONLY)
+	d, err := openWaited(path, os.O_RDONLY, f.waits)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -22,7 +23,10 @@ type Store struct {
 
 	access int // os.O_RDWR or os.O_RDONLY
 
-	mu       sync.Mutex
+	waits waits                 // for disks, while mu is held
+	seen  atomic.Pointer[state] // after the last Read or Commit; readers do not wait for disks
+
+	mu       sync.Mutex // held while disks are read and written
 	open     map[identity]*device
 	used     map[ID]place // the last devices of the physical volumes
 	under    map[ID]error // PV.Part of the missing physical volumes, from the last hunt
@@ -33,6 +37,18 @@ type Store struct {
 	areas    []*metadataArea // of the physical volumes
 	problems []error
 	buffer   []byte // memory of the last text, for the next text
+}
+
+// state is what a Store tells about its last Read or Commit.
+type state struct {
+	problems []error
+	stale    bool
+	maxText  size.Bytes
+}
+
+// publish makes the result of a Read or Commit visible. The caller holds mu.
+func (s *Store) publish() {
+	s.seen.Store(&state{s.problems, s.isStale(), s.longest()})
 }
 
 // OpenVG finds the volume group with the name among the devices and reads it. It
@@ -91,9 +107,17 @@ func (s *Store) close() error {
 
 // MaxText returns the longest metadata text for which the smallest metadata area in
 // use has room. It returns 0 if the volume group is not read.
-func (s *Store) MaxText() (most size.Bytes) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *Store) MaxText() size.Bytes { return s.last().maxText }
+
+// last returns the state after the last Read or Commit.
+func (s *Store) last() *state {
+	if last := s.seen.Load(); last != nil {
+		return last
+	}
+	return &state{}
+}
+
+func (s *Store) longest() (most size.Bytes) {
 	for _, a := range s.areas {
 		if n := a.header.maxText(); a.inUse() && (most == 0 || n < most) {
 			most = n
@@ -105,11 +129,7 @@ func (s *Store) MaxText() (most size.Bytes) {
 // Problems returns the problems that did not make the last Read or Commit fail: a
 // metadata area that is damaged or out of date while others are good, or a missing
 // device. The caller must not change the slice.
-func (s *Store) Problems() []error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.problems
-}
+func (s *Store) Problems() []error { return s.last().problems }
 
 // Read returns the volume group as it is on disk. The caller must hold the volume
 // group's lock, shared or exclusive, and must not change the VG, but a Clone. Read
@@ -125,6 +145,7 @@ func (s *Store) Read(ctx context.Context) (*VG, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer s.publish()
 	if s.vg != nil && s.complete() && s.unchanged() == nil {
 		return s.vg, nil
 	}
@@ -228,16 +249,16 @@ func (h *hunt) due(seen func() string) bool {
 
 // Stale reports whether a metadata area in use missed a commit. The next commit
 // rewrites it.
-func (s *Store) Stale() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *Store) Stale() bool { return s.last().stale }
+
+func (s *Store) isStale() bool {
 	return s.vg != nil && slices.ContainsFunc(s.areas, func(a *metadataArea) bool {
 		return a.inUse() && (a.err != nil || a.about.seqno < s.vg.Seqno)
 	})
 }
 
 func (s *Store) loadFrom(search Search) error {
-	found := &finder{used: s.used, under: s.under}
+	found := &finder{used: s.used, under: s.under, waits: &s.waits}
 	defer found.close()
 	vg, members, err := found.group(s.name, s.id, search, s.open)
 	if err != nil {
@@ -287,7 +308,7 @@ func (s *Store) adopt(members []*disk) error {
 	for _, p := range members {
 		keep[p.device.id] = true
 		if s.open[p.device.id] == nil {
-			d, err := openDevice(p.path, s.access)
+			d, err := openWaited(p.path, s.access, &s.waits)
 			if err != nil {
 				return err
 			}
