@@ -18,8 +18,10 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
-// settleLimit is how long copying and wiping may take to end.
-const settleLimit = 90 * time.Second
+const (
+	settleLimit = 90 * time.Second      // how long copying and wiping may take to end
+	settlePause = 30 * time.Millisecond // between two looks, which also take the driver's time
+)
 
 // ErrHung is returned when background work does not end.
 var ErrHung = errors.New("copying or wiping does not end")
@@ -96,7 +98,7 @@ func Settled(ctx context.Context, group string, disks []string, look func(*lvm2.
 			return err
 		}
 		select {
-		case <-time.After(10 * time.Millisecond):
+		case <-time.After(settlePause):
 		case <-ctx.Done():
 			return ErrHung
 		}

@@ -24,13 +24,13 @@ import (
 )
 
 const (
-	diskSize  = 384 * size.MiB
+	diskSize  = 160 * size.MiB
 	logSize   = 128 * size.MiB
-	extent    = 4 * size.MiB
 	lifeLimit = 2 * time.Minute  // of a machine
 	stalled   = 20 * time.Second // a machine that logs nothing for so long stands still
-	opWait    = time.Second      // how long to wait for an operation in which to cut the power
+	opWait    = time.Second      // how long to wait for the next operation
 	tailLines = 30
+	mostOps   = 24 // that begin before the power is cut
 )
 
 // stall is the reason of a power cut if the virtual machine stands still, as
@@ -64,6 +64,7 @@ type machine struct {
 	ended  chan error
 	err    error // how it ended without a power cut
 	log    history.Follow
+	since  int64 // when the phase of opening or verifying began, in the machine's milliseconds
 }
 
 // tail keeps the last part of what is written to it.
@@ -91,30 +92,7 @@ func (t *tail) String() string {
 
 func (r *run) file(name string) string { return filepath.Join(r.dir, name) }
 
-// makeDisks makes the pool's disks. They are blank where LVM2 and others look
-// for a signature. At the beginning of every extent, where new stores and
-// volumes begin, they have random bytes, as an earlier owner leaves them.
-func (r *run) makeDisks() {
-	r.t.Helper()
-	left := make([]byte, 64*size.KiB)
-	for i := range left {
-		left[i] = byte(r.random.Uint32())
-	}
-	for _, disk := range []string{"pv0", "pv1"} {
-		f, err := os.Create(r.file(disk))
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		err = f.Truncate(int64(diskSize))
-		for at := size.MiB; at < diskSize-extent; at += size.MiB { // whatever the offset of the first extent
-			_, failed := f.WriteAt(left, int64(at))
-			err = errors.Join(err, failed)
-		}
-		if err := errors.Join(err, f.Close()); err != nil {
-			r.t.Fatal(err)
-		}
-	}
-}
+func (r *run) disk(name string) string { return filepath.Join(r.disks, name) }
 
 // boot starts the next machine on the disks. It first copies the disks, so that
 // a failure can be repeated.
@@ -124,38 +102,43 @@ func (r *run) boot(what string, args ...string) *machine {
 	if err := r.model.Save(r.file("model")); err != nil {
 		r.t.Fatal(err)
 	}
-	for _, disk := range []string{"pv0", "pv1"} {
-		if out, err := exec.Command("cp", "--sparse=always", "--reflink=auto", r.file(disk), r.file(disk+".before")).CombinedOutput(); err != nil {
-			r.t.Fatalf("copying a disk: %v\n%s", err, out)
-		}
+	if err := r.copyDisks(".before"); err != nil {
+		r.t.Fatal(err)
 	}
-	log, err := os.Create(r.file("log"))
+	log, err := os.Create(r.disk("log"))
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	kernel := os.Getenv("DMSNAP_KERNEL")
-	if kernel == "" || kernel == "auto" || kernel == "host" { // the host's power cannot be cut
-		if kernel = "uml"; !installed("linux.uml") {
-			kernel = "qemu"
-		}
-	}
+	kernel := kernelName()
 	disks := [2]string{"/dev/ubda,/dev/ubdb", "/dev/ubdc"} // of User-mode Linux, whose kernels have several names
 	if kernel == "qemu" {
 		disks = [2]string{"/dev/vda,/dev/vdb", "/dev/vdc"}
 	}
 	m := &machine{run: r, what: what, output: &tail{}, ended: make(chan error, 1), log: history.Follow{File: log}}
 	m.args = append([]string{"run", "-v", "--kernel", kernel, "--timeout", lifeLimit.String(), "--mem", "512M", "--disks",
-		fmt.Sprintf("%s:%d,%s:%d,%s:%d", r.file("pv0"), diskSize, r.file("pv1"), diskSize, r.file("log"), logSize), "--",
-		r.file("worker"), "-disks", disks[0], "-log", disks[1], "-model", r.file("model"),
+		fmt.Sprintf("%s:%d,%s:%d,%s:%d", r.disk("pv0"), diskSize, r.disk("pv1"), diskSize, r.disk("log"), logSize), "--",
+		r.file("worker"), "-alone", "-disks", disks[0], "-log", disks[1], "-model", r.file("model"),
 		"-seed", fmt.Sprint(*seed + uint64(r.boots)), "-chunk", fmt.Sprint(4096 << (2 * r.random.IntN(3)))}, args...)
 	m.cmd = exec.Command(r.file("testkernel"), m.args...)
 	m.cmd.Stdout, m.cmd.Stderr = m.output, m.output
-	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true} // signals to the test do not reach it
 	if err := m.cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}
 	go func() { m.ended <- m.cmd.Wait() }()
 	return m
+}
+
+// kernelName returns the kernel to run, which is never the host's: its power
+// cannot be cut.
+func kernelName() string {
+	switch kernel := os.Getenv("DMSNAP_KERNEL"); {
+	case kernel != "" && kernel != "auto" && kernel != "host":
+		return kernel
+	case installed("linux.uml"):
+		return "uml"
+	}
+	return "qemu"
 }
 
 func installed(program string) bool {
@@ -169,14 +152,21 @@ func (m *machine) cutAt(at when) {
 	end := m.follow(0, func(e history.Event) bool {
 		return e.Kind == at.after && (e.Kind != history.Load || e.Last)
 	})
-	if end == fitting {
-		end = m.follow(max(at.delay, 1), nil)
+	var op history.Op
+	for left := at.ops; left > 0 && end == fitting; {
+		end = m.follow(opWait, func(e history.Event) bool {
+			if e.Kind == history.Intent {
+				left--
+				op = e.Op
+			}
+			return left <= 0
+		})
 	}
-	if at.inOp && end == timeOver {
-		var op history.Op
-		if end = m.follow(opWait, func(e history.Event) bool { op = e.Op; return e.Kind == history.Intent }); end == fitting {
-			u := m.run.random.Float64()
-			time.Sleep(time.Duration(u * u * 1.25 * float64(m.run.took[op]))) // early moments are likelier, because the commit comes early
+	if end == fitting {
+		if u := m.run.random.Float64(); at.inOp { // early moments are likelier, because the commit comes early
+			time.Sleep(time.Duration(u * u * 1.25 * float64(m.run.took[op]))) // more exact than to follow the log
+		} else {
+			end = m.follow(max(time.Duration(u*float64(at.within)), 1), nil)
 		}
 	}
 	switch end {
@@ -308,13 +298,24 @@ func (r *run) take(m *machine, e history.Event) {
 			r.count["volumes verified"]++
 		}
 	}
+	switch e.Kind {
+	case history.Opening:
+		m.since = e.At
+	case history.Opened, history.Checked:
+		learn(r.phases, e.Kind, e.At-m.since)
+		m.since = e.At
+	}
 	if call.Op != "" {
-		took := time.Duration(e.At-call.At) * time.Millisecond
-		r.took[call.Op] += (took - r.took[call.Op]) / 4
+		learn(r.took, call.Op, e.At-call.At)
 	}
 	if err := r.model.Apply(e); err != nil {
 		m.failed("the history contradicts itself at %s: %v", line, err)
 	}
+}
+
+// learn adds a duration in milliseconds to a moving mean.
+func learn[K comparable](means map[K]time.Duration, key K, took int64) {
+	means[key] += (time.Duration(took)*time.Millisecond - means[key]) / 4
 }
 
 // remember keeps the last lines of the history, and the last lines other than
@@ -348,14 +349,15 @@ func (m *machine) failed(format string, args ...any) {
 		}
 	}
 	what := fmt.Sprintf(format, args...)
+	r.keepDisks()
 	if worker := failure.FindString(m.output.String()); worker != "" {
 		what += ": " + worker
 	}
 	r.t.Fatalf("seed %d, machine %d (planned power cut: %s): %s\n\n"+
 		"the disks are kept in %s as pv0 and pv1, and as they were before this machine in *.before; to boot it again:\n"+
-		"cd %[5]s; cp pv0.before pv0; cp pv1.before pv1; truncate -s0 log; ./testkernel %s\n\n"+
+		"cd %[5]s/disks; cp pv0.before pv0; cp pv1.before pv1; truncate -s0 log; ../testkernel %s\n\n"+
 		"the last lines of the history without reads and writes:\n%s\n\nthe last lines of the history:\n%s\n\nkernel log and messages:\n%s",
-		*seed, r.boots, m.what, what, r.dir, strings.Join(m.args, " "),
+		*seed, r.boots, m.what, what, r.dir, strings.ReplaceAll(strings.Join(m.args, " "), r.disks, r.file("disks")),
 		strings.Join(r.tail[max(0, len(r.tail)-2*tailLines):], "\n"), strings.Join(r.recent[max(0, len(r.recent)-tailLines):], "\n"), m.output)
 }
 

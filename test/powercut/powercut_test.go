@@ -7,16 +7,20 @@
 package powercut
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -27,6 +31,7 @@ var (
 	cuts     = flag.Int("cuts", 20, "least number of interruptions")
 	duration = flag.Duration("duration", 0, "least time to run; needs a larger -timeout")
 	seed     = flag.Uint64("seed", 0, "seed of all random choices; 0 takes the seed from the clock")
+	keepIn   = flag.String("dir", "", "`DIR` for a directory with programs and logs, which remains with the disks after a failure; TMPDIR or /var/tmp if empty")
 )
 
 // TestCuts: machines run one after the other on the same disks, each until its power
@@ -34,7 +39,7 @@ var (
 func TestCuts(t *testing.T) {
 	r := newRun(t)
 	r.makeDisks()
-	for r.cuts() < *cuts || time.Since(r.began) < *duration {
+	for !r.stopped.Load() && (r.cuts() < *cuts || time.Since(r.began) < *duration) {
 		kills := r.random.IntN(5) / 2
 		if time.Since(r.began) >= *duration {
 			kills = min(kills, *cuts-r.cuts()-1)
@@ -51,7 +56,7 @@ func TestCreation(t *testing.T) {
 	r := newRun(t)
 	for range max(2, *cuts/20) {
 		r.makeDisks()
-		r.cut(when{what: "opening", after: history.Opening, delay: time.Duration(r.random.IntN(int(creationTakes)))}, 0)
+		r.cut(when{what: "opening", after: history.Opening, within: creationTakes}, 0)
 		r.last()
 	}
 	t.Log(r.summary())
@@ -68,22 +73,27 @@ func newRun(t *testing.T) *run {
 	if *seed == 0 {
 		*seed = uint64(time.Now().UnixNano())
 	}
-	dir, err := os.MkdirTemp(base(), "dmsnap-powercut-")
+	dir, err := os.MkdirTemp(cmp.Or(*keepIn, base()), "dmsnap-powercut-")
 	if err != nil {
 		t.Fatal(err)
 	}
+	r := &run{
+		t: t, dir: dir, disks: filepath.Join(dir, "disks"), began: time.Now(), random: rand.New(rand.NewPCG(*seed, 0)), model: history.NewModel(),
+		took: map[history.Op]time.Duration{}, phases: map[history.Kind]time.Duration{history.Opened: 150 * time.Millisecond, history.Checked: time.Second},
+		count: map[string]int{}, complaints: map[string]int{},
+	}
+	r.inMemory()
+	r.stopAtSignal()
 	t.Cleanup(func() {
-		if !t.Failed() {
+		r.result()
+		if os.RemoveAll(r.memory); !t.Failed() {
 			os.RemoveAll(dir)
 		}
 	})
 	build(t, filepath.Join(dir, "testkernel"), "../../hack/kernel")
 	build(t, filepath.Join(dir, "worker"), "./worker/run")
 	t.Logf("seed %d", *seed)
-	return &run{
-		t: t, dir: dir, began: time.Now(), random: rand.New(rand.NewPCG(*seed, 0)), model: history.NewModel(),
-		took: map[history.Op]time.Duration{}, count: map[string]int{}, complaints: map[string]int{},
-	}
+	return r
 }
 
 // base returns a directory with room for disks.
@@ -107,38 +117,65 @@ func build(t *testing.T, to, pkg string) {
 type run struct {
 	t      *testing.T
 	dir    string
+	disks  string // the directory of the disks
+	memory string // the same while it is in memory; else ""
 	began  time.Time
 	random *rand.Rand
 	boots  int
 	model  *history.Model
 	took   map[history.Op]time.Duration
+	phases map[history.Kind]time.Duration // how long it takes until these events
 	count  map[string]int
 	recent []string // the last lines of the history
 	tail   []string // the last lines other than reads and writes
 
 	complaints map[string]int // how often drivers logged each error
+
+	stopped atomic.Bool // by a signal: the run ends with the next machine
+}
+
+// stopAtSignal has the run end early, with all its checks, after a signal.
+func (r *run) stopAtSignal() {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		for range signals {
+			r.stopped.Store(true)
+		}
+	}()
+}
+
+// result prints the run's figures for hack/cuts, also after a failure.
+func (r *run) result() {
+	findings := 0
+	if r.t.Failed() {
+		findings = 1
+	}
+	fmt.Printf("result\t%d\t%d\t%d\t%d\t%d\t%d\n", *seed, r.count["power cut"], r.count["driver killed"], r.count["operations"],
+		r.count["volumes verified"]+r.count["snapshots verified"]+r.count["compared then"], findings)
 }
 
 // when is the moment of a power cut.
 type when struct {
-	what  string
-	after history.Kind // the delay begins at this event
-	delay time.Duration
-	inOp  bool // after the delay wait for an operation, and cut in it
+	what   string
+	after  history.Kind  // the moment is after this event,
+	ops    int           // then after so many operations have begun,
+	inOp   bool          // and then in the last of them,
+	within time.Duration // or within this time
 }
 
-// moment chooses when to cut the power.
+// moment chooses when to cut the power. It counts in operations rather than in
+// seconds, so that a load does as much on a slow machine as on a fast one.
 func (r *run) moment() when {
-	ms := func(n int) time.Duration { return time.Duration(r.random.IntN(n*1000)) * time.Microsecond }
 	switch k := r.random.IntN(20); {
 	case k < 3:
-		return when{what: "opening", after: history.Opening, delay: ms(250)}
+		return when{what: "opening", after: history.Opening, within: r.phases[history.Opened] * 5 / 4}
 	case k < 5:
-		return when{what: "verifying", after: history.Opened, delay: ms(1500)}
+		return when{what: "verifying", after: history.Opened, within: r.phases[history.Checked]}
 	case k < 9:
-		return when{what: "load", after: history.Load, delay: ms(3000)}
+		return when{what: "load", after: history.Load, ops: r.random.IntN(mostOps), within: 200 * time.Millisecond}
 	default:
-		return when{what: "operation", after: history.Load, delay: ms(1500), inOp: true}
+		return when{what: "operation", after: history.Load, ops: 1 + r.random.IntN(mostOps), inOp: true}
 	}
 }
 

@@ -59,8 +59,8 @@ type Reply struct {
 // pool returns the configuration of the pool.
 func (o options) pool() pool.Config {
 	return pool.Config{
-		Name: "pool", VolumeGroup: vgName, Devices: strings.Split(o.disks, ","), Create: true,
-		Chunk: size.Bytes(o.chunk), FirstStore: extent, HydrationRate: 12 * size.MiB, HydrationShare: 100, // slow, so that the power is cut while volumes hydrate
+		Name: "pool", VolumeGroup: vgName, Devices: strings.Split(o.disks, ","), Create: true, ExtentSize: extent,
+		Chunk: size.Bytes(o.chunk), FirstStore: 2 * extent, HydrationRate: 16 * size.MiB, HydrationShare: 100, // slow, so that the power is cut while volumes hydrate
 	}
 }
 

@@ -16,9 +16,10 @@ const (
 	mostShowing  = 3 // additional volumes that show snapshots
 	mostOnVolume = 5 // snapshots
 	mostSnaps    = 24
-	extent       = 4 * size.MiB
+	extent       = size.MiB
 	largest      = 8 * extent
 	tooLarge     = 512 * extent // larger than the pool
+	mostOps      = 20           // that begin before the driver is killed
 )
 
 // weights has how often each operation is tried, relative to the others.
@@ -70,26 +71,36 @@ func (s *session) load(stop <-chan struct{}) {
 func (s *session) loadUntilKilled() {
 	s.log.End(history.Event{Kind: history.Load})
 	stop, ended := make(chan struct{}), make(chan struct{})
+	select {
+	case <-s.begun: // drops an earlier operation
+	default:
+	}
 	go func() { s.load(stop); close(ended) }()
-	time.Sleep(time.Duration(s.random.n(1200)) * time.Millisecond)
-	if s.random.n(4) > 0 {
-		select {
-		case <-s.begun: // drops an earlier operation
-		default:
-		}
-		select {
-		case op := <-s.begun:
-			s.mu.Lock()
-			took := s.took[op]
-			s.mu.Unlock()
-			u := float64(s.random.n(1000)) / 1000
-			time.Sleep(time.Duration(u * u * 1.25 * float64(took))) // early moments are likelier, because the commit comes early
-		case <-time.After(time.Second):
-		}
+	if op, in := s.awaitOps(s.random.n(mostOps)), s.random.n(4) > 0; in {
+		s.mu.Lock()
+		took := s.took[op]
+		s.mu.Unlock()
+		u := float64(s.random.n(1000)) / 1000
+		time.Sleep(time.Duration(u * u * 1.25 * float64(took))) // early moments are likelier, because the commit comes early
+	} else {
+		time.Sleep(time.Duration(s.random.n(100)) * time.Millisecond)
 	}
 	close(stop)
 	s.kill()
 	<-ended
+}
+
+// awaitOps waits until more than n operations have begun, and returns the last.
+// It stops waiting if none begins for a second.
+func (s *session) awaitOps(n int) (op history.Op) {
+	for ; n >= 0; n-- {
+		select {
+		case op = <-s.begun:
+		case <-time.After(time.Second):
+			return op
+		}
+	}
+	return op
 }
 
 // step performs one random operation.

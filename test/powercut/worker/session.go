@@ -20,6 +20,9 @@ type session struct {
 	killing atomic.Bool     // the driver is about to be killed
 	begun   chan history.Op // operations that have just begun
 
+	checks      sync.WaitGroup // the pool's own check, while it runs
+	cancelCheck func()
+
 	mu      sync.Mutex
 	lvs     map[uint64]string  // names of logical volumes
 	busy    map[uint64]bool    // objects that an operation is running on
@@ -29,7 +32,7 @@ type session struct {
 
 func newSession(o options, log *history.Log) *session {
 	return &session{
-		options: o, log: log, random: &random{r: rand.New(rand.NewPCG(o.seed, 1))}, begun: make(chan history.Op, 1),
+		options: o, cancelCheck: func() {}, log: log, random: &random{r: rand.New(rand.NewPCG(o.seed, 1))}, begun: make(chan history.Op, 1),
 		lvs: map[uint64]string{}, busy: map[uint64]bool{}, writers: map[uint64]*writer{}, took: map[history.Op]time.Duration{},
 	}
 }
@@ -88,6 +91,7 @@ func (s *session) open() {
 // kill kills the driver. The volumes and their writers remain.
 func (s *session) kill() {
 	s.killing.Store(true)
+	s.endCheck()
 	if err := s.driver.kill(); err != nil {
 		fail("%v", err)
 	}

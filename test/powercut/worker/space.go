@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -16,17 +17,33 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/test/powercut/history"
 )
 
-// ownCheck runs the pool's own check, which also looks at what the survey does
-// not.
-func (s *session) ownCheck() {
+// beginCheck starts the pool's own check, which also looks at what the survey
+// does not. The check may take two looks, a second apart, while the load runs.
+func (s *session) beginCheck() {
+	s.checks.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), settleLimit)
+	s.cancelCheck = cancel
+	s.checks.Go(func() {
+		defer cancel()
+		s.ownCheck(ctx)
+	})
+}
+
+// endCheck cancels the pool's own check, before the driver is killed.
+func (s *session) endCheck() {
+	s.cancelCheck()
+	s.checks.Wait()
+}
+
+func (s *session) ownCheck(ctx context.Context) {
 	for deadline := time.Now().Add(steadyLimit); ; time.Sleep(50 * time.Millisecond) {
-		ctx, cancel := context.WithTimeout(context.Background(), settleLimit)
 		v, err := pool.Verify(ctx, s.options.pool(), pool.Options{})
-		cancel()
-		if err != nil {
+		switch {
+		case errors.Is(ctx.Err(), context.Canceled):
+			return
+		case err != nil:
 			fail("the pool's own check: %v", err)
-		}
-		if len(v.Findings) == 0 {
+		case len(v.Findings) == 0:
 			return
 		}
 		// The check may have findings for a moment while a store grows.

@@ -15,13 +15,12 @@ const (
 	steadyLimit = 20 * time.Second // how long devices may take to settle: layers are folded one after the other
 )
 
-// survey checks that the pool has nothing but what its volumes and snapshots
-// need.
+// survey waits until nothing is being copied or wiped. It checks that the pool
+// has nothing then but what its volumes and snapshots need.
 func (s *session) survey() *audit.Audit {
 	a, err := audit.Take(context.Background(), vgName, strings.Split(s.options.disks, ","), s.driver.list, steadyLimit)
 	failAudit(err)
 	failAudit(a.Extents())
-	s.ownCheck()
 	s.checkWiped(a.VG)
 	return a
 }

@@ -2,9 +2,13 @@ package worker
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
@@ -71,6 +75,33 @@ func (s *session) byLVM2() {
 	}
 	s.lvm("vgchange", "-q", "-an", vgName)
 	s.log.End(history.Event{Kind: history.Theirs, Count: compared})
+}
+
+// lvmConfig limits lvm2 to the machine's disks. It would look at each of the
+// thousand nodes in /dev otherwise.
+const lvmConfig = "/etc/lvm/lvm.conf"
+
+// onlyDisks has lvm2 scan a directory with the nodes of the disks alone.
+func onlyDisks(disks []string) error {
+	dir, err := os.MkdirTemp("/run", "disks-")
+	if err != nil {
+		return err
+	}
+	for _, disk := range disks {
+		var st unix.Stat_t
+		if err = unix.Stat(disk, &st); err == nil {
+			err = unix.Mknod(filepath.Join(dir, filepath.Base(disk)), st.Mode, int(st.Rdev))
+		}
+		if err != nil {
+			return fmt.Errorf("making a node for %s: %w", disk, err)
+		}
+	}
+	text, err := os.ReadFile(lvmConfig) // hack/testkernel made it for this machine only
+	if err != nil {
+		return err
+	}
+	scan := fmt.Sprintf("devices {\n\tscan = [ %q ]\n", dir)
+	return os.WriteFile(lvmConfig, []byte(strings.Replace(string(text), "devices {\n", scan, 1)), 0o644)
 }
 
 func (s *session) lvm(command ...string) {

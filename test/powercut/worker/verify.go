@@ -22,11 +22,19 @@ const (
 	checkedSnapshots = 4 // if the program only checks
 )
 
-// verify checks that the pool agrees with the history. It reads back at most n
-// snapshots.
+// verify checks that the pool agrees with the history. Active volumes are read
+// while copying and wiping end. verify reads back at most n snapshots.
 func (s *session) verify(n int) {
+	s.beginCheck()
+	read := map[uint64]bool{}
+	for _, id := range s.objects(func(o *history.Object) bool {
+		return !o.Snapshot && o.Certain && o.Wanted == 0 && o.Active == history.Active
+	}) {
+		s.compare(id, id)
+		read[id] = true
+	}
 	s.match(s.survey())
-	s.readVolumes()
+	s.readVolumes(read)
 	snapshots := s.objects(func(o *history.Object) bool { return o.Snapshot })
 	for range n {
 		if len(snapshots) > 0 {
@@ -34,6 +42,9 @@ func (s *session) verify(n int) {
 			s.readSnapshot(snapshots[i])
 			snapshots = slices.Delete(snapshots, i, i+1)
 		}
+	}
+	if s.options.check {
+		s.checks.Wait()
 	}
 	s.log.End(history.Event{Kind: history.Checked})
 }
@@ -62,8 +73,10 @@ func (s *session) finish() {
 		}
 		left = full
 	}
-	v := s.survey()
-	if err := v.Empty(); err != nil {
+	s.endCheck()
+	s.beginCheck()
+	s.checks.Wait()
+	if err := s.survey().Empty(); err != nil {
 		fail("%v", err)
 	}
 	s.log.End(history.Event{Kind: history.Checked})
@@ -174,10 +187,10 @@ func (s *session) matchSnapshot(o history.Object, x pool.Snapshot) {
 	}
 }
 
-// readVolumes compares the content of all volumes. It leaves some of the
-// inactive volumes active.
-func (s *session) readVolumes() {
-	for _, id := range s.objects(func(o *history.Object) bool { return !o.Snapshot }) {
+// readVolumes compares the content of all volumes that were not read yet. It
+// leaves some of the inactive volumes active.
+func (s *session) readVolumes(read map[uint64]bool) {
+	for _, id := range s.objects(func(o *history.Object) bool { return !o.Snapshot && !read[o.ID] }) {
 		active := s.object(id).Active == history.Active
 		if !active {
 			s.must(history.Event{Op: history.Activate, ID: id})
@@ -193,7 +206,8 @@ func (s *session) readVolumes() {
 // if there is no room for the restored volume.
 func (s *session) readSnapshot(id uint64) bool {
 	o := s.object(id)
-	e, out := s.call(history.Event{Op: history.Restore, From: id, Size: o.Size, FS: o.FS}, func(m *history.Model, e *history.Event) bool {
+	transient := o.FS && s.random.n(3) > 0 // a copy of every snapshot would take longer
+	e, out := s.call(history.Event{Op: history.Restore, From: id, Size: o.Size, FS: o.FS, Transient: transient}, func(m *history.Model, e *history.Event) bool {
 		e.ID = m.Next()
 		e.Name = fmt.Sprintf("check-%d", e.ID)
 		return true

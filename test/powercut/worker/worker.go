@@ -27,6 +27,7 @@ type options struct {
 	final  bool
 	check  bool
 	cached bool
+	alone  bool
 }
 
 // aliveEvery is how often the worker logs that the machine runs, even if
@@ -45,6 +46,7 @@ func Main() {
 	flag.BoolVar(&o.final, "final", false, "check everything, delete everything and end")
 	flag.BoolVar(&o.check, "check", false, "check everything and end")
 	flag.BoolVar(&o.cached, "cached", false, "the disks have a volatile cache: a write counts as done once it is flushed")
+	flag.BoolVar(&o.alone, "alone", false, "the machine is only for this program: limit lvm2 to the disks")
 	flag.StringVar(&logDisk, "log", "", "zeroed `DEVICE` for the history")
 	flag.StringVar(&model, "model", "", "`FILE` with the model of the history so far")
 	flag.BoolVar(&driver, "driver", false, "run as the driver of another worker")
@@ -55,6 +57,11 @@ func Main() {
 			os.Exit(1)
 		}
 		return
+	}
+	if o.alone {
+		if err := onlyDisks(strings.Split(o.disks, ",")); err != nil {
+			fail("%v", err)
+		}
 	}
 	m, err := history.LoadModel(model)
 	if err != nil {

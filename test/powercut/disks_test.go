@@ -1,0 +1,79 @@
+//go:build powercut
+
+package powercut
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+// memoryDir is a file system in memory. A power cut takes nothing from the
+// disks that the machine has written to them, so the disks need no real one.
+const memoryDir = "/dev/shm"
+
+// inMemory puts the disks of the run into memory, if there is room.
+func (r *run) inMemory() {
+	var fs unix.Statfs_t
+	if os.Getenv("TMPDIR") == "" && unix.Statfs(memoryDir, &fs) == nil && size.Bytes(fs.Bavail)*size.Bytes(fs.Bsize) > 8*diskSize {
+		if dir, err := os.MkdirTemp(memoryDir, "dmsnap-powercut-"); err == nil {
+			r.memory, r.disks = dir, dir
+			return
+		}
+	}
+	if err := os.Mkdir(r.disks, 0o755); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// makeDisks makes the pool's disks. They are blank where LVM2 and others look
+// for a signature. In every MiB, where new stores and volumes begin, they have
+// random bytes, as an earlier owner leaves them.
+func (r *run) makeDisks() {
+	r.t.Helper()
+	left := make([]byte, 64*size.KiB)
+	for i := range left {
+		left[i] = byte(r.random.Uint32())
+	}
+	for _, disk := range []string{"pv0", "pv1"} {
+		f, err := os.Create(r.disk(disk))
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		err = f.Truncate(int64(diskSize))
+		for at := size.MiB; at < diskSize-4*size.MiB; at += size.MiB { // whatever the offset of the first extent
+			_, failed := f.WriteAt(left, int64(at))
+			err = errors.Join(err, failed)
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
+// copyDisks copies the disks to files of the same names with an ending, so that
+// a failure can be repeated.
+func (r *run) copyDisks(ending string) error {
+	for _, disk := range []string{"pv0", "pv1"} {
+		if err := exec.Command("cp", "--sparse=auto", "--reflink=auto", r.disk(disk), r.disk(disk+ending)).Run(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepDisks copies the disks of a failed run from memory to the run's
+// directory.
+func (r *run) keepDisks() {
+	if r.memory == "" {
+		return
+	}
+	if out, err := exec.Command("cp", "-r", "--sparse=always", r.memory, r.file("disks")).CombinedOutput(); err != nil {
+		r.t.Logf("keeping the disks: %v\n%s", err, strings.TrimSpace(string(out)))
+	}
+}
