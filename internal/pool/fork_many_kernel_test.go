@@ -173,8 +173,8 @@ func TestFork_randomOperations(t *testing.T) {
 			ok(t, f.p.Close())
 		}
 	}()
-	forks := 0
-	for end := time.Now().Add(*forksFor); time.Now().Before(end); {
+	forks, steps := 0, 0
+	for end := time.Now().Add(*forksFor); time.Now().Before(end); steps++ {
 		f.counts[f.step()]++
 		for _, o := range must(f.p.latest())(t).Volumes {
 			if o.Forked() {
@@ -185,6 +185,7 @@ func TestFork_randomOperations(t *testing.T) {
 			t.FailNow()
 		}
 	}
+	t.Logf("%d operations", steps)
 	t.Logf("%v, %d volumes seen as forks", f.counts, forks)
 	for _, v := range f.volumes {
 		v.compare(t, v.path, v.lv+" in the end")

@@ -4,8 +4,10 @@ package pool
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -14,6 +16,11 @@ import (
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
+)
+
+var (
+	historiesSeed = flag.Uint64("histories.seed", 0, "seed of TestPool_histories; 0 for a random seed")
+	historiesFor  = flag.Duration("histories.for", 0, "least duration of TestPool_histories")
 )
 
 // TestPool_fourDevices: an active volume with snapshots has exactly the four devices of
@@ -92,7 +99,7 @@ func TestPool_histories(t *testing.T) {
 	ctx := context.Background()
 	c := Config{Name: "pool", VolumeGroup: "vghistories", Devices: testDisks(t)[:1], Create: true, FirstStore: 4 * size.MiB, NoFolding: true}
 	p := openPool(t, c)
-	seed := uint64(time.Now().UnixNano())
+	seed := cmp.Or(*historiesSeed, uint64(time.Now().UnixNano()))
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
 	type snapshot struct {
@@ -124,7 +131,9 @@ func TestPool_histories(t *testing.T) {
 		ok(t, p.Deactivate(ctx, cp.LV))
 		ok(t, p.DeleteVolume(ctx, cp.LV))
 	}
-	for step := range 120 {
+	steps, end := 0, time.Now().Add(*historiesFor)
+	for ; steps < 120 || time.Now().Before(end); steps++ {
+		step := steps
 		v := vols[r.IntN(len(vols))]
 		switch k := r.IntN(20); {
 		case k < 9:
@@ -157,6 +166,7 @@ func TestPool_histories(t *testing.T) {
 			p = openPool(t, c)
 		}
 	}
+	t.Logf("%d operations", steps)
 	for _, v := range vols {
 		if got := readDevice(t, v.path, size.Bytes(len(v.content))); !bytes.Equal(got, v.content) {
 			t.Errorf("seed %d: volume %s has other content", seed, v.lv)
