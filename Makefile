@@ -19,7 +19,7 @@ ARCH ?= amd64
 MODULES := hack/image hack/chart test/e2e
 
 .DEFAULT_GOAL := build
-.PHONY: all help build image image-root chart pictures demo points test kernels lint generate bench deps cluster cluster-down e2e e2e-smoke clean
+.PHONY: all help build image image-root chart pictures demo points cuts model test kernels lint generate bench deps cluster cluster-down e2e e2e-smoke clean
 
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^##@ / { print "\n" substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,13 @@ kernels: ## kernel tests, csi-sanity and power cuts on several kernels, for hour
 
 points: deps ## cut each operation at each of its points, for hours; POINTS="cut,expand" or cut-next:17 selects
 	@hack/points $(POINTS)
+
+# EACH=250 interruptions have one seed; RECORD names another file for the lines.
+cuts: deps ## a campaign of power cuts with many seeds, recorded in docs/reliability; CUTS=10000 JOBS=2 KERNELS="uml uml-smp"
+	@CUTS=$(if $(filter file,$(origin CUTS)),1000,$(CUTS)) EACH="$(EACH)" JOBS="$(JOBS)" KERNELS="$(KERNELS)" RECORD="$(RECORD)" hack/cuts
+
+model: deps ## random operations against a model, for hours, recorded in docs/reliability; FOR=8h KERNELS="uml uml-smp"
+	@FOR="$(FOR)" EACH="$(EACH)" KERNELS="$(KERNELS)" SEED="$(SEED)" hack/model
 
 # DMSNAP_BENCH="-quick" does fewer repetitions, "-run 'write_.*64KiB'" measures
 # only figures whose names match, "-list" prints the names. A full run takes
