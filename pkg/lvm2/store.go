@@ -36,7 +36,8 @@ type Store struct {
 	vg       *VG             // as last read or committed; nil: read it again
 	areas    []*metadataArea // of the physical volumes
 	problems []error
-	buffer   []byte // memory of the last text, for the next text
+	lost     map[ID]error // of Lost, by physical volume
+	buffer   []byte       // memory of the last text, for the next text
 }
 
 // state is what a Store tells about its last Read or Commit.
@@ -80,7 +81,7 @@ func openGroup(ctx context.Context, h Host, name string, search Search, access i
 		return nil, err
 	}
 	defer lock.Unlock()
-	s := &Store{host: h, name: name, search: search, access: access, open: map[identity]*device{}, used: map[ID]place{}}
+	s := &Store{host: h, name: name, search: search, access: access, open: map[identity]*device{}, used: map[ID]place{}, lost: map[ID]error{}}
 	if _, err := s.Read(ctx); err != nil {
 		s.Close()
 		return nil, err
@@ -272,6 +273,7 @@ func (s *Store) loadFrom(search Search) error {
 	if vg.Seqno < s.seqno && (len(found.problems) > 0 || s.moved(members)) {
 		return fmt.Errorf("the newest readable metadata has seqno %d, but seqno %d was read before: %w: %w", vg.Seqno, s.seqno, ErrDamaged, errors.Join(found.problems...))
 	}
+	s.noteLost(vg, members)
 	if err := s.adopt(members); err != nil {
 		return err
 	}
