@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -56,9 +58,27 @@ func inputs(t *testing.T, arch string) options {
 }
 
 // TestImage_programsRun: the programs of the image run with only the image's own
-// libraries.
+// libraries. Those of another architecture run under QEMU.
 func TestImage_programsRun(t *testing.T) {
-	o := inputs(t, "amd64")
+	for arch, emulator := range map[string]string{"amd64": "qemu-x86_64-static", "arm64": "qemu-aarch64-static"} {
+		t.Run(arch, func(t *testing.T) {
+			if arch == runtime.GOARCH {
+				programsRun(t, arch, "")
+				return
+			}
+			path, err := exec.LookPath(emulator)
+			if err != nil {
+				t.Skipf("%v: install the Debian package qemu-user-static to run the programs of %s", err, arch)
+			}
+			programsRun(t, arch, path)
+		})
+	}
+}
+
+// programsRun runs the programs by the emulator, which needs no library; directly if
+// it is "".
+func programsRun(t *testing.T, arch, emulator string) {
+	o := inputs(t, arch)
 	o.root = t.TempDir()
 	if err := o.run(); err != nil {
 		t.Fatal(err)
@@ -71,6 +91,17 @@ func TestImage_programsRun(t *testing.T) {
 		"proc/self/mounts": {mode: 0o644},
 	}).writeDir(o.root); err != nil {
 		t.Fatal(err)
+	}
+	var prefix []string
+	if emulator != "" {
+		text, err := os.ReadFile(emulator)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(o.root, "emulator"), text, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		prefix = []string{"/emulator"}
 	}
 	disk := filepath.Join(o.root, "tmp", "disk")
 	for _, c := range []struct {
@@ -99,7 +130,7 @@ func TestImage_programsRun(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		out, err := inRoot(t.Context(), o.root, strings.Fields(c.command)...)
+		out, err := inRoot(t.Context(), o.root, prefix, strings.Fields(c.command)...)
 		if err != nil || !strings.Contains(out, c.want) {
 			t.Errorf("%s: %v, %q, want %q", c.command, err, out, c.want)
 		}
@@ -112,8 +143,9 @@ func TestImage_programsRun(t *testing.T) {
 }
 
 // inRoot runs a program with root as its root directory, for at most two
-// minutes: no program has more than a second's work.
-func inRoot(ctx context.Context, root string, args ...string) (string, error) {
+// minutes: no program has more than a second's work. The prefix comes before the
+// program's path.
+func inRoot(ctx context.Context, root string, prefix []string, args ...string) (string, error) {
 	path := ""
 	for _, dir := range []string{"/usr/sbin/", "/usr/bin/"} {
 		if _, err := os.Stat(filepath.Join(root, dir, args[0])); err == nil {
@@ -122,7 +154,8 @@ func inRoot(ctx context.Context, root string, args ...string) (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, path, args[1:]...)
+	args = append(append(slices.Clone(prefix), path), args[1:]...)
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Dir, cmd.Env, cmd.SysProcAttr = "/", []string{"LC_ALL=C"}, &syscall.SysProcAttr{Chroot: root}
 	cmd.WaitDelay = time.Second
 	if os.Geteuid() != 0 {
@@ -202,7 +235,7 @@ func member(t *testing.T, archive []byte, name string) string {
 }
 
 // TestImage_arm64: every program in an image for arm64 is for this architecture and
-// finds all its libraries. It cannot run here.
+// finds all its libraries.
 func TestImage_arm64(t *testing.T) {
 	o := inputs(t, "arm64")
 	all, program, err := o.layers()
