@@ -64,11 +64,11 @@ lint: ## golangci-lint of all modules with each build tag, go vet, the workflows
 test: deps ## all tests but e2e; PARTS="unit kernel points powercut modules" selects, CUTS=20, DURATION=8h
 	@hack/test -cuts $(CUTS) -duration $(DURATION) $(PARTS)
 
-# KERNELS="uml-6.12 uml-smp", PARTS="kernel sanity powercut",
+# KERNELS="uml-6.12 uml-smp", PARTS="kernel sanity powercut interop",
 # PACKAGES=./internal/pool, RUN=TestCut and CUTS narrow the run. All kernels but
 # the installed one are fetched once. uml-smp is built, which takes most of an
 # hour. The whole run takes several hours.
-kernels: ## kernel tests, csi-sanity and power cuts on several kernels, for hours; ends with a matrix
+kernels: ## kernel tests, csi-sanity, power cuts, interop with another lvm2 on several kernels, for hours; ends with a matrix
 	@hack/deps.sh --kernels
 	@KERNELS="$(KERNELS)" PARTS="$(PARTS)" PACKAGES="$(PACKAGES)" RUN='$(RUN)' CUTS=$(CUTS) hack/kernels
 

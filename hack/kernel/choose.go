@@ -37,6 +37,8 @@ func choose(kernel string) (string, error) {
 	return "", fmt.Errorf("unknown kernel %q: must be %s", kernel, kernelNames())
 }
 
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 // environment returns the command's environment: the variables in set, then the
 // runner's own. It adds HOME and PATH if neither has them.
 func environment(set ...string) []string {
@@ -55,7 +57,7 @@ func environment(set ...string) []string {
 	}
 	for name, value := range map[string]string{
 		"HOME": "/root",
-		"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"PATH": defaultPath,
 	} {
 		if !have[name] {
 			env = append(env, name+"="+value)

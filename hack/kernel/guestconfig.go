@@ -23,6 +23,7 @@ func guestConfig(opts options, dir *runDir, disks []string) (guest.Config, error
 	if opts.share != "" {
 		set = append(set, "DMSNAP_SHARE="+opts.share)
 	}
+	set = append(set, opts.path()...)
 	self, err := os.Executable()
 	if err != nil {
 		return guest.Config{}, err

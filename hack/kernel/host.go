@@ -81,6 +81,7 @@ func runOnHost(opts options, dir *runDir) (int, error) {
 	if opts.share != "" {
 		set = append(set, "DMSNAP_SHARE="+opts.share)
 	}
+	set = append(set, opts.path()...)
 	_, err = os.Stat("/run/udev/control")
 	udev := err == nil
 	if !udev {

@@ -70,6 +70,11 @@ func run(opts options) (int, error) {
 	if err != nil {
 		return exitFailed, err
 	}
+	if opts.lvm2 != "" {
+		if opts.commands, err = findLVM2(opts.lvm2); err != nil {
+			return exitFailed, err
+		}
+	}
 	dir, err := newRunDir()
 	if err != nil {
 		return exitFailed, err

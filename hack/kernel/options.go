@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -28,10 +29,13 @@ type options struct {
 	share   string   // absolute and without symbolic links; "" for none
 	outputs []string // directories that the Go test binary writes results to
 	cpus    int
-	tap     string // the tap device of the guest's network; "" for none
-	stdin   bool
-	verbose bool
-	argv    []string
+	lvm2    string // Debian's suite of LVM2's commands; "" for the installed ones
+	// commands is a directory that comes first in the command's PATH; "" for none.
+	commands string
+	tap      string // the tap device of the guest's network; "" for none
+	stdin    bool
+	verbose  bool
+	argv     []string
 }
 
 // disk is a scratch disk to make: for this run only, or kept in the file path.
@@ -61,6 +65,7 @@ func parseOptions(args []string, getenv func(string) string) (options, error) {
 	f.StringVar(&o.share, "share", getenv("DMSNAP_SHARE"),
 		"`DIR` of the host that COMMAND may write to; COMMAND finds the path in DMSNAP_SHARE (DMSNAP_SHARE)")
 	cpus := f.String("cpus", fallback("DMSNAP_CPUS", "2"), "processors of the guest, only for qemu and "+umlSMP+" (DMSNAP_CPUS)")
+	f.StringVar(&o.lvm2, "lvm2", getenv("DMSNAP_LVM2"), "`SUITE` of Debian, trixie, whose LVM2 commands come first in COMMAND's PATH (DMSNAP_LVM2)")
 	f.StringVar(&o.tap, "tap", getenv("DMSNAP_TAP"),
 		"`NAME` of a tap device that the guest sees as vec0 and must configure, only for User-mode Linux (DMSNAP_TAP)")
 	f.BoolVar(&o.stdin, "i", false, "pass standard input on to COMMAND; otherwise it is empty")
@@ -124,6 +129,14 @@ func parseOptions(args []string, getenv func(string) string) (options, error) {
 		}
 	}
 	return o, nil
+}
+
+// path returns the variable PATH with the directory commands; nothing without it.
+func (o options) path() []string {
+	if o.commands == "" {
+		return nil
+	}
+	return []string{"PATH=" + o.commands + ":" + cmp.Or(os.Getenv("PATH"), defaultPath)}
 }
 
 // testOutputs returns the directories to which a test binary with these

@@ -2,6 +2,7 @@ package main
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -92,5 +93,22 @@ func TestParseOptions(t *testing.T) {
 		if o, err := parseOptions(args, env()); err == nil {
 			t.Errorf("parseOptions(%q) = %+v, want an error", args, o)
 		}
+	}
+}
+
+// TestOptions_lvm2: the directory of another lvm2 comes first in the command's PATH,
+// and an unknown suite is refused.
+func TestOptions_lvm2(t *testing.T) {
+	o, err := parseOptions([]string{"run", "-lvm2", "trixie", "true"}, func(string) string { return "" })
+	if err != nil || o.lvm2 != "trixie" || len(o.path()) != 0 {
+		t.Errorf("%q, %v, %v", o.lvm2, o.path(), err)
+	}
+	t.Setenv("PATH", "/some/bin")
+	o.commands = "/x/sbin"
+	if got := environment(o.path()...); !slices.Contains(got, "PATH=/x/sbin:/some/bin") || slices.Contains(got, "PATH=/some/bin") {
+		t.Errorf("%v", got)
+	}
+	if _, err := findLVM2("warty"); err == nil || !strings.Contains(err.Error(), "trixie") {
+		t.Errorf("an unknown suite: %v", err)
 	}
 }

@@ -103,8 +103,8 @@ func cachedFiles(dir string) umlFiles {
 // may be newer than the machine's.
 func (k umlKernel) fetch(fresh, dir string) error {
 	fmt.Fprintf(os.Stderr, "testkernel: fetching the Debian package %s of %s into %s, once\n", umlPackage, k.suite, dir)
-	if _, err := exec.LookPath("patchelf"); err != nil {
-		return fmt.Errorf("%w: install the Debian package patchelf (hack/deps.sh --kernels)", err)
+	if err := needPatchelf(); err != nil {
+		return err
 	}
 	work := filepath.Join(fresh, "work")
 	a, err := newApt(k.suite, work)
@@ -131,14 +131,21 @@ func (k umlKernel) fetch(fresh, dir string) error {
 	return os.RemoveAll(work)
 }
 
-// useLibrary makes the program use the C library that is unpacked in libc and
-// will be moved to final.
+func needPatchelf() error {
+	if _, err := exec.LookPath("patchelf"); err != nil {
+		return fmt.Errorf("%w: install the Debian package patchelf (hack/deps.sh --kernels)", err)
+	}
+	return nil
+}
+
+// useLibrary makes the program, and the libraries that it loads, use the libraries
+// that are unpacked in libc and will be moved to final. The C library is one of them.
 func useLibrary(program, libc, final string) error {
 	const loader = "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
 	if _, err := os.Stat(filepath.Join(libc, loader)); err != nil {
 		return fmt.Errorf("the package libc6 has an unknown layout: %w", err)
 	}
 	_, err := output("", "patchelf", "--set-interpreter", filepath.Join(final, loader),
-		"--set-rpath", filepath.Dir(filepath.Join(final, loader)), program)
+		"--force-rpath", "--set-rpath", filepath.Dir(filepath.Join(final, loader)), program)
 	return err
 }
