@@ -29,19 +29,24 @@ const (
 	silenceLimit = 20 * time.Second
 )
 
-// link is a connection to one node's driver. It closes itself after retire, when
-// the last call on it has ended.
+// link is a connection to one node's driver. The first call makes it. It closes
+// itself after retire, when the last call on it has ended.
 type link struct {
-	conn         *grpc.ClientConn
+	fleet        *fleet
+	node         Node
 	capabilities sync.Map // of the process, by their type, see remembered
 
 	mu      sync.Mutex
+	conn    *grpc.ClientConn // nil until the first call: even an unused one has goroutines
 	calls   int
 	retired bool
 }
 
-// dial prepares a connection. The first call establishes it.
-func (f *fleet) dial(n Node) *link {
+// dial returns a link to a node that nobody has called yet.
+func (f *fleet) dial(n Node) *link { return &link{fleet: f, node: n} }
+
+// connect prepares a connection. The first call establishes it.
+func (f *fleet) connect(n Node) *grpc.ClientConn {
 	addresses := manual.NewBuilderWithScheme("dmsnap")
 	var state resolver.State
 	for _, a := range n.Addresses {
@@ -69,7 +74,7 @@ func (f *fleet) dial(n Node) *link {
 	if err != nil {
 		panic(fmt.Sprintf("connection to node %s: %v", n.Name, err)) // the options are wrong for every node
 	}
-	return &link{conn: conn}
+	return conn
 }
 
 // dialTCP opens a connection on which the kernel notices that a node is gone, even
@@ -95,6 +100,9 @@ func (l *link) hold() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.calls++
+	if l.conn == nil {
+		l.conn = l.fleet.connect(l.node)
+	}
 }
 
 func (l *link) release() {
@@ -113,7 +121,7 @@ func (l *link) retire() {
 }
 
 func (l *link) closeIfUnused() {
-	if l.retired && l.calls == 0 {
+	if l.retired && l.calls == 0 && l.conn != nil {
 		if err := l.conn.Close(); err != nil {
 			klog.ErrorS(err, "Closing a connection", "node", l.conn.Target())
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -237,4 +238,19 @@ func TestFleet_shortNameClash(t *testing.T) {
 	clash := Node{Name: n.short(), Addresses: []string{"127.0.0.1:1"}}
 	r.SetNodes([]Node{n.node(), clash})
 	wantCode(t, "the first of two", get(t.Context(), r, n.id("x")), codes.NotFound)
+}
+
+// TestLink_unused: a node that nobody calls costs no goroutine, whatever the number of
+// nodes.
+func TestLink_unused(t *testing.T) {
+	r := newRouter(t)
+	var nodes []Node
+	for i := range 1000 {
+		nodes = append(nodes, Node{Name: fmt.Sprintf("n%04d", i), Instance: "1", Addresses: []string{"127.0.0.1:1"}})
+	}
+	before := runtime.NumGoroutine()
+	r.SetNodes(nodes)
+	if more := runtime.NumGoroutine() - before; more > 10 {
+		t.Errorf("%d goroutines for nodes that nobody called", more)
+	}
 }
