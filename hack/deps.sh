@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs the Debian packages that the tests need. Unless it is run as root, it
 # prints the command that installs them and fails. Each flag adds packages:
-# --qemu for DMSNAP_KERNEL=qemu, --kernels to fetch or build the other kernels
+# --qemu for DMSNAP_KERNEL=qemu and qemu-arm64 and for programs of arm64, --kernels to fetch or build the other kernels
 # of hack/testkernel, --e2e for the tests on a real Kubernetes.
 set -euo pipefail
 
@@ -14,7 +14,7 @@ packages=(
 )
 for arg; do
 	case $arg in
-	--qemu) packages+=(qemu-system-x86) ;;
+	--qemu) packages+=(qemu-system-x86 qemu-system-arm qemu-user-static) ;;
 	--kernels) packages+=(patchelf flex bison bc make binutils xz-utils) ;;
 	--e2e) packages+=(runc containernetworking-plugins) ;;
 	*)

@@ -22,7 +22,8 @@ type apt struct {
 const debianKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 // newApt reads the lists of the suite from the mirror that the machine uses.
-func newApt(suite, dir string) (*apt, error) {
+// The packages are for the architecture arch, as Debian and Go name it.
+func newApt(suite, arch, dir string) (*apt, error) {
 	for _, tool := range []string{"apt-get", "dpkg-deb"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return nil, fmt.Errorf("%w: packages can be fetched only on Debian", err)
@@ -53,6 +54,7 @@ func newApt(suite, dir string) (*apt, error) {
 	a := &apt{suite: suite, dir: dir, options: []string{
 		"-o", "Dir::Etc::sourcelist=" + sources, "-o", "Dir::Etc::sourceparts=-",
 		"-o", "Dir::State::Lists=" + filepath.Join(dir, "lists"), "-o", "Dir::Cache=" + filepath.Join(dir, "cache"),
+		"-o", "APT::Architecture=" + arch, "-o", "APT::Architectures=" + arch,
 		"-o", "Dir::State::status=/dev/null", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Languages=none",
 	}}
 	_, err = output(dir, "apt-get", append(a.options, "update", "-qq")...)

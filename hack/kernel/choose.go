@@ -7,9 +7,12 @@ import (
 	"strings"
 )
 
-// choose returns the kernel to use: host, qemu or one of umlKernels.
+// choose returns the kernel to use: host, or one of umlKernels or machines.
 func choose(kernel string) (string, error) {
 	if _, ok := umlKernels[kernel]; ok {
+		return kernel, nil
+	}
+	if _, ok := machines[kernel]; ok {
 		return kernel, nil
 	}
 	switch kernel {
@@ -17,8 +20,6 @@ func choose(kernel string) (string, error) {
 		if err := hostUsable(); err != nil {
 			return "", fmt.Errorf("the host's kernel cannot be used: %w", err)
 		}
-		return kernel, nil
-	case "qemu":
 		return kernel, nil
 	case "auto":
 		host := hostUsable()
@@ -28,8 +29,8 @@ func choose(kernel string) (string, error) {
 		if _, err := exec.LookPath(umlBinary); err == nil {
 			return "uml", nil
 		}
-		if _, err := exec.LookPath(qemuBinary); err == nil {
-			return "qemu", nil
+		if _, err := exec.LookPath(machines[qemu].program); err == nil {
+			return qemu, nil
 		}
 		return "", fmt.Errorf("no test kernel: the host's kernel cannot be used (%w), and neither the Debian package "+
 			"user-mode-linux nor qemu-system-x86 is installed; run hack/deps.sh", host)

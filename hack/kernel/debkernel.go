@@ -13,55 +13,67 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/hack/kernel/module"
 )
 
-// qemuPackage is the package of QEMU's kernel. The smaller
-// linux-image-cloud-amd64 lacks 9p, by which the guest sees the host's file
-// system.
-const qemuPackage = "linux-image-amd64"
-
 // debKernel is an unpacked Debian kernel.
 type debKernel struct {
 	image   string // the compressed kernel
 	modules string // the directory with a module tree for each release
 	release string
+	// userland is a directory with programs that lies over the host's file system in
+	// the guest; "" if the guest runs the host's programs.
+	userland string
 }
 
 // fetchKernel returns the kernel from the cache, and downloads it first if it
 // is not there. It installs nothing.
-func fetchKernel() (debKernel, error) {
+func fetchKernel(m machine) (debKernel, error) {
 	base, err := cacheDir()
 	if err != nil {
 		return debKernel{}, err
 	}
-	dir, err := cached(base, qemuPackage, downloadKernel)
+	fill := m.download
+	if m.suite == "" {
+		fill = func(fresh, dir string) error { return downloadKernel(m.kernelPackage(), fresh, dir) }
+	}
+	dir, err := cached(base, m.kernelPackage(), fill)
 	if err != nil {
-		return debKernel{}, fmt.Errorf("fetching the Debian package %s: %w", qemuPackage, err)
+		return debKernel{}, fmt.Errorf("fetching the Debian package %s: %w", m.kernelPackage(), err)
 	}
 	images, _ := filepath.Glob(filepath.Join(dir, "boot/vmlinuz-*"))
 	if len(images) != 1 {
 		return debKernel{}, fmt.Errorf("%s has %d kernels instead of one; delete the directory to fetch the kernel again", dir, len(images))
 	}
-	return debKernel{
+	k := debKernel{
 		image:   images[0],
 		modules: filepath.Join(dir, "lib/modules"),
 		release: strings.TrimPrefix(filepath.Base(images[0]), "vmlinuz-"),
-	}, nil
+	}
+	if m.suite != "" {
+		k.userland = userland(dir)
+	}
+	return k, nil
 }
 
-// downloadKernel unpacks the package that the metapackage depends on into fresh.
-func downloadKernel(fresh, dir string) error {
-	fmt.Fprintf(os.Stderr, "testkernel: fetching the Debian package %s into %s, once\n", qemuPackage, dir)
-	depends, err := output("", "apt-cache", "depends", "--no-recommends", "--no-suggests", qemuPackage)
+// imageOf returns the package of a kernel that a metapackage depends on.
+func imageOf(depends string) (string, error) {
+	for line := range strings.Lines(depends) {
+		if n, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: linux-image-"); ok {
+			return "linux-image-" + n, nil
+		}
+	}
+	return "", errors.New("apt does not know the package; on Debian, run apt-get update")
+}
+
+// downloadKernel unpacks the package that the metapackage depends on into fresh. It
+// uses the machine's package lists.
+func downloadKernel(meta, fresh, dir string) error {
+	fmt.Fprintf(os.Stderr, "testkernel: fetching the Debian package %s into %s, once\n", meta, dir)
+	depends, err := output("", "apt-cache", "depends", "--no-recommends", "--no-suggests", meta)
 	if err != nil {
 		return err
 	}
-	var name string
-	for line := range strings.Lines(depends) {
-		if n, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: linux-image-"); ok {
-			name = "linux-image-" + n
-		}
-	}
-	if name == "" {
-		return errors.New("apt does not know the package; on Debian, run apt-get update")
+	name, err := imageOf(depends)
+	if err != nil {
+		return err
 	}
 	if _, err := output(fresh, "apt-get", "download", name); err != nil {
 		return err

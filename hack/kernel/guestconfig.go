@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -10,8 +11,9 @@ import (
 )
 
 // guestConfig returns the part of the guest's configuration that all kernels
-// share. It also puts the first process, which is this same program, into dir.
-func guestConfig(opts options, dir *runDir, disks []string) (guest.Config, error) {
+// share. It also puts the first process, which is this same program, into dir. For
+// another architecture than the host's, suffix is what the program's name ends in.
+func guestConfig(opts options, dir *runDir, disks []string, suffix string) (guest.Config, error) {
 	cwd, err := os.Getwd()
 	if err != nil {
 		return guest.Config{}, err
@@ -27,6 +29,10 @@ func guestConfig(opts options, dir *runDir, disks []string) (guest.Config, error
 	self, err := os.Executable()
 	if err != nil {
 		return guest.Config{}, err
+	}
+	self += suffix
+	if _, err := os.Stat(self); err != nil {
+		return guest.Config{}, fmt.Errorf("%w: hack/testkernel builds it", err)
 	}
 	init := dir.file("init")
 	// A hard link, where possible, still names this program after the next

@@ -37,7 +37,7 @@ func fetchLVM2(suite, version, fresh, dir string) error {
 		return err
 	}
 	work := filepath.Join(fresh, "work")
-	a, err := newApt(suite, work)
+	a, err := newApt(suite, "amd64", work)
 	if err != nil {
 		return err
 	}
@@ -62,9 +62,9 @@ func fetchLVM2(suite, version, fresh, dir string) error {
 	return os.RemoveAll(work)
 }
 
-// closure returns the package and all packages that it depends on.
-func (a *apt) closure(name string) ([]string, error) {
-	plan, err := output(a.dir, "apt-get", append(a.options, "--simulate", "--no-install-recommends", "install", name)...)
+// closure returns the packages and all packages that they depend on.
+func (a *apt) closure(wanted ...string) ([]string, error) {
+	plan, err := output(a.dir, "apt-get", append(append(a.options, "--simulate", "--no-install-recommends", "install"), wanted...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +75,7 @@ func (a *apt) closure(name string) ([]string, error) {
 		}
 	}
 	if len(names) == 0 {
-		return nil, fmt.Errorf("no package %s", name)
+		return nil, fmt.Errorf("no package %v", wanted)
 	}
 	return names, nil
 }

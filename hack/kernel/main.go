@@ -90,6 +90,6 @@ func run(opts options) (int, error) {
 	case kernel == "host":
 		return runOnHost(opts, dir)
 	default:
-		return runQEMU(opts, dir)
+		return runQEMU(machines[kernel], opts, dir)
 	}
 }

@@ -30,7 +30,7 @@ type options struct {
 	outputs []string // directories that the Go test binary writes results to
 	cpus    int
 	lvm2    string // Debian's suite of LVM2's commands; "" for the installed ones
-	// commands is a directory that comes first in the command's PATH; "" for none.
+	// commands comes first in the command's PATH; "" for nothing.
 	commands string
 	tap      string // the tap device of the guest's network; "" for none
 	stdin    bool
@@ -64,7 +64,7 @@ func parseOptions(args []string, getenv func(string) string) (options, error) {
 	timeout := f.String("timeout", fallback("DMSNAP_TIMEOUT", "15m"), "time limit; 0 for none (DMSNAP_TIMEOUT)")
 	f.StringVar(&o.share, "share", getenv("DMSNAP_SHARE"),
 		"`DIR` of the host that COMMAND may write to; COMMAND finds the path in DMSNAP_SHARE (DMSNAP_SHARE)")
-	cpus := f.String("cpus", fallback("DMSNAP_CPUS", "2"), "processors of the guest, only for qemu and "+umlSMP+" (DMSNAP_CPUS)")
+	cpus := f.String("cpus", fallback("DMSNAP_CPUS", "2"), "processors of the guest, only for qemu, qemu-arm64 and "+umlSMP+" (DMSNAP_CPUS)")
 	f.StringVar(&o.lvm2, "lvm2", getenv("DMSNAP_LVM2"), "`SUITE` of Debian, trixie, whose LVM2 commands come first in COMMAND's PATH (DMSNAP_LVM2)")
 	f.StringVar(&o.tap, "tap", getenv("DMSNAP_TAP"),
 		"`NAME` of a tap device that the guest sees as vec0 and must configure, only for User-mode Linux (DMSNAP_TAP)")

@@ -18,7 +18,6 @@ import (
 )
 
 const (
-	qemuBinary = "qemu-system-x86_64"
 	// Each disk takes one of the 32 slots of the virtual bus.
 	qemuMaxDisks = 16
 	// The directory of the modules in the initial root file system.
@@ -28,14 +27,14 @@ const (
 // qemuModules are the modules that the guest needs to reach the host and its disks.
 var qemuModules = []string{"virtio_pci", "virtio_blk", "virtio_console", "9pnet_virtio", "9p", "overlay"}
 
-func runQEMU(opts options, dir *runDir) (int, error) {
-	if _, err := exec.LookPath(qemuBinary); err != nil {
-		return exitFailed, fmt.Errorf("%w: install the Debian package qemu-system-x86 (hack/deps.sh --qemu)", err)
+func runQEMU(m machine, opts options, dir *runDir) (int, error) {
+	if _, err := exec.LookPath(m.program); err != nil {
+		return exitFailed, fmt.Errorf("%w: install the Debian package %s (hack/deps.sh --qemu)", err, m.deb)
 	}
 	if len(opts.disks) > qemuMaxDisks {
 		return exitFailed, fmt.Errorf("%d scratch disks: with QEMU there are at most %d", len(opts.disks), qemuMaxDisks)
 	}
-	kernel, err := fetchKernel()
+	kernel, err := fetchKernel(m)
 	if err != nil {
 		return exitFailed, err
 	}
@@ -43,16 +42,12 @@ func runQEMU(opts options, dir *runDir) (int, error) {
 	if err != nil {
 		return exitFailed, err
 	}
-	accel := []string{"-accel", "tcg,thread=multi", "-cpu", "max"}
-	if kvmWorks(kernel.image) {
-		accel = []string{"-accel", "kvm", "-cpu", "host"}
-	}
-	argv := append([]string{qemuBinary}, accel...)
+	argv := append([]string{m.program}, m.accelerate(kernel.image)...)
 	argv = append(argv,
 		"-nodefaults", "-display", "none", "-no-reboot",
 		"-m", strconv.FormatUint(uint64(opts.memory/size.MiB), 10)+"M", "-smp", strconv.Itoa(opts.cpus),
 		"-kernel", kernel.image, "-initrd", dir.file("initramfs"),
-		"-append", "console=ttyS0 panic=-1 "+guest.ConfigVar+"=/config.json",
+		"-append", "console="+m.console+" panic=-1 "+guest.ConfigVar+"=/config.json",
 		"-chardev", "stdio,id=log,signal=off", "-serial", "chardev:log",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=line,fd=3", "-device", "virtserialport,chardev=line",
 	)
@@ -64,7 +59,10 @@ func runQEMU(opts options, dir *runDir) (int, error) {
 			"-device", "virtio-blk-pci,drive="+id)
 		devices = append(devices, "/dev/vd"+string(rune('a'+i)))
 	}
-	cfg, err := guestConfig(opts, dir, devices)
+	if kernel.userland != "" {
+		opts.commands = "/sbin:/bin" // only its programs are there, because the host's are in /usr
+	}
+	cfg, err := guestConfig(opts, dir, devices, m.suffix())
 	if err != nil {
 		return exitFailed, err
 	}
@@ -75,6 +73,12 @@ func runQEMU(opts options, dir *runDir) (int, error) {
 		{Source: "proc", Target: "/proc", Type: "proc"},
 		{Source: "devtmpfs", Target: "/dev", Type: "devtmpfs"},
 		{Source: "root", Target: cfg.HostRoot, Type: "9p", Data: how + "cache=loose"},
+	}
+	if kernel.userland != "" {
+		const over = "/userland"
+		argv = append(argv, share("userland", kernel.userland, true)...)
+		cfg.EarlyMounts = append(cfg.EarlyMounts, guest.Mount{Source: "userland", Target: over, Type: "9p", Data: how + "cache=loose"})
+		cfg.HostRoot = over + ":" + cfg.HostRoot
 	}
 	cfg.Channel = "/dev/vport0p1"
 	cfg.ModuleRoot = kernel.modules
@@ -141,9 +145,20 @@ func writeInitramfs(dir *runDir, kernel debKernel, cfg guest.Config) error {
 	return os.WriteFile(dir.file("initramfs"), archive.bytes(), 0o600)
 }
 
+// accelerate returns the options for the fastest way to run the machine here.
+func (m machine) accelerate(image string) []string {
+	switch {
+	case len(m.args) > 0:
+		return append([]string{"-accel", "tcg,thread=multi"}, m.args...)
+	case kvmWorks(m.program, image):
+		return []string{"-accel", "kvm", "-cpu", "host"}
+	}
+	return []string{"-accel", "tcg,thread=multi", "-cpu", "max"}
+}
+
 // kvmWorks reports whether a kernel gets as far as its first line with KVM: the
 // device may exist and not work.
-func kvmWorks(image string) bool {
+func kvmWorks(program, image string) bool {
 	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if err != nil {
 		return false
@@ -151,7 +166,7 @@ func kvmWorks(image string) bool {
 	f.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, qemuBinary, "-accel", "kvm", "-cpu", "host", "-nodefaults", "-display", "none", "-no-reboot",
+	cmd := exec.CommandContext(ctx, program, "-accel", "kvm", "-cpu", "host", "-nodefaults", "-display", "none", "-no-reboot",
 		"-m", "256M", "-kernel", image, "-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1", "-serial", "stdio")
 	out, err := cmd.StdoutPipe()
 	if err != nil || cmd.Start() != nil {

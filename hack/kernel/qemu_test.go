@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -66,5 +67,29 @@ func TestCpio_readByBusybox(t *testing.T) {
 		if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != want {
 			t.Errorf("%s: %q, %v; want %q", name, got, err, want)
 		}
+	}
+}
+
+// TestQEMU_arm64: a guest of another architecture runs programs for it before the
+// host's.
+func TestQEMU_arm64(t *testing.T) {
+	if os.Getenv("DMSNAP_KERNEL") != "qemu-arm64" {
+		t.Skip("a simulated machine is slow: set DMSNAP_KERNEL=qemu-arm64")
+	}
+	out, err := exec.Command("../testkernel", "run", "--disks", "64M", "--timeout", "5m", "--", "dmsetup", "version").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "Driver version") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestImageOf_metapackage: the package of a kernel is found among what its metapackage
+// depends on.
+func TestImageOf_metapackage(t *testing.T) {
+	got, err := imageOf("linux-image-arm64\n  Depends: linux-image-6.1.0-50-arm64\n")
+	if err != nil || got != "linux-image-6.1.0-50-arm64" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := imageOf("linux-image-arm64\n"); err == nil {
+		t.Error("a metapackage without a kernel")
 	}
 }

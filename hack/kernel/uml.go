@@ -44,7 +44,7 @@ func runUML(kernel umlKernel, opts options, dir *runDir) (int, error) {
 		devices = append(devices, "/dev/ubd"+string(rune('a'+i)))
 		words = append(words, fmt.Sprintf("ubd%dd=%s", i, image))
 	}
-	cfg, err := guestConfig(opts, dir, devices)
+	cfg, err := guestConfig(opts, dir, devices, "")
 	if err != nil {
 		return exitFailed, err
 	}

@@ -45,7 +45,7 @@ func (k umlKernel) build(fresh, dir string) error {
 
 // unpackSource returns the directory below work that has the source.
 func (k umlKernel) unpackSource(work string) (string, error) {
-	a, err := newApt(k.suite, work)
+	a, err := newApt(k.suite, "amd64", work)
 	if err != nil {
 		return "", err
 	}

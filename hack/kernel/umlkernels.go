@@ -42,7 +42,7 @@ const (
 
 // kernelNames lists the values that DMSNAP_KERNEL may have.
 func kernelNames() string {
-	names := append(slices.Sorted(maps.Keys(umlKernels)), "host", "qemu")
+	names := append(append(slices.Sorted(maps.Keys(umlKernels)), "host"), slices.Sorted(maps.Keys(machines))...)
 	return strings.Join(names, ", ") + " or auto"
 }
 
@@ -107,7 +107,7 @@ func (k umlKernel) fetch(fresh, dir string) error {
 		return err
 	}
 	work := filepath.Join(fresh, "work")
-	a, err := newApt(k.suite, work)
+	a, err := newApt(k.suite, "amd64", work)
 	if err != nil {
 		return err
 	}

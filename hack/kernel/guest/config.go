@@ -18,7 +18,7 @@ type Config struct {
 	EarlyModules    []string
 	EarlyMounts     []Mount
 
-	HostRoot   string   // where the host's file system is mounted
+	HostRoot   string   // where the host's file system is mounted; after what lies over it, separated by a colon
 	Shares     []Mount  // directories of the host that the command may write to
 	Channel    string   // the device of the serial line to the runner
 	ModuleRoot string   // like EarlyModuleRoot, on the host's file system
