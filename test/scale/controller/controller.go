@@ -30,18 +30,35 @@ func child(dir, name, program string, args ...string) (*exec.Cmd, error) {
 	return cmd, err
 }
 
-// crowd is the process of the simulated nodes.
-type crowd struct {
+// crowd are the processes of the simulated nodes.
+type crowd []*nodesProcess
+
+type nodesProcess struct {
 	in  io.Writer
 	out *json.Decoder
 }
 
-func startNodes(dir string, o options) (*crowd, error) {
+// crowdSize is the number of nodes in a process, so that it needs fewer open files
+// than most machines allow.
+const crowdSize = 2500
+
+func startNodes(dir string, o options) (all crowd, err error) {
+	for first := 0; first < o.nodes; first += crowdSize {
+		p, err := startProcess(dir, o, first, min(crowdSize, o.nodes-first))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, p)
+	}
+	return all, nil
+}
+
+func startProcess(dir string, o options, first, number int) (*nodesProcess, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	cmd, err := child(dir, "nodes", self, "-be-nodes", "-dir", dir, "-port", strconv.Itoa(o.port), "-nodes", strconv.Itoa(o.nodes),
+	cmd, err := child(dir, fmt.Sprint("nodes-", first), self, "-be-nodes", "-dir", dir, "-port", strconv.Itoa(o.port), "-nodes", strconv.Itoa(number), "-first", strconv.Itoa(first),
 		"-volumes", strconv.Itoa(o.volumes), "-snapshots", strconv.Itoa(o.snapshots))
 	if err != nil {
 		return nil, err
@@ -57,14 +74,31 @@ func startNodes(dir string, o options) (*crowd, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	c := &crowd{in, json.NewDecoder(bufio.NewReader(out))}
+	c := &nodesProcess{in, json.NewDecoder(bufio.NewReader(out))}
 	var ready counts
 	return c, c.out.Decode(&ready)
 }
 
 // order has the nodes carry out a command, and returns their figures since the last
 // order.
-func (c *crowd) order(command string) (f counts, err error) {
+func (c crowd) order(command string) (counts, error) {
+	sum := counts{Calls: map[string]int64{}}
+	for _, p := range c {
+		f, err := p.order(command)
+		if err != nil {
+			return sum, err
+		}
+		for method, n := range f.Calls {
+			sum.Calls[method] += n
+		}
+		sum.Enrolled += f.Enrolled
+		sum.Conns, sum.Dials, sum.Bytes, sum.Watch = sum.Conns+f.Conns, sum.Dials+f.Dials, sum.Bytes+f.Bytes, sum.Watch+f.Watch
+		sum.Most += f.Most
+	}
+	return sum, nil
+}
+
+func (c *nodesProcess) order(command string) (f counts, err error) {
 	if _, err := fmt.Fprintln(c.in, command); err != nil {
 		return f, err
 	}

@@ -30,6 +30,7 @@ func main() {
 	var o options
 	var beNodes bool
 	var dir string
+	var first int
 	flag.IntVar(&o.nodes, "nodes", 1000, "simulated nodes")
 	flag.IntVar(&o.volumes, "volumes", 20, "volumes on each node")
 	flag.IntVar(&o.snapshots, "snapshots", 2, "snapshots of each volume")
@@ -40,26 +41,28 @@ func main() {
 	flag.StringVar(&o.out, "out", "", "file for the figures, in JSON; none if empty")
 	flag.BoolVar(&beNodes, "be-nodes", false, "be the nodes; this program calls itself so")
 	flag.StringVar(&dir, "dir", "", "directory of the nodes' files")
+	flag.IntVar(&first, "first", 0, "number of the first node")
 	flag.Parse()
-	err := run(o, beNodes, dir)
-	if err != nil {
+	if err := run(o, beNodes, dir, first); err != nil {
 		fmt.Fprintln(os.Stderr, "controller:", err)
 		os.Exit(1)
 	}
 }
 
-func run(o options, beNodes bool, dir string) error {
+func run(o options, beNodes bool, dir string, first int) error {
 	ctx := context.Background()
 	if beNodes {
-		return runNodes(ctx, &fleet{dir: dir, port: o.port, volumes: o.volumes, snapshots: o.snapshots}, o.nodes)
+		return runNodes(ctx, &fleet{dir: dir, port: o.port, volumes: o.volumes, snapshots: o.snapshots, first: first}, o.nodes)
 	}
-	// Each node has a listener, and two connections of each controller.
+	// Each node has a listener, two connections of each controller, and a few more
+	// for a moment.
 	limit := syscall.Rlimit{}
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return err
 	}
-	if need := uint64(4*o.nodes + 100); limit.Max < need {
-		return fmt.Errorf("this process may open %d files and needs %d; raise ulimit -n, or simulate fewer nodes", limit.Max, need)
+	need := max(2*o.nodes, 5*min(o.nodes, crowdSize)) + 1000
+	if limit.Max < uint64(need) {
+		return fmt.Errorf("%d nodes need %d open files in a process, and it may have %d; raise ulimit -n, or simulate fewer nodes", o.nodes, need, limit.Max)
 	}
 	limit.Cur = limit.Max
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
@@ -94,7 +97,7 @@ type setup struct {
 	dir        string
 	kubeconfig string
 	api        *api
-	crowd      *crowd
+	crowd      crowd
 	figures    []figure
 	claims     int // that were made
 }

@@ -29,6 +29,7 @@ type fleet struct {
 	port      int
 	volumes   int
 	snapshots int // of each volume
+	first     int // number of the first node
 
 	nodes []*simulated
 	calls sync.Map // by method: *atomic.Int64
@@ -188,7 +189,7 @@ func (f *fleet) cut() {
 
 func (f *fleet) back() error {
 	for i, n := range f.nodes {
-		if err := n.serve(i); err != nil {
+		if err := n.serve(f.first + i); err != nil {
 			return err
 		}
 	}
@@ -231,7 +232,7 @@ func (f *fleet) obey(ctx context.Context, in io.Reader, out io.Writer) error {
 // runNodes is the process of the nodes.
 func runNodes(ctx context.Context, f *fleet, number int) error {
 	for i := range number {
-		if err := f.add(ctx, i); err != nil {
+		if err := f.add(ctx, f.first+i); err != nil {
 			return err
 		}
 	}
