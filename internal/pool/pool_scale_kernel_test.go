@@ -4,6 +4,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -139,5 +140,50 @@ func TestScale_open(t *testing.T) {
 	t.Logf("CreateVolume takes %v", all[4])
 	for _, lv := range lvs[:active] {
 		ok(t, p.Deactivate(ctx, lv))
+	}
+}
+
+// TestScale_snapshotsAtOnce: the rate at which many callers take snapshots of volumes that
+// nobody uses is measured.
+func TestScale_snapshotsAtOnce(t *testing.T) {
+	const callers = 16
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.NoFolding, c.FirstStore = true, 4*size.MiB })
+	n := 64
+	if must(p.Capacity(ctx))(t).Free > 9*size.GiB { // only with DMSNAP_DISKS=10G, for measurements
+		n = 500
+	}
+	atOnce := func(what string, do func(i int) error) {
+		work, failed := make(chan int), make(chan error, callers)
+		begin := time.Now()
+		for range callers {
+			go func() {
+				var err error
+				for i := range work {
+					err = errors.Join(err, do(i))
+				}
+				failed <- err
+			}()
+		}
+		for i := range n {
+			work <- i
+		}
+		close(work)
+		for range callers {
+			ok(t, <-failed)
+		}
+		t.Logf("%s: %.0f per second", what, float64(n)/time.Since(begin).Seconds())
+	}
+	lvs := make([]string, n)
+	atOnce("volumes", func(i int) error {
+		v, err := p.CreateVolume(ctx, VolumeSpec{Name: fmt.Sprintf("v-%d", i), Size: 4 * size.MiB, Mode: Filesystem, FSType: "ext4"})
+		lvs[i] = v.LV
+		return err
+	})
+	for _, round := range []string{"first", "second"} {
+		atOnce(round+" snapshots", func(i int) error {
+			_, err := p.CreateSnapshot(ctx, fmt.Sprintf("%s-%d", round, i), lvs[i])
+			return err
+		})
 	}
 }

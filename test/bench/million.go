@@ -66,8 +66,8 @@ func (b *bench) million() error {
 	if err != nil || !ready {
 		return fmt.Errorf("the store with the exceptions was lost: %w", err)
 	}
-	b.addWindows(windowExceptions(chunks), []contender.Window{full}, fmt.Sprintf("one sample; the former store had %d exceptions of 4KiB", r.Requests))
-	b.addWindows(windowAfter, empty, "")
+	b.addWindows(windowExceptions(chunks), []contender.Window{full}, nil, fmt.Sprintf("one sample; the former store had %d exceptions of 4KiB", r.Requests))
+	b.addWindows(windowAfter, empty, nil, "")
 	if err := b.fine.Detach(volume); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,15 +17,25 @@ import (
 
 // Figures of the moment of a snapshot. The window is measured by the driver's
 // own clock. The stall is the longest wait of a request, measured from outside.
+//
+// A bare freeze is an FIFREEZE and an FITHAW of the same file system, without a
+// snapshot. It is measured in turns with the windows, and bounds them from below.
 const (
 	windowIdle    = "freeze_window/idle"
 	windowWriting = "freeze_window/writing"
+	windowWriters = "freeze_window/writers=16"
+	bareIdle      = "freeze_window/bare"
+	bareWriting   = "freeze_window/bare/writing"
+	bareWriters   = "freeze_window/bare/writers=16"
 	stallIdle     = "freeze_stall/idle"
 	stallWriting  = "freeze_stall/writing"
 )
 
+// writers is the number of requests that are always in flight for bareWriters.
+const writers = 16
+
 func windowFigures(*bench) []string {
-	return []string{windowIdle, windowWriting, stallIdle, stallWriting}
+	return []string{windowIdle, bareIdle, windowWriting, bareWriting, windowWriters, bareWriters, stallIdle, stallWriting}
 }
 
 // windows measures snapshots of a mounted ext4 that has one snapshot, while it
@@ -48,30 +59,38 @@ func (b *bench) windows() error {
 			return err
 		}
 	}
-	if b.anyWanted(windowIdle) {
-		if err := b.idleWindows(volume); err != nil {
+	if b.anyWanted(windowIdle, bareIdle) {
+		if err := b.turnsWithBare(volume, dirs[contender.Ours], windowIdle, bareIdle, 0); err != nil {
+			return err
+		}
+	}
+	if b.anyWanted(windowWriting, bareWriting) {
+		if err := b.turnsWithBare(volume, dirs[contender.Ours], windowWriting, bareWriting, 4); err != nil {
+			return err
+		}
+	}
+	if b.anyWanted(windowWriters, bareWriters) {
+		if err := b.turnsWithBare(volume, dirs[contender.Ours], windowWriters, bareWriters, writers); err != nil {
 			return err
 		}
 	}
 	for _, s := range []struct {
-		stall, window string
-		load          func(dir string) (fio.Load, error)
+		stall string
+		load  func(dir string) (fio.Load, error)
 	}{
 		// A reader of the device does not disturb the file system.
-		{stallIdle, "", func(dir string) (fio.Load, error) {
+		{stallIdle, func(dir string) (fio.Load, error) {
 			device, err := mountedDevice(dir)
 			return fio.Load{Path: device, Pattern: "randread", Block: 4 * size.KiB, Depth: 1, Span: size.GiB, Time: time.Minute}, err
 		}},
-		{stallWriting, windowWriting, func(dir string) (fio.Load, error) {
-			l := fileLoad(dir, 4*size.KiB)
-			l.Time = time.Minute
-			return l, nil
+		{stallWriting, func(dir string) (fio.Load, error) {
+			return busyLoad(dir, 4), nil
 		}},
 	} {
-		if !b.anyWanted(s.stall, s.window) {
+		if !b.anyWanted(s.stall) {
 			continue
 		}
-		if err := b.stalls(volume, s.stall, s.window, dirs, s.load); err != nil {
+		if err := b.stalls(volume, s.stall, dirs, s.load); err != nil {
 			return err
 		}
 	}
@@ -89,6 +108,13 @@ func (b *bench) windows() error {
 // fileLoad returns a load that writes to a file of 256 MiB.
 func fileLoad(dir string, block size.Bytes) fio.Load {
 	return fio.Load{Path: filepath.Join(dir, "file"), Pattern: "randwrite", Block: block, Depth: 4, Span: 256 * size.MiB}
+}
+
+// busyLoad returns a load of small writes to the file, with so many in flight.
+func busyLoad(dir string, depth int) fio.Load {
+	l := fileLoad(dir, 4*size.KiB)
+	l.Depth, l.Time = depth, time.Minute
+	return l
 }
 
 // mountedDevice returns the device that is mounted at dir.
@@ -112,32 +138,57 @@ func (b *bench) windowRepeats() int {
 	return 20
 }
 
-// idleWindows measures windows by the driver's own clock while nothing else
-// runs.
-func (b *bench) idleWindows(volume string) error {
-	var all []contender.Window
+// turnsWithBare measures windows by the driver's own clock, and bare freezes of the
+// same file system, in turns. Meanwhile depth writes are in flight; none if depth is 0.
+func (b *bench) turnsWithBare(volume, dir, window, bare string, depth int) error {
+	var cuts, freezes []contender.Window
 	for range b.windowRepeats() {
-		// The volume is idle only once the previous snapshot is folded and
-		// wiped.
-		if err := b.ours.Disk().Quiet(); err != nil {
-			return err
-		}
-		held, err := heldBy(b.ours, volume, volume+"-next")
+		held, err := b.under(dir, depth, func() (contender.Window, error) { return heldBy(b.ours, volume, volume+"-next") })
 		if err != nil {
 			return err
 		}
-		all = append(all, held)
+		cuts = append(cuts, held)
 		if err := b.ours.DeleteSnapshot(volume, volume+"-next"); err != nil {
 			return err
 		}
+		held, err = b.under(dir, depth, func() (contender.Window, error) { return contender.BareFreeze(dir) })
+		if err != nil {
+			return err
+		}
+		freezes = append(freezes, held)
 	}
-	b.addWindows(windowIdle, all, "")
+	b.addWindows(window, cuts, freezes, "")
+	b.addWindows(bare, freezes, nil, "")
 	return nil
 }
 
+// under measures a window while depth writes to the file in dir are in flight.
+func (b *bench) under(dir string, depth int, measure func() (contender.Window, error)) (held contender.Window, err error) {
+	// The volume is idle only once the previous snapshot is folded and wiped.
+	if err := b.ours.Disk().Quiet(); err != nil || depth == 0 {
+		if err == nil {
+			held, err = measure()
+		}
+		return held, err
+	}
+	mounted, err := mountedDevice(dir)
+	if err != nil {
+		return held, err
+	}
+	running, err := busyLoad(dir, depth).Start()
+	if err != nil {
+		return held, err
+	}
+	if err = disk.Disk(mounted).Busy(500); err == nil {
+		held, err = measure()
+	}
+	_, stopped := running.Stop()
+	return held, errors.Join(err, stopped)
+}
+
 // addWindows adds the figure of the windows, with the median of each of their
-// parts.
-func (b *bench) addWindows(name string, all []contender.Window, note string) {
+// parts, against bare freezes if there are any.
+func (b *bench) addWindows(name string, all, bare []contender.Window, note string) {
 	if !b.wanted(name) {
 		return
 	}
@@ -158,7 +209,11 @@ func (b *bench) addWindows(name string, all []contender.Window, note string) {
 	if len(order) > 0 {
 		note = strings.TrimPrefix(note+"; medians: "+strings.Join(order, ", "), "; ")
 	}
-	b.figures.Add(figures.Series{Name: name, Unit: "ms", Tail: true, Ours: totals, Note: note})
+	f := figures.Series{Name: name, Unit: "ms", Tail: true, Ours: totals, Note: note}
+	for _, w := range bare {
+		f.Against, f.Theirs = figures.Bare, append(f.Theirs, milliseconds(w.Total))
+	}
+	b.figures.Add(f)
 }
 
 // heldBy takes a snapshot and returns how long the volume was held for it.
@@ -182,9 +237,8 @@ func heldBy(d *contender.Driver, volume, snapshot string) (w contender.Window, e
 
 // stalls measures the longest wait of a load's requests while a snapshot is
 // taken.
-func (b *bench) stalls(volume, stall, window string, dirs map[string]string, load func(dir string) (fio.Load, error)) error {
+func (b *bench) stalls(volume, stall string, dirs map[string]string, load func(dir string) (fio.Load, error)) error {
 	longest := samples{}
-	var held []contender.Window
 	for range b.windowRepeats() / 2 {
 		for _, c := range b.contenders() {
 			l, err := load(dirs[c.Title()])
@@ -205,14 +259,7 @@ func (b *bench) stalls(volume, stall, window string, dirs map[string]string, loa
 			}
 			err = loaded.Busy(500)
 			if err == nil {
-				if c == contender.Contender(b.ours) {
-					var took contender.Window
-					if took, err = heldBy(b.ours, volume, volume+"-next"); err == nil {
-						held = append(held, took)
-					}
-				} else {
-					err = c.Snapshot(volume, volume+"-next", size.GiB)
-				}
+				err = c.Snapshot(volume, volume+"-next", size.GiB)
 			}
 			if err == nil {
 				err = loaded.Busy(200) // the requests that waited have completed
@@ -231,8 +278,5 @@ func (b *bench) stalls(volume, stall, window string, dirs map[string]string, loa
 		}
 	}
 	b.add(figures.Series{Name: stall, Unit: "ms", Note: "the longest wait of a 4KiB request, by fio"}, longest)
-	if window != "" {
-		b.addWindows(window, held, "")
-	}
 	return nil
 }

@@ -25,8 +25,9 @@ const (
 	Thin    = "dm-thin"  // lvm2's thin volumes and snapshots
 	RawDisk = "raw disk" // the disk below, at the same place
 
-	OneSnapshot = "one snapshot" // ours with only one snapshot
-	Newest      = "the newest"   // ours with the newest snapshot
+	Bare        = "a bare freeze" // freezing and thawing the same file system
+	OneSnapshot = "one snapshot"  // ours with only one snapshot
+	Newest      = "the newest"    // ours with the newest snapshot
 )
 
 // Figure is one line of the results.

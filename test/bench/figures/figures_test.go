@@ -16,7 +16,7 @@ func TestSet_pairsAndTargets(t *testing.T) {
 	s.Add(Series{Name: "create_volume/volumes=0/thin", Unit: "ms", Against: Thin, Ours: []float64{4, 5, 6}, Theirs: []float64{4, 5, 6}})
 	s.Add(Series{Name: "write_throughput/block=4KiB/snapshots=1", Unit: "MiB/s", Better: Higher, Against: LVM2, Ours: []float64{100}, Theirs: []float64{50}})
 	s.Add(Series{Name: "write_throughput/block=4KiB/snapshots=16", Unit: "MiB/s", Better: Higher, Against: LVM2, Ours: []float64{89}, Theirs: []float64{5}})
-	s.Add(Series{Name: "freeze_window/idle", Unit: "ms", Ours: []float64{2.5}})
+	s.Add(Series{Name: "freeze_window/idle", Unit: "ms", Against: Bare, Ours: []float64{2.5}, Theirs: []float64{2}})
 	s.Note("a note")
 	path := filepath.Join(t.TempDir(), "bench.json")
 	var table strings.Builder
@@ -34,7 +34,7 @@ func TestSet_pairsAndTargets(t *testing.T) {
 	want := []struct {
 		ratio float64
 		met   any
-	}{{60, true}, {1, nil}, {2, nil}, {17.8, false}, {0, true}}
+	}{{60, true}, {1, nil}, {2, nil}, {17.8, false}, {0.8, true}}
 	for i, w := range want {
 		f := got[i]
 		if f.Ratio != nil && *f.Ratio != w.ratio || f.Ratio == nil && w.ratio != 0 {

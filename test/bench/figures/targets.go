@@ -25,8 +25,10 @@ func (s *Set) judge() {
 			f.aim("50 times lvm2", *f.Ratio >= 50)
 		case strings.HasPrefix(f.Name, "create_snapshot/") && f.Ratio != nil:
 			f.aim("30 times lvm2", *f.Ratio >= 30)
-		case f.Name == "freeze_window/idle":
-			f.aim("at most 10 ms", f.Ours <= 10)
+		case strings.HasPrefix(f.Name, "freeze_window/writers=") && f.TheirsP99 != nil:
+			f.aim(fmt.Sprintf("p99 at most %.1f: twice that of a bare freeze", 2**f.TheirsP99), *f.OursP99 <= 2**f.TheirsP99)
+		case strings.HasPrefix(f.Name, "freeze_window/") && f.Against == Bare:
+			f.aim(fmt.Sprintf("at most %.1f: 1.3 times a bare freeze", 1.3**f.Theirs), f.Ours <= 1.3**f.Theirs)
 		case strings.HasPrefix(f.Name, "restore_create/"), strings.HasPrefix(f.Name, "clone_create/"):
 			f.aim("at most 50 ms", f.Ours <= 50)
 		case f.Name == "hydration_throughput" && f.Ratio != nil:
