@@ -30,6 +30,7 @@ var ErrHung = errors.New("copying or wiping does not end")
 type Listing struct {
 	Volumes   []pool.Volume
 	Snapshots []pool.Snapshot
+	Foreign   []string // logical volumes of LVM2's own, which may be in the group
 }
 
 // Audit is what is on the disks and in the kernel once background work has

@@ -49,6 +49,8 @@ func (a *Audit) checkVolumes() (layersOf, error) {
 		length := size.Bytes(lv.Size()) * a.VG.ExtentSize.Bytes()
 		switch {
 		case lv.Segments[0].Snapshot != nil:
+		case len(t) == 0 && slices.Contains(a.Foreign, lv.Name):
+			delete(links, lv.Name)
 		case t["role"] == "layer":
 		case t["role"] == "flat" && through[t["reads"]]:
 		case t["role"] != "volume":
@@ -146,6 +148,11 @@ func (a *Audit) readDevices(layers layersOf, limit time.Duration) ([]string, err
 		}
 		for _, name := range a.chainOf(x, layers) {
 			delete(stray, name)
+		}
+	}
+	for _, lv := range a.Foreign {
+		for _, layer := range []string{"", "real", "cow"} {
+			delete(stray, lvm2.DMName(a.VG.Name, lv, layer))
 		}
 	}
 	return slices.Sorted(maps.Keys(stray)), nil

@@ -270,6 +270,10 @@ func (r *run) take(m *machine, e history.Event) {
 		switch {
 		case call.Op == history.Rollback:
 			r.count["rollbacks"]++
+		case call.Op == history.Adopt:
+			r.count["adoptions"]++
+		case call.Op == history.Import:
+			r.count["imports"]++
 		case call.Transient:
 			r.count["transient volumes"]++
 		}
@@ -286,8 +290,11 @@ func (r *run) take(m *machine, e history.Event) {
 		for _, c := range r.model.Calls {
 			if c.Kind == history.Intent {
 				r.count["operations interrupted"]++
-				if c.Op == history.Rollback {
+				switch c.Op {
+				case history.Rollback:
 					r.count["rollbacks interrupted"]++
+				case history.Adopt, history.Import:
+					r.count["adoptions interrupted"]++
 				}
 			}
 		}

@@ -232,7 +232,7 @@ func (r *run) summary() string {
 	var parts []string
 	for _, k := range []string{"power cut", "power cut during opening", "power cut during verifying", "power cut during load", "power cut during operation",
 		"power cut during " + stall, "power cut during " + crash,
-		"driver killed", "operations", "operations interrupted", "rollbacks", "rollbacks interrupted", "transient volumes", "refused", "writes", "volumes verified", "snapshots verified", "activated by lvm2", "compared then"} {
+		"driver killed", "operations", "operations interrupted", "rollbacks", "rollbacks interrupted", "adoptions", "imports", "adoptions interrupted", "transient volumes", "refused", "writes", "volumes verified", "snapshots verified", "activated by lvm2", "compared then"} {
 		parts = append(parts, fmt.Sprintf("%s: %d", k, r.count[k]))
 	}
 	for _, c := range slices.Sorted(maps.Keys(r.complaints)) {

@@ -42,6 +42,11 @@ const (
 	Delete     Op = "delete"   // a volume
 	Drop       Op = "drop"     // a snapshot
 	Rollback   Op = "rollback" // a volume to one of its snapshots
+
+	LVM2Create   Op = "lvcreate"   // a logical volume by lvm2, active
+	LVM2Snapshot Op = "lvsnapshot" // a snapshot of a logical volume of LVM2's, by lvm2
+	Adopt        Op = "adopt"      // a logical volume of LVM2's becomes a volume, with its snapshots
+	Import       Op = "import"     // the same, without snapshots
 )
 
 // Event is one line of the history. Ids, calls and versions are numbers from
@@ -66,6 +71,7 @@ type Event struct {
 	Version uint64 `json:"version,omitempty"`
 
 	Gone   bool        `json:"gone,omitempty"`
+	Ours   bool        `json:"ours,omitempty"` // what was LVM2's own is the pool's
 	Active bool        `json:"active,omitempty"`
 	Other  bool        `json:"other,omitempty"` // a volume has its other possible content
 	Last   bool        `json:"last,omitempty"`

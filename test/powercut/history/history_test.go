@@ -244,3 +244,37 @@ func TestHistory_transientCloneWhileWritten(t *testing.T) {
 	}
 	check(t, c, read(only(4), only(Zero), only(Zero)), "wrong")
 }
+
+// TestHistory_interruptedAdoption: a logical volume of LVM2's whose adoption was
+// interrupted is adopted with all its snapshots or not at all.
+func TestHistory_interruptedAdoption(t *testing.T) {
+	events := []Event{
+		{Kind: Intent, Op: LVM2Create, ID: 1, Call: 2, Name: "l", Size: 2 * Block}, {Kind: Done, Call: 2},
+		{Kind: Write, ID: 1, Call: 3, Block: 0, Count: 1, Version: 3}, {Kind: Wrote, ID: 1, Call: 3},
+		{Kind: Intent, Op: LVM2Snapshot, ID: 4, From: 1, Call: 5, Name: "s", Size: 2 * Block}, {Kind: Done, Call: 5},
+		{Kind: Write, ID: 1, Call: 6, Block: 0, Count: 1, Version: 6}, {Kind: Wrote, ID: 1, Call: 6},
+	}
+	m := apply(t, events...)
+	if l, s := m.Objects[1], m.Objects[4]; !l.Theirs || !s.Theirs || l.Active != Active || !s.Snapshot {
+		t.Errorf("by lvm2: %+v, %+v", l, s)
+	}
+	check(t, m.Objects[1].Content, read(only(6), only(Unknown)), "") // lvm2 wipes nothing
+	check(t, m.Objects[4].Content, read(only(3), only(Unknown)), "")
+	check(t, m.Objects[4].Content, read(only(6), only(Unknown)), "block 0 has 6")
+	adopt := Event{Kind: Intent, Op: Adopt, ID: 1, Call: 7, Size: 2 * Block}
+	if m = apply(t, append(events, adopt, Event{Kind: Done, Call: 7})...); m.Objects[1].Theirs || m.Objects[4].Theirs {
+		t.Error("after the adoption an object is still LVM2's own")
+	}
+	m = apply(t, append(events, adopt, Event{Kind: Boot}, Event{Kind: Opened})...)
+	if !m.Objects[1].Adopting || !m.Objects[4].Adopting || !m.Objects[4].Theirs {
+		t.Errorf("interrupted: %+v, %+v", m.Objects[1], m.Objects[4])
+	}
+	for _, id := range []uint64{1, 4} {
+		if err := m.Apply(Event{Kind: Found, ID: id, Size: 2 * Block, Ours: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if o := m.Objects[4]; o.Adopting || o.Theirs {
+		t.Errorf("found adopted: %+v", o)
+	}
+}

@@ -27,6 +27,8 @@ type Object struct {
 	Wanted   size.Bytes // the size of an expansion that was begun
 	Content  Content
 	Or       *Content // its other possible content as a whole, after an interruption
+	Theirs   bool     // LVM2's own
+	Adopting bool     // an adoption was begun, so it may be the pool's
 
 	// Only for volumes.
 	FS        bool // for a file system: blocks that were not written are unknown
@@ -154,14 +156,18 @@ func (m *Model) intend(e Event) error {
 	o := m.Objects[e.ID]
 	from := m.Objects[e.From]
 	switch e.Op {
-	case Create, Restore, Clone, Snapshot:
-		if o != nil || e.Op != Create && from == nil {
+	case Create, Restore, Clone, Snapshot, LVM2Create, LVM2Snapshot:
+		blank := e.Op == Create || e.Op == LVM2Create
+		if o != nil || !blank && from == nil {
 			return fmt.Errorf("%s: object %d exists already, or object %d does not exist", e.Op, e.ID, e.From)
 		}
-		o = &Object{ID: e.ID, Name: e.Name, Snapshot: e.Op == Snapshot, Of: e.From, Size: e.Size, FS: e.FS, ReadOnly: e.ReadOnly, Transient: e.Transient}
+		o = &Object{ID: e.ID, Name: e.Name, Snapshot: e.Op == Snapshot || e.Op == LVM2Snapshot, Of: e.From, Size: e.Size, FS: e.FS,
+			ReadOnly: e.ReadOnly, Transient: e.Transient, Theirs: e.Op == LVM2Create || e.Op == LVM2Snapshot}
 		m.Objects[e.ID] = o
-		if e.Op == Create {
-			o.Content = newContent(e.Size, o.fresh())
+		if blank {
+			if o.Content = newContent(e.Size, o.fresh()); o.Theirs { // lvm2 wipes nothing
+				o.Content = newContent(e.Size, Unknown)
+			}
 			break
 		}
 		o.Content = from.Content.clone()
@@ -189,6 +195,10 @@ func (m *Model) intend(e Event) error {
 			o.Content.resize(e.Size, o.fresh())
 		case Activate, Deactivate:
 			o.Active = MaybeActive
+		case Adopt, Import:
+			for _, x := range m.withSnapshots(o) {
+				x.Adopting = true
+			}
 		case Delete, Drop:
 			o.Certain = false
 			if o.Active == Active {
@@ -212,11 +222,28 @@ func (m *Model) intend(e Event) error {
 	return nil
 }
 
+// withSnapshots returns a logical volume of LVM2's and LVM2's snapshots of it.
+func (m *Model) withSnapshots(o *Object) []*Object {
+	all := []*Object{o}
+	for _, x := range m.Objects {
+		if x.Snapshot && x.Of == o.ID && x.Theirs {
+			all = append(all, x)
+		}
+	}
+	return all
+}
+
 func (m *Model) done(c Event) error {
 	o := m.Objects[c.ID]
 	switch c.Op {
-	case Create, Restore, Clone, Snapshot:
+	case Create, Restore, Clone, Snapshot, LVM2Snapshot:
 		o.Certain = true
+	case LVM2Create:
+		o.Certain, o.Active = true, Active
+	case Adopt, Import:
+		for _, x := range m.withSnapshots(o) {
+			x.Theirs, x.Adopting = false, false
+		}
 	case Expand:
 		o.Size, o.Wanted = c.Size, 0
 	case Format:
@@ -236,8 +263,12 @@ func (m *Model) done(c Event) error {
 func (m *Model) failed(c Event) error {
 	o := m.Objects[c.ID]
 	switch c.Op {
-	case Create, Restore, Clone, Snapshot:
+	case Create, Restore, Clone, Snapshot, LVM2Create, LVM2Snapshot:
 		delete(m.Objects, c.ID)
+	case Adopt, Import:
+		for _, x := range m.withSnapshots(o) {
+			x.Adopting = false
+		}
 	case Expand:
 		o.Wanted = 0
 		o.Content.resize(o.Size, o.fresh())
@@ -256,7 +287,7 @@ func (m *Model) write(o *Object, e Event) {
 	o.Content.Since = 0
 	into := []*Content{&o.Content}
 	for _, c := range m.Calls {
-		if c.Kind == Intent && (c.Op == Snapshot || c.Op == Clone) && c.From == o.ID {
+		if c.Kind == Intent && (c.Op == Snapshot || c.Op == Clone || c.Op == LVM2Snapshot) && c.From == o.ID {
 			cut := m.Objects[c.ID]
 			if into = append(into, &cut.Content); cut.Base != nil {
 				into = append(into, cut.Base)
@@ -276,6 +307,7 @@ func (m *Model) found(o *Object, e Event) {
 		return
 	}
 	o.Certain, o.Size, o.Wanted = true, e.Size, 0
+	o.Theirs, o.Adopting = o.Theirs && !e.Ours, false
 	o.Content.resize(e.Size, o.fresh())
 	o.Active = Inactive
 	if e.Active {

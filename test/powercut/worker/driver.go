@@ -141,6 +141,15 @@ func (d *Driver) do(ctx context.Context, c Call, r *Reply) (err error) {
 		rolled, err := pool.Rollback(ctx, d.config, pool.Options{}, pool.RollbackSpec{Volume: c.LV, Snapshot: c.Snapshot})
 		r.Size = rolled.Volume.Size
 		return err
+	case history.Adopt:
+		r.Size = c.Size
+		return pool.Adopt(ctx, d.config, pool.Options{}, pool.Adoption{LV: c.LV, Mode: pool.Block})
+	case history.Import:
+		v, err = pool.Import(ctx, d.config, pool.Options{}, pool.ImportSpec{LV: c.LV, Probe: func(context.Context, string) (pool.Mode, string, error) {
+			return pool.Block, "", nil
+		}})
+		r.Size = v.Size
+		return err
 	case history.Format:
 		return d.pool.SetFormatted(ctx, c.LV)
 	case history.Activate:

@@ -29,7 +29,7 @@ var weights = []struct {
 }{
 	{history.Create, 14}, {history.Restore, 12}, {history.Clone, 5}, {history.Activate, 14}, {history.Deactivate, 5},
 	{history.Expand, 7}, {history.Snapshot, 22}, {history.Drop, 16}, {history.Delete, 6},
-	{history.Rollback, 8},
+	{history.Rollback, 8}, {history.LVM2Create, 5}, {history.LVM2Snapshot, 2}, {history.Adopt, 8},
 }
 
 // load runs the mixed load until stop is closed.
@@ -122,13 +122,18 @@ func (s *session) step() outcome {
 				return false
 			}
 			e.ID, e.Name = m.Next(), s.name(m, e.Op == history.Snapshot)
+		case history.LVM2Create, history.LVM2Snapshot:
+			s.nameTheirs(m, e)
 		}
 		return true
 	})
-	if e.Op != history.Activate || out != done {
-		return out
+	switch {
+	case e.Op == history.LVM2Create && out == done:
+		return s.snapshotsByCommand(e.ID)
+	case e.Op == history.Activate && out == done:
+		return s.use(e.ID)
 	}
-	return s.use(e.ID)
+	return out
 }
 
 // use formats a volume that needs a file system, and begins to write to it.
@@ -182,7 +187,7 @@ func (s *session) choose() (e history.Event, ok bool) {
 // belong to another snapshot by then.
 func claims(e history.Event) []uint64 {
 	switch {
-	case e.Op == history.Restore || e.Op == history.Create:
+	case e.Op == history.Restore || e.Op == history.Create || e.Op == history.LVM2Create:
 		return nil
 	case e.Op == history.Rollback:
 		return []uint64{e.ID, e.From}
@@ -215,7 +220,7 @@ func (s *session) target(m *history.Model, e *history.Event) bool {
 	pick := func(fits func(o *history.Object) bool) *history.Object {
 		var all []*history.Object
 		for _, id := range slices.Sorted(maps.Keys(m.Objects)) {
-			if o := m.Objects[id]; o.Certain && !s.busy[id] && fits(o) {
+			if o := m.Objects[id]; o.Certain && !s.busy[id] && o.Theirs == onTheirs(e.Op) && fits(o) {
 				all = append(all, o)
 			}
 		}
@@ -228,6 +233,8 @@ func (s *session) target(m *history.Model, e *history.Event) bool {
 	own := func(o *history.Object) bool { return volume(o) && !o.Shows() } // a volume with blocks of its own
 	var o *history.Object
 	switch e.Op {
+	case history.LVM2Create, history.LVM2Snapshot, history.Adopt:
+		return s.options.alone && targetTheirs(m, e, volumes, pick)
 	case history.Create:
 		e.Size, e.FS = size.Bytes(2+s.random.n(4))*extent, s.random.n(2) == 0
 		if s.random.n(30) == 0 {

@@ -41,6 +41,7 @@ func newSession(o options, log *history.Log) *session {
 // open and verify, then in turn load and kills of the driver, until the power
 // is cut.
 func (s *session) run() {
+	s.removeHalfMade()
 	if s.options.final || s.random.n(4) == 0 {
 		s.byLVM2()
 	}
@@ -133,7 +134,13 @@ func (s *session) call(e history.Event, announce func(m *history.Model, e *histo
 		c.LV = s.lv(e.From)
 	}
 	began := time.Now()
-	r, err := s.driver.do(c)
+	var r Reply
+	var err error
+	if e.Op == history.LVM2Create || e.Op == history.LVM2Snapshot {
+		r = s.byCommand(e)
+	} else {
+		r, err = s.driver.do(c)
+	}
 	if err != nil {
 		if !s.killing.Load() {
 			fail("%s: the driver died without being killed: %v", e.Op, err)

@@ -18,7 +18,11 @@ const (
 // survey waits until nothing is being copied or wiped. It checks that the pool
 // has nothing then but what its volumes and snapshots need.
 func (s *session) survey() *audit.Audit {
-	a, err := audit.Take(context.Background(), vgName, strings.Split(s.options.disks, ","), s.driver.list, steadyLimit)
+	a, err := audit.Take(context.Background(), vgName, strings.Split(s.options.disks, ","), func() (l audit.Listing, err error) {
+		l, err = s.driver.list()
+		l.Foreign = s.foreign()
+		return l, err
+	}, steadyLimit)
 	failAudit(err)
 	failAudit(a.Extents())
 	s.checkWiped(a.VG)

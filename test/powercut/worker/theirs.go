@@ -58,6 +58,9 @@ func (s *session) byLVM2() {
 	for _, id := range s.objects(func(o *history.Object) bool { return o.Certain && o.Wanted == 0 }) {
 		o := s.object(id)
 		lv, there := lvs[o.Name]
+		if !there && o.Theirs && !o.Adopting {
+			lv, there = o.Name, true
+		}
 		if !there {
 			continue
 		}

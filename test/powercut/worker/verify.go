@@ -28,14 +28,15 @@ func (s *session) verify(n int) {
 	s.beginCheck()
 	read := map[uint64]bool{}
 	for _, id := range s.objects(func(o *history.Object) bool {
-		return !o.Snapshot && o.Certain && o.Wanted == 0 && o.Active == history.Active
+		return !o.Snapshot && !o.Theirs && o.Certain && o.Wanted == 0 && o.Active == history.Active
 	}) {
 		s.compare(id, id)
 		read[id] = true
 	}
 	s.match(s.survey())
 	s.readVolumes(read)
-	snapshots := s.objects(func(o *history.Object) bool { return o.Snapshot })
+	s.readTheirs()
+	snapshots := s.objects(func(o *history.Object) bool { return o.Snapshot && !o.Theirs })
 	for range n {
 		if len(snapshots) > 0 {
 			i := s.random.n(len(snapshots))
@@ -52,6 +53,7 @@ func (s *session) verify(n int) {
 // finish verifies everything, deletes everything, and checks that nothing is
 // left.
 func (s *session) finish() {
+	s.adoptAll()
 	for _, id := range s.objects(func(o *history.Object) bool { return !o.Snapshot }) {
 		s.stopWriter(id)
 		s.must(history.Event{Op: history.Delete, ID: id})
@@ -125,7 +127,11 @@ func (s *session) match(v *audit.Audit) {
 		o := s.object(id)
 		e := history.Event{Kind: history.Found, ID: id}
 		var lv string
-		if o.Snapshot {
+		if _, there := volumes[o.Name]; o.Theirs && !there && snapshots[o.Name].LV == "" {
+			e.Gone, lv, e.Size, e.Active = v.VG.LV(o.Name) == nil, o.Name, o.Size, !o.Snapshot && v.Active(o.Name)
+		} else if e.Ours = o.Theirs; e.Ours && !o.Adopting {
+			fail("%+v was LVM2's own and is the pool's", o)
+		} else if o.Snapshot {
 			x, there := snapshots[o.Name]
 			if e.Gone = !there; there {
 				s.matchSnapshot(o, x)
@@ -144,7 +150,7 @@ func (s *session) match(v *audit.Audit) {
 		if e.Gone && o.Certain {
 			fail("an acknowledged object is gone: %+v", o)
 		}
-		if e.Gone || !o.Certain || o.Wanted != 0 || o.Active == history.MaybeActive {
+		if e.Gone || !o.Certain || o.Wanted != 0 || o.Active == history.MaybeActive || o.Adopting {
 			s.log.End(e)
 			if e.Active && o.Active == history.MaybeActive {
 				again = append(again, id)
@@ -157,6 +163,13 @@ func (s *session) match(v *audit.Audit) {
 			delete(s.lvs, id)
 		}
 		s.mu.Unlock()
+	}
+	for _, id := range s.objects(func(o *history.Object) bool { return o.Snapshot }) {
+		s.log.View(func(m *history.Model) {
+			if o, of := m.Objects[id], m.Objects[m.Objects[id].Of]; of != nil && o.Theirs && !of.Theirs {
+				fail("volume %q was adopted without its snapshot %q", of.Name, o.Name)
+			}
+		})
 	}
 	for _, id := range again {
 		// A device alone does not mean that the activation is complete: the
@@ -190,7 +203,7 @@ func (s *session) matchSnapshot(o history.Object, x pool.Snapshot) {
 // readVolumes compares the content of all volumes that were not read yet. It
 // leaves some of the inactive volumes active.
 func (s *session) readVolumes(read map[uint64]bool) {
-	for _, id := range s.objects(func(o *history.Object) bool { return !o.Snapshot && !read[o.ID] }) {
+	for _, id := range s.objects(func(o *history.Object) bool { return !o.Snapshot && !o.Theirs && !read[o.ID] }) {
 		active := s.object(id).Active == history.Active
 		if !active {
 			s.must(history.Event{Op: history.Activate, ID: id})
