@@ -12,8 +12,9 @@ import (
 
 // search returns where to look for the pool's volume group. It excludes all content
 // that tenants write to their volumes, because that can imitate the pool's disks.
-func (c Config) search(h lvm2.Host) lvm2.Search {
-	s := lvm2.Search{IDs: c.VolumeGroupIDs, Others: otherDevices, Listed: h.Listed, Named: c.named, Seen: func() string { return c.seen(nil) }}
+func (p *Pool) search() lvm2.Search {
+	c := p.config
+	s := lvm2.Search{IDs: c.VolumeGroupIDs, Others: otherDevices, Listed: p.host.Listed, Named: c.named, Seen: func() string { return c.seen(p.lvDevices()) }}
 	if c.chosen() {
 		s.Devices = c.devices
 	}
@@ -67,7 +68,7 @@ func (c Config) onPool(path string) bool {
 // volumes, on suspended devices, whose readers would hang, and on devices that
 // cannot be seen.
 func otherDevices() ([]string, error) {
-	all, err := blockDevices()
+	all, err := blockDevices(nil)
 	if err != nil {
 		return nil, err
 	}
@@ -77,14 +78,18 @@ func otherDevices() ([]string, error) {
 	}), nil
 }
 
-// blockDevices returns the paths of the machine's block devices whose size is not 0.
-func blockDevices() ([]string, error) {
+// blockDevices returns the paths of the machine's block devices whose size is not 0. It
+// omits the devices with the kernel names in lvs.
+func blockDevices(lvs map[string]bool) ([]string, error) {
 	entries, err := os.ReadDir("/sys/class/block")
 	if err != nil {
 		return nil, err
 	}
 	var out []string
 	for _, e := range entries {
+		if lvs[e.Name()] { // there may be thousands, and reading them takes long
+			continue
+		}
 		if n, err := os.ReadFile(filepath.Join("/sys/class/block", e.Name(), "size")); err != nil || strings.TrimSpace(string(n)) == "0" {
 			continue
 		}

@@ -40,7 +40,7 @@ func (i *inspector) open(ctx context.Context, open groupOpener) (err error) {
 	if p.dm, err = dm.Open(); err != nil {
 		return err
 	}
-	p.vgStore, err = open(ctx, p.host, p.vgName, p.config.search(p.host))
+	p.vgStore, err = open(ctx, p.host, p.vgName, p.search())
 	if errors.Is(err, lvm2.ErrNotFound) && p.config.File != "" {
 		return fmt.Errorf("%w: no loop device has volume group %s; the driver attaches %s when it starts", ErrUnavailable, p.vgName, p.config.File)
 	}

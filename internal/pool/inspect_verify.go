@@ -79,7 +79,7 @@ func (i *inspector) verify(ctx context.Context) (*report, error) {
 	}
 	r := &report{Checks: catalog.Checks{VG: l.view.VG.Name, Findings: []Finding{}}, unread: []Unread{}}
 	r.checkGroup(l)
-	others, err := strangers(ctx, l.view.VG)
+	others, err := strangers(ctx, l.view.VG, i.pool.lvDevices())
 	if err != nil {
 		return nil, err
 	}

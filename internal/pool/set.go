@@ -270,7 +270,7 @@ func (m *member) pause(ctx context.Context, wait time.Duration, seen []string) {
 
 // devices returns the devices that are, or may become, the pool's.
 func (m *member) devices() []string {
-	all, _ := blockDevices() // an attempt to open the pool reports the error
+	all, _ := blockDevices(nil) // an attempt to open the pool reports the error
 	matches, _ := m.config.matches()
 	for _, d := range matches {
 		all = append(all, d.path)

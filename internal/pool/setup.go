@@ -54,7 +54,7 @@ func (p *Pool) openGroup(ctx context.Context) (*lvm2.Store, error) {
 		}
 		create, blank = true, fresh
 	}
-	search := p.config.search(p.host)
+	search := p.search()
 	store, err := lvm2.FindVG(ctx, p.host, p.vgName, search)
 	if err != nil && !errors.Is(err, lvm2.ErrNotFound) {
 		return nil, p.config.notOpened(err)

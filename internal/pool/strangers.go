@@ -18,9 +18,10 @@ const strangersPause = 10 * time.Minute
 // strangers returns the machine's devices that falsely claim to be a physical
 // volume of vg, or that have another volume group of vg's name. Such a device is,
 // for example, a tenant's volume or a copy of a disk. The pool ignores it, but it
-// confuses people and lvm2's commands.
-func strangers(ctx context.Context, vg *lvm2.VG) ([]string, error) {
-	all, err := blockDevices()
+// confuses people and lvm2's commands. lvs are the kernel names of logical volumes, which
+// need not be asked.
+func strangers(ctx context.Context, vg *lvm2.VG, lvs map[string]bool) ([]string, error) {
+	all, err := blockDevices(lvs)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +80,7 @@ func (p *Pool) strangersLoop(ctx context.Context) {
 			found := make(chan []string, 1)
 			go func() {
 				var s []string
-				err := guard(p.log, func() (err error) { s, err = strangers(ctx, v.VG); return err })
+				err := guard(p.log, func() (err error) { s, err = strangers(ctx, v.VG, p.lvDevices()); return err })
 				if err != nil && ctx.Err() == nil {
 					p.log.Error(err, "Failed to look for devices that pretend to be the pool's")
 				}

@@ -226,9 +226,10 @@ func (d *device) inUse() bool {
 	if d.id.ino != 0 {
 		return false
 	}
-	uuids, _ := filepath.Glob(fmt.Sprintf("/sys/dev/block/%d:%d/holders/*/dm/uuid", unix.Major(d.id.dev), unix.Minor(d.id.dev)))
-	for _, path := range uuids {
-		if uuid, err := os.ReadFile(path); err == nil && strings.HasPrefix(string(uuid), dmPrefix) {
+	dir := fmt.Sprintf("/sys/dev/block/%d:%d/holders", unix.Major(d.id.dev), unix.Minor(d.id.dev))
+	holders, _ := os.ReadDir(dir)
+	for _, h := range holders { // there may be thousands, and usually the first one answers
+		if uuid, err := os.ReadFile(filepath.Join(dir, h.Name(), "dm/uuid")); err == nil && strings.HasPrefix(string(uuid), dmPrefix) {
 			return true
 		}
 	}
