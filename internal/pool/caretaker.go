@@ -13,7 +13,8 @@ const (
 	careLook    = 500 * time.Millisecond // pause between two rounds
 	attendPause = 10 * time.Second       // pause after a failure
 
-	careTrim = "trim" // kind of the work that trims frozen stores
+	careTrim    = "trim" // kind of the work that trims frozen stores
+	trimsAtOnce = 32     // stores that are trimmed at the same time: after many cuts each store needs a commit
 )
 
 // caretaker finishes what is left to do for volumes: devices that a change could
@@ -26,6 +27,7 @@ type caretaker struct {
 
 	mu     sync.Mutex        // guards the fields below; no other lock is taken while it is held
 	busy   map[string]bool   // work in progress, by the kind of work and the volume's id
+	trims  int               // trims in progress, without those that pause after a failure
 	logged map[string]string // by the same key: the logged failure of the last attempt
 }
 
@@ -85,9 +87,11 @@ func (c *caretaker) attendTo(v *view, o *catalog.Volume, has map[string]bool) {
 	if o.Forked() {
 		p.hydrator.start(o.LV.Name)
 	}
-	if p.trimmable(v, o) != nil {
+	switch {
+	case c.trimming(): // the end of the trims wakes the caretaker
+	case p.trimmable(v, o) != nil:
 		c.attend(o, careTrim, attendPause, p.trim) // also records boundaries
-	} else {
+	default:
 		c.news(careTrim+string(o.LV.ID), nil) // forget the failure for a store that is gone
 		if p.unrecorded(o) {
 			c.attend(o, "boundary", attendPause, p.recordBoundaries)
@@ -101,9 +105,16 @@ func (c *caretaker) attendTo(v *view, o *catalog.Volume, has map[string]bool) {
 	} else {
 		p.facts.steep.drop(o.LV.ID)
 	}
-	if l := o.Live(); l != nil && !l.Lost && has[v.topDevice(o.LV).uuid] {
-		c.attendFreely(o, "ahead", attendPause, p.settleAhead)
+	// The monitor asks for the live layers' devices that exist.
+	if l := o.Live(); l != nil && !l.Lost && has[v.topDevice(o.LV).uuid] && !has[v.snapDevice(l.LV).uuid] {
+		c.catchUp(o)
 	}
+}
+
+// catchUp brings the kernel in line if o's newest layer is not a snapshot in the kernel
+// yet.
+func (c *caretaker) catchUp(o *catalog.Volume) {
+	c.attendFreely(o, "ahead", attendPause, c.pool.settleAhead)
 }
 
 // attend runs f for a volume in the background, with the volume's key held. One f
@@ -119,12 +130,15 @@ func (c *caretaker) attend(o *catalog.Volume, kind string, pause time.Duration, 
 // attendFreely is attend for an f that takes the volume's key itself.
 func (c *caretaker) attendFreely(o *catalog.Volume, kind string, pause time.Duration, f func(ctx context.Context, lv string) error) {
 	p, key := c.pool, kind+string(o.LV.ID)
-	if !c.begin(key) {
+	if !c.begin(kind, key) {
 		return
 	}
 	p.background(func(ctx context.Context) {
 		defer c.end(key)
 		err := f(ctx, o.LV.Name)
+		if kind == careTrim {
+			c.trimmed()
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -144,15 +158,35 @@ func (c *caretaker) attendFreely(o *catalog.Volume, kind string, pause time.Dura
 	})
 }
 
-// begin records that a piece of work has begun; false if it is already running.
-func (c *caretaker) begin(key string) bool {
+// begin records that a piece of work of a kind has begun; false if it is already running.
+func (c *caretaker) begin(kind, key string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.busy[key] {
 		return false
 	}
 	c.busy[key] = true
+	if kind == careTrim {
+		c.trims++
+	}
 	return true
+}
+
+// trimming reports whether as many stores are being trimmed as may be.
+func (c *caretaker) trimming() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.trims >= trimsAtOnce
+}
+
+// trimmed records that a trim has ended, and makes the caretaker look for the next
+// stores when all trims have.
+func (c *caretaker) trimmed() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.trims--; c.trims == 0 {
+		c.wake()
+	}
 }
 
 func (c *caretaker) end(key string) {

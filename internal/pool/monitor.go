@@ -160,6 +160,7 @@ func (p *Pool) onBlocks(v *view, o *catalog.Volume, d device) bool {
 func (m *monitor) check(v *view, s *filling) time.Duration {
 	status, err := m.pool.snapshotStatus(s.snap.name)
 	if err != nil { // it has no device yet, or no longer
+		m.pool.caretaker.catchUp(s.Of)
 		return nextLook(sectors(v, s.LV.Size()), s.Chunk, m.pool.peak(), 0)
 	}
 	if status.Invalid && s.Fork {
