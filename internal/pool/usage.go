@@ -25,6 +25,10 @@ func (p *Pool) Usage() (Usage, error) {
 	if err != nil {
 		return Usage{}, err
 	}
+	has, err := p.allUUIDs()
+	if err != nil {
+		return Usage{}, err
+	}
 	u := Usage{Capacity: p.capacity(v), Metadata: p.metadata(v), Unwiped: v.UnwipedFree(), Volumes: len(v.Named), Snapshots: len(v.Snapshots), Layers: len(v.Layers)}
 	for _, l := range v.Snapshots {
 		if v.describeSnapshot(l).Lost {
@@ -40,8 +44,10 @@ func (p *Pool) Usage() (Usage, error) {
 		if o.Fork != nil {
 			stored := v.BytesOf(o.Fork.LV)
 			used := stored
-			if s, err := p.snapshotStatus(v.forkDevice(o.LV).name); err == nil && !s.Invalid && !s.Overflow {
-				used = min(stored, s.Used.Bytes())
+			if d := v.forkDevice(o.LV); has[d.uuid] {
+				if s, err := p.snapshotStatus(d.name); err == nil && !s.Invalid && !s.Overflow {
+					used = min(stored, s.Used.Bytes())
+				}
 			}
 			u.Stores, u.StoresUsed = u.Stores+stored, u.StoresUsed+used
 		}
@@ -52,8 +58,8 @@ func (p *Pool) Usage() (Usage, error) {
 		for _, l := range o.Layers {
 			stored := v.BytesOf(l.LV)
 			used := stored
-			if l == live && !l.Lost {
-				if s, err := p.snapshotStatus(v.snapDevice(l.LV).name); err == nil && !s.Invalid {
+			if d := v.snapDevice(l.LV); l == live && !l.Lost && has[d.uuid] {
+				if s, err := p.snapshotStatus(d.name); err == nil && !s.Invalid {
 					used = min(stored, s.Used.Bytes())
 				}
 			}
