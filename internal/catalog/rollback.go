@@ -47,9 +47,14 @@ func (v *Volume) Known() string {
 // rollbacks.
 func (v *View) SnapshotsOf(o *Volume) []*Layer {
 	var out []*Layer
-	for _, l := range v.Snapshots {
-		if v.Volumes[l.Of].Known() == o.LV.Name {
-			out = append(out, l)
+	for _, x := range v.Volumes {
+		if x != o && x.Former == "" || x.Known() != o.LV.Name {
+			continue // its snapshots are its own
+		}
+		for _, l := range x.Layers {
+			if l.Named && v.Snapshots[l.Name] == l {
+				out = append(out, l)
+			}
 		}
 	}
 	slices.SortFunc(out, func(a, b *Layer) int { return a.Created.Compare(b.Created) })
