@@ -104,9 +104,13 @@ func (p *Pool) unname(t *edit) error {
 	if t.Unclear != nil {
 		return nil
 	}
+	has, err := p.allUUIDs()
+	if err != nil {
+		return err
+	}
 	for _, o := range t.Volumes {
 		l := o.Live()
-		if l == nil || !l.Named || o.Theirs() != "" || p.followed(t.view(), o, l) {
+		if l == nil || !l.Named || o.Theirs() != "" || !has[t.view().topDevice(o.LV).uuid] || p.followed(t.view(), o, l) {
 			continue
 		}
 		if err := t.Unname(l); err != nil {

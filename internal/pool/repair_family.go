@@ -75,6 +75,7 @@ func (p *Pool) repairFamilies(ctx context.Context, v *view) <-chan struct{} {
 			running.Done()
 		}
 	}
+	seen := p.lookAtPlain(ctx, all)
 	for root, members := range v.families(all) {
 		key, err := p.keys.lock(ctx, lvKey(root)) // free: nobody uses the pool yet
 		if err != nil {
@@ -82,7 +83,7 @@ func (p *Pool) repairFamilies(ctx context.Context, v *view) <-chan struct{} {
 		}
 		families.Add(1)
 		release := func() { key(); families.Done() }
-		begin(release, "volume "+root, func(ctx context.Context, v *view) error { return p.repairFamily(ctx, v, members) })
+		begin(release, "volume "+root, func(ctx context.Context, v *view) error { return p.repairFamily(ctx, v, members, seen[root]) })
 	}
 	if len(v.Trash) > 0 {
 		running.Add(1)
@@ -100,6 +101,55 @@ func (p *Pool) repairFamilies(ctx context.Context, v *view) <-chan struct{} {
 	return done
 }
 
+// plain reports whether o reads through no other volume, and whether only its own devices
+// and those of its layers can exist.
+func (v *view) plain(o *catalog.Volume) bool {
+	return o != nil && o.From() == "" && len(o.Flats) == 0 && o.Copying == nil && o.Theirs() == ""
+}
+
+// lookAtPlain looks at the devices of all plain volumes at once, because usually they are
+// right, and a list of all devices for each volume takes long. It returns the devices by
+// the name of the volume, and none if it fails.
+func (p *Pool) lookAtPlain(ctx context.Context, all []dm.ListEntry) (seen map[string]kernel) {
+	err := p.do(ctx, &change{what: "look at the devices of volume group " + p.vgName, act: func(_ context.Context, v *view) error {
+		var of []dm.ListEntry
+		for _, e := range all {
+			if id, _, ours := catalog.SplitUUID(v.VG.ID, e.UUID); ours && v.plain(v.OwnerOf(lvm2.ID(id))) {
+				of = append(of, e)
+			}
+		}
+		k, err := lookAtAll(p.dm, v.VG.ID, of, false)
+		seen = v.split(k)
+		return err
+	}})
+	if err != nil {
+		p.log.Error(err, "Failed to look at all devices at once; each volume's devices are looked at separately")
+		return nil
+	}
+	return seen
+}
+
+// isRight reports whether a family is a single plain volume whose devices, k, need no
+// change. Before it asks for any status, it makes sure that no device is suspended.
+func (p *Pool) isRight(ctx context.Context, v *view, ids []lvm2.ID, k kernel) bool {
+	o := v.Volumes[ids[0]]
+	if len(ids) != 1 || len(k) == 0 || !v.plain(o) {
+		return false
+	}
+	for _, d := range k {
+		if !d.Live || d.Suspended || d.Loaded {
+			return false
+		}
+	}
+	for _, l := range o.Layers {
+		if has := k[v.snapDevice(l.LV).uuid] != nil; has != (l == o.Live()) && (has || k[v.topDevice(o.LV).uuid] != nil) {
+			return false // an older layer is in use, or the newest one is not a snapshot yet
+		}
+	}
+	c := &convergence{Pool: p, view: v, members: []*catalog.Volume{o}, stuck: map[lvm2.ID]error{}}
+	return c.losses(k) == nil && len(c.stuck) == 0 && len(c.plan(k)) == 0 && c.visible(ctx, k) == nil
+}
+
 // repairTrash resumes the devices of deleted volumes, and removes those that nobody
 // uses.
 func (p *Pool) repairTrash(ctx context.Context, v *view) error {
@@ -108,8 +158,12 @@ func (p *Pool) repairTrash(ctx context.Context, v *view) error {
 
 // repairFamily brings the devices of the volumes with the given ids in line. These
 // volumes were a family when the repair began; LVM2 may have split it, or joined it
-// to another, since then. The family's key is held.
-func (p *Pool) repairFamily(ctx context.Context, v *view, ids []lvm2.ID) error {
+// to another, since then. The family's key is held. seen are the family's devices a moment
+// ago, if it is a plain volume.
+func (p *Pool) repairFamily(ctx context.Context, v *view, ids []lvm2.ID, seen kernel) error {
+	if p.isRight(ctx, v, ids, seen) {
+		return nil
+	}
 	of := map[*catalog.Volume]bool{}
 	for _, id := range ids {
 		if o := v.Volumes[id]; o != nil {
