@@ -19,7 +19,7 @@ ARCH ?= amd64
 MODULES := hack/image hack/chart test/e2e
 
 .DEFAULT_GOAL := build
-.PHONY: all help build image image-root chart pictures demo points cuts model test kernels lint generate bench deps cluster cluster-down e2e e2e-smoke clean
+.PHONY: all help build image image-root chart pictures demo points cuts model test kernels lint generate bench scale deps cluster cluster-down e2e e2e-smoke clean
 
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^##@ / { print "\n" substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,6 +87,11 @@ model: deps ## random operations against a model, for hours, recorded in docs/re
 # about an hour and 30 GB.
 bench: deps ## measure against lvm2 in the same kernel, out/bench.json; DMSNAP_BENCH="-quick -run freeze" selects
 	@hack/bench $(DMSNAP_BENCH)
+
+# SCALE="-short" takes a few minutes. A full run takes hours, most of them for
+# vgchange. SCALE="-steps 4000 -activate 0" measures one size only.
+scale: deps ## measure a node with up to 10,000 logical volumes, out/scale.json; SCALE="-short" for a few minutes
+	@hack/scale $(SCALE)
 
 ##@ Try it
 
