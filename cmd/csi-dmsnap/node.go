@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
@@ -65,5 +66,6 @@ func runNode(ctx context.Context, f nodeFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, pools.Close()) }()
+	go debug.FreeOSMemory() // reading the metadata of a large group leaves several times its size
 	return serveNode(ctx, f, pools)
 }
