@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -133,11 +134,15 @@ func (e *Emitter) follow(ctx context.Context, n Node, limit flowcontrol.RateLimi
 		log.V(2).Info("Not following a node's reports; retrying", "err", err, "in", pause)
 		select {
 		case <-ctx.Done():
-		case <-time.After(pause):
+		case <-time.After(spread(pause)):
 		}
 		pause = min(2*pause, lastRetry)
 	}
 }
+
+// spread returns a random time between half of the pause and the pause, so that
+// thousands of nodes which were lost together are not called again together.
+func spread(pause time.Duration) time.Duration { return pause/2 + rand.N(pause/2+1) }
 
 // stream follows a node until an error. got reports whether it has dealt with a
 // happening.

@@ -238,3 +238,18 @@ func TestEmitter_apiServerFails(t *testing.T) {
 	emitter(t, o, Node{Name: "n", Addresses: []string{address}})
 	expect(t, o, "Node /n Warning SnapshotLost: v1:n:fast:snap: gone")
 }
+
+// TestSpread_ofPauses: pauses of one length end at different times, and none is longer.
+func TestSpread_ofPauses(t *testing.T) {
+	seen := map[time.Duration]bool{}
+	for range 100 {
+		p := spread(time.Minute)
+		if p < 30*time.Second || p > time.Minute {
+			t.Fatal(p)
+		}
+		seen[p] = true
+	}
+	if len(seen) < 90 || spread(0) != 0 {
+		t.Errorf("%d different pauses", len(seen))
+	}
+}
