@@ -90,7 +90,7 @@ bench: deps ## measure against lvm2 in the same kernel, out/bench.json; DMSNAP_B
 
 # SCALE="-short" takes a few minutes. A full run takes hours, most of them for
 # vgchange. SCALE="-steps 4000 -activate 0" measures one size only.
-scale: deps ## measure a node with up to 10,000 logical volumes, out/scale.json; SCALE="-short" for a few minutes
+scale: deps ## measure a node with up to 10,000 logical volumes, out/scale.json; SCALE=-short for a few minutes, SCALE=controller for 1,000 nodes
 	@hack/scale $(SCALE)
 
 ##@ Try it
