@@ -42,6 +42,7 @@ const (
 	Delete     Op = "delete"   // a volume
 	Drop       Op = "drop"     // a snapshot
 	Rollback   Op = "rollback" // a volume to one of its snapshots
+	Discard    Op = "discard"  // of a Write: the blocks then have any bytes
 
 	LVM2Create   Op = "lvcreate"   // a logical volume by lvm2, active
 	LVM2Snapshot Op = "lvsnapshot" // a snapshot of a logical volume of LVM2's, by lvm2

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -277,4 +278,17 @@ func TestHistory_interruptedAdoption(t *testing.T) {
 	if o := m.Objects[4]; o.Adopting || o.Theirs {
 		t.Errorf("found adopted: %+v", o)
 	}
+}
+
+// TestHistory_discards: a discarded block may have any bytes until it is written again.
+func TestHistory_discards(t *testing.T) {
+	events := append(slices.Clone(volume), Event{Kind: Write, Op: Discard, ID: 1, Call: 4, Block: 0, Count: 1, Version: 4})
+	foreign := read(only(77), only(0), only(0))
+	check(t, apply(t, events...).Objects[1].Content, foreign, "")
+	events = append(events, Event{Kind: Wrote, ID: 1, Call: 4})
+	check(t, apply(t, events...).Objects[1].Content, foreign, "")
+	check(t, apply(t, events...).Objects[1].Content, read(only(3), only(77), only(0)), "block 1")
+	events = append(events, Event{Kind: Write, ID: 1, Call: 5, Block: 0, Count: 1, Version: 5}, Event{Kind: Wrote, ID: 1, Call: 5})
+	check(t, apply(t, events...).Objects[1].Content, foreign, "block 0")
+	check(t, apply(t, events...).Objects[1].Content, read(only(5), only(0), only(0)), "")
 }

@@ -134,7 +134,7 @@ func (m *Model) Apply(e Event) error {
 		w := m.Calls[e.Call]
 		delete(m.Calls, e.Call)
 		for b := w.Block; b < w.Block+w.Count; b++ {
-			o.Content.set(b, w.Version)
+			o.Content.set(b, w.leaves())
 		}
 	case Found:
 		m.found(o, e)
@@ -296,9 +296,17 @@ func (m *Model) write(o *Object, e Event) {
 	}
 	for _, c := range into {
 		for b := e.Block; b < e.Block+e.Count; b++ {
-			c.begin(b, e.Version)
+			c.begin(b, e.leaves())
 		}
 	}
+}
+
+// leaves returns the version that a write leaves in its blocks.
+func (e Event) leaves() uint64 {
+	if e.Op == Discard {
+		return Unknown
+	}
+	return e.Version
 }
 
 func (m *Model) found(o *Object, e Event) {

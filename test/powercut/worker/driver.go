@@ -58,10 +58,14 @@ type Reply struct {
 
 // pool returns the configuration of the pool.
 func (o options) pool() pool.Config {
-	return pool.Config{
+	c := pool.Config{
 		Name: "pool", VolumeGroup: vgName, Devices: strings.Split(o.disks, ","), Create: true, ExtentSize: extent,
-		Chunk: size.Bytes(o.chunk), FirstStore: 2 * extent, HydrationRate: 16 * size.MiB, HydrationShare: 100, // slow, so that the power is cut while volumes hydrate
+		Chunk: size.Bytes(o.chunk), FirstStore: 2 * extent, HydrationShare: 100,
 	}
+	if !o.check { // slow, so that the power is cut while volumes hydrate
+		c.HydrationRate = 16 * size.MiB
+	}
+	return c
 }
 
 func runDriver(o options) error {
@@ -177,7 +181,7 @@ type client struct {
 }
 
 // startDriver starts a driver, which begins to open the pool.
-func startDriver(disks string, chunk uint64) (*client, error) {
+func startDriver(o options) (*client, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -189,7 +193,7 @@ func startDriver(disks string, chunk uint64) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command("/proc/self/exe", "-driver", "-disks", disks, "-chunk", fmt.Sprint(chunk))
+	cmd := exec.Command("/proc/self/exe", "-driver", "-disks", o.disks, "-chunk", fmt.Sprint(o.chunk), fmt.Sprintf("-check=%t", o.check))
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = os.Stderr, os.Stderr, []*os.File{theirs}
 	if err := cmd.Start(); err != nil {
 		return nil, err

@@ -72,7 +72,7 @@ func (s *session) run() {
 // start starts a driver.
 func (s *session) start() {
 	s.log.Begin(func(*history.Model) (history.Event, bool) { return history.Event{Kind: history.Opening}, true })
-	d, err := startDriver(s.options.disks, s.options.chunk)
+	d, err := startDriver(s.options)
 	if err != nil {
 		fail("starting the driver: %v", err)
 	}

@@ -19,7 +19,7 @@ import (
 
 const (
 	sample           = 2 // snapshots that are read back after each interruption
-	checkedSnapshots = 4 // if the program only checks
+	checkedSnapshots = 3 // if the program only checks
 )
 
 // verify checks that the pool agrees with the history. Active volumes are read

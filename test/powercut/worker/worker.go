@@ -39,18 +39,19 @@ func Main() {
 	var o options
 	var logDisk, model string
 	var driver bool
-	flag.StringVar(&o.disks, "disks", "", "`DEVICES` of the pool, comma-separated")
-	flag.Uint64Var(&o.chunk, "chunk", 0, "chunk size of new snapshots, in bytes")
-	flag.Uint64Var(&o.seed, "seed", 1, "seed of all random choices")
-	flag.IntVar(&o.kills, "kills", 0, "how often to kill the driver")
-	flag.BoolVar(&o.final, "final", false, "check everything, delete everything and end")
-	flag.BoolVar(&o.check, "check", false, "check everything and end")
-	flag.BoolVar(&o.cached, "cached", false, "the disks have a volatile cache: a write counts as done once it is flushed")
-	flag.BoolVar(&o.alone, "alone", false, "the machine is only for this program: limit lvm2 to the disks")
-	flag.StringVar(&logDisk, "log", "", "zeroed `DEVICE` for the history")
-	flag.StringVar(&model, "model", "", "`FILE` with the model of the history so far")
-	flag.BoolVar(&driver, "driver", false, "run as the driver of another worker")
-	flag.Parse()
+	f := flag.NewFlagSet("worker", flag.ExitOnError)
+	f.StringVar(&o.disks, "disks", "", "`DEVICES` of the pool, comma-separated")
+	f.Uint64Var(&o.chunk, "chunk", 0, "chunk size of new snapshots, in bytes")
+	f.Uint64Var(&o.seed, "seed", 1, "seed of all random choices")
+	f.IntVar(&o.kills, "kills", 0, "how often to kill the driver")
+	f.BoolVar(&o.final, "final", false, "check everything, delete everything and end")
+	f.BoolVar(&o.check, "check", false, "check everything and end")
+	f.BoolVar(&o.cached, "cached", false, "the disks have a volatile cache: a write counts as done once it is flushed")
+	f.BoolVar(&o.alone, "alone", false, "the machine is only for this program: limit lvm2 to the disks")
+	f.StringVar(&logDisk, "log", "", "zeroed `DEVICE` for the history")
+	f.StringVar(&model, "model", "", "`FILE` with the model of the history so far")
+	f.BoolVar(&driver, "driver", false, "run as the driver of another worker")
+	_ = f.Parse(os.Args[1:]) // it ends the process at an error
 	if driver {
 		if err := runDriver(o); err != nil {
 			fmt.Fprintln(os.Stderr, "driver:", err)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -31,6 +32,7 @@ const (
 	hotRegion     = 64               // blocks
 	writePause    = 16               // most milliseconds between two writes
 	mostUnflushed = 6                // writes between two flushes, about
+	discardEvery  = 30               // writes, on disks with a cache
 	pauseLimit    = 20 * time.Second // how long a read or a write may take
 )
 
@@ -123,14 +125,21 @@ func (w *writer) write(b []byte, block, n int) bool {
 	if w.overlaps(block, n) {
 		w.flush()
 	}
+	op := history.Op("")
+	if w.session.options.cached && w.session.random.n(discardEvery) == 0 {
+		op = history.Discard
+	}
 	e, _ := w.session.log.Begin(func(m *history.Model) (history.Event, bool) {
 		v := m.Next()
-		return history.Event{Kind: history.Write, ID: w.id, Call: v, Version: v, Block: block, Count: n}, true
+		return history.Event{Kind: history.Write, Op: op, ID: w.id, Call: v, Version: v, Block: block, Count: n}, true
 	})
 	for i := range n {
 		history.Fill(b[i*int(history.Block):(i+1)*int(history.Block)], block+i, e.Version)
 	}
-	if _, err := w.file.WriteAt(b[:n*int(history.Block)], int64(block)*int64(history.Block)); err != nil {
+	at := int64(block) * int64(history.Block)
+	if op == history.Discard {
+		w.discard(at, int64(n)*int64(history.Block))
+	} else if _, err := w.file.WriteAt(b[:n*int(history.Block)], at); err != nil {
 		fail("writing: %v", err)
 	}
 	if !w.session.options.cached {
@@ -142,6 +151,15 @@ func (w *writer) write(b []byte, block, n int) bool {
 		w.flush()
 	}
 	return true
+}
+
+// discard discards a part of the volume. Not all devices can do that.
+func (w *writer) discard(at, length int64) {
+	part := [2]uint64{uint64(at), uint64(length)}
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, w.file.Fd(), unix.BLKDISCARD, uintptr(unsafe.Pointer(&part)))
+	if errno != 0 && errno != unix.EOPNOTSUPP {
+		fail("discarding: %v", errno)
+	}
 }
 
 // overlaps reports whether an unflushed write has one of n blocks. The order in
