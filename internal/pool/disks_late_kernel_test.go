@@ -225,8 +225,8 @@ func TestDisksMoved_volumesInUse(t *testing.T) {
 	noFindings(t, h.Pool)
 }
 
-// TestRewriter_staleDisk: a disk that missed a commit gets the metadata without
-// waiting for a change.
+// TestRewriter_staleDisk: a disk that lost a commit gets the metadata without waiting for
+// a change. The pool says until it is closed that the disk has lost writes.
 func TestRewriter_staleDisk(t *testing.T) {
 	ctx := context.Background()
 	h := newHotPool(t)
@@ -238,8 +238,11 @@ func TestRewriter_staleDisk(t *testing.T) {
 	told := false
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		health := h.PoolHealth(ctx)
-		told = told || slices.ContainsFunc(health, func(c Condition) bool { return c.Reason == "MetadataDegraded" })
-		if told && len(health) == 0 {
+		says := func(what string) bool {
+			return slices.ContainsFunc(health, func(c Condition) bool { return c.Reason == "MetadataDegraded" && strings.Contains(c.Message, what) })
+		}
+		told = told || says("old metadata")
+		if told && len(health) == 1 && says("lost writes") {
 			break
 		}
 		if time.Now().After(end) {

@@ -145,6 +145,9 @@ func (p *Pool) poolConditions(v *view) []Condition {
 	for _, problem := range p.vgStore.Problems() {
 		out = append(out, Condition{Degraded, "MetadataDegraded", problem.Error()})
 	}
+	for _, lost := range p.vgStore.Lost() {
+		out = append(out, Condition{Degraded, "MetadataDegraded", lost.Error()})
+	}
 	if err := p.wiper.problem(); err != nil {
 		out = append(out, Condition{Degraded, "SpaceNotReclaimed", err.Error()})
 	}

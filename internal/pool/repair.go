@@ -2,6 +2,8 @@ package pool
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
@@ -12,7 +14,8 @@ import (
 // point, and resumes unfinished work. It repairs the metadata first. The devices
 // follow in the background, each volume's separately.
 func (p *Pool) repair(ctx context.Context) error {
-	if len(p.vgStore.Problems()) > 0 {
+	if problems := p.vgStore.Problems(); len(problems) > 0 {
+		p.log.Info("The metadata is old or damaged on a disk and is rewritten", "volumeGroup", p.vgName, "problems", errors.Join(problems...).Error(), "lost", fmt.Sprint(errors.Join(p.vgStore.Lost()...)))
 		// An interrupted commit may have left metadata areas out of date, and LVM2
 		// warns about them. Any commit rewrites them.
 		if err := p.do(ctx, &change{what: "rewrite the metadata of volume group " + p.vgName, edit: func(t *edit) error {
