@@ -11,6 +11,8 @@ PROTOC_GEN_GO_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 KERNEL := $(CURDIR)/hack/testkernel exec
 CUTS ?= 20
 DURATION ?= 0s
+FOR ?= 1h
+SEED ?= 0
 VERSION ?= $(shell sed -n 's/^appVersion: *//p' deploy/helm/csi-dmsnap/Chart.yaml)
 IMAGE ?= ghcr.io/csi-dmsnap/csi-dmsnap:$(VERSION)
 ARCH ?= amd64
@@ -19,7 +21,7 @@ ARCH ?= amd64
 MODULES := hack/image hack/chart test/e2e
 
 .DEFAULT_GOAL := build
-.PHONY: all help build image image-root chart pictures demo points cuts model test kernels lint generate bench scale deps cluster cluster-down e2e e2e-smoke clean
+.PHONY: all help build image image-root chart pictures demo points flushes cuts model test kernels lint generate bench scale deps cluster cluster-down e2e e2e-smoke clean
 
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^##@ / { print "\n" substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +73,13 @@ test: deps ## all tests but e2e; PARTS="unit kernel points powercut modules" sel
 kernels: ## kernel tests, csi-sanity, power cuts, interop with another lvm2 on several kernels, for hours; ends with a matrix
 	@hack/deps.sh --kernels
 	@KERNELS="$(KERNELS)" PARTS="$(PARTS)" PACKAGES="$(PACKAGES)" RUN='$(RUN)' CUTS=$(CUTS) hack/kernels
+
+# FOR=8h runs longer. A power cut after which something is wrong is kept in
+# out/flushes, and the failure says how to check it again.
+flushes: deps ## cut the power of disks that lose their caches, for FOR=1h; then the same on dm-log-writes
+	@mkdir -p out/flushes
+	DMSNAP_SHARE=$(CURDIR)/out/flushes DMSNAP_TIMEOUT=0 $(GO) test -tags kernel -count=1 -timeout 0 -exec "$(KERNEL)" \
+		-run 'TestFlushes' -v ./test/flush -args -for $(FOR) -seed $(SEED)
 
 points: deps ## cut each operation at each of its points, for hours; POINTS="cut,expand" or cut-next:17 selects
 	@hack/points $(POINTS)
