@@ -149,7 +149,20 @@ func (p poolConfig) config() (pool.Config, error) {
 			return c, fmt.Errorf("%s: %w", q.key, err)
 		}
 	}
-	return c, c.Check()
+	if err := c.Check(); err != nil {
+		return c, err
+	}
+	return withSafeStores(c), nil
+}
+
+// withSafeStores raises store sizes with which stores could be full before they grow.
+func withSafeStores(c pool.Config) pool.Config {
+	for _, length := range []*size.Bytes{&c.FirstStore, &c.StoreStep} {
+		if *length != 0 {
+			*length = max(*length, c.LeastStore())
+		}
+	}
+	return c
 }
 
 // parseQuantity reads a number of bytes in the notation of Kubernetes: 20Gi,

@@ -118,6 +118,22 @@ func TestParseConfig_zero(t *testing.T) {
 	}
 }
 
+// Stores that could be full before they grow are not configured: smaller sizes count as
+// the least that burstRate and chunkSize allow.
+func TestParseConfig_smallStores(t *testing.T) {
+	for text, want := range map[string]size.Bytes{
+		"firstStoreSize: 4Mi, storeStep: 1Mi":                                    118 * size.MiB,
+		"firstStoreSize: 4Mi, storeStep: 1Mi, chunkSize: 64Ki":                   334 * size.MiB,
+		"firstStoreSize: 4Mi, storeStep: 1Mi, chunkSize: 4Ki, burstRate: 100Mi":  23 * size.MiB,
+		"firstStoreSize: 500Mi, storeStep: 500Mi, chunkSize: 4Ki, burstRate: 1M": 500 * size.MiB,
+	} {
+		got, err := parseConfig([]byte("pools: [{name: a, " + text + "}]"))
+		if err != nil || got[0].FirstStore.RoundUp(size.MiB) != want || got[0].StoreStep.RoundUp(size.MiB) != want {
+			t.Errorf("%s: %+v, %v; want %v", text, got, err, want)
+		}
+	}
+}
+
 // Quantities of Kubernetes are read, and only whole numbers of bytes are accepted:
 // nothing is rounded or capped.
 func TestParseQuantity_wholeNumbersOnly(t *testing.T) {

@@ -113,11 +113,14 @@ func (p *Pool) mustHold(v *view, o *catalog.Volume) *catalog.Store {
 		stores = append(stores, l.Store(o))
 	}
 	for _, x := range stores {
-		if x == nil || v.FreeFor(x.LV).Size() > 0 || !p.kept(v, x) {
+		if x == nil || !p.kept(v, x) {
 			continue
 		}
 		s, err := p.snapshotStatus(p.snapshotDevice(v, x).name)
-		if err == nil && !s.Invalid && s.Total < sectors(v, v.Largest(x)) && s.Total < s.Used+brakeLine(x.Chunk, p.peak()) {
+		if err != nil || s.Invalid {
+			continue
+		}
+		if s.Overflow && v.FreeFor(x.LV).Size() == 0 || !s.Overflow && v.growable(x, s) < p.lacks(v, x, s, 0) {
 			return x
 		}
 	}
@@ -179,7 +182,7 @@ func (p *Pool) holdVolume(ctx context.Context, volume lvm2.ID, g *growth) {
 		if errors.Is(err, dm.ErrNotFound) {
 			return
 		}
-		if s := v.StoreOf(g.storeID); s != nil && (v.FreeFor(s.LV).Size() > 0 || p.shorter(v, s)) && p.growStore(ctx, g) == nil {
+		if s := v.StoreOf(g.storeID); s != nil && p.growHeld(ctx, v, s, g) {
 			break
 		}
 		if len(v.Trash) > 0 && p.wiper.problem() == nil { // else the wiper pauses after its failure
@@ -200,6 +203,17 @@ func (p *Pool) holdVolume(ctx context.Context, volume lvm2.ID, g *growth) {
 		p.log.Error(err, "Failed to release held writers; it will be retried")
 	}
 	p.log.Info("Writers were held", "volume", volume, "for", time.Since(began))
+}
+
+// growHeld extends the store of a held volume by what there is, and reports whether
+// its writers may continue.
+func (p *Pool) growHeld(ctx context.Context, v *view, s *catalog.Store, g *growth) bool {
+	grown := (v.FreeFor(s.LV).Size() > 0 || p.shorter(v, s)) && p.growStore(ctx, g) == nil
+	has, err := p.snapshotStatus(p.snapshotDevice(v, s).name)
+	if err != nil || has.Invalid || has.Overflow { // the kernel does not tell how full it is
+		return grown
+	}
+	return p.lacks(v, s, has, 0) == 0
 }
 
 // letGo resumes a held volume, with the table that is right by now: a fork may have

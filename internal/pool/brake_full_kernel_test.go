@@ -44,7 +44,7 @@ func TestHold_forkInFullPool(t *testing.T) {
 			base.scribble(t, r, path, 100)
 			must(p.CreateSnapshot(ctx, "snap1", v.LV))(t)
 			w := must(p.latest())(t)
-			fill(t, p, w.Extents(v.Size)+w.Extents(growLine(p.config.Chunk.Sectors(), p.peak(), 0).Bytes())+p.reserve(w))
+			fill(t, p, w.Extents(v.Size)+w.Extents(leastStore(p.config.Chunk.Sectors(), p.peak()).Bytes())+p.reserve(w))
 			f := must(p.CreateVolume(ctx, VolumeSpec{Name: "fork", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snap1"}}))(t)
 			fork := content(bytes.Clone(base))
 			forkPath := must(p.Activate(ctx, f.LV))(t)

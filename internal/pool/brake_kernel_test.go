@@ -70,7 +70,7 @@ func TestHold_noRoom(t *testing.T) {
 		_, err := p.CreateVolume(ctx, VolumeSpec{Name: "fill", Size: must(p.Capacity(ctx))(t).MaxVolume, Mode: Block})
 		ok(t, err)
 	}
-	p.config.LayerReserve, p.config.FirstStore = 10, 0
+	p.config.LayerReserve, p.config.FirstStore = 15, 0
 	fill()
 	for _, then := range []string{"room", "let go"} {
 		kept.Store(true)

@@ -30,8 +30,8 @@ type Config struct {
 	ExtentSize     size.Bytes // extent size of a new group, a power of two, at least 512 KiB; 4 MiB if 0
 
 	Chunk          size.Bytes // chunk size of new snapshots' stores, a power of two; 16 KiB if 0
-	FirstStore     size.Bytes // initial size of a new snapshot's store; if 0 a tenth of the volume, at most 4 GiB and at least what BurstRate needs
-	StoreStep      size.Bytes // least growth of a store; if 0 what BurstRate needs
+	FirstStore     size.Bytes // initial size of a new snapshot's store; if 0 a tenth of the volume, at most 4 GiB and at least LeastStore. Below LeastStore only in tests: a writer may fill such a store before it grows
+	StoreStep      size.Bytes // least growth of a store; if 0 what BurstRate needs. Below LeastStore only in tests
 	BurstRate      size.Bytes // highest write rate expected of a volume, per second; 1 GiB if 0. A higher observed rate replaces it
 	NoFolding      bool       // keep the space of deleted snapshots in use while older ones read through them
 	HydrationRate  size.Bytes // bytes copied per second to restored volumes; unlimited if 0

@@ -158,7 +158,7 @@ func (p *Pool) unmounted(v *view, o *catalog.Volume, l *catalog.Layer) error {
 // then, so it is only large enough to bridge a short pause of the driver.
 func (p *Pool) forkStore(v *view, length size.Bytes) lvm2.Extents {
 	chunk := p.config.Chunk.Sectors()
-	least := v.Extents(growLine(chunk, p.peak(), 0).Bytes())
+	least := v.Extents(leastStore(chunk, p.peak()).Bytes())
 	ample := min(v.Extents(min(p.peak().in(driverPause).Bytes(), length/pausePart)), v.Free.Size()/8)
 	return min(v.Extents(cow.LargestUseful(length, p.config.Chunk)), max(least, ample))
 }

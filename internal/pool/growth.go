@@ -60,22 +60,57 @@ func growLine(chunk size.Sectors, peak, now rate) size.Sectors {
 	return max(brakeLine(chunk, peak)+peak.in(commitTime), now.in(keepsUpFor))
 }
 
+// leastStore is the least length of a new store, unless less can hold every chunk of
+// its volume. The monitor may see a new store only after surveyPause, and finds more
+// than a brake line of room then.
+func leastStore(chunk size.Sectors, peak rate) size.Sectors {
+	return max(2*brakeLine(chunk, peak), growLine(chunk, peak, 0))
+}
+
+// LeastStore returns the least FirstStore and StoreStep with which no writer fills a
+// store before it has grown. c must be valid.
+func (c Config) LeastStore() size.Bytes {
+	c = c.withDefaults()
+	return leastStore(c.Chunk.Sectors(), rate(c.BurstRate.Sectors())).Bytes()
+}
+
+// small reports whether the pool is configured with first stores that a writer may
+// outrun. Only tests do that.
+func (c Config) small() bool { return c.FirstStore != 0 && c.FirstStore < c.LeastStore() }
+
 // decide reports whether a store with that much room left has to grow, and whether
-// its writers must be held until it has grown (must). A small store is neither grown,
-// nor are its writers held, before part of it is used. So a store of less than twice
-// its brake line can be outrun by a writer at the peak.
-func decide(left, total, chunk size.Sectors, peak, now rate) (grow, must bool) {
-	if left >= min(growLine(chunk, peak, now), total*3/4) {
-		return false, false
+// its writers must be held until it has grown (must). If first stores are small, a
+// store is neither grown, nor are its writers held, before part of it is used.
+func decide(left, total, chunk size.Sectors, peak, now rate, small bool) (grow, must bool) {
+	grows, brakes := growLine(chunk, peak, now), brakeLine(chunk, peak)
+	if small {
+		grows, brakes = min(grows, total*3/4), min(brakes, total/2)
 	}
-	return true, left < min(brakeLine(chunk, peak), total/2)
+	return left < grows, left < brakes
+}
+
+// lacks returns by how much a store must grow before its writers may continue: then it
+// has a brake line of room beyond what is in flight. It returns 0 if the store has that,
+// or is as long as is ever useful.
+func (p *Pool) lacks(v *view, s *catalog.Store, has dm.SnapshotStatus, inFlight size.Sectors) size.Sectors {
+	line, most := brakeLine(s.Chunk, p.peak())+inFlight, sectors(v, v.Largest(s))
+	if p.config.small() {
+		line = min(line, has.Total/2)
+	}
+	return min(line-min(line, has.Total-min(has.Total, has.Used)), most-min(most, has.Total))
+}
+
+// growable returns by how much a store can grow now: by the extents that the kernel's
+// table does not cover yet, and by free extents.
+func (v *view) growable(s *catalog.Store, has dm.SnapshotStatus) size.Sectors {
+	return max(has.Total, sectors(v, s.LV.Size())) - has.Total + sectors(v, v.FreeFor(s.LV).Size())
 }
 
 // nextLook returns how long the monitor may leave a store with that much room
 // alone.
 func nextLook(left, chunk size.Sectors, peak, now rate) time.Duration {
 	if left <= inFlight(chunk) && now == 0 {
-		return surveyPause // so small that no look would be early enough
+		return surveyPause // its writers wait, or the pool is full
 	}
 	spare := left - min(left, inFlight(chunk))
 	return min(slowestLook, max(fastestLook, peak.during(spare)-2*lateness))
@@ -114,18 +149,24 @@ func (p *Pool) noteRate(seen rate) {
 	}
 }
 
-// firstStore returns the initial size of a new layer's store. It suffices for the
-// writes of a fast writer until the monitor sees them. Large volumes get more, so
-// that their stores grow less often. If little is free, most of it is left to
-// others.
+// firstStore returns the initial size of a new layer's store, in extents.
 func (p *Pool) firstStore(v *view, origin, chunk size.Bytes) lvm2.Extents {
-	most := v.Extents(cow.LargestUseful(origin, chunk))
-	if p.config.FirstStore != 0 {
-		return min(most, v.Extents(p.config.FirstStore))
+	return v.Extents(firstLength(p.config, origin, chunk, size.Bytes(v.Free.Size())*v.ExtentSize(), p.peak()))
+}
+
+// firstLength returns the least length of a new store. It suffices for the writes of a
+// fast writer until the monitor sees them. Large volumes get more, so that their
+// stores grow less often. If little is free, most of it is left to others. A store
+// that can hold every chunk of its volume never grows.
+func firstLength(c Config, origin, chunk, free size.Bytes, peak rate) size.Bytes {
+	most, least := cow.LargestUseful(origin, chunk), leastStore(chunk.Sectors(), peak).Bytes()
+	switch {
+	case c.small():
+		return min(most, c.FirstStore)
+	case c.FirstStore != 0:
+		return min(most, max(least, c.FirstStore))
 	}
-	least := brakeLine(chunk.Sectors(), p.peak()).Bytes()
-	want := max(growLine(chunk.Sectors(), p.peak(), 0).Bytes(), min(mostStore, origin/firstPart))
-	return min(most, max(v.Extents(least), min(v.Extents(want), v.Free.Size()/4)))
+	return min(most, max(least, min(mostStore, origin/firstPart, free/4)))
 }
 
 // growStep returns the least size by which a store grows. least is the size that the

@@ -135,3 +135,31 @@ func TestGrowth_fullSpeed(t *testing.T) {
 		ok(t, p.Deactivate(ctx, v.LV))
 	}
 }
+
+// TestGrowth_smallVolume writes at full speed to volumes that are hardly larger than a
+// first store, while the pool has just enough room, and loses no snapshot.
+func TestGrowth_smallVolume(t *testing.T) {
+	ctx := context.Background()
+	p := testPool(t, func(c *Config) { c.FirstStore, c.LayerReserve = 0, 25 })
+	for i, c := range []struct{ length, chunk size.Bytes }{
+		{48 * size.MiB, 16 * size.KiB}, {112 * size.MiB, 4 * size.KiB}, {160 * size.MiB, 16 * size.KiB}, {160 * size.MiB, 64 * size.KiB},
+	} {
+		p.config.Chunk = c.chunk
+		v := must(p.CreateVolume(ctx, VolumeSpec{Name: fmt.Sprintf("v%d", i), Size: c.length, Mode: Block}))(t)
+		path := must(p.Activate(ctx, v.LV))(t)
+		full := must(p.CreateVolume(ctx, VolumeSpec{Name: "fill", Size: must(p.Capacity(ctx))(t).MaxVolume, Mode: Block}))(t)
+		before := digest(t, path, c.length)
+		s := must(p.CreateSnapshot(ctx, fmt.Sprintf("s%d", i), v.LV))(t)
+		first := must(p.latest())(t).BytesOf(must(p.latest())(t).VG.LV(s.LV))
+		rate := writeFast(t, path, size.MiB, true, c.length, 0)
+		t.Logf("volume of %v, chunks of %v: %.0f MB/s, the store began with %v", c.length, c.chunk, rate/1e6, first)
+		if s := must(p.Snapshot(ctx, s.LV))(t); s.Lost || digest(t, p.dm.Node(lvm2.DMName(p.vgName, s.LV, "")), c.length) != before {
+			t.Errorf("volume of %v, chunks of %v: the snapshot is lost (%v) or has other bytes", c.length, c.chunk, s.Lost)
+		}
+		ok(t, p.DeleteSnapshot(ctx, s.LV))
+		ok(t, p.Deactivate(ctx, v.LV))
+		ok(t, p.DeleteVolume(ctx, v.LV))
+		ok(t, p.DeleteVolume(ctx, full.LV))
+		waitIdle(t, p)
+	}
+}

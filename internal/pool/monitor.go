@@ -15,6 +15,9 @@ const (
 	slowestLook = 500 * time.Millisecond // longest pause between two looks at a live store
 	fastestLook = 2 * time.Millisecond
 	surveyPause = 20 * time.Millisecond // shortest pause between two surveys of which stores there are
+
+	asksAtOnce  = 16                    // number of stores for which the kernel is asked at a time
+	askPatience = 20 * time.Millisecond // a question that takes longer does not count any more
 )
 
 // storeGuard is the state that the monitor shares with others.
@@ -30,13 +33,25 @@ type storeGuard struct {
 
 // monitor watches the stores that the kernel fills. It starts their growth before
 // they are full, and records the loss of stores that the kernel had to drop. It has
-// one goroutine, which waits only for the kernel's answers.
+// one goroutine. Each question to the kernel has a goroutine of its own: the kernel
+// does not tell how full a store is while it waits for the store's disk, and the
+// other stores must not wait for that disk.
 type monitor struct {
 	pool     *Pool
-	stores   map[lvm2.ID]*filling // by their layer
-	seen     *view                // view at the last survey
-	stale    bool                 // the kernel's devices have changed since the last survey
+	stores   map[lvm2.ID]*filling  // by their layer
+	asked    map[lvm2.ID]time.Time // stores for which the kernel has not answered yet, and since when
+	answers  chan answer
+	seen     *view // view at the last survey
+	stale    bool  // the kernel's devices have changed since the last survey
 	surveyed time.Time
+	peak     rate // at the last look
+}
+
+// answer is the kernel's answer to the question how full a store is.
+type answer struct {
+	store  lvm2.ID
+	status dm.SnapshotStatus
+	err    error
 }
 
 // filling is a store that the kernel fills, with its rate.
@@ -51,17 +66,21 @@ type filling struct {
 
 // watchLoop runs the monitor.
 func (p *Pool) watchLoop(ctx context.Context) {
-	m := monitor{pool: p, stores: map[lvm2.ID]*filling{}}
+	m := monitor{pool: p, stores: map[lvm2.ID]*filling{}, asked: map[lvm2.ID]time.Time{}, answers: make(chan answer, asksAtOnce)}
 	for timer := time.NewTimer(0); ; {
 		select {
 		case <-timer.C:
+		case a := <-m.answers:
+			for m.take(a); len(m.answers) > 0; {
+				m.take(<-m.answers)
+			}
 		case <-p.lookSoon:
 			m.stale = true
 		case <-ctx.Done():
 			timer.Stop()
 			return
 		}
-		timer.Reset(time.Until(m.look(time.Now())))
+		timer.Reset(time.Until(m.look(ctx, time.Now())))
 	}
 }
 
@@ -73,8 +92,8 @@ func (p *Pool) lookAgain() {
 	}
 }
 
-// look checks the stores that are due, and returns when to look again.
-func (m *monitor) look(now time.Time) time.Time {
+// look asks for the stores that are due, and returns when to look again.
+func (m *monitor) look(ctx context.Context, now time.Time) time.Time {
 	// Use the current view, even if it is stale: the stores that the kernel fills
 	// must be watched also while the metadata cannot be read.
 	v := m.pool.current.Load()
@@ -87,16 +106,57 @@ func (m *monitor) look(now time.Time) time.Time {
 		m.survey(v, now)
 		survey = now.Add(slowestLook)
 	}
-	next := survey
-	for _, s := range m.stores {
-		if !now.Before(s.due) {
-			s.due = now.Add(m.check(v, s))
+	next, peak := survey, m.pool.peak()
+	higher := peak > m.peak // the stores' next looks are for a lower peak
+	m.peak = peak
+	asking := 0
+	for _, since := range m.asked {
+		if now.Sub(since) < askPatience {
+			asking++
 		}
-		if s.due.Before(next) {
-			next = s.due
+	}
+	for id, s := range m.stores {
+		if higher {
+			s.due = now
+		}
+		if _, asked := m.asked[id]; asked {
+			continue // take sets when it is due
+		}
+		due := s.due
+		switch {
+		case now.Before(due):
+		case asking < asksAtOnce:
+			asking++
+			m.ask(ctx, id, s.snap.name, now)
+			continue
+		default:
+			due = now.Add(askPatience) // or as soon as one is answered
+		}
+		if due.Before(next) {
+			next = due
 		}
 	}
 	return next
+}
+
+// ask asks the kernel how full a store is.
+func (m *monitor) ask(ctx context.Context, id lvm2.ID, name string, now time.Time) {
+	m.asked[id] = now
+	go func() {
+		status, err := m.pool.snapshotStatus(name)
+		select {
+		case m.answers <- answer{id, status, err}:
+		case <-ctx.Done():
+		}
+	}()
+}
+
+// take checks the store that the kernel has answered for.
+func (m *monitor) take(a answer) {
+	delete(m.asked, a.store)
+	if s := m.stores[a.store]; s != nil {
+		s.due = time.Now().Add(m.check(m.pool.current.Load(), s, a.status, a.err))
+	}
 }
 
 // survey finds the stores that the kernel fills: those of live layers, and, while a
@@ -157,8 +217,7 @@ func (p *Pool) onBlocks(v *view, o *catalog.Volume, d device) bool {
 }
 
 // check checks a store, and returns how long until the next check.
-func (m *monitor) check(v *view, s *filling) time.Duration {
-	status, err := m.pool.snapshotStatus(s.snap.name)
+func (m *monitor) check(v *view, s *filling, status dm.SnapshotStatus, err error) time.Duration {
 	if err != nil { // it has no device yet, or no longer
 		m.pool.caretaker.catchUp(s.Of)
 		return nextLook(sectors(v, s.LV.Size()), s.Chunk, m.pool.peak(), 0)
@@ -187,7 +246,7 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 	s.rate, s.base = s.base.next(sample{status.Used, seen}, s.rate)
 	m.pool.noteRate(s.rate)
 	left, chunk := status.Total-min(status.Used, status.Total), s.Chunk
-	grow, must := decide(left, status.Total, chunk, m.pool.peak(), s.rate)
+	grow, must := decide(left, status.Total, chunk, m.pool.peak(), s.rate, m.pool.config.small())
 	if !grow {
 		m.pool.facts.cramped.drop(s.LV.ID)
 		return nextLook(left, chunk, m.pool.peak(), s.rate)
@@ -197,8 +256,8 @@ func (m *monitor) check(v *view, s *filling) time.Duration {
 	free := short || v.FreeFor(s.LV).Size() > 0
 	if free || m.pool.wipedSoon(v, v.GrowsOn(s.LV)) > 0 {
 		// Brake or hold, not both: the volume could not be suspended while its
-		// store is.
-		hold := must && m.pool.kept(v, s.Store) && (cramped || !free)
+		// store is. The writers must not continue after a growth that is too short.
+		hold := must && m.pool.kept(v, s.Store) && (cramped || v.growable(s.Store, status) < m.pool.lacks(v, s.Store, status, inFlight(chunk)))
 		if !hold || !short || m.pool.scrubbing(s.Of.LV.Name) { // else the hold lengthens the device, and ends
 			m.startGrowth(s, must, must && !hold)
 		}
