@@ -55,7 +55,7 @@ func (s *sick) NodeGetVolumeHealth(_ context.Context, r *csi.NodeGetVolumeHealth
 // must be part of the health calls.
 var whatCheckFinds = map[string]string{
 	"Adopted": "news", "Imported": "news", "RolledBack": "news", "SpaceReclaimed": "news",
-	"DeviceMissing": "pool", "DiskRefused": "pool", "DuplicateDisk": "pool", "ExtentsInUse": "pool", "MetadataDegraded": "pool", "MetadataFull": "pool",
+	"DeviceMissing": "pool", "DiskNotAnswering": "pool", "DiskRefused": "pool", "DuplicateDisk": "pool", "ExtentsInUse": "pool", "MetadataDegraded": "pool", "MetadataFull": "pool",
 	"MixedBlockSizes": "pool", "ModuleMissing": "pool", "PoolFull": "pool", "PoolUnavailable": "pool", "SpaceNotReclaimed": "pool", "UnknownTags": "pool",
 	"FilesystemErrors": "volume", "FilesystemReadOnly": "volume", "FilesystemShutDown": "volume", "FilesystemUnreachable": "volume", "NotGrown": "volume", "NotStaged": "volume",
 	"ForkLost": "volume", "ForkStopped": "volume", "HydrationFailing": "volume", "SnapshotLost": "volume",

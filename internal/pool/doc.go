@@ -17,7 +17,7 @@
 //	                                                               converge.go converge_failed.go carry.go demands.go window.go
 //	                                                               devices.go chain.go mapped.go removal.go freeze.go
 //	                                                               probe.go thaw.go mounts.go timing.go fork_recover.go loss.go
-//	                                                               exact.go flat*.go depth.go disks.go on_disks.go
+//	                                                               exact.go flat*.go depth.go disks.go on_disks.go silent.go
 //	storeGuard  stores that the kernel fills                       monitor.go filling.go growth.go brake.go
 //	wiper       trash, unknown extents, the store's unused end     wipe.go room.go scrub.go clean.go trim.go
 //	hydrator    forks, until they are plain volumes                hydrate*.go pace.go
@@ -104,7 +104,7 @@
 //	wiper.mu      next, failed, failures    caretaker.mu busy, logged
 //	outside.mu    leftOut, strangers
 //	deviceLog.mu  what was logged about devices, for all attempts to open a pool
-//	timings.mu    a histogram
+//	timings.mu    a histogram            questions.mu  when questions to the kernel began
 //	member.mu     a Set's pool; held as long as closing the pool takes
 //	group.mu      closed; no work begins once it is set
 //
@@ -131,6 +131,8 @@
 //	caretaker, refresh, extender,
 //	folder, strangers
 //	strangers: a scan                  the devices have answered  the loop, until the pool is closed
+//	monitor: one per store asked       the kernel has answered    nobody
+//	statusSoon: one per question       the kernel has answered    its caller, for answerLimit; else nobody
 //	run: one per operation             with the operation         its caller, until it leaves; Close (work)
 //	apart: suspend, freeze or thaw     the kernel has answered    its operation, for a limited time;
 //	                                                              Close (work)

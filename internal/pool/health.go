@@ -69,7 +69,7 @@ func (p *Pool) forkHealth(v *view, o *catalog.Volume) []Condition {
 	if errors.Is(err, ErrLost) {
 		return []Condition{{DataLoss, "ForkLost", fmt.Sprintf("the volume was not hydrated yet, and the content that it reads through is gone: %v; restore it again", err)}}
 	}
-	if s, err := p.snapshotStatus(v.forkDevice(o.LV).name); err == nil && s.Invalid {
+	if s, err := p.statusSoon(v.forkDevice(o.LV).name); err == nil && s.Invalid {
 		return []Condition{{Inaccessible, "ForkStopped",
 			"after an I/O error the kernel stopped the part of the volume that is not hydrated yet; nothing is lost, and the driver restores access in a moment if the disks answer"}}
 	}
@@ -141,6 +141,9 @@ func (p *Pool) poolConditions(v *view) []Condition {
 	}
 	for _, what := range p.outside.pretenders() {
 		out = append(out, Condition{Degraded, "DuplicateDisk", what})
+	}
+	for _, disk := range p.Silent() {
+		out = append(out, Condition{Inaccessible, "DiskNotAnswering", disk + "; calls that need the disk wait for it, and stores of snapshots cannot grow"})
 	}
 	for _, problem := range p.vgStore.Problems() {
 		out = append(out, Condition{Degraded, "MetadataDegraded", problem.Error()})

@@ -15,6 +15,7 @@ type mapper struct {
 	deepest int        // number of stacked devices that the kernel can read through
 	trash   sync.Mutex // held while devices of trash are made or removed
 	windows timings    // how long cuts suspended their volumes
+	questions
 }
 
 // allUUIDs returns the UUIDs of all devices of the machine.

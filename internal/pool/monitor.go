@@ -41,6 +41,7 @@ type monitor struct {
 	stores   map[lvm2.ID]*filling  // by their layer
 	asked    map[lvm2.ID]time.Time // stores for which the kernel has not answered yet, and since when
 	answers  chan answer
+	status   func(device string) (dm.SnapshotStatus, error)
 	seen     *view // view at the last survey
 	stale    bool  // the kernel's devices have changed since the last survey
 	surveyed time.Time
@@ -66,7 +67,7 @@ type filling struct {
 
 // watchLoop runs the monitor.
 func (p *Pool) watchLoop(ctx context.Context) {
-	m := monitor{pool: p, stores: map[lvm2.ID]*filling{}, asked: map[lvm2.ID]time.Time{}, answers: make(chan answer, asksAtOnce)}
+	m := monitor{pool: p, stores: map[lvm2.ID]*filling{}, asked: map[lvm2.ID]time.Time{}, answers: make(chan answer, asksAtOnce), status: p.snapshotStatus}
 	for timer := time.NewTimer(0); ; {
 		select {
 		case <-timer.C:
@@ -143,7 +144,7 @@ func (m *monitor) look(ctx context.Context, now time.Time) time.Time {
 func (m *monitor) ask(ctx context.Context, id lvm2.ID, name string, now time.Time) {
 	m.asked[id] = now
 	go func() {
-		status, err := m.pool.snapshotStatus(name)
+		status, err := m.status(name)
 		select {
 		case m.answers <- answer{id, status, err}:
 		case <-ctx.Done():

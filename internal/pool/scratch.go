@@ -109,7 +109,7 @@ func (p *Pool) scratchHealth(v *view, o *catalog.Volume) []Condition {
 	if !o.Transient {
 		return nil
 	}
-	if s, err := p.snapshotStatus(v.topDevice(o.LV).name); err == nil && s.Invalid {
+	if s, err := p.statusSoon(v.topDevice(o.LV).name); err == nil && s.Invalid {
 		return []Condition{{DataLoss, "TransientLost", "the kernel dropped the data written to it, after an I/O error or for lack of memory, so reads fail; stage the volume again"}}
 	}
 	if o.Reset {

@@ -45,9 +45,11 @@ type member struct {
 }
 
 // OpenSet opens the pools of a node. It returns an error only if the configuration
-// can never be right, or if ctx ends. It waits, as long as ctx lives, for other
-// processes that have one of the pools open. Then it waits briefly until each pool
-// was tried once. The pools stay open after ctx ends, until Close.
+// can never be right, or if ctx ends. It waits, as long as ctx lives, for another
+// process that has the pools open. If that process releases only some of them, because
+// it was killed and the kernel still waits for a disk of the others, OpenSet does not
+// wait for the others for long. Then it waits briefly until each pool was tried once.
+// The pools stay open after ctx ends, until Close.
 func OpenSet(ctx context.Context, configs []Config, o Options) (*Set, error) {
 	s := &Set{}
 	o = o.withDefaults()
@@ -75,12 +77,7 @@ func OpenSet(ctx context.Context, configs []Config, o Options) (*Set, error) {
 	for _, m := range s.members {
 		go m.run(own)
 	}
-	for _, m := range s.members {
-		select {
-		case <-m.held:
-		case <-ctx.Done():
-		}
-	}
+	s.waitHeld(ctx, openingWait)
 	go s.loans(own)
 	late := time.NewTimer(openingWait)
 	defer late.Stop()
@@ -96,6 +93,34 @@ func OpenSet(ctx context.Context, configs []Config, o Options) (*Set, error) {
 		return nil, errors.Join(fmt.Errorf("opening the pools: %w", context.Cause(ctx)), s.Close())
 	}
 	return s, nil
+}
+
+// waitHeld waits until this process has the lock of each pool or, for limit longer, of
+// any.
+func (s *Set) waitHeld(ctx context.Context, limit time.Duration) {
+	any := make(chan struct{}, len(s.members))
+	for _, m := range s.members {
+		go func() {
+			select {
+			case <-m.held:
+				any <- struct{}{}
+			case <-ctx.Done():
+			}
+		}()
+	}
+	var late <-chan time.Time
+	for range s.members {
+		select {
+		case <-any:
+		case <-late:
+			return
+		case <-ctx.Done():
+			return
+		}
+		if late == nil {
+			late = time.After(limit)
+		}
+	}
 }
 
 // Names returns the names of the node's pools, open or not, in the order of the
@@ -136,21 +161,23 @@ func (s *Set) Pool(name string) (*Pool, error) {
 	return nil, fmt.Errorf("pool %s: %w", name, ErrNotFound)
 }
 
-// Close closes the open pools, and stops the attempts to open the others.
+// Close closes the open pools, all at the same time, and stops the attempts to open the
+// others.
 func (s *Set) Close() error {
 	s.cancel()
-	var errs []error
-	late := time.NewTimer(closingWait)
-	defer late.Stop()
-	for _, m := range s.members {
-		select {
-		case <-m.ended:
-			errs = append(errs, m.close())
-		case <-late.C:
-			late.Reset(0)
-			errs = append(errs, fmt.Errorf("pool %s: its devices do not answer, so the attempt to open it was abandoned", m.config.Name))
-		}
+	errs := make([]error, len(s.members))
+	var closing sync.WaitGroup
+	for i, m := range s.members {
+		closing.Go(func() {
+			select {
+			case <-m.ended:
+				errs[i] = m.close()
+			case <-time.After(closingWait):
+				errs[i] = fmt.Errorf("pool %s: its devices do not answer, so the attempt to open it was abandoned", m.config.Name)
+			}
+		})
 	}
+	closing.Wait()
 	return errors.Join(errs...)
 }
 

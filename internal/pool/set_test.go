@@ -112,3 +112,26 @@ func TestSet_devicesAppear(t *testing.T) {
 		t.Fatal("a device that came was not seen")
 	}
 }
+
+// TestSet_waitHeld: a new process waits as long as another process has all pools, and
+// only briefly for those that a killed process cannot release.
+func TestSet_waitHeld(t *testing.T) {
+	s := &Set{members: []*member{{held: make(chan struct{})}, {held: make(chan struct{})}}}
+	const limit = 50 * time.Millisecond
+	ended := make(chan bool)
+	go func() {
+		s.waitHeld(t.Context(), limit)
+		close(ended)
+	}()
+	select {
+	case <-ended:
+		t.Fatal("it did not wait for the other process")
+	case <-time.After(4 * limit):
+	}
+	close(s.members[1].held)
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Fatal("it waits for a pool that is not released")
+	}
+}

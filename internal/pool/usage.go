@@ -45,7 +45,7 @@ func (p *Pool) Usage() (Usage, error) {
 			stored := v.BytesOf(o.Fork.LV)
 			used := stored
 			if d := v.forkDevice(o.LV); has[d.uuid] {
-				if s, err := p.snapshotStatus(d.name); err == nil && !s.Invalid && !s.Overflow {
+				if s, err := p.statusSoon(d.name); err == nil && !s.Invalid && !s.Overflow {
 					used = min(stored, s.Used.Bytes())
 				}
 			}
@@ -59,7 +59,7 @@ func (p *Pool) Usage() (Usage, error) {
 			stored := v.BytesOf(l.LV)
 			used := stored
 			if d := v.snapDevice(l.LV); l == live && !l.Lost && has[d.uuid] {
-				if s, err := p.snapshotStatus(d.name); err == nil && !s.Invalid {
+				if s, err := p.statusSoon(d.name); err == nil && !s.Invalid {
 					used = min(stored, s.Used.Bytes())
 				}
 			}

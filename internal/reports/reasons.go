@@ -16,7 +16,7 @@ const ReasonOther = "OtherCondition"
 // an Event, so that a node that an attacker has taken over cannot choose the words by
 // which people filter and alert.
 var reasons = []string{
-	"Adopted", "DeviceMissing", "DiskRefused", "DuplicateDisk", "ExtentsInUse", "FilesystemErrors", "FilesystemReadOnly", "FilesystemShutDown", "FilesystemUnreachable",
+	"Adopted", "DeviceMissing", "DiskNotAnswering", "DiskRefused", "DuplicateDisk", "ExtentsInUse", "FilesystemErrors", "FilesystemReadOnly", "FilesystemShutDown", "FilesystemUnreachable",
 	"ForkLost", "ForkStopped", "HydrationFailing", "Imported",
 	"MetadataDegraded", "MetadataFull", "MixedBlockSizes", "ModuleMissing", "NotGrown", "NotStaged",
 	"PoolFull", "PoolUnavailable", "RolledBack", "SnapshotLost", "SnapshotReadDeep", "SnapshotSpaceLow", "SourceLost", "SourceUnreadable",

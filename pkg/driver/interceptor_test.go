@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
@@ -69,6 +70,39 @@ func TestIntercept_errorsAndOverlap(t *testing.T) {
 	}
 	if len(d.running.names) != 0 {
 		t.Errorf("left over: %v", d.running.names)
+	}
+}
+
+// A call ends with its deadline although its handler hangs. Until the handler ends,
+// nobody else changes the volume.
+func TestIntercept_hangingHandler(t *testing.T) {
+	d := &Driver{running: operations{names: map[string]string{}}, pools: &pool.Set{}}
+	hang, ended := make(chan bool), make(chan bool)
+	call := func(limit time.Duration, handle grpc.UnaryHandler) error {
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		_, err := d.intercept(ctx, &csi.NodeStageVolumeRequest{VolumeId: "v1"}, &grpc.UnaryServerInfo{FullMethod: "/csi.v1.Node/NodeStageVolume"}, handle)
+		return err
+	}
+	began := time.Now()
+	err := call(10*time.Millisecond, func(context.Context, any) (any, error) {
+		defer close(ended)
+		<-hang
+		panic("nobody sees it any more")
+	})
+	if status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "continues in the background") || time.Since(began) > 5*leaveLimit {
+		t.Errorf("%v after %v", err, time.Since(began))
+	}
+	again := func(context.Context, any) (any, error) { return nil, nil }
+	if err := call(time.Minute, again); status.Code(err) != codes.Aborted {
+		t.Errorf("while it continues: %v", err)
+	}
+	close(hang)
+	<-ended
+	for end := time.Now().Add(10 * time.Second); call(time.Minute, again) != nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the volume stays locked")
+		}
 	}
 }
 
