@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 )
 
 // finder collects physical volumes and finds the volume group that they form.
@@ -28,13 +29,20 @@ func (f *finder) close() {
 	}
 }
 
-// add reads a device. It uses a device from open without opening the device again:
-// udev probes a device whenever a writer closes it.
-func (f *finder) add(path string, open map[identity]*device) {
-	d, err := f.openOnce(path, open)
+// add reads a device, and waits for it for at most limit; 0 is no limit. It uses a
+// device from open without opening the device again: udev probes a device whenever a
+// writer closes it. It does nothing for a device that was already added under another
+// path.
+func (f *finder) add(path string, open map[identity]*device, limit time.Duration) {
 	var p *disk
-	if d != nil {
-		p, err = inspect(d)
+	id, err := identifyPath(path)
+	switch {
+	case err == nil && f.seen(id):
+		return
+	case err == nil && open[id] != nil:
+		p, err = inspect(open[id])
+	default:
+		p, err = f.look(path, limit)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		f.failed = append(f.failed, err)
@@ -53,26 +61,60 @@ func (f *finder) add(path string, open map[identity]*device) {
 	f.disks = append(f.disks, p)
 }
 
-// openOnce returns nil for a device that was already added under another path.
-func (f *finder) openOnce(path string, open map[identity]*device) (*device, error) {
-	if info, err := os.Stat(path); err == nil {
-		id, err := identify(info)
-		if err == nil && open[id] != nil {
-			if f.seen(id) {
-				return nil, nil
-			}
-			return open[id], nil
-		}
-	}
-	d, err := openWaited(path, os.O_RDONLY, f.waits)
+// identifyPath identifies a device without opening it.
+func identifyPath(path string) (identity, error) {
+	info, err := os.Stat(path)
 	if err != nil {
-		return nil, err
+		return identity{}, err
 	}
-	if f.seen(d.id) {
-		return nil, d.file.Close()
+	return identify(info)
+}
+
+// look opens and reads a device, and waits for it for at most limit; 0 is no limit. It
+// returns nil for a device that was already added under another path.
+func (f *finder) look(path string, limit time.Duration) (*disk, error) {
+	type result struct {
+		d   *device
+		p   *disk
+		err error
 	}
-	f.opened = append(f.opened, d)
-	return d, nil
+	silent := fmt.Errorf("device %s has not answered for %v, and was skipped", path, limit)
+	if limit != 0 && f.waits.longer(path, limit) {
+		return nil, silent // an earlier search still waits for it
+	}
+	done := make(chan result, 1)
+	look := func() {
+		var r result
+		if r.d, r.err = openWaited(path, os.O_RDONLY, f.waits); r.err == nil {
+			r.p, r.err = inspect(r.d)
+		}
+		done <- r
+	}
+	var late <-chan time.Time
+	if limit == 0 {
+		look()
+	} else {
+		go look()
+		late = time.After(limit)
+	}
+	select {
+	case r := <-done:
+		switch {
+		case r.d == nil:
+			return nil, r.err
+		case f.seen(r.d.id):
+			return nil, r.d.file.Close()
+		}
+		f.opened = append(f.opened, r.d)
+		return r.p, r.err
+	case <-late:
+		go func() {
+			if r := <-done; r.d != nil {
+				r.d.file.Close()
+			}
+		}()
+		return nil, silent
+	}
 }
 
 func (f *finder) seen(id identity) bool {
@@ -110,12 +152,12 @@ func (f *finder) newest() map[ID]*metadataArea {
 // group searches for the volume group and returns it with the devices of its physical
 // volumes. id is the volume group's id, and empty if it is not known yet.
 func (f *finder) group(name string, id ID, search Search, open map[identity]*device) (*VG, []*disk, error) {
-	if err := f.addAll(search.Devices, open); err != nil {
+	if err := f.addAll(search.Devices, open, 0); err != nil {
 		return nil, nil, err
 	}
 	looked := search.Devices == nil
 	if looked {
-		if err := f.addAll(search.Others, open); err != nil {
+		if err := f.addAll(search.Others, open, otherLimit); err != nil {
 			return nil, nil, err
 		}
 		f.dropUnlisted(name, search)
@@ -242,7 +284,7 @@ func (f *finder) members(vg *VG, search Search, open map[identity]*device) ([]*d
 		p, err := f.disk(pv.ID)
 		if p == nil && err == nil && hints && filepath.IsAbs(pv.hint) {
 			// The device is not in the search; vgextend may have added it.
-			f.add(pv.hint, open)
+			f.add(pv.hint, open, otherLimit)
 			p, err = f.disk(pv.ID)
 		}
 		if err != nil {

@@ -3,6 +3,7 @@ package lvm2
 import (
 	"fmt"
 	"slices"
+	"time"
 )
 
 // Search defines where to look for a volume group. The metadata on a device cannot
@@ -40,8 +41,14 @@ func fixed(devices []string) Search {
 	return Search{Devices: func() ([]string, error) { return devices, nil }}
 }
 
-// addAll adds the devices that list returns.
-func (f *finder) addAll(list func() ([]string, error), open map[identity]*device) error {
+// otherLimit is how long a device of Search.Others may take to show what is on it. A
+// disk that has nothing to do with the volume group must not delay it for longer. A
+// variable for the tests.
+var otherLimit = 5 * time.Second
+
+// addAll adds the devices that list returns. It skips a device that does not answer
+// within limit; 0 is no limit.
+func (f *finder) addAll(list func() ([]string, error), open map[identity]*device, limit time.Duration) error {
 	if list == nil {
 		return nil
 	}
@@ -50,7 +57,7 @@ func (f *finder) addAll(list func() ([]string, error), open map[identity]*device
 		return err
 	}
 	for _, path := range paths {
-		f.add(path, open)
+		f.add(path, open, limit)
 	}
 	return nil
 }
@@ -79,7 +86,7 @@ func (f *finder) lacks(vg *VG) bool {
 // vg.
 func (f *finder) addMembers(vg *VG, search Search, open map[identity]*device) error {
 	known := slices.Clone(f.disks)
-	if err := f.addAll(search.Others, open); err != nil {
+	if err := f.addAll(search.Others, open, otherLimit); err != nil {
 		return err
 	}
 	f.disks = slices.DeleteFunc(f.disks, func(p *disk) bool {

@@ -41,6 +41,21 @@ func (w *waits) begin(path string) (answered func()) {
 	}
 }
 
+// longer reports whether a transfer of the device has taken longer than limit.
+func (w *waits) longer(path string, limit time.Duration) bool {
+	if w == nil {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, x := range w.open {
+		if x.Device == path && time.Since(x.Since) >= limit {
+			return true
+		}
+	}
+	return false
+}
+
 // openWaited opens a device whose transfers, and the opening itself, w records.
 func openWaited(path string, flags int, w *waits) (*device, error) {
 	defer w.begin(path)()

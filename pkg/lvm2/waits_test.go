@@ -4,8 +4,13 @@ package lvm2
 
 import (
 	"context"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -57,5 +62,43 @@ func TestStore_hangingDisk(t *testing.T) {
 	}()
 	if err := <-ended; err != nil || len(s.Waits()) != 0 {
 		t.Errorf("it ended with %v, and waits for %v", err, s.Waits())
+	}
+}
+
+// A device that has nothing to do with a volume group and does not answer is skipped
+// after a moment, and not at all waited for in later searches. A FIFO that nobody
+// writes to is such a device.
+func TestFindVG_hangingStranger(t *testing.T) {
+	h, disks := testHost(t), blankDisks(t, 1, 64*size.MiB)
+	createVG(t, h, disks, CreateOptions{})
+	stranger := filepath.Join(t.TempDir(), "stranger")
+	if err := unix.Mkfifo(stranger, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	defer func(limit time.Duration) { otherLimit = limit }(otherLimit)
+	otherLimit = 100 * time.Millisecond
+	s, err := FindVG(context.Background(), h, "vg", Search{Others: func() ([]string, error) { return append([]string{stranger}, disks...), nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if w := s.Waits(); len(w) != 1 || w[0].Device != stranger {
+		t.Errorf("it waits for %v", w)
+	}
+	began := time.Now()
+	f := &finder{waits: &s.waits}
+	f.add(stranger, nil, otherLimit)
+	if len(f.failed) != 1 || !strings.Contains(f.failed[0].Error(), "has not answered") || time.Since(began) > otherLimit {
+		t.Errorf("again: %v after %v", f.failed, time.Since(began))
+	}
+	writer, err := os.OpenFile(stranger, os.O_WRONLY, 0) // now it answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	for end := time.Now().Add(10 * time.Second); len(s.Waits()) > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("it still waits for %v", s.Waits())
+		}
 	}
 }
