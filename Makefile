@@ -21,7 +21,7 @@ ARCH ?= amd64
 MODULES := hack/image hack/chart test/e2e
 
 .DEFAULT_GOAL := build
-.PHONY: all help build image image-root chart pictures demo points flushes cuts model test kernels lint generate bench scale deps cluster cluster-down e2e e2e-smoke clean
+.PHONY: all help build image image-root chart pictures demo points flushes cuts model test kernels fuzz lint generate bench scale deps cluster cluster-down e2e e2e-smoke clean
 
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^##@ / { print "\n" substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,11 @@ clean: ## delete bin and out
 
 deps: ## install what the tests need (Debian, as root), or name what is missing
 	@hack/deps.sh
+
+FUZZTIME ?= 1m
+FUZZ ?=
+fuzz: ## run each fuzzer for FUZZTIME (1m), or only those that match FUZZ, and keep small corpora
+	$(GO) run ./hack/fuzz -time $(FUZZTIME) -only '$(FUZZ)'
 
 lint: ## golangci-lint of all modules with each build tag, go vet, the workflows
 	$(GO) run $(GOLANGCI_LINT) config verify
