@@ -17,10 +17,16 @@ import (
 // disks that the machine has written to them, so the disks need no real one.
 const memoryDir = "/dev/shm"
 
+// diskSizes has the pool's disks. The second joins the pool later.
+var diskSizes = map[string]size.Bytes{"pv0": 224 * size.MiB, "pv1": 96 * size.MiB}
+
+// latestJoin is after how many machines the second disk joins at the latest.
+const latestJoin = 6
+
 // inMemory puts the disks of the run into memory, if there is room.
 func (r *run) inMemory() {
 	var fs unix.Statfs_t
-	if os.Getenv("TMPDIR") == "" && unix.Statfs(memoryDir, &fs) == nil && size.Bytes(fs.Bavail)*size.Bytes(fs.Bsize) > 8*diskSize {
+	if os.Getenv("TMPDIR") == "" && unix.Statfs(memoryDir, &fs) == nil && size.Bytes(fs.Bavail)*size.Bytes(fs.Bsize) > size.GiB {
 		if dir, err := os.MkdirTemp(memoryDir, "dmsnap-powercut-"); err == nil {
 			r.memory, r.disks = dir, dir
 			return
@@ -40,13 +46,14 @@ func (r *run) makeDisks() {
 	for i := range left {
 		left[i] = byte(r.random.Uint32())
 	}
+	r.joins = r.boots + r.random.IntN(latestJoin+1)
 	for _, disk := range []string{"pv0", "pv1"} {
 		f, err := os.Create(r.disk(disk))
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		err = f.Truncate(int64(diskSize))
-		for at := size.MiB; at < diskSize-4*size.MiB; at += size.MiB { // whatever the offset of the first extent
+		err = f.Truncate(int64(diskSizes[disk]))
+		for at := size.MiB; at < diskSizes[disk]-4*size.MiB; at += size.MiB { // whatever the offset of the first extent
 			_, failed := f.WriteAt(left, int64(at))
 			err = errors.Join(err, failed)
 		}

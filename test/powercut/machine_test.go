@@ -24,7 +24,6 @@ import (
 )
 
 const (
-	diskSize  = 160 * size.MiB
 	logSize   = 128 * size.MiB
 	lifeLimit = 2 * time.Minute  // of a machine
 	stalled   = 20 * time.Second // a machine that logs nothing for so long stands still
@@ -110,14 +109,18 @@ func (r *run) boot(what string, args ...string) *machine {
 		r.t.Fatal(err)
 	}
 	kernel := kernelName()
-	disks := [2]string{"/dev/ubda,/dev/ubdb", "/dev/ubdc"} // of User-mode Linux, whose kernels have several names
+	device := "/dev/ubd" // of User-mode Linux, whose kernels have several names
 	if kernel == "qemu" {
-		disks = [2]string{"/dev/vda,/dev/vdb", "/dev/vdc"}
+		device = "/dev/vd"
+	}
+	pool := device + "a"
+	if r.boots > r.joins {
+		pool += "," + device + "b"
 	}
 	m := &machine{run: r, what: what, output: &tail{}, ended: make(chan error, 1), log: history.Follow{File: log}}
 	m.args = append([]string{"run", "-v", "--kernel", kernel, "--timeout", lifeLimit.String(), "--mem", "512M", "--disks",
-		fmt.Sprintf("%s:%d,%s:%d,%s:%d", r.disk("pv0"), diskSize, r.disk("pv1"), diskSize, r.disk("log"), logSize), "--",
-		r.file("worker"), "-alone", "-disks", disks[0], "-log", disks[1], "-model", r.file("model"),
+		fmt.Sprintf("%s:%d,%s:%d,%s:%d", r.disk("pv0"), diskSizes["pv0"], r.disk("pv1"), diskSizes["pv1"], r.disk("log"), logSize), "--",
+		r.file("worker"), "-alone", "-disks", pool, "-log", device + "c", "-model", r.file("model"),
 		"-seed", fmt.Sprint(*seed + uint64(r.boots)), "-chunk", fmt.Sprint(4096 << (2 * r.random.IntN(3)))}, args...)
 	m.cmd = exec.Command(r.file("testkernel"), m.args...)
 	m.cmd.Stdout, m.cmd.Stderr = m.output, m.output

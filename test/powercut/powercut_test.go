@@ -122,6 +122,7 @@ type run struct {
 	began  time.Time
 	random *rand.Rand
 	boots  int
+	joins  int // the boot after which the second disk is in the pool's configuration
 	model  *history.Model
 	took   map[history.Op]time.Duration
 	phases map[history.Kind]time.Duration // how long it takes until these events
