@@ -13,10 +13,9 @@ import (
 // device was away, failed, or lost writes that it had acknowledged, and logical volumes
 // on it may have lost writes too. The next commit rewrites the metadata; Lost continues
 // to return the error.
-func (s *Store) Lost() []error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var errs []error
+func (s *Store) Lost() []error { return s.last().lost }
+
+func (s *Store) allLost() (errs []error) {
 	for _, id := range slices.Sorted(maps.Keys(s.lost)) {
 		errs = append(errs, s.lost[id])
 	}

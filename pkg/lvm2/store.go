@@ -43,13 +43,14 @@ type Store struct {
 // state is what a Store tells about its last Read or Commit.
 type state struct {
 	problems []error
+	lost     []error
 	stale    bool
 	maxText  size.Bytes
 }
 
 // publish makes the result of a Read or Commit visible. The caller holds mu.
 func (s *Store) publish() {
-	s.seen.Store(&state{s.problems, s.isStale(), s.longest()})
+	s.seen.Store(&state{s.problems, s.allLost(), s.isStale(), s.longest()})
 }
 
 // OpenVG finds the volume group with the name among the devices and reads it. It

@@ -52,8 +52,8 @@ func TestStore_hangingDisk(t *testing.T) {
 	if w := s.Waits(); len(w) != 1 || w[0].Device != disks[1] || w[0].Since.Before(before) {
 		t.Errorf("it waits for %v, want %s", w, disks[1])
 	}
-	if s.MaxText() != most || s.Stale() || len(s.Problems()) != 0 {
-		t.Errorf("meanwhile: %v, %v, %v", s.MaxText(), s.Stale(), s.Problems())
+	if s.MaxText() != most || s.Stale() || len(s.Problems()) != 0 || len(s.Lost()) != 0 {
+		t.Errorf("meanwhile: %v, %v, %v, %v", s.MaxText(), s.Stale(), s.Problems(), s.Lost())
 	}
 	close(hanging.goOn)
 	go func() {
