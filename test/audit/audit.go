@@ -125,7 +125,7 @@ func settled(ctx context.Context, store *lvm2.Store, group string, look func(*lv
 			flats[t["reads"]]++
 			return t["used"] == "" || !through[t["reads"]] || flats[t["reads"]] > 1
 		}
-		return t["copy"] != "" || t["role"] == "trash"
+		return t["copy"] != "" || t["copying"] != "" || t["lent"] != "" || t["role"] == "trash"
 	}) {
 		return false, nil
 	}

@@ -43,6 +43,8 @@ type operation struct {
 	cutAt  int  // of a repair: the point at which first is cut
 	busy   bool // build leaves background work unfinished
 	beside bool // it works on a volume that is not the pool's yet, so opening the pool does not repair it
+	pair   bool // the worker has a second pool, on a disk of its own
+	extend bool // from begin on the pool has a second disk, which is blank
 }
 
 // campaign cuts operations, all on one kernel.
@@ -67,7 +69,7 @@ func newCampaign(t *testing.T) *campaign {
 	c := &campaign{t: t}
 	var err error
 	if c.dm, err = dm.Open(); err == nil {
-		c.disks, err = newDisks(c.dm, 1)
+		c.disks, err = newDisks(c.dm, 2)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -120,7 +122,7 @@ func (c *campaign) begin(op *operation, t *template, n int) (*rig, error) {
 	if err := c.blank(t.images); err != nil {
 		return nil, err
 	}
-	r := &rig{dm: c.dm, disks: c.disks, config: c.config(), objects: map[string]*object{}, w: c.w}
+	r := &rig{dm: c.dm, disks: c.disks, config: c.config(), objects: map[string]*object{}, w: c.w, pair: op.pair, wide: op.extend}
 	c.w = nil
 	if op.config != nil {
 		op.config(&r.config)

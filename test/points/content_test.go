@@ -35,6 +35,7 @@ type object struct {
 	certain  bool   // acknowledged
 	gone     bool   // its deletion was requested
 	hidden   bool   // not compared
+	second   bool   // in the second pool
 
 	// base has the versions when the object's writes began, and log has the
 	// writes since then, in order. The last write may still be in progress. If
@@ -85,7 +86,7 @@ func after(base []uint32, log []write, blocks int) []uint32 {
 // and readers.
 func (o *object) fresh() *object {
 	return &object{
-		name: o.name, lv: o.lv, snapshot: o.snapshot, size: o.size, certain: o.certain, gone: o.gone, hidden: o.hidden,
+		name: o.name, lv: o.lv, snapshot: o.snapshot, size: o.size, certain: o.certain, gone: o.gone, hidden: o.hidden, second: o.second,
 		base: after(o.base, o.log, o.blocks()), to: -1,
 	}
 }

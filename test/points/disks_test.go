@@ -18,10 +18,11 @@ import (
 )
 
 const (
-	group      = "vgpoints"
-	diskPrefix = "pointsdisk"
-	diskSize   = 160 * size.MiB
-	pieceSize  = 64 * size.KiB
+	group       = "vgpoints"
+	secondGroup = "vgsecond"
+	diskPrefix  = "pointsdisk"
+	diskSize    = 160 * size.MiB
+	pieceSize   = 64 * size.KiB
 )
 
 // disk is a disk of the pool: a file in memory, a loop device on it, and on top
@@ -161,9 +162,13 @@ var errStuck = errors.New("devices cannot be removed; this kernel can no longer 
 // for another one takes one second of it.
 const takeDownLimit = 40 * time.Second
 
-// takeDown removes all devices of the group, as the end of a machine does.
+// ofGroup reports whether a device is one of the group, or of the second group.
+func ofGroup(name string) bool {
+	return strings.HasPrefix(name, group+"-") || strings.HasPrefix(name, secondGroup+"-")
+}
+
+// takeDown removes all devices of the groups, as the end of a machine does.
 func takeDown(d *dm.Client) error {
-	prefix := group + "-"
 	done := make(chan error, 1)
 	go func() {
 		for pass := range 100 {
@@ -174,7 +179,7 @@ func takeDown(d *dm.Client) error {
 			}
 			left := 0
 			for _, e := range all {
-				if !strings.HasPrefix(e.Name, prefix) {
+				if !ofGroup(e.Name) {
 					continue
 				}
 				left++

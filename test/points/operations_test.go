@@ -49,6 +49,10 @@ func rollback(name, to string) func(r *rig) error {
 	return func(r *rig) error { return r.rollback(name, to) }
 }
 
+func copied(name, from string) func(r *rig) error {
+	return func(r *rig) error { return r.copy(name, from) }
+}
+
 func activate(names ...string) func(r *rig) error {
 	return func(r *rig) error { return r.activate(names...) }
 }
@@ -219,13 +223,21 @@ func operations() []*operation {
 		{name: "flat-delete", build: deepReader(readOnly), ready: steps(whileRead, flat), act: steps(remove("s3"), settled)},
 		{name: "flat-expand", build: deepReader(readOnly), ready: steps(whileRead, flat), act: expand("v", volumeSize+4*size.MiB)},
 
+		{name: "copy", build: history, pair: true, ready: inUse, act: steps(copied("c", "s1"), settled)},
+		{name: "copy-delete", build: steps(history, copied("c", "s1")), pair: true, ready: inUse, act: steps(remove("c"), settled)},
+		{name: "extend", build: history, extend: true, opens: true, ready: inUse, act: settled},
+		{name: "mode", build: written("v"), act: func(r *rig) error {
+			_, err := r.do(Call{Op: "mode", LV: r.objects["v"].lv})
+			return err
+		}},
+
 		{name: "import", build: theirs(false), beside: true, act: imported},
 		{name: "adopt", build: theirs(true), beside: true, act: adopted},
 	}
 	for _, o := range all {
 		switch o.name {
 		case "cut-first", "cut-read", "cut-fork", "expand-read", "expand-fork", "hydrate", "rollback", "delete-only", "fold",
-			"flat-make", "flat-below", "flat-again", "flat-end", "flat-fork":
+			"flat-make", "flat-below", "flat-again", "flat-end", "flat-fork", "copy":
 			all = append(all, &operation{name: "repair-" + o.name, first: o, at: leavesMuch})
 		case "grow", "delete-newest":
 			all = append(all, &operation{name: "repair-" + o.name, first: o, at: leavesTable})

@@ -28,17 +28,27 @@ type rig struct {
 	disks   []*disk
 	config  pool.Config
 	w       *client
+	pair    bool // the second disk is a second pool
+	wide    bool // the second disk is the pool's, which adds it when it opens
 	opened  bool
 	objects map[string]*object
 	order   []string // the names of objects, oldest first
 	points  []string // the points of a repair
 }
 
-func (r *rig) paths() (paths []string) {
-	for _, d := range r.disks {
-		paths = append(paths, d.path)
+// paths returns the disks of the pool.
+func (r *rig) paths() []string {
+	if r.wide {
+		return []string{r.disks[0].path, r.disks[1].path}
 	}
-	return paths
+	return []string{r.disks[0].path}
+}
+
+// second returns the configuration of the second pool.
+func (r *rig) second() pool.Config {
+	c := r.config
+	c.Name, c.VolumeGroup, c.Devices = "second", secondGroup, []string{r.disks[1].path}
+	return c
 }
 
 // open opens the pool in the worker. It starts a worker if there is none.
@@ -51,8 +61,12 @@ func (r *rig) open() (err error) {
 			return err
 		}
 	}
-	r.config.Devices = r.paths()
-	if err := r.w.call("Open", r.config, &struct{}{}, openLimit+5*time.Second); err != nil {
+	r.config.Devices, r.config.Create = r.paths(), r.wide
+	configs := []pool.Config{r.config}
+	if r.pair {
+		configs = append(configs, r.second())
+	}
+	if err := r.w.call("Open", configs, &struct{}{}, openLimit+5*time.Second); err != nil {
 		return fmt.Errorf("opening the pool: %w", err)
 	}
 	r.opened = true
@@ -75,7 +89,12 @@ func (r *rig) passed() (names []string, err error) {
 }
 
 func (r *rig) list() (l audit.Listing, err error) {
-	err = r.w.call("List", struct{}{}, &l, callLimit)
+	err = r.w.call("List", false, &l, callLimit)
+	return l, err
+}
+
+func (r *rig) listSecond() (l audit.Listing, err error) {
+	err = r.w.call("List", true, &l, callLimit)
 	return l, err
 }
 
@@ -124,6 +143,18 @@ func (r *rig) restore(name, from string, c Call) error {
 	}
 	c.Op, c.Name, c.Source = "create", name, pool.Source{Kind: pool.FromSnapshot, LV: s.lv}
 	rep, err := r.do(c)
+	if err == nil {
+		o.learn(rep)
+	}
+	return err
+}
+
+// copy makes a volume of the second pool from a snapshot of the first, whose
+// content is known.
+func (r *rig) copy(name, from string) error {
+	o, s := r.object(name), r.objects[from]
+	o.base, o.second = s.base, true
+	rep, err := r.do(Call{Op: "copy", Name: name, Source: pool.Source{Kind: pool.FromSnapshot, LV: s.lv}, Second: true})
 	if err == nil {
 		o.learn(rep)
 	}
@@ -184,7 +215,7 @@ func (r *rig) activate(names ...string) error {
 		if o.gone {
 			continue // its deletion was requested, so it may not exist
 		}
-		rep, err := r.do(Call{Op: "activate", LV: o.lv})
+		rep, err := r.do(Call{Op: "activate", LV: o.lv, Second: o.second})
 		if err != nil {
 			return err
 		}
@@ -198,7 +229,7 @@ func (r *rig) deactivate(name string) error {
 	if err := errors.Join(o.stopWriter(), o.stopReader()); err != nil {
 		return err
 	}
-	_, err := r.do(Call{Op: "deactivate", LV: o.lv})
+	_, err := r.do(Call{Op: "deactivate", LV: o.lv, Second: o.second})
 	if err != nil && o.gone && strings.Contains(err.Error(), "not found") {
 		err = nil // it was deleted, but the cut came before the reply
 	}
@@ -216,7 +247,7 @@ func (r *rig) remove(name string) error {
 		op = "drop"
 	}
 	o.gone = true
-	_, err := r.do(Call{Op: op, LV: o.lv})
+	_, err := r.do(Call{Op: op, LV: o.lv, Second: o.second})
 	if err == nil {
 		o.certain = false
 	}
@@ -315,10 +346,16 @@ func (r *rig) until(done func(vg *lvm2.VG) bool) error {
 	}()
 	for {
 		fits := false
-		err := audit.Settled(ctx, group, r.paths(), func(vg *lvm2.VG) error {
-			fits = done == nil || done(vg)
-			return nil
-		})
+		var err error
+		if r.pair {
+			err = audit.Settled(ctx, secondGroup, r.second().Devices, func(*lvm2.VG) error { return nil })
+		}
+		if err == nil {
+			err = audit.Settled(ctx, group, r.paths(), func(vg *lvm2.VG) error {
+				fits = done == nil || done(vg)
+				return nil
+			})
+		}
 		select {
 		case <-w.ended:
 			return w.call("Arm", 0, &struct{}{}, callLimit)

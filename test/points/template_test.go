@@ -22,12 +22,16 @@ func (c *campaign) build(op *operation) (*template, error) {
 	if err := c.blank(nil); err != nil {
 		return nil, err
 	}
-	r := &rig{dm: c.dm, disks: c.disks, config: c.config(), objects: map[string]*object{}, w: c.w}
+	r := &rig{dm: c.dm, disks: c.disks, config: c.config(), objects: map[string]*object{}, w: c.w, pair: op.pair}
 	defer func() { c.w = r.w }()
 	if op.config != nil {
 		op.config(&r.config)
 	}
-	err := lvm2.CreateVG(context.Background(), lvm2.Host{}, group, r.paths(), lvm2.CreateOptions{ExtentSize: extent, MetadataSize: size.MiB})
+	options := lvm2.CreateOptions{ExtentSize: extent, MetadataSize: size.MiB}
+	err := lvm2.CreateVG(context.Background(), lvm2.Host{}, group, r.paths(), options)
+	if err == nil && r.pair {
+		err = lvm2.CreateVG(context.Background(), lvm2.Host{}, secondGroup, r.second().Devices, options)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -26,7 +26,7 @@ func (r *rig) leftSuspended() error {
 	}
 	left := map[string]string{}
 	for _, e := range all {
-		if !strings.HasPrefix(e.Name, group+"-") {
+		if !ofGroup(e.Name) {
 			continue
 		}
 		info, err := r.dm.Info(e.Name)
@@ -78,18 +78,17 @@ func (r *rig) verify(empty bool) error {
 			}
 		}
 	}
-	a, err := audit.Take(context.Background(), group, r.paths(), r.list, steadyLimit)
-	if errors.Is(err, audit.ErrHung) {
-		return &hangError{err.Error()}
-	}
+	all, err := r.take()
 	if err != nil {
 		return err
 	}
-	if err := r.match(a); err != nil || !empty {
+	if err := r.match(all); err != nil || !empty {
 		return err
 	}
-	if err := a.Extents(); err != nil {
-		return err
+	for _, a := range all {
+		if err := a.Extents(); err != nil {
+			return err
+		}
 	}
 	for _, snapshots := range []bool{false, true} {
 		for _, name := range r.order {
@@ -105,10 +104,28 @@ func (r *rig) verify(empty bool) error {
 			}
 		}
 	}
-	if a, err = audit.Take(context.Background(), group, r.paths(), r.list, steadyLimit); err == nil {
-		err = errors.Join(a.Empty(), a.Extents())
+	all, err = r.take()
+	for _, a := range all {
+		err = errors.Join(err, a.Empty(), a.Extents())
 	}
 	return err
+}
+
+// take audits the group, and the second group if there is one.
+func (r *rig) take() (all []*audit.Audit, err error) {
+	a, err := audit.Take(context.Background(), group, r.paths(), r.list, steadyLimit)
+	all = append(all, a)
+	if err == nil && r.pair {
+		a, err = audit.Take(context.Background(), secondGroup, r.second().Devices, r.listSecond, steadyLimit)
+		all = append(all, a)
+	}
+	if errors.Is(err, audit.ErrHung) {
+		return nil, &hangError{err.Error()}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return all, nil
 }
 
 func (r *rig) verifyVolume(o *object) error {
@@ -150,15 +167,17 @@ func (r *rig) verifySnapshot(o *object) error {
 	return err
 }
 
-// match compares the pool's list with what must exist.
-func (r *rig) match(a *audit.Audit) error {
+// match compares the lists of the pools with what must exist.
+func (r *rig) match(all []*audit.Audit) error {
 	there := map[string]size.Bytes{}
-	for _, v := range a.Volumes {
-		there[v.Name] = v.Size
-	}
-	for _, s := range a.Snapshots {
-		if there[s.Name] = s.Size; s.Lost {
-			return fmt.Errorf("snapshot %s is lost", s.Name)
+	for _, a := range all {
+		for _, v := range a.Volumes {
+			there[v.Name] = v.Size
+		}
+		for _, s := range a.Snapshots {
+			if there[s.Name] = s.Size; s.Lost {
+				return fmt.Errorf("snapshot %s is lost", s.Name)
+			}
 		}
 	}
 	for _, o := range r.objects {

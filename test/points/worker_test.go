@@ -53,7 +53,9 @@ func TestMain(m *testing.M) {
 // Worker has the pool, in a process of its own that can be killed. The test
 // calls it through net/rpc, and opens and closes pools one after the other.
 type Worker struct {
+	set    *pool.Set // of pool and second, if there is a second pool
 	pool   *pool.Pool
+	second *pool.Pool
 	config pool.Config
 }
 
@@ -66,6 +68,7 @@ type Call struct {
 	Source pool.Source
 
 	ReadOnly, Transient bool
+	Second              bool // in the second pool
 }
 
 // Reply is the result of a Call.
@@ -76,12 +79,21 @@ type Reply struct {
 	Error string
 }
 
-// Open opens a pool, as a starting driver does.
-func (w *Worker) Open(c pool.Config, _ *struct{}) (err error) {
+// Open opens a pool or two, as a starting driver does.
+func (w *Worker) Open(configs []pool.Config, _ *struct{}) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), openLimit)
 	defer cancel()
-	w.config = c
-	w.pool, err = pool.Open(ctx, c, pool.Options{})
+	w.config = configs[0]
+	if len(configs) == 1 {
+		w.pool, err = pool.Open(ctx, w.config, pool.Options{})
+		return err
+	}
+	if w.set, err = pool.OpenSet(ctx, configs, pool.Options{}); err != nil {
+		return err
+	}
+	if w.pool, err = w.set.Pool(configs[0].Name); err == nil {
+		w.second, err = w.set.Pool(configs[1].Name)
+	}
 	return err
 }
 
@@ -90,8 +102,11 @@ func (w *Worker) Close(struct{}, *struct{}) error {
 	if w.pool == nil {
 		return nil
 	}
-	p := w.pool
-	w.pool = nil
+	p, s := w.pool, w.set
+	w.pool, w.second, w.set = nil, nil, nil
+	if s != nil {
+		return s.Close()
+	}
 	return p.Close()
 }
 
@@ -112,12 +127,16 @@ func (w *Worker) Passed(_ struct{}, passed *[]string) error {
 	return nil
 }
 
-// List returns the pool's volumes and snapshots.
-func (w *Worker) List(_ struct{}, l *audit.Listing) (err error) {
-	if l.Volumes, err = w.pool.Volumes(context.Background()); err != nil {
+// List returns the volumes and snapshots of the pool, or of the second pool.
+func (w *Worker) List(second bool, l *audit.Listing) (err error) {
+	p := w.pool
+	if second {
+		p = w.second
+	}
+	if l.Volumes, err = p.Volumes(context.Background()); err != nil {
 		return err
 	}
-	l.Snapshots, err = w.pool.Snapshots(context.Background())
+	l.Snapshots, err = p.Snapshots(context.Background())
 	return err
 }
 
@@ -142,7 +161,15 @@ func (w *Worker) Do(c Call, r *Reply) error {
 
 func (w *Worker) do(ctx context.Context, c Call, r *Reply) (err error) {
 	var v pool.Volume
+	p := w.pool
+	if c.Second {
+		p = w.second
+	}
 	switch c.Op {
+	case "copy":
+		v, err = w.second.CopyVolume(ctx, pool.VolumeSpec{Name: c.Name, Mode: pool.Block, Source: c.Source, SourcePool: w.config.Name}, w.pool)
+	case "mode":
+		err = p.SetMode(ctx, c.LV, pool.Filesystem, "ext4")
 	case "create":
 		v, err = w.pool.CreateVolume(ctx, pool.VolumeSpec{Name: c.Name, Size: c.Size, Mode: pool.Block, Source: c.Source, ReadOnly: c.ReadOnly, Transient: c.Transient})
 	case "snapshot":
@@ -162,11 +189,11 @@ func (w *Worker) do(ctx context.Context, c Call, r *Reply) (err error) {
 			return pool.Block, "", nil
 		}})
 	case "activate":
-		r.Path, err = w.pool.Activate(ctx, c.LV)
+		r.Path, err = p.Activate(ctx, c.LV)
 	case "deactivate":
-		err = w.pool.Deactivate(ctx, c.LV)
+		err = p.Deactivate(ctx, c.LV)
 	case "delete":
-		err = w.pool.DeleteVolume(ctx, c.LV)
+		err = p.DeleteVolume(ctx, c.LV)
 	case "drop":
 		err = w.pool.DeleteSnapshot(ctx, c.LV)
 	default:
