@@ -16,7 +16,7 @@ func (r *Checks) checkFork(v *View, o *Volume) {
 		return
 	}
 	at := r.At(o.LV)
-	l := v.Layers[o.CopyOf]
+	l := v.Layers.Get(o.CopyOf)
 	if l == nil {
 		r.Add("CopySourceMissing", at, "delete the volume and restore it again", "the layer %s that it reads through is gone", o.CopyOf)
 		return
@@ -104,7 +104,7 @@ func (r *Checks) CheckMetadata(v *View) {
 		names[kind+csi] = lv.Name
 	}
 	for _, lv := range v.VG.LVs {
-		switch d := v.decoded[lv].(type) {
+		switch d := v.form(lv).(type) {
 		case error:
 			r.Add("BadTags", r.At(lv), RestoreGroup, "%v", d)
 		case trashed:
@@ -116,17 +116,17 @@ func (r *Checks) CheckMetadata(v *View) {
 			if !d.Deleted {
 				name("volume", d.Name, lv)
 			}
-			r.checkVolume(v, v.Volumes[lv.ID])
+			r.checkVolume(v, v.Volumes.Get(lv.ID))
 		case *Layer:
 			r.checkOdd(lv, d.odd)
 			if d.Named {
 				name("snapshot", d.Name, lv)
 			}
-			if v.Layers[lv.ID] == nil {
+			if v.Layers.Get(lv.ID) == nil {
 				r.Add("LayerWithoutVolume", r.At(lv), v.giveUp(lv, d.Of), "its volume %s is not in the group", d.Of)
 				continue
 			}
-			r.checkLayer(v, v.Layers[lv.ID])
+			r.checkLayer(v, v.Layers.Get(lv.ID))
 		case *Flat:
 			r.checkOdd(lv, d.odd)
 			if !Untouchable(lv) || slices.Contains(lv.Status, lvm2.StatusWrite) {
@@ -190,7 +190,7 @@ func (r *Checks) checkOrder(o *Volume) {
 }
 
 func (r *Checks) checkLayer(v *View, l *Layer) {
-	at, o := r.At(l.LV), v.Volumes[l.Of]
+	at, o := r.At(l.LV), v.Volumes.Get(l.Of)
 	writable := slices.Contains(l.LV.Status, lvm2.StatusWrite)
 	if l.Snap == nil && (writable || !Untouchable(l.LV)) {
 		r.Add("Unprotected", at, "lvchange -pr "+at+"; "+protect(at), "a frozen layer must not be writable, and LVM2 must neither activate nor change it")
@@ -225,14 +225,14 @@ func (r *Checks) checkLinks(v *View) {
 		if store == nil {
 			continue // Validate reports it
 		}
-		if _, gone := v.decoded[store].(trashed); gone {
+		if _, gone := v.form(store).(trashed); gone {
 			r.Add("TrashInUse", r.At(store), "vgcfgrestore a state from before it was deleted, or lvremove "+r.At(store), "our tags say that it is trash, but LVM2 uses it as a snapshot's store")
 		}
-		l := v.Layers[store.ID]
+		l := v.Layers.Get(store.ID)
 		if l == nil {
 			continue
 		}
-		if of := v.Volumes[l.Of].LV.Name; s.Origin != of {
+		if of := v.Volumes.Get(l.Of).LV.Name; s.Origin != of {
 			r.Add("WrongOrigin", r.At(store), RestoreGroup, "LVM2 has it as a snapshot of %s, but our tags say %s", s.Origin, of)
 		}
 		if s.ChunkSize != l.Chunk {

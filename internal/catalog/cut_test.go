@@ -11,7 +11,7 @@ import (
 // volume of its own that LVM2 neither writes nor activates.
 func TestFreeze_edits(t *testing.T) {
 	freeze := func(exact bool) func(e *Edit) error {
-		return func(e *Edit) error { return e.Freeze(e.Snapshots["new"], exact) }
+		return func(e *Edit) error { return e.Freeze(e.Snapshots.Get("new"), exact) }
 	}
 	cut := func(e *Edit, of string) error {
 		o := e.VolumeByLV(of)
@@ -33,8 +33,8 @@ func TestFreeze_edits(t *testing.T) {
 		{what: "no copies follow", edit: freeze(true),
 			then: []string{"new 402+2,ro,locked exact name=new" + newTags, "snapshot0 gone"}},
 		{what: "lost in the same edit", edit: func(e *Edit) error {
-			l := e.Snapshots["new"]
-			if err := e.Lose(e.Volumes[l.Of], l); err != nil {
+			l := e.Snapshots.Get("new")
+			if err := e.Lose(e.Volumes.Get(l.Of), l); err != nil {
 				return err
 			}
 			return e.Freeze(l, false)

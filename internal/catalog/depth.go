@@ -4,8 +4,8 @@ package catalog
 // is a fork, it also counts the devices that o reads through.
 func (v *View) Depth(o *Volume, l *Layer) int {
 	n := len(v.Route(o, l))
-	if below := v.Layers[o.CopyOf]; below != nil {
-		n += 1 + v.Depth(v.Volumes[below.Of], below)
+	if below := v.Layers.Get(o.CopyOf); below != nil {
+		n += 1 + v.Depth(v.Volumes.Get(below.Of), below)
 	}
 	return n
 }
@@ -16,18 +16,18 @@ func (v *View) ReadsUnasked(x *Volume, l *Layer) bool {
 	if !x.Forked() || l.Lost {
 		return false
 	}
-	f, _ := v.FlatOf(v.Volumes[l.Of], l)
+	f, _ := v.FlatOf(v.Volumes.Get(l.Of), l)
 	return f == nil
 }
 
 // ReadsThrough reports whether x reads through o's history.
 func (v *View) ReadsThrough(x, o *Volume) bool {
 	for x.From() != "" {
-		l := v.Layers[x.From()]
+		l := v.Layers.Get(x.From())
 		if l == nil {
 			return false
 		}
-		if x = v.Volumes[l.Of]; x == o {
+		if x = v.Volumes.Get(l.Of); x == o {
 			return true
 		}
 	}

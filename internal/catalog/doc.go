@@ -13,9 +13,10 @@
 // volumes, and finds the free extents. Tags that it does not understand make the view
 // unclear, and then nothing is thrown away.
 //
-// A View never changes once it is published, so its readers need no lock. Where a view has
-// been changed by an edit, NewView of the edited group is the next view; logical volumes
-// that did not change are not decoded again.
+// A View never changes once it is published, so its readers need no lock. NewView of the group
+// after an edit is the next view. It shares all that the edit did not change with the view
+// before: only the volumes whose logical volumes changed, and their readers, are linked again.
+// While anything in the group is strange, everything is linked again.
 //
 // # An edit
 //
@@ -28,7 +29,8 @@
 //
 // # Files
 //
-//	what there is   view.go roles.go decode.go tags.go names.go types.go errors.go
+//	what there is   view.go link.go generation.go roles.go decode.go tags.go names.go types.go
+//	                errors.go
 //	histories       history.go depth.go fork.go reader.go family.go flat.go filling.go
 //	extents         extents.go ranges.go spans.go kinds.go mapped.go
 //	edits           edit.go records.go logical.go cut.go loss.go fold.go trim.go wipe.go

@@ -3,7 +3,6 @@ package catalog
 import (
 	"fmt"
 	"iter"
-	"maps"
 	"slices"
 	"strings"
 
@@ -28,11 +27,11 @@ func (v *View) Root(lv string) string {
 func (v *View) Family(lv string) []string {
 	out := []string{lv}
 	for o := v.VolumeByLV(lv); o != nil && o.From() != ""; {
-		l := v.Layers[o.From()]
+		l := v.Layers.Get(o.From())
 		if l == nil {
 			break
 		}
-		o = v.Volumes[l.Of]
+		o = v.Volumes.Get(l.Of)
 		if slices.Contains(out, o.LV.Name) { // a circle, made by changed tags
 			break
 		}
@@ -50,26 +49,26 @@ func (v *View) Circular(o *Volume) error {
 			return fmt.Errorf("volume %s/%s: %w: its tags were changed so that it reads through itself; restore them with vgcfgrestore", v.VG.Name, o.LV.Name, ErrPrecondition)
 		}
 		seen[x] = true
-		l := v.Layers[x.From()]
+		l := v.Layers.Get(x.From())
 		if l == nil {
 			break
 		}
-		x = v.Volumes[l.Of]
+		x = v.Volumes.Get(l.Of)
 	}
 	return nil
 }
 
 // OwnerOf returns the volume that a logical volume is part of; nil if there is none.
 func (v *View) OwnerOf(id lvm2.ID) *Volume {
-	switch d := v.decoded[v.VG.LVByID(id)].(type) {
+	switch d := v.form(v.VG.LVByID(id)).(type) {
 	case *Volume:
-		return v.Volumes[id]
+		return v.Volumes.Get(id)
 	case *Layer:
-		return v.Volumes[d.Of]
+		return v.Volumes.Get(d.Of)
 	case *ForkStore:
-		return v.Volumes[d.of]
+		return v.Volumes.Get(d.of)
 	case *Flat:
-		return v.Volumes[d.Of]
+		return v.Volumes.Get(d.Of)
 	}
 	return nil
 }
@@ -101,7 +100,7 @@ func (v *Volume) Parts() []*lvm2.LV {
 
 // Members returns the volumes of each family by the name of the family's root. A volume
 // comes before the volumes that read through it.
-func (v *View) Members() map[string][]*Volume { return v.MembersOf(maps.Values(v.Volumes)) }
+func (v *View) Members() map[string][]*Volume { return v.MembersOf(v.Volumes.Values()) }
 
 // MembersOf is Members for some volumes.
 func (v *View) MembersOf(some iter.Seq[*Volume]) map[string][]*Volume {

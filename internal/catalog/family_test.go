@@ -9,7 +9,7 @@ import (
 // endless loop.
 func TestCircular_changedTags(t *testing.T) {
 	v := rollbackGroup(t)
-	layer := v.Snapshots["old"].LV.ID
+	layer := v.Snapshots.Get("old").LV.ID
 	c := v.VolumeByLV("base").LV.Clone()
 	c.Tags = append(c.Tags, Tag(tagCopy, string(layer)))
 	e := &Edit{View: v}

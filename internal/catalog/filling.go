@@ -21,11 +21,11 @@ type Store struct {
 // StoreOf returns the store with that logical volume's id; nil if the id is not a
 // store's.
 func (v *View) StoreOf(id lvm2.ID) *Store {
-	if l := v.Layers[id]; l != nil && !l.Trimmed {
-		return l.Store(v.Volumes[l.Of])
+	if l := v.Layers.Get(id); l != nil && !l.Trimmed {
+		return l.Store(v.Volumes.Get(l.Of))
 	}
-	if f := v.forks[id]; f != nil {
-		return v.ForkStore(v.Volumes[f.of])
+	if f := v.forks.Get(id); f != nil {
+		return v.ForkStore(v.Volumes.Get(f.of))
 	}
 	return nil
 }
@@ -38,6 +38,9 @@ func (l *Layer) Store(o *Volume) *Store {
 // ForkStore returns the store that holds the writes to a fork; nil if o is not a
 // fork, or if its store or the content that it reads through is gone.
 func (v *View) ForkStore(o *Volume) *Store {
+	if !o.Forked() {
+		return nil
+	}
 	l, _, err := v.Origin(o)
 	if err != nil || v.LostOrigin(o) {
 		return nil
@@ -53,8 +56,8 @@ func (v *View) Largest(s *Store) lvm2.Extents {
 // ReadThrough reports whether a fork reads through o's history. Then o's live layer
 // must not be lost, or I/O to the fork would fail.
 func (v *View) ReadThrough(o *Volume) bool {
-	for _, x := range v.Volumes {
-		if l := v.Layers[x.CopyOf]; l != nil && l.Of == o.LV.ID && x.Fork != nil && !v.LostOrigin(x) {
+	for _, x := range v.Volumes.All() {
+		if l := v.Layers.Get(x.CopyOf); l != nil && l.Of == o.LV.ID && x.Fork != nil && !v.LostOrigin(x) {
 			return true
 		}
 	}
@@ -65,11 +68,11 @@ func (v *View) ReadThrough(o *Volume) bool {
 // reads through, directly or not.
 func (v *View) LostOrigin(o *Volume) bool {
 	for o.Forked() {
-		l := v.Layers[o.CopyOf]
+		l := v.Layers.Get(o.CopyOf)
 		if l == nil || o.Fork == nil {
 			return true
 		}
-		o = v.Volumes[l.Of]
+		o = v.Volumes.Get(l.Of)
 		if slices.ContainsFunc(o.Path(l), func(x *Layer) bool { return x.Lost }) {
 			return true
 		}
@@ -81,13 +84,13 @@ func (v *View) LostOrigin(o *Volume) bool {
 // the loss of its own store, or of a layer that it reads through, in its volume's
 // history or below.
 func (v *View) LostSnapshot(l *Layer) bool {
-	o := v.Volumes[l.Of]
+	o := v.Volumes.Get(l.Of)
 	return slices.ContainsFunc(o.Path(l), func(x *Layer) bool { return x.Lost }) || v.LostOrigin(o)
 }
 
 // OthersGrow reports whether stores of volumes other than o may have to grow.
 func (v *View) OthersGrow(o *Volume) bool {
-	for _, x := range v.Volumes {
+	for _, x := range v.Volumes.All() {
 		l := x.Live()
 		if x != o && l != nil && !l.Lost && l.LV.Size() < v.Largest(l.Store(x)) || x.Fork != nil {
 			return true

@@ -1,7 +1,6 @@
 package catalog
 
 import (
-	"fmt"
 	"slices"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/cow"
@@ -47,16 +46,10 @@ func (f *Flat) Layout() cow.Flat {
 	return cow.Flat{Chunk: f.Chunk.Bytes(), Areas: uint64(f.Used/f.Chunk) - 1}
 }
 
-// linkFlats links the flat stores to their volumes and layers.
-func (v *View) linkFlats(all []*Flat) {
-	for _, f := range all {
-		v.Flats[f.Reads] = append(v.Flats[f.Reads], f)
-		o, l := v.Volumes[f.Of], v.Layers[f.Reads]
-		if o == nil {
-			v.Strange = append(v.Strange, fmt.Sprintf("flat store %s/%s: its volume %s is not in the group; %s", v.VG.Name, f.LV.Name, f.Of, v.giveUp(f.LV, f.Of)))
-			continue
-		}
-		o.Flats = append(o.Flats, f)
+// markFlattened records the layers of o that are part of a flat store.
+func (v *View) markFlattened(o *Volume) {
+	for _, f := range o.Flats {
+		l := v.Layers.Get(f.Reads)
 		if l == nil || l.Of != f.Of {
 			continue // it is deleted once its device is removed
 		}
@@ -64,7 +57,7 @@ func (v *View) linkFlats(all []*Flat) {
 			if x.LV.ID == f.Over {
 				break
 			}
-			v.Flattened[x.LV.ID] = true
+			v.Flattened.Set(x.LV.ID, true)
 		}
 	}
 }
@@ -72,7 +65,7 @@ func (v *View) linkFlats(all []*Flat) {
 // FlatOf returns the flat store by which layer l of o is read, and the layer below the flat
 // store; nil if l is read by its own store.
 func (v *View) FlatOf(o *Volume, l *Layer) (best *Flat, over *Layer) {
-	list := v.Flats[l.LV.ID]
+	list := v.Flats.Get(l.LV.ID)
 	if len(list) == 0 {
 		return nil, nil
 	}
@@ -121,7 +114,7 @@ func (v *View) Below(o *Volume, l *Layer) *Layer {
 // FlatParts returns the logical volumes that a flat store is made of.
 func (v *View) FlatParts(o *Volume, f *Flat) []*lvm2.LV {
 	parts := []*lvm2.LV{f.LV}
-	for _, l := range o.Path(v.Layers[f.Reads]) {
+	for _, l := range o.Path(v.Layers.Get(f.Reads)) {
 		if l.LV.ID == f.Over {
 			break
 		}
@@ -153,7 +146,7 @@ func (v *View) KeptOrNew(f *Flat) *lvm2.LV {
 
 // KeptFor returns the flat store with reserved extents for a layer; nil if there is none.
 func (v *View) KeptFor(layer lvm2.ID) *Flat {
-	for _, f := range v.Flats[layer] {
+	for _, f := range v.Flats.Get(layer) {
 		if f.Used == 0 && f.odd == nil && Linear(f.LV) {
 			return f
 		}
@@ -164,7 +157,7 @@ func (v *View) KeptFor(layer lvm2.ID) *Flat {
 // ForkNeeds reports whether a fork that is not hydrated reads through f, a flat store of
 // o's history, or will. The fork counts even without devices, as after a reboot.
 func (v *View) ForkNeeds(o *Volume, f *Flat) bool {
-	l := v.Layers[f.Reads]
+	l := v.Layers.Get(f.Reads)
 	if l == nil || l.Of != o.LV.ID || !v.forkedFrom(l) {
 		return false
 	}
@@ -176,7 +169,7 @@ func (v *View) ForkNeeds(o *Volume, f *Flat) bool {
 
 // forkedFrom reports whether a fork of l exists that is not hydrated.
 func (v *View) forkedFrom(l *Layer) bool {
-	for _, o := range v.Volumes {
+	for _, o := range v.Volumes.All() {
 		if o.CopyOf == l.LV.ID {
 			return true
 		}

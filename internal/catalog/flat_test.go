@@ -6,7 +6,7 @@ import "testing"
 // tags, and otherwise becomes a new logical volume.
 func TestKeptOrNew_edits(t *testing.T) {
 	put := func(e *Edit) error {
-		old, live := e.Snapshots["old"], e.Snapshots["new"]
+		old, live := e.Snapshots.Get("old"), e.Snapshots.Get("new")
 		lv := e.KeptOrNew(&Flat{Of: old.Of, Reads: old.LV.ID, Over: live.LV.ID, Chunk: 16})
 		if len(lv.Segments) == 0 {
 			lv.Name, lv.Segments = "made", AppendExtents(nil, e.Take(e.Free[len(e.Free)-1:]...)...)

@@ -16,7 +16,7 @@ type FoldPair struct{ Volume, Heir, Gone lvm2.ID }
 // first.
 func (v *View) FoldPairs() []FoldPair {
 	var out []FoldPair
-	for _, o := range v.Volumes {
+	for _, o := range v.Volumes.All() {
 		needed := v.Needed(o)
 		for _, gone := range needed {
 			if gone.Named {
@@ -28,7 +28,7 @@ func (v *View) FoldPairs() []FoldPair {
 		}
 	}
 	slices.SortFunc(out, func(a, b FoldPair) int {
-		return int(int64(v.Layers[a.Gone].Order) - int64(v.Layers[b.Gone].Order))
+		return int(int64(v.Layers.Get(a.Gone).Order) - int64(v.Layers.Get(b.Gone).Order))
 	})
 	return out
 }
@@ -36,6 +36,6 @@ func (v *View) FoldPairs() []FoldPair {
 // Foldable reports whether gone can be folded into heir, the layer of o that reads
 // through it. Both must be frozen: a live layer can be folded after the next cut.
 func (v *View) Foldable(o *Volume, heir, gone *Layer) bool {
-	return v.Unclear == nil && !gone.Named && !v.Pinned[gone.LV.ID] && !v.Flattened[gone.LV.ID] && !v.Flattened[heir.LV.ID] && !heir.Lost && !gone.Lost && o.Theirs() == "" &&
+	return v.Unclear == nil && !gone.Named && !v.Pinned.Has(gone.LV.ID) && !v.Flattened.Get(gone.LV.ID) && !v.Flattened.Get(heir.LV.ID) && !heir.Lost && !gone.Lost && o.Theirs() == "" &&
 		Linear(heir.LV) && Linear(gone.LV) && heir.Snap == nil && gone.Snap == nil && o.Live() != nil && heir.Length/heir.Chunk <= foldMost
 }

@@ -21,14 +21,14 @@ func (v *Volume) Forked() bool { return v.CopyOf != "" }
 // Origin returns the layer that the fork o reads through, and the volume of the layer.
 // Errors: ErrLost if the layer or the fork's store was removed.
 func (v *View) Origin(o *Volume) (*Layer, *Volume, error) {
-	l := v.Layers[o.CopyOf]
+	l := v.Layers.Get(o.CopyOf)
 	if l == nil {
 		return nil, nil, fmt.Errorf("volume %s/%s: %w: the layer %s that it reads through was removed", v.VG.Name, o.LV.Name, ErrLost, o.CopyOf)
 	}
 	if o.Fork == nil {
 		return nil, nil, fmt.Errorf("volume %s/%s: %w: the store that holds its writes was removed", v.VG.Name, o.LV.Name, ErrLost)
 	}
-	return l, v.Volumes[l.Of], v.Circular(o)
+	return l, v.Volumes.Get(l.Of), v.Circular(o)
 }
 
 // Original is the source of a new volume: a layer, or a volume that must be cut first.
@@ -58,7 +58,7 @@ func (v *View) ContentOf(spec VolumeSpec) (from Original, err error) {
 		if l = v.SnapshotByLV(spec.Source.LV); l == nil {
 			return from, fmt.Errorf("snapshot %s/%s: %w", v.VG.Name, spec.Source.LV, ErrNotFound)
 		}
-		o = v.Volumes[l.Of]
+		o = v.Volumes.Get(l.Of)
 		if why := o.Theirs(); why != "" {
 			return from, fmt.Errorf("snapshot %s/%s: %w: volume %s: %s", v.VG.Name, l.LV.Name, ErrPrecondition, o.LV.Name, why)
 		}

@@ -94,7 +94,7 @@ func (v *View) Needed(o *Volume) []*Layer {
 	var out []*Layer
 	need := map[*Layer]bool{}
 	for i, l := range o.Layers {
-		if !l.Named && !v.Pinned[l.LV.ID] && !need[l] {
+		if !l.Named && !v.Pinned.Has(l.LV.ID) && !need[l] {
 			continue
 		}
 		out = append(out, l)

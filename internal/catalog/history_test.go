@@ -59,7 +59,7 @@ func TestPath_sideBySide(t *testing.T) {
 	add("i", 11, 11, 0, true)
 	o.Layers[8].Snap = &lvm2.LV{}
 	o.findLoss()
-	v := &View{Pinned: map[lvm2.ID]bool{}}
+	v := &View{}
 	names := func(layers []*Layer) (s string) {
 		for _, l := range layers {
 			s += string(l.LV.ID)

@@ -30,12 +30,12 @@ func (v *View) Importable(spec ImportSpec) (*lvm2.LV, error) {
 		return nil, err
 	}
 	if v.TheirLV(spec.LV) == nil {
-		if o := v.Volumes[lv.ID]; o != nil && !o.Deleted {
+		if o := v.Volumes.Get(lv.ID); o != nil && !o.Deleted {
 			return nil, fmt.Errorf("%w: it is already volume %q", ErrConflict, o.Name)
 		}
 		return nil, fmt.Errorf("%w: its tags of csi-dmsnap say that it is not a volume: %v", ErrPrecondition, lv.Tags)
 	}
-	if o := v.Named[spec.Name]; o != nil {
+	if o := v.Named.Get(spec.Name); o != nil {
 		return nil, fmt.Errorf("%w: volume %s/%s already has the name %q; choose another with --name", ErrConflict, v.VG.Name, o.LV.Name, spec.Name)
 	}
 	if len(spec.LV) > MaxLVName {

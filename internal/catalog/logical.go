@@ -47,7 +47,7 @@ func (v *Volume) apart() bool { return v.Deleted || v.From() != "" || v.Copying 
 // release or an lvchange. A logical volume that LVM2 moves is protected after the move.
 func (t *Edit) Protect() error {
 	var open []*lvm2.LV
-	for _, o := range t.Volumes {
+	for _, o := range t.Volumes.All() {
 		if o.apart() {
 			open = append(open, o.LV)
 		}
@@ -171,7 +171,7 @@ func (t *Edit) discardBlocks(o *Volume) error {
 	if err := t.Discard(lvs...); err != nil {
 		return err
 	}
-	return t.Prune(t.Layers[o.From()])
+	return t.Prune(t.Layers.Get(o.From()))
 }
 
 func storesOf(layers []*Layer) []*lvm2.LV {
@@ -186,12 +186,12 @@ func storesOf(layers []*Layer) []*lvm2.LV {
 // wiped them.
 func (t *Edit) Discard(lvs ...*lvm2.LV) error {
 	for _, lv := range lvs {
-		if l := t.Layers[lv.ID]; l != nil && l.Snap != nil && t.VG.LVByID(l.Snap.ID) != nil {
+		if l := t.Layers.Get(lv.ID); l != nil && l.Snap != nil && t.VG.LVByID(l.Snap.ID) != nil {
 			if err := t.Remove(l.Snap.ID); err != nil {
 				return err
 			}
 		}
-		for _, f := range t.Flats[lv.ID] {
+		for _, f := range t.Flats.Get(lv.ID) {
 			if now := t.VG.LVByID(f.LV.ID); now != nil && now.Name != TrashName(now.ID) {
 				if err := t.Discard(now); err != nil {
 					return err
@@ -217,7 +217,7 @@ func (t *Edit) Prune(l *Layer) error {
 		return nil
 	}
 	now := NewView(t.VG, t.View)
-	o := now.Volumes[l.Of]
+	o := now.Volumes.Get(l.Of)
 	if o == nil {
 		return nil
 	}

@@ -55,7 +55,7 @@ func TestDeleteVolume_edits(t *testing.T) {
 // a reader reads through the layer. The last one takes a deleted volume's blocks with it.
 func TestUnname_edits(t *testing.T) {
 	unname := func(name string) func(e *Edit) error {
-		return func(e *Edit) error { return e.Unname(e.Snapshots[name]) }
+		return func(e *Edit) error { return e.Unname(e.Snapshots.Get(name)) }
 	}
 	testEdits(t, []editCase{
 		{what: "oldest", edit: unname("old"),

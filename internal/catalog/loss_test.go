@@ -5,7 +5,7 @@ import "testing"
 // TestLose_edits: with a layer, all layers that read through it are lost, and no other.
 func TestLose_edits(t *testing.T) {
 	lose := func(name string) func(e *Edit) error {
-		return func(e *Edit) error { return e.Lose(e.VolumeByLV("base"), e.Snapshots[name]) }
+		return func(e *Edit) error { return e.Lose(e.VolumeByLV("base"), e.Snapshots.Get(name)) }
 	}
 	testEdits(t, []editCase{
 		{what: "oldest", edit: lose("old"),

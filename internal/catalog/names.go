@@ -68,7 +68,7 @@ func (v *View) LVName(csi string) (string, error) {
 		return "", fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	base := name
-	for n := 2; v.VG.LV(name) != nil || v.sources[name]; n++ {
+	for n := 2; v.VG.LV(name) != nil || v.sources.Has(name); n++ {
 		name = fmt.Sprintf("%s-%d", base, n)
 	}
 	return name, nil
@@ -90,9 +90,10 @@ func Hashed(csi string, letters int) string {
 }
 
 // hiddenName returns a free name for the hidden logical volume that joins a snapshot's store
-// to its origin. It uses the same numbering as LVM2.
+// to its origin. LVM2 numbers these names. The search begins at the last name, as it is if there
+// are no gaps, because this edit may have removed it.
 func (v *View) hiddenName() string {
-	for n := 0; ; n++ {
+	for n := max(v.links.Len()/2, 1) - 1; ; n++ {
 		if name := fmt.Sprintf("snapshot%d", n); v.VG.LV(name) == nil {
 			return name
 		}

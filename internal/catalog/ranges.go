@@ -3,6 +3,7 @@ package catalog
 import (
 	"fmt"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -53,7 +54,31 @@ func (s RangeSet) Size() lvm2.Extents {
 }
 
 // Union returns the extents that are in either set.
-func (s RangeSet) Union(t RangeSet) RangeSet { return NewRangeSet(append(slices.Clone(s), t...)...) }
+func (s RangeSet) Union(t RangeSet) RangeSet {
+	if len(t) == 0 {
+		return slices.Clip(s)
+	}
+	lo, hi := s.near(t)
+	return s.with(lo, hi, NewRangeSet(append(slices.Clone(s[lo:hi]), t...)...))
+}
+
+// near returns the indices of the ranges of s that overlap or touch t, or lie between its first
+// and last range. So an operation with a few ranges does not look at all of a large set.
+func (s RangeSet) near(t RangeSet) (lo, hi int) {
+	first, last := t[0], t[len(t)-1]
+	lo = sort.Search(len(s), func(i int) bool {
+		return s[i].PV > first.PV || s[i].PV == first.PV && s[i].Start+s[i].Count >= first.Start
+	})
+	hi = sort.Search(len(s), func(i int) bool {
+		return s[i].PV > last.PV || s[i].PV == last.PV && s[i].Start > last.Start+last.Count
+	})
+	return lo, max(lo, hi)
+}
+
+// with returns s with the ranges from lo to hi replaced.
+func (s RangeSet) with(lo, hi int, by RangeSet) RangeSet {
+	return slices.Concat(s[:lo], by, s[hi:])
+}
 
 // Intersect returns the extents that are in both sets.
 func (s RangeSet) Intersect(t RangeSet) RangeSet {
@@ -77,6 +102,14 @@ func (s RangeSet) Intersect(t RangeSet) RangeSet {
 
 // Subtract returns the extents of s that are not in t.
 func (s RangeSet) Subtract(t RangeSet) RangeSet {
+	if len(t) == 0 {
+		return slices.Clip(s)
+	}
+	lo, hi := s.near(t)
+	return s.with(lo, hi, s[lo:hi].subtract(t))
+}
+
+func (s RangeSet) subtract(t RangeSet) RangeSet {
 	var out RangeSet
 	j := 0
 	for _, r := range s {

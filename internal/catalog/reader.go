@@ -21,11 +21,11 @@ func (v *Volume) From() lvm2.ID {
 // ReadFrom returns the layer that a reader shows, and the volume of the layer. Errors:
 // ErrLost if the layer was removed.
 func (v *View) ReadFrom(o *Volume) (*Layer, *Volume, error) {
-	l := v.Layers[o.Reads]
+	l := v.Layers.Get(o.Reads)
 	if l == nil {
 		return nil, nil, fmt.Errorf("volume %s/%s: %w: the layer %s that it shows was removed", v.VG.Name, o.LV.Name, ErrLost, o.Reads)
 	}
-	return l, v.Volumes[l.Of], v.Circular(o)
+	return l, v.Volumes.Get(l.Of), v.Circular(o)
 }
 
 // notAReader returns ErrPrecondition for a reader, in operations that need a volume with
@@ -71,7 +71,7 @@ const MostReaders = 64 // readers of one snapshot or volume; they take metadata,
 // RoomForReader returns ErrNoSpace if a source has MostReaders readers.
 func (v *View) RoomForReader(from Source) error {
 	n := 0
-	for _, o := range v.Volumes {
+	for _, o := range v.Volumes.All() {
 		if o.Reading() && o.Source == from {
 			n++
 		}

@@ -66,10 +66,10 @@ func TestRecords_tags(t *testing.T) {
 			func(e *Edit, _ *Volume, l *Layer) error { return e.SetUsed(l.LV, 512) },
 			append(slices.Clone(layer), "dmsnap:exact=4096", "dmsnap:used=512")},
 		"a snapshot is lost": {"old", nil,
-			func(e *Edit, _ *Volume, l *Layer) error { return e.Lose(e.Volumes[l.Of], l) },
+			func(e *Edit, _ *Volume, l *Layer) error { return e.Lose(e.Volumes.Get(l.Of), l) },
 			append(slices.Clone(layer), "dmsnap:lost")},
 		"a layer has taken in the next one": {"old", []string{"dmsnap:superset"},
-			func(e *Edit, _ *Volume, l *Layer) error { return e.Folded(l, e.Snapshots["new"]) },
+			func(e *Edit, _ *Volume, l *Layer) error { return e.Folded(l, e.Snapshots.Get("new")) },
 			append(slices.Clone(layer), "dmsnap:superset", "dmsnap:through=2")},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -83,7 +83,7 @@ func TestRecords_tags(t *testing.T) {
 			if len(e.Strange) > 0 {
 				t.Fatal(e.Strange)
 			}
-			if err := c.when(e, e.VolumeByLV("bare"), e.Snapshots["old"]); err != nil {
+			if err := c.when(e, e.VolumeByLV("bare"), e.Snapshots.Get("old")); err != nil {
 				t.Fatal(err)
 			}
 			got, want := slices.Sorted(slices.Values(e.VG.LVByID(lv.ID).Tags)), slices.Sorted(slices.Values(c.then))
@@ -117,10 +117,10 @@ func TestRecords_adopted(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := NewView(e.VG, nil)
-	if o := now.Named["pvc-3"]; len(now.Strange) > 0 || o == nil || o.LV.Name != "theirs" || o.FS != "btrfs" || !o.ReadOnly || !o.Formatted {
+	if o := now.Named.Get("pvc-3"); len(now.Strange) > 0 || o == nil || o.LV.Name != "theirs" || o.FS != "btrfs" || !o.ReadOnly || !o.Formatted {
 		t.Errorf("the volume is %+v; not understood: %v", o, now.Strange)
 	}
-	if l := now.Snapshots["snap"]; l == nil || l.Of != v.VolumeByLV("bare").LV.ID || l.Order != 1 || l.over != 2 || l.Chunk != 16 || !l.Lost || !l.Superset {
+	if l := now.Snapshots.Get("snap"); l == nil || l.Of != v.VolumeByLV("bare").LV.ID || l.Order != 1 || l.over != 2 || l.Chunk != 16 || !l.Lost || !l.Superset {
 		t.Errorf("the layer is %+v", l)
 	}
 	if now.IsTheirs(now.VG.LV("theirs")) || !slices.Contains(now.VG.LV("theirs").Tags, "foreign") {
@@ -132,7 +132,7 @@ func TestRecords_adopted(t *testing.T) {
 // that layer read through another than the next one. The layer becomes trash.
 func TestFolded_edits(t *testing.T) {
 	fold := func(heir, gone string) func(e *Edit) error {
-		return func(e *Edit) error { return e.Folded(e.Layers[e.VG.LV(heir).ID], e.Layers[e.VG.LV(gone).ID]) }
+		return func(e *Edit) error { return e.Folded(e.Layers.Get(e.VG.LV(heir).ID), e.Layers.Get(e.VG.LV(gone).ID)) }
 	}
 	const place = " role=layer of=base created=1 length=65536 chunk=32 "
 	given := func(midTags string) []string {
@@ -146,7 +146,7 @@ func TestFolded_edits(t *testing.T) {
 		{what: "heir that LVM2 moves", given: append(given("through=5"), "old 400+2,ro,locked,pvmove name=old superset order=1"+place), edit: fold("old", "mid"), err: ErrPrecondition},
 	})
 	e := &Edit{View: rollbackGroup(t)}
-	l := e.Snapshots["old"]
+	l := e.Snapshots.Get("old")
 	l.LV = l.LV.Clone()
 	l.LV.Tags = append(l.LV.Tags, Tag(tagUsed, "99"), Tag(tagExact, "64"), "theirs")
 	if got := l.Collecting().Tags; !slices.Equal(got[len(got)-2:], []string{"theirs", Tag(tagSuperset)}) || slices.Contains(got, Tag(tagUsed, "99")) {
@@ -163,7 +163,7 @@ func TestTransient_edits(t *testing.T) {
 	}
 	blank := []string{"old 400+2,ro,locked name=old unformatted unknown=/0.2+3" + oldTags, scratch + "begun"}
 	testEdits(t, []editCase{
-		{what: "starts over", given: blank, edit: of(func(e *Edit, o *Volume) error { return e.StartOver(o, e.Snapshots["old"]) }),
+		{what: "starts over", given: blank, edit: of(func(e *Edit, o *Volume) error { return e.StartOver(o, e.Snapshots.Get("old")) }),
 			then: []string{scratch + "begun reset unformatted unknown=/0.2+3"}},
 		{what: "extents are wiped", given: []string{scratch + "unknown=/0.0+8"}, edit: of(func(e *Edit, o *Volume) error { return e.SetWiped(o, RangeSet{{Count: 8}}) }),
 			then: []string{scratch + "begun"}},
@@ -193,7 +193,7 @@ func TestNewVolumeLV_edits(t *testing.T) {
 		{what: "shared, of the requested size", edit: add(VolumeSpec{Name: "x", Size: 32 * size.MiB, Mode: Block, Shared: true}, nil),
 			then: []string{"made 50+8 role=volume name=x mode=block unformatted shared", free}},
 		{what: "fork", edit: add(VolumeSpec{Name: "x", Mode: Block, Source: old}, func(e *Edit, lv *lvm2.LV) {
-			ReadThrough(lv, e.Snapshots["old"].LV.ID)
+			ReadThrough(lv, e.Snapshots.Get("old").LV.ID)
 			store := NewForkStore("store", lv, 32)
 			store.Segments = AppendExtents(nil, e.Take(lvm2.Range{Start: 60, Count: 1})...)
 			if err := e.Put(store); err != nil {
@@ -201,7 +201,7 @@ func TestNewVolumeLV_edits(t *testing.T) {
 			}
 		}), then: []string{"made 50+8,locked role=volume name=x mode=block source=snapshot/old copy=old", "store 60+1,locked role=fork of=made chunk=32", "free -50+8/60+1"}},
 		{what: "transient volume", edit: add(VolumeSpec{Name: "x", Mode: Block, Source: old, Transient: true}, func(e *Edit, lv *lvm2.LV) {
-			Show(lv, e.Snapshots["old"].LV.ID, 16)
+			Show(lv, e.Snapshots.Get("old").LV.ID, 16)
 		}), then: []string{"made 50+8,locked role=volume name=x mode=block source=snapshot/old reads=old transient chunk=16", free}},
 		{what: "copy from another pool", edit: add(VolumeSpec{Name: "x", Mode: Block, Source: old, SourcePool: "fast"}, func(e *Edit, lv *lvm2.LV) {
 			SetCopying(lv, CopyState{Loan: e.VG.LV("bare").ID})
@@ -223,7 +223,7 @@ func TestMoveUp_edits(t *testing.T) {
 		edit: func(e *Edit) error {
 			lv := e.VG.LV("snap").Clone()
 			lv.CreationTime = time.Unix(1, 0)
-			former := e.Snapshots["new"]
+			former := e.Snapshots.Get("new")
 			if err := e.Freeze(former, false); err != nil {
 				return err
 			}

@@ -29,7 +29,7 @@ func (v *View) MostRecovery(o *Volume) lvm2.Extents {
 // them, but LVM2's lvremove of a snapshot can, and so can deletes while a tag was
 // not understood.
 func (t *Edit) Tidy() error {
-	for _, o := range t.Volumes {
+	for _, o := range t.Volumes.All() {
 		if err := t.TidyOne(o); err != nil {
 			return err
 		}

@@ -17,19 +17,19 @@ const (
 // IsTheirs reports whether lv is LVM2's own: it has no tag of csi-dmsnap, or only the tag
 // static.
 func (v *View) IsTheirs(lv *lvm2.LV) bool {
-	_, is := v.decoded[lv].(foreign)
+	_, is := v.form(lv).(foreign)
 	return is
 }
 
 // IsTrash reports whether lv is trash: the wiper wipes and then frees its extents.
 func (v *View) IsTrash(lv *lvm2.LV) bool {
-	_, is := v.decoded[lv].(trashed)
+	_, is := v.form(lv).(trashed)
 	return is
 }
 
 // IsStore reports whether lv is the store of a layer or of a fork.
 func (v *View) IsStore(lv *lvm2.LV) bool {
-	switch v.decoded[lv].(type) {
+	switch v.form(lv).(type) {
 	case *Layer, *ForkStore:
 		return true
 	}
@@ -42,7 +42,7 @@ func (v *View) Shares() (blocks, stores, trash size.Bytes) {
 		if SnapshotSegment(lv) != nil {
 			continue // has no extents
 		}
-		switch v.decoded[lv].(type) {
+		switch v.form(lv).(type) {
 		case *Volume:
 			blocks += v.Taken(lv)
 		case *Layer, *ForkStore, *Flat:

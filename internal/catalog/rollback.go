@@ -47,12 +47,12 @@ func (v *Volume) Known() string {
 // rollbacks.
 func (v *View) SnapshotsOf(o *Volume) []*Layer {
 	var out []*Layer
-	for _, x := range v.Volumes {
+	for _, x := range v.Volumes.All() {
 		if x != o && x.Former == "" || x.Known() != o.LV.Name {
 			continue // its snapshots are its own
 		}
 		for _, l := range x.Layers {
-			if l.Named && v.Snapshots[l.Name] == l {
+			if l.Named && v.Snapshots.Get(l.Name) == l {
 				out = append(out, l)
 			}
 		}
@@ -66,6 +66,6 @@ func (v *View) Aside(lv *lvm2.LV) bool {
 	if lv == nil {
 		return false
 	}
-	o := v.Volumes[lv.ID]
+	o := v.Volumes.Get(lv.ID)
 	return v.IsTrash(lv) || o != nil && o.Former != ""
 }

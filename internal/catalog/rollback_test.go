@@ -25,14 +25,14 @@ func TestSetAside_snapshots(t *testing.T) {
 		t.Errorf("a name is not free, or the discarded volume is not trash: %v", now.Trash)
 	}
 	former := now.VolumeByLV("former-base")
-	if former == nil || !former.Deleted || former.Live() == nil || now.Named["pvc-1"] != nil || !slices.Equal(former.LV.Flags, handsOff) {
+	if former == nil || !former.Deleted || former.Live() == nil || now.Named.Get("pvc-1") != nil || !slices.Equal(former.LV.Flags, handsOff) {
 		t.Fatalf("the volume that was set aside is %+v", former)
 	}
 	if !slices.Contains(former.LV.Tags, "theirs") {
 		t.Errorf("a tag of others is gone: %v", former.LV.Tags)
 	}
-	for name, l := range now.Snapshots {
-		if of := now.Volumes[l.Of].Known(); of != "base" || now.LostSnapshot(l) {
+	for name, l := range now.Snapshots.All() {
+		if of := now.Volumes.Get(l.Of).Known(); of != "base" || now.LostSnapshot(l) {
 			t.Errorf("snapshot %s belongs to %s, and its loss is %v", name, of, now.LostSnapshot(l))
 		}
 	}

@@ -55,7 +55,7 @@ func (v *View) Presentable(o *Volume) error {
 		return fmt.Errorf("volume %s was not wiped: %w: another process opened its device first", at, ErrInUse)
 	}
 	lv := o.LV
-	if l := v.Layers[o.Reads]; l != nil && !o.Transient {
+	if l := v.Layers.Get(o.Reads); l != nil && !o.Transient {
 		lv = l.LV
 	}
 	var own []string
@@ -74,6 +74,6 @@ func (v *View) Presentable(o *Volume) error {
 // ReadsUnknown reports whether a fork reads parts of its snapshot that may hold an
 // earlier owner's bytes.
 func (v *View) ReadsUnknown(o *Volume) bool {
-	l := v.Layers[o.CopyOf]
+	l := v.Layers.Get(o.CopyOf)
 	return l != nil && len(o.Unknown.Intersect(RangeSet{{Start: 0, Count: v.Extents(l.Length.Bytes())}})) > 0
 }

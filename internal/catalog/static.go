@@ -72,7 +72,7 @@ func (v *View) StaticUse(lv *lvm2.LV) error {
 	if why := v.Inner(lv); why != "" {
 		return fmt.Errorf("logical volume %s: %w: %s", at, ErrPrecondition, why)
 	}
-	if d, ok := v.decoded[lv].(foreign); !ok || !d.static {
+	if d, ok := v.form(lv).(foreign); !ok || !d.static {
 		return fmt.Errorf("logical volume %s: %w: LVM2 made it, and it is not marked for static volumes; mark it on its node with `csi-dmsnap import --static POOL %s`, or with lvchange --addtag %s %s",
 			at, ErrPrecondition, lv.Name, Tag(tagStatic), at)
 	}

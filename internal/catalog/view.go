@@ -2,9 +2,9 @@ package catalog
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/index"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
@@ -99,145 +99,33 @@ func (v *Volume) Theirs() string {
 }
 
 // View is the decoded form of one generation of the group's metadata. It does not change
-// once it is published, so it may be used concurrently.
+// once it is published, so it may be used concurrently. It shares what did not change with the
+// generation before.
 type View struct {
 	VG        *lvm2.VG
-	Volumes   map[lvm2.ID]*Volume
-	Layers    map[lvm2.ID]*Layer
-	forks     map[lvm2.ID]*ForkStore // by the id of the store
-	Flats     map[lvm2.ID][]*Flat    // by the layer that is read through them
-	Flattened map[lvm2.ID]bool       // layers that are part of a flat store
-	Named     map[string]*Volume     // by CSI name, without deleted volumes
-	Snapshots map[string]*Layer      // by CSI name
+	Volumes   index.Map[lvm2.ID, *Volume]
+	Layers    index.Map[lvm2.ID, *Layer]
+	Flats     index.Map[lvm2.ID, []*Flat]   // by the layer that is read through them
+	Flattened index.Map[lvm2.ID, bool]      // layers that are part of a flat store
+	Named     index.Map[string, *Volume]    // by CSI name, without deleted volumes
+	Snapshots index.Map[string, *Layer]     // by CSI name
+	Pinned    index.Map[lvm2.ID, []lvm2.ID] // layers that forks and readers read through, each with these volumes
 	Trash     []*lvm2.LV
-	Strange   []string          // messages about logical volumes whose tags make no sense
-	Unclear   error             // the first tag that is not understood; while it is set, nothing is deleted, because the tag may name any logical volume
-	Free      RangeSet          // extents that can be allocated
-	Clean     RangeSet          // free extents that hold zeroes
-	decoded   map[*lvm2.LV]any  // decoded form of each logical volume: *Volume, *Layer, *ForkStore, *Flat, trashed, foreign or error
-	Pinned    map[lvm2.ID]bool  // layers that forks and readers read through
-	sources   map[string]bool   // names of logical volumes that other volumes name as their source, or as the volume of their snapshots
-	doubtful  map[lvm2.ID]error // volumes whose history has a tag that is not understood
-}
+	Strange   []string // messages about logical volumes whose tags make no sense
+	Unclear   error    // the first tag that is not understood; while it is set, nothing is deleted, because the tag may name any logical volume
+	Free      RangeSet // extents that can be allocated
+	Clean     RangeSet // free extents that hold zeroes
 
-type (
-	trashed struct{}
-	foreign struct {
-		static bool // its tag allows a static volume to name it
-	}
-)
-
-// NewView decodes vg. It takes over logical volumes that prev has decoded already.
-func NewView(vg *lvm2.VG, prev *View) *View {
-	n := len(vg.LVs)
-	v := &View{
-		VG: vg, Volumes: make(map[lvm2.ID]*Volume, n), Layers: map[lvm2.ID]*Layer{}, forks: map[lvm2.ID]*ForkStore{},
-		Flats: map[lvm2.ID][]*Flat{}, Flattened: map[lvm2.ID]bool{},
-		Named: make(map[string]*Volume, n), Snapshots: map[string]*Layer{},
-		decoded: make(map[*lvm2.LV]any, n), Pinned: map[lvm2.ID]bool{}, sources: map[string]bool{},
-		doubtful: map[lvm2.ID]error{},
-	}
-	var hidden []*lvm2.LV
-	byName := map[string]*Layer{}
-	var stores []*ForkStore
-	var flats []*Flat
-	for _, lv := range vg.LVs {
-		if s := SnapshotSegment(lv); s != nil {
-			hidden = append(hidden, lv)
-		}
-		d, known := any(nil), false
-		if prev != nil {
-			d, known = prev.decoded[lv]
-		}
-		if !known {
-			d = decode(lv)
-		}
-		v.decoded[lv] = d
-		v.add(lv, d, byName)
-		switch d := d.(type) {
-		case *ForkStore:
-			stores = append(stores, d)
-		case *Flat:
-			flats = append(flats, d)
-		}
-	}
-	v.link(hidden, byName)
-	v.linkFlats(flats)
-	v.linkForks(stores)
-	v.Free = NewRangeSet(vg.Free()...)
-	v.Clean = readClean(vg).Intersect(v.Free)
-	return v
-}
-
-// add adds a decoded logical volume to the view, and a layer also to byName.
-func (v *View) add(lv *lvm2.LV, decoded any, byName map[string]*Layer) {
-	switch d := decoded.(type) {
-	case *Volume:
-		c := *d // a view owns its links
-		v.Volumes[lv.ID] = &c
-		v.misread(lv, c.Odd)
-		if !c.Deleted {
-			v.Named[c.Name] = &c
-		}
-		if from := c.From(); from != "" {
-			v.Pinned[from] = true
-		}
-		for _, known := range []string{c.sourceHere(), c.Former} {
-			if known != "" {
-				v.sources[known] = true
-			}
-		}
-	case *Layer:
-		c := *d
-		v.Layers[lv.ID] = &c
-		v.misread(lv, c.odd)
-		byName[lv.Name] = &c
-		if c.Named {
-			v.Snapshots[c.Name] = &c
-		}
-	case *ForkStore:
-		v.misread(lv, d.odd)
-	case *Flat:
-		v.misread(lv, d.odd)
-	case trashed:
-		v.Trash = append(v.Trash, lv)
-	case error:
-		v.misread(lv, d)
-	}
-}
-
-// linkForks links the stores of forks and readers to their volumes.
-func (v *View) linkForks(stores []*ForkStore) {
-	for _, s := range stores {
-		switch o := v.Volumes[s.of]; {
-		case o != nil && o.Forked():
-			o.Fork = s
-			v.forks[s.LV.ID] = s
-		case o != nil && o.Reading() && !o.Transient:
-			o.Fork = s
-		default:
-			v.Strange = append(v.Strange, fmt.Sprintf("store %s/%s of a fork: its volume %s is not a fork; %s", v.VG.Name, s.LV.Name, s.of, v.giveUp(s.LV, s.of)))
-		}
-	}
-}
-
-// misread records a logical volume with a tag that is not understood. Every id in its other
-// tags still counts, so that nothing the logical volume may need is deleted.
-func (v *View) misread(lv *lvm2.LV, why error) {
-	if why == nil {
-		return
-	}
-	why = fmt.Errorf("logical volume %s/%s: %w", v.VG.Name, lv.Name, why)
-	v.Strange = append(v.Strange, why.Error())
-	if v.Unclear == nil {
-		v.Unclear = why
-	}
-	for _, id := range idsIn(lv.Tags, tagCopy, tagReads) {
-		v.Pinned[id] = true
-	}
-	for _, id := range idsIn(lv.Tags, tagOf) {
-		v.doubtful[id] = why
-	}
+	untrimmed index.Map[lvm2.ID, *Layer]     // see Layer.Untrimmed
+	edition   lvm2.Edition                   // of the group that the links are of
+	decoded   index.Map[lvm2.ID, decoded]    // every logical volume
+	forks     index.Map[lvm2.ID, *ForkStore] // by the id of the store
+	of        index.Map[lvm2.ID, []lvm2.ID]  // layers and stores by the volume that their tags name
+	links     index.Map[string, []*lvm2.LV]  // hidden logical volumes of snapshots, by the names of origin and store
+	sources   index.Map[string, int]         // how many volumes name a logical volume as their source, or as the volume of their snapshots
+	doubtful  map[lvm2.ID]error              // volumes whose history has a tag that is not understood
+	twice     bool                           // a CSI name is given twice
+	guessed   bool                           // an extent may belong to several logical volumes: for segments of other types that is a guess
 }
 
 // giveUp tells the user how to delete a store whose volume is gone. After lvremove its
@@ -254,56 +142,6 @@ func (v *View) giveUp(lv *lvm2.LV, of lvm2.ID) string {
 		Tag(tagRole, role), Tag(tagRole, roleTrash), v.VG.Name, lv.Name)
 }
 
-// link links layers to their volumes.
-func (v *View) link(hidden []*lvm2.LV, byName map[string]*Layer) {
-	for _, h := range hidden {
-		s := SnapshotSegment(h)
-		var o *Volume
-		if origin := v.VG.LV(s.Origin); origin != nil {
-			o = v.Volumes[origin.ID]
-		}
-		if o != nil && s.Merging {
-			o.Merging = true
-		}
-		if l := byName[s.COWStore]; l != nil {
-			l.Snap = h
-		} else if o != nil {
-			o.foreignCow = true
-		}
-	}
-	for id, l := range v.Layers {
-		o := v.Volumes[l.Of]
-		if o == nil {
-			v.Strange = append(v.Strange, fmt.Sprintf("layer %s/%s: its volume %s is not in the group; %s", v.VG.Name, l.LV.Name, l.Of, v.giveUp(l.LV, l.Of)))
-			delete(v.Layers, id)
-			if l.Named {
-				delete(v.Snapshots, l.Name)
-			}
-			continue
-		}
-		o.Layers = append(o.Layers, l)
-		l.Blank = l.Blank || !o.Formatted // older releases did not record it on layers
-		if l.headKept && !l.Blank {
-			l.unknown = v.zeroedHead(o, l.unknown)
-		}
-	}
-	for id, o := range v.Volumes {
-		if o.headKept {
-			o.Unknown = v.zeroedHead(o, o.Unknown)
-		}
-		if l := v.Layers[o.Reads]; l != nil && !o.Transient { // a read-only reader has only the layer's content
-			o.Formatted, o.Unknown = !l.Blank, l.unknown
-		}
-		slices.SortFunc(o.Layers, func(a, b *Layer) int { return int(int64(a.Order) - int64(b.Order)) })
-		if why := v.doubtful[id]; o.Odd == nil && why != nil {
-			o.Odd = why
-		}
-		if o.Odd == nil { // otherwise its history is not known
-			o.findLoss()
-		}
-	}
-}
-
 // SnapshotSegment returns the segment that makes lv the hidden logical volume of one of
 // LVM2's snapshots; nil if lv is none.
 func SnapshotSegment(lv *lvm2.LV) *lvm2.SnapshotSegment {
@@ -316,7 +154,7 @@ func SnapshotSegment(lv *lvm2.LV) *lvm2.SnapshotSegment {
 // VolumeByLV finds a volume by the name of its logical volume.
 func (v *View) VolumeByLV(name string) *Volume {
 	if lv := v.VG.LV(name); lv != nil {
-		return v.Volumes[lv.ID]
+		return v.Volumes.Get(lv.ID)
 	}
 	return nil
 }
@@ -324,7 +162,7 @@ func (v *View) VolumeByLV(name string) *Volume {
 // SnapshotByLV finds a named layer by the name of its logical volume.
 func (v *View) SnapshotByLV(name string) *Layer {
 	if lv := v.VG.LV(name); lv != nil {
-		if l := v.Layers[lv.ID]; l != nil && l.Named {
+		if l := v.Layers.Get(lv.ID); l != nil && l.Named {
 			return l
 		}
 	}

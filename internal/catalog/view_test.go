@@ -16,7 +16,7 @@ import (
 // volume's tags are not understood.
 func TestNewView_strangeForkPinsItsLayer(t *testing.T) {
 	v := rollbackGroup(t)
-	layer := v.Snapshots["old"]
+	layer := v.Snapshots.Get("old")
 	for _, key := range []string{tagCopy, tagReads} {
 		own := *v
 		own.VG = v.VG.Clone()
@@ -30,7 +30,7 @@ func TestNewView_strangeForkPinsItsLayer(t *testing.T) {
 		if len(now.Strange) != 1 || now.VolumeByLV("bare") != nil {
 			t.Fatalf("%s: the volume's tags are understood: %v", key, now.Strange)
 		}
-		if !now.Pinned[layer.LV.ID] {
+		if !now.Pinned.Has(layer.LV.ID) {
 			t.Errorf("%s: the layer may be discarded", key)
 		}
 	}
@@ -39,7 +39,7 @@ func TestNewView_strangeForkPinsItsLayer(t *testing.T) {
 // TestNewView_nothingGoesWhileUnclear: while any tag is not understood, nothing in the group is
 // discarded or folded. Once the tag is gone, Tidy discards what nothing needs.
 func TestNewView_nothingGoesWhileUnclear(t *testing.T) {
-	layer := rollbackGroup(t).Snapshots["old"].LV.ID
+	layer := rollbackGroup(t).Snapshots.Get("old").LV.ID
 	for name, odd := range map[string]struct{ lv, tag string }{
 		"a volume's name twice":           {"base", Tag(tagName, "again")},
 		"another volume's name twice":     {"bare", Tag(tagName, "again")},
@@ -61,7 +61,7 @@ func TestNewView_nothingGoesWhileUnclear(t *testing.T) {
 			if odd.tag == Tag(tagCopy, string(layer)) {
 				bare.Tags = append(bare.Tags, Tag(tagCopy, string(lvm2.NewID())))
 			}
-			unnamed := v.Snapshots["old"].LV.Clone() // nothing needs it
+			unnamed := v.Snapshots.Get("old").LV.Clone() // nothing needs it
 			unnamed.Tags = DropTags(unnamed.Tags, tagName)
 			for _, lv := range []*lvm2.LV{trash, bare, unnamed} {
 				if err := start.Put(lv); err != nil {
@@ -84,7 +84,7 @@ func TestNewView_nothingGoesWhileUnclear(t *testing.T) {
 			if o := now.VolumeByLV("base"); len(now.Needed(o)) != len(o.Layers) || now.Disposable(o) || len(now.FoldPairs()) > 0 {
 				t.Error("layers may be discarded or folded")
 			}
-			if id := v.VG.LV("old").ID; odd.tag == Tag(tagCopy, string(layer)) && !now.Pinned[id] {
+			if id := v.VG.LV("old").ID; odd.tag == Tag(tagCopy, string(layer)) && !now.Pinned.Has(id) {
 				t.Error("the second layer that the volume may read through is not kept")
 			}
 			if o := now.VolumeByLV("bare"); o != nil && o.Odd == nil {
@@ -148,7 +148,7 @@ func TestZeroedHead_formerBlockDevice(t *testing.T) {
 	if len(now.Strange) > 0 {
 		t.Fatal(now.Strange)
 	}
-	if l := now.Snapshots["old"]; !l.headKept || len(l.unknown.Intersect(RangeSet{{Count: 1}})) == 0 {
+	if l := now.Snapshots.Get("old"); !l.headKept || len(l.unknown.Intersect(RangeSet{{Count: 1}})) == 0 {
 		t.Errorf("the snapshot's unknown extents are %v, without the first extent", l.unknown)
 	}
 }

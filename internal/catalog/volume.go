@@ -91,7 +91,7 @@ func (v *View) ExtentsFor(want, limit size.Bytes) (lvm2.Extents, error) {
 // Existing finds the volume with spec's name; nil if there is none. Errors: ErrConflict if
 // the volume differs from spec.
 func (v *View) Existing(spec VolumeSpec) (*Volume, error) {
-	o := v.Named[spec.Name]
+	o := v.Named.Get(spec.Name)
 	if o == nil {
 		return nil, nil
 	}

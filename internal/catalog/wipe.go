@@ -15,6 +15,9 @@ func (v *View) UnwipedFree() size.Bytes {
 
 // LessTrash reports whether after has trash that v does not have.
 func (v *View) LessTrash(after *View) bool {
+	if slices.Equal(v.Trash, after.Trash) {
+		return false
+	}
 	known := make(map[lvm2.ID]bool, len(v.Trash))
 	for _, lv := range v.Trash {
 		known[lv.ID] = true
@@ -25,8 +28,8 @@ func (v *View) LessTrash(after *View) bool {
 // TrimmedBy reports whether a store that could be trimmed in v need not, or cannot,
 // be trimmed in after.
 func (v *View) TrimmedBy(after *View) bool {
-	for id, l := range v.Layers {
-		if now := after.Layers[id]; l.Untrimmed() && (now == nil || !now.Untrimmed()) {
+	for id := range v.untrimmed.All() {
+		if !after.untrimmed.Has(id) {
 			return true
 		}
 	}

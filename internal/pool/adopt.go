@@ -61,7 +61,7 @@ func (p *Pool) adopt(t *edit, a Adoption) error {
 	if err := t.Writable(); err != nil {
 		return err
 	}
-	o := t.Volumes[lv.ID]
+	o := t.Volumes.Get(lv.ID)
 	switch {
 	case o == nil:
 		var err error
@@ -110,7 +110,7 @@ func (p *Pool) adoptVolume(t *edit, lv *lvm2.LV, a Adoption) (*catalog.Volume, e
 		return nil, fmt.Errorf("%w: its name has %d bytes, but an id has room for only %d; rename it with lvrename", ErrPrecondition, len(a.LV), catalog.MaxLVName)
 	case !catalog.FitsDevices(t.VG.Name, a.LV):
 		return nil, fmt.Errorf("%w: its name and its group's name are together too long for device names, where each hyphen counts twice; rename it with lvrename", ErrPrecondition)
-	case t.Named[name] != nil:
+	case t.Named.Get(name) != nil:
 		return nil, fmt.Errorf("%w: volume %q", ErrConflict, name)
 	}
 	if err := catalog.CheckName(name); err != nil {
@@ -141,14 +141,14 @@ func (p *Pool) foreignStores(v *view, o *catalog.Volume) ([]foreignStore, error)
 			return nil, fmt.Errorf("%w: lvm2 is merging the snapshot %s into it", ErrPrecondition, s.COWStore)
 		case store == nil:
 			return nil, fmt.Errorf("%w: its snapshot %s has no store", ErrPrecondition, hidden.Name)
-		case v.Layers[store.ID] != nil:
+		case v.Layers.Get(store.ID) != nil:
 			continue // a layer of the volume
 		case !catalog.Linear(store):
 			return nil, fmt.Errorf("%w: its snapshot %s is not linear", ErrPrecondition, store.Name)
 		case len(store.Name) > catalog.MaxLVName:
 			return nil, fmt.Errorf("%w: the name of its snapshot %s has %d bytes, but an id has room for only %d; rename it with lvrename",
 				ErrPrecondition, store.Name, len(store.Name), catalog.MaxLVName)
-		case v.Snapshots[store.Name] != nil:
+		case v.Snapshots.Get(store.Name) != nil:
 			return nil, fmt.Errorf("%w: snapshot %q", ErrConflict, store.Name)
 		}
 		if !v.IsTheirs(store) {

@@ -285,8 +285,8 @@ func TestAdopt_refused(t *testing.T) {
 	deleted := must(p.CreateVolume(ctx, VolumeSpec{Name: "deleted", Size: 4 * size.MiB, Mode: Block}))(t)
 	must(p.CreateSnapshot(ctx, "kept", deleted.LV))(t)
 	ok(t, p.DeleteVolume(ctx, deleted.LV))
-	hidden := must(p.latest())(t).Volumes[must(p.latest())(t).Snapshots["kept"].Of].LV.Name
-	half := catalog.NewLV("half", "volume", catalog.Tag("name", "half"), catalog.Tag("mode", string(Block)), catalog.Tag("copy", string(must(p.latest())(t).Snapshots["kept"].LV.ID)))
+	hidden := must(p.latest())(t).Volumes.Get(must(p.latest())(t).Snapshots.Get("kept").Of).LV.Name
+	half := catalog.NewLV("half", "volume", catalog.Tag("name", "half"), catalog.Tag("mode", string(Block)), catalog.Tag("copy", string(must(p.latest())(t).Snapshots.Get("kept").LV.ID)))
 	ok(t, p.do(ctx, &change{what: "half a copy", edit: func(t *edit) error {
 		ranges, err := t.AllocateOn(catalog.AnyKind, 1, catalog.LowEnd)
 		half.Segments = catalog.AppendExtents(nil, ranges...)

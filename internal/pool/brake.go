@@ -161,7 +161,7 @@ func (p *Pool) holdVolume(ctx context.Context, volume lvm2.ID, g *growth) {
 	began, logged := time.Now(), false
 	for {
 		v := p.current.Load()
-		o := v.Volumes[volume]
+		o := v.Volumes.Get(volume)
 		if o == nil {
 			return
 		}
@@ -219,13 +219,13 @@ func (p *Pool) growHeld(ctx context.Context, v *view, s *catalog.Store, g *growt
 // letGo resumes a held volume, with the table that is right by now: a fork may have
 // been hydrated in the meantime.
 func (p *Pool) letGo(ctx context.Context, volume lvm2.ID) error {
-	o := p.current.Load().Volumes[volume]
+	o := p.current.Load().Volumes.Get(volume)
 	if o == nil {
 		return nil
 	}
 	return p.onVolume(ctx, o.LV.Name, func(ctx context.Context) error {
 		return p.do(ctx, &change{fast: true, what: "release the writers of volume " + o.LV.Name, act: func(ctx context.Context, v *view) error {
-			o := v.Volumes[volume]
+			o := v.Volumes.Get(volume)
 			if o == nil {
 				return nil
 			}

@@ -12,7 +12,7 @@ func TestBrake_resumeFailed(t *testing.T) {
 	paper.cut("vol", "s0", 2)
 	p := newPool(t.Context(), Config{}, Options{})
 	p.current.Store(paper.view())
-	o, l := paper.VolumeByLV("vol"), paper.Snapshots["s0"]
+	o, l := paper.VolumeByLV("vol"), paper.Snapshots.Get("s0")
 	g := p.newGrowth(l.Store(o), 0)
 	g.braked.Store(true)
 	p.facts.growing.put(l.LV.ID, g)

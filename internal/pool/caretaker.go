@@ -67,7 +67,7 @@ func (c *caretaker) round() {
 		return // the monitor logs the error
 	}
 	v := c.pool.current.Load()
-	for _, o := range v.Volumes {
+	for _, o := range v.Volumes.All() {
 		c.attendTo(v, o, has)
 	}
 }

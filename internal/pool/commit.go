@@ -100,7 +100,7 @@ func (c *committer) end(w ended) {
 	if _, waited := c.acts[w.change]; !waited {
 		// The lock was released before the act ended, so LVM2 may have changed the
 		// volumes that the act worked on.
-		for id := range c.group.current.Load().Volumes {
+		for id := range c.group.current.Load().Volumes.All() {
 			c.group.facts.unsettled.put(id, true)
 		}
 	}
@@ -239,7 +239,7 @@ func (g *group) edit(v *view, waiting []*change) (*view, []*change) {
 	}
 	if errors.Is(err, lvm2.ErrUncertain) {
 		// The metadata may still have reached the disk; then the kernel must follow it.
-		for id := range v.Volumes {
+		for id := range v.Volumes.All() {
 			g.facts.unsettled.put(id, true)
 		}
 	}

@@ -45,11 +45,11 @@ func (p *Pool) concerns(v *view) []Concern {
 	}
 	add(OfPool, "", p.poolConditions(v)...)
 	for _, lv := range v.VG.LVs { // in the order of the metadata
-		if l := v.Layers[lv.ID]; l != nil && l.Named && v.describeSnapshot(l).Lost {
+		if l := v.Layers.Get(lv.ID); l != nil && l.Named && v.describeSnapshot(l).Lost {
 			add(OfSnapshot, lv.Name, Condition{Degraded, ReasonSnapshotLost, fmt.Sprintf(
 				"the content of snapshot %s is lost, but the volume is unharmed: its store or a newer snapshot's store was full, or was removed by lvremove or dmsetup; delete the snapshot and take a new one", l.Name)})
 		}
-		if o := v.Volumes[lv.ID]; o != nil && !o.Deleted {
+		if o := v.Volumes.Get(lv.ID); o != nil && !o.Deleted {
 			for _, c := range p.volumeConditions(v, o) {
 				if c.Reason != ReasonSnapshotLost {
 					add(OfVolume, lv.Name, c)

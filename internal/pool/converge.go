@@ -164,8 +164,8 @@ func (c *convergence) carryOut(ctx context.Context, plan []step, k kernel) error
 func (c *convergence) refused() error {
 	var d device
 	var lvs []*lvm2.LV
-	v, o := c.view, c.view.Volumes[c.asked.up]
-	switch fork, l := v.Volumes[c.asked.content], v.Layers[c.asked.read]; {
+	v, o := c.view, c.view.Volumes.Get(c.asked.up)
+	switch fork, l := v.Volumes.Get(c.asked.content), v.Layers.Get(c.asked.read); {
 	case o != nil:
 		if d, lvs = v.topDevice(o.LV), []*lvm2.LV{o.LV}; o.Live() != nil {
 			lvs = append(lvs, o.Live().LV)
@@ -235,7 +235,7 @@ func (c *convergence) look() (kernel, error) {
 	if k = c.view.split(k)[c.view.Root(c.members[0].LV.Name)]; k == nil {
 		k = kernel{}
 	}
-	if o := c.view.Volumes[c.asked.down]; o != nil {
+	if o := c.view.Volumes.Get(c.asked.down); o != nil {
 		if top := k[c.view.topDevice(o.LV).uuid]; top != nil {
 			top.OpenCount = 0 // plan its removal; the kernel refuses it if the device is open
 		}
@@ -250,7 +250,7 @@ func (c *convergence) lookAtFlats(ids map[string]bool) (kernel, error) {
 	k := kernel{}
 	for _, o := range c.members {
 		for _, f := range o.Flats {
-			if c.view.Layers[f.Reads] == nil || !c.facts.tables.has(f.LV.ID) {
+			if c.view.Layers.Get(f.Reads) == nil || !c.facts.tables.has(f.LV.ID) {
 				continue
 			}
 			d := c.view.cowDevice(f.LV)

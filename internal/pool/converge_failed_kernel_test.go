@@ -53,7 +53,7 @@ func TestLetUsersGo_failedConvergence(t *testing.T) {
 	var w *window
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 		release = must(p.keys.lock(ctx, lvKey(v.LV)))(t)
-		if w = p.hydrator.window(id); w != nil && !must(p.latest())(t).Volumes[id].Hydrated.Has(w.Span) {
+		if w = p.hydrator.window(id); w != nil && !must(p.latest())(t).Volumes.Get(id).Hydrated.Has(w.Span) {
 			break
 		}
 		release()

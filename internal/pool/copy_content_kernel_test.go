@@ -50,7 +50,7 @@ func TestCopyVolume_sourceGrows(t *testing.T) {
 	grown := make(chan struct{})
 	go to.do(ctx, &change{what: "wait", edit: func(*edit) error { <-grown; return nil }})
 	release()
-	for end := time.Now().Add(10 * time.Second); must(from.latest())(t).Named[loanName("to", "clone")] == nil && time.Now().Before(end); {
+	for end := time.Now().Add(10 * time.Second); must(from.latest())(t).Named.Get(loanName("to", "clone")) == nil && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	_, err := from.ExpandVolume(ctx, v.LV, 12*size.MiB, 0)
@@ -81,13 +81,13 @@ func TestCopyVolume_loanGone(t *testing.T) {
 	if _, err := to.Activate(ctx, "clone"); !errors.Is(err, ErrPrecondition) {
 		t.Errorf("using an incomplete volume: %v", err)
 	}
-	o := must(to.latest())(t).Named["clone"]
+	o := must(to.latest())(t).Named.Get("clone")
 	if info := must(to.find(must(to.latest())(t).topDevice(o.LV)))(t); info != nil || len(o.Unknown) == 0 {
 		t.Errorf("an incomplete volume has a device, or was wiped: %v", o.Unknown)
 	}
 	from, to = open()
 	must(from.ExpandVolume(ctx, v.LV, 12*size.MiB, 0))(t)
-	ok(t, from.DeleteVolume(ctx, must(from.latest())(t).Named[loanName("to", "clone")].LV.Name))
+	ok(t, from.DeleteVolume(ctx, must(from.latest())(t).Named.Get(loanName("to", "clone")).LV.Name))
 	spec.Size = 0
 	to.config.HydrationRate = 0
 	same(t, to, copied(t, to, spec, from), append(model, make(content, 4*size.MiB)...))
@@ -150,7 +150,7 @@ func TestCopyVolume_sourceLost(t *testing.T) {
 	if !errors.Is(err, ErrLost) {
 		t.Fatalf("copying lost content: %v, want %v", err, ErrLost)
 	}
-	if left := must(to.latest())(t); left.Named["clone"] != nil {
+	if left := must(to.latest())(t); left.Named.Get("clone") != nil {
 		t.Error("a volume that can never be complete is left")
 	}
 }

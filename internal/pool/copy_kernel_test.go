@@ -41,7 +41,7 @@ func twoPools(t *testing.T, change func(from, to *Config)) (s *Set, open func() 
 	t.Cleanup(func() {
 		for _, c := range []Config{from, to} {
 			if p, err := s.Pool(c.Name); err == nil && !t.Failed() {
-				for _, o := range must(p.latest())(t).Volumes {
+				for _, o := range must(p.latest())(t).Volumes.All() {
 					if o.LentTo != "" && !o.Deleted {
 						t.Errorf("the loan %s is left", o.Name)
 					}
@@ -112,8 +112,8 @@ func TestCopyVolume_independentOfSource(t *testing.T) {
 	ok(t, from.DeleteSnapshot(ctx, "snapbase"))
 	ok(t, from.DeleteVolume(ctx, v.LV))
 	waitIdle(t, from)
-	if left := must(from.latest())(t); len(left.Volumes)+len(left.Layers) != 0 {
-		t.Errorf("%d volumes and %d layers are left of the source", len(left.Volumes), len(left.Layers))
+	if left := must(from.latest())(t); left.Volumes.Len()+left.Layers.Len() != 0 {
+		t.Errorf("%d volumes and %d layers are left of the source", left.Volumes.Len(), left.Layers.Len())
 	}
 	same(t, to, restore, model)
 	same(t, to, clone, now)
@@ -137,8 +137,8 @@ func TestCopyVolume_independentOfSource(t *testing.T) {
 			t.Errorf("%s: it was copied to %+v", what, v)
 		}
 	}
-	if left := must(from.latest())(t); len(left.Layers) != 1 {
-		t.Errorf("refused copies have left %d layers", len(left.Layers)-1)
+	if left := must(from.latest())(t); left.Layers.Len() != 1 {
+		t.Errorf("refused copies have left %d layers", left.Layers.Len()-1)
 	}
 }
 
@@ -183,19 +183,19 @@ func TestCopyVolume_interrupted(t *testing.T) {
 	for _, f := range must(Verify(ctx, to.config, Options{}))(t).Findings {
 		t.Errorf("after a kill check finds %+v", f)
 	}
-	o := must(to.latest())(t).Named["restore"]
+	o := must(to.latest())(t).Named.Get("restore")
 	if o == nil || o.Copying == nil || o.Copying.Done == 0 {
 		t.Fatalf("after a restart the volume is %+v", o)
 	}
 	before := o.Copying.Loan
 	_ = ask(100 * time.Millisecond)
-	if o = must(to.latest())(t).Named["restore"]; o.Copying == nil || o.Copying.Loan != before || o.Copying.Done == 0 {
+	if o = must(to.latest())(t).Named.Get("restore"); o.Copying == nil || o.Copying.Loan != before || o.Copying.Done == 0 {
 		t.Errorf("the copy began anew: %+v", o.Copying)
 	}
 	same(t, to, copied(t, to, spec, from), model)
 	waitIdle(t, from)
-	if left := must(from.latest())(t); len(left.Volumes)+len(left.Layers) != 0 {
-		t.Errorf("%d volumes and %d layers are left of the source", len(left.Volumes), len(left.Layers))
+	if left := must(from.latest())(t); left.Volumes.Len()+left.Layers.Len() != 0 {
+		t.Errorf("%d volumes and %d layers are left of the source", left.Volumes.Len(), left.Layers.Len())
 	}
 }
 
@@ -217,13 +217,13 @@ func TestCopyVolume_abandoned(t *testing.T) {
 		t.Fatal(err)
 	}
 	ok(t, s.recallLoans(ctx))
-	if left := must(from.latest())(t); left.Named[loanName("to", "first")] == nil {
+	if left := must(from.latest())(t); left.Named.Get(loanName("to", "first")) == nil {
 		t.Fatal("a loan was deleted during the copy")
 	}
 	ok(t, to.DeleteVolume(ctx, "first"))
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 		err := s.recallLoans(ctx)
-		left := must(from.latest())(t).Named[loanName("to", "first")]
+		left := must(from.latest())(t).Named.Get(loanName("to", "first"))
 		if left == nil && err == nil {
 			break
 		}
@@ -237,7 +237,7 @@ func TestCopyVolume_abandoned(t *testing.T) {
 	if err := begin("second", FromSnapshot, "snapbase"); !errors.As(err, &pending) {
 		t.Fatal(err)
 	}
-	loan := must(from.latest())(t).Named[loanName("to", "second")].LV
+	loan := must(from.latest())(t).Named.Get(loanName("to", "second")).LV
 	from, to = open()
 	ok(t, from.DeleteVolume(ctx, loan.Name))
 	ok(t, from.DeleteSnapshot(ctx, "snapbase"))
@@ -245,7 +245,7 @@ func TestCopyVolume_abandoned(t *testing.T) {
 	if err := begin("second", FromSnapshot, "snapbase"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("copying deleted content: %v", err)
 	}
-	if left := must(to.latest())(t); left.Named["second"] != nil {
+	if left := must(to.latest())(t); left.Named.Get("second") != nil {
 		t.Error("a volume that can never be complete is left")
 	}
 }
@@ -307,14 +307,14 @@ func TestCopyVolume_badSource(t *testing.T) {
 	_, open := twoPools(t, func(from, _ *Config) { from.Devices = []string{"/dev/mapper/copysource"} })
 	from, to := open()
 	_, model := snapped(t, from, rand.New(rand.NewPCG(11, 12)), "base", 16*size.MiB)
-	v := must(from.latest())(t).Named["base"]
+	v := must(from.latest())(t).Named.Get("base")
 	hole := uint64(size.Sectors(v.LV.Segments[0].Stripes[0].Start)*must(from.latest())(t).VG.ExtentSize + must(from.latest())(t).VG.PVs[0].PEStart + (9 * size.MiB).Sectors())
 	reload(fmt.Sprintf("0 %d linear %s %d\n%[1]d 8 error\n%[4]d %[5]d linear %[2]s %[6]d", hole, disk, offset, hole+8, n-hole-8, offset+hole+8))
 	_, err := to.CopyVolume(t.Context(), VolumeSpec{Name: "restore", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "snapbase"}, SourcePool: "from"}, from)
 	if !errors.Is(err, syscall.EIO) || !strings.Contains(err.Error(), "reading") {
 		t.Fatalf("copying an unreadable source: %v", err)
 	}
-	if o := must(to.latest())(t).Named["restore"]; o == nil || o.Copying == nil {
+	if o := must(to.latest())(t).Named.Get("restore"); o == nil || o.Copying == nil {
 		t.Fatalf("the volume is %+v", o)
 	}
 	reload(good)

@@ -88,7 +88,7 @@ func (p *Pool) takeOnce(ctx context.Context, what, lv, csi string, finish func(*
 // fails, the layer is deleted when the pool is opened again.
 func (p *Pool) abandon(ctx context.Context, layer lvm2.ID, lv string) {
 	err := p.do(ctx, &change{what: "discard the layer of a failed cut", edit: func(t *edit) error {
-		return t.Prune(t.Layers[layer])
+		return t.Prune(t.Layers.Get(layer))
 	}, act: func(ctx context.Context, v *view) error {
 		return p.retire(ctx, v, v.Family(lv))
 	}})
@@ -108,7 +108,7 @@ func (p *Pool) unname(t *edit) error {
 	if err != nil {
 		return err
 	}
-	for _, o := range t.Volumes {
+	for _, o := range t.Volumes.All() {
 		l := o.Live()
 		if l == nil || !l.Named || o.Theirs() != "" || !has[t.view().topDevice(o.LV).uuid] || p.followed(t.view(), o, l) {
 			continue

@@ -87,7 +87,7 @@ func TestCut_underReader(t *testing.T) {
 		release := must(p.keys.lock(ctx, lvKey(v.LV)))(t)
 		ok(t, p.do(ctx, &change{what: "open a snapshot", act: func(ctx context.Context, w *view) (err error) {
 			l := w.SnapshotByLV(s.LV)
-			dev, err = p.chainUp(ctx, w, w.Volumes[l.Of], l)
+			dev, err = p.chainUp(ctx, w, w.Volumes.Get(l.Of), l)
 			return err
 		}}))
 		readers = append(readers, open{dev, must(os.OpenFile(dev, os.O_RDONLY|unix.O_DIRECT, 0))(t), want})

@@ -94,7 +94,7 @@ func TestCut_refusedByTheKernel(t *testing.T) {
 				ok(t, p.DeleteVolume(ctx, lv))
 			}
 			if kind == "snapshot" {
-				if s := must(p.Snapshot(ctx, must(p.latest())(t).Snapshots["copy"].LV.Name))(t); s.Created.Before(between) {
+				if s := must(p.Snapshot(ctx, must(p.latest())(t).Snapshots.Get("copy").LV.Name))(t); s.Created.Before(between) {
 					t.Errorf("the snapshot's time is %v, but it was cut after %v", s.Created, between)
 				}
 			}

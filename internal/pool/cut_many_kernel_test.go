@@ -24,7 +24,7 @@ type usedSpace struct {
 }
 
 func spaceOf(v *view) (s usedSpace) {
-	for _, o := range v.Volumes {
+	for _, o := range v.Volumes.All() {
 		for _, l := range o.Layers {
 			switch {
 			case l.Snap != nil:

@@ -18,7 +18,7 @@ func (p *Pool) Deeds() ([]Deed, error) {
 		return nil, err
 	}
 	var out []Deed
-	for _, o := range v.Named {
+	for _, o := range v.Named.All() {
 		if d := catalog.DeedOf(o.LV); d != nil {
 			out = append(out, *d)
 		}

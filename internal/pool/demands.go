@@ -28,7 +28,7 @@ func (p *Pool) up(ctx context.Context, v *view, o *catalog.Volume) error {
 		}
 		return fmt.Errorf("volume %s/%s: %w: %s", v.VG.Name, o.LV.Name, ErrPrecondition, why)
 	}
-	if l := v.Layers[o.From()]; top != nil && top.Live && o.Reading() && l != nil && v.Volumes[l.Of].Theirs() != "" {
+	if l := v.Layers.Get(o.From()); top != nil && top.Live && o.Reading() && l != nil && v.Volumes.Get(l.Of).Theirs() != "" {
 		return nil
 	}
 	err = p.convergeTo(ctx, v, o.LV.Name, demand{up: o.LV.ID})
@@ -77,14 +77,14 @@ func (p *Pool) down(ctx context.Context, v *view, o *catalog.Volume) error {
 // that is lost or lies too deep. A reader in use stays as it is if its content is lost, and
 // reads of the reader fail.
 func (c *convergence) reachable(k kernel) error {
-	v, o := c.view, c.view.Volumes[cmp.Or(c.asked.up, c.asked.content)]
-	if o == nil || v.Layers[o.From()] == nil || v.Circular(o) != nil {
+	v, o := c.view, c.view.Volumes.Get(cmp.Or(c.asked.up, c.asked.content))
+	if o == nil || v.Layers.Get(o.From()) == nil || v.Circular(o) != nil {
 		return nil // the plan reports a missing layer or a circle
 	}
-	l := v.Layers[o.From()]
-	err := c.readable(v, v.Volumes[l.Of], l)
+	l := v.Layers.Get(o.From())
+	err := c.readable(v, v.Volumes.Get(l.Of), l)
 	if err == nil {
-		err = c.intact(v, v.Volumes[l.Of], l)
+		err = c.intact(v, v.Volumes.Get(l.Of), l)
 	}
 	top := k[v.topDevice(o.LV).uuid]
 	if errors.Is(err, ErrLost) && c.asked.up != "" && o.Reading() && top != nil && top.Live {

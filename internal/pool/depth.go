@@ -95,9 +95,9 @@ func (p *Pool) deepens(v *view, o *catalog.Volume) error {
 		return fmt.Errorf("volume %s/%s: %w: layers of volume %s are being folded, and the fold reads through nearly as many devices as this kernel can; retry soon, when the fold has ended",
 			v.VG.Name, o.LV.Name, ErrUnavailable, of.LV.Name)
 	}
-	for _, x := range v.Volumes {
-		l := v.Layers[x.From()]
-		if l == nil || x != o && !v.ReadsThrough(x, o) || v.Depth(v.Volumes[l.Of], l)+2 <= p.deepest {
+	for _, x := range v.Volumes.All() {
+		l := v.Layers.Get(x.From())
+		if l == nil || x != o && !v.ReadsThrough(x, o) || v.Depth(v.Volumes.Get(l.Of), l)+2 <= p.deepest {
 			continue
 		}
 		info, err := p.find(v.snapDevice(l.LV))
@@ -108,7 +108,7 @@ func (p *Pool) deepens(v *view, o *catalog.Volume) error {
 			continue // the snapshot gets a flat store when somebody reads it
 		}
 		return fmt.Errorf("volume %s/%s: %w: volume %s reads through %d devices, nearly as many as this kernel can; wait until volume %[4]s is hydrated, delete it, or make room for a flat store",
-			v.VG.Name, o.LV.Name, ErrPrecondition, x.LV.Name, v.Depth(v.Volumes[l.Of], l))
+			v.VG.Name, o.LV.Name, ErrPrecondition, x.LV.Name, v.Depth(v.Volumes.Get(l.Of), l))
 	}
 	return nil
 }
@@ -120,7 +120,7 @@ func (p *Pool) foldsBelow(v *view, o *catalog.Volume, more int) *catalog.Volume 
 	if f == nil {
 		return nil
 	}
-	of, heir := v.Volumes[f.Volume], v.Layers[f.Heir]
+	of, heir := v.Volumes.Get(f.Volume), v.Layers.Get(f.Heir)
 	if of == nil || heir == nil || of != o && !v.ReadsThrough(of, o) || v.Depth(of, heir)+more <= p.deepest {
 		return nil
 	}
@@ -145,10 +145,10 @@ func (p *Pool) makeWay(ctx context.Context, lv string) {
 	if p.deepens(v, o) == nil {
 		return
 	}
-	for _, x := range v.Volumes {
-		if l := v.Layers[x.From()]; l != nil && (x == o || v.ReadsThrough(x, o)) {
+	for _, x := range v.Volumes.All() {
+		if l := v.Layers.Get(x.From()); l != nil && (x == o || v.ReadsThrough(x, o)) {
 			p.folder.stop(ctx, l.Of)
-			err := p.flattenRead(ctx, v.Volumes[l.Of].LV.Name)
+			err := p.flattenRead(ctx, v.Volumes.Get(l.Of).LV.Name)
 			if err == nil && x.Forked() {
 				err = p.flattenBelow(ctx, x.LV.Name)
 			}

@@ -71,7 +71,7 @@ func (g *group) disksMoved(former, v *view) {
 		return
 	}
 	roots := map[string]bool{}
-	for _, o := range v.Volumes {
+	for _, o := range v.Volumes.All() {
 		for _, lv := range o.Parts() {
 			for _, s := range lv.Segments {
 				for _, stripe := range s.Stripes {
@@ -82,7 +82,7 @@ func (g *group) disksMoved(former, v *view) {
 			}
 		}
 	}
-	for id, o := range v.Volumes {
+	for id, o := range v.Volumes.All() {
 		if roots[v.Root(o.LV.Name)] {
 			g.facts.unsettled.put(id, true)
 		}

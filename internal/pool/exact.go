@@ -84,7 +84,7 @@ func (p *Pool) recordBoundaries(ctx context.Context, lv string) error {
 // forgetBoundaries drops the boundaries that are on the disk or no longer of use.
 func (p *Pool) forgetBoundaries() {
 	p.facts.boundaries.keep(func(id lvm2.ID) bool {
-		l := p.current.Load().Layers[id]
+		l := p.current.Load().Layers.Get(id)
 		return l != nil && l.Inexact()
 	})
 }
@@ -92,7 +92,7 @@ func (p *Pool) forgetBoundaries() {
 // setBoundary puts a layer's boundary into its tags if it is known.
 func (p *Pool) setBoundary(t *edit, id lvm2.ID) error {
 	used, known := p.facts.boundaries.get(id)
-	l, lv := t.Layers[id], t.VG.LVByID(id)
+	l, lv := t.Layers.Get(id), t.VG.LVByID(id)
 	if !known || l == nil || lv == nil || !l.Inexact() {
 		return nil
 	}

@@ -27,7 +27,7 @@ import (
 func recorded(t *testing.T, p *Pool, name string) (changed, redundant map[uint64]bool) {
 	t.Helper()
 	v := must(p.latest())(t)
-	l := v.Snapshots[name]
+	l := v.Snapshots.Get(name)
 	if !l.Exact {
 		t.Fatalf("the boundary of %s is not recorded", name)
 	}
@@ -64,7 +64,7 @@ func waitExact(t *testing.T, p *Pool) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		v, left := must(p.latest())(t), 0
-		for _, l := range v.Layers {
+		for _, l := range v.Layers.All() {
 			if l.Snap == nil && !l.Exact {
 				left++
 			}

@@ -68,7 +68,7 @@ func (g *paperGroup) cut(of, name string, n lvm2.Extents) {
 
 // fork adds a volume of n extents that reads through a layer, with a store of one extent.
 func (g *paperGroup) fork(name, from string, n lvm2.Extents, hydrated string) {
-	g.volume(name, n, catalog.Tag("copy", string(g.Snapshots[from].LV.ID)), catalog.Tag("hydrated", hydrated))
+	g.volume(name, n, catalog.Tag("copy", string(g.Snapshots.Get(from).LV.ID)), catalog.Tag("hydrated", hydrated))
 	store := catalog.NewLV("fork-"+name, "fork", catalog.Tag("of", string(g.VolumeByLV(name).LV.ID)), catalog.Tag("chunk", "128"))
 	store.Segments = catalog.AppendExtents(nil, g.take(1))
 	g.check(g.Put(store))
@@ -76,7 +76,7 @@ func (g *paperGroup) fork(name, from string, n lvm2.Extents, hydrated string) {
 
 // reader adds a volume that shows a layer; with tags, a transient volume.
 func (g *paperGroup) reader(name, from string, tags ...string) {
-	l := g.Snapshots[from]
+	l := g.Snapshots.Get(from)
 	lv := catalog.NewLV(name, "volume", append([]string{catalog.Tag("name", name), catalog.Tag("mode", string(Block)), catalog.Tag("reads", string(l.LV.ID))}, tags...)...)
 	n := g.Extents(l.Length.Bytes())
 	if len(tags) > 0 {
@@ -90,11 +90,11 @@ func (g *paperGroup) reader(name, from string, tags ...string) {
 
 // drop deletes a snapshot, and layers that nothing needs without it.
 func (g *paperGroup) drop(name string) {
-	l := g.Snapshots[name]
+	l := g.Snapshots.Get(name)
 	c := l.LV.Clone()
 	c.Tags = catalog.DropTags(c.Tags, "name")
 	g.check(g.Put(c))
-	g.check(g.Prune(g.Layers[l.LV.ID]))
+	g.check(g.Prune(g.Layers.Get(l.LV.ID)))
 }
 
 // grow adds n extents to a logical volume.
@@ -116,7 +116,7 @@ func (g *paperGroup) inUseBy(volumes []string, layers ...string) use {
 		u.active[g.VolumeByLV(name).LV.ID] = true
 	}
 	for _, name := range layers {
-		u.read[g.Snapshots[name].LV.ID] = true
+		u.read[g.Snapshots.Get(name).LV.ID] = true
 	}
 	return u
 }

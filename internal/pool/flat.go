@@ -44,7 +44,7 @@ func (v *view) flatTable(o *catalog.Volume, f *catalog.Flat) (dm.Table, error) {
 		t = stretched(t, piece.At)
 		put(cutTable(own, piece.From, piece.From+piece.Length))
 	}
-	for _, l := range o.Path(v.Layers[f.Reads]) {
+	for _, l := range o.Path(v.Layers.Get(f.Reads)) {
 		if l.LV.ID == f.Over {
 			break
 		}

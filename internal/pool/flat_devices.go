@@ -41,9 +41,9 @@ func (v *view) disks() (all []dm.Device) {
 // extents of logical volumes of v.
 func (p *Pool) flatsAsLoaded(v *view) (map[string]bool, error) {
 	out := map[string]bool{}
-	for _, o := range v.Volumes {
+	for _, o := range v.Volumes.All() {
 		for _, f := range o.Flats {
-			if v.Layers[f.Reads] == nil || !p.facts.tables.has(f.LV.ID) {
+			if v.Layers.Get(f.Reads) == nil || !p.facts.tables.has(f.LV.ID) {
 				continue
 			}
 			info, err := p.find(v.cowDevice(f.LV))

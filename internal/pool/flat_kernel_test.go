@@ -83,7 +83,7 @@ func levels(t *testing.T, p *Pool, snapshot string) (n int) {
 
 // flatsOf lists the flat stores in the metadata.
 func flatsOf(t *testing.T, p *Pool) (all []*catalog.Flat) {
-	for _, o := range must(p.latest())(t).Volumes {
+	for _, o := range must(p.latest())(t).Volumes.All() {
 		all = append(all, o.Flats...)
 	}
 	return all
@@ -223,7 +223,7 @@ func TestFlat_cutsWhileRead(t *testing.T) {
 func TestFlat_killedAnywhere(t *testing.T) {
 	ctx := context.Background()
 	h := newDeep(t, 8, 1)
-	layerOf := func(name string) *catalog.Layer { return must(h.p.latest())(t).Snapshots[name] }
+	layerOf := func(name string) *catalog.Layer { return must(h.p.latest())(t).Snapshots.Get(name) }
 	again := func() {
 		t.Helper()
 		config := h.p.config

@@ -34,7 +34,7 @@ func (p *Pool) flattenBelow(ctx context.Context, lv string) error {
 		if o == nil {
 			continue
 		}
-		l := v.Layers[o.From()]
+		l := v.Layers.Get(o.From())
 		if l == nil || v.Circular(o) != nil {
 			continue
 		}
@@ -59,7 +59,7 @@ func (p *Pool) tooDeep(l *catalog.Layer) bool {
 	if err != nil {
 		return true
 	}
-	o, now := v.Volumes[l.Of], v.Layers[l.LV.ID]
+	o, now := v.Volumes.Get(l.Of), v.Layers.Get(l.LV.ID)
 	return o != nil && now != nil && v.Depth(o, now) > p.deepest
 }
 
@@ -81,7 +81,7 @@ func (p *Pool) steep(volume, layer lvm2.ID) (v *view, o *catalog.Volume, l *cata
 	if v, err = p.latest(); err != nil {
 		return nil, nil, nil, err
 	}
-	o, l = v.Volumes[volume], v.Layers[layer]
+	o, l = v.Volumes.Get(volume), v.Layers.Get(layer)
 	if o == nil || l == nil || o.Theirs() != "" || len(v.Route(o, l)) <= catalog.FlatLevels {
 		return v, o, nil, nil
 	}
@@ -116,7 +116,7 @@ func (p *Pool) makeFlat(ctx context.Context, volume, layer lvm2.ID) error {
 	defer w.close()
 	written := guard(p.log, func() error { return w.write(ctx) })
 	lv := o.LV.Name
-	if now := p.current.Load().Volumes[volume]; now != nil {
+	if now := p.current.Load().Volumes.Get(volume); now != nil {
 		lv = now.LV.Name // a rollback may have renamed it
 	}
 	err = p.onVolume(whole, lv, func(ctx context.Context) error { return p.endFlat(ctx, w, written) })
@@ -187,9 +187,9 @@ func (p *Pool) abandonFlat(ctx context.Context, w *flatWork, why error) error {
 		return why
 	}
 	p.facts.flats.drop(w.flat.LV.ID)
-	if v, err := p.latest(); err == nil && v.Volumes[w.flat.Of] != nil {
-		if err := p.dropFlats(ctx, v.Volumes[w.flat.Of].LV.Name); err != nil && ctx.Err() == nil {
-			p.log.Error(err, "Failed to delete an unfinished flat store; it will be retried", "volume", v.Volumes[w.flat.Of].LV.Name)
+	if v, err := p.latest(); err == nil && v.Volumes.Get(w.flat.Of) != nil {
+		if err := p.dropFlats(ctx, v.Volumes.Get(w.flat.Of).LV.Name); err != nil && ctx.Err() == nil {
+			p.log.Error(err, "Failed to delete an unfinished flat store; it will be retried", "volume", v.Volumes.Get(w.flat.Of).LV.Name)
 		}
 	}
 	return p.leaveFlat(ctx, w, why)
@@ -214,7 +214,7 @@ func (w *flatWork) same(v *view) bool {
 			return false
 		}
 	}
-	o, l := v.Volumes[w.flat.Of], v.Layers[w.flat.Reads]
+	o, l := v.Volumes.Get(w.flat.Of), v.Layers.Get(w.flat.Reads)
 	if o == nil || l == nil {
 		return false
 	}
@@ -233,7 +233,7 @@ var errFlatChanged = fmt.Errorf("%w: its history changed in the meantime", ErrPr
 // flatWritten records that the store can be used.
 func (p *Pool) flatWritten(ctx context.Context, w *flatWork) error {
 	return p.do(ctx, &change{what: "record that a flat store is written", edit: func(t *edit) error {
-		if !slices.ContainsFunc(t.Flats[w.flat.Reads], func(f *catalog.Flat) bool { return f.LV.ID == w.flat.LV.ID }) || !w.same(t.view()) {
+		if !slices.ContainsFunc(t.Flats.Get(w.flat.Reads), func(f *catalog.Flat) bool { return f.LV.ID == w.flat.LV.ID }) || !w.same(t.view()) {
 			return errFlatChanged
 		}
 		return t.SetUsed(t.VG.LVByID(w.flat.LV.ID), w.layout.Metadata().Sectors())

@@ -16,7 +16,7 @@ import (
 func (h *past) half(state, snapshot string) (end func()) {
 	h.t.Helper()
 	t, ctx := h.t, context.Background()
-	l := must(h.p.latest())(t).Snapshots[snapshot]
+	l := must(h.p.latest())(t).Snapshots.Get(snapshot)
 	switch state {
 	case "made":
 		var w *flatWork
@@ -30,7 +30,7 @@ func (h *past) half(state, snapshot string) (end func()) {
 		}
 		return func() {
 			t.Helper()
-			family := must(h.p.latest())(t).Volumes[l.Of].LV.Name
+			family := must(h.p.latest())(t).Volumes.Get(l.Of).LV.Name
 			err := h.p.onVolume(ctx, family, func(ctx context.Context) error { return h.p.endFlat(ctx, w, errHalf) })
 			if release(); !errors.Is(err, errHalf) {
 				t.Error(err)

@@ -52,11 +52,11 @@ func (p *Pool) flattenRead(ctx context.Context, lv string) error {
 // errFlatChanged if the flat store does not reduce this number.
 func (p *Pool) readBy(ctx context.Context, lv string, layer lvm2.ID, before int) error {
 	return p.do(ctx, &change{what: "read an old snapshot of volume " + lv + " through fewer devices", act: func(ctx context.Context, v *view) error {
-		o, l := v.VolumeByLV(lv), v.Layers[layer]
+		o, l := v.VolumeByLV(lv), v.Layers.Get(layer)
 		if o == nil || l == nil {
 			return nil
 		}
-		for _, f := range v.Flats[layer] {
+		for _, f := range v.Flats.Get(layer) {
 			p.notAwaited(f)
 		}
 		if len(v.Route(o, l)) >= before {

@@ -19,7 +19,7 @@ import (
 // the extents reserved for the store, if there are some.
 func (p *Pool) addFlat(ctx context.Context, w *flatWork) error {
 	return p.do(ctx, &change{what: "make a flat store", edit: func(t *edit) error {
-		o := t.Volumes[w.flat.Of]
+		o := t.Volumes.Get(w.flat.Of)
 		if o == nil || !w.same(t.view()) {
 			return errFlatChanged
 		}
@@ -79,7 +79,7 @@ func (p *Pool) enlargeFlat(t *edit, o *catalog.Volume, lv *lvm2.LV, more lvm2.Ex
 // history needs for a flat store. It returns 0 if the kernel can read l without one, or if
 // there is one already.
 func (p *Pool) flatNeed(v *view, o *catalog.Volume, l *catalog.Layer) lvm2.Extents {
-	if l == nil || v.Layers[l.LV.ID] == nil || v.Depth(o, l) <= p.deepest {
+	if l == nil || v.Layers.Get(l.LV.ID) == nil || v.Depth(o, l) <= p.deepest {
 		return 0
 	}
 	has := lvm2.Extents(0)
@@ -111,11 +111,11 @@ func (p *Pool) flatNeed(v *view, o *catalog.Volume, l *catalog.Layer) lvm2.Exten
 // read, in addition to extents reserved before. They stay reserved until all forks of the
 // layer are hydrated.
 func (p *Pool) keepForFlat(t *edit, layer lvm2.ID) error {
-	l := t.Layers[layer]
+	l := t.Layers.Get(layer)
 	if l == nil {
 		return nil // it is being cut
 	}
-	o := t.Volumes[l.Of]
+	o := t.Volumes.Get(l.Of)
 	n := p.flatNeed(t.view(), o, l)
 	if n == 0 {
 		return nil
@@ -138,7 +138,7 @@ func (p *Pool) keepForFlat(t *edit, layer lvm2.ID) error {
 func (p *Pool) awaited(v *view, f *catalog.Flat) bool {
 	written, asked := p.facts.flats.get(f.LV.ID)
 	wait := flatSoon
-	if v.Pinned[f.Reads] {
+	if v.Pinned.Has(f.Reads) {
 		wait = flatWait
 	}
 	return asked && (written.IsZero() || time.Since(written) < wait)
@@ -185,7 +185,7 @@ func (p *Pool) idleFlat(v *view, o *catalog.Volume, has map[string]bool) *catalo
 		return nil
 	}
 	for _, f := range o.Flats {
-		l := v.Layers[f.Reads]
+		l := v.Layers.Get(f.Reads)
 		read := l != nil && has[v.snapDevice(l.LV).uuid] && has[v.cowDevice(f.LV).uuid]
 		if !read && !p.awaited(v, f) && !v.ForkNeeds(o, f) {
 			return f
@@ -221,7 +221,7 @@ func (p *Pool) dropIdleFlats(ctx context.Context, lv string) error {
 // stores that forks need stay.
 func (p *Pool) giveUpUnread() {
 	v := p.current.Load()
-	for _, o := range v.Volumes {
+	for _, o := range v.Volumes.All() {
 		unread := false
 		for _, f := range o.Flats {
 			if written, asked := p.facts.flats.get(f.LV.ID); asked && !written.IsZero() && !v.ForkNeeds(o, f) {
@@ -237,7 +237,7 @@ func (p *Pool) giveUpUnread() {
 
 // discardIdle turns the unused flat stores of all volumes into trash when a pool is opened.
 func (p *Pool) discardIdle(t *edit) error {
-	for _, o := range t.Volumes {
+	for _, o := range t.Volumes.All() {
 		if err := p.discardUnread(t, o); err != nil {
 			return err
 		}

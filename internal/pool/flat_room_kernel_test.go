@@ -73,7 +73,7 @@ func TestFlat_openedByOthers(t *testing.T) {
 	ctx := context.Background()
 	h := newDeep(t, 9, 1)
 	waitTrimmed(t, h.p)
-	l := must(h.p.latest())(t).Snapshots["s1"]
+	l := must(h.p.latest())(t).Snapshots.Get("s1")
 	ok(t, h.p.flattenLayer(ctx, l.Of, l.LV.ID))
 	f := flatsOf(t, h.p)[0]
 	var file *os.File
@@ -107,7 +107,7 @@ func TestFlat_unreadGivesWayToLiveStore(t *testing.T) {
 	h := newDeep(t, 9, 1)
 	waitTrimmed(t, h.p)
 	must(h.p.CreateVolume(ctx, VolumeSpec{Name: "reader", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: "s1"}}))(t)
-	l := must(h.p.latest())(t).Snapshots["s1"]
+	l := must(h.p.latest())(t).Snapshots.Get("s1")
 	ok(t, h.p.flattenLayer(ctx, l.Of, l.LV.ID))
 	if len(flatsOf(t, h.p)) != 1 {
 		t.Fatal("there is no flat store")

@@ -47,7 +47,7 @@ func TestKeepForFlat_untilHydrated(t *testing.T) {
 		g.cut("vol", fmt.Sprintf("s%d", i), 1)
 	}
 	p := &Pool{group: group{facts: newFacts()}, mapper: mapper{deepest: 7}}
-	layerOf := func(lv string) *catalog.Layer { return g.Layers[g.VG.LV(lv).ID] }
+	layerOf := func(lv string) *catalog.Layer { return g.Layers.Get(g.VG.LV(lv).ID) }
 	for lv, want := range map[string]lvm2.Extents{"s0": 1, "s1": 1, "s2": 0, "s8": 0} {
 		if n := p.flatNeed(g.view(), g.VolumeByLV("vol"), layerOf(lv)); n != want {
 			t.Errorf("a fork of %s needs %d extents, want %d", lv, n, want)
@@ -111,7 +111,7 @@ func TestKeepForFlat_deeperSecondFork(t *testing.T) {
 	p := &Pool{group: group{facts: newFacts()}, mapper: mapper{deepest: 3}, setting: setting{config: Config{LayerReserve: 100}}}
 	id := g.VG.LV("s0").ID
 	vol := func() *catalog.Volume { return g.VolumeByLV("vol") }
-	need := func() lvm2.Extents { return p.flatNeed(g.view(), vol(), g.Layers[id]) }
+	need := func() lvm2.Extents { return p.flatNeed(g.view(), vol(), g.Layers.Get(id)) }
 	if need() != 1 {
 		t.Fatalf("the first fork needs %d extents", need())
 	}
@@ -125,7 +125,7 @@ func TestKeepForFlat_deeperSecondFork(t *testing.T) {
 	if err := p.enlargeFlat(g.edit, vol(), kept.LV.Clone(), 1); err != nil {
 		t.Errorf("a fork's flat store does not grow: %v", err)
 	}
-	if !g.ReadsUnasked(one, g.Layers[id]) {
+	if !g.ReadsUnasked(one, g.Layers.Get(id)) {
 		t.Error("a reserved flat store counts as written")
 	}
 	cut(6, 10)
@@ -149,7 +149,7 @@ func TestKeepForFlat_deeperSecondFork(t *testing.T) {
 	c := vol().Flats[0].LV.Clone()
 	c.Tags = catalog.SetTag(c.Tags, "used", "256")
 	g.check(g.Put(c))
-	if one = g.VolumeByLV("one"); g.ReadsUnasked(one, g.Layers[id]) || need() != 0 {
+	if one = g.VolumeByLV("one"); g.ReadsUnasked(one, g.Layers.Get(id)) || need() != 0 {
 		t.Error("the written flat store does not count as a flat store")
 	}
 }

@@ -34,7 +34,7 @@ func foldLong(t *testing.T, n int) (h *past, heir string, ended chan error) {
 		h.cut(fmt.Sprint("s", i), 4*size.KiB)
 		h.write(5)
 	}
-	heir = must(h.p.latest())(t).Snapshots["heir"].LV.Name
+	heir = must(h.p.latest())(t).Snapshots.Get("heir").LV.Name
 	h.remove("gone")
 	f := newFold(h.p, h.pair())
 	ok(t, f.count(context.Background()))
@@ -184,7 +184,7 @@ func TestFlat_mergesWithoutTheKey(t *testing.T) {
 	waitTrimmed(t, h.p)
 	slowly := func(snapshot string) (w *flatWork, merge, written chan error) {
 		t.Helper()
-		l := must(h.p.latest())(t).Snapshots[snapshot]
+		l := must(h.p.latest())(t).Snapshots.Get(snapshot)
 		ok(t, h.p.onVolume(ctx, h.lv, func(ctx context.Context) (err error) {
 			w, err = h.p.beginFlat(ctx, l.Of, l.LV.ID)
 			return err
@@ -254,7 +254,7 @@ func TestFlat_poolClosed(t *testing.T) {
 	for range mergesAtOnce { // so that the next merge waits
 		h.p.merges <- struct{}{}
 	}
-	l := must(h.p.latest())(t).Snapshots["s1"]
+	l := must(h.p.latest())(t).Snapshots.Get("s1")
 	ended := make(chan error, 1)
 	go func() { ended <- h.p.flattenLayer(ctx, l.Of, l.LV.ID) }()
 	var d device
@@ -312,7 +312,7 @@ func TestFlat_tableIsNotReadAgain(t *testing.T) {
 			t.Errorf("mappings read the table again: %+v", m)
 		}
 	}
-	quiet(t, "lvchange -q --addtag somebody "+h.p.vgName+"/"+must(h.p.latest())(t).Snapshots["s3"].LV.Name)
+	quiet(t, "lvchange -q --addtag somebody "+h.p.vgName+"/"+must(h.p.latest())(t).Snapshots.Get("s3").LV.Name)
 	ok(t, h.p.refresh(ctx))
 	if known() {
 		t.Error("the table still counts as known after lvm2 has written the metadata")

@@ -123,7 +123,7 @@ func (p *Pool) recordInvalid(ctx context.Context, w *flatWork, why error) error 
 	if !w.same(v) { // the read may have seen the data of other owners
 		return errFlatChanged
 	}
-	layers := v.Volumes[w.flat.Of].Path(v.Layers[w.flat.Reads])[:len(w.layers)]
+	layers := v.Volumes.Get(w.flat.Of).Path(v.Layers.Get(w.flat.Reads))[:len(w.layers)]
 	sources, done, err := p.sources(v, layers)
 	if err != nil {
 		return errors.Join(why, err)
@@ -136,7 +136,7 @@ func (p *Pool) recordInvalid(ctx context.Context, w *flatWork, why error) error 
 			}
 			id := layers[i].LV.ID
 			err := p.record(ctx, &unrecordedLoss{id, v})
-			if now := p.current.Load().Layers[id]; err == nil && (now == nil || !now.Lost) { // it was moved
+			if now := p.current.Load().Layers.Get(id); err == nil && (now == nil || !now.Lost) { // it was moved
 				return errFlatChanged
 			}
 			return errors.Join(fmt.Errorf("%w: %w", ErrLost, why), err)

@@ -28,14 +28,14 @@ func paperWork(g *paperGroup) *flatWork {
 		g.check(g.Put(c))
 	}
 	o := g.VolumeByLV("vol")
-	path := o.Path(g.Snapshots["s0"])
+	path := o.Path(g.Snapshots.Get("s0"))
 	f := &catalog.Flat{Of: o.LV.ID, Reads: path[0].LV.ID, Over: path[2].LV.ID, Chunk: 128}
 	f.LV = catalog.NewFlat(f)
 	f.LV.Segments = catalog.AppendExtents(nil, g.take(1))
 	g.check(g.Put(f.LV))
 	p := newPool(context.Background(), Config{}, Options{})
 	p.current.Store(g.view())
-	w := &flatWork{pool: p, view: g.view(), layers: g.VolumeByLV("vol").Path(g.Snapshots["s0"])[:2], flat: f, made: g.VG.Clone(), disks: func() {}}
+	w := &flatWork{pool: p, view: g.view(), layers: g.VolumeByLV("vol").Path(g.Snapshots.Get("s0"))[:2], flat: f, made: g.VG.Clone(), disks: func() {}}
 	if !w.same(g.view()) {
 		g.Fatal("the work counts as outdated, although nothing has changed")
 	}

@@ -56,7 +56,7 @@ const foldLook = 300 * time.Millisecond // longest time that one read of a store
 
 // pair returns the fold's volume and layers.
 func (f *fold) pair(v *view) (o *catalog.Volume, heir, gone *catalog.Layer, err error) {
-	o, heir, gone = v.Volumes[f.Volume], v.Layers[f.Heir], v.Layers[f.FoldPair.Gone]
+	o, heir, gone = v.Volumes.Get(f.Volume), v.Layers.Get(f.Heir), v.Layers.Get(f.FoldPair.Gone)
 	if o == nil || heir == nil || gone == nil {
 		return nil, nil, nil, fmt.Errorf("layer %s of volume %s: %w: it was deleted", f.FoldPair.Gone, f.Volume, errFoldOver)
 	}
@@ -73,7 +73,7 @@ func (f *fold) exclusive(ctx context.Context, do func() error) error {
 	if err != nil {
 		return err
 	}
-	o := v.Volumes[f.Volume]
+	o := v.Volumes.Get(f.Volume)
 	if o == nil {
 		return errFoldOver
 	}
@@ -147,7 +147,7 @@ func (f *fold) look(ctx context.Context, l *catalog.Layer, read func(*cow.Store)
 		if _, _, _, err := f.pair(v); err != nil {
 			return err
 		}
-		fresh := v.Layers[l.LV.ID]
+		fresh := v.Layers.Get(l.LV.ID)
 		if err := readFrozen(v, fresh, read); err != nil {
 			return err
 		}
@@ -155,7 +155,7 @@ func (f *fold) look(ctx context.Context, l *catalog.Layer, read func(*cow.Store)
 			return err
 		}
 		now := f.pool.current.Load()
-		if x := now.Layers[l.LV.ID]; x == nil || !catalog.SameExtents(v.VG, fresh.LV, now.VG, x.LV) {
+		if x := now.Layers.Get(l.LV.ID); x == nil || !catalog.SameExtents(v.VG, fresh.LV, now.VG, x.LV) {
 			return fmt.Errorf("layer %s: %w: lvm2 changed its store while it was read", fresh.LV.Name, errFoldOver)
 		}
 		return nil
@@ -283,7 +283,7 @@ func (f *fold) end() error {
 	settled := f.exclusive(f.pool.ctx, func() error {
 		f.pool.folder.running.CompareAndSwap(f, nil)
 		return f.pool.do(f.pool.ctx, &change{what: "remove the devices of a fold", act: func(ctx context.Context, v *view) error {
-			if o := v.Volumes[f.Volume]; o != nil {
+			if o := v.Volumes.Get(f.Volume); o != nil {
 				return f.pool.retire(ctx, v, []string{o.LV.Name})
 			}
 			return f.pool.sweep(ctx, v)
@@ -304,7 +304,7 @@ func (f *fold) end() error {
 // leave removes the fold's devices while the pool is being closed.
 func (f *fold) leave(ctx context.Context) error {
 	v := f.pool.current.Load() // the last read of the metadata may have been cut short
-	o := v.Volumes[f.Volume]
+	o := v.Volumes.Get(f.Volume)
 	if o == nil {
 		return nil
 	}

@@ -139,12 +139,12 @@ func foldAll(t *testing.T, p *Pool) (folds int) {
 			return folds
 		}
 		f := newFold(p, pairs[0])
-		heir, gone := v.Layers[f.Heir], v.Layers[f.FoldPair.Gone]
+		heir, gone := v.Layers.Get(f.Heir), v.Layers.Get(f.FoldPair.Gone)
 		ok(t, f.count(context.Background()))
 		t.Logf("folding %s (chunks of %v) into %s (%d of %v): %d to copy", gone.LV.Name, gone.Chunk.Bytes(),
 			heir.LV.Name, f.held.Count(), heir.Chunk.Bytes(), f.todo().Count())
 		ok(t, f.run(context.Background()))
-		if l := must(p.latest())(t).Layers[f.Heir]; !l.Superset || l.Through != gone.Through {
+		if l := must(p.latest())(t).Layers.Get(f.Heir); !l.Superset || l.Through != gone.Through {
 			t.Errorf("the heir is not marked: %v", l.LV.Tags)
 		}
 		folds++
@@ -158,11 +158,11 @@ func waitNotFlattened(t *testing.T, p *Pool) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		v := must(p.latest())(t)
-		if len(v.Flattened) == 0 {
+		if v.Flattened.Len() == 0 {
 			return
 		}
 		if time.Now().After(end) {
-			t.Fatalf("%d layers are parts of flat stores that nobody reads by", len(v.Flattened))
+			t.Fatalf("%d layers are parts of flat stores that nobody reads by", v.Flattened.Len())
 		}
 	}
 }
@@ -186,8 +186,8 @@ func openSnapshot(t *testing.T, p *Pool, name string) (f *os.File) {
 	release := must(p.keys.lock(ctx, lvKey(of)))(t)
 	defer release()
 	ok(t, p.do(ctx, &change{what: "open a snapshot", act: func(ctx context.Context, w *view) error {
-		l := w.Snapshots[name]
-		dev, err := p.chainUp(ctx, w, w.Volumes[l.Of], l)
+		l := w.Snapshots.Get(name)
+		dev, err := p.chainUp(ctx, w, w.Volumes.Get(l.Of), l)
 		if err == nil {
 			f, err = os.OpenFile(dev, os.O_RDONLY|unix.O_DIRECT, 0)
 		}

@@ -127,7 +127,7 @@ func (w *folder) round(ctx context.Context) {
 // due reports whether to try to fold a pair: it was not counted yet, or it is worth
 // it, and nobody is using its layers.
 func (w *folder) due(v *view, pair catalog.FoldPair) bool {
-	heir, gone := v.Layers[pair.Heir], v.Layers[pair.Gone]
+	heir, gone := v.Layers.Get(pair.Heir), v.Layers.Get(pair.Gone)
 	if !heir.Trimmed || !gone.Trimmed {
 		return false // their usage is not known yet
 	}

@@ -222,7 +222,7 @@ func (p *Pool) sourceKeys(spec VolumeSpec) ([]string, error) {
 		return nil, err
 	}
 	if l := v.SnapshotByLV(spec.Source.LV); l != nil {
-		return []string{lvKey(v.Volumes[l.Of].LV.Name)}, nil
+		return []string{lvKey(v.Volumes.Get(l.Of).LV.Name)}, nil
 	}
 	return nil, nil // a repeated call may find the volume even if its source is gone
 }

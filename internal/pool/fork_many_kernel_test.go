@@ -176,7 +176,7 @@ func TestFork_randomOperations(t *testing.T) {
 	forks, steps := 0, 0
 	for end := time.Now().Add(*forksFor); time.Now().Before(end); steps++ {
 		f.counts[f.step()]++
-		for _, o := range must(f.p.latest())(t).Volumes {
+		for _, o := range must(f.p.latest())(t).Volumes.All() {
 			if o.Forked() {
 				forks++
 			}

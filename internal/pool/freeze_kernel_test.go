@@ -383,8 +383,8 @@ func TestFreeze_groupLockedByLVM2(t *testing.T) {
 		t.Errorf("the cut returned %v, want ErrFreeze", err)
 	}
 	ok(t, p.refresh(ctx))
-	if now := must(p.latest())(t); now.VG.Seqno != before || len(now.Layers) != 0 {
-		t.Errorf("the group is at generation %d with %d layers, want %d without layers", now.VG.Seqno, len(now.Layers), before)
+	if now := must(p.latest())(t); now.VG.Seqno != before || now.Layers.Len() != 0 {
+		t.Errorf("the group is at generation %d with %d layers, want %d without layers", now.VG.Seqno, now.Layers.Len(), before)
 	}
 	must(p.CreateSnapshot(ctx, "s", v.LV))(t)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
@@ -157,7 +156,7 @@ func (p *Pool) poolConditions(v *view) []Condition {
 	if m := p.metadata(v); m.full() {
 		out = append(out, Condition{Degraded, "MetadataFull", p.roomForText(v).Error()})
 	}
-	if v.Free.Size() == 0 && slices.ContainsFunc(slices.Collect(maps.Values(v.Snapshots)), func(l *catalog.Layer) bool { return !v.describeSnapshot(l).Lost }) {
+	if v.Free.Size() == 0 && slices.ContainsFunc(slices.Collect(v.Snapshots.Values()), func(l *catalog.Layer) bool { return !v.describeSnapshot(l).Lost }) {
 		out = append(out, Condition{Degraded, "PoolFull",
 			"no free extent is left: snapshots whose stores cannot grow will be lost; delete volumes or snapshots, or extend the volume group"})
 	}

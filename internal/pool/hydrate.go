@@ -110,13 +110,13 @@ func (h *hydrator) start(lv string) {
 func (h *hydrator) settled(before, after *view) {
 	now := h.pool.current.Load() // after a long act, the view after is old
 	h.mu.Lock()
-	maps.DeleteFunc(h.windows, func(id lvm2.ID, _ *window) bool { return now.Volumes[id] == nil })
+	maps.DeleteFunc(h.windows, func(id lvm2.ID, _ *window) bool { return now.Volumes.Get(id) == nil })
 	h.mu.Unlock()
-	for id, o := range after.Volumes {
+	for id, o := range after.Volumes.All() {
 		if !o.Forked() {
 			continue
 		}
-		if before == nil || before.Volumes[id] == nil || !before.Volumes[id].Forked() {
+		if before == nil || before.Volumes.Get(id) == nil || !before.Volumes.Get(id).Forked() {
 			h.start(o.LV.Name)
 		}
 	}

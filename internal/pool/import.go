@@ -55,5 +55,5 @@ func (p *Pool) importLV(ctx context.Context, v *view, spec ImportSpec) (vol Volu
 	if err != nil {
 		return Volume{}, err
 	}
-	return now.describe(now.Volumes[lv.ID]), nil
+	return now.describe(now.Volumes.Get(lv.ID)), nil
 }

@@ -160,7 +160,7 @@ func Inspect(ctx context.Context, c Config, o Options) (*Inspection, error) {
 	out := &Inspection{PoolState: l.poolState(), Volumes: []VolumeState{}}
 	out.LeftOut = i.leftOut(l.view)
 	plans := l.plans()
-	for _, o := range l.view.Volumes {
+	for _, o := range l.view.Volumes.All() {
 		s := l.volumeState(o)
 		s.Plan = plans[o]
 		if top := l.at(o.LV, ""); top != nil {
@@ -244,7 +244,7 @@ func (l *look) volumeState(o *catalog.Volume) VolumeState {
 		s.Source, s.SourcePool = &o.Source, o.SourcePool
 	}
 	s.Deed = catalog.DeedOf(o.LV)
-	if from := v.Layers[o.CopyOf]; from != nil {
+	if from := v.Layers.Get(o.CopyOf); from != nil {
 		s.Hydration = &Hydration{Done: (from.Length - o.Hydrated.Missing(from.Length).Size()).Bytes(), Total: from.Length.Bytes()}
 	}
 	if top := l.at(o.LV, ""); top != nil {
@@ -307,7 +307,7 @@ func (l *look) layerState(o *catalog.Volume, x *catalog.Layer) LayerState {
 		used := x.Used.Bytes()
 		s.Used = &used
 	}
-	for _, other := range l.view.Volumes {
+	for _, other := range l.view.Volumes.All() {
 		if other.From() == x.LV.ID {
 			s.Readers = append(s.Readers, other.LV.Name)
 		}
@@ -366,7 +366,7 @@ func (l *look) lvm2Snapshots(o *lvm2.LV) []LayerState {
 			continue
 		}
 		store := l.view.VG.LV(seg.COWStore)
-		if store == nil || l.view.Layers[store.ID] != nil {
+		if store == nil || l.view.Layers.Get(store.ID) != nil {
 			continue
 		}
 		s := LayerState{

@@ -28,7 +28,7 @@ func (i *inspector) mounted(v *view) (map[string][]string, error) {
 		return nil, err
 	}
 	out := map[string][]string{}
-	for _, o := range v.Volumes {
+	for _, o := range v.Volumes.All() {
 		if o.Deleted {
 			continue
 		}

@@ -129,7 +129,7 @@ func TestInspect_readOldest(t *testing.T) {
 	var f *os.File
 	alone("open a snapshot", func(ctx context.Context, v *view) error {
 		l := v.SnapshotByLV("s1")
-		dev, err := p.chainUp(ctx, v, v.Volumes[l.Of], l)
+		dev, err := p.chainUp(ctx, v, v.Volumes.Get(l.Of), l)
 		if err == nil {
 			f, err = os.Open(dev)
 		}

@@ -21,7 +21,7 @@ const notActive = "not active"
 // checkStore reads the exception store of a layer, if the store's device is active.
 func (i *inspector) checkStore(ctx context.Context, id lvm2.ID, r *report) error {
 	return i.locked(ctx, func(v *view) error {
-		l := v.Layers[id]
+		l := v.Layers.Get(id)
 		if l == nil {
 			return nil // deleted in the meantime
 		}

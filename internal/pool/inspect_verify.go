@@ -97,8 +97,8 @@ func (i *inspector) verify(ctx context.Context) (*report, error) {
 	r.checkEntered(l)
 	r.CheckMetadata(l.view.View)
 	r.checkDevices(l)
-	for id, x := range l.view.Layers {
-		if x.Lost || l.view.Volumes[x.Of].Theirs() != "" {
+	for id, x := range l.view.Layers.All() {
+		if x.Lost || l.view.Volumes.Get(x.Of).Theirs() != "" {
 			continue // lost, or managed by LVM2
 		}
 		if l.at(x.LV, "") == nil {

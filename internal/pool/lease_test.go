@@ -35,8 +35,8 @@ func TestCommitter_lateActs(t *testing.T) {
 	if c.end(ended{fresh, v, v}); len(c.acts) != 0 || unsettled() != 0 {
 		t.Errorf("after an act that ended in time, the committer waits for %v, and %d volumes are unsettled", c.acts, unsettled())
 	}
-	if c.end(ended{stuck, v, v}); unsettled() != len(v.Volumes) {
-		t.Errorf("after the late act, %d of %d volumes are unsettled, want all", unsettled(), len(v.Volumes))
+	if c.end(ended{stuck, v, v}); unsettled() != v.Volumes.Len() {
+		t.Errorf("after the late act, %d of %d volumes are unsettled, want all", unsettled(), v.Volumes.Len())
 	}
 }
 
@@ -144,7 +144,7 @@ func TestRecord_storeWasMoved(t *testing.T) {
 		paper.volume("vol", 8)
 		paper.cut("vol", "s0", 2)
 		paper.cut("vol", "s1", 2)
-		id, loss := paper.Snapshots["s0"].LV.ID, unrecordedLoss{layer: paper.Snapshots["s0"].LV.ID}
+		id, loss := paper.Snapshots.Get("s0").LV.ID, unrecordedLoss{layer: paper.Snapshots.Get("s0").LV.ID}
 		if c.read {
 			own := *paper.view()
 			own.VG = own.VG.Clone()
@@ -161,7 +161,7 @@ func TestRecord_storeWasMoved(t *testing.T) {
 		if err := g.record(t.Context(), &loss); err != nil {
 			t.Fatal(err)
 		}
-		if now := g.current.Load().Layers[id]; now.Lost != c.lost {
+		if now := g.current.Load().Layers.Get(id); now.Lost != c.lost {
 			t.Errorf("%s: recorded as lost: %v, want %v", name, now.Lost, c.lost)
 		}
 	}
@@ -181,10 +181,10 @@ func TestRecorded_volumesRemovedByLVM2(t *testing.T) {
 	p.current.Store(now)
 	go p.answer(t.Context())
 	c := p.convergence(then, "gone", demand{})
-	if err := c.recorded(t.Context(), &unrecordedLoss{layer: then.Snapshots["s0"].LV.ID}); !errors.Is(err, errLeft) {
+	if err := c.recorded(t.Context(), &unrecordedLoss{layer: then.Snapshots.Get("s0").LV.ID}); !errors.Is(err, errLeft) {
 		t.Errorf("a convergence without volumes returned %v, want errLeft", err)
 	}
-	if c = p.convergence(then, "vol", demand{}); c.recorded(t.Context(), &unrecordedLoss{layer: then.Snapshots["s0"].LV.ID}) != nil || len(c.members) != 1 {
+	if c = p.convergence(then, "vol", demand{}); c.recorded(t.Context(), &unrecordedLoss{layer: then.Snapshots.Get("s0").LV.ID}) != nil || len(c.members) != 1 {
 		t.Error("a convergence lost a volume that still exists")
 	}
 }

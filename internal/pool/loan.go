@@ -94,7 +94,7 @@ func (p *Pool) lent(id lvm2.ID) (o *catalog.Volume, from catalog.Original, err e
 	if err != nil {
 		return nil, from, err
 	}
-	if o = v.Volumes[id]; o == nil || o.LentTo == "" || o.Deleted {
+	if o = v.Volumes.Get(id); o == nil || o.LentTo == "" || o.Deleted {
 		return nil, from, fmt.Errorf("the loan %s of volume group %s: %w", id, p.vgName, ErrNotFound)
 	}
 	l, source, err := v.ReadFrom(o)
@@ -134,7 +134,7 @@ func (p *Pool) openLoan(ctx context.Context, id lvm2.ID) (*os.File, error) {
 	}
 	return run(ctx, &p.group, []string{lvKey(o.LV.Name)}, func(ctx context.Context) (f *os.File, err error) {
 		return f, p.do(ctx, &change{what: "open the content of loan " + o.Name, act: func(ctx context.Context, v *view) error {
-			o := v.Volumes[id]
+			o := v.Volumes.Get(id)
 			if o == nil {
 				return fmt.Errorf("the loan %s of volume group %s: %w", id, p.vgName, ErrNotFound)
 			}
@@ -154,7 +154,7 @@ func (p *Pool) recall(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	o := v.Named[name]
+	o := v.Named.Get(name)
 	if o == nil || o.LentTo == "" {
 		return nil
 	}
@@ -191,7 +191,7 @@ func (s *Set) recallLoans(ctx context.Context) error {
 		if err != nil {
 			continue
 		}
-		for _, o := range v.Volumes {
+		for _, o := range v.Volumes.All() {
 			if o.LentTo == "" || o.Deleted {
 				continue
 			}
@@ -219,7 +219,7 @@ func (p *Pool) giveBack(ctx context.Context, name string, from *Pool, loan *cata
 	if err != nil {
 		return err
 	}
-	if o := v.Named[name]; o != nil && o.Copying != nil && o.Copying.Loan == loan.LV.ID {
+	if o := v.Named.Get(name); o != nil && o.Copying != nil && o.Copying.Loan == loan.LV.ID {
 		return nil
 	}
 	return from.recall(ctx, loan.Name)

@@ -118,7 +118,7 @@ func TestProtect_whenOpened(t *testing.T) {
 	v := must(p.latest())(t)
 	for _, lv := range v.VG.LVs {
 		plain := lv.Name == "forkbase" || lv.Name == "base" || catalog.SnapshotSegment(lv) != nil
-		for _, l := range v.Layers {
+		for _, l := range v.Layers.All() {
 			plain = plain || l.LV == lv && l.Snap != nil
 		}
 		if !v.IsTrash(lv) && catalog.Untouchable(lv) == plain {

@@ -73,7 +73,7 @@ func (p *Pool) collected(v *view, o *catalog.Volume) error {
 // store has a device, and its snapshot device is either missing or has an active table. A
 // snapshot device without an active table still waits for its cut.
 func (p *Pool) begunInKernel(v *view, l *catalog.Layer) (bool, error) {
-	if l.Named || v.Pinned[l.LV.ID] {
+	if l.Named || v.Pinned.Has(l.LV.ID) {
 		return true, nil
 	}
 	store, err := p.find(v.cowDevice(l.LV))
@@ -99,11 +99,11 @@ func (p *Pool) tableOf(d device) (dm.Table, error) {
 // record, because urgent changes do not wait for acts.
 func (g *group) record(ctx context.Context, loss *unrecordedLoss) error {
 	err := g.submit(ctx, &change{fast: true, loose: true, edit: func(t *edit) error {
-		l := t.Layers[loss.layer]
-		if l == nil || l.Lost || loss.read != nil && !catalog.SameExtents(loss.read.VG, loss.read.Layers[loss.layer].LV, t.VG, l.LV) {
+		l := t.Layers.Get(loss.layer)
+		if l == nil || l.Lost || loss.read != nil && !catalog.SameExtents(loss.read.VG, loss.read.Layers.Get(loss.layer).LV, t.VG, l.LV) {
 			return nil
 		}
-		return t.Lose(t.Volumes[l.Of], l)
+		return t.Lose(t.Volumes.Get(l.Of), l)
 	}})
 	if err != nil {
 		return fmt.Errorf("recording that a snapshot is lost: %w", err)
@@ -114,11 +114,11 @@ func (g *group) record(ctx context.Context, loss *unrecordedLoss) error {
 // recordLost records the loss of a layer that the kernel has marked invalid.
 func (p *Pool) recordLost(ctx context.Context, id lvm2.ID) error {
 	return p.do(ctx, &change{fast: true, what: "record the loss of a snapshot", edit: func(t *edit) error {
-		l := t.Layers[id]
+		l := t.Layers.Get(id)
 		if l == nil || l.Lost || !p.dropped(t.view().snapDevice(l.LV)) {
 			return nil
 		}
-		return t.Lose(t.Volumes[l.Of], l)
+		return t.Lose(t.Volumes.Get(l.Of), l)
 	}})
 }
 
@@ -161,7 +161,7 @@ func (c *convergence) recorded(ctx context.Context, loss *unrecordedLoss) error 
 	members := c.members
 	c.members = nil
 	for _, o := range members {
-		if now := c.view.Volumes[o.LV.ID]; now != nil {
+		if now := c.view.Volumes.Get(o.LV.ID); now != nil {
 			c.members = append(c.members, now)
 		}
 	}

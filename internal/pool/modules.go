@@ -101,7 +101,7 @@ func (p *Pool) modules(v *view) ([]Module, error) {
 		out = append(out, m)
 	}
 	used := map[string]bool{}
-	for _, o := range v.Volumes {
+	for _, o := range v.Volumes.All() {
 		if o.FS != "" && !o.Deleted {
 			used[o.FS] = true
 		}

@@ -110,7 +110,10 @@ func TestHasFilesystem_missing(t *testing.T) {
 		}
 	}
 	p := testPool(t, nil)
-	lacking := &view{View: &catalog.View{Volumes: map[lvm2.ID]*catalog.Volume{"a": {FS: "ext4"}, "b": {FS: "nonesuch"}, "c": {FS: "none", Deleted: true}}}}
+	lacking := &view{View: &catalog.View{}}
+	for id, o := range map[lvm2.ID]*catalog.Volume{"a": {FS: "ext4"}, "b": {FS: "nonesuch"}, "c": {FS: "none", Deleted: true}} {
+		lacking.Volumes.Set(id, o)
+	}
 	if all := p.moduleConditions(lacking); len(all) != 1 || !strings.Contains(all[0].Message, "modprobe nonesuch") {
 		t.Errorf("the conditions are %+v, want one for nonesuch", all)
 	}

@@ -172,7 +172,7 @@ func (m *monitor) survey(v *view, now time.Time) {
 	m.seen, m.stale, m.surveyed = v, false, now
 	former := m.stores
 	m.stores = map[lvm2.ID]*filling{}
-	for _, o := range v.Volumes {
+	for _, o := range v.Volumes.All() {
 		if !o.Merging && has[v.realDevice(o.LV).uuid] {
 			for _, l := range o.Layers {
 				snap := v.snapDevice(l.LV)

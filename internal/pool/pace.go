@@ -117,7 +117,7 @@ func (c *pace) used(v *view) bool {
 		return false
 	}
 	ours := map[string]bool{}
-	for _, o := range v.Volumes {
+	for _, o := range v.Volumes.All() {
 		ours[lvm2.DMName(v.VG.Name, o.LV.Name, "")] = true
 	}
 	now := map[dm.Device]blockUse{}

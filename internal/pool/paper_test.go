@@ -11,8 +11,8 @@ import (
 func rollbackGroup(t *testing.T) *view {
 	t.Helper()
 	v := newView(catalogtest.Group(t), nil)
-	if len(v.Strange) > 0 || len(v.Volumes) != 2 || len(v.Snapshots) != 2 {
-		t.Fatalf("%d volumes, %d snapshots, %v", len(v.Volumes), len(v.Snapshots), v.Strange)
+	if len(v.Strange) > 0 || v.Volumes.Len() != 2 || v.Snapshots.Len() != 2 {
+		t.Fatalf("%d volumes, %d snapshots, %v", v.Volumes.Len(), v.Snapshots.Len(), v.Strange)
 	}
 	return v
 }

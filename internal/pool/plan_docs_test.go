@@ -45,7 +45,7 @@ func TestPlan_flatStoreAsInTheDocs(t *testing.T) {
 	}
 	r.converge("six snapshots", situation{active: []string{"vol"}})
 	o := r.VolumeByLV("vol")
-	path := o.Path(r.Snapshots["s1"])
+	path := o.Path(r.Snapshots.Get("s1"))
 	f := &catalog.Flat{Of: o.LV.ID, Reads: path[0].LV.ID, Over: path[5].LV.ID, Chunk: 8}
 	lv := catalog.NewFlat(f)
 	lv.Tags = catalog.SetTag(lv.Tags, "used", "32")

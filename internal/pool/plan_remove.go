@@ -202,7 +202,7 @@ func (p *planner) collecting(d *kernelDevice) (uuids []string) {
 func (p *planner) removal(d *kernelDevice) step {
 	id, layer, _ := catalog.SplitUUID(p.VG.ID, d.uuid)
 	s := step{do: stepRemove, device: device{name: d.Name, uuid: d.uuid, udev: udevReal}, of: p.OwnerOf(lvm2.ID(id))}
-	switch l := p.Layers[lvm2.ID(id)]; {
+	switch l := p.Layers.Get(lvm2.ID(id)); {
 	case s.of == nil:
 	case layer == layerCOW:
 		s.udev = udevCOW

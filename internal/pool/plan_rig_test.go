@@ -197,7 +197,7 @@ type situation struct {
 func (r *rig) plan(s situation) []step {
 	open := slices.Clone(s.active)
 	for _, name := range s.read {
-		open = append(open, strings.TrimPrefix(r.view().snapDevice(r.Snapshots[name].LV).name, "vg-"))
+		open = append(open, strings.TrimPrefix(r.view().snapDevice(r.Snapshots.Get(name).LV).name, "vg-"))
 	}
 	r.opens(open)
 	family := r.paperGroup.family("vol")

@@ -185,7 +185,7 @@ func TestPlan_publishedReadOnly(t *testing.T) {
 	r.cut("vol", "s2", 8)
 	r.converge("next cut", both)
 	r.grow("s1", 1)
-	loads("a frozen store that was live", r.view().cowDevice(r.Snapshots["s1"].LV))
+	loads("a frozen store that was live", r.view().cowDevice(r.Snapshots.Get("s1").LV))
 }
 
 // TestPlan_heldDevices: a held device stays suspended; all other suspended devices are
@@ -356,7 +356,7 @@ func TestPlan_missingStore(t *testing.T) {
 	r.cut("vol", "s1", 8)
 	family := r.paperGroup.family("vol")
 	w := r.view().want(family, r.inUseBy([]string{"vol"}), running{}, r.kernel)
-	cow := r.view().cowDevice(r.Snapshots["s1"].LV)
+	cow := r.view().cowDevice(r.Snapshots.Get("s1").LV)
 	w.devices, w.kept[cow.uuid] = slices.DeleteFunc(w.devices, func(d wanted) bool { return d.uuid == cow.uuid }), ErrUnavailable
 	r.expect("its disk is missing", r.steps(w.plan(family, r.kernel)),
 		"create vol-real", "load vol-real: 0 65536 linear 0:0 2048", "resume vol-real")

@@ -323,7 +323,7 @@ func waitTrimmed(t *testing.T, p *Pool) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		v, left := must(p.latest())(t), 0
-		for _, l := range v.Layers {
+		for _, l := range v.Layers.All() {
 			if l.Snap == nil && !l.Trimmed {
 				left++
 			}

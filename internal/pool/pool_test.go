@@ -63,7 +63,8 @@ func TestSettled_wakes(t *testing.T) {
 // after the act's change, and drops the window of a volume that is gone.
 func TestSettled_lateAct(t *testing.T) {
 	old := &view{View: &catalog.View{VG: &lvm2.VG{}}}
-	now := &view{View: &catalog.View{VG: &lvm2.VG{}, Volumes: map[lvm2.ID]*catalog.Volume{"fork": {}}}}
+	now := &view{View: &catalog.View{VG: &lvm2.VG{}}}
+	now.Volumes.Set("fork", &catalog.Volume{})
 	p := &Pool{group: group{facts: newFacts()}}
 	p.current.Store(now)
 	h := newHydrator(p)

@@ -49,7 +49,7 @@ func (p *Pool) follow(ctx context.Context, before *view) error {
 	err := p.do(ctx, &change{what: "follow changes of volume group " + p.vgName, edit: func(t *edit) error {
 		return errors.Join(t.WithoutMapped(), t.Protect())
 	}, act: func(ctx context.Context, v *view) error {
-		for id, o := range v.Volumes {
+		for id, o := range v.Volumes.All() {
 			if o.Former != "" { // the caretaker removes its devices once no operation uses them
 				p.facts.unsettled.put(id, true)
 			}

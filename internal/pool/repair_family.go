@@ -27,7 +27,7 @@ func (v *view) families(all []dm.ListEntry) map[string][]lvm2.ID {
 		}
 	}
 	out, active := map[string][]lvm2.ID{}, map[string]bool{}
-	for id, o := range v.Volumes {
+	for id, o := range v.Volumes.All() {
 		root := v.Root(o.LV.Name)
 		out[root] = append(out[root], id)
 		for _, lv := range o.Parts() {
@@ -132,7 +132,7 @@ func (p *Pool) lookAtPlain(ctx context.Context, all []dm.ListEntry) (seen map[st
 // isRight reports whether a family is a single plain volume whose devices, k, need no
 // change. Before it asks for any status, it makes sure that no device is suspended.
 func (p *Pool) isRight(ctx context.Context, v *view, ids []lvm2.ID, k kernel) bool {
-	o := v.Volumes[ids[0]]
+	o := v.Volumes.Get(ids[0])
 	if len(ids) != 1 || len(k) == 0 || !v.plain(o) {
 		return false
 	}
@@ -166,7 +166,7 @@ func (p *Pool) repairFamily(ctx context.Context, v *view, ids []lvm2.ID, seen ke
 	}
 	of := map[*catalog.Volume]bool{}
 	for _, id := range ids {
-		if o := v.Volumes[id]; o != nil {
+		if o := v.Volumes.Get(id); o != nil {
 			for _, lv := range v.Family(o.LV.Name) {
 				of[v.VolumeByLV(lv)] = true
 			}

@@ -5,7 +5,6 @@ package pool
 import (
 	"bytes"
 	"context"
-	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -62,7 +61,7 @@ func testPool(t *testing.T, change func(*Config)) *Pool {
 			return // the next test blanks the disks
 		}
 		if v := p.current.Load(); p.ctx.Err() == nil {
-			for _, o := range v.Volumes { // LVM2 does not know the devices of a fork
+			for _, o := range v.Volumes.All() { // LVM2 does not know the devices of a fork
 				waitHydrated(t, p, o.LV.Name)
 			}
 		}
@@ -110,7 +109,7 @@ func openPool(t *testing.T, c Config) *Pool {
 	t.Cleanup(func() {
 		// LVM2 does not know the devices of a fork.
 		for end := time.Now().Add(20 * time.Second); !t.Failed() && p.ctx.Err() == nil && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-			if forks := slices.ContainsFunc(slices.Collect(maps.Values(p.current.Load().Volumes)), (*catalog.Volume).Forked); !forks {
+			if forks := slices.ContainsFunc(slices.Collect(p.current.Load().Volumes.Values()), (*catalog.Volume).Forked); !forks {
 				p.refresh(context.Background()) // its devices match afterwards
 				break
 			}

@@ -122,7 +122,7 @@ func (p *Pool) rollbackOf(v *view, spec RollbackSpec) (*catalog.Volume, *catalog
 	if l == nil {
 		return nil, nil, fmt.Errorf("snapshot %s/%s: %w", v.VG.Name, spec.Snapshot, ErrNotFound)
 	}
-	of := v.Volumes[l.Of]
+	of := v.Volumes.Get(l.Of)
 	if of.Known() != o.LV.Name {
 		return nil, nil, fmt.Errorf("%w: snapshot %s belongs to volume %s", ErrPrecondition, l.LV.Name, of.Known())
 	}
@@ -173,7 +173,7 @@ func (p *Pool) rollBack(ctx context.Context, t *edit, spec RollbackSpec) (Rolled
 		return RolledBack{}, err
 	}
 	r := t.view().rolledBack(o, l)
-	kind, err := t.KindOf(t.Volumes[l.Of])
+	kind, err := t.KindOf(t.Volumes.Get(l.Of))
 	if err != nil {
 		return RolledBack{}, err
 	}

@@ -54,7 +54,7 @@ func (p *Pool) startOver(ctx context.Context, lv string) error {
 	if err != nil {
 		return err
 	}
-	if o := v.VolumeByLV(lv); o == nil || !o.Transient || !o.Begun || v.Layers[o.Reads] == nil || !v.Layers[o.Reads].Blank {
+	if o := v.VolumeByLV(lv); o == nil || !o.Transient || !o.Begun || v.Layers.Get(o.Reads) == nil || !v.Layers.Get(o.Reads).Blank {
 		return nil
 	}
 	return p.onVolume(ctx, lv, func(ctx context.Context) error {
@@ -70,10 +70,10 @@ func (p *Pool) startOver(ctx context.Context, lv string) error {
 		}
 		return p.do(ctx, &change{what: "record that volume " + lv + " begins again", edit: func(t *edit) error {
 			o := t.VolumeByLV(lv)
-			if o == nil || t.Layers[o.Reads] == nil {
+			if o == nil || t.Layers.Get(o.Reads) == nil {
 				return nil
 			}
-			return t.StartOver(o, t.Layers[o.Reads])
+			return t.StartOver(o, t.Layers.Get(o.Reads))
 		}})
 	})
 }

@@ -30,7 +30,7 @@ func TestScrub_writersNotHeld(t *testing.T) {
 		}
 		s := v.ForkStore(o)
 		ok(t, p.do(ctx, &change{what: "fork", act: func(ctx context.Context, v *view) error {
-			return p.forkUp(ctx, v, v.Volumes[o.LV.ID])
+			return p.forkUp(ctx, v, v.Volumes.Get(o.LV.ID))
 		}}))
 		cow := v.cowDevice(s.LV)
 		g := &growth{storeID: s.LV.ID} // a brake that delays the end of the wipe

@@ -33,7 +33,7 @@ func (p *Pool) CreateSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 		return Snapshot{}, err
 	}
 	return onceRoom(ctx, p, func() (Snapshot, error) { // everything again for each attempt, because folds and writers run in between
-		if v, err := p.latest(); err == nil && v.Snapshots[name] == nil {
+		if v, err := p.latest(); err == nil && v.Snapshots.Get(name) == nil {
 			if err := p.syncBefore(ctx, volumeLV); err != nil {
 				return Snapshot{}, fmt.Errorf("create snapshot %q: %w", name, err)
 			}
@@ -49,8 +49,8 @@ func (p *Pool) createSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 		what := fmt.Sprintf("create snapshot %q of volume %s", name, volumeLV)
 		var id lvm2.ID
 		err := p.do(ctx, &change{what: what, edit: func(t *edit) error {
-			if l := t.Snapshots[name]; l != nil {
-				if of := t.Volumes[l.Of].Known(); of != volumeLV {
+			if l := t.Snapshots.Get(name); l != nil {
+				if of := t.Volumes.Get(l.Of).Known(); of != volumeLV {
 					return fmt.Errorf("%w: snapshot %q belongs to volume %s", ErrConflict, name, of)
 				}
 				id = l.LV.ID
@@ -80,7 +80,7 @@ func (p *Pool) createSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 		if err != nil {
 			return Snapshot{}, err
 		}
-		l := v.Layers[id]
+		l := v.Layers.Get(id)
 		if l == nil {
 			return Snapshot{}, fmt.Errorf("snapshot %q: %w: removed by somebody else", name, ErrNotFound)
 		}
@@ -100,7 +100,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, lv string) error {
 	if l == nil {
 		return nil
 	}
-	volumeLV := v.Volumes[l.Of].LV.Name
+	volumeLV := v.Volumes.Get(l.Of).LV.Name
 	return p.onVolume(ctx, volumeLV, func(ctx context.Context) error {
 		var family []string
 		return p.do(ctx, &change{what: "delete snapshot " + lv, edit: func(t *edit) error {
@@ -108,7 +108,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, lv string) error {
 			if l == nil {
 				return nil
 			}
-			if o := t.Volumes[l.Of]; o.Odd != nil {
+			if o := t.Volumes.Get(l.Of); o.Odd != nil {
 				return fmt.Errorf("snapshot %s/%s: %w: volume %s: %s", t.VG.Name, lv, ErrPrecondition, o.LV.Name, o.Theirs())
 			}
 			family = t.Family(volumeLV)
@@ -164,7 +164,7 @@ func (p *Pool) SnapshotNamed(ctx context.Context, name string) (Snapshot, error)
 	if err != nil {
 		return Snapshot{}, err
 	}
-	l := v.Snapshots[name]
+	l := v.Snapshots.Get(name)
 	if l == nil {
 		return Snapshot{}, fmt.Errorf("snapshot named %q in pool %s: %w", name, p.name, ErrNotFound)
 	}
@@ -178,7 +178,7 @@ func (p *Pool) Snapshots(context.Context) ([]Snapshot, error) {
 		return nil, err
 	}
 	var out []Snapshot
-	for _, l := range v.Snapshots {
+	for _, l := range v.Snapshots.All() {
 		out = append(out, v.describeSnapshot(l))
 	}
 	slices.SortFunc(out, func(a, b Snapshot) int { return strings.Compare(a.LV, b.LV) })
@@ -186,6 +186,6 @@ func (p *Pool) Snapshots(context.Context) ([]Snapshot, error) {
 }
 
 func (v *view) describeSnapshot(l *catalog.Layer) Snapshot {
-	o := v.Volumes[l.Of]
+	o := v.Volumes.Get(l.Of)
 	return Snapshot{Name: l.Name, LV: l.LV.Name, Volume: o.Known(), Mode: o.Mode, FSType: o.FS, Size: l.Length.Bytes(), Asked: catalog.Asked(l.Asked, l.Length.Bytes()), Created: l.Created, Lost: v.LostSnapshot(l)}
 }

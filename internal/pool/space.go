@@ -52,7 +52,7 @@ func (p *Pool) wipedSoon(v *view, kind size.Bytes) (n lvm2.Extents) {
 // stores will free: all but the first extent of each store. Stores that could not be trimmed,
 // and stores of volumes that LVM2 manages, do not count.
 func (p *Pool) trimmedSoon(v *view, kind size.Bytes) (n lvm2.Extents) {
-	for _, o := range v.Volumes {
+	for _, o := range v.Volumes.All() {
 		for _, l := range o.Layers {
 			if o.Theirs() == "" && p.canTrim(v, l) && !p.caretaker.failed(o, careTrim) {
 				n += max(1, v.SizeOn(l.LV, kind)) - 1

@@ -29,7 +29,7 @@ func TestRoomForStore_halfOfTheReserve(t *testing.T) {
 
 // allTrimmed marks the stores of all layers as trimmed, so that none has room to give.
 func allTrimmed(v *view) {
-	for _, l := range v.Layers {
+	for _, l := range v.Layers.All() {
 		l.Trimmed = true
 	}
 }

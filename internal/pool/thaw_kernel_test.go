@@ -72,7 +72,7 @@ func TestStillFails_errorIsOver(t *testing.T) {
 		t.Fatalf("the block is not on the volume at a sector, but at byte %d", at)
 	}
 	group := must(p.latest())(t)
-	hole := uint64(group.VG.Offset(group.VG.PVs[0], group.Named["base"].LV.Segments[0].Stripes[0].Start) + size.Bytes(at).Sectors())
+	hole := uint64(group.VG.Offset(group.VG.PVs[0], group.Named.Get("base").LV.Segments[0].Stripes[0].Start) + size.Bytes(at).Sectors())
 	reload(fmt.Sprintf("0 %d linear %s %d\n%[1]d 8 error\n%[4]d %[5]d linear %[2]s %[6]d", hole, disk, offset, hole+8, n-hole-8, offset+hole+8))
 	must(f.WriteAt(block, 0))(t)
 	if err := unix.SyncFileRange(int(f.Fd()), 0, 4096, unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER); !errors.Is(err, unix.EIO) {

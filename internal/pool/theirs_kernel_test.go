@@ -165,6 +165,6 @@ func trashOf(t *testing.T, p *Pool) (lv string, letGo func()) {
 	id := must(p.latest())(t).VG.LV(v.LV).ID
 	// The open file keeps the trash from being wiped.
 	f := must(os.Open(must(p.Activate(ctx, v.LV))(t)))(t)
-	ok(t, p.do(ctx, &change{what: "delete an open volume", edit: func(t *edit) error { return t.DeleteVolume(t.Volumes[id]) }}))
+	ok(t, p.do(ctx, &change{what: "delete an open volume", edit: func(t *edit) error { return t.DeleteVolume(t.Volumes.Get(id)) }}))
 	return catalog.TrashName(id), func() { f.Close() }
 }

@@ -63,7 +63,7 @@ func (p *Pool) trimLayer(ctx context.Context, v *view, l *catalog.Layer) error {
 		return err
 	}
 	return p.do(ctx, &change{what: "give back the end of the store of " + l.LV.Name, edit: func(t *edit) error {
-		now := t.Layers[l.LV.ID]
+		now := t.Layers.Get(l.LV.ID)
 		if now == nil || now.Snap != nil || !catalog.SameExtents(v.VG, l.LV, t.VG, now.LV) {
 			return nil // another change came first
 		}
@@ -73,7 +73,7 @@ func (p *Pool) trimLayer(ctx context.Context, v *view, l *catalog.Layer) error {
 		return p.setBoundary(t, l.LV.ID)
 	}, act: func(ctx context.Context, v *view) error {
 		p.forgetBoundaries()
-		now, o := v.Layers[l.LV.ID], v.Volumes[l.Of]
+		now, o := v.Layers.Get(l.LV.ID), v.Volumes.Get(l.Of)
 		if now == nil || o == nil {
 			return nil
 		}

@@ -29,15 +29,15 @@ func (p *Pool) Usage() (Usage, error) {
 	if err != nil {
 		return Usage{}, err
 	}
-	u := Usage{Capacity: p.capacity(v), Metadata: p.metadata(v), Unwiped: v.UnwipedFree(), Volumes: len(v.Named), Snapshots: len(v.Snapshots), Layers: len(v.Layers)}
-	for _, l := range v.Snapshots {
+	u := Usage{Capacity: p.capacity(v), Metadata: p.metadata(v), Unwiped: v.UnwipedFree(), Volumes: v.Named.Len(), Snapshots: v.Snapshots.Len(), Layers: v.Layers.Len()}
+	for _, l := range v.Snapshots.All() {
 		if v.describeSnapshot(l).Lost {
 			u.Lost++
 		}
 	}
-	for _, o := range v.Volumes {
+	for _, o := range v.Volumes.All() {
 		u.Blocks += v.Taken(o.LV)
-		if l := v.Layers[o.CopyOf]; l != nil {
+		if l := v.Layers.Get(o.CopyOf); l != nil {
 			u.Hydrating++
 			u.ToHydrate += o.Hydrated.Missing(l.Length).Size().Bytes()
 		}

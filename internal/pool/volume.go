@@ -26,7 +26,7 @@ func (p *Pool) CreateVolume(ctx context.Context, spec VolumeSpec) (Volume, error
 		return Volume{}, err
 	}
 	lv, err := onceRoom(ctx, p, func() (string, error) {
-		if v, err := p.latest(); err == nil && spec.Source.Kind == FromVolume && v.Named[spec.Name] == nil {
+		if v, err := p.latest(); err == nil && spec.Source.Kind == FromVolume && v.Named.Get(spec.Name) == nil {
 			if err := p.syncBefore(ctx, spec.Source.LV); err != nil {
 				return "", fmt.Errorf("create volume %q: %w", spec.Name, err)
 			}
@@ -261,7 +261,7 @@ func (p *Pool) VolumeNamed(ctx context.Context, name string) (Volume, error) {
 	if err != nil {
 		return Volume{}, err
 	}
-	o := v.Named[name]
+	o := v.Named.Get(name)
 	if o == nil || o.LentTo != "" {
 		return Volume{}, fmt.Errorf("volume named %q in pool %s: %w", name, p.name, ErrNotFound)
 	}
@@ -275,7 +275,7 @@ func (p *Pool) Volumes(context.Context) ([]Volume, error) {
 		return nil, err
 	}
 	var out []Volume
-	for _, o := range v.Named {
+	for _, o := range v.Named.All() {
 		if o.LentTo == "" {
 			out = append(out, v.describe(o))
 		}

@@ -113,7 +113,7 @@ func (w *wantedSet) needs(o *catalog.Volume) {
 	if _, copied := w.windows[o.LV.ID]; w.active[o.LV.ID] || copied {
 		w.content[o.LV.ID] = true
 	}
-	if from := w.Layers[o.From()]; from != nil && w.content[o.LV.ID] && o.Theirs() == "" {
+	if from := w.Layers.Get(o.From()); from != nil && w.content[o.LV.ID] && o.Theirs() == "" {
 		w.read[from.LV.ID] = true
 	}
 }

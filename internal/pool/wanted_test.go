@@ -43,7 +43,7 @@ func TestWant_history(t *testing.T) {
 	g.expect("the first is read", want(g.inUseBy(both, "s1")), append(second,
 		"s1-cow ro: 0 8192 linear 0:0 67584",
 		"s1 ro: 0 65536 snapshot <s2> <s1-cow> P 128")...)
-	fold := g.view().want(g.family("vol"), g.inUseBy(both, "s2"), running{heir: g.Snapshots["s2"].LV.ID}, kernel{}).lines()
+	fold := g.view().want(g.family("vol"), g.inUseBy(both, "s2"), running{heir: g.Snapshots.Get("s2").LV.ID}, kernel{}).lines()
 	g.expect("a layer is folded into the second", fold, append(newest[:4:4],
 		"s2-cow: 0 8192 linear 0:0 92160",
 		"s2: 0 81920 snapshot <s3> <s2-cow> PO 128")...)
@@ -103,10 +103,10 @@ func TestWant_readers(t *testing.T) {
 		"s1-cow ro: 0 8192 linear 0:0 67584",
 		"s1 ro: 0 65536 snapshot <s2> <s1-cow> P 128",
 		"show ro: 0 65536 linear <s1> 0")...)
-	g.check(g.Lose(g.VolumeByLV("vol"), g.Layers[g.Snapshots["s1"].LV.ID]))
+	g.check(g.Lose(g.VolumeByLV("vol"), g.Layers.Get(g.Snapshots.Get("s1").LV.ID)))
 	w := want(g.inUseBy([]string{"vol", "show"}))
 	g.expect("its snapshot is lost", w.lines(), append(below, "vol: 0 65536 snapshot-origin <vol-real>")...)
-	for _, d := range []device{w.topDevice(g.VolumeByLV("show").LV), w.snapDevice(g.Snapshots["s1"].LV), w.cowDevice(g.Snapshots["s1"].LV)} {
+	for _, d := range []device{w.topDevice(g.VolumeByLV("show").LV), w.snapDevice(g.Snapshots.Get("s1").LV), w.cowDevice(g.Snapshots.Get("s1").LV)} {
 		if w.kept[d.uuid] == nil {
 			t.Errorf("the device %s of a lost snapshot is not kept", d.name)
 		}
@@ -126,7 +126,7 @@ func TestWant_blocksOpenAlone(t *testing.T) {
 	}
 	r.opens([]string{"vol-real"})
 	u := g.view().inUse(g.family("vol"), r.kernel, true)
-	if live := g.Snapshots["s1"].LV.ID; u.read[live] {
+	if live := g.Snapshots.Get("s1").LV.ID; u.read[live] {
 		t.Error("the snapshot counts as read")
 	}
 	if !u.content[g.VG.LV("vol").ID] {

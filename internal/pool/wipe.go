@@ -286,7 +286,7 @@ func (p *Pool) settleSoon(v *view) error {
 	if err != nil {
 		return err
 	}
-	for _, o := range v.Volumes {
+	for _, o := range v.Volumes.All() {
 		frozen := slices.ContainsFunc(o.Layers, func(l *catalog.Layer) bool { return l.Snap == nil && has[v.snapDevice(l.LV).uuid] })
 		if has[v.realDevice(o.LV).uuid] && (frozen || !has[v.topDevice(o.LV).uuid]) {
 			p.facts.unsettled.put(o.LV.ID, true)

@@ -126,7 +126,7 @@ type writer struct {
 // newWriter makes all checks that are possible before the first write. It writes the
 // text into buffer if that is large enough.
 func newWriter(h Host, vg *VG, areas []*metadataArea, buffer []byte) (*writer, error) {
-	if err := vg.validate(); err != nil {
+	if err := vg.validateChanged(); err != nil {
 		return nil, err
 	}
 	w := &writer{seqno: vg.Seqno + 1}

@@ -81,17 +81,17 @@ func (vg *VG) decode(section *node) error {
 	}
 	lvs := d.sections(keys, "logical_volumes", false)
 	vg.LVs = make([]*LV, 0, len(lvs))
-	vg.byName, vg.byID = make(map[string]*LV, len(lvs)), make(map[ID]*LV, len(lvs))
 	for i := range lvs {
 		lv := d.lv(&lvs[i], pvIndex)
 		vg.LVs = append(vg.LVs, lv)
-		vg.byName[lv.Name], vg.byID[lv.ID] = lv, lv
+		vg.enter(lv)
 		for _, s := range lv.Segments {
 			if s.Snapshot != nil && s.Snapshot.Merging {
 				vg.merging = append(vg.merging, lv.Name, s.Snapshot.Origin, s.Snapshot.COWStore)
 			}
 		}
 	}
+	vg.edition, vg.changed, vg.unchecked = newEdition(), nil, nil
 	return d.err
 }
 

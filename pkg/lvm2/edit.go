@@ -18,15 +18,55 @@ type Range struct {
 //
 // Errors: ErrExists (the name or id), ErrInvalid.
 func (vg *VG) Add(lv *LV) error {
-	if vg.byID[lv.ID] != nil {
+	if vg.byID.Has(lv.ID) {
 		return fmt.Errorf("volume group %s: a logical volume with id %v: %w", vg.Name, lv.ID, ErrExists)
+	}
+	if vg.byName.Has(lv.Name) {
+		return fmt.Errorf("volume group %s: logical volume %s: %w", vg.Name, lv.Name, ErrExists)
 	}
 	if err := vg.seal(lv); err != nil {
 		return err
 	}
 	vg.LVs = append(vg.LVs, lv)
-	vg.byName[lv.Name], vg.byID[lv.ID] = lv, lv
+	vg.enter(lv)
 	return nil
+}
+
+// enter adds an LV, which is in LVs, to what is derived from LVs.
+func (vg *VG) enter(lv *LV) {
+	vg.byName.Set(lv.Name, lv)
+	vg.byID.Set(lv.ID, lv)
+	vg.lvText += lineSize(lv.text)
+	for a := range lv.striped {
+		vg.placed.Set(a.key(), append(slices.Clone(vg.placed.Get(a.key())), use{a, lv}))
+	}
+	vg.note(lv.ID, "")
+}
+
+// leave removes an LV from what is derived from LVs.
+func (vg *VG) leave(lv *LV) {
+	vg.byName.Delete(lv.Name)
+	vg.byID.Delete(lv.ID)
+	vg.lvText -= lineSize(lv.text)
+	for a := range lv.striped {
+		others := slices.DeleteFunc(slices.Clone(vg.placed.Get(a.key())), func(u use) bool { return u.lv == lv })
+		if vg.placed.Set(a.key(), others); len(others) == 0 {
+			vg.placed.Delete(a.key())
+		}
+	}
+	vg.note(lv.ID, lv.Name)
+}
+
+// note records that an LV has changed. former is the name that it had, "" if it is new.
+func (vg *VG) note(id ID, former string) {
+	if vg.changed == nil {
+		vg.changed = map[ID]struct{}{}
+	}
+	if vg.unchecked == nil {
+		vg.unchecked = map[ID]string{}
+	}
+	vg.changed[id], vg.edition = struct{}{}, newEdition()
+	vg.unchecked[id] = cmp.Or(vg.unchecked[id], former) // the first name, because the LV passed with it
 }
 
 // Replace replaces the logical volume that has the id of lv. The name may differ.
@@ -35,20 +75,22 @@ func (vg *VG) Add(lv *LV) error {
 // Errors: ErrNotFound, ErrExists (the name), ErrInvalid, ErrLocked,
 // ErrForeignSegment.
 func (vg *VG) Replace(lv *LV) error {
-	old := vg.byID[lv.ID]
+	old := vg.byID.Get(lv.ID)
 	if old == nil {
 		return fmt.Errorf("volume group %s: logical volume %s with id %v: %w", vg.Name, lv.Name, lv.ID, ErrNotFound)
 	}
 	if err := vg.checkEditable(old); err != nil {
 		return err
 	}
-	delete(vg.byName, old.Name)
+	if other := vg.byName.Get(lv.Name); other != nil && other != old {
+		return fmt.Errorf("volume group %s: logical volume %s: %w", vg.Name, lv.Name, ErrExists)
+	}
 	if err := vg.seal(lv); err != nil {
-		vg.byName[old.Name] = old
 		return err
 	}
 	vg.LVs[slices.Index(vg.LVs, old)] = lv
-	vg.byName[lv.Name], vg.byID[lv.ID] = lv, lv
+	vg.leave(old)
+	vg.enter(lv)
 	return nil
 }
 
@@ -56,7 +98,7 @@ func (vg *VG) Replace(lv *LV) error {
 //
 // Errors: ErrNotFound, ErrLocked, ErrForeignSegment.
 func (vg *VG) Remove(id ID) error {
-	lv := vg.byID[id]
+	lv := vg.byID.Get(id)
 	if lv == nil {
 		return fmt.Errorf("volume group %s: logical volume with id %v: %w", vg.Name, id, ErrNotFound)
 	}
@@ -65,8 +107,7 @@ func (vg *VG) Remove(id ID) error {
 	}
 	i := slices.Index(vg.LVs, lv)
 	vg.LVs = slices.Delete(vg.LVs, i, i+1)
-	delete(vg.byName, lv.Name)
-	delete(vg.byID, id)
+	vg.leave(lv)
 	return nil
 }
 
@@ -105,9 +146,6 @@ func (s *Segment) modelled() bool {
 // seal checks a logical volume and sets its text. It does not check references to
 // other logical volumes.
 func (vg *VG) seal(lv *LV) error {
-	if vg.byName[lv.Name] != nil {
-		return fmt.Errorf("volume group %s: logical volume %s: %w", vg.Name, lv.Name, ErrExists)
-	}
 	if err := vg.checkNewLV(lv); err != nil {
 		return fmt.Errorf("volume group %s: logical volume %s: %w", vg.Name, lv.Name, err)
 	}
@@ -175,7 +213,7 @@ func (s *Segment) checkShape(pvs int) error {
 // segment of an unknown type may use are not free. A physical volume that is missing
 // or not allocatable has no free extents.
 func (vg *VG) Free() []Range {
-	used := vg.used(func(*Segment) bool { return true })
+	used := vg.used()
 	var free []Range
 	i := 0
 	for n, pv := range vg.PVs {
@@ -195,21 +233,35 @@ func (vg *VG) Free() []Range {
 	return free
 }
 
+// key returns a key that orders areas by their begin. LVM2 counts extents in 32 bits.
+func (a area) key() uint64 { return uint64(a.pv)<<32 | uint64(a.start) }
+
 // use is an area and the logical volume that uses it.
 type use struct {
 	area area
 	lv   *LV
 }
 
-// used returns the areas of the segments for which keep returns true, sorted.
-func (vg *VG) used(keep func(*Segment) bool) []use {
+// striped iterates over the areas of the striped segments of lv.
+func (lv *LV) striped(yield func(area) bool) {
+	for i := range lv.Segments {
+		if s := &lv.Segments[i]; s.Type == TypeStriped {
+			for a := range s.used {
+				if !yield(a) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// used returns the areas that segments use or may use, sorted.
+func (vg *VG) used() []use {
 	all := make([]use, 0, len(vg.LVs))
 	for _, lv := range vg.LVs {
 		for i := range lv.Segments {
-			if s := &lv.Segments[i]; keep(s) {
-				for a := range s.used {
-					all = append(all, use{a, lv})
-				}
+			for a := range lv.Segments[i].used {
+				all = append(all, use{a, lv})
 			}
 		}
 	}

@@ -84,12 +84,15 @@ func (vg *VG) Text(s Stamp) []byte { return vg.appendText(nil, vg.Seqno, s) }
 func (vg *VG) TextSize() size.Bytes {
 	rest := *vg
 	rest.LVs = nil
-	n := len(rest.appendText(nil, vg.Seqno+1, Stamp{Description: defaultDescription, Time: time.Now()})) + 1
-	for _, lv := range vg.LVs {
-		n += len(lv.text) + 2
+	n := size.Bytes(len(rest.appendText(nil, vg.Seqno+1, Stamp{Description: defaultDescription, Time: time.Now()}))) + 1
+	if len(vg.LVs) > 0 {
+		n += size.Bytes(len(lvsBegin)+len(lvsEnd)) + vg.lvText
 	}
-	return size.Bytes(n)
+	return n
 }
+
+// lineSize returns the length of an LV's text among those of other LVs.
+func lineSize(text string) size.Bytes { return size.Bytes(len(text)) + 2 }
 
 func (vg *VG) appendText(b []byte, seqno uint64, s Stamp) []byte {
 	for _, e := range vg.top {
@@ -166,12 +169,15 @@ func (vg *VG) appendLVs(b []byte) []byte {
 	if len(vg.LVs) == 0 {
 		return b
 	}
-	b = append(b, "\nlogical_volumes {\n"...)
+	b = append(b, lvsBegin...)
 	for _, lv := range vg.LVs {
 		b = append(append(append(b, '\n'), lv.text...), '\n')
 	}
-	return append(b, "}\n\n"...)
+	return append(b, lvsEnd...)
 }
+
+// The text around the logical volumes.
+const lvsBegin, lvsEnd = "\nlogical_volumes {\n", "}\n\n"
 
 // newVG returns a volume group without logical volumes, as vgcreate would create it.
 // extentSize is in sectors.
@@ -179,7 +185,7 @@ func newVG(name string, extentSize uint64, pvs []*PV, tags []string, systemID st
 	vg := &VG{
 		Name: name, ID: NewID(), ExtentSize: size.Sectors(extentSize),
 		Status: []string{statusResizeable, StatusRead, StatusWrite}, Tags: tags, SystemID: systemID,
-		PVs: pvs, byName: map[string]*LV{}, byID: map[ID]*LV{},
+		PVs: pvs, edition: newEdition(),
 	}
 	number := func(key string, n uint64) {
 		vg.keys = append(vg.keys, entry{key, key + " = " + strconv.FormatUint(n, 10)})

@@ -12,7 +12,8 @@ const maxSeqno = 1<<32 - 2
 // Validate makes the checks that lvm2 makes before and after a commit, so that lvm2
 // can read the metadata again: names, ids and tags are valid, segments have no gaps
 // and lie inside their physical volumes, no extent is used twice, and the origin and
-// store of each snapshot exist. Commit calls Validate.
+// store of each snapshot exist. Commit makes these checks for the LVs that have changed
+// since they were last made, and for what they could break.
 //
 // Errors: ErrInvalid.
 func (vg *VG) Validate() error {
@@ -23,6 +24,96 @@ func (vg *VG) Validate() error {
 }
 
 func (vg *VG) validate() error {
+	if err := vg.validateHead(); err != nil {
+		return err
+	}
+	if err := vg.validateLVs(); err != nil {
+		return err
+	}
+	for _, some := range vg.placed.All() {
+		if err := vg.validateOverlap(some); err != nil {
+			return err
+		}
+	}
+	vg.checked, vg.unchecked = true, nil
+	return nil
+}
+
+// validateChanged makes the checks of validate that can fail in a VG that passed before
+// some LVs were changed. LVs and PVs are immutable. So an LV that has not changed can
+// fail only if a name that it refers to is gone, if a changed LV uses its extents, or if
+// there are too many LVs. Two LVs that have not changed do not overlap. So if two LVs
+// overlap, a changed LV overlaps the area before or after one of its own.
+func (vg *VG) validateChanged() error {
+	if !vg.checked || vg.MaxLV > 0 {
+		return vg.validate()
+	}
+	if err := vg.validateHead(); err != nil {
+		return err
+	}
+	if err := vg.validateUnique(); err != nil {
+		return err
+	}
+	again, gone := map[ID]*LV{}, map[string]bool{}
+	for id, name := range vg.unchecked {
+		if lv := vg.byID.Get(id); lv != nil {
+			again[id] = lv
+		}
+		if name != "" && !vg.byName.Has(name) {
+			gone[name] = true
+		}
+	}
+	if len(gone) > 0 {
+		for _, lv := range vg.LVs {
+			if lv.refersTo(gone) {
+				again[lv.ID] = lv
+			}
+		}
+	}
+	for _, lv := range again {
+		if err := vg.validateAgain(lv); err != nil {
+			return err
+		}
+	}
+	vg.unchecked = nil
+	return nil
+}
+
+// validateAgain checks an LV, and that neither it nor the area before one of its areas
+// overlaps the next area.
+func (vg *VG) validateAgain(lv *LV) error {
+	if err := vg.validateLV(lv); err != nil {
+		return err
+	}
+	for a := range lv.striped {
+		if _, before, found := vg.placed.Before(a.key()); found {
+			if err := vg.validateOverlap(before); err != nil {
+				return err
+			}
+		}
+		if err := vg.validateOverlap(vg.placed.Get(a.key())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refersTo reports whether a segment of lv names one of some LVs.
+func (lv *LV) refersTo(names map[string]bool) bool {
+	for i := range lv.Segments {
+		s := &lv.Segments[i]
+		if s.Snapshot != nil && (names[s.Snapshot.Origin] || names[s.Snapshot.COWStore]) {
+			return true
+		}
+		if slices.ContainsFunc(s.Stripes, func(to Stripe) bool { return to.PV < 0 && names[to.LV] }) {
+			return true
+		}
+	}
+	return false
+}
+
+// validateHead checks all but the logical volumes.
+func (vg *VG) validateHead() error {
 	if err := CheckVGName(vg.Name); err != nil {
 		return err
 	}
@@ -37,13 +128,7 @@ func (vg *VG) validate() error {
 			return err
 		}
 	}
-	if err := vg.validatePVs(); err != nil {
-		return err
-	}
-	if err := vg.validateLVs(); err != nil {
-		return err
-	}
-	return vg.validateOverlap()
+	return vg.validatePVs()
 }
 
 func (vg *VG) validatePVs() error {
@@ -60,9 +145,16 @@ func (vg *VG) validatePVs() error {
 	return nil
 }
 
-func (vg *VG) validateLVs() error {
-	if len(vg.byName) != len(vg.LVs) || len(vg.byID) != len(vg.LVs) {
+func (vg *VG) validateUnique() error {
+	if vg.byName.Len() != len(vg.LVs) || vg.byID.Len() != len(vg.LVs) {
 		return fmt.Errorf("two logical volumes have the same name or id: %w", ErrInvalid)
+	}
+	return nil
+}
+
+func (vg *VG) validateLVs() error {
+	if err := vg.validateUnique(); err != nil {
+		return err
 	}
 	visible := uint64(0)
 	for _, lv := range vg.LVs {
@@ -70,15 +162,22 @@ func (vg *VG) validateLVs() error {
 		if slices.Contains(lv.Status, StatusVisible) {
 			visible++
 		}
-		if err := checkName("logical volume", lv.Name); err != nil {
+		if err := vg.validateLV(lv); err != nil {
 			return err
-		}
-		if err := vg.validateSegments(lv); err != nil {
-			return fmt.Errorf("logical volume %s: %w", lv.Name, err)
 		}
 	}
 	if vg.MaxLV > 0 && visible > vg.MaxLV {
 		return fmt.Errorf("%d logical volumes are more than max_lv %d: %w", visible, vg.MaxLV, ErrInvalid)
+	}
+	return nil
+}
+
+func (vg *VG) validateLV(lv *LV) error {
+	if err := checkName("logical volume", lv.Name); err != nil {
+		return err
+	}
+	if err := vg.validateSegments(lv); err != nil {
+		return fmt.Errorf("logical volume %s: %w", lv.Name, err)
 	}
 	return nil
 }
@@ -107,7 +206,7 @@ func (vg *VG) validateSegments(lv *LV) error {
 func (vg *VG) validateReferences(lv *LV, s *Segment) error {
 	for _, stripe := range s.Stripes {
 		if stripe.PV < 0 {
-			if target := vg.byName[stripe.LV]; target == nil || target == lv {
+			if target := vg.byName.Get(stripe.LV); target == nil || target == lv {
 				return fmt.Errorf("it is mapped to %q, which does not exist: %w", stripe.LV, ErrInvalid)
 			}
 			continue
@@ -120,10 +219,10 @@ func (vg *VG) validateReferences(lv *LV, s *Segment) error {
 	if s.Snapshot == nil {
 		return nil
 	}
-	if vg.byName[s.Snapshot.Origin] == nil {
+	if !vg.byName.Has(s.Snapshot.Origin) {
 		return fmt.Errorf("its origin %q does not exist: %w", s.Snapshot.Origin, ErrInvalid)
 	}
-	if vg.byName[s.Snapshot.COWStore] == nil {
+	if !vg.byName.Has(s.Snapshot.COWStore) {
 		return fmt.Errorf("its store %q does not exist: %w", s.Snapshot.COWStore, ErrInvalid)
 	}
 	if c := s.Snapshot.ChunkSize; c == 0 || c&(c-1) != 0 {
@@ -132,15 +231,17 @@ func (vg *VG) validateReferences(lv *LV, s *Segment) error {
 	return nil
 }
 
-// validateOverlap checks only striped segments: the areas of others are guesses.
-func (vg *VG) validateOverlap() error {
-	used := vg.used(func(s *Segment) bool { return s.Type == TypeStriped })
-	for i := 1; i < len(used); i++ {
-		a, b := used[i-1], used[i]
-		if a.area.pv == b.area.pv && a.area.start+a.area.count > b.area.start {
-			return fmt.Errorf("extent %d of %s is used by logical volumes %s and %s: %w",
-				b.area.start, vg.PVs[b.area.pv].key, a.lv.Name, b.lv.Name, ErrInvalid)
-		}
+// validateOverlap checks that the areas some, which begin at the same extent, overlap
+// neither each other nor the next areas. It checks only striped segments: the areas of
+// others are guesses.
+func (vg *VG) validateOverlap(some []use) error {
+	a, also := some[0], some[1:]
+	if _, next, found := vg.placed.After(a.area.key()); found && len(also) == 0 {
+		also = next
+	}
+	if len(also) > 0 && a.area.pv == also[0].area.pv && a.area.start+a.area.count > also[0].area.start {
+		return fmt.Errorf("extent %d of %s is used by logical volumes %s and %s: %w",
+			also[0].area.start, vg.PVs[a.area.pv].key, a.lv.Name, also[0].lv.Name, ErrInvalid)
 	}
 	return nil
 }
@@ -154,7 +255,7 @@ func (vg *VG) newKey() string {
 	for n := 0; ; n++ {
 		// The name of a physical volume would hide a logical volume with the same
 		// name.
-		if key := "pv" + strconv.Itoa(n); !taken[key] && vg.byName[key] == nil {
+		if key := "pv" + strconv.Itoa(n); !taken[key] && !vg.byName.Has(key) {
 			return key
 		}
 	}

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/csi-dmsnap/csi-dmsnap/internal/index"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -37,8 +38,40 @@ type VG struct {
 	keys    []entry  // the volume group's section
 	merging []string // links, stores and origins of snapshots that lvm2 is merging
 	source  source   // the text from which the VG was read, or as which it was committed
-	byName  map[string]*LV
-	byID    map[ID]*LV
+	byName  index.Map[string, *LV]
+	byID    index.Map[ID, *LV]
+	placed  index.Map[uint64, []use] // areas of striped segments, by their begin
+	lvText  size.Bytes               // length of the texts of all LVs
+
+	edition   Edition
+	base      Edition         // the edition that the VG was cloned from
+	changed   map[ID]struct{} // LVs that may differ from those of base
+	checked   bool            // the VG passed validate, and since then only these LVs
+	unchecked map[ID]string   // may have changed; each with its name at that time, "" if it is new
+}
+
+// Edition identifies a VG, and no later change of it. It lets a caller that derived
+// something from the VG derive the same from a Clone, by the changed LVs alone.
+type Edition struct{ of *byte }
+
+// newEdition returns an edition that no other VG has.
+func newEdition() Edition { return Edition{new(byte)} }
+
+// Edition returns the edition of the volume group as it is now. Each change gives it
+// another one.
+func (vg *VG) Edition() Edition { return vg.edition }
+
+// ChangedSince returns the ids of the LVs that may have been added, replaced or
+// removed since an edition. known is false if the edition is not the VG itself or the
+// VG that it was cloned from.
+func (vg *VG) ChangedSince(e Edition) (ids []ID, known bool) {
+	switch e {
+	case vg.edition:
+		return nil, true
+	case vg.base:
+		return slices.Sorted(maps.Keys(vg.changed)), true
+	}
+	return nil, false
 }
 
 // source identifies a metadata text.
@@ -184,15 +217,16 @@ func (vg *VG) Clone() *VG {
 	c := *vg
 	c.Status, c.Flags, c.Tags = slices.Clone(vg.Status), slices.Clone(vg.Flags), slices.Clone(vg.Tags)
 	c.PVs, c.LVs = slices.Clone(vg.PVs), slices.Clone(vg.LVs)
-	c.byName, c.byID = maps.Clone(vg.byName), maps.Clone(vg.byID)
+	c.byName, c.byID, c.placed = vg.byName.Copy(), vg.byID.Copy(), vg.placed.Copy()
+	c.base, c.edition, c.changed, c.unchecked = vg.edition, newEdition(), nil, maps.Clone(vg.unchecked)
 	return &c
 }
 
 // LV returns the logical volume with the name, and nil if there is none.
-func (vg *VG) LV(name string) *LV { return vg.byName[name] }
+func (vg *VG) LV(name string) *LV { return vg.byName.Get(name) }
 
 // LVByID returns the logical volume with the id, and nil if there is none.
-func (vg *VG) LVByID(id ID) *LV { return vg.byID[id] }
+func (vg *VG) LVByID(id ID) *LV { return vg.byID.Get(id) }
 
 // PVIndex returns the index in PVs of the physical volume with the id, and -1 if
 // there is none.
