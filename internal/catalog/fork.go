@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"fmt"
+	"iter"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
@@ -13,6 +14,17 @@ type ForkStore struct {
 	of    lvm2.ID
 	Chunk size.Sectors
 	odd   error // set if a tag is not understood
+}
+
+// Forks iterates over the forks whose stores are there.
+func (v *View) Forks() iter.Seq[*Volume] {
+	return func(yield func(*Volume) bool) {
+		for _, f := range v.forks.All() {
+			if !yield(v.Volumes.Get(f.of)) {
+				return
+			}
+		}
+	}
 }
 
 // Forked reports whether v is a fork that is not hydrated yet.

@@ -20,7 +20,9 @@ type change struct {
 	done  chan error
 	ctx   context.Context
 
-	committed bool // the edit is on the disk; only the committer uses it until it answers
+	// Only the committer uses these until it answers.
+	committed bool // the edit is on the disk
+	noAct     bool // the edit found that act has nothing to do
 }
 
 // do carries out c. When do returns nil, c is on the disk and in the kernel. If ctx

@@ -151,7 +151,7 @@ func (c *committer) batch(first *change, queue <-chan *change) {
 	v, todo := c.group.edit(before, waiting)
 	noAct := false
 	for _, w := range todo {
-		if w.act == nil {
+		if w.act == nil || w.noAct {
 			w.done <- nil
 			noAct = true
 			continue
@@ -290,6 +290,7 @@ func (g *group) try(v *view, c *change) (e *edit, next *view, err error) {
 			return g.mapsOnce(&view{View: v}, anew)
 		}}}
 		err := c.edit(e)
+		c.noAct = e.noAct
 		if e.Asked {
 			g.facts.setInUse(e.Mapped)
 		}

@@ -112,11 +112,8 @@ func (h *hydrator) settled(before, after *view) {
 	h.mu.Lock()
 	maps.DeleteFunc(h.windows, func(id lvm2.ID, _ *window) bool { return now.Volumes.Get(id) == nil })
 	h.mu.Unlock()
-	for id, o := range after.Volumes.All() {
-		if !o.Forked() {
-			continue
-		}
-		if before == nil || before.Volumes.Get(id) == nil || !before.Volumes.Get(id).Forked() {
+	for o := range after.Forks() {
+		if before == nil || before.Volumes.Get(o.LV.ID) == nil || !before.Volumes.Get(o.LV.ID).Forked() {
 			h.start(o.LV.Name)
 		}
 	}

@@ -173,7 +173,7 @@ func (m *monitor) survey(v *view, now time.Time) {
 	former := m.stores
 	m.stores = map[lvm2.ID]*filling{}
 	for _, o := range v.Volumes.All() {
-		if !o.Merging && has[v.realDevice(o.LV).uuid] {
+		if !o.Merging && len(o.Layers) > 0 && has[v.realDevice(o.LV).uuid] {
 			for _, l := range o.Layers {
 				snap := v.snapDevice(l.LV)
 				if l.Lost || l.Snap == nil && (!has[snap.uuid] || !m.pool.onBlocks(v, o, snap)) {

@@ -26,6 +26,7 @@ func newView(vg *lvm2.VG, prev *view) *view {
 type edit struct {
 	*catalog.Edit
 	written []*lvm2.PV // physical volumes whose writes must reach the disk before the metadata
+	noAct   bool       // the edit found that the change's act has nothing to do
 }
 
 // view returns the metadata with the links from before the edit.

@@ -143,16 +143,15 @@ func (p *Pool) DeleteVolume(ctx context.Context, lv string) error {
 		tries := 0
 		for {
 			err := p.do(ctx, &change{what: "delete volume " + lv, edit: func(t *edit) error {
+				t.noAct = true
 				o, err := p.inactive(t, lv)
 				if o == nil || err != nil {
 					return err
 				}
 				family = t.Family(lv)[1:]
+				t.noAct = len(family) == 0 // its own devices are gone already
 				return t.DeleteVolume(o)
 			}, act: func(ctx context.Context, v *view) error {
-				if len(family) == 0 {
-					return nil
-				}
 				if err := p.retire(ctx, v, family); err != nil {
 					// The volume is deleted; the caretaker retries the removal of the devices.
 					p.log.Error(err, "The source of a deleted volume still has devices; removing them will be retried", "volume", lv)
