@@ -45,6 +45,7 @@ var parts = []part{
 	{"old snapshots", deepFigures, (*bench).deep},
 	{"hydration", hydrationFigures, (*bench).hydration},
 	{"a plain volume", overheadFigures, (*bench).overhead},
+	{"many callers", callerFigures, (*bench).callers},
 }
 
 // bench is one run. Each contender has a disk of its own.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -135,19 +136,52 @@ func (d *Driver) Title() string   { return Ours }
 func (d *Driver) Disk() disk.Disk { return d.pool.Disk }
 
 func (d *Driver) Create(name string, length size.Bytes, block bool) error {
-	r, err := d.controller.CreateVolume(d.ctx, &csi.CreateVolumeRequest{
-		Name: name, CapacityRange: &csi.CapacityRange{RequiredBytes: int64(length)},
-		VolumeCapabilities: []*csi.VolumeCapability{capability(block)}, Parameters: d.parameters()})
+	id, err := d.create(name, length, block)
 	if err != nil {
 		return err
 	}
-	d.volumes[name] = volume{r.GetVolume().GetVolumeId(), block, false}
+	d.volumes[name] = volume{id, block, false}
 	return nil
+}
+
+func (d *Driver) create(name string, length size.Bytes, block bool) (id string, err error) {
+	r, err := d.controller.CreateVolume(d.ctx, &csi.CreateVolumeRequest{
+		Name: name, CapacityRange: &csi.CapacityRange{RequiredBytes: int64(length)},
+		VolumeCapabilities: []*csi.VolumeCapability{capability(block)}, Parameters: d.parameters()})
+	return r.GetVolume().GetVolumeId(), err
 }
 
 func (d *Driver) Delete(name string) error {
 	_, err := d.controller.DeleteVolume(d.ctx, &csi.DeleteVolumeRequest{VolumeId: d.volumes[name].id})
 	return err
+}
+
+// CreateMany makes volumes for file systems. Each of callers has one call at a time.
+func (d *Driver) CreateMany(names []string, length size.Bytes, callers int) error {
+	ids := make([]string, len(names))
+	err := atOnce(len(names), callers, func(i int) (err error) {
+		ids[i], err = d.create(names[i], length, false)
+		return err
+	})
+	for i, id := range ids {
+		d.volumes[names[i]] = volume{id: id}
+	}
+	return err
+}
+
+// DeleteMany is Delete by callers, each of which has one call at a time.
+func (d *Driver) DeleteMany(names []string, callers int) error {
+	return atOnce(len(names), callers, func(i int) error { return d.Delete(names[i]) })
+}
+
+// atOnce calls f for the numbers below n, in several goroutines. It returns the first error.
+func atOnce(n, goroutines int, f func(i int) error) error {
+	var all errgroup.Group
+	all.SetLimit(goroutines)
+	for i := range n {
+		all.Go(func() error { return f(i) })
+	}
+	return all.Wait()
 }
 
 func (d *Driver) staging(name string) string { return filepath.Join(d.dir, "staging", name) }

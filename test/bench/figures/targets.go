@@ -21,8 +21,10 @@ func (s *Set) judge() {
 			}
 		case strings.HasPrefix(f.Name, "write_flat/") && f.Ratio != nil:
 			f.aim("ratio 0.9", *f.Ratio >= 0.9)
+		case f.Name == "create_volume/callers=64", f.Name == "delete_volume/callers=64":
+			f.aim("at least 300/s", f.Ours >= 300)
 		case strings.HasPrefix(f.Name, "create_volume/") && f.Ratio != nil:
-			f.aim("50 times lvm2", *f.Ratio >= 50)
+			f.aim("100 times lvm2", *f.Ratio >= 100)
 		case strings.HasPrefix(f.Name, "create_snapshot/") && f.Ratio != nil:
 			f.aim("30 times lvm2", *f.Ratio >= 30)
 		case strings.HasPrefix(f.Name, "freeze_window/writers=") && f.TheirsP99 != nil:
