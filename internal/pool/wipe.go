@@ -30,6 +30,17 @@ const (
 // zeroDevice zeroes a part of a device, and waits until the zeroes are on the disk.
 // It zeroes in steps, and checks ctx between two steps.
 func zeroDevice(ctx context.Context, f *os.File, from, length size.Bytes, progress func(size.Bytes)) error {
+	if err := zeroSteps(ctx, f, from, length, progress); err != nil {
+		return err
+	}
+	return flush(f)
+}
+
+// flush waits until what was written to a device is on the disks.
+func flush(f *os.File) error { return os.NewSyscallError("fdatasync", unix.Fdatasync(int(f.Fd()))) }
+
+// zeroSteps is zeroDevice without waiting for the disk.
+func zeroSteps(ctx context.Context, f *os.File, from, length size.Bytes, progress func(size.Bytes)) error {
 	for done := size.Bytes(0); done < length; {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -41,7 +52,7 @@ func zeroDevice(ctx context.Context, f *os.File, from, length size.Bytes, progre
 		done += n
 		progress(n)
 	}
-	return os.NewSyscallError("fdatasync", unix.Fdatasync(int(f.Fd())))
+	return nil
 }
 
 // zeroRange makes the kernel zero a range of a block device. The kernel unmaps the
@@ -162,7 +173,28 @@ type wiping struct {
 	lv    *lvm2.LV
 	dev   device
 	file  *os.File
-	wiped lvm2.Extents // extents wiped so far, from the end
+	wiped lvm2.Extents // extents wiped so far, from the end; only flushWiped makes the zeroes durable
+}
+
+// flushWiped waits until the zeroes of all pieces are on the disks, and closes the pieces'
+// devices. The zeroes have reached the disks' caches, so one flush of a disk is enough for
+// all pieces that lie on it. A piece that cannot be flushed counts as not wiped.
+func flushWiped(todo []*wiping, left *failedTrash) {
+	flushed := map[int]bool{} // by the number of the physical volume
+	for _, t := range todo {
+		own, err := catalog.Physical(t.lv)
+		if err == nil && slices.ContainsFunc(own, func(r lvm2.Range) bool { return !flushed[r.PV] }) {
+			if err = flush(t.file); err == nil {
+				for _, r := range own {
+					flushed[r.PV] = true
+				}
+			}
+		}
+		if err != nil {
+			t.wiped = 0
+		}
+		left.add(t.lv, errors.Join(err, t.file.Close()))
+	}
 }
 
 // zero wipes from the end until the deadline.
@@ -170,7 +202,7 @@ func (t *wiping) zero(ctx context.Context, group *lvm2.VG, deadline time.Time) e
 	extent := group.ExtentSize.Bytes()
 	for left := t.lv.Size(); left > 0 && !time.Now().After(deadline); {
 		n := min(left, max(1, lvm2.Extents(zeroStep/extent)))
-		if err := zeroDevice(ctx, t.file, size.Bytes(left-n)*extent, size.Bytes(n)*extent, func(size.Bytes) {}); err != nil {
+		if err := zeroSteps(ctx, t.file, size.Bytes(left-n)*extent, size.Bytes(n)*extent, func(size.Bytes) {}); err != nil {
 			return fmt.Errorf("deleted logical volume %s/%s: %w", group.Name, t.lv.Name, err)
 		}
 		left -= n
@@ -215,8 +247,9 @@ func (w *wiper) round(ctx context.Context) error {
 	defer func() { w.note(left.is) }()
 	deadline := time.Now().Add(wipeCommit)
 	for _, t := range todo {
-		left.add(t.lv, errors.Join(t.zero(ctx, group, deadline), t.file.Close()))
+		left.add(t.lv, t.zero(ctx, group, deadline))
 	}
+	flushWiped(todo, &left)
 	err = p.do(p.ctx, &change{what: "free wiped extents", edit: func(e *edit) error {
 		for _, t := range todo {
 			if now := e.VG.LVByID(t.lv.ID); now != nil && !catalog.SameExtents(group, t.lv, e.VG, now) {

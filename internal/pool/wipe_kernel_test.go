@@ -4,6 +4,7 @@ package pool
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -46,4 +47,25 @@ func TestWiper_badSector(t *testing.T) {
 		}
 	}
 	ok(t, p.Close())
+}
+
+// TestWiper_oneFlush: a round of the wiper flushes the disk once, however many deleted volumes
+// it wipes.
+func TestWiper_oneFlush(t *testing.T) {
+	const volumes = 32
+	ctx := context.Background()
+	p := testPool(t, nil)
+	for i := range volumes {
+		must(p.CreateVolume(ctx, VolumeSpec{Name: fmt.Sprintf("v%d", i), Size: 4 * size.MiB, Mode: Block}))(t)
+	}
+	disk, seqno := p.config.Devices[0], must(p.latest())(t).VG.Seqno
+	before := flushes(t, disk)
+	for i := range volumes {
+		ok(t, p.DeleteVolume(ctx, fmt.Sprintf("v%d", i)))
+	}
+	waitIdle(t, p)
+	commits := int(must(p.latest())(t).VG.Seqno - seqno)
+	if extra := flushes(t, disk) - before - 2*commits; extra < 1 || extra >= volumes/2 {
+		t.Errorf("%d flushes beside those of %d commits, want one for each round", extra, commits)
+	}
 }
