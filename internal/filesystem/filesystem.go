@@ -3,8 +3,8 @@
 // depend on where a device comes from.
 //
 // The package runs the tools mkfs.*, blkid, e2fsck, resize2fs, xfs_growfs, btrfs
-// and mount, which must be in PATH. It uses system calls for bind mounts and
-// unmounts.
+// and mount, which must be in PATH. It starts mount only for what the system call
+// does not do.
 //
 // The package has no state, so all functions may be called concurrently. The
 // caller makes sure that only one call at a time changes a device or a mount

@@ -9,7 +9,6 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
-	mountutils "k8s.io/mount-utils"
 )
 
 // Mount mounts the file system at target with the given mount(8) options and with
@@ -53,8 +52,7 @@ func (d Device) Mount(target string, readOnly bool, options []string) error {
 			options = append(options, "rescue=nologreplay")
 		}
 	}
-	mounter := mountutils.Mounter{}
-	if err := mounter.Mount(d.Path, target, d.Type, options); err != nil {
+	if err := d.mount(target, options); err != nil {
 		return fmt.Errorf("mount %s at %s: %w", d.Path, target, err)
 	}
 	m, err := MountAt(target)
