@@ -42,6 +42,7 @@ var parts = []part{
 	{"devices and memory", footprintFigures, (*bench).footprint},
 	{"deletion and its space", reclaimFigures, (*bench).reclaim},
 	{"restores and clones", restoreFigures, (*bench).restores},
+	{"a restore against a plain volume", plainFigures, (*bench).plain},
 	{"old snapshots", deepFigures, (*bench).deep},
 	{"hydration", hydrationFigures, (*bench).hydration},
 	{"a plain volume", overheadFigures, (*bench).overhead},

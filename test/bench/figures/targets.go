@@ -33,8 +33,14 @@ func (s *Set) judge() {
 			f.aim(fmt.Sprintf("at most %.1f: 1.3 times a bare freeze", 1.3**f.Theirs), f.Ours <= 1.3**f.Theirs)
 		case strings.HasPrefix(f.Name, "restore_create/"), strings.HasPrefix(f.Name, "clone_create/"):
 			f.aim("at most 50 ms", f.Ours <= 50)
+		case f.Name == "restore_first_byte/plain" && f.Ratio != nil:
+			f.aim("at most 1.2 times by hand", *f.Ratio >= 1/1.2)
 		case f.Name == "hydration_throughput" && f.Ratio != nil:
-			f.aim("ratio 0.9", *f.Ratio >= 0.9)
+			f.aim("ratio 0.95", *f.Ratio >= 0.95)
+		case f.Name == "foreground_p99/hydrating=source" && f.Ratio != nil:
+			f.aim("at most 1.3 times idle", *f.Ratio >= 1/1.3)
+		case f.Name == "foreground_p99/hydrating=fork" && f.Ratio != nil:
+			f.aim("at most 2 times idle", *f.Ratio >= 1/2.0)
 		case strings.HasPrefix(f.Name, "fio_overhead/") && f.High != nil:
 			f.aim("ratio 0.97, its interval up to 0.99", *f.Ratio >= 0.97 && *f.High >= 0.99)
 		}
