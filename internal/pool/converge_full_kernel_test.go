@@ -51,6 +51,25 @@ func fullWhileSuspended(t *testing.T, client *dm.Client, group, volume string) (
 	}
 }
 
+// waitCared waits until the caretaker has looked and has nothing left to do. Otherwise it
+// would resume a store that the test suspends.
+func waitCared(t *testing.T, p *Pool) {
+	t.Helper()
+	c := p.caretaker
+	for end := time.Now().Add(20 * time.Second); ; {
+		time.Sleep(2 * careLook)
+		c.mu.Lock()
+		busy := len(c.busy)
+		c.mu.Unlock()
+		if busy == 0 && p.facts.unsettled.count() == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("the caretaker does not end its work")
+		}
+	}
+}
+
 // TestActivate_suspendedFullStore: a snapshot's store overflows while a killed process
 // has left its device suspended, so the kernel answers no status call for the
 // snapshot. Activating a restored volume therefore resumes the store first.
@@ -63,6 +82,7 @@ func TestActivate_suspendedFullStore(t *testing.T) {
 	f := must(p.CreateVolume(ctx, VolumeSpec{Name: "f", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "s"}}))(t)
 	must(p.Activate(ctx, f.LV))(t)
 	again := p.hydrator.stop(f.LV)
+	waitCared(t, p)
 	client := must(dm.Open())(t)
 	defer client.Close()
 	store, written := fullWhileSuspended(t, client, p.vgName, volume)
@@ -89,6 +109,7 @@ func TestCaretaker_besideSuspendedFullStore(t *testing.T) {
 	other := must(p.CreateVolume(ctx, VolumeSpec{Name: "other", Size: 64 * size.MiB, Mode: Block}))(t)
 	volume := must(p.Activate(ctx, base.LV))(t)
 	must(p.CreateSnapshot(ctx, "s", base.LV))(t)
+	waitCared(t, p)
 	client := must(dm.Open())(t)
 	defer client.Close()
 	store, written := fullWhileSuspended(t, client, p.vgName, volume)
