@@ -69,7 +69,7 @@ func (f *fleet) connect(n Node) *grpc.ClientConn {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer), grpc.MaxCallSendMsgSize(maxRequest)),
 		grpc.WithMaxHeaderListSize(maxHeaders),
 		grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(window),
-		grpc.WithSharedWriteBuffer(true), grpc.WithReadBufferSize(readBuffer),
+		grpc.WithReadBufferSize(readBuffer),
 	)
 	if err != nil {
 		panic(fmt.Sprintf("connection to node %s: %v", n.Name, err)) // the options are wrong for every node

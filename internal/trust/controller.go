@@ -167,7 +167,7 @@ func (c *Controller) DialOptions(node string) []grpc.DialOption {
 		grpc.WithPerRPCCredentials(destination(node)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTime / 2}),
 		// By default an idle connection keeps 64 KiB of buffers, and there are thousands.
-		grpc.WithSharedWriteBuffer(true), grpc.WithReadBufferSize(4 << 10),
+		grpc.WithReadBufferSize(4 << 10),
 	}
 }
 

@@ -91,17 +91,17 @@ func (s *scale) steps(disk string, sizes []int) error {
 	}
 	defer func() { d.kill() }()
 	for _, lvs := range sizes {
-		step := step{Volumes: lvs / (snapshotsEach + 1)}
-		step.Snapshots = step.Volumes * snapshotsEach
-		s.results.Steps = append(s.results.Steps, &step)
-		fmt.Printf("%d volumes, %d snapshots\n", step.Volumes, step.Snapshots)
-		if err := s.grow(d, &step); err != nil {
+		at := step{Volumes: lvs / (snapshotsEach + 1)}
+		at.Snapshots = at.Volumes * snapshotsEach
+		s.results.Steps = append(s.results.Steps, &at)
+		fmt.Printf("%d volumes, %d snapshots\n", at.Volumes, at.Snapshots)
+		if err := s.grow(d, &at); err != nil {
 			return err
 		}
-		if err := s.rates(d, &step); err != nil {
+		if err := s.rates(d, &at); err != nil {
 			return err
 		}
-		if step.RSSLoaded, err = d.rss(); err != nil {
+		if at.RSSLoaded, err = d.rss(); err != nil {
 			return err
 		}
 		if err := d.stop(); err != nil {
@@ -110,8 +110,8 @@ func (s *scale) steps(disk string, sizes []int) error {
 		if d, err = start(s.binary, dir, disk); err != nil {
 			return err
 		}
-		step.Start = say("start", d.started)
-		if err := s.queries(d, &step); err != nil {
+		at.Start = say("start", d.started)
+		if err := s.queries(d, &at); err != nil {
 			return err
 		}
 	}
