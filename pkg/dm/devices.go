@@ -196,8 +196,10 @@ func (c *Client) Rename(old, new string, udev Udev) error {
 	if err != nil {
 		return &Error{opRename.name, old, fmt.Errorf("new name %q: %w", new, err)}
 	}
-	_, err = c.call(context.Background(), opRename, request{name: old, cookie: udev.cookie(), data: data})
-	return err
+	return c.whileLoaded(old, new, func() error {
+		_, err := c.call(context.Background(), opRename, request{name: old, cookie: udev.cookie(), data: data})
+		return err
+	})
 }
 
 // SetUUID gives a UUID to a device that has none.
@@ -211,6 +213,29 @@ func (c *Client) SetUUID(name, uuid string) error {
 	if err != nil {
 		return &Error{opSetUUID.name, name, fmt.Errorf("UUID %q: %w", uuid, err)}
 	}
-	_, err = c.call(context.Background(), opSetUUID, request{name: name, flags: flagUUID, data: data})
-	return err
+	return c.whileLoaded(name, name, func() error {
+		_, err := c.call(context.Background(), opSetUUID, request{name: name, flags: flagUUID, data: data})
+		return err
+	})
+}
+
+// whileLoaded runs change, which gives the device called before a name or a UUID, while the
+// device has a loaded table. If change succeeds, the device is called after.
+//
+// Kernels from 5.15 to 7.1 with CONFIG_IMA keep a record of the live and of the loaded table.
+// A clear makes both pointers point to the live table's record, which change frees. The next
+// load or removal frees it again. A load separates the pointers.
+//
+// The loaded table is a copy of the live table, so that it changes nothing if this process
+// ends before it drops the copy. If the kernel refuses the copy, for example because a disk
+// is gone, change runs without a loaded table.
+func (c *Client) whileLoaded(before, after string, change func() error) error {
+	info, live, err := c.Look(before)
+	if err != nil || !info.Live || info.Loaded || c.Load(before, live, info.ReadOnly) != nil {
+		return change()
+	}
+	if err = change(); err != nil {
+		after = before
+	}
+	return errors.Join(err, c.Clear(after))
 }

@@ -81,6 +81,57 @@ func TestSetUUID_onlyOnce(t *testing.T) {
 	}
 }
 
+// TestRename_afterClear: a device that gets a name or a UUID after the drop of a table
+// below its live table can be loaded and removed. Kernels from 5.15 to 7.1 with CONFIG_IMA
+// free memory twice there, and stop, unless a table is loaded at that moment.
+func TestRename_afterClear(t *testing.T) {
+	c := open(t)
+	dropped := func(name string) {
+		mapped(t, c, name, "0 8 zero")
+		must(t, c.Load(name, parse(t, "0 8 error"), false))
+		must(t, c.Clear(name))
+	}
+	for range 10 {
+		dropped("t-a")
+		must(t, c.Rename("t-a", "t-b", 0))
+		if info, err := c.Info("t-b"); err != nil || info.Loaded || info.Suspended {
+			t.Errorf("renamed device is %+v, %v", info, err)
+		}
+		checkTable(t, c, "t-b", "0 8 zero")
+		reload(t, c, "t-b", "0 16 zero")
+		must(t, c.Remove("t-b", 0))
+
+		dropped("t-a")
+		must(t, c.SetUUID("t-a", "later"))
+		reload(t, c, "t-a", "0 16 zero")
+		must(t, c.Remove("t-a", 0))
+	}
+}
+
+// TestRename_loadedTable: a loaded table stays loaded when its device gets a name that is
+// free, and when another device has the name.
+func TestRename_loadedTable(t *testing.T) {
+	c := open(t)
+	mapped(t, c, "t-a", "0 8 zero")
+	mapped(t, c, "t-c", "0 8 zero")
+	must(t, c.Load("t-a", parse(t, "0 16 zero"), false))
+	if err := c.Rename("t-a", "t-c", 0); !errors.Is(err, ErrExists) {
+		t.Errorf("rename to the name of another device: %v", err)
+	}
+	must(t, c.Rename("t-a", "t-b", 0))
+	loaded, err := c.LoadedTable("t-b")
+	must(t, err)
+	if loaded.String() != "0 16 zero" {
+		t.Errorf("the loaded table is %q", loaded)
+	}
+	if err := c.Rename("t-c", "t-b", 0); !errors.Is(err, ErrExists) {
+		t.Errorf("rename to the name of another device: %v", err)
+	}
+	if info, err := c.Info("t-c"); err != nil || info.Loaded {
+		t.Errorf("the device that was not renamed is %+v, %v", info, err)
+	}
+}
+
 // TestLoad_readOnly: a device with a read-only table refuses writes.
 func TestLoad_readOnly(t *testing.T) {
 	c := open(t)
