@@ -32,12 +32,14 @@ func TestCut_afterUnfinishedCut(t *testing.T) {
 				f = must(os.OpenFile(p.dm.Node(p.vgName+"-s1"), os.O_RDONLY|unix.O_DIRECT, 0))(t)
 				defer f.Close()
 			}
+			release := must(p.keys.lock(ctx, lvKey(v.LV)))(t) // so that the caretaker does not finish the cut
 			ok(t, p.do(ctx, &change{what: "a cut without its window", edit: func(e *edit) error {
 				_, err := p.cut(e, e.VolumeByLV(v.LV), "s2")
 				return err
 			}, act: func(ctx context.Context, w *view) error {
 				return carryLoaded(ctx, p, w, v.LV)
 			}}))
+			release()
 			must(p.CreateSnapshot(ctx, "s3", v.LV))(t)
 			want := 4
 			if read {
