@@ -12,7 +12,7 @@ import (
 
 // guestConfig returns the part of the guest's configuration that all kernels
 // share. It also puts the first process, which is this same program, into dir. For
-// another architecture than the host's, suffix is what the program's name ends in.
+// another architecture than the host's, suffix is the end of the program's name.
 func guestConfig(opts options, dir *runDir, disks []string, suffix string) (guest.Config, error) {
 	cwd, err := os.Getwd()
 	if err != nil {

@@ -78,7 +78,7 @@ func (m machine) download(fresh, dir string) error {
 	return os.RemoveAll(work)
 }
 
-// suffix is what the name of this program for the machine's architecture ends in.
+// suffix returns the end of this program's name for the machine's architecture.
 func (m machine) suffix() string {
 	if m.suite == "" {
 		return ""

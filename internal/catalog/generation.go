@@ -9,7 +9,7 @@ import (
 
 // after returns the view of vg, which is the group of v after an edit. It returns nil if that is
 // not certain, or if something is strange before or after the edit: then everything must be
-// linked anew.
+// linked again.
 func (v *View) after(vg *lvm2.VG) *View {
 	if v == nil || v.strange() || vg.Seqno != v.VG.Seqno || !slices.Equal(vg.PVs, v.VG.PVs) {
 		return nil
@@ -84,7 +84,7 @@ func (c *difference) concern(d decoded) {
 	}
 }
 
-// affected returns the volumes that must be linked anew: those of changed logical volumes,
+// affected returns the volumes that must be linked again: those of changed logical volumes,
 // those whose snapshots' links name a changed logical volume, and their readers. before is the
 // view before the changes.
 func (c *difference) affected(before *View) []lvm2.ID {

@@ -54,7 +54,7 @@ func largeGroup(tb testing.TB, n int) *lvm2.VG {
 	return e.VG
 }
 
-// BenchmarkNewView_create measures what one CreateVolume costs beside the disk and the
+// BenchmarkNewView_create measures the cost of one CreateVolume without the disk and the
 // metadata's text: the copy of the group, the edit and the next view.
 func BenchmarkNewView_create(b *testing.B) {
 	for _, n := range []int{1000, 10_000} {

@@ -13,7 +13,7 @@ import (
 )
 
 // TestNewView_afterEdit: after any edits the view that is linked from what changed is equal to
-// the view that is linked anew.
+// the view that is linked again.
 func TestNewView_afterEdit(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 9))
 	shared, strange := 0, 0
@@ -30,7 +30,7 @@ func TestNewView_afterEdit(t *testing.T) {
 		anew := NewView(e.VG, nil)
 		switch {
 		case next == nil && !anew.strange() && !v.strange():
-			t.Fatalf("round %d: %s: everything is linked anew, although nothing is strange", round, what)
+			t.Fatalf("round %d: %s: everything is linked again, although nothing is strange", round, what)
 		case next == nil:
 			strange++
 			if random.IntN(4) > 0 { // usually a strange group is dropped

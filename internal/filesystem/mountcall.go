@@ -65,10 +65,10 @@ func hasHelper(fsType string) bool {
 	})
 }
 
-// mount mounts the device as mount(8) does. It starts mount(8) only for what the
-// program does beside the system call: for its own options, for a helper of the
-// file system, and after an error, which it explains, or mends by a mount that is
-// read-only. A start costs more than the mount.
+// mount mounts the device as mount(8) does. It starts mount(8) only if the
+// system call is not enough: for options of mount(8), for a helper of the file system,
+// and after an error. mount(8) explains the error, or mounts read-only. Starting the
+// program costs more than the mount.
 func (d Device) mount(target string, options []string) error {
 	flags, data, ok := mountOptions(options)
 	if ok && !hasHelper(d.Type) && unix.Mount(d.Path, target, d.Type, flags, data) == nil {

@@ -69,7 +69,7 @@ func (w *burst) pass(d time.Duration) {
 	}
 }
 
-// outrun runs the monitor's decisions beside the writer for some seconds. It reports
+// outrun runs the monitor's decisions and the writer for a few seconds. It reports
 // false if the writer is held too late.
 func (w *burst) outrun(t *testing.T, c Config, total, most size.Sectors, peak rate, late, growing func() time.Duration, held *int) bool {
 	chunk, grown := c.Chunk.Sectors(), time.Duration(-1)

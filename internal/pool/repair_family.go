@@ -107,9 +107,9 @@ func (v *view) plain(o *catalog.Volume) bool {
 	return o != nil && o.From() == "" && len(o.Flats) == 0 && o.Copying == nil && o.Theirs() == ""
 }
 
-// lookAtPlain looks at the devices of all plain volumes at once, because usually they are
-// right, and a list of all devices for each volume takes long. It returns the devices by
-// the name of the volume, and none if it fails.
+// lookAtPlain looks at the devices of all plain volumes, which it finds in the list all.
+// Usually these devices are right, and a list for each volume would take long. It returns
+// the devices by the name of the volume, and none if it fails.
 func (p *Pool) lookAtPlain(ctx context.Context, all []dm.ListEntry) (seen map[string]kernel) {
 	err := p.do(ctx, &change{what: "look at the devices of volume group " + p.vgName, act: func(_ context.Context, v *view) error {
 		var of []dm.ListEntry
@@ -123,7 +123,7 @@ func (p *Pool) lookAtPlain(ctx context.Context, all []dm.ListEntry) (seen map[st
 		return err
 	}})
 	if err != nil {
-		p.log.Error(err, "Failed to look at all devices at once; each volume's devices are looked at separately")
+		p.log.Error(err, "Failed to look at the devices of all volumes together; they are looked at volume by volume")
 		return nil
 	}
 	return seen

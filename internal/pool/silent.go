@@ -31,7 +31,7 @@ func (p *Pool) statusSoon(name string) (dm.SnapshotStatus, error) {
 	return p.questions.ask(name, p.snapshotStatus)
 }
 
-// ask calls status for a device, and leaves it behind after answerLimit.
+// ask calls status for a device, and does not wait for it for longer than answerLimit.
 func (q *questions) ask(name string, status func(name string) (dm.SnapshotStatus, error)) (dm.SnapshotStatus, error) {
 	silent := fmt.Errorf("status of device %s: %w", name, errNoAnswer)
 	now := time.Now()

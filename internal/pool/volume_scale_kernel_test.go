@@ -86,8 +86,8 @@ func flushes(t *testing.T, path string) int {
 	return n
 }
 
-// TestScale_create: creating and deleting volumes is measured beside as many logical volumes
-// as a quarter of the disk holds, for one caller and for 64; with DMSNAP_DISKS=64G, beside 10,000.
+// TestScale_create: one caller and 64 callers create and delete volumes in a pool that has as
+// many others as a quarter of the disk holds; with DMSNAP_DISKS=64G, 10,000. It logs the rates.
 func TestScale_create(t *testing.T) {
 	ctx := context.Background()
 	p := testPool(t, func(c *Config) { c.NoFolding, c.ExtentSize = true, 512*size.KiB })

@@ -66,6 +66,6 @@ func TestWiper_oneFlush(t *testing.T) {
 	waitIdle(t, p)
 	commits := int(must(p.latest())(t).VG.Seqno - seqno)
 	if extra := flushes(t, disk) - before - 2*commits; extra < 1 || extra >= volumes/2 {
-		t.Errorf("%d flushes beside those of %d commits, want one for each round", extra, commits)
+		t.Errorf("%d flushes besides those of %d commits, want one for each round", extra, commits)
 	}
 }

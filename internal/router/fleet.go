@@ -37,7 +37,7 @@ type fleet struct {
 	mu      sync.Mutex
 	members map[string]*member // by the node's short name; nil before the first set
 	sorted  []*member          // the same, by short name; a set replaces the whole slice
-	usable  []*member          // those of sorted that are ready; likewise
+	usable  []*member          // the ready members of sorted, in the same order; a set replaces the whole slice
 	since   time.Time          // the time of the first set
 	closed  bool
 }

@@ -204,7 +204,7 @@ func (r *rig) usePool(name string) (volume, snapshot string) {
 	return volume, snapshot
 }
 
-// While the disk of one pool does not answer, all calls for the other pool and all
+// TestHang_onePool: while the disk of one pool does not answer, all calls for the other pool and all
 // questions about the node answer soon. Calls for the hanging pool end with their
 // deadline, and say which disk does not answer. The driver can be stopped and started
 // meanwhile. When the disk answers again, everything continues.
@@ -280,10 +280,10 @@ func TestHang_onePool(t *testing.T) {
 	r.finish("one", a)
 }
 
-// While one of two disks of a pool does not answer, pods continue to use the volumes on
-// the other disk, and questions are answered. What must change the metadata ends with
-// the deadline, because the metadata is on both disks. Everything continues when the
-// disk answers again.
+// TestHang_oneDiskOfTwo: while one of two disks of a pool does not answer, pods continue
+// to use the volumes on the other disk, and questions are answered. A call that changes
+// the metadata ends with its deadline, because the metadata is on both disks. When the
+// disk answers again, everything continues.
 func TestHang_oneDiskOfTwo(t *testing.T) {
 	good, disk := newStallingDisk(t, "good", scratch(t)[0]), newStallingDisk(t, "stalling", scratch(t)[1])
 	r := rigOf(t, pool.Config{Name: "one", VolumeGroup: "vgone", Devices: []string{good.path(), disk.path()}}) // volumes are on the first

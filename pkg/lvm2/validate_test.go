@@ -54,7 +54,7 @@ func TestValidate_errors(t *testing.T) {
 }
 
 // TestValidate_changed: after any edits of a clone, the checks of a commit find a fault if and
-// only if there is one among all logical volumes, read anew.
+// only if there is one among all logical volumes, read again.
 func TestValidate_changed(t *testing.T) {
 	random := rand.New(rand.NewPCG(7, 7))
 	vg := present(parseFile(t, "disk.txt"))

@@ -19,8 +19,8 @@ func callersName(verb string) string { return fmt.Sprintf("%s_volume/callers=%d"
 
 func callerFigures(*bench) []string { return []string{callersName("create"), callersName("delete")} }
 
-// callers measures how many volumes many callers make and delete in a second, beside other
-// volumes. lvm2's commands exclude each other, so they have one caller.
+// callers measures how many volumes many callers make and delete in a second, while the
+// pool has other volumes. lvm2's commands exclude each other, so they have one caller.
 func (b *bench) callers() error {
 	var beside, names []string
 	for i := range callersBeside {
@@ -71,7 +71,7 @@ func (b *bench) callers() error {
 			}
 		}
 	}
-	about := fmt.Sprintf("%d callers against one of lvm2's, beside %d volumes", manyCallers, callersBeside)
+	about := fmt.Sprintf("%d callers against one of lvm2's, while there are %d other volumes", manyCallers, callersBeside)
 	b.add(figures.Series{Name: callersName("create"), Unit: "volumes/s", Better: figures.Higher, Note: about}, made)
 	b.add(figures.Series{Name: callersName("delete"), Unit: "volumes/s", Better: figures.Higher, Note: about}, unmade)
 	return b.ours.DeleteMany(beside, manyCallers)

@@ -22,8 +22,8 @@ import (
 
 // The log of dm-log-writes: a sector that describes the log, then entries, each
 // a sector and the data that was written. All numbers are little-endian. The
-// kernel logs a write when a flush has made it durable, or at once if it has
-// FUA, and logs the flush after its writes.
+// kernel logs a write with FUA immediately, and another write when a flush has
+// made it durable. It logs the flush after these writes.
 const (
 	logMagic   = 0x6a736677736872
 	logVersion = 1
@@ -38,7 +38,7 @@ const (
 )
 
 // readLog returns what a log of dm-log-writes has, as events of disk 0. A mark
-// stands for the event of others that it has the number of.
+// has the number of one of others, and stands for this event.
 func readLog(log io.ReaderAt, others []event) (events []event, err error) {
 	head := make([]byte, 4*size.KiB)
 	if _, err := log.ReadAt(head, 0); err != nil {
@@ -110,7 +110,8 @@ func (d *marking) write(p []byte, at int64, fua bool) error {
 	return d.recorded.write(p, at, fua)
 }
 
-// TestFlushes_logWrites: the same on one disk whose writes dm-log-writes logs.
+// TestFlushes_logWrites: whatever part of its cache a disk loses, everything that was
+// acknowledged is there. Here dm-log-writes recorded the writes.
 func TestFlushes_logWrites(t *testing.T) {
 	r := newRig(t, newSeed(t), 1)
 	r.campaign(func(int) ([]*memory, []event) {

@@ -50,7 +50,7 @@ func (r *rig) replay(first []*memory, events []event, sum *count, end time.Time)
 			sum.same++
 			continue
 		}
-		// ... and just after it, when the least may be missing that is being changed.
+		// ... and just after it, when the least of a change may be missing.
 		if chosen(1) {
 			p.check(n, all, sum)
 		}

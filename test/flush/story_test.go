@@ -16,7 +16,7 @@ type story struct {
 	model *history.Model
 	log   *memory
 	read  int64  // up to where the log was read
-	rest  []byte // of the last line, whose end is not there yet
+	rest  []byte // of the last line, if it is not whole yet
 
 	loading bool // the last load has begun
 	acked   int  // operations and writes that were acknowledged

@@ -19,7 +19,7 @@ var sums = map[string][]string{
 }
 
 // TestReliability_tables: the tables of docs/reliability.md are the sums of the runs
-// that are recorded beside it.
+// in docs/reliability.
 func TestReliability_tables(t *testing.T) {
 	page := read(t, "docs/reliability.md")
 	for name, columns := range sums {

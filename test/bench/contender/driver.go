@@ -169,7 +169,7 @@ func (d *Driver) CreateMany(names []string, length size.Bytes, callers int) erro
 	return err
 }
 
-// DeleteMany is Delete by callers, each of which has one call at a time.
+// DeleteMany deletes volumes. Each of callers has one call at a time.
 func (d *Driver) DeleteMany(names []string, callers int) error {
 	return atOnce(len(names), callers, func(i int) error { return d.Delete(names[i]) })
 }

@@ -153,7 +153,7 @@ func (c *countedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// counts are the fleet's figures. Calls and Most start anew with each reading.
+// counts are the fleet's figures. Calls and Most start again with each reading.
 type counts struct {
 	Calls                      map[string]int64
 	Enrolled                   int

@@ -93,8 +93,8 @@ func volumeName(i int) string { return fmt.Sprintf("pvc-%08d", i) }
 
 func snapshotName(volume, generation int) string { return fmt.Sprintf("s-%08d-%d", volume, generation) }
 
-// rates measures creation and deletion beside what the pool has. What it makes, it
-// deletes again.
+// rates measures how fast volumes and snapshots are made and deleted while the pool has
+// the step's number of them. It deletes all that it makes.
 func (s *scale) rates(d *driver, at *step) error {
 	ids := make([]string, max(s.samples, creators*burst))
 	snapshots := make([]string, snapshooters*burst)

@@ -34,7 +34,7 @@ func percentile(took []time.Duration, p int) *figure {
 
 func median(took []time.Duration) *figure { return percentile(took, 50) }
 
-// results are all figures of a run. What was not measured is nil.
+// results has all figures of a run. A figure that was not measured is nil.
 type results struct {
 	Kernel     string      `json:"kernel"`
 	Steps      []*step     `json:"steps"`
