@@ -2,9 +2,10 @@
 //
 //	go run ./hack/fuzz [-time 1m] [-only FuzzName]
 //
-// After a fuzzer has run, fuzz keeps those inputs in testdata/fuzz that reach code
-// which no smaller input reaches, and prints how long the fuzzer ran. It exits with 1 if
-// a fuzzer found a failure; Go has then written the input to testdata/fuzz.
+// After a fuzzer has run, fuzz adds those inputs to testdata/fuzz that reach code which
+// neither the inputs there nor smaller ones reach, and prints how long the fuzzer ran. It
+// deletes no input: one that once made a test fail may reach no code of its own. It exits
+// with 1 if a fuzzer found a failure; Go has then written the input to testdata/fuzz.
 package main
 
 import (
@@ -23,7 +24,7 @@ import (
 
 const (
 	largest = 8 << 10 // bytes of an input that is kept
-	most    = 24      // inputs that are kept for a fuzzer
+	most    = 24      // inputs of a fuzzer up to which inputs are added
 )
 
 // fuzzer is a fuzz test.
@@ -35,15 +36,21 @@ func main() {
 	flag.Parse()
 	all, err := fuzzers(".")
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
+		fmt.Fprintln(os.Stderr, "fuzz:", err)
 		os.Exit(1)
 	}
-	wanted := regexp.MustCompile(*only)
+	wanted, err := regexp.Compile(*only)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "fuzz: -only:", err)
+		os.Exit(2)
+	}
+	all = slices.DeleteFunc(all, func(f fuzzer) bool { return !wanted.MatchString(f.name) })
+	if len(all) == 0 {
+		fmt.Fprintf(os.Stderr, "fuzz: no fuzzer matches %q; git grep 'func Fuzz' shows the names\n", *only)
+		os.Exit(2)
+	}
 	failed := false
 	for _, f := range all {
-		if !wanted.MatchString(f.name) {
-			continue
-		}
 		out, err := f.run("test", "-run=^$", "-fuzz=^"+f.name+"$", "-fuzztime="+length.String(), "-parallel=1", ".")
 		if err == nil {
 			err = f.keep()
@@ -91,8 +98,7 @@ type input struct {
 	content []byte
 }
 
-// keep chooses inputs from testdata/fuzz and from Go's cache, and writes them to
-// testdata/fuzz.
+// keep chooses inputs from Go's cache, and adds them to testdata/fuzz.
 func (f fuzzer) keep() error {
 	cache, err := f.run("env", "GOCACHE")
 	if err != nil {
@@ -103,30 +109,17 @@ func (f fuzzer) keep() error {
 		return err
 	}
 	kept := filepath.Join(f.dir, "testdata", "fuzz", f.name)
-	var inputs []input
-	for _, dir := range []string{kept, filepath.Join(strings.TrimSpace(string(cache)), "fuzz", strings.TrimSpace(string(pkg)), f.name)} {
-		paths, err := filepath.Glob(filepath.Join(dir, "*"))
-		if err != nil {
-			return err
-		}
-		for _, path := range paths {
-			content, err := os.ReadFile(path)
-			if err != nil {
-				return err
-			}
-			if len(content) <= largest {
-				inputs = append(inputs, input{path, content})
-			}
-		}
-	}
-	slices.SortFunc(inputs, func(a, b input) int {
-		return cmp.Or(cmp.Compare(len(a.content), len(b.content)), bytes.Compare(a.content, b.content))
-	})
-	chosen, err := f.choose(inputs)
+	old, err := inputsIn(kept)
 	if err != nil {
 		return err
 	}
-	if err := os.RemoveAll(kept); err != nil || len(chosen) == 0 {
+	found, err := inputsIn(filepath.Join(strings.TrimSpace(string(cache)), "fuzz", strings.TrimSpace(string(pkg)), f.name))
+	if err != nil {
+		return err
+	}
+	found = slices.DeleteFunc(found, func(i input) bool { return len(i.content) > largest })
+	chosen, err := f.choose(old, found)
+	if err != nil || len(chosen) == 0 {
 		return err
 	}
 	if err := os.MkdirAll(kept, 0o755); err != nil {
@@ -140,10 +133,30 @@ func (f fuzzer) keep() error {
 	return nil
 }
 
-// choose returns the inputs that reach code which neither the fuzzer's own seeds nor
-// the inputs before them reach. The test runs in a directory with the package's other
-// test data.
-func (f fuzzer) choose(inputs []input) (chosen []input, err error) {
+// inputsIn returns the inputs in a directory, the smallest first; none if there is no
+// directory.
+func inputsIn(dir string) (inputs []input, err error) {
+	paths, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range paths {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		inputs = append(inputs, input{path, content})
+	}
+	slices.SortFunc(inputs, func(a, b input) int {
+		return cmp.Or(cmp.Compare(len(a.content), len(b.content)), bytes.Compare(a.content, b.content))
+	})
+	return inputs, nil
+}
+
+// choose returns the found inputs that reach code which neither the fuzzer's own seeds,
+// nor the old inputs, nor the found inputs before them reach. The test runs in a
+// directory with the package's other test data.
+func (f fuzzer) choose(old, found []input) (chosen []input, err error) {
 	work, err := os.MkdirTemp("", "fuzz")
 	if err != nil {
 		return nil, err
@@ -176,7 +189,7 @@ func (f fuzzer) choose(inputs []input) (chosen []input, err error) {
 	if _, err := grow(reached, work, binary, f.name); err != nil {
 		return nil, err
 	}
-	for _, i := range inputs {
+	for n, i := range slices.Concat(old, found) {
 		if err := os.WriteFile(filepath.Join(data, "input"), i.content, 0o644); err != nil {
 			return nil, err
 		}
@@ -184,7 +197,7 @@ func (f fuzzer) choose(inputs []input) (chosen []input, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", i.path, err)
 		}
-		if more && len(chosen) < most {
+		if more && n >= len(old) && len(old)+len(chosen) < most {
 			chosen = append(chosen, i)
 		}
 	}
