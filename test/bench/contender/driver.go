@@ -51,11 +51,13 @@ type process struct {
 	node       csi.NodeClient
 }
 
-// StartDriver starts the driver's binary and waits until it serves all pools.
+// StartDriver starts the driver's binary and waits until it serves all pools. The pools
+// clean no free extents: the zeroes would fill the sparse disks, and the machine's disk
+// with them. All extents that a reader could see are wiped nevertheless.
 func StartDriver(binary, dir string, pools ...Pool) ([]*Driver, error) {
 	text := "pools:\n"
 	for _, p := range pools {
-		text += fmt.Sprintf("- name: %s\n  devices: [%s]\n  create: true\n", p.Name, p.Disk)
+		text += fmt.Sprintf("- name: %s\n  devices: [%s]\n  create: true\n  clean: never\n", p.Name, p.Disk)
 		for k, v := range p.Options {
 			text += fmt.Sprintf("  %s: %s\n", k, v)
 		}
