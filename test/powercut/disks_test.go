@@ -6,7 +6,10 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,11 +26,80 @@ var diskSizes = map[string]size.Bytes{"pv0": 224 * size.MiB, "pv1": 96 * size.Mi
 // latestJoin is after how many machines the second disk joins at the latest.
 const latestJoin = 6
 
+// memoryPrefix begins the names of the runs' directories in memoryDir.
+const memoryPrefix = "dmsnap-powercut-disks-"
+
+// freeMemory deletes the disks of runs that were killed, below dir. Each run locks its directory, and
+// the kernel drops the lock when the run ends. A directory that is younger than a minute
+// may not be locked yet.
+func freeMemory(dir string) {
+	runs, _ := filepath.Glob(filepath.Join(dir, memoryPrefix+"*"))
+	for _, dir := range runs {
+		if info, err := os.Stat(dir); err != nil || time.Since(info.ModTime()) < time.Minute {
+			continue
+		}
+		if lock, err := lockDir(dir); err == nil {
+			os.RemoveAll(dir)
+			lock.Close()
+		}
+	}
+}
+
+// lockDir locks a directory until the result is closed. Errors: unix.EWOULDBLOCK.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// TestFreeMemory_killedRun: only the disks of runs that have ended without deleting them
+// are deleted.
+func TestFreeMemory_killedRun(t *testing.T) {
+	base := t.TempDir()
+	for _, x := range []struct {
+		name                     string
+		age                      time.Duration
+		running, other, mustStay bool
+	}{
+		{name: "killed", age: time.Hour}, {name: "running", age: time.Hour, running: true, mustStay: true},
+		{name: "young", mustStay: true}, {name: "other", age: time.Hour, other: true, mustStay: true},
+	} {
+		dir := filepath.Join(base, memoryPrefix+x.name)
+		if x.other {
+			dir = filepath.Join(base, x.name)
+		}
+		at := time.Now().Add(-x.age)
+		if err := errors.Join(os.Mkdir(dir, 0o700), os.Chtimes(dir, at, at)); err != nil {
+			t.Fatal(err)
+		}
+		if x.running {
+			lock, err := lockDir(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer lock.Close()
+		}
+		freeMemory(base)
+		if _, err := os.Stat(dir); (err == nil) != x.mustStay {
+			t.Errorf("%s: %v", x.name, err)
+		}
+	}
+}
+
 // inMemory puts the disks of the run into memory, if there is room.
 func (r *run) inMemory() {
+	freeMemory(memoryDir)
 	var fs unix.Statfs_t
 	if os.Getenv("TMPDIR") == "" && unix.Statfs(memoryDir, &fs) == nil && size.Bytes(fs.Bavail)*size.Bytes(fs.Bsize) > size.GiB {
-		if dir, err := os.MkdirTemp(memoryDir, "dmsnap-powercut-"); err == nil {
+		if dir, err := os.MkdirTemp(memoryDir, memoryPrefix); err == nil {
+			if r.lock, err = lockDir(dir); err != nil {
+				r.t.Fatal(err)
+			}
 			r.memory, r.disks = dir, dir
 			return
 		}

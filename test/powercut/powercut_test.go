@@ -86,7 +86,9 @@ func newRun(t *testing.T) *run {
 	r.stopAtSignal()
 	t.Cleanup(func() {
 		r.result()
-		if os.RemoveAll(r.memory); !t.Failed() {
+		os.RemoveAll(r.memory)
+		r.lock.Close()
+		if !t.Failed() {
 			os.RemoveAll(dir)
 		}
 	})
@@ -117,8 +119,9 @@ func build(t *testing.T, to, pkg string) {
 type run struct {
 	t      *testing.T
 	dir    string
-	disks  string // the directory of the disks
-	memory string // the same while it is in memory; else ""
+	disks  string   // the directory of the disks
+	memory string   // the same while it is in memory; else ""
+	lock   *os.File // of memory; nil without it
 	began  time.Time
 	random *rand.Rand
 	boots  int
