@@ -49,7 +49,7 @@ func TestKernels_choose(t *testing.T) {
 			t.Errorf("the kernel %s has the name %s", name, k.name)
 		}
 	}
-	if _, err := choose("uml-5.10"); err == nil || !strings.Contains(err.Error(), "uml, uml-6.12, uml-7.2, uml-smp, host, qemu or auto") {
+	if _, err := choose("uml-5.10"); err == nil || !strings.Contains(err.Error(), "uml, uml-6.12, uml-7.2, uml-smp, host, qemu, qemu-arm64 or auto") {
 		t.Errorf("error for an unknown kernel: %v, want the names of all kernels", err)
 	}
 }
