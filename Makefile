@@ -54,7 +54,7 @@ deps: ## install what the tests need (Debian, as root), or name what is missing
 
 FUZZTIME ?= 1m
 FUZZ ?=
-fuzz: ## run each fuzzer for FUZZTIME (1m), or only those that match FUZZ, and keep small corpora
+fuzz: ## run each fuzzer for FUZZTIME (1m), or those that match FUZZ; keep inputs that reach new code
 	$(GO) run ./hack/fuzz -time $(FUZZTIME) -only '$(FUZZ)'
 
 lint: ## golangci-lint of all modules with each build tag, go vet, the workflows
