@@ -77,9 +77,9 @@ func (d *Driver) intercept(ctx context.Context, request any, info *grpc.UnarySer
 		return nil, err
 	}
 	limited, cancel := shortened(klog.NewContext(ctx, log))
+	defer cancel()
 	reply, err = answer(limited, ctx, method, func() (any, error) {
 		defer end()
-		defer cancel()
 		return next(limited, request)
 	})
 	if err = toStatus(err); limited.Err() != nil && err != nil {
@@ -116,7 +116,7 @@ func answer(ctx, client context.Context, method string, handle func() (any, erro
 	}
 	leave := leaveLimit
 	if end, limited := client.Deadline(); limited {
-		leave = time.Until(end) / 2
+		leave = min(leave, time.Until(end)/2)
 	}
 	select {
 	case r := <-done:

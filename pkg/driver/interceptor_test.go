@@ -16,11 +16,14 @@ import (
 )
 
 // A failed call has a code and no reply, a panic becomes INTERNAL, and two
-// calls never change the same volume at the same time.
+// calls never change the same volume at the same time. The driver has no pools whose
+// disks it could blame: it does so only after a deadline.
 func TestIntercept_errorsAndOverlap(t *testing.T) {
 	d := &Driver{running: operations{names: map[string]string{}}}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
 	call := func(request any, handle func() (any, error)) (any, error) {
-		return d.intercept(t.Context(), request, &grpc.UnaryServerInfo{FullMethod: "/csi.v1.Node/Method"},
+		return d.intercept(ctx, request, &grpc.UnaryServerInfo{FullMethod: "/csi.v1.Node/Method"},
 			func(context.Context, any) (any, error) { return handle() })
 	}
 	ok := func() (any, error) { return "reply", nil }
@@ -103,6 +106,21 @@ func TestIntercept_hangingHandler(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatal("the volume stays locked")
 		}
+	}
+}
+
+// A call ends soon after its caller has left, even if its deadline is far away.
+func TestIntercept_callerLeaves(t *testing.T) {
+	d := &Driver{running: operations{names: map[string]string{}}, pools: &pool.Set{}}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	cancel()
+	hang := make(chan bool)
+	defer close(hang)
+	began := time.Now()
+	_, err := d.intercept(ctx, &csi.NodeStageVolumeRequest{VolumeId: "v1"}, &grpc.UnaryServerInfo{FullMethod: "/csi.v1.Node/NodeStageVolume"},
+		func(context.Context, any) (any, error) { <-hang; return nil, nil })
+	if status.Code(err) != codes.Canceled || time.Since(began) > 10*leaveLimit {
+		t.Errorf("%v after %v", err, time.Since(began))
 	}
 }
 
