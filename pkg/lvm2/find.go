@@ -18,6 +18,7 @@ type finder struct {
 	under    map[ID]error // PV.Part of missing physical volumes, from an earlier search
 	opened   []*device    // closed by close
 	waits    *waits       // for these devices
+	other    *waits       // for devices that are looked at for a limited time
 	failed   []error      // devices that could not be read
 	unlisted []error      // devices with the volume group that lvm2's devices file does not list
 	problems []error      // problems of the volume group that was found
@@ -78,14 +79,17 @@ func (f *finder) look(path string, limit time.Duration) (*disk, error) {
 		p   *disk
 		err error
 	}
-	silent := fmt.Errorf("device %s has not answered for %v, and was skipped", path, limit)
-	if limit != 0 && f.waits.longer(path, limit) {
+	silent, w := fmt.Errorf("device %s has not answered for %v, and was skipped", path, limit), f.waits
+	if limit != 0 {
+		w = f.other
+	}
+	if limit != 0 && w.longer(path, limit) {
 		return nil, silent // an earlier search still waits for it
 	}
 	done := make(chan result, 1)
 	look := func() {
 		var r result
-		if r.d, r.err = openWaited(path, os.O_RDONLY, f.waits); r.err == nil {
+		if r.d, r.err = openWaited(path, os.O_RDONLY, w); r.err == nil {
 			r.p, r.err = inspect(r.d)
 		}
 		done <- r
@@ -105,6 +109,7 @@ func (f *finder) look(path string, limit time.Duration) (*disk, error) {
 		case f.seen(r.d.id):
 			return nil, r.d.file.Close()
 		}
+		r.d.waits = f.waits
 		f.opened = append(f.opened, r.d)
 		return r.p, r.err
 	case <-late:

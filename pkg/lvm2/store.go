@@ -24,6 +24,7 @@ type Store struct {
 	access int // os.O_RDWR or os.O_RDONLY
 
 	waits waits                 // for disks, while mu is held
+	other waits                 // for devices that a search left behind
 	seen  atomic.Pointer[state] // after the last Read or Commit; readers do not wait for disks
 
 	mu       sync.Mutex // held while disks are read and written
@@ -260,7 +261,7 @@ func (s *Store) isStale() bool {
 }
 
 func (s *Store) loadFrom(search Search) error {
-	found := &finder{used: s.used, under: s.under, waits: &s.waits}
+	found := &finder{used: s.used, under: s.under, waits: &s.waits, other: &s.other}
 	defer found.close()
 	vg, members, err := found.group(s.name, s.id, search, s.open)
 	if err != nil {

@@ -67,7 +67,8 @@ func openWaited(path string, flags int, w *waits) (*device, error) {
 }
 
 // Waits returns the transfers of the metadata that have not ended yet, the oldest
-// first. It never waits for a device.
+// first. It omits devices that a search skipped, because nothing waits for them. It
+// never waits for a device.
 func (s *Store) Waits() []Wait {
 	s.waits.mu.Lock()
 	defer s.waits.mu.Unlock()
