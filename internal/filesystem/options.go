@@ -154,7 +154,7 @@ func levels(text string) []map[string]bool {
 			first, last, _ := strings.Cut(c, ".")
 			from, err1 := strconv.Atoi(strings.TrimPrefix(first, "c"))
 			to, err2 := strconv.Atoi(strings.TrimPrefix(last, "c"))
-			if err1 != nil || err2 != nil || from < 0 || to < from || to-from > 1<<16 { // not a range
+			if err1 != nil || err2 != nil || from < 0 || to < from || to > 1<<16 { // not a range
 				set[c] = true
 				continue
 			}

@@ -50,3 +50,16 @@ func TestInEffect_table(t *testing.T) {
 		}
 	}
 }
+
+// Categories beyond any kernel's are not counted one by one: a few bytes of text would
+// need much memory.
+func TestLevels_wideRange(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		most int
+	}{{"s0:c0.c1023", 1025}, {"s0:c100000.c165000", 2}, {"s0:c5.c3", 2}} {
+		if n := len(levels(c.text)[0]); n != c.most {
+			t.Errorf("%s: %d names, want %d", c.text, n, c.most)
+		}
+	}
+}
