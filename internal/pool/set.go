@@ -79,16 +79,7 @@ func OpenSet(ctx context.Context, configs []Config, o Options) (*Set, error) {
 	}
 	s.waitHeld(ctx, openingWait)
 	go s.loans(own)
-	late := time.NewTimer(openingWait)
-	defer late.Stop()
-	for _, m := range s.members {
-		select {
-		case <-m.tried:
-		case <-late.C:
-			late.Reset(0) // do not wait for the others either
-		case <-ctx.Done():
-		}
-	}
+	s.waitTried(ctx, openingWait)
 	if ctx.Err() != nil {
 		return nil, errors.Join(fmt.Errorf("opening the pools: %w", context.Cause(ctx)), s.Close())
 	}
@@ -119,6 +110,27 @@ func (s *Set) waitHeld(ctx context.Context, limit time.Duration) {
 		}
 		if late == nil {
 			late = time.After(limit)
+		}
+	}
+}
+
+// waitTried waits until each pool whose lock this process has was tried once, or for
+// limit.
+func (s *Set) waitTried(ctx context.Context, limit time.Duration) {
+	late := time.NewTimer(limit)
+	defer late.Stop()
+	for _, m := range s.members {
+		select {
+		case <-m.held:
+		default:
+			continue // waitHeld has already waited for it
+		}
+		select {
+		case <-m.tried:
+		case <-late.C:
+			return
+		case <-ctx.Done():
+			return
 		}
 	}
 }

@@ -135,3 +135,21 @@ func TestSet_waitHeld(t *testing.T) {
 		t.Fatal("it waits for a pool that is not released")
 	}
 }
+
+// TestSet_waitTried: a pool that another process still has does not delay the others a
+// second time.
+func TestSet_waitTried(t *testing.T) {
+	done, never := make(chan struct{}), make(chan struct{})
+	close(done)
+	s := &Set{members: []*member{{held: never, tried: never}, {held: done, tried: done}}}
+	ended := make(chan bool)
+	go func() {
+		s.waitTried(t.Context(), time.Hour)
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Fatal("it waits for a pool of another process")
+	}
+}
