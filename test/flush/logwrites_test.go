@@ -38,7 +38,9 @@ const (
 )
 
 // readLog returns what a log of dm-log-writes has, as events of disk 0. A mark
-// has the number of one of others, and stands for this event.
+// has the number of one of others, and stands for this event. The mark of the first event
+// that others does not have ends the log: the kernel logs until its device is removed, and
+// others ends earlier.
 func readLog(log io.ReaderAt, others []event) (events []event, err error) {
 	head := make([]byte, 4*size.KiB)
 	if _, err := log.ReadAt(head, 0); err != nil {
@@ -63,8 +65,11 @@ func readLog(log io.ReaderAt, others []event) (events []event, err error) {
 				return events, nil
 			}
 			var n int
-			if _, err := fmt.Sscanf(mark, markOf+"%d", &n); err != nil || n >= len(others) {
-				return nil, fmt.Errorf("mark %q: %w", mark, err)
+			if _, err := fmt.Sscanf(mark, markOf+"%d", &n); err != nil || n > len(others) {
+				return nil, fmt.Errorf("mark %q is not of one of %d events", mark, len(others))
+			}
+			if n == len(others) { // the worker's first write after the record's end
+				return events, nil
 			}
 			events = append(events, others[n])
 			continue
@@ -198,8 +203,8 @@ func (r *rig) logWrites(name, to string) string {
 	return path
 }
 
-// TestReadLog_everyEntry: the reader knows all kinds of entries, and refuses a log that is
-// cut short.
+// TestReadLog_everyEntry: the reader knows all kinds of entries. It ends where the record
+// of the other events ends, and refuses a log that is cut short.
 func TestReadLog_everyEntry(t *testing.T) {
 	const sector = size.SectorBytes
 	var log bytes.Buffer
@@ -247,7 +252,15 @@ func TestReadLog_everyEntry(t *testing.T) {
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("got  %v\nwant %v", got, want)
 	}
+	if got, err := readLog(bytes.NewReader(append(super(7), log.Bytes()...)), nil); err != nil || fmt.Sprint(got) != fmt.Sprint(want[:2]) {
+		t.Errorf("the log does not end with the record of the other events: %v, %v", got, err)
+	}
 	if _, err := readLog(bytes.NewReader(append(super(6), log.Bytes()...)), []event{other}); err == nil {
 		t.Error("a log without its last mark is accepted")
+	}
+	log.Reset()
+	entry(0, 0, loggedMark, "history-2")
+	if _, err := readLog(bytes.NewReader(append(super(1), log.Bytes()...)), []event{other}); err == nil {
+		t.Error("the mark of an event that cannot be the next is accepted")
 	}
 }
