@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -15,11 +16,19 @@ import (
 
 // fullWhileSuspended suspends the device of the store of snapshot s, as a killed process
 // leaves it. Then it writes 16 MiB to the volume until the store has overflowed, and the
-// kernel no longer answers status calls for the snapshot. written waits for the writes,
-// which end when the device is resumed.
-func fullWhileSuspended(t *testing.T, client *dm.Client, group, volume string) (store string, written func()) {
+// kernel no longer answers status calls for the snapshot. Until then nothing else grows or
+// resumes the store, because fullWhileSuspended claims its growth. written waits for the
+// writes, which end when the device is resumed.
+func fullWhileSuspended(t *testing.T, client *dm.Client, p *Pool, volume string) (store string, written func()) {
 	t.Helper()
-	store = group + "-s-cow"
+	snap := p.vgName + "-s"
+	store = snap + "-cow"
+	claim := &growth{storeID: p.current.Load().VG.LV("s").ID, done: make(chan struct{})}
+	claim.braked.Store(true)
+	if _, first := p.facts.growing.claim(claim.storeID, claim); !first {
+		t.Fatal("the store grows before it is written")
+	}
+	defer p.facts.growing.drop(claim.storeID)
 	ok(t, client.Suspend(context.Background(), store, dm.SuspendOptions{SkipLockFS: true}))
 	const writers = 4
 	ended := make(chan error, writers)
@@ -29,17 +38,17 @@ func fullWhileSuspended(t *testing.T, client *dm.Client, group, volume string) (
 		go func() { ended <- writeFrom(volume, int64(i)*int64(len(b)), b) }()
 	}
 	for end := time.Now().Add(15 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		asked := make(chan error, 1)
+		asked := make(chan string, 1)
 		go func() {
-			_, err := client.Status(group + "-s")
-			asked <- err
+			status, err := client.Status(snap)
+			asked <- fmt.Sprint(status, err)
 		}()
 		select {
-		case err := <-asked:
+		case answer := <-asked:
 			if time.Now().Before(end) {
 				continue // the store is not full yet
 			}
-			t.Errorf("the kernel still answers status calls, so this test proves nothing: %v", err)
+			t.Errorf("the kernel still answers status calls, so this test proves nothing: %s", answer)
 		case <-time.After(2 * careLook):
 		}
 		return store, func() {
@@ -85,7 +94,7 @@ func TestActivate_suspendedFullStore(t *testing.T) {
 	waitCared(t, p)
 	client := must(dm.Open())(t)
 	defer client.Close()
-	store, written := fullWhileSuspended(t, client, p.vgName, volume)
+	store, written := fullWhileSuspended(t, client, p, volume)
 	limited, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if _, err := p.Activate(limited, f.LV); !errors.Is(err, ErrLost) {
@@ -112,7 +121,7 @@ func TestCaretaker_besideSuspendedFullStore(t *testing.T) {
 	waitCared(t, p)
 	client := must(dm.Open())(t)
 	defer client.Close()
-	store, written := fullWhileSuspended(t, client, p.vgName, volume)
+	store, written := fullWhileSuspended(t, client, p, volume)
 	rescue := time.AfterFunc(40*time.Second, func() { client.Resume(store, 0) })
 	must(p.CreateSnapshot(ctx, "o1", other.LV))(t)
 	must(p.CreateSnapshot(ctx, "o2", other.LV))(t)
@@ -144,7 +153,7 @@ func TestOpen_suspendedFullStore(t *testing.T) {
 	ok(t, p.Close())
 	client := must(dm.Open())(t)
 	defer client.Close()
-	store, written := fullWhileSuspended(t, client, p.vgName, volume)
+	store, written := fullWhileSuspended(t, client, p, volume)
 	rescue := time.AfterFunc(20*time.Second, func() { client.Resume(store, 0) })
 	began := time.Now()
 	p = openPool(t, config)
