@@ -104,11 +104,23 @@ func startUdev(t *testing.T) *exec.Cmd {
 			t.Error(err)
 		}
 	})
-	eventually(t, func() bool { _, err := os.Stat("/run/udev/control"); return err == nil })
+	awaitUdev(t)
 	was := udevWait
 	udevWait = 2 * time.Minute // udevd is slow while the machine has other work
 	t.Cleanup(func() { udevWait = was })
 	return udevd
+}
+
+// awaitUdev waits until udevd answers. udevd makes its socket before it listens for the
+// kernel's events, and never learns of an event in between.
+func awaitUdev(t *testing.T) {
+	t.Helper()
+	eventually(t, func() bool { _, err := os.Stat("/run/udev/control"); return err == nil })
+	ping := exec.Command("udevadm", "control", "--ping", "--timeout=60")
+	ping.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	if out, err := ping.CombinedOutput(); err != nil {
+		t.Fatalf("udevd does not answer: %v\n%s", err, out)
+	}
 }
 
 // TestEnsureNode_withUdev: EnsureNode waits for udev's link, also if a new

@@ -86,7 +86,9 @@ func Udev() (undo func() error, err error) {
 			return nil, errors.Join(errors.New("udevd did not start"), undo())
 		}
 	}
-	err = errors.Join(run("udevadm", "trigger", "--action=add", "--subsystem-match=block"), run("udevadm", "settle"))
+	// The ping waits until udevd listens for events, which it does after it has made its
+	// socket.
+	err = errors.Join(run("udevadm", "control", "--ping"), run("udevadm", "trigger", "--action=add", "--subsystem-match=block"), run("udevadm", "settle"))
 	if err != nil {
 		return nil, errors.Join(err, undo())
 	}
