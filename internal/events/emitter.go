@@ -164,8 +164,16 @@ func (e *Emitter) stream(ctx context.Context, node, address string, limit flowco
 	var last *roleapi.Happening
 	var reminding sync.WaitGroup
 	reminding.Go(func() {
-		if epoch, due := r.due(ctx, stream); due && e.remind(ctx, node, conn) {
-			r.epoch = epoch
+		epoch, due := r.due(ctx, stream)
+		for ; due; due = ctx.Err() == nil { // the stream may last for months
+			if e.remind(ctx, node, conn) {
+				r.epoch = epoch
+				return
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(spread(lastRetry)):
+			}
 		}
 	})
 	defer reminding.Wait()

@@ -24,8 +24,9 @@ type reminder struct{ epoch string }
 const headerLimit = 5 * time.Second
 
 // due returns the epoch of the process at the other end of the stream, "" if it is
-// unknown, and whether the process must be reminded. A process is reminded once. Streams break and end for many reasons, and with thousands
-// of nodes one does so every second.
+// unknown, and whether the process must be reminded. A process is reminded once.
+// Streams break and end for many reasons, and with thousands of nodes a stream does so
+// every second.
 func (r *reminder) due(ctx context.Context, stream interface{ Header() (metadata.MD, error) }) (epoch string, due bool) {
 	header := make(chan metadata.MD, 1)
 	go func() { // until the stream ends

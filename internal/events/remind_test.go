@@ -2,6 +2,7 @@ package events
 
 import (
 	"context"
+	"errors"
 	"net"
 	"slices"
 	"sync"
@@ -13,6 +14,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/csi-dmsnap/csi-dmsnap/internal/reports"
 	"github.com/csi-dmsnap/csi-dmsnap/internal/roleapi"
@@ -94,4 +98,36 @@ func TestRemind_poolsWithVolumes(t *testing.T) {
 	wait(volume) // the same process
 	restart(true)
 	wait(volume, volume)
+}
+
+// TestRemind_again: a node is reminded although the volumes cannot be listed when the
+// controller begins to follow it, and its stream does not end.
+func TestRemind_again(t *testing.T) {
+	o, p := cluster(), &pools{}
+	var lists atomic.Int64
+	o.Client.(*fake.Clientset).PrependReactor("list", "persistentvolumes", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return lists.Add(1) <= 2, nil, errors.New("the API server does not answer")
+	})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	roleapi.RegisterReportsServer(server, reports.NewLog())
+	csi.RegisterControllerServer(server, p)
+	var done sync.WaitGroup
+	done.Go(func() { _ = server.Serve(l) })
+	t.Cleanup(func() { server.Stop(); done.Wait() })
+	emitter(t, o, Node{Name: "n", Instance: "1", Addresses: []string{l.Addr().String()}})
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		p.mu.Lock()
+		asked := slices.Clone(p.asked)
+		p.mu.Unlock()
+		if slices.Equal(asked, []string{volume}) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("asked for %v after %d lists", asked, lists.Load())
+		}
+	}
 }
