@@ -244,7 +244,7 @@ func TestReserve_neverTwice(t *testing.T) {
 		for _, r := range replicas {
 			wg.Go(func() {
 				name := fmt.Sprintf("v%d", i)
-				for range 400 {
+				for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 					ctx, cancel := context.WithTimeout(t.Context(), time.Duration(200+rand.IntN(1000))*time.Millisecond)
 					_, err := r.CreateVolume(ctx, request(name, 10))
 					cancel()

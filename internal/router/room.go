@@ -3,6 +3,7 @@ package router
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -21,6 +22,9 @@ const (
 	// roomAge is how long an answer counts, less what this router has placed since.
 	// The node itself decides whether its room is enough when it creates the volume.
 	roomAge = 10 * time.Second
+	// errorAge is how long an error counts instead of an answer. The claims that wait
+	// then do not each wait for the node, and a claim that is retried asks it again.
+	errorAge = time.Second
 	// maxKinds is the number of kinds of volumes whose answers are kept.
 	maxKinds = 64
 )
@@ -43,10 +47,19 @@ type kind struct {
 // room is how much room a node has.
 type room struct {
 	link    *link // to the process that answered
-	asked   time.Time
+	told    time.Time
 	err     error // instead of an answer
 	free    int64 // bytes
 	largest int64 // bytes of the largest possible volume; -1 if unknown
+}
+
+// old reports whether the node must be asked again.
+func (m *room) old(now time.Time) bool {
+	age := roomAge
+	if m.err != nil {
+		age = errorAge
+	}
+	return since(m.told, now) >= age
 }
 
 // kindOf returns the kind of volume that a request asks for.
@@ -117,14 +130,12 @@ func (s *rooms) roomiest(ctx context.Context, r *Router, q *csi.CreateVolumeRequ
 func (s *rooms) refresh(r *Router, k *kind, q *csi.CreateVolumeRequest, candidates []*member) {
 	now := r.now()
 	s.mu.Lock()
-	for short, known := range k.at {
-		if since(known.asked, now) >= roomAge {
-			delete(k.at, short)
-		}
+	for _, other := range s.kinds { // otherwise a kind that nobody asks for keeps the links of former processes
+		maps.DeleteFunc(other.at, func(_ string, known *room) bool { return known.old(now) })
 	}
 	var unknown []*member
 	for _, n := range candidates {
-		if known := k.at[n.short]; known == nil || known.link != n.link {
+		if known := k.at[n.short]; known == nil || known.link != n.link || known.old(now) {
 			unknown = append(unknown, n)
 		}
 	}
@@ -141,10 +152,11 @@ func (s *rooms) refresh(r *Router, k *kind, q *csi.CreateVolumeRequest, candidat
 			AccessibleTopology: &csi.Topology{Segments: map[string]string{handle.TopologyKey: n.short}},
 		}, callmeta.Conditions{})
 	})
+	now = r.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, a := range answers {
-		known := &room{link: a.node.link, asked: now, err: a.err, free: a.value.GetAvailableCapacity(), largest: -1}
+		known := &room{link: a.node.link, told: now, err: a.err, free: a.value.GetAvailableCapacity(), largest: -1}
 		if largest := a.value.GetMaximumVolumeSize(); largest != nil {
 			known.largest = largest.GetValue()
 		}

@@ -34,7 +34,8 @@ const (
 // names. Otherwise a hundred claims that come together would call each node a
 // hundred times. rounds is safe for concurrent use.
 type rounds struct {
-	r *Router
+	r     *Router
+	pause time.Duration // roundPause; tests change it
 
 	mu      sync.Mutex
 	waiting []*question
@@ -45,27 +46,31 @@ type rounds struct {
 type question struct {
 	ctx         context.Context // of the caller
 	request     *csi.CreateVolumeRequest
-	nodes       []*member // not empty
-	reservation string    // "" if the name must not be reserved
-	done        chan struct{}
+	nodes       []*member     // not empty
+	reservation string        // "" if the name must not be reserved
+	done        chan struct{} // closed when all nodes have answered
 
 	mu      sync.Mutex
+	missing int                                 // nodes that have not answered
 	answers []answer[*csi.CreateVolumeResponse] // all but NOT_FOUND
 }
 
+// add adds a node's answer. Each node must have one answer.
 func (q *question) add(n *member, value *csi.CreateVolumeResponse, err error) {
-	if status.Code(err) == codes.NotFound {
-		return
-	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.answers = append(q.answers, answer[*csi.CreateVolumeResponse]{n, value, err})
+	if status.Code(err) != codes.NotFound {
+		q.answers = append(q.answers, answer[*csi.CreateVolumeResponse]{n, value, err})
+	}
+	if q.missing--; q.missing == 0 {
+		close(q.done)
+	}
 }
 
 // ask asks the nodes, which are at least one. It returns the answers of those
 // nodes that do not have the answer NOT_FOUND. Errors: that of ctx.
 func (s *rounds) ask(ctx context.Context, request *csi.CreateVolumeRequest, nodes []*member, reservation string) ([]answer[*csi.CreateVolumeResponse], error) {
-	q := &question{ctx: ctx, request: request, nodes: nodes, reservation: reservation, done: make(chan struct{})}
+	q := &question{ctx: ctx, request: request, nodes: nodes, reservation: reservation, missing: len(nodes), done: make(chan struct{})}
 	s.mu.Lock()
 	s.waiting = append(s.waiting, q)
 	if !s.turning {
@@ -99,7 +104,7 @@ func (s *rounds) turn() {
 			defer close(finished)
 			s.round(batch)
 		})
-		late := time.NewTimer(roundPause)
+		late := time.NewTimer(s.pause)
 		select {
 		case <-finished:
 		case <-late.C:
@@ -111,38 +116,35 @@ func (s *rounds) turn() {
 // round asks the nodes of all questions. Each question's first node is asked
 // before its other nodes, and if it does not reserve the name, no other node is
 // asked to. Otherwise two controllers could block each other with half of the
-// nodes each.
+// nodes each. Questions with different first nodes do not wait for each other.
 func (s *rounds) round(batch []*question) {
 	ctx, cancel := context.WithTimeout(s.r.ctx, reserveLimit)
 	defer cancel()
-	first, others := map[*member][]*question{}, map[*member][]*question{}
-	for _, q := range batch {
-		if q.ctx.Err() != nil {
-			continue // nobody waits for the answer
-		}
-		first[q.nodes[0]] = append(first[q.nodes[0]], q)
-		for _, n := range q.nodes[1:] {
-			others[n] = append(others[n], q)
-		}
-	}
-	s.askAll(ctx, first)
-	for _, questions := range first {
+	batch = slices.DeleteFunc(batch, func(q *question) bool { return q.ctx.Err() != nil }) // nobody waits for the answer
+	askEach(batch, func(q *question) []*member { return q.nodes[:1] }, func(first *member, questions []*question) {
+		s.askNode(ctx, first, questions)
 		for _, q := range questions {
 			if len(q.answers) > 0 {
 				q.reservation = ""
 			}
 		}
-	}
-	s.askAll(ctx, others)
-	for _, q := range batch {
-		close(q.done)
-	}
+		askEach(questions, func(q *question) []*member { return q.nodes[1:] }, func(n *member, questions []*question) {
+			s.askNode(ctx, n, questions)
+		})
+	})
 }
 
-// askAll asks each node its questions.
-func (s *rounds) askAll(ctx context.Context, of map[*member][]*question) {
+// askEach calls f for each of the nodes that nodesOf returns, with all the questions
+// for the node.
+func askEach(questions []*question, nodesOf func(*question) []*member, f func(*member, []*question)) {
+	of := map[*member][]*question{}
+	for _, q := range questions {
+		for _, n := range nodesOf(q) {
+			of[n] = append(of[n], q)
+		}
+	}
 	ask(slices.Collect(maps.Keys(of)), func(n *member) (struct{}, error) {
-		s.askNode(ctx, n, of[n])
+		f(n, of[n])
 		return struct{}{}, nil
 	})
 }
@@ -152,7 +154,7 @@ func (s *rounds) askAll(ctx context.Context, of map[*member][]*question) {
 func (s *rounds) askNode(ctx context.Context, n *member, questions []*question) {
 	answers, err := s.names(ctx, n, questions)
 	switch {
-	case status.Code(err) == codes.Unimplemented && !isFalse(err): // an older node
+	case status.Code(err) == codes.Unimplemented: // an older node
 		for _, q := range questions {
 			q.add(s.askName(ctx, n, q, q.reservation))
 		}

@@ -40,12 +40,14 @@ func (s *rounds) count() int {
 // claims go to the nodes with most room, counted without the former claims.
 func TestRounds_together(t *testing.T) {
 	const claims, bytes = 50, 10
-	room := make([]int64, 200)
+	room := make([]int64, askers+6) // more would not answer in time on a machine that is busy
 	for i := range room {
 		room[i] = 20 * bytes
 	}
 	nodes := cluster(t, room...)
-	r := newRouter(t, nodes...)
+	now := time.Now()
+	r := routerOf(t, Options{Clock: func() time.Time { return now }}, nodes...) // the rooms stay known
+	r.rounds.pause = time.Minute
 	asked, resume := stallFirst(nodes[0])
 	var wg sync.WaitGroup
 	create := func(i int) {
@@ -123,11 +125,50 @@ func TestRounds_silentNode(t *testing.T) {
 	wantCode(t, "the first claim", <-ended, codes.OK)
 }
 
+// TestRounds_silentNodeInRound: a node that does not answer does not delay the other
+// claims of its round, whether their first nodes are different or the same.
+func TestRounds_silentNodeInRound(t *testing.T) {
+	for name, c := range map[string]struct{ silent, other int }{"first": {0, 1}, "another": {2, 1}} {
+		t.Run(name, func(t *testing.T) {
+			nodes := cluster(t, 100, 100, 100, 100)
+			r := newRouter(t, nodes...)
+			r.rounds.pause = time.Minute
+			create := func(name string, among ...*fake) chan error {
+				q, ended := request(name, 10), make(chan error, 1)
+				q.AccessibilityRequirements = &csi.TopologyRequirement{Requisite: on(among[0].name, among[1].name)}
+				go func() {
+					_, err := r.CreateVolume(t.Context(), q)
+					ended <- err
+				}()
+				return ended
+			}
+			asked, resume := stallFirst(nodes[c.other])
+			former := create("former", nodes[1], nodes[3])
+			<-asked
+			silent, answer := stallFirst(nodes[c.silent])
+			delayed, quick := create("delayed", nodes[c.silent], nodes[c.other]), create("quick", nodes[1], nodes[3])
+			eventually(t, "two claims wait", func() bool { return r.rounds.count() == 2 })
+			close(resume)
+			wantCode(t, "the round before", <-former, codes.OK)
+			<-silent
+			wantCode(t, "the claim that does not need the node", <-quick, codes.OK)
+			select {
+			case err := <-delayed:
+				t.Errorf("the other claim did not wait: %v", err)
+			default:
+			}
+			close(answer)
+			wantCode(t, "the other claim", <-delayed, codes.OK)
+		})
+	}
+}
+
 // TestRounds_callerLeaves: a caller that leaves while its question waits is not asked
 // for.
 func TestRounds_callerLeaves(t *testing.T) {
 	nodes := cluster(t, 100, 100)
 	r := newRouter(t, nodes...)
+	r.rounds.pause = time.Minute
 	asked, resume := stallFirst(nodes[0])
 	ended := make(chan error)
 	go func() {
@@ -157,7 +198,8 @@ func TestRounds_callerLeaves(t *testing.T) {
 func TestRooms_known(t *testing.T) {
 	nodes := cluster(t, 100, 80)
 	var ahead atomic.Int64
-	r := routerOf(t, Options{Clock: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }}, nodes...)
+	begin := time.Now()
+	r := routerOf(t, Options{Clock: func() time.Time { return begin.Add(time.Duration(ahead.Load())) }}, nodes...)
 	place := func(name string, bytes int64, want string) {
 		t.Helper()
 		if _, err := r.CreateVolume(t.Context(), request(name, bytes)); err != nil {
@@ -189,6 +231,60 @@ func TestRooms_known(t *testing.T) {
 	r.SetNodes([]Node{nodes[0].node(), {Name: "n2", Instance: "another", Addresses: []string{nodes[1].address}}})
 	nodes[1].setRoom(2000)
 	place("f", 5, "n2")
+}
+
+// TestRooms_error: the error of a node counts for a moment only. After that the node is
+// asked again, and claims that had no other node are placed.
+func TestRooms_error(t *testing.T) {
+	nodes := cluster(t, 100, 80)
+	var ahead atomic.Int64
+	begin := time.Now()
+	r := routerOf(t, Options{Clock: func() time.Time { return begin.Add(time.Duration(ahead.Load())) }}, nodes...)
+	for _, n := range nodes {
+		n.onBefore(func(_ context.Context, method string) error {
+			if method == "GetCapacity" {
+				return unavailable("not now")
+			}
+			return nil
+		})
+	}
+	for range 2 {
+		_, err := r.CreateVolume(t.Context(), request("a", 10))
+		wantCode(t, "no room is known", err, codes.Unavailable)
+	}
+	if got := nodes[0].requests("GetCapacity"); got != 1 {
+		t.Errorf("the room was asked %d times", got)
+	}
+	for _, n := range nodes {
+		n.onBefore(nil)
+	}
+	ahead.Store(int64(errorAge))
+	_, err := r.CreateVolume(t.Context(), request("a", 10))
+	wantCode(t, "asked again", err, codes.OK)
+}
+
+// TestRooms_forgotten: what is known of one kind's rooms goes when it is old, though
+// only another kind is asked for. It holds the connections to former processes.
+func TestRooms_forgotten(t *testing.T) {
+	nodes := cluster(t, 100, 80)
+	var ahead atomic.Int64
+	begin := time.Now()
+	r := routerOf(t, Options{Clock: func() time.Time { return begin.Add(time.Duration(ahead.Load())) }}, nodes...)
+	for _, pool := range []string{"a", "b"} {
+		q := request(pool, 1)
+		q.Parameters = map[string]string{"pool": pool}
+		if _, err := r.CreateVolume(t.Context(), q); err != nil {
+			t.Fatal(err)
+		}
+		ahead.Add(int64(roomAge))
+	}
+	known := 0
+	for _, k := range r.rooms.kinds {
+		known += len(k.at)
+	}
+	if known != len(nodes) {
+		t.Errorf("%d rooms are known, want those of the last kind", known)
+	}
 }
 
 // TestRooms_manyKinds: the router keeps the rooms of a bounded number of kinds.

@@ -75,7 +75,7 @@ func New(o Options) (*Router, error) {
 		placing:  names{held: map[string]bool{}},
 		now:      o.Clock,
 	}
-	r.rounds = &rounds{r: r}
+	r.rounds = &rounds{r: r, pause: roundPause}
 	r.metrics = newMetrics(r.fleet)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r, nil
