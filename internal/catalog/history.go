@@ -84,11 +84,7 @@ func (v *Volume) findLoss() {
 // that a fork or a reader reads, and the layers that these read through. While a tag in the
 // group is not understood, every layer is needed.
 func (v *View) Needed(o *Volume) []*Layer {
-	twice := false // two layers have the same place
-	for i := 1; i < len(o.Layers); i++ {
-		twice = twice || o.Layers[i].Order == o.Layers[i-1].Order
-	}
-	if v.Unclear != nil || twice { // the order of the layers is not known
+	if v.Unclear != nil || o.unordered() {
 		return slices.Clone(o.Layers)
 	}
 	var out []*Layer
@@ -106,6 +102,17 @@ func (v *View) Needed(o *Volume) []*Layer {
 		}
 	}
 	return out
+}
+
+// unordered reports whether two layers have the same place, so that the order of the layers
+// is not known.
+func (v *Volume) unordered() bool {
+	for i := 1; i < len(v.Layers); i++ {
+		if v.Layers[i].Order == v.Layers[i-1].Order {
+			return true
+		}
+	}
+	return false
 }
 
 // Disposable reports whether the blocks of o can go when o is deleted.

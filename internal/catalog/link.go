@@ -247,6 +247,7 @@ func (v *View) link(id lvm2.ID, form Volume) {
 		}
 	}
 	slices.SortFunc(o.Layers, func(a, b *Layer) int { return int(int64(a.Order) - int64(b.Order)) })
+	v.twice = v.twice || o.unordered()
 	if o.headKept {
 		o.Unknown = v.zeroedHead(o, o.Unknown)
 	}
@@ -288,6 +289,7 @@ func (v *View) linkLayer(o *Volume, form Layer) {
 func (v *View) linkFork(o *Volume, s *ForkStore) {
 	switch {
 	case o.Forked():
+		v.twice = v.twice || o.Fork != nil
 		o.Fork = s
 		v.forks.Set(s.LV.ID, s)
 	case o.Reading() && !o.Transient:

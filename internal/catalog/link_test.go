@@ -81,7 +81,7 @@ func randomEdit(e *Edit, random *rand.Rand, round int) string {
 	with := func(lv *lvm2.LV) *lvm2.LV { lv.Segments = room; return lv }
 	put := func(lv *lvm2.LV) { _ = e.Put(lv) }
 	t := &Edit{View: now} // with links, for edits that need them
-	switch k := random.IntN(18); {
+	switch k := random.IntN(20); {
 	case k == 0 || o == nil || l == nil:
 		put(with(NewVolumeLV(name, VolumeSpec{Name: name, Mode: Block, Source: Source{Kind: FromNothing}}, 1<<22)))
 		return "create " + name
@@ -168,6 +168,14 @@ func randomEdit(e *Edit, random *rand.Rand, round int) string {
 	case k == 16:
 		put(with(&lvm2.LV{Name: name, ID: lvm2.NewID(), Status: []string{lvm2.StatusRead, lvm2.StatusVisible}}))
 		return "theirs"
+	case k == 17 && o.Forked():
+		put(with(NewForkStore(name+"-w", o.LV, 32)))
+		return "another store for " + o.LV.Name
+	case k == 18 && len(o.Layers) > 1:
+		c := o.Layers[0].LV.Clone()
+		c.Tags = append(DropTags(c.Tags, tagOrder), Tag(tagOrder, fmt.Sprint(o.Layers[1].Order)))
+		put(c)
+		return "the same place for two layers of " + o.LV.Name
 	}
 	return "nothing"
 }

@@ -124,7 +124,7 @@ type View struct {
 	links     index.Map[string, []*lvm2.LV]  // hidden logical volumes of snapshots, by the names of origin and store
 	sources   index.Map[string, int]         // how many volumes name a logical volume as their source, or as the volume of their snapshots
 	doubtful  map[lvm2.ID]error              // volumes whose history has a tag that is not understood
-	twice     bool                           // a CSI name is given twice
+	twice     bool                           // a CSI name, the place of a layer or the store of a fork is given twice, so that the order of the links matters
 	guessed   bool                           // an extent may belong to several logical volumes: for segments of other types that is a guess
 }
 
