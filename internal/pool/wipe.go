@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -178,23 +179,41 @@ type wiping struct {
 
 // flushWiped waits until the zeroes of all pieces are on the disks, and closes the pieces'
 // devices. The zeroes have reached the disks' caches, so one flush of a disk is enough for
-// all pieces that lie on it. A piece that cannot be flushed counts as not wiped.
+// all pieces that lie on it. A piece that cannot be flushed counts as not wiped, and so do
+// the other pieces on its disks. A disk that fails a flush may have lost their zeroes too,
+// and its next flush then succeeds without them.
 func flushWiped(todo []*wiping, left *failedTrash) {
-	flushed := map[int]bool{} // by the number of the physical volume
+	flushed := map[int]error{} // the result of the flush, by the number of the physical volume
 	for _, t := range todo {
-		own, err := catalog.Physical(t.lv)
-		if err == nil && slices.ContainsFunc(own, func(r lvm2.Range) bool { return !flushed[r.PV] }) {
-			if err = flush(t.file); err == nil {
-				for _, r := range own {
-					flushed[r.PV] = true
-				}
-			}
+		var err error
+		if t.wiped > 0 {
+			err = t.flush(flushed)
 		}
 		if err != nil {
 			t.wiped = 0
 		}
 		left.add(t.lv, errors.Join(err, t.file.Close()))
 	}
+}
+
+// flush makes the zeroes of a piece durable, unless the flush of another piece has done it.
+func (t *wiping) flush(flushed map[int]error) error {
+	own, err := catalog.Physical(t.lv)
+	if err != nil {
+		return err
+	}
+	known := func(r lvm2.Range) bool { _, known := flushed[r.PV]; return known }
+	var now error
+	if slices.ContainsFunc(own, func(r lvm2.Range) bool { return !known(r) }) {
+		now = flush(t.file)
+	}
+	for _, r := range own {
+		if !known(r) {
+			flushed[r.PV] = now
+		}
+		err = cmp.Or(err, flushed[r.PV])
+	}
+	return err
 }
 
 // zero wipes from the end until the deadline.
