@@ -15,6 +15,8 @@ const (
 
 	careTrim    = "trim" // kind of the work that trims frozen stores
 	trimsAtOnce = 32     // stores that are trimmed at the same time: after many cuts each store needs a commit
+
+	trimPatience = 2 * time.Second // a trim that takes longer waits, and does not count any more
 )
 
 // caretaker finishes what is left to do for volumes: devices that a change could
@@ -25,14 +27,14 @@ type caretaker struct {
 	pool *Pool
 	soon chan struct{} // holds an item if the caretaker must look now, before its next tick
 
-	mu     sync.Mutex        // guards the fields below; no other lock is taken while it is held
-	busy   map[string]bool   // work in progress, by the kind of work and the volume's id
-	trims  int               // trims in progress, without those that pause after a failure
-	logged map[string]string // by the same key: the logged failure of the last attempt
+	mu     sync.Mutex           // guards the fields below; no other lock is taken while it is held
+	busy   map[string]bool      // work in progress, by the kind of work and the volume's id
+	trims  map[string]time.Time // by the same key: the begin of trims in progress, without those that pause after a failure
+	logged map[string]string    // by the same key: the logged failure of the last attempt
 }
 
 func newCaretaker(p *Pool) *caretaker {
-	return &caretaker{pool: p, soon: make(chan struct{}, 1), busy: map[string]bool{}, logged: map[string]string{}}
+	return &caretaker{pool: p, soon: make(chan struct{}, 1), busy: map[string]bool{}, trims: map[string]time.Time{}, logged: map[string]string{}}
 }
 
 // loop looks for work. It does not ask the kernel for the status of a snapshot,
@@ -137,7 +139,7 @@ func (c *caretaker) attendFreely(o *catalog.Volume, kind string, pause time.Dura
 		defer c.end(key)
 		err := f(ctx, o.LV.Name)
 		if kind == careTrim {
-			c.trimmed()
+			c.trimmed(key)
 		}
 		if ctx.Err() != nil {
 			return
@@ -167,24 +169,35 @@ func (c *caretaker) begin(kind, key string) bool {
 	}
 	c.busy[key] = true
 	if kind == careTrim {
-		c.trims++
+		c.trims[key] = time.Now()
 	}
 	return true
 }
 
-// trimming reports whether as many stores are being trimmed as may be.
+// trimming reports whether as many stores are being trimmed as may be. A trim that waits
+// for a disk or for the volume's key does not delay the trims of other volumes.
 func (c *caretaker) trimming() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.trims >= trimsAtOnce
+	return c.recentTrims() >= trimsAtOnce
+}
+
+// recentTrims returns the number of trims that count. The caller holds mu.
+func (c *caretaker) recentTrims() (n int) {
+	for _, began := range c.trims {
+		if time.Since(began) < trimPatience {
+			n++
+		}
+	}
+	return n
 }
 
 // trimmed records that a trim has ended, and makes the caretaker look for the next
-// stores when all trims have.
-func (c *caretaker) trimmed() {
+// stores when all trims that count have.
+func (c *caretaker) trimmed(key string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.trims--; c.trims == 0 {
+	if delete(c.trims, key); c.recentTrims() == 0 {
 		c.wake()
 	}
 }

@@ -3,6 +3,7 @@ package pool
 import (
 	"fmt"
 	"testing"
+	"time"
 )
 
 // TestCaretaker_trimsAtOnce: only so many stores are trimmed at the same time, and the
@@ -24,12 +25,34 @@ func TestCaretaker_trimsAtOnce(t *testing.T) {
 		if len(c.soon) > 0 {
 			t.Fatalf("the caretaker looks again after %d trims", i)
 		}
-		c.trimmed()
+		c.trimmed(fmt.Sprint(careTrim, i))
 		if c.trimming() {
 			t.Fatal("the end of a trim lets no other begin")
 		}
 	}
 	if len(c.soon) == 0 {
 		t.Error("the caretaker does not look again after all trims")
+	}
+}
+
+// TestCaretaker_trimsThatWait: trims that wait, as for a disk that does not answer, do not
+// keep other stores from being trimmed.
+func TestCaretaker_trimsThatWait(t *testing.T) {
+	c := newCaretaker(nil)
+	for i := range trimsAtOnce {
+		c.begin(careTrim, fmt.Sprint(careTrim, i))
+	}
+	if !c.trimming() {
+		t.Fatal("more stores are trimmed")
+	}
+	for key := range c.trims {
+		c.trims[key] = time.Now().Add(-trimPatience)
+	}
+	if c.trimming() {
+		t.Error("trims that wait keep others from beginning")
+	}
+	c.begin(careTrim, "other")
+	if c.trimmed("other"); len(c.soon) == 0 {
+		t.Error("the caretaker does not look again after all other trims")
 	}
 }
