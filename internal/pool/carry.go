@@ -120,7 +120,7 @@ func (c *carrier) change(ctx context.Context, s step, d *kernelDevice) error {
 	case stepClear:
 		return c.dm.Clear(s.name)
 	case stepLoad:
-		return c.load(s, d)
+		return c.load(ctx, s, d)
 	case stepSuspend:
 		return c.suspend(ctx, s)
 	case stepResume:
@@ -157,14 +157,14 @@ func (c *carrier) create(s step) error {
 }
 
 // load loads a table. If that fails for a new device, load removes the device.
-func (c *carrier) load(s step, d *kernelDevice) error {
+func (c *carrier) load(ctx context.Context, s step, d *kernelDevice) error {
 	table, complete := s.table.bind(c.k.number)
 	err := s.lease.valid()
 	if err == nil && !complete {
 		err = errors.New("another process removed a device that its table needs")
 	}
 	if err == nil {
-		err = c.dm.Load(s.name, table, s.readOnly)
+		err = c.loadTable(ctx, s, d, table)
 	}
 	if err != nil {
 		if !d.Live && !d.Loaded {

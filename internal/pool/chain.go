@@ -16,7 +16,7 @@ func (p *Pool) intact(v *view, o *catalog.Volume, l *catalog.Layer) error {
 	}
 	for _, x := range o.Path(l) {
 		if x.Lost {
-			return fmt.Errorf("snapshot %s: %w: the store of %s overflowed, or a store that it reads through was removed", l.LV.Name, ErrLost, x.LV.Name)
+			return fmt.Errorf("snapshot %s: %w: the store of %s overflowed or was lost by a disk, or a store that it reads through was removed", l.LV.Name, ErrLost, x.LV.Name)
 		}
 		info, err := p.find(v.snapDevice(x.LV))
 		if err != nil {

@@ -47,7 +47,7 @@ func (p *Pool) concerns(v *view) []Concern {
 	for _, lv := range v.VG.LVs { // in the order of the metadata
 		if l := v.Layers.Get(lv.ID); l != nil && l.Named && v.describeSnapshot(l).Lost {
 			add(OfSnapshot, lv.Name, Condition{Degraded, ReasonSnapshotLost, fmt.Sprintf(
-				"the content of snapshot %s is lost, but the volume is unharmed: its store or a newer snapshot's store was full, or was removed by lvremove or dmsetup; delete the snapshot and take a new one", l.Name)})
+				"the content of snapshot %s is lost, but the volume is unharmed: its store or a newer snapshot's store was full, was removed by lvremove or dmsetup, or was lost by a disk; delete the snapshot and take a new one", l.Name)})
 		}
 		if o := v.Volumes.Get(lv.ID); o != nil && !o.Deleted {
 			for _, c := range p.volumeConditions(v, o) {

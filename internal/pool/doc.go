@@ -16,7 +16,7 @@
 //	mapper      device-mapper, in line with a view                 mapper.go wanted.go symbolic.go kernel.go plan*.go
 //	                                                               converge.go converge_failed.go carry.go demands.go window.go
 //	                                                               devices.go chain.go mapped.go removal.go freeze.go
-//	                                                               probe.go thaw.go mounts.go timing.go fork_recover.go loss.go
+//	                                                               probe.go thaw.go mounts.go timing.go fork_recover.go loss.go header.go
 //	                                                               exact.go flat*.go depth.go disks.go on_disks.go silent.go
 //	storeGuard  stores that the kernel fills                       monitor.go filling.go growth.go brake.go
 //	wiper       trash, unknown extents, the store's unused end     wipe.go room.go scrub.go clean.go trim.go

@@ -166,7 +166,7 @@ func (p *Pool) beginFlat(ctx context.Context, volume, layer lvm2.ID) (*flatWork,
 // endFlat records that a flat store can be used, or discards it because of err. The caller
 // holds the volume's key.
 func (p *Pool) endFlat(ctx context.Context, w *flatWork, err error) error {
-	if errors.Is(err, cow.ErrInvalid) {
+	if storeLost(err) {
 		err = p.recordInvalid(ctx, w, err)
 	}
 	if err == nil {

@@ -131,7 +131,7 @@ func (p *Pool) recordInvalid(ctx context.Context, w *flatWork, why error) error 
 	defer done()
 	for i, s := range sources {
 		for _, err := range s.Read(ctx) {
-			if !errors.Is(err, cow.ErrInvalid) {
+			if !storeLost(err) {
 				break
 			}
 			id := layers[i].LV.ID

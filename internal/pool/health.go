@@ -34,7 +34,7 @@ func (p *Pool) volumeConditions(v *view, o *catalog.Volume) []Condition {
 	}
 	for _, l := range v.SnapshotsOf(o) {
 		if v.describeSnapshot(l).Lost {
-			out = append(out, Condition{Degraded, ReasonSnapshotLost, fmt.Sprintf("snapshot %s is lost: its store or a newer snapshot's store was full, or was removed by lvremove or dmsetup; delete it and take a new one", l.Name)})
+			out = append(out, Condition{Degraded, ReasonSnapshotLost, fmt.Sprintf("snapshot %s is lost: its store or a newer snapshot's store was full, was removed by lvremove or dmsetup, or was lost by a disk; delete it and take a new one", l.Name)})
 		}
 	}
 	for _, l := range o.Layers {

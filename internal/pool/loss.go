@@ -19,7 +19,7 @@ type unrecordedLoss struct {
 }
 
 func (e *unrecordedLoss) Error() string {
-	return fmt.Sprintf("the store of layer %s overflowed, or its device was removed by hand: %v", e.layer, ErrLost)
+	return fmt.Sprintf("the store of layer %s overflowed or was lost by a disk, or its device was removed by hand: %v", e.layer, ErrLost)
 }
 
 func (e *unrecordedLoss) Unwrap() error { return ErrLost }

@@ -101,6 +101,16 @@ func (t *edit) formatStore(l *catalog.Layer) error {
 		if binary.LittleEndian.Uint32(b) != 0 { // the kernel checks only this field
 			return nil
 		}
+		// A store that lists chunks has lost its header. Without one, its layer counts as lost.
+		on := onDisks{view: t.view()}
+		defer on.close()
+		store, err := on.store(l.LV, t.BytesOf(l.LV))
+		if err != nil {
+			return err
+		}
+		if empty, err := store.Empty(l.Chunk.Bytes()); err != nil || !empty {
+			return err
+		}
 		copy(b, cow.NewHeader(l.Chunk.Bytes()))
 		if point.On {
 			point.Before("format", f.Name())

@@ -2,7 +2,6 @@ package pool
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
@@ -56,7 +55,7 @@ func (p *Pool) trim(ctx context.Context, lv string) error {
 func (p *Pool) trimLayer(ctx context.Context, v *view, l *catalog.Layer) error {
 	var used size.Sectors
 	err := readFrozen(v, l, func(s *cow.Store) (err error) { used, err = s.Used(ctx); return err })
-	if errors.Is(err, cow.ErrInvalid) { // the kernel dropped the store, and nobody noticed until now
+	if storeLost(err) {
 		return p.record(ctx, &unrecordedLoss{l.LV.ID, v})
 	}
 	if err != nil {

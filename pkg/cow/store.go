@@ -113,6 +113,22 @@ func (s *Store) header(buf []byte) (Header, error) {
 	return Header{}, err
 }
 
+// Empty reports whether the store lists no chunk, by its first area alone. It does not
+// read the header, whose chunk size the caller must know. The kernel flushes the header
+// before it lists the first chunk. So a store without a header that is not empty has lost
+// its header.
+func (s *Store) Empty(chunk size.Bytes) (bool, error) {
+	buf, free, err := directio.Buffer(headerRead)
+	if err != nil {
+		return false, err
+	}
+	defer free()
+	if _, err := s.file.ReadAt(buf[:headerRead], int64(chunk)); err != nil {
+		return false, fmt.Errorf("read first area of snapshot store %s: %w", s.path, err)
+	}
+	return parseException(buf).Store == 0, nil
+}
+
 // Exceptions yields the store's exceptions in the order in which the kernel
 // recorded them. It uses MaxChunk bytes of memory, however many exceptions there
 // are. It does not check that each chunk is listed only once.
