@@ -43,8 +43,13 @@ func (f *finder) add(path string, open map[identity]*device, limit time.Duration
 	case err == nil && open[id] != nil:
 		p, err = inspect(open[id])
 	default:
-		p, err = f.look(path, limit)
+		p, err = f.looked(f.look(path, limit))
 	}
+	f.found(p, err)
+}
+
+// found adds the result of a look at a device.
+func (f *finder) found(p *disk, err error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		f.failed = append(f.failed, err)
 	}
@@ -69,57 +74,6 @@ func identifyPath(path string) (identity, error) {
 		return identity{}, err
 	}
 	return identify(info)
-}
-
-// look opens and reads a device, and waits for it for at most limit; 0 is no limit. It
-// returns nil for a device that was already added under another path.
-func (f *finder) look(path string, limit time.Duration) (*disk, error) {
-	type result struct {
-		d   *device
-		p   *disk
-		err error
-	}
-	silent, w := fmt.Errorf("device %s has not answered for %v, and was skipped", path, limit), f.waits
-	if limit != 0 {
-		w = f.other
-	}
-	if limit != 0 && w.longer(path, limit) {
-		return nil, silent // an earlier search still waits for it
-	}
-	done := make(chan result, 1)
-	look := func() {
-		var r result
-		if r.d, r.err = openWaited(path, os.O_RDONLY, w); r.err == nil {
-			r.p, r.err = inspect(r.d)
-		}
-		done <- r
-	}
-	var late <-chan time.Time
-	if limit == 0 {
-		look()
-	} else {
-		go look()
-		late = time.After(limit)
-	}
-	select {
-	case r := <-done:
-		switch {
-		case r.d == nil:
-			return nil, r.err
-		case f.seen(r.d.id):
-			return nil, r.d.file.Close()
-		}
-		r.d.waits = f.waits
-		f.opened = append(f.opened, r.d)
-		return r.p, r.err
-	case <-late:
-		go func() {
-			if r := <-done; r.d != nil {
-				r.d.file.Close()
-			}
-		}()
-		return nil, silent
-	}
 }
 
 func (f *finder) seen(id identity) bool {

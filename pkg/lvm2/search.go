@@ -56,8 +56,12 @@ func (f *finder) addAll(list func() ([]string, error), open map[identity]*device
 	if err != nil {
 		return err
 	}
+	if limit != 0 {
+		f.addOthers(paths, open, limit)
+		return nil
+	}
 	for _, path := range paths {
-		f.add(path, open, limit)
+		f.add(path, open, 0)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -100,5 +101,42 @@ func TestFindVG_hangingStranger(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatal("the search still waits for it")
 		}
+	}
+}
+
+// Many devices that do not answer delay a search no longer than a single one does, and
+// hide no device that answers.
+func TestFindVG_manyHangingStrangers(t *testing.T) {
+	h, disks := testHost(t), blankDisks(t, 2, 64*size.MiB)
+	createVG(t, h, disks, CreateOptions{})
+	others := []string{disks[0]}
+	for i := range 2 * looksAtOnce {
+		stranger := filepath.Join(t.TempDir(), strconv.Itoa(i))
+		if err := unix.Mkfifo(stranger, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		others = append(others, stranger)
+	}
+	others = append(others, disks[1])
+	defer func(limit time.Duration) { otherLimit = limit }(otherLimit)
+	otherLimit = time.Second
+	began := time.Now()
+	s, err := FindVG(context.Background(), h, "vg", Search{Others: func() ([]string, error) { return others, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if took := time.Since(began); took > 10*otherLimit {
+		t.Errorf("the search took %v", took)
+	}
+	if vg := read(t, s); vg.PVs[0].Device != disks[0] || vg.PVs[1].Device != disks[1] {
+		t.Errorf("physical volumes on %q and %q", vg.PVs[0].Device, vg.PVs[1].Device)
+	}
+	for _, stranger := range others[1 : len(others)-1] { // ends the open that hangs
+		w, err := os.OpenFile(stranger, os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
 	}
 }
