@@ -30,9 +30,10 @@ type Unread struct {
 	Why   string `json:"why"`
 }
 
-// secondLook is the pause before the second of two looks. A running driver may be
-// between two steps of a change, so only problems that both looks find count.
-const secondLook = time.Second
+// lookPauses are the pauses before the second and the third look. A running driver may
+// be between two steps of a change, for seconds on a busy machine. So only problems that
+// all looks find count.
+var lookPauses = [...]time.Duration{time.Second, 3 * time.Second}
 
 // Verify checks that the metadata is consistent, that the kernel's devices match
 // it, and that the exception stores with active devices can be read. Like Inspect,
@@ -45,15 +46,18 @@ func Verify(ctx context.Context, c Config, o Options) (*Verification, error) {
 	}
 	defer i.close()
 	r, err := i.verify(ctx)
-	if err == nil && len(r.Findings)+len(r.concerns) > 0 {
+	for _, pause := range lookPauses {
+		if err != nil || len(r.Findings)+len(r.concerns) == 0 {
+			break
+		}
 		select {
-		case <-time.After(secondLook):
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
-		first := r
+		before := r
 		if r, err = i.verify(ctx); err == nil {
-			r.Findings, r.concerns = inBoth(r.Findings, first.Findings), inBoth(r.concerns, first.concerns)
+			r.Findings, r.concerns = inBoth(r.Findings, before.Findings), inBoth(r.concerns, before.concerns)
 		}
 	}
 	if err != nil {

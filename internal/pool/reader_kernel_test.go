@@ -67,7 +67,7 @@ func noFindings(t *testing.T, p *Pool) {
 func nothingPlanned(t *testing.T, p *Pool) {
 	t.Helper()
 	var plan []PlanStep
-	for range 10 { // a running plan may be between two steps
+	for range 50 { // a running plan may be between two steps
 		plan = nil
 		for _, v := range must(Inspect(context.Background(), p.config, Options{}))(t).Volumes {
 			plan = append(plan, v.Plan...)
