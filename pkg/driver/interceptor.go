@@ -122,6 +122,10 @@ func answer(ctx, client context.Context, method string, handle func() (any, erro
 	case r := <-done:
 		return r.reply, r.err
 	case <-time.After(leave):
+		go func() { // the client has left, so only the log can tell how it ended
+			r := <-done
+			klog.FromContext(ctx).Info("Ended after its call", "code", status.Code(toStatus(r.err)).String(), "err", r.err)
+		}()
 		return nil, fmt.Errorf("%s continues in the background, because the kernel does not answer: %w", method, context.Cause(ctx))
 	}
 }

@@ -8,9 +8,11 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/go-logr/logr/funcr"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
 
 	"github.com/csi-dmsnap/csi-dmsnap/internal/pool"
 )
@@ -80,9 +82,10 @@ func TestIntercept_errorsAndOverlap(t *testing.T) {
 // nobody else changes the volume.
 func TestIntercept_hangingHandler(t *testing.T) {
 	d := &Driver{running: operations{names: map[string]string{}}, pools: &pool.Set{}}
-	hang, ended := make(chan bool), make(chan bool)
+	hang, ended, logged := make(chan bool), make(chan bool), make(chan string, 100)
+	log := klog.NewContext(t.Context(), funcr.New(func(_, line string) { logged <- line }, funcr.Options{}))
 	call := func(limit time.Duration, handle grpc.UnaryHandler) error {
-		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		ctx, cancel := context.WithTimeout(log, limit)
 		defer cancel()
 		_, err := d.intercept(ctx, &csi.NodeStageVolumeRequest{VolumeId: "v1"}, &grpc.UnaryServerInfo{FullMethod: "/csi.v1.Node/NodeStageVolume"}, handle)
 		return err
@@ -102,6 +105,20 @@ func TestIntercept_hangingHandler(t *testing.T) {
 	}
 	close(hang)
 	<-ended
+	for late := time.After(10 * time.Second); ; {
+		select {
+		case line := <-logged:
+			if !strings.Contains(line, "Ended after its call") {
+				continue
+			}
+			if !strings.Contains(line, "Internal") {
+				t.Errorf("the log says of its end: %s", line)
+			}
+		case <-late:
+			t.Error("the log does not say how it ended")
+		}
+		break
+	}
 	for end := time.Now().Add(10 * time.Second); call(time.Minute, again) != nil; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the volume stays locked")
