@@ -238,17 +238,40 @@ func MountedFrom(m *mountinfo.Info, device string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	return mountedFrom(m, want), nil
+}
+
+// MountsFrom returns those of the mounts that MountedFrom reports; none if the device
+// does not exist. It makes no system call for most of the mounts, because a node may
+// have thousands.
+func MountsFrom(mounts []*mountinfo.Info, device string) []*mountinfo.Info {
+	want, err := deviceNumber(device)
+	if err != nil {
+		return nil
+	}
+	return slices.DeleteFunc(mounts, func(m *mountinfo.Info) bool { return !mountedFrom(m, want) })
+}
+
+// mountedFrom reports whether m shows the device with a number, or its file system.
+func mountedFrom(m *mountinfo.Info, want uint64) bool {
 	if unix.Mkdev(uint32(m.Major), uint32(m.Minor)) == want {
-		return true, nil
+		return true
 	}
-	// A mount of btrfs has a device number of its own. The mount of a device node
-	// has the number of the file system that the node lies on.
-	for _, path := range []string{m.Source, m.Mountpoint} {
-		if number, err := deviceNumber(path); err == nil && number == want {
-			return true, nil
-		}
+	is := func(path string) bool {
+		number, err := deviceNumber(path)
+		return err == nil && number == want
 	}
-	return false, nil
+	if m.FSType == "btrfs" && is(m.Source) { // its mounts have device numbers of their own
+		return true
+	}
+	if m.Root == "/" { // no bind mount of a node
+		return false
+	}
+	// The kernel names the nodes of dm devices after their numbers.
+	if n, dm := strings.CutPrefix(strings.TrimSuffix(m.Root, "//deleted"), "/dm-"); dm && m.FSType == "devtmpfs" && n != fmt.Sprint(unix.Minor(want)) {
+		return false
+	}
+	return is(m.Mountpoint)
 }
 
 // deviceNumber returns the number of the block device at path.

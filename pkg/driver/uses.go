@@ -79,14 +79,10 @@ func (d *Driver) mountsFrom(device string) ([]*mountinfo.Info, error) {
 	if err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(mounts, func(m *mountinfo.Info) bool {
+	return filesystem.MountsFrom(slices.DeleteFunc(mounts, func(m *mountinfo.Info) bool {
 		node := m.Root != "/" && (m.FSType == "devtmpfs" || m.FSType == "tmpfs")
-		if !d.inside(m.Mountpoint) || !node && !filesystem.Supported(m.FSType) { // other file systems may not answer
-			return true
-		}
-		own, err := filesystem.MountedFrom(m, device)
-		return err != nil || !own
-	}), nil
+		return !d.inside(m.Mountpoint) || !node && !filesystem.Supported(m.FSType) // other file systems may not answer
+	}), device), nil
 }
 
 // unmountStaged unmounts a volume from the staging path at. Errors:
