@@ -22,12 +22,17 @@ import (
 // same content as m, other than m and the mounts at the paths in except.
 func (d *Driver) mountsOfContent(m *mountinfo.Info, except ...string) ([]*mountinfo.Info, error) {
 	mounts, err := filesystem.Mounts()
-	if err != nil {
-		return nil, err
+	return d.ofContent(mounts, m, except...), err
+}
+
+// ofContent is mountsOfContent for a mount table that was read before.
+func (d *Driver) ofContent(mounts []*mountinfo.Info, m *mountinfo.Info, except ...string) (of []*mountinfo.Info) {
+	for _, o := range mounts {
+		if filesystem.SameContent(m, o) && o.Mountpoint != m.Mountpoint && d.inside(o.Mountpoint) && !slices.Contains(except, o.Mountpoint) {
+			of = append(of, o)
+		}
 	}
-	return slices.DeleteFunc(mounts, func(o *mountinfo.Info) bool {
-		return !filesystem.SameContent(m, o) || o.Mountpoint == m.Mountpoint || !d.inside(o.Mountpoint) || slices.Contains(except, o.Mountpoint)
-	}), nil
+	return of
 }
 
 func mountPoints(mounts []*mountinfo.Info) (at []string) {
@@ -118,11 +123,16 @@ func (d *Driver) unmountStaged(ctx context.Context, i handle.ID, at string) erro
 // protect a device. m is a staging mount of the volume. adding is the access that
 // is about to be published, if any.
 func (d *Driver) protect(m *mountinfo.Info, i handle.ID, adding ...access) error {
-	others, err := d.mountsOfContent(m)
+	mounts, err := filesystem.Mounts()
 	if err != nil {
 		return err
 	}
-	for _, o := range others {
+	return d.protectFrom(mounts, m, i, adding...)
+}
+
+// protectFrom is protect for a mount table that was read before.
+func (d *Driver) protectFrom(mounts []*mountinfo.Info, m *mountinfo.Info, i handle.ID, adding ...access) error {
+	for _, o := range d.ofContent(mounts, m) {
 		if !isStaging(o, i) {
 			adding = append(adding, access{readOnly: filesystem.HasOption(o, "ro")})
 		}
@@ -147,7 +157,7 @@ func (d *Driver) protectAll(only *handle.ID) error {
 		if !is || !d.inside(m.Mountpoint) || only != nil && i != *only {
 			continue
 		}
-		if err := d.protect(m, i); err != nil {
+		if err := d.protectFrom(mounts, m, i); err != nil {
 			errs = append(errs, err) // the other volumes are still protected
 		}
 	}
