@@ -117,6 +117,7 @@ func (c *convergence) run(ctx context.Context) error {
 		var last error
 		switch {
 		case err == nil:
+			maps.Copy(c.refusedAt, c.want.open)
 			c.noteFlats()
 			return errors.Join(c.visible(ctx, k), c.refused())
 		case errors.As(err, &loss):

@@ -131,7 +131,8 @@ func (p *planner) shutWindows(o *catalog.Volume) {
 }
 
 // remove adds the steps that remove the unwanted devices that nobody has open, the highest
-// device first. Trash that is still open is renamed if another device should have its name.
+// device first, and records the volumes that have other unwanted devices. Trash that is
+// still open is renamed if another device should have its name.
 func (p *planner) remove() {
 	should, users, byNumber := map[string]bool{}, map[string]int{}, p.k.byNumber()
 	for i := range p.devices {
@@ -172,6 +173,12 @@ func (p *planner) remove() {
 				delete(p.k, uuid)
 				progress = true
 			}
+		}
+	}
+	for uuid, unwanted := range left {
+		id, _, _ := catalog.SplitUUID(p.VG.ID, uuid)
+		if o := p.OwnerOf(lvm2.ID(id)); unwanted && o != nil && p.opened[uuid] > 0 {
+			p.open[o.LV.ID] = true
 		}
 	}
 	p.rename(p.misnamed(left))

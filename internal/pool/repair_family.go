@@ -149,7 +149,7 @@ func (p *Pool) isRight(ctx context.Context, v *view, ids []lvm2.ID, k kernel) bo
 	c := &convergence{Pool: p, view: v, members: []*catalog.Volume{o}, stuck: map[lvm2.ID]error{}}
 	// The plan asks for no status. If it is empty, no device lies on a device of a deleted
 	// volume, which may be suspended and is not in k.
-	return len(c.plan(k)) == 0 && c.losses(k) == nil && len(c.stuck) == 0 && c.visible(ctx, k) == nil
+	return len(c.plan(k)) == 0 && len(c.want.open) == 0 && c.losses(k) == nil && len(c.stuck) == 0 && c.visible(ctx, k) == nil
 }
 
 // repairTrash resumes the devices of deleted volumes, and removes those that nobody

@@ -4,7 +4,9 @@ package pool
 
 import (
 	"context"
+	"os"
 	"testing"
+	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
@@ -56,4 +58,40 @@ func TestIsRight_deviations(t *testing.T) {
 	release()
 	ok(t, p.onVolume(ctx, lv, func(ctx context.Context) error { return p.settleAgain(ctx, lv) }))
 	ok(t, p.Deactivate(ctx, lv))
+}
+
+// TestLeftover_open: a device that nobody needs any more goes when its last user closes it,
+// although no operation on its volume follows. A driver that starts meanwhile also waits
+// for that user.
+func TestLeftover_open(t *testing.T) {
+	for name, restart := range map[string]bool{"same driver": false, "next driver": true} {
+		t.Run(name, func(t *testing.T) {
+			ctx := context.Background()
+			p := testPool(t, func(c *Config) { c.NoFolding = true })
+			lv := must(p.CreateVolume(ctx, VolumeSpec{Name: "vol", Size: 16 * size.MiB, Mode: Block}))(t).LV
+			must(p.Activate(ctx, lv))(t)
+			must(p.CreateSnapshot(ctx, "s", lv))(t)
+			real := must(p.latest())(t).realDevice(must(p.latest())(t).VolumeByLV(lv).LV)
+			user := must(os.Open(p.dm.Node(real.name)))(t)
+			ok(t, p.DeleteSnapshot(ctx, "s"))
+			if restart {
+				config := p.config
+				ok(t, p.Close())
+				p = openPool(t, config)
+				defer func() { ok(t, p.Close()) }()
+			}
+			time.Sleep(2 * careLook)
+			if must(p.find(real))(t) == nil {
+				t.Fatal("the open device is gone, so this test proves nothing")
+			}
+			ok(t, user.Close())
+			for end := time.Now().Add(20 * time.Second); must(p.find(real))(t) != nil; time.Sleep(20 * time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatalf("%s stays", real.name)
+				}
+			}
+			ok(t, p.Deactivate(ctx, lv))
+			ok(t, p.DeleteVolume(ctx, lv))
+		})
+	}
 }
