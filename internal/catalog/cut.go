@@ -46,3 +46,25 @@ func (t *Edit) Freeze(l *Layer, exact bool) error {
 	}
 	return t.Put(c)
 }
+
+// Withdraw takes back a cut that the kernel has not made: l, the live layer, becomes trash, and
+// the layer that Freeze froze for it is live again. Nothing may have been copied into l.
+func (t *Edit) Withdraw(l *Layer) error {
+	o := t.Volumes.Get(l.Of)
+	if err := t.Discard(l.LV); err != nil {
+		return err
+	}
+	former := o.Before(l)
+	if former == nil {
+		return nil
+	}
+	c := t.VG.LVByID(former.LV.ID).Clone() // perhaps longer than at the cut
+	c.Status = []string{lvm2.StatusRead, lvm2.StatusWrite}
+	if handBack(c); o.Forked() {
+		HandOff(c)
+	}
+	if err := t.Put(c); err != nil {
+		return err
+	}
+	return t.Join(o, c, former.Length.Bytes(), former.Chunk)
+}

@@ -7,25 +7,27 @@ import (
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 )
 
+// cutOf cuts a volume as the engine does.
+func cutOf(e *Edit, of string) error {
+	o := e.VolumeByLV(of)
+	lv := e.NewLayer("cut", o, 32)
+	lv.Segments = AppendExtents(nil, e.Take(lvm2.Range{Start: 450, Count: 2})...)
+	if former := o.Live(); former != nil {
+		if err := e.Freeze(former, false); err != nil {
+			return err
+		}
+	}
+	if err := e.Put(lv); err != nil {
+		return err
+	}
+	return e.Join(o, lv, e.BytesOf(o.LV), 32)
+}
+
 // TestFreeze_edits: a cut adds the new live layer, and leaves the former one as a logical
 // volume of its own that LVM2 neither writes nor activates.
 func TestFreeze_edits(t *testing.T) {
 	freeze := func(exact bool) func(e *Edit) error {
 		return func(e *Edit) error { return e.Freeze(e.Snapshots.Get("new"), exact) }
-	}
-	cut := func(e *Edit, of string) error {
-		o := e.VolumeByLV(of)
-		lv := e.NewLayer("cut", o, 32)
-		lv.Segments = AppendExtents(nil, e.Take(lvm2.Range{Start: 450, Count: 2})...)
-		if former := o.Live(); former != nil {
-			if err := e.Freeze(former, false); err != nil {
-				return err
-			}
-		}
-		if err := e.Put(lv); err != nil {
-			return err
-		}
-		return e.Join(o, lv, e.BytesOf(o.LV), 32)
 	}
 	testEdits(t, []editCase{
 		{what: "copies may follow", edit: freeze(false),
@@ -40,19 +42,48 @@ func TestFreeze_edits(t *testing.T) {
 			return e.Freeze(l, false)
 		}, then: []string{"old 400+2,ro,locked name=old lost" + oldTags, "new 402+2,ro,locked name=new lost" + newTags, "snapshot0 gone"}},
 		{what: "first cut", given: []string{"bare 8+8 role=volume name=pvc-2 mode=block unformatted unknown=/0.4+4 asked=1000"},
-			edit: func(e *Edit) error { return cut(e, "bare") },
+			edit: func(e *Edit) error { return cutOf(e, "bare") },
 			then: []string{
 				"cut 450+2,hidden role=layer of=bare order=1 created=now length=65536 chunk=32 unformatted unknown=/0.4+4 asked=1000",
 				"snapshot1 bare<cut", "free -450+2",
 			}},
-		{what: "next cut", edit: func(e *Edit) error { return cut(e, "base") },
+		{what: "next cut", edit: func(e *Edit) error { return cutOf(e, "base") },
 			then: []string{
 				"new 402+2,ro,locked name=new" + newTags, "snapshot0 gone",
 				"cut 450+2,hidden role=layer of=base order=3 created=now length=65536 chunk=32",
 				"snapshot0 base<cut", "free -450+2",
 			}},
-		{what: "cut of a fork", given: []string{forkLine, storeLine}, edit: func(e *Edit) error { return cut(e, "fork") },
+		{what: "cut of a fork", given: []string{forkLine, storeLine}, edit: func(e *Edit) error { return cutOf(e, "fork") },
 			then: []string{"cut 450+2,hidden,locked role=layer of=fork order=1 created=now length=65536 chunk=32", "snapshot1 fork<cut", "free -450+2"}},
+	})
+}
+
+// TestWithdraw_edits: a cut that is taken back leaves the group as it was before, but for its
+// store, which is trash. What happened to the former layer meanwhile stays.
+func TestWithdraw_edits(t *testing.T) {
+	taken := func(of string, meanwhile func(e *Edit) error) func(e *Edit) error {
+		return func(e *Edit) error {
+			err := cutOf(e, of)
+			if err == nil && meanwhile != nil {
+				err = meanwhile(e)
+			}
+			if err != nil {
+				return err
+			}
+			after := &Edit{View: NewView(e.VG, e.View)}
+			return after.Withdraw(after.VolumeByLV(of).Live())
+		}
+	}
+	testEdits(t, []editCase{
+		{what: "first cut", edit: taken("bare", nil), then: []string{"trash 450+2,inactive role=trash", "free -450+2"}},
+		{what: "next cut", edit: taken("base", nil), then: []string{"snapshot0 gone", "snapshot0 base<new", "trash 450+2,inactive role=trash", "free -450+2"}},
+		{what: "the former store has grown", edit: taken("base", func(e *Edit) error {
+			c := e.VG.LV("new").Clone()
+			c.Segments = AppendExtents(c.Segments, e.Take(lvm2.Range{Start: 404, Count: 1})...)
+			return e.Put(c)
+		}), then: []string{"snapshot0 gone", "snapshot0 base<new", "new 402+3,hidden name=new" + newTags, "trash 450+2,inactive role=trash", "free -404+1/450+2"}},
+		{what: "cut of a fork", given: []string{forkLine, storeLine}, edit: taken("fork", nil),
+			then: []string{"trash 450+2,inactive role=trash", "free -450+2"}},
 	})
 }
 

@@ -41,6 +41,9 @@ type convergence struct {
 	behind    map[lvm2.ID]error // volumes whose devices do not match the view yet, and the reason
 	refusedAt map[lvm2.ID]bool  // volumes with a device that could not be removed because it was open
 
+	before *catalog.Volume // stop before the window of this volume; nil to carry out everything
+	rest   []step          // the steps of that window
+
 	asLoaded map[string]bool // UUIDs of flat stores' devices that have the right table
 }
 
@@ -111,7 +114,7 @@ func (c *convergence) run(ctx context.Context) error {
 			err = c.reachable(k)
 		}
 		if err == nil {
-			err = c.carryOut(ctx, c.plan(k), k)
+			err = c.carryOut(ctx, c.upToWindow(c.plan(k)), k)
 		}
 		var loss *unrecordedLoss
 		var last error

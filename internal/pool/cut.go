@@ -18,11 +18,11 @@ import (
 // take cuts a new layer of a volume that may be in use. The edit finish then gives the layer
 // its purpose: a snapshot's name, or a copy that reads it.
 //
-// take first freezes the volume, without LVM2's lock. It then commits the layer without a
-// purpose, and the kernel follows. Only after this, it commits the edit finish. So nobody
-// gets a cut that failed or was interrupted: its layer stays only while older layers read
-// through it, and a repeated call makes a new cut. If the volume has no device, take makes
-// a single commit.
+// take first commits the layer without a purpose, and makes its devices beside those in use.
+// It then freezes the volume, and lets the kernel cut it (cutting). Only after this, it commits
+// the edit finish. So nobody gets a cut that failed or was interrupted: its layer is taken back,
+// or stays only while older layers read through it, and a repeated call makes a new cut. If the
+// volume has no device, take makes a single commit.
 func (p *Pool) take(ctx context.Context, what, lv, csi string, finish func(*edit, catalog.CutLayer) error) error {
 	var err error
 	for range freezeTries {
@@ -35,66 +35,90 @@ func (p *Pool) take(ctx context.Context, what, lv, csi string, finish func(*edit
 
 // takeOnce is one attempt of take. Errors: errWentOn if another attempt may succeed.
 func (p *Pool) takeOnce(ctx context.Context, what, lv, csi string, finish func(*edit, catalog.CutLayer) error) error {
-	_, err := p.dm.List() // slow with many devices; ask now, before the volume is frozen
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	f, err := p.freeze(ctx, lv)
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	defer f.release()
-	var done catalog.CutLayer
-	err = p.do(f.waiting(ctx), &change{what: what, fast: f != nil, edit: func(t *edit) error {
+	var active bool
+	c := cutting{Pool: p, lv: lv, frozen: make(chan froze, 1)}
+	err := p.do(ctx, &change{what: what, edit: func(t *edit) error {
+		c.done, c.foreign = catalog.CutLayer{}, p.foreign.Load() // the edit may be made again
 		o, err := t.Changeable(lv)
-		if err == nil {
-			err = f.ready(p, t, o)
-		}
 		if err != nil {
+			return err
+		}
+		if active, err = p.active(t.view(), o); err != nil {
 			return err
 		}
 		l, err := p.cut(t, o, csi)
 		if err != nil {
 			return err
 		}
-		if done.Layer = l.ID; f != nil {
+		if c.done.Layer = l.ID; active {
 			return nil
 		}
-		done.At = time.Now()
-		return finish(t, done)
-	}, act: func(ctx context.Context, v *view) error {
-		return f.carryOut(ctx, func(ctx context.Context) error { return p.settle(ctx, v, lv) })
+		c.done.At = time.Now()
+		return finish(t, c.done)
+	}, act: func(act context.Context, v *view) error {
+		if !active {
+			return p.settle(act, v, lv)
+		}
+		return c.begin(ctx, act, v)
 	}})
-	if f == nil {
+	if !active {
 		return err
 	}
-	f.release()
-	if err == nil {
-		done.Clean = f.clean
-		if done.At, err = f.cutAt(); err != nil {
-			err = fmt.Errorf("%s: %w", what, err)
-		}
+	if !c.freezes() { // begin has frozen the volume
+		err = c.end(what, err)
 	}
 	if err == nil {
-		err = p.do(ctx, &change{what: what, edit: func(t *edit) error { return finish(t, done) }})
+		err = p.do(ctx, &change{what: what, edit: func(t *edit) error { return finish(t, c.done) }})
 	}
-	if err != nil && done.Layer != "" {
-		p.abandon(ctx, done.Layer, lv)
+	if err != nil && c.done.Layer != "" {
+		p.withdraw(ctx, c.done.Layer, lv, err)
 	}
 	return err
 }
 
-// abandon deletes the layer of a failed cut unless older layers read through it. If abandon
-// fails, the layer is deleted when the pool is opened again.
-func (p *Pool) abandon(ctx context.Context, layer lvm2.ID, lv string) {
-	err := p.do(ctx, &change{what: "discard the layer of a failed cut", edit: func(t *edit) error {
-		return t.Prune(t.Layers.Get(layer))
+// active reports whether o has a device, so that its content may change.
+func (p *Pool) active(v *view, o *catalog.Volume) (bool, error) {
+	info, err := p.find(v.topDevice(o.LV))
+	return info != nil && info.Live, err
+}
+
+// withdraw takes back the layer of a cut that failed with the error why. If the kernel may have
+// made the cut, withdraw deletes the layer instead, unless older layers read through it. If
+// withdraw fails, the caretaker brings the kernel in line with the metadata, and the layer is
+// deleted when the pool is opened again.
+func (p *Pool) withdraw(ctx context.Context, layer lvm2.ID, lv string, why error) {
+	c := &change{what: "take back a failed cut", edit: func(t *edit) error {
+		l := t.Layers.Get(layer)
+		if l != nil && p.uncut(t.view(), l) {
+			return t.Withdraw(l)
+		}
+		return t.Prune(l)
 	}, act: func(ctx context.Context, v *view) error {
 		return p.retire(ctx, v, v.Family(lv))
-	}})
-	if err != nil {
-		klog.FromContext(ctx).Error(err, "Failed to discard the layer of a failed cut; it will be retried", "volume", lv)
+	}}
+	var stuck *stuckFreeze
+	if errors.As(why, &stuck) {
+		c.act = nil // the kernel is still suspending the volume; the caretaker follows
 	}
+	if err := p.do(ctx, c); err != nil {
+		if o := p.current.Load().VolumeByLV(lv); o != nil {
+			p.facts.unsettled.put(o.LV.ID, true)
+		}
+		klog.FromContext(ctx).Error(err, "Failed to take back a failed cut; its layer stays until the pool is opened again", "volume", lv)
+	}
+}
+
+// uncut reports whether the kernel has certainly not cut the volume for its live layer l: the
+// layer's snapshot was never resumed, and the layer before still gets the copies. The caller
+// holds the volume's key and LVM2's lock, so that nobody cuts the volume meanwhile.
+func (p *Pool) uncut(v *view, l *catalog.Layer) bool {
+	o := v.Volumes.Get(l.Of)
+	snap, err := p.find(v.snapDevice(l.LV))
+	if err != nil || l != o.Live() || snap != nil && snap.Live {
+		return false
+	}
+	former := o.Before(l)
+	return former == nil || p.onBlocks(v, o, v.snapDevice(former.LV))
 }
 
 // unname removes the names of snapshots that the kernel has not cut. An older release
@@ -158,6 +182,9 @@ func (p *Pool) cuttable(v *view, o *catalog.Volume) (first lvm2.Extents, err err
 // layer has no purpose yet (see take). cut writes an empty store to the extents before the
 // metadata names them, because otherwise the kernel would read old bytes as exceptions.
 func (p *Pool) cut(t *edit, o *catalog.Volume, csi string) (*lvm2.LV, error) {
+	if csi != "" && t.Snapshots.Get(csi) != nil {
+		return nil, fmt.Errorf("snapshot %q: %w: another process has made it just now; retry", csi, ErrUnavailable)
+	}
 	first, err := p.cuttable(t.view(), o)
 	if err != nil {
 		return nil, err

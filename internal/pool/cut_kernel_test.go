@@ -5,7 +5,8 @@ package pool
 import (
 	"bytes"
 	"context"
-	"errors"
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -63,6 +64,37 @@ func checkCopy(t *testing.T, p *Pool, what, lv string, b byte) {
 	ok(t, p.Deactivate(context.Background(), lv))
 }
 
+// halfCut commits a cut of a volume in use, and makes the new layer's devices if prepare is set.
+func halfCut(t *testing.T, p *Pool, lv, name string, prepare bool) *cutting {
+	t.Helper()
+	c := &cutting{Pool: p, lv: lv, frozen: make(chan froze, 1)}
+	ok(t, p.do(context.Background(), &change{what: "half a cut", edit: func(e *edit) error {
+		c.foreign = p.foreign.Load()
+		l, err := p.cut(e, e.VolumeByLV(lv), name)
+		if err == nil {
+			c.done.Layer = l.ID
+		}
+		return err
+	}, act: func(ctx context.Context, w *view) (err error) {
+		if prepare {
+			c.ready, err = p.prepare(ctx, w, lv)
+		}
+		return err
+	}}))
+	return c
+}
+
+// cutLate freezes the volume of half a cut, and makes the cut as after a long freeze. It calls
+// meanwhile, unless it is nil, while the volume is frozen.
+func (c *cutting) cutLate(ctx context.Context, meanwhile func()) error {
+	f, err := c.freeze(ctx, c.lv)
+	if err == nil && meanwhile != nil {
+		meanwhile()
+	}
+	c.frozen <- froze{frozen: f, err: err}
+	return c.end("cut", nil)
+}
+
 // TestCut_refusedByTheKernel: a cut that the kernel refused is not reported and does
 // not happen later. A repeated call cuts the content of its own time.
 func TestCut_refusedByTheKernel(t *testing.T) {
@@ -106,13 +138,13 @@ func TestCut_refusedByTheKernel(t *testing.T) {
 
 // TestCut_killedAnywhere: after the process is killed anywhere in a cut, the next
 // process reports no snapshot or clone, and a repeated call cuts the content of its own
-// time.
+// time. It resumes the former layer's store, if the brake held it for a growth ("held").
 func TestCut_killedAnywhere(t *testing.T) {
 	for kind, cut := range cutKinds {
 		if kind == "reader" || kind == "transient" {
 			continue // the same as for a clone, until they get their layer
 		}
-		for _, at := range []string{"frozen", "committed", "cut"} {
+		for _, at := range []string{"committed", "prepared", "held", "frozen", "cut"} {
 			t.Run(kind+"/"+at, func(t *testing.T) {
 				ctx := context.Background()
 				p := testPool(t, nil)
@@ -123,29 +155,92 @@ func TestCut_killedAnywhere(t *testing.T) {
 				old := must(p.CreateSnapshot(ctx, "old", v.LV))(t)
 				write('A')
 				must(p.keys.lock(ctx, lvKey(v.LV)))(t) // for good
-				f := must(p.freeze(ctx, v.LV))(t)
-				f.limit.Stop()
-				if at != "frozen" {
-					ok(t, p.do(ctx, &change{what: "half a cut", edit: func(e *edit) error {
-						_, err := p.cut(e, e.VolumeByLV(v.LV), "copy")
-						return errors.Join(f.ready(p, e, e.VolumeByLV(v.LV)), err)
-					}, act: func(ctx context.Context, w *view) error {
-						if at == "committed" {
-							return nil
-						}
-						return f.carryOut(ctx, func(ctx context.Context) error { return p.converge(ctx, w, v.LV) })
-					}}))
+				c := halfCut(t, p, v.LV, "copy", at != "committed")
+				write('X')
+				if at == "frozen" || at == "cut" {
+					f := must(p.freeze(ctx, v.LV))(t)
+					f.limit.Stop()
+					if at == "cut" {
+						ok(t, p.do(ctx, &change{what: "the rest of a cut", act: func(ctx context.Context, w *view) error {
+							return f.carryOut(ctx, func(ctx context.Context) error { return c.ready.carryOut(ctx, p, w, w.VolumeByLV(v.LV)) })
+						}}))
+					}
+				}
+				store := must(p.latest())(t).cowDevice(must(p.latest())(t).VG.LV(old.LV))
+				if at == "held" {
+					ok(t, p.suspend(ctx, store))
 				}
 				ok(t, p.Close())
 				p = openPool(t, p.config)
 				if copyReported(t, p) {
 					t.Error("the snapshot or clone of an interrupted cut is reported")
 				}
+				if info := must(p.find(store))(t); info != nil && info.Suspended {
+					t.Error("the former layer's store is still suspended")
+				}
 				write('B')
 				lv := must(cut(ctx, p, v))(t)
 				write('C')
 				checkCopy(t, p, "asked for again", lv, 'B')
 				checkCopy(t, p, "the snapshot before", must(p.CreateVolume(ctx, VolumeSpec{Name: "o", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: old.LV}}))(t).LV, '0')
+				ok(t, p.Deactivate(ctx, v.LV))
+			})
+		}
+	}
+}
+
+// TestCut_withdrawn: after a cut that failed before the kernel made it, the group is as it was
+// before, also if the former layer's store has grown meanwhile, and the volume's snapshots keep
+// their content. A cut that the kernel may have made is never taken back.
+func TestCut_withdrawn(t *testing.T) {
+	for _, snapshots := range []int{0, 1} {
+		for _, at := range []string{"committed", "prepared", "cut"} {
+			t.Run(fmt.Sprintf("%d/%s", snapshots, at), func(t *testing.T) {
+				ctx := context.Background()
+				p := testPool(t, nil)
+				v := must(p.CreateVolume(ctx, VolumeSpec{Name: "base", Size: 64 * size.MiB, Mode: Block}))(t)
+				path := must(p.Activate(ctx, v.LV))(t)
+				write := func(b byte) { writeDevice(t, path, 0, bytes.Repeat([]byte{b}, 32<<20)) }
+				write('0')
+				if snapshots > 0 {
+					must(p.CreateSnapshot(ctx, "old", v.LV))(t)
+				}
+				release := must(p.keys.lock(ctx, lvKey(v.LV)))(t)
+				before := must(p.latest())(t).VolumeByLV(v.LV)
+				c := halfCut(t, p, v.LV, "copy", at != "committed")
+				write('A') // more than the first store holds
+				if at == "cut" {
+					f := must(p.freeze(ctx, v.LV))(t)
+					ok(t, p.do(ctx, &change{what: "the rest of a cut", act: func(ctx context.Context, w *view) error {
+						return f.carryOut(ctx, func(ctx context.Context) error { return c.ready.carryOut(ctx, p, w, w.VolumeByLV(v.LV)) })
+					}}))
+					f.release()
+				}
+				p.withdraw(ctx, c.done.Layer, v.LV, ErrFreeze)
+				release()
+				write('B')
+				after := must(p.latest())(t).VolumeByLV(v.LV)
+				want := snapshots
+				if at == "cut" && snapshots > 0 {
+					want = 2 // the older layer reads through the layer that was cut
+				}
+				if len(after.Layers) != want {
+					t.Fatalf("there are %d layers, want %d", len(after.Layers), want)
+				}
+				if was, is := before.Live(), after.Live(); snapshots == 1 && at != "cut" {
+					if !slices.Equal(is.LV.Tags, was.LV.Tags) || !slices.Equal(is.LV.Status, was.LV.Status) || !slices.Equal(is.LV.Flags, was.LV.Flags) || is.Snap == nil || is.Snap.Segments[0].Count != was.Snap.Segments[0].Count {
+						t.Errorf("the live layer is %+v %+v, was %+v %+v", is.LV, is.Snap, was.LV, was.Snap)
+					}
+				}
+				if n := len(settledTo(t, p, 1+3*snapshots)); n != 1+3*snapshots {
+					t.Errorf("the devices are %v, want %d", devicesOf(t, p), 1+3*snapshots)
+				}
+				if snapshots > 0 {
+					checkCopy(t, p, "the snapshot before", must(p.CreateVolume(ctx, VolumeSpec{Name: "o", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: "old"}}))(t).LV, '0')
+				}
+				must(p.CreateSnapshot(ctx, "next", v.LV))(t)
+				write('C')
+				checkCopy(t, p, "the next snapshot", must(p.CreateVolume(ctx, VolumeSpec{Name: "n", Mode: Block, ReadOnly: true, Source: Source{Kind: FromSnapshot, LV: "next"}}))(t).LV, 'B')
 				ok(t, p.Deactivate(ctx, v.LV))
 			})
 		}

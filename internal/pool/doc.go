@@ -35,7 +35,7 @@
 //	views       and edits, as the engine has them: view.go
 //	edits       the room for them, and what they write beside the metadata: space.go kinds.go
 //	            text.go store.go
-//	operations  volume.go snapshot.go cut.go fork.go reader.go scratch.go expand.go
+//	operations  volume.go snapshot.go cut.go prepare.go fork.go reader.go scratch.go expand.go
 //	            activate.go recovery.go mode.go, with types.go and errors.go
 //	opening     a pool, and its repair: setup.go loop.go optional.go repair*.go set.go
 //	commands    which may run beside a driver: adopt.go import.go rollback.go static.go deed.go

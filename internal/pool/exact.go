@@ -21,6 +21,7 @@ func (p *Pool) noteBoundary(v *view, o *catalog.Volume, real dm.Device) {
 		return
 	}
 	former := o.Layers[len(o.Layers)-2]
+	p.facts.boundaries.drop(former.LV.ID) // perhaps of a cut that was taken back
 	if !former.Inexact() {
 		return
 	}

@@ -25,8 +25,8 @@ const (
 	// freezeLimit bounds how long a volume may take to freeze for a cut. A file
 	// system with much dirty data is slow.
 	freezeLimit = 10 * time.Second
-	// frozenLimit bounds how long a volume stays frozen until its cut is on the
-	// disk. LVM2's own commands may hold the group's lock.
+	// frozenLimit bounds how long a volume stays frozen until its cut in the kernel
+	// begins. LVM2's own commands may hold the group's lock.
 	frozenLimit = 3 * time.Second
 	// lateAnswer bounds how long an interruptible suspend needs to return after
 	// its limit.
@@ -34,9 +34,8 @@ const (
 	freezeTries = 3 // attempts if the owner freezes and thaws the file system in between
 )
 
-// frozen is a volume that is suspended for a cut, from before the cut is committed
-// until the kernel has cut it. The driver freezes the file system without holding
-// LVM2's lock, because a freeze may take any time and cannot be interrupted.
+// frozen is a volume that is suspended for a cut, whose layer is on the disk already, until
+// the kernel has cut it. A freeze may take any time and cannot be interrupted.
 type frozen struct {
 	pool   *Pool
 	volume *catalog.Volume
@@ -189,35 +188,10 @@ func (f *frozen) tooLong() error {
 		f.pool.vgName, f.volume.LV.Name, ErrFreeze, freezeLimit)
 }
 
-// waiting returns the context with which the cut waits for its commit.
-func (f *frozen) waiting(ctx context.Context) context.Context {
-	if f == nil {
-		return ctx
-	}
-	return f.ctx
-}
-
-// ready is called in the cut's edit and returns an error unless the volume is still frozen.
-// A nil receiver stands for a volume without a device; ready then returns an error if the
-// volume has been activated since.
-func (f *frozen) ready(p *Pool, t *edit, o *catalog.Volume) error {
-	if f != nil {
-		return context.Cause(f.ctx)
-	}
-	info, err := p.find(t.view().topDevice(o.LV))
-	if err == nil && info != nil && info.Live {
-		err = fmt.Errorf("volume %s/%s: %w: it was activated just now; nothing was changed", t.VG.Name, o.LV.Name, ErrFreeze)
-	}
-	return err
-}
-
 // carryOut calls act, which cuts the volume in the kernel and resumes it, if the volume is
 // still frozen. It makes the device nodes after act, because udev may be slow or wait for
 // the volume itself.
 func (f *frozen) carryOut(ctx context.Context, act func(context.Context) error) error {
-	if f == nil {
-		return act(ctx)
-	}
 	f.mu.Lock()
 	if f.passed {
 		f.mu.Unlock()
@@ -225,7 +199,7 @@ func (f *frozen) carryOut(ctx context.Context, act func(context.Context) error) 
 	}
 	f.used = true
 	f.mu.Unlock()
-	f.watch.lap("commit")
+	f.watch.lap("lock")
 	var later nodesLater
 	err := act(context.WithValue(ctx, nodesKey{}, &later))
 	if err != nil {
@@ -280,7 +254,7 @@ func (f *frozen) goOn() {
 		return
 	}
 	f.passed = true
-	f.thaw(fmt.Errorf("volume %s/%s: %w: the cut did not reach the disk within %v, as while an lvm2 command holds the volume group; nothing was changed",
+	f.thaw(fmt.Errorf("volume %s/%s: %w: the cut did not begin within %v, as while an lvm2 command holds the volume group; nothing was changed",
 		f.pool.vgName, f.volume.LV.Name, ErrFreeze, frozenLimit))
 	f.resume()
 }

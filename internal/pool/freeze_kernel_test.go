@@ -19,7 +19,6 @@ import (
 
 	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/dm"
-	"github.com/csi-dmsnap/csi-dmsnap/pkg/lvm2"
 	"github.com/csi-dmsnap/csi-dmsnap/pkg/size"
 )
 
@@ -357,34 +356,4 @@ func TestFreeze_slowFilesystem(t *testing.T) {
 	if s.Created.Before(began.Add(freezeLimit)) {
 		t.Errorf("the snapshot's time is %v, but it was cut more than %v after %v", s.Created, freezeLimit, began)
 	}
-}
-
-// TestFreeze_groupLockedByLVM2: while an lvm2 command has the group's lock, a volume
-// that is frozen for its cut is resumed after frozenLimit, and nothing is changed.
-func TestFreeze_groupLockedByLVM2(t *testing.T) {
-	ctx := context.Background()
-	p := testPool(t, nil)
-	v, _, dir := mountedVolume(t, p, "ext4", 64*size.MiB)
-	before := must(p.latest())(t).VG.Seqno
-	lock := must(p.host.LockVG(ctx, p.vgName, lvm2.Exclusive))(t)
-	cut := make(chan error, 1)
-	go func() { cut <- cutNamed(ctx, p, v.LV, "s") }()
-	time.Sleep(500 * time.Millisecond)
-	wrote := make(chan error, 1)
-	go func() { wrote <- os.WriteFile(filepath.Join(dir, "x"), []byte("x"), 0o600) }()
-	select {
-	case err := <-wrote:
-		ok(t, err)
-	case <-time.After(3 * frozenLimit):
-		t.Error("the volume stays suspended while the group is locked")
-	}
-	ok(t, lock.Unlock())
-	if err := <-cut; !errors.Is(err, ErrFreeze) {
-		t.Errorf("the cut returned %v, want ErrFreeze", err)
-	}
-	ok(t, p.refresh(ctx))
-	if now := must(p.latest())(t); now.VG.Seqno != before || now.Layers.Len() != 0 {
-		t.Errorf("the group is at generation %d with %d layers, want %d without layers", now.VG.Seqno, now.Layers.Len(), before)
-	}
-	must(p.CreateSnapshot(ctx, "s", v.LV))(t)
 }

@@ -47,26 +47,7 @@ func (p *Pool) CreateSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 func (p *Pool) createSnapshot(ctx context.Context, name, volumeLV string) (Snapshot, error) {
 	return run(ctx, &p.group, []string{nameKey(name), lvKey(volumeLV)}, func(ctx context.Context) (Snapshot, error) {
 		what := fmt.Sprintf("create snapshot %q of volume %s", name, volumeLV)
-		var id lvm2.ID
-		err := p.do(ctx, &change{what: what, edit: func(t *edit) error {
-			if l := t.Snapshots.Get(name); l != nil {
-				if of := t.Volumes.Get(l.Of).Known(); of != volumeLV {
-					return fmt.Errorf("%w: snapshot %q belongs to volume %s", ErrConflict, name, of)
-				}
-				id = l.LV.ID
-				return nil
-			}
-			o, err := t.Changeable(volumeLV)
-			if err == nil { // check before the cut freezes the volume
-				_, err = p.cuttable(t.view(), o)
-			}
-			return err
-		}, act: func(ctx context.Context, v *view) error {
-			if id == "" {
-				return nil
-			}
-			return p.settle(ctx, v, volumeLV)
-		}})
+		id, err := p.snapshotOf(ctx, what, name, volumeLV)
 		if err == nil && id == "" {
 			err = p.take(ctx, what, volumeLV, name, func(t *edit, c catalog.CutLayer) error {
 				id = c.Layer
@@ -86,6 +67,32 @@ func (p *Pool) createSnapshot(ctx context.Context, name, volumeLV string) (Snaps
 		}
 		return v.describeSnapshot(l), nil
 	})
+}
+
+// snapshotOf finds a snapshot of the volume by its CSI name and brings the kernel in line with
+// the metadata, for a repeated call. It returns "" if no snapshot has the name. The caller holds
+// the name's key. Errors: ErrConflict.
+func (p *Pool) snapshotOf(ctx context.Context, what, name, volumeLV string) (id lvm2.ID, err error) {
+	if v, err := p.latest(); err != nil || v.Snapshots.Get(name) == nil { // the cut's edit looks again
+		return "", err
+	}
+	err = p.do(ctx, &change{what: what, edit: func(t *edit) error {
+		l := t.Snapshots.Get(name)
+		if l == nil {
+			return nil
+		}
+		if of := t.Volumes.Get(l.Of).Known(); of != volumeLV {
+			return fmt.Errorf("%w: snapshot %q belongs to volume %s", ErrConflict, name, of)
+		}
+		id = l.LV.ID
+		return nil
+	}, act: func(ctx context.Context, v *view) error {
+		if id == "" {
+			return nil
+		}
+		return p.settle(ctx, v, volumeLV)
+	}})
+	return id, err
 }
 
 // DeleteSnapshot deletes a snapshot; it returns nil if there is none. It does not wait: the
