@@ -245,12 +245,15 @@ func (c *campaign) cut(op *operation, t *template, n int, machine bool) (cut boo
 }
 
 // recover opens the pool after a cut and repeats the operation.
-func (r *rig) recover(op *operation, config pool.Config, machine bool) error {
+func (r *rig) recover(op *operation, config pool.Config, machine bool) (err error) {
 	r.w, r.opened, r.config = nil, false, config
 	if machine {
 		if err := r.machineDies(); err != nil {
 			return err
 		}
+	}
+	if r.left, err = r.stopped(); err != nil {
+		return err
 	}
 	if err := r.open(); err != nil {
 		return err

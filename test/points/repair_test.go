@@ -53,6 +53,9 @@ func (c *campaign) interrupt(op *operation, t *template, n int) (*rig, error) {
 		return r, err
 	}
 	r.w, r.opened, r.config = nil, false, c.config()
+	if r.left, err = r.stopped(); err != nil {
+		return r, err
+	}
 	if r.w, err = startWorker(); err != nil {
 		return r, err
 	}

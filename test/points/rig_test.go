@@ -32,8 +32,9 @@ type rig struct {
 	wide    bool // the second disk is the pool's, which adds it when it opens
 	opened  bool
 	objects map[string]*object
-	order   []string // the names of objects, oldest first
-	points  []string // the points of a repair
+	order   []string          // the names of objects, oldest first
+	points  []string          // the points of a repair
+	left    map[string]string // the devices that the killed worker left stopped: see stopped
 }
 
 // paths returns the disks of the pool.
