@@ -41,6 +41,10 @@ func (p *Pool) recoverFork(ctx context.Context, lv string) error {
 			if err != nil || store == nil || store.Suspended {
 				return err
 			}
+			fork := headed{lv: o.Fork.LV, chunk: o.Fork.Chunk.Bytes()}
+			if why := fork.headerLost(v); why != nil {
+				return fork.lost(v, o, why)
+			}
 			return p.loadAgain(ctx, v, o, status.Invalid)
 		})
 	}})

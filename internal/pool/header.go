@@ -16,8 +16,8 @@ import (
 // kernel refuses a snapshot whose store begins with other content. But it takes a store
 // that begins with zeroes for a new store, even on a read-only device: it forgets all
 // chunks, and the snapshot shows its origin's present content without any error. So the
-// driver looks before it loads a snapshot that does not run yet, and after the kernel has
-// refused one.
+// driver looks before it loads a snapshot whose store the kernel will read, and after the
+// kernel has refused one.
 //
 // A layer whose store has lost its header is lost, and its volume is usable. The store of a
 // fork has acknowledged writes of the volume, so that volume is not usable. Nothing is
@@ -59,7 +59,7 @@ func (c *carrier) headedStore(s step) *headed {
 // Errors: *unrecordedLoss if the store is a layer's; ErrLost if it is another store.
 func (c *carrier) loadTable(ctx context.Context, s step, d *kernelDevice, table dm.Table) error {
 	store := c.headedStore(s)
-	if store == nil || d.Live {
+	if store == nil || d.Live && inherits(d.table, table) {
 		return c.dm.Load(s.name, table, s.readOnly)
 	}
 	// A cut loads a live layer while the volume runs. Its store is new and empty.
@@ -81,8 +81,7 @@ func (c *carrier) loadTable(ctx context.Context, s step, d *kernelDevice, table 
 	l := store.layer
 	switch {
 	case l == nil:
-		return fmt.Errorf("%w: a disk has lost the header of the store %s/%s, and with it all writes to volume %s since it was made (%w); delete the volume",
-			ErrLost, c.view.VG.Name, store.lv.Name, s.of.LV.Name, why)
+		return store.lost(c.view, s.of, why)
 	case !l.Lost && !store.frozen && running && !l.Named && !c.view.Pinned.Has(l.LV.ID):
 		return why // the kernel has not cut it yet, and still has the former layer
 	case !l.Lost:
@@ -95,6 +94,17 @@ func (c *carrier) loadTable(ctx context.Context, s step, d *kernelDevice, table 
 		return err
 	}
 	return c.dm.Load(s.name, table, s.readOnly)
+}
+
+// inherits reports whether a snapshot with the new table gets the chunks from the snapshot
+// that runs with the old table, so that the kernel does not read the store.
+func inherits(old, new dm.Table) bool {
+	if len(old) != 1 || len(new) != 1 {
+		return false
+	}
+	from, is := old[0].Target.(dm.Snapshot)
+	to, are := new[0].Target.(dm.Snapshot)
+	return is && are && from.Origin == to.Origin && from.COW == to.COW
 }
 
 // headerLost returns the reason if the store has certainly lost its header. A store that
@@ -117,6 +127,12 @@ func (h *headed) headerLost(v *view) error {
 		}
 	}
 	return nil
+}
+
+// lost returns the error for a fork o whose store has lost its header.
+func (h *headed) lost(v *view, o *catalog.Volume, why error) error {
+	return fmt.Errorf("%w: a disk has lost the header of the store %s/%s, and with it all writes to volume %s since it was made (%w); delete the volume",
+		ErrLost, v.VG.Name, h.lv.Name, o.LV.Name, why)
 }
 
 // storeLost reports whether an error of reading a frozen layer's store says that the layer

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"errors"
 	"io"
 	"os"
 
@@ -94,7 +95,10 @@ func (d *scattered) ReadAt(b []byte, at int64) (n int, err error) {
 			here := size.Bytes(at) + size.Bytes(n)
 			part := b[n:min(len(b), n+int(end-here))]
 			k, err := d.files[i].ReadAt(part, int64(d.starts[i]+here-begin))
-			if n += k; err != nil {
+			if n += k; errors.Is(err, io.EOF) { // the disk has shrunk; the store has not ended
+				err = io.ErrUnexpectedEOF
+			}
+			if err != nil {
 				return n, err
 			}
 		}
