@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -261,6 +262,9 @@ func (p *Pool) settleAgain(ctx context.Context, lv string) error {
 		err := c.converge(ctx)
 		for _, o := range c.members {
 			err = errors.Join(err, c.behind[o.LV.ID])
+			if err == nil && c.want.open[o.LV.ID] != "" {
+				err = fmt.Errorf("device %s: %w: nobody needs it, and it is removed when it is closed", c.want.open[o.LV.ID], ErrInUse)
+			}
 		}
 		return err
 	}})

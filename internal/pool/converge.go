@@ -120,7 +120,9 @@ func (c *convergence) run(ctx context.Context) error {
 		var last error
 		switch {
 		case err == nil:
-			maps.Copy(c.refusedAt, c.want.open)
+			for id := range c.want.open {
+				c.refusedAt[id] = true
+			}
 			c.noteFlats()
 			return errors.Join(c.visible(ctx, k), c.refused())
 		case errors.As(err, &loss):

@@ -178,7 +178,7 @@ func (p *planner) remove() {
 	for uuid, unwanted := range left {
 		id, _, _ := catalog.SplitUUID(p.VG.ID, uuid)
 		if o := p.OwnerOf(lvm2.ID(id)); unwanted && o != nil && p.opened[uuid] > 0 {
-			p.open[o.LV.ID] = true
+			p.open[o.LV.ID] = p.k[uuid].Name
 		}
 	}
 	p.rename(p.misnamed(left))

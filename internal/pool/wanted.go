@@ -68,17 +68,17 @@ type wantedSet struct {
 	*view
 	use
 	running
-	now     kernel           // the family's current devices
-	devices []wanted         // a device comes after the devices that it lies on
-	kept    map[string]error // UUIDs of devices that are left as they are, if they exist, with the reason
-	open    map[lvm2.ID]bool // volumes with a device that nobody needs, and that the plan leaves because it is open
+	now     kernel             // the family's current devices
+	devices []wanted           // a device comes after the devices that it lies on
+	kept    map[string]error   // UUIDs of devices that are left as they are, if they exist, with the reason
+	open    map[lvm2.ID]string // volumes with a device that nobody needs, and that the plan leaves because it is open; its name
 }
 
 // want computes the wanted devices of a family. The first of members is the root of the
 // family, and a volume comes before the volumes that read through it (catalog.View.Members).
 // k are the family's current devices.
 func (v *view) want(members []*catalog.Volume, u use, r running, k kernel) *wantedSet {
-	w := &wantedSet{view: v, use: u.clone(), running: r, now: k, kept: map[string]error{}, open: map[lvm2.ID]bool{}}
+	w := &wantedSet{view: v, use: u.clone(), running: r, now: k, kept: map[string]error{}, open: map[lvm2.ID]string{}}
 	maps.Copy(w.kept, r.strays)
 	for _, o := range slices.Backward(members) { // a volume before the volumes that it reads through
 		w.needs(o)
