@@ -54,7 +54,7 @@ func (t *Edit) Withdraw(l *Layer) error {
 	if err := t.Discard(l.LV); err != nil {
 		return err
 	}
-	former := o.Before(l)
+	former := o.FrozenFor(l)
 	if former == nil {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -82,6 +83,13 @@ func TestWithdraw_edits(t *testing.T) {
 			c.Segments = AppendExtents(c.Segments, e.Take(lvm2.Range{Start: 404, Count: 1})...)
 			return e.Put(c)
 		}), then: []string{"snapshot0 gone", "snapshot0 base<new", "new 402+3,hidden name=new" + newTags, "trash 450+2,inactive role=trash", "free -404+1/450+2"}},
+		{what: "the former layer was removed before the cut", edit: func(e *Edit) error {
+			l := e.Snapshots.Get("new")
+			if err := errors.Join(e.Remove(l.Snap.ID), e.Remove(l.LV.ID)); err != nil {
+				return err
+			}
+			return taken("base", nil)(&Edit{View: NewView(e.VG, e.View)})
+		}, then: []string{"new gone", "snapshot0 gone", "trash 450+2,inactive role=trash", "free +402+2", "free -450+2"}},
 		{what: "cut of a fork", given: []string{forkLine, storeLine}, edit: taken("fork", nil),
 			then: []string{"trash 450+2,inactive role=trash", "free -450+2"}},
 	})

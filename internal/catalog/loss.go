@@ -13,6 +13,15 @@ func (v *Volume) Before(l *Layer) *Layer {
 	return nil
 }
 
+// FrozenFor returns the layer that the cut of l froze; nil if l was the first layer, or if
+// the volume had no live layer then.
+func (v *Volume) FrozenFor(l *Layer) *Layer {
+	if former := v.Before(l); former != nil && v.next(former) == l {
+		return former
+	}
+	return nil
+}
+
 // Lose marks a layer, and all layers that read through it, as lost.
 func (t *Edit) Lose(o *Volume, dead *Layer) error {
 	if o.Odd != nil {

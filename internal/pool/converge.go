@@ -123,7 +123,9 @@ func (c *convergence) run(ctx context.Context) error {
 			for id := range c.want.open {
 				c.refusedAt[id] = true
 			}
-			c.noteFlats()
+			if c.rest == nil { // otherwise the plan is not whole yet
+				c.noteFlats()
+			}
 			return errors.Join(c.visible(ctx, k), c.refused())
 		case errors.As(err, &loss):
 			last = c.recorded(ctx, loss)

@@ -117,7 +117,7 @@ func (p *Pool) uncut(v *view, l *catalog.Layer) bool {
 	if err != nil || l != o.Live() || snap != nil && snap.Live {
 		return false
 	}
-	former := o.Before(l)
+	former := o.FrozenFor(l)
 	return former == nil || p.onBlocks(v, o, v.snapDevice(former.LV))
 }
 
@@ -175,6 +175,9 @@ func (p *Pool) cuttable(v *view, o *catalog.Volume) (first lvm2.Extents, err err
 	if err := errors.Join(v.Writable(), p.roomForText(v), p.deepens(v, o)); err != nil {
 		return first, err // waiting for room would not help
 	}
+	if p.facts.holding.has(o.LV.ID) { // the freeze would fail
+		return first, fmt.Errorf("volume %s/%s: %w: its writers are held: %s", v.VG.Name, o.LV.Name, ErrNoSpace, heldBecause)
+	}
 	return first, p.roomForStore(v, o, first)
 }
 
@@ -219,6 +222,7 @@ func (p *Pool) cut(t *edit, o *catalog.Volume, csi string) (*lvm2.LV, error) {
 		if err := t.formatStore(former); err != nil {
 			return nil, fmt.Errorf("preparing to freeze the COW store of %s: %w", former.LV.Name, err)
 		}
+		p.facts.boundaries.drop(former.LV.ID) // of a cut that was taken back
 		if err := t.Freeze(former, p.untouched(t.view(), o, former)); err != nil {
 			return nil, err
 		}

@@ -275,6 +275,19 @@ func (f *frozen) release() {
 	f.pool.facts.frozen.drop(f.volume.LV.ID)
 }
 
+// asWas resumes the volume with its old table. The table that the cut has loaded is for the
+// window.
+func (f *frozen) asWas() error {
+	info, err := f.pool.find(f.device)
+	if err != nil {
+		return err
+	}
+	if info == nil {
+		return fmt.Errorf("device %s is gone: another process removed it", f.device.name)
+	}
+	return f.pool.resumeAsWas(info, f.device.udev)
+}
+
 // resume resumes the volume with its old table if it is suspended and its writers are not
 // held. The table that the cut has loaded may need devices that do not exist yet.
 func (f *frozen) resume() {

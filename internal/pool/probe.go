@@ -38,7 +38,7 @@ func (f *frozen) hooked(ctx context.Context, dir string) (bool, error) {
 	}
 	forget, err := f.pool.noteProbe(f.volume.LV.Name)
 	if err != nil {
-		return false, errors.Join(err, root.Close(), f.pool.dm.Resume(f.device.name, f.device.udev))
+		return false, errors.Join(err, root.Close(), f.asWas())
 	}
 	var answer error
 	ended := f.pool.apart(func() {
@@ -57,7 +57,7 @@ func (f *frozen) hooked(ctx context.Context, dir string) (bool, error) {
 		}
 	case <-time.After(probeLimit): // it waits for the device
 	}
-	if err := f.pool.dm.Resume(f.device.name, f.device.udev); err != nil {
+	if err := f.asWas(); err != nil {
 		return false, err
 	}
 	select {
