@@ -104,7 +104,7 @@
 //	wiper.mu      next, failed, failures    caretaker.mu busy, logged
 //	outside.mu    leftOut, strangers
 //	deviceLog.mu  what was logged about devices, for all attempts to open a pool
-//	timings.mu    a histogram            questions.mu  when questions to the kernel began
+//	timings.mu    a histogram            questions.mu  the open questions to the kernel
 //	member.mu     a Set's pool; held as long as closing the pool takes
 //	group.mu      closed; no work begins once it is set
 //
@@ -132,7 +132,8 @@
 //	folder, strangers
 //	strangers: a scan                  the devices have answered  the loop, until the pool is closed
 //	monitor: one per store asked       the kernel has answered    nobody
-//	statusSoon: one per question       the kernel has answered    its caller, for answerLimit; else nobody
+//	statusSoon: one per question,      the kernel has answered    its callers, for answerLimit; else nobody
+//	questionsMost at most
 //	run: one per operation             with the operation         its caller, until it leaves; Close (work)
 //	apart: suspend, freeze or thaw     the kernel has answered    its operation, for a limited time;
 //	                                                              Close (work)

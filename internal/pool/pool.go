@@ -100,7 +100,7 @@ func newPool(ctx context.Context, c Config, o Options) *Pool {
 			keys: keyed{held: map[string][]chan struct{}{}},
 		},
 		setting:    setting{config: c, by: o.By, runDir: o.RunDir},
-		mapper:     mapper{deepest: deepestChain(), questions: questions{since: map[string]time.Time{}}},
+		mapper:     mapper{deepest: deepestChain(), questions: questions{open: map[string]*question{}}},
 		storeGuard: storeGuard{lookSoon: make(chan struct{}, 1), keep: (*view).ReadThrough},
 		outside:    outside{logged: o.logged},
 		copies:     copies{turn: make(chan struct{}, 1)},

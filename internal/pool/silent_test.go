@@ -2,6 +2,8 @@ package pool
 
 import (
 	"errors"
+	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,7 +14,7 @@ import (
 // for a moment, later callers not at all, and callers that ask about other devices not
 // at all. When the kernel answers, it is asked again.
 func TestQuestions_noAnswer(t *testing.T) {
-	q := questions{since: map[string]time.Time{}}
+	q := questions{open: map[string]*question{}}
 	hang, asked := make(chan bool), make(chan bool, 10)
 	status := func(name string) (dm.SnapshotStatus, error) {
 		asked <- true
@@ -45,6 +47,42 @@ func TestQuestions_noAnswer(t *testing.T) {
 		}
 		if time.Now().After(end) {
 			t.Fatal("it is not asked again")
+		}
+	}
+}
+
+// TestQuestions_manySilent: a call that asks about many devices of a disk that does not
+// answer waits little longer than for one, and the threads that wait are bounded.
+func TestQuestions_manySilent(t *testing.T) {
+	q := questions{open: map[string]*question{}}
+	hang := make(chan bool)
+	var asked atomic.Int64
+	status := func(string) (dm.SnapshotStatus, error) {
+		asked.Add(1)
+		<-hang
+		return dm.SnapshotStatus{Used: 8}, nil
+	}
+	began := time.Now()
+	for range 2 {
+		for i := range 2 * questionsMost {
+			if _, err := q.ask(fmt.Sprint(i), status); !errors.Is(err, errNoAnswer) {
+				t.Fatal(err)
+			}
+		}
+	}
+	if took, limit := time.Since(began), answerLimit+2*questionsMost*shortLimit; took > limit {
+		t.Errorf("it took %v, want at most %v", took, limit)
+	}
+	if n := asked.Load(); n != questionsMost {
+		t.Errorf("%d questions were asked, want %d", n, questionsMost)
+	}
+	close(hang)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if s, err := q.ask("new", status); err == nil && s.Used == 8 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("nothing is asked any more")
 		}
 	}
 }
