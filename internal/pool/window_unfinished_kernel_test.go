@@ -113,11 +113,13 @@ func TestAbandoned_lostSnapshotInUse(t *testing.T) {
 	f := must(os.OpenFile(p.dm.Node(p.vgName+"-s1"), os.O_RDONLY|unix.O_DIRECT, 0))(t)
 	defer f.Close()
 	// The cut of s2 does not reach the kernel, and s2 is gone when the pool is opened again.
+	release := must(p.keys.lock(ctx, lvKey(v.LV)))(t) // so that the caretaker does not finish the cut
 	ok(t, p.do(ctx, &change{what: "a cut without its devices", edit: func(e *edit) error {
 		_, err := p.cut(e, e.VolumeByLV(v.LV), "s2")
 		return err
 	}}))
 	ok(t, p.Close())
+	release()
 	if out, err := exec.Command("lvremove", "-qq", "-f", p.vgName+"/s2").CombinedOutput(); err == nil {
 		t.Errorf("lvremove succeeded beside a reader: %s", out) // it fails after its commit, and leaves the devices
 	}
