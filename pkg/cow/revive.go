@@ -24,30 +24,16 @@ import (
 //
 // Errors: the errors of Store.Header; an error if the device is in use.
 func Revive(path string) error {
-	file, err := os.OpenFile(path, os.O_RDWR|unix.O_DIRECT|unix.O_EXCL, 0)
-	if err != nil {
-		return fmt.Errorf("open snapshot store: %w", err)
-	}
-	if err := errors.Join(revive(file), file.Close()); err != nil {
-		return fmt.Errorf("revive snapshot store %s: %w", path, err)
-	}
-	return nil
+	return rewrite("revive", path, revive)
 }
 
-func revive(file *os.File) error {
-	buf, free, err := directio.Buffer(headerRead)
-	if err != nil {
-		return err
+func revive(header []byte) (bool, error) {
+	h, err := parseHeader(header)
+	if err != nil || h.Valid {
+		return false, err
 	}
-	defer free()
-	if _, err := file.ReadAt(buf, 0); err != nil {
-		return err
-	}
-	if h, err := parseHeader(buf); err != nil || h.Valid {
-		return err
-	}
-	binary.LittleEndian.PutUint32(buf[4:], 1)
-	return writeHeader("revive", file, buf)
+	binary.LittleEndian.PutUint32(header[4:], 1)
+	return true, nil
 }
 
 // Condemn writes the header of a lost snapshot to the store on the block device at path,
@@ -57,17 +43,31 @@ func revive(file *os.File) error {
 //
 // Errors: an error if the device is in use.
 func Condemn(path string, chunk size.Bytes) error {
+	return rewrite("condemn", path, condemn(chunk))
+}
+
+func condemn(chunk size.Bytes) func(header []byte) (bool, error) {
+	return func(header []byte) (bool, error) {
+		copy(header, NewHeader(chunk)[:headerBytes])
+		binary.LittleEndian.PutUint32(header[4:], 0)
+		return true, nil
+	}
+}
+
+// rewrite changes the beginning of the store on the block device at path durably, if change
+// returns true. what names the call for messages, and for test/points.
+func rewrite(what, path string, change func(header []byte) (bool, error)) error {
 	file, err := os.OpenFile(path, os.O_RDWR|unix.O_DIRECT|unix.O_EXCL, 0)
 	if err != nil {
 		return fmt.Errorf("open snapshot store: %w", err)
 	}
-	if err := errors.Join(condemn(file, chunk), file.Close()); err != nil {
-		return fmt.Errorf("condemn snapshot store %s: %w", path, err)
+	if err := errors.Join(rewriteIn(file, what, change), file.Close()); err != nil {
+		return fmt.Errorf("%s snapshot store %s: %w", what, path, err)
 	}
 	return nil
 }
 
-func condemn(file *os.File, chunk size.Bytes) error {
+func rewriteIn(file *os.File, what string, change func(header []byte) (bool, error)) error {
 	buf, free, err := directio.Buffer(headerRead)
 	if err != nil {
 		return err
@@ -76,18 +76,14 @@ func condemn(file *os.File, chunk size.Bytes) error {
 	if _, err := file.ReadAt(buf, 0); err != nil {
 		return err
 	}
-	copy(buf, NewHeader(chunk)[:headerBytes])
-	binary.LittleEndian.PutUint32(buf[4:], 0)
-	return writeHeader("condemn", file, buf)
-}
-
-// writeHeader writes a header durably. what names the call for test/points.
-func writeHeader(what string, file *os.File, header []byte) error {
+	if changed, err := change(buf); err != nil || !changed {
+		return err
+	}
 	if point.On {
 		point.Before(what, file.Name())
 		defer point.After(what, file.Name())
 	}
-	if _, err := file.WriteAt(header, 0); err != nil {
+	if _, err := file.WriteAt(buf, 0); err != nil {
 		return err
 	}
 	return os.NewSyscallError("fdatasync", unix.Fdatasync(int(file.Fd())))

@@ -37,7 +37,7 @@ func TestRevive_onlyTheMark(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := revive(f); !errors.Is(err, x.err) {
+		if err := rewriteIn(f, "revive", revive); !errors.Is(err, x.err) {
 			t.Errorf("%s: %v", x.name, err)
 		}
 		f.Close()
@@ -59,7 +59,7 @@ func TestCondemn_onlyTheHeader(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(condemn(f, 16*size.KiB), f.Close()); err != nil {
+		if err := errors.Join(rewriteIn(f, "condemn", condemn(16*size.KiB)), f.Close()); err != nil {
 			t.Error(err)
 		}
 		got, err := os.ReadFile(path)
