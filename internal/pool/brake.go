@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/csi-dmsnap/csi-dmsnap/internal/catalog"
@@ -87,6 +88,11 @@ func (p *Pool) suspend(ctx context.Context, d device) error {
 
 // heldBecause explains to users why writers are held, and what to do.
 const heldBecause = "the pool is full, so writes to the volume wait until hydration of it, or of volumes restored from it, finishes; to resume sooner, delete volumes or snapshots, or extend the volume group"
+
+// errHeld returns the error for a cut of a volume whose writers are held.
+func errHeld(v *view, o *catalog.Volume) error {
+	return fmt.Errorf("volume %s/%s: %w: its writers are held: %s", v.VG.Name, o.LV.Name, ErrNoSpace, heldBecause)
+}
 
 // isHeld reports whether a suspended volume is held.
 func (p *Pool) isHeld(v *view, o *catalog.Volume) bool {

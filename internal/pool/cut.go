@@ -176,7 +176,7 @@ func (p *Pool) cuttable(v *view, o *catalog.Volume) (first lvm2.Extents, err err
 		return first, err // waiting for room would not help
 	}
 	if p.facts.holding.has(o.LV.ID) { // the freeze would fail
-		return first, fmt.Errorf("volume %s/%s: %w: its writers are held: %s", v.VG.Name, o.LV.Name, ErrNoSpace, heldBecause)
+		return first, errHeld(v, o)
 	}
 	return first, p.roomForStore(v, o, first)
 }

@@ -107,7 +107,7 @@ func (p *Pool) freeze(ctx context.Context, lv string) (*frozen, error) {
 	p.facts.frozen.put(o.LV.ID, f)
 	if p.facts.holding.has(o.LV.ID) { // the hold suspended the volume without a freeze
 		f.release()
-		return nil, fmt.Errorf("volume %s/%s: %w: its writers are held: %s", v.VG.Name, lv, ErrNoSpace, heldBecause)
+		return nil, errHeld(v, o)
 	}
 	return f, nil
 }

@@ -46,6 +46,17 @@ func snappedTwice(t *testing.T, p *Pool) Volume {
 	return v
 }
 
+// eachForgotten runs a test for each of the headers in forgotten, in a pool with the volume of
+// snappedTwice.
+func eachForgotten(t *testing.T, test func(ctx context.Context, t *testing.T, p *Pool, v Volume, header []byte)) {
+	for name, header := range forgotten {
+		t.Run(name, func(t *testing.T) {
+			p := testPool(t, nil)
+			test(context.Background(), t, p, snappedTwice(t, p), header)
+		})
+	}
+}
+
 // shows checks the first byte of a volume, and returns the path of its device.
 func shows(t *testing.T, p *Pool, lv string, want byte) (path string) {
 	t.Helper()
@@ -86,88 +97,73 @@ func unrestorable(t *testing.T, p *Pool, snapshot string) {
 // TestHeaderLost_newestSnapshot: the volume is usable, and its snapshots are lost for good,
 // if the store of the newest one has lost its header.
 func TestHeaderLost_newestSnapshot(t *testing.T) {
-	for name, header := range forgotten {
-		t.Run(name, func(t *testing.T) {
-			ctx := context.Background()
-			p := testPool(t, nil)
-			v := snappedTwice(t, p)
-			now := must(p.latest())(t)
-			forget(t, now, now.VG.LV("newer"), header)
-			shows(t, p, v.LV, 3)
-			for _, s := range []string{"newer", "older"} {
-				if !must(p.Snapshot(ctx, s))(t).Lost {
-					t.Errorf("snapshot %s is not reported lost when the volume can be used", s)
-				}
+	eachForgotten(t, func(ctx context.Context, t *testing.T, p *Pool, v Volume, header []byte) {
+		now := must(p.latest())(t)
+		forget(t, now, now.VG.LV("newer"), header)
+		shows(t, p, v.LV, 3)
+		for _, s := range []string{"newer", "older"} {
+			if !must(p.Snapshot(ctx, s))(t).Lost {
+				t.Errorf("snapshot %s is not reported lost when the volume can be used", s)
 			}
-			unrestorable(t, p, "newer")
-			ok(t, p.Deactivate(ctx, v.LV))
-			ok(t, p.Close())
-			p = openPool(t, p.config)
-			path := shows(t, p, v.LV, 3)
-			unrestorable(t, p, "older")
-			must(p.CreateSnapshot(ctx, "after", v.LV))(t)
-			writeDevice(t, path, 0, bytes.Repeat([]byte{4}, 4096))
-			restores(t, p, "after", 3)
-			for _, s := range []string{"newer", "older", "after"} {
-				ok(t, p.DeleteSnapshot(ctx, s))
-			}
-			shows(t, p, v.LV, 4)
-			ok(t, p.Deactivate(ctx, v.LV))
-		})
-	}
+		}
+		unrestorable(t, p, "newer")
+		ok(t, p.Deactivate(ctx, v.LV))
+		ok(t, p.Close())
+		p = openPool(t, p.config)
+		path := shows(t, p, v.LV, 3)
+		unrestorable(t, p, "older")
+		must(p.CreateSnapshot(ctx, "after", v.LV))(t)
+		writeDevice(t, path, 0, bytes.Repeat([]byte{4}, 4096))
+		restores(t, p, "after", 3)
+		for _, s := range []string{"newer", "older", "after"} {
+			ok(t, p.DeleteSnapshot(ctx, s))
+		}
+		shows(t, p, v.LV, 4)
+		ok(t, p.Deactivate(ctx, v.LV))
+	})
 }
 
 // TestHeaderLost_olderSnapshot: only the older snapshot is lost if its store has lost its
 // header.
 func TestHeaderLost_olderSnapshot(t *testing.T) {
-	for name, header := range forgotten {
-		t.Run(name, func(t *testing.T) {
-			ctx := context.Background()
-			p := testPool(t, nil)
-			v := snappedTwice(t, p)
-			now := must(p.latest())(t)
-			forget(t, now, now.VG.LV("older"), header)
-			shows(t, p, v.LV, 3)
-			restores(t, p, "newer", 2)
-			unrestorable(t, p, "older")
-			restores(t, p, "newer", 2)
-			shows(t, p, v.LV, 3)
-			ok(t, p.Deactivate(ctx, v.LV))
-			if must(p.Snapshot(ctx, "newer"))(t).Lost {
-				t.Error("the newer snapshot is lost too")
-			}
-		})
-	}
+	eachForgotten(t, func(ctx context.Context, t *testing.T, p *Pool, v Volume, header []byte) {
+		now := must(p.latest())(t)
+		forget(t, now, now.VG.LV("older"), header)
+		shows(t, p, v.LV, 3)
+		restores(t, p, "newer", 2)
+		unrestorable(t, p, "older")
+		restores(t, p, "newer", 2)
+		shows(t, p, v.LV, 3)
+		ok(t, p.Deactivate(ctx, v.LV))
+		if must(p.Snapshot(ctx, "newer"))(t).Lost {
+			t.Error("the newer snapshot is lost too")
+		}
+	})
 }
 
 // TestHeaderLost_fork: a restored volume whose writes are lost with the header of its store
 // is not usable. Its source is, and the snapshot is well.
 func TestHeaderLost_fork(t *testing.T) {
-	for name, header := range forgotten {
-		t.Run(name, func(t *testing.T) {
-			ctx := context.Background()
-			p := testPool(t, nil)
-			v := snappedTwice(t, p)
-			defer p.hydrator.stop("f")()
-			f := must(p.CreateVolume(ctx, VolumeSpec{Name: "f", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "newer"}}))(t)
-			writeDevice(t, shows(t, p, f.LV, 2), 0, bytes.Repeat([]byte{9}, int(size.MiB)))
-			ok(t, p.Deactivate(ctx, f.LV))
-			now := must(p.latest())(t)
-			for end := time.Now().Add(10 * time.Second); must(p.find(now.cowDevice(now.VolumeByLV(f.LV).Fork.LV)))(t) != nil; time.Sleep(20 * time.Millisecond) {
-				if time.Now().After(end) {
-					t.Fatal("the restored volume keeps its devices")
-				}
+	eachForgotten(t, func(ctx context.Context, t *testing.T, p *Pool, v Volume, header []byte) {
+		defer p.hydrator.stop("f")()
+		f := must(p.CreateVolume(ctx, VolumeSpec{Name: "f", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "newer"}}))(t)
+		writeDevice(t, shows(t, p, f.LV, 2), 0, bytes.Repeat([]byte{9}, int(size.MiB)))
+		ok(t, p.Deactivate(ctx, f.LV))
+		now := must(p.latest())(t)
+		for end := time.Now().Add(10 * time.Second); must(p.find(now.cowDevice(now.VolumeByLV(f.LV).Fork.LV)))(t) != nil; time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("the restored volume keeps its devices")
 			}
-			forget(t, now, now.VolumeByLV(f.LV).Fork.LV, header)
-			if _, err := p.Activate(ctx, f.LV); !errors.Is(err, ErrLost) {
-				t.Errorf("activating the restored volume returned %v, want ErrLost", err)
-			}
-			shows(t, p, v.LV, 3)
-			restores(t, p, "newer", 2)
-			ok(t, p.DeleteVolume(ctx, f.LV))
-			ok(t, p.Deactivate(ctx, v.LV))
-		})
-	}
+		}
+		forget(t, now, now.VolumeByLV(f.LV).Fork.LV, header)
+		if _, err := p.Activate(ctx, f.LV); !errors.Is(err, ErrLost) {
+			t.Errorf("activating the restored volume returned %v, want ErrLost", err)
+		}
+		shows(t, p, v.LV, 3)
+		restores(t, p, "newer", 2)
+		ok(t, p.DeleteVolume(ctx, f.LV))
+		ok(t, p.Deactivate(ctx, v.LV))
+	})
 }
 
 // TestHeaderLost_neverWritten: a snapshot whose store was never loaded has no header, and is
@@ -213,20 +209,15 @@ func TestHeaderLost_unreadable(t *testing.T) {
 // TestHeaderLost_cutWhileInactive: a cut of an inactive volume does not give a new header to
 // the store of the former newest snapshot, which lists chunks.
 func TestHeaderLost_cutWhileInactive(t *testing.T) {
-	for name, header := range forgotten {
-		t.Run(name, func(t *testing.T) {
-			ctx := context.Background()
-			p := testPool(t, nil)
-			v := snappedTwice(t, p)
-			now := must(p.latest())(t)
-			forget(t, now, now.VG.LV("newer"), header)
-			must(p.CreateSnapshot(ctx, "after", v.LV))(t)
-			path := shows(t, p, v.LV, 3)
-			writeDevice(t, path, 0, bytes.Repeat([]byte{4}, 4096))
-			unrestorable(t, p, "newer")
-			unrestorable(t, p, "older")
-			restores(t, p, "after", 3)
-			ok(t, p.Deactivate(ctx, v.LV))
-		})
-	}
+	eachForgotten(t, func(ctx context.Context, t *testing.T, p *Pool, v Volume, header []byte) {
+		now := must(p.latest())(t)
+		forget(t, now, now.VG.LV("newer"), header)
+		must(p.CreateSnapshot(ctx, "after", v.LV))(t)
+		path := shows(t, p, v.LV, 3)
+		writeDevice(t, path, 0, bytes.Repeat([]byte{4}, 4096))
+		unrestorable(t, p, "newer")
+		unrestorable(t, p, "older")
+		restores(t, p, "after", 3)
+		ok(t, p.Deactivate(ctx, v.LV))
+	})
 }

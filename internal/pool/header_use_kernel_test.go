@@ -19,28 +19,23 @@ import (
 // its store. The next cut makes the kernel read the store again. The snapshot is then lost,
 // and does not show other content.
 func TestHeaderLost_cutWhileRead(t *testing.T) {
-	for name, header := range forgotten {
-		t.Run(name, func(t *testing.T) {
-			ctx := context.Background()
-			p := testPool(t, nil)
-			v := snappedTwice(t, p)
-			path := shows(t, p, v.LV, 3)
-			defer p.hydrator.stop("f")()
-			f := must(p.CreateVolume(ctx, VolumeSpec{Name: "f", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "newer"}}))(t)
-			shows(t, p, f.LV, 2)
-			now := must(p.latest())(t)
-			forget(t, now, now.VG.LV("newer"), header)
-			must(p.CreateSnapshot(ctx, "after", v.LV))(t)
-			writeDevice(t, path, 0, bytes.Repeat([]byte{4}, 4096))
-			unrestorable(t, p, "newer")
-			unrestorable(t, p, "older")
-			restores(t, p, "after", 3)
-			shows(t, p, v.LV, 4)
-			ok(t, p.Deactivate(ctx, f.LV))
-			ok(t, p.DeleteVolume(ctx, f.LV))
-			ok(t, p.Deactivate(ctx, v.LV))
-		})
-	}
+	eachForgotten(t, func(ctx context.Context, t *testing.T, p *Pool, v Volume, header []byte) {
+		path := shows(t, p, v.LV, 3)
+		defer p.hydrator.stop("f")()
+		f := must(p.CreateVolume(ctx, VolumeSpec{Name: "f", Mode: Block, Source: Source{Kind: FromSnapshot, LV: "newer"}}))(t)
+		shows(t, p, f.LV, 2)
+		now := must(p.latest())(t)
+		forget(t, now, now.VG.LV("newer"), header)
+		must(p.CreateSnapshot(ctx, "after", v.LV))(t)
+		writeDevice(t, path, 0, bytes.Repeat([]byte{4}, 4096))
+		unrestorable(t, p, "newer")
+		unrestorable(t, p, "older")
+		restores(t, p, "after", 3)
+		shows(t, p, v.LV, 4)
+		ok(t, p.Deactivate(ctx, f.LV))
+		ok(t, p.DeleteVolume(ctx, f.LV))
+		ok(t, p.Deactivate(ctx, v.LV))
+	})
 }
 
 // TestHeaderLost_forkOverflowed: the driver loads the table of a full fork anew. If a disk
