@@ -60,7 +60,7 @@ func TestFreeze_edits(t *testing.T) {
 }
 
 // TestWithdraw_edits: a cut that is taken back leaves the group as it was before, but for its
-// store, which is trash. What happened to the former layer meanwhile stays.
+// store, which is trash. Changes of the former layer meanwhile stay.
 func TestWithdraw_edits(t *testing.T) {
 	taken := func(of string, meanwhile func(e *Edit) error) func(e *Edit) error {
 		return func(e *Edit) error {
